@@ -1,0 +1,60 @@
+# What a developer of Milepost does, by name. `make help` lists it.
+
+PYTHON ?= python3
+VENV := .venv
+EXTRAS ?= dev,sample
+ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+PACKAGES := $(wildcard engine service clients/python/milepost tests tools)
+
+.DEFAULT_GOAL := help
+.PHONY: help env run test lint format protos breaking bench kill fuzz-criteria clean
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+env: $(STAMP) ## Make or renew .venv (PYTHON=python3.12; EXTRAS=dev,sample,bench)
+
+$(STAMP): pyproject.toml clients/python/pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e clients/python -e '.[$(EXTRAS)]'
+	@touch $@
+
+run: env ## Start the service on ./data with the sample data and its journey (ARGS are passed on)
+	$(BIN)/milepost demo --data data $(ARGS)
+
+test: env ## Run the tests (ARGS="tests/engine -k sequence")
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: env ## Check style, types, the contract, and that the stubs are fresh
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(PACKAGES)
+	$(BIN)/buf lint
+	$(BIN)/python tools/generate_protos.py --check
+
+format: env ## Put the code into the form that lint wants
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/buf format --write
+
+protos: env ## Generate the stubs in clients/python/milepost/v1 from protos/
+	$(BIN)/python tools/generate_protos.py
+
+breaking: env ## Check that the contract breaks no caller of AGAINST (a git ref, default main)
+	$(BIN)/buf breaking --against '.git#ref=$(or $(AGAINST),main)'
+
+bench: env ## Run the benchmarks (ARGS are passed on)
+	$(BIN)/python -m tests.bench $(ARGS)
+
+kill: env ## Kill the service again and again while it works and check that nothing is lost
+	$(BIN)/python -m pytest tests/faults $(ARGS)
+
+fuzz-criteria: env ## Compare random criteria with the oracle for longer than the tests do
+	$(BIN)/python -m pytest tests/spec -m fuzz $(ARGS)
+
+clean: ## Remove the environment, the caches and what the builds left (never ./data)
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
