@@ -1,0 +1,3 @@
+"""The Milepost rule engine: criteria, plans, journeys and audiences, with no knowledge of gRPC or the
+network.
+"""

@@ -1,0 +1,142 @@
+"""Every error the engine raises on purpose, drawn as a tree.
+
+MilepostError
+├── InvalidInput            the request itself is wrong; carries one violation per fault
+├── NotFound                a named resource does not exist (for this account)
+├── AlreadyExists           a chosen id is taken
+├── FailedPrecondition      the request is fine, but the state forbids it
+├── EtagMismatch            the resource changed since the caller read it
+├── LimitExceeded           a credit, quota or size limit stands in the way
+├── RevisionNotReached      the deadline came before the asked-for revision
+├── DeadlineExceeded        the deadline came before the answer
+├── CursorExpired           the change log no longer reaches back to the cursor
+├── Unsupported             the contract has it, this build does not
+├── StoreUnavailable        the store is closing or owned by another process
+└── DataLoss                a stored value failed its checksum
+
+Each has an UPPER_SNAKE `reason`, stable for callers to switch on, and string `metadata`. The service maps
+classes to canonical gRPC codes in one place; nothing here knows about gRPC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+
+class Violation(msgspec.Struct, frozen=True):
+    """One fault in a request: the path of the field, as in the proto messages, and what is wrong with it."""
+
+    field: str
+    description: str
+
+
+class Warning(msgspec.Struct, frozen=True):
+    """Something a caller may have mistyped but that is not refused: an event or attribute name never seen."""
+
+    field: str
+    description: str
+
+
+class MilepostError(Exception):
+    """Base of all engine errors: a message for people, a `reason` and `metadata` for programs."""
+
+    default_reason = "ENGINE_ERROR"
+
+    def __init__(self, message: str, *, reason: str = "", metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason or self.default_reason
+        self.metadata: dict[str, str] = dict(metadata or {})
+
+
+class InvalidInput(MilepostError):
+    """The request is wrong whatever the state; `violations` names every fault found, not only the first."""
+
+    default_reason = "INVALID_ARGUMENT"
+
+    def __init__(
+        self, violations: Sequence[Violation], *, reason: str = "", metadata: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(
+            "; ".join(f"{v.field}: {v.description}" for v in violations), reason=reason, metadata=metadata
+        )
+        self.violations = tuple(violations)
+
+    @classmethod
+    def one(cls, field: str, description: str, *, reason: str = "") -> InvalidInput:
+        """The common case of a single fault."""
+        return cls([Violation(field, description)], reason=reason)
+
+
+class NotFound(MilepostError):
+    """No such resource; `metadata["resource"]` is its name."""
+
+    default_reason = "RESOURCE_NOT_FOUND"
+
+    def __init__(self, resource: str) -> None:
+        super().__init__(f"{resource} does not exist", metadata={"resource": resource})
+
+
+class AlreadyExists(MilepostError):
+    """The chosen id is taken."""
+
+    default_reason = "RESOURCE_ALREADY_EXISTS"
+
+    def __init__(self, resource: str) -> None:
+        super().__init__(f"{resource} already exists", metadata={"resource": resource})
+
+
+class FailedPrecondition(MilepostError):
+    """The state forbids it; the message names what stands in the way."""
+
+    default_reason = "FAILED_PRECONDITION"
+
+
+class EtagMismatch(MilepostError):
+    """The resource changed since the caller read it."""
+
+    default_reason = "ETAG_MISMATCH"
+
+
+class LimitExceeded(MilepostError):
+    """No credit, quota or room left; nothing was changed."""
+
+    default_reason = "LIMIT_EXCEEDED"
+
+
+class RevisionNotReached(MilepostError):
+    """The store had not reached the asked-for revision when the deadline came."""
+
+    default_reason = "REVISION_NOT_REACHED"
+
+
+class DeadlineExceeded(MilepostError):
+    """The deadline came before the answer."""
+
+    default_reason = "DEADLINE_EXCEEDED"
+
+
+class CursorExpired(MilepostError):
+    """The cursor is older than the change log; `metadata["oldest_cursor"]` is the oldest that still works."""
+
+    default_reason = "CURSOR_EXPIRED"
+
+
+class Unsupported(MilepostError):
+    """The contract has it, this build does not."""
+
+    default_reason = "NOT_BUILT"
+
+
+class StoreUnavailable(MilepostError):
+    """The store is closing, or another process owns it."""
+
+    default_reason = "STORE_UNAVAILABLE"
+
+
+class DataLoss(MilepostError):
+    """A stored value failed its checksum; `metadata["key_family"]` names the family of keys it belongs to."""
+
+    default_reason = "DATA_LOSS"

@@ -1,0 +1,1 @@
+"""Plans: criteria and journey trees compiled to serialisable data that any backend can execute."""

@@ -1,0 +1,266 @@
+"""The plan: a directed acyclic graph of user sets, as plain data.
+
+A plan is a list of steps in dependency order. Each step denotes a set of users; set steps name earlier steps
+by their index, predicate steps are decided for one user by that user's data alone. `roots` are the steps a
+caller wants the sets of: the size of a milestone and of each of its labelled criteria come from one plan with
+several roots.
+
+Everything that depends on the clock, on time zones or on the journey's inputs has been resolved: windows are
+absolute half-open ranges, "older than 30 days" is a range of times, "all inputs" is a list. `not c` is
+`Subtract(universe, c)`, never a flip; a remaining-users split is a difference as well. A plan holds no dense
+ids, no bitmaps and no SQL, and MessagePack of it is stable, so that its hash names it.
+
+Beware of struct equality here: in Python `Equals(1) == Equals(True) == Equals(1.0)`. Two steps are the same
+step exactly when their MessagePack encodings (`encode_step`) are the same bytes.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+import xxhash
+
+from engine.criteria.model import Aggregate, ConsentState, Equals, EventType, Exists, In, Near, Semver, Text
+from engine.values import Micros
+
+PLAN_VERSION = 1
+
+
+class TimeRange(msgspec.Struct, frozen=True, array_like=True):
+    """Instants in [start, end); None leaves that side open."""
+
+    start: Micros | None = None
+    end: Micros | None = None
+
+
+ALL_TIME = TimeRange()
+
+
+class Interval(msgspec.Struct, frozen=True, array_like=True):
+    """Numbers between low and high; None is unbounded. A bound stands for its shortest decimal form."""
+
+    low: float | None = None
+    low_included: bool = True
+    high: float | None = None
+    high_included: bool = True
+
+
+class NumberRange(msgspec.Struct, frozen=True, tag_field="test", tag="number_range"):
+    """A number in one of the intervals, which are sorted and disjoint."""
+
+    intervals: tuple[Interval, ...]
+
+
+class InstantRange(msgspec.Struct, frozen=True, tag_field="test", tag="instant_range"):
+    """A time in one of the ranges, which are sorted and disjoint."""
+
+    ranges: tuple[TimeRange, ...]
+
+
+ResolvedTest: TypeAlias = Exists | Equals | In | Text | Semver | Near | NumberRange | InstantRange
+"""A value test with the clock taken out: comparisons became ranges of numbers or of instants. Equals and In
+stay for every kind.
+"""
+
+
+class _Where(msgspec.Struct, frozen=True, kw_only=True, tag_field="node"):
+    pass
+
+
+class RowsAll(_Where, frozen=True, tag="all_of", kw_only=True):
+    """Rows (events) for which every condition holds; none = every row."""
+
+    conditions: tuple[RowFilter, ...]
+
+
+class RowsAny(_Where, frozen=True, tag="any_of", kw_only=True):
+    """Rows for which some condition holds; none = no row."""
+
+    conditions: tuple[RowFilter, ...]
+
+
+class RowsNot(_Where, frozen=True, tag="not", kw_only=True):
+    """Rows for which the condition does not hold."""
+
+    condition: RowFilter
+
+
+class RowTest(_Where, frozen=True, tag="attribute", kw_only=True):
+    """Rows whose attribute `key` passes the test; rows without it never do."""
+
+    key: str
+    test: ResolvedTest
+
+
+RowFilter: TypeAlias = RowsAll | RowsAny | RowsNot | RowTest
+
+
+class EventSelection(msgspec.Struct, frozen=True, kw_only=True):
+    """Which events take part: through `inputs` (resource names, sorted), of a name ("" = any) and type (None
+    = any), inside the time range, passing the filter.
+    """
+
+    inputs: tuple[str, ...]
+    name: str = ""
+    type: EventType | None = None
+    time: TimeRange = ALL_TIME
+    where: RowFilter | None = None
+
+
+# --- steps --------------------------------------------------------------------------------------------------
+
+
+class _Step(msgspec.Struct, frozen=True, kw_only=True, tag_field="op"):
+    pass
+
+
+class Universe(_Step, frozen=True, tag="universe", kw_only=True):
+    """Users that belong to at least one of the inputs (resource names, sorted). No input: no one."""
+
+    inputs: tuple[str, ...]
+
+
+class Nobody(_Step, frozen=True, tag="nobody", kw_only=True):
+    """The empty set."""
+
+
+class Intersect(_Step, frozen=True, tag="intersect", kw_only=True):
+    """Users in every one of the operand steps (two or more indices)."""
+
+    operands: tuple[int, ...]
+
+
+class Unite(_Step, frozen=True, tag="unite", kw_only=True):
+    """Users in at least one of the operand steps (two or more indices)."""
+
+    operands: tuple[int, ...]
+
+
+class Subtract(_Step, frozen=True, tag="subtract", kw_only=True):
+    """Users in `minuend` and not in `subtrahend`."""
+
+    minuend: int
+    subtrahend: int
+
+
+class AttributeMatch(_Step, frozen=True, tag="attribute", kw_only=True):
+    """Users whose attribute `key` in at least one of `workspaces` (resource names, sorted) passes the
+    test.
+    """
+
+    workspaces: tuple[str, ...]
+    key: str
+    test: ResolvedTest
+
+
+class SeenMatch(_Step, frozen=True, tag="seen", kw_only=True):
+    """Users whose first (or last) sign of life over `inputs`, event or update, lies in one of the ranges.
+
+    With `last` the latest over the inputs is tested, else the earliest. Users that came through none of the
+    inputs do not match.
+    """
+
+    inputs: tuple[str, ...]
+    last: bool
+    test: InstantRange
+
+
+class IdentityMatch(_Step, frozen=True, tag="identity", kw_only=True):
+    """Users whose identity of that type passes the test. Identities belong to the account, not to a
+    workspace.
+    """
+
+    type: str
+    test: ResolvedTest
+
+
+class ConsentMatch(_Step, frozen=True, tag="consent", kw_only=True):
+    """Users whose latest consent for regulation and purpose has that state. Consents belong to the
+    account.
+    """
+
+    regulation: str
+    purpose: str
+    state: ConsentState
+
+
+class EventMatch(_Step, frozen=True, tag="event", kw_only=True):
+    """Users with at least one event taking part and whose aggregate over those events lies in `intervals`.
+
+    Taking part: in the selection and, for every aggregate but COUNT and DISTINCT_DAYS, having a fitting
+    attribute `of` (a number; any kind for DISTINCT). Users without such an event never match; where a test
+    holds for 0, the planner subtracts from the universe. DISTINCT_DAYS counts calendar days in `time_zone`.
+    SUM and AVERAGE add shortest decimal forms exactly. FIRST and LAST take the number of the event earliest
+    or latest in time; of equal times the first or the last to arrive.
+    """
+
+    selection: EventSelection
+    aggregate: Aggregate = Aggregate.COUNT
+    of: str = ""
+    time_zone: str = "UTC"
+    intervals: tuple[Interval, ...]
+
+
+class SequenceMatch(_Step, frozen=True, tag="sequence", kw_only=True):
+    """Users with events e1 < e2 < … (strictly later each), ei in `steps[i]`, the last at most `within`
+    microseconds after the first.
+    """
+
+    steps: tuple[EventSelection, ...]
+    within: Micros | None = None
+
+
+class BucketMatch(_Step, frozen=True, tag="bucket", kw_only=True):
+    """Users with first <= bucket_of(salt, user_id) <= last, both unsigned 64-bit."""
+
+    salt: str
+    first: int
+    last: int
+
+
+Predicate: TypeAlias = (
+    AttributeMatch | SeenMatch | IdentityMatch | ConsentMatch | EventMatch | SequenceMatch | BucketMatch
+)
+Step: TypeAlias = Universe | Nobody | Intersect | Unite | Subtract | Predicate
+
+_encoder = msgspec.msgpack.Encoder(order="deterministic")
+
+
+def encode_step(step: Step) -> bytes:
+    """The canonical bytes of a step: equal bytes, equal step."""
+    return _encoder.encode(step)
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """Steps in dependency order, and the indices of those whose sets are asked for."""
+
+    version: int = PLAN_VERSION
+    account: str
+    as_of: Micros
+    steps: tuple[Step, ...]
+    roots: tuple[int, ...]
+
+    def encode(self) -> bytes:
+        """Deterministic MessagePack, the form in which a plan crosses a process or network boundary."""
+        return _encoder.encode(self)
+
+    def digest(self) -> str:
+        """A stable name for this plan: XXH3-128 of its encoding, as 32 hex digits."""
+        return xxhash.xxh3_128_hexdigest(self.encode())
+
+
+def decode_plan(data: bytes) -> Plan:
+    """The inverse of `Plan.encode`."""
+    return msgspec.msgpack.decode(data, type=Plan)
+
+
+def operands_of(step: Step) -> tuple[int, ...]:
+    """The indices of the earlier steps that a step draws from."""
+    match step:
+        case Intersect() | Unite():
+            return step.operands
+        case Subtract():
+            return (step.minuend, step.subtrahend)
+        case _:
+            return ()
