@@ -106,10 +106,11 @@ class Near(_Test, frozen=True, tag="near"):
     meters: float
 
 
-ValueTest: TypeAlias = Exists | Equals | In | Compare | Between | Text | Semver | WithinLast | OlderThan |
-Near NumberTest: TypeAlias = Equals | In | Compare | Between """What an aggregate can be tested with: the
-operands are numbers.
-"""
+ValueTest: TypeAlias = (
+    Exists | Equals | In | Compare | Between | Text | Semver | WithinLast | OlderThan | Near
+)
+NumberTest: TypeAlias = Equals | In | Compare | Between
+"""What an aggregate can be tested with: the operands are numbers."""
 
 
 # --- conditions on one event --------------------------------------------------------------------------------
