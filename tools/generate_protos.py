@@ -3,8 +3,8 @@
     python tools/generate_protos.py            # rewrite clients/python/milepost/v1
     python tools/generate_protos.py --check    # compare only; exit 1 and name every file that differs
 
-Each `.proto` gives `*_pb2.py` and `*_pb2_grpc.py`, and a typed `.pyi` beside either (from mypy-protobuf). The import
-path equals the proto package: `from milepost.v1 import journey_service_pb2`.
+Each `.proto` gives `*_pb2.py`, and `*_pb2_grpc.py` where it defines a service, with a typed `.pyi` beside either.
+The import path equals the proto package: `from milepost.v1 import journey_service_pb2`.
 """
 
 from __future__ import annotations
@@ -91,9 +91,9 @@ def differences(committed: dict[str, str], fresh: dict[str, str]) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Generate or check; the exit status, 1 when the check finds a difference."""
     parser = argparse.ArgumentParser(description="Generate the Python stubs of the contract.")
-    parser.add_argument("--check", action="store_true", help="compare with the committed stubs, write nothing")
+    parser.add_argument("--check", action="store_true", help="compare only, write nothing")
     parser.add_argument("--protos", type=Path, default=ROOT / "protos", help="folder of the .proto files")
-    parser.add_argument("--out", type=Path, default=ROOT / "clients" / "python", help="import root of the stubs")
+    parser.add_argument("--out", type=Path, default=ROOT / "clients" / "python", help="their import root")
     options = parser.parse_args(arguments)
     package = options.out / PROTO_PACKAGE
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,0 +1,172 @@
+"""The imports run one way.
+
+service → engine.{journeys, audiences} → engine.{plan, criteria} and engine.backend ← engine.local
+
+The rules are data (`RULES`). The imports are read from the source, so an import inside a function or under
+`TYPE_CHECKING` counts too.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+IMPORT_ROOTS = {"engine": ROOT, "service": ROOT, "milepost": ROOT / "clients" / "python"}
+
+TRANSPORT = ("grpc", "grpc_health", "grpc_reflection", "grpc_status", "google", "milepost")
+STORES = ("lmdb", "pyroaring")
+SQL = ("sqlite3", "duckdb", "chdb", "clickhouse_connect", "sqlalchemy")
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module; `lazy` when a function imports it on being called."""
+
+    module: str
+    lazy: bool
+    line: int
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Modules at or below `layer`, but not below `except_below`, import nothing at or below `forbidden`."""
+
+    layer: str
+    forbidden: tuple[str, ...]
+    except_below: str | None = None
+
+    def binds(self, module: str) -> bool:
+        excepted = self.except_below is not None and is_within(module, self.except_below)
+        return is_within(module, self.layer) and not excepted
+
+
+RULES = (
+    Rule("engine", (*TRANSPORT, "service", "tests")),
+    # Dense ids and bitmaps stay inside a backend; members cross its boundary as user ids.
+    Rule("engine", STORES, except_below="engine.local"),
+    *(
+        Rule(layer, (*SQL, "numpy", "engine.local", "engine.journeys", "engine.audiences"))
+        for layer in ("engine.criteria", "engine.plan", "engine.backend")
+    ),
+    Rule("engine.criteria", ("engine.plan", "engine.backend")),
+    Rule("engine.local", ("engine.journeys", "engine.audiences")),
+    Rule("engine.journeys", ("engine.local",)),
+    Rule("engine.audiences", ("engine.local",)),
+    Rule("service", (*STORES, *SQL, "tests")),
+    Rule("milepost", ("engine", "service", "tests", *STORES)),
+)
+
+# Two commands start a service of their own; the others work without the server being installed.
+MAY_IMPORT_SERVICE_LAZILY = ("milepost.cli.serve", "milepost.cli.demo")
+
+
+def is_within(module: str, ancestor: str) -> bool:
+    """Whether `module` is `ancestor` or lies below it."""
+    return module == ancestor or module.startswith(ancestor + ".")
+
+
+def module_name(path: Path, import_root: Path) -> str:
+    """The dotted name of the module in the file `path`."""
+    parts = path.relative_to(import_root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(source: str, module: str, is_package: bool) -> Iterator[Import]:
+    """Every import in `source`; `from a import b` gives both `a` and `a.b`, as `b` may be a module."""
+    pending: list[tuple[ast.AST, bool]] = [(ast.parse(source), False)]
+    while pending:
+        node, lazy = pending.pop()
+        if isinstance(node, ast.Import):
+            yield from (Import(alias.name, lazy, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(node, module, is_package)
+            yield Import(base, lazy, node.lineno)
+            yield from (Import(f"{base}.{alias.name}", lazy, node.lineno) for alias in node.names)
+        inside = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        pending.extend((child, inside) for child in ast.iter_child_nodes(node))
+
+
+def _absolute(node: ast.ImportFrom, module: str, is_package: bool) -> str:
+    if node.level == 0:
+        return node.module or ""
+    steps_up = node.level - 1 if is_package else node.level
+    parts = module.split(".")
+    package = parts[: len(parts) - steps_up]
+    return ".".join([*package, node.module] if node.module else package)
+
+
+def breaches(source: str, module: str, is_package: bool = False) -> list[str]:
+    """One line for each import of `module` that a rule forbids."""
+    found = set()
+    for imported in imports_of(source, module, is_package):
+        if imported.lazy and module in MAY_IMPORT_SERVICE_LAZILY and is_within(imported.module, "service"):
+            continue
+        for rule in RULES:
+            if not rule.binds(module):
+                continue
+            found |= {
+                f"{module}:{imported.line} imports {forbidden}"
+                for forbidden in rule.forbidden
+                if is_within(imported.module, forbidden)
+            }
+    return sorted(found)
+
+
+def source_files() -> Iterator[tuple[Path, str]]:
+    for package, import_root in IMPORT_ROOTS.items():
+        for path in sorted((import_root / package).rglob("*.py")):
+            yield path, module_name(path, import_root)
+
+
+def test_no_module_imports_against_the_direction() -> None:
+    found = [
+        line
+        for path, module in source_files()
+        for line in breaches(path.read_text(encoding="utf-8"), module, path.name == "__init__.py")
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("layer", sorted({rule.layer for rule in RULES}))
+def test_every_layer_with_a_rule_exists(layer: str) -> None:
+    modules = [module for _, module in source_files() if is_within(module, layer)]
+    assert modules != [], f"no module of {layer}: the rules about it hold nothing"
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "expected"),
+    [
+        ("engine.errors", "import grpc", ["engine.errors:1 imports grpc"]),
+        ("engine.errors", "from google.protobuf import message", ["engine.errors:1 imports google"]),
+        ("engine.plan.compile", "from ..local import store", ["engine.plan.compile:1 imports engine.local"]),
+        ("engine.plan.compile", "from engine import local", ["engine.plan.compile:1 imports engine.local"]),
+        ("engine.plan.compile", "import numpy as np", ["engine.plan.compile:1 imports numpy"]),
+        ("engine.plan.compile", "from engine.criteria import model", []),
+        ("engine.audiences.estimate", "import pyroaring", ["engine.audiences.estimate:1 imports pyroaring"]),
+        ("engine.local.index", "import lmdb, pyroaring\nfrom engine.backend import Backend", []),
+        (
+            "engine.journeys.tree",
+            "def f():\n    from engine.local.log import Log",
+            ["engine.journeys.tree:2 imports engine.local"],
+        ),
+        ("engine.localities", "import lmdb", ["engine.localities:1 imports lmdb"]),
+        ("service.handlers.ingest", "import lmdb", ["service.handlers.ingest:1 imports lmdb"]),
+        ("milepost.client", "def f():\n    import service.server", ["milepost.client:2 imports service"]),
+        ("milepost.cli.serve", "def f():\n    from service import server", []),
+        ("milepost.cli.serve", "from service import server", ["milepost.cli.serve:1 imports service"]),
+        ("milepost.cli.demo", "def f():\n    import engine", ["milepost.cli.demo:2 imports engine"]),
+    ],
+)
+def test_the_rules_tell_right_from_wrong(module: str, source: str, expected: list[str]) -> None:
+    assert breaches(source, module) == expected
+
+
+def test_relative_imports_of_a_package_start_at_the_package_itself() -> None:
+    expected = ["engine.plan:1 imports engine.local"]
+    assert breaches("from ..local import log", "engine.plan", is_package=True) == expected
+    assert breaches("from .passes import fold", "engine.plan", is_package=True) == []
