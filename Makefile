@@ -53,7 +53,7 @@ kill: env ## Kill the service again and again while it works and check that noth
 	$(BIN)/python -m pytest tests/faults $(ARGS)
 
 fuzz-criteria: env ## Compare random criteria with the oracle for longer than the tests do
-	$(BIN)/python -m pytest tests/spec -m fuzz $(ARGS)
+	$(BIN)/python -m pytest -m oracle --hypothesis-profile=fuzz --timeout=0 $(ARGS)
 
 clean: ## Remove the environment, the caches and what the builds left (never ./data)
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -3,8 +3,8 @@
     python tools/generate_protos.py            # rewrite clients/python/milepost/v1
     python tools/generate_protos.py --check    # compare only; exit 1 and name every file that differs
 
-Each `.proto` gives `*_pb2.py`, and `*_pb2_grpc.py` where it defines a service, with a typed `.pyi` beside either.
-The import path equals the proto package: `from milepost.v1 import journey_service_pb2`.
+Each `.proto` gives `*_pb2.py`, and `*_pb2_grpc.py` where it defines a service, with a typed `.pyi` beside
+either. The import path equals the proto package: `from milepost.v1 import journey_service_pb2`.
 """
 
 from __future__ import annotations
