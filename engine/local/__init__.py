@@ -1,0 +1,1 @@
+"""The embedded backend: LMDB for durability, Roaring bitmaps and columns for answers."""

@@ -1,0 +1,322 @@
+"""Opening the store: two LMDB environments behind one file lock, transactions and checksummed values.
+
+A store is a directory:
+
+=============  ==========================================================================================
+`lock`         held (flock) by the process that owns the store, for as long as it lives
+`index/`       LMDB: everything that was folded
+`log/`         LMDB: the write-ahead log, apart so that its commits never wait for a fold
+=============  ==========================================================================================
+
+LMDB allows one write transaction at a time in each environment and any number of readers, who see the state
+of the last commit before they began. A commit has reached the disk (fsync) when `writing()` ends.
+
+The memory map is opened at its full size at once. It takes address space, neither memory nor disk, and so the
+file grows as it fills without ever being mapped anew, which would end the transactions that are open.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import lmdb
+import msgspec
+import xxhash
+
+from engine.errors import DataLoss, LimitExceeded, StoreUnavailable
+from engine.local.keys import Family, family_of, key
+
+FORMAT_VERSION = 1
+
+GROUPS_DEFAULT = 4
+GROUPS_MAX = 64
+
+MAP_BYTES_DEFAULT = 256 << 30
+READERS_MAX = 512
+
+CHECKSUM_BYTES = 8
+
+_HEADER_KEY = key(Family.META, b"header")
+
+# What LMDB raises when the pages of its tree, which our checksums do not cover, make no sense.
+_BROKEN_TREE = (
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.PanicError,
+    lmdb.InvalidError,
+    lmdb.VersionMismatchError,
+)
+
+
+class StoreHeader(msgspec.Struct, frozen=True):
+    """What is written once, in both environments, when a store is created."""
+
+    format_version: int
+    store_id: str
+    groups: int
+
+
+class ReadTransaction:
+    """One consistent state of an environment. Values are views into the memory map: they hold until the
+    transaction ends, or, while writing, until the next change; copy what must live longer.
+    """
+
+    def __init__(self, txn: lmdb.Transaction) -> None:
+        self._txn = txn
+
+    def get(self, key: bytes) -> memoryview | None:
+        """The value, or None. Raises DataLoss when it fails its checksum."""
+        stored = self._txn.get(key)
+        return None if stored is None else _verified(key, stored)
+
+    def contains(self, key: bytes) -> bool:
+        """Whether the key has a value, without reading it."""
+        return self._txn.cursor().set_key(key)
+
+    def scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, memoryview]]:
+        """Every pair whose key has the prefix and is at or after `start`, in key order, each value
+        verified.
+        """
+        cursor = self._txn.cursor()
+        more = cursor.set_range(max(prefix, start))
+        while more:
+            found = bytes(cursor.key())
+            if not found.startswith(prefix):
+                return
+            yield found, _verified(found, cursor.value())
+            more = cursor.next()
+
+    def keys(self, prefix: bytes) -> Iterator[bytes]:
+        """Every key with the prefix, in order, without reading values."""
+        cursor = self._txn.cursor()
+        more = cursor.set_range(prefix)
+        while more:
+            found = bytes(cursor.key())
+            if not found.startswith(prefix):
+                return
+            yield found
+            more = cursor.next()
+
+    def last(self, prefix: bytes) -> tuple[bytes, memoryview] | None:
+        """The pair with the greatest key that has the prefix, or None."""
+        cursor = self._txn.cursor()
+        after = _successor(prefix)
+        found = cursor.prev() if after is not None and cursor.set_range(after) else cursor.last()
+        if not found:
+            return None
+        at = bytes(cursor.key())
+        return (at, _verified(at, cursor.value())) if at.startswith(prefix) else None
+
+
+class WriteTransaction(ReadTransaction):
+    """Changes that all take effect when the block ends without an exception, or not at all."""
+
+    def put(self, key: bytes, value: bytes | bytearray | memoryview) -> None:
+        """Stores the value under a checksum, replacing what was there."""
+        self._txn.put(key, xxhash.xxh3_64_digest(value) + bytes(value))
+
+    def delete(self, key: bytes) -> bool:
+        """Removes the key; False when there was none."""
+        return self._txn.delete(key)
+
+    def delete_prefix(self, prefix: bytes, end: bytes | None = None) -> int:
+        """Removes every key with the prefix (those below `end`, when given) and answers how many."""
+        cursor = self._txn.cursor()
+        removed = 0
+        more = cursor.set_range(prefix)
+        while more:
+            found = bytes(cursor.key())
+            if not found.startswith(prefix) or (end is not None and found >= end):
+                break
+            removed += 1
+            more = cursor.delete()
+        return removed
+
+
+class Environment:
+    """One LMDB environment."""
+
+    def __init__(self, directory: Path, *, map_bytes: int = MAP_BYTES_DEFAULT) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        with _translated():
+            self._env = lmdb.open(str(directory), map_size=map_bytes, max_readers=READERS_MAX, metasync=True)
+            # Slots of readers that died without closing would keep old pages from being reused.
+            self._env.reader_check()
+
+    def reading(self) -> AbstractContextManager[ReadTransaction]:
+        """A read transaction for the length of the block. Keep blocks short: the pages a reader may still
+        see are not reused, and the file grows meanwhile.
+        """
+        return self._reading()
+
+    def writing(self) -> AbstractContextManager[WriteTransaction]:
+        """The write transaction: waits for the one before it, commits with fsync at the end of the block, and
+        on an exception leaves nothing behind. Raises LimitExceeded (STORE_FULL) when map or disk is full.
+        """
+        return self._writing()
+
+    @contextmanager
+    def _reading(self) -> Iterator[ReadTransaction]:
+        with _translated(), self._env.begin(buffers=True) as txn:
+            yield ReadTransaction(txn)
+
+    @contextmanager
+    def _writing(self) -> Iterator[WriteTransaction]:
+        with _translated(), self._env.begin(write=True, buffers=True) as txn:
+            yield WriteTransaction(txn)
+
+    def copy_to(self, directory: Path) -> None:
+        """Writes a compact copy of the last committed state into a directory while reads and writes go on."""
+        directory.mkdir(parents=True, exist_ok=True)
+        with _translated():
+            self._env.copy(str(directory), compact=True)
+
+    def disk_bytes(self) -> int:
+        """How much of the file is in use or waiting for reuse."""
+        info, stat = self._env.info(), self._env.stat()
+        return int((info["last_pgno"] + 1) * stat["psize"])
+
+    def close(self) -> None:
+        """Unmaps the file. No transaction may be open."""
+        self._env.close()
+
+
+class Store:
+    """The two environments of a store and what was fixed when it was created."""
+
+    def __init__(
+        self, directory: Path, header: StoreHeader, index: Environment, log: Environment, lock: int
+    ) -> None:
+        self.directory = directory
+        self.store_id = header.store_id
+        self.groups = header.groups
+        self.index = index
+        self.log = log
+        self._lock = lock
+
+    @classmethod
+    def open(
+        cls, directory: Path, *, groups: int = GROUPS_DEFAULT, map_bytes: int = MAP_BYTES_DEFAULT
+    ) -> Store:
+        """Opens the store in `directory`, or creates it there with that number of groups (a power of two up
+        to `GROUPS_MAX`; an existing store keeps its own).
+
+        Raises StoreUnavailable when another process owns the store (STORE_LOCKED) or its format is not this
+        version's (STORE_FORMAT), and DataLoss when one of its environments is missing or damaged.
+        """
+        if groups not in _GROUPS_ALLOWED:
+            raise ValueError(f"the number of groups is a power of two from 1 to {GROUPS_MAX}, not {groups}")
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = _lock(directory / "lock")
+        opened: list[Environment] = []
+        try:
+            log = Environment(directory / "log", map_bytes=map_bytes)
+            opened.append(log)
+            index = Environment(directory / "index", map_bytes=map_bytes)
+            opened.append(index)
+            header = _header(log, index, groups)
+        except BaseException:
+            for environment in opened:
+                environment.close()
+            os.close(lock)
+            raise
+        return cls(directory, header, index, log, lock)
+
+    def close(self) -> None:
+        """Closes both environments and lets another process own the store. Closing twice is allowed."""
+        if self._lock < 0:
+            return
+        self.index.close()
+        self.log.close()
+        os.close(self._lock)
+        self._lock = -1
+
+
+_GROUPS_ALLOWED = tuple(1 << bits for bits in range(GROUPS_MAX.bit_length()))
+
+
+def _verified(key: bytes, stored: bytes | memoryview) -> memoryview:
+    value = memoryview(stored)[CHECKSUM_BYTES:]
+    if xxhash.xxh3_64_digest(value) != stored[:CHECKSUM_BYTES]:
+        family = family_of(key).name
+        raise DataLoss(
+            f"a stored value of the family {family} fails its checksum", metadata={"key_family": family}
+        )
+    return value
+
+
+def _successor(prefix: bytes) -> bytes | None:
+    """The least key above every key with the prefix; None when there is none."""
+    stem = prefix.rstrip(b"\xff")
+    return stem[:-1] + bytes([stem[-1] + 1]) if stem else None
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turns what LMDB raises into the engine's errors."""
+    try:
+        yield
+    except (lmdb.MapFullError, lmdb.DiskError) as error:
+        raise LimitExceeded("the store is full", reason="STORE_FULL") from error
+    except _BROKEN_TREE as error:
+        raise DataLoss("the pages of the store are damaged") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise LimitExceeded("the store is full", reason="STORE_FULL") from error
+        raise
+
+
+def _lock(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise StoreUnavailable(
+            f"another process owns the store in {path.parent}", reason="STORE_LOCKED"
+        ) from error
+    return descriptor
+
+
+def _header(log: Environment, index: Environment, groups: int) -> StoreHeader:
+    """The store's header, written first when there is none.
+
+    The log's copy is written first: an index without a log has lost writes, a log without an index is a
+    creation that was interrupted.
+    """
+    log_header, index_header = _read_header(log), _read_header(index)
+    if log_header is None and index_header is not None:
+        raise DataLoss("the store's log is missing", metadata={"key_family": Family.META.name})
+    if log_header is None:
+        log_header = StoreHeader(FORMAT_VERSION, secrets.token_hex(16), groups)
+        _write_header(log, log_header)
+    if index_header is None:
+        _write_header(index, log_header)
+    elif index_header != log_header:
+        raise DataLoss("log and index belong to different stores", metadata={"key_family": Family.META.name})
+    return log_header
+
+
+def _read_header(environment: Environment) -> StoreHeader | None:
+    with environment.reading() as txn:
+        stored = txn.get(_HEADER_KEY)
+        if stored is None:
+            return None
+        fields = msgspec.msgpack.decode(stored)
+    if fields.get("format_version") != FORMAT_VERSION:
+        raise StoreUnavailable(
+            f"the store has format version {fields.get('format_version')}, this build reads {FORMAT_VERSION}",
+            reason="STORE_FORMAT",
+        )
+    return msgspec.convert(fields, StoreHeader)
+
+
+def _write_header(environment: Environment, header: StoreHeader) -> None:
+    with environment.writing() as txn:
+        txn.put(_HEADER_KEY, msgspec.msgpack.encode(header))
