@@ -6,8 +6,9 @@ EXTRAS ?= dev,sample
 ARGS ?=
 
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.stamp
-PACKAGES := $(wildcard engine service clients/python/milepost tests tools)
+COMMA := ,
+STAMP := $(VENV)/.made-with-$(subst $(COMMA),-,$(EXTRAS))
+PACKAGES := engine service clients/python/milepost tests tools
 
 .DEFAULT_GOAL := help
 .PHONY: help env run test lint format protos breaking bench kill fuzz-criteria clean

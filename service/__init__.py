@@ -1,0 +1,1 @@
+"""The gRPC server around the engine: handlers, access, delivery to outputs, telemetry and configuration."""
