@@ -21,47 +21,16 @@ from typing import TypeAlias
 import msgspec
 import xxhash
 
-from engine.criteria.model import Aggregate, ConsentState, Equals, EventType, Exists, In, Near, Semver, Text
+from engine.criteria.model import Aggregate, ConsentState, EventType
+from engine.criteria.ranges import ALL_TIME as ALL_TIME
+from engine.criteria.ranges import Interval as Interval
+from engine.criteria.ranges import TimeRange as TimeRange
+from engine.criteria.resolved import InstantRange as InstantRange
+from engine.criteria.resolved import NumberRange as NumberRange
+from engine.criteria.resolved import ResolvedTest as ResolvedTest
 from engine.values import Micros
 
 PLAN_VERSION = 1
-
-
-class TimeRange(msgspec.Struct, frozen=True, array_like=True):
-    """Instants in [start, end); None leaves that side open."""
-
-    start: Micros | None = None
-    end: Micros | None = None
-
-
-ALL_TIME = TimeRange()
-
-
-class Interval(msgspec.Struct, frozen=True, array_like=True):
-    """Numbers between low and high; None is unbounded. A bound stands for its shortest decimal form."""
-
-    low: float | None = None
-    low_included: bool = True
-    high: float | None = None
-    high_included: bool = True
-
-
-class NumberRange(msgspec.Struct, frozen=True, tag_field="test", tag="number_range"):
-    """A number in one of the intervals, which are sorted and disjoint."""
-
-    intervals: tuple[Interval, ...]
-
-
-class InstantRange(msgspec.Struct, frozen=True, tag_field="test", tag="instant_range"):
-    """A time in one of the ranges, which are sorted and disjoint."""
-
-    ranges: tuple[TimeRange, ...]
-
-
-ResolvedTest: TypeAlias = Exists | Equals | In | Text | Semver | Near | NumberRange | InstantRange
-"""A value test with the clock taken out: comparisons became ranges of numbers or of instants. Equals and In
-stay for every kind.
-"""
 
 
 class _Where(msgspec.Struct, frozen=True, kw_only=True, tag_field="node"):

@@ -1,0 +1,59 @@
+"""`near`: distance between two places on the earth.
+
+A place is a string "lat,long" in decimal degrees: an optional sign, digits, an optional fraction; spaces
+around either number are allowed, exponents are not. A latitude beyond 90 or a longitude beyond 180 degrees
+makes the string no place, and it passes no test.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TypeAlias
+
+from engine.criteria.matching.matcher import Matcher, on_strings
+from engine.criteria.model import Near
+
+EARTH_RADIUS_METERS = 6_371_008.8
+"""The mean radius of the WGS 84 ellipsoid, (2a + b) / 3."""
+LATITUDE_DEGREES_MAX = 90.0
+LONGITUDE_DEGREES_MAX = 180.0
+
+_DEGREES = r" *([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)) *"
+_PLACE = re.compile(rf"{_DEGREES},{_DEGREES}")
+
+
+Place: TypeAlias = tuple[float, float]
+"""Latitude and longitude in degrees."""
+
+
+def parse_place(text: str) -> Place | None:
+    """The place a string names; None for a string that is no place."""
+    found = _PLACE.fullmatch(text)
+    if found is None:
+        return None
+    latitude, longitude = float(found[1]), float(found[2])
+    if abs(latitude) > LATITUDE_DEGREES_MAX or abs(longitude) > LONGITUDE_DEGREES_MAX:
+        return None
+    return latitude, longitude
+
+
+def distance_meters(place: Place, other: Place) -> float:
+    """The length of the great circle between two places, by the haversine formula."""
+    phi, other_phi = math.radians(place[0]), math.radians(other[0])
+    half_phi = (other_phi - phi) / 2
+    half_lambda = math.radians(other[1] - place[1]) / 2
+    h = math.sin(half_phi) ** 2 + math.cos(phi) * math.cos(other_phi) * math.sin(half_lambda) ** 2
+    # Rounding can carry h a hair beyond 1 for opposite points of the globe.
+    return 2 * EARTH_RADIUS_METERS * math.asin(math.sqrt(min(1.0, h)))
+
+
+def near(test: Near) -> Matcher:
+    """A place no farther than `meters` from the point."""
+    centre = (test.latitude, test.longitude)
+
+    def passes(value: str) -> bool:
+        place = parse_place(value)
+        return place is not None and distance_meters(centre, place) <= test.meters
+
+    return on_strings(passes)

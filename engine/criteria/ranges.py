@@ -1,0 +1,154 @@
+"""Ranges of instants and intervals of numbers: the form every ordering takes once the clock is out of it.
+
+Sets of them are tuples, sorted, disjoint and never touching: `merged_ranges` and `merged_intervals` bring any
+tuple into that form, in which the empty tuple is the empty set.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import msgspec
+
+from engine.values import Micros
+
+
+class TimeRange(msgspec.Struct, frozen=True, array_like=True):
+    """Instants in [start, end); None leaves that side open."""
+
+    start: Micros | None = None
+    end: Micros | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """No instant lies in it."""
+        return self.start is not None and self.end is not None and self.start >= self.end
+
+    def holds(self, instant: Micros) -> bool:
+        """The instant lies in it."""
+        return (self.start is None or self.start <= instant) and (self.end is None or instant < self.end)
+
+
+ALL_TIME = TimeRange()
+
+
+class Interval(msgspec.Struct, frozen=True, array_like=True):
+    """Numbers between low and high; None is unbounded. A bound stands for its shortest decimal form."""
+
+    low: float | None = None
+    low_included: bool = True
+    high: float | None = None
+    high_included: bool = True
+
+    @property
+    def is_empty(self) -> bool:
+        """No number lies in it."""
+        if self.low is None or self.high is None:
+            return False
+        return self.low > self.high or (
+            self.low == self.high and not (self.low_included and self.high_included)
+        )
+
+    def holds(self, number: float) -> bool:
+        """The number lies in it."""
+        above = self.low is None or self.low < number or (self.low_included and self.low == number)
+        below = self.high is None or number < self.high or (self.high_included and self.high == number)
+        return above and below
+
+
+ALL_NUMBERS = Interval()
+
+Edge = tuple[float, int]
+"""A place on the number line between two numbers: (x, 0) just before x, (x, 1) just after it."""
+
+
+def _low_edge(interval: Interval) -> Edge:
+    return (-math.inf, 0) if interval.low is None else (interval.low, 0 if interval.low_included else 1)
+
+
+def _high_edge(interval: Interval) -> Edge:
+    return (math.inf, 1) if interval.high is None else (interval.high, 1 if interval.high_included else 0)
+
+
+def _between(low: Edge, high: Edge) -> Interval:
+    return Interval(
+        low=None if math.isinf(low[0]) else low[0],
+        low_included=math.isinf(low[0]) or low[1] == 0,
+        high=None if math.isinf(high[0]) else high[0],
+        high_included=math.isinf(high[0]) or high[1] == 1,
+    )
+
+
+def merged_intervals(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
+    """The same numbers as sorted intervals that neither overlap nor touch."""
+    merged: list[tuple[Edge, Edge]] = []
+    for low, high in sorted((_low_edge(i), _high_edge(i)) for i in intervals if not i.is_empty):
+        if merged and low <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+        else:
+            merged.append((low, high))
+    return tuple(_between(low, high) for low, high in merged)
+
+
+def complement(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
+    """Every number in none of the intervals."""
+    gaps: list[Interval] = []
+    reached: Edge = (-math.inf, 0)
+    for interval in merged_intervals(intervals):
+        if reached < _low_edge(interval):
+            gaps.append(_between(reached, _low_edge(interval)))
+        reached = _high_edge(interval)
+    if reached < (math.inf, 1):
+        gaps.append(_between(reached, (math.inf, 1)))
+    return tuple(gaps)
+
+
+def hold_number(intervals: Iterable[Interval], number: float) -> bool:
+    """The number lies in one of the intervals."""
+    return any(interval.holds(number) for interval in intervals)
+
+
+Bounds = tuple[float, float]
+"""Start and end of a range with the open sides as infinities; instants in between stay integers."""
+
+
+def _bounds(span: TimeRange) -> Bounds:
+    return (
+        -math.inf if span.start is None else span.start,
+        math.inf if span.end is None else span.end,
+    )
+
+
+def _range(start: float, end: float) -> TimeRange:
+    return TimeRange(
+        start=None if math.isinf(start) else int(start), end=None if math.isinf(end) else int(end)
+    )
+
+
+def merged_ranges(ranges: Iterable[TimeRange]) -> tuple[TimeRange, ...]:
+    """The same instants as sorted ranges that neither overlap nor touch."""
+    merged: list[Bounds] = []
+    for start, end in sorted(_bounds(span) for span in ranges if not span.is_empty):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return tuple(_range(start, end) for start, end in merged)
+
+
+def symmetric_difference(one: TimeRange, other: TimeRange) -> tuple[TimeRange, ...]:
+    """Instants in exactly one of the two ranges."""
+    spans = [_bounds(span) for span in (one, other) if not span.is_empty]
+    if len(spans) < 2:
+        return merged_ranges((one, other))
+    (start, end), (other_start, other_end) = sorted(spans)
+    if end <= other_start:
+        return merged_ranges((one, other))
+    pieces = ((start, other_start), (min(end, other_end), max(end, other_end)))
+    return merged_ranges(_range(low, high) for low, high in pieces if low < high)
+
+
+def hold_instant(ranges: Iterable[TimeRange], instant: Micros) -> bool:
+    """The instant lies in one of the ranges."""
+    return any(span.holds(instant) for span in ranges)

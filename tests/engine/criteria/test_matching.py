@@ -1,0 +1,242 @@
+"""What each test means for one value: the edges at which systems of this kind went wrong."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.criteria.matching import compile_test
+from engine.criteria.matching.place import distance_meters, parse_place
+from engine.criteria.matching.text import BadPattern
+from engine.criteria.matching.version import BadVersion, precedence
+from engine.criteria.model import Equals, Exists, In, Near, Semver, Text
+from engine.criteria.ranges import ALL_NUMBERS, ALL_TIME, Interval, TimeRange, hold_instant, hold_number
+from engine.criteria.resolved import InstantRange, NumberRange, ResolvedTest
+from engine.values import Kind, Value, kind_of
+
+AT_MOST_NINE = NumberRange((Interval(high=9.0),))
+FROM_ONE_TO_TWO = InstantRange((TimeRange(1, 2),))
+
+CASES: list[tuple[ResolvedTest, Value, bool]] = [
+    (Exists(), "", True),
+    (Exists(), 0.0, True),
+    (Exists(), False, True),
+    (Exists(), 0, True),
+    (Exists(), ("",), True),
+    (Exists(), (), False),
+    # Kinds never mix.
+    (Equals(1.0), 1.0, True),
+    (Equals(1.0), True, False),
+    (Equals(1.0), 1, False),
+    (Equals(1.0), "1", False),
+    (Equals(1), 1, True),
+    (Equals(1), 1.0, False),
+    (Equals(True), True, True),
+    (Equals(True), 1.0, False),
+    (Equals(True), 1, False),
+    (Equals("12"), 12.0, False),
+    (Equals("true"), True, False),
+    (Equals(0.0), -0.0, True),
+    (Equals(0.0), False, False),
+    (In((1.0, "a")), True, False),
+    (In((1.0, "a")), 1, False),
+    (In((1.0, "a")), 1.0, True),
+    (In((1.0, "a")), "a", True),
+    (In((True,)), 1.0, False),
+    (In((True, 1)), 1.0, False),
+    (In(()), "a", False),
+    # Lists: a string matches an element, a list the whole.
+    (Equals("a"), ("b", "a"), True),
+    (Equals("a"), ("b",), False),
+    (Equals(("a", "b")), ("a", "b"), True),
+    (Equals(("a", "b")), ("b", "a"), False),
+    (Equals(("a", "b")), ("a", "b", "c"), False),
+    (Equals(("a",)), "a", False),
+    (Equals(()), (), True),
+    (In(("x", ("a", "b"))), ("a", "b"), True),
+    (In(("x", ("a", "b"))), ("a", "x"), True),
+    (In(("x", ("a", "b"))), ("a",), False),
+    (Text("contains", "b"), ("xyz", "abc"), True),
+    (Text("matches", "^b"), ("xyz", "abc"), False),
+    # Case folding is Unicode's, and only on demand.
+    (Equals("Straße"), "STRASSE", False),
+    (Equals("Straße", ignore_case=True), "STRASSE", True),
+    (Equals(("A",), ignore_case=True), ("a",), True),
+    (Equals("ÉTÉ", ignore_case=True), ("été",), True),
+    (In(("ΣΑΣ",), ignore_case=True), "σας", True),
+    (Text("contains", "SS", ignore_case=True), "maß", True),
+    (Text("starts_with", "ss", ignore_case=True), "ßa", True),
+    (Text("ends_with", "ẞ", ignore_case=True), "MASS", True),
+    (Text("ends_with", "ẞ"), "MASS", False),
+    (Text("glob", "MA?", ignore_case=True), "maß", False),
+    (Text("glob", "MA??", ignore_case=True), "maß", True),
+    (Text("matches", "ÄB", ignore_case=True), "xäbx", True),
+    (Text("matches", "äb"), "ÄB", False),
+    # Globs match the whole string, and nothing in them but * and ? is special.
+    (Text("glob", "a*"), "abc", True),
+    (Text("glob", "b*"), "abc", False),
+    (Text("glob", "a?c"), "abc", True),
+    (Text("glob", "a?c"), "ac", False),
+    (Text("glob", "?"), "é", True),
+    (Text("glob", "?"), "🎯", True),
+    (Text("glob", "a*z"), "a\n\nz", True),
+    (Text("glob", "a"), "a\n", False),
+    (Text("glob", "[a-z].$"), "[a-z].$", True),
+    (Text("glob", "[a-z].$"), "bx$", False),
+    (Text("glob", "a\0*"), "a\0b", True),
+    (Text("glob", ""), "", True),
+    (Text("glob", ""), "x", False),
+    (Text("glob", "**"), "", True),
+    # RE2, unanchored.
+    (Text("matches", "b+"), "abbc", True),
+    (Text("matches", "^b"), "abbc", False),
+    (Text("matches", r"\d{2}"), "x12", True),
+    (Text("matches", r"\pL"), "é", True),
+    (Text("matches", "a.b"), "a\nb", False),
+    (Text("matches", "^$"), "", True),
+    (Text("contains", "\0"), "a\0b", True),
+    (Text("contains", "1"), 1.0, False),
+    (Text("contains", ""), "", True),
+    # Ranges.
+    (AT_MOST_NINE, 9.0, True),
+    (AT_MOST_NINE, 9.000000000000002, False),
+    (AT_MOST_NINE, "8", False),
+    (AT_MOST_NINE, 8, False),
+    (AT_MOST_NINE, True, False),
+    (NumberRange((Interval(low=0.3, low_included=False),)), 0.1 + 0.2, True),
+    (NumberRange((Interval(high=1.0), Interval(low=3.0))), 2.0, False),
+    (NumberRange((Interval(high=1.0), Interval(low=3.0))), 3.0, True),
+    (FROM_ONE_TO_TWO, 1, True),
+    (FROM_ONE_TO_TWO, 2, False),
+    (FROM_ONE_TO_TWO, 1.0, False),
+    (FROM_ONE_TO_TWO, True, False),
+    (InstantRange((TimeRange(),)), -5, True),
+    # Versions.
+    (Semver("greater_than", "1.9.0"), "1.10.0", True),
+    (Semver("equals", "1.0.0+a"), "1.0.0+b", True),
+    (Semver("equals", "1.0.0"), "v1.0.0", False),
+    (Semver("equals", "1.0.0"), "1.0", False),
+    (Semver("equals", "1.0.0"), "1.0.0\n", False),
+    (Semver("less_or_equal", "1.0.0"), "1.0.0-rc.1", True),
+    (Semver("greater_or_equal", "1.0.0"), "1.0.0-rc.1", False),
+    (Semver("less_than", "2.0.0"), ("3.0.0", "1.0.0"), True),
+    (Semver("greater_than", "0.0.1"), 1.0, False),
+    (Semver("greater_than", "0.0.9"), "0.0." + "9" * 5_000, True),
+    # Places.
+    (Near(52.52, 13.405, 100.0), "52.52,13.405", True),
+    (Near(52.52, 13.405, 100.0), " 52.5205 , 13.405 ", True),
+    (Near(52.52, 13.405, 50.0), "52.5205,13.405", False),
+    (Near(0.0, 179.999, 1_000.0), "0,-179.999", True),
+    (Near(0.0, 0.0, 30_000_000.0), "0,180.1", False),
+    (Near(0.0, 0.0, 30_000_000.0), "90.1,0", False),
+    (Near(0.0, 0.0, 30_000_000.0), "1e1,0", False),
+    (Near(0.0, 0.0, 30_000_000.0), "nan,0", False),
+    (Near(0.0, 0.0, 30_000_000.0), "0,0,0", False),
+    (Near(0.0, 0.0, 30_000_000.0), "٣,0", False),
+    (Near(0.0, 0.0, 0.0), ("x", "0,0"), True),
+]
+
+
+@pytest.mark.parametrize(("test", "value", "expected"), CASES)
+def test_a_value_passes_or_not(test: ResolvedTest, value: Value, expected: bool) -> None:
+    matcher = compile_test(test)
+    assert matcher.passes(value) is expected
+    if expected:
+        assert kind_of(value) in matcher.kinds
+
+
+VALUES: st.SearchStrategy[Value] = st.one_of(
+    st.sampled_from(["", "a", "B", "ß", "1", "true"]),
+    st.integers(-2, 3).map(float),
+    st.booleans(),
+    st.integers(-2, 3),
+    st.lists(st.sampled_from(["a", "B", "1"]), max_size=2).map(tuple),
+)
+TESTS: st.SearchStrategy[ResolvedTest] = st.one_of(
+    st.just(Exists()),
+    st.builds(Equals, VALUES, st.booleans()),
+    st.builds(In, st.lists(VALUES, max_size=4).map(tuple), st.booleans()),
+    st.just(AT_MOST_NINE),
+    st.just(FROM_ONE_TO_TWO),
+    st.builds(
+        Text, st.sampled_from(["contains", "starts_with", "ends_with", "glob", "matches"]), st.just("a")
+    ),
+)
+
+
+@given(TESTS, VALUES)
+def test_kinds_numbers_and_instants_say_the_same_as_passes(test: ResolvedTest, value: Value) -> None:
+    matcher = compile_test(test)
+    passes = matcher.passes(value)
+    if kind_of(value) not in matcher.kinds:
+        assert not passes
+    if type(value) is float:
+        assert hold_number(matcher.numbers, value) is passes
+    if type(value) is int:
+        assert hold_instant(matcher.instants, value) is passes
+
+
+def test_points_become_sorted_intervals_and_neighbouring_instants_one_range() -> None:
+    matcher = compile_test(In((3.0, 1.0, 3.0, 7, 6, 9, True)))
+    assert matcher.numbers == (Interval(low=1.0, high=1.0), Interval(low=3.0, high=3.0))
+    assert matcher.instants == (TimeRange(6, 8), TimeRange(9, 10))
+    assert matcher.kinds == {Kind.NUMBER, Kind.TIME, Kind.BOOL}
+    assert compile_test(Exists()).numbers == (ALL_NUMBERS,)
+    assert compile_test(Exists()).instants == (ALL_TIME,)
+
+
+def test_equal_tests_are_compiled_once_and_look_alikes_are_kept_apart() -> None:
+    assert compile_test(Equals("a")) is compile_test(Equals("a"))
+    assert compile_test(Equals(1.0)).kinds == {Kind.NUMBER}
+    assert compile_test(Equals(True)).kinds == {Kind.BOOL}
+    assert compile_test(Equals(1)).kinds == {Kind.TIME}
+
+
+def test_versions_have_the_order_of_the_specification() -> None:
+    # The chain of section 11 of Semantic Versioning 2.0.0, and neighbours beyond it.
+    ordered = [
+        "1.0.0-0", "1.0.0-1", "1.0.0-9", "1.0.0-10", "1.0.0--", "1.0.0-alpha", "1.0.0-alpha.1",
+        "1.0.0-alpha.beta", "1.0.0-beta", "1.0.0-beta.2", "1.0.0-beta.11", "1.0.0-rc.1", "1.0.0", "1.0.1",
+        "1.2.0", "1.10.0", "2.0.0", "2.1.0", "2.1.1", "10.0.0",
+    ]  # fmt: skip
+    keys = [precedence(version) for version in ordered]
+    assert None not in keys
+    assert sorted(keys, key=lambda key: key or ((), False, ())) == keys
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize(
+    "text", ["1", "1.2", "1.2.3.4", "01.2.3", "1.2.3-01", "1.2.3-", "1.2.3-a..b", "", "1.2.3+"]
+)
+def test_a_string_that_is_no_version_has_no_precedence(text: str) -> None:
+    assert precedence(text) is None
+    with pytest.raises(BadVersion, match="not a version"):
+        compile_test(Semver("equals", text))
+
+
+def test_a_bad_expression_is_refused_with_the_message_of_re2() -> None:
+    with pytest.raises(BadPattern, match=r"missing \): a\(b"):
+        compile_test(Text("matches", "a(b"))
+
+
+def test_an_expression_that_backtracks_elsewhere_takes_linear_time() -> None:
+    matcher = compile_test(Text("matches", "^(a+)+$"))
+    glob = compile_test(Text("glob", "*a" * 50 + "b"))
+    value = "a" * 4_096 + "c"
+    started = time.perf_counter()
+    assert not matcher.passes(value)
+    assert not glob.passes(value)
+    # A backtracking engine would need about 2^4096 steps; a minute is far from either side.
+    assert time.perf_counter() - started < 60
+
+
+def test_distances_on_the_great_circle() -> None:
+    # One degree of a great circle is the circumference over 360; a pole is 90 degrees away from the equator.
+    degree = 111_195.0802335329
+    assert distance_meters((0, 0), (0, 1)) == pytest.approx(degree, abs=1e-6)
+    assert distance_meters((0, 0), (90, 17)) == pytest.approx(90 * degree, abs=1e-3)
+    assert distance_meters((12, 34), (-12, -146)) == pytest.approx(180 * degree, abs=1e-3)
+    assert parse_place("+.5,-1.") == (0.5, -1.0)

@@ -1,0 +1,69 @@
+"""Ranges and intervals are sets: every operation is checked point by point around their ends."""
+
+from __future__ import annotations
+
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.criteria.ranges import (
+    Interval,
+    TimeRange,
+    complement,
+    hold_instant,
+    hold_number,
+    merged_intervals,
+    merged_ranges,
+    symmetric_difference,
+)
+
+ENDS = st.none() | st.integers(0, 6)
+RANGES = st.builds(TimeRange, ENDS, ENDS)
+INTERVALS = st.builds(
+    Interval,
+    low=st.none() | st.integers(0, 6).map(float),
+    low_included=st.booleans(),
+    high=st.none() | st.integers(0, 6).map(float),
+    high_included=st.booleans(),
+)
+INSTANTS = range(-2, 10)
+NUMBERS = [half / 2 for half in range(-3, 20)]
+
+
+@given(st.lists(RANGES))
+def test_merged_ranges_hold_the_same_instants_and_lie_apart(ranges: list[TimeRange]) -> None:
+    merged = merged_ranges(ranges)
+    assert [hold_instant(merged, t) for t in INSTANTS] == [hold_instant(ranges, t) for t in INSTANTS]
+    for before, after in itertools.pairwise(merged):
+        assert before.end is not None
+        assert after.start is not None
+        assert before.end < after.start
+
+
+@given(RANGES, RANGES)
+def test_the_symmetric_difference_holds_what_one_has_and_the_other_lacks(a: TimeRange, b: TimeRange) -> None:
+    difference = symmetric_difference(a, b)
+    expected = [a.holds(t) != b.holds(t) for t in INSTANTS]
+    assert [hold_instant(difference, t) for t in INSTANTS] == expected
+
+
+@given(st.lists(INTERVALS))
+def test_merged_intervals_hold_the_same_numbers(intervals: list[Interval]) -> None:
+    merged = merged_intervals(intervals)
+    assert [hold_number(merged, x) for x in NUMBERS] == [hold_number(intervals, x) for x in NUMBERS]
+    assert merged_intervals(merged) == merged
+
+
+@given(st.lists(INTERVALS))
+def test_the_complement_holds_every_other_number(intervals: list[Interval]) -> None:
+    rest = complement(intervals)
+    assert [hold_number(rest, x) for x in NUMBERS] == [not hold_number(intervals, x) for x in NUMBERS]
+    assert complement(rest) == merged_intervals(intervals)
+
+
+def test_instants_beyond_the_precision_of_a_double_stay_exact() -> None:
+    instant = 2**53 + 1
+    span = TimeRange(instant, instant + 1)
+    assert merged_ranges([span]) == (span,)
+    assert symmetric_difference(span, TimeRange(instant, None)) == (TimeRange(instant + 1, None),)
