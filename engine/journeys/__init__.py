@@ -1,0 +1,1 @@
+"""Accounts, journeys, milestones, outputs and connections: the tree, its rules, credits and lifecycle."""
