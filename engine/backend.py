@@ -24,7 +24,7 @@ from engine.values import PARTITION_COUNT, Micros, Value
 # --- what goes in -------------------------------------------------------------------------------------------
 
 
-class EventRecord(msgspec.Struct, frozen=True, array_like=True, tag="event", gc=False):
+class EventRecord(msgspec.Struct, frozen=True, array_like=True, tag_field="record", tag="event", gc=False):
     """One event, already checked against the limits. `event_id` "" = no deduplication."""
 
     user_id: str
@@ -36,7 +36,7 @@ class EventRecord(msgspec.Struct, frozen=True, array_like=True, tag="event", gc=
     event_id: str = ""
 
 
-class UserRecord(msgspec.Struct, frozen=True, array_like=True, tag="user"):
+class UserRecord(msgspec.Struct, frozen=True, array_like=True, tag_field="record", tag="user"):
     """One user update, already checked. Each write carries `time`; per attribute, identity and consent the
     latest time wins, of equal times the later to arrive. None unsets; an unset is a write as well.
     """
