@@ -31,14 +31,18 @@ class Exists(_Test, frozen=True, tag="exists"):
 
 
 class Equals(_Test, frozen=True, tag="equals"):
-    """Same kind and same value. `ignore_case` folds case (Unicode) when the value is a string."""
+    """Same kind and same value. `ignore_case` folds case (Unicode) of strings, alone or in a list.
+
+    A string is equal to a list of which some element is equal; a list is equal to the list with the same
+    elements in the same order.
+    """
 
     value: Value
     ignore_case: bool = False
 
 
 class In(_Test, frozen=True, tag="in"):
-    """Equal to one of `values`, of any kinds, at most `IN_VALUES_MAX`."""
+    """Equal to one of `values`, of any kinds; none given = nothing passes."""
 
     values: tuple[Value, ...]
     ignore_case: bool = False
@@ -65,7 +69,10 @@ TextOp = Literal["contains", "starts_with", "ends_with", "glob", "matches"]
 
 
 class Text(_Test, frozen=True, tag="text"):
-    """A test on strings. `glob` matches the whole string, `matches` is an unanchored RE2 expression."""
+    """A test on strings. `glob` matches the whole string, `matches` is an unanchored RE2 expression.
+
+    `ignore_case` folds both sides (Unicode); `matches` is compiled case-insensitively instead.
+    """
 
     op: TextOp
     pattern: str
@@ -183,7 +190,9 @@ class Calendar(_Node, frozen=True, tag="calendar", kw_only=True):
 
     offset 0, count 1: the current unit ("this month", to its end). offset 1, count 1: the unit before
     ("yesterday"). offset 1, count 2: "the previous two weeks". In `time_zone` (IANA; "" = the account's),
-    with days of 23 or 25 hours where clocks change.
+    with days of 23 or 25 hours where clocks change. An hour is always 3,600 seconds long and begins where the
+    local clock shows a full hour. A day begins at local midnight; at the first of two, and where clocks skip
+    midnight, at the moment they jump.
     """
 
     unit: CalendarUnit
@@ -328,7 +337,3 @@ Criterion: TypeAlias = (
 FIRST_SEEN = "$first_seen"
 LAST_SEEN = "$last_seen"
 BUILT_IN_ATTRIBUTES = frozenset({FIRST_SEEN, LAST_SEEN})
-
-DEPTH_MAX = 32
-NODES_MAX = 500
-IN_VALUES_MAX = 10_000

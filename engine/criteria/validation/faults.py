@@ -1,0 +1,101 @@
+"""What validation is told, and where it notes what it finds."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from engine.errors import Violation, Warning
+from engine.limits import DEFAULT_LIMITS, Limits
+
+
+class AudienceReference(enum.Enum):
+    """What a criterion would refer to by naming an audience."""
+
+    FOUND = enum.auto()
+    UNKNOWN = enum.auto()
+    CYCLE = enum.auto()
+    """Found, but its own criteria lead back to the milestone being written."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenNames:
+    """Names seen in the account so far; others may be mistyped."""
+
+    events: frozenset[str]
+    user_attributes: frozenset[str]
+    event_attributes: frozenset[str]
+
+
+def _no_audience(_: str) -> AudienceReference:
+    return AudienceReference.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What a criterion is held against.
+
+    `inputs` are all inputs of the account and `journey_inputs` those of the journey (resource names);
+    `audience` says what an audience name refers to; `seen` None leaves warnings out; `root` is the path of
+    the field that holds the criterion.
+    """
+
+    inputs: frozenset[str]
+    journey_inputs: frozenset[str]
+    audience: Callable[[str], AudienceReference] = _no_audience
+    seen: SeenNames | None = None
+    root: str = "criteria"
+    limits: Limits = DEFAULT_LIMITS
+
+
+@dataclass(slots=True)
+class Faults:
+    """Collects violations and warnings, in the order in which a reader of the criterion meets them."""
+
+    context: Context
+    violations: list[Violation] = field(default_factory=list)
+    warnings: list[Warning] = field(default_factory=list)
+    node_count: int = 0
+
+    @property
+    def limits(self) -> Limits:
+        """The limits in force."""
+        return self.context.limits
+
+    def add(self, path: str, description: str) -> None:
+        """Notes a fault of the field at `path`."""
+        self.violations.append(Violation(path, description))
+
+    def enter(self, path: str, depth: int) -> bool:
+        """Counts a node; False, with the fault noted, when it lies too deep to be looked into."""
+        self.node_count += 1
+        depth_max = self.limits.criteria_depth_max
+        if depth <= depth_max:
+            return True
+        self.add(path, f"is nested deeper than {depth_max} levels")
+        return False
+
+    def check_name(self, path: str, name: str, *, required: bool = True) -> None:
+        """A name may not be too long and, when required, not empty."""
+        bytes_max = self.limits.name_bytes_max
+        if required and not name:
+            self.add(path, "must not be empty")
+        if len(name.encode()) > bytes_max:
+            self.add(path, f"is longer than {bytes_max} bytes")
+
+    def warn_unseen(
+        self, path: str, kind: str, name: str, seen: Callable[[SeenNames], frozenset[str]]
+    ) -> None:
+        """Notes a name that has not been seen so far. An empty one is none."""
+        names = self.context.seen
+        if names is not None and name and name not in seen(names):
+            self.warnings.append(Warning(path, f"no {kind} named {name!r} has been seen so far"))
+
+    def check_inputs(self, path: str, inputs: tuple[str, ...]) -> None:
+        """Every input exists, and is one of the journey's."""
+        for index, name in enumerate(inputs):
+            if name not in self.context.inputs:
+                self.add(f"{path}.inputs[{index}]", f"input {name!r} does not exist")
+            elif name not in self.context.journey_inputs:
+                self.add(f"{path}.inputs[{index}]", f"input {name!r} is not one of the journey's inputs")

@@ -1,0 +1,364 @@
+"""Refused criteria: each fault by its path and reason, all at once, and warnings for names never seen."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from engine.criteria.model import (
+    Aggregate,
+    AllOf,
+    AnyOf,
+    Audience,
+    Between,
+    BetweenAgo,
+    Bucket,
+    Calendar,
+    CalendarUnit,
+    Compare,
+    Consent,
+    ConsentState,
+    Criterion,
+    Equals,
+    Event,
+    Exists,
+    Identity,
+    In,
+    Last,
+    Near,
+    Not,
+    NumberTest,
+    OlderThan,
+    Range,
+    Semver,
+    Sequence,
+    Step,
+    Text,
+    UserAttribute,
+    ValueTest,
+    WhereAll,
+    WhereAny,
+    WhereAttribute,
+    WhereNot,
+    Window,
+    WithinLast,
+)
+from engine.criteria.validation import AudienceReference, Checked, Context, SeenNames, validate
+from engine.errors import InvalidInput
+from engine.limits import Limits
+from engine.values import TIME_MAX_MICROS
+
+IOS = "accounts/a/workspaces/w/inputs/ios"
+WEB = "accounts/a/workspaces/w/inputs/web"
+NOBODYS = "accounts/a/workspaces/w/inputs/none"
+
+REFERENCES = {"found": AudienceReference.FOUND, "cycle": AudienceReference.CYCLE}
+
+
+def check(criterion: Criterion, *, seen: SeenNames | None = None, limits: Limits | None = None) -> Checked:
+    context = Context(
+        inputs=frozenset({IOS, WEB}),
+        journey_inputs=frozenset({IOS}),
+        audience=lambda name: REFERENCES.get(name, AudienceReference.UNKNOWN),
+        seen=seen,
+        limits=limits or Limits(),
+    )
+    return validate(criterion, context)
+
+
+def faults(criterion: Criterion, *, limits: Limits | None = None) -> list[tuple[str, str]]:
+    return [
+        (v.field.removeprefix("criteria."), v.description) for v in check(criterion, limits=limits).violations
+    ]
+
+
+EVENT = "event."
+ATTRIBUTE_TESTS: list[tuple[ValueTest, str, str]] = [
+    (Equals(math.nan), "equals", "must be a finite number"),
+    (Equals("x" * 4_097), "equals", "is longer than 4096 bytes"),
+    (Equals("é" * 2_049), "equals", "is longer than 4096 bytes"),
+    (Equals(TIME_MAX_MICROS + 1), "equals", "must lie in the years 1 to 9999"),
+    (Equals(("x",) * 1_001), "equals", "has more than 1000 items"),
+    (Equals(("x" * 513,)), "equals", "has an item longer than 512 bytes"),
+    (In((1.0, math.inf)), "in.values[1]", "must be a finite number"),
+    (In(tuple(map(float, range(10_001)))), "in", "has 10001 values; at most 10000 are allowed"),
+    (Compare("less_than", -math.inf), "less_than", "must be a finite number"),
+    (Compare("less_than", True), "less_than", "must be a number or a time: nothing else has an order"),
+    (Between(2.0, 1.0), "between", "is empty: low is greater than high"),
+    (Between(1.0, 2), "between", "low and high must both be numbers or both be times"),
+    (Between(1.0, math.nan), "between.high", "must be a finite number"),
+    (Text("matches", "a(b"), "matches", "is not an RE2 expression: missing ): a(b"),
+    (Text("matches", r"(a)\1"), "matches", r"is not an RE2 expression: invalid escape sequence: \1"),
+    (Text("contains", "x" * 4_097), "contains", "is longer than 4096 bytes"),
+    (
+        Semver("less_than", "v1.2.3"),
+        "semver.less_than",
+        "'v1.2.3' is not a version of the form 1.2.3 (Semantic Versioning 2.0.0)",
+    ),
+    (WithinLast(0), "within_last", "must be longer than zero"),
+    (OlderThan(-1), "older_than", "must not be negative"),
+    (Near(91.0, 0.0, 1.0), "near.latitude", "must lie between -90 and 90 degrees"),
+    (Near(0.0, math.nan, 1.0), "near.longitude", "must lie between -180 and 180 degrees"),
+    (Near(0.0, 0.0, -1.0), "near.meters", "must be a finite number, zero or more"),
+    (Near(0.0, 0.0, math.inf), "near.meters", "must be a finite number, zero or more"),
+]
+
+
+@pytest.mark.parametrize(("test", "field", "reason"), ATTRIBUTE_TESTS)
+def test_a_faulty_test_on_a_value(test: ValueTest, field: str, reason: str) -> None:
+    assert faults(UserAttribute(key="k", test=test)) == [(f"user_attribute.test.{field}", reason)]
+    where = WhereNot(condition=WhereAttribute(key="k", test=test))
+    assert faults(Event(where=where)) == [(f"event.where.not.attribute.test.{field}", reason)]
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        Exists(),
+        Equals(()),
+        In(()),
+        In((1.0, "a", True, 5, ("x",))),
+        In(tuple(map(float, range(10_000)))),
+        Between(1.0, 1.0),
+        Between(5, 6),
+        Equals("x" * 4_096),
+        OlderThan(0),
+        Text("contains", ""),
+        Text("glob", "[("),
+        Near(-90.0, 180.0, 0.0),
+    ],
+)
+def test_a_sound_test_on_a_value(test: ValueTest) -> None:
+    assert faults(UserAttribute(key="k", test=test)) == []
+
+
+WINDOWS: list[tuple[Window, str, str]] = [
+    (Last(duration=0), "last", "must be longer than zero"),
+    (Last(duration=-5), "last", "must be longer than zero"),
+    (BetweenAgo(from_=5, to=5), "between_ago", "is empty: from must be longer ago than to"),
+    (BetweenAgo(from_=5, to=-1), "between_ago.to", "must not be negative"),
+    (BetweenAgo(from_=0, to=0), "between_ago.from", "must be longer than zero"),
+    (Range(start=7, end=7), "range", "is empty: start must be before end"),
+    (Range(start=TIME_MAX_MICROS + 1), "range.start", "must lie in the years 1 to 9999"),
+    (Calendar(unit=CalendarUnit.DAY, count=0), "calendar.count", "must lie between 1 and 100000"),
+    (Calendar(unit=CalendarUnit.DAY, offset=-1), "calendar.offset", "must lie between 0 and 100000"),
+    *(
+        (
+            Calendar(unit=CalendarUnit.DAY, time_zone=name),
+            "calendar.time_zone",
+            f"{name!r} is not a time zone of the IANA database",
+        )
+        for name in ("Mars/Olympus", "America", "../etc/passwd", "/etc/passwd", "a\0b", "x" * 300)
+    ),
+]
+
+
+@pytest.mark.parametrize(("window", "field", "reason"), WINDOWS)
+def test_a_faulty_window(window: Window, field: str, reason: str) -> None:
+    assert faults(Event(window=window)) == [(f"event.window.{field}", reason)]
+    sequence = Sequence(steps=(Step(),), window=window)
+    assert faults(sequence) == [(f"sequence.window.{field}", reason)]
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        Last(duration=1),
+        BetweenAgo(from_=1, to=0),
+        Range(),
+        Range(start=5),
+        Range(start=5, end=6),
+        Calendar(unit=CalendarUnit.WEEK, count=2, offset=1, time_zone="America/New_York"),
+    ],
+)
+def test_a_sound_window(window: Window) -> None:
+    assert faults(Event(window=window)) == []
+
+
+AGGREGATES: list[tuple[Event, str, str]] = [
+    (Event(aggregate=Aggregate.SUM), "event.of", "is needed: SUM is of an attribute"),
+    (Event(aggregate=Aggregate.DISTINCT), "event.of", "is needed: DISTINCT is of an attribute"),
+    (Event(of="amount"), "event.of", "does not fit: COUNT looks at no attribute"),
+    (
+        Event(aggregate=Aggregate.DISTINCT_DAYS, of="amount"),
+        "event.of",
+        "does not fit: DISTINCT_DAYS looks at no attribute",
+    ),
+    (Event(test=Compare("greater_than", math.inf)), "event.test.greater_than", "must be a finite number"),
+    (
+        Event(test=Compare("greater_than", 5)),
+        "event.test.greater_than",
+        "does not fit: it is a test on times, and what it tests are numbers",
+    ),
+    (
+        Event(test=Equals("3")),
+        "event.test.equals",
+        "does not fit: it is a test on strings or lists, and what it tests are numbers",
+    ),
+    (Event(test=In((1.0, "3"))), "event.test.in.values[1]", "does not fit: an aggregate is a number"),
+    (Event(test=Between(3.0, 2.0)), "event.test.between", "is empty: low is greater than high"),
+    (Event(inputs=(IOS, NOBODYS)), "event.inputs[1]", f"input {NOBODYS!r} does not exist"),
+    (Event(inputs=(WEB,)), "event.inputs[0]", f"input {WEB!r} is not one of the journey's inputs"),
+    (Event(name="n" * 257), "event.name", "is longer than 256 bytes"),
+    (Event(where=WhereAttribute(key="", test=Exists())), "event.where.attribute.key", "must not be empty"),
+]
+
+
+@pytest.mark.parametrize(("event", "field", "reason"), AGGREGATES)
+def test_a_faulty_event(event: Event, field: str, reason: str) -> None:
+    assert faults(event) == [(field, reason)]
+
+
+def test_a_test_that_nobody_could_have_meant_does_not_fit() -> None:
+    text: NumberTest | Text = Text("contains", "3")
+    assert faults(Event(test=text)) == [  # type: ignore[arg-type]
+        (
+            "event.test.contains",
+            "does not fit: it is a test on strings or lists, and what it tests are numbers",
+        )
+    ]
+    assert faults(UserAttribute(key="$first_seen", test=Equals("2020"))) == [
+        (
+            "user_attribute.test.equals",
+            "does not fit: it is a test on strings or lists, and what it tests are times",
+        )
+    ]
+    assert faults(Identity(type="email", test=Compare("less_than", 3.0))) == [
+        ("identity.test.less_than", "does not fit: it is a test on numbers, and what it tests are strings")
+    ]
+    for sound in (WithinLast(5), Compare("less_than", 5), Between(1, 2), Exists(), In((5, 6))):
+        assert faults(UserAttribute(key="$last_seen", test=sound)) == []
+
+
+@pytest.mark.parametrize(
+    ("criterion", "field", "reason"),
+    [
+        (UserAttribute(key="", test=Exists()), "user_attribute.key", "must not be empty"),
+        (Identity(type="", test=Exists()), "identity.type", "must not be empty"),
+        (Sequence(steps=()), "sequence.steps", "must not be empty"),
+        (Sequence(steps=(Step(),) * 21), "sequence.steps", "has 21 steps; at most 20 are allowed"),
+        (Sequence(steps=(Step(),), within=0), "sequence.within", "must be longer than zero"),
+        (Audience(name="who"), "audience.name", "audience 'who' does not exist"),
+        (Audience(name="cycle"), "audience.name", "audience 'cycle' is itself made from this milestone"),
+        (
+            Bucket(salt="s", from_percent=0.0, to_percent=101.0),
+            "bucket.to_percent",
+            "must lie between 0 and 100",
+        ),
+        (
+            Bucket(salt="s", from_percent=math.nan, to_percent=1.0),
+            "bucket.from_percent",
+            "must lie between 0 and 100",
+        ),
+        (
+            Bucket(salt="s", from_percent=5.0, to_percent=5.0),
+            "bucket",
+            "is empty: from_percent must be less than to_percent",
+        ),
+        (
+            Consent(regulation="", purpose="ads", state=ConsentState.GIVEN),
+            "consent.regulation",
+            "must not be empty",
+        ),
+        (AllOf(label="l" * 257), "label", "is longer than 256 bytes"),
+    ],
+)
+def test_a_faulty_node(criterion: Criterion, field: str, reason: str) -> None:
+    assert faults(criterion) == [(field, reason)]
+
+
+def test_all_faults_come_at_once_in_reading_order_each_with_its_path() -> None:
+    criterion = AllOf(
+        criteria=(
+            UserAttribute(key="", test=Text("matches", "[")),
+            AnyOf(criteria=(Not(criterion=Event(window=Range(start=2, end=1), aggregate=Aggregate.MAX)),)),
+            Sequence(
+                steps=(Step(), Step(where=WhereAny(conditions=(WhereAttribute(key="", test=Exists()),))))
+            ),
+        )
+    )
+    assert faults(criterion) == [
+        ("all_of.criteria[0].user_attribute.key", "must not be empty"),
+        (
+            "all_of.criteria[0].user_attribute.test.matches",
+            "is not an RE2 expression: missing ]: [",
+        ),
+        (
+            "all_of.criteria[1].any_of.criteria[0].not.event.window.range",
+            "is empty: start must be before end",
+        ),
+        ("all_of.criteria[1].any_of.criteria[0].not.event.of", "is needed: MAX is of an attribute"),
+        (
+            "all_of.criteria[2].sequence.steps[1].where.any_of.conditions[0].attribute.key",
+            "must not be empty",
+        ),
+    ]
+    with pytest.raises(InvalidInput) as refused:
+        check(criterion).raise_if_refused()
+    assert len(refused.value.violations) == 5
+
+
+def nested(levels: int) -> Criterion:
+    criterion: Criterion = AllOf()
+    for _ in range(levels - 1):
+        criterion = Not(criterion=criterion)
+    return criterion
+
+
+def test_depth_ends_at_the_limit_and_what_lies_deeper_is_not_looked_into() -> None:
+    assert faults(nested(32)) == []
+    [(path, reason)] = faults(nested(33))
+    assert path == ".".join(["not"] * 32)
+    assert reason == "is nested deeper than 32 levels"
+    assert len(faults(nested(900))) == 1
+    where = WhereAll(conditions=(WhereAll(conditions=(WhereAll(),)),))
+    assert faults(Event(where=where), limits=Limits(criteria_depth_max=4)) == []
+    assert faults(Event(where=where), limits=Limits(criteria_depth_max=3)) == [
+        ("event.where.all_of.conditions[0].all_of.conditions[0]", "is nested deeper than 3 levels")
+    ]
+
+
+def test_nodes_are_criteria_conditions_and_steps_together() -> None:
+    assert faults(AnyOf(criteria=(AllOf(),) * 499)) == []
+    refused = check(AnyOf(criteria=(AllOf(),) * 500)).violations
+    assert [(v.field, v.description) for v in refused] == [
+        ("criteria", "has 501 nodes; at most 500 are allowed")
+    ]
+    conditions = (WhereAttribute(key="k", test=Exists()),) * 3
+    sequence = Sequence(steps=(Step(), Step(where=WhereAll(conditions=conditions))))
+    assert faults(sequence, limits=Limits(criteria_nodes_max=7)) == []
+    assert len(faults(sequence, limits=Limits(criteria_nodes_max=6))) == 1
+
+
+def test_names_never_seen_are_warned_about_and_not_refused() -> None:
+    criterion = AllOf(
+        criteria=(
+            Event(name="buy", aggregate=Aggregate.SUM, of="amount"),
+            Event(
+                name="byu",
+                aggregate=Aggregate.SUM,
+                of="amuont",
+                where=WhereAttribute(key="colour", test=Exists()),
+            ),
+            UserAttribute(key="plna", test=Exists()),
+            UserAttribute(key="$first_seen", test=Exists()),
+            Event(),
+        )
+    )
+    seen = SeenNames(frozenset({"buy"}), frozenset({"plan"}), frozenset({"amount"}))
+    checked = check(criterion, seen=seen)
+    assert checked.violations == ()
+    assert [(w.field, w.description) for w in checked.warnings] == [
+        ("criteria.all_of.criteria[1].event.name", "no event named 'byu' has been seen so far"),
+        (
+            "criteria.all_of.criteria[1].event.where.attribute.key",
+            "no event attribute named 'colour' has been seen so far",
+        ),
+        ("criteria.all_of.criteria[1].event.of", "no event attribute named 'amuont' has been seen so far"),
+        (
+            "criteria.all_of.criteria[2].user_attribute.key",
+            "no user attribute named 'plna' has been seen so far",
+        ),
+    ]
+    assert check(criterion).warnings == ()
