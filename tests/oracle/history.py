@@ -1,0 +1,101 @@
+"""What is known of each user once everything has happened (section 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from engine.backend import EventRecord, Record, UserRecord
+from engine.criteria.model import ConsentState
+from engine.values import Micros, Value
+from tests.oracle.world import Alias, Batch, Erase, World, workspace_of
+
+_T = TypeVar("_T")
+_Writes = list[tuple[Micros, _T]]
+
+
+class History:
+    """All that a user sent, in the order of arrival."""
+
+    def __init__(self, user_id: str, records: Iterable[Record]) -> None:
+        self.user_id = user_id
+        self.records = tuple(records)
+        self.events = [record for record in self.records if isinstance(record, EventRecord)]
+        updates = [record for record in self.records if isinstance(record, UserRecord)]
+        self.attributes = self._attributes(updates)
+        self.identities = self._identities(updates)
+        self.consents = self._consents(updates)
+        self.inputs = {record.input for record in self.records}
+
+    @staticmethod
+    def _attributes(updates: list[UserRecord]) -> Mapping[tuple[str, str], Value | None]:
+        """(workspace, key) → value, None where the last write unset it."""
+        writes: dict[tuple[str, str], _Writes[Value | None]] = {}
+        for update in updates:
+            for key, value in update.attributes.items():
+                writes.setdefault((workspace_of(update.input), key), []).append((update.time, value))
+        return {place: last_write(history) for place, history in writes.items()}
+
+    @staticmethod
+    def _identities(updates: list[UserRecord]) -> Mapping[str, str | None]:
+        writes: dict[str, _Writes[str | None]] = {}
+        for update in updates:
+            for type_, identity in update.identities.items():
+                writes.setdefault(type_, []).append((update.time, identity))
+        return {type_: last_write(history) for type_, history in writes.items()}
+
+    @staticmethod
+    def _consents(updates: list[UserRecord]) -> Mapping[tuple[str, str], ConsentState]:
+        writes: dict[tuple[str, str], _Writes[ConsentState]] = {}
+        for update in updates:
+            for purpose, state in update.consents.items():
+                writes.setdefault(purpose, []).append((update.time, state))
+        return {purpose: last_write(history) for purpose, history in writes.items()}
+
+    def seen_times(self, inputs: tuple[str, ...]) -> list[Micros]:
+        """The times of all signs of life through the inputs."""
+        return [record.time for record in self.records if record.input in inputs]
+
+
+def last_write(writes: _Writes[_T]) -> _T:
+    """The value with the latest time; of equal times, the one that arrived last."""
+    latest = max(time for time, _ in writes)
+    return [value for time, value in writes if time == latest][-1]
+
+
+def histories(world: World) -> dict[str, History]:
+    """Every user that exists at the end, by user id."""
+    kept: list[tuple[str, Record]] = []
+    renamed: dict[str, str] = {}
+    seen_events: set[tuple[str, str]] = set()
+    seen_requests: set[str] = set()
+
+    def now_called(user_id: str) -> str:
+        while user_id in renamed:
+            user_id = renamed[user_id]
+        return user_id
+
+    for operation in world.operations:
+        match operation:
+            case Batch():
+                if operation.request_id:
+                    if operation.request_id in seen_requests:
+                        continue
+                    seen_requests.add(operation.request_id)
+                for record in operation.records:
+                    if isinstance(record, EventRecord) and record.event_id:
+                        if (record.input, record.event_id) in seen_events:
+                            continue
+                        seen_events.add((record.input, record.event_id))
+                    kept.append((now_called(record.user_id), record))
+            case Alias():
+                source, target = now_called(operation.from_user_id), now_called(operation.to_user_id)
+                renamed[source] = target
+                kept = [(target if user_id == source else user_id, record) for user_id, record in kept]
+            case Erase():
+                erased = {now_called(user_id) for user_id in operation.user_ids}
+                kept = [(user_id, record) for user_id, record in kept if user_id not in erased]
+    return {
+        user_id: History(user_id, [record for owner, record in kept if owner == user_id])
+        for user_id in {owner for owner, _ in kept}
+    }

@@ -1,0 +1,90 @@
+"""A world: all that happened in one account, and the journeys whose audiences are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import msgspec
+
+from engine.backend import Record
+from engine.criteria.model import Criterion
+from engine.values import Micros
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Records appended together. A batch with a `request_id` that was used before changes nothing."""
+
+    records: tuple[Record, ...]
+    request_id: str = ""
+
+
+class Alias(msgspec.Struct, frozen=True):
+    """From here on `from_user_id` is `to_user_id`, in what came before as well."""
+
+    from_user_id: str
+    to_user_id: str
+
+
+class Erase(msgspec.Struct, frozen=True):
+    """These users are forgotten."""
+
+    user_ids: tuple[str, ...]
+
+
+Operation: TypeAlias = Batch | Alias | Erase
+
+
+class Milestone(msgspec.Struct, frozen=True, kw_only=True):
+    """A milestone and the split below it. `criteria` None makes it the remaining users of its split.
+
+    Milestone ids are unique in a world; the milestone's audience carries the same id.
+    """
+
+    id: str
+    criteria: Criterion | None
+    children: tuple[Milestone, ...] = ()
+
+
+class Journey(msgspec.Struct, frozen=True, kw_only=True):
+    """A journey: `inputs` by resource name (none = every input of the account), and its first split."""
+
+    id: str
+    inputs: tuple[str, ...] = ()
+    milestones: tuple[Milestone, ...] = ()
+
+
+class World(msgspec.Struct, frozen=True, kw_only=True):
+    """An account with its inputs (resource names), what happened in it, in order, and its journeys."""
+
+    account: str
+    inputs: tuple[str, ...]
+    time_zone: str
+    as_of: Micros
+    operations: tuple[Operation, ...]
+    journeys: tuple[Journey, ...]
+
+    def inputs_of(self, journey: Journey) -> tuple[str, ...]:
+        """The inputs a journey reads."""
+        return journey.inputs or self.inputs
+
+    def audience_name(self, milestone_id: str) -> str:
+        """The resource name of a milestone's audience."""
+        return f"{self.account}/audiences/{milestone_id}"
+
+
+def workspace_of(input_name: str) -> str:
+    """The workspace (resource name) that an input (resource name) belongs to."""
+    return input_name.partition("/inputs/")[0]
+
+
+def walk(milestones: tuple[Milestone, ...]) -> Iterator[Milestone]:
+    """Every milestone of a split and of the splits below it, parents first."""
+    for milestone in milestones:
+        yield milestone
+        yield from walk(milestone.children)
+
+
+def sends_event(world: World) -> int:
+    """How many records a world's batches hold, as a measure of its size in reports."""
+    return sum(len(op.records) for op in world.operations if isinstance(op, Batch))
