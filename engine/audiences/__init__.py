@@ -1,0 +1,1 @@
+"""Sizes, stored membership and membership answers, on top of a backend."""

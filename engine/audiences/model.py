@@ -1,0 +1,372 @@
+"""What is asked of audiences and what is answered, as plain data.
+
+Times are microseconds since the Unix epoch, durations and `elapsed` microseconds. `revision` is the backend's
+number; the service makes a token of it.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TypeAlias
+
+import msgspec
+
+from engine.backend import Change
+from engine.criteria.model import Criterion
+from engine.errors import Warning
+from engine.journeys.model import Audience, Journey, MilestoneKind
+from engine.values import Micros
+
+# --- what is asked ------------------------------------------------------------------------------------------
+
+
+class SavedTarget(msgspec.Struct, frozen=True):
+    """A saved milestone, by its own name or its audience's."""
+
+    name: str
+
+
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
+    """A milestone that is not saved. With `replaces` it stands in for that milestone, at its parent and
+    place; otherwise it comes behind its siblings and before remaining users.
+    """
+
+    journey: str
+    parent: str = ""
+    kind: MilestoneKind = MilestoneKind.CRITERIA
+    criteria: Criterion | None = None
+    replaces: str = ""
+
+
+Target: TypeAlias = SavedTarget | Draft
+
+
+class PreviewMilestone(msgspec.Struct, frozen=True, kw_only=True):
+    """One milestone of a journey that is not saved; `parent` is another one's id or "" for the start."""
+
+    id: str
+    parent: str = ""
+    display_name: str = ""
+    kind: MilestoneKind = MilestoneKind.CRITERIA
+    criteria: Criterion | None = None
+
+
+class Default(msgspec.Struct, frozen=True, tag=True):
+    """Exact when that fits in `EXACT_BUDGET_DEFAULT_MS`, otherwise a sample."""
+
+
+class Exact(msgspec.Struct, frozen=True, tag=True):
+    """Exact, whatever it takes."""
+
+
+class MaxRelativeError(msgspec.Struct, frozen=True, tag=True):
+    """Half the width of the 95 % interval over the size, at most; greater than 0."""
+
+    value: float
+
+
+class TimeBudget(msgspec.Struct, frozen=True, tag=True):
+    """The best that fits in this time; greater than 0."""
+
+    micros: Micros
+
+
+Precision: TypeAlias = Default | Exact | MaxRelativeError | TimeBudget
+
+# --- sizes --------------------------------------------------------------------------------------------------
+
+
+class SizeState(enum.StrEnum):
+    """How a size was found."""
+
+    EXACT = "exact"
+    ESTIMATED = "estimated"
+    TOO_SMALL = "too_small"
+    FAILED = "failed"
+    PENDING = "pending"
+
+
+class Size(msgspec.Struct, frozen=True, kw_only=True):
+    """How many users. `lower` and `upper` hold the true size in 95 % of cases and equal `users` when EXACT;
+    `failure` says why when FAILED.
+    """
+
+    state: SizeState
+    users: int = 0
+    lower: int = 0
+    upper: int = 0
+    sampled_fraction: float = 0.0
+    failure: str = ""
+
+
+class LabelledSize(msgspec.Struct, frozen=True):
+    """One labelled criterion by itself, among the users the milestone draws from."""
+
+    label: str
+    path: str
+    size: Size
+
+
+class Estimate(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to `Sizes.estimate`. `population` is the journey's start, exact; `draw` the users the
+    milestone draws from: its parent's, less those that an earlier sibling took.
+    """
+
+    size: Size
+    labelled: tuple[LabelledSize, ...]
+    population: int
+    draw: Size
+    as_of: Micros
+    revision: int
+    elapsed: Micros
+    warnings: tuple[Warning, ...]
+
+
+class Count(msgspec.Struct, frozen=True, kw_only=True):
+    """The exact size of an audience."""
+
+    users: int
+    population: int
+    as_of: Micros
+    revision: int
+    elapsed: Micros
+
+
+class Intersection(msgspec.Struct, frozen=True):
+    """Users in all of the named audiences, and perhaps in others."""
+
+    audiences: tuple[str, ...]
+    users: int
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Every non-empty subset of the audiences compared, single ones first."""
+
+    intersections: tuple[Intersection, ...]
+    as_of: Micros
+    revision: int
+    elapsed: Micros
+
+
+class FunnelStep(msgspec.Struct, frozen=True, kw_only=True):
+    """A milestone's part in the funnel. `milestone` and `parent` are names, or ids in a preview. Shares are 0
+    to 1, and 0 when there is nobody to share.
+    """
+
+    milestone: str
+    display_name: str
+    parent: str
+    kind: MilestoneKind
+    audience: str
+    users: int
+    parent_share: float
+    split_share: float
+    activated: bool
+
+
+class Funnel(msgspec.Struct, frozen=True, kw_only=True):
+    """The steps, parents before children and siblings in order. `journey` is None in a preview."""
+
+    journey: Journey | None
+    population: int
+    steps: tuple[FunnelStep, ...]
+    as_of: Micros
+    revision: int
+    elapsed: Micros
+    warnings: tuple[Warning, ...] = ()
+
+
+class SizeKind(enum.StrEnum):
+    """Which of an audience's sizes is shown."""
+
+    ESTIMATE = "estimate"
+    CALCULATING = "calculating"
+    REAL = "real"
+
+
+class ShownSize(msgspec.Struct, frozen=True, kw_only=True):
+    """The one size that an audience shows. `progress` is 0 to 1 while CALCULATING; the figures of the last
+    day come with REAL.
+    """
+
+    kind: SizeKind
+    size: Size
+    population: int
+    as_of: Micros
+    revision: int
+    progress: float = 0.0
+    added_last_day: int = 0
+    dropped_last_day: int = 0
+
+
+class SizeInterval(enum.StrEnum):
+    """The unit of a size history."""
+
+    HOUR = "hour"
+    DAY = "day"
+
+
+class SizePoint(msgspec.Struct, frozen=True, array_like=True):
+    """An audience's size at the end of an hour or day that began at `start`."""
+
+    start: Micros
+    users: int
+    added: int
+    dropped: int
+
+
+# --- membership ---------------------------------------------------------------------------------------------
+
+
+class Check(msgspec.Struct, frozen=True):
+    """Whether one user is in, and the instant and data that holds for."""
+
+    member: bool
+    as_of: Micros
+    revision: int
+
+
+class MembershipStatus(enum.StrEnum):
+    """Whether one user is in one audience."""
+
+    MEMBER = "member"
+    NOT_MEMBER = "not_member"
+    UNKNOWN_AUDIENCE = "unknown_audience"
+
+
+class UserMemberships(msgspec.Struct, frozen=True):
+    """One user's answers, in the order of the audiences asked for."""
+
+    user_id: str
+    statuses: tuple[MembershipStatus, ...]
+
+
+class BatchCheck(msgspec.Struct, frozen=True):
+    """Answers in the order of the users asked for. `as_of` is the oldest instant among them."""
+
+    users: tuple[UserMemberships, ...]
+    as_of: Micros
+    revision: int
+
+
+class UserAudiences(msgspec.Struct, frozen=True):
+    """A page of the audiences a user is in, in order of name."""
+
+    audiences: tuple[Audience, ...]
+    next_page_token: str
+    as_of: Micros
+    revision: int
+
+
+class MemberPage(msgspec.Struct, frozen=True):
+    """A page of an audience's users."""
+
+    user_ids: tuple[str, ...]
+    next_page_token: str
+    as_of: Micros
+    revision: int
+
+
+# --- watching -----------------------------------------------------------------------------------------------
+
+
+class WatchSnapshot(msgspec.Struct, frozen=True):
+    """Some of the present members."""
+
+    user_ids: tuple[str, ...]
+
+
+class WatchChanges(msgspec.Struct, frozen=True):
+    """Some changes, in order of sequence."""
+
+    changes: tuple[Change, ...]
+
+
+class WatchProgress(msgspec.Struct, frozen=True):
+    """Everything up to this cursor and instant has been given."""
+
+    cursor: int
+    as_of: Micros
+
+
+WatchItem: TypeAlias = WatchSnapshot | WatchChanges | WatchProgress
+
+# --- explaining ---------------------------------------------------------------------------------------------
+
+
+class CriterionVerdict(msgspec.Struct, frozen=True, kw_only=True):
+    """A node of the criteria as it stands for one user. It is decisive when its parent's answer would change
+    with it. `seen` is the attribute's value or the aggregate's number, "" when there is nothing to show.
+    """
+
+    path: str
+    label: str
+    description: str
+    true_for_user: bool
+    decisive: bool
+    seen: str = ""
+    children: tuple[CriterionVerdict, ...] = ()
+
+
+class MilestoneVerdict(msgspec.Struct, frozen=True, kw_only=True):
+    """A milestone on the way from the start. `taken_by` is the earlier sibling that took the user, or ""."""
+
+    milestone: str
+    member: bool
+    taken_by: str
+    criteria: CriterionVerdict | None
+
+
+class MembershipExplanation(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a user is in or not. `in_journey` is False when it came through none of the journey's inputs."""
+
+    member: bool
+    in_journey: bool
+    milestones: tuple[MilestoneVerdict, ...]
+    as_of: Micros
+    revision: int
+    elapsed: Micros
+
+
+class PlanStep(msgspec.Struct, frozen=True, kw_only=True):
+    """A step of a compiled plan and what executing it took."""
+
+    index: int
+    operator: str
+    description: str
+    operands: tuple[int, ...]
+    users: int
+    elapsed: Micros
+    source: str
+    looked_at: int
+
+
+class AudienceExplanation(msgspec.Struct, frozen=True, kw_only=True):
+    """The plan of an audience; `root` is the step that is the audience's set."""
+
+    steps: tuple[PlanStep, ...]
+    root: int
+    plan_digest: str
+    as_of: Micros
+    revision: int
+    elapsed: Micros
+
+
+# --- delivering ---------------------------------------------------------------------------------------------
+
+
+class DeliveryCursor(msgspec.Struct, frozen=True):
+    """How far a connection's stream has got. While `snapshot_after` is not None the members present at
+    activation are being sent, and this is the last one sent ("" = none yet).
+    """
+
+    sequence: int
+    snapshot_after: str | None = None
+
+
+class DeliveryBatch(msgspec.Struct, frozen=True):
+    """Changes to deliver, in order, and the cursor to hand to `Outbox.advance` once they are delivered."""
+
+    changes: tuple[Change, ...]
+    cursor: DeliveryCursor
+    caught_up: bool
