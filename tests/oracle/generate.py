@@ -57,6 +57,7 @@ from engine.criteria.model import (
 from engine.values import MICROS_PER_DAY, Value
 from tests.oracle import palette as pools
 from tests.oracle.evaluate import Oracle
+from tests.oracle.history import Aliases
 from tests.oracle.palette import Chooser, Palette
 from tests.oracle.world import Alias, Batch, Erase, Journey, Milestone, Operation, World
 
@@ -90,7 +91,7 @@ def draw_world(choose: Chooser, palette: Palette, *, records_max: int = 60) -> W
 def draw_operations(choose: Chooser, palette: Palette, records_max: int) -> tuple[Operation, ...]:
     """Batches, with now and then an alias, an erasure or a batch sent twice among them."""
     operations: list[Operation] = []
-    renamed: dict[str, str] = {}
+    aliases = Aliases()
     left = records_max if choose.chance(60) else choose.between(1, records_max)
     while left > 0:
         size = min(left, choose.between(1, 16))
@@ -98,21 +99,20 @@ def draw_operations(choose: Chooser, palette: Palette, records_max: int) -> tupl
         records = tuple(draw_record(choose, palette) for _ in range(size))
         operations.append(Batch(records, choose.pick(("", "", "", "request-1", "request-2"))))
         if choose.chance(15):
-            operations += draw_alias(choose, palette, renamed)
+            operations += draw_alias(choose, palette, aliases)
         if choose.chance(12):
-            operations.append(Erase(choose.some(palette.user_ids, 1, 2)))
+            erased = choose.some(palette.user_ids, 1, 2)
+            aliases.forget(erased)
+            operations.append(Erase(erased))
     return tuple(operations)
 
 
-def draw_alias(choose: Chooser, palette: Palette, renamed: dict[str, str]) -> list[Operation]:
+def draw_alias(choose: Chooser, palette: Palette, aliases: Aliases) -> list[Operation]:
     """An alias that closes no cycle; none when the drawn pair would."""
     source, target = choose.pick(palette.user_ids), choose.pick(palette.user_ids)
-    last = target
-    while last in renamed:
-        last = renamed[last]
-    if source in renamed or last == source:
+    if aliases.closes_cycle(source, target) or aliases.now_called(source) != source:
         return []
-    renamed[source] = last
+    aliases.link(source, target)
     return [Alias(source, target)]
 
 
@@ -264,7 +264,7 @@ class CriteriaDrawer:
             return Consent(regulation=regulation, purpose=purpose, state=state, label=label)
         if number == 18:
             type_ = choose.pick(pools.IDENTITY_TYPES)
-            return Identity(type=type_, test=self.value_test(pools.EMAILS), label=label)
+            return Identity(type=type_, test=self.value_test(pools.EMAILS, strays=0), label=label)
         if choose.chance(50):
             key = choose.pick((FIRST_SEEN, LAST_SEEN))
             return UserAttribute(key=key, test=self._time_test(), label=label)
@@ -401,10 +401,12 @@ class CriteriaDrawer:
 
     # --- tests on a value -----------------------------------------------------------------------------------
 
-    def value_test(self, values: tuple[Value, ...]) -> ValueTest:
-        """A test that some of `values` may pass, or others that look alike."""
+    def value_test(self, values: tuple[Value, ...], strays: int = 15) -> ValueTest:
+        """A test that some of `values` may pass; in `strays` percent of cases, one for other values."""
         choose = self.choose
-        value = choose.pick(values) if choose.chance(85) else pools.draw_value(choose, self.palette.instants)
+        value = (
+            pools.draw_value(choose, self.palette.instants) if choose.chance(strays) else choose.pick(values)
+        )
         if isinstance(value, tuple) and choose.chance(70):
             value = choose.pick(value or ("gold",))
         match choose.below(7):

@@ -63,18 +63,42 @@ def last_write(writes: _Writes[_T]) -> _T:
     return [value for time, value in writes if time == latest][-1]
 
 
+class Aliases:
+    """Which ids are now other ids."""
+
+    def __init__(self) -> None:
+        self._renamed: dict[str, str] = {}
+
+    def now_called(self, user_id: str) -> str:
+        """What an id stands for, at the end of its chain."""
+        while user_id in self._renamed:
+            user_id = self._renamed[user_id]
+        return user_id
+
+    def closes_cycle(self, from_user_id: str, to_user_id: str) -> bool:
+        """The alias would lead back to itself."""
+        return self.now_called(from_user_id) == self.now_called(to_user_id)
+
+    def link(self, from_user_id: str, to_user_id: str) -> tuple[str, str]:
+        """Makes one id another; answers what the two stood for."""
+        source, target = self.now_called(from_user_id), self.now_called(to_user_id)
+        self._renamed[source] = target
+        return source, target
+
+    def forget(self, user_ids: Iterable[str]) -> set[str]:
+        """The users that the ids stand for. Ids that were aliases of theirs start anew as themselves."""
+        forgotten = {self.now_called(user_id) for user_id in user_ids}
+        kept = {a: b for a, b in self._renamed.items() if self.now_called(a) not in forgotten}
+        self._renamed = kept
+        return forgotten
+
+
 def histories(world: World) -> dict[str, History]:
     """Every user that exists at the end, by user id."""
     kept: list[tuple[str, Record]] = []
-    renamed: dict[str, str] = {}
+    aliases = Aliases()
     seen_events: set[tuple[str, str]] = set()
     seen_requests: set[str] = set()
-
-    def now_called(user_id: str) -> str:
-        while user_id in renamed:
-            user_id = renamed[user_id]
-        return user_id
-
     for operation in world.operations:
         match operation:
             case Batch():
@@ -87,13 +111,12 @@ def histories(world: World) -> dict[str, History]:
                         if (record.input, record.event_id) in seen_events:
                             continue
                         seen_events.add((record.input, record.event_id))
-                    kept.append((now_called(record.user_id), record))
+                    kept.append((aliases.now_called(record.user_id), record))
             case Alias():
-                source, target = now_called(operation.from_user_id), now_called(operation.to_user_id)
-                renamed[source] = target
+                source, target = aliases.link(operation.from_user_id, operation.to_user_id)
                 kept = [(target if user_id == source else user_id, record) for user_id, record in kept]
             case Erase():
-                erased = {now_called(user_id) for user_id in operation.user_ids}
+                erased = aliases.forget(operation.user_ids)
                 kept = [(user_id, record) for user_id, record in kept if user_id not in erased]
     return {
         user_id: History(user_id, [record for owner, record in kept if owner == user_id])

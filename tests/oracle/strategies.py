@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from functools import lru_cache
 
 from hypothesis import strategies as st
@@ -10,21 +9,14 @@ from hypothesis import strategies as st
 from engine.criteria.model import Criterion
 from tests.oracle.generate import DEPTH_MAX, CriteriaDrawer, draw_world
 from tests.oracle.palette import Chooser, draw_palette
-from tests.oracle.world import World, walk
+from tests.oracle.world import World, fresh_account, walk
 
 RECORDS_MAX = 40
-
-_account_numbers = itertools.count(1)
 
 
 @lru_cache
 def _below(limit: int) -> st.SearchStrategy[int]:
     return st.integers(0, limit - 1)
-
-
-def fresh_account() -> str:
-    """An account that nothing in this process used before, so that worlds can share one store."""
-    return f"accounts/w{next(_account_numbers)}"
 
 
 @st.composite

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import TypeAlias
 
@@ -10,6 +11,8 @@ import msgspec
 from engine.backend import Record
 from engine.criteria.model import Criterion
 from engine.values import Micros
+
+_account_numbers = itertools.count(1)
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -85,6 +88,6 @@ def walk(milestones: tuple[Milestone, ...]) -> Iterator[Milestone]:
         yield from walk(milestone.children)
 
 
-def sends_event(world: World) -> int:
-    """How many records a world's batches hold, as a measure of its size in reports."""
-    return sum(len(op.records) for op in world.operations if isinstance(op, Batch))
+def fresh_account() -> str:
+    """An account that nothing in this process used before, so that worlds can share one store."""
+    return f"accounts/w{next(_account_numbers)}"
