@@ -20,13 +20,15 @@ BATCH_CHANGES_DEFAULT = 500
 BATCH_AGE_DEFAULT_MICROS = MICROS_PER_SECOND
 
 
-class _Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What every resource has."""
+
     name: str
     create_time: Micros = 0
     update_time: Micros = 0
 
 
-class Account(_Record, frozen=True, kw_only=True):
+class Account(Record, frozen=True, kw_only=True):
     """The tenant. `event_retention` 0 = keep all."""
 
     display_name: str = ""
@@ -35,7 +37,7 @@ class Account(_Record, frozen=True, kw_only=True):
     event_retention: Micros = 0
 
 
-class Workspace(_Record, frozen=True, kw_only=True):
+class Workspace(Record, frozen=True, kw_only=True):
     """A group of inputs."""
 
     display_name: str = ""
@@ -52,14 +54,14 @@ class InputKind(enum.StrEnum):
     FEED = "feed"
 
 
-class Input(_Record, frozen=True, kw_only=True):
+class Input(Record, frozen=True, kw_only=True):
     """Where data comes from."""
 
     display_name: str = ""
     kind: InputKind = InputKind.UNSPECIFIED
 
 
-class Journey(_Record, frozen=True, kw_only=True):
+class Journey(Record, frozen=True, kw_only=True):
     """A tree of milestones over the users of `inputs` (none = all, present and future)."""
 
     display_name: str = ""
@@ -73,7 +75,7 @@ class MilestoneKind(enum.StrEnum):
     REMAINING_USERS = "remaining_users"
 
 
-class Milestone(_Record, frozen=True, kw_only=True):
+class Milestone(Record, frozen=True, kw_only=True):
     """A step of a journey. `parent` is a milestone's name or "" for the start; `position` is its place among
     its siblings.
     """
@@ -86,7 +88,7 @@ class Milestone(_Record, frozen=True, kw_only=True):
     audience: str
 
 
-class Audience(_Record, frozen=True, kw_only=True):
+class Audience(Record, frozen=True, kw_only=True):
     """The users of a milestone; its display name is the milestone's."""
 
     external_name: str = ""
@@ -128,7 +130,7 @@ class File(msgspec.Struct, frozen=True, tag="file"):
     path: str
 
 
-class Output(_Record, frozen=True, kw_only=True):
+class Output(Record, frozen=True, kw_only=True):
     """Where audiences are sent."""
 
     display_name: str = ""
@@ -143,7 +145,7 @@ class ConnectionState(enum.StrEnum):
     FAULTED = "faulted"
 
 
-class Connection(_Record, frozen=True, kw_only=True):
+class Connection(Record, frozen=True, kw_only=True):
     """One audience to one output. `fault` says why it is FAULTED."""
 
     audience: str
@@ -155,11 +157,33 @@ class Connection(_Record, frozen=True, kw_only=True):
     batch_age: Micros = BATCH_AGE_DEFAULT_MICROS
     delivered: int = 0
     """Sequence of the last change delivered: the durable cursor."""
+    snapshot_after: str | None = None
+    """While the members present at activation are being sent: the last one sent ("" = none yet). None once
+    only changes are.
+    """
     fault: str = ""
 
 
-def etag_of(record: msgspec.Struct) -> str:
-    """A short digest that changes whenever the record does."""
+class Closing(Record, frozen=True, kw_only=True):
+    """An audience whose milestone has been deleted while something still has to be told of its members'
+    exits.
+
+    `name` is the audience's. `through` is the sequence of the last exit, None until the exits are recorded.
+    Connections of the audience that were live stay until they have delivered that far.
+    """
+
+    audience: Audience
+    milestone: Milestone
+    through: int | None = None
+
+
+def etag_of(record: Record) -> str:
+    """A short digest that changes whenever the record's own fields do: neither the time of the last change
+    nor how far a connection has got count.
+    """
+    record = msgspec.structs.replace(record, update_time=0)
+    if isinstance(record, Connection):
+        record = msgspec.structs.replace(record, delivered=0, snapshot_after=None, fault="")
     return xxhash.xxh3_64_hexdigest(msgspec.msgpack.encode(record))
 
 

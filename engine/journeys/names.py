@@ -1,0 +1,65 @@
+"""Ids and resource names: what they may look like, and making new ones."""
+
+from __future__ import annotations
+
+import enum
+import re
+import secrets
+
+from engine.errors import InvalidInput
+
+ID_CHARACTERS_MAX = 63
+ID_CHARACTERS_MADE = 12
+
+_ID = r"[a-z][a-z0-9-]{0,62}"
+_ID_PATTERN = re.compile(_ID)
+_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
+
+ANY = "-"
+"""In place of an id in the parent of a list: all of them."""
+
+
+class Resource(enum.Enum):
+    """The kinds of resource, each with the shape of its names."""
+
+    ACCOUNT = "accounts/{account}"
+    WORKSPACE = "accounts/{account}/workspaces/{workspace}"
+    INPUT = "accounts/{account}/workspaces/{workspace}/inputs/{input}"
+    JOURNEY = "accounts/{account}/journeys/{journey}"
+    MILESTONE = "accounts/{account}/journeys/{journey}/milestones/{milestone}"
+    AUDIENCE = "accounts/{account}/audiences/{audience}"
+    OUTPUT = "accounts/{account}/outputs/{output}"
+    CONNECTION = "accounts/{account}/connections/{connection}"
+
+
+_PATTERNS = {kind: re.compile(re.sub(r"\{\w+\}", lambda _: _ID, kind.value)) for kind in Resource}
+
+
+def is_name(name: str, *kinds: Resource) -> bool:
+    """Whether `name` has the shape of a name of one of the kinds."""
+    return any(_PATTERNS[kind].fullmatch(name) for kind in kinds)
+
+
+def check_name(name: str, field: str, *kinds: Resource) -> None:
+    """Raises InvalidInput naming `field` unless `name` has the shape of a name of one of the kinds."""
+    if not is_name(name, *kinds):
+        shapes = " or ".join(kind.value for kind in kinds)
+        problem = "is required" if not name else f"{name!r} is no name"
+        raise InvalidInput.one(field, f"{problem}: {shapes}")
+
+
+def chosen_or_made_id(chosen: str, field: str) -> str:
+    """The caller's id when it is a valid one, a new random id when it is empty. Raises InvalidInput."""
+    if not chosen:
+        return made_id()
+    if not _ID_PATTERN.fullmatch(chosen):
+        raise InvalidInput.one(
+            field, f"must be 1-{ID_CHARACTERS_MAX} of a-z, 0-9 and -, starting with a letter"
+        )
+    return chosen
+
+
+def made_id() -> str:
+    """A random id of 12 characters (about 60 bits), starting with a letter."""
+    first = secrets.choice("abcdefghijkmnpqrstuvwxyz")
+    return first + "".join(secrets.choice(_ALPHABET) for _ in range(ID_CHARACTERS_MADE - 1))
