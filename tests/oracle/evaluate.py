@@ -177,24 +177,8 @@ class Oracle:
                 event, criterion.name, criterion.type, criterion.where, criterion.inputs or inputs
             )
         ]
-        number = self.aggregate(events, criterion.aggregate, criterion.of)
+        number = aggregate_of(events, criterion.aggregate, criterion.of, self.world.time_zone)
         return number is not None and number_passes(criterion.test or _GREATER_THAN_ZERO, number)
-
-    def aggregate(self, events: Sequence[EventRecord], aggregate: Aggregate, of: str) -> Fraction | None:
-        """The number computed over events in the order of their arrival; None when it is undefined."""
-        if aggregate is Aggregate.COUNT:
-            return Fraction(len(events))
-        if aggregate is Aggregate.DISTINCT_DAYS:
-            return Fraction(len({local_day(event.time, self.world.time_zone) for event in events}))
-        if aggregate is Aggregate.DISTINCT:
-            values = [event.attributes[of] for event in events if of in event.attributes]
-            return Fraction(len({(type(value), value) for value in values}))
-        numbers = [
-            (event.time, shortest_decimal(value))
-            for event in events
-            if isinstance(value := event.attributes.get(of), float)
-        ]
-        return _fold_numbers(aggregate, numbers)
 
     def _sequence_holds(self, user: History, criterion: SequenceCriterion, inputs: tuple[str, ...]) -> bool:
         events = [e for e in user.events if inside(criterion.window, e.time, self.now, self.world.time_zone)]
@@ -203,9 +187,28 @@ class Oracle:
             for s in criterion.steps
         ]
         return any(
-            _continues(times[1:], first, None if criterion.within is None else first + criterion.within)
+            continues(times[1:], first, None if criterion.within is None else first + criterion.within)
             for first in times[0]
         )
+
+
+def aggregate_of(
+    events: Sequence[EventRecord], aggregate: Aggregate, of: str, time_zone: str
+) -> Fraction | None:
+    """The number computed over events in the order of their arrival; None when it is undefined."""
+    if aggregate is Aggregate.COUNT:
+        return Fraction(len(events))
+    if aggregate is Aggregate.DISTINCT_DAYS:
+        return Fraction(len({local_day(event.time, time_zone) for event in events}))
+    if aggregate is Aggregate.DISTINCT:
+        values = [event.attributes[of] for event in events if of in event.attributes]
+        return Fraction(len({(type(value), value) for value in values}))
+    numbers = [
+        (event.time, shortest_decimal(value))
+        for event in events
+        if isinstance(value := event.attributes.get(of), float)
+    ]
+    return _fold_numbers(aggregate, numbers)
 
 
 def _fold_numbers(aggregate: Aggregate, numbers: list[tuple[Micros, Fraction]]) -> Fraction | None:
@@ -231,13 +234,13 @@ def _fold_numbers(aggregate: Aggregate, numbers: list[tuple[Micros, Fraction]]) 
             raise AssertionError(f"{aggregate} is no aggregate of numbers")
 
 
-def _continues(steps: Sequence[Sequence[Micros]], after: Micros, until: Micros | None) -> bool:
+def continues(steps: Sequence[Sequence[Micros]], after: Micros, until: Micros | None) -> bool:
     """Whether the remaining steps can be taken, each strictly later than the one before, none past
     `until`: every way is tried."""
     if not steps:
         return True
     return any(
-        _continues(steps[1:], time, until)
+        continues(steps[1:], time, until)
         for time in steps[0]
         if time > after and (until is None or time <= until)
     )
