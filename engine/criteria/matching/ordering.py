@@ -15,7 +15,7 @@ def number_range(test: NumberRange) -> Matcher:
     def passes(value: Value) -> bool:
         return type(value) is float and hold_number(intervals, value)
 
-    return Matcher(kinds=frozenset({Kind.NUMBER}), passes=passes, numbers=intervals)
+    return Matcher(kinds=_kinds(Kind.NUMBER, bool(intervals)), passes=passes, numbers=intervals)
 
 
 def instant_range(test: InstantRange) -> Matcher:
@@ -25,4 +25,8 @@ def instant_range(test: InstantRange) -> Matcher:
     def passes(value: Value) -> bool:
         return type(value) is int and hold_instant(ranges, value)
 
-    return Matcher(kinds=frozenset({Kind.TIME}), passes=passes, instants=ranges)
+    return Matcher(kinds=_kinds(Kind.TIME, bool(ranges)), passes=passes, instants=ranges)
+
+
+def _kinds(kind: Kind, possible: bool) -> frozenset[Kind]:
+    return frozenset({kind}) if possible else frozenset()

@@ -1,0 +1,267 @@
+"""Criteria and a journey's tree become one plan.
+
+A milestone draws from its parent's users (or the journey's start) minus those true for the criteria of a
+sibling before it, and keeps those true for its own. REMAINING_USERS keeps all that it draws. An audience
+named in a criterion stands for its milestone's set, drawn in its own journey.
+
+Every function answers with plans of which the first root is what was asked for, optimised unless `passes`
+says otherwise.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from engine.criteria.model import Criterion
+from engine.plan.criteria import CompiledNode, CriterionCompiler, StepList, universe_of
+from engine.plan.model import Plan, Subtract
+from engine.plan.passes import ALL_PASSES, Pass, optimise
+from engine.plan.tree import (
+    Account,
+    AudienceResolver,
+    JourneyTree,
+    MilestoneKind,
+    TreeMilestone,
+    as_if_saved,
+    made_of,
+)
+from engine.values import Micros
+
+CRITERIA_PATH = "criteria"
+"""The field of a milestone that holds its criterion: where the paths of its nodes start."""
+
+
+class CompiledLabel(msgspec.Struct, frozen=True):
+    """A labelled criterion: its path, its label, and the root that holds it among the users its milestone
+    draws from.
+    """
+
+    path: str
+    label: str
+    root: int
+
+
+class CompiledMilestone(msgspec.Struct, frozen=True):
+    """Root 0 is the milestone, root 1 the users it draws from, the others its labelled criteria."""
+
+    plan: Plan
+    labels: tuple[CompiledLabel, ...]
+
+
+class CompiledJourney(msgspec.Struct, frozen=True):
+    """Root i is the milestone `milestones[i]` (ids)."""
+
+    plan: Plan
+    milestones: tuple[str, ...]
+
+
+class CompiledIntersections(msgspec.Struct, frozen=True):
+    """Root i holds the users in all of the audiences `subsets[i]`, indices into those asked about."""
+
+    plan: Plan
+    subsets: tuple[tuple[int, ...], ...]
+
+
+class Planner:
+    """Compiles any number of milestones into one list of steps, each milestone once."""
+
+    def __init__(self, account: Account, as_of: Micros, resolver: AudienceResolver) -> None:
+        self.account = account
+        self.as_of = as_of
+        self.steps = StepList()
+        self._resolver = resolver
+        self._universes: dict[str, int] = {}
+        self._members: dict[tuple[str, str], int] = {}
+        self._draws: dict[tuple[str, str], int] = {}
+        self._criteria: dict[tuple[str, str], CompiledNode] = {}
+
+    def universe(self, journey: JourneyTree) -> int:
+        """The step of the journey's users."""
+        if journey.name not in self._universes:
+            self._universes[journey.name] = self.steps.add(universe_of(journey.inputs))
+        return self._universes[journey.name]
+
+    def criterion(
+        self, journey: JourneyTree, criterion: Criterion, path: str = CRITERIA_PATH
+    ) -> CompiledNode:
+        """The criterion as one of the journey's. Audiences that it names are compiled first."""
+        compiler = CriterionCompiler(
+            steps=self.steps,
+            account=self.account,
+            as_of=self.as_of,
+            inputs=universe_of(journey.inputs).inputs,
+            universe=self.universe(journey),
+            audience=self._audience,
+        )
+        return compiler.node(criterion, path)
+
+    def milestone(self, journey: JourneyTree, milestone_id: str) -> int:
+        """The step of the milestone's users. Raises AudienceCycle."""
+        key = (journey.name, milestone_id)
+        if key not in self._members:
+            # In dependency order, so that no chain of milestones and audiences is too long for the stack.
+            for located in made_of(journey, [milestone_id], self._resolver):
+                self._compile(*located)
+        return self._members[key]
+
+    def draw(self, journey: JourneyTree, milestone_id: str) -> int:
+        """The step of the users that the milestone draws from."""
+        self.milestone(journey, milestone_id)
+        return self._draws[journey.name, milestone_id]
+
+    def criterion_of(self, journey: JourneyTree, milestone_id: str) -> CompiledNode | None:
+        """The milestone's own criterion; None for REMAINING_USERS."""
+        self.milestone(journey, milestone_id)
+        return self._criteria.get((journey.name, milestone_id))
+
+    def plan(self, roots: Sequence[int], passes: Sequence[Pass]) -> Plan:
+        """What has been compiled so far, reduced to what the roots need."""
+        raw = Plan(
+            account=self.account.name, as_of=self.as_of, steps=tuple(self.steps.steps), roots=tuple(roots)
+        )
+        return optimise(raw, passes)
+
+    def _audience(self, name: str) -> int:
+        return self.milestone(*self._resolver(name))
+
+    def _compile(self, journey: JourneyTree, milestone: TreeMilestone) -> None:
+        key = (journey.name, milestone.id)
+        if key in self._members:
+            return
+        draw = self._draw(journey, milestone)
+        self._draws[key] = draw
+        self._members[key] = draw
+        if milestone.criterion is not None and milestone.kind is MilestoneKind.CRITERIA:
+            self._criteria[key] = self.criterion(journey, milestone.criterion)
+            self._members[key] = self.steps.intersect([draw, self._criteria[key].step])
+
+    def _draw(self, journey: JourneyTree, milestone: TreeMilestone) -> int:
+        """The draw of the sibling before less that sibling's matches, so that a split makes each difference
+        once.
+        """
+        earlier = journey.before(milestone)
+        if not earlier:
+            if milestone.parent is None:
+                return self.universe(journey)
+            return self._members[journey.name, milestone.parent]
+        previous = (journey.name, earlier[-1].id)
+        if previous not in self._criteria:
+            # Without criteria everyone it draws is its own.
+            return self.steps.unite([])
+        return self.steps.add(
+            Subtract(minuend=self._draws[previous], subtrahend=self._criteria[previous].step)
+        )
+
+
+def labelled(node: CompiledNode) -> Iterator[CompiledNode]:
+    """The nodes that carry a label, in reading order."""
+    if node.criterion.label:
+        yield node
+    for child in node.children:
+        yield from labelled(child)
+
+
+def compile_milestone(
+    account: Account,
+    journey: JourneyTree,
+    milestone_id: str,
+    as_of: Micros,
+    resolver: AudienceResolver,
+    *,
+    with_labels: bool = True,
+    passes: Sequence[Pass] = ALL_PASSES,
+) -> CompiledMilestone:
+    """The plan of one milestone: its users, those it draws from, and each labelled criterion by itself among
+    the latter.
+    """
+    planner = Planner(account, as_of, resolver)
+    draw = planner.draw(journey, milestone_id)
+    criterion = planner.criterion_of(journey, milestone_id)
+    nodes = list(labelled(criterion)) if criterion is not None and with_labels else []
+    roots = [planner.milestone(journey, milestone_id), draw]
+    roots += [planner.steps.intersect([draw, node.step]) for node in nodes]
+    labels = tuple(
+        CompiledLabel(node.path, node.criterion.label, root) for root, node in enumerate(nodes, start=2)
+    )
+    return CompiledMilestone(planner.plan(roots, passes), labels)
+
+
+def compile_draft(
+    account: Account,
+    journey: JourneyTree,
+    draft: TreeMilestone,
+    as_of: Micros,
+    resolver: AudienceResolver,
+    *,
+    passes: Sequence[Pass] = ALL_PASSES,
+) -> CompiledMilestone:
+    """As `compile_milestone`, of a milestone that is not saved, as if it were (`JourneyTree.with_draft`)."""
+    tree = journey.with_draft(draft)
+    return compile_milestone(account, tree, draft.id, as_of, as_if_saved(resolver, tree), passes=passes)
+
+
+def compile_journey(
+    account: Account,
+    journey: JourneyTree,
+    as_of: Micros,
+    resolver: AudienceResolver,
+    *,
+    milestones: Sequence[str] | None = None,
+    passes: Sequence[Pass] = ALL_PASSES,
+) -> CompiledJourney:
+    """One plan with a root for each of the milestones (ids; None = all of them, in the journey's order)."""
+    planner = Planner(account, as_of, resolver)
+    ids = [milestone.id for milestone in journey.milestones] if milestones is None else milestones
+    roots = [planner.milestone(journey, milestone_id) for milestone_id in ids]
+    return CompiledJourney(planner.plan(roots, passes), tuple(ids))
+
+
+def compile_audiences(
+    account: Account,
+    audiences: Sequence[str],
+    as_of: Micros,
+    resolver: AudienceResolver,
+    *,
+    passes: Sequence[Pass] = ALL_PASSES,
+) -> Plan:
+    """One plan with a root for each of the audiences (resource names), of any journeys."""
+    planner = Planner(account, as_of, resolver)
+    return planner.plan([planner.milestone(*resolver(name)) for name in audiences], passes)
+
+
+def compile_intersections(
+    account: Account,
+    audiences: Sequence[str],
+    as_of: Micros,
+    resolver: AudienceResolver,
+    *,
+    passes: Sequence[Pass] = ALL_PASSES,
+) -> CompiledIntersections:
+    """One plan with a root for the users common to each non-empty subset of the audiences, singles first."""
+    planner = Planner(account, as_of, resolver)
+    members = [planner.milestone(*resolver(name)) for name in audiences]
+    subsets = tuple(
+        subset
+        for size in range(1, len(members) + 1)
+        for subset in itertools.combinations(range(len(members)), size)
+    )
+    roots = [planner.steps.intersect([members[index] for index in subset]) for subset in subsets]
+    return CompiledIntersections(planner.plan(roots, passes), subsets)
+
+
+def compile_criterion(
+    account: Account,
+    journey: JourneyTree,
+    criterion: Criterion,
+    as_of: Micros,
+    resolver: AudienceResolver,
+    *,
+    passes: Sequence[Pass] = ALL_PASSES,
+) -> Plan:
+    """One root: the journey's users for which the criterion is true."""
+    planner = Planner(account, as_of, resolver)
+    step = planner.criterion(journey, criterion).step
+    return planner.plan([planner.steps.intersect([planner.universe(journey), step])], passes)

@@ -1,0 +1,300 @@
+"""Plans and verdicts for people.
+
+`describe_plan` says what each step of a plan does, for ExplainAudience. `compile_explanation` makes a plan
+with a root for every criterion on the way from a journey's start to a milestone; `explain` turns what a
+backend says of one user about those roots into a tree of reasons, for ExplainMembership.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from engine.criteria.describe import (
+    describe_criterion,
+    describe_intervals,
+    describe_range,
+    describe_test,
+    quoted,
+)
+from engine.criteria.model import AllOf, AnyOf, Criterion
+from engine.plan.compile import Planner
+from engine.plan.criteria import HASHES, CompiledNode
+from engine.plan.model import (
+    ALL_TIME,
+    AttributeMatch,
+    BucketMatch,
+    ConsentMatch,
+    EventMatch,
+    EventSelection,
+    IdentityMatch,
+    Intersect,
+    Nobody,
+    Plan,
+    RowFilter,
+    RowsAll,
+    RowsAny,
+    RowsNot,
+    RowTest,
+    SeenMatch,
+    SequenceMatch,
+    Step,
+    Subtract,
+    Unite,
+    Universe,
+    operands_of,
+)
+from engine.plan.passes import ALL_PASSES, Pass
+from engine.plan.tree import Account, AudienceResolver, JourneyTree, TreeMilestone
+from engine.values import Micros
+
+# --- a plan in words ----------------------------------------------------------------------------------------
+
+
+class StepText(msgspec.Struct, frozen=True):
+    """One step of a plan in words. `operator` is the step's tag; `operands` are indices of earlier steps."""
+
+    index: int
+    operator: str
+    text: str
+    operands: tuple[int, ...]
+    is_root: bool
+
+
+def describe_plan(plan: Plan) -> tuple[StepText, ...]:
+    """The steps of a plan in words, in its order."""
+    roots = set(plan.roots)
+    return tuple(
+        StepText(
+            index, str(step.__struct_config__.tag), describe_step(step), operands_of(step), index in roots
+        )
+        for index, step in enumerate(plan.steps)
+    )
+
+
+def render_plan(plan: Plan) -> str:
+    """The plan as text, one step a line, roots marked with an asterisk."""
+    return "\n".join(
+        f"{'*' if step.is_root else ' '}{step.index:>4}  {step.operator:<10} {step.text}"
+        for step in describe_plan(plan)
+    )
+
+
+def describe_step(step: Step) -> str:
+    """What one step does."""
+    match step:
+        case Universe():
+            return f"users of {_listed(step.inputs)}"
+        case Nobody():
+            return "no one"
+        case Intersect():
+            return "in every one of " + _numbered(step.operands)
+        case Unite():
+            return "in any of " + _numbered(step.operands)
+        case Subtract():
+            return f"in #{step.minuend} and not in #{step.subtrahend}"
+        case AttributeMatch():
+            return f"attribute {quoted(step.key)} {describe_test(step.test)} in {_listed(step.workspaces)}"
+        case SeenMatch():
+            which = "last" if step.last else "first"
+            return f"{which} seen {describe_test(step.test)} through {_listed(step.inputs)}"
+        case IdentityMatch():
+            return f"identity {quoted(step.type)} {describe_test(step.test)}"
+        case ConsentMatch():
+            under = f"{quoted(step.regulation)} for {quoted(step.purpose)}"
+            return f"consent under {under} is {step.state.value}"
+        case EventMatch():
+            of = f"{step.aggregate.value} of {quoted(step.of)}" if step.of else step.aggregate.value
+            return f"{of} {describe_intervals(step.intervals)} over {_selection(step.selection)}"
+        case SequenceMatch():
+            return ", then ".join(map(_selection, step.steps)) + _within(step.within)
+        case BucketMatch():
+            share = (step.last - step.first + 1) / HASHES
+            return f"{share:.4%} of the users by salt {quoted(step.salt)}"
+
+
+def _within(micros: Micros | None) -> str:
+    return "" if micros is None else f", the last within {micros} µs of the first"
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names) or "nothing"
+
+
+def _numbered(operands: tuple[int, ...]) -> str:
+    return ", ".join(f"#{operand}" for operand in operands)
+
+
+def _selection(selection: EventSelection) -> str:
+    parts = [f"event {quoted(selection.name)}" if selection.name else "any event"]
+    if selection.type is not None:
+        parts.append(f"of type {selection.type.name}")
+    if selection.where is not None:
+        parts.append(f"where {_rows(selection.where)}")
+    if selection.time != ALL_TIME:
+        parts.append(describe_range(selection.time))
+    parts.append(f"through {_listed(selection.inputs)}")
+    return " ".join(parts)
+
+
+def _rows(where: RowFilter) -> str:
+    match where:
+        case RowsAll():
+            return f"({' and '.join(map(_rows, where.conditions))})" if where.conditions else "anything"
+        case RowsAny():
+            return f"({' or '.join(map(_rows, where.conditions))})" if where.conditions else "nothing"
+        case RowsNot():
+            return f"not {_rows(where.condition)}"
+        case RowTest():
+            return f"{quoted(where.key)} {describe_test(where.test)}"
+
+
+# --- a user's verdicts --------------------------------------------------------------------------------------
+
+
+class ExplainedNode(msgspec.Struct, frozen=True):
+    """A node of a criterion and the root that says for whom it is true."""
+
+    path: str
+    criterion: Criterion
+    root: int
+    children: tuple[ExplainedNode, ...] = ()
+
+
+class ExplainedMilestone(msgspec.Struct, frozen=True):
+    """A milestone on the way: its root, its criterion if it has one, and the siblings before it (ids) with
+    the roots of their users.
+    """
+
+    id: str
+    root: int
+    criterion: ExplainedNode | None
+    siblings: tuple[tuple[str, int], ...]
+
+
+class CompiledExplanation(msgspec.Struct, frozen=True):
+    """Root 0 is the journey's users; `milestones` lead from the start to the one asked about."""
+
+    plan: Plan
+    milestones: tuple[ExplainedMilestone, ...]
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """A criterion as it stands for one user.
+
+    `decisive` marks the reasons: a node is decisive when its parent is and its verdict is what made the
+    parent's, so that the decisive leaves are what lets the user in or keeps it out. Of an all_of that is
+    false the false children are, of one that is true all; of an any_of the other way round.
+    """
+
+    path: str
+    label: str
+    description: str
+    verdict: bool
+    decisive: bool
+    criterion: Criterion
+    children: tuple[Explanation, ...] = ()
+
+
+class MilestoneExplanation(msgspec.Struct, frozen=True, kw_only=True):
+    """A milestone as it stands for one user. `taken_by` is the id of the sibling before it that took the
+    user, "" when none did; `criterion` is None for REMAINING_USERS.
+    """
+
+    id: str
+    member: bool
+    taken_by: str
+    criterion: Explanation | None
+
+
+def compile_explanation(
+    account: Account,
+    journey: JourneyTree,
+    milestone_id: str,
+    as_of: Micros,
+    resolver: AudienceResolver,
+    *,
+    passes: Sequence[Pass] = ALL_PASSES,
+) -> CompiledExplanation:
+    """The plan to ask a backend which of its roots contain a user, for `explain`."""
+    planner = Planner(account, as_of, resolver)
+    universe = planner.universe(journey)
+    roots = [universe]
+
+    def root(step: int) -> int:
+        roots.append(step)
+        return len(roots) - 1
+
+    def explained(node: CompiledNode) -> ExplainedNode:
+        # Users of other journeys can pass a leaf; only the journey's users are in the set.
+        own = root(planner.steps.intersect([universe, node.step]))
+        return ExplainedNode(node.path, node.criterion, own, tuple(map(explained, node.children)))
+
+    milestones = []
+    for milestone in _way_to(journey, milestone_id):
+        criterion = planner.criterion_of(journey, milestone.id)
+        siblings = [(each.id, planner.milestone(journey, each.id)) for each in journey.before(milestone)]
+        milestones.append(
+            ExplainedMilestone(
+                milestone.id,
+                root(planner.milestone(journey, milestone.id)),
+                None if criterion is None else explained(criterion),
+                tuple((sibling, root(step)) for sibling, step in siblings),
+            )
+        )
+    return CompiledExplanation(planner.plan(roots, passes), tuple(milestones))
+
+
+def _way_to(journey: JourneyTree, milestone_id: str) -> list[TreeMilestone]:
+    """The milestone's ancestors from the start, and itself."""
+    way = [journey.milestone(milestone_id)]
+    while (parent := way[-1].parent) is not None:
+        way.append(journey.milestone(parent))
+    return way[::-1]
+
+
+def explain(compiled: CompiledExplanation, flags: Sequence[bool]) -> tuple[MilestoneExplanation, ...]:
+    """What the flags of one user (one for each root, as `Containment` has them) mean, from the start down to
+    the milestone asked about.
+    """
+    return tuple(
+        MilestoneExplanation(
+            id=milestone.id,
+            member=flags[milestone.root],
+            taken_by=next((sibling for sibling, root in milestone.siblings if flags[root]), ""),
+            criterion=_explain(milestone.criterion, flags, decisive=True) if milestone.criterion else None,
+        )
+        for milestone in compiled.milestones
+    )
+
+
+def _explain(node: ExplainedNode, flags: Sequence[bool], *, decisive: bool) -> Explanation:
+    verdict = flags[node.root]
+    return Explanation(
+        path=node.path,
+        label=node.criterion.label,
+        description=describe_criterion(node.criterion),
+        verdict=verdict,
+        decisive=decisive,
+        criterion=node.criterion,
+        children=tuple(
+            _explain(child, flags, decisive=decisive and _made(node.criterion, verdict, flags[child.root]))
+            for child in node.children
+        ),
+    )
+
+
+def _made(parent: Criterion, verdict: bool, child_verdict: bool) -> bool:
+    """A child with this verdict is a reason for the parent's."""
+    return child_verdict is verdict if isinstance(parent, AllOf | AnyOf) else True
+
+
+def decisive_leaves(explanation: Explanation) -> Iterator[Explanation]:
+    """The criteria at the bottom that let the user in or keep it out, in reading order."""
+    if not explanation.decisive:
+        return
+    if not explanation.children:
+        yield explanation
+    for child in explanation.children:
+        yield from decisive_leaves(child)

@@ -1,0 +1,44 @@
+"""Nested groups of one kind become one group.
+
+    Intersect(Intersect(a, b), c) → Intersect(a, b, c)        Unite(Unite(a, b), c) → Unite(a, b, c)
+
+A group that something else needs too stays, for it is computed anyway and one operand of it is cheaper.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from engine.plan.model import Intersect, Plan, Step, Unite, operands_of
+from engine.plan.passes.rewrite import Draft, rewrite
+from engine.plan.passes.statistics import Statistics
+
+
+def flatten(plan: Plan, statistics: Statistics) -> Plan:
+    """The plan with groups merged into the only group that uses them."""
+    uses = Counter(operand for step in plan.steps for operand in operands_of(step))
+    uses.update(plan.roots)
+    used_once = {index for index, step in enumerate(plan.steps) if uses[index] == 1}
+    place = iter(range(len(plan.steps)))
+    private: set[int] = set()
+
+    def rule(draft: Draft, step: Step) -> int:
+        if isinstance(step, Intersect | Unite):
+            step = type(step)(operands=tuple(_operands(draft, step, private)))
+        index = draft.add(step)
+        if next(place) in used_once:
+            private.add(index)
+        return index
+
+    return rewrite(plan, rule)
+
+
+def _operands(draft: Draft, group: Intersect | Unite, private: set[int]) -> list[int]:
+    operands: list[int] = []
+    for operand in group.operands:
+        inner = draft.steps[operand]
+        if operand in private and isinstance(inner, type(group)):
+            operands.extend(operands_of(inner))
+        else:
+            operands.append(operand)
+    return operands

@@ -1,0 +1,128 @@
+"""What can be said of two steps without looking at any user: one lies inside the other, or they are apart.
+
+A "no" means "not known". Answers follow from the form of the steps alone, so they hold for any data.
+"""
+
+from __future__ import annotations
+
+from engine.plan.model import (
+    EventMatch,
+    Intersect,
+    Nobody,
+    SeenMatch,
+    SequenceMatch,
+    Step,
+    Subtract,
+    Unite,
+    Universe,
+)
+
+DEPTH_MAX = 12
+"""How far down an answer is looked for; what lies deeper is not known."""
+
+Inputs = frozenset[str]
+
+
+class Relations:
+    """Relations between the steps of a list that may grow while it is asked about."""
+
+    def __init__(self, steps: list[Step]) -> None:
+        self._steps = steps
+        self._inputs: list[Inputs | None] = []
+        self._inside: dict[tuple[int, int, int], bool] = {}
+        self._apart: dict[tuple[int, int, int], bool] = {}
+
+    def inputs_of(self, index: int) -> Inputs | None:
+        """Inputs so that all users of the step belong to at least one of them; None when none are known."""
+        for step in self._steps[len(self._inputs) : index + 1]:
+            self._inputs.append(self._bound(step))
+        return self._inputs[index]
+
+    def inside(self, one: int, other: int, depth: int = DEPTH_MAX) -> bool:
+        """Every user of `one` is a user of `other`."""
+        if one == other:
+            return True
+        if depth == 0:
+            return False
+        key = (one, other, depth)
+        if key not in self._inside:
+            self._inside[key] = self._decide_inside(one, other, depth - 1)
+        return self._inside[key]
+
+    def apart(self, one: int, other: int, depth: int = DEPTH_MAX) -> bool:
+        """No user of `one` is a user of `other`."""
+        if depth == 0:
+            return False
+        key = (min(one, other), max(one, other), depth)
+        if key not in self._apart:
+            self._apart[key] = self._apart_from(one, other, depth - 1) or self._apart_from(
+                other, one, depth - 1
+            )
+        return self._apart[key]
+
+    def _decide_inside(self, one: int, other: int, depth: int) -> bool:
+        container = self._steps[other]
+        if isinstance(container, Universe):
+            inputs = self.inputs_of(one)
+            if inputs is not None and inputs <= frozenset(container.inputs):
+                return True
+        return self._part_inside(one, other, depth) or self._inside_parts(one, other, depth)
+
+    def _part_inside(self, one: int, other: int, depth: int) -> bool:
+        match self._steps[one]:
+            case Nobody():
+                return True
+            case Intersect(operands=operands):
+                return any(self.inside(operand, other, depth) for operand in operands)
+            case Unite(operands=operands):
+                return all(self.inside(operand, other, depth) for operand in operands)
+            case Subtract(minuend=minuend):
+                return self.inside(minuend, other, depth)
+            case _:
+                return False
+
+    def _inside_parts(self, one: int, other: int, depth: int) -> bool:
+        match self._steps[other]:
+            case Intersect(operands=operands):
+                return all(self.inside(one, operand, depth) for operand in operands)
+            case Unite(operands=operands):
+                return any(self.inside(one, operand, depth) for operand in operands)
+            case Subtract(minuend=minuend, subtrahend=subtrahend):
+                return self.inside(one, minuend, depth) and self.apart(one, subtrahend, depth)
+            case _:
+                return False
+
+    def _apart_from(self, one: int, other: int, depth: int) -> bool:
+        match self._steps[one]:
+            case Nobody():
+                return True
+            case Subtract(minuend=minuend, subtrahend=subtrahend):
+                return self.inside(other, subtrahend, depth) or self.apart(minuend, other, depth)
+            case Intersect(operands=operands):
+                return any(self.apart(operand, other, depth) for operand in operands)
+            case Unite(operands=operands):
+                return all(self.apart(operand, other, depth) for operand in operands)
+            case _:
+                return False
+
+    def _bound(self, step: Step) -> Inputs | None:
+        match step:
+            case Nobody():
+                return frozenset()
+            case Universe() | SeenMatch():
+                return frozenset(step.inputs)
+            case EventMatch():
+                return frozenset(step.selection.inputs)
+            case SequenceMatch():
+                return min((frozenset(part.inputs) for part in step.steps), key=len, default=None)
+            case Subtract():
+                return self._inputs[step.minuend]
+            case Intersect():
+                known = [bound for operand in step.operands if (bound := self._inputs[operand]) is not None]
+                return min(known, key=len) if known else None
+            case Unite():
+                bounds = [self._inputs[operand] for operand in step.operands]
+                known = [bound for bound in bounds if bound is not None]
+                return frozenset().union(*known) if len(known) == len(bounds) else None
+            case _:
+                return None

@@ -1,0 +1,85 @@
+"""What passes are written with: a plan rewritten step by step, from the leaves up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
+
+import msgspec
+
+from engine.plan.model import Intersect, Nobody, Plan, Step, Subtract, Unite, operands_of
+
+
+class Draft:
+    """The steps of the new plan so far."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+
+    def add(self, step: Step) -> int:
+        """Appends a step whose operands are indices of this draft."""
+        self.steps.append(step)
+        return len(self.steps) - 1
+
+    def nobody(self) -> int:
+        """A step for the empty set."""
+        return self.add(Nobody())
+
+    def intersect(self, operands: Sequence[int]) -> int:
+        """The users in all of one or more operands."""
+        return operands[0] if len(operands) == 1 else self.add(Intersect(operands=tuple(operands)))
+
+    def unite(self, operands: Sequence[int]) -> int:
+        """The users in any of the operands."""
+        if not operands:
+            return self.nobody()
+        return operands[0] if len(operands) == 1 else self.add(Unite(operands=tuple(operands)))
+
+    def subtract(self, minuend: int, subtrahend: int) -> int:
+        """The users in the minuend and not in the subtrahend."""
+        return self.add(Subtract(minuend=minuend, subtrahend=subtrahend))
+
+
+Rule: TypeAlias = Callable[[Draft, Step], int]
+"""Adds what should stand for a step, whose operands are in the draft already, and answers its index."""
+
+
+def rewrite(plan: Plan, rule: Rule) -> Plan:
+    """The plan with every step replaced by what the rule makes of it, less what no root needs any more."""
+    draft = Draft()
+    moved: list[int] = []
+    for step in plan.steps:
+        moved.append(rule(draft, with_operands(step, [moved[operand] for operand in operands_of(step)])))
+    return pruned(plan, draft.steps, [moved[root] for root in plan.roots])
+
+
+def with_operands(step: Step, operands: Sequence[int]) -> Step:
+    """The same step with other indices for its operands."""
+    match step:
+        case Intersect():
+            return Intersect(operands=tuple(operands))
+        case Unite():
+            return Unite(operands=tuple(operands))
+        case Subtract():
+            return Subtract(minuend=operands[0], subtrahend=operands[1])
+        case _:
+            return step
+
+
+def pruned(plan: Plan, steps: Sequence[Step], roots: Sequence[int]) -> Plan:
+    """A plan like `plan` of those of the steps that the roots need, in the same order."""
+    needed = set(roots)
+    for index in range(len(steps) - 1, -1, -1):
+        if index in needed:
+            needed.update(operands_of(steps[index]))
+    place = {index: position for position, index in enumerate(sorted(needed))}
+    kept = (
+        with_operands(steps[index], [place[operand] for operand in operands_of(steps[index])])
+        for index in place
+    )
+    return msgspec.structs.replace(plan, steps=tuple(kept), roots=tuple(place[root] for root in roots))
+
+
+def unique(operands: Iterable[int]) -> list[int]:
+    """The operands in order, each once."""
+    return list(dict.fromkeys(operands))

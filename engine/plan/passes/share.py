@@ -1,0 +1,34 @@
+"""Common sub-expressions: steps that denote the same set by the same form become one step.
+
+Steps are the same when their encodings are the same bytes (struct equality would take Equals(1.0) for
+Equals(True)); the order of the operands of Intersect and Unite makes no difference.
+"""
+
+from __future__ import annotations
+
+from engine.plan.model import Intersect, Plan, Step, Unite, encode_step
+from engine.plan.passes.rewrite import Draft, rewrite
+from engine.plan.passes.statistics import Statistics
+
+
+def share(plan: Plan, statistics: Statistics) -> Plan:
+    """The plan with each distinct step once."""
+    known: dict[bytes, int] = {}
+
+    def rule(draft: Draft, step: Step) -> int:
+        key = encode_step(_canonical(step))
+        if key not in known:
+            known[key] = draft.add(step)
+        return known[key]
+
+    return rewrite(plan, rule)
+
+
+def _canonical(step: Step) -> Step:
+    match step:
+        case Intersect():
+            return Intersect(operands=tuple(sorted(step.operands)))
+        case Unite():
+            return Unite(operands=tuple(sorted(step.operands)))
+        case _:
+            return step

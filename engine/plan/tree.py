@@ -1,0 +1,190 @@
+"""What the planner needs to know of an account and its journeys: plain data, made by whoever stores them.
+
+A journey is a tree of milestones. Siblings are exclusive, left to right, first match wins; REMAINING_USERS is
+always the last sibling and draws whoever matches none of the others.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
+
+import msgspec
+
+from engine.criteria.model import AllOf, AnyOf, Audience, Criterion, Not
+from engine.criteria.validation import AudienceReference
+from engine.errors import NotFound
+
+
+class MilestoneKind(enum.StrEnum):
+    """How a milestone chooses among the users it draws from."""
+
+    CRITERIA = "criteria"
+    REMAINING_USERS = "remaining_users"
+
+
+class Account(msgspec.Struct, frozen=True):
+    """The tenant: resource name `accounts/{a}` and IANA time zone."""
+
+    name: str
+    time_zone: str = "UTC"
+
+
+class TreeMilestone(msgspec.Struct, frozen=True, kw_only=True):
+    """One milestone: `parent` None is the journey's start; `position` orders siblings; REMAINING_USERS has no
+    criterion and comes last whatever its position.
+    """
+
+    id: str
+    parent: str | None = None
+    position: int = 0
+    kind: MilestoneKind = MilestoneKind.CRITERIA
+    criterion: Criterion | None = None
+
+
+class JourneyTree(msgspec.Struct, frozen=True, kw_only=True):
+    """A journey with its inputs resolved (resource names; "all inputs" is already a list) and its milestones
+    in any order.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    milestones: tuple[TreeMilestone, ...] = ()
+
+    def milestone(self, milestone_id: str) -> TreeMilestone:
+        """The milestone with that id. Raises KeyError."""
+        for milestone in self.milestones:
+            if milestone.id == milestone_id:
+                return milestone
+        raise KeyError(milestone_id)
+
+    def children(self, parent: str | None) -> list[TreeMilestone]:
+        """The milestones below `parent` (None = at the start), left to right."""
+        siblings = [milestone for milestone in self.milestones if milestone.parent == parent]
+        return sorted(siblings, key=_place)
+
+    def before(self, milestone: TreeMilestone) -> list[TreeMilestone]:
+        """The siblings that choose their users before `milestone` does, left to right."""
+        earlier = []
+        for sibling in self.children(milestone.parent):
+            if sibling.id == milestone.id:
+                break
+            earlier.append(sibling)
+        return earlier
+
+    def with_draft(self, draft: TreeMilestone) -> JourneyTree:
+        """This journey as it would be with `draft` saved, instead of the milestone with its id if there is
+        one; siblings at its position and later move one to the right.
+        """
+        others = tuple(
+            msgspec.structs.replace(other, position=other.position + 1)
+            if other.parent == draft.parent and other.position >= draft.position
+            else other
+            for other in self.milestones
+            if other.id != draft.id
+        )
+        return msgspec.structs.replace(self, milestones=(*others, draft))
+
+
+def _place(milestone: TreeMilestone) -> tuple[bool, int]:
+    return milestone.kind is MilestoneKind.REMAINING_USERS, milestone.position
+
+
+AudienceResolver: TypeAlias = Callable[[str], tuple[JourneyTree, str]]
+"""From an audience's resource name to its milestone: the journey and the milestone's id. Raises NotFound."""
+
+Located: TypeAlias = tuple[JourneyTree, TreeMilestone]
+
+
+class AudienceCycle(ValueError):
+    """An audience is, through others, made from itself; refused when written."""
+
+
+def workspaces_of(inputs: tuple[str, ...]) -> tuple[str, ...]:
+    """The workspaces of `accounts/{a}/workspaces/{w}/inputs/{i}`, sorted, each once."""
+    return tuple(sorted({name.rpartition("/inputs/")[0] for name in inputs}))
+
+
+def audiences_in(criterion: Criterion | None) -> Iterator[str]:
+    """The audience names in a criterion, in reading order."""
+    pending = [criterion] if criterion is not None else []
+    while pending:
+        node = pending.pop()
+        match node:
+            case AllOf() | AnyOf():
+                pending.extend(reversed(node.criteria))
+            case Not():
+                pending.append(node.criterion)
+            case Audience():
+                yield node.name
+
+
+def made_of(journey: JourneyTree, milestone_ids: Sequence[str], resolver: AudienceResolver) -> list[Located]:
+    """Every milestone that decides who is in these, themselves included, each after those it depends on.
+
+    A milestone depends on its parent, on the siblings before it and on the audiences that its criteria name,
+    in this journey or in others. Raises AudienceCycle. Cost and memory follow the answer, whatever its depth.
+    """
+    order: dict[tuple[str, str], Located] = {}
+    opened: set[tuple[str, str]] = set()
+    starts = [(journey, journey.milestone(milestone_id)) for milestone_id in reversed(milestone_ids)]
+    pending: list[tuple[Located, bool]] = [(start, False) for start in starts]
+    while pending:
+        located, done = pending.pop()
+        key = (located[0].name, located[1].id)
+        if done:
+            order[key] = located
+            opened.discard(key)
+        elif key in opened:
+            raise AudienceCycle(f"milestone {key[1]!r} of {key[0]!r} is made from itself")
+        elif key not in order:
+            opened.add(key)
+            pending.append((located, True))
+            pending.extend((needed, False) for needed in _needed(*located, resolver))
+    return list(order.values())
+
+
+def _needed(journey: JourneyTree, milestone: TreeMilestone, resolver: AudienceResolver) -> Iterator[Located]:
+    if milestone.parent is not None:
+        yield journey, journey.milestone(milestone.parent)
+    for sibling in journey.before(milestone):
+        yield journey, sibling
+    for name in audiences_in(milestone.criterion):
+        referred, milestone_id = resolver(name)
+        yield referred, referred.milestone(milestone_id)
+
+
+def as_if_saved(resolver: AudienceResolver, journey: JourneyTree) -> AudienceResolver:
+    """The resolver as it would be with `journey` (a tree with a draft in it) saved."""
+
+    def resolve(name: str) -> tuple[JourneyTree, str]:
+        referred, milestone_id = resolver(name)
+        return (journey if referred.name == journey.name else referred), milestone_id
+
+    return resolve
+
+
+def references_from(
+    journey: JourneyTree, milestone_id: str, resolver: AudienceResolver
+) -> Callable[[str], AudienceReference]:
+    """What audience names mean in the criterion of a milestone about to be written: for
+    `engine.criteria.validation.Context.audience`.
+
+    `journey` is the tree as it would be saved. An audience that is made from the milestone is a CYCLE.
+    """
+    milestone = msgspec.structs.replace(journey.milestone(milestone_id), criterion=None)
+    without = tuple(milestone if other.id == milestone_id else other for other in journey.milestones)
+    tree = msgspec.structs.replace(journey, milestones=without)
+    resolve = as_if_saved(resolver, tree)
+
+    def refer(name: str) -> AudienceReference:
+        try:
+            referred, referred_id = resolve(name)
+            parts = made_of(referred, [referred_id], resolve)
+        except NotFound:
+            return AudienceReference.UNKNOWN
+        leads_back = any(part.name == tree.name and found.id == milestone_id for part, found in parts)
+        return AudienceReference.CYCLE if leads_back else AudienceReference.FOUND
+
+    return refer
