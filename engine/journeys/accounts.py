@@ -9,12 +9,11 @@ import msgspec
 from engine.criteria.zones import BadTimeZone, load_zone
 from engine.errors import AlreadyExists, Violation
 from engine.journeys.activation import Activation
-from engine.journeys.checks import check_etag, display_name_faults, masked, refuse_if_any
+from engine.journeys.checks import check_etag, display_name_faults, masked_values, refuse_if_any
 from engine.journeys.model import (
     ACTIVE_AUDIENCE_LIMIT_DEFAULT,
     Account,
     Input,
-    InputKind,
     Workspace,
 )
 from engine.journeys.names import ANY, Resource, check_name, chosen_or_made_id
@@ -76,14 +75,13 @@ class Accounts:
         accounts = self._repository.scan(Account, "")
         return page_by_name(accounts, ("list_accounts",), page_size=page_size, page_token=page_token)
 
-    def update_account(self, record: Account, fields: Collection[str] = (), etag: str = "") -> Account:
-        """Changes the named fields (none = those that are set). Raises NotFound, EtagMismatch."""
+    def update_account(self, record: Account, fields: Collection[str], etag: str = "") -> Account:
+        """Changes the named fields. Raises NotFound, EtagMismatch."""
         check_name(record.name, "account.name", Resource.ACCOUNT)
-        chosen = masked(fields, ACCOUNT_FIELDS, _set_fields(record, ACCOUNT_FIELDS))
+        values = masked_values(record, fields, ACCOUNT_FIELDS)
         with self._repository.writing() as changes:
             known = self._repository.get(Account, record.name)
             check_etag(known, etag)
-            values = {field: getattr(record, field) for field in chosen}
             if "time_zone" in values:
                 values["time_zone"] = values["time_zone"] or "UTC"
             updated = msgspec.structs.replace(known, **values, update_time=self._clock())
@@ -141,14 +139,13 @@ class Accounts:
         question = ("list_workspaces", parent)
         return page_by_name(workspaces, question, page_size=page_size, page_token=page_token)
 
-    def update_workspace(self, record: Workspace, fields: Collection[str] = (), etag: str = "") -> Workspace:
-        """Changes the named fields (none = those that are set). Raises NotFound, EtagMismatch."""
+    def update_workspace(self, record: Workspace, fields: Collection[str], etag: str = "") -> Workspace:
+        """Changes the named fields. Raises NotFound, EtagMismatch."""
         check_name(record.name, "workspace.name", Resource.WORKSPACE)
-        chosen = masked(fields, WORKSPACE_FIELDS, _set_fields(record, WORKSPACE_FIELDS))
+        values = masked_values(record, fields, WORKSPACE_FIELDS)
         with self._repository.writing() as changes:
             known = self._repository.get(Workspace, record.name)
             check_etag(known, etag)
-            values = {field: getattr(record, field) for field in chosen}
             updated = msgspec.structs.replace(known, **values, update_time=self._clock())
             refuse_if_any(display_name_faults(updated.display_name, "workspace.display_name", self._limits))
             changes.put(updated)
@@ -196,19 +193,14 @@ class Accounts:
             inputs = self._repository.scan(Input, f"{parent}/inputs/")
         return page_by_name(inputs, ("list_inputs", parent), page_size=page_size, page_token=page_token)
 
-    def update_input(self, record: Input, fields: Collection[str] = (), etag: str = "") -> Input:
-        """Changes the named fields (none = those that are set). Raises NotFound, EtagMismatch."""
+    def update_input(self, record: Input, fields: Collection[str], etag: str = "") -> Input:
+        """Changes the named fields. Raises NotFound, EtagMismatch."""
         check_name(record.name, "input.name", Resource.INPUT)
-        chosen = masked(fields, INPUT_FIELDS, _set_fields(record, INPUT_FIELDS))
+        values = masked_values(record, fields, INPUT_FIELDS)
         with self._repository.writing() as changes:
             known = self._repository.get(Input, record.name)
             check_etag(known, etag)
-            values = {field: getattr(record, field) for field in chosen}
             updated = msgspec.structs.replace(known, **values, update_time=self._clock())
             refuse_if_any(display_name_faults(updated.display_name, "input.display_name", self._limits))
             changes.put(updated)
             return updated
-
-
-def _set_fields(record: msgspec.Struct, fields: Collection[str]) -> Iterable[str]:
-    return (field for field in fields if getattr(record, field) not in ("", 0, InputKind.UNSPECIFIED))

@@ -8,7 +8,7 @@ import msgspec
 
 from engine.errors import InvalidInput
 from engine.journeys.activation import Activation
-from engine.journeys.checks import check_etag, masked
+from engine.journeys.checks import check_etag, masked_values
 from engine.journeys.model import Account, Audience, Journey, Milestone, account_of, journey_of
 from engine.journeys.names import Resource, check_name
 from engine.journeys.pages import Page, page_by_name
@@ -61,10 +61,10 @@ class AudienceRecords:
         question = ("list_audiences", parent, journey)
         return page_by_name(audiences, question, page_size=page_size, page_token=page_token)
 
-    def update(self, record: Audience, fields: Collection[str] = (), etag: str = "") -> Audience:
+    def update(self, record: Audience, fields: Collection[str], etag: str = "") -> Audience:
         """Changes `external_name`. Raises NotFound, EtagMismatch, InvalidInput."""
         check_name(record.name, "audience.name", Resource.AUDIENCE)
-        chosen = masked(fields, AUDIENCE_FIELDS, AUDIENCE_FIELDS if record.external_name else ())
+        values = masked_values(record, fields, AUDIENCE_FIELDS)
         if len(record.external_name.encode()) > self._limits.name_bytes_max:
             raise InvalidInput.one(
                 "audience.external_name", f"is longer than {self._limits.name_bytes_max} bytes"
@@ -72,7 +72,6 @@ class AudienceRecords:
         with self._repository.writing() as changes:
             known = self._repository.get(Audience, record.name)
             check_etag(known, etag)
-            values = {field: getattr(record, field) for field in chosen}
             updated = msgspec.structs.replace(known, **values, update_time=self._clock())
             changes.put(updated)
             return updated

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import Any
 
 from engine.errors import EtagMismatch, InvalidInput, Violation
 from engine.journeys.model import Record, etag_of
@@ -23,11 +24,8 @@ def refuse_if_any(violations: Iterable[Violation]) -> None:
         raise InvalidInput(found)
 
 
-def masked(fields: Collection[str], allowed: Collection[str], set_fields: Iterable[str]) -> frozenset[str]:
-    """The fields to change: those asked for, or every one that is set when none is asked for.
-
-    Raises InvalidInput for a field that cannot be changed.
-    """
+def masked_values(record: Record, fields: Collection[str], allowed: Collection[str]) -> dict[str, Any]:
+    """The record's values of the fields to change. Raises InvalidInput for one that cannot be changed."""
     unknown = [field for field in fields if field not in allowed]
     if unknown:
         raise InvalidInput(
@@ -36,7 +34,7 @@ def masked(fields: Collection[str], allowed: Collection[str], set_fields: Iterab
                 for field in unknown
             ]
         )
-    return frozenset(fields) or frozenset(field for field in set_fields if field in allowed)
+    return {field: getattr(record, field) for field in fields}
 
 
 def check_etag(record: Record, etag: str) -> None:

@@ -18,7 +18,7 @@ import msgspec
 from engine.backend import Backend
 from engine.errors import AlreadyExists, FailedPrecondition, LimitExceeded, Violation
 from engine.journeys.activation import LIVE_STATES, Activation
-from engine.journeys.checks import check_etag, masked, refuse_if_any
+from engine.journeys.checks import check_etag, masked_values, refuse_if_any
 from engine.journeys.journeys import Changed
 from engine.journeys.model import (
     BATCH_AGE_DEFAULT_MICROS,
@@ -39,7 +39,7 @@ from engine.journeys.repository import Changes, Repository
 from engine.limits import Limits
 from engine.values import MICROS_PER_HOUR, Micros
 
-CONNECTION_FIELDS = frozenset({"identities", "attributes", "batching"})
+CONNECTION_FIELDS = frozenset({"identities", "attributes", "batch_changes", "batch_age"})
 BATCH_CHANGES_MAX = 10_000
 BATCH_AGE_MAX_MICROS = MICROS_PER_HOUR
 OPTED_IN_NAMES_MAX = 100
@@ -113,29 +113,16 @@ class Connections(Outputs):
         question = ("list_connections", parent, audience, output)
         return page_by_name(connections, question, page_size=page_size, page_token=page_token)
 
-    def update_connection(
-        self, record: Connection, fields: Collection[str] = (), etag: str = ""
-    ) -> Connection:
-        """Changes `identities`, `attributes`, `batching` (none = those that are set). Raises NotFound,
+    def update_connection(self, record: Connection, fields: Collection[str], etag: str = "") -> Connection:
+        """Changes the named fields: `identities`, `attributes`, `batch_changes`, `batch_age`. Raises NotFound,
         EtagMismatch, InvalidInput.
         """
         check_name(record.name, "connection.name", Resource.CONNECTION)
-        chosen = masked(fields, CONNECTION_FIELDS, _set_fields(record))
+        values = masked_values(record, fields, CONNECTION_FIELDS)
         with self._repository.writing() as changes:
             known = self._repository.get(Connection, record.name)
             check_etag(known, etag)
-            updated = msgspec.structs.replace(
-                known,
-                update_time=self._clock(),
-                identities=record.identities if "identities" in chosen else known.identities,
-                attributes=record.attributes if "attributes" in chosen else known.attributes,
-            )
-            if "batching" in chosen:
-                updated = msgspec.structs.replace(
-                    updated,
-                    batch_changes=record.batch_changes or BATCH_CHANGES_DEFAULT,
-                    batch_age=record.batch_age or BATCH_AGE_DEFAULT_MICROS,
-                )
+            updated = msgspec.structs.replace(known, **values, update_time=self._clock())
             refuse_if_any(self._connection_faults(updated))
             changes.put(updated)
             return updated
@@ -303,12 +290,3 @@ def _wrong_state(connection: Connection, advice: str) -> FailedPrecondition:
         reason="CONNECTION_STATE",
         metadata={"state": connection.state.name},
     )
-
-
-def _set_fields(record: Connection) -> Iterable[str]:
-    if record.identities:
-        yield "identities"
-    if record.attributes:
-        yield "attributes"
-    if (record.batch_changes, record.batch_age) != (BATCH_CHANGES_DEFAULT, BATCH_AGE_DEFAULT_MICROS):
-        yield "batching"

@@ -9,7 +9,7 @@ import msgspec
 
 from engine.errors import AlreadyExists, FailedPrecondition, InvalidInput, Violation
 from engine.journeys.activation import Activation
-from engine.journeys.checks import check_etag, display_name_faults, masked, refuse_if_any
+from engine.journeys.checks import check_etag, display_name_faults, masked_values, refuse_if_any
 from engine.journeys.criteria import CriteriaCheck
 from engine.journeys.forest import Forest, in_tree_order, tree_milestone, with_audiences_renamed
 from engine.journeys.model import (
@@ -114,16 +114,15 @@ class Journeys:
             descending=direction.strip() == "desc",
         )
 
-    def update_journey(self, record: Journey, fields: Collection[str] = (), etag: str = "") -> Journey:
-        """Changes `display_name`, `inputs` (none = those that are set). Raises NotFound, EtagMismatch,
+    def update_journey(self, record: Journey, fields: Collection[str], etag: str = "") -> Journey:
+        """Changes the named fields, `display_name` and `inputs`. Raises NotFound, EtagMismatch,
         InvalidInput.
         """
         check_name(record.name, "journey.name", Resource.JOURNEY)
-        chosen = masked(fields, JOURNEY_FIELDS, (f for f in JOURNEY_FIELDS if getattr(record, f)))
+        values = masked_values(record, fields, JOURNEY_FIELDS)
         with self._repository.writing() as changes:
             known = self._repository.get(Journey, record.name)
             check_etag(known, etag)
-            values = {field: getattr(record, field) for field in chosen}
             updated = msgspec.structs.replace(known, **values, update_time=self._clock())
             refuse_if_any(self._faults(updated))
             if updated.inputs != known.inputs:

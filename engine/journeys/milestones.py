@@ -13,7 +13,7 @@ import msgspec
 
 from engine.errors import AlreadyExists, FailedPrecondition, InvalidInput, Warning
 from engine.journeys.activation import LIVE_STATES
-from engine.journeys.checks import check_etag, display_name_faults, masked, refuse_if_any
+from engine.journeys.checks import check_etag, display_name_faults, masked_values, refuse_if_any
 from engine.journeys.criteria import CriteriaCheck
 from engine.journeys.forest import Forest, in_tree_order, tree_milestone
 from engine.journeys.journeys import Changed
@@ -165,21 +165,19 @@ class Milestones:
     # --- changing -------------------------------------------------------------------------------------------
 
     def update_milestone(
-        self, record: Milestone, fields: Collection[str] = (), etag: str = ""
+        self, record: Milestone, fields: Collection[str], etag: str = ""
     ) -> Written[Milestone]:
-        """Changes `display_name`, `criteria` (none = those that are set). Raises NotFound, EtagMismatch,
+        """Changes the named fields, `display_name` and `criteria`. Raises NotFound, EtagMismatch,
         InvalidInput.
         """
         check_name(record.name, "milestone.name", Resource.MILESTONE)
-        set_fields = (field for field in MILESTONE_FIELDS if getattr(record, field))
-        chosen = masked(fields, MILESTONE_FIELDS, set_fields)
+        values = masked_values(record, fields, MILESTONE_FIELDS)
         with self._repository.writing() as changes:
             known = self._repository.get(Milestone, record.name)
             check_etag(known, etag)
-            values = {field: getattr(record, field) for field in chosen}
             now = self._clock()
             updated = msgspec.structs.replace(known, **values, update_time=now)
-            if "criteria" in chosen:
+            if "criteria" in values:
                 _refuse_misfit(updated)
             warnings = self._checked(updated)
             changes.put(updated)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from engine.errors import AlreadyExists, FailedPrecondition, Violation
-from engine.journeys.checks import check_etag, display_name_faults, masked, refuse_if_any
+from engine.journeys.checks import check_etag, display_name_faults, masked_values, refuse_if_any
 from engine.journeys.model import (
     Account,
     Connection,
@@ -30,8 +30,7 @@ from engine.journeys.requests import Requests
 from engine.limits import Limits
 from engine.values import Micros
 
-TARGET_FIELDS = frozenset({"target", "webhook", "nats", "redis", "kafka", "file"})
-OUTPUT_FIELDS = TARGET_FIELDS | {"display_name"}
+OUTPUT_FIELDS = frozenset({"display_name", "target"})
 
 SECRET_PREFIX = "whsec_"
 SECRET_BYTES_MIN = 24
@@ -79,24 +78,19 @@ class Outputs:
         question = ("list_outputs", parent)
         return page_by_name(outputs, question, page_size=page_size, page_token=page_token)
 
-    def update_output(self, record: Output, fields: Collection[str] = (), etag: str = "") -> Output:
-        """Changes `display_name` and the target, named "target" or by its kind (none = both). A webhook
-        without a secret keeps the one it has. Raises NotFound, EtagMismatch, InvalidInput.
+    def update_output(self, record: Output, fields: Collection[str], etag: str = "") -> Output:
+        """Changes the named fields, `display_name` and `target`. A webhook without a secret keeps the one it
+        has. Raises NotFound, EtagMismatch, InvalidInput.
         """
         check_name(record.name, "output.name", Resource.OUTPUT)
-        set_fields = ("target", "display_name") if record.display_name else ("target",)
-        chosen = masked(fields, OUTPUT_FIELDS, set_fields)
+        values = masked_values(record, fields, OUTPUT_FIELDS)
         with self._repository.writing() as changes:
             known = self._repository.get(Output, record.name)
             check_etag(known, etag)
-            updated = msgspec.structs.replace(known, update_time=self._clock())
-            if "display_name" in chosen:
-                updated = msgspec.structs.replace(updated, display_name=record.display_name)
-            if chosen & TARGET_FIELDS:
-                target = record.target
-                if isinstance(target, Webhook) and isinstance(known.target, Webhook) and not target.secret:
-                    target = msgspec.structs.replace(target, secret=known.target.secret)
-                updated = msgspec.structs.replace(updated, target=target)
+            target = values.get("target")
+            if isinstance(target, Webhook) and isinstance(known.target, Webhook) and not target.secret:
+                values["target"] = msgspec.structs.replace(target, secret=known.target.secret)
+            updated = msgspec.structs.replace(known, **values, update_time=self._clock())
             refuse_if_any(self._faults(updated))
             changes.put(updated)
             return updated
