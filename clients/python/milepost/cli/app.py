@@ -1,0 +1,25 @@
+"""The commands, put together."""
+
+from __future__ import annotations
+
+import typer
+
+from milepost.cli import audience, demo, journey, sample, serve
+from milepost.cli.connection import Group
+
+app = typer.Typer(
+    help="Milepost: customer journeys with exact audience sizes.",
+    no_args_is_help=True,
+    cls=Group,
+    pretty_exceptions_enable=False,
+)
+# The service reads its own flags, --help among them.
+app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False
+)(serve.serve)
+app.command()(demo.demo)
+app.add_typer(journey.app, name="journey")
+app.command()(audience.estimate)
+app.command()(audience.check)
+app.command()(audience.members)
+app.add_typer(sample.app, name="sample")
