@@ -15,8 +15,59 @@ family                key parts                                     value
 META                  name                                          `header`: MessagePack of `StoreHeader`
 ====================  ============================================  ==========================================
 
+Log environment
+
+====================  ============================================  ==========================================
+family                key parts                                     value
+====================  ============================================  ==========================================
+LOG                   position u64                                  MessagePack of a `log.LogEntry`
+====================  ============================================  ==========================================
+
+Index environment: names, users and their data. A *user* is a group u8 and a dense id u32; a *page* is dense
+id >> 12; a *field* is what `names.Space.FIELD` numbers: an attribute of a workspace, a type of identity or a
+consent. Bitmaps are those of `cells.BITMAP`.
+
+====================  ============================================  ==========================================
+family                key parts                                     value
+====================  ============================================  ==========================================
+META                  name                                          `folded`: MessagePack of `FoldedState`
+DOCUMENT              the document's key                            the document
+NAME                  space u8, account u32, number u32             the name, UTF-8
+USER                  account u32, user id                          MessagePack of a `directory` entry
+ALIASES               account u32, user id                          MessagePack list: ids that are its aliases
+USER_COUNT            account u32, group u8                         u32: the next dense id
+USER_IDS              account u32, group u8, page u32               MessagePack list of user ids, "" = erased
+USER_PARTITIONS       account u32, group u8, page u32               u16[4,096] partitions
+ALIVE                 account u32, group u8                         bitmap
+PROFILE               account u32, group u8, dense id u32           MessagePack: field → (time, sequence, value)
+FIELD_PRESENT         account u32, field u32, kind u8, group u8     bitmap
+FIELD_VALUE           account u32, field u32, kind u8, group u8,    bitmap of the users with that value, or
+                      value                                         with that element in their list
+FIELD_TEXT            as FIELD_VALUE, with a digest for the value   the string, when too long to be part of a key
+FIELD_COLUMN          account u32, field u32, kind u8, group u8,    f64[4,096] or i64[4,096], `cells.column`
+                      page u32
+BELONGS               account u32, input u32, group u8              bitmap
+SEEN                  account u32, input u32, group u8, page u32    i64[8,192]: first times, then last times
+====================  ============================================  ==========================================
+
+Index environment: deduplication and stored memberships.
+
+====================  ============================================  ==========================================
+family                key parts                                     value
+====================  ============================================  ==========================================
+DEDUPE_RUN            run u32                                       MessagePack of `dedupe.RunRecord`
+DEDUPE_FILTER         run u32                                       Bloom filter, bits
+DEDUPE_BLOCK          run u32, block u32                            sorted 16-byte digests, at most 4,096
+REQUEST               account u32, digest                           MessagePack of `dedupe.Answered`
+REQUEST_ARRIVAL       arrival u64, account u32, digest              empty: finds answers past the horizon
+MEMBERSHIP            audience name                                 MessagePack of `membership.StoredState`
+MEMBERS               membership u32, group u8                      bitmap
+CHANGES               membership u32, first sequence u64            MessagePack of `membership.ChangeRecord`
+ERASED                account u32, group u8, dense id u32           MessagePack of `membership.ErasedUser`
+====================  ============================================  ==========================================
+
 Index environment: event tables (`engine.local.events`). A *table* is account u32, input u32, event name u32,
-event type u8, group u8. A *slice* is a table, level u8 and the slice's index plus 2^31 as u32. *part* is a
+event type u8, group u8. A *slice* is a table, level u8 and the slice's number plus 2^31 as u32. *part* is a
 u32 that the table gives out once.
 
 ====================  ============================================  ==========================================
@@ -25,6 +76,7 @@ family                key parts                                     value
 EVENT_TABLE           table                                         MessagePack of `TableRecord`
 EVENT_SLICE           slice                                         MessagePack of `SliceRecord`: its parts
 EVENT_COLUMN          slice, part, attribute u32, kind u8           one encoded column (`events.columns`)
+EVENT_FOLD            account u32                                   u64: how many folds wrote event tables
 ====================  ============================================  ==========================================
 """
 
@@ -40,9 +92,35 @@ class Family(enum.Enum):
     """A family of keys: its byte on disk and the layout of its parts."""
 
     META = (0x01, "*")
+    LOG = (0x02, "Q")
+    DOCUMENT = (0x03, "*")
+    NAME = (0x04, "BII")
+    USER = (0x10, "I*")
+    ALIASES = (0x11, "I*")
+    USER_COUNT = (0x12, "IB")
+    USER_IDS = (0x13, "IBI")
+    USER_PARTITIONS = (0x14, "IBI")
+    ALIVE = (0x15, "IB")
+    PROFILE = (0x20, "IBI")
+    FIELD_PRESENT = (0x21, "IIBB")
+    FIELD_VALUE = (0x22, "IIBB*")
+    FIELD_TEXT = (0x23, "IIBB*")
+    FIELD_COLUMN = (0x24, "IIBBI")
+    BELONGS = (0x28, "IIB")
+    SEEN = (0x29, "IIBI")
+    DEDUPE_RUN = (0x30, "I")
+    DEDUPE_FILTER = (0x31, "I")
+    DEDUPE_BLOCK = (0x32, "II")
+    REQUEST = (0x38, "I*")
+    REQUEST_ARRIVAL = (0x39, "QI*")
+    MEMBERSHIP = (0x40, "*")
+    MEMBERS = (0x41, "IB")
+    CHANGES = (0x42, "IQ")
+    ERASED = (0x43, "IBI")
     EVENT_TABLE = (0x60, "IIIBB")
     EVENT_SLICE = (0x61, "IIIBBBI")
     EVENT_COLUMN = (0x62, "IIIBBBIIIB")
+    EVENT_FOLD = (0x63, "I")
 
     def __init__(self, code: int, layout: str) -> None:
         self.code = code

@@ -1,0 +1,20 @@
+"""Event tables: every event of an account as columns, and the aggregates and sequences over them.
+
+`EventTables` is the entrance; `EventRow` goes in, the `Resolved…` structs ask. `ColumnCache` is shared by the
+accounts of a store.
+"""
+
+from engine.local.events.cache import COLUMN_CACHE_BYTES_DEFAULT as COLUMN_CACHE_BYTES_DEFAULT
+from engine.local.events.cache import ColumnCache as ColumnCache
+from engine.local.events.model import NEVER as NEVER
+from engine.local.events.model import AnyRow as AnyRow
+from engine.local.events.model import AttributeRow as AttributeRow
+from engine.local.events.model import EventRow as EventRow
+from engine.local.events.model import EveryRow as EveryRow
+from engine.local.events.model import NotRow as NotRow
+from engine.local.events.model import ResolvedEventMatch as ResolvedEventMatch
+from engine.local.events.model import ResolvedSelection as ResolvedSelection
+from engine.local.events.model import ResolvedSequence as ResolvedSequence
+from engine.local.events.model import RowCondition as RowCondition
+from engine.local.events.tables import EventStatistics as EventStatistics
+from engine.local.events.tables import EventTables as EventTables

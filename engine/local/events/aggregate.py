@@ -1,0 +1,228 @@
+"""Aggregates over a user's rows, for all users at once, tested against intervals.
+
+Every function answers a mask over the slots of the universe: the users with at least one row taking part
+whose aggregate lies in the intervals. Rows of several tables, slices and parts add up here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from engine.criteria.model import Aggregate
+from engine.criteria.ranges import Interval
+from engine.local.events.arrays import Bools, Floats, Int64s, Ints
+from engine.local.events.columns import (
+    DictionaryColumn,
+    NumberColumn,
+    TimeColumn,
+    doubles_between,
+    integers_between,
+)
+from engine.local.events.days import local_days
+from engine.local.events.decimals import integer_bounds
+from engine.local.events.model import ResolvedEventMatch
+from engine.local.events.part import Part
+from engine.local.events.select import Rows, Universe, selected
+from engine.local.events.sums import average_passing, sum_passing
+from engine.values import Kind, Value
+
+DENSE_SHARE = 16
+"""A part adds its counts as one dense array when at least one in so many slots has rows in it."""
+
+FLAGS_PER_PAIR_MAX = 16
+"""Distinct pairs are found with a flag for each possible pair up to so many flags a pair, else by sorting."""
+
+NumberRows = tuple[Rows, NumberColumn]
+
+
+def passing(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> Bools:
+    """Which slots pass the step."""
+    match step.aggregate:
+        case Aggregate.COUNT:
+            return _in_intervals(count_rows(parts, step, universe), step.intervals)
+        case Aggregate.DISTINCT_DAYS:
+            return _in_intervals(_distinct_days(parts, step, universe), step.intervals)
+        case Aggregate.DISTINCT:
+            return _in_intervals(_distinct_values(parts, step, universe), step.intervals)
+        case Aggregate.SUM:
+            return sum_passing(_number_rows(parts, step, universe), universe.slots, step.intervals)
+        case Aggregate.AVERAGE:
+            return average_passing(_number_rows(parts, step, universe), universe.slots, step.intervals)
+        case Aggregate.MIN:
+            return _extreme(parts, step, universe, np.minimum)
+        case Aggregate.MAX:
+            return _extreme(parts, step, universe, np.maximum)
+        case Aggregate.FIRST | Aggregate.LAST:
+            return _at_end(parts, step, universe)
+
+
+# --- counting -----------------------------------------------------------------------------------------------
+
+
+def count_rows(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> Ints:
+    """How many rows each slot has."""
+    peak = sum(part.record.peak for part in parts)
+    counts: Ints = np.zeros(universe.slots, np.min_scalar_type(peak))
+    start, end = step.selection.time.start, step.selection.time.end
+    for part in parts:
+        if universe.ids is None and step.selection.where is None and part.within(start, end):
+            _add_whole_part(counts, part)
+            continue
+        for rows in selected((part,), step.selection, universe):
+            counts[rows.slots] += rows.counts.astype(counts.dtype)
+    return counts
+
+
+def _add_whole_part(counts: Ints, part: Part) -> None:
+    if part.record.users * DENSE_SHARE >= len(counts):
+        dense = part.dense_counts()
+        counts[: len(dense)] += dense
+    else:
+        users, user_counts = part.live_counts()
+        counts[users] += user_counts
+
+
+def _in_intervals(counts: Ints, intervals: Iterable[Interval]) -> Bools:
+    """Which counts lie in an interval and are not 0."""
+    passed = np.zeros(len(counts), np.bool_)
+    for interval in intervals:
+        low, high = integer_bounds(interval)
+        passed |= integers_between(counts, max(1, low or 1), high)
+    return passed
+
+
+# --- distinct -----------------------------------------------------------------------------------------------
+
+
+def _distinct_days(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> Ints:
+    slots, days = [], []
+    for rows in selected(parts, step.selection, universe):
+        row_days = local_days(rows.at(rows.part.times()), step.time_zone)
+        row_slots = rows.row_slots
+        # Most repeats are neighbours, and dropping them here saves sorting them.
+        first = np.ones(len(row_days), np.bool_)
+        first[1:] = (row_days[1:] != row_days[:-1]) | (row_slots[1:] != row_slots[:-1])
+        slots.append(row_slots[first])
+        days.append(row_days[first])
+    if not slots:
+        return np.zeros(universe.slots, np.int64)
+    codes = np.concatenate(days)
+    codes -= codes.min()
+    return distinct_pairs(np.concatenate(slots), codes, universe.slots)
+
+
+def _distinct_values(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> Ints:
+    slots: list[Ints] = []
+    codes: list[Int64s] = []
+    values = _ValueCodes()
+    for rows in selected(parts, step.selection, universe):
+        for kind in Kind:
+            found = rows.with_column(step.of, kind)
+            if found is not None:
+                slots.append(found[0].row_slots)
+                codes.append(values.codes_of(kind, found[1]))
+    if not slots:
+        return np.zeros(universe.slots, np.int64)
+    return distinct_pairs(np.concatenate(slots), np.concatenate(codes), universe.slots)
+
+
+class _ValueCodes:
+    """Numbers values across parts: one number for each different value of each kind."""
+
+    def __init__(self) -> None:
+        # By kind first: as keys of one dictionary 1.0, True and the instant 1 would be the same.
+        self._numbers: dict[Kind, dict[Value, int]] = {kind: {} for kind in Kind}
+        self._given = 0
+
+    def codes_of(self, kind: Kind, column: NumberColumn | TimeColumn | DictionaryColumn) -> Int64s:
+        if isinstance(column, DictionaryColumn):
+            used, places = np.unique(column.codes, return_inverse=True)
+            values = column.entries.values
+            return self._numbered(kind, [values[code] for code in used.tolist()])[places]
+        numbers = column.doubles if isinstance(column, NumberColumn) else column.times
+        distinct, places = np.unique(numbers, return_inverse=True)
+        return self._numbered(kind, distinct.tolist())[places]
+
+    def _numbered(self, kind: Kind, values: list[Value]) -> Int64s:
+        numbers = self._numbers[kind]
+        codes = []
+        for value in values:
+            code = numbers.get(value)
+            if code is None:
+                code = numbers[value] = self._given
+                self._given += 1
+            codes.append(code)
+        return np.array(codes, np.int64)
+
+
+def distinct_pairs(slots: Ints, codes: Int64s, slot_count: int) -> Ints:
+    """For each slot with how many different codes, from 0 up, it is paired."""
+    code_count = int(codes.max()) + 1
+    if slot_count * code_count <= FLAGS_PER_PAIR_MAX * len(slots):
+        flags = np.zeros((code_count, slot_count), np.uint8)
+        flags[codes, slots] = 1
+        counts: Ints = np.zeros(slot_count, np.min_scalar_type(code_count))
+        for code_flags in flags:
+            counts += code_flags
+        return counts
+    pairs = slots.astype(np.int64) * code_count + codes
+    pairs.sort()
+    kept = np.ones(len(pairs), np.bool_)
+    kept[1:] = pairs[1:] != pairs[:-1]
+    return np.bincount(pairs[kept] // code_count, minlength=slot_count)
+
+
+# --- numbers ------------------------------------------------------------------------------------------------
+
+
+def _number_rows(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> list[NumberRows]:
+    """The rows that have a number `of`, and the numbers."""
+    found = []
+    for rows in selected(parts, step.selection, universe):
+        pair = rows.with_column(step.of, Kind.NUMBER)
+        if pair is not None and isinstance(pair[1], NumberColumn):
+            found.append((pair[0], pair[1]))
+    return found
+
+
+def _extreme(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe, better: np.ufunc) -> Bools:
+    present = np.zeros(universe.slots, np.bool_)
+    extremes = np.full(universe.slots, np.inf if better is np.minimum else -np.inf)
+    for rows, numbers in _number_rows(parts, step, universe):
+        slots = rows.slots
+        best = better.reduceat(numbers.doubles, rows.starts[:-1])
+        extremes[slots] = better(extremes[slots], best)
+        present[slots] = True
+    return _numbers_pass(extremes, present, step.intervals)
+
+
+def _at_end(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> Bools:
+    """FIRST and LAST: by time, of equal times by arrival."""
+    first = step.aggregate is Aggregate.FIRST
+    sign = 1 if first else -1
+    furthest = np.iinfo(np.int64).max
+    numbers = np.zeros(universe.slots)
+    times = np.full(universe.slots, furthest)
+    sequences = np.full(universe.slots, furthest)
+    present = np.zeros(universe.slots, np.bool_)
+    for rows, column in _number_rows(parts, step, universe):
+        ends = rows.starts[:-1] if first else rows.starts[1:] - 1
+        slots = rows.row_slots[ends]
+        time = sign * rows.at(rows.part.times())[ends]
+        sequence = sign * rows.at(rows.part.sequences())[ends]
+        nearer = (time < times[slots]) | ((time == times[slots]) & (sequence < sequences[slots]))
+        slots = slots[nearer]
+        times[slots] = time[nearer]
+        sequences[slots] = sequence[nearer]
+        numbers[slots] = column.doubles[ends[nearer]]
+        present[slots] = True
+    return _numbers_pass(numbers, present, step.intervals)
+
+
+def _numbers_pass(numbers: Floats, present: Bools, intervals: Iterable[Interval]) -> Bools:
+    passed = np.zeros(len(numbers), np.bool_)
+    for interval in intervals:
+        passed |= doubles_between(numbers, interval)
+    return passed & present

@@ -1,0 +1,103 @@
+"""Arrays of integers: how they are packed into bytes, and the few operations on sorted rows.
+
+Packed form: an 8-byte header (dtype code u8, three zero bytes, count u32), `base` and `unit` (i64 each), then
+the items, little-endian; item i stands for base + unit × stored[i].
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.values import MICROS_PER_SECOND
+
+Bools: TypeAlias = npt.NDArray[np.bool_]
+Ints: TypeAlias = npt.NDArray[np.integer[Any]]
+Int64s: TypeAlias = npt.NDArray[np.int64]
+Uint32s: TypeAlias = npt.NDArray[np.uint32]
+Floats: TypeAlias = npt.NDArray[np.float64]
+Positions: TypeAlias = npt.NDArray[np.int64]
+"""Places of rows in a part, ascending."""
+
+_HEADER = struct.Struct("<BxxxIqq")
+_DTYPES = ("u1", "<u2", "<u4", "<u8", "i1", "<i2", "<i4", "<i8")
+
+TIME_UNITS = (MICROS_PER_SECOND, MICROS_PER_SECOND // 1_000)
+"""Resolutions that senders use: when all times of a column share one, it is divided out."""
+
+
+def smallest(values: Ints) -> Ints:
+    """The same integers in the smallest type that holds them."""
+    low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+    for dtype in _DTYPES[:4] if low >= 0 else _DTYPES[4:]:
+        limits = np.iinfo(dtype)
+        if limits.min <= low and high <= limits.max:
+            return values.astype(dtype, copy=False)
+    raise OverflowError(f"no integer type holds {low} to {high}")
+
+
+def pack_integers(values: Ints, *, rebase: bool = False, units: tuple[int, ...] = ()) -> bytes:
+    """The packed form. With `rebase` the least value is subtracted, and the first of `units` that divides
+    every difference is divided out.
+    """
+    base, unit = 0, 1
+    if rebase and len(values):
+        base = int(values.min())
+        values = values.astype(np.int64) - base
+        unit = next((unit for unit in units if not (values % unit).any()), 1)
+        values = values // unit
+    stored = smallest(values)
+    code = _DTYPES.index(stored.dtype.newbyteorder("<").str.replace("|", ""))
+    return _HEADER.pack(code, len(stored), base, unit) + stored.tobytes()
+
+
+def packed_size(data: memoryview) -> int:
+    """How many bytes the packed array at the start of `data` takes."""
+    code, count, _, _ = _HEADER.unpack_from(data)
+    return int(_HEADER.size + count * np.dtype(_DTYPES[code]).itemsize)
+
+
+def unpack_integers(data: memoryview) -> Ints:
+    """The inverse of `pack_integers`, as a copy that outlives `data`. int64 when it was rebased, else the
+    stored type.
+    """
+    code, count, base, unit = _HEADER.unpack_from(data)
+    stored: Ints = np.frombuffer(data, _DTYPES[code], count, _HEADER.size).copy()
+    if base == 0 and unit == 1:
+        return stored
+    values: Int64s = stored.astype(np.int64) * unit + base
+    return values
+
+
+def runs(values: Ints) -> Int64s:
+    """Where each run of equal neighbours starts, and the length of `values` at the end."""
+    if not len(values):
+        return np.zeros(1, np.int64)
+    changes = np.flatnonzero(values[1:] != values[:-1]) + 1
+    return np.concatenate((_ZERO, changes, np.array([len(values)])))
+
+
+def ranges(starts: Int64s, lengths: Int64s) -> Positions:
+    """The concatenation of start, start + 1, … for each range."""
+    total = int(lengths.sum())
+    shifts = starts - np.concatenate((_ZERO, np.cumsum(lengths)[:-1])) if len(starts) else starts
+    return np.repeat(shifts, lengths) + np.arange(total)
+
+
+def find_sorted(haystack: Ints, needles: Ints) -> tuple[Positions, Positions]:
+    """For the needles that occur in a sorted haystack without repeats: where in the needles they are, and
+    where in the haystack.
+    """
+    if not len(haystack) or not len(needles):
+        return _EMPTY, _EMPTY
+    places = np.searchsorted(haystack, needles)
+    places[places == len(haystack)] = 0
+    found = np.flatnonzero(haystack[places] == needles)
+    return found, places[found]
+
+
+_ZERO = np.zeros(1, np.int64)
+_EMPTY = np.zeros(0, np.int64)

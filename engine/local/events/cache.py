@@ -1,0 +1,108 @@
+"""Reading columns: verified, decoded and kept, least recently used ones dropped.
+
+A stored value is verified against its checksum whenever it is read from LMDB; what is kept here is a decoded
+copy of a verified value, so nothing is verified twice and nothing unverified is served.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import Protocol, TypeVar, cast
+
+from engine.errors import DataLoss
+from engine.local.environment import Environment, ReadTransaction
+from engine.local.keys import family_of
+
+COLUMN_CACHE_BYTES_DEFAULT = 256 << 20
+
+Key = tuple[int, Hashable]
+"""The holder's number and which of its columns."""
+
+
+class Sized(Protocol):
+    """Anything that knows its size."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+S = TypeVar("S", bound=Sized)
+
+
+class ColumnCache:
+    """Decoded columns of all event tables of a store, up to a number of bytes."""
+
+    def __init__(self, bytes_max: int = COLUMN_CACHE_BYTES_DEFAULT) -> None:
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._held: OrderedDict[Key, tuple[Sized, int]] = OrderedDict()
+        self._numbers = itertools.count()
+
+    def holder(self) -> int:
+        """A number that no other holder of columns has in this cache."""
+        return next(self._numbers)
+
+    def get(self, key: Key) -> Sized | None:
+        """The column, if it is there."""
+        held = self._held.get(key)
+        if held is None:
+            return None
+        self._held.move_to_end(key)
+        return held[0]
+
+    def put(self, key: Key, column: Sized) -> None:
+        """Keeps the column, and drops others when there are too many bytes."""
+        self.drop(key)
+        size = column.nbytes
+        self._held[key] = (column, size)
+        self._bytes += size
+        while self._bytes > self._bytes_max and len(self._held) > 1:
+            self._bytes -= self._held.popitem(last=False)[1][1]
+
+    def drop(self, key: Key) -> None:
+        """Forgets the column."""
+        held = self._held.pop(key, None)
+        if held is not None:
+            self._bytes -= held[1]
+
+
+class Loader:
+    """Loads columns through the cache, all from one state of the index while a session is open."""
+
+    def __init__(self, index: Environment, cache: ColumnCache) -> None:
+        self._index = index
+        self.cache = cache
+        self._txn: ReadTransaction | None = None
+
+    @contextmanager
+    def session(self) -> Iterator[ReadTransaction]:
+        """Everything loaded in the block comes from one state. Sessions nest."""
+        if self._txn is not None:
+            yield self._txn
+            return
+        with self._index.reading() as txn:
+            self._txn = txn
+            try:
+                yield txn
+            finally:
+                self._txn = None
+
+    def column(self, cache_key: Key, key: bytes, decode: Callable[[memoryview], S]) -> S:
+        """The column stored under `key`. `decode` copies what it keeps. Raises DataLoss when it is damaged or
+        gone.
+        """
+        held = self.cache.get(cache_key)
+        if held is not None:
+            return cast(S, held)
+        if self._txn is None:
+            raise RuntimeError("columns are loaded within a session")
+        stored = self._txn.get(key)
+        if stored is None:
+            family = family_of(key).name
+            raise DataLoss(f"a value of the family {family} is missing", metadata={"key_family": family})
+        column = decode(stored)
+        self.cache.put(cache_key, column)
+        return column

@@ -1,0 +1,307 @@
+"""A table: all events of one account, input, event name, event type and group.
+
+New rows wait in a list; the first read after them, or the fold, turns the list into a part in memory. Fresh
+parts merge as they come, each at least twice the next, so there are few of them. A fold routes their rows
+into slices, writes what changed, and *stages* the outcome: the table goes on as before until the fold's
+transaction is known to have committed (`settle`), or is taken back (`unstage`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+
+from engine.criteria.model import EventType
+from engine.local.environment import ReadTransaction, WriteTransaction
+from engine.local.events.cache import Loader
+from engine.local.events.frame import Frame
+from engine.local.events.model import EventRow
+from engine.local.events.part import Part, PartRecord
+from engine.local.events.slices import (
+    NUMBER_BIAS,
+    SLICE_PARTS_MAX,
+    SLICE_ROWS_MAX,
+    SliceKey,
+    rows_by_half,
+    rows_by_slice,
+)
+from engine.local.keys import Family, key, parts_of
+from engine.values import MICROS_PER_DAY, Micros
+
+TableKey = tuple[int, int, int, int, int]
+"""Account, input number, name number, event type, group."""
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+class TableRecord(msgspec.Struct, array_like=True):
+    """What is known of a table without reading its slices. `marked`: some part has removed users."""
+
+    next_part: int = 1
+    rows: int = 0
+    bytes: int = 0
+    marked: bool = False
+
+
+class SliceRecord(msgspec.Struct, array_like=True):
+    """The parts of a slice."""
+
+    parts: list[PartRecord]
+
+
+_table_decoder = msgspec.msgpack.Decoder(TableRecord)
+_slice_decoder = msgspec.msgpack.Decoder(SliceRecord)
+
+Slices = dict[SliceKey, list[Part]]
+
+
+@dataclass(slots=True)
+class _Staged:
+    """A fold that is not known to have committed: changed slices (an empty list = gone) and the record."""
+
+    slices: Slices
+    record: TableRecord
+    written: list[Part] = field(default_factory=list)
+
+
+class Table:
+    """The rows of one table."""
+
+    def __init__(self, loader: Loader, table_key: TableKey, record: TableRecord | None = None) -> None:
+        self._loader = loader
+        self.key = table_key
+        self.record = record or TableRecord()
+        self._slices: Slices | None = None if record else {}
+        self._pending: list[EventRow] = []
+        self._fresh: list[Part] = []
+        self._folding: list[Part] = []
+        self._staged: _Staged | None = None
+        self._remarked: set[SliceKey] = set()
+
+    @staticmethod
+    def decode_record(stored: memoryview) -> TableRecord:
+        """The record as stored under the table's key."""
+        return _table_decoder.decode(stored)
+
+    @property
+    def pending(self) -> list[EventRow]:
+        """The rows that are in no part yet; whoever has a row for this table appends it."""
+        return self._pending
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether a fold has something to write."""
+        return bool(self._pending or self._fresh or self._folding or self._remarked)
+
+    @property
+    def fresh_rows(self) -> int:
+        """Rows that are not stored yet."""
+        return len(self._pending) + sum(part.record.rows for part in (*self._fresh, *self._folding))
+
+    # --- reading --------------------------------------------------------------------------------------------
+
+    def parts(self, start: Micros | None, end: Micros | None) -> Iterator[Part]:
+        """The parts that may have rows in [start, end)."""
+        self._flush_pending()
+        first = None if start is None else start // MICROS_PER_DAY
+        for slice_key, parts in self._loaded_slices().items():
+            if (end is None or slice_key.first_day * MICROS_PER_DAY < end) and (
+                first is None or first < slice_key.end_day
+            ):
+                yield from (part for part in parts if part.overlaps(start, end))
+        for part in (*self._folding, *self._fresh):
+            if part.overlaps(start, end):
+                yield part
+
+    def _loaded_slices(self) -> Slices:
+        if self._slices is None:
+            with self._loader.session() as txn:
+                self._slices = self._read_slices(txn)
+        return self._slices
+
+    def _read_slices(self, txn: ReadTransaction) -> Slices:
+        slices: Slices = {}
+        for found, stored in txn.scan(key(Family.EVENT_SLICE, *self.key)):
+            _, _, _, _, _, level, number = parts_of(found)
+            assert isinstance(level, int)
+            assert isinstance(number, int)
+            slice_key = SliceKey(level, number - NUMBER_BIAS)
+            records = _slice_decoder.decode(stored).parts
+            slices[slice_key] = [
+                Part(self._loader, record, self._stored_key(slice_key), None) for record in records
+            ]
+        return slices
+
+    def _stored_key(self, slice_key: SliceKey) -> tuple[int, ...]:
+        return (*self.key, slice_key.level, slice_key.number + NUMBER_BIAS)
+
+    # --- changing -------------------------------------------------------------------------------------------
+
+    def _flush_pending(self) -> None:
+        if not self._pending:
+            return
+        part = Part.of_frame(self._loader, Frame.of_rows(self._pending))
+        self._pending.clear()
+        while self._fresh and self._fresh[-1].record.rows < 2 * part.record.rows:
+            frame = Frame.concatenated((self._fresh.pop().frame(), part.frame()))
+            part = Part.of_frame(self._loader, frame)
+        self._fresh.append(part)
+
+    def extract(self, user: int) -> list[EventRow]:
+        """Removes a user's rows and answers them, in no order."""
+        _, input_number, name_number, event_type, group = self.key
+        type_ = EventType(event_type)
+        rows: list[EventRow] = []
+        self._flush_pending()
+        for slice_key, parts in (*self._loaded_slices().items(), (None, [*self._folding, *self._fresh])):
+            for part in parts:
+                found = part.rows_of_user(user)
+                if not len(found):
+                    continue
+                for row in found.tolist():
+                    time, sequence, attributes = part.row(row)
+                    rows.append(
+                        EventRow(group, user, input_number, name_number, type_, time, sequence, attributes)
+                    )
+                part.remove(user)
+                if slice_key is not None:
+                    self._remarked.add(slice_key)
+        self._fresh = [part for part in self._fresh if part.live_users]
+        self._remove_staged(user)
+        return rows
+
+    def _remove_staged(self, user: int) -> None:
+        """The rows a fold has written already were removed after it: they are marked there as well."""
+        for slice_key, parts in (self._staged.slices if self._staged else {}).items():
+            for part in parts:
+                if user not in part.removed and len(part.rows_of_user(user)):
+                    part.remove(user)
+                    self._remarked.add(slice_key)
+
+    # --- folding --------------------------------------------------------------------------------------------
+
+    def stage(self, txn: WriteTransaction, purge_rows_max: int) -> int:
+        """Writes fresh rows and changed marks, and rewrites parts without their removed users, up to about
+        `purge_rows_max` rows; answers how many were rewritten.
+        """
+        self._flush_pending()
+        self._folding += self._fresh
+        self._fresh = []
+        slices = self._loaded_slices()
+        staged = _Staged({}, msgspec.structs.replace(self.record))
+        frame = Frame.concatenated(part.frame() for part in self._folding)
+        if len(frame):
+            for slice_key, rows in rows_by_slice(frame.times, slices):
+                self._place(staged, slice_key, slices.get(slice_key, []), frame.take(rows))
+        purged = self._purge(staged, slices, purge_rows_max)
+        for slice_key in self._remarked & slices.keys():
+            staged.slices.setdefault(slice_key, slices[slice_key])
+        self._remarked = set()
+        self._write(txn, staged)
+        self._staged = staged
+        return purged
+
+    def _place(self, staged: _Staged, slice_key: SliceKey, parts: list[Part], frame: Frame) -> None:
+        """Adds rows to the parts of a slice, which splits or merges parts when there are too many."""
+        rows = len(frame) + sum(part.record.rows for part in parts)
+        if slice_key.level and rows > SLICE_ROWS_MAX:
+            whole = Frame.concatenated((*(part.frame() for part in parts), frame))
+            staged.slices[slice_key] = []
+            for half, half_rows in rows_by_half(whole.times, slice_key):
+                self._place(staged, half, [], whole.take(half_rows))
+            return
+        if len(parts) >= SLICE_PARTS_MAX:
+            parts, merged = _apart(parts, len(frame))
+            frame = Frame.concatenated((*(part.frame() for part in merged), frame))
+        staged.slices[slice_key] = [*parts, self._new_part(staged, slice_key, frame)]
+
+    def _new_part(self, staged: _Staged, slice_key: SliceKey, frame: Frame) -> Part:
+        number = staged.record.next_part
+        staged.record.next_part += 1
+        part = Part.of_frame(self._loader, frame, number=number, slice_key=self._stored_key(slice_key))
+        staged.written.append(part)
+        return part
+
+    def _purge(self, staged: _Staged, slices: Slices, rows_max: int) -> int:
+        """Rewrites parts that have removed users, as far as the budget goes."""
+        purged = 0
+        for slice_key in slices:
+            parts = staged.slices.get(slice_key, slices[slice_key])
+            if purged >= rows_max or not any(part.removed for part in parts):
+                continue
+            kept = []
+            for part in parts:
+                if not part.removed:
+                    kept.append(part)
+                    continue
+                purged += part.record.rows
+                if part.live_users:
+                    kept.append(self._new_part(staged, slice_key, part.frame()))
+            staged.slices[slice_key] = kept
+        return purged
+
+    def _write(self, txn: WriteTransaction, staged: _Staged) -> None:
+        slices = self._loaded_slices()
+        for part in staged.written:
+            for column_key, packed in part.pack():
+                txn.put(column_key, packed)
+                part.record.bytes += len(packed)
+        for slice_key, parts in staged.slices.items():
+            record_key = key(Family.EVENT_SLICE, *self._stored_key(slice_key))
+            for part in slices.get(slice_key, ()):
+                if part not in parts:
+                    txn.delete_prefix(part.prefix)
+            if parts:
+                txn.put(record_key, _encoder.encode(SliceRecord([part.marked_record() for part in parts])))
+            else:
+                txn.delete(record_key)
+        after = [part for parts in {**slices, **staged.slices}.values() for part in parts]
+        staged.record.rows = sum(part.record.rows for part in after)
+        staged.record.bytes = sum(part.record.bytes for part in after)
+        staged.record.marked = any(part.removed for part in after)
+        txn.put(key(Family.EVENT_TABLE, *self.key), _encoder.encode(staged.record))
+
+    def settle(self) -> None:
+        """The staged fold has committed: its outcome becomes the table's state."""
+        staged = self._staged
+        if staged is None:
+            return
+        slices = self._loaded_slices()
+        for slice_key, parts in staged.slices.items():
+            for part in slices.pop(slice_key, ()):
+                if part not in parts:
+                    part.dispose()
+            if parts:
+                slices[slice_key] = parts
+        for part in staged.written:
+            part.release()
+        for part in self._folding:
+            part.dispose()
+        self.record = staged.record
+        self._folding = []
+        self._staged = None
+
+    def unstage(self) -> None:
+        """The staged fold has not committed: everything it wrote is still to be written."""
+        if self._staged is None:
+            return
+        slices = self._loaded_slices()
+        self._remarked |= self._staged.slices.keys() & slices.keys()
+        self._fresh = [*self._folding, *self._fresh]
+        self._folding = []
+        self._staged = None
+
+
+def _apart(parts: Iterable[Part], rows: int) -> tuple[list[Part], list[Part]]:
+    """Which parts stay and which merge with a new one of so many rows: the smaller half, and any that is no
+    larger than all those together.
+    """
+    ordered = sorted(parts, key=lambda part: part.record.rows)
+    at = len(ordered) // 2
+    rows += sum(part.record.rows for part in ordered[:at])
+    while at < len(ordered) and ordered[at].record.rows <= rows:
+        rows += ordered[at].record.rows
+        at += 1
+    return ordered[at:], ordered[:at]

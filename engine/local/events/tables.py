@@ -1,0 +1,176 @@
+"""The event tables of one account: what the backend adds to, asks and folds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from pyroaring import BitMap
+
+from engine.criteria.ranges import ALL_NUMBERS
+from engine.local.environment import ReadTransaction, Store, WriteTransaction
+from engine.local.events.aggregate import passing
+from engine.local.events.cache import ColumnCache, Loader
+from engine.local.events.model import EventRow, ResolvedEventMatch, ResolvedSelection, ResolvedSequence
+from engine.local.events.part import Part
+from engine.local.events.select import Universe
+from engine.local.events.sequence import sequence_passing
+from engine.local.events.table import Table
+from engine.local.keys import Family, key, parts_of
+
+PURGE_ROWS_PER_FOLD = 1 << 20
+"""About how many rows a fold rewrites to get rid of those of removed users."""
+
+_Short = tuple[int, int, int]
+"""A table within an account and group: input number, name number, event type."""
+
+
+class EventStatistics(NamedTuple):
+    """Rows, those of removed users included until they are purged, and bytes of the stored ones."""
+
+    events: int
+    bytes: int
+
+
+class EventTables:
+    """All event tables of an account. Every method is called with the backend's state lock held.
+
+    A fold needs no second call: reads find out by themselves whether its transaction has committed. Only the
+    commit itself must not happen in the middle of a call here.
+    """
+
+    def __init__(self, store: Store, account: int, groups: int, cache: ColumnCache | None = None) -> None:
+        """`cache` is shared by the accounts of a store; without one the account gets its own."""
+        self._account = account
+        self._loader = Loader(store.index, cache or ColumnCache())
+        self._groups: list[dict[_Short, Table]] = [{} for _ in range(groups)]
+        self._staged: list[Table] = []
+        self._fold_number = 0
+        self._fold_key = key(Family.EVENT_FOLD, account)
+        self.rows_looked_at = 0
+        """Rows (for whole parts, users) read by all matches so far; callers take differences."""
+        with self._loader.session() as txn:
+            self._fold_number = self._committed_fold(txn)
+            for found, stored in txn.scan(key(Family.EVENT_TABLE, account)):
+                _, *short, group = (part for part in parts_of(found) if isinstance(part, int))
+                record = Table.decode_record(stored)
+                table = Table(self._loader, (account, short[0], short[1], short[2], group), record)
+                self._groups[group][short[0], short[1], short[2]] = table
+
+    # --- adding ---------------------------------------------------------------------------------------------
+
+    def add(self, rows: Iterable[EventRow]) -> None:
+        """Takes rows in. The next read sees them."""
+        groups = self._groups
+        for row in rows:
+            short = (row.input_number, row.name_number, row.type)
+            table = groups[row.group].get(short)
+            if table is None:
+                table = Table(self._loader, (self._account, *short, row.group))
+                groups[row.group][short] = table
+            table.pending.append(row)
+
+    def extract(self, group: int, user: int) -> list[EventRow]:
+        """Removes a user's rows from all tables and answers them in the order of arrival."""
+        with self._session():
+            rows = [row for table in self._groups[group].values() for row in table.extract(user)]
+        rows.sort(key=lambda row: row.sequence)
+        return rows
+
+    # --- asking ---------------------------------------------------------------------------------------------
+
+    def match(self, group: int, step: ResolvedEventMatch, users: BitMap | None = None) -> BitMap:
+        """The users of the group, among `users` (None = all), that the step holds for."""
+        with self._session():
+            parts = self._parts(group, step.selection)
+            if not parts or (users is not None and not users):
+                return BitMap(optimize=False)
+            universe = Universe(parts, users)
+            self._look_at(parts, universe)
+            return universe.bitmap(passing(parts, step, universe))
+
+    def match_sequence(self, group: int, step: ResolvedSequence, users: BitMap | None = None) -> BitMap:
+        """The users of the group, among `users` (None = all), that have the sequence."""
+        with self._session():
+            steps = [(selection, self._parts(group, selection)) for selection in step.steps]
+            if not all(parts for _, parts in steps) or (users is not None and not users):
+                return BitMap(optimize=False)
+            every_part = list({id(part): part for _, parts in steps for part in parts}.values())
+            universe = Universe(every_part, users)
+            self._look_at(every_part, universe)
+            return universe.bitmap(sequence_passing(steps, step.within, universe))
+
+    def users(self, group: int, selection: ResolvedSelection, users: BitMap | None = None) -> BitMap:
+        """The users of the group, among `users` (None = all), that have any event in the selection."""
+        return self.match(group, ResolvedEventMatch(selection=selection, intervals=(ALL_NUMBERS,)), users)
+
+    def _parts(self, group: int, selection: ResolvedSelection) -> list[Part]:
+        span = selection.time
+        return [
+            part
+            for table in self._tables(group, selection)
+            for part in table.parts(span.start, span.end)
+            if part.live_users
+        ]
+
+    def _tables(self, group: int, selection: ResolvedSelection) -> Iterator[Table]:
+        tables = self._groups[group]
+        if selection.name is not None and selection.type is not None:
+            for input_number in selection.inputs:
+                table = tables.get((input_number, selection.name, selection.type))
+                if table is not None:
+                    yield table
+            return
+        inputs = frozenset(selection.inputs)
+        for (input_number, name_number, event_type), table in tables.items():
+            if (
+                input_number in inputs
+                and selection.name in (None, name_number)
+                and selection.type in (None, event_type)
+            ):
+                yield table
+
+    def _look_at(self, parts: list[Part], universe: Universe) -> None:
+        for part in parts:
+            self.rows_looked_at += part.record.users if universe.ids is None else len(universe.ids)
+
+    # --- folding --------------------------------------------------------------------------------------------
+
+    def fold(self, txn: WriteTransaction) -> None:
+        """Writes everything that is not stored yet. It takes effect with the transaction."""
+        with self._session():
+            for table in self._staged:
+                table.unstage()
+            self._staged = []
+            purge_rows = PURGE_ROWS_PER_FOLD
+            for tables in self._groups:
+                for table in tables.values():
+                    if table.has_changes or (table.record.marked and purge_rows > 0):
+                        self._staged.append(table)
+                        purge_rows -= table.stage(txn, purge_rows)
+            if self._staged:
+                self._fold_number += 1
+                txn.put(self._fold_key, self._fold_number.to_bytes(8, "big"))
+
+    @contextmanager
+    def _session(self) -> Iterator[None]:
+        """One state of the index, and the tables as that state has them."""
+        with self._loader.session() as txn:
+            if self._staged and self._committed_fold(txn) == self._fold_number:
+                for table in self._staged:
+                    table.settle()
+                self._staged = []
+            yield
+
+    def _committed_fold(self, txn: ReadTransaction) -> int:
+        stored = txn.get(self._fold_key)
+        return 0 if stored is None else int.from_bytes(stored, "big")
+
+    def statistics(self) -> EventStatistics:
+        """How much there is."""
+        tables = [table for group in self._groups for table in group.values()]
+        return EventStatistics(
+            events=sum(table.record.rows + table.fresh_rows for table in tables),
+            bytes=sum(table.record.bytes for table in tables),
+        )

@@ -1,0 +1,129 @@
+"""Every aggregate and sequence against brute force, across folds, aborted folds, reopening, small slices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyroaring import BitMap
+
+from engine.local.environment import Store
+from engine.local.events import EventRow, EventTables, ResolvedEventMatch, ResolvedSelection, ResolvedSequence
+from engine.local.events import table as table_module
+from tests.engine.local.events import brute, drawing
+from tests.engine.local.events.conftest import GROUPS
+
+ACTIONS = st.sampled_from(["nothing", "read", "fold", "fold", "aborted fold", "reopen", "extract"])
+
+
+class History:
+    """Event tables that went through some life, and the rows they must hold."""
+
+    def __init__(self, store: Store, account: int) -> None:
+        self.store = store
+        self.account = account
+        self.tables = EventTables(store, account, GROUPS)
+        self.rows: list[EventRow] = []
+
+    def add(self, rows: list[EventRow], action: str) -> None:
+        """Adds rows; what `extract` removed is added again, as an alias does it."""
+        self.tables.add(rows)
+        self.rows += rows
+        if action == "read":
+            self.check_counts()
+        elif action in ("fold", "reopen"):
+            self.fold()
+            if action == "reopen":
+                self.tables = EventTables(self.store, self.account, GROUPS)
+        elif action == "aborted fold":
+            with pytest.raises(RuntimeError, match="aborted"):
+                self.fold(abort=True)
+        elif action == "extract":
+            self.extract(rows[0].user if rows else 0)
+
+    def fold(self, abort: bool = False) -> None:
+        with self.store.index.writing() as txn:
+            self.tables.fold(txn)
+            if abort:
+                raise RuntimeError("aborted")
+
+    def extract(self, user: int) -> None:
+        for group in range(GROUPS):
+            expected = [row for row in self.rows if row.user == user and row.group == group]
+            assert self.tables.extract(group, user) == expected
+            self.tables.add(expected)
+
+    def check_counts(self) -> None:
+        for group in range(GROUPS):
+            selection = ResolvedSelection(inputs=(1, 2))
+            assert set(self.tables.users(group, selection)) == {r.user for r in self.rows if r.group == group}
+
+
+lives = st.lists(st.tuples(drawing.rows(), ACTIONS), min_size=1, max_size=5)
+
+
+def lived(store: Store, account: int, life: list[tuple[list[EventRow], str]]) -> History:
+    history = History(store, account)
+    arrived = 0
+    for rows, action in life:
+        for row in rows:
+            arrived += 1
+            row.sequence = arrived * 2
+        history.add(rows, action)
+    return history
+
+
+@pytest.fixture(params=[(4, 2), (1 << 16, 8)], ids=["small slices", "usual slices"])
+def slices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows_max, parts_max = request.param
+    monkeypatch.setattr(table_module, "SLICE_ROWS_MAX", rows_max)
+    monkeypatch.setattr(table_module, "SLICE_PARTS_MAX", parts_max)
+
+
+@pytest.mark.usefixtures("slices")
+class TestAgainstBruteForce:
+    @given(
+        life=lives,
+        steps=st.lists(drawing.matches, min_size=1, max_size=6),
+        universe=st.none() | st.sets(drawing.users),
+    )
+    def test_aggregates(
+        self,
+        store: Store,
+        new_account: Callable[[], int],
+        life: list[tuple[list[EventRow], str]],
+        steps: list[ResolvedEventMatch],
+        universe: set[int] | None,
+    ) -> None:
+        history = lived(store, new_account(), life)
+        for step in steps:
+            for group in range(GROUPS):
+                expected = brute.match(history.rows, group, step)
+                assert set(history.tables.match(group, step)) == expected
+                if universe is not None:
+                    found = history.tables.match(group, step, BitMap(universe))
+                    assert set(found) == expected & universe
+
+    @given(
+        life=lives,
+        steps=st.lists(drawing.sequences, min_size=1, max_size=4),
+        universe=st.none() | st.sets(drawing.users),
+    )
+    def test_sequences(
+        self,
+        store: Store,
+        new_account: Callable[[], int],
+        life: list[tuple[list[EventRow], str]],
+        steps: list[ResolvedSequence],
+        universe: set[int] | None,
+    ) -> None:
+        history = lived(store, new_account(), life)
+        for step in steps:
+            for group in range(GROUPS):
+                expected = brute.match_sequence(history.rows, group, step)
+                assert set(history.tables.match_sequence(group, step)) == expected
+                if universe is not None:
+                    found = history.tables.match_sequence(group, step, BitMap(universe))
+                    assert set(found) == expected & universe
