@@ -45,6 +45,10 @@ class AudienceRecords:
         """The milestone whose users it holds."""
         return self._repository.get(Milestone, audience.milestone)
 
+    def display_name(self, name: str) -> str:
+        """The display name of its milestone. Raises NotFound."""
+        return self.milestone(self.get(name)).display_name
+
     def list(
         self, parent: str, *, journey: str = "", page_size: int = 0, page_token: str = ""
     ) -> Page[Audience]:

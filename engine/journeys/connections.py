@@ -114,8 +114,9 @@ class Connections(Outputs):
         return page_by_name(connections, question, page_size=page_size, page_token=page_token)
 
     def update_connection(self, record: Connection, fields: Collection[str], etag: str = "") -> Connection:
-        """Changes the named fields: `identities`, `attributes`, `batch_changes`, `batch_age`. Raises NotFound,
-        EtagMismatch, InvalidInput.
+        """Changes the named fields: `identities`, `attributes`, `batch_changes`, `batch_age`.
+
+        Raises NotFound, EtagMismatch, InvalidInput.
         """
         check_name(record.name, "connection.name", Resource.CONNECTION)
         values = masked_values(record, fields, CONNECTION_FIELDS)
