@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 import xxhash
@@ -70,6 +70,23 @@ class Oracle:
         milestone = self._milestone(milestone_id)
         journey = self._places[milestone_id][0]
         return frozenset(u for u in self.start(journey) if self._is_member(self.users[u], milestone))
+
+    def draws(self, milestone_id: str) -> frozenset[str]:
+        """The users a milestone draws from: its parent's, without those that siblings before it take."""
+        journey, parent, siblings_before = self._places[milestone_id]
+        population = self.start(journey) if parent is None else self.members(parent.id)
+        for sibling in siblings_before:
+            if sibling.criteria is not None:
+                population -= self.matching(sibling.criteria, journey)
+        return population
+
+    def labelled(self, milestone_id: str) -> list[tuple[str, frozenset[str]]]:
+        """Each label in a milestone's criteria, in reading order, with the users of its criterion among
+        those the milestone draws from."""
+        criteria, journey = self._milestone(milestone_id).criteria, self._places[milestone_id][0]
+        nodes = [] if criteria is None else [node for node in nodes_of(criteria) if node.label]
+        population = self.draws(milestone_id)
+        return [(node.label, population & self.matching(node, journey)) for node in nodes]
 
     def all_members(self) -> dict[str, frozenset[str]]:
         """The users of every milestone, by milestone id."""
@@ -190,6 +207,19 @@ class Oracle:
             continues(times[1:], first, None if criterion.within is None else first + criterion.within)
             for first in times[0]
         )
+
+
+def nodes_of(criterion: Criterion) -> Iterator[Criterion]:
+    """A criterion and all below it, in reading order."""
+    yield criterion
+    match criterion:
+        case AllOf() | AnyOf():
+            for child in criterion.criteria:
+                yield from nodes_of(child)
+        case Not():
+            yield from nodes_of(criterion.criterion)
+        case _:
+            return
 
 
 def aggregate_of(

@@ -80,7 +80,9 @@ class Aliases:
         return self.now_called(from_user_id) == self.now_called(to_user_id)
 
     def link(self, from_user_id: str, to_user_id: str) -> tuple[str, str]:
-        """Makes one id another; answers what the two stood for."""
+        """Makes one id another; answers what the two stood for. Raises ValueError on a cycle."""
+        if self.closes_cycle(from_user_id, to_user_id):
+            raise ValueError(f"{from_user_id!r} already is {to_user_id!r}, or the other way round")
         source, target = self.now_called(from_user_id), self.now_called(to_user_id)
         self._renamed[source] = target
         return source, target

@@ -1,0 +1,137 @@
+"""Many random worlds in a row, the engine's answers held against the oracle's.
+
+    python -m tests.oracle.campaign --worlds 20000 --seed 7 --jobs 2
+    python -m tests.oracle.campaign --seed 7 --first 1234 --worlds 1     # one of them again
+
+World n of a seed is the same on every machine. Stops at the first difference, prints the smallest world it
+can find that still shows it, and exits with 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import random
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.oracle.differences import in_engine, in_labels, in_planner, in_slivers
+from tests.oracle.engine_side import EngineSide
+from tests.oracle.evaluate import Oracle
+from tests.oracle.generate import draw_world
+from tests.oracle.minimise import minimise, moved
+from tests.oracle.palette import DURATIONS, Chooser, draw_palette
+from tests.oracle.world import World, fresh_account
+
+WORLDS_PER_STORE = 500
+SEED_BITS = 32
+PROGRESS_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some consecutive worlds of a seed."""
+
+    seed: int
+    first: int
+    count: int
+
+
+def world_of(seed: int, number: int) -> World:
+    """World `number` of a seed."""
+    choose = Chooser(random.Random(f"{seed} {number}").randrange)
+    return draw_world(choose, draw_palette(choose, fresh_account()))
+
+
+def differences_of(world: World, side: EngineSide, seed: str) -> list[str]:
+    """What differs about a world, asked in ways that the seed chooses. An exception is a difference too,
+    except those that the oracle raises of a world that cannot be.
+    """
+    source = random.Random(seed)
+    later = world.as_of + source.choice(DURATIONS)
+    Oracle(world).all_members()
+    try:
+        found = in_planner(world, source) + in_labels(world) + in_slivers(world, later)
+        found += in_engine(world, side, source)
+    except Exception as error:  # whatever the engine raises here is a fault to be reported with its world
+        return [f"{type(error).__name__}: {error}"]
+    return [str(difference) for difference in found]
+
+
+def run_chunk(chunk: Chunk) -> str:
+    """Compares the worlds of a chunk in a store of their own; the report of the first difference, or ""."""
+    with tempfile.TemporaryDirectory(prefix="worlds-") as directory:
+        side = EngineSide(Path(directory))
+        try:
+            for number in range(chunk.first, chunk.first + chunk.count):
+                world = world_of(chunk.seed, number)
+                found = differences_of(world, side, f"{chunk.seed} {number}")
+                if found:
+                    return report(chunk.seed, number, world, found, side)
+        finally:
+            side.close()
+    return ""
+
+
+def report(seed: int, number: int, world: World, found: list[str], side: EngineSide) -> str:
+    """What differs, and the smallest world that still differs in any way."""
+    ways = f"{seed} {number}"
+    smallest = minimise(world, lambda smaller: bool(differences_of(smaller, side, ways)))
+    still = differences_of(moved(smallest, fresh_account()), side, ways)
+    lines = [
+        f"world {number} of seed {seed} differs:",
+        *(f"  {line}" for line in found),
+        "the smallest world found that differs:",
+        f"  as of {smallest.as_of}, {smallest.time_zone}, inputs {smallest.inputs}",
+        *(f"  {operation}" for operation in smallest.operations),
+        *(f"  {journey}" for journey in smallest.journeys),
+        *(f"  {line}" for line in still),
+        f"again: python -m tests.oracle.campaign --seed {seed} --first {number} --worlds 1",
+    ]
+    return "\n".join(lines)
+
+
+def chunks(seed: int, first: int, count: int) -> Iterator[Chunk]:
+    """The worlds from `first` on, a store's worth at a time."""
+    for start in range(first, first + count, WORLDS_PER_STORE):
+        yield Chunk(seed, start, min(WORLDS_PER_STORE, first + count - start))
+
+
+def run(seed: int, first: int, count: int, jobs: int) -> int:
+    """Runs the campaign and prints how it goes; the exit code."""
+    print(f"{count} worlds from {first} on, --seed {seed}", flush=True)
+    started = printed = time.monotonic()
+    done = 0
+    # Stores must not cross a fork.
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        todo = list(chunks(seed, first, count))
+        for chunk, text in zip(todo, pool.imap(run_chunk, todo), strict=True):
+            if text:
+                print(text, flush=True)
+                return 1
+            done += chunk.count
+            if time.monotonic() - printed > PROGRESS_SECONDS or done == count:
+                printed = time.monotonic()
+                print(f"{done} worlds, no difference, {printed - started:.0f} s", flush=True)
+    return 0
+
+
+def main() -> int:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(prog="tests.oracle.campaign", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--worlds", type=int, default=1_000, help="how many worlds (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=None, help="the seed (default: a new one, printed)")
+    parser.add_argument("--first", type=int, default=0, help="the number of the first world")
+    parser.add_argument("--jobs", type=int, default=1, help="processes (default %(default)s)")
+    options = parser.parse_args()
+    seed = secrets.randbits(SEED_BITS) if options.seed is None else options.seed
+    return run(seed, options.first, options.worlds, options.jobs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""Whether the engine and the oracle agree about a world, asked in every way the engine can be asked."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+import msgspec
+
+from engine.plan.passes import ALL_PASSES, Pass
+from engine.plan.slivers import moved_by_time
+from engine.values import Micros
+from tests.oracle.engine_side import EngineSide
+from tests.oracle.evaluate import Oracle
+from tests.oracle.history import Aliases
+from tests.oracle.palette import DURATIONS
+from tests.oracle.plans import root_sets
+from tests.oracle.trees import Trees
+from tests.oracle.world import Alias, Batch, Erase, World, walk
+
+RESTART_SHARE = 0.05
+FOLD_SHARE = 0.2
+
+Members = Mapping[str, frozenset[str]]
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """One milestone about which two answers differ: users that should be there and users that should not."""
+
+    how: str
+    milestone: str
+    missing: tuple[str, ...]
+    extra: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.how}, milestone {self.milestone}: missing {self.missing}, extra {self.extra}"
+
+
+def compared(how: str, expected: Members, found: Members) -> list[Difference]:
+    """The differences between what the oracle says and what was found."""
+    return [
+        Difference(how, name, tuple(sorted(users - found[name])), tuple(sorted(found[name] - users)))
+        for name, users in expected.items()
+        if users != found[name]
+    ]
+
+
+def some_passes(source: random.Random) -> tuple[Pass, ...]:
+    """A random subset of the planner's passes, in their order."""
+    return tuple(one for one in ALL_PASSES if source.random() < 0.5)
+
+
+def in_planner(world: World, source: random.Random) -> list[Difference]:
+    """Plans, executed by brute force, against the oracle: without passes, with all, with a random subset."""
+    trees, oracle = Trees(world), Oracle(world)
+    expected = oracle.all_members()
+    found: list[Difference] = []
+    for passes in ((), ALL_PASSES, some_passes(source)):
+        sets = root_sets(trees.plan(passes=passes), oracle.users)
+        how = f"plan with passes {[one.__name__ for one in passes]}"
+        found += compared(how, expected, dict(zip(trees.milestones, sets, strict=True)))
+    return found
+
+
+def in_labels(world: World) -> list[Difference]:
+    """Plans of single milestones: members, the users drawn from, and each labelled criterion among them."""
+    trees, oracle = Trees(world), Oracle(world)
+    found: list[Difference] = []
+    for milestone_id in trees.milestones:
+        compiled = trees.milestone_plan(milestone_id)
+        members, draws, *labelled = root_sets(compiled.plan, oracle.users)
+        expected = {"members": oracle.members(milestone_id), "draws": oracle.draws(milestone_id)}
+        answer = {"members": members, "draws": draws}
+        wanted = oracle.labelled(milestone_id)
+        assert [label.label for label in compiled.labels] == [label for label, _ in wanted]
+        for number, ((label, users), answered) in enumerate(zip(wanted, labelled, strict=True)):
+            expected[f"{number} {label}"], answer[f"{number} {label}"] = users, answered
+        found += compared(f"plan of milestone {milestone_id}", expected, answer)
+    return found
+
+
+def in_slivers(world: World, later: Micros) -> list[Difference]:
+    """Users who move between now and `later` but whom the planner does not expect to."""
+    trees, now, then = Trees(world), Oracle(world), Oracle(world, later)
+    found = []
+    for journey in world.journeys:
+        tree = trees.by_journey[journey.id]
+        plan = moved_by_time(trees.account, tree, world.as_of, later, trees.resolve)
+        expected = root_sets(plan, now.users)[0] if plan is not None else frozenset()
+        for milestone in walk(journey.milestones):
+            moved = now.members(milestone.id) ^ then.members(milestone.id)
+            if not moved <= expected:
+                found.append(Difference("moved by time", milestone.id, tuple(moved - expected), ()))
+    return found
+
+
+def in_engine(world: World, side: EngineSide, source: random.Random) -> list[Difference]:
+    """Everything about one world, in one pass: the state on the way and the state at the end.
+
+    Half of the operations are fed, and the membership is stored. After the rest it is refreshed with the
+    users that data or time may have moved, and every way to ask must give what the oracle says.
+    """
+    later = world.as_of + source.choice((0, *DURATIONS))
+    half = source.randint(0, len(world.operations))
+    side.feed(world, half)
+    found = _stored(world, side, half, None)
+    if source.random() < RESTART_SHARE:
+        side.restart()
+    elif source.random() < FOLD_SHARE:
+        side.backend.fold()
+    side.feed(world)
+    if source.random() < RESTART_SHARE:
+        side.restart()
+    found += _asked(world, side, some_passes(source))
+    found += _stored(world, side, len(world.operations), later)
+    return found
+
+
+def _asked(world: World, side: EngineSide, passes: tuple[Pass, ...]) -> list[Difference]:
+    trees, expected = Trees(world), Oracle(world).all_members()
+    plan = trees.plan()
+    answers = {
+        "members": side.members(plan),
+        "members with some passes": side.members(trees.plan(passes=passes)),
+        "single-user checks": side.contained(plan, _canonical(world)),
+    }
+    found: list[Difference] = []
+    for how, sets in answers.items():
+        found += compared(how, expected, dict(zip(trees.milestones, sets, strict=True)))
+    for name, size in zip(trees.milestones, side.sizes(plan), strict=True):
+        if size != len(expected[name]):
+            found.append(Difference(f"counted {size}, not {len(expected[name])}", name, (), ()))
+    return found
+
+
+def _stored(world: World, side: EngineSide, half: int, later: Micros | None) -> list[Difference]:
+    """The stored membership: stored whole when `later` is None, else refreshed from `world.as_of`."""
+    seen = msgspec.structs.replace(world, operations=world.operations[:half])
+    as_of = world.as_of if later is None else later
+    oracle = Oracle(seen, as_of)
+    found: list[Difference] = []
+    for journey in world.journeys:
+        if journey.milestones:
+            stored = side.refresh(world, journey, as_of, None if later is None else world.as_of)
+            expected = {milestone_id: oracle.members(milestone_id) for milestone_id in stored}
+            how = "stored whole" if later is None else "stored and refreshed"
+            found += compared(how, expected, stored)
+    return found
+
+
+def _canonical(world: World) -> list[str]:
+    """Every user id of a world that is not an alias of another, and one that nobody has."""
+    aliases = Aliases()
+    named: set[str] = set()
+    for operation in world.operations:
+        match operation:
+            case Batch():
+                named.update(record.user_id for record in operation.records)
+            case Alias():
+                aliases.link(operation.from_user_id, operation.to_user_id)
+            case Erase():
+                aliases.forget(operation.user_ids)
+    return [*sorted(user_id for user_id in named if aliases.now_called(user_id) == user_id), "nobody"]

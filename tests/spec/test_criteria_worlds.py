@@ -1,0 +1,57 @@
+"""The engine's users of every milestone are the oracle's, over random worlds and journeys.
+
+`make fuzz-criteria` runs the same comparison over as many worlds as it is given.
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.oracle.differences import in_engine, in_labels, in_planner, in_slivers
+from tests.oracle.engine_side import EngineSide
+from tests.oracle.palette import DURATIONS
+from tests.oracle.strategies import worlds
+from tests.oracle.world import World
+
+pytestmark = pytest.mark.oracle
+
+SEEDS = st.integers(0, 2**32 - 1)
+"""Chooses the ways in which a world is asked about: passes, folds, restarts, how far time moves."""
+
+# Worlds are large examples; their size is bounded, and no time decides a test.
+over_worlds = settings(
+    max_examples=300,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+)
+
+
+@over_worlds
+@given(world=worlds(), seed=SEEDS)
+def test_the_engine_answers_as_the_oracle_does(engine_side: EngineSide, world: World, seed: int) -> None:
+    """Members, sizes and single-user checks of every milestone; with random subsets of the planner's passes;
+    with a fold or a restart in between; and the stored membership, refreshed with the users whom new data or
+    time may have moved.
+    """
+    assert in_engine(world, engine_side, random.Random(seed)) == []
+
+
+@over_worlds
+@given(world=worlds(), seed=SEEDS)
+def test_no_subset_of_the_passes_changes_an_answer(world: World, seed: int) -> None:
+    assert in_planner(world, random.Random(seed)) == []
+
+
+@over_worlds
+@given(world=worlds())
+def test_each_labelled_criterion_is_sized_among_the_users_its_milestone_draws_from(world: World) -> None:
+    assert in_labels(world) == []
+
+
+@over_worlds
+@given(world=worlds(), lapse=st.sampled_from(DURATIONS))
+def test_whoever_time_moves_is_expected_to_move(world: World, lapse: int) -> None:
+    assert in_slivers(world, world.as_of + lapse) == []
