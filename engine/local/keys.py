@@ -39,11 +39,11 @@ USER_COUNT            account u32, group u8                         u32: the nex
 USER_IDS              account u32, group u8, page u32               MessagePack list of user ids, "" = erased
 USER_PARTITIONS       account u32, group u8, page u32               u16[4,096] partitions
 ALIVE                 account u32, group u8                         bitmap
-PROFILE               account u32, group u8, dense id u32           MessagePack: field → (time, sequence, value)
+PROFILE               account u32, group u8, dense id u32           MessagePack of `properties.ProfileData`
 FIELD_PRESENT         account u32, field u32, kind u8, group u8     bitmap
 FIELD_VALUE           account u32, field u32, kind u8, group u8,    bitmap of the users with that value, or
                       value                                         with that element in their list
-FIELD_TEXT            as FIELD_VALUE, with a digest for the value   the string, when too long to be part of a key
+FIELD_TEXT            as FIELD_VALUE, the value a digest            a string too long to be part of a key
 FIELD_COLUMN          account u32, field u32, kind u8, group u8,    f64[4,096] or i64[4,096], `cells.column`
                       page u32
 BELONGS               account u32, input u32, group u8              bitmap

@@ -1,0 +1,267 @@
+"""One account's data: its users, their fields and events, and how log entries change them.
+
+Everything here is a function of the log's order: no clock and no chance, so that replay reaches the same
+state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from engine.backend import EventRecord, Profile, Record, SeenNames, UserRecord
+from engine.criteria.model import ConsentState
+from engine.errors import FailedPrecondition
+from engine.local.cache import ANY_NAME, ReadKey, StepCache
+from engine.local.cells import Cells
+from engine.local.directory import DENSE_MASK, PLACE_SHIFT, Directory, Place
+from engine.local.environment import Store, WriteTransaction
+from engine.local.events import ColumnCache, EventRow, EventTables
+from engine.local.names import NO_ACCOUNT, FieldKind, Names, NameSpace, Space, field_name, field_of
+from engine.local.properties import Properties, Write
+from engine.local.seen import Seen
+from engine.values import Micros, Value
+
+BUCKET_COLUMNS_MAX = 32
+"""How many (group, salt) columns of hashes are kept, eight bytes a user each."""
+
+_WORKSPACE_END = "/inputs/"
+
+
+class _EventAttributes(dict[str, int]):
+    """Attribute name → number, numbering new names on first use."""
+
+    def __init__(self, space: NameSpace) -> None:
+        super().__init__(space.numbers)
+        self._space = space
+
+    def __missing__(self, name: str) -> int:
+        number = self[name] = self._space.number(name)
+        return number
+
+
+class Account:
+    """The state of one account. Called with the state lock held, inside a session of the cells."""
+
+    def __init__(self, store: Store, cells: Cells, columns: ColumnCache, names: Names, name: str) -> None:
+        self.name = name
+        self.number = names.space(Space.ACCOUNT, NO_ACCOUNT).number(name)
+        self.groups = store.groups
+        self.inputs = names.space(Space.INPUT, self.number)
+        self.events = names.space(Space.EVENT, self.number)
+        self.event_attributes = names.space(Space.EVENT_ATTRIBUTE, self.number)
+        self.fields = names.space(Space.FIELD, self.number)
+        self.directory = Directory(cells, self.number, store.groups)
+        self.seen = Seen(cells, self.number)
+        self.properties = Properties(cells, self.number)
+        self.tables = EventTables(store, self.number, store.groups, columns)
+        self.cache = StepCache()
+        self._attribute_numbers = _EventAttributes(self.event_attributes)
+        self._field_numbers: dict[tuple[FieldKind, str, str], int] = {}
+        self._buckets: dict[tuple[int, str], npt.NDArray[np.uint64]] = {}
+
+    # --- what the log says ---
+
+    def apply(self, records: Sequence[Record], repeated: Sequence[bool], sequence: int) -> set[Place]:
+        """Applies records in order, the first with that arrival sequence number, save those marked as
+        repeated. Answers the places of the users they touched.
+        """
+        self.seen.begin()
+        rows: list[EventRow] = []
+        touched: set[Place] = set()
+        changed: set[ReadKey] = set()
+        for record, is_repeated in zip(records, repeated, strict=True):
+            if is_repeated:
+                continue
+            sequence += 1
+            place = self.directory.find_or_create(record.user_id)
+            touched.add(place)
+            input_number = self.inputs.number(record.input)
+            self.seen.saw(input_number, place, record.time)
+            if type(record) is EventRecord:
+                row = self._row(record, place, input_number, sequence)
+                rows.append(row)
+                changed.add(("events", input_number, row.name_number, row.group))
+            elif type(record) is UserRecord:
+                self.properties.write(place, self._writes(record, sequence))
+        self.tables.add(rows)
+        self._touch(changed)
+        return touched
+
+    def _row(self, record: EventRecord, place: Place, input_number: int, sequence: int) -> EventRow:
+        numbers = self._attribute_numbers
+        return EventRow(
+            place >> PLACE_SHIFT,
+            place & DENSE_MASK,
+            input_number,
+            self.events.number(record.name),
+            record.type,
+            record.time,
+            sequence,
+            {numbers[name]: value for name, value in record.attributes.items()},
+        )
+
+    def _writes(self, record: UserRecord, sequence: int) -> Iterable[tuple[int, Write]]:
+        workspace = record.input.partition(_WORKSPACE_END)[0]
+        time = record.time
+        for name, value in record.attributes.items():
+            yield self._field(FieldKind.ATTRIBUTE, workspace, name), (time, sequence, value)
+        for kind, identity in record.identities.items():
+            yield self._field(FieldKind.IDENTITY, kind), (time, sequence, identity)
+        for (regulation, purpose), state in record.consents.items():
+            yield self._field(FieldKind.CONSENT, regulation, purpose), (time, sequence, state.value)
+
+    def _field(self, kind: FieldKind, scope: str, name: str = "") -> int:
+        number = self._field_numbers.get((kind, scope, name))
+        if number is None:
+            number = self.fields.number(field_name(kind, scope, name))
+            self._field_numbers[kind, scope, name] = number
+        return number
+
+    def _touch(self, changed: set[ReadKey]) -> None:
+        """Voids cached answers that read what changed."""
+        changed |= {("events", number, ANY_NAME, group) for _, number, _, group in changed}
+        changed |= self.properties.touched
+        changed |= self.seen.touched
+        changed |= self.directory.touched
+        self.cache.touch(changed)
+        for touched in (self.properties.touched, self.seen.touched, self.directory.touched):
+            touched.clear()
+
+    def erase(self, user_id: str) -> tuple[str, Place] | None:
+        """Removes the user that an id names, with its aliases; answers its own id and place, None when there
+        is none.
+        """
+        canonical = self.directory.canonical(user_id)
+        place = self.directory.find(canonical)
+        if place is not None:
+            self._take(canonical, place)
+        self.directory.unlink_aliases(canonical)
+        return None if place is None else (canonical, place)
+
+    def _take(
+        self, user_id: str, place: Place
+    ) -> tuple[list[EventRow], dict[int, Write], dict[int, tuple[Micros, Micros]]]:
+        rows = self.tables.extract(place >> PLACE_SHIFT, place & DENSE_MASK)
+        writes = self.properties.take(place)
+        times = self.seen.take(tuple(self.inputs.names), place)
+        self.directory.retire(user_id, place)
+        self._touch(set())
+        self.cache.clear()
+        return rows, writes, times
+
+    def check_alias(self, from_user_id: str, to_user_id: str) -> bool:
+        """Whether the alias is still to be made. Raises FailedPrecondition when it would close a cycle
+        (ALIAS_CYCLE) or `from` is an alias of another user already (ALREADY_ALIASED).
+        """
+        alias_of = self.directory.canonical(from_user_id)
+        target = self.directory.canonical(to_user_id)
+        if from_user_id in (to_user_id, target):
+            raise FailedPrecondition(
+                f"{to_user_id!r} is {from_user_id!r} itself or an alias of it", reason="ALIAS_CYCLE"
+            )
+        if alias_of == from_user_id:
+            return True
+        if alias_of == target:
+            return False
+        raise FailedPrecondition(
+            f"{from_user_id!r} is an alias of {alias_of!r} already",
+            reason="ALREADY_ALIASED",
+            metadata={"alias_of": alias_of},
+        )
+
+    def alias(self, from_user_id: str, to_user_id: str) -> tuple[Place, Place] | None:
+        """Makes `from` an alias, after `check_alias`, moving its data; answers the places it had and has, or
+        None when there was no data.
+        """
+        target = self.directory.canonical(to_user_id)
+        before = self.directory.find(from_user_id)
+        if before is None:
+            self.directory.link(from_user_id, target)
+            return None
+        rows, writes, times = self._take(from_user_id, before)
+        self.directory.link(from_user_id, target)
+        after = self.directory.find_or_create(target)
+        for row in rows:
+            row.group, row.user = after >> PLACE_SHIFT, after & DENSE_MASK
+        self.tables.add(rows)
+        self.properties.write(after, writes.items())
+        self.seen.give(after, times)
+        self._touch(set())
+        self.cache.clear()
+        return before, after
+
+    # --- what is known ---
+
+    def profile(self, user_id: str) -> Profile | None:
+        """All that is known of a user, except the events."""
+        canonical = self.directory.canonical(user_id)
+        place = self.directory.find(canonical)
+        if place is None:
+            return None
+        attributes: dict[str, dict[str, tuple[Micros, Value]]] = {}
+        identities: dict[str, tuple[Micros, str]] = {}
+        consents: dict[tuple[str, str], tuple[Micros, ConsentState]] = {}
+        for number, (time, _, value) in self.properties.profile(place).items():
+            if value is None:
+                continue
+            field = field_of(self.fields.names[number])
+            match field.kind:
+                case FieldKind.ATTRIBUTE:
+                    attributes.setdefault(field.scope, {})[field.key] = (time, value)
+                case FieldKind.IDENTITY:
+                    identities[field.scope] = (time, str(value))
+                case FieldKind.CONSENT:
+                    consents[field.scope, field.key] = (time, ConsentState(str(value)))
+        seen = {name: self.seen.times(number, place) for name, number in self.inputs.numbers.items()}
+        return Profile(
+            user_id=canonical,
+            seen={name: times for name, times in seen.items() if times is not None},
+            attributes=attributes,
+            identities=identities,
+            consents=consents,
+        )
+
+    def seen_names(self) -> SeenNames:
+        """Every name of an event, a user attribute and an event attribute that data has come with."""
+        fields = (field_of(name) for name in self.fields.numbers)
+        return SeenNames(
+            events=frozenset(self.events.numbers),
+            user_attributes=frozenset(field.key for field in fields if field.kind is FieldKind.ATTRIBUTE),
+            event_attributes=frozenset(self.event_attributes.numbers),
+        )
+
+    def bucket_column(self, group: int, salt: str) -> npt.NDArray[np.uint64]:
+        """`bucket_of(salt, user id)` of every dense id of a group."""
+        column = self._buckets.pop((group, salt), None)
+        known = 0 if column is None else len(column)
+        if column is None or known < self.directory.counts[group]:
+            ids = self.directory.all_user_ids(group, known)
+            fresh = bucket_hashes(salt, ids)
+            column = fresh if column is None else np.concatenate((column, fresh))
+        self._buckets[group, salt] = column
+        if len(self._buckets) > BUCKET_COLUMNS_MAX:
+            del self._buckets[next(iter(self._buckets))]
+        return column
+
+    # --- folding ---
+
+    def write(self, txn: WriteTransaction) -> None:
+        """Writes what is in neither cells nor names."""
+        self.directory.write(txn)
+        self.tables.fold(txn)
+
+    def written(self) -> None:
+        """The transaction of `write` has committed."""
+        self.directory.written()
+        self.properties.written()
+
+
+def bucket_hashes(salt: str, user_ids: Sequence[str]) -> npt.NDArray[np.uint64]:
+    """`engine.values.bucket_of` of many users."""
+    prefix = salt.encode() + b"\0"
+    digest = xxhash.xxh3_64_intdigest
+    return np.fromiter((digest(prefix + u.encode()) for u in user_ids), np.uint64, len(user_ids))

@@ -1,0 +1,511 @@
+"""`LocalBackend`: the whole of `engine.backend.Backend` in one process, over one directory.
+
+Locks are taken in this order: fold, apply (`Writer`), state (`State`). A request that writes is logged and
+synced outside the state lock and applied under it in chunks; a request that reads holds it for one answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import overload
+
+from pyroaring import BitMap
+
+from engine.backend import (
+    Appended,
+    Capabilities,
+    ChangePage,
+    Containment,
+    Contains,
+    Count,
+    Counts,
+    MemberPage,
+    Members,
+    Membership,
+    PartitionSet,
+    Profile,
+    Record,
+    SeenNames,
+    Stats,
+    StepTrace,
+    Trace,
+)
+from engine.errors import FailedPrecondition, InvalidInput, MilepostError, StoreUnavailable
+from engine.local.account import Account
+from engine.local.directory import DENSE_MASK, PLACE_SHIFT, SAMPLING_ORDER
+from engine.local.documents import LocalDocuments
+from engine.local.environment import Store
+from engine.local.execute import Executor, GroupRun, after_group, member_page
+from engine.local.log import AliasEntry, AppendEntry, EraseEntry, WriteAheadLog
+from engine.local.membership import GroupChanges, StoredState, Update
+from engine.local.settings import LocalSettings
+from engine.local.state import State
+from engine.local.writer import Writer
+from engine.plan.model import Plan
+from engine.values import PARTITION_COUNT, Micros
+
+FOLD_POLL_SECONDS = 0.2
+
+_log = logging.getLogger(__name__)
+
+
+class LocalBackend:
+    """The embedded backend. One process owns a directory; all methods are safe from several threads."""
+
+    def __init__(self, store: Store, settings: LocalSettings) -> None:
+        """Use `open`."""
+        self._store = store
+        self._settings = settings
+        self._state = State(store, settings)
+        self._log = WriteAheadLog(store.log, self._state.position)
+        self._writer = Writer(self._log, self._state)
+        self._writer.replay()
+        self._executor = Executor(self._state.names)
+        self._documents = LocalDocuments(store.index)
+        self._fold_lock = threading.RLock()
+        self._closing = threading.Event()
+        self._closed = False
+        self._folder = threading.Thread(target=self._fold_now_and_then, name="milepost-fold", daemon=True)
+        self._folder.start()
+
+    @classmethod
+    def open(cls, directory: Path, *, settings: LocalSettings | None = None) -> LocalBackend:
+        """Opens or creates the store in a directory and replays what its log has beyond the index.
+
+        Raises StoreUnavailable when another process owns it, DataLoss when it is damaged.
+        """
+        settings = settings or LocalSettings()
+        store = Store.open(directory, groups=settings.groups, map_bytes=settings.map_bytes)
+        try:
+            return cls(store, settings)
+        except BaseException:
+            store.close()
+            raise
+
+    @property
+    def documents(self) -> LocalDocuments:
+        """The resource records."""
+        return self._documents
+
+    @property
+    def store_id(self) -> str:
+        """Random, fixed at creation."""
+        return self._store.store_id
+
+    def revision(self) -> int:
+        """The newest visible revision."""
+        return self._state.position
+
+    @contextmanager
+    def _locked(self, deadline: float | None = None) -> Iterator[None]:
+        with self._state.locked(deadline):
+            self._check()
+            yield
+
+    def _check(self) -> None:
+        if self._closed:
+            raise StoreUnavailable("the store is closed", reason="STORE_CLOSED")
+        self._writer.check()
+
+    # --- what goes in ---------------------------------------------------------------------------------------
+
+    def append(self, account: str, records: Sequence[Record], *, request_id: str = "") -> Appended:
+        """Makes the records durable, then visible, in order. A `request_id` seen before is answered without
+        writing anything.
+        """
+        self._check()
+        if not records and not request_id:
+            return Appended(self.revision(), 0, 0)
+        batch = tuple(records)
+        return self._writer.write(lambda arrival: AppendEntry(account, arrival, request_id, batch))
+
+    def erase(self, account: str, user_ids: Sequence[str]) -> Appended:
+        """Removes the users, their aliases and all their data, from the log and the index. An alias names the
+        user it stands for. `accepted` counts users that existed.
+        """
+        self._check()
+        gone = tuple(user_ids)
+        answer = self._writer.write(lambda arrival: EraseEntry(account, arrival, gone))
+        # Until the log is trimmed it still tells what was erased.
+        self.fold()
+        return answer
+
+    def alias(self, account: str, from_user_id: str, to_user_id: str) -> int:
+        """Makes `from` an alias of `to`, and of whatever `to` is an alias of. Repeating it changes nothing.
+
+        Raises FailedPrecondition: ALIAS_CYCLE, or ALREADY_ALIASED when `from` is an alias of another user.
+        """
+        self._check()
+        entry = (account, from_user_id, to_user_id)
+        answer = self._writer.write(lambda arrival: AliasEntry(entry[0], arrival, entry[1], entry[2]))
+        return answer.revision
+
+    # --- what is asked --------------------------------------------------------------------------------------
+
+    @overload
+    def execute(
+        self,
+        plan: Plan,
+        ask: Count,
+        *,
+        partitions: PartitionSet = None,
+        min_revision: int = 0,
+        deadline: float | None = None,
+    ) -> Counts: ...
+
+    @overload
+    def execute(
+        self,
+        plan: Plan,
+        ask: Members,
+        *,
+        partitions: PartitionSet = None,
+        min_revision: int = 0,
+        deadline: float | None = None,
+    ) -> MemberPage: ...
+
+    @overload
+    def execute(
+        self,
+        plan: Plan,
+        ask: Contains,
+        *,
+        partitions: PartitionSet = None,
+        min_revision: int = 0,
+        deadline: float | None = None,
+    ) -> Containment: ...
+
+    def execute(
+        self,
+        plan: Plan,
+        ask: Count | Members | Contains,
+        *,
+        partitions: PartitionSet = None,
+        min_revision: int = 0,
+        deadline: float | None = None,
+    ) -> Counts | MemberPage | Containment:
+        """Answers `ask` over one consistent state at or after `min_revision`."""
+        self._await(min_revision, deadline)
+        with self._locked(deadline):
+            revision = self._state.position
+            account = self._state.find_account(plan.account)
+            if account is None:
+                return _nobody(plan, ask, partitions, revision)
+            compiled = self._executor.compile(plan, account)
+            match ask:
+                case Count():
+                    return self._executor.count(compiled, partitions, revision, deadline)
+                case Members():
+                    return self._executor.members(compiled, ask, partitions, revision, deadline)
+                case Contains():
+                    return self._executor.contains(compiled, ask, partitions, revision, deadline)
+
+    def trace(self, plan: Plan, *, min_revision: int = 0, deadline: float | None = None) -> Trace:
+        """Executes the plan over every partition and reports each step."""
+        self._await(min_revision, deadline)
+        with self._locked(deadline):
+            account = self._state.find_account(plan.account)
+            if account is None:
+                return Trace(tuple(StepTrace(0, 0.0, "set", 0) for _ in plan.steps), self._state.position)
+            compiled = self._executor.compile(plan, account)
+            return self._executor.trace(compiled, self._state.position, deadline)
+
+    def _await(self, revision: int, deadline: float | None) -> None:
+        if revision > self._state.position:
+            latest = time.monotonic() + self._settings.revision_wait_seconds_max
+            self._state.wait_for(revision, latest if deadline is None else deadline)
+
+    def sample_partitions(self, partition_count: int) -> tuple[int, ...]:
+        """The first partitions in the sampling order: ascending, which is one whole group after the other."""
+        if not 1 <= partition_count <= PARTITION_COUNT:
+            raise InvalidInput.one("partition_count", f"1 to {PARTITION_COUNT}")
+        return SAMPLING_ORDER[:partition_count]
+
+    def universe_size(self, account: str, inputs: Sequence[str]) -> int:
+        """How many users belong to at least one of the inputs."""
+        with self._locked():
+            found = self._state.find_account(account)
+            if found is None:
+                return 0
+            numbers = [n for name in inputs if (n := found.inputs.find(name)) is not None]
+            return sum(len(found.seen.users(numbers, group)) for group in range(found.groups))
+
+    def profile(self, account: str, user_id: str) -> Profile | None:
+        """All that is known of a user, except the events; of an alias, what is known of its user."""
+        with self._locked():
+            found = self._state.find_account(account)
+            return None if found is None else found.profile(user_id)
+
+    def seen_names(self, account: str) -> SeenNames:
+        """Names that data has come with so far."""
+        with self._locked():
+            found = self._state.find_account(account)
+            nothing: frozenset[str] = frozenset()
+            return SeenNames(nothing, nothing, nothing) if found is None else found.seen_names()
+
+    # --- stored membership ----------------------------------------------------------------------------------
+
+    def refresh(
+        self,
+        account: str,
+        scope: str,
+        audiences: Sequence[str],
+        plan: Plan,
+        *,
+        moved_by_time: Plan | None = None,
+        whole: bool = False,
+    ) -> tuple[Membership, ...]:
+        """Brings stored memberships to the plan's `as_of` and the newest revision, in one transaction."""
+        with self._locked():
+            memberships = self._state.memberships
+            states = memberships.states(audiences, account, scope)
+            dirty = memberships.dirty(scope)
+            if whole or any(memberships.find(audience) is None for audience in audiences):
+                dirty = None
+            found = self._state.find_account(account)
+            changes: list[list[GroupChanges]] = [[] for _ in audiences]
+            if found is not None:
+                changes = self._changes(found, tuple(states.values()), plan, dirty, moved_by_time)
+            updates = {
+                audience: Update(state, changed, plan.as_of)
+                for (audience, state), changed in zip(states.items(), changes, strict=True)
+            }
+            memberships.store(updates, self._state.position)
+            memberships.refreshed(account, scope)
+            return tuple(memberships.get(audience).public() for audience in audiences)
+
+    def _changes(
+        self,
+        account: Account,
+        states: Sequence[StoredState],
+        plan: Plan,
+        dirty: Sequence[BitMap] | None,
+        moved_by_time: Plan | None,
+    ) -> list[list[GroupChanges]]:
+        """For each membership who enters and exits, by group, among dirty and moved users (None = all)."""
+        changes: list[list[GroupChanges]] = [[] for _ in states]
+        compiled = self._executor.compile(plan, account)
+        moved = None if moved_by_time is None else self._executor.compile(moved_by_time, account)
+        for group in range(account.groups):
+            base = None if dirty is None else dirty[group]
+            if base is not None and moved is not None:
+                base = base | GroupRun(moved, group, None).users(moved.roots[0])
+            if base is not None and not base:
+                continue
+            run = GroupRun(compiled, group, base)
+            for at, (state, root) in enumerate(zip(states, plan.roots, strict=True)):
+                before = self._state.memberships.members(state, group)
+                after = run.users(root)
+                exited = before - after if base is None else (before & base) - after
+                changes[at].append(GroupChanges(group, after - before, exited))
+        return changes
+
+    def pending(self, scope: str) -> int:
+        """How many users are dirty in the scope; everyone after a restart, until its first refresh."""
+        with self._locked():
+            pending = self._state.memberships.pending(scope)
+            if pending is not None:
+                return pending
+            account = self._state.find_account(self._state.memberships.scope_account(scope) or "")
+            return 0 if account is None else account.directory.size()
+
+    def membership(self, audience: str) -> Membership | None:
+        """The stored membership, or None when it is not stored."""
+        with self._locked():
+            state = self._state.memberships.find(audience)
+            return None if state is None else state.public()
+
+    def stored_members(self, audience: str, ask: Members) -> MemberPage:
+        """Members of the stored membership, in the order of `execute`."""
+        with self._locked():
+            memberships = self._state.memberships
+            state = memberships.get(audience)
+            account = self._state.find_account(state.account)
+            if account is None:
+                return MemberPage((), "", state.revision)
+            groups = (
+                (group, memberships.members(state, group))
+                for group in range(after_group(ask.after), account.groups)
+            )
+            return member_page(account, ask, groups, state.revision)
+
+    def stored_contains(self, audience: str, user_ids: Sequence[str]) -> tuple[bool | None, ...]:
+        """For each user whether the stored membership has it; None for dirty ones. Raises NotFound when it is
+        not stored.
+        """
+        with self._locked():
+            memberships = self._state.memberships
+            state = memberships.get(audience)
+            account = self._state.find_account(state.account)
+            dirty = memberships.dirty(state.scope)
+            flags: list[bool | None] = []
+            for user_id in user_ids:
+                place = None if account is None else account.directory.find(user_id)
+                if place is None:
+                    flags.append(False)
+                    continue
+                group, dense = place >> PLACE_SHIFT, place & DENSE_MASK
+                is_dirty = dirty is None or dense in dirty[group]
+                flags.append(None if is_dirty else dense in memberships.members(state, group))
+            return tuple(flags)
+
+    def changes(self, audience: str, after: int, limit: int) -> ChangePage:
+        """Changes with a sequence above `after`, at most `limit`."""
+        with self._locked():
+            account = self._state.find_account(self._state.memberships.get(audience).account)
+            return self._state.memberships.changes(account, audience, after, limit)
+
+    def wait_for_changes(self, audience: str, after: int, deadline: float) -> bool:
+        """Blocks until the audience has a change above `after`, is dropped or the deadline passes."""
+        self._check()
+        return self._state.memberships.wait(audience, after, deadline)
+
+    def trim_changes(self, audience: str, through: int) -> None:
+        """Forgets changes up to and including that sequence."""
+        with self._locked():
+            self._state.memberships.trim(audience, through)
+
+    def exit_all(self, audience: str, as_of: Micros) -> Membership:
+        """Empties the stored membership, recording every member's exit."""
+        with self._locked():
+            return self._state.memberships.exit_all(audience, as_of, self._state.position)
+
+    def drop_membership(self, audience: str) -> None:
+        """Forgets the stored membership and its change log."""
+        with self._locked():
+            self._state.memberships.drop(audience)
+
+    def drop_scope(self, scope: str) -> None:
+        """Stops tracking dirty users for a scope that has no stored membership left."""
+        with self._locked():
+            self._state.memberships.drop_scope(scope)
+
+    # --- the store as a whole -------------------------------------------------------------------------------
+
+    def fold(self) -> int:
+        """Writes all that is only in the log into the index, trims the log, and answers the folded
+        revision.
+
+        Raises LimitExceeded when the disk is full; nothing is lost and the next fold tries again.
+        """
+        self._check()
+        return self._fold()
+
+    def _fold(self) -> int:
+        with self._fold_lock:
+            with self._writer.paused(), self._state.locked():
+                if self._state.position > self._state.folded.position:
+                    with self._store.index.writing() as txn:
+                        self._state.write(txn)
+                    self._state.written()
+                    self._writer.records_since_fold = 0
+            folded = self._state.folded.position
+            self._log.trim(folded)
+            self._merge_event_ids()
+        return folded
+
+    def _merge_event_ids(self) -> None:
+        runs = self._state.event_ids.mergeable()
+        if runs:
+            merged = self._state.event_ids.merge(runs)
+            with self._state.locked():
+                self._state.event_ids.merged(runs, merged)
+            self._state.event_ids.discard(runs)
+
+    def _fold_now_and_then(self) -> None:
+        """The background thread: folds when enough has come, or some time after the first of it came."""
+        since: float | None = None
+        while not self._closing.wait(min(FOLD_POLL_SECONDS, self._settings.fold_seconds)):
+            if self._state.position == self._state.folded.position:
+                since = None
+                continue
+            since = time.monotonic() if since is None else since
+            waited = time.monotonic() - since
+            if (
+                self._writer.records_since_fold < self._settings.fold_records
+                and waited < self._settings.fold_seconds
+            ):
+                continue
+            try:
+                self._fold()
+            except MilepostError as error:
+                # The log keeps everything; the next attempt comes after another interval.
+                _log.error("folding failed: %s", error.message)
+            since = None
+
+    def snapshot(self, directory: Path) -> None:
+        """Writes a consistent copy into an empty or missing directory, while reads and writes go on.
+
+        The index is copied before the log, and the log is not trimmed in between, so that the copy of the log
+        reaches from the copied index onwards.
+        """
+        self._check()
+        if directory.exists() and any(directory.iterdir()):
+            raise FailedPrecondition(f"{directory} is not empty", reason="DIRECTORY_NOT_EMPTY")
+        with self._fold_lock:
+            self._check()
+            self._store.index.copy_to(directory / "index")
+            self._store.log.copy_to(directory / "log")
+
+    def stats(self) -> Stats:
+        """Figures about the store as a whole."""
+        with self._locked():
+            accounts = self._state.accounts()
+            log_bytes = self._store.log.disk_bytes()
+            return Stats(
+                store_id=self.store_id,
+                revision=self._state.position,
+                folded_revision=self._state.folded.position,
+                users=sum(account.directory.size() for account in accounts),
+                events=sum(account.tables.statistics().events for account in accounts),
+                disk_bytes=self._store.index.disk_bytes() + log_bytes,
+                log_bytes=log_bytes,
+            )
+
+    def capabilities(self) -> Capabilities:
+        """What this backend can do beyond the boundary's minimum."""
+        return Capabilities(name="local", backup=True, groups=self._store.groups)
+
+    def close(self) -> None:
+        """Folds, and lets another process own the store. Whoever waits is let go; closing twice is
+        allowed.
+        """
+        self._closing.set()
+        self._state.memberships.close()
+        self._folder.join()
+        with self._fold_lock:
+            if self._closed:
+                return
+            try:
+                self._writer.close()
+                self._fold()
+            except MilepostError as error:
+                # What is not folded is in the log, and is replayed by whoever opens the store next.
+                _log.warning("the store closes without a fold: %s", error.message)
+            finally:
+                self._shut()
+
+    def _shut(self) -> None:
+        with self._state.locked():
+            self._closed = True
+        self._documents.close()
+        self._store.close()
+
+
+def _nobody(
+    plan: Plan, ask: Count | Members | Contains, partitions: PartitionSet, revision: int
+) -> Counts | MemberPage | Containment:
+    """The answer for an account that no data ever came for."""
+    match ask:
+        case Count():
+            fraction = 1.0 if partitions is None else len(set(partitions)) / PARTITION_COUNT
+            return Counts((0,) * len(plan.roots), revision, fraction)
+        case Members():
+            return MemberPage((), "", revision)
+        case Contains():
+            return Containment(((False,) * len(plan.roots),) * len(ask.user_ids), revision)

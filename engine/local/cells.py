@@ -1,0 +1,314 @@
+"""Write-back cells: bitmaps, columns and profiles, loaded on first touch, changed in place, written by folds.
+
+Readers and writers share the same objects under the backend's state lock, so every acknowledged write is seen
+at once and nothing has to be merged. A cell that changed is dirty until the next fold writes it; clean cells
+are dropped, least recently used first, when together they exceed the budget.
+"""
+
+from __future__ import annotations
+
+import array
+import operator
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from pyroaring import BitMap
+
+from engine.local.environment import Environment, ReadTransaction, WriteTransaction
+
+T = TypeVar("T")
+
+CACHE_BYTES_DEFAULT = 1 << 30
+EVICT_TO_SHARE = 0.75
+CELL_OVERHEAD_BYTES = 250
+
+PAGE_BITS = 12
+PAGE_USERS = 1 << PAGE_BITS
+PAGE_MASK = PAGE_USERS - 1
+
+ABSENT_NUMBER = float("nan")
+ABSENT_TIME = -(1 << 63)
+
+U32_BYTES = 4
+
+
+class Codec(Protocol[T]):
+    """How a cell's value is made, read and written."""
+
+    def empty(self) -> T: ...
+
+    def decode(self, stored: memoryview) -> T: ...
+
+    def encode(self, value: T) -> bytes | None:
+        """The stored form; None when there is nothing to store and the key is deleted."""
+        ...
+
+
+class _BitMaps:
+    """A set of dense ids: the portable Roaring format, or four bytes when it holds a single one."""
+
+    def empty(self) -> BitMap:
+        return BitMap(optimize=False)
+
+    def decode(self, stored: memoryview) -> BitMap:
+        if len(stored) == U32_BYTES:
+            return BitMap((int.from_bytes(stored, "little"),), optimize=False)
+        return BitMap.deserialize(bytes(stored))
+
+    def encode(self, value: BitMap) -> bytes | None:
+        if len(value) > 1:
+            return value.serialize()
+        return value.min().to_bytes(U32_BYTES, "little") if value else None
+
+
+class _Columns:
+    """An array of fixed length in which `absent` marks places without a value.
+
+    Stored whole, or, when less than half is there, as u16 positions and their values.
+    """
+
+    def __init__(self, typecode: str, absent: float, length: int) -> None:
+        self.typecode = typecode
+        self.absent = absent
+        self._empty = array.array(typecode, [absent]) * length
+        self._dtype = np.dtype(typecode)
+
+    def empty(self) -> array.array[Any]:
+        return self._empty[:]
+
+    def decode(self, stored: memoryview) -> array.array[Any]:
+        column: array.array[Any] = array.array(self.typecode)
+        if stored[0] == _WHOLE:
+            column.frombytes(stored[1:])
+            return column
+        column = self._empty[:]
+        count = len(stored) // (2 + self._dtype.itemsize)
+        positions = np.frombuffer(stored, np.uint16, count, 1)
+        np.frombuffer(column, self._dtype)[positions] = np.frombuffer(
+            stored, self._dtype, count, 1 + 2 * count
+        )
+        return column
+
+    def encode(self, value: array.array[Any]) -> bytes | None:
+        values = np.frombuffer(value, self._dtype)
+        there = ~np.isnan(values) if self.typecode == "d" else values != self.absent
+        positions = np.flatnonzero(there)
+        if not len(positions):
+            return None
+        if 2 * len(positions) > len(values):
+            return bytes([_WHOLE]) + value.tobytes()
+        return bytes([_SPARSE]) + positions.astype(np.uint16).tobytes() + values[positions].tobytes()
+
+
+_WHOLE, _SPARSE = 0, 1
+
+
+class MessageCodec(Generic[T]):
+    """Any type that MessagePack holds; falsy values are not stored."""
+
+    def __init__(self, kind: Any, empty: type[T]) -> None:
+        self._empty = empty
+        self._decoder = msgspec.msgpack.Decoder(kind)
+
+    def empty(self) -> T:
+        return self._empty()
+
+    def decode(self, stored: memoryview) -> T:
+        return cast(T, self._decoder.decode(stored))
+
+    def encode(self, value: T) -> bytes | None:
+        return _encoder.encode(value) if value else None
+
+
+_encoder = msgspec.msgpack.Encoder()
+
+BITMAP = _BitMaps()
+NUMBERS = _Columns("d", ABSENT_NUMBER, PAGE_USERS)
+TIMES = _Columns("q", ABSENT_TIME, PAGE_USERS)
+PARTITIONS = _Columns("H", 0xFFFF, PAGE_USERS)
+SEEN_TIMES = _Columns("q", ABSENT_TIME, 2 * PAGE_USERS)
+"""First times of a page's users, then last times."""
+
+
+class Cell(Generic[T]):
+    """A value and where it is stored."""
+
+    __slots__ = ("codec", "dirty", "key", "size", "used", "value")
+
+    def __init__(self, key: bytes, codec: Codec[T], value: T, size: int) -> None:
+        self.key = key
+        self.codec = codec
+        self.value = value
+        self.size = size
+        self.used = 0
+        self.dirty = False
+
+
+@dataclass(slots=True)
+class _Session:
+    depth: int = 0
+    txn: ReadTransaction | None = None
+    stack: ExitStack | None = None
+
+
+class Cells:
+    """All cells of a store. Every method is called with the state lock held, inside a `session`."""
+
+    def __init__(self, index: Environment, bytes_max: int = CACHE_BYTES_DEFAULT) -> None:
+        self._index = index
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._clock = 0
+        self._cells: dict[bytes, Cell[Any]] = {}
+        self._dirty: dict[bytes, Cell[Any]] = {}
+        self._session = _Session()
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Everything read in the block comes from one state of the index; evicts at the end."""
+        session = self._session
+        session.depth += 1
+        self._clock += 1
+        try:
+            yield
+        finally:
+            session.depth -= 1
+            if not session.depth:
+                self._end_reading()
+                if self._bytes > self._bytes_max:
+                    self._evict()
+
+    def reading(self) -> ReadTransaction:
+        """The session's read transaction, begun when first needed."""
+        session = self._session
+        if session.txn is None:
+            session.stack = ExitStack()
+            session.txn = session.stack.enter_context(self._index.reading())
+        return session.txn
+
+    def _end_reading(self) -> None:
+        if self._session.stack is not None:
+            self._session.stack.close()
+            self._session.stack = self._session.txn = None
+
+    def find(self, key: bytes, codec: Codec[T]) -> Cell[T] | None:
+        """The cell, or None when there is nothing under the key."""
+        cell = self._cells.get(key)
+        if cell is None:
+            stored = self.reading().get(key)
+            if stored is None:
+                return None
+            cell = Cell(key, codec, codec.decode(stored), len(stored) + CELL_OVERHEAD_BYTES)
+            self._cells[key] = cell
+            self._bytes += cell.size
+        cell.used = self._clock
+        return cell
+
+    def get(self, key: bytes, codec: Codec[T]) -> Cell[T]:
+        """The cell, with an empty value when there is nothing under the key."""
+        cell = self.find(key, codec)
+        if cell is None:
+            cell = Cell(key, codec, codec.empty(), CELL_OVERHEAD_BYTES)
+            cell.used = self._clock
+            self._cells[key] = cell
+            self._bytes += cell.size
+        return cell
+
+    def changed(self, cell: Cell[Any]) -> None:
+        """Notes that the cell's value was changed."""
+        if not cell.dirty:
+            cell.dirty = True
+            self._dirty[cell.key] = cell
+
+    def replace(self, key: bytes, codec: Codec[T], value: T) -> None:
+        """Puts a clean value under a key that the caller wrote itself."""
+        self.get(key, codec).value = value
+        self._end_reading()
+
+    def forget(self, prefix: bytes) -> None:
+        """Drops every cell under the prefix, after the caller deleted the keys."""
+        for key in [key for key in self._cells if key.startswith(prefix)]:
+            self._bytes -= self._cells.pop(key).size
+            self._dirty.pop(key, None)
+        self._end_reading()
+
+    def write(self, txn: WriteTransaction) -> None:
+        """Writes every dirty cell, in key order, which LMDB takes fastest."""
+        for key, cell in sorted(self._dirty.items(), key=operator.itemgetter(0)):
+            encoded = cell.codec.encode(cell.value)
+            if encoded is None:
+                txn.delete(key)
+            else:
+                txn.put(key, encoded)
+            size = CELL_OVERHEAD_BYTES + (0 if encoded is None else len(encoded))
+            self._bytes += size - cell.size
+            cell.size = size
+
+    def written(self) -> None:
+        """The transaction of `write` has committed: nothing is dirty any more."""
+        for cell in self._dirty.values():
+            cell.dirty = False
+        self._dirty.clear()
+        self._end_reading()
+
+    def _evict(self) -> None:
+        target = self._bytes_max * EVICT_TO_SHARE
+        for cell in sorted(self._cells.values(), key=operator.attrgetter("used")):
+            if self._bytes <= target:
+                return
+            if not cell.dirty:
+                del self._cells[cell.key]
+                self._bytes -= cell.size
+
+
+def as_numpy(column: array.array[Any]) -> npt.NDArray[Any]:
+    """The same memory as a numpy array."""
+    return np.frombuffer(column, np.dtype(column.typecode))
+
+
+def bitmap_of(ids: npt.NDArray[np.unsignedinteger[Any]] | npt.NDArray[np.integer[Any]]) -> BitMap:
+    """A bitmap of ids, fast when they are sorted."""
+    return BitMap(array.array("I", ids.astype(np.uint32, copy=False).tobytes()), optimize=False)
+
+
+def ids_of(bitmap: BitMap) -> npt.NDArray[np.uint32]:
+    """The ids of a bitmap, sorted."""
+    return np.frombuffer(bitmap.to_array(), np.uint32)
+
+
+def bitmap_of_mask(mask: npt.NDArray[np.bool_]) -> BitMap:
+    """The bitmap of the places where the mask is true, written in the portable Roaring format.
+
+    The format: https://github.com/RoaringBitmap/RoaringFormatSpec, without run containers.
+    """
+    headers: list[tuple[int, int]] = []
+    containers: list[bytes] = []
+    for high in range(0, len(mask), _CONTAINER_IDS):
+        part = mask[high : high + _CONTAINER_IDS]
+        count = int(np.count_nonzero(part))
+        if not count:
+            continue
+        headers.append((high // _CONTAINER_IDS, count - 1))
+        if count > _ARRAY_IDS_MAX:
+            bits = np.packbits(part, bitorder="little").tobytes()
+            containers.append(bits.ljust(_CONTAINER_IDS // 8, b"\0"))
+        else:
+            containers.append(np.flatnonzero(part).astype("<u2").tobytes())
+    sizes = np.array([len(container) for container in containers], np.uint32)
+    offsets = 8 + 8 * len(containers) + np.concatenate(([0], np.cumsum(sizes)[:-1])) if containers else sizes
+    parts = (
+        np.array([_COOKIE_NO_RUNS, len(containers)], "<u4").tobytes(),
+        np.array(headers, "<u2").tobytes(),
+        offsets.astype("<u4").tobytes(),
+    )
+    return BitMap.deserialize(b"".join((*parts, *containers)))
+
+
+_COOKIE_NO_RUNS = 12_346
+_CONTAINER_IDS = 1 << 16
+_ARRAY_IDS_MAX = 4_096

@@ -1,0 +1,57 @@
+"""Which entries of a column lie in a set of ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.criteria.ranges import Interval, TimeRange
+from engine.local.cells import ABSENT_TIME
+from engine.values import TIME_MAX_MICROS
+
+COMPARED_RANGES_MAX = 4
+"""Up to so many ranges are compared one by one; more are found by bisection."""
+
+
+class Ranges:
+    """Sorted, disjoint ranges, both ends included, of one dtype. Absent entries lie in none."""
+
+    def __init__(self, lows: npt.NDArray[Any], highs: npt.NDArray[Any]) -> None:
+        self._lows = lows
+        self._highs = highs
+
+    @classmethod
+    def of_numbers(cls, intervals: Sequence[Interval]) -> Ranges:
+        """Ranges of doubles; an excluded bound becomes the double next to it."""
+        lows = np.array([-np.inf if i.low is None else i.low for i in intervals], np.float64)
+        highs = np.array([np.inf if i.high is None else i.high for i in intervals], np.float64)
+        open_low = np.array([not i.low_included and i.low is not None for i in intervals], np.bool_)
+        open_high = np.array([not i.high_included and i.high is not None for i in intervals], np.bool_)
+        return cls(
+            np.where(open_low, np.nextafter(lows, np.inf), lows),
+            np.where(open_high, np.nextafter(highs, -np.inf), highs),
+        )
+
+    @classmethod
+    def of_instants(cls, ranges: Sequence[TimeRange]) -> Ranges:
+        """Ranges of instants in microseconds."""
+        earliest, latest = ABSENT_TIME + 1, TIME_MAX_MICROS
+        lows = [earliest if r.start is None else r.start for r in ranges]
+        highs = [latest if r.end is None else r.end - 1 for r in ranges]
+        return cls(np.array(lows, np.int64), np.array(highs, np.int64))
+
+    def __bool__(self) -> bool:
+        return len(self._lows) > 0
+
+    def holds(self, column: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """A mask of the entries that lie in one of the ranges."""
+        if len(self._lows) > COMPARED_RANGES_MAX:
+            at = np.searchsorted(self._lows, column, "right") - 1
+            return np.asarray((at >= 0) & (column <= self._highs[at]))
+        mask = np.zeros(len(column), np.bool_)
+        for low, high in zip(self._lows, self._highs, strict=True):
+            mask |= (column >= low) & (column <= high)
+        return mask

@@ -1,0 +1,268 @@
+"""Users: the caller's user id ↔ (group, dense id), who is alive, aliases and partitions.
+
+Partition p belongs to group p >> (10 − log2 groups), so that a group is a run of neighbouring partitions, and
+the sampling order of partitions is simply ascending: whole groups first. Within a group users get dense ids
+in first-seen order; the id of an erased user is never given again.
+
+A user's *place* is group << 32 | dense id, one Python int.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+import msgspec
+import numpy as np
+from pyroaring import BitMap
+
+from engine.local.cache import ReadKey
+from engine.local.cells import (
+    BITMAP,
+    PAGE_BITS,
+    PAGE_MASK,
+    PARTITIONS,
+    Cells,
+    MessageCodec,
+    as_numpy,
+    bitmap_of_mask,
+)
+from engine.local.environment import WriteTransaction
+from engine.local.keys import Family, key
+from engine.values import PARTITION_BITS, PARTITION_COUNT, partition_of
+
+Place: TypeAlias = int
+Entry: TypeAlias = int | str
+"""What stands under a user id: the user's place, or the user id that it is an alias of."""
+
+PLACE_SHIFT = 32
+DENSE_MASK = (1 << PLACE_SHIFT) - 1
+
+KNOWN_USERS_MAX = 1_000_000
+"""How many places are remembered before the older half is forgotten."""
+
+PARTITION_SETS_CACHED_MAX = 16
+
+_ID_LIST: MessageCodec[list[str]] = MessageCodec(list[str], list)
+_entries: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(int | str)
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Directory:
+    """The users of one account. Called with the state lock held."""
+
+    def __init__(self, cells: Cells, account: int, groups: int) -> None:
+        self._cells = cells
+        self._account = account
+        self.groups = groups
+        self._shift = PARTITION_BITS - (groups.bit_length() - 1)
+        self._known: dict[str, Place] = {}
+        self._known_before: dict[str, Place] = {}
+        self._fresh: dict[str, Entry | None] = {}
+        self.touched: set[ReadKey] = set()
+        """Read keys of what changed since the caller last took them."""
+        self._partition_sets: dict[tuple[int, frozenset[int]], tuple[int, BitMap]] = {}
+        self.counts = [self._stored_count(group) for group in range(groups)]
+        """For each group the next dense id."""
+
+    def _stored_count(self, group: int) -> int:
+        stored = self._cells.reading().get(key(Family.USER_COUNT, self._account, group))
+        return 0 if stored is None else int.from_bytes(stored, "little")
+
+    # --- user id → place ---
+
+    def find(self, user_id: str) -> Place | None:
+        """The place of the user that the id, or what it is an alias of, names."""
+        place = self._known.get(user_id)
+        if place is not None:
+            return place
+        place = self._known_before.get(user_id)
+        if place is None:
+            entry = self._entry(self.canonical(user_id))
+            if entry is None:
+                return None
+            place = int(entry)
+        self._remember(user_id, place)
+        return place
+
+    def find_or_create(self, user_id: str) -> Place:
+        """The place of the user, who exists from now on."""
+        place = self._known.get(user_id)
+        if place is None:
+            place = self.find(user_id)
+        if place is None:
+            canonical = self.canonical(user_id)
+            place = self._create(canonical)
+            self._remember(canonical, place)
+        return place
+
+    def canonical(self, user_id: str) -> str:
+        """The id itself, or what it is an alias of."""
+        entry = self._entry(user_id)
+        return entry if isinstance(entry, str) else user_id
+
+    def _entry(self, user_id: str) -> Entry | None:
+        if user_id in self._fresh:
+            return self._fresh[user_id]
+        stored = self._cells.reading().get(key(Family.USER, self._account, user_id.encode()))
+        return None if stored is None else _entries.decode(stored)
+
+    def _remember(self, user_id: str, place: Place) -> None:
+        if len(self._known) >= KNOWN_USERS_MAX // 2:
+            self._known_before = self._known
+            self._known = {}
+        self._known[user_id] = place
+
+    def _forget(self, user_id: str) -> None:
+        self._known.pop(user_id, None)
+        self._known_before.pop(user_id, None)
+
+    def _create(self, user_id: str) -> Place:
+        partition = partition_of(user_id)
+        group = partition >> self._shift
+        dense = self.counts[group]
+        self.counts[group] = dense + 1
+        ids = self._cells.get(key(Family.USER_IDS, self._account, group, dense >> PAGE_BITS), _ID_LIST)
+        ids.value.append(user_id)
+        partitions = self._cells.get(self._partitions_key(group, dense >> PAGE_BITS), PARTITIONS)
+        partitions.value[dense & PAGE_MASK] = partition
+        alive = self._cells.get(key(Family.ALIVE, self._account, group), BITMAP)
+        alive.value.add(dense)
+        for cell in (ids, partitions, alive):
+            self._cells.changed(cell)
+        place = group << PLACE_SHIFT | dense
+        self._fresh[user_id] = place
+        self.touched.add(("users", group))
+        return place
+
+    # --- place → user id ---
+
+    def user_id(self, group: int, dense: int) -> str:
+        """The id of the user there; "" when erased."""
+        page = key(Family.USER_IDS, self._account, group, dense >> PAGE_BITS)
+        return self._cells.get(page, _ID_LIST).value[dense & PAGE_MASK]
+
+    def user_ids(self, group: int, users: Iterable[int]) -> list[str]:
+        """The ids of users of one group, in the order given."""
+        pages: dict[int, list[str]] = {}
+        ids = []
+        for dense in users:
+            page = pages.get(dense >> PAGE_BITS)
+            if page is None:
+                stored = key(Family.USER_IDS, self._account, group, dense >> PAGE_BITS)
+                page = pages[dense >> PAGE_BITS] = self._cells.get(stored, _ID_LIST).value
+            ids.append(page[dense & PAGE_MASK])
+        return ids
+
+    def all_user_ids(self, group: int, start: int = 0) -> Sequence[str]:
+        """The ids of a group by dense id, from `start`; "" for erased ones."""
+        ids: list[str] = []
+        for page in range(start >> PAGE_BITS, (self.counts[group] + PAGE_MASK) >> PAGE_BITS):
+            ids += self._cells.get(key(Family.USER_IDS, self._account, group, page), _ID_LIST).value
+        return ids[start & PAGE_MASK :]
+
+    def alive(self, group: int) -> BitMap:
+        """Every user of the group. Not to be changed by the caller."""
+        return self._cells.get(key(Family.ALIVE, self._account, group), BITMAP).value
+
+    def size(self) -> int:
+        """How many users the account has."""
+        return sum(len(self.alive(group)) for group in range(self.groups))
+
+    # --- partitions ---
+
+    def group_partitions(self, group: int) -> range:
+        """The partitions of a group."""
+        return range(group << self._shift, (group + 1) << self._shift)
+
+    def _partitions_key(self, group: int, page: int) -> bytes:
+        return key(Family.USER_PARTITIONS, self._account, group, page)
+
+    def in_partitions(self, group: int, partitions: frozenset[int]) -> BitMap:
+        """Users of the group in those partitions, erased ones possibly among them."""
+        cached = self._partition_sets.get((group, partitions))
+        if cached is not None and cached[0] == self.counts[group]:
+            return cached[1]
+        chosen = np.zeros(1 << 16, np.bool_)
+        chosen[list(partitions)] = True
+        pages = [
+            as_numpy(self._cells.get(self._partitions_key(group, page), PARTITIONS).value)
+            for page in range((self.counts[group] + PAGE_MASK) >> PAGE_BITS)
+        ]
+        users = bitmap_of_mask(chosen[np.concatenate(pages)]) if pages else BitMap()
+        if len(self._partition_sets) >= PARTITION_SETS_CACHED_MAX:
+            self._partition_sets.pop(next(iter(self._partition_sets)))
+        self._partition_sets[group, partitions] = (self.counts[group], users)
+        return users
+
+    # --- aliases and erasure ---
+
+    def aliases_of(self, user_id: str) -> list[str]:
+        """The ids that are aliases of this one."""
+        return list(self._aliases(user_id))
+
+    def _aliases(self, user_id: str) -> list[str]:
+        return self._cells.get(self._aliases_key(user_id), _ID_LIST).value
+
+    def _aliases_key(self, user_id: str) -> bytes:
+        return key(Family.ALIASES, self._account, user_id.encode())
+
+    def link(self, from_user_id: str, to_user_id: str) -> None:
+        """Makes `from`, which must have been retired, and its own aliases, aliases of `to`. Both are
+        canonical.
+        """
+        before = self._cells.get(self._aliases_key(from_user_id), _ID_LIST)
+        after = self._cells.get(self._aliases_key(to_user_id), _ID_LIST)
+        moved = [*before.value, from_user_id]
+        after.value.extend(moved)
+        before.value = []
+        for cell in (before, after):
+            self._cells.changed(cell)
+        for user_id in moved:
+            self._fresh[user_id] = to_user_id
+            self._forget(user_id)
+
+    def retire(self, user_id: str, place: Place) -> None:
+        """Takes a canonical user out: its id names nobody, its dense id is spent."""
+        group, dense = place >> PLACE_SHIFT, place & DENSE_MASK
+        ids = self._cells.get(key(Family.USER_IDS, self._account, group, dense >> PAGE_BITS), _ID_LIST)
+        ids.value[dense & PAGE_MASK] = ""
+        alive = self._cells.get(key(Family.ALIVE, self._account, group), BITMAP)
+        alive.value.discard(dense)
+        for cell in (ids, alive):
+            self._cells.changed(cell)
+        self._fresh[user_id] = None
+        for known in (user_id, *self._aliases(user_id)):
+            self._forget(known)
+
+    def unlink_aliases(self, user_id: str) -> None:
+        """Forgets every alias of a canonical id."""
+        aliases = self._cells.get(self._aliases_key(user_id), _ID_LIST)
+        for alias in aliases.value:
+            self._fresh[alias] = None
+            self._forget(alias)
+        aliases.value = []
+        self._cells.changed(aliases)
+
+    # --- folding ---
+
+    def write(self, txn: WriteTransaction) -> None:
+        """Writes what is new since the last fold and not in cells."""
+        for user_id, entry in sorted(self._fresh.items()):
+            stored = key(Family.USER, self._account, user_id.encode())
+            if entry is None:
+                txn.delete(stored)
+            else:
+                txn.put(stored, _encode(entry))
+        for group, count in enumerate(self.counts):
+            txn.put(key(Family.USER_COUNT, self._account, group), count.to_bytes(U32_BYTES, "little"))
+
+    def written(self) -> None:
+        """The transaction of `write` has committed."""
+        self._fresh.clear()
+
+
+U32_BYTES = 4
+
+SAMPLING_ORDER = tuple(range(PARTITION_COUNT))
+"""Ascending partitions fill one group after the other."""

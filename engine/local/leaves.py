@@ -1,0 +1,445 @@
+"""The predicates of a plan, resolved to numbers and answered for one group.
+
+Each leaf answers in two ways: for the whole group, and exactly for some users only (what it says of others
+then means nothing). No answer may be changed by its caller: it may be a bitmap of the index itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import numpy as np
+from pyroaring import BitMap
+
+from engine.criteria.matching import Matcher, compile_test
+from engine.criteria.model import Equals, Exists, In
+from engine.criteria.resolved import ResolvedTest
+from engine.local.account import Account, bucket_hashes
+from engine.local.cache import ANY_NAME, ReadKey
+from engine.local.cells import bitmap_of, bitmap_of_mask, ids_of
+from engine.local.columns import Ranges
+from engine.local.events import (
+    NEVER,
+    AnyRow,
+    AttributeRow,
+    EveryRow,
+    NotRow,
+    ResolvedEventMatch,
+    ResolvedSelection,
+    ResolvedSequence,
+    RowCondition,
+)
+from engine.local.names import FieldKind, field_name
+from engine.local.properties import EMPTY_LIST
+from engine.plan.model import (
+    AttributeMatch,
+    BucketMatch,
+    ConsentMatch,
+    EventMatch,
+    EventSelection,
+    IdentityMatch,
+    Nobody,
+    RowFilter,
+    RowsAll,
+    RowsAny,
+    RowsNot,
+    RowTest,
+    SeenMatch,
+    SequenceMatch,
+    Step,
+    Universe,
+)
+from engine.values import Kind, Value
+
+PROFILE_USERS_MAX = 64
+PROFILE_USERS_OVER_SCAN_MAX = 1_024
+"""Up to so many users a test is decided by their profiles, not by a column or by a scan of texts."""
+
+COST_LOOKUP, COST_COLUMN, COST_TEXT_SCAN, COST_EVENTS, COST_SEQUENCE = 1, 4, 8, 16, 32
+
+
+class Leaf(Protocol):
+    """A predicate. `cost` orders operands; `source` is what traces report; a `cacheable` answer may be kept
+    for as long as its `reads` are untouched; `among` is worth while for up to `narrow_max` users.
+    """
+
+    cost: int
+    source: str
+    cacheable: bool
+    narrow_max: int
+
+    def reads(self, group: int) -> tuple[ReadKey, ...]: ...
+
+    def everyone(self, group: int) -> BitMap: ...
+
+    def among(self, group: int, users: BitMap) -> BitMap: ...
+
+    def looked_at(self) -> int:
+        """Rows or values looked at since the last call."""
+        ...
+
+
+class _Leaf:
+    cost = COST_LOOKUP
+    source = "index"
+    cacheable = False
+    narrow_max = 1 << 32
+
+    def __init__(self) -> None:
+        self._looked_at = 0
+
+    def looked_at(self) -> int:
+        looked_at, self._looked_at = self._looked_at, 0
+        return looked_at
+
+    def reads(self, group: int) -> tuple[ReadKey, ...]:
+        return ()
+
+
+class NobodyLeaf(_Leaf):
+    """The empty set, also where a name was never seen."""
+
+    def everyone(self, group: int) -> BitMap:
+        return BitMap()
+
+    def among(self, group: int, users: BitMap) -> BitMap:
+        return BitMap()
+
+
+class UniverseLeaf(_Leaf):
+    """Users that belong to one of the inputs."""
+
+    def __init__(self, account: Account, inputs: tuple[int, ...]) -> None:
+        super().__init__()
+        self._seen = account.seen
+        self._inputs = inputs
+        self.cacheable = len(inputs) > 1
+
+    def reads(self, group: int) -> tuple[ReadKey, ...]:
+        return tuple(("belongs", number, group) for number in self._inputs)
+
+    def everyone(self, group: int) -> BitMap:
+        self._looked_at += len(self._inputs)
+        return self._seen.users(self._inputs, group)
+
+    def among(self, group: int, users: BitMap) -> BitMap:
+        self._looked_at += len(self._inputs)
+        return self._seen.users(self._inputs, group, users)
+
+
+class SeenLeaf(_Leaf):
+    """Users whose first or last sign of life lies in ranges."""
+
+    cost = COST_COLUMN
+    source = "column"
+    cacheable = True
+
+    def __init__(self, account: Account, inputs: tuple[int, ...], step: SeenMatch) -> None:
+        super().__init__()
+        self._account = account
+        self._inputs = inputs
+        self._last = step.last
+        self._ranges = Ranges.of_instants(step.test.ranges)
+
+    def reads(self, group: int) -> tuple[ReadKey, ...]:
+        return tuple(("seen", number, group) for number in self._inputs)
+
+    def everyone(self, group: int) -> BitMap:
+        count = self._account.directory.counts[group]
+        self._looked_at += count
+        return self._account.seen.match(self._inputs, group, self._last, self._ranges, count)
+
+    def among(self, group: int, users: BitMap) -> BitMap:
+        self._looked_at += len(users)
+        return self._account.seen.match_users(self._inputs, group, self._last, self._ranges, users)
+
+
+class FieldLeaf(_Leaf):
+    """Users of whom one of the fields passes a test: attributes, identities, consents."""
+
+    narrow_max = PROFILE_USERS_MAX
+
+    def __init__(self, account: Account, fields: tuple[int, ...], test: ResolvedTest) -> None:
+        super().__init__()
+        self._account = account
+        self._properties = account.properties
+        self._fields = fields
+        self._matcher: Matcher = compile_test(test)
+        self._exists = isinstance(test, Exists)
+        operands = _operands(test)
+        looks_up_texts = isinstance(test, Equals | In) and not test.ignore_case
+        point_types = (str, bool) if looks_up_texts else (bool,)
+        self._points = tuple(v for v in operands if type(v) in point_types)
+        self._lists = tuple(v for v in operands if type(v) is tuple)
+        self._narrows_lists = looks_up_texts
+        self._scans_texts = Kind.STRING in self._matcher.kinds and not self._exists and not looks_up_texts
+        self._numbers = Ranges.of_numbers(self._matcher.numbers)
+        self._instants = Ranges.of_instants(self._matcher.instants)
+        self._set_cost()
+
+    def _set_cost(self) -> None:
+        if self._scans_texts or self._lists:
+            self.cost, self.source, self.cacheable = COST_TEXT_SCAN, "scan", True
+            self.narrow_max = PROFILE_USERS_OVER_SCAN_MAX
+        elif not self._exists and (self._numbers or self._instants):
+            self.cost, self.source, self.cacheable = COST_COLUMN, "column", True
+        else:
+            self.cacheable = self._exists or len(self._points) * len(self._fields) > 1
+        self._is_single_lookup = self.source == "index" and not self.cacheable
+
+    def reads(self, group: int) -> tuple[ReadKey, ...]:
+        return tuple(("field", field, group) for field in self._fields)
+
+    def everyone(self, group: int) -> BitMap:
+        found = [users for field in self._fields for users in self._sets(field, group)]
+        return _united(found)
+
+    def among(self, group: int, users: BitMap) -> BitMap:
+        if self._is_single_lookup:
+            return self.everyone(group)
+        self._looked_at += len(users)
+        return self._properties.match_users(self._fields, group, users, self._matcher.passes)
+
+    def _sets(self, field: int, group: int) -> Iterable[BitMap]:
+        """Sets whose union are the users of whom this field passes."""
+        properties = self._properties
+        if self._exists:
+            self._looked_at += len(Kind)
+            yield from (properties.present(field, kind, group) for kind in Kind)
+            return
+        for value in self._points:
+            self._looked_at += 1
+            if type(value) is bool:
+                yield properties.with_value(field, Kind.BOOL, group, value)
+            elif type(value) is str:
+                yield properties.with_value(field, Kind.STRING, group, value)
+                yield properties.with_value(field, Kind.LIST, group, value)
+        if self._scans_texts:
+            yield from self._passing_texts(field, group)
+        if self._lists:
+            yield self._passing_lists(field, group)
+        count = self._account.directory.counts[group]
+        for kind, ranges in ((Kind.NUMBER, self._numbers), (Kind.TIME, self._instants)):
+            if ranges and properties.present(field, kind, group):
+                self._looked_at += count
+                yield properties.match_column(field, kind, group, ranges, count)
+
+    def _passing_texts(self, field: int, group: int) -> Iterable[BitMap]:
+        passes = self._matcher.passes
+        for kind in (Kind.STRING, Kind.LIST):
+            for text, users in self._properties.texts(field, kind, group):
+                self._looked_at += 1
+                if passes(text):
+                    yield users()
+
+    def _passing_lists(self, field: int, group: int) -> BitMap:
+        """Users whose whole list equals an operand."""
+        properties = self._properties
+        if self._narrows_lists:
+            candidates = _united([self._with_elements(field, group, operand) for operand in self._lists])
+        else:
+            candidates = properties.present(field, Kind.LIST, group) | properties.present(
+                field, EMPTY_LIST, group
+            )
+        self._looked_at += len(candidates)
+        passes = self._matcher.passes
+        return properties.match_users(
+            (field,), group, candidates, lambda value: type(value) is tuple and passes(value)
+        )
+
+    def _with_elements(self, field: int, group: int, elements: tuple[str, ...]) -> BitMap:
+        if not elements:
+            return self._properties.present(field, EMPTY_LIST, group)
+        users = self._properties.with_value(field, Kind.LIST, group, elements[0])
+        for element in elements[1:]:
+            users = users & self._properties.with_value(field, Kind.LIST, group, element)
+        return users
+
+
+class BucketLeaf(_Leaf):
+    """Users whose salted hash lies in a range."""
+
+    cost = COST_COLUMN
+    source = "column"
+    cacheable = True
+
+    def __init__(self, account: Account, step: BucketMatch) -> None:
+        super().__init__()
+        self._account = account
+        self._salt = step.salt
+        self._first, self._last = np.uint64(step.first), np.uint64(step.last)
+
+    def reads(self, group: int) -> tuple[ReadKey, ...]:
+        return (("users", group),)
+
+    def everyone(self, group: int) -> BitMap:
+        hashes = self._account.bucket_column(group, self._salt)
+        self._looked_at += len(hashes)
+        inside = bitmap_of_mask((hashes >= self._first) & (hashes <= self._last))
+        return inside & self._account.directory.alive(group)
+
+    def among(self, group: int, users: BitMap) -> BitMap:
+        self._looked_at += len(users)
+        ids = ids_of(users)
+        hashes = bucket_hashes(self._salt, self._account.directory.user_ids(group, users))
+        return bitmap_of(ids[(hashes >= self._first) & (hashes <= self._last)])
+
+
+class _EventLeaf(_Leaf):
+    cost = COST_EVENTS
+    source = "scan"
+    cacheable = True
+
+    def __init__(self, account: Account, selections: tuple[ResolvedSelection, ...]) -> None:
+        super().__init__()
+        self._tables = account.tables
+        self._read = tuple(
+            (number, ANY_NAME if selection.name is None else selection.name)
+            for selection in selections
+            for number in selection.inputs
+        )
+
+    def reads(self, group: int) -> tuple[ReadKey, ...]:
+        return tuple(("events", number, name, group) for number, name in self._read)
+
+    def everyone(self, group: int) -> BitMap:
+        return self._match(group, None)
+
+    def among(self, group: int, users: BitMap) -> BitMap:
+        return self._match(group, users)
+
+    def _match(self, group: int, users: BitMap | None) -> BitMap:
+        before = self._tables.rows_looked_at
+        found = self._ask(group, users)
+        self._looked_at += self._tables.rows_looked_at - before
+        return found
+
+    def _ask(self, group: int, users: BitMap | None) -> BitMap:
+        raise NotImplementedError
+
+
+class AggregateLeaf(_EventLeaf):
+    """Users whose aggregate over events lies in intervals."""
+
+    def __init__(self, account: Account, step: ResolvedEventMatch) -> None:
+        super().__init__(account, (step.selection,))
+        self._step = step
+
+    def _ask(self, group: int, users: BitMap | None) -> BitMap:
+        return self._tables.match(group, self._step, users)
+
+
+class SequenceLeaf(_EventLeaf):
+    """Users with events in order."""
+
+    cost = COST_SEQUENCE
+
+    def __init__(self, account: Account, step: ResolvedSequence) -> None:
+        super().__init__(account, step.steps)
+        self._step = step
+
+    def _ask(self, group: int, users: BitMap | None) -> BitMap:
+        return self._tables.match_sequence(group, self._step, users)
+
+
+def _operands(test: ResolvedTest) -> tuple[Value, ...]:
+    if isinstance(test, Equals):
+        return (test.value,)
+    return test.values if isinstance(test, In) else ()
+
+
+def _united(sets: list[BitMap]) -> BitMap:
+    if not sets:
+        return BitMap()
+    if len(sets) <= UNION_ONE_BY_ONE_MAX:
+        users = sets[0]
+        for more in sets[1:]:
+            users = users | more
+        return users
+    return BitMap.union(*sets)
+
+
+UNION_ONE_BY_ONE_MAX = 8
+"""Beyond it the union of many at once is faster, though it ends with a run optimisation."""
+
+
+# --- from names to numbers ----------------------------------------------------------------------------------
+
+
+def resolve(account: Account, step: Step) -> Leaf:
+    """The leaf that answers a predicate step (or Universe, or Nobody)."""
+    match step:
+        case Universe():
+            return UniverseLeaf(account, _inputs(account, step.inputs))
+        case Nobody():
+            return NobodyLeaf()
+        case SeenMatch():
+            return SeenLeaf(account, _inputs(account, step.inputs), step)
+        case AttributeMatch():
+            fields = (field_name(FieldKind.ATTRIBUTE, w, step.key) for w in step.workspaces)
+            return _field_leaf(account, tuple(fields), step.test)
+        case IdentityMatch():
+            return _field_leaf(account, (field_name(FieldKind.IDENTITY, step.type),), step.test)
+        case ConsentMatch():
+            field = field_name(FieldKind.CONSENT, step.regulation, step.purpose)
+            return _field_leaf(account, (field,), Equals(step.state.value))
+        case BucketMatch():
+            return BucketLeaf(account, step)
+        case EventMatch():
+            return _event_leaf(account, step)
+        case SequenceMatch():
+            steps = tuple(_selection(account, selection) for selection in step.steps)
+            return SequenceLeaf(account, ResolvedSequence(steps=steps, within=step.within))
+        case _:
+            raise TypeError(f"{type(step).__name__} is no predicate")
+
+
+def _inputs(account: Account, names: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple(number for name in names if (number := account.inputs.find(name)) is not None)
+
+
+def _field_leaf(account: Account, names: tuple[str, ...], test: ResolvedTest) -> Leaf:
+    fields = tuple(number for name in names if (number := account.fields.find(name)) is not None)
+    return FieldLeaf(account, fields, test) if fields else NobodyLeaf()
+
+
+def _event_leaf(account: Account, step: EventMatch) -> Leaf:
+    return AggregateLeaf(
+        account,
+        ResolvedEventMatch(
+            selection=_selection(account, step.selection),
+            aggregate=step.aggregate,
+            of=_attribute(account, step.of),
+            time_zone=step.time_zone,
+            intervals=step.intervals,
+        ),
+    )
+
+
+def _selection(account: Account, selection: EventSelection) -> ResolvedSelection:
+    number = account.events.find(selection.name)
+    return ResolvedSelection(
+        inputs=_inputs(account, selection.inputs),
+        name=None if not selection.name else NEVER if number is None else number,
+        type=selection.type,
+        time=selection.time,
+        where=None if selection.where is None else _condition(account, selection.where),
+    )
+
+
+def _condition(account: Account, where: RowFilter) -> RowCondition:
+    match where:
+        case RowsAll():
+            return EveryRow(tuple(_condition(account, c) for c in where.conditions))
+        case RowsAny():
+            return AnyRow(tuple(_condition(account, c) for c in where.conditions))
+        case RowsNot():
+            return NotRow(_condition(account, where.condition))
+        case RowTest():
+            return AttributeRow(_attribute(account, where.key), where.test)
+
+
+def _attribute(account: Account, name: str) -> int:
+    number = account.event_attributes.find(name)
+    return NEVER if number is None else number

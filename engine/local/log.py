@@ -1,0 +1,103 @@
+"""The write-ahead log: what was acknowledged and is not yet folded.
+
+One LMDB environment of its own, one value per entry, keyed by position. Positions start at 1, never repeat,
+and are the store's revisions. Entries that wait together are committed together, with one fsync.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+import msgspec
+
+from engine.backend import Record
+from engine.errors import DataLoss
+from engine.local.environment import Environment
+from engine.local.keys import Family, key
+from engine.values import Micros
+
+
+class AppendEntry(msgspec.Struct, frozen=True, array_like=True, tag="append"):
+    """A batch of records. `arrival` is the server's clock, never going back from entry to entry."""
+
+    account: str
+    arrival: Micros
+    request_id: str
+    records: tuple[Record, ...]
+
+
+class EraseEntry(msgspec.Struct, frozen=True, array_like=True, tag="erase"):
+    """Users to be erased."""
+
+    account: str
+    arrival: Micros
+    user_ids: tuple[str, ...]
+
+
+class AliasEntry(msgspec.Struct, frozen=True, array_like=True, tag="alias"):
+    """`from` becomes `to`."""
+
+    account: str
+    arrival: Micros
+    from_user_id: str
+    to_user_id: str
+
+
+LogEntry: TypeAlias = AppendEntry | EraseEntry | AliasEntry
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[LogEntry] = msgspec.msgpack.Decoder(LogEntry)
+
+
+class WriteAheadLog:
+    """The log of one store. One thread appends at a time."""
+
+    def __init__(self, environment: Environment, after: int) -> None:
+        """`after` is the folded position: entries up to it have been applied for good."""
+        self._environment = environment
+        with environment.reading() as txn:
+            last = txn.last(key(Family.LOG))
+        newest = 0 if last is None else int.from_bytes(last[0][1:], "big")
+        self._position = max(after, newest)
+
+    @property
+    def position(self) -> int:
+        """The position of the newest entry."""
+        return self._position
+
+    def append(self, encoded: Sequence[bytes]) -> int:
+        """Makes entries durable with one commit and answers the position of the first; the others follow it.
+
+        Raises LimitExceeded when there is no room, with nothing written.
+        """
+        first = self._position + 1
+        with self._environment.writing() as txn:
+            for position, entry in enumerate(encoded, first):
+                txn.put(key(Family.LOG, position), entry)
+        self._position += len(encoded)
+        return first
+
+    def replay(self, after: int) -> Iterator[tuple[int, LogEntry]]:
+        """Every entry above a position, in order. Raises DataLoss when one is damaged or missing."""
+        expected = after + 1
+        while expected <= self._position:
+            with self._environment.reading() as txn:
+                stored = txn.get(key(Family.LOG, expected))
+                if stored is None:
+                    raise DataLoss(
+                        f"entry {expected} of the log is missing", metadata={"key_family": Family.LOG.name}
+                    )
+                entry = _decoder.decode(stored)
+            yield expected, entry
+            expected += 1
+
+    def trim(self, through: int) -> None:
+        """Deletes entries up to and including a position."""
+        with self._environment.writing() as txn:
+            txn.delete_prefix(key(Family.LOG), key(Family.LOG, through + 1))
+
+
+def encode_entry(entry: LogEntry) -> bytes:
+    """The bytes of an entry, as logged."""
+    return _encoder.encode(entry)

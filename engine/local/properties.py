@@ -1,0 +1,247 @@
+"""User-level data: attributes of workspaces, identities and consents, all of them *fields*.
+
+A profile per user holds, by field, the latest write as (time, sequence, value); a value None is an unset,
+kept because it is a write and may be older than another that arrives later. Beside it an index by field, kind
+and group: for strings, bools and elements of lists a bitmap for each value, for numbers and times a column,
+and for each kind a bitmap of who has one.
+"""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+import xxhash
+from pyroaring import BitMap
+
+from engine.local.cache import ReadKey
+from engine.local.cells import (
+    ABSENT_NUMBER,
+    ABSENT_TIME,
+    BITMAP,
+    NUMBERS,
+    PAGE_BITS,
+    PAGE_MASK,
+    PAGE_USERS,
+    TIMES,
+    Cell,
+    Cells,
+    Codec,
+    MessageCodec,
+    as_numpy,
+    bitmap_of_mask,
+)
+from engine.local.columns import Ranges
+from engine.local.directory import DENSE_MASK, PLACE_SHIFT, Place
+from engine.local.keys import Family, key
+from engine.values import Kind, Micros, Value, kind_of
+
+Write: TypeAlias = tuple[Micros, int, Value | None]
+"""Time, arrival sequence and value (None = unset) of the latest write to a field."""
+ProfileData: TypeAlias = dict[int, Write]
+
+TEXT_IN_KEY_BYTES_MAX = 256
+"""Longer strings are keyed by their digest, the string stored apart."""
+
+EMPTY_LIST = 0
+"""The kind under which users with an empty list are found; no value of `Kind`."""
+
+_PLAIN, _DIGEST = b"\0", b"\1"
+_BOOLS = {False: b"\0", True: b"\1"}
+
+_PROFILE: MessageCodec[ProfileData] = MessageCodec(dict[int, tuple[int, int, Value | None]], dict)
+_TEXT: MessageCodec[str] = MessageCodec(str, str)
+
+
+class Properties:
+    """The fields of one account's users. Called with the state lock held."""
+
+    def __init__(self, cells: Cells, account: int) -> None:
+        self._cells = cells
+        self._account = account
+        self._fresh_values: dict[bytes, set[bytes]] = {}
+        self.touched: set[ReadKey] = set()
+        """Read keys of what was written since the caller last took them."""
+
+    # --- writing ---
+
+    def profile(self, place: Place) -> ProfileData:
+        """The latest writes of a user by field. Not to be changed by the caller."""
+        cell = self._cells.find(self._profile_key(place), _PROFILE)
+        return {} if cell is None else cell.value
+
+    def _profile_key(self, place: Place) -> bytes:
+        return key(Family.PROFILE, self._account, place >> PLACE_SHIFT, place & DENSE_MASK)
+
+    def write(self, place: Place, writes: Iterable[tuple[int, Write]]) -> None:
+        """Takes writes to a user's fields; each counts unless a later one is there."""
+        cell = self._cells.get(self._profile_key(place), _PROFILE)
+        self._cells.changed(cell)
+        profile = cell.value
+        for field, write in writes:
+            before = profile.get(field)
+            if before is None:
+                profile[field] = write
+                self._move(field, place, None, write[2])
+            elif write[:2] >= before[:2]:
+                profile[field] = write
+                self._move(field, place, before[2], write[2])
+
+    def take(self, place: Place) -> ProfileData:
+        """Removes a user's fields and answers them."""
+        cell = self._cells.get(self._profile_key(place), _PROFILE)
+        taken, cell.value = cell.value, {}
+        self._cells.changed(cell)
+        for field, write in taken.items():
+            self._move(field, place, write[2], None)
+        return taken
+
+    def _move(self, field: int, place: Place, before: Value | None, after: Value | None) -> None:
+        if type(before) is type(after) and before == after:
+            return
+        group, dense = place >> PLACE_SHIFT, place & DENSE_MASK
+        self.touched.add(("field", field, group))
+        if before is not None:
+            self._unindex(field, group, dense, before)
+        if after is not None:
+            self._index(field, group, dense, after)
+
+    def _index(self, field: int, group: int, dense: int, value: Value) -> None:
+        kind = kind_of(value)
+        present = self._present(field, EMPTY_LIST if value == () else kind, group)
+        present.value.add(dense)
+        self._cells.changed(present)
+        if kind is Kind.NUMBER or kind is Kind.TIME:
+            self._set_column(field, kind, group, dense, value)
+            return
+        for stored_value in _stored_values(value):
+            cell = self._value_cell(field, kind, group, stored_value)
+            cell.value.add(dense)
+            self._cells.changed(cell)
+
+    def _unindex(self, field: int, group: int, dense: int, value: Value) -> None:
+        kind = kind_of(value)
+        present = self._present(field, EMPTY_LIST if value == () else kind, group)
+        present.value.discard(dense)
+        self._cells.changed(present)
+        if kind is Kind.NUMBER or kind is Kind.TIME:
+            absent = ABSENT_NUMBER if kind is Kind.NUMBER else ABSENT_TIME
+            self._set_column(field, kind, group, dense, absent)
+            return
+        for stored_value in _stored_values(value):
+            cell = self._value_cell(field, kind, group, stored_value)
+            cell.value.discard(dense)
+            self._cells.changed(cell)
+            if not cell.value and len(stored_value) > TEXT_IN_KEY_BYTES_MAX:
+                self._set_text(cell.key, "")
+
+    def _present(self, field: int, kind: int, group: int) -> Cell[BitMap]:
+        return self._cells.get(key(Family.FIELD_PRESENT, self._account, field, kind, group), BITMAP)
+
+    def _set_column(self, field: int, kind: Kind, group: int, dense: int, value: Any) -> None:
+        cell = self._cells.get(self._column_key(field, kind, group, dense), _column_codec(kind))
+        cell.value[dense & PAGE_MASK] = value
+        self._cells.changed(cell)
+
+    def _column_key(self, field: int, kind: Kind, group: int, dense: int) -> bytes:
+        return key(Family.FIELD_COLUMN, self._account, field, kind, group, dense >> PAGE_BITS)
+
+    def _value_cell(self, field: int, kind: Kind, group: int, stored_value: bytes) -> Cell[BitMap]:
+        """The bitmap of a value that is about to change."""
+        prefix = key(Family.FIELD_VALUE, self._account, field, kind, group)
+        cell = self._cells.get(prefix + _value_suffix(stored_value), BITMAP)
+        if not cell.value:
+            # An empty bitmap is not in the store, or will not be: enumeration has to find it here.
+            self._fresh_values.setdefault(prefix, set()).add(cell.key)
+            if len(stored_value) > TEXT_IN_KEY_BYTES_MAX:
+                self._set_text(cell.key, stored_value.decode())
+        return cell
+
+    def _set_text(self, value_key: bytes, text: str) -> None:
+        cell = self._cells.get(_text_key(value_key), _TEXT)
+        cell.value = text
+        self._cells.changed(cell)
+
+    def written(self) -> None:
+        """A fold has committed."""
+        self._fresh_values.clear()
+
+    # --- answers ---
+
+    def present(self, field: int, kind: int, group: int) -> BitMap:
+        """Users whose field is of the kind. Not to be changed by the caller."""
+        return self._found(key(Family.FIELD_PRESENT, self._account, field, kind, group))
+
+    def with_value(self, field: int, kind: Kind, group: int, value: str | bool) -> BitMap:
+        """Users whose field is this string or bool, or is a list with this element. Not to be changed."""
+        prefix = key(Family.FIELD_VALUE, self._account, field, kind, group)
+        return self._found(prefix + _value_suffix(_stored_values(value)[0]))
+
+    def _found(self, stored_key: bytes) -> BitMap:
+        cell = self._cells.find(stored_key, BITMAP)
+        return BitMap() if cell is None else cell.value
+
+    def texts(self, field: int, kind: Kind, group: int) -> Iterator[tuple[str, Callable[[], BitMap]]]:
+        """Every string value (or list element) of a field with its users, which are loaded when asked for."""
+        prefix = key(Family.FIELD_VALUE, self._account, field, kind, group)
+        fresh = self._fresh_values.get(prefix, set())
+        stored = [found for found in self._cells.reading().keys(prefix) if found not in fresh]
+        for value_key in (*stored, *sorted(fresh)):
+            suffix = value_key[len(prefix) :]
+            if suffix[:1] == _PLAIN:
+                text = suffix[1:].decode()
+            else:
+                cell = self._cells.find(_text_key(value_key), _TEXT)
+                text = "" if cell is None else cell.value
+            yield text, lambda value_key=value_key: self._found(value_key)  # type: ignore[misc]
+
+    def match_column(self, field: int, kind: Kind, group: int, ranges: Ranges, count: int) -> BitMap:
+        """Users of the group, which has `count` ids, whose number or time lies in the ranges."""
+        mask = np.zeros(count, np.bool_)
+        codec = _column_codec(kind)
+        for start in range(0, count, PAGE_USERS):
+            cell = self._cells.find(self._column_key(field, kind, group, start), codec)
+            if cell is not None:
+                mask[start : start + PAGE_USERS] = ranges.holds(as_numpy(cell.value)[: count - start])
+        return bitmap_of_mask(mask)
+
+    def match_users(
+        self, fields: Iterable[int], group: int, users: BitMap, passes: Callable[[Value], bool]
+    ) -> BitMap:
+        """Those of a few users of whom some field passes, by their profiles."""
+        passing = []
+        for dense in users:
+            cell = self._cells.find(key(Family.PROFILE, self._account, group, dense), _PROFILE)
+            if cell is None:
+                continue
+            for field in fields:
+                write = cell.value.get(field)
+                if write is not None and write[2] is not None and passes(write[2]):
+                    passing.append(dense)
+                    break
+        return BitMap(passing, optimize=False)
+
+
+def _column_codec(kind: Kind) -> Codec[array.array[Any]]:
+    return NUMBERS if kind is Kind.NUMBER else TIMES
+
+
+def _stored_values(value: Value) -> tuple[bytes, ...]:
+    """The bytes under which a string, a bool or the elements of a list are indexed."""
+    if type(value) is tuple:
+        return tuple({element.encode() for element in value})
+    if type(value) is str:
+        return (value.encode(),)
+    return (_BOOLS[bool(value)],)
+
+
+def _value_suffix(stored_value: bytes) -> bytes:
+    if len(stored_value) <= TEXT_IN_KEY_BYTES_MAX:
+        return _PLAIN + stored_value
+    return _DIGEST + xxhash.xxh3_128_digest(stored_value)
+
+
+def _text_key(value_key: bytes) -> bytes:
+    return key(Family.FIELD_TEXT) + value_key[1:]

@@ -1,0 +1,189 @@
+"""Which inputs a user came through, and when first and last.
+
+For each input and group a bitmap of the users that belong to it and pages of two columns of times. An event
+and an update count alike; times take the minimum and maximum, whatever the order of arrival.
+"""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Sequence
+
+import numpy as np
+from pyroaring import BitMap
+
+from engine.local.cache import ReadKey
+from engine.local.cells import (
+    ABSENT_TIME,
+    BITMAP,
+    PAGE_BITS,
+    PAGE_MASK,
+    PAGE_USERS,
+    SEEN_TIMES,
+    Cell,
+    Cells,
+    as_numpy,
+    bitmap_of,
+    bitmap_of_mask,
+    ids_of,
+)
+from engine.local.columns import Ranges
+from engine.local.directory import DENSE_MASK, PLACE_SHIFT, Place
+from engine.local.keys import Family, key
+from engine.values import TIME_MAX_MICROS, Micros
+
+
+class Seen:
+    """First and last times of one account's users. Called with the state lock held."""
+
+    def __init__(self, cells: Cells, account: int) -> None:
+        self._cells = cells
+        self._account = account
+        self._pages: dict[tuple[int, int], Cell[array.array[int]]] = {}
+        self._belongs: dict[tuple[int, int], Cell[BitMap]] = {}
+        self.touched: set[ReadKey] = set()
+        """Read keys of what changed since the caller last took them."""
+
+    def begin(self) -> None:
+        """Starts a run of `saw` calls: pages found in one session may be gone in the next."""
+        self._pages.clear()
+        self._belongs.clear()
+
+    def saw(self, input_number: int, place: Place, time: Micros) -> None:
+        """Something came through the input for the user at that time."""
+        self._widen(input_number, place, time, time)
+
+    def _widen(self, input_number: int, place: Place, first: Micros, last: Micros) -> None:
+        page = self._pages.get((input_number, place >> PAGE_BITS))
+        if page is None:
+            page = self._page(input_number, place)
+        times = page.value
+        slot = place & PAGE_MASK
+        latest = times[slot + PAGE_USERS]
+        if latest == ABSENT_TIME:
+            times[slot] = first
+            times[slot + PAGE_USERS] = last
+            self._belonging(input_number, place >> PLACE_SHIFT).value.add(place & DENSE_MASK)
+            return
+        if last > latest:
+            times[slot + PAGE_USERS] = last
+        if first < times[slot]:
+            times[slot] = first
+
+    def _page(self, input_number: int, place: Place) -> Cell[array.array[int]]:
+        page = self._page_key(input_number, place >> PLACE_SHIFT, place & DENSE_MASK)
+        cell = self._cells.get(page, SEEN_TIMES)
+        self._cells.changed(cell)
+        self._pages[input_number, place >> PAGE_BITS] = cell
+        self.touched.add(("seen", input_number, place >> PLACE_SHIFT))
+        return cell
+
+    def _page_key(self, input_number: int, group: int, dense: int) -> bytes:
+        return key(Family.SEEN, self._account, input_number, group, dense >> PAGE_BITS)
+
+    def _belonging(self, input_number: int, group: int) -> Cell[BitMap]:
+        cell = self._belongs.get((input_number, group))
+        if cell is None:
+            cell = self._cells.get(key(Family.BELONGS, self._account, input_number, group), BITMAP)
+            self._cells.changed(cell)
+            self._belongs[input_number, group] = cell
+            self.touched.add(("belongs", input_number, group))
+        return cell
+
+    def times(self, input_number: int, place: Place) -> tuple[Micros, Micros] | None:
+        """First and last time of a user through an input, or None when it does not belong to it."""
+        page = self._cells.find(
+            self._page_key(input_number, place >> PLACE_SHIFT, place & DENSE_MASK), SEEN_TIMES
+        )
+        slot = place & PAGE_MASK
+        if page is None or page.value[slot] == ABSENT_TIME:
+            return None
+        return page.value[slot], page.value[slot + PAGE_USERS]
+
+    def take(self, inputs: Sequence[int], place: Place) -> dict[int, tuple[Micros, Micros]]:
+        """Removes a user and answers its times by input."""
+        self.begin()
+        taken = {}
+        for number in inputs:
+            times = self.times(number, place)
+            if times is None:
+                continue
+            taken[number] = times
+            page = self._page(number, place).value
+            slot = place & PAGE_MASK
+            page[slot] = page[slot + PAGE_USERS] = ABSENT_TIME
+            self._belonging(number, place >> PLACE_SHIFT).value.discard(place & DENSE_MASK)
+        return taken
+
+    def give(self, place: Place, times: dict[int, tuple[Micros, Micros]]) -> None:
+        """Adds what `take` answered for another user."""
+        self.begin()
+        for number, (first, last) in times.items():
+            self._widen(number, place, first, last)
+
+    # --- answers ---
+
+    def users(self, inputs: Sequence[int], group: int, among: BitMap | None = None) -> BitMap:
+        """Users that belong to at least one of the inputs, all of them or those `among` others. Not to be
+        changed by the caller.
+        """
+        users: BitMap | None = None
+        for number in inputs:
+            cell = self._cells.find(key(Family.BELONGS, self._account, number, group), BITMAP)
+            if cell is None:
+                continue
+            found = cell.value if among is None else cell.value & among
+            users = found if users is None else users | found
+        return BitMap() if users is None else users
+
+    def match(self, inputs: Sequence[int], group: int, last: bool, ranges: Ranges, count: int) -> BitMap:
+        """Users of the group, which has `count` ids, whose last (or first) time over the inputs lies in the
+        ranges.
+        """
+        mask = np.zeros(count, np.bool_)
+        for start in range(0, count, PAGE_USERS):
+            times = self._times_of_page(inputs, group, start, last)
+            if times is not None:
+                mask[start : start + PAGE_USERS] = ranges.holds(times[: count - start])
+        return bitmap_of_mask(mask)
+
+    def match_users(
+        self, inputs: Sequence[int], group: int, last: bool, ranges: Ranges, users: BitMap
+    ) -> BitMap:
+        """As `match`, for few users."""
+        if len(users) == 1:
+            return self._match_one(inputs, group, last, ranges, users.min())
+        ids = ids_of(users)
+        passing = np.zeros(len(ids), np.bool_)
+        for page in np.unique(ids >> PAGE_BITS).tolist():
+            times = self._times_of_page(inputs, group, page << PAGE_BITS, last)
+            if times is not None:
+                here = ids >> PAGE_BITS == page
+                passing[here] = ranges.holds(times[ids[here] & PAGE_MASK])
+        return bitmap_of(ids[passing])
+
+    def _match_one(self, inputs: Sequence[int], group: int, last: bool, ranges: Ranges, dense: int) -> BitMap:
+        times = [t for number in inputs if (t := self.times(number, group << PLACE_SHIFT | dense))]
+        if not times:
+            return BitMap()
+        instant = max(t[1] for t in times) if last else min(t[0] for t in times)
+        return BitMap((dense,)) if ranges.holds(np.array([instant], np.int64))[0] else BitMap()
+
+    def _times_of_page(
+        self, inputs: Sequence[int], group: int, start: int, last: bool
+    ) -> np.ndarray[tuple[int], np.dtype[np.int64]] | None:
+        half = slice(PAGE_USERS, None) if last else slice(0, PAGE_USERS)
+        halves = [
+            as_numpy(cell.value)[half]
+            for number in inputs
+            if (cell := self._cells.find(self._page_key(number, group, start), SEEN_TIMES)) is not None
+        ]
+        if not halves:
+            return None
+        if len(halves) == 1:
+            return halves[0]
+        if last:
+            return np.asarray(np.maximum.reduce(halves))
+        # The mark of an absent time is the least of all: it must lose here.
+        earliest = np.minimum.reduce([np.where(h == ABSENT_TIME, TIME_MAX_MICROS + 1, h) for h in halves])
+        return np.where(earliest > TIME_MAX_MICROS, ABSENT_TIME, earliest)

@@ -1,0 +1,39 @@
+"""What can be set about the embedded backend, and the defaults."""
+
+from __future__ import annotations
+
+import msgspec
+
+from engine.local.cells import CACHE_BYTES_DEFAULT
+from engine.local.dedupe import DEDUPE_HORIZON_DAYS, REQUEST_HORIZON_HOURS
+from engine.local.environment import GROUPS_DEFAULT, MAP_BYTES_DEFAULT
+from engine.local.events import COLUMN_CACHE_BYTES_DEFAULT
+from engine.local.membership import CHANGES_RETAINED_MAX
+
+FOLD_RECORDS = 200_000
+FOLD_SECONDS = 30.0
+APPLY_CHUNK_RECORDS = 2_000
+REVISION_WAIT_SECONDS_MAX = 10.0
+
+
+class LocalSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of a `LocalBackend`."""
+
+    groups: int = GROUPS_DEFAULT
+    """Fixed when the store is created; an existing store keeps its own."""
+    map_bytes: int = MAP_BYTES_DEFAULT
+    """The most each of the two LMDB environments may grow to."""
+    cache_bytes: int = CACHE_BYTES_DEFAULT
+    """What clean cells may take in memory; fresh writes come on top until the next fold."""
+    column_cache_bytes: int = COLUMN_CACHE_BYTES_DEFAULT
+    """What decoded columns of events may take in memory."""
+    fold_records: int = FOLD_RECORDS
+    fold_seconds: float = FOLD_SECONDS
+    """A fold starts after so many records, or so long after the first record that is not folded."""
+    apply_chunk_records: int = APPLY_CHUNK_RECORDS
+    """Queries wait for no more than so many records of a batch."""
+    dedupe_horizon_days: int = DEDUPE_HORIZON_DAYS
+    request_horizon_hours: int = REQUEST_HORIZON_HOURS
+    changes_retained_max: int = CHANGES_RETAINED_MAX
+    revision_wait_seconds_max: float = REVISION_WAIT_SECONDS_MAX
+    """How long a read without a deadline waits for its revision."""

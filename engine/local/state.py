@@ -1,0 +1,216 @@
+"""The state that the log leads to: accounts, what was seen before, and how far the log has been applied.
+
+`apply` is deterministic in the log's order. It takes the state lock in chunks, so queries run in between;
+everybody else takes the lock for one question at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from engine.backend import Appended, EventRecord
+from engine.errors import DeadlineExceeded, FailedPrecondition, RevisionNotReached
+from engine.local.account import Account
+from engine.local.cells import Cells
+from engine.local.dedupe import EventIds, Requests, event_digests
+from engine.local.environment import Store, WriteTransaction
+from engine.local.events import ColumnCache
+from engine.local.keys import Family, key
+from engine.local.locks import FairLock
+from engine.local.log import AliasEntry, AppendEntry, EraseEntry, LogEntry
+from engine.local.membership import Memberships
+from engine.local.names import Names, Space
+from engine.local.settings import LocalSettings
+from engine.values import Micros
+
+_FOLDED_KEY = key(Family.META, b"folded")
+
+
+class FoldedState(msgspec.Struct, frozen=True):
+    """How far the index has come: the log position, and the arrival sequence and clock at that position."""
+
+    position: int = 0
+    sequence: int = 0
+    arrival: Micros = 0
+
+
+class State:
+    """Everything in memory of one store."""
+
+    def __init__(self, store: Store, settings: LocalSettings) -> None:
+        self._store = store
+        self._chunk_records = settings.apply_chunk_records
+        self._lock = FairLock()
+        self._reached = threading.Condition()
+        self.cells = Cells(store.index, settings.cache_bytes)
+        self._columns = ColumnCache(settings.column_cache_bytes)
+        self.names = Names(store.index)
+        self.event_ids = EventIds(store.index, settings.dedupe_horizon_days)
+        self.requests = Requests(store.index, settings.request_horizon_hours)
+        self.memberships = Memberships(store.index, self.cells, store.groups, settings.changes_retained_max)
+        self._accounts: dict[str, Account] = {}
+        with store.index.reading() as txn:
+            stored = txn.get(_FOLDED_KEY)
+            self.folded = (
+                FoldedState() if stored is None else msgspec.msgpack.decode(stored, type=FoldedState)
+            )
+        self.position = self.folded.position
+        self._sequence = self.folded.sequence
+        self.arrival = self.folded.arrival
+        self._unfolded = FoldedState()
+
+    @contextmanager
+    def locked(self, deadline: float | None = None) -> Iterator[None]:
+        """The state lock and a session of the cells. Raises DeadlineExceeded when the deadline passes before
+        it is this thread's turn.
+        """
+        if not self._lock.acquire(deadline):
+            raise DeadlineExceeded("the deadline passed while waiting for the store")
+        try:
+            with self.cells.session():
+                yield
+        finally:
+            self._lock.release()
+
+    def find_account(self, name: str) -> Account | None:
+        """The account, or None when no data ever came for it. Reading must not number an account: numbers
+        follow the log.
+        """
+        known = self._accounts.get(name) or self.names.space(Space.ACCOUNT).find(name)
+        return None if known is None else self._account(name)
+
+    def accounts(self) -> list[Account]:
+        """Every account that has data."""
+        return [self._account(name) for name in list(self.names.space(Space.ACCOUNT).numbers)]
+
+    def _account(self, name: str) -> Account:
+        account = self._accounts.get(name)
+        if account is None:
+            account = self._accounts[name] = Account(self._store, self.cells, self._columns, self.names, name)
+        return account
+
+    # --- applying -------------------------------------------------------------------------------------------
+
+    def apply(self, position: int, entry: LogEntry) -> Appended:
+        """Applies the entry at the next position and makes that revision visible. Raises FailedPrecondition
+        for an alias that is refused; the position is reached all the same.
+        """
+        try:
+            match entry:
+                case AppendEntry():
+                    return self._append(position, entry)
+                case EraseEntry():
+                    return self._erase(position, entry)
+                case AliasEntry():
+                    return self._alias(position, entry)
+        except FailedPrecondition:
+            self._reach(position, entry.arrival)
+            raise
+
+    def _append(self, position: int, entry: AppendEntry) -> Appended:
+        with self.locked():
+            if entry.request_id:
+                account_number = self._account(entry.account).number
+                first = self.requests.find(account_number, entry.request_id, entry.arrival)
+                if first is not None:
+                    self._reach(position, entry.arrival)
+                    return msgspec.structs.replace(first, repeated=True)
+            account = self._account(entry.account)
+            repeated = self._repeated(account, entry)
+        for start in range(0, len(entry.records), self._chunk_records):
+            end = start + self._chunk_records
+            with self.locked():
+                records = entry.records[start:end]
+                touched = account.apply(records, repeated[start:end], self._sequence)
+                self._sequence += len(records)
+                self.memberships.mark(account.name, touched)
+        duplicates = sum(repeated)
+        answer = Appended(position, len(entry.records) - duplicates, duplicates)
+        with self.locked():
+            if entry.request_id:
+                self.requests.add(account.number, entry.request_id, entry.arrival, answer)
+            self._reach(position, entry.arrival)
+        return answer
+
+    def _repeated(self, account: Account, entry: AppendEntry) -> list[bool]:
+        """For each record whether it is an event that was seen before."""
+        repeated = [False] * len(entry.records)
+        places = []
+        inputs = []
+        event_ids = []
+        for at, record in enumerate(entry.records):
+            if type(record) is EventRecord and record.event_id:
+                places.append(at)
+                inputs.append(account.inputs.number(record.input))
+                event_ids.append(record.event_id)
+        if places:
+            digests = event_digests(account.number, inputs, event_ids)
+            for at, seen in zip(places, self.event_ids.take(digests, entry.arrival), strict=True):
+                repeated[at] = seen
+        return repeated
+
+    def _erase(self, position: int, entry: EraseEntry) -> Appended:
+        with self.locked():
+            account = self._account(entry.account)
+            erased = [gone for user_id in entry.user_ids if (gone := account.erase(user_id)) is not None]
+            self.memberships.erased(account, {place: user_id for user_id, place in erased})
+            self._reach(position, entry.arrival)
+        return Appended(position, len(erased), 0)
+
+    def _alias(self, position: int, entry: AliasEntry) -> Appended:
+        with self.locked():
+            account = self._account(entry.account)
+            if account.check_alias(entry.from_user_id, entry.to_user_id):
+                moved = account.alias(entry.from_user_id, entry.to_user_id)
+                if moved is not None:
+                    before, after = moved
+                    self.memberships.erased(account, {before: entry.from_user_id})
+                    self.memberships.mark(account.name, [after])
+            self._reach(position, entry.arrival)
+        return Appended(position, 1, 0)
+
+    def _reach(self, position: int, arrival: Micros) -> None:
+        self.position = position
+        self.arrival = arrival
+        with self._reached:
+            self._reached.notify_all()
+
+    def wait_for(self, revision: int, deadline: float) -> None:
+        """Blocks until the revision is visible. Raises RevisionNotReached when the deadline passes first."""
+        with self._reached:
+            while self.position < revision:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    raise RevisionNotReached(
+                        f"revision {revision} was not reached in time; the newest is {self.position}",
+                        metadata={"revision": str(self.position)},
+                    )
+                self._reached.wait(remaining)
+
+    # --- folding: nothing is applied between `write` and `written` ------------------------------------------
+
+    def write(self, txn: WriteTransaction) -> None:
+        """Writes all that is not in the index yet, with the position it reflects."""
+        self._unfolded = FoldedState(self.position, self._sequence, self.arrival)
+        for account in self._accounts.values():
+            account.write(txn)
+        self.cells.write(txn)
+        self.names.write(txn)
+        self.event_ids.write(txn, self.arrival)
+        self.requests.write(txn, self.arrival)
+        txn.put(_FOLDED_KEY, msgspec.msgpack.encode(self._unfolded))
+
+    def written(self) -> None:
+        """The transaction of `write` has committed."""
+        for account in self._accounts.values():
+            account.written()
+        self.cells.written()
+        self.names.written()
+        self.event_ids.written()
+        self.requests.written()
+        self.folded = self._unfolded
