@@ -85,6 +85,10 @@ class Question:
     duckdb: Variants
     chdb: Variants
 
+    def ways(self, peer: str) -> Variants:
+        """The ways to ask the peer of that name."""
+        return {DUCKDB.peer: self.duckdb, CLICKHOUSE.peer: self.chdb}[peer]
+
 
 @dataclass(frozen=True)
 class Turn:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import duckdb
 
-from tests.bench.peers.peer import EVENT_ORDERS, USERS, directory_bytes
+from tests.bench.peers.peer import DUCKDB, EVENT_ORDERS, USERS
 
 _DATABASE = "world.duckdb"
 
@@ -14,17 +14,14 @@ _DATABASE = "world.duckdb"
 class DuckdbPeer:
     """Event names, categories and plans are enums, amounts DECIMAL(9,2), times TIMESTAMP (microseconds)."""
 
-    name = "DuckDB"
+    name = DUCKDB.peer
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self._directory = directory
         self._connection = duckdb.connect(directory / _DATABASE)
         self._connection.execute("SET TimeZone = 'UTC'")
 
     def load(self, users: Path, events: Path) -> None:
-        if self._has_tables():
-            return
         execute = self._connection.execute
         execute("BEGIN")
         for column in ("name", "category"):
@@ -46,9 +43,6 @@ class DuckdbPeer:
         execute("COMMIT")
         execute("CHECKPOINT")
 
-    def _has_tables(self) -> bool:
-        return self.number(f"SELECT count(*) FROM duckdb_tables() WHERE table_name = '{USERS}'") > 0
-
     def number(self, sql: str) -> int:
         row = self._connection.execute(sql).fetchone()
         assert row is not None
@@ -56,9 +50,6 @@ class DuckdbPeer:
 
     def version(self) -> str:
         return duckdb.__version__
-
-    def disk_bytes(self) -> int:
-        return directory_bytes(self._directory)
 
     def close(self) -> None:
         self._connection.close()

@@ -23,8 +23,9 @@ USERS_BY_DAY = "users_by_day"
 
 @dataclass(frozen=True, kw_only=True)
 class Dialect:
-    """Where the peers' SQL differs in a word."""
+    """Where the peers' SQL differs in a word, and whose it is."""
 
+    peer: str
     instant_format: str
     first: str
     last: str
@@ -39,6 +40,7 @@ class Dialect:
 
 
 DUCKDB = Dialect(
+    peer="DuckDB",
     instant_format="make_timestamp({})",
     first="arg_min",
     last="arg_max",
@@ -48,6 +50,7 @@ DUCKDB = Dialect(
     matches="regexp_matches",
 )
 CLICKHOUSE = Dialect(
+    peer="chdb",
     instant_format="fromUnixTimestamp64Micro({}, 'UTC')",
     first="argMin",
     last="argMax",
@@ -64,7 +67,7 @@ class Peer(Protocol):
     name: str
 
     def load(self, users: Path, events: Path) -> None:
-        """Fills the tables from the two Parquet files of `synthetic.write_parquet`, unless they are there."""
+        """Fills the tables from the two Parquet files of `synthetic.write_parquet`."""
         ...
 
     def number(self, sql: str) -> int:
@@ -72,8 +75,6 @@ class Peer(Protocol):
         ...
 
     def version(self) -> str: ...
-
-    def disk_bytes(self) -> int: ...
 
     def close(self) -> None: ...
 

@@ -1,0 +1,273 @@
+"""The criteria table: each form of criterion, first-time and warm, beside DuckDB and embedded ClickHouse.
+
+All three hold the same rows on the same disk and are asked in the same process, one after the other, each
+with its default number of threads. A turn asks at another instant and with other operands; every answer is
+compared, and one that differs ends the run. Times are of the whole question: for the engine from the
+criterion to the count (compile and execute), for a peer from the SQL text to the number. "First" is the first
+question to a store that was just opened; the peers stay open.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from engine.backend import Count
+from engine.local.backend import LocalBackend
+from engine.plan.compile import compile_criterion
+from engine.plan.tree import Account, JourneyTree
+from tests.bench import synthetic
+from tests.bench.peers.duckdb_peer import DuckdbPeer
+from tests.bench.peers.peer import CLICKHOUSE, DUCKDB, Peer, directory_bytes
+from tests.bench.questions import Form, Question, Turn, Variants, forms
+
+OURS = "milepost"
+TURNS = 16
+"""The first, and fifteen warm ones."""
+TRIAL_TURNS = 4
+"""Each way to write a question in SQL is asked so often; the fastest of them goes on."""
+RATIO_TARGET = 3.0
+
+
+class PeersDisagree(Exception):
+    """Two stores gave different answers to one question: one is wrong, or the SQL asks something else."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """`keep` is a directory that worlds stay in, for the next run to find; None = a temporary one. Only the
+    forms whose name contains `only` are run.
+    """
+
+    scale: synthetic.Scale = field(default_factory=synthetic.Scale)
+    keep: Path | None = None
+    only: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """One store's times for one form, in milliseconds: the first, and the median of the warm ones. `way`
+    names the SQL that was fastest.
+    """
+
+    first_ms: float
+    warm_ms: float
+    way: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One form: the users at turn 0, and the times. A peer that cannot be asked is left out."""
+
+    form: str
+    users: int
+    ours: Timing
+    peers: Mapping[str, Timing]
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times as long the better peer takes, warm; None without a peer."""
+        if not self.peers:
+            return None
+        return min(timing.warm_ms for timing in self.peers.values()) / self.ours.warm_ms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """How long a store took to take the world in, and what it takes on disk. No time when it was kept."""
+
+    name: str
+    seconds: float | None
+    disk_bytes: int
+
+
+def run(options: Options, console: Console) -> list[Row]:
+    """Draws the world, fills the three stores, asks everything and prints the table. Raises PeersDisagree."""
+    with _directory(options) as directory, ExitStack() as stack:
+        peers = _open_peers(directory, console, stack)
+        loads = _load(options.scale, directory, peers, console)
+        rows = []
+        for form in forms():
+            if options.only in form.name:
+                rows.append(_measure(form, directory / OURS, peers))
+                console.print(_progress(rows[-1]), highlight=False)
+        console.print(_table(rows, options.scale, peers))
+        console.print(_loads_table(loads))
+    return rows
+
+
+# --- the stores ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _directory(options: Options) -> Iterator[Path]:
+    scale = options.scale
+    name = f"criteria-{scale.users}-{scale.events}-{scale.seed}"
+    if options.keep is not None:
+        kept = options.keep / name
+        kept.mkdir(parents=True, exist_ok=True)
+        yield kept
+    else:
+        with tempfile.TemporaryDirectory(prefix=name) as temporary:
+            yield Path(temporary)
+
+
+def _open_peers(directory: Path, console: Console, stack: ExitStack) -> list[Peer]:
+    peers: list[Peer] = [DuckdbPeer(directory / DUCKDB.peer)]
+    if importlib.util.find_spec("chdb") is None:
+        console.print("chdb is not installed (make env EXTRAS=dev,sample,bench): its column is left out")
+    else:
+        # The module's import takes hundreds of megabytes, and it may be missing.
+        from tests.bench.peers.chdb_peer import ChdbPeer
+
+        peers.append(ChdbPeer(directory / CLICKHOUSE.peer))
+    for peer in peers:
+        stack.callback(peer.close)
+    return peers
+
+
+def _load(scale: synthetic.Scale, directory: Path, peers: Sequence[Peer], console: Console) -> list[Loaded]:
+    """Fills the stores that are not filled yet, each marked when it is."""
+    users, events = directory / "users.parquet", directory / "events.parquet"
+    fillers: dict[str, Callable[[], None]] = {OURS: partial(_fill, directory / OURS, scale)}
+    fillers |= {peer.name: partial(peer.load, users, events) for peer in peers}
+    if not (directory / "drawn").exists():
+        console.print(f"drawing {scale.users:,} users and {scale.events:,} events, seed {scale.seed}")
+        synthetic.write_parquet(synthetic.draw(scale), directory)
+        (directory / "drawn").touch()
+    loads = []
+    for name, fill in fillers.items():
+        mark = directory / f"{name}.filled"
+        seconds = None
+        if not mark.exists():
+            console.print(f"filling {name}")
+            started = time.perf_counter()
+            fill()
+            seconds = time.perf_counter() - started
+            mark.touch()
+        loads.append(Loaded(name=name, seconds=seconds, disk_bytes=directory_bytes(directory / name)))
+    return loads
+
+
+def _fill(directory: Path, scale: synthetic.Scale) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    world = synthetic.draw(scale)
+    backend = LocalBackend.open(directory)
+    for records in synthetic.batches(world):
+        backend.append(synthetic.ACCOUNT, records)
+    backend.fold()
+    backend.close()
+
+
+# --- asking -------------------------------------------------------------------------------------------------
+
+_ACCOUNT = Account(synthetic.ACCOUNT)
+_JOURNEY = JourneyTree(name=f"{synthetic.ACCOUNT}/journeys/bench", inputs=(synthetic.INPUT,))
+
+
+def ask_ours(backend: LocalBackend, question: Question, turn: Turn) -> int:
+    """The engine's answer: the criterion compiled and counted."""
+    plan = compile_criterion(_ACCOUNT, _JOURNEY, question.criterion, turn.now, _no_audience)
+    return backend.execute(plan, Count()).sizes[0]
+
+
+def _no_audience(name: str) -> tuple[JourneyTree, str]:
+    raise LookupError(name)
+
+
+def _measure(form: Form, directory: Path, peers: Sequence[Peer]) -> Row:
+    turns = [Turn(number) for number in range(TURNS)]
+    questions = [form.ask(turn) for turn in turns]
+    backend = LocalBackend.open(directory)
+    try:
+        answers, times = [], []
+        for turn, question in zip(turns, questions, strict=True):
+            started = time.perf_counter()
+            answers.append(ask_ours(backend, question, turn))
+            times.append((time.perf_counter() - started) * 1_000)
+    finally:
+        backend.close()
+    timings = {}
+    for peer in peers:
+        asked = [question.ways(peer.name) for question in questions]
+        if asked[0]:
+            timings[peer.name] = _measure_peer(form, peer, asked, answers)
+    ours = Timing(first_ms=times[0], warm_ms=statistics.median(times[1:]))
+    return Row(form=form.name, users=answers[0], ours=ours, peers=timings)
+
+
+def _measure_peer(form: Form, peer: Peer, asked: Sequence[Variants], answers: Sequence[int]) -> Timing:
+    times: dict[str, list[float]] = {way: [] for way in asked[0]}
+
+    def ask(way: str, turn: int) -> None:
+        started = time.perf_counter()
+        answer = peer.number(asked[turn][way])
+        times[way].append((time.perf_counter() - started) * 1_000)
+        if answer != answers[turn]:
+            raise PeersDisagree(
+                f"{form.name}, turn {turn}: {OURS} {answers[turn]:,}, {peer.name} {answer:,}: "
+                f"{asked[turn][way]}"
+            )
+
+    for way in times:
+        for turn in range(TRIAL_TURNS):
+            ask(way, turn)
+    best = min(times, key=lambda way: statistics.median(times[way][1:]))
+    for turn in range(TRIAL_TURNS, TURNS):
+        ask(best, turn)
+    return Timing(first_ms=times[best][0], warm_ms=statistics.median(times[best][1:]), way=best)
+
+
+# --- showing ------------------------------------------------------------------------------------------------
+
+
+def _progress(row: Row) -> str:
+    peers = "  ".join(f"{name} {timing.warm_ms:.2f} ({timing.way})" for name, timing in row.peers.items())
+    return f"{row.form}: {row.users:,} users, {row.ours.warm_ms:.2f} ms; {peers}"
+
+
+def _table(rows: Sequence[Row], scale: synthetic.Scale, peers: Sequence[Peer]) -> Table:
+    versions = ", ".join(f"{peer.name} {peer.version()}" for peer in peers)
+    table = Table(
+        title=f"Criteria over {scale.users:,} users and {scale.events:,} events (ms)",
+        caption=f"{versions}; warm: median of {TURNS - 1}; ratio: the better peer's warm time to ours",
+    )
+    table.add_column("criterion")
+    table.add_column("users", justify="right")
+    for name in (OURS, *(peer.name for peer in peers)):
+        table.add_column(f"{name} first", justify="right")
+        table.add_column("warm", justify="right")
+    table.add_column("ratio", justify="right")
+    for row in rows:
+        cells = [row.form, f"{row.users:,}"]
+        for timing in (row.ours, *(row.peers.get(peer.name) for peer in peers)):
+            cells += [f"{timing.first_ms:.2f}", f"{timing.warm_ms:.2f}"] if timing else ["", ""]
+        table.add_row(*cells, _ratio(row.ratio))
+    return table
+
+
+def _ratio(ratio: float | None) -> str:
+    if ratio is None:
+        return ""
+    return f"{ratio:.1f}" if ratio >= RATIO_TARGET else f"[yellow]{ratio:.1f}[/yellow]"
+
+
+def _loads_table(loads: Sequence[Loaded]) -> Table:
+    table = Table(title="Loading (durable, from records; the peers from Parquet)")
+    for heading in ("store", "seconds", "MB on disk"):
+        table.add_column(heading, justify="left" if heading == "store" else "right")
+    for load in loads:
+        seconds = "kept" if load.seconds is None else f"{load.seconds:.1f}"
+        table.add_row(load.name, seconds, f"{load.disk_bytes / 1e6:,.0f}")
+    return table
