@@ -1,0 +1,88 @@
+"""Accounts, workspaces and inputs, both ways."""
+
+from __future__ import annotations
+
+from engine.errors import InvalidInput
+from engine.journeys.model import Account, Input, InputKind, Workspace, etag_of
+from milepost.v1 import account_pb2
+from service.convert.faults import ShapeFaults
+from service.convert.times import duration, duration_message, timestamp
+
+UNKNOWN_INPUT_KIND = "is no kind of input"
+
+_INPUT_KINDS = {
+    account_pb2.INPUT_KIND_UNSPECIFIED: InputKind.UNSPECIFIED,
+    account_pb2.INPUT_KIND_IOS: InputKind.IOS,
+    account_pb2.INPUT_KIND_ANDROID: InputKind.ANDROID,
+    account_pb2.INPUT_KIND_WEB: InputKind.WEB,
+    account_pb2.INPUT_KIND_SERVER: InputKind.SERVER,
+    account_pb2.INPUT_KIND_FEED: InputKind.FEED,
+}
+_INPUT_KIND_MESSAGES = {kind: message for message, kind in _INPUT_KINDS.items()}
+
+
+def account_of_message(message: account_pb2.Account) -> Account:
+    """The record of an account; the engine puts defaults for what is unset. Raises InvalidInput."""
+    faults = ShapeFaults()
+    retention = duration(message.event_retention, "account.event_retention", faults)
+    faults.raise_if_any()
+    return Account(
+        name=message.name,
+        display_name=message.display_name,
+        active_audience_limit=message.active_audience_limit,
+        time_zone=message.time_zone,
+        event_retention=retention,
+    )
+
+
+def account_message(account: Account, active_audience_count: int) -> account_pb2.Account:
+    """The message for an account."""
+    message = account_pb2.Account(
+        name=account.name,
+        display_name=account.display_name,
+        active_audience_limit=account.active_audience_limit,
+        time_zone=account.time_zone,
+        active_audience_count=active_audience_count,
+        create_time=timestamp(account.create_time),
+        update_time=timestamp(account.update_time),
+        etag=etag_of(account),
+    )
+    if account.event_retention:
+        message.event_retention.CopyFrom(duration_message(account.event_retention))
+    return message
+
+
+def workspace_of_message(message: account_pb2.Workspace) -> Workspace:
+    """The record of a workspace."""
+    return Workspace(name=message.name, display_name=message.display_name)
+
+
+def workspace_message(workspace: Workspace) -> account_pb2.Workspace:
+    """The message for a workspace."""
+    return account_pb2.Workspace(
+        name=workspace.name,
+        display_name=workspace.display_name,
+        create_time=timestamp(workspace.create_time),
+        update_time=timestamp(workspace.update_time),
+        etag=etag_of(workspace),
+    )
+
+
+def input_of_message(message: account_pb2.Input) -> Input:
+    """The record of an input. Raises InvalidInput."""
+    kind = _INPUT_KINDS.get(message.kind)
+    if kind is None:
+        raise InvalidInput.one("input.kind", UNKNOWN_INPUT_KIND)
+    return Input(name=message.name, display_name=message.display_name, kind=kind)
+
+
+def input_message(input_: Input) -> account_pb2.Input:
+    """The message for an input."""
+    return account_pb2.Input(
+        name=input_.name,
+        display_name=input_.display_name,
+        kind=_INPUT_KIND_MESSAGES[input_.kind],
+        create_time=timestamp(input_.create_time),
+        update_time=timestamp(input_.update_time),
+        etag=etag_of(input_),
+    )

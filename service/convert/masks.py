@@ -1,0 +1,69 @@
+"""Update masks: which fields of a record a caller wants changed.
+
+An empty mask means every field that is set. `name`, `etag` and output-only fields may be named, because
+callers send back what they have read; they are passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
+
+from engine.errors import InvalidInput, Violation
+
+UPDATE_MASK = "update_mask"
+ALL_FIELDS = "*"
+
+ACCOUNT_FIELDS = {
+    "display_name": ("display_name",),
+    "active_audience_limit": ("active_audience_limit",),
+    "time_zone": ("time_zone",),
+    "event_retention": ("event_retention",),
+}
+WORKSPACE_FIELDS = {"display_name": ("display_name",)}
+INPUT_FIELDS = {"display_name": ("display_name",), "kind": ("kind",)}
+JOURNEY_FIELDS = {"display_name": ("display_name",), "inputs": ("inputs",)}
+MILESTONE_FIELDS = {"display_name": ("display_name",), "criteria": ("criteria",)}
+AUDIENCE_FIELDS = {"external_name": ("external_name",)}
+OUTPUT_FIELDS = {
+    "display_name": ("display_name",),
+    **dict.fromkeys(("webhook", "nats", "redis", "kafka", "file"), ("target",)),
+}
+CONNECTION_FIELDS = {
+    "identities": ("identities",),
+    "attributes": ("attributes",),
+    "batching": ("batch_changes", "batch_age"),
+}
+"""For each resource: its fields that can be changed, and the fields of the record that each stands for."""
+
+IMMUTABLE = {
+    "Milestone": frozenset({"parent_milestone", "kind"}),
+    "Connection": frozenset({"audience", "output"}),
+}
+"""For each message: the fields that a caller sets once, when creating."""
+
+
+def masked_fields(
+    message: Message, mask: FieldMask, changeable: Mapping[str, tuple[str, ...]]
+) -> frozenset[str]:
+    """The fields of the record to change. Raises InvalidInput for paths that name none of them."""
+    paths = list(mask.paths)
+    if not paths:
+        paths = [field.name for field, _ in message.ListFields() if field.name in changeable]
+    elif paths == [ALL_FIELDS]:
+        paths = list(changeable)
+    faults = [Violation(UPDATE_MASK, fault) for path in paths if (fault := _fault(message, path, changeable))]
+    if faults:
+        raise InvalidInput(faults)
+    return frozenset(name for path in paths for name in changeable.get(path, ()))
+
+
+def _fault(message: Message, path: str, changeable: Mapping[str, tuple[str, ...]]) -> str:
+    if path in changeable:
+        return ""
+    if path not in message.DESCRIPTOR.fields_by_name:
+        return f"{path!r} is no field of {message.DESCRIPTOR.name}"
+    fixed = IMMUTABLE.get(message.DESCRIPTOR.name, frozenset())
+    return f"{path!r} cannot be changed" if path in fixed else ""

@@ -1,0 +1,311 @@
+"""Sizes, funnels, memberships and explanations: the engine's answers as messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from engine.audiences import model
+from engine.audiences.model import MembershipStatus, SizeInterval, SizeKind, SizeState
+from engine.backend import Change
+from engine.criteria.model import Criterion
+from engine.errors import InvalidInput, Warning
+from milepost.v1 import audience_pb2, audience_service_pb2, journey_pb2
+from service.convert.criteria import criterion_of
+from service.convert.faults import ShapeFaults
+from service.convert.journeys import MILESTONE_KIND_MESSAGES, milestone_kind
+from service.convert.revisions import revision_token
+from service.convert.times import duration, duration_message, timestamp
+
+UNKNOWN_INTERVAL = "must be HOUR or DAY"
+NO_TARGET = "must have a name or a draft"
+
+_SIZE_STATES = {
+    SizeState.EXACT: audience_pb2.SIZE_STATE_EXACT,
+    SizeState.ESTIMATED: audience_pb2.SIZE_STATE_ESTIMATED,
+    SizeState.TOO_SMALL: audience_pb2.SIZE_STATE_TOO_SMALL,
+    SizeState.FAILED: audience_pb2.SIZE_STATE_FAILED,
+    SizeState.PENDING: audience_pb2.SIZE_STATE_PENDING,
+}
+_SIZE_KINDS = {
+    SizeKind.ESTIMATE: audience_pb2.SIZE_KIND_ESTIMATE,
+    SizeKind.CALCULATING: audience_pb2.SIZE_KIND_CALCULATING,
+    SizeKind.REAL: audience_pb2.SIZE_KIND_REAL,
+}
+_STATUSES = {
+    MembershipStatus.MEMBER: audience_service_pb2.MEMBERSHIP_STATUS_MEMBER,
+    MembershipStatus.NOT_MEMBER: audience_service_pb2.MEMBERSHIP_STATUS_NOT_MEMBER,
+    MembershipStatus.UNKNOWN_AUDIENCE: audience_service_pb2.MEMBERSHIP_STATUS_UNKNOWN_AUDIENCE,
+}
+_INTERVALS: dict[int, SizeInterval] = {
+    audience_service_pb2.SIZE_INTERVAL_UNSPECIFIED: SizeInterval.DAY,
+    audience_service_pb2.SIZE_INTERVAL_HOUR: SizeInterval.HOUR,
+    audience_service_pb2.SIZE_INTERVAL_DAY: SizeInterval.DAY,
+}
+
+
+# --- what is asked ------------------------------------------------------------------------------------------
+
+
+def target_of(
+    request: audience_service_pb2.EstimateAudienceRequest | audience_service_pb2.ExplainAudienceRequest,
+) -> model.Target:
+    """The milestone or draft that a request is about. Raises InvalidInput when it names neither."""
+    match request.WhichOneof("target"):
+        case "name":
+            return model.SavedTarget(request.name)
+        case "draft":
+            return _draft(request.draft)
+    raise InvalidInput.one("name", NO_TARGET)
+
+
+def _draft(message: audience_service_pb2.MilestoneDraft) -> model.Draft:
+    return model.Draft(
+        journey=message.journey,
+        parent=message.parent_milestone,
+        kind=milestone_kind(message.kind, "draft.kind"),
+        criteria=criterion_of(message.criteria, "draft.criteria") if message.HasField("criteria") else None,
+        replaces=message.replaces,
+    )
+
+
+def precision_of(request: audience_service_pb2.EstimateAudienceRequest) -> model.Precision:
+    """How good an estimate must be. `exact: false` is the default, as if nothing had been said."""
+    match request.WhichOneof("precision"):
+        case "exact":
+            return model.Exact() if request.exact else model.Default()
+        case "max_relative_error":
+            return model.MaxRelativeError(request.max_relative_error)
+        case "time_budget":
+            faults = ShapeFaults()
+            budget = duration(request.time_budget, "time_budget", faults)
+            faults.raise_if_any()
+            return model.TimeBudget(budget)
+    return model.Default()
+
+
+def preview_milestones(
+    messages: Iterable[audience_service_pb2.PreviewMilestone],
+) -> tuple[model.PreviewMilestone, ...]:
+    """The milestones of a journey that is not saved. Raises InvalidInput."""
+    return tuple(_preview_milestone(message, f"milestones[{i}]") for i, message in enumerate(messages))
+
+
+def _preview_milestone(message: audience_service_pb2.PreviewMilestone, path: str) -> model.PreviewMilestone:
+    criteria: Criterion | None = None
+    if message.HasField("criteria"):
+        criteria = criterion_of(message.criteria, f"{path}.criteria")
+    return model.PreviewMilestone(
+        id=message.id,
+        parent=message.parent,
+        display_name=message.display_name,
+        kind=milestone_kind(message.kind, f"{path}.kind"),
+        criteria=criteria,
+    )
+
+
+def interval_of(number: int) -> SizeInterval:
+    """The unit of a size history. Raises InvalidInput."""
+    interval = _INTERVALS.get(number)
+    if interval is None:
+        raise InvalidInput.one("interval", UNKNOWN_INTERVAL)
+    return interval
+
+
+# --- what is answered ---------------------------------------------------------------------------------------
+
+
+def evaluation_message(
+    answer: model.Estimate
+    | model.Count
+    | model.Comparison
+    | model.Funnel
+    | model.MembershipExplanation
+    | model.AudienceExplanation,
+    store_id: str,
+) -> audience_pb2.Evaluation:
+    """Which data and instant an answer holds for, and how long it took."""
+    return audience_pb2.Evaluation(
+        as_of=timestamp(answer.as_of),
+        revision=revision_token(store_id, answer.revision),
+        elapsed=duration_message(answer.elapsed),
+    )
+
+
+def size_message(size: model.Size) -> audience_pb2.Size:
+    """A size."""
+    return audience_pb2.Size(
+        state=_SIZE_STATES[size.state],
+        users=size.users,
+        lower=size.lower,
+        upper=size.upper,
+        sampled_fraction=size.sampled_fraction,
+        failure=size.failure,
+    )
+
+
+def shown_size_message(shown: model.ShownSize, store_id: str) -> audience_pb2.AudienceSize:
+    """The one size that an audience shows."""
+    return audience_pb2.AudienceSize(
+        kind=_SIZE_KINDS[shown.kind],
+        size=size_message(shown.size),
+        progress=shown.progress,
+        added_last_day=shown.added_last_day,
+        dropped_last_day=shown.dropped_last_day,
+        population=shown.population,
+        as_of=timestamp(shown.as_of),
+        revision=revision_token(store_id, shown.revision),
+    )
+
+
+def warning_messages(warnings: Iterable[Warning]) -> list[journey_pb2.Warning]:
+    """What may be a mistake but was not refused."""
+    return [journey_pb2.Warning(field=w.field, description=w.description) for w in warnings]
+
+
+def estimate_message(
+    estimate: model.Estimate, store_id: str
+) -> audience_service_pb2.EstimateAudienceResponse:
+    """An estimate, whole and by labelled criterion."""
+    return audience_service_pb2.EstimateAudienceResponse(
+        size=size_message(estimate.size),
+        labelled=[
+            audience_pb2.LabelledSize(label=part.label, path=part.path, size=size_message(part.size))
+            for part in estimate.labelled
+        ],
+        population=estimate.population,
+        draw=size_message(estimate.draw),
+        evaluation=evaluation_message(estimate, store_id),
+        warnings=warning_messages(estimate.warnings),
+    )
+
+
+def intersection_messages(comparison: model.Comparison) -> list[audience_service_pb2.Intersection]:
+    """The size of every intersection."""
+    return [
+        audience_service_pb2.Intersection(audiences=part.audiences, users=part.users)
+        for part in comparison.intersections
+    ]
+
+
+def funnel_step_messages(funnel: model.Funnel) -> list[audience_service_pb2.FunnelStep]:
+    """Each milestone's part in the funnel."""
+    return [
+        audience_service_pb2.FunnelStep(
+            milestone=step.milestone,
+            display_name=step.display_name,
+            parent_milestone=step.parent,
+            kind=MILESTONE_KIND_MESSAGES[step.kind],
+            audience=step.audience,
+            users=step.users,
+            parent_share=step.parent_share,
+            split_share=step.split_share,
+            activated=step.activated,
+        )
+        for step in funnel.steps
+    ]
+
+
+def size_point_messages(points: Iterable[model.SizePoint]) -> list[audience_service_pb2.AudienceSizePoint]:
+    """How a size went."""
+    return [
+        audience_service_pb2.AudienceSizePoint(
+            start_time=timestamp(point.start), users=point.users, added=point.added, dropped=point.dropped
+        )
+        for point in points
+    ]
+
+
+def batch_check_message(
+    answer: model.BatchCheck, store_id: str
+) -> audience_service_pb2.BatchCheckMembershipResponse:
+    """One status for each user and audience."""
+    return audience_service_pb2.BatchCheckMembershipResponse(
+        users=[
+            audience_service_pb2.UserMemberships(
+                user_id=user.user_id, statuses=[_STATUSES[status] for status in user.statuses]
+            )
+            for user in answer.users
+        ],
+        as_of=timestamp(answer.as_of),
+        revision=revision_token(store_id, answer.revision),
+    )
+
+
+def change_message(change: Change) -> audience_pb2.MembershipChange:
+    """One user entered or exited."""
+    return audience_pb2.MembershipChange(
+        sequence=change.sequence,
+        user_id=change.user_id,
+        entered=change.entered,
+        as_of=timestamp(change.as_of),
+    )
+
+
+def watch_message(item: model.WatchItem) -> audience_service_pb2.WatchMembershipResponse:
+    """One piece of a watched audience's stream."""
+    match item:
+        case model.WatchSnapshot():
+            snapshot = audience_service_pb2.MembershipSnapshot(user_ids=item.user_ids)
+            return audience_service_pb2.WatchMembershipResponse(snapshot=snapshot)
+        case model.WatchChanges():
+            changes = audience_service_pb2.MembershipChanges(changes=map(change_message, item.changes))
+            return audience_service_pb2.WatchMembershipResponse(changes=changes)
+        case model.WatchProgress():
+            mark = audience_service_pb2.ProgressMark(cursor=item.cursor, as_of=timestamp(item.as_of))
+            return audience_service_pb2.WatchMembershipResponse(progress=mark)
+
+
+def membership_explanation_message(
+    answer: model.MembershipExplanation, store_id: str
+) -> audience_service_pb2.ExplainMembershipResponse:
+    """Which criterion lets a user in or keeps it out."""
+    return audience_service_pb2.ExplainMembershipResponse(
+        member=answer.member,
+        in_journey=answer.in_journey,
+        milestones=map(_milestone_verdict, answer.milestones),
+        evaluation=evaluation_message(answer, store_id),
+    )
+
+
+def _milestone_verdict(verdict: model.MilestoneVerdict) -> audience_service_pb2.MilestoneVerdict:
+    criteria = None if verdict.criteria is None else _criterion_verdict(verdict.criteria)
+    return audience_service_pb2.MilestoneVerdict(
+        milestone=verdict.milestone, member=verdict.member, taken_by=verdict.taken_by, criteria=criteria
+    )
+
+
+def _criterion_verdict(verdict: model.CriterionVerdict) -> audience_service_pb2.CriterionVerdict:
+    return audience_service_pb2.CriterionVerdict(
+        path=verdict.path,
+        label=verdict.label,
+        description=verdict.description,
+        true_for_user=verdict.true_for_user,
+        decisive=verdict.decisive,
+        seen=verdict.seen,
+        children=map(_criterion_verdict, verdict.children),
+    )
+
+
+def audience_explanation_message(
+    answer: model.AudienceExplanation, store_id: str
+) -> audience_service_pb2.ExplainAudienceResponse:
+    """The compiled plan with each step's users and time."""
+    return audience_service_pb2.ExplainAudienceResponse(
+        steps=map(_plan_step, answer.steps),
+        root=answer.root,
+        plan_digest=answer.plan_digest,
+        evaluation=evaluation_message(answer, store_id),
+    )
+
+
+def _plan_step(step: model.PlanStep) -> audience_service_pb2.PlanStep:
+    return audience_service_pb2.PlanStep(
+        index=step.index,
+        operator=step.operator,
+        description=step.description,
+        operands=step.operands,
+        users=step.users,
+        elapsed=duration_message(step.elapsed),
+        source=step.source,
+        looked_at=step.looked_at,
+    )

@@ -1,0 +1,19 @@
+"""How long a call may take: the caller's deadline, or the server's own limit when it comes first."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import grpc
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Turns a call's remaining time into the instant of `time.monotonic()` that the engine works towards."""
+
+    call_s_max: float
+
+    def of(self, context: grpc.ServicerContext) -> float:
+        """The instant by which the answer must be there; a call without a deadline gets the limit."""
+        return time.monotonic() + min(context.time_remaining(), self.call_s_max)

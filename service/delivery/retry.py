@@ -1,0 +1,32 @@
+"""How a batch that was not taken is tried again: exponential backoff with jitter, within a budget of time."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+FIRST_WAIT_S = 0.5
+WAIT_S_MAX = 60.0
+FACTOR = 2.0
+BUDGET_S = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Waits grow from `first_wait_s` by `FACTOR` to `wait_s_max`; after `budget_s` of failing a connection is
+    FAULTED.
+    """
+
+    first_wait_s: float = FIRST_WAIT_S
+    wait_s_max: float = WAIT_S_MAX
+    budget_s: float = BUDGET_S
+
+    def wait_s(self, failures: int, retry_after_s: float | None = None) -> float:
+        """How long to wait after that many failures in a row (from 1).
+
+        Half of the wait is random, so that connections broken by one cause do not come back as one. A wait
+        that the other side asked for is a lower bound.
+        """
+        full = min(self.first_wait_s * FACTOR ** min(failures - 1, 64), self.wait_s_max)
+        jittered = full * (0.5 + random.random() / 2)
+        return max(jittered, retry_after_s or 0.0)

@@ -1,0 +1,131 @@
+"""Engine errors as canonical codes: the one place.
+
+Every error that a caller sees carries `google.rpc.ErrorInfo` (reason, domain `milepost`, metadata), and
+`google.rpc.BadRequest` with one violation a fault where fields are at fault. The reasons are those of
+`milepost.v1.ErrorReason`, without its prefix. Whatever is not an engine error is a defect: it is logged with
+a correlation id, and the caller gets INTERNAL and that id, nothing else.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+import grpc
+import structlog
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from engine.errors import InvalidInput, MilepostError, Violation
+
+DOMAIN = "milepost"
+INTERNAL_REASON = "INTERNAL"
+CORRELATION_ID_BYTES = 8
+
+MESSAGE_CHARACTERS_MAX = 300
+"""Longer messages are cut: they travel in a header, percent-encoded."""
+VIOLATIONS_BYTES_MAX = 3_000
+"""Violations beyond this are left out and counted: clients refuse headers of more than 8 KiB."""
+
+CODES = {
+    "INVALID_ARGUMENT": grpc.StatusCode.INVALID_ARGUMENT,
+    "INVALID_CRITERIA": grpc.StatusCode.INVALID_ARGUMENT,
+    "INVALID_PAGE_TOKEN": grpc.StatusCode.INVALID_ARGUMENT,
+    "INVALID_REVISION": grpc.StatusCode.INVALID_ARGUMENT,
+    "BATCH_REFUSED": grpc.StatusCode.INVALID_ARGUMENT,
+    "BATCH_TOO_LARGE": grpc.StatusCode.INVALID_ARGUMENT,
+    "RESOURCE_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
+    "RESOURCE_ALREADY_EXISTS": grpc.StatusCode.ALREADY_EXISTS,
+    "ETAG_MISMATCH": grpc.StatusCode.ABORTED,
+    "MILESTONE_HAS_CHILDREN": grpc.StatusCode.FAILED_PRECONDITION,
+    "AUDIENCE_IN_USE": grpc.StatusCode.FAILED_PRECONDITION,
+    "REMAINING_USERS_EXISTS": grpc.StatusCode.FAILED_PRECONDITION,
+    "REMAINING_USERS_NEED_CRITERIA": grpc.StatusCode.FAILED_PRECONDITION,
+    "JOURNEY_NOT_EMPTY": grpc.StatusCode.FAILED_PRECONDITION,
+    "PARENT_IN_OTHER_JOURNEY": grpc.StatusCode.FAILED_PRECONDITION,
+    "OUTPUT_IN_USE": grpc.StatusCode.FAILED_PRECONDITION,
+    "CONNECTION_STATE": grpc.StatusCode.FAILED_PRECONDITION,
+    "ALIAS_CYCLE": grpc.StatusCode.FAILED_PRECONDITION,
+    "NO_AUDIENCE_CREDIT": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "LIMIT_EXCEEDED": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "STORE_FULL": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "REVISION_NOT_REACHED": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "DEADLINE_EXCEEDED": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "CURSOR_EXPIRED": grpc.StatusCode.OUT_OF_RANGE,
+    "NOT_BUILT": grpc.StatusCode.UNIMPLEMENTED,
+    "STORE_UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
+    "DATA_LOSS": grpc.StatusCode.DATA_LOSS,
+    "UNAUTHENTICATED": grpc.StatusCode.UNAUTHENTICATED,
+    "SCOPE_MISSING": grpc.StatusCode.PERMISSION_DENIED,
+}
+"""The canonical code of every reason."""
+
+_logger = structlog.get_logger("milepost.service")
+
+
+def code_of(error: BaseException) -> grpc.StatusCode:
+    """The canonical code a caller gets for the error."""
+    if isinstance(error, MilepostError):
+        return CODES.get(error.reason, grpc.StatusCode.INTERNAL)
+    return grpc.StatusCode.INTERNAL
+
+
+def status_of(error: BaseException) -> status_pb2.Status:
+    """The status for an error. A defect is logged with its traceback, under the id the caller is told."""
+    if not isinstance(error, MilepostError) or error.reason not in CODES:
+        return _defect(error)
+    details = [_packed(_error_info(error.reason, error.metadata))]
+    if isinstance(error, InvalidInput):
+        bad_request, left_out = _bad_request(error.violations)
+        details.append(_packed(bad_request))
+        if left_out:
+            metadata = {**error.metadata, "violations_left_out": str(left_out)}
+            details[0] = _packed(_error_info(error.reason, metadata))
+    return _status(CODES[error.reason], error.message, details)
+
+
+def abort(context: grpc.ServicerContext, error: BaseException) -> None:
+    """Ends the call with the error's status. Raises, as `context.abort` does."""
+    context.abort_with_status(rpc_status.to_status(status_of(error)))
+
+
+def _defect(error: BaseException) -> status_pb2.Status:
+    correlation_id = secrets.token_hex(CORRELATION_ID_BYTES)
+    _logger.error("defect", correlation_id=correlation_id, exc_info=error)
+    info = _error_info(INTERNAL_REASON, {"correlation_id": correlation_id})
+    message = f"the server failed; its log says why under {correlation_id}"
+    return _status(grpc.StatusCode.INTERNAL, message, [_packed(info)])
+
+
+def _error_info(reason: str, metadata: dict[str, str]) -> error_details_pb2.ErrorInfo:
+    return error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
+
+
+def _bad_request(violations: Sequence[Violation]) -> tuple[error_details_pb2.BadRequest, int]:
+    """The first violations, as many as fit, and how many were left out."""
+    bad_request = error_details_pb2.BadRequest()
+    size_bytes = 0
+    for index, violation in enumerate(violations):
+        field, description = violation.field, _shortened(violation.description)
+        size_bytes += len(field.encode()) + len(description.encode())
+        if index and size_bytes > VIOLATIONS_BYTES_MAX:
+            return bad_request, len(violations) - index
+        bad_request.field_violations.add(field=field, description=description)
+    return bad_request, 0
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MESSAGE_CHARACTERS_MAX else text[: MESSAGE_CHARACTERS_MAX - 1] + "…"
+
+
+def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest) -> any_pb2.Any:
+    detail = any_pb2.Any()
+    detail.Pack(message)
+    return detail
+
+
+def _status(code: grpc.StatusCode, message: str, details: list[any_pb2.Any]) -> status_pb2.Status:
+    return status_pb2.Status(
+        code=code_pb2.Code.Value(code.name), message=_shortened(message), details=details
+    )

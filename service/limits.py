@@ -1,0 +1,27 @@
+"""Limits of the transport, each with its unit in its name; those on data are in `engine.limits`."""
+
+from __future__ import annotations
+
+MESSAGE_BYTES_MAX = 4 * 1024 * 1024
+"""The largest request taken."""
+RECEIVE_BYTES_MAX = 16 * 1024 * 1024
+"""The largest message read from the wire. Larger than `MESSAGE_BYTES_MAX` so that a request that is too large
+is answered with a reason; beyond this one the transport itself refuses with RESOURCE_EXHAUSTED."""
+
+WORKER_THREADS = 16
+IN_FLIGHT_MAX = 1_000
+"""Unary calls accepted and not yet answered, running or waiting for a worker."""
+STREAMS_MAX = 32
+"""Streams of events, exports and reflection: each occupies a thread for as long as it lasts."""
+WATCHERS_MAX = 64
+"""WatchMembership streams."""
+CALL_S_MAX = 60.0
+"""The longest a unary call works for, whatever its deadline."""
+SLOW_CALL_MS = 1_000
+STOP_GRACE_S = 10.0
+
+KEEPALIVE_TIME_MS = 60_000
+"""An idle connection is probed this often, so that a dead peer's streams end."""
+KEEPALIVE_TIMEOUT_MS = 20_000
+CLIENT_PING_INTERVAL_MS_MIN = 10_000
+"""Clients and proxies may ping this often, with or without calls."""

@@ -1,0 +1,22 @@
+"""What the contract has and this build has not: the only list of it.
+
+Calling one of these answers UNIMPLEMENTED with `ErrorInfo` NOT_BUILT. The README's list is held against this
+one by a test.
+"""
+
+from __future__ import annotations
+
+METHODS_NOT_BUILT = frozenset(
+    {
+        "/milepost.v1.AccountService/CreateApiKey",
+        "/milepost.v1.AccountService/ListApiKeys",
+        "/milepost.v1.AccountService/DeleteApiKey",
+        "/milepost.v1.CatalogService/ListEventNames",
+        "/milepost.v1.CatalogService/ListAttributes",
+        "/milepost.v1.CatalogService/ListAttributeValues",
+        "/milepost.v1.IngestService/ImportEvents",
+    }
+)
+
+OUTPUT_KINDS_NOT_BUILT = frozenset({"webhook", "nats", "redis", "kafka"})
+"""Kinds of output, as the fields of `Output`; CreateOutput with one of them answers as above."""
