@@ -55,11 +55,12 @@ def _intersection(draft: Draft, relations: Relations, operands: list[int]) -> in
 def _union(draft: Draft, relations: Relations, operands: list[int]) -> int:
     if len(operands) > OPERANDS_MAX:
         return draft.unite(operands)
+    operands = unique(_without(draft, operand, operands) for operand in operands)
     kept = list(operands)
     for operand in operands:
         if any(other != operand and relations.inside(operand, other) for other in kept):
             kept.remove(operand)
-    return draft.unite([_without(draft, operand, kept) for operand in kept])
+    return draft.unite(kept)
 
 
 def _without(draft: Draft, operand: int, beside: list[int]) -> int:
