@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from milepost._batches import BACKOFF_FIRST_SECONDS, BACKOFF_LAST_SECONDS
-from milepost.errors import Unavailable
+from milepost.errors import Cancelled, Unavailable
 from milepost.v1.audience_pb2 import MembershipChange
 from milepost.v1.audience_service_pb2 import (
     MembershipSnapshot,
@@ -48,9 +48,13 @@ class Watch:
                     failures = 0
                     yield update
                 return
+            except Cancelled:
+                if self._is_closed():
+                    return
+                raise
             except Unavailable:
                 failures += 1
-                if self.cursor is None or self._is_closed() or failures >= self._attempts_max:
+                if self.cursor is None or failures >= self._attempts_max:
                     raise
                 time.sleep(min(BACKOFF_FIRST_SECONDS * 2**failures, BACKOFF_LAST_SECONDS))
 

@@ -1,0 +1,481 @@
+"""The client's helpers, against a server whose answers are given here."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+import grpc
+import pytest
+
+from milepost import Client, Rejected, Sent, _batches, errors, make_event, make_user_update
+from milepost.v1.account_pb2 import Account
+from milepost.v1.account_service_pb2 import CreateAccountResponse, GetAccountRequest, GetAccountResponse
+from milepost.v1.audience_pb2 import MembershipChange, Size
+from milepost.v1.audience_service_pb2 import (
+    MEMBERSHIP_STATUS_MEMBER as MEMBER,
+)
+from milepost.v1.audience_service_pb2 import (
+    MEMBERSHIP_STATUS_NOT_MEMBER as NOT_MEMBER,
+)
+from milepost.v1.audience_service_pb2 import (
+    MEMBERSHIP_STATUS_UNKNOWN_AUDIENCE as UNKNOWN,
+)
+from milepost.v1.audience_service_pb2 import (
+    BatchCheckMembershipResponse,
+    EstimateAudienceResponse,
+    ListMembersResponse,
+    MembershipChanges,
+    MembershipSnapshot,
+    ProgressMark,
+    UserMemberships,
+    WatchMembershipRequest,
+    WatchMembershipResponse,
+)
+from milepost.v1.ingest_service_pb2 import (
+    IngestEventsRequest,
+    IngestEventsResponse,
+    Rejection,
+    UpsertUsersResponse,
+)
+from milepost.v1.journey_pb2 import Milestone
+from milepost.v1.journey_service_pb2 import (
+    CreateJourneyRequest,
+    CreateMilestoneResponse,
+    GetMilestoneResponse,
+)
+from tests.clients.fake import Fake, Refusal, serving
+
+TIME = datetime(2026, 3, 1, tzinfo=UTC)
+NOT_FOUND = Refusal(grpc.StatusCode.NOT_FOUND, "no such thing", reason="RESOURCE_NOT_FOUND")
+DOWN = Refusal(grpc.StatusCode.UNAVAILABLE, "stopping")
+
+
+def refuse(refusal: Refusal) -> NoReturn:
+    raise refusal
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_batches, "BACKOFF_FIRST_SECONDS", 0.0)
+
+
+@contextmanager
+def calling(fake: Fake, **options: Any) -> Iterator[Client]:
+    """A client of the account `acme` of a service with these methods."""
+    with serving(fake) as target, Client(target, account="acme", **options) as client:
+        yield client
+
+
+# --- errors ---
+
+
+def test_an_error_carries_code_reason_metadata_and_violations() -> None:
+    refusal = Refusal(
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "the criteria are refused",
+        reason="INVALID_CRITERIA",
+        metadata={"count": "2"},
+        violations=[("milestone.criteria.event.name", "too long"), ("milestone.display_name", "empty")],
+    )
+    fake = Fake({"GetAccount": lambda _: refuse(refusal)})
+    with calling(fake) as client, pytest.raises(errors.InvalidArgument) as raised:
+        client.get_account()
+    error = raised.value
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert (error.reason, error.metadata) == ("INVALID_CRITERIA", {"count": "2"})
+    assert error.violations == (
+        errors.Violation("milestone.criteria.event.name", "too long"),
+        errors.Violation("milestone.display_name", "empty"),
+    )
+    assert str(error) == (
+        "INVALID_CRITERIA: the criteria are refused\n"
+        "  milestone.criteria.event.name: too long\n"
+        "  milestone.display_name: empty"
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (grpc.StatusCode.NOT_FOUND, errors.NotFound),
+        (grpc.StatusCode.ALREADY_EXISTS, errors.AlreadyExists),
+        (grpc.StatusCode.FAILED_PRECONDITION, errors.FailedPrecondition),
+        (grpc.StatusCode.ABORTED, errors.Aborted),
+        (grpc.StatusCode.OUT_OF_RANGE, errors.OutOfRange),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, errors.ResourceExhausted),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, errors.DeadlineExceeded),
+        (grpc.StatusCode.UNIMPLEMENTED, errors.Unimplemented),
+        (grpc.StatusCode.UNAUTHENTICATED, errors.Unauthenticated),
+        (grpc.StatusCode.PERMISSION_DENIED, errors.PermissionDenied),
+        (grpc.StatusCode.CANCELLED, errors.Cancelled),
+        (grpc.StatusCode.DATA_LOSS, errors.DataLoss),
+        (grpc.StatusCode.INTERNAL, errors.MilepostError),
+    ],
+)
+def test_each_code_has_its_exception(code: grpc.StatusCode, expected: type[errors.MilepostError]) -> None:
+    fake = Fake({"GetAccount": lambda _: refuse(Refusal(code, "refused"))})
+    with calling(fake) as client, pytest.raises(errors.MilepostError) as raised:
+        client.get_account()
+    assert type(raised.value) is expected
+    assert str(raised.value) == f"{code.name}: refused"
+
+
+# --- calls ---
+
+
+def test_calls_carry_the_api_key() -> None:
+    fake = Fake({"GetAccount": lambda _: GetAccountResponse()})
+    with calling(fake, api_key="s3cret") as client:
+        client.get_account()
+    assert fake.metadata[0]["authorization"] == "Bearer s3cret"
+
+
+def test_a_call_ends_at_the_client_s_timeout_unless_it_has_its_own() -> None:
+    release = threading.Event()
+    fake = Fake({"GetAccount": lambda _: release.wait(30) and GetAccountResponse()})
+    request = GetAccountRequest(name="accounts/acme")
+    with calling(fake, timeout=0.05) as client:
+        with pytest.raises(errors.DeadlineExceeded):
+            client.get_account()
+        release.set()
+        assert client.accounts.GetAccount(request, timeout=30) == GetAccountResponse()
+
+
+def test_a_read_is_tried_again_while_the_service_is_unavailable() -> None:
+    answers: Iterator[GetAccountResponse | Refusal] = iter(
+        [DOWN, DOWN, GetAccountResponse(account=Account(name="accounts/acme"))]
+    )
+
+    def get_account(_: Any) -> GetAccountResponse:
+        answer = next(answers)
+        return refuse(answer) if isinstance(answer, Refusal) else answer
+
+    fake = Fake({"GetAccount": get_account})
+    with calling(fake) as client:
+        assert client.get_account().name == "accounts/acme"
+    assert len(fake.of("GetAccount")) == 3
+
+
+def test_a_write_through_a_stub_is_not_tried_again() -> None:
+    fake = Fake({"CreateJourney": lambda _: refuse(DOWN)})
+    with calling(fake) as client, pytest.raises(errors.Unavailable):
+        client.journeys.CreateJourney(CreateJourneyRequest(parent="accounts/acme"))
+    assert len(fake.of("CreateJourney")) == 1
+
+
+# --- batches ---
+
+
+def accept(request: IngestEventsRequest) -> IngestEventsResponse:
+    return IngestEventsResponse(accepted=len(request.events), revision=f"after {request.request_id}")
+
+
+def events(count: int) -> Iterator[Any]:
+    return (make_event(f"u{number}", "buy", TIME, {"n": number}) for number in range(count))
+
+
+def test_events_are_sent_in_batches_with_request_ids_and_the_last_one_alone() -> None:
+    fake = Fake({"IngestEvents": accept})
+    seen: list[int] = []
+    with calling(fake) as client:
+        sent = client.ingest_events(
+            events(10), input="i", request_id="r", batch_rows=4, progress=lambda done: seen.append(done.rows)
+        )
+    by_id = {request.request_id: request for request in fake.of("IngestEvents")}
+    assert {key: len(request.events) for key, request in by_id.items()} == {"r-0": 4, "r-1": 4, "r-2": 2}
+    assert [event.user_id for event in by_id["r-1"].events] == ["u4", "u5", "u6", "u7"]
+    assert {(request.parent, request.input) for request in by_id.values()} == {("accounts/acme", "i")}
+    assert sent == Sent(accepted=10, revision="after r-2")
+    assert seen == [4, 8, 10]
+    assert fake.of("IngestEvents")[-1].request_id == "r-2"
+
+
+def test_a_batch_stays_below_the_limit_in_bytes() -> None:
+    large = [make_event("u", "buy", TIME, {f"a{i}": "x" * 4_000 for i in range(100)}) for _ in range(25)]
+    fake = Fake({"IngestEvents": accept})
+    with calling(fake) as client:
+        client.ingest_events(large)
+    requests = fake.of("IngestEvents")
+    assert sum(len(request.events) for request in requests) == 25
+    assert [len(request.events) for request in requests] == [10, 10, 5]
+    assert max(request.ByteSize() for request in requests) <= 4 * 1024 * 1024
+
+
+def test_rejections_name_the_event_by_its_place_in_everything_sent() -> None:
+    def reject_second(request: IngestEventsRequest) -> IngestEventsResponse:
+        rejection = Rejection(index=1, reason="TIME_TOO_LATE", field="events[1].time", description="tomorrow")
+        return IngestEventsResponse(accepted=len(request.events) - 1, rejections=[rejection])
+
+    with calling(Fake({"IngestEvents": reject_second})) as client:
+        sent = client.ingest_events(events(4), batch_rows=2, concurrency=1)
+    assert (sent.accepted, sent.rejected) == (2, 2)
+    assert sent.rejections == [
+        Rejected(1, "TIME_TOO_LATE", "events[1].time", "tomorrow"),
+        Rejected(3, "TIME_TOO_LATE", "events[1].time", "tomorrow"),
+    ]
+
+
+def test_a_batch_of_which_nothing_was_taken_is_counted_as_rejected() -> None:
+    def refuse_second(request: IngestEventsRequest) -> IngestEventsResponse:
+        if request.request_id.endswith("-0"):
+            return accept(request)
+        return refuse(
+            Refusal(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "nothing could be taken",
+                reason="BATCH_REFUSED",
+                violations=[("events[0].user_id", "is empty"), ("events[1].user_id", "is empty")],
+            )
+        )
+
+    with calling(Fake({"IngestEvents": refuse_second})) as client:
+        sent = client.ingest_events(events(4), batch_rows=2, concurrency=1)
+    assert (sent.accepted, sent.rejected, sent.rows) == (2, 2, 4)
+    assert [rejected.index for rejected in sent.rejections] == [2, 3]
+
+
+def test_a_refused_request_is_raised() -> None:
+    missing = Refusal(grpc.StatusCode.INVALID_ARGUMENT, "unknown input", reason="INVALID_ARGUMENT")
+    fake = Fake({"IngestEvents": lambda _: refuse(missing)})
+    with calling(fake) as client, pytest.raises(errors.InvalidArgument, match="unknown input"):
+        client.ingest_events(events(3))
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_a_batch_is_sent_again_under_the_same_id_while_the_service_is_away() -> None:
+    failures = iter([True, True, False])
+
+    def sometimes(request: IngestEventsRequest) -> IngestEventsResponse:
+        return refuse(DOWN) if next(failures) else accept(request)
+
+    fake = Fake({"IngestEvents": sometimes})
+    with calling(fake) as client:
+        sent = client.ingest_events(events(2), request_id="r")
+    assert sent.accepted == 2
+    assert [request.request_id for request in fake.of("IngestEvents")] == ["r-0"] * 3
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_sending_again_ends_after_a_few_attempts() -> None:
+    fake = Fake({"IngestEvents": lambda _: refuse(DOWN)})
+    with calling(fake) as client, pytest.raises(errors.Unavailable):
+        client.ingest_events(events(1))
+    assert len(fake.of("IngestEvents")) == _batches.ATTEMPTS_MAX
+
+
+def test_nothing_to_send_sends_nothing() -> None:
+    fake = Fake({"IngestEvents": accept})
+    with calling(fake) as client:
+        assert client.ingest_events([]) == Sent()
+    assert fake.requests == []
+
+
+def test_users_are_sent_as_events_are() -> None:
+    fake = Fake({"UpsertUsers": lambda request: UpsertUsersResponse(accepted=len(request.users))})
+    users = [make_user_update("ann", {"plan": "pro"}, time=TIME, unset=["old"], identities={"email": "a@b"})]
+    with calling(fake) as client:
+        assert client.upsert_users(users, input="i", request_id="r").accepted == 1
+    [request] = fake.of("UpsertUsers")
+    assert (request.parent, request.input, request.request_id) == ("accounts/acme", "i", "r-0")
+    assert list(request.users) == users
+
+
+# --- pages and names ---
+
+
+def test_pages_are_followed_to_the_end() -> None:
+    pages = {"": (["a", "b"], "2"), "2": (["c"], "3"), "3": ([], "")}
+
+    def list_members(request: Any) -> ListMembersResponse:
+        user_ids, following = pages[request.page_token]
+        return ListMembersResponse(user_ids=user_ids, next_page_token=following)
+
+    fake = Fake({"ListMembers": list_members})
+    with calling(fake) as client:
+        assert list(client.list_members("winback/bought", at_least="rev")) == ["a", "b", "c"]
+    assert [(request.parent, request.at_least) for request in fake.of("ListMembers")] == [
+        ("accounts/acme/journeys/winback/milestones/bought", "rev")
+    ] * 3
+
+
+def test_a_milestone_stands_for_its_audience() -> None:
+    milestone = Milestone(audience="accounts/acme/audiences/x1")
+    answer = BatchCheckMembershipResponse(
+        users=[
+            UserMemberships(user_id="ann", statuses=[MEMBER, NOT_MEMBER]),
+            UserMemberships(user_id="bob", statuses=[NOT_MEMBER, UNKNOWN]),
+        ]
+    )
+    fake = Fake(
+        {
+            "GetMilestone": lambda _: GetMilestoneResponse(milestone=milestone),
+            "BatchCheckMembership": lambda _: answer,
+        }
+    )
+    with calling(fake) as client:
+        found = client.check_many(["ann", "bob"], ["winback/bought", "x2"])
+    assert found == {"ann": {"accounts/acme/audiences/x1"}, "bob": set()}
+    [request] = fake.of("BatchCheckMembership")
+    assert list(request.audiences) == ["accounts/acme/audiences/x1", "accounts/acme/audiences/x2"]
+
+
+def test_without_an_account_an_id_means_nothing() -> None:
+    with Client("127.0.0.1:1") as client, pytest.raises(ValueError, match="this needs an account"):
+        client.journey_name("winback")
+
+
+def test_an_estimate_has_one_precision() -> None:
+    fake = Fake({"EstimateAudience": lambda _: EstimateAudienceResponse(size=Size(users=7))})
+    with calling(fake) as client:
+        assert client.estimate("winback/bought", max_relative_error=0.05).size.users == 7
+        with pytest.raises(ValueError, match="at most one"):
+            client.estimate("winback/bought", exact=True, max_relative_error=0.05)
+    [request] = fake.of("EstimateAudience")
+    assert request.WhichOneof("precision") == "max_relative_error"
+
+
+# --- create, or get ---
+
+
+def test_what_is_missing_is_created() -> None:
+    created = CreateAccountResponse(account=Account(name="accounts/acme"))
+    fake = Fake({"GetAccount": lambda _: refuse(NOT_FOUND), "CreateAccount": lambda _: created})
+    with calling(fake) as client:
+        assert client.ensure_account(display_name="Acme").name == "accounts/acme"
+    [request] = fake.of("CreateAccount")
+    assert (request.account_id, request.account.display_name) == ("acme", "Acme")
+
+
+def test_what_is_there_is_not_created() -> None:
+    fake = Fake({"GetAccount": lambda _: GetAccountResponse(account=Account(display_name="Old"))})
+    with calling(fake) as client:
+        assert client.ensure_account(display_name="New").display_name == "Old"
+
+
+def test_what_somebody_else_created_meanwhile_is_got() -> None:
+    answers: Iterator[GetAccountResponse | Refusal] = iter(
+        [NOT_FOUND, GetAccountResponse(account=Account(display_name="Theirs"))]
+    )
+
+    def get_account(_: Any) -> GetAccountResponse:
+        answer = next(answers)
+        return refuse(answer) if isinstance(answer, Refusal) else answer
+
+    taken = Refusal(grpc.StatusCode.ALREADY_EXISTS, "taken", reason="RESOURCE_ALREADY_EXISTS")
+    fake = Fake({"GetAccount": get_account, "CreateAccount": lambda _: refuse(taken)})
+    with calling(fake) as client:
+        assert client.ensure_account().display_name == "Theirs"
+
+
+def test_a_milestone_without_criteria_is_one_of_remaining_users() -> None:
+    fake = Fake(
+        {
+            "GetMilestone": lambda _: refuse(NOT_FOUND),
+            "CreateMilestone": lambda _: CreateMilestoneResponse(),
+        }
+    )
+    with calling(fake) as client:
+        client.ensure_milestone("winback", "rest", parent_milestone="winback/bought")
+    [request] = fake.of("CreateMilestone")
+    assert request.milestone.kind == 2
+    assert not request.milestone.HasField("criteria")
+    assert request.milestone.parent_milestone == "accounts/acme/journeys/winback/milestones/bought"
+
+
+# --- watching ---
+
+
+def change(sequence: int) -> MembershipChange:
+    return MembershipChange(sequence=sequence, user_id=f"u{sequence}", entered=True)
+
+
+def changes(*sequences: int) -> WatchMembershipResponse:
+    return WatchMembershipResponse(changes=MembershipChanges(changes=[change(each) for each in sequences]))
+
+
+def mark(cursor: int) -> WatchMembershipResponse:
+    return WatchMembershipResponse(progress=ProgressMark(cursor=cursor))
+
+
+def snapshot(*user_ids: str) -> WatchMembershipResponse:
+    return WatchMembershipResponse(snapshot=MembershipSnapshot(user_ids=user_ids))
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_a_watch_goes_on_behind_the_last_change_it_gave() -> None:
+    streams: dict[int, list[Any]] = {0: [changes(1, 2), mark(2), changes(3), DOWN], 3: [DOWN], 4: []}
+    broken_once: list[int] = []
+
+    def watch(request: WatchMembershipRequest) -> Iterator[WatchMembershipResponse]:
+        answers = streams[request.cursor]
+        if request.cursor == 3 and broken_once:
+            answers = [changes(4)]
+        broken_once.extend([3] if request.cursor == 3 else [])
+        for answer in answers:
+            yield refuse(answer) if isinstance(answer, Refusal) else answer
+
+    fake = Fake({"WatchMembership": watch})
+    with calling(fake) as client:
+        watching = client.watch("x", cursor=0)
+        found = list(watching)
+    assert found == [change(1), change(2), ProgressMark(cursor=2), change(3), change(4)]
+    assert [request.cursor for request in fake.of("WatchMembership")] == [0, 3, 3]
+    assert watching.cursor == 4
+
+
+def test_a_snapshot_that_breaks_off_is_not_patched_up() -> None:
+    def watch(_: WatchMembershipRequest) -> Iterator[WatchMembershipResponse]:
+        yield snapshot("a", "b")
+        raise DOWN
+
+    with calling(Fake({"WatchMembership": watch})) as client:
+        updates = iter(client.watch("x"))
+        assert next(updates) == snapshot("a", "b").snapshot
+        with pytest.raises(errors.Unavailable):
+            next(updates)
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_after_its_mark_a_snapshot_goes_on_from_the_cursor() -> None:
+    def watch(request: WatchMembershipRequest) -> Iterator[WatchMembershipResponse]:
+        if request.WhichOneof("start") == "snapshot":
+            yield from [snapshot("a"), snapshot("b"), mark(7)]
+            raise DOWN
+        yield changes(8)
+
+    fake = Fake({"WatchMembership": watch})
+    with calling(fake) as client:
+        found = list(client.watch("x"))
+    assert found[2:] == [ProgressMark(cursor=7), change(8)]
+    assert fake.of("WatchMembership")[1].cursor == 7
+
+
+def test_an_expired_cursor_says_where_to_start() -> None:
+    expired = Refusal(
+        grpc.StatusCode.OUT_OF_RANGE, "too old", reason="CURSOR_EXPIRED", metadata={"oldest_cursor": "90"}
+    )
+    fake = Fake({"WatchMembership": lambda _: refuse(expired)})
+    with calling(fake) as client, pytest.raises(errors.OutOfRange) as raised:
+        list(client.watch("x", cursor=1))
+    assert raised.value.metadata == {"oldest_cursor": "90"}
+
+
+def test_closing_a_watch_ends_it() -> None:
+    release = threading.Event()
+
+    def watch(_: WatchMembershipRequest) -> Iterator[WatchMembershipResponse]:
+        yield changes(1)
+        release.wait(30)
+
+    with calling(Fake({"WatchMembership": watch})) as client:
+        watching = client.watch("x", cursor=0)
+        found = []
+        for update in watching:
+            found.append(update)
+            watching.close()
+        release.set()
+    assert found == [change(1)]
