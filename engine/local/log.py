@@ -57,9 +57,10 @@ class WriteAheadLog:
         """`after` is the folded position: entries up to it have been applied for good."""
         self._environment = environment
         with environment.reading() as txn:
-            last = txn.last(key(Family.LOG))
+            first, last = next(txn.keys(key(Family.LOG)), None), txn.last(key(Family.LOG))
         newest = 0 if last is None else int.from_bytes(last[0][1:], "big")
         self._position = max(after, newest)
+        self._trimmed = self._position if first is None else int.from_bytes(first[1:], "big") - 1
 
     @property
     def position(self) -> int:
@@ -94,8 +95,11 @@ class WriteAheadLog:
 
     def trim(self, through: int) -> None:
         """Deletes entries up to and including a position."""
+        if through <= self._trimmed:
+            return
         with self._environment.writing() as txn:
             txn.delete_prefix(key(Family.LOG), key(Family.LOG, through + 1))
+        self._trimmed = through
 
 
 def encode_entry(entry: LogEntry) -> bytes:
