@@ -140,27 +140,28 @@ def _open_peers(directory: Path, console: Console, stack: ExitStack) -> list[Pee
 def _load(scale: synthetic.Scale, directory: Path, peers: Sequence[Peer], console: Console) -> list[Loaded]:
     """Fills the stores that are not filled yet, each marked when it is."""
     users, events = directory / "users.parquet", directory / "events.parquet"
-    fillers: dict[str, Callable[[], None]] = {OURS: partial(_fill, directory / OURS, scale)}
+    fillers: dict[str, Callable[[], None]] = {OURS: partial(fill, directory / OURS, scale)}
     fillers |= {peer.name: partial(peer.load, users, events) for peer in peers}
     if not (directory / "drawn").exists():
         console.print(f"drawing {scale.users:,} users and {scale.events:,} events, seed {scale.seed}")
         synthetic.write_parquet(synthetic.draw(scale), directory)
         (directory / "drawn").touch()
     loads = []
-    for name, fill in fillers.items():
+    for name, filler in fillers.items():
         mark = directory / f"{name}.filled"
         seconds = None
         if not mark.exists():
             console.print(f"filling {name}")
             started = time.perf_counter()
-            fill()
+            filler()
             seconds = time.perf_counter() - started
             mark.touch()
         loads.append(Loaded(name=name, seconds=seconds, disk_bytes=directory_bytes(directory / name)))
     return loads
 
 
-def _fill(directory: Path, scale: synthetic.Scale) -> None:
+def fill(directory: Path, scale: synthetic.Scale) -> None:
+    """A new store in `directory` with the world of that scale, folded."""
     shutil.rmtree(directory, ignore_errors=True)
     world = synthetic.draw(scale)
     backend = LocalBackend.open(directory)
