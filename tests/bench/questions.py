@@ -309,7 +309,8 @@ def _any_in_window(turn: Turn) -> Question:
 
 
 def _any_ever(turn: Turn) -> Question:
-    return _any_event(MEDIUM_NAMES[turn.number % len(MEDIUM_NAMES)], None, ALL)
+    # No event is so old: the range takes all of them, but is another one each turn.
+    return _any_event(MEDIUM, Range(start=START - 1 - turn.number), ALL)
 
 
 def _any_sparse(turn: Turn) -> Question:
@@ -468,13 +469,11 @@ def _between_ago(turn: Turn) -> Question:
 
 
 def _calendar(turn: Turn) -> Question:
-    offset = 1 + turn.number % 10
-    today = turn.now // MICROS_PER_DAY
-    monday = today - (today + 3) % 7
-    span = Span(
-        first=(monday - 7 * offset) * MICROS_PER_DAY, last=(monday - 7 * offset + 7) * MICROS_PER_DAY - 1
-    )
-    criterion = Event(name=DENSE, window=Calendar(unit=CalendarUnit.WEEK, offset=offset), test=_at_least(2))
+    days, offset = 7, 1 + turn.number
+    end = (turn.now // MICROS_PER_DAY + 1 - offset) * MICROS_PER_DAY
+    span = Span(first=end - days * MICROS_PER_DAY, last=end - 1)
+    window = Calendar(unit=CalendarUnit.DAY, count=days, offset=offset)
+    criterion = Event(name=DENSE, window=window, test=_at_least(2))
     return _aggregated(criterion, DENSE, span, lambda _: "count(*) >= 2")
 
 
@@ -544,22 +543,27 @@ def _all_of(turn: Turn) -> Question:
             UserAttribute(key="plan", test=Equals("plus")),
             UserAttribute(key="score", test=Compare("greater_or_equal", float(bound))),
             Event(name=DENSE, window=_last_window(WINDOW_DAYS), test=_at_least(2)),
-            Event(name=MEDIUM),
+            Event(name=MEDIUM, window=_last_window(60)),
         )
     )
 
     def sql(dialect: Dialect) -> Variants:
         users = f"SELECT user_number FROM {USERS} WHERE plan = 'plus' AND score >= {bound}"
 
+        def also(table: str) -> str:
+            return f"SELECT user_number FROM {table} WHERE {_named(MEDIUM, _last(turn, 60), dialect)}"
+
         def one(table: str) -> str:
             often = _groups(table, _named(DENSE, _last(turn, WINDOW_DAYS), dialect), "count(*) >= 2")
-            ever = f"(SELECT user_number FROM {table} WHERE name = '{MEDIUM}')"
-            return f"SELECT count(*) FROM ({users}) WHERE user_number IN {often} AND user_number IN {ever}"
+            return (
+                f"SELECT count(*) FROM ({users}) WHERE user_number IN {often} "
+                f"AND user_number IN ({also(table)})"
+            )
 
         def pushed(table: str) -> str:
             rows = (
                 f"{_named(DENSE, _last(turn, WINDOW_DAYS), dialect)} AND user_number IN ({users}) "
-                f"AND user_number IN (SELECT user_number FROM {table} WHERE name = '{MEDIUM}')"
+                f"AND user_number IN ({also(table)})"
             )
             return f"SELECT count(*) FROM {_groups(table, rows, 'count(*) >= 2')}"
 
@@ -700,7 +704,7 @@ _FORMS: dict[str, Callable[[Turn], Question]] = {
     "count >= 2 where and/or/not": _where_tree,
     "count >= 3 in a range": _range_window,
     "count >= 3 between 60 and 30 days ago": _between_ago,
-    "count >= 2 in a calendar week": _calendar,
+    "count >= 2 in seven calendar days": _calendar,
     "sequence of 2 (dense, medium)": _sequence(DENSE, MEDIUM),
     "sequence of 3 (dense, dense, medium)": _sequence(DENSE, DENSE_TOO, MEDIUM),
     "all of 4": _all_of,
