@@ -30,9 +30,9 @@ class AudienceRecords:
         self._limits = limits
         self._clock = clock
 
-    def get(self, name: str) -> Audience:
+    def get(self, name: str, field: str = "name") -> Audience:
         """The audience. Raises NotFound."""
-        check_name(name, "name", Resource.AUDIENCE)
+        check_name(name, field, Resource.AUDIENCE)
         return self._repository.get(Audience, name)
 
     def of(self, name: str, field: str = "name") -> Audience:

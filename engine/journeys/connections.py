@@ -185,6 +185,7 @@ class Connections(Outputs):
                 # present come first and the changes after what they reflect.
                 delivered=0 if stored is None else stored.last_sequence,
                 snapshot_after=None if stored is None else "",
+                activation=known.activation + 1,
             )
         self._changed(self._journey_of(known.audience))
         return activated
@@ -234,8 +235,16 @@ class Connections(Outputs):
         self._changed(self._journey_of(known.audience))
         return faulted
 
-    def advance(self, name: str, delivered: int, *, snapshot_after: str | None = None) -> Connection | None:
-        """Moves a live connection's durable cursor forward; never back.
+    def advance(
+        self,
+        name: str,
+        delivered: int,
+        *,
+        snapshot_after: str | None = None,
+        activation: int | None = None,
+    ) -> Connection | None:
+        """Moves a live connection's durable cursor forward; never back, and not when the connection has been
+        activated anew since `activation`.
 
         None when the connection is gone: deleted, or it has delivered the last exit of a deleted audience and
         goes with this.
@@ -243,6 +252,8 @@ class Connections(Outputs):
         with self._repository.writing() as changes:
             known = self._repository.find(Connection, name)
             if known is None or known.state not in LIVE_STATES or delivered < known.delivered:
+                return known
+            if activation not in (None, known.activation):
                 return known
             closing = self._repository.find(Closing, known.audience)
             through = None if closing is None else closing.through

@@ -55,7 +55,7 @@ class CriteriaCheck:
             )
         )
         try:
-            made_of(alone, milestone.id, self._forest.resolver(account_of(tree.name), {tree.name: alone}))
+            made_of(alone, [milestone.id], self._forest.resolver(account_of(tree.name), {tree.name: alone}))
         except NotFound:
             return AudienceReference.UNKNOWN
         except AudienceCycle:

@@ -92,8 +92,7 @@ class Forest:
         """
         resolver = self.resolver(account_of(tree.name), {tree.name: tree})
         try:
-            for milestone in tree.milestones:
-                made_of(tree, milestone.id, resolver)
+            made_of(tree, [milestone.id for milestone in tree.milestones], resolver)
         except AudienceCycle:
             return True
         return False

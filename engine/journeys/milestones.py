@@ -278,16 +278,11 @@ class Milestones:
         for connection in own:
             if connection.state not in LIVE_STATES:
                 changes.delete(connection)
-        if any(connection.state in LIVE_STATES for connection in own):
-            changes.put(
-                Closing(
-                    name=audience.name,
-                    audience=audience,
-                    milestone=milestone,
-                    create_time=now,
-                    update_time=now,
-                )
+        changes.put(
+            Closing(
+                name=audience.name, audience=audience, milestone=milestone, create_time=now, update_time=now
             )
+        )
 
     def _touch(self, changes: Changes, journey: str, now: Micros) -> None:
         record = self._repository.get(Journey, journey)

@@ -161,12 +161,14 @@ class Connection(Record, frozen=True, kw_only=True):
     """While the members present at activation are being sent: the last one sent ("" = none yet). None once
     only changes are.
     """
+    activation: int = 0
+    """How often it has been activated: a cursor holds for one activation."""
     fault: str = ""
 
 
 class Closing(Record, frozen=True, kw_only=True):
-    """An audience whose milestone has been deleted while something still has to be told of its members'
-    exits.
+    """A deleted audience of which something may be left to do: telling of its members' exits, then forgetting
+    its membership.
 
     `name` is the audience's. `through` is the sequence of the last exit, None until the exits are recorded.
     Connections of the audience that were live stay until they have delivered that far.
@@ -183,7 +185,7 @@ def etag_of(record: Record) -> str:
     """
     record = msgspec.structs.replace(record, update_time=0)
     if isinstance(record, Connection):
-        record = msgspec.structs.replace(record, delivered=0, snapshot_after=None, fault="")
+        record = msgspec.structs.replace(record, delivered=0, snapshot_after=None, activation=0, fault="")
     return xxhash.xxh3_64_hexdigest(msgspec.msgpack.encode(record))
 
 

@@ -1,0 +1,194 @@
+"""How many of a plan's users there are, as exactly as the time allows.
+
+The sample is a prefix of the backend's fixed order of partitions, so that the same users are read each time
+and a larger sample contains every smaller one. The first sample's own cost tells what the larger ones would
+cost. What was decided for a question is remembered for as long as the data stay the same, so that asking
+again does not answer from another sample.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from engine.audiences.model import Exact, MaxRelativeError, Precision, Size, TimeBudget
+from engine.audiences.sampling import estimated_size, exact_size, failed_size, relative_error
+from engine.backend import Backend, Count, Counts
+from engine.errors import DataLoss, DeadlineExceeded, InvalidInput
+from engine.plan.model import Plan
+from engine.values import PARTITION_COUNT
+
+EXACT_BUDGET_DEFAULT_MS = 50
+"""Without a wish of the caller's an estimate is exact when that fits in this time."""
+
+EXACT_AT_ONCE_USERS_MAX = 20_000
+"""So few users are counted without taking a sample first."""
+
+LEVELS_PARTITIONS = (64, 128, 256, 512, PARTITION_COUNT)
+"""Samples, each contained in the next."""
+
+DECISIONS_REMEMBERED_MAX = 1_024
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A size for each root but the last, which is the population."""
+
+    sizes: tuple[Size, ...]
+    population: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A plan whose last root is the journey's users, and what is known about the asking.
+
+    `key` names the question whatever its instant; `inputs` are the journey's.
+    """
+
+    plan: Plan
+    inputs: tuple[str, ...]
+    key: bytes
+    precision: Precision
+    at_least: int
+    deadline: float | None
+
+
+class Estimator:
+    """Answers questions about sizes. Safe to call from several threads."""
+
+    def __init__(self, backend: Backend, timer: Callable[[], float] = time.perf_counter) -> None:
+        self._backend = backend
+        self._timer = timer
+        self._lock = threading.Lock()
+        self._decided: OrderedDict[tuple[bytes, int], int] = OrderedDict()
+
+    def sizes(self, question: Question) -> Sampled:
+        """The sizes of the roots, sampled or exact.
+
+        A root whose stored data are corrupt is FAILED; the others are answered. Raises InvalidInput,
+        RevisionNotReached, DeadlineExceeded, and DataLoss when not even the population can be counted.
+        """
+        check_precision(question.precision)
+        population = self._backend.universe_size(question.plan.account, question.inputs)
+        try:
+            return self._sampled(question, population)
+        except DataLoss:
+            return self._root_by_root(question)
+
+    def _sampled(self, question: Question, population: int) -> Sampled:
+        if isinstance(question.precision, Exact) or population <= EXACT_AT_ONCE_USERS_MAX:
+            return _stand_for(self._read(question, PARTITION_COUNT), population)
+        remembered = (question.key, self._backend.revision())
+        with self._lock:
+            level = self._decided.get(remembered)
+        if level is not None:
+            return _stand_for(self._read(question, level), population)
+        if isinstance(question.precision, MaxRelativeError):
+            counts, level = self._until_precise(question, population, question.precision.value)
+        else:
+            counts, level = self._within_budget(question, _budget_seconds(question.precision))
+        self._remember(remembered, level)
+        return _stand_for(counts, population)
+
+    def _within_budget(self, question: Question, budget: float) -> tuple[Counts, int]:
+        """The largest sample that the cost of the first one lets fit."""
+        begun = self._timer()
+        first = LEVELS_PARTITIONS[0]
+        counts = self._read(question, first)
+        spent = self._timer() - begun
+        fitting = [level for level in LEVELS_PARTITIONS if spent + spent * level / first <= budget]
+        if not fitting or fitting[-1] == first:
+            return counts, first
+        try:
+            return self._read(question, fitting[-1]), fitting[-1]
+        except DeadlineExceeded:
+            return counts, first
+
+    def _until_precise(self, question: Question, population: int, error_max: float) -> tuple[Counts, int]:
+        """Larger and larger samples until the first root's error is small enough.
+
+        The width of an interval falls with the square root of the sample, which tells the level to go to.
+        """
+        level = LEVELS_PARTITIONS[0]
+        while True:
+            counts = self._read(question, level)
+            error = relative_error(_stand_for(counts, population).sizes[0])
+            if level == PARTITION_COUNT or error <= error_max:
+                return counts, level
+            needed = PARTITION_COUNT if math.isinf(error) else level * (error / error_max) ** 2
+            level = next(
+                (larger for larger in LEVELS_PARTITIONS if larger > level and larger >= needed),
+                PARTITION_COUNT,
+            )
+
+    def _read(self, question: Question, partition_count: int) -> Counts:
+        everything = partition_count == PARTITION_COUNT
+        return self._backend.execute(
+            question.plan,
+            Count(),
+            partitions=None if everything else self._backend.sample_partitions(partition_count),
+            min_revision=question.at_least,
+            deadline=question.deadline,
+        )
+
+    def _root_by_root(self, question: Question) -> Sampled:
+        """Every root in a plan of its own, so that what is corrupt fails by itself. All exact."""
+        *asked, universe = question.plan.roots
+        plan = msgspec.structs.replace(question.plan, roots=(universe,))
+        population = self._count_alone(question, plan)
+        sizes = []
+        for root in asked:
+            plan = msgspec.structs.replace(question.plan, roots=(root,))
+            try:
+                sizes.append(exact_size(self._count_alone(question, plan).sizes[0]))
+            except DataLoss as error:
+                sizes.append(failed_size(error.message))
+        return Sampled(tuple(sizes), population.sizes[0], population.revision)
+
+    def _count_alone(self, question: Question, plan: Plan) -> Counts:
+        return self._backend.execute(
+            plan, Count(), min_revision=question.at_least, deadline=question.deadline
+        )
+
+    def _remember(self, key: tuple[bytes, int], level: int) -> None:
+        with self._lock:
+            self._decided[key] = level
+            if len(self._decided) > DECISIONS_REMEMBERED_MAX:
+                self._decided.popitem(last=False)
+
+
+def _stand_for(counts: Counts, population: int) -> Sampled:
+    """What the counts of a sample say about everyone. The last root is the sample's own size."""
+    *hits, sampled = counts.sizes
+    if counts.fraction == 1.0:
+        return Sampled(tuple(map(exact_size, hits)), sampled, counts.revision)
+    # Users may have come between counting everyone and reading the sample.
+    population = max(population, sampled)
+    sizes = tuple(estimated_size(each, sampled, population) for each in hits)
+    return Sampled(sizes, population, counts.revision)
+
+
+def check_precision(precision: Precision) -> None:
+    """Raises InvalidInput for a precision that cannot be."""
+    match precision:
+        case MaxRelativeError(value=value):
+            if not (value > 0 and math.isfinite(value)):
+                raise InvalidInput.one("max_relative_error", "must be greater than 0")
+        case TimeBudget(micros=micros):
+            if micros <= 0:
+                raise InvalidInput.one("time_budget", "must be greater than 0")
+        case _:
+            return
+
+
+def _budget_seconds(precision: Precision) -> float:
+    if isinstance(precision, TimeBudget):
+        return precision.micros / 1e6
+    return EXACT_BUDGET_DEFAULT_MS / 1_000

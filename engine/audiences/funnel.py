@@ -1,0 +1,201 @@
+"""Funnels: every milestone of a journey with its share of its parent's users, in one plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from engine.audiences.model import Funnel, FunnelStep, PreviewMilestone
+from engine.audiences.targets import refuse_remaining, with_universe_root
+from engine.backend import Backend, Count
+from engine.errors import InvalidInput, Violation, Warning
+from engine.journeys.activation import Activation
+from engine.journeys.criteria import CriteriaCheck
+from engine.journeys.forest import Forest, in_tree_order
+from engine.journeys.model import Account, Input, Journey, Milestone, MilestoneKind, account_of
+from engine.journeys.names import Resource, check_name
+from engine.journeys.repository import Repository
+from engine.plan.compile import compile_journey
+from engine.plan.tree import JourneyTree, TreeMilestone
+from engine.plan.tree import MilestoneKind as TreeKind
+from engine.values import Micros
+
+PREVIEW_MILESTONES_MAX = 1_000
+
+
+class Funnels:
+    """Counts funnels of saved journeys and of previews. `elapsed` is left to the caller."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        forest: Forest,
+        activation: Activation,
+        criteria: CriteriaCheck,
+        backend: Backend,
+    ) -> None:
+        self._repository = repository
+        self._forest = forest
+        self._activation = activation
+        self._criteria = criteria
+        self._backend = backend
+
+    def of_journey(self, name: str, as_of: Micros, at_least: int, deadline: float | None) -> Funnel:
+        """The funnel of a saved journey. Raises NotFound."""
+        check_name(name, "name", Resource.JOURNEY)
+        with self._repository.reading():
+            journey = self._repository.get(Journey, name)
+            milestones = [milestone for _, milestone in in_tree_order(self._forest.milestones(name))]
+            tree = self._forest.tree(name)
+            activated = self._activation.activated(account_of(name))
+        users, population, revision = self._counted(
+            tree, [milestone.name for milestone in milestones], as_of, at_least, deadline
+        )
+        previews = [_as_preview(milestone) for milestone in milestones]
+        audiences = [milestone.audience for milestone in milestones]
+        return Funnel(
+            journey=journey,
+            population=population,
+            steps=tuple(
+                _step(preview, audience, audience in activated, previews, users, population)
+                for preview, audience in zip(previews, audiences, strict=True)
+            ),
+            as_of=as_of,
+            revision=revision,
+            elapsed=0,
+        )
+
+    def of_preview(
+        self,
+        account: str,
+        inputs: Sequence[str],
+        milestones: Sequence[PreviewMilestone],
+        as_of: Micros,
+        at_least: int,
+        deadline: float | None,
+    ) -> Funnel:
+        """The funnel of a journey that is not saved. Raises NotFound, InvalidInput, FailedPrecondition."""
+        check_name(account, "parent", Resource.ACCOUNT)
+        self._repository.get(Account, account)
+        faults = [*self._input_faults(account, inputs), *_shape_faults(milestones)]
+        if faults:
+            raise InvalidInput(faults)
+        tree, warnings = self._preview_tree(account, inputs, milestones)
+        users, population, revision = self._counted(
+            tree, [milestone.id for milestone in milestones], as_of, at_least, deadline
+        )
+        return Funnel(
+            journey=None,
+            population=population,
+            steps=tuple(_step(each, "", False, milestones, users, population) for each in milestones),
+            as_of=as_of,
+            revision=revision,
+            elapsed=0,
+            warnings=warnings,
+        )
+
+    def _counted(
+        self, tree: JourneyTree, ids: Sequence[str], as_of: Micros, at_least: int, deadline: float | None
+    ) -> tuple[dict[str, int], int, int]:
+        """Users by milestone id, the population, the revision."""
+        account = account_of(tree.name)
+        resolver = self._forest.resolver(account)
+        compiled = compile_journey(self._forest.account(account), tree, as_of, resolver, milestones=ids)
+        plan = with_universe_root(compiled.plan, tree.inputs)
+        counts = self._backend.execute(plan, Count(), min_revision=at_least, deadline=deadline)
+        *sizes, population = counts.sizes
+        return dict(zip(compiled.milestones, sizes, strict=True)), population, counts.revision
+
+    def _input_faults(self, account: str, inputs: Sequence[str]) -> Iterator[Violation]:
+        for index, name in enumerate(inputs):
+            if account_of(name) != account or self._repository.find(Input, name) is None:
+                yield Violation(f"inputs[{index}]", f"input {name!r} does not exist")
+
+    def _preview_tree(
+        self, account: str, inputs: Sequence[str], milestones: Sequence[PreviewMilestone]
+    ) -> tuple[JourneyTree, tuple[Warning, ...]]:
+        tree = JourneyTree(
+            # No saved journey has an empty id.
+            name=f"{account}/journeys/",
+            inputs=tuple(sorted(set(inputs) or self._forest.all_inputs(account))),
+            milestones=tuple(_tree_milestones(milestones)),
+        )
+        faults: list[Violation] = []
+        warnings: list[Warning] = []
+        for index, located in enumerate(tree.milestones):
+            if located.kind is TreeKind.REMAINING_USERS:
+                others = [m for m in tree.children(located.parent) if m.id != located.id]
+                refuse_remaining(others, [m for m in others if m.kind is TreeKind.REMAINING_USERS])
+            if located.criterion is not None:
+                path = f"milestones[{index}].criteria"
+                checked = self._criteria.check(tree, located, located.criterion, path)
+                faults += checked.violations
+                warnings += checked.warnings
+        if faults:
+            raise InvalidInput(faults, reason="INVALID_CRITERIA")
+        return tree, tuple(warnings)
+
+
+def _as_preview(milestone: Milestone) -> PreviewMilestone:
+    return PreviewMilestone(
+        id=milestone.name,
+        parent=milestone.parent,
+        display_name=milestone.display_name,
+        kind=milestone.kind,
+        criteria=milestone.criteria,
+    )
+
+
+def _tree_milestones(milestones: Iterable[PreviewMilestone]) -> Iterator[TreeMilestone]:
+    for position, milestone in enumerate(milestones):
+        yield TreeMilestone(
+            id=milestone.id,
+            parent=milestone.parent or None,
+            position=position,
+            kind=TreeKind(milestone.kind.value),
+            criterion=milestone.criteria,
+        )
+
+
+def _shape_faults(milestones: Sequence[PreviewMilestone]) -> Iterator[Violation]:
+    """Ids are unique, parents come before children, criteria are there exactly where they belong."""
+    if len(milestones) > PREVIEW_MILESTONES_MAX:
+        yield Violation("milestones", f"at most {PREVIEW_MILESTONES_MAX} are allowed")
+        return
+    known = {""}
+    for index, milestone in enumerate(milestones):
+        path = f"milestones[{index}]"
+        if not milestone.id:
+            yield Violation(f"{path}.id", "is required")
+        elif milestone.id in known:
+            yield Violation(f"{path}.id", f"{milestone.id!r} is there twice")
+        if milestone.parent not in known:
+            yield Violation(f"{path}.parent", f"{milestone.parent!r} is no milestone before this one")
+        known.add(milestone.id)
+        has_criteria = milestone.criteria is not None
+        if has_criteria is not (milestone.kind is MilestoneKind.CRITERIA):
+            problem = "must be absent for" if has_criteria else "is required for"
+            yield Violation(f"{path}.criteria", f"{problem} a {milestone.kind.name} milestone")
+
+
+def _step(
+    milestone: PreviewMilestone,
+    audience: str,
+    activated: bool,
+    milestones: Sequence[PreviewMilestone],
+    users: dict[str, int],
+    population: int,
+) -> FunnelStep:
+    own = users[milestone.id]
+    above = users[milestone.parent] if milestone.parent else population
+    split = sum(users[each.id] for each in milestones if each.parent == milestone.parent)
+    return FunnelStep(
+        milestone=milestone.id,
+        display_name=milestone.display_name,
+        parent=milestone.parent,
+        kind=milestone.kind,
+        audience=audience,
+        users=own,
+        parent_share=own / above if above else 0.0,
+        split_share=own / split if split else 0.0,
+        activated=activated,
+    )
