@@ -81,6 +81,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAUTHENTICATED. No valid key came with the call."""
     ERROR_REASON_SCOPE_MISSING: _ErrorReason.ValueType  # 29
     """PERMISSION_DENIED. The key lacks the scope, or is another account's. Metadata: scope."""
+    ERROR_REASON_ALREADY_ALIASED: _ErrorReason.ValueType  # 30
+    """FAILED_PRECONDITION. `from` is an alias of another user already."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the `reason` of the `google.rpc.ErrorInfo` that comes with every error, domain `milepost`. The canonical code and
@@ -146,4 +148,6 @@ ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 28
 """UNAUTHENTICATED. No valid key came with the call."""
 ERROR_REASON_SCOPE_MISSING: ErrorReason.ValueType  # 29
 """PERMISSION_DENIED. The key lacks the scope, or is another account's. Metadata: scope."""
+ERROR_REASON_ALREADY_ALIASED: ErrorReason.ValueType  # 30
+"""FAILED_PRECONDITION. `from` is an alias of another user already."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
