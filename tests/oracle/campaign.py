@@ -10,22 +10,26 @@ can find that still shows it, and exits with 1.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import random
 import secrets
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.errors import MilepostError
 from tests.oracle.differences import in_engine, in_labels, in_planner, in_slivers
 from tests.oracle.engine_side import EngineSide
 from tests.oracle.evaluate import Oracle
 from tests.oracle.generate import draw_world
 from tests.oracle.minimise import minimise, moved
 from tests.oracle.palette import DURATIONS, Chooser, draw_palette
+from tests.oracle.trees import Trees
 from tests.oracle.world import World, fresh_account
 
 WORLDS_PER_STORE = 500
@@ -48,45 +52,63 @@ def world_of(seed: int, number: int) -> World:
     return draw_world(choose, draw_palette(choose, fresh_account()))
 
 
-def differences_of(world: World, side: EngineSide, seed: str) -> list[str]:
-    """What differs about a world, asked in ways that the seed chooses. An exception is a difference too,
-    except those that the oracle raises of a world that cannot be.
-    """
-    source = random.Random(seed)
-    later = world.as_of + source.choice(DURATIONS)
-    Oracle(world).all_members()
-    try:
-        found = in_planner(world, source) + in_labels(world) + in_slivers(world, later)
-        found += in_engine(world, side, source)
-    except Exception as error:  # whatever the engine raises here is a fault to be reported with its world
-        return [f"{type(error).__name__}: {error}"]
-    return [str(difference) for difference in found]
-
-
 def run_chunk(chunk: Chunk) -> str:
     """Compares the worlds of a chunk in a store of their own; the report of the first difference, or ""."""
-    with tempfile.TemporaryDirectory(prefix="worlds-") as directory:
-        side = EngineSide(Path(directory))
-        try:
-            for number in range(chunk.first, chunk.first + chunk.count):
-                world = world_of(chunk.seed, number)
-                found = differences_of(world, side, f"{chunk.seed} {number}")
-                if found:
-                    return report(chunk.seed, number, world, found, side)
-        finally:
-            side.close()
+    with Laboratory() as laboratory:
+        for number in range(chunk.first, chunk.first + chunk.count):
+            world = world_of(chunk.seed, number)
+            found = laboratory.differences_of(world, f"{chunk.seed} {number}")
+            if found:
+                return report(chunk.seed, number, world, found)
     return ""
 
 
-def report(seed: int, number: int, world: World, found: list[str], side: EngineSide) -> str:
+class Laboratory:
+    """A store for worlds, replaced by a new one after a failure."""
+
+    def __enter__(self) -> Laboratory:
+        self._directory = tempfile.TemporaryDirectory(prefix="worlds-", ignore_cleanup_errors=True)
+        self._stores = 0
+        self._side = self._open()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with contextlib.suppress(MilepostError):
+            self._side.close()
+        self._directory.cleanup()
+
+    def _open(self) -> EngineSide:
+        self._stores += 1
+        return EngineSide(Path(self._directory.name) / str(self._stores))
+
+    def differences_of(self, world: World, seed: str) -> list[str]:
+        """What differs about a world, asked in ways that the seed chooses. An exception is a difference too,
+        except those that the oracle raises of a world that cannot be.
+        """
+        source = random.Random(seed)
+        later = world.as_of + source.choice(DURATIONS)
+        Oracle(world).all_members()
+        try:
+            trees = Trees(world)
+            found = in_planner(trees, source) + in_labels(trees, source) + in_slivers(trees, later)
+            found += in_engine(trees, self._side, source)
+        except Exception as error:  # whatever is raised here is a fault, to be reported with its world
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            self._side = self._open()
+            return [f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"]
+        return [str(difference) for difference in found]
+
+
+def report(seed: int, number: int, world: World, found: list[str]) -> str:
     """What differs, and the smallest world that still differs in any way."""
     ways = f"{seed} {number}"
-    smallest = minimise(world, lambda smaller: bool(differences_of(smaller, side, ways)))
-    still = differences_of(moved(smallest, fresh_account()), side, ways)
+    with Laboratory() as laboratory:
+        smallest = minimise(world, lambda smaller: bool(laboratory.differences_of(smaller, ways)))
+        still = laboratory.differences_of(moved(smallest, fresh_account()), ways)
     lines = [
         f"world {number} of seed {seed} differs:",
         *(f"  {line}" for line in found),
-        "the smallest world found that differs:",
+        "the smallest world found that differs:" if still else "by itself, in a new store, it does not:",
         f"  as of {smallest.as_of}, {smallest.time_zone}, inputs {smallest.inputs}",
         *(f"  {operation}" for operation in smallest.operations),
         *(f"  {journey}" for journey in smallest.journeys),

@@ -89,12 +89,12 @@ class EngineSide:
     # --- stored membership ----------------------------------------------------------------------------------
 
     def refresh(
-        self, world: World, journey: Journey, as_of: Micros, before: Micros | None = None
+        self, trees: Trees, journey: Journey, as_of: Micros, before: Micros | None = None
     ) -> dict[str, frozenset[str]]:
         """Brings the stored membership of a journey's milestones to `as_of`, from what it was at `before`
         (None = it is not stored yet), and reads it.
         """
-        trees = Trees(world)
+        world = trees.world
         ids = [milestone.id for milestone in walk(journey.milestones)]
         names = [world.audience_name(milestone_id) for milestone_id in ids]
         plan = trees.plan(as_of)

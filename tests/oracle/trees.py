@@ -15,13 +15,15 @@ from tests.oracle.world import Journey, Milestone, World, walk
 
 
 class Trees:
-    """The journeys of a world as the planner's trees, and plans over them."""
+    """The journeys of a world as the planner's trees, and plans over them, each made once."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.account = Account(world.account, world.time_zone)
         self.by_journey = {journey.id: _tree(world, journey) for journey in world.journeys}
         self.milestones = tuple(m.id for journey in world.journeys for m in walk(journey.milestones))
+
+        self._plans: dict[tuple[Micros, tuple[Pass, ...]], Plan] = {}
 
     def resolve(self, audience: str) -> tuple[JourneyTree, str]:
         """The journey and the milestone id of an audience, for the planner."""
@@ -38,7 +40,12 @@ class Trees:
     def plan(self, as_of: Micros | None = None, passes: Sequence[Pass] = ALL_PASSES) -> Plan:
         """One plan with a root for each of `milestones`."""
         instant = self.world.as_of if as_of is None else as_of
-        return compile_audiences(self.account, self.audiences(), instant, self.resolve, passes=passes)
+        key = (instant, tuple(passes))
+        if key not in self._plans:
+            self._plans[key] = compile_audiences(
+                self.account, self.audiences(), instant, self.resolve, passes=passes
+            )
+        return self._plans[key]
 
     def criterion_plan(self, journey_id: str, criterion: Criterion, as_of: Micros | None = None) -> Plan:
         """One root: a journey's users for which a criterion is true."""
