@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 from engine import limits as data
 from engine.limits import Limits
+from engine.local.environment import GROUPS_DEFAULT
 from service import limits as transport
 from service.interceptors import AccessLog
 from service.logs import LogFormat, LogLevel
@@ -26,7 +27,6 @@ HOST_DEFAULT = "127.0.0.1"
 PORT_DEFAULT = 7443
 PORT_MAX = 65_535
 REFRESH_INTERVAL_MS = 200
-GROUPS_DEFAULT = 4
 PATH_DEFAULT = Path("data")
 
 
@@ -85,6 +85,10 @@ class Config:
     stop_grace_s: Annotated[float, Setting("how long calls may finish after SIGTERM", 0)] = (
         transport.STOP_GRACE_S
     )
+
+    retry_budget_s: Annotated[
+        float, Setting("how long an output may fail before its connections are FAULTED", 0)
+    ] = transport.RETRY_BUDGET_S
 
     batch_events_max: Annotated[int, Setting("events or users of a batch", 1)] = data.BATCH_EVENTS_MAX
     batch_bytes_max: Annotated[int, Setting("bytes of a request", 1, transport.RECEIVE_BYTES_MAX)] = (
@@ -171,7 +175,10 @@ def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
             text = environment.get(source)
         if text is not None:
             given[field.name] = _value(field, text, source)
-    return Config(**given)
+    config = Config(**given)
+    if config.groups.bit_count() != 1:
+        raise ConfigError(f"{flag_of('groups')} must be a power of two, not {config.groups}")
+    return config
 
 
 def flag_of(name: str) -> str:

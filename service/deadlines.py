@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -17,3 +18,8 @@ class Deadlines:
     def of(self, context: grpc.ServicerContext) -> float:
         """The instant by which the answer must be there; a call without a deadline gets the limit."""
         return time.monotonic() + min(context.time_remaining(), self.call_s_max)
+
+    def of_stream(self, context: grpc.ServicerContext) -> float | None:
+        """The caller's deadline alone: a stream may last as long as the caller wants."""
+        remaining_s = context.time_remaining()
+        return None if math.isinf(remaining_s) else time.monotonic() + remaining_s

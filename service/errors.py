@@ -47,6 +47,7 @@ CODES = {
     "OUTPUT_IN_USE": grpc.StatusCode.FAILED_PRECONDITION,
     "CONNECTION_STATE": grpc.StatusCode.FAILED_PRECONDITION,
     "ALIAS_CYCLE": grpc.StatusCode.FAILED_PRECONDITION,
+    "ALREADY_ALIASED": grpc.StatusCode.FAILED_PRECONDITION,
     "NO_AUDIENCE_CREDIT": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "LIMIT_EXCEEDED": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "STORE_FULL": grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -66,23 +67,34 @@ _logger = structlog.get_logger("milepost.service")
 
 def code_of(error: BaseException) -> grpc.StatusCode:
     """The canonical code a caller gets for the error."""
-    if isinstance(error, MilepostError):
-        return CODES.get(error.reason, grpc.StatusCode.INTERNAL)
-    return grpc.StatusCode.INTERNAL
+    reason = reason_of(error)
+    return grpc.StatusCode.INTERNAL if reason is None else CODES[reason]
+
+
+def reason_of(error: BaseException) -> str | None:
+    """The reason a caller is told: the error's own, or where that is none of the contract's (a store tells
+    its operators more) that of its class. None for a defect.
+    """
+    if not isinstance(error, MilepostError):
+        return None
+    if error.reason in CODES:
+        return error.reason
+    return error.default_reason if error.default_reason in CODES else None
 
 
 def status_of(error: BaseException) -> status_pb2.Status:
     """The status for an error. A defect is logged with its traceback, under the id the caller is told."""
-    if not isinstance(error, MilepostError) or error.reason not in CODES:
+    reason = reason_of(error)
+    if reason is None or not isinstance(error, MilepostError):
         return _defect(error)
-    details = [_packed(_error_info(error.reason, error.metadata))]
+    details = [_packed(_error_info(reason, error.metadata))]
     if isinstance(error, InvalidInput):
         bad_request, left_out = _bad_request(error.violations)
         details.append(_packed(bad_request))
         if left_out:
             metadata = {**error.metadata, "violations_left_out": str(left_out)}
-            details[0] = _packed(_error_info(error.reason, metadata))
-    return _status(CODES[error.reason], error.message, details)
+            details[0] = _packed(_error_info(reason, metadata))
+    return _status(CODES[reason], error.message, details)
 
 
 def abort(context: grpc.ServicerContext, error: BaseException) -> None:

@@ -18,8 +18,16 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from engine.errors import InvalidInput, LimitExceeded, MilepostError, StoreUnavailable, Violation
+from engine.errors import (
+    InvalidInput,
+    LimitExceeded,
+    MilepostError,
+    StoreUnavailable,
+    Unsupported,
+    Violation,
+)
 from service.errors import abort, code_of
+from service.not_built import METHODS_NOT_BUILT
 
 OWN_PREFIX = "/milepost.v1."
 HEALTH_PREFIX = "/grpc.health.v1.Health/"
@@ -157,7 +165,7 @@ class CallInterceptor(grpc.ServerInterceptor):
     # --- wrapping -------------------------------------------------------------------------------------------
 
     def _wrap(self, method: str, inner: Handler) -> Handler:
-        behaviour = _behaviour_of(inner)
+        behaviour = _not_built(method) if method in METHODS_NOT_BUILT else _behaviour_of(inner)
         wrapped = self._streaming if inner.response_streaming else self._unary
         deserializer = self._measured(method, inner.request_deserializer)
         return _handler_like(inner, wrapped(method, behaviour), self._pool_of(method, inner), deserializer)
@@ -223,6 +231,13 @@ class CallInterceptor(grpc.ServerInterceptor):
         if isinstance(error, MilepostError):
             fields["reason"] = error.reason
         _logger.info("call", **fields)
+
+
+def _not_built(method: str) -> Callable[..., Any]:
+    def refuse(_request: object, _context: grpc.ServicerContext) -> Any:
+        raise Unsupported(f"{method} is not built yet", metadata={"method": method})
+
+    return refuse
 
 
 def _too_large(field: str | None, actual: int, limit: int) -> InvalidInput:

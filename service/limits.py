@@ -19,6 +19,8 @@ CALL_S_MAX = 60.0
 """The longest a unary call works for, whatever its deadline."""
 SLOW_CALL_MS = 1_000
 STOP_GRACE_S = 10.0
+RETRY_BUDGET_S = 900.0
+"""How long a connection's output may fail before the connection is FAULTED."""
 
 KEEPALIVE_TIME_MS = 60_000
 """An idle connection is probed this often, so that a dead peer's streams end."""

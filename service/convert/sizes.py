@@ -17,6 +17,7 @@ from service.convert.revisions import revision_token
 from service.convert.times import duration, duration_message, timestamp
 
 UNKNOWN_INTERVAL = "must be HOUR or DAY"
+NO_START = "or snapshot is required"
 NO_TARGET = "must have a name or a draft"
 
 _SIZE_STATES = {
@@ -101,6 +102,15 @@ def _preview_milestone(message: audience_service_pb2.PreviewMilestone, path: str
         kind=milestone_kind(message.kind, f"{path}.kind"),
         criteria=criteria,
     )
+
+
+def watch_cursor(request: audience_service_pb2.WatchMembershipRequest) -> int | None:
+    """The cursor to watch from, None for a snapshot first. Raises InvalidInput when neither is asked for."""
+    if request.WhichOneof("start") == "cursor":
+        return request.cursor
+    if request.snapshot:
+        return None
+    raise InvalidInput.one("cursor", NO_START)
 
 
 def interval_of(number: int) -> SizeInterval:

@@ -8,7 +8,7 @@ lines are read back, so that such a batch is not written twice.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -90,7 +90,7 @@ def _recover(file: BinaryIO) -> set[str]:
     size = file.seek(0, os.SEEK_END)
     start = max(0, size - TAIL_BYTES_MAX)
     file.seek(start)
-    tail = file.read()
+    tail = file.read(TAIL_BYTES_MAX)
     whole = tail.rfind(b"\n") + 1
     if whole < len(tail):
         file.truncate(start + whole)
@@ -99,7 +99,16 @@ def _recover(file: BinaryIO) -> set[str]:
     if start and lines:
         # The first one began before the part that was read.
         lines = lines[1:]
-    return {msgspec.json.decode(line, type=_Line).id for line in lines}
+    return set(_ids(lines))
+
+
+def _ids(lines: Iterable[bytes]) -> Iterator[str]:
+    for line in lines:
+        try:
+            yield msgspec.json.decode(line, type=_Line).id
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            # Somebody else wrote into the file; what is not an event is no repetition of one.
+            continue
 
 
 def _sync_directory(directory: Path) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from service.limits import RETRY_BUDGET_S
+
 FIRST_WAIT_S = 0.5
 WAIT_S_MAX = 60.0
 FACTOR = 2.0
-BUDGET_S = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class RetryPolicy:
 
     first_wait_s: float = FIRST_WAIT_S
     wait_s_max: float = WAIT_S_MAX
-    budget_s: float = BUDGET_S
+    budget_s: float = RETRY_BUDGET_S
 
     def wait_s(self, failures: int, retry_after_s: float | None = None) -> float:
         """How long to wait after that many failures in a row (from 1).

@@ -1,0 +1,53 @@
+"""The whole service in one object: store, engine, server and the threads beside them."""
+
+from __future__ import annotations
+
+from engine.engine import Engine
+from engine.local.backend import LocalBackend
+from engine.local.settings import LocalSettings
+from service.background import Refresher
+from service.config import Config
+from service.delivery.courier import Courier
+from service.delivery.retry import RetryPolicy
+from service.server import Server
+
+MS_PER_SECOND = 1_000
+
+
+class Application:
+    """Opens the store, serves it, and closes it again: `start` and `stop`, once each."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._backend = LocalBackend.open(config.data_dir, settings=LocalSettings(groups=config.groups))
+        try:
+            self.engine = Engine(self._backend, limits=config.limits)
+            self._server = Server(self.engine, config)
+        except BaseException:
+            self._backend.close()
+            raise
+        self._refresher = Refresher(self.engine.live, interval_s=config.refresh_interval_ms / MS_PER_SECOND)
+        self._courier = Courier(self.engine, config.outputs, RetryPolicy(budget_s=config.retry_budget_s))
+
+    @property
+    def address(self) -> str:
+        """Where it listens, with the real port."""
+        return self._server.address
+
+    @property
+    def port(self) -> int:
+        """The real port."""
+        return self._server.port
+
+    def start(self) -> None:
+        """Serves, refreshes and delivers from now on."""
+        self._refresher.start()
+        self._courier.start()
+        self._server.start()
+
+    def stop(self) -> None:
+        """NOT_SERVING, drain, then the threads, the store last."""
+        self._server.stop()
+        self._courier.stop()
+        self._refresher.stop()
+        self.engine.close()

@@ -1,0 +1,57 @@
+"""The thread that brings activated audiences up to date, with new data and with time passing.
+
+A round begins as soon as something has changed, and after `interval_s` at the latest, since windows slide
+without any data. Between two rounds it rests for as long as the last one took, so that refreshing never takes
+more than half of the machine from those who write.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import structlog
+
+from engine.audiences.live import Live
+
+REST_S_MIN = 0.02
+FAILURE_WAIT_S = 5.0
+"""After a failed refresh: long enough not to fill the log with one and the same defect."""
+
+_logger = structlog.get_logger("milepost.refresh")
+
+
+class Refresher:
+    """Runs rounds in a thread of its own, until stopped."""
+
+    def __init__(self, live: Live, *, interval_s: float) -> None:
+        self._live = live
+        self._interval_s = interval_s
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="refresher", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread and waits until a round that is under way is over."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._live.wait_for_work(self._interval_s)
+            self._stopping.wait(self._round())
+
+    def _round(self) -> float:
+        """Refreshes once and answers how long to rest."""
+        began = time.monotonic()
+        try:
+            self._live.refresh_all()
+        except Exception:
+            # A refresh that fails leaves memberships as they were; the next one starts from there.
+            _logger.exception("refresh failed")
+            return FAILURE_WAIT_S
+        return min(max(time.monotonic() - began, REST_S_MIN), self._interval_s)

@@ -1,0 +1,161 @@
+"""Events, user updates and users.
+
+`event_records` is on the way of every event: it reads each field once and asks a message for as little as it
+can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from engine.backend import EventRecord, Profile, UserRecord
+from engine.criteria.model import ConsentState, EventType
+from engine.ingest import Rejection
+from engine.values import MICROS_PER_SECOND, Micros, Value
+from milepost.v1 import catalog_service_pb2, data_pb2, ingest_service_pb2, value_pb2
+from service.convert.criteria import CONSENT_STATE_MESSAGES, CONSENT_STATES
+from service.convert.times import (
+    NANOS_PER_MICRO,
+    NANOS_PER_SECOND,
+    OUT_OF_RANGE,
+    SECONDS_MAX,
+    SECONDS_MIN,
+    micros_of,
+    timestamp,
+)
+from service.convert.values import BadValue, fill_value, value_of
+
+REQUIRED = "REQUIRED"
+INVALID_VALUE = "INVALID_VALUE"
+TIME_MISSING = "is required"
+UNKNOWN_TYPE = "is no type of event"
+NO_CONSENT_STATE = "must be GIVEN or DENIED"
+
+_TYPES = {int(member): member for member in EventType} | {0: EventType.CUSTOM}
+
+
+class _Malformed(ValueError):
+    """A row without shape: the field below the row, and what is wrong with it."""
+
+    def __init__(self, field: str, description: str, reason: str = INVALID_VALUE) -> None:
+        super().__init__(description)
+        self.field = field
+        self.reason = reason
+
+
+def event_records(messages: Iterable[data_pb2.Event], input_: str) -> list[EventRecord | Rejection]:
+    """A record for each event, or why it has none, in order. `input_` is that of events that name none."""
+    rows: list[EventRecord | Rejection] = []
+    for message in messages:
+        try:
+            rows.append(_event(message, input_))
+        except _Malformed as error:
+            rows.append(_rejection("events", len(rows), error))
+    return rows
+
+
+def _event(message: data_pb2.Event, input_: str) -> EventRecord:
+    attributes: dict[str, Value] = {}
+    for key, value in message.attributes.items():
+        # The two common kinds first, without a call: see `value_of`.
+        text = value.string_value
+        if text:
+            attributes[key] = text
+            continue
+        number = value.number_value
+        if number:
+            attributes[key] = number
+            continue
+        attributes[key] = _value(key, value)
+    time = message.time
+    seconds, nanos = time.seconds, time.nanos
+    if not (seconds or nanos) and not message.HasField("time"):
+        raise _Malformed("time", TIME_MISSING, REQUIRED)
+    if not (SECONDS_MIN <= seconds <= SECONDS_MAX and 0 <= nanos < NANOS_PER_SECOND):
+        raise _Malformed("time", OUT_OF_RANGE)
+    type_ = _TYPES.get(message.type)
+    if type_ is None:
+        raise _Malformed("type", UNKNOWN_TYPE)
+    return EventRecord(
+        message.user_id,
+        message.input or input_,
+        message.name,
+        type_,
+        seconds * MICROS_PER_SECOND + nanos // NANOS_PER_MICRO,
+        attributes,
+        message.event_id,
+    )
+
+
+def user_records(
+    messages: Iterable[data_pb2.UserUpdate], input_: str, now: Micros
+) -> list[UserRecord | Rejection]:
+    """A record for each update, or why it has none, in order. Updates without a time are of `now`."""
+    rows: list[UserRecord | Rejection] = []
+    for message in messages:
+        try:
+            rows.append(_user(message, input_, now))
+        except _Malformed as error:
+            rows.append(_rejection("users", len(rows), error))
+    return rows
+
+
+def _user(message: data_pb2.UserUpdate, input_: str, now: Micros) -> UserRecord:
+    time = now
+    if message.HasField("time"):
+        micros = micros_of(message.time)
+        if micros is None:
+            raise _Malformed("time", OUT_OF_RANGE)
+        time = micros
+    attributes: dict[str, Value | None] = dict.fromkeys(message.unset_attributes)
+    for key, value in message.attributes.items():
+        if key in attributes:
+            raise _Malformed(f"attributes[{key!r}]", "is both set and unset")
+        attributes[key] = _value(key, value)
+    identities: dict[str, str | None] = dict.fromkeys(message.unset_identities)
+    for key, identity in message.identities.items():
+        if key in identities:
+            raise _Malformed(f"identities[{key!r}]", "is both set and unset")
+        identities[key] = identity
+    consents: dict[tuple[str, str], ConsentState] = {}
+    for index, consent in enumerate(message.consents):
+        state = CONSENT_STATES.get(consent.state)
+        if state is None:
+            raise _Malformed(f"consents[{index}].state", NO_CONSENT_STATE)
+        consents[consent.regulation, consent.purpose] = state
+    return UserRecord(message.user_id, message.input or input_, time, attributes, identities, consents)
+
+
+def _value(key: str, message: value_pb2.Value) -> Value:
+    try:
+        return value_of(message)
+    except BadValue as error:
+        raise _Malformed(f"attributes[{key!r}]", str(error)) from error
+
+
+def _rejection(rows: str, index: int, error: _Malformed) -> Rejection:
+    return Rejection(index, error.reason, f"{rows}[{index}].{error.field}", str(error))
+
+
+def rejection_messages(rejections: Iterable[Rejection]) -> list[ingest_service_pb2.Rejection]:
+    """The rows that were not taken."""
+    return [
+        ingest_service_pb2.Rejection(index=r.index, reason=r.reason, field=r.field, description=r.description)
+        for r in rejections
+    ]
+
+
+def user_message(profile: Profile) -> catalog_service_pb2.User:
+    """All that is known of a user, except the events."""
+    message = catalog_service_pb2.User(user_id=profile.user_id)
+    for input_, (first, last) in sorted(profile.seen.items()):
+        message.inputs.add(input=input_, first_seen=timestamp(first), last_seen=timestamp(last))
+    for workspace, attributes in sorted(profile.attributes.items()):
+        of_workspace = message.attributes.add(workspace=workspace)
+        for key, (_, value) in attributes.items():
+            fill_value(of_workspace.attributes[key], value)
+    for identity, (_, text) in profile.identities.items():
+        message.identities[identity] = text
+    for (regulation, purpose), (_, state) in sorted(profile.consents.items()):
+        message.consents.add(regulation=regulation, purpose=purpose, state=CONSENT_STATE_MESSAGES[state])
+    return message

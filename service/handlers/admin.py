@@ -1,0 +1,40 @@
+"""AdminService: what this server is, and backups."""
+
+from __future__ import annotations
+
+import grpc
+
+from milepost.v1 import admin_service_pb2 as pb
+from milepost.v1 import admin_service_pb2_grpc
+from service.backups import write_backup
+from service.convert.times import timestamp
+from service.handlers.runtime import Runtime
+
+
+class AdminHandlers(admin_service_pb2_grpc.AdminServiceServicer):
+    """See admin_service.proto."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def GetServerInfo(
+        self, request: pb.GetServerInfoRequest, context: grpc.ServicerContext
+    ) -> pb.GetServerInfoResponse:
+        stats = self._runtime.engine.backend.stats()
+        return pb.GetServerInfoResponse(
+            version=self._runtime.version,
+            store_id=stats.store_id,
+            revision=self._runtime.token(stats.revision),
+            start_time=timestamp(self._runtime.start_time),
+            users=stats.users,
+            events=stats.events,
+            disk_bytes=stats.disk_bytes,
+            log_bytes=stats.log_bytes,
+        )
+
+    def CreateBackup(
+        self, request: pb.CreateBackupRequest, context: grpc.ServicerContext
+    ) -> pb.CreateBackupResponse:
+        revision = self._runtime.revision()
+        directory = write_backup(self._runtime.engine.backend, self._runtime.backup_dir, request.backup_id)
+        return pb.CreateBackupResponse(directory=str(directory), revision=revision)

@@ -1,0 +1,278 @@
+"""AudienceService: sizes and membership."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grpc
+
+from engine.journeys.model import Audience
+from milepost.v1 import audience_pb2, audience_service_pb2_grpc
+from milepost.v1 import audience_service_pb2 as pb
+from service.convert import sizes as convert
+from service.convert.faults import ShapeFaults
+from service.convert.journeys import audience_message, audience_of_message, journey_message
+from service.convert.masks import AUDIENCE_FIELDS, masked_fields
+from service.convert.times import duration, optional_instant, timestamp
+from service.handlers.runtime import Runtime
+
+WATCH_PROGRESS_DEFAULT_MICROS = 5_000_000
+
+
+class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
+    """See audience_service.proto."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._audiences = runtime.engine.audiences
+        self._sizes = runtime.engine.sizes
+        self._members = runtime.engine.members
+
+    # --- audiences ------------------------------------------------------------------------------------------
+
+    def GetAudience(
+        self, request: pb.GetAudienceRequest, context: grpc.ServicerContext
+    ) -> pb.GetAudienceResponse:
+        record = self._audiences.get(request.name)
+        shown = self._sizes.shown(record.name, deadline=self._runtime.deadline(context))
+        size = convert.shown_size_message(shown, self._runtime.store_id)
+        return pb.GetAudienceResponse(audience=self._message(record, size))
+
+    def ListAudiences(
+        self, request: pb.ListAudiencesRequest, context: grpc.ServicerContext
+    ) -> pb.ListAudiencesResponse:
+        page = self._audiences.list(
+            request.parent,
+            page_size=request.page_size,
+            page_token=request.page_token,
+            journey=request.journey,
+        )
+        return pb.ListAudiencesResponse(
+            audiences=map(self._message, page.items), next_page_token=page.next_page_token
+        )
+
+    def UpdateAudience(
+        self, request: pb.UpdateAudienceRequest, context: grpc.ServicerContext
+    ) -> pb.UpdateAudienceResponse:
+        fields = masked_fields(request.audience, request.update_mask, AUDIENCE_FIELDS)
+        record = audience_of_message(request.audience)
+        updated = self._audiences.update(record, fields, request.audience.etag)
+        return pb.UpdateAudienceResponse(audience=self._message(updated), revision=self._runtime.revision())
+
+    def _message(
+        self, record: Audience, size: audience_pb2.AudienceSize | None = None
+    ) -> audience_pb2.Audience:
+        display_name = self._audiences.milestone(record).display_name
+        return audience_message(record, display_name, self._audiences.activated(record.name), size)
+
+    # --- sizes ----------------------------------------------------------------------------------------------
+
+    def EstimateAudience(
+        self, request: pb.EstimateAudienceRequest, context: grpc.ServicerContext
+    ) -> pb.EstimateAudienceResponse:
+        estimate = self._sizes.estimate(
+            convert.target_of(request),
+            precision=convert.precision_of(request),
+            as_of=optional_instant(request.as_of, request.HasField("as_of"), "as_of"),
+            at_least=self._runtime.at_least(request.at_least),
+            deadline=self._runtime.deadline(context),
+        )
+        return convert.estimate_message(estimate, self._runtime.store_id)
+
+    def CountAudience(
+        self, request: pb.CountAudienceRequest, context: grpc.ServicerContext
+    ) -> pb.CountAudienceResponse:
+        count = self._sizes.count(
+            request.name,
+            as_of=optional_instant(request.as_of, request.HasField("as_of"), "as_of"),
+            at_least=self._runtime.at_least(request.at_least),
+            deadline=self._runtime.deadline(context),
+        )
+        return pb.CountAudienceResponse(
+            users=count.users,
+            population=count.population,
+            evaluation=convert.evaluation_message(count, self._runtime.store_id),
+        )
+
+    def CompareAudiences(
+        self, request: pb.CompareAudiencesRequest, context: grpc.ServicerContext
+    ) -> pb.CompareAudiencesResponse:
+        comparison = self._sizes.compare(
+            tuple(request.audiences),
+            as_of=optional_instant(request.as_of, request.HasField("as_of"), "as_of"),
+            at_least=self._runtime.at_least(request.at_least),
+            deadline=self._runtime.deadline(context),
+        )
+        return pb.CompareAudiencesResponse(
+            intersections=convert.intersection_messages(comparison),
+            evaluation=convert.evaluation_message(comparison, self._runtime.store_id),
+        )
+
+    def GetJourneyFunnel(
+        self, request: pb.GetJourneyFunnelRequest, context: grpc.ServicerContext
+    ) -> pb.GetJourneyFunnelResponse:
+        funnel = self._sizes.funnel(
+            request.name,
+            as_of=optional_instant(request.as_of, request.HasField("as_of"), "as_of"),
+            at_least=self._runtime.at_least(request.at_least),
+            deadline=self._runtime.deadline(context),
+        )
+        journeys = self._runtime.engine.journeys
+        journey = journeys.get_journey(request.name)
+        return pb.GetJourneyFunnelResponse(
+            journey=journey_message(journey, journeys.summary(journey.name)),
+            population=funnel.population,
+            steps=convert.funnel_step_messages(funnel),
+            evaluation=convert.evaluation_message(funnel, self._runtime.store_id),
+        )
+
+    def PreviewJourney(
+        self, request: pb.PreviewJourneyRequest, context: grpc.ServicerContext
+    ) -> pb.PreviewJourneyResponse:
+        funnel = self._sizes.preview(
+            request.parent,
+            tuple(request.inputs),
+            convert.preview_milestones(request.milestones),
+            as_of=optional_instant(request.as_of, request.HasField("as_of"), "as_of"),
+            at_least=self._runtime.at_least(request.at_least),
+            deadline=self._runtime.deadline(context),
+        )
+        return pb.PreviewJourneyResponse(
+            population=funnel.population,
+            steps=convert.funnel_step_messages(funnel),
+            evaluation=convert.evaluation_message(funnel, self._runtime.store_id),
+            warnings=convert.warning_messages(funnel.warnings),
+        )
+
+    def ListAudienceSizes(
+        self, request: pb.ListAudienceSizesRequest, context: grpc.ServicerContext
+    ) -> pb.ListAudienceSizesResponse:
+        page = self._sizes.history(
+            request.parent,
+            convert.interval_of(request.interval),
+            page_size=request.page_size,
+            page_token=request.page_token,
+        )
+        return pb.ListAudienceSizesResponse(
+            audience_sizes=convert.size_point_messages(page.items), next_page_token=page.next_page_token
+        )
+
+    # --- membership -----------------------------------------------------------------------------------------
+
+    def CheckMembership(
+        self, request: pb.CheckMembershipRequest, context: grpc.ServicerContext
+    ) -> pb.CheckMembershipResponse:
+        check = self._members.check(
+            request.audience,
+            request.user_id,
+            at_least=self._runtime.at_least(request.at_least),
+            deadline=self._runtime.deadline(context),
+        )
+        return pb.CheckMembershipResponse(
+            member=check.member,
+            as_of=timestamp(check.as_of),
+            revision=self._runtime.token(check.revision),
+        )
+
+    def BatchCheckMembership(
+        self, request: pb.BatchCheckMembershipRequest, context: grpc.ServicerContext
+    ) -> pb.BatchCheckMembershipResponse:
+        answer = self._members.batch_check(
+            request.parent,
+            tuple(request.user_ids),
+            tuple(request.audiences),
+            at_least=self._runtime.at_least(request.at_least),
+            deadline=self._runtime.deadline(context),
+        )
+        return convert.batch_check_message(answer, self._runtime.store_id)
+
+    def ListUserAudiences(
+        self, request: pb.ListUserAudiencesRequest, context: grpc.ServicerContext
+    ) -> pb.ListUserAudiencesResponse:
+        page = self._members.user_audiences(
+            request.parent,
+            request.user_id,
+            page_size=request.page_size,
+            page_token=request.page_token,
+            at_least=self._runtime.at_least(request.at_least),
+            deadline=self._runtime.deadline(context),
+        )
+        return pb.ListUserAudiencesResponse(
+            audiences=map(self._message, page.audiences),
+            next_page_token=page.next_page_token,
+            as_of=timestamp(page.as_of),
+            revision=self._runtime.token(page.revision),
+        )
+
+    def ListMembers(
+        self, request: pb.ListMembersRequest, context: grpc.ServicerContext
+    ) -> pb.ListMembersResponse:
+        page = self._members.list_members(
+            request.parent,
+            page_size=request.page_size,
+            page_token=request.page_token,
+            as_of=optional_instant(request.as_of, request.HasField("as_of"), "as_of"),
+            at_least=self._runtime.at_least(request.at_least),
+            deadline=self._runtime.deadline(context),
+        )
+        return pb.ListMembersResponse(
+            user_ids=page.user_ids,
+            next_page_token=page.next_page_token,
+            as_of=timestamp(page.as_of),
+            revision=self._runtime.token(page.revision),
+        )
+
+    def ExportMembers(
+        self, request: pb.ExportMembersRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.ExportMembersResponse]:
+        pages = self._members.export(
+            request.name,
+            as_of=optional_instant(request.as_of, request.HasField("as_of"), "as_of"),
+            at_least=self._runtime.at_least(request.at_least),
+            deadline=self._runtime.stream_deadline(context),
+        )
+        for page in pages:
+            yield pb.ExportMembersResponse(
+                user_ids=page.user_ids,
+                as_of=timestamp(page.as_of),
+                revision=self._runtime.token(page.revision),
+            )
+
+    def WatchMembership(
+        self, request: pb.WatchMembershipRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.WatchMembershipResponse]:
+        progress_interval = WATCH_PROGRESS_DEFAULT_MICROS
+        if request.HasField("progress_interval"):
+            faults = ShapeFaults()
+            progress_interval = duration(request.progress_interval, "progress_interval", faults)
+            faults.raise_if_any()
+        items = self._runtime.engine.live.watch(
+            request.audience,
+            cursor=convert.watch_cursor(request),
+            progress_interval=progress_interval,
+            stopped=lambda: self._runtime.stopping.is_set() or not context.is_active(),
+        )
+        yield from map(convert.watch_message, items)
+
+    def ExplainMembership(
+        self, request: pb.ExplainMembershipRequest, context: grpc.ServicerContext
+    ) -> pb.ExplainMembershipResponse:
+        answer = self._members.explain_membership(
+            request.name,
+            request.user_id,
+            as_of=optional_instant(request.as_of, request.HasField("as_of"), "as_of"),
+            at_least=self._runtime.at_least(request.at_least),
+            deadline=self._runtime.deadline(context),
+        )
+        return convert.membership_explanation_message(answer, self._runtime.store_id)
+
+    def ExplainAudience(
+        self, request: pb.ExplainAudienceRequest, context: grpc.ServicerContext
+    ) -> pb.ExplainAudienceResponse:
+        answer = self._members.explain_audience(
+            convert.target_of(request),
+            as_of=optional_instant(request.as_of, request.HasField("as_of"), "as_of"),
+            at_least=self._runtime.at_least(request.at_least),
+            deadline=self._runtime.deadline(context),
+        )
+        return convert.audience_explanation_message(answer, self._runtime.store_id)

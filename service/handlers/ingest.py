@@ -1,0 +1,62 @@
+"""IngestService: data coming in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grpc
+
+from milepost.v1 import ingest_service_pb2 as pb
+from milepost.v1 import ingest_service_pb2_grpc
+from service.convert.data import event_records, rejection_messages, user_records
+from service.handlers.runtime import Runtime
+
+
+class IngestHandlers(ingest_service_pb2_grpc.IngestServiceServicer):
+    """See ingest_service.proto."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._ingest = runtime.engine.ingest
+
+    def IngestEvents(
+        self, request: pb.IngestEventsRequest, context: grpc.ServicerContext
+    ) -> pb.IngestEventsResponse:
+        return self._events(request)
+
+    def StreamEvents(
+        self, request_iterator: Iterator[pb.StreamEventsRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.StreamEventsResponse]:
+        for request in request_iterator:
+            yield pb.StreamEventsResponse(sequence=request.sequence, result=self._events(request.batch))
+
+    def _events(self, request: pb.IngestEventsRequest) -> pb.IngestEventsResponse:
+        rows = event_records(request.events, request.input)
+        ingested = self._ingest.events(request.parent, rows, request.request_id)
+        return pb.IngestEventsResponse(
+            revision=self._runtime.token(ingested.revision),
+            accepted=ingested.accepted,
+            duplicates=ingested.duplicates,
+            rejections=rejection_messages(ingested.rejections),
+        )
+
+    def UpsertUsers(
+        self, request: pb.UpsertUsersRequest, context: grpc.ServicerContext
+    ) -> pb.UpsertUsersResponse:
+        rows = user_records(request.users, request.input, self._runtime.engine.clock())
+        ingested = self._ingest.users(request.parent, rows, request.request_id)
+        return pb.UpsertUsersResponse(
+            revision=self._runtime.token(ingested.revision),
+            accepted=ingested.accepted,
+            rejections=rejection_messages(ingested.rejections),
+        )
+
+    def AliasUser(self, request: pb.AliasUserRequest, context: grpc.ServicerContext) -> pb.AliasUserResponse:
+        revision = self._ingest.alias(request.parent, request.from_user_id, request.to_user_id)
+        return pb.AliasUserResponse(revision=self._runtime.token(revision))
+
+    def DeleteUsers(
+        self, request: pb.DeleteUsersRequest, context: grpc.ServicerContext
+    ) -> pb.DeleteUsersResponse:
+        erased = self._ingest.erase(request.parent, tuple(request.user_ids))
+        return pb.DeleteUsersResponse(revision=self._runtime.token(erased.revision), deleted=erased.accepted)

@@ -1,0 +1,51 @@
+"""What every handler is given."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from engine.engine import Engine
+from engine.values import Micros
+from service.convert.revisions import revision_of, revision_token
+from service.deadlines import Deadlines
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """The engine and what the service knows about itself. `stopping` is set when streams should end."""
+
+    engine: Engine
+    deadlines: Deadlines
+    stopping: threading.Event
+    backup_dir: Path
+    start_time: Micros
+    version: str
+
+    @property
+    def store_id(self) -> str:
+        """The store that revision tokens name."""
+        return self.engine.backend.store_id
+
+    def revision(self) -> str:
+        """Token of the newest state: what a write to a resource answers with."""
+        return self.token(self.engine.backend.revision())
+
+    def token(self, revision: int) -> str:
+        """Token of a revision."""
+        return revision_token(self.store_id, revision)
+
+    def at_least(self, token: str) -> int:
+        """The revision that a read asks for. Raises InvalidInput."""
+        return revision_of(token, self.store_id)
+
+    def deadline(self, context: grpc.ServicerContext) -> float:
+        """The instant of `time.monotonic()` by which the call must be answered."""
+        return self.deadlines.of(context)
+
+    def stream_deadline(self, context: grpc.ServicerContext) -> float | None:
+        """The same for a stream; None when the caller has set none."""
+        return self.deadlines.of_stream(context)
