@@ -14,28 +14,11 @@ import pytest
 
 from milepost import make_event
 from milepost.sample import dataset, encode
+from milepost.sample.journey import NOT_REDEEMED_ID, OTHERS_ID, RECEIVED_ID, REDEEMED_ID, SPENT_ID
 from milepost.v1.ingest_service_pb2 import IngestEventsRequest
+from tests.sample_figures import FIGURES, START, members, open_files
 
 BATCH_ROWS = 10_000
-
-# The table of the sample journey, from the files alone. Amounts are added as decimals.
-FIGURES_SQL = """
-with purchases as (select household_id, cast(sales_value as decimal(18, 2)) as amount
-                   from transactions join products using (product_id)),
-     start as (select household_id from purchases union select household_id from campaigns
-               union select household_id from coupon_redemptions union select household_id from demographics),
-     received as (select distinct household_id from campaigns join campaign_descriptions using (campaign_id)
-                  where campaign_type = 'Type A'),
-     redeemed as (select household_id from received
-                  where household_id in (select household_id from coupon_redemptions)),
-     spent as (select household_id from purchases where household_id in (from redeemed)
-               group by household_id having sum(amount) >= 5000)
-select (select count(*) from start), (select count(*) from received), (select count(*) from redeemed),
-       (select count(*) from spent),
-       (select count(*) from received) - (select count(*) from redeemed),
-       (select count(*) from start) - (select count(*) from received)
-"""
-FIGURES = (2_469, 1_490, 406, 104, 1_084, 979)
 
 
 @dataclass
@@ -78,9 +61,7 @@ def seen() -> Seen:
 
 @pytest.fixture(scope="module")
 def files() -> Iterator[duckdb.DuckDBPyConnection]:
-    with duckdb.connect() as connection:
-        for path in sorted(dataset.data_files().glob("*.parquet")):
-            connection.execute(f"create view {path.stem} as from read_parquet('{path}')")
+    with open_files() as connection:
         yield connection
 
 
@@ -89,8 +70,8 @@ def one(files: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
     return tuple(row)
 
 
-def test_the_files_hold_the_figures_of_the_sample_journey(files: duckdb.DuckDBPyConnection) -> None:
-    assert one(files, FIGURES_SQL) == FIGURES
+def test_the_files_hold_the_figures_of_the_sample_journey() -> None:
+    assert {name: len(users) for name, users in members().items()} == FIGURES
 
 
 def test_the_events_and_profiles_sent_give_the_same_figures(seen: Seen) -> None:
@@ -98,8 +79,14 @@ def test_the_events_and_profiles_sent_give_the_same_figures(seen: Seen) -> None:
     received = seen.received_type_a
     redeemed = received & seen.redeemed
     spent = {user for user in redeemed if seen.cents_spent[user] >= 500_000}
-    found = (start, received, redeemed, spent, received - redeemed, start - received)
-    assert tuple(len(users) for users in found) == FIGURES
+    assert members() == {
+        START: start,
+        RECEIVED_ID: received,
+        REDEEMED_ID: redeemed,
+        SPENT_ID: spent,
+        NOT_REDEEMED_ID: received - redeemed,
+        OTHERS_ID: start - received,
+    }
 
 
 def test_every_row_is_sent_once(seen: Seen) -> None:

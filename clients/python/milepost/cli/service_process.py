@@ -52,7 +52,9 @@ class ServiceProcess:
         with tempfile.TemporaryDirectory() as scratch:
             port_file = Path(scratch) / "port"
             # A session of its own: Ctrl-C in a terminal reaches only this process, which stops the child.
-            self._child = subprocess.Popen(self._command(port_file), start_new_session=True)
+            self._child = subprocess.Popen(
+                self._command(port_file), stdout=subprocess.DEVNULL, start_new_session=True
+            )
             try:
                 self.target = f"{HOST}:{self._read_port(port_file)}"
                 with Client(self.target) as client:
