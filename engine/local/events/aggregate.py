@@ -12,11 +12,11 @@ import numpy as np
 
 from engine.criteria.model import Aggregate
 from engine.criteria.ranges import Interval
-from engine.local.events.arrays import Bools, Floats, Int64s, Ints
+from engine.local.events.arrays import Bools, Floats, Int64s, Ints, sorted_distinct
 from engine.local.events.columns import (
+    Column,
     DictionaryColumn,
     NumberColumn,
-    TimeColumn,
     doubles_between,
     integers_between,
 )
@@ -30,6 +30,8 @@ from engine.values import Kind, Value
 
 DENSE_SHARE = 16
 """A part adds its counts as one dense array when at least one in so many slots has rows in it."""
+
+_PAIR_MAX = 1 << 62
 
 FLAGS_PER_PAIR_MAX = 16
 """Distinct pairs are found with a flag for each possible pair up to so many flags a pair, else by sorting."""
@@ -115,17 +117,39 @@ def _distinct_days(parts: Sequence[Part], step: ResolvedEventMatch, universe: Un
 
 def _distinct_values(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> Ints:
     slots: list[Ints] = []
-    codes: list[Int64s] = []
-    values = _ValueCodes()
+    columns: list[Column] = []
     for rows in selected(parts, step.selection, universe):
         for kind in Kind:
             found = rows.with_column(step.of, kind)
             if found is not None:
                 slots.append(found[0].row_slots)
-                codes.append(values.codes_of(kind, found[1]))
+                columns.append(found[1])
     if not slots:
         return np.zeros(universe.slots, np.int64)
+    codes = _integer_codes(columns, universe.slots)
+    if codes is None:
+        values = _ValueCodes()
+        codes = [values.codes_of(column) for column in columns]
     return distinct_pairs(np.concatenate(slots), np.concatenate(codes), universe.slots)
+
+
+def _integer_codes(columns: list[Column], slot_count: int) -> list[Int64s] | None:
+    """Codes without looking values up: the integers of the numbers, if there is nothing else and they are in
+    a range narrow enough for `distinct_pairs`.
+    """
+    exponent = max((column.exponent for column in columns if isinstance(column, NumberColumn)), default=0)
+    scaled: list[tuple[Ints, int]] = []
+    low = high = 0
+    for column in columns:
+        if not isinstance(column, NumberColumn) or column.mantissas is None:
+            return None
+        factor = 10 ** (exponent - column.exponent)
+        low = min(low, int(column.mantissas.min()) * factor)
+        high = max(high, int(column.mantissas.max()) * factor)
+        scaled.append((column.mantissas, factor))
+    if (high - low + 1) * slot_count > _PAIR_MAX:
+        return None
+    return [mantissas.astype(np.int64) * factor - low for mantissas, factor in scaled]
 
 
 class _ValueCodes:
@@ -136,14 +160,16 @@ class _ValueCodes:
         self._numbers: dict[Kind, dict[Value, int]] = {kind: {} for kind in Kind}
         self._given = 0
 
-    def codes_of(self, kind: Kind, column: NumberColumn | TimeColumn | DictionaryColumn) -> Int64s:
+    def codes_of(self, column: Column) -> Int64s:
         if isinstance(column, DictionaryColumn):
             used, places = np.unique(column.codes, return_inverse=True)
             values = column.entries.values
-            return self._numbered(kind, [values[code] for code in used.tolist()])[places]
-        numbers = column.doubles if isinstance(column, NumberColumn) else column.times
-        distinct, places = np.unique(numbers, return_inverse=True)
-        return self._numbered(kind, distinct.tolist())[places]
+            return self._numbered(column.entries.kind, [values[code] for code in used.tolist()])[places]
+        if isinstance(column, NumberColumn):
+            numbers, places = np.unique(column.doubles, return_inverse=True)
+            return self._numbered(Kind.NUMBER, numbers.tolist())[places]
+        times, places = np.unique(column.times, return_inverse=True)
+        return self._numbered(Kind.TIME, times.tolist())[places]
 
     def _numbered(self, kind: Kind, values: list[Value]) -> Int64s:
         numbers = self._numbers[kind]
@@ -167,11 +193,8 @@ def distinct_pairs(slots: Ints, codes: Int64s, slot_count: int) -> Ints:
         for code_flags in flags:
             counts += code_flags
         return counts
-    pairs = slots.astype(np.int64) * code_count + codes
-    pairs.sort()
-    kept = np.ones(len(pairs), np.bool_)
-    kept[1:] = pairs[1:] != pairs[:-1]
-    return np.bincount(pairs[kept] // code_count, minlength=slot_count)
+    pairs = sorted_distinct(slots.astype(np.int64) * code_count + codes)
+    return np.bincount(pairs // code_count, minlength=slot_count)
 
 
 # --- numbers ------------------------------------------------------------------------------------------------

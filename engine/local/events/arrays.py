@@ -23,7 +23,10 @@ Positions: TypeAlias = npt.NDArray[np.int64]
 """Places of rows in a part, ascending."""
 
 _HEADER = struct.Struct("<BxxxIqq")
-_DTYPES = ("u1", "<u2", "<u4", "<u8", "i1", "<i2", "<i4", "<i8")
+_DTYPES = tuple(np.dtype(name) for name in ("u1", "<u2", "<u4", "<u8", "i1", "<i2", "<i4", "<i8"))
+_CODES = {dtype: code for code, dtype in enumerate(_DTYPES)}
+_UNSIGNED = tuple((int(np.iinfo(dtype).max), dtype) for dtype in _DTYPES[:4])
+_SIGNED = tuple((int(np.iinfo(dtype).max), dtype) for dtype in _DTYPES[4:])
 
 TIME_UNITS = (MICROS_PER_SECOND, MICROS_PER_SECOND // 1_000)
 """Resolutions that senders use: when all times of a column share one, it is divided out."""
@@ -32,9 +35,8 @@ TIME_UNITS = (MICROS_PER_SECOND, MICROS_PER_SECOND // 1_000)
 def smallest(values: Ints) -> Ints:
     """The same integers in the smallest type that holds them."""
     low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
-    for dtype in _DTYPES[:4] if low >= 0 else _DTYPES[4:]:
-        limits = np.iinfo(dtype)
-        if limits.min <= low and high <= limits.max:
+    for limit, dtype in _UNSIGNED if low >= 0 else _SIGNED:
+        if high <= limit and low >= -limit - 1:
             return values.astype(dtype, copy=False)
     raise OverflowError(f"no integer type holds {low} to {high}")
 
@@ -50,14 +52,13 @@ def pack_integers(values: Ints, *, rebase: bool = False, units: tuple[int, ...] 
         unit = next((unit for unit in units if not (values % unit).any()), 1)
         values = values // unit
     stored = smallest(values)
-    code = _DTYPES.index(stored.dtype.newbyteorder("<").str.replace("|", ""))
-    return _HEADER.pack(code, len(stored), base, unit) + stored.tobytes()
+    return _HEADER.pack(_CODES[stored.dtype], len(stored), base, unit) + stored.tobytes()
 
 
 def packed_size(data: memoryview) -> int:
     """How many bytes the packed array at the start of `data` takes."""
     code, count, _, _ = _HEADER.unpack_from(data)
-    return int(_HEADER.size + count * np.dtype(_DTYPES[code]).itemsize)
+    return int(_HEADER.size + count * _DTYPES[code].itemsize)
 
 
 def unpack_integers(data: memoryview) -> Ints:
@@ -70,6 +71,12 @@ def unpack_integers(data: memoryview) -> Ints:
         return stored
     values: Int64s = stored.astype(np.int64) * unit + base
     return values
+
+
+def sorted_distinct(values: Int64s) -> Int64s:
+    """The different values, sorted. Fast for values that come in sorted stretches, as those of parts do."""
+    values = np.sort(values, kind="stable")
+    return values[runs(values)[:-1]]
 
 
 def runs(values: Ints) -> Int64s:

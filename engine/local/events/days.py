@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from engine.criteria.zones import load_zone
-from engine.local.events.arrays import Int64s
+from engine.local.events.arrays import Int64s, sorted_distinct
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_SECOND
 
 _SPAN_DAYS = 128
@@ -26,7 +26,7 @@ def local_days(times: Int64s, time_zone: str) -> Int64s:
     """The number of the calendar day, since 1970-01-01, on which each instant falls in the zone."""
     if time_zone == "UTC" or not len(times):
         return times // MICROS_PER_DAY
-    spans = np.unique(times // _SPAN_MICROS)
+    spans = sorted_distinct(times // _SPAN_MICROS)
     offsets = np.empty(len(times), np.int64)
     for span in spans.tolist():
         starts, span_offsets = _offsets(time_zone, span)

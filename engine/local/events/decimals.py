@@ -43,11 +43,11 @@ def scaled(values: Floats) -> tuple[Int64s, int] | None:
             exponent += 1
             if exponent > EXPONENT_MAX:
                 return None
-        mantissas = np.rint(values * 10.0**exponent)
-        if len(values) and not np.abs(mantissas).max() <= MANTISSA_MAX:
-            return None
-        if (mantissas / 10.0**exponent != values).any():
-            return None
+        if exponent:
+            # Those that were settled by a smaller exponent have to fit the greatest as well.
+            mantissas = np.rint(values * power)
+            if not np.abs(mantissas).max() <= MANTISSA_MAX or (mantissas / power != values).any():
+                return None
     return mantissas.astype(np.int64), exponent
 
 

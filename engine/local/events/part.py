@@ -82,6 +82,7 @@ class Part:
             (STRUCTURE, _SEQUENCES): frame.sequences,
         }
         held.update(frame.columns)
+        held["row_users"] = frame.users
         record = PartRecord(
             number=number,
             rows=len(frame),
@@ -144,7 +145,9 @@ class Part:
 
     def live_rows(self) -> Bools | None:
         """Which rows are not of removed users; None when all are."""
-        return ~np.isin(self.row_users(), self.removed_users()) if self.removed else None
+        if not self.removed:
+            return None
+        return self._derived("live_rows", lambda: ~np.isin(self.row_users(), self.removed_users()))
 
     def rows_of(self, ids: Uint32s) -> tuple[Positions, Positions]:
         """For sorted users, the places in `ids` of the rows' users, and the rows; both with an item a row."""
@@ -196,6 +199,7 @@ class Part:
         """From now on the user's rows count for nothing."""
         self.removed.add(user)
         self._forget("dense_counts")
+        self._forget("live_rows")
 
     def marked_record(self) -> PartRecord:
         """The record with the users removed by now."""

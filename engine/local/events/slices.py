@@ -60,17 +60,26 @@ def slice_for_day(first_days: list[int], slices: dict[int, SliceKey], day: int) 
         wanted = wanted.child_of(day)
 
 
-def rows_by_slice(times: Int64s, existing: Iterable[SliceKey]) -> Iterator[tuple[SliceKey, Positions]]:
-    """The rows of each slice, ascending, for rows with these times."""
-    days = times // MICROS_PER_DAY
-    distinct, place = np.unique(days, return_inverse=True)
+def rows_by_slice(times: Int64s, existing: Iterable[SliceKey]) -> Iterator[tuple[SliceKey, Positions | None]]:
+    """The rows of each slice, ascending (None = all of them), for rows with these times."""
     slices = {found.first_day: found for found in existing}
     first_days = sorted(slices)
+    first = slice_for_day(first_days, slices, int(times.min()) // MICROS_PER_DAY)
+    if int(times.max()) // MICROS_PER_DAY < first.end_day:
+        yield first, None
+        return
+    distinct, place = np.unique(times // MICROS_PER_DAY, return_inverse=True)
     numbers: dict[SliceKey, int] = {}
     number_of_day = [
         numbers.setdefault(slice_for_day(first_days, slices, day), len(numbers)) for day in distinct.tolist()
     ]
-    yield from _grouped(np.array(number_of_day, np.int64)[place], list(numbers))
+    keys = list(numbers)
+    number_of_row = np.array(number_of_day)[place]
+    order = np.argsort(number_of_row, kind="stable")
+    bounds = runs(number_of_row[order])
+    for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        rows = order[start:end]
+        yield keys[number_of_row[rows[0]]], rows
 
 
 def rows_by_half(times: Int64s, parent: SliceKey) -> Iterator[tuple[SliceKey, Positions]]:
@@ -80,14 +89,3 @@ def rows_by_half(times: Int64s, parent: SliceKey) -> Iterator[tuple[SliceKey, Po
     for half, rows in zip(halves, (times < middle, times >= middle), strict=True):
         if rows.any():
             yield half, np.flatnonzero(rows)
-
-
-def _grouped(numbers: Int64s, keys: list[SliceKey]) -> Iterator[tuple[SliceKey, Positions]]:
-    if len(keys) == 1:
-        yield keys[0], np.arange(len(numbers))
-        return
-    order = np.argsort(numbers, kind="stable")
-    bounds = runs(numbers[order])
-    for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-        rows = order[start:end]
-        yield keys[numbers[rows[0]]], rows

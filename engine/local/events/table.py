@@ -194,7 +194,8 @@ class Table:
         frame = Frame.concatenated(part.frame() for part in self._folding)
         if len(frame):
             for slice_key, rows in rows_by_slice(frame.times, slices):
-                self._place(staged, slice_key, slices.get(slice_key, []), frame.take(rows))
+                piece = frame if rows is None else frame.take(rows)
+                self._place(staged, slice_key, slices.get(slice_key, []), piece)
         purged = self._purge(staged, slices, purge_rows_max)
         for slice_key in self._remarked & slices.keys():
             staged.slices.setdefault(slice_key, slices[slice_key])

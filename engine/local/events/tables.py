@@ -19,11 +19,38 @@ from engine.local.events.sequence import sequence_passing
 from engine.local.events.table import Table
 from engine.local.keys import Family, key, parts_of
 
-PURGE_ROWS_PER_FOLD = 1 << 20
+PURGE_ROWS_PER_FOLD = 1 << 18
 """About how many rows a fold rewrites to get rid of those of removed users."""
 
 _Short = tuple[int, int, int]
 """A table within an account and group: input number, name number, event type."""
+
+
+class _Group:
+    """The tables of a group, and where to find them by less than their whole key."""
+
+    def __init__(self) -> None:
+        self.tables: dict[_Short, Table] = {}
+        self._by_name: dict[tuple[int, int], list[Table]] = {}
+        self._by_input: dict[int, list[Table]] = {}
+
+    def place(self, table: Table) -> None:
+        """Adds a table that is not there yet."""
+        _, input_number, name_number, event_type, _ = table.key
+        self.tables[input_number, name_number, event_type] = table
+        self._by_name.setdefault((input_number, name_number), []).append(table)
+        self._by_input.setdefault(input_number, []).append(table)
+
+    def selected(self, selection: ResolvedSelection) -> Iterator[Table]:
+        """The tables of the inputs, name and type."""
+        for input_number in selection.inputs:
+            if selection.name is None:
+                tables = self._by_input.get(input_number, ())
+            else:
+                tables = self._by_name.get((input_number, selection.name), ())
+            for table in tables:
+                if selection.type is None or selection.type == table.key[3]:
+                    yield table
 
 
 class EventStatistics(NamedTuple):
@@ -44,7 +71,7 @@ class EventTables:
         """`cache` is shared by the accounts of a store; without one the account gets its own."""
         self._account = account
         self._loader = Loader(store.index, cache or ColumnCache())
-        self._groups: list[dict[_Short, Table]] = [{} for _ in range(groups)]
+        self._groups = [_Group() for _ in range(groups)]
         self._staged: list[Table] = []
         self._fold_number = 0
         self._fold_key = key(Family.EVENT_FOLD, account)
@@ -53,10 +80,10 @@ class EventTables:
         with self._loader.session() as txn:
             self._fold_number = self._committed_fold(txn)
             for found, stored in txn.scan(key(Family.EVENT_TABLE, account)):
-                _, *short, group = (part for part in parts_of(found) if isinstance(part, int))
+                _, input_number, name_number, event_type, group = map(int, parts_of(found))
                 record = Table.decode_record(stored)
-                table = Table(self._loader, (account, short[0], short[1], short[2], group), record)
-                self._groups[group][short[0], short[1], short[2]] = table
+                table_key = (account, input_number, name_number, event_type, group)
+                self._groups[group].place(Table(self._loader, table_key, record))
 
     # --- adding ---------------------------------------------------------------------------------------------
 
@@ -65,16 +92,16 @@ class EventTables:
         groups = self._groups
         for row in rows:
             short = (row.input_number, row.name_number, row.type)
-            table = groups[row.group].get(short)
+            table = groups[row.group].tables.get(short)
             if table is None:
                 table = Table(self._loader, (self._account, *short, row.group))
-                groups[row.group][short] = table
+                groups[row.group].place(table)
             table.pending.append(row)
 
     def extract(self, group: int, user: int) -> list[EventRow]:
         """Removes a user's rows from all tables and answers them in the order of arrival."""
         with self._session():
-            rows = [row for table in self._groups[group].values() for row in table.extract(user)]
+            rows = [row for table in self._groups[group].tables.values() for row in table.extract(user)]
         rows.sort(key=lambda row: row.sequence)
         return rows
 
@@ -109,27 +136,10 @@ class EventTables:
         span = selection.time
         return [
             part
-            for table in self._tables(group, selection)
+            for table in self._groups[group].selected(selection)
             for part in table.parts(span.start, span.end)
             if part.live_users
         ]
-
-    def _tables(self, group: int, selection: ResolvedSelection) -> Iterator[Table]:
-        tables = self._groups[group]
-        if selection.name is not None and selection.type is not None:
-            for input_number in selection.inputs:
-                table = tables.get((input_number, selection.name, selection.type))
-                if table is not None:
-                    yield table
-            return
-        inputs = frozenset(selection.inputs)
-        for (input_number, name_number, event_type), table in tables.items():
-            if (
-                input_number in inputs
-                and selection.name in (None, name_number)
-                and selection.type in (None, event_type)
-            ):
-                yield table
 
     def _look_at(self, parts: list[Part], universe: Universe) -> None:
         for part in parts:
@@ -144,8 +154,8 @@ class EventTables:
                 table.unstage()
             self._staged = []
             purge_rows = PURGE_ROWS_PER_FOLD
-            for tables in self._groups:
-                for table in tables.values():
+            for group in self._groups:
+                for table in group.tables.values():
                     if table.has_changes or (table.record.marked and purge_rows > 0):
                         self._staged.append(table)
                         purge_rows -= table.stage(txn, purge_rows)
@@ -169,7 +179,8 @@ class EventTables:
 
     def statistics(self) -> EventStatistics:
         """How much there is."""
-        tables = [table for group in self._groups for table in group.values()]
+        with self._session():
+            tables = [table for group in self._groups for table in group.tables.values()]
         return EventStatistics(
             events=sum(table.record.rows + table.fresh_rows for table in tables),
             bytes=sum(table.record.bytes for table in tables),

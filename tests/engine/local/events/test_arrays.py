@@ -1,0 +1,87 @@
+"""Packed integers and the operations on sorted rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.local.events.arrays import (
+    TIME_UNITS,
+    find_sorted,
+    pack_integers,
+    packed_size,
+    ranges,
+    runs,
+    smallest,
+    sorted_distinct,
+    unpack_integers,
+)
+
+INT64 = st.integers(-(2**63), 2**63 - 1)
+NARROW = st.integers(-300, 300)
+INSTANTS = st.integers(-62_135_596_800, 253_402_300_799).map(lambda second: second * 1_000_000)
+
+
+@given(st.lists(INT64) | st.lists(NARROW))
+def test_integers_come_back(values: list[int]) -> None:
+    packed = pack_integers(np.array(values, np.int64))
+    assert unpack_integers(memoryview(packed)).tolist() == values
+    assert packed_size(memoryview(packed)) == len(packed)
+
+
+@given(st.lists(INSTANTS) | st.lists(st.integers(0, 10**15)))
+def test_rebased_times_come_back(values: list[int]) -> None:
+    packed = pack_integers(np.array(values, np.int64), rebase=True, units=TIME_UNITS)
+    assert unpack_integers(memoryview(packed)).tolist() == values
+
+
+def test_times_in_whole_seconds_take_four_bytes_each() -> None:
+    times = 1_700_000_000_000_000 + np.arange(0, 90 * 86_400, 7_777) * 1_000_000
+    assert len(pack_integers(times, rebase=True, units=TIME_UNITS)) == 24 + 4 * len(times)
+    odd = times.copy()
+    odd[3] += 1
+    assert len(pack_integers(odd, rebase=True, units=TIME_UNITS)) == 24 + 8 * len(times)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ([0, 255], "u1"),
+        ([0, 256], "u2"),
+        ([-1, 127], "i1"),
+        ([-1, 128], "i2"),
+        ([-129], "i2"),
+        ([2**32], "u8"),
+    ],
+)
+def test_smallest_type_that_fits(values: list[int], dtype: str) -> None:
+    found = smallest(np.array(values, np.int64))
+    assert found.dtype == np.dtype(dtype)
+    assert found.tolist() == values
+
+
+@given(st.lists(NARROW))
+def test_runs_and_distinct_values(values: list[int]) -> None:
+    ordered = sorted(values)
+    found = runs(np.array(ordered, np.int64)).tolist()
+    assert found[-1] == len(ordered)
+    assert [ordered[start] for start in found[:-1]] == sorted(set(values))
+    assert sorted_distinct(np.array(values, np.int64)).tolist() == sorted(set(values))
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 4))))
+def test_ranges_are_concatenated(pairs: list[tuple[int, int]]) -> None:
+    starts = np.array([start for start, _ in pairs], np.int64)
+    lengths = np.array([length for _, length in pairs], np.int64)
+    expected = [place for start, length in pairs for place in range(start, start + length)]
+    assert ranges(starts, lengths).tolist() == expected
+
+
+@given(st.sets(NARROW), st.lists(NARROW))
+def test_found_needles_and_their_places(haystack: set[int], needles: list[int]) -> None:
+    ordered = sorted(haystack)
+    found, places = find_sorted(np.array(ordered, np.int64), np.array(needles, np.int64))
+    assert found.tolist() == [place for place, needle in enumerate(needles) if needle in haystack]
+    assert [ordered[place] for place in places] == [needle for needle in needles if needle in haystack]

@@ -1,0 +1,371 @@
+"""Windows to the microsecond, splitting, removing, damage, and folds that do or do not commit."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import lmdb
+import pytest
+from pyroaring import BitMap
+
+from engine.criteria.model import Aggregate, Equals, EventType
+from engine.criteria.ranges import ALL_NUMBERS, Interval, TimeRange
+from engine.errors import DataLoss
+from engine.local.environment import Store
+from engine.local.events import (
+    AttributeRow,
+    ColumnCache,
+    EventRow,
+    EventTables,
+    ResolvedEventMatch,
+    ResolvedSelection,
+    ResolvedSequence,
+)
+from engine.local.events import table as table_module
+from engine.local.events import tables as tables_module
+from engine.local.events.slices import SLICE_PARTS_MAX
+from engine.local.keys import Family, key
+from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, Value
+from tests.engine.local.events import brute
+
+DAY = 20_500
+NOON = DAY * MICROS_PER_DAY + 12 * MICROS_PER_HOUR
+
+ANYTHING = ResolvedSelection(inputs=(1,))
+NewAccount = Callable[[], int]
+
+
+def row(user: int, time: int = NOON, sequence: int = 1, **attributes: Value) -> EventRow:
+    numbered = {int(name[1:]): value for name, value in attributes.items()}
+    return EventRow(0, user, 1, 1, EventType.CUSTOM, time, sequence, numbered)
+
+
+def fold(store: Store, tables: EventTables) -> None:
+    with store.index.writing() as txn:
+        tables.fold(txn)
+
+
+def counted(low: float, **selection: object) -> ResolvedEventMatch:
+    chosen = ResolvedSelection(inputs=(1,), **selection)  # type: ignore[arg-type]
+    return ResolvedEventMatch(selection=chosen, intervals=(Interval(low),))
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_windows_are_exact_to_the_microsecond(store: Store, tables: EventTables, stored: bool) -> None:
+    tables.add([row(user, NOON + user - 5, user) for user in range(10)])
+    if stored:
+        fold(store, tables)
+    for start, end, expected in [
+        (NOON - 2, NOON + 2, {3, 4, 5, 6}),
+        (NOON, NOON + 1, {5}),
+        (NOON, NOON, set()),
+        (None, NOON - 4, {0}),
+        (NOON + 4, None, {9}),
+        (NOON - 5, NOON + 5, set(range(10))),
+        (-(10**30), 10**30, set(range(10))),
+        (NOON + 5, None, set()),
+    ]:
+        found = tables.users(0, ResolvedSelection(inputs=(1,), time=TimeRange(start, end)))
+        assert set(found) == expected
+
+
+def test_every_aggregate_of_worked_out_figures(tables: EventTables) -> None:
+    # User 1: 0.1 and 0.2 on one day, then 5 the next; two at the same time arrive in the order 7, 8.
+    tables.add(
+        [
+            row(1, NOON, 1, _1=0.1, _2="x"),
+            row(1, NOON + 1, 2, _1=0.2, _2=True),
+            row(2, NOON + MICROS_PER_DAY, 4, _1=8.0, _2=1.0),
+            row(2, NOON + MICROS_PER_DAY, 3, _1=7.0, _2="x"),
+            row(2, NOON, 5, _2="x"),
+        ]
+    )
+
+    def holds_at(aggregate: Aggregate, user: int, number: float, of: int = 1) -> bool:
+        interval = Interval(number, True, number, True)
+        step = ResolvedEventMatch(selection=ANYTHING, aggregate=aggregate, of=of, intervals=(interval,))
+        found = user in tables.match(0, step)
+        assert found == (user in tables.match(0, step, BitMap([user])))
+        return found
+
+    assert holds_at(Aggregate.COUNT, 1, 2.0)
+    assert holds_at(Aggregate.COUNT, 2, 3.0)
+    assert holds_at(Aggregate.DISTINCT_DAYS, 1, 1.0)
+    assert holds_at(Aggregate.DISTINCT_DAYS, 2, 2.0)
+    assert holds_at(Aggregate.SUM, 1, 0.3)
+    assert not holds_at(Aggregate.SUM, 1, 0.1 + 0.2)
+    assert holds_at(Aggregate.AVERAGE, 1, 0.15)
+    assert holds_at(Aggregate.AVERAGE, 2, 7.5)
+    assert holds_at(Aggregate.MIN, 1, 0.1)
+    assert holds_at(Aggregate.MAX, 2, 8.0)
+    assert holds_at(Aggregate.FIRST, 2, 7.0)
+    assert holds_at(Aggregate.LAST, 2, 8.0)
+    assert holds_at(Aggregate.DISTINCT, 1, 2.0, of=2)
+    assert holds_at(Aggregate.DISTINCT, 2, 2.0, of=2)
+    assert holds_at(Aggregate.FIRST, 1, 0.1)
+
+
+def test_a_later_start_succeeds_where_the_earliest_fails(tables: EventTables) -> None:
+    a, b = (AttributeRow(1, Equals(letter)) for letter in "ab")
+    tables.add([row(1, NOON, 1, _1="a"), row(1, NOON + 8, 2, _1="a"), row(1, NOON + 10, 3, _1="b")])
+    tables.add([row(2, NOON, 4, _1="a"), row(2, NOON, 5, _1="b")])
+    steps = tuple(ResolvedSelection(inputs=(1,), where=where) for where in (a, b))
+
+    def found(within: int | None, *steps: ResolvedSelection) -> set[int]:
+        return set(tables.match_sequence(0, ResolvedSequence(steps=steps, within=within)))
+
+    assert found(2, *steps) == {1}
+    assert found(1, *steps) == set()
+    assert found(None, *steps) == {1}
+    # The same step again needs a strictly later event each time.
+    assert found(None, steps[0], steps[0]) == {1}
+    assert found(None, steps[0], steps[0], steps[0]) == set()
+    assert found(None, steps[1], steps[0]) == set()
+
+
+def test_tests_of_different_kinds_are_different_steps(tables: EventTables) -> None:
+    one, true = (
+        ResolvedSelection(inputs=(1,), where=AttributeRow(1, Equals(value))) for value in (1.0, True)
+    )
+    tables.add([row(1, NOON, 1, _1=1.0), row(1, NOON + 1, 2, _1=1.0)])
+    tables.add([row(2, NOON, 3, _1=1.0), row(2, NOON + 1, 4, _1=True)])
+    assert set(tables.match_sequence(0, ResolvedSequence(steps=(one, true)))) == {2}
+    assert set(tables.match_sequence(0, ResolvedSequence(steps=(one, one)))) == {1}
+
+
+def test_dense_and_sparse_parts_count_alike(
+    store: Store, new_account: NewAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many users, several parts and slices: all ways of adding up and of restricting meet here."""
+    monkeypatch.setattr(table_module, "SLICE_ROWS_MAX", 500)
+    account = new_account()
+    tables = EventTables(store, account, 1)
+    drawn = random.Random(20)
+    rows: list[EventRow] = []
+    for batch in range(6):
+        users_max = 200 if batch < 5 else 20_000
+        new = [
+            row(
+                drawn.randrange(users_max),
+                (DAY + drawn.randrange(40)) * MICROS_PER_DAY + drawn.randrange(MICROS_PER_DAY),
+                len(rows) + place,
+                _1=drawn.randrange(2_000) / 100,
+            )
+            for place in range(700)
+        ]
+        rows += new
+        tables.add(new)
+        if batch % 2:
+            fold(store, tables)
+    start, end = DAY * MICROS_PER_DAY + MICROS_PER_HOUR, (DAY + 33) * MICROS_PER_DAY
+    for aggregate in Aggregate:
+        for low in (1.0, 3.0, 10.0):
+            step = ResolvedEventMatch(
+                selection=ResolvedSelection(inputs=(1,), time=TimeRange(start, end)),
+                aggregate=aggregate,
+                of=1,
+                time_zone="Europe/Berlin",
+                intervals=(Interval(low),),
+            )
+            expected = brute.match(rows, 0, step)
+            assert set(tables.match(0, step)) == expected
+            for universe in (range(3), range(150), range(100, 20_000)):
+                assert set(tables.match(0, step, BitMap(universe))) == expected & set(universe)
+    assert len(stored_slices(store, account)) > 8
+
+
+def stored_slices(store: Store, account: int) -> list[bytes]:
+    with store.index.reading() as txn:
+        return list(txn.keys(key(Family.EVENT_SLICE, account)))
+
+
+def column_keys(store: Store, account: int) -> list[bytes]:
+    with store.index.reading() as txn:
+        return list(txn.keys(key(Family.EVENT_COLUMN, account)))
+
+
+def test_removed_users_leave_nothing_behind_after_folds(
+    store: Store, new_account: NewAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = new_account()
+    tables = EventTables(store, account, 1)
+    tables.add([row(user, NOON + user, user, _1=f"<{user}>") for user in range(100)])
+    tables.add([row(500, NOON + 5_000 * MICROS_PER_DAY, 500)])
+    fold(store, tables)
+    keys_before = column_keys(store, account)
+    assert len(tables.extract(0, 7)) == 1
+    assert tables.extract(0, 7) == []
+    assert tables.extract(0, 500)[0].time == NOON + 5_000 * MICROS_PER_DAY
+    assert set(tables.users(0, ANYTHING)) == set(range(100)) - {7}
+    # Marks are stored even where there is no budget for rewriting.
+    monkeypatch.setattr(tables_module, "PURGE_ROWS_PER_FOLD", 0)
+    fold(store, tables)
+    assert column_keys(store, account) == keys_before
+    tables = EventTables(store, account, 1)
+    assert set(tables.users(0, ANYTHING)) == set(range(100)) - {7}
+    assert tables.statistics().events == 101
+    monkeypatch.setattr(tables_module, "PURGE_ROWS_PER_FOLD", 1_000)
+    fold(store, tables)
+    assert set(tables.users(0, ANYTHING)) == set(range(100)) - {7}
+    assert tables.statistics().events == 99
+    assert len(stored_slices(store, account)) == 1
+    with store.index.reading() as txn:
+        stored = b"".join(bytes(value) for _, value in txn.scan(key(Family.EVENT_COLUMN, account)))
+    assert b"<8>" in stored
+    assert b"<7>" not in stored
+
+
+def test_a_removed_user_may_come_back(store: Store, tables: EventTables) -> None:
+    tables.add([row(1, sequence=1), row(1, sequence=2), row(2, sequence=3)])
+    fold(store, tables)
+    tables.extract(0, 1)
+    tables.add([row(1, sequence=4)])
+    assert set(tables.match(0, counted(1.0))) == {1, 2}
+    assert set(tables.match(0, counted(2.0))) == set()
+    fold(store, tables)
+    assert set(tables.match(0, counted(1.0))) == {1, 2}
+    assert [found.sequence for found in tables.extract(0, 1)] == [4]
+
+
+def test_what_happens_between_a_fold_and_its_commit_is_kept(store: Store, new_account: NewAccount) -> None:
+    account = new_account()
+    tables = EventTables(store, account, 1)
+    tables.add([row(user, sequence=user) for user in range(5)])
+    with store.index.writing() as txn:
+        tables.fold(txn)
+        tables.add([row(8, sequence=8)])
+        assert len(tables.extract(0, 3)) == 1
+        assert set(tables.users(0, ANYTHING)) == {0, 1, 2, 4, 8}
+    assert set(tables.users(0, ANYTHING)) == {0, 1, 2, 4, 8}
+    assert tables.statistics().events == 6
+    fold(store, tables)
+    assert set(EventTables(store, account, 1).users(0, ANYTHING)) == {0, 1, 2, 4, 8}
+
+
+def test_a_fold_that_did_not_commit_is_done_again(store: Store, new_account: NewAccount) -> None:
+    account = new_account()
+    tables = EventTables(store, account, 1)
+    tables.add([row(1, sequence=1)])
+
+    def aborted() -> None:
+        with store.index.writing() as txn:
+            tables.fold(txn)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        aborted()
+    with store.index.writing() as txn:
+        txn.put(key(Family.META, b"other"), b"a transaction of someone else")
+    tables.add([row(2, sequence=2)])
+    assert set(tables.users(0, ANYTHING)) == {1, 2}
+    assert set(EventTables(store, account, 1).users(0, ANYTHING)) == set()
+    fold(store, tables)
+    assert set(EventTables(store, account, 1).users(0, ANYTHING)) == {1, 2}
+
+
+def test_many_folds_keep_few_parts_and_no_stray_columns(store: Store, new_account: NewAccount) -> None:
+    account = new_account()
+    tables = EventTables(store, account, 1)
+    for number in range(60):
+        tables.add([row(user, NOON + number, number * 10 + user) for user in range(3)])
+        fold(store, tables)
+    assert set(tables.match(0, counted(60.0))) == {0, 1, 2}
+    parts = {found[:-5] for found in column_keys(store, account)}
+    assert 1 <= len(parts) <= SLICE_PARTS_MAX
+    assert len(column_keys(store, account)) == 4 * len(parts)
+    assert tables.statistics().events == 180
+
+
+def test_a_store_opened_again_answers_the_same(tmp_path: Path) -> None:
+    store = Store.open(tmp_path, groups=1)
+    tables = EventTables(store, 1, 1)
+    tables.add([row(user, NOON + user, user, _1=float(user), _2=("a",)) for user in range(50)])
+    fold(store, tables)
+    before = tables.statistics()
+    store.close()
+    store = Store.open(tmp_path)
+    tables = EventTables(store, 1, 1)
+    assert tables.statistics() == before
+    assert set(tables.users(0, ResolvedSelection(inputs=(1,), where=AttributeRow(1, Equals(7.0))))) == {7}
+    assert tables.extract(0, 9) == [row(9, NOON + 9, 9, _1=9.0, _2=("a",))]
+    store.close()
+
+
+def test_a_small_cache_changes_no_answer(store: Store, new_account: NewAccount) -> None:
+    tables = EventTables(store, new_account(), 1, ColumnCache(bytes_max=1))
+    tables.add([row(user % 7, NOON + user, user, _1=float(user)) for user in range(50)])
+    fold(store, tables)
+    step = ResolvedEventMatch(selection=ANYTHING, aggregate=Aggregate.SUM, of=1, intervals=(Interval(175.0),))
+    assert set(tables.match(0, step)) == {0, 4, 5, 6}
+    assert set(tables.match(0, counted(8.0))) == {0}
+
+
+def test_what_a_match_looked_at_is_counted(store: Store, tables: EventTables) -> None:
+    tables.add([row(user, sequence=user) for user in range(1_000)])
+    tables.users(0, ANYTHING)
+    assert tables.rows_looked_at == 1_000
+    tables.users(0, ANYTHING, BitMap([5]))
+    assert tables.rows_looked_at == 1_001
+
+
+def test_damage_anywhere_is_a_loss_and_never_a_smaller_number(tmp_path: Path) -> None:
+    """Flips one byte of every stored value in turn."""
+    store = Store.open(tmp_path, groups=1)
+    tables = EventTables(store, 1, 1)
+    tables.add([row(user, NOON + user, user, _1=float(user), _2="x", _3=True) for user in range(50)])
+    fold(store, tables)
+    store.close()
+
+    def extract_everything() -> None:
+        store = Store.open(tmp_path)
+        try:
+            tables = EventTables(store, 1, 1)
+            assert set(tables.users(0, ANYTHING)) == set(range(50))
+            assert len(tables.extract(0, 3)[0].attributes) == 3
+        finally:
+            store.close()
+
+    extract_everything()
+    with lmdb.open(str(tmp_path / "index")) as raw, raw.begin() as txn:
+        stored = {bytes(found): bytes(value) for found, value in txn.cursor() if found[0] >= 0x60}
+    assert len(stored) == 1 + 1 + 7 + 1
+    for damaged, value in stored.items():
+        for broken in (value[:-1] + bytes([value[-1] ^ 1]), None):
+            if broken is None and damaged[0] != Family.EVENT_COLUMN.code:
+                continue
+            _overwrite(tmp_path, damaged, broken)
+            with pytest.raises(DataLoss) as lost:
+                extract_everything()
+            assert lost.value.metadata["key_family"].startswith("EVENT_")
+            _overwrite(tmp_path, damaged, value)
+    extract_everything()
+
+
+def _overwrite(directory: Path, damaged: bytes, value: bytes | None) -> None:
+    with lmdb.open(str(directory / "index")) as raw, raw.begin(write=True) as txn:
+        if value is None:
+            txn.delete(damaged)
+        else:
+            txn.put(damaged, value)
+
+
+def test_accounts_and_groups_are_apart(store: Store, new_account: NewAccount) -> None:
+    first, second = (EventTables(store, new_account(), 2) for _ in range(2))
+    first.add([row(1), EventRow(1, 2, 1, 1, EventType.CUSTOM, NOON, 2, {})])
+    second.add([row(3)])
+    fold(store, first)
+    fold(store, second)
+    assert [set(first.users(group, ANYTHING)) for group in (0, 1)] == [{1}, {2}]
+    assert [set(second.users(group, ANYTHING)) for group in (0, 1)] == [{3}, set()]
+
+
+def test_nothing_selected_is_no_one(tables: EventTables) -> None:
+    tables.add([row(1)])
+    every = (ALL_NUMBERS,)
+    for selection in (ResolvedSelection(inputs=()), ResolvedSelection(inputs=(1,), name=-1)):
+        assert not tables.match(0, ResolvedEventMatch(selection=selection, intervals=every))
+        assert not tables.match_sequence(0, ResolvedSequence(steps=(ANYTHING, selection)))
+    assert not tables.match(0, ResolvedEventMatch(selection=ANYTHING, intervals=()))
+    assert not tables.match(0, ResolvedEventMatch(selection=ANYTHING, intervals=every), BitMap())
