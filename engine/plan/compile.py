@@ -25,7 +25,6 @@ from engine.plan.tree import (
     JourneyTree,
     MilestoneKind,
     TreeMilestone,
-    as_if_saved,
     made_of,
 )
 from engine.values import Micros
@@ -175,7 +174,7 @@ def compile_milestone(
     passes: Sequence[Pass] = ALL_PASSES,
 ) -> CompiledMilestone:
     """The plan of one milestone: its users, those it draws from, and each labelled criterion by itself among
-    the latter.
+    the latter. For a milestone that is not saved, `journey` is the tree `with_draft` makes.
     """
     planner = Planner(account, as_of, resolver)
     draw = planner.draw(journey, milestone_id)
@@ -187,20 +186,6 @@ def compile_milestone(
         CompiledLabel(node.path, node.criterion.label, root) for root, node in enumerate(nodes, start=2)
     )
     return CompiledMilestone(planner.plan(roots, passes), labels)
-
-
-def compile_draft(
-    account: Account,
-    journey: JourneyTree,
-    draft: TreeMilestone,
-    as_of: Micros,
-    resolver: AudienceResolver,
-    *,
-    passes: Sequence[Pass] = ALL_PASSES,
-) -> CompiledMilestone:
-    """As `compile_milestone`, of a milestone that is not saved, as if it were (`JourneyTree.with_draft`)."""
-    tree = journey.with_draft(draft)
-    return compile_milestone(account, tree, draft.id, as_of, as_if_saved(resolver, tree), passes=passes)
 
 
 def compile_journey(

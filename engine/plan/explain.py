@@ -7,7 +7,7 @@ backend says of one user about those roots into a tree of reasons, for ExplainMe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -70,14 +70,6 @@ def describe_plan(plan: Plan) -> tuple[StepText, ...]:
             index, str(step.__struct_config__.tag), describe_step(step), operands_of(step), index in roots
         )
         for index, step in enumerate(plan.steps)
-    )
-
-
-def render_plan(plan: Plan) -> str:
-    """The plan as text, one step a line, roots marked with an asterisk."""
-    return "\n".join(
-        f"{'*' if step.is_root else ' '}{step.index:>4}  {step.operator:<10} {step.text}"
-        for step in describe_plan(plan)
     )
 
 
@@ -288,13 +280,3 @@ def _explain(node: ExplainedNode, flags: Sequence[bool], *, decisive: bool) -> E
 def _made(parent: Criterion, verdict: bool, child_verdict: bool) -> bool:
     """A child with this verdict is a reason for the parent's."""
     return child_verdict is verdict if isinstance(parent, AllOf | AnyOf) else True
-
-
-def decisive_leaves(explanation: Explanation) -> Iterator[Explanation]:
-    """The criteria at the bottom that let the user in or keep it out, in reading order."""
-    if not explanation.decisive:
-        return
-    if not explanation.children:
-        yield explanation
-    for child in explanation.children:
-        yield from decisive_leaves(child)

@@ -13,8 +13,6 @@ from typing import TypeAlias
 import msgspec
 
 from engine.criteria.model import AllOf, AnyOf, Audience, Criterion, Not
-from engine.criteria.validation import AudienceReference
-from engine.errors import NotFound
 
 
 class MilestoneKind(enum.StrEnum):
@@ -153,38 +151,3 @@ def _needed(journey: JourneyTree, milestone: TreeMilestone, resolver: AudienceRe
     for name in audiences_in(milestone.criterion):
         referred, milestone_id = resolver(name)
         yield referred, referred.milestone(milestone_id)
-
-
-def as_if_saved(resolver: AudienceResolver, journey: JourneyTree) -> AudienceResolver:
-    """The resolver as it would be with `journey` (a tree with a draft in it) saved."""
-
-    def resolve(name: str) -> tuple[JourneyTree, str]:
-        referred, milestone_id = resolver(name)
-        return (journey if referred.name == journey.name else referred), milestone_id
-
-    return resolve
-
-
-def references_from(
-    journey: JourneyTree, milestone_id: str, resolver: AudienceResolver
-) -> Callable[[str], AudienceReference]:
-    """What audience names mean in the criterion of a milestone about to be written: for
-    `engine.criteria.validation.Context.audience`.
-
-    `journey` is the tree as it would be saved. An audience that is made from the milestone is a CYCLE.
-    """
-    milestone = msgspec.structs.replace(journey.milestone(milestone_id), criterion=None)
-    without = tuple(milestone if other.id == milestone_id else other for other in journey.milestones)
-    tree = msgspec.structs.replace(journey, milestones=without)
-    resolve = as_if_saved(resolver, tree)
-
-    def refer(name: str) -> AudienceReference:
-        try:
-            referred, referred_id = resolve(name)
-            parts = made_of(referred, [referred_id], resolve)
-        except NotFound:
-            return AudienceReference.UNKNOWN
-        leads_back = any(part.name == tree.name and found.id == milestone_id for part, found in parts)
-        return AudienceReference.CYCLE if leads_back else AudienceReference.FOUND
-
-    return refer

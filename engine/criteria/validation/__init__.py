@@ -31,7 +31,7 @@ from engine.criteria.validation.faults import Context as Context
 from engine.criteria.validation.faults import Faults
 from engine.criteria.validation.faults import SeenNames as SeenNames
 from engine.criteria.validation.value_tests import ANY_KIND, TIMES, check_test
-from engine.errors import InvalidInput, Violation, Warning
+from engine.errors import Violation, Warning
 from engine.values import Kind
 
 PERCENT_MAX = 100.0
@@ -45,11 +45,6 @@ class Checked:
 
     violations: tuple[Violation, ...]
     warnings: tuple[Warning, ...]
-
-    def raise_if_refused(self) -> None:
-        """Raises InvalidInput with every fault, if there is one."""
-        if self.violations:
-            raise InvalidInput(self.violations)
 
 
 def validate(criterion: Criterion, context: Context) -> Checked:

@@ -45,7 +45,6 @@ from engine.criteria.model import (
     WithinLast,
 )
 from engine.criteria.validation import AudienceReference, Checked, Context, SeenNames, validate
-from engine.errors import InvalidInput
 from engine.limits import Limits
 from engine.values import TIME_MAX_MICROS
 
@@ -294,9 +293,6 @@ def test_all_faults_come_at_once_in_reading_order_each_with_its_path() -> None:
             "must not be empty",
         ),
     ]
-    with pytest.raises(InvalidInput) as refused:
-        check(criterion).raise_if_refused()
-    assert len(refused.value.violations) == 5
 
 
 def nested(levels: int) -> Criterion:

@@ -34,12 +34,10 @@ from engine.criteria.model import (
     WhereAll,
     WhereAttribute,
 )
-from engine.criteria.validation import AudienceReference
 from engine.errors import NotFound
 from engine.plan.compile import (
     compile_audiences,
     compile_criterion,
-    compile_draft,
     compile_journey,
     compile_milestone,
 )
@@ -50,7 +48,7 @@ from engine.plan.tree import (
     JourneyTree,
     MilestoneKind,
     TreeMilestone,
-    references_from,
+    made_of,
 )
 from engine.values import MICROS_PER_DAY, bucket_of
 from tests.engine.plan.strategies import NOW, WORLDS, criteria, journeys
@@ -324,7 +322,8 @@ def test_remaining_users_come_last_whatever_their_position() -> None:
 
 def test_a_draft_is_sized_as_if_it_were_saved() -> None:
     def sizes(draft: TreeMilestone) -> list[set[str]]:
-        return evaluate(compile_draft(ACCOUNT, SPLIT, draft, NOW, no_audience).plan, LETTERS)
+        compiled = compile_milestone(ACCOUNT, SPLIT.with_draft(draft), draft.id, NOW, no_audience)
+        return evaluate(compiled.plan, LETTERS)
 
     # New, between the two; new, last; and another criterion for an existing one.
     assert sizes(TreeMilestone(id="", position=2, criterion=contains("b"))) == [
@@ -415,40 +414,20 @@ def test_a_plan_of_a_cycle_is_refused() -> None:
     journey = SPLIT.with_draft(TreeMilestone(id="first", position=1, criterion=Audience(name="below")))
     with pytest.raises(AudienceCycle, match="is made from itself"):
         compile_milestone(ACCOUNT, journey, "first", NOW, resolver_of(below=(journey, "below")))
-    # The same as a draft, while the saved journey has no cycle yet.
-    draft = TreeMilestone(id="first", position=1, criterion=Audience(name="below"))
+    # The first of the split does not depend on the second, which draws from what it leaves.
+    journey = SPLIT.with_draft(TreeMilestone(id="second", position=2, criterion=Audience(name="first")))
+    resolver = resolver_of(first=(journey, "first"), back=(BACK, "back"))
+    order = [milestone.id for _, milestone in made_of(journey, ["below", "second"], resolver)]
+    assert order == ["first", "second", "rest", "below"]
+    # Through another journey and back.
+    journey = SPLIT.with_draft(TreeMilestone(id="second", position=2, criterion=Audience(name="back")))
     with pytest.raises(AudienceCycle):
-        compile_draft(ACCOUNT, SPLIT, draft, NOW, resolver_of(below=(SPLIT, "below")))
+        made_of(journey, ["second"], resolver_of(second=(journey, "second"), back=(BACK, "back")))
 
 
-def test_what_an_audience_name_would_mean_in_a_milestone_being_written() -> None:
-    other = JourneyTree(
-        name="other",
-        inputs=(IOS,),
-        milestones=(
-            TreeMilestone(id="back", criterion=Audience(name="second")),
-            TreeMilestone(id="free", position=-1),
-        ),
-    )
-    resolver = resolver_of(
-        first=(SPLIT, "first"),
-        second=(SPLIT, "second"),
-        below=(SPLIT, "below"),
-        back=(other, "back"),
-        free=(other, "free"),
-    )
-    draft = TreeMilestone(id="second", position=2, criterion=Audience(name="below"))
-    refer = references_from(SPLIT.with_draft(draft), "second", resolver)
-    assert refer("first") is AudienceReference.FOUND
-    assert refer("free") is AudienceReference.FOUND
-    assert refer("second") is AudienceReference.CYCLE
-    # It draws from the remaining users, who are those that the milestone leaves over.
-    assert refer("below") is AudienceReference.CYCLE
-    assert refer("back") is AudienceReference.CYCLE
-    assert refer("nowhere") is AudienceReference.UNKNOWN
-    # The first of the split does not depend on the second.
-    assert references_from(SPLIT, "first", resolver)("second") is AudienceReference.CYCLE
-    assert references_from(SPLIT, "below", resolver)("second") is AudienceReference.FOUND
+BACK = JourneyTree(
+    name="other", inputs=(IOS,), milestones=(TreeMilestone(id="back", criterion=Audience(name="second")),)
+)
 
 
 def test_the_same_question_gives_the_same_plan_and_another_instant_another() -> None:

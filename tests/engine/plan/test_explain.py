@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from engine.criteria.describe import describe_criterion, duration, instant
@@ -22,6 +24,7 @@ from engine.criteria.model import (
     Equals,
     Event,
     EventType,
+    Exists,
     Identity,
     In,
     Last,
@@ -40,13 +43,34 @@ from engine.criteria.model import (
 )
 from engine.plan.compile import compile_criterion
 from engine.plan.explain import (
+    Explanation,
     MilestoneExplanation,
     compile_explanation,
-    decisive_leaves,
     describe_plan,
+    describe_step,
     explain,
-    render_plan,
 )
+from engine.plan.model import (
+    BucketMatch,
+    ConsentMatch,
+    EventSelection,
+    IdentityMatch,
+    InstantRange,
+    Interval,
+    Nobody,
+    NumberRange,
+    RowsAll,
+    RowsAny,
+    RowsNot,
+    RowTest,
+    SeenMatch,
+    SequenceMatch,
+    Subtract,
+    TimeRange,
+    Unite,
+    Universe,
+)
+from engine.plan.model import Step as PlanStep
 from engine.plan.tree import Account, JourneyTree, MilestoneKind, TreeMilestone
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR
 from tests.engine.plan.strategies import NOW
@@ -85,6 +109,13 @@ def explained(events: str) -> tuple[MilestoneExplanation, ...]:
     compiled = compile_explanation(ACCOUNT, JOURNEY, "below", NOW, no_audience)
     flags = ["u" in users for users in evaluate(compiled.plan, {"u": user})]
     return explain(compiled, flags)
+
+
+def decisive_leaves(explanation: Explanation) -> Iterator[Explanation]:
+    if explanation.decisive and not explanation.children:
+        yield explanation
+    for child in explanation.children:
+        yield from decisive_leaves(child)
 
 
 def reasons(events: str) -> list[tuple[str, bool]]:
@@ -151,8 +182,8 @@ def test_every_criterion_has_words() -> None:
                 window=Last(duration=day),
                 test=Compare("less_than", 3.0),
             ),
-            'count of any event of type COMMERCE where ("price" between 1 and 2.5 and not "sku" starts with "x\\"" '
-            "ignoring case) in the last 1 day < 3",
+            'count of any event of type COMMERCE where ("price" between 1 and 2.5 and not "sku" '
+            'starts with "x\\"" ignoring case) in the last 1 day < 3',
         ),
         (
             Event(
@@ -201,13 +232,49 @@ def test_a_plan_in_words() -> None:
         )
     )
     plan = compile_criterion(ACCOUNT, JOURNEY, criterion, NOW, no_audience)
-    assert render_plan(plan) == "\n".join(
-        [
-            '    0  attribute  attribute "plan" = "gold" in accounts/a/workspaces/phone',
-            '    1  event      count >= 3 over event "buy" from 1970-01-01T00:00:00Z to before '
-            f"1970-01-01T00:00:01Z through {IOS}",
-            "*   2  intersect  in every one of #0, #1",
-        ]
+    assert [msgspec.structs.astuple(step) for step in describe_plan(plan)] == [
+        (0, "attribute", 'attribute "plan" = "gold" in accounts/a/workspaces/phone', (), False),
+        (
+            1,
+            "event",
+            'count >= 3 over event "buy" from 1970-01-01T00:00:00Z to before 1970-01-01T00:00:01Z '
+            f"through {IOS}",
+            (),
+            False,
+        ),
+        (2, "intersect", "in every one of #0, #1", (0, 1), True),
+    ]
+
+
+def test_every_step_has_words() -> None:
+    events = EventSelection(
+        inputs=(IOS,),
+        type=EventType.SESSION,
+        where=RowsAny(
+            conditions=(
+                RowsAll(conditions=()),
+                RowsNot(
+                    condition=RowTest(key="k", test=NumberRange((Interval(high=2.0, high_included=False),)))
+                ),
+            )
+        ),
     )
-    last = describe_plan(plan)[-1]
-    assert msgspec.structs.astuple(last) == (2, "intersect", "in every one of #0, #1", (0, 1), True)
+    words: dict[PlanStep, str] = {
+        Universe(inputs=(IOS,)): f"users of {IOS}",
+        Nobody(): "no one",
+        Unite(operands=(0, 1)): "in any of #0, #1",
+        Subtract(minuend=0, subtrahend=1): "in #0 and not in #1",
+        SeenMatch(inputs=(IOS,), last=True, test=InstantRange((TimeRange(start=0),))): (
+            f"last seen from 1970-01-01T00:00:00Z through {IOS}"
+        ),
+        IdentityMatch(type="email", test=Exists()): 'identity "email" exists',
+        ConsentMatch(regulation="gdpr", purpose="ads", state=ConsentState.GIVEN): (
+            'consent under "gdpr" for "ads" is given'
+        ),
+        SequenceMatch(steps=(events, EventSelection(inputs=())), within=5): (
+            f'any event of type SESSION where (anything or not "k" < 2) through {IOS}, '
+            "then any event through nothing, the last within 5 µs of the first"
+        ),
+        BucketMatch(salt="s", first=0, last=2**63 - 1): '50.0000% of the users by salt "s"',
+    }
+    assert {step: describe_step(step) for step in words} == words
