@@ -6,7 +6,7 @@ state.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from engine.errors import FailedPrecondition
 from engine.local.cache import ANY_NAME, ReadKey, StepCache
 from engine.local.cells import Cells
 from engine.local.directory import DENSE_MASK, PLACE_SHIFT, Directory, Place
-from engine.local.environment import Store, WriteTransaction
+from engine.local.environment import Store, Writable
 from engine.local.events import ColumnCache, EventRow, EventTables
 from engine.local.names import NO_ACCOUNT, FieldKind, Names, NameSpace, Space, field_name, field_of
 from engine.local.properties import Properties, Write
@@ -70,6 +70,7 @@ class Account:
         repeated. Answers the places of the users they touched.
         """
         self.seen.begin()
+        self.properties.begin()
         rows: list[EventRow] = []
         touched: set[Place] = set()
         changed: set[ReadKey] = set()
@@ -188,6 +189,7 @@ class Account:
         for row in rows:
             row.group, row.user = after >> PLACE_SHIFT, after & DENSE_MASK
         self.tables.add(rows)
+        self.properties.begin()
         self.properties.write(after, writes.items())
         self.seen.give(after, times)
         self._touch(set())
@@ -249,15 +251,21 @@ class Account:
 
     # --- folding ---
 
-    def write(self, txn: WriteTransaction) -> None:
+    def write(self, txn: Writable, breathe: Callable[[], None]) -> None:
         """Writes what is in neither cells nor names."""
         self.directory.write(txn)
-        self.tables.fold(txn)
+        self.properties.collected()
+        self.tables.fold(txn, breathe)
 
     def written(self) -> None:
         """The transaction of `write` has committed."""
         self.directory.written()
         self.properties.written()
+
+    def unwritten(self) -> None:
+        """The transaction of `write` was not committed. The event tables see that for themselves."""
+        self.directory.unwritten()
+        self.properties.unwritten()
 
 
 def bucket_hashes(salt: str, user_ids: Sequence[str]) -> npt.NDArray[np.uint64]:

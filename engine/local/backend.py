@@ -1,7 +1,9 @@
 """`LocalBackend`: the whole of `engine.backend.Backend` in one process, over one directory.
 
-Locks are taken in this order: fold, apply (`Writer`), state (`State`). A request that writes is logged and
-synced outside the state lock and applied under it in chunks; a request that reads holds it for one answer.
+Locks are taken in this order: fold, apply (`Writer`), index, state (`State`). The index lock is held by those
+who write to the index while they hold the state lock, and by whoever writes to it for long. A request that
+writes is logged and synced outside the state lock and applied under it in chunks; a request that reads holds
+it for one answer.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from engine.errors import FailedPrecondition, InvalidInput, MilepostError, Store
 from engine.local.account import Account
 from engine.local.directory import DENSE_MASK, PLACE_SHIFT, SAMPLING_ORDER
 from engine.local.documents import LocalDocuments
-from engine.local.environment import Store
+from engine.local.environment import Store, WriteBuffer
 from engine.local.execute import Executor, GroupRun, after_group, member_page
 from engine.local.log import AliasEntry, AppendEntry, EraseEntry, WriteAheadLog
 from engine.local.membership import GroupChanges, StoredState, Update
@@ -68,6 +70,7 @@ class LocalBackend:
         self._executor = Executor(self._state.names)
         self._documents = LocalDocuments(store.index)
         self._fold_lock = threading.RLock()
+        self._index_lock = threading.RLock()
         self._closing = threading.Event()
         self._closed = False
         self._folder = threading.Thread(target=self._fold_now_and_then, name="milepost-fold", daemon=True)
@@ -261,7 +264,7 @@ class LocalBackend:
         whole: bool = False,
     ) -> tuple[Membership, ...]:
         """Brings stored memberships to the plan's `as_of` and the newest revision, in one transaction."""
-        with self._locked():
+        with self._index_lock, self._locked():
             memberships = self._state.memberships
             states = memberships.states(audiences, account, scope)
             dirty = memberships.dirty(scope)
@@ -367,17 +370,17 @@ class LocalBackend:
 
     def trim_changes(self, audience: str, through: int) -> None:
         """Forgets changes up to and including that sequence."""
-        with self._locked():
+        with self._index_lock, self._locked():
             self._state.memberships.trim(audience, through)
 
     def exit_all(self, audience: str, as_of: Micros) -> Membership:
         """Empties the stored membership, recording every member's exit."""
-        with self._locked():
+        with self._index_lock, self._locked():
             return self._state.memberships.exit_all(audience, as_of, self._state.position)
 
     def drop_membership(self, audience: str) -> None:
         """Forgets the stored membership and its change log."""
-        with self._locked():
+        with self._index_lock, self._locked():
             self._state.memberships.drop(audience)
 
     def drop_scope(self, scope: str) -> None:
@@ -398,21 +401,36 @@ class LocalBackend:
 
     def _fold(self) -> int:
         with self._fold_lock:
-            with self._writer.paused(), self._state.locked():
-                if self._state.position > self._state.folded.position:
-                    with self._store.index.writing() as txn:
-                        self._state.write(txn)
-                    self._state.written()
-                    self._writer.records_since_fold = 0
+            if self._state.position > self._state.folded.position:
+                self._write_state()
             folded = self._state.folded.position
             self._log.trim(folded)
             self._merge_event_ids()
         return folded
 
+    def _write_state(self) -> None:
+        """Collects under the locks what has changed, and writes it without them: entries are applied and
+        questions answered meanwhile.
+        """
+        changes = WriteBuffer()
+        with self._writer.paused(), self._state.locked():
+            self._state.write(changes)
+            self._writer.records_since_fold = 0
+        try:
+            with self._index_lock, self._store.index.writing() as txn:
+                changes.write_to(txn)
+        except BaseException:
+            with self._state.locked():
+                self._state.unwritten()
+            raise
+        with self._state.locked():
+            self._state.written()
+
     def _merge_event_ids(self) -> None:
         runs = self._state.event_ids.mergeable()
         if runs:
-            merged = self._state.event_ids.merge(runs)
+            with self._index_lock:
+                merged = self._state.event_ids.merge(runs)
             with self._state.locked():
                 self._state.event_ids.merged(runs, merged)
             self._state.event_ids.discard(runs)

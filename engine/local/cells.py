@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import array
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, cast
@@ -19,12 +19,13 @@ import numpy as np
 import numpy.typing as npt
 from pyroaring import BitMap
 
-from engine.local.environment import Environment, ReadTransaction, WriteTransaction
+from engine.local.environment import Environment, ReadTransaction, Writable
 
 T = TypeVar("T")
 
 CACHE_BYTES_DEFAULT = 1 << 30
 EVICT_TO_SHARE = 0.75
+CELLS_PER_BREATH = 500
 CELL_OVERHEAD_BYTES = 250
 
 PAGE_BITS = 12
@@ -166,6 +167,7 @@ class Cells:
         self._clock = 0
         self._cells: dict[bytes, Cell[Any]] = {}
         self._dirty: dict[bytes, Cell[Any]] = {}
+        self._writing: dict[bytes, Cell[Any]] = {}
         self._session = _Session()
 
     @contextmanager
@@ -235,11 +237,18 @@ class Cells:
         for key in [key for key in self._cells if key.startswith(prefix)]:
             self._bytes -= self._cells.pop(key).size
             self._dirty.pop(key, None)
+            self._writing.pop(key, None)
         self._end_reading()
 
-    def write(self, txn: WriteTransaction) -> None:
-        """Writes every dirty cell, in key order, which LMDB takes fastest."""
-        for key, cell in sorted(self._dirty.items(), key=operator.itemgetter(0)):
+    def write(self, txn: Writable, breathe: Callable[[], None]) -> None:
+        """Writes every dirty cell, in key order, which LMDB takes fastest. Until `written` or `unwritten`
+        they stay here whatever the budget, since the store has an older form of them.
+        """
+        self._writing, self._dirty = self._dirty, {}
+        for count, (key, cell) in enumerate(sorted(self._writing.items(), key=operator.itemgetter(0))):
+            if count % CELLS_PER_BREATH == 0:
+                breathe()
+            cell.dirty = False
             encoded = cell.codec.encode(cell.value)
             if encoded is None:
                 txn.delete(key)
@@ -250,18 +259,22 @@ class Cells:
             cell.size = size
 
     def written(self) -> None:
-        """The transaction of `write` has committed: nothing is dirty any more."""
-        for cell in self._dirty.values():
-            cell.dirty = False
-        self._dirty.clear()
+        """The transaction of `write` has committed."""
+        self._writing.clear()
         self._end_reading()
+
+    def unwritten(self) -> None:
+        """The transaction of `write` was not committed: what it wrote is dirty again."""
+        for cell in self._writing.values():
+            self.changed(cell)
+        self._writing.clear()
 
     def _evict(self) -> None:
         target = self._bytes_max * EVICT_TO_SHARE
         for cell in sorted(self._cells.values(), key=operator.attrgetter("used")):
             if self._bytes <= target:
                 return
-            if not cell.dirty:
+            if not cell.dirty and cell.key not in self._writing:
                 del self._cells[cell.key]
                 self._bytes -= cell.size
 

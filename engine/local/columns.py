@@ -30,10 +30,12 @@ class Ranges:
         highs = np.array([np.inf if i.high is None else i.high for i in intervals], np.float64)
         open_low = np.array([not i.low_included and i.low is not None for i in intervals], np.bool_)
         open_high = np.array([not i.high_included and i.high is not None for i in intervals], np.bool_)
-        return cls(
-            np.where(open_low, np.nextafter(lows, np.inf), lows),
-            np.where(open_high, np.nextafter(highs, -np.inf), highs),
-        )
+        # Above the greatest double comes infinity, which no column holds.
+        with np.errstate(over="ignore"):
+            return cls(
+                np.where(open_low, np.nextafter(lows, np.inf), lows),
+                np.where(open_high, np.nextafter(highs, -np.inf), highs),
+            )
 
     @classmethod
     def of_instants(cls, ranges: Sequence[TimeRange]) -> Ranges:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 import xxhash
 
 from engine.backend import Appended
-from engine.local.environment import Environment, ReadTransaction, WriteTransaction
+from engine.local.environment import Environment, ReadTransaction, Writable
 from engine.local.keys import Family, key
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, Micros
 
@@ -118,6 +118,8 @@ class EventIds:
         self._horizon = horizon_days * MICROS_PER_DAY
         self._fresh: set[bytes] = set()
         self._fresh_since: Micros = 0
+        self._writing: set[bytes] = set()
+        self._writing_since: Micros = 0
         self._runs: list[_Run] = []
         self._added: _Run | None = None
         self._expired: list[_Run] = []
@@ -137,10 +139,10 @@ class EventIds:
         old = self._in_runs(digests) if self._runs else frozenset()
         if not self._fresh:
             self._fresh_since = arrival
-        fresh = self._fresh
+        fresh, writing = self._fresh, self._writing
         seen = []
         for digest in digests:
-            repeated = digest in fresh or digest in old
+            repeated = digest in fresh or digest in writing or digest in old
             seen.append(repeated)
             if not repeated:
                 fresh.add(digest)
@@ -158,14 +160,17 @@ class EventIds:
 
     # --- folding ---
 
-    def write(self, txn: WriteTransaction, arrival: Micros) -> None:
+    def write(self, txn: Writable, arrival: Micros) -> None:
         """Writes the fresh digests as a run, and deletes runs past the horizon of `arrival`."""
+        self._writing, self._fresh = self._fresh, set()
+        self._writing_since = self._fresh_since
         self._expired = [run for run in self._runs if run.record.last_arrival < arrival - self._horizon]
         for run in self._expired:
             _delete(txn, run)
         self._added = None
-        if self._fresh:
-            self._added = self._write_run(txn, b"".join(sorted(self._fresh)), self._fresh_since, arrival)
+        if self._writing:
+            joined = b"".join(sorted(self._writing))
+            self._added = self._write_run(txn, joined, self._writing_since, arrival)
 
     def written(self) -> None:
         """The transaction of `write` has committed."""
@@ -173,9 +178,17 @@ class EventIds:
         if self._added is not None:
             self._runs.append(self._added)
         self._expired, self._added = [], None
-        self._fresh.clear()
+        self._writing = set()
 
-    def _write_run(self, txn: WriteTransaction, joined: bytes, first: Micros, last: Micros) -> _Run:
+    def unwritten(self) -> None:
+        """The transaction of `write` was not committed."""
+        self._expired, self._added = [], None
+        if self._writing:
+            self._fresh |= self._writing
+            self._fresh_since = self._writing_since
+        self._writing = set()
+
+    def _write_run(self, txn: Writable, joined: bytes, first: Micros, last: Micros) -> _Run:
         number = self._next_run
         self._next_run += 1
         size = BLOCK_DIGESTS * DIGEST_BYTES
@@ -243,7 +256,7 @@ class EventIds:
                 _delete(txn, run)
 
 
-def _delete(txn: WriteTransaction, run: _Run) -> None:
+def _delete(txn: Writable, run: _Run) -> None:
     txn.delete(key(Family.DEDUPE_RUN, run.number))
     txn.delete(key(Family.DEDUPE_FILTER, run.number))
     txn.delete_prefix(key(Family.DEDUPE_BLOCK, run.number))
@@ -276,11 +289,12 @@ class Requests:
         self._index = index
         self._horizon = horizon_hours * MICROS_PER_HOUR
         self._fresh: dict[tuple[int, bytes], Answered] = {}
+        self._writing: dict[tuple[int, bytes], Answered] = {}
 
     def find(self, account: int, request_id: str, arrival: Micros) -> Appended | None:
         """The first answer to the request, if it came within the horizon before `arrival`."""
         digest = xxhash.xxh3_128_digest(request_id.encode())
-        answered = self._fresh.get((account, digest))
+        answered = self._fresh.get((account, digest)) or self._writing.get((account, digest))
         if answered is None:
             with self._index.reading() as txn:
                 stored = txn.get(key(Family.REQUEST, account, digest))
@@ -293,34 +307,34 @@ class Requests:
         """Remembers the first answer."""
         self._fresh[account, xxhash.xxh3_128_digest(request_id.encode())] = Answered(arrival, answer)
 
-    def write(self, txn: WriteTransaction, arrival: Micros) -> None:
+    def write(self, txn: Writable, arrival: Micros) -> None:
         """Writes the fresh answers, and deletes those past the horizon of `arrival`."""
-        for (account, digest), answered in sorted(self._fresh.items()):
+        self._writing, self._fresh = self._fresh, {}
+        for (account, digest), answered in sorted(self._writing.items()):
             txn.put(key(Family.REQUEST, account, digest), msgspec.msgpack.encode(answered))
             txn.put(key(Family.REQUEST_ARRIVAL, answered.arrival, account, digest), b"")
-        end = key(Family.REQUEST_ARRIVAL, max(0, arrival - self._horizon))
-        for stored in list(_below(txn, end)):
-            self._delete_if_old(txn, stored[9:], arrival)
-            txn.delete(stored)
+        with self._index.reading() as read:
+            self._delete_old(txn, read, arrival - self._horizon)
 
-    def _delete_if_old(self, txn: WriteTransaction, account_and_digest: bytes, arrival: Micros) -> None:
-        # The same id may have been given a second answer since.
-        stored_key = key(Family.REQUEST) + account_and_digest
-        stored = txn.get(stored_key)
-        if stored is not None:
-            answered = msgspec.msgpack.decode(stored, type=Answered)
-            if answered.arrival < arrival - self._horizon:
-                txn.delete(stored_key)
+    def _delete_old(self, txn: Writable, read: ReadTransaction, oldest: Micros) -> None:
+        end = key(Family.REQUEST_ARRIVAL, max(0, oldest))
+        for stored in read.keys(key(Family.REQUEST_ARRIVAL)):
+            if stored >= end:
+                break
+            txn.delete(stored)
+            account_and_digest = stored[len(end) :]
+            account, digest = int.from_bytes(account_and_digest[:4], "big"), account_and_digest[4:]
+            answered = read.get(key(Family.REQUEST, account, digest))
+            # The same id may have been given a second answer since.
+            is_old = answered is not None and msgspec.msgpack.decode(answered, type=Answered).arrival < oldest
+            if is_old and (account, digest) not in self._writing:
+                txn.delete(key(Family.REQUEST, account, digest))
 
     def written(self) -> None:
         """The transaction of `write` has committed."""
-        self._fresh.clear()
+        self._writing = {}
 
-
-def _below(txn: WriteTransaction, end: bytes) -> list[bytes]:
-    found = []
-    for stored in txn.keys(key(Family.REQUEST_ARRIVAL)):
-        if stored >= end:
-            break
-        found.append(stored)
-    return found
+    def unwritten(self) -> None:
+        """The transaction of `write` was not committed."""
+        self._fresh = {**self._writing, **self._fresh}
+        self._writing = {}

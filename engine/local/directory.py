@@ -27,7 +27,7 @@ from engine.local.cells import (
     as_numpy,
     bitmap_of_mask,
 )
-from engine.local.environment import WriteTransaction
+from engine.local.environment import Writable
 from engine.local.keys import Family, key
 from engine.values import PARTITION_BITS, PARTITION_COUNT, partition_of
 
@@ -59,6 +59,7 @@ class Directory:
         self._known: dict[str, Place] = {}
         self._known_before: dict[str, Place] = {}
         self._fresh: dict[str, Entry | None] = {}
+        self._writing: dict[str, Entry | None] = {}
         self.touched: set[ReadKey] = set()
         """Read keys of what changed since the caller last took them."""
         self._partition_sets: dict[tuple[int, frozenset[int]], tuple[int, BitMap]] = {}
@@ -78,23 +79,29 @@ class Directory:
             return place
         place = self._known_before.get(user_id)
         if place is None:
-            entry = self._entry(self.canonical(user_id))
-            if entry is None:
+            place = self._resolve(user_id)[1]
+            if place is None:
                 return None
-            place = int(entry)
         self._remember(user_id, place)
         return place
 
     def find_or_create(self, user_id: str) -> Place:
         """The place of the user, who exists from now on."""
-        place = self._known.get(user_id)
+        place = self._known.get(user_id) or self._known_before.get(user_id)
         if place is None:
-            place = self.find(user_id)
-        if place is None:
-            canonical = self.canonical(user_id)
-            place = self._create(canonical)
-            self._remember(canonical, place)
+            canonical, place = self._resolve(user_id)
+            if place is None:
+                place = self._create(canonical)
+            self._remember(user_id, place)
         return place
+
+    def _resolve(self, user_id: str) -> tuple[str, Place | None]:
+        """The id itself, or what it is an alias of, and the place of that user."""
+        entry = self._entry(user_id)
+        if isinstance(entry, str):
+            user_id, entry = entry, self._entry(entry)
+        assert not isinstance(entry, str), "an alias names a user, never another alias"
+        return user_id, entry
 
     def canonical(self, user_id: str) -> str:
         """The id itself, or what it is an alias of."""
@@ -104,6 +111,8 @@ class Directory:
     def _entry(self, user_id: str) -> Entry | None:
         if user_id in self._fresh:
             return self._fresh[user_id]
+        if user_id in self._writing:
+            return self._writing[user_id]
         stored = self._cells.reading().get(key(Family.USER, self._account, user_id.encode()))
         return None if stored is None else _entries.decode(stored)
 
@@ -246,9 +255,10 @@ class Directory:
 
     # --- folding ---
 
-    def write(self, txn: WriteTransaction) -> None:
+    def write(self, txn: Writable) -> None:
         """Writes what is new since the last fold and not in cells."""
-        for user_id, entry in sorted(self._fresh.items()):
+        self._writing, self._fresh = self._fresh, {}
+        for user_id, entry in sorted(self._writing.items()):
             stored = key(Family.USER, self._account, user_id.encode())
             if entry is None:
                 txn.delete(stored)
@@ -259,7 +269,12 @@ class Directory:
 
     def written(self) -> None:
         """The transaction of `write` has committed."""
-        self._fresh.clear()
+        self._writing = {}
+
+    def unwritten(self) -> None:
+        """The transaction of `write` was not committed."""
+        self._fresh = {**self._writing, **self._fresh}
+        self._writing = {}
 
 
 U32_BYTES = 4

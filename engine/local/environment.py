@@ -24,6 +24,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import lmdb
 import msgspec
@@ -137,6 +138,47 @@ class WriteTransaction(ReadTransaction):
             removed += 1
             more = cursor.delete()
         return removed
+
+
+class Writable(Protocol):
+    """What takes changes: a write transaction, or a buffer that is written later."""
+
+    def put(self, key: bytes, value: bytes | bytearray | memoryview) -> None: ...
+
+    def delete(self, key: bytes) -> object: ...
+
+    def delete_prefix(self, prefix: bytes, end: bytes | None = None) -> object: ...
+
+
+class WriteBuffer:
+    """Changes collected while the state they come from is locked, to be written without that lock."""
+
+    def __init__(self) -> None:
+        self._changes: list[tuple[bytes, bytes | None, bool]] = []
+
+    def put(self, key: bytes, value: bytes | bytearray | memoryview) -> None:
+        """As in a transaction. The value is copied unless it is bytes."""
+        self._changes.append((key, bytes(value), False))
+
+    def delete(self, key: bytes) -> None:
+        """As in a transaction."""
+        self._changes.append((key, None, False))
+
+    def delete_prefix(self, prefix: bytes, end: bytes | None = None) -> None:
+        """As in a transaction. Raises ValueError for a prefix with an end, which nobody folds."""
+        if end is not None:
+            raise ValueError("a buffer deletes whole prefixes only")
+        self._changes.append((prefix, None, True))
+
+    def write_to(self, txn: WriteTransaction) -> None:
+        """Makes the changes, in the order they were collected."""
+        for stored, value, is_prefix in self._changes:
+            if value is not None:
+                txn.put(stored, value)
+            elif is_prefix:
+                txn.delete_prefix(stored)
+            else:
+                txn.delete(stored)
 
 
 class Environment:

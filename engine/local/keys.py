@@ -125,23 +125,17 @@ class Family(enum.Enum):
     def __init__(self, code: int, layout: str) -> None:
         self.code = code
         self.layout = layout
+        integers = layout.rstrip("*")
+        # For each number of integer parts given, the packer of the family byte and those parts.
+        self.packers = [struct.Struct(">B" + integers[:count]) for count in range(len(integers) + 1)]
 
 
 _BY_CODE = {family.code: family for family in Family}
 
-# For each number of integer parts given, the packer of the family byte and those parts.
-_PACKERS = {
-    family: [
-        struct.Struct(">B" + family.layout.rstrip("*")[:count])
-        for count in range(len(family.layout.rstrip("*")) + 1)
-    ]
-    for family in Family
-}
-
 
 def key(family: Family, *parts: int | bytes) -> bytes:
     """The key of those parts, or, with fewer parts than the layout declares, the prefix of all such keys."""
-    packers = _PACKERS[family]
+    packers = family.packers
     if len(parts) < len(packers):
         return packers[len(parts)].pack(family.code, *parts)
     *numbers, tail = parts
@@ -153,7 +147,7 @@ def key(family: Family, *parts: int | bytes) -> bytes:
 def parts_of(key: bytes) -> tuple[int | bytes, ...]:
     """The inverse of `key` for a whole key."""
     family = family_of(key)
-    packer = _PACKERS[family][-1]
+    packer = family.packers[-1]
     numbers: tuple[int, ...] = packer.unpack_from(key)[1:]
     return (*numbers, key[packer.size :]) if family.layout.endswith("*") else numbers
 

@@ -66,6 +66,12 @@ class FairLock:
             else:
                 self._owner = None
 
+    def breathe(self) -> None:
+        """Lets those go first who wait, if the lock is held once only."""
+        if self._depth == 1 and self._waiting:
+            self.release()
+            self.acquire()
+
     def __enter__(self) -> FairLock:
         self.acquire()
         return self

@@ -10,7 +10,7 @@ import enum
 
 import msgspec
 
-from engine.local.environment import Environment, WriteTransaction
+from engine.local.environment import Environment, Writable
 from engine.local.keys import Family, key, parts_of
 
 NO_ACCOUNT = 0
@@ -64,6 +64,7 @@ class Names:
         self.version = 0
         """Grows with every new name: what was resolved under an older one may resolve differently now."""
         self.fresh: list[tuple[bytes, str]] = []
+        self._writing: list[tuple[bytes, str]] = []
         self._spaces: dict[tuple[Space, int], NameSpace] = {}
         with index.reading() as txn:
             for stored, name in txn.scan(key(Family.NAME)):
@@ -77,14 +78,20 @@ class Names:
             found = self._spaces[space, account] = NameSpace(self, space, account)
         return found
 
-    def write(self, txn: WriteTransaction) -> None:
+    def write(self, txn: Writable) -> None:
         """Writes the names that are new since the last fold."""
-        for stored, name in self.fresh:
+        self._writing, self.fresh = self.fresh, []
+        for stored, name in self._writing:
             txn.put(stored, name.encode())
 
     def written(self) -> None:
         """The transaction of `write` has committed."""
-        self.fresh.clear()
+        self._writing.clear()
+
+    def unwritten(self) -> None:
+        """The transaction of `write` was not committed."""
+        self.fresh = [*self._writing, *self.fresh]
+        self._writing.clear()
 
 
 # --- fields -------------------------------------------------------------------------------------------------

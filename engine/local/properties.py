@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import array
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import xxhash
@@ -62,10 +62,17 @@ class Properties:
         self._cells = cells
         self._account = account
         self._fresh_values: dict[bytes, set[bytes]] = {}
+        self._writing_values: dict[bytes, set[bytes]] = {}
+        self._open: dict[tuple[int, int, int], Cell[Any]] = {}
+        """Cells of this run of writes: columns by (field, kind, page), presence by (field, kind, ~group)."""
         self.touched: set[ReadKey] = set()
         """Read keys of what was written since the caller last took them."""
 
     # --- writing ---
+
+    def begin(self) -> None:
+        """Starts a run of writes: cells found in one session may be gone in the next."""
+        self._open.clear()
 
     def profile(self, place: Place) -> ProfileData:
         """The latest writes of a user by field. Not to be changed by the caller."""
@@ -91,6 +98,7 @@ class Properties:
 
     def take(self, place: Place) -> ProfileData:
         """Removes a user's fields and answers them."""
+        self.begin()
         cell = self._cells.get(self._profile_key(place), _PROFILE)
         taken, cell.value = cell.value, {}
         self._cells.changed(cell)
@@ -110,9 +118,7 @@ class Properties:
 
     def _index(self, field: int, group: int, dense: int, value: Value) -> None:
         kind = kind_of(value)
-        present = self._present(field, EMPTY_LIST if value == () else kind, group)
-        present.value.add(dense)
-        self._cells.changed(present)
+        self._present(field, EMPTY_LIST if value == () else kind, group).add(dense)
         if kind is Kind.NUMBER or kind is Kind.TIME:
             self._set_column(field, kind, group, dense, value)
             return
@@ -123,9 +129,7 @@ class Properties:
 
     def _unindex(self, field: int, group: int, dense: int, value: Value) -> None:
         kind = kind_of(value)
-        present = self._present(field, EMPTY_LIST if value == () else kind, group)
-        present.value.discard(dense)
-        self._cells.changed(present)
+        self._present(field, EMPTY_LIST if value == () else kind, group).discard(dense)
         if kind is Kind.NUMBER or kind is Kind.TIME:
             absent = ABSENT_NUMBER if kind is Kind.NUMBER else ABSENT_TIME
             self._set_column(field, kind, group, dense, absent)
@@ -137,13 +141,23 @@ class Properties:
             if not cell.value and len(stored_value) > TEXT_IN_KEY_BYTES_MAX:
                 self._set_text(cell.key, "")
 
-    def _present(self, field: int, kind: int, group: int) -> Cell[BitMap]:
-        return self._cells.get(key(Family.FIELD_PRESENT, self._account, field, kind, group), BITMAP)
+    def _present(self, field: int, kind: int, group: int) -> BitMap:
+        """The bitmap of who has a value of the kind, which is about to change."""
+        cell = self._open.get((field, kind, ~group))
+        if cell is None:
+            cell = self._cells.get(key(Family.FIELD_PRESENT, self._account, field, kind, group), BITMAP)
+            self._cells.changed(cell)
+            self._open[field, kind, ~group] = cell
+        return cast(BitMap, cell.value)
 
     def _set_column(self, field: int, kind: Kind, group: int, dense: int, value: Any) -> None:
-        cell = self._cells.get(self._column_key(field, kind, group, dense), _column_codec(kind))
+        page = (group << PLACE_SHIFT | dense) >> PAGE_BITS
+        cell = self._open.get((field, kind, page))
+        if cell is None:
+            cell = self._cells.get(self._column_key(field, kind, group, dense), _column_codec(kind))
+            self._cells.changed(cell)
+            self._open[field, kind, page] = cell
         cell.value[dense & PAGE_MASK] = value
-        self._cells.changed(cell)
 
     def _column_key(self, field: int, kind: Kind, group: int, dense: int) -> bytes:
         return key(Family.FIELD_COLUMN, self._account, field, kind, group, dense >> PAGE_BITS)
@@ -164,9 +178,19 @@ class Properties:
         cell.value = text
         self._cells.changed(cell)
 
+    def collected(self) -> None:
+        """A fold is about to collect what is dirty."""
+        self._writing_values, self._fresh_values = self._fresh_values, {}
+
     def written(self) -> None:
-        """A fold has committed."""
-        self._fresh_values.clear()
+        """The fold has committed."""
+        self._writing_values = {}
+
+    def unwritten(self) -> None:
+        """The fold was not committed."""
+        for prefix, values in self._writing_values.items():
+            self._fresh_values.setdefault(prefix, set()).update(values)
+        self._writing_values = {}
 
     # --- answers ---
 
@@ -186,7 +210,7 @@ class Properties:
     def texts(self, field: int, kind: Kind, group: int) -> Iterator[tuple[str, Callable[[], BitMap]]]:
         """Every string value (or list element) of a field with its users, which are loaded when asked for."""
         prefix = key(Family.FIELD_VALUE, self._account, field, kind, group)
-        fresh = self._fresh_values.get(prefix, set())
+        fresh = self._fresh_values.get(prefix, set()) | self._writing_values.get(prefix, set())
         stored = [found for found in self._cells.reading().keys(prefix) if found not in fresh]
         for value_key in (*stored, *sorted(fresh)):
             suffix = value_key[len(prefix) :]

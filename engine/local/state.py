@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import msgspec
 
@@ -18,7 +19,7 @@ from engine.errors import DeadlineExceeded, FailedPrecondition, RevisionNotReach
 from engine.local.account import Account
 from engine.local.cells import Cells
 from engine.local.dedupe import EventIds, Requests, event_digests
-from engine.local.environment import Store, WriteTransaction
+from engine.local.environment import Store, Writable
 from engine.local.events import ColumnCache
 from engine.local.keys import Family, key
 from engine.local.locks import FairLock
@@ -62,7 +63,7 @@ class State:
         self.position = self.folded.position
         self._sequence = self.folded.sequence
         self.arrival = self.folded.arrival
-        self._unfolded = FoldedState()
+        self._writing = FoldedState()
 
     @contextmanager
     def locked(self, deadline: float | None = None) -> Iterator[None]:
@@ -192,25 +193,37 @@ class State:
                     )
                 self._reached.wait(remaining)
 
-    # --- folding: nothing is applied between `write` and `written` ------------------------------------------
+    # --- folding --------------------------------------------------------------------------------------------
 
-    def write(self, txn: WriteTransaction) -> None:
-        """Writes all that is not in the index yet, with the position it reflects."""
-        self._unfolded = FoldedState(self.position, self._sequence, self.arrival)
-        for account in self._accounts.values():
-            account.write(txn)
-        self.cells.write(txn)
+    def write(self, txn: Writable) -> None:
+        """Collects all that is not in the index yet, with the position it reflects. Others may read in
+        between; nothing may be applied before this returns.
+        """
+        self._writing = FoldedState(self.position, self._sequence, self.arrival)
         self.names.write(txn)
         self.event_ids.write(txn, self.arrival)
         self.requests.write(txn, self.arrival)
-        txn.put(_FOLDED_KEY, msgspec.msgpack.encode(self._unfolded))
+        for account in list(self._accounts.values()):
+            account.write(txn, self._lock.breathe)
+        self.cells.write(txn, self._lock.breathe)
+        txn.put(_FOLDED_KEY, msgspec.msgpack.encode(self._writing))
 
     def written(self) -> None:
-        """The transaction of `write` has committed."""
-        for account in self._accounts.values():
-            account.written()
-        self.cells.written()
-        self.names.written()
-        self.event_ids.written()
-        self.requests.written()
-        self.folded = self._unfolded
+        """What `write` collected is in the index."""
+        for part in self._folding_parts():
+            part.written()
+        self.folded = self._writing
+
+    def unwritten(self) -> None:
+        """What `write` collected did not reach the index, and is still to be written."""
+        for part in self._folding_parts():
+            part.unwritten()
+
+    def _folding_parts(self) -> list[_FoldingPart]:
+        return [*self._accounts.values(), self.cells, self.names, self.event_ids, self.requests]
+
+
+class _FoldingPart(Protocol):
+    def written(self) -> None: ...
+
+    def unwritten(self) -> None: ...

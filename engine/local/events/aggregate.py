@@ -70,6 +70,7 @@ def count_rows(parts: Sequence[Part], step: ResolvedEventMatch, universe: Univer
     start, end = step.selection.time.start, step.selection.time.end
     for part in parts:
         if universe.ids is None and step.selection.where is None and part.within(start, end):
+            universe.looked_at += part.record.users
             _add_whole_part(counts, part)
             continue
         for rows in selected((part,), step.selection, universe):

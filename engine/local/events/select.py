@@ -37,6 +37,8 @@ class Universe:
 
     def __init__(self, parts: Sequence[Part], users: BitMap | None) -> None:
         self._users = users
+        self.looked_at = 0
+        """Rows read so far; of parts whose counts are taken as a whole, the users."""
         total = sum(part.record.users for part in parts)
         self.ids: Uint32s | None = None
         if users is not None and len(users) * len(parts) * PROBE_COST < total + PROBE_COST * len(parts):
@@ -101,6 +103,7 @@ class Rows:
 def select_rows(part: Part, selection: ResolvedSelection, universe: Universe) -> Rows | None:
     """The rows of a part that take part; None when there are none."""
     rows = _universe_rows(part, universe)
+    universe.looked_at += len(rows.row_slots)
     start, end = selection.time.start, selection.time.end
     if not part.within(start, end):
         rows = _filtered(rows, _in_time(rows.at(part.times()), start, end))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from engine.criteria.model import EventType
-from engine.local.environment import ReadTransaction, WriteTransaction
+from engine.local.environment import ReadTransaction, Writable
 from engine.local.events.cache import Loader
 from engine.local.events.frame import Frame
 from engine.local.events.model import EventRow
@@ -182,7 +182,7 @@ class Table:
 
     # --- folding --------------------------------------------------------------------------------------------
 
-    def stage(self, txn: WriteTransaction, purge_rows_max: int) -> int:
+    def stage(self, txn: Writable, purge_rows_max: int) -> int:
         """Writes fresh rows and changed marks, and rewrites parts without their removed users, up to about
         `purge_rows_max` rows; answers how many were rewritten.
         """
@@ -243,7 +243,7 @@ class Table:
             staged.slices[slice_key] = kept
         return purged
 
-    def _write(self, txn: WriteTransaction, staged: _Staged) -> None:
+    def _write(self, txn: Writable, staged: _Staged) -> None:
         slices = self._loaded_slices()
         for part in staged.written:
             for column_key, packed in part.pack():

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from pyroaring import BitMap
 
 from engine.criteria.ranges import ALL_NUMBERS
-from engine.local.environment import ReadTransaction, Store, WriteTransaction
+from engine.local.environment import ReadTransaction, Store, Writable
 from engine.local.events.aggregate import passing
 from engine.local.events.cache import ColumnCache, Loader
 from engine.local.events.model import EventRow, ResolvedEventMatch, ResolvedSelection, ResolvedSequence
@@ -76,7 +76,7 @@ class EventTables:
         self._fold_number = 0
         self._fold_key = key(Family.EVENT_FOLD, account)
         self.rows_looked_at = 0
-        """Rows (for whole parts, users) read by all matches so far; callers take differences."""
+        """Rows read so far, of parts counted as a whole the users; callers take differences."""
         with self._loader.session() as txn:
             self._fold_number = self._committed_fold(txn)
             for found, stored in txn.scan(key(Family.EVENT_TABLE, account)):
@@ -114,8 +114,9 @@ class EventTables:
             if not parts or (users is not None and not users):
                 return BitMap(optimize=False)
             universe = Universe(parts, users)
-            self._look_at(parts, universe)
-            return universe.bitmap(passing(parts, step, universe))
+            passed = passing(parts, step, universe)
+            self.rows_looked_at += universe.looked_at
+            return universe.bitmap(passed)
 
     def match_sequence(self, group: int, step: ResolvedSequence, users: BitMap | None = None) -> BitMap:
         """The users of the group, among `users` (None = all), that have the sequence."""
@@ -125,8 +126,9 @@ class EventTables:
                 return BitMap(optimize=False)
             every_part = list({id(part): part for _, parts in steps for part in parts}.values())
             universe = Universe(every_part, users)
-            self._look_at(every_part, universe)
-            return universe.bitmap(sequence_passing(steps, step.within, universe))
+            passed = sequence_passing(steps, step.within, universe)
+            self.rows_looked_at += universe.looked_at
+            return universe.bitmap(passed)
 
     def users(self, group: int, selection: ResolvedSelection, users: BitMap | None = None) -> BitMap:
         """The users of the group, among `users` (None = all), that have any event in the selection."""
@@ -141,26 +143,27 @@ class EventTables:
             if part.live_users
         ]
 
-    def _look_at(self, parts: list[Part], universe: Universe) -> None:
-        for part in parts:
-            self.rows_looked_at += part.record.users if universe.ids is None else len(universe.ids)
-
     # --- folding --------------------------------------------------------------------------------------------
 
-    def fold(self, txn: WriteTransaction) -> None:
-        """Writes everything that is not stored yet. It takes effect with the transaction."""
+    def fold(self, txn: Writable, breathe: Callable[[], None] = lambda: None) -> None:
+        """Writes everything that is not stored yet. It takes effect with the transaction.
+
+        `breathe` is called now and then and may let others read meanwhile, but not write.
+        """
         with self._session():
             for table in self._staged:
                 table.unstage()
             self._staged = []
+            # Counted up first: who reads in between must not take the fold before for this one.
+            self._fold_number += 1
             purge_rows = PURGE_ROWS_PER_FOLD
             for group in self._groups:
                 for table in group.tables.values():
                     if table.has_changes or (table.record.marked and purge_rows > 0):
                         self._staged.append(table)
                         purge_rows -= table.stage(txn, purge_rows)
+                        breathe()
             if self._staged:
-                self._fold_number += 1
                 txn.put(self._fold_key, self._fold_number.to_bytes(8, "big"))
 
     @contextmanager
