@@ -33,6 +33,9 @@ EXACT_AT_ONCE_USERS_MAX = 20_000
 LEVELS_PARTITIONS = (64, 128, 256, 512, PARTITION_COUNT)
 """Samples, each contained in the next."""
 
+OVERRUN_MAX = 2
+"""A larger sample that takes this many times the budget after all is given up for the one before."""
+
 DECISIONS_REMEMBERED_MAX = 1_024
 
 
@@ -98,18 +101,26 @@ class Estimator:
         return _stand_for(counts, population)
 
     def _within_budget(self, question: Question, budget: float) -> tuple[Counts, int]:
-        """The largest sample that the cost of the first one lets fit."""
+        """Larger samples for as long as the cost of the last one lets the next fit."""
         begun = self._timer()
-        first = LEVELS_PARTITIONS[0]
-        counts = self._read(question, first)
-        spent = self._timer() - begun
-        fitting = [level for level in LEVELS_PARTITIONS if spent + spent * level / first <= budget]
-        if not fitting or fitting[-1] == first:
-            return counts, first
-        try:
-            return self._read(question, fitting[-1]), fitting[-1]
-        except DeadlineExceeded:
-            return counts, first
+        level = LEVELS_PARTITIONS[0]
+        counts = self._read(question, level)
+        cost = spent = self._timer() - begun
+        while True:
+            fitting = [
+                larger
+                for larger in LEVELS_PARTITIONS
+                if larger > level and spent + cost * larger / level <= budget
+            ]
+            if not fitting:
+                return counts, level
+            try:
+                counts = self._read(question, fitting[-1], seconds_max=budget * OVERRUN_MAX - spent)
+            except DeadlineExceeded:
+                return counts, level
+            level = fitting[-1]
+            cost = self._timer() - begun - spent
+            spent += cost
 
     def _until_precise(self, question: Question, population: int, error_max: float) -> tuple[Counts, int]:
         """Larger and larger samples until the first root's error is small enough.
@@ -128,14 +139,18 @@ class Estimator:
                 PARTITION_COUNT,
             )
 
-    def _read(self, question: Question, partition_count: int) -> Counts:
+    def _read(self, question: Question, partition_count: int, seconds_max: float | None = None) -> Counts:
         everything = partition_count == PARTITION_COUNT
+        deadline = question.deadline
+        if seconds_max is not None:
+            latest = time.monotonic() + seconds_max
+            deadline = latest if deadline is None else min(deadline, latest)
         return self._backend.execute(
             question.plan,
             Count(),
             partitions=None if everything else self._backend.sample_partitions(partition_count),
             min_revision=question.at_least,
-            deadline=question.deadline,
+            deadline=deadline,
         )
 
     def _root_by_root(self, question: Question) -> Sampled:

@@ -1,0 +1,147 @@
+"""An engine over a real embedded store, with a clock that stands still, and short words for what tests do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.backend import EventRecord, UserRecord
+from engine.criteria.model import Criterion, Event, EventType, Last
+from engine.engine import Engine
+from engine.ingest import Ingested
+from engine.journeys.model import (
+    Account,
+    Connection,
+    File,
+    Input,
+    Journey,
+    Milestone,
+    MilestoneKind,
+    Output,
+    Workspace,
+)
+from engine.local.backend import LocalBackend
+from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, Micros, Value
+
+ACCOUNT = "accounts/acme"
+WORKSPACE = f"{ACCOUNT}/workspaces/shop"
+WEB = f"{WORKSPACE}/inputs/web"
+APP = f"{WORKSPACE}/inputs/app"
+JOURNEY = f"{ACCOUNT}/journeys/main"
+OUTPUT = f"{ACCOUNT}/outputs/file"
+NOW = 20_000 * MICROS_PER_DAY + 12 * MICROS_PER_HOUR
+"""2024-10-04T12:00:00Z."""
+
+
+@dataclass
+class Clock:
+    """A clock that moves only when told."""
+
+    now: Micros = NOW
+
+    def __call__(self) -> Micros:
+        return self.now
+
+
+class Site:
+    """One account with the inputs `web` and `app`, the journey `main` and the output `file`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.clock = Clock()
+        self.open()
+        self.engine.accounts.create_account("acme", Account(name=""))
+        self.engine.accounts.create_workspace(ACCOUNT, "shop", Workspace(name=""))
+        for name in ("web", "app"):
+            self.engine.accounts.create_input(WORKSPACE, name, Input(name=""))
+        self.engine.journeys.create_journey(ACCOUNT, "main", Journey(name="", display_name="Main"))
+        self.engine.connections.create_output(ACCOUNT, "file", Output(name="", target=File("out")))
+
+    def open(self) -> None:
+        """Opens the store; after `engine.close()`, again."""
+        self.backend = LocalBackend.open(self.directory)
+        self.engine = Engine(self.backend, clock=self.clock)
+
+    def add(
+        self,
+        milestone_id: str,
+        criteria: Criterion | None,
+        parent: str = "",
+        *,
+        journey: str = JOURNEY,
+        display_name: str = "",
+    ) -> Milestone:
+        """Creates a milestone; without criteria it is the remaining users."""
+        record = Milestone(
+            name="",
+            audience="",
+            display_name=display_name,
+            parent=parent,
+            kind=MilestoneKind.REMAINING_USERS if criteria is None else MilestoneKind.CRITERIA,
+            criteria=criteria,
+        )
+        return self.engine.milestones.create_milestone(journey, milestone_id, record).record
+
+    def send(self, events: Iterable[tuple[str, str]], *, time: Micros = NOW, input: str = WEB) -> Ingested:
+        """Ingests events of (user, name), all at one time."""
+        rows = [event(user, name, time=time, input=input) for user, name in events]
+        return self.engine.ingest.events(ACCOUNT, rows)
+
+    def update(self, user_id: str, attributes: dict[str, Value | None], *, time: Micros = NOW) -> Ingested:
+        """Ingests one user update."""
+        record = UserRecord(user_id=user_id, input=WEB, time=time, attributes=attributes)
+        return self.engine.ingest.users(ACCOUNT, [record])
+
+    def connect(self, milestone: Milestone, connection_id: str = "sending") -> Connection:
+        """Connects a milestone's audience to the output and activates the connection."""
+        record = Connection(name="", audience=milestone.audience, output=OUTPUT)
+        created = self.engine.connections.create_connection(ACCOUNT, connection_id, record)
+        return self.engine.connections.activate(created.name)
+
+    def members(self, milestone: Milestone) -> set[str]:
+        """The users of a milestone, evaluated now."""
+        return {user for page in self.engine.members.export(milestone.name) for user in page.user_ids}
+
+    def stored(self, milestone: Milestone) -> set[str]:
+        """The members of a milestone's stored membership."""
+        items = self.engine.live.watch(milestone.audience, progress_interval=10**6, stopped=lambda: False)
+        found: set[str] = set()
+        for item in items:
+            user_ids = getattr(item, "user_ids", None)
+            if user_ids is None:
+                break
+            found.update(user_ids)
+        return found
+
+    def deliver(self, connection_name: str, limit: int = 100) -> list[tuple[str, bool]]:
+        """Delivers all that waits for a connection: (user, entered), in order."""
+        delivered: list[tuple[str, bool]] = []
+        while True:
+            waiting = [o for o in self.engine.outbox.outgoing() if o.connection.name == connection_name]
+            if not waiting:
+                return delivered
+            batch = self.engine.outbox.pull(waiting[0].connection, limit)
+            delivered += [(change.user_id, change.entered) for change in batch.changes]
+            self.engine.outbox.advance(waiting[0].connection, batch.cursor)
+            if batch.caught_up:
+                return delivered
+
+
+def event(
+    user: str,
+    name: str,
+    *,
+    time: Micros = NOW,
+    input: str = WEB,
+    attributes: dict[str, Value] | None = None,
+    event_id: str = "",
+) -> EventRecord:
+    """One custom event."""
+    return EventRecord(user, input, name, EventType.CUSTOM, time, attributes or {}, event_id)
+
+
+def did(name: str, *, days: int = 0, label: str = "") -> Criterion:
+    """The user did that, at any time or in the last so many days."""
+    window = Last(duration=days * MICROS_PER_DAY) if days else None
+    return Event(name=name, window=window, label=label)
