@@ -34,8 +34,8 @@ EXTREME_NUMBERS = (1e308, -1e308, 1.7976931348623157e308, 5e-324, 1e-320)
 numbers = st.sampled_from((*ORDINARY_NUMBERS, *LONG_NUMBERS, *EXTREME_NUMBERS))
 times = st.builds(
     lambda day, offset: (BASE_DAY + day) * MICROS_PER_DAY + offset,
-    st.sampled_from([-2000, -1, 0, 1, 2, 3, 40, 63, 64, 1024]),
-    st.sampled_from([-1, 0, 1, 7_200_000_000, 43_200_000_000]),
+    st.sampled_from([-2000, -1, 0, 0, 1, 1, 64, 1024]),
+    st.sampled_from([-1, 0, 0, 1, 7_200_000_000]),
 )
 values: st.SearchStrategy[Value] = st.one_of(
     numbers,
@@ -45,13 +45,15 @@ values: st.SearchStrategy[Value] = st.one_of(
     st.sampled_from([(), ("a",), ("a", "b"), ("ab",)]),
 )
 attributes = st.dictionaries(st.integers(1, 3), values, max_size=3)
-users = st.sampled_from([0, 1, 2, 3, 4, FAR_USER])
+users = st.sampled_from([0, 0, 1, 1, 2, 3, FAR_USER])
 types = st.sampled_from([EventType.CUSTOM, EventType.COMMERCE])
 
 
-def rows(count_max: int = 40) -> st.SearchStrategy[list[EventRow]]:
+def rows(count_max: int = 25) -> st.SearchStrategy[list[EventRow]]:
     """Rows in the order of arrival, their sequence numbers counting up."""
-    one = st.tuples(st.integers(0, 1), users, st.integers(1, 2), st.integers(1, 2), types, times, attributes)
+    one = st.tuples(
+        st.sampled_from([0, 0, 1]), users, st.integers(1, 2), st.integers(1, 2), types, times, attributes
+    )
     return st.lists(one, max_size=count_max).map(
         lambda drawn: [
             EventRow(group, user, input_number, name, type_, time, 100 + 3 * place, held)

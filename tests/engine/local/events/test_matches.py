@@ -70,7 +70,7 @@ class History:
             assert set(self.tables.users(group, selection)) == {r.user for r in self.rows if r.group == group}
 
 
-lives = st.lists(st.tuples(drawing.rows(), ACTIONS), min_size=1, max_size=5)
+lives = st.lists(st.tuples(drawing.rows(), ACTIONS), min_size=1, max_size=4)
 
 
 def lived(store: Store, account: int, life: list[tuple[list[EventRow], str]]) -> History:
@@ -117,7 +117,7 @@ class TestAgainstBruteForce:
 
     @given(
         life=lives,
-        steps=st.lists(drawing.sequences, min_size=1, max_size=4),
+        steps=st.lists(drawing.sequences, min_size=1, max_size=3),
         universe=st.none() | st.sets(drawing.users),
     )
     def test_sequences(
