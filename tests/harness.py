@@ -9,12 +9,13 @@ Both listen on 127.0.0.1 at a free port, over a store below a directory that the
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from google.rpc import error_details_pb2
@@ -38,6 +39,11 @@ WORKSPACE = f"{ACCOUNT}/workspaces/w"
 INPUT = f"{WORKSPACE}/inputs/i"
 
 CALL_TIMEOUT_S = 60.0
+EVENTUALLY_S = 60.0
+"""A guard against waiting for ever; nothing comes near it."""
+POLL_S = 0.02
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,8 @@ def refusal_of(call: Callable[..., Any], request: Any) -> Refusal:
 
 def read_refusal(error: grpc.RpcError) -> Refusal:
     """The refusal in an error."""
-    info, violations = error_details_pb2.ErrorInfo(), {}
+    info = error_details_pb2.ErrorInfo()
+    violations: dict[str, str] = {}
     assert isinstance(error, grpc.Call)
     status = rpc_status.from_call(error)
     if status is not None:
@@ -154,3 +161,14 @@ def read_refusal(error: grpc.RpcError) -> Refusal:
             else:
                 detail.Unpack(info)
     return Refusal(error.code(), error.details() or "", info.reason, dict(info.metadata), violations)
+
+
+def eventually(condition: Callable[[], T], *, within_s: float = EVENTUALLY_S) -> T:
+    """What `condition` answers once it is true; fails when that does not come."""
+    deadline = time.monotonic() + within_s
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        assert time.monotonic() < deadline, f"still {answer!r} after {within_s} s"
+        time.sleep(POLL_S)

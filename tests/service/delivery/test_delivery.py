@@ -1,0 +1,262 @@
+"""Connections deliver every change, in order, whatever is switched off, killed or broken meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import text_format
+
+from engine.audiences.outbox import Outbox
+from engine.errors import StoreUnavailable
+from milepost.v1 import (
+    connection_pb2,
+    connection_service_pb2,
+    criteria_pb2,
+    data_pb2,
+    ingest_service_pb2,
+    journey_pb2,
+    journey_service_pb2,
+)
+from tests.harness import ACCOUNT, INPUT, Serving, eventually, serving
+
+JOURNEY = f"{ACCOUNT}/journeys/j"
+MILESTONE = f"{JOURNEY}/milestones/gold"
+CONNECTION = f"{ACCOUNT}/connections/c"
+ACTIVE = connection_pb2.CONNECTION_STATE_ACTIVE
+FAULTED = connection_pb2.CONNECTION_STATE_FAULTED
+
+GOLD = "user_attribute { key: 'tier' test { equals { string_value: 'gold' } } }"
+
+
+def set_tier(service: Serving, users: Iterable[str], tier: str) -> None:
+    updates = []
+    for user_id in users:
+        update = data_pb2.UserUpdate(user_id=user_id)
+        update.attributes["tier"].string_value = tier
+        update.identities["email"] = f"{user_id}@example.com"
+        updates.append(update)
+    service.ingest.UpsertUsers(
+        ingest_service_pb2.UpsertUsersRequest(parent=ACCOUNT, input=INPUT, users=updates)
+    )
+
+
+def build(service: Serving) -> str:
+    """Three gold users, one silver, a milestone of the gold ones, an output; the milestone's audience."""
+    service.create_inputs()
+    set_tier(service, ["u1", "u2", "u3"], "gold")
+    set_tier(service, ["u4"], "silver")
+    service.journeys.CreateJourney(journey_service_pb2.CreateJourneyRequest(parent=ACCOUNT, journey_id="j"))
+    criteria = text_format.Parse(GOLD, criteria_pb2.Criteria())
+    milestone = service.journeys.CreateMilestone(
+        journey_service_pb2.CreateMilestoneRequest(
+            parent=JOURNEY,
+            milestone_id="gold",
+            milestone=journey_pb2.Milestone(display_name="Gold", criteria=criteria),
+        )
+    ).milestone
+    service.connections.CreateOutput(
+        connection_service_pb2.CreateOutputRequest(
+            parent=ACCOUNT,
+            output_id="o",
+            output=connection_pb2.Output(file=connection_pb2.FileOutput(path="exports")),
+        )
+    )
+    return milestone.audience
+
+
+def connect(service: Serving, audience: str, connection_id: str = "c", **fields: Any) -> None:
+    """Connects the audience to the output and activates the connection."""
+    connection = connection_pb2.Connection(audience=audience, output=f"{ACCOUNT}/outputs/o", **fields)
+    connection.batching.max_age.FromMilliseconds(20)
+    service.connections.CreateConnection(
+        connection_service_pb2.CreateConnectionRequest(
+            parent=ACCOUNT, connection_id=connection_id, connection=connection
+        )
+    )
+    activate(service, connection_id)
+
+
+def activate(service: Serving, connection_id: str = "c") -> None:
+    service.connections.ActivateConnection(
+        connection_service_pb2.ActivateConnectionRequest(name=f"{ACCOUNT}/connections/{connection_id}")
+    )
+
+
+def deactivate(service: Serving) -> None:
+    service.connections.DeactivateConnection(
+        connection_service_pb2.DeactivateConnectionRequest(name=CONNECTION)
+    )
+
+
+def get(service: Serving, connection_id: str = "c") -> connection_pb2.Connection:
+    return service.connections.GetConnection(
+        connection_service_pb2.GetConnectionRequest(name=f"{ACCOUNT}/connections/{connection_id}")
+    ).connection
+
+
+def told(service: Serving, connection_id: str = "c") -> list[tuple[str, str]]:
+    """(user, "entered" or "exited") of every event in the connection's file, in order."""
+    events = service.delivered("exports", connection_id)
+    return [(event["subject"], event["type"].rsplit(".", 1)[-1]) for event in events]
+
+
+def wait_for(service: Serving, count: int, connection_id: str = "c") -> list[tuple[str, str]]:
+    """What the file tells once it has that many events and the cursor is past them."""
+    eventually(lambda: len(told(service, connection_id)) >= count)
+    eventually(lambda: get(service, connection_id).delivered_sequence >= 1)
+    return told(service, connection_id)
+
+
+def test_members_first_then_changes_in_order(tmp_path: Path) -> None:
+    with serving(tmp_path / "store") as service:
+        connect(service, build(service))
+        assert sorted(wait_for(service, 3)) == [("u1", "entered"), ("u2", "entered"), ("u3", "entered")]
+        set_tier(service, ["u4"], "gold")
+        assert wait_for(service, 4)[3:] == [("u4", "entered")]
+        set_tier(service, ["u2"], "silver")
+        assert wait_for(service, 5)[4:] == [("u2", "exited")]
+        events = service.delivered("exports", "c")
+        assert [event["data"]["sequence"] for event in events] == [1, 2, 3, 4, 5]
+        assert len({(event["source"], event["id"]) for event in events}) == 5
+        eventually(lambda: get(service).delivered_sequence == 5)
+
+
+def test_an_event_is_a_cloudevent_with_what_was_opted_in_to(tmp_path: Path) -> None:
+    with serving(tmp_path / "store") as service:
+        audience = build(service)
+        connect(service, audience, identities=["email", "phone"], attributes=["tier"])
+        wait_for(service, 3)
+        event = next(e for e in service.delivered("exports", "c") if e["subject"] == "u1")
+        as_of = event["time"]
+        assert event == {
+            "specversion": "1.0",
+            "id": event["id"],
+            "source": f"/{audience}",
+            "type": "milepost.membership.entered",
+            "subject": "u1",
+            "time": as_of,
+            "datacontenttype": "application/json",
+            "data": {
+                "audience": audience,
+                "display_name": "Gold",
+                "external_name": "",
+                "milestone": MILESTONE,
+                "journey": JOURNEY,
+                "user_id": "u1",
+                "entered": True,
+                "sequence": event["data"]["sequence"],
+                "as_of": as_of,
+                "identities": {"email": "u1@example.com"},
+                "attributes": {"tier": "gold"},
+            },
+        }
+        assert as_of.startswith("20")
+        assert as_of.endswith("Z")
+
+
+def test_identities_and_attributes_stay_home_by_default(tmp_path: Path) -> None:
+    with serving(tmp_path / "store") as service:
+        connect(service, build(service))
+        wait_for(service, 3)
+        for event in service.delivered("exports", "c"):
+            assert not {"identities", "attributes"} & set(event["data"])
+
+
+def test_a_restart_goes_on_where_it_was(tmp_path: Path) -> None:
+    with serving(tmp_path / "store") as service:
+        connect(service, build(service))
+        before = wait_for(service, 3)
+        eventually(lambda: get(service).delivered_sequence == 3)
+    with serving(tmp_path / "store") as service:
+        set_tier(service, ["u4"], "gold")
+        assert wait_for(service, 4) == [*before, ("u4", "entered")]
+
+
+def test_a_batch_on_disk_whose_cursor_was_lost_is_not_told_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(*_: object) -> None:
+        raise StoreUnavailable("killed before the cursor was stored")
+
+    with serving(tmp_path / "store") as service:
+        audience = build(service)
+        monkeypatch.setattr(Outbox, "advance", lose)
+        connect(service, audience)
+        before = eventually(lambda: told(service) if len(told(service)) == 3 else [])
+        assert get(service).delivered_sequence == 0
+    monkeypatch.undo()
+    with serving(tmp_path / "store") as service:
+        set_tier(service, ["u4"], "gold")
+        assert wait_for(service, 4) == [*before, ("u4", "entered")]
+
+
+def test_a_second_connection_of_a_calculated_audience_gets_the_members_present(tmp_path: Path) -> None:
+    with serving(tmp_path / "store") as service:
+        audience = build(service)
+        connect(service, audience)
+        wait_for(service, 3)
+        set_tier(service, ["u2"], "silver")
+        wait_for(service, 4)
+        connect(service, audience, "second", batching=connection_pb2.Batching(max_changes=1))
+        assert sorted(wait_for(service, 2, "second")) == [("u1", "entered"), ("u3", "entered")]
+        set_tier(service, ["u2", "u4"], "gold")
+        set_tier(service, ["u1"], "silver")
+        changes = {("u1", "exited"), ("u2", "entered"), ("u4", "entered")}
+        assert set(wait_for(service, 7)[4:]) == changes
+        assert wait_for(service, 5, "second")[2:] == told(service)[4:]
+
+
+def test_switched_off_it_is_silent_and_on_again_it_tells_all_present(tmp_path: Path) -> None:
+    with serving(tmp_path / "store") as service:
+        connect(service, build(service))
+        wait_for(service, 3)
+        deactivate(service)
+        set_tier(service, ["u1"], "silver")
+        set_tier(service, ["u4"], "gold")
+        time.sleep(0.5)
+        assert len(told(service)) == 3
+        activate(service)
+        again = wait_for(service, 6)[3:]
+        assert sorted(again) == [("u2", "entered"), ("u3", "entered"), ("u4", "entered")]
+
+
+def test_an_output_that_stays_broken_faults_the_connection_until_it_is_resumed(tmp_path: Path) -> None:
+    with serving(tmp_path / "store", output_dir=tmp_path / "out", retry_budget_s=0.2) as service:
+        audience = build(service)
+        (tmp_path / "out").write_text("a file where the directory should be")
+        connect(service, audience)
+        eventually(lambda: get(service).state == FAULTED)
+        faulted = get(service)
+        assert "Not a directory" in faulted.fault or "File exists" in faulted.fault
+        assert faulted.delivered_sequence == 0
+        set_tier(service, ["u4"], "gold")
+        (tmp_path / "out").unlink()
+        resume = connection_service_pb2.ResumeConnectionRequest(name=CONNECTION)
+        assert service.connections.ResumeConnection(resume).connection.state == ACTIVE
+        assert sorted(wait_for(service, 4)) == [(f"u{n}", "entered") for n in (1, 2, 3, 4)]
+
+
+def test_an_output_that_recovers_within_its_budget_loses_nothing(tmp_path: Path) -> None:
+    with serving(tmp_path / "store", output_dir=tmp_path / "out", retry_budget_s=600) as service:
+        audience = build(service)
+        (tmp_path / "out").write_text("a file where the directory should be")
+        connect(service, audience)
+        time.sleep(0.3)
+        (tmp_path / "out").unlink()
+        assert len(wait_for(service, 3)) == 3
+        assert get(service).state == ACTIVE
+
+
+def test_the_last_exits_are_told_when_a_milestone_goes(tmp_path: Path) -> None:
+    with serving(tmp_path / "store") as service:
+        connect(service, build(service))
+        wait_for(service, 3)
+        service.journeys.DeleteMilestone(journey_service_pb2.DeleteMilestoneRequest(name=MILESTONE))
+        eventually(lambda: len(told(service)) == 6)
+        assert sorted(told(service)[3:]) == [("u1", "exited"), ("u2", "exited"), ("u3", "exited")]
+        request = connection_service_pb2.ListConnectionsRequest(parent=ACCOUNT)
+        eventually(lambda: not service.connections.ListConnections(request).connections)
