@@ -46,7 +46,7 @@ def bitmap_of_mask(mask: npt.NDArray[np.bool_]) -> BitMap:
     return BitMap.deserialize(b"".join((head, described, offsets.astype("<u4").tobytes(), *containers)))
 
 
-def bitmap_of_ids(ids: npt.NDArray[np.integer[Any]]) -> BitMap:
+def bitmap_of(ids: npt.NDArray[np.integer[Any]]) -> BitMap:
     """The set of these ids, fast when they are sorted."""
     return BitMap(array.array("I", ids.astype(np.uint32, copy=False).tobytes()), optimize=False)
 

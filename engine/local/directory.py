@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from pyroaring import BitMap
 
+from engine.local.bitmaps import bitmap_of_mask
 from engine.local.cache import ReadKey
 from engine.local.cells import (
     BITMAP,
@@ -25,7 +26,6 @@ from engine.local.cells import (
     Cells,
     MessageCodec,
     as_numpy,
-    bitmap_of_mask,
 )
 from engine.local.environment import Writable
 from engine.local.keys import Family, key

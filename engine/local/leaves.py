@@ -16,8 +16,8 @@ from engine.criteria.matching import Matcher, compile_test
 from engine.criteria.model import Equals, Exists, In
 from engine.criteria.resolved import ResolvedTest
 from engine.local.account import Account, bucket_hashes
+from engine.local.bitmaps import bitmap_of, bitmap_of_mask, ids_of
 from engine.local.cache import ANY_NAME, ReadKey
-from engine.local.cells import bitmap_of, bitmap_of_mask, ids_of
 from engine.local.columns import Ranges
 from engine.local.events import (
     NEVER,

@@ -16,6 +16,7 @@ import numpy as np
 import xxhash
 from pyroaring import BitMap
 
+from engine.local.bitmaps import bitmap_of_mask
 from engine.local.cache import ReadKey
 from engine.local.cells import (
     ABSENT_NUMBER,
@@ -31,7 +32,6 @@ from engine.local.cells import (
     Codec,
     MessageCodec,
     as_numpy,
-    bitmap_of_mask,
 )
 from engine.local.columns import Ranges
 from engine.local.directory import DENSE_MASK, PLACE_SHIFT, Place

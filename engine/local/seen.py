@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from pyroaring import BitMap
 
+from engine.local.bitmaps import bitmap_of, bitmap_of_mask, ids_of
 from engine.local.cache import ReadKey
 from engine.local.cells import (
     ABSENT_TIME,
@@ -23,9 +24,6 @@ from engine.local.cells import (
     Cell,
     Cells,
     as_numpy,
-    bitmap_of,
-    bitmap_of_mask,
-    ids_of,
 )
 from engine.local.columns import Ranges
 from engine.local.directory import DENSE_MASK, PLACE_SHIFT, Place

@@ -14,7 +14,7 @@ import numpy as np
 from pyroaring import BitMap
 
 from engine.criteria.matching import compile_test
-from engine.local.bitmaps import bitmap_of_ids, bitmap_of_mask, ids_of
+from engine.local.bitmaps import bitmap_of, bitmap_of_mask, ids_of
 from engine.local.events.arrays import Bools, Int64s, Ints, Positions, Uint32s, runs
 from engine.local.events.columns import Column, at_rows, integers_between
 from engine.local.events.model import (
@@ -52,7 +52,7 @@ class Universe:
     def bitmap(self, passed: Bools) -> BitMap:
         """The users whose slots passed."""
         if self.ids is not None:
-            return bitmap_of_ids(self.ids[passed])
+            return bitmap_of(self.ids[passed])
         found = bitmap_of_mask(passed)
         if self._users is not None:
             found &= self._users

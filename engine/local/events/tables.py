@@ -63,8 +63,8 @@ class EventStatistics(NamedTuple):
 class EventTables:
     """All event tables of an account. Every method is called with the backend's state lock held.
 
-    A fold needs no second call: reads find out by themselves whether its transaction has committed. Only the
-    commit itself must not happen in the middle of a call here.
+    A fold needs no second call: reads find out by themselves whether its transaction has committed, which it
+    may do at any time, in the middle of a read as well.
     """
 
     def __init__(self, store: Store, account: int, groups: int, cache: ColumnCache | None = None) -> None:

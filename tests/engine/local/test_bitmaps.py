@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
-from engine.local.bitmaps import bitmap_of_ids, bitmap_of_mask, ids_of
+from engine.local.bitmaps import bitmap_of, bitmap_of_mask, ids_of
 
 stretches = st.lists(st.tuples(st.integers(0, 200_000), st.integers(1, 9_000)), max_size=4)
 
@@ -21,7 +21,7 @@ def test_a_mask_becomes_the_set_of_its_places(drawn: list[tuple[int, int]], leng
     ids = np.flatnonzero(mask)
     expected = BitMap(ids.tolist())
     assert bitmap_of_mask(mask) == expected
-    assert bitmap_of_ids(ids) == expected
+    assert bitmap_of(ids) == expected
     assert ids_of(expected).tolist() == ids.tolist()
 
 

@@ -242,6 +242,20 @@ def test_removed_users_leave_nothing_behind_after_folds(
     assert b"<7>" not in stored
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_every_removal_is_seen_at_once(store: Store, tables: EventTables, stored: bool) -> None:
+    tables.add([row(user, NOON + user, user, _1="a") for user in range(8)])
+    if stored:
+        fold(store, tables)
+    for gone in range(8):
+        left = set(range(gone, 8))
+        assert set(tables.match(0, counted(1.0))) == left
+        assert set(tables.match(0, counted(1.0, where=AttributeRow(1, Equals("a"))))) == left
+        assert set(tables.match(0, counted(1.0), BitMap(range(8)))) == left
+        assert len(tables.extract(0, gone)) == 1
+    assert not tables.match(0, counted(1.0))
+
+
 def test_a_removed_user_may_come_back(store: Store, tables: EventTables) -> None:
     tables.add([row(1, sequence=1), row(1, sequence=2), row(2, sequence=3)])
     fold(store, tables)
