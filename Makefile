@@ -53,8 +53,8 @@ bench: env ## Run the benchmarks (ARGS are passed on)
 kill: env ## Kill the service again and again while it works and check that nothing is lost
 	$(BIN)/python -m pytest tests/faults $(ARGS)
 
-fuzz-criteria: env ## Compare random criteria with the oracle for longer than the tests do
-	$(BIN)/python -m pytest -m oracle --hypothesis-profile=fuzz --timeout=0 $(ARGS)
+fuzz-criteria: env ## Compare random criteria with the oracle (WORLDS=20000; ARGS="--seed 7 --jobs 2")
+	$(BIN)/python -m tests.oracle.campaign --worlds $(or $(WORLDS),20000) $(ARGS)
 
 clean: ## Remove the environment, the caches and what the builds left (never ./data)
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

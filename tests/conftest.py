@@ -9,7 +9,6 @@ from hypothesis import settings
 
 # The machine decides no test, so examples have no deadline; a failure prints the blob that reproduces it.
 settings.register_profile("milepost", deadline=None, derandomize=False, print_blob=True)
-settings.register_profile("fuzz", settings.get_profile("milepost"), max_examples=5_000)
 settings.load_profile("milepost")
 
 SEED_BITS = 32

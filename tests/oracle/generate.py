@@ -318,6 +318,10 @@ class CriteriaDrawer:
         one, other = self.choose.pick(self.palette.instants), self.choose.pick(self.palette.instants)
         return max(1, abs(one - other) + self.choose.pick(pools.NUDGES))
 
+    def _since(self) -> int:
+        """How long ago one of the world's instants was, so that an edge of a window falls on it."""
+        return max(1, self.palette.now - self.choose.pick(self.palette.instants))
+
     def _event_name(self) -> str:
         names = self.palette.event_names
         return self.choose.pick((*names, "", *names, "", *names, "never seen"))
@@ -351,9 +355,14 @@ class CriteriaDrawer:
             case 0 | 1:
                 return None
             case 2:
-                return Last(duration=choose.pick((*pools.DURATIONS, self._gap(), 30 * MICROS_PER_DAY)))
+                return Last(
+                    duration=choose.pick(
+                        (self._since(), self._since(), *pools.DURATIONS, 30 * MICROS_PER_DAY)
+                    )
+                )
             case 3:
-                near, far = sorted(choose.some(pools.DURATIONS, 2, 2))
+                near, far = sorted(choose.some((self._since(), *pools.DURATIONS), 2, 2))
+                far += 1 if near == far else 0
                 return BetweenAgo(from_=far, to=near if choose.chance(70) else 0)
             case 4:
                 start, end = sorted((choose.pick(self.palette.instants), choose.pick(self.palette.instants)))
@@ -464,9 +473,9 @@ class CriteriaDrawer:
             case 0:
                 return Between(min(one, other), max(one, other))
             case 1:
-                return WithinLast(choose.pick((*pools.DURATIONS, MICROS_PER_DAY * 3)))
+                return WithinLast(choose.pick((self._since(), *pools.DURATIONS)))
             case 2:
-                return OlderThan(choose.pick(pools.DURATIONS))
+                return OlderThan(choose.pick((self._since(), *pools.DURATIONS)))
             case 3:
                 return Equals(one)
             case _:

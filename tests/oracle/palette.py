@@ -167,6 +167,7 @@ NOWS = tuple(
         ),
     )
 )
+HALF_HOUR = MICROS_PER_HOUR // 2
 NUDGES = (0, 0, 1, -1)
 AHEAD = (1, MICROS_PER_HOUR, 23 * MICROS_PER_HOUR)
 
@@ -212,7 +213,9 @@ def draw_palette(choose: Chooser, account: str) -> Palette:
 def draw_instant(choose: Chooser, now: Micros, zone: str) -> Micros:
     """An instant at or near the edge of some window that ends at `now`, or anywhere in the last 45 days."""
     nudge = choose.pick(NUDGES)
-    match choose.below(6):
+    match choose.below(7):
+        case 6:
+            return (now // HALF_HOUR - choose.between(-2, 4)) * HALF_HOUR + nudge
         case 0:
             return now - choose.pick((*DURATIONS, *DURATIONS[4:6])) + nudge
         case 1:

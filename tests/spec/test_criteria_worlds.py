@@ -23,14 +23,14 @@ pytestmark = pytest.mark.oracle
 SEEDS = st.integers(0, 2**32 - 1)
 """Chooses the ways in which a world is asked about: passes, folds, restarts, how far time moves."""
 
-# Worlds are large examples; their size is bounded, and no time decides a test.
-over_worlds = settings(
-    max_examples=300,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
-)
+
+def over_worlds(count: int) -> settings:
+    """So many examples. Worlds are large ones, of bounded size, and no time decides a test."""
+    too_large = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
+    return settings(max_examples=count, suppress_health_check=too_large)
 
 
-@over_worlds
+@over_worlds(300)
 @given(world=worlds(), seed=SEEDS)
 def test_the_engine_answers_as_the_oracle_does(engine_side: EngineSide, world: World, seed: int) -> None:
     """Members, sizes and single-user checks of every milestone; with random subsets of the planner's passes;
@@ -40,19 +40,19 @@ def test_the_engine_answers_as_the_oracle_does(engine_side: EngineSide, world: W
     assert in_engine(Trees(world), engine_side, random.Random(seed)) == []
 
 
-@over_worlds
+@over_worlds(100)
 @given(world=worlds(), seed=SEEDS)
 def test_no_subset_of_the_passes_changes_an_answer(world: World, seed: int) -> None:
     assert in_planner(Trees(world), random.Random(seed)) == []
 
 
-@over_worlds
+@over_worlds(100)
 @given(world=worlds(), seed=SEEDS)
 def test_a_labelled_criterion_is_about_the_users_its_milestone_draws_from(world: World, seed: int) -> None:
     assert in_labels(Trees(world), random.Random(seed)) == []
 
 
-@over_worlds
+@over_worlds(100)
 @given(world=worlds(), lapse=st.sampled_from(DURATIONS))
 def test_whoever_time_moves_is_expected_to_move(world: World, lapse: int) -> None:
     assert in_slivers(Trees(world), world.as_of + lapse) == []
