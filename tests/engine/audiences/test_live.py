@@ -1,0 +1,463 @@
+"""Stored memberships follow data, time and definitions, and survive what happens in between."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from engine.backend import Change
+from engine.criteria.model import AllOf, Audience, Not
+from engine.engine import Engine
+from engine.errors import NotFound
+from engine.journeys.model import (
+    Account,
+    Closing,
+    Connection,
+    ConnectionState,
+    Input,
+    Journey,
+    Milestone,
+)
+from engine.journeys.repository import Repository
+from engine.values import MICROS_PER_DAY, MICROS_PER_SECOND
+from tests.engine.site import ACCOUNT, APP, JOURNEY, NOW, WEB, WORKSPACE, Site, did
+
+DAY = MICROS_PER_DAY
+
+
+def changes(site: Site, milestone: Milestone, after: int = 0) -> list[tuple[str, bool]]:
+    """Who entered (True) and exited, in order."""
+    page = site.backend.changes(milestone.audience, after, 10_000)
+    return [(change.user_id, change.entered) for change in page.changes]
+
+
+def edit(site: Site, milestone: Milestone, criteria: object) -> None:
+    """Gives a milestone other criteria."""
+    record = Milestone(name=milestone.name, audience="", criteria=criteria)  # type: ignore[arg-type]
+    site.engine.milestones.update_milestone(record, {"criteria"})
+
+
+def test_an_activated_audience_and_its_ancestors_are_calculated(site: Site) -> None:
+    site.send([("u1", "a"), ("u1", "b"), ("u2", "a"), ("u3", "c")])
+    top = site.add("top", did("a"))
+    below = site.add("below", did("b"), top.name)
+    beside = site.add("beside", None, top.name)
+    site.connect(below)
+    site.engine.live.refresh_all()
+    assert site.stored(below) == {"u1"}
+    assert site.stored(top) == {"u1", "u2"}
+    assert not site.engine.live.calculated(beside.audience)
+    assert site.backend.membership(beside.audience) is None
+
+
+def test_only_differences_follow_new_data(site: Site) -> None:
+    site.send([("u1", "a"), ("u2", "a")])
+    top = site.add("top", did("a"))
+    rest = site.add("rest", None)
+    site.connect(top, "one")
+    site.connect(rest, "two")
+    site.engine.live.refresh_all()
+    site.send([("u3", "other")])
+    site.engine.live.refresh_all()
+    site.send([("u3", "a")])
+    site.engine.live.refresh_all()
+    site.engine.live.refresh_all()
+    assert sorted(changes(site, top)[:2]) == [("u1", True), ("u2", True)]
+    assert changes(site, top)[2:] == [("u3", True)]
+    assert changes(site, rest) == [("u3", True), ("u3", False)]
+
+
+def test_a_window_that_runs_out_lets_users_go_without_any_event(site: Site) -> None:
+    site.send([("u1", "a")], time=NOW - 29 * DAY)
+    site.send([("u2", "a")], time=NOW - 10 * DAY)
+    recent = site.add("recent", did("a", days=30))
+    lapsed = site.add("lapsed", None)
+    site.connect(recent, "one")
+    site.connect(lapsed, "two")
+    site.engine.live.refresh_all()
+    site.clock.now = NOW + DAY - 1
+    site.engine.live.refresh_all()
+    assert site.stored(recent) == {"u1", "u2"}
+    # (now - 30 days, now] no longer holds an event of exactly 30 days ago.
+    site.clock.now = NOW + DAY + MICROS_PER_SECOND
+    site.engine.live.refresh_all()
+    assert site.stored(recent) == {"u2"}
+    assert changes(site, lapsed) == [("u1", True)]
+    assert changes(site, recent)[2:] == [("u1", False)]
+
+
+def test_a_window_that_runs_out_while_nothing_was_running(site: Site) -> None:
+    site.send([("u1", "a")], time=NOW - 29 * DAY)
+    recent = site.add("recent", did("a", days=30))
+    site.connect(recent)
+    site.engine.live.refresh_all()
+    site.engine.close()
+    site.clock.now = NOW + 3 * DAY
+    site.open()
+    site.engine.live.refresh_all()
+    assert changes(site, recent) == [("u1", True), ("u1", False)]
+
+
+def test_edits_of_live_criteria_send_only_differences(site: Site) -> None:
+    site.send([("u1", "a"), ("u2", "a"), ("u2", "b"), ("u3", "b")])
+    milestone = site.add("one", did("a"))
+    rest = site.add("rest", None)
+    site.connect(milestone, "one")
+    site.connect(rest, "two")
+    site.engine.live.refresh_all()
+    seen = len(changes(site, milestone))
+    edit(site, milestone, did("b"))
+    assert site.engine.live.current(milestone.audience) is None
+    site.engine.live.refresh_all()
+    assert sorted(changes(site, milestone, seen)) == [("u1", False), ("u3", True)]
+    assert sorted(changes(site, rest)) == [("u1", True), ("u3", False), ("u3", True)]
+    # Another display name is no other definition.
+    before = site.backend.membership(milestone.audience)
+    renamed = Milestone(name=milestone.name, audience="", display_name="Renamed")
+    site.engine.milestones.update_milestone(renamed, {"display_name"})
+    site.engine.live.refresh_all()
+    assert site.backend.membership(milestone.audience) == before
+
+
+def test_moves_deletions_inputs_and_time_zones_are_edits_too(site: Site) -> None:
+    site.send([("u1", "a"), ("u1", "b")])
+    site.send([("u2", "b")], input=APP)
+    first = site.add("first", did("a"))
+    second = site.add("second", did("b"))
+    site.connect(second)
+    site.engine.live.refresh_all()
+    assert site.stored(second) == {"u2"}
+    site.engine.milestones.move_milestone(second.name, 0)
+    site.engine.live.refresh_all()
+    assert site.stored(second) == {"u1", "u2"}
+    site.engine.milestones.move_milestone(first.name, 0)
+    site.engine.live.refresh_all()
+    site.engine.milestones.delete_milestone(first.name)
+    site.engine.live.refresh_all()
+    assert site.stored(second) == {"u1", "u2"}
+    site.engine.journeys.update_journey(Journey(name=JOURNEY, inputs=(WEB,)), {"inputs"})
+    site.engine.live.refresh_all()
+    assert site.stored(second) == {"u1"}
+    assert changes(site, second) == [
+        ("u2", True),
+        ("u1", True),
+        ("u1", False),
+        ("u1", True),
+        ("u2", False),
+    ]
+
+
+def test_a_new_input_widens_journeys_over_all_inputs(site: Site) -> None:
+    everyone = site.add("everyone", AllOf())
+    site.connect(everyone)
+    site.engine.live.refresh_all()
+    site.engine.accounts.create_input(WORKSPACE, "new", Input(name=""))
+    site.send([("u1", "a")], input=f"{WORKSPACE}/inputs/new")
+    site.engine.live.refresh_all()
+    assert site.stored(everyone) == {"u1"}
+
+
+def test_journeys_follow_the_audiences_they_name(site: Site) -> None:
+    """Data, time and edits of the named audience's journey all reach the one that names it."""
+    other = f"{ACCOUNT}/journeys/other"
+    site.engine.journeys.create_journey(ACCOUNT, "other", Journey(name=""))
+    site.send([("u1", "a"), ("u1", "z")], time=NOW - 29 * DAY)
+    site.send([("u2", "z")])
+    named = site.add("named", did("a", days=30))
+    naming = site.add("naming", AllOf(criteria=(did("z"), Audience(name=named.audience))), journey=other)
+    site.connect(naming)
+    site.engine.live.refresh_all()
+    assert site.stored(naming) == {"u1"}
+    assert not site.engine.live.calculated(named.audience)
+    site.send([("u2", "a")])
+    site.engine.live.refresh_all()
+    assert site.stored(naming) == {"u1", "u2"}
+    site.clock.now = NOW + 2 * DAY
+    site.engine.live.refresh_all()
+    assert site.stored(naming) == {"u2"}
+    edit(site, named, did("z"))
+    site.engine.live.refresh_all()
+    assert site.stored(naming) == {"u1", "u2"}
+
+
+def test_what_nobody_needs_any_more_is_dropped(site: Site) -> None:
+    site.send([("u1", "a"), ("u1", "b")])
+    top = site.add("top", did("a"))
+    left = site.add("left", did("b"), top.name)
+    right = site.add("right", None, top.name)
+    one, two = site.connect(left, "one"), site.connect(right, "two")
+    site.engine.live.refresh_all()
+    site.engine.connections.deactivate(one.name)
+    site.engine.live.refresh_all()
+    assert site.backend.membership(left.audience) is None
+    assert site.backend.membership(top.audience) is not None
+    site.engine.connections.delete_connection(two.name)
+    site.engine.live.refresh_all()
+    assert site.backend.membership(top.audience) is None
+    assert site.engine.live.due() == ()
+    site.engine.connections.activate(one.name)
+    site.engine.live.refresh_all()
+    assert changes(site, left) == [("u1", True)]
+
+
+def test_what_was_switched_off_just_before_a_crash_is_dropped_after_it(site: Site) -> None:
+    milestone = site.add("one", did("a"))
+    connection = site.connect(milestone)
+    site.engine.live.refresh_all()
+    site.engine.connections.deactivate(connection.name)
+    site.engine.close()
+    site.open()
+    assert site.backend.membership(milestone.audience) is not None
+    site.engine.live.refresh_all()
+    assert site.backend.membership(milestone.audience) is None
+
+
+def test_a_faulted_connection_keeps_its_audience_calculated(site: Site) -> None:
+    milestone = site.add("one", did("a"))
+    connection = site.connect(milestone)
+    site.engine.live.refresh_all()
+    site.engine.connections.mark_faulted(connection.name, "down")
+    site.send([("u1", "a")])
+    site.engine.live.refresh_all()
+    assert site.deliver(connection.name) == []
+    site.engine.connections.resume(connection.name)
+    assert site.deliver(connection.name) == [("u1", True)]
+
+
+def test_erased_users_exit_and_aliased_ones_count_once(site: Site) -> None:
+    site.send([("u1", "a"), ("u2", "a"), ("u3", "b")])
+    milestone = site.add("one", Not(criterion=did("b")))
+    connection = site.connect(milestone)
+    site.engine.live.refresh_all()
+    site.deliver(connection.name)
+    site.engine.ingest.erase(ACCOUNT, ["u1"])
+    site.engine.ingest.alias(ACCOUNT, "u3", "u2")
+    site.engine.live.refresh_all()
+    assert site.stored(milestone) == set()
+    assert sorted(site.deliver(connection.name)) == [("u1", False), ("u2", False)]
+
+
+# --- deletion -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sending(site: Site) -> tuple[Site, Milestone, Connection]:
+    site.send([("u1", "a"), ("u2", "a")])
+    milestone = site.add("one", did("a"))
+    connection = site.connect(milestone)
+    site.engine.live.refresh_all()
+    return site, milestone, connection
+
+
+def test_exits_are_delivered_before_a_deleted_audience_is_gone(
+    sending: tuple[Site, Milestone, Connection],
+) -> None:
+    site, milestone, connection = sending
+    idle = Connection(name="", audience=milestone.audience, output=connection.output)
+    site.engine.connections.create_connection(ACCOUNT, "idle", idle)
+    assert sorted(site.deliver(connection.name)) == [("u1", True), ("u2", True)]
+    site.engine.milestones.delete_milestone(milestone.name)
+    # 1. The audience is gone for callers and the inactive connection with it.
+    with pytest.raises(NotFound):
+        site.engine.audiences.get(milestone.audience)
+    with pytest.raises(NotFound):
+        site.engine.connections.get_connection(f"{ACCOUNT}/connections/idle")
+    assert site.engine.accounts.active_audience_count(ACCOUNT) == 0
+    # 2. New data do not bring anyone back.
+    site.send([("u3", "a")])
+    site.engine.live.refresh_all()
+    (outgoing,) = site.engine.outbox.outgoing()
+    assert outgoing.closing
+    assert outgoing.milestone.name == milestone.name
+    assert sorted(site.deliver(connection.name)) == [("u1", False), ("u2", False)]
+    # 3. With the last exit delivered the connection is gone, and the membership with the next round.
+    with pytest.raises(NotFound):
+        site.engine.connections.get_connection(connection.name)
+    site.engine.live.refresh_all()
+    assert site.backend.membership(milestone.audience) is None
+    assert Repository(site.backend.documents).scan(Closing, "") == ()
+    assert list(site.backend.documents.scan("sizes/")) == []
+
+
+@pytest.mark.parametrize("crash_after", ["delete", "exits", "half", "delivered"])
+def test_a_crash_while_exits_are_sent_loses_none(
+    sending: tuple[Site, Milestone, Connection], crash_after: str
+) -> None:
+    site, milestone, connection = sending
+
+    def crash() -> None:
+        site.engine.close()
+        site.open()
+
+    delivered = site.deliver(connection.name)
+    site.engine.milestones.delete_milestone(milestone.name)
+    if crash_after == "delete":
+        crash()
+    site.engine.live.refresh_all()
+    if crash_after == "exits":
+        crash()
+    if crash_after == "half":
+        (outgoing,) = site.engine.outbox.outgoing()
+        batch = site.engine.outbox.pull(outgoing.connection, 1)
+        site.engine.outbox.advance(outgoing.connection, batch.cursor)
+        delivered += [(change.user_id, change.entered) for change in batch.changes]
+        crash()
+        site.engine.live.refresh_all()
+    delivered += site.deliver(connection.name)
+    if crash_after == "delivered":
+        crash()
+    site.engine.live.refresh_all()
+    assert sorted(delivered) == [("u1", False), ("u1", True), ("u2", False), ("u2", True)]
+    assert site.backend.membership(milestone.audience) is None
+    assert site.engine.outbox.outgoing() == ()
+
+
+def test_a_faulted_connection_of_a_deleted_audience_can_still_be_resumed(
+    sending: tuple[Site, Milestone, Connection],
+) -> None:
+    site, milestone, connection = sending
+    site.engine.connections.mark_faulted(connection.name, "down")
+    site.engine.milestones.delete_milestone(milestone.name)
+    site.engine.live.refresh_all()
+    site.engine.live.refresh_all()
+    assert site.engine.connections.get_connection(connection.name).state is ConnectionState.FAULTED
+    site.engine.connections.resume(connection.name)
+    assert sorted(site.deliver(connection.name)) == [
+        ("u1", False),
+        ("u1", True),
+        ("u2", False),
+        ("u2", True),
+    ]
+
+
+def test_an_activated_audience_deleted_before_it_was_calculated(site: Site) -> None:
+    milestone = site.add("one", did("a"))
+    connection = site.connect(milestone)
+    site.engine.milestones.delete_milestone(milestone.name)
+    site.engine.live.refresh_all()
+    with pytest.raises(NotFound):
+        site.engine.connections.get_connection(connection.name)
+    assert site.engine.live.due() == ()
+
+
+# --- delivery -----------------------------------------------------------------------------------------------
+
+
+def test_a_second_connection_gets_the_members_present_and_then_the_changes(site: Site) -> None:
+    site.send([(f"u{n}", "a") for n in range(5)])
+    milestone = site.add("one", did("a"))
+    first = site.connect(milestone, "first")
+    site.engine.live.refresh_all()
+    assert len(site.deliver(first.name)) == 5
+    site.backend.trim_changes(milestone.audience, 5)
+    second = site.connect(milestone, "second")
+    site.send([("u9", "a")])
+    site.engine.ingest.erase(ACCOUNT, ["u0"])
+    site.engine.live.refresh_all()
+    # Two at a time: the snapshot goes on where it was, also after a restart.
+    (outgoing,) = [o for o in site.engine.outbox.outgoing() if o.connection.name == second.name]
+    batch = site.engine.outbox.pull(outgoing.connection, 2)
+    assert {change.sequence for change in batch.changes} == {5}
+    site.engine.outbox.advance(outgoing.connection, batch.cursor)
+    site.engine.close()
+    site.open()
+    site.engine.live.refresh_all()
+    told = [(change.user_id, change.entered) for change in batch.changes] + site.deliver(second.name, 2)
+    # The last word on each user is right; who came during the snapshot may be told of twice.
+    assert dict(told) == {"u0": False, "u1": True, "u2": True, "u3": True, "u4": True, "u9": True}
+    assert sorted(told).count(("u1", True)) == 1
+
+
+def test_what_is_not_confirmed_is_read_again(site: Site) -> None:
+    site.send([("u1", "a"), ("u2", "a")])
+    connection = site.connect(site.add("one", did("a")))
+    assert site.engine.outbox.pull(connection, 10).changes == ()
+    site.engine.live.refresh_all()
+    first = site.engine.outbox.pull(connection, 1)
+    assert site.engine.outbox.pull(connection, 1) == first
+    assert isinstance(first.changes[0], Change)
+    advanced = site.engine.outbox.advance(connection, first.cursor)
+    assert advanced is not None
+    second = site.engine.outbox.pull(advanced, 10)
+    assert second.caught_up
+    assert {c.user_id for c in (*first.changes, *second.changes)} == {"u1", "u2"}
+
+
+# --- threads ------------------------------------------------------------------------------------------------
+
+
+def test_rounds_writes_and_records_at_the_same_time(site: Site) -> None:
+    """Four threads refresh, send, edit and switch; in the end what is stored is what is evaluated."""
+    top = site.add("top", did("a"))
+    below = site.add("below", did("b"), top.name)
+    rest = site.add("rest", None, top.name)
+    site.connect(below, "one")
+    connection = site.connect(rest, "two")
+    failures: list[BaseException] = []
+
+    def run(work: object) -> None:
+        try:
+            for number in range(25):
+                work(number)  # type: ignore[operator]
+        except BaseException as error:
+            failures.append(error)
+
+    def switch(number: int) -> None:
+        if number % 2:
+            site.engine.connections.activate(connection.name)
+        else:
+            site.engine.connections.deactivate(connection.name)
+
+    works = (
+        lambda number: site.engine.live.refresh_all(NOW + number),
+        lambda number: site.send([(f"u{number}", "a"), (f"u{number % 7}", "b")]),
+        lambda number: edit(site, below, did("b") if number % 2 else did("a")),
+        switch,
+        lambda number: site.engine.members.check(below.audience, f"u{number}"),
+    )
+    threads = [threading.Thread(target=run, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    edit(site, below, did("b"))
+    site.engine.connections.activate(connection.name)
+    site.engine.live.refresh_all(NOW + 1_000)
+    for milestone in (top, below, rest):
+        assert site.stored(milestone) == site.members(milestone)
+
+
+def test_one_account_does_not_see_another(site: Site) -> None:
+    site.engine.accounts.create_account("rival", Account(name=""))
+    site.engine.journeys.create_journey("accounts/rival", "j", Journey(name=""))
+    site.add("theirs", AllOf(), journey="accounts/rival/journeys/j")
+    mine = site.add("mine", AllOf())
+    site.connect(mine)
+    site.send([("u1", "a")])
+    site.engine.live.refresh_all()
+    assert site.stored(mine) == {"u1"}
+    assert site.engine.accounts.active_audience_count("accounts/rival") == 0
+
+
+def test_work_is_announced(site: Site) -> None:
+    site.engine.live.refresh_all()
+    assert not site.engine.live.wait_for_work(0)
+    site.connect(site.add("one", did("a")))
+    assert site.engine.live.wait_for_work(0)
+    site.engine.live.refresh_all()
+    assert not site.engine.live.wait_for_work(0)
+    site.send([("u1", "a")])
+    assert site.engine.live.wait_for_work(0)
+    assert site.engine.live.due() == (JOURNEY,)
+
+
+def test_a_new_engine_over_the_same_store_goes_on(site: Site) -> None:
+    milestone = site.add("one", did("a"))
+    site.connect(milestone)
+    site.engine.live.refresh_all()
+    again = Engine(site.backend, clock=site.clock)
+    site.send([("u1", "a")])
+    again.live.refresh_all()
+    assert changes(site, milestone) == [("u1", True)]
