@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -105,6 +107,28 @@ def test_every_aggregate_of_worked_out_figures(tables: EventTables) -> None:
     assert holds_at(Aggregate.DISTINCT, 1, 2.0, of=2)
     assert holds_at(Aggregate.DISTINCT, 2, 2.0, of=2)
     assert holds_at(Aggregate.FIRST, 1, 0.1)
+
+
+@pytest.mark.parametrize("beside", [1.0, 0.1234567890123456, 1e308, 5e-324])
+def test_sums_and_averages_at_the_very_limit(tables: EventTables, beside: float) -> None:
+    """`beside` decides how the column is kept: as integers, or as doubles, whose sums are off by a hair."""
+    tables.add([row(1, NOON, 1, _1=0.1), row(1, NOON, 2, _1=0.2)])
+    tables.add([row(2, NOON, 3 + place, _1=0.1) for place in range(10)])
+    tables.add([row(3, NOON, 20, _1=beside), row(3, NOON, 21, _1=-beside)])
+    assert 0.1 + 0.2 > 0.3
+    assert functools.reduce(operator.add, [0.1] * 10) < 1.0
+
+    def found(aggregate: Aggregate, interval: Interval) -> set[int]:
+        step = ResolvedEventMatch(selection=ANYTHING, aggregate=aggregate, of=1, intervals=(interval,))
+        return set(tables.match(0, step))
+
+    for user, total, average in ((1, 0.3, 0.15), (2, 1.0, 0.1), (3, 0.0, 0.0)):
+        for aggregate, limit in ((Aggregate.SUM, total), (Aggregate.AVERAGE, average)):
+            assert user in found(aggregate, Interval(limit, True, limit, True))
+            assert user in found(aggregate, Interval(limit, True, None, True))
+            assert user in found(aggregate, Interval(None, True, limit, True))
+            assert user not in found(aggregate, Interval(limit, False, None, True))
+            assert user not in found(aggregate, Interval(None, True, limit, False))
 
 
 @pytest.mark.parametrize("fold_after", [(), (3,), (7,), (3, 7)])
