@@ -30,6 +30,7 @@ from tests.sample_figures import DRAWS, FIGURES, START, members
 MILESTONES = (RECEIVED_ID, REDEEMED_ID, SPENT_ID, NOT_REDEEMED_ID, OTHERS_ID)
 WAIT_SECONDS_MAX = 60.0
 USERS_A_BATCH = 2_000
+QUIET = ("--log-level", "warning")
 
 TREE = """\
 Coupon campaigns (accounts/demo/journeys/coupon-campaigns)
@@ -73,7 +74,10 @@ def outputs(data: Path) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def client(data: Path, outputs: tuple[str, str]) -> Iterator[Client]:
-    with ServiceProcess(data) as service, Client(service.target, account=dataset.ACCOUNT_ID) as made:
+    with (
+        ServiceProcess(data, flags=QUIET) as service,
+        Client(service.target, account=dataset.ACCOUNT_ID) as made,
+    ):
         yield made
 
 
@@ -180,7 +184,7 @@ def test_activation_sends_every_member_and_then_every_change(
     client.activate(connection.name)
     assert client.get_account().active_audience_count == 1
     # 2. Every member is sent as entered.
-    file = data / "outputs" / "sample" / "spenders.ndjson"
+    file = data / "outputs" / dataset.ACCOUNT_ID / "sample" / "spenders.ndjson"
     sent = wait_for_lines(file, FIGURES[SPENT_ID])
     assert [event["type"] for event in sent] == ["milepost.membership.entered"] * FIGURES[SPENT_ID]
     assert {event["data"]["user_id"] for event in sent} == expected[SPENT_ID]

@@ -1,0 +1,62 @@
+"""What the benchmarks of the service measure, and the table they are shown in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from milepost import Client
+from milepost.cli.service_process import ServiceProcess
+from milepost.sample.load import Loaded
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: a service on a new store that has just taken the sample, and how that went."""
+
+    service: ServiceProcess
+    client: Client
+    loaded: Loaded
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table; `beside` is the same of something to compare with, where there is one."""
+
+    what: str
+    value: float
+    unit: str
+    beside: float | None = None
+    beside_what: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """Value over what is beside it."""
+        return None if not self.beside else self.value / self.beside
+
+
+def table(title: str, figures: Sequence[Figure]) -> Table:
+    """The figures as a table."""
+    shown = Table(title=title, title_justify="left")
+    shown.add_column("what")
+    shown.add_column("figure", justify="right")
+    shown.add_column("unit")
+    shown.add_column("beside", justify="right")
+    shown.add_column("ratio", justify="right")
+    for figure in figures:
+        beside = "" if figure.beside is None else f"{number(figure.beside)} ({figure.beside_what})"
+        ratio = "" if figure.ratio is None else f"{figure.ratio:.2f}"
+        shown.add_row(figure.what, number(figure.value), figure.unit, beside, ratio)
+    return shown
+
+
+def number(value: float) -> str:
+    """Three significant digits below a thousand, whole numbers above."""
+    return f"{value:,.0f}" if value >= 1_000 else f"{value:.3g}"
+
+
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """The value below which `share` of the ordered values lie."""
+    return ordered[min(int(share * len(ordered)), len(ordered) - 1)]

@@ -1,0 +1,38 @@
+"""The service's table: load rate, estimates, membership checks, footprint, over the sample."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from milepost import Client
+from milepost.cli.service_process import ServiceProcess
+from milepost.sample import dataset, journey
+from milepost.sample.load import load
+from tests.bench import check_rate, estimate_time, footprint, load_rate
+from tests.bench.figures import Figure, Subject, table
+
+# The footprint comes first, because sending the sample again adds to both memory and disk.
+BENCHMARKS = (footprint, load_rate, estimate_time, check_rate)
+
+
+def run(console: Console) -> list[Figure]:
+    """Loads the sample into a new store through gRPC, measures, and prints the table."""
+    with tempfile.TemporaryDirectory(prefix="milepost-bench-") as directory:
+        flags = ("--log-level", "warning")
+        with (
+            ServiceProcess(Path(directory) / "store", flags=flags) as service,
+            Client(service.target, account=dataset.ACCOUNT_ID) as client,
+        ):
+            console.print("loading the sample", style="dim")
+            loaded = load(client)
+            journey.build(client)
+            subject = Subject(service, client, loaded)
+            figures = []
+            for benchmark in BENCHMARKS:
+                console.print(benchmark.__name__.rpartition(".")[2].replace("_", " "), style="dim")
+                figures += benchmark.measure(subject)
+    console.print(table(f"{dataset.EVENTS:,} events of {len(dataset.panel()):,} profiles", figures))
+    return figures
