@@ -18,7 +18,7 @@ class Application:
     """Opens the store, serves it, and closes it again: `start` and `stop`, once each."""
 
     def __init__(self, config: Config) -> None:
-        self._config = config
+        self._stopped = False
         self._backend = LocalBackend.open(config.data_dir, settings=LocalSettings(groups=config.groups))
         try:
             self.engine = Engine(self._backend, limits=config.limits)
@@ -39,6 +39,11 @@ class Application:
         """The real port."""
         return self._server.port
 
+    @property
+    def in_flight(self) -> int:
+        """Calls that are not over."""
+        return self._server.in_flight
+
     def start(self) -> None:
         """Serves, refreshes and delivers from now on."""
         self._refresher.start()
@@ -46,7 +51,10 @@ class Application:
         self._server.start()
 
     def stop(self) -> None:
-        """NOT_SERVING, drain, then the threads, the store last."""
+        """NOT_SERVING, drain, then the threads, the store last. A second call does nothing."""
+        if self._stopped:
+            return
+        self._stopped = True
         self._server.stop()
         self._courier.stop()
         self._refresher.stop()

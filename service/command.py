@@ -16,7 +16,6 @@ from engine.errors import MilepostError
 from service import logs
 from service.application import Application
 from service.config import ConfigError, load
-from service.server import CannotListen
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -39,14 +38,16 @@ def run(argv: Sequence[str] | None = None) -> int:
     stopping = _stop_on_signals()
     try:
         application = Application(config)
-    except (MilepostError, CannotListen) as error:
+    except (MilepostError, OSError) as error:
         print(f"milepost: {error}", file=sys.stderr)
         return EXIT_FAILED
     application.start()
-    _announce(application, config.port_file)
-    stopping.wait()
-    _logger.info("stopping")
-    application.stop()
+    try:
+        _announce(application, config.port_file)
+        stopping.wait()
+        _logger.info("stopping")
+    finally:
+        application.stop()
     _logger.info("stopped")
     return 0
 

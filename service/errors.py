@@ -23,10 +23,14 @@ DOMAIN = "milepost"
 INTERNAL_REASON = "INTERNAL"
 CORRELATION_ID_BYTES = 8
 
-MESSAGE_CHARACTERS_MAX = 300
-"""Longer messages are cut: they travel in a header, percent-encoded."""
-VIOLATIONS_BYTES_MAX = 3_000
-"""Violations beyond this are left out and counted: clients refuse headers of more than 8 KiB."""
+TRAILER_BYTES_MAX = 8 * 1024
+"""What clients take at most of the trailers that a status travels in."""
+TEXT_BYTES_MAX = 400
+"""Longer texts are cut. A message travels twice, once percent-encoded, so that a byte takes up to three."""
+VIOLATIONS_BYTES_MAX = 2_000
+"""Violations beyond this are left out and counted."""
+METADATA_BYTES_MAX = 1_000
+ELLIPSIS = "…"
 
 CODES = {
     "INVALID_ARGUMENT": grpc.StatusCode.INVALID_ARGUMENT,
@@ -111,7 +115,10 @@ def _defect(error: BaseException) -> status_pb2.Status:
 
 
 def _error_info(reason: str, metadata: dict[str, str]) -> error_details_pb2.ErrorInfo:
-    return error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
+    # Two or three values, each short but for lists of names.
+    share = METADATA_BYTES_MAX // max(1, len(metadata))
+    shortened = {key: _shortened(value, share) for key, value in metadata.items()}
+    return error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=shortened)
 
 
 def _bad_request(violations: Sequence[Violation]) -> tuple[error_details_pb2.BadRequest, int]:
@@ -119,7 +126,7 @@ def _bad_request(violations: Sequence[Violation]) -> tuple[error_details_pb2.Bad
     bad_request = error_details_pb2.BadRequest()
     size_bytes = 0
     for index, violation in enumerate(violations):
-        field, description = violation.field, _shortened(violation.description)
+        field, description = _shortened(violation.field), _shortened(violation.description)
         size_bytes += len(field.encode()) + len(description.encode())
         if index and size_bytes > VIOLATIONS_BYTES_MAX:
             return bad_request, len(violations) - index
@@ -127,8 +134,11 @@ def _bad_request(violations: Sequence[Violation]) -> tuple[error_details_pb2.Bad
     return bad_request, 0
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= MESSAGE_CHARACTERS_MAX else text[: MESSAGE_CHARACTERS_MAX - 1] + "…"
+def _shortened(text: str, bytes_max: int = TEXT_BYTES_MAX) -> str:
+    encoded = text.encode(errors="replace")
+    if len(encoded) <= bytes_max:
+        return text
+    return encoded[: bytes_max - len(ELLIPSIS.encode())].decode(errors="ignore") + ELLIPSIS
 
 
 def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest) -> any_pb2.Any:

@@ -92,6 +92,11 @@ class Pools:
     watchers: Workers
     refusals: Workers
 
+    @property
+    def in_flight(self) -> int:
+        """Calls of all kinds that are not over."""
+        return sum(pool.in_flight for pool in (self.unary, self.streams, self.watchers, self.refusals))
+
     def shutdown(self) -> None:
         """Lets the threads end once their calls are over."""
         for pool in (self.unary, self.streams, self.watchers, self.refusals):

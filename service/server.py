@@ -43,6 +43,7 @@ OVERALL = ""
 """The name under which `grpc.health.v1` reports the server as a whole."""
 REFUSAL_THREADS = 2
 HEALTH_THREADS = 2
+DRAIN_POLL_S = 0.05
 
 
 SERVICE_NAMES = tuple(
@@ -102,6 +103,11 @@ class Server:
         """Where it listens, with the real port."""
         return f"{self._config.host}:{self.port}"
 
+    @property
+    def in_flight(self) -> int:
+        """Calls of the contract that are not over."""
+        return self._pools.in_flight
+
     def start(self) -> None:
         """Begins to serve, and says so to health checks."""
         self._server.start()
@@ -111,7 +117,13 @@ class Server:
         """NOT_SERVING first, then streams end and calls under way finish, at most `stop_grace_s`."""
         self._health.enter_graceful_shutdown()
         self._stopping.set()
-        self._server.stop(self._config.stop_grace_s).wait()
+        stopped = self._server.stop(self._config.stop_grace_s)
+        while not stopped.wait(DRAIN_POLL_S):
+            if not self._pools.in_flight:
+                # What is left are health checks that watch, which end only with the server. The answers of
+                # the last calls have had the time of one more look to go out.
+                stopped.wait(DRAIN_POLL_S)
+                self._server.stop(None)
         self._pools.shutdown()
         self._health_pool.shutdown(wait=False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grpc
 
 from engine.errors import InvalidInput, NotFound
+from engine.journeys.names import Resource, check_name
 from milepost.v1 import catalog_service_pb2 as pb
 from milepost.v1 import catalog_service_pb2_grpc
 from service.convert.data import user_message
@@ -18,6 +19,7 @@ class CatalogHandlers(catalog_service_pb2_grpc.CatalogServiceServicer):
         self._runtime = runtime
 
     def GetUser(self, request: pb.GetUserRequest, context: grpc.ServicerContext) -> pb.GetUserResponse:
+        check_name(request.parent, "parent", Resource.ACCOUNT)
         account = self._runtime.engine.accounts.get_account(request.parent)
         if not request.user_id:
             raise InvalidInput.one("user_id", "is required")

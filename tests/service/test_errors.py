@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import base64
 import re
+import urllib.parse
 from pathlib import Path
 
 import grpc
@@ -13,7 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 from engine import errors
 from engine.errors import InvalidInput, LimitExceeded, MilepostError, NotFound, StoreUnavailable, Violation
 from milepost.v1 import errors_pb2
-from service.errors import CODES, code_of, reason_of, status_of
+from service.errors import CODES, TRAILER_BYTES_MAX, code_of, reason_of, status_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PREFIX = "ERROR_REASON_"
@@ -107,14 +109,33 @@ def test_faults_in_fields_come_as_violations() -> None:
     ]
 
 
-def test_more_violations_than_a_header_holds_are_counted() -> None:
+def trailer_bytes(status: status_pb2.Status) -> int:
+    """What the status takes on the wire: its message percent-encoded, and all of it again in base64."""
+    return len(urllib.parse.quote(status.message)) + len(base64.b64encode(status.SerializeToString()))
+
+
+def test_more_violations_than_a_trailer_holds_are_counted() -> None:
     error = InvalidInput([Violation(f"events[{i}].user_id", "is required") for i in range(10_000)])
     status = status_of(error)
     info, bad_request = details(status)
     shown = len(bad_request.field_violations)
     assert shown > 50
     assert int(info.metadata["violations_left_out"]) == 10_000 - shown
-    assert status.ByteSize() < 8_000
+    assert trailer_bytes(status) < TRAILER_BYTES_MAX
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidInput(
+            [Violation("é" * 5_000, "ü" * 5_000)] * 50, metadata={"k": "x" * 9_000, "l": "é" * 9_000}
+        ),
+        NotFound("accounts/" + "é" * 100_000),
+        LimitExceeded("full", metadata={f"k{i}": "é" * 400 for i in range(10)}),
+    ],
+)
+def test_a_status_always_fits_a_trailer(error: MilepostError) -> None:
+    assert trailer_bytes(status_of(error)) < TRAILER_BYTES_MAX
 
 
 def test_a_defect_says_nothing_but_where_to_look() -> None:

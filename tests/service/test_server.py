@@ -1,0 +1,213 @@
+"""The server around the handlers: health, reflection, limits on calls in flight, defects, and its end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from engine.engine import Engine
+from engine.journeys.accounts import Accounts
+from milepost.v1 import (
+    account_service_pb2,
+    admin_service_pb2,
+    audience_service_pb2,
+    catalog_service_pb2,
+    connection_service_pb2,
+    ingest_service_pb2,
+    journey_service_pb2,
+)
+from service.not_built import METHODS_NOT_BUILT
+from service.server import SERVICE_NAMES
+from tests.harness import Serving, eventually, read_refusal, refusal_of, serving
+
+CONTRACT = (
+    account_service_pb2,
+    admin_service_pb2,
+    audience_service_pb2,
+    catalog_service_pb2,
+    connection_service_pb2,
+    ingest_service_pb2,
+    journey_service_pb2,
+)
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Serving]:
+    with serving(tmp_path / "store", access_log="none") as running:
+        yield running
+
+
+def health_stub(service: Serving) -> Any:
+    # Its stubs say nothing of the methods.
+    return health_pb2_grpc.HealthStub(service.channel)
+
+
+def test_health_of_each_service_and_of_all(service: Serving) -> None:
+    stub = health_stub(service)
+    for name in ("", *SERVICE_NAMES):
+        assert stub.Check(health_pb2.HealthCheckRequest(service=name)).status == SERVING
+    with pytest.raises(grpc.RpcError) as failure:
+        stub.Check(health_pb2.HealthCheckRequest(service="milepost.v1.NoService"))
+    assert failure.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_reflection_lists_the_contract(service: Serving) -> None:
+    names = set(ProtoReflectionDescriptorDatabase(service.channel).get_services())
+    assert names >= {*SERVICE_NAMES, "grpc.health.v1.Health"}
+
+
+def test_every_service_of_the_contract_is_served() -> None:
+    protos = (Path(__file__).resolve().parents[2] / "protos/milepost/v1").glob("*_service.proto")
+    in_contract = {
+        line.split()[1]
+        for path in protos
+        for line in path.read_text().splitlines()
+        if line.startswith("service ")
+    }
+    assert {name.removeprefix("milepost.v1.") for name in SERVICE_NAMES} == in_contract
+
+
+def test_server_info(service: Serving) -> None:
+    info = service.admin.GetServerInfo(admin_service_pb2.GetServerInfoRequest())
+    assert (info.users, info.events) == (0, 0)
+    assert info.revision.startswith(info.store_id + ".")
+    assert info.version
+
+
+@pytest.mark.parametrize("method", sorted(METHODS_NOT_BUILT))
+def test_what_is_not_built_says_so(service: Serving, method: str) -> None:
+    call: Any = service.channel.unary_unary(method)
+    refusal = refusal_of(call, b"")
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_BUILT")
+    assert refusal.metadata == {"method": method}
+
+
+def unary_methods() -> Iterator[str]:
+    """Every method of the contract that takes one message."""
+    for module in CONTRACT:
+        for descriptor in module.DESCRIPTOR.services_by_name.values():
+            for method in descriptor.methods:
+                if not method.client_streaming:
+                    yield f"/{descriptor.full_name}/{method.name}"
+
+
+@pytest.mark.parametrize("method", sorted(set(unary_methods()) - METHODS_NOT_BUILT))
+def test_every_other_method_is_built(service: Serving, method: str) -> None:
+    call: Any = service.channel.unary_stream(method)
+    try:
+        codes = [grpc.StatusCode.OK for _ in call(b"", timeout=10)]
+    except grpc.RpcError as error:
+        codes = [read_refusal(error).code]
+    assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT}
+
+
+def test_a_method_that_nobody_has_heard_of(service: Serving) -> None:
+    call: Any = service.channel.unary_unary("/milepost.v1.AccountService/Nope")
+    with pytest.raises(grpc.RpcError) as failure:
+        call(b"")
+    assert failure.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_defect_is_internal_and_tells_nothing(
+    service: Serving, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a secret of the store")
+
+    monkeypatch.setattr(Accounts, "get_account", broken)
+    refusal = refusal_of(
+        service.accounts.GetAccount, account_service_pb2.GetAccountRequest(name="accounts/a")
+    )
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+    assert "secret" not in refusal.message
+    assert refusal.metadata["correlation_id"] in refusal.message
+
+
+class Gate:
+    """Holds every `get_account` until opened, and counts those that wait."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.opened = threading.Event()
+        self.waiting = 0
+        original = Accounts.get_account
+
+        def held(accounts: Accounts, name: str) -> Any:
+            self.waiting += 1
+            assert self.opened.wait(60)
+            return original(accounts, name)
+
+        monkeypatch.setattr(Accounts, "get_account", held)
+
+
+def test_calls_beyond_those_in_flight_are_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(tmp_path / "store", worker_threads=1, in_flight_max=2, access_log="none") as service:
+        service.create_inputs()
+        gate = Gate(monkeypatch)
+        request = account_service_pb2.GetAccountRequest(name="accounts/a")
+        calls = [service.accounts.GetAccount.future(request) for _ in range(2)]
+        eventually(lambda: service.application.in_flight == 2)
+        refusal = refusal_of(service.accounts.GetAccount, request)
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_EXCEEDED")
+        assert refusal.metadata == {"limit": "2", "pool": "unary"}
+        gate.opened.set()
+        assert [call.result().account.name for call in calls] == ["accounts/a"] * 2
+        eventually(lambda: service.application.in_flight == 0)
+        assert service.accounts.GetAccount(request).account.name == "accounts/a"
+
+
+def test_streams_beyond_their_number_are_refused_and_calls_go_on(tmp_path: Path) -> None:
+    with serving(tmp_path / "store", streams_max=1, access_log="none") as service:
+        service.create_inputs()
+        closing = threading.Event()
+
+        def endless() -> Iterator[ingest_service_pb2.StreamEventsRequest]:
+            closing.wait(60)
+            yield from ()
+
+        first = service.ingest.StreamEvents(endless())
+        eventually(lambda: service.application.in_flight == 1)
+        refusal = refusal_of(lambda _, timeout: service.ingest.StreamEvents(iter(()), timeout=timeout), None)
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_EXCEEDED")
+        assert service.accounts.ListAccounts(account_service_pb2.ListAccountsRequest()).accounts
+        closing.set()
+        assert list(first) == []
+
+
+def test_stopping_says_not_serving_first_and_lets_calls_finish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+    original = Engine.close
+
+    def close(engine: Engine) -> None:
+        closed.append("engine")
+        original(engine)
+
+    monkeypatch.setattr(Engine, "close", close)
+    with serving(tmp_path / "store", access_log="none") as service:
+        service.create_inputs()
+        gate = Gate(monkeypatch)
+        health = health_stub(service).Watch(health_pb2.HealthCheckRequest())
+        assert next(health).status == SERVING
+        request = account_service_pb2.GetAccountRequest(name="accounts/a")
+        call = service.accounts.GetAccount.future(request)
+        eventually(lambda: gate.waiting == 1)
+        stopping = threading.Thread(target=service.application.stop)
+        stopping.start()
+        assert next(health).status == NOT_SERVING
+        assert closed == []
+        gate.opened.set()
+        assert call.result().account.name == "accounts/a"
+        stopping.join(60)
+        assert closed == ["engine"]
