@@ -1,0 +1,126 @@
+"""The history of sizes: what closes when, and that it stays bounded."""
+
+from __future__ import annotations
+
+import msgspec
+
+from engine.audiences.history import DAYS_KEPT, HOURS_KEPT, TICKS_KEPT, SizeHistory, _Stored
+from engine.audiences.model import SizeInterval, SizePoint
+from engine.backend import Membership
+from engine.criteria.zones import load_zone
+from engine.journeys.model import Account
+from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_SECOND
+from tests.engine.site import ACCOUNT, NOW, Site, did
+
+DAY, HOUR = MICROS_PER_DAY, MICROS_PER_HOUR
+UTC = load_zone("UTC")
+
+
+def membership(size: int, entered: int, exited: int) -> Membership:
+    return Membership(
+        size=size,
+        as_of=0,
+        revision=0,
+        first_sequence=1,
+        last_sequence=entered + exited,
+        entered_total=entered,
+        exited_total=exited,
+    )
+
+
+def test_the_size_by_hour_and_day_with_what_came_and_went(site: Site) -> None:
+    site.send([("u1", "a"), ("u2", "a")], time=NOW - 5 * DAY)
+    milestone = site.add("one", did("a", days=7))
+    site.connect(milestone)
+    site.engine.live.refresh_all()
+    # 1. Those who were in from the start were not added.
+    hours = site.engine.sizes.history(milestone.audience, SizeInterval.HOUR).items
+    assert hours == (SizePoint(NOW, 2, 0, 0),)
+    # 2. Two come in the first hour, one in the second.
+    site.send([("u3", "a"), ("u4", "a")])
+    site.engine.live.refresh_all()
+    site.clock.now = NOW + HOUR
+    site.send([("u5", "a")], time=site.clock.now)
+    site.engine.live.refresh_all()
+    # 3. Two days later the window of the first two has run out.
+    site.clock.now = NOW + 2 * DAY + MICROS_PER_SECOND
+    site.engine.live.refresh_all()
+    hours = site.engine.sizes.history(milestone.audience, SizeInterval.HOUR).items
+    assert hours == (
+        SizePoint(NOW + 2 * DAY, 3, 0, 2),
+        SizePoint(NOW + HOUR, 5, 1, 0),
+        SizePoint(NOW, 4, 2, 0),
+    )
+    midnight = NOW - 12 * HOUR
+    days = site.engine.sizes.history(milestone.audience).items
+    assert days == (SizePoint(midnight + 2 * DAY, 3, 0, 2), SizePoint(midnight, 5, 3, 0))
+    first = site.engine.sizes.history(milestone.audience, SizeInterval.HOUR, page_size=2)
+    rest = site.engine.sizes.history(milestone.audience, SizeInterval.HOUR, page_token=first.next_page_token)
+    assert (*first.items, *rest.items) == hours
+
+
+def test_days_are_the_accounts_own(site: Site) -> None:
+    site.engine.accounts.update_account(Account(name=ACCOUNT, time_zone="Asia/Kolkata"), {"time_zone"})
+    milestone = site.add("one", did("a"))
+    site.connect(milestone)
+    site.engine.live.refresh_all()
+    # 12:00 UTC is 17:30 in Kolkata: the day began at 18:30 UTC the evening before.
+    (day,) = site.engine.sizes.history(milestone.audience).items
+    assert day.start == NOW - 17 * HOUR - HOUR // 2
+
+
+def test_the_last_day_forgets_what_is_older(site: Site) -> None:
+    milestone = site.add("one", did("a"))
+    site.connect(milestone)
+    site.engine.live.refresh_all()
+    site.send([("u1", "a")])
+    site.engine.live.refresh_all()
+    site.clock.now = NOW + DAY - HOUR
+    site.send([("u2", "a")])
+    site.engine.live.refresh_all()
+    assert site.engine.sizes.shown(milestone.audience).added_last_day == 2
+    site.clock.now = NOW + DAY + HOUR
+    site.engine.live.refresh_all()
+    assert site.engine.sizes.shown(milestone.audience).added_last_day == 1
+
+
+def test_a_break_begins_anew_and_keeps_what_was(site: Site) -> None:
+    milestone = site.add("one", did("a"))
+    connection = site.connect(milestone)
+    site.engine.live.refresh_all()
+    site.send([("u1", "a")])
+    site.engine.live.refresh_all()
+    site.clock.now = NOW + HOUR
+    site.send([("u2", "a")])
+    site.engine.live.refresh_all()
+    site.engine.connections.deactivate(connection.name)
+    site.engine.live.refresh_all()
+    assert site.engine.sizes.history(milestone.audience, SizeInterval.HOUR).items == (
+        SizePoint(NOW, 1, 1, 0),
+    )
+    site.clock.now = NOW + 5 * HOUR
+    site.engine.connections.activate(connection.name)
+    site.engine.live.refresh_all()
+    assert site.engine.sizes.history(milestone.audience, SizeInterval.HOUR).items == (
+        SizePoint(NOW + 5 * HOUR, 2, 0, 0),
+        SizePoint(NOW, 1, 1, 0),
+    )
+
+
+def test_an_audience_never_calculated_has_none(site: Site) -> None:
+    milestone = site.add("one", did("a"))
+    assert site.engine.sizes.history(milestone.audience).items == ()
+
+
+def test_it_stays_bounded(site: Site) -> None:
+    history = SizeHistory(site.backend.documents)
+    audience = f"{ACCOUNT}/audiences/x"
+    history.begin(audience, membership(0, 0, 0), NOW, UTC)
+    for day in range(1, DAYS_KEPT + 10):
+        history.roll(audience, membership(day, day, 0), NOW + day * DAY, UTC)
+    document = site.backend.documents.get(f"sizes/{audience}")
+    assert document is not None
+    stored = msgspec.msgpack.decode(document, type=_Stored)
+    kept = [len(series.points) for series in (stored.ticks, stored.hours, stored.days)]
+    assert kept == [TICKS_KEPT, HOURS_KEPT, DAYS_KEPT]
+    assert len(document) < 20_000

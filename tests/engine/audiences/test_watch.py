@@ -1,0 +1,159 @@
+"""Watching: ordered, unique, resumable, bookmarked; and what ends it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from engine.audiences.model import WatchChanges, WatchItem, WatchProgress, WatchSnapshot
+from engine.errors import CursorExpired, FailedPrecondition, InvalidInput, NotFound
+from engine.journeys.model import Milestone
+from engine.values import MICROS_PER_SECOND
+from tests.engine.site import ACCOUNT, JOURNEY, NOW, Site, did
+
+TENTH = MICROS_PER_SECOND // 10
+
+
+@pytest.fixture
+def calculated(site: Site) -> tuple[Site, Milestone]:
+    site.send([("u1", "a"), ("u2", "a")])
+    milestone = site.add("one", did("a"))
+    site.connect(milestone)
+    site.engine.live.refresh_all()
+    return site, milestone
+
+
+def watch(site: Site, milestone: Milestone, cursor: int | None) -> Iterator[WatchItem]:
+    return site.engine.live.watch(milestone.audience, cursor=cursor, progress_interval=TENTH)
+
+
+def test_a_snapshot_then_a_mark_then_changes(calculated: tuple[Site, Milestone]) -> None:
+    site, milestone = calculated
+    items = watch(site, milestone, None)
+    snapshot, mark = next(items), next(items)
+    assert isinstance(snapshot, WatchSnapshot)
+    assert set(snapshot.user_ids) == {"u1", "u2"}
+    assert mark == WatchProgress(2, NOW)
+    site.send([("u3", "a")])
+    site.clock.now += 7
+    site.engine.live.refresh_all()
+    item = next(items)
+    assert isinstance(item, WatchChanges)
+    assert [(c.sequence, c.user_id, c.entered, c.as_of) for c in item.changes] == [(3, "u3", True, NOW + 7)]
+
+
+def test_from_any_cursor_the_same_changes_follow(calculated: tuple[Site, Milestone]) -> None:
+    site, milestone = calculated
+    for user_id in ("u3", "u4"):
+        site.send([(user_id, "a")])
+        site.engine.live.refresh_all()
+    everything = site.backend.changes(milestone.audience, 0, 100).changes
+    assert [change.sequence for change in everything] == [1, 2, 3, 4]
+    for cursor in range(4):
+        item = next(watch(site, milestone, cursor))
+        assert item == WatchChanges(everything[cursor:])
+
+
+def test_marks_go_on_with_time_when_nothing_changes(calculated: tuple[Site, Milestone]) -> None:
+    site, milestone = calculated
+    items = watch(site, milestone, 2)
+    assert next(items) == WatchProgress(2, NOW)
+    site.clock.now = NOW + 60 * MICROS_PER_SECOND
+    site.engine.live.refresh_all()
+    assert next(items) == WatchProgress(2, NOW + 60 * MICROS_PER_SECOND)
+
+
+def test_a_change_wakes_whoever_waits(calculated: tuple[Site, Milestone]) -> None:
+    site, milestone = calculated
+    items = site.engine.live.watch(milestone.audience, cursor=2, progress_interval=3_600 * MICROS_PER_SECOND)
+    found: list[WatchItem] = []
+    thread = threading.Thread(target=lambda: found.append(next(items)))
+    thread.start()
+    site.send([("u3", "a")])
+    site.engine.live.refresh_all()
+    thread.join()
+    (item,) = found
+    assert isinstance(item, WatchChanges)
+    assert [change.user_id for change in item.changes] == ["u3"]
+
+
+def test_an_expired_cursor_names_the_oldest(calculated: tuple[Site, Milestone]) -> None:
+    site, milestone = calculated
+    site.send([("u3", "a")])
+    site.engine.live.refresh_all()
+    site.backend.trim_changes(milestone.audience, 2)
+    with pytest.raises(CursorExpired) as expired:
+        next(watch(site, milestone, 1))
+    assert expired.value.metadata == {"oldest_cursor": "2"}
+    assert isinstance(next(watch(site, milestone, 2)), WatchChanges)
+    # A cursor from before the membership was calculated anew lies ahead of its log.
+    with pytest.raises(CursorExpired) as expired:
+        next(watch(site, milestone, 99))
+    assert expired.value.metadata == {"oldest_cursor": "2"}
+
+
+def test_it_ends_when_nobody_listens(calculated: tuple[Site, Milestone]) -> None:
+    site, milestone = calculated
+    listening = [True, True, False]
+    items = site.engine.live.watch(
+        milestone.audience, cursor=0, progress_interval=TENTH, stopped=lambda: not listening.pop(0)
+    )
+    assert [type(item) for item in items] == [WatchChanges]
+
+
+def test_what_is_not_calculated_cannot_be_watched(site: Site) -> None:
+    milestone = site.add("one", did("a"))
+    for cursor in (None, 0):
+        with pytest.raises(FailedPrecondition) as refused:
+            watch(site, milestone, cursor)
+        assert refused.value.reason == "CONNECTION_STATE"
+    with pytest.raises(NotFound):
+        site.engine.live.watch(f"{ACCOUNT}/audiences/none")
+    with pytest.raises(InvalidInput) as bad:
+        site.engine.live.watch(f"{JOURNEY}/milestones/one")
+    assert [v.field for v in bad.value.violations] == ["audience"]
+    with pytest.raises(InvalidInput) as bad:
+        site.engine.live.watch(milestone.audience, cursor=-1)
+    assert [v.field for v in bad.value.violations] == ["cursor"]
+    with pytest.raises(InvalidInput) as bad:
+        site.engine.live.watch(milestone.audience, progress_interval=0)
+    assert [v.field for v in bad.value.violations] == ["progress_interval"]
+
+
+def test_the_first_calculation_is_waited_for(site: Site) -> None:
+    site.send([("u1", "a")])
+    milestone = site.add("one", did("a"))
+    site.connect(milestone)
+    items = watch(site, milestone, 0)
+    found: list[WatchItem] = []
+    thread = threading.Thread(target=lambda: found.append(next(items)))
+    thread.start()
+    site.engine.live.refresh_all()
+    thread.join()
+    assert found == [WatchChanges(site.backend.changes(milestone.audience, 0, 10).changes)]
+
+
+def test_a_deleted_audience_tells_its_last_exits_and_ends(calculated: tuple[Site, Milestone]) -> None:
+    site, milestone = calculated
+    items = watch(site, milestone, 2)
+    site.engine.milestones.delete_milestone(milestone.name)
+    site.engine.live.refresh_all()
+    item = next(items)
+    assert isinstance(item, WatchChanges)
+    assert sorted((c.user_id, c.entered) for c in item.changes) == [("u1", False), ("u2", False)]
+    site.deliver(f"{ACCOUNT}/connections/sending")
+    site.engine.live.refresh_all()
+    with pytest.raises(NotFound):
+        next(items)
+
+
+def test_switching_off_ends_it(calculated: tuple[Site, Milestone]) -> None:
+    site, milestone = calculated
+    items = watch(site, milestone, 0)
+    assert isinstance(next(items), WatchChanges)
+    site.engine.connections.deactivate(f"{ACCOUNT}/connections/sending")
+    site.engine.live.refresh_all()
+    with pytest.raises(FailedPrecondition):
+        next(items)
