@@ -99,12 +99,16 @@ class Planner:
 
     def milestone(self, journey: JourneyTree, milestone_id: str) -> int:
         """The step of the milestone's users. Raises AudienceCycle."""
-        key = (journey.name, milestone_id)
-        if key not in self._members:
+        return self.milestones(journey, [milestone_id])[0]
+
+    def milestones(self, journey: JourneyTree, milestone_ids: Sequence[str]) -> list[int]:
+        """The steps of the users of several milestones of one journey. Raises AudienceCycle."""
+        keys = [(journey.name, milestone_id) for milestone_id in milestone_ids]
+        if not all(key in self._members for key in keys):
             # In dependency order, so that no chain of milestones and audiences is too long for the stack.
-            for located in made_of(journey, [milestone_id], self._resolver):
+            for located in made_of(journey, milestone_ids, self._resolver):
                 self._compile(*located)
-        return self._members[key]
+        return [self._members[key] for key in keys]
 
     def draw(self, journey: JourneyTree, milestone_id: str) -> int:
         """The step of the users that the milestone draws from."""
@@ -141,12 +145,12 @@ class Planner:
         """The draw of the sibling before less that sibling's matches, so that a split makes each difference
         once.
         """
-        earlier = journey.before(milestone)
-        if not earlier:
+        sibling = journey.just_before(milestone)
+        if sibling is None:
             if milestone.parent is None:
                 return self.universe(journey)
             return self._members[journey.name, milestone.parent]
-        previous = (journey.name, earlier[-1].id)
+        previous = (journey.name, sibling.id)
         if previous not in self._criteria:
             # Without criteria everyone it draws is its own.
             return self.steps.unite([])
@@ -200,8 +204,7 @@ def compile_journey(
     """One plan with a root for each of the milestones (ids; None = all of them, in the journey's order)."""
     planner = Planner(account, as_of, resolver)
     ids = [milestone.id for milestone in journey.milestones] if milestones is None else milestones
-    roots = [planner.milestone(journey, milestone_id) for milestone_id in ids]
-    return CompiledJourney(planner.plan(roots, passes), tuple(ids))
+    return CompiledJourney(planner.plan(planner.milestones(journey, ids), passes), tuple(ids))
 
 
 def compile_audiences(

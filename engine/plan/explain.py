@@ -226,7 +226,8 @@ def compile_explanation(
     milestones = []
     for milestone in _way_to(journey, milestone_id):
         criterion = planner.criterion_of(journey, milestone.id)
-        siblings = [(each.id, planner.milestone(journey, each.id)) for each in journey.before(milestone)]
+        before = [sibling.id for sibling in journey.before(milestone)]
+        siblings = zip(before, planner.milestones(journey, before), strict=True)
         milestones.append(
             ExplainedMilestone(
                 milestone.id,

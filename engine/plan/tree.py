@@ -7,6 +7,8 @@ always the last sibling and draws whoever matches none of the others.
 from __future__ import annotations
 
 import enum
+import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
@@ -41,7 +43,7 @@ class TreeMilestone(msgspec.Struct, frozen=True, kw_only=True):
     criterion: Criterion | None = None
 
 
-class JourneyTree(msgspec.Struct, frozen=True, kw_only=True):
+class JourneyTree(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """A journey with its inputs resolved (resource names; "all inputs" is already a list) and its milestones
     in any order.
     """
@@ -50,26 +52,38 @@ class JourneyTree(msgspec.Struct, frozen=True, kw_only=True):
     inputs: tuple[str, ...]
     milestones: tuple[TreeMilestone, ...] = ()
 
+    @functools.cached_property
+    def _by_id(self) -> dict[str, TreeMilestone]:
+        return {milestone.id: milestone for milestone in self.milestones}
+
+    @functools.cached_property
+    def _splits(self) -> dict[str | None, list[TreeMilestone]]:
+        splits: dict[str | None, list[TreeMilestone]] = {}
+        for milestone in sorted(self.milestones, key=_place):
+            splits.setdefault(milestone.parent, []).append(milestone)
+        return splits
+
+    @functools.cached_property
+    def _before(self) -> dict[str, TreeMilestone]:
+        pairs = (pair for split in self._splits.values() for pair in itertools.pairwise(split))
+        return {after.id: before for before, after in pairs}
+
     def milestone(self, milestone_id: str) -> TreeMilestone:
         """The milestone with that id. Raises KeyError."""
-        for milestone in self.milestones:
-            if milestone.id == milestone_id:
-                return milestone
-        raise KeyError(milestone_id)
+        return self._by_id[milestone_id]
 
     def children(self, parent: str | None) -> list[TreeMilestone]:
         """The milestones below `parent` (None = at the start), left to right."""
-        siblings = [milestone for milestone in self.milestones if milestone.parent == parent]
-        return sorted(siblings, key=_place)
+        return list(self._splits.get(parent, ()))
+
+    def just_before(self, milestone: TreeMilestone) -> TreeMilestone | None:
+        """The sibling that chooses its users just before `milestone` does; None for the first."""
+        return self._before.get(milestone.id)
 
     def before(self, milestone: TreeMilestone) -> list[TreeMilestone]:
         """The siblings that choose their users before `milestone` does, left to right."""
-        earlier = []
-        for sibling in self.children(milestone.parent):
-            if sibling.id == milestone.id:
-                break
-            earlier.append(sibling)
-        return earlier
+        siblings = self.children(milestone.parent)
+        return siblings[: [sibling.id for sibling in siblings].index(milestone.id)]
 
     def with_draft(self, draft: TreeMilestone) -> JourneyTree:
         """This journey as it would be with `draft` saved, instead of the milestone with its id if there is
@@ -121,8 +135,9 @@ def audiences_in(criterion: Criterion | None) -> Iterator[str]:
 def made_of(journey: JourneyTree, milestone_ids: Sequence[str], resolver: AudienceResolver) -> list[Located]:
     """Every milestone that decides who is in these, themselves included, each after those it depends on.
 
-    A milestone depends on its parent, on the siblings before it and on the audiences that its criteria name,
-    in this journey or in others. Raises AudienceCycle. Cost and memory follow the answer, whatever its depth.
+    A milestone depends on its parent, on the sibling before it (and so on all of them) and on the audiences
+    that its criteria name, in this journey or in others. Raises AudienceCycle. Cost and memory follow the
+    answer, whatever its depth.
     """
     order: dict[tuple[str, str], Located] = {}
     opened: set[tuple[str, str]] = set()
@@ -146,7 +161,7 @@ def made_of(journey: JourneyTree, milestone_ids: Sequence[str], resolver: Audien
 def _needed(journey: JourneyTree, milestone: TreeMilestone, resolver: AudienceResolver) -> Iterator[Located]:
     if milestone.parent is not None:
         yield journey, journey.milestone(milestone.parent)
-    for sibling in journey.before(milestone):
+    if (sibling := journey.just_before(milestone)) is not None:
         yield journey, sibling
     for name in audiences_in(milestone.criterion):
         referred, milestone_id = resolver(name)

@@ -5,6 +5,9 @@ A "no" means "not known". Answers follow from the form of the steps alone, so th
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 from engine.plan.model import (
     EventMatch,
     Intersect,
@@ -17,10 +20,16 @@ from engine.plan.model import (
     Universe,
 )
 
-DEPTH_MAX = 12
+DEPTH_MAX = 4
 """How far down an answer is looked for; what lies deeper is not known."""
 
-Inputs = frozenset[str]
+YES = -1
+
+Inputs: TypeAlias = frozenset[str]
+Pair: TypeAlias = tuple[int, int]
+Answers: TypeAlias = dict[Pair, int]
+"""For a pair of steps YES, or the depth to which no answer was found."""
+Decide: TypeAlias = Callable[[int, int, int], bool]
 
 
 class Relations:
@@ -29,8 +38,8 @@ class Relations:
     def __init__(self, steps: list[Step]) -> None:
         self._steps = steps
         self._inputs: list[Inputs | None] = []
-        self._inside: dict[tuple[int, int, int], bool] = {}
-        self._apart: dict[tuple[int, int, int], bool] = {}
+        self._inside: Answers = {}
+        self._apart: Answers = {}
 
     def inputs_of(self, index: int) -> Inputs | None:
         """Inputs so that all users of the step belong to at least one of them; None when none are known."""
@@ -42,23 +51,21 @@ class Relations:
         """Every user of `one` is a user of `other`."""
         if one == other:
             return True
-        if depth == 0:
-            return False
-        key = (one, other, depth)
-        if key not in self._inside:
-            self._inside[key] = self._decide_inside(one, other, depth - 1)
-        return self._inside[key]
+        return self._known(self._inside, (one, other), depth, self._decide_inside)
 
     def apart(self, one: int, other: int, depth: int = DEPTH_MAX) -> bool:
         """No user of `one` is a user of `other`."""
-        if depth == 0:
-            return False
-        key = (min(one, other), max(one, other), depth)
-        if key not in self._apart:
-            self._apart[key] = self._apart_from(one, other, depth - 1) or self._apart_from(
-                other, one, depth - 1
-            )
-        return self._apart[key]
+        return self._known(self._apart, (min(one, other), max(one, other)), depth, self._decide_apart)
+
+    def _known(self, answers: Answers, pair: Pair, depth: int, decide: Decide) -> bool:
+        """A "yes" holds at any depth, a "no" down to the depth to which it was looked for."""
+        looked = answers.get(pair, 0)
+        if looked != YES and looked < depth:
+            looked = answers[pair] = YES if decide(*pair, depth - 1) else depth
+        return looked == YES
+
+    def _decide_apart(self, one: int, other: int, depth: int) -> bool:
+        return self._apart_from(one, other, depth) or self._apart_from(other, one, depth)
 
     def _decide_inside(self, one: int, other: int, depth: int) -> bool:
         container = self._steps[other]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -49,19 +49,17 @@ def rewrite(plan: Plan, rule: Rule) -> Plan:
     draft = Draft()
     moved: list[int] = []
     for step in plan.steps:
-        moved.append(rule(draft, with_operands(step, [moved[operand] for operand in operands_of(step)])))
+        moved.append(rule(draft, with_operands(step, moved)))
     return pruned(plan, draft.steps, [moved[root] for root in plan.roots])
 
 
-def with_operands(step: Step, operands: Sequence[int]) -> Step:
-    """The same step with other indices for its operands."""
+def with_operands(step: Step, place: Sequence[int] | Mapping[int, int]) -> Step:
+    """The same step with each operand replaced by its new place."""
     match step:
-        case Intersect():
-            return Intersect(operands=tuple(operands))
-        case Unite():
-            return Unite(operands=tuple(operands))
+        case Intersect() | Unite():
+            return type(step)(operands=tuple([place[operand] for operand in step.operands]))
         case Subtract():
-            return Subtract(minuend=operands[0], subtrahend=operands[1])
+            return Subtract(minuend=place[step.minuend], subtrahend=place[step.subtrahend])
         case _:
             return step
 
@@ -73,11 +71,8 @@ def pruned(plan: Plan, steps: Sequence[Step], roots: Sequence[int]) -> Plan:
         if index in needed:
             needed.update(operands_of(steps[index]))
     place = {index: position for position, index in enumerate(sorted(needed))}
-    kept = (
-        with_operands(steps[index], [place[operand] for operand in operands_of(steps[index])])
-        for index in place
-    )
-    return msgspec.structs.replace(plan, steps=tuple(kept), roots=tuple(place[root] for root in roots))
+    kept = tuple([with_operands(steps[index], place) for index in place])
+    return msgspec.structs.replace(plan, steps=kept, roots=tuple(place[root] for root in roots))
 
 
 def unique(operands: Iterable[int]) -> list[int]:
