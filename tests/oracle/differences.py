@@ -107,8 +107,10 @@ def in_engine(trees: Trees, side: EngineSide, source: random.Random) -> list[Dif
     found = _stored(trees, side, half, None)
     if source.random() < RESTART_SHARE:
         side.restart()
-    elif source.random() < FOLD_SHARE:
-        side.backend.fold()
+    for operation in range(half, len(world.operations)):
+        if source.random() < FOLD_SHARE:
+            side.backend.fold()
+        side.feed(world, operation + 1)
     side.feed(world)
     if source.random() < RESTART_SHARE:
         side.restart()

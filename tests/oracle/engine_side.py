@@ -9,6 +9,7 @@ import msgspec
 
 from engine.backend import Contains, Count, Members
 from engine.local.backend import LocalBackend
+from engine.local.settings import LocalSettings
 from engine.plan.model import Plan
 from engine.plan.passes import ALL_PASSES, Pass
 from engine.plan.slivers import moved_by_time
@@ -22,9 +23,10 @@ PAGE_USERS = 3
 class EngineSide:
     """A store with many worlds in it, each in its own account."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, settings: LocalSettings | None = None) -> None:
         self._directory = directory
-        self.backend = LocalBackend.open(directory)
+        self._settings = settings
+        self.backend = LocalBackend.open(directory, settings=settings)
         self._fed: dict[str, int] = {}
 
     def close(self) -> None:
@@ -34,7 +36,7 @@ class EngineSide:
     def restart(self) -> None:
         """Closes the store and opens it again."""
         self.backend.close()
-        self.backend = LocalBackend.open(self._directory)
+        self.backend = LocalBackend.open(self._directory, settings=self._settings)
 
     def feed(self, world: World, until: int | None = None) -> None:
         """Sends what happened up to that operation (all unless given) and was not sent before."""

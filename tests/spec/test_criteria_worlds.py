@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.oracle.campaign import Laboratory, world_of
 from tests.oracle.differences import in_engine, in_labels, in_planner, in_slivers
 from tests.oracle.engine_side import EngineSide
 from tests.oracle.palette import DURATIONS
@@ -56,3 +57,12 @@ def test_a_labelled_criterion_is_about_the_users_its_milestone_draws_from(world:
 @given(world=worlds(), lapse=st.sampled_from(DURATIONS))
 def test_whoever_time_moves_is_expected_to_move(world: World, lapse: int) -> None:
     assert in_slivers(Trees(world), world.as_of + lapse) == []
+
+
+@pytest.mark.parametrize("limits", [1, 3, 5, 7])
+def test_limits_change_no_answer(limits: int) -> None:
+    """A store with its limits brought down takes the ways that large stores take."""
+    with Laboratory(limits) as laboratory:
+        for number in range(12):
+            found = laboratory.differences_of(world_of(limits, number), f"{limits} {number}")
+            assert found == [], f"python -m tests.oracle.campaign --seed {limits} --first {number} --worlds 1"

@@ -1,0 +1,66 @@
+"""The embedded backend with its limits brought down.
+
+So a world of sixty records reaches what otherwise takes millions: split slices, merged parts, evicted cells,
+wide sums, the other branch of every choice by cost.
+
+No limit changes an answer. Those named here are constants inside the backend and in its settings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+from unittest import mock
+
+from engine.local.settings import LocalSettings
+
+LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
+    "engine.local.columns": {"COMPARED_RANGES_MAX": (0, 1)},
+    "engine.local.dedupe": {"RUNS_PER_TIER_MAX": (1, 2), "BLOCK_DIGESTS": (1, 2)},
+    "engine.local.directory": {"KNOWN_USERS_MAX": (2, 6)},
+    "engine.local.execute": {"NARROW_SHARE": (1, 1_000), "COMPILED_PLANS_MAX": (1,)},
+    "engine.local.leaves": {
+        "PROFILE_USERS_MAX": (0, 1),
+        "PROFILE_USERS_OVER_SCAN_MAX": (0, 1),
+        "UNION_ONE_BY_ONE_MAX": (1,),
+    },
+    "engine.local.properties": {"TEXT_IN_KEY_BYTES_MAX": (0, 2)},
+    "engine.local.events.aggregate": {
+        "DENSE_SHARE": (1, 1_000),
+        "_PAIR_MAX": (0, 8),
+        "FLAGS_PER_PAIR_MAX": (0, 1_000),
+    },
+    "engine.local.events.decimals": {"MANTISSA_MAX": (0, 10), "EXPONENT_MAX": (0, 1)},
+    "engine.local.events.select": {"PROBE_COST": (0, 1_000)},
+    "engine.local.events.sequence": {"_KEY_MAX": (0,)},
+    "engine.local.events.sums": {"_INTEGER_MAX": (1, 1 << 8)},
+    "engine.local.events.table": {"SLICE_ROWS_MAX": (1, 3), "SLICE_PARTS_MAX": (1, 2)},
+}
+
+UNTOUCHED_PERCENT = 40
+
+
+@contextlib.contextmanager
+def strained(source: random.Random) -> Iterator[LocalSettings]:
+    """Brings a random choice of the limits down while the block runs, and gives settings that match."""
+    with contextlib.ExitStack() as stack:
+        for module_name, limits in LIMITS.items():
+            module = importlib.import_module(module_name)
+            for name, values in limits.items():
+                if source.randrange(100) >= UNTOUCHED_PERCENT:
+                    stack.enter_context(mock.patch.object(module, name, source.choice(values)))
+        yield _settings(source)
+
+
+def _settings(source: random.Random) -> LocalSettings:
+    drawn: dict[str, Any] = {
+        "groups": (1, 2, 64),
+        "cache_bytes": (1, 4_096),
+        "column_cache_bytes": (1, 4_096),
+        "apply_chunk_records": (1, 2),
+        "fold_records": (1, 7),
+    }
+    return LocalSettings(**{name: source.choice(values) for name, values in drawn.items()})
