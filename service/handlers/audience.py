@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import grpc
 
+from engine.errors import StoreUnavailable
 from engine.journeys.model import Audience
 from milepost.v1 import audience_pb2, audience_service_pb2_grpc
 from milepost.v1 import audience_service_pb2 as pb
@@ -253,6 +254,8 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
             stopped=lambda: self._runtime.stopping.is_set() or not context.is_active(),
         )
         yield from map(convert.watch_message, items)
+        if self._runtime.stopping.is_set():
+            raise StoreUnavailable("the service is stopping: go on elsewhere from the last cursor")
 
     def ExplainMembership(
         self, request: pb.ExplainMembershipRequest, context: grpc.ServicerContext

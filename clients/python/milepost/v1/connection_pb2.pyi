@@ -216,7 +216,7 @@ class FileOutput(_message.Message):
 
     PATH_FIELD_NUMBER: _builtins.int
     path: _builtins.str
-    """A relative path without `..`; each connection writes a file of its own below it, `{path}/{connection id}.ndjson`."""
+    """A relative path without `..`; each connection writes a file of its own, `{account id}/{path}/{connection id}.ndjson`."""
     def __init__(
         self,
         *,

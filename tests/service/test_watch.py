@@ -1,0 +1,145 @@
+"""WatchMembership through a real server: snapshot, changes, marks, resuming, and the places there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from milepost.v1 import account_service_pb2, audience_service_pb2
+from milepost.v1.audience_service_pb2 import WatchMembershipRequest, WatchMembershipResponse
+from tests.harness import Serving, eventually, read_refusal, refusal_of, serving
+from tests.service.delivery.test_delivery import build, connect, deactivate, set_tier, wait_for
+
+MARK_MS = 100
+
+
+def request_of(audience: str, **start: Any) -> WatchMembershipRequest:
+    request = WatchMembershipRequest(audience=audience, **start)
+    request.progress_interval.FromMilliseconds(MARK_MS)
+    return request
+
+
+def told(item: WatchMembershipResponse) -> list[tuple[str, bool, int]]:
+    """(user, entered, sequence) of the changes in an item."""
+    return [(c.user_id, c.entered, c.sequence) for c in item.changes.changes]
+
+
+def until_mark(stream: Iterator[WatchMembershipResponse]) -> tuple[list[WatchMembershipResponse], int]:
+    """What came before the next progress mark, and the mark's cursor."""
+    items: list[WatchMembershipResponse] = []
+    for item in stream:
+        if item.WhichOneof("update") == "progress":
+            return items, item.progress.cursor
+        items.append(item)
+    raise AssertionError("the stream ended without a mark")
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[tuple[Serving, str]]:
+    """A service with a calculated audience of u1, u2 and u3."""
+    with serving(tmp_path / "store", watchers_max=2, access_log="none") as service:
+        audience = build(service)
+        connect(service, audience)
+        wait_for(service, 3)
+        yield service, audience
+
+
+def test_a_snapshot_then_changes_then_resumed(watched: tuple[Serving, str]) -> None:
+    service, audience = watched
+    stream = service.audiences.WatchMembership(request_of(audience, snapshot=True))
+    items, cursor = until_mark(stream)
+    assert sorted(user for item in items for user in item.snapshot.user_ids) == ["u1", "u2", "u3"]
+    assert cursor == 3
+
+    set_tier(service, ["u4"], "gold")
+    seen: list[tuple[str, bool, int]] = []
+    while not seen:
+        items, cursor = until_mark(stream)
+        seen += [change for item in items for change in told(item)]
+    assert (seen, cursor) == ([("u4", True, 4)], 4)
+    stream.cancel()
+
+    set_tier(service, ["u1"], "silver")
+    resumed = service.audiences.WatchMembership(request_of(audience, cursor=cursor))
+    assert told(next(resumed)) == [("u1", False, 5)]
+    resumed.cancel()
+
+
+def test_all_changes_from_the_start(watched: tuple[Serving, str]) -> None:
+    service, audience = watched
+    stream = service.audiences.WatchMembership(request_of(audience, cursor=0))
+    assert [sequence for _, entered, sequence in told(next(stream)) if entered] == [1, 2, 3]
+    stream.cancel()
+
+
+def test_a_cursor_of_another_life(watched: tuple[Serving, str]) -> None:
+    service, audience = watched
+    refusal = refusal_of(service.audiences.WatchMembership, request_of(audience, cursor=99))
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED")
+    assert refusal.metadata == {"oldest_cursor": "0"}
+
+
+def test_marks_that_come_too_often(watched: tuple[Serving, str]) -> None:
+    service, audience = watched
+    request = WatchMembershipRequest(audience=audience, snapshot=True)
+    request.progress_interval.FromMilliseconds(1)
+    refusal = refusal_of(service.audiences.WatchMembership, request)
+    assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert list(refusal.violations) == ["progress_interval"]
+
+
+def test_places_are_limited_and_given_back(watched: tuple[Serving, str]) -> None:
+    service, audience = watched
+    request = request_of(audience, snapshot=True)
+    streams = [service.audiences.WatchMembership(request) for _ in range(2)]
+    for stream in streams:
+        until_mark(stream)
+    refusal = refusal_of(service.audiences.WatchMembership, request)
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_EXCEEDED")
+    assert refusal.metadata == {"limit": "2", "pool": "watcher"}
+    assert service.accounts.ListAccounts(account_service_pb2.ListAccountsRequest()).accounts
+    for stream in streams:
+        stream.cancel()
+    eventually(lambda: service.application.in_flight == 0)
+    again = service.audiences.WatchMembership(request)
+    assert until_mark(again)[1] == 3
+    again.cancel()
+
+
+def test_a_watch_ends_when_the_audience_is_no_longer_calculated(watched: tuple[Serving, str]) -> None:
+    service, audience = watched
+    stream = service.audiences.WatchMembership(request_of(audience, snapshot=True))
+    until_mark(stream)
+    deactivate(service)
+    with pytest.raises(grpc.RpcError) as end:
+        list(stream)
+    refusal = read_refusal(end.value)
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CONNECTION_STATE")
+
+
+def test_a_watch_ends_when_the_service_stops(watched: tuple[Serving, str]) -> None:
+    service, audience = watched
+    stream = service.audiences.WatchMembership(request_of(audience, snapshot=True))
+    until_mark(stream)
+    service.application.stop()
+    with pytest.raises(grpc.RpcError) as end:
+        list(stream)
+    refusal = read_refusal(end.value)
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
+
+
+def test_members_in_pages_and_as_a_stream(watched: tuple[Serving, str]) -> None:
+    service, audience = watched
+    request = audience_service_pb2.ListMembersRequest(parent=audience, page_size=2)
+    first = service.audiences.ListMembers(request)
+    request.page_token = first.next_page_token
+    second = service.audiences.ListMembers(request)
+    assert (len(first.user_ids), len(second.user_ids), second.next_page_token) == (2, 1, "")
+    assert sorted([*first.user_ids, *second.user_ids]) == ["u1", "u2", "u3"]
+    assert first.as_of == second.as_of
+    exported = service.audiences.ExportMembers(audience_service_pb2.ExportMembersRequest(name=audience))
+    assert sorted(user for page in exported for user in page.user_ids) == ["u1", "u2", "u3"]
