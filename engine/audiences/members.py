@@ -36,10 +36,14 @@ from engine.journeys.repository import Repository
 from engine.limits import Limits
 from engine.plan.compile import compile_audiences
 from engine.plan.model import Plan
+from engine.plan.passes import ALL_PASSES, Pass
 from engine.values import Micros
 
 BATCH_PAIRS_MAX = 10_000
 EXPORT_PAGE_USERS = 5_000
+
+OPTIMISED_FROM_USERS = 64
+"""For fewer users, optimising a plan takes longer than it saves."""
 
 
 class _Place(msgspec.Struct, frozen=True, array_like=True):
@@ -175,7 +179,8 @@ class Members:
         rows = [row for row, each in enumerate(flags) if None in each]
         columns = [c for c in range(len(audiences)) if any(flags[row][c] is None for row in rows)]
         if rows and columns:
-            plan = self._plan(account, [audiences[column] for column in columns], now)
+            passes = ALL_PASSES if len(rows) >= OPTIMISED_FROM_USERS else ()
+            plan = self._plan(account, [audiences[column] for column in columns], now, passes)
             ask = Contains(tuple(user_ids[row] for row in rows))
             found = self._backend.execute(plan, ask, min_revision=at_least, deadline=deadline)
             revision = revision if is_stored else found.revision
@@ -185,10 +190,11 @@ class Members:
                         flags[row][column] = flag
         return Answers([[bool(flag) for flag in each] for each in flags], as_of, revision)
 
-    def _plan(self, account: str, audiences: Sequence[str], as_of: Micros) -> Plan:
+    def _plan(self, account: str, audiences: Sequence[str], as_of: Micros, passes: Sequence[Pass]) -> Plan:
         with self._repository.reading():
             resolver = self._forest.resolver(account)
-            return compile_audiences(self._forest.account(account), audiences, as_of, resolver)
+            plan_account = self._forest.account(account)
+            return compile_audiences(plan_account, audiences, as_of, resolver, passes=passes)
 
     def _is_audience_of(self, account: str, name: str) -> bool:
         return account_of(name) == account and self._repository.find(Audience, name) is not None
