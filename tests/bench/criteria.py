@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -38,6 +39,8 @@ TURNS = 16
 TRIAL_TURNS = 4
 """Each way to write a question in SQL is asked so often; the fastest of them goes on."""
 RATIO_TARGET = 3.0
+TABLE_WIDTH = 132
+"""What the table needs; a pipe has no width of its own."""
 
 
 class PeersDisagree(Exception):
@@ -94,6 +97,8 @@ class Loaded:
 
 def run(options: Options, console: Console) -> list[Row]:
     """Draws the world, fills the three stores, asks everything and prints the table. Raises PeersDisagree."""
+    if not console.is_terminal:
+        console.width = max(console.width, TABLE_WIDTH)
     with _directory(options) as directory, ExitStack() as stack:
         peers = _open_peers(directory, console, stack)
         loads = _load(options.scale, directory, peers, console)
@@ -241,6 +246,7 @@ def _progress(row: Row) -> str:
 def _table(rows: Sequence[Row], scale: synthetic.Scale, peers: Sequence[Peer]) -> Table:
     versions = ", ".join(f"{peer.name} {peer.version()}" for peer in peers)
     table = Table(
+        box=box.SIMPLE,
         title=f"Criteria over {scale.users:,} users and {scale.events:,} events (ms)",
         caption=f"{versions}; warm: median of {TURNS - 1}; ratio: the better peer's warm time to ours",
     )
@@ -265,7 +271,9 @@ def _ratio(ratio: float | None) -> str:
 
 
 def _loads_table(loads: Sequence[Loaded]) -> Table:
-    table = Table(title="Loading (durable, from records; the peers from Parquet)")
+    table = Table(
+        box=box.SIMPLE, title="Loading: records, made durable batch by batch; the peers from Parquet"
+    )
     for heading in ("store", "seconds", "MB on disk"):
         table.add_column(heading, justify="left" if heading == "store" else "right")
     for load in loads:

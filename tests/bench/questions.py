@@ -153,7 +153,7 @@ def _text_contains(turn: Turn) -> Question:
 
 
 def _text_matches(turn: Turn) -> Question:
-    pattern = f"^[A-C][{'KLMNOPRS'[: 2 + turn.number % 6]}]-[0-{turn.number % 4}]$"
+    pattern = f"^[A-C][{'KLMNOPRS'[: 2 + turn.number % 6]}]-[0-{turn.number % 5}]$"
     return _about_users(
         UserAttribute(key="country", test=Text("matches", pattern)),
         lambda dialect: f"{dialect.matches}(country, '{pattern}')",
@@ -166,7 +166,7 @@ def _identity_contains(turn: Turn) -> Question:
 
 
 def _identity_matches(turn: Turn) -> Question:
-    pattern = f"^[a-f]+{turn.number % 10}.*[02468]@(mail|corp)[.]"
+    pattern = f"^[a-f]+{turn.number:x}.*[02468]@(mail|corp)[.]"
     return _about_users(
         Identity(type="email", test=Text("matches", pattern)),
         lambda dialect: f"{dialect.matches}(email, '{pattern}')",
