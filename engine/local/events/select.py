@@ -126,7 +126,10 @@ def _universe_rows(part: Part, universe: Universe) -> Rows:
         return Rows(part, places, slots)
     live = part.live_rows()
     rows = Rows(part, None, part.row_users())
-    return rows if live is None else _filtered(rows, live)
+    if live is not None:
+        return _filtered(rows, live)
+    rows.starts = part.offsets()
+    return rows
 
 
 def _filtered(rows: Rows, kept: Bools) -> Rows:

@@ -19,6 +19,7 @@ from engine.local.events.decimals import exact_sum, integer_bounds, shortest, su
 from engine.local.events.select import Rows
 
 _INTEGER_MAX = 1 << 62
+_DOUBLE_INTEGER_MAX = 1 << 53
 
 _ROUNDING = 2.0**-50
 """More than the relative error of a double, of its shortest decimal, and of one addition, together."""
@@ -31,64 +32,72 @@ Intervals = Sequence[Interval]
 
 def sum_passing(rows: Sequence[NumberRows], slots: int, intervals: Intervals) -> Bools:
     """Which slots have rows and a sum in the intervals."""
-    counts = _counts(rows, slots)
-    exponent = _common_exponent(rows)
-    if exponent is None:
-        return _decided(_Approximation(rows, counts), counts, intervals, average=False)
-    totals = _integer_totals(rows, slots, exponent)
+    gathered = _Gathered(rows, slots)
+    if gathered.bound >= _INTEGER_MAX:
+        return _decided(gathered, intervals, average=False)
+    totals = gathered.integer_totals()
     passed = np.zeros(slots, np.bool_)
     for interval in intervals:
-        passed |= integers_between(totals, *integer_bounds(interval, exponent))
-    return passed & (counts > 0)
+        passed |= integers_between(totals, *integer_bounds(interval, gathered.exponent))
+    return passed & (gathered.counts > 0)
 
 
 def average_passing(rows: Sequence[NumberRows], slots: int, intervals: Intervals) -> Bools:
     """Which slots have rows and an average in the intervals."""
-    counts = _counts(rows, slots)
-    exponent = _common_exponent(rows)
-    if exponent is None:
-        return _decided(_Approximation(rows, counts), counts, intervals, average=True)
-    totals = _integer_totals(rows, slots, exponent)
+    gathered = _Gathered(rows, slots)
+    if gathered.bound >= _INTEGER_MAX:
+        return _decided(gathered, intervals, average=True)
+    totals = gathered.integer_totals()
     passed = np.zeros(slots, np.bool_)
     for interval in intervals:
-        inside = _average_between(totals, counts, exponent, interval)
+        inside = _average_between(totals, gathered.counts, gathered.exponent, interval)
         if inside is None:
-            return _decided(_Approximation(rows, counts), counts, intervals, average=True)
+            return _decided(gathered, intervals, average=True)
         passed |= inside
-    return passed & (counts > 0)
+    return passed & (gathered.counts > 0)
 
 
-def _counts(rows: Sequence[NumberRows], slots: int) -> Int64s:
-    counts = np.zeros(slots, np.int64)
-    for piece, _ in rows:
-        counts[piece.slots] += piece.counts
-    return counts
+class _Gathered:
+    """The numbers to add up. `exponent` makes integers of them all, and no sum of some of them exceeds
+    `bound`, which is `_INTEGER_MAX` when there is no such exponent.
+    """
+
+    def __init__(self, rows: Sequence[NumberRows], slots: int) -> None:
+        self.rows = rows
+        self._slots = slots
+        self._row_slots = np.concatenate([np.zeros(0, np.int64), *(piece.row_slots for piece, _ in rows)])
+        self.counts: Int64s = np.bincount(self._row_slots, minlength=slots)
+        self.exponent = max((numbers.exponent for _, numbers in rows), default=0)
+        self.bound = sum(self._bound(numbers) for _, numbers in rows)
+
+    def _bound(self, numbers: NumberColumn) -> int:
+        mantissas = numbers.mantissas
+        if mantissas is None:
+            return _INTEGER_MAX
+        return (
+            max(abs(int(mantissas.min())), abs(int(mantissas.max()))) * len(numbers) * self._factor(numbers)
+        )
+
+    def _factor(self, numbers: NumberColumn) -> int:
+        return int(10 ** (self.exponent - numbers.exponent))
+
+    def integer_totals(self) -> Int64s:
+        """The sums × 10^exponent. For a bound below `_INTEGER_MAX`."""
+        integers = [(piece, numbers, numbers.mantissas) for piece, numbers in self.rows]
+        if self.bound <= _DOUBLE_INTEGER_MAX:
+            # Doubles add such integers without rounding, and numpy adds doubles by slot fastest.
+            weights = [m * float(self._factor(numbers)) for _, numbers, m in integers if m is not None]
+            added = np.bincount(self._row_slots, np.concatenate([np.zeros(0), *weights]), self._slots)
+            return added.astype(np.int64)
+        totals = np.zeros(self._slots, np.int64)
+        for piece, numbers, mantissas in integers:
+            assert mantissas is not None
+            partial = np.add.reduceat(mantissas.astype(np.int64), piece.starts[:-1])
+            totals[piece.slots] += partial * self._factor(numbers)
+        return totals
 
 
 # --- integers -----------------------------------------------------------------------------------------------
-
-
-def _common_exponent(rows: Sequence[NumberRows]) -> int | None:
-    """The exponent at which all the numbers are integers and no sum of them overflows; None when there is
-    none.
-    """
-    exponent = max((numbers.exponent for _, numbers in rows), default=0)
-    bound = 0
-    for _, numbers in rows:
-        if numbers.mantissas is None:
-            return None
-        largest = max(abs(int(numbers.mantissas.min())), abs(int(numbers.mantissas.max())))
-        bound += largest * len(numbers) * 10 ** (exponent - numbers.exponent)
-    return exponent if bound < _INTEGER_MAX else None
-
-
-def _integer_totals(rows: Sequence[NumberRows], slots: int, exponent: int) -> Int64s:
-    totals = np.zeros(slots, np.int64)
-    for piece, numbers in rows:
-        assert numbers.mantissas is not None
-        partial = np.add.reduceat(numbers.mantissas.astype(np.int64), piece.starts[:-1])
-        totals[piece.slots] += partial * 10 ** (exponent - numbers.exponent)
-    return totals
 
 
 def _average_between(totals: Int64s, counts: Int64s, exponent: int, interval: Interval) -> Bools | None:
@@ -124,12 +133,13 @@ def _average_between(totals: Int64s, counts: Int64s, exponent: int, interval: In
 class _Approximation:
     """Sums of doubles, and how far the exact sums can be from them."""
 
-    def __init__(self, rows: Sequence[NumberRows], counts: Int64s) -> None:
-        self.rows = rows
+    def __init__(self, gathered: _Gathered) -> None:
+        self.rows = gathered.rows
+        counts = gathered.counts
         self.sums = np.zeros(len(counts))
         sizes = np.zeros(len(counts))
         with np.errstate(over="ignore", invalid="ignore"):
-            for piece, numbers in rows:
+            for piece, numbers in self.rows:
                 starts, slots = piece.starts[:-1], piece.slots
                 self.sums[slots] += np.add.reduceat(numbers.doubles, starts)
                 sizes[slots] += np.add.reduceat(np.abs(numbers.doubles), starts)
@@ -152,7 +162,8 @@ class _Approximation:
             yield int(found[start]), exact_sum(values[start:end].tolist())
 
 
-def _decided(approximation: _Approximation, counts: Int64s, intervals: Intervals, *, average: bool) -> Bools:
+def _decided(gathered: _Gathered, intervals: Intervals, *, average: bool) -> Bools:
+    approximation, counts = _Approximation(gathered), gathered.counts
     present = counts > 0
     divisors: Ints = np.where(present & average, counts, 1)
     with np.errstate(over="ignore", invalid="ignore"):

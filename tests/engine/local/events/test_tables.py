@@ -131,6 +131,23 @@ def test_sums_and_averages_at_the_very_limit(tables: EventTables, beside: float)
             assert user not in found(aggregate, Interval(None, True, limit, False))
 
 
+def test_sums_of_large_integers_and_columns_of_different_exponents(tables: EventTables) -> None:
+    """Past 2^53 hundredths doubles could no longer add the integers."""
+    large, hundred = 999_999_999_999.0, range(100)
+    tables.add([row(1, NOON, place, _1=large) for place in hundred])
+    tables.add([EventRow(0, 1, 2, 1, EventType.CUSTOM, NOON, 200, {1: 0.25})])
+    tables.add([EventRow(0, 2, 2, 1, EventType.CUSTOM, NOON, 201, {1: 0.75})])
+    both = ResolvedSelection(inputs=(1, 2))
+    total = 99_999_999_999_900.25
+    for limit, aggregate in ((total, Aggregate.SUM), (0.75, Aggregate.SUM), (0.75, Aggregate.AVERAGE)):
+        point = Interval(limit, True, limit, True)
+        step = ResolvedEventMatch(selection=both, aggregate=aggregate, of=1, intervals=(point,))
+        assert set(tables.match(0, step)) == ({1} if limit == total else {2})
+    above = Interval(990_099_009_900.0, True, 990_099_009_901.0, True)
+    step = ResolvedEventMatch(selection=both, aggregate=Aggregate.AVERAGE, of=1, intervals=(above,))
+    assert set(tables.match(0, step)) == {1}
+
+
 @pytest.mark.parametrize("fold_after", [(), (3,), (7,), (3, 7)])
 def test_of_equal_times_the_first_and_the_last_to_arrive_count(
     store: Store, tables: EventTables, fold_after: tuple[int, ...]
@@ -307,11 +324,7 @@ def test_what_happens_between_a_fold_and_its_commit_is_kept(store: Store, new_ac
     assert set(EventTables(store, account, 1).users(0, ANYTHING)) == {0, 1, 2, 4, 8}
 
 
-def test_a_fold_that_did_not_commit_is_done_again(store: Store, new_account: NewAccount) -> None:
-    account = new_account()
-    tables = EventTables(store, account, 1)
-    tables.add([row(1, sequence=1)])
-
+def fold_in_vain(store: Store, tables: EventTables) -> None:
     def aborted() -> None:
         with store.index.writing() as txn:
             tables.fold(txn)
@@ -319,6 +332,25 @@ def test_a_fold_that_did_not_commit_is_done_again(store: Store, new_account: New
 
     with pytest.raises(RuntimeError):
         aborted()
+
+
+def test_a_removal_outlives_a_fold_that_did_not_commit(store: Store, new_account: NewAccount) -> None:
+    account = new_account()
+    tables = EventTables(store, account, 1)
+    tables.add([row(1, sequence=1), row(2, sequence=2)])
+    fold(store, tables)
+    tables.extract(0, 1)
+    fold_in_vain(store, tables)
+    assert set(tables.users(0, ANYTHING)) == {2}
+    fold(store, tables)
+    assert set(EventTables(store, account, 1).users(0, ANYTHING)) == {2}
+
+
+def test_a_fold_that_did_not_commit_is_done_again(store: Store, new_account: NewAccount) -> None:
+    account = new_account()
+    tables = EventTables(store, account, 1)
+    tables.add([row(1, sequence=1)])
+    fold_in_vain(store, tables)
     with store.index.writing() as txn:
         txn.put(key(Family.META, b"other"), b"a transaction of someone else")
     tables.add([row(2, sequence=2)])
