@@ -114,7 +114,7 @@ def in_engine(trees: Trees, side: EngineSide, source: random.Random) -> list[Dif
     side.feed(world)
     if source.random() < RESTART_SHARE:
         side.restart()
-    found += _asked(trees, side, some_passes(source))
+    found += _asked(trees, side, some_passes(source)) + _known(trees, side)
     found += _stored(trees, side, len(world.operations), later)
     return found
 
@@ -149,6 +149,20 @@ def _stored(trees: Trees, side: EngineSide, half: int, later: Micros | None) -> 
             expected = {milestone_id: oracle.members(milestone_id) for milestone_id in stored}
             how = "stored whole" if later is None else "stored and refreshed"
             found += compared(how, expected, stored)
+            replayed = {name: side.replayed(world.audience_name(name)) for name in expected}
+            found += compared(f"{how}, changes replayed", expected, replayed)
+    return found
+
+
+def _known(trees: Trees, side: EngineSide) -> list[Difference]:
+    """What the stored membership still says of users after new data: only what new data has not changed."""
+    world, expected = trees.world, Oracle(trees.world).all_members()
+    user_ids = _canonical(world)
+    found: list[Difference] = []
+    for name, members in expected.items():
+        known = side.known(world.audience_name(name), user_ids)
+        answered = frozenset(user for user, flag in known.items() if flag)
+        found += compared("stored, not dirty", {name: members & known.keys()}, {name: answered})
     return found
 
 

@@ -117,3 +117,22 @@ class EngineSide:
             milestone_id: frozenset(self.backend.stored_members(name, Members()).user_ids)
             for milestone_id, name in zip(ids, names, strict=True)
         }
+
+    def replayed(self, audience: str) -> frozenset[str]:
+        """The members that the change log of an audience leads to, from nobody on."""
+        members: set[str] = set()
+        after = 0
+        while True:
+            page = self.backend.changes(audience, after, PAGE_USERS)
+            for change in page.changes:
+                after += 1
+                assert change.sequence == after, f"change {change.sequence} follows change {after - 1}"
+                assert change.entered != (change.user_id in members), f"{change} changes nothing"
+                (members.add if change.entered else members.remove)(change.user_id)
+            if page.caught_up:
+                return frozenset(members)
+
+    def known(self, audience: str, user_ids: Sequence[str]) -> dict[str, bool]:
+        """What the stored membership says of users, except those that it says must be evaluated."""
+        flags = self.backend.stored_contains(audience, user_ids)
+        return {user: flag for user, flag in zip(user_ids, flags, strict=True) if flag is not None}
