@@ -190,12 +190,14 @@ def _last_seen(turn: Turn) -> Question:
 
 
 def _bucket(turn: Turn) -> Question:
-    salt = f"experiment {turn.number}"
+    # An eighth of the users, from one 64th on: the bounds are whole numbers of 2^-64.
+    salt, first, last = "experiment", turn.number << 58, (turn.number << 58) + (1 << 61) - 1
     user = f"concat('{salt}', char(0), 'u', toString(user_number))"
+    from_percent = turn.number * 100 / 64
     return Question(
-        criterion=Bucket(salt=salt, from_percent=0.0, to_percent=12.5),
+        criterion=Bucket(salt=salt, from_percent=from_percent, to_percent=from_percent + 12.5),
         duckdb={},
-        chdb={"users": f"SELECT count() FROM {USERS} WHERE xxh3({user}) < {2**61}"},
+        chdb={"users": f"SELECT count() FROM {USERS} WHERE xxh3({user}) BETWEEN {first} AND {last}"},
     )
 
 
