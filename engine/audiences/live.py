@@ -41,6 +41,7 @@ from engine.journeys.model import (
 from engine.journeys.repository import Repository
 from engine.plan.compile import compile_journey
 from engine.plan.model import Plan
+from engine.plan.passes import ALL_PASSES
 from engine.plan.slivers import moved_by_time
 from engine.plan.tree import made_of
 from engine.values import MICROS_PER_DAY, MICROS_PER_SECOND, Micros
@@ -61,6 +62,9 @@ CHANGES_TRIMMED_MIN = 100_000
 
 TIME_DEPENDENCE_MICROS = 800 * MICROS_PER_DAY
 """A definition that means the same this much later does not depend on time: longer than any calendar unit."""
+
+SMALL_USERS = 64
+"""For fewer dirty users, optimising a plan takes longer than it saves."""
 
 _NONE: frozenset[str] = frozenset()
 _SECONDS_PER_USER = 1e-6
@@ -305,23 +309,44 @@ class Live:
             if definition.generation != self._generation():
                 # The records have changed since; the next round sees them.
                 return
-            plan, moved = self._plans(journey, state, definition, now, whole=whole)
+            moved = None if whole else self._moved(journey, state, definition, now)
         if whole or pending or self._is_anyone_moved(moved):
+            plan = self._plan(journey, definition, now, is_small=not whole and pending < SMALL_USERS)
+            if plan is None:
+                return
             self._refresh(journey, state, definition, plan, moved, whole=whole)
         state.digests = dict(definition.digests)
         state.as_of = now
 
-    def _plans(
-        self, journey: str, state: _Journey, definition: _Definition, now: Micros, *, whole: bool
-    ) -> tuple[Plan, Plan | None]:
-        account_name = account_of(journey)
-        account = self._forest.account(account_name)
-        tree = self._forest.tree(journey)
-        resolver = self._forest.resolver(account_name)
-        compiled = compile_journey(account, tree, now, resolver, milestones=definition.milestones)
-        if whole or not definition.depends_on_time:
-            return compiled.plan, None
-        return compiled.plan, moved_by_time(account, tree, state.as_of, now, resolver)
+    def _plan(self, journey: str, definition: _Definition, now: Micros, *, is_small: bool) -> Plan | None:
+        """A root for each calculated milestone; None when the records have changed since the definition was
+        made, which the next round sees.
+        """
+        account = account_of(journey)
+        with self._repository.reading():
+            if definition.generation != self._generation():
+                return None
+            return compile_journey(
+                self._forest.account(account),
+                self._forest.tree(journey),
+                now,
+                self._forest.resolver(account),
+                milestones=definition.milestones,
+                passes=() if is_small else ALL_PASSES,
+            ).plan
+
+    def _moved(self, journey: str, state: _Journey, definition: _Definition, now: Micros) -> Plan | None:
+        """Who may have been moved by time since the last round."""
+        if not definition.depends_on_time:
+            return None
+        account = account_of(journey)
+        return moved_by_time(
+            self._forest.account(account),
+            self._forest.tree(journey),
+            state.as_of,
+            now,
+            self._forest.resolver(account),
+        )
 
     def _is_anyone_moved(self, moved: Plan | None) -> bool:
         return moved is not None and self._backend.execute(moved, Count()).sizes[0] > 0
