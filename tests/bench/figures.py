@@ -14,11 +14,13 @@ from milepost.sample.load import Loaded
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured: a service on a new store that has just taken the sample, and how that went."""
+    """What is measured: a service on a new store that has just taken the sample, and how that went:
+    what the loader saw, and the processor time of the service."""
 
     service: ServiceProcess
     client: Client
     loaded: Loaded
+    load_cpu_seconds: float
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from milepost.sample import dataset
 from milepost.v1.admin_service_pb2 import GetServerInfoRequest
 from tests.bench.figures import Figure, Subject
+from tests.bench.process import status_bytes
 
-BYTES_A_KIB = 1_024
 BYTES_A_MB = 1_000_000
 BYTES_A_BLOCK = 512
 
@@ -19,18 +18,11 @@ def measure(subject: Subject) -> list[Figure]:
     disk_bytes = _bytes_on_disk(subject.service.data)
     events = subject.client.admin.GetServerInfo(GetServerInfoRequest()).events
     return [
-        Figure("memory now (RSS)", _status_bytes(subject.service.pid, "VmRSS") / BYTES_A_MB, "MB"),
-        Figure("memory at most (RSS)", _status_bytes(subject.service.pid, "VmHWM") / BYTES_A_MB, "MB"),
+        Figure("memory now (RSS)", status_bytes(subject.service.pid, "VmRSS") / BYTES_A_MB, "MB"),
+        Figure("memory at most (RSS)", status_bytes(subject.service.pid, "VmHWM") / BYTES_A_MB, "MB"),
         Figure("disk", disk_bytes / BYTES_A_MB, "MB"),
         Figure("disk an event", disk_bytes / events, "bytes", _parquet_bytes() / events, "Parquet files"),
     ]
-
-
-def _status_bytes(pid: int, field: str) -> int:
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    found = re.search(rf"^{field}:\s+(\d+) kB$", status, re.MULTILINE)
-    assert found is not None, f"no {field} in the status of process {pid}"
-    return int(found.group(1)) * BYTES_A_KIB
 
 
 def _bytes_on_disk(directory: Path) -> int:

@@ -13,6 +13,7 @@ from milepost.sample import dataset, journey
 from milepost.sample.load import load
 from tests.bench import check_rate, estimate_time, footprint, load_rate
 from tests.bench.figures import Figure, Subject, table
+from tests.bench.process import cpu_seconds
 
 # The footprint comes first, because sending the sample again adds to both memory and disk.
 BENCHMARKS = (footprint, load_rate, estimate_time, check_rate)
@@ -27,12 +28,13 @@ def run(console: Console) -> list[Figure]:
             Client(service.target, account=dataset.ACCOUNT_ID) as client,
         ):
             console.print("loading the sample", style="dim")
+            before = cpu_seconds(service.pid)
             loaded = load(client)
+            subject = Subject(service, client, loaded, cpu_seconds(service.pid) - before)
             journey.build(client)
-            subject = Subject(service, client, loaded)
             figures = []
             for benchmark in BENCHMARKS:
                 console.print(benchmark.__name__.rpartition(".")[2].replace("_", " "), style="dim")
                 figures += benchmark.measure(subject)
-    console.print(table(f"{dataset.EVENTS:,} events of {len(dataset.panel()):,} profiles", figures))
+    console.print(table(f"The service, on the sample of {dataset.EVENTS:,} events", figures))
     return figures

@@ -1,0 +1,27 @@
+"""What the kernel says of a process: memory and processor time."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+BYTES_A_KIB = 1_024
+_UTIME_FIELD = 11
+"""Place of `utime` in /proc/<pid>/stat, counted behind the command's closing bracket; `stime` follows."""
+
+
+def status_bytes(pid: int, field: str) -> int:
+    """A memory field of /proc/<pid>/status: `VmRSS` is memory in use, `VmHWM` the most there ever was."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    found = re.search(rf"^{field}:\s+(\d+) kB$", status, re.MULTILINE)
+    assert found is not None, f"no {field} in the status of process {pid}"
+    return int(found.group(1)) * BYTES_A_KIB
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of all threads so far: unlike a clock it hardly depends on what else is running."""
+    stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    fields = stat.rpartition(")")[2].split()
+    ticks = int(fields[_UTIME_FIELD]) + int(fields[_UTIME_FIELD + 1])
+    return ticks / os.sysconf("SC_CLK_TCK")
