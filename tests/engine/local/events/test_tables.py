@@ -201,6 +201,19 @@ def test_tests_of_different_kinds_are_different_steps(tables: EventTables) -> No
     assert set(tables.match_sequence(0, ResolvedSequence(steps=(one, one)))) == {1}
 
 
+@pytest.mark.parametrize("aggregate", [Aggregate.COUNT, Aggregate.DISTINCT_DAYS, Aggregate.DISTINCT])
+def test_counts_beyond_a_byte(store: Store, tables: EventTables, aggregate: Aggregate) -> None:
+    """No part holds more than 255 rows of the user, all together do."""
+    for stretch in range(2):
+        days = range(stretch * 200, stretch * 200 + 200)
+        tables.add([row(1, NOON + day * MICROS_PER_DAY, day, _1=float(day)) for day in days])
+        fold(store, tables)
+    for number, expected in ((400.0, {1}), (400.0 - 256, set()), (200.0, set())):
+        exactly = (Interval(number, True, number, True),)
+        step = ResolvedEventMatch(selection=ANYTHING, aggregate=aggregate, of=1, intervals=exactly)
+        assert set(tables.match(0, step)) == expected
+
+
 def test_dense_and_sparse_parts_count_alike(
     store: Store, new_account: NewAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
