@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import isfinite
 from typing import TypeAlias, TypeVar
 
 import msgspec
@@ -107,7 +107,14 @@ def _attributes_fault(attributes: Mapping[str, Value | None], limits: Limits) ->
             "attributes",
             f"has {len(attributes)} attributes; at most {attributes_max} are allowed",
         )
+    key_glance = limits.name_bytes_max // UTF8_BYTES_MAX
+    text_glance = limits.string_bytes_max // UTF8_BYTES_MAX
     for key, value in attributes.items():
+        # Nearly every attribute is a short string or a finite number under a short key: told at a glance.
+        if 0 < len(key) <= key_glance and (
+            len(value) <= text_glance if type(value) is str else type(value) is float and isfinite(value)
+        ):
+            continue
         fault = _name_fault("attributes", key, limits)
         if fault is None and value is not None:
             fault = _value_fault(f"attributes[{key!r}]", value, limits)
@@ -120,7 +127,7 @@ def _value_fault(field: str, value: Value, limits: Limits) -> Fault | None:
     match kind_of(value), value:
         case Kind.STRING, str(text) if is_longer(text, limits.string_bytes_max):
             return "VALUE_TOO_LONG", field, f"is longer than {limits.string_bytes_max} bytes"
-        case Kind.NUMBER, float(number) if not math.isfinite(number):
+        case Kind.NUMBER, float(number) if not isfinite(number):
             return "INVALID_VALUE", field, "must be a finite number"
         case Kind.TIME, int(time) if not TIME_MIN_MICROS <= time <= TIME_MAX_MICROS:
             return "INVALID_VALUE", field, "is outside of the years 1 to 9999"
