@@ -1,109 +1,182 @@
-"""Rows at the door: each limit at its edge, the field named, and the rows beside a refused one taken."""
+"""The door: what is refused, with which reason and path, and what goes in."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from engine.backend import EventRecord, UserRecord
-from engine.criteria.model import ConsentState, EventType
-from engine.ingest import EVENT_AHEAD_MAX, Fault, check_event, check_user
+from engine.criteria.model import ConsentState
+from engine.engine import Engine
+from engine.errors import FailedPrecondition, InvalidInput, NotFound
+from engine.ingest import Rejection, is_longer
+from engine.journeys.model import Account
 from engine.limits import Limits
-from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS, Micros, Value
+from engine.values import MICROS_PER_DAY, Value
+from tests.engine.site import ACCOUNT, NOW, WEB, Site, did, event
 
-NOW: Micros = 1_700_000_000_000_000
-LIMITS = Limits(
-    event_attributes_max=3, name_bytes_max=8, string_bytes_max=12, list_items_max=2, list_item_bytes_max=4
-)
-INPUT = "accounts/a/workspaces/w/inputs/i"
+DAY = MICROS_PER_DAY
 
 
-def event(
-    user_id: str = "ann",
-    name: str = "buy",
-    time: Micros = NOW,
-    attributes: dict[str, Value] | None = None,
-    event_id: str = "",
-) -> EventRecord:
-    return EventRecord(user_id, INPUT, name, EventType.CUSTOM, time, attributes or {}, event_id)
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path / "store")
+    yield site
+    site.engine.close()
 
 
-def fault_of(record: EventRecord, retention: Micros = 0) -> tuple[str, str] | None:
-    return _short(check_event(record, NOW, retention, LIMITS))
-
-
-def _short(fault: Fault | None) -> tuple[str, str] | None:
-    return None if fault is None else fault[:2]
+def with_attribute(value: Value) -> EventRecord:
+    return event("u1", "buy", attributes={"a": value})
 
 
 @pytest.mark.parametrize(
-    "attributes",
+    ("record", "reason", "field"),
     [
-        {},
-        {"k": "x" * 12},
-        {"k": "é" * 6},
-        {"é" * 4: 1.0},
-        {"k": 1e308, "l": True, "m": NOW},
-        {"k": ("four", "four")},
-        {"k": ()},
-        {"k": TIME_MIN_MICROS, "l": TIME_MAX_MICROS},
-        {"k": ""},
+        (event("", "buy"), "REQUIRED", "user_id"),
+        (event("u" * 257, "buy"), "NAME_TOO_LONG", "user_id"),
+        (event("ü" * 129, "buy"), "NAME_TOO_LONG", "user_id"),
+        (event("u1", ""), "REQUIRED", "name"),
+        (event("u1", "n" * 257), "NAME_TOO_LONG", "name"),
+        (event("u1", "buy", event_id="i" * 257), "VALUE_TOO_LONG", "event_id"),
+        (event("u1", "buy", time=NOW + DAY + 1), "EVENT_IN_FUTURE", "time"),
+        (event("u1", "buy", time=NOW - 30 * DAY - 1), "EVENT_TOO_OLD", "time"),
+        (event("u1", "buy", input=""), "REQUIRED", "input"),
+        (event("u1", "buy", input=f"{WEB}x"), "UNKNOWN_INPUT", "input"),
+        (event("u1", "buy", input="accounts/rival/workspaces/w/inputs/i"), "UNKNOWN_INPUT", "input"),
+        (
+            event("u1", "buy", attributes={f"k{n}": 1.0 for n in range(101)}),
+            "TOO_MANY_ATTRIBUTES",
+            "attributes",
+        ),
+        (event("u1", "buy", attributes={"": 1.0}), "REQUIRED", "attributes"),
+        (event("u1", "buy", attributes={"k" * 257: 1.0}), "NAME_TOO_LONG", "attributes"),
+        (with_attribute("x" * 4_097), "VALUE_TOO_LONG", "attributes['a']"),
+        (with_attribute(float("nan")), "INVALID_VALUE", "attributes['a']"),
+        (with_attribute(float("-inf")), "INVALID_VALUE", "attributes['a']"),
+        (with_attribute(10**18), "INVALID_VALUE", "attributes['a']"),
+        (with_attribute(("x",) * 1_001), "LIST_TOO_LONG", "attributes['a']"),
+        (with_attribute(("x", "y" * 513)), "VALUE_TOO_LONG", "attributes['a']"),
     ],
 )
-def test_attributes_up_to_the_limits_pass(attributes: dict[str, Value]) -> None:
-    assert fault_of(event(attributes=attributes)) is None
+def test_an_event_that_is_refused_is_named_and_the_others_are_taken(
+    site: Site, record: EventRecord, reason: str, field: str
+) -> None:
+    site.engine.accounts.update_account(Account(name=ACCOUNT, event_retention=30 * DAY), {"event_retention"})
+    taken = site.engine.ingest.events(ACCOUNT, [event("u1", "buy"), record, event("u2", "buy")])
+    assert (taken.accepted, taken.duplicates, taken.repeated) == (2, 0, False)
+    (rejection,) = taken.rejections
+    assert (rejection.index, rejection.reason, rejection.field) == (1, reason, f"events[1].{field}")
+    with pytest.raises(InvalidInput) as refused:
+        site.engine.ingest.events(ACCOUNT, [record, record])
+    assert refused.value.reason == "BATCH_REFUSED"
+    assert [v.field for v in refused.value.violations] == [f"events[0].{field}", f"events[1].{field}"]
+
+
+def test_the_edges_of_what_is_taken(site: Site) -> None:
+    site.engine.accounts.update_account(Account(name=ACCOUNT, event_retention=30 * DAY), {"event_retention"})
+    rows = [
+        event("u" * 256, "n" * 256, event_id="i" * 256),
+        event("u1", "buy", time=NOW + DAY),
+        event("u1", "buy", time=NOW - 30 * DAY),
+        event("u1", "buy", attributes={f"k{n}": 1.0 for n in range(100)}),
+        with_attribute("x" * 4_096),
+        with_attribute(("x" * 512,) * 1_000),
+        with_attribute(True),
+        with_attribute(NOW),
+        with_attribute(()),
+    ]
+    taken = site.engine.ingest.events(ACCOUNT, rows)
+    assert (taken.accepted, taken.rejections) == (len(rows), ())
+
+
+def test_without_retention_everything_is_kept(site: Site) -> None:
+    assert site.engine.ingest.events(ACCOUNT, [event("u1", "buy", time=-NOW)]).accepted == 1
+
+
+def test_rows_that_were_refused_before_keep_their_place(site: Site) -> None:
+    malformed = Rejection(0, "INVALID_ARGUMENT", "events[0].time", "is required")
+    taken = site.engine.ingest.events(ACCOUNT, [malformed, event("u1", "buy"), event("", "buy")])
+    assert taken.accepted == 1
+    assert [(r.index, r.field) for r in taken.rejections] == [
+        (0, "events[0].time"),
+        (2, "events[2].user_id"),
+    ]
 
 
 @pytest.mark.parametrize(
-    ("attributes", "reason", "field"),
+    ("faults", "field"),
     [
-        ({"k": "x" * 13}, "VALUE_TOO_LONG", "attributes['k']"),
-        ({"k": "é" * 6 + "x"}, "VALUE_TOO_LONG", "attributes['k']"),
-        ({"": 1.0}, "REQUIRED", "attributes"),
-        ({"é" * 4 + "x": "x"}, "NAME_TOO_LONG", "attributes"),
-        ({"k": math.nan}, "INVALID_VALUE", "attributes['k']"),
-        ({"k": -math.inf}, "INVALID_VALUE", "attributes['k']"),
-        ({"k": TIME_MAX_MICROS + 1}, "INVALID_VALUE", "attributes['k']"),
-        ({"k": ("a", "b", "c")}, "LIST_TOO_LONG", "attributes['k']"),
-        ({"k": ("fives",)}, "VALUE_TOO_LONG", "attributes['k']"),
-        ({"a": 1.0, "b": 1.0, "c": 1.0, "d": 1.0}, "TOO_MANY_ATTRIBUTES", "attributes"),
-        ({"fine": "x", "k": math.inf}, "INVALID_VALUE", "attributes['k']"),
+        ({"user_id": ""}, "user_id"),
+        ({"time": NOW + DAY + 1}, "time"),
+        ({"time": 10**18}, "time"),
+        ({"input": "nonsense"}, "input"),
+        ({"attributes": {"a": "x" * 4_097}}, "attributes['a']"),
+        ({"attributes": {"": None}}, "attributes"),
+        ({"identities": {"": "x"}}, "identities"),
+        ({"identities": {"email": "x" * 4_097}}, "identities['email']"),
+        ({"consents": {("", "ads"): ConsentState.GIVEN}}, "consents"),
     ],
 )
-def test_an_attribute_beyond_a_limit_is_named(attributes: dict[str, Value], reason: str, field: str) -> None:
-    assert fault_of(event(attributes=attributes)) == (reason, field)
+def test_a_user_update_that_is_refused(site: Site, faults: dict[str, object], field: str) -> None:
+    values: dict[str, object] = {"user_id": "u1", "input": WEB, "time": NOW, **faults}
+    good = UserRecord("u2", WEB, NOW, attributes={"a": None}, identities={"email": None})
+    taken = site.engine.ingest.users(ACCOUNT, [good, UserRecord(**values)])  # type: ignore[arg-type]
+    assert taken.accepted == 1
+    assert [rejection.field for rejection in taken.rejections] == [f"users[1].{field}"]
 
 
-@pytest.mark.parametrize(
-    ("record", "expected"),
-    [
-        (event(user_id=""), ("REQUIRED", "user_id")),
-        (event(user_id="u" * 8), None),
-        (event(user_id="u" * 9), ("NAME_TOO_LONG", "user_id")),
-        (event(name=""), ("REQUIRED", "name")),
-        (event(event_id="e" * 9), ("VALUE_TOO_LONG", "event_id")),
-        (event(time=NOW + EVENT_AHEAD_MAX), None),
-        (event(time=NOW + EVENT_AHEAD_MAX + 1), ("EVENT_IN_FUTURE", "time")),
-        (event(time=TIME_MIN_MICROS - 1), ("INVALID_VALUE", "time")),
-    ],
-)
-def test_users_names_ids_and_times(record: EventRecord, expected: tuple[str, str] | None) -> None:
-    assert fault_of(record) == expected
+def test_an_update_may_be_of_long_ago(site: Site) -> None:
+    site.engine.accounts.update_account(Account(name=ACCOUNT, event_retention=DAY), {"event_retention"})
+    assert site.update("u1", {"city": "Rome"}, time=0).accepted == 1
 
 
-def test_retention_keeps_its_own_edge() -> None:
-    assert fault_of(event(time=NOW - 5), retention=5) is None
-    assert fault_of(event(time=NOW - 6), retention=5) == ("EVENT_TOO_OLD", "time")
+def test_a_batch_that_is_too_large(site: Site) -> None:
+    engine = Engine(site.backend, limits=Limits(batch_events_max=2), clock=site.clock)
+    with pytest.raises(InvalidInput) as refused:
+        engine.ingest.events(ACCOUNT, [event("u1", "buy")] * 3)
+    assert refused.value.reason == "BATCH_TOO_LARGE"
+    assert refused.value.metadata == {"limit": "2", "actual": "3"}
+    assert engine.ingest.events(ACCOUNT, [event("u1", "buy")] * 2).accepted == 2
 
 
-def test_user_updates_are_held_to_the_same_limits() -> None:
-    def fault(**fields: object) -> tuple[str, str] | None:
-        return _short(check_user(UserRecord("ann", INPUT, NOW, **fields), NOW, LIMITS))  # type: ignore[arg-type]
+def test_repetitions(site: Site) -> None:
+    rows = [event("u1", "buy", event_id="e1"), event("u2", "buy")]
+    first = site.engine.ingest.events(ACCOUNT, rows, "batch-1")
+    again = site.engine.ingest.events(ACCOUNT, rows, "batch-1")
+    assert (again.revision, again.accepted, again.repeated) == (first.revision, 2, True)
+    other = site.engine.ingest.events(ACCOUNT, rows)
+    assert (other.accepted, other.duplicates) == (1, 1)
+    with pytest.raises(InvalidInput):
+        site.engine.ingest.events(ACCOUNT, rows, "r" * 257)
 
-    assert fault(attributes={"gone": None, "k": "x"}) is None
-    assert fault(attributes={"k": "x" * 13}) == ("VALUE_TOO_LONG", "attributes['k']")
-    assert fault(identities={"email": "x" * 13}) == ("VALUE_TOO_LONG", "identities['email']")
-    assert fault(identities={"": "x"}) == ("REQUIRED", "identities")
-    assert fault(consents={("gdpr", ""): ConsentState.GIVEN}) == ("REQUIRED", "consents")
-    assert fault(consents={("gdpr", "ads"): ConsentState.GIVEN}) is None
+
+def test_aliases_and_erasure(site: Site) -> None:
+    site.send([("u1", "a"), ("u2", "b")])
+    milestone = site.add("both", did("a"))
+    revision = site.engine.ingest.alias(ACCOUNT, "u1", "u2")
+    assert site.engine.members.check(milestone.audience, "u2", at_least=revision).member
+    with pytest.raises(FailedPrecondition) as cycle:
+        site.engine.ingest.alias(ACCOUNT, "u2", "u1")
+    assert cycle.value.reason == "ALIAS_CYCLE"
+    for source, target in (("", "u1"), ("u1", ""), ("u1", "u1")):
+        with pytest.raises(InvalidInput):
+            site.engine.ingest.alias(ACCOUNT, source, target)
+    assert site.engine.ingest.erase(ACCOUNT, ["u2", "nobody"]).accepted == 1
+    assert site.members(milestone) == set()
+    with pytest.raises(InvalidInput) as refused:
+        site.engine.ingest.erase(ACCOUNT, ["u1", ""])
+    assert [v.field for v in refused.value.violations] == ["user_ids[1]"]
+
+
+def test_accounts_that_do_not_exist(site: Site) -> None:
+    with pytest.raises(NotFound):
+        site.engine.ingest.events("accounts/none", [event("u1", "buy")])
+    with pytest.raises(InvalidInput):
+        site.engine.ingest.events("none", [])
+
+
+@pytest.mark.parametrize(("text", "longer"), [("a" * 8, False), ("ü" * 4, False), ("ü" * 5, True)])
+def test_lengths_are_of_bytes(text: str, longer: bool) -> None:
+    assert is_longer(text, 8) is longer
