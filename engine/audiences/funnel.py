@@ -16,7 +16,6 @@ from engine.journeys.names import Resource, check_name
 from engine.journeys.repository import Repository
 from engine.plan.compile import compile_journey
 from engine.plan.tree import JourneyTree, TreeMilestone
-from engine.plan.tree import MilestoneKind as TreeKind
 from engine.values import Micros
 
 PREVIEW_MILESTONES_MAX = 1_000
@@ -122,9 +121,9 @@ class Funnels:
         faults: list[Violation] = []
         warnings: list[Warning] = []
         for index, located in enumerate(tree.milestones):
-            if located.kind is TreeKind.REMAINING_USERS:
+            if located.kind is MilestoneKind.REMAINING_USERS:
                 others = [m for m in tree.children(located.parent) if m.id != located.id]
-                refuse_remaining(others, [m for m in others if m.kind is TreeKind.REMAINING_USERS])
+                refuse_remaining(others, [m for m in others if m.kind is MilestoneKind.REMAINING_USERS])
             if located.criterion is not None:
                 path = f"milestones[{index}].criteria"
                 checked = self._criteria.check(tree, located, located.criterion, path)
@@ -151,7 +150,7 @@ def _tree_milestones(milestones: Iterable[PreviewMilestone]) -> Iterator[TreeMil
             id=milestone.id,
             parent=milestone.parent or None,
             position=position,
-            kind=TreeKind(milestone.kind.value),
+            kind=milestone.kind,
             criterion=milestone.criteria,
         )
 

@@ -20,7 +20,6 @@ from engine.plan.tree import (
     audiences_in,
     made_of,
 )
-from engine.plan.tree import MilestoneKind as TreeKind
 
 Overlay: TypeAlias = dict[str, JourneyTree]
 """Trees, by journey name, that stand in for the saved ones: drafts, and writes under way."""
@@ -104,7 +103,7 @@ def tree_milestone(milestone: Milestone) -> TreeMilestone:
         id=milestone.name,
         parent=milestone.parent or None,
         position=milestone.position,
-        kind=TreeKind(milestone.kind.value),
+        kind=milestone.kind,
         criterion=milestone.criteria,
     )
 

@@ -13,6 +13,7 @@ import msgspec
 import xxhash
 
 from engine.criteria.model import Criterion
+from engine.plan.tree import MilestoneKind as MilestoneKind
 from engine.values import MICROS_PER_SECOND, Micros
 
 ACTIVE_AUDIENCE_LIMIT_DEFAULT = 100
@@ -66,13 +67,6 @@ class Journey(Record, frozen=True, kw_only=True):
 
     display_name: str = ""
     inputs: tuple[str, ...] = ()
-
-
-class MilestoneKind(enum.StrEnum):
-    """How a milestone chooses its users."""
-
-    CRITERIA = "criteria"
-    REMAINING_USERS = "remaining_users"
 
 
 class Milestone(Record, frozen=True, kw_only=True):
