@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from engine.criteria.model import AllOf, AnyOf, Not
+from engine.plan.explain import Explanation, explain
 from engine.plan.passes import ALL_PASSES, Pass
 from engine.plan.slivers import moved_by_time
 from engine.values import Micros
@@ -76,6 +78,51 @@ def in_labels(trees: Trees, source: random.Random) -> list[Difference]:
     for number, ((label, users), answered) in enumerate(zip(wanted, labelled, strict=True)):
         expected[f"{number} {label}"], answer[f"{number} {label}"] = users, answered
     return compared(f"plan of milestone {milestone_id}", expected, answer)
+
+
+def in_explanations(trees: Trees, source: random.Random) -> list[Difference]:
+    """Why each user is in one milestone or not: the verdicts on every criterion on the way to it, and that
+    the decisive ones alone decide, whatever the others were.
+    """
+    if not trees.milestones:
+        return []
+    oracle, milestone_id = Oracle(trees.world), source.choice(trees.milestones)
+    compiled = trees.explanation(milestone_id, some_passes(source))
+    start, *roots = root_sets(compiled.plan, oracle.users)
+    journey = trees.journey_of(milestone_id)
+    found = compared("explained", {"start": oracle.start(journey)}, {"start": start})
+    for user_id in start:
+        user = oracle.users[user_id]
+        for milestone in explain(compiled, [True, *(user_id in users for users in roots)]):
+            if milestone.member != (user_id in oracle.members(milestone.id)):
+                found.append(Difference(f"explained to {user_id!r}", milestone.id, (), ()))
+            for node in _explained(milestone.criterion):
+                if node.verdict != oracle.satisfies(user, node.criterion, journey):
+                    found.append(Difference(f"{node.path} explained to {user_id!r}", milestone.id, (), ()))
+            why = milestone.criterion
+            if why is not None and _decided_by_the_decisive(why, source) != why.verdict:
+                found.append(Difference(f"what decides for {user_id!r}", milestone.id, (), ()))
+    return found
+
+
+def _explained(node: Explanation | None) -> Iterator[Explanation]:
+    if node is not None:
+        yield node
+        for child in node.children:
+            yield from _explained(child)
+
+
+def _decided_by_the_decisive(node: Explanation, source: random.Random) -> bool:
+    """The verdict that follows when every leaf that is not decisive has any verdict at all."""
+    match node.criterion:
+        case AllOf():
+            return all(_decided_by_the_decisive(child, source) for child in node.children)
+        case AnyOf():
+            return any(_decided_by_the_decisive(child, source) for child in node.children)
+        case Not():
+            return not _decided_by_the_decisive(node.children[0], source)
+        case _:
+            return node.verdict if node.decisive else source.random() < 0.5
 
 
 def in_slivers(trees: Trees, later: Micros) -> list[Difference]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from engine.criteria.model import Criterion
 from engine.errors import NotFound
 from engine.plan.compile import CompiledMilestone, compile_audiences, compile_criterion, compile_milestone
+from engine.plan.explain import CompiledExplanation, compile_explanation
 from engine.plan.model import Plan
 from engine.plan.passes import ALL_PASSES, Pass
 from engine.plan.tree import Account, JourneyTree, MilestoneKind, TreeMilestone
@@ -51,6 +52,16 @@ class Trees:
         """One root: a journey's users for which a criterion is true."""
         tree, instant = self.by_journey[journey_id], self.world.as_of if as_of is None else as_of
         return compile_criterion(self.account, tree, criterion, instant, self.resolve)
+
+    def journey_of(self, milestone_id: str) -> Journey:
+        """The journey that a milestone belongs to."""
+        return next(j for j in self.world.journeys if milestone_id in {m.id for m in walk(j.milestones)})
+
+    def explanation(self, milestone_id: str, passes: Sequence[Pass]) -> CompiledExplanation:
+        """The plan that tells why a user is in a milestone or not."""
+        tree, _ = self.resolve(self.world.audience_name(milestone_id))
+        as_of = self.world.as_of
+        return compile_explanation(self.account, tree, milestone_id, as_of, self.resolve, passes=passes)
 
     def milestone_plan(self, milestone_id: str) -> CompiledMilestone:
         """The plan of one milestone, of the users it draws from and of its labelled criteria."""

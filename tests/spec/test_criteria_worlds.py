@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.oracle.campaign import Laboratory, world_of
-from tests.oracle.differences import in_engine, in_labels, in_planner, in_slivers
+from tests.oracle.differences import in_engine, in_explanations, in_labels, in_planner, in_slivers
 from tests.oracle.engine_side import EngineSide
 from tests.oracle.palette import DURATIONS
 from tests.oracle.strategies import worlds
@@ -51,6 +51,12 @@ def test_no_subset_of_the_passes_changes_an_answer(world: World, seed: int) -> N
 @given(world=worlds(), seed=SEEDS)
 def test_a_labelled_criterion_is_about_the_users_its_milestone_draws_from(world: World, seed: int) -> None:
     assert in_labels(Trees(world), random.Random(seed)) == []
+
+
+@over_worlds(100)
+@given(world=worlds(), seed=SEEDS)
+def test_explanations_tell_what_decides(world: World, seed: int) -> None:
+    assert in_explanations(Trees(world), random.Random(seed)) == []
 
 
 @over_worlds(100)
