@@ -11,6 +11,7 @@ import math
 import struct
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 
@@ -44,6 +45,7 @@ from engine.values import MICROS_PER_SECOND, Micros
 AGGREGATES_SHOWN_MAX = 16
 """Aggregates whose number is looked for in one explanation."""
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LARGEST = 1.7976931348623157e308
 _WHOLE = frozenset({Aggregate.COUNT, Aggregate.DISTINCT_DAYS, Aggregate.DISTINCT})
 
@@ -172,7 +174,7 @@ class _Seen:
             if not times:
                 return []
             instant = min(t[0] for t in times) if key == FIRST_SEEN else max(t[1] for t in times)
-            return [str(instant)]
+            return [(_EPOCH + timedelta(microseconds=instant)).isoformat()]
         workspaces = workspaces_of(inputs)
         values = (profile.attributes.get(workspace, {}).get(key) for workspace in workspaces)
         return [_shown(value[1]) for value in values if value is not None]

@@ -102,6 +102,8 @@ class _Journey:
     needed: frozenset[str] | None = None
     """The audiences needed when memberships were last dropped; None = something from before may be stored."""
     as_of: Micros = 0
+    failure: str = ""
+    """Why the last round failed, "" when it did not."""
     begun: float | None = None
     predicted_seconds: float = 0.0
 
@@ -168,6 +170,12 @@ class Live:
         state = None if record is None else self._journeys.get(journey_of(record.milestone))
         return 0 if state is None or audience not in state.digests else state.as_of
 
+    def failure(self, audience: str) -> str:
+        """Why the last round over the audience's journey failed, "" when it did not."""
+        record = self._repository.find(Audience, audience)
+        state = None if record is None else self._journeys.get(journey_of(record.milestone))
+        return "" if state is None else state.failure
+
     def progress(self, audience: str) -> float:
         """How far the calculation of a journey's audiences has got, 0 to 1, judged by what earlier ones
         took.
@@ -228,7 +236,10 @@ class Live:
             try:
                 self.refresh(journey, now)
             except MilepostError as error:
+                self._journeys[journey].failure = error.message
                 failures.append(error)
+            else:
+                self._journeys[journey].failure = ""
         if failures:
             raise failures[0]
 
@@ -416,6 +427,8 @@ class Live:
                     changes.delete(closing)
                     for connection in waiting:
                         changes.delete(connection)
+                # The scope may have been kept for this membership only.
+                state.needed = None
 
     def _record_exits(self, closing: Closing, now: Micros) -> Closing:
         through = 0

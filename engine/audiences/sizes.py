@@ -30,7 +30,7 @@ from engine.audiences.model import (
     SizeState,
     Target,
 )
-from engine.audiences.sampling import exact_size
+from engine.audiences.sampling import exact_size, failed_size
 from engine.audiences.targets import Targets
 from engine.backend import Backend
 from engine.backend import Count as AskCount
@@ -239,9 +239,10 @@ class Sizes:
         population = self._backend.universe_size(located.account.name, located.tree.inputs)
         current = self._live.current(record.name)
         if current is None:
+            failure = self._live.failure(record.name)
             return ShownSize(
                 kind=SizeKind.CALCULATING,
-                size=Size(state=SizeState.PENDING),
+                size=failed_size(failure) if failure else Size(state=SizeState.PENDING),
                 population=population,
                 as_of=self._clock(),
                 revision=self._backend.revision(),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 
+from engine.audiences.model import SizeKind, SizeState
 from engine.backend import Change
 from engine.criteria.model import AllOf, Audience, Not
 from engine.engine import Engine
-from engine.errors import NotFound
+from engine.errors import DataLoss, NotFound
 from engine.journeys.model import (
     Account,
     Closing,
@@ -201,6 +203,34 @@ def test_what_nobody_needs_any_more_is_dropped(site: Site) -> None:
     assert changes(site, left) == [("u1", True)]
 
 
+def test_a_round_that_fails_is_shown_and_the_others_go_on(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = f"{ACCOUNT}/journeys/another"
+    site.engine.journeys.create_journey(ACCOUNT, "another", Journey(name=""))
+    site.send([("u1", "a")])
+    broken, sound = site.add("one", did("a"), journey=other), site.add("one", did("a"))
+    site.connect(broken, "first")
+    site.connect(sound, "second")
+    refresh = site.backend.refresh
+
+    def failing(account: str, scope: str, *args: Any, **kwargs: Any) -> object:
+        if scope == other:
+            raise DataLoss("a value is corrupt")
+        return refresh(account, scope, *args, **kwargs)
+
+    monkeypatch.setattr(site.backend, "refresh", failing)
+    with pytest.raises(DataLoss):
+        site.engine.live.refresh_all()
+    assert site.stored(sound) == {"u1"}
+    shown = site.engine.sizes.shown(broken.audience)
+    assert (shown.kind, shown.size.state) == (SizeKind.CALCULATING, SizeState.FAILED)
+    assert shown.size.failure == "a value is corrupt"
+    monkeypatch.undo()
+    site.engine.live.refresh_all()
+    assert site.engine.sizes.shown(broken.audience).size.state is SizeState.EXACT
+
+
 def test_what_was_switched_off_just_before_a_crash_is_dropped_after_it(site: Site) -> None:
     milestone = site.add("one", did("a"))
     connection = site.connect(milestone)
@@ -278,6 +308,9 @@ def test_exits_are_delivered_before_a_deleted_audience_is_gone(
     assert site.backend.membership(milestone.audience) is None
     assert Repository(site.backend.documents).scan(Closing, "") == ()
     assert list(site.backend.documents.scan("sizes/")) == []
+    # 4. Nobody is tracked for it any more.
+    site.send([("u4", "a")])
+    assert site.backend.pending(JOURNEY) == 0
 
 
 @pytest.mark.parametrize("crash_after", ["delete", "exits", "half", "delivered"])
