@@ -160,7 +160,7 @@ class Account:
         """
         alias_of = self.directory.canonical(from_user_id)
         target = self.directory.canonical(to_user_id)
-        if from_user_id in (to_user_id, target):
+        if self.directory.leads_to(to_user_id, from_user_id):
             raise FailedPrecondition(
                 f"{to_user_id!r} is {from_user_id!r} itself or an alias of it", reason="ALIAS_CYCLE"
             )
@@ -178,14 +178,13 @@ class Account:
         """Makes `from` an alias, after `check_alias`, moving its data; answers the places it had and has, or
         None when there was no data.
         """
-        target = self.directory.canonical(to_user_id)
         before = self.directory.find(from_user_id)
         if before is None:
-            self.directory.link(from_user_id, target)
+            self.directory.link(from_user_id, to_user_id)
             return None
         rows, writes, times = self._take(from_user_id, before)
-        self.directory.link(from_user_id, target)
-        after = self.directory.find_or_create(target)
+        self.directory.link(from_user_id, to_user_id)
+        after = self.directory.find_or_create(to_user_id)
         for row in rows:
             row.group, row.user = after >> PLACE_SHIFT, after & DENSE_MASK
         self.tables.add(rows)

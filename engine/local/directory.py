@@ -32,8 +32,10 @@ from engine.local.keys import Family, key
 from engine.values import PARTITION_BITS, PARTITION_COUNT, partition_of
 
 Place: TypeAlias = int
-Entry: TypeAlias = int | str
-"""What stands under a user id: the user's place, or the user id that it is an alias of."""
+Entry: TypeAlias = int | tuple[str, str]
+"""What stands under a user id: the user's place, or, of an alias, the id of its user and the id it was made
+an alias of, which may be an alias itself.
+"""
 
 PLACE_SHIFT = 32
 DENSE_MASK = (1 << PLACE_SHIFT) - 1
@@ -44,7 +46,7 @@ KNOWN_USERS_MAX = 1_000_000
 PARTITION_SETS_CACHED_MAX = 16
 
 _ID_LIST: MessageCodec[list[str]] = MessageCodec(list[str], list)
-_entries: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(int | str)
+_entries: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(int | tuple[str, str])
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -98,15 +100,25 @@ class Directory:
     def _resolve(self, user_id: str) -> tuple[str, Place | None]:
         """The id itself, or what it is an alias of, and the place of that user."""
         entry = self._entry(user_id)
-        if isinstance(entry, str):
-            user_id, entry = entry, self._entry(entry)
-        assert not isinstance(entry, str), "an alias names a user, never another alias"
+        if isinstance(entry, tuple):
+            user_id = entry[0]
+            entry = self._entry(user_id)
+        assert not isinstance(entry, tuple), "the user of an alias is no alias"
         return user_id, entry
 
     def canonical(self, user_id: str) -> str:
         """The id itself, or what it is an alias of."""
         entry = self._entry(user_id)
-        return entry if isinstance(entry, str) else user_id
+        return entry[0] if isinstance(entry, tuple) else user_id
+
+    def leads_to(self, user_id: str, end: str) -> bool:
+        """Whether the id, or one that it is an alias of directly or through others, is `end`."""
+        while user_id != end:
+            entry = self._entry(user_id)
+            if not isinstance(entry, tuple):
+                return False
+            user_id = entry[1]
+        return True
 
     def _entry(self, user_id: str) -> Entry | None:
         if user_id in self._fresh:
@@ -145,11 +157,6 @@ class Directory:
         return place
 
     # --- place → user id ---
-
-    def user_id(self, group: int, dense: int) -> str:
-        """The id of the user there; "" when erased."""
-        page = key(Family.USER_IDS, self._account, group, dense >> PAGE_BITS)
-        return self._cells.get(page, _ID_LIST).value[dense & PAGE_MASK]
 
     def user_ids(self, group: int, users: Iterable[int]) -> list[str]:
         """The ids of users of one group, in the order given."""
@@ -206,10 +213,6 @@ class Directory:
 
     # --- aliases and erasure ---
 
-    def aliases_of(self, user_id: str) -> list[str]:
-        """The ids that are aliases of this one."""
-        return list(self._aliases(user_id))
-
     def _aliases(self, user_id: str) -> list[str]:
         return self._cells.get(self._aliases_key(user_id), _ID_LIST).value
 
@@ -217,18 +220,20 @@ class Directory:
         return key(Family.ALIASES, self._account, user_id.encode())
 
     def link(self, from_user_id: str, to_user_id: str) -> None:
-        """Makes `from`, which must have been retired, and its own aliases, aliases of `to`. Both are
-        canonical.
+        """Makes `from`, which has been retired and is no alias, and its own aliases, aliases of what `to`
+        stands for.
         """
+        target = self.canonical(to_user_id)
         before = self._cells.get(self._aliases_key(from_user_id), _ID_LIST)
-        after = self._cells.get(self._aliases_key(to_user_id), _ID_LIST)
+        after = self._cells.get(self._aliases_key(target), _ID_LIST)
         moved = [*before.value, from_user_id]
         after.value.extend(moved)
         before.value = []
         for cell in (before, after):
             self._cells.changed(cell)
         for user_id in moved:
-            self._fresh[user_id] = to_user_id
+            entry = self._entry(user_id)
+            self._fresh[user_id] = (target, entry[1] if isinstance(entry, tuple) else to_user_id)
             self._forget(user_id)
 
     def retire(self, user_id: str, place: Place) -> None:

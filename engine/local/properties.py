@@ -9,6 +9,7 @@ and for each kind a bitmap of who has one.
 from __future__ import annotations
 
 import array
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias, cast
 
@@ -16,6 +17,7 @@ import numpy as np
 import xxhash
 from pyroaring import BitMap
 
+from engine.errors import DataLoss
 from engine.local.bitmaps import bitmap_of_mask
 from engine.local.cache import ReadKey
 from engine.local.cells import (
@@ -217,9 +219,16 @@ class Properties:
             if suffix[:1] == _PLAIN:
                 text = suffix[1:].decode()
             else:
-                cell = self._cells.find(_text_key(value_key), _TEXT)
-                text = "" if cell is None else cell.value
-            yield text, lambda value_key=value_key: self._found(value_key)  # type: ignore[misc]
+                text = self._text(value_key)
+            yield text, functools.partial(self._found, value_key)
+
+    def _text(self, value_key: bytes) -> str:
+        """A string that is too long for its key; "" when nobody has it any more."""
+        cell = self._cells.find(_text_key(value_key), _TEXT)
+        if cell is None:
+            family = Family.FIELD_TEXT.name
+            raise DataLoss(f"a value of the family {family} is missing", metadata={"key_family": family})
+        return cell.value
 
     def match_column(self, field: int, kind: Kind, group: int, ranges: Ranges, count: int) -> BitMap:
         """Users of the group, which has `count` ids, whose number or time lies in the ranges."""

@@ -1,0 +1,1 @@
+"""What every backend must do, whatever it stores its users in."""

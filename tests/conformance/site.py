@@ -1,0 +1,125 @@
+"""A store under test, and short ways to say what tests say often."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from engine.backend import Appended, Backend, Contains, Count, EventRecord, Members, Record, UserRecord
+from engine.criteria.model import EventType
+from engine.plan.model import Plan, Step, Universe
+from engine.values import Micros, Value
+from tests.oracle.world import Alias, Batch, Erase, Operation
+
+ACCOUNT = "accounts/acme"
+WEB = f"{ACCOUNT}/workspaces/shop/inputs/web"
+APP = f"{ACCOUNT}/workspaces/shop/inputs/app"
+DESK = f"{ACCOUNT}/workspaces/support/inputs/desk"
+SHOP = f"{ACCOUNT}/workspaces/shop"
+SUPPORT = f"{ACCOUNT}/workspaces/support"
+INPUTS = (APP, WEB, DESK)
+
+AUDIENCE = f"{ACCOUNT}/audiences/first"
+JOURNEY = f"{ACCOUNT}/journeys/welcome"
+
+NOON: Micros = 1_700_049_600_000_000
+PAGE_USERS = 3
+
+
+class Site:
+    """A backend and the directory it lives in."""
+
+    def __init__(self, opener: Callable[[Path], Backend], directory: Path) -> None:
+        self._opener = opener
+        self.directory = directory
+        self.backend = opener(directory)
+
+    def restart(self) -> None:
+        """Closes the store and opens it again."""
+        self.backend.close()
+        self.backend = self._opener(self.directory)
+
+    def open_copy(self, directory: Path) -> Backend:
+        """Opens another directory with the same kind of backend."""
+        return self._opener(directory)
+
+    def send(self, *records: Record, request_id: str = "") -> Appended:
+        """Appends to the usual account."""
+        return self.backend.append(ACCOUNT, records, request_id=request_id)
+
+    def happen(self, account: str, operations: Sequence[Operation]) -> None:
+        """Does what the operations say."""
+        for operation in operations:
+            match operation:
+                case Batch():
+                    self.backend.append(account, operation.records, request_id=operation.request_id)
+                case Alias():
+                    self.backend.alias(account, operation.from_user_id, operation.to_user_id)
+                case Erase():
+                    self.backend.erase(account, operation.user_ids)
+
+    def members(self, plan: Plan) -> list[frozenset[str]]:
+        """The users of each root, in pages."""
+        return [
+            frozenset(listed(self.backend, msgspec.structs.replace(plan, roots=(root,))))
+            for root in plan.roots
+        ]
+
+    def sizes(self, plan: Plan) -> tuple[int, ...]:
+        """The size of each root."""
+        return self.backend.execute(plan, Count()).sizes
+
+    def holding(self, plan: Plan, user_ids: Sequence[str]) -> list[frozenset[str]]:
+        """For each root which of the users it contains, all asked for at once and each by itself."""
+        together = self.backend.execute(plan, Contains(tuple(user_ids))).flags
+        alone = tuple(self.backend.execute(plan, Contains((user_id,))).flags[0] for user_id in user_ids)
+        assert together == alone
+        return [
+            frozenset(user_id for user_id, flags in zip(user_ids, together, strict=True) if flags[at])
+            for at in range(len(plan.roots))
+        ]
+
+    def users(self, *inputs: str) -> frozenset[str]:
+        """The users of the usual account that belong to an input."""
+        return self.members(plan_of(Universe(inputs=tuple(sorted(inputs or INPUTS)))))[0]
+
+
+def listed(backend: Backend, plan: Plan) -> list[str]:
+    """The members of the first root, page by page, in order."""
+    user_ids: list[str] = []
+    after = ""
+    while True:
+        page = backend.execute(plan, Members(after=after, limit=PAGE_USERS))
+        assert len(page.user_ids) <= PAGE_USERS
+        user_ids += page.user_ids
+        after = page.next_after
+        if not after:
+            assert len(user_ids) == len(set(user_ids))
+            return user_ids
+
+
+def plan_of(*steps: Step, account: str = ACCOUNT, as_of: Micros = NOON) -> Plan:
+    """A plan whose only root is its last step."""
+    return Plan(account=account, as_of=as_of, steps=steps, roots=(len(steps) - 1,))
+
+
+def event(
+    user_id: str,
+    name: str = "buy",
+    *,
+    time: Micros = NOON,
+    through: str = WEB,
+    event_id: str = "",
+    **attributes: Value,
+) -> EventRecord:
+    """A custom event."""
+    return EventRecord(user_id, through, name, EventType.CUSTOM, time, attributes, event_id)
+
+
+def update(
+    user_id: str, *, time: Micros = NOON, through: str = WEB, **attributes: Value | None
+) -> UserRecord:
+    """A user update with attributes only."""
+    return UserRecord(user_id, through, time, attributes)

@@ -1,0 +1,232 @@
+"""Plans are answered as brute force answers them, user by user, however they are asked."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine.backend import Contains, Count, Members
+from engine.criteria.model import Equals
+from engine.errors import DeadlineExceeded, InvalidInput, RevisionNotReached
+from engine.plan.model import AttributeMatch, Intersect, Plan, Subtract, Universe
+from engine.values import PARTITION_COUNT, partition_of
+from tests.conformance.drawing import USER_IDS, plans, worlds
+from tests.conformance.site import ACCOUNT, SHOP, WEB, Site, event, listed, plan_of, update
+from tests.oracle.history import histories
+from tests.oracle.plans import root_sets
+from tests.oracle.world import World
+
+HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
+
+worlds_with_plans = worlds().flatmap(lambda world: st.tuples(st.just(world), plans(world.account)))
+EVERYONE = Universe(inputs=(WEB,))
+
+
+@settings(max_examples=300, suppress_health_check=HEALTH)
+@given(drawn=worlds_with_plans, folded=st.booleans())
+def test_every_step_is_what_brute_force_says(
+    shared_site: Site, drawn: tuple[World, Plan], folded: bool
+) -> None:
+    world, plan = drawn
+    shared_site.happen(world.account, world.operations)
+    if folded:
+        shared_site.backend.fold()
+    expected = root_sets(plan, histories(world))
+    assert shared_site.members(plan) == expected
+    assert shared_site.sizes(plan) == tuple(map(len, expected))
+    assert shared_site.holding(plan, USER_IDS) == expected
+
+
+@settings(max_examples=60, suppress_health_check=HEALTH)
+@given(drawn=worlds_with_plans, chosen=st.sets(st.sampled_from([partition_of(u) for u in USER_IDS])))
+def test_partitions_restrict_every_answer(
+    shared_site: Site, drawn: tuple[World, Plan], chosen: set[int]
+) -> None:
+    world, plan = drawn
+    shared_site.happen(world.account, world.operations)
+    whole = root_sets(plan, histories(world))
+    expected = [frozenset(u for u in users if partition_of(u) in chosen) for users in whole]
+    partitions = sorted(chosen)
+    counts = shared_site.backend.execute(plan, Count(), partitions=partitions)
+    assert counts.sizes == tuple(map(len, expected))
+    assert counts.fraction == len(chosen) / PARTITION_COUNT
+    flags = shared_site.backend.execute(plan, Contains(USER_IDS), partitions=partitions).flags
+    for at, users in enumerate(expected):
+        assert {u for u, flag in zip(USER_IDS, flags, strict=True) if flag[at]} == users
+    page = shared_site.backend.execute(plan, Members(), partitions=partitions)
+    assert frozenset(page.user_ids) == expected[0]
+
+
+@settings(max_examples=40, suppress_health_check=HEALTH)
+@given(drawn=worlds_with_plans)
+def test_answers_asked_again_follow_new_data(shared_site: Site, drawn: tuple[World, Plan]) -> None:
+    """Whatever is kept of earlier answers is forgotten when a write changes what it was computed from."""
+    world, plan = drawn
+    for end in range(len(world.operations) + 1):
+        shared_site.happen(world.account, world.operations[end - 1 : end] if end else ())
+        seen = World(
+            account=world.account,
+            inputs=world.inputs,
+            time_zone="UTC",
+            as_of=world.as_of,
+            operations=world.operations[:end],
+            journeys=(),
+        )
+        assert shared_site.members(plan) == root_sets(plan, histories(seen))
+
+
+@settings(max_examples=40, suppress_health_check=HEALTH)
+@given(drawn=worlds_with_plans)
+def test_a_trace_tells_the_size_of_every_step(shared_site: Site, drawn: tuple[World, Plan]) -> None:
+    world, plan = drawn
+    shared_site.happen(world.account, world.operations)
+    every_step = Plan(
+        account=plan.account, as_of=plan.as_of, steps=plan.steps, roots=tuple(range(len(plan.steps)))
+    )
+    sizes = [len(users) for users in root_sets(every_step, histories(world))]
+    trace = shared_site.backend.trace(plan)
+    assert [step.users for step in trace.steps] == sizes
+    assert {step.source for step in trace.steps} <= {"index", "column", "scan", "set", "stored", "cached"}
+
+
+def test_an_account_without_data_has_no_users(site: Site) -> None:
+    plan = plan_of(EVERYONE, account="accounts/nobody")
+    assert site.sizes(plan) == (0,)
+    assert site.backend.execute(plan, Members()).user_ids == ()
+    assert site.backend.execute(plan, Contains(("ada", "bob"))).flags == ((False,), (False,))
+    assert [step.users for step in site.backend.trace(plan).steps] == [0]
+    assert site.backend.universe_size("accounts/nobody", [WEB]) == 0
+
+
+def test_accounts_see_nothing_of_each_other(site: Site) -> None:
+    site.send(event("ada"))
+    site.backend.append("accounts/other", [event("bob")])
+    assert site.users() == {"ada"}
+    assert site.members(plan_of(EVERYONE, account="accounts/other")) == [{"bob"}]
+
+
+def test_kinds_do_not_mix(site: Site) -> None:
+    site.send(update("number", v=1.0), update("bool", v=True), update("time", v=1), update("text", v="1"))
+
+    def with_value(value: float | bool | int | str) -> frozenset[str]:
+        match = AttributeMatch(workspaces=(SHOP,), key="v", test=Equals(value))
+        return site.members(plan_of(match))[0]
+
+    assert [with_value(value) for value in (1.0, True, 1, "1")] == [{"number"}, {"bool"}, {"time"}, {"text"}]
+
+
+def test_a_plan_asked_before_its_names_were_seen_knows_them_afterwards(site: Site) -> None:
+    plan = plan_of(AttributeMatch(workspaces=(SHOP,), key="tier", test=Equals("gold")))
+    site.send(update("ada", color="red"))
+    assert site.sizes(plan) == (0,)
+    site.send(update("ada", tier="gold"))
+    assert site.sizes(plan) == (1,)
+
+
+# --- members ------------------------------------------------------------------------------------------------
+
+
+def test_members_come_in_one_stable_order(site: Site) -> None:
+    user_ids = [f"user-{i}" for i in range(100)]
+    site.send(*(event(user_id) for user_id in user_ids))
+    plan = plan_of(EVERYONE)
+    once = listed(site.backend, plan)
+    assert sorted(once) == sorted(user_ids)
+    site.restart()
+    assert listed(site.backend, plan) == once
+    assert list(site.backend.execute(plan, Members()).user_ids) == once
+
+
+def test_a_page_that_ends_with_the_last_member_says_so(site: Site) -> None:
+    site.send(event("ada"), event("bob"))
+    plan = plan_of(EVERYONE)
+    assert site.backend.execute(plan, Members(limit=2)).next_after == ""
+    first = site.backend.execute(plan, Members(limit=1))
+    second = site.backend.execute(plan, Members(after=first.next_after, limit=1))
+    assert {*first.user_ids, *second.user_ids} == {"ada", "bob"}
+    assert second.next_after == ""
+
+
+def test_members_that_come_and_go_between_pages_move_no_others(site: Site) -> None:
+    site.send(*(event(f"user-{i}") for i in range(20)))
+    plan = plan_of(EVERYONE)
+    order = listed(site.backend, plan)
+    first = site.backend.execute(plan, Members(limit=5))
+    site.backend.erase(ACCOUNT, [order[2], order[4], order[7]])
+    rest = site.backend.execute(plan, Members(after=first.next_after)).user_ids
+    assert list(rest) == [order[5], order[6], *order[8:]]
+
+
+@pytest.mark.parametrize("after", ["user-3", "zz00000000", "0", "00000000000"])
+def test_an_after_of_somebody_else_is_refused(site: Site, after: str) -> None:
+    site.send(event("ada"))
+    with pytest.raises(InvalidInput):
+        site.backend.execute(plan_of(EVERYONE), Members(after=after))
+
+
+# --- partitions ---------------------------------------------------------------------------------------------
+
+
+def test_samples_are_nested_and_end_with_everything(site: Site) -> None:
+    order = site.backend.sample_partitions(PARTITION_COUNT)
+    assert sorted(order) == list(range(PARTITION_COUNT))
+    for count in (1, 2, 7, 256, 300, 1_023):
+        assert site.backend.sample_partitions(count) == order[:count]
+
+
+@pytest.mark.parametrize("count", [0, -1, PARTITION_COUNT + 1])
+def test_a_sample_has_one_partition_at_least(site: Site, count: int) -> None:
+    with pytest.raises(InvalidInput):
+        site.backend.sample_partitions(count)
+
+
+def test_disjoint_partitions_sum_to_the_whole(site: Site) -> None:
+    site.send(*(event(f"user-{i}") for i in range(3_000)))
+    site.send(*(update(f"user-{i}", tier="gold") for i in range(0, 3_000, 3)))
+    gold = AttributeMatch(workspaces=(SHOP,), key="tier", test=Equals("gold"))
+    plan = plan_of(EVERYONE, gold, Subtract(minuend=0, subtrahend=1))
+    order = site.backend.sample_partitions(PARTITION_COUNT)
+    pieces = [order[start : start + 100] for start in range(0, PARTITION_COUNT, 100)]
+    counted = [site.backend.execute(plan, Count(), partitions=piece).sizes[0] for piece in pieces]
+    by_hash = [
+        sum(partition_of(f"user-{i}") in piece for i in range(3_000) if i % 3) for piece in map(set, pieces)
+    ]
+    assert counted == by_hash
+    assert sum(counted) == site.sizes(plan)[0] == 2_000
+
+
+def test_a_partition_outside_the_range_is_refused(site: Site) -> None:
+    site.send(event("ada"))
+    with pytest.raises(InvalidInput):
+        site.backend.execute(plan_of(EVERYONE), Count(), partitions=[PARTITION_COUNT])
+
+
+# --- revisions and deadlines --------------------------------------------------------------------------------
+
+
+def test_a_read_sees_the_revision_it_asks_for(site: Site) -> None:
+    first = site.send(event("ada")).revision
+    second = site.send(event("bob")).revision
+    assert second > first
+    counts = site.backend.execute(plan_of(EVERYONE), Count(), min_revision=second)
+    assert counts.sizes == (2,)
+    assert counts.revision == site.backend.revision() == second
+
+
+def test_a_revision_that_does_not_come_is_an_error(site: Site) -> None:
+    revision = site.send(event("ada")).revision
+    with pytest.raises(RevisionNotReached) as raised:
+        site.backend.execute(
+            plan_of(EVERYONE), Count(), min_revision=revision + 1, deadline=time.monotonic() + 0.01
+        )
+    assert raised.value.metadata["revision"] == str(revision)
+
+
+def test_a_deadline_that_has_passed_is_an_error(site: Site) -> None:
+    site.send(event("ada"))
+    plan = plan_of(EVERYONE, Universe(inputs=()), Intersect(operands=(0, 1)))
+    with pytest.raises(DeadlineExceeded):
+        site.backend.execute(plan, Count(), deadline=time.monotonic() - 1.0)

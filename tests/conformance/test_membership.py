@@ -1,0 +1,378 @@
+"""Stored membership: differences of executes, one numbered stream of changes, nothing lost by a restart."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine.backend import Backend, Change, Members
+from engine.criteria.model import Equals
+from engine.errors import CursorExpired, NotFound
+from engine.plan.model import AttributeMatch, EventMatch, EventSelection, Interval, Plan, TimeRange, Universe
+from engine.values import MICROS_PER_HOUR, Micros
+from tests.conformance.drawing import plans, worlds
+from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, NOON, SHOP, WEB, Site, event, plan_of, update
+from tests.oracle.history import histories
+from tests.oracle.plans import root_sets
+from tests.oracle.world import Alias, Erase, Operation, World
+
+HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
+OTHER = f"{ACCOUNT}/audiences/second"
+PAGE_CHANGES = 4
+
+GOLD = plan_of(AttributeMatch(workspaces=(SHOP,), key="plan", test=Equals("gold")))
+
+
+def all_changes(backend: Backend, audience: str, after: int = 0) -> list[Change]:
+    """Every stored change above a cursor, in pages, numbered without gaps."""
+    changes: list[Change] = []
+    while True:
+        page = backend.changes(audience, after, PAGE_CHANGES)
+        changes += page.changes
+        if page.caught_up:
+            first = changes[0].sequence if changes else 0
+            assert [change.sequence for change in changes] == list(range(first, first + len(changes)))
+            return changes
+        assert len(page.changes) == PAGE_CHANGES
+        after = page.changes[-1].sequence
+
+
+def replayed(changes: Sequence[Change]) -> frozenset[str]:
+    """Who is in after all changes; entering twice or exiting from outside is an error."""
+    members: set[str] = set()
+    for change in changes:
+        assert (change.user_id in members) != change.entered, change
+        (members.add if change.entered else members.remove)(change.user_id)
+    return frozenset(members)
+
+
+def told(changes: Sequence[Change]) -> list[tuple[int, str, bool, Micros]]:
+    return [(c.sequence, c.user_id, c.entered, c.as_of) for c in changes]
+
+
+def at(plan: Plan, as_of: Micros) -> Plan:
+    return Plan(account=plan.account, as_of=as_of, steps=plan.steps, roots=plan.roots)
+
+
+def stored(backend: Backend, audience: str) -> frozenset[str]:
+    return frozenset(backend.stored_members(audience, Members()).user_ids)
+
+
+# --- refresh ------------------------------------------------------------------------------------------------
+
+
+def test_the_first_refresh_enters_every_member(site: Site) -> None:
+    site.send(update("ada", plan="gold"), update("bob", plan="gold"), update("cleo"))
+    revision = site.backend.revision()
+    (membership,) = site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    assert (membership.size, membership.as_of, membership.revision) == (2, NOON, revision)
+    assert (membership.first_sequence, membership.last_sequence) == (1, 2)
+    assert (membership.entered_total, membership.exited_total) == (2, 0)
+    assert membership == site.backend.membership(AUDIENCE)
+    changes = all_changes(site.backend, AUDIENCE)
+    assert {c.user_id for c in changes} == {"ada", "bob"}
+    assert all(c.entered and c.as_of == NOON for c in changes)
+
+
+def test_a_refresh_records_only_differences(site: Site) -> None:
+    site.send(update("ada", plan="gold"), update("bob", plan="gold"), update("cleo"))
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    site.send(update("ada", time=NOON + 1, plan="tin"), update("cleo", plan="gold"), update("bob", age=1.0))
+    assert site.backend.pending(JOURNEY) == 3
+    (membership,) = site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], at(GOLD, NOON + 5))
+    assert site.backend.pending(JOURNEY) == 0
+    assert (membership.size, membership.entered_total, membership.exited_total) == (2, 3, 1)
+    assert set(told(all_changes(site.backend, AUDIENCE, after=2))) <= {
+        (sequence, user_id, entered, NOON + 5)
+        for sequence in (3, 4)
+        for user_id, entered in (("cleo", True), ("ada", False))
+    }
+    assert replayed(all_changes(site.backend, AUDIENCE)) == {"bob", "cleo"}
+
+
+def test_a_refresh_without_changes_moves_the_progress_mark(site: Site) -> None:
+    site.send(update("ada", plan="gold"))
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], at(GOLD, NOON + 60))
+    page = site.backend.changes(AUDIENCE, 1, 10)
+    assert (page.changes, page.caught_up, page.as_of) == ((), True, NOON + 60)
+
+
+def test_time_moves_those_it_is_told_to_look_at(site: Site) -> None:
+    """A window slides past bob's event: only the sliver that left it has to be looked at."""
+    day = 24 * MICROS_PER_HOUR
+    site.send(event("ada", time=NOON), event("bob", time=NOON - day + 5))
+
+    def within(start: Micros, end: Micros) -> Plan:
+        selection = EventSelection(inputs=(WEB,), name="buy", time=TimeRange(start, end))
+        match = EventMatch(selection=selection, intervals=(Interval(low=1.0),))
+        return plan_of(match, as_of=end - 1)
+
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], within(NOON - day + 1, NOON + 1))
+    assert stored(site.backend, AUDIENCE) == {"ada", "bob"}
+    later = within(NOON - day + 11, NOON + 11)
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], later)
+    assert stored(site.backend, AUDIENCE) == {"ada", "bob"}
+    sliver = within(NOON - day + 1, NOON - day + 11)
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], later, moved_by_time=sliver)
+    assert stored(site.backend, AUDIENCE) == {"ada"}
+
+
+def test_an_audience_stored_for_the_first_time_is_calculated_over_everyone(site: Site) -> None:
+    site.send(update("ada", plan="gold"))
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    everyone = Universe(inputs=(WEB,))
+    both = Plan(account=ACCOUNT, as_of=NOON, steps=(*GOLD.steps, everyone), roots=(0, 1))
+    sizes = [m.size for m in site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE, OTHER], both)]
+    assert sizes == [1, 1]
+    assert site.backend.changes(AUDIENCE, 1, 10).changes == ()
+
+
+def test_whole_looks_at_everyone(site: Site) -> None:
+    site.send(update("ada", plan="gold"), update("bob", plan="tin"))
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    tin = plan_of(AttributeMatch(workspaces=(SHOP,), key="plan", test=Equals("tin")))
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], tin, whole=True)
+    assert stored(site.backend, AUDIENCE) == {"bob"}
+    assert replayed(all_changes(site.backend, AUDIENCE)) == {"bob"}
+
+
+def test_an_account_without_data_has_an_empty_membership(site: Site) -> None:
+    (membership,) = site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    assert membership.size == 0
+    assert site.backend.changes(AUDIENCE, 0, 10).caught_up
+    assert site.backend.stored_contains(AUDIENCE, ["ada"]) == (False,)
+    site.send(update("ada", plan="gold"))
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    assert stored(site.backend, AUDIENCE) == {"ada"}
+
+
+@settings(max_examples=60, suppress_health_check=HEALTH)
+@given(
+    drawn=worlds(batches_max=5).flatmap(lambda w: st.tuples(st.just(w), plans(w.account))),
+    restart=st.booleans(),
+    strange=st.lists(
+        st.sampled_from((Alias("ada", "bob"), Erase(("cleo", "dan")), Erase(("bob",)))),
+        max_size=2,
+        unique_by=repr,
+    ),
+)
+def test_the_stream_adds_up_to_what_execute_says(
+    shared_site: Site, drawn: tuple[World, Plan], restart: bool, strange: list[Operation]
+) -> None:
+    """After every batch: the stored members are the plan's, and the changes lead from one to the next."""
+    world, plan = drawn
+    audiences = [f"{world.account}/audiences/{i}" for i in range(len(plan.roots))]
+    operations = [*world.operations[:3], *strange, *world.operations[3:]]
+    for end in range(len(operations) + 1):
+        shared_site.happen(world.account, operations[end - 1 : end] if end else ())
+        if restart and end == 2:
+            shared_site.restart()
+        memberships = shared_site.backend.refresh(
+            world.account, f"{world.account}/journeys/j", audiences, at(plan, NOON + end)
+        )
+        seen = World(
+            account=world.account,
+            inputs=world.inputs,
+            time_zone="UTC",
+            as_of=NOON,
+            operations=tuple(operations[:end]),
+            journeys=(),
+        )
+        expected = root_sets(plan, histories(seen))
+        for audience, users, membership in zip(audiences, expected, memberships, strict=True):
+            assert stored(shared_site.backend, audience) == users
+            changes = all_changes(shared_site.backend, audience)
+            assert replayed(changes) == users
+            assert membership.size == len(users)
+            assert membership.entered_total == sum(c.entered for c in changes)
+            assert membership.exited_total == sum(not c.entered for c in changes)
+
+
+# --- reading it ---------------------------------------------------------------------------------------------
+
+
+def test_dirty_users_are_not_answered_from_the_stored_membership(site: Site) -> None:
+    site.send(update("ada", plan="gold"), update("bob"))
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    assert site.backend.stored_contains(AUDIENCE, ["ada", "bob", "nobody"]) == (True, False, False)
+    site.send(event("bob"))
+    assert site.backend.stored_contains(AUDIENCE, ["ada", "bob"]) == (True, None)
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    assert site.backend.stored_contains(AUDIENCE, ["ada", "bob"]) == (True, False)
+
+
+def test_after_a_restart_everyone_is_dirty_and_nothing_is_forgotten(site: Site) -> None:
+    site.send(update("ada", plan="gold"), update("bob"))
+    (before,) = site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    changes = all_changes(site.backend, AUDIENCE)
+    site.restart()
+    assert site.backend.membership(AUDIENCE) == before
+    assert all_changes(site.backend, AUDIENCE) == changes
+    assert stored(site.backend, AUDIENCE) == {"ada"}
+    assert site.backend.pending(JOURNEY) == 2
+    assert site.backend.stored_contains(AUDIENCE, ["ada", "bob"]) == (None, None)
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    assert site.backend.pending(JOURNEY) == 0
+    assert all_changes(site.backend, AUDIENCE) == changes
+
+
+def test_stored_members_come_in_the_order_of_execute(site: Site) -> None:
+    site.send(*(update(f"user-{i}", plan="gold") for i in range(30)))
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    first = site.backend.stored_members(AUDIENCE, Members(limit=11))
+    rest = site.backend.stored_members(AUDIENCE, Members(after=first.next_after, limit=100))
+    assert rest.next_after == ""
+    assert (*first.user_ids, *rest.user_ids) == site.backend.execute(GOLD, Members()).user_ids
+
+
+def test_what_is_not_stored_is_not_found(site: Site) -> None:
+    assert site.backend.membership(AUDIENCE) is None
+    assert site.backend.pending(JOURNEY) == 0
+    with pytest.raises(NotFound):
+        site.backend.changes(AUDIENCE, 0, 1)
+    with pytest.raises(NotFound):
+        site.backend.stored_members(AUDIENCE, Members())
+    with pytest.raises(NotFound):
+        site.backend.stored_contains(AUDIENCE, ["ada"])
+    with pytest.raises(NotFound):
+        site.backend.exit_all(AUDIENCE, NOON)
+    site.backend.drop_membership(AUDIENCE)
+
+
+# --- cursors ------------------------------------------------------------------------------------------------
+
+
+def test_a_cursor_before_the_oldest_change_has_expired(site: Site) -> None:
+    site.send(*(update(f"user-{i}", plan="gold") for i in range(10)))
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    site.backend.trim_changes(AUDIENCE, 4)
+    with pytest.raises(CursorExpired) as raised:
+        site.backend.changes(AUDIENCE, 3, 10)
+    assert raised.value.metadata["oldest_cursor"] == "4"
+    assert [c.sequence for c in site.backend.changes(AUDIENCE, 4, 3).changes] == [5, 6, 7]
+    site.restart()
+    membership = site.backend.membership(AUDIENCE)
+    assert membership is not None
+    assert (membership.first_sequence, membership.last_sequence) == (5, 10)
+
+
+def test_when_all_changes_are_trimmed_the_newest_cursor_still_works(site: Site) -> None:
+    site.send(update("ada", plan="gold"))
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    site.backend.trim_changes(AUDIENCE, 100)
+    membership = site.backend.membership(AUDIENCE)
+    assert membership is not None
+    assert (membership.first_sequence, membership.last_sequence) == (2, 1)
+    assert site.backend.changes(AUDIENCE, 1, 10).changes == ()
+    site.send(update("bob", plan="gold"))
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    assert told(site.backend.changes(AUDIENCE, 1, 10).changes) == [(2, "bob", True, NOON)]
+
+
+def test_erased_members_exit_by_id_until_their_changes_are_trimmed(site: Site) -> None:
+    site.send(update("ada", plan="gold"), update("bob", plan="gold"))
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    site.backend.erase(ACCOUNT, ["ada"])
+    membership = site.backend.membership(AUDIENCE)
+    assert membership is not None
+    assert (membership.size, membership.exited_total) == (1, 1)
+    assert stored(site.backend, AUDIENCE) == {"bob"}
+    site.restart()
+    assert told(site.backend.changes(AUDIENCE, 2, 10).changes) == [(3, "ada", False, NOON)]
+    assert replayed(all_changes(site.backend, AUDIENCE)) == {"bob"}
+    site.send(update("ada", plan="gold"))
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    site.backend.trim_changes(AUDIENCE, 3)
+    assert told(site.backend.changes(AUDIENCE, 3, 10).changes) == [(4, "ada", True, NOON)]
+
+
+def test_an_alias_exits_and_the_other_user_is_looked_at(site: Site) -> None:
+    site.send(update("cookie", plan="gold"), event("ada"))
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    site.backend.alias(ACCOUNT, "cookie", "ada")
+    assert site.backend.pending(JOURNEY) == 1
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    assert told(all_changes(site.backend, AUDIENCE)) == [
+        (1, "cookie", True, NOON),
+        (2, "cookie", False, NOON),
+        (3, "ada", True, NOON),
+    ]
+
+
+# --- ends ---------------------------------------------------------------------------------------------------
+
+
+def test_everybody_exits_before_an_audience_goes(site: Site) -> None:
+    site.send(update("ada", plan="gold"), update("bob", plan="gold"))
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    membership = site.backend.exit_all(AUDIENCE, NOON + 3)
+    assert (membership.size, membership.exited_total, membership.as_of) == (0, 2, NOON + 3)
+    exits = site.backend.changes(AUDIENCE, 2, 10).changes
+    assert {(c.user_id, c.entered, c.as_of) for c in exits} == {
+        ("ada", False, NOON + 3),
+        ("bob", False, NOON + 3),
+    }
+
+
+def test_a_dropped_membership_starts_again_from_one(site: Site) -> None:
+    site.send(update("ada", plan="gold"))
+    both = Plan(account=ACCOUNT, as_of=NOON, steps=GOLD.steps, roots=(0, 0))
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE, OTHER], both)
+    site.backend.drop_membership(AUDIENCE)
+    assert site.backend.membership(AUDIENCE) is None
+    assert stored(site.backend, OTHER) == {"ada"}
+    site.restart()
+    assert site.backend.membership(AUDIENCE) is None
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE, OTHER], both)
+    assert told(all_changes(site.backend, AUDIENCE)) == [(1, "ada", True, NOON)]
+    assert told(all_changes(site.backend, OTHER)) == [(1, "ada", True, NOON)]
+
+
+def test_a_scope_is_tracked_while_a_membership_is_stored_in_it(site: Site) -> None:
+    site.send(update("ada", plan="gold"))
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    site.backend.drop_scope(JOURNEY)
+    site.send(event("ada"))
+    assert site.backend.pending(JOURNEY) == 1
+    site.backend.drop_membership(AUDIENCE)
+    site.backend.drop_scope(JOURNEY)
+    assert site.backend.pending(JOURNEY) == 0
+
+
+# --- waiting ------------------------------------------------------------------------------------------------
+
+
+def test_a_waiter_is_woken_by_a_change(site: Site) -> None:
+    site.send(update("ada", plan="gold"))
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    assert site.backend.wait_for_changes(AUDIENCE, 0, time.monotonic())
+    woken: list[bool] = []
+    waiter = threading.Thread(
+        target=lambda: woken.append(site.backend.wait_for_changes(AUDIENCE, 1, time.monotonic() + 60))
+    )
+    waiter.start()
+    site.send(update("bob", plan="gold"))
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    waiter.join()
+    assert woken == [True]
+
+
+def test_a_waiter_is_let_go_when_there_is_nothing_to_wait_for(site: Site) -> None:
+    site.send(update("ada", plan="gold"))
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    assert not site.backend.wait_for_changes(AUDIENCE, 1, time.monotonic() + 0.01)
+    woken: list[bool] = []
+    waiter = threading.Thread(
+        target=lambda: woken.append(site.backend.wait_for_changes(AUDIENCE, 1, time.monotonic() + 60))
+    )
+    waiter.start()
+    site.backend.drop_membership(AUDIENCE)
+    waiter.join()
+    assert woken == [False]
+    assert not site.backend.wait_for_changes(AUDIENCE, 0, time.monotonic() + 60)

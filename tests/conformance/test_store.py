@@ -1,0 +1,127 @@
+"""The store as a whole: documents, copies, figures, and its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.backend import Count, Members
+from engine.errors import FailedPrecondition, StoreUnavailable
+from engine.plan.model import Universe
+from tests.conformance.site import ACCOUNT, AUDIENCE, INPUTS, JOURNEY, WEB, Site, event, plan_of, update
+
+EVERYONE = plan_of(Universe(inputs=tuple(sorted(INPUTS))))
+
+
+# --- documents ----------------------------------------------------------------------------------------------
+
+
+def test_documents_are_kept_in_key_order(site: Site) -> None:
+    documents = site.backend.documents
+    documents.commit({"j/2": b"two", "j/1": b"one", "k/1": b"other", "j": b"root", "j/é": b"last"})
+    for _ in range(2):
+        assert list(documents.scan("j/")) == [("j/1", b"one"), ("j/2", b"two"), ("j/é", b"last")]
+        assert [key for key, _ in documents.scan("")] == ["j", "j/1", "j/2", "j/é", "k/1"]
+        assert list(documents.scan("x")) == []
+        site.restart()
+        documents = site.backend.documents
+
+
+def test_a_commit_puts_and_deletes_together(site: Site) -> None:
+    site.backend.documents.commit({"a": b"1", "b": b"2"})
+    site.backend.documents.commit({"a": b"3"}, deletes=["b", "never"])
+    for _ in range(2):
+        assert site.backend.documents.get("a") == b"3"
+        assert site.backend.documents.get("b") is None
+        site.restart()
+
+
+def test_a_commit_that_is_refused_changes_nothing(site: Site) -> None:
+    site.backend.documents.commit({"a": b"1"})
+    with pytest.raises(ValueError, match="1 to 510 bytes"):
+        site.backend.documents.commit({"a": b"2", "x" * 1_000: b""}, deletes=["a"])
+    assert site.backend.documents.get("a") == b"1"
+
+
+# --- copies -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_a_snapshot_is_a_store_of_its_own(site: Site, tmp_path: Path, fold: bool) -> None:
+    site.send(event("ada"), update("bob", plan="gold"))
+    site.backend.documents.commit({"a": b"1"})
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], EVERYONE)
+    if fold:
+        site.backend.fold()
+    site.send(event("cleo"))
+    site.backend.snapshot(tmp_path / "copy")
+    site.send(event("dan"))
+    copy = site.open_copy(tmp_path / "copy")
+    try:
+        assert set(copy.execute(EVERYONE, Members()).user_ids) == {"ada", "bob", "cleo"}
+        assert copy.documents.get("a") == b"1"
+        assert set(copy.stored_members(AUDIENCE, Members()).user_ids) == {"ada", "bob"}
+        assert copy.append(ACCOUNT, [event("eve")]).revision == 3
+        assert copy.store_id == site.backend.store_id
+    finally:
+        copy.close()
+    assert site.users() == {"ada", "bob", "cleo", "dan"}
+
+
+def test_a_snapshot_overwrites_nothing(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "precious").touch()
+    with pytest.raises(FailedPrecondition) as raised:
+        site.backend.snapshot(tmp_path / "copy")
+    assert raised.value.reason == "DIRECTORY_NOT_EMPTY"
+
+
+# --- figures ------------------------------------------------------------------------------------------------
+
+
+def test_figures_follow_the_data(site: Site) -> None:
+    site.send(event("ada"), event("ada"), update("bob"))
+    site.backend.append("accounts/other", [event("ada")])
+    before = site.backend.stats()
+    assert (before.users, before.events, before.revision, before.folded_revision) == (3, 3, 2, 0)
+    assert site.backend.fold() == 2
+    after = site.backend.stats()
+    assert (after.users, after.events, after.revision, after.folded_revision) == (3, 3, 2, 2)
+    assert 0 < after.log_bytes < after.disk_bytes
+    assert after.store_id == site.backend.store_id
+    assert site.backend.capabilities().backup
+
+
+def test_a_store_keeps_its_identity(site: Site, tmp_path: Path) -> None:
+    store_id = site.backend.store_id
+    site.restart()
+    assert site.backend.store_id == store_id
+    other = site.open_copy(tmp_path / "other")
+    assert other.store_id != store_id
+    other.close()
+
+
+# --- the end ------------------------------------------------------------------------------------------------
+
+
+def test_one_process_owns_a_store(site: Site) -> None:
+    with pytest.raises(StoreUnavailable) as raised:
+        site.open_copy(site.directory)
+    assert raised.value.reason == "STORE_LOCKED"
+
+
+def test_a_closed_store_refuses_everything(site: Site) -> None:
+    site.send(event("ada"))
+    site.backend.close()
+    site.backend.close()
+    with pytest.raises(StoreUnavailable):
+        site.send(event("bob"))
+    with pytest.raises(StoreUnavailable):
+        site.backend.execute(EVERYONE, Count())
+    with pytest.raises(StoreUnavailable):
+        site.backend.documents.commit({"a": b"1"})
+    with pytest.raises(StoreUnavailable):
+        site.backend.fold()
+    with pytest.raises(StoreUnavailable):
+        site.backend.universe_size(ACCOUNT, [WEB])

@@ -1,0 +1,146 @@
+"""Cells come back from the store as they went in, whatever was evicted in between."""
+
+from __future__ import annotations
+
+import array
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyroaring import BitMap
+
+from engine.local.cells import (
+    ABSENT_TIME,
+    BITMAP,
+    NUMBERS,
+    PAGE_USERS,
+    TIMES,
+    Cells,
+    Codec,
+)
+from engine.local.environment import Environment, WriteBuffer
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Environment]:
+    environment = Environment(tmp_path / "index", map_bytes=1 << 30)
+    yield environment
+    environment.close()
+
+
+def fold(cells: Cells, index: Environment) -> None:
+    with index.writing() as txn:
+        cells.write(txn, lambda: None)
+    cells.written()
+
+
+# --- codecs -------------------------------------------------------------------------------------------------
+
+
+@given(users=st.sets(st.integers(0, 2**32 - 1), max_size=30) | st.just(set(range(5_000, 80_000))))
+def test_bitmaps_come_back(users: set[int]) -> None:
+    encoded = BITMAP.encode(BitMap(users))
+    if encoded is None:
+        assert users == set()
+    else:
+        assert set(BITMAP.decode(memoryview(encoded))) == users
+        assert len(users) > 1 or len(encoded) == 4
+
+
+@pytest.mark.parametrize("codec", [NUMBERS, TIMES])
+@given(places=st.sets(st.integers(0, PAGE_USERS - 1), max_size=20), dense=st.booleans())
+def test_columns_come_back(codec: Codec[array.array[Any]], places: set[int], dense: bool) -> None:
+    column = codec.empty()
+    chosen = set(range(PAGE_USERS)) - places if dense else places
+    for place in chosen:
+        column[place] = place - 7 if codec is TIMES else place / 3
+    encoded = codec.encode(column)
+    if encoded is None:
+        assert not chosen
+        return
+    # A page of which less than half is there is stored by position.
+    assert len(encoded) == 1 + (8 * PAGE_USERS if 2 * len(chosen) > PAGE_USERS else 10 * len(chosen))
+    assert codec.decode(memoryview(encoded)).tobytes() == column.tobytes()
+
+
+def test_an_empty_page_marks_absence() -> None:
+    assert all(map(math.isnan, NUMBERS.empty()))
+    assert set(TIMES.empty()) == {ABSENT_TIME}
+
+
+# --- the cache ----------------------------------------------------------------------------------------------
+
+
+def test_a_cell_that_changed_is_written_and_an_empty_one_deleted(index: Environment) -> None:
+    cells = Cells(index)
+    with cells.session():
+        for name, users in ((b"\x15a", {1, 2}), (b"\x15b", {3})):
+            cell = cells.get(name, BITMAP)
+            cell.value.update(users)
+            cells.changed(cell)
+    fold(cells, index)
+    with cells.session():
+        cell = cells.get(b"\x15b", BITMAP)
+        cell.value.clear()
+        cells.changed(cell)
+    fold(cells, index)
+    again = Cells(index)
+    with again.session():
+        found = again.find(b"\x15a", BITMAP)
+        assert found is not None
+        assert set(found.value) == {1, 2}
+        assert again.find(b"\x15b", BITMAP) is None
+
+
+def test_dirty_cells_outlive_any_budget(index: Environment) -> None:
+    cells = Cells(index, bytes_max=2_000)
+    for number in range(100):
+        with cells.session():
+            cell = cells.get(b"\x15%d" % number, BITMAP)
+            cell.value.add(number)
+            cells.changed(cell)
+    with cells.session():
+        assert [set(cells.get(b"\x15%d" % n, BITMAP).value) for n in range(100)] == [{n} for n in range(100)]
+
+
+def test_clean_cells_are_evicted_least_recently_used_first(index: Environment) -> None:
+    cells = Cells(index, bytes_max=2_000)
+    with cells.session():
+        for number in range(100):
+            cell = cells.get(b"\x15%d" % number, BITMAP)
+            cell.value.add(number)
+            cells.changed(cell)
+    fold(cells, index)
+    with cells.session():
+        kept = cells.get(b"\x1599", BITMAP)
+    with cells.session():
+        assert cells.get(b"\x1599", BITMAP) is kept
+        assert cells.get(b"\x150", BITMAP).value == BitMap([0])
+    for number in range(98):
+        with cells.session():
+            cells.get(b"\x15%d" % number, BITMAP)
+    with cells.session():
+        assert cells.get(b"\x1599", BITMAP) is not kept
+        assert cells.get(b"\x1599", BITMAP).value == BitMap([99])
+
+
+def test_cells_being_written_stay_until_the_commit(index: Environment) -> None:
+    """Between collecting and committing the store has an older form of them, so they may not be evicted."""
+    cells = Cells(index, bytes_max=0)
+    with cells.session():
+        cell = cells.get(b"\x15a", BITMAP)
+        cell.value.add(1)
+        cells.changed(cell)
+    cells.write(WriteBuffer(), lambda: None)
+    with cells.session():
+        assert cells.get(b"\x15a", BITMAP).value == BitMap([1])
+    cells.unwritten()
+    with cells.session():
+        assert cells.get(b"\x15a", BITMAP).value == BitMap([1])
+    fold(cells, index)
+    with cells.session():
+        assert Cells(index).find(b"\x15a", BITMAP) is not None

@@ -1,0 +1,135 @@
+"""A corrupt value is an error that names its family: never a smaller number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.backend import Count
+from engine.criteria.model import Equals, Text
+from engine.errors import DataLoss, MilepostError
+from engine.local.backend import LocalBackend
+from engine.local.environment import CHECKSUM_BYTES
+from engine.local.keys import Family, family_of, key
+from engine.local.settings import LocalSettings
+from engine.plan.model import (
+    AttributeMatch,
+    InstantRange,
+    Interval,
+    NumberRange,
+    Plan,
+    SeenMatch,
+    TimeRange,
+    Universe,
+)
+from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, NOON, SHOP, WEB, event, plan_of, update
+
+SETTINGS = LocalSettings(groups=1, fold_seconds=3_600.0)
+EVERYONE = plan_of(Universe(inputs=(WEB,)))
+
+
+def attribute(key: str, test: Equals | Text | NumberRange) -> Plan:
+    return plan_of(AttributeMatch(workspaces=(SHOP,), key=key, test=test))
+
+
+READS = {
+    Family.BELONGS: EVERYONE,
+    Family.FIELD_VALUE: attribute("plan", Equals("gold")),
+    Family.FIELD_TEXT: attribute("note", Text("contains", "x")),
+    Family.FIELD_COLUMN: attribute("age", NumberRange((Interval(low=1.0),))),
+    Family.SEEN: plan_of(SeenMatch(inputs=(WEB,), last=True, test=InstantRange((TimeRange(),)))),
+}
+
+NEEDED_BY = {Family.FIELD_TEXT: Family.FIELD_VALUE}
+"""A long string is found by its digest, beside which its users are stored."""
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    backend = LocalBackend.open(tmp_path, settings=SETTINGS)
+    users = [f"user-{i}" for i in range(200)]
+    backend.append(ACCOUNT, [event(user_id) for user_id in users])
+    backend.append(ACCOUNT, [update(user_id, plan="gold", age=5.0, note="x" * 300) for user_id in users])
+    backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], EVERYONE)
+    backend.close()
+    return tmp_path
+
+
+@pytest.fixture
+def backend(directory: Path) -> Iterator[LocalBackend]:
+    opened = LocalBackend.open(directory, settings=SETTINGS)
+    yield opened
+    opened.close()
+
+
+def damage(backend: LocalBackend, family: Family) -> None:
+    """Flips one bit in the middle of every value of a family, leaving its checksum."""
+    index = backend._store.index
+    with index._env.begin(write=True) as txn:
+        damaged = 0
+        for stored, value in list(txn.cursor()):
+            if family_of(stored) is family and len(value) > CHECKSUM_BYTES:
+                at = (len(value) + CHECKSUM_BYTES) // 2
+                txn.put(stored, value[:at] + bytes([value[at] ^ 1]) + value[at + 1 :])
+                damaged += 1
+    assert damaged > 0
+
+
+@pytest.mark.parametrize("family", READS, ids=lambda family: family.name)
+def test_a_damaged_value_is_named(backend: LocalBackend, family: Family) -> None:
+    damage(backend, family)
+    with pytest.raises(DataLoss) as raised:
+        backend.execute(READS[family], Count())
+    assert raised.value.metadata["key_family"] == family.name
+    # What does not need it still answers.
+    others = [plan for other, plan in READS.items() if family not in (other, NEEDED_BY.get(other))]
+    assert [backend.execute(plan, Count()).sizes for plan in others] == [(200,)] * len(others)
+
+
+@pytest.mark.parametrize("family", [Family.NAME, Family.MEMBERSHIP, Family.DEDUPE_RUN, Family.META])
+def test_damage_that_concerns_everything_keeps_the_store_closed(tmp_path: Path, family: Family) -> None:
+    backend = LocalBackend.open(tmp_path / "store", settings=SETTINGS)
+    backend.append(ACCOUNT, [event("ada", event_id="1")])
+    backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], EVERYONE)
+    backend.fold()
+    damage(backend, family)
+    backend.close()
+    with pytest.raises(DataLoss) as raised:
+        LocalBackend.open(tmp_path / "store", settings=SETTINGS)
+    assert raised.value.metadata["key_family"] == family.name
+
+
+def test_damage_in_the_log_stops_the_replay(tmp_path: Path) -> None:
+    backend = LocalBackend.open(tmp_path / "store", settings=SETTINGS)
+    backend.append(ACCOUNT, [event("ada")])
+    with backend._store.log._env.begin(write=True) as txn:
+        stored = key(Family.LOG, 1)
+        value = txn.get(stored)
+        assert value is not None
+        txn.put(stored, value[:-1] + bytes([value[-1] ^ 1]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "_fold", backend.revision)
+        backend.close()
+    with pytest.raises(DataLoss) as raised:
+        LocalBackend.open(tmp_path / "store", settings=SETTINGS)
+    assert raised.value.metadata["key_family"] == "LOG"
+
+
+def test_a_long_string_that_is_gone_is_an_error(backend: LocalBackend) -> None:
+    with backend._store.index.writing() as txn:
+        assert txn.delete_prefix(key(Family.FIELD_TEXT)) == 1
+    with pytest.raises(DataLoss) as raised:
+        backend.execute(READS[Family.FIELD_TEXT], Count())
+    assert raised.value.metadata["key_family"] == "FIELD_TEXT"
+
+
+def test_a_write_that_meets_damage_stops_the_store(backend: LocalBackend) -> None:
+    """The batch is in the log, but could not be applied in full."""
+    damage(backend, Family.SEEN)
+    with pytest.raises(DataLoss):
+        backend.append(ACCOUNT, [event("user-7", time=NOON + 1)])
+    with pytest.raises(MilepostError) as raised:
+        backend.execute(READS[Family.FIELD_VALUE], Count())
+    assert raised.value.reason == "STORE_FAILED"

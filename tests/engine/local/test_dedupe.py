@@ -1,0 +1,164 @@
+"""Event ids and request ids: remembered exactly, in few runs, for as long as the horizon says."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.backend import Appended
+from engine.local import dedupe
+from engine.local.dedupe import EventIds, Requests, event_digests
+from engine.local.environment import Environment, WriteBuffer
+from engine.local.keys import Family, key
+from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, Micros
+
+START: Micros = 1_700_000_000_000_000
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Environment]:
+    environment = Environment(tmp_path / "index", map_bytes=1 << 30)
+    yield environment
+    environment.close()
+
+
+def digests(*event_ids: object) -> list[bytes]:
+    return event_digests(1, [1] * len(event_ids), [str(event_id) for event_id in event_ids])
+
+
+def fold(ids: EventIds, index: Environment, arrival: Micros) -> None:
+    with index.writing() as txn:
+        ids.write(txn, arrival)
+    ids.written()
+
+
+def merge_all(ids: EventIds) -> int:
+    merges = 0
+    while runs := ids.mergeable():
+        ids.merged(runs, ids.merge(runs))
+        ids.discard(runs)
+        merges += 1
+    return merges
+
+
+def test_accounts_and_inputs_have_their_own_ids() -> None:
+    every = {
+        event_digests(account, [number], [event_id])[0]
+        for account in (1, 2)
+        for number in (1, 2, 11)
+        for event_id in ("1", "1/1", "")
+    }
+    assert len(every) == 18
+
+
+def test_repeats_are_found_in_the_batch_in_memory_and_in_runs(index: Environment) -> None:
+    ids = EventIds(index)
+    assert ids.take(digests("a", "b", "a"), START) == [False, False, True]
+    assert ids.take(digests("b", "c"), START) == [True, False]
+    fold(ids, index, START)
+    assert ids.take(digests("d", "a", "d"), START) == [False, True, True]
+    assert EventIds(index).take(digests("a", "b", "c", "d"), START) == [True, True, True, False]
+
+
+def test_many_runs_become_few_and_forget_nothing(index: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of eight digests, so that fences and block edges matter."""
+    monkeypatch.setattr(dedupe, "BLOCK_DIGESTS", 8)
+    ids, merges = EventIds(index), 0
+    for run in range(80):
+        assert not any(ids.take(digests(*range(run * 20, run * 20 + 20)), START + run))
+        fold(ids, index, START + run)
+        merges += merge_all(ids)
+    assert merges >= 10
+    with index.reading() as txn:
+        assert len(list(txn.keys(key(Family.DEDUPE_RUN)))) <= 24
+    for known in (ids, EventIds(index)):
+        asked = list(range(1_700))
+        random.Random(7).shuffle(asked)
+        assert known.take(digests(*asked), START) == [n < 1_600 for n in asked]
+
+
+def test_an_answer_does_not_change_while_runs_are_merged(index: Environment) -> None:
+    ids = EventIds(index)
+    for run in range(8):
+        ids.take(digests(run), START)
+        fold(ids, index, START)
+    runs = ids.mergeable()
+    assert len(runs) == 8
+    merged = ids.merge(runs)
+    assert ids.take(digests(*range(8)), START) == [True] * 8
+    ids.merged(runs, merged)
+    assert ids.take(digests(*range(8)), START) == [True] * 8
+    ids.discard(runs)
+    assert ids.take(digests(*range(9)), START) == [*[True] * 8, False]
+
+
+def test_ids_are_forgotten_after_the_horizon(index: Environment) -> None:
+    ids = EventIds(index, horizon_days=30)
+    ids.take(digests("old"), START)
+    fold(ids, index, START)
+    ids.take(digests("new"), START + MICROS_PER_DAY)
+    fold(ids, index, START + 30 * MICROS_PER_DAY)
+    assert ids.take(digests("old"), START + 30 * MICROS_PER_DAY) == [True]
+    fold(ids, index, START + 30 * MICROS_PER_DAY + 1)
+    assert ids.take(digests("old", "new"), START + 30 * MICROS_PER_DAY + 1) == [False, True]
+    with index.reading() as txn:
+        assert len(list(txn.keys(key(Family.DEDUPE_BLOCK)))) == 1
+
+
+def test_runs_far_apart_in_time_are_not_merged(index: Environment) -> None:
+    """A merged run is forgotten as a whole, so it spans a tenth of the horizon at most."""
+    ids = EventIds(index, horizon_days=30)
+    for day in range(16):
+        ids.take(digests(day), START + day * MICROS_PER_DAY)
+        fold(ids, index, START + day * MICROS_PER_DAY)
+    assert ids.mergeable() == []
+
+
+def test_a_fold_that_did_not_commit_keeps_ids_in_memory(index: Environment) -> None:
+    ids = EventIds(index)
+    ids.take(digests("a"), START)
+    ids.write(WriteBuffer(), START)
+    assert ids.take(digests("a", "b"), START) == [True, False]
+    ids.unwritten()
+    assert ids.take(digests("a", "b"), START) == [True, True]
+    fold(ids, index, START)
+    assert EventIds(index).take(digests("a", "b"), START) == [True, True]
+
+
+# --- requests -----------------------------------------------------------------------------------------------
+
+
+def fold_requests(requests: Requests, index: Environment, arrival: Micros) -> None:
+    with index.writing() as txn:
+        requests.write(txn, arrival)
+    requests.written()
+
+
+def test_a_request_is_answered_again_within_the_horizon(index: Environment) -> None:
+    requests = Requests(index, horizon_hours=24)
+    answer = Appended(7, 3, 1)
+    requests.add(1, "r", START, answer)
+    for _ in range(2):
+        assert requests.find(1, "r", START + 24 * MICROS_PER_HOUR) == answer
+        assert requests.find(1, "r", START + 24 * MICROS_PER_HOUR + 1) is None
+        assert requests.find(2, "r", START) is None
+        assert requests.find(1, "s", START) is None
+        fold_requests(requests, index, START)
+        requests = Requests(index, horizon_hours=24)
+
+
+def test_old_answers_are_deleted_unless_given_anew(index: Environment) -> None:
+    requests = Requests(index, horizon_hours=1)
+    for request_id in ("once", "twice", "again"):
+        requests.add(1, request_id, START, Appended(1, 1, 0))
+    fold_requests(requests, index, START)
+    later = START + 2 * MICROS_PER_HOUR
+    requests.add(1, "twice", later, Appended(2, 1, 0))
+    fold_requests(requests, index, later)
+    assert requests.find(1, "twice", later) == Appended(2, 1, 0)
+    with index.reading() as txn:
+        assert len(list(txn.keys(key(Family.REQUEST)))) == 1
+        assert len(list(txn.keys(key(Family.REQUEST_ARRIVAL)))) == 1
