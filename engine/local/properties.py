@@ -216,10 +216,7 @@ class Properties:
         stored = [found for found in self._cells.reading().keys(prefix) if found not in fresh]
         for value_key in (*stored, *sorted(fresh)):
             suffix = value_key[len(prefix) :]
-            if suffix[:1] == _PLAIN:
-                text = suffix[1:].decode()
-            else:
-                text = self._text(value_key)
+            text = suffix[1:].decode() if suffix[:1] == _PLAIN else self._text(value_key)
             yield text, functools.partial(self._found, value_key)
 
     def _text(self, value_key: bytes) -> str:
