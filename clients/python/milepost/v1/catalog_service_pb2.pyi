@@ -48,7 +48,9 @@ Global___ValueKind: _TypeAlias = ValueKind  # noqa: Y015
 
 @_typing.final
 class EventName(_message.Message):
-    """An event name as it came through one input."""
+    """An event name as it came through one input, with one type. Figures are exact; names of which nothing is left
+    (their users were erased) are not listed.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -64,6 +66,7 @@ class EventName(_message.Message):
     input: _builtins.str
     events: _builtins.int
     users: _builtins.int
+    """Users that have such events."""
     @_builtins.property
     def first_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -168,7 +171,9 @@ class Attribute(_message.Message):
     users: _builtins.int
     """Users that have it, for an attribute of users."""
     @_builtins.property
-    def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___ValueKind.ValueType]: ...
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___ValueKind.ValueType]:
+        """The kinds of its values, in order of number. More than one often means an input that is set up wrongly."""
+
     def __init__(
         self,
         *,
@@ -197,6 +202,8 @@ class ListAttributesRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     PREFIX_FIELD_NUMBER: _builtins.int
     EVENT_NAME_FIELD_NUMBER: _builtins.int
+    WORKSPACE_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """Required. `accounts/{a}`."""
     page_size: _builtins.int
@@ -206,6 +213,10 @@ class ListAttributesRequest(_message.Message):
     """Keys that start with this."""
     event_name: _builtins.str
     """Attributes of this event name, or of users when empty."""
+    workspace: _builtins.str
+    """Only attributes of users in this workspace. Not together with `event_name`."""
+    input: _builtins.str
+    """Only what events through this input came with. Needs `event_name`."""
     def __init__(
         self,
         *,
@@ -214,10 +225,12 @@ class ListAttributesRequest(_message.Message):
         page_token: _builtins.str = ...,
         prefix: _builtins.str = ...,
         event_name: _builtins.str = ...,
+        workspace: _builtins.str = ...,
+        input: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_name", b"event_name", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "prefix", b"prefix"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_name", b"event_name", "input", b"input", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "prefix", b"prefix", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -250,7 +263,9 @@ Global___ListAttributesResponse: _TypeAlias = ListAttributesResponse  # noqa: Y0
 
 @_typing.final
 class ValueCount(_message.Message):
-    """A value and how many users have it."""
+    """A value and how many users have it. The elements of lists are counted as strings, one by one, as criteria
+    compare them; so a string counts users that have it as their value or in their list.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -289,9 +304,9 @@ class ListAttributeValuesRequest(_message.Message):
     key: _builtins.str
     """Required."""
     prefix: _builtins.str
-    """Strings that start with this."""
+    """Strings that start with this, and no other kinds of value."""
     page_size: _builtins.int
-    """Default 50, at most 1,000; most frequent first."""
+    """Default 50, at most 1,000; most frequent first, of equal counts in order of kind and value."""
     page_token: _builtins.str
     def __init__(
         self,

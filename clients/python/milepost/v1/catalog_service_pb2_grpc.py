@@ -62,14 +62,14 @@ class CatalogServiceServicer:
     """
 
     def ListEventNames(self, request, context):
-        """Event names seen, in order of name.
+        """Event names seen, in order of name, input and type.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAttributes(self, request, context):
-        """Attributes seen, of users and of events.
+        """Attributes seen, of users or of the events of one name, in order of key and workspace.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

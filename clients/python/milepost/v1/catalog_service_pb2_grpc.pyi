@@ -34,9 +34,9 @@ class CatalogServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CatalogServiceAsyncStub: ...
     ListEventNames: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ListEventNamesRequest, _catalog_service_pb2.ListEventNamesResponse]
-    """Event names seen, in order of name."""
+    """Event names seen, in order of name, input and type."""
     ListAttributes: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ListAttributesRequest, _catalog_service_pb2.ListAttributesResponse]
-    """Attributes seen, of users and of events."""
+    """Attributes seen, of users or of the events of one name, in order of key and workspace."""
     ListAttributeValues: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ListAttributeValuesRequest, _catalog_service_pb2.ListAttributeValuesResponse]
     """The most frequent values of a user attribute."""
     GetUser: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.GetUserRequest, _catalog_service_pb2.GetUserResponse]
@@ -48,9 +48,9 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListEventNames: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ListEventNamesRequest, _catalog_service_pb2.ListEventNamesResponse]  # type: ignore[assignment]
-    """Event names seen, in order of name."""
+    """Event names seen, in order of name, input and type."""
     ListAttributes: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ListAttributesRequest, _catalog_service_pb2.ListAttributesResponse]  # type: ignore[assignment]
-    """Attributes seen, of users and of events."""
+    """Attributes seen, of users or of the events of one name, in order of key and workspace."""
     ListAttributeValues: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ListAttributeValuesRequest, _catalog_service_pb2.ListAttributeValuesResponse]  # type: ignore[assignment]
     """The most frequent values of a user attribute."""
     GetUser: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.GetUserRequest, _catalog_service_pb2.GetUserResponse]  # type: ignore[assignment]
@@ -65,7 +65,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_service_pb2.ListEventNamesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_service_pb2.ListEventNamesResponse, _abc.Awaitable[_catalog_service_pb2.ListEventNamesResponse]]:
-        """Event names seen, in order of name."""
+        """Event names seen, in order of name, input and type."""
 
     @_abc_1.abstractmethod
     def ListAttributes(
@@ -73,7 +73,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_service_pb2.ListAttributesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_service_pb2.ListAttributesResponse, _abc.Awaitable[_catalog_service_pb2.ListAttributesResponse]]:
-        """Attributes seen, of users and of events."""
+        """Attributes seen, of users or of the events of one name, in order of key and workspace."""
 
     @_abc_1.abstractmethod
     def ListAttributeValues(
