@@ -56,8 +56,9 @@ class StepCache:
     def add(self, group: int, step: bytes, users: BitMap, spread: int) -> None:
         """Keeps a set computed from the present data; `spread` is how many ids its group has."""
         size = min(2 * len(users), spread // 8) + len(step) + ENTRY_OVERHEAD_BYTES
+        before = self._entries.pop((group, step), None)
         self._entries[group, step] = (self._clock, size, users)
-        self._bytes += size
+        self._bytes += size - (0 if before is None else before[1])
         while self._bytes > self._bytes_max and self._entries:
             self._bytes -= self._entries.pop(next(iter(self._entries)))[1]
 

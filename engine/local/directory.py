@@ -195,10 +195,14 @@ class Directory:
         return key(Family.USER_PARTITIONS, self._account, group, page)
 
     def in_partitions(self, group: int, partitions: frozenset[int]) -> BitMap:
-        """Users of the group in those partitions, erased ones possibly among them."""
+        """Users of the group in those partitions."""
         cached = self._partition_sets.get((group, partitions))
-        if cached is not None and cached[0] == self.counts[group]:
-            return cached[1]
+        if cached is None or cached[0] != self.counts[group]:
+            cached = self._keep_partition_set(group, partitions)
+        return cached[1] & self.alive(group)
+
+    def _keep_partition_set(self, group: int, partitions: frozenset[int]) -> tuple[int, BitMap]:
+        """Every dense id ever given in the partitions, which only grows, and how many ids there were."""
         chosen = np.zeros(1 << 16, np.bool_)
         chosen[list(partitions)] = True
         pages = [
@@ -208,8 +212,8 @@ class Directory:
         users = bitmap_of_mask(chosen[np.concatenate(pages)]) if pages else BitMap()
         if len(self._partition_sets) >= PARTITION_SETS_CACHED_MAX:
             self._partition_sets.pop(next(iter(self._partition_sets)))
-        self._partition_sets[group, partitions] = (self.counts[group], users)
-        return users
+        kept = self._partition_sets[group, partitions] = (self.counts[group], users)
+        return kept
 
     # --- aliases and erasure ---
 

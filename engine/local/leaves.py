@@ -352,16 +352,13 @@ def _operands(test: ResolvedTest) -> tuple[Value, ...]:
 def _united(sets: list[BitMap]) -> BitMap:
     if not sets:
         return BitMap()
-    if len(sets) <= UNION_ONE_BY_ONE_MAX:
-        users = sets[0]
-        for more in sets[1:]:
-            users = users | more
-        return users
-    return BitMap.union(*sets)
-
-
-UNION_ONE_BY_ONE_MAX = 8
-"""Beyond it the union of many at once is faster, though it ends with a run optimisation."""
+    if len(sets) == 1:
+        return sets[0]
+    # Not `BitMap.union`, which ends with a run optimisation that makes later operations slow.
+    users = sets[0] | sets[1]
+    for more in sets[2:]:
+        users |= more
+    return users
 
 
 # --- from names to numbers ----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from engine.backend import Contains, Count, Members
 from engine.criteria.model import Equals
 from engine.errors import DeadlineExceeded, InvalidInput, RevisionNotReached
-from engine.plan.model import AttributeMatch, Intersect, Plan, Subtract, Universe
+from engine.plan.model import AttributeMatch, BucketMatch, Intersect, Plan, Subtract, Universe
 from engine.values import PARTITION_COUNT, partition_of
 from tests.conformance.drawing import USER_IDS, plans, worlds
 from tests.conformance.site import ACCOUNT, SHOP, WEB, Site, event, listed, plan_of, update
@@ -196,6 +196,17 @@ def test_disjoint_partitions_sum_to_the_whole(site: Site) -> None:
     ]
     assert counted == by_hash
     assert sum(counted) == site.sizes(plan)[0] == 2_000
+
+
+def test_erased_users_are_in_no_partition(site: Site) -> None:
+    site.send(*(event(f"user-{i}") for i in range(400)))
+    everybody = plan_of(BucketMatch(salt="s", first=0, last=(1 << 64) - 1))
+    half = site.backend.sample_partitions(512)
+    before = site.backend.execute(everybody, Members(), partitions=half).user_ids
+    assert len(before) == sum(partition_of(f"user-{i}") in half for i in range(400))
+    site.backend.erase(ACCOUNT, before[:50])
+    assert site.backend.execute(everybody, Count(), partitions=half).sizes == (len(before) - 50,)
+    assert site.backend.execute(everybody, Members(), partitions=half).user_ids == before[50:]
 
 
 def test_a_partition_outside_the_range_is_refused(site: Site) -> None:
