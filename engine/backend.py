@@ -19,7 +19,7 @@ import msgspec
 
 from engine.criteria.model import ConsentState, EventType
 from engine.plan.model import Plan
-from engine.values import PARTITION_COUNT, Micros, Value
+from engine.values import PARTITION_COUNT, Kind, Micros, Value
 
 # --- what goes in -------------------------------------------------------------------------------------------
 
@@ -189,6 +189,47 @@ class SeenNames(msgspec.Struct, frozen=True):
     event_attributes: frozenset[str]
 
 
+EventPlace: TypeAlias = tuple[str, str, int]
+"""An event name's place in the catalog: name, input and number of the type."""
+AttributePlace: TypeAlias = tuple[str, str]
+"""A user attribute's place in the catalog: key and workspace."""
+
+
+class EventNameFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The events of one name, input and type: how many, of how many users, first and last time."""
+
+    name: str
+    input: str
+    type: EventType
+    events: int
+    users: int
+    first_time: Micros
+    last_time: Micros
+
+    def place(self) -> EventPlace:
+        """Its place in the catalog."""
+        return self.name, self.input, int(self.type)
+
+
+class AttributeFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """An attribute of users (`workspace` and `users` are set) or of the events of a name (`event_name` is),
+    and the kinds its values have, in order of number.
+    """
+
+    key: str
+    kinds: tuple[Kind, ...]
+    workspace: str = ""
+    users: int = 0
+    event_name: str = ""
+
+
+class ValueCount(msgspec.Struct, frozen=True):
+    """A value, and how many users have it or have it in their list. Never a list itself."""
+
+    value: Value
+    users: int
+
+
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """Figures about the store as a whole. Sizes in bytes."""
 
@@ -313,6 +354,70 @@ class Backend(Protocol):
     def profile(self, account: str, user_id: str) -> Profile | None: ...
 
     def seen_names(self, account: str) -> SeenNames: ...
+
+    # The catalog: what data came with, exact, and without what was erased. Pages are listed from just behind
+    # a place, at most `limit` long; each entry is of one state, the entries of a page may be of several.
+    # DeadlineExceeded is raised when the deadline passes.
+
+    def event_names(
+        self,
+        account: str,
+        *,
+        input: str = "",
+        prefix: str = "",
+        after: EventPlace | None = None,
+        limit: int,
+        deadline: float | None = None,
+    ) -> tuple[EventNameFacts, ...]:
+        """Event names that start with `prefix`, through one input or ("") all, in order of `place()`."""
+        ...
+
+    def user_attributes(
+        self,
+        account: str,
+        *,
+        workspace: str = "",
+        prefix: str = "",
+        after: AttributePlace | None = None,
+        limit: int,
+        deadline: float | None = None,
+    ) -> tuple[AttributeFacts, ...]:
+        """Attributes of users whose keys start with `prefix`, in one workspace or ("") all, in order of key
+        and workspace.
+        """
+        ...
+
+    def event_attributes(
+        self,
+        account: str,
+        event_name: str,
+        *,
+        input: str = "",
+        prefix: str = "",
+        after: str | None = None,
+        limit: int,
+        deadline: float | None = None,
+    ) -> tuple[AttributeFacts, ...]:
+        """Attributes of the events of a name whose keys start with `prefix`, as they came through one input
+        or ("") all, in order of key; `after` is a key.
+        """
+        ...
+
+    def attribute_values(
+        self,
+        account: str,
+        workspace: str,
+        key: str,
+        *,
+        prefix: str = "",
+        after: ValueCount | None = None,
+        limit: int,
+        deadline: float | None = None,
+    ) -> tuple[ValueCount, ...]:
+        """The values of a user attribute, most users first, then in order of kind and value, all of one
+        state. With a prefix, only strings that start with it. An element of a list is a string here.
+        """
+        ...
 
     def erase(self, account: str, user_ids: Sequence[str]) -> Appended:
         """Removes the users as if they had never been; stored memberships record their exits by id. Unknown

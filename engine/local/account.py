@@ -16,6 +16,7 @@ from engine.backend import EventRecord, Profile, Record, SeenNames, UserRecord
 from engine.criteria.model import ConsentState
 from engine.errors import FailedPrecondition
 from engine.local.cache import ANY_NAME, ReadKey, StepCache
+from engine.local.catalog import Catalog
 from engine.local.cells import Cells
 from engine.local.directory import DENSE_MASK, PLACE_SHIFT, Directory, Place
 from engine.local.environment import Store, Writable
@@ -58,6 +59,15 @@ class Account:
         self.seen = Seen(cells, self.number)
         self.properties = Properties(cells, self.number)
         self.tables = EventTables(store, self.number, store.groups, columns)
+        self.catalog = Catalog(
+            self.groups,
+            self.inputs,
+            self.events,
+            self.event_attributes,
+            self.fields,
+            self.tables,
+            self.properties,
+        )
         self.cache = StepCache()
         self._attribute_numbers = _EventAttributes(self.event_attributes)
         self._field_numbers: dict[tuple[FieldKind, str, str], int] = {}

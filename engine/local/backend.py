@@ -1,9 +1,9 @@
 """`LocalBackend`: the whole of `engine.backend.Backend` in one process, over one directory.
 
-Locks are taken in this order: fold, apply (`Writer`), index, state (`State`). The index lock is held by those
-who write to the index while they hold the state lock, and by whoever writes to it for long. A request that
-writes is logged and synced outside the state lock and applied under it in chunks; a request that reads holds
-it for one answer.
+Locks are taken in this order: fold, apply (`Writer`), index, that of `Catalogs`, state (`State`). The index
+lock is held by those who write to the index while they hold the state lock, and by whoever writes to it for
+long. A request that writes is logged and synced outside the state lock and applied under it in chunks; a
+request that reads holds it for one answer.
 """
 
 from __future__ import annotations
@@ -20,12 +20,16 @@ from pyroaring import BitMap
 
 from engine.backend import (
     Appended,
+    AttributeFacts,
+    AttributePlace,
     Capabilities,
     ChangePage,
     Containment,
     Contains,
     Count,
     Counts,
+    EventNameFacts,
+    EventPlace,
     MemberPage,
     Members,
     Membership,
@@ -36,9 +40,11 @@ from engine.backend import (
     Stats,
     StepTrace,
     Trace,
+    ValueCount,
 )
 from engine.errors import FailedPrecondition, InvalidInput, MilepostError, StoreUnavailable
 from engine.local.account import Account
+from engine.local.catalogs import Catalogs
 from engine.local.directory import DENSE_MASK, PLACE_SHIFT, SAMPLING_ORDER
 from engine.local.documents import LocalDocuments
 from engine.local.environment import Store, WriteBuffer
@@ -69,6 +75,7 @@ class LocalBackend:
         self._writer.replay()
         self._executor = Executor(self._state.names)
         self._documents = LocalDocuments(store.index)
+        self._catalogs = Catalogs(self._state, store.index, self._check)
         self._fold_lock = threading.RLock()
         self._index_lock = threading.RLock()
         self._closing = threading.Event()
@@ -250,6 +257,62 @@ class LocalBackend:
             found = self._state.find_account(account)
             nothing: frozenset[str] = frozenset()
             return SeenNames(nothing, nothing, nothing) if found is None else found.seen_names()
+
+    # --- the catalog ----------------------------------------------------------------------------------------
+
+    def event_names(
+        self,
+        account: str,
+        *,
+        input: str = "",
+        prefix: str = "",
+        after: EventPlace | None = None,
+        limit: int,
+        deadline: float | None = None,
+    ) -> tuple[EventNameFacts, ...]:
+        """Event names in order of name, input and type."""
+        return self._catalogs.event_names(account, input, prefix, after, limit, deadline)
+
+    def user_attributes(
+        self,
+        account: str,
+        *,
+        workspace: str = "",
+        prefix: str = "",
+        after: AttributePlace | None = None,
+        limit: int,
+        deadline: float | None = None,
+    ) -> tuple[AttributeFacts, ...]:
+        """Attributes of users in order of key and workspace."""
+        return self._catalogs.user_attributes(account, workspace, prefix, after, limit, deadline)
+
+    def event_attributes(
+        self,
+        account: str,
+        event_name: str,
+        *,
+        input: str = "",
+        prefix: str = "",
+        after: str | None = None,
+        limit: int,
+        deadline: float | None = None,
+    ) -> tuple[AttributeFacts, ...]:
+        """Attributes of the events of a name in order of key."""
+        return self._catalogs.event_attributes(account, event_name, input, prefix, after, limit, deadline)
+
+    def attribute_values(
+        self,
+        account: str,
+        workspace: str,
+        key: str,
+        *,
+        prefix: str = "",
+        after: ValueCount | None = None,
+        limit: int,
+        deadline: float | None = None,
+    ) -> tuple[ValueCount, ...]:
+        """The values of a user attribute, most users first."""
+        return self._catalogs.attribute_values(account, workspace, key, prefix, after, limit, deadline)
 
     # --- stored membership ----------------------------------------------------------------------------------
 
@@ -451,9 +514,9 @@ class LocalBackend:
                 continue
             try:
                 self._fold()
-            except MilepostError as error:
+            except Exception:
                 # The log keeps everything; the next attempt comes after another interval.
-                _log.error("folding failed: %s", error.message)
+                _log.exception("folding failed")
             since = None
 
     def snapshot(self, directory: Path) -> None:
@@ -494,6 +557,7 @@ class LocalBackend:
         allowed.
         """
         self._closing.set()
+        self._catalogs.close()
         self._state.memberships.close()
         self._folder.join()
         with self._fold_lock:
@@ -509,7 +573,7 @@ class LocalBackend:
                 self._shut()
 
     def _shut(self) -> None:
-        with self._state.locked():
+        with self._catalogs.still(), self._state.locked():
             self._closed = True
         self._documents.close()
         self._store.close()

@@ -67,7 +67,7 @@ class _BitMaps:
         return value.min().to_bytes(U32_BYTES, "little") if value else None
 
 
-class _Columns:
+class ColumnCodec:
     """An array of fixed length in which `absent` marks places without a value.
 
     Stored whole, or, when less than half is there, as u16 positions and their values.
@@ -95,10 +95,13 @@ class _Columns:
         )
         return column
 
+    def is_present(self, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Which entries have a value."""
+        return ~np.isnan(values) if self.typecode == "d" else np.asarray(values != self.absent)
+
     def encode(self, value: array.array[Any]) -> bytes | None:
         values = np.frombuffer(value, self._dtype)
-        there = ~np.isnan(values) if self.typecode == "d" else values != self.absent
-        positions = np.flatnonzero(there)
+        positions = np.flatnonzero(self.is_present(values))
         if not len(positions):
             return None
         if 2 * len(positions) > len(values):
@@ -129,10 +132,10 @@ class MessageCodec(Generic[T]):
 _encoder = msgspec.msgpack.Encoder()
 
 BITMAP = _BitMaps()
-NUMBERS = _Columns("d", ABSENT_NUMBER, PAGE_USERS)
-TIMES = _Columns("q", ABSENT_TIME, PAGE_USERS)
-PARTITIONS = _Columns("H", 0xFFFF, PAGE_USERS)
-SEEN_TIMES = _Columns("q", ABSENT_TIME, 2 * PAGE_USERS)
+NUMBERS = ColumnCodec("d", ABSENT_NUMBER, PAGE_USERS)
+TIMES = ColumnCodec("q", ABSENT_TIME, PAGE_USERS)
+PARTITIONS = ColumnCodec("H", 0xFFFF, PAGE_USERS)
+SEEN_TIMES = ColumnCodec("q", ABSENT_TIME, 2 * PAGE_USERS)
 """First times of a page's users, then last times."""
 
 
@@ -226,6 +229,13 @@ class Cells:
         if not cell.dirty:
             cell.dirty = True
             self._dirty[cell.key] = cell
+
+    def unstored(self, prefixes: tuple[bytes, ...]) -> Iterator[tuple[bytes, Any]]:
+        """Keys under the prefixes, and their values, of which the store may have an older form or none."""
+        for cells in (self._writing, self._dirty):
+            for stored, cell in cells.items():
+                if stored.startswith(prefixes):
+                    yield stored, cell.value
 
     def replace(self, key: bytes, codec: Codec[T], value: T) -> None:
         """Puts a clean value under a key that the caller wrote itself."""

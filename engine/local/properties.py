@@ -8,7 +8,6 @@ and for each kind a bitmap of who has one.
 
 from __future__ import annotations
 
-import array
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias, cast
@@ -31,7 +30,7 @@ from engine.local.cells import (
     TIMES,
     Cell,
     Cells,
-    Codec,
+    ColumnCodec,
     MessageCodec,
     as_numpy,
 )
@@ -50,7 +49,8 @@ TEXT_IN_KEY_BYTES_MAX = 256
 EMPTY_LIST = 0
 """The kind under which users with an empty list are found; no value of `Kind`."""
 
-_PLAIN, _DIGEST = b"\0", b"\1"
+PLAIN_SUFFIX, DIGEST_SUFFIX = b"\0", b"\1"
+"""With what the part of a key begins that holds a value, or the digest of a long one."""
 _BOOLS = {False: b"\0", True: b"\1"}
 
 _PROFILE: MessageCodec[ProfileData] = MessageCodec(dict[int, tuple[int, int, Value | None]], dict)
@@ -156,7 +156,7 @@ class Properties:
         page = (group << PLACE_SHIFT | dense) >> PAGE_BITS
         cell = self._open.get((field, kind, page))
         if cell is None:
-            cell = self._cells.get(self._column_key(field, kind, group, dense), _column_codec(kind))
+            cell = self._cells.get(self._column_key(field, kind, group, dense), column_codec(kind))
             self._cells.changed(cell)
             self._open[field, kind, page] = cell
         cell.value[dense & PAGE_MASK] = value
@@ -176,7 +176,7 @@ class Properties:
         return cell
 
     def _set_text(self, value_key: bytes, text: str) -> None:
-        cell = self._cells.get(_text_key(value_key), _TEXT)
+        cell = self._cells.get(text_key(value_key), _TEXT)
         cell.value = text
         self._cells.changed(cell)
 
@@ -203,7 +203,7 @@ class Properties:
     def with_value(self, field: int, kind: Kind, group: int, value: str | bool) -> BitMap:
         """Users whose field is this string or bool, or is a list with this element. Not to be changed."""
         prefix = key(Family.FIELD_VALUE, self._account, field, kind, group)
-        return self._found(prefix + _value_suffix(_stored_values(value)[0]))
+        return self._found(prefix + value_suffix(value))
 
     def _found(self, stored_key: bytes) -> BitMap:
         cell = self._cells.find(stored_key, BITMAP)
@@ -216,12 +216,12 @@ class Properties:
         stored = [found for found in self._cells.reading().keys(prefix) if found not in fresh]
         for value_key in (*stored, *sorted(fresh)):
             suffix = value_key[len(prefix) :]
-            text = suffix[1:].decode() if suffix[:1] == _PLAIN else self._text(value_key)
+            text = suffix[1:].decode() if suffix[:1] == PLAIN_SUFFIX else self._text(value_key)
             yield text, functools.partial(self._found, value_key)
 
     def _text(self, value_key: bytes) -> str:
         """A string that is too long for its key; "" when nobody has it any more."""
-        cell = self._cells.find(_text_key(value_key), _TEXT)
+        cell = self._cells.find(text_key(value_key), _TEXT)
         if cell is None:
             family = Family.FIELD_TEXT.name
             raise DataLoss(f"a value of the family {family} is missing", metadata={"key_family": family})
@@ -230,7 +230,7 @@ class Properties:
     def match_column(self, field: int, kind: Kind, group: int, ranges: Ranges, count: int) -> BitMap:
         """Users of the group, which has `count` ids, whose number or time lies in the ranges."""
         mask = np.zeros(count, np.bool_)
-        codec = _column_codec(kind)
+        codec = column_codec(kind)
         for start in range(0, count, PAGE_USERS):
             cell = self._cells.find(self._column_key(field, kind, group, start), codec)
             if cell is not None:
@@ -254,7 +254,8 @@ class Properties:
         return BitMap(passing, optimize=False)
 
 
-def _column_codec(kind: Kind) -> Codec[array.array[Any]]:
+def column_codec(kind: Kind) -> ColumnCodec:
+    """The form of a column's pages."""
     return NUMBERS if kind is Kind.NUMBER else TIMES
 
 
@@ -267,11 +268,22 @@ def _stored_values(value: Value) -> tuple[bytes, ...]:
     return (_BOOLS[bool(value)],)
 
 
+def value_suffix(value: str | bool) -> bytes:
+    """The part of a key that stands for a string or a bool."""
+    return _value_suffix(_stored_values(value)[0])
+
+
 def _value_suffix(stored_value: bytes) -> bytes:
     if len(stored_value) <= TEXT_IN_KEY_BYTES_MAX:
-        return _PLAIN + stored_value
-    return _DIGEST + xxhash.xxh3_128_digest(stored_value)
+        return PLAIN_SUFFIX + stored_value
+    return DIGEST_SUFFIX + xxhash.xxh3_128_digest(stored_value)
 
 
-def _text_key(value_key: bytes) -> bytes:
+def text_key(value_key: bytes) -> bytes:
+    """Where the string is stored that a value's key has the digest of."""
     return key(Family.FIELD_TEXT) + value_key[1:]
+
+
+def decode_text(stored: memoryview) -> str:
+    """The string stored there."""
+    return _TEXT.decode(stored)

@@ -6,6 +6,7 @@ accounts of a store.
 
 from engine.local.events.cache import COLUMN_CACHE_BYTES_DEFAULT as COLUMN_CACHE_BYTES_DEFAULT
 from engine.local.events.cache import ColumnCache as ColumnCache
+from engine.local.events.facts import TableFacts as TableFacts
 from engine.local.events.model import NEVER as NEVER
 from engine.local.events.model import AnyRow as AnyRow
 from engine.local.events.model import AttributeRow as AttributeRow

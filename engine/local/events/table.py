@@ -12,8 +12,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
+import numpy as np
+from pyroaring import BitMap
 
 from engine.criteria.model import EventType
+from engine.local.bitmaps import bitmap_of, bitmap_of_mask
 from engine.local.environment import ReadTransaction, Writable
 from engine.local.events.cache import Loader
 from engine.local.events.frame import Frame
@@ -56,6 +59,20 @@ _slice_decoder = msgspec.msgpack.Decoder(SliceRecord)
 
 Slices = dict[SliceKey, list[Part]]
 
+_BITMAP_ID_BYTES = 2
+_BITMAP_OVERHEAD_BYTES = 200
+
+
+@dataclass(slots=True)
+class _Users:
+    """Everyone who has rows."""
+
+    ids: BitMap
+
+    @property
+    def nbytes(self) -> int:
+        return _BITMAP_ID_BYTES * len(self.ids) + _BITMAP_OVERHEAD_BYTES
+
 
 @dataclass(slots=True)
 class _Staged:
@@ -79,6 +96,7 @@ class Table:
         self._folding: list[Part] = []
         self._staged: _Staged | None = None
         self._remarked: set[SliceKey] = set()
+        self._users_key = (loader.cache.holder(), "users")
 
     @staticmethod
     def decode_record(stored: memoryview) -> TableRecord:
@@ -115,6 +133,26 @@ class Table:
             if part.overlaps(start, end):
                 yield part
 
+    def user_count(self) -> int:
+        """How many users have rows. The set of them is kept while there is room in the cache, and follows
+        what is added and removed, so that a table is gone through once.
+        """
+        self._flush_pending()
+        users = self._kept_users()
+        if users is None:
+            parts = [part for part in self.parts(None, None) if part.live_users]
+            mask = np.zeros(max((part.record.user_max + 1 for part in parts), default=0), np.bool_)
+            for part in parts:
+                mask[part.live_counts()[0]] = True
+            users = _Users(bitmap_of_mask(mask))
+            self._loader.cache.put(self._users_key, users)
+        return len(users.ids)
+
+    def _kept_users(self) -> _Users | None:
+        users = self._loader.cache.get(self._users_key)
+        assert users is None or isinstance(users, _Users)
+        return users
+
     def _loaded_slices(self) -> Slices:
         if self._slices is None:
             with self._loader.session() as txn:
@@ -144,6 +182,10 @@ class Table:
             return
         part = Part.of_frame(self._loader, Frame.of_rows(self._pending))
         self._pending.clear()
+        users = self._kept_users()
+        if users is not None:
+            users.ids |= bitmap_of(part.users())
+            self._loader.cache.put(self._users_key, users)
         while self._fresh and self._fresh[-1].record.rows < 2 * part.record.rows:
             frame = Frame.concatenated((self._fresh.pop().frame(), part.frame()))
             part = Part.of_frame(self._loader, frame)
@@ -170,6 +212,9 @@ class Table:
                     self._remarked.add(slice_key)
         self._fresh = [part for part in self._fresh if part.live_users]
         self._remove_staged(user)
+        users = self._kept_users()
+        if users is not None:
+            users.ids.discard(user)
         return rows
 
     def _remove_staged(self, user: int) -> None:

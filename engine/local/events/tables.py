@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -12,6 +12,8 @@ from engine.criteria.ranges import ALL_NUMBERS
 from engine.local.environment import ReadTransaction, Store, Writable
 from engine.local.events.aggregate import passing
 from engine.local.events.cache import ColumnCache, Loader
+from engine.local.events.facts import TableFacts, facts_of, live_columns, live_parts
+from engine.local.events.frame import ColumnKey
 from engine.local.events.model import EventRow, ResolvedEventMatch, ResolvedSelection, ResolvedSequence
 from engine.local.events.part import Part
 from engine.local.events.select import Universe
@@ -33,6 +35,7 @@ class _Group:
         self.tables: dict[_Short, Table] = {}
         self._by_name: dict[tuple[int, int], list[Table]] = {}
         self._by_input: dict[int, list[Table]] = {}
+        self._by_event: dict[int, list[Table]] = {}
 
     def place(self, table: Table) -> None:
         """Adds a table that is not there yet."""
@@ -40,6 +43,7 @@ class _Group:
         self.tables[input_number, name_number, event_type] = table
         self._by_name.setdefault((input_number, name_number), []).append(table)
         self._by_input.setdefault(input_number, []).append(table)
+        self._by_event.setdefault(name_number, []).append(table)
 
     def selected(self, selection: ResolvedSelection) -> Iterator[Table]:
         """The tables of the inputs, name and type."""
@@ -51,6 +55,16 @@ class _Group:
             for table in tables:
                 if selection.type is None or selection.type == table.key[3]:
                     yield table
+
+    def through(self, input_number: int) -> Collection[Table]:
+        """The tables of an input."""
+        return self._by_input.get(input_number, ())
+
+    def named(self, name_number: int, input_number: int | None) -> Iterator[Table]:
+        """The tables of an event name, of one input or (None) of all."""
+        for table in self._by_event.get(name_number, ()):
+            if input_number in (None, table.key[1]):
+                yield table
 
 
 class EventStatistics(NamedTuple):
@@ -142,6 +156,31 @@ class EventTables:
             for part in table.parts(span.start, span.end)
             if part.live_users
         ]
+
+    # --- what there is --------------------------------------------------------------------------------------
+
+    def names_through(self, input_number: int) -> set[int]:
+        """The event names that came through an input; of some, nothing may be left."""
+        return {table.key[2] for group in self._groups for table in group.through(input_number)}
+
+    def facts(self, name_number: int, input_number: int | None = None) -> list[TableFacts]:
+        """Figures of an event name, by input (None = all of them) and type, in no order. Exact, without what
+        was removed.
+        """
+        with self._session():
+            return facts_of(self._named(name_number, input_number))
+
+    def attributes(self, name_number: int, input_number: int | None = None) -> set[ColumnKey]:
+        """The attributes that events of a name have, through one input or (None) all, with their kinds."""
+        found: set[ColumnKey] = set()
+        with self._session():
+            for table in self._named(name_number, input_number):
+                for part in live_parts(table):
+                    found |= live_columns(part, found)
+        return found
+
+    def _named(self, name_number: int, input_number: int | None) -> list[Table]:
+        return [table for group in self._groups for table in group.named(name_number, input_number)]
 
     # --- folding --------------------------------------------------------------------------------------------
 

@@ -1,0 +1,102 @@
+"""What there is in the tables: figures and kinds, from what is known of parts without reading their rows.
+
+Only parts with removed users, which a fold rewrites sooner or later, are looked into.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from engine.criteria.model import EventType
+from engine.local.events.frame import ColumnKey
+from engine.local.events.part import Part
+from engine.local.events.table import Table
+from engine.values import Micros
+
+
+class TableFacts(NamedTuple):
+    """The events of one name, input and type: how many, of how many users, and the first and last time."""
+
+    input_number: int
+    type: EventType
+    events: int
+    users: int
+    first_time: Micros
+    last_time: Micros
+
+
+def facts_of(tables: Iterable[Table]) -> list[TableFacts]:
+    """Facts by input and type, those without an event left out. Called within a session."""
+    found: dict[tuple[int, int], TableFacts] = {}
+    for table in tables:
+        facts = _facts(table)
+        if facts is None:
+            continue
+        place = facts[:2]
+        before = found.get(place)
+        found[place] = facts if before is None else _together(before, facts)
+    return list(found.values())
+
+
+def _facts(table: Table) -> TableFacts | None:
+    events, spans = 0, []
+    for part in live_parts(table):
+        events += _live_rows(part)
+        spans.append(_live_span(part))
+    if not spans:
+        return None
+    _, input_number, _, event_type, _ = table.key
+    return TableFacts(
+        input_number,
+        EventType(event_type),
+        events,
+        table.user_count(),
+        min(first for first, _ in spans),
+        max(last for _, last in spans),
+    )
+
+
+def _together(one: TableFacts, other: TableFacts) -> TableFacts:
+    """Of two groups, which have no user in common."""
+    return one._replace(
+        events=one.events + other.events,
+        users=one.users + other.users,
+        first_time=min(one.first_time, other.first_time),
+        last_time=max(one.last_time, other.last_time),
+    )
+
+
+def live_parts(table: Table) -> Iterable[Part]:
+    """The parts that have rows of users who were not removed."""
+    return (part for part in table.parts(None, None) if part.live_users)
+
+
+def live_columns(part: Part, known: Iterable[ColumnKey]) -> set[ColumnKey]:
+    """The columns in which someone who was not removed has a value; those `known` are not looked at."""
+    columns = set(part.record.columns).difference(known)
+    live = part.live_rows()
+    if live is None:
+        return columns
+    found = set()
+    for tag in columns:
+        column = part.column(*tag)
+        assert column is not None
+        if column.positions is None or live[column.positions].any():
+            found.add(tag)
+    return found
+
+
+def _live_rows(part: Part) -> int:
+    live = part.live_rows()
+    return part.record.rows if live is None else int(np.count_nonzero(live))
+
+
+def _live_span(part: Part) -> tuple[Micros, Micros]:
+    live = part.live_rows()
+    if live is None:
+        return part.record.time_min, part.record.time_max
+    times = part.times()[live]
+    return int(times.min()), int(times.max())

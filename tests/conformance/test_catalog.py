@@ -1,0 +1,339 @@
+"""What data came with, counted by hand from everything that happened."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine.backend import AttributeFacts, EventNameFacts, EventRecord, UserRecord, ValueCount
+from engine.criteria.model import EventType
+from engine.errors import DeadlineExceeded
+from engine.values import Kind, Value, kind_of
+from tests.conformance.drawing import EVENT_NAMES, KEYS, LONG, STRINGS, USER_IDS, input_names, records
+from tests.conformance.site import ACCOUNT, APP, DESK, NOON, SHOP, SUPPORT, WEB, Site, event, update
+from tests.oracle.history import Aliases, History, histories
+from tests.oracle.world import Alias, Batch, Erase, Operation, World, fresh_account
+
+HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
+PREFIXES = ("", "b", "p", "12", "go", "Gold", LONG, LONG + "!", "x" * 400)
+ALL = 1_000
+PAGE = 2
+
+T = TypeVar("T")
+
+event_names = st.sampled_from((*EVENT_NAMES, "", "no such"))
+prefixes = st.sampled_from(PREFIXES)
+user_ids = st.sampled_from(USER_IDS[:6])
+
+
+# --- by hand ------------------------------------------------------------------------------------------------
+
+
+def _events(users: Sequence[History], input: str) -> list[tuple[str, EventRecord]]:
+    return [(user.user_id, record) for user in users for record in user.events if input in ("", record.input)]
+
+
+def names_by_hand(users: Sequence[History], input: str, prefix: str) -> list[EventNameFacts]:
+    found: dict[tuple[str, str, int], list[tuple[str, EventRecord]]] = {}
+    for user_id, record in _events(users, input):
+        if record.name.startswith(prefix):
+            place = (record.name, record.input, int(record.type))
+            found.setdefault(place, []).append((user_id, record))
+    return [
+        EventNameFacts(
+            name=name,
+            input=through,
+            type=EventType(type_),
+            events=len(rows),
+            users=len({user_id for user_id, _ in rows}),
+            first_time=min(record.time for _, record in rows),
+            last_time=max(record.time for _, record in rows),
+        )
+        for (name, through, type_), rows in sorted(found.items())
+    ]
+
+
+def event_attributes_by_hand(
+    users: Sequence[History], name: str, input: str, prefix: str
+) -> list[AttributeFacts]:
+    kinds: dict[str, set[Kind]] = {}
+    for _, record in _events(users, input):
+        for key, value in record.attributes.items():
+            if record.name == name and key.startswith(prefix):
+                kinds.setdefault(key, set()).add(kind_of(value))
+    return [
+        AttributeFacts(key=key, event_name=name, kinds=tuple(sorted(found)))
+        for key, found in sorted(kinds.items())
+    ]
+
+
+def user_attributes_by_hand(users: Sequence[History], workspace: str, prefix: str) -> list[AttributeFacts]:
+    values: dict[tuple[str, str], list[Value]] = {}
+    for user in users:
+        for (through, key), value in user.attributes.items():
+            if value is not None and key.startswith(prefix) and workspace in ("", through):
+                values.setdefault((key, through), []).append(value)
+    return [
+        AttributeFacts(
+            key=key, workspace=through, kinds=tuple(sorted(set(map(kind_of, found)))), users=len(found)
+        )
+        for (key, through), found in sorted(values.items())
+    ]
+
+
+def values_by_hand(users: Sequence[History], workspace: str, key: str, prefix: str) -> list[ValueCount]:
+    counts: Counter[tuple[Kind, Any]] = Counter()
+    for user in users:
+        value = user.attributes.get((workspace, key))
+        if type(value) is tuple:
+            counts.update((Kind.STRING, element) for element in set(value))
+        elif value is not None:
+            # Adding 0.0 makes 0.0 of -0.0, which is the same number.
+            counts[kind_of(value), value + 0.0 if type(value) is float else value] += 1
+    ordered = sorted((-number, kind, value) for (kind, value), number in counts.items())
+    return [
+        ValueCount(value, -negative)
+        for negative, kind, value in ordered
+        if not prefix or (kind is Kind.STRING and value.startswith(prefix))
+    ]
+
+
+# --- asked --------------------------------------------------------------------------------------------------
+
+
+def paged(ask: Callable[..., tuple[T, ...]], place: Callable[[T], Any]) -> list[T]:
+    """Everything in pages of two; asked for at once it is the same."""
+    found: list[T] = []
+    while page := ask(after=place(found[-1]) if found else None, limit=PAGE):
+        assert len(page) <= PAGE
+        found += page
+    assert tuple(found) == ask(limit=ALL)
+    return found
+
+
+def _typed(counts: Sequence[ValueCount]) -> list[tuple[Kind, str, int]]:
+    # 1 equals True in Python, and 0.0 is told from -0.0 only by how it is written.
+    return [(kind_of(count.value), repr(count.value), count.users) for count in counts]
+
+
+def assert_catalog(site: Site, world: World, prefix: str, event_name: str) -> None:
+    """The whole catalog, with and without filters, is what is counted by hand."""
+    backend, account = site.backend, world.account
+    users = list(histories(world).values())
+    for input in ("", *world.inputs, f"{account}/workspaces/s/inputs/none"):
+        ask_names = partial(backend.event_names, account, input=input, prefix=prefix)
+        assert paged(ask_names, EventNameFacts.place) == names_by_hand(users, input, prefix)
+        ask_events = partial(backend.event_attributes, account, event_name, input=input, prefix=prefix)
+        by_hand = event_attributes_by_hand(users, event_name, input, prefix)
+        assert paged(ask_events, lambda found: found.key) == by_hand
+    for workspace in ("", f"{account}/workspaces/s", f"{account}/workspaces/t"):
+        ask_users = partial(backend.user_attributes, account, workspace=workspace, prefix=prefix)
+        by_hand = user_attributes_by_hand(users, workspace, prefix)
+        assert paged(ask_users, lambda found: (found.key, found.workspace)) == by_hand
+        for key in KEYS:
+            ask_values = partial(backend.attribute_values, account, workspace, key, prefix=prefix)
+            expected = values_by_hand(users, workspace, key, prefix)
+            assert _typed(paged(ask_values, lambda found: found)) == _typed(expected)
+
+
+def _operations(account: str) -> st.SearchStrategy[list[Operation | str]]:
+    batches = st.lists(records(account), max_size=10).map(lambda rows: Batch(tuple(rows)))
+    return st.lists(
+        batches
+        | batches
+        | st.builds(Alias, user_ids, user_ids)
+        | st.lists(user_ids, min_size=1, max_size=2).map(lambda gone: Erase(tuple(gone)))
+        | st.sampled_from(["fold", "look", "restart"]),
+        max_size=8,
+    )
+
+
+def allowed(operation: Operation | str, aliases: Aliases) -> bool:
+    """Whether a backend takes the operation; aliases follow it."""
+    if isinstance(operation, Erase):
+        aliases.forget(operation.user_ids)
+    if not isinstance(operation, Alias):
+        return True
+    source, target = operation.from_user_id, operation.to_user_id
+    if aliases.now_called(source) != source or aliases.closes_cycle(source, target):
+        return False
+    aliases.link(source, target)
+    return True
+
+
+@settings(max_examples=60, suppress_health_check=HEALTH)
+@given(data=st.data(), prefix=prefixes, event_name=event_names)
+def test_the_catalog_is_what_is_counted_by_hand(
+    shared_site: Site, data: st.DataObject, prefix: str, event_name: str
+) -> None:
+    account = fresh_account()
+    aliases = Aliases()
+    happened: list[Operation] = []
+
+    def world() -> World:
+        return World(
+            account=account,
+            inputs=input_names(account),
+            time_zone="UTC",
+            as_of=NOON,
+            operations=tuple(happened),
+            journeys=(),
+        )
+
+    for operation in data.draw(_operations(account)):
+        if not allowed(operation, aliases):
+            continue
+        if operation == "fold":
+            shared_site.backend.fold()
+        elif operation == "restart":
+            shared_site.restart()
+        elif operation == "look":
+            assert_catalog(shared_site, world(), "", event_name)
+        elif not isinstance(operation, str):
+            shared_site.happen(account, [operation])
+            happened.append(operation)
+    assert_catalog(shared_site, world(), prefix, event_name)
+
+
+# --- one thing at a time ------------------------------------------------------------------------------------
+
+
+def test_an_account_without_data_has_an_empty_catalog(site: Site) -> None:
+    backend = site.backend
+    assert backend.event_names(ACCOUNT, limit=ALL) == ()
+    assert backend.user_attributes(ACCOUNT, limit=ALL) == ()
+    assert backend.event_attributes(ACCOUNT, "buy", limit=ALL) == ()
+    assert backend.attribute_values(ACCOUNT, SHOP, "plan", limit=ALL) == ()
+
+
+def test_an_event_name_by_input_and_type(site: Site) -> None:
+    site.send(
+        event("ada", time=NOON),
+        event("ada", time=NOON + 5),
+        event("bob", time=NOON - 5),
+        event("bob", through=APP),
+        EventRecord("cleo", APP, "buy", EventType.COMMERCE, NOON + 1, {}),
+        event("cleo", "view", through=DESK),
+    )
+    found = site.backend.event_names(ACCOUNT, prefix="b", limit=ALL)
+    assert [
+        (facts.input, facts.type, facts.events, facts.users, facts.first_time, facts.last_time)
+        for facts in found
+        if facts.name == "buy"
+    ] == [
+        (APP, EventType.CUSTOM, 1, 1, NOON, NOON),
+        (APP, EventType.COMMERCE, 1, 1, NOON + 1, NOON + 1),
+        (WEB, EventType.CUSTOM, 3, 2, NOON - 5, NOON + 5),
+    ]
+    assert len(found) == 3
+
+
+def test_what_only_an_erased_user_sent_is_gone(site: Site) -> None:
+    site.send(
+        event("ada", "once", time=NOON - 9, secret="x"),
+        event("ada", time=NOON - 9, secret="x", price=1.0),
+        event("bob", price="12"),
+        update("ada", nick="a"),
+        update("bob", plan="gold"),
+    )
+    site.backend.fold()
+    site.backend.erase(ACCOUNT, ["ada"])
+    for _ in range(2):
+        [names] = site.backend.event_names(ACCOUNT, limit=ALL)
+        assert (names.name, names.events, names.users) == ("buy", 1, 1)
+        assert (names.first_time, names.last_time) == (NOON, NOON)
+        [price] = site.backend.event_attributes(ACCOUNT, "buy", limit=ALL)
+        assert (price.key, price.kinds) == ("price", (Kind.STRING,))
+        assert site.backend.event_attributes(ACCOUNT, "once", limit=ALL) == ()
+        [plan] = site.backend.user_attributes(ACCOUNT, limit=ALL)
+        assert (plan.key, plan.workspace, plan.users) == ("plan", SHOP, 1)
+        assert site.backend.attribute_values(ACCOUNT, SHOP, "nick", limit=ALL) == ()
+        site.restart()
+
+
+def test_users_that_become_one_are_counted_once(site: Site) -> None:
+    site.send(
+        event("cookie"), event("ada"), event("bob"), update("cookie", plan="a"), update("ada", plan="b")
+    )
+    assert site.backend.event_names(ACCOUNT, limit=ALL)[0].users == 3
+    site.backend.alias(ACCOUNT, "cookie", "ada")
+    [buy] = site.backend.event_names(ACCOUNT, limit=ALL)
+    assert (buy.events, buy.users) == (3, 2)
+    assert site.backend.attribute_values(ACCOUNT, SHOP, "plan", limit=ALL) == (ValueCount("b", 1),)
+
+
+def test_an_attribute_changes_its_kind_user_by_user(site: Site) -> None:
+    def age() -> AttributeFacts:
+        [found] = site.backend.user_attributes(ACCOUNT, workspace=SHOP, limit=ALL)
+        return found
+
+    site.send(update("ada", age="41"), update("bob", age="7"), update("eve", through=DESK, age=True))
+    assert (age().kinds, age().users) == ((Kind.STRING,), 2)
+    site.send(update("ada", time=NOON + 1, age=41.0))
+    assert (age().kinds, age().users) == ((Kind.STRING, Kind.NUMBER), 2)
+    site.send(update("bob", time=NOON + 1, age=None))
+    assert (age().kinds, age().users) == ((Kind.NUMBER,), 1)
+    [desk] = site.backend.user_attributes(ACCOUNT, workspace=SUPPORT, limit=ALL)
+    assert (desk.kinds, desk.users) == ((Kind.BOOL,), 1)
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_values_most_frequent_first_then_by_kind_and_value(site: Site, fold: bool) -> None:
+    values: list[Value] = ["b", "a", ("a", "a", "c"), (), True, 2.0, 2.0, -0.0, 0.0, NOON, NOON + 1]
+    site.send(*(update(f"user-{at}", plan=value) for at, value in enumerate(values)))
+    if fold:
+        site.backend.fold()
+    expected: list[tuple[Value, int]] = [
+        ("a", 2),
+        (0.0, 2),
+        (2.0, 2),
+        ("b", 1),
+        ("c", 1),
+        (True, 1),
+        (NOON, 1),
+        (NOON + 1, 1),
+    ]
+    found = site.backend.attribute_values(ACCOUNT, SHOP, "plan", limit=ALL)
+    assert _typed(found) == _typed([ValueCount(value, users) for value, users in expected])
+
+
+def test_values_that_start_alike_among_many(site: Site) -> None:
+    numbers = range(3_000)
+    site.send(*(update(f"user-{n}", plan=f"{n % 1_500:04}") for n in numbers))
+    site.backend.fold()
+    site.send(*(update(f"user-{n}", time=NOON + 1, plan=f"014{n}") for n in range(3)))
+    found = site.backend.attribute_values(ACCOUNT, SHOP, "plan", prefix="014", limit=5)
+    assert found == tuple(ValueCount(f"014{n}", 3 if n < 3 else 2) for n in range(5))
+
+
+@pytest.mark.parametrize("text", [text for text in STRINGS if text != "12"])
+def test_a_string_of_any_shape_is_found_by_the_whole_of_it(site: Site, text: str) -> None:
+    site.send(update("ada", plan=text), update("bob", plan="another"))
+    site.restart()
+    found = site.backend.attribute_values(ACCOUNT, SHOP, "plan", prefix=text, limit=ALL)
+    assert ValueCount(text, 1) in found
+    assert all(str(count.value).startswith(text) for count in found)
+
+
+def test_a_deadline_that_has_passed_is_no_empty_page(site: Site) -> None:
+    site.send(event("ada", price=1.0), update("ada", plan="gold"))
+    backend = site.backend
+    with pytest.raises(DeadlineExceeded):
+        backend.event_names(ACCOUNT, limit=ALL, deadline=0.0)
+    with pytest.raises(DeadlineExceeded):
+        backend.user_attributes(ACCOUNT, limit=ALL, deadline=0.0)
+    with pytest.raises(DeadlineExceeded):
+        backend.event_attributes(ACCOUNT, "buy", limit=ALL, deadline=0.0)
+    with pytest.raises(DeadlineExceeded):
+        backend.attribute_values(ACCOUNT, SHOP, "plan", limit=ALL, deadline=0.0)
+
+
+def test_update_records_count_as_no_event(site: Site) -> None:
+    site.send(UserRecord("ada", WEB, NOON, {"plan": "gold"}))
+    assert site.backend.event_names(ACCOUNT, limit=ALL) == ()
