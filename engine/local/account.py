@@ -260,14 +260,18 @@ class Account:
 
     # --- folding ---
 
-    def write(self, txn: Writable, breathe: Callable[[], None]) -> None:
-        """Writes what is in neither cells nor names."""
-        self.directory.write(txn)
+    def collect(self, txn: Writable, breathe: Callable[[], None]) -> None:
+        """Writes the events, and sets what else is in neither cells nor names apart for `write`."""
+        self.directory.collect()
         self.properties.collected()
         self.tables.fold(txn, breathe)
 
+    def write(self, txn: Writable) -> None:
+        """Writes what was set apart. Needs no lock."""
+        self.directory.write(txn)
+
     def written(self) -> None:
-        """The transaction of `write` has committed."""
+        """What was collected is in the index."""
         self.directory.written()
         self.properties.written()
 

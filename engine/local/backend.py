@@ -477,9 +477,10 @@ class LocalBackend:
         """
         changes = WriteBuffer()
         with self._writer.paused(), self._state.locked():
-            self._state.write(changes)
+            self._state.collect(changes)
             self._writer.records_since_fold = 0
         try:
+            self._state.write(changes)
             with self._index_lock, self._store.index.writing() as txn:
                 changes.write_to(txn)
         except BaseException:

@@ -110,6 +110,11 @@ def _as_array(joined: bytes) -> Digests:
     return np.frombuffer(joined, _BIG_ENDIAN).astype(np.uint64).reshape(-1, 2)
 
 
+def _sorted(joined: bytes) -> bytes:
+    array = _as_array(joined)
+    return array[np.lexsort((array[:, 1], array[:, 0]))].astype(_BIG_ENDIAN).tobytes()
+
+
 class EventIds:
     """The event ids seen within the horizon, of the whole store."""
 
@@ -160,20 +165,23 @@ class EventIds:
 
     # --- folding ---
 
-    def write(self, txn: Writable, arrival: Micros) -> None:
-        """Writes the fresh digests as a run, and deletes runs past the horizon of `arrival`."""
+    def collect(self) -> None:
+        """Sets the fresh digests apart for `write`, which needs no lock."""
         self._writing, self._fresh = self._fresh, set()
         self._writing_since = self._fresh_since
+
+    def write(self, txn: Writable, arrival: Micros) -> None:
+        """Writes what was collected as a run, and deletes runs past the horizon of `arrival`."""
         self._expired = [run for run in self._runs if run.record.last_arrival < arrival - self._horizon]
         for run in self._expired:
             _delete(txn, run)
         self._added = None
         if self._writing:
-            joined = b"".join(sorted(self._writing))
+            joined = _sorted(b"".join(self._writing))
             self._added = self._write_run(txn, joined, self._writing_since, arrival)
 
     def written(self) -> None:
-        """The transaction of `write` has committed."""
+        """What was collected is in the index."""
         self._runs = [run for run in self._runs if run not in self._expired]
         if self._added is not None:
             self._runs.append(self._added)
@@ -181,7 +189,7 @@ class EventIds:
         self._writing = set()
 
     def unwritten(self) -> None:
-        """The transaction of `write` was not committed."""
+        """What was collected did not reach the index."""
         self._expired, self._added = [], None
         if self._writing:
             self._fresh |= self._writing
@@ -237,12 +245,10 @@ class EventIds:
             joined = b"".join(
                 bytes(block) for run in runs for _, block in txn.scan(key(Family.DEDUPE_BLOCK, run.number))
             )
-        array = _as_array(joined)
-        order = np.lexsort((array[:, 1], array[:, 0]))
         first = min(run.record.first_arrival for run in runs)
         last = max(run.record.last_arrival for run in runs)
         with self._index.writing() as write:
-            return self._write_run(write, array[order].astype(_BIG_ENDIAN).tobytes(), first, last)
+            return self._write_run(write, _sorted(joined), first, last)
 
     def merged(self, runs: Sequence[_Run], into: _Run) -> None:
         """Swaps merged runs for the one they were merged into. Called with the state lock held."""
@@ -307,9 +313,12 @@ class Requests:
         """Remembers the first answer."""
         self._fresh[account, xxhash.xxh3_128_digest(request_id.encode())] = Answered(arrival, answer)
 
-    def write(self, txn: Writable, arrival: Micros) -> None:
-        """Writes the fresh answers, and deletes those past the horizon of `arrival`."""
+    def collect(self) -> None:
+        """Sets the fresh answers apart for `write`, which needs no lock."""
         self._writing, self._fresh = self._fresh, {}
+
+    def write(self, txn: Writable, arrival: Micros) -> None:
+        """Writes what was collected, and deletes answers past the horizon of `arrival`."""
         for (account, digest), answered in sorted(self._writing.items()):
             txn.put(key(Family.REQUEST, account, digest), msgspec.msgpack.encode(answered))
             txn.put(key(Family.REQUEST_ARRIVAL, answered.arrival, account, digest), b"")
@@ -331,10 +340,10 @@ class Requests:
                 txn.delete(key(Family.REQUEST, account, digest))
 
     def written(self) -> None:
-        """The transaction of `write` has committed."""
+        """What was collected is in the index."""
         self._writing = {}
 
     def unwritten(self) -> None:
-        """The transaction of `write` was not committed."""
+        """What was collected did not reach the index."""
         self._fresh = {**self._writing, **self._fresh}
         self._writing = {}

@@ -62,6 +62,7 @@ class Directory:
         self._known_before: dict[str, Place] = {}
         self._fresh: dict[str, Entry | None] = {}
         self._writing: dict[str, Entry | None] = {}
+        self._writing_counts: list[int] = []
         self.touched: set[ReadKey] = set()
         """Read keys of what changed since the caller last took them."""
         self._partition_sets: dict[tuple[int, frozenset[int]], tuple[int, BitMap]] = {}
@@ -264,24 +265,28 @@ class Directory:
 
     # --- folding ---
 
-    def write(self, txn: Writable) -> None:
-        """Writes what is new since the last fold and not in cells."""
+    def collect(self) -> None:
+        """Sets what is new since the last fold, and not in cells, apart for `write`, which needs no lock."""
         self._writing, self._fresh = self._fresh, {}
+        self._writing_counts = list(self.counts)
+
+    def write(self, txn: Writable) -> None:
+        """Writes what was collected."""
         for user_id, entry in sorted(self._writing.items()):
             stored = key(Family.USER, self._account, user_id.encode())
             if entry is None:
                 txn.delete(stored)
             else:
                 txn.put(stored, _encode(entry))
-        for group, count in enumerate(self.counts):
+        for group, count in enumerate(self._writing_counts):
             txn.put(key(Family.USER_COUNT, self._account, group), count.to_bytes(U32_BYTES, "little"))
 
     def written(self) -> None:
-        """The transaction of `write` has committed."""
+        """What was collected is in the index."""
         self._writing = {}
 
     def unwritten(self) -> None:
-        """The transaction of `write` was not committed."""
+        """What was collected did not reach the index."""
         self._fresh = {**self._writing, **self._fresh}
         self._writing = {}
 

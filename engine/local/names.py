@@ -78,18 +78,21 @@ class Names:
             found = self._spaces[space, account] = NameSpace(self, space, account)
         return found
 
-    def write(self, txn: Writable) -> None:
-        """Writes the names that are new since the last fold."""
+    def collect(self) -> None:
+        """Sets the names that are new since the last fold apart for `write`, which needs no lock."""
         self._writing, self.fresh = self.fresh, []
+
+    def write(self, txn: Writable) -> None:
+        """Writes what was collected."""
         for stored, name in self._writing:
             txn.put(stored, name.encode())
 
     def written(self) -> None:
-        """The transaction of `write` has committed."""
+        """What was collected is in the index."""
         self._writing.clear()
 
     def unwritten(self) -> None:
-        """The transaction of `write` was not committed."""
+        """What was collected did not reach the index."""
         self.fresh = [*self._writing, *self.fresh]
         self._writing.clear()
 

@@ -195,27 +195,34 @@ class State:
 
     # --- folding --------------------------------------------------------------------------------------------
 
-    def write(self, txn: Writable) -> None:
-        """Collects all that is not in the index yet, with the position it reflects. Others may read in
-        between; nothing may be applied before this returns.
+    def collect(self, txn: Writable) -> None:
+        """Writes cells and events that are not in the index yet, and sets everything else that is not apart
+        for `write`. Others may read in between; nothing may be applied before this returns.
         """
         self._writing = FoldedState(self.position, self._sequence, self.arrival)
-        self.names.write(txn)
-        self.event_ids.write(txn, self.arrival)
-        self.requests.write(txn, self.arrival)
+        for part in (self.names, self.event_ids, self.requests):
+            part.collect()
         for account in list(self._accounts.values()):
-            account.write(txn, self._lock.breathe)
+            account.collect(txn, self._lock.breathe)
         self.cells.write(txn, self._lock.breathe)
+
+    def write(self, txn: Writable) -> None:
+        """Writes what was set apart, with the position that all of it reflects. Needs no lock."""
+        self.names.write(txn)
+        self.event_ids.write(txn, self._writing.arrival)
+        self.requests.write(txn, self._writing.arrival)
+        for account in list(self._accounts.values()):
+            account.write(txn)
         txn.put(_FOLDED_KEY, msgspec.msgpack.encode(self._writing))
 
     def written(self) -> None:
-        """What `write` collected is in the index."""
+        """What was collected is in the index."""
         for part in self._folding_parts():
             part.written()
         self.folded = self._writing
 
     def unwritten(self) -> None:
-        """What `write` collected did not reach the index, and is still to be written."""
+        """What was collected did not reach the index, and is still to be written."""
         for part in self._folding_parts():
             part.unwritten()
 

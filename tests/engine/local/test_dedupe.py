@@ -31,6 +31,7 @@ def digests(*event_ids: object) -> list[bytes]:
 
 def fold(ids: EventIds, index: Environment, arrival: Micros) -> None:
     with index.writing() as txn:
+        ids.collect()
         ids.write(txn, arrival)
     ids.written()
 
@@ -120,6 +121,7 @@ def test_runs_far_apart_in_time_are_not_merged(index: Environment) -> None:
 def test_a_fold_that_did_not_commit_keeps_ids_in_memory(index: Environment) -> None:
     ids = EventIds(index)
     ids.take(digests("a"), START)
+    ids.collect()
     ids.write(WriteBuffer(), START)
     assert ids.take(digests("a", "b"), START) == [True, False]
     ids.unwritten()
@@ -133,6 +135,7 @@ def test_a_fold_that_did_not_commit_keeps_ids_in_memory(index: Environment) -> N
 
 def fold_requests(requests: Requests, index: Environment, arrival: Micros) -> None:
     with index.writing() as txn:
+        requests.collect()
         requests.write(txn, arrival)
     requests.written()
 
