@@ -158,8 +158,6 @@ class SeenLeaf(_Leaf):
 class FieldLeaf(_Leaf):
     """Users of whom one of the fields passes a test: attributes, identities, consents."""
 
-    narrow_max = PROFILE_USERS_MAX
-
     def __init__(self, account: Account, fields: tuple[int, ...], test: ResolvedTest) -> None:
         super().__init__()
         self._account = account
@@ -179,6 +177,7 @@ class FieldLeaf(_Leaf):
         self._set_cost()
 
     def _set_cost(self) -> None:
+        self.narrow_max = PROFILE_USERS_MAX
         if self._scans_texts or self._lists:
             self.cost, self.source, self.cacheable = COST_TEXT_SCAN, "scan", True
             self.narrow_max = PROFILE_USERS_OVER_SCAN_MAX
