@@ -142,19 +142,22 @@ def assert_catalog(site: Site, world: World, prefix: str, event_name: str) -> No
             assert _typed(paged(ask_values, lambda found: found)) == _typed(expected)
 
 
-def _operations(account: str) -> st.SearchStrategy[list[Operation | str]]:
-    batches = st.lists(records(account), max_size=10).map(lambda rows: Batch(tuple(rows)))
+def _operations(account: str) -> st.SearchStrategy[list[tuple[Operation, str]]]:
+    batches = st.lists(records(account), min_size=1, max_size=10).map(lambda rows: Batch(tuple(rows)))
+    operations = st.one_of(
+        batches,
+        batches,
+        st.builds(Alias, user_ids, user_ids),
+        st.lists(user_ids, min_size=1, max_size=2).map(lambda gone: Erase(tuple(gone))),
+    )
     return st.lists(
-        batches
-        | batches
-        | st.builds(Alias, user_ids, user_ids)
-        | st.lists(user_ids, min_size=1, max_size=2).map(lambda gone: Erase(tuple(gone)))
-        | st.sampled_from(["fold", "look", "restart"]),
+        st.tuples(operations, st.sampled_from(["go on", "look", "look", "fold", "restart"])),
+        min_size=1,
         max_size=8,
     )
 
 
-def allowed(operation: Operation | str, aliases: Aliases) -> bool:
+def allowed(operation: Operation, aliases: Aliases) -> bool:
     """Whether a backend takes the operation; aliases follow it."""
     if isinstance(operation, Erase):
         aliases.forget(operation.user_ids)
@@ -186,18 +189,17 @@ def test_the_catalog_is_what_is_counted_by_hand(
             journeys=(),
         )
 
-    for operation in data.draw(_operations(account)):
+    for operation, then in data.draw(_operations(account)):
         if not allowed(operation, aliases):
             continue
-        if operation == "fold":
-            shared_site.backend.fold()
-        elif operation == "restart":
-            shared_site.restart()
-        elif operation == "look":
+        shared_site.happen(account, [operation])
+        happened.append(operation)
+        if then == "look":
             assert_catalog(shared_site, world(), "", event_name)
-        elif not isinstance(operation, str):
-            shared_site.happen(account, [operation])
-            happened.append(operation)
+        elif then == "fold":
+            shared_site.backend.fold()
+        elif then == "restart":
+            shared_site.restart()
     assert_catalog(shared_site, world(), prefix, event_name)
 
 
@@ -299,7 +301,7 @@ def test_values_most_frequent_first_then_by_kind_and_value(site: Site, fold: boo
         (NOON, 1),
         (NOON + 1, 1),
     ]
-    found = site.backend.attribute_values(ACCOUNT, SHOP, "plan", limit=ALL)
+    found = paged(partial(site.backend.attribute_values, ACCOUNT, SHOP, "plan"), lambda count: count)
     assert _typed(found) == _typed([ValueCount(value, users) for value, users in expected])
 
 
@@ -310,6 +312,19 @@ def test_values_that_start_alike_among_many(site: Site) -> None:
     site.send(*(update(f"user-{n}", time=NOON + 1, plan=f"014{n}") for n in range(3)))
     found = site.backend.attribute_values(ACCOUNT, SHOP, "plan", prefix="014", limit=5)
     assert found == tuple(ValueCount(f"014{n}", 3 if n < 3 else 2) for n in range(5))
+
+
+@pytest.mark.parametrize("before", [4.0, NOON, "gold", True, ("a", "b")])
+@pytest.mark.parametrize("after", [5.0, NOON + 1, "silver", False, ("b",), None])
+def test_a_stored_value_counts_no_longer_once_another_is_written(
+    site: Site, before: Value, after: Value | None
+) -> None:
+    site.send(update("ada", plan=before), update("bob", plan="other"))
+    site.backend.fold()
+    site.send(update("ada", time=NOON + 1, plan=after))
+    found = site.backend.attribute_values(ACCOUNT, SHOP, "plan", limit=ALL)
+    now: tuple[Value, ...] = after if type(after) is tuple else () if after is None else (after,)
+    assert sorted(_typed(found)) == sorted(_typed([ValueCount(value, 1) for value in ("other", *now)]))
 
 
 @pytest.mark.parametrize("text", [text for text in STRINGS if text != "12"])

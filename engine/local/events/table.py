@@ -143,7 +143,7 @@ class Table:
             parts = [part for part in self.parts(None, None) if part.live_users]
             mask = np.zeros(max((part.record.user_max + 1 for part in parts), default=0), np.bool_)
             for part in parts:
-                mask[part.live_counts()[0]] = True
+                mask[part.live_counts()[0] if part.removed else part.users()] = True
             users = _Users(bitmap_of_mask(mask))
             self._loader.cache.put(self._users_key, users)
         return len(users.ids)
