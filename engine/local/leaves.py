@@ -227,7 +227,7 @@ class FieldLeaf(_Leaf):
     def _passing_texts(self, field: int, group: int) -> Iterable[BitMap]:
         passes = self._matcher.passes
         for kind in (Kind.STRING, Kind.LIST):
-            for text, users in self._properties.texts(field, kind, group):
+            for text, users in self._properties.texts(field, kind, group, self._matcher.literal):
                 self._looked_at += 1
                 if passes(text):
                     yield users()

@@ -37,6 +37,7 @@ from engine.local.cells import (
 from engine.local.columns import Ranges
 from engine.local.directory import DENSE_MASK, PLACE_SHIFT, Place
 from engine.local.keys import Family, key
+from engine.local.vocabulary import Vocabularies
 from engine.values import Kind, Micros, Value, kind_of
 
 Write: TypeAlias = tuple[Micros, int, Value | None]
@@ -65,6 +66,7 @@ class Properties:
         self._account = account
         self._fresh_values: dict[bytes, set[bytes]] = {}
         self._writing_values: dict[bytes, set[bytes]] = {}
+        self._vocabularies = Vocabularies()
         self._open: dict[tuple[int, int, int], Cell[Any]] = {}
         """Cells of this run of writes: columns by (field, kind, page), presence by (field, kind, ~group)."""
         self.touched: set[ReadKey] = set()
@@ -186,6 +188,9 @@ class Properties:
 
     def written(self) -> None:
         """The fold has committed."""
+        for prefix, values in self._writing_values.items():
+            plain = prefix + PLAIN_SUFFIX
+            self._vocabularies.add(plain, [v[len(plain) :] for v in values if v.startswith(plain)])
         self._writing_values = {}
 
     def unwritten(self) -> None:
@@ -209,15 +214,28 @@ class Properties:
         cell = self._cells.find(stored_key, BITMAP)
         return BitMap() if cell is None else cell.value
 
-    def texts(self, field: int, kind: Kind, group: int) -> Iterator[tuple[str, Callable[[], BitMap]]]:
-        """Every string value (or list element) of a field with its users, which are loaded when asked for."""
+    def texts(
+        self, field: int, kind: Kind, group: int, literal: bytes = b""
+    ) -> Iterator[tuple[str, Callable[[], BitMap]]]:
+        """String values (or list elements) of a field with their users, which are loaded when asked for: at
+        least those that contain the literal. A value may come twice.
+        """
         prefix = key(Family.FIELD_VALUE, self._account, field, kind, group)
         fresh = self._fresh_values.get(prefix, set()) | self._writing_values.get(prefix, set())
-        stored = [found for found in self._cells.reading().keys(prefix) if found not in fresh]
-        for value_key in (*stored, *sorted(fresh)):
-            suffix = value_key[len(prefix) :]
-            text = suffix[1:].decode() if suffix[:1] == PLAIN_SUFFIX else self._text(value_key)
-            yield text, functools.partial(self._found, value_key)
+        plain = prefix + PLAIN_SUFFIX
+        for value in self._vocabularies.get(plain, lambda: self._stored(plain)).containing(literal):
+            yield value.decode(), functools.partial(self._found, plain + value)
+        long_keys = self._cells.reading().keys(prefix + DIGEST_SUFFIX)
+        for value_key in (*long_keys, *sorted(fresh)):
+            yield self._text_of(value_key, prefix), functools.partial(self._found, value_key)
+
+    def _stored(self, prefix: bytes) -> Iterator[bytes]:
+        """What follows the prefix in the keys stored under it."""
+        return (found[len(prefix) :] for found in self._cells.reading().keys(prefix))
+
+    def _text_of(self, value_key: bytes, prefix: bytes) -> str:
+        suffix = value_key[len(prefix) :]
+        return suffix[1:].decode() if suffix[:1] == PLAIN_SUFFIX else self._text(value_key)
 
     def _text(self, value_key: bytes) -> str:
         """A string that is too long for its key; "" when nobody has it any more."""

@@ -26,9 +26,11 @@ class Matcher:
     passes: Callable[[Value], bool]
     numbers: tuple[Interval, ...] = ()
     instants: tuple[TimeRange, ...] = ()
+    literal: bytes = b""
+    """UTF-8 that every string which passes contains: who holds many strings need not ask the others."""
 
 
-def on_strings(passes_text: Callable[[str], bool]) -> Matcher:
+def on_strings(passes_text: Callable[[str], bool], literal: str = "") -> Matcher:
     """A test on strings: true on a string that passes and on a list of which some element passes."""
 
     def passes(value: Value) -> bool:
@@ -36,4 +38,4 @@ def on_strings(passes_text: Callable[[str], bool]) -> Matcher:
             return passes_text(value)
         return type(value) is tuple and any(map(passes_text, value))
 
-    return Matcher(kinds=STRINGS, passes=passes)
+    return Matcher(kinds=STRINGS, passes=passes, literal=literal.encode())

@@ -11,6 +11,7 @@ RE2, as `matches` does, so that no pattern takes more than linear time.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import re2
@@ -19,6 +20,7 @@ from engine.criteria.matching.matcher import Matcher, on_strings
 from engine.criteria.model import Text
 
 _GLOB_WILDCARDS = {"*": "(?s:.*)", "?": "(?s:.)"}
+_GLOB_WILDCARD = re.compile(r"[*?]")
 
 TextTest = Callable[[str, str], bool]
 
@@ -45,7 +47,7 @@ def text(test: Text) -> Matcher:
 
 def _folding(test: Text, passes: TextTest) -> Matcher:
     if not test.ignore_case:
-        return on_strings(lambda value: passes(value, test.pattern))
+        return on_strings(lambda value: passes(value, test.pattern), literal=test.pattern)
     pattern = test.pattern.casefold()
     return on_strings(lambda value: passes(value.casefold(), pattern))
 
@@ -55,7 +57,11 @@ def _glob(test: Text) -> Matcher:
     found = _searcher(glob_as_re2(pattern), ignore_case=False)
     if test.ignore_case:
         return on_strings(lambda value: found(value.casefold().encode()))
-    return on_strings(lambda value: found(value.encode()))
+    return on_strings(lambda value: found(value.encode()), literal=_longest_literal(pattern))
+
+
+def _longest_literal(glob: str) -> str:
+    return max(_GLOB_WILDCARD.split(glob), key=len)
 
 
 def glob_as_re2(pattern: str) -> str:
