@@ -1,4 +1,4 @@
-"""`milepost journey`: look at journeys."""
+"""`milepost journey`: look at journeys, and apply whole ones."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 
 from milepost import names
+from milepost.cli import journey_files
 from milepost.cli.connection import (
     DEFAULT_ACCOUNT,
     DEFAULT_TARGET,
@@ -26,7 +27,10 @@ from milepost.values import to_datetime
 
 WATCH_SECONDS = 2.0
 
-app = typer.Typer(help="Look at journeys.", no_args_is_help=True, cls=Group)
+app = typer.Typer(help="Look at journeys, and apply whole ones.", no_args_is_help=True, cls=Group)
+app.command()(journey_files.apply)
+app.command()(journey_files.diff)
+app.command()(journey_files.export)
 
 
 @app.command()

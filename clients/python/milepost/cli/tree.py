@@ -189,7 +189,7 @@ def draw_plain(picture: Picture) -> str:
         bar = _share(row.node, picture.start)
         lines.append(
             [
-                _branch(row.last_at, "|   ", "    ", "|-- ", "`-- ") + row.node.label,
+                branch(row.last_at, "|   ", "    ", "|-- ", "`-- ") + row.node.label,
                 size_text(row.node.size, plain=True),
                 "" if share is None else percent(share),
                 "" if bar is None else "#" * ceil(bar * BAR_CELLS),
@@ -223,7 +223,8 @@ def draw_rich(picture: Picture) -> RenderableType:
     return Group(title, inputs, Text(), table, Text(), Text(credits_text(picture.account)))
 
 
-def _branch(last_at: tuple[bool, ...], through: str, empty: str, fork: str, end: str) -> str:
+def branch(last_at: tuple[bool, ...], through: str, empty: str, fork: str, end: str) -> str:
+    """The lines before a label; `last_at` says for each level whether it is the last of its siblings."""
     if not last_at:
         return ""
     above = "".join(empty if is_last else through for is_last in last_at[:-1])
@@ -231,12 +232,12 @@ def _branch(last_at: tuple[bool, ...], through: str, empty: str, fork: str, end:
 
 
 def _rich_label(row: _Row) -> Text:
-    branch = _branch(row.last_at, "│  ", "   ", "├─ ", "└─ ")
+    lines = branch(row.last_at, "│  ", "   ", "├─ ", "└─ ")
     mark, style = ("○ ", "dim") if row.node.is_remaining else ("● ", "cyan")
     if row.node.is_activated:
         style = "bold green"
     label_style = "bold" if row.parent is None else "italic" if row.node.is_remaining else ""
-    return Text.assemble((branch, "dim"), (mark, style), (row.node.label, label_style))
+    return Text.assemble((lines, "dim"), (mark, style), (row.node.label, label_style))
 
 
 def _size_style(size: AudienceSize) -> str:
