@@ -17,6 +17,7 @@ from engine.audiences.outbox import Outbox
 from engine.audiences.sizes import Sizes
 from engine.audiences.targets import Targets
 from engine.backend import Backend
+from engine.catalog import Catalog
 from engine.ingest import Ingest
 from engine.journeys.accounts import Accounts
 from engine.journeys.activation import Activation
@@ -64,6 +65,7 @@ class Engine:
         funnels = Funnels(repository, forest, activation, criteria, backend)
         self.sizes = Sizes(backend, forest, self.audiences, targets, self.live, history, funnels, clock)
         self.members = Members(repository, forest, self.audiences, targets, self.live, backend, limits, clock)
+        self.catalog = Catalog(repository, backend)
         self.ingest = Ingest(repository, backend, limits, clock, changed)
 
     def close(self) -> None:

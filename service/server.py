@@ -151,8 +151,7 @@ class Server:
         account_service_pb2_grpc.add_AccountServiceServicer_to_server(account_handlers, server)
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(AdminHandlers(runtime), server)
         audience_service_pb2_grpc.add_AudienceServiceServicer_to_server(AudienceHandlers(runtime), server)
-        catalog_handlers = CatalogHandlers(runtime)  # type: ignore[abstract]
-        catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server(catalog_handlers, server)
+        catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server(CatalogHandlers(runtime), server)
         connection_service_pb2_grpc.add_ConnectionServiceServicer_to_server(
             ConnectionHandlers(runtime), server
         )

@@ -58,6 +58,14 @@ from milepost.v1.audience_service_pb2 import (
     WatchMembershipRequest,
 )
 from milepost.v1.audience_service_pb2_grpc import AudienceServiceStub
+from milepost.v1.catalog_service_pb2 import (
+    Attribute,
+    EventName,
+    ListAttributesRequest,
+    ListAttributeValuesRequest,
+    ListEventNamesRequest,
+    ValueCount,
+)
 from milepost.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from milepost.v1.connection_pb2 import Connection, FileOutput, Output
 from milepost.v1.connection_service_pb2 import (
@@ -156,6 +164,19 @@ class Client:
     def account_name(self) -> str:
         """`accounts/{a}`."""
         return names.account(self.account_id)
+
+    def workspace_name(self, workspace: str) -> str:
+        """The full name of a workspace given by name or id."""
+        return workspace if "/" in workspace else names.workspace(self.account_id, workspace)
+
+    def input_name(self, input: str) -> str:
+        """The full name of an input given by name or as "workspace/input"; ValueError for anything else."""
+        if input.startswith("accounts/"):
+            return input
+        workspace, slash, input_id = input.partition("/")
+        if not slash:
+            raise ValueError(f"{input!r} names no input: workspace/input")
+        return names.input_(self.account_id, workspace, input_id)
 
     def journey_name(self, journey: str) -> str:
         """The full name of a journey given by name or id."""
@@ -264,6 +285,48 @@ class Client:
         )
         for page in self.pages(self.audiences.ListMembers, request):
             yield from page.user_ids
+
+    # --- what data came with ---
+
+    def list_event_names(self, *, prefix: str = "", input: str = "") -> Iterator[EventName]:
+        """Event names with their figures by input and type, through one input ("workspace/input") or all."""
+        request = ListEventNamesRequest(
+            parent=self.account_name,
+            page_size=PAGE_SIZE,
+            prefix=prefix,
+            input=self.input_name(input) if input else "",
+        )
+        for page in self.pages(self.catalog.ListEventNames, request):
+            yield from page.event_names
+
+    def list_attributes(
+        self, *, event_name: str = "", workspace: str = "", input: str = "", prefix: str = ""
+    ) -> Iterator[Attribute]:
+        """Attributes of users, in one workspace or all; or of the events of a name, through one input or
+        all.
+        """
+        request = ListAttributesRequest(
+            parent=self.account_name,
+            page_size=PAGE_SIZE,
+            prefix=prefix,
+            event_name=event_name,
+            workspace=self.workspace_name(workspace) if workspace else "",
+            input=self.input_name(input) if input else "",
+        )
+        for page in self.pages(self.catalog.ListAttributes, request):
+            yield from page.attributes
+
+    def list_attribute_values(
+        self, workspace: str, key: str, *, prefix: str = "", page_size: int = PAGE_SIZE
+    ) -> Iterator[ValueCount]:
+        """The values that users have for an attribute, most frequent first; each page is counted when it is
+        asked for.
+        """
+        request = ListAttributeValuesRequest(
+            parent=self.workspace_name(workspace), key=key, prefix=prefix, page_size=page_size
+        )
+        for page in self.pages(self.catalog.ListAttributeValues, request):
+            yield from page.values
 
     # --- single resources ---
 

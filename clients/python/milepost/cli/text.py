@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def console() -> Console:
@@ -24,6 +26,11 @@ def percent(share: float) -> str:
     return f"{share:.1%}"
 
 
+def printable(text: str) -> str:
+    """The text with what would move the cursor or hide on the screen written as escapes."""
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
+
+
 def show_table(
     out: Console, header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()
 ) -> None:
@@ -35,7 +42,8 @@ def show_table(
     for index, title in enumerate(header):
         table.add_column(title, justify="right" if index in right else "left")
     for row in rows:
-        table.add_row(*row)
+        # As text: what was sent to the service may look like rich's markup.
+        table.add_row(*map(Text, row))
     out.print(table)
 
 

@@ -1,0 +1,185 @@
+"""The catalog: what an account's data came with, for builders of criteria to choose from.
+
+All figures are exact and without erased users; nothing of which nothing is left is listed. An attribute whose
+values are of several kinds, or an input with names that no other has, is often one that is set up wrongly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from engine.backend import AttributeFacts, Backend, EventNameFacts, ValueCount
+from engine.errors import InvalidInput
+from engine.journeys.model import Account, Input, Workspace, account_of
+from engine.journeys.names import Resource, check_name
+from engine.journeys.pages import Page, Question, decode_token, encode_token, page_size_of
+from engine.journeys.repository import Repository
+
+T = TypeVar("T", bound=msgspec.Struct)
+P = TypeVar("P")
+
+
+class Catalog:
+    """Lists in pages. `deadline` is an instant of `time.monotonic()`. All raise NotFound, InvalidInput,
+    DeadlineExceeded and DataLoss.
+    """
+
+    def __init__(self, repository: Repository, backend: Backend) -> None:
+        self._repository = repository
+        self._backend = backend
+
+    def event_names(
+        self,
+        parent: str,
+        *,
+        input: str = "",
+        prefix: str = "",
+        page_size: int = 0,
+        page_token: str = "",
+        deadline: float | None = None,
+    ) -> Page[EventNameFacts]:
+        """The event names of an account that start with `prefix`, through one input or ("") all, in order of
+        name, input and type.
+        """
+        self._check_account(parent)
+        self._check_input(parent, input)
+        return _page(
+            lambda after, limit: self._backend.event_names(
+                parent, input=input, prefix=prefix, after=after, limit=limit, deadline=deadline
+            ),
+            EventNameFacts.place,
+            tuple[str, str, int],
+            ("list_event_names", parent, input, prefix),
+            page_size,
+            page_token,
+        )
+
+    def attributes(
+        self,
+        parent: str,
+        *,
+        event_name: str = "",
+        workspace: str = "",
+        input: str = "",
+        prefix: str = "",
+        page_size: int = 0,
+        page_token: str = "",
+        deadline: float | None = None,
+    ) -> Page[AttributeFacts]:
+        """The attributes of an account's users, in one workspace or ("") all; or, with an `event_name`, those
+        of its events, through one input or ("") all. In order of key and workspace.
+        """
+        self._check_account(parent)
+        if event_name:
+            if workspace:
+                raise InvalidInput.one("workspace", "is for attributes of users: without event_name")
+            self._check_input(parent, input)
+            return self._event_attributes(parent, event_name, input, prefix, page_size, page_token, deadline)
+        if input:
+            raise InvalidInput.one("input", "is for attributes of events: with event_name")
+        if workspace:
+            self._check_within(parent, workspace, "workspace", Resource.WORKSPACE)
+            self._repository.get(Workspace, workspace)
+        return _page(
+            lambda after, limit: self._backend.user_attributes(
+                parent, workspace=workspace, prefix=prefix, after=after, limit=limit, deadline=deadline
+            ),
+            lambda facts: (facts.key, facts.workspace),
+            tuple[str, str],
+            ("list_user_attributes", parent, workspace, prefix),
+            page_size,
+            page_token,
+        )
+
+    def _event_attributes(
+        self,
+        parent: str,
+        event_name: str,
+        input: str,
+        prefix: str,
+        page_size: int,
+        page_token: str,
+        deadline: float | None,
+    ) -> Page[AttributeFacts]:
+        return _page(
+            lambda after, limit: self._backend.event_attributes(
+                parent, event_name, input=input, prefix=prefix, after=after, limit=limit, deadline=deadline
+            ),
+            lambda facts: facts.key,
+            str,
+            ("list_event_attributes", parent, event_name, input, prefix),
+            page_size,
+            page_token,
+        )
+
+    def attribute_values(
+        self,
+        parent: str,
+        key: str,
+        *,
+        prefix: str = "",
+        page_size: int = 0,
+        page_token: str = "",
+        deadline: float | None = None,
+    ) -> Page[ValueCount]:
+        """The values that a workspace's users have for an attribute, most frequent first, then in order of
+        kind and value; with a prefix, only strings that start with it. Elements of lists count as strings.
+
+        Pages are counted one by one: when data arrive in between, a value that moved in the order may be
+        missed or come twice.
+        """
+        check_name(parent, "parent", Resource.WORKSPACE)
+        self._repository.get(Workspace, parent)
+        if not key:
+            raise InvalidInput.one("key", "is required")
+        return _page(
+            lambda after, limit: self._backend.attribute_values(
+                account_of(parent),
+                parent,
+                key,
+                prefix=prefix,
+                after=after,
+                limit=limit,
+                deadline=deadline,
+            ),
+            lambda count: count,
+            ValueCount,
+            ("list_attribute_values", parent, key, prefix),
+            page_size,
+            page_token,
+        )
+
+    # --- what a request names -------------------------------------------------------------------------------
+
+    def _check_account(self, parent: str) -> None:
+        check_name(parent, "parent", Resource.ACCOUNT)
+        self._repository.get(Account, parent)
+
+    def _check_input(self, account: str, input: str) -> None:
+        if input:
+            self._check_within(account, input, "input", Resource.INPUT)
+            self._repository.get(Input, input)
+
+    def _check_within(self, account: str, name: str, field: str, kind: Resource) -> None:
+        check_name(name, field, kind)
+        if account_of(name) != account:
+            raise InvalidInput.one(field, f"{name!r} is not of {account}")
+
+
+def _page(
+    ask: Callable[[P | None, int], tuple[T, ...]],
+    place: Callable[[T], P],
+    place_type: type[P],
+    question: Question,
+    page_size: int,
+    page_token: str,
+) -> Page[T]:
+    """The page behind the place in the token. One more is asked for, to know whether there are more."""
+    size = page_size_of(page_size)
+    after = decode_token(question, page_token, place_type) if page_token else None
+    found = ask(after, size + 1)
+    token = encode_token(question, place(found[size - 1])) if len(found) > size else ""
+    return Page(found[:size], token)

@@ -1,0 +1,48 @@
+"""The catalog's entries as messages."""
+
+from __future__ import annotations
+
+from engine.backend import AttributeFacts, EventNameFacts, ValueCount
+from engine.values import Kind
+from milepost.v1 import catalog_service_pb2 as pb
+from milepost.v1 import data_pb2
+from service.convert.times import timestamp
+from service.convert.values import value_message
+
+_VALUE_KINDS = {
+    Kind.STRING: pb.VALUE_KIND_STRING,
+    Kind.NUMBER: pb.VALUE_KIND_NUMBER,
+    Kind.BOOL: pb.VALUE_KIND_BOOL,
+    Kind.TIME: pb.VALUE_KIND_TIME,
+    Kind.LIST: pb.VALUE_KIND_LIST,
+}
+
+
+def event_name_message(facts: EventNameFacts) -> pb.EventName:
+    """The message for an event name."""
+    return pb.EventName(
+        name=facts.name,
+        # The numbers of the types are those of the contract.
+        type=data_pb2.EventType.ValueType(facts.type),
+        input=facts.input,
+        events=facts.events,
+        users=facts.users,
+        first_time=timestamp(facts.first_time),
+        last_time=timestamp(facts.last_time),
+    )
+
+
+def attribute_message(facts: AttributeFacts) -> pb.Attribute:
+    """The message for an attribute of users or of events."""
+    return pb.Attribute(
+        key=facts.key,
+        workspace=facts.workspace,
+        event_name=facts.event_name,
+        kinds=[_VALUE_KINDS[kind] for kind in facts.kinds],
+        users=facts.users,
+    )
+
+
+def value_count_message(count: ValueCount) -> pb.ValueCount:
+    """The message for a value."""
+    return pb.ValueCount(value=value_message(count.value), users=count.users)

@@ -1,0 +1,169 @@
+"""`milepost catalog`, against a server whose answers are given here."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from textwrap import dedent
+from typing import Any
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import Console
+from typer.testing import CliRunner, Result
+
+from milepost.cli.app import app
+from milepost.cli.text import show_table
+from milepost.v1 import catalog_service_pb2 as pb
+from milepost.v1.data_pb2 import EVENT_TYPE_CUSTOM, EVENT_TYPE_SCREEN_VIEW
+from milepost.values import Plain, to_value
+from tests.clients.fake import Fake, serving
+
+SHOP = "accounts/demo/workspaces/shop"
+MARCH = Timestamp(seconds=1_772_366_400)
+
+EVENTS = [
+    pb.EventName(
+        name="buy",
+        type=EVENT_TYPE_CUSTOM,
+        input=f"{SHOP}/inputs/web",
+        events=1_464_471,
+        users=2_469,
+        first_time=MARCH,
+        last_time=Timestamp(seconds=MARCH.seconds + 3_600),
+    ),
+    pb.EventName(
+        name="two\nlines",
+        type=EVENT_TYPE_SCREEN_VIEW,
+        input=f"{SHOP}/inputs/app",
+        events=1,
+        users=1,
+        first_time=MARCH,
+        last_time=MARCH,
+    ),
+]
+
+
+def values(request: Any) -> pb.ListAttributeValuesResponse:
+    held: list[tuple[Plain, int]] = [
+        ("gold", 1_200),
+        ("12", 30),
+        (12, 29),
+        (0.5, 3),
+        (True, 2),
+        (datetime(2026, 3, 1, 12, tzinfo=UTC), 1),
+        ("\x1b[2J[bold]ü", 1),
+    ]
+    start = int(request.page_token or 0)
+    page = held[start : start + request.page_size]
+    following = start + len(page)
+    return pb.ListAttributeValuesResponse(
+        values=[pb.ValueCount(value=to_value(value), users=users) for value, users in page],
+        next_page_token=str(following) if following < len(held) else "",
+    )
+
+
+def attributes(request: Any) -> pb.ListAttributesResponse:
+    mixed = [pb.VALUE_KIND_STRING, pb.VALUE_KIND_NUMBER]
+    if request.event_name:
+        return pb.ListAttributesResponse(
+            attributes=[pb.Attribute(key="price", event_name=request.event_name, kinds=mixed)]
+        )
+    plan = pb.Attribute(key="plan", workspace=SHOP, kinds=[pb.VALUE_KIND_LIST], users=1_000)
+    return pb.ListAttributesResponse(
+        attributes=[pb.Attribute(key="age", workspace=SHOP, kinds=mixed, users=7), plan]
+    )
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
+    service = Fake(
+        {
+            "ListEventNames": lambda _: pb.ListEventNamesResponse(event_names=EVENTS),
+            "ListAttributes": attributes,
+            "ListAttributeValues": values,
+        }
+    )
+    with serving(service) as target:
+        monkeypatch.setenv("MILEPOST_TARGET", target)
+        yield service
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["catalog", *arguments])
+
+
+def test_events(fake: Fake) -> None:
+    assert run("events", "--prefix", "b", "--input", "shop/web").output == dedent(
+        """\
+        event       type         input        events  users  first             last
+        buy         custom       shop/web  1,464,471  2,469  2026-03-01 12:00  2026-03-01 13:00
+        two\\nlines  screen view  shop/app          1      1  2026-03-01 12:00  2026-03-01 12:00
+        """
+    )
+    [request] = fake.of("ListEventNames")
+    assert (request.parent, request.prefix) == ("accounts/demo", "b")
+    assert request.input == f"{SHOP}/inputs/web"
+
+
+def test_attributes_of_users(fake: Fake) -> None:
+    assert run("attributes", "--workspace", "shop").output == dedent(
+        """\
+        attribute  workspace  kinds           users
+        age        shop       string, number      7
+        plan       shop       list            1,000
+        """
+    )
+    [request] = fake.of("ListAttributes")
+    assert (request.workspace, request.event_name, request.input) == (SHOP, "", "")
+
+
+def test_attributes_of_an_event(fake: Fake) -> None:
+    assert run("attributes", "--event", "buy", "--input", "shop/web").output == dedent(
+        """\
+        attribute  kinds
+        price      string, number
+        """
+    )
+    [request] = fake.of("ListAttributes")
+    assert (request.event_name, request.input) == ("buy", f"{SHOP}/inputs/web")
+
+
+def test_values_tell_text_from_numbers(fake: Fake) -> None:
+    assert run("values", "shop", "plan").output == dedent(
+        """\
+        users  value
+        1,200  "gold"
+           30  "12"
+           29  12
+            3  0.5
+            2  true
+            1  2026-03-01T12:00:00Z
+            1  "\\u001b[2J[bold]ü"
+        """
+    )
+    [request] = fake.of("ListAttributeValues")
+    assert (request.parent, request.key, request.page_size) == (SHOP, "plan", 20)
+
+
+def test_no_more_values_are_counted_than_shown(fake: Fake) -> None:
+    assert run("values", "shop", "plan", "--limit", "2", "--prefix", "g").output == (
+        'users  value\n1,200  "gold"\n   30  "12"\n'
+    )
+    [request] = fake.of("ListAttributeValues")
+    assert (request.page_size, request.prefix) == (2, "g")
+
+
+def test_an_input_without_a_workspace_is_refused_before_asking(fake: Fake) -> None:
+    result = run("events", "--input", "web")
+    assert result.exit_code == 2
+    assert "'web' is no WORKSPACE/INPUT" in result.output
+    assert fake.requests == []
+
+
+def test_markup_in_what_was_sent_is_shown_and_not_obeyed() -> None:
+    out = Console(file=io.StringIO(), force_terminal=True, width=60)
+    show_table(out, ["value"], [["[red]gold[/red]"]])
+    assert isinstance(out.file, io.StringIO)
+    assert "[red]gold[/red]" in out.file.getvalue()
