@@ -46,6 +46,8 @@ from milepost.v1.admin_service_pb2_grpc import AdminServiceStub
 from milepost.v1.audience_pb2 import Audience
 from milepost.v1.audience_service_pb2 import (
     MEMBERSHIP_STATUS_MEMBER,
+    SIZE_INTERVAL_DAY,
+    AudienceSizePoint,
     BatchCheckMembershipRequest,
     CheckMembershipRequest,
     CountAudienceRequest,
@@ -53,8 +55,10 @@ from milepost.v1.audience_service_pb2 import (
     EstimateAudienceRequest,
     EstimateAudienceResponse,
     GetAudienceRequest,
+    ListAudienceSizesRequest,
     ListMembersRequest,
     MilestoneDraft,
+    SizeInterval,
     WatchMembershipRequest,
 )
 from milepost.v1.audience_service_pb2_grpc import AudienceServiceStub
@@ -327,6 +331,16 @@ class Client:
         )
         for page in self.pages(self.catalog.ListAttributeValues, request):
             yield from page.values
+
+    def list_audience_sizes(
+        self, target: str, *, interval: SizeInterval.ValueType = SIZE_INTERVAL_DAY
+    ) -> Iterator[AudienceSizePoint]:
+        """How a calculated audience's size went, by day or `SIZE_INTERVAL_HOUR`, latest first."""
+        request = ListAudienceSizesRequest(
+            parent=self.audience_name(target), page_size=PAGE_SIZE, interval=interval
+        )
+        for page in self.pages(self.audiences.ListAudienceSizes, request):
+            yield from page.audience_sizes
 
     # --- single resources ---
 

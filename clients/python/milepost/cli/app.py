@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from milepost.cli import audience, catalog, demo, journey, sample, serve
+from milepost.cli import audience, catalog, demo, history, journey, sample, serve
 from milepost.cli.connection import Group
 
 app = typer.Typer(
@@ -22,5 +22,6 @@ app.add_typer(journey.app, name="journey")
 app.command()(audience.estimate)
 app.command()(audience.check)
 app.command()(audience.members)
+app.add_typer(history.app, name="audience")
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(sample.app, name="sample")

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 
 from milepost import names
-from milepost.cli import journey_files
+from milepost.cli import journey_files, plot
 from milepost.cli.connection import (
     DEFAULT_ACCOUNT,
     DEFAULT_TARGET,
@@ -28,6 +28,7 @@ from milepost.values import to_datetime
 WATCH_SECONDS = 2.0
 
 app = typer.Typer(help="Look at journeys, and apply whole ones.", no_args_is_help=True, cls=Group)
+app.command()(plot.plot)
 app.command()(journey_files.apply)
 app.command()(journey_files.diff)
 app.command()(journey_files.export)

@@ -153,7 +153,8 @@ def _users(node: Node) -> int | None:
     return node.size.size.users if is_known else None
 
 
-def _share(node: Node, of: Node | None) -> float | None:
+def share_of(node: Node, of: Node | None) -> float | None:
+    """The share of another node's users, 0 to 1; None without both sizes, or when nobody is there."""
     users, whole = _users(node), None if of is None else _users(of)
     if users is None or not whole:
         return None
@@ -171,7 +172,8 @@ def _rows(node: Node, parent: Node | None = None, last_at: tuple[bool, ...] = ()
         yield from _rows(child, node, (*last_at, child is node.children[-1]))
 
 
-def _inputs_text(journey: Journey) -> str:
+def inputs_text(journey: Journey) -> str:
+    """grocery/store, grocery/panel."""
     if not journey.inputs:
         return "all inputs"
     parts = [name.split("/") for name in journey.inputs]
@@ -185,8 +187,8 @@ def draw_plain(picture: Picture) -> str:
     """The picture in ASCII."""
     lines = []
     for row in _rows(picture.start):
-        share = _share(row.node, row.parent)
-        bar = _share(row.node, picture.start)
+        share = share_of(row.node, row.parent)
+        bar = share_of(row.node, picture.start)
         lines.append(
             [
                 branch(row.last_at, "|   ", "    ", "|-- ", "`-- ") + row.node.label,
@@ -196,7 +198,7 @@ def draw_plain(picture: Picture) -> str:
                 _notes(row.node),
             ]
         )
-    head = f"{picture.journey.display_name} ({picture.journey.name})\ninputs: {_inputs_text(picture.journey)}"
+    head = f"{picture.journey.display_name} ({picture.journey.name})\ninputs: {inputs_text(picture.journey)}"
     tree = plain_table(["milestone", "users", "of parent", "", ""], lines, right=(1, 2))
     return f"{head}\n\n{tree}\n\n{credits_text(picture.account)}"
 
@@ -210,7 +212,7 @@ def draw_rich(picture: Picture) -> RenderableType:
     table.add_column("", no_wrap=True)
     table.add_column("", style="dim", overflow="fold")
     for row in _rows(picture.start):
-        share = _share(row.node, row.parent)
+        share = share_of(row.node, row.parent)
         table.add_row(
             _rich_label(row),
             Text(size_text(row.node.size, plain=False), style=_size_style(row.node.size)),
@@ -219,7 +221,7 @@ def draw_rich(picture: Picture) -> RenderableType:
             _notes(row.node),
         )
     title = Text.assemble((picture.journey.display_name, "bold"), "  ", (picture.journey.name, "dim"))
-    inputs = Text(f"inputs: {_inputs_text(picture.journey)}", style="dim")
+    inputs = Text(f"inputs: {inputs_text(picture.journey)}", style="dim")
     return Group(title, inputs, Text(), table, Text(), Text(credits_text(picture.account)))
 
 
@@ -247,7 +249,7 @@ def _size_style(size: AudienceSize) -> str:
 
 
 def _rich_bar(node: Node, start: Node) -> Text:
-    share = _share(node, start)
+    share = share_of(node, start)
     if share is None:
         return Text()
     style = "green" if node.is_activated else "bright_black" if node.is_remaining else "cyan"
