@@ -48,6 +48,10 @@ CALCULATING = AudienceSize(
     kind=SIZE_KIND_CALCULATING, size=Size(state=SIZE_STATE_PENDING, users=5), progress=0.4
 )
 
+FAILED_ROUND = AudienceSize(
+    kind=SIZE_KIND_CALCULATING, size=Size(state=SIZE_STATE_FAILED, failure="the store is broken")
+)
+
 
 def picture(start: Node, *, inputs: tuple[str, ...] = ()) -> Picture:
     journey = Journey(name="accounts/demo/journeys/j", display_name="Coupons", inputs=inputs)
@@ -162,6 +166,7 @@ def test_a_terminal_gets_box_characters_and_bars_of_eighths() -> None:
         (TOO_SMALL, "~", "at most 40"),
         (FAILED, "⚠", "no such audience"),
         (CALCULATING, "calculating 40%", ""),
+        (FAILED_ROUND, "⚠", "the store is broken"),
         (REAL, "406", "+12 -3 in 24 h"),
     ],
 )

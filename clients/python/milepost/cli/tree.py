@@ -116,10 +116,10 @@ def _start_size(client: Client, journey: Journey, audiences: Sequence[Audience])
 
 def size_text(size: AudienceSize, *, plain: bool) -> str:
     """The size as shown: 1,490, ~1,490, ~, calculating 40%, or a warning sign."""
-    if size.kind == SIZE_KIND_CALCULATING or size.size.state == SIZE_STATE_PENDING:
-        return f"calculating {size.progress:.0%}"
     if size.size.state == SIZE_STATE_FAILED:
         return "!" if plain else "⚠"
+    if size.kind == SIZE_KIND_CALCULATING or size.size.state == SIZE_STATE_PENDING:
+        return f"calculating {size.progress:.0%}"
     if size.size.state == SIZE_STATE_TOO_SMALL:
         return "~"
     mark = "~" if size.size.state == SIZE_STATE_ESTIMATED else ""
