@@ -12,7 +12,7 @@ import array
 import heapq
 import itertools
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -37,9 +37,8 @@ from engine.values import Kind, kind_of
 VALUES_PER_CHECK = 1_024
 
 
-def rank(count: ValueCount) -> tuple[int, Kind, Any]:
-    """The place of a value in the list: most users first, then by kind and value."""
-    return -count.users, kind_of(count.value), count.value
+_Rank = tuple[int, int, Any]
+"""A value's place in the list: its users, negative, then its kind and the value itself."""
 
 
 class ValueCounts:
@@ -80,52 +79,59 @@ class ValueCounts:
         """The first values behind `after`, at most `limit`: strings that start with `prefix`, or all kinds of
         values when it is empty.
         """
-        counts: Iterable[ValueCount] = self._strings(prefix)
+        ranks: Iterable[_Rank] = self._strings(prefix)
         if not prefix:
-            counts = itertools.chain(
-                counts,
-                self._bools(),
-                self._column(Kind.NUMBER, after, limit),
-                self._column(Kind.TIME, after, limit),
-            )
+            numbers = (self._column(kind, after, limit) for kind in (Kind.NUMBER, Kind.TIME))
+            ranks = itertools.chain(ranks, self._bools(), *numbers)
         if after is not None:
-            last = rank(after)
-            counts = (count for count in counts if rank(count) > last)
-        return heapq.nsmallest(limit, counts, key=rank)
+            last = (-after.users, int(kind_of(after.value)), after.value)
+            ranks = (rank for rank in ranks if rank > last)
+        return [ValueCount(value, -negative) for negative, _, value in heapq.nsmallest(limit, ranks)]
 
     # --- strings and elements of lists ----------------------------------------------------------------------
 
-    def _strings(self, prefix: str) -> Iterator[ValueCount]:
-        wanted = prefix.encode()
+    def _strings(self, prefix: str) -> Iterator[_Rank]:
+        wanted, kind = prefix.encode(), int(Kind.STRING)
         scans = [
             self._scan(self._value_prefix(kind, group), wanted)
             for kind in (Kind.STRING, Kind.LIST)
             for group in self._groups
         ]
-        merged = heapq.merge(*scans, key=operator.itemgetter(0))
-        for number, (suffix, same) in enumerate(itertools.groupby(merged, operator.itemgetter(0))):
+        by_suffix = operator.itemgetter(0)
+        merged = heapq.merge(*scans, key=by_suffix)
+        for number, (suffix, same) in enumerate(itertools.groupby(merged, by_suffix)):
             if number % VALUES_PER_CHECK == 0:
                 self._check()
-            found = list(same)
-            text = suffix[1:].decode() if suffix[:1] == PLAIN_SUFFIX else self._text(found[0][1] + suffix)
+            _, value_prefix, users = next(same)
+            users += sum(more for _, _, more in same)
+            if suffix[:1] == PLAIN_SUFFIX:
+                yield -users, kind, suffix[1:].decode()
+                continue
+            text = self._text(value_prefix + suffix)
             if text.startswith(prefix):
-                yield ValueCount(text, sum(users for _, _, users in found))
+                yield -users, kind, text
 
     def _scan(self, value_prefix: bytes, wanted: bytes) -> Iterator[tuple[bytes, bytes, int]]:
-        """Suffix, prefix and users of the values in one group that may begin with `wanted`, by suffix."""
+        """Suffix, prefix and users of the values in one group, by suffix: short ones that begin with `wanted`
+        and all long ones.
+        """
         starts = [DIGEST_SUFFIX]
         if len(wanted) <= TEXT_IN_KEY_BYTES_MAX:
             starts.insert(0, PLAIN_SUFFIX + wanted)
         unstored = self._sizes.get(value_prefix, {})
         for start in starts:
-            fresh = sorted((s, users) for s, users in unstored.items() if users and s.startswith(start))
-            stored = (
-                (found[len(value_prefix) :], _size(value))
-                for found, value in self._txn.scan(value_prefix + start)
-                if found[len(value_prefix) :] not in unstored
-            )
-            for suffix, users in heapq.merge(stored, fresh):
-                yield suffix, value_prefix, users
+            stored = self._stored(value_prefix, start, unstored)
+            fresh = sorted((s, value_prefix, n) for s, n in unstored.items() if n and s.startswith(start))
+            yield from heapq.merge(stored, fresh) if fresh else stored
+
+    def _stored(
+        self, value_prefix: bytes, start: bytes, unstored: Container[bytes]
+    ) -> Iterator[tuple[bytes, bytes, int]]:
+        at = len(value_prefix)
+        for found, stored in self._txn.scan(value_prefix + start):
+            suffix = found[at:]
+            if suffix not in unstored:
+                yield suffix, value_prefix, _size(stored)
 
     def _text(self, value_key: bytes) -> str:
         stored_key = text_key(value_key)
@@ -140,12 +146,12 @@ class ValueCounts:
 
     # --- other kinds ----------------------------------------------------------------------------------------
 
-    def _bools(self) -> Iterator[ValueCount]:
+    def _bools(self) -> Iterator[_Rank]:
         for value in (False, True):
             suffix = value_suffix(value)
             users = sum(self._users(self._value_prefix(Kind.BOOL, group), suffix) for group in self._groups)
             if users:
-                yield ValueCount(value, users)
+                yield -users, int(Kind.BOOL), value
 
     def _users(self, value_prefix: bytes, suffix: bytes) -> int:
         unstored = self._sizes.get(value_prefix, {}).get(suffix)
@@ -154,7 +160,7 @@ class ValueCounts:
         stored = self._txn.get(value_prefix + suffix)
         return 0 if stored is None else _size(stored)
 
-    def _column(self, kind: Kind, after: ValueCount | None, limit: int) -> Iterator[ValueCount]:
+    def _column(self, kind: Kind, after: ValueCount | None, limit: int) -> Iterator[_Rank]:
         """The first of the numbers or times behind `after`."""
         pages = [page for group in self._groups for page in self._present(kind, group)]
         if not pages:
@@ -168,7 +174,7 @@ class ValueCounts:
                 behind |= counts == after.users
             values, counts = values[behind], counts[behind]
         for at in np.lexsort((values, -counts))[:limit]:
-            yield ValueCount(values[at].item(), int(counts[at]))
+            yield -int(counts[at]), int(kind), values[at].item()
 
     def _present(self, kind: Kind, group: int) -> Iterator[npt.NDArray[Any]]:
         """The values in the pages of a group."""
