@@ -2,6 +2,8 @@
 
 python -m tests.bench                                the service, on the sample (a few minutes)
 python -m tests.bench criteria --keep DIRECTORY      each form of criterion beside DuckDB and ClickHouse
+python -m tests.bench sizes --keep DIRECTORY         estimates of a deep milestone over ten million users
+python -m tests.bench intervals --keep DIRECTORY     how often the true size lies inside the interval
 """
 
 from __future__ import annotations
@@ -22,6 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     if options.table == "criteria":
         _criteria(options, console)
+    elif options.table == "sizes":
+        _sizes(options, console)
+    elif options.table == "intervals":
+        _intervals(options, console)
     else:
         _service(console)
 
@@ -35,6 +41,15 @@ def _parser() -> argparse.ArgumentParser:
     criteria.add_argument("--events", type=int, default=20_000_000)
     criteria.add_argument("--keep", type=Path, help="directory the drawn world stays in")
     criteria.add_argument("--only", default="", help="only the forms whose name contains this")
+    sizes = tables.add_parser("sizes", help="estimates of a milestone of ten criteria, five levels deep")
+    sizes.add_argument("--users", type=int, default=10_000_000)
+    sizes.add_argument("--events", type=int, default=2_000_000)
+    sizes.add_argument("--keep", type=Path, help="directory the filled store stays in")
+    intervals = tables.add_parser("intervals", help="coverage of the 95 % intervals, random criteria")
+    intervals.add_argument("--users", type=int, default=1_000_000)
+    intervals.add_argument("--events", type=int, default=1_000_000)
+    intervals.add_argument("--criteria", type=int, default=2_000)
+    intervals.add_argument("--keep", type=Path, help="directory the filled store stays in")
     return parser
 
 
@@ -52,6 +67,20 @@ def _criteria(options: argparse.Namespace, console: Console) -> None:
 
     scale = synthetic.Scale(users=options.users, events=options.events)
     criteria.run(criteria.Options(scale=scale, keep=options.keep, only=options.only), console)
+
+
+def _sizes(options: argparse.Namespace, console: Console) -> None:
+    from tests.bench import marketing_world, sizes
+
+    scale = marketing_world.Scale(users=options.users, events=options.events)
+    sizes.run(sizes.Options(scale=scale, keep=options.keep), console)
+
+
+def _intervals(options: argparse.Namespace, console: Console) -> None:
+    from tests.bench import intervals, marketing_world
+
+    scale = marketing_world.Scale(users=options.users, events=options.events)
+    intervals.run(intervals.Options(scale=scale, criteria=options.criteria, keep=options.keep), console)
 
 
 if __name__ == "__main__":
