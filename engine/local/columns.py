@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,13 @@ class Ranges:
     def __init__(self, lows: npt.NDArray[Any], highs: npt.NDArray[Any]) -> None:
         self._lows = lows
         self._highs = highs
+        # A side on which nothing is left out needs no comparison: absent numbers are NaN and fail any, absent
+        # times lie below every low.
+        open_high = np.inf if highs.dtype == np.float64 else TIME_MAX_MICROS
+        self._spans = [
+            (None if low == -np.inf and high != open_high else low, None if high == open_high else high)
+            for low, high in zip(lows, highs, strict=True)
+        ]
 
     @classmethod
     def of_numbers(cls, intervals: Sequence[Interval]) -> Ranges:
@@ -53,7 +61,14 @@ class Ranges:
         if len(self._lows) > COMPARED_RANGES_MAX:
             at = np.searchsorted(self._lows, column, "right") - 1
             return np.asarray((at >= 0) & (column <= self._highs[at]))
-        mask = np.zeros(len(column), np.bool_)
-        for low, high in zip(self._lows, self._highs, strict=True):
-            mask |= (column >= low) & (column <= high)
-        return mask
+        masks = [_between(column, low, high) for low, high in self._spans]
+        return functools.reduce(np.logical_or, masks) if masks else np.zeros(len(column), np.bool_)
+
+
+def _between(column: npt.NDArray[Any], low: Any, high: Any) -> npt.NDArray[np.bool_]:
+    """Entries from low to high; None leaves a side unchecked, one of them only."""
+    if high is None:
+        return np.asarray(column >= low)
+    if low is None:
+        return np.asarray(column <= high)
+    return np.asarray((column >= low) & (column <= high))
