@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from engine.audiences.model import Exact, MaxRelativeError, Precision, Size, TimeBudget
+from engine.audiences.model import Exact, MaxRelativeError, Precision, Size, SizeState, TimeBudget
 from engine.audiences.sampling import estimated_size, exact_size, failed_size, relative_error
 from engine.backend import Backend, Count, Counts
 from engine.errors import DataLoss, DeadlineExceeded, InvalidInput
@@ -32,9 +32,6 @@ EXACT_AT_ONCE_USERS_MAX = 20_000
 
 LEVELS_PARTITIONS = (64, 128, 256, 512, PARTITION_COUNT)
 """Samples, each contained in the next."""
-
-OVERRUN_MAX = 2
-"""A larger sample that takes this many times the budget after all is given up for the one before."""
 
 DECISIONS_REMEMBERED_MAX = 1_024
 
@@ -52,7 +49,8 @@ class Sampled:
 class Question:
     """A plan whose last root is the journey's users, and what is known about the asking.
 
-    `key` names the question whatever its instant; `inputs` are the journey's.
+    `key` names the question whatever its instant; `inputs` are the journey's; `spent` are the seconds that
+    its compilation has taken of a time budget.
     """
 
     plan: Plan
@@ -61,6 +59,7 @@ class Question:
     precision: Precision
     at_least: int
     deadline: float | None
+    spent: float = 0.0
 
 
 class Estimator:
@@ -96,12 +95,16 @@ class Estimator:
         if isinstance(question.precision, MaxRelativeError):
             counts, level = self._until_precise(question, population, question.precision.value)
         else:
-            counts, level = self._within_budget(question, _budget_seconds(question.precision))
+            counts, level = self._within_budget(
+                question, _budget_seconds(question.precision) - question.spent
+            )
         self._remember(remembered, level)
         return _stand_for(counts, population)
 
     def _within_budget(self, question: Question, budget: float) -> tuple[Counts, int]:
-        """Larger samples for as long as the cost of the last one lets the next fit."""
+        """Larger samples for as long as the cost of the last one lets the next fit. One that takes longer
+        after all is given up for the one before.
+        """
         begun = self._timer()
         level = LEVELS_PARTITIONS[0]
         counts = self._read(question, level)
@@ -115,7 +118,7 @@ class Estimator:
             if not fitting:
                 return counts, level
             try:
-                counts = self._read(question, fitting[-1], seconds_max=budget * OVERRUN_MAX - spent)
+                counts = self._read(question, fitting[-1], seconds_max=budget - spent)
             except DeadlineExceeded:
                 return counts, level
             level = fitting[-1]
@@ -130,8 +133,10 @@ class Estimator:
         level = LEVELS_PARTITIONS[0]
         while True:
             counts = self._read(question, level)
-            error = relative_error(_stand_for(counts, population).sizes[0])
-            if level == PARTITION_COUNT or error <= error_max:
+            size = _stand_for(counts, population).sizes[0]
+            error = relative_error(size)
+            precise = error <= error_max and size.state is not SizeState.TOO_SMALL
+            if precise or level == PARTITION_COUNT:
                 return counts, level
             needed = PARTITION_COUNT if math.isinf(error) else level * (error / error_max) ** 2
             level = next(

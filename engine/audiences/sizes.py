@@ -111,6 +111,7 @@ class Sizes:
                 precision=precision,
                 at_least=at_least,
                 deadline=deadline,
+                spent=watch.elapsed() / MICROS_PER_SECOND,
             )
         )
         return Estimate(

@@ -162,6 +162,36 @@ def test_the_sample_grows_until_the_error_is_small_enough(watched: Watched) -> N
     assert watched.read == [64, PARTITION_COUNT]
 
 
+def rare(question: Question) -> Question:
+    """The question about some thirty users, a few of whom are in the smallest sample."""
+    steps = (BucketMatch(salt="rare", first=0, last=2**64 // 800), Universe(inputs=(WEB,)))
+    plan = Plan(account=ACCOUNT, as_of=NOW, steps=steps, roots=(0, 1))
+    return dataclasses.replace(question, plan=plan)
+
+
+def test_too_few_hits_are_an_answer_only_when_the_budget_is_gone(watched: Watched) -> None:
+    watched.seconds_per_partition = 0.5 / PARTITION_COUNT
+    estimator, question = asked(watched, Default())
+    assert estimator.sizes(rare(question)).sizes[0].state is SizeState.TOO_SMALL
+    assert watched.read == [64]
+    watched.seconds_per_partition = 0.02 / PARTITION_COUNT
+    estimator, question = asked(watched, Default())
+    assert estimator.sizes(rare(question)).sizes[0].state is SizeState.EXACT
+    estimator, question = asked(watched, MaxRelativeError(100.0))
+    assert estimator.sizes(rare(question)).sizes[0].state is not SizeState.TOO_SMALL
+
+
+def test_what_was_spent_before_counts_towards_the_budget(watched: Watched) -> None:
+    watched.seconds_per_partition = 0.04 / PARTITION_COUNT
+    estimator, question = asked(watched, Default())
+    estimator.sizes(question)
+    assert watched.read == [64, PARTITION_COUNT]
+    watched.read.clear()
+    estimator, question = asked(watched, Default())
+    estimator.sizes(dataclasses.replace(question, spent=0.02))
+    assert watched.read == [64, 512]
+
+
 def test_a_corrupt_criterion_fails_by_itself(watched: Watched) -> None:
     watched.corrupt = frozenset({2})
     estimator, question = asked(watched, Default())
