@@ -44,10 +44,11 @@ def _parser() -> argparse.ArgumentParser:
     sizes = tables.add_parser("sizes", help="estimates of a milestone of ten criteria, five levels deep")
     sizes.add_argument("--users", type=int, default=10_000_000)
     sizes.add_argument("--events", type=int, default=2_000_000)
+    sizes.add_argument("--groups", type=int, default=16, help="groups of partitions, as the service has it")
     sizes.add_argument("--keep", type=Path, help="directory the filled store stays in")
     intervals = tables.add_parser("intervals", help="coverage of the 95 % intervals, random criteria")
     intervals.add_argument("--users", type=int, default=1_000_000)
-    intervals.add_argument("--events", type=int, default=1_000_000)
+    intervals.add_argument("--events", type=int, default=500_000)
     intervals.add_argument("--criteria", type=int, default=2_000)
     intervals.add_argument("--keep", type=Path, help="directory the filled store stays in")
     return parser
@@ -72,7 +73,7 @@ def _criteria(options: argparse.Namespace, console: Console) -> None:
 def _sizes(options: argparse.Namespace, console: Console) -> None:
     from tests.bench import marketing_world, sizes
 
-    scale = marketing_world.Scale(users=options.users, events=options.events)
+    scale = marketing_world.Scale(users=options.users, events=options.events, groups=options.groups)
     sizes.run(sizes.Options(scale=scale, keep=options.keep), console)
 
 

@@ -18,6 +18,7 @@ from engine.criteria.model import EventType
 from engine.engine import Engine
 from engine.journeys.model import Account, Input, Journey, Workspace
 from engine.local.backend import LocalBackend
+from engine.local.environment import GROUPS_DEFAULT
 from engine.local.settings import LocalSettings
 from engine.values import MICROS_PER_DAY, MICROS_PER_SECOND, Micros
 
@@ -41,22 +42,24 @@ EVENT_SHARES = (0.55, 0.25, 0.14, 0.05, 0.01)
 AMOUNT_CENTS_MAX = 50_000
 
 BATCH_RECORDS = 10_000
-FILLING = LocalSettings(fold_records=1_000_000, fold_seconds=3_600.0)
+FILLING_FOLD_RECORDS = 1_000_000
+FILLING_FOLD_SECONDS = 3_600.0
 """Fewer and larger folds than a service that is asked meanwhile would want."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How large a world is drawn, and from which seed."""
+    """How large a world is drawn and from which seed, and how many groups of partitions its store has."""
 
     users: int
     events: int
+    groups: int = GROUPS_DEFAULT
     seed: int = 20_261_001
 
     @property
     def directory(self) -> str:
         """The name of a store of that scale."""
-        return f"sizes-{self.users}-{self.events}-{self.seed}"
+        return f"sizes-{self.users}-{self.events}-{self.groups}-{self.seed}"
 
 
 def open_engine(directory: Path, scale: Scale) -> Engine:
@@ -72,7 +75,10 @@ def open_engine(directory: Path, scale: Scale) -> Engine:
 def fill(store: Path, scale: Scale) -> None:
     """A new store with the world of that scale, folded, and an empty journey over it."""
     store.parent.mkdir(parents=True, exist_ok=True)
-    backend = LocalBackend.open(store, settings=FILLING)
+    settings = LocalSettings(
+        groups=scale.groups, fold_records=FILLING_FOLD_RECORDS, fold_seconds=FILLING_FOLD_SECONDS
+    )
+    backend = LocalBackend.open(store, settings=settings)
     engine = Engine(backend, clock=lambda: NOW)
     try:
         engine.accounts.create_account(ACCOUNT_ID, Account(name=""))
