@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from milepost import journeys
+from milepost.cli.app import app
 from milepost.cli.service_process import ServiceProcess
 from milepost.client import DEFAULT_TARGET
 from service.config import Config, fields, flag_of, unit_of, variable_of
+from service.convert.criteria import criterion_of
 from service.not_built import METHODS_NOT_BUILT, OUTPUT_KINDS_NOT_BUILT
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+JOURNEYS = (ROOT / "docs" / "journeys.md").read_text(encoding="utf-8")
 
 
 def between(text: str, start: str) -> str:
@@ -25,8 +31,12 @@ def between(text: str, start: str) -> str:
     return after.partition("<!-- end -->")[0]
 
 
+def blocks_of(language: str, text: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
 def python_blocks(text: str) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return blocks_of("python", text)
 
 
 def test_the_readme_lists_what_is_not_built() -> None:
@@ -61,7 +71,9 @@ def test_the_client_s_default_address_is_the_service_s() -> None:
     assert f"localhost:{Config().port}" == DEFAULT_TARGET
 
 
-@pytest.mark.parametrize("text", [README, OPERATIONS], ids=["README.md", "docs/operations.md"])
+@pytest.mark.parametrize(
+    "text", [README, OPERATIONS, JOURNEYS], ids=["README.md", "docs/operations.md", "docs/journeys.md"]
+)
 def test_linked_files_exist(text: str) -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
     base = ROOT if text is README else ROOT / "docs"
@@ -80,3 +92,36 @@ def test_the_readme_s_first_journey_prints_what_it_says(tmp_path: Path) -> None:
                 exec(compile(code, "README.md", "exec"), {})
     assert printed.getvalue().splitlines() == ["keen 1", "buyers 1", "others 1", "True False", "1"]
     assert "It prints `keen 1`, `buyers 1`, `others 1` and `True False`." in README
+
+
+def test_every_test_that_the_page_on_journeys_names_exists() -> None:
+    rows = re.findall(r"^\| [^|]+ \| `([\w/]+\.py)::(\w+)` \|$", between(JOURNEYS, "tests"), re.MULTILINE)
+    assert len(rows) == len(between(JOURNEYS, "tests").strip().splitlines()) - 3
+    for file, name in rows:
+        tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert name in functions, f"{file} has no test {name}"
+
+
+def test_the_document_on_the_page_on_journeys_is_one() -> None:
+    [text] = blocks_of("yaml", JOURNEYS)
+    document = journeys.loads(text)
+    assert [milestone.id for milestone in document.walk()] == ["lapsed", "opened", "not-opened"]
+    for milestone in document.walk():
+        if milestone.criteria is not None:
+            criterion_of(milestone.criteria)
+    assert journeys.loads(journeys.dumps(document)) == document
+
+
+def test_the_commands_on_the_page_on_journeys_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    lines = [
+        line.partition("#")[0].split() for block in blocks_of("sh", JOURNEYS) for line in block.splitlines()
+    ]
+    commands = [words[1:] for words in lines if words]
+    assert len(commands) == 8
+    for words in commands:
+        name = words[:2] if words[0] in ("journey", "audience") else words[:1]
+        shown = CliRunner().invoke(app, [*name, "--help"])
+        assert shown.exit_code == 0, f"there is no command {name}"
+        assert [word for word in words if word.startswith("--") and word not in shown.output] == []

@@ -19,7 +19,9 @@ from typing import Any
 import pytest
 
 from milepost import Client, make_event, names
+from milepost.cli.mermaid import draw_mermaid
 from milepost.cli.service_process import ServiceProcess
+from milepost.cli.tree import read_picture
 from milepost.sample import dataset, journey
 from milepost.sample.journey import NOT_REDEEMED_ID, OTHERS_ID, RECEIVED_ID, REDEEMED_ID, SPENT_ID
 from milepost.v1.audience_pb2 import SIZE_KIND_ESTIMATE, SIZE_KIND_REAL, SIZE_STATE_EXACT
@@ -159,6 +161,12 @@ def test_the_audiences_of_a_user_are_its_milestone_and_those_above(
     request = ListUserAudiencesRequest(parent=client.account_name, user_id=user)
     listed = {audience.name for audience in client.audiences.ListUserAudiences(request).audiences}
     assert listed == {client.audience_name(name_of(other)) for other in MILESTONES if user in expected[other]}
+
+
+def test_the_page_on_journeys_shows_this_journey(client: Client) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "journeys.md"
+    drawn = draw_mermaid(read_picture(client, journey.JOURNEY_ID))
+    assert f"```mermaid\n{drawn}```" in page.read_text(encoding="utf-8")
 
 
 def lines_of(file: Path) -> list[dict[str, Any]]:
