@@ -55,6 +55,8 @@ from engine.values import Kind, Value
 PROFILE_USERS_MAX = 64
 PROFILE_USERS_OVER_SCAN_MAX = 1_024
 """Up to so many users a test is decided by their profiles, not by a column or by a scan of texts."""
+BUCKET_USERS_MAX = 4_096
+"""Up to so many users are hashed by themselves; a column of hashes is kept for more."""
 
 COST_LOOKUP, COST_COLUMN, COST_TEXT_SCAN, COST_EVENTS, COST_SEQUENCE = 1, 4, 8, 16, 32
 
@@ -262,6 +264,7 @@ class BucketLeaf(_Leaf):
     cost = COST_COLUMN
     source = "column"
     cacheable = True
+    narrow_max = BUCKET_USERS_MAX
 
     def __init__(self, account: Account, step: BucketMatch) -> None:
         super().__init__()
