@@ -158,6 +158,14 @@ def test_a_terminal_gets_box_characters_and_bars_of_eighths() -> None:
     ]
 
 
+def test_a_reason_with_brackets_is_no_markup() -> None:
+    failed = AudienceSize(size=Size(state=SIZE_STATE_FAILED, failure="criteria[red] is corrupt"))
+    out = Console(file=io.StringIO(), force_terminal=True, width=110, no_color=True, color_system=None)
+    with out.capture() as captured:
+        out.print(draw_rich(picture(Node("Start", exact(1), children=[Node("Broken", failed)]))))
+    assert "criteria[red] is corrupt" in captured.get()
+
+
 @pytest.mark.parametrize(
     ("size", "text", "note"),
     [

@@ -79,8 +79,9 @@ def history(
         starts = [f"{time:{_TIME_FORMATS[interval]}}" for time in times]
         out.print(draw_rich(f"{found.display_name}, by {interval} ({zone})", shown, starts))
     else:
-        out.print(
-            f"{found.display_name}: no history; it is kept while the audience, or one below, is activated"
+        print(
+            f"{found.display_name}: no history; one is kept while it, or one below, is activated",
+            file=out.file,
         )
 
 

@@ -218,7 +218,7 @@ def draw_rich(picture: Picture) -> RenderableType:
             Text(size_text(row.node.size, plain=False), style=_size_style(row.node.size)),
             Text("" if share is None else percent(share), style="dim"),
             _rich_bar(row.node, picture.start),
-            _notes(row.node),
+            Text(_notes(row.node)),
         )
     title = Text.assemble((picture.journey.display_name, "bold"), "  ", (picture.journey.name, "dim"))
     inputs = Text(f"inputs: {inputs_text(picture.journey)}", style="dim")
