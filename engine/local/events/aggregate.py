@@ -6,7 +6,8 @@ whose aggregate lies in the intervals. Rows of several tables, slices and parts 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,11 +23,11 @@ from engine.local.events.columns import (
 )
 from engine.local.events.days import local_days
 from engine.local.events.decimals import integer_bounds
-from engine.local.events.model import ResolvedEventMatch
-from engine.local.events.part import Part
-from engine.local.events.select import Rows, Universe, selected
-from engine.local.events.sums import average_passing, sum_passing
-from engine.values import Kind, Value
+from engine.local.events.model import ResolvedEventMatch, ResolvedSelection
+from engine.local.events.part import Part, derived_of_all
+from engine.local.events.select import Universe, selected
+from engine.local.events.sums import NumberRows, Totals, average_passing, sum_passing
+from engine.values import MICROS_PER_DAY, Kind, Value
 
 DENSE_SHARE = 16
 """A part adds its counts as one dense array when at least one in so many slots has rows in it."""
@@ -35,8 +36,6 @@ _PAIR_MAX = 1 << 62
 
 FLAGS_PER_PAIR_MAX = 16
 """Distinct pairs are found with a flag for each possible pair up to so many flags a pair, else by sorting."""
-
-NumberRows = tuple[Rows, NumberColumn]
 
 
 def passing(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> Bools:
@@ -49,9 +48,11 @@ def passing(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe)
         case Aggregate.DISTINCT:
             return _in_intervals(_distinct_values(parts, step, universe), step.intervals)
         case Aggregate.SUM:
-            return sum_passing(_number_rows(parts, step, universe), universe.slots, step.intervals)
+            totals, rows = _totals(parts, step, universe)
+            return sum_passing(totals, rows, step.intervals)
         case Aggregate.AVERAGE:
-            return average_passing(_number_rows(parts, step, universe), universe.slots, step.intervals)
+            totals, rows = _totals(parts, step, universe)
+            return average_passing(totals, rows, step.intervals)
         case Aggregate.MIN:
             return _extreme(parts, step, universe, np.minimum)
         case Aggregate.MAX:
@@ -211,15 +212,84 @@ def _number_rows(parts: Sequence[Part], step: ResolvedEventMatch, universe: Univ
     return found
 
 
+def _totals(
+    parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe
+) -> tuple[Totals, Callable[[], list[NumberRows]]]:
+    """What there is to add up, and all its rows."""
+    lasting, others = _lasting_parts(parts, step.selection, universe)
+    rows = _number_rows(others, step, universe)
+    totals = Totals.of_rows(rows, universe.slots)
+    if not lasting:
+        return totals, lambda: rows
+    universe.looked_at += sum(part.record.users for part in lasting)
+
+    def added() -> Totals:
+        whole = Universe(lasting, None)
+        return Totals.of_rows(_number_rows(lasting, step, whole), whole.slots).kept()
+
+    totals = totals.plus(derived_of_all(lasting, (Totals, step.of), added))
+    return totals, lambda: _number_rows(parts, step, universe)
+
+
+def _lasting_parts(
+    parts: Sequence[Part], selection: ResolvedSelection, universe: Universe
+) -> tuple[list[Part], list[Part]]:
+    """The parts all of whose rows take part and that are likely to be the same at the next question, and
+    the others: those in memory, at an edge of the window, or with the last day's rows, where more arrive.
+    """
+    if universe.ids is not None or selection.where is not None:
+        return [], list(parts)
+    last_day = max(part.record.time_max for part in parts) // MICROS_PER_DAY
+    lasting: list[Part] = []
+    others: list[Part] = []
+    for part in parts:
+        lasts = part.state is not None and part.record.time_max // MICROS_PER_DAY < last_day
+        whole = part.within(selection.time.start, selection.time.end)
+        (lasting if lasts and whole else others).append(part)
+    return lasting, others
+
+
+@dataclass(frozen=True, slots=True)
+class _Extremes:
+    """The least or the greatest number of each slot, and which slots have one."""
+
+    numbers: Floats
+    present: Bools
+
+    @property
+    def nbytes(self) -> int:
+        return self.numbers.nbytes + self.present.nbytes
+
+    @classmethod
+    def of_rows(cls, rows: Iterable[NumberRows], slot_count: int, better: np.ufunc) -> _Extremes:
+        extremes = np.full(slot_count, np.inf if better is np.minimum else -np.inf)
+        present = np.zeros(slot_count, np.bool_)
+        for piece, numbers in rows:
+            slots = piece.slots
+            best = better.reduceat(numbers.doubles, piece.starts[:-1])
+            extremes[slots] = better(extremes[slots], best)
+            present[slots] = True
+        return cls(extremes, present)
+
+    def take_in(self, other: _Extremes, better: np.ufunc) -> None:
+        """Adds the others, which have no more slots than these."""
+        count = len(other.present)
+        better(self.numbers[:count], other.numbers, out=self.numbers[:count])
+        self.present[:count] |= other.present
+
+
 def _extreme(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe, better: np.ufunc) -> Bools:
-    present = np.zeros(universe.slots, np.bool_)
-    extremes = np.full(universe.slots, np.inf if better is np.minimum else -np.inf)
-    for rows, numbers in _number_rows(parts, step, universe):
-        slots = rows.slots
-        best = better.reduceat(numbers.doubles, rows.starts[:-1])
-        extremes[slots] = better(extremes[slots], best)
-        present[slots] = True
-    return _numbers_pass(extremes, present, step.intervals)
+    lasting, others = _lasting_parts(parts, step.selection, universe)
+    extremes = _Extremes.of_rows(_number_rows(others, step, universe), universe.slots, better)
+    if lasting:
+        universe.looked_at += sum(part.record.users for part in lasting)
+
+        def gathered() -> _Extremes:
+            whole = Universe(lasting, None)
+            return _Extremes.of_rows(_number_rows(lasting, step, whole), whole.slots, better)
+
+        extremes.take_in(derived_of_all(lasting, (step.aggregate, step.of), gathered), better)
+    return _numbers_pass(extremes.numbers, extremes.present, step.intervals)
 
 
 def _at_end(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> Bools:

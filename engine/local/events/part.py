@@ -7,7 +7,7 @@ rows stay where they are, count for nothing, and vanish when the part is next re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -193,6 +193,13 @@ class Part:
         """How many users it has that are not removed."""
         return self.record.users - len(self.removed)
 
+    @property
+    def state(self) -> tuple[int, int] | None:
+        """Which of its rows are live, as something that differs from any other part's and after a removal;
+        None for a part in memory, which does not last.
+        """
+        return None if self._held is not None else (self._holder, len(self.removed))
+
     # --- its life -----------------------------------------------------------------------------------------
 
     def remove(self, user: int) -> None:
@@ -273,6 +280,19 @@ class Part:
         if self._held is not None:
             self._held.pop(tag, None)
         self._loader.cache.drop((self._holder, tag))
+
+
+def derived_of_all(parts: Sequence[Part], tag: Hashable, derive: Callable[[], S]) -> S:
+    """What follows from the live rows of stored parts, kept until other columns need the room; it is derived
+    anew when a part has been replaced, added or has lost a user.
+    """
+    cache = parts[0]._loader.cache
+    cache_key = (parts[0]._holder, (tag, tuple(part.state for part in parts)))
+    found = cache.get(cache_key)
+    if found is None:
+        found = derive()
+        cache.put(cache_key, found)
+    return cast(S, found)
 
 
 def _offsets_of_counts(data: memoryview) -> Int64s:

@@ -38,7 +38,7 @@ class Universe:
     def __init__(self, parts: Sequence[Part], users: BitMap | None) -> None:
         self._users = users
         self.looked_at = 0
-        """Rows read so far; of parts whose counts are taken as a whole, the users."""
+        """Rows read so far; of parts taken as a whole, the users."""
         total = sum(part.record.users for part in parts)
         self.ids: Uint32s | None = None
         if users is not None and len(users) * len(parts) * PROBE_COST < total + PROBE_COST * len(parts):

@@ -7,13 +7,14 @@ and only those near a limit of the test are added up with `decimal`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 import numpy as np
 
 from engine.criteria.ranges import Interval
-from engine.local.events.arrays import Bools, Floats, Int64s, Ints, Positions, runs
+from engine.local.events.arrays import Bools, Floats, Int64s, Ints, Positions, runs, smallest
 from engine.local.events.columns import NumberColumn, integers_between
 from engine.local.events.decimals import exact_sum, integer_bounds, shortest, sum_in
 from engine.local.events.select import Rows
@@ -26,85 +27,113 @@ _ROUNDING = 2.0**-50
 _TINY = 1e-323
 """More than the absolute error of those three among the smallest doubles."""
 
+_NO_SUMS = np.zeros(0, np.int64)
+
 NumberRows = tuple[Rows, NumberColumn]
 Intervals = Sequence[Interval]
 
 
-def sum_passing(rows: Sequence[NumberRows], slots: int, intervals: Intervals) -> Bools:
-    """Which slots have rows and a sum in the intervals."""
-    gathered = _Gathered(rows, slots)
-    if gathered.bound >= _INTEGER_MAX:
-        return _decided(gathered, intervals, average=False)
-    totals = gathered.integer_totals()
-    passed = np.zeros(slots, np.bool_)
-    for interval in intervals:
-        passed |= integers_between(totals, *integer_bounds(interval, gathered.exponent))
-    return passed & (gathered.counts > 0)
-
-
-def average_passing(rows: Sequence[NumberRows], slots: int, intervals: Intervals) -> Bools:
-    """Which slots have rows and an average in the intervals."""
-    gathered = _Gathered(rows, slots)
-    if gathered.bound >= _INTEGER_MAX:
-        return _decided(gathered, intervals, average=True)
-    totals = gathered.integer_totals()
-    passed = np.zeros(slots, np.bool_)
-    for interval in intervals:
-        inside = _average_between(totals, gathered.counts, gathered.exponent, interval)
-        if inside is None:
-            return _decided(gathered, intervals, average=True)
-        passed |= inside
-    return passed & (gathered.counts > 0)
-
-
-class _Gathered:
-    """The numbers to add up. `exponent` makes integers of them all, and no sum of some of them exceeds
-    `bound`, which is `_INTEGER_MAX` when there is no such exponent.
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums × 10^`exponent` by slot, and of how many numbers they are. No sum of some of the numbers exceeds
+    `bound`, which is `_INTEGER_MAX` when there is no such exponent; then the sums are not there.
     """
 
-    def __init__(self, rows: Sequence[NumberRows], slots: int) -> None:
-        self.rows = rows
-        self._slots = slots
-        self._row_slots = np.concatenate([np.zeros(0, np.int64), *(piece.row_slots for piece, _ in rows)])
-        self.counts: Int64s = np.bincount(self._row_slots, minlength=slots)
-        self.exponent = max((numbers.exponent for _, numbers in rows), default=0)
-        self.bound = sum(self._bound(numbers) for _, numbers in rows)
+    sums: Int64s
+    counts: Ints
+    exponent: int
+    bound: int
 
-    def _bound(self, numbers: NumberColumn) -> int:
-        mantissas = numbers.mantissas
-        if mantissas is None:
-            return _INTEGER_MAX
-        return (
-            max(abs(int(mantissas.min())), abs(int(mantissas.max()))) * len(numbers) * self._factor(numbers)
-        )
+    @property
+    def are_exact(self) -> bool:
+        """Whether the sums are there."""
+        return self.bound < _INTEGER_MAX
 
-    def _factor(self, numbers: NumberColumn) -> int:
-        return int(10 ** (self.exponent - numbers.exponent))
+    @property
+    def nbytes(self) -> int:
+        return self.sums.nbytes + self.counts.nbytes
 
-    def integer_totals(self) -> Int64s:
-        """The sums × 10^exponent. For a bound below `_INTEGER_MAX`."""
-        integers = [(piece, numbers, numbers.mantissas) for piece, numbers in self.rows]
-        if self.bound <= _DOUBLE_INTEGER_MAX:
+    @classmethod
+    def of_rows(cls, rows: Sequence[NumberRows], slots: int) -> Totals:
+        """Adds the numbers up."""
+        row_slots = np.concatenate([np.zeros(0, np.int64), *(piece.row_slots for piece, _ in rows)])
+        counts: Int64s = np.bincount(row_slots, minlength=slots)
+        exponent = max((numbers.exponent for _, numbers in rows), default=0)
+        bound = sum(_bound(numbers, exponent) for _, numbers in rows)
+        if bound >= _INTEGER_MAX:
+            return cls(_NO_SUMS, counts, exponent, _INTEGER_MAX)
+        if bound <= _DOUBLE_INTEGER_MAX:
             # Doubles add such integers without rounding, and numpy adds doubles by slot fastest.
-            weights = [m * float(self._factor(numbers)) for _, numbers, m in integers if m is not None]
-            added = np.bincount(self._row_slots, np.concatenate([np.zeros(0), *weights]), self._slots)
-            return added.astype(np.int64)
-        totals = np.zeros(self._slots, np.int64)
-        for piece, numbers, mantissas in integers:
-            assert mantissas is not None
-            partial = np.add.reduceat(mantissas.astype(np.int64), piece.starts[:-1])
-            totals[piece.slots] += partial * self._factor(numbers)
-        return totals
+            weights = [
+                numbers.mantissas * float(10 ** (exponent - numbers.exponent))
+                for _, numbers in rows
+                if numbers.mantissas is not None
+            ]
+            added = np.bincount(row_slots, np.concatenate([np.zeros(0), *weights]), slots)
+            return cls(added.astype(np.int64), counts, exponent, bound)
+        sums = np.zeros(slots, np.int64)
+        for piece, numbers in rows:
+            assert numbers.mantissas is not None
+            partial = np.add.reduceat(numbers.mantissas.astype(np.int64), piece.starts[:-1])
+            sums[piece.slots] += partial * 10 ** (exponent - numbers.exponent)
+        return cls(sums, counts, exponent, bound)
+
+    def plus(self, other: Totals) -> Totals:
+        """Those of both. The other has no more slots than this."""
+        exponent = max(self.exponent, other.exponent)
+        factor, other_factor = (10 ** (exponent - totals.exponent) for totals in (self, other))
+        bound = self.bound * factor + other.bound * other_factor
+        counts = self.counts.astype(np.int64)
+        counts[: len(other.counts)] += other.counts
+        if bound >= _INTEGER_MAX:
+            return Totals(_NO_SUMS, counts, exponent, _INTEGER_MAX)
+        sums = self.sums * factor
+        sums[: len(other.sums)] += other.sums * other_factor
+        return Totals(sums, counts, exponent, bound)
+
+    def kept(self) -> Totals:
+        """The same in less room."""
+        return replace(self, counts=smallest(self.counts))
+
+
+def _bound(numbers: NumberColumn, exponent: int) -> int:
+    mantissas = numbers.mantissas
+    if mantissas is None:
+        return _INTEGER_MAX
+    largest = max(abs(int(mantissas.min())), abs(int(mantissas.max())))
+    return largest * len(numbers) * int(10 ** (exponent - numbers.exponent))
+
+
+def sum_passing(totals: Totals, rows: Callable[[], Sequence[NumberRows]], intervals: Intervals) -> Bools:
+    """Which slots have rows and a sum in the intervals. `rows` are those that the totals are of."""
+    if not totals.are_exact:
+        return _decided(rows(), totals.counts, intervals, average=False)
+    passed = np.zeros(len(totals.sums), np.bool_)
+    for interval in intervals:
+        passed |= integers_between(totals.sums, *integer_bounds(interval, totals.exponent))
+    return passed & (totals.counts > 0)
+
+
+def average_passing(totals: Totals, rows: Callable[[], Sequence[NumberRows]], intervals: Intervals) -> Bools:
+    """Which slots have rows and an average in the intervals. `rows` are those that the totals are of."""
+    if not totals.are_exact:
+        return _decided(rows(), totals.counts, intervals, average=True)
+    passed = np.zeros(len(totals.sums), np.bool_)
+    for interval in intervals:
+        inside = _average_between(totals, interval)
+        if inside is None:
+            return _decided(rows(), totals.counts, intervals, average=True)
+        passed |= inside
+    return passed & (totals.counts > 0)
 
 
 # --- integers -----------------------------------------------------------------------------------------------
 
 
-def _average_between(totals: Int64s, counts: Int64s, exponent: int, interval: Interval) -> Bools | None:
-    """Which totals × 10^-exponent / counts lie in the interval, compared as integers; None when a product
-    could overflow.
-    """
-    passed = np.ones(len(totals), np.bool_)
+def _average_between(totals: Totals, interval: Interval) -> Bools | None:
+    """Which averages lie in the interval, compared as integers; None when a product could overflow."""
+    sums, counts = totals.sums, totals.counts.astype(np.int64, copy=False)
+    passed = np.ones(len(sums), np.bool_)
     for limit, above, included in (
         (interval.low, True, interval.low_included),
         (interval.high, False, interval.high_included),
@@ -112,14 +141,14 @@ def _average_between(totals: Int64s, counts: Int64s, exponent: int, interval: In
         if limit is None:
             continue
         # limit × 10^exponent as a fraction: numerator / 10^further.
-        scaled_limit = shortest(limit).scaleb(exponent)
+        scaled_limit = shortest(limit).scaleb(totals.exponent)
         further = max(0, -int(scaled_limit.as_tuple().exponent))
         numerator = int(scaled_limit.scaleb(further))
-        largest_total = max(1, int(np.abs(totals).max(initial=0))) * 10**further
+        largest_total = max(1, int(np.abs(sums).max(initial=0))) * 10**further
         largest_limit = max(1, int(counts.max(initial=0))) * abs(numerator)
         if max(largest_total, largest_limit) >= _INTEGER_MAX:
             return None
-        left, right = totals * 10**further, counts * numerator
+        left, right = sums * 10**further, counts * numerator
         if above:
             passed &= left >= right if included else left > right
         else:
@@ -133,9 +162,8 @@ def _average_between(totals: Int64s, counts: Int64s, exponent: int, interval: In
 class _Approximation:
     """Sums of doubles, and how far the exact sums can be from them."""
 
-    def __init__(self, gathered: _Gathered) -> None:
-        self.rows = gathered.rows
-        counts = gathered.counts
+    def __init__(self, rows: Sequence[NumberRows], counts: Ints) -> None:
+        self.rows = rows
         self.sums = np.zeros(len(counts))
         sizes = np.zeros(len(counts))
         with np.errstate(over="ignore", invalid="ignore"):
@@ -162,8 +190,8 @@ class _Approximation:
             yield int(found[start]), exact_sum(values[start:end].tolist())
 
 
-def _decided(gathered: _Gathered, intervals: Intervals, *, average: bool) -> Bools:
-    approximation, counts = _Approximation(gathered), gathered.counts
+def _decided(rows: Sequence[NumberRows], counts: Ints, intervals: Intervals, *, average: bool) -> Bools:
+    approximation = _Approximation(rows, counts)
     present = counts > 0
     divisors: Ints = np.where(present & average, counts, 1)
     with np.errstate(over="ignore", invalid="ignore"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 import pytest
@@ -73,7 +73,8 @@ class History:
 lives = st.lists(st.tuples(drawing.rows(), ACTIONS), min_size=1, max_size=4)
 
 
-def lived(store: Store, account: int, life: list[tuple[list[EventRow], str]]) -> History:
+def stages(store: Store, account: int, life: list[tuple[list[EventRow], str]]) -> Iterator[History]:
+    """The same history after each part of its life."""
     history = History(store, account)
     arrived = 0
     for rows, action in life:
@@ -81,6 +82,11 @@ def lived(store: Store, account: int, life: list[tuple[list[EventRow], str]]) ->
             arrived += 1
             row.sequence = arrived * 2
         history.add(rows, action)
+        yield history
+
+
+def lived(store: Store, account: int, life: list[tuple[list[EventRow], str]]) -> History:
+    *_, history = stages(store, account, life)
     return history
 
 
@@ -114,6 +120,20 @@ class TestAgainstBruteForce:
                 if universe is not None:
                     found = history.tables.match(group, step, BitMap(universe))
                     assert set(found) == expected & universe
+
+    @given(life=lives, steps=st.lists(drawing.matches, min_size=1, max_size=3))
+    def test_the_same_questions_at_every_stage(
+        self,
+        store: Store,
+        new_account: Callable[[], int],
+        life: list[tuple[list[EventRow], str]],
+        steps: list[ResolvedEventMatch],
+    ) -> None:
+        """What is kept of an answer must not outlive what it was made of."""
+        for history in stages(store, new_account(), life):
+            for step in steps:
+                for group in range(GROUPS):
+                    assert set(history.tables.match(group, step)) == brute.match(history.rows, group, step)
 
     @given(
         life=lives,

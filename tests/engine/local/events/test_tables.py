@@ -410,6 +410,63 @@ def test_a_small_cache_changes_no_answer(store: Store, new_account: NewAccount) 
     assert set(tables.match(0, counted(8.0))) == {0}
 
 
+NUMBER_AGGREGATES = (
+    Aggregate.SUM,
+    Aggregate.AVERAGE,
+    Aggregate.MIN,
+    Aggregate.MAX,
+    Aggregate.FIRST,
+    Aggregate.LAST,
+    Aggregate.DISTINCT,
+)
+
+
+@pytest.mark.parametrize("aggregate", NUMBER_AGGREGATES)
+@pytest.mark.parametrize("number", [1.0, 0.25, 1e300])
+def test_an_aggregate_asked_again_follows_every_change(
+    store: Store, tables: EventTables, monkeypatch: pytest.MonkeyPatch, aggregate: Aggregate, number: float
+) -> None:
+    """The days before the last are added up once and kept; whatever changes in them must show."""
+    monkeypatch.setattr(table_module, "SLICE_ROWS_MAX", 8)
+    held: list[EventRow] = []
+
+    def add(*days_and_users: tuple[int, int]) -> None:
+        rows = [
+            row(user, NOON + day * MICROS_PER_DAY, 1 + len(held) + place, _1=number * (day + 2 * user + 1))
+            for place, (day, user) in enumerate(days_and_users)
+        ]
+        tables.add(rows)
+        held.extend(rows)
+
+    def check() -> None:
+        for units in range(24):
+            step = ResolvedEventMatch(
+                selection=ANYTHING, aggregate=aggregate, of=1, intervals=(Interval(units * number),)
+            )
+            assert set(tables.match(0, step)) == brute.match(held, 0, step)
+
+    # 1. Six days of five users each, in slices of their own.
+    add(*((day, user) for day in range(6) for user in range(5)))
+    fold(store, tables)
+    check()
+    check()
+    # 2. More on the last day, then late on an early one, in memory and then stored.
+    add((5, 1), (0, 7))
+    check()
+    fold(store, tables)
+    check()
+    # 3. A user goes, and another comes back with a single event.
+    for user in (1, 3):
+        tables.extract(0, user)
+        held[:] = [row for row in held if row.user != user]
+        check()
+    add((2, 3))
+    check()
+    # 4. The parts with removed users are rewritten.
+    fold(store, tables)
+    check()
+
+
 def test_what_a_match_looked_at_is_counted(store: Store, tables: EventTables) -> None:
     tables.add([row(user, sequence=user) for user in range(1_000)])
     tables.users(0, ANYTHING)
