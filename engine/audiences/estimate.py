@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import msgspec
 
@@ -21,7 +22,7 @@ from engine.audiences.model import Exact, MaxRelativeError, Precision, Size, Siz
 from engine.audiences.sampling import estimated_size, exact_size, failed_size, relative_error
 from engine.backend import Backend, Count, Counts
 from engine.errors import DataLoss, DeadlineExceeded, InvalidInput
-from engine.plan.model import Plan
+from engine.plan.model import Plan, Step
 from engine.values import PARTITION_COUNT
 
 EXACT_BUDGET_DEFAULT_MS = 50
@@ -33,7 +34,21 @@ EXACT_AT_ONCE_USERS_MAX = 20_000
 LEVELS_PARTITIONS = (64, 128, 256, 512, PARTITION_COUNT)
 """Samples, each contained in the next."""
 
+FIRST_LEVEL_PARTITIONS_MAX = 256
+"""A first sample is a whole group of the backend's, if that is no more than this: sets that are kept from one
+question to the next are a group's, so a part of one costs as much.
+"""
+
+GIVEN_UP_SECONDS = 60.0
+"""After a larger sample took too long none is tried for questions of the same shape for so long: what it
+reads may not be in memory, which the cost of a smaller sample does not tell.
+"""
+
 DECISIONS_REMEMBERED_MAX = 1_024
+
+
+_Shape: TypeAlias = tuple[str, tuple[type[Step], ...]]
+"""An account, and the kinds of a plan's steps: what stays when an operand or the instant is another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +85,11 @@ class Estimator:
         self._timer = timer
         self._lock = threading.Lock()
         self._decided: OrderedDict[tuple[bytes, int], int] = OrderedDict()
+        self._given_up: OrderedDict[_Shape, tuple[int, float]] = OrderedDict()
+        group = PARTITION_COUNT // backend.capabilities().groups
+        self._first_level = next(
+            level for level in LEVELS_PARTITIONS if level >= min(group, FIRST_LEVEL_PARTITIONS_MAX)
+        )
 
     def sizes(self, question: Question) -> Sampled:
         """The sizes of the roots, sampled or exact.
@@ -106,31 +126,46 @@ class Estimator:
         after all is given up for the one before.
         """
         begun = self._timer()
-        level = LEVELS_PARTITIONS[0]
+        shape = _shape(question.plan)
+        ceiling = self._ceiling(shape, begun)
+        level = self._first_level
         counts = self._read(question, level)
         cost = spent = self._timer() - begun
         while True:
             fitting = [
                 larger
                 for larger in LEVELS_PARTITIONS
-                if larger > level and spent + cost * larger / level <= budget
+                if level < larger <= ceiling and spent + cost * larger / level <= budget
             ]
             if not fitting:
                 return counts, level
             try:
                 counts = self._read(question, fitting[-1], seconds_max=budget - spent)
             except DeadlineExceeded:
+                self._give_up(shape, level)
                 return counts, level
             level = fitting[-1]
             cost = self._timer() - begun - spent
             spent += cost
+
+    def _ceiling(self, shape: _Shape, now: float) -> int:
+        """The largest level to try."""
+        with self._lock:
+            level, until = self._given_up.get(shape, (PARTITION_COUNT, math.inf))
+        return level if now < until else PARTITION_COUNT
+
+    def _give_up(self, shape: _Shape, level: int) -> None:
+        with self._lock:
+            self._given_up[shape] = level, self._timer() + GIVEN_UP_SECONDS
+            if len(self._given_up) > DECISIONS_REMEMBERED_MAX:
+                self._given_up.popitem(last=False)
 
     def _until_precise(self, question: Question, population: int, error_max: float) -> tuple[Counts, int]:
         """Larger and larger samples until the first root's error is small enough.
 
         The width of an interval falls with the square root of the sample, which tells the level to go to.
         """
-        level = LEVELS_PARTITIONS[0]
+        level = self._first_level
         while True:
             counts = self._read(question, level)
             size = _stand_for(counts, population).sizes[0]
@@ -182,6 +217,10 @@ class Estimator:
             self._decided[key] = level
             if len(self._decided) > DECISIONS_REMEMBERED_MAX:
                 self._decided.popitem(last=False)
+
+
+def _shape(plan: Plan) -> _Shape:
+    return plan.account, tuple([type(step) for step in plan.steps])
 
 
 def _stand_for(counts: Counts, population: int) -> Sampled:

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from engine.audiences.estimate import Estimator, Question, check_precision
+from engine.audiences.estimate import GIVEN_UP_SECONDS, Estimator, Question, check_precision
 from engine.audiences.model import Default, Exact, MaxRelativeError, Precision, SizeState, TimeBudget
 from engine.backend import Count, Counts, EventRecord
 from engine.criteria.model import EventType
 from engine.errors import DataLoss, DeadlineExceeded, InvalidInput
 from engine.local.backend import LocalBackend
+from engine.local.settings import LocalSettings
 from engine.plan.model import BucketMatch, EventMatch, EventSelection, Interval, Nobody, Plan, Universe
 from engine.values import PARTITION_COUNT
 from tests.engine.site import ACCOUNT, NOW, WEB
@@ -72,7 +73,8 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBackend]:
-    backend = LocalBackend.open(tmp_path_factory.mktemp("store"))
+    # A group has 64 partitions, the smallest sample.
+    backend = LocalBackend.open(tmp_path_factory.mktemp("store"), settings=LocalSettings(groups=16))
     for first in range(0, USERS, 8_000):
         backend.append(ACCOUNT, [row(number) for number in range(first, first + 8_000)])
     yield backend
@@ -141,6 +143,19 @@ def test_a_sample_that_takes_too_long_is_given_up_for_the_one_before(watched: Wa
     estimator, question = asked(watched, TimeBudget(100_000))
     assert estimator.sizes(question).sizes[0].state is SizeState.ESTIMATED
     assert watched.read == [64]
+
+
+def test_a_sample_given_up_is_not_tried_again_for_a_while(watched: Watched) -> None:
+    watched.too_slow_above = 64
+    estimator, question = asked(watched, Default())
+    estimator.sizes(question)
+    watched.too_slow_above = PARTITION_COUNT
+    estimator.sizes(dataclasses.replace(question, key=b"another instant"))
+    assert watched.read == [64, 64]
+    watched.seconds += GIVEN_UP_SECONDS
+    later = estimator.sizes(dataclasses.replace(question, key=b"later"))
+    assert watched.read == [64, 64, 64, PARTITION_COUNT]
+    assert later.sizes[0].state is SizeState.EXACT
 
 
 def test_exact_whatever_it_takes(watched: Watched) -> None:
