@@ -297,22 +297,43 @@ def _at_end(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe)
     first = step.aggregate is Aggregate.FIRST
     sign = 1 if first else -1
     furthest = np.iinfo(np.int64).max
+    ordered = _approaching(parts, first)
+    compared = universe.slots if any(overlaps for _, overlaps in ordered) else 0
+    times, sequences = np.full(compared, furthest), np.full(compared, furthest)
     numbers = np.zeros(universe.slots)
-    times = np.full(universe.slots, furthest)
-    sequences = np.full(universe.slots, furthest)
     present = np.zeros(universe.slots, np.bool_)
-    for rows, column in _number_rows(parts, step, universe):
-        ends = rows.starts[:-1] if first else rows.starts[1:] - 1
-        slots = rows.row_slots[ends]
-        time = sign * rows.at(rows.part.times())[ends]
-        sequence = sign * rows.at(rows.part.sequences())[ends]
-        nearer = (time < times[slots]) | ((time == times[slots]) & (sequence < sequences[slots]))
-        slots = slots[nearer]
-        times[slots] = time[nearer]
-        sequences[slots] = sequence[nearer]
-        numbers[slots] = column.doubles[ends[nearer]]
-        present[slots] = True
+    for part, overlaps in ordered:
+        for rows, column in _number_rows((part,), step, universe):
+            ends = rows.starts[:-1] if first else rows.starts[1:] - 1
+            slots = rows.slots
+            if overlaps:
+                # What an earlier stretch of time left in `times` is further than anything of this one.
+                time = sign * rows.at(rows.part.times())[ends]
+                sequence = sign * rows.at(rows.part.sequences())[ends]
+                nearer = (time < times[slots]) | ((time == times[slots]) & (sequence < sequences[slots]))
+                slots, ends = slots[nearer], ends[nearer]
+                times[slots] = time[nearer]
+                sequences[slots] = sequence[nearer]
+            numbers[slots] = column.doubles[ends]
+            present[slots] = True
     return _numbers_pass(numbers, present, step.intervals)
+
+
+def _approaching(parts: Sequence[Part], first: bool) -> list[tuple[Part, bool]]:
+    """The parts from the furthest to the nearest to the wanted end of time, and whether each has a time in
+    common with another. One that has none overrules all before it.
+    """
+    ordered = sorted(parts, key=lambda part: part.record.time_min)
+    stretches: list[list[Part]] = []
+    end = None
+    for part in ordered:
+        if end is None or part.record.time_min > end:
+            stretches.append([])
+        stretches[-1].append(part)
+        end = part.record.time_max if end is None else max(end, part.record.time_max)
+    if first:
+        stretches.reverse()
+    return [(part, len(stretch) > 1) for stretch in stretches for part in stretch]
 
 
 def _numbers_pass(numbers: Floats, present: Bools, intervals: Iterable[Interval]) -> Bools:

@@ -72,7 +72,7 @@ class Rows:
         """Where each user's rows start among these, and their number at the end."""
         return runs(self.row_slots)
 
-    @property
+    @cached_property
     def slots(self) -> Ints:
         """The slots that have rows, each once."""
         return self.row_slots[self.starts[:-1]]
@@ -128,7 +128,7 @@ def _universe_rows(part: Part, universe: Universe) -> Rows:
     rows = Rows(part, None, part.row_users())
     if live is not None:
         return _filtered(rows, live)
-    rows.starts = part.offsets()
+    rows.starts, rows.slots = part.offsets(), part.users()
     return rows
 
 

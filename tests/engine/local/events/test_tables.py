@@ -173,6 +173,38 @@ def test_of_equal_times_the_first_and_the_last_to_arrive_count(
                 assert set(tables.match(0, step)) == ({1} if number == expected else set())
 
 
+@pytest.mark.parametrize("aggregate", [Aggregate.FIRST, Aggregate.LAST])
+def test_the_first_and_the_last_of_parts_that_overlap_and_parts_that_do_not(
+    store: Store, tables: EventTables, monkeypatch: pytest.MonkeyPatch, aggregate: Aggregate
+) -> None:
+    """Stored days that share no instant; two folds of one day that cross, and meet in one instant; a part in
+    memory over several days.
+    """
+    monkeypatch.setattr(table_module, "SLICE_ROWS_MAX", 8)
+    batches = [
+        [(day, place % 5, day * 10 + place, place % 3) for day in range(4) for place in range(6)],
+        [(1, 0, 51, 1), (1, 1, 52, 0), (1, 2, 53, 5)],
+        [(6, 1, 61, 0), (6, 2, 62, 2)],
+        [(6, 1, 63, 0), (6, 2, 64, 1), (7, 4, 65, 0)],
+        [(0, 3, 71, 0), (3, 4, 72, 9), (6, 1, 73, 0), (8, 0, 74, 0)],
+    ]
+    held: list[EventRow] = []
+    for number, batch in enumerate(batches):
+        rows = [
+            row(user, NOON + day * MICROS_PER_DAY + late, 1 + len(held) + place, _1=float(value))
+            for place, (day, user, value, late) in enumerate(batch)
+        ]
+        tables.add(rows)
+        held += rows
+        if number < len(batches) - 1:
+            fold(store, tables)
+        for value in {value for batch in batches for _, _, value, _ in batch}:
+            step = ResolvedEventMatch(
+                selection=ANYTHING, aggregate=aggregate, of=1, intervals=(Interval(value, True, value, True),)
+            )
+            assert set(tables.match(0, step)) == brute.match(held, 0, step)
+
+
 def test_a_later_start_succeeds_where_the_earliest_fails(tables: EventTables) -> None:
     a, b = (AttributeRow(1, Equals(letter)) for letter in "ab")
     tables.add([row(1, NOON, 1, _1="a"), row(1, NOON + 8, 2, _1="a"), row(1, NOON + 10, 3, _1="b")])
