@@ -24,12 +24,13 @@ LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     "engine.local.execute": {"NARROW_SHARE": (1, 1_000), "COMPILED_PLANS_MAX": (1,)},
     "engine.local.leaves": {"PROFILE_USERS_MAX": (0, 1), "PROFILE_USERS_OVER_SCAN_MAX": (0, 1)},
     "engine.local.properties": {"TEXT_IN_KEY_BYTES_MAX": (0, 2)},
-    "engine.local.events.aggregate": {
-        "DENSE_SHARE": (1, 1_000),
+    "engine.local.events.aggregate": {"DENSE_SHARE": (1, 1_000)},
+    "engine.local.events.decimals": {"MANTISSA_MAX": (0, 10), "EXPONENT_MAX": (0, 1)},
+    "engine.local.events.distinct": {
+        "MARKS_MAX": (0, 2),
         "_PAIR_MAX": (0, 8),
         "FLAGS_PER_PAIR_MAX": (0, 1_000),
     },
-    "engine.local.events.decimals": {"MANTISSA_MAX": (0, 10), "EXPONENT_MAX": (0, 1)},
     "engine.local.events.select": {"PROBE_COST": (0, 1_000)},
     "engine.local.events.sequence": {"_KEY_MAX": (0,)},
     "engine.local.events.sums": {"_INTEGER_MAX": (1, 1 << 8)},

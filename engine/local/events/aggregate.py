@@ -13,29 +13,18 @@ import numpy as np
 
 from engine.criteria.model import Aggregate
 from engine.criteria.ranges import Interval
-from engine.local.events.arrays import Bools, Floats, Int64s, Ints, sorted_distinct
-from engine.local.events.columns import (
-    Column,
-    DictionaryColumn,
-    NumberColumn,
-    doubles_between,
-    integers_between,
-)
-from engine.local.events.days import local_days
+from engine.local.events.arrays import Bools, Floats, Ints
+from engine.local.events.columns import NumberColumn, doubles_between, integers_between
 from engine.local.events.decimals import integer_bounds
-from engine.local.events.model import ResolvedEventMatch, ResolvedSelection
+from engine.local.events.distinct import distinct_days, distinct_values
+from engine.local.events.model import ResolvedEventMatch
 from engine.local.events.part import Part, derived_of_all
-from engine.local.events.select import Universe, selected
+from engine.local.events.select import Universe, lasting_parts, selected
 from engine.local.events.sums import NumberRows, Totals, average_passing, sum_passing
-from engine.values import MICROS_PER_DAY, Kind, Value
+from engine.values import Kind
 
 DENSE_SHARE = 16
 """A part adds its counts as one dense array when at least one in so many slots has rows in it."""
-
-_PAIR_MAX = 1 << 62
-
-FLAGS_PER_PAIR_MAX = 16
-"""Distinct pairs are found with a flag for each possible pair up to so many flags a pair, else by sorting."""
 
 
 def passing(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> Bools:
@@ -44,9 +33,9 @@ def passing(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe)
         case Aggregate.COUNT:
             return _in_intervals(count_rows(parts, step, universe), step.intervals)
         case Aggregate.DISTINCT_DAYS:
-            return _in_intervals(_distinct_days(parts, step, universe), step.intervals)
+            return _in_intervals(distinct_days(parts, step, universe), step.intervals)
         case Aggregate.DISTINCT:
-            return _in_intervals(_distinct_values(parts, step, universe), step.intervals)
+            return _in_intervals(distinct_values(parts, step, universe), step.intervals)
         case Aggregate.SUM:
             totals, rows = _totals(parts, step, universe)
             return sum_passing(totals, rows, step.intervals)
@@ -97,108 +86,6 @@ def _in_intervals(counts: Ints, intervals: Iterable[Interval]) -> Bools:
     return passed
 
 
-# --- distinct -----------------------------------------------------------------------------------------------
-
-
-def _distinct_days(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> Ints:
-    slots, days = [], []
-    for rows in selected(parts, step.selection, universe):
-        row_days = local_days(rows.at(rows.part.times()), step.time_zone)
-        row_slots = rows.row_slots
-        # Most repeats are neighbours, and dropping them here saves sorting them.
-        first = np.ones(len(row_days), np.bool_)
-        first[1:] = (row_days[1:] != row_days[:-1]) | (row_slots[1:] != row_slots[:-1])
-        slots.append(row_slots[first])
-        days.append(row_days[first])
-    if not slots:
-        return np.zeros(universe.slots, np.int64)
-    codes = np.concatenate(days)
-    codes -= codes.min()
-    return distinct_pairs(np.concatenate(slots), codes, universe.slots)
-
-
-def _distinct_values(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> Ints:
-    slots: list[Ints] = []
-    columns: list[Column] = []
-    for rows in selected(parts, step.selection, universe):
-        for kind in Kind:
-            found = rows.with_column(step.of, kind)
-            if found is not None:
-                slots.append(found[0].row_slots)
-                columns.append(found[1])
-    if not slots:
-        return np.zeros(universe.slots, np.int64)
-    codes = _integer_codes(columns, universe.slots)
-    if codes is None:
-        values = _ValueCodes()
-        codes = [values.codes_of(column) for column in columns]
-    return distinct_pairs(np.concatenate(slots), np.concatenate(codes), universe.slots)
-
-
-def _integer_codes(columns: list[Column], slot_count: int) -> list[Int64s] | None:
-    """Codes without looking values up: the integers of the numbers, if there is nothing else and they are in
-    a range narrow enough for `distinct_pairs`.
-    """
-    exponent = max((column.exponent for column in columns if isinstance(column, NumberColumn)), default=0)
-    scaled: list[tuple[Ints, int]] = []
-    low = high = 0
-    for column in columns:
-        if not isinstance(column, NumberColumn) or column.mantissas is None:
-            return None
-        factor = 10 ** (exponent - column.exponent)
-        low = min(low, int(column.mantissas.min()) * factor)
-        high = max(high, int(column.mantissas.max()) * factor)
-        scaled.append((column.mantissas, factor))
-    if (high - low + 1) * slot_count > _PAIR_MAX:
-        return None
-    return [mantissas.astype(np.int64) * factor - low for mantissas, factor in scaled]
-
-
-class _ValueCodes:
-    """Numbers values across parts: one number for each different value of each kind."""
-
-    def __init__(self) -> None:
-        # By kind first: as keys of one dictionary 1.0, True and the instant 1 would be the same.
-        self._numbers: dict[Kind, dict[Value, int]] = {kind: {} for kind in Kind}
-        self._given = 0
-
-    def codes_of(self, column: Column) -> Int64s:
-        if isinstance(column, DictionaryColumn):
-            used, places = np.unique(column.codes, return_inverse=True)
-            values = column.entries.values
-            return self._numbered(column.entries.kind, [values[code] for code in used.tolist()])[places]
-        if isinstance(column, NumberColumn):
-            numbers, places = np.unique(column.doubles, return_inverse=True)
-            return self._numbered(Kind.NUMBER, numbers.tolist())[places]
-        times, places = np.unique(column.times, return_inverse=True)
-        return self._numbered(Kind.TIME, times.tolist())[places]
-
-    def _numbered(self, kind: Kind, values: list[Value]) -> Int64s:
-        numbers = self._numbers[kind]
-        codes = []
-        for value in values:
-            code = numbers.get(value)
-            if code is None:
-                code = numbers[value] = self._given
-                self._given += 1
-            codes.append(code)
-        return np.array(codes, np.int64)
-
-
-def distinct_pairs(slots: Ints, codes: Int64s, slot_count: int) -> Ints:
-    """For each slot with how many different codes, from 0 up, it is paired."""
-    code_count = int(codes.max()) + 1
-    if slot_count * code_count <= FLAGS_PER_PAIR_MAX * len(slots):
-        flags = np.zeros((code_count, slot_count), np.uint8)
-        flags[codes, slots] = 1
-        counts: Ints = np.zeros(slot_count, np.min_scalar_type(code_count))
-        for code_flags in flags:
-            counts += code_flags
-        return counts
-    pairs = sorted_distinct(slots.astype(np.int64) * code_count + codes)
-    return np.bincount(pairs // code_count, minlength=slot_count)
-
-
 # --- numbers ------------------------------------------------------------------------------------------------
 
 
@@ -216,7 +103,7 @@ def _totals(
     parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe
 ) -> tuple[Totals, Callable[[], list[NumberRows]]]:
     """What there is to add up, and all its rows."""
-    lasting, others = _lasting_parts(parts, step.selection, universe)
+    lasting, others = lasting_parts(parts, step.selection, universe)
     rows = _number_rows(others, step, universe)
     totals = Totals.of_rows(rows, universe.slots)
     if not lasting:
@@ -229,24 +116,6 @@ def _totals(
 
     totals = totals.plus(derived_of_all(lasting, (Totals, step.of), added))
     return totals, lambda: _number_rows(parts, step, universe)
-
-
-def _lasting_parts(
-    parts: Sequence[Part], selection: ResolvedSelection, universe: Universe
-) -> tuple[list[Part], list[Part]]:
-    """The parts all of whose rows take part and that are likely to be the same at the next question, and
-    the others: those in memory, at an edge of the window, or with the last day's rows, where more arrive.
-    """
-    if universe.ids is not None or selection.where is not None:
-        return [], list(parts)
-    last_day = max(part.record.time_max for part in parts) // MICROS_PER_DAY
-    lasting: list[Part] = []
-    others: list[Part] = []
-    for part in parts:
-        lasts = part.state is not None and part.record.time_max // MICROS_PER_DAY < last_day
-        whole = part.within(selection.time.start, selection.time.end)
-        (lasting if lasts and whole else others).append(part)
-    return lasting, others
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +148,7 @@ class _Extremes:
 
 
 def _extreme(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe, better: np.ufunc) -> Bools:
-    lasting, others = _lasting_parts(parts, step.selection, universe)
+    lasting, others = lasting_parts(parts, step.selection, universe)
     extremes = _Extremes.of_rows(_number_rows(others, step, universe), universe.slots, better)
     if lasting:
         universe.looked_at += sum(part.record.users for part in lasting)

@@ -26,7 +26,7 @@ from engine.local.events.model import (
     RowCondition,
 )
 from engine.local.events.part import Part
-from engine.values import Kind
+from engine.values import MICROS_PER_DAY, Kind
 
 PROBE_COST = 64
 """Looking a user up in a part costs about as much as reading this many of its users in order."""
@@ -118,6 +118,24 @@ def selected(parts: Sequence[Part], selection: ResolvedSelection, universe: Univ
         rows = select_rows(part, selection, universe)
         if rows is not None:
             yield rows
+
+
+def lasting_parts(
+    parts: Sequence[Part], selection: ResolvedSelection, universe: Universe
+) -> tuple[list[Part], list[Part]]:
+    """The parts all of whose rows take part and that are likely to be the same at the next question, and
+    the others: those in memory, at an edge of the window, or with the last day's rows, where more arrive.
+    """
+    if universe.ids is not None or selection.where is not None:
+        return [], list(parts)
+    last_day = max(part.record.time_max for part in parts) // MICROS_PER_DAY
+    lasting: list[Part] = []
+    others: list[Part] = []
+    for part in parts:
+        lasts = part.state is not None and part.record.time_max // MICROS_PER_DAY < last_day
+        whole = part.within(selection.time.start, selection.time.end)
+        (lasting if lasts and whole else others).append(part)
+    return lasting, others
 
 
 def _universe_rows(part: Part, universe: Universe) -> Rows:

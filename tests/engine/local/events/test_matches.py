@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from pyroaring import BitMap
 
 from engine.local.environment import Store
-from engine.local.events import EventRow, EventTables, ResolvedEventMatch, ResolvedSelection, ResolvedSequence
+from engine.local.events import (
+    EventRow,
+    EventTables,
+    ResolvedEventMatch,
+    ResolvedSelection,
+    ResolvedSequence,
+    distinct,
+)
 from engine.local.events import table as table_module
 from engine.values import kind_of
 from tests.engine.local.events import brute, drawing
@@ -90,14 +97,18 @@ def lived(store: Store, account: int, life: list[tuple[list[EventRow], str]]) ->
     return history
 
 
-@pytest.fixture(params=[(4, 2), (1 << 16, 8)], ids=["small slices", "usual slices"])
-def slices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows_max, parts_max = request.param
+@pytest.fixture(
+    params=[(4, 2, 64), (4, 2, 2), (1 << 16, 8, 64)],
+    ids=["small slices", "small slices, two marks", "usual limits"],
+)
+def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows_max, parts_max, marks_max = request.param
     monkeypatch.setattr(table_module, "SLICE_ROWS_MAX", rows_max)
     monkeypatch.setattr(table_module, "SLICE_PARTS_MAX", parts_max)
+    monkeypatch.setattr(distinct, "MARKS_MAX", marks_max)
 
 
-@pytest.mark.usefixtures("slices")
+@pytest.mark.usefixtures("limits")
 class TestAgainstBruteForce:
     @given(
         life=lives,

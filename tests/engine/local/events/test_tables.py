@@ -442,7 +442,7 @@ def test_a_small_cache_changes_no_answer(store: Store, new_account: NewAccount) 
     assert set(tables.match(0, counted(8.0))) == {0}
 
 
-NUMBER_AGGREGATES = (
+KEPT_AGGREGATES = (
     Aggregate.SUM,
     Aggregate.AVERAGE,
     Aggregate.MIN,
@@ -450,10 +450,11 @@ NUMBER_AGGREGATES = (
     Aggregate.FIRST,
     Aggregate.LAST,
     Aggregate.DISTINCT,
+    Aggregate.DISTINCT_DAYS,
 )
 
 
-@pytest.mark.parametrize("aggregate", NUMBER_AGGREGATES)
+@pytest.mark.parametrize("aggregate", KEPT_AGGREGATES)
 @pytest.mark.parametrize("number", [1.0, 0.25, 1e300])
 def test_an_aggregate_asked_again_follows_every_change(
     store: Store, tables: EventTables, monkeypatch: pytest.MonkeyPatch, aggregate: Aggregate, number: float
@@ -464,7 +465,13 @@ def test_an_aggregate_asked_again_follows_every_change(
 
     def add(*days_and_users: tuple[int, int]) -> None:
         rows = [
-            row(user, NOON + day * MICROS_PER_DAY, 1 + len(held) + place, _1=number * (day + 2 * user + 1))
+            row(
+                user,
+                NOON + day * MICROS_PER_DAY,
+                1 + len(held) + place,
+                _1=number * (day + 2 * user + 1),
+                _2=str((day + user) % 4),
+            )
             for place, (day, user) in enumerate(days_and_users)
         ]
         tables.add(rows)
@@ -472,10 +479,11 @@ def test_an_aggregate_asked_again_follows_every_change(
 
     def check() -> None:
         for units in range(24):
-            step = ResolvedEventMatch(
-                selection=ANYTHING, aggregate=aggregate, of=1, intervals=(Interval(units * number),)
-            )
-            assert set(tables.match(0, step)) == brute.match(held, 0, step)
+            for of, low in ((1, units * number), (1, float(units)), (2, float(units))):
+                step = ResolvedEventMatch(
+                    selection=ANYTHING, aggregate=aggregate, of=of, intervals=(Interval(low),)
+                )
+                assert set(tables.match(0, step)) == brute.match(held, 0, step)
 
     # 1. Six days of five users each, in slices of their own.
     add(*((day, user) for day in range(6) for user in range(5)))
