@@ -215,9 +215,15 @@ class DictionaryColumn:
             # A few rows of a large dictionary: decide their entries only.
             used, codes = np.unique(self.codes, return_inverse=True)
             values = self.entries.values
-            passed = np.fromiter((matcher.passes(values[code]) for code in used), np.bool_, len(used))
-            return passed[codes]
-        return self.entries.test(matcher)[self.codes]
+            outcomes = np.fromiter((matcher.passes(values[code]) for code in used), np.bool_, len(used))
+            return outcomes[codes]
+        entries = self.entries.test(matcher)
+        passing = np.flatnonzero(entries)
+        if len(passing) == 1:
+            # Comparing small integers is several times as fast as looking each of them up.
+            passed: Bools = self.codes == int(passing[0])
+            return passed
+        return entries[self.codes]
 
     def pack(self) -> bytes:
         head, tail = _packed_positions(self.positions)
