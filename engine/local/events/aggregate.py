@@ -163,29 +163,69 @@ def _extreme(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe
 
 def _at_end(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> Bools:
     """FIRST and LAST: by time, of equal times by arrival."""
-    first = step.aggregate is Aggregate.FIRST
-    sign = 1 if first else -1
-    furthest = np.iinfo(np.int64).max
-    ordered = _approaching(parts, first)
-    compared = universe.slots if any(overlaps for _, overlaps in ordered) else 0
-    times, sequences = np.full(compared, furthest), np.full(compared, furthest)
-    numbers = np.zeros(universe.slots)
-    present = np.zeros(universe.slots, np.bool_)
-    for part, overlaps in ordered:
-        for rows, column in _number_rows((part,), step, universe):
-            ends = rows.starts[:-1] if first else rows.starts[1:] - 1
-            slots = rows.slots
-            if overlaps:
-                # What an earlier stretch of time left in `times` is further than anything of this one.
-                time = sign * rows.at(rows.part.times())[ends]
-                sequence = sign * rows.at(rows.part.sequences())[ends]
-                nearer = (time < times[slots]) | ((time == times[slots]) & (sequence < sequences[slots]))
-                slots, ends = slots[nearer], ends[nearer]
-                times[slots] = time[nearer]
-                sequences[slots] = sequence[nearer]
-            numbers[slots] = column.doubles[ends]
-            present[slots] = True
-    return _numbers_pass(numbers, present, step.intervals)
+    lasting, others = lasting_parts(parts, step.selection, universe)
+    ends = _Ends(np.zeros(universe.slots), np.zeros(universe.slots, np.bool_))
+    low = min((part.record.time_min for part in lasting), default=0)
+    high = max((part.record.time_max for part in lasting), default=0)
+    if not lasting or any(part.overlaps(low, high + 1) for part in others):
+        ends.approach(parts, step, universe)
+        return _numbers_pass(ends.numbers, ends.present, step.intervals)
+
+    def gathered() -> _Ends:
+        whole = Universe(lasting, None)
+        found = _Ends(np.zeros(whole.slots), np.zeros(whole.slots, np.bool_))
+        found.approach(lasting, step, whole)
+        return found
+
+    universe.looked_at += sum(part.record.users for part in lasting)
+    before = [part for part in others if part.record.time_max < low]
+    after = [part for part in others if part.record.time_min > high]
+    further, nearer = (after, before) if step.aggregate is Aggregate.FIRST else (before, after)
+    ends.approach(further, step, universe)
+    ends.overrule(derived_of_all(lasting, (step.aggregate, step.of), gathered))
+    ends.approach(nearer, step, universe)
+    return _numbers_pass(ends.numbers, ends.present, step.intervals)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """The first or the last number of each slot so far, and which slots have one."""
+
+    numbers: Floats
+    present: Bools
+
+    @property
+    def nbytes(self) -> int:
+        return self.numbers.nbytes + self.present.nbytes
+
+    def overrule(self, nearer: _Ends) -> None:
+        """Takes over those of a stretch of time that is nearer to the end; it has no more slots."""
+        count = len(nearer.present)
+        np.copyto(self.numbers[:count], nearer.numbers, where=nearer.present)
+        self.present[:count] |= nearer.present
+
+    def approach(self, parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> None:
+        """Goes on through parts that are nearer to the end than all before."""
+        first = step.aggregate is Aggregate.FIRST
+        sign = 1 if first else -1
+        furthest = np.iinfo(np.int64).max
+        ordered = _approaching(parts, first)
+        compared = universe.slots if any(overlaps for _, overlaps in ordered) else 0
+        times, sequences = np.full(compared, furthest), np.full(compared, furthest)
+        for part, overlaps in ordered:
+            for rows, column in _number_rows((part,), step, universe):
+                ends = rows.starts[:-1] if first else rows.starts[1:] - 1
+                slots = rows.slots
+                if overlaps:
+                    # What an earlier stretch of time left in `times` is further than anything of this one.
+                    time = sign * rows.at(rows.part.times())[ends]
+                    sequence = sign * rows.at(rows.part.sequences())[ends]
+                    nearer = (time < times[slots]) | ((time == times[slots]) & (sequence < sequences[slots]))
+                    slots, ends = slots[nearer], ends[nearer]
+                    times[slots] = time[nearer]
+                    sequences[slots] = sequence[nearer]
+                self.numbers[slots] = column.doubles[ends]
+                self.present[slots] = True
 
 
 def _approaching(parts: Sequence[Part], first: bool) -> list[tuple[Part, bool]]:
