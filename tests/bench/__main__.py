@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     intervals = tables.add_parser("intervals", help="coverage of the 95 % intervals, random criteria")
     intervals.add_argument("--users", type=int, default=1_000_000)
     intervals.add_argument("--events", type=int, default=500_000)
+    intervals.add_argument("--copies", type=int, default=0, help="of the sample, for a world; 405: 1 M users")
     intervals.add_argument("--criteria", type=int, default=2_000)
     intervals.add_argument("--keep", type=Path, help="directory the filled store stays in")
     return parser
@@ -81,7 +82,10 @@ def _intervals(options: argparse.Namespace, console: Console) -> None:
     from tests.bench import intervals, marketing_world
 
     scale = marketing_world.Scale(users=options.users, events=options.events)
-    intervals.run(intervals.Options(scale=scale, criteria=options.criteria, keep=options.keep), console)
+    intervals.run(
+        intervals.Options(scale=scale, criteria=options.criteria, keep=options.keep, copies=options.copies),
+        console,
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +44,7 @@ from engine.plan.compile import compile_criterion
 from engine.plan.model import Plan
 from engine.plan.tree import Account, JourneyTree
 from engine.values import MICROS_PER_DAY, PARTITION_COUNT
+from tests.bench import sample_world
 from tests.bench.marketing_world import (
     ACCOUNT,
     AMOUNT_CENTS_MAX,
@@ -51,7 +52,6 @@ from tests.bench.marketing_world import (
     EVENT_DAYS,
     EVENT_NAMES,
     INPUT,
-    JOURNEY,
     NOW,
     PLANS,
     SCORE_MAX,
@@ -73,11 +73,24 @@ ALL_SIZES = "all"
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """`keep` is a directory that stores stay in, for the next run to find; None = a temporary one."""
+    """`scale` is that of the drawn world; with `copies` of the sample's households the sample is the world
+    instead. `keep` is a directory that stores stay in, for the next run to find; None = a temporary one.
+    """
 
     scale: Scale
     criteria: int
     keep: Path | None = None
+    copies: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """A filled store, and what is asked of it: random criteria over an account's inputs."""
+
+    backend: Backend
+    account: str
+    inputs: tuple[str, ...]
+    predicate: Callable[[np.random.Generator], Criterion]
 
 
 @dataclass(kw_only=True)
@@ -106,13 +119,29 @@ class Outcome:
 def run(options: Options, console: Console) -> Outcome:
     """Fills the store if need be, asks, and prints the table."""
     with _directory(options) as directory:
-        engine = open_engine(directory, options.scale)
+        world = _sample(directory, options.copies) if options.copies else _drawn(directory, options.scale)
         try:
-            outcome = measure(engine.backend, options.criteria)
+            outcome = measure(world, options.criteria)
+            population = world.backend.universe_size(world.account, world.inputs)
         finally:
-            engine.close()
-    console.print(_table(options, outcome))
+            world.backend.close()
+    console.print(_table(options, outcome, population))
     return outcome
+
+
+def _drawn(directory: Path, scale: Scale) -> World:
+    backend = open_engine(directory, scale).backend
+    return World(backend=backend, account=ACCOUNT, inputs=(INPUT,), predicate=_predicate)
+
+
+def _sample(directory: Path, copies: int) -> World:
+    backend, asked = sample_world.open_backend(directory, copies)
+    return World(
+        backend=backend,
+        account=sample_world.ACCOUNT,
+        inputs=tuple(sorted(sample_world.INPUTS)),
+        predicate=asked.predicate,
+    )
 
 
 @contextmanager
@@ -127,13 +156,14 @@ def _directory(options: Options) -> Iterator[Path]:
 # --- asking -------------------------------------------------------------------------------------------------
 
 
-def measure(backend: Backend, criteria: int) -> Outcome:
+def measure(world: World, criteria: int) -> Outcome:
     """So many criteria, each estimated from both choices of partitions."""
+    backend = world.backend
     random = np.random.default_rng(SEED)
     outcome = Outcome()
     asked = 0
     while asked < criteria:
-        plan = _plan(random_criterion(random))
+        plan = _plan(world, random_criterion(random, world.predicate))
         size, population = backend.execute(plan, Count()).sizes
         if not SHARE_MIN <= size / population <= SHARE_MAX:
             continue
@@ -145,9 +175,9 @@ def measure(backend: Backend, criteria: int) -> Outcome:
     return outcome
 
 
-def _plan(criterion: Criterion) -> Plan:
-    journey = JourneyTree(name=JOURNEY, inputs=(INPUT,))
-    plan = compile_criterion(Account(ACCOUNT), journey, criterion, NOW, _no_audience)
+def _plan(world: World, criterion: Criterion) -> Plan:
+    journey = JourneyTree(name=f"{world.account}/journeys/intervals", inputs=world.inputs)
+    plan = compile_criterion(Account(world.account), journey, criterion, NOW, _no_audience)
     return with_universe_root(plan, journey.inputs)
 
 
@@ -183,14 +213,16 @@ def class_of(share: float) -> str:
 # --- random criteria ----------------------------------------------------------------------------------------
 
 
-def random_criterion(random: np.random.Generator) -> Criterion:
+def random_criterion(
+    random: np.random.Generator, predicate: Callable[[np.random.Generator], Criterion]
+) -> Criterion:
     """Attributes, events and buckets by themselves, negated, or two or three of them together."""
     form = random.random()
     if form < 0.5:
-        return _predicate(random)
+        return predicate(random)
     if form < 0.6:
-        return Not(criterion=_predicate(random))
-    parts = tuple(_predicate(random) for _ in range(int(random.integers(2, 4))))
+        return Not(criterion=predicate(random))
+    parts = tuple(predicate(random) for _ in range(int(random.integers(2, 4))))
     return AllOf(criteria=parts) if form < 0.85 else AnyOf(criteria=parts)
 
 
@@ -238,10 +270,10 @@ def _wide(random: np.random.Generator, low: float, high: float) -> float:
 # --- showing ------------------------------------------------------------------------------------------------
 
 
-def _table(options: Options, outcome: Outcome) -> Table:
+def _table(options: Options, outcome: Outcome, population: int) -> Table:
     table = Table(
         box=box.SIMPLE,
-        title=f"Coverage of 95 % intervals: {options.criteria:,} criteria over {options.scale.users:,} users",
+        title=f"Coverage of 95 % intervals: {options.criteria:,} criteria over {population:,} users",
         caption=f"{outcome.misnamed} states that are not what the hits say",
     )
     for heading in ("partitions", "size"):
