@@ -21,7 +21,6 @@ it without a wrapper.
 from __future__ import annotations
 
 import enum
-import math
 from typing import TypeAlias
 
 import xxhash
@@ -60,11 +59,6 @@ _KIND_OF_TYPE = {str: Kind.STRING, float: Kind.NUMBER, bool: Kind.BOOL, int: Kin
 def kind_of(value: Value) -> Kind:
     """The kind of `value`, from its exact Python type."""
     return _KIND_OF_TYPE[type(value)]
-
-
-def is_finite(number: float) -> bool:
-    """True for a number that may enter the store: not NaN, not infinite."""
-    return math.isfinite(number)
 
 
 def partition_of(user_id: str) -> int:

@@ -173,9 +173,3 @@ class Server:
             return self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise CannotListen(f"cannot listen on {address}: {error}") from error
-
-
-def build_server(engine: Engine, config: Config) -> tuple[Server, int]:
-    """A server bound to its port, and that port. Raises CannotListen."""
-    server = Server(engine, config)
-    return server, server.port
