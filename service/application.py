@@ -19,7 +19,10 @@ class Application:
 
     def __init__(self, config: Config) -> None:
         self._stopped = False
-        self._backend = LocalBackend.open(config.data_dir, settings=LocalSettings(groups=config.groups))
+        settings = LocalSettings(
+            groups=config.groups, fold_records=config.fold_records, fold_seconds=config.fold_s
+        )
+        self._backend = LocalBackend.open(config.data_dir, settings=settings)
         try:
             self.engine = Engine(self._backend, limits=config.limits)
             self._server = Server(self.engine, config)

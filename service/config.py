@@ -18,6 +18,7 @@ from typing import Annotated, Any
 from engine import limits as data
 from engine.limits import Limits
 from engine.local.environment import GROUPS_DEFAULT
+from engine.local.settings import FOLD_RECORDS, FOLD_SECONDS
 from service import limits as transport
 from service.interceptors import AccessLog
 from service.logs import LogFormat, LogLevel
@@ -67,6 +68,12 @@ class Config:
             "groups of partitions of a new store, a power of two: 4 to 16 for up to 16 million users", 1, 64
         ),
     ] = GROUPS_DEFAULT
+    fold_records: Annotated[
+        int, Setting("records in the log that start a fold; what is not folded is replayed at a start", 1)
+    ] = FOLD_RECORDS
+    fold_s: Annotated[
+        float, Setting("how long after the first record that is not folded a fold starts", 0.01)
+    ] = FOLD_SECONDS
     refresh_interval_ms: Annotated[
         int, Setting("how often activated audiences are brought up to date", 1)
     ] = REFRESH_INTERVAL_MS

@@ -16,6 +16,7 @@ START_SECONDS_MAX = 120.0
 """Long, because a store that was killed first replays its log."""
 STOP_SECONDS_MAX = 30.0
 POLL_SECONDS = 0.05
+SERVING_CHECK_SECONDS = 1.0
 
 
 class ServiceDied(Exception):
@@ -57,9 +58,7 @@ class ServiceProcess:
             )
             try:
                 self.target = f"{HOST}:{self._read_port(port_file)}"
-                with Client(self.target) as client:
-                    if not client.wait_until_serving(START_SECONDS_MAX):
-                        raise ServiceDied(f"no answer from {self.target}")
+                self._wait_until_serving()
             except BaseException:
                 self.stop()
                 raise
@@ -97,12 +96,24 @@ class ServiceProcess:
         pairs = [str(part) for flag in flags.items() for part in flag]
         return [sys.executable, "-m", "service", *pairs, *self._flags]
 
+    def _check_running(self) -> None:
+        status = self._running().poll()
+        if status is not None:
+            raise ServiceDied(f"the service ended with status {status}")
+
+    def _wait_until_serving(self) -> None:
+        deadline = time.monotonic() + START_SECONDS_MAX
+        with Client(self.target) as client:
+            while not client.wait_until_serving(SERVING_CHECK_SECONDS):
+                # The child may have ended since it told its port.
+                self._check_running()
+                if time.monotonic() > deadline:
+                    raise ServiceDied(f"no answer from {self.target}")
+
     def _read_port(self, port_file: Path) -> int:
         deadline = time.monotonic() + START_SECONDS_MAX
         while time.monotonic() < deadline:
-            status = self._running().poll()
-            if status is not None:
-                raise ServiceDied(f"the service ended with status {status}")
+            self._check_running()
             text = port_file.read_text(encoding="utf-8").strip() if port_file.exists() else ""
             if text:
                 return int(text)
