@@ -19,6 +19,7 @@ import msgspec
 
 from engine.criteria.model import ConsentState, EventType
 from engine.plan.model import Plan
+from engine.upkeep import StoreFigures
 from engine.values import PARTITION_COUNT, Kind, Micros, Value
 
 # --- what goes in -------------------------------------------------------------------------------------------
@@ -511,7 +512,15 @@ class Backend(Protocol):
         """Writes a consistent copy into an empty or missing directory, while reads and writes go on."""
         ...
 
-    def stats(self) -> Stats: ...
+    def stats(self) -> Stats:
+        """The figures that cost nothing to ask for."""
+        ...
+
+    def figures(self, deadline: float | None = None) -> StoreFigures:
+        """All figures. Reads every key, though no value, without holding up anybody. Raises
+        DeadlineExceeded.
+        """
+        ...
 
     def capabilities(self) -> Capabilities: ...
 

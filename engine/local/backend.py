@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import overload
@@ -42,19 +42,27 @@ from engine.backend import (
     Trace,
     ValueCount,
 )
-from engine.errors import FailedPrecondition, InvalidInput, MilepostError, StoreUnavailable
+from engine.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidInput,
+    MilepostError,
+    StoreUnavailable,
+)
 from engine.local.account import Account
 from engine.local.catalogs import Catalogs
 from engine.local.directory import DENSE_MASK, PLACE_SHIFT, SAMPLING_ORDER
 from engine.local.documents import LocalDocuments
-from engine.local.environment import Store, WriteBuffer
+from engine.local.environment import FORMAT_VERSION, Store, WriteBuffer
 from engine.local.execute import Executor, GroupRun, after_group, member_page
 from engine.local.log import AliasEntry, AppendEntry, EraseEntry, WriteAheadLog
 from engine.local.membership import GroupChanges, StoredState, Update
 from engine.local.settings import LocalSettings
 from engine.local.state import State
+from engine.local.statistics import stored_kinds
 from engine.local.writer import Writer
 from engine.plan.model import Plan
+from engine.upkeep import StoreFigures
 from engine.values import PARTITION_COUNT, Micros
 
 FOLD_POLL_SECONDS = 0.2
@@ -80,6 +88,7 @@ class LocalBackend:
         self._index_lock = threading.RLock()
         self._closing = threading.Event()
         self._closed = False
+        self._purging = self._is_purging()
         self._folder = threading.Thread(target=self._fold_now_and_then, name="milepost-fold", daemon=True)
         self._folder.start()
 
@@ -464,12 +473,22 @@ class LocalBackend:
 
     def _fold(self) -> int:
         with self._fold_lock:
-            if self._state.position > self._state.folded.position:
+            if self._has_to_fold:
                 self._write_state()
+                self._purging = self._is_purging()
             folded = self._state.folded.position
             self._log.trim(folded)
             self._merge_event_ids()
         return folded
+
+    @property
+    def _has_to_fold(self) -> bool:
+        """Whether something is only in the log, or rows of erased users are still to be rewritten."""
+        return self._purging or self._state.position > self._state.folded.position
+
+    def _is_purging(self) -> bool:
+        with self._state.locked():
+            return any(account.tables.is_purging for account in self._state.accounts())
 
     def _write_state(self) -> None:
         """Collects under the locks what has changed, and writes it without them: entries are applied and
@@ -503,7 +522,7 @@ class LocalBackend:
         """The background thread: folds when enough has come, or some time after the first of it came."""
         since: float | None = None
         while not self._closing.wait(min(FOLD_POLL_SECONDS, self._settings.fold_seconds)):
-            if self._state.position == self._state.folded.position:
+            if not self._has_to_fold:
                 since = None
                 continue
             since = time.monotonic() if since is None else since
@@ -548,6 +567,32 @@ class LocalBackend:
                 disk_bytes=self._store.index.disk_bytes() + log_bytes,
                 log_bytes=log_bytes,
             )
+
+    def figures(self, deadline: float | None = None) -> StoreFigures:
+        """All figures, counted from one state of the index while others go on."""
+        self._check()
+        with self._store.log.reading() as log, self._store.index.reading() as index:
+            kinds = stored_kinds(log, index, self._expiry(deadline))
+        stats = self.stats()
+        return StoreFigures(
+            store_id=self.store_id,
+            format_version=FORMAT_VERSION,
+            revision=stats.revision,
+            folded_revision=stats.folded_revision,
+            users=stats.users,
+            events=stats.events,
+            is_purging=self._is_purging(),
+            kinds=kinds,
+            files=(self._store.index.figures(), self._store.log.figures()),
+        )
+
+    def _expiry(self, deadline: float | None) -> Callable[[], None]:
+        def check() -> None:
+            self._check()
+            if deadline is not None and time.monotonic() >= deadline:
+                raise DeadlineExceeded("the deadline passed while the keys were counted")
+
+        return check
 
     def capabilities(self) -> Capabilities:
         """What this backend can do beyond the boundary's minimum."""

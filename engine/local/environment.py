@@ -32,6 +32,7 @@ import xxhash
 
 from engine.errors import DataLoss, LimitExceeded, StoreUnavailable
 from engine.local.keys import Family, family_of, key
+from engine.upkeep import StoreFile
 
 FORMAT_VERSION = 1
 
@@ -42,6 +43,10 @@ MAP_BYTES_DEFAULT = 256 << 30
 READERS_MAX = 512
 
 CHECKSUM_BYTES = 8
+
+META_PAGES = 2
+STAT_BLOCK_BYTES = 512
+"""The unit of `st_blocks`, whatever the file system's own."""
 
 _HEADER_KEY = key(Family.META, b"header")
 
@@ -103,6 +108,33 @@ class ReadTransaction:
                 return
             yield found
             more = cursor.next()
+
+    def sizes(self, prefix: bytes) -> Iterator[int]:
+        """For every key with the prefix the bytes of the key and of what is stored under it, in order,
+        without reading values.
+        """
+        cursor = self._txn.cursor()
+        if cursor.set_range(prefix):
+            for found, stored in cursor.iternext():
+                if bytes(found[: len(prefix)]) != prefix:
+                    return
+                yield len(found) + len(stored)
+
+    def walk(self, prefix: bytes) -> Iterator[tuple[bytes, int, memoryview | None]]:
+        """Every key with the prefix, in order, the bytes of key and stored value, and the value, None where
+        it fails its checksum.
+        """
+        cursor = self._txn.cursor()
+        if cursor.set_range(prefix):
+            for found, stored in cursor.iternext():
+                at = bytes(found)
+                if not at.startswith(prefix):
+                    return
+                yield at, len(at) + len(stored), _sound(stored)
+
+    def count(self) -> int:
+        """How many keys there are."""
+        return int(self._txn.stat()["entries"])
 
     def last(self, prefix: bytes) -> tuple[bytes, memoryview] | None:
         """The pair with the greatest key that has the prefix, or None."""
@@ -185,6 +217,7 @@ class Environment:
     """One LMDB environment."""
 
     def __init__(self, directory: Path, *, map_bytes: int = MAP_BYTES_DEFAULT) -> None:
+        self._file = directory / "data.mdb"
         directory.mkdir(parents=True, exist_ok=True)
         with _translated():
             self._env = lmdb.open(str(directory), map_size=map_bytes, max_readers=READERS_MAX, metasync=True)
@@ -223,6 +256,20 @@ class Environment:
         """How much of the file is in use or waiting for reuse."""
         info, stat = self._env.info(), self._env.stat()
         return int((info["last_pgno"] + 1) * stat["psize"])
+
+    def figures(self) -> StoreFile:
+        """What the file takes and how much of it is free. The pages that list the free ones count as free."""
+        info, stat, file = self._env.info(), self._env.stat(), self._file.stat()
+        pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        used_bytes = (pages + META_PAGES) * stat["psize"]
+        return StoreFile(
+            name=self._file.parent.name,
+            disk_bytes=file.st_blocks * STAT_BLOCK_BYTES,
+            file_bytes=file.st_size,
+            used_bytes=used_bytes,
+            free_bytes=max(0, (info["last_pgno"] + 1) * stat["psize"] - used_bytes),
+            limit_bytes=info["map_size"],
+        )
 
     def close(self) -> None:
         """Unmaps the file. No transaction may be open."""
@@ -283,9 +330,15 @@ class Store:
 _GROUPS_ALLOWED = tuple(1 << bits for bits in range(GROUPS_MAX.bit_length()))
 
 
-def _verified(key: bytes, stored: bytes | memoryview) -> memoryview:
+def _sound(stored: bytes | memoryview) -> memoryview | None:
+    """The value without its checksum; None when the two do not fit."""
     value = memoryview(stored)[CHECKSUM_BYTES:]
-    if xxhash.xxh3_64_digest(value) != stored[:CHECKSUM_BYTES]:
+    return value if xxhash.xxh3_64_digest(value) == stored[:CHECKSUM_BYTES] else None
+
+
+def _verified(key: bytes, stored: bytes | memoryview) -> memoryview:
+    value = _sound(stored)
+    if value is None:
         family = family_of(key).name
         raise DataLoss(
             f"a stored value of the family {family} fails its checksum", metadata={"key_family": family}

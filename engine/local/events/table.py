@@ -114,6 +114,11 @@ class Table:
         return bool(self._pending or self._fresh or self._folding or self._remarked)
 
     @property
+    def is_purging(self) -> bool:
+        """Whether rows of removed users are still stored."""
+        return self.record.marked or bool(self._remarked)
+
+    @property
     def fresh_rows(self) -> int:
         """Rows that are not stored yet."""
         return len(self._pending) + sum(part.record.rows for part in (*self._fresh, *self._folding))

@@ -219,6 +219,12 @@ class EventTables:
         stored = txn.get(self._fold_key)
         return 0 if stored is None else int.from_bytes(stored, "big")
 
+    @property
+    def is_purging(self) -> bool:
+        """Whether rows of removed users are still stored."""
+        with self._session():
+            return any(table.is_purging for group in self._groups for table in group.tables.values())
+
     def statistics(self) -> EventStatistics:
         """How much there is."""
         with self._session():
