@@ -7,6 +7,8 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from milepost.v1 import catalog_service_pb2 as _catalog_service_pb2
 from milepost.v1 import data_pb2 as _data_pb2
 import builtins as _builtins
 import sys
@@ -18,6 +20,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _TimeUnit:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TimeUnitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TimeUnit.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TIME_UNIT_UNSPECIFIED: _TimeUnit.ValueType  # 0
+    """Taken as MICROSECONDS."""
+    TIME_UNIT_SECONDS: _TimeUnit.ValueType  # 1
+    TIME_UNIT_MILLISECONDS: _TimeUnit.ValueType  # 2
+    TIME_UNIT_MICROSECONDS: _TimeUnit.ValueType  # 3
+    TIME_UNIT_NANOSECONDS: _TimeUnit.ValueType  # 4
+
+class TimeUnit(_TimeUnit, metaclass=_TimeUnitEnumTypeWrapper):
+    """What an integer that stands for a time counts, since 1970-01-01T00:00:00Z."""
+
+TIME_UNIT_UNSPECIFIED: TimeUnit.ValueType  # 0
+"""Taken as MICROSECONDS."""
+TIME_UNIT_SECONDS: TimeUnit.ValueType  # 1
+TIME_UNIT_MILLISECONDS: TimeUnit.ValueType  # 2
+TIME_UNIT_MICROSECONDS: TimeUnit.ValueType  # 3
+TIME_UNIT_NANOSECONDS: TimeUnit.ValueType  # 4
+Global___TimeUnit: _TypeAlias = TimeUnit  # noqa: Y015
 
 @_typing.final
 class Rejection(_message.Message):
@@ -175,9 +201,34 @@ Global___StreamEventsResponse: _TypeAlias = StreamEventsResponse  # noqa: Y015
 
 @_typing.final
 class ImportHeader(_message.Message):
-    """What the columns of an import mean."""
+    """What the columns of an import mean. A null is no value; so is an empty string, except in an attribute. Any column may be dictionary
+    encoded.
+
+    A row without a user id, a name or a time, or with a value that cannot be converted, is refused by itself. A column whose type has no
+    meaning (binary, struct, map, duration, ...) fails the call with INVALID_ARGUMENT that names the column and its type.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AttributeKindsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _catalog_service_pb2.ValueKind.ValueType
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _catalog_service_pb2.ValueKind.ValueType = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     PARENT_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
@@ -187,19 +238,55 @@ class ImportHeader(_message.Message):
     EVENT_ID_COLUMN_FIELD_NUMBER: _builtins.int
     DEFAULT_NAME_FIELD_NUMBER: _builtins.int
     SKIP_ROWS_FIELD_NUMBER: _builtins.int
+    TYPE_COLUMN_FIELD_NUMBER: _builtins.int
+    INPUT_COLUMN_FIELD_NUMBER: _builtins.int
+    DEFAULT_TYPE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TIME_UNIT_FIELD_NUMBER: _builtins.int
+    ATTRIBUTE_KINDS_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """Required. `accounts/{a}`."""
     input: _builtins.str
     """The input of rows without one."""
     user_id_column: _builtins.str
-    """Column names; empty = `user_id`, `name`, `time`, `event_id`. Every other column is an attribute."""
+    """Column of the user ids: strings, or integers, which are written as decimals. Empty = `user_id`."""
     name_column: _builtins.str
+    """Column of the event names: strings. Empty = `name`. May be missing when there is a `default_name`."""
     time_column: _builtins.str
+    """Column of the times: timestamps (those without a zone are UTC; finer than microseconds is cut off), dates (midnight UTC), integers in
+    `time_unit`, or strings: RFC 3339, also with a space for the T, without an offset (then UTC) or without a time of day (then midnight),
+    or digits that are an integer in `time_unit`. Empty = `time`.
+    """
     event_id_column: _builtins.str
+    """Column of the event ids: strings or integers. Empty = `event_id`, which may be missing."""
     default_name: _builtins.str
     """Event name for rows without one."""
     skip_rows: _builtins.int
-    """Rows to skip: those a former, broken import had acknowledged."""
+    """Rows to skip at the start of the stream: those a former, broken import had acknowledged."""
+    type_column: _builtins.str
+    """Column of the event types: strings, the names of EventType in any case, with or without `EVENT_TYPE_`, or its numbers. Empty = there
+    is none.
+    """
+    input_column: _builtins.str
+    """Column of the inputs, `accounts/{a}/workspaces/{w}/inputs/{i}`. Empty = there is none."""
+    default_type: _data_pb2.EventType.ValueType
+    """Type of rows without one; unspecified is CUSTOM."""
+    request_id: _builtins.str
+    """An import repeated under the same id, in the same record batches, is applied once: each batch of rows is recognised by this id and its
+    place, for as long as request ids are remembered. At most 200 bytes. Empty = not recognised.
+    """
+    time_unit: Global___TimeUnit.ValueType
+    """What integers in times count."""
+    @_builtins.property
+    def attribute_kinds(self) -> _containers.ScalarMap[_builtins.str, _catalog_service_pb2.ValueKind.ValueType]:
+        """Attribute columns to read as another kind than their own type says: strings as NUMBER, BOOL ("true" or "false", in any case) or TIME
+        (as in `time_column`), integers as TIME (in `time_unit`), anything but lists as STRING.
+
+        Without an entry here, every column that is named nowhere above is an attribute of the kind its type says: strings; numbers (integers,
+        floats, decimals; an integer beyond 2^53 refuses its row); bools; times (timestamps and dates); lists of strings. A dense or sparse
+        union has a value of one of these in each row.
+        """
+
     def __init__(
         self,
         *,
@@ -211,10 +298,16 @@ class ImportHeader(_message.Message):
         event_id_column: _builtins.str = ...,
         default_name: _builtins.str = ...,
         skip_rows: _builtins.int = ...,
+        type_column: _builtins.str = ...,
+        input_column: _builtins.str = ...,
+        default_type: _data_pb2.EventType.ValueType = ...,
+        request_id: _builtins.str = ...,
+        time_unit: Global___TimeUnit.ValueType = ...,
+        attribute_kinds: _abc.Mapping[_builtins.str, _catalog_service_pb2.ValueKind.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_name", b"default_name", "event_id_column", b"event_id_column", "input", b"input", "name_column", b"name_column", "parent", b"parent", "skip_rows", b"skip_rows", "time_column", b"time_column", "user_id_column", b"user_id_column"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute_kinds", b"attribute_kinds", "default_name", b"default_name", "default_type", b"default_type", "event_id_column", b"event_id_column", "input", b"input", "input_column", b"input_column", "name_column", b"name_column", "parent", b"parent", "request_id", b"request_id", "skip_rows", b"skip_rows", "time_column", b"time_column", "time_unit", b"time_unit", "type_column", b"type_column", "user_id_column", b"user_id_column"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -251,6 +344,42 @@ class ImportEventsRequest(_message.Message):
 Global___ImportEventsRequest: _TypeAlias = ImportEventsRequest  # noqa: Y015
 
 @_typing.final
+class RefusedRows(_message.Message):
+    """Rows of an import that were not taken, for one reason. A row is named once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """UPPER_SNAKE, for programs."""
+    field: _builtins.str
+    """Path of the field at fault below the row, for example `user_id`."""
+    description: _builtins.str
+    """For people."""
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Places in the stream, from 0, ascending; skipped rows count."""
+
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        field: _builtins.str = ...,
+        description: _builtins.str = ...,
+        rows: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "field", b"field", "reason", b"reason", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefusedRows: _TypeAlias = RefusedRows  # noqa: Y015
+
+@_typing.final
 class ImportEventsResponse(_message.Message):
     """See ImportEvents."""
 
@@ -261,13 +390,20 @@ class ImportEventsResponse(_message.Message):
     DUPLICATES_FIELD_NUMBER: _builtins.int
     REJECTED_FIELD_NUMBER: _builtins.int
     REJECTIONS_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
+    """Reads with `at_least` this revision see the import."""
     accepted: _builtins.int
     duplicates: _builtins.int
+    """Events whose event_id had been seen on their input."""
     rejected: _builtins.int
     @_builtins.property
     def rejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rejection]:
         """The first refused rows, at most 1,000; `index` is the row in the stream."""
+
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusedRows]:
+        """Every refused row, as long as there are at most 1,048,576; otherwise the first ones. `rejected` counts all."""
 
     def __init__(
         self,
@@ -277,10 +413,11 @@ class ImportEventsResponse(_message.Message):
         duplicates: _builtins.int = ...,
         rejected: _builtins.int = ...,
         rejections: _abc.Iterable[Global___Rejection] | None = ...,
+        refused: _abc.Iterable[Global___RefusedRows] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "duplicates", b"duplicates", "rejected", b"rejected", "rejections", b"rejections", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "duplicates", b"duplicates", "refused", b"refused", "rejected", b"rejected", "rejections", b"rejections", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

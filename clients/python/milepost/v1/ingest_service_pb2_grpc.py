@@ -87,7 +87,9 @@ class IngestServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ImportEvents(self, request_iterator, context):
-        """Takes an Arrow IPC stream of events, in pieces, for bulk import.
+        """Takes an Arrow IPC stream of events, in pieces, for bulk import: see ImportHeader for what its columns mean. Rows are taken in batches,
+        each acknowledged as a whole; a row that is refused does not hold back its neighbours. When the call fails, the batches before the
+        failure stay: send the import again under the same request_id, and nothing is applied twice.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,10 @@ class IngestServiceStub:
     StreamEvents: _grpc.StreamStreamMultiCallable[_ingest_service_pb2.StreamEventsRequest, _ingest_service_pb2.StreamEventsResponse]
     """Takes batches of events one after another and acknowledges each; unacknowledged batches may be sent again under their request_id."""
     ImportEvents: _grpc.StreamUnaryMultiCallable[_ingest_service_pb2.ImportEventsRequest, _ingest_service_pb2.ImportEventsResponse]
-    """Takes an Arrow IPC stream of events, in pieces, for bulk import."""
+    """Takes an Arrow IPC stream of events, in pieces, for bulk import: see ImportHeader for what its columns mean. Rows are taken in batches,
+    each acknowledged as a whole; a row that is refused does not hold back its neighbours. When the call fails, the batches before the
+    failure stay: send the import again under the same request_id, and nothing is applied twice.
+    """
     UpsertUsers: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.UpsertUsersRequest, _ingest_service_pb2.UpsertUsersResponse]
     """Creates users or changes what is known of them."""
     AliasUser: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.AliasUserRequest, _ingest_service_pb2.AliasUserResponse]
@@ -60,7 +63,10 @@ class IngestServiceAsyncStub(IngestServiceStub):
     StreamEvents: _aio.StreamStreamMultiCallable[_ingest_service_pb2.StreamEventsRequest, _ingest_service_pb2.StreamEventsResponse]  # type: ignore[assignment]
     """Takes batches of events one after another and acknowledges each; unacknowledged batches may be sent again under their request_id."""
     ImportEvents: _aio.StreamUnaryMultiCallable[_ingest_service_pb2.ImportEventsRequest, _ingest_service_pb2.ImportEventsResponse]  # type: ignore[assignment]
-    """Takes an Arrow IPC stream of events, in pieces, for bulk import."""
+    """Takes an Arrow IPC stream of events, in pieces, for bulk import: see ImportHeader for what its columns mean. Rows are taken in batches,
+    each acknowledged as a whole; a row that is refused does not hold back its neighbours. When the call fails, the batches before the
+    failure stay: send the import again under the same request_id, and nothing is applied twice.
+    """
     UpsertUsers: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.UpsertUsersRequest, _ingest_service_pb2.UpsertUsersResponse]  # type: ignore[assignment]
     """Creates users or changes what is known of them."""
     AliasUser: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.AliasUserRequest, _ingest_service_pb2.AliasUserResponse]  # type: ignore[assignment]
@@ -95,7 +101,10 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_ingest_service_pb2.ImportEventsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.ImportEventsResponse, _abc.Awaitable[_ingest_service_pb2.ImportEventsResponse]]:
-        """Takes an Arrow IPC stream of events, in pieces, for bulk import."""
+        """Takes an Arrow IPC stream of events, in pieces, for bulk import: see ImportHeader for what its columns mean. Rows are taken in batches,
+        each acknowledged as a whole; a row that is refused does not hold back its neighbours. When the call fails, the batches before the
+        failure stay: send the import again under the same request_id, and nothing is applied twice.
+        """
 
     @_abc_1.abstractmethod
     def UpsertUsers(
