@@ -34,7 +34,8 @@ class Forest:
 
     def account(self, name: str) -> PlanAccount:
         """The planner's view of an account. Raises NotFound."""
-        return PlanAccount(name, self._repository.get(Account, name).time_zone)
+        record = self._repository.get(Account, name)
+        return PlanAccount(name, record.time_zone, record.event_retention)
 
     def all_inputs(self, account: str) -> tuple[str, ...]:
         """Every input of an account, by name."""

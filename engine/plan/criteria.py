@@ -51,7 +51,7 @@ from engine.plan.model import (
 from engine.plan.model import Step as PlanStep
 from engine.plan.resolve import ZERO_WITHOUT_EVENTS, resolve_number_test, resolve_test, resolve_where
 from engine.plan.tree import Account, workspaces_of
-from engine.plan.windows import window_range
+from engine.plan.windows import events_range
 from engine.values import Micros
 
 HASHES = 2**64
@@ -175,9 +175,7 @@ class CriterionCompiler:
         by_day = event.aggregate is Aggregate.DISTINCT_DAYS
         leaf = self.steps.add(
             EventMatch(
-                selection=self.selection(
-                    event, window_range(event.window, self.as_of, self.account.time_zone)
-                ),
+                selection=self.selection(event, events_range(event.window, self.as_of, self.account)),
                 aggregate=event.aggregate,
                 of=event.of,
                 time_zone=self.account.time_zone if by_day else "UTC",
@@ -187,7 +185,7 @@ class CriterionCompiler:
         return self._everyone_but(leaf) if zero_passes else leaf
 
     def _sequence(self, sequence: Sequence) -> PlanStep:
-        time = window_range(sequence.window, self.as_of, self.account.time_zone)
+        time = events_range(sequence.window, self.as_of, self.account)
         return SequenceMatch(
             steps=tuple(self.selection(step, time) for step in sequence.steps), within=sequence.within
         )

@@ -1,9 +1,9 @@
 """Who can have entered or left with nothing but time passing.
 
 Between two instants every window and every relative test on a time moves a little: some instants come in,
-some go out. Those are the slivers. A user can only have moved when something of theirs lies in a sliver: an
-event (for a window), an attribute of an event (for a test inside `where`), an attribute of theirs, the first
-sign of life or the last.
+some go out, and where the account has a retention, some events go out whatever their window. Those are the
+slivers. A user can only have moved when something of theirs lies in a sliver: an event (for a window), an
+attribute of an event (for a test inside `where`), an attribute of theirs, the first sign of life or the last.
 
 The answer is generous, never short: aggregates, tests and the tree are not looked at, and a moving `where`
 counts as passed by every event.
@@ -53,7 +53,7 @@ from engine.plan.model import Step as PlanStep
 from engine.plan.passes import optimise
 from engine.plan.resolve import resolve_test, resolve_where
 from engine.plan.tree import Account, AudienceResolver, JourneyTree, made_of, workspaces_of
-from engine.plan.windows import window_range
+from engine.plan.windows import events_range
 from engine.values import Micros
 
 SOME_EVENT = (Interval(low=1.0),)
@@ -121,9 +121,7 @@ class _Slivers:
             yield AttributeMatch(workspaces=workspaces_of(self._inputs), key=criterion.key, test=test)
 
     def _events(self, selected: Event | Step, window: Window | None) -> Iterator[PlanStep]:
-        spans = [
-            window_range(window, as_of, self._account.time_zone) for as_of in (self._before, self._after)
-        ]
+        spans = [events_range(window, as_of, self._account) for as_of in (self._before, self._after)]
         moving = list(self._where_slivers(selected.where))
         where = None if selected.where is None or moving else resolve_where(selected.where, self._after)
         for span in symmetric_difference(*spans):

@@ -15,6 +15,7 @@ from typing import TypeAlias
 import msgspec
 
 from engine.criteria.model import AllOf, AnyOf, Audience, Criterion, Not
+from engine.values import Micros
 
 
 class MilestoneKind(enum.StrEnum):
@@ -25,10 +26,13 @@ class MilestoneKind(enum.StrEnum):
 
 
 class Account(msgspec.Struct, frozen=True):
-    """The tenant: resource name `accounts/{a}` and IANA time zone."""
+    """The tenant: resource name `accounts/{a}`, IANA time zone, and for how long its events count (0 = for
+    ever).
+    """
 
     name: str
     time_zone: str = "UTC"
+    event_retention: Micros = 0
 
 
 class TreeMilestone(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,12 +12,27 @@ from zoneinfo import ZoneInfo
 from engine.criteria.model import BetweenAgo, Calendar, CalendarUnit, Last, Range, Window
 from engine.criteria.ranges import ALL_TIME, TimeRange
 from engine.criteria.zones import load_zone
+from engine.plan.tree import Account
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, TIME_MAX_MICROS, TIME_MIN_MICROS, Micros
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
 _MONTHS = {CalendarUnit.MONTH: 1, CalendarUnit.QUARTER: 3, CalendarUnit.YEAR: 12}
 _DAYS = {CalendarUnit.DAY: 1, CalendarUnit.WEEK: 7}
+
+
+def events_range(window: Window | None, as_of: Micros, account: Account) -> TimeRange:
+    """The instants whose events a criterion with this window counts at `as_of`: those in the window that lie
+    within the account's retention, [as_of - retention, ∞).
+
+    So what counts never hangs on when events are removed from disk, as long as that is not before they have
+    left the retention.
+    """
+    span = window_range(window, as_of, account.time_zone)
+    if not account.event_retention:
+        return span
+    oldest = as_of - account.event_retention
+    return TimeRange(oldest if span.start is None else max(oldest, span.start), span.end)
 
 
 def window_range(window: Window | None, as_of: Micros, time_zone: str) -> TimeRange:

@@ -15,6 +15,7 @@ from engine.criteria.model import (
     AllOf,
     AnyOf,
     Audience,
+    BetweenAgo,
     Bucket,
     Calendar,
     CalendarUnit,
@@ -27,6 +28,7 @@ from engine.criteria.model import (
     Last,
     Not,
     NumberTest,
+    Range,
     Sequence,
     Step,
     Text,
@@ -150,6 +152,35 @@ def test_a_calendar_window_is_in_the_time_zone_of_the_account_unless_it_names_on
     assert members(today, world) == {"late"}
     in_utc = Event(name="buy", window=Calendar(unit=CalendarUnit.DAY, time_zone="UTC"))
     assert members(in_utc, world) == set()
+
+
+def test_only_events_within_the_retention_count_whatever_the_window() -> None:
+    day = MICROS_PER_DAY
+    account = Account("accounts/a", event_retention=30 * day)
+    world = {
+        "too old": buys(1.0, at=NOW - 30 * day - 1),
+        "the oldest": buys(1.0, at=NOW - 30 * day),
+        "yesterday": buys(1.0, at=NOW - day),
+        "ahead": buys(1.0, at=NOW + day),
+    }
+    bought = (Step(name="buy"),)
+    for window, old_enough in (
+        (None, {"the oldest", "yesterday", "ahead"}),
+        (Range(end=NOW), {"the oldest", "yesterday"}),
+        (Range(start=NOW - 31 * day, end=NOW - 30 * day + 1), {"the oldest"}),
+        (Range(start=NOW - 40 * day, end=NOW - 30 * day), set()),
+        (Last(duration=31 * day), {"the oldest", "yesterday"}),
+        (Last(duration=30 * day), {"yesterday"}),
+        (BetweenAgo(from_=50 * day, to=30 * day), {"the oldest"}),
+    ):
+        criteria: dict[Criterion, set[str]] = {
+            Event(name="buy", window=window): old_enough,
+            Event(name="buy", window=window, test=Equals(0.0)): world.keys() - old_enough,
+            Sequence(steps=bought, window=window): old_enough,
+        }
+        for criterion, expected in criteria.items():
+            plan = compile_criterion(account, EVERYWHERE, criterion, NOW, no_audience)
+            assert evaluate(plan, world) == [expected]
 
 
 def test_all_parts_of_where_see_the_same_event() -> None:

@@ -36,6 +36,8 @@ from tests.engine.plan.strategies import HOURS, NOW, WORLDS, journeys
 from tests.engine.plan.worlds import INPUTS, IOS, WEB, Happened, User, World, evaluate
 
 ACCOUNT = Account("accounts/a", "Europe/Berlin")
+RETENTIONS = st.sampled_from([0, MICROS_PER_HOUR, 30 * MICROS_PER_HOUR])
+"""None, and two that end among the events of the worlds."""
 
 
 def no_audience(name: str) -> tuple[JourneyTree, str]:
@@ -51,23 +53,30 @@ def journey_of(criterion: Criterion, name: str = "j") -> JourneyTree:
     journeys("other"),
     WORLDS,
     st.builds(lambda hours, by: hours + by, HOURS, st.sampled_from([0, 1, 2])),
+    RETENTIONS,
 )
-def test_whoever_moves_is_found(journey: JourneyTree, other: JourneyTree, world: World, passed: int) -> None:
+def test_whoever_moves_is_found(
+    journey: JourneyTree, other: JourneyTree, world: World, passed: int, retention: int
+) -> None:
+    account = Account("accounts/a", "Europe/Berlin", retention)
+
     def resolver(_: str) -> tuple[JourneyTree, str]:
         return other, "rest"
 
     before, after = (
-        evaluate(compile_journey(ACCOUNT, journey, as_of, resolver).plan, world)
+        evaluate(compile_journey(account, journey, as_of, resolver).plan, world)
         for as_of in (NOW - passed, NOW)
     )
     moved = set().union(*(one ^ two for one, two in zip(before, after, strict=True)))
-    plan = moved_by_time(ACCOUNT, journey, NOW - passed, NOW, resolver)
+    plan = moved_by_time(account, journey, NOW - passed, NOW, resolver)
     found = evaluate(plan, world)[0] if plan is not None else set()
     assert moved <= found
 
 
-def found(criterion: Criterion, before: int, after: int, world: World) -> set[str] | None:
-    plan = moved_by_time(ACCOUNT, journey_of(criterion), before, after, no_audience)
+def found(
+    criterion: Criterion, before: int, after: int, world: World, account: Account = ACCOUNT
+) -> set[str] | None:
+    plan = moved_by_time(account, journey_of(criterion), before, after, no_audience)
     return None if plan is None else evaluate(plan, world)[0]
 
 
@@ -104,6 +113,32 @@ def test_only_events_in_the_slivers_of_a_window_count() -> None:
         "came in",
         "came in, the last",
     }
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    [
+        Event(name="buy"),
+        Event(name="buy", test=Compare("less_than", 3.0)),
+        Event(name="buy", window=Range(start=0)),
+        Event(name="buy", window=Last(duration=MICROS_PER_DAY * 40)),
+        Sequence(steps=(Step(name="buy"), Step(name="view"))),
+    ],
+)
+def test_events_that_pass_out_of_the_retention_move_their_users(criterion: Criterion) -> None:
+    day = MICROS_PER_DAY
+    before, after = 100 * day, 101 * day
+    account = Account("accounts/a", event_retention=30 * day)
+    world = {
+        "gone before": bought(before - 30 * day - 1),
+        "goes, the first": bought(before - 30 * day),
+        "goes, the last": bought(after - 30 * day - 1),
+        "stays, the first": bought(after - 30 * day),
+    }
+    moved = {"goes, the first", "goes, the last"}
+    assert found(criterion, before, after, world, account) == moved
+    keeps_all = found(criterion, before, after, world)
+    assert keeps_all is None or not keeps_all & moved
 
 
 def test_relative_tests_on_attributes_and_signs_of_life() -> None:
