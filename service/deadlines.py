@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import threading
 import time
 from dataclasses import dataclass
 
@@ -22,4 +22,5 @@ class Deadlines:
     def of_stream(self, context: grpc.ServicerContext) -> float | None:
         """The caller's deadline alone: a stream may last as long as the caller wants."""
         remaining_s = context.time_remaining()
-        return None if math.isinf(remaining_s) else time.monotonic() + remaining_s
+        # A call without a deadline has a number of seconds left too, one that no thread can wait for.
+        return None if remaining_s > threading.TIMEOUT_MAX else time.monotonic() + remaining_s

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
+from engine.local.backend import LocalBackend
 from milepost.v1 import account_service_pb2, audience_service_pb2
 from milepost.v1.audience_service_pb2 import WatchMembershipRequest, WatchMembershipResponse
 from tests.harness import Serving, eventually, read_refusal, refusal_of, serving
@@ -143,3 +145,17 @@ def test_members_in_pages_and_as_a_stream(watched: tuple[Serving, str]) -> None:
     assert first.as_of == second.as_of
     exported = service.audiences.ExportMembers(audience_service_pb2.ExportMembersRequest(name=audience))
     assert sorted(user for page in exported for user in page.user_ids) == ["u1", "u2", "u3"]
+
+
+def test_a_stream_without_a_deadline_waits_for_a_busy_store(watched: tuple[Serving, str]) -> None:
+    service, audience = watched
+    backend = service.application.engine.backend
+    assert isinstance(backend, LocalBackend)
+    request = audience_service_pb2.ExportMembersRequest(name=audience)
+    with ThreadPoolExecutor(1) as pool:
+        with backend._state.locked():
+            exporting = pool.submit(
+                lambda: [page.user_ids for page in service.audiences.ExportMembers(request)]
+            )
+            eventually(lambda: backend._state._lock._waiting or exporting.done())
+        assert sorted(user for page in exporting.result() for user in page) == ["u1", "u2", "u3"]
