@@ -18,6 +18,7 @@ from typing import Protocol, TypeAlias, overload
 import msgspec
 
 from engine.criteria.model import ConsentState, EventType
+from engine.event_columns import EventColumns
 from engine.plan.model import Plan
 from engine.upkeep import StoreFigures
 from engine.values import PARTITION_COUNT, Kind, Micros, Value
@@ -284,6 +285,12 @@ class Backend(Protocol):
     def append(self, account: str, records: Sequence[Record], *, request_id: str = "") -> Appended:
         """Makes the records durable, then visible, in order. Raises LimitExceeded when there is no room, with
         nothing applied.
+        """
+        ...
+
+    def append_columns(self, account: str, columns: EventColumns, *, request_id: str = "") -> Appended:
+        """As `append`, for events that come as columns, checked and trimmed. The outcome is that of the same
+        events as records.
         """
         ...
 

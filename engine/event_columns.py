@@ -1,11 +1,11 @@
 """Events as columns, for import in bulk: the form in which a batch crosses the boundary and is logged.
 
-A batch of events row by row costs tens of microseconds an event in Python; by column it costs one or two. Texts
-that repeat are a dictionary of entries and a code for each row, so that whatever has to be done with a text (a
-check, a number, a place) is done once for each entry.
+A batch of events row by row costs tens of microseconds an event in Python; by column it costs one or two.
+Texts that repeat are a dictionary of entries and a code for each row, so that whatever has to be done with a
+text (a check, a number, a place) is done once for each entry.
 
-All arrays are little-endian bytes, so that the structs go into the log as they are; the properties give them as
-numpy arrays without a copy.
+All arrays are little-endian bytes, so that the structs go into the log as they are; the properties give them
+as numpy arrays without a copy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from engine.criteria.model import EventType
 from engine.values import Kind, Value
 
 Codes: TypeAlias = npt.NDArray[np.uint32]
@@ -26,11 +25,10 @@ Rows: TypeAlias = npt.NDArray[np.int64]
 
 _CODE = np.dtype("<u4")
 _DATA_TYPES = {Kind.NUMBER: np.dtype("<f8"), Kind.TIME: np.dtype("<i8")}
-_TYPES = tuple(EventType)
 
 
 class TextColumn(msgspec.Struct, frozen=True, array_like=True):
-    """A text for each row: `entries[codes[row]]`. Entries may repeat and may be unused."""
+    """A text for each row: `entries[codes[row]]`. Entries may repeat."""
 
     entries: list[str]
     code_bytes: bytes
@@ -50,22 +48,23 @@ class TextColumn(msgspec.Struct, frozen=True, array_like=True):
 
     def take(self, rows: Rows) -> TextColumn:
         """Some of the rows, without the entries that none of them has."""
-        used, codes = np.unique(self.codes[rows], return_inverse=True)
-        return TextColumn.of([self.entries[code] for code in used.tolist()], codes)
+        return TextColumn(self.entries, self.codes[rows].tobytes()).trimmed()
 
-    @property
-    def in_use(self) -> npt.NDArray[np.bool_]:
-        """For each entry whether some row has it."""
-        used = np.zeros(len(self.entries), np.bool_)
-        used[self.codes] = True
-        return used
+    def trimmed(self) -> TextColumn:
+        """The same texts without entries that no row has."""
+        in_use = np.zeros(len(self.entries), np.bool_)
+        in_use[self.codes] = True
+        if in_use.all():
+            return self
+        entries = [self.entries[code] for code in np.flatnonzero(in_use).tolist()]
+        return TextColumn.of(entries, (np.cumsum(in_use) - 1)[self.codes])
 
 
 class ValueColumn(msgspec.Struct, frozen=True, array_like=True):
     """The values of one attribute that are of one kind.
 
-    `data` has an item for each row that has a value: doubles for numbers, microseconds for times, otherwise codes
-    of `entries`. `row_bytes` are those rows as u32, None when all rows have one.
+    `data` has an item for each row that has a value: doubles for numbers, microseconds for times, otherwise
+    codes of `entries`. `row_bytes` are those rows as u32, None when all rows have one.
     """
 
     name: str
@@ -118,7 +117,7 @@ class EventColumns(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     time_bytes: bytes
     """The time of each row, i64 microseconds."""
     attributes: list[ValueColumn]
-    """An attribute has one column for each kind of value that came; a row has a value in at most one of them."""
+    """An attribute has one column for each kind of value that came; a row has a value in one of them."""
     event_ids: list[str] | None = None
 
     def __len__(self) -> int:
@@ -132,8 +131,17 @@ class EventColumns(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     def types(self) -> npt.NDArray[np.uint8]:
         return np.frombuffer(self.type_bytes, np.uint8)
 
+    def trimmed(self) -> EventColumns:
+        """The same rows without user ids, inputs and names that no row has, as a backend takes them."""
+        return msgspec.structs.replace(
+            self,
+            user_ids=self.user_ids.trimmed(),
+            inputs=self.inputs.trimmed(),
+            names=self.names.trimmed(),
+        )
+
     def take(self, rows: Rows) -> EventColumns:
-        """Some of the rows."""
+        """Some of the rows, trimmed."""
         count = len(self)
         columns = (column.take(rows, count) for column in self.attributes)
         return EventColumns(

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from math import isfinite
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import msgspec
+import numpy as np
 
 from engine.backend import Appended, Backend, EventRecord, UserRecord
+from engine.checks import (
+    Fault,
+    RowFaults,
+    check_columns,
+    check_event,
+    check_name,
+    check_user,
+    is_longer,
+)
 from engine.errors import InvalidInput, Violation
+from engine.event_columns import EventColumns
 from engine.journeys.model import Account, Input, account_of
-from engine.journeys.names import Resource, check_name
+from engine.journeys.names import Resource
+from engine.journeys.names import check_name as check_resource_name
 from engine.journeys.repository import Repository
 from engine.limits import Limits
-from engine.values import MICROS_PER_DAY, TIME_MAX_MICROS, TIME_MIN_MICROS, Kind, Micros, Value, kind_of
-
-UTF8_BYTES_MAX = 4
-EVENT_AHEAD_MAX = MICROS_PER_DAY
-"""An event may lie this far ahead of the server's clock."""
+from engine.values import Micros
 
 
 class Rejection(msgspec.Struct, frozen=True):
@@ -40,107 +47,17 @@ class Ingested(msgspec.Struct, frozen=True, kw_only=True):
     rejections: tuple[Rejection, ...]
 
 
-Fault: TypeAlias = tuple[str, str, str]
-"""Reason, field below the row ("" = the row), description."""
+class IngestedColumns(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a batch of columns; see `Appended`. Rows of `faults` are places in the batch."""
+
+    revision: int
+    accepted: int
+    duplicates: int
+    repeated: bool
+    faults: tuple[RowFaults, ...]
+
 
 R = TypeVar("R", EventRecord, UserRecord)
-
-
-def is_longer(text: str, bytes_max: int) -> bool:
-    """Whether the text has more bytes in UTF-8; short ones are not encoded to find out."""
-    return len(text) * UTF8_BYTES_MAX > bytes_max and len(text.encode()) > bytes_max
-
-
-def check_event(record: EventRecord, now: Micros, retention: Micros, limits: Limits) -> Fault | None:
-    """The first fault of an event, or None. `retention` 0 = keep all."""
-    fault = _name_fault("user_id", record.user_id, limits) or _name_fault("name", record.name, limits)
-    if fault is not None:
-        return fault
-    if retention and record.time < now - retention:
-        return "EVENT_TOO_OLD", "time", "is older than the account's event retention"
-    if record.time > now + EVENT_AHEAD_MAX:
-        return "EVENT_IN_FUTURE", "time", "is more than 24 h ahead of the server's clock"
-    if is_longer(record.event_id, limits.name_bytes_max):
-        return "VALUE_TOO_LONG", "event_id", f"is longer than {limits.name_bytes_max} bytes"
-    return _time_fault(record.time) or _attributes_fault(record.attributes, limits)
-
-
-def check_user(record: UserRecord, now: Micros, limits: Limits) -> Fault | None:
-    """The first fault of a user update, or None."""
-    names = [("regulation", name) for consent in record.consents for name in consent]
-    fault = _name_fault("user_id", record.user_id, limits) or _time_fault(record.time)
-    if fault is not None:
-        return fault
-    if record.time > now + EVENT_AHEAD_MAX:
-        return "UPDATE_IN_FUTURE", "time", "is more than 24 h ahead of the server's clock"
-    for key, identity in record.identities.items():
-        names.append(("identities", key))
-        if identity is not None and is_longer(identity, limits.string_bytes_max):
-            field = f"identities[{key!r}]"
-            return "VALUE_TOO_LONG", field, f"is longer than {limits.string_bytes_max} bytes"
-    for field, name in names:
-        fault = _name_fault("consents" if field == "regulation" else field, name, limits)
-        if fault is not None:
-            return fault
-    return _attributes_fault(record.attributes, limits)
-
-
-def _name_fault(field: str, name: str, limits: Limits) -> Fault | None:
-    if not name:
-        return "REQUIRED", field, "is required"
-    if is_longer(name, limits.name_bytes_max):
-        return "NAME_TOO_LONG", field, f"is longer than {limits.name_bytes_max} bytes"
-    return None
-
-
-def _time_fault(time: Micros) -> Fault | None:
-    if TIME_MIN_MICROS <= time <= TIME_MAX_MICROS:
-        return None
-    return "INVALID_VALUE", "time", "is outside of the years 1 to 9999"
-
-
-def _attributes_fault(attributes: Mapping[str, Value | None], limits: Limits) -> Fault | None:
-    attributes_max = limits.event_attributes_max
-    if len(attributes) > attributes_max:
-        return (
-            "TOO_MANY_ATTRIBUTES",
-            "attributes",
-            f"has {len(attributes)} attributes; at most {attributes_max} are allowed",
-        )
-    key_glance = limits.name_bytes_max // UTF8_BYTES_MAX
-    text_glance = limits.string_bytes_max // UTF8_BYTES_MAX
-    for key, value in attributes.items():
-        # Nearly every attribute is a short string or a finite number under a short key: told at a glance.
-        if 0 < len(key) <= key_glance and (
-            len(value) <= text_glance if type(value) is str else type(value) is float and isfinite(value)
-        ):
-            continue
-        fault = _name_fault("attributes", key, limits)
-        if fault is None and value is not None:
-            fault = _value_fault(f"attributes[{key!r}]", value, limits)
-        if fault is not None:
-            return fault
-    return None
-
-
-def _value_fault(field: str, value: Value, limits: Limits) -> Fault | None:
-    match kind_of(value), value:
-        case Kind.STRING, str(text) if is_longer(text, limits.string_bytes_max):
-            return "VALUE_TOO_LONG", field, f"is longer than {limits.string_bytes_max} bytes"
-        case Kind.NUMBER, float(number) if not isfinite(number):
-            return "INVALID_VALUE", field, "must be a finite number"
-        case Kind.TIME, int(time) if not TIME_MIN_MICROS <= time <= TIME_MAX_MICROS:
-            return "INVALID_VALUE", field, "is outside of the years 1 to 9999"
-        case Kind.LIST, tuple(items):
-            if len(items) > limits.list_items_max:
-                return "LIST_TOO_LONG", field, f"has more than {limits.list_items_max} elements"
-            if any(is_longer(item, limits.list_item_bytes_max) for item in items):
-                return (
-                    "VALUE_TOO_LONG",
-                    field,
-                    f"has an element longer than {limits.list_item_bytes_max} bytes",
-                )
-    return None
 
 
 class Ingest:
@@ -184,6 +101,38 @@ class Ingest:
             account, rows, "users", lambda record: check_user(record, now, self._limits), request_id
         )
 
+    def columns(self, account: str, columns: EventColumns, request_id: str = "") -> IngestedColumns:
+        """Appends the rows that pass. A batch of which nothing can be taken is answered with its faults.
+
+        Raises NotFound (the account), InvalidInput (the request id), LimitExceeded when there is no room.
+        """
+        retention = self._account(account).event_retention
+        self._check_request_id(request_id)
+        inputs: dict[str, bool] = {}
+        faults = check_columns(
+            columns,
+            self._clock(),
+            retention,
+            self._limits,
+            lambda name: self._input_fault(account, name, inputs),
+        )
+        if faults:
+            kept = np.ones(len(columns), np.bool_)
+            for fault in faults:
+                kept[fault.rows] = False
+            columns = columns.take(np.flatnonzero(kept))
+        else:
+            columns = columns.trimmed()
+        appended = self._backend.append_columns(account, columns, request_id=request_id)
+        self._appended(account)
+        return IngestedColumns(
+            revision=appended.revision,
+            accepted=appended.accepted,
+            duplicates=appended.duplicates,
+            repeated=appended.repeated,
+            faults=tuple(faults),
+        )
+
     def alias(self, account: str, from_user_id: str, to_user_id: str) -> int:
         """From now on `from` is `to`; the revision at which it is visible. Raises NotFound, InvalidInput,
         FailedPrecondition on a cycle.
@@ -210,11 +159,11 @@ class Ingest:
         return erased
 
     def _account(self, name: str) -> Account:
-        check_name(name, "parent", Resource.ACCOUNT)
+        check_resource_name(name, "parent", Resource.ACCOUNT)
         return self._repository.get(Account, name)
 
     def _user_id_faults(self, user_ids: Mapping[str, str]) -> list[Violation]:
-        checked = ((f, _name_fault(f, user_id, self._limits)) for f, user_id in user_ids.items())
+        checked = ((f, check_name(f, user_id, self._limits)) for f, user_id in user_ids.items())
         return [Violation(field, fault[2]) for field, fault in checked if fault is not None]
 
     def _check_batch_size(self, field: str, rows: int) -> None:
@@ -226,6 +175,10 @@ class Ingest:
                 metadata={"limit": str(rows_max), "actual": str(rows)},
             )
 
+    def _check_request_id(self, request_id: str) -> None:
+        if is_longer(request_id, self._limits.name_bytes_max):
+            raise InvalidInput.one("request_id", f"is longer than {self._limits.name_bytes_max} bytes")
+
     def _ingest(
         self,
         account: str,
@@ -235,8 +188,7 @@ class Ingest:
         request_id: str,
     ) -> Ingested:
         self._check_batch_size(field, len(rows))
-        if is_longer(request_id, self._limits.name_bytes_max):
-            raise InvalidInput.one("request_id", f"is longer than {self._limits.name_bytes_max} bytes")
+        self._check_request_id(request_id)
         accepted: list[R] = []
         rejections: list[Rejection] = []
         inputs: dict[str, bool] = {}

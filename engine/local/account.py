@@ -11,16 +11,18 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 import xxhash
+from pyroaring import BitMap
 
 from engine.backend import EventRecord, Profile, Record, SeenNames, UserRecord
 from engine.criteria.model import ConsentState
 from engine.errors import FailedPrecondition
+from engine.event_columns import EventColumns
 from engine.local.cache import ANY_NAME, ReadKey, StepCache
 from engine.local.catalog import Catalog
 from engine.local.cells import Cells
 from engine.local.directory import DENSE_MASK, PLACE_SHIFT, Directory, Place
 from engine.local.environment import Store, Writable
-from engine.local.events import ColumnCache, EventRow, EventTables
+from engine.local.events import ColumnCache, ColumnNumbers, EventRow, EventTables, RowUsers, frames_of
 from engine.local.names import NO_ACCOUNT, FieldKind, Names, NameSpace, Space, field_name, field_of
 from engine.local.properties import Properties, Write
 from engine.local.seen import Seen
@@ -84,11 +86,10 @@ class Account:
         rows: list[EventRow] = []
         touched: set[Place] = set()
         changed: set[ReadKey] = set()
-        for record, is_repeated in zip(records, repeated, strict=True):
-            if is_repeated:
-                continue
+        taken = [record for record, is_repeated in zip(records, repeated, strict=True) if not is_repeated]
+        places = self.directory.places([record.user_id for record in taken]).tolist()
+        for record, place in zip(taken, places, strict=True):
             sequence += 1
-            place = self.directory.find_or_create(record.user_id)
             touched.add(place)
             input_number = self.inputs.number(record.input)
             self.seen.saw(input_number, place, record.time)
@@ -101,6 +102,34 @@ class Account:
         self.tables.add(rows)
         self._touch(changed)
         return touched
+
+    def apply_columns(
+        self, columns: EventColumns, sequence: int, breathe: Callable[[], None]
+    ) -> dict[int, BitMap]:
+        """Applies events that come as columns, the first with the arrival sequence number after `sequence`.
+        Answers the users they touched, by group. `breathe` is called now and then and may let others read.
+        """
+        self.seen.begin()
+        places = self.directory.places(columns.user_ids.entries)
+        users = RowUsers(places, columns.user_ids.codes)
+        changed: set[ReadKey] = set()
+        input_numbers = [self.inputs.number(name) for name in columns.inputs.entries]
+        for entry, input_number in enumerate(input_numbers):
+            rows = None if len(input_numbers) == 1 else np.flatnonzero(columns.inputs.codes == entry)
+            for group, ids, first, last in users.spans(columns.times, rows):
+                self.seen.saw_many(input_number, group, ids, first, last)
+        breathe()
+        numbers = ColumnNumbers(
+            inputs=input_numbers,
+            names=[self.events.number(name) for name in columns.names.entries],
+            attributes=[self._attribute_numbers[column.name] for column in columns.attributes],
+        )
+        for frame in frames_of(columns, users, numbers, sequence):
+            self.tables.add_frame(frame)
+            changed.add(("events", frame.input_number, frame.name_number, frame.group))
+            breathe()
+        self._touch(changed)
+        return users.by_group()
 
     def _row(self, record: EventRecord, place: Place, input_number: int, sequence: int) -> EventRow:
         numbers = self._attribute_numbers
@@ -194,7 +223,7 @@ class Account:
             return None
         rows, writes, times = self._take(from_user_id, before)
         self.directory.link(from_user_id, to_user_id)
-        after = self.directory.find_or_create(to_user_id)
+        after = int(self.directory.places([to_user_id])[0])
         for row in rows:
             row.group, row.user = after >> PLACE_SHIFT, after & DENSE_MASK
         self.tables.add(rows)

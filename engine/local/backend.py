@@ -49,13 +49,14 @@ from engine.errors import (
     MilepostError,
     StoreUnavailable,
 )
+from engine.event_columns import EventColumns
 from engine.local.account import Account
 from engine.local.catalogs import Catalogs
 from engine.local.directory import DENSE_MASK, PLACE_SHIFT, SAMPLING_ORDER
 from engine.local.documents import LocalDocuments
 from engine.local.environment import FORMAT_VERSION, Store, WriteBuffer
 from engine.local.execute import Executor, GroupRun, after_group, member_page
-from engine.local.log import AliasEntry, AppendEntry, EraseEntry, WriteAheadLog
+from engine.local.log import AliasEntry, AppendEntry, EraseEntry, ImportEntry, WriteAheadLog
 from engine.local.membership import GroupChanges, StoredState, Update
 from engine.local.settings import LocalSettings
 from engine.local.state import State
@@ -142,6 +143,13 @@ class LocalBackend:
             return Appended(self.revision(), 0, 0)
         batch = tuple(records)
         return self._writer.write(lambda arrival: AppendEntry(account, arrival, request_id, batch))
+
+    def append_columns(self, account: str, columns: EventColumns, *, request_id: str = "") -> Appended:
+        """As `append`, for events that come as columns."""
+        self._check()
+        if not len(columns) and not request_id:
+            return Appended(self.revision(), 0, 0)
+        return self._writer.write(lambda arrival: ImportEntry(account, arrival, request_id, columns))
 
     def erase(self, account: str, user_ids: Sequence[str]) -> Appended:
         """Removes the users, their aliases and all their data, from the log and the index. An alias names the

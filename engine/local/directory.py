@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 from pyroaring import BitMap
 
 from engine.local.bitmaps import bitmap_of_mask
@@ -29,6 +30,7 @@ from engine.local.cells import (
 )
 from engine.local.environment import Writable
 from engine.local.keys import Family, key
+from engine.local.known import UNKNOWN, KnownUsers, Places
 from engine.values import PARTITION_BITS, PARTITION_COUNT, partition_of
 
 Place: TypeAlias = int
@@ -40,8 +42,8 @@ an alias of, which may be an alias itself.
 PLACE_SHIFT = 32
 DENSE_MASK = (1 << PLACE_SHIFT) - 1
 
-KNOWN_USERS_MAX = 1_000_000
-"""How many places are remembered before the older half is forgotten."""
+KNOWN_USERS_MAX = 16_000_000
+"""How many places are remembered, about 64 bytes each, before all are forgotten."""
 
 PARTITION_SETS_CACHED_MAX = 16
 
@@ -58,8 +60,7 @@ class Directory:
         self._account = account
         self.groups = groups
         self._shift = PARTITION_BITS - (groups.bit_length() - 1)
-        self._known: dict[str, Place] = {}
-        self._known_before: dict[str, Place] = {}
+        self._known = KnownUsers(KNOWN_USERS_MAX)
         self._fresh: dict[str, Entry | None] = {}
         self._writing: dict[str, Entry | None] = {}
         self._writing_counts: list[int] = []
@@ -77,26 +78,35 @@ class Directory:
 
     def find(self, user_id: str) -> Place | None:
         """The place of the user that the id, or what it is an alias of, names."""
-        place = self._known.get(user_id)
+        hashes = self._known.hashes((user_id,))
+        known = int(self._known.find(hashes)[0])
+        if known != UNKNOWN:
+            return known
+        place = self._resolve(user_id)[1]
         if place is not None:
-            return place
-        place = self._known_before.get(user_id)
-        if place is None:
-            place = self._resolve(user_id)[1]
-            if place is None:
-                return None
-        self._remember(user_id, place)
+            self._known.put(hashes, np.array([place]))
         return place
 
-    def find_or_create(self, user_id: str) -> Place:
-        """The place of the user, who exists from now on."""
-        place = self._known.get(user_id) or self._known_before.get(user_id)
-        if place is None:
-            canonical, place = self._resolve(user_id)
-            if place is None:
-                place = self._create(canonical)
-            self._remember(user_id, place)
-        return place
+    def places(self, user_ids: Sequence[str]) -> Places:
+        """The places of users, in order, who all exist from now on. Ids may repeat."""
+        hashes = self._known.hashes(user_ids)
+        places = self._known.find(hashes)
+        missing = np.flatnonzero(places == UNKNOWN).tolist()
+        if missing:
+            first = {user_ids[at]: at for at in reversed(missing)}
+            rows = np.fromiter(first.values(), np.int64, len(first))
+            places[rows] = self._find_or_create(list(first))
+            self._known.put(hashes[rows], places[rows])
+            if len(first) < len(missing):
+                places[missing] = places[[first[user_ids[at]] for at in missing]]
+        return places
+
+    def _find_or_create(self, user_ids: Sequence[str]) -> list[Place]:
+        """The places of different users, found in the index or made."""
+        resolved = [self._resolve(user_id) for user_id in user_ids]
+        new = list(dict.fromkeys(canonical for canonical, place in resolved if place is None))
+        created = dict(zip(new, self._create(new), strict=True)) if new else {}
+        return [created[canonical] if place is None else place for canonical, place in resolved]
 
     def _resolve(self, user_id: str) -> tuple[str, Place | None]:
         """The id itself, or what it is an alias of, and the place of that user."""
@@ -129,33 +139,42 @@ class Directory:
         stored = self._cells.reading().get(key(Family.USER, self._account, user_id.encode()))
         return None if stored is None else _entries.decode(stored)
 
-    def _remember(self, user_id: str, place: Place) -> None:
-        if len(self._known) >= KNOWN_USERS_MAX // 2:
-            self._known_before = self._known
-            self._known = {}
-        self._known[user_id] = place
-
     def _forget(self, user_id: str) -> None:
-        self._known.pop(user_id, None)
-        self._known_before.pop(user_id, None)
+        self._known.put(self._known.hashes((user_id,)), np.array([UNKNOWN]))
 
-    def _create(self, user_id: str) -> Place:
-        partition = partition_of(user_id)
-        group = partition >> self._shift
-        dense = self.counts[group]
-        self.counts[group] = dense + 1
-        ids = self._cells.get(key(Family.USER_IDS, self._account, group, dense >> PAGE_BITS), _ID_LIST)
-        ids.value.append(user_id)
-        partitions = self._cells.get(self._partitions_key(group, dense >> PAGE_BITS), PARTITIONS)
-        partitions.value[dense & PAGE_MASK] = partition
+    def _create(self, user_ids: Sequence[str]) -> list[Place]:
+        """Makes users that do not exist yet, in order."""
+        partitions = np.fromiter(map(partition_of, user_ids), np.uint16, len(user_ids))
+        groups = partitions >> self._shift
+        places = np.empty(len(user_ids), np.int64)
+        for group in np.unique(groups).tolist():
+            rows = np.flatnonzero(groups == group)
+            first = self.counts[group]
+            self.counts[group] = first + len(rows)
+            places[rows] = (group << PLACE_SHIFT) + first + np.arange(len(rows))
+            self._enter(group, first, [user_ids[row] for row in rows.tolist()], partitions[rows])
+            self.touched.add(("users", group))
+        created = places.tolist()
+        self._fresh.update(zip(user_ids, created, strict=True))
+        return created
+
+    def _enter(self, group: int, first: int, user_ids: list[str], partitions: npt.NDArray[np.uint16]) -> None:
+        """Writes new users of a group, with dense ids from `first`, into its pages."""
         alive = self._cells.get(key(Family.ALIVE, self._account, group), BITMAP)
-        alive.value.add(dense)
-        for cell in (ids, partitions, alive):
-            self._cells.changed(cell)
-        place = group << PLACE_SHIFT | dense
-        self._fresh[user_id] = place
-        self.touched.add(("users", group))
-        return place
+        alive.value.add_range(first, first + len(user_ids))
+        self._cells.changed(alive)
+        taken = 0
+        while taken < len(user_ids):
+            dense = first + taken
+            fits = min(len(user_ids) - taken, PAGE_MASK + 1 - (dense & PAGE_MASK))
+            ids = self._cells.get(key(Family.USER_IDS, self._account, group, dense >> PAGE_BITS), _ID_LIST)
+            ids.value.extend(user_ids[taken : taken + fits])
+            page = self._cells.get(self._partitions_key(group, dense >> PAGE_BITS), PARTITIONS)
+            slot = dense & PAGE_MASK
+            as_numpy(page.value)[slot : slot + fits] = partitions[taken : taken + fits]
+            for cell in (ids, page):
+                self._cells.changed(cell)
+            taken += fits
 
     # --- place → user id ---
 
@@ -289,6 +308,14 @@ class Directory:
         """What was collected did not reach the index."""
         self._fresh = {**self._writing, **self._fresh}
         self._writing = {}
+
+
+def by_group(places: Iterable[Place]) -> dict[int, BitMap]:
+    """The dense ids of places, by group."""
+    users: dict[int, list[int]] = {}
+    for place in places:
+        users.setdefault(place >> PLACE_SHIFT, []).append(place & DENSE_MASK)
+    return {group: BitMap(dense, optimize=False) for group, dense in users.items()}
 
 
 U32_BYTES = 4

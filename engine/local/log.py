@@ -13,6 +13,7 @@ import msgspec
 
 from engine.backend import Record
 from engine.errors import DataLoss
+from engine.event_columns import EventColumns
 from engine.local.environment import Environment
 from engine.local.keys import Family, key
 from engine.values import Micros
@@ -25,6 +26,15 @@ class AppendEntry(msgspec.Struct, frozen=True, array_like=True, tag="append"):
     arrival: Micros
     request_id: str
     records: tuple[Record, ...]
+
+
+class ImportEntry(msgspec.Struct, frozen=True, array_like=True, tag="import"):
+    """A batch of events as columns."""
+
+    account: str
+    arrival: Micros
+    request_id: str
+    columns: EventColumns
 
 
 class EraseEntry(msgspec.Struct, frozen=True, array_like=True, tag="erase"):
@@ -44,7 +54,7 @@ class AliasEntry(msgspec.Struct, frozen=True, array_like=True, tag="alias"):
     to_user_id: str
 
 
-LogEntry: TypeAlias = AppendEntry | EraseEntry | AliasEntry
+LogEntry: TypeAlias = AppendEntry | ImportEntry | EraseEntry | AliasEntry
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[LogEntry] = msgspec.msgpack.Decoder(LogEntry)

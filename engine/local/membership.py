@@ -15,7 +15,7 @@ from __future__ import annotations
 import bisect
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -135,18 +135,12 @@ class Memberships:
 
     # --- dirty users ---
 
-    def mark(self, account: str, places: Iterable[Place]) -> None:
-        """Users of the account were touched by new data."""
-        scopes = [scope for scope in self._scopes.values() if scope.account == account and not scope.whole]
-        if not scopes:
-            return
-        by_group: dict[int, list[int]] = {}
-        for place in places:
-            by_group.setdefault(place >> PLACE_SHIFT, []).append(place & DENSE_MASK)
-        for group, users in by_group.items():
-            touched = BitMap(users, optimize=False)
-            for scope in scopes:
-                scope.groups[group] |= touched
+    def mark(self, account: str, touched: Mapping[int, BitMap]) -> None:
+        """Users of the account, by group, were touched by new data."""
+        for scope in self._scopes.values():
+            if scope.account == account and not scope.whole:
+                for group, users in touched.items():
+                    scope.groups[group] |= users
 
     def dirty(self, scope: str) -> list[BitMap] | None:
         """Dirty users by group; None when everyone counts as dirty."""

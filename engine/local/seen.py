@@ -27,6 +27,7 @@ from engine.local.cells import (
 )
 from engine.local.columns import Ranges
 from engine.local.directory import DENSE_MASK, PLACE_SHIFT, Place
+from engine.local.events.arrays import Int64s, Uint32s, runs
 from engine.local.keys import Family, key
 from engine.values import TIME_MAX_MICROS, Micros
 
@@ -50,6 +51,25 @@ class Seen:
     def saw(self, input_number: int, place: Place, time: Micros) -> None:
         """Something came through the input for the user at that time."""
         self._widen(input_number, place, time, time)
+
+    def saw_many(self, input_number: int, group: int, users: Uint32s, first: Int64s, last: Int64s) -> None:
+        """Something came through the input for different users of a group, given in ascending order, between
+        those times.
+        """
+        bounds = runs(users >> PAGE_BITS)
+        for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+            dense = users[start:end]
+            page = self._page(input_number, group << PLACE_SHIFT | int(dense[0]))
+            times = as_numpy(page.value)
+            slots = (dense & PAGE_MASK).astype(np.int64)
+            earliest, latest = times[slots], times[slots + PAGE_USERS]
+            absent = latest == ABSENT_TIME
+            times[slots] = np.where(absent, first[start:end], np.minimum(earliest, first[start:end]))
+            # The mark of an absent time is the least of all, so it loses here.
+            times[slots + PAGE_USERS] = np.maximum(latest, last[start:end])
+            if absent.any():
+                belonging = self._belonging(input_number, group)
+                belonging.value |= bitmap_of(dense[absent])
 
     def _widen(self, input_number: int, place: Place, first: Micros, last: Micros) -> None:
         page = self._pages.get((input_number, place >> PAGE_BITS))

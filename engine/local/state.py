@@ -13,21 +13,27 @@ from contextlib import contextmanager
 from typing import Protocol
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from engine.backend import Appended, EventRecord
 from engine.errors import DeadlineExceeded, FailedPrecondition, RevisionNotReached
 from engine.local.account import Account
 from engine.local.cells import Cells
 from engine.local.dedupe import EventIds, Requests, event_digests
+from engine.local.directory import by_group
 from engine.local.environment import Store, Writable
 from engine.local.events import ColumnCache
 from engine.local.keys import Family, key
 from engine.local.locks import FairLock
-from engine.local.log import AliasEntry, AppendEntry, EraseEntry, LogEntry
+from engine.local.log import AliasEntry, AppendEntry, EraseEntry, ImportEntry, LogEntry
 from engine.local.membership import Memberships
 from engine.local.names import Names, Space
 from engine.local.settings import LocalSettings
 from engine.values import Micros
+
+IMPORT_CHUNK_ROWS = 1 << 17
+"""So many rows of an import are applied at a time; queries run in between."""
 
 _FOLDED_KEY = key(Family.META, b"folded")
 
@@ -105,6 +111,8 @@ class State:
             match entry:
                 case AppendEntry():
                     return self._append(position, entry)
+                case ImportEntry():
+                    return self._import(position, entry)
                 case EraseEntry():
                     return self._erase(position, entry)
                 case AliasEntry():
@@ -115,12 +123,9 @@ class State:
 
     def _append(self, position: int, entry: AppendEntry) -> Appended:
         with self.locked():
-            if entry.request_id:
-                account_number = self._account(entry.account).number
-                first = self.requests.find(account_number, entry.request_id, entry.arrival)
-                if first is not None:
-                    self._reach(position, entry.arrival)
-                    return msgspec.structs.replace(first, repeated=True)
+            first = self._first_answer(position, entry)
+            if first is not None:
+                return first
             account = self._account(entry.account)
             repeated = self._repeated(account, entry)
         for start in range(0, len(entry.records), self._chunk_records):
@@ -129,14 +134,62 @@ class State:
                 records = entry.records[start:end]
                 touched = account.apply(records, repeated[start:end], self._sequence)
                 self._sequence += len(records)
+                self.memberships.mark(account.name, by_group(touched))
+        return self._answered(position, entry, account, len(entry.records), sum(repeated))
+
+    def _import(self, position: int, entry: ImportEntry) -> Appended:
+        columns = entry.columns
+        count = len(columns)
+        with self.locked():
+            first = self._first_answer(position, entry)
+            if first is not None:
+                return first
+            account = self._account(entry.account)
+            repeated = self._repeated_rows(account, entry)
+        if repeated.any():
+            columns = columns.take(np.flatnonzero(~repeated))
+        for start in range(0, len(columns), IMPORT_CHUNK_ROWS):
+            rows = np.arange(start, min(start + IMPORT_CHUNK_ROWS, len(columns)))
+            chunk = columns if len(rows) == len(columns) else columns.take(rows)
+            with self.locked():
+                touched = account.apply_columns(chunk, self._sequence, self._lock.breathe)
+                self._sequence += len(chunk)
                 self.memberships.mark(account.name, touched)
-        duplicates = sum(repeated)
-        answer = Appended(position, len(entry.records) - duplicates, duplicates)
+        return self._answered(position, entry, account, count, count - len(columns))
+
+    def _first_answer(self, position: int, entry: AppendEntry | ImportEntry) -> Appended | None:
+        """The answer to a request that came before; its position is then reached."""
+        if not entry.request_id:
+            return None
+        number = self._account(entry.account).number
+        first = self.requests.find(number, entry.request_id, entry.arrival)
+        if first is None:
+            return None
+        self._reach(position, entry.arrival)
+        return msgspec.structs.replace(first, repeated=True)
+
+    def _answered(
+        self, position: int, entry: AppendEntry | ImportEntry, account: Account, rows: int, duplicates: int
+    ) -> Appended:
+        """Remembers what became of a request, and reaches its position."""
+        answer = Appended(position, rows - duplicates, duplicates)
         with self.locked():
             if entry.request_id:
                 self.requests.add(account.number, entry.request_id, entry.arrival, answer)
             self._reach(position, entry.arrival)
         return answer
+
+    def _repeated_rows(self, account: Account, entry: ImportEntry) -> npt.NDArray[np.bool_]:
+        """For each row whether it is an event that was seen before."""
+        columns = entry.columns
+        repeated = np.zeros(len(columns), np.bool_)
+        if columns.event_ids is not None:
+            numbers = [account.inputs.number(name) for name in columns.inputs.entries]
+            rows = [row for row, event_id in enumerate(columns.event_ids) if event_id]
+            inputs = [numbers[code] for code in columns.inputs.codes[rows].tolist()]
+            digests = event_digests(account.number, inputs, [columns.event_ids[row] for row in rows])
+            repeated[rows] = self.event_ids.take(digests, entry.arrival)
+        return repeated
 
     def _repeated(self, account: Account, entry: AppendEntry) -> list[bool]:
         """For each record whether it is an event that was seen before."""
@@ -171,7 +224,7 @@ class State:
                 if moved is not None:
                     before, after = moved
                     self.memberships.erased(account, {before: entry.from_user_id})
-                    self.memberships.mark(account.name, [after])
+                    self.memberships.mark(account.name, by_group([after]))
             self._reach(position, entry.arrival)
         return Appended(position, 1, 0)
 

@@ -10,6 +10,7 @@ import pytest
 from engine.backend import Backend
 from engine.local.backend import LocalBackend
 from engine.local.settings import LocalSettings
+from tests.conformance.as_columns import ColumnsBackend
 from tests.conformance.site import Site
 
 Opener = Callable[[Path], Backend]
@@ -20,7 +21,12 @@ def open_local(directory: Path) -> Backend:
     return LocalBackend.open(directory, settings=LocalSettings(fold_seconds=3_600.0))
 
 
-BACKENDS: dict[str, Opener] = {"local": open_local}
+def open_by_column(directory: Path) -> Backend:
+    """The same, taking events by column."""
+    return ColumnsBackend.open(directory, settings=LocalSettings(fold_seconds=3_600.0))
+
+
+BACKENDS: dict[str, Opener] = {"local": open_local, "local, by column": open_by_column}
 
 
 @pytest.fixture(params=BACKENDS)

@@ -203,9 +203,12 @@ class DictionaryColumn:
 
     def trimmed(self) -> DictionaryColumn:
         """The same values without entries that no row has any more."""
-        used, codes = np.unique(self.codes, return_inverse=True)
+        in_use = np.zeros(self.entries.count, np.bool_)
+        in_use[self.codes] = True
+        used = np.flatnonzero(in_use)
         if len(used) == self.entries.count:
-            return self
+            return DictionaryColumn(self.positions, smallest(self.codes), self.entries)
+        codes = (np.cumsum(in_use) - 1)[self.codes]
         values = self.entries.values
         entries = Entries(self.entries.kind, len(used), values=[values[code] for code in used.tolist()])
         return DictionaryColumn(self.positions, smallest(codes), entries)

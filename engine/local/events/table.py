@@ -92,6 +92,7 @@ class Table:
         self.record = record or TableRecord()
         self._slices: Slices | None = None if record else {}
         self._pending: list[EventRow] = []
+        self._pending_frames: list[Frame] = []
         self._fresh: list[Part] = []
         self._folding: list[Part] = []
         self._staged: _Staged | None = None
@@ -111,7 +112,7 @@ class Table:
     @property
     def has_changes(self) -> bool:
         """Whether a fold has something to write."""
-        return bool(self._pending or self._fresh or self._folding or self._remarked)
+        return bool(self._pending or self._pending_frames or self._fresh or self._folding or self._remarked)
 
     @property
     def is_purging(self) -> bool:
@@ -121,7 +122,12 @@ class Table:
     @property
     def fresh_rows(self) -> int:
         """Rows that are not stored yet."""
-        return len(self._pending) + sum(part.record.rows for part in (*self._fresh, *self._folding))
+        waiting = len(self._pending) + sum(map(len, self._pending_frames))
+        return waiting + sum(part.record.rows for part in (*self._fresh, *self._folding))
+
+    def add_frame(self, frame: Frame) -> None:
+        """Takes rows that are in a frame already."""
+        self._pending_frames.append(frame)
 
     # --- reading --------------------------------------------------------------------------------------------
 
@@ -183,9 +189,11 @@ class Table:
     # --- changing -------------------------------------------------------------------------------------------
 
     def _flush_pending(self) -> None:
-        if not self._pending:
+        if not self._pending and not self._pending_frames:
             return
-        part = Part.of_frame(self._loader, Frame.of_rows(self._pending))
+        rows = (Frame.of_rows(self._pending),) if self._pending else ()
+        part = Part.of_frame(self._loader, Frame.concatenated((*self._pending_frames, *rows)))
+        self._pending_frames.clear()
         self._pending.clear()
         users = self._kept_users()
         if users is not None:

@@ -14,6 +14,7 @@ from engine.local.events.aggregate import passing
 from engine.local.events.cache import ColumnCache, Loader
 from engine.local.events.facts import TableFacts, facts_of, live_columns, live_parts
 from engine.local.events.frame import ColumnKey
+from engine.local.events.importing import TableFrame
 from engine.local.events.model import EventRow, ResolvedEventMatch, ResolvedSelection, ResolvedSequence
 from engine.local.events.part import Part
 from engine.local.events.select import Universe
@@ -106,11 +107,19 @@ class EventTables:
         groups = self._groups
         for row in rows:
             short = (row.input_number, row.name_number, row.type)
-            table = groups[row.group].tables.get(short)
-            if table is None:
-                table = Table(self._loader, (self._account, *short, row.group))
-                groups[row.group].place(table)
+            table = groups[row.group].tables.get(short) or self._new_table(row.group, short)
             table.pending.append(row)
+
+    def add_frame(self, rows: TableFrame) -> None:
+        """Takes the rows of one table in. The next read sees them."""
+        short = (rows.input_number, rows.name_number, rows.type)
+        table = self._groups[rows.group].tables.get(short) or self._new_table(rows.group, short)
+        table.add_frame(rows.frame)
+
+    def _new_table(self, group: int, short: _Short) -> Table:
+        table = Table(self._loader, (self._account, *short, group))
+        self._groups[group].place(table)
+        return table
 
     def extract(self, group: int, user: int) -> list[EventRow]:
         """Removes a user's rows from all tables and answers them in the order of arrival."""

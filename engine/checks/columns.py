@@ -1,0 +1,139 @@
+"""Checks of a batch of events by column: each distinct text once, numbers and times as arrays.
+
+What is refused and why is what `rows.check_event` says of the same rows, which a test holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from engine.checks.rows import EVENT_AHEAD_MAX, Fault, check_name, check_value, is_longer
+from engine.event_columns import EventColumns, Rows, TextColumn, ValueColumn
+from engine.limits import Limits
+from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS, Kind, Micros
+
+Mask = npt.NDArray[np.bool_]
+
+
+class RowFaults(msgspec.Struct, frozen=True):
+    """Rows of a batch that are refused for one reason; `field` is a path below the row, `rows` ascend."""
+
+    reason: str
+    field: str
+    description: str
+    rows: Rows
+
+
+_Found = Iterator[tuple[Fault, Mask]]
+
+
+def check_columns(
+    columns: EventColumns,
+    now: Micros,
+    retention: Micros,
+    limits: Limits,
+    input_fault: Callable[[str], Fault | None],
+) -> list[RowFaults]:
+    """The first fault of every row that has one. `retention` 0 = keep all."""
+    unfaulted = np.ones(len(columns), np.bool_)
+    faults = []
+    for (reason, field, description), mask in _found(columns, now, retention, limits, input_fault):
+        rows = np.flatnonzero(mask & unfaulted)
+        if len(rows):
+            unfaulted[rows] = False
+            faults.append(RowFaults(reason, field, description, rows))
+    return faults
+
+
+def _found(
+    columns: EventColumns,
+    now: Micros,
+    retention: Micros,
+    limits: Limits,
+    input_fault: Callable[[str], Fault | None],
+) -> _Found:
+    """Faults in the order in which `check_event` looks for them, each with the rows that have it."""
+    times = columns.times
+    yield from _text_faults(columns.user_ids, lambda text: check_name("user_id", text, limits))
+    yield from _text_faults(columns.names, lambda text: check_name("name", text, limits))
+    if retention:
+        too_old = "EVENT_TOO_OLD", "time", "is older than the account's event retention"
+        yield too_old, times < now - retention
+    in_future = "EVENT_IN_FUTURE", "time", "is more than 24 h ahead of the server's clock"
+    yield in_future, times > now + EVENT_AHEAD_MAX
+    if columns.event_ids is not None:
+        yield from _event_id_faults(columns.event_ids, limits)
+    outside = "INVALID_VALUE", "time", "is outside of the years 1 to 9999"
+    yield outside, (times < TIME_MIN_MICROS) | (times > TIME_MAX_MICROS)
+    yield from _count_faults(columns, limits)
+    for column in columns.attributes:
+        yield from _value_faults(column, len(columns), limits)
+    yield from _text_faults(columns.inputs, input_fault)
+
+
+def _text_faults(column: TextColumn, check: Callable[[str], Fault | None]) -> _Found:
+    faulty = {code: fault for code, text in enumerate(column.entries) if (fault := check(text)) is not None}
+    yield from _by_fault(faulty, column.codes)
+
+
+def _by_fault(faulty: Mapping[int, Fault], codes: npt.NDArray[np.integer]) -> _Found:
+    by_fault: dict[Fault, list[int]] = {}
+    for code, fault in faulty.items():
+        by_fault.setdefault(fault, []).append(code)
+    for fault, entries in by_fault.items():
+        yield fault, np.isin(codes, np.array(entries))
+
+
+def _event_id_faults(event_ids: Sequence[str], limits: Limits) -> _Found:
+    fault = "VALUE_TOO_LONG", "event_id", f"is longer than {limits.name_bytes_max} bytes"
+    too_long = (is_longer(event_id, limits.name_bytes_max) for event_id in event_ids)
+    yield fault, np.fromiter(too_long, np.bool_, len(event_ids))
+
+
+def _count_faults(columns: EventColumns, limits: Limits) -> _Found:
+    attributes_max = limits.event_attributes_max
+    if len(columns.attributes) <= attributes_max:
+        return
+    counts = np.zeros(len(columns), np.int64)
+    for column in columns.attributes:
+        counts[slice(None) if column.rows is None else column.rows] += 1
+    for count in np.unique(counts[counts > attributes_max]).tolist():
+        description = f"has {count} attributes; at most {attributes_max} are allowed"
+        yield ("TOO_MANY_ATTRIBUTES", "attributes", description), counts == count
+
+
+def _value_faults(column: ValueColumn, count: int, limits: Limits) -> _Found:
+    fault = check_name("attributes", column.name, limits)
+    if fault is not None:
+        yield fault, _spread(np.ones(len(column.data), np.bool_), column, count)
+        return
+    field = f"attributes[{column.name!r}]"
+    if column.kind is Kind.NUMBER:
+        not_finite = "INVALID_VALUE", field, "must be a finite number"
+        yield not_finite, _spread(~np.isfinite(column.data), column, count)
+    elif column.kind is Kind.TIME:
+        outside = "INVALID_VALUE", field, "is outside of the years 1 to 9999"
+        mask = (column.data < TIME_MIN_MICROS) | (column.data > TIME_MAX_MICROS)
+        yield outside, _spread(mask, column, count)
+    else:
+        faulty = {
+            code: fault
+            for code, value in enumerate(column.entries)
+            if (fault := check_value(field, value, limits)) is not None
+        }
+        for fault, mask in _by_fault(faulty, column.data):
+            yield fault, _spread(mask, column, count)
+
+
+def _spread(mask: Mask, column: ValueColumn, count: int) -> Mask:
+    """A mask over the column's values as one over the rows of the batch."""
+    rows = column.rows
+    if rows is None:
+        return mask
+    spread = np.zeros(count, np.bool_)
+    spread[rows[mask]] = True
+    return spread

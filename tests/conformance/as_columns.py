@@ -1,0 +1,62 @@
+"""The embedded backend, receiving every batch of events by column: the outcome must be the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from engine.backend import Appended, EventRecord, Record
+from engine.event_columns import EventColumns, TextColumn, ValueColumn
+from engine.local.backend import LocalBackend
+from engine.values import Kind, Value, kind_of
+
+
+class ColumnsBackend(LocalBackend):
+    """Batches of nothing but events go in by column."""
+
+    def append(self, account: str, records: Sequence[Record], *, request_id: str = "") -> Appended:
+        events = [record for record in records if isinstance(record, EventRecord)]
+        if not events or len(events) < len(records):
+            return super().append(account, records, request_id=request_id)
+        return self.append_columns(account, columns_of(events), request_id=request_id)
+
+
+def columns_of(events: Sequence[EventRecord]) -> EventColumns:
+    """The same events by column."""
+    values: dict[tuple[str, Kind], dict[int, Value]] = {}
+    for row, event in enumerate(events):
+        for name, value in event.attributes.items():
+            values.setdefault((name, kind_of(value)), {})[row] = value
+    event_ids = [event.event_id for event in events]
+    return EventColumns(
+        user_ids=_texts([event.user_id for event in events]),
+        inputs=_texts([event.input for event in events]),
+        names=_texts([event.name for event in events]),
+        type_bytes=bytes(event.type for event in events),
+        time_bytes=np.array([event.time for event in events], "<i8").tobytes(),
+        attributes=[_values(name, kind, rows, len(events)) for (name, kind), rows in values.items()],
+        event_ids=event_ids if any(event_ids) else None,
+    )
+
+
+def _texts(texts: Sequence[str]) -> TextColumn:
+    entries, codes = _coded(texts)
+    return TextColumn.of(entries, codes)
+
+
+def _coded(values: Sequence[Any]) -> tuple[list[Any], np.ndarray[Any, np.dtype[np.int64]]]:
+    # The kind of the values of a column is one, so that True and 1.0 do not meet here.
+    numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
+    return list(numbers), np.array([numbers[value] for value in values], np.int64)
+
+
+def _values(name: str, kind: Kind, values: dict[int, Value], count: int) -> ValueColumn:
+    rows = None if len(values) == count else np.array(list(values))
+    if kind is Kind.NUMBER:
+        return ValueColumn.of(name, kind, rows, np.array(list(values.values()), np.float64))
+    if kind is Kind.TIME:
+        return ValueColumn.of(name, kind, rows, np.array(list(values.values()), np.int64))
+    entries, codes = _coded(list(values.values()))
+    return ValueColumn.of(name, kind, rows, codes, entries)
