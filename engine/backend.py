@@ -20,7 +20,7 @@ import msgspec
 from engine.criteria.model import ConsentState, EventType
 from engine.event_columns import EventColumns
 from engine.plan.model import Plan
-from engine.upkeep import StoreFigures
+from engine.upkeep import Finding, StoreFigures
 from engine.values import PARTITION_COUNT, Kind, Micros, Value
 
 # --- what goes in -------------------------------------------------------------------------------------------
@@ -535,3 +535,10 @@ class Backend(Protocol):
 
 
 ALL_PARTITIONS = tuple(range(PARTITION_COUNT))
+    def verify(self) -> Iterator[Finding]:
+        """Reads and cross-checks everything that is stored, in one state of the store, while reads and writes
+        go on: faults as they are found, progress now and then, and a `StoreVerified` last. Whoever closes the
+        iterator ends the work. Raises FailedPrecondition while another verification is under way.
+        """
+        ...
+

@@ -61,9 +61,10 @@ from engine.local.membership import GroupChanges, StoredState, Update
 from engine.local.settings import LocalSettings
 from engine.local.state import State
 from engine.local.statistics import stored_kinds
+from engine.local.upkeep import Upkeep
 from engine.local.writer import Writer
 from engine.plan.model import Plan
-from engine.upkeep import StoreFigures
+from engine.upkeep import Finding, StoreFigures
 from engine.values import PARTITION_COUNT, Micros
 
 FOLD_POLL_SECONDS = 0.2
@@ -89,6 +90,7 @@ class LocalBackend:
         self._index_lock = threading.RLock()
         self._closing = threading.Event()
         self._closed = False
+        self._upkeep = Upkeep(store)
         self._purging = self._is_purging()
         self._folder = threading.Thread(target=self._fold_now_and_then, name="milepost-fold", daemon=True)
         self._folder.start()
@@ -548,18 +550,13 @@ class LocalBackend:
             since = None
 
     def snapshot(self, directory: Path) -> None:
-        """Writes a consistent copy into an empty or missing directory, while reads and writes go on.
-
-        The index is copied before the log, and the log is not trimmed in between, so that the copy of the log
-        reaches from the copied index onwards.
+        """Writes a consistent, compact copy into an empty or missing directory, while reads and writes go
+        on.
         """
         self._check()
         if directory.exists() and any(directory.iterdir()):
             raise FailedPrecondition(f"{directory} is not empty", reason="DIRECTORY_NOT_EMPTY")
-        with self._fold_lock:
-            self._check()
-            self._store.index.copy_to(directory / "index")
-            self._store.log.copy_to(directory / "log")
+        self._upkeep.copy(directory, self._fold_lock)
 
     def stats(self) -> Stats:
         """Figures about the store as a whole."""
@@ -602,6 +599,11 @@ class LocalBackend:
 
         return check
 
+    def verify(self) -> Iterator[Finding]:
+        """Reads and cross-checks everything that is stored, one verification at a time."""
+        self._check()
+        return self._upkeep.verify()
+
     def capabilities(self) -> Capabilities:
         """What this backend can do beyond the boundary's minimum."""
         return Capabilities(name="local", backup=True, groups=self._store.groups)
@@ -630,7 +632,10 @@ class LocalBackend:
         with self._catalogs.still(), self._state.locked():
             self._closed = True
         self._documents.close()
-        self._store.close()
+        if self._upkeep.close():
+            self._store.close()
+        else:
+            _log.warning("the store is left open: somebody is still reading all of it")
 
 
 def _nobody(

@@ -57,7 +57,7 @@ class RunRecord(msgspec.Struct, array_like=True):
     fences: list[int]
 
 
-class _Run:
+class Run:
     """A run and its filter in memory."""
 
     def __init__(self, number: int, record: RunRecord, bits: npt.NDArray[np.uint64]) -> None:
@@ -106,12 +106,13 @@ def _filter_of(digests: Digests) -> npt.NDArray[np.uint64]:
     return bits
 
 
-def _as_array(joined: bytes) -> Digests:
+def digests_of(joined: bytes) -> Digests:
+    """The digests in the blocks of a run."""
     return np.frombuffer(joined, _BIG_ENDIAN).astype(np.uint64).reshape(-1, 2)
 
 
 def _sorted(joined: bytes) -> bytes:
-    array = _as_array(joined)
+    array = digests_of(joined)
     return array[np.lexsort((array[:, 1], array[:, 0]))].astype(_BIG_ENDIAN).tobytes()
 
 
@@ -125,16 +126,16 @@ class EventIds:
         self._fresh_since: Micros = 0
         self._writing: set[bytes] = set()
         self._writing_since: Micros = 0
-        self._runs: list[_Run] = []
-        self._added: _Run | None = None
-        self._expired: list[_Run] = []
+        self._runs: list[Run] = []
+        self._added: Run | None = None
+        self._expired: list[Run] = []
         self._next_run = 1
         with index.reading() as txn:
             for stored, value in txn.scan(key(Family.DEDUPE_RUN)):
                 number = int.from_bytes(stored[1:], "big")
                 record = msgspec.msgpack.decode(value, type=RunRecord)
                 bits = txn.get(key(Family.DEDUPE_FILTER, number))
-                self._runs.append(_Run(number, record, np.frombuffer(bytes(bits or b""), np.uint64)))
+                self._runs.append(Run(number, record, np.frombuffer(bytes(bits or b""), np.uint64)))
                 self._next_run = number + 1
 
     def take(self, digests: Sequence[bytes], arrival: Micros) -> list[bool]:
@@ -154,7 +155,7 @@ class EventIds:
         return seen
 
     def _in_runs(self, digests: Sequence[bytes]) -> frozenset[bytes]:
-        array = _as_array(b"".join(digests))
+        array = digests_of(b"".join(digests))
         candidates = [(run, np.flatnonzero(run.may_hold(array))) for run in self._runs]
         found: set[bytes] = set()
         if any(len(places) for _, places in candidates):
@@ -196,7 +197,7 @@ class EventIds:
             self._fresh_since = self._writing_since
         self._writing = set()
 
-    def _write_run(self, txn: Writable, joined: bytes, first: Micros, last: Micros) -> _Run:
+    def _write_run(self, txn: Writable, joined: bytes, first: Micros, last: Micros) -> Run:
         number = self._next_run
         self._next_run += 1
         size = BLOCK_DIGESTS * DIGEST_BYTES
@@ -205,16 +206,16 @@ class EventIds:
             txn.put(key(Family.DEDUPE_BLOCK, number, block), joined[start : start + size])
             fences.append(int.from_bytes(joined[start : start + 8], "big"))
         record = RunRecord(len(joined) // DIGEST_BYTES, first, last, fences)
-        bits = _filter_of(_as_array(joined))
+        bits = _filter_of(digests_of(joined))
         txn.put(key(Family.DEDUPE_FILTER, number), bits.tobytes())
         txn.put(key(Family.DEDUPE_RUN, number), msgspec.msgpack.encode(record))
-        return _Run(number, record, bits)
+        return Run(number, record, bits)
 
     # --- merging, in the background ---
 
-    def mergeable(self) -> list[_Run]:
+    def mergeable(self) -> list[Run]:
         """Runs of one tier that are worth merging, oldest first; empty when there are none."""
-        tiers: dict[int, list[_Run]] = {}
+        tiers: dict[int, list[Run]] = {}
         for run in self._runs:
             tiers.setdefault(run.record.count.bit_length() // 3, []).append(run)
         for _, runs in sorted(tiers.items()):
@@ -223,8 +224,8 @@ class EventIds:
                 return group
         return []
 
-    def _fitting(self, runs: list[_Run]) -> list[_Run]:
-        group: list[_Run] = []
+    def _fitting(self, runs: list[Run]) -> list[Run]:
+        group: list[Run] = []
         for run in runs:
             spans = run.record.last_arrival - (group or [run])[0].record.first_arrival
             count = sum(each.record.count for each in group) + run.record.count
@@ -236,7 +237,7 @@ class EventIds:
                 group = [run]
         return group
 
-    def merge(self, runs: Sequence[_Run]) -> _Run:
+    def merge(self, runs: Sequence[Run]) -> Run:
         """Writes one run that holds what several do, in a transaction of its own. Runs are immutable, so this
         needs no lock; `merged` then swaps them and `discard` deletes them. A crash in between leaves digests
         in two runs, which changes no answer.
@@ -250,19 +251,19 @@ class EventIds:
         with self._index.writing() as write:
             return self._write_run(write, _sorted(joined), first, last)
 
-    def merged(self, runs: Sequence[_Run], into: _Run) -> None:
+    def merged(self, runs: Sequence[Run], into: Run) -> None:
         """Swaps merged runs for the one they were merged into. Called with the state lock held."""
         self._runs = [run for run in self._runs if run not in runs]
         self._runs.append(into)
 
-    def discard(self, runs: Sequence[_Run]) -> None:
+    def discard(self, runs: Sequence[Run]) -> None:
         """Deletes runs that nothing refers to any more."""
         with self._index.writing() as txn:
             for run in runs:
                 _delete(txn, run)
 
 
-def _delete(txn: Writable, run: _Run) -> None:
+def _delete(txn: Writable, run: Run) -> None:
     txn.delete(key(Family.DEDUPE_RUN, run.number))
     txn.delete(key(Family.DEDUPE_FILTER, run.number))
     txn.delete_prefix(key(Family.DEDUPE_BLOCK, run.number))

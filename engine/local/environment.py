@@ -21,7 +21,7 @@ import errno
 import fcntl
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -41,6 +41,11 @@ GROUPS_MAX = 64
 
 MAP_BYTES_DEFAULT = 256 << 30
 READERS_MAX = 512
+
+COPY_MAP_BYTES = 1 << 40
+"""Address space for a copy while it is written: more than any store takes."""
+COPY_BATCH_BYTES = 8 << 20
+"""What a copy writes in one transaction, all of it in memory until then."""
 
 CHECKSUM_BYTES = 8
 
@@ -108,6 +113,13 @@ class ReadTransaction:
                 return
             yield found
             more = cursor.next()
+
+    def stored(self) -> Iterator[tuple[bytes, memoryview]]:
+        """Every pair as it is stored, the checksum, which is verified, in front of the value."""
+        for found, stored in self._txn.cursor():
+            at = bytes(found)
+            _verified(at, stored)
+            yield at, memoryview(stored)
 
     def sizes(self, prefix: bytes) -> Iterator[int]:
         """For every key with the prefix the bytes of the key and of what is stored under it, in order,
@@ -213,6 +225,12 @@ class WriteBuffer:
                 txn.delete(stored)
 
 
+class Readable(Protocol):
+    """What read transactions come from."""
+
+    def reading(self) -> AbstractContextManager[ReadTransaction]: ...
+
+
 class Environment:
     """One LMDB environment."""
 
@@ -248,9 +266,8 @@ class Environment:
 
     def copy_to(self, directory: Path) -> None:
         """Writes a compact copy of the last committed state into a directory while reads and writes go on."""
-        directory.mkdir(parents=True, exist_ok=True)
-        with _translated():
-            self._env.copy(str(directory), compact=True)
+        with self.reading() as txn:
+            write_copy(txn, directory)
 
     def disk_bytes(self) -> int:
         """How much of the file is in use or waiting for reuse."""
@@ -274,6 +291,47 @@ class Environment:
     def close(self) -> None:
         """Unmaps the file. No transaction may be open."""
         self._env.close()
+
+
+def write_copy(source: ReadTransaction, directory: Path, rest: Callable[[], None] = lambda: None) -> None:
+    """Writes everything that a transaction sees into a new environment in a directory, synced at the end.
+    `rest` is called now and then and may raise.
+
+    Keys and values are written anew, in order. LMDB's own copy takes its pages over, whose inner ones keep
+    keys that were deleted long ago: ids of erased users, for example. Each value is verified on the way:
+    raises DataLoss rather than copy a damaged one.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with _translated():
+        target = lmdb.open(str(directory), map_size=COPY_MAP_BYTES, lock=False, sync=False)
+    try:
+        pairs = source.stored()
+        with _translated():
+            more = True
+            while more:
+                with target.begin(write=True) as txn:
+                    batch = _Batch(pairs)
+                    txn.cursor().putmulti(batch, append=True)
+                    more = batch.bytes >= COPY_BATCH_BYTES
+                rest()
+            target.sync(True)
+    finally:
+        target.close()
+
+
+class _Batch:
+    """Pairs up to `COPY_BATCH_BYTES`, and how many bytes they had."""
+
+    def __init__(self, pairs: Iterator[tuple[bytes, memoryview]]) -> None:
+        self._pairs = pairs
+        self.bytes = 0
+
+    def __iter__(self) -> Iterator[tuple[bytes, memoryview]]:
+        for found, stored in self._pairs:
+            yield found, stored
+            self.bytes += len(found) + len(stored)
+            if self.bytes >= COPY_BATCH_BYTES:
+                return
 
 
 class Store:

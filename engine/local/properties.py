@@ -54,7 +54,7 @@ PLAIN_SUFFIX, DIGEST_SUFFIX = b"\0", b"\1"
 """With what the part of a key begins that holds a value, or the digest of a long one."""
 _BOOLS = {False: b"\0", True: b"\1"}
 
-_PROFILE: MessageCodec[ProfileData] = MessageCodec(dict[int, tuple[int, int, Value | None]], dict)
+PROFILE: MessageCodec[ProfileData] = MessageCodec(dict[int, tuple[int, int, Value | None]], dict)
 _TEXT: MessageCodec[str] = MessageCodec(str, str)
 
 
@@ -80,7 +80,7 @@ class Properties:
 
     def profile(self, place: Place) -> ProfileData:
         """The latest writes of a user by field. Not to be changed by the caller."""
-        cell = self._cells.find(self._profile_key(place), _PROFILE)
+        cell = self._cells.find(self._profile_key(place), PROFILE)
         return {} if cell is None else cell.value
 
     def _profile_key(self, place: Place) -> bytes:
@@ -88,7 +88,7 @@ class Properties:
 
     def write(self, place: Place, writes: Iterable[tuple[int, Write]]) -> None:
         """Takes writes to a user's fields; each counts unless a later one is there."""
-        cell = self._cells.get(self._profile_key(place), _PROFILE)
+        cell = self._cells.get(self._profile_key(place), PROFILE)
         self._cells.changed(cell)
         profile = cell.value
         for field, write in writes:
@@ -103,7 +103,7 @@ class Properties:
     def take(self, place: Place) -> ProfileData:
         """Removes a user's fields and answers them."""
         self.begin()
-        cell = self._cells.get(self._profile_key(place), _PROFILE)
+        cell = self._cells.get(self._profile_key(place), PROFILE)
         taken, cell.value = cell.value, {}
         self._cells.changed(cell)
         for field, write in taken.items():
@@ -126,7 +126,7 @@ class Properties:
         if kind is Kind.NUMBER or kind is Kind.TIME:
             self._set_column(field, kind, group, dense, value)
             return
-        for stored_value in _stored_values(value):
+        for stored_value in stored_values(value):
             cell = self._value_cell(field, kind, group, stored_value)
             cell.value.add(dense)
             self._cells.changed(cell)
@@ -138,7 +138,7 @@ class Properties:
             absent = ABSENT_NUMBER if kind is Kind.NUMBER else ABSENT_TIME
             self._set_column(field, kind, group, dense, absent)
             return
-        for stored_value in _stored_values(value):
+        for stored_value in stored_values(value):
             cell = self._value_cell(field, kind, group, stored_value)
             cell.value.discard(dense)
             self._cells.changed(cell)
@@ -169,7 +169,7 @@ class Properties:
     def _value_cell(self, field: int, kind: Kind, group: int, stored_value: bytes) -> Cell[BitMap]:
         """The bitmap of a value that is about to change."""
         prefix = key(Family.FIELD_VALUE, self._account, field, kind, group)
-        cell = self._cells.get(prefix + _value_suffix(stored_value), BITMAP)
+        cell = self._cells.get(prefix + value_key_suffix(stored_value), BITMAP)
         if not cell.value:
             # An empty bitmap is not in the store, or will not be: enumeration has to find it here.
             self._fresh_values.setdefault(prefix, set()).add(cell.key)
@@ -261,7 +261,7 @@ class Properties:
         """Those of a few users of whom some field passes, by their profiles."""
         passing = []
         for dense in users:
-            cell = self._cells.find(key(Family.PROFILE, self._account, group, dense), _PROFILE)
+            cell = self._cells.find(key(Family.PROFILE, self._account, group, dense), PROFILE)
             if cell is None:
                 continue
             for field in fields:
@@ -277,7 +277,7 @@ def column_codec(kind: Kind) -> ColumnCodec:
     return NUMBERS if kind is Kind.NUMBER else TIMES
 
 
-def _stored_values(value: Value) -> tuple[bytes, ...]:
+def stored_values(value: Value) -> tuple[bytes, ...]:
     """The bytes under which a string, a bool or the elements of a list are indexed."""
     if type(value) is tuple:
         return tuple({element.encode() for element in value})
@@ -288,10 +288,11 @@ def _stored_values(value: Value) -> tuple[bytes, ...]:
 
 def value_suffix(value: str | bool) -> bytes:
     """The part of a key that stands for a string or a bool."""
-    return _value_suffix(_stored_values(value)[0])
+    return value_key_suffix(stored_values(value)[0])
 
 
-def _value_suffix(stored_value: bytes) -> bytes:
+def value_key_suffix(stored_value: bytes) -> bytes:
+    """The part of a key that stands for an indexed value."""
     if len(stored_value) <= TEXT_IN_KEY_BYTES_MAX:
         return PLAIN_SUFFIX + stored_value
     return DIGEST_SUFFIX + xxhash.xxh3_128_digest(stored_value)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Protocol, TypeVar, cast
 
 from engine.errors import DataLoss
-from engine.local.environment import Environment, ReadTransaction
+from engine.local.environment import Readable, ReadTransaction
 from engine.local.keys import family_of
 
 COLUMN_CACHE_BYTES_DEFAULT = 256 << 20
@@ -72,7 +72,7 @@ class ColumnCache:
 class Loader:
     """Loads columns through the cache, all from one state of the index while a session is open."""
 
-    def __init__(self, index: Environment, cache: ColumnCache) -> None:
+    def __init__(self, index: Readable, cache: ColumnCache) -> None:
         self._index = index
         self.cache = cache
         self._txn: ReadTransaction | None = None

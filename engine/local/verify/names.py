@@ -1,0 +1,87 @@
+"""The parts of a store that are few: headers, the log, resource records and names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from engine.local.environment import FORMAT_VERSION, StoreHeader
+from engine.local.keys import Family, key
+from engine.local.log import _decoder
+from engine.local.names import NO_ACCOUNT, Space, field_of
+from engine.local.state import FoldedState
+from engine.local.verify.examination import Examination, as_is, as_text
+
+_HEADER, _FOLDED = b"header", b"folded"
+
+
+def check_meta(examination: Examination) -> Iterator[None]:
+    """Both headers are there and alike, and the index says how far it has come."""
+    headers = []
+    for txn in (examination.log, examination.index):
+        for (name,), stored, value in examination.values(Family.META, as_is, txn):
+            if name == _HEADER:
+                headers.append(msgspec.msgpack.decode(value, type=StoreHeader))
+            elif name == _FOLDED:
+                examination.folded = msgspec.msgpack.decode(value, type=FoldedState).position
+            else:
+                examination.fault(Family.META, "is no name that is known", stored)
+            yield
+    if not examination.is_sound(Family.META):
+        return
+    alike = len(headers) == 2 and headers[0] == headers[1]
+    examination.expect(alike, Family.META, "log and index do not have one and the same header")
+    for header in headers:
+        examination.groups = header.groups
+        right = header.format_version == FORMAT_VERSION
+        examination.expect(right, Family.META, f"the format has version {header.format_version}")
+
+
+def check_log(examination: Examination) -> Iterator[None]:
+    """Positions follow each other from where the index has come to, and arrivals never go back."""
+    expected, arrival = None, 0
+    for (position,), stored, entry in examination.values(Family.LOG, _decoder.decode, examination.log):
+        if expected is None:
+            begins = position <= examination.folded + 1
+            examination.expect(begins, Family.LOG, f"begins after {examination.folded}, the index", stored)
+        elif examination.is_sound(Family.LOG):
+            examination.expect(position == expected, Family.LOG, f"follows {expected - 1}", stored)
+        expected = position + 1
+        examination.logged = position
+        examination.expect(entry.arrival >= arrival, Family.LOG, "arrived before the one before", stored)
+        arrival = max(arrival, entry.arrival)
+        yield
+
+
+def check_documents(examination: Examination) -> Iterator[None]:
+    """Keys are text. What is in a record is no business of the store's."""
+    for (name,), stored, _ in examination.values(Family.DOCUMENT, as_is):
+        try:
+            name.decode()
+        except UnicodeDecodeError:
+            examination.fault(Family.DOCUMENT, "has a key that is no text", stored)
+        yield
+
+
+def check_names(examination: Examination) -> Iterator[None]:
+    """Each space is numbered from 1 without gaps or repetitions, for an account that has a name itself."""
+    for (space, account, number), stored, name in examination.values(Family.NAME, as_text):
+        examination.names.setdefault((space, account), {})[number] = name
+        if space == Space.FIELD:
+            try:
+                field_of(name)
+            except msgspec.MsgspecError:
+                examination.fault(Family.NAME, f"is no field: {name}", stored)
+        yield
+    if not examination.is_sound(Family.NAME):
+        return
+    accounts = examination.names.get((Space.ACCOUNT, NO_ACCOUNT), {})
+    for (space, account), names in examination.names.items():
+        prefix = key(Family.NAME, space, account, 0)
+        whole = sorted(names) == list(range(1, len(names) + 1))
+        examination.expect(whole, Family.NAME, "numbers of this space have gaps", prefix)
+        different = len(set(names.values())) == len(names)
+        examination.expect(different, Family.NAME, "two numbers of this space have one name", prefix)
+        owned = account == NO_ACCOUNT or account in accounts
+        examination.expect(owned, Family.NAME, "belongs to no account", prefix)
