@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import grpc
 
+from engine.errors import StoreUnavailable
 from milepost.v1 import ingest_service_pb2 as pb
 from milepost.v1 import ingest_service_pb2_grpc
 from service.convert.data import event_records, rejection_messages, user_records
@@ -28,6 +29,8 @@ class IngestHandlers(ingest_service_pb2_grpc.IngestServiceServicer):
         self, request_iterator: Iterator[pb.StreamEventsRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.StreamEventsResponse]:
         for request in request_iterator:
+            if self._runtime.stopping.is_set():
+                raise StoreUnavailable("the service is stopping: send what is not acknowledged elsewhere")
             yield pb.StreamEventsResponse(sequence=request.sequence, result=self._events(request.batch))
 
     def _events(self, request: pb.IngestEventsRequest) -> pb.IngestEventsResponse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,12 +21,13 @@ from milepost.v1 import (
     audience_service_pb2,
     catalog_service_pb2,
     connection_service_pb2,
+    data_pb2,
     ingest_service_pb2,
     journey_service_pb2,
 )
 from service.not_built import METHODS_NOT_BUILT
 from service.server import SERVICE_NAMES
-from tests.harness import Serving, eventually, read_refusal, refusal_of, serving
+from tests.harness import ACCOUNT, INPUT, Serving, eventually, read_refusal, refusal_of, serving
 
 CONTRACT = (
     account_service_pb2,
@@ -211,3 +213,31 @@ def test_stopping_says_not_serving_first_and_lets_calls_finish(
         assert call.result().account.name == "accounts/a"
         stopping.join(60)
         assert closed == ["engine"]
+
+
+def test_a_stream_of_events_ends_when_the_service_stops(tmp_path: Path) -> None:
+    """What was acknowledged stays, and the next batch is told that it has to go elsewhere."""
+    with serving(tmp_path / "store", access_log="none") as service:
+        service.create_inputs()
+        batches: queue.SimpleQueue[ingest_service_pb2.StreamEventsRequest | None] = queue.SimpleQueue()
+        stream = service.ingest.StreamEvents(iter(batches.get, None))
+        health = health_stub(service).Watch(health_pb2.HealthCheckRequest())
+        assert next(health).status == SERVING
+        event = data_pb2.Event(user_id="ann", name="open", input=INPUT)
+        event.time.GetCurrentTime()
+        batch = ingest_service_pb2.IngestEventsRequest(parent=ACCOUNT, events=[event])
+        batches.put(ingest_service_pb2.StreamEventsRequest(batch=batch))
+        assert next(stream).result.accepted == 1
+        stopping = threading.Thread(target=service.application.stop)
+        stopping.start()
+        assert next(health).status == NOT_SERVING
+        # The streams are told after the health checks.
+        eventually(lambda: service.application._server._stopping.is_set())
+        batches.put(ingest_service_pb2.StreamEventsRequest(batch=batch))
+        with pytest.raises(grpc.RpcError) as end:
+            next(stream)
+        assert read_refusal(end.value).reason == "STORE_UNAVAILABLE"
+        stopping.join(60)
+        batches.put(None)
+    with serving(tmp_path / "store", access_log="none") as service:
+        assert service.admin.GetServerInfo(admin_service_pb2.GetServerInfoRequest()).events == 1
