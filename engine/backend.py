@@ -529,12 +529,6 @@ class Backend(Protocol):
         """
         ...
 
-    def capabilities(self) -> Capabilities: ...
-
-    def close(self) -> None: ...
-
-
-ALL_PARTITIONS = tuple(range(PARTITION_COUNT))
     def verify(self) -> Iterator[Finding]:
         """Reads and cross-checks everything that is stored, in one state of the store, while reads and writes
         go on: faults as they are found, progress now and then, and a `StoreVerified` last. Whoever closes the
@@ -542,3 +536,9 @@ ALL_PARTITIONS = tuple(range(PARTITION_COUNT))
         """
         ...
 
+    def capabilities(self) -> Capabilities: ...
+
+    def close(self) -> None: ...
+
+
+ALL_PARTITIONS = tuple(range(PARTITION_COUNT))

@@ -591,6 +591,11 @@ class LocalBackend:
             files=(self._store.index.figures(), self._store.log.figures()),
         )
 
+    def verify(self) -> Iterator[Finding]:
+        """Reads and cross-checks everything that is stored, one verification at a time."""
+        self._check()
+        return self._upkeep.verify()
+
     def _expiry(self, deadline: float | None) -> Callable[[], None]:
         def check() -> None:
             self._check()
@@ -598,11 +603,6 @@ class LocalBackend:
                 raise DeadlineExceeded("the deadline passed while the keys were counted")
 
         return check
-
-    def verify(self) -> Iterator[Finding]:
-        """Reads and cross-checks everything that is stored, one verification at a time."""
-        self._check()
-        return self._upkeep.verify()
 
     def capabilities(self) -> Capabilities:
         """What this backend can do beyond the boundary's minimum."""
