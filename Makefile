@@ -50,8 +50,8 @@ breaking: env ## Check that the contract breaks no caller of AGAINST (a git ref,
 bench: env ## Run the benchmarks (ARGS are passed on)
 	$(BIN)/python -m tests.bench $(ARGS)
 
-kill: env ## Kill the service again and again while it works and check that nothing is lost
-	$(BIN)/python -m pytest tests/faults $(ARGS)
+kill: env ## Kill the service again and again and check what it kept (ROUNDS=1000; ARGS="--seed 7 --jobs 2")
+	$(BIN)/python -m tests.faults.kill_rounds --rounds $(or $(ROUNDS),20) $(ARGS)
 
 fuzz-criteria: env ## Compare random criteria with the oracle (WORLDS=20000; ARGS="--seed 7 --jobs 2")
 	$(BIN)/python -m tests.oracle.campaign --worlds $(or $(WORLDS),20000) $(ARGS)

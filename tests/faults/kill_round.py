@@ -1,0 +1,233 @@
+"""Rounds of kills on one store; see `kill_rounds`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from milepost import Client
+from milepost.cli.service_process import ServiceDied, ServiceProcess
+from milepost.errors import MilepostError
+from milepost.v1.admin_service_pb2 import GetServerInfoRequest, GetServerInfoResponse
+from tests.faults.kill_ledger import EventLedger, Faults, UserLedger, slots_in
+from tests.faults.kill_questions import Questions, prepare
+from tests.faults.kill_writers import EventWriter, StreamWriter, UnaryWriter, UserWriter, revision_number
+
+ACCOUNT_ID = "kill"
+STREAMS = 3
+WRITING_S = (0.01, 0.6)
+STOPPING_S_MAX = 0.15
+STARTING_S = 0.5
+"""What the first start is taken to last."""
+WHOLE_ROUNDS = 25
+FAULTS_SHOWN_MAX = 20
+FLAGS = ("--log-level", "error", "--refresh-interval-ms", "50")
+FOLDS: tuple[tuple[str, ...], ...] = (
+    (),
+    ("--fold-records", "1", "--fold-s", "0.01"),
+    ("--fold-records", "300", "--fold-s", "0.05"),
+    ("--fold-s", "0.3"),
+)
+"""Folding hardly ever, all the time, and now and then."""
+KILLED_STARTING_PERCENT = 15
+KILLED, KILLED_STOPPING, STOPPED = "killed", "killed while stopping", "stopped"
+ENDS = (KILLED,) * 8 + (KILLED_STOPPING, STOPPED)
+
+
+class RoundFailed(Exception):
+    """The service did not keep what it owed; the message says what."""
+
+
+@dataclass
+class Tally:
+    """What happened in some rounds. Only what was acknowledged first time counts as events and updates."""
+
+    rounds: int = 0
+    events: int = 0
+    updates: int = 0
+    unanswered: int = 0
+    """Batches without an answer when the service was gone, and those of them found in the store."""
+    unanswered_kept: int = 0
+    ends: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Tally) -> None:
+        """Takes the figures of other rounds in."""
+        self.rounds += other.rounds
+        self.events += other.events
+        self.updates += other.updates
+        self.unanswered += other.unanswered
+        self.unanswered_kept += other.unanswered_kept
+        self.ends += other.ends
+
+    def __str__(self) -> str:
+        ends = ", ".join(f"{count} {how}" for how, count in sorted(self.ends.items()))
+        return (
+            f"{self.events} events and {self.updates} updates acknowledged; {self.unanswered} batches"
+            f" unanswered, {self.unanswered_kept} of them kept; {ends}"
+        )
+
+
+class KillRounds:
+    """Plays rounds on the store in a directory. `tally` tells what happened so far."""
+
+    def __init__(self, directory: Path, seed: str) -> None:
+        self.tally = Tally()
+        self._directory = directory
+        self._source = random.Random(seed)
+        self._audiences: list[str] = []
+        self._starting_s = STARTING_S
+        sources = [random.Random(f"{seed} {number}") for number in range(STREAMS + 2)]
+        self._event_writers: list[EventWriter] = [
+            *(StreamWriter(number, sources[number]) for number in range(STREAMS)),
+            UnaryWriter(STREAMS, sources[STREAMS]),
+        ]
+        self._user_writer = UserWriter(STREAMS + 1, sources[STREAMS + 1])
+
+    def round(self) -> None:
+        """Starts the service, compares what it kept, and ends it while clients write. Raises RoundFailed."""
+        with self._started() as service, Client(service.target, account=ACCOUNT_ID) as client:
+            self._check(client, whole=self.tally.rounds % WHOLE_ROUNDS == 0)
+            self.tally.rounds += 1
+            writers: list[EventWriter | UserWriter] = [*self._event_writers, self._user_writer]
+            threads = [
+                threading.Thread(target=writer.write, args=(client, self.tally.rounds)) for writer in writers
+            ]
+            for thread in threads:
+                thread.start()
+            time.sleep(self._source.uniform(*WRITING_S))
+            self._end(service)
+            for thread in threads:
+                thread.join()
+        self.tally.events = sum(ledger.acknowledged_events for ledger in self._ledgers)
+        self.tally.updates = self._updates.acknowledged_updates
+        _raise_if_any([fault for writer in writers for fault in writer.faults])
+
+    def finish(self) -> None:
+        """Starts the service a last time and compares everything. Raises RoundFailed."""
+        with self._started() as service, Client(service.target, account=ACCOUNT_ID) as client:
+            self._check(client, whole=True)
+
+    @property
+    def _ledgers(self) -> list[EventLedger]:
+        return [writer.ledger for writer in self._event_writers]
+
+    @property
+    def _updates(self) -> UserLedger:
+        return self._user_writer.ledger
+
+    # --- the service ----------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _started(self) -> Iterator[ServiceProcess]:
+        """The service, started; now and then killed while it starts, and started again."""
+        flags = (*FLAGS, *self._source.choice(FOLDS))
+        while self._source.randrange(100) < KILLED_STARTING_PERCENT:
+            self.tally.ends["killed while starting"] += 1
+            self._start_and_kill(flags, self._source.uniform(0.3, 1.1) * self._starting_s)
+        began = time.monotonic()
+        service = ServiceProcess(self._directory, flags=flags)
+        try:
+            service.start()
+        except ServiceDied as failure:
+            raise RoundFailed(str(failure)) from failure
+        self._starting_s = time.monotonic() - began
+        try:
+            yield service
+        finally:
+            service.stop()
+
+    def _start_and_kill(self, flags: tuple[str, ...], after_s: float) -> None:
+        service = ServiceProcess(self._directory, flags=flags)
+        killer = threading.Timer(after_s, service.kill)
+        killer.start()
+        try:
+            with contextlib.suppress(ServiceDied):
+                service.start()
+        finally:
+            killer.join()
+            service.stop()
+
+    def _end(self, service: ServiceProcess) -> None:
+        how = self._source.choice(ENDS)
+        self.tally.ends[how] += 1
+        if how == STOPPED:
+            service.stop()
+            return
+        if how == KILLED_STOPPING:
+            os.kill(service.pid, signal.SIGTERM)
+            time.sleep(self._source.uniform(0.0, STOPPING_S_MAX))
+        service.kill()
+
+    # --- what it kept ---------------------------------------------------------------------------------------
+
+    def _check(self, client: Client, *, whole: bool) -> None:
+        if not self._audiences:
+            self._audiences = prepare(client)
+        try:
+            info = client.admin.GetServerInfo(GetServerInfoRequest())
+            acknowledged = max(self._updates.revision, *(ledger.revision for ledger in self._ledgers))
+            questions = Questions(client, self._audiences, f"{info.store_id}.{acknowledged:x}")
+            faults = self._of_touched_users(questions)
+            faults += self._of_everything(questions) if whole else []
+            faults += self._of_figures(info, acknowledged)
+        except MilepostError as error:
+            raise RoundFailed(f"a question was answered {type(error).__name__}: {error}") from error
+        _raise_if_any(faults)
+
+    def _of_touched_users(self, questions: Questions) -> Faults:
+        """Settles what the last round left open."""
+        touched = sorted(frozenset[str]().union(*(ledger.touched() for ledger in self._ledgers)))
+        slots, doubled = questions.slots(touched)
+        faults = [f"{user_id} has an event twice" for user_id in doubled]
+        for ledger in self._ledgers:
+            faults += ledger.settle(slots)
+        updated = questions.attributes(self._updates.touched())
+        faults += self._updates.settle(updated)
+        kept = [batch.in_store for ledger in self._ledgers for batch in ledger.lost]
+        kept += [batch.in_store for batch in self._updates.lost]
+        self.tally.unanswered += len(kept)
+        self.tally.unanswered_kept += sum(kept)
+        return faults
+
+    def _of_everything(self, questions: Questions) -> Faults:
+        present = {user_id: slots for ledger in self._ledgers for user_id, slots in ledger.present.items()}
+        slots, doubled = questions.all_slots()
+        faults = [f"{user_id} has an event twice" for user_id in doubled]
+        faults += [
+            f"{user_id} has slots {slots_in(slots.get(user_id, 0))}, not {slots_in(present.get(user_id, 0))}"
+            for user_id in sorted(present.keys() | slots.keys())
+            if slots.get(user_id, 0) != present.get(user_id, 0)
+        ]
+        updated_users = {user_id for user_id, _ in self._updates.present}
+        if questions.attributes(updated_users) != self._updates.values(updated_users):
+            faults.append("attributes of users that the last round left alone have changed")
+        return faults
+
+    def _of_figures(self, info: GetServerInfoResponse, acknowledged: int) -> Faults:
+        """The server's own figures, of the time after its start."""
+        present = [slots for ledger in self._ledgers for slots in ledger.present.values()]
+        events = sum(slots.bit_count() for slots in present)
+        users = len(present) + len({user_id for user_id, _ in self._updates.present})
+        faults = []
+        if (info.events, info.users) != (events, users):
+            faults.append(
+                f"the store has {info.events} events of {info.users} users, not {events} of {users}"
+            )
+        if revision_number(info.revision) < acknowledged:
+            faults.append(f"the revision is {info.revision}, but {acknowledged:x} was answered")
+        return faults
+
+
+def _raise_if_any(faults: Faults) -> None:
+    if faults:
+        left = len(faults) - FAULTS_SHOWN_MAX
+        more = [f"and {left} more"] if left > 0 else []
+        raise RoundFailed("\n  ".join(["", *faults[:FAULTS_SHOWN_MAX], *more]))
