@@ -500,6 +500,13 @@ class LocalBackend:
         with self._state.locked():
             return any(account.tables.is_purging for account in self._state.accounts())
 
+    def purge(self) -> None:
+        """Folds until no row is stored any more that was erased."""
+        self._check()
+        self._fold()
+        while self._purging:
+            self._fold()
+
     def _write_state(self) -> None:
         """Collects under the locks what has changed, and writes it without them: entries are applied and
         questions answered meanwhile.

@@ -49,6 +49,12 @@ COPY_BATCH_BYTES = 8 << 20
 
 CHECKSUM_BYTES = 8
 
+STORE_ID_BYTES = 16
+
+LOCK_FILE = "lock"
+DATA_FILE, READERS_FILE = "data.mdb", "lock.mdb"
+"""LMDB's own names, in the directory of each environment."""
+
 META_PAGES = 2
 STAT_BLOCK_BYTES = 512
 """The unit of `st_blocks`, whatever the file system's own."""
@@ -234,8 +240,16 @@ class Readable(Protocol):
 class Environment:
     """One LMDB environment."""
 
-    def __init__(self, directory: Path, *, map_bytes: int = MAP_BYTES_DEFAULT) -> None:
-        self._file = directory / "data.mdb"
+    def __init__(
+        self, directory: Path, *, map_bytes: int = MAP_BYTES_DEFAULT, read_only: bool = False
+    ) -> None:
+        """Opens the environment in a directory or makes one there; `read_only` neither makes nor changes
+        anything, and raises StoreUnavailable (STORE_MISSING) when there is none.
+        """
+        self._file = directory / DATA_FILE
+        if read_only:
+            self._env = _opened_for_reading(directory)
+            return
         directory.mkdir(parents=True, exist_ok=True)
         with _translated():
             self._env = lmdb.open(str(directory), map_size=map_bytes, max_readers=READERS_MAX, metasync=True)
@@ -291,6 +305,15 @@ class Environment:
     def close(self) -> None:
         """Unmaps the file. No transaction may be open."""
         self._env.close()
+
+
+def _opened_for_reading(directory: Path) -> lmdb.Environment:
+    if not (directory / DATA_FILE).is_file():
+        raise StoreUnavailable(f"there is no store in {directory.parent}", reason="STORE_MISSING")
+    # Readers beside an owner must be known to it. In a backup, which nobody ever owned, nothing is written.
+    is_shared = os.access(directory / READERS_FILE, os.W_OK)
+    with _translated():
+        return lmdb.open(str(directory), readonly=True, create=False, lock=is_shared, max_readers=READERS_MAX)
 
 
 def write_copy(source: ReadTransaction, directory: Path, rest: Callable[[], None] = lambda: None) -> None:
@@ -360,7 +383,7 @@ class Store:
         if groups not in _GROUPS_ALLOWED:
             raise ValueError(f"the number of groups is a power of two from 1 to {GROUPS_MAX}, not {groups}")
         directory.mkdir(parents=True, exist_ok=True)
-        lock = _lock(directory / "lock")
+        lock = _lock(directory / LOCK_FILE)
         opened: list[Environment] = []
         try:
             log = Environment(directory / "log", map_bytes=map_bytes)
@@ -374,6 +397,18 @@ class Store:
             os.close(lock)
             raise
         return cls(directory, header, index, log, lock)
+
+    @staticmethod
+    @contextmanager
+    def owned(directory: Path) -> Iterator[None]:
+        """For the length of the block nobody else owns the store in the directory. Raises StoreUnavailable
+        (STORE_LOCKED) when somebody does.
+        """
+        lock = _lock(directory / LOCK_FILE)
+        try:
+            yield
+        finally:
+            os.close(lock)
 
     def close(self) -> None:
         """Closes both environments and lets another process own the store. Closing twice is allowed."""
@@ -443,20 +478,23 @@ def _header(log: Environment, index: Environment, groups: int) -> StoreHeader:
     The log's copy is written first: an index without a log has lost writes, a log without an index is a
     creation that was interrupted.
     """
-    log_header, index_header = _read_header(log), _read_header(index)
+    log_header, index_header = read_header(log), read_header(index)
     if log_header is None and index_header is not None:
         raise DataLoss("the store's log is missing", metadata={"key_family": Family.META.name})
     if log_header is None:
-        log_header = StoreHeader(FORMAT_VERSION, secrets.token_hex(16), groups)
-        _write_header(log, log_header)
+        log_header = StoreHeader(FORMAT_VERSION, secrets.token_hex(STORE_ID_BYTES), groups)
+        write_header(log, log_header)
     if index_header is None:
-        _write_header(index, log_header)
+        write_header(index, log_header)
     elif index_header != log_header:
         raise DataLoss("log and index belong to different stores", metadata={"key_family": Family.META.name})
     return log_header
 
 
-def _read_header(environment: Environment) -> StoreHeader | None:
+def read_header(environment: Environment) -> StoreHeader | None:
+    """The header of an environment, None when there is none yet. Raises StoreUnavailable (STORE_FORMAT) when
+    its format is not this version's.
+    """
     with environment.reading() as txn:
         stored = txn.get(_HEADER_KEY)
         if stored is None:
@@ -470,6 +508,7 @@ def _read_header(environment: Environment) -> StoreHeader | None:
     return msgspec.convert(fields, StoreHeader)
 
 
-def _write_header(environment: Environment, header: StoreHeader) -> None:
+def write_header(environment: Environment, header: StoreHeader) -> None:
+    """Writes the header of an environment."""
     with environment.writing() as txn:
         txn.put(_HEADER_KEY, msgspec.msgpack.encode(header))

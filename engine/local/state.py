@@ -22,7 +22,7 @@ from engine.local.account import Account
 from engine.local.cells import Cells
 from engine.local.dedupe import EventIds, Requests, event_digests
 from engine.local.directory import by_group
-from engine.local.environment import Store, Writable
+from engine.local.environment import ReadTransaction, Store, Writable
 from engine.local.events import ColumnCache
 from engine.local.keys import Family, key
 from engine.local.locks import FairLock
@@ -46,6 +46,12 @@ class FoldedState(msgspec.Struct, frozen=True):
     arrival: Micros = 0
 
 
+def read_folded(txn: ReadTransaction) -> FoldedState:
+    """How far the index is that a transaction sees."""
+    stored = txn.get(_FOLDED_KEY)
+    return FoldedState() if stored is None else msgspec.msgpack.decode(stored, type=FoldedState)
+
+
 class State:
     """Everything in memory of one store."""
 
@@ -62,10 +68,7 @@ class State:
         self.memberships = Memberships(store.index, self.cells, store.groups, settings.changes_retained_max)
         self._accounts: dict[str, Account] = {}
         with store.index.reading() as txn:
-            stored = txn.get(_FOLDED_KEY)
-            self.folded = (
-                FoldedState() if stored is None else msgspec.msgpack.decode(stored, type=FoldedState)
-            )
+            self.folded = read_folded(txn)
         self.position = self.folded.position
         self._sequence = self.folded.sequence
         self.arrival = self.folded.arrival
