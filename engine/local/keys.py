@@ -1,4 +1,4 @@
-"""The key space of the embedded backend: every family of keys in one place, version 1.
+"""The key space of the embedded backend: every family of keys in one place, version 2.
 
 A key is one byte for its family, then its parts, integers big-endian so that byte order is number order. A
 layout names the parts: `B` u8, `I` u32, `Q` u64, and `*` for bytes up to the end of the key, last only. Fewer

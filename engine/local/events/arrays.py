@@ -1,7 +1,7 @@
 """Arrays of integers: how they are packed into bytes, and the few operations on sorted rows.
 
-Packed form: an 8-byte header (dtype code u8, three zero bytes, count u32), `base` and `unit` (i64 each), then
-the items, little-endian; item i stands for base + unit × stored[i].
+Packed form: dtype code u8, form u8 (`engine.local.compression`), two zero bytes, count u32, bytes that follow
+u32, `base` and `unit` (i64 each), then the items, little-endian; item i stands for base + unit × stored[i].
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from engine.local.compression import compressed_items, decompressed_items
 from engine.values import MICROS_PER_SECOND
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
@@ -22,7 +23,7 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 Positions: TypeAlias = npt.NDArray[np.int64]
 """Places of rows in a part, ascending."""
 
-_HEADER = struct.Struct("<BxxxIqq")
+_HEADER = struct.Struct("<BBxxIIqq")
 _DTYPES = tuple(np.dtype(name) for name in ("u1", "<u2", "<u4", "<u8", "i1", "<i2", "<i4", "<i8"))
 _CODES = {dtype: code for code, dtype in enumerate(_DTYPES)}
 _UNSIGNED = tuple((int(np.iinfo(dtype).max), dtype) for dtype in _DTYPES[:4])
@@ -52,21 +53,23 @@ def pack_integers(values: Ints, *, rebase: bool = False, units: tuple[int, ...] 
         unit = next((unit for unit in units if not (values % unit).any()), 1)
         values = values // unit
     stored = smallest(values)
-    return _HEADER.pack(_CODES[stored.dtype], len(stored), base, unit) + stored.tobytes()
+    form, items = compressed_items(stored)
+    return _HEADER.pack(_CODES[stored.dtype], form, len(stored), len(items), base, unit) + items
 
 
 def packed_size(data: memoryview) -> int:
     """How many bytes the packed array at the start of `data` takes."""
-    code, count, _, _ = _HEADER.unpack_from(data)
-    return int(_HEADER.size + count * _DTYPES[code].itemsize)
+    _, _, _, following, _, _ = _HEADER.unpack_from(data)
+    return int(_HEADER.size + following)
 
 
 def unpack_integers(data: memoryview) -> Ints:
     """The inverse of `pack_integers`, as a copy that outlives `data`. int64 when it was rebased, else the
     stored type.
     """
-    code, count, base, unit = _HEADER.unpack_from(data)
-    stored: Ints = np.frombuffer(data, _DTYPES[code], count, _HEADER.size).copy()
+    code, form, count, following, base, unit = _HEADER.unpack_from(data)
+    items = data[_HEADER.size : _HEADER.size + following]
+    stored: Ints = decompressed_items(form, items, _DTYPES[code], count)
     if base == 0 and unit == 1:
         return stored
     values: Int64s = stored.astype(np.int64) * unit + base

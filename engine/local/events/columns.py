@@ -11,7 +11,8 @@ A column knows which rows have a value (`positions`, None = all of them); value 
 -0.0 is the number 0: it is kept as 0.0 in the first form.
 
 Stored form: encoding u8 and whether positions follow u8, padded to 8 bytes, the exponent or the kind among
-them; then the packed arrays (`arrays`). Dictionary entries are MessagePack, one after the other.
+them; then the packed arrays (`arrays`), doubles as the integers of the same bits. Dictionary entries are
+MessagePack, one after the other, compressed (`engine.local.compression`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 
 from engine.criteria.matching import Matcher
 from engine.criteria.ranges import Interval
+from engine.local.compression import compressed, decompressed
 from engine.local.events.arrays import (
     TIME_UNITS,
     Bools,
@@ -105,7 +107,8 @@ class NumberColumn:
         head, tail = _packed_positions(self.positions)
         if self.mantissas is None:
             doubles = self.doubles.astype("<f8", copy=False)
-            return _HEADER.pack(_DOUBLES, head, 0, len(doubles)) + tail + doubles.tobytes()
+            packed = pack_integers(doubles.view("<u8"))
+            return _HEADER.pack(_DOUBLES, head, 0, len(doubles)) + tail + packed
         packed = pack_integers(self.mantissas)
         return _HEADER.pack(_SCALED, head, self.exponent, len(self.mantissas)) + tail + packed
 
@@ -162,13 +165,13 @@ class Entries:
     def values(self) -> list[Value]:
         """The entries by code."""
         if self._values is None:
-            array = struct.pack(">BI", _ARRAY32_HEADER, self.count) + self._blob
+            array = struct.pack(">BI", _ARRAY32_HEADER, self.count) + decompressed(self._blob)
             values: list[Value] = _ENTRIES_DECODER[self.kind].decode(array)
             self._values, self._blob = values, b""
         return self._values
 
     def pack(self) -> bytes:
-        return self._blob or b"".join(map(_encoder.encode, self.values))
+        return self._blob or compressed(b"".join(map(_encoder.encode, self.values)))
 
     def test(self, matcher: Matcher) -> Bools:
         """Which entries pass; each is tested once."""
@@ -253,7 +256,7 @@ def unpack_column(data: memoryview) -> Column:
     if encoding == _SCALED:
         return NumberColumn(positions, unpack_integers(data), detail, None)
     if encoding == _DOUBLES:
-        return NumberColumn(positions, None, 0, np.frombuffer(data, "<f8", count).copy())
+        return NumberColumn(positions, None, 0, unpack_integers(data).astype("<u8").view("<f8"))
     if encoding == _TIMES:
         return TimeColumn(positions, unpack_integers(data).astype(np.int64))
     codes = unpack_integers(data)

@@ -12,7 +12,7 @@ import pytest
 from engine.backend import Record
 from engine.errors import FailedPrecondition
 from engine.local.backend import LocalBackend
-from engine.local.environment import CHECKSUM_BYTES, Environment
+from engine.local.environment import CHECKSUM_BYTES, FORMAT_VERSION, Environment
 from engine.local.keys import Family, family_of, key
 from engine.local.settings import LocalSettings
 from engine.local.statistics import KINDS
@@ -169,7 +169,7 @@ def test_keys_of_no_family_are_found(backend: LocalBackend) -> None:
 
 
 def test_headers_that_differ_are_found(backend: LocalBackend) -> None:
-    header = {"format_version": 1, "store_id": "another", "groups": 2}
+    header = {"format_version": FORMAT_VERSION, "store_id": "another", "groups": 2}
     with backend._store.log.writing() as txn:
         txn.put(key(Family.META, b"header"), msgspec.msgpack.encode(header))
     faults, _ = verified(backend)
