@@ -433,6 +433,13 @@ class Backend(Protocol):
         """
         ...
 
+    def remove_events(self, account: str, before: Micros) -> int:
+        """Removes all events before an instant that have come so far, for good, and answers the revision at
+        which they are gone. Users stay, also those left without any event, and so do stored memberships: only
+        what their plans count no more is to be removed. Events that come later count whatever their time.
+        """
+        ...
+
     def alias(self, account: str, from_user_id: str, to_user_id: str) -> int:
         """From now on `from` is `to`: all data moves as if it had been sent as `to`. Raises
         FailedPrecondition on a cycle.

@@ -1,7 +1,8 @@
 """The engine: everything put together over one backend. It knows no network and starts no threads.
 
 Whoever runs it calls `live.refresh_all` every `REFRESH_INTERVAL_MS`, and earlier when
-`live.wait_for_work` says so, and delivers what `outbox` has.
+`live.wait_for_work` says so, calls `retention.run` every `RETENTION_INTERVAL_S`, and delivers what `outbox`
+has.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from engine.journeys.journeys import Journeys
 from engine.journeys.milestones import Milestones
 from engine.journeys.repository import Repository
 from engine.limits import DEFAULT_LIMITS, Limits
+from engine.retention import Retention
 from engine.values import Micros
 
 NANOS_PER_MICRO = 1_000
@@ -55,7 +57,8 @@ class Engine:
         history = SizeHistory(backend.documents)
         self.audiences = AudienceRecords(repository, activation, limits, clock)
         targets = Targets(repository, forest, self.audiences, criteria)
-        self.live = Live(repository, forest, activation, backend, history, clock)
+        self.retention = Retention(repository, backend, clock)
+        self.live = Live(repository, forest, activation, backend, history, self.retention.exact_since, clock)
         changed = self.live.changed
         self.accounts = Accounts(repository, activation, limits, clock)
         self.journeys = Journeys(repository, forest, activation, criteria, limits, clock, changed)

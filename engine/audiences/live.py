@@ -44,7 +44,7 @@ from engine.plan.model import Plan
 from engine.plan.passes import ALL_PASSES
 from engine.plan.slivers import moved_by_time
 from engine.plan.tree import made_of
-from engine.values import MICROS_PER_DAY, MICROS_PER_SECOND, Micros
+from engine.values import MICROS_PER_SECOND, TIME_MAX_MICROS, TIME_MIN_MICROS, Micros
 
 REFRESH_INTERVAL_MS = 200
 """How often `refresh_all` is to be called."""
@@ -59,9 +59,6 @@ CHANGES_KEPT = 1_000_000
 """Changes of each audience kept for watchers to resume from; more when a connection has not had them yet."""
 
 CHANGES_TRIMMED_MIN = 100_000
-
-TIME_DEPENDENCE_MICROS = 800 * MICROS_PER_DAY
-"""A definition that means the same this much later does not depend on time: longer than any calendar unit."""
 
 SMALL_USERS = 64
 """For fewer dirty users, optimising a plan takes longer than it saves."""
@@ -118,6 +115,7 @@ class Live:
         activation: Activation,
         backend: Backend,
         history: SizeHistory,
+        exact_since: Callable[[str], Micros],
         clock: Callable[[], Micros],
     ) -> None:
         self._repository = repository
@@ -125,6 +123,7 @@ class Live:
         self._activation = activation
         self._backend = backend
         self._history = history
+        self._exact_since = exact_since
         self._clock = clock
         self._lock = threading.Lock()
         self._journeys: dict[str, _Journey] = {}
@@ -279,12 +278,13 @@ class Live:
         tree = self._forest.tree(journey)
         resolver = self._forest.resolver(account_name)
         made = {record.audience: made_of(tree, [record.name], resolver) for record in records}
-        moving = moved_by_time(account, tree, 0, TIME_DEPENDENCE_MICROS, resolver)
+        # What means the same at both ends of time does not depend on it.
+        moving = moved_by_time(account, tree, TIME_MIN_MICROS, TIME_MAX_MICROS, resolver)
         return _Definition(
             generation=generation,
             milestones=tuple(record.name for record in records),
             digests={
-                audience: _digest((account.time_zone, [(t.name, t.inputs, m) for t, m in located]))
+                audience: _digest((account, [(t.name, t.inputs, m) for t, m in located]))
                 for audience, located in made.items()
             },
             depends_on_time=moving is not None,
@@ -326,7 +326,9 @@ class Live:
             if plan is None:
                 return
             self._refresh(journey, state, definition, plan, moved, whole=whole)
-        state.digests = dict(definition.digests)
+        # Users moved by events that had been removed by now were not found: the next round looks at everyone.
+        missed = not whole and state.as_of < self._exact_since(account_of(journey))
+        state.digests = {} if missed else dict(definition.digests)
         state.as_of = now
 
     def _plan(self, journey: str, definition: _Definition, now: Micros, *, is_small: bool) -> Plan | None:

@@ -193,6 +193,11 @@ class Account:
         self.cache.clear()
         return rows, writes, times
 
+    def remove_events(self, before: Micros) -> None:
+        """Removes all events before an instant. Their users stay, and so do the times they were seen at."""
+        removed = self.tables.remove_before(before)
+        self._touch({("events", *table) for table in removed})
+
     def check_alias(self, from_user_id: str, to_user_id: str) -> bool:
         """Whether the alias is still to be made. Raises FailedPrecondition when it would close a cycle
         (ALIAS_CYCLE) or `from` is an alias of another user already (ALREADY_ALIASED).

@@ -56,7 +56,7 @@ from engine.local.directory import DENSE_MASK, PLACE_SHIFT, SAMPLING_ORDER
 from engine.local.documents import LocalDocuments
 from engine.local.environment import FORMAT_VERSION, Store, WriteBuffer
 from engine.local.execute import Executor, GroupRun, after_group, member_page
-from engine.local.log import AliasEntry, AppendEntry, EraseEntry, ImportEntry, WriteAheadLog
+from engine.local.log import AliasEntry, AppendEntry, EraseEntry, ExpireEntry, ImportEntry, WriteAheadLog
 from engine.local.membership import GroupChanges, StoredState, Update
 from engine.local.settings import LocalSettings
 from engine.local.state import State
@@ -163,6 +163,14 @@ class LocalBackend:
         # Until the log is trimmed it still tells what was erased.
         self.fold()
         return answer
+
+    def remove_events(self, account: str, before: Micros) -> int:
+        """Removes the account's events before an instant, for good; logs nothing when there are none."""
+        with self._locked():
+            found = self._state.find_account(account)
+            if found is None or not found.tables.has_before(before):
+                return self._state.position
+        return self._writer.write(lambda arrival: ExpireEntry(account, arrival, before)).revision
 
     def alias(self, account: str, from_user_id: str, to_user_id: str) -> int:
         """Makes `from` an alias of `to`, and of whatever `to` is an alias of. Repeating it changes nothing.

@@ -54,7 +54,15 @@ class AliasEntry(msgspec.Struct, frozen=True, array_like=True, tag="alias"):
     to_user_id: str
 
 
-LogEntry: TypeAlias = AppendEntry | ImportEntry | EraseEntry | AliasEntry
+class ExpireEntry(msgspec.Struct, frozen=True, array_like=True, tag="expire"):
+    """Events before an instant, as far as they came before this entry, are removed."""
+
+    account: str
+    arrival: Micros
+    before: Micros
+
+
+LogEntry: TypeAlias = AppendEntry | ImportEntry | EraseEntry | AliasEntry | ExpireEntry
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[LogEntry] = msgspec.msgpack.Decoder(LogEntry)

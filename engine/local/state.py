@@ -26,7 +26,7 @@ from engine.local.environment import ReadTransaction, Store, Writable
 from engine.local.events import ColumnCache
 from engine.local.keys import Family, key
 from engine.local.locks import FairLock
-from engine.local.log import AliasEntry, AppendEntry, EraseEntry, ImportEntry, LogEntry
+from engine.local.log import AliasEntry, AppendEntry, EraseEntry, ExpireEntry, ImportEntry, LogEntry
 from engine.local.membership import Memberships
 from engine.local.names import Names, Space
 from engine.local.settings import LocalSettings
@@ -120,6 +120,8 @@ class State:
                     return self._erase(position, entry)
                 case AliasEntry():
                     return self._alias(position, entry)
+                case ExpireEntry():
+                    return self._expire(position, entry)
         except FailedPrecondition:
             self._reach(position, entry.arrival)
             raise
@@ -230,6 +232,12 @@ class State:
                     self.memberships.mark(account.name, by_group([after]))
             self._reach(position, entry.arrival)
         return Appended(position, 1, 0)
+
+    def _expire(self, position: int, entry: ExpireEntry) -> Appended:
+        with self.locked():
+            self._account(entry.account).remove_events(entry.before)
+            self._reach(position, entry.arrival)
+        return Appended(position, 0, 0)
 
     def _reach(self, position: int, arrival: Micros) -> None:
         self.position = position

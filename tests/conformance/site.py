@@ -11,7 +11,7 @@ from engine.backend import Appended, Backend, Contains, Count, EventRecord, Memb
 from engine.criteria.model import EventType
 from engine.plan.model import Plan, Step, Universe
 from engine.values import Micros, Value
-from tests.oracle.world import Alias, Batch, Erase, Operation
+from tests.oracle.world import Alias, Batch, Erase, Expire, Operation
 
 ACCOUNT = "accounts/acme"
 WEB = f"{ACCOUNT}/workspaces/shop/inputs/web"
@@ -59,6 +59,8 @@ class Site:
                     self.backend.alias(account, operation.from_user_id, operation.to_user_id)
                 case Erase():
                     self.backend.erase(account, operation.user_ids)
+                case Expire():
+                    self.backend.remove_events(account, operation.before)
 
     def members(self, plan: Plan) -> list[frozenset[str]]:
         """The users of each root, in pages."""

@@ -15,10 +15,19 @@ from engine.backend import AttributeFacts, EventNameFacts, EventRecord, UserReco
 from engine.criteria.model import EventType
 from engine.errors import DeadlineExceeded
 from engine.values import Kind, Value, kind_of
-from tests.conformance.drawing import EVENT_NAMES, KEYS, LONG, STRINGS, USER_IDS, input_names, records
+from tests.conformance.drawing import (
+    EVENT_NAMES,
+    KEYS,
+    LONG,
+    STRINGS,
+    USER_IDS,
+    input_names,
+    instants,
+    records,
+)
 from tests.conformance.site import ACCOUNT, APP, DESK, NOON, SHOP, SUPPORT, WEB, Site, event, update
 from tests.oracle.history import Aliases, History, histories
-from tests.oracle.world import Alias, Batch, Erase, Operation, World, fresh_account
+from tests.oracle.world import Alias, Batch, Erase, Expire, Operation, World, fresh_account
 
 HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 PREFIXES = ("", "b", "p", "12", "go", "Gold", LONG, LONG + "!", "x" * 400)
@@ -149,6 +158,7 @@ def _operations(account: str) -> st.SearchStrategy[list[tuple[Operation, str]]]:
         batches,
         st.builds(Alias, user_ids, user_ids),
         st.lists(user_ids, min_size=1, max_size=2).map(lambda gone: Erase(tuple(gone))),
+        st.builds(Expire, instants),
     )
     return st.lists(
         st.tuples(operations, st.sampled_from(["go on", "look", "look", "fold", "restart"])),

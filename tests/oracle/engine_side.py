@@ -15,7 +15,7 @@ from engine.plan.passes import ALL_PASSES, Pass
 from engine.plan.slivers import moved_by_time
 from engine.values import Micros
 from tests.oracle.trees import Trees
-from tests.oracle.world import Alias, Batch, Erase, Journey, World, walk
+from tests.oracle.world import Alias, Batch, Erase, Expire, Journey, World, walk
 
 PAGE_USERS = 3
 
@@ -49,6 +49,8 @@ class EngineSide:
                     self.backend.alias(world.account, operation.from_user_id, operation.to_user_id)
                 case Erase():
                     self.backend.erase(world.account, operation.user_ids)
+                case Expire():
+                    self.backend.remove_events(world.account, operation.before)
         self._fed[world.account] = max(end, self._fed.get(world.account, 0))
 
     # --- questions ------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from engine.criteria.model import (
     WhereAny,
     WhereAttribute,
     WhereNot,
+    Window,
 )
 from engine.criteria.model import Sequence as SequenceCriterion
 from engine.values import Micros, Value
@@ -159,6 +160,16 @@ class Oracle:
 
     # --- events ---------------------------------------------------------------------------------------------
 
+    def _within(self, window: Window | None, user: History) -> list[EventRecord]:
+        """A user's events in a window, save those that the account's retention is over for."""
+        retention = self.world.event_retention
+        return [
+            event
+            for event in user.events
+            if inside(window, event.time, self.now, self.world.time_zone)
+            and (not retention or event.time >= self.now - retention)
+        ]
+
     def _selected(
         self,
         event: EventRecord,
@@ -188,9 +199,8 @@ class Oracle:
     def _event_holds(self, user: History, criterion: Event, inputs: tuple[str, ...]) -> bool:
         events = [
             event
-            for event in user.events
-            if inside(criterion.window, event.time, self.now, self.world.time_zone)
-            and self._selected(
+            for event in self._within(criterion.window, user)
+            if self._selected(
                 event, criterion.name, criterion.type, criterion.where, criterion.inputs or inputs
             )
         ]
@@ -198,7 +208,7 @@ class Oracle:
         return number is not None and number_passes(criterion.test or _GREATER_THAN_ZERO, number)
 
     def _sequence_holds(self, user: History, criterion: SequenceCriterion, inputs: tuple[str, ...]) -> bool:
-        events = [e for e in user.events if inside(criterion.window, e.time, self.now, self.world.time_zone)]
+        events = self._within(criterion.window, user)
         times = [
             [e.time for e in events if self._selected(e, s.name, s.type, s.where, s.inputs or inputs)]
             for s in criterion.steps

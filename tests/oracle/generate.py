@@ -59,7 +59,7 @@ from tests.oracle import palette as pools
 from tests.oracle.evaluate import Oracle
 from tests.oracle.history import Aliases
 from tests.oracle.palette import Chooser, Palette
-from tests.oracle.world import Alias, Batch, Erase, Journey, Milestone, Operation, World
+from tests.oracle.world import Alias, Batch, Erase, Expire, Journey, Milestone, Operation, World
 
 COMPARE_OPS: tuple[CompareOp, ...] = ("greater_than", "greater_or_equal", "less_than", "less_or_equal")
 SEMVER_OPS: tuple[SemverOp, ...] = ("equals", *COMPARE_OPS)
@@ -81,6 +81,7 @@ def draw_world(choose: Chooser, palette: Palette, *, records_max: int = 60) -> W
         as_of=palette.now,
         operations=draw_operations(choose, palette, records_max),
         journeys=(),
+        event_retention=palette.event_retention,
     )
     return msgspec.structs.replace(world, journeys=JourneyDrawer(choose, palette, world).journeys())
 
@@ -89,7 +90,9 @@ def draw_world(choose: Chooser, palette: Palette, *, records_max: int = 60) -> W
 
 
 def draw_operations(choose: Chooser, palette: Palette, records_max: int) -> tuple[Operation, ...]:
-    """Batches, with now and then an alias, an erasure or a batch sent twice among them."""
+    """Batches, with now and then an alias, an erasure, a batch sent twice or, where there is a retention, a
+    removal of some of what it is over for among them.
+    """
     operations: list[Operation] = []
     aliases = Aliases()
     left = records_max if choose.chance(60) else choose.between(1, records_max)
@@ -104,6 +107,9 @@ def draw_operations(choose: Chooser, palette: Palette, records_max: int) -> tupl
             erased = choose.some(palette.user_ids, 1, 2)
             aliases.forget(erased)
             operations.append(Erase(erased))
+        if palette.event_retention and choose.chance(30):
+            over = palette.now - palette.event_retention
+            operations.append(Expire(over - choose.pick((0, 1, MICROS_PER_DAY))))
     return tuple(operations)
 
 

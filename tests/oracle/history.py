@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from engine.backend import EventRecord, Record, UserRecord
 from engine.criteria.model import ConsentState
 from engine.values import Micros, Value
-from tests.oracle.world import Alias, Batch, Erase, World, workspace_of
+from tests.oracle.world import Alias, Batch, Erase, Expire, World, workspace_of
 
 _T = TypeVar("_T")
 _Writes = list[tuple[Micros, _T]]
 
 
-class History:
-    """All that a user sent, in the order of arrival."""
+@dataclass
+class Sent:
+    """A record, and what became of it: whose it is by now, and whether it is an event that was removed."""
 
-    def __init__(self, user_id: str, records: Iterable[Record]) -> None:
+    owner: str
+    record: Record
+    removed: bool = False
+
+
+class History:
+    """All that a user sent, in the order of arrival. Events that were removed are signs of life only."""
+
+    def __init__(self, user_id: str, sent: Sequence[Sent]) -> None:
         self.user_id = user_id
-        self.records = tuple(records)
-        self.events = [record for record in self.records if isinstance(record, EventRecord)]
+        self.records = tuple(each.record for each in sent)
+        self.events = [
+            each.record for each in sent if isinstance(each.record, EventRecord) and not each.removed
+        ]
         updates = [record for record in self.records if isinstance(record, UserRecord)]
         self.attributes = self._attributes(updates)
         self.identities = self._identities(updates)
@@ -97,7 +109,7 @@ class Aliases:
 
 def histories(world: World) -> dict[str, History]:
     """Every user that exists at the end, by user id."""
-    kept: list[tuple[str, Record]] = []
+    kept: list[Sent] = []
     aliases = Aliases()
     seen_events: set[tuple[str, str]] = set()
     seen_requests: set[str] = set()
@@ -113,14 +125,18 @@ def histories(world: World) -> dict[str, History]:
                         if (record.input, record.event_id) in seen_events:
                             continue
                         seen_events.add((record.input, record.event_id))
-                    kept.append((aliases.now_called(record.user_id), record))
+                    kept.append(Sent(aliases.now_called(record.user_id), record))
             case Alias():
                 source, target = aliases.link(operation.from_user_id, operation.to_user_id)
-                kept = [(target if user_id == source else user_id, record) for user_id, record in kept]
+                for sent in kept:
+                    sent.owner = target if sent.owner == source else sent.owner
             case Erase():
                 erased = aliases.forget(operation.user_ids)
-                kept = [(user_id, record) for user_id, record in kept if user_id not in erased]
+                kept = [sent for sent in kept if sent.owner not in erased]
+            case Expire():
+                for sent in kept:
+                    sent.removed |= sent.record.time < operation.before
     return {
-        user_id: History(user_id, [record for owner, record in kept if owner == user_id])
-        for user_id in {owner for owner, _ in kept}
+        user_id: History(user_id, [sent for sent in kept if sent.owner == user_id])
+        for user_id in {sent.owner for sent in kept}
     }

@@ -185,6 +185,7 @@ class Palette:
     instants: tuple[Micros, ...]
     user_values: dict[str, tuple[Value, ...]]
     event_values: dict[str, tuple[Value, ...]]
+    event_retention: Micros
 
 
 def draw_palette(choose: Chooser, account: str) -> Palette:
@@ -207,7 +208,13 @@ def draw_palette(choose: Chooser, account: str) -> Palette:
             key: draw_values(choose, instants, choose.pick(("amount", key)))
             for key in choose.some(EVENT_KEYS, 1, 2)
         },
+        event_retention=draw_retention(choose, now, instants) if choose.chance(30) else 0,
     )
+
+
+def draw_retention(choose: Chooser, now: Micros, instants: tuple[Micros, ...]) -> Micros:
+    """A retention that ends at one of the instants or next to it, when that is in the past."""
+    return max(1, now - choose.pick(instants) + choose.pick(NUDGES))
 
 
 def draw_instant(choose: Chooser, now: Micros, zone: str) -> Micros:

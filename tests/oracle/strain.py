@@ -34,7 +34,11 @@ LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     "engine.local.events.select": {"PROBE_COST": (0, 1_000)},
     "engine.local.events.sequence": {"_KEY_MAX": (0,)},
     "engine.local.events.sums": {"_INTEGER_MAX": (1, 1 << 8)},
-    "engine.local.events.table": {"SLICE_ROWS_MAX": (1, 3), "SLICE_PARTS_MAX": (1, 2)},
+    "engine.local.events.table": {
+        "SLICE_ROWS_MAX": (1, 3),
+        "SLICE_PARTS_MAX": (1, 2),
+        "EXPIRED_SHARE_MAX": (0, 1),
+    },
 }
 
 UNTOUCHED_PERCENT = 40

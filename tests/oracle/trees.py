@@ -20,7 +20,7 @@ class Trees:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.account = Account(world.account, world.time_zone)
+        self.account = Account(world.account, world.time_zone, world.event_retention)
         self.by_journey = {journey.id: _tree(world, journey) for journey in world.journeys}
         self.milestones = tuple(m.id for journey in world.journeys for m in walk(journey.milestones))
 

@@ -35,7 +35,13 @@ class Erase(msgspec.Struct, frozen=True):
     user_ids: tuple[str, ...]
 
 
-Operation: TypeAlias = Batch | Alias | Erase
+class Expire(msgspec.Struct, frozen=True):
+    """Events before an instant, of those that came so far, are removed; their users are not."""
+
+    before: Micros
+
+
+Operation: TypeAlias = Batch | Alias | Erase | Expire
 
 
 class Milestone(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +72,8 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     as_of: Micros
     operations: tuple[Operation, ...]
     journeys: tuple[Journey, ...]
+    event_retention: Micros = 0
+    """Events older than this, seen from the instant of evaluation, do not count; 0 = all do."""
 
     def inputs_of(self, journey: Journey) -> tuple[str, ...]:
         """The inputs a journey reads."""

@@ -1,6 +1,6 @@
 """What there is in the tables: figures and kinds, from what is known of parts without reading their rows.
 
-Only parts with removed users, which a fold rewrites sooner or later, are looked into.
+Only parts with marks, which a fold rewrites sooner or later, are looked into.
 """
 
 from __future__ import annotations
@@ -70,12 +70,12 @@ def _together(one: TableFacts, other: TableFacts) -> TableFacts:
 
 
 def live_parts(table: Table) -> Iterable[Part]:
-    """The parts that have rows of users who were not removed."""
-    return (part for part in table.parts(None, None) if part.live_users)
+    """The parts that have live rows."""
+    return (part for part in table.parts(None, None) if part.is_live)
 
 
 def live_columns(part: Part, known: Iterable[ColumnKey]) -> set[ColumnKey]:
-    """The columns in which someone who was not removed has a value; those `known` are not looked at."""
+    """The columns in which a live row has a value; those `known` are not looked at."""
     columns = set(part.record.columns).difference(known)
     live = part.live_rows()
     if live is None:

@@ -84,11 +84,6 @@ class Frame:
                 columns[key] = _whole_if_full(taken, len(rows))
         return Frame(self.users[rows], self.times[rows], self.sequences[rows], columns)
 
-    def without(self, users: Iterable[int]) -> Frame:
-        """The rows of everyone else."""
-        removed = np.isin(self.users, np.fromiter(users, np.uint32))
-        return self.take(np.flatnonzero(~removed)) if removed.any() else self
-
 
 def _attribute_values(rows: Sequence[EventRow]) -> dict[ColumnKey, tuple[list[int], list[Any]]]:
     """For each column the places of the rows that have a value, and the values."""

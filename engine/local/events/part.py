@@ -1,8 +1,9 @@
 """Parts: immutable columnar chunks of a table's rows, in memory or stored.
 
 Rows are sorted by user, time and arrival, so the rows of `users[i]` are offsets[i] to offsets[i + 1]. A
-stored part loads each column by itself when it is first asked for. Removing a user leaves a mark: the user's
-rows stay where they are, count for nothing, and vanish when the part is next rewritten.
+stored part loads each column by itself when it is first asked for. Removing a user leaves a mark, and so does
+removing all rows before an instant: such rows stay where they are, count for nothing, and vanish when the
+part is next rewritten. All other rows are live.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ S = TypeVar("S", bound=Sized)
 
 
 class PartRecord(msgspec.Struct, array_like=True):
-    """What is known of a part without reading its columns. `peak` is the most rows any user has in it."""
+    """What is known of a part without reading its columns. `peak` is the most rows any user has in it;
+    `removed` and `floor` are its marks: users, and the instant before which rows count no more.
+    """
 
     number: int
     rows: int
@@ -53,6 +56,7 @@ class PartRecord(msgspec.Struct, array_like=True):
     columns: list[ColumnKey]
     bytes: int = 0
     removed: list[int] = []
+    floor: int | None = None
 
 
 class Part:
@@ -68,6 +72,8 @@ class Part:
         self.slice_key = slice_key
         self.record = record
         self.removed = set(record.removed)
+        self.floor = record.floor
+        self._expired_rows: int | None = None
 
     @classmethod
     def of_frame(
@@ -122,7 +128,7 @@ class Part:
         return self._derived("row_users", lambda: np.repeat(self.users(), np.diff(self.offsets())))
 
     def dense_counts(self) -> Ints:
-        """How many rows each dense id up to `user_max` has, removed users none."""
+        """How many live rows each dense id up to `user_max` has."""
         return self._derived("dense_counts", self._count_dense)
 
     def _count_dense(self) -> Ints:
@@ -132,11 +138,16 @@ class Part:
         return dense
 
     def live_counts(self) -> tuple[Uint32s, Ints]:
-        """The users that are not removed, and how many rows each has, in the smallest type."""
+        """The users that have live rows, and how many each, in the smallest type."""
+        live = None if self.floor is None else self.live_rows()
+        if live is not None:
+            live_users = self.row_users()[live]
+            starts = runs(live_users)
+            return live_users[starts[:-1]], smallest(np.diff(starts))
         users, counts = self.users(), self._derived("counts", lambda: smallest(np.diff(self.offsets())))
         if self.removed:
-            live = ~np.isin(users, self.removed_users())
-            return users[live], counts[live]
+            kept = ~np.isin(users, self.removed_users())
+            return users[kept], counts[kept]
         return users, counts
 
     def removed_users(self) -> Uint32s:
@@ -144,13 +155,19 @@ class Part:
         return np.fromiter(self.removed, np.uint32, len(self.removed))
 
     def live_rows(self) -> Bools | None:
-        """Which rows are not of removed users; None when all are."""
-        if not self.removed:
-            return None
-        return self._derived("live_rows", lambda: ~np.isin(self.row_users(), self.removed_users()))
+        """Which rows are live; None when all are."""
+        return self._derived("live_rows", self._find_live_rows) if self.is_marked else None
+
+    def _find_live_rows(self) -> Bools:
+        if self.floor is None:
+            return ~np.isin(self.row_users(), self.removed_users())
+        live: Bools = self.times() >= self.floor
+        return live & ~np.isin(self.row_users(), self.removed_users()) if self.removed else live
 
     def rows_of(self, ids: Uint32s) -> tuple[Positions, Positions]:
-        """For sorted users, the places in `ids` of the rows' users, and the rows; both with an item a row."""
+        """For sorted users, the places in `ids` of the live rows' users, and those rows; both with an item a
+        row.
+        """
         if self.removed:
             kept = np.flatnonzero(~np.isin(ids, self.removed_users()))
             places, at = find_sorted(self.users(), ids[kept])
@@ -159,19 +176,28 @@ class Part:
             places, at = find_sorted(self.users(), ids)
         offsets = self.offsets()
         lengths = offsets[at + 1] - offsets[at]
-        return np.repeat(places, lengths), ranges(offsets[at], lengths)
+        row_places, rows = np.repeat(places, lengths), ranges(offsets[at], lengths)
+        if self.floor is not None:
+            live = self.times()[rows] >= self.floor
+            return row_places[live], rows[live]
+        return row_places, rows
 
     def frame(self) -> Frame:
-        """All rows of users that are not removed."""
+        """All live rows."""
         columns = {tag: column for tag in self.record.columns if (column := self.column(*tag)) is not None}
         whole = Frame(self.row_users(), self.times(), self.sequences(), columns)
-        return whole.without(self.removed) if self.removed else whole
+        live = self.live_rows()
+        return whole if live is None else whole.take(np.flatnonzero(live))
+
+    def has_user(self, user: int) -> bool:
+        """Whether a user who was not removed has rows here, live or not."""
+        if user > self.record.user_max or user in self.removed:
+            return False
+        return bool(len(find_sorted(self.users(), np.array([user], np.uint32))[0]))
 
     def rows_of_user(self, user: int) -> Positions:
-        """The rows of one user, none once removed."""
-        if user > self.record.user_max or user in self.removed:
-            return np.zeros(0, np.int64)
-        return self.rows_of(np.array([user], np.uint32))[1]
+        """The live rows of one user."""
+        return self.rows_of(np.array([user], np.uint32))[1] if self.has_user(user) else np.zeros(0, np.int64)
 
     def row(self, row: int) -> tuple[Micros, int, dict[int, Value]]:
         """Time, arrival and attributes of one row."""
@@ -189,16 +215,43 @@ class Part:
         return attributes
 
     @property
-    def live_users(self) -> int:
-        """How many users it has that are not removed."""
-        return self.record.users - len(self.removed)
+    def is_marked(self) -> bool:
+        """Whether some of its rows may not be live."""
+        return bool(self.removed) or self.floor is not None
 
     @property
-    def state(self) -> tuple[int, int] | None:
+    def is_live(self) -> bool:
+        """Whether it has live rows."""
+        if not self.removed or self.is_expired:
+            return not self.is_expired
+        if self.floor is None:
+            return self.record.users > len(self.removed)
+        live = self.live_rows()
+        return live is None or bool(live.any())
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether all its rows lie before its floor."""
+        return self.floor is not None and self.record.time_max < self.floor
+
+    @property
+    def live_start(self) -> Micros:
+        """No live row is earlier."""
+        return self.record.time_min if self.floor is None else max(self.floor, self.record.time_min)
+
+    def expired_rows(self) -> int:
+        """How many rows lie before its floor."""
+        if self._expired_rows is None:
+            floor = self.floor
+            self._expired_rows = 0 if floor is None else int(np.count_nonzero(self.times() < floor))
+        return self._expired_rows
+
+    @property
+    def state(self) -> tuple[int, int, Micros | None] | None:
         """Which of its rows are live, as something that differs from any other part's and after a removal;
         None for a part in memory, which does not last.
         """
-        return None if self._held is not None else (self._holder, len(self.removed))
+        return None if self._held is not None else (self._holder, len(self.removed), self.floor)
 
     # --- its life -----------------------------------------------------------------------------------------
 
@@ -208,19 +261,29 @@ class Part:
         self._forget("dense_counts")
         self._forget("live_rows")
 
+    def remove_before(self, instant: Micros) -> bool:
+        """From now on rows before the instant count for nothing; False when there is no such live row."""
+        if self.live_start >= instant:
+            return False
+        self.floor = instant
+        self._expired_rows = None
+        self._forget("dense_counts")
+        self._forget("live_rows")
+        return True
+
     def marked_record(self) -> PartRecord:
-        """The record with the users removed by now."""
-        return msgspec.structs.replace(self.record, removed=sorted(self.removed))
+        """The record with the marks as they are by now."""
+        return msgspec.structs.replace(self.record, removed=sorted(self.removed), floor=self.floor)
 
     def overlaps(self, start: int | None, end: int | None) -> bool:
-        """Whether some row may lie in [start, end)."""
-        record = self.record
-        return (end is None or record.time_min < end) and (start is None or start <= record.time_max)
+        """Whether some live row may lie in [start, end)."""
+        time_max = self.record.time_max
+        return (end is None or self.live_start < end) and (start is None or start <= time_max)
 
     def within(self, start: int | None, end: int | None) -> bool:
-        """Whether every row lies in [start, end)."""
-        record = self.record
-        return (start is None or start <= record.time_min) and (end is None or record.time_max < end)
+        """Whether every live row lies in [start, end)."""
+        time_max = self.record.time_max
+        return (start is None or start <= self.live_start) and (end is None or time_max < end)
 
     def pack(self) -> Iterator[tuple[bytes, bytes]]:
         """Keys and values of all columns."""

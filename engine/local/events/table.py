@@ -40,7 +40,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class TableRecord(msgspec.Struct, array_like=True):
-    """What is known of a table without reading its slices. `marked`: some part has removed users."""
+    """What is known of a table without reading its slices. `marked`: some part is to be rewritten."""
 
     next_part: int = 1
     rows: int = 0
@@ -58,6 +58,9 @@ _table_decoder = msgspec.msgpack.Decoder(TableRecord)
 _slice_decoder = msgspec.msgpack.Decoder(SliceRecord)
 
 Slices = dict[SliceKey, list[Part]]
+
+EXPIRED_SHARE_MAX = 0.25
+"""A part is rewritten when more than this share of its rows lies before its floor."""
 
 _BITMAP_ID_BYTES = 2
 _BITMAP_OVERHEAD_BYTES = 200
@@ -116,7 +119,7 @@ class Table:
 
     @property
     def is_purging(self) -> bool:
-        """Whether rows of removed users are still stored."""
+        """Whether rows are still stored that a fold is to get rid of."""
         return self.record.marked or bool(self._remarked)
 
     @property
@@ -151,10 +154,10 @@ class Table:
         self._flush_pending()
         users = self._kept_users()
         if users is None:
-            parts = [part for part in self.parts(None, None) if part.live_users]
+            parts = [part for part in self.parts(None, None) if part.is_live]
             mask = np.zeros(max((part.record.user_max + 1 for part in parts), default=0), np.bool_)
             for part in parts:
-                mask[part.live_counts()[0] if part.removed else part.users()] = True
+                mask[part.live_counts()[0] if part.is_marked else part.users()] = True
             users = _Users(bitmap_of_mask(mask))
             self._loader.cache.put(self._users_key, users)
         return len(users.ids)
@@ -212,10 +215,9 @@ class Table:
         self._flush_pending()
         for slice_key, parts in (*self._loaded_slices().items(), (None, [*self._folding, *self._fresh])):
             for part in parts:
-                found = part.rows_of_user(user)
-                if not len(found):
+                if not part.has_user(user):
                     continue
-                for row in found.tolist():
+                for row in part.rows_of_user(user).tolist():
                     time, sequence, attributes = part.row(row)
                     rows.append(
                         EventRow(group, user, input_number, name_number, type_, time, sequence, attributes)
@@ -223,26 +225,40 @@ class Table:
                 part.remove(user)
                 if slice_key is not None:
                     self._remarked.add(slice_key)
-        self._fresh = [part for part in self._fresh if part.live_users]
-        self._remove_staged(user)
+        self._fresh = [part for part in self._fresh if part.is_live]
+        # The rows that a fold has written already were removed after it: they are marked there as well.
+        for slice_key, part in self._staged_parts():
+            if part.has_user(user):
+                part.remove(user)
+                self._remarked.add(slice_key)
         users = self._kept_users()
         if users is not None:
             users.ids.discard(user)
         return rows
 
-    def _remove_staged(self, user: int) -> None:
-        """The rows a fold has written already were removed after it: they are marked there as well."""
-        for slice_key, parts in (self._staged.slices if self._staged else {}).items():
-            for part in parts:
-                if user not in part.removed and len(part.rows_of_user(user)):
-                    part.remove(user)
-                    self._remarked.add(slice_key)
+    def remove_before(self, instant: Micros) -> bool:
+        """Removes all rows before the instant; False when there are none."""
+        self._flush_pending()
+        unstored = [part for part in (*self._folding, *self._fresh) if part.remove_before(instant)]
+        self._fresh = [part for part in self._fresh if part.is_live]
+        remarked = {
+            slice_key
+            for slice_key, part in (*_parts_in(self._loaded_slices()), *self._staged_parts())
+            if part.remove_before(instant)
+        }
+        self._remarked |= remarked
+        if unstored or remarked:
+            self._loader.cache.drop(self._users_key)
+        return bool(unstored or remarked)
+
+    def _staged_parts(self) -> Iterator[tuple[SliceKey, Part]]:
+        return _parts_in(self._staged.slices if self._staged else {})
 
     # --- folding --------------------------------------------------------------------------------------------
 
     def stage(self, txn: Writable, purge_rows_max: int) -> int:
-        """Writes fresh rows and changed marks, and rewrites parts without their removed users, up to about
-        `purge_rows_max` rows; answers how many were rewritten.
+        """Writes fresh rows and changed marks, and rewrites parts without what was removed from them, up to
+        about `purge_rows_max` rows; answers how many were rewritten.
         """
         self._flush_pending()
         self._folding += self._fresh
@@ -284,21 +300,22 @@ class Table:
         return part
 
     def _purge(self, staged: _Staged, slices: Slices, rows_max: int) -> int:
-        """Rewrites parts that have removed users, as far as the budget goes."""
+        """Drops parts that have no live row, and rewrites those that are to be, as far as the budget goes."""
         purged = 0
         for slice_key in slices:
             parts = staged.slices.get(slice_key, slices[slice_key])
-            if purged >= rows_max or not any(part.removed for part in parts):
-                continue
             kept = []
             for part in parts:
-                if not part.removed:
-                    kept.append(part)
+                if part.is_expired:
                     continue
-                purged += part.record.rows
-                if part.live_users:
-                    kept.append(self._new_part(staged, slice_key, part.frame()))
-            staged.slices[slice_key] = kept
+                if purged < rows_max and _is_to_be_rewritten(part):
+                    purged += part.record.rows
+                    if part.is_live:
+                        kept.append(self._new_part(staged, slice_key, part.frame()))
+                else:
+                    kept.append(part)
+            if kept != parts:
+                staged.slices[slice_key] = kept
         return purged
 
     def _write(self, txn: Writable, staged: _Staged) -> None:
@@ -319,7 +336,7 @@ class Table:
         after = [part for parts in {**slices, **staged.slices}.values() for part in parts]
         staged.record.rows = sum(part.record.rows for part in after)
         staged.record.bytes = sum(part.record.bytes for part in after)
-        staged.record.marked = any(part.removed for part in after)
+        staged.record.marked = any(_is_to_be_rewritten(part) for part in after)
         txn.put(key(Family.EVENT_TABLE, *self.key), _encoder.encode(staged.record))
 
     def settle(self) -> None:
@@ -351,6 +368,15 @@ class Table:
         self._fresh = [*self._folding, *self._fresh]
         self._folding = []
         self._staged = None
+
+
+def _parts_in(slices: Slices) -> Iterator[tuple[SliceKey, Part]]:
+    return ((slice_key, part) for slice_key, parts in slices.items() for part in parts)
+
+
+def _is_to_be_rewritten(part: Part) -> bool:
+    """Rows of removed users must go; those before the floor only when that pays for the writing."""
+    return bool(part.removed) or part.expired_rows() > EXPIRED_SHARE_MAX * part.record.rows
 
 
 def _apart(parts: Iterable[Part], rows: int) -> tuple[list[Part], list[Part]]:

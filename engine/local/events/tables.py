@@ -21,12 +21,17 @@ from engine.local.events.select import Universe
 from engine.local.events.sequence import sequence_passing
 from engine.local.events.table import Table
 from engine.local.keys import Family, key, parts_of
+from engine.values import Micros
 
 PURGE_ROWS_PER_FOLD = 1 << 18
-"""About how many rows a fold rewrites to get rid of those of removed users."""
+"""About how many rows a fold rewrites to get rid of those that were removed."""
 
 _Short = tuple[int, int, int]
 """A table within an account and group: input number, name number, event type."""
+
+
+ReadTable = tuple[int, int, int]
+"""What a question names of a table: input number, name number, group."""
 
 
 class _Group:
@@ -69,7 +74,7 @@ class _Group:
 
 
 class EventStatistics(NamedTuple):
-    """Rows, those of removed users included until they are purged, and bytes of the stored ones."""
+    """Rows, those that were removed included until they are purged, and bytes of the stored ones."""
 
     events: int
     bytes: int
@@ -128,6 +133,27 @@ class EventTables:
         rows.sort(key=lambda row: row.sequence)
         return rows
 
+    def remove_before(self, instant: Micros) -> list[ReadTable]:
+        """Removes every row before the instant; answers the tables that had such rows."""
+        with self._session():
+            return [
+                (input_number, name_number, group)
+                for group, tables in enumerate(self._groups)
+                for (input_number, name_number, _), table in tables.tables.items()
+                if table.remove_before(instant)
+            ]
+
+    def has_before(self, instant: Micros) -> bool:
+        """Whether there is any row before the instant."""
+        with self._session():
+            return any(
+                part.live_start < instant
+                for group in self._groups
+                for table in group.tables.values()
+                for part in table.parts(None, instant)
+                if part.is_live
+            )
+
     # --- asking ---------------------------------------------------------------------------------------------
 
     def match(self, group: int, step: ResolvedEventMatch, users: BitMap | None = None) -> BitMap:
@@ -163,7 +189,7 @@ class EventTables:
             part
             for table in self._groups[group].selected(selection)
             for part in table.parts(span.start, span.end)
-            if part.live_users
+            if part.is_live
         ]
 
     # --- what there is --------------------------------------------------------------------------------------
@@ -230,7 +256,7 @@ class EventTables:
 
     @property
     def is_purging(self) -> bool:
-        """Whether rows of removed users are still stored."""
+        """Whether rows are still stored that a fold is to get rid of."""
         with self._session():
             return any(table.is_purging for group in self._groups for table in group.tables.values())
 

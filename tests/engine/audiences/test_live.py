@@ -9,7 +9,7 @@ import pytest
 
 from engine.audiences.model import SizeKind, SizeState
 from engine.backend import Change
-from engine.criteria.model import AllOf, Audience, Not
+from engine.criteria.model import AllOf, Audience, Compare, Event, Not, Range
 from engine.engine import Engine
 from engine.errors import DataLoss, NotFound
 from engine.journeys.model import (
@@ -51,6 +51,81 @@ def test_an_activated_audience_and_its_ancestors_are_calculated(site: Site) -> N
     assert site.stored(top) == {"u1", "u2"}
     assert not site.engine.live.calculated(beside.audience)
     assert site.backend.membership(beside.audience) is None
+
+
+def retain(site: Site, days: int) -> None:
+    """Sets for how many days the account's events count."""
+    record = Account(name=ACCOUNT, event_retention=days * DAY)
+    site.engine.accounts.update_account(record, {"event_retention"})
+
+
+@pytest.mark.parametrize("removing", [False, True])
+def test_users_whose_last_event_passes_out_of_the_retention_leave(site: Site, removing: bool) -> None:
+    """Without any new event, to the microsecond, whether or not old events are being removed from disk."""
+    retain(site, 30)
+    site.send([("u1", "a")], time=NOW - 29 * DAY)
+    site.send([("u2", "a"), ("u2", "a")], time=NOW - 10 * DAY)
+    ever, never = site.add("ever", did("a")), site.add("never", None)
+    twice = Event(name="a", window=Range(start=NOW - 40 * DAY), test=Compare("greater_or_equal", 2.0))
+    since = site.add("since", twice, ever.name)
+    for name, milestone in (("one", ever), ("two", never), ("three", since)):
+        site.connect(milestone, name)
+
+    def look(instant: int, members: set[str]) -> None:
+        site.clock.now = instant
+        if removing:
+            site.engine.retention.run()
+        site.engine.live.refresh_all()
+        assert site.stored(ever) == site.members(ever) == members
+        assert site.stored(never) == site.members(never) == {"u1", "u2"} - members
+        assert site.stored(since) == site.members(since) == members & {"u2"}
+        assert [site.engine.members.check(ever.audience, user).member for user in ("u1", "u2")] == [
+            user in members for user in ("u1", "u2")
+        ]
+
+    look(NOW, {"u1", "u2"})
+    look(NOW + DAY, {"u1", "u2"})
+    look(NOW + DAY + MICROS_PER_SECOND, {"u2"})
+    look(NOW + 20 * DAY, {"u2"})
+    look(NOW + 20 * DAY + MICROS_PER_SECOND, set())
+    look(NOW + 23 * DAY, set())
+    assert site.backend.stats().events == (0 if removing and site.backend.fold() else 3)
+    assert changes(site, ever)[2:] == [("u1", False), ("u2", False)]
+
+
+def test_users_moved_by_events_that_were_removed_before_anyone_looked(site: Site) -> None:
+    retain(site, 30)
+    site.send([("u1", "a")], time=NOW - 29 * DAY)
+    ever = site.add("ever", did("a"))
+    site.connect(ever)
+    site.engine.live.refresh_all()
+    assert site.stored(ever) == {"u1"}
+    site.clock.now = NOW + 5 * DAY
+    site.engine.retention.run()
+    # No event is left that could tell who is to be looked at: everyone is, in the round after.
+    for _ in range(2):
+        site.engine.live.refresh_all()
+    assert site.stored(ever) == set()
+    assert changes(site, ever) == [("u1", True), ("u1", False)]
+
+
+def test_another_retention_is_another_definition(site: Site) -> None:
+    site.send([("u1", "a")], time=NOW - 50 * DAY)
+    site.send([("u2", "a")], time=NOW - 20 * DAY)
+    ever = site.add("ever", did("a"))
+    site.connect(ever)
+    for days, members in ((0, {"u1", "u2"}), (30, {"u2"}), (60, {"u1", "u2"}), (10, set()), (30, {"u2"})):
+        retain(site, days)
+        site.engine.live.refresh_all()
+        assert site.stored(ever) == site.members(ever) == members
+    # What has been removed does not come back with a longer retention, unless it is sent again.
+    site.engine.retention.run()
+    retain(site, 60)
+    site.engine.live.refresh_all()
+    assert site.stored(ever) == site.members(ever) == {"u2"}
+    site.send([("u1", "a")], time=NOW - 50 * DAY)
+    site.engine.live.refresh_all()
+    assert site.stored(ever) == site.members(ever) == {"u1", "u2"}
 
 
 def test_only_differences_follow_new_data(site: Site) -> None:

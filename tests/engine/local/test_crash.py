@@ -22,9 +22,10 @@ from engine.local.environment import WriteBuffer, WriteTransaction
 from engine.local.keys import Family, key
 from engine.local.settings import LocalSettings
 from engine.plan.model import Plan, Universe
+from engine.values import MICROS_PER_HOUR
 from tests.conformance.drawing import USER_IDS, input_names, plans, worlds
 from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, NOON, WEB, event, plan_of, update
-from tests.oracle.world import Alias, Batch, Erase, Operation, World
+from tests.oracle.world import Alias, Batch, Erase, Expire, Operation, World
 
 HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
 SETTINGS = LocalSettings(groups=2, fold_seconds=3_600.0, apply_chunk_records=3)
@@ -32,7 +33,16 @@ EVERYONE = plan_of(Universe(inputs=(WEB,)))
 
 worlds_with_plans = worlds().flatmap(lambda w: st.tuples(st.just(w), plans(w.account)))
 strange = st.lists(
-    st.sampled_from((Alias("ada", "bob"), Alias("bob", "cleo"), Erase(("cleo", "dan")), Erase(("ada",)))),
+    st.sampled_from(
+        (
+            Alias("ada", "bob"),
+            Alias("bob", "cleo"),
+            Erase(("cleo", "dan")),
+            Erase(("ada",)),
+            Expire(NOON - 24 * MICROS_PER_HOUR),
+            Expire(NOON + 1),
+        )
+    ),
     max_size=3,
     unique_by=repr,
 )
@@ -80,6 +90,8 @@ def happen(backend: LocalBackend, account: str, operation: Operation) -> None:
                 backend.alias(account, operation.from_user_id, operation.to_user_id)
         case Erase():
             backend.erase(account, operation.user_ids)
+        case Expire():
+            backend.remove_events(account, operation.before)
 
 
 @settings(max_examples=30, suppress_health_check=HEALTH)

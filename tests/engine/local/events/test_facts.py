@@ -19,7 +19,7 @@ from engine.values import MICROS_PER_DAY, Kind, kind_of
 from tests.engine.local.events import drawing
 from tests.engine.local.events.conftest import GROUPS
 
-ACTIONS = ("look", "look", "fold", "aborted fold", "reopen", "extract")
+ACTIONS = ("look", "look", "fold", "aborted fold", "reopen", "extract", "remove before")
 NAMES, INPUTS = (1, 2), (None, 1, 2, 3)
 
 
@@ -71,7 +71,9 @@ def test_facts_are_those_of_the_rows_that_are_left(
     cache_bytes: int,
     purge_rows: int,
 ) -> None:
-    """Without a budget of rows to rewrite, removed users stay marked; a small cache forgets who is there."""
+    """Without a budget of rows to rewrite, what was removed stays marked; a small cache forgets who is
+    there.
+    """
     monkeypatch.setattr(tables_module, "PURGE_ROWS_PER_FOLD", purge_rows)
 
     @given(st.lists(st.tuples(drawing.rows(10), st.sampled_from(ACTIONS)), max_size=6))
@@ -94,6 +96,10 @@ def test_facts_are_those_of_the_rows_that_are_left(
                     gone = kept[0]
                     tables.extract(gone.group, gone.user)
                     kept = [row for row in kept if (row.group, row.user) != (gone.group, gone.user)]
+                case "remove before" if kept:
+                    instant = kept[-1].time
+                    tables.remove_before(instant)
+                    kept = [row for row in kept if row.time >= instant]
         assert_facts(tables, kept)
 
     holds()

@@ -24,7 +24,9 @@ from engine.values import kind_of
 from tests.engine.local.events import brute, drawing
 from tests.engine.local.events.conftest import GROUPS
 
-ACTIONS = st.sampled_from(["nothing", "read", "fold", "fold", "aborted fold", "reopen", "extract"])
+ACTIONS = st.sampled_from(
+    ["nothing", "read", "fold", "fold", "aborted fold", "reopen", "extract", "remove before"]
+)
 
 
 def told_apart(row: EventRow) -> tuple[object, ...]:
@@ -57,6 +59,8 @@ class History:
                 self.fold(abort=True)
         elif action == "extract":
             self.extract(rows[0].user if rows else 0)
+        elif action == "remove before" and rows:
+            self.remove_before(rows[0].time)
 
     def fold(self, abort: bool = False) -> None:
         with self.store.index.writing() as txn:
@@ -70,6 +74,13 @@ class History:
             found = self.tables.extract(group, user)
             assert list(map(told_apart, found)) == list(map(told_apart, expected))
             self.tables.add(expected)
+
+    def remove_before(self, instant: int) -> None:
+        gone = {(r.input_number, r.name_number, r.group) for r in self.rows if r.time < instant}
+        assert self.tables.has_before(instant) == bool(gone)
+        assert set(self.tables.remove_before(instant)) == gone
+        assert not self.tables.has_before(instant)
+        self.rows = [row for row in self.rows if row.time >= instant]
 
     def check_counts(self) -> None:
         for group in range(GROUPS):
@@ -98,11 +109,13 @@ def lived(store: Store, account: int, life: list[tuple[list[EventRow], str]]) ->
 
 
 @pytest.fixture(
-    params=[(4, 2, 64), (4, 2, 2), (1 << 16, 8, 64)],
+    params=[(4, 2, 64, 0.25), (4, 2, 2, 1.0), (1 << 16, 8, 64, 1.0)],
     ids=["small slices", "small slices, two marks", "usual limits"],
 )
 def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows_max, parts_max, marks_max = request.param
+    """With a share of 1, rows before a floor stay where they are for as long as any others do."""
+    rows_max, parts_max, marks_max, expired_share = request.param
+    monkeypatch.setattr(table_module, "EXPIRED_SHARE_MAX", expired_share)
     monkeypatch.setattr(table_module, "SLICE_ROWS_MAX", rows_max)
     monkeypatch.setattr(table_module, "SLICE_PARTS_MAX", parts_max)
     monkeypatch.setattr(distinct, "MARKS_MAX", marks_max)

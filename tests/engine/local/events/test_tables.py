@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import lmdb
+import msgspec
 import pytest
 from pyroaring import BitMap
 
@@ -338,6 +339,89 @@ def test_removed_users_leave_nothing_behind_after_folds(
     assert tables.statistics().events == 99
     assert len(stored_slices(store, account)) == 1
     assert stored_texts(store, account) == {f"<{user}>" for user in range(100)} - {"<7>"}
+
+
+def stored_times(store: Store, account: int) -> int:
+    """How many rows are stored, live or not."""
+    with store.index.reading() as txn:
+        records = [
+            msgspec.msgpack.decode(value, type=table_module.SliceRecord)
+            for _, value in txn.scan(key(Family.EVENT_SLICE, account))
+        ]
+    return sum(part.rows for record in records for part in record.parts)
+
+
+def test_rows_before_an_instant_leave_disk_as_soon_as_that_pays(
+    store: Store, new_account: NewAccount
+) -> None:
+    """A slice of 1,024 days with ten rows a day, from which ever more days are removed."""
+    account = new_account()
+    tables = EventTables(store, account, 1)
+    tables.add([row(place % 10, DAY * MICROS_PER_DAY + place, place) for place in range(100)])
+    days = [DAY * MICROS_PER_DAY + (1 + place // 10) * MICROS_PER_DAY for place in range(200)]
+    tables.add([row(place % 10, time, 100 + place) for place, time in enumerate(days)])
+    fold(store, tables)
+    for day, counted_rows, on_disk in (
+        (DAY, 300, 300),  # nothing is so old
+        (DAY + 1, 200, 200),  # a third has gone: rewritten
+        (DAY + 5, 160, 200),  # a fifth of those: not worth it yet
+        (DAY + 6, 150, 200),  # a quarter: the most that stays
+        (DAY + 7, 140, 140),
+        (DAY + 21, 0, 0),  # all of it: gone without being read
+    ):
+        tables.remove_before(day * MICROS_PER_DAY)
+        assert tables.facts(1) == [] or tables.facts(1)[0].events == counted_rows
+        fold(store, tables)
+        assert not tables.is_purging
+        assert stored_times(store, account) == on_disk
+        for opened in (tables, EventTables(store, account, 1)):
+            assert sum(facts.events for facts in opened.facts(1)) == counted_rows
+            assert set(opened.match(0, counted(float(max(1, counted_rows // 10))))) == (
+                set(range(10)) if counted_rows else set()
+            )
+    assert column_keys(store, account) == []
+    assert stored_slices(store, account) == []
+
+
+def test_an_erased_user_leaves_nothing_among_rows_that_count_no_more(
+    store: Store, new_account: NewAccount
+) -> None:
+    account = new_account()
+    tables = EventTables(store, account, 1)
+    tables.add([row(7, NOON, 1, _1="<7>")])
+    tables.add([row(user, NOON + 1, 2 + user, _1=f"<{user}>") for user in range(6)])
+    fold(store, tables)
+    assert tables.remove_before(NOON + 1) == [(1, 1, 0)]
+    assert tables.extract(0, 7) == []
+    fold(store, tables)
+    with store.index.reading() as txn:
+        stored = b"".join(bytes(value) for _, value in txn.scan(key(Family.EVENT_COLUMN, account)))
+    assert b"<5>" in stored
+    assert b"<7>" not in stored
+
+
+def test_rows_that_come_after_a_removal_count_whatever_their_time(
+    store: Store, new_account: NewAccount
+) -> None:
+    account = new_account()
+    tables = EventTables(store, account, 1)
+    tables.add(
+        [
+            row(1, NOON, 1),
+            row(2, NOON + 2, 2),
+            row(3, NOON + 3, 3),
+            *(row(4, NOON + 4, 4 + n) for n in range(9)),
+        ]
+    )
+    fold(store, tables)
+    tables.remove_before(NOON + 2)
+    tables.add([row(5, NOON - 1, 20)])
+    assert set(tables.users(0, ANYTHING)) == {2, 3, 4, 5}
+    fold(store, tables)
+    for opened in (tables, EventTables(store, account, 1)):
+        assert set(opened.users(0, ANYTHING)) == {2, 3, 4, 5}
+        assert opened.has_before(NOON)
+        assert not opened.has_before(NOON - 1)
 
 
 @pytest.mark.parametrize("stored", [False, True])

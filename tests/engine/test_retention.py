@@ -1,0 +1,119 @@
+"""What an account's retention removes, when, and what it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.errors import LimitExceeded
+from engine.journeys.model import Account, Input, Milestone, Workspace
+from engine.values import MICROS_PER_DAY
+from tests.engine.site import ACCOUNT, NOW, WEB, Site, did, event
+
+DAY = MICROS_PER_DAY
+MIDNIGHT = NOW // DAY * DAY
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path / "store")
+    yield site
+    site.engine.close()
+
+
+def retain(site: Site, micros: int, account: str = ACCOUNT) -> None:
+    site.engine.accounts.update_account(Account(name=account, event_retention=micros), {"event_retention"})
+
+
+def events_left(site: Site) -> list[int]:
+    """How long before the midnight before now the first and the last event lie, none when there is none."""
+    facts = site.backend.event_names(ACCOUNT, limit=10)
+    return [MIDNIGHT - time for found in facts for time in (found.first_time, found.last_time)]
+
+
+def test_events_go_a_day_after_they_left_the_retention_when_that_day_is_over(site: Site) -> None:
+    for before_midnight in (8 * DAY, 9 * DAY, 9 * DAY + 1, 20 * DAY):
+        site.send([("u1", "a")], time=MIDNIGHT - before_midnight)
+    site.engine.retention.run()
+    assert events_left(site) == [20 * DAY, 8 * DAY]
+    retain(site, 8 * DAY)
+    site.engine.retention.run()
+    # It is noon: nine days ago is within the day that is kept for questions about the past.
+    assert events_left(site) == [9 * DAY, 8 * DAY]
+    site.clock.now = MIDNIGHT + DAY - 1
+    site.engine.retention.run()
+    assert events_left(site) == [9 * DAY, 8 * DAY]
+    site.clock.now = MIDNIGHT + DAY
+    site.engine.retention.run()
+    assert events_left(site) == [8 * DAY, 8 * DAY]
+
+
+def test_questions_about_yesterday_find_what_counted_then(site: Site) -> None:
+    retain(site, 8 * DAY)
+    site.send([("u1", "a")], time=NOW - 8 * DAY)
+    milestone = site.add("ever", did("a"))
+    for later in range(25):
+        site.clock.now = NOW + later * DAY // 24
+        site.engine.retention.run()
+        assert counted(site, milestone, NOW) == 1
+        assert counted(site, milestone, site.clock.now) == (0 if later else 1)
+
+
+def counted(site: Site, milestone: Milestone, as_of: int) -> int:
+    """How many users a milestone has."""
+    return site.engine.sizes.count(milestone.name, as_of=as_of).users
+
+
+def test_users_stay_with_all_but_their_events(site: Site) -> None:
+    site.send([("u1", "a")], time=NOW - 100 * DAY)
+    site.update("u1", {"plan": "gold"}, time=NOW - 100 * DAY)
+    before = site.backend.profile(ACCOUNT, "u1")
+    retain(site, DAY)
+    site.engine.retention.run()
+    site.backend.fold()
+    assert site.backend.profile(ACCOUNT, "u1") == before
+    assert site.backend.universe_size(ACCOUNT, [WEB]) == 1
+    assert site.backend.stats().events == 0
+    assert site.backend.event_names(ACCOUNT, limit=10) == ()
+
+
+def test_nothing_is_logged_when_nothing_is_due(site: Site) -> None:
+    retain(site, 30 * DAY)
+    site.send([("u1", "a")], time=NOW - 30 * DAY)
+    revision = site.backend.revision()
+    site.engine.retention.run()
+    assert site.backend.revision() == revision
+    site.clock.now += 2 * DAY
+    for _ in range(3):
+        site.engine.retention.run()
+        assert site.backend.revision() == revision + 1
+
+
+def test_an_account_that_fails_does_not_keep_the_others_waiting(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.engine.accounts.create_account("zeta", Account(name="", event_retention=DAY))
+    zeta = "accounts/zeta"
+    site.engine.accounts.create_workspace(zeta, "shop", Workspace(name=""))
+    site.engine.accounts.create_input(f"{zeta}/workspaces/shop", "web", Input(name=""))
+    old = NOW - 50 * DAY
+    site.send([("u1", "a")], time=old)
+    site.backend.append(zeta, [event("u1", "a", time=old, input=f"{zeta}/workspaces/shop/inputs/web")])
+    retain(site, DAY)
+    remove = site.backend.remove_events
+
+    def failing(account: str, before: int) -> int:
+        if account == ACCOUNT:
+            raise LimitExceeded("the store is full", reason="STORE_FULL")
+        return remove(account, before)
+
+    monkeypatch.setattr(site.backend, "remove_events", failing)
+    with pytest.raises(LimitExceeded):
+        site.engine.retention.run()
+    assert site.backend.event_names(zeta, limit=10) == ()
+    assert len(site.backend.event_names(ACCOUNT, limit=10)) == 1
+    monkeypatch.undo()
+    site.engine.retention.run()
+    assert site.backend.event_names(ACCOUNT, limit=10) == ()
