@@ -85,6 +85,7 @@ class Config:
     streams_max: Annotated[int, Setting("streams of events, exports and reflection at a time", 1)] = (
         transport.STREAMS_MAX
     )
+    imports_max: Annotated[int, Setting("imports at a time", 1)] = transport.IMPORTS_MAX
     watchers_max: Annotated[int, Setting("WatchMembership streams at a time", 1)] = transport.WATCHERS_MAX
     call_s_max: Annotated[float, Setting("longest a unary call works for, whatever its deadline", 1)] = (
         transport.CALL_S_MAX
@@ -100,6 +101,9 @@ class Config:
     batch_events_max: Annotated[int, Setting("events or users of a batch", 1)] = data.BATCH_EVENTS_MAX
     batch_bytes_max: Annotated[int, Setting("bytes of a request", 1, transport.RECEIVE_BYTES_MAX)] = (
         data.BATCH_BYTES_MAX
+    )
+    import_batch_bytes_max: Annotated[int, Setting("bytes of a record batch of an import", 1)] = (
+        transport.IMPORT_BATCH_BYTES_MAX
     )
     event_attributes_max: Annotated[int, Setting("attributes of an event", 1)] = data.EVENT_ATTRIBUTES_MAX
     name_bytes_max: Annotated[int, Setting("bytes of a name or user id", 1)] = data.NAME_BYTES_MAX

@@ -32,10 +32,12 @@ from service.not_built import METHODS_NOT_BUILT
 OWN_PREFIX = "/milepost.v1."
 HEALTH_PREFIX = "/grpc.health.v1.Health/"
 WATCH_METHOD = "/milepost.v1.AudienceService/WatchMembership"
+IMPORT_METHOD = "/milepost.v1.IngestService/ImportEvents"
 INGEST_METHODS = {
     "/milepost.v1.IngestService/IngestEvents": "events",
     "/milepost.v1.IngestService/StreamEvents": "batch.events",
     "/milepost.v1.IngestService/UpsertUsers": "users",
+    IMPORT_METHOD: "arrow",
 }
 """Methods that take batches, and the field that makes them large."""
 
@@ -89,18 +91,23 @@ class Pools:
 
     unary: Workers
     streams: Workers
+    imports: Workers
     watchers: Workers
     refusals: Workers
 
     @property
     def in_flight(self) -> int:
         """Calls of all kinds that are not over."""
-        return sum(pool.in_flight for pool in (self.unary, self.streams, self.watchers, self.refusals))
+        return sum(pool.in_flight for pool in self._all)
 
     def shutdown(self) -> None:
         """Lets the threads end once their calls are over."""
-        for pool in (self.unary, self.streams, self.watchers, self.refusals):
+        for pool in self._all:
             pool.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def _all(self) -> tuple[Workers, ...]:
+        return self.unary, self.streams, self.imports, self.watchers, self.refusals
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +157,8 @@ class CallInterceptor(grpc.ServerInterceptor):
     def _pool_of(self, method: str, handler: Handler) -> Workers:
         if method == WATCH_METHOD:
             return self._pools.watchers
+        if method == IMPORT_METHOD:
+            return self._pools.imports
         if handler.request_streaming or handler.response_streaming:
             return self._pools.streams
         return self._pools.unary
@@ -195,6 +204,9 @@ class CallInterceptor(grpc.ServerInterceptor):
             started = time.monotonic()
             try:
                 answer = behaviour(_readable(request), context)
+            except grpc.RpcError:
+                # The caller went away in the middle of the request; there is nobody to tell.
+                raise
             except Exception as error:
                 self._log(method, context, error, time.monotonic() - started)
                 abort(context, self._in_this_state(error))

@@ -15,6 +15,8 @@ STREAMS_MAX = 32
 """Streams of events, exports and reflection: each occupies a thread for as long as it lasts."""
 WATCHERS_MAX = 64
 """WatchMembership streams."""
+IMPORTS_MAX = 4
+"""ImportEvents calls at a time, of all accounts."""
 CALL_S_MAX = 60.0
 """The longest a unary call works for, whatever its deadline."""
 SLOW_CALL_MS = 1_000
@@ -27,3 +29,16 @@ KEEPALIVE_TIME_MS = 60_000
 KEEPALIVE_TIMEOUT_MS = 20_000
 CLIENT_PING_INTERVAL_MS_MIN = 10_000
 """Clients and proxies may ping this often, with or without calls."""
+
+IMPORT_BATCH_BYTES_MAX = 64 * 1024 * 1024
+"""The largest record batch of an import, and the largest dictionary; three batches are held at a time."""
+IMPORT_BATCH_ROWS = 1 << 17
+"""Rows appended at a time, at most. This and the next cannot be set: by them an import that is sent again is
+recognised."""
+IMPORT_GATHERED_BYTES_MAX = 32 * 1024 * 1024
+"""Small record batches are put together up to this."""
+IMPORT_REQUEST_ID_BYTES_MAX = 200
+"""Shorter than other request ids, because the place of each batch is added."""
+IMPORT_REJECTIONS_MAX = 1_000
+IMPORT_REFUSED_ROWS_MAX = 1 << 20
+"""Refused rows that an answer names; so many take 3 MiB, and clients take messages of 4."""

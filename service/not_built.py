@@ -11,7 +11,6 @@ METHODS_NOT_BUILT = frozenset(
         "/milepost.v1.AccountService/CreateApiKey",
         "/milepost.v1.AccountService/ListApiKeys",
         "/milepost.v1.AccountService/DeleteApiKey",
-        "/milepost.v1.IngestService/ImportEvents",
     }
 )
 

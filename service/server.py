@@ -85,6 +85,7 @@ class Server:
         self._pools = Pools(
             unary=Workers("unary", config.worker_threads, config.in_flight_max),
             streams=Workers("stream", config.streams_max, config.streams_max),
+            imports=Workers("import", config.imports_max, config.imports_max),
             watchers=Workers("watcher", config.watchers_max, config.watchers_max),
             refusals=Workers("refusal", REFUSAL_THREADS, config.in_flight_max),
         )
@@ -141,6 +142,7 @@ class Server:
             engine=engine,
             deadlines=Deadlines(self._config.call_s_max),
             stopping=self._stopping,
+            import_batch_bytes_max=self._config.import_batch_bytes_max,
             backup_dir=self._config.backups,
             start_time=engine.clock(),
             version=metadata.version(DISTRIBUTION),
@@ -155,8 +157,7 @@ class Server:
         connection_service_pb2_grpc.add_ConnectionServiceServicer_to_server(
             ConnectionHandlers(runtime), server
         )
-        ingest_handlers = IngestHandlers(runtime)  # type: ignore[abstract]
-        ingest_service_pb2_grpc.add_IngestServiceServicer_to_server(ingest_handlers, server)
+        ingest_service_pb2_grpc.add_IngestServiceServicer_to_server(IngestHandlers(runtime), server)
         journey_service_pb2_grpc.add_JourneyServiceServicer_to_server(JourneyHandlers(runtime), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME)

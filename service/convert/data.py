@@ -31,7 +31,8 @@ TIME_MISSING = "is required"
 UNKNOWN_TYPE = "is no type of event"
 NO_CONSENT_STATE = "must be GIVEN or DENIED"
 
-_TYPES = {int(member): member for member in EventType} | {0: EventType.CUSTOM}
+EVENT_TYPES = {int(member): member for member in EventType} | {0: EventType.CUSTOM}
+"""By number; one that is not given is a CUSTOM event."""
 
 
 class _Malformed(ValueError):
@@ -73,7 +74,7 @@ def _event(message: data_pb2.Event, input_: str) -> EventRecord:
         raise _Malformed("time", TIME_MISSING, REQUIRED)
     if not (SECONDS_MIN <= seconds <= SECONDS_MAX and 0 <= nanos < NANOS_PER_SECOND):
         raise _Malformed("time", OUT_OF_RANGE)
-    type_ = _TYPES.get(message.type)
+    type_ = EVENT_TYPES.get(message.type)
     if type_ is None:
         raise _Malformed("type", UNKNOWN_TYPE)
     return EventRecord(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import grpc
 
-from engine.errors import StoreUnavailable
+from engine.errors import DeadlineExceeded, StoreUnavailable, Unsupported
 from milepost.v1 import ingest_service_pb2 as pb
 from milepost.v1 import ingest_service_pb2_grpc
 from service.convert.data import event_records, rejection_messages, user_records
@@ -42,6 +42,28 @@ class IngestHandlers(ingest_service_pb2_grpc.IngestServiceServicer):
             duplicates=ingested.duplicates,
             rejections=rejection_messages(ingested.rejections),
         )
+
+    def ImportEvents(
+        self, request_iterator: Iterator[pb.ImportEventsRequest], context: grpc.ServicerContext
+    ) -> pb.ImportEventsResponse:
+        try:
+            from service.arrow.importing import Importing
+        except ModuleNotFoundError as error:
+            raise Unsupported("this server has no pyarrow: install milepost-server[import]") from error
+
+        def may_go_on() -> None:
+            if self._runtime.stopping.is_set():
+                raise StoreUnavailable("the service is stopping")
+            if not context.is_active():
+                raise DeadlineExceeded("the caller is gone")
+
+        importing = Importing(
+            engine=self._runtime.engine,
+            token=self._runtime.token,
+            batch_bytes_max=self._runtime.import_batch_bytes_max,
+            may_go_on=may_go_on,
+        )
+        return importing.run(request_iterator)
 
     def UpsertUsers(
         self, request: pb.UpsertUsersRequest, context: grpc.ServicerContext

@@ -21,6 +21,7 @@ class Runtime:
     engine: Engine
     deadlines: Deadlines
     stopping: threading.Event
+    import_batch_bytes_max: int
     backup_dir: Path
     start_time: Micros
     version: str

@@ -1,0 +1,125 @@
+"""A batch of Arrow rows as the engine's columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from engine.checks import RowFaults
+from engine.criteria.model import EventType
+from engine.event_columns import EventColumns, Rows, TextColumn
+from service.arrow.attributes import Attribute
+from service.arrow.layout import Layout, unfit
+from service.arrow.texts import coded, decoded, is_texts, text_column, text_rows
+from service.arrow.times import NO_TIME, instants
+from service.convert.data import EVENT_TYPES, INVALID_VALUE, REQUIRED, TIME_MISSING, UNKNOWN_TYPE
+
+TYPE_PREFIX = "EVENT_TYPE_"
+
+_TYPE_NAMES = {member.name: int(member) for member in EventType}
+_NO_TYPE = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """The rows of a batch that could be converted. `rows` are their places in the batch, None = all; those of
+    `faults` are places in the batch too, and each row is in one of them at most.
+    """
+
+    columns: EventColumns
+    rows: Rows | None
+    faults: list[RowFaults]
+
+    def places(self, rows: Rows) -> Rows:
+        """Places in the batch of rows of `columns`."""
+        return rows if self.rows is None else self.rows[rows]
+
+
+def convert(batch: pa.RecordBatch, layout: Layout) -> Converted:
+    """The batch by columns. Raises InvalidInput for a column whose type has no meaning."""
+    count = batch.num_rows
+    times = instants(layout.time, batch.column(layout.time), layout.time_unit_nanos)
+    faults = _Faults(count)
+    faults.add(REQUIRED, "time", TIME_MISSING, ~times.has)
+    faults.add(INVALID_VALUE, "time", NO_TIME, times.bad)
+    types = _types(batch, layout, faults)
+    attributes = []
+    for name in layout.attributes:
+        attribute = Attribute(name, layout.kinds.get(name), layout.time_unit_nanos)
+        columns, refused = attribute.columns(batch.column(name))
+        attributes += columns
+        for fault in refused:
+            faults.add_rows(fault)
+    event_ids = None if layout.event_id is None else text_rows(layout.event_id, batch.column(layout.event_id))
+    converted = EventColumns(
+        user_ids=text_column(layout.user_id, batch.column(layout.user_id)),
+        inputs=_texts(batch, layout.input, layout.default_input),
+        names=_texts(batch, layout.name, layout.default_name),
+        type_bytes=types.astype(np.uint8).tobytes(),
+        time_bytes=times.micros.astype("<i8").tobytes(),
+        attributes=attributes,
+        event_ids=event_ids,
+    )
+    kept = faults.others()
+    return Converted(converted if kept is None else converted.take(kept), kept, faults.found)
+
+
+class _Faults:
+    """Faults of rows, each row with its first one only."""
+
+    def __init__(self, count: int) -> None:
+        self._refused = np.zeros(count, np.bool_)
+        self.found: list[RowFaults] = []
+
+    def add(self, reason: str, field: str, description: str, bad: npt.NDArray[np.bool_]) -> None:
+        if bad.any():
+            self.add_rows(RowFaults(reason, field, description, np.flatnonzero(bad)))
+
+    def add_rows(self, fault: RowFaults) -> None:
+        rows = fault.rows[~self._refused[fault.rows]]
+        if len(rows):
+            self._refused[rows] = True
+            self.found.append(RowFaults(fault.reason, fault.field, fault.description, rows))
+
+    def others(self) -> Rows | None:
+        """Rows without a fault; None when that is all of them."""
+        return np.flatnonzero(~self._refused) if self.found else None
+
+
+def _texts(batch: pa.RecordBatch, column: str | None, default: str) -> TextColumn:
+    if column is None:
+        return TextColumn.same(default, batch.num_rows)
+    return text_column(column, batch.column(column), default)
+
+
+def _types(batch: pa.RecordBatch, layout: Layout, faults: _Faults) -> npt.NDArray[np.int64]:
+    """The number of the type of each row."""
+    if layout.type is None:
+        return np.full(batch.num_rows, layout.default_type, np.int64)
+    array = batch.column(layout.type)
+    value_type = decoded(array).type
+    if not (is_texts(value_type) or pa.types.is_integer(value_type) or pa.types.is_null(value_type)):
+        raise unfit(layout.type, array.type, "the names or the numbers of event types")
+    entries, codes = coded(array)
+    # The last entry is that of rows without a type: their code is -1.
+    numbers = np.array([_type_of(entry, layout) for entry in entries] + [layout.default_type], np.int64)
+    types = numbers[codes]
+    faults.add(INVALID_VALUE, "type", UNKNOWN_TYPE, types == _NO_TYPE)
+    return types
+
+
+def _type_of(entry: str | int, layout: Layout) -> int:
+    if isinstance(entry, str):
+        if not entry:
+            return layout.default_type
+        return _TYPE_NAMES.get(entry.upper().removeprefix(TYPE_PREFIX), _NO_TYPE)
+    return (
+        EVENT_TYPES[entry]
+        if entry in EVENT_TYPES and entry
+        else layout.default_type
+        if not entry
+        else _NO_TYPE
+    )

@@ -1,0 +1,164 @@
+"""One import from its stream to its answer: rows are converted while the batch before them is appended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from engine.checks import RowFaults, is_longer
+from engine.engine import Engine
+from engine.errors import InvalidInput, MilepostError
+from engine.ingest import IngestedColumns
+from milepost.v1 import ingest_service_pb2 as pb
+from service.ahead import Ahead
+from service.arrow.columns import Converted, convert
+from service.arrow.layout import Layout, layout_of
+from service.arrow.stream import RecordBatches, recut, without_first
+from service.limits import IMPORT_REFUSED_ROWS_MAX, IMPORT_REJECTIONS_MAX, IMPORT_REQUEST_ID_BYTES_MAX
+
+BATCHES_AHEAD = 1
+"""Converted batches waiting; with the one being converted and the one being appended, three are held."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    first_row: int
+    request_id: str
+    converted: Converted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Importing:
+    """How imports are run. `token` makes revision tokens; `may_go_on` raises when no further batch should be
+    begun.
+    """
+
+    engine: Engine
+    token: Callable[[int], str]
+    batch_bytes_max: int
+    may_go_on: Callable[[], None]
+
+    def run(self, requests: Iterator[pb.ImportEventsRequest]) -> pb.ImportEventsResponse:
+        """Takes all rows of a stream that can be taken.
+
+        Raises NotFound (the account), InvalidInput for a header, stream or column that has no meaning, and
+        what `Ingest.columns` raises; `metadata["rows"]` then says how many rows are dealt with, skipped ones
+        included.
+        """
+        header = _header(requests)
+        self.engine.accounts.get_account(header.parent)
+        tally = _Tally(header.skip_rows, self.engine.backend.revision())
+        source = _batches(header, requests, self.batch_bytes_max)
+        try:
+            with Ahead(source, depth=BATCHES_AHEAD, name="import-ahead") as batches:
+                for batch in batches:
+                    self.may_go_on()
+                    columns = batch.converted.columns
+                    tally.add(batch, self.engine.ingest.columns(header.parent, columns, batch.request_id))
+        except MilepostError as error:
+            error.metadata["rows"] = str(tally.rows)
+            raise
+        return tally.response(self.token)
+
+
+def _header(requests: Iterator[pb.ImportEventsRequest]) -> pb.ImportHeader:
+    first = next(requests, None)
+    if first is None or first.WhichOneof("part") != "header":
+        raise InvalidInput.one("header", "is required, before any bytes of the stream")
+    if is_longer(first.header.request_id, IMPORT_REQUEST_ID_BYTES_MAX):
+        raise InvalidInput.one("header.request_id", f"is longer than {IMPORT_REQUEST_ID_BYTES_MAX} bytes")
+    if first.header.skip_rows < 0:
+        raise InvalidInput.one("header.skip_rows", "must not be negative")
+    return first.header
+
+
+def _pieces(requests: Iterator[pb.ImportEventsRequest]) -> Iterator[bytes]:
+    for request in requests:
+        if request.WhichOneof("part") != "arrow":
+            raise InvalidInput.one("header", "may come only once, first")
+        yield request.arrow
+
+
+def _batches(
+    header: pb.ImportHeader, requests: Iterator[pb.ImportEventsRequest], batch_bytes_max: int
+) -> Iterator[_Batch]:
+    stream = RecordBatches(_pieces(requests), batch_bytes_max)
+    layout = layout_of(header, stream.schema.names)
+    _check_types(stream.schema, layout)
+    first_row = header.skip_rows
+    for batch in recut(without_first(iter(stream), header.skip_rows)):
+        end = first_row + batch.num_rows
+        request_id = f"{header.request_id}/{first_row}-{end}" if header.request_id else ""
+        yield _Batch(first_row, request_id, convert(batch, layout))
+        first_row = end
+
+
+def _check_types(schema: pa.Schema, layout: Layout) -> None:
+    """Refuses a column that has no meaning before any row is taken."""
+    empty = pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
+    convert(empty, layout)
+
+
+class _Tally:
+    """What became of the rows so far."""
+
+    def __init__(self, skipped_rows: int, revision: int) -> None:
+        self.rows = skipped_rows
+        self._revision = revision
+        self._response = pb.ImportEventsResponse()
+        self._refused: dict[tuple[str, str, str], pb.RefusedRows] = {}
+
+    def add(self, batch: _Batch, ingested: IngestedColumns) -> None:
+        """Counts a batch and names its refused rows, in the order of their reasons."""
+        converted, response = batch.converted, self._response
+        self._revision = max(self._revision, ingested.revision)
+        response.accepted += ingested.accepted
+        response.duplicates += ingested.duplicates
+        own = [RowFaults(f.reason, f.field, f.description, converted.places(f.rows)) for f in ingested.faults]
+        self._refuse(batch.first_row, [*converted.faults, *own])
+        refused = sum(len(fault.rows) for fault in (*converted.faults, *own))
+        self.rows += len(converted.columns) + sum(len(fault.rows) for fault in converted.faults)
+        response.rejected += refused
+
+    def _refuse(self, first_row: int, faults: Sequence[RowFaults]) -> None:
+        if not faults:
+            return
+        numbers = np.concatenate([np.full(len(fault.rows), at) for at, fault in enumerate(faults)])
+        rows = np.concatenate([fault.rows for fault in faults])
+        # The first rows are named, whatever is wrong with them.
+        room = max(0, IMPORT_REFUSED_ROWS_MAX - self._response.rejected)
+        order = np.argsort(rows, kind="stable")[:room]
+        numbers, rows = numbers[order], rows[order] + first_row
+        for number, row in zip(numbers.tolist(), rows[: self._rejections_left].tolist(), strict=False):
+            fault = faults[number]
+            self._response.rejections.add(
+                index=row,
+                reason=fault.reason,
+                field=f"rows[{row}].{fault.field}",
+                description=fault.description,
+            )
+        for number, fault in enumerate(faults):
+            of_fault = rows[numbers == number]
+            if len(of_fault):
+                self._named(fault).rows.extend(of_fault.tolist())
+
+    @property
+    def _rejections_left(self) -> int:
+        return IMPORT_REJECTIONS_MAX - len(self._response.rejections)
+
+    def _named(self, fault: RowFaults) -> pb.RefusedRows:
+        key = fault.reason, fault.field, fault.description
+        if key not in self._refused:
+            reason, field, description = key
+            self._refused[key] = self._response.refused.add(
+                reason=reason, field=field, description=description
+            )
+        return self._refused[key]
+
+    def response(self, token: Callable[[int], str]) -> pb.ImportEventsResponse:
+        """The answer."""
+        self._response.revision = token(self._revision)
+        return self._response

@@ -1,0 +1,121 @@
+"""What the columns of an import mean: the header held against the names that the stream has."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from engine.criteria.model import EventType
+from engine.errors import InvalidInput, Violation
+from engine.values import Kind
+from milepost.v1 import catalog_service_pb2, ingest_service_pb2
+from service.convert.data import EVENT_TYPES, UNKNOWN_TYPE
+from service.convert.faults import ShapeFaults
+
+USER_ID = "user_id"
+NAME = "name"
+TIME = "time"
+EVENT_ID = "event_id"
+
+_NANOS_OF_UNIT = {
+    ingest_service_pb2.TIME_UNIT_UNSPECIFIED: 1_000,
+    ingest_service_pb2.TIME_UNIT_SECONDS: 1_000_000_000,
+    ingest_service_pb2.TIME_UNIT_MILLISECONDS: 1_000_000,
+    ingest_service_pb2.TIME_UNIT_MICROSECONDS: 1_000,
+    ingest_service_pb2.TIME_UNIT_NANOSECONDS: 1,
+}
+_KINDS = {int(kind): kind for kind in Kind}
+"""The numbers of `ValueKind` are those of `Kind`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Which column holds what; None where there is none. `time_unit_nanos` is what an integer time counts."""
+
+    user_id: str
+    time: str
+    name: str | None
+    event_id: str | None
+    type: str | None
+    input: str | None
+    attributes: tuple[str, ...]
+    kinds: Mapping[str, Kind]
+    """Attributes to read as another kind than their type says."""
+    time_unit_nanos: int
+    default_name: str
+    default_input: str
+    default_type: EventType
+
+
+def layout_of(header: ingest_service_pb2.ImportHeader, columns: Sequence[str]) -> Layout:
+    """What the columns mean. Raises InvalidInput with every fault."""
+    faults = ShapeFaults()
+    for repeated in (name for name, count in Counter(columns).items() if count > 1):
+        faults.add("arrow", f"has more than one column {repeated!r}")
+
+    def column(field: str, named: str, default: str = "", *, required: bool = False) -> str | None:
+        wanted = named or default
+        if wanted in columns and wanted:
+            return wanted
+        if named or required:
+            listed = ", ".join(map(repr, columns))
+            faults.add(f"header.{field}", f"the stream has no column {wanted!r}; it has {listed}")
+        return None
+
+    user_id = column("user_id_column", header.user_id_column, USER_ID, required=True)
+    time = column("time_column", header.time_column, TIME, required=True)
+    name = column("name_column", header.name_column, NAME, required=not header.default_name)
+    event_id = column("event_id_column", header.event_id_column, EVENT_ID)
+    type_ = column("type_column", header.type_column)
+    input_ = column("input_column", header.input_column)
+    meant = {user_id, time, name, event_id, type_, input_}
+    attributes = tuple(each for each in columns if each not in meant)
+    kinds = _kinds(header.attribute_kinds, attributes, faults)
+    default_type = EVENT_TYPES.get(header.default_type)
+    if default_type is None:
+        faults.add("header.default_type", UNKNOWN_TYPE)
+    unit_nanos = _NANOS_OF_UNIT.get(header.time_unit)
+    if unit_nanos is None:
+        faults.add("header.time_unit", "is no unit of time")
+    faults.raise_if_any()
+    assert user_id is not None
+    assert time is not None
+    assert default_type is not None
+    assert unit_nanos is not None
+    return Layout(
+        user_id=user_id,
+        time=time,
+        name=name,
+        event_id=event_id,
+        type=type_,
+        input=input_,
+        attributes=attributes,
+        kinds=kinds,
+        time_unit_nanos=unit_nanos,
+        default_name=header.default_name,
+        default_input=header.input,
+        default_type=default_type,
+    )
+
+
+def _kinds(
+    given: Mapping[str, catalog_service_pb2.ValueKind.ValueType],
+    attributes: Sequence[str],
+    faults: ShapeFaults,
+) -> dict[str, Kind]:
+    kinds = {}
+    for name, number in given.items():
+        kind = _KINDS.get(number)
+        if name not in attributes:
+            faults.add(f"header.attribute_kinds[{name!r}]", "the stream has no attribute of this name")
+        elif kind is None:
+            faults.add(f"header.attribute_kinds[{name!r}]", "is no kind of value")
+        else:
+            kinds[name] = kind
+    return kinds
+
+
+def unfit(column: str, type_: object, wanted: str) -> InvalidInput:
+    """The refusal of a column whose type has no meaning where it stands."""
+    return InvalidInput([Violation(f"arrow[{column!r}]", f"has the type {type_}; it must be {wanted}")])

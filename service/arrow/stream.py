@@ -1,0 +1,127 @@
+"""An Arrow IPC stream that comes in pieces, read as record batches and cut into batches to append."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from engine.errors import InvalidInput, Violation
+from service.limits import IMPORT_BATCH_ROWS, IMPORT_GATHERED_BYTES_MAX
+
+ARROW = "arrow"
+
+
+class _Pieces:
+    """The pieces as a file to read from. Never holds more than one piece and what is asked for."""
+
+    closed = False
+
+    def __init__(self, pieces: Iterator[bytes], read_bytes_max: int) -> None:
+        self._pieces = pieces
+        self._read_bytes_max = read_bytes_max
+        self._piece = memoryview(b"")
+        self.failure: Exception | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int) -> bytes:
+        """`size` bytes, fewer only at the end. Raises InvalidInput when that is more than a message may have,
+        before any of it is held, and whatever the pieces raise.
+        """
+        try:
+            if size > self._read_bytes_max:
+                raise too_large(size, self._read_bytes_max)
+            return b"".join(self._taken(size))
+        except Exception as error:
+            self.failure = error
+            raise
+
+    def _taken(self, size: int) -> Iterator[memoryview]:
+        while size:
+            if not self._piece:
+                piece = next(self._pieces, None)
+                if piece is None:
+                    return
+                self._piece = memoryview(piece)
+            taken, self._piece = self._piece[:size], self._piece[size:]
+            size -= len(taken)
+            yield taken
+
+
+def too_large(actual: int, limit: int) -> InvalidInput:
+    """The refusal of a record batch, or of a dictionary, that is too large to hold."""
+    described = f"has a record batch of {actual:,} bytes; at most {limit:,} are allowed: cut it smaller"
+    metadata = {"limit": str(limit), "actual": str(actual)}
+    return InvalidInput([Violation(ARROW, described)], reason="BATCH_TOO_LARGE", metadata=metadata)
+
+
+class RecordBatches:
+    """The record batches of a stream, each checked as far as reading it safely needs."""
+
+    def __init__(self, pieces: Iterator[bytes], batch_bytes_max: int) -> None:
+        """Reads the schema. Raises InvalidInput when there is none, and whatever the pieces raise."""
+        self._pieces = _Pieces(pieces, batch_bytes_max)
+        self._batch_bytes_max = batch_bytes_max
+        try:
+            self._reader = pa.ipc.open_stream(pa.PythonFile(self._pieces, mode="r"))
+        except (pa.ArrowException, OSError) as error:
+            raise self._refusal(error) from error
+        self.schema: pa.Schema = self._reader.schema
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        """Raises as the constructor, and InvalidInput for a record batch that is broken or too large."""
+        while True:
+            try:
+                batch = self._reader.read_next_batch()
+                batch.validate(full=True)
+            except StopIteration:
+                return
+            except (pa.ArrowException, OSError) as error:
+                raise self._refusal(error) from error
+            if batch.nbytes > self._batch_bytes_max:
+                raise too_large(batch.nbytes, self._batch_bytes_max)
+            yield batch
+
+    def _refusal(self, error: Exception) -> Exception:
+        if self._pieces.failure is not None:
+            return self._pieces.failure
+        reason = str(error).partition("\n")[0]
+        return InvalidInput.one(ARROW, f"is no Arrow IPC stream, or broken: {reason}")
+
+
+def recut(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches of at most `IMPORT_BATCH_ROWS`, small ones put together.
+
+    Depends on nothing but the record batches, so that an import sent again is cut as it was.
+    """
+    gathered: list[pa.RecordBatch] = []
+    rows = size_bytes = 0
+    for batch in batches:
+        fits = rows + batch.num_rows <= IMPORT_BATCH_ROWS
+        if gathered and not (fits and size_bytes + batch.nbytes <= IMPORT_GATHERED_BYTES_MAX):
+            yield _joined(gathered)
+            gathered, rows, size_bytes = [], 0, 0
+        while batch.num_rows > IMPORT_BATCH_ROWS:
+            yield batch.slice(0, IMPORT_BATCH_ROWS)
+            batch = batch.slice(IMPORT_BATCH_ROWS)
+        if batch.num_rows:
+            gathered.append(batch)
+            rows += batch.num_rows
+            size_bytes += batch.nbytes
+    if gathered:
+        yield _joined(gathered)
+
+
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+
+
+def without_first(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+    """The batches without their first `rows` rows."""
+    for batch in batches:
+        skipped = min(rows, batch.num_rows)
+        rows -= skipped
+        if skipped < batch.num_rows:
+            yield batch.slice(skipped)
