@@ -38,8 +38,13 @@ FOLDS: tuple[tuple[str, ...], ...] = (
 )
 """Folding hardly ever, all the time, and now and then."""
 KILLED_STARTING_PERCENT = 15
-KILLED, KILLED_STOPPING, STOPPED = "killed", "killed while stopping", "stopped"
-ENDS = (KILLED,) * 8 + (KILLED_STOPPING, STOPPED)
+KILLED, KILLED_FOLDING = "killed", "killed after a commit to the index"
+KILLED_STOPPING, STOPPED = "killed while stopping", "stopped"
+ENDS = (KILLED,) * 5 + (KILLED_FOLDING,) * 3 + (KILLED_STOPPING, STOPPED)
+COMMIT_S_MAX = 0.5
+COMMIT_POLL_S = 0.0002
+COMMIT_BYTES = 2 * 4_096
+"""The first two pages of an LMDB file name its last commits: they change when a transaction is complete."""
 
 
 class RoundFailed(Exception):
@@ -161,10 +166,20 @@ class KillRounds:
         if how == STOPPED:
             service.stop()
             return
-        if how == KILLED_STOPPING:
+        if how == KILLED_FOLDING:
+            self._wait_for_commit()
+        elif how == KILLED_STOPPING:
             os.kill(service.pid, signal.SIGTERM)
             time.sleep(self._source.uniform(0.0, STOPPING_S_MAX))
         service.kill()
+
+    def _wait_for_commit(self) -> None:
+        """Waits until something is committed to the index: a fold then has yet to trim the log."""
+        deadline = time.monotonic() + COMMIT_S_MAX
+        with (self._directory / "index" / "data.mdb").open("rb", buffering=0) as file:
+            before = file.read(COMMIT_BYTES)
+            while time.monotonic() < deadline and os.pread(file.fileno(), COMMIT_BYTES, 0) == before:
+                time.sleep(COMMIT_POLL_S)
 
     # --- what it kept ---------------------------------------------------------------------------------------
 

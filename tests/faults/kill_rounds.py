@@ -9,8 +9,8 @@ In each round
    of each attribute the latest value; revisions never go back, and reads can ask for the last one answered;
 3. five clients write through streams and single calls: new batches, batches and events sent before, those
    that the kill left without an answer, and rows that must be refused;
-4. after a random time the process gets SIGKILL, at times while it stops; in many rounds it folds all the
-   while. Now and then it stops in peace.
+4. after a random time the process gets SIGKILL, at times right after a commit to its index or while it stops;
+   in many rounds it folds all the while. Now and then it stops in peace.
 
 The users of a round are compared in the next one, everything every `WHOLE_ROUNDS`. The seed chooses batches
 and moments, but not where exactly a process ends. Stops at the first difference, keeps the store, and exits
