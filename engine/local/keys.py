@@ -20,7 +20,7 @@ Log environment
 ====================  ============================================  ==========================================
 family                key parts                                     value
 ====================  ============================================  ==========================================
-LOG                   position u64                                  MessagePack of a `log.LogEntry`
+LOG                   position u64                                  compressed MessagePack of `LogEntry`
 ====================  ============================================  ==========================================
 
 Index environment: names, users and their data. A *user* is a group u8 and a dense id u32; a *page* is dense
@@ -57,7 +57,7 @@ family                key parts                                     value
 ====================  ============================================  ==========================================
 DEDUPE_RUN            run u32                                       MessagePack of `dedupe.RunRecord`
 DEDUPE_FILTER         run u32                                       Bloom filter, bits
-DEDUPE_BLOCK          run u32, block u32                            sorted 16-byte digests, at most 4,096
+DEDUPE_BLOCK          run u32, block u32                            sorted 12-byte digests, at most 5,459
 REQUEST               account u32, digest                           MessagePack of `dedupe.Answered`
 REQUEST_ARRIVAL       arrival u64, account u32, digest              empty: finds answers past the horizon
 MEMBERSHIP            audience name                                 MessagePack of `membership.StoredState`

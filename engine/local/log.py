@@ -14,6 +14,7 @@ import msgspec
 from engine.backend import Record
 from engine.errors import DataLoss
 from engine.event_columns import EventColumns
+from engine.local.compression import compressed, decompressed
 from engine.local.environment import Environment
 from engine.local.keys import Family, key
 from engine.values import Micros
@@ -107,7 +108,7 @@ class WriteAheadLog:
                     raise DataLoss(
                         f"entry {expected} of the log is missing", metadata={"key_family": Family.LOG.name}
                     )
-                entry = _decoder.decode(stored)
+                entry = decode_entry(stored)
             yield expected, entry
             expected += 1
 
@@ -122,4 +123,9 @@ class WriteAheadLog:
 
 def encode_entry(entry: LogEntry) -> bytes:
     """The bytes of an entry, as logged."""
-    return _encoder.encode(entry)
+    return compressed(_encoder.encode(entry))
+
+
+def decode_entry(stored: memoryview) -> LogEntry:
+    """The inverse of `encode_entry`."""
+    return _decoder.decode(decompressed(stored))

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from engine.local.dedupe import BLOCK_DIGESTS, DIGEST_BYTES, Answered, Run, RunRecord, digests_of
+from engine.local.dedupe import BLOCK_DIGESTS, DIGEST_BYTES, FENCE_BYTES, Answered, Run, RunRecord, digests_of
 from engine.local.keys import Family, key
 from engine.local.verify.examination import Examination, Found, as_is
 
@@ -74,7 +74,7 @@ def _check_run(
     high, low = digests[:, 0], digests[:, 1]
     ascending = (high[1:] > high[:-1]) | ((high[1:] == high[:-1]) & (low[1:] >= low[:-1]))
     examination.expect(bool(ascending.all()), Family.DEDUPE_BLOCK, "are not sorted", stored)
-    fences = [int.from_bytes(bytes(found.value[: DIGEST_BYTES // 2]), "big") for found in blocks]
+    fences = [int.from_bytes(bytes(found.value[:FENCE_BYTES]), "big") for found in blocks]
     examination.expect(fences == record.fences, Family.DEDUPE_RUN, "says other blocks", stored)
     held = Run(number, record, bits).may_hold(digests)
     examination.expect(bool(held.all()), Family.DEDUPE_FILTER, "does not know all ids of its run", stored)

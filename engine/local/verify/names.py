@@ -8,7 +8,7 @@ import msgspec
 
 from engine.local.environment import FORMAT_VERSION, StoreHeader
 from engine.local.keys import Family, key
-from engine.local.log import _decoder
+from engine.local.log import decode_entry
 from engine.local.names import NO_ACCOUNT, Space, field_of
 from engine.local.state import FoldedState
 from engine.local.verify.examination import Examination, as_is, as_text
@@ -33,7 +33,7 @@ def check_meta(examination: Examination) -> Iterator[None]:
     alike = len(headers) == 2 and headers[0] == headers[1]
     examination.expect(alike, Family.META, "log and index do not have one and the same header")
     for header in headers:
-        examination.groups = header.groups
+        examination.store_id, examination.groups = header.store_id, header.groups
         right = header.format_version == FORMAT_VERSION
         examination.expect(right, Family.META, f"the format has version {header.format_version}")
 
@@ -41,7 +41,7 @@ def check_meta(examination: Examination) -> Iterator[None]:
 def check_log(examination: Examination) -> Iterator[None]:
     """Positions follow each other from where the index has come to, and arrivals never go back."""
     expected, arrival = None, 0
-    for (position,), stored, entry in examination.values(Family.LOG, _decoder.decode, examination.log):
+    for (position,), stored, entry in examination.values(Family.LOG, decode_entry, examination.log):
         if expected is None:
             begins = position <= examination.folded + 1
             examination.expect(begins, Family.LOG, f"begins after {examination.folded}, the index", stored)
