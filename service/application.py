@@ -5,7 +5,7 @@ from __future__ import annotations
 from engine.engine import Engine
 from engine.local.backend import LocalBackend
 from engine.local.settings import LocalSettings
-from service.background import Refresher
+from service.background import Refresher, Retainer
 from service.config import Config
 from service.delivery.courier import Courier
 from service.delivery.retry import RetryPolicy
@@ -30,6 +30,7 @@ class Application:
             self._backend.close()
             raise
         self._refresher = Refresher(self.engine.live, interval_s=config.refresh_interval_ms / MS_PER_SECOND)
+        self._retainer = Retainer(self.engine.retention, interval_s=config.retention_interval_s)
         self._courier = Courier(self.engine, config.outputs, RetryPolicy(budget_s=config.retry_budget_s))
 
     @property
@@ -48,8 +49,9 @@ class Application:
         return self._server.in_flight
 
     def start(self) -> None:
-        """Serves, refreshes and delivers from now on."""
+        """Serves, refreshes, delivers and removes what is too old from now on."""
         self._refresher.start()
+        self._retainer.start()
         self._courier.start()
         self._server.start()
 
@@ -61,4 +63,5 @@ class Application:
         self._server.stop()
         self._courier.stop()
         self._refresher.stop()
+        self._retainer.stop()
         self.engine.close()

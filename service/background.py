@@ -1,9 +1,4 @@
-"""The thread that brings activated audiences up to date, with new data and with time passing.
-
-A round begins as soon as something has changed, and after `interval_s` at the latest, since windows slide
-without any data. Between two rounds it rests for as long as the last one took, so that refreshing never takes
-more than half of the machine from those who write.
-"""
+"""The threads beside the server: one brings activated audiences up to date, one removes what is too old."""
 
 from __future__ import annotations
 
@@ -13,16 +8,23 @@ import time
 import structlog
 
 from engine.audiences.live import Live
+from engine.retention import Retention
 
 REST_S_MIN = 0.02
 FAILURE_WAIT_S = 5.0
 """After a failed refresh: long enough not to fill the log with one and the same defect."""
 
 _logger = structlog.get_logger("milepost.refresh")
+_retention_logger = structlog.get_logger("milepost.retention")
 
 
 class Refresher:
-    """Runs rounds in a thread of its own, until stopped."""
+    """Brings activated audiences up to date, with new data and with time passing, until stopped.
+
+    A round begins as soon as something has changed, and after `interval_s` at the latest, since windows slide
+    without any data. Between two rounds it rests for as long as the last one took, so that refreshing never
+    takes more than half of the machine from those who write.
+    """
 
     def __init__(self, live: Live, *, interval_s: float) -> None:
         self._live = live
@@ -55,3 +57,34 @@ class Refresher:
             _logger.exception("refresh failed")
             return FAILURE_WAIT_S
         return min(max(time.monotonic() - began, REST_S_MIN), self._interval_s)
+
+
+class Retainer:
+    """Removes events that their account's retention is over for, at once and then every `interval_s`, until
+    stopped.
+    """
+
+    def __init__(self, retention: Retention, *, interval_s: float) -> None:
+        self._retention = retention
+        self._interval_s = interval_s
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="retainer", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread and waits until a removal that is under way is over."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._retention.run()
+            except Exception:
+                # Nothing is removed that should stay, and what should go is found again the next time.
+                _retention_logger.exception("removing old events failed")
+            self._stopping.wait(self._interval_s)

@@ -19,6 +19,7 @@ from engine import limits as data
 from engine.limits import Limits
 from engine.local.environment import GROUPS_DEFAULT
 from engine.local.settings import FOLD_RECORDS, FOLD_SECONDS
+from engine.retention import RETENTION_INTERVAL_S
 from service import limits as transport
 from service.interceptors import AccessLog
 from service.logs import LogFormat, LogLevel
@@ -77,6 +78,9 @@ class Config:
     refresh_interval_ms: Annotated[
         int, Setting("how often activated audiences are brought up to date", 1)
     ] = REFRESH_INTERVAL_MS
+    retention_interval_s: Annotated[
+        float, Setting("how often events that an account's retention is over for are looked for", 0.01)
+    ] = RETENTION_INTERVAL_S
 
     worker_threads: Annotated[int, Setting("threads for unary calls", 1)] = transport.WORKER_THREADS
     in_flight_max: Annotated[int, Setting("unary calls accepted and not yet answered", 1)] = (

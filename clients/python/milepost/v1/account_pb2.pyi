@@ -103,7 +103,10 @@ class Account(_message.Message):
     """Changes with every update; send it back to update only what you have read."""
     @_builtins.property
     def event_retention(self) -> _duration_pb2.Duration:
-        """Events older than this are refused and forgotten; unset = keep all."""
+        """Events older than this are refused, count in no criterion from the microsecond they grow older, and are removed
+        from the store within two days; their users stay. Unset = keep all. What has been removed does not come back
+        when this is raised.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
