@@ -17,6 +17,7 @@ from engine.backend import EventRecord, Profile, Record, SeenNames, UserRecord
 from engine.criteria.model import ConsentState
 from engine.errors import FailedPrecondition
 from engine.event_columns import EventColumns
+from engine.local.bitmaps import bitmap_of
 from engine.local.cache import ANY_NAME, ReadKey, StepCache
 from engine.local.catalog import Catalog
 from engine.local.cells import Cells
@@ -32,6 +33,7 @@ BUCKET_COLUMNS_MAX = 32
 """How many (group, salt) columns of hashes are kept, eight bytes a user each."""
 
 _WORKSPACE_END = "/inputs/"
+_NOBODY = BitMap(optimize=False)
 
 
 class _EventAttributes(dict[str, int]):
@@ -112,12 +114,14 @@ class Account:
         self.seen.begin()
         places = self.directory.places(columns.user_ids.entries)
         users = RowUsers(places, columns.user_ids.codes)
+        touched: dict[int, BitMap] = {}
         changed: set[ReadKey] = set()
         input_numbers = [self.inputs.number(name) for name in columns.inputs.entries]
         for entry, input_number in enumerate(input_numbers):
             rows = None if len(input_numbers) == 1 else np.flatnonzero(columns.inputs.codes == entry)
             for group, ids, first, last in users.spans(columns.times, rows):
                 self.seen.saw_many(input_number, group, ids, first, last)
+                touched[group] = touched.get(group, _NOBODY) | bitmap_of(ids)
         breathe()
         numbers = ColumnNumbers(
             inputs=input_numbers,
@@ -129,7 +133,7 @@ class Account:
             changed.add(("events", frame.input_number, frame.name_number, frame.group))
             breathe()
         self._touch(changed)
-        return users.by_group()
+        return touched
 
     def _row(self, record: EventRecord, place: Place, input_number: int, sequence: int) -> EventRow:
         numbers = self._attribute_numbers

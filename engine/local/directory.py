@@ -9,7 +9,7 @@ A user's *place* is group << 32 | dense id, one Python int.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -103,10 +103,22 @@ class Directory:
 
     def _find_or_create(self, user_ids: Sequence[str]) -> list[Place]:
         """The places of different users, found in the index or made."""
-        resolved = [self._resolve(user_id) for user_id in user_ids]
-        new = list(dict.fromkeys(canonical for canonical, place in resolved if place is None))
-        created = dict(zip(new, self._create(new), strict=True)) if new else {}
-        return [created[canonical] if place is None else place for canonical, place in resolved]
+        places: dict[str, Place] = {}
+        new: dict[str, str] = {}
+        for user_id, entry in zip(user_ids, self._standing_for(user_ids), strict=True):
+            if isinstance(entry, int):
+                places[user_id] = entry
+                continue
+            canonical, place = (user_id, None) if entry is None else self._resolve(user_id)
+            if place is None:
+                new[user_id] = canonical
+            else:
+                places[user_id] = place
+        if new:
+            made = dict.fromkeys(new.values())
+            created = dict(zip(made, self._create(list(made)), strict=True))
+            places.update((user_id, created[canonical]) for user_id, canonical in new.items())
+        return [places[user_id] for user_id in user_ids]
 
     def _resolve(self, user_id: str) -> tuple[str, Place | None]:
         """The id itself, or what it is an alias of, and the place of that user."""
@@ -132,12 +144,21 @@ class Directory:
         return True
 
     def _entry(self, user_id: str) -> Entry | None:
-        if user_id in self._fresh:
-            return self._fresh[user_id]
-        if user_id in self._writing:
-            return self._writing[user_id]
-        stored = self._cells.reading().get(key(Family.USER, self._account, user_id.encode()))
-        return None if stored is None else _entries.decode(stored)
+        return next(self._standing_for((user_id,)))
+
+    def _standing_for(self, user_ids: Iterable[str]) -> Iterator[Entry | None]:
+        """What stands under each id, None when nothing does."""
+        prefix = key(Family.USER, self._account)
+        get = self._cells.reading().get
+        fresh, writing = self._fresh, self._writing
+        for user_id in user_ids:
+            if user_id in fresh:
+                yield fresh[user_id]
+            elif user_id in writing:
+                yield writing[user_id]
+            else:
+                stored = get(prefix + user_id.encode())
+                yield None if stored is None else _entries.decode(stored)
 
     def _forget(self, user_id: str) -> None:
         self._known.put(self._known.hashes((user_id,)), np.array([UNKNOWN]))
@@ -291,8 +312,9 @@ class Directory:
 
     def write(self, txn: Writable) -> None:
         """Writes what was collected."""
+        prefix = key(Family.USER, self._account)
         for user_id, entry in sorted(self._writing.items()):
-            stored = key(Family.USER, self._account, user_id.encode())
+            stored = prefix + user_id.encode()
             if entry is None:
                 txn.delete(stored)
             else:

@@ -79,7 +79,7 @@ class KnownUsers:
             self._places[slots] = places
             # Two that are new may have met in one slot, where the last of them stayed.
             lost = _differ(self._halves[slots], hashes)
-            self._used += len(np.unique(slots[fresh]))
+            self._used += int(np.count_nonzero(fresh & ~lost))
             hashes, places = hashes[lost], places[lost]
 
     def _make_room(self, count: int) -> None:

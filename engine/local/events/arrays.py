@@ -7,6 +7,7 @@ u32, `base` and `unit` (i64 each), then the items, little-endian; item i stands 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -76,6 +77,30 @@ def unpack_integers(data: memoryview) -> Ints:
     return values
 
 
+def sort_order(*keys: Ints) -> Positions:
+    """The places of rows in the order of the keys, the first of them the most significant; rows with equal
+    keys stay in order.
+    """
+    packed = _packed_keys(keys)
+    # One key of 63 bits sorts in half the time of two, and in less where stretches are sorted already.
+    return np.lexsort(keys[::-1]) if packed is None else np.argsort(packed, kind="stable")
+
+
+def _packed_keys(keys: Sequence[Ints]) -> Int64s | None:
+    """One integer a row that orders as the keys do; None when they do not fit."""
+    if not len(keys[0]):
+        return None
+    bounds = [(int(key.min()), int(key.max())) for key in keys]
+    bits = [(high - low).bit_length() for low, high in bounds]
+    if sum(bits) > _PACKED_BITS_MAX:
+        return None
+    packed = keys[0].astype(np.int64) - bounds[0][0]
+    for key, (low, _), width in zip(keys[1:], bounds[1:], bits[1:], strict=True):
+        packed <<= width
+        packed |= key.astype(np.int64, copy=False) - low
+    return packed
+
+
 def sorted_distinct(values: Int64s) -> Int64s:
     """The different values, sorted. Fast for values that come in sorted stretches, as those of parts do."""
     values = np.sort(values, kind="stable")
@@ -108,6 +133,8 @@ def find_sorted(haystack: Ints, needles: Ints) -> tuple[Positions, Positions]:
     found = np.flatnonzero(haystack[places] == needles)
     return found, places[found]
 
+
+_PACKED_BITS_MAX = 63
 
 _ZERO = np.zeros(1, np.int64)
 _EMPTY = np.zeros(0, np.int64)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from engine.local.events.arrays import Int64s, Positions, Uint32s
+from engine.local.events.arrays import Int64s, Positions, Uint32s, sort_order
 from engine.local.events.columns import Column, DictionaryColumn, at_rows, column_of, joined
 from engine.local.events.model import EventRow
 from engine.values import Kind, kind_of
@@ -36,7 +37,7 @@ class Frame:
         users = np.fromiter((row.user for row in rows), np.uint32, count)
         times = np.fromiter((row.time for row in rows), np.int64, count)
         sequences = np.fromiter((row.sequence for row in rows), np.int64, count)
-        order = np.lexsort((sequences, times, users))
+        order = sort_order(users, times, sequences)
         row_of = np.empty(count, np.int64)
         row_of[order] = np.arange(count)
         columns: dict[ColumnKey, Column] = {}
@@ -59,7 +60,9 @@ class Frame:
         users = np.concatenate([frame.users for frame in frames])
         times = np.concatenate([frame.times for frame in frames])
         sequences = np.concatenate([frame.sequences for frame in frames])
-        order = np.lexsort((sequences, times, users))
+        # Of frames that arrived one after the other, rows with equal times are in order already.
+        in_turn = _follow_each_other(frames)
+        order = sort_order(users, times) if in_turn else sort_order(users, times, sequences)
         row_of = np.empty(len(order), np.int64)
         row_of[order] = np.arange(len(order))
         pieces: dict[ColumnKey, list[tuple[Positions, Column]]] = {}
@@ -83,6 +86,14 @@ class Frame:
                 taken.positions = found
                 columns[key] = _whole_if_full(taken, len(rows))
         return Frame(self.users[rows], self.times[rows], self.sequences[rows], columns)
+
+
+def _follow_each_other(frames: Sequence[Frame]) -> bool:
+    """Whether every row of a frame arrived before every row of the next one."""
+    return all(
+        int(before.sequences.max()) < int(after.sequences.min())
+        for before, after in itertools.pairwise(frames)
+    )
 
 
 def _attribute_values(rows: Sequence[EventRow]) -> dict[ColumnKey, tuple[list[int], list[Any]]]:

@@ -8,12 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from pyroaring import BitMap
 
 from engine.event_columns import EventColumns, Rows, ValueColumn
-from engine.local.bitmaps import bitmap_of
 from engine.local.directory import DENSE_MASK, PLACE_SHIFT
-from engine.local.events.arrays import Int64s, Positions, Uint32s, runs, smallest
+from engine.local.events.arrays import Int64s, Positions, Uint32s, runs, smallest, sort_order
 from engine.local.events.columns import Column, DictionaryColumn, Entries, NumberColumn, TimeColumn
 from engine.local.events.decimals import scaled
 from engine.local.events.frame import ColumnKey, Frame
@@ -52,11 +50,6 @@ class RowUsers:
     def row_places(self) -> Int64s:
         return self._places[self._codes]
 
-    def by_group(self) -> dict[int, BitMap]:
-        """Everyone who has rows, by group."""
-        places = np.unique(self._places)
-        return {group: bitmap_of(dense) for group, dense, _ in _groups(places)}
-
     def spans(self, times: Int64s, rows: Rows | None) -> Iterator[tuple[int, Uint32s, Int64s, Int64s]]:
         """By group the users of some rows (None = all), ascending, and their first and last times."""
         codes = self._codes if rows is None else self._codes[rows]
@@ -74,17 +67,10 @@ class RowUsers:
             starts = bounds[:-1]
             first, last = np.minimum.reduceat(first, starts), np.maximum.reduceat(last, starts)
             places = places[starts]
-        for group, dense, at in _groups(places):
-            yield group, dense, first[at], last[at]
-
-
-def _groups(places: Int64s) -> Iterator[tuple[int, Uint32s, slice]]:
-    """Of sorted places each group's dense ids, and where they are."""
-    groups = places >> PLACE_SHIFT
-    bounds = runs(groups).tolist()
-    for start, end in itertools.pairwise(bounds):
-        dense = (places[start:end] & DENSE_MASK).astype(np.uint32)
-        yield int(groups[start]), dense, slice(start, end)
+        groups = places >> PLACE_SHIFT
+        for start, end in itertools.pairwise(runs(groups).tolist()):
+            dense = (places[start:end] & DENSE_MASK).astype(np.uint32)
+            yield int(groups[start]), dense, first[start:end], last[start:end]
 
 
 def frames_of(
@@ -97,7 +83,7 @@ def frames_of(
     names = columns.names.codes.astype(np.int64)
     tables = ((places >> PLACE_SHIFT) * len(numbers.inputs) + inputs) * len(numbers.names) + names
     tables = tables << _TYPE_BITS | columns.types
-    order = np.lexsort((columns.times, places & DENSE_MASK | tables << PLACE_SHIFT))
+    order = sort_order(tables, places & DENSE_MASK, columns.times)
     sorted_tables, sorted_places, sorted_times = tables[order], places[order], columns.times[order]
     values = [_SortedValues(column, order) for column in columns.attributes]
     bounds = runs(sorted_tables).tolist()
