@@ -23,7 +23,7 @@ class StoredKind(msgspec.Struct, frozen=True):
 
 class StoreFile(msgspec.Struct, frozen=True, kw_only=True):
     """One file of a store, in bytes. `free_bytes` wait inside the file to be used again; a file never shrinks
-    by itself. `limit_bytes` is the most it may grow to.
+    by itself. `limit_bytes` is the most it may grow to, 0 when that is for whoever serves it to say.
     """
 
     name: str
@@ -81,8 +81,11 @@ class StoreFault(msgspec.Struct, frozen=True):
 
 
 class StoreVerified(msgspec.Struct, frozen=True):
-    """The end of a verification: what was walked, of which state, and how many faults were told before."""
+    """The end of a verification: what was walked, of which state of which store ("" when no header could be
+    read), and how many faults were told before.
+    """
 
+    store_id: str
     revision: int
     families: tuple[FamilyFigures, ...]
     faults: int

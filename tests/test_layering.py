@@ -61,8 +61,8 @@ RULES = (
     Rule("milepost", ("engine", "service", "tests", *STORES)),
 )
 
-# Two commands start a service of their own; the others work without the server being installed.
-MAY_IMPORT_SERVICE_LAZILY = ("milepost.cli.serve", "milepost.cli.demo")
+# Some commands start a service of their own or work on its files; the others do without the server installed.
+MAY_IMPORT_SERVICE_LAZILY = ("milepost.cli.serve", "milepost.cli.demo", "milepost.cli.store")
 
 
 def is_within(module: str, ancestor: str) -> bool:

@@ -247,6 +247,7 @@ class Environment:
         anything, and raises StoreUnavailable (STORE_MISSING) when there is none.
         """
         self._file = directory / DATA_FILE
+        self._is_read_only = read_only
         if read_only:
             self._env = _opened_for_reading(directory)
             return
@@ -299,7 +300,7 @@ class Environment:
             file_bytes=file.st_size,
             used_bytes=used_bytes,
             free_bytes=max(0, (info["last_pgno"] + 1) * stat["psize"] - used_bytes),
-            limit_bytes=info["map_size"],
+            limit_bytes=0 if self._is_read_only else info["map_size"],
         )
 
     def close(self) -> None:

@@ -1,13 +1,18 @@
-"""AdminService: what this server is, and backups."""
+"""AdminService: what this server is, what it stores, and backups."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import grpc
 
+from engine.errors import StoreUnavailable
+from engine.upkeep import Finding
 from milepost.v1 import admin_service_pb2 as pb
 from milepost.v1 import admin_service_pb2_grpc
 from service.backups import write_backup
 from service.convert.times import timestamp
+from service.convert.upkeep import finding_messages, stats_message
 from service.handlers.runtime import Runtime
 
 
@@ -38,3 +43,22 @@ class AdminHandlers(admin_service_pb2_grpc.AdminServiceServicer):
         revision = self._runtime.revision()
         directory = write_backup(self._runtime.engine.backend, self._runtime.backup_dir, request.backup_id)
         return pb.CreateBackupResponse(directory=str(directory), revision=revision)
+
+    def GetStoreStats(
+        self, request: pb.GetStoreStatsRequest, context: grpc.ServicerContext
+    ) -> pb.GetStoreStatsResponse:
+        return stats_message(self._runtime.engine.backend.figures(self._runtime.deadline(context)))
+
+    def VerifyStore(
+        self, request: pb.VerifyStoreRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.VerifyStoreResponse]:
+        yield from finding_messages(self._findings(context))
+
+    def _findings(self, context: grpc.ServicerContext) -> Iterator[Finding]:
+        """What is found, until the caller or the service has enough of it."""
+        for finding in self._runtime.engine.backend.verify():
+            if self._runtime.stopping.is_set():
+                raise StoreUnavailable("the service is stopping")
+            if not context.is_active():
+                return
+            yield finding

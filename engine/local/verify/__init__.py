@@ -120,6 +120,7 @@ def _result(examination: Examination) -> StoreVerified:
         for family, count in examination.counts.items()
     )
     return StoreVerified(
+        store_id=examination.store_id,
         revision=max(examination.folded, examination.logged),
         families=families,
         faults=sum(count.faults for count in examination.counts.values()),

@@ -49,6 +49,7 @@ class Examination:
         self._faults: deque[StoreFault] = deque()
         self._damaged: set[Family] = set()
         # What checkers learn for those that come after them.
+        self.store_id = ""
         self.folded = 0
         self.logged = 0
         self.groups = GROUPS_MAX

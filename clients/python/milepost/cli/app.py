@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from milepost.cli import audience, catalog, demo, history, journey, sample, serve
+from milepost.cli import audience, catalog, demo, history, journey, sample, serve, store
 from milepost.cli.connection import Group
 
 app = typer.Typer(
@@ -25,3 +25,4 @@ app.command()(audience.members)
 app.add_typer(history.app, name="audience")
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(sample.app, name="sample")
+app.add_typer(store.app, name="store")

@@ -3,9 +3,11 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -124,3 +126,326 @@ class CreateBackupResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateBackupResponse: _TypeAlias = CreateBackupResponse  # noqa: Y015
+
+@_typing.final
+class GetStoreStatsRequest(_message.Message):
+    """See GetStoreStats."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStoreStatsRequest: _TypeAlias = GetStoreStatsRequest  # noqa: Y015
+
+@_typing.final
+class GetStoreStatsResponse(_message.Message):
+    """See GetStoreStats."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORE_ID_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    FOLDED_REVISION_FIELD_NUMBER: _builtins.int
+    FORMAT_VERSION_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    PURGING_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    store_id: _builtins.str
+    revision: _builtins.str
+    """The newest state."""
+    folded_revision: _builtins.str
+    """The state that the index has reached; what came later is in the log as well as in memory."""
+    format_version: _builtins.int
+    """Version of the form in which the store is written."""
+    users: _builtins.int
+    events: _builtins.int
+    """Events, those of erased users included until they are rewritten."""
+    purging: _builtins.bool
+    """Rows of erased users are still to be rewritten, which folds do step by step."""
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredKind]:
+        """Every kind of data, those of which there is nothing included."""
+
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoreFile]: ...
+    def __init__(
+        self,
+        *,
+        store_id: _builtins.str = ...,
+        revision: _builtins.str = ...,
+        folded_revision: _builtins.str = ...,
+        format_version: _builtins.int = ...,
+        users: _builtins.int = ...,
+        events: _builtins.int = ...,
+        purging: _builtins.bool = ...,
+        kinds: _abc.Iterable[Global___StoredKind] | None = ...,
+        files: _abc.Iterable[Global___StoreFile] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "files", b"files", "folded_revision", b"folded_revision", "format_version", b"format_version", "kinds", b"kinds", "purging", b"purging", "revision", b"revision", "store_id", b"store_id", "users", b"users"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStoreStatsResponse: _TypeAlias = GetStoreStatsResponse  # noqa: Y015
+
+@_typing.final
+class StoredKind(_message.Message):
+    """Data of one kind: users, events, membership and so on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    keys: _builtins.int
+    bytes: _builtins.int
+    """Bytes of keys and values, checksums included, without the pages around them."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        keys: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "keys", b"keys", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredKind: _TypeAlias = StoredKind  # noqa: Y015
+
+@_typing.final
+class StoreFile(_message.Message):
+    """One file of the store. All sizes in bytes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DISK_BYTES_FIELD_NUMBER: _builtins.int
+    FILE_BYTES_FIELD_NUMBER: _builtins.int
+    USED_BYTES_FIELD_NUMBER: _builtins.int
+    FREE_BYTES_FIELD_NUMBER: _builtins.int
+    LIMIT_BYTES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`index` or `log`."""
+    disk_bytes: _builtins.int
+    """What the file takes on disk."""
+    file_bytes: _builtins.int
+    """How long the file is."""
+    used_bytes: _builtins.int
+    """Pages that hold something."""
+    free_bytes: _builtins.int
+    """Pages inside the file that wait to be used again. A file never shrinks by itself."""
+    limit_bytes: _builtins.int
+    """The most the file may grow to; 0 = not known, in the figures of a store that is not served."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        disk_bytes: _builtins.int = ...,
+        file_bytes: _builtins.int = ...,
+        used_bytes: _builtins.int = ...,
+        free_bytes: _builtins.int = ...,
+        limit_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_bytes", b"disk_bytes", "file_bytes", b"file_bytes", "free_bytes", b"free_bytes", "limit_bytes", b"limit_bytes", "name", b"name", "used_bytes", b"used_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoreFile: _TypeAlias = StoreFile  # noqa: Y015
+
+@_typing.final
+class VerifyStoreRequest(_message.Message):
+    """See VerifyStore."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyStoreRequest: _TypeAlias = VerifyStoreRequest  # noqa: Y015
+
+@_typing.final
+class VerifyStoreResponse(_message.Message):
+    """See VerifyStore."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    FAULT_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___VerifyProgress:
+        """How far it has come."""
+
+    @_builtins.property
+    def fault(self) -> Global___StoreFault:
+        """Something that must not be."""
+
+    @_builtins.property
+    def result(self) -> Global___VerifyResult:
+        """The end. A stream without it was broken off."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___VerifyProgress | None = ...,
+        fault: Global___StoreFault | None = ...,
+        result: Global___VerifyResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fault", b"fault", "finding", b"finding", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fault", b"fault", "finding", b"finding", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_finding: _TypeAlias = _typing.Literal["progress", "fault", "result"]  # noqa: Y015
+    _WhichOneofArgType_finding: _TypeAlias = _typing.Literal["finding", b"finding"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_finding) -> _WhichOneofReturnType_finding | None: ...
+
+Global___VerifyStoreResponse: _TypeAlias = VerifyStoreResponse  # noqa: Y015
+
+@_typing.final
+class VerifyProgress(_message.Message):
+    """How far a verification has come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    KEYS_TOTAL_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    keys: _builtins.int
+    """Keys checked so far."""
+    keys_total: _builtins.int
+    """Keys there are."""
+    bytes: _builtins.int
+    """Bytes of keys and values checked so far."""
+    def __init__(
+        self,
+        *,
+        keys: _builtins.int = ...,
+        keys_total: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "keys", b"keys", "keys_total", b"keys_total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyProgress: _TypeAlias = VerifyProgress  # noqa: Y015
+
+@_typing.final
+class StoreFault(_message.Message):
+    """Something in the store that must not be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAMILY_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    family: _builtins.str
+    """The family of keys, as in the `key_family` of DATA_LOSS errors."""
+    key: _builtins.str
+    """The key in readable form; empty when it concerns more than one."""
+    description: _builtins.str
+    """What is wrong."""
+    def __init__(
+        self,
+        *,
+        family: _builtins.str = ...,
+        key: _builtins.str = ...,
+        description: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "family", b"family", "key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoreFault: _TypeAlias = StoreFault  # noqa: Y015
+
+@_typing.final
+class VerifyResult(_message.Message):
+    """What a verification found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    FAMILIES_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
+    revision: _builtins.str
+    """The state that was verified."""
+    faults: _builtins.int
+    """How many faults were told before; 0 = the store is sound."""
+    @_builtins.property
+    def families(self) -> _containers.RepeatedCompositeFieldContainer[Global___FamilyFigures]:
+        """Every family of keys."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.str = ...,
+        families: _abc.Iterable[Global___FamilyFigures] | None = ...,
+        faults: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["families", b"families", "faults", b"faults", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyResult: _TypeAlias = VerifyResult  # noqa: Y015
+
+@_typing.final
+class FamilyFigures(_message.Message):
+    """A family of keys as a verification met it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAMILY_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
+    family: _builtins.str
+    kind: _builtins.str
+    """The kind of data it belongs to, as in GetStoreStats."""
+    keys: _builtins.int
+    bytes: _builtins.int
+    """Bytes of keys and values, checksums included."""
+    faults: _builtins.int
+    def __init__(
+        self,
+        *,
+        family: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        keys: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        faults: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "family", b"family", "faults", b"faults", "keys", b"keys", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FamilyFigures: _TypeAlias = FamilyFigures  # noqa: Y015

@@ -45,6 +45,16 @@ class AdminServiceStub:
                 request_serializer=milepost_dot_v1_dot_admin__service__pb2.CreateBackupRequest.SerializeToString,
                 response_deserializer=milepost_dot_v1_dot_admin__service__pb2.CreateBackupResponse.FromString,
                 _registered_method=True)
+        self.GetStoreStats = channel.unary_unary(
+                '/milepost.v1.AdminService/GetStoreStats',
+                request_serializer=milepost_dot_v1_dot_admin__service__pb2.GetStoreStatsRequest.SerializeToString,
+                response_deserializer=milepost_dot_v1_dot_admin__service__pb2.GetStoreStatsResponse.FromString,
+                _registered_method=True)
+        self.VerifyStore = channel.unary_stream(
+                '/milepost.v1.AdminService/VerifyStore',
+                request_serializer=milepost_dot_v1_dot_admin__service__pb2.VerifyStoreRequest.SerializeToString,
+                response_deserializer=milepost_dot_v1_dot_admin__service__pb2.VerifyStoreResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -65,6 +75,23 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStoreStats(self, request, context):
+        """What is stored, by kind, and what the files take. Counts every key, so it takes about a second for each million
+        users; GetServerInfo answers the figures that cost nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyStore(self, request, context):
+        """Reads everything that is stored and checks it: checksums, the form of each value, and that values which speak of
+        the same thing agree. One state of the store is read while reads and writes go on. Faults come as they are found,
+        progress about once a second, and the result last. FAILED_PRECONDITION while another verification is under way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +104,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.CreateBackup,
                     request_deserializer=milepost_dot_v1_dot_admin__service__pb2.CreateBackupRequest.FromString,
                     response_serializer=milepost_dot_v1_dot_admin__service__pb2.CreateBackupResponse.SerializeToString,
+            ),
+            'GetStoreStats': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStoreStats,
+                    request_deserializer=milepost_dot_v1_dot_admin__service__pb2.GetStoreStatsRequest.FromString,
+                    response_serializer=milepost_dot_v1_dot_admin__service__pb2.GetStoreStatsResponse.SerializeToString,
+            ),
+            'VerifyStore': grpc.unary_stream_rpc_method_handler(
+                    servicer.VerifyStore,
+                    request_deserializer=milepost_dot_v1_dot_admin__service__pb2.VerifyStoreRequest.FromString,
+                    response_serializer=milepost_dot_v1_dot_admin__service__pb2.VerifyStoreResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +171,60 @@ class AdminService:
             '/milepost.v1.AdminService/CreateBackup',
             milepost_dot_v1_dot_admin__service__pb2.CreateBackupRequest.SerializeToString,
             milepost_dot_v1_dot_admin__service__pb2.CreateBackupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStoreStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milepost.v1.AdminService/GetStoreStats',
+            milepost_dot_v1_dot_admin__service__pb2.GetStoreStatsRequest.SerializeToString,
+            milepost_dot_v1_dot_admin__service__pb2.GetStoreStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyStore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/milepost.v1.AdminService/VerifyStore',
+            milepost_dot_v1_dot_admin__service__pb2.VerifyStoreRequest.SerializeToString,
+            milepost_dot_v1_dot_admin__service__pb2.VerifyStoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

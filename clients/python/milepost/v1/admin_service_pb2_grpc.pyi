@@ -37,6 +37,15 @@ class AdminServiceStub:
     """What this server is and how it is doing."""
     CreateBackup: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.CreateBackupRequest, _admin_service_pb2.CreateBackupResponse]
     """Writes a consistent copy of the store below the server's configured backup directory, while reads and writes go on."""
+    GetStoreStats: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetStoreStatsRequest, _admin_service_pb2.GetStoreStatsResponse]
+    """What is stored, by kind, and what the files take. Counts every key, so it takes about a second for each million
+    users; GetServerInfo answers the figures that cost nothing.
+    """
+    VerifyStore: _grpc.UnaryStreamMultiCallable[_admin_service_pb2.VerifyStoreRequest, _admin_service_pb2.VerifyStoreResponse]
+    """Reads everything that is stored and checks it: checksums, the form of each value, and that values which speak of
+    the same thing agree. One state of the store is read while reads and writes go on. Faults come as they are found,
+    progress about once a second, and the result last. FAILED_PRECONDITION while another verification is under way.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -47,6 +56,15 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """What this server is and how it is doing."""
     CreateBackup: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.CreateBackupRequest, _admin_service_pb2.CreateBackupResponse]  # type: ignore[assignment]
     """Writes a consistent copy of the store below the server's configured backup directory, while reads and writes go on."""
+    GetStoreStats: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetStoreStatsRequest, _admin_service_pb2.GetStoreStatsResponse]  # type: ignore[assignment]
+    """What is stored, by kind, and what the files take. Counts every key, so it takes about a second for each million
+    users; GetServerInfo answers the figures that cost nothing.
+    """
+    VerifyStore: _aio.UnaryStreamMultiCallable[_admin_service_pb2.VerifyStoreRequest, _admin_service_pb2.VerifyStoreResponse]  # type: ignore[assignment]
+    """Reads everything that is stored and checks it: checksums, the form of each value, and that values which speak of
+    the same thing agree. One state of the store is read while reads and writes go on. Faults come as they are found,
+    progress about once a second, and the result last. FAILED_PRECONDITION while another verification is under way.
+    """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """For those who run the service."""
@@ -66,5 +84,26 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.CreateBackupResponse, _abc.Awaitable[_admin_service_pb2.CreateBackupResponse]]:
         """Writes a consistent copy of the store below the server's configured backup directory, while reads and writes go on."""
+
+    @_abc_1.abstractmethod
+    def GetStoreStats(
+        self,
+        request: _admin_service_pb2.GetStoreStatsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.GetStoreStatsResponse, _abc.Awaitable[_admin_service_pb2.GetStoreStatsResponse]]:
+        """What is stored, by kind, and what the files take. Counts every key, so it takes about a second for each million
+        users; GetServerInfo answers the figures that cost nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def VerifyStore(
+        self,
+        request: _admin_service_pb2.VerifyStoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_admin_service_pb2.VerifyStoreResponse], _abc.AsyncIterator[_admin_service_pb2.VerifyStoreResponse]]:
+        """Reads everything that is stored and checks it: checksums, the form of each value, and that values which speak of
+        the same thing agree. One state of the store is read while reads and writes go on. Faults come as they are found,
+        progress about once a second, and the result last. FAILED_PRECONDITION while another verification is under way.
+        """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -83,6 +83,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """PERMISSION_DENIED. The key lacks the scope, or is another account's. Metadata: scope."""
     ERROR_REASON_ALREADY_ALIASED: _ErrorReason.ValueType  # 30
     """FAILED_PRECONDITION. `from` is an alias of another user already."""
+    ERROR_REASON_VERIFICATION_UNDER_WAY: _ErrorReason.ValueType  # 31
+    """FAILED_PRECONDITION. Another verification of the store is under way."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the `reason` of the `google.rpc.ErrorInfo` that comes with every error, domain `milepost`. The canonical code and
@@ -150,4 +152,6 @@ ERROR_REASON_SCOPE_MISSING: ErrorReason.ValueType  # 29
 """PERMISSION_DENIED. The key lacks the scope, or is another account's. Metadata: scope."""
 ERROR_REASON_ALREADY_ALIASED: ErrorReason.ValueType  # 30
 """FAILED_PRECONDITION. `from` is an alias of another user already."""
+ERROR_REASON_VERIFICATION_UNDER_WAY: ErrorReason.ValueType  # 31
+"""FAILED_PRECONDITION. Another verification of the store is under way."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

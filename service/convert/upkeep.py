@@ -1,0 +1,67 @@
+"""Figures of a store and what a verification finds, as messages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from engine.upkeep import Finding, StoreFault, StoreFigures, StoreProgress
+from milepost.v1 import admin_service_pb2 as pb
+from service.convert.revisions import revision_token
+
+PROGRESS_INTERVAL_S = 1.0
+
+
+def stats_message(figures: StoreFigures) -> pb.GetStoreStatsResponse:
+    """All figures of a store."""
+    return pb.GetStoreStatsResponse(
+        store_id=figures.store_id,
+        revision=revision_token(figures.store_id, figures.revision),
+        folded_revision=revision_token(figures.store_id, figures.folded_revision),
+        format_version=figures.format_version,
+        users=figures.users,
+        events=figures.events,
+        purging=figures.is_purging,
+        kinds=[pb.StoredKind(kind=each.kind, keys=each.keys, bytes=each.bytes) for each in figures.kinds],
+        files=[
+            pb.StoreFile(
+                name=file.name,
+                disk_bytes=file.disk_bytes,
+                file_bytes=file.file_bytes,
+                used_bytes=file.used_bytes,
+                free_bytes=file.free_bytes,
+                limit_bytes=file.limit_bytes,
+            )
+            for file in figures.files
+        ],
+    )
+
+
+def finding_messages(findings: Iterator[Finding]) -> Iterator[pb.VerifyStoreResponse]:
+    """What a verification finds, with progress once a second only."""
+    due = time.monotonic() + PROGRESS_INTERVAL_S
+    for finding in findings:
+        if isinstance(finding, StoreProgress):
+            if time.monotonic() < due:
+                continue
+            due = time.monotonic() + PROGRESS_INTERVAL_S
+        yield _finding_message(finding)
+
+
+def _finding_message(finding: Finding) -> pb.VerifyStoreResponse:
+    if isinstance(finding, StoreProgress):
+        progress = pb.VerifyProgress(keys=finding.keys, keys_total=finding.keys_total, bytes=finding.bytes)
+        return pb.VerifyStoreResponse(progress=progress)
+    if isinstance(finding, StoreFault):
+        fault = pb.StoreFault(family=finding.family, key=finding.key, description=finding.description)
+        return pb.VerifyStoreResponse(fault=fault)
+    families = [
+        pb.FamilyFigures(
+            family=each.family, kind=each.kind, keys=each.keys, bytes=each.bytes, faults=each.faults
+        )
+        for each in finding.families
+    ]
+    revision = revision_token(finding.store_id, finding.revision)
+    return pb.VerifyStoreResponse(
+        result=pb.VerifyResult(revision=revision, families=families, faults=finding.faults)
+    )

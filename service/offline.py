@@ -1,0 +1,54 @@
+"""What is done with the directory of a store that is not served, in the messages of AdminService.
+
+The command `milepost store` shows both alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from engine.errors import MilepostError
+from engine.local import offline
+from milepost.v1 import admin_service_pb2 as pb
+from service.convert.upkeep import finding_messages, stats_message
+
+
+class OfflineError(Exception):
+    """What was asked cannot be done; the message says why."""
+
+
+def verify(directory: Path) -> Iterator[pb.VerifyStoreResponse]:
+    """As VerifyStore."""
+    with _told():
+        yield from finding_messages(offline.verify_store(directory))
+
+
+def stats(directory: Path) -> pb.GetStoreStatsResponse:
+    """As GetStoreStats, with users and events as they are folded."""
+    with _told():
+        return stats_message(offline.store_figures(directory))
+
+
+def restore(backup: Path, directory: Path) -> pb.GetStoreStatsResponse:
+    """Makes a store of a backup in an empty or missing directory."""
+    with _told():
+        return stats_message(offline.restore(backup, directory))
+
+
+def compact(directory: Path) -> tuple[int, int]:
+    """Writes the files of a store anew; the bytes they took before and take now."""
+    with _told():
+        before_bytes, after_bytes = offline.compact(directory)
+    return before_bytes, after_bytes
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except MilepostError as error:
+        raise OfflineError(error.message) from error
+    except OSError as error:
+        raise OfflineError(str(error)) from error

@@ -1,0 +1,99 @@
+"""`milepost store` with a service and on directories, as a script meets it: plain text and exit status."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from engine.local.environment import Environment
+from engine.local.keys import Family, key
+from milepost.cli.app import app
+from tests.harness import Serving, serving
+from tests.service.test_store_upkeep import EVENTS, USERS, fill
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Serving]:
+    with serving(tmp_path / "store", access_log="none") as running:
+        fill(running)
+        yield running
+
+
+def run(*arguments: str | Path, target: str = "") -> Result:
+    command = ["store", *map(str, arguments), *(["--target", target] if target else [])]
+    return CliRunner().invoke(app, command)
+
+
+def facts(result: Result) -> dict[str, list[str]]:
+    """The cells of each line, two spaces apart, by the first of them; of two such lines the first."""
+    assert result.exit_code == 0, result.output
+    lines = [re.split(r"\s{2,}", line.strip()) for line in result.stdout.splitlines()]
+    return {first: rest for first, *rest in reversed(lines)}
+
+
+def test_figures_of_a_service_and_of_its_directory(service: Serving, tmp_path: Path) -> None:
+    online = facts(run("stats", target=service.address))
+    assert (online["users"], online["events"]) == ([str(USERS)], [str(EVENTS)])
+    assert online["profiles"][0] == str(USERS)
+    assert online["index"][3] == "256.0 GiB"
+    made = run("backup", "first", target=service.address)
+    directory = made.stdout.split("  ")[0]
+    assert made.exit_code == 0
+    offline = facts(run("stats", "--data", directory))
+    same = ("store", "revision", "users", "events", "profiles", "resources")
+    assert {name: offline[name] for name in same} == {name: online[name] for name in same}
+
+
+def test_a_sound_store_is_said_to_be(service: Serving) -> None:
+    result = run("verify", target=service.address)
+    assert result.exit_code == 0, result.output
+    assert facts(result)["PROFILE"] == ["profiles", str(USERS), facts(result)["PROFILE"][2], "0"]
+    assert re.fullmatch(r"sound, as of revision [0-9a-f]+\.[0-9a-f]+", result.stdout.splitlines()[-1])
+
+
+def test_every_fault_is_named_and_the_status_is_1(service: Serving, tmp_path: Path) -> None:
+    directory = Path(run("backup", "first", target=service.address).stdout.split("  ")[0])
+    environment = Environment(directory / "index")
+    with environment.writing() as txn:
+        for user in (7, 8):
+            assert txn.delete(key(Family.USER, 1, f"user-{user}".encode()))
+        txn.put(key(Family.PROFILE, 1, 0, 0), b"\xc1")
+    environment.close()
+    result = run("verify", "--data", directory)
+    assert result.exit_code == 1
+    faults = [line for line in result.stdout.splitlines() if line.startswith("fault: ")]
+    assert len([line for line in faults if line.startswith("fault: USER ")]) in (1, 2)
+    assert [line for line in faults if line.startswith("fault: PROFILE 1/0/0: cannot be decoded")] != []
+    assert result.stdout.splitlines()[-1].startswith(f"{len(faults)} faults, as of revision ")
+
+
+def test_a_backup_is_restored_and_compacted(service: Serving, tmp_path: Path) -> None:
+    directory = run("backup", "first", target=service.address).stdout.split("  ")[0]
+    assert run("backup", "first", target=service.address).exit_code == 1
+    restored = run("restore", directory, "--data", tmp_path / "restored")
+    assert restored.exit_code == 0, restored.output
+    first, second = restored.stdout.splitlines()
+    assert first == f"restored {USERS} users and {EVENTS} events into {tmp_path / 'restored'}"
+    store = facts(run("stats", "--data", tmp_path / "restored"))["store"][0]
+    assert second.startswith(f"the store is now {store}")
+    again = run("restore", directory, "--data", tmp_path / "restored")
+    assert (again.exit_code, again.stderr) == (1, f"milepost: {tmp_path / 'restored'} is not empty\n")
+    compacted = run("compact", "--data", tmp_path / "restored")
+    assert compacted.exit_code == 0, compacted.output
+    assert re.fullmatch(r"[0-9.]+ \w+ before, [0-9.]+ \w+ now\n", compacted.stdout)
+
+
+def test_what_cannot_be_done_is_told_in_words(service: Serving, tmp_path: Path) -> None:
+    for arguments, message in (
+        (("verify", "--data", tmp_path / "nothing"), f"there is no store in {tmp_path / 'nothing'}"),
+        (("stats", "--data", tmp_path / "nothing"), f"there is no store in {tmp_path / 'nothing'}"),
+        (("compact", "--data", tmp_path / "store"), "another process owns the store in"),
+    ):
+        refused = run(*arguments)
+        assert refused.exit_code == 1
+        assert refused.stderr.startswith(f"milepost: {message}")
+        assert "Traceback" not in refused.output
