@@ -216,10 +216,15 @@ class EventNameFacts(msgspec.Struct, frozen=True, kw_only=True):
 class AttributeFacts(msgspec.Struct, frozen=True, kw_only=True):
     """An attribute of users (`workspace` and `users` are set) or of the events of a name (`event_name` is),
     and the kinds its values have, in order of number.
+
+    First and last time are those of the events that carry it; of an attribute of users, those of the writes
+    by which users have it now, one for each of them. What was overwritten, unset or erased does not count.
     """
 
     key: str
     kinds: tuple[Kind, ...]
+    first_time: Micros
+    last_time: Micros
     workspace: str = ""
     users: int = 0
     event_name: str = ""

@@ -1,19 +1,31 @@
 """What an account's data came with: event names and attributes, with figures that are exact at any time.
 
-Nothing here reads rows. Event names are answered from what is known of parts of tables, attributes of users
-from the sizes of bitmaps. Names are found by bisection in lists that are sorted anew when names were added.
+Nothing here reads rows. Events and their attributes are answered from what is known of parts of tables,
+attributes of users from the sizes of bitmaps and what is known of pages of profiles. Names are found by
+bisection in lists that are sorted anew when names were added.
 """
 
 from __future__ import annotations
 
+import enum
 from bisect import bisect_left
 from collections.abc import Iterator
+from typing import Final, Literal, TypeAlias
 
 from engine.backend import AttributeFacts, AttributePlace, EventNameFacts
-from engine.local.events import EventTables
+from engine.local.events import EventTables, TimeSpan
 from engine.local.names import FieldKind, NameSpace, field_of
 from engine.local.properties import EMPTY_LIST, Properties
 from engine.values import Kind
+
+
+class _Answer(enum.Enum):
+    UNFINISHED = enum.auto()
+
+
+Unfinished: TypeAlias = Literal[_Answer.UNFINISHED]
+UNFINISHED: Final = _Answer.UNFINISHED
+"""Some of what an answer needs was read, and others should have their turn before more is."""
 
 
 class Catalog:
@@ -81,12 +93,18 @@ class Catalog:
         number, input_number = self._events.find(name), self._inputs.find(input) if input else None
         if number is None or (input and input_number is None):
             return []
-        kinds: dict[str, set[Kind]] = {}
-        for attribute, kind in self._tables.attributes(number, input_number):
-            kinds.setdefault(self._event_attributes.names[attribute], set()).add(Kind(kind))
+        columns: dict[str, dict[Kind, TimeSpan]] = {}
+        for (attribute, kind), span in self._tables.attributes(number, input_number).items():
+            columns.setdefault(self._event_attributes.names[attribute], {})[Kind(kind)] = span
         return [
-            AttributeFacts(key=key, event_name=name, kinds=tuple(sorted(kinds[key])))
-            for key in sorted(kinds)
+            AttributeFacts(
+                key=key,
+                event_name=name,
+                kinds=tuple(sorted(spans)),
+                first_time=min(span.first for span in spans.values()),
+                last_time=max(span.last for span in spans.values()),
+            )
+            for key, spans in sorted(columns.items())
             if key.startswith(prefix)
         ]
 
@@ -106,8 +124,8 @@ class Catalog:
                 found.append(place)
         return found
 
-    def user_attribute(self, place: AttributePlace) -> AttributeFacts | None:
-        """The figures of an attribute; None when no user has it."""
+    def user_attribute(self, place: AttributePlace) -> AttributeFacts | Unfinished | None:
+        """The figures of an attribute; None when no user has it, UNFINISHED to be asked again."""
         number = self._attribute_numbers[place]
         users: dict[Kind, int] = {}
         for stored_kind in (*Kind, EMPTY_LIST):
@@ -119,9 +137,17 @@ class Catalog:
                 users[kind] = users.get(kind, 0) + count
         if not users:
             return None
+        times = self._properties.first_and_last(number, self._groups)
+        if times is None:
+            return UNFINISHED
         key, workspace = place
         return AttributeFacts(
-            key=key, workspace=workspace, kinds=tuple(sorted(users)), users=sum(users.values())
+            key=key,
+            workspace=workspace,
+            kinds=tuple(sorted(users)),
+            users=sum(users.values()),
+            first_time=times[0],
+            last_time=times[1],
         )
 
     def _sort_attributes(self) -> None:

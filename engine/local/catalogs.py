@@ -1,5 +1,5 @@
-"""Pages of the catalog: the state is locked for one entry at a time, so that other questions are answered in
-between, and the values of an attribute are counted without that lock.
+"""Pages of the catalog: the state is locked for one entry at a time, or for less, so that other questions are
+answered in between, and the values of an attribute are counted without that lock.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from engine.backend import AttributeFacts, AttributePlace, EventNameFacts, EventPlace, ValueCount
 from engine.errors import DeadlineExceeded, StoreUnavailable
 from engine.local.account import Account
-from engine.local.catalog import Catalog
+from engine.local.catalog import UNFINISHED, Catalog
 from engine.local.environment import Environment
 from engine.local.locks import FairLock
 from engine.local.names import FieldKind, field_name
@@ -76,11 +76,19 @@ class Catalogs:
                 break
             if place == after:
                 continue
-            with self._locked(deadline):
-                attribute = catalog.user_attribute(place)
+            attribute = self._user_attribute(catalog, place, deadline)
             if attribute is not None:
                 found.append(attribute)
         return tuple(found)
+
+    def _user_attribute(
+        self, catalog: Catalog, place: AttributePlace, deadline: float | None
+    ) -> AttributeFacts | None:
+        while True:
+            with self._locked(deadline):
+                attribute = catalog.user_attribute(place)
+            if attribute is not UNFINISHED:
+                return attribute
 
     def event_attributes(
         self,

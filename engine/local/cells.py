@@ -224,6 +224,14 @@ class Cells:
             self._bytes += cell.size
         return cell
 
+    def read(self, key: bytes, codec: Codec[T]) -> T | None:
+        """The value under the key, not kept for later when it is not here yet; None when there is nothing."""
+        cell = self._cells.get(key)
+        if cell is not None:
+            return cast(T, cell.value)
+        stored = self.reading().get(key)
+        return None if stored is None else codec.decode(stored)
+
     def changed(self, cell: Cell[Any]) -> None:
         """Notes that the cell's value was changed."""
         if not cell.dirty:

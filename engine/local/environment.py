@@ -34,7 +34,7 @@ from engine.errors import DataLoss, LimitExceeded, StoreUnavailable
 from engine.local.keys import Family, family_of, key
 from engine.upkeep import StoreFile
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 GROUPS_DEFAULT = 4
 GROUPS_MAX = 64

@@ -1,4 +1,4 @@
-"""The key space of the embedded backend: every family of keys in one place, version 2.
+"""The key space of the embedded backend: every family of keys in one place, version 3.
 
 A key is one byte for its family, then its parts, integers big-endian so that byte order is number order. A
 layout names the parts: `B` u8, `I` u32, `Q` u64, and `*` for bytes up to the end of the key, last only. Fewer
@@ -46,6 +46,7 @@ FIELD_VALUE           account u32, field u32, kind u8, group u8,    bitmap of th
 FIELD_TEXT            as FIELD_VALUE, the value a digest            a string too long to be part of a key
 FIELD_COLUMN          account u32, field u32, kind u8, group u8,    f64[4,096] or i64[4,096], `cells.column`
                       page u32
+WRITE_TIMES           account u32, group u8, page u32               MessagePack of `write_times.PageSpans`
 BELONGS               account u32, input u32, group u8              bitmap
 SEEN                  account u32, input u32, group u8, page u32    i64[8,192]: first times, then last times
 ====================  ============================================  ==========================================
@@ -106,6 +107,7 @@ class Family(enum.Enum):
     FIELD_VALUE = (0x22, "IIBB*")
     FIELD_TEXT = (0x23, "IIBB*")
     FIELD_COLUMN = (0x24, "IIBBI")
+    WRITE_TIMES = (0x25, "IBI")
     BELONGS = (0x28, "IIB")
     SEEN = (0x29, "IIBI")
     DEDUPE_RUN = (0x30, "I")

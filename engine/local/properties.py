@@ -3,7 +3,7 @@
 A profile per user holds, by field, the latest write as (time, sequence, value); a value None is an unset,
 kept because it is a write and may be older than another that arrives later. Beside it an index by field, kind
 and group: for strings, bools and elements of lists a bitmap for each value, for numbers and times a column,
-and for each kind a bitmap of who has one.
+and for each kind a bitmap of who has one. Between which times the writes lie is kept by page (`write_times`).
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from engine.local.columns import Ranges
 from engine.local.directory import DENSE_MASK, PLACE_SHIFT, Place
 from engine.local.keys import Family, key
 from engine.local.vocabulary import Vocabularies
+from engine.local.write_times import PageSpans, Span, WriteTimes
 from engine.values import Kind, Micros, Value, kind_of
 
 Write: TypeAlias = tuple[Micros, int, Value | None]
@@ -52,6 +53,8 @@ EMPTY_LIST = 0
 
 PLAIN_SUFFIX, DIGEST_SUFFIX = b"\0", b"\1"
 """With what the part of a key begins that holds a value, or the digest of a long one."""
+_NO_WRITE: Write = (-(1 << 63), 0, None)
+"""Instead of a write where there is none: any write is later."""
 _BOOLS = {False: b"\0", True: b"\1"}
 
 PROFILE: MessageCodec[ProfileData] = MessageCodec(dict[int, tuple[int, int, Value | None]], dict)
@@ -67,6 +70,7 @@ class Properties:
         self._fresh_values: dict[bytes, set[bytes]] = {}
         self._writing_values: dict[bytes, set[bytes]] = {}
         self._vocabularies = Vocabularies()
+        self._times = WriteTimes(cells, account, self.users_with, self._unkept_profile)
         self._open: dict[tuple[int, int, int], Cell[Any]] = {}
         """Cells of this run of writes: columns by (field, kind, page), presence by (field, kind, ~group)."""
         self.touched: set[ReadKey] = set()
@@ -77,11 +81,15 @@ class Properties:
     def begin(self) -> None:
         """Starts a run of writes: cells found in one session may be gone in the next."""
         self._open.clear()
+        self._times.begin()
 
     def profile(self, place: Place) -> ProfileData:
         """The latest writes of a user by field. Not to be changed by the caller."""
         cell = self._cells.find(self._profile_key(place), PROFILE)
         return {} if cell is None else cell.value
+
+    def _unkept_profile(self, place: Place) -> ProfileData:
+        return self._cells.read(self._profile_key(place), PROFILE) or {}
 
     def _profile_key(self, place: Place) -> bytes:
         return key(Family.PROFILE, self._account, place >> PLACE_SHIFT, place & DENSE_MASK)
@@ -91,14 +99,12 @@ class Properties:
         cell = self._cells.get(self._profile_key(place), PROFILE)
         self._cells.changed(cell)
         profile = cell.value
+        spans = self._times.of_page(place)
         for field, write in writes:
-            before = profile.get(field)
-            if before is None:
+            before = profile.get(field, _NO_WRITE)
+            if write[:2] >= before[:2]:
                 profile[field] = write
-                self._move(field, place, None, write[2])
-            elif write[:2] >= before[:2]:
-                profile[field] = write
-                self._move(field, place, before[2], write[2])
+                self._move(field, place, before, write, spans)
 
     def take(self, place: Place) -> ProfileData:
         """Removes a user's fields and answers them."""
@@ -106,11 +112,22 @@ class Properties:
         cell = self._cells.get(self._profile_key(place), PROFILE)
         taken, cell.value = cell.value, {}
         self._cells.changed(cell)
+        spans = self._times.of_page(place)
         for field, write in taken.items():
-            self._move(field, place, write[2], None)
+            self._move(field, place, write, _NO_WRITE, spans)
         return taken
 
-    def _move(self, field: int, place: Place, before: Value | None, after: Value | None) -> None:
+    def _move(self, field: int, place: Place, old: Write, new: Write, spans: PageSpans) -> None:
+        """A write takes the place of another: the index follows, and the spans of the user's page."""
+        was_at, _, before = old
+        is_at, _, after = new
+        if before is None and after is None:
+            return
+        span = spans.get(field)
+        if span is not None:
+            span.replace(None if before is None else was_at, None if after is None else is_at)
+        elif after is not None:
+            spans[field] = Span(is_at, is_at)
         if type(before) is type(after) and before == after:
             return
         group, dense = place >> PLACE_SHIFT, place & DENSE_MASK
@@ -204,6 +221,17 @@ class Properties:
     def present(self, field: int, kind: int, group: int) -> BitMap:
         """Users whose field is of the kind. Not to be changed by the caller."""
         return self._found(key(Family.FIELD_PRESENT, self._account, field, kind, group))
+
+    def users_with(self, field: int, group: int) -> BitMap:
+        """Users that have the field, whatever its kind."""
+        kinds = (self.present(field, kind, group) for kind in (*Kind, EMPTY_LIST))
+        return BitMap.union(*kinds)
+
+    def first_and_last(self, field: int, groups: int) -> tuple[Micros, Micros] | None:
+        """The first and the last time of the writes by which users have the field, some of whom there are;
+        None = to be asked again (`WriteTimes.first_and_last`).
+        """
+        return self._times.first_and_last(field, groups)
 
     def with_value(self, field: int, kind: Kind, group: int, value: str | bool) -> BitMap:
         """Users whose field is this string or bool, or is a list with this element. Not to be changed."""

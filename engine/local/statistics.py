@@ -24,6 +24,7 @@ KINDS: dict[Family, str] = {
     Family.FIELD_VALUE: "attribute index",
     Family.FIELD_TEXT: "attribute index",
     Family.FIELD_COLUMN: "attribute index",
+    Family.WRITE_TIMES: "attribute index",
     Family.BELONGS: "inputs of users",
     Family.SEEN: "inputs of users",
     Family.DEDUPE_RUN: "event ids",

@@ -40,6 +40,8 @@ def attribute_message(facts: AttributeFacts) -> pb.Attribute:
         event_name=facts.event_name,
         kinds=[_VALUE_KINDS[kind] for kind in facts.kinds],
         users=facts.users,
+        first_time=timestamp(facts.first_time),
+        last_time=timestamp(facts.last_time),
     )
 
 

@@ -68,12 +68,26 @@ def attributes(request: Any) -> pb.ListAttributesResponse:
     mixed = [pb.VALUE_KIND_STRING, pb.VALUE_KIND_NUMBER]
     if request.event_name:
         return pb.ListAttributesResponse(
-            attributes=[pb.Attribute(key="price", event_name=request.event_name, kinds=mixed)]
+            attributes=[
+                pb.Attribute(
+                    key="price",
+                    event_name=request.event_name,
+                    kinds=mixed,
+                    first_time=MARCH,
+                    last_time=Timestamp(seconds=MARCH.seconds + 86_400),
+                )
+            ]
         )
-    plan = pb.Attribute(key="plan", workspace=SHOP, kinds=[pb.VALUE_KIND_LIST], users=1_000)
-    return pb.ListAttributesResponse(
-        attributes=[pb.Attribute(key="age", workspace=SHOP, kinds=mixed, users=7), plan]
+    plan = pb.Attribute(
+        key="plan",
+        workspace=SHOP,
+        kinds=[pb.VALUE_KIND_LIST],
+        users=1_000,
+        first_time=MARCH,
+        last_time=Timestamp(seconds=MARCH.seconds + 60),
     )
+    age = pb.Attribute(key="age", workspace=SHOP, kinds=mixed, users=7, first_time=MARCH, last_time=MARCH)
+    return pb.ListAttributesResponse(attributes=[age, plan])
 
 
 @pytest.fixture
@@ -110,9 +124,9 @@ def test_events(fake: Fake) -> None:
 def test_attributes_of_users(fake: Fake) -> None:
     assert run("attributes", "--workspace", "shop").output == dedent(
         """\
-        attribute  workspace  kinds           users
-        age        shop       string, number      7
-        plan       shop       list            1,000
+        attribute  workspace  kinds           users  first             last
+        age        shop       string, number      7  2026-03-01 12:00  2026-03-01 12:00
+        plan       shop       list            1,000  2026-03-01 12:00  2026-03-01 12:01
         """
     )
     [request] = fake.of("ListAttributes")
@@ -122,8 +136,8 @@ def test_attributes_of_users(fake: Fake) -> None:
 def test_attributes_of_an_event(fake: Fake) -> None:
     assert run("attributes", "--event", "buy", "--input", "shop/web").output == dedent(
         """\
-        attribute  kinds
-        price      string, number
+        attribute  kinds           first             last
+        price      string, number  2026-03-01 12:00  2026-03-02 12:00
         """
     )
     [request] = fake.of("ListAttributes")

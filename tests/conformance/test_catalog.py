@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from engine.backend import AttributeFacts, EventNameFacts, EventRecord, UserRecord, ValueCount
 from engine.criteria.model import EventType
 from engine.errors import DeadlineExceeded
-from engine.values import Kind, Value, kind_of
+from engine.values import Kind, Micros, Value, kind_of
 from tests.conformance.drawing import (
     EVENT_NAMES,
     KEYS,
@@ -71,28 +71,40 @@ def names_by_hand(users: Sequence[History], input: str, prefix: str) -> list[Eve
 def event_attributes_by_hand(
     users: Sequence[History], name: str, input: str, prefix: str
 ) -> list[AttributeFacts]:
-    kinds: dict[str, set[Kind]] = {}
+    carried: dict[str, list[tuple[Micros, Kind]]] = {}
     for _, record in _events(users, input):
         for key, value in record.attributes.items():
             if record.name == name and key.startswith(prefix):
-                kinds.setdefault(key, set()).add(kind_of(value))
+                carried.setdefault(key, []).append((record.time, kind_of(value)))
     return [
-        AttributeFacts(key=key, event_name=name, kinds=tuple(sorted(found)))
-        for key, found in sorted(kinds.items())
+        AttributeFacts(
+            key=key,
+            event_name=name,
+            kinds=tuple(sorted({kind for _, kind in found})),
+            first_time=min(time for time, _ in found),
+            last_time=max(time for time, _ in found),
+        )
+        for key, found in sorted(carried.items())
     ]
 
 
 def user_attributes_by_hand(users: Sequence[History], workspace: str, prefix: str) -> list[AttributeFacts]:
-    values: dict[tuple[str, str], list[Value]] = {}
+    held: dict[tuple[str, str], list[tuple[Micros, Kind]]] = {}
     for user in users:
         for (through, key), value in user.attributes.items():
             if value is not None and key.startswith(prefix) and workspace in ("", through):
-                values.setdefault((key, through), []).append(value)
+                time = user.attribute_times[through, key]
+                held.setdefault((key, through), []).append((time, kind_of(value)))
     return [
         AttributeFacts(
-            key=key, workspace=through, kinds=tuple(sorted(set(map(kind_of, found)))), users=len(found)
+            key=key,
+            workspace=through,
+            kinds=tuple(sorted({kind for _, kind in found})),
+            users=len(found),
+            first_time=min(time for time, _ in found),
+            last_time=max(time for time, _ in found),
         )
-        for (key, through), found in sorted(values.items())
+        for (key, through), found in sorted(held.items())
     ]
 
 
@@ -251,7 +263,7 @@ def test_what_only_an_erased_user_sent_is_gone(site: Site) -> None:
         event("ada", "once", time=NOON - 9, secret="x"),
         event("ada", time=NOON - 9, secret="x", price=1.0),
         event("bob", price="12"),
-        update("ada", nick="a"),
+        update("ada", time=NOON - 9, nick="a", plan="gold"),
         update("bob", plan="gold"),
     )
     site.backend.fold()
@@ -263,8 +275,10 @@ def test_what_only_an_erased_user_sent_is_gone(site: Site) -> None:
         [price] = site.backend.event_attributes(ACCOUNT, "buy", limit=ALL)
         assert (price.key, price.kinds) == ("price", (Kind.STRING,))
         assert site.backend.event_attributes(ACCOUNT, "once", limit=ALL) == ()
+        assert (price.first_time, price.last_time) == (NOON, NOON)
         [plan] = site.backend.user_attributes(ACCOUNT, limit=ALL)
         assert (plan.key, plan.workspace, plan.users) == ("plan", SHOP, 1)
+        assert (plan.first_time, plan.last_time) == (NOON, NOON)
         assert site.backend.attribute_values(ACCOUNT, SHOP, "nick", limit=ALL) == ()
         site.restart()
 
@@ -278,6 +292,47 @@ def test_users_that_become_one_are_counted_once(site: Site) -> None:
     [buy] = site.backend.event_names(ACCOUNT, limit=ALL)
     assert (buy.events, buy.users) == (3, 2)
     assert site.backend.attribute_values(ACCOUNT, SHOP, "plan", limit=ALL) == (ValueCount("b", 1),)
+
+
+def times_of(found: AttributeFacts) -> tuple[str, Micros, Micros]:
+    return found.key, found.first_time - NOON, found.last_time - NOON
+
+
+def test_when_events_carried_an_attribute(site: Site) -> None:
+    site.send(
+        event("ada", time=NOON - 7),
+        event("ada", time=NOON, price=1.0),
+        event("bob", time=NOON + 5, price="1", size=4.0),
+        event("bob", time=NOON + 9, through=APP, price=2.0),
+        event("bob", "view", time=NOON + 20, price=1.0),
+    )
+    for _ in range(2):
+        found = site.backend.event_attributes(ACCOUNT, "buy", limit=ALL)
+        assert [times_of(each) for each in found] == [("price", 0, 9), ("size", 5, 5)]
+        found = site.backend.event_attributes(ACCOUNT, "buy", input=WEB, limit=ALL)
+        assert [times_of(each) for each in found] == [("price", 0, 5), ("size", 5, 5)]
+        site.restart()
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_when_the_writes_were_by_which_users_have_an_attribute(site: Site, fold: bool) -> None:
+    def plan(*records: UserRecord) -> tuple[Micros, Micros]:
+        site.send(*records)
+        if fold:
+            site.restart()
+        [found] = site.backend.user_attributes(ACCOUNT, limit=ALL)
+        return times_of(found)[1:]
+
+    assert plan(update("ada", time=NOON, plan="a"), update("bob", time=NOON + 3, plan="b")) == (0, 3)
+    # An earlier write does not hold, whenever it arrives, and the same value again is a write.
+    assert plan(update("bob", time=NOON - 5, plan="c"), update("cleo", time=NOON + 1, plan=1.0)) == (0, 3)
+    assert plan(update("ada", time=NOON + 2, plan="a")) == (1, 3)
+    # An unset gives no one the attribute, however late it is.
+    assert plan(update("bob", time=NOON + 8, plan=None)) == (1, 2)
+    site.backend.alias(ACCOUNT, "cleo", "ada")
+    assert plan() == (2, 2)
+    site.backend.erase(ACCOUNT, ["ada"])
+    assert plan(update("bob", time=NOON + 9, plan=())) == (9, 9)
 
 
 def test_an_attribute_changes_its_kind_user_by_user(site: Site) -> None:

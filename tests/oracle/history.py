@@ -35,6 +35,7 @@ class History:
         ]
         updates = [record for record in self.records if isinstance(record, UserRecord)]
         self.attributes = self._attributes(updates)
+        self.attribute_times = self._attribute_times(updates)
         self.identities = self._identities(updates)
         self.consents = self._consents(updates)
         self.inputs = {record.input for record in self.records}
@@ -47,6 +48,16 @@ class History:
             for key, value in update.attributes.items():
                 writes.setdefault((workspace_of(update.input), key), []).append((update.time, value))
         return {place: last_write(history) for place, history in writes.items()}
+
+    @staticmethod
+    def _attribute_times(updates: list[UserRecord]) -> Mapping[tuple[str, str], Micros]:
+        """(workspace, key) → the time of the last write."""
+        times: dict[tuple[str, str], Micros] = {}
+        for update in updates:
+            for key in update.attributes:
+                place = (workspace_of(update.input), key)
+                times[place] = max(update.time, times.get(place, update.time))
+        return times
 
     @staticmethod
     def _identities(updates: list[UserRecord]) -> Mapping[str, str | None]:

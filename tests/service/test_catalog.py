@@ -56,12 +56,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         )
         client.upsert_users(
             [
-                make_user_update("ada", {"plan": "gold"}),
-                make_user_update("bob", {"plan": "gold", "age": 41}),
-                make_user_update("cleo", {"plan": ["gold", "silver"], "age": 41.0}),
-                make_user_update("dan", {"plan": "green", "age": "41"}, input=DESK),
-                make_user_update("eve", {"plan": "green", "born": NOON}),
-                make_user_update("fay", {"plan": True, "born": NOON}),
+                make_user_update("ada", {"plan": "gold"}, time=NOON - SECOND),
+                make_user_update("bob", {"plan": "gold", "age": 41}, time=NOON),
+                make_user_update("cleo", {"plan": ["gold", "silver"], "age": 41.0}, time=NOON + SECOND),
+                make_user_update("dan", {"plan": "green", "age": "41"}, time=NOON, input=DESK),
+                make_user_update("eve", {"plan": "green", "born": NOON}, time=NOON + 2 * SECOND),
+                make_user_update("fay", {"plan": True, "born": NOON}, time=NOON + 3 * SECOND),
             ],
             input=INPUT,
         )
@@ -121,6 +121,30 @@ def test_attributes_of_users_by_workspace(client: Client) -> None:
         ("plan", WORKSPACE, [VALUE_KIND_STRING, VALUE_KIND_BOOL, VALUE_KIND_LIST], 4),
     ]
     assert [a.key for a in client.list_attributes(workspace="support", prefix="p")] == ["plan"]
+
+
+def test_when_attributes_were_sent(client: Client) -> None:
+    def times(**which: str) -> dict[tuple[str, str], tuple[timedelta, timedelta]]:
+        return {
+            (a.key, a.workspace): (to_datetime(a.first_time) - NOON, to_datetime(a.last_time) - NOON)
+            for a in client.list_attributes(**which)
+        }
+
+    none = timedelta(0)
+    assert times() == {
+        ("age", SUPPORT): (none, none),
+        ("age", WORKSPACE): (none, SECOND),
+        ("born", WORKSPACE): (2 * SECOND, 3 * SECOND),
+        ("plan", SUPPORT): (none, none),
+        ("plan", WORKSPACE): (none, 3 * SECOND),
+    }
+    assert times(event_name="buy") == {
+        ("paid", ""): (none, none),
+        ("price", ""): (none, 2 * SECOND),
+        ("tags", ""): (none, none),
+        ("when", ""): (SECOND, SECOND),
+    }
+    assert times(event_name="buy", input="support/desk") == {("price", ""): (none, none)}
 
 
 def test_values_most_frequent_first(client: Client) -> None:

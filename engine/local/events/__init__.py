@@ -20,5 +20,6 @@ from engine.local.events.model import ResolvedEventMatch as ResolvedEventMatch
 from engine.local.events.model import ResolvedSelection as ResolvedSelection
 from engine.local.events.model import ResolvedSequence as ResolvedSequence
 from engine.local.events.model import RowCondition as RowCondition
+from engine.local.events.part import TimeSpan as TimeSpan
 from engine.local.events.tables import EventStatistics as EventStatistics
 from engine.local.events.tables import EventTables as EventTables

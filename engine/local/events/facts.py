@@ -12,7 +12,7 @@ import numpy as np
 
 from engine.criteria.model import EventType
 from engine.local.events.frame import ColumnKey
-from engine.local.events.part import Part
+from engine.local.events.part import Part, TimeSpan
 from engine.local.events.table import Table
 from engine.values import Micros
 
@@ -74,19 +74,32 @@ def live_parts(table: Table) -> Iterable[Part]:
     return (part for part in table.parts(None, None) if part.is_live)
 
 
-def live_columns(part: Part, known: Iterable[ColumnKey]) -> set[ColumnKey]:
-    """The columns in which a live row has a value; those `known` are not looked at."""
-    columns = set(part.record.columns).difference(known)
-    live = part.live_rows()
-    if live is None:
-        return columns
-    found = set()
-    for tag in columns:
-        column = part.column(*tag)
-        assert column is not None
-        if column.positions is None or live[column.positions].any():
-            found.add(tag)
+def column_spans(tables: Iterable[Table]) -> dict[ColumnKey, TimeSpan]:
+    """The columns in which a live row has a value, and the first and last time of such rows. Called within a
+    session.
+    """
+    found: dict[ColumnKey, TimeSpan] = {}
+    parts = [part for table in tables for part in live_parts(table)]
+    # Marked parts last: of their columns only those that may widen what is found are looked into.
+    for part in sorted(parts, key=lambda part: part.is_marked):
+        for tag, recorded in part.column_spans():
+            known = found.get(tag)
+            if known is not None and known.first <= recorded.first and recorded.last <= known.last:
+                continue
+            span = _live_column_span(part, tag) if part.is_marked else recorded
+            if span is not None:
+                found[tag] = span if known is None else known.joined(span)
     return found
+
+
+def _live_column_span(part: Part, tag: ColumnKey) -> TimeSpan | None:
+    column, live, times = part.column(*tag), part.live_rows(), part.times()
+    assert column is not None
+    assert live is not None
+    if column.positions is not None:
+        live, times = live[column.positions], times[column.positions]
+    times = times[live]
+    return TimeSpan(int(times.min()), int(times.max())) if len(times) else None
 
 
 def _live_rows(part: Part) -> int:

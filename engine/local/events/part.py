@@ -9,7 +9,7 @@ part is next rewritten. All other rows are live.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -41,6 +41,17 @@ _USERS, _COUNTS, _TIMES, _SEQUENCES = range(4)
 S = TypeVar("S", bound=Sized)
 
 
+class TimeSpan(NamedTuple):
+    """The first and the last time of some rows."""
+
+    first: Micros
+    last: Micros
+
+    def joined(self, other: TimeSpan) -> TimeSpan:
+        """That of both sets of rows."""
+        return TimeSpan(min(self.first, other.first), max(self.last, other.last))
+
+
 class PartRecord(msgspec.Struct, array_like=True):
     """What is known of a part without reading its columns. `peak` is the most rows any user has in it;
     `removed` and `floor` are its marks: users, and the instant before which rows count no more.
@@ -54,6 +65,8 @@ class PartRecord(msgspec.Struct, array_like=True):
     time_min: int
     time_max: int
     columns: list[ColumnKey]
+    margins: list[tuple[int, int]]
+    """For each column, by how much its first row is later than `time_min` and its last before `time_max`."""
     bytes: int = 0
     removed: list[int] = []
     floor: int | None = None
@@ -89,15 +102,18 @@ class Part:
         }
         held.update(frame.columns)
         held["row_users"] = frame.users
+        columns = sorted(frame.columns)
+        first, last = int(frame.times.min()), int(frame.times.max())
         record = PartRecord(
             number=number,
             rows=len(frame),
             users=len(offsets) - 1,
             user_max=int(frame.users[-1]),
             peak=int(np.diff(offsets).max()),
-            time_min=int(frame.times.min()),
-            time_max=int(frame.times.max()),
-            columns=sorted(frame.columns),
+            time_min=first,
+            time_max=last,
+            columns=columns,
+            margins=[_margins(frame, tag, first, last) for tag in columns],
         )
         return cls(loader, record, slice_key, held)
 
@@ -285,6 +301,12 @@ class Part:
         time_max = self.record.time_max
         return (start is None or start <= self.live_start) and (end is None or time_max < end)
 
+    def column_spans(self) -> Iterator[tuple[ColumnKey, TimeSpan]]:
+        """Each column, and the first and last time of the rows that have a value in it, live or not."""
+        record = self.record
+        for tag, (later, earlier) in zip(record.columns, record.margins, strict=True):
+            yield tag, TimeSpan(record.time_min + later, record.time_max - earlier)
+
     def pack(self) -> Iterator[tuple[bytes, bytes]]:
         """Keys and values of all columns."""
         counts = np.diff(self.offsets())
@@ -356,6 +378,14 @@ def derived_of_all(parts: Sequence[Part], tag: Hashable, derive: Callable[[], S]
         found = derive()
         cache.put(cache_key, found)
     return cast(S, found)
+
+
+def _margins(frame: Frame, tag: ColumnKey, first: Micros, last: Micros) -> tuple[int, int]:
+    positions = frame.columns[tag].positions
+    if positions is None:
+        return 0, 0
+    times = frame.times[positions]
+    return int(times.min()) - first, last - int(times.max())
 
 
 def _offsets_of_counts(data: memoryview) -> Int64s:

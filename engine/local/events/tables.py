@@ -12,11 +12,11 @@ from engine.criteria.ranges import ALL_NUMBERS
 from engine.local.environment import ReadTransaction, Store, Writable
 from engine.local.events.aggregate import passing
 from engine.local.events.cache import ColumnCache, Loader
-from engine.local.events.facts import TableFacts, facts_of, live_columns, live_parts
+from engine.local.events.facts import TableFacts, column_spans, facts_of
 from engine.local.events.frame import ColumnKey
 from engine.local.events.importing import TableFrame
 from engine.local.events.model import EventRow, ResolvedEventMatch, ResolvedSelection, ResolvedSequence
-from engine.local.events.part import Part
+from engine.local.events.part import Part, TimeSpan
 from engine.local.events.select import Universe
 from engine.local.events.sequence import sequence_passing
 from engine.local.events.table import Table
@@ -205,14 +205,12 @@ class EventTables:
         with self._session():
             return facts_of(self._named(name_number, input_number))
 
-    def attributes(self, name_number: int, input_number: int | None = None) -> set[ColumnKey]:
-        """The attributes that events of a name have, through one input or (None) all, with their kinds."""
-        found: set[ColumnKey] = set()
+    def attributes(self, name_number: int, input_number: int | None = None) -> dict[ColumnKey, TimeSpan]:
+        """The attributes that events of a name have, through one input or (None) all, with their kinds, and
+        the first and last time of the events that have each. Exact, without what was removed.
+        """
         with self._session():
-            for table in self._named(name_number, input_number):
-                for part in live_parts(table):
-                    found |= live_columns(part, found)
-        return found
+            return column_spans(self._named(name_number, input_number))
 
     def _named(self, name_number: int, input_number: int | None) -> list[Table]:
         return [table for group in self._groups for table in group.named(name_number, input_number)]

@@ -3,7 +3,7 @@
 `verify` walks each family once, through the checker of the room it belongs to. A value that fails its
 checksum is told once and left out; what can only be compared with a family in which something is damaged is
 not compared, so that one fault is not told as a thousand. Memory holds the bitmaps of users, eight bytes for
-each of them, the ids of one run, and what is known of the parts of event tables.
+each of them, the ids of one run, the spans of writes, and what is known of the parts of event tables.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ CHECKERS: tuple[tuple[Checker, tuple[Family, ...]], ...] = (
             Family.FIELD_VALUE,
             Family.FIELD_TEXT,
             Family.FIELD_COLUMN,
+            Family.WRITE_TIMES,
         ),
     ),
     (check_event_ids, (Family.DEDUPE_RUN, Family.DEDUPE_FILTER, Family.DEDUPE_BLOCK)),

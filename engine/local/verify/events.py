@@ -201,12 +201,19 @@ def _structure_faults(part: Part) -> Iterator[str]:
 
 
 def _column_faults(part: Part) -> Iterator[str]:
-    rows = part.record.rows
-    for attribute, kind in part.record.columns:
+    rows, times = part.record.rows, part.times()
+    if len(part.record.margins) != len(part.record.columns):
+        yield "the record says of other columns when they have values"
+        return
+    for (attribute, kind), span in part.column_spans():
         column = part.column(attribute, kind)
         assert column is not None
         if not _is_placed(column, rows):
             yield f"column {attribute}/{kind} has values for other rows"
+            continue
+        there = times if column.positions is None else times[column.positions]
+        if (int(there.min()), int(there.max())) != span:
+            yield f"column {attribute}/{kind} has values at other times than the record says"
         if isinstance(column, NumberColumn) and not np.isfinite(column.doubles).all():
             yield f"column {attribute}/{kind} has numbers that are none"
         if isinstance(column, DictionaryColumn):

@@ -32,6 +32,7 @@ from engine.local.properties import (
     value_suffix,
 )
 from engine.local.verify.examination import Examination, as_is
+from engine.local.verify.write_times import WriteTimesCheck
 from engine.values import Kind, Value, kind_of
 
 _MODULUS = (1 << 64) - 1
@@ -98,8 +99,10 @@ def _bits(value: Any) -> int:
 
 def check_fields(examination: Examination) -> Iterator[None]:
     """Profiles belong to users who are alive, and the index says what they say."""
-    expected = _Expected()
-    yield from _check_profiles(examination, expected)
+    expected, times = _Expected(), WriteTimesCheck(examination)
+    yield from times.read()
+    yield from _check_profiles(examination, expected, times)
+    times.finish()
     for family, found, wanted in (
         (Family.FIELD_PRESENT, _presence, expected.present),
         (Family.FIELD_VALUE, _values, expected.values),
@@ -117,12 +120,13 @@ def check_fields(examination: Examination) -> Iterator[None]:
     yield from _check_texts(examination)
 
 
-def _check_profiles(examination: Examination, expected: _Expected) -> Iterator[None]:
+def _check_profiles(examination: Examination, expected: _Expected, times: WriteTimesCheck) -> Iterator[None]:
     for (account, group, dense), stored, profile in examination.values(Family.PROFILE, PROFILE.decode):
         if examination.is_sound(Family.ALIVE):
             alive = dense in examination.set_of(examination.alive, account, group)
             examination.expect(alive, Family.PROFILE, "is of a user who is not alive", stored)
         names = examination.names.get((Space.FIELD, account), {})
+        times.meet(account, group, dense, profile)
         for field, (_, _, value) in profile.items():
             if value is not None:
                 expected.add(account, group, dense, field, value)

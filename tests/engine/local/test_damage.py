@@ -88,6 +88,14 @@ def test_a_damaged_value_is_named(backend: LocalBackend, family: Family) -> None
     assert [backend.execute(plan, Count()).sizes for plan in others] == [(200,)] * len(others)
 
 
+def test_the_catalog_names_what_is_damaged(backend: LocalBackend) -> None:
+    damage(backend, Family.WRITE_TIMES)
+    with pytest.raises(DataLoss) as raised:
+        backend.user_attributes(ACCOUNT, limit=10)
+    assert raised.value.metadata["key_family"] == "WRITE_TIMES"
+    assert [backend.execute(plan, Count()).sizes for plan in READS.values()] == [(200,)] * len(READS)
+
+
 @pytest.mark.parametrize("family", [Family.NAME, Family.MEMBERSHIP, Family.DEDUPE_RUN, Family.META])
 def test_damage_that_concerns_everything_keeps_the_store_closed(tmp_path: Path, family: Family) -> None:
     backend = LocalBackend.open(tmp_path / "store", settings=SETTINGS)

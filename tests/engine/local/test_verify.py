@@ -13,10 +13,12 @@ from engine.backend import Record
 from engine.errors import FailedPrecondition
 from engine.local.backend import LocalBackend
 from engine.local.environment import CHECKSUM_BYTES, FORMAT_VERSION, Environment
+from engine.local.events.table import SliceRecord
 from engine.local.keys import Family, family_of, key
 from engine.local.settings import LocalSettings
 from engine.local.statistics import KINDS
 from engine.local.verify import CHECKERS
+from engine.local.write_times import SPANS
 from engine.plan.model import Universe
 from engine.upkeep import StoreFault, StoreProgress, StoreVerified
 from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, WEB, event, plan_of, update
@@ -141,7 +143,14 @@ def test_a_value_of_another_form_is_found(backend: LocalBackend, family: Family)
 
 def test_two_values_that_are_swapped_are_found(backend: LocalBackend) -> None:
     """Both are what they should be, but for each other's key."""
-    for family in (Family.USER, Family.PROFILE, Family.ALIVE, Family.SEEN, Family.FIELD_COLUMN):
+    for family in (
+        Family.USER,
+        Family.PROFILE,
+        Family.ALIVE,
+        Family.SEEN,
+        Family.FIELD_COLUMN,
+        Family.WRITE_TIMES,
+    ):
         one, two = stored(backend, family)[:2]
         with backend._store.index.writing() as txn:
             first, second = bytes(txn.get(one) or b""), bytes(txn.get(two) or b"")
@@ -153,6 +162,31 @@ def test_two_values_that_are_swapped_are_found(backend: LocalBackend) -> None:
             txn.put(one, first)
             txn.put(two, second)
     assert verified(backend)[0] == []
+
+
+def test_spans_that_are_wider_than_the_writes_are_found(backend: LocalBackend) -> None:
+    [at, *_] = stored(backend, Family.WRITE_TIMES)
+    with backend._store.index.writing() as txn:
+        spans = SPANS.decode(txn.get(at) or memoryview(b""))
+        spans[min(spans)].first -= 1
+        txn.put(at, SPANS.encode(spans) or b"")
+    faults, _ = verified(backend)
+    assert [(fault.family, fault.description) for fault in faults] == [
+        ("WRITE_TIMES", "does not agree with the profiles")
+    ]
+
+
+def test_times_of_columns_that_the_record_has_wrong_are_found(backend: LocalBackend) -> None:
+    [at, *_] = stored(backend, Family.EVENT_SLICE)
+    with backend._store.index.writing() as txn:
+        record = msgspec.msgpack.decode(txn.get(at) or b"", type=SliceRecord)
+        (later, earlier), *others = record.parts[0].margins
+        record.parts[0].margins = [(later, earlier + 1), *others]
+        txn.put(at, msgspec.msgpack.encode(record))
+    faults, _ = verified(backend)
+    assert [(fault.family, fault.description.partition(" has ")[2]) for fault in faults] == [
+        ("EVENT_COLUMN", "values at other times than the record says")
+    ]
 
 
 def test_keys_of_no_family_are_found(backend: LocalBackend) -> None:

@@ -18,7 +18,7 @@ from milepost.cli.connection import (
     open_client,
 )
 from milepost.cli.text import console, number, printable, show_table
-from milepost.v1.catalog_service_pb2 import Attribute, ValueKind
+from milepost.v1.catalog_service_pb2 import Attribute, EventName, ValueKind
 from milepost.v1.data_pb2 import EventType
 from milepost.v1.value_pb2 import Value
 from milepost.values import from_value, to_datetime
@@ -58,8 +58,7 @@ def events(
                 _short_input(event.input),
                 number(event.events),
                 number(event.users),
-                f"{to_datetime(event.first_time):%Y-%m-%d %H:%M}",
-                f"{to_datetime(event.last_time):%Y-%m-%d %H:%M}",
+                *_times(event),
             ]
             for event in client.list_event_names(prefix=prefix, input=input)
         ]
@@ -76,20 +75,26 @@ def attributes(
     account: AccountId = DEFAULT_ACCOUNT,
     api_key: ApiKey = "",
 ) -> None:
-    """List attributes of users, or of an event, with the kinds of their values."""
+    """List attributes of users, or of an event, with the kinds of their values and when they were sent."""
     with open_client(target, account, api_key) as client:
         found = list(
             client.list_attributes(event_name=event, workspace=workspace, input=input, prefix=prefix)
         )
     if event:
-        rows = [[printable(each.key), _kinds(each)] for each in found]
-        show_table(console(), ["attribute", "kinds"], rows)
+        rows = [[printable(each.key), _kinds(each), *_times(each)] for each in found]
+        show_table(console(), ["attribute", "kinds", "first", "last"], rows)
         return
     rows = [
-        [printable(each.key), each.workspace.rpartition("/")[2], _kinds(each), number(each.users)]
+        [
+            printable(each.key),
+            each.workspace.rpartition("/")[2],
+            _kinds(each),
+            number(each.users),
+            *_times(each),
+        ]
         for each in found
     ]
-    show_table(console(), ["attribute", "workspace", "kinds", "users"], rows, right=(3,))
+    show_table(console(), ["attribute", "workspace", "kinds", "users", "first", "last"], rows, right=(3,))
 
 
 @app.command()
@@ -117,6 +122,12 @@ def _word(name: str, prefix: str) -> str:
 
 def _kinds(attribute: Attribute) -> str:
     return ", ".join(_word(ValueKind.Name(kind), "VALUE_KIND_") for kind in attribute.kinds)
+
+
+def _times(seen: EventName | Attribute) -> tuple[str, str]:
+    """First and last time, in UTC and to the minute."""
+    first, last = to_datetime(seen.first_time), to_datetime(seen.last_time)
+    return f"{first:%Y-%m-%d %H:%M}", f"{last:%Y-%m-%d %H:%M}"
 
 
 def _short_input(name: str) -> str:

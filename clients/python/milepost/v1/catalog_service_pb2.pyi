@@ -163,6 +163,8 @@ class Attribute(_message.Message):
     EVENT_NAME_FIELD_NUMBER: _builtins.int
     KINDS_FIELD_NUMBER: _builtins.int
     USERS_FIELD_NUMBER: _builtins.int
+    FIRST_TIME_FIELD_NUMBER: _builtins.int
+    LAST_TIME_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     workspace: _builtins.str
     """For an attribute of users."""
@@ -174,6 +176,18 @@ class Attribute(_message.Message):
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___ValueKind.ValueType]:
         """The kinds of its values, in order of number. More than one often means an input that is set up wrongly."""
 
+    @_builtins.property
+    def first_time(self) -> _timestamp_pb2.Timestamp:
+        """When the earliest of what there is was sent, by the caller's own time. For an attribute of events: the time
+        of the first event that carries it. For an attribute of users: of every user that has it, the time of the
+        update by which they have it (each update that sets it again takes the place of the one before), and of
+        those the earliest. What was overwritten, unset or erased counts no longer.
+        """
+
+    @_builtins.property
+    def last_time(self) -> _timestamp_pb2.Timestamp:
+        """The latest of the same times: one long ago means that the attribute is sent no more."""
+
     def __init__(
         self,
         *,
@@ -182,10 +196,12 @@ class Attribute(_message.Message):
         event_name: _builtins.str = ...,
         kinds: _abc.Iterable[Global___ValueKind.ValueType] | None = ...,
         users: _builtins.int = ...,
+        first_time: _timestamp_pb2.Timestamp | None = ...,
+        last_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_time", b"first_time", "last_time", b"last_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_name", b"event_name", "key", b"key", "kinds", b"kinds", "users", b"users", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_name", b"event_name", "first_time", b"first_time", "key", b"key", "kinds", b"kinds", "last_time", b"last_time", "users", b"users", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -13,9 +13,10 @@ from engine.criteria.model import EventType
 from engine.local.environment import Store
 from engine.local.events import ColumnCache, EventRow, EventTables, TableFacts
 from engine.local.events import tables as tables_module
+from engine.local.events.frame import ColumnKey
 from engine.local.events.part import STRUCTURE
 from engine.local.keys import Family, key, parts_of
-from engine.values import MICROS_PER_DAY, Kind, kind_of
+from engine.values import MICROS_PER_DAY, Kind, Micros, kind_of
 from tests.engine.local.events import drawing
 from tests.engine.local.events.conftest import GROUPS
 
@@ -40,17 +41,23 @@ def facts_by_hand(rows: Iterable[EventRow], name: int, input_number: int | None)
     ]
 
 
+def spans_by_hand(
+    rows: Iterable[EventRow], name: int, input_number: int | None
+) -> dict[ColumnKey, tuple[Micros, Micros]]:
+    times: dict[ColumnKey, list[Micros]] = {}
+    for row in rows:
+        if row.name_number == name and input_number in (None, row.input_number):
+            for attribute, value in row.attributes.items():
+                times.setdefault((attribute, kind_of(value)), []).append(row.time)
+    return {tag: (min(found), max(found)) for tag, found in times.items()}
+
+
 def assert_facts(tables: EventTables, rows: list[EventRow]) -> None:
     for name in NAMES:
         for input_number in INPUTS:
             expected = facts_by_hand(rows, name, input_number)
             assert sorted(tables.facts(name, input_number)) == expected
-            assert tables.attributes(name, input_number) == {
-                (attribute, kind_of(value))
-                for row in rows
-                if row.name_number == name and input_number in (None, row.input_number)
-                for attribute, value in row.attributes.items()
-            }
+            assert tables.attributes(name, input_number) == spans_by_hand(rows, name, input_number)
     for number in (1, 2, 3):
         assert tables.names_through(number) >= {r.name_number for r in rows if r.input_number == number}
 
@@ -110,7 +117,9 @@ def test_only_the_users_of_stored_events_are_read(store: Store, new_account: Cal
     tables = EventTables(store, account, GROUPS)
     times = [drawing.BASE_DAY * MICROS_PER_DAY + place for place in range(100)]
     tables.add(
-        EventRow(0, place // 2, 1, 1, EventType.CUSTOM, time, place, {1: 1.0})
+        EventRow(
+            0, place // 2, 1, 1, EventType.CUSTOM, time, place, {1: 1.0, 2: True} if place == 7 else {1: 1.0}
+        )
         for place, time in enumerate(times)
     )
     fold(store, tables)
@@ -119,7 +128,10 @@ def test_only_the_users_of_stored_events_are_read(store: Store, new_account: Cal
         for column in columns:
             if parts_of(column)[-2:] != (STRUCTURE, 0):
                 txn.delete(column)
-    assert len(columns) == 5
+    assert len(columns) == 6
     reopened = EventTables(store, account, GROUPS)
     assert reopened.facts(1) == [TableFacts(1, EventType.CUSTOM, 100, 50, times[0], times[-1])]
-    assert reopened.attributes(1) == {(1, Kind.NUMBER)}
+    assert reopened.attributes(1) == {
+        (1, Kind.NUMBER): (times[0], times[-1]),
+        (2, Kind.BOOL): (times[7], times[7]),
+    }

@@ -1,0 +1,175 @@
+"""Between which times the writes lie by which users have their fields, without a column of times a field.
+
+A profile holds the time of each write. For a page of users there is, beside their profiles, the *span* of the
+times of each field, and how many writes are at each end of it. A write widens it at once. When the last write
+at an end is replaced or removed the end is *loose*: all others lie inside. An answer needs only the outermost
+ends of all pages, so the profiles of a page are read when a loose end is the outermost: seldom, unless most
+users are written anew between two questions, each at a time of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import msgspec
+from pyroaring import BitMap
+
+from engine.errors import DataLoss
+from engine.local.cells import PAGE_BITS, PAGE_USERS, Cell, Cells, MessageCodec
+from engine.local.directory import DENSE_MASK, PLACE_SHIFT, Place
+from engine.local.keys import Family, key
+from engine.values import Micros, Value
+
+
+class Span(msgspec.Struct, array_like=True, gc=False):
+    """First and last time of the writes to one field by which users of a page have it, and how many of them
+    are at just these times: none when the end is loose.
+    """
+
+    first: Micros
+    last: Micros
+    at_first: int = 1
+    at_last: int = 1
+
+    def replace(self, before: Micros | None, after: Micros | None) -> None:
+        """A write was at `before` and is at `after`; None = there was, or is, no value."""
+        # On the way of every write that comes in: no further calls.
+        first, last = self.first, self.last
+        if before is not None:
+            if before == first:
+                self.at_first -= 1
+            if before == last:
+                self.at_last -= 1
+        if after is None:
+            return
+        if after > last:
+            self.last = after
+            self.at_last = 1
+        elif after == last:
+            self.at_last += 1
+        if after < first:
+            self.first = after
+            self.at_first = 1
+        elif after == first:
+            self.at_first += 1
+
+    def count(self, users: int) -> None:
+        """So many users have the field: when all of their writes are at one end, so is the other end."""
+        if self.at_last == users:
+            self.first, self.at_first = self.last, users
+        elif self.at_first == users:
+            self.last, self.at_last = self.first, users
+
+
+PageSpans = dict[int, Span]
+"""By field; of some fields nobody may be left."""
+
+SPANS: MessageCodec[PageSpans] = MessageCodec(PageSpans, dict)
+
+
+class _At(NamedTuple):
+    """A span and the page of users it is of."""
+
+    span: Span
+    group: int
+    page: int
+
+
+class WriteTimes:
+    """The spans of one account's fields. Called with the state lock held, inside a session of the cells.
+
+    `users_with` answers who of a group has a value for a field, `profile_of` the writes of one of them, by
+    field.
+    """
+
+    def __init__(
+        self,
+        cells: Cells,
+        account: int,
+        users_with: Callable[[int, int], BitMap],
+        profile_of: Callable[[Place], Mapping[int, tuple[Micros, int, Value | None]]],
+    ) -> None:
+        self._cells = cells
+        self._account = account
+        self._users_with = users_with
+        self._profile_of = profile_of
+        self._open: dict[int, PageSpans] = {}
+        """The pages of this run of writes."""
+
+    def begin(self) -> None:
+        """Starts a run of writes: pages found in one session may be gone in the next."""
+        self._open.clear()
+
+    def of_page(self, place: Place) -> PageSpans:
+        """The spans of the page that a user is in, which are about to change."""
+        spans = self._open.get(place >> PAGE_BITS)
+        if spans is None:
+            cell = self._cells.get(self._key(place >> PLACE_SHIFT, (place & DENSE_MASK) >> PAGE_BITS), SPANS)
+            self._cells.changed(cell)
+            spans = self._open[place >> PAGE_BITS] = cell.value
+        return spans
+
+    def _key(self, group: int, page: int) -> bytes:
+        return key(Family.WRITE_TIMES, self._account, group, page)
+
+    # --- answers --------------------------------------------------------------------------------------------
+
+    def first_and_last(self, field: int, groups: int) -> tuple[Micros, Micros] | None:
+        """The first and the last time of the writes by which users have the field, some of whom there are.
+
+        None: this took the reading of a page of profiles, and may take more; to be asked again, after others
+        had their turn.
+        """
+        spans = list(self._spans(field, groups))
+        # Of two ends at one time a loose one comes second.
+        first = min(spans, key=lambda at: (at.span.first, not at.span.at_first))
+        last = max(spans, key=lambda at: (at.span.last, bool(at.span.at_last)))
+        if first.span.at_first and last.span.at_last:
+            return first.span.first, last.span.last
+        loose = last if first.span.at_first else first
+        self._tighten(loose.group, loose.page)
+        return None
+
+    def _spans(self, field: int, groups: int) -> Iterator[_At]:
+        """The field's spans in pages where somebody has it."""
+        for group in range(groups):
+            users = self._users_with(field, group)
+            for page in range((users.max() >> PAGE_BITS) + 1 if users else 0):
+                here = users.range_cardinality(page * PAGE_USERS, (page + 1) * PAGE_USERS)
+                if here:
+                    span = self._page(group, page).value[field]
+                    span.count(here)
+                    yield _At(span, group, page)
+
+    def _page(self, group: int, page: int) -> Cell[PageSpans]:
+        cell = self._cells.find(self._key(group, page), SPANS)
+        if cell is None:
+            family = Family.WRITE_TIMES.name
+            raise DataLoss(f"a value of the family {family} is missing", metadata={"key_family": family})
+        return cell
+
+    def _tighten(self, group: int, page: int) -> None:
+        """Makes every end in a page the true one, from the profiles of those who have a field with a loose
+        one.
+        """
+        cell = self._page(group, page)
+        fields = [field for field, span in cell.value.items() if not (span.at_first and span.at_last)]
+        here = BitMap(range(page * PAGE_USERS, (page + 1) * PAGE_USERS))
+        users = BitMap.union(BitMap(), *(self._users_with(field, group) & here for field in fields))
+        found: PageSpans = {}
+        for dense in users:
+            profile = self._profile_of(group << PLACE_SHIFT | dense)
+            for field in fields:
+                write = profile.get(field)
+                if write is None or write[2] is None:
+                    continue
+                span = found.get(field)
+                if span is None:
+                    found[field] = Span(write[0], write[0])
+                else:
+                    span.replace(None, write[0])
+        for field in fields:
+            del cell.value[field]
+        cell.value.update(found)
+        self._cells.changed(cell)
