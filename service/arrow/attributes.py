@@ -30,7 +30,7 @@ VALUES = "strings, numbers, bools, timestamps, dates, lists of strings, or a uni
 _NUMBER = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _BOOLS = {"false": 0, "true": 1}
 _BOOL_ENTRIES = (False, True)
-_ELEMENT_SEPARATOR = " "
+_ELEMENT_SEPARATOR = pa.scalar(" ", pa.large_string())
 
 
 class Attribute:
@@ -188,11 +188,15 @@ def _beyond_exact(array: pa.Array) -> npt.NDArray[np.bool_]:
 
 def _children(union: pa.UnionArray) -> Iterator[tuple[pa.Array, Rows]]:
     """The values of each type in a union, and the rows that they are of."""
-    codes = union.type_codes.to_numpy(zero_copy_only=False)
+    # From the buffers, because what pyarrow calls type codes and offsets are those of the array before it was
+    # sliced; its fields are sliced in a sparse union and whole in a dense one, as they should be.
+    own = slice(union.offset, union.offset + len(union))
     dense = union.type.mode == "dense"
+    buffers = union.buffers()
+    codes = np.frombuffer(buffers[1], np.int8)[own]
+    offsets = np.frombuffer(buffers[2], np.int32)[own] if dense else np.arange(len(union))
     for index, code in enumerate(union.type.type_codes):
         rows = np.flatnonzero(codes == code)
         if not len(rows):
             continue
-        places = union.offsets.to_numpy(zero_copy_only=False)[rows] if dense else rows
-        yield union.field(index).take(pa.array(places)), rows
+        yield union.field(index).take(pa.array(offsets[rows])), rows

@@ -110,6 +110,9 @@ def recut(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             gathered.append(batch)
             rows += batch.num_rows
             size_bytes += batch.nbytes
+        if rows == IMPORT_BATCH_ROWS:
+            yield _joined(gathered)
+            gathered, rows, size_bytes = [], 0, 0
     if gathered:
         yield _joined(gathered)
 

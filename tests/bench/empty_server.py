@@ -33,6 +33,7 @@ def main() -> None:
     pools = Pools(
         unary=Workers("unary", config.worker_threads, config.in_flight_max),
         streams=Workers("stream", config.streams_max, config.streams_max),
+        imports=Workers("import", config.imports_max, config.imports_max),
         watchers=Workers("watcher", config.watchers_max, config.watchers_max),
         refusals=Workers("refusal", REFUSAL_THREADS, config.in_flight_max),
     )
