@@ -19,6 +19,7 @@ from engine.local.settings import LocalSettings
 
 LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     "engine.local.columns": {"COMPARED_RANGES_MAX": (0, 1)},
+    "engine.local.compression": {"COMPRESSED_BYTES_MIN": (0, 1)},
     "engine.local.dedupe": {"RUNS_PER_TIER_MAX": (1, 2), "BLOCK_DIGESTS": (1, 2)},
     "engine.local.directory": {"KNOWN_USERS_MAX": (2, 6)},
     "engine.local.execute": {"NARROW_SHARE": (1, 1_000), "COMPILED_PLANS_MAX": (1,)},
@@ -39,6 +40,7 @@ LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
         "SLICE_PARTS_MAX": (1, 2),
         "EXPIRED_SHARE_MAX": (0, 1),
     },
+    "engine.local.events.tables": {"PENDING_ROWS_MAX": (1, 3)},
 }
 
 UNTOUCHED_PERCENT = 40

@@ -191,13 +191,18 @@ class Table:
 
     # --- changing -------------------------------------------------------------------------------------------
 
+    def pack_pending(self) -> None:
+        """Turns the list of rows into columns, which take a tenth of the memory."""
+        if self._pending:
+            self._pending_frames.append(Frame.of_rows(self._pending))
+            self._pending.clear()
+
     def _flush_pending(self) -> None:
-        if not self._pending and not self._pending_frames:
+        self.pack_pending()
+        if not self._pending_frames:
             return
-        rows = (Frame.of_rows(self._pending),) if self._pending else ()
-        part = Part.of_frame(self._loader, Frame.concatenated((*self._pending_frames, *rows)))
+        part = Part.of_frame(self._loader, Frame.concatenated(self._pending_frames))
         self._pending_frames.clear()
-        self._pending.clear()
         users = self._kept_users()
         if users is not None:
             users.ids |= bitmap_of(part.users())

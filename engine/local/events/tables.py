@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -25,6 +25,9 @@ from engine.values import Micros
 
 PURGE_ROWS_PER_FOLD = 1 << 18
 """About how many rows a fold rewrites to get rid of those that were removed."""
+
+PENDING_ROWS_MAX = 1 << 15
+"""Rows that wait as objects, about a kilobyte each, before they become columns."""
 
 _Short = tuple[int, int, int]
 """A table within an account and group: input number, name number, event type."""
@@ -93,6 +96,7 @@ class EventTables:
         self._loader = Loader(store.index, cache or ColumnCache())
         self._groups = [_Group() for _ in range(groups)]
         self._staged: list[Table] = []
+        self._pending_rows = 0
         self._fold_number = 0
         self._fold_key = key(Family.EVENT_FOLD, account)
         self.rows_looked_at = 0
@@ -107,13 +111,22 @@ class EventTables:
 
     # --- adding ---------------------------------------------------------------------------------------------
 
-    def add(self, rows: Iterable[EventRow]) -> None:
+    def add(self, rows: Sequence[EventRow]) -> None:
         """Takes rows in. The next read sees them."""
         groups = self._groups
         for row in rows:
             short = (row.input_number, row.name_number, row.type)
             table = groups[row.group].tables.get(short) or self._new_table(row.group, short)
             table.pending.append(row)
+        self._pending_rows += len(rows)
+        if self._pending_rows >= PENDING_ROWS_MAX:
+            self._pack_pending()
+
+    def _pack_pending(self) -> None:
+        self._pending_rows = 0
+        for group in self._groups:
+            for table in group.tables.values():
+                table.pack_pending()
 
     def add_frame(self, rows: TableFrame) -> None:
         """Takes the rows of one table in. The next read sees them."""

@@ -117,10 +117,19 @@ def test_only_the_users_of_stored_events_are_read(store: Store, new_account: Cal
     tables = EventTables(store, account, GROUPS)
     times = [drawing.BASE_DAY * MICROS_PER_DAY + place for place in range(100)]
     tables.add(
-        EventRow(
-            0, place // 2, 1, 1, EventType.CUSTOM, time, place, {1: 1.0, 2: True} if place == 7 else {1: 1.0}
-        )
-        for place, time in enumerate(times)
+        [
+            EventRow(
+                0,
+                place // 2,
+                1,
+                1,
+                EventType.CUSTOM,
+                time,
+                place,
+                {1: 1.0, 2: True} if place == 7 else {1: 1.0},
+            )
+            for place, time in enumerate(times)
+        ]
     )
     fold(store, tables)
     with store.index.writing() as txn:

@@ -394,10 +394,7 @@ def test_an_erased_user_leaves_nothing_among_rows_that_count_no_more(
     assert tables.remove_before(NOON + 1) == [(1, 1, 0)]
     assert tables.extract(0, 7) == []
     fold(store, tables)
-    with store.index.reading() as txn:
-        stored = b"".join(bytes(value) for _, value in txn.scan(key(Family.EVENT_COLUMN, account)))
-    assert b"<5>" in stored
-    assert b"<7>" not in stored
+    assert stored_texts(store, account) == {f"<{user}>" for user in range(6)}
 
 
 def test_rows_that_come_after_a_removal_count_whatever_their_time(
@@ -672,3 +669,25 @@ def test_nothing_selected_is_no_one(tables: EventTables) -> None:
         assert not tables.match_sequence(0, ResolvedSequence(steps=(ANYTHING, selection)))
     assert not tables.match(0, ResolvedEventMatch(selection=ANYTHING, intervals=()))
     assert not tables.match(0, ResolvedEventMatch(selection=ANYTHING, intervals=every), BitMap())
+
+
+def test_rows_wait_as_objects_only_up_to_a_number_and_are_seen_all_the_same(
+    store: Store, new_account: NewAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables_module, "PENDING_ROWS_MAX", 10)
+    packed: list[int] = []
+    pack = table_module.Table.pack_pending
+
+    def counting(table: table_module.Table) -> None:
+        packed.append(len(table.pending))
+        pack(table)
+
+    monkeypatch.setattr(table_module.Table, "pack_pending", counting)
+    tables = EventTables(store, new_account(), 1)
+    for batch in range(7):
+        tables.add([row(user, NOON + batch, batch * 4 + user, _1=float(batch)) for user in range(4)])
+    assert packed == [12, 12]
+    assert set(tables.match(0, counted(7.0))) == {0, 1, 2, 3}
+    assert set(tables.match(0, counted(8.0))) == set()
+    fold(store, tables)
+    assert tables.statistics().events == 28
