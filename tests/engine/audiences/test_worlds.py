@@ -56,7 +56,8 @@ class Running:
         """Creates everything a world has but its data; its milestones by id."""
         engine, account = self.engine, world.account
         engine.accounts.create_account(
-            account.rpartition("/")[2], Account(name="", time_zone=world.time_zone)
+            account.rpartition("/")[2],
+            Account(name="", time_zone=world.time_zone, event_retention=world.event_retention),
         )
         for name in sorted({drawn.workspace_of(input_name) for input_name in world.inputs}):
             engine.accounts.create_workspace(account, name.rpartition("/")[2], Workspace(name=""))
@@ -109,6 +110,8 @@ class Running:
                 self.engine.backend.alias(account, operation.from_user_id, operation.to_user_id)
             case drawn.Erase():
                 self.engine.backend.erase(account, operation.user_ids)
+            case drawn.Expire():
+                self.engine.backend.remove_events(account, operation.before)
 
     def switch(self, milestone: Milestone) -> None:
         """Activates a milestone's audience, or switches it off."""
