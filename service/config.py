@@ -65,9 +65,7 @@ class Config:
     ] = None
     groups: Annotated[
         int,
-        Setting(
-            "groups of partitions of a new store, a power of two: 4 to 16 for up to 16 million users", 1, 64
-        ),
+        Setting("groups of partitions of a new store, a power of two; the smallest sample is a group", 1, 64),
     ] = GROUPS_DEFAULT
     fold_records: Annotated[
         int, Setting("records in the log that start a fold; what is not folded is replayed at a start", 1)

@@ -36,7 +36,7 @@ from engine.upkeep import StoreFile
 
 FORMAT_VERSION = 3
 
-GROUPS_DEFAULT = 4
+GROUPS_DEFAULT = 16
 GROUPS_MAX = 64
 
 MAP_BYTES_DEFAULT = 256 << 30
