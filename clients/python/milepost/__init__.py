@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from milepost import criteria, errors, names
 from milepost._batches import Rejected, Sent
+from milepost._importing import Imported, RefusedRows
 from milepost._watching import Watch
 from milepost.client import DEFAULT_TARGET, Client
 from milepost.data import make_event, make_user_update
@@ -17,7 +18,9 @@ from milepost.values import from_value, to_value
 __all__ = [
     "DEFAULT_TARGET",
     "Client",
+    "Imported",
     "MilepostError",
+    "RefusedRows",
     "Rejected",
     "Sent",
     "Watch",

@@ -28,6 +28,7 @@ BATCH_REFUSED = "BATCH_REFUSED"
 
 Row = TypeVar("Row", bound=Message)
 Batch = TypeVar("Batch")
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _collect(done: Iterable[Future[Sent]], total: Sent, progress: Progress | Non
             progress(total)
 
 
-def with_retry(call: Callable[[], Sent]) -> Sent:
+def with_retry(call: Callable[[], Answer]) -> Answer:
     """Calls again with growing pauses while the service is out of reach; only for calls with a request id."""
     pause_seconds = BACKOFF_FIRST_SECONDS
     for _ in range(ATTEMPTS_MAX - 1):

@@ -29,6 +29,7 @@ from milepost import names
 from milepost._batches import BATCH_ROWS_MAX, Progress, Sent
 from milepost._channel import CallSettings, FriendlyChannel, open_channel
 from milepost._health import is_serving
+from milepost._importing import IMPORT_TIMEOUT_SECONDS, Imported, RowsSent, send_import
 from milepost._sending import events_sender, users_sender
 from milepost._watching import Watch
 from milepost.errors import AlreadyExists, NotFound
@@ -83,6 +84,7 @@ from milepost.v1.connection_service_pb2 import (
 from milepost.v1.connection_service_pb2_grpc import ConnectionServiceStub
 from milepost.v1.criteria_pb2 import Criteria
 from milepost.v1.data_pb2 import Event, UserUpdate
+from milepost.v1.ingest_service_pb2 import ImportHeader
 from milepost.v1.ingest_service_pb2_grpc import IngestServiceStub
 from milepost.v1.journey_pb2 import (
     MILESTONE_KIND_CRITERIA,
@@ -249,6 +251,31 @@ class Client:
         """Creates users or changes what is known of them; batches as in `ingest_events`."""
         send = users_sender(self.ingest.UpsertUsers, self.account_name, input)
         return send(users, request_id or str(uuid.uuid4()), batch_rows, concurrency, progress)
+
+    def import_events(
+        self,
+        batches: Iterable[Any],
+        *,
+        input: str = "",
+        columns: ImportHeader | None = None,
+        request_id: str = "",
+        timeout: float = IMPORT_TIMEOUT_SECONDS,
+        rows_sent: RowsSent | None = None,
+    ) -> Imported:
+        """Sends events as pyarrow record batches of one schema, in one call; `input` is that of rows that
+        name none ("workspace/input"), `columns` says what the columns mean (see `ImportHeader`).
+
+        Sequences of batches with a `request_id` are sent again while the service is out of reach, and applied
+        once. Refused rows are in the answer; any other refusal is raised. At least one batch is needed, an
+        empty one will do.
+        """
+        header = ImportHeader()
+        if columns is not None:
+            header.CopyFrom(columns)
+        header.parent = self.account_name
+        header.input = self.input_name(input) if input else header.input
+        header.request_id = request_id or header.request_id
+        return send_import(self.ingest.ImportEvents, header, batches, timeout, rows_sent)
 
     # --- pages ---
 

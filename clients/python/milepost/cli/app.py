@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from milepost.cli import audience, catalog, demo, history, journey, sample, serve, store
+from milepost.cli import audience, catalog, demo, history, importing, journey, sample, serve, store
 from milepost.cli.connection import Group
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False
 )(serve.serve)
 app.command()(demo.demo)
+app.command("import")(importing.import_)
 app.add_typer(journey.app, name="journey")
 app.command()(audience.estimate)
 app.command()(audience.check)

@@ -1,0 +1,122 @@
+"""What an import sends and what it is answered. Uses pyarrow, which not every caller has, once called."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from milepost._batches import with_retry
+from milepost.v1.ingest_service_pb2 import ImportEventsRequest, ImportEventsResponse, ImportHeader
+
+PIECE_BYTES = 1024 * 1024
+"""Bytes of the stream in one message; below what a service takes by default."""
+IMPORT_TIMEOUT_SECONDS = 600.0
+
+RowsSent = Callable[[int], None]
+"""Called with the number of rows that went out in a record batch, from a thread of the transport."""
+
+
+@dataclass(frozen=True)
+class RefusedRows:
+    """Rows that were not taken, for one reason: their places in the stream, from 0, ascending."""
+
+    reason: str
+    field: str
+    description: str
+    rows: Sequence[int]
+
+
+@dataclass
+class Imported:
+    """What became of an import. `refused` names the refused rows, up to 1,048,576 of them; `rejected` counts
+    all.
+    """
+
+    accepted: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    revision: str = ""
+    refused: list[RefusedRows] = field(default_factory=list)
+
+
+def send_import(
+    call: Callable[..., ImportEventsResponse],
+    header: ImportHeader,
+    batches: Iterable[Any],
+    timeout: float,
+    rows_sent: RowsSent | None,
+) -> Imported:
+    """Sends the record batches in one call; again while the service is out of reach, if that is safe: when
+    there is a request id, and the batches are a sequence. Raises what the batches raise, and what calls do.
+    """
+
+    def send() -> Imported:
+        requests = _Requests(header, batches, rows_sent)
+        try:
+            return _imported(call(iter(requests), timeout=timeout))
+        except Exception:
+            # The transport tells only that the requests ended with an error, not with which.
+            if requests.failure is not None:
+                raise requests.failure from None
+            raise
+
+    return with_retry(send) if header.request_id and isinstance(batches, Sequence) else send()
+
+
+class _Requests:
+    """The requests of one call; `failure` is what the batches raised."""
+
+    def __init__(self, header: ImportHeader, batches: Iterable[Any], rows_sent: RowsSent | None) -> None:
+        self._header = header
+        self._batches = batches
+        self._rows_sent = rows_sent
+        self.failure: Exception | None = None
+
+    def __iter__(self) -> Iterator[ImportEventsRequest]:
+        yield ImportEventsRequest(header=self._header)
+        try:
+            for piece in _pieces(self._batches, self._rows_sent):
+                yield ImportEventsRequest(arrow=piece)
+        except Exception as error:
+            self.failure = error
+            raise
+
+
+def _pieces(batches: Iterable[Any], rows_sent: RowsSent | None) -> Iterator[bytes]:
+    """The Arrow IPC stream, in pieces; nothing when there are no batches."""
+    import pyarrow as pa
+
+    written = io.BytesIO()
+    writer = None
+    for batch in batches:
+        writer = writer or pa.ipc.new_stream(written, batch.schema)
+        writer.write_batch(batch)
+        yield from _cut(written)
+        if rows_sent is not None:
+            rows_sent(batch.num_rows)
+    if writer is not None:
+        writer.close()
+        yield from _cut(written)
+
+
+def _cut(written: io.BytesIO) -> Iterator[bytes]:
+    whole = written.getbuffer()
+    for start in range(0, len(whole), PIECE_BYTES):
+        yield bytes(whole[start : start + PIECE_BYTES])
+    whole.release()
+    written.seek(0)
+    written.truncate()
+
+
+def _imported(response: ImportEventsResponse) -> Imported:
+    return Imported(
+        accepted=response.accepted,
+        duplicates=response.duplicates,
+        rejected=response.rejected,
+        revision=response.revision,
+        refused=[
+            RefusedRows(each.reason, each.field, each.description, each.rows) for each in response.refused
+        ],
+    )

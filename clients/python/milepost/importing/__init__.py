@@ -1,0 +1,14 @@
+"""Files of events into a service: Parquet, CSV and NDJSON, in segments that are each sent once.
+
+`import_file` is the whole of it; the modules are one format each, what is remembered between runs, and what
+was refused.
+"""
+
+from __future__ import annotations
+
+from milepost.importing.errors import CannotImport, CannotResume
+from milepost.importing.run import FileImported, import_file
+from milepost.importing.settings import Settings
+from milepost.importing.source import Format
+
+__all__ = ["CannotImport", "CannotResume", "FileImported", "Format", "Settings", "import_file"]
