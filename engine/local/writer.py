@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 
 from engine.backend import Appended
 from engine.errors import FailedPrecondition, MilepostError, StoreUnavailable
@@ -59,7 +59,9 @@ class Writer:
     def replay(self) -> None:
         """Applies what the log has beyond the index."""
         for position, entry in self._log.replay(self._state.position):
-            self._apply(position, entry)
+            # An alias that was refused is in the log as well, and is refused again.
+            with suppress(FailedPrecondition):
+                self._apply(position, entry)
 
     def write(self, entry_at: Callable[[Micros], LogEntry]) -> Appended:
         """Logs the entry that `entry_at` makes of its arrival time, applies it, and answers what became of

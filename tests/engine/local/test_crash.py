@@ -135,6 +135,18 @@ def test_membership_is_all_or_nothing(backend: LocalBackend, tmp_path: Path) -> 
         assert [c.user_id for c in between.changes(AUDIENCE, 50, 10).changes] == ["late"]
 
 
+def test_a_refused_alias_is_replayed_as_refused(backend: LocalBackend, tmp_path: Path) -> None:
+    backend.append(ACCOUNT, [event("ada"), event("bob")])
+    backend.alias(ACCOUNT, "ada", "bob")
+    for refused in (("bob", "ada"), ("ada", "cleo")):
+        with pytest.raises(FailedPrecondition):
+            backend.alias(ACCOUNT, *refused)
+    backend.append(ACCOUNT, [event("cleo")])
+    with crashed_copy(tmp_path, "again") as again:
+        assert again.revision() == backend.revision() == 5
+        assert set(again.execute(EVERYONE, Members()).user_ids) == {"bob", "cleo"}
+
+
 def test_an_erasure_is_finished_by_replay(backend: LocalBackend, tmp_path: Path) -> None:
     """The erased user's exit is recorded once, though the log tells of the erasure again."""
     backend.append(ACCOUNT, [event("ada"), event("bob")])
