@@ -3,6 +3,7 @@
 python -m tests.bench                                the service, on the sample (a few minutes)
 python -m tests.bench criteria --keep DIRECTORY      each form of criterion beside DuckDB and ClickHouse
 python -m tests.bench sizes --keep DIRECTORY         estimates of a deep milestone over ten million users
+python -m tests.bench import --keep DIRECTORY        a Parquet file, beside DuckDB and ClickHouse loading it
 python -m tests.bench intervals --keep DIRECTORY     how often the true size lies inside the interval
 """
 
@@ -26,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _criteria(options, console)
     elif options.table == "sizes":
         _sizes(options, console)
+    elif options.table == "import":
+        _import(options, console)
     elif options.table == "intervals":
         _intervals(options, console)
     else:
@@ -46,6 +49,12 @@ def _parser() -> argparse.ArgumentParser:
     sizes.add_argument("--events", type=int, default=2_000_000)
     sizes.add_argument("--groups", type=int, default=16, help="groups of partitions, as the service has it")
     sizes.add_argument("--keep", type=Path, help="directory the filled store stays in")
+    imports = tables.add_parser(
+        "import", help="a Parquet file of events, beside DuckDB and embedded ClickHouse"
+    )
+    imports.add_argument("--users", type=int, default=1_000_000)
+    imports.add_argument("--events", type=int, default=20_000_000)
+    imports.add_argument("--keep", type=Path, help="directory the drawn file stays in")
     intervals = tables.add_parser("intervals", help="coverage of the 95 % intervals, random criteria")
     intervals.add_argument("--users", type=int, default=1_000_000)
     intervals.add_argument("--events", type=int, default=500_000)
@@ -76,6 +85,12 @@ def _sizes(options: argparse.Namespace, console: Console) -> None:
 
     scale = marketing_world.Scale(users=options.users, events=options.events, groups=options.groups)
     sizes.run(sizes.Options(scale=scale, keep=options.keep), console)
+
+
+def _import(options: argparse.Namespace, console: Console) -> None:
+    from tests.bench import import_rate
+
+    import_rate.run(import_rate.Options(options.events, options.users, options.keep), console)
 
 
 def _intervals(options: argparse.Namespace, console: Console) -> None:
