@@ -2,8 +2,8 @@
 
 The file is drawn from a seed: users `u0` …, five event names, times over 90 days in no order, an amount, and
 one of fifty categories. `milepost import` runs in a process of its own against a service in another; each
-database loads the file in this process, with its default number of threads. Acknowledged rows are on disk; the
-databases do not wait for the disk.
+database loads the file in this process, with its default number of threads. What Milepost acknowledges is on
+disk; the databases do not wait for the disk.
 """
 
 from __future__ import annotations
