@@ -26,6 +26,11 @@ LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     "engine.local.leaves": {"PROFILE_USERS_MAX": (0, 1), "PROFILE_USERS_OVER_SCAN_MAX": (0, 1)},
     "engine.local.properties": {"TEXT_IN_KEY_BYTES_MAX": (0, 2)},
     "engine.local.events.aggregate": {"DENSE_SHARE": (1, 1_000)},
+    "engine.local.events.compaction": {
+        "EXPIRED_SHARE_MAX": (0, 1),
+        "JOINED_RATIO_MAX": (0, 1),
+        "LATE_SHARE_MAX": (1,),
+    },
     "engine.local.events.decimals": {"MANTISSA_MAX": (0, 10), "EXPONENT_MAX": (0, 1)},
     "engine.local.events.distinct": {
         "MARKS_MAX": (0, 2),
@@ -35,11 +40,7 @@ LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     "engine.local.events.select": {"PROBE_COST": (0, 1_000)},
     "engine.local.events.sequence": {"_KEY_MAX": (0,)},
     "engine.local.events.sums": {"_INTEGER_MAX": (1, 1 << 8)},
-    "engine.local.events.table": {
-        "SLICE_ROWS_MAX": (1, 3),
-        "SLICE_PARTS_MAX": (1, 2),
-        "EXPIRED_SHARE_MAX": (0, 1),
-    },
+    "engine.local.events.table": {"SLICE_ROWS_MAX": (1, 3), "SLICE_PARTS_MAX": (1, 2)},
     "engine.local.events.tables": {"PENDING_ROWS_MAX": (1, 3)},
 }
 

@@ -8,7 +8,7 @@ transaction is known to have committed (`settle`), or is taken back (`unstage`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -19,6 +19,7 @@ from engine.criteria.model import EventType
 from engine.local.bitmaps import bitmap_of, bitmap_of_mask
 from engine.local.environment import ReadTransaction, Writable
 from engine.local.events.cache import Loader
+from engine.local.events.compaction import JOIN_ROWS_PER_FOLD, apart, is_late, is_to_be_rewritten, joinable
 from engine.local.events.frame import Frame
 from engine.local.events.model import EventRow
 from engine.local.events.part import Part, PartRecord
@@ -59,9 +60,6 @@ _slice_decoder = msgspec.msgpack.Decoder(SliceRecord)
 
 Slices = dict[SliceKey, list[Part]]
 
-EXPIRED_SHARE_MAX = 0.25
-"""A part is rewritten when more than this share of its rows lies before its floor."""
-
 _BITMAP_ID_BYTES = 2
 _BITMAP_OVERHEAD_BYTES = 200
 
@@ -83,6 +81,8 @@ class _Staged:
 
     slices: Slices
     record: TableRecord
+    last_day: int = 0
+    """The day of the table's last event: little is still to come for those before."""
     written: list[Part] = field(default_factory=list)
 
 
@@ -271,11 +271,15 @@ class Table:
         slices = self._loaded_slices()
         staged = _Staged({}, msgspec.structs.replace(self.record))
         frame = Frame.concatenated(part.frame() for part in self._folding)
+        stored = (part for _, part in _parts_in(slices))
+        last_time = max((part.record.time_max for part in (*stored, *self._folding)), default=0)
+        staged.last_day = last_time // MICROS_PER_DAY
         if len(frame):
             for slice_key, rows in rows_by_slice(frame.times, slices):
                 piece = frame if rows is None else frame.take(rows)
                 self._place(staged, slice_key, slices.get(slice_key, []), piece)
         purged = self._purge(staged, slices, purge_rows_max)
+        self._join_past_parts(staged, slices)
         for slice_key in self._remarked & slices.keys():
             staged.slices.setdefault(slice_key, slices[slice_key])
         self._remarked = set()
@@ -292,9 +296,12 @@ class Table:
             for half, half_rows in rows_by_half(whole.times, slice_key):
                 self._place(staged, half, [], whole.take(half_rows))
             return
-        if len(parts) >= SLICE_PARTS_MAX:
-            parts, merged = _apart(parts, len(frame))
-            frame = Frame.concatenated((*(part.frame() for part in merged), frame))
+        merged: list[Part] = []
+        if slice_key.end_day <= staged.last_day and is_late(len(frame), rows):
+            parts, merged = joinable(parts, len(frame))
+        elif len(parts) >= SLICE_PARTS_MAX:
+            parts, merged = apart(parts, len(frame))
+        frame = Frame.concatenated((*(part.frame() for part in merged), frame))
         staged.slices[slice_key] = [*parts, self._new_part(staged, slice_key, frame)]
 
     def _new_part(self, staged: _Staged, slice_key: SliceKey, frame: Frame) -> Part:
@@ -313,7 +320,7 @@ class Table:
             for part in parts:
                 if part.is_expired:
                     continue
-                if purged < rows_max and _is_to_be_rewritten(part):
+                if purged < rows_max and is_to_be_rewritten(part):
                     purged += part.record.rows
                     if part.is_live:
                         kept.append(self._new_part(staged, slice_key, part.frame()))
@@ -322,6 +329,22 @@ class Table:
             if kept != parts:
                 staged.slices[slice_key] = kept
         return purged
+
+    def _join_past_parts(self, staged: _Staged, slices: Slices) -> None:
+        """Joins the parts of slices whose days are over, up to about `JOIN_ROWS_PER_FOLD` rows, where this
+        fold has changed nothing.
+        """
+        rows_left = JOIN_ROWS_PER_FOLD
+        for slice_key, parts in slices.items():
+            if len(parts) < 2 or slice_key.end_day > staged.last_day or slice_key in staged.slices:
+                continue
+            kept, joined = joinable(parts, 0)
+            rows = sum(part.record.rows for part in joined)
+            if len(joined) > 1 and rows <= rows_left:
+                rows_left -= rows
+                frame = Frame.concatenated(part.frame() for part in joined)
+                new = [self._new_part(staged, slice_key, frame)] if len(frame) else []
+                staged.slices[slice_key] = [*kept, *new]
 
     def _write(self, txn: Writable, staged: _Staged) -> None:
         slices = self._loaded_slices()
@@ -341,7 +364,7 @@ class Table:
         after = [part for parts in {**slices, **staged.slices}.values() for part in parts]
         staged.record.rows = sum(part.record.rows for part in after)
         staged.record.bytes = sum(part.record.bytes for part in after)
-        staged.record.marked = any(_is_to_be_rewritten(part) for part in after)
+        staged.record.marked = any(is_to_be_rewritten(part) for part in after)
         txn.put(key(Family.EVENT_TABLE, *self.key), _encoder.encode(staged.record))
 
     def settle(self) -> None:
@@ -377,21 +400,3 @@ class Table:
 
 def _parts_in(slices: Slices) -> Iterator[tuple[SliceKey, Part]]:
     return ((slice_key, part) for slice_key, parts in slices.items() for part in parts)
-
-
-def _is_to_be_rewritten(part: Part) -> bool:
-    """Rows of removed users must go; those before the floor only when that pays for the writing."""
-    return bool(part.removed) or part.expired_rows() > EXPIRED_SHARE_MAX * part.record.rows
-
-
-def _apart(parts: Iterable[Part], rows: int) -> tuple[list[Part], list[Part]]:
-    """Which parts stay and which merge with a new one of so many rows: the smaller half, and any that is no
-    larger than all those together.
-    """
-    ordered = sorted(parts, key=lambda part: part.record.rows)
-    at = len(ordered) // 2
-    rows += sum(part.record.rows for part in ordered[:at])
-    while at < len(ordered) and ordered[at].record.rows <= rows:
-        rows += ordered[at].record.rows
-        at += 1
-    return ordered[at:], ordered[:at]

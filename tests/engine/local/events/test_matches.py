@@ -17,6 +17,7 @@ from engine.local.events import (
     ResolvedEventMatch,
     ResolvedSelection,
     ResolvedSequence,
+    compaction,
     distinct,
 )
 from engine.local.events import table as table_module
@@ -115,7 +116,7 @@ def lived(store: Store, account: int, life: list[tuple[list[EventRow], str]]) ->
 def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a share of 1, rows before a floor stay where they are for as long as any others do."""
     rows_max, parts_max, marks_max, expired_share = request.param
-    monkeypatch.setattr(table_module, "EXPIRED_SHARE_MAX", expired_share)
+    monkeypatch.setattr(compaction, "EXPIRED_SHARE_MAX", expired_share)
     monkeypatch.setattr(table_module, "SLICE_ROWS_MAX", rows_max)
     monkeypatch.setattr(table_module, "SLICE_PARTS_MAX", parts_max)
     monkeypatch.setattr(distinct, "MARKS_MAX", marks_max)

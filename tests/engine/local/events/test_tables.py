@@ -421,6 +421,49 @@ def test_rows_that_come_after_a_removal_count_whatever_their_time(
         assert not opened.has_before(NOON - 1)
 
 
+def stored_parts(store: Store, account: int) -> list[list[int]]:
+    """The rows of each part, largest first, by slice in the order of time."""
+    with store.index.reading() as txn:
+        return [
+            sorted(
+                (part.rows for part in msgspec.msgpack.decode(value, type=table_module.SliceRecord).parts),
+                reverse=True,
+            )
+            for _, value in txn.scan(key(Family.EVENT_SLICE, account))
+        ]
+
+
+def test_past_days_become_one_part_and_late_rows_leave_it_alone(
+    store: Store, new_account: NewAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_module, "SLICE_ROWS_MAX", 100)
+    account = new_account()
+    tables = EventTables(store, account, 1)
+    held: list[EventRow] = []
+
+    def arrive(day: int, rows: int) -> None:
+        new = [row(n % 7, (DAY + day) * MICROS_PER_DAY + n, 1 + len(held) + n) for n in range(rows)]
+        held.extend(new)
+        tables.add(new)
+        fold(store, tables)
+
+    # 1. Three days of five folds each: the last stays as it came.
+    for day in range(3):
+        for _ in range(5):
+            arrive(day, 18)
+    assert stored_parts(store, account)[-1] == [18] * 5
+    arrive(3, 20)
+    assert stored_parts(store, account) == [[90], [90], [90], [20]]
+    # 2. Late rows gather beside a day, until together they are an eighth of it.
+    for late, parts in ((3, [90, 3]), (3, [90, 6]), (3, [90, 9]), (3, [102])):
+        arrive(0, late)
+        arrive(3, 1)
+        assert stored_parts(store, account)[0] == parts
+    assert set(tables.match(0, counted(float(len(held) // 7)))) == brute.match(
+        held, 0, counted(float(len(held) // 7))
+    )
+
+
 @pytest.mark.parametrize("stored", [False, True])
 def test_every_removal_is_seen_at_once(store: Store, tables: EventTables, stored: bool) -> None:
     tables.add([row(user, NOON + user, user, _1="a") for user in range(8)])

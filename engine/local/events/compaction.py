@@ -1,0 +1,58 @@
+"""Which stored parts a fold rewrites: to be rid of rows that were removed, and to have fewer, larger parts.
+
+Every rewriting costs what it writes, and pages that are free only afterwards. So each rule here has rows
+rewritten only when that many times fewer are gained: removed ones, or ones in smaller parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from engine.local.events.part import Part
+
+EXPIRED_SHARE_MAX = 0.25
+"""A part is rewritten when more than this share of its rows lies before its floor."""
+
+JOIN_ROWS_PER_FOLD = 1 << 17
+"""About how many rows of past days a fold rewrites, for each table, to have fewer and larger parts."""
+JOINED_RATIO_MAX = 8
+"""A part of a past day is not rewritten to take in others with less than an eighth of its rows together."""
+LATE_SHARE_MAX = 1 / 256
+"""More rows at once than this share of a past slice are no stragglers, but history that is being loaded."""
+
+
+def is_to_be_rewritten(part: Part) -> bool:
+    """Rows of removed users must go; those before the floor only when that pays for the writing."""
+    return bool(part.removed) or part.expired_rows() > EXPIRED_SHARE_MAX * part.record.rows
+
+
+def is_late(rows: int, rows_of_slice: int) -> bool:
+    """Whether so many new rows for a past slice are stragglers, and not history that is being loaded."""
+    return rows <= LATE_SHARE_MAX * rows_of_slice
+
+
+def joinable(parts: Iterable[Part], rows: int) -> tuple[list[Part], list[Part]]:
+    """Which parts stay and which make one, with so many new rows: all up to the largest that is not more than
+    `JOINED_RATIO_MAX` times as large as everything smaller together. So parts stay few, and rows that come
+    late, a few at a time, do not have all others rewritten.
+    """
+    ordered = sorted(parts, key=lambda part: part.record.rows)
+    end = 0
+    for at, part in enumerate(ordered):
+        if rows and part.record.rows <= JOINED_RATIO_MAX * rows:
+            end = at + 1
+        rows += part.record.rows
+    return ordered[end:], ordered[:end]
+
+
+def apart(parts: Iterable[Part], rows: int) -> tuple[list[Part], list[Part]]:
+    """Which parts stay and which merge with a new one of so many rows: the smaller half, and any that is no
+    larger than all those together.
+    """
+    ordered = sorted(parts, key=lambda part: part.record.rows)
+    at = len(ordered) // 2
+    rows += sum(part.record.rows for part in ordered[:at])
+    while at < len(ordered) and ordered[at].record.rows <= rows:
+        rows += ordered[at].record.rows
+        at += 1
+    return ordered[at:], ordered[:at]

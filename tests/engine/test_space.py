@@ -1,0 +1,140 @@
+"""Room on disk: a store at a steady rate stops growing, and those who read slowly do not make it grow."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.audiences import members
+from engine.backend import EventRecord
+from engine.criteria.model import EventType
+from engine.engine import Engine
+from engine.journeys.model import Account
+from engine.local.backend import LocalBackend
+from engine.local.settings import LocalSettings
+from engine.upkeep import StoreFile
+from engine.values import MICROS_PER_DAY
+from tests.engine.site import ACCOUNT, NOW, WEB, Site, did
+
+DAY = MICROS_PER_DAY
+FIRST_DAY = NOW // DAY * DAY
+SETTINGS = LocalSettings(groups=1, fold_seconds=3_600.0)
+RETENTION_DAYS = 7
+FOLDS_A_DAY = 3
+ROWS_A_FOLD = 1_000
+
+
+class SteadySite(Site):
+    """A store that takes the same number of events every day."""
+
+    def open(self) -> None:
+        self.backend = LocalBackend.open(self.directory, settings=SETTINGS)
+        self.engine = Engine(self.backend, clock=self.clock)
+
+    def live_through(self, days: range) -> None:
+        """Days of events, a few of them late, with a fold after each quarter of a day."""
+        for quarter in range(days.start * FOLDS_A_DAY, days.stop * FOLDS_A_DAY):
+            source = random.Random(quarter)
+            end = FIRST_DAY + (quarter + 1) * DAY // FOLDS_A_DAY
+            self.clock.now = end
+            rows = [self._event(source, end) for _ in range(ROWS_A_FOLD)]
+            assert not self.engine.ingest.events(ACCOUNT, rows).rejections
+            self.engine.retention.run()
+            self.fold()
+
+    def _event(self, source: random.Random, end: int) -> EventRecord:
+        late = source.randrange(5 * DAY) if source.random() < 0.02 else 0
+        return EventRecord(
+            f"user-{source.randrange(2_000)}",
+            WEB,
+            f"event-{source.randrange(10)}",
+            EventType.CUSTOM,
+            end - 1 - source.randrange(DAY // FOLDS_A_DAY) - late,
+            {"amount": source.randrange(10_000) / 100, "sku": f"sku-{source.randrange(200)}"},
+        )
+
+    def fold(self) -> None:
+        """Folds until nothing is left to be rewritten."""
+        self.backend.fold()
+        while self.backend.figures().is_purging:
+            self.backend.fold()
+
+    def open_transactions(self) -> int:
+        """How many read transactions of the index are open in this process."""
+        table = self.backend._store.index._env.readers()
+        return sum(line.split()[-1] != "-" for line in table.splitlines()[1:])
+
+    def index(self) -> StoreFile:
+        """What the index takes."""
+        return next(file for file in self.backend.figures().files if file.name == "index")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[SteadySite]:
+    site = SteadySite(tmp_path / "store")
+    retention = Account(name=ACCOUNT, event_retention=RETENTION_DAYS * DAY)
+    site.engine.accounts.update_account(retention, {"event_retention"})
+    yield site
+    site.engine.close()
+
+
+def test_a_store_of_a_steady_week_stops_growing(site: SteadySite) -> None:
+    """35 days with a retention of a week: what the first two took is enough for all that follow."""
+    rows_a_day = FOLDS_A_DAY * ROWS_A_FOLD
+    site.live_through(range(14))
+    before = site.index()
+    site.live_through(range(14, 35))
+    after = site.index()
+    assert after.file_bytes <= 1.15 * before.file_bytes
+    assert after.used_bytes <= 1.15 * before.used_bytes
+    # Seven days count, up to two more are kept, and a part may be a quarter of what is kept no more.
+    assert RETENTION_DAYS * rows_a_day <= site.backend.stats().events <= (RETENTION_DAYS + 3) * rows_a_day
+    (names, last) = _events_and_days(site)
+    assert names == 10
+    assert last == 34
+
+
+def _events_and_days(site: SteadySite) -> tuple[int, int]:
+    """How many event names there are, and the last day that has any."""
+    facts = site.backend.event_names(ACCOUNT, limit=100)
+    assert all(found.first_time >= FIRST_DAY + (35 - RETENTION_DAYS - 2) * DAY for found in facts)
+    return len(facts), max(found.last_time for found in facts) // DAY - FIRST_DAY // DAY
+
+
+def test_slow_readers_do_not_keep_old_pages(site: SteadySite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export, a walk through members and a watch, all halfway, while the store is folded a hundred times.
+    A transaction that somebody held open instead would make the file grow: that is seen here too.
+    """
+    monkeypatch.setattr(members, "EXPORT_PAGE_USERS", 50)
+    site.live_through(range(9))
+    everyone = site.add("everyone", did("event-1"))
+    site.connect(everyone)
+    site.engine.live.refresh_all()
+    # 1. Each has had its first page and holds it still.
+    export = site.engine.members.export(everyone.name)
+    first = next(export)
+    walk = site.engine.members.list_members(everyone.name, page_size=50)
+    watch = site.engine.live.watch(everyone.audience)
+    begun = next(watch)
+    size = site.index().file_bytes
+    # 2. A hundred folds rewrite the index several times over.
+    site.live_through(range(9, 43))
+    assert site.index().file_bytes <= 1.25 * size
+    assert site.open_transactions() == 0
+    # 3. They go on from where they were.
+    assert len(first.user_ids) == 50
+    assert walk.next_page_token
+    assert begun is not None
+    assert next(export).user_ids
+    token = walk.next_page_token
+    assert site.engine.members.list_members(everyone.name, page_size=50, page_token=token).user_ids
+    assert next(watch) is not None
+    # 4. With a transaction held open, a fifth of that is enough.
+    size = site.index().file_bytes
+    with site.backend._store.index.reading():
+        assert site.open_transactions() == 1
+        site.live_through(range(43, 50))
+    assert site.index().file_bytes > 1.5 * size
