@@ -20,7 +20,10 @@ class Application:
     def __init__(self, config: Config) -> None:
         self._stopped = False
         settings = LocalSettings(
-            groups=config.groups, fold_records=config.fold_records, fold_seconds=config.fold_s
+            groups=config.groups,
+            map_bytes=config.map_bytes,
+            fold_records=config.fold_records,
+            fold_seconds=config.fold_s,
         )
         self._backend = LocalBackend.open(config.data_dir, settings=settings)
         try:

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 from engine import limits as data
 from engine.limits import Limits
-from engine.local.environment import GROUPS_DEFAULT
+from engine.local.environment import GROUPS_DEFAULT, MAP_BYTES_DEFAULT
 from engine.local.settings import FOLD_RECORDS, FOLD_SECONDS
 from engine.retention import RETENTION_INTERVAL_S
 from service import limits as transport
@@ -30,6 +30,7 @@ PORT_DEFAULT = 7443
 PORT_MAX = 65_535
 REFRESH_INTERVAL_MS = 200
 PATH_DEFAULT = Path("data")
+MAP_BYTES_MIN = 1 << 20
 
 
 class ConfigError(ValueError):
@@ -67,6 +68,10 @@ class Config:
         int,
         Setting("groups of partitions of a new store, a power of two; the smallest sample is a group", 1, 64),
     ] = GROUPS_DEFAULT
+    map_bytes: Annotated[
+        int,
+        Setting("most that the index and the log may each grow to, in bytes; address space", MAP_BYTES_MIN),
+    ] = MAP_BYTES_DEFAULT
     fold_records: Annotated[
         int, Setting("records in the log that start a fold; what is not folded is replayed at a start", 1)
     ] = FOLD_RECORDS

@@ -71,6 +71,10 @@ _BROKEN_TREE = (
 )
 
 
+# What the system says when a file cannot grow: the disk, a quota or a limit of the process is in the way.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 class StoreHeader(msgspec.Struct, frozen=True):
     """What is written once, in both environments, when a store is created."""
 
@@ -289,6 +293,12 @@ class Environment:
         info, stat = self._env.info(), self._env.stat()
         return int((info["last_pgno"] + 1) * stat["psize"])
 
+    @property
+    def room_bytes(self) -> int:
+        """How much more fits under the limit of the file, in pages that are free or not there yet."""
+        figures = self.figures()
+        return figures.limit_bytes - figures.used_bytes
+
     def figures(self) -> StoreFile:
         """What the file takes and how much of it is free. The pages that list the free ones count as free."""
         info, stat, file = self._env.info(), self._env.stat(), self._file.stat()
@@ -455,8 +465,8 @@ def _translated() -> Iterator[None]:
         raise LimitExceeded("the store is full", reason="STORE_FULL") from error
     except _BROKEN_TREE as error:
         raise DataLoss("the pages of the store are damaged") from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except lmdb.Error as error:
+        if error.code in _NO_ROOM:
             raise LimitExceeded("the store is full", reason="STORE_FULL") from error
         raise
 

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import msgspec
 
 from engine.backend import Record
-from engine.errors import DataLoss
+from engine.errors import DataLoss, LimitExceeded
 from engine.event_columns import EventColumns
 from engine.local.compression import compressed, decompressed
 from engine.local.environment import Environment
@@ -69,6 +69,11 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[LogEntry] = msgspec.msgpack.Decoder(LogEntry)
 
 
+RESERVE_SHARE = 1 / 16
+"""The part of the log's file that entries do not fill: deleting them takes pages too."""
+FOLD_AT_ROOM_SHARE = 1 / 2
+
+
 class WriteAheadLog:
     """The log of one store. One thread appends at a time."""
 
@@ -78,6 +83,7 @@ class WriteAheadLog:
         with environment.reading() as txn:
             first, last = next(txn.keys(key(Family.LOG)), None), txn.last(key(Family.LOG))
         newest = 0 if last is None else int.from_bytes(last[0][1:], "big")
+        self._reserve_bytes = int(environment.figures().limit_bytes * RESERVE_SHARE)
         self._position = max(after, newest)
         self._trimmed = self._position if first is None else int.from_bytes(first[1:], "big") - 1
 
@@ -91,6 +97,8 @@ class WriteAheadLog:
 
         Raises LimitExceeded when there is no room, with nothing written.
         """
+        if self._environment.room_bytes - sum(map(len, encoded)) < self._reserve_bytes:
+            raise LimitExceeded("the log of the store is full", reason="STORE_FULL")
         first = self._position + 1
         with self._environment.writing() as txn:
             for position, entry in enumerate(encoded, first):
@@ -111,6 +119,16 @@ class WriteAheadLog:
                 entry = decode_entry(stored)
             yield expected, entry
             expected += 1
+
+    @property
+    def is_filling(self) -> bool:
+        """Whether it is time to fold, so that the log can be trimmed before it is full."""
+        return self._environment.room_bytes < self._environment.figures().limit_bytes * FOLD_AT_ROOM_SHARE
+
+    @property
+    def trimmed(self) -> int:
+        """Entries up to this position are gone."""
+        return self._trimmed
 
     def trim(self, through: int) -> None:
         """Deletes entries up to and including a position."""

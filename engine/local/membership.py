@@ -16,13 +16,14 @@ import bisect
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import msgspec
 from pyroaring import BitMap
 
 from engine.backend import Change, ChangePage, Membership
-from engine.errors import CursorExpired, NotFound
+from engine.errors import CursorExpired, LimitExceeded, NotFound
 from engine.local.account import Account
 from engine.local.cells import BITMAP, Cells
 from engine.local.directory import DENSE_MASK, PLACE_SHIFT, Place
@@ -100,6 +101,16 @@ class Update:
     as_of: Micros
 
 
+@dataclass(frozen=True, slots=True)
+class _Exits:
+    """Erased users of an account, by group and by place with their ids, whose exits are to be recorded."""
+
+    account: str
+    account_number: int
+    gone: Sequence[BitMap]
+    users: Mapping[Place, str]
+
+
 class Memberships:
     """All stored memberships. Called with the state lock held, but for `wait`."""
 
@@ -115,6 +126,7 @@ class Memberships:
         self._records: dict[int, list[int]] = {}
         self._scopes: dict[str, _Scope] = {}
         self._closed = False
+        self._waiting: list[_Exits] = []
         self._load()
 
     def _load(self) -> None:
@@ -192,13 +204,22 @@ class Memberships:
 
     def members(self, state: StoredState, group: int) -> BitMap:
         """The members of a group. Not to be changed by the caller."""
+        members = self._stored_members(state, group)
+        for exits in self._waiting:
+            if exits.account == state.account:
+                members = members - exits.gone[group]
+        return members
+
+    def _stored_members(self, state: StoredState, group: int) -> BitMap:
         cell = self._cells.find(key(Family.MEMBERS, state.number, group), BITMAP)
         return BitMap() if cell is None else cell.value
 
     # --- changing ---
 
     def store(self, updates: Mapping[str, Update], revision: int) -> None:
-        """Writes memberships (audience → update) and their changes in one transaction."""
+        """Writes memberships (audience → update) and their changes in one transaction. Nothing may be waiting
+        (`record_waiting`).
+        """
         with self._index.writing() as txn:
             outcome = {a: self._write(txn, a, update, revision) for a, update in updates.items()}
             states = (state for state, _, _ in outcome.values())
@@ -215,7 +236,7 @@ class Memberships:
         changes = [change for change in update.changes if change.entered or change.exited]
         members = {}
         for change in changes:
-            before = self.members(state, change.group)
+            before = self._stored_members(state, change.group)
             after = members[change.group] = (before | change.entered) - change.exited
             txn.put(key(Family.MEMBERS, state.number, change.group), BITMAP.encode(after) or BITMAP_EMPTY)
         if changes:
@@ -251,6 +272,7 @@ class Memberships:
 
     def exit_all(self, audience: str, as_of: Micros, revision: int) -> Membership:
         """Empties a membership, recording every exit."""
+        self.record_waiting()
         state = self.get(audience)
         changes = [GroupChanges(group, BitMap(), self.members(state, group)) for group in range(self._groups)]
         self.store({audience: Update(state, changes, as_of)}, revision)
@@ -259,9 +281,9 @@ class Memberships:
     def erased(self, account: Account, users: Mapping[Place, str]) -> None:
         """Users are gone: they exit every membership, by id, and are dirty nowhere.
 
-        Nothing happens for users that exited before, so that replay may say it again.
+        Nothing happens for users that exited before, so that replay may say it again. When the store is full
+        their exits wait in memory for `record_waiting`, which comes before the fold that trims the log.
         """
-        states = {a: state for a, state in self._states.items() if state.account == account.name}
         gone = self._no_users()
         for place in users:
             gone[place >> PLACE_SHIFT].add(place & DENSE_MASK)
@@ -269,16 +291,30 @@ class Memberships:
             if scope.account == account.name:
                 for group, dirty in enumerate(scope.groups):
                     dirty -= gone[group]
+        self._waiting.append(_Exits(account.name, account.number, gone, users))
+        with suppress(LimitExceeded):
+            self.record_waiting()
+
+    def record_waiting(self) -> None:
+        """Records the exits of erased users that are not recorded yet. Raises LimitExceeded while the store
+        is full.
+        """
+        while self._waiting:
+            self._record(self._waiting[0])
+            del self._waiting[0]
+
+    def _record(self, exits: _Exits) -> None:
+        states = {a: state for a, state in self._states.items() if state.account == exits.account}
         if not states:
             return
         with self._index.writing() as txn:
             outcome = {}
             for audience, state in states.items():
-                exits = [
-                    GroupChanges(group, BitMap(), self.members(state, group) & gone[group])
+                changes = [
+                    GroupChanges(group, BitMap(), self._stored_members(state, group) & exits.gone[group])
                     for group in range(self._groups)
                 ]
-                update = Update(state, exits, state.as_of)
+                update = Update(state, changes, state.as_of)
                 outcome[audience] = self._write(txn, audience, update, state.revision)
             named = {
                 state.number: state.last_sequence
@@ -286,8 +322,8 @@ class Memberships:
                 if state.first_sequence <= state.last_sequence
             }
             kept = {}
-            for place, user_id in users.items() if named else ():
-                stored = key(Family.ERASED, account.number, place >> PLACE_SHIFT, place & DENSE_MASK)
+            for place, user_id in exits.users.items() if named else ():
+                stored = key(Family.ERASED, exits.account_number, place >> PLACE_SHIFT, place & DENSE_MASK)
                 kept[stored] = ErasedUser(user_id, dict(named))
                 txn.put(stored, msgspec.msgpack.encode(kept[stored]))
         self._erased.update(kept)

@@ -193,13 +193,17 @@ def failing(*_: object) -> None:
     raise LimitExceeded("the store is full", reason="STORE_FULL")
 
 
+def broken_disk(*_: object) -> None:
+    raise OSError("the disk is broken")
+
+
 def test_a_fold_that_fails_loses_nothing(
     backend: LocalBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend.append(ACCOUNT, [event("ada", event_id="1"), update("ada", plan="x" * 300)], request_id="r")
     with monkeypatch.context() as patch:
-        patch.setattr(WriteBuffer, "write_to", failing)
-        with pytest.raises(LimitExceeded):
+        patch.setattr(WriteBuffer, "write_to", broken_disk)
+        with pytest.raises(OSError, match="broken"):
             backend.fold()
     assert backend.stats().folded_revision == 0
     assert backend.append(ACCOUNT, [event("bob", event_id="1"), event("cleo")]).duplicates == 1
