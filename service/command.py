@@ -13,6 +13,7 @@ from types import FrameType
 import structlog
 
 from engine.errors import MilepostError
+from engine.local.memory import limit_arenas
 from service import logs
 from service.application import Application
 from service.config import ConfigError, load
@@ -35,6 +36,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         print(f"milepost: {error}", file=sys.stderr)
         return EXIT_USAGE
     logs.configure(config.log_format, config.log_level)
+    limit_arenas()
     stopping = _stop_on_signals()
     try:
         application = Application(config)

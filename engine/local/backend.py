@@ -9,11 +9,10 @@ request that reads holds it for one answer.
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import overload
 
@@ -47,7 +46,6 @@ from engine.errors import (
     DeadlineExceeded,
     FailedPrecondition,
     InvalidInput,
-    LimitExceeded,
     MilepostError,
     StoreUnavailable,
 )
@@ -60,6 +58,7 @@ from engine.local.environment import FORMAT_VERSION, Store, WriteBuffer
 from engine.local.execute import Executor, GroupRun, after_group, member_page
 from engine.local.log import AliasEntry, AppendEntry, EraseEntry, ExpireEntry, ImportEntry, WriteAheadLog
 from engine.local.membership import GroupChanges, StoredState, Update
+from engine.local.memory import give_back
 from engine.local.settings import LocalSettings
 from engine.local.state import State
 from engine.local.statistics import stored_kinds
@@ -70,9 +69,6 @@ from engine.upkeep import Finding, StoreFigures
 from engine.values import PARTITION_COUNT, Micros
 
 FOLD_POLL_SECONDS = 0.2
-
-FULL_RETRY_SECONDS = 5.0
-"""How long after a fold that found no room the next one tries."""
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +92,6 @@ class LocalBackend:
         self._closing = threading.Event()
         self._closed = False
         self._upkeep = Upkeep(store)
-        self._is_full = False
         self._purging = self._is_purging()
         self._folder = threading.Thread(target=self._fold_now_and_then, name="milepost-fold", daemon=True)
         self._folder.start()
@@ -140,21 +135,13 @@ class LocalBackend:
             raise StoreUnavailable("the store is closed", reason="STORE_CLOSED")
         self._writer.check()
 
-    def _check_room(self) -> None:
-        """Raises LimitExceeded while what was acknowledged cannot be folded: it has to be kept in memory, and
-        must not become ever more.
-        """
-        self._check()
-        if self._is_full:
-            raise LimitExceeded("the store is full: its log cannot be folded", reason="STORE_FULL")
-
     # --- what goes in ---------------------------------------------------------------------------------------
 
     def append(self, account: str, records: Sequence[Record], *, request_id: str = "") -> Appended:
         """Makes the records durable, then visible, in order. A `request_id` seen before is answered without
         writing anything.
         """
-        self._check_room()
+        self._check()
         if not records and not request_id:
             return Appended(self.revision(), 0, 0)
         batch = tuple(records)
@@ -162,7 +149,7 @@ class LocalBackend:
 
     def append_columns(self, account: str, columns: EventColumns, *, request_id: str = "") -> Appended:
         """As `append`, for events that come as columns."""
-        self._check_room()
+        self._check()
         if not len(columns) and not request_id:
             return Appended(self.revision(), 0, 0)
         return self._writer.write(lambda arrival: ImportEntry(account, arrival, request_id, columns))
@@ -171,7 +158,7 @@ class LocalBackend:
         """Removes the users, their aliases and all their data, from the log and the index. An alias names the
         user it stands for. `accepted` counts users that existed.
         """
-        self._check_room()
+        self._check()
         gone = tuple(user_ids)
         answer = self._writer.write(lambda arrival: EraseEntry(account, arrival, gone))
         # Until the log is trimmed it still tells what was erased.
@@ -191,7 +178,7 @@ class LocalBackend:
 
         Raises FailedPrecondition: ALIAS_CYCLE, or ALREADY_ALIASED when `from` is an alias of another user.
         """
-        self._check_room()
+        self._check()
         entry = (account, from_user_id, to_user_id)
         answer = self._writer.write(lambda arrival: AliasEntry(entry[0], arrival, entry[1], entry[2]))
         return answer.revision
@@ -370,7 +357,6 @@ class LocalBackend:
         """Brings stored memberships to the plan's `as_of` and the newest revision, in one transaction."""
         with self._index_lock, self._locked():
             memberships = self._state.memberships
-            memberships.record_waiting()
             states = memberships.states(audiences, account, scope)
             dirty = memberships.dirty(scope)
             if whole or any(memberships.find(audience) is None for audience in audiences):
@@ -506,25 +492,18 @@ class LocalBackend:
 
     def _fold(self) -> int:
         with self._fold_lock:
-            try:
-                if self._purging or self._state.position > self._state.folded.position:
-                    self._write_state()
-                    self._purging = self._is_purging()
-                folded = self._state.folded.position
-                self._log.trim(folded)
-            except LimitExceeded:
-                self._is_full = True
-                raise
-            self._is_full = False
-            with suppress(LimitExceeded):
-                # Merging saves time later but needs room now: the next fold tries again.
-                self._merge_event_ids()
+            if self._has_to_fold:
+                self._write_state()
+                self._purging = self._is_purging()
+            folded = self._state.folded.position
+            self._log.trim(folded)
+            self._merge_event_ids()
         return folded
 
     @property
     def _has_to_fold(self) -> bool:
-        """Whether something is only in the log, the log has more than that, or erased rows are stored."""
-        return self._purging or self._state.position > min(self._state.folded.position, self._log.trimmed)
+        """Whether something is only in the log, or rows of erased users are still to be rewritten."""
+        return self._purging or self._state.position > self._state.folded.position
 
     def _is_purging(self) -> bool:
         with self._state.locked():
@@ -542,8 +521,7 @@ class LocalBackend:
         questions answered meanwhile.
         """
         changes = WriteBuffer()
-        with self._writer.paused(), self._index_lock, self._state.locked():
-            self._state.memberships.record_waiting()
+        with self._writer.paused(), self._state.locked():
             self._state.collect(changes)
             self._writer.records_since_fold = 0
         try:
@@ -574,11 +552,10 @@ class LocalBackend:
                 since = None
                 continue
             since = time.monotonic() if since is None else since
-            wait = min(self._settings.fold_seconds, FULL_RETRY_SECONDS if self._is_full else math.inf)
+            waited = time.monotonic() - since
             if (
                 self._writer.records_since_fold < self._settings.fold_records
-                and time.monotonic() - since < wait
-                and (self._is_full or not self._log.is_filling)
+                and waited < self._settings.fold_seconds
             ):
                 continue
             try:
@@ -586,6 +563,7 @@ class LocalBackend:
             except Exception:
                 # The log keeps everything; the next attempt comes after another interval.
                 _log.exception("folding failed")
+            give_back()
             since = None
 
     def snapshot(self, directory: Path) -> None:
