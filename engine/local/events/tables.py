@@ -156,13 +156,14 @@ class EventTables:
                 if table.remove_before(instant)
             ]
 
-    def has_before(self, instant: Micros) -> bool:
-        """Whether there is any row before the instant."""
+    def has_before(self, group: int, instant: Micros) -> bool:
+        """Whether the group has any row before the instant. The first question about a table reads what is
+        known of all its parts.
+        """
         with self._session():
             return any(
                 part.live_start < instant
-                for group in self._groups
-                for table in group.tables.values()
+                for table in self._groups[group].tables.values()
                 for part in table.parts(None, instant)
                 if part.is_live
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ from engine.local.backend import LocalBackend
 from engine.local.environment import WriteBuffer, WriteTransaction
 from engine.local.keys import Family, key
 from engine.local.settings import LocalSettings
-from engine.plan.model import Plan, Universe
+from engine.plan.model import EventMatch, EventSelection, Interval, Plan, Universe
 from engine.values import MICROS_PER_HOUR
 from tests.conformance.drawing import USER_IDS, input_names, plans, worlds
 from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, NOON, WEB, event, plan_of, update
@@ -159,6 +159,35 @@ def test_an_erasure_is_finished_by_replay(backend: LocalBackend, tmp_path: Path)
         exits = again.changes(AUDIENCE, 2, 10).changes
         assert [(c.sequence, c.user_id, c.entered) for c in exits] == [(3, "ada", False)]
         assert again.execute(EVERYONE, Members()).user_ids == ("bob",)
+
+
+@pytest.mark.parametrize("fold_before", [0, 1, 2, 3, 4])
+def test_a_replay_removes_what_the_first_pass_removed(
+    backend: LocalBackend, tmp_path: Path, fold_before: int
+) -> None:
+    """Whatever part of it was folded: events that came before the removal are gone, later ones count."""
+    steps: tuple[Callable[[], object], ...] = (
+        lambda: backend.append(ACCOUNT, [event("ada", time=NOON - 5), event("bob", time=NOON + 5)]),
+        lambda: backend.append(ACCOUNT, [event("cleo", time=NOON - 4), event("bob", time=NOON - 4)]),
+        lambda: backend.remove_events(ACCOUNT, NOON),
+        lambda: backend.append(ACCOUNT, [event("dan", time=NOON - 3)]),
+    )
+    for number, step in enumerate(steps):
+        if number == fold_before:
+            backend.fold()
+        step()
+    if fold_before == len(steps):
+        backend.fold()
+    selection = EventSelection(inputs=(WEB,), name="buy")
+    bought = plan_of(EventMatch(selection=selection, intervals=(Interval(low=1.0),)))
+    twice = plan_of(EventMatch(selection=selection, intervals=(Interval(low=2.0),)))
+    with crashed_copy(tmp_path, "removed") as again:
+        assert again.revision() == 4
+        for each in (backend, again):
+            assert set(each.execute(bought, Members()).user_ids) == {"bob", "dan"}
+            assert each.execute(twice, Count()).sizes == (0,)
+            assert each.event_names(ACCOUNT, limit=9)[0].events == 2
+        assert again.append(ACCOUNT, [event("ada")]) == backend.append(ACCOUNT, [event("ada")])
 
 
 class crashed_copy:  # noqa: N801 - reads as a function

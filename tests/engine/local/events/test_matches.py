@@ -78,9 +78,10 @@ class History:
 
     def remove_before(self, instant: int) -> None:
         gone = {(r.input_number, r.name_number, r.group) for r in self.rows if r.time < instant}
-        assert self.tables.has_before(instant) == bool(gone)
+        for group in range(GROUPS):
+            assert self.tables.has_before(group, instant) == (group in {each[2] for each in gone})
         assert set(self.tables.remove_before(instant)) == gone
-        assert not self.tables.has_before(instant)
+        assert not any(self.tables.has_before(group, instant) for group in range(GROUPS))
         self.rows = [row for row in self.rows if row.time >= instant]
 
     def check_counts(self) -> None:

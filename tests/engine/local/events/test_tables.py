@@ -417,8 +417,8 @@ def test_rows_that_come_after_a_removal_count_whatever_their_time(
     fold(store, tables)
     for opened in (tables, EventTables(store, account, 1)):
         assert set(opened.users(0, ANYTHING)) == {2, 3, 4, 5}
-        assert opened.has_before(NOON)
-        assert not opened.has_before(NOON - 1)
+        assert opened.has_before(0, NOON)
+        assert not opened.has_before(0, NOON - 1)
 
 
 def stored_parts(store: Store, account: int) -> list[list[int]]:
