@@ -6,22 +6,28 @@ import ast
 import contextlib
 import io
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from engine.local.dedupe import REQUEST_HORIZON_HOURS
 from milepost import journeys
 from milepost.cli.app import app
 from milepost.cli.service_process import ServiceProcess
 from milepost.client import DEFAULT_TARGET
+from milepost.importing import ndjson, progress
+from milepost.importing.source import SEGMENT_ROWS
 from service.config import Config, fields, flag_of, unit_of, variable_of
 from service.convert.criteria import criterion_of
+from service.limits import IMPORT_BATCH_ROWS
 from service.not_built import METHODS_NOT_BUILT, OUTPUT_KINDS_NOT_BUILT
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+IMPORT = (ROOT / "docs" / "import.md").read_text(encoding="utf-8")
 JOURNEYS = (ROOT / "docs" / "journeys.md").read_text(encoding="utf-8")
 
 
@@ -72,7 +78,9 @@ def test_the_client_s_default_address_is_the_service_s() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [README, OPERATIONS, JOURNEYS], ids=["README.md", "docs/operations.md", "docs/journeys.md"]
+    "text",
+    [README, OPERATIONS, JOURNEYS, IMPORT],
+    ids=["README.md", "docs/operations.md", "docs/journeys.md", "docs/import.md"],
 )
 def test_linked_files_exist(text: str) -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
@@ -125,3 +133,29 @@ def test_the_commands_on_the_page_on_journeys_are_there(monkeypatch: pytest.Monk
         shown = CliRunner().invoke(app, [*name, "--help"])
         assert shown.exit_code == 0, f"there is no command {name}"
         assert [word for word in words if word.startswith("--") and word not in shown.output] == []
+
+
+def test_the_program_on_the_page_on_imports_prints_what_it_says(tmp_path: Path) -> None:
+    [block] = python_blocks(IMPORT)
+    printed = io.StringIO()
+    service = ServiceProcess(tmp_path / "store", flags=("--log-level", "warning"))
+    with service, contextlib.redirect_stdout(printed):
+        exec(compile(block.replace(DEFAULT_TARGET, service.target), "docs/import.md", "exec"), {})
+    assert printed.getvalue().splitlines() == ["2 1", "REQUIRED user_id [2]"]
+    assert "It prints `2 1` and `REQUIRED user_id [2]`." in IMPORT
+
+
+def test_every_option_of_an_import_is_on_the_page_on_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = CliRunner().invoke(app, ["import", "--help"]).output
+    of_every_command = {"--help", "--api-key", "--target"}
+    of_the_service = {flag_of(field.name) for field in fields()}
+    named = set(re.findall(r"(--[a-z][a-z-]+)", IMPORT)) - of_the_service
+    assert named == set(re.findall(r"(--[a-z][a-z-]+)", shown)) - of_every_command
+
+
+def test_the_limits_on_the_page_on_imports() -> None:
+    assert f"segments of up to {SEGMENT_ROWS:,} rows" in IMPORT
+    assert f"{ndjson.SEGMENT_ROWS:,} of NDJSON" in IMPORT
+    assert f"appends {IMPORT_BATCH_ROWS:,} rows at a time" in IMPORT
+    assert timedelta(hours=REQUEST_HORIZON_HOURS) == progress.REMEMBERED
