@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -54,6 +55,9 @@ STORE_ID_BYTES = 16
 LOCK_FILE = "lock"
 DATA_FILE, READERS_FILE = "data.mdb", "lock.mdb"
 """LMDB's own names, in the directory of each environment."""
+
+SHORT_WRITE_ROOM_BYTES = 64 << 20
+"""With less room than this a failed write is taken to have been cut short: more than LMDB writes at once."""
 
 META_PAGES = 2
 STAT_BLOCK_BYTES = 512
@@ -280,7 +284,7 @@ class Environment:
 
     @contextmanager
     def _writing(self) -> Iterator[WriteTransaction]:
-        with _translated(), self._env.begin(write=True, buffers=True) as txn:
+        with _translated(self._file), self._env.begin(write=True, buffers=True) as txn:
             yield WriteTransaction(txn)
 
     def copy_to(self, directory: Path) -> None:
@@ -340,7 +344,7 @@ def write_copy(source: ReadTransaction, directory: Path, rest: Callable[[], None
         target = lmdb.open(str(directory), map_size=COPY_MAP_BYTES, lock=False, sync=False)
     try:
         pairs = source.stored()
-        with _translated():
+        with _translated(directory / DATA_FILE):
             more = True
             while more:
                 with target.begin(write=True) as txn:
@@ -456,9 +460,19 @@ def _successor(prefix: bytes) -> bytes | None:
     return stem[:-1] + bytes([stem[-1] + 1]) if stem else None
 
 
+def _is_short_of_room(file: Path) -> bool:
+    """Whether the file cannot grow by much: the disk is nearly full, or the process may not write more."""
+    disk = os.statvfs(file.parent)
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    room = disk.f_bavail * disk.f_frsize
+    if limit != resource.RLIM_INFINITY:
+        room = min(room, limit - file.stat().st_size)
+    return room < SHORT_WRITE_ROOM_BYTES
+
+
 @contextmanager
-def _translated() -> Iterator[None]:
-    """Turns what LMDB raises into the engine's errors."""
+def _translated(file: Path | None = None) -> Iterator[None]:
+    """Turns what LMDB raises into the engine's errors; `file` is the one that is written."""
     try:
         yield
     except (lmdb.MapFullError, lmdb.DiskError) as error:
@@ -466,7 +480,9 @@ def _translated() -> Iterator[None]:
     except _BROKEN_TREE as error:
         raise DataLoss("the pages of the store are damaged") from error
     except lmdb.Error as error:
-        if error.code in _NO_ROOM:
+        # A write that was cut short for want of room is told as any other failure to write.
+        is_short = error.code == errno.EIO and file is not None and _is_short_of_room(file)
+        if error.code in _NO_ROOM or is_short:
             raise LimitExceeded("the store is full", reason="STORE_FULL") from error
         raise
 

@@ -1,0 +1,204 @@
+"""A service whose files cannot grow any more, until there is room again.
+
+Each test sends batches of one event for each of `USERS` users until one is refused, so that the number of
+batches acknowledged is the number of events of everybody, and a batch applied in part or twice would show.
+
+- The log or the index cannot grow: a limit of the process on the size of its files (RLIMIT_FSIZE), set and
+  lifted while it runs, is to it what a full disk is.
+- The map is full: `--map-bytes` is small, and larger after a restart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import resource
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from milepost import Client
+from milepost.cli.service_process import ServiceProcess
+from milepost.criteria import event
+from milepost.data import make_event
+from milepost.errors import ResourceExhausted
+from milepost.v1.admin_service_pb2 import GetStoreStatsRequest, VerifyStoreRequest
+from milepost.v1.audience_service_pb2 import MilestoneDraft
+from milepost.v1.journey_pb2 import MILESTONE_KIND_CRITERIA
+from tests.harness import eventually
+
+USERS = 40
+FILLER_BYTES = 300
+BATCHES_MAX = 5_000
+"""A guard: a test that finds room without end has a limit that does not hold."""
+ROOM_BYTES = 128 * 1024
+NOON = datetime(2025, 6, 15, 12, tzinfo=UTC)
+
+INDEX_IS_FULL = "the store is full: its log cannot be folded"
+
+QUIET = ("--log-level", "error")
+NEVER_FOLDS = ("--fold-s", "100000", "--fold-records", "100000000")
+FOLDS_OFTEN = ("--fold-s", "0.05")
+
+
+class Site:
+    """A service on the store of a test, and how many batches it has acknowledged."""
+
+    def __init__(self, service: ServiceProcess, acknowledged: int) -> None:
+        self.service = service
+        self.client = Client(service.target, account="a")
+        self.acknowledged = acknowledged
+        self.refusal = ""
+        self._drawn = random.Random(acknowledged)
+
+    def send(self) -> None:
+        """One more batch, under an id that says which; raises what the service refuses it with."""
+        number = self.acknowledged
+        events = [
+            make_event(
+                f"user-{user}",
+                "buy",
+                NOON,
+                {"filler": self._drawn.randbytes(FILLER_BYTES // 2).hex()},
+                event_id=f"{number}/{user}",
+            )
+            for user in range(USERS)
+        ]
+        sent = self.client.ingest_events(
+            events, input=self.client.input_name("w/i"), request_id=f"batch-{number}", concurrency=1
+        )
+        assert (sent.accepted, sent.duplicates, sent.rejected) == (USERS, 0, 0)
+        self.acknowledged += 1
+
+    def send_until_refused(self) -> None:
+        """Batches until there is no room."""
+        for _ in range(BATCHES_MAX):
+            if not self.can_send():
+                return
+        raise AssertionError("nothing was refused")
+
+    def can_send(self) -> bool:
+        """Whether a batch is taken now; it must otherwise be refused because the store is full."""
+        try:
+            self.send()
+        except ResourceExhausted as refusal:
+            if refusal.reason != "STORE_FULL":
+                raise
+            self.refusal = refusal.message
+            return False
+        return True
+
+    def check_answers(self) -> None:
+        """Everybody has exactly one event for each batch that was acknowledged, whoever is asked."""
+        criteria = event("buy").count().equals(self.acknowledged)
+        draft = MilestoneDraft(
+            journey=self.client.journey_name("counting"), kind=MILESTONE_KIND_CRITERIA, criteria=criteria
+        )
+        estimate = self.client.estimate(draft, exact=True)
+        assert estimate.size.users == USERS, f"{self.acknowledged} batches"
+        assert set(self.client.list_members("j/buyers")) == {f"user-{user}" for user in range(USERS)}
+        assert self.client.check("user-7", "j/buyers")
+        stats = self.client.admin.GetStoreStats(GetStoreStatsRequest())
+        assert (stats.users, stats.events) == (USERS, USERS * self.acknowledged)
+
+    def check_soundness(self) -> None:
+        """Nothing that is stored is torn."""
+        *_, last = self.client.admin.VerifyStore(VerifyStoreRequest())
+        assert last.result.faults == 0
+
+    def file_bytes(self, part: str) -> int:
+        """How long a file of the store is."""
+        return (self.service.data / part / "data.mdb").stat().st_size
+
+    def limit_files(self, limit: int) -> None:
+        """The service's files may grow so far from now on."""
+        _, hard = resource.prlimit(self.service.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self.service.pid, resource.RLIMIT_FSIZE, (limit, hard))
+
+
+@contextlib.contextmanager
+def running(store: Path, *flags: str, acknowledged: int = 0) -> Iterator[Site]:
+    with ServiceProcess(store, flags=(*QUIET, *flags)) as service:
+        site = Site(service, acknowledged)
+        with site.client as client:
+            if not acknowledged:
+                client.ensure_account()
+                client.ensure_workspace("w")
+                client.ensure_input("w", "i")
+                client.ensure_journey("counting")
+                client.ensure_journey("j")
+                client.ensure_milestone("j", "buyers", criteria=event("buy").count() >= 1)
+            yield site
+
+
+def test_a_log_that_cannot_grow_and_then_can(tmp_path: Path) -> None:
+    with running(tmp_path / "store", *NEVER_FOLDS) as site:
+        site.send()
+        site.limit_files(max(site.file_bytes("log"), site.file_bytes("index")) + ROOM_BYTES)
+        site.send_until_refused()
+        site.check_answers()
+        # Refused again, and answered again: nothing of a refused batch is there.
+        site.send_until_refused()
+        site.check_answers()
+        site.limit_files(resource.RLIM_INFINITY)
+        for _ in range(3):
+            site.send()
+        site.check_answers()
+        acknowledged = site.acknowledged
+        site.service.kill()
+    with running(tmp_path / "store", acknowledged=acknowledged) as site:
+        site.check_answers()
+        site.check_soundness()
+
+
+def test_an_index_that_cannot_grow_and_then_can(tmp_path: Path) -> None:
+    with running(tmp_path / "store", *FOLDS_OFTEN) as site:
+        grow_the_index(site)
+        site.limit_files(site.file_bytes("index") + ROOM_BYTES)
+        site.send_until_refused()
+        assert site.refusal == INDEX_IS_FULL
+        site.check_answers()
+        assert not site.can_send()
+        site.limit_files(resource.RLIM_INFINITY)
+        # What the log holds is folded by the next attempt, after which writes are taken.
+        eventually(site.can_send)
+        for _ in range(3):
+            site.send()
+        site.check_answers()
+        site.check_soundness()
+
+
+def test_an_index_that_cannot_grow_when_the_service_is_killed(tmp_path: Path) -> None:
+    with running(tmp_path / "store", *FOLDS_OFTEN) as site:
+        grow_the_index(site)
+        site.limit_files(site.file_bytes("index") + ROOM_BYTES)
+        site.send_until_refused()
+        assert site.refusal == INDEX_IS_FULL
+        acknowledged = site.acknowledged
+        site.service.kill()
+    with running(tmp_path / "store", acknowledged=acknowledged) as site:
+        site.check_answers()
+        site.send()
+        site.check_answers()
+        site.check_soundness()
+
+
+def grow_the_index(site: Site) -> None:
+    """The limit is one for all files: the index, being the longer one, will be the first to meet it."""
+    while site.file_bytes("index") < site.file_bytes("log") + 2 * ROOM_BYTES:
+        site.send()
+
+
+@pytest.mark.parametrize("flags", [NEVER_FOLDS, FOLDS_OFTEN], ids=["log", "index"])
+def test_a_map_that_is_full_and_larger_after_a_restart(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    with running(tmp_path / "store", "--map-bytes", str(2 << 20), *flags) as site:
+        site.send_until_refused()
+        site.check_answers()
+        acknowledged = site.acknowledged
+    with running(tmp_path / "store", "--map-bytes", str(64 << 20), acknowledged=acknowledged) as site:
+        site.check_answers()
+        site.send()
+        site.check_answers()
+        site.check_soundness()
