@@ -9,10 +9,11 @@ request that reads holds it for one answer.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import overload
 
@@ -46,6 +47,7 @@ from engine.errors import (
     DeadlineExceeded,
     FailedPrecondition,
     InvalidInput,
+    LimitExceeded,
     MilepostError,
     StoreUnavailable,
 )
@@ -70,6 +72,9 @@ from engine.values import PARTITION_COUNT, Micros
 
 FOLD_POLL_SECONDS = 0.2
 
+FULL_RETRY_SECONDS = 5.0
+"""How long after a fold that found no room the next one tries."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -92,6 +97,7 @@ class LocalBackend:
         self._closing = threading.Event()
         self._closed = False
         self._upkeep = Upkeep(store)
+        self._is_full = False
         self._purging = self._is_purging()
         self._folder = threading.Thread(target=self._fold_now_and_then, name="milepost-fold", daemon=True)
         self._folder.start()
@@ -135,13 +141,21 @@ class LocalBackend:
             raise StoreUnavailable("the store is closed", reason="STORE_CLOSED")
         self._writer.check()
 
+    def _check_room(self) -> None:
+        """Raises LimitExceeded while what was acknowledged cannot be folded: it has to be kept in memory, and
+        must not become ever more.
+        """
+        self._check()
+        if self._is_full:
+            raise LimitExceeded("the store is full: its log cannot be folded", reason="STORE_FULL")
+
     # --- what goes in ---------------------------------------------------------------------------------------
 
     def append(self, account: str, records: Sequence[Record], *, request_id: str = "") -> Appended:
         """Makes the records durable, then visible, in order. A `request_id` seen before is answered without
         writing anything.
         """
-        self._check()
+        self._check_room()
         if not records and not request_id:
             return Appended(self.revision(), 0, 0)
         batch = tuple(records)
@@ -149,7 +163,7 @@ class LocalBackend:
 
     def append_columns(self, account: str, columns: EventColumns, *, request_id: str = "") -> Appended:
         """As `append`, for events that come as columns."""
-        self._check()
+        self._check_room()
         if not len(columns) and not request_id:
             return Appended(self.revision(), 0, 0)
         return self._writer.write(lambda arrival: ImportEntry(account, arrival, request_id, columns))
@@ -158,7 +172,7 @@ class LocalBackend:
         """Removes the users, their aliases and all their data, from the log and the index. An alias names the
         user it stands for. `accepted` counts users that existed.
         """
-        self._check()
+        self._check_room()
         gone = tuple(user_ids)
         answer = self._writer.write(lambda arrival: EraseEntry(account, arrival, gone))
         # Until the log is trimmed it still tells what was erased.
@@ -181,7 +195,7 @@ class LocalBackend:
 
         Raises FailedPrecondition: ALIAS_CYCLE, or ALREADY_ALIASED when `from` is an alias of another user.
         """
-        self._check()
+        self._check_room()
         entry = (account, from_user_id, to_user_id)
         answer = self._writer.write(lambda arrival: AliasEntry(entry[0], arrival, entry[1], entry[2]))
         return answer.revision
@@ -360,6 +374,7 @@ class LocalBackend:
         """Brings stored memberships to the plan's `as_of` and the newest revision, in one transaction."""
         with self._index_lock, self._locked():
             memberships = self._state.memberships
+            memberships.record_waiting()
             states = memberships.states(audiences, account, scope)
             dirty = memberships.dirty(scope)
             if whole or any(memberships.find(audience) is None for audience in audiences):
@@ -495,18 +510,25 @@ class LocalBackend:
 
     def _fold(self) -> int:
         with self._fold_lock:
-            if self._has_to_fold:
-                self._write_state()
-                self._purging = self._is_purging()
-            folded = self._state.folded.position
-            self._log.trim(folded)
-            self._merge_event_ids()
+            try:
+                if self._purging or self._state.position > self._state.folded.position:
+                    self._write_state()
+                    self._purging = self._is_purging()
+                folded = self._state.folded.position
+                self._log.trim(folded)
+            except LimitExceeded:
+                self._is_full = True
+                raise
+            self._is_full = False
+            with suppress(LimitExceeded):
+                # Merging saves time later but needs room now: the next fold tries again.
+                self._merge_event_ids()
         return folded
 
     @property
     def _has_to_fold(self) -> bool:
-        """Whether something is only in the log, or rows of erased users are still to be rewritten."""
-        return self._purging or self._state.position > self._state.folded.position
+        """Whether something is only in the log, the log has more than that, or erased rows are stored."""
+        return self._purging or self._state.position > min(self._state.folded.position, self._log.trimmed)
 
     def _is_purging(self) -> bool:
         with self._state.locked():
@@ -524,7 +546,8 @@ class LocalBackend:
         questions answered meanwhile.
         """
         changes = WriteBuffer()
-        with self._writer.paused(), self._state.locked():
+        with self._writer.paused(), self._index_lock, self._state.locked():
+            self._state.memberships.record_waiting()
             self._state.collect(changes)
             self._writer.records_since_fold = 0
         try:
@@ -555,14 +578,17 @@ class LocalBackend:
                 since = None
                 continue
             since = time.monotonic() if since is None else since
-            waited = time.monotonic() - since
+            wait = min(self._settings.fold_seconds, FULL_RETRY_SECONDS if self._is_full else math.inf)
             if (
                 self._writer.records_since_fold < self._settings.fold_records
-                and waited < self._settings.fold_seconds
+                and time.monotonic() - since < wait
+                and (self._is_full or not self._log.is_filling)
             ):
                 continue
             try:
                 self._fold()
+            except LimitExceeded as error:
+                _log.warning("nothing can be folded, writes are refused: %s", error.message)
             except Exception:
                 # The log keeps everything; the next attempt comes after another interval.
                 _log.exception("folding failed")
