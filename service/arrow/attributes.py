@@ -14,6 +14,7 @@ from engine.checks import RowFaults
 from engine.event_columns import Rows, ValueColumn
 from engine.values import Kind
 from service.arrow.layout import unfit
+from service.arrow.plain import has_value, integers, items, truth
 from service.arrow.texts import coded, decoded, is_text, is_texts
 from service.arrow.times import NO_TIME, instants, is_time
 from service.convert.data import INVALID_VALUE
@@ -30,7 +31,7 @@ VALUES = "strings, numbers, bools, timestamps, dates, lists of strings, or a uni
 _NUMBER = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _BOOLS = {"false": 0, "true": 1}
 _BOOL_ENTRIES = (False, True)
-_ELEMENT_SEPARATOR = pa.scalar(" ", pa.large_string())
+_ELEMENT_SEPARATOR = " "
 
 
 class Attribute:
@@ -94,24 +95,23 @@ class Attribute:
 
     def _numbers(self, array: pa.Array) -> _Read:
         array = decoded(array)
-        has = _has(array)
+        has = has_value(array)
         if is_text(array.type):
             fits = pa.compute.match_substring_regex(array, _NUMBER).fill_null(False)
-            bad = has & ~np.asarray(fits.to_numpy(zero_copy_only=False), np.bool_)
+            bad = has & ~truth(fits)
             self._refuse(NO_NUMBER, bad)
             array, has = pa.compute.if_else(fits, array, pa.scalar(None, array.type)), has & ~bad
         elif pa.types.is_integer(array.type):
-            bad = _beyond_exact(array)
+            whole = integers(array)
+            bad = has & ((whole > INTEGER_EXACT_MAX) | (whole < -INTEGER_EXACT_MAX))
             self._refuse(INEXACT, bad)
-            has &= ~bad
-            return (), array.fill_null(0).to_numpy(zero_copy_only=False).astype(np.float64), has
+            return (), whole.astype(np.float64), has & ~bad
         elif pa.types.is_decimal(array.type):
             # By way of text: that gives the double nearest to the decimal, arithmetic does not always.
             array = array.cast(pa.string())
         elif not pa.types.is_floating(array.type):
             raise unfit(self._name, array.type, "numbers or strings")
-        filled = array.cast(pa.float64()).fill_null(0.0)
-        return (), filled.to_numpy(zero_copy_only=False), has
+        return (), items(array.cast(pa.float64()), np.float64), has
 
     def _bools(self, array: pa.Array) -> _Read:
         if is_texts(array.type):
@@ -123,8 +123,7 @@ class Attribute:
         array = decoded(array)
         if not pa.types.is_boolean(array.type):
             raise unfit(self._name, array.type, "bools or strings")
-        codes = array.fill_null(False).to_numpy(zero_copy_only=False).astype(np.int64)
-        return _BOOL_ENTRIES, codes, _has(array)
+        return _BOOL_ENTRIES, truth(array).astype(np.int64), has_value(array)
 
     def _times(self, array: pa.Array) -> _Read:
         read = instants(self._name, array, self._unit_nanos)
@@ -138,13 +137,13 @@ class Attribute:
         if not _is_list_of_texts(array.type):
             raise unfit(self._name, array.type, "lists of strings")
         lists = array.cast(pa.large_list(array.type.value_type))
-        has = _has(lists)
+        has = has_value(lists)
         elements, codes = coded(lists.values)
         written = pa.array(codes, mask=codes < 0).cast(pa.large_string())
         joined = pa.compute.binary_join(
-            pa.LargeListArray.from_arrays(lists.offsets, written), _ELEMENT_SEPARATOR
+            pa.LargeListArray.from_arrays(lists.offsets, written), pa.scalar(_ELEMENT_SEPARATOR, written.type)
         )
-        bad = has & ~_has(joined)
+        bad = has & ~has_value(joined)
         self._refuse(NULL_IN_LIST, bad)
         distinct, places = coded(joined)
         entries = [tuple(elements[int(code)] for code in text.split()) for text in distinct]
@@ -153,10 +152,6 @@ class Attribute:
 
 _Read = tuple[Any, npt.NDArray[Any], npt.NDArray[np.bool_]]
 """Entries, a value or code for each row, and which rows have one."""
-
-
-def _has(array: pa.Array) -> npt.NDArray[np.bool_]:
-    return np.array(array.is_valid().to_numpy(zero_copy_only=False), np.bool_)
 
 
 def _kind_of(type_: pa.DataType) -> Kind | None:
@@ -176,14 +171,6 @@ def _kind_of(type_: pa.DataType) -> Kind | None:
 def _is_list_of_texts(type_: pa.DataType) -> bool:
     is_list = pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)
     return bool(is_list) and is_texts(type_.value_type)
-
-
-def _beyond_exact(array: pa.Array) -> npt.NDArray[np.bool_]:
-    numbers: npt.NDArray[Any] = array.fill_null(0).to_numpy(zero_copy_only=False)
-    if numbers.dtype.itemsize < np.dtype(np.int64).itemsize:
-        return np.zeros(len(numbers), np.bool_)
-    beyond: npt.NDArray[np.bool_] = numbers > INTEGER_EXACT_MAX
-    return beyond if numbers.dtype.kind == "u" else beyond | (numbers < -INTEGER_EXACT_MAX)
 
 
 def _children(union: pa.UnionArray) -> Iterator[tuple[pa.Array, Rows]]:

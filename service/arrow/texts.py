@@ -11,6 +11,7 @@ import pyarrow.compute
 
 from engine.event_columns import TextColumn
 from service.arrow.layout import unfit
+from service.arrow.plain import has_value, integers
 
 TEXT_OR_INTEGER = "strings or integers"
 
@@ -56,8 +57,8 @@ def _is_compact(array: pa.Array) -> bool:
 
 
 def _codes(indices: pa.Array) -> Codes:
-    filled = indices.cast(pa.int64()).fill_null(-1) if indices.null_count else indices
-    return np.asarray(filled.to_numpy(zero_copy_only=False), np.int64)
+    codes = integers(indices).astype(np.int64, copy=False)
+    return np.where(has_value(indices), codes, -1) if indices.null_count else codes
 
 
 def text_column(name: str, array: pa.Array, default: str = "") -> TextColumn:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,7 @@ import pyarrow.compute
 
 from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS
 from service.arrow.layout import unfit
+from service.arrow.plain import has_value, integers, items, truth
 from service.arrow.texts import decoded, is_text
 
 NANOS_PER_MICRO = 1_000
@@ -53,7 +53,7 @@ def instants(name: str, array: pa.Array, unit_nanos: int) -> Instants:
     What lies outside of the years 1 to 9999 stays outside, for the engine to refuse.
     """
     array = decoded(array)
-    has = np.asarray(array.is_valid().to_numpy(zero_copy_only=False), np.bool_)
+    has = has_value(array)
     type_ = array.type
     if pa.types.is_null(type_):
         return _plain(np.zeros(len(array), np.int64), has)
@@ -75,10 +75,9 @@ def _plain(micros: npt.NDArray[np.int64], has: npt.NDArray[np.bool_]) -> Instant
 
 
 def _integers(array: pa.Array) -> npt.NDArray[np.int64]:
-    numbers: npt.NDArray[Any] = array.fill_null(0).to_numpy(zero_copy_only=False)
-    if numbers.dtype == np.uint64:
-        numbers = np.minimum(numbers, np.uint64(np.iinfo(np.int64).max))
-    return numbers.astype(np.int64, copy=False)
+    counts = integers(array)
+    fitting: npt.NDArray[np.int64] = np.minimum(counts, np.iinfo(np.int64).max).astype(np.int64, copy=False)
+    return fitting
 
 
 def _scaled(counts: npt.NDArray[np.int64], unit_nanos: int) -> npt.NDArray[np.int64]:
@@ -91,8 +90,7 @@ def _scaled(counts: npt.NDArray[np.int64], unit_nanos: int) -> npt.NDArray[np.in
 
 
 def _from_texts(array: pa.Array, has: npt.NDArray[np.bool_], unit_nanos: int) -> Instants:
-    compute = pa.compute
-    has = has & np.asarray(compute.not_equal(array, "").fill_null(False).to_numpy(zero_copy_only=False))
+    has = has & (integers(pa.compute.binary_length(array)) > 0)
     micros = np.zeros(len(array), np.int64)
     read = ~has
     for pattern, suffix in ((_ZONED, ""), (_LOCAL, "Z"), (_DAY, "T00:00:00Z")):
@@ -110,8 +108,7 @@ def _from_texts(array: pa.Array, has: npt.NDArray[np.bool_], unit_nanos: int) ->
 
 
 def _matches(array: pa.Array, pattern: str) -> npt.NDArray[np.bool_]:
-    found = pa.compute.match_substring_regex(array, pattern).fill_null(False)
-    return np.asarray(found.to_numpy(zero_copy_only=False), np.bool_)
+    return truth(pa.compute.match_substring_regex(array, pattern))
 
 
 def _appended(texts: pa.Array, suffix: str) -> pa.Array:
@@ -134,7 +131,7 @@ def _from_iso(texts: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bo
             np.array([0 if each is None else each for each in found], np.int64),
             np.array([each is not None for each in found], np.bool_),
         )
-    return np.asarray(micros.to_numpy(zero_copy_only=False), np.int64), np.ones(len(texts), np.bool_)
+    return items(micros, np.int64), np.ones(len(texts), np.bool_)
 
 
 def _micros_of(text: str) -> int | None:

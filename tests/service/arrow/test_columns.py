@@ -115,6 +115,9 @@ def test_an_attribute_of_each_type(array: Any, expected: list[tuple[Kind, Value]
     assert values(made, "x") == expected
     assert faults(made) == []
     assert made.rows is None
+    # The same values as a part of a longer array.
+    around = pa.concat_arrays([array, array, array])
+    assert values(converted({"x": around[len(array) : 2 * len(array)]}), "x") == expected
 
 
 @pytest.mark.parametrize(
@@ -235,6 +238,19 @@ def test_times_out_of_reach_stay_out_of_range_instead_of_wrapping_round() -> Non
     late, early = made.columns.times.tolist()
     assert late >= 253_402_300_800 * SECOND
     assert early < -62_135_596_800 * SECOND
+
+
+def test_a_part_of_a_longer_batch_is_that_part() -> None:
+    user_ids_ = pa.array(["a", None, "b", "", None, "c"])
+    times = pa.array([None, 1, None, 3, 4, 5], pa.timestamp("ms"))
+    flags = pa.array([None, True, False, None, True, False])
+    whole = {"user_id": user_ids_, "time": times, "event_id": pa.array([1, None, 3, 4, None, 6]), "x": flags}
+    made = converted({name: array[1:5] for name, array in whole.items()})
+    assert user_ids(made) == ["", "", ""]
+    assert made.columns.times.tolist() == [1_000, 3_000, 4_000]
+    assert made.columns.event_ids == ["", "4", ""]
+    assert values(made, "x") == [(B, True), None, (B, True)]
+    assert faults(made) == [("REQUIRED", "time", "is required", [1])]
 
 
 @pytest.mark.parametrize("share", [0.0, texts.DISTINCT_SHARE], ids=["repeated or not", "as by default"])
