@@ -37,8 +37,7 @@ class StoreFile(msgspec.Struct, frozen=True, kw_only=True):
 class StoreFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be counted about a store.
 
-    While `is_purging`, rows of erased users are still stored and counted in `events`: folds remove them step
-    by step.
+    While `is_purging`, folds are still to rewrite rows that were removed; `events` counts them until then.
     """
 
     store_id: str

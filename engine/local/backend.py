@@ -527,7 +527,7 @@ class LocalBackend:
 
     @property
     def _has_to_fold(self) -> bool:
-        """Whether something is only in the log, the log has more than that, or erased rows are stored."""
+        """Whether something is only in the log, the log has more than that, or removed rows are stored."""
         return self._purging or self._state.position > min(self._state.folded.position, self._log.trimmed)
 
     def _is_purging(self) -> bool:

@@ -190,6 +190,8 @@ def _structure_faults(part: Part) -> Iterator[str]:
         "the record says other times": (int(times.min()), int(times.max()))
         == (record.time_min, record.time_max),
         "removed users were never there": part.removed <= set(users.tolist()) if part.removed else True,
+        "rows are removed before an instant that divides none": part.floor is None
+        or record.time_min < part.floor <= record.time_max,
     }
     yield from (text for text, right in holds.items() if not right)
     if len(times) == len(sequences) == len(row_users):

@@ -168,7 +168,9 @@ class GetStoreStatsResponse(_message.Message):
     """Version of the form in which the store is written."""
     users: _builtins.int
     events: _builtins.int
-    """Events, those of erased users included until they are rewritten."""
+    """Events, those that were removed included for as long as they are stored: of erased users until folds have
+    rewritten them, too old ones until there are enough of them.
+    """
     purging: _builtins.bool
     """Rows of erased users are still to be rewritten, which folds do step by step."""
     @_builtins.property
