@@ -24,6 +24,8 @@ class Application:
             map_bytes=config.map_bytes,
             fold_records=config.fold_records,
             fold_seconds=config.fold_s,
+            cache_bytes=config.cell_cache_bytes or None,
+            column_cache_bytes=config.column_cache_bytes or None,
         )
         self._backend = LocalBackend.open(config.data_dir, settings=settings)
         try:

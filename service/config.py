@@ -78,6 +78,13 @@ class Config:
     fold_s: Annotated[
         float, Setting("how long after the first record that is not folded a fold starts", 0.01)
     ] = FOLD_SECONDS
+    cell_cache_bytes: Annotated[
+        int,
+        Setting("memory for users, sets and profiles read lately; 0 = 25,165,824 and 40 a user", 0),
+    ] = 0
+    column_cache_bytes: Annotated[
+        int, Setting("memory for columns of events read lately; 0 = 67,108,864 and 48 a user", 0)
+    ] = 0
     refresh_interval_ms: Annotated[
         int, Setting("how often activated audiences are brought up to date", 1)
     ] = REFRESH_INTERVAL_MS

@@ -19,7 +19,7 @@ ReadKey: TypeAlias = tuple[object, ...]
 
 ANY_NAME = 0
 
-STEP_CACHE_BYTES_DEFAULT = 128 << 20
+STEP_CACHE_BYTES_DEFAULT = 32 << 20
 ENTRY_OVERHEAD_BYTES = 400
 
 

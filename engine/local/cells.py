@@ -2,7 +2,8 @@
 
 Readers and writers share the same objects under the backend's state lock, so every acknowledged write is seen
 at once and nothing has to be merged. A cell that changed is dirty until the next fold writes it; clean cells
-are dropped, least recently used first, when together they exceed the budget.
+are dropped, least recently used first, when together they exceed the budget. What counts is about how much
+memory a cell takes, which for profiles is ten times what is stored.
 """
 
 from __future__ import annotations
@@ -23,10 +24,14 @@ from engine.local.environment import Environment, ReadTransaction, Writable
 
 T = TypeVar("T")
 
-CACHE_BYTES_DEFAULT = 1 << 30
+CACHE_BYTES_DEFAULT = 24 << 20
 EVICT_TO_SHARE = 0.75
+EVICT_AGAIN_GROWTH = 1.1
+"""Cells that could not go, as they wait for a fold, are looked through again after so much more has come."""
 CELLS_PER_BREATH = 500
-CELL_OVERHEAD_BYTES = 250
+CELL_OVERHEAD_BYTES = 350
+MESSAGE_BYTES_PER_STORED_BYTE = 9
+"""Measured: dicts of tuples and lists of strings, beside their MessagePack."""
 
 PAGE_BITS = 12
 PAGE_USERS = 1 << PAGE_BITS
@@ -49,6 +54,10 @@ class Codec(Protocol[T]):
         """The stored form; None when there is nothing to store and the key is deleted."""
         ...
 
+    def memory_bytes(self, stored_bytes: int) -> int:
+        """About how much memory the value takes that is stored in so many bytes."""
+        ...
+
 
 class _BitMaps:
     """A set of dense ids: the portable Roaring format, or four bytes when it holds a single one."""
@@ -65,6 +74,9 @@ class _BitMaps:
         if len(value) > 1:
             return value.serialize()
         return value.min().to_bytes(U32_BYTES, "little") if value else None
+
+    def memory_bytes(self, stored_bytes: int) -> int:
+        return stored_bytes
 
 
 class ColumnCodec:
@@ -108,6 +120,9 @@ class ColumnCodec:
             return bytes([_WHOLE]) + value.tobytes()
         return bytes([_SPARSE]) + positions.astype(np.uint16).tobytes() + values[positions].tobytes()
 
+    def memory_bytes(self, stored_bytes: int) -> int:
+        return len(self._empty) * self._dtype.itemsize
+
 
 _WHOLE, _SPARSE = 0, 1
 
@@ -127,6 +142,9 @@ class MessageCodec(Generic[T]):
 
     def encode(self, value: T) -> bytes | None:
         return _encoder.encode(value) if value else None
+
+    def memory_bytes(self, stored_bytes: int) -> int:
+        return MESSAGE_BYTES_PER_STORED_BYTE * stored_bytes
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -165,13 +183,17 @@ class Cells:
 
     def __init__(self, index: Environment, bytes_max: int = CACHE_BYTES_DEFAULT) -> None:
         self._index = index
-        self._bytes_max = bytes_max
+        self.limit(bytes_max)
         self._bytes = 0
         self._clock = 0
         self._cells: dict[bytes, Cell[Any]] = {}
         self._dirty: dict[bytes, Cell[Any]] = {}
         self._writing: dict[bytes, Cell[Any]] = {}
         self._session = _Session()
+
+    def limit(self, bytes_max: int) -> None:
+        """Sets how much memory clean cells may take, from the end of the next session."""
+        self._bytes_max = self._evict_above = bytes_max
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -185,7 +207,7 @@ class Cells:
             session.depth -= 1
             if not session.depth:
                 self._end_reading()
-                if self._bytes > self._bytes_max:
+                if self._bytes > self._evict_above:
                     self._evict()
 
     def reading(self) -> ReadTransaction:
@@ -208,7 +230,7 @@ class Cells:
             stored = self.reading().get(key)
             if stored is None:
                 return None
-            cell = Cell(key, codec, codec.decode(stored), len(stored) + CELL_OVERHEAD_BYTES)
+            cell = Cell(key, codec, codec.decode(stored), _size(codec, len(stored)))
             self._cells[key] = cell
             self._bytes += cell.size
         cell.used = self._clock
@@ -218,7 +240,7 @@ class Cells:
         """The cell, with an empty value when there is nothing under the key."""
         cell = self.find(key, codec)
         if cell is None:
-            cell = Cell(key, codec, codec.empty(), CELL_OVERHEAD_BYTES)
+            cell = Cell(key, codec, codec.empty(), _size(codec, 0))
             cell.used = self._clock
             self._cells[key] = cell
             self._bytes += cell.size
@@ -272,13 +294,14 @@ class Cells:
                 txn.delete(key)
             else:
                 txn.put(key, encoded)
-            size = CELL_OVERHEAD_BYTES + (0 if encoded is None else len(encoded))
+            size = _size(cell.codec, 0 if encoded is None else len(encoded))
             self._bytes += size - cell.size
             cell.size = size
 
     def written(self) -> None:
         """The transaction of `write` has committed."""
         self._writing.clear()
+        self._evict_above = self._bytes_max
         self._end_reading()
 
     def unwritten(self) -> None:
@@ -288,6 +311,7 @@ class Cells:
         self._writing.clear()
 
     def _evict(self) -> None:
+        self._evict_above = self._bytes_max
         target = self._bytes_max * EVICT_TO_SHARE
         for cell in sorted(self._cells.values(), key=operator.attrgetter("used")):
             if self._bytes <= target:
@@ -295,6 +319,11 @@ class Cells:
             if not cell.dirty and cell.key not in self._writing:
                 del self._cells[cell.key]
                 self._bytes -= cell.size
+        self._evict_above = max(self._bytes_max, int(self._bytes * EVICT_AGAIN_GROWTH))
+
+
+def _size(codec: Codec[Any], stored_bytes: int) -> int:
+    return CELL_OVERHEAD_BYTES + codec.memory_bytes(stored_bytes)
 
 
 def as_numpy(column: array.array[Any]) -> npt.NDArray[Any]:

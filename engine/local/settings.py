@@ -10,6 +10,9 @@ from engine.local.environment import GROUPS_DEFAULT, MAP_BYTES_DEFAULT
 from engine.local.events import COLUMN_CACHE_BYTES_DEFAULT
 from engine.local.membership import CHANGES_RETAINED_MAX
 
+CACHE_BYTES_PER_USER = 40
+COLUMN_CACHE_BYTES_PER_USER = 48
+"""On top of the defaults, which are what a store without users has."""
 FOLD_RECORDS = 200_000
 FOLD_SECONDS = 30.0
 APPLY_CHUNK_RECORDS = 500
@@ -23,10 +26,10 @@ class LocalSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Fixed when the store is created; an existing store keeps its own."""
     map_bytes: int = MAP_BYTES_DEFAULT
     """The most each of the two LMDB environments may grow to."""
-    cache_bytes: int = CACHE_BYTES_DEFAULT
-    """What clean cells may take in memory; fresh writes come on top until the next fold."""
-    column_cache_bytes: int = COLUMN_CACHE_BYTES_DEFAULT
-    """What decoded columns of events may take in memory."""
+    cache_bytes: int | None = None
+    """What clean cells may take in memory; fresh writes come on top until the next fold. None: by users."""
+    column_cache_bytes: int | None = None
+    """What decoded columns of events may take in memory. None: by users."""
     fold_records: int = FOLD_RECORDS
     fold_seconds: float = FOLD_SECONDS
     """A fold starts after so many records, or so long after the first record that is not folded."""
@@ -37,3 +40,13 @@ class LocalSettings(msgspec.Struct, frozen=True, kw_only=True):
     changes_retained_max: int = CHANGES_RETAINED_MAX
     revision_wait_seconds_max: float = REVISION_WAIT_SECONDS_MAX
     """How long a read without a deadline waits for its revision."""
+
+    def cell_budget_bytes(self, users: int) -> int:
+        """What clean cells may take in a store of so many users."""
+        by_users = CACHE_BYTES_DEFAULT + users * CACHE_BYTES_PER_USER
+        return by_users if self.cache_bytes is None else self.cache_bytes
+
+    def column_budget_bytes(self, users: int) -> int:
+        """What decoded columns may take in a store of so many users."""
+        by_users = COLUMN_CACHE_BYTES_DEFAULT + users * COLUMN_CACHE_BYTES_PER_USER
+        return by_users if self.column_cache_bytes is None else self.column_cache_bytes

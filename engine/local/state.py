@@ -60,8 +60,10 @@ class State:
         self._chunk_records = settings.apply_chunk_records
         self._lock = FairLock()
         self._reached = threading.Condition()
-        self.cells = Cells(store.index, settings.cache_bytes)
-        self._columns = ColumnCache(settings.column_cache_bytes)
+        self._settings = settings
+        self.cells = Cells(store.index)
+        self._columns = ColumnCache()
+        self._limit_caches()
         self.names = Names(store.index)
         self.event_ids = EventIds(store.index, settings.dedupe_horizon_days)
         self.requests = Requests(store.index, settings.request_horizon_hours)
@@ -73,6 +75,13 @@ class State:
         self._sequence = self.folded.sequence
         self.arrival = self.folded.arrival
         self._writing = FoldedState()
+
+    def _limit_caches(self) -> None:
+        """Gives the caches what the number of users in the index allows them."""
+        with self._store.index.reading() as txn:
+            users = sum(int.from_bytes(count, "little") for _, count in txn.scan(key(Family.USER_COUNT)))
+        self.cells.limit(self._settings.cell_budget_bytes(users))
+        self._columns.limit(self._settings.column_budget_bytes(users))
 
     @contextmanager
     def locked(self, deadline: float | None = None) -> Iterator[None]:
@@ -284,6 +293,7 @@ class State:
         for part in self._folding_parts():
             part.written()
         self.folded = self._writing
+        self._limit_caches()
 
     def unwritten(self) -> None:
         """What was collected did not reach the index, and is still to be written."""

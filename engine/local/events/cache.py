@@ -16,7 +16,7 @@ from engine.errors import DataLoss
 from engine.local.environment import Readable, ReadTransaction
 from engine.local.keys import family_of
 
-COLUMN_CACHE_BYTES_DEFAULT = 256 << 20
+COLUMN_CACHE_BYTES_DEFAULT = 64 << 20
 
 Key = tuple[int, Hashable]
 """The holder's number and which of its columns."""
@@ -40,6 +40,10 @@ class ColumnCache:
         self._bytes = 0
         self._held: OrderedDict[Key, tuple[Sized, int]] = OrderedDict()
         self._numbers = itertools.count()
+
+    def limit(self, bytes_max: int) -> None:
+        """Sets how many bytes the columns may take, from the next one that comes."""
+        self._bytes_max = bytes_max
 
     def holder(self) -> int:
         """A number that no other holder of columns has in this cache."""

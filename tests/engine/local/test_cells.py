@@ -21,6 +21,7 @@ from engine.local.cells import (
     TIMES,
     Cells,
     Codec,
+    MessageCodec,
 )
 from engine.local.environment import Environment, WriteBuffer
 
@@ -144,3 +145,42 @@ def test_cells_being_written_stay_until_the_commit(index: Environment) -> None:
     fold(cells, index)
     with cells.session():
         assert Cells(index).find(b"\x15a", BITMAP) is not None
+
+
+def test_what_counts_is_memory_rather_than_what_is_stored(index: Environment) -> None:
+    """Five profiles would fit by what is stored."""
+    profiles: MessageCodec[dict[int, str]] = MessageCodec(dict[int, str], dict)
+    cells = Cells(index, bytes_max=6_000)
+    with cells.session():
+        for number in range(5):
+            cell = cells.get(b"\x20%d" % number, profiles)
+            cell.value[1] = "x" * 100
+            cells.changed(cell)
+    fold(cells, index)
+    with cells.session():
+        kept = [cells.get(b"\x20%d" % number, profiles) for number in range(5)]
+    # 350 + 9 x 104 bytes each are 6,430; within three quarters of 6,000 there is room for three.
+    with cells.session():
+        assert [cells.get(b"\x20%d" % n, profiles) is kept[n] for n in range(5)] == [False] * 2 + [True] * 3
+
+
+def test_cells_that_wait_for_a_fold_are_not_looked_through_again_and_again(
+    index: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = Cells(index, bytes_max=0)
+    passes: list[int] = []
+    evict = cells._evict
+
+    def counting() -> None:
+        passes.append(len(cells._cells))
+        evict()
+
+    monkeypatch.setattr(cells, "_evict", counting)
+    for number in range(1_000):
+        with cells.session():
+            cells.changed(cells.get(b"\x15%d" % number, BITMAP))
+    assert len(passes) < 80
+    fold(cells, index)
+    with cells.session():
+        pass
+    assert not cells._cells

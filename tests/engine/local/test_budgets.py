@@ -1,0 +1,45 @@
+"""Caches get what their settings say, or what the number of users allows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.backend import EventRecord
+from engine.criteria.model import EventType
+from engine.local.backend import LocalBackend
+from engine.local.settings import LocalSettings
+
+ACCOUNT = "accounts/a"
+INPUT = f"{ACCOUNT}/workspaces/w/inputs/i"
+
+
+def test_budgets_follow_the_users_of_all_accounts(tmp_path: Path) -> None:
+    backend = LocalBackend.open(tmp_path)
+    assert _budgets(backend) == (25_165_824, 67_108_864)
+    for account, users in ((ACCOUNT, 30), ("accounts/b", 7)):
+        backend.append(
+            account,
+            [
+                EventRecord(
+                    user_id=f"u{n}", input=INPUT, name="n", type=EventType.CUSTOM, time=1, attributes={}
+                )
+                for n in range(users)
+            ],
+        )
+    backend.fold()
+    with_users = (25_165_824 + 37 * 40, 67_108_864 + 37 * 48)
+    assert _budgets(backend) == with_users
+    backend.close()
+    again = LocalBackend.open(tmp_path)
+    assert _budgets(again) == with_users
+    again.close()
+
+
+def test_budgets_that_are_set_stay(tmp_path: Path) -> None:
+    backend = LocalBackend.open(tmp_path, settings=LocalSettings(cache_bytes=1_000, column_cache_bytes=2_000))
+    assert _budgets(backend) == (1_000, 2_000)
+    backend.close()
+
+
+def _budgets(backend: LocalBackend) -> tuple[int, int]:
+    return backend._state.cells._bytes_max, backend._state._columns._bytes_max
