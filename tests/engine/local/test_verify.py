@@ -51,7 +51,9 @@ def backend(tmp_path: Path) -> Iterator[LocalBackend]:
     opened.append(ACCOUNT, records(1))
     opened.append(ACCOUNT, records(2))
     yield opened
-    # What is damaged must not be folded over and over at the end.
+    # What is damaged must not be folded at the end.
+    opened._closing.set()
+    opened._folder.join()
     opened._store.close()
 
 
