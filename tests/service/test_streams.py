@@ -1,0 +1,130 @@
+"""Streams of events: those that come together share a commit, and a caller who does not listen must wait."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.ingest import Ingest, Ingested
+from engine.local.backend import LocalBackend
+from engine.local.log import WriteAheadLog
+from milepost.v1.admin_service_pb2 import GetServerInfoRequest, GetServerInfoResponse
+from milepost.v1.data_pb2 import Event
+from milepost.v1.ingest_service_pb2 import IngestEventsRequest, StreamEventsRequest
+from tests.harness import ACCOUNT, EVENTUALLY_S, INPUT, Serving, eventually, serving
+
+STREAMS = 6
+
+DEAF_BATCHES = 30
+REFUSED_EVENTS = 10_000 - 1
+"""So many refusals make one acknowledgement larger than what a connection takes unread at first."""
+UNREAD_MAX = 20
+"""More acknowledgements of that size fit nowhere between a service and a caller that does not read them."""
+OTHER_BATCHES = 300
+LONG = Event(user_id="x" * 300)
+"""Refused, and three megabytes a batch."""
+NEVER_FOLDS: dict[str, Any] = {"fold_records": 1_000_000, "fold_s": 3_600.0}
+
+
+def event(user_id: str) -> Event:
+    made = Event(user_id=user_id, name="open")
+    made.time.FromSeconds(1_750_000_000)
+    return made
+
+
+def batch(sequence: int, *events: Event) -> StreamEventsRequest:
+    return StreamEventsRequest(
+        sequence=sequence, batch=IngestEventsRequest(parent=ACCOUNT, input=INPUT, events=events)
+    )
+
+
+def backend_of(service: Serving) -> LocalBackend:
+    backend = service.application.engine.backend
+    assert isinstance(backend, LocalBackend)
+    return backend
+
+
+def info_of(service: Serving) -> GetServerInfoResponse:
+    return service.admin.GetServerInfo(GetServerInfoRequest())
+
+
+def commits_of_the_log(service: Serving) -> int:
+    """Commits that the file of the log has seen, each of them synced to the disk."""
+    return int(backend_of(service)._log._environment._env.info()["last_txnid"])
+
+
+def test_streams_that_come_together_share_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the batch of the first stream is committed, five others send theirs: they share the next."""
+    groups: list[int] = []
+    original = WriteAheadLog.append
+    with serving(tmp_path / "store", access_log="none", **NEVER_FOLDS) as service:
+        service.create_inputs()
+        waiting = backend_of(service)._writer._waiting
+
+        def append(log: WriteAheadLog, encoded: Sequence[bytes]) -> int:
+            if not groups:
+                eventually(lambda: len(waiting) == STREAMS - 1)
+            groups.append(len(encoded))
+            return original(log, encoded)
+
+        monkeypatch.setattr(WriteAheadLog, "append", append)
+        before = commits_of_the_log(service)
+        closing = threading.Event()
+
+        def requests(stream: int) -> Iterator[StreamEventsRequest]:
+            yield batch(stream, event(f"user-{stream}"))
+            closing.wait(EVENTUALLY_S)
+
+        calls = [service.ingest.StreamEvents(requests(stream)) for stream in range(STREAMS)]
+        answers = [next(call) for call in calls]
+        closing.set()
+        assert groups == [1, STREAMS - 1]
+        assert commits_of_the_log(service) == before + 2
+        assert [answer.sequence for answer in answers] == list(range(STREAMS))
+        assert {answer.result.revision for answer in answers} == {
+            f"{info_of(service).store_id}.{revision:x}" for revision in range(1, STREAMS + 1)
+        }
+        assert info_of(service).events == STREAMS
+
+
+def test_a_caller_who_does_not_read_acknowledgements_is_not_read_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches are not taken in beyond the few whose acknowledgements are on their way, others are not held
+    up, and once the caller listens everything goes on where it was.
+    """
+    taken = 0
+    original = Ingest.events
+
+    def events(ingest: Ingest, account: str, rows: Sequence[Any], request_id: str) -> Ingested:
+        nonlocal taken
+        taken += len(rows) > 1
+        return original(ingest, account, rows, request_id)
+
+    monkeypatch.setattr(Ingest, "events", events)
+    sent = 0
+
+    def requests() -> Iterator[StreamEventsRequest]:
+        nonlocal sent
+        for sequence in range(DEAF_BATCHES):
+            sent += 1
+            yield batch(sequence, event("deaf"), *[LONG] * REFUSED_EVENTS)
+
+    with serving(tmp_path / "store", access_log="none", **NEVER_FOLDS) as service:
+        service.create_inputs()
+        deaf = service.ingest.StreamEvents(requests())
+        eventually(lambda: taken > 0)
+        # The batches of somebody who listens are the clock: a stream that is read from has its turns too.
+        others = (batch(number, event("other")) for number in range(OTHER_BATCHES))
+        assert sum(answer.result.accepted for answer in service.ingest.StreamEvents(others)) == OTHER_BATCHES
+        assert 0 < taken <= UNREAD_MAX
+        assert taken <= sent <= UNREAD_MAX
+
+        answers = [(answer.sequence, len(answer.result.rejections)) for answer in deaf]
+        assert answers == [(sequence, REFUSED_EVENTS) for sequence in range(DEAF_BATCHES)]
+        assert (taken, sent) == (DEAF_BATCHES, DEAF_BATCHES)
+        assert info_of(service).events == DEAF_BATCHES + OTHER_BATCHES
