@@ -11,7 +11,7 @@ STAMP := $(VENV)/.made-with-$(subst $(COMMA),-,$(EXTRAS))
 PACKAGES := engine service clients/python/milepost tests tools
 
 .DEFAULT_GOAL := help
-.PHONY: help env run test lint format protos breaking bench kill fuzz-criteria clean
+.PHONY: help env run test lint format protos breaking bench kill model fuzz-criteria clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ bench: env ## Run the benchmarks (ARGS are passed on)
 
 kill: env ## Kill the service again and again and check what it kept (ROUNDS=1000; ARGS="--seed 7 --jobs 2")
 	$(BIN)/python -m tests.faults.kill_rounds --rounds $(or $(ROUNDS),20) $(ARGS)
+
+model: env ## Walk at random over a store and compare with the oracle (OPERATIONS=200000; ARGS="--seed 7 --jobs 2")
+	$(BIN)/python -m tests.engine.local.walk.campaign --operations $(or $(OPERATIONS),200000) $(ARGS)
 
 fuzz-criteria: env ## Compare random criteria with the oracle (WORLDS=20000; ARGS="--seed 7 --jobs 2")
 	$(BIN)/python -m tests.oracle.campaign --worlds $(or $(WORLDS),20000) $(ARGS)

@@ -21,12 +21,18 @@ PAGE_USERS = 3
 
 
 class EngineSide:
-    """A store with many worlds in it, each in its own account."""
+    """A store with many worlds in it, each in its own account; `kind` opens it."""
 
-    def __init__(self, directory: Path, settings: LocalSettings | None = None) -> None:
-        self._directory = directory
+    def __init__(
+        self,
+        directory: Path,
+        settings: LocalSettings | None = None,
+        kind: type[LocalBackend] = LocalBackend,
+    ) -> None:
+        self.directory = directory
         self._settings = settings
-        self.backend = LocalBackend.open(directory, settings=settings)
+        self._kind = kind
+        self.backend = kind.open(directory, settings=settings)
         self._fed: dict[str, int] = {}
 
     def close(self) -> None:
@@ -35,8 +41,13 @@ class EngineSide:
 
     def restart(self) -> None:
         """Closes the store and opens it again."""
+        self.go_on_in(self.directory)
+
+    def go_on_in(self, directory: Path) -> None:
+        """Closes the store and opens the one in another directory in its place."""
         self.backend.close()
-        self.backend = LocalBackend.open(self._directory, settings=self._settings)
+        self.directory = directory
+        self.backend = self._kind.open(directory, settings=self._settings)
 
     def feed(self, world: World, until: int | None = None) -> None:
         """Sends what happened up to that operation (all unless given) and was not sent before."""

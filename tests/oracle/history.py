@@ -92,11 +92,22 @@ class Aliases:
     def __init__(self) -> None:
         self._renamed: dict[str, str] = {}
 
+    def copied(self) -> Aliases:
+        """The aliases as they are now."""
+        copy = Aliases()
+        copy._renamed = dict(self._renamed)
+        return copy
+
     def now_called(self, user_id: str) -> str:
         """What an id stands for, at the end of its chain."""
-        while user_id in self._renamed:
-            user_id = self._renamed[user_id]
-        return user_id
+        return self.chain(user_id)[-1]
+
+    def chain(self, user_id: str) -> list[str]:
+        """The id, what it was made an alias of, and so on."""
+        chain = [user_id]
+        while chain[-1] in self._renamed:
+            chain.append(self._renamed[chain[-1]])
+        return chain
 
     def closes_cycle(self, from_user_id: str, to_user_id: str) -> bool:
         """The alias would lead back to itself."""
@@ -107,7 +118,7 @@ class Aliases:
         if self.closes_cycle(from_user_id, to_user_id):
             raise ValueError(f"{from_user_id!r} already is {to_user_id!r}, or the other way round")
         source, target = self.now_called(from_user_id), self.now_called(to_user_id)
-        self._renamed[source] = target
+        self._renamed[source] = to_user_id
         return source, target
 
     def forget(self, user_ids: Iterable[str]) -> set[str]:

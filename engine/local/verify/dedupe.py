@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from engine.local.dedupe import BLOCK_DIGESTS, DIGEST_BYTES, FENCE_BYTES, Answered, Run, RunRecord, digests_of
+from engine.local.dedupe import DIGEST_BYTES, FENCE_BYTES, Answered, Run, RunRecord, digests_of
 from engine.local.keys import Family, key
 from engine.local.verify.examination import Examination, Found, as_is
 
@@ -68,7 +68,7 @@ def _check_run(
         examination.fault(Family.DEDUPE_FILTER, "is gone", stored)
         return
     digests = digests_of(b"".join(bytes(found.value) for found in blocks))
-    in_order = [found.parts[1] for found in blocks] == list(range(-(-record.count // BLOCK_DIGESTS)))
+    in_order = [found.parts[1] for found in blocks] == list(range(len(record.fences)))
     whole = in_order and len(digests) == record.count
     examination.expect(whole, Family.DEDUPE_BLOCK, f"hold {len(digests)} of {record.count} ids", stored)
     high, low = digests[:, 0], digests[:, 1]
