@@ -4,6 +4,7 @@ python -m tests.bench                                the service, on the sample 
 python -m tests.bench criteria --keep DIRECTORY      each form of criterion beside DuckDB and ClickHouse
 python -m tests.bench sizes --keep DIRECTORY         estimates of a deep milestone over ten million users
 python -m tests.bench import --keep DIRECTORY        a Parquet file, beside DuckDB and ClickHouse loading it
+python -m tests.bench ingest                         unary and streamed ingest, beside reading the same bytes
 python -m tests.bench intervals --keep DIRECTORY     how often the true size lies inside the interval
 """
 
@@ -29,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _sizes(options, console)
     elif options.table == "import":
         _import(options, console)
+    elif options.table == "ingest":
+        _ingest(options, console)
     elif options.table == "intervals":
         _intervals(options, console)
     else:
@@ -55,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     imports.add_argument("--users", type=int, default=1_000_000)
     imports.add_argument("--events", type=int, default=20_000_000)
     imports.add_argument("--keep", type=Path, help="directory the drawn file stays in")
+    ingest = tables.add_parser("ingest", help="unary and streamed ingest, beside reading the same bytes")
+    ingest.add_argument("--events", type=int, default=500_000, help="of each line of the table")
     intervals = tables.add_parser("intervals", help="coverage of the 95 % intervals, random criteria")
     intervals.add_argument("--users", type=int, default=1_000_000)
     intervals.add_argument("--events", type=int, default=500_000)
@@ -91,6 +96,12 @@ def _import(options: argparse.Namespace, console: Console) -> None:
     from tests.bench import import_rate
 
     import_rate.run(import_rate.Options(options.events, options.users, options.keep), console)
+
+
+def _ingest(options: argparse.Namespace, console: Console) -> None:
+    from tests.bench import ingest_rate
+
+    ingest_rate.run(ingest_rate.Options(options.events), console)
 
 
 def _intervals(options: argparse.Namespace, console: Console) -> None:
