@@ -14,7 +14,7 @@ CHAPTERS = 8
 def test_whatever_happens_to_a_store_it_answers_as_the_oracle(
     tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
-    seed, happened = pytestconfig.getoption("--hypothesis-seed"), set()
+    seed, happened = pytestconfig.getoption("--hypothesis-seed"), set[str]()
     for number in range(CHAPTERS):
         chapter = Chapter(f"{seed} {number}", tmp_path / str(number))
         chapter.walk()

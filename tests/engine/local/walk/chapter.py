@@ -176,6 +176,10 @@ class Chapter:
             case "backup":
                 worlds = [growing.copied() for growing in self._worlds]
                 self._backups[store.back_up()] = _Moment(worlds, dict(self._answers), self._revision)
+            case "fold in vain":
+                store.fold_in_vain()
+                # A store that could not fold takes no more until it can.
+                self._source.choice((store.fold, store.restart, store.crash))()
             case "restore":
                 kept = [backup for backup in self._backups if store.has(backup)]
                 if kept:
@@ -183,7 +187,6 @@ class Chapter:
             case _:
                 {
                     "fold": store.fold,
-                    "fold in vain": store.fold_in_vain,
                     "restart": store.restart,
                     "crash": store.crash,
                     "crash after fold": store.crash_after_fold,
