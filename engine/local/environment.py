@@ -35,7 +35,7 @@ from engine.errors import DataLoss, LimitExceeded, StoreUnavailable
 from engine.local.keys import Family, family_of, key
 from engine.upkeep import StoreFile
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 GROUPS_DEFAULT = 16
 GROUPS_MAX = 64

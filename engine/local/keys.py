@@ -1,4 +1,4 @@
-"""The key space of the embedded backend: every family of keys in one place, version 3.
+"""The key space of the embedded backend: every family of keys in one place, version 4.
 
 A key is one byte for its family, then its parts, integers big-endian so that byte order is number order. A
 layout names the parts: `B` u8, `I` u32, `Q` u64, and `*` for bytes up to the end of the key, last only. Fewer
@@ -39,7 +39,7 @@ USER_COUNT            account u32, group u8                         u32: the nex
 USER_IDS              account u32, group u8, page u32               MessagePack list of user ids, "" = erased
 USER_PARTITIONS       account u32, group u8, page u32               u16[4,096] partitions
 ALIVE                 account u32, group u8                         bitmap
-PROFILE               account u32, group u8, dense id u32           MessagePack of `properties.ProfileData`
+PROFILE               account u32, group u8, dense id u32           MessagePack, as `profiles.ProfileCodec`
 FIELD_PRESENT         account u32, field u32, kind u8, group u8     bitmap
 FIELD_VALUE           account u32, field u32, kind u8, group u8,    bitmap of the users with that value, or
                       value                                         with that element in their list

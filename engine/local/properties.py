@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import numpy as np
 import xxhash
@@ -37,13 +37,11 @@ from engine.local.cells import (
 from engine.local.columns import Ranges
 from engine.local.directory import DENSE_MASK, PLACE_SHIFT, Place
 from engine.local.keys import Family, key
+from engine.local.profiles import PROFILE, ProfileData
+from engine.local.profiles import Write as Write
 from engine.local.vocabulary import Vocabularies
 from engine.local.write_times import PageSpans, Span, WriteTimes
 from engine.values import Kind, Micros, Value, kind_of
-
-Write: TypeAlias = tuple[Micros, int, Value | None]
-"""Time, arrival sequence and value (None = unset) of the latest write to a field."""
-ProfileData: TypeAlias = dict[int, Write]
 
 TEXT_IN_KEY_BYTES_MAX = 256
 """Longer strings are keyed by their digest, the string stored apart."""
@@ -57,7 +55,6 @@ _NO_WRITE: Write = (-(1 << 63), 0, None)
 """Instead of a write where there is none: any write is later."""
 _BOOLS = {False: b"\0", True: b"\1"}
 
-PROFILE: MessageCodec[ProfileData] = MessageCodec(dict[int, tuple[int, int, Value | None]], dict)
 _TEXT: MessageCodec[str] = MessageCodec(str, str)
 
 

@@ -20,10 +20,10 @@ from engine.local.bitmaps import ids_of
 from engine.local.cells import BITMAP, PAGE_BITS, as_numpy
 from engine.local.keys import Family, key
 from engine.local.names import Space
+from engine.local.profiles import PROFILE
 from engine.local.properties import (
     DIGEST_SUFFIX,
     EMPTY_LIST,
-    PROFILE,
     column_codec,
     decode_text,
     stored_values,

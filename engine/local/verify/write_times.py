@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from engine.local.cells import PAGE_BITS
 from engine.local.keys import Family, key
-from engine.local.properties import ProfileData
+from engine.local.profiles import ProfileData
 from engine.local.verify.examination import Examination
 from engine.local.write_times import SPANS, Span
 
