@@ -23,7 +23,7 @@ from engine.local.catalog import Catalog
 from engine.local.cells import Cells
 from engine.local.directory import DENSE_MASK, PLACE_SHIFT, Directory, Place
 from engine.local.environment import Store, Writable
-from engine.local.events import ColumnCache, ColumnNumbers, EventRow, EventTables, RowUsers, frames_of
+from engine.local.events import ArrivedRows, ColumnCache, ColumnNumbers, EventRow, EventTables, RowUsers
 from engine.local.names import NO_ACCOUNT, FieldKind, Names, NameSpace, Space, field_name, field_of
 from engine.local.properties import Properties, Write
 from engine.local.seen import Seen
@@ -115,7 +115,6 @@ class Account:
         places = self.directory.places(columns.user_ids.entries)
         users = RowUsers(places, columns.user_ids.codes)
         touched: dict[int, BitMap] = {}
-        changed: set[ReadKey] = set()
         input_numbers = [self.inputs.number(name) for name in columns.inputs.entries]
         for entry, input_number in enumerate(input_numbers):
             rows = None if len(input_numbers) == 1 else np.flatnonzero(columns.inputs.codes == entry)
@@ -128,10 +127,9 @@ class Account:
             names=[self.events.number(name) for name in columns.names.entries],
             attributes=[self._attribute_numbers[column.name] for column in columns.attributes],
         )
-        for frame in frames_of(columns, users, numbers, sequence):
-            self.tables.add_frame(frame)
-            changed.add(("events", frame.input_number, frame.name_number, frame.group))
-            breathe()
+        arrived = ArrivedRows(columns, users, numbers, sequence)
+        self.tables.add_columns(arrived)
+        changed: set[ReadKey] = {("events", *table) for table in arrived.tables()}
         self._touch(changed)
         return touched
 

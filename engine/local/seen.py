@@ -31,6 +31,9 @@ from engine.local.events.arrays import Int64s, Uint32s, runs
 from engine.local.keys import Family, key
 from engine.values import TIME_MAX_MICROS, Micros
 
+VECTOR_USERS_MIN = 16
+"""Fewer users of a page than this are gone through one by one."""
+
 
 class Seen:
     """First and last times of one account's users. Called with the state lock held."""
@@ -59,6 +62,12 @@ class Seen:
         bounds = runs(users >> PAGE_BITS)
         for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
             dense = users[start:end]
+            if end - start < VECTOR_USERS_MIN:
+                for at in range(start, end):
+                    self._widen(
+                        input_number, group << PLACE_SHIFT | int(users[at]), int(first[at]), int(last[at])
+                    )
+                continue
             page = self._page(input_number, group << PLACE_SHIFT | int(dense[0]))
             times = as_numpy(page.value)
             slots = (dense & PAGE_MASK).astype(np.int64)

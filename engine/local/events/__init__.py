@@ -7,9 +7,9 @@ accounts of a store.
 from engine.local.events.cache import COLUMN_CACHE_BYTES_DEFAULT as COLUMN_CACHE_BYTES_DEFAULT
 from engine.local.events.cache import ColumnCache as ColumnCache
 from engine.local.events.facts import TableFacts as TableFacts
+from engine.local.events.importing import ArrivedRows as ArrivedRows
 from engine.local.events.importing import ColumnNumbers as ColumnNumbers
 from engine.local.events.importing import RowUsers as RowUsers
-from engine.local.events.importing import frames_of as frames_of
 from engine.local.events.model import NEVER as NEVER
 from engine.local.events.model import AnyRow as AnyRow
 from engine.local.events.model import AttributeRow as AttributeRow

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from engine.event_columns import EventColumns, Rows, ValueColumn
+from engine.event_columns import EventColumns, Rows
 from engine.local.directory import DENSE_MASK, PLACE_SHIFT
 from engine.local.events.arrays import Int64s, Positions, Uint32s, runs, smallest, sort_order
 from engine.local.events.columns import Column, DictionaryColumn, Entries, NumberColumn, TimeColumn
 from engine.local.events.decimals import scaled
 from engine.local.events.frame import ColumnKey, Frame
-from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS, Kind
+from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS, Kind, Value
 
-_TYPE_BITS = 3
-"""Types of events are numbers below 8."""
+ColumnValues = tuple[Rows | None, npt.NDArray[Any], list[Value]]
+"""Which rows have a value (None = all), the data as in `ValueColumn`, and the entries of its codes."""
 
 
 class ColumnNumbers(NamedTuple):
@@ -27,6 +27,39 @@ class ColumnNumbers(NamedTuple):
     inputs: list[int]
     names: list[int]
     attributes: list[int]
+
+
+class ArrivedRows:
+    """Rows of any tables, in the order of arrival, with numbers in place of names.
+
+    Batches wait in this form, so that small ones are cut into tables together.
+    """
+
+    def __init__(self, columns: EventColumns, users: RowUsers, numbers: ColumnNumbers, sequence: int) -> None:
+        """The first row has the arrival sequence number after `sequence`."""
+        self.places = users.row_places
+        self.inputs = np.array(numbers.inputs, np.uint32)[columns.inputs.codes]
+        self.names = np.array(numbers.names, np.uint32)[columns.names.codes]
+        self.types = columns.types
+        self.times = columns.times
+        self.sequences = sequence + 1 + np.arange(len(columns))
+        self.values: dict[ColumnKey, ColumnValues] = {
+            (number, column.kind): (column.rows, column.data, column.entries)
+            for number, column in zip(numbers.attributes, columns.attributes, strict=True)
+        }
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def tables(self) -> set[tuple[int, int, int]]:
+        """Input, name and group of the tables that have rows here."""
+        packed = self.inputs.astype(np.int64) << 32 | self.names
+        groups = self.places >> PLACE_SHIFT
+        return {
+            (int(found) >> 32, int(found) & 0xFFFF_FFFF, int(group))
+            for found in np.unique(packed)
+            for group in np.unique(groups[packed == found])
+        }
 
 
 class TableFrame(NamedTuple):
@@ -73,54 +106,72 @@ class RowUsers:
             yield int(groups[start]), dense, first[start:end], last[start:end]
 
 
-def frames_of(
-    columns: EventColumns, users: RowUsers, numbers: ColumnNumbers, sequence: int
-) -> Iterator[TableFrame]:
-    """The rows of each table. The first row has the arrival sequence number after `sequence`."""
-    places = users.row_places
-    # A table is a group, an input, a name and a type, numbered here by their codes.
-    inputs = columns.inputs.codes.astype(np.int64)
-    names = columns.names.codes.astype(np.int64)
-    tables = ((places >> PLACE_SHIFT) * len(numbers.inputs) + inputs) * len(numbers.names) + names
-    tables = tables << _TYPE_BITS | columns.types
-    order = sort_order(tables, places & DENSE_MASK, columns.times)
-    sorted_tables, sorted_places, sorted_times = tables[order], places[order], columns.times[order]
-    values = [_SortedValues(column, order) for column in columns.attributes]
-    bounds = runs(sorted_tables).tolist()
-    for start, end in itertools.pairwise(bounds):
-        first = int(order[start])
-        pieces: dict[ColumnKey, Column] = {}
-        for attribute, column in zip(numbers.attributes, values, strict=True):
-            piece = column.piece(start, end)
-            if piece is not None:
-                pieces[attribute, column.kind] = piece
+def frames_of(batches: Sequence[ArrivedRows]) -> Iterator[TableFrame]:
+    """The rows of each table, of batches that arrived one after the other."""
+    places = np.concatenate([batch.places for batch in batches])
+    times = np.concatenate([batch.times for batch in batches])
+    sequences = np.concatenate([batch.sequences for batch in batches])
+    inputs = np.concatenate([batch.inputs for batch in batches])
+    names = np.concatenate([batch.names for batch in batches])
+    types = np.concatenate([batch.types for batch in batches])
+    groups = places >> PLACE_SHIFT
+    order = sort_order(groups, inputs, names, types, places & DENSE_MASK, times)
+    places, times, sequences = places[order], times[order], sequences[order]
+    tables = [key[order] for key in (groups, inputs, names, types)]
+    columns = {key: _SortedValues(key[1], found, order) for key, found in _merged(batches).items()}
+    starts = np.flatnonzero(np.logical_or.reduce([key[1:] != key[:-1] for key in tables])) + 1
+    for start, end in itertools.pairwise([0, *starts.tolist(), len(order)]):
+        pieces = {
+            key: piece for key, column in columns.items() if (piece := column.piece(start, end)) is not None
+        }
         frame = Frame(
-            users=(sorted_places[start:end] & DENSE_MASK).astype(np.uint32),
-            times=sorted_times[start:end],
-            sequences=order[start:end] + (sequence + 1),
+            users=(places[start:end] & DENSE_MASK).astype(np.uint32),
+            times=times[start:end],
+            sequences=sequences[start:end],
             columns=pieces,
         )
-        yield TableFrame(
-            int(sorted_places[start]) >> PLACE_SHIFT,
-            numbers.inputs[int(inputs[first])],
-            numbers.names[int(names[first])],
-            int(columns.types[first]),
-            frame,
-        )
+        group, input_number, name_number, type_ = (int(key[start]) for key in tables)
+        yield TableFrame(group, input_number, name_number, type_, frame)
+
+
+def _merged(batches: Sequence[ArrivedRows]) -> dict[ColumnKey, ColumnValues]:
+    """The values of each column over the rows of all batches."""
+    if len(batches) == 1:
+        return batches[0].values
+    pieces: dict[ColumnKey, list[tuple[Rows, npt.NDArray[Any], list[Value]]]] = {}
+    first = 0
+    for batch in batches:
+        for key, (rows, data, entries) in batch.values.items():
+            here = np.arange(first, first + len(batch)) if rows is None else rows + first
+            pieces.setdefault(key, []).append((here, data, entries))
+        first += len(batch)
+    return {key: _joined(key[1], found, first) for key, found in pieces.items()}
+
+
+def _joined(
+    kind: Kind, pieces: Sequence[tuple[Rows, npt.NDArray[Any], list[Value]]], count: int
+) -> ColumnValues:
+    rows = np.concatenate([rows for rows, _, _ in pieces])
+    data = [data for _, data, _ in pieces]
+    numbers: dict[Value, int] = {}
+    if kind not in (Kind.NUMBER, Kind.TIME):
+        data = [
+            np.array([numbers.setdefault(value, len(numbers)) for value in entries], np.uint32)[codes]
+            for _, codes, entries in pieces
+        ]
+    return (None if len(rows) == count else rows), np.concatenate(data), list(numbers)
 
 
 class _SortedValues:
-    """The values of an attribute in the order of the sorted rows."""
+    """The values of a column in the order of the sorted rows."""
 
-    def __init__(self, column: ValueColumn, order: Positions) -> None:
-        self.kind = column.kind
-        self._entries = column.entries
+    def __init__(self, kind: Kind, values: ColumnValues, order: Positions) -> None:
+        rows, data, self._entries = values
+        self._kind = kind
         self._has: npt.NDArray[np.bool_] | None = None
-        data: npt.NDArray[Any] = column.data
         self._exponent: int | None = None
-        if self.kind is Kind.NUMBER and (found := scaled(data)) is not None:
+        if kind is Kind.NUMBER and (found := scaled(data)) is not None:
             data, self._exponent = found
-        rows = column.rows
         if rows is None:
             self._data = data[order]
             return
@@ -142,10 +193,10 @@ class _SortedValues:
                 positions = None
             else:
                 data = data[positions]
-        if self.kind is Kind.TIME:
+        if self._kind is Kind.TIME:
             return TimeColumn(positions, data)
-        if self.kind is not Kind.NUMBER:
-            entries = Entries(self.kind, len(self._entries), values=self._entries)
+        if self._kind is not Kind.NUMBER:
+            entries = Entries(self._kind, len(self._entries), values=self._entries)
             return DictionaryColumn(positions, data, entries).trimmed()
         if self._exponent is None:
             return NumberColumn.of(positions, data)

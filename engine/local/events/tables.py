@@ -14,7 +14,7 @@ from engine.local.events.aggregate import passing
 from engine.local.events.cache import ColumnCache, Loader
 from engine.local.events.facts import TableFacts, column_spans, facts_of
 from engine.local.events.frame import ColumnKey
-from engine.local.events.importing import TableFrame
+from engine.local.events.importing import ArrivedRows, frames_of
 from engine.local.events.model import EventRow, ResolvedEventMatch, ResolvedSelection, ResolvedSequence
 from engine.local.events.part import Part, TimeSpan
 from engine.local.events.select import Universe
@@ -25,6 +25,9 @@ from engine.values import Micros
 
 PURGE_ROWS_PER_FOLD = 1 << 18
 """About how many rows a fold rewrites to get rid of those that were removed."""
+
+ARRIVED_ROWS_MAX = 1 << 16
+"""Rows that came as columns and wait to be cut into tables together."""
 
 PENDING_ROWS_MAX = 1 << 15
 """Rows that wait as objects, about a kilobyte each, before they become columns."""
@@ -97,6 +100,8 @@ class EventTables:
         self._groups = [_Group() for _ in range(groups)]
         self._staged: list[Table] = []
         self._pending_rows = 0
+        self._arrived: list[ArrivedRows] = []
+        self._arrived_rows = 0
         self._fold_number = 0
         self._fold_key = key(Family.EVENT_FOLD, account)
         self.rows_looked_at = 0
@@ -128,11 +133,22 @@ class EventTables:
             for table in group.tables.values():
                 table.pack_pending()
 
-    def add_frame(self, rows: TableFrame) -> None:
-        """Takes the rows of one table in. The next read sees them."""
-        short = (rows.input_number, rows.name_number, rows.type)
-        table = self._groups[rows.group].tables.get(short) or self._new_table(rows.group, short)
-        table.add_frame(rows.frame)
+    def add_columns(self, rows: ArrivedRows) -> None:
+        """Takes rows in that come as columns. The next read sees them."""
+        self._arrived.append(rows)
+        self._arrived_rows += len(rows)
+        if self._arrived_rows >= ARRIVED_ROWS_MAX:
+            self._place_arrived()
+
+    def _place_arrived(self) -> None:
+        if not self._arrived:
+            return
+        for group, input_number, name_number, type_, frame in frames_of(self._arrived):
+            short = (input_number, name_number, type_)
+            table = self._groups[group].tables.get(short) or self._new_table(group, short)
+            table.add_frame(frame)
+        self._arrived = []
+        self._arrived_rows = 0
 
     def _new_table(self, group: int, short: _Short) -> Table:
         table = Table(self._loader, (self._account, *short, group))
@@ -210,7 +226,8 @@ class EventTables:
 
     def names_through(self, input_number: int) -> set[int]:
         """The event names that came through an input; of some, nothing may be left."""
-        return {table.key[2] for group in self._groups for table in group.through(input_number)}
+        with self._session():
+            return {table.key[2] for group in self._groups for table in group.through(input_number)}
 
     def facts(self, name_number: int, input_number: int | None = None) -> list[TableFacts]:
         """Figures of an event name, by input (None = all of them) and type, in no order. Exact, without what
@@ -260,6 +277,7 @@ class EventTables:
                 for table in self._staged:
                     table.settle()
                 self._staged = []
+            self._place_arrived()
             yield
 
     def _committed_fold(self, txn: ReadTransaction) -> int:
