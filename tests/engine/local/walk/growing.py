@@ -125,8 +125,14 @@ class Growing:
         return Erase(self.choose.some(self.palette.user_ids, 1, 2))
 
     def draw_expire(self) -> Expire:
-        """An instant that some events are before, or none."""
-        return Expire(self.choose.pick(self.palette.instants) - self.choose.pick((0, 1, MICROS_PER_DAY)))
+        """An instant before which events go: those that the retention is over for. Without a retention it is
+        any, until the store keeps memberships, which do not follow such a removal.
+        """
+        choose, palette = self.choose, self.palette
+        earlier = choose.pick((0, 1, MICROS_PER_DAY))
+        if palette.event_retention:
+            return Expire(palette.now - palette.event_retention - earlier)
+        return Expire((min(palette.instants) if self.stored else choose.pick(palette.instants)) - earlier)
 
     def refusal_of(self, alias: Alias) -> str:
         """Why an alias is refused ("" = it is not)."""
