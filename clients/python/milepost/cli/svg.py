@@ -10,9 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from unicodedata import east_asian_width
-from xml.sax.saxutils import escape, quoteattr
 
+from milepost.cli.drawing import (
+    BOLD,
+    FONT,
+    INK,
+    LINE,
+    PAPER,
+    QUIET,
+    TRACK,
+    clipped,
+    dashed,
+    shown,
+    text_at,
+    text_width,
+)
 from milepost.cli.text import percent
 from milepost.cli.tree import Node, Picture, credits_text, inputs_text, share_of, size_note, size_text
 from milepost.v1.audience_pb2 import SIZE_STATE_ESTIMATED, SIZE_STATE_FAILED
@@ -31,14 +43,6 @@ CORNER = 8
 TITLE_LINES_MAX = 2
 WIDTH_MIN = 640
 
-FONT = "Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
-# Widths of a character over the font size, for a wide font: what fits here fits in any of `FONT`.
-_NARROW, _USUAL, _BROAD, _FULL = 0.40, 0.62, 0.92, 1.05
-_BOLD = 1.1
-_NARROW_CHARACTERS = frozenset("fijlrtI.,:;'|!()[]{} ")
-_BROAD_CHARACTERS = frozenset("mwMWGOQ@%&—…")
-
-INK, QUIET, LINE, TRACK, PAPER = "#1f2933", "#52606d", "#b8c2cc", "#e4e7eb", "#ffffff"
 WARNING = "#b42318"
 
 
@@ -89,7 +93,7 @@ def draw_svg(picture: Picture) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
         f' viewBox="0 0 {width} {height}" role="img" font-family="{FONT}" fill="{INK}">',
-        f"<title>{_shown(name)}</title>",
+        f"<title>{shown(name)}</title>",
         f'<rect width="{width}" height="{height}" fill="{PAPER}"/>',
         *_heading(picture, name, width),
         *(_link(card) for card in cards if card.parent),
@@ -121,16 +125,16 @@ def _placed(node: Node) -> Iterator[_Card]:
 
 def _heading(picture: Picture, name: str, width: int) -> Iterator[str]:
     room = width - 2 * MARGIN
-    yield _text(MARGIN, MARGIN + 18, _clipped(name, room / _BOLD, 20), 20, weight="bold")
+    yield text_at(MARGIN, MARGIN + 18, clipped(name, room / BOLD, 20), 20, weight="bold")
     inputs = f"inputs: {inputs_text(picture.journey)}"
-    yield _text(MARGIN, MARGIN + 40, _clipped(inputs, room, 12), 12, fill=QUIET)
+    yield text_at(MARGIN, MARGIN + 40, clipped(inputs, room, 12), 12, fill=QUIET)
 
 
 def _link(card: _Card) -> str:
     """From the right side of the parent to the left side of the card, with a bend halfway."""
     assert card.parent is not None
     start, end = card.parent.x + CARD_WIDTH, card.x
-    look = f'fill="none" stroke="{LINE}" stroke-width="2"' + _dashed("5 4" if card.node.is_remaining else "")
+    look = f'fill="none" stroke="{LINE}" stroke-width="2"' + dashed("5 4" if card.node.is_remaining else "")
     if card.middle == card.parent.middle:
         return f'<path d="M{start} {card.middle}H{end}" {look}/>'
     bend = start + COLUMN_GAP // 2
@@ -144,16 +148,16 @@ def _link(card: _Card) -> str:
 def _card(card: _Card, start: Node) -> Iterator[str]:
     node, look = card.node, _look(card)
     x, inner = card.x + PADDING, CARD_WIDTH - 2 * PADDING
-    yield f"<g><title>{_shown(_tooltip(card))}</title>"
+    yield f"<g><title>{shown(_tooltip(card))}</title>"
     yield (
         f'<rect x="{card.x}" y="{card.y}" width="{CARD_WIDTH}" height="{CARD_HEIGHT}" rx="{CORNER}"'
-        f' fill="{look.fill}" stroke="{look.border}" stroke-width="1.5"{_dashed(look.dashes)}/>'
+        f' fill="{look.fill}" stroke="{look.border}" stroke-width="1.5"{dashed(look.dashes)}/>'
     )
     badge = 58 if node.is_activated else 0
     style = "italic" if node.is_remaining else ""
-    lines = _wrapped(node.label, (inner - badge) / _BOLD, 13)
+    lines = _wrapped(node.label, (inner - badge) / BOLD, 13)
     for index, line in enumerate(lines):
-        yield _text(x, card.y + 22 + 16 * index, line, 13, weight="bold", style=style)
+        yield text_at(x, card.y + 22 + 16 * index, line, 13, weight="bold", style=style)
     if node.is_activated:
         yield from _badge(card.x + CARD_WIDTH - 10, card.y + 10)
     yield from _size(card, x, inner)
@@ -172,7 +176,7 @@ def _look(card: _Card) -> _Look:
 def _badge(right: int, top: int) -> Iterator[str]:
     yield (
         f'<rect x="{right - 56}" y="{top}" width="56" height="17" rx="8.5" fill="{_ACTIVATED.border}"/>'
-        + _text(right - 28, top + 12, "active", 11, fill=PAPER, anchor="middle", weight="bold")
+        + text_at(right - 28, top + 12, "active", 11, fill=PAPER, anchor="middle", weight="bold")
     )
 
 
@@ -181,13 +185,13 @@ def _size(card: _Card, x: int, inner: int) -> Iterator[str]:
     node, y = card.node, card.y + 61
     if node.size.size.state == SIZE_STATE_FAILED:
         yield _warning_sign(x, y)
-        yield _text(x + 22, y, _clipped(size_note(node.size), inner - 22, 11), 11, fill=WARNING)
+        yield text_at(x + 22, y, clipped(size_note(node.size), inner - 22, 11), 11, fill=WARNING)
         return
-    yield _text(x, y, size_text(node.size, plain=True), 16, weight="bold")
+    yield text_at(x, y, size_text(node.size, plain=True), 16, weight="bold")
     share = share_of(node, card.parent.node if card.parent else None)
     if share is not None:
-        yield _text(x + inner, y, f"{percent(share)} of parent", 11, fill=QUIET, anchor="end")
-    yield _text(x, y + 15, _clipped(size_note(node.size), inner, 10), 10, fill=QUIET)
+        yield text_at(x + inner, y, f"{percent(share)} of parent", 11, fill=QUIET, anchor="end")
+    yield text_at(x, y + 15, clipped(size_note(node.size), inner, 10), 10, fill=QUIET)
 
 
 def _warning_sign(x: int, y: int) -> str:
@@ -226,12 +230,12 @@ def _legend(picture: Picture, y: int, width: int) -> Iterator[str]:
     for look, word in entries:
         yield (
             f'<rect x="{x}" y="{y - 10}" width="18" height="12" rx="3" fill="{look.fill}"'
-            f' stroke="{look.border}" stroke-width="1.5"{_dashed(look.dashes and "3 2")}/>'
+            f' stroke="{look.border}" stroke-width="1.5"{dashed(look.dashes and "3 2")}/>'
         )
-        yield _text(x + 25, y, word, 11, fill=QUIET)
-        x += 25 + round(_text_width(word, 11)) + 18
-    yield _text(x, y, "bars: share of the start", 11, fill=QUIET)
-    yield _text(width - MARGIN, y, credits_text(picture.account), 11, fill=INK, anchor="end")
+        yield text_at(x + 25, y, word, 11, fill=QUIET)
+        x += 25 + round(text_width(word, 11)) + 18
+    yield text_at(x, y, "bars: share of the start", 11, fill=QUIET)
+    yield text_at(width - MARGIN, y, credits_text(picture.account), 11, fill=INK, anchor="end")
 
 
 def _tooltip(card: _Card) -> str:
@@ -245,63 +249,13 @@ def _tooltip(card: _Card) -> str:
     return "\n".join(part for part in parts if part)
 
 
-# --- text ---
-
-
-def _text(
-    x: float,
-    y: float,
-    text: str,
-    size: int,
-    *,
-    fill: str = "",
-    weight: str = "",
-    style: str = "",
-    anchor: str = "",
-) -> str:
-    given = {"fill": fill, "font-weight": weight, "font-style": style, "text-anchor": anchor}
-    attributes = "".join(f" {name}={quoteattr(value)}" for name, value in given.items() if value)
-    return f'<text x="{x:g}" y="{y:g}" font-size="{size}"{attributes}>{_shown(text)}</text>' if text else ""
-
-
-def _shown(text: str) -> str:
-    """The text as XML has it; what XML cannot hold, control characters for example, is a replacement sign."""
-    return escape("".join(each if each.isprintable() or each == "\n" else "\ufffd" for each in text))
-
-
-def _dashed(dashes: str) -> str:
-    return f' stroke-dasharray="{dashes}"' if dashes else ""
-
-
-def _text_width(text: str, size: int) -> float:
-    """Pixels, at most."""
-    return sum(_character_width(character) for character in text) * size
-
-
-def _character_width(character: str) -> float:
-    if east_asian_width(character) in "WF":
-        return _FULL
-    if character in _NARROW_CHARACTERS:
-        return _NARROW
-    return _BROAD if character in _BROAD_CHARACTERS else _USUAL
-
-
-def _clipped(text: str, room: float, size: int) -> str:
-    """The text, or as much of it as fits with an ellipsis."""
-    if _text_width(text, size) <= room:
-        return text
-    while text and _text_width(text + "…", size) > room:
-        text = text[:-1]
-    return text.rstrip() + "…"
-
-
 def _wrapped(text: str, room: float, size: int) -> list[str]:
     """The text in at most `TITLE_LINES_MAX` lines, broken between words where it can be."""
     lines: list[str] = []
     words = text.split()
     while words and len(lines) < TITLE_LINES_MAX - 1:
         line = words.pop(0)
-        while words and _text_width(f"{line} {words[0]}", size) <= room:
+        while words and text_width(f"{line} {words[0]}", size) <= room:
             line += " " + words.pop(0)
-        lines.append(_clipped(line, room, size))
-    return [*lines, _clipped(" ".join(words), room, size)] if words else lines
+        lines.append(clipped(line, room, size))
+    return [*lines, clipped(" ".join(words), room, size)] if words else lines
