@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from itertools import pairwise
@@ -386,6 +387,15 @@ def test_an_input_that_does_not_exist_refuses_its_rows(service: Serving) -> None
     answer = run_import(service, arrow_bytes(sent), input_column="where")
     assert answer.accepted == 1
     assert refused(answer) == {("UNKNOWN_INPUT", "input", f"input '{nowhere}' does not exist"): [0]}
+
+
+def test_a_server_without_pyarrow_says_so(service: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "service.arrow.importing", raising=False)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.delitem(sys.modules, "service.arrow.columns", raising=False)
+    refusal = refusal_of_import(service, requests(header(), b""))
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_BUILT")
+    assert "milepost-server[import]" in refusal.message
 
 
 # --- limits ---

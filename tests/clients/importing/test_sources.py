@@ -1,0 +1,132 @@
+"""Files cut into segments: the same ones wherever reading begins, which makes sending one again safe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from milepost.importing import CannotImport, Format, Settings, source
+from milepost.importing.source import Segment, Source, open_source, told_format
+
+ROWS = 1_003
+SEGMENT_ROWS = 96
+BROKEN = (0, 95, 96, 500, 1_002)
+"""Lines of the text files that cannot be read."""
+
+
+def rows() -> list[dict[str, str]]:
+    return [{"user_id": f"u{row}", "name": "buy", "time": str(row), "x": str(row % 7)} for row in range(ROWS)]
+
+
+def write(path: Path) -> Path:
+    made = rows()
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pa.Table.from_pylist(made), path, row_group_size=101)
+        return path
+    lines = [
+        (
+            "broken"
+            if row in BROKEN
+            else ",".join(each.values())
+            if path.suffix == ".csv"
+            else json.dumps(each)
+        )
+        for row, each in enumerate(made)
+    ]
+    heading = ["user_id,name,time,x"] if path.suffix == ".csv" else []
+    path.write_text("\n".join([*heading, *lines]) + "\n", encoding="utf-8")
+    return path
+
+
+def opened(path: Path, segment_rows: int = SEGMENT_ROWS) -> Source:
+    return open_source(path, Format.AUTO, Settings(), segment_rows)
+
+
+def described(segments: Sequence[Segment]) -> list[Any]:
+    """All that is sent and told of the segments."""
+    return [
+        (
+            each.first_row,
+            each.rows,
+            [batch.num_rows for batch in each.batches],
+            [row for batch in each.batches for row in batch.to_pylist()],
+            each.malformed,
+            each.places,
+        )
+        for each in segments
+    ]
+
+
+@pytest.mark.parametrize("name", ["e.parquet", "e.csv", "e.ndjson"])
+def test_segments_are_the_same_wherever_reading_begins(tmp_path: Path, name: str) -> None:
+    file = write(tmp_path / name)
+    whole = list(opened(file).segments(0, 0))
+    sent = [row["user_id"] for each in whole for batch in each.batches for row in batch.to_pylist()]
+    readable = [row for row in range(ROWS) if name == "e.parquet" or row not in BROKEN]
+    assert sent == [f"u{row}" for row in readable]
+    broken = [] if name == "e.parquet" else list(BROKEN)
+    assert sum(len(each.malformed) for each in whole) == len(broken)
+    for begin in range(len(whole)):
+        first_row = sum(each.rows for each in whole[:begin])
+        malformed = sum(len(each.malformed) for each in whole[:begin])
+        assert described(list(opened(file).segments(first_row, malformed))) == described(whole[begin:])
+
+
+@pytest.mark.parametrize("name", ["e.parquet", "e.csv", "e.ndjson"])
+def test_rows_are_known_by_their_places(tmp_path: Path, name: str) -> None:
+    file = write(tmp_path / name)
+    for segment in opened(file).segments(0, 0):
+        made = [row for batch in segment.batches for row in batch.to_pylist()]
+        places = [segment.row_of(place) for place in range(len(made))]
+        # Lines of a CSV file that cannot be read are no rows.
+        before = [row for row in range(ROWS) if name != "e.csv" or row not in BROKEN]
+        assert [each["user_id"] for each in made] == [f"u{before[place]}" for place in places]
+
+
+def test_a_segment_of_a_parquet_file_is_in_batches_of_one_length(tmp_path: Path) -> None:
+    segments = list(opened(write(tmp_path / "e.parquet")).segments(0, 0))
+    assert [each.rows for each in segments] == [96] * 10 + [43]
+    lengths = [[batch.num_rows for batch in each.batches] for each in segments]
+    assert lengths == [[12] * 8] * 10 + [[12, 12, 12, 7]]
+
+
+def test_segments_of_wide_rows_are_shorter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "e.parquet"
+    table = pa.table({"user_id": [f"{row}" * 1_000 for row in range(1_000, 1_100)]})
+    pyarrow.parquet.write_table(table, file, compression="none", use_dictionary=False)
+    monkeypatch.setattr(source, "SEGMENT_BYTES", 40_000)
+    found = [each.rows for each in opened(file).segments(0, 0)]
+    assert sum(found) == 100
+    # 4,000 bytes a row, and a little for how the file holds them.
+    assert set(found[:-1]) == {9}
+
+
+@pytest.mark.parametrize(
+    ("name", "format_"),
+    [
+        ("a.parquet", Format.PARQUET),
+        ("A.CSV", Format.CSV),
+        ("a.b.csv.gz", Format.CSV),
+        ("a.ndjson", Format.NDJSON),
+        ("a.jsonl.gz", Format.NDJSON),
+    ],
+)
+def test_a_name_tells_the_format(name: str, format_: Format) -> None:
+    assert told_format(Path(name)) is format_
+
+
+@pytest.mark.parametrize("name", ["a", "a.gz", "a.json", "csv"])
+def test_other_names_tell_none(name: str) -> None:
+    with pytest.raises(CannotImport, match="tells no format"):
+        told_format(Path(name))
+
+
+def test_the_rows_of_a_parquet_file_are_known_at_once(tmp_path: Path) -> None:
+    assert opened(write(tmp_path / "e.parquet")).rows == ROWS
+    assert opened(write(tmp_path / "e.csv")).rows is None
