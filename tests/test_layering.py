@@ -58,6 +58,9 @@ RULES = (
     Rule("engine.journeys", ("engine.local",)),
     Rule("engine.audiences", ("engine.local",)),
     Rule("service", (*STORES, *SQL, "tests")),
+    # Not every server has it: only what an import calls may need it.
+    Rule("engine", ("pyarrow",)),
+    Rule("service", ("pyarrow",), except_below="service.arrow"),
     Rule("milepost", ("engine", "service", "tests", *STORES)),
 )
 

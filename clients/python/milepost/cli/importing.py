@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 
 from milepost.cli.connection import DEFAULT_ACCOUNT, DEFAULT_TARGET, AccountId, ApiKey, Target, open_client
@@ -170,7 +171,7 @@ def _shown(file: Path, out: Console) -> Iterator[Watcher]:
         TextColumn(file.name),
         BarColumn(bar_width=None),
         TextColumn("{task.fields[rows]} rows"),
-        _Rate(),
+        _Rate(table_column=Column(no_wrap=True)),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=out, transient=True) as bar:
