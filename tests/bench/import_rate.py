@@ -31,7 +31,7 @@ from milepost import Client
 from milepost.cli.service_process import ServiceProcess
 from milepost.v1.admin_service_pb2 import GetServerInfoRequest
 from tests.bench.figures import number
-from tests.bench.process import cpu_seconds, status_bytes
+from tests.bench.process import bytes_on_disk, cpu_seconds, status_bytes
 
 SEED = 20_251_123
 FIRST_MICROS = 1_750_000_000_000_000
@@ -41,7 +41,6 @@ NAMES = ("view", "cart", "buy", "search", "open")
 NAME_SHARES = (0.4, 0.1, 0.05, 0.25, 0.2)
 CATEGORIES = tuple(f"category {each:02}" for each in range(50))
 ROW_GROUP_ROWS = 1 << 20
-BYTES_A_BLOCK = 512
 BYTES_A_MB = 1_000_000
 MICROS_A_SECOND = 1_000_000
 COLUMNS = "user_id, name, time, amount, category"
@@ -139,7 +138,7 @@ def _milepost(file: Path, scratch: Path) -> list[Loaded]:
             "Milepost, acknowledged",
             events,
             seconds,
-            _blocks(store),
+            bytes_on_disk(store),
             service_cpu + client_cpu,
             f"CPU {service_cpu:.1f} s service, {client_cpu:.1f} s command;"
             f" RSS {status_bytes(service.pid, 'VmRSS') / BYTES_A_MB:,.0f} MB,"
@@ -151,7 +150,7 @@ def _milepost(file: Path, scratch: Path) -> list[Loaded]:
         acknowledged,
         who="Milepost, folded",
         seconds=time.perf_counter() - started,
-        disk_bytes=_blocks(store),
+        disk_bytes=bytes_on_disk(store),
         cpu_seconds=None,
         remarks="everything in the index, the log empty, the service stopped",
     )
@@ -168,11 +167,6 @@ def _run_command(file: Path, target: str, scratch: Path) -> None:
     )
     progress = json.loads((scratch / "progress.json").read_text(encoding="utf-8"))
     assert progress["rejected"] == 0
-
-
-def _blocks(directory: Path) -> int:
-    """Blocks in use: the store's files are sparse, their length says little."""
-    return sum(path.stat().st_blocks * BYTES_A_BLOCK for path in directory.rglob("*") if path.is_file())
 
 
 # --- peers ---
@@ -203,7 +197,9 @@ def _chdb(file: Path, scratch: Path) -> list[Loaded]:
     events = int(str(opened.query("SELECT count() FROM world.events", "TSV")))
     opened.close()
     return [
-        Loaded("chdb (MergeTree)", events, seconds, _blocks(directory), cpu, "sorted by name, user, time")
+        Loaded(
+            "chdb (MergeTree)", events, seconds, bytes_on_disk(directory), cpu, "sorted by name, user, time"
+        )
     ]
 
 
@@ -220,7 +216,7 @@ def _duckdb(file: Path, scratch: Path) -> list[Loaded]:
     row = connection.execute("SELECT count(*) FROM events").fetchone()
     assert row is not None
     connection.close()
-    return [Loaded("DuckDB", int(row[0]), seconds, _blocks(directory), cpu, "in the order of the file")]
+    return [Loaded("DuckDB", int(row[0]), seconds, bytes_on_disk(directory), cpu, "in the order of the file")]
 
 
 # --- the table ---

@@ -1,4 +1,4 @@
-"""What the kernel says of a process: memory and processor time."""
+"""What the kernel says of a process, its memory and processor time, and of the files it wrote."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import re
 from pathlib import Path
 
 BYTES_A_KIB = 1_024
+BYTES_A_BLOCK = 512
 _UTIME_FIELD = 11
 """Place of `utime` in /proc/<pid>/stat, counted behind the command's closing bracket; `stime` follows."""
 
 
 def status_bytes(pid: int, field: str) -> int:
-    """A memory field of /proc/<pid>/status: `VmRSS` is memory in use, `VmHWM` the most there ever was."""
+    """A memory field of /proc/<pid>/status: `VmRSS` is memory in use, `RssAnon` what of it is no file, `VmHWM`
+    the most there ever was.
+    """
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     found = re.search(rf"^{field}:\s+(\d+) kB$", status, re.MULTILINE)
     assert found is not None, f"no {field} in the status of process {pid}"
@@ -25,3 +28,8 @@ def cpu_seconds(pid: int) -> float:
     fields = stat.rpartition(")")[2].split()
     ticks = int(fields[_UTIME_FIELD]) + int(fields[_UTIME_FIELD + 1])
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def bytes_on_disk(directory: Path) -> int:
+    """Blocks in use of all files below: a store's files are sparse, their length says little."""
+    return sum(path.stat().st_blocks * BYTES_A_BLOCK for path in directory.rglob("*") if path.is_file())
