@@ -60,7 +60,7 @@ from engine.local.environment import FORMAT_VERSION, Store, WriteBuffer
 from engine.local.execute import Executor, GroupRun, after_group, member_page
 from engine.local.log import AliasEntry, AppendEntry, EraseEntry, ExpireEntry, ImportEntry, WriteAheadLog
 from engine.local.membership import GroupChanges, StoredState, Update
-from engine.local.memory import give_back
+from engine.local.memory import MappedPages, give_back
 from engine.local.settings import LocalSettings
 from engine.local.state import State
 from engine.local.statistics import stored_kinds
@@ -482,6 +482,11 @@ class LocalBackend:
         with self._index_lock, self._locked():
             self._state.memberships.trim(audience, through)
 
+    def erased_through(self, audience: str, before: Micros) -> int:
+        """The last change of the audience that names a user erased before an instant; 0 when none does."""
+        with self._locked():
+            return self._state.memberships.erased_through(audience, before)
+
     def exit_all(self, audience: str, as_of: Micros) -> Membership:
         """Empties the stored membership, recording every member's exit."""
         with self._index_lock, self._locked():
@@ -573,7 +578,10 @@ class LocalBackend:
     def _fold_now_and_then(self) -> None:
         """The background thread: folds when enough has come, or some time after the first of it came."""
         since: float | None = None
+        # This thread ends before the files are closed.
+        pages = MappedPages((self._store.index.file, self._store.log.file))
         while not self._closing.wait(min(FOLD_POLL_SECONDS, self._settings.fold_seconds)):
+            pages.check()
             if not self._has_to_fold:
                 since = None
                 continue

@@ -292,6 +292,11 @@ class Environment:
         with self.reading() as txn:
             write_copy(txn, directory)
 
+    @property
+    def file(self) -> Path:
+        """The file that is mapped."""
+        return self._file
+
     def disk_bytes(self) -> int:
         """How much of the file is in use or waiting for reuse."""
         info, stat = self._env.info(), self._env.stat()

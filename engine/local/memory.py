@@ -1,19 +1,27 @@
-"""Giving memory back to the system, where the C library is glibc; elsewhere nothing happens.
+"""Giving memory back to the system, where that is Linux with glibc; elsewhere nothing happens.
 
 A store works in bursts: batches and folds allocate much and free it again. What is freed stays with the
-process, spread over an arena for each of many threads, unless the allocator is told otherwise.
+process, spread over an arena for each of many threads, unless the allocator is told otherwise. And every page
+of a mapped file that was read once counts as resident until the kernel needs it for something else.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable
+import mmap
+from collections.abc import Callable, Collection
+from pathlib import Path
 
 ARENAS_MAX = 2
 """Threads take turns in Python anyhow: more arenas save no waiting, and each keeps what was freed in it."""
 
+MAPPED_BYTES_MAX = 32 << 20
+"""Pages of the store that may be resident besides: reading as much again costs less than a millisecond."""
+
 _M_ARENA_MAX = -8
+_SHARED_PAGES_FIELD = 2
+"""Place of resident pages that belong to files in /proc/self/statm."""
 
 
 def limit_arenas() -> None:
@@ -28,6 +36,51 @@ def give_back() -> None:
     malloc_trim = _function("malloc_trim")
     if malloc_trim is not None:
         malloc_trim(0)
+
+
+def mapped_bytes() -> int:
+    """Resident pages of mapped files; 0 where the system does not tell."""
+    try:
+        fields = Path("/proc/self/statm").read_bytes().split()
+    except OSError:
+        return 0
+    return int(fields[_SHARED_PAGES_FIELD]) * mmap.PAGESIZE
+
+
+class MappedPages:
+    """Keeps few pages of some files resident. `check` is for one thread, and while the files stay mapped."""
+
+    def __init__(self, files: Collection[Path]) -> None:
+        self._files = files
+        self._others_bytes = mapped_bytes()
+
+    def check(self) -> None:
+        """Lets go of the pages when there are too many."""
+        if mapped_bytes() > self._others_bytes + MAPPED_BYTES_MAX:
+            let_go_of(self._files)
+            self._others_bytes = mapped_bytes()
+
+
+def let_go_of(files: Collection[Path]) -> None:
+    """Has the mapped pages of files that are only read count as the kernel's cache again; whoever reads one
+    next finds it there, as long as the kernel had no better use for the room.
+
+    No mapping of the files may end meanwhile: its addresses could belong to somebody else by then.
+    """
+    madvise = _function("madvise")
+    if madvise is None:
+        return
+    names = {str(file.resolve()) for file in files}
+    try:
+        mappings = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return
+    for mapping in mappings.splitlines():
+        # Addresses, permissions, offset, device, inode and name, of which only the name may have blanks.
+        addresses, *_, name = mapping.split(maxsplit=5)
+        if name in names:
+            start, end = (int(address, 16) for address in addresses.split("-"))
+            madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
 
 
 @functools.cache

@@ -1,12 +1,18 @@
-"""Memory that was freed goes back to the system."""
+"""Memory that was freed goes back to the system, and so do pages of the store that were read."""
 
 from __future__ import annotations
 
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from engine.local import memory
+from engine.local.environment import Environment
+from engine.local.keys import Family
+from engine.local.memory import let_go_of, mapped_bytes
 
 MEGABYTES_FREED = 190
 
@@ -31,3 +37,41 @@ print((before - resident_bytes()) // 1_000_000)
 def test_what_was_freed_within_the_heap_goes_back() -> None:
     done = subprocess.run([sys.executable, "-c", _PROGRAM], check=True, capture_output=True, text=True)
     assert int(done.stdout) >= MEGABYTES_FREED
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is another one")
+def test_pages_of_a_store_are_let_go_and_read_again(tmp_path: Path) -> None:
+    environment = Environment(tmp_path / "index", map_bytes=1 << 30)
+    values = [bytes([number]) * 1_000_000 for number in range(40)]
+    with environment.writing() as txn:
+        for number, value in enumerate(values):
+            txn.put(bytes([Family.DOCUMENT.code, number]), value)
+    with environment.reading() as txn:
+        for _ in txn.scan(b""):
+            pass
+        before = mapped_bytes()
+        let_go_of([environment.file, tmp_path / "missing"])
+        assert before - mapped_bytes() > 30_000_000
+        # Also within a transaction that sees them.
+        assert [bytes(value) for _, value in txn.scan(b"")] == values
+    environment.close()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is another one")
+def test_pages_are_let_go_only_when_there_are_too_many(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    resident = [100 << 20]
+    let_go: list[object] = []
+
+    def letting_go(files: object) -> None:
+        let_go.append(files)
+        resident[0] = 110 << 20
+
+    monkeypatch.setattr(memory, "mapped_bytes", lambda: resident[0])
+    monkeypatch.setattr(memory, "let_go_of", letting_go)
+    pages = memory.MappedPages([tmp_path])
+    for megabytes, times in ((132, 0), (133, 1), (142, 1), (143, 2)):
+        resident[0] = megabytes << 20
+        pages.check()
+        assert let_go == [[tmp_path]] * times
