@@ -509,6 +509,12 @@ class Backend(Protocol):
         """Forgets changes up to and including that sequence."""
         ...
 
+    def erased_through(self, audience: str, before: Micros) -> int:
+        """The last change of the audience that names a user who was erased before an instant of the server's
+        clock; 0 when none does. Their ids are kept for as long as such changes are.
+        """
+        ...
+
     def exit_all(self, audience: str, as_of: Micros) -> Membership:
         """Empties the stored membership, recording every member's exit (before an audience is deleted)."""
         ...

@@ -58,7 +58,10 @@ class Engine:
         self.audiences = AudienceRecords(repository, activation, limits, clock)
         targets = Targets(repository, forest, self.audiences, criteria)
         self.retention = Retention(repository, backend, clock)
-        self.live = Live(repository, forest, activation, backend, history, self.retention.exact_since, clock)
+        exact_since, erased_ids_days = self.retention.exact_since, limits.erased_ids_days
+        self.live = Live(
+            repository, forest, activation, backend, history, exact_since, clock, erased_ids_days
+        )
         changed = self.live.changed
         self.accounts = Accounts(repository, activation, limits, clock)
         self.journeys = Journeys(repository, forest, activation, criteria, limits, clock, changed)

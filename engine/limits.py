@@ -23,6 +23,12 @@ LIST_ITEM_BYTES_MAX = 512
 
 DISPLAY_NAME_CHARACTERS_MAX = 100
 
+# --- erased users ---
+
+ERASED_IDS_DAYS = 30
+"""Days that the id of an erased user is kept in change logs for watchers who have not read of the exit. A
+connection that has not delivered it keeps the id for longer."""
+
 # --- criteria ---
 
 CRITERIA_DEPTH_MAX = 32
@@ -38,6 +44,7 @@ CALENDAR_UNITS_MAX = 100_000
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """The limits in force."""
 
+    erased_ids_days: int = ERASED_IDS_DAYS
     batch_events_max: int = BATCH_EVENTS_MAX
     batch_bytes_max: int = BATCH_BYTES_MAX
     event_attributes_max: int = EVENT_ATTRIBUTES_MAX

@@ -88,6 +88,9 @@ class Config:
     refresh_interval_ms: Annotated[
         int, Setting("how often activated audiences are brought up to date", 1)
     ] = REFRESH_INTERVAL_MS
+    erased_ids_days: Annotated[
+        int, Setting("days that ids of erased users are kept for those who have not heard of their exits", 0)
+    ] = data.ERASED_IDS_DAYS
     retention_interval_s: Annotated[
         float, Setting("how often events that an account's retention is over for are looked for", 0.01)
     ] = RETENTION_INTERVAL_S

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -39,12 +39,20 @@ from engine.journeys.model import (
     journey_of,
 )
 from engine.journeys.repository import Repository
+from engine.limits import ERASED_IDS_DAYS
 from engine.plan.compile import compile_journey
 from engine.plan.model import Plan
 from engine.plan.passes import ALL_PASSES
 from engine.plan.slivers import moved_by_time
 from engine.plan.tree import made_of
-from engine.values import MICROS_PER_SECOND, TIME_MAX_MICROS, TIME_MIN_MICROS, Micros
+from engine.values import (
+    MICROS_PER_DAY,
+    MICROS_PER_HOUR,
+    MICROS_PER_SECOND,
+    TIME_MAX_MICROS,
+    TIME_MIN_MICROS,
+    Micros,
+)
 
 REFRESH_INTERVAL_MS = 200
 """How often `refresh_all` is to be called."""
@@ -59,6 +67,9 @@ CHANGES_KEPT = 1_000_000
 """Changes of each audience kept for watchers to resume from; more when a connection has not had them yet."""
 
 CHANGES_TRIMMED_MIN = 100_000
+
+ERASED_CHECK_MICROS = MICROS_PER_HOUR
+"""How often changes are looked for that name users who were erased long enough ago."""
 
 SMALL_USERS = 64
 """For fewer dirty users, optimising a plan takes longer than it saves."""
@@ -99,6 +110,7 @@ class _Journey:
     needed: frozenset[str] | None = None
     """The audiences needed when memberships were last dropped; None = something from before may be stored."""
     as_of: Micros = 0
+    erased_checked: Micros = 0
     failure: str = ""
     """Why the last round failed, "" when it did not."""
     begun: float | None = None
@@ -117,7 +129,9 @@ class Live:
         history: SizeHistory,
         exact_since: Callable[[str], Micros],
         clock: Callable[[], Micros],
+        erased_ids_days: int = ERASED_IDS_DAYS,
     ) -> None:
+        self._erased_ids_kept = erased_ids_days * MICROS_PER_DAY
         self._repository = repository
         self._forest = forest
         self._activation = activation
@@ -253,6 +267,9 @@ class Live:
             self._drop_unneeded(journey, state)
             if definition is not None:
                 self._bring_in_step(journey, state, definition, instant)
+                if instant - state.erased_checked >= ERASED_CHECK_MICROS:
+                    state.erased_checked = instant
+                    self._forget_erased(definition.digests)
 
     def _generation(self) -> int:
         return self._repository.generation(Account, Input, Journey, Milestone, Audience)
@@ -398,11 +415,24 @@ class Live:
 
     def _trim(self, audience: str, membership: Membership) -> None:
         """Forgets old changes that every connection has delivered and that no watcher may count on."""
-        connections = self._repository.scan(Connection, f"{account_of(audience)}/connections/")
-        delivered = [c.delivered for c in connections if c.audience == audience and c.state in LIVE_STATES]
-        through = min([membership.last_sequence - CHANGES_KEPT, *delivered])
+        through = min([membership.last_sequence - CHANGES_KEPT, *self._delivered(audience)])
         if through - membership.first_sequence >= CHANGES_TRIMMED_MIN:
             self._backend.trim_changes(audience, through)
+
+    def _forget_erased(self, audiences: Iterable[str]) -> None:
+        """Forgets changes that name users erased long ago, by the server's clock, once every connection has
+        delivered them. A watcher who comes back later than that begins anew.
+        """
+        before = self._clock() - self._erased_ids_kept
+        for audience in audiences:
+            if self._backend.membership(audience) is not None:
+                named = self._backend.erased_through(audience, before)
+                self._backend.trim_changes(audience, min([named, *self._delivered(audience)]))
+
+    def _delivered(self, audience: str) -> list[int]:
+        """The cursors of the audience's connections."""
+        connections = self._repository.scan(Connection, f"{account_of(audience)}/connections/")
+        return [c.delivered for c in connections if c.audience == audience and c.state in LIVE_STATES]
 
     # --- closing --------------------------------------------------------------------------------------------
 

@@ -70,10 +70,13 @@ class ChangeRecord(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ErasedUser(msgspec.Struct, array_like=True):
-    """The id of an erased user, and for each membership (by number) the last change that may name it."""
+    """The id of an erased user, for each membership (by number) the last change that may name it, and when it
+    was erased, by the server's clock.
+    """
 
     user_id: str
     named_through: dict[int, int]
+    erased_at: Micros = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,7 @@ class _Exits:
     account_number: int
     gone: Sequence[BitMap]
     users: Mapping[Place, str]
+    erased_at: Micros
 
 
 class Memberships:
@@ -278,7 +282,7 @@ class Memberships:
         self.store({audience: Update(state, changes, as_of)}, revision)
         return self.get(audience).public()
 
-    def erased(self, account: Account, users: Mapping[Place, str]) -> None:
+    def erased(self, account: Account, users: Mapping[Place, str], erased_at: Micros) -> None:
         """Users are gone: they exit every membership, by id, and are dirty nowhere.
 
         Nothing happens for users that exited before, so that replay may say it again. When the store is full
@@ -291,7 +295,7 @@ class Memberships:
             if scope.account == account.name:
                 for group, dirty in enumerate(scope.groups):
                     dirty -= gone[group]
-        self._waiting.append(_Exits(account.name, account.number, gone, users))
+        self._waiting.append(_Exits(account.name, account.number, gone, users, erased_at))
         with suppress(LimitExceeded):
             self.record_waiting()
 
@@ -324,7 +328,7 @@ class Memberships:
             kept = {}
             for place, user_id in exits.users.items() if named else ():
                 stored = key(Family.ERASED, exits.account_number, place >> PLACE_SHIFT, place & DENSE_MASK)
-                kept[stored] = ErasedUser(user_id, dict(named))
+                kept[stored] = ErasedUser(user_id, dict(named), exits.erased_at)
                 txn.put(stored, msgspec.msgpack.encode(kept[stored]))
         self._erased.update(kept)
         self._stored(outcome)
@@ -362,6 +366,12 @@ class Memberships:
         self._states[audience] = after
         self._records[state.number] = starts
 
+    def erased_through(self, audience: str, before: Micros) -> int:
+        """The last change that may name a user who was erased before an instant; 0 when there is none."""
+        number = self.get(audience).number
+        old = (erased for erased in self._erased.values() if erased.erased_at < before)
+        return max((erased.named_through.get(number, 0) for erased in old), default=0)
+
     def _drop_ids(self, txn: WriteTransaction, through: Mapping[int, int]) -> dict[bytes, ErasedUser | None]:
         """Deletes ids of erased users that no stored change may name once those of each membership (by
         number) are gone through a sequence; answers what is left of each id's record.
@@ -371,7 +381,7 @@ class Memberships:
             named = {n: last for n, last in erased.named_through.items() if last > through.get(n, 0)}
             if len(named) == len(erased.named_through):
                 continue
-            left[stored] = ErasedUser(erased.user_id, named) if named else None
+            left[stored] = ErasedUser(erased.user_id, named, erased.erased_at) if named else None
             if named:
                 txn.put(stored, msgspec.msgpack.encode(left[stored]))
             else:

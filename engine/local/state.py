@@ -226,7 +226,7 @@ class State:
         with self.locked():
             account = self._account(entry.account)
             erased = [gone for user_id in entry.user_ids if (gone := account.erase(user_id)) is not None]
-            self.memberships.erased(account, {place: user_id for user_id, place in erased})
+            self.memberships.erased(account, {place: user_id for user_id, place in erased}, entry.arrival)
             self._reach(position, entry.arrival)
         return Appended(position, len(erased), 0)
 
@@ -237,7 +237,7 @@ class State:
                 moved = account.alias(entry.from_user_id, entry.to_user_id)
                 if moved is not None:
                     before, after = moved
-                    self.memberships.erased(account, {before: entry.from_user_id})
+                    self.memberships.erased(account, {before: entry.from_user_id}, entry.arrival)
                     self.memberships.mark(account.name, by_group([after]))
             self._reach(position, entry.arrival)
         return Appended(position, 1, 0)

@@ -92,7 +92,7 @@ def test_a_store_that_another_process_owns(tmp_path: Path) -> None:
         ready_address(child)
         second = run("--data-dir", str(tmp_path / "store"), "--port", "0")
     assert second.returncode == 1
-    assert second.stderr.startswith("milepost: another process owns the store in ")
+    assert second.stderr == f"milepost: another process owns the store in {tmp_path / 'store'}\n"
     assert "Traceback" not in second.stderr
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import pytest
 
+from engine.audiences.live import ERASED_CHECK_MICROS
 from engine.audiences.model import SizeKind, SizeState
 from engine.backend import Change
 from engine.criteria.model import AllOf, Audience, Compare, Event, Not, Range
 from engine.engine import Engine
-from engine.errors import DataLoss, NotFound
+from engine.errors import CursorExpired, DataLoss, NotFound
 from engine.journeys.model import (
     Account,
     Closing,
@@ -22,6 +24,7 @@ from engine.journeys.model import (
     Milestone,
 )
 from engine.journeys.repository import Repository
+from engine.limits import ERASED_IDS_DAYS
 from engine.values import MICROS_PER_DAY, MICROS_PER_SECOND
 from tests.engine.site import ACCOUNT, APP, JOURNEY, NOW, WEB, WORKSPACE, Site, did
 
@@ -341,6 +344,33 @@ def test_erased_users_exit_and_aliased_ones_count_once(site: Site) -> None:
     site.engine.live.refresh_all()
     assert site.stored(milestone) == set()
     assert sorted(site.deliver(connection.name)) == [("u1", False), ("u2", False)]
+
+
+def test_ids_of_erased_users_go_once_everybody_has_heard_or_had_time_to(site: Site) -> None:
+    site.send([("u1", "a"), ("u2", "a")])
+    milestone = site.add("one", did("a"))
+    connection = site.connect(milestone)
+    site.engine.live.refresh_all()
+    site.engine.ingest.erase(ACCOUNT, ["u1"])
+    # Erasures have the time of the server, whatever clock the engine is given.
+    erased_at = time.time_ns() // 1_000
+    assert site.backend.erased_through(milestone.audience, erased_at + DAY) == 3
+    assert site.backend.erased_through(milestone.audience, erased_at - DAY) == 0
+    site.clock.now = erased_at + (ERASED_IDS_DAYS - 1) * DAY
+    site.engine.live.refresh_all()
+    assert changes(site, milestone, 2) == [("u1", False)]
+    # The days are over, but the connection has not delivered the exit.
+    site.clock.now = erased_at + (ERASED_IDS_DAYS + 1) * DAY
+    site.engine.live.refresh_all()
+    assert changes(site, milestone, 2) == [("u1", False)]
+    assert ("u1", False) in site.deliver(connection.name)
+    site.clock.now += ERASED_CHECK_MICROS
+    site.engine.live.refresh_all()
+    assert site.backend.erased_through(milestone.audience, site.clock.now) == 0
+    with pytest.raises(CursorExpired) as raised:
+        changes(site, milestone, 2)
+    assert raised.value.metadata == {"oldest_cursor": "3"}
+    assert changes(site, milestone, 3) == []
 
 
 # --- deletion -----------------------------------------------------------------------------------------------
