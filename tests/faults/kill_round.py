@@ -17,9 +17,17 @@ from milepost import Client
 from milepost.cli.service_process import ServiceDied, ServiceProcess
 from milepost.errors import MilepostError
 from milepost.v1.admin_service_pb2 import GetServerInfoRequest, GetServerInfoResponse
-from tests.faults.kill_ledger import EventLedger, Faults, UserLedger, slots_in
+from tests.faults.kill_ledger import EventLedger, Faults, Slots, UserLedger, slots_in
 from tests.faults.kill_questions import Questions, prepare
-from tests.faults.kill_writers import EventWriter, StreamWriter, UnaryWriter, UserWriter, revision_number
+from tests.faults.kill_trios import TrioLedger, TrioWriter
+from tests.faults.kill_writers import (
+    EventWriter,
+    StreamWriter,
+    UnaryWriter,
+    UserWriter,
+    Writer,
+    revision_number,
+)
 
 ACCOUNT_ID = "kill"
 STREAMS = 3
@@ -58,6 +66,8 @@ class Tally:
     rounds: int = 0
     events: int = 0
     updates: int = 0
+    trios: int = 0
+    """Times that a user was made an alias, another alias was refused, and a user was erased."""
     unanswered: int = 0
     """Batches without an answer when the service was gone, and those of them found in the store."""
     unanswered_kept: int = 0
@@ -68,6 +78,7 @@ class Tally:
         self.rounds += other.rounds
         self.events += other.events
         self.updates += other.updates
+        self.trios += other.trios
         self.unanswered += other.unanswered
         self.unanswered_kept += other.unanswered_kept
         self.ends += other.ends
@@ -75,8 +86,8 @@ class Tally:
     def __str__(self) -> str:
         ends = ", ".join(f"{count} {how}" for how, count in sorted(self.ends.items()))
         return (
-            f"{self.events} events and {self.updates} updates acknowledged; {self.unanswered} batches"
-            f" unanswered, {self.unanswered_kept} of them kept; {ends}"
+            f"{self.events} events, {self.updates} updates, {self.trios} aliases and erasures acknowledged;"
+            f" {self.unanswered} batches unanswered, {self.unanswered_kept} of them kept; {ends}"
         )
 
 
@@ -89,19 +100,20 @@ class KillRounds:
         self._source = random.Random(seed)
         self._audiences: list[str] = []
         self._starting_s = STARTING_S
-        sources = [random.Random(f"{seed} {number}") for number in range(STREAMS + 2)]
+        sources = [random.Random(f"{seed} {number}") for number in range(STREAMS + 3)]
         self._event_writers: list[EventWriter] = [
             *(StreamWriter(number, sources[number]) for number in range(STREAMS)),
             UnaryWriter(STREAMS, sources[STREAMS]),
         ]
         self._user_writer = UserWriter(STREAMS + 1, sources[STREAMS + 1])
+        self._trio_writer = TrioWriter(STREAMS + 2, sources[STREAMS + 2])
 
     def round(self) -> None:
         """Starts the service, compares what it kept, and ends it while clients write. Raises RoundFailed."""
         with self._started() as service, Client(service.target, account=ACCOUNT_ID) as client:
             self._check(client, whole=self.tally.rounds % WHOLE_ROUNDS == 0)
             self.tally.rounds += 1
-            writers: list[EventWriter | UserWriter] = [*self._event_writers, self._user_writer]
+            writers: list[Writer] = [*self._event_writers, self._user_writer, self._trio_writer]
             threads = [
                 threading.Thread(target=writer.write, args=(client, self.tally.rounds)) for writer in writers
             ]
@@ -113,6 +125,7 @@ class KillRounds:
                 thread.join()
         self.tally.events = sum(ledger.acknowledged_events for ledger in self._ledgers)
         self.tally.updates = self._updates.acknowledged_updates
+        self.tally.trios = self._trios.done
         _raise_if_any([fault for writer in writers for fault in writer.faults])
 
     def finish(self) -> None:
@@ -127,6 +140,10 @@ class KillRounds:
     @property
     def _updates(self) -> UserLedger:
         return self._user_writer.ledger
+
+    @property
+    def _trios(self) -> TrioLedger:
+        return self._trio_writer.ledger
 
     # --- the service ----------------------------------------------------------------------------------------
 
@@ -188,22 +205,25 @@ class KillRounds:
             self._audiences = prepare(client)
         try:
             info = client.admin.GetServerInfo(GetServerInfoRequest())
-            acknowledged = max(self._updates.revision, *(ledger.revision for ledger in self._ledgers))
+            acknowledged = max(
+                self._updates.revision, self._trios.revision, *(ledger.revision for ledger in self._ledgers)
+            )
             questions = Questions(client, self._audiences, f"{info.store_id}.{acknowledged:x}")
             faults = self._of_touched_users(questions)
             faults += self._of_everything(questions) if whole else []
-            faults += self._of_figures(info, acknowledged)
+            faults += self._of_figures(info, client, acknowledged)
         except MilepostError as error:
             raise RoundFailed(f"a question was answered {type(error).__name__}: {error}") from error
         _raise_if_any(faults)
 
     def _of_touched_users(self, questions: Questions) -> Faults:
         """Settles what the last round left open."""
-        touched = sorted(frozenset[str]().union(*(ledger.touched() for ledger in self._ledgers)))
+        touched = sorted(self._trios.touched().union(*(ledger.touched() for ledger in self._ledgers)))
         slots, doubled = questions.slots(touched)
         faults = [f"{user_id} has an event twice" for user_id in doubled]
         for ledger in self._ledgers:
             faults += ledger.settle(slots)
+        faults += self._trios.settle(slots)
         updated = questions.attributes(self._updates.touched())
         faults += self._updates.settle(updated)
         kept = [batch.in_store for ledger in self._ledgers for batch in ledger.lost]
@@ -213,7 +233,7 @@ class KillRounds:
         return faults
 
     def _of_everything(self, questions: Questions) -> Faults:
-        present = {user_id: slots for ledger in self._ledgers for user_id, slots in ledger.present.items()}
+        present = self._present()
         slots, doubled = questions.all_slots()
         faults = [f"{user_id} has an event twice" for user_id in doubled]
         faults += [
@@ -226,16 +246,25 @@ class KillRounds:
             faults.append("attributes of users that the last round left alone have changed")
         return faults
 
-    def _of_figures(self, info: GetServerInfoResponse, acknowledged: int) -> Faults:
-        """The server's own figures, of the time after its start."""
-        present = [slots for ledger in self._ledgers for slots in ledger.present.values()]
-        events = sum(slots.bit_count() for slots in present)
-        users = len(present) + len({user_id for user_id, _ in self._updates.present})
+    def _present(self) -> dict[str, Slots]:
+        present = self._trios.present
+        for ledger in self._ledgers:
+            present |= ledger.present
+        return present
+
+    def _of_figures(self, info: GetServerInfoResponse, client: Client, acknowledged: int) -> Faults:
+        """The server's own figures, of the time after its start. Its events include those of erased users
+        until they are gone from the disk, so the catalog is asked.
+        """
+        present = self._present()
+        expected = (
+            sum(slots.bit_count() for slots in present.values()),
+            len(present) + len({user_id for user_id, _ in self._updates.present}),
+        )
+        found = (sum(name.events for name in client.list_event_names()), info.users)
         faults = []
-        if (info.events, info.users) != (events, users):
-            faults.append(
-                f"the store has {info.events} events of {info.users} users, not {events} of {users}"
-            )
+        if found != expected:
+            faults.append(f"events and users are {found}, not {expected}")
         if revision_number(info.revision) < acknowledged:
             faults.append(f"the revision is {info.revision}, but {acknowledged:x} was answered")
         return faults

@@ -7,8 +7,8 @@ In each round
 1. the service starts on the store that the last round left, now and then killed while it starts;
 2. each acknowledged event must be there once, each batch that was not acknowledged wholly or not at all, and
    of each attribute the latest value; revisions never go back, and reads can ask for the last one answered;
-3. five clients write through streams and single calls: new batches, batches and events sent before, those
-   that the kill left without an answer, and rows that must be refused;
+3. six clients write through streams and single calls: new batches, batches and events sent before, those
+   that the kill left without an answer, rows and aliases that must be refused, and erasures;
 4. after a random time the process gets SIGKILL, at times right after a commit to its index or while it stops;
    in many rounds it folds all the while. Now and then it stops in peace.
 

@@ -143,36 +143,39 @@ class EventWriter(Writer):
         return IngestEventsRequest(
             parent=client.account_name,
             input=client.input_name(INPUTS[0]),
-            events=[self._event(client, row) for row in batch.rows],
+            events=[event_message(client, row, self.started) for row in batch.rows],
             request_id=batch.request_id,
         )
-
-    def _event(self, client: Client, row: EventRow) -> Event:
-        # The same for a row each time, so that a repeated batch is the same batch.
-        chance = zlib.crc32(f"{row.user_id} {row.slot}".encode())
-        time_ = self.started - timedelta(days=chance % HISTORY_DAYS, seconds=chance % 80_000)
-        event = make_event(
-            row.user_id,
-            EVENT_NAME,
-            time_,
-            {"slot": row.slot, "channel": f"channel-{chance % 7}"},
-            event_id=row.event_id,
-            input=client.input_name(INPUTS[chance % 2]),
-        )
-        match row.fault:
-            case "no name":
-                event.name = ""
-            case "no input":
-                event.input = client.input_name("shop/none")
-            case "in the future":
-                event.time.CopyFrom(to_timestamp(time_ + timedelta(days=HISTORY_DAYS + 3)))
-        return event
 
     def take(self, response: IngestEventsResponse) -> None:
         """Notes an acknowledgement."""
         refused = tuple(rejection.index for rejection in response.rejections)
         answer = Answer(response.accepted, response.duplicates, refused)
         self.ledger.acknowledge(answer, revision_number(response.revision))
+
+
+def event_message(client: Client, row: EventRow, started: datetime) -> Event:
+    """The message for an event, some time before `started`; the same for a row each time, so that a repeated
+    batch is the same batch.
+    """
+    chance = zlib.crc32(f"{row.user_id} {row.slot}".encode())
+    time_ = started - timedelta(days=chance % HISTORY_DAYS, seconds=chance % 80_000)
+    event = make_event(
+        row.user_id,
+        EVENT_NAME,
+        time_,
+        {"slot": row.slot, "channel": f"channel-{chance % 7}"},
+        event_id=row.event_id,
+        input=client.input_name(INPUTS[chance % 2]),
+    )
+    match row.fault:
+        case "no name":
+            event.name = ""
+        case "no input":
+            event.input = client.input_name("shop/none")
+        case "in the future":
+            event.time.CopyFrom(to_timestamp(time_ + timedelta(days=HISTORY_DAYS + 3)))
+    return event
 
 
 class UnaryWriter(EventWriter):

@@ -23,6 +23,7 @@ def test_what_was_acknowledged_is_there_once_after_every_kill(
     # The writers wrote, and were cut off.
     assert played.tally.events > 0
     assert played.tally.updates > 0
+    assert played.tally.trios > 0
     assert played.tally.unanswered > 0
 
 
