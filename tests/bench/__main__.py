@@ -5,6 +5,7 @@ python -m tests.bench criteria --keep DIRECTORY      each form of criterion besi
 python -m tests.bench sizes --keep DIRECTORY         estimates of a deep milestone over ten million users
 python -m tests.bench import --keep DIRECTORY        a Parquet file, beside DuckDB and ClickHouse loading it
 python -m tests.bench ingest                         unary and streamed ingest, beside reading the same bytes
+python -m tests.bench growth --keep DIRECTORY        how everything grows, from 100 k to 10 M users
 python -m tests.bench intervals --keep DIRECTORY     how often the true size lies inside the interval
 """
 
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _import(options, console)
     elif options.table == "ingest":
         _ingest(options, console)
+    elif options.table == "growth":
+        _growth(options, console)
     elif options.table == "intervals":
         _intervals(options, console)
     else:
@@ -60,6 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     imports.add_argument("--keep", type=Path, help="directory the drawn file stays in")
     ingest = tables.add_parser("ingest", help="unary and streamed ingest, beside reading the same bytes")
     ingest.add_argument("--events", type=int, default=500_000, help="of each line of the table")
+    growth = tables.add_parser("growth", help="ingest, counts, restarts, disk and memory by number of users")
+    growth.add_argument("--users", type=_scales, default="100000,1000000,10000000", help="ascending")
+    growth.add_argument("--keep", type=Path, help="directory the stores stay in")
+    growth.add_argument("--svg", type=Path, default="docs/growth.svg", help="file the plot is written to")
     intervals = tables.add_parser("intervals", help="coverage of the 95 % intervals, random criteria")
     intervals.add_argument("--users", type=int, default=1_000_000)
     intervals.add_argument("--events", type=int, default=500_000)
@@ -67,6 +74,14 @@ def _parser() -> argparse.ArgumentParser:
     intervals.add_argument("--criteria", type=int, default=2_000)
     intervals.add_argument("--keep", type=Path, help="directory the filled store stays in")
     return parser
+
+
+def _scales(text: str) -> tuple[int, ...]:
+    """`1000,20000` → (1000, 20000)."""
+    users = tuple(int(each) for each in text.split(","))
+    if len(users) < 2 or list(users) != sorted({*users}) or users[0] < 1:
+        raise argparse.ArgumentTypeError("needs at least two numbers, ascending")
+    return users
 
 
 # The tables need different extras, so each is imported when it is asked for.
@@ -102,6 +117,12 @@ def _ingest(options: argparse.Namespace, console: Console) -> None:
     from tests.bench import ingest_rate
 
     ingest_rate.run(ingest_rate.Options(options.events), console)
+
+
+def _growth(options: argparse.Namespace, console: Console) -> None:
+    from tests.bench import growth
+
+    growth.run(growth.Options(options.users, options.keep, options.svg), console)
 
 
 def _intervals(options: argparse.Namespace, console: Console) -> None:

@@ -13,8 +13,8 @@ _UTIME_FIELD = 11
 
 
 def status_bytes(pid: int, field: str) -> int:
-    """A memory field of /proc/<pid>/status: `VmRSS` is memory in use, `RssAnon` what of it is no file, `VmHWM`
-    the most there ever was.
+    """A memory field of /proc/<pid>/status: `VmRSS` is memory in use, `RssAnon` what of it is no file,
+    `VmHWM` the most there ever was.
     """
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     found = re.search(rf"^{field}:\s+(\d+) kB$", status, re.MULTILINE)

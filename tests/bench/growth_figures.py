@@ -1,0 +1,54 @@
+"""The figures of one scale of the growth table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Restart:
+    """Seconds from the start of the process until it was SERVING, and until the first exact count was
+    answered; and that count.
+    """
+
+    serving_seconds: float
+    answered_seconds: float
+    counted: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of the process: resident, what of it is no file, and the most that was ever resident."""
+
+    resident: int
+    anonymous: int
+    most_resident: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Growth:
+    """What was measured with so many users. `log_bytes` was the log when the service was killed,
+    `fold_seconds` is how long the stop took that folded it, and `disk_bytes` are counted after that;
+    `count_ms` is the median of exact counts.
+    """
+
+    users: int
+    events: int
+    import_seconds: float
+    import_cpu_seconds: float
+    memory_after_import: Memory
+    log_bytes: int
+    after_kill: Restart
+    fold_seconds: float
+    disk_bytes: int
+    after_stop: Restart
+    count_ms: float
+    memory_after_questions: Memory
+
+    @property
+    def events_per_second(self) -> float:
+        return self.events / self.import_seconds
+
+    @property
+    def disk_bytes_an_event(self) -> float:
+        return self.disk_bytes / self.events

@@ -1,0 +1,52 @@
+"""The growth table: a line a figure, a column a scale, with the ratio to the smallest scale beside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from rich.table import Table
+
+from tests.bench.figures import number
+from tests.bench.growth_figures import Growth
+
+BYTES_A_MB = 1_000_000
+MICROS_A_SECOND = 1_000_000
+
+FIGURES: tuple[tuple[str, Callable[[Growth], float]], ...] = (
+    ("ingest, events/s", lambda grown: grown.events_per_second),
+    ("ingest, µs of service CPU an event", lambda g: g.import_cpu_seconds / g.events * MICROS_A_SECOND),
+    ("exact count, p50, ms", lambda grown: grown.count_ms),
+    ("start after a stop: SERVING, s", lambda grown: grown.after_stop.serving_seconds),
+    ("start after a stop: first count, s", lambda grown: grown.after_stop.answered_seconds),
+    ("log when killed, MB", lambda grown: grown.log_bytes / BYTES_A_MB),
+    ("start after the kill: SERVING, s", lambda grown: grown.after_kill.serving_seconds),
+    ("start after the kill: first count, s", lambda grown: grown.after_kill.answered_seconds),
+    ("stop that folds, s", lambda grown: grown.fold_seconds),
+    ("disk, folded, MB", lambda grown: grown.disk_bytes / BYTES_A_MB),
+    ("disk, folded, bytes an event", lambda grown: grown.disk_bytes_an_event),
+    ("RSS at most while importing, MB", lambda g: g.memory_after_import.most_resident / BYTES_A_MB),
+    ("RSS after the import, MB", lambda grown: grown.memory_after_import.resident / BYTES_A_MB),
+    ("  of it anonymous, MB", lambda grown: grown.memory_after_import.anonymous / BYTES_A_MB),
+    ("RSS after the questions, MB", lambda grown: grown.memory_after_questions.resident / BYTES_A_MB),
+    ("  of it anonymous, MB", lambda grown: grown.memory_after_questions.anonymous / BYTES_A_MB),
+)
+
+
+def table(grown: Sequence[Growth]) -> Table:
+    """The figures, smallest scale first."""
+    smallest, *larger = grown
+    shown = Table(title="Growth: ten events a user", title_justify="left")
+    shown.add_column("users", no_wrap=True)
+    shown.add_column(f"{smallest.users:,}", justify="right")
+    for each in larger:
+        shown.add_column(f"{each.users:,}", justify="right")
+        shown.add_column("×", justify="right", style="dim")
+    for what, figure in FIGURES:
+        least = figure(smallest)
+        cells = [number(least)]
+        for each in larger:
+            cells += [number(figure(each)), number(figure(each) / least) if least else ""]
+        shown.add_row(what, *cells)
+    counted = [f"{each.after_stop.counted:,}" for each in grown]
+    shown.add_row("users counted", counted[0], *(cell for each in counted[1:] for cell in (each, "")))
+    return shown
