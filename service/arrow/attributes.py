@@ -87,7 +87,7 @@ class Attribute:
     def _strings(self, array: pa.Array) -> _Read:
         if not is_texts(array.type):
             plain = decoded(array)
-            if pa.types.is_nested(plain.type) or pa.types.is_binary(plain.type):
+            if _kind_of(plain.type) in (None, Kind.LIST):
                 raise unfit(self._name, array.type, "strings, numbers, bools, timestamps or dates")
             array = plain.cast(pa.large_string())
         entries, codes = coded(array)

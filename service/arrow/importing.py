@@ -16,7 +16,7 @@ from milepost.v1 import ingest_service_pb2 as pb
 from service.ahead import Ahead
 from service.arrow.columns import Converted, convert
 from service.arrow.layout import Layout, layout_of
-from service.arrow.stream import RecordBatches, recut, without_first
+from service.arrow.stream import BROKEN, RecordBatches, broken, recut, without_first
 from service.limits import IMPORT_REFUSED_ROWS_MAX, IMPORT_REJECTIONS_MAX, IMPORT_REQUEST_ID_BYTES_MAX
 
 BATCHES_AHEAD = 1
@@ -24,7 +24,9 @@ BATCHES_AHEAD = 1
 
 
 @dataclass(frozen=True, slots=True)
-class _Batch:
+class Batch:
+    """Rows to append at once. `first_row` is their place in the stream."""
+
     first_row: int
     request_id: str
     converted: Converted
@@ -51,7 +53,7 @@ class Importing:
         header = _header(requests)
         self.engine.accounts.get_account(header.parent)
         tally = _Tally(header.skip_rows, self.engine.backend.revision())
-        source = _batches(header, requests, self.batch_bytes_max)
+        source = batches_of(header, requests, self.batch_bytes_max)
         try:
             with Ahead(source, depth=BATCHES_AHEAD, name="import-ahead") as batches:
                 for batch in batches:
@@ -82,24 +84,37 @@ def _pieces(requests: Iterator[pb.ImportEventsRequest]) -> Iterator[bytes]:
         yield request.arrow
 
 
-def _batches(
+def batches_of(
     header: pb.ImportHeader, requests: Iterator[pb.ImportEventsRequest], batch_bytes_max: int
-) -> Iterator[_Batch]:
+) -> Iterator[Batch]:
+    """The rows of the stream, converted, in batches to append. Raises InvalidInput."""
     stream = RecordBatches(_pieces(requests), batch_bytes_max)
-    layout = layout_of(header, stream.schema.names)
-    _check_types(stream.schema, layout)
+    layout = _layout(header, stream.schema)
     first_row = header.skip_rows
     for batch in recut(without_first(iter(stream), header.skip_rows)):
         end = first_row + batch.num_rows
         request_id = f"{header.request_id}/{first_row}-{end}" if header.request_id else ""
-        yield _Batch(first_row, request_id, convert(batch, layout))
+        yield Batch(first_row, request_id, _converted(batch, layout))
         first_row = end
 
 
-def _check_types(schema: pa.Schema, layout: Layout) -> None:
-    """Refuses a column that has no meaning before any row is taken."""
-    empty = pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
-    convert(empty, layout)
+def _layout(header: pb.ImportHeader, schema: pa.Schema) -> Layout:
+    """What the columns mean; one without a meaning is refused here, before any row is taken."""
+    try:
+        layout = layout_of(header, schema.names)
+        columns = [pa.nulls(0, field.type) for field in schema]
+        empty = pa.RecordBatch.from_arrays(columns, schema=schema)
+    except BROKEN as error:
+        raise broken(error) from error
+    _converted(empty, layout)
+    return layout
+
+
+def _converted(batch: pa.RecordBatch, layout: Layout) -> Converted:
+    try:
+        return convert(batch, layout)
+    except BROKEN as error:
+        raise broken(error) from error
 
 
 class _Tally:
@@ -111,7 +126,7 @@ class _Tally:
         self._response = pb.ImportEventsResponse()
         self._refused: dict[tuple[str, str, str], pb.RefusedRows] = {}
 
-    def add(self, batch: _Batch, ingested: IngestedColumns) -> None:
+    def add(self, batch: Batch, ingested: IngestedColumns) -> None:
         """Counts a batch and names its refused rows, in the order of their reasons."""
         converted, response = batch.converted, self._response
         self._revision = max(self._revision, ingested.revision)

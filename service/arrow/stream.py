@@ -11,6 +11,15 @@ from service.limits import IMPORT_BATCH_ROWS, IMPORT_GATHERED_BYTES_MAX
 
 ARROW = "arrow"
 
+BROKEN = (pa.ArrowException, UnicodeDecodeError, OSError)
+"""What reading an Arrow stream raises when it is none, late ones too: names are looked at when used."""
+
+
+def broken(error: Exception) -> InvalidInput:
+    """The refusal of a stream that cannot be read."""
+    reason = str(error).partition("\n")[0]
+    return InvalidInput.one(ARROW, f"is no Arrow IPC stream, or broken: {reason}")
+
 
 class _Pieces:
     """The pieces as a file to read from. Never holds more than one piece and what is asked for."""
@@ -66,7 +75,7 @@ class RecordBatches:
         self._batch_bytes_max = batch_bytes_max
         try:
             self._reader = pa.ipc.open_stream(pa.PythonFile(self._pieces, mode="r"))
-        except (pa.ArrowException, OSError) as error:
+        except BROKEN as error:
             raise self._refusal(error) from error
         self.schema: pa.Schema = self._reader.schema
 
@@ -78,17 +87,14 @@ class RecordBatches:
                 batch.validate(full=True)
             except StopIteration:
                 return
-            except (pa.ArrowException, OSError) as error:
+            except BROKEN as error:
                 raise self._refusal(error) from error
             if batch.nbytes > self._batch_bytes_max:
                 raise too_large(batch.nbytes, self._batch_bytes_max)
             yield batch
 
     def _refusal(self, error: Exception) -> Exception:
-        if self._pieces.failure is not None:
-            return self._pieces.failure
-        reason = str(error).partition("\n")[0]
-        return InvalidInput.one(ARROW, f"is no Arrow IPC stream, or broken: {reason}")
+        return self._pieces.failure or broken(error)
 
 
 def recut(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -101,7 +107,7 @@ def recut(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         fits = rows + batch.num_rows <= IMPORT_BATCH_ROWS
         if gathered and not (fits and size_bytes + batch.nbytes <= IMPORT_GATHERED_BYTES_MAX):
-            yield _joined(gathered)
+            yield from _joined(gathered)
             gathered, rows, size_bytes = [], 0, 0
         while batch.num_rows > IMPORT_BATCH_ROWS:
             yield batch.slice(0, IMPORT_BATCH_ROWS)
@@ -111,14 +117,20 @@ def recut(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             rows += batch.num_rows
             size_bytes += batch.nbytes
         if rows == IMPORT_BATCH_ROWS:
-            yield _joined(gathered)
+            yield from _joined(gathered)
             gathered, rows, size_bytes = [], 0, 0
     if gathered:
-        yield _joined(gathered)
+        yield from _joined(gathered)
 
 
-def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
-    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+def _joined(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    if len(batches) == 1:
+        return batches
+    try:
+        return [pa.concat_batches(batches)]
+    except pa.ArrowInvalid:
+        # Together their dictionaries have more entries than their codes can tell apart.
+        return batches
 
 
 def without_first(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
