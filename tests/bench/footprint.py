@@ -1,33 +1,66 @@
-"""What the loaded sample takes in memory and on disk."""
+"""What the loaded sample takes in memory and on disk, once all of it is in the index."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import time
 
 from milepost.sample import dataset
-from milepost.v1.admin_service_pb2 import GetServerInfoRequest
+from milepost.v1.admin_service_pb2 import GetStoreStatsRequest, GetStoreStatsResponse
 from tests.bench.figures import Figure, Subject
-from tests.bench.process import status_bytes
+from tests.bench.process import bytes_on_disk, status_bytes
 
 BYTES_A_MB = 1_000_000
-BYTES_A_BLOCK = 512
+FOLD_WAIT_SECONDS = 120
+"""The last fold begins half a minute after the last batch."""
+POLL_SECONDS = 0.5
 
 
 def measure(subject: Subject) -> list[Figure]:
-    """Memory of the process; bytes on disk an event, beside those of the dataset's own compressed files."""
-    disk_bytes = _bytes_on_disk(subject.service.data)
-    events = subject.client.admin.GetServerInfo(GetServerInfoRequest()).events
+    """Memory of the process; bytes on disk an event, beside those of the dataset's own compressed files, and
+    how they divide by kind.
+    """
+    stats = _folded(subject)
+    disk_bytes = bytes_on_disk(subject.service.data)
+    beside = _parquet_bytes() / stats.events
+    kinds = sorted(stats.kinds, key=lambda kind: -kind.bytes)
     return [
-        Figure("memory now (RSS)", status_bytes(subject.service.pid, "VmRSS") / BYTES_A_MB, "MB"),
+        *resident(subject, "after the load"),
         Figure("memory at most (RSS)", status_bytes(subject.service.pid, "VmHWM") / BYTES_A_MB, "MB"),
         Figure("disk", disk_bytes / BYTES_A_MB, "MB"),
-        Figure("disk an event", disk_bytes / events, "bytes", _parquet_bytes() / events, "Parquet files"),
+        Figure("disk an event", disk_bytes / stats.events, "bytes", beside, "Parquet files"),
+        *(
+            Figure(f"  of it {kind.kind}", kind.bytes / stats.events, "bytes")
+            for kind in kinds
+            if kind.bytes > stats.events / 10
+        ),
+        *(
+            Figure(f"  of it the file of the {file.name}", file.disk_bytes / stats.events, "bytes")
+            for file in stats.files
+        ),
     ]
 
 
-def _bytes_on_disk(directory: Path) -> int:
-    """Blocks in use: the store's files are sparse, their length says little."""
-    return sum(path.stat().st_blocks * BYTES_A_BLOCK for path in directory.rglob("*") if path.is_file())
+def resident(subject: Subject, when: str) -> list[Figure]:
+    """Resident memory, and the part of it that is the process's own: the rest are mapped files, of which the
+    kernel takes what it needs.
+    """
+    pid = subject.service.pid
+    return [
+        Figure(f"memory {when} (RSS)", status_bytes(pid, "VmRSS") / BYTES_A_MB, "MB"),
+        Figure("  of it not mapped files", status_bytes(pid, "RssAnon") / BYTES_A_MB, "MB"),
+    ]
+
+
+def _folded(subject: Subject) -> GetStoreStatsResponse:
+    """Figures of the store, once the index has reached the newest state."""
+    deadline = time.monotonic() + FOLD_WAIT_SECONDS
+    while True:
+        stats = subject.client.admin.GetStoreStats(GetStoreStatsRequest())
+        if stats.folded_revision == stats.revision:
+            return stats
+        if time.monotonic() > deadline:
+            raise TimeoutError("the last fold does not come")
+        time.sleep(POLL_SECONDS)
 
 
 def _parquet_bytes() -> int:

@@ -11,12 +11,13 @@ from milepost import Client
 from milepost.cli.service_process import ServiceProcess
 from milepost.sample import dataset, journey
 from milepost.sample.load import load
-from tests.bench import check_rate, estimate_time, footprint, load_rate
+from tests.bench import check_rate, estimate_time, footprint, load_rate, memory_asked
 from tests.bench.figures import Figure, Subject, table
 from tests.bench.process import cpu_seconds
 
-# The footprint comes first, because sending the sample again adds to both memory and disk.
-BENCHMARKS = (footprint, load_rate, estimate_time, check_rate)
+# The footprint comes first, because sending the sample again adds to both memory and disk. Memory comes last
+# again, when everything was asked.
+BENCHMARKS = (footprint, load_rate, estimate_time, check_rate, memory_asked)
 
 
 def run(console: Console) -> list[Figure]:
