@@ -69,7 +69,15 @@ class _Panel:
 
 
 PANELS = (
-    _Panel("Ingest", "events a second", [_Line("", lambda g: g.events_per_second)], slope=0),
+    _Panel(
+        "Ingest",
+        "events a second",
+        [
+            _Line("acknowledged", lambda g: g.events_per_second),
+            _Line("and folded", lambda g: g.folded_events_per_second, ORANGE, label_above=False),
+        ],
+        slope=0,
+    ),
     _Panel("Exact count of three terms", "milliseconds, p50", [_Line("", lambda g: g.count_ms)]),
     _Panel(
         "Start until SERVING",
