@@ -35,7 +35,7 @@ EVENT_TYPES = {int(member): member for member in EventType} | {0: EventType.CUST
 """By number; one that is not given is a CUSTOM event."""
 
 
-class _Malformed(ValueError):
+class Malformed(ValueError):
     """A row without shape: the field below the row, and what is wrong with it."""
 
     def __init__(self, field: str, description: str, reason: str = INVALID_VALUE) -> None:
@@ -50,8 +50,8 @@ def event_records(messages: Iterable[data_pb2.Event], input_: str) -> list[Event
     for message in messages:
         try:
             rows.append(_event(message, input_))
-        except _Malformed as error:
-            rows.append(_rejection("events", len(rows), error))
+        except Malformed as error:
+            rows.append(rejection_of("events", len(rows), error))
     return rows
 
 
@@ -67,25 +67,36 @@ def _event(message: data_pb2.Event, input_: str) -> EventRecord:
         if number:
             attributes[key] = number
             continue
-        attributes[key] = _value(key, value)
-    time = message.time
-    seconds, nanos = time.seconds, time.nanos
-    if not (seconds or nanos) and not message.HasField("time"):
-        raise _Malformed("time", TIME_MISSING, REQUIRED)
-    if not (SECONDS_MIN <= seconds <= SECONDS_MAX and 0 <= nanos < NANOS_PER_SECOND):
-        raise _Malformed("time", OUT_OF_RANGE)
-    type_ = EVENT_TYPES.get(message.type)
-    if type_ is None:
-        raise _Malformed("type", UNKNOWN_TYPE)
+        attributes[key] = attribute_value(key, value)
+    time = event_time(message)
     return EventRecord(
         message.user_id,
         message.input or input_,
         message.name,
-        type_,
-        seconds * MICROS_PER_SECOND + nanos // NANOS_PER_MICRO,
+        event_type(message),
+        time,
         attributes,
         message.event_id,
     )
+
+
+def event_time(message: data_pb2.Event) -> Micros:
+    """When the event happened. Raises Malformed."""
+    time = message.time
+    seconds, nanos = time.seconds, time.nanos
+    if not (seconds or nanos) and not message.HasField("time"):
+        raise Malformed("time", TIME_MISSING, REQUIRED)
+    if not (SECONDS_MIN <= seconds <= SECONDS_MAX and 0 <= nanos < NANOS_PER_SECOND):
+        raise Malformed("time", OUT_OF_RANGE)
+    return seconds * MICROS_PER_SECOND + nanos // NANOS_PER_MICRO
+
+
+def event_type(message: data_pb2.Event) -> EventType:
+    """The type of an event, CUSTOM where it names none. Raises Malformed."""
+    type_ = EVENT_TYPES.get(message.type)
+    if type_ is None:
+        raise Malformed("type", UNKNOWN_TYPE)
+    return type_
 
 
 def user_records(
@@ -96,8 +107,8 @@ def user_records(
     for message in messages:
         try:
             rows.append(_user(message, input_, now))
-        except _Malformed as error:
-            rows.append(_rejection("users", len(rows), error))
+        except Malformed as error:
+            rows.append(rejection_of("users", len(rows), error))
     return rows
 
 
@@ -106,35 +117,37 @@ def _user(message: data_pb2.UserUpdate, input_: str, now: Micros) -> UserRecord:
     if message.HasField("time"):
         micros = micros_of(message.time)
         if micros is None:
-            raise _Malformed("time", OUT_OF_RANGE)
+            raise Malformed("time", OUT_OF_RANGE)
         time = micros
     attributes: dict[str, Value | None] = dict.fromkeys(message.unset_attributes)
     for key, value in message.attributes.items():
         if key in attributes:
-            raise _Malformed(f"attributes[{key!r}]", "is both set and unset")
-        attributes[key] = _value(key, value)
+            raise Malformed(f"attributes[{key!r}]", "is both set and unset")
+        attributes[key] = attribute_value(key, value)
     identities: dict[str, str | None] = dict.fromkeys(message.unset_identities)
     for key, identity in message.identities.items():
         if key in identities:
-            raise _Malformed(f"identities[{key!r}]", "is both set and unset")
+            raise Malformed(f"identities[{key!r}]", "is both set and unset")
         identities[key] = identity
     consents: dict[tuple[str, str], ConsentState] = {}
     for index, consent in enumerate(message.consents):
         state = CONSENT_STATES.get(consent.state)
         if state is None:
-            raise _Malformed(f"consents[{index}].state", NO_CONSENT_STATE)
+            raise Malformed(f"consents[{index}].state", NO_CONSENT_STATE)
         consents[consent.regulation, consent.purpose] = state
     return UserRecord(message.user_id, message.input or input_, time, attributes, identities, consents)
 
 
-def _value(key: str, message: value_pb2.Value) -> Value:
+def attribute_value(key: str, message: value_pb2.Value) -> Value:
+    """The value of an attribute. Raises Malformed."""
     try:
         return value_of(message)
     except BadValue as error:
-        raise _Malformed(f"attributes[{key!r}]", str(error)) from error
+        raise Malformed(f"attributes[{key!r}]", str(error)) from error
 
 
-def _rejection(rows: str, index: int, error: _Malformed) -> Rejection:
+def rejection_of(rows: str, index: int, error: Malformed) -> Rejection:
+    """Why the row at that place of `events` or `users` is not taken."""
     return Rejection(index, error.reason, f"{rows}[{index}].{error.field}", str(error))
 
 

@@ -10,6 +10,7 @@ from engine.errors import DeadlineExceeded, StoreUnavailable, Unsupported
 from milepost.v1 import ingest_service_pb2 as pb
 from milepost.v1 import ingest_service_pb2_grpc
 from service.convert.data import event_records, rejection_messages, user_records
+from service.convert.event_columns import BY_COLUMN_EVENTS_MIN, event_columns
 from service.handlers.runtime import Runtime
 
 
@@ -34,8 +35,12 @@ class IngestHandlers(ingest_service_pb2_grpc.IngestServiceServicer):
             yield pb.StreamEventsResponse(sequence=request.sequence, result=self._events(request.batch))
 
     def _events(self, request: pb.IngestEventsRequest) -> pb.IngestEventsResponse:
-        rows = event_records(request.events, request.input)
-        ingested = self._ingest.events(request.parent, rows, request.request_id)
+        parent, events, request_id = request.parent, request.events, request.request_id
+        if len(events) < BY_COLUMN_EVENTS_MIN:
+            ingested = self._ingest.events(parent, event_records(events, request.input), request_id)
+        else:
+            batch = event_columns(events, request.input)
+            ingested = self._ingest.event_columns(parent, batch, request_id)
         return pb.IngestEventsResponse(
             revision=self._runtime.token(ingested.revision),
             accepted=ingested.accepted,
