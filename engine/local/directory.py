@@ -47,8 +47,8 @@ KNOWN_USERS_MAX = 16_000_000
 
 PARTITION_SETS_CACHED_MAX = 16
 
-_ID_LIST: MessageCodec[list[str]] = MessageCodec(list[str], list)
-_entries: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(int | tuple[str, str])
+ID_LIST: MessageCodec[list[str]] = MessageCodec(list[str], list)
+ENTRIES: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(int | tuple[str, str])
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -158,7 +158,7 @@ class Directory:
                 yield writing[user_id]
             else:
                 stored = get(prefix + user_id.encode())
-                yield None if stored is None else _entries.decode(stored)
+                yield None if stored is None else ENTRIES.decode(stored)
 
     def _forget(self, user_id: str) -> None:
         self._known.put(self._known.hashes((user_id,)), np.array([UNKNOWN]))
@@ -188,7 +188,7 @@ class Directory:
         while taken < len(user_ids):
             dense = first + taken
             fits = min(len(user_ids) - taken, PAGE_MASK + 1 - (dense & PAGE_MASK))
-            ids = self._cells.get(key(Family.USER_IDS, self._account, group, dense >> PAGE_BITS), _ID_LIST)
+            ids = self._cells.get(key(Family.USER_IDS, self._account, group, dense >> PAGE_BITS), ID_LIST)
             ids.value.extend(user_ids[taken : taken + fits])
             page = self._cells.get(self._partitions_key(group, dense >> PAGE_BITS), PARTITIONS)
             slot = dense & PAGE_MASK
@@ -207,7 +207,7 @@ class Directory:
             page = pages.get(dense >> PAGE_BITS)
             if page is None:
                 stored = key(Family.USER_IDS, self._account, group, dense >> PAGE_BITS)
-                page = pages[dense >> PAGE_BITS] = self._cells.get(stored, _ID_LIST).value
+                page = pages[dense >> PAGE_BITS] = self._cells.get(stored, ID_LIST).value
             ids.append(page[dense & PAGE_MASK])
         return ids
 
@@ -215,7 +215,7 @@ class Directory:
         """The ids of a group by dense id, from `start`; "" for erased ones."""
         ids: list[str] = []
         for page in range(start >> PAGE_BITS, (self.counts[group] + PAGE_MASK) >> PAGE_BITS):
-            ids += self._cells.get(key(Family.USER_IDS, self._account, group, page), _ID_LIST).value
+            ids += self._cells.get(key(Family.USER_IDS, self._account, group, page), ID_LIST).value
         return ids[start & PAGE_MASK :]
 
     def alive(self, group: int) -> BitMap:
@@ -259,7 +259,7 @@ class Directory:
     # --- aliases and erasure ---
 
     def _aliases(self, user_id: str) -> list[str]:
-        return self._cells.get(self._aliases_key(user_id), _ID_LIST).value
+        return self._cells.get(self._aliases_key(user_id), ID_LIST).value
 
     def _aliases_key(self, user_id: str) -> bytes:
         return key(Family.ALIASES, self._account, user_id.encode())
@@ -269,8 +269,8 @@ class Directory:
         stands for.
         """
         target = self.canonical(to_user_id)
-        before = self._cells.get(self._aliases_key(from_user_id), _ID_LIST)
-        after = self._cells.get(self._aliases_key(target), _ID_LIST)
+        before = self._cells.get(self._aliases_key(from_user_id), ID_LIST)
+        after = self._cells.get(self._aliases_key(target), ID_LIST)
         moved = [*before.value, from_user_id]
         after.value.extend(moved)
         before.value = []
@@ -284,7 +284,7 @@ class Directory:
     def retire(self, user_id: str, place: Place) -> None:
         """Takes a canonical user out: its id names nobody, its dense id is spent."""
         group, dense = place >> PLACE_SHIFT, place & DENSE_MASK
-        ids = self._cells.get(key(Family.USER_IDS, self._account, group, dense >> PAGE_BITS), _ID_LIST)
+        ids = self._cells.get(key(Family.USER_IDS, self._account, group, dense >> PAGE_BITS), ID_LIST)
         ids.value[dense & PAGE_MASK] = ""
         alive = self._cells.get(key(Family.ALIVE, self._account, group), BITMAP)
         alive.value.discard(dense)
@@ -296,7 +296,7 @@ class Directory:
 
     def unlink_aliases(self, user_id: str) -> None:
         """Forgets every alias of a canonical id."""
-        aliases = self._cells.get(self._aliases_key(user_id), _ID_LIST)
+        aliases = self._cells.get(self._aliases_key(user_id), ID_LIST)
         for alias in aliases.value:
             self._fresh[alias] = None
             self._forget(alias)

@@ -56,7 +56,7 @@ class SliceRecord(msgspec.Struct, array_like=True):
 
 
 _table_decoder = msgspec.msgpack.Decoder(TableRecord)
-_slice_decoder = msgspec.msgpack.Decoder(SliceRecord)
+slice_decoder = msgspec.msgpack.Decoder(SliceRecord)
 
 Slices = dict[SliceKey, list[Part]]
 
@@ -180,7 +180,7 @@ class Table:
             assert isinstance(level, int)
             assert isinstance(number, int)
             slice_key = SliceKey(level, number - NUMBER_BIAS)
-            records = _slice_decoder.decode(stored).parts
+            records = slice_decoder.decode(stored).parts
             slices[slice_key] = [
                 Part(self._loader, record, self._stored_key(slice_key), None) for record in records
             ]

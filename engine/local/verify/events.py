@@ -14,7 +14,7 @@ from engine.local.events.cache import ColumnCache, Loader
 from engine.local.events.columns import Column, DictionaryColumn, NumberColumn
 from engine.local.events.part import STRUCTURE, Part
 from engine.local.events.slices import NUMBER_BIAS, SliceKey
-from engine.local.events.table import Table, TableRecord, _slice_decoder
+from engine.local.events.table import Table, TableRecord, slice_decoder
 from engine.local.keys import Family, key
 from engine.local.names import Space
 from engine.local.verify.examination import Examination, as_is
@@ -87,7 +87,7 @@ def _check_slices(known: _Tables) -> Iterator[None]:
     """Slices do not overlap, parts have different numbers, and tables say what their parts add up to."""
     examination = known.examination
     ends: dict[Numbers, list[SliceKey]] = {}
-    for numbers, stored, record in examination.values(Family.EVENT_SLICE, _slice_decoder.decode):
+    for numbers, stored, record in examination.values(Family.EVENT_SLICE, slice_decoder.decode):
         table = numbers[:5]
         slice_key = SliceKey(numbers[5], numbers[6] - NUMBER_BIAS)
         ends.setdefault(table, []).append(slice_key)

@@ -12,7 +12,7 @@ import xxhash
 
 from engine.local.bitmaps import bitmap_of_mask
 from engine.local.cells import BITMAP, PAGE_BITS, PAGE_USERS, PARTITIONS, as_numpy
-from engine.local.directory import _ID_LIST, DENSE_MASK, PLACE_SHIFT, _entries
+from engine.local.directory import DENSE_MASK, ENTRIES, ID_LIST, PLACE_SHIFT
 from engine.local.keys import Family, key
 from engine.local.verify.examination import Examination, as_u32
 from engine.values import PARTITION_BITS
@@ -40,7 +40,7 @@ def _check_counts(examination: Examination) -> Iterator[None]:
 def _check_ids(examination: Examination) -> Iterator[None]:
     """Pages are full but for the last of a group, and there as far as ids were given."""
     pages: Counter[tuple[int, int]] = Counter()
-    for (account, group, page), stored, ids in examination.values(Family.USER_IDS, _ID_LIST.decode):
+    for (account, group, page), stored, ids in examination.values(Family.USER_IDS, ID_LIST.decode):
         pages[account, group] += 1
         if not examination.is_sound(Family.USER_COUNT):
             continue
@@ -112,7 +112,7 @@ def _check_entries(examination: Examination) -> Iterator[None]:
     led_to: dict[tuple[int, int], int] = {}
     aliases: dict[int, int] = {}
     compare = examination.is_sound(Family.USER_IDS, Family.USER_COUNT)
-    for (account, user_id), stored, entry in examination.values(Family.USER, _entries.decode):
+    for (account, user_id), stored, entry in examination.values(Family.USER, ENTRIES.decode):
         if isinstance(entry, tuple):
             aliases[account] = aliases.get(account, 0) + 1
         elif compare:
@@ -133,7 +133,7 @@ def _check_entries(examination: Examination) -> Iterator[None]:
 def _check_aliases(examination: Examination, aliases: dict[int, int]) -> Iterator[None]:
     """What is listed as an alias is one, and there are no others."""
     listed: dict[int, int] = {}
-    for (account, user_id), stored, names in examination.values(Family.ALIASES, _ID_LIST.decode):
+    for (account, user_id), stored, names in examination.values(Family.ALIASES, ID_LIST.decode):
         listed[account] = listed.get(account, 0) + len(names)
         for name in names if examination.is_sound(Family.USER) else ():
             there = _alias_of(examination, account, name) == user_id.decode()
@@ -149,7 +149,7 @@ def _check_aliases(examination: Examination, aliases: dict[int, int]) -> Iterato
 def _alias_of(examination: Examination, account: int, name: str) -> str | None:
     stored = examination.index.get(key(Family.USER, account, name.encode()))
     try:
-        entry = None if stored is None else _entries.decode(stored)
+        entry = None if stored is None else ENTRIES.decode(stored)
     except msgspec.MsgspecError:
         return None
     return entry[0] if isinstance(entry, tuple) else None
