@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from engine.errors import LimitExceeded
 from milepost.v1 import ingest_service_pb2 as pb
 from milepost.v1.admin_service_pb2 import GetServerInfoRequest
 from milepost.v1.audience_service_pb2 import ListMembersRequest
@@ -396,6 +397,36 @@ def test_a_server_without_pyarrow_says_so(service: Serving, monkeypatch: pytest.
     refusal = refusal_of_import(service, requests(header(), b""))
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_BUILT")
     assert "milepost-server[import]" in refusal.message
+
+
+def test_a_store_that_takes_no_more_ends_the_call_while_the_caller_still_sends(
+    service: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrow_stream, "IMPORT_BATCH_ROWS", 1)
+    columns = service.application.engine.ingest.columns
+    taken: list[Any] = []
+
+    def until_full(*arguments: Any) -> Any:
+        if len(taken) == 2:
+            raise LimitExceeded("the disk is full", reason="STORE_FULL")
+        taken.append(arguments)
+        return columns(*arguments)
+
+    monkeypatch.setattr(service.application.engine.ingest, "columns", until_full)
+    waiting = threading.Event()
+
+    def sent() -> Iterator[pb.ImportEventsRequest]:
+        stream = arrow_bytes(batch(*"abcdef"))
+        yield from requests(header(), stream)
+        waiting.wait()
+
+    refusal = refusal_of_import(service, sent())
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "STORE_FULL")
+    assert refusal.metadata["rows"] == "2"
+    assert events_of(service) == 2
+    # Nothing is left of the call, although its caller has not ended the stream.
+    eventually(lambda: "import-ahead" not in {thread.name for thread in threading.enumerate()})
+    waiting.set()
 
 
 # --- limits ---
