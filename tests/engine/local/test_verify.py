@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,18 +39,29 @@ def records(round_: int) -> list[Record]:
     return found
 
 
-@pytest.fixture
-def backend(tmp_path: Path) -> Iterator[LocalBackend]:
-    opened = LocalBackend.open(tmp_path / "store", settings=SETTINGS)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with keys of every family, some of its entries only in the log."""
+    directory = tmp_path_factory.mktemp("made")
+    backend = LocalBackend.open(directory / "store", settings=SETTINGS)
     for round_ in range(3):
-        opened.append(ACCOUNT, records(round_), request_id=f"request-{round_}")
-        opened.refresh(ACCOUNT, JOURNEY, [AUDIENCE], EVERYONE)
-        opened.fold()
-    opened.documents.commit({"a/document": b"content"})
-    opened.alias(ACCOUNT, "user-7", "user-8")
-    opened.erase(ACCOUNT, ["user-9", "user-10"])
-    opened.append(ACCOUNT, records(1))
-    opened.append(ACCOUNT, records(2))
+        backend.append(ACCOUNT, records(round_), request_id=f"request-{round_}")
+        backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], EVERYONE)
+        backend.fold()
+    backend.documents.commit({"a/document": b"content"})
+    backend.alias(ACCOUNT, "user-7", "user-8")
+    backend.erase(ACCOUNT, ["user-9", "user-10"])
+    backend.append(ACCOUNT, records(1))
+    backend.append(ACCOUNT, records(2))
+    backend.snapshot(directory / "copy")
+    backend.close()
+    return directory / "copy"
+
+
+@pytest.fixture
+def backend(made: Path, tmp_path: Path) -> Iterator[LocalBackend]:
+    shutil.copytree(made, tmp_path / "store")
+    opened = LocalBackend.open(tmp_path / "store", settings=SETTINGS)
     yield opened
     # What is damaged must not be folded at the end.
     opened._closing.set()
