@@ -121,15 +121,18 @@ def test_the_document_on_the_page_on_journeys_is_one() -> None:
     assert journeys.loads(journeys.dumps(document)) == document
 
 
-def test_the_commands_on_the_page_on_journeys_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("page", "group", "count"), [(JOURNEYS, "", 8), (OPERATIONS, "store", 8)], ids=["journeys", "operations"]
+)
+def test_the_commands_on_a_page_are_there(
+    page: str, group: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    lines = [
-        line.partition("#")[0].split() for block in blocks_of("sh", JOURNEYS) for line in block.splitlines()
-    ]
-    commands = [words[1:] for words in lines if words]
-    assert len(commands) == 8
+    lines = [line.partition("#")[0].split() for block in blocks_of("sh", page) for line in block.splitlines()]
+    commands = [words[1:] for words in lines if words[:1] == ["milepost"] and group in ("", words[1])]
+    assert len(commands) == count
     for words in commands:
-        name = words[:2] if words[0] in ("journey", "audience") else words[:1]
+        name = words[:2] if words[0] in ("journey", "audience", "store") else words[:1]
         shown = CliRunner().invoke(app, [*name, "--help"])
         assert shown.exit_code == 0, f"there is no command {name}"
         assert [word for word in words if word.startswith("--") and word not in shown.output] == []
