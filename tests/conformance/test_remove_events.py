@@ -31,6 +31,9 @@ def test_events_before_the_instant_go_and_all_else_stays(site: Site, fold: str) 
     before = {user: site.backend.profile(ACCOUNT, user) for user in ("ada", "bob", "cleo")}
     if fold in ("before", "between"):
         site.backend.fold()
+    # Whatever is kept of answers is forgotten.
+    assert bought(site) == {"ada", "bob"}
+    assert bought(site, 2.0) == {"ada"}
     revision = site.backend.remove_events(ACCOUNT, NOON - DAY)
     assert revision == site.backend.revision() == 2
     if fold in ("between", "after"):

@@ -505,6 +505,42 @@ def test_what_happens_between_a_fold_and_its_commit_is_kept(store: Store, new_ac
     assert set(EventTables(store, account, 1).users(0, ANYTHING)) == {0, 1, 2, 4, 8}
 
 
+def test_what_is_removed_between_a_fold_and_its_commit_stays_away(
+    store: Store, new_account: NewAccount
+) -> None:
+    """Of rows that the fold writes anew, of those it leaves alone, and of those it merges."""
+    account = new_account()
+    tables = EventTables(store, account, 1)
+    tables.add([row(user, NOON + user, user) for user in range(5)])
+    tables.add([row(9, NOON - 2_000 * MICROS_PER_DAY, 9)])
+    fold(store, tables)
+    tables.add([row(user, NOON + user, user) for user in range(10, 15)])
+    with store.index.writing() as txn:
+        tables.fold(txn)
+        assert tables.remove_before(NOON + 12) == [(1, 1, 0)]
+        assert set(tables.users(0, ANYTHING)) == {12, 13, 14}
+    assert set(tables.users(0, ANYTHING)) == {12, 13, 14}
+    assert not tables.has_before(0, NOON + 12)
+    fold(store, tables)
+    for opened in (tables, EventTables(store, account, 1)):
+        assert set(opened.users(0, ANYTHING)) == {12, 13, 14}
+        assert sum(facts.events for facts in opened.facts(1)) == 3
+
+
+def test_a_removal_of_old_rows_outlives_a_fold_that_did_not_commit(
+    store: Store, new_account: NewAccount
+) -> None:
+    account = new_account()
+    tables = EventTables(store, account, 1)
+    tables.add([row(1, NOON, 1), *(row(2, NOON + 1, 2 + n) for n in range(9))])
+    fold(store, tables)
+    tables.remove_before(NOON + 1)
+    fold_in_vain(store, tables)
+    assert set(tables.users(0, ANYTHING)) == {2}
+    fold(store, tables)
+    assert set(EventTables(store, account, 1).users(0, ANYTHING)) == {2}
+
+
 def fold_in_vain(store: Store, tables: EventTables) -> None:
     def aborted() -> None:
         with store.index.writing() as txn:
