@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +15,10 @@ from typer.testing import CliRunner, Result
 from engine.local.environment import Environment
 from engine.local.keys import Family, key
 from milepost.cli.app import app
-from tests.harness import Serving, serving
-from tests.service.test_store_upkeep import EVENTS, USERS, fill
+from milepost.v1.data_pb2 import Event
+from milepost.v1.ingest_service_pb2 import IngestEventsRequest
+from tests.harness import ACCOUNT, INPUT, Serving, serving
+from tests.service.test_store_upkeep import EVENTS, NOON, USERS, fill
 
 
 @pytest.fixture
@@ -85,6 +90,36 @@ def test_a_backup_is_restored_and_compacted(service: Serving, tmp_path: Path) ->
     compacted = run("compact", "--data", tmp_path / "restored")
     assert compacted.exit_code == 0, compacted.output
     assert re.fullmatch(r"[0-9.]+ \w+ before, [0-9.]+ \w+ now\n", compacted.stdout)
+
+
+def test_a_directory_is_verified_beside_the_service_that_writes_to_it(
+    service: Serving, tmp_path: Path
+) -> None:
+    """In another process, while events come and are folded: each time one state of the store."""
+    stop = threading.Event()
+
+    def write() -> None:
+        number = EVENTS
+        while not stop.is_set():
+            number += 1
+            event = Event(time=NOON, user_id=f"user-{number}", name="buy", event_id=str(number))
+            service.ingest.IngestEvents(
+                IngestEventsRequest(parent=ACCOUNT, input=INPUT, events=[event], request_id=f"more-{number}")
+            )
+            if number % 10 == 0:
+                service.application.engine.backend.fold()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(3):
+            command = [sys.executable, "-c", "from milepost.cli import main; main()"]
+            flags = ["store", "verify", "--data", str(tmp_path / "store")]
+            found = subprocess.run([*command, *flags], capture_output=True, text=True, check=False)
+            assert (found.returncode, found.stderr) == (0, ""), found.stdout
+    finally:
+        stop.set()
+        writer.join()
 
 
 def test_what_cannot_be_done_is_told_in_words(service: Serving, tmp_path: Path) -> None:
