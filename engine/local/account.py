@@ -29,7 +29,7 @@ from engine.local.properties import Properties, Write
 from engine.local.seen import Seen
 from engine.values import Micros, Value
 
-BUCKET_COLUMNS_MAX = 32
+BUCKET_COLUMNS_MAX = 64
 """How many (group, salt) columns of hashes are kept, eight bytes a user each."""
 
 _WORKSPACE_END = "/inputs/"

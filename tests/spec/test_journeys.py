@@ -6,6 +6,7 @@ comes through the app, and what u1 to u4 do through the web of another workspace
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ from engine.errors import DataLoss
 from engine.local.backend import LocalBackend
 from milepost import Client, make_event, names
 from milepost.cli.tree import draw_plain, read_picture, size_note, size_text
-from milepost.criteria import all_of, audience, event, labelled
+from milepost.criteria import all_of, any_of, audience, event, labelled, not_
 from milepost.errors import FailedPrecondition, ResourceExhausted
 from milepost.v1.account_pb2 import Account
 from milepost.v1.account_service_pb2 import UpdateAccountRequest
@@ -257,6 +258,21 @@ def test_a_sampled_size_has_bounds_and_one_too_small_is_a_tilde(client: Client) 
     assert rare.lower <= CROWD // RARE_EVERY <= rare.upper
     assert size_text(AudienceSize(size=rare), plain=True) == "~"
     assert size_note(AudienceSize(size=rare)) == f"at most {rare.upper:,}"
+    client.ensure_journey("any", inputs=[crowd])
+    # The order in which filters are written changes nothing, not even of a sampled size.
+    parts = [labelled(kind, event(kind).happened()) for kind in ("common", "rare", "visit")]
+    parts.append(labelled("no rare", not_(event("rare").happened())))
+    for combine in (all_of, any_of):
+        orders = [combine(*order) for order in itertools.permutations(parts)]
+        drafts = [
+            MilestoneDraft(journey=client.journey_name("any"), kind=MILESTONE_KIND_CRITERIA, criteria=order)
+            for order in orders
+        ]
+        answers = [client.estimate(draft, time_budget=hurried) for draft in drafts]
+        assert len({repr(answer.size) for answer in answers}) == 1
+        labels = [{each.label: repr(each.size) for each in answer.labelled} for answer in answers]
+        assert labels == [labels[0]] * len(orders)
+        assert labels[0]["common"] == repr(common)
     # With time enough it is counted.
     assert client.estimate("rare/m", exact=True).size.users == CROWD // RARE_EVERY
 
