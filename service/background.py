@@ -8,6 +8,7 @@ import time
 import structlog
 
 from engine.audiences.live import Live
+from engine.errors import LimitExceeded
 from engine.retention import Retention
 
 REST_S_MIN = 0.02
@@ -52,8 +53,11 @@ class Refresher:
         began = time.monotonic()
         try:
             self._live.refresh_all()
+        # A refresh that fails leaves memberships as they were; the next one starts from there.
+        except LimitExceeded as error:
+            _logger.warning("refresh waits for room", error=error.message)
+            return FAILURE_WAIT_S
         except Exception:
-            # A refresh that fails leaves memberships as they were; the next one starts from there.
             _logger.exception("refresh failed")
             return FAILURE_WAIT_S
         return min(max(time.monotonic() - began, REST_S_MIN), self._interval_s)
