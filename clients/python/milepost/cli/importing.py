@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -92,32 +93,34 @@ def import_(
         time_unit=_time_unit(time_unit),
         kinds=_kinds(column or ()),
     )
-    out = console()
-    rejected_rows = 0
     with open_client(target, account, api_key) as client:
-        for file in files:
-            started = time.perf_counter()
-            try:
-                with _shown(file, out) as watcher:
-                    imported = import_file(
-                        client,
-                        file,
-                        settings,
-                        format=format_,
-                        request_id=request_id,
-                        rejected_path=rejected,
-                        progress_path=progress_file,
-                        force=force,
-                        segment_rows=segment_rows,
-                        watcher=watcher,
-                    )
-            except (CannotImport, ValueError) as error:
-                print(f"milepost: {error}", file=sys.stderr)
-                raise typer.Exit(1) from error
-            print(_summary(file, imported, time.perf_counter() - started), file=out.file, flush=True)
-            rejected_rows += imported.rejected
-    if rejected_rows:
+        run = partial(
+            import_file,
+            client,
+            settings=settings,
+            format=format_,
+            request_id=request_id,
+            rejected_path=rejected,
+            progress_path=progress_file,
+            force=force,
+            segment_rows=segment_rows,
+        )
+        imported = [_one_file(run, file, console()) for file in files]
+    if any(each.rejected for each in imported):
         raise typer.Exit(EXIT_REJECTED)
+
+
+def _one_file(run: Callable[..., FileImported], file: Path, out: Console) -> FileImported:
+    """Runs the import of a file and shows how it goes and went; exits when it cannot be imported."""
+    started = time.perf_counter()
+    try:
+        with _shown(file, out) as watcher:
+            imported = run(path=file, watcher=watcher)
+    except (CannotImport, ValueError) as error:
+        print(f"milepost: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    print(_summary(file, imported, time.perf_counter() - started), file=out.file, flush=True)
+    return imported
 
 
 # --- options ---
