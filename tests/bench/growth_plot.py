@@ -41,8 +41,8 @@ INSET = 26
 DOT = 4
 DECADES_MIN = 2
 """A vertical axis is at least so tall, so that noise does not look like a slope."""
-HEADROOM = 1.6
-"""The vertical axis reaches this many times above the greatest value, for its label."""
+LABEL_ROOM = 1.6
+"""The vertical axis reaches so many times above the greatest value and below the least, for their labels."""
 DIGITS = 3
 BLUE, ORANGE = "#2b6cb0", "#c05621"
 DASHES = "4 4"
@@ -173,9 +173,9 @@ def _panel(panel: _Panel, grown: Sequence[Growth], x: float, y: float) -> Iterat
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
-    """From a decade below all values to one above them."""
-    low = 10.0 ** math.floor(math.log10(min(values)))
-    high = 10.0 ** math.ceil(math.log10(max(values) * HEADROOM))
+    """Whole decades around all values."""
+    low = 10.0 ** math.floor(math.log10(min(values) / LABEL_ROOM))
+    high = 10.0 ** math.ceil(math.log10(max(values) * LABEL_ROOM))
     if high < low * 10**DECADES_MIN:
         low = high / 10**DECADES_MIN
     return low, high
