@@ -16,7 +16,7 @@ from engine.errors import DataLoss
 from engine.local.environment import Readable, ReadTransaction
 from engine.local.keys import family_of
 
-COLUMN_CACHE_BYTES_DEFAULT = 64 << 20
+COLUMN_CACHE_BYTES_DEFAULT = 48 << 20
 
 Key = tuple[int, Hashable]
 """The holder's number and which of its columns."""

@@ -15,7 +15,7 @@ INPUT = f"{ACCOUNT}/workspaces/w/inputs/i"
 
 def test_budgets_follow_the_users_of_all_accounts(tmp_path: Path) -> None:
     backend = LocalBackend.open(tmp_path)
-    assert _budgets(backend) == (25_165_824, 67_108_864)
+    assert _budgets(backend) == (25_165_824, 50_331_648)
     for account, users in ((ACCOUNT, 30), ("accounts/b", 7)):
         backend.append(
             account,
@@ -27,7 +27,7 @@ def test_budgets_follow_the_users_of_all_accounts(tmp_path: Path) -> None:
             ],
         )
     backend.fold()
-    with_users = (25_165_824 + 37 * 40, 67_108_864 + 37 * 48)
+    with_users = (25_165_824 + 37 * 40, 50_331_648 + 37 * 48)
     assert _budgets(backend) == with_users
     backend.close()
     again = LocalBackend.open(tmp_path)
