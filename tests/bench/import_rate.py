@@ -9,7 +9,6 @@ disk; the databases do not wait for the disk.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -31,7 +30,7 @@ from milepost import Client
 from milepost.cli.service_process import ServiceProcess
 from milepost.v1.admin_service_pb2 import GetServerInfoRequest
 from tests.bench.figures import number
-from tests.bench.process import bytes_on_disk, cpu_seconds, status_bytes
+from tests.bench.process import bytes_on_disk, children_cpu_seconds, cpu_seconds, status_bytes
 
 SEED = 20_251_123
 FIRST_MICROS = 1_750_000_000_000_000
@@ -127,11 +126,10 @@ def _milepost(file: Path, scratch: Path) -> list[Loaded]:
         client.ensure_account()
         client.ensure_input("w", "i")
         idle_cpu = cpu_seconds(service.pid)
-        started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        started, before = time.perf_counter(), children_cpu_seconds()
         _run_command(file, service.target, scratch)
         seconds = time.perf_counter() - started
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        client_cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        client_cpu = children_cpu_seconds() - before
         events = client.admin.GetServerInfo(GetServerInfoRequest()).events
         service_cpu = cpu_seconds(service.pid) - idle_cpu
         acknowledged = Loaded(

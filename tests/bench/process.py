@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 from pathlib import Path
 
 BYTES_A_KIB = 1_024
@@ -28,6 +29,12 @@ def cpu_seconds(pid: int) -> float:
     fields = stat.rpartition(")")[2].split()
     ticks = int(fields[_UTIME_FIELD]) + int(fields[_UTIME_FIELD + 1])
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def children_cpu_seconds() -> float:
+    """Processor time of all children of this process that have ended and were waited for."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return ended.ru_utime + ended.ru_stime
 
 
 def bytes_on_disk(directory: Path) -> int:
