@@ -252,7 +252,7 @@ class Account:
         attributes: dict[str, dict[str, tuple[Micros, Value]]] = {}
         identities: dict[str, tuple[Micros, str]] = {}
         consents: dict[tuple[str, str], tuple[Micros, ConsentState]] = {}
-        for number, (time, _, value) in self.properties.profile(place).items():
+        for number, (time, _, value) in sorted(self.properties.profile(place).items()):
             if value is None:
                 continue
             field = field_of(self.fields.names[number])
@@ -310,6 +310,7 @@ class Account:
         """What was collected is in the index."""
         self.directory.written()
         self.properties.written()
+        self.tables.settle()
 
     def unwritten(self) -> None:
         """The transaction of `write` was not committed. The event tables see that for themselves."""

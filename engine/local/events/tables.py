@@ -269,6 +269,11 @@ class EventTables:
             if self._staged:
                 txn.put(self._fold_key, self._fold_number.to_bytes(8, "big"))
 
+    def settle(self) -> None:
+        """Lets go of what the last fold has stored, without waiting for the next read."""
+        with self._session():
+            pass
+
     @contextmanager
     def _session(self) -> Iterator[None]:
         """One state of the index, and the tables as that state has them."""

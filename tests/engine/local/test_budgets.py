@@ -41,5 +41,20 @@ def test_budgets_that_are_set_stay(tmp_path: Path) -> None:
     backend.close()
 
 
+def test_rows_that_a_fold_has_stored_are_let_go_at_once(tmp_path: Path) -> None:
+    backend = LocalBackend.open(tmp_path)
+    backend.append(
+        ACCOUNT,
+        [EventRecord(user_id="u", input=INPUT, name="n", type=EventType.CUSTOM, time=1, attributes={})],
+    )
+    account = backend._state._accounts[ACCOUNT]
+    (table,) = (table for group in account.tables._groups for table in group.tables.values())
+    assert table.fresh_rows == 1
+    backend.fold()
+    assert table.fresh_rows == 0
+    assert table.record.rows == 1
+    backend.close()
+
+
 def _budgets(backend: LocalBackend) -> tuple[int, int]:
     return backend._state.cells._bytes_max, backend._state._columns._bytes_max
