@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 EXTRAS ?= dev,sample
 ARGS ?=
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 COMMA := ,
@@ -26,8 +27,8 @@ $(STAMP): pyproject.toml clients/python/pyproject.toml constraints.txt
 run: env ## Start the service on ./data with the sample data and its journey (ARGS are passed on)
 	$(BIN)/milepost demo --data data $(ARGS)
 
-test: env ## Run the tests (ARGS="tests/engine -k sequence")
-	$(BIN)/python -m pytest $(ARGS)
+test: env ## Run the tests (ARGS="tests/engine -k sequence"; WORKERS=0 for one process)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: env ## Check style, types, the contract, and that the stubs are fresh
 	$(BIN)/ruff check .
