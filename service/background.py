@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 import structlog
@@ -10,6 +9,7 @@ import structlog
 from engine.audiences.live import Live
 from engine.errors import LimitExceeded
 from engine.retention import Retention
+from service.repeating import Repeating
 
 REST_S_MIN = 0.02
 FAILURE_WAIT_S = 5.0
@@ -19,7 +19,7 @@ _logger = structlog.get_logger("milepost.refresh")
 _retention_logger = structlog.get_logger("milepost.retention")
 
 
-class Refresher:
+class Refresher(Repeating):
     """Brings activated audiences up to date, with new data and with time passing, until stopped.
 
     A round begins as soon as something has changed, and after `interval_s` at the latest, since windows slide
@@ -28,25 +28,13 @@ class Refresher:
     """
 
     def __init__(self, live: Live, *, interval_s: float) -> None:
+        super().__init__("refresher")
         self._live = live
         self._interval_s = interval_s
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="refresher", daemon=True)
 
-    def start(self) -> None:
-        """Starts the thread."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ends the thread and waits until a round that is under way is over."""
-        self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            self._live.wait_for_work(self._interval_s)
-            self._stopping.wait(self._round())
+    def _turn(self) -> float:
+        self._live.wait_for_work(self._interval_s)
+        return self._round()
 
     def _round(self) -> float:
         """Refreshes once and answers how long to rest."""
@@ -63,32 +51,20 @@ class Refresher:
         return min(max(time.monotonic() - began, REST_S_MIN), self._interval_s)
 
 
-class Retainer:
+class Retainer(Repeating):
     """Removes events that their account's retention is over for, at once and then every `interval_s`, until
     stopped.
     """
 
     def __init__(self, retention: Retention, *, interval_s: float) -> None:
+        super().__init__("retainer")
         self._retention = retention
         self._interval_s = interval_s
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="retainer", daemon=True)
 
-    def start(self) -> None:
-        """Starts the thread."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ends the thread and waits until a removal that is under way is over."""
-        self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                self._retention.run()
-            except Exception:
-                # Nothing is removed that should stay, and what should go is found again the next time.
-                _retention_logger.exception("removing old events failed")
-            self._stopping.wait(self._interval_s)
+    def _turn(self) -> float:
+        try:
+            self._retention.run()
+        except Exception:
+            # Nothing is removed that should stay, and what should go is found again the next time.
+            _retention_logger.exception("removing old events failed")
+        return self._interval_s

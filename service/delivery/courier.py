@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import structlog
@@ -15,6 +14,7 @@ from service.delivery.file import FileOutput, file_path
 from service.delivery.output import Output
 from service.delivery.retry import RetryPolicy
 from service.delivery.worker import Worker
+from service.repeating import Repeating
 
 LOOK_INTERVAL_S = 0.25
 """How often the courier looks which connections deliver."""
@@ -22,39 +22,31 @@ LOOK_INTERVAL_S = 0.25
 _logger = structlog.get_logger("milepost.delivery")
 
 
-class Courier:
+class Courier(Repeating):
     """Starts and ends workers as connections are switched on and off, until stopped."""
 
     def __init__(self, engine: Engine, output_dir: Path, retry: RetryPolicy) -> None:
+        super().__init__("courier")
         self._engine = engine
         self._output_dir = output_dir
         self._retry = retry
         self._workers: dict[str, Worker] = {}
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
-
-    def start(self) -> None:
-        """Starts the thread."""
-        self._thread.start()
 
     def stop(self) -> None:
         """Ends all workers after the batches that are under way, and waits for them."""
-        self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join()
+        super().stop()
         for worker in self._workers.values():
             worker.ask_to_stop()
         for worker in self._workers.values():
             worker.join()
         self._workers.clear()
 
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                self._look()
-            except Exception:
-                _logger.exception("courier failed")
-            self._stopping.wait(LOOK_INTERVAL_S)
+    def _turn(self) -> float:
+        try:
+            self._look()
+        except Exception:
+            _logger.exception("courier failed")
+        return LOOK_INTERVAL_S
 
     def _look(self) -> None:
         outgoing = {item.connection.name: item for item in self._engine.outbox.outgoing()}
