@@ -64,7 +64,7 @@ class ValueColumn(msgspec.Struct, frozen=True, array_like=True):
     """The values of one attribute that are of one kind.
 
     `data` has an item for each row that has a value: doubles for numbers, microseconds for times, otherwise
-    codes of `entries`. `row_bytes` are those rows as u32, None when all rows have one.
+    codes of `entries`, which may repeat. `row_bytes` are those rows as u32, None when all rows have one.
     """
 
     name: str

@@ -47,13 +47,10 @@ class Ingested(msgspec.Struct, frozen=True, kw_only=True):
     rejections: tuple[Rejection, ...]
 
 
-class IngestedColumns(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a batch of columns; see `Appended`. Rows of `faults` are places in the batch."""
+class IngestedColumns(msgspec.Struct, frozen=True):
+    """What became of a batch of columns. Rows of `faults` are places in the batch."""
 
-    revision: int
-    accepted: int
-    duplicates: int
-    repeated: bool
+    appended: Appended
     faults: tuple[RowFaults, ...]
 
 
@@ -117,13 +114,7 @@ class Ingest:
         columns, faults = self._checked(account, columns, request_id)
         appended = self._backend.append_columns(account, columns, request_id=request_id)
         self._appended(account)
-        return IngestedColumns(
-            revision=appended.revision,
-            accepted=appended.accepted,
-            duplicates=appended.duplicates,
-            repeated=appended.repeated,
-            faults=tuple(faults),
-        )
+        return IngestedColumns(appended=appended, faults=tuple(faults))
 
     def event_columns(self, account: str, batch: ColumnBatch, request_id: str = "") -> Ingested:
         """As `events`, for a batch by column."""

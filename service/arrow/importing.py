@@ -129,9 +129,10 @@ class _Tally:
     def add(self, batch: Batch, ingested: IngestedColumns) -> None:
         """Counts a batch and names its refused rows, in the order of their reasons."""
         converted, response = batch.converted, self._response
-        self._revision = max(self._revision, ingested.revision)
-        response.accepted += ingested.accepted
-        response.duplicates += ingested.duplicates
+        appended = ingested.appended
+        self._revision = max(self._revision, appended.revision)
+        response.accepted += appended.accepted
+        response.duplicates += appended.duplicates
         own = [RowFaults(f.reason, f.field, f.description, converted.places(f.rows)) for f in ingested.faults]
         self._refuse(batch.first_row, [*converted.faults, *own])
         refused = sum(len(fault.rows) for fault in (*converted.faults, *own))

@@ -18,7 +18,7 @@ MessagePack, one after the other, compressed (`engine.local.compression`).
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -302,14 +302,19 @@ def joined(pieces: Sequence[tuple[Positions, Column]]) -> Column:
 def _joined_dictionaries(
     columns: list[DictionaryColumn], positions: Positions, order: Int64s
 ) -> DictionaryColumn:
+    codes, values = joined_codes([(column.codes, column.entries.values) for column in columns])
+    entries = Entries(columns[0].entries.kind, len(values), values=values)
+    return DictionaryColumn(positions, smallest(codes[order]), entries)
+
+
+def joined_codes(pieces: Iterable[tuple[Ints, Sequence[Value]]]) -> tuple[Int64s, list[Value]]:
+    """Codes of several dictionaries, all of one kind, as codes of one, and its entries, all different."""
     numbers: dict[Value, int] = {}
-    codes = []
-    for column in columns:
-        values = column.entries.values
-        renumbered = np.array([numbers.setdefault(value, len(numbers)) for value in values], np.int64)
-        codes.append(renumbered[column.codes])
-    entries = Entries(columns[0].entries.kind, len(numbers), values=list(numbers))
-    return DictionaryColumn(positions, smallest(np.concatenate(codes)[order]), entries)
+    codes = [
+        np.array([numbers.setdefault(value, len(numbers)) for value in entries], np.int64)[own]
+        for own, entries in pieces
+    ]
+    return np.concatenate(codes), list(numbers)
 
 
 def doubles_between(values: Floats, interval: Interval) -> Bools:

@@ -12,7 +12,14 @@ import numpy.typing as npt
 from engine.event_columns import EventColumns, Rows
 from engine.local.directory import DENSE_MASK, PLACE_SHIFT
 from engine.local.events.arrays import Int64s, Positions, Uint32s, runs, smallest, sort_order
-from engine.local.events.columns import Column, DictionaryColumn, Entries, NumberColumn, TimeColumn
+from engine.local.events.columns import (
+    Column,
+    DictionaryColumn,
+    Entries,
+    NumberColumn,
+    TimeColumn,
+    joined_codes,
+)
 from engine.local.events.decimals import scaled
 from engine.local.events.frame import ColumnKey, Frame
 from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS, Kind, Value
@@ -136,8 +143,6 @@ def frames_of(batches: Sequence[ArrivedRows]) -> Iterator[TableFrame]:
 
 def _merged(batches: Sequence[ArrivedRows]) -> dict[ColumnKey, ColumnValues]:
     """The values of each column over the rows of all batches."""
-    if len(batches) == 1:
-        return batches[0].values
     pieces: dict[ColumnKey, list[tuple[Rows, npt.NDArray[Any], list[Value]]]] = {}
     first = 0
     for batch in batches:
@@ -152,14 +157,12 @@ def _joined(
     kind: Kind, pieces: Sequence[tuple[Rows, npt.NDArray[Any], list[Value]]], count: int
 ) -> ColumnValues:
     rows = np.concatenate([rows for rows, _, _ in pieces])
-    data = [data for _, data, _ in pieces]
-    numbers: dict[Value, int] = {}
-    if kind not in (Kind.NUMBER, Kind.TIME):
-        data = [
-            np.array([numbers.setdefault(value, len(numbers)) for value in entries], np.uint32)[codes]
-            for _, codes, entries in pieces
-        ]
-    return (None if len(rows) == count else rows), np.concatenate(data), list(numbers)
+    positions = None if len(rows) == count else rows
+    if kind in (Kind.NUMBER, Kind.TIME):
+        return positions, np.concatenate([data for _, data, _ in pieces]), []
+    # Entries of one batch may repeat; those of a column must not.
+    codes, entries = joined_codes([(codes, entries) for _, codes, entries in pieces])
+    return positions, codes, entries
 
 
 class _SortedValues:
