@@ -277,9 +277,16 @@ class Part:
         self._forget("dense_counts")
         self._forget("live_rows")
 
+    def has_before(self, instant: Micros) -> bool:
+        """Whether it has live rows before the instant."""
+        if self.live_start >= instant or self.is_expired:
+            return False
+        live = self.live_rows()
+        return live is None or bool((self.times()[live] < instant).any())
+
     def remove_before(self, instant: Micros) -> bool:
         """From now on rows before the instant count for nothing; False when there is no such live row."""
-        if self.live_start >= instant:
+        if not self.has_before(instant):
             return False
         self.floor = instant
         self._expired_rows = None

@@ -178,10 +178,9 @@ class EventTables:
         """
         with self._session():
             return any(
-                part.live_start < instant
+                part.has_before(instant)
                 for table in self._groups[group].tables.values()
                 for part in table.parts(None, instant)
-                if part.is_live
             )
 
     # --- asking ---------------------------------------------------------------------------------------------

@@ -421,6 +421,24 @@ def test_rows_that_come_after_a_removal_count_whatever_their_time(
         assert not opened.has_before(0, NOON - 1)
 
 
+def test_only_rows_that_still_count_are_removed(store: Store, new_account: NewAccount) -> None:
+    """Neither rows removed before, which stay stored for a while, nor those of a removed user."""
+    account = new_account()
+    tables = EventTables(store, account, 1)
+    tables.add([row(1, NOON, 1), *(row(2, NOON + 5, 2 + n) for n in range(9))])
+    tables.add([EventRow(0, 3, 1, 2, EventType.CUSTOM, NOON + 1, 20, {})])
+    fold(store, tables)
+    assert set(tables.remove_before(NOON + 3)) == {(1, 1, 0), (1, 2, 0)}
+    fold(store, tables)
+    for opened in (tables, EventTables(store, account, 1)):
+        for instant, expected in ((NOON + 4, []), (NOON + 6, [(1, 1, 0)])):
+            assert opened.has_before(0, instant) == bool(expected), instant
+    assert tables.remove_before(NOON + 4) == []
+    assert len(tables.extract(0, 2)) == 9
+    assert not tables.has_before(0, NOON + 6)
+    assert tables.remove_before(NOON + 6) == []
+
+
 def stored_parts(store: Store, account: int) -> list[list[int]]:
     """The rows of each part, largest first, by slice in the order of time."""
     with store.index.reading() as txn:
