@@ -199,14 +199,53 @@ def test_a_bad_value_in_a_csv_file_refuses_its_row_alone(service: Serving, tmp_p
     assert result.exit_code == 3, result.output
     told = rejected(tmp_path / "e.csv.rejected.ndjson")
     assert [(each["row"], each["reason"], each["field"], each["description"]) for each in told] == [
-        (None, "MALFORMED", "", "has 3 columns; 6 are expected"),
+        (3, "MALFORMED", "", "has 3 columns; 6 are expected"),
         (1, "INVALID_VALUE", "time", "is no time"),
         (2, "INVALID_VALUE", "attributes['amount']", "is no number"),
-        (4, "INVALID_VALUE", "attributes['seen']", "is no time"),
+        (5, "INVALID_VALUE", "attributes['seen']", "is no time"),
     ]
     assert told[0]["data"] == "dan,buy,2024-01-01"
     assert told[2]["data"]["name"] == "b,u\ny"
     assert events_of(service) == 4 + 2
+
+
+def test_rows_of_a_csv_file_that_cannot_be_read_are_told_by_their_places(
+    service: Serving, tmp_path: Path
+) -> None:
+    file = tmp_path / "e.csv"
+    lines = [
+        b"user_id,name,time,shop",
+        b"ann,buy,2024-01-01,one,more",
+        b'bob,"b\nuy",2024-01-01,a',
+        b"",
+        b"cid,buy,2024-01-01,caf\xe9",
+        b"dan,buy",
+        b"\xff,buy,2024-01-01,a",
+        b"eve,buy,2024-01-01,a",
+        b",buy,2024-01-01,a",
+        b"fay,buy,2024-01-01,a",
+        b"gus",
+    ]
+    file.write_bytes(b"\n".join(lines) + b"\n")
+    result = run(service, file, "--segment-rows", 2)
+    assert result.exit_code == 3, result.output
+    assert "9 rows in" in result.output
+    assert "3 events taken, 6 rejected" in result.output
+    told = rejected(tmp_path / "e.csv.rejected.ndjson")
+    by_row = {each["row"]: (each["reason"], each["field"], each["description"]) for each in told}
+    assert by_row == {
+        0: ("MALFORMED", "", "has 5 columns; 4 are expected"),
+        2: ("MALFORMED", "attributes['shop']", "is no UTF-8"),
+        3: ("MALFORMED", "", "has 2 columns; 4 are expected"),
+        4: ("MALFORMED", "user_id", "is no UTF-8"),
+        6: ("REQUIRED", "user_id", "is required"),
+        8: ("MALFORMED", "", "has 1 columns; 4 are expected"),
+    }
+    data = {each["row"]: each["data"] for each in told}
+    assert data[0] == "ann,buy,2024-01-01,one,more"
+    assert data[2] == {"user_id": "cid", "name": "buy", "time": "2024-01-01", "shop": "caf\ufffd"}
+    assert data[6]["user_id"] is None
+    assert events_of(service) == 3
 
 
 def test_ndjson_keeps_the_kind_of_each_value(service: Serving, client: Client, tmp_path: Path) -> None:

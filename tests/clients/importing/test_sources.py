@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from milepost.importing import CannotImport, Format, Settings, source
+from milepost.importing import CannotImport, Format, Settings, csv, source
 from milepost.importing.source import Segment, Source, open_source, told_format
 
 ROWS = 1_003
@@ -84,9 +84,40 @@ def test_rows_are_known_by_their_places(tmp_path: Path, name: str) -> None:
     for segment in opened(file).segments(0, 0):
         made = [row for batch in segment.batches for row in batch.to_pylist()]
         places = [segment.row_of(place) for place in range(len(made))]
-        # Lines of a CSV file that cannot be read are no rows.
-        before = [row for row in range(ROWS) if name != "e.csv" or row not in BROKEN]
-        assert [each["user_id"] for each in made] == [f"u{before[place]}" for place in places]
+        assert [each["user_id"] for each in made] == [f"u{place}" for place in places]
+
+
+def test_rows_set_aside_are_known_by_their_places(tmp_path: Path) -> None:
+    for name in ("e.csv", "e.ndjson"):
+        segments = list(opened(write(tmp_path / name)).segments(0, 0))
+        assert [each.row for segment in segments for each in segment.malformed] == list(BROKEN)
+        assert sum(segment.rows for segment in segments) == ROWS
+        for segment in segments:
+            rows = range(segment.first_row, segment.first_row + segment.rows)
+            assert all(each.row in rows for each in segment.malformed)
+
+
+def test_rows_of_a_csv_file_that_are_no_utf8_are_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Blocks that end anywhere between the two kinds of rows that cannot be read.
+    monkeypatch.setattr(csv, "BLOCK_BYTES", 256)
+    lines = [f"u{row},buy,{row},x".encode() for row in range(ROWS)]
+    wrong = {row: b"\xe9,buy,0,x" if row % 2 else b"short" for row in range(5, ROWS, 7)}
+    text = b"\n".join([b"user_id,name,time,x", *(wrong.get(row, line) for row, line in enumerate(lines))])
+    (tmp_path / "e.csv").write_bytes(text + b"\n")
+    whole = list(opened(tmp_path / "e.csv").segments(0, 0))
+    malformed = [each for segment in whole for each in segment.malformed]
+    assert [each.row for each in malformed] == list(wrong)
+    assert [each.field for each in malformed] == ["user_id" if row % 2 else "" for row in wrong]
+    sent = [row["user_id"] for each in whole for batch in each.batches for row in batch.to_pylist()]
+    assert sent == [f"u{row}" for row in range(ROWS) if row not in wrong]
+    for begin in range(len(whole)):
+        first_row = sum(each.rows for each in whole[:begin])
+        aside = sum(len(each.malformed) for each in whole[:begin])
+        assert described(list(opened(tmp_path / "e.csv").segments(first_row, aside))) == described(
+            whole[begin:]
+        )
 
 
 def test_a_segment_of_a_parquet_file_is_in_batches_of_one_length(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""CSV files, with a header line. Every value is read as a string; what it is else, the service is told.
+"""CSV files, with a header line. Every value is sent as a string; what it is else, the service is told.
 
 So a value that is not what its column says refuses its row, and nothing more. The kinds of attributes are
 those that pyarrow tells from the first block of the file, where nobody says otherwise.
@@ -6,7 +6,8 @@ those that pyarrow tells from the first block of the file, where nobody says oth
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import bisect
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ from milepost.v1.catalog_service_pb2 import (
 
 BLOCK_BYTES = 4 * 1024 * 1024
 NO_VALUE = ""
+HEADER_AND_ONE = 2
+"""Rows are counted from 0 and without the header; the reader counts from 1 and with it."""
 
 
 class CsvSource:
-    """The rows of a CSV file. Lines that do not have the header's columns are set aside; they do not count as
-    rows, and their places are not known.
+    """The rows of a CSV file; the header and empty lines are none. Rows that have not the header's columns,
+    or are no UTF-8, are set aside with their places.
     """
 
     rows: int | None = None
@@ -41,26 +44,34 @@ class CsvSource:
         if repeated:
             raise CannotImport(f"{path} has more than one column {sorted(repeated)[0]!r}")
         self._columns = first.schema.names
-        own = {*settings.text_columns, settings.time_column}
+        self._own = {*settings.text_columns, settings.time_column}
         self._kinds = {
             field.name: kind
             for field in first.schema
-            if field.name not in own and (kind := _kind_of(field.type)) is not None
+            if field.name not in self._own and (kind := _kind_of(field.type)) is not None
         }
         self._segment_rows = rows_per_segment(BLOCK_BYTES / max(1, first.num_rows), segment_rows)
 
     def segments(self, first_row: int, malformed: int) -> Iterator[Segment]:
-        """See `Source`. Lines are set aside in the order of the file, but while it is read ahead: they come
-        with the segment of their own rows or with one before.
-        """
+        """See `Source`. A segment ends with a row that is sent; those set aside belong to rows behind it."""
         aside: list[Malformed] = []
-        for batches in cut(without_first(self._batches(aside), first_row), self._segment_rows):
-            rows = sum(batch.num_rows for batch in batches)
-            yield Segment(first_row, rows, batches, self._kinds, aside[malformed:])
-            first_row += rows
-            malformed = max(malformed, len(aside))
+        for batches in cut(without_first(self._batches(aside), first_row - malformed), self._segment_rows):
+            last = first_row - malformed + sum(batch.num_rows for batch in batches) - 1
+            before = _before(aside, last)
+            end = last + before + 1
+            yield self._segment(first_row, end, batches, aside[malformed:before])
+            first_row, malformed = end, before
         if aside[malformed:]:
-            yield Segment(first_row, 0, (), self._kinds, aside[malformed:])
+            yield self._segment(first_row, first_row + len(aside) - malformed, (), aside[malformed:])
+
+    def _segment(
+        self, first_row: int, end: int, batches: Sequence[Any], malformed: list[Malformed]
+    ) -> Segment:
+        not_sent = {each.row for each in malformed}
+        places = (
+            [row - first_row for row in range(first_row, end) if row not in not_sent] if malformed else None
+        )
+        return Segment(first_row, end - first_row, batches, self._kinds, malformed, places)
 
     def _first_block(self) -> Any:
         """The first block with the types that pyarrow tells."""
@@ -73,18 +84,47 @@ class CsvSource:
             raise CannotImport(f"{self._path} is no CSV file with a header: {error}") from error
 
     def _batches(self, aside: list[Malformed]) -> Iterator[Any]:
+        """The rows to send. What is set aside before one of them is in `aside` when it comes, ascending."""
+        lines: list[Malformed] = []
+        parsed = taken = 0
         try:
-            with self._open(dict.fromkeys(self._columns, pa.string()), aside) as reader:
-                yield from reader
+            with self._open(dict.fromkeys(self._columns, pa.binary()), lines) as reader:
+                for batch in reader:
+                    texts, unread = self._texts(batch, parsed, lines)
+                    parsed += batch.num_rows
+                    before = _before(lines, parsed - 1)
+                    aside += sorted([*lines[taken:before], *unread], key=lambda each: each.row)
+                    taken = before
+                    yield texts
+                aside += lines[taken:]
         except (pa.ArrowException, OSError) as error:
             raise CannotImport(f"{self._path} cannot be read on: {error}") from error
+
+    def _texts(self, batch: Any, first: int, lines: Sequence[Malformed]) -> tuple[Any, list[Malformed]]:
+        """The rows of a batch as strings, and those that are none. Its first row is the `first`-th that has
+        the header's columns; `lines` have not.
+        """
+        schema = pa.schema([(name, pa.string()) for name in self._columns])
+        try:
+            return batch.cast(schema), []
+        except pa.ArrowInvalid:
+            faults = [_not_utf8(row) for row in batch.to_pylist()]
+        unread = []
+        for place, name in enumerate(faults):
+            if name is not None:
+                row = first + place + _before(lines, first + place)
+                field = name if name in self._own else f"attributes[{name!r}]"
+                values = batch.slice(place, 1).to_pylist()[0].items()
+                data = {key: value and value.decode(errors="replace") for key, value in values}
+                unread.append(Malformed(row, field, "is no UTF-8", data))
+        return batch.filter(pa.array([name is None for name in faults])).cast(schema), unread
 
     def _open(self, types: dict[str, Any] | None, aside: list[Malformed]) -> Any:
         """A reader of record batches that adds the lines it leaves out to `aside`."""
 
         def set_aside(row: Any) -> str:
             described = f"has {row.actual_columns} columns; {row.expected_columns} are expected"
-            aside.append(Malformed(None, "", described, row.text))
+            aside.append(Malformed(row.number - HEADER_AND_ONE, "", described, row.text))
             return "skip"
 
         convert = pyarrow.csv.ConvertOptions(
@@ -95,9 +135,25 @@ class CsvSource:
             false_values=["false", "False", "FALSE"],
         )
         parse = pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=set_aside)
+        # With threads, lines would come without their numbers.
+        read = pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False)
         # Compressed files are told by their names.
-        source = pa.input_stream(self._path)
-        return pyarrow.csv.open_csv(source, pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES), parse, convert)
+        return pyarrow.csv.open_csv(pa.input_stream(self._path), read, parse, convert)
+
+
+def _before(aside: Sequence[Malformed], place: int) -> int:
+    """How many of these rows, ascending, stand before the row that is the `place`-th of all others."""
+    return bisect.bisect_right(range(len(aside)), place, key=lambda at: aside[at].row - at)
+
+
+def _not_utf8(row: Mapping[str, bytes | None]) -> str | None:
+    """The first column whose value is no UTF-8; None when there is none."""
+    for name, value in row.items():
+        try:
+            (value or b"").decode()
+        except UnicodeDecodeError:
+            return name
+    return None
 
 
 def _kind_of(type_: Any) -> ValueKind.ValueType | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from milepost.importing.errors import CannotResume
 from milepost.importing.settings import Settings
 
-VERSION = 1
+VERSION = 2
 REMEMBERED = timedelta(hours=24)
 """How long a service remembers the request ids that make a segment sent again count once."""
 SAMPLE_BYTES = 64 * 1024

@@ -43,7 +43,7 @@ class RejectedRows:
             os.fsync(file.fileno())
             self.size_bytes = file.tell()
 
-    def _line(self, row: int | None, reason: str, field: str, description: str, data: object) -> bytes:
+    def _line(self, row: int, reason: str, field: str, description: str, data: object) -> bytes:
         told = {
             "file": str(self._source),
             "row": row,

@@ -39,9 +39,9 @@ SUFFIXES = {
 
 @dataclass(frozen=True)
 class Malformed:
-    """A row that is not sent: it could not be read. `row` is None where its place is not known."""
+    """A row that is not sent: it could not be read. `row` is its place in the file."""
 
-    row: int | None
+    row: int
     field: str
     description: str
     data: object
