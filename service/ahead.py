@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -15,12 +15,16 @@ _POLL_S = 0.1
 class Ahead(Generic[T]):
     """The items of an iterator, made by a thread of their own, at most `depth` of them waiting.
 
-    An error of the iterator is raised in its place. Leaving the `with` lets the thread end once it asks for
-    the next item; it is not waited for, since that may be a caller who sends nothing.
+    An error of the iterator is raised in its place. While the next item is not there, `may_go_on` is called
+    again and again, and what it raises ends the iteration. Leaving the `with` lets the thread end once it
+    asks for the next item; it is not waited for, since that may be a caller who sends nothing.
     """
 
-    def __init__(self, items: Iterator[T], *, depth: int, name: str) -> None:
+    def __init__(
+        self, items: Iterator[T], *, depth: int, name: str, may_go_on: Callable[[], None] = lambda: None
+    ) -> None:
         self._items = items
+        self._may_go_on = may_go_on
         self._made: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(depth)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -34,13 +38,20 @@ class Ahead(Generic[T]):
 
     def _taken(self) -> Iterator[T]:
         while True:
-            is_item, made = self._made.get()
+            is_item, made = self._next()
             if is_item:
                 yield made  # type: ignore[misc]
             elif isinstance(made, BaseException):
                 raise made
             else:
                 return
+
+    def _next(self) -> tuple[bool, T | BaseException | None]:
+        while True:
+            try:
+                return self._made.get(timeout=_POLL_S)
+            except queue.Empty:
+                self._may_go_on()
 
     def _work(self) -> None:
         try:

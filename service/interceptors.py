@@ -26,6 +26,7 @@ from engine.errors import (
     Unsupported,
     Violation,
 )
+from service.ahead import Ahead
 from service.errors import abort, code_of
 from service.not_built import METHODS_NOT_BUILT
 
@@ -40,6 +41,9 @@ INGEST_METHODS = {
     IMPORT_METHOD: "arrow",
 }
 """Methods that take batches, and the field that makes them large."""
+
+REQUESTS_AHEAD = 1
+"""Requests of a stream that wait to be handled; one more may wait for its place."""
 
 AccessLog = Literal["all", "problems", "none"]
 
@@ -203,7 +207,7 @@ class CallInterceptor(grpc.ServerInterceptor):
         def call(request: Any, context: grpc.ServicerContext) -> Any:
             started = time.monotonic()
             try:
-                answer = behaviour(_readable(request), context)
+                answer = behaviour(self._readable(request), context)
             except grpc.RpcError:
                 # The caller went away in the middle of the request; there is nobody to tell.
                 raise
@@ -220,7 +224,7 @@ class CallInterceptor(grpc.ServerInterceptor):
         def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             started = time.monotonic()
             try:
-                yield from behaviour(_readable(request), context)
+                yield from behaviour(self._readable(request), context)
             except Exception as error:
                 if context.is_active():
                     self._log(method, context, error, time.monotonic() - started)
@@ -229,6 +233,24 @@ class CallInterceptor(grpc.ServerInterceptor):
                 self._log(method, context, None, time.monotonic() - started)
 
         return call
+
+    def _readable(self, request: Any) -> Any:
+        """The request as the handler expects it; an unreadable one raises its error, also within a stream."""
+        if hasattr(request, "__next__"):
+            return self._requests(request)
+        return _checked(request)
+
+    def _requests(self, requests: Iterator[Any]) -> Iterator[Any]:
+        """The requests of a stream, until the service stops."""
+        # Waiting for a request cannot be broken off, and a caller may send none for as long as it likes.
+        with Ahead(requests, depth=REQUESTS_AHEAD, name="requests", may_go_on=self._may_go_on) as ahead:
+            for request in ahead:
+                self._may_go_on()
+                yield _checked(request)
+
+    def _may_go_on(self) -> None:
+        if self._stopping.is_set():
+            raise StoreUnavailable("the service is stopping: send what is not acknowledged elsewhere")
 
     def _in_this_state(self, error: Exception) -> Exception:
         """A call that fails because the service is stopping is told so, whatever broke under it."""
@@ -266,16 +288,11 @@ def _too_large(field: str | None, actual: int, limit: int) -> InvalidInput:
     )
 
 
-def _readable(request: Any) -> Any:
-    """The request as the handler expects it; raises the error of an unreadable one, also within a stream."""
+def _checked(request: Any) -> Any:
+    """The request; raises the error of an unreadable one."""
     if isinstance(request, Unreadable):
         raise request.error
-    return _readable_stream(request) if hasattr(request, "__next__") else request
-
-
-def _readable_stream(requests: Iterator[Any]) -> Iterator[Any]:
-    for request in requests:
-        yield _readable(request)
+    return request
 
 
 def _behaviour_of(handler: Handler) -> Callable[..., Any]:

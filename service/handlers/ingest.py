@@ -30,8 +30,6 @@ class IngestHandlers(ingest_service_pb2_grpc.IngestServiceServicer):
         self, request_iterator: Iterator[pb.StreamEventsRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.StreamEventsResponse]:
         for request in request_iterator:
-            if self._runtime.stopping.is_set():
-                raise StoreUnavailable("the service is stopping: send what is not acknowledged elsewhere")
             yield pb.StreamEventsResponse(sequence=request.sequence, result=self._events(request.batch))
 
     def _events(self, request: pb.IngestEventsRequest) -> pb.IngestEventsResponse:
