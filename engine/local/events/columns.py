@@ -18,7 +18,7 @@ MessagePack, one after the other, compressed (`engine.local.compression`).
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -41,7 +41,7 @@ from engine.local.events.arrays import (
     smallest,
     unpack_integers,
 )
-from engine.local.events.decimals import integer_bounds, scaled
+from engine.local.events.decimals import integer_bounds, rescaled, scaled
 from engine.values import Kind, Value
 
 _HEADER = struct.Struct("<BBbxI")
@@ -86,7 +86,7 @@ class NumberColumn:
             self._doubles = self.mantissas.astype(np.float64) / 10.0**self.exponent
         return self._doubles
 
-    def at(self, places: Ints) -> NumberColumn:
+    def at(self, places: Ints | slice) -> NumberColumn:
         mantissas = None if self.mantissas is None else self.mantissas[places]
         doubles = None if self._doubles is None else self._doubles[places]
         return NumberColumn(None, mantissas, self.exponent, doubles)
@@ -128,7 +128,7 @@ class TimeColumn:
     def __len__(self) -> int:
         return len(self.times)
 
-    def at(self, places: Ints) -> TimeColumn:
+    def at(self, places: Ints | slice) -> TimeColumn:
         return TimeColumn(None, self.times[places])
 
     def passing(self, matcher: Matcher) -> Bools:
@@ -201,17 +201,21 @@ class DictionaryColumn:
     def __len__(self) -> int:
         return len(self.codes)
 
-    def at(self, places: Ints) -> DictionaryColumn:
+    def at(self, places: Ints | slice) -> DictionaryColumn:
         return DictionaryColumn(None, self.codes[places], self.entries)
 
     def trimmed(self) -> DictionaryColumn:
         """The same values without entries that no row has any more."""
-        in_use = np.zeros(self.entries.count, np.bool_)
-        in_use[self.codes] = True
-        used = np.flatnonzero(in_use)
-        if len(used) == self.entries.count:
-            return DictionaryColumn(self.positions, smallest(self.codes), self.entries)
-        codes = (np.cumsum(in_use) - 1)[self.codes]
+        if len(self.codes) < self.entries.count:
+            # A few rows of a large dictionary.
+            used, codes = np.unique(self.codes, return_inverse=True)
+        else:
+            in_use = np.zeros(self.entries.count, np.bool_)
+            in_use[self.codes] = True
+            used = np.flatnonzero(in_use)
+            if len(used) == self.entries.count:
+                return DictionaryColumn(self.positions, smallest(self.codes), self.entries)
+            codes = (np.cumsum(in_use) - 1)[self.codes]
         values = self.entries.values
         entries = Entries(self.entries.kind, len(used), values=[values[code] for code in used.tolist()])
         return DictionaryColumn(self.positions, smallest(codes), entries)
@@ -284,37 +288,65 @@ def at_rows(column: Column, rows: Positions | None) -> tuple[Positions | None, C
     return found, column.at(places)
 
 
-def joined(pieces: Sequence[tuple[Positions, Column]]) -> Column:
-    """One column out of pieces, given the row of each piece's values in the result (all different)."""
-    rows = np.concatenate([rows for rows, _ in pieces])
-    order = np.argsort(rows, kind="stable")
-    columns = [column for _, column in pieces]
-    positions: Positions = rows[order]
+def joined(pieces: Sequence[tuple[int, int, Column]], order: Positions) -> Column:
+    """One column out of those of several sets of rows that follow each other, each with the place of its
+    first row and the number of its rows; the rows of the result are those places in `order`.
+    """
+    columns = [column for _, _, column in pieces]
+    count = sum(map(len, columns))
+    positions: Positions | None = None
+    chosen = order
+    if count < len(order):
+        value_of = np.full(len(order), -1, np.int64)
+        value_of[_places_of_values(pieces)] = np.arange(count)
+        value_of = value_of[order]
+        positions = np.flatnonzero(value_of >= 0)
+        chosen = value_of[positions]
     if all(isinstance(column, NumberColumn) for column in columns):
-        doubles = np.concatenate([column.doubles for column in columns if isinstance(column, NumberColumn)])
-        return NumberColumn.of(positions, doubles[order])
+        numbers = [column for column in columns if isinstance(column, NumberColumn)]
+        return _joined_numbers(numbers, positions, chosen)
     if all(isinstance(column, TimeColumn) for column in columns):
         times = np.concatenate([column.times for column in columns if isinstance(column, TimeColumn)])
-        return TimeColumn(positions, times[order])
-    return _joined_dictionaries([c for c in columns if isinstance(c, DictionaryColumn)], positions, order)
+        return TimeColumn(positions, times[chosen])
+    dictionaries = [column for column in columns if isinstance(column, DictionaryColumn)]
+    codes, values = joined_codes([(column.codes, column.entries.values) for column in dictionaries])
+    entries = Entries(dictionaries[0].entries.kind, len(values), values=values)
+    return DictionaryColumn(positions, codes[chosen], entries)
 
 
-def _joined_dictionaries(
-    columns: list[DictionaryColumn], positions: Positions, order: Int64s
-) -> DictionaryColumn:
-    codes, values = joined_codes([(column.codes, column.entries.values) for column in columns])
-    entries = Entries(columns[0].entries.kind, len(values), values=values)
-    return DictionaryColumn(positions, smallest(codes[order]), entries)
+def _places_of_values(pieces: Sequence[tuple[int, int, Column]]) -> Positions:
+    return np.concatenate(
+        [
+            np.arange(first, first + rows) if column.positions is None else first + column.positions
+            for first, rows, column in pieces
+        ]
+    )
 
 
-def joined_codes(pieces: Iterable[tuple[Ints, Sequence[Value]]]) -> tuple[Int64s, list[Value]]:
+def _joined_numbers(
+    columns: Sequence[NumberColumn], positions: Positions | None, chosen: Positions
+) -> NumberColumn:
+    pieces = [(column.mantissas, column.exponent) for column in columns if column.mantissas is not None]
+    found = rescaled(pieces) if len(pieces) == len(columns) else None
+    if found is not None:
+        mantissas, exponent = found
+        return NumberColumn(positions, smallest(mantissas)[chosen], exponent, None)
+    doubles = np.concatenate([column.doubles for column in columns])
+    return NumberColumn.of(positions, doubles[chosen])
+
+
+def joined_codes(pieces: Iterable[tuple[Ints, Sequence[Hashable]]]) -> tuple[Ints, list[Any]]:
     """Codes of several dictionaries, all of one kind, as codes of one, and its entries, all different."""
-    numbers: dict[Value, int] = {}
-    codes = [
-        np.array([numbers.setdefault(value, len(numbers)) for value in entries], np.int64)[own]
-        for own, entries in pieces
-    ]
-    return np.concatenate(codes), list(numbers)
+    numbers: dict[Hashable, int] = {}
+    known: dict[int, tuple[Sequence[Hashable], Int64s]] = {}
+    codes: list[Int64s] = []
+    for own, entries in pieces:
+        # Pieces of one batch share their dictionary, which is gone through once.
+        if id(entries) not in known:
+            found = np.array([numbers.setdefault(entry, len(numbers)) for entry in entries], np.int64)
+            known[id(entries)] = entries, found
+        codes.append(known[id(entries)][1][own])
+    return smallest(np.concatenate(codes)), list(numbers)
 
 
 def doubles_between(values: Floats, interval: Interval) -> Bools:

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import Context, Decimal, Inexact, localcontext
 
 import numpy as np
 
 from engine.criteria.ranges import Interval
-from engine.local.events.arrays import Floats, Int64s
+from engine.local.events.arrays import Floats, Int64s, Ints
 
 MANTISSA_MAX = 10**15 - 1
 """Two decimals of up to 15 significant digits are never the same double, so such a decimal that rounds to a
 double is its shortest form."""
 EXPONENT_MAX = 15
+
+_SAMPLE_VALUES = 64
+"""So many values say which exponent is worth trying first on all of them."""
 
 # Sums of doubles have digits from 10^309 (and a few more, for many of them) down to 10^-324.
 _EXACT = Context(prec=700, Emax=10_000, Emin=-10_000, traps=[Inexact])
@@ -30,25 +33,68 @@ def scaled(values: Floats) -> tuple[Int64s, int] | None:
     |m| <= MANTISSA_MAX; None when there is none.
     """
     exponent = 0
+    if len(values) > _SAMPLE_VALUES:
+        # No exponent that is too small for some of the values will do for all.
+        found = scaled(values[:_SAMPLE_VALUES])
+        if found is None:
+            return None
+        exponent = found[1]
     left = values
     with np.errstate(over="ignore", invalid="ignore"):
         while True:
             power = 10.0**exponent
             mantissas = np.rint(left * power)
-            if len(left) and not np.abs(mantissas).max() <= MANTISSA_MAX:
+            if not _fits(mantissas):
                 return None
-            left = left[mantissas / power != left]
-            if not len(left):
+            unsettled = mantissas / power != left
+            if not unsettled.any():
                 break
+            left = left[unsettled]
             exponent += 1
             if exponent > EXPONENT_MAX:
                 return None
-        if exponent:
+        if len(left) < len(values):
             # Those that were settled by a smaller exponent have to fit the greatest as well.
             mantissas = np.rint(values * power)
-            if not np.abs(mantissas).max() <= MANTISSA_MAX or (mantissas / power != values).any():
+            if not _fits(mantissas) or (mantissas / power != values).any():
                 return None
     return mantissas.astype(np.int64), exponent
+
+
+def _fits(mantissas: Floats) -> bool:
+    # Written so that what is not a number does not fit.
+    return not len(mantissas) or bool(mantissas.max() <= MANTISSA_MAX and mantissas.min() >= -MANTISSA_MAX)
+
+
+def rescaled(pieces: Sequence[tuple[Ints, int]]) -> tuple[Ints, int] | None:
+    """Mantissas of several columns, each with its exponent, one after the other as mantissas of one: what
+    `scaled` finds for all their values; None when they do not fit one exponent.
+    """
+    exponent = max(exponent for _, exponent in pieces)
+    powers = [10 ** (exponent - own) for _, own in pieces]
+    if any(
+        max(int(own.max()), -int(own.min())) * power > MANTISSA_MAX
+        for (own, _), power in zip(pieces, powers, strict=True)
+        if power > 1 and len(own)
+    ):
+        return None
+    same = len({own.dtype for own, _ in pieces}) == 1 and max(powers) == 1
+    mantissas: Ints = np.concatenate(
+        [
+            own if same else own.astype(np.int64) * power
+            for (own, _), power in zip(pieces, powers, strict=True)
+        ]
+    )
+    while exponent and not _has_last_digit(mantissas):
+        mantissas = mantissas // 10
+        exponent -= 1
+    return mantissas, exponent
+
+
+def _has_last_digit(mantissas: Ints) -> bool:
+    """Whether any of them is no multiple of ten: nearly always one of the first is none."""
+    sample = mantissas[:_SAMPLE_VALUES]
+    return bool((sample % 10).any() or (mantissas % 10).any())
 
 
 def shortest(number: float) -> Decimal:

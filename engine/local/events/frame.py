@@ -1,4 +1,6 @@
-"""Frames: rows of events in memory, as columns, sorted by user, time and arrival."""
+"""Rows of events in memory, as columns: in any order while they wait, and as frames sorted by user, time and
+arrival.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,13 @@ from engine.values import Kind, kind_of
 ColumnKey = tuple[int, Kind]
 """Attribute number and kind."""
 
+_NO_USERS = np.zeros(0, np.uint32)
+_NO_TIMES = _NO_SEQUENCES = np.zeros(0, np.int64)
+
 
 @dataclass(slots=True)
-class Frame:
-    """Rows sorted by (user, time, sequence); the first three arrays have one item a row."""
+class RowSet:
+    """Rows of one table, in any order; the first three arrays have one item a row."""
 
     users: Uint32s
     times: Int64s
@@ -30,24 +35,37 @@ class Frame:
     def __len__(self) -> int:
         return len(self.users)
 
-    @classmethod
-    def of_rows(cls, rows: Sequence[EventRow]) -> Frame:
-        """The rows of one table, in any order."""
+    @staticmethod
+    def of_rows(rows: Sequence[EventRow]) -> RowSet:
+        """The rows of one table."""
         count = len(rows)
-        users = np.fromiter((row.user for row in rows), np.uint32, count)
-        times = np.fromiter((row.time for row in rows), np.int64, count)
-        sequences = np.fromiter((row.sequence for row in rows), np.int64, count)
-        order = sort_order(users, times, sequences)
-        row_of = np.empty(count, np.int64)
-        row_of[order] = np.arange(count)
-        columns: dict[ColumnKey, Column] = {}
-        for (attribute, kind), (places, values) in _attribute_values(rows).items():
-            placed = row_of[places]
-            sorting = np.argsort(placed)
-            column = column_of(kind, None, values).at(sorting)
-            column.positions = None if len(values) == count else placed[sorting]
-            columns[attribute, kind] = column
-        return cls(users[order], times[order], sequences[order], columns)
+        return RowSet(
+            users=np.fromiter((row.user for row in rows), np.uint32, count),
+            times=np.fromiter((row.time for row in rows), np.int64, count),
+            sequences=np.fromiter((row.sequence for row in rows), np.int64, count),
+            columns={
+                (attribute, kind): column_of(
+                    kind, None if len(values) == count else np.array(places, np.int64), values
+                )
+                for (attribute, kind), (places, values) in _attribute_values(rows).items()
+            },
+        )
+
+
+class Frame(RowSet):
+    """Rows sorted by (user, time, sequence)."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of_sets(cls, sets: Sequence[RowSet]) -> Frame:
+        """All rows of several sets, the columns without entries that no row has."""
+        sequences = np.concatenate([_NO_SEQUENCES, *(piece.sequences for piece in sets)])
+        frame = cls._joined(sets, in_turn=bool((sequences[1:] > sequences[:-1]).all()))
+        for key, column in frame.columns.items():
+            if isinstance(column, DictionaryColumn):
+                frame.columns[key] = column.trimmed()
+        return frame
 
     @classmethod
     def concatenated(cls, frames: Iterable[Frame]) -> Frame:
@@ -55,25 +73,27 @@ class Frame:
         frames = [frame for frame in frames if len(frame)]
         if len(frames) == 1:
             return frames[0]
-        if not frames:
-            return cls.of_rows(())
-        users = np.concatenate([frame.users for frame in frames])
-        times = np.concatenate([frame.times for frame in frames])
-        sequences = np.concatenate([frame.sequences for frame in frames])
-        # Of frames that arrived one after the other, rows with equal times are in order already.
-        in_turn = _follow_each_other(frames)
+        spans = [(int(frame.sequences.min()), int(frame.sequences.max())) for frame in frames]
+        arrived = sorted(range(len(frames)), key=spans.__getitem__)
+        in_turn = all(spans[before][1] < spans[after][0] for before, after in itertools.pairwise(arrived))
+        return cls._joined([frames[place] for place in arrived], in_turn=in_turn)
+
+    @classmethod
+    def _joined(cls, pieces: Sequence[RowSet], *, in_turn: bool) -> Frame:
+        """All rows; `in_turn` says that of rows with the same user and time the first to arrive comes first
+        already.
+        """
+        users = np.concatenate([_NO_USERS, *(piece.users for piece in pieces)])
+        times = np.concatenate([_NO_TIMES, *(piece.times for piece in pieces)])
+        sequences = np.concatenate([_NO_SEQUENCES, *(piece.sequences for piece in pieces)])
         order = sort_order(users, times) if in_turn else sort_order(users, times, sequences)
-        row_of = np.empty(len(order), np.int64)
-        row_of[order] = np.arange(len(order))
-        pieces: dict[ColumnKey, list[tuple[Positions, Column]]] = {}
+        parts: dict[ColumnKey, list[tuple[int, int, Column]]] = {}
         first = 0
-        for frame in frames:
-            rows = row_of[first : first + len(frame)]
-            first += len(frame)
-            for key, column in frame.columns.items():
-                places = rows if column.positions is None else rows[column.positions]
-                pieces.setdefault(key, []).append((places, column))
-        columns = {key: _whole_if_full(joined(parts), len(order)) for key, parts in pieces.items()}
+        for piece in pieces:
+            for key, column in piece.columns.items():
+                parts.setdefault(key, []).append((first, len(piece), column))
+            first += len(piece)
+        columns = {key: joined(found, order) for key, found in parts.items()}
         return cls(users[order], times[order], sequences[order], columns)
 
     def take(self, rows: Positions) -> Frame:
@@ -86,14 +106,6 @@ class Frame:
                 taken.positions = found
                 columns[key] = _whole_if_full(taken, len(rows))
         return Frame(self.users[rows], self.times[rows], self.sequences[rows], columns)
-
-
-def _follow_each_other(frames: Sequence[Frame]) -> bool:
-    """Whether every row of a frame arrived before every row of the next one."""
-    return all(
-        int(before.sequences.max()) < int(after.sequences.min())
-        for before, after in itertools.pairwise(frames)
-    )
 
 
 def _attribute_values(rows: Sequence[EventRow]) -> dict[ColumnKey, tuple[list[int], list[Any]]]:

@@ -1,8 +1,9 @@
-"""From events that come as columns to the frames of their tables: one sort, no Python for a row."""
+"""From events that come as columns to the rows of their tables: no Python for a row."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -10,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.event_columns import EventColumns, Rows
-from engine.local.directory import DENSE_MASK, PLACE_SHIFT
-from engine.local.events.arrays import Int64s, Positions, Uint32s, runs, smallest, sort_order
+from engine.local.events.arrays import Int64s, Ints, Positions, Uint32s, runs, smallest
 from engine.local.events.columns import (
     Column,
     DictionaryColumn,
@@ -20,12 +20,15 @@ from engine.local.events.columns import (
     TimeColumn,
     joined_codes,
 )
-from engine.local.events.decimals import scaled
-from engine.local.events.frame import ColumnKey, Frame
+from engine.local.events.frame import ColumnKey, RowSet
+from engine.local.places import DENSE_MASK, PLACE_SHIFT
 from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS, Kind, Value
 
 ColumnValues = tuple[Rows | None, npt.NDArray[Any], list[Value]]
 """Which rows have a value (None = all), the data as in `ValueColumn`, and the entries of its codes."""
+
+PACKED_TABLES_MAX = 1 << 20
+"""Up to so many combinations of group, input, name and type have a place each when they are counted."""
 
 
 class ColumnNumbers(NamedTuple):
@@ -34,6 +37,15 @@ class ColumnNumbers(NamedTuple):
     inputs: list[int]
     names: list[int]
     attributes: list[int]
+
+
+class ArrivedTable(NamedTuple):
+    """The table of some rows."""
+
+    group: int
+    input_number: int
+    name_number: int
+    type: int
 
 
 class ArrivedRows:
@@ -45,11 +57,9 @@ class ArrivedRows:
     def __init__(self, columns: EventColumns, users: RowUsers, numbers: ColumnNumbers, sequence: int) -> None:
         """The first row has the arrival sequence number after `sequence`."""
         self.places = users.row_places
-        self.inputs = np.array(numbers.inputs, np.uint32)[columns.inputs.codes]
-        self.names = np.array(numbers.names, np.uint32)[columns.names.codes]
-        self.types = columns.types
         self.times = columns.times
-        self.sequences = sequence + 1 + np.arange(len(columns))
+        self.sequence = sequence
+        self.table_codes, self.table_entries = _tables_of(columns, self.places >> PLACE_SHIFT, numbers)
         self.values: dict[ColumnKey, ColumnValues] = {
             (number, column.kind): (column.rows, column.data, column.entries)
             for number, column in zip(numbers.attributes, columns.attributes, strict=True)
@@ -60,23 +70,38 @@ class ArrivedRows:
 
     def tables(self) -> set[tuple[int, int, int]]:
         """Input, name and group of the tables that have rows here."""
-        packed = self.inputs.astype(np.int64) << 32 | self.names
-        groups = self.places >> PLACE_SHIFT
-        return {
-            (int(found) >> 32, int(found) & 0xFFFF_FFFF, int(group))
-            for found in np.unique(packed)
-            for group in np.unique(groups[packed == found])
-        }
+        return {(table.input_number, table.name_number, table.group) for table in self.table_entries}
 
 
-class TableFrame(NamedTuple):
-    """Rows for one table."""
-
-    group: int
-    input_number: int
-    name_number: int
-    type: int
-    frame: Frame
+def _tables_of(
+    columns: EventColumns, groups: Int64s, numbers: ColumnNumbers
+) -> tuple[Ints, list[ArrivedTable]]:
+    """A code for each row, and the table of each code; tables may repeat."""
+    kinds = (
+        (groups, int(groups.max(initial=0)) + 1),
+        (columns.inputs.codes, len(numbers.inputs)),
+        (columns.names.codes, len(numbers.names)),
+        (columns.types, int(columns.types.max(initial=0)) + 1),
+    )
+    limits = [limit for _, limit in kinds]
+    packed = np.zeros(len(columns), np.int64)
+    for codes, limit in kinds:
+        packed *= limit
+        packed += codes
+    if (count := math.prod(limits)) <= PACKED_TABLES_MAX:
+        in_use = np.zeros(count, np.bool_)
+        in_use[packed] = True
+        used = np.flatnonzero(in_use)
+        packed = (np.cumsum(in_use) - 1)[packed]
+    else:
+        used, packed = np.unique(packed, return_inverse=True)
+    tables = [
+        ArrivedTable(group, numbers.inputs[input_], numbers.names[name], type_)
+        for group, input_, name, type_ in zip(
+            *(key.tolist() for key in np.unravel_index(used, limits)), strict=True
+        )
+    ]
+    return smallest(packed), tables
 
 
 class RowUsers:
@@ -113,94 +138,88 @@ class RowUsers:
             yield int(groups[start]), dense, first[start:end], last[start:end]
 
 
-def frames_of(batches: Sequence[ArrivedRows]) -> Iterator[TableFrame]:
-    """The rows of each table, of batches that arrived one after the other."""
-    places = np.concatenate([batch.places for batch in batches])
-    times = np.concatenate([batch.times for batch in batches])
-    sequences = np.concatenate([batch.sequences for batch in batches])
-    inputs = np.concatenate([batch.inputs for batch in batches])
-    names = np.concatenate([batch.names for batch in batches])
-    types = np.concatenate([batch.types for batch in batches])
-    groups = places >> PLACE_SHIFT
-    order = sort_order(groups, inputs, names, types, places & DENSE_MASK, times)
-    places, times, sequences = places[order], times[order], sequences[order]
-    tables = [key[order] for key in (groups, inputs, names, types)]
+def sets_of(batches: Sequence[ArrivedRows]) -> Iterator[tuple[ArrivedTable, RowSet]]:
+    """The rows of each table, of batches that arrived one after the other. They stay in that order: what a
+    table has gathered until it is read or folded is sorted at once.
+    """
+    codes, tables = joined_codes([(batch.table_codes, batch.table_entries) for batch in batches])
+    # Radix sort, as the codes are small.
+    order = np.argsort(codes, kind="stable")
+    places = _one([batch.places for batch in batches])[order]
+    users = (places & DENSE_MASK).astype(np.uint32)
+    times = _one([batch.times for batch in batches])[order]
+    sequences = _one([batch.sequence + 1 + np.arange(len(batch)) for batch in batches])[order]
     columns = {key: _SortedValues(key[1], found, order) for key, found in _merged(batches).items()}
-    starts = np.flatnonzero(np.logical_or.reduce([key[1:] != key[:-1] for key in tables])) + 1
-    for start, end in itertools.pairwise([0, *starts.tolist(), len(order)]):
+    ends = np.cumsum(np.bincount(codes, minlength=len(tables))).tolist()
+    for table, start, end in zip(tables, [0, *ends], ends, strict=False):
         pieces = {
             key: piece for key, column in columns.items() if (piece := column.piece(start, end)) is not None
         }
-        frame = Frame(
-            users=(places[start:end] & DENSE_MASK).astype(np.uint32),
-            times=times[start:end],
-            sequences=sequences[start:end],
-            columns=pieces,
-        )
-        group, input_number, name_number, type_ = (int(key[start]) for key in tables)
-        yield TableFrame(group, input_number, name_number, type_, frame)
+        yield table, RowSet(users[start:end], times[start:end], sequences[start:end], pieces)
+
+
+def _one(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _merged(batches: Sequence[ArrivedRows]) -> dict[ColumnKey, ColumnValues]:
-    """The values of each column over the rows of all batches."""
-    pieces: dict[ColumnKey, list[tuple[Rows, npt.NDArray[Any], list[Value]]]] = {}
+    """The values of each column over the rows of all batches, entries all different."""
+    pieces: dict[ColumnKey, list[tuple[Rows | range, npt.NDArray[Any], list[Value]]]] = {}
     first = 0
     for batch in batches:
         for key, (rows, data, entries) in batch.values.items():
-            here = np.arange(first, first + len(batch)) if rows is None else rows + first
+            here = range(first, first + len(batch)) if rows is None else rows + first
             pieces.setdefault(key, []).append((here, data, entries))
         first += len(batch)
     return {key: _joined(key[1], found, first) for key, found in pieces.items()}
 
 
 def _joined(
-    kind: Kind, pieces: Sequence[tuple[Rows, npt.NDArray[Any], list[Value]]], count: int
+    kind: Kind, pieces: Sequence[tuple[Rows | range, npt.NDArray[Any], list[Value]]], count: int
 ) -> ColumnValues:
-    rows = np.concatenate([rows for rows, _, _ in pieces])
-    positions = None if len(rows) == count else rows
+    is_full = sum(len(rows) for rows, _, _ in pieces) == count
+    positions = None if is_full else np.concatenate([np.asarray(rows) for rows, _, _ in pieces])
     if kind in (Kind.NUMBER, Kind.TIME):
-        return positions, np.concatenate([data for _, data, _ in pieces]), []
-    # Entries of one batch may repeat; those of a column must not.
+        return positions, _one([data for _, data, _ in pieces]), []
     codes, entries = joined_codes([(codes, entries) for _, codes, entries in pieces])
     return positions, codes, entries
 
 
 class _SortedValues:
-    """The values of a column in the order of the sorted rows."""
+    """The values of a column in the order of the rows by table."""
 
     def __init__(self, kind: Kind, values: ColumnValues, order: Positions) -> None:
-        rows, data, self._entries = values
-        self._kind = kind
-        self._has: npt.NDArray[np.bool_] | None = None
-        self._exponent: int | None = None
-        if kind is Kind.NUMBER and (found := scaled(data)) is not None:
-            data, self._exponent = found
+        rows, data, entries = values
+        column = _column(kind, data, entries)
+        self._positions: Positions | None = None
         if rows is None:
-            self._data = data[order]
+            self._column = column.at(order)
             return
-        has = np.zeros(len(order), np.bool_)
-        has[rows] = True
-        spread = np.zeros(len(order), data.dtype)
-        spread[rows] = data
-        self._has, self._data = has[order], spread[order]
+        value_of = np.full(len(order), -1, np.int64)
+        value_of[rows] = np.arange(len(rows))
+        value_of = value_of[order]
+        self._positions = np.flatnonzero(value_of >= 0)
+        self._column = column.at(value_of[self._positions])
 
     def piece(self, start: int, end: int) -> Column | None:
         """The values of the rows from start to end; None when they have none."""
-        data = self._data[start:end]
-        positions: Positions | None = None
-        if self._has is not None:
-            positions = np.flatnonzero(self._has[start:end])
-            if not len(positions):
+        first, last = start, end
+        if self._positions is not None:
+            first, last = np.searchsorted(self._positions, (start, end)).tolist()
+            if first == last:
                 return None
-            if len(positions) == end - start:
-                positions = None
-            else:
-                data = data[positions]
-        if self._kind is Kind.TIME:
-            return TimeColumn(positions, data)
-        if self._kind is not Kind.NUMBER:
-            entries = Entries(self._kind, len(self._entries), values=self._entries)
-            return DictionaryColumn(positions, data, entries).trimmed()
-        if self._exponent is None:
-            return NumberColumn.of(positions, data)
-        return NumberColumn(positions, smallest(data), self._exponent, None)
+        piece = self._column.at(slice(first, last))
+        if self._positions is not None and last - first < end - start:
+            piece.positions = self._positions[first:last] - start
+        # Of a large dictionary only the entries in use wait; a small one is shared by all pieces.
+        if isinstance(piece, DictionaryColumn) and piece.entries.count > len(piece):
+            return piece.trimmed()
+        return piece
+
+
+def _column(kind: Kind, data: npt.NDArray[Any], entries: list[Value]) -> Column:
+    if kind is Kind.NUMBER:
+        return NumberColumn.of(None, data)
+    if kind is Kind.TIME:
+        return TimeColumn(None, data)
+    return DictionaryColumn(None, data, Entries(kind, len(entries), values=entries))

@@ -20,7 +20,7 @@ from engine.local.bitmaps import bitmap_of, bitmap_of_mask
 from engine.local.environment import ReadTransaction, Writable
 from engine.local.events.cache import Loader
 from engine.local.events.compaction import JOIN_ROWS_PER_FOLD, apart, is_late, is_to_be_rewritten, joinable
-from engine.local.events.frame import Frame
+from engine.local.events.frame import Frame, RowSet
 from engine.local.events.model import EventRow
 from engine.local.events.part import Part, PartRecord
 from engine.local.events.slices import (
@@ -95,7 +95,7 @@ class Table:
         self.record = record or TableRecord()
         self._slices: Slices | None = None if record else {}
         self._pending: list[EventRow] = []
-        self._pending_frames: list[Frame] = []
+        self._pending_sets: list[RowSet] = []
         self._fresh: list[Part] = []
         self._folding: list[Part] = []
         self._staged: _Staged | None = None
@@ -115,7 +115,7 @@ class Table:
     @property
     def has_changes(self) -> bool:
         """Whether a fold has something to write."""
-        return bool(self._pending or self._pending_frames or self._fresh or self._folding or self._remarked)
+        return bool(self._pending or self._pending_sets or self._fresh or self._folding or self._remarked)
 
     @property
     def is_purging(self) -> bool:
@@ -125,12 +125,12 @@ class Table:
     @property
     def fresh_rows(self) -> int:
         """Rows that are not stored yet."""
-        waiting = len(self._pending) + sum(map(len, self._pending_frames))
+        waiting = len(self._pending) + sum(map(len, self._pending_sets))
         return waiting + sum(part.record.rows for part in (*self._fresh, *self._folding))
 
-    def add_frame(self, frame: Frame) -> None:
-        """Takes rows that are in a frame already."""
-        self._pending_frames.append(frame)
+    def add_set(self, rows: RowSet) -> None:
+        """Takes rows that are columns already."""
+        self._pending_sets.append(rows)
 
     # --- reading --------------------------------------------------------------------------------------------
 
@@ -194,15 +194,15 @@ class Table:
     def pack_pending(self) -> None:
         """Turns the list of rows into columns, which take a tenth of the memory."""
         if self._pending:
-            self._pending_frames.append(Frame.of_rows(self._pending))
+            self._pending_sets.append(RowSet.of_rows(self._pending))
             self._pending.clear()
 
     def _flush_pending(self) -> None:
         self.pack_pending()
-        if not self._pending_frames:
+        if not self._pending_sets:
             return
-        part = Part.of_frame(self._loader, Frame.concatenated(self._pending_frames))
-        self._pending_frames.clear()
+        part = Part.of_frame(self._loader, Frame.of_sets(self._pending_sets))
+        self._pending_sets.clear()
         users = self._kept_users()
         if users is not None:
             users.ids |= bitmap_of(part.users())

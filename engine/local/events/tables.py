@@ -14,7 +14,7 @@ from engine.local.events.aggregate import passing
 from engine.local.events.cache import ColumnCache, Loader
 from engine.local.events.facts import TableFacts, column_spans, facts_of
 from engine.local.events.frame import ColumnKey
-from engine.local.events.importing import ArrivedRows, frames_of
+from engine.local.events.importing import ArrivedRows, sets_of
 from engine.local.events.model import EventRow, ResolvedEventMatch, ResolvedSelection, ResolvedSequence
 from engine.local.events.part import Part, TimeSpan
 from engine.local.events.select import Universe
@@ -143,10 +143,10 @@ class EventTables:
     def _place_arrived(self) -> None:
         if not self._arrived:
             return
-        for group, input_number, name_number, type_, frame in frames_of(self._arrived):
-            short = (input_number, name_number, type_)
-            table = self._groups[group].tables.get(short) or self._new_table(group, short)
-            table.add_frame(frame)
+        for found, rows in sets_of(self._arrived):
+            short = (found.input_number, found.name_number, found.type)
+            table = self._groups[found.group].tables.get(short) or self._new_table(found.group, short)
+            table.add_set(rows)
         self._arrived = []
         self._arrived_rows = 0
 

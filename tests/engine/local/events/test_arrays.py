@@ -15,6 +15,7 @@ from engine.local.events.arrays import (
     ranges,
     runs,
     smallest,
+    sort_order,
     sorted_distinct,
     unpack_integers,
 )
@@ -100,3 +101,17 @@ def test_found_needles_and_their_places(haystack: set[int], needles: list[int]) 
     found, places = find_sorted(np.array(ordered, np.int64), np.array(needles, np.int64))
     assert found.tolist() == [place for place, needle in enumerate(needles) if needle in haystack]
     assert [ordered[place] for place in places] == [needle for needle in needles if needle in haystack]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2**31 - 1) | NARROW, INSTANTS, NARROW), max_size=40).flatmap(
+        lambda rows: st.permutations(rows * 2)
+    ),
+    st.integers(1, 3),
+)
+def test_rows_sort_by_all_their_keys_and_stay_in_order_where_those_are_equal(
+    rows: list[tuple[int, int, int]], keys: int
+) -> None:
+    # Users and instants of all years do not fit 63 bits together.
+    columns = np.array([row[:keys] for row in rows], np.int64).reshape(-1, keys).T
+    assert sort_order(*columns).tolist() == sorted(range(len(rows)), key=lambda place: rows[place][:keys])

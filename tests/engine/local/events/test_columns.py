@@ -70,20 +70,61 @@ def test_a_test_passes_on_the_column_as_on_each_value(values: list[Any], test: R
         assert not any(expected)
 
 
-@given(columns, columns, st.randoms())
-def test_joined_columns_keep_every_value_at_its_row(first: list[Any], second: list[Any], random: Any) -> None:
+@given(columns, columns, st.booleans(), st.randoms())
+def test_joined_columns_keep_every_value_at_its_row(
+    first: list[Any], second: list[Any], sparse: bool, random: Any
+) -> None:
     second = [value for value in second if kind_of(value) is kind_of(first[0])]
-    rows = random.sample(range(100), len(first) + len(second))
-    pieces = []
-    for values, places in ((first, rows[: len(first)]), (second, rows[len(first) :])):
-        if values:
-            ordered = sorted(zip(places, values, strict=True), key=lambda pair: pair[0])
-            column = column_of(kind_of(first[0]), None, [value for _, value in ordered])
-            pieces.append((np.array([place for place, _ in ordered]), column))
-    whole = joined(pieces)
-    assert whole.positions is not None
-    expected = dict(zip(rows, [*first, *second], strict=True))
-    assert dict(zip(whole.positions.tolist(), values_of(whole), strict=True)) == expected
+    pieces, held, rows = [], dict[int, Any](), 0
+    for values in filter(None, (first, second)):
+        count = len(values) + (random.randrange(1, 5) if sparse else 0)
+        places = sorted(random.sample(range(count), len(values)))
+        positions = np.array(places) if sparse else None
+        pieces.append((rows, count, column_of(kind_of(first[0]), positions, values)))
+        held.update((rows + place, value) for place, value in zip(places, values, strict=True))
+        rows += count
+    order = random.sample(range(rows), rows)
+
+    whole = joined(pieces, np.array(order))
+    assert (whole.positions is None) == (not sparse)
+    at = range(rows) if whole.positions is None else whole.positions.tolist()
+    assert {order[row]: value for row, value in zip(at, values_of(whole), strict=True)} == held
+
+
+decimals = st.builds(
+    lambda mantissa, exponent: float(f"{mantissa}e-{exponent}"),
+    st.integers(-(10**15), 10**15) | st.integers(-99, 99).map(lambda number: number * 100),
+    st.integers(0, 15),
+)
+numbers = st.lists(decimals | st.integers(-300, 300).map(float), min_size=1)
+
+
+@given(st.lists(numbers, min_size=1, max_size=3), st.randoms())
+def test_numbers_joined_as_integers_have_the_form_that_their_doubles_would_get(
+    pieces: list[list[float]], random: Any
+) -> None:
+    # Columns of which rows were taken away may have a greater exponent than they need.
+    taken, rows = [], 0
+    for values in pieces:
+        kept = np.array(sorted(random.sample(range(len(values)), random.randrange(1, len(values) + 1))))
+        taken.append((rows, len(kept), column_of(Kind.NUMBER, None, values).at(kept)))
+        rows += len(kept)
+    order = np.array(random.sample(range(rows), rows))
+    whole = joined(taken, order)
+    expected = NumberColumn.of(None, np.concatenate([values_of(column) for _, _, column in taken])[order])
+    assert whole.pack() == expected.pack()
+
+
+def test_dictionaries_that_pieces_share_are_joined_once() -> None:
+    shared = DictionaryColumn.of(None, Kind.STRING, ["a", "b", "c", "a"])
+    other = DictionaryColumn.of(None, Kind.STRING, ["c", "d"])
+    whole = joined(
+        [(0, 2, shared.at(slice(0, 2))), (2, 2, other), (4, 2, shared.at(slice(2, 4)))], np.arange(6)
+    )
+    assert isinstance(whole, DictionaryColumn)
+    assert values_of(whole) == ["a", "b", "c", "d", "c", "a"]
+    assert whole.entries.values == ["a", "b", "c", "d"]
+    assert whole.codes.dtype == np.dtype("u1")
 
 
 def test_ordinary_prices_are_integers_and_long_doubles_stay_what_they_are() -> None:

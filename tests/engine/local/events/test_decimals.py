@@ -54,6 +54,17 @@ def test_scaled_integers_are_the_shortest_decimals(values: list[float]) -> None:
         assert (mantissas.astype(np.float64) / 10.0**exponent).tolist() == values
 
 
+@given(st.lists(prices | finite, min_size=1, max_size=4), st.integers(0, 300))
+def test_whichever_values_come_first_columns_are_scaled_alike(values: list[float], ones: int) -> None:
+    alone = scaled(np.array([1.0, *values]))
+    for column in ([*values, *[1.0] * ones], [*[1.0] * ones, *values]):
+        found = scaled(np.array([1.0, *column]))
+        assert (found is None) == (alone is None)
+        if found is not None and alone is not None:
+            assert found[1] == alone[1]
+            assert set(found[0].tolist()) == {*alone[0].tolist()}
+
+
 @given(prices)
 def test_prices_are_scaled(price: float) -> None:
     decimal = Decimal(repr(price))
