@@ -119,7 +119,7 @@ class Config:
     batch_bytes_max: Annotated[int, Setting("bytes of a request", 1, transport.RECEIVE_BYTES_MAX)] = (
         data.BATCH_BYTES_MAX
     )
-    import_batch_bytes_max: Annotated[int, Setting("bytes of a record batch of an import", 1)] = (
+    import_batch_bytes_max: Annotated[int, Setting("bytes of a record batch of an import, unpacked", 1)] = (
         transport.IMPORT_BATCH_BYTES_MAX
     )
     event_attributes_max: Annotated[int, Setting("attributes of an event", 1)] = data.EVENT_ATTRIBUTES_MAX

@@ -31,7 +31,8 @@ CLIENT_PING_INTERVAL_MS_MIN = 10_000
 """Clients and proxies may ping this often, with or without calls."""
 
 IMPORT_BATCH_BYTES_MAX = 64 * 1024 * 1024
-"""The largest record batch of an import, and the largest dictionary; three batches are held at a time."""
+"""The largest record batch of an import, and the most of a stream's dictionaries together, both unpacked.
+Three batches are held at a time."""
 IMPORT_BATCH_ROWS = 1 << 17
 """Rows appended at a time, at most. This and the next cannot be set: by them an import that is sent again is
 recognised."""

@@ -15,7 +15,7 @@ from engine.event_columns import Rows, ValueColumn
 from engine.values import Kind
 from service.arrow.layout import unfit
 from service.arrow.plain import has_value, integers, items, truth
-from service.arrow.texts import coded, decoded, is_text, is_texts
+from service.arrow.texts import coded, decoded, is_text, is_texts, without_views
 from service.arrow.times import NO_TIME, instants, is_time
 from service.convert.data import INVALID_VALUE
 
@@ -186,4 +186,4 @@ def _children(union: pa.UnionArray) -> Iterator[tuple[pa.Array, Rows]]:
         rows = np.flatnonzero(codes == code)
         if not len(rows):
             continue
-        yield union.field(index).take(pa.array(offsets[rows])), rows
+        yield without_views(union.field(index)).take(pa.array(offsets[rows])), rows

@@ -13,7 +13,7 @@ from engine.criteria.model import EventType
 from engine.event_columns import EventColumns, Rows, TextColumn
 from service.arrow.attributes import Attribute
 from service.arrow.layout import Layout, unfit
-from service.arrow.texts import coded, decoded, is_texts, text_column, text_rows
+from service.arrow.texts import coded, is_texts, text_column, text_rows
 from service.arrow.times import NO_TIME, instants
 from service.convert.data import EVENT_TYPES, INVALID_VALUE, REQUIRED, TIME_MISSING, UNKNOWN_TYPE
 
@@ -100,7 +100,7 @@ def _types(batch: pa.RecordBatch, layout: Layout, faults: _Faults) -> npt.NDArra
     if layout.type is None:
         return np.full(batch.num_rows, layout.default_type, np.int64)
     array = batch.column(layout.type)
-    value_type = decoded(array).type
+    value_type = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
     if not (is_texts(value_type) or pa.types.is_integer(value_type) or pa.types.is_null(value_type)):
         raise unfit(layout.type, array.type, "the names or the numbers of event types")
     entries, codes = coded(array)

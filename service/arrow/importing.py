@@ -16,7 +16,7 @@ from milepost.v1 import ingest_service_pb2 as pb
 from service.ahead import Ahead
 from service.arrow.columns import Converted, convert
 from service.arrow.layout import Layout, layout_of
-from service.arrow.stream import BROKEN, RecordBatches, broken, recut, without_first
+from service.arrow.stream import BROKEN, RecordBatches, recut, unreadable, without_first
 from service.limits import IMPORT_REFUSED_ROWS_MAX, IMPORT_REJECTIONS_MAX, IMPORT_REQUEST_ID_BYTES_MAX
 
 BATCHES_AHEAD = 1
@@ -105,7 +105,7 @@ def _layout(header: pb.ImportHeader, schema: pa.Schema) -> Layout:
         columns = [pa.nulls(0, field.type) for field in schema]
         empty = pa.RecordBatch.from_arrays(columns, schema=schema)
     except BROKEN as error:
-        raise broken(error) from error
+        raise unreadable(error) from error
     _converted(empty, layout)
     return layout
 
@@ -114,7 +114,7 @@ def _converted(batch: pa.RecordBatch, layout: Layout) -> Converted:
     try:
         return convert(batch, layout)
     except BROKEN as error:
-        raise broken(error) from error
+        raise unreadable(error) from error
 
 
 class _Tally:

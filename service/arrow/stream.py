@@ -6,46 +6,59 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from engine.errors import InvalidInput, Violation
+from engine.errors import InvalidInput
+from service.arrow.messages import broken, checked, too_large
+from service.arrow.texts import viewed_bytes
 from service.limits import IMPORT_BATCH_ROWS, IMPORT_GATHERED_BYTES_MAX
-
-ARROW = "arrow"
 
 BROKEN = (pa.ArrowException, UnicodeDecodeError, OSError)
 """What reading an Arrow stream raises when it is none, late ones too: names are looked at when used."""
 
+_NOTHING = memoryview(b"")
 
-def broken(error: Exception) -> InvalidInput:
-    """The refusal of a stream that cannot be read."""
-    reason = str(error).partition("\n")[0]
-    return InvalidInput.one(ARROW, f"is no Arrow IPC stream, or broken: {reason}")
+
+def unreadable(error: Exception) -> InvalidInput:
+    """The refusal of a stream that Arrow cannot read."""
+    return broken(str(error).partition("\n")[0])
 
 
 class _Pieces:
-    """The pieces as a file to read from. Never holds more than one piece and what is asked for."""
+    """The pieces as a file to read from, each message checked before any of its body is given out."""
 
     closed = False
 
-    def __init__(self, pieces: Iterator[bytes], read_bytes_max: int) -> None:
+    def __init__(self, pieces: Iterator[bytes], message_bytes_max: int) -> None:
         self._pieces = pieces
-        self._read_bytes_max = read_bytes_max
-        self._piece = memoryview(b"")
+        self._piece = _NOTHING
+        self._parts = checked(lambda size: b"".join(self._taken(size)), message_bytes_max)
+        self._part = _NOTHING
         self.failure: Exception | None = None
 
     def readable(self) -> bool:
         return True
 
-    def read(self, size: int) -> bytes:
-        """`size` bytes, fewer only at the end. Raises InvalidInput when that is more than a message may have,
-        before any of it is held, and whatever the pieces raise.
+    def read(self, size: int) -> bytes | memoryview:
+        """`size` bytes, fewer only at the end. Raises InvalidInput for a message that may not be read, and
+        whatever the pieces raise.
         """
         try:
-            if size > self._read_bytes_max:
-                raise too_large(size, self._read_bytes_max)
-            return b"".join(self._taken(size))
+            given = list(self._given(size))
         except Exception as error:
             self.failure = error
             raise
+        return given[0] if len(given) == 1 else b"".join(given)
+
+    def _given(self, size: int) -> Iterator[memoryview]:
+        while size:
+            if not self._part:
+                part = next(self._parts, None)
+                if part is None:
+                    return
+                self._part = memoryview(part)
+            given, self._part = self._part[:size], self._part[size:] or _NOTHING
+            size -= len(given)
+            if given:
+                yield given
 
     def _taken(self, size: int) -> Iterator[memoryview]:
         while size:
@@ -57,13 +70,6 @@ class _Pieces:
             taken, self._piece = self._piece[:size], self._piece[size:]
             size -= len(taken)
             yield taken
-
-
-def too_large(actual: int, limit: int) -> InvalidInput:
-    """The refusal of a record batch, or of a dictionary, that is too large to hold."""
-    described = f"has a record batch of {actual:,} bytes; at most {limit:,} are allowed: cut it smaller"
-    metadata = {"limit": str(limit), "actual": str(actual)}
-    return InvalidInput([Violation(ARROW, described)], reason="BATCH_TOO_LARGE", metadata=metadata)
 
 
 class RecordBatches:
@@ -89,12 +95,13 @@ class RecordBatches:
                 return
             except BROKEN as error:
                 raise self._refusal(error) from error
-            if batch.nbytes > self._batch_bytes_max:
-                raise too_large(batch.nbytes, self._batch_bytes_max)
+            size_bytes = batch.nbytes + sum(viewed_bytes(column) for column in batch.columns)
+            if size_bytes > self._batch_bytes_max:
+                raise too_large(size_bytes, self._batch_bytes_max)
             yield batch
 
     def _refusal(self, error: Exception) -> Exception:
-        return self._pieces.failure or broken(error)
+        return self._pieces.failure or unreadable(error)
 
 
 def recut(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

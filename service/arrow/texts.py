@@ -11,7 +11,9 @@ import pyarrow.compute
 
 from engine.event_columns import TextColumn
 from service.arrow.layout import unfit
+from service.arrow.messages import too_large
 from service.arrow.plain import has_value, integers
+from service.limits import IMPORT_BATCH_BYTES_MAX
 
 TEXT_OR_INTEGER = "strings or integers"
 
@@ -36,24 +38,69 @@ def is_texts(type_: pa.DataType) -> bool:
 
 
 def decoded(array: pa.Array) -> pa.Array:
-    """The array without a dictionary."""
-    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+    """The array without a dictionary and without views. Raises InvalidInput when it is too large then."""
+    if pa.types.is_dictionary(array.type):
+        size_bytes = _decoded_bytes(array)
+        if size_bytes > IMPORT_BATCH_BYTES_MAX:
+            raise too_large(size_bytes, IMPORT_BATCH_BYTES_MAX)
+        array = array.dictionary_decode()
+    return without_views(array)
+
+
+def without_views(array: pa.Array) -> pa.Array:
+    """The array with each text written out, which most of Arrow's functions need."""
+    return array.cast(pa.large_string()) if pa.types.is_string_view(array.type) else array
+
+
+def _decoded_bytes(array: pa.Array) -> int:
+    """Bytes of the texts of all rows, each written out; 0 for values that are no texts."""
+    if not is_texts(array.type):
+        return 0
+    codes = _codes(array.indices)
+    return int(_lengths(array.dictionary)[codes[codes >= 0]].sum())
+
+
+def viewed_bytes(array: pa.Array) -> int:
+    """Bytes of the texts that an array has as views, each counted, although many may show the same memory."""
+    type_ = array.type
+    if pa.types.is_string_view(type_):
+        return int(_lengths(array).sum())
+    if pa.types.is_dictionary(type_):
+        return viewed_bytes(array.dictionary)
+    if pa.types.is_union(type_):
+        return sum(viewed_bytes(array.field(index)) for index in range(type_.num_fields))
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_):
+        return viewed_bytes(array.values)
+    return 0
+
+
+def _lengths(texts: pa.Array) -> npt.NDArray[np.int64]:
+    """Bytes of each text; anything where there is null."""
+    if pa.types.is_string_view(texts.type):
+        # A view has 16 bytes, of which the first four are the length.
+        lengths = np.frombuffer(texts.buffers()[1], "<i4")[::4] if len(texts) else np.zeros(0, np.int64)
+        return lengths[texts.offset : texts.offset + len(texts)].astype(np.int64)
+    return integers(pa.compute.binary_length(texts)).astype(np.int64)
 
 
 def coded(array: pa.Array) -> tuple[list[Any], Codes]:
     """Distinct values in Python's own form, and a code for each row."""
-    encoded = array if _is_compact(array) else decoded(array).dictionary_encode()
-    entries = encoded.dictionary.to_pylist()
-    if encoded is array and len(set(entries)) < len(entries):
-        # A caller's dictionary may repeat itself.
-        return coded(decoded(array))
-    return entries, _codes(encoded.indices)
-
-
-def _is_compact(array: pa.Array) -> bool:
     if not pa.types.is_dictionary(array.type):
-        return False
-    return array.dictionary.null_count == 0 and len(array.dictionary) <= len(array)
+        encoded = decoded(array).dictionary_encode()
+        return encoded.dictionary.to_pylist(), _codes(encoded.indices)
+    # Not written out row by row: a long text may be that of many rows.
+    dictionary, codes = decoded(array.dictionary), _codes(array.indices)
+    if len(dictionary) > len(array):
+        has = codes >= 0
+        used = np.unique(codes[has])
+        dictionary, codes = dictionary.take(pa.array(used)), np.where(has, np.searchsorted(used, codes), -1)
+    entries = dictionary.to_pylist()
+    distinct = {entry: None for entry in entries if entry is not None}
+    if len(distinct) < len(entries):
+        # A caller's dictionary may repeat itself, and have a null among its entries.
+        numbers = {entry: number for number, entry in enumerate(distinct)}
+        codes = np.array([*(numbers.get(entry, -1) for entry in entries), -1], np.int64)[codes]
+    return list(distinct), codes
 
 
 def _codes(indices: pa.Array) -> Codes:

@@ -70,6 +70,10 @@ UNION = pa.UnionArray.from_dense(
     pa.array([0, 0, 1, 0], pa.int32()),
     [pa.array(["a", None]), pa.array([1.5]), pa.array([True])],
 )
+MANY_ENTRIES = [(S, "x"), None, (S, "y"), (S, "x")]
+OF_VIEWS = pa.UnionArray.from_sparse(
+    pa.array([0, 1], pa.int8()), [pa.array(["a", "no"], pa.string_view()), pa.array([7, 8], pa.int64())]
+)
 SPARSE = pa.UnionArray.from_sparse(
     pa.array([0, 1], pa.int8()), [pa.array(["a", "no"]), pa.array([7, 8], pa.int64())]
 )
@@ -84,6 +88,7 @@ SPARSE = pa.UnionArray.from_sparse(
         (pa.array(["b", None, "a"]).dictionary_encode(), [(S, "b"), None, (S, "a")]),
         (pa.DictionaryArray.from_arrays([0, 1, 2], ["x", "x", None]), [(S, "x"), (S, "x"), None]),
         (pa.DictionaryArray.from_arrays([1], ["x", "y", "z"]), [(S, "y")]),
+        (pa.DictionaryArray.from_arrays([3, None, 1, 0], ["x", "y", None, "x", "z"]), MANY_ENTRIES),
         (pa.array([1, None, -7], pa.int8()), [(N, 1.0), None, (N, -7.0)]),
         (pa.array([1 << 53, -(1 << 53)], pa.int64()), [(N, 2.0**53), (N, -(2.0**53))]),
         (pa.array([2, 5], pa.uint64()), [(N, 2.0), (N, 5.0)]),
@@ -107,6 +112,7 @@ SPARSE = pa.UnionArray.from_sparse(
         (UNION, [(S, "a"), (N, 1.5), None, (B, True)]),
         (UNION[1:], [(N, 1.5), None, (B, True)]),
         (SPARSE, [(S, "a"), (N, 8.0)]),
+        (OF_VIEWS, [(S, "a"), (N, 8.0)]),
     ],
     ids=lambda each: str(each.type).replace(" ", "") if isinstance(each, pa.Array) else "",
 )
@@ -136,6 +142,8 @@ def test_an_attribute_of_each_type(array: Any, expected: list[tuple[Kind, Value]
             "must be true or false",
         ),
         (VALUE_KIND_TIME, pa.array(["1970-01-02", "soon", None]), {0: 86_400 * SECOND}, "is no time"),
+        (VALUE_KIND_TIME, pa.array(["1970-01-02", None], pa.string_view()), {0: 86_400 * SECOND}, ""),
+        (VALUE_KIND_NUMBER, pa.array(["1", "x"], pa.string_view()), {0: 1.0}, "is no number"),
         (VALUE_KIND_TIME, pa.array([7, None]), {0: 7}, ""),
         (VALUE_KIND_STRING, pa.array([12, None]), {0: "12"}, ""),
         (VALUE_KIND_STRING, pa.array([True, None]), {0: "true"}, ""),
@@ -169,6 +177,22 @@ def test_a_null_in_a_list_refuses_its_row() -> None:
     made = converted({"x": pa.array([["a", None], ["b"], None])})
     assert values(made, "x") == [(L, ("b",)), None]
     assert faults(made) == [("INVALID_VALUE", "attributes['x']", "has a null element", [0])]
+
+
+def test_a_long_text_of_many_rows_is_not_written_out() -> None:
+    """More entries than rows; written out they would be two gigabytes."""
+    texts_ = ["a" * 1_000_000, *(f"{each}" for each in range(2_000))]
+    array = pa.DictionaryArray.from_arrays(pa.array([0] * 2_000, pa.int32()), texts_)
+    before = pa.total_allocated_bytes()
+    made = converted({"x": array})
+    assert {value and len(str(value[1])) for value in values(made, "x")} == {1_000_000}
+    assert pa.total_allocated_bytes() - before < 100_000_000
+    # A text that is to be a number or a time has to be.
+    for kind in (VALUE_KIND_NUMBER, VALUE_KIND_TIME):
+        with pytest.raises(InvalidInput) as refusal:
+            converted({"x": array}, attribute_kinds={"x": kind})
+        assert refusal.value.reason == "BATCH_TOO_LARGE"
+        assert refusal.value.metadata["actual"] == "2000000000"
 
 
 TIMES_IN_TEXT = {
