@@ -21,12 +21,14 @@ from engine.local.bitmaps import bitmap_of
 from engine.local.cache import ANY_NAME, ReadKey, StepCache
 from engine.local.catalog import Catalog
 from engine.local.cells import Cells
-from engine.local.directory import DENSE_MASK, PLACE_SHIFT, Directory, Place
+from engine.local.directory import Directory
 from engine.local.environment import Store, Writable
 from engine.local.events import ArrivedRows, ColumnCache, ColumnNumbers, EventRow, EventTables, RowUsers
 from engine.local.names import NO_ACCOUNT, FieldKind, Names, NameSpace, Space, field_name, field_of
+from engine.local.places import DENSE_MASK, PLACE_SHIFT, Place
 from engine.local.properties import Properties, Write
 from engine.local.seen import Seen
+from engine.local.user_index import UserIndex
 from engine.values import Micros, Value
 
 BUCKET_COLUMNS_MAX = 64
@@ -59,7 +61,8 @@ class Account:
         self.events = names.space(Space.EVENT, self.number)
         self.event_attributes = names.space(Space.EVENT_ATTRIBUTE, self.number)
         self.fields = names.space(Space.FIELD, self.number)
-        self.directory = Directory(cells, self.number, store.groups)
+        self.user_index = UserIndex(store.index, self.number, store.seed)
+        self.directory = Directory(cells, self.user_index, self.number, store.groups)
         self.seen = Seen(cells, self.number)
         self.properties = Properties(cells, self.number)
         self.tables = EventTables(store, self.number, store.groups, columns)

@@ -54,13 +54,14 @@ from engine.errors import (
 from engine.event_columns import EventColumns
 from engine.local.account import Account
 from engine.local.catalogs import Catalogs
-from engine.local.directory import DENSE_MASK, PLACE_SHIFT, SAMPLING_ORDER
+from engine.local.directory import SAMPLING_ORDER
 from engine.local.documents import LocalDocuments
 from engine.local.environment import FORMAT_VERSION, Store, WriteBuffer
 from engine.local.execute import Executor, GroupRun, after_group, member_page
 from engine.local.log import AliasEntry, AppendEntry, EraseEntry, ExpireEntry, ImportEntry, WriteAheadLog
 from engine.local.membership import GroupChanges, StoredState, Update
 from engine.local.memory import MappedPages, give_back
+from engine.local.places import DENSE_MASK, PLACE_SHIFT
 from engine.local.settings import LocalSettings
 from engine.local.state import State
 from engine.local.statistics import stored_kinds
@@ -527,7 +528,7 @@ class LocalBackend:
             self._is_full = False
             with suppress(LimitExceeded):
                 # Merging saves time later but needs room now: the next fold tries again.
-                self._merge_event_ids()
+                self._merge_runs()
         return folded
 
     @property
@@ -566,14 +567,20 @@ class LocalBackend:
         with self._state.locked():
             self._state.written()
 
-    def _merge_event_ids(self) -> None:
-        runs = self._state.event_ids.mergeable()
-        if runs:
-            with self._index_lock:
-                merged = self._state.event_ids.merge(runs)
-            with self._state.locked():
-                self._state.event_ids.merged(runs, merged)
-            self._state.event_ids.discard(runs)
+    def _merge_runs(self) -> None:
+        """Once for each kind of runs: the next fold goes on."""
+        event_ids = self._state.event_ids
+        mergeable = [(event_ids.runs, event_ids.mergeable())]
+        with self._state.locked():
+            users = [account.user_index.runs for account in self._state.accounts()]
+        mergeable += [(runs, runs.mergeable()) for runs in users]
+        for runs, some in mergeable:
+            if some:
+                with self._index_lock:
+                    merged = runs.merge(some)
+                with self._state.locked():
+                    runs.merged(some, merged)
+                runs.discard(some)
 
     def _fold_now_and_then(self) -> None:
         """The background thread: folds when enough has come, or some time after the first of it came."""

@@ -3,14 +3,12 @@
 Partition p belongs to group p >> (10 − log2 groups), so that a group is a run of neighbouring partitions, and
 the sampling order of partitions is simply ascending: whole groups first. Within a group users get dense ids
 in first-seen order; the id of an erased user is never given again.
-
-A user's *place* is group << 32 | dense id, one Python int.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -30,45 +28,49 @@ from engine.local.cells import (
 )
 from engine.local.environment import Writable
 from engine.local.keys import Family, key
-from engine.local.known import UNKNOWN, KnownUsers, Places
+from engine.local.known import UNKNOWN
+from engine.local.places import DENSE_MASK, PLACE_SHIFT, Place, Places
+from engine.local.runs import Keys
+from engine.local.user_index import UserIndex
 from engine.values import PARTITION_BITS, PARTITION_COUNT, partition_of
-
-Place: TypeAlias = int
-Entry: TypeAlias = int | tuple[str, str]
-"""What stands under a user id: the user's place, or, of an alias, the id of its user and the id it was made
-an alias of, which may be an alias itself.
-"""
-
-PLACE_SHIFT = 32
-DENSE_MASK = (1 << PLACE_SHIFT) - 1
-
-KNOWN_USERS_MAX = 16_000_000
-"""How many places are remembered, about 64 bytes each, before all are forgotten."""
 
 PARTITION_SETS_CACHED_MAX = 16
 
 ID_LIST: MessageCodec[list[str]] = MessageCodec(list[str], list)
-ENTRIES: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(int | tuple[str, str])
+
+
+class Alias(NamedTuple):
+    """What an alias stands for: the id of its user, and the id it was made an alias of, which may be an alias
+    itself.
+    """
+
+    user_id: str
+    alias_of: str
+
+
+ALIASES: msgspec.msgpack.Decoder[Alias] = msgspec.msgpack.Decoder(Alias)
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class Directory:
     """The users of one account. Called with the state lock held."""
 
-    def __init__(self, cells: Cells, account: int, groups: int) -> None:
+    def __init__(self, cells: Cells, index: UserIndex, account: int, groups: int) -> None:
         self._cells = cells
+        self._index = index
         self._account = account
         self.groups = groups
         self._shift = PARTITION_BITS - (groups.bit_length() - 1)
-        self._known = KnownUsers(KNOWN_USERS_MAX)
-        self._fresh: dict[str, Entry | None] = {}
-        self._writing: dict[str, Entry | None] = {}
+        self._fresh: dict[str, Alias | None] = {}
+        self._writing: dict[str, Alias | None] = {}
         self._writing_counts: list[int] = []
         self.touched: set[ReadKey] = set()
         """Read keys of what changed since the caller last took them."""
         self._partition_sets: dict[tuple[int, frozenset[int]], tuple[int, BitMap]] = {}
         self.counts = [self._stored_count(group) for group in range(groups)]
         """For each group the next dense id."""
+        aliases = self._cells.reading().keys(key(Family.ALIAS_OF, account))
+        self._has_aliases = next(aliases, None) is not None
 
     def _stored_count(self, group: int) -> int:
         stored = self._cells.reading().get(key(Family.USER_COUNT, self._account, group))
@@ -78,92 +80,76 @@ class Directory:
 
     def find(self, user_id: str) -> Place | None:
         """The place of the user that the id, or what it is an alias of, names."""
-        hashes = self._known.hashes((user_id,))
-        known = int(self._known.find(hashes)[0])
-        if known != UNKNOWN:
-            return known
-        place = self._resolve(user_id)[1]
-        if place is not None:
-            self._known.put(hashes, np.array([place]))
-        return place
+        keys = self._index.keys((user_id,))
+        place = int(self._index.find(keys)[0])
+        if place != UNKNOWN:
+            return place
+        alias = self._alias(user_id)
+        if alias is None:
+            return None
+        places = self._index.find(self._index.keys((alias.user_id,)))
+        if places[0] == UNKNOWN:
+            return None
+        self._index.remember(keys, places)
+        return int(places[0])
 
     def places(self, user_ids: Sequence[str]) -> Places:
         """The places of users, in order, who all exist from now on. Ids may repeat."""
-        hashes = self._known.hashes(user_ids)
-        places = self._known.find(hashes)
+        keys = self._index.keys(user_ids)
+        places = self._index.find(keys)
         missing = np.flatnonzero(places == UNKNOWN).tolist()
         if missing:
             first = {user_ids[at]: at for at in reversed(missing)}
             rows = np.fromiter(first.values(), np.int64, len(first))
-            places[rows] = self._find_or_create(list(first))
-            self._known.put(hashes[rows], places[rows])
+            places[rows] = self._places_of_missing(list(first), keys[rows])
             if len(first) < len(missing):
                 places[missing] = places[[first[user_ids[at]] for at in missing]]
         return places
 
-    def _find_or_create(self, user_ids: Sequence[str]) -> list[Place]:
-        """The places of different users, found in the index or made."""
-        places: dict[str, Place] = {}
-        new: dict[str, str] = {}
-        for user_id, entry in zip(user_ids, self._standing_for(user_ids), strict=True):
-            if isinstance(entry, int):
-                places[user_id] = entry
-                continue
-            canonical, place = (user_id, None) if entry is None else self._resolve(user_id)
-            if place is None:
-                new[user_id] = canonical
-            else:
-                places[user_id] = place
-        if new:
-            made = dict.fromkeys(new.values())
-            created = dict(zip(made, self._create(list(made)), strict=True))
-            places.update((user_id, created[canonical]) for user_id, canonical in new.items())
-        return [places[user_id] for user_id in user_ids]
-
-    def _resolve(self, user_id: str) -> tuple[str, Place | None]:
-        """The id itself, or what it is an alias of, and the place of that user."""
-        entry = self._entry(user_id)
-        if isinstance(entry, tuple):
-            user_id = entry[0]
-            entry = self._entry(user_id)
-        assert not isinstance(entry, tuple), "the user of an alias is no alias"
-        return user_id, entry
+    def _places_of_missing(self, user_ids: Sequence[str], keys: Keys) -> Places:
+        """The places of different ids that are not in the index: aliases, or users to be made."""
+        aliases = {
+            at: alias for at, user_id in enumerate(user_ids) if (alias := self._alias(user_id)) is not None
+        }
+        if not aliases:
+            return self._create(user_ids, keys)
+        places = np.empty(len(user_ids), np.int64)
+        of_aliases = np.fromiter(aliases, np.int64, len(aliases))
+        places[of_aliases] = self.places([alias.user_id for alias in aliases.values()])
+        self._index.remember(keys[of_aliases], places[of_aliases])
+        others = np.delete(np.arange(len(user_ids)), of_aliases)
+        # Those made for the aliases may be among them.
+        places[others] = self.places([user_ids[at] for at in others.tolist()])
+        return places
 
     def canonical(self, user_id: str) -> str:
         """The id itself, or what it is an alias of."""
-        entry = self._entry(user_id)
-        return entry[0] if isinstance(entry, tuple) else user_id
+        alias = self._alias(user_id)
+        return user_id if alias is None else alias.user_id
 
     def leads_to(self, user_id: str, end: str) -> bool:
         """Whether the id, or one that it is an alias of directly or through others, is `end`."""
         while user_id != end:
-            entry = self._entry(user_id)
-            if not isinstance(entry, tuple):
+            alias = self._alias(user_id)
+            if alias is None:
                 return False
-            user_id = entry[1]
+            user_id = alias.alias_of
         return True
 
-    def _entry(self, user_id: str) -> Entry | None:
-        return next(self._standing_for((user_id,)))
+    def _alias(self, user_id: str) -> Alias | None:
+        """What an id is an alias of, None when it is none."""
+        if not self._has_aliases:
+            return None
+        for changed in (self._fresh, self._writing):
+            if user_id in changed:
+                return changed[user_id]
+        stored = self._cells.reading().get(key(Family.ALIAS_OF, self._account, user_id.encode()))
+        return None if stored is None else ALIASES.decode(stored)
 
-    def _standing_for(self, user_ids: Iterable[str]) -> Iterator[Entry | None]:
-        """What stands under each id, None when nothing does."""
-        prefix = key(Family.USER, self._account)
-        get = self._cells.reading().get
-        fresh, writing = self._fresh, self._writing
-        for user_id in user_ids:
-            if user_id in fresh:
-                yield fresh[user_id]
-            elif user_id in writing:
-                yield writing[user_id]
-            else:
-                stored = get(prefix + user_id.encode())
-                yield None if stored is None else ENTRIES.decode(stored)
+    def _forget(self, user_ids: Sequence[str]) -> None:
+        self._index.forget(self._index.keys(user_ids))
 
-    def _forget(self, user_id: str) -> None:
-        self._known.put(self._known.hashes((user_id,)), np.array([UNKNOWN]))
-
-    def _create(self, user_ids: Sequence[str]) -> list[Place]:
+    def _create(self, user_ids: Sequence[str], keys: Keys) -> Places:
         """Makes users that do not exist yet, in order."""
         partitions = np.fromiter(map(partition_of, user_ids), np.uint16, len(user_ids))
         groups = partitions >> self._shift
@@ -175,9 +161,8 @@ class Directory:
             places[rows] = (group << PLACE_SHIFT) + first + np.arange(len(rows))
             self._enter(group, first, [user_ids[row] for row in rows.tolist()], partitions[rows])
             self.touched.add(("users", group))
-        created = places.tolist()
-        self._fresh.update(zip(user_ids, created, strict=True))
-        return created
+        self._index.add(keys, places)
+        return places
 
     def _enter(self, group: int, first: int, user_ids: list[str], partitions: npt.NDArray[np.uint16]) -> None:
         """Writes new users of a group, with dense ids from `first`, into its pages."""
@@ -277,9 +262,10 @@ class Directory:
         for cell in (before, after):
             self._cells.changed(cell)
         for user_id in moved:
-            entry = self._entry(user_id)
-            self._fresh[user_id] = (target, entry[1] if isinstance(entry, tuple) else to_user_id)
-            self._forget(user_id)
+            alias = self._alias(user_id)
+            self._fresh[user_id] = Alias(target, to_user_id if alias is None else alias.alias_of)
+        self._has_aliases = True
+        self._forget(moved)
 
     def retire(self, user_id: str, place: Place) -> None:
         """Takes a canonical user out: its id names nobody, its dense id is spent."""
@@ -290,16 +276,14 @@ class Directory:
         alive.value.discard(dense)
         for cell in (ids, alive):
             self._cells.changed(cell)
-        self._fresh[user_id] = None
-        for known in (user_id, *self._aliases(user_id)):
-            self._forget(known)
+        self._index.remove(self._index.keys((user_id,)), place)
+        self._forget(self._aliases(user_id))
 
     def unlink_aliases(self, user_id: str) -> None:
         """Forgets every alias of a canonical id."""
         aliases = self._cells.get(self._aliases_key(user_id), ID_LIST)
-        for alias in aliases.value:
-            self._fresh[alias] = None
-            self._forget(alias)
+        self._fresh.update(dict.fromkeys(aliases.value))
+        self._forget(aliases.value)
         aliases.value = []
         self._cells.changed(aliases)
 
@@ -307,27 +291,31 @@ class Directory:
 
     def collect(self) -> None:
         """Sets what is new since the last fold, and not in cells, apart for `write`, which needs no lock."""
+        self._index.collect()
         self._writing, self._fresh = self._fresh, {}
         self._writing_counts = list(self.counts)
 
     def write(self, txn: Writable) -> None:
         """Writes what was collected."""
-        prefix = key(Family.USER, self._account)
-        for user_id, entry in sorted(self._writing.items()):
+        self._index.write(txn)
+        prefix = key(Family.ALIAS_OF, self._account)
+        for user_id, alias in sorted(self._writing.items()):
             stored = prefix + user_id.encode()
-            if entry is None:
+            if alias is None:
                 txn.delete(stored)
             else:
-                txn.put(stored, _encode(entry))
+                txn.put(stored, _encode(alias))
         for group, count in enumerate(self._writing_counts):
             txn.put(key(Family.USER_COUNT, self._account, group), count.to_bytes(U32_BYTES, "little"))
 
     def written(self) -> None:
         """What was collected is in the index."""
+        self._index.written()
         self._writing = {}
 
     def unwritten(self) -> None:
         """What was collected did not reach the index."""
+        self._index.unwritten()
         self._fresh = {**self._writing, **self._fresh}
         self._writing = {}
 

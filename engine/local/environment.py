@@ -35,7 +35,7 @@ from engine.errors import DataLoss, LimitExceeded, StoreUnavailable
 from engine.local.keys import Family, family_of, key
 from engine.upkeep import StoreFile
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 GROUPS_DEFAULT = 16
 GROUPS_MAX = 64
@@ -51,6 +51,7 @@ COPY_BATCH_BYTES = 8 << 20
 CHECKSUM_BYTES = 8
 
 STORE_ID_BYTES = 16
+SEED_BITS = 64
 
 LOCK_FILE = "lock"
 DATA_FILE, READERS_FILE = "data.mdb", "lock.mdb"
@@ -80,11 +81,14 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class StoreHeader(msgspec.Struct, frozen=True):
-    """What is written once, in both environments, when a store is created."""
+    """What is written once, in both environments, when a store is created. `seed` keys the hashes of user
+    ids: 64 random bits that the store tells nobody.
+    """
 
     format_version: int
     store_id: str
     groups: int
+    seed: int
 
 
 class ReadTransaction:
@@ -386,6 +390,7 @@ class Store:
         self.directory = directory
         self.store_id = header.store_id
         self.groups = header.groups
+        self.seed = header.seed
         self.index = index
         self.log = log
         self._lock = lock
@@ -514,7 +519,8 @@ def _header(log: Environment, index: Environment, groups: int) -> StoreHeader:
     if log_header is None and index_header is not None:
         raise DataLoss("the store's log is missing", metadata={"key_family": Family.META.name})
     if log_header is None:
-        log_header = StoreHeader(FORMAT_VERSION, secrets.token_hex(STORE_ID_BYTES), groups)
+        store_id, seed = secrets.token_hex(STORE_ID_BYTES), secrets.randbits(SEED_BITS)
+        log_header = StoreHeader(FORMAT_VERSION, store_id, groups, seed)
         write_header(log, log_header)
     if index_header is None:
         write_header(index, log_header)

@@ -26,9 +26,9 @@ from engine.backend import (
 )
 from engine.errors import DeadlineExceeded, InvalidInput
 from engine.local.account import Account
-from engine.local.directory import DENSE_MASK, PLACE_SHIFT
 from engine.local.leaves import Leaf, resolve
 from engine.local.names import Names
+from engine.local.places import DENSE_MASK, PLACE_SHIFT
 from engine.plan.model import Intersect, Plan, Step, Subtract, Unite, encode_step, operands_of
 from engine.values import PARTITION_COUNT
 

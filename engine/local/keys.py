@@ -1,4 +1,4 @@
-"""The key space of the embedded backend: every family of keys in one place, version 4.
+"""The key space of the embedded backend: every family of keys in one place, version 5.
 
 A key is one byte for its family, then its parts, integers big-endian so that byte order is number order. A
 layout names the parts: `B` u8, `I` u32, `Q` u64, and `*` for bytes up to the end of the key, last only. Fewer
@@ -33,7 +33,10 @@ family                key parts                                     value
 META                  name                                          `folded`: MessagePack of `FoldedState`
 DOCUMENT              the document's key                            the document
 NAME                  space u8, account u32, number u32             the name, UTF-8
-USER                  account u32, user id                          MessagePack of a `directory` entry
+USER_RUN              account u32, run u32                          MessagePack of `runs.RunRecord`
+USER_FILTER           account u32, run u32                          Bloom filter, bits
+USER_BLOCK            account u32, run u32, block u32               sorted items of `user_index.USER_RUNS`
+ALIAS_OF              account u32, user id                          MessagePack of `directory.Alias`
 ALIASES               account u32, user id                          MessagePack list: ids that are its aliases
 USER_COUNT            account u32, group u8                         u32: the next dense id
 USER_IDS              account u32, group u8, page u32               MessagePack list of user ids, "" = erased
@@ -56,9 +59,9 @@ Index environment: deduplication and stored memberships.
 ====================  ============================================  ==========================================
 family                key parts                                     value
 ====================  ============================================  ==========================================
-DEDUPE_RUN            run u32                                       MessagePack of `dedupe.RunRecord`
+DEDUPE_RUN            run u32                                       MessagePack of `runs.RunRecord`
 DEDUPE_FILTER         run u32                                       Bloom filter, bits
-DEDUPE_BLOCK          run u32, block u32                            sorted 12-byte digests, at most 5,459
+DEDUPE_BLOCK          run u32, block u32                            sorted items of `dedupe.EVENT_ID_RUNS`
 REQUEST               account u32, digest                           MessagePack of `dedupe.Answered`
 REQUEST_ARRIVAL       arrival u64, account u32, digest              empty: finds answers past the horizon
 MEMBERSHIP            audience name                                 MessagePack of `membership.StoredState`
@@ -96,12 +99,15 @@ class Family(enum.Enum):
     LOG = (0x02, "Q")
     DOCUMENT = (0x03, "*")
     NAME = (0x04, "BII")
-    USER = (0x10, "I*")
     ALIASES = (0x11, "I*")
     USER_COUNT = (0x12, "IB")
     USER_IDS = (0x13, "IBI")
     USER_PARTITIONS = (0x14, "IBI")
     ALIVE = (0x15, "IB")
+    USER_RUN = (0x16, "II")
+    USER_FILTER = (0x17, "II")
+    USER_BLOCK = (0x18, "III")
+    ALIAS_OF = (0x19, "I*")
     PROFILE = (0x20, "IBI")
     FIELD_PRESENT = (0x21, "IIBB")
     FIELD_VALUE = (0x22, "IIBB*")

@@ -26,9 +26,9 @@ from engine.backend import Change, ChangePage, Membership
 from engine.errors import CursorExpired, LimitExceeded, NotFound
 from engine.local.account import Account
 from engine.local.cells import BITMAP, Cells
-from engine.local.directory import DENSE_MASK, PLACE_SHIFT, Place
 from engine.local.environment import Environment, WriteTransaction
 from engine.local.keys import Family, key
+from engine.local.places import DENSE_MASK, PLACE_SHIFT, Place
 from engine.values import Micros
 
 CHANGES_RETAINED_MAX = 5_000_000

@@ -35,8 +35,8 @@ from engine.local.cells import (
     as_numpy,
 )
 from engine.local.columns import Ranges
-from engine.local.directory import DENSE_MASK, PLACE_SHIFT, Place
 from engine.local.keys import Family, key
+from engine.local.places import DENSE_MASK, PLACE_SHIFT, Place
 from engine.local.profiles import PROFILE, ProfileData
 from engine.local.profiles import Write as Write
 from engine.local.vocabulary import Vocabularies

@@ -26,9 +26,9 @@ from engine.local.cells import (
     as_numpy,
 )
 from engine.local.columns import Ranges
-from engine.local.directory import DENSE_MASK, PLACE_SHIFT, Place
 from engine.local.events.arrays import Int64s, Uint32s, runs
 from engine.local.keys import Family, key
+from engine.local.places import DENSE_MASK, PLACE_SHIFT, Place
 from engine.values import TIME_MAX_MICROS, Micros
 
 VECTOR_USERS_MIN = 16

@@ -17,8 +17,8 @@ from pyroaring import BitMap
 
 from engine.errors import DataLoss
 from engine.local.cells import PAGE_BITS, PAGE_USERS, Cell, Cells, MessageCodec
-from engine.local.directory import DENSE_MASK, PLACE_SHIFT, Place
 from engine.local.keys import Family, key
+from engine.local.places import DENSE_MASK, PLACE_SHIFT, Place
 from engine.values import Micros, Value
 
 

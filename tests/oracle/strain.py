@@ -20,11 +20,11 @@ from engine.local.settings import LocalSettings
 LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     "engine.local.columns": {"COMPARED_RANGES_MAX": (0, 1)},
     "engine.local.compression": {"COMPRESSED_BYTES_MIN": (0, 1)},
-    "engine.local.dedupe": {"RUNS_PER_TIER_MAX": (1, 2), "BLOCK_DIGESTS": (1, 2)},
-    "engine.local.directory": {"KNOWN_USERS_MAX": (2, 6)},
     "engine.local.execute": {"NARROW_SHARE": (1, 1_000), "COMPILED_PLANS_MAX": (1,)},
     "engine.local.leaves": {"PROFILE_USERS_MAX": (0, 1), "PROFILE_USERS_OVER_SCAN_MAX": (0, 1)},
     "engine.local.properties": {"TEXT_IN_KEY_BYTES_MAX": (0, 2)},
+    "engine.local.runs": {"RUNS_PER_TIER_MAX": (1, 2), "BLOCK_BYTES": (16, 32)},
+    "engine.local.user_index": {"KNOWN_USERS_MAX": (2, 6)},
     "engine.local.events.aggregate": {"DENSE_SHARE": (1, 1_000)},
     "engine.local.events.compaction": {
         "EXPIRED_SHARE_MAX": (0, 1),

@@ -2,8 +2,8 @@
 
 `verify` walks each family once, through the checker of the room it belongs to. A value that fails its
 checksum is told once and left out; what can only be compared with a family in which something is damaged is
-not compared, so that one fault is not told as a thousand. Memory holds the bitmaps of users, eight bytes for
-each of them, the ids of one run, the spans of writes, and what is known of the parts of event tables.
+not compared, so that one fault is not told as a thousand. Memory holds the bitmaps of users, 24 bytes for
+each of them, the items of one run, the spans of writes, and what is known of the parts of event tables.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ CHECKERS: tuple[tuple[Checker, tuple[Family, ...]], ...] = (
             Family.USER_IDS,
             Family.USER_PARTITIONS,
             Family.ALIVE,
-            Family.USER,
+            Family.USER_RUN,
+            Family.USER_FILTER,
+            Family.USER_BLOCK,
+            Family.ALIAS_OF,
             Family.ALIASES,
         ),
     ),

@@ -50,6 +50,7 @@ class Examination:
         self._damaged: set[Family] = set()
         # What checkers learn for those that come after them.
         self.store_id = ""
+        self.seed = 0
         self.folded = 0
         self.logged = 0
         self.groups = GROUPS_MAX
@@ -59,6 +60,8 @@ class Examination:
         """By account and group, the next dense id."""
         self.user_hashes: dict[tuple[int, int], npt.NDArray[np.uint64]] = {}
         """By account and group, XXH3-64 of the id of each user, 0 for erased ones."""
+        self.user_keys: dict[tuple[int, int], npt.NDArray[np.uint64]] = {}
+        """By account and group, what stands for each user in the index of users."""
         self.alive: Sets = {}
         self.belongs: Sets = {}
 

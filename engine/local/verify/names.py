@@ -34,6 +34,7 @@ def check_meta(examination: Examination) -> Iterator[None]:
     examination.expect(alike, Family.META, "log and index do not have one and the same header")
     for header in headers:
         examination.store_id, examination.groups = header.store_id, header.groups
+        examination.seed = header.seed
         right = header.format_version == FORMAT_VERSION
         examination.expect(right, Family.META, f"the format has version {header.format_version}")
 

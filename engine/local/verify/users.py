@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
 from engine.local.bitmaps import bitmap_of_mask
 from engine.local.cells import BITMAP, PAGE_BITS, PAGE_USERS, PARTITIONS, as_numpy
-from engine.local.directory import DENSE_MASK, ENTRIES, ID_LIST, PLACE_SHIFT
+from engine.local.directory import ALIASES, ID_LIST
 from engine.local.keys import Family, key
+from engine.local.places import DENSE_MASK, PLACE_MASK, PLACE_SHIFT
+from engine.local.runs import Items
+from engine.local.user_index import USER_RUNS, user_keys
 from engine.local.verify.examination import Examination, as_u32
+from engine.local.verify.runs import At, check_runs
 from engine.values import PARTITION_BITS
 
 _HASH_BITS = 64
@@ -26,7 +29,8 @@ def check_users(examination: Examination) -> Iterator[None]:
     yield from _check_ids(examination)
     yield from _check_partitions(examination)
     yield from _check_alive(examination)
-    yield from _check_entries(examination)
+    yield from _check_index(examination)
+    yield from _check_aliases(examination)
 
 
 def _check_counts(examination: Examination) -> Iterator[None]:
@@ -34,6 +38,7 @@ def _check_counts(examination: Examination) -> Iterator[None]:
         examination.expect(group < examination.groups, Family.USER_COUNT, "is of no group", stored)
         examination.user_counts[account, group] = count
         examination.user_hashes[account, group] = np.zeros(count, np.uint64)
+        examination.user_keys[account, group] = np.zeros((count, 2), np.uint64)
         yield
 
 
@@ -51,6 +56,8 @@ def _check_ids(examination: Examination) -> Iterator[None]:
             examination.fault(Family.USER_IDS, f"has {len(ids)} ids instead of {expected}", stored)
         elif ids:
             hashes[start : start + len(ids)] = [_hash(user_id) for user_id in ids]
+            keys = examination.user_keys[account, group]
+            keys[start : start + len(ids)] = user_keys(ids, examination.seed)
         yield
     _check_pages(examination, Family.USER_IDS, pages)
 
@@ -107,52 +114,65 @@ def _check_alive(examination: Examination) -> Iterator[None]:
         examination.expect(not differ, Family.ALIVE, f"is wrong for {len(differ)} users", stored)
 
 
-def _check_entries(examination: Examination) -> Iterator[None]:
-    """Each id leads to a place that has this id, or is an alias that its user lists."""
-    led_to: dict[tuple[int, int], int] = {}
-    aliases: dict[int, int] = {}
-    compare = examination.is_sound(Family.USER_IDS, Family.USER_COUNT)
-    for (account, user_id), stored, entry in examination.values(Family.USER, ENTRIES.decode):
-        if isinstance(entry, tuple):
-            aliases[account] = aliases.get(account, 0) + 1
-        elif compare:
-            group, dense = entry >> PLACE_SHIFT, entry & DENSE_MASK
-            hashes = _hashes(examination, account, group)
-            led_to[account, group] = led_to.get((account, group), 0) + 1
-            there = dense < len(hashes) and int(hashes[dense]) == xxhash.xxh3_64_intdigest(user_id)
-            examination.expect(there, Family.USER, "leads to the place of somebody else", stored)
-        yield
-    if compare and examination.is_sound(Family.USER):
-        for (account, group), hashes in examination.user_hashes.items():
-            missing = int(np.count_nonzero(hashes)) - led_to.get((account, group), 0)
+def _check_index(examination: Examination) -> Iterator[None]:
+    """Each item leads to the place of the user whose key it is, and each user has one."""
+    if not examination.is_sound(Family.META, Family.USER_IDS, Family.USER_COUNT):
+        yield from check_runs(examination, USER_RUNS)
+        return
+    found = {at: np.zeros(len(keys), np.bool_) for at, keys in examination.user_keys.items()}
+
+    def check_items(at: At, items: Items) -> None:
+        keys = USER_RUNS.keys(items)
+        places = (items["low"] & np.uint64(PLACE_MASK)).astype(np.int64)
+        groups, dense = places >> PLACE_SHIFT, places & DENSE_MASK
+        wrong = len(items)
+        for group in np.unique(groups).tolist():
+            known = examination.user_keys.get((at[0], group), _NO_KEYS)
+            rows = np.flatnonzero((groups == group) & (dense < len(known)))
+            rows = rows[(known[dense[rows]] == keys[rows]).all(axis=1)]
+            if len(rows):
+                found[at[0], group][dense[rows]] = True
+            wrong -= len(rows)
+        stored = key(Family.USER_RUN, *at)
+        examination.expect(
+            not wrong, Family.USER_BLOCK, f"lead {wrong} times to the place of somebody else", stored
+        )
+
+    yield from check_runs(examination, USER_RUNS, check_items)
+    if examination.is_sound(*_RUN_FAMILIES):
+        for (account, group), there in found.items():
+            missing = int(np.count_nonzero((_hashes(examination, account, group) != 0) & ~there))
             stored = key(Family.USER_COUNT, account, group)
-            examination.expect(not missing, Family.USER, f"group misses {missing} entries", stored)
-    yield from _check_aliases(examination, aliases)
+            examination.expect(not missing, Family.USER_BLOCK, f"miss {missing} users of the group", stored)
 
 
-def _check_aliases(examination: Examination, aliases: dict[int, int]) -> Iterator[None]:
+_RUN_FAMILIES = (Family.USER_RUN, Family.USER_FILTER, Family.USER_BLOCK)
+_NO_KEYS = np.zeros((0, 2), np.uint64)
+
+
+def _check_aliases(examination: Examination) -> Iterator[None]:
     """What is listed as an alias is one, and there are no others."""
-    listed: dict[int, int] = {}
+    aliases: Counter[int] = Counter()
+    for (account, _), _, _ in examination.values(Family.ALIAS_OF, ALIASES.decode):
+        aliases[account] += 1
+        yield
+    listed: Counter[int] = Counter()
     for (account, user_id), stored, names in examination.values(Family.ALIASES, ID_LIST.decode):
-        listed[account] = listed.get(account, 0) + len(names)
-        for name in names if examination.is_sound(Family.USER) else ():
+        listed[account] += len(names)
+        for name in names if examination.is_sound(Family.ALIAS_OF) else ():
             there = _alias_of(examination, account, name) == user_id.decode()
             examination.expect(there, Family.ALIASES, f"lists {name!r}, which is no alias of it", stored)
         yield
-    if examination.is_sound(Family.USER, Family.ALIASES):
+    if examination.is_sound(Family.ALIAS_OF, Family.ALIASES):
         for account in aliases.keys() | listed.keys():
-            right = aliases.get(account, 0) == listed.get(account, 0)
             stored = key(Family.ALIASES, account, b"")
+            right = aliases[account] == listed[account]
             examination.expect(right, Family.ALIASES, "some aliases of the account are not listed", stored)
 
 
 def _alias_of(examination: Examination, account: int, name: str) -> str | None:
-    stored = examination.index.get(key(Family.USER, account, name.encode()))
-    try:
-        entry = None if stored is None else ENTRIES.decode(stored)
-    except msgspec.MsgspecError:
-        return None
-    return entry[0] if isinstance(entry, tuple) else None
+    stored = examination.index.get(key(Family.ALIAS_OF, account, name.encode()))
+    return None if stored is None else ALIASES.decode(stored).user_id
 
 
 def _users(wrong: npt.NDArray[np.bool_], start: int) -> str:

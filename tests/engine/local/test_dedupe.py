@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from engine.backend import Appended
-from engine.local import dedupe
-from engine.local.dedupe import EventIds, Requests, event_digests
+from engine.local import runs
+from engine.local.dedupe import DIGEST_BYTES, EventIds, Requests, event_digests
 from engine.local.environment import Environment, WriteBuffer
 from engine.local.keys import Family, key
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, Micros
@@ -38,9 +38,9 @@ def fold(ids: EventIds, index: Environment, arrival: Micros) -> None:
 
 def merge_all(ids: EventIds) -> int:
     merges = 0
-    while runs := ids.mergeable():
-        ids.merged(runs, ids.merge(runs))
-        ids.discard(runs)
+    while mergeable := ids.mergeable():
+        ids.runs.merged(mergeable, ids.runs.merge(mergeable))
+        ids.runs.discard(mergeable)
         merges += 1
     return merges
 
@@ -66,7 +66,7 @@ def test_repeats_are_found_in_the_batch_in_memory_and_in_runs(index: Environment
 
 def test_many_runs_become_few_and_forget_nothing(index: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of eight digests, so that fences and block edges matter."""
-    monkeypatch.setattr(dedupe, "BLOCK_DIGESTS", 8)
+    monkeypatch.setattr(runs, "BLOCK_BYTES", 8 * DIGEST_BYTES)
     ids, merges = EventIds(index), 0
     for run in range(80):
         assert not any(ids.take(digests(*range(run * 20, run * 20 + 20)), START + run))
@@ -86,13 +86,13 @@ def test_an_answer_does_not_change_while_runs_are_merged(index: Environment) -> 
     for run in range(8):
         ids.take(digests(run), START)
         fold(ids, index, START)
-    runs = ids.mergeable()
-    assert len(runs) == 8
-    merged = ids.merge(runs)
+    mergeable = ids.mergeable()
+    assert len(mergeable) == 8
+    merged = ids.runs.merge(mergeable)
     assert ids.take(digests(*range(8)), START) == [True] * 8
-    ids.merged(runs, merged)
+    ids.runs.merged(mergeable, merged)
     assert ids.take(digests(*range(8)), START) == [True] * 8
-    ids.discard(runs)
+    ids.runs.discard(mergeable)
     assert ids.take(digests(*range(9)), START) == [*[True] * 8, False]
 
 

@@ -106,7 +106,7 @@ def test_what_is_no_store(tmp_path: Path) -> None:
 
 
 def test_a_newer_format_is_refused(backend: LocalBackend, tmp_path: Path) -> None:
-    newer = StoreHeader(FORMAT_VERSION + 1, backend.store_id, 2)
+    newer = StoreHeader(FORMAT_VERSION + 1, backend.store_id, 2, 7)
     backend.snapshot(tmp_path / "backup")
     for part in ("log", "index"):
         environment = Environment(tmp_path / "backup" / part)
@@ -170,7 +170,7 @@ def test_a_backup_that_contradicts_itself_is_not_restored(backend: LocalBackend,
     backend.snapshot(tmp_path / "backup")
     environment = Environment(tmp_path / "backup" / "index")
     with environment.writing() as txn:
-        txn.delete(next(txn.keys(key(Family.USER))))
+        txn.delete(next(txn.keys(key(Family.USER_RUN))))
     environment.close()
     with pytest.raises(DataLoss, match="USER") as raised:
         restore(tmp_path / "backup", tmp_path / "restored")

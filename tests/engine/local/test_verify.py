@@ -158,7 +158,7 @@ def test_a_value_of_another_form_is_found(backend: LocalBackend, family: Family)
 def test_two_values_that_are_swapped_are_found(backend: LocalBackend) -> None:
     """Both are what they should be, but for each other's key."""
     for family in (
-        Family.USER,
+        Family.USER_IDS,
         Family.PROFILE,
         Family.ALIVE,
         Family.SEEN,
@@ -217,7 +217,7 @@ def test_keys_of_no_family_are_found(backend: LocalBackend) -> None:
 
 
 def test_headers_that_differ_are_found(backend: LocalBackend) -> None:
-    header = {"format_version": FORMAT_VERSION, "store_id": "another", "groups": 2}
+    header = {"format_version": FORMAT_VERSION, "store_id": "another", "groups": 2, "seed": 7}
     with backend._store.log.writing() as txn:
         txn.put(key(Family.META, b"header"), msgspec.msgpack.encode(header))
     faults, _ = verified(backend)

@@ -1,0 +1,173 @@
+"""Where users are: the hash of a user id → the user's place.
+
+What stands for a user id is the first 88 bits of its XXH3-128 with a seed that is drawn when the store is
+created and never told, so that nobody can prepare ids that collide; among ten million users, the chance that
+any two share one is 2 in 10^13. Hashes and places are arrays throughout: a batch of a hundred thousand users
+is found, made and written without touching them one by one.
+
+All users of an account may be in memory (`KnownUsers`); when it has too many, those seen lately. In the store
+they are sorted runs (`engine.local.runs`), from which a fold removes users that are gone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import xxhash
+
+from engine.local.environment import Environment, Writable
+from engine.local.keys import Family
+from engine.local.known import UNKNOWN, KnownUsers
+from engine.local.places import PLACE_BITS, PLACE_MASK, Places
+from engine.local.runs import Items, Keys, RunForm, Runs
+
+KNOWN_USERS_MAX = 16_000_000
+"""How many places of an account are kept in memory, about 30 bytes each, before all are forgotten."""
+
+USER_RUNS = RunForm(
+    record=Family.USER_RUN,
+    filter=Family.USER_FILTER,
+    block=Family.USER_BLOCK,
+    items=np.dtype([("high", "<u8"), ("low", "<u8")]),
+    payload_bits=PLACE_BITS,
+)
+
+_HASH_MASK = np.uint64(((1 << 64) - 1) ^ PLACE_MASK)
+
+
+def user_keys(user_ids: Sequence[str], seed: int) -> Keys:
+    """What stands for user ids, in order."""
+    digests = map(xxhash.xxh3_128_digest, map(str.encode, user_ids), itertools.repeat(seed))
+    keys = np.frombuffer(b"".join(digests), ">u8").reshape(-1, 2).astype(np.uint64)
+    keys[:, 1] &= _HASH_MASK
+    return keys
+
+
+class UserIndex:
+    """The users of one account that have a place. Called with the state lock held, save `write`."""
+
+    def __init__(self, index: Environment, account: int, seed: int) -> None:
+        self._seed = seed
+        self._runs = Runs(index, USER_RUNS, (account,))
+        self._known = KnownUsers()
+        self._knows_all = not self._runs.all
+        self._fresh: list[Keys] = []
+        self._gone: dict[int, Keys] = {}
+        """By place, those that are in fresh rows or in the store and must not be found."""
+        self._writing: list[Keys] = []
+        self._writing_gone: dict[int, Keys] = {}
+
+    @property
+    def runs(self) -> Runs:
+        """What was folded, to be merged now and then."""
+        return self._runs
+
+    def keys(self, user_ids: Sequence[str]) -> Keys:
+        """What stands for user ids, in order."""
+        return user_keys(user_ids, self._seed)
+
+    # --- finding --------------------------------------------------------------------------------------------
+
+    def find(self, keys: Keys) -> Places:
+        """The place of each, or UNKNOWN."""
+        places = self._known.find(keys)
+        if not self._knows_all:
+            missing = np.flatnonzero(places == UNKNOWN)
+            if len(missing):
+                places[missing] = self._find_stored(keys[missing])
+        return places
+
+    def _find_stored(self, keys: Keys) -> Places:
+        places = np.full(len(keys), UNKNOWN)
+        rows, lows = self._runs.find(keys)
+        found = (lows & np.uint64(PLACE_MASK)).astype(np.int64)
+        if self._gone or self._writing_gone:
+            there = ~np.isin(found, np.array([*self._gone, *self._writing_gone]))
+            rows, found = rows[there], found[there]
+        places[rows] = found
+        rows = np.unique(rows)
+        self.remember(keys[rows], places[rows])
+        return places
+
+    # --- changing -------------------------------------------------------------------------------------------
+
+    def add(self, keys: Keys, places: Places) -> None:
+        """New users, all different."""
+        rows = _rows(keys, places)
+        self._fresh.append(rows)
+        self._remember_rows(rows)
+
+    def remember(self, keys: Keys, places: Places) -> None:
+        """Has different keys, of aliases for example, found in memory from now on, for a while."""
+        self._remember_rows(_rows(keys, places))
+
+    def _remember_rows(self, rows: Keys) -> None:
+        if len(self._known) + len(rows) > KNOWN_USERS_MAX:
+            self._known = KnownUsers()
+            self._knows_all = False
+            # What is not in the store is here or nowhere.
+            unstored = [*self._writing, *self._fresh]
+            if unstored:
+                self._known.put_rows(_without(np.concatenate(unstored), (*self._writing_gone, *self._gone)))
+        self._known.put_rows(rows)
+
+    def forget(self, keys: Keys) -> None:
+        """What was remembered of different keys holds no more."""
+        self._known.forget(keys)
+
+    def remove(self, keys: Keys, place: int) -> None:
+        """The user (one key) that had the place is gone."""
+        self._gone[place] = keys
+        self._known.forget(keys)
+
+    # --- folding --------------------------------------------------------------------------------------------
+
+    def collect(self) -> None:
+        """Sets what is new since the last fold apart for `write`, which needs no lock."""
+        self._writing, self._fresh = self._fresh, []
+        self._writing_gone, self._gone = self._gone, {}
+
+    def write(self, txn: Writable) -> None:
+        """Writes what was collected."""
+        if self._writing_gone:
+            keys = np.concatenate(list(self._writing_gone.values()))
+            self._runs.stage_removal(txn, _items(_rows(keys, np.array([*self._writing_gone]))))
+        if self._writing:
+            rows = _without(np.concatenate(self._writing), self._writing_gone)
+            if len(rows):
+                self._runs.stage_new(txn, _items(rows))
+
+    def written(self) -> None:
+        """What was collected is in the index."""
+        self._runs.written()
+        self._writing, self._writing_gone = [], {}
+
+    def unwritten(self) -> None:
+        """What was collected did not reach the index."""
+        self._runs.unwritten()
+        self._fresh = [*self._writing, *self._fresh]
+        self._gone = {**self._writing_gone, **self._gone}
+        self._writing, self._writing_gone = [], {}
+
+
+def _rows(keys: Keys, places: Places) -> Keys:
+    """Keys with their places in the low bits."""
+    rows = keys.copy()
+    rows[:, 1] |= places.astype(np.uint64)
+    return rows
+
+
+def _without(rows: Keys, gone: Collection[int]) -> Keys:
+    """The rows that have none of the places."""
+    if not gone:
+        return rows
+    places = rows[:, 1] & np.uint64(PLACE_MASK)
+    return rows[~np.isin(places, np.array([*gone], np.uint64))]
+
+
+def _items(rows: Keys) -> Items:
+    items = np.empty(len(rows), USER_RUNS.items)
+    items["high"], items["low"] = rows[:, 0], rows[:, 1]
+    return items
