@@ -230,7 +230,9 @@ class Runs:
                     txn.put(key(self._form.block, *run.at, hits.block), kept.tobytes())
                     count -= len(hits.items) - len(kept)
                     fences[hits.block] = int(kept["high"][0]) if len(kept) else fences[hits.block]
-                if count < run.record.count:
+                if not count:
+                    self.stage_drop(txn, run)
+                elif count < run.record.count:
                     record = msgspec.structs.replace(run.record, count=count, fences=fences)
                     txn.put(key(self._form.record, *run.at), msgspec.msgpack.encode(record))
                     self._staged[run.at] = Run(self._form, run.at, record, run.bits)

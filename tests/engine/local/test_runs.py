@@ -78,6 +78,19 @@ def test_a_removal_takes_the_item_with_that_payload_only(index: Environment) -> 
         assert opened.all[0].record.fences == [1, 5, 7]
 
 
+def test_a_run_that_loses_everything_goes(index: Environment) -> None:
+    runs = Runs(index, USER_RUNS, (1,))
+    rows = [(high, 0, high) for high in range(7)]
+    fold(runs, index, *rows)
+    fold(runs, index, (8, 0, 8))
+    remove(runs, index, *rows)
+    for opened in (runs, Runs(index, USER_RUNS, (1,))):
+        assert found(opened, *((high, 0) for high in range(9))) == {(8, 0, 8)}
+        assert [run.record.count for run in opened.all] == [1]
+    with index.reading() as txn:
+        assert len(list(txn.keys(key(Family.USER_BLOCK)))) == 1
+
+
 def test_what_is_staged_waits_for_the_transaction(index: Environment) -> None:
     runs = Runs(index, USER_RUNS, (1,))
     fold(runs, index, (1, 0, 1), (2, 0, 2))
