@@ -27,6 +27,7 @@ from engine.local.cells import (
     as_numpy,
 )
 from engine.local.environment import Writable
+from engine.local.id_pages import ID_PAGE, IdPage
 from engine.local.keys import Family, key
 from engine.local.known import UNKNOWN
 from engine.local.places import DENSE_MASK, PLACE_SHIFT, Place, Places
@@ -173,7 +174,7 @@ class Directory:
         while taken < len(user_ids):
             dense = first + taken
             fits = min(len(user_ids) - taken, PAGE_MASK + 1 - (dense & PAGE_MASK))
-            ids = self._cells.get(key(Family.USER_IDS, self._account, group, dense >> PAGE_BITS), ID_LIST)
+            ids = self._cells.get(key(Family.USER_IDS, self._account, group, dense >> PAGE_BITS), ID_PAGE)
             ids.value.extend(user_ids[taken : taken + fits])
             page = self._cells.get(self._partitions_key(group, dense >> PAGE_BITS), PARTITIONS)
             slot = dense & PAGE_MASK
@@ -186,13 +187,13 @@ class Directory:
 
     def user_ids(self, group: int, users: Iterable[int]) -> list[str]:
         """The ids of users of one group, in the order given."""
-        pages: dict[int, list[str]] = {}
+        pages: dict[int, IdPage] = {}
         ids = []
         for dense in users:
             page = pages.get(dense >> PAGE_BITS)
             if page is None:
                 stored = key(Family.USER_IDS, self._account, group, dense >> PAGE_BITS)
-                page = pages[dense >> PAGE_BITS] = self._cells.get(stored, ID_LIST).value
+                page = pages[dense >> PAGE_BITS] = self._cells.get(stored, ID_PAGE).value
             ids.append(page[dense & PAGE_MASK])
         return ids
 
@@ -200,8 +201,9 @@ class Directory:
         """The ids of a group by dense id, from `start`; "" for erased ones."""
         ids: list[str] = []
         for page in range(start >> PAGE_BITS, (self.counts[group] + PAGE_MASK) >> PAGE_BITS):
-            ids += self._cells.get(key(Family.USER_IDS, self._account, group, page), ID_LIST).value
-        return ids[start & PAGE_MASK :]
+            stored = key(Family.USER_IDS, self._account, group, page)
+            ids += self._cells.get(stored, ID_PAGE).value.texts(0 if ids else start & PAGE_MASK)
+        return ids
 
     def alive(self, group: int) -> BitMap:
         """Every user of the group. Not to be changed by the caller."""
@@ -270,8 +272,8 @@ class Directory:
     def retire(self, user_id: str, place: Place) -> None:
         """Takes a canonical user out: its id names nobody, its dense id is spent."""
         group, dense = place >> PLACE_SHIFT, place & DENSE_MASK
-        ids = self._cells.get(key(Family.USER_IDS, self._account, group, dense >> PAGE_BITS), ID_LIST)
-        ids.value[dense & PAGE_MASK] = ""
+        ids = self._cells.get(key(Family.USER_IDS, self._account, group, dense >> PAGE_BITS), ID_PAGE)
+        ids.value.clear(dense & PAGE_MASK)
         alive = self._cells.get(key(Family.ALIVE, self._account, group), BITMAP)
         alive.value.discard(dense)
         for cell in (ids, alive):

@@ -39,7 +39,7 @@ USER_BLOCK            account u32, run u32, block u32               sorted items
 ALIAS_OF              account u32, user id                          MessagePack of `directory.Alias`
 ALIASES               account u32, user id                          MessagePack list: ids that are its aliases
 USER_COUNT            account u32, group u8                         u32: the next dense id
-USER_IDS              account u32, group u8, page u32               MessagePack list of user ids, "" = erased
+USER_IDS              account u32, group u8, page u32               `id_pages.IdPage`
 USER_PARTITIONS       account u32, group u8, page u32               u16[4,096] partitions
 ALIVE                 account u32, group u8                         bitmap
 PROFILE               account u32, group u8, dense id u32           MessagePack, as `profiles.ProfileCodec`

@@ -12,6 +12,7 @@ import xxhash
 from engine.local.bitmaps import bitmap_of_mask
 from engine.local.cells import BITMAP, PAGE_BITS, PAGE_USERS, PARTITIONS, as_numpy
 from engine.local.directory import ALIASES, ID_LIST
+from engine.local.id_pages import ID_PAGE
 from engine.local.keys import Family, key
 from engine.local.places import DENSE_MASK, PLACE_MASK, PLACE_SHIFT
 from engine.local.runs import Items
@@ -45,7 +46,7 @@ def _check_counts(examination: Examination) -> Iterator[None]:
 def _check_ids(examination: Examination) -> Iterator[None]:
     """Pages are full but for the last of a group, and there as far as ids were given."""
     pages: Counter[tuple[int, int]] = Counter()
-    for (account, group, page), stored, ids in examination.values(Family.USER_IDS, ID_LIST.decode):
+    for (account, group, page), stored, ids in examination.values(Family.USER_IDS, _ids):
         pages[account, group] += 1
         if not examination.is_sound(Family.USER_COUNT):
             continue
@@ -60,6 +61,10 @@ def _check_ids(examination: Examination) -> Iterator[None]:
             keys[start : start + len(ids)] = user_keys(ids, examination.seed)
         yield
     _check_pages(examination, Family.USER_IDS, pages)
+
+
+def _ids(stored: memoryview) -> list[str]:
+    return ID_PAGE.decode(stored).texts()
 
 
 def _check_pages(examination: Examination, family: Family, pages: Counter[tuple[int, int]]) -> None:
