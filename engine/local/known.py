@@ -89,17 +89,39 @@ class KnownUsers:
             rows = rows[lost]
 
     def _grow(self, more: int) -> None:
+        self._place(self.rows(), more)
+
+    def rows(self) -> Keys:
+        """All that is known: keys whose low bits are the places."""
         places = self._slots[:, 1] & np.uint64(PLACE_MASK)
-        rows = self._slots[places < np.uint64(_GONE)]
+        return self._slots[places < np.uint64(_GONE)]
+
+    @classmethod
+    def of(cls, rows: Keys) -> KnownUsers:
+        """A table of these rows, of which equal keys have equal places."""
+        known = cls()
+        known._place(rows, 0)
+        return known
+
+    def _place(self, rows: Keys, more: int) -> None:
+        """Starts anew with these rows, and room for more."""
+        # In order already, or several times over: what a stable sort is fast for.
         rows = rows[np.argsort(rows[:, 0], kind="stable")]
+        if (rows[1:, 0] == rows[:-1, 0]).any():
+            rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+            rows = rows[np.append((rows[1:] != rows[:-1]).any(axis=1), True)]
         self._slots = _free(max(_SLOTS_AT_FIRST, int((len(rows) + more) / _USED_SHARE)))
         # Each goes where it belongs, or right behind the one before it.
         turn = np.arange(len(rows))
-        slots = np.maximum.accumulate(self._homes(rows) - turn) + turn
-        fitting = slots < len(self._slots)
-        self._slots[slots[fitting]] = rows[fitting]
-        self._used = int(np.count_nonzero(fitting))
-        self._insert(rows[~fitting])
+        slots = self._homes(rows)
+        slots -= turn
+        np.maximum.accumulate(slots, out=slots)
+        slots += turn
+        # Those that would lie behind the end, the last ones, are put where there is room.
+        fitting = int(np.searchsorted(slots, len(self._slots)))
+        self._slots[slots[:fitting]] = rows[:fitting]
+        self._used = fitting
+        self._insert(rows[fitting:])
 
 
 def _free(slots: int) -> Keys:

@@ -13,7 +13,7 @@ shape (n, 2), u64, the bits of the payload zero.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -58,6 +58,10 @@ class RunForm(NamedTuple):
         keys[:, 1] &= ~np.uint64((1 << self.payload_bits) - 1)
         return keys
 
+    def items_of(self, stored: Iterable[bytes]) -> Items:
+        """Stored items, joined as bytes: numpy would join them in the byte order of the machine."""
+        return np.frombuffer(b"".join(stored), self.items)
+
     def sorted(self, items: Items) -> Items:
         """The items in the order of a run."""
         highs = items["high"].astype(np.uint64)
@@ -91,8 +95,12 @@ class Run:
 
     def may_hold(self, keys: Keys) -> npt.NDArray[np.bool_]:
         """False where a key is surely not in the run."""
-        words, masks = _filter_places(keys, len(self.bits), self._form.payload_bits)
-        return np.asarray(((self.bits[words] & masks) == masks).all(axis=1))
+        held = np.ones(len(keys), np.bool_)
+        for bits in _filter_bits(keys, len(self.bits), self._form.payload_bits):
+            held &= (self.bits[bits >> np.uint64(6)] >> (bits & np.uint64(63)) & np.uint64(1)).astype(
+                np.bool_
+            )
+        return held
 
     def search(self, keys: Keys, txn: ReadTransaction) -> Iterator[_Hits]:
         """Where the keys are found, block by block."""
@@ -115,6 +123,10 @@ class Run:
         """The items of a block, valid as long as the transaction; none when it is not there."""
         stored = txn.get(key(self._form.block, *self.at, number))
         return np.frombuffer(b"" if stored is None else stored, self._form.items)
+
+    def bytes(self, txn: ReadTransaction) -> bytes:
+        """All items as they are stored."""
+        return b"".join(self.block(block, txn).tobytes() for block in range(len(self.record.fences)))
 
 
 class _Hits(NamedTuple):
@@ -145,20 +157,25 @@ def _places_in(items: Items, keys: Keys, payload_bits: int) -> tuple[Positions, 
         at[left] += 1
 
 
-def _filter_places(keys: Keys, words: int, payload_bits: int) -> tuple[Keys, Keys]:
-    """Which words of a filter a key sets bits in, and the bits: shape (n, FILTER_PROBES)."""
-    probes = np.arange(FILTER_PROBES, dtype=np.uint64)
-    # Two independent parts make as many hashes as are needed.
-    hashes = keys[:, :1] + probes * (keys[:, 1:] >> np.uint64(payload_bits) | np.uint64(1))
-    bits = hashes % np.uint64(words * 64)
-    return bits >> np.uint64(6), np.uint64(1) << (bits & np.uint64(63))
+def _filter_bits(keys: Keys, words: int, payload_bits: int) -> Iterator[Keys]:
+    """The bits of a filter that the keys set, probe by probe. Two independent parts of a hash make as many
+    hashes as are needed.
+    """
+    hashes, step = keys[:, 0].copy(), keys[:, 1] >> np.uint64(payload_bits) | np.uint64(1)
+    for _ in range(FILTER_PROBES):
+        yield hashes % np.uint64(words * _WORD_BITS)
+        hashes += step
 
 
 def _filter_of(keys: Keys, payload_bits: int) -> Keys:
-    bits = np.zeros(max(1, len(keys) * FILTER_BITS_PER_ITEM // 64), np.uint64)
-    words, masks = _filter_places(keys, len(bits), payload_bits)
-    np.bitwise_or.at(bits, words.ravel(), masks.ravel())
-    return bits
+    words = max(1, len(keys) * FILTER_BITS_PER_ITEM // _WORD_BITS)
+    flags = np.zeros(words * _WORD_BITS, np.bool_)
+    for bits in _filter_bits(keys, words, payload_bits):
+        flags[bits] = True
+    return np.packbits(flags, bitorder="little").view(np.uint64)
+
+
+_WORD_BITS = 64
 
 
 class Runs:
@@ -204,6 +221,16 @@ class Runs:
                         found.append(rows[hits.rows])
                         lows.append(hits.items["low"][hits.places].astype(np.uint64))
         return np.concatenate(found), np.concatenate(lows)
+
+    @property
+    def count(self) -> int:
+        """How many items there are."""
+        return sum(run.record.count for run in self.all)
+
+    def items(self) -> Items:
+        """All items, in the order of the runs."""
+        with self._index.reading() as txn:
+            return self._form.items_of(run.bytes(txn) for run in self.all)
 
     # --- folding --------------------------------------------------------------------------------------------
 
@@ -290,11 +317,7 @@ class Runs:
         two runs, which changes no answer.
         """
         with self._index.reading() as txn:
-            # Joined as bytes: numpy would join them in the byte order of the machine.
-            joined = b"".join(
-                run.block(block, txn).tobytes() for run in runs for block in range(len(run.record.fences))
-            )
-        items = self._form.sorted(np.frombuffer(joined, self._form.items))
+            items = self._form.sorted(self._form.items_of(run.bytes(txn) for run in runs))
         first = min(run.record.first_arrival for run in runs)
         last = max(run.record.last_arrival for run in runs)
         with self._index.writing() as write:

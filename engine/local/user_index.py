@@ -26,6 +26,9 @@ from engine.local.runs import Items, Keys, RunForm, Runs
 KNOWN_USERS_MAX = 16_000_000
 """How many places of an account are kept in memory, about 30 bytes each, before all are forgotten."""
 
+LOADED_USERS_PER_MISSING_ONE = 128
+"""So many users are read from the store in the time in which one is found there."""
+
 USER_RUNS = RunForm(
     record=Family.USER_RUN,
     filter=Family.USER_FILTER,
@@ -75,9 +78,26 @@ class UserIndex:
         places = self._known.find(keys)
         if not self._knows_all:
             missing = np.flatnonzero(places == UNKNOWN)
+            if self._is_worth_loading(len(missing)):
+                self._load()
+                return self._known.find(keys)
             if len(missing):
                 places[missing] = self._find_stored(keys[missing])
         return places
+
+    def _is_worth_loading(self, missing: int) -> bool:
+        """Whether so many of the stored users are asked for at once that reading all of them costs no more
+        than finding these, who are not the last ones: replays and loads after a restart.
+        """
+        stored = self._runs.count
+        return 0 < stored <= LOADED_USERS_PER_MISSING_ONE * missing and stored <= KNOWN_USERS_MAX
+
+    def _load(self) -> None:
+        rows = self._runs.items().view("<u8").reshape(-1, 2)
+        stored = KnownUsers.of(_without(rows, (*self._gone, *self._writing_gone)))
+        # What came since, and aliases.
+        stored.put_rows(self._known.rows())
+        self._known, self._knows_all = stored, True
 
     def _find_stored(self, keys: Keys) -> Places:
         places = np.full(len(keys), UNKNOWN)

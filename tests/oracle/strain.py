@@ -24,7 +24,7 @@ LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     "engine.local.leaves": {"PROFILE_USERS_MAX": (0, 1), "PROFILE_USERS_OVER_SCAN_MAX": (0, 1)},
     "engine.local.properties": {"TEXT_IN_KEY_BYTES_MAX": (0, 2)},
     "engine.local.runs": {"RUNS_PER_TIER_MAX": (1, 2), "BLOCK_BYTES": (16, 32)},
-    "engine.local.user_index": {"KNOWN_USERS_MAX": (2, 6)},
+    "engine.local.user_index": {"KNOWN_USERS_MAX": (2, 6), "LOADED_USERS_PER_MISSING_ONE": (0, 1)},
     "engine.local.events.aggregate": {"DENSE_SHARE": (1, 1_000)},
     "engine.local.events.compaction": {
         "EXPIRED_SHARE_MAX": (0, 1),

@@ -44,6 +44,17 @@ def test_finds_what_was_put_and_not_forgotten(
         assert known.find(keys_of(asked)).tolist() == [expected.get(key, UNKNOWN) for key in asked]
 
 
+@given(rows=st.dictionaries(DRAWN, st.integers(0, 1 << 38)), repeated=st.sets(st.integers(0, 50)))
+def test_a_table_of_rows_that_repeat(rows: dict[tuple[int, int], int], repeated: set[int]) -> None:
+    keys, places = keys_of(list(rows)), np.array(list(rows.values()), np.int64)
+    whole = keys.copy()
+    whole[:, 1] |= places.astype(np.uint64)
+    again = whole[[at for at in sorted(repeated) if at < len(whole)]]
+    known = KnownUsers.of(np.concatenate((whole, again)))
+    assert known.find(keys).tolist() == places.tolist()
+    assert len(known) == len(known.rows()) == len(rows)
+
+
 def test_grows_with_a_million_users_and_stays_half_full() -> None:
     drawn = np.random.default_rng(7)
     keys = drawn.integers(0, 1 << 64, (1_000_000, 2), np.uint64)

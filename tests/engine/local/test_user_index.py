@@ -43,10 +43,11 @@ class Life(RuleBasedStateMachine):
         self.collected: dict[str, int] | None = None
         self.next_place = 0
 
-    @initialize(known=st.sampled_from([2, 6, 1_000]))
-    def limit(self, known: int) -> None:
-        self._limits.append(mock.patch.object(user_index, "KNOWN_USERS_MAX", known))
-        self._limits[-1].start()
+    @initialize(known=st.sampled_from([2, 6, 1_000]), loaded=st.sampled_from([0, 2, 128]))
+    def limit(self, known: int, loaded: int) -> None:
+        for name, limit in (("KNOWN_USERS_MAX", known), ("LOADED_USERS_PER_MISSING_ONE", loaded)):
+            self._limits.append(mock.patch.object(user_index, name, limit))
+            self._limits[-1].start()
 
     def teardown(self) -> None:
         self.index.close()
