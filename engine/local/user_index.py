@@ -23,7 +23,7 @@ from engine.local.known import UNKNOWN, KnownUsers
 from engine.local.places import PLACE_BITS, PLACE_MASK, Places
 from engine.local.runs import Items, Keys, RunForm, Runs
 
-KNOWN_USERS_MAX = 16_000_000
+KNOWN_USERS_MAX = 32_000_000
 """How many places of an account are kept in memory, about 30 bytes each, before all are forgotten."""
 
 LOADED_USERS_PER_MISSING_ONE = 128
@@ -90,7 +90,8 @@ class UserIndex:
         than finding these, who are not the last ones: replays and loads after a restart.
         """
         stored = self._runs.count
-        return 0 < stored <= LOADED_USERS_PER_MISSING_ONE * missing and stored <= KNOWN_USERS_MAX
+        # With no room for as many again they would soon have to be forgotten, and read anew.
+        return 0 < stored <= min(LOADED_USERS_PER_MISSING_ONE * missing, KNOWN_USERS_MAX // 2)
 
     def _load(self) -> None:
         rows = self._runs.items().view("<u8").reshape(-1, 2)
