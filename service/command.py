@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from types import FrameType
 
 import structlog
@@ -46,7 +46,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     application.start()
     try:
         _announce(application, config.port_file)
-        stopping.wait()
+        stopping.get()
         _logger.info("stopping")
     finally:
         application.stop()
@@ -54,11 +54,16 @@ def run(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _stop_on_signals() -> threading.Event:
-    stopping = threading.Event()
+def _stop_on_signals() -> SimpleQueue[int]:
+    """Where the numbers of signals to stop come.
+
+    Not an event: a handler runs in the thread that waits for it, and would wait for itself when it sets the
+    event just as that thread has the event's lock. `SimpleQueue.put` may interrupt anything.
+    """
+    stopping: SimpleQueue[int] = SimpleQueue()
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        stopping.set()
+        stopping.put(signum)
 
     for number in STOP_SIGNALS:
         signal.signal(number, stop)
