@@ -64,9 +64,7 @@ class KnownUsers:
 
     def put(self, keys: Keys, places: Places) -> None:
         """Remembers the places of keys, of which equal ones have equal places."""
-        rows = keys.copy()
-        rows[:, 1] |= places.astype(np.uint64)
-        self.put_rows(rows)
+        self.put_rows(rows_of(keys, places))
 
     def forget(self, keys: Keys) -> None:
         """Knows these keys no more."""
@@ -122,6 +120,13 @@ class KnownUsers:
         self._slots[slots[:fitting]] = rows[:fitting]
         self._used = fitting
         self._insert(rows[fitting:])
+
+
+def rows_of(keys: Keys, places: Places) -> Keys:
+    """Keys with their places in the low bits."""
+    rows = keys.copy()
+    rows[:, 1] |= places.astype(np.uint64)
+    return rows
 
 
 def _free(slots: int) -> Keys:

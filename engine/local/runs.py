@@ -24,7 +24,7 @@ from engine.errors import DataLoss
 from engine.local.environment import Environment, ReadTransaction, Writable
 from engine.local.events.arrays import Positions, ranges
 from engine.local.events.arrays import runs as starts_of
-from engine.local.keys import Family, key
+from engine.local.keys import Family, key, parts_of
 from engine.values import Micros
 
 Keys: TypeAlias = npt.NDArray[np.uint64]
@@ -192,19 +192,18 @@ class Runs:
         self.all: list[Run] = []
         self._staged: dict[tuple[int, ...], Run | None] = {}
         self._next_number = 1
-        stem = key(form.record, *prefix)
         with index.reading() as txn:
-            for stored, value in txn.scan(stem):
-                number = int.from_bytes(stored[len(stem) :], "big")
+            for stored, value in txn.scan(key(form.record, *prefix)):
+                at = tuple(map(int, parts_of(stored)))
                 record = msgspec.msgpack.decode(value, type=RunRecord)
-                bits = txn.get(key(form.filter, *prefix, number))
+                bits = txn.get(key(form.filter, *at))
                 if not bits:
                     raise DataLoss(
                         f"a value of the family {form.filter.name} is missing",
                         metadata={"key_family": form.filter.name},
                     )
-                self.all.append(Run(form, (*prefix, number), record, np.frombuffer(bytes(bits), np.uint64)))
-                self._next_number = number + 1
+                self.all.append(Run(form, at, record, np.frombuffer(bytes(bits), np.uint64)))
+                self._next_number = at[-1] + 1
 
     def find(self, keys: Keys) -> tuple[Positions, Keys]:
         """Which of the keys are in a run, and the second parts of their items; a key that is in several runs

@@ -19,7 +19,7 @@ import xxhash
 
 from engine.local.environment import Environment, Writable
 from engine.local.keys import Family
-from engine.local.known import UNKNOWN, KnownUsers
+from engine.local.known import UNKNOWN, KnownUsers, rows_of
 from engine.local.places import PLACE_BITS, PLACE_MASK, Places
 from engine.local.runs import Items, Keys, RunForm, Runs
 
@@ -116,13 +116,13 @@ class UserIndex:
 
     def add(self, keys: Keys, places: Places) -> None:
         """New users, all different."""
-        rows = _rows(keys, places)
+        rows = rows_of(keys, places)
         self._fresh.append(rows)
         self._remember_rows(rows)
 
     def remember(self, keys: Keys, places: Places) -> None:
         """Has different keys, of aliases for example, found in memory from now on, for a while."""
-        self._remember_rows(_rows(keys, places))
+        self._remember_rows(rows_of(keys, places))
 
     def _remember_rows(self, rows: Keys) -> None:
         if len(self._known) + len(rows) > KNOWN_USERS_MAX:
@@ -154,7 +154,7 @@ class UserIndex:
         """Writes what was collected."""
         if self._writing_gone:
             keys = np.concatenate(list(self._writing_gone.values()))
-            self._runs.stage_removal(txn, _items(_rows(keys, np.array([*self._writing_gone]))))
+            self._runs.stage_removal(txn, _items(rows_of(keys, np.array([*self._writing_gone]))))
         if self._writing:
             rows = _without(np.concatenate(self._writing), self._writing_gone)
             if len(rows):
@@ -173,13 +173,6 @@ class UserIndex:
         self._writing, self._writing_gone = [], {}
 
 
-def _rows(keys: Keys, places: Places) -> Keys:
-    """Keys with their places in the low bits."""
-    rows = keys.copy()
-    rows[:, 1] |= places.astype(np.uint64)
-    return rows
-
-
 def _without(rows: Keys, gone: Collection[int]) -> Keys:
     """The rows that have none of the places."""
     if not gone:
@@ -189,6 +182,4 @@ def _without(rows: Keys, gone: Collection[int]) -> Keys:
 
 
 def _items(rows: Keys) -> Items:
-    items = np.empty(len(rows), USER_RUNS.items)
-    items["high"], items["low"] = rows[:, 0], rows[:, 1]
-    return items
+    return rows.astype("<u8", copy=False).view(USER_RUNS.items)[:, 0]

@@ -297,11 +297,7 @@ def joined(pieces: Sequence[tuple[int, int, Column]], order: Positions) -> Colum
     positions: Positions | None = None
     chosen = order
     if count < len(order):
-        value_of = np.full(len(order), -1, np.int64)
-        value_of[_places_of_values(pieces)] = np.arange(count)
-        value_of = value_of[order]
-        positions = np.flatnonzero(value_of >= 0)
-        chosen = value_of[positions]
+        positions, chosen = reordered(_places_of_values(pieces), order)
     if all(isinstance(column, NumberColumn) for column in columns):
         numbers = [column for column in columns if isinstance(column, NumberColumn)]
         return _joined_numbers(numbers, positions, chosen)
@@ -312,6 +308,17 @@ def joined(pieces: Sequence[tuple[int, int, Column]], order: Positions) -> Colum
     codes, values = joined_codes([(column.codes, column.entries.values) for column in dictionaries])
     entries = Entries(dictionaries[0].entries.kind, len(values), values=values)
     return DictionaryColumn(positions, codes[chosen], entries)
+
+
+def reordered(rows: Positions, order: Positions) -> tuple[Positions, Positions]:
+    """For values that only some rows have, when all rows are put in an order: the rows that have a value
+    then, and the place of each one's value.
+    """
+    value_of = np.full(len(order), -1, np.int64)
+    value_of[rows] = np.arange(len(rows))
+    value_of = value_of[order]
+    positions = np.flatnonzero(value_of >= 0)
+    return positions, value_of[positions]
 
 
 def _places_of_values(pieces: Sequence[tuple[int, int, Column]]) -> Positions:

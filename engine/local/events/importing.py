@@ -19,6 +19,7 @@ from engine.local.events.columns import (
     NumberColumn,
     TimeColumn,
     joined_codes,
+    reordered,
 )
 from engine.local.events.frame import ColumnKey, RowSet
 from engine.local.places import DENSE_MASK, PLACE_SHIFT
@@ -195,11 +196,8 @@ class _SortedValues:
         if rows is None:
             self._column = column.at(order)
             return
-        value_of = np.full(len(order), -1, np.int64)
-        value_of[rows] = np.arange(len(rows))
-        value_of = value_of[order]
-        self._positions = np.flatnonzero(value_of >= 0)
-        self._column = column.at(value_of[self._positions])
+        self._positions, places = reordered(rows, order)
+        self._column = column.at(places)
 
     def piece(self, start: int, end: int) -> Column | None:
         """The values of the rows from start to end; None when they have none."""
