@@ -99,7 +99,7 @@ class LocalBackend:
         self._closed = False
         self._upkeep = Upkeep(store)
         self._is_full = False
-        self._purging = self._is_purging()
+        self._purging, self._crowded = self._is_purging(), self._is_crowded()
         self._folder = threading.Thread(target=self._fold_now_and_then, name="milepost-fold", daemon=True)
         self._folder.start()
 
@@ -517,9 +517,9 @@ class LocalBackend:
     def _fold(self) -> int:
         with self._fold_lock:
             try:
-                if self._purging or self._state.position > self._state.folded.position:
+                if self._purging or self._crowded or self._state.position > self._state.folded.position:
                     self._write_state()
-                    self._purging = self._is_purging()
+                    self._purging, self._crowded = self._is_purging(), self._is_crowded()
                 folded = self._state.folded.position
                 self._log.trim(folded)
             except LimitExceeded:
@@ -533,12 +533,19 @@ class LocalBackend:
 
     @property
     def _has_to_fold(self) -> bool:
-        """Whether something is only in the log, the log has more than that, or removed rows are stored."""
-        return self._purging or self._state.position > min(self._state.folded.position, self._log.trimmed)
+        """Whether something is only in the log, the log has more than that, or stored rows are to be
+        rewritten.
+        """
+        is_to_be_written = self._state.position > min(self._state.folded.position, self._log.trimmed)
+        return is_to_be_written or self._purging or self._crowded
 
     def _is_purging(self) -> bool:
         with self._state.locked():
             return any(account.tables.is_purging for account in self._state.accounts())
+
+    def _is_crowded(self) -> bool:
+        with self._state.locked():
+            return any(account.tables.is_crowded for account in self._state.accounts())
 
     def purge(self) -> None:
         """Folds until no row is stored any more that was erased."""

@@ -27,6 +27,7 @@ LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     "engine.local.user_index": {"KNOWN_USERS_MAX": (2, 6), "LOADED_USERS_PER_MISSING_ONE": (0, 1)},
     "engine.local.events.aggregate": {"DENSE_SHARE": (1, 1_000)},
     "engine.local.events.compaction": {
+        "COMPACTED_ROWS_PER_FOLD": (0, 3),
         "EXPIRED_SHARE_MAX": (0, 1),
         "JOINED_RATIO_MAX": (0, 1),
         "LATE_SHARE_MAX": (1,),
@@ -40,7 +41,11 @@ LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     "engine.local.events.select": {"PROBE_COST": (0, 1_000)},
     "engine.local.events.sequence": {"_KEY_MAX": (0,)},
     "engine.local.events.sums": {"_INTEGER_MAX": (1, 1 << 8)},
-    "engine.local.events.table": {"SLICE_ROWS_MAX": (1, 3), "SLICE_PARTS_MAX": (1, 2)},
+    "engine.local.events.table": {
+        "SLICE_ROWS_MAX": (1, 3),
+        "SLICE_PARTS_MAX": (1, 2),
+        "SLICE_PARTS_LIMIT": (1, 3),
+    },
     "engine.local.events.tables": {"PENDING_ROWS_MAX": (1, 3)},
 }
 

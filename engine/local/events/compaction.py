@@ -1,7 +1,9 @@
 """Which stored parts a fold rewrites: to be rid of rows that were removed, and to have fewer, larger parts.
 
 Every rewriting costs what it writes, and pages that are free only afterwards. So each rule here has rows
-rewritten only when that many times fewer are gained: removed ones, or ones in smaller parts.
+rewritten only when that many times fewer are gained: removed ones, or ones in smaller parts. And a fold has
+an allowance: what goes beyond it waits for a later one, so that neither the time of a fold nor its memory
+grows with the store.
 """
 
 from __future__ import annotations
@@ -10,20 +12,62 @@ from collections.abc import Iterable
 
 from engine.local.events.part import Part
 
+PURGED_ROWS_PER_FOLD = 1 << 18
+"""About how many rows a fold rewrites to get rid of those that were removed."""
+COMPACTED_ROWS_PER_FOLD = 1 << 19
+"""About how many rows a fold may rewrite to have fewer and larger parts, or as many as are new to it."""
+
 EXPIRED_SHARE_MAX = 0.25
 """A part is rewritten when more than this share of its rows lies before its floor."""
 
-JOIN_ROWS_PER_FOLD = 1 << 17
-"""About how many rows of past days a fold rewrites, for each table, to have fewer and larger parts."""
+SLICE_PARTS_MAX = 8
+"""A slice with more parts has some of them merged when more rows come."""
+SLICE_PARTS_LIMIT = 24
+"""With more parts than this the allowance of a fold is not asked."""
 JOINED_RATIO_MAX = 8
 """A part of a past day is not rewritten to take in others with less than an eighth of its rows together."""
 LATE_SHARE_MAX = 1 / 256
 """More rows at once than this share of a past slice are no stragglers, but history that is being loaded."""
 
 
+class Allowance:
+    """How many rows may still be rewritten. The last rewriting may exceed it."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self.was_refused = False
+        """Whether something had to wait."""
+
+    @property
+    def is_used_up(self) -> bool:
+        return self._rows <= 0
+
+    def take(self, rows: int) -> bool:
+        """Whether so many rows are to be rewritten now."""
+        if self.is_used_up:
+            self.was_refused = True
+            return False
+        self._rows -= rows
+        return True
+
+
+class Allowances:
+    """What a fold may rewrite."""
+
+    def __init__(self, new_rows: int) -> None:
+        """`new_rows` are those that the fold writes for the first time."""
+        self.purge = Allowance(PURGED_ROWS_PER_FOLD)
+        self.compaction = Allowance(max(new_rows, COMPACTED_ROWS_PER_FOLD))
+
+
 def is_to_be_rewritten(part: Part) -> bool:
     """Rows of removed users must go; those before the floor only when that pays for the writing."""
     return bool(part.removed) or part.expired_rows() > EXPIRED_SHARE_MAX * part.record.rows
+
+
+def rows_in(parts: Iterable[Part]) -> int:
+    """How many rows parts have, removed ones included."""
+    return sum(part.record.rows for part in parts)
 
 
 def is_late(rows: int, rows_of_slice: int) -> bool:
@@ -45,13 +89,18 @@ def joinable(parts: Iterable[Part], rows: int) -> tuple[list[Part], list[Part]]:
     return ordered[end:], ordered[:end]
 
 
+def is_crowded(parts: Iterable[Part]) -> bool:
+    """Whether some parts of a past day are to be joined, even when nothing comes any more."""
+    return len(joinable(parts, 0)[1]) > 1
+
+
 def apart(parts: Iterable[Part], rows: int) -> tuple[list[Part], list[Part]]:
     """Which parts stay and which merge with a new one of so many rows: the smaller half, and any that is no
     larger than all those together.
     """
     ordered = sorted(parts, key=lambda part: part.record.rows)
     at = len(ordered) // 2
-    rows += sum(part.record.rows for part in ordered[:at])
+    rows += rows_in(ordered[:at])
     while at < len(ordered) and ordered[at].record.rows <= rows:
         rows += ordered[at].record.rows
         at += 1

@@ -9,17 +9,20 @@ reads whole slices plus at most one slice at either end where the times decide r
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from engine.local.events.arrays import Int64s, Positions, runs
+from engine.local.events.arrays import Int64s, Ints, Positions, smallest
 from engine.values import MICROS_PER_DAY
 
 ROOT_LEVEL = 10
 SLICE_ROWS_MAX = 1 << 16
-SLICE_PARTS_MAX = 8
+"""A slice of several days with more rows is split."""
+
+DAYS_COUNTED_MAX = 1 << 16
+"""Days that are further apart than this are not counted one by one."""
 
 NUMBER_BIAS = 1 << 31
 """Added to a slice's number in keys, where numbers are unsigned: years before 1970 have negative days."""
@@ -68,24 +71,42 @@ def rows_by_slice(times: Int64s, existing: Iterable[SliceKey]) -> Iterator[tuple
     if int(times.max()) // MICROS_PER_DAY < first.end_day:
         yield first, None
         return
-    distinct, place = np.unique(times // MICROS_PER_DAY, return_inverse=True)
+    days, day_of_row = _days_of(times)
+    yield from _rows_by_key([slice_for_day(first_days, slices, day) for day in days.tolist()], day_of_row)
+
+
+def rows_by_child(times: Int64s, parent: SliceKey, rows_max: int) -> Iterator[tuple[SliceKey, Positions]]:
+    """The rows of the slices that a slice splits into, ascending: all of one level, the highest at which none
+    has more than `rows_max`, or single days. Children without rows are left out.
+    """
+    days, day_of_row = _days_of(times)
+    rows_of_day = np.bincount(day_of_row)
+    level = parent.level - 1
+    while level and np.bincount((days >> level) - (days[0] >> level), rows_of_day).max() > rows_max:
+        level -= 1
+    yield from _rows_by_key([SliceKey(level, day >> level) for day in days.tolist()], day_of_row)
+
+
+def _days_of(times: Int64s) -> tuple[Int64s, Ints]:
+    """The different days, ascending, and for each row the place of its day."""
+    days = times // MICROS_PER_DAY
+    first, last = int(days.min()), int(days.max())
+    if last - first > DAYS_COUNTED_MAX:
+        distinct, places = np.unique(days, return_inverse=True)
+        return distinct, smallest(places)
+    days -= first
+    rows = np.bincount(days)
+    places = np.cumsum(rows > 0) - 1
+    return np.flatnonzero(rows) + first, smallest(places)[days]
+
+
+def _rows_by_key(keys: Sequence[SliceKey], place_of_row: Ints) -> Iterator[tuple[SliceKey, Positions]]:
+    """The rows of each key, ascending, for rows that have places in the list of keys."""
     numbers: dict[SliceKey, int] = {}
-    number_of_day = [
-        numbers.setdefault(slice_for_day(first_days, slices, day), len(numbers)) for day in distinct.tolist()
-    ]
-    keys = list(numbers)
-    number_of_row = np.array(number_of_day)[place]
+    number_of_place = np.array([numbers.setdefault(found, len(numbers)) for found in keys])
+    number_of_row = smallest(number_of_place)[place_of_row]
+    # Radix sort, as the numbers are small.
     order = np.argsort(number_of_row, kind="stable")
-    bounds = runs(number_of_row[order])
-    for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-        rows = order[start:end]
-        yield keys[number_of_row[rows[0]]], rows
-
-
-def rows_by_half(times: Int64s, parent: SliceKey) -> Iterator[tuple[SliceKey, Positions]]:
-    """The rows of each half of a slice, halves without rows left out."""
-    middle = parent.child_of(parent.first_day).end_day * MICROS_PER_DAY
-    halves = (parent.child_of(parent.first_day), parent.child_of(parent.end_day - 1))
-    for half, rows in zip(halves, (times < middle, times >= middle), strict=True):
-        if rows.any():
-            yield half, np.flatnonzero(rows)
+    ends = np.cumsum(np.bincount(number_of_row)).tolist()
+    for slice_key, start, end in zip(numbers, [0, *ends], ends, strict=False):
+        yield slice_key, order[start:end]

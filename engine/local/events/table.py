@@ -8,7 +8,7 @@ transaction is known to have committed (`settle`), or is taken back (`unstage`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -19,18 +19,22 @@ from engine.criteria.model import EventType
 from engine.local.bitmaps import bitmap_of, bitmap_of_mask
 from engine.local.environment import ReadTransaction, Writable
 from engine.local.events.cache import Loader
-from engine.local.events.compaction import JOIN_ROWS_PER_FOLD, apart, is_late, is_to_be_rewritten, joinable
+from engine.local.events.compaction import (
+    SLICE_PARTS_LIMIT,
+    SLICE_PARTS_MAX,
+    Allowance,
+    Allowances,
+    apart,
+    is_crowded,
+    is_late,
+    is_to_be_rewritten,
+    joinable,
+    rows_in,
+)
 from engine.local.events.frame import Frame, RowSet
 from engine.local.events.model import EventRow
 from engine.local.events.part import Part, PartRecord
-from engine.local.events.slices import (
-    NUMBER_BIAS,
-    SLICE_PARTS_MAX,
-    SLICE_ROWS_MAX,
-    SliceKey,
-    rows_by_half,
-    rows_by_slice,
-)
+from engine.local.events.slices import NUMBER_BIAS, SLICE_ROWS_MAX, SliceKey, rows_by_child, rows_by_slice
 from engine.local.keys import Family, key, parts_of
 from engine.values import MICROS_PER_DAY, Micros
 
@@ -41,12 +45,15 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class TableRecord(msgspec.Struct, array_like=True):
-    """What is known of a table without reading its slices. `marked`: some part is to be rewritten."""
+    """What is known of a table without reading its slices. `marked`: some part is to be rewritten; `crowded`:
+    some parts are to become fewer.
+    """
 
     next_part: int = 1
     rows: int = 0
     bytes: int = 0
     marked: bool = False
+    crowded: bool = False
 
 
 class SliceRecord(msgspec.Struct, array_like=True):
@@ -59,6 +66,8 @@ _table_decoder = msgspec.msgpack.Decoder(TableRecord)
 slice_decoder = msgspec.msgpack.Decoder(SliceRecord)
 
 Slices = dict[SliceKey, list[Part]]
+
+_NO_PARTS: list[Part] = []
 
 _BITMAP_ID_BYTES = 2
 _BITMAP_OVERHEAD_BYTES = 200
@@ -261,48 +270,57 @@ class Table:
 
     # --- folding --------------------------------------------------------------------------------------------
 
-    def stage(self, txn: Writable, purge_rows_max: int) -> int:
-        """Writes fresh rows and changed marks, and rewrites parts without what was removed from them, up to
-        about `purge_rows_max` rows; answers how many were rewritten.
-        """
+    def has_work(self, allowances: Allowances) -> bool:
+        """Whether a fold has something to do here."""
+        return (
+            self.has_changes
+            or (self.record.marked and not allowances.purge.is_used_up)
+            or (self.record.crowded and not allowances.compaction.is_used_up)
+        )
+
+    def stage(self, txn: Writable, allowances: Allowances) -> None:
+        """Writes fresh rows and changed marks, and rewrites parts as far as the fold may."""
         self._flush_pending()
         self._folding += self._fresh
         self._fresh = []
         slices = self._loaded_slices()
         staged = _Staged({}, msgspec.structs.replace(self.record))
-        frame = Frame.concatenated(part.frame() for part in self._folding)
+        frame = _joined(self._folding)
         stored = (part for _, part in _parts_in(slices))
         last_time = max((part.record.time_max for part in (*stored, *self._folding)), default=0)
         staged.last_day = last_time // MICROS_PER_DAY
         if len(frame):
             for slice_key, rows in rows_by_slice(frame.times, slices):
                 piece = frame if rows is None else frame.take(rows)
-                self._place(staged, slice_key, slices.get(slice_key, []), piece)
-        purged = self._purge(staged, slices, purge_rows_max)
-        self._join_past_parts(staged, slices)
+                self._place(staged, slice_key, slices.get(slice_key, []), piece, allowances.compaction)
+        self._purge(staged, slices, allowances.purge)
+        self._join_past_parts(staged, slices, allowances.compaction)
         for slice_key in self._remarked & slices.keys():
             staged.slices.setdefault(slice_key, slices[slice_key])
         self._remarked = set()
         self._write(txn, staged)
         self._staged = staged
-        return purged
 
-    def _place(self, staged: _Staged, slice_key: SliceKey, parts: list[Part], frame: Frame) -> None:
+    def _place(
+        self, staged: _Staged, slice_key: SliceKey, parts: list[Part], frame: Frame, allowance: Allowance
+    ) -> None:
         """Adds rows to the parts of a slice, which splits or merges parts when there are too many."""
-        rows = len(frame) + sum(part.record.rows for part in parts)
-        if slice_key.level and rows > SLICE_ROWS_MAX:
-            whole = Frame.concatenated((*(part.frame() for part in parts), frame))
+        stored_rows = rows_in(parts)
+        rows = stored_rows + len(frame)
+        if slice_key.level and rows > SLICE_ROWS_MAX and allowance.take(stored_rows):
+            whole = _joined(parts, frame)
             staged.slices[slice_key] = []
-            for half, half_rows in rows_by_half(whole.times, slice_key):
-                self._place(staged, half, [], whole.take(half_rows))
+            for child, child_rows in rows_by_child(whole.times, slice_key, SLICE_ROWS_MAX // 2):
+                staged.slices[child] = [self._new_part(staged, child, whole.take(child_rows))]
             return
-        merged: list[Part] = []
+        kept, merged = parts, _NO_PARTS
         if slice_key.end_day <= staged.last_day and is_late(len(frame), rows):
-            parts, merged = joinable(parts, len(frame))
+            kept, merged = joinable(parts, len(frame))
         elif len(parts) >= SLICE_PARTS_MAX:
-            parts, merged = apart(parts, len(frame))
-        frame = Frame.concatenated((*(part.frame() for part in merged), frame))
-        staged.slices[slice_key] = [*parts, self._new_part(staged, slice_key, frame)]
+            kept, merged = apart(parts, len(frame))
+        if merged and not allowance.take(rows_in(merged)):
+            kept, merged = apart(parts, len(frame)) if len(parts) >= SLICE_PARTS_LIMIT else (parts, _NO_PARTS)
+        staged.slices[slice_key] = [*kept, self._new_part(staged, slice_key, _joined(merged, frame))]
 
     def _new_part(self, staged: _Staged, slice_key: SliceKey, frame: Frame) -> Part:
         number = staged.record.next_part
@@ -311,40 +329,33 @@ class Table:
         staged.written.append(part)
         return part
 
-    def _purge(self, staged: _Staged, slices: Slices, rows_max: int) -> int:
-        """Drops parts that have no live row, and rewrites those that are to be, as far as the budget goes."""
-        purged = 0
+    def _purge(self, staged: _Staged, slices: Slices, allowance: Allowance) -> None:
+        """Drops parts that have no live row, and rewrites those that are to be."""
         for slice_key in slices:
             parts = staged.slices.get(slice_key, slices[slice_key])
             kept = []
             for part in parts:
                 if part.is_expired:
                     continue
-                if purged < rows_max and is_to_be_rewritten(part):
-                    purged += part.record.rows
+                if is_to_be_rewritten(part) and allowance.take(part.record.rows):
                     if part.is_live:
                         kept.append(self._new_part(staged, slice_key, part.frame()))
                 else:
                     kept.append(part)
             if kept != parts:
                 staged.slices[slice_key] = kept
-        return purged
 
-    def _join_past_parts(self, staged: _Staged, slices: Slices) -> None:
-        """Joins the parts of slices whose days are over, up to about `JOIN_ROWS_PER_FOLD` rows, where this
-        fold has changed nothing.
-        """
-        rows_left = JOIN_ROWS_PER_FOLD
+    def _join_past_parts(self, staged: _Staged, slices: Slices, allowance: Allowance) -> None:
+        """Joins the parts of slices whose days are over, where this fold has changed nothing."""
         for slice_key, parts in slices.items():
-            if len(parts) < 2 or slice_key.end_day > staged.last_day or slice_key in staged.slices:
+            if slice_key.end_day > staged.last_day or slice_key in staged.slices or not is_crowded(parts):
                 continue
             kept, joined = joinable(parts, 0)
-            rows = sum(part.record.rows for part in joined)
-            if len(joined) > 1 and rows <= rows_left:
-                rows_left -= rows
-                frame = Frame.concatenated(part.frame() for part in joined)
-                new = [self._new_part(staged, slice_key, frame)] if len(frame) else []
-                staged.slices[slice_key] = [*kept, *new]
+            if not allowance.take(rows_in(joined)):
+                break
+            frame = _joined(joined)
+            new = [self._new_part(staged, slice_key, frame)] if len(frame) else []
+            staged.slices[slice_key] = [*kept, *new]
 
     def _write(self, txn: Writable, staged: _Staged) -> None:
         slices = self._loaded_slices()
@@ -361,10 +372,14 @@ class Table:
                 txn.put(record_key, _encoder.encode(SliceRecord([part.marked_record() for part in parts])))
             else:
                 txn.delete(record_key)
-        after = [part for parts in {**slices, **staged.slices}.values() for part in parts]
+        slices_after = {**slices, **staged.slices}
+        after = [part for parts in slices_after.values() for part in parts]
         staged.record.rows = sum(part.record.rows for part in after)
         staged.record.bytes = sum(part.record.bytes for part in after)
         staged.record.marked = any(is_to_be_rewritten(part) for part in after)
+        staged.record.crowded = any(
+            is_crowded(parts) for found, parts in slices_after.items() if found.end_day <= staged.last_day
+        )
         txn.put(key(Family.EVENT_TABLE, *self.key), _encoder.encode(staged.record))
 
     def settle(self) -> None:
@@ -396,6 +411,12 @@ class Table:
         self._fresh = [*self._folding, *self._fresh]
         self._folding = []
         self._staged = None
+
+
+def _joined(parts: Iterable[Part], frame: Frame | None = None) -> Frame:
+    """The live rows of parts, and others."""
+    frames = [part.frame() for part in parts]
+    return Frame.concatenated(frames if frame is None else [*frames, frame])
 
 
 def _parts_in(slices: Slices) -> Iterator[tuple[SliceKey, Part]]:

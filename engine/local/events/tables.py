@@ -12,6 +12,7 @@ from engine.criteria.ranges import ALL_NUMBERS
 from engine.local.environment import ReadTransaction, Store, Writable
 from engine.local.events.aggregate import passing
 from engine.local.events.cache import ColumnCache, Loader
+from engine.local.events.compaction import Allowances
 from engine.local.events.facts import TableFacts, column_spans, facts_of
 from engine.local.events.frame import ColumnKey
 from engine.local.events.importing import ArrivedRows, sets_of
@@ -22,9 +23,6 @@ from engine.local.events.sequence import sequence_passing
 from engine.local.events.table import Table
 from engine.local.keys import Family, key, parts_of
 from engine.values import Micros
-
-PURGE_ROWS_PER_FOLD = 1 << 18
-"""About how many rows a fold rewrites to get rid of those that were removed."""
 
 ARRIVED_ROWS_MAX = 1 << 16
 """Rows that came as columns and wait to be cut into tables together."""
@@ -102,6 +100,7 @@ class EventTables:
         self._pending_rows = 0
         self._arrived: list[ArrivedRows] = []
         self._arrived_rows = 0
+        self._turn = 0
         self._fold_number = 0
         self._fold_key = key(Family.EVENT_FOLD, account)
         self.rows_looked_at = 0
@@ -258,13 +257,17 @@ class EventTables:
             self._staged = []
             # Counted up first: who reads in between must not take the fold before for this one.
             self._fold_number += 1
-            purge_rows = PURGE_ROWS_PER_FOLD
-            for group in self._groups:
-                for table in group.tables.values():
-                    if table.has_changes or (table.record.marked and purge_rows > 0):
-                        self._staged.append(table)
-                        purge_rows -= table.stage(txn, purge_rows)
-                        breathe()
+            tables = self._all()
+            allowances = Allowances(sum(table.fresh_rows for table in tables))
+            first = self._turn % len(tables) if tables else 0
+            for place, table in enumerate((*tables[first:], *tables[:first]), first):
+                if table.has_work(allowances):
+                    self._staged.append(table)
+                    table.stage(txn, allowances)
+                    # The next fold begins where this one may rewrite no more.
+                    if not allowances.compaction.was_refused:
+                        self._turn = place + 1
+                    breathe()
             if self._staged:
                 txn.put(self._fold_key, self._fold_number.to_bytes(8, "big"))
 
@@ -284,6 +287,9 @@ class EventTables:
             self._place_arrived()
             yield
 
+    def _all(self) -> list[Table]:
+        return [table for group in self._groups for table in group.tables.values()]
+
     def _committed_fold(self, txn: ReadTransaction) -> int:
         stored = txn.get(self._fold_key)
         return 0 if stored is None else int.from_bytes(stored, "big")
@@ -292,12 +298,18 @@ class EventTables:
     def is_purging(self) -> bool:
         """Whether rows are still stored that a fold is to get rid of."""
         with self._session():
-            return any(table.is_purging for group in self._groups for table in group.tables.values())
+            return any(table.is_purging for table in self._all())
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether a fold would make parts fewer, with nothing new to write."""
+        with self._session():
+            return any(table.record.crowded for table in self._all())
 
     def statistics(self) -> EventStatistics:
         """How much there is."""
         with self._session():
-            tables = [table for group in self._groups for table in group.tables.values()]
+            tables = self._all()
         return EventStatistics(
             events=sum(table.record.rows + table.fresh_rows for table in tables),
             bytes=sum(table.record.bytes for table in tables),

@@ -20,7 +20,7 @@ import pytest
 from engine.backend import Record, UserRecord
 from engine.local import compression
 from engine.local.backend import LocalBackend
-from engine.local.events import tables
+from engine.local.events import compaction
 from engine.local.offline import compact, verify_store
 from engine.local.settings import LocalSettings
 from engine.plan.model import Universe
@@ -170,7 +170,7 @@ def test_no_byte_of_a_copy_tells_of_an_erased_user(
         # Of each number one form at least, in the profile, and mostly the other one too.
         assert everything & person.numbers
     # A fold rewrites little at a time; the others follow by themselves.
-    monkeypatch.setattr(tables, "PURGE_ROWS_PER_FOLD", 500)
+    monkeypatch.setattr(compaction, "PURGED_ROWS_PER_FOLD", 500)
     erase(backend, gone)
     assert backend.figures().is_purging
     backend.purge()

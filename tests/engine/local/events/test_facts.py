@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from engine.criteria.model import EventType
 from engine.local.environment import Store
-from engine.local.events import ColumnCache, EventRow, EventTables, TableFacts
-from engine.local.events import tables as tables_module
+from engine.local.events import ColumnCache, EventRow, EventTables, TableFacts, compaction
 from engine.local.events.frame import ColumnKey
 from engine.local.events.part import STRUCTURE
 from engine.local.keys import Family, key, parts_of
@@ -81,7 +80,7 @@ def test_facts_are_those_of_the_rows_that_are_left(
     """Without a budget of rows to rewrite, what was removed stays marked; a small cache forgets who is
     there.
     """
-    monkeypatch.setattr(tables_module, "PURGE_ROWS_PER_FOLD", purge_rows)
+    monkeypatch.setattr(compaction, "PURGED_ROWS_PER_FOLD", purge_rows)
 
     @given(st.lists(st.tuples(drawing.rows(10), st.sampled_from(ACTIONS)), max_size=6))
     def holds(steps: list[tuple[list[EventRow], str]]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.local.events.slices import ROOT_LEVEL, SliceKey, rows_by_half, rows_by_slice
+from engine.local.events.slices import ROOT_LEVEL, SliceKey, rows_by_child, rows_by_slice
 from engine.values import MICROS_PER_DAY
 
 DAYS = st.integers(-800_000, 3_000_000)
@@ -54,11 +55,40 @@ def test_days_before_1970_have_slices_of_their_own() -> None:
     assert [slice_key for slice_key, _ in found] == [SliceKey(10, -1), SliceKey(10, 0)]
 
 
-def test_halves_meet_at_midnight() -> None:
+@given(st.lists(st.integers(0, 1_023), min_size=1, max_size=60), st.integers(1, 20), st.integers(0, 2))
+def test_children_are_as_large_as_the_rows_allow(days: list[int], rows_max: int, root: int) -> None:
+    parent = SliceKey(ROOT_LEVEL, root - 1)
+    times = np.array([(parent.first_day + day) * MICROS_PER_DAY + number for number, day in enumerate(days)])
+    children = {child: rows.tolist() for child, rows in rows_by_child(times, parent, rows_max)}
+    assert sorted(row for rows in children.values() for row in rows) == list(range(len(days)))
+    for child, rows in children.items():
+        assert rows == sorted(rows)
+        assert all(parent.first_day + days[row] in days_of(child) for row in rows)
+    (level,) = {child.level for child in children}
+
+    def largest(level: int) -> int:
+        return max(Counter(day >> level for day in days).values())
+
+    assert level == 0 or largest(level) <= rows_max
+    assert level == ROOT_LEVEL - 1 or largest(level + 1) > rows_max
+
+
+def test_children_meet_at_midnight() -> None:
     middle = (20_480 + 512) * MICROS_PER_DAY
-    halves = {
-        half: rows.tolist() for half, rows in rows_by_half(np.array([middle - 1, middle]), SliceKey(10, 20))
+    children = rows_by_child(np.array([middle - 1, middle]), SliceKey(10, 20), 1)
+    assert {child: rows.tolist() for child, rows in children} == {
+        SliceKey(9, 40): [0],
+        SliceKey(9, 41): [1],
     }
-    assert halves == {SliceKey(9, 40): [0], SliceKey(9, 41): [1]}
-    only = [half for half, _ in rows_by_half(np.array([middle]), SliceKey(10, 20))]
+    only = [child for child, _ in rows_by_child(np.array([middle]), SliceKey(10, 20), 1)]
     assert only == [SliceKey(9, 41)]
+
+
+def test_days_far_apart() -> None:
+    days = [-800_000, 3_000_000, -800_000, 0]
+    found = rows_by_slice(np.array(days) * MICROS_PER_DAY, ())
+    assert {key.number: rows if rows is None else rows.tolist() for key, rows in found} == {
+        -800_000 >> ROOT_LEVEL: [0, 2],
+        3_000_000 >> ROOT_LEVEL: [1],
+        0: [3],
+    }

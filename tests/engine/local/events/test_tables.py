@@ -25,12 +25,13 @@ from engine.local.events import (
     ResolvedEventMatch,
     ResolvedSelection,
     ResolvedSequence,
+    compaction,
 )
 from engine.local.events import table as table_module
 from engine.local.events import tables as tables_module
 from engine.local.events.columns import DictionaryColumn, unpack_column
+from engine.local.events.compaction import SLICE_PARTS_MAX
 from engine.local.events.part import STRUCTURE
-from engine.local.events.slices import SLICE_PARTS_MAX
 from engine.local.keys import Family, key, parts_of
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, Kind, Value
 from tests.engine.local.events import brute
@@ -327,13 +328,13 @@ def test_removed_users_leave_nothing_behind_after_folds(
     assert tables.extract(0, 500)[0].time == NOON + 5_000 * MICROS_PER_DAY
     assert set(tables.users(0, ANYTHING)) == set(range(100)) - {7}
     # Marks are stored even where there is no budget for rewriting.
-    monkeypatch.setattr(tables_module, "PURGE_ROWS_PER_FOLD", 0)
+    monkeypatch.setattr(compaction, "PURGED_ROWS_PER_FOLD", 0)
     fold(store, tables)
     assert column_keys(store, account) == keys_before
     tables = EventTables(store, account, 1)
     assert set(tables.users(0, ANYTHING)) == set(range(100)) - {7}
     assert tables.statistics().events == 101
-    monkeypatch.setattr(tables_module, "PURGE_ROWS_PER_FOLD", 1_000)
+    monkeypatch.setattr(compaction, "PURGED_ROWS_PER_FOLD", 1_000)
     fold(store, tables)
     assert set(tables.users(0, ANYTHING)) == set(range(100)) - {7}
     assert tables.statistics().events == 99
