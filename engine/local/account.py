@@ -303,6 +303,7 @@ class Account:
         """Writes the events, and sets what else is in neither cells nor names apart for `write`."""
         self.directory.collect()
         self.properties.collected()
+        self.seen.settle()
         self.tables.fold(txn, breathe)
 
     def write(self, txn: Writable) -> None:

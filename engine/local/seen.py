@@ -1,13 +1,15 @@
 """Which inputs a user came through, and when first and last.
 
 For each input and group a bitmap of the users that belong to it and pages of two columns of times. An event
-and an update count alike; times take the minimum and maximum, whatever the order of arrival.
+and an update count alike; times take the minimum and maximum, whatever the order of arrival. So the times of
+large batches may wait, until they are read or there are enough of them to be worth going through the pages.
 """
 
 from __future__ import annotations
 
 import array
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from pyroaring import BitMap
@@ -34,6 +36,17 @@ from engine.values import TIME_MAX_MICROS, Micros
 VECTOR_USERS_MIN = 16
 """Fewer users of a page than this are gone through one by one."""
 
+WAITING_USERS_MAX = 1 << 15
+"""The times of about so many users wait, of 20 bytes each, for each input and group."""
+
+
+class _Spans(NamedTuple):
+    """Different users of a group, ascending, and their first and last times."""
+
+    users: Uint32s
+    first: Int64s
+    last: Int64s
+
 
 class Seen:
     """First and last times of one account's users. Called with the state lock held."""
@@ -43,6 +56,7 @@ class Seen:
         self._account = account
         self._pages: dict[tuple[int, int], Cell[array.array[int]]] = {}
         self._belongs: dict[tuple[int, int], Cell[BitMap]] = {}
+        self._waiting: dict[tuple[int, int], list[_Spans]] = {}
         self.touched: set[ReadKey] = set()
         """Read keys of what changed since the caller last took them."""
 
@@ -53,34 +67,58 @@ class Seen:
 
     def saw(self, input_number: int, place: Place, time: Micros) -> None:
         """Something came through the input for the user at that time."""
-        self._widen(input_number, place, time, time)
+        self._see(input_number, place, time, time)
 
     def saw_many(self, input_number: int, group: int, users: Uint32s, first: Int64s, last: Int64s) -> None:
         """Something came through the input for different users of a group, given in ascending order, between
         those times.
         """
+        self.touched.add(("seen", input_number, group))
+        new = bitmap_of(users)
+        belonging = self._cells.find(self._belonging_key(input_number, group), BITMAP)
+        if belonging is not None:
+            new -= belonging.value
+        if new:
+            self._belonging(input_number, group).value |= new
+        waiting = self._waiting.setdefault((input_number, group), [])
+        waiting.append(_Spans(users, first, last))
+        if sum(len(spans.users) for spans in waiting) >= WAITING_USERS_MAX:
+            self._settle(input_number, group)
+
+    def settle(self) -> None:
+        """Nothing waits any more."""
+        for input_number, group in list(self._waiting):
+            self._settle(input_number, group)
+
+    def _settle(self, input_number: int, group: int) -> None:
+        waiting = self._waiting.pop((input_number, group), None)
+        if waiting is None:
+            return
+        self.begin()
+        users, first, last = _joined(waiting)
         bounds = runs(users >> PAGE_BITS)
         for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-            dense = users[start:end]
             if end - start < VECTOR_USERS_MIN:
                 for at in range(start, end):
-                    self._widen(
-                        input_number, group << PLACE_SHIFT | int(users[at]), int(first[at]), int(last[at])
-                    )
+                    place = group << PLACE_SHIFT | int(users[at])
+                    self._widen(input_number, place, int(first[at]), int(last[at]))
                 continue
-            page = self._page(input_number, group << PLACE_SHIFT | int(dense[0]))
+            page = self._page(input_number, group << PLACE_SHIFT | int(users[start]))
             times = as_numpy(page.value)
-            slots = (dense & PAGE_MASK).astype(np.int64)
+            slots = (users[start:end] & PAGE_MASK).astype(np.int64)
             earliest, latest = times[slots], times[slots + PAGE_USERS]
             absent = latest == ABSENT_TIME
             times[slots] = np.where(absent, first[start:end], np.minimum(earliest, first[start:end]))
             # The mark of an absent time is the least of all, so it loses here.
             times[slots + PAGE_USERS] = np.maximum(latest, last[start:end])
-            if absent.any():
-                belonging = self._belonging(input_number, group)
-                belonging.value |= bitmap_of(dense[absent])
 
-    def _widen(self, input_number: int, place: Place, first: Micros, last: Micros) -> None:
+    def _see(self, input_number: int, place: Place, first: Micros, last: Micros) -> None:
+        if self._widen(input_number, place, first, last):
+            self._belonging(input_number, place >> PLACE_SHIFT).value.add(place & DENSE_MASK)
+        self.touched.add(("seen", input_number, place >> PLACE_SHIFT))
+
+    def _widen(self, input_number: int, place: Place, first: Micros, last: Micros) -> bool:
+        """Whether the user had no times before."""
         page = self._pages.get((input_number, place >> PAGE_BITS))
         if page is None:
             page = self._page(input_number, place)
@@ -90,28 +128,30 @@ class Seen:
         if latest == ABSENT_TIME:
             times[slot] = first
             times[slot + PAGE_USERS] = last
-            self._belonging(input_number, place >> PLACE_SHIFT).value.add(place & DENSE_MASK)
-            return
+            return True
         if last > latest:
             times[slot + PAGE_USERS] = last
         if first < times[slot]:
             times[slot] = first
+        return False
 
     def _page(self, input_number: int, place: Place) -> Cell[array.array[int]]:
         page = self._page_key(input_number, place >> PLACE_SHIFT, place & DENSE_MASK)
         cell = self._cells.get(page, SEEN_TIMES)
         self._cells.changed(cell)
         self._pages[input_number, place >> PAGE_BITS] = cell
-        self.touched.add(("seen", input_number, place >> PLACE_SHIFT))
         return cell
 
     def _page_key(self, input_number: int, group: int, dense: int) -> bytes:
         return key(Family.SEEN, self._account, input_number, group, dense >> PAGE_BITS)
 
+    def _belonging_key(self, input_number: int, group: int) -> bytes:
+        return key(Family.BELONGS, self._account, input_number, group)
+
     def _belonging(self, input_number: int, group: int) -> Cell[BitMap]:
         cell = self._belongs.get((input_number, group))
         if cell is None:
-            cell = self._cells.get(key(Family.BELONGS, self._account, input_number, group), BITMAP)
+            cell = self._cells.get(self._belonging_key(input_number, group), BITMAP)
             self._cells.changed(cell)
             self._belongs[input_number, group] = cell
             self.touched.add(("belongs", input_number, group))
@@ -119,6 +159,7 @@ class Seen:
 
     def times(self, input_number: int, place: Place) -> tuple[Micros, Micros] | None:
         """First and last time of a user through an input, or None when it does not belong to it."""
+        self._settle(input_number, place >> PLACE_SHIFT)
         page = self._cells.find(
             self._page_key(input_number, place >> PLACE_SHIFT, place & DENSE_MASK), SEEN_TIMES
         )
@@ -136,6 +177,7 @@ class Seen:
             if times is None:
                 continue
             taken[number] = times
+            self.touched.add(("seen", number, place >> PLACE_SHIFT))
             page = self._page(number, place).value
             slot = place & PAGE_MASK
             page[slot] = page[slot + PAGE_USERS] = ABSENT_TIME
@@ -146,7 +188,7 @@ class Seen:
         """Adds what `take` answered for another user."""
         self.begin()
         for number, (first, last) in times.items():
-            self._widen(number, place, first, last)
+            self._see(number, place, first, last)
 
     # --- answers ---
 
@@ -156,7 +198,7 @@ class Seen:
         """
         users: BitMap | None = None
         for number in inputs:
-            cell = self._cells.find(key(Family.BELONGS, self._account, number, group), BITMAP)
+            cell = self._cells.find(self._belonging_key(number, group), BITMAP)
             if cell is None:
                 continue
             found = cell.value if among is None else cell.value & among
@@ -200,6 +242,8 @@ class Seen:
         self, inputs: Sequence[int], group: int, start: int, last: bool
     ) -> np.ndarray[tuple[int], np.dtype[np.int64]] | None:
         half = slice(PAGE_USERS, None) if last else slice(0, PAGE_USERS)
+        for number in inputs:
+            self._settle(number, group)
         halves = [
             as_numpy(cell.value)[half]
             for number in inputs
@@ -214,3 +258,17 @@ class Seen:
         # The mark of an absent time is the least of all: it must lose here.
         earliest = np.minimum.reduce([np.where(h == ABSENT_TIME, TIME_MAX_MICROS + 1, h) for h in halves])
         return np.where(earliest > TIME_MAX_MICROS, ABSENT_TIME, earliest)
+
+
+def _joined(pieces: Sequence[_Spans]) -> _Spans:
+    """All users of several spans, each with its first and last time of all."""
+    if len(pieces) == 1:
+        return pieces[0]
+    users, first, last = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+    # Each piece is sorted: a stable sort merges them.
+    order = np.argsort(users, kind="stable")
+    users = users[order]
+    starts = runs(users)[:-1]
+    return _Spans(
+        users[starts], np.minimum.reduceat(first[order], starts), np.maximum.reduceat(last[order], starts)
+    )
