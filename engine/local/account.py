@@ -299,16 +299,17 @@ class Account:
 
     # --- folding ---
 
-    def collect(self, txn: Writable, breathe: Callable[[], None]) -> None:
-        """Writes the events, and sets what else is in neither cells nor names apart for `write`."""
+    def collect(self, breathe: Callable[[], None]) -> None:
+        """Sets what is neither in cells nor in names apart for `write`."""
         self.directory.collect()
         self.properties.collected()
         self.seen.settle()
-        self.tables.fold(txn, breathe)
+        self.tables.collect(breathe)
 
     def write(self, txn: Writable) -> None:
         """Writes what was set apart. Needs no lock."""
         self.directory.write(txn)
+        self.tables.write(txn)
 
     def written(self) -> None:
         """What was collected is in the index."""

@@ -269,14 +269,14 @@ class State:
     # --- folding --------------------------------------------------------------------------------------------
 
     def collect(self, txn: Writable) -> None:
-        """Writes cells and events that are not in the index yet, and sets everything else that is not apart
-        for `write`. Others may read in between; nothing may be applied before this returns.
+        """Writes cells that are not in the index yet, and sets everything else that is not apart for `write`.
+        Others may read in between; nothing may be applied before this returns.
         """
         self._writing = FoldedState(self.position, self._sequence, self.arrival)
         for part in (self.names, self.event_ids, self.requests):
             part.collect()
         for account in list(self._accounts.values()):
-            account.collect(txn, self._lock.breathe)
+            account.collect(self._lock.breathe)
         self.cells.write(txn, self._lock.breathe)
 
     def write(self, txn: Writable) -> None:

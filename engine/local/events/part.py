@@ -52,6 +52,13 @@ class TimeSpan(NamedTuple):
         return TimeSpan(min(self.first, other.first), max(self.last, other.last))
 
 
+class Marks(NamedTuple):
+    """Which rows of a part count no more: those of some users, and those before an instant."""
+
+    removed: list[int]
+    floor: Micros | None
+
+
 class PartRecord(msgspec.Struct, array_like=True):
     """What is known of a part without reading its columns. `peak` is the most rows any user has in it;
     `removed` and `floor` are its marks: users, and the instant before which rows count no more.
@@ -294,9 +301,13 @@ class Part:
         self._forget("live_rows")
         return True
 
-    def marked_record(self) -> PartRecord:
-        """The record with the marks as they are by now."""
-        return msgspec.structs.replace(self.record, removed=sorted(self.removed), floor=self.floor)
+    def marks(self) -> Marks:
+        """The marks as they are by now."""
+        return Marks(sorted(self.removed), self.floor)
+
+    def marked_record(self, marks: Marks) -> PartRecord:
+        """The record with such marks."""
+        return msgspec.structs.replace(self.record, removed=marks.removed, floor=marks.floor)
 
     def overlaps(self, start: int | None, end: int | None) -> bool:
         """Whether some live row may lie in [start, end)."""

@@ -2,7 +2,7 @@
 
 New rows wait in a list; the first read after them, or the fold, turns the list into a part in memory. Fresh
 parts merge as they come, each at least twice the next, so there are few of them. A fold routes their rows
-into slices, writes what changed, and *stages* the outcome: the table goes on as before until the fold's
+into slices and *stages* the outcome, which is then written: the table goes on as before until the fold's
 transaction is known to have committed (`settle`), or is taken back (`unstage`).
 """
 
@@ -33,7 +33,7 @@ from engine.local.events.compaction import (
 )
 from engine.local.events.frame import Frame, RowSet
 from engine.local.events.model import EventRow
-from engine.local.events.part import Part, PartRecord
+from engine.local.events.part import Marks, Part, PartRecord
 from engine.local.events.slices import NUMBER_BIAS, SLICE_ROWS_MAX, SliceKey, rows_by_child, rows_by_slice
 from engine.local.keys import Family, key, parts_of
 from engine.values import MICROS_PER_DAY, Micros
@@ -92,7 +92,12 @@ class _Staged:
     record: TableRecord
     last_day: int = 0
     """The day of the table's last event: little is still to come for those before."""
-    written: list[Part] = field(default_factory=list)
+    new: list[Part] = field(default_factory=list)
+    """Parts to be written."""
+    gone: list[Part] = field(default_factory=list)
+    """Stored parts to be deleted."""
+    marks: dict[SliceKey, list[tuple[Part, Marks]]] = field(default_factory=dict)
+    """The parts of changed slices, with the marks they had when all this was decided."""
 
 
 class Table:
@@ -278,8 +283,10 @@ class Table:
             or (self.record.crowded and not allowances.compaction.is_used_up)
         )
 
-    def stage(self, txn: Writable, allowances: Allowances) -> None:
-        """Writes fresh rows and changed marks, and rewrites parts as far as the fold may."""
+    def stage(self, allowances: Allowances) -> None:
+        """Decides what `write` is to write: fresh rows and changed marks, and other parts as far as the fold
+        may rewrite them.
+        """
         self._flush_pending()
         self._folding += self._fresh
         self._fresh = []
@@ -298,7 +305,7 @@ class Table:
         for slice_key in self._remarked & slices.keys():
             staged.slices.setdefault(slice_key, slices[slice_key])
         self._remarked = set()
-        self._write(txn, staged)
+        self._record(staged, slices)
         self._staged = staged
 
     def _place(
@@ -326,7 +333,7 @@ class Table:
         number = staged.record.next_part
         staged.record.next_part += 1
         part = Part.of_frame(self._loader, frame, number=number, slice_key=self._stored_key(slice_key))
-        staged.written.append(part)
+        staged.new.append(part)
         return part
 
     def _purge(self, staged: _Staged, slices: Slices, allowance: Allowance) -> None:
@@ -357,29 +364,38 @@ class Table:
             new = [self._new_part(staged, slice_key, frame)] if len(frame) else []
             staged.slices[slice_key] = [*kept, *new]
 
-    def _write(self, txn: Writable, staged: _Staged) -> None:
-        slices = self._loaded_slices()
-        for part in staged.written:
+    def _record(self, staged: _Staged, slices: Slices) -> None:
+        """Notes what goes, and what is known of all that stays."""
+        for slice_key, parts in staged.slices.items():
+            staged.gone += [part for part in slices.get(slice_key, ()) if part not in parts]
+            staged.marks[slice_key] = [(part, part.marks()) for part in parts]
+        after = {**slices, **staged.slices}
+        parts_after = [part for _, part in _parts_in(after)]
+        staged.record.rows = rows_in(parts_after)
+        staged.record.bytes = sum(part.record.bytes for part in parts_after)
+        staged.record.marked = any(is_to_be_rewritten(part) for part in parts_after)
+        staged.record.crowded = any(
+            is_crowded(parts) for found, parts in after.items() if found.end_day <= staged.last_day
+        )
+
+    def write(self, txn: Writable) -> None:
+        """Writes what was staged. Needs no lock: of what it reads, nothing changes before `settle`."""
+        staged = self._staged
+        assert staged is not None
+        for part in staged.new:
             for column_key, packed in part.pack():
                 txn.put(column_key, packed)
                 part.record.bytes += len(packed)
-        for slice_key, parts in staged.slices.items():
+            staged.record.bytes += part.record.bytes
+        for part in staged.gone:
+            txn.delete_prefix(part.prefix)
+        for slice_key, marked in staged.marks.items():
             record_key = key(Family.EVENT_SLICE, *self._stored_key(slice_key))
-            for part in slices.get(slice_key, ()):
-                if part not in parts:
-                    txn.delete_prefix(part.prefix)
-            if parts:
-                txn.put(record_key, _encoder.encode(SliceRecord([part.marked_record() for part in parts])))
+            if marked:
+                records = [part.marked_record(marks) for part, marks in marked]
+                txn.put(record_key, _encoder.encode(SliceRecord(records)))
             else:
                 txn.delete(record_key)
-        slices_after = {**slices, **staged.slices}
-        after = [part for parts in slices_after.values() for part in parts]
-        staged.record.rows = sum(part.record.rows for part in after)
-        staged.record.bytes = sum(part.record.bytes for part in after)
-        staged.record.marked = any(is_to_be_rewritten(part) for part in after)
-        staged.record.crowded = any(
-            is_crowded(parts) for found, parts in slices_after.items() if found.end_day <= staged.last_day
-        )
         txn.put(key(Family.EVENT_TABLE, *self.key), _encoder.encode(staged.record))
 
     def settle(self) -> None:
@@ -394,7 +410,7 @@ class Table:
                     part.dispose()
             if parts:
                 slices[slice_key] = parts
-        for part in staged.written:
+        for part in staged.new:
             part.release()
         for part in self._folding:
             part.dispose()

@@ -85,7 +85,7 @@ class EventStatistics(NamedTuple):
 
 
 class EventTables:
-    """All event tables of an account. Every method is called with the backend's state lock held.
+    """All event tables of an account. Every method but `write` is called with the backend's state lock held.
 
     A fold needs no second call: reads find out by themselves whether its transaction has committed, which it
     may do at any time, in the middle of a read as well.
@@ -246,10 +246,10 @@ class EventTables:
 
     # --- folding --------------------------------------------------------------------------------------------
 
-    def fold(self, txn: Writable, breathe: Callable[[], None] = lambda: None) -> None:
-        """Writes everything that is not stored yet. It takes effect with the transaction.
+    def collect(self, breathe: Callable[[], None] = lambda: None) -> None:
+        """Decides what a fold writes. It takes effect with the transaction of `write`.
 
-        `breathe` is called now and then and may let others read meanwhile, but not write.
+        `breathe` is called now and then and may let others read meanwhile, but not change anything.
         """
         with self._session():
             for table in self._staged:
@@ -262,14 +262,21 @@ class EventTables:
             first = self._turn % len(tables) if tables else 0
             for place, table in enumerate((*tables[first:], *tables[:first]), first):
                 if table.has_work(allowances):
+                    table.stage(allowances)
                     self._staged.append(table)
-                    table.stage(txn, allowances)
                     # The next fold begins where this one may rewrite no more.
                     if not allowances.compaction.was_refused:
                         self._turn = place + 1
                     breathe()
-            if self._staged:
-                txn.put(self._fold_key, self._fold_number.to_bytes(8, "big"))
+
+    def write(self, txn: Writable) -> None:
+        """Writes what was collected. The only method that needs no lock: others may read and change the
+        tables meanwhile.
+        """
+        for table in self._staged:
+            table.write(txn)
+        if self._staged:
+            txn.put(self._fold_key, self._fold_number.to_bytes(8, "big"))
 
     def settle(self) -> None:
         """Lets go of what the last fold has stored, without waiting for the next read."""

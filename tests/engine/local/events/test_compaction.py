@@ -47,7 +47,8 @@ class History:
     def fold(self) -> int:
         """How many rows were written into parts."""
         with self._store.index.writing() as txn:
-            self.tables.fold(txn)
+            self.tables.collect()
+            self.tables.write(txn)
         parts = {(name, part.number): part for name, found in self.parts().items() for part in found}
         written = sum(part.rows for at, part in parts.items() if at not in self._seen)
         self._seen |= parts.keys()

@@ -63,7 +63,8 @@ def assert_facts(tables: EventTables, rows: list[EventRow]) -> None:
 
 def fold(store: Store, tables: EventTables, *, abort: bool = False) -> None:
     with suppress(InterruptedError), store.index.writing() as txn:
-        tables.fold(txn)
+        tables.collect()
+        tables.write(txn)
         if abort:
             raise InterruptedError
 

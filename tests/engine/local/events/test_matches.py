@@ -65,7 +65,8 @@ class History:
 
     def fold(self, abort: bool = False) -> None:
         with self.store.index.writing() as txn:
-            self.tables.fold(txn)
+            self.tables.collect()
+            self.tables.write(txn)
             if abort:
                 raise RuntimeError("aborted")
 

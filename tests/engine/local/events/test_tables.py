@@ -50,7 +50,8 @@ def row(user: int, time: int = NOON, sequence: int = 1, **attributes: Value) -> 
 
 def fold(store: Store, tables: EventTables) -> None:
     with store.index.writing() as txn:
-        tables.fold(txn)
+        tables.collect()
+        tables.write(txn)
 
 
 def counted(low: float, **selection: object) -> ResolvedEventMatch:
@@ -509,23 +510,31 @@ def test_a_removed_user_may_come_back(store: Store, tables: EventTables) -> None
     assert [found.sequence for found in tables.extract(0, 1)] == [4]
 
 
-def test_what_happens_between_a_fold_and_its_commit_is_kept(store: Store, new_account: NewAccount) -> None:
+@pytest.mark.parametrize("is_written", [False, True])
+def test_what_happens_between_a_fold_and_its_commit_is_kept(
+    store: Store, new_account: NewAccount, is_written: bool
+) -> None:
     account = new_account()
     tables = EventTables(store, account, 1)
     tables.add([row(user, sequence=user) for user in range(5)])
     with store.index.writing() as txn:
-        tables.fold(txn)
+        tables.collect()
+        if is_written:
+            tables.write(txn)
         tables.add([row(8, sequence=8)])
         assert len(tables.extract(0, 3)) == 1
         assert set(tables.users(0, ANYTHING)) == {0, 1, 2, 4, 8}
+        if not is_written:
+            tables.write(txn)
     assert set(tables.users(0, ANYTHING)) == {0, 1, 2, 4, 8}
     assert tables.statistics().events == 6
     fold(store, tables)
     assert set(EventTables(store, account, 1).users(0, ANYTHING)) == {0, 1, 2, 4, 8}
 
 
+@pytest.mark.parametrize("is_written", [False, True])
 def test_what_is_removed_between_a_fold_and_its_commit_stays_away(
-    store: Store, new_account: NewAccount
+    store: Store, new_account: NewAccount, is_written: bool
 ) -> None:
     """Of rows that the fold writes anew, of those it leaves alone, and of those it merges."""
     account = new_account()
@@ -535,9 +544,13 @@ def test_what_is_removed_between_a_fold_and_its_commit_stays_away(
     fold(store, tables)
     tables.add([row(user, NOON + user, user) for user in range(10, 15)])
     with store.index.writing() as txn:
-        tables.fold(txn)
+        tables.collect()
+        if is_written:
+            tables.write(txn)
         assert tables.remove_before(NOON + 12) == [(1, 1, 0)]
         assert set(tables.users(0, ANYTHING)) == {12, 13, 14}
+        if not is_written:
+            tables.write(txn)
     assert set(tables.users(0, ANYTHING)) == {12, 13, 14}
     assert not tables.has_before(0, NOON + 12)
     fold(store, tables)
@@ -563,7 +576,8 @@ def test_a_removal_of_old_rows_outlives_a_fold_that_did_not_commit(
 def fold_in_vain(store: Store, tables: EventTables) -> None:
     def aborted() -> None:
         with store.index.writing() as txn:
-            tables.fold(txn)
+            tables.collect()
+            tables.write(txn)
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
