@@ -60,7 +60,7 @@ from engine.local.environment import FORMAT_VERSION, Store, WriteBuffer
 from engine.local.execute import Executor, GroupRun, after_group, member_page
 from engine.local.log import AliasEntry, AppendEntry, EraseEntry, ExpireEntry, ImportEntry, WriteAheadLog
 from engine.local.membership import GroupChanges, StoredState, Update
-from engine.local.memory import MappedPages, give_back
+from engine.local.memory import FreedMemory, MappedPages, give_back
 from engine.local.places import DENSE_MASK, PLACE_SHIFT
 from engine.local.settings import LocalSettings
 from engine.local.state import State
@@ -594,8 +594,10 @@ class LocalBackend:
         since: float | None = None
         # This thread ends before the files are closed.
         pages = MappedPages((self._store.index.file, self._store.log.file))
+        freed = FreedMemory()
         while not self._closing.wait(min(FOLD_POLL_SECONDS, self._settings.fold_seconds)):
             pages.check()
+            freed.check()
             if not self._has_to_fold:
                 since = None
                 continue

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import mmap
+import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -19,9 +21,14 @@ ARENAS_MAX = 2
 MAPPED_BYTES_MAX = 32 << 20
 """Pages of the store that may be resident besides: reading as much again costs less than a millisecond."""
 
+FREED_BYTES_MIN = 16 << 20
+"""Freed memory is looked for when the process has grown by this much,"""
+TRIM_SECONDS = 5.0
+"""and at most this often."""
+
 _M_ARENA_MAX = -8
-_SHARED_PAGES_FIELD = 2
-"""Place of resident pages that belong to files in /proc/self/statm."""
+_RESIDENT_PAGES_FIELD, _SHARED_PAGES_FIELD = 1, 2
+"""Places in /proc/self/statm: resident pages, and those of them that belong to files."""
 
 
 def limit_arenas() -> None:
@@ -40,11 +47,41 @@ def give_back() -> None:
 
 def mapped_bytes() -> int:
     """Resident pages of mapped files; 0 where the system does not tell."""
+    return _resident_bytes()[1]
+
+
+def own_bytes() -> int:
+    """Resident pages that belong to no file; 0 where the system does not tell."""
+    resident, mapped = _resident_bytes()
+    return resident - mapped
+
+
+def _resident_bytes() -> tuple[int, int]:
     try:
         fields = Path("/proc/self/statm").read_bytes().split()
     except OSError:
-        return 0
-    return int(fields[_SHARED_PAGES_FIELD]) * mmap.PAGESIZE
+        return 0, 0
+    resident, mapped = (
+        int(fields[at]) * mmap.PAGESIZE for at in (_RESIDENT_PAGES_FIELD, _SHARED_PAGES_FIELD)
+    )
+    return resident, mapped
+
+
+class FreedMemory:
+    """Gives memory back that questions and batches have freed. `check` is for one thread."""
+
+    def __init__(self) -> None:
+        self._kept_bytes = own_bytes()
+        self._trimmed_at = -math.inf
+
+    def check(self) -> None:
+        """Gives back when the process has grown since the last time."""
+        bytes_now, now = own_bytes(), time.monotonic()
+        self._kept_bytes = min(self._kept_bytes, bytes_now)
+        if bytes_now < self._kept_bytes + FREED_BYTES_MIN or now < self._trimmed_at + TRIM_SECONDS:
+            return
+        give_back()
+        self._kept_bytes, self._trimmed_at = own_bytes(), now
 
 
 class MappedPages:

@@ -41,6 +41,11 @@ class ColumnCache:
         self._held: OrderedDict[Key, tuple[Sized, int]] = OrderedDict()
         self._numbers = itertools.count()
 
+    @property
+    def nbytes(self) -> int:
+        """What the columns take."""
+        return self._bytes
+
     def limit(self, bytes_max: int) -> None:
         """Sets how many bytes the columns may take, from the next one that comes."""
         self._bytes_max = bytes_max
@@ -80,6 +85,7 @@ class Loader:
         self._index = index
         self.cache = cache
         self._txn: ReadTransaction | None = None
+        self._is_keeping = True
 
     @contextmanager
     def session(self) -> Iterator[ReadTransaction]:
@@ -93,6 +99,20 @@ class Loader:
                 yield txn
             finally:
                 self._txn = None
+
+    @contextmanager
+    def keeping_nothing(self) -> Iterator[None]:
+        """What is loaded in the block is not kept: a fold reads columns once, and others are wanted again."""
+        self._is_keeping = False
+        try:
+            yield
+        finally:
+            self._is_keeping = True
+
+    def keep(self, cache_key: Key, column: Sized) -> None:
+        """Puts a column in the cache."""
+        if self._is_keeping:
+            self.cache.put(cache_key, column)
 
     def column(self, cache_key: Key, key: bytes, decode: Callable[[memoryview], S]) -> S:
         """The column stored under `key`. `decode` copies what it keeps. Raises DataLoss when it is damaged or
@@ -108,5 +128,5 @@ class Loader:
             family = family_of(key).name
             raise DataLoss(f"a value of the family {family} is missing", metadata={"key_family": family})
         column = decode(stored)
-        self.cache.put(cache_key, column)
+        self.keep(cache_key, column)
         return column

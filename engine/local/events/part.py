@@ -346,12 +346,15 @@ class Part:
         """What the keys of all its columns begin with."""
         return key(Family.EVENT_COLUMN, *self.slice_key, self.record.number)
 
-    def release(self) -> None:
-        """The columns are stored: hands those in memory to the cache, which may drop them."""
+    def release(self, *, keep: bool) -> None:
+        """The columns are stored: lets go of those in memory, or hands them to the cache, which may drop
+        them.
+        """
         held, self._held = self._held, None
-        for tag, column in (held or {}).items():
-            self._tags.add(tag)
-            self._loader.cache.put((self._holder, tag), column)
+        if keep and held is not None:
+            self._tags |= held.keys()
+            for tag, column in held.items():
+                self._loader.keep((self._holder, tag), column)
 
     def dispose(self) -> None:
         """The part is replaced: lets go of what the cache holds of it."""
@@ -374,7 +377,7 @@ class Part:
             found = derive()
             if self._held is None:
                 self._tags.add(tag)
-                self._loader.cache.put(cache_key, found)
+                self._loader.keep(cache_key, found)
             else:
                 self._held[tag] = found
         return cast(S, found)

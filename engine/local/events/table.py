@@ -114,6 +114,8 @@ class Table:
         self._folding: list[Part] = []
         self._staged: _Staged | None = None
         self._remarked: set[SliceKey] = set()
+        self._was_read = False
+        """Since the last fold. What is written of other tables does not take the room of what is read."""
         self._users_key = (loader.cache.holder(), "users")
 
     @staticmethod
@@ -150,6 +152,7 @@ class Table:
 
     def parts(self, start: Micros | None, end: Micros | None) -> Iterator[Part]:
         """The parts that may have rows in [start, end)."""
+        self._was_read = True
         self._flush_pending()
         first = None if start is None else start // MICROS_PER_DAY
         for slice_key, parts in self._loaded_slices().items():
@@ -411,7 +414,8 @@ class Table:
             if parts:
                 slices[slice_key] = parts
         for part in staged.new:
-            part.release()
+            part.release(keep=self._was_read)
+        self._was_read = False
         for part in self._folding:
             part.dispose()
         self.record = staged.record

@@ -251,7 +251,7 @@ class EventTables:
 
         `breathe` is called now and then and may let others read meanwhile, but not change anything.
         """
-        with self._session():
+        with self._session(), self._loader.keeping_nothing():
             for table in self._staged:
                 table.unstage()
             self._staged = []

@@ -75,3 +75,31 @@ def test_pages_are_let_go_only_when_there_are_too_many(
         resident[0] = megabytes << 20
         pages.check()
         assert let_go == [[tmp_path]] * times
+
+
+def test_freed_memory_is_looked_for_when_the_process_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, now, given_back = [100], [0.0], [0]
+
+    def give_back() -> None:
+        given_back[0] += 1
+        own[0] -= 5
+
+    monkeypatch.setattr(memory, "own_bytes", lambda: own[0] << 20)
+    monkeypatch.setattr(memory, "give_back", give_back)
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    freed = memory.FreedMemory()
+    for seconds, megabytes, times in (
+        (0.0, 115, 0),
+        (1.0, 116, 1),
+        # 111 are left, so 127 would be enough, but not so soon.
+        (2.0, 200, 1),
+        (6.0, 126, 1),
+        (6.5, 127, 2),
+        # What it shrinks to by itself counts as well.
+        (20.0, 50, 2),
+        (21.0, 65, 2),
+        (22.0, 66, 3),
+    ):
+        now[0], own[0] = seconds, megabytes
+        freed.check()
+        assert given_back[0] == times, (seconds, megabytes)

@@ -8,7 +8,7 @@ import pytest
 
 from engine.criteria.model import EventType
 from engine.local.environment import Store
-from engine.local.events import EventTables, compaction
+from engine.local.events import ColumnCache, EventTables, compaction
 from engine.local.events import table as table_module
 from engine.local.events.model import EventRow, ResolvedSelection
 from engine.local.events.part import PartRecord
@@ -28,8 +28,8 @@ NewAccount = Callable[[], int]
 class History:
     """Days that are written again and again, a row a day and name in each fold."""
 
-    def __init__(self, store: Store, account: int) -> None:
-        self.tables = EventTables(store, account, 1)
+    def __init__(self, store: Store, account: int, cache: ColumnCache | None = None) -> None:
+        self.tables = EventTables(store, account, 1, cache)
         self._store = store
         self._account = account
         self._sequence = 0
@@ -136,3 +136,31 @@ def test_parts_stay_few_whatever_the_allowance(history: History, monkeypatch: py
         max(len(parts) for parts in history.parts().values()) <= 6 * DAYS + 2 * compaction.SLICE_PARTS_LIMIT
     )
     assert history.tables.statistics().events == 6 * ROWS_A_FOLD + 60 * 2 * len(NAMES)
+
+
+def test_folds_leave_the_room_of_what_is_read_alone(
+    store: Store, new_account: NewAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_module, "SLICE_ROWS_MAX", 1)
+    cache = ColumnCache()
+    history = History(store, new_account(), cache)
+    for _ in range(12):
+        history.write(*range(DAYS))
+        history.fold()
+    # Parts were written, read again and merged, and nobody has asked.
+    history.tables.settle()
+    assert cache.nbytes == 0
+
+
+@pytest.mark.parametrize("was_read", [False, True])
+def test_new_parts_of_what_is_read_stay_at_hand(
+    store: Store, new_account: NewAccount, was_read: bool
+) -> None:
+    cache = ColumnCache()
+    history = History(store, new_account(), cache)
+    history.write(*range(DAYS))
+    if was_read:
+        assert history.users() == set(range(50))
+    history.fold()
+    history.tables.settle()
+    assert (cache.nbytes > 0) == was_read
