@@ -60,7 +60,7 @@ from engine.local.environment import FORMAT_VERSION, Store, WriteBuffer
 from engine.local.execute import Executor, GroupRun, after_group, member_page
 from engine.local.log import AliasEntry, AppendEntry, EraseEntry, ExpireEntry, ImportEntry, WriteAheadLog
 from engine.local.membership import GroupChanges, StoredState, Update
-from engine.local.memory import FreedMemory, MappedPages, give_back
+from engine.local.memory import give_back, keep_small
 from engine.local.places import DENSE_MASK, PLACE_SHIFT
 from engine.local.settings import LocalSettings
 from engine.local.state import State
@@ -100,8 +100,15 @@ class LocalBackend:
         self._upkeep = Upkeep(store)
         self._is_full = False
         self._purging, self._crowded = self._is_purging(), self._is_crowded()
-        self._folder = threading.Thread(target=self._fold_now_and_then, name="milepost-fold", daemon=True)
-        self._folder.start()
+        files = (store.index.file, store.log.file)
+        self._background = (
+            threading.Thread(target=self._fold_now_and_then, name="milepost-fold", daemon=True),
+            threading.Thread(
+                target=keep_small, args=(files, self._closing), name="milepost-memory", daemon=True
+            ),
+        )
+        for thread in self._background:
+            thread.start()
 
     @classmethod
     def open(cls, directory: Path, *, settings: LocalSettings | None = None) -> LocalBackend:
@@ -592,12 +599,7 @@ class LocalBackend:
     def _fold_now_and_then(self) -> None:
         """The background thread: folds when enough has come, or some time after the first of it came."""
         since: float | None = None
-        # This thread ends before the files are closed.
-        pages = MappedPages((self._store.index.file, self._store.log.file))
-        freed = FreedMemory()
         while not self._closing.wait(min(FOLD_POLL_SECONDS, self._settings.fold_seconds)):
-            pages.check()
-            freed.check()
             if not self._has_to_fold:
                 since = None
                 continue
@@ -685,7 +687,8 @@ class LocalBackend:
         self._closing.set()
         self._catalogs.close()
         self._state.memberships.close()
-        self._folder.join()
+        for thread in self._background:
+            thread.join()
         with self._fold_lock:
             if self._closed:
                 return

@@ -11,6 +11,7 @@ import ctypes
 import functools
 import math
 import mmap
+import threading
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -21,6 +22,7 @@ ARENAS_MAX = 2
 MAPPED_BYTES_MAX = 32 << 20
 """Pages of the store that may be resident besides: reading as much again costs less than a millisecond."""
 
+POLL_SECONDS = 0.2
 FREED_BYTES_MIN = 16 << 20
 """Freed memory is looked for when the process has grown by this much,"""
 TRIM_SECONDS = 5.0
@@ -68,7 +70,7 @@ def _resident_bytes() -> tuple[int, int]:
 
 
 class FreedMemory:
-    """Gives memory back that questions and batches have freed. `check` is for one thread."""
+    """Gives memory back that questions and batches have freed."""
 
     def __init__(self) -> None:
         self._kept_bytes = own_bytes()
@@ -85,7 +87,7 @@ class FreedMemory:
 
 
 class MappedPages:
-    """Keeps few pages of some files resident. `check` is for one thread, and while the files stay mapped."""
+    """Keeps few pages of some files resident."""
 
     def __init__(self, files: Collection[Path]) -> None:
         self._files = files
@@ -96,6 +98,16 @@ class MappedPages:
         if mapped_bytes() > self._others_bytes + MAPPED_BYTES_MAX:
             let_go_of(self._files)
             self._others_bytes = mapped_bytes()
+
+
+def keep_small(files: Collection[Path], until: threading.Event) -> None:
+    """Gives back what is free and lets go of pages of the files that were read, now and then until the event
+    is set. The files stay mapped as long as this runs.
+    """
+    pages, freed = MappedPages(files), FreedMemory()
+    while not until.wait(POLL_SECONDS):
+        pages.check()
+        freed.check()
 
 
 def let_go_of(files: Collection[Path]) -> None:

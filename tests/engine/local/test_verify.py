@@ -65,7 +65,8 @@ def backend(made: Path, tmp_path: Path) -> Iterator[LocalBackend]:
     yield opened
     # What is damaged must not be folded at the end.
     opened._closing.set()
-    opened._folder.join()
+    for thread in opened._background:
+        thread.join()
     opened._store.close()
 
 
