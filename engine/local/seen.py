@@ -91,7 +91,7 @@ class Seen:
             self._settle(input_number, group)
 
     def _settle(self, input_number: int, group: int) -> None:
-        waiting = self._waiting.pop((input_number, group), None)
+        waiting = self._waiting.get((input_number, group))
         if waiting is None:
             return
         self.begin()
@@ -111,6 +111,8 @@ class Seen:
             times[slots] = np.where(absent, first[start:end], np.minimum(earliest, first[start:end]))
             # The mark of an absent time is the least of all, so it loses here.
             times[slots + PAGE_USERS] = np.maximum(latest, last[start:end])
+        # Not before: when a page cannot be read, nothing is lost and all of it is done again.
+        del self._waiting[input_number, group]
 
     def _see(self, input_number: int, place: Place, first: Micros, last: Micros) -> None:
         if self._widen(input_number, place, first, last):

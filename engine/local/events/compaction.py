@@ -3,7 +3,7 @@
 Every rewriting costs what it writes, and pages that are free only afterwards. So each rule here has rows
 rewritten only when that many times fewer are gained: removed ones, or ones in smaller parts. And a fold has
 an allowance: what goes beyond it waits for a later one, so that neither the time of a fold nor its memory
-grows with the store.
+grows with the store. Parts that turn out to be damaged stay as they are, and folds go on around them.
 """
 
 from __future__ import annotations
@@ -80,13 +80,13 @@ def joinable(parts: Iterable[Part], rows: int) -> tuple[list[Part], list[Part]]:
     `JOINED_RATIO_MAX` times as large as everything smaller together. So parts stay few, and rows that come
     late, a few at a time, do not have all others rewritten.
     """
-    ordered = sorted(parts, key=lambda part: part.record.rows)
+    damaged, ordered = _by_rows(parts)
     end = 0
     for at, part in enumerate(ordered):
         if rows and part.record.rows <= JOINED_RATIO_MAX * rows:
             end = at + 1
         rows += part.record.rows
-    return ordered[end:], ordered[:end]
+    return [*damaged, *ordered[end:]], ordered[:end]
 
 
 def is_crowded(parts: Iterable[Part]) -> bool:
@@ -98,10 +98,16 @@ def apart(parts: Iterable[Part], rows: int) -> tuple[list[Part], list[Part]]:
     """Which parts stay and which merge with a new one of so many rows: the smaller half, and any that is no
     larger than all those together.
     """
-    ordered = sorted(parts, key=lambda part: part.record.rows)
+    damaged, ordered = _by_rows(parts)
     at = len(ordered) // 2
     rows += rows_in(ordered[:at])
     while at < len(ordered) and ordered[at].record.rows <= rows:
         rows += ordered[at].record.rows
         at += 1
-    return ordered[at:], ordered[:at]
+    return [*damaged, *ordered[at:]], ordered[:at]
+
+
+def _by_rows(parts: Iterable[Part]) -> tuple[list[Part], list[Part]]:
+    """The damaged ones, and the others, smallest first."""
+    ordered = sorted(parts, key=lambda part: part.record.rows)
+    return [part for part in ordered if part.is_damaged], [part for part in ordered if not part.is_damaged]

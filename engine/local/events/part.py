@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import msgspec
 import numpy as np
 
+from engine.errors import DataLoss
 from engine.local.events.arrays import (
     TIME_UNITS,
     Bools,
@@ -93,6 +94,8 @@ class Part:
         self.record = record
         self.removed = set(record.removed)
         self.floor = record.floor
+        self.is_damaged = False
+        """Whether `frame` has found so."""
         self._expired_rows: int | None = None
 
     @classmethod
@@ -207,9 +210,13 @@ class Part:
 
     def frame(self) -> Frame:
         """All live rows."""
-        columns = {tag: column for tag in self.record.columns if (column := self.column(*tag)) is not None}
-        whole = Frame(self.row_users(), self.times(), self.sequences(), columns)
-        live = self.live_rows()
+        try:
+            found = {tag: column for tag in self.record.columns if (column := self.column(*tag)) is not None}
+            whole = Frame(self.row_users(), self.times(), self.sequences(), found)
+            live = self.live_rows()
+        except DataLoss:
+            self.is_damaged = True
+            raise
         return whole if live is None else whole.take(np.flatnonzero(live))
 
     def has_user(self, user: int) -> bool:

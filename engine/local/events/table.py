@@ -16,6 +16,7 @@ import numpy as np
 from pyroaring import BitMap
 
 from engine.criteria.model import EventType
+from engine.errors import DataLoss
 from engine.local.bitmaps import bitmap_of, bitmap_of_mask
 from engine.local.environment import ReadTransaction, Writable
 from engine.local.events.cache import Loader
@@ -295,7 +296,7 @@ class Table:
         self._fresh = []
         slices = self._loaded_slices()
         staged = _Staged({}, msgspec.structs.replace(self.record))
-        frame = _joined(self._folding)
+        frame = Frame.concatenated(part.frame() for part in self._folding)
         stored = (part for _, part in _parts_in(slices))
         last_time = max((part.record.time_max for part in (*stored, *self._folding)), default=0)
         staged.last_day = last_time // MICROS_PER_DAY
@@ -317,12 +318,14 @@ class Table:
         """Adds rows to the parts of a slice, which splits or merges parts when there are too many."""
         stored_rows = rows_in(parts)
         rows = stored_rows + len(frame)
-        if slice_key.level and rows > SLICE_ROWS_MAX and allowance.take(stored_rows):
+        is_sound = not any(part.is_damaged for part in parts)
+        if slice_key.level and rows > SLICE_ROWS_MAX and is_sound and allowance.take(stored_rows):
             whole = _joined(parts, frame)
-            staged.slices[slice_key] = []
-            for child, child_rows in rows_by_child(whole.times, slice_key, SLICE_ROWS_MAX // 2):
-                staged.slices[child] = [self._new_part(staged, child, whole.take(child_rows))]
-            return
+            if whole is not None:
+                staged.slices[slice_key] = []
+                for child, child_rows in rows_by_child(whole.times, slice_key, SLICE_ROWS_MAX // 2):
+                    staged.slices[child] = [self._new_part(staged, child, whole.take(child_rows))]
+                return
         kept, merged = parts, _NO_PARTS
         if slice_key.end_day <= staged.last_day and is_late(len(frame), rows):
             kept, merged = joinable(parts, len(frame))
@@ -330,7 +333,10 @@ class Table:
             kept, merged = apart(parts, len(frame))
         if merged and not allowance.take(rows_in(merged)):
             kept, merged = apart(parts, len(frame)) if len(parts) >= SLICE_PARTS_LIMIT else (parts, _NO_PARTS)
-        staged.slices[slice_key] = [*kept, self._new_part(staged, slice_key, _joined(merged, frame))]
+        whole = _joined(merged, frame)
+        if whole is None:
+            kept, whole = parts, frame
+        staged.slices[slice_key] = [*kept, self._new_part(staged, slice_key, whole)]
 
     def _new_part(self, staged: _Staged, slice_key: SliceKey, frame: Frame) -> Part:
         number = staged.record.next_part
@@ -364,8 +370,9 @@ class Table:
             if not allowance.take(rows_in(joined)):
                 break
             frame = _joined(joined)
-            new = [self._new_part(staged, slice_key, frame)] if len(frame) else []
-            staged.slices[slice_key] = [*kept, *new]
+            if frame is not None:
+                new = [self._new_part(staged, slice_key, frame)] if len(frame) else []
+                staged.slices[slice_key] = [*kept, *new]
 
     def _record(self, staged: _Staged, slices: Slices) -> None:
         """Notes what goes, and what is known of all that stays."""
@@ -433,9 +440,12 @@ class Table:
         self._staged = None
 
 
-def _joined(parts: Iterable[Part], frame: Frame | None = None) -> Frame:
-    """The live rows of parts, and others."""
-    frames = [part.frame() for part in parts]
+def _joined(parts: Iterable[Part], frame: Frame | None = None) -> Frame | None:
+    """The live rows of parts, and others; None when a part is damaged."""
+    try:
+        frames = [part.frame() for part in parts]
+    except DataLoss:
+        return None
     return Frame.concatenated(frames if frame is None else [*frames, frame])
 
 

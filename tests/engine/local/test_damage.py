@@ -12,10 +12,13 @@ from engine.criteria.model import Equals, Text
 from engine.errors import DataLoss, MilepostError
 from engine.local.backend import LocalBackend
 from engine.local.environment import CHECKSUM_BYTES
+from engine.local.events import table as table_module
 from engine.local.keys import Family, family_of, key
 from engine.local.settings import LocalSettings
 from engine.plan.model import (
     AttributeMatch,
+    EventMatch,
+    EventSelection,
     InstantRange,
     Interval,
     NumberRange,
@@ -24,6 +27,8 @@ from engine.plan.model import (
     TimeRange,
     Universe,
 )
+from engine.values import MICROS_PER_DAY
+from tests.conformance.as_columns import columns_of
 from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, NOON, SHOP, WEB, event, plan_of, update
 
 SETTINGS = LocalSettings(groups=1, fold_seconds=3_600.0)
@@ -32,6 +37,10 @@ EVERYONE = plan_of(Universe(inputs=(WEB,)))
 
 def attribute(key: str, test: Equals | Text | NumberRange) -> Plan:
     return plan_of(AttributeMatch(workspaces=(SHOP,), key=key, test=test))
+
+
+def any_of(selection: EventSelection) -> Plan:
+    return plan_of(EventMatch(selection=selection, intervals=(Interval(low=1.0),)))
 
 
 READS = {
@@ -131,6 +140,42 @@ def test_a_long_string_that_is_gone_is_an_error(backend: LocalBackend) -> None:
     with pytest.raises(DataLoss) as raised:
         backend.execute(READS[Family.FIELD_TEXT], Count())
     assert raised.value.metadata["key_family"] == "FIELD_TEXT"
+
+
+def test_folds_go_on_around_damaged_events(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fold that would join parts finds one of them damaged: nothing is lost, and nothing held up."""
+    monkeypatch.setattr(table_module, "SLICE_PARTS_MAX", 2)
+    damage(backend, Family.EVENT_COLUMN)
+    later = NOON + MICROS_PER_DAY
+    for number in range(6):
+        backend.append(ACCOUNT, [event("user-7", time=later + number), event("someone new", time=later)])
+        assert backend.fold() == backend.revision()
+    since = EventSelection(inputs=(WEB,), time=TimeRange(later, None))
+    assert backend.execute(any_of(since), Count()).sizes == (2,)
+    with pytest.raises(DataLoss) as raised:
+        backend.execute(any_of(EventSelection(inputs=(WEB,))), Count())
+    assert raised.value.metadata["key_family"] == "EVENT_COLUMN"
+
+
+def test_times_that_met_a_damaged_page_are_not_lost(backend: LocalBackend) -> None:
+    """Those of large batches wait before they meet it."""
+    users = [f"user-{number}" for number in range(40)]
+    index = backend._store.index
+    with index._env.begin() as txn:
+        sound = [(stored, value) for stored, value in txn.cursor() if family_of(stored) is Family.SEEN]
+    damage(backend, Family.SEEN)
+    backend.append_columns(ACCOUNT, columns_of([event(user, time=NOON + 9) for user in users]))
+    for _ in range(2):
+        with pytest.raises(DataLoss):
+            backend.execute(READS[Family.SEEN], Count())
+        with pytest.raises(DataLoss):
+            backend.fold()
+    with index._env.begin(write=True) as txn:
+        for stored, value in sound:
+            txn.put(stored, value)
+    backend.fold()
+    since = SeenMatch(inputs=(WEB,), last=True, test=InstantRange((TimeRange(NOON + 9, None),)))
+    assert backend.execute(plan_of(since), Count()).sizes == (len(users),)
 
 
 def test_a_write_that_meets_damage_stops_the_store(backend: LocalBackend) -> None:
