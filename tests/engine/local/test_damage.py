@@ -145,6 +145,8 @@ def test_a_long_string_that_is_gone_is_an_error(backend: LocalBackend) -> None:
 def test_folds_go_on_around_damaged_events(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fold that would join parts finds one of them damaged: nothing is lost, and nothing held up."""
     monkeypatch.setattr(table_module, "SLICE_PARTS_MAX", 2)
+    backend.append(ACCOUNT, [event("user-7", time=NOON + 1), event("user-8", time=NOON + 1)])
+    backend.fold()
     damage(backend, Family.EVENT_COLUMN)
     later = NOON + MICROS_PER_DAY
     for number in range(6):
