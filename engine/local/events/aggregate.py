@@ -13,7 +13,7 @@ import numpy as np
 
 from engine.criteria.model import Aggregate
 from engine.criteria.ranges import Interval
-from engine.local.events.arrays import Bools, Floats, Ints
+from engine.local.events.arrays import Bools, Floats, Ints, Uint32s, smallest
 from engine.local.events.columns import NumberColumn, doubles_between, integers_between
 from engine.local.events.decimals import integer_bounds
 from engine.local.events.distinct import distinct_days, distinct_values
@@ -53,12 +53,47 @@ def passing(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe)
 # --- counting -----------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """How many rows users have: some, given in ascending order, or (None) each slot."""
+
+    users: Uint32s | None
+    counts: Ints
+
+    @property
+    def nbytes(self) -> int:
+        return self.counts.nbytes + (0 if self.users is None else self.users.nbytes)
+
+    @classmethod
+    def of_parts(cls, parts: Sequence[Part]) -> _Counts:
+        """Of all rows of the parts, in the form that takes less room."""
+        slots = max(part.record.user_max + 1 for part in parts)
+        counts: Ints = np.zeros(slots, np.min_scalar_type(sum(part.record.peak for part in parts)))
+        for part in parts:
+            _add_whole_part(counts, part)
+        users = np.flatnonzero(counts)
+        if len(users) * DENSE_SHARE >= slots:
+            return cls(None, smallest(counts))
+        return cls(users.astype(np.uint32), smallest(counts[users]))
+
+    def add_to(self, counts: Ints) -> None:
+        """Adds them to those of more slots."""
+        if self.users is None:
+            counts[: len(self.counts)] += self.counts.astype(counts.dtype, copy=False)
+        else:
+            counts[self.users] += self.counts.astype(counts.dtype, copy=False)
+
+
 def count_rows(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> Ints:
     """How many rows each slot has."""
     peak = sum(part.record.peak for part in parts)
     counts: Ints = np.zeros(universe.slots, np.min_scalar_type(peak))
     start, end = step.selection.time.start, step.selection.time.end
-    for part in parts:
+    lasting, others = lasting_parts(parts, step.selection, universe)
+    if lasting:
+        universe.looked_at += sum(part.record.users for part in lasting)
+        derived_of_all(lasting, Aggregate.COUNT, lambda: _Counts.of_parts(lasting)).add_to(counts)
+    for part in others:
         if universe.ids is None and step.selection.where is None and part.within(start, end):
             universe.looked_at += part.record.users
             _add_whole_part(counts, part)

@@ -6,6 +6,7 @@ copy of a verified value, so nothing is verified twice and nothing unverified is
 
 from __future__ import annotations
 
+import enum
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
@@ -71,11 +72,26 @@ class ColumnCache:
         while self._bytes > self._bytes_max and len(self._held) > 1:
             self._bytes -= self._held.popitem(last=False)[1][1]
 
+    def put_if_room(self, key: Key, column: Sized) -> None:
+        """Keeps the column when no other has to go for it."""
+        if self._bytes + column.nbytes <= self._bytes_max:
+            self.put(key, column)
+
     def drop(self, key: Key) -> None:
         """Forgets the column."""
         held = self._held.pop(key, None)
         if held is not None:
             self._bytes -= held[1]
+
+
+class Keeping(enum.Enum):
+    """What becomes of columns that are loaded: all are kept; those for which no other has to go, as what is
+    made of them is kept; none, as others are wanted again.
+    """
+
+    ALL = enum.auto()
+    WHAT_FITS = enum.auto()
+    NOTHING = enum.auto()
 
 
 class Loader:
@@ -85,7 +101,7 @@ class Loader:
         self._index = index
         self.cache = cache
         self._txn: ReadTransaction | None = None
-        self._is_keeping = True
+        self._keeping = Keeping.ALL
 
     @contextmanager
     def session(self) -> Iterator[ReadTransaction]:
@@ -101,18 +117,23 @@ class Loader:
                 self._txn = None
 
     @contextmanager
-    def keeping_nothing(self) -> Iterator[None]:
-        """What is loaded in the block is not kept: a fold reads columns once, and others are wanted again."""
-        self._is_keeping = False
+    def keeping(self, keeping: Keeping) -> Iterator[None]:
+        """What is loaded in the block is kept in the cache so far."""
+        before, self._keeping = self._keeping, keeping
         try:
             yield
         finally:
-            self._is_keeping = True
+            self._keeping = before
 
     def keep(self, cache_key: Key, column: Sized) -> None:
         """Puts a column in the cache."""
-        if self._is_keeping:
-            self.cache.put(cache_key, column)
+        match self._keeping:
+            case Keeping.ALL:
+                self.cache.put(cache_key, column)
+            case Keeping.WHAT_FITS:
+                self.cache.put_if_room(cache_key, column)
+            case Keeping.NOTHING:
+                pass
 
     def column(self, cache_key: Key, key: bytes, decode: Callable[[memoryview], S]) -> S:
         """The column stored under `key`. `decode` copies what it keeps. Raises DataLoss when it is damaged or

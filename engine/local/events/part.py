@@ -29,7 +29,7 @@ from engine.local.events.arrays import (
     smallest,
     unpack_integers,
 )
-from engine.local.events.cache import Loader, Sized
+from engine.local.events.cache import Keeping, Loader, Sized
 from engine.local.events.columns import Column, DictionaryColumn, NumberColumn, at_rows, unpack_column
 from engine.local.events.frame import ColumnKey, Frame
 from engine.local.keys import Family, key
@@ -399,12 +399,13 @@ def derived_of_all(parts: Sequence[Part], tag: Hashable, derive: Callable[[], S]
     """What follows from the live rows of stored parts, kept until other columns need the room; it is derived
     anew when a part has been replaced, added or has lost a user.
     """
-    cache = parts[0]._loader.cache
+    loader = parts[0]._loader
     cache_key = (parts[0]._holder, (tag, tuple(part.state for part in parts)))
-    found = cache.get(cache_key)
+    found = loader.cache.get(cache_key)
     if found is None:
-        found = derive()
-        cache.put(cache_key, found)
+        with loader.keeping(Keeping.WHAT_FITS):
+            found = derive()
+        loader.keep(cache_key, found)
     return cast(S, found)
 
 

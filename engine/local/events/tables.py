@@ -11,7 +11,7 @@ from pyroaring import BitMap
 from engine.criteria.ranges import ALL_NUMBERS
 from engine.local.environment import ReadTransaction, Store, Writable
 from engine.local.events.aggregate import passing
-from engine.local.events.cache import ColumnCache, Loader
+from engine.local.events.cache import ColumnCache, Keeping, Loader
 from engine.local.events.compaction import Allowances
 from engine.local.events.facts import TableFacts, column_spans, facts_of
 from engine.local.events.frame import ColumnKey
@@ -251,7 +251,7 @@ class EventTables:
 
         `breathe` is called now and then and may let others read meanwhile, but not change anything.
         """
-        with self._session(), self._loader.keeping_nothing():
+        with self._session(), self._loader.keeping(Keeping.NOTHING):
             for table in self._staged:
                 table.unstage()
             self._staged = []
