@@ -7,6 +7,8 @@ those that pyarrow tells from the first block of the file, where nobody says oth
 from __future__ import annotations
 
 import bisect
+import io
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,7 +78,7 @@ class CsvSource:
     def _first_block(self) -> Any:
         """The first block with the types that pyarrow tells."""
         try:
-            with self._open(None, []) as reader:
+            with self._open(None, [], None) as reader:
                 for batch in reader:
                     return batch
                 return reader.schema.empty_table()
@@ -88,8 +90,9 @@ class CsvSource:
         lines: list[Malformed] = []
         parsed = taken = 0
         try:
-            with self._open(dict.fromkeys(self._columns, pa.binary()), lines) as reader:
-                for batch in reader:
+            end = _End()
+            with self._open(dict.fromkeys(self._columns, pa.binary()), lines, end) as reader:
+                for batch in self._closed(reader, lines, end):
                     texts, unread = self._texts(batch, parsed, lines)
                     parsed += batch.num_rows
                     before = _before(lines, parsed - 1)
@@ -119,10 +122,33 @@ class CsvSource:
                 unread.append(Malformed(row, field, "is no UTF-8", data))
         return batch.filter(pa.array([name is None for name in faults])).cast(schema), unread
 
-    def _open(self, types: dict[str, Any] | None, aside: list[Malformed]) -> Any:
+    def _closed(self, reader: Any, lines: Sequence[Malformed], end: _End) -> Iterator[Any]:
+        """The batches of a reader. Raises CannotImport for a quote that is still open at the end of the file,
+        after all rows before it: for the reader, what follows the quote is one value.
+        """
+        held = None
+        rows = 0
+        for batch in reader:
+            if held is not None:
+                yield held
+            held = batch
+            rows += batch.num_rows
+        if held is None or end.was_seen:
+            if held is not None:
+                yield held
+            return
+        yield held.slice(0, held.num_rows - 1)
+        row = rows - 1 + _before(lines, rows - 1)
+        raise CannotImport(
+            f"{self._path}: row {row} has a quote that is not closed before the end of the file"
+        )
+
+    def _open(self, types: dict[str, Any] | None, aside: list[Malformed], end: _End | None) -> Any:
         """A reader of record batches that adds the lines it leaves out to `aside`."""
 
         def set_aside(row: Any) -> str:
+            if end is not None and end.is_here(row.text):
+                return "skip"
             described = f"has {row.actual_columns} columns; {row.expected_columns} are expected"
             aside.append(Malformed(row.number - HEADER_AND_ONE, "", described, row.text))
             return "skip"
@@ -138,7 +164,52 @@ class CsvSource:
         # With threads, lines would come without their numbers.
         read = pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False)
         # Compressed files are told by their names.
-        return pyarrow.csv.open_csv(pa.input_stream(self._path), read, parse, convert)
+        file = pa.input_stream(self._path)
+        if end is not None:
+            file = end.after(file, len(self._columns))
+        return pyarrow.csv.open_csv(file, read, parse, convert)
+
+
+class _End:
+    """A last line that no file has, with more columns than any other: the reader sets it aside, unless there
+    is an open quote to take it in.
+    """
+
+    def __init__(self) -> None:
+        self._text = uuid.uuid4().hex
+        self.was_seen = False
+
+    def is_here(self, text: str) -> bool:
+        """Whether this is that line."""
+        self.was_seen = self.was_seen or self._text in text
+        return self._text in text
+
+    def after(self, file: Any, columns: int) -> Any:
+        """The file, with the line behind it."""
+        return _Chained(file, f"\n{',' * columns}{self._text}\n".encode())
+
+
+class _Chained(io.RawIOBase):
+    """A file and some bytes behind it."""
+
+    def __init__(self, file: Any, rest: bytes) -> None:
+        self._file = file
+        self._rest = io.BytesIO(rest)
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """As of any raw stream: the number of bytes read, 0 at the end."""
+        data = self._file.read(len(buffer)) or self._rest.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+        super().close()
 
 
 def _before(aside: Sequence[Malformed], place: int) -> int:

@@ -11,13 +11,14 @@ reader that wants one type a column.
 
 from __future__ import annotations
 
+import codecs
 import gzip
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import msgspec
 import pyarrow as pa
 
 from milepost.importing.errors import CannotImport
@@ -91,8 +92,8 @@ class NdjsonSource:
 
 def _parsed(line: bytes) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except ValueError as error:
+        row = msgspec.json.decode(line.removeprefix(codecs.BOM_UTF8))
+    except (ValueError, RecursionError) as error:
         raise _Unfit("", f"is no JSON: {error}") from error
     if not isinstance(row, dict):
         raise _Unfit("", "is no JSON object")
