@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from engine.checks.rows import EVENT_AHEAD_MAX, Fault, check_name, check_value, is_longer
+from engine.checks.rows import EVENT_AHEAD_MAX, UTF8_BYTES_MAX, Fault, check_name, check_value, is_longer
 from engine.event_columns import EventColumns, Rows, TextColumn, ValueColumn
 from engine.limits import Limits
 from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS, Kind, Micros
@@ -58,8 +58,8 @@ def _found(
 ) -> _Found:
     """Faults in the order in which `check_event` looks for them, each with the rows that have it."""
     times = columns.times
-    yield from _text_faults(columns.user_ids, lambda text: check_name("user_id", text, limits))
-    yield from _text_faults(columns.names, lambda text: check_name("name", text, limits))
+    yield from _name_faults("user_id", columns.user_ids, limits)
+    yield from _name_faults("name", columns.names, limits)
     if retention:
         too_old = "EVENT_TOO_OLD", "time", "is older than the account's event retention"
         yield too_old, times < now - retention
@@ -73,6 +73,13 @@ def _found(
     for column in columns.attributes:
         yield from _value_faults(column, len(columns), limits)
     yield from _text_faults(columns.inputs, input_fault)
+
+
+def _name_faults(field: str, column: TextColumn, limits: Limits) -> _Found:
+    lengths = list(map(len, column.entries))
+    if min(lengths, default=0) > 0 and max(lengths) * UTF8_BYTES_MAX <= limits.name_bytes_max:
+        return
+    yield from _text_faults(column, lambda name: check_name(field, name, limits))
 
 
 def _text_faults(column: TextColumn, check: Callable[[str], Fault | None]) -> _Found:
@@ -90,6 +97,8 @@ def _by_fault(faulty: Mapping[int, Fault], codes: npt.NDArray[np.integer]) -> _F
 
 def _event_id_faults(event_ids: Sequence[str], limits: Limits) -> _Found:
     fault = "VALUE_TOO_LONG", "event_id", f"is longer than {limits.name_bytes_max} bytes"
+    if max(map(len, event_ids), default=0) * UTF8_BYTES_MAX <= limits.name_bytes_max:
+        return
     too_long = (is_longer(event_id, limits.name_bytes_max) for event_id in event_ids)
     yield fault, np.fromiter(too_long, np.bool_, len(event_ids))
 

@@ -17,6 +17,8 @@ ZSTD_LEVEL = 1
 COMPRESSED_BYTES_MIN = 64
 """Shorter ones are not tried: the frame around them is a dozen bytes."""
 
+SAMPLED_ITEMS = 2_048
+
 _PLAIN, _ZSTD, _PLANES = range(3)
 """Forms, on disk: as it is, compressed, and compressed by planes of bytes."""
 
@@ -52,20 +54,23 @@ def compressed_items(items: npt.NDArray[Any]) -> tuple[int, bytes]:
 
     By planes, all first bytes of the items precede all second bytes and so on: sorted or small numbers are
     alike in their high bytes and differ in the low ones, which cannot be compressed. Runs of equal items
-    shrink further when they are left whole, so the shorter one is taken.
+    shrink further when they are left whole. Of long arrays, items in the middle tell which is shorter.
     """
-    data = items.tobytes()
-    if len(data) < COMPRESSED_BYTES_MIN:
-        return _PLAIN, data
-    best = (_PLAIN, data)
-    candidates = [(_ZSTD, _contexts.compress(data))]
-    if items.itemsize > 1:
-        planes = np.ascontiguousarray(items.view(np.uint8).reshape(-1, items.itemsize).T)
-        candidates.append((_PLANES, _contexts.compress(planes.tobytes())))
-    for candidate in candidates:
-        if len(candidate[1]) < len(best[1]):
-            best = candidate
-    return best
+    if items.nbytes < COMPRESSED_BYTES_MIN:
+        return _PLAIN, items.tobytes()
+    forms = [_ZSTD] if items.itemsize == 1 else [_ZSTD, _PLANES]
+    if len(forms) > 1 and len(items) > SAMPLED_ITEMS:
+        first = (len(items) - SAMPLED_ITEMS) // 2
+        sample = items[first : first + SAMPLED_ITEMS]
+        forms = [min(forms, key=lambda form: len(_shrunk(sample, form)))]
+    form, shrunk = min(((form, _shrunk(items, form)) for form in forms), key=lambda made: len(made[1]))
+    return (form, shrunk) if len(shrunk) < items.nbytes else (_PLAIN, items.tobytes())
+
+
+def _shrunk(items: npt.NDArray[Any], form: int) -> bytes:
+    if form == _PLANES:
+        items = np.ascontiguousarray(items.view(np.uint8).reshape(-1, items.itemsize).T)
+    return _contexts.compress(items.tobytes())
 
 
 def decompressed_items(form: int, stored: memoryview, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
