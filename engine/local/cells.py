@@ -113,11 +113,13 @@ class ColumnCodec:
 
     def encode(self, value: array.array[Any]) -> bytes | None:
         values = np.frombuffer(value, self._dtype)
-        positions = np.flatnonzero(self.is_present(values))
-        if not len(positions):
+        present = self.is_present(values)
+        count = np.count_nonzero(present)
+        if not count:
             return None
-        if 2 * len(positions) > len(values):
-            return bytes([_WHOLE]) + value.tobytes()
+        if 2 * count > len(values):
+            return b"".join((bytes([_WHOLE]), memoryview(value)))
+        positions = np.flatnonzero(present)
         return bytes([_SPARSE]) + positions.astype(np.uint16).tobytes() + values[positions].tobytes()
 
     def memory_bytes(self, stored_bytes: int) -> int:
