@@ -3,7 +3,7 @@
 For each number of users a new store and a service process: the events come through `ImportEvents`; right
 after the last acknowledgement the service is killed and started on what its log holds; it is asked, stopped,
 which folds everything, and started again; then come the questions. The batches are drawn in this process by a
-thread that is a few ahead.
+thread that is a few ahead. Of a scale whose import takes a second or two, the median of several runs is kept.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ FLAGS = ("--log-level", "warning")
 IMPORT_SECONDS_MAX = 6 * 3_600.0
 BATCHES_AHEAD = 8
 """A million events: the order of the next round of users is drawn meanwhile."""
+SHORT_USERS_MAX = 300_000
+SHORT_RUNS = 5
 COUNTS = 20
 CHECKED_USERS = 200
 LISTED_MEMBERS = 5_000
@@ -59,10 +61,14 @@ def run(options: Options, console: Console) -> list[Growth]:
     grown = []
     with tempfile.TemporaryDirectory(prefix="milepost-bench-") as scratch:
         for users in options.users:
-            store = (options.keep or Path(scratch)) / f"growth-{users}"
-            if store.exists():
-                raise SystemExit(f"{store} is there already: each scale is measured on a new store")
-            grown.append(measure(users, store, lambda text: console.print(text, style="dim")))
+            runs = []
+            for turn in range(SHORT_RUNS if users <= SHORT_USERS_MAX else 1):
+                store = (options.keep or Path(scratch)) / (f"growth-{users}" + f"-{turn + 1}" * bool(turn))
+                if store.exists():
+                    raise SystemExit(f"{store} is there already: each scale is measured on a new store")
+                runs.append(measure(users, store, lambda text: console.print(text, style="dim")))
+            runs.sort(key=lambda run: run.import_seconds + run.fold_seconds)
+            grown.append(runs[len(runs) // 2])
             # After each, because the next one may take an hour.
             console.print(table(grown))
     options.svg.write_text(draw(grown), encoding="utf-8")
