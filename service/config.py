@@ -80,10 +80,10 @@ class Config:
     ] = FOLD_SECONDS
     cell_cache_bytes: Annotated[
         int,
-        Setting("memory for users, sets and profiles read lately; 0 = 25,165,824 and 24 a user", 0),
+        Setting("memory for users, sets and profiles read lately; 0 = 25,165,824 and 20 a user", 0),
     ] = 0
     column_cache_bytes: Annotated[
-        int, Setting("memory for columns of events read lately; 0 = 50,331,648 and 28 a user", 0)
+        int, Setting("memory for columns of events read lately; 0 = 50,331,648 and 24 a user", 0)
     ] = 0
     refresh_interval_ms: Annotated[
         int, Setting("how often activated audiences are brought up to date", 1)

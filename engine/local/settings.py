@@ -10,8 +10,8 @@ from engine.local.environment import GROUPS_DEFAULT, MAP_BYTES_DEFAULT
 from engine.local.events import COLUMN_CACHE_BYTES_DEFAULT
 from engine.local.membership import CHANGES_RETAINED_MAX
 
-CACHE_BYTES_PER_USER = 24
-COLUMN_CACHE_BYTES_PER_USER = 28
+CACHE_BYTES_PER_USER = 20
+COLUMN_CACHE_BYTES_PER_USER = 24
 """On top of the defaults, which are what a store without users has."""
 FOLD_RECORDS = 200_000
 FOLD_SECONDS = 30.0

@@ -27,7 +27,7 @@ def test_budgets_follow_the_users_of_all_accounts(tmp_path: Path) -> None:
             ],
         )
     backend.fold()
-    with_users = (25_165_824 + 37 * 24, 50_331_648 + 37 * 28)
+    with_users = (25_165_824 + 37 * 20, 50_331_648 + 37 * 24)
     assert _budgets(backend) == with_users
     backend.close()
     again = LocalBackend.open(tmp_path)
