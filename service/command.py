@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from queue import SimpleQueue
-from types import FrameType
 
 import structlog
 
@@ -37,7 +36,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     logs.configure(config.log_format, config.log_level)
     limit_arenas()
-    stopping = _stop_on_signals()
+    stopping = StopSignals()
     try:
         application = Application(config)
     except (MilepostError, OSError) as error:
@@ -46,7 +45,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     application.start()
     try:
         _announce(application, config.port_file)
-        stopping.get()
+        stopping.wait()
         _logger.info("stopping")
     finally:
         application.stop()
@@ -54,20 +53,24 @@ def run(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _stop_on_signals() -> SimpleQueue[int]:
-    """Where the numbers of signals to stop come.
+class StopSignals:
+    """Waits for a signal to stop, from when it is made, in the main thread.
 
-    Not an event: a handler runs in the thread that waits for it, and would wait for itself when it sets the
-    event just as that thread has the event's lock. `SimpleQueue.put` may interrupt anything.
+    Signals come through a socket, as neither an event nor a queue that a handler fills is sure to wake the
+    main thread: the system may give a signal to any thread, and handlers run in the main one, when it wakes.
     """
-    stopping: SimpleQueue[int] = SimpleQueue()
 
-    def stop(signum: int, frame: FrameType | None) -> None:
-        stopping.put(signum)
+    def __init__(self) -> None:
+        self._receiver, self._sender = socket.socketpair()
+        self._sender.setblocking(False)
+        signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
+        for number in STOP_SIGNALS:
+            # A signal without a handler would end the process.
+            signal.signal(number, lambda number, frame: None)
 
-    for number in STOP_SIGNALS:
-        signal.signal(number, stop)
-    return stopping
+    def wait(self) -> None:
+        """Returns when one has come."""
+        self._receiver.recv(1)
 
 
 def _announce(application: Application, port_file: Path | None) -> None:

@@ -74,6 +74,30 @@ def test_it_says_when_it_is_ready_and_ends_on_a_signal(tmp_path: Path, number: s
         assert '"event": "stopped"' in err.splitlines()[-1]
 
 
+_SIGNAL_TO_ANOTHER_THREAD = """
+import signal, threading, time
+from service.command import StopSignals
+
+stopping = StopSignals()
+other = threading.Thread(target=time.sleep, args=(3_600,), daemon=True)
+other.start()
+threading.Timer(0.2, signal.pthread_kill, (other.ident, signal.SIGTERM)).start()
+stopping.wait()
+print("stopped", flush=True)
+"""
+
+
+def test_a_signal_that_another_thread_gets_stops_the_service_as_well() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _SIGNAL_TO_ANOTHER_THREAD],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=START_TIMEOUT_S,
+    )
+    assert done.stdout == "stopped\n"
+
+
 def test_what_was_answered_is_there_after_a_kill(tmp_path: Path) -> None:
     with process(tmp_path) as child:
         stubs = Stubs(ready_address(child))
