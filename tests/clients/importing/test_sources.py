@@ -126,12 +126,12 @@ def test_a_value_that_json_cannot_have_sets_its_row_aside(tmp_path: Path, value:
     assert batch.column("x").to_pylist() == [1.0, "\N{GRINNING FACE}"]
 
 
-def test_a_quote_that_is_never_closed_ends_the_import(tmp_path: Path) -> None:
-    """What follows it is one value for the reader, and must not be lost in it."""
+@pytest.mark.parametrize("broken", ['u700,"buy,1', 'u700,buy,"1', '"u700,buy,1'])
+def test_a_quote_that_is_never_closed_ends_the_import(tmp_path: Path, broken: str) -> None:
+    """What follows it is one value for the reader, in any column, and must not be lost in it."""
     file = tmp_path / "e.csv"
-    broken = {700: 'u700,"buy', 300: "u300"}
-    lines = [broken.get(row, f"u{row},buy") for row in range(ROWS)]
-    file.write_text("\n".join(["user_id,name", *lines]), encoding="utf-8")
+    lines = [{700: broken, 300: "u300"}.get(row, f"u{row},buy,1") for row in range(ROWS)]
+    file.write_text("\n".join(["user_id,name,x", *lines]), encoding="utf-8")
     sent: list[str] = []
 
     def read() -> None:

@@ -133,21 +133,23 @@ class CsvSource:
                 yield held
             held = batch
             rows += batch.num_rows
-        if held is None or end.was_seen:
-            if held is not None:
-                yield held
-            return
-        yield held.slice(0, held.num_rows - 1)
-        row = rows - 1 + _before(lines, rows - 1)
-        raise CannotImport(
-            f"{self._path}: row {row} has a quote that is not closed before the end of the file"
-        )
+        row = end.open_row
+        if held is not None and row is None and not end.was_seen:
+            # It has as many columns as others, and so is the last of those that are sent.
+            row = rows - 1 + _before(lines, rows - 1)
+            held = held.slice(0, held.num_rows - 1)
+        if held is not None:
+            yield held
+        if row is not None:
+            raise CannotImport(
+                f"{self._path}: row {row} has a quote that is not closed before the end of the file"
+            )
 
     def _open(self, types: dict[str, Any] | None, aside: list[Malformed], end: _End | None) -> Any:
         """A reader of record batches that adds the lines it leaves out to `aside`."""
 
         def set_aside(row: Any) -> str:
-            if end is not None and end.is_here(row.text):
+            if end is not None and end.is_in(row):
                 return "skip"
             described = f"has {row.actual_columns} columns; {row.expected_columns} are expected"
             aside.append(Malformed(row.number - HEADER_AND_ONE, "", described, row.text))
@@ -171,22 +173,30 @@ class CsvSource:
 
 
 class _End:
-    """A last line that no file has, with more columns than any other: the reader sets it aside, unless there
-    is an open quote to take it in.
+    """A last line that no file has, with more columns than any other: the reader sets it aside, by itself, or
+    as part of a row with an open quote, or has it in the last value of such a row.
     """
 
     def __init__(self) -> None:
-        self._text = uuid.uuid4().hex
+        self._line = ""
         self.was_seen = False
+        self.open_row: int | None = None
+        """The row that was set aside with the line in it."""
 
-    def is_here(self, text: str) -> bool:
-        """Whether this is that line."""
-        self.was_seen = self.was_seen or self._text in text
-        return self._text in text
+    def is_in(self, row: Any) -> bool:
+        """Whether a row that was set aside is this line, or has it in a value."""
+        if not row.text.endswith(self._line):
+            return False
+        if row.text == self._line:
+            self.was_seen = True
+        else:
+            self.open_row = row.number - HEADER_AND_ONE
+        return True
 
     def after(self, file: Any, columns: int) -> Any:
         """The file, with the line behind it."""
-        return _Chained(file, f"\n{',' * columns}{self._text}\n".encode())
+        self._line = "," * columns + uuid.uuid4().hex
+        return _Chained(file, f"\n{self._line}\n".encode())
 
 
 class _Chained(io.RawIOBase):
