@@ -76,10 +76,14 @@ def _found(
 
 
 def _name_faults(field: str, column: TextColumn, limits: Limits) -> _Found:
-    lengths = list(map(len, column.entries))
-    if min(lengths, default=0) > 0 and max(lengths) * UTF8_BYTES_MAX <= limits.name_bytes_max:
+    if all(column.entries) and _are_short(column.entries, limits.name_bytes_max):
         return
     yield from _text_faults(column, lambda name: check_name(field, name, limits))
+
+
+def _are_short(texts: Sequence[str], bytes_max: int) -> bool:
+    """Whether none can be longer, as the longest of them tells for all."""
+    return max(map(len, texts), default=0) * UTF8_BYTES_MAX <= bytes_max
 
 
 def _text_faults(column: TextColumn, check: Callable[[str], Fault | None]) -> _Found:
@@ -97,7 +101,7 @@ def _by_fault(faulty: Mapping[int, Fault], codes: npt.NDArray[np.integer]) -> _F
 
 def _event_id_faults(event_ids: Sequence[str], limits: Limits) -> _Found:
     fault = "VALUE_TOO_LONG", "event_id", f"is longer than {limits.name_bytes_max} bytes"
-    if max(map(len, event_ids), default=0) * UTF8_BYTES_MAX <= limits.name_bytes_max:
+    if _are_short(event_ids, limits.name_bytes_max):
         return
     too_long = (is_longer(event_id, limits.name_bytes_max) for event_id in event_ids)
     yield fault, np.fromiter(too_long, np.bool_, len(event_ids))

@@ -18,6 +18,7 @@ COMPRESSED_BYTES_MIN = 64
 """Shorter ones are not tried: the frame around them is a dozen bytes."""
 
 SAMPLED_ITEMS = 2_048
+"""Arrays of more items are compressed once, others in every form."""
 
 _PLAIN, _ZSTD, _PLANES = range(3)
 """Forms, on disk: as it is, compressed, and compressed by planes of bytes."""

@@ -68,8 +68,6 @@ slice_decoder = msgspec.msgpack.Decoder(SliceRecord)
 
 Slices = dict[SliceKey, list[Part]]
 
-_NO_PARTS: list[Part] = []
-
 _BITMAP_ID_BYTES = 2
 _BITMAP_OVERHEAD_BYTES = 200
 
@@ -326,13 +324,14 @@ class Table:
                 for child, child_rows in rows_by_child(whole.times, slice_key, SLICE_ROWS_MAX // 2):
                     staged.slices[child] = [self._new_part(staged, child, whole.take(child_rows))]
                 return
-        kept, merged = parts, _NO_PARTS
+        kept = parts
+        merged: list[Part] = []
         if slice_key.end_day <= staged.last_day and is_late(len(frame), rows):
             kept, merged = joinable(parts, len(frame))
         elif len(parts) >= SLICE_PARTS_MAX:
             kept, merged = apart(parts, len(frame))
         if merged and not allowance.take(rows_in(merged)):
-            kept, merged = apart(parts, len(frame)) if len(parts) >= SLICE_PARTS_LIMIT else (parts, _NO_PARTS)
+            kept, merged = apart(parts, len(frame)) if len(parts) >= SLICE_PARTS_LIMIT else (parts, [])
         whole = _joined(merged, frame)
         if whole is None:
             kept, whole = parts, frame
