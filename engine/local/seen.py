@@ -38,6 +38,8 @@ VECTOR_USERS_MIN = 16
 
 WAITING_USERS_MAX = 1 << 15
 """The times of about so many users wait, of 20 bytes each, for each input and group."""
+WAITING_BATCHES_MAX = 1 << 8
+"""So many batches at most: what a small one takes is mostly the arrays themselves."""
 
 
 class _Spans(NamedTuple):
@@ -57,6 +59,7 @@ class Seen:
         self._pages: dict[tuple[int, int], Cell[array.array[int]]] = {}
         self._belongs: dict[tuple[int, int], Cell[BitMap]] = {}
         self._waiting: dict[tuple[int, int], list[_Spans]] = {}
+        self._waiting_users: dict[tuple[int, int], int] = {}
         self.touched: set[ReadKey] = set()
         """Read keys of what changed since the caller last took them."""
 
@@ -80,9 +83,11 @@ class Seen:
             new -= belonging.value
         if new:
             self._belonging(input_number, group).value |= new
-        waiting = self._waiting.setdefault((input_number, group), [])
+        at = input_number, group
+        waiting = self._waiting.setdefault(at, [])
         waiting.append(_Spans(users, first, last))
-        if sum(len(spans.users) for spans in waiting) >= WAITING_USERS_MAX:
+        self._waiting_users[at] = self._waiting_users.get(at, 0) + len(users)
+        if self._waiting_users[at] >= WAITING_USERS_MAX or len(waiting) >= WAITING_BATCHES_MAX:
             self._settle(input_number, group)
 
     def settle(self) -> None:
@@ -112,7 +117,7 @@ class Seen:
             # The mark of an absent time is the least of all, so it loses here.
             times[slots + PAGE_USERS] = np.maximum(latest, last[start:end])
         # Not before: when a page cannot be read, nothing is lost and all of it is done again.
-        del self._waiting[input_number, group]
+        del self._waiting[input_number, group], self._waiting_users[input_number, group]
 
     def _see(self, input_number: int, place: Place, first: Micros, last: Micros) -> None:
         if self._widen(input_number, place, first, last):

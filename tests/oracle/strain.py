@@ -23,7 +23,11 @@ LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     "engine.local.execute": {"NARROW_SHARE": (1, 1_000), "COMPILED_PLANS_MAX": (1,)},
     "engine.local.leaves": {"PROFILE_USERS_MAX": (0, 1), "PROFILE_USERS_OVER_SCAN_MAX": (0, 1)},
     "engine.local.properties": {"TEXT_IN_KEY_BYTES_MAX": (0, 2)},
-    "engine.local.seen": {"WAITING_USERS_MAX": (1, 3), "VECTOR_USERS_MIN": (0,)},
+    "engine.local.seen": {
+        "WAITING_USERS_MAX": (1, 3),
+        "WAITING_BATCHES_MAX": (1, 2),
+        "VECTOR_USERS_MIN": (0,),
+    },
     "engine.local.runs": {"RUNS_PER_TIER_MAX": (1, 2), "BLOCK_BYTES": (16, 32)},
     "engine.local.user_index": {"KNOWN_USERS_MAX": (2, 6), "LOADED_USERS_PER_MISSING_ONE": (0, 1)},
     "engine.local.events.aggregate": {"DENSE_SHARE": (1, 1_000)},

@@ -129,6 +129,7 @@ def test_the_order_of_arrival_and_waiting_change_nothing(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(seen_module, "WAITING_USERS_MAX", waiting_max)
+        patch.setattr(seen_module, "WAITING_BATCHES_MAX", waiting_max)
         patch.setattr(seen_module, "VECTOR_USERS_MIN", vector_min)
         state = Walk(index)
         for name, arguments in walk:
