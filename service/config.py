@@ -17,8 +17,9 @@ from typing import Annotated, Any
 
 from engine import limits as data
 from engine.limits import Limits
-from engine.local.environment import GROUPS_DEFAULT, MAP_BYTES_DEFAULT
 from engine.local.settings import FOLD_RECORDS, FOLD_SECONDS
+from engine.local.storage.environment import MAP_BYTES_DEFAULT
+from engine.local.storage.header import GROUPS_DEFAULT
 from engine.retention import RETENTION_INTERVAL_S
 from service import limits as transport
 from service.interceptors import AccessLog

@@ -22,12 +22,13 @@ from engine.local.cache import ANY_NAME, ReadKey, StepCache
 from engine.local.catalog import Catalog
 from engine.local.cells import Cells
 from engine.local.directory import Directory
-from engine.local.environment import Store, Writable
 from engine.local.events import ArrivedRows, ColumnCache, ColumnNumbers, EventRow, EventTables, RowUsers
 from engine.local.names import NO_ACCOUNT, FieldKind, Names, NameSpace, Space, field_name, field_of
 from engine.local.places import DENSE_MASK, PLACE_SHIFT, Place
 from engine.local.properties import Properties, Write
 from engine.local.seen import Seen
+from engine.local.storage.store import Store
+from engine.local.storage.transactions import Writable
 from engine.local.user_index import UserIndex
 from engine.values import Micros, Value
 

@@ -56,7 +56,6 @@ from engine.local.account import Account
 from engine.local.catalogs import Catalogs
 from engine.local.directory import SAMPLING_ORDER
 from engine.local.documents import LocalDocuments
-from engine.local.environment import FORMAT_VERSION, Store, WriteBuffer
 from engine.local.execute import Executor, GroupRun, after_group, member_page
 from engine.local.log import AliasEntry, AppendEntry, EraseEntry, ExpireEntry, ImportEntry, WriteAheadLog
 from engine.local.membership import GroupChanges, StoredState, Update
@@ -65,6 +64,9 @@ from engine.local.places import DENSE_MASK, PLACE_SHIFT
 from engine.local.settings import LocalSettings
 from engine.local.state import State
 from engine.local.statistics import stored_kinds
+from engine.local.storage.header import FORMAT_VERSION
+from engine.local.storage.store import Store
+from engine.local.storage.transactions import WriteBuffer
 from engine.local.upkeep import Upkeep
 from engine.local.writer import Writer
 from engine.plan.model import Plan

@@ -12,10 +12,10 @@ from engine.backend import AttributeFacts, AttributePlace, EventNameFacts, Event
 from engine.errors import DeadlineExceeded, StoreUnavailable
 from engine.local.account import Account
 from engine.local.catalog import UNFINISHED, Catalog
-from engine.local.environment import Environment
 from engine.local.locks import FairLock
 from engine.local.names import FieldKind, field_name
 from engine.local.state import State
+from engine.local.storage.environment import Environment
 from engine.local.value_counts import ValueCounts
 
 

@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from pyroaring import BitMap
 
-from engine.local.environment import Environment, ReadTransaction, Writable
+from engine.local.storage.environment import Environment
+from engine.local.storage.transactions import ReadTransaction, Writable
 
 T = TypeVar("T")
 

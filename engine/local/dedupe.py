@@ -22,9 +22,10 @@ import numpy as np
 import xxhash
 
 from engine.backend import Appended
-from engine.local.environment import Environment, ReadTransaction, Writable
 from engine.local.keys import Family, key
 from engine.local.runs import Items, Run, RunForm, Runs
+from engine.local.storage.environment import Environment
+from engine.local.storage.transactions import ReadTransaction, Writable
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, Micros
 
 DEDUPE_HORIZON_DAYS = 30

@@ -26,12 +26,12 @@ from engine.local.cells import (
     MessageCodec,
     as_numpy,
 )
-from engine.local.environment import Writable
 from engine.local.id_pages import ID_PAGE, IdPage
 from engine.local.keys import Family, key
 from engine.local.known import UNKNOWN
 from engine.local.places import DENSE_MASK, PLACE_SHIFT, Place, Places
 from engine.local.runs import Keys
+from engine.local.storage.transactions import Writable
 from engine.local.user_index import UserIndex
 from engine.values import PARTITION_BITS, PARTITION_COUNT, partition_of
 

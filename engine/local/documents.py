@@ -10,8 +10,8 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 
 from engine.errors import StoreUnavailable
-from engine.local.environment import Environment
 from engine.local.keys import KEY_BYTES_MAX, Family, key
+from engine.local.storage.environment import Environment
 
 DOCUMENT_KEY_BYTES_MAX = KEY_BYTES_MAX - 1
 

@@ -4,7 +4,7 @@ A key is one byte for its family, then its parts, integers big-endian so that by
 layout names the parts: `B` u8, `I` u32, `Q` u64, and `*` for bytes up to the end of the key, last only. Fewer
 parts than declared make a prefix for scans. LMDB takes keys of at most 511 bytes.
 
-Values carry an 8-byte checksum in front of what the tables below describe (`engine.local.environment`).
+Values carry an 8-byte checksum in front of what the tables below describe (`storage.transactions`).
 Numbers of families are stored on disk: they are never changed and never given to another family.
 
 Either environment

@@ -15,8 +15,8 @@ from engine.backend import Record
 from engine.errors import DataLoss, LimitExceeded
 from engine.event_columns import EventColumns
 from engine.local.compression import compressed, decompressed
-from engine.local.environment import Environment
 from engine.local.keys import Family, key
+from engine.local.storage.environment import Environment
 from engine.values import Micros
 
 

@@ -26,9 +26,10 @@ from engine.backend import Change, ChangePage, Membership
 from engine.errors import CursorExpired, LimitExceeded, NotFound
 from engine.local.account import Account
 from engine.local.cells import BITMAP, Cells
-from engine.local.environment import Environment, WriteTransaction
 from engine.local.keys import Family, key
 from engine.local.places import DENSE_MASK, PLACE_SHIFT, Place
+from engine.local.storage.environment import Environment
+from engine.local.storage.transactions import WriteTransaction
 from engine.values import Micros
 
 CHANGES_RETAINED_MAX = 5_000_000

@@ -10,8 +10,9 @@ import enum
 
 import msgspec
 
-from engine.local.environment import Environment, Writable
 from engine.local.keys import Family, key, parts_of
+from engine.local.storage.environment import Environment
+from engine.local.storage.transactions import Writable
 
 NO_ACCOUNT = 0
 """The account under which the names of accounts themselves are numbered."""

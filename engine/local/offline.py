@@ -21,21 +21,15 @@ from pyroaring import BitMap
 from engine.errors import DataLoss, FailedPrecondition, StoreUnavailable
 from engine.local.backend import LocalBackend
 from engine.local.cells import BITMAP
-from engine.local.environment import (
-    DATA_FILE,
-    STORE_ID_BYTES,
-    Environment,
-    ReadTransaction,
-    Store,
-    StoreHeader,
-    read_header,
-    write_copy,
-    write_header,
-)
 from engine.local.events.table import Table
 from engine.local.keys import Family, key
 from engine.local.state import read_folded
 from engine.local.statistics import stored_kinds
+from engine.local.storage.copying import write_copy
+from engine.local.storage.environment import DATA_FILE, Environment
+from engine.local.storage.header import STORE_ID_BYTES, StoreHeader, read_header, write_header
+from engine.local.storage.ownership import owned
+from engine.local.storage.transactions import ReadTransaction
 from engine.local.verify import verify
 from engine.upkeep import Finding, StoreFault, StoreFigures
 
@@ -161,7 +155,7 @@ def compact(directory: Path) -> Compacted:
         backend.purge()
     finally:
         backend.close()
-    with Store.owned(directory), _inside(directory) as unfinished:
+    with owned(directory), _inside(directory) as unfinished:
         with _viewed(directory) as view:
             before = view.content.figures().disk_bytes + view.log.figures().disk_bytes
             _copy(view, unfinished)

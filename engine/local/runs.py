@@ -21,10 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import DataLoss
-from engine.local.environment import Environment, ReadTransaction, Writable
 from engine.local.events.arrays import Positions, ranges
 from engine.local.events.arrays import runs as starts_of
 from engine.local.keys import Family, key, parts_of
+from engine.local.storage.environment import Environment
+from engine.local.storage.transactions import ReadTransaction, Writable
 from engine.values import Micros
 
 Keys: TypeAlias = npt.NDArray[np.uint64]

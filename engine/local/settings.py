@@ -6,9 +6,10 @@ import msgspec
 
 from engine.local.cells import CACHE_BYTES_DEFAULT
 from engine.local.dedupe import DEDUPE_HORIZON_DAYS, REQUEST_HORIZON_HOURS
-from engine.local.environment import GROUPS_DEFAULT, MAP_BYTES_DEFAULT
 from engine.local.events import COLUMN_CACHE_BYTES_DEFAULT
 from engine.local.membership import CHANGES_RETAINED_MAX
+from engine.local.storage.environment import MAP_BYTES_DEFAULT
+from engine.local.storage.header import GROUPS_DEFAULT
 
 CACHE_BYTES_PER_USER = 20
 COLUMN_CACHE_BYTES_PER_USER = 24

@@ -22,7 +22,6 @@ from engine.local.account import Account
 from engine.local.cells import Cells
 from engine.local.dedupe import EventIds, Requests, event_digests
 from engine.local.directory import by_group
-from engine.local.environment import ReadTransaction, Store, Writable
 from engine.local.events import ColumnCache
 from engine.local.keys import Family, key
 from engine.local.locks import FairLock
@@ -30,6 +29,8 @@ from engine.local.log import AliasEntry, AppendEntry, EraseEntry, ExpireEntry, I
 from engine.local.membership import Memberships
 from engine.local.names import Names, Space
 from engine.local.settings import LocalSettings
+from engine.local.storage.store import Store
+from engine.local.storage.transactions import ReadTransaction, Writable
 from engine.values import Micros
 
 IMPORT_CHUNK_ROWS = 1 << 17

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from engine.local.environment import ReadTransaction
 from engine.local.keys import Family, key
+from engine.local.storage.transactions import ReadTransaction
 from engine.upkeep import StoredKind
 
 KINDS: dict[Family, str] = {

@@ -13,7 +13,8 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from engine.errors import FailedPrecondition, StoreUnavailable
-from engine.local.environment import Store, write_copy
+from engine.local.storage.copying import write_copy
+from engine.local.storage.store import Store
 from engine.local.verify import verify
 from engine.upkeep import Finding, StoreProgress
 

@@ -17,11 +17,12 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import xxhash
 
-from engine.local.environment import Environment, Writable
 from engine.local.keys import Family
 from engine.local.known import UNKNOWN, KnownUsers, rows_of
 from engine.local.places import PLACE_BITS, PLACE_MASK, Places
 from engine.local.runs import Items, Keys, RunForm, Runs
+from engine.local.storage.environment import Environment
+from engine.local.storage.transactions import Writable
 
 KNOWN_USERS_MAX = 32_000_000
 """How many places of an account are kept in memory, about 30 bytes each, before all are forgotten."""

@@ -21,7 +21,6 @@ import numpy.typing as npt
 from engine.backend import ValueCount
 from engine.errors import DataLoss
 from engine.local.cells import BITMAP, U32_BYTES, Cells, as_numpy
-from engine.local.environment import ReadTransaction
 from engine.local.keys import Family, key
 from engine.local.properties import (
     DIGEST_SUFFIX,
@@ -32,6 +31,7 @@ from engine.local.properties import (
     text_key,
     value_suffix,
 )
+from engine.local.storage.transactions import ReadTransaction
 from engine.values import Kind, kind_of
 
 VALUES_PER_CHECK = 1_024

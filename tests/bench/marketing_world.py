@@ -18,8 +18,8 @@ from engine.criteria.model import EventType
 from engine.engine import Engine
 from engine.journeys.model import Account, Input, Journey, Workspace
 from engine.local.backend import LocalBackend
-from engine.local.environment import GROUPS_DEFAULT
 from engine.local.settings import LocalSettings
+from engine.local.storage.header import GROUPS_DEFAULT
 from engine.values import MICROS_PER_DAY, MICROS_PER_SECOND, Micros
 
 ACCOUNT_ID, WORKSPACE_ID, INPUT_ID, JOURNEY_ID = "bench", "shop", "web", "main"

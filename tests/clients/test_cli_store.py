@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from engine.local.environment import Environment
 from engine.local.keys import Family, key
+from engine.local.storage.environment import Environment
 from milepost.cli.app import app
 from milepost.v1.data_pb2 import Event
 from milepost.v1.ingest_service_pb2 import IngestEventsRequest

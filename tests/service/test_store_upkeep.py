@@ -9,8 +9,8 @@ import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from engine.local.environment import CHECKSUM_BYTES
 from engine.local.keys import Family, family_of
+from engine.local.storage.transactions import CHECKSUM_BYTES
 from milepost.v1 import admin_service_pb2, audience_service_pb2, ingest_service_pb2, journey_service_pb2
 from milepost.v1.criteria_pb2 import Criteria
 from milepost.v1.data_pb2 import Event, UserUpdate

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import Protocol, TypeVar, cast
 
 from engine.errors import DataLoss
-from engine.local.environment import Readable, ReadTransaction
 from engine.local.keys import family_of
+from engine.local.storage.transactions import Readable, ReadTransaction
 
 COLUMN_CACHE_BYTES_DEFAULT = 48 << 20
 

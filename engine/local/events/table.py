@@ -18,7 +18,6 @@ from pyroaring import BitMap
 from engine.criteria.model import EventType
 from engine.errors import DataLoss
 from engine.local.bitmaps import bitmap_of, bitmap_of_mask
-from engine.local.environment import ReadTransaction, Writable
 from engine.local.events.cache import Loader
 from engine.local.events.compaction import (
     SLICE_PARTS_LIMIT,
@@ -37,6 +36,7 @@ from engine.local.events.model import EventRow
 from engine.local.events.part import Marks, Part, PartRecord
 from engine.local.events.slices import NUMBER_BIAS, SLICE_ROWS_MAX, SliceKey, rows_by_child, rows_by_slice
 from engine.local.keys import Family, key, parts_of
+from engine.local.storage.transactions import ReadTransaction, Writable
 from engine.values import MICROS_PER_DAY, Micros
 
 TableKey = tuple[int, int, int, int, int]

@@ -9,7 +9,6 @@ from typing import NamedTuple
 from pyroaring import BitMap
 
 from engine.criteria.ranges import ALL_NUMBERS
-from engine.local.environment import ReadTransaction, Store, Writable
 from engine.local.events.aggregate import passing
 from engine.local.events.cache import ColumnCache, Keeping, Loader
 from engine.local.events.compaction import Allowances
@@ -22,6 +21,8 @@ from engine.local.events.select import Universe
 from engine.local.events.sequence import sequence_passing
 from engine.local.events.table import Table
 from engine.local.keys import Family, key, parts_of
+from engine.local.storage.store import Store
+from engine.local.storage.transactions import ReadTransaction, Writable
 from engine.values import Micros
 
 ARRIVED_ROWS_MAX = 1 << 16

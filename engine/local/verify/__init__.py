@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from engine.local.environment import Readable
 from engine.local.keys import Family
 from engine.local.statistics import INDEX_FAMILIES, KINDS, LOG_FAMILIES
+from engine.local.storage.transactions import Readable
 from engine.local.verify.dedupe import check_event_ids, check_requests
 from engine.local.verify.events import check_events
 from engine.local.verify.examination import Examination

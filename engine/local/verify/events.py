@@ -9,7 +9,6 @@ from itertools import groupby, pairwise
 import numpy as np
 
 from engine.local.bitmaps import bitmap_of
-from engine.local.environment import ReadTransaction
 from engine.local.events.cache import ColumnCache, Loader
 from engine.local.events.columns import Column, DictionaryColumn, NumberColumn
 from engine.local.events.part import STRUCTURE, Part
@@ -17,6 +16,7 @@ from engine.local.events.slices import NUMBER_BIAS, SliceKey
 from engine.local.events.table import Table, TableRecord, slice_decoder
 from engine.local.keys import Family, key
 from engine.local.names import Space
+from engine.local.storage.transactions import ReadTransaction
 from engine.local.verify.examination import Examination, as_is
 from engine.values import MICROS_PER_DAY
 

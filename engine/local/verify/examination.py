@@ -12,8 +12,9 @@ import numpy.typing as npt
 from pyroaring import BitMap
 
 from engine.local.cells import U32_BYTES
-from engine.local.environment import GROUPS_MAX, ReadTransaction
 from engine.local.keys import Family, parts_of
+from engine.local.storage.header import GROUPS_MAX
+from engine.local.storage.transactions import ReadTransaction
 from engine.upkeep import StoreFault
 
 T = TypeVar("T")

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import msgspec
 
-from engine.local.environment import FORMAT_VERSION, StoreHeader
 from engine.local.keys import Family, key
 from engine.local.log import decode_entry
 from engine.local.names import NO_ACCOUNT, Space, field_of
 from engine.local.state import FoldedState
+from engine.local.storage.header import FORMAT_VERSION, StoreHeader
 from engine.local.verify.examination import Examination, as_is, as_text
 
 _HEADER, _FOLDED = b"header", b"folded"

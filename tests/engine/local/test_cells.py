@@ -23,7 +23,8 @@ from engine.local.cells import (
     Codec,
     MessageCodec,
 )
-from engine.local.environment import Environment, WriteBuffer
+from engine.local.storage.environment import Environment
+from engine.local.storage.transactions import WriteBuffer
 
 
 @pytest.fixture

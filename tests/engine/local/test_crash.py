@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from engine.backend import Contains, Count, Members
 from engine.errors import FailedPrecondition, LimitExceeded, StoreUnavailable
 from engine.local.backend import LocalBackend
-from engine.local.environment import WriteBuffer, WriteTransaction
 from engine.local.keys import Family, key
 from engine.local.settings import LocalSettings
+from engine.local.storage.transactions import WriteBuffer, WriteTransaction
 from engine.plan.model import EventMatch, EventSelection, Interval, Plan, Universe
 from engine.values import MICROS_PER_HOUR
 from tests.conformance.drawing import USER_IDS, input_names, plans, worlds

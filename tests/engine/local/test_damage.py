@@ -11,10 +11,10 @@ from engine.backend import Count
 from engine.criteria.model import Equals, Text
 from engine.errors import DataLoss, MilepostError
 from engine.local.backend import LocalBackend
-from engine.local.environment import CHECKSUM_BYTES
 from engine.local.events import table as table_module
 from engine.local.keys import Family, family_of, key
 from engine.local.settings import LocalSettings
+from engine.local.storage.transactions import CHECKSUM_BYTES
 from engine.plan.model import (
     AttributeMatch,
     EventMatch,

@@ -11,8 +11,9 @@ import pytest
 from engine.backend import Appended
 from engine.local import runs
 from engine.local.dedupe import DIGEST_BYTES, EventIds, Requests, event_digests
-from engine.local.environment import Environment, WriteBuffer
 from engine.local.keys import Family, key
+from engine.local.storage.environment import Environment
+from engine.local.storage.transactions import WriteBuffer
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, Micros
 
 START: Micros = 1_700_000_000_000_000

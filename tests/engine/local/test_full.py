@@ -14,9 +14,10 @@ import pytest
 from engine.backend import Count, Members
 from engine.errors import LimitExceeded
 from engine.local.backend import LocalBackend
-from engine.local.environment import Environment, WriteTransaction
 from engine.local.log import WriteAheadLog
 from engine.local.settings import LocalSettings
+from engine.local.storage.environment import Environment
+from engine.local.storage.transactions import WriteTransaction
 from engine.plan.model import Universe
 from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, WEB, event, plan_of
 
@@ -67,7 +68,7 @@ def test_writes_are_refused_while_the_index_is_full_and_resume_by_themselves(
     backend = LocalBackend.open(tmp_path / "store", settings=SETTINGS)
     backend.append(ACCOUNT, [event("ada", event_id="1")])
     with monkeypatch.context() as patch:
-        patch.setattr("engine.local.environment.WriteBuffer.write_to", full)
+        patch.setattr("engine.local.storage.transactions.WriteBuffer.write_to", full)
         with pytest.raises(LimitExceeded):
             backend.fold()
         for write in (

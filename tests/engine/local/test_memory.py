@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from engine.local import memory
-from engine.local.environment import Environment
 from engine.local.keys import Family
 from engine.local.memory import let_go_of, mapped_bytes
+from engine.local.storage.environment import Environment
 
 MEGABYTES_FREED = 190
 

@@ -12,10 +12,11 @@ import pytest
 from engine.backend import Members
 from engine.errors import DataLoss, FailedPrecondition, StoreUnavailable
 from engine.local.backend import LocalBackend
-from engine.local.environment import FORMAT_VERSION, Environment, StoreHeader, write_header
 from engine.local.keys import Family, key
 from engine.local.offline import compact, restore, store_figures, verify_store
 from engine.local.settings import LocalSettings
+from engine.local.storage.environment import Environment
+from engine.local.storage.header import FORMAT_VERSION, StoreHeader, write_header
 from engine.plan.model import Universe
 from engine.upkeep import StoreFault, StoreVerified
 from tests.conformance.site import ACCOUNT, SHOP, WEB, event, plan_of, update

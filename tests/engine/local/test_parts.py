@@ -18,10 +18,10 @@ from engine.errors import DataLoss
 from engine.local.cache import StepCache
 from engine.local.cells import ABSENT_TIME
 from engine.local.columns import Ranges
-from engine.local.environment import Environment
 from engine.local.keys import Family, key
 from engine.local.locks import FairLock
 from engine.local.log import AliasEntry, WriteAheadLog, encode_entry
+from engine.local.storage.environment import Environment
 from tests.conformance.drawing import INSTANTS, NUMBERS, interval_sets, range_sets
 
 # --- ranges -------------------------------------------------------------------------------------------------

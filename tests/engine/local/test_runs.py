@@ -10,10 +10,11 @@ import pytest
 
 from engine.errors import DataLoss
 from engine.local import runs as module
-from engine.local.environment import Environment, WriteBuffer
 from engine.local.keys import Family, key
 from engine.local.places import PLACE_BITS
 from engine.local.runs import Items, Keys, Runs
+from engine.local.storage.environment import Environment
+from engine.local.storage.transactions import WriteBuffer
 from engine.local.user_index import USER_RUNS
 
 

@@ -15,9 +15,9 @@ from pyroaring import BitMap
 from engine.local import seen as seen_module
 from engine.local.cells import PAGE_USERS, Cells
 from engine.local.columns import Ranges
-from engine.local.environment import Environment
 from engine.local.places import PLACE_SHIFT
 from engine.local.seen import Seen
+from engine.local.storage.environment import Environment
 from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS
 
 INPUTS = (1, 2)

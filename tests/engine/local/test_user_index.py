@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from engine.local import runs, user_index
-from engine.local.environment import Environment, WriteBuffer
 from engine.local.keys import Family, key
 from engine.local.known import UNKNOWN
+from engine.local.storage.environment import Environment
+from engine.local.storage.transactions import WriteBuffer
 from engine.local.user_index import USER_RUNS, UserIndex, user_keys
 
 SEED = 7

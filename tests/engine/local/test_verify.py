@@ -13,11 +13,13 @@ import pytest
 from engine.backend import Record
 from engine.errors import FailedPrecondition
 from engine.local.backend import LocalBackend
-from engine.local.environment import CHECKSUM_BYTES, FORMAT_VERSION, Environment
 from engine.local.events.table import SliceRecord
 from engine.local.keys import Family, family_of, key
 from engine.local.settings import LocalSettings
 from engine.local.statistics import KINDS
+from engine.local.storage.environment import Environment
+from engine.local.storage.header import FORMAT_VERSION
+from engine.local.storage.transactions import CHECKSUM_BYTES
 from engine.local.verify import CHECKERS
 from engine.local.write_times import SPANS
 from engine.plan.model import Universe

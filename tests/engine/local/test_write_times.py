@@ -13,9 +13,9 @@ from pyroaring import BitMap
 
 from engine.errors import DataLoss
 from engine.local.cells import PAGE_USERS, Cells
-from engine.local.environment import Environment
 from engine.local.keys import Family, key
 from engine.local.places import DENSE_MASK, PLACE_SHIFT
+from engine.local.storage.environment import Environment
 from engine.local.write_times import Span, WriteTimes
 
 GROUPS = 2

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.local.environment import Store
 from engine.local.events import EventTables
+from engine.local.storage.store import Store
 
 GROUPS = 2
 

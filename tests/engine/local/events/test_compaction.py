@@ -7,13 +7,13 @@ from collections.abc import Callable
 import pytest
 
 from engine.criteria.model import EventType
-from engine.local.environment import Store
 from engine.local.events import ColumnCache, EventTables, compaction
 from engine.local.events import table as table_module
 from engine.local.events.model import EventRow, ResolvedSelection
 from engine.local.events.part import PartRecord
 from engine.local.events.table import slice_decoder
 from engine.local.keys import Family, key
+from engine.local.storage.store import Store
 from engine.values import MICROS_PER_DAY
 
 FIRST_DAY = 20_480

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.criteria.model import EventType
-from engine.local.environment import Store
 from engine.local.events import ColumnCache, EventRow, EventTables, TableFacts, compaction
 from engine.local.events.frame import ColumnKey
 from engine.local.events.part import STRUCTURE
 from engine.local.keys import Family, key, parts_of
+from engine.local.storage.store import Store
 from engine.values import MICROS_PER_DAY, Kind, Micros, kind_of
 from tests.engine.local.events import drawing
 from tests.engine.local.events.conftest import GROUPS

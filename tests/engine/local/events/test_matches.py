@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
-from engine.local.environment import Store
 from engine.local.events import (
     EventRow,
     EventTables,
@@ -21,6 +20,7 @@ from engine.local.events import (
     distinct,
 )
 from engine.local.events import table as table_module
+from engine.local.storage.store import Store
 from engine.values import kind_of
 from tests.engine.local.events import brute, drawing
 from tests.engine.local.events.conftest import GROUPS

@@ -16,7 +16,6 @@ from pyroaring import BitMap
 from engine.criteria.model import Aggregate, Equals, EventType
 from engine.criteria.ranges import ALL_NUMBERS, Interval, TimeRange
 from engine.errors import DataLoss
-from engine.local.environment import Store
 from engine.local.events import (
     AttributeRow,
     ColumnCache,
@@ -35,6 +34,7 @@ from engine.local.events.columns import DictionaryColumn, unpack_column
 from engine.local.events.compaction import SLICE_PARTS_MAX
 from engine.local.events.part import STRUCTURE
 from engine.local.keys import Family, key, parts_of
+from engine.local.storage.store import Store
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, Kind, Value
 from tests.engine.local.events import brute
 

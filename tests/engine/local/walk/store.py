@@ -14,9 +14,9 @@ import lmdb
 from engine.errors import LimitExceeded
 from engine.local import offline
 from engine.local.backend import LocalBackend
-from engine.local.environment import WriteBuffer
 from engine.local.log import WriteAheadLog
 from engine.local.settings import LocalSettings
+from engine.local.storage.transactions import WriteBuffer
 from engine.upkeep import StoreFault
 from tests.oracle.engine_side import EngineSide
 

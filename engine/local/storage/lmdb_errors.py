@@ -1,0 +1,56 @@
+"""What LMDB raises, as errors of the engine."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import lmdb
+
+from engine.errors import DataLoss, LimitExceeded
+
+SHORT_WRITE_ROOM_BYTES = 64 << 20
+"""With less room than this a failed write is taken to have been cut short: more than LMDB writes at once."""
+
+# What LMDB raises when the pages of its tree, which our checksums do not cover, make no sense.
+_BROKEN_TREE = (
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.PanicError,
+    lmdb.InvalidError,
+    lmdb.VersionMismatchError,
+)
+
+# What the system says when a file cannot grow: the disk, a quota or a limit of the process is in the way.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def translated(file: Path | None = None) -> Iterator[None]:
+    """Turns what LMDB raises into the engine's errors; `file` is the one that is written."""
+    try:
+        yield
+    except (lmdb.MapFullError, lmdb.DiskError) as error:
+        raise LimitExceeded("the store is full", reason="STORE_FULL") from error
+    except _BROKEN_TREE as error:
+        raise DataLoss("the pages of the store are damaged") from error
+    except lmdb.Error as error:
+        # A write that was cut short for want of room is told as any other failure to write.
+        is_short = error.code == errno.EIO and file is not None and _is_short_of_room(file)
+        if error.code in _NO_ROOM or is_short:
+            raise LimitExceeded("the store is full", reason="STORE_FULL") from error
+        raise
+
+
+def _is_short_of_room(file: Path) -> bool:
+    """Whether the file cannot grow by much: the disk is nearly full, or the process may not write more."""
+    disk = os.statvfs(file.parent)
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    room = disk.f_bavail * disk.f_frsize
+    if limit != resource.RLIM_INFINITY:
+        room = min(room, limit - file.stat().st_size)
+    return room < SHORT_WRITE_ROOM_BYTES
