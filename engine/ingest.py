@@ -153,6 +153,15 @@ class Ingest:
             kept[fault.rows] = False
         return columns.take(np.flatnonzero(kept)), faults
 
+    def check_input(self, account: str, name: str, field: str) -> None:
+        """Checks an input that is given once for many rows. Raises InvalidInput for a name that is malformed
+        or of another account, NotFound.
+        """
+        check_resource_name(name, field, Resource.INPUT)
+        if account_of(name) != account:
+            raise InvalidInput.one(field, f"must be an input of {account}")
+        self._repository.get(Input, name)
+
     def alias(self, account: str, from_user_id: str, to_user_id: str) -> int:
         """From now on `from` is `to`; the revision at which it is visible. Raises NotFound, InvalidInput,
         FailedPrecondition on a cycle.

@@ -12,6 +12,7 @@ from engine.checks import RowFaults, is_longer
 from engine.engine import Engine
 from engine.errors import InvalidInput, MilepostError
 from engine.ingest import IngestedColumns
+from engine.journeys.names import Resource, check_name
 from milepost.v1 import ingest_service_pb2 as pb
 from service.ahead import Ahead
 from service.arrow.columns import Converted, convert
@@ -46,15 +47,15 @@ class Importing:
     def run(self, requests: Iterator[pb.ImportEventsRequest]) -> pb.ImportEventsResponse:
         """Takes all rows of a stream that can be taken.
 
-        Raises NotFound (the account), InvalidInput for a header, stream or column that has no meaning, and
-        what `Ingest.columns` raises; `metadata["rows"]` then says how many rows are dealt with, skipped ones
-        included.
+        Raises NotFound (the account, the header's input), InvalidInput for a header, stream or column without
+        a meaning, and what `Ingest.columns` raises; `metadata["rows"]` then says how many rows are dealt
+        with, skipped ones included.
         """
         header = _header(requests)
-        self.engine.accounts.get_account(header.parent)
         tally = _Tally(header.skip_rows, self.engine.backend.revision())
-        source = batches_of(header, requests, self.batch_bytes_max)
         try:
+            self._check(header)
+            source = batches_of(header, requests, self.batch_bytes_max)
             with Ahead(source, depth=BATCHES_AHEAD, name="import-ahead") as batches:
                 for batch in batches:
                     self.may_go_on()
@@ -64,6 +65,15 @@ class Importing:
             error.metadata["rows"] = str(tally.rows)
             raise
         return tally.response(self.token)
+
+    def _check(self, header: pb.ImportHeader) -> None:
+        """Refuses, before any row, what would be refused of every row."""
+        check_name(header.parent, "header.parent", Resource.ACCOUNT)
+        self.engine.accounts.get_account(header.parent)
+        if header.input:
+            self.engine.ingest.check_input(header.parent, header.input, "header.input")
+        elif not header.input_column:
+            raise InvalidInput.one("header.input", "is required, as there is no input_column")
 
 
 def _header(requests: Iterator[pb.ImportEventsRequest]) -> pb.ImportHeader:

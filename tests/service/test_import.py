@@ -31,6 +31,7 @@ from tests.harness import ACCOUNT, CALL_TIMEOUT_S, INPUT, Serving, eventually, r
 T0 = 1_700_000_000_000_000
 ROWS = 100_000
 MESSAGE_BYTES = 1 << 20
+NOWHERE = f"{ACCOUNT}/workspaces/w/inputs/nowhere"
 
 
 @pytest.fixture
@@ -383,11 +384,41 @@ def test_an_account_that_does_not_exist_is_told_before_anything_is_read(service:
 
 
 def test_an_input_that_does_not_exist_refuses_its_rows(service: Serving) -> None:
-    nowhere = f"{ACCOUNT}/workspaces/w/inputs/nowhere"
-    sent = batch("a", "b", where=pa.array([nowhere, None]))
+    sent = batch("a", "b", where=pa.array([NOWHERE, None]))
     answer = run_import(service, arrow_bytes(sent), input_column="where")
     assert answer.accepted == 1
-    assert refused(answer) == {("UNKNOWN_INPUT", "input", f"input '{nowhere}' does not exist"): [0]}
+    assert refused(answer) == {("UNKNOWN_INPUT", "input", f"input '{NOWHERE}' does not exist"): [0]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "said"),
+    [
+        ({"input": NOWHERE}, grpc.StatusCode.NOT_FOUND, f"{NOWHERE} does not exist"),
+        # It is refused as well where every row names an input of its own.
+        (
+            {"input": NOWHERE, "input_column": "where"},
+            grpc.StatusCode.NOT_FOUND,
+            f"{NOWHERE} does not exist",
+        ),
+        (
+            {"input": "accounts/b/workspaces/w/inputs/i"},
+            grpc.StatusCode.INVALID_ARGUMENT,
+            f"header.input: must be an input of {ACCOUNT}",
+        ),
+        ({"input": "w/i"}, grpc.StatusCode.INVALID_ARGUMENT, "header.input: "),
+        ({"input": ""}, grpc.StatusCode.INVALID_ARGUMENT, "header.input: is required"),
+        ({"parent": "a"}, grpc.StatusCode.INVALID_ARGUMENT, "header.parent: "),
+    ],
+)
+def test_a_header_that_refuses_every_row_is_refused_once(
+    service: Serving, fields: dict[str, str], code: grpc.StatusCode, said: str
+) -> None:
+    sent = batch(*"abc", where=pa.array([INPUT] * 3))
+    refusal = refusal_of_import(service, requests(header(**fields), arrow_bytes(sent)))
+    assert refusal.code == code
+    assert refusal.message.startswith(said)
+    assert refusal.metadata["rows"] == "0"
+    assert events_of(service) == 0
 
 
 def test_a_server_without_pyarrow_says_so(service: Serving, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -247,7 +247,9 @@ class ImportHeader(_message.Message):
     parent: _builtins.str
     """Required. `accounts/{a}`."""
     input: _builtins.str
-    """The input of rows without one."""
+    """The input of rows without one; required unless there is an `input_column`. One that does not exist fails the call with NOT_FOUND
+    before any row is taken.
+    """
     user_id_column: _builtins.str
     """Column of the user ids: strings, or integers, which are written as decimals. Empty = `user_id`."""
     name_column: _builtins.str
