@@ -12,6 +12,7 @@ import struct
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import assert_never
 
 import msgspec
 
@@ -29,12 +30,18 @@ from engine.criteria.model import (
     FIRST_SEEN,
     LAST_SEEN,
     Aggregate,
+    AllOf,
+    AnyOf,
+    Audience,
     Between,
+    Bucket,
     Compare,
     Consent,
     Event,
     Identity,
+    Not,
     NumberTest,
+    Sequence,
     UserAttribute,
 )
 from engine.plan.compile import compile_criterion
@@ -164,8 +171,10 @@ class _Seen:
                 return "" if consent is None else consent[1].value
             case Event():
                 return self._aggregate(criterion)
-            case _:
+            case AllOf() | AnyOf() | Not() | Sequence() | Audience() | Bucket():
                 return ""
+            case _:
+                assert_never(criterion)
 
     def _attribute(self, profile: Profile, key: str) -> list[str]:
         inputs = self._located.tree.inputs

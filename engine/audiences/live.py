@@ -41,9 +41,9 @@ from engine.journeys.model import (
 from engine.journeys.repository import Repository
 from engine.limits import ERASED_IDS_DAYS
 from engine.plan.compile import compile_journey
+from engine.plan.expiry import expiry_plan
 from engine.plan.model import Plan
 from engine.plan.passes import ALL_PASSES
-from engine.plan.slivers import moved_by_time
 from engine.plan.tree import made_of
 from engine.values import (
     MICROS_PER_DAY,
@@ -296,7 +296,7 @@ class Live:
         resolver = self._forest.resolver(account_name)
         made = {record.audience: made_of(tree, [record.name], resolver) for record in records}
         # What means the same at both ends of time does not depend on it.
-        moving = moved_by_time(account, tree, TIME_MIN_MICROS, TIME_MAX_MICROS, resolver)
+        moving = expiry_plan(account, tree, TIME_MIN_MICROS, TIME_MAX_MICROS, resolver)
         return _Definition(
             generation=generation,
             milestones=tuple(record.name for record in records),
@@ -370,7 +370,7 @@ class Live:
         if not definition.depends_on_time:
             return None
         account = account_of(journey)
-        return moved_by_time(
+        return expiry_plan(
             self._forest.account(account),
             self._forest.tree(journey),
             state.as_of,

@@ -137,15 +137,12 @@ def merged_ranges(ranges: Iterable[TimeRange]) -> tuple[TimeRange, ...]:
     return tuple(_range(start, end) for start, end in merged)
 
 
-def symmetric_difference(one: TimeRange, other: TimeRange) -> tuple[TimeRange, ...]:
-    """Instants in exactly one of the two ranges."""
-    spans = [_bounds(span) for span in (one, other) if not span.is_empty]
-    if len(spans) < 2:
-        return merged_ranges((one, other))
-    (start, end), (other_start, other_end) = sorted(spans)
-    if end <= other_start:
-        return merged_ranges((one, other))
-    pieces = ((start, other_start), (min(end, other_end), max(end, other_end)))
+def symmetric_difference(one: Iterable[TimeRange], other: Iterable[TimeRange]) -> tuple[TimeRange, ...]:
+    """Instants in exactly one of two sets of ranges."""
+    spans = (*merged_ranges(one), *merged_ranges(other))
+    # Passing a bound of either set changes sides; passing one of each at the same instant changes nothing.
+    bounds = sorted(bound for span in spans for bound in _bounds(span))
+    pieces = zip(bounds[::2], bounds[1::2], strict=True)
     return merged_ranges(_range(low, high) for low, high in pieces if low < high)
 
 

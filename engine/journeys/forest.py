@@ -7,7 +7,8 @@ from typing import TypeAlias
 
 import msgspec
 
-from engine.criteria.model import AllOf, AnyOf, Audience, Criterion, Not
+from engine.criteria.model import Audience, Criterion
+from engine.criteria.visitor import with_children
 from engine.errors import NotFound
 from engine.journeys import model
 from engine.journeys.model import Account, Input, Journey, Milestone, account_of, journey_of
@@ -131,14 +132,6 @@ def _push(
 
 def with_audiences_renamed(criterion: Criterion, names: dict[str, str]) -> Criterion:
     """The criterion with each audience in `names` replaced."""
-    match criterion:
-        case AllOf() | AnyOf():
-            children = tuple(with_audiences_renamed(child, names) for child in criterion.criteria)
-            return msgspec.structs.replace(criterion, criteria=children)
-        case Not():
-            child = with_audiences_renamed(criterion.criterion, names)
-            return msgspec.structs.replace(criterion, criterion=child)
-        case Audience():
-            return msgspec.structs.replace(criterion, name=names.get(criterion.name, criterion.name))
-        case _:
-            return criterion
+    if isinstance(criterion, Audience):
+        return msgspec.structs.replace(criterion, name=names.get(criterion.name, criterion.name))
+    return with_children(criterion, lambda child: with_audiences_renamed(child, names))

@@ -29,7 +29,7 @@ from engine.local.account import Account
 from engine.local.leaves import Leaf, resolve
 from engine.local.names import Names
 from engine.local.places import DENSE_MASK, PLACE_SHIFT
-from engine.plan.model import Intersect, Plan, Step, Subtract, Unite, encode_step, operands_of
+from engine.plan.model import Intersect, Plan, Source, Step, Subtract, Unite, encode_step, operands_of
 from engine.values import PARTITION_COUNT
 
 NARROW_SHARE = 4
@@ -57,7 +57,7 @@ class CompiledPlan:
 
     def _add(self, step: Step) -> None:
         operands = operands_of(step)
-        leaf = None if operands or isinstance(step, Intersect | Unite) else resolve(self.account, step)
+        leaf = resolve(self.account, step)
         self.leaves.append(leaf)
         self.encoded.append(encode_step(step) if leaf is not None and leaf.cacheable else b"")
         cost = leaf.cost if leaf is not None else sum(self.costs[i] for i in operands)
@@ -90,16 +90,14 @@ class GroupRun:
         step = self._plan.steps[index]
         if self._plan.shared[index] or index in self._memo:
             return len(self.users(index))
-        match step:
-            case Intersect():
-                *first, last = self._ordered(step.operands)
-                running = self._intersection(first, self._base)
-                return running.intersection_cardinality(self.step(last, running)) if running else 0
-            case Subtract():
-                running = self._within(self.step(step.minuend, self._base), self._base)
-                return running.difference_cardinality(self.step(step.subtrahend, running)) if running else 0
-            case _:
-                return len(self.users(index))
+        if isinstance(step, Intersect):
+            *first, last = self._ordered(step.operands)
+            running = self._intersection(first, self._base)
+            return running.intersection_cardinality(self.step(last, running)) if running else 0
+        if isinstance(step, Subtract):
+            running = self._within(self.step(step.minuend, self._base), self._base)
+            return running.difference_cardinality(self.step(step.subtrahend, running)) if running else 0
+        return len(self.users(index))
 
     def step(self, index: int, restriction: BitMap | None) -> BitMap:
         """A step's users, right within the restriction (which lies within the base)."""
@@ -124,7 +122,7 @@ class GroupRun:
                 minuend = self._within(self.step(step.minuend, restriction), restriction)
                 return minuend - self.step(step.subtrahend, minuend) if minuend else minuend
             case _:
-                return self._leaf(index, restriction)
+                return self._source(step, index, restriction)
 
     def _ordered(self, operands: Sequence[int]) -> list[int]:
         return sorted(operands, key=lambda i: 0 if i in self._memo else self._plan.costs[i])
@@ -147,7 +145,7 @@ class GroupRun:
     def _within(self, users: BitMap, restriction: BitMap | None) -> BitMap:
         return users if restriction is None else users & restriction
 
-    def _leaf(self, index: int, restriction: BitMap | None) -> BitMap:
+    def _source(self, step: Source, index: int, restriction: BitMap | None) -> BitMap:
         leaf = self._plan.leaves[index]
         assert leaf is not None
         cache, group = self._plan.account.cache, self._group

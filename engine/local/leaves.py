@@ -39,6 +39,7 @@ from engine.plan.model import (
     EventMatch,
     EventSelection,
     IdentityMatch,
+    Intersect,
     Nobody,
     RowFilter,
     RowsAll,
@@ -48,8 +49,11 @@ from engine.plan.model import (
     SeenMatch,
     SequenceMatch,
     Step,
+    Subtract,
+    Unite,
     Universe,
 )
+from engine.plan.visitor import StepVisitor
 from engine.values import Kind, Value
 
 PROFILE_USERS_MAX = 64
@@ -366,32 +370,53 @@ def _united(sets: list[BitMap]) -> BitMap:
 # --- from names to numbers ----------------------------------------------------------------------------------
 
 
-def resolve(account: Account, step: Step) -> Leaf:
-    """The leaf that answers a predicate step (or Universe, or Nobody)."""
-    match step:
-        case Universe():
-            return UniverseLeaf(account, _inputs(account, step.inputs))
-        case Nobody():
-            return NobodyLeaf()
-        case SeenMatch():
-            return SeenLeaf(account, _inputs(account, step.inputs), step)
-        case AttributeMatch():
-            fields = (field_name(FieldKind.ATTRIBUTE, w, step.key) for w in step.workspaces)
-            return _field_leaf(account, tuple(fields), step.test)
-        case IdentityMatch():
-            return _field_leaf(account, (field_name(FieldKind.IDENTITY, step.type),), step.test)
-        case ConsentMatch():
-            field = field_name(FieldKind.CONSENT, step.regulation, step.purpose)
-            return _field_leaf(account, (field,), Equals(step.state.value))
-        case BucketMatch():
-            return BucketLeaf(account, step)
-        case EventMatch():
-            return _event_leaf(account, step)
-        case SequenceMatch():
-            steps = tuple(_selection(account, selection) for selection in step.steps)
-            return SequenceLeaf(account, ResolvedSequence(steps=steps, within=step.within))
-        case _:
-            raise TypeError(f"{type(step).__name__} is no predicate")
+def resolve(account: Account, step: Step) -> Leaf | None:
+    """The leaf that answers a step from the account's data; None for a step made from other steps."""
+    return _Resolver(account).visit(step)
+
+
+class _Resolver(StepVisitor[Leaf | None]):
+    def __init__(self, account: Account) -> None:
+        self._account = account
+
+    def universe(self, step: Universe) -> Leaf:
+        return UniverseLeaf(self._account, _inputs(self._account, step.inputs))
+
+    def empty(self, step: Nobody) -> Leaf:
+        return NobodyLeaf()
+
+    def intersection(self, step: Intersect) -> None:
+        return None
+
+    def union(self, step: Unite) -> None:
+        return None
+
+    def difference(self, step: Subtract) -> None:
+        return None
+
+    def seen(self, step: SeenMatch) -> Leaf:
+        return SeenLeaf(self._account, _inputs(self._account, step.inputs), step)
+
+    def attribute(self, step: AttributeMatch) -> Leaf:
+        fields = (field_name(FieldKind.ATTRIBUTE, workspace, step.key) for workspace in step.workspaces)
+        return _field_leaf(self._account, tuple(fields), step.test)
+
+    def identity(self, step: IdentityMatch) -> Leaf:
+        return _field_leaf(self._account, (field_name(FieldKind.IDENTITY, step.type),), step.test)
+
+    def consent(self, step: ConsentMatch) -> Leaf:
+        field = field_name(FieldKind.CONSENT, step.regulation, step.purpose)
+        return _field_leaf(self._account, (field,), Equals(step.state.value))
+
+    def bucket(self, step: BucketMatch) -> Leaf:
+        return BucketLeaf(self._account, step)
+
+    def event(self, step: EventMatch) -> Leaf:
+        return _event_leaf(self._account, step)
+
+    def sequence(self, step: SequenceMatch) -> Leaf:
+        steps = tuple(_selection(self._account, selection) for selection in step.steps)
+        return SequenceLeaf(self._account, ResolvedSequence(steps=steps, within=step.within))
 
 
 def _inputs(account: Account, names: tuple[str, ...]) -> tuple[int, ...]:

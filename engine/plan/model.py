@@ -16,7 +16,8 @@ step exactly when their MessagePack encodings (`encode_step`) are the same bytes
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Iterator
+from typing import TypeAlias, assert_never
 
 import msgspec
 import xxhash
@@ -31,6 +32,9 @@ from engine.criteria.resolved import ResolvedTest as ResolvedTest
 from engine.values import Micros
 
 PLAN_VERSION = 1
+
+SOME_EVENT = (Interval(low=1.0),)
+"""One or more, as the intervals of a count."""
 
 
 class _Where(msgspec.Struct, frozen=True, kw_only=True, tag_field="node"):
@@ -63,6 +67,22 @@ class RowTest(_Where, frozen=True, tag="attribute", kw_only=True):
 
 
 RowFilter: TypeAlias = RowsAll | RowsAny | RowsNot | RowTest
+
+
+def row_tests(where: RowFilter | None) -> Iterator[RowTest]:
+    """The tests in a filter, in reading order."""
+    match where:
+        case RowsAll() | RowsAny():
+            for condition in where.conditions:
+                yield from row_tests(condition)
+        case RowsNot():
+            yield from row_tests(where.condition)
+        case RowTest():
+            yield where
+        case None:
+            return
+        case _:
+            assert_never(where)
 
 
 class EventSelection(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,7 +211,11 @@ class BucketMatch(_Step, frozen=True, tag="bucket", kw_only=True):
 Predicate: TypeAlias = (
     AttributeMatch | SeenMatch | IdentityMatch | ConsentMatch | EventMatch | SequenceMatch | BucketMatch
 )
-Step: TypeAlias = Universe | Nobody | Intersect | Unite | Subtract | Predicate
+Source: TypeAlias = Universe | Nobody | Predicate
+"""Steps that a backend answers from its data."""
+Combination: TypeAlias = Intersect | Unite | Subtract
+"""Steps that are made from other steps."""
+Step: TypeAlias = Source | Combination
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
 
@@ -232,4 +256,9 @@ def operands_of(step: Step) -> tuple[int, ...]:
         case Subtract():
             return (step.minuend, step.subtrahend)
         case _:
-            return ()
+            return _no_operands(step)
+
+
+def _no_operands(step: Source) -> tuple[int, ...]:
+    """Nothing, for a step that the type checker knows to draw from no other."""
+    return ()

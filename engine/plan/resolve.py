@@ -10,8 +10,14 @@ from engine.criteria.model import (
     Between,
     Compare,
     CompareOp,
+    Equals,
+    Exists,
+    In,
+    Near,
     NumberTest,
     OlderThan,
+    Semver,
+    Text,
     ValueTest,
     Where,
     WhereAll,
@@ -54,7 +60,7 @@ def resolve_test(test: ValueTest, as_of: Micros) -> ResolvedTest:
             return InstantRange((last_range(test.duration, as_of),))
         case OlderThan():
             return InstantRange((older_range(test.duration, as_of),))
-        case _:
+        case Exists() | Equals() | In() | Text() | Semver() | Near():
             return test
 
 

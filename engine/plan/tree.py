@@ -14,7 +14,8 @@ from typing import TypeAlias
 
 import msgspec
 
-from engine.criteria.model import AllOf, AnyOf, Audience, Criterion, Not
+from engine.criteria.model import Audience, Criterion
+from engine.criteria.visitor import walk
 from engine.values import Micros
 
 
@@ -124,16 +125,8 @@ def workspaces_of(inputs: tuple[str, ...]) -> tuple[str, ...]:
 
 def audiences_in(criterion: Criterion | None) -> Iterator[str]:
     """The audience names in a criterion, in reading order."""
-    pending = [criterion] if criterion is not None else []
-    while pending:
-        node = pending.pop()
-        match node:
-            case AllOf() | AnyOf():
-                pending.extend(reversed(node.criteria))
-            case Not():
-                pending.append(node.criterion)
-            case Audience():
-                yield node.name
+    if criterion is not None:
+        yield from (node.name for node in walk(criterion) if isinstance(node, Audience))
 
 
 def made_of(journey: JourneyTree, milestone_ids: Sequence[str], resolver: AudienceResolver) -> list[Located]:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from engine.errors import MilepostError
 from engine.local.settings import LocalSettings
-from tests.oracle.differences import in_engine, in_explanations, in_labels, in_planner, in_slivers
+from tests.oracle.differences import in_engine, in_expiry, in_explanations, in_labels, in_planner
 from tests.oracle.engine_side import EngineSide
 from tests.oracle.evaluate import Oracle
 from tests.oracle.generate import draw_world
@@ -107,7 +107,7 @@ class Laboratory:
         Oracle(world).all_members()
         try:
             trees = Trees(world)
-            found = in_planner(trees, source) + in_labels(trees, source) + in_slivers(trees, later)
+            found = in_planner(trees, source) + in_labels(trees, source) + in_expiry(trees, later)
             found += in_explanations(trees, source)
             found += in_engine(trees, self._side, source)
         except Exception as error:  # whatever is raised here is a fault, to be reported with its world

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from engine.criteria.model import AllOf, AnyOf, Not
+from engine.plan.expiry import expiry_plan
 from engine.plan.explain import Explanation, explain
 from engine.plan.passes import ALL_PASSES, Pass
-from engine.plan.slivers import moved_by_time
 from engine.values import Micros
 from tests.oracle.engine_side import EngineSide
 from tests.oracle.evaluate import Oracle
@@ -125,14 +125,14 @@ def _decided_by_the_decisive(node: Explanation, source: random.Random) -> bool:
             return node.verdict if node.decisive else source.random() < 0.5
 
 
-def in_slivers(trees: Trees, later: Micros) -> list[Difference]:
+def in_expiry(trees: Trees, later: Micros) -> list[Difference]:
     """Users who move between now and `later` but whom the planner does not expect to."""
     world = trees.world
     now, then = Oracle(world), Oracle(world, later)
     found = []
     for journey in world.journeys:
         tree = trees.by_journey[journey.id]
-        plan = moved_by_time(trees.account, tree, world.as_of, later, trees.resolve)
+        plan = expiry_plan(trees.account, tree, world.as_of, later, trees.resolve)
         expected = root_sets(plan, now.users)[0] if plan is not None else frozenset()
         for milestone in walk(journey.milestones):
             moved = now.members(milestone.id) ^ then.members(milestone.id)

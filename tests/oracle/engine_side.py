@@ -10,9 +10,9 @@ import msgspec
 from engine.backend import Contains, Count, Members
 from engine.local.backend import LocalBackend
 from engine.local.settings import LocalSettings
+from engine.plan.expiry import expiry_plan
 from engine.plan.model import Plan
 from engine.plan.passes import ALL_PASSES, Pass
-from engine.plan.slivers import moved_by_time
 from engine.values import Micros
 from tests.oracle.trees import Trees
 from tests.oracle.world import Alias, Batch, Erase, Expire, Journey, World, walk
@@ -117,7 +117,7 @@ class EngineSide:
         moved = None
         if before is not None:
             tree = trees.by_journey[journey.id]
-            moved = moved_by_time(trees.account, tree, before, as_of, trees.resolve)
+            moved = expiry_plan(trees.account, tree, before, as_of, trees.resolve)
         self.backend.refresh(
             world.account,
             f"{world.account}/journeys/{journey.id}",

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.oracle.campaign import Laboratory, world_of
-from tests.oracle.differences import in_engine, in_explanations, in_labels, in_planner, in_slivers
+from tests.oracle.differences import in_engine, in_expiry, in_explanations, in_labels, in_planner
 from tests.oracle.engine_side import EngineSide
 from tests.oracle.palette import DURATIONS
 from tests.oracle.strategies import worlds
@@ -62,7 +62,7 @@ def test_explanations_tell_what_decides(world: World, seed: int) -> None:
 @over_worlds(100)
 @given(world=worlds(), lapse=st.sampled_from(DURATIONS))
 def test_whoever_time_moves_is_expected_to_move(world: World, lapse: int) -> None:
-    assert in_slivers(Trees(world), world.as_of + lapse) == []
+    assert in_expiry(Trees(world), world.as_of + lapse) == []
 
 
 @pytest.mark.parametrize("limits", [1, 3, 5, 7])

@@ -13,14 +13,11 @@ import math
 import msgspec
 
 from engine.criteria.model import Aggregate
-from engine.plan.model import EventMatch, Interval, Plan, Step
+from engine.plan.model import SOME_EVENT, EventMatch, Interval, Plan, Step
 from engine.plan.passes.rewrite import Draft, rewrite
 from engine.plan.passes.statistics import Statistics
 
 COUNTING = frozenset({Aggregate.COUNT, Aggregate.DISTINCT_DAYS, Aggregate.DISTINCT})
-
-SOME = (Interval(low=1.0),)
-"""One or more."""
 
 
 def tighten_counts(plan: Plan, statistics: Statistics) -> Plan:
@@ -32,7 +29,7 @@ def _tighten(draft: Draft, step: Step) -> int:
     if not isinstance(step, EventMatch) or step.aggregate not in COUNTING:
         return draft.add(step)
     intervals = whole_numbers(step.intervals)
-    if step.aggregate is Aggregate.DISTINCT_DAYS and intervals == SOME:
+    if step.aggregate is Aggregate.DISTINCT_DAYS and intervals == SOME_EVENT:
         return draft.add(EventMatch(selection=step.selection, intervals=intervals))
     return draft.add(msgspec.structs.replace(step, intervals=intervals))
 

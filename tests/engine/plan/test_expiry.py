@@ -1,4 +1,4 @@
-"""Time moves users in and out with no new data; the slivers find every one of them."""
+"""Users enter and leave as time passes, with no new data: expiry finds every one of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from engine.criteria.model import (
     Calendar,
     CalendarUnit,
     Compare,
+    ConsentState,
     Criterion,
+    Equals,
     Event,
     Exists,
     Last,
@@ -29,7 +31,15 @@ from engine.criteria.model import (
     WithinLast,
 )
 from engine.plan.compile import compile_journey
-from engine.plan.slivers import moved_by_time
+from engine.plan.expiry import UnexpectedChange, expired, expiry_plan
+from engine.plan.model import (
+    SOME_EVENT,
+    AttributeMatch,
+    ConsentMatch,
+    EventMatch,
+    EventSelection,
+    Interval,
+)
 from engine.plan.tree import Account, JourneyTree, MilestoneKind, TreeMilestone
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR
 from tests.engine.plan.strategies import HOURS, NOW, WORLDS, journeys
@@ -38,6 +48,9 @@ from tests.engine.plan.worlds import INPUTS, IOS, WEB, Happened, User, World, ev
 ACCOUNT = Account("accounts/a", "Europe/Berlin")
 RETENTIONS = st.sampled_from([0, MICROS_PER_HOUR, 30 * MICROS_PER_HOUR])
 """None, and two that end among the events of the worlds."""
+
+
+SOME_BUY = EventMatch(selection=EventSelection(inputs=(IOS,), name="buy"), intervals=SOME_EVENT)
 
 
 def no_audience(name: str) -> tuple[JourneyTree, str]:
@@ -55,7 +68,7 @@ def journey_of(criterion: Criterion, name: str = "j") -> JourneyTree:
     st.builds(lambda hours, by: hours + by, HOURS, st.sampled_from([0, 1, 2])),
     RETENTIONS,
 )
-def test_whoever_moves_is_found(
+def test_expiry_covers_every_user_whose_membership_changes(
     journey: JourneyTree, other: JourneyTree, world: World, passed: int, retention: int
 ) -> None:
     account = Account("accounts/a", "Europe/Berlin", retention)
@@ -68,7 +81,7 @@ def test_whoever_moves_is_found(
         for as_of in (NOW - passed, NOW)
     )
     moved = set().union(*(one ^ two for one, two in zip(before, after, strict=True)))
-    plan = moved_by_time(account, journey, NOW - passed, NOW, resolver)
+    plan = expiry_plan(account, journey, NOW - passed, NOW, resolver)
     found = evaluate(plan, world)[0] if plan is not None else set()
     assert moved <= found
 
@@ -76,7 +89,7 @@ def test_whoever_moves_is_found(
 def found(
     criterion: Criterion, before: int, after: int, world: World, account: Account = ACCOUNT
 ) -> set[str] | None:
-    plan = moved_by_time(account, journey_of(criterion), before, after, no_audience)
+    plan = expiry_plan(account, journey_of(criterion), before, after, no_audience)
     return None if plan is None else evaluate(plan, world)[0]
 
 
@@ -84,7 +97,7 @@ def bought(time: int) -> User:
     return User(events=(Happened(IOS, "buy", time),))
 
 
-def test_only_events_in_the_slivers_of_a_window_count() -> None:
+def test_only_events_that_a_window_leaves_or_reaches_count() -> None:
     day = MICROS_PER_DAY
     before, after = 100 * day, 101 * day
     world = {
@@ -125,7 +138,7 @@ def test_only_events_in_the_slivers_of_a_window_count() -> None:
         Sequence(steps=(Step(name="buy"), Step(name="view"))),
     ],
 )
-def test_events_that_pass_out_of_the_retention_move_their_users(criterion: Criterion) -> None:
+def test_events_that_leave_the_retention_expire(criterion: Criterion) -> None:
     day = MICROS_PER_DAY
     before, after = 100 * day, 101 * day
     account = Account("accounts/a", event_retention=30 * day)
@@ -141,7 +154,7 @@ def test_events_that_pass_out_of_the_retention_move_their_users(criterion: Crite
     assert keeps_all is None or not keeps_all & moved
 
 
-def test_relative_tests_on_attributes_and_signs_of_life() -> None:
+def test_relative_tests_on_attributes_and_first_or_last_seen() -> None:
     hour = MICROS_PER_HOUR
     before, after = 100 * hour, 101 * hour
     workspace = "accounts/a/workspaces/phone"
@@ -183,19 +196,19 @@ def test_a_relative_test_inside_where() -> None:
         Bucket(salt="s", from_percent=0.0, to_percent=50.0),
     ],
 )
-def test_nothing_moves_where_nothing_depends_on_time(criterion: Criterion) -> None:
-    assert moved_by_time(ACCOUNT, journey_of(criterion), 1, 10**15, no_audience) is None
+def test_there_is_no_expiry_plan_when_nothing_depends_on_time(criterion: Criterion) -> None:
+    assert expiry_plan(ACCOUNT, journey_of(criterion), 1, 10**15, no_audience) is None
 
 
-def test_a_calendar_moves_only_when_its_unit_is_over() -> None:
+def test_a_calendar_window_expires_only_at_the_end_of_its_unit() -> None:
     criterion = Event(name="buy", window=Calendar(unit=CalendarUnit.DAY))
     midnight = NOW // MICROS_PER_DAY * MICROS_PER_DAY - MICROS_PER_HOUR  # 23:00 UTC is midnight in Berlin
     journey = journey_of(criterion)
-    assert moved_by_time(ACCOUNT, journey, midnight, midnight + MICROS_PER_HOUR, no_audience) is None
-    assert moved_by_time(ACCOUNT, journey, midnight - 1, midnight, no_audience) is not None
+    assert expiry_plan(ACCOUNT, journey, midnight, midnight + MICROS_PER_HOUR, no_audience) is None
+    assert expiry_plan(ACCOUNT, journey, midnight - 1, midnight, no_audience) is not None
 
 
-def test_audiences_named_in_criteria_move_whoever_they_move() -> None:
+def test_audiences_named_in_criteria_expire_too() -> None:
     other = journey_of(Event(name="buy", window=Last(duration=10)), "other")
     journey = JourneyTree(
         name="j",
@@ -205,6 +218,24 @@ def test_audiences_named_in_criteria_move_whoever_they_move() -> None:
             TreeMilestone(id="r", position=1, kind=MilestoneKind.REMAINING_USERS),
         ),
     )
-    plan = moved_by_time(ACCOUNT, journey, 100, 101, lambda _: (other, "m"))
+    plan = expiry_plan(ACCOUNT, journey, 100, 101, lambda _: (other, "m"))
     assert plan is not None
     assert evaluate(plan, {"in": bought(101), "out": bought(91), "still": bought(95)}) == [{"in", "out"}]
+
+
+def test_a_step_that_changes_in_an_unexpected_way_is_an_error_not_a_user_forgotten() -> None:
+    given = ConsentMatch(regulation="gdpr", purpose="ads", state=ConsentState.GIVEN)
+    denied = ConsentMatch(regulation="gdpr", purpose="ads", state=ConsentState.DENIED)
+    with pytest.raises(UnexpectedChange, match="ConsentMatch"):
+        expired(given, denied)
+    few = EventMatch(selection=EventSelection(inputs=(IOS,)), intervals=(Interval(low=2.0),))
+    with pytest.raises(UnexpectedChange, match="EventMatch"):
+        list(expired(SOME_BUY, few))
+    with pytest.raises(UnexpectedChange, match="EventMatch"):
+        list(expired(given, few))
+
+
+def test_a_test_whose_form_depends_on_time_finds_everyone_with_a_value() -> None:
+    before = AttributeMatch(workspaces=("w",), key="k", test=Equals("a"))
+    after = AttributeMatch(workspaces=("w",), key="k", test=Equals("b"))
+    assert list(expired(before, after)) == [AttributeMatch(workspaces=("w",), key="k", test=Exists())]

@@ -1,0 +1,191 @@
+"""Expiry: which users can enter or leave an audience because time passes, with no new data.
+
+A journey is compiled at both instants. The two lists of steps have the same shape, since the clock decides
+nothing but ranges of time inside them. Where a pair of steps differs, a user can change sides only with
+something of theirs in the time that one range has and the other lacks: an event, a user attribute, an
+attribute of an event, the first or the last sign of life. Those users are looked for.
+
+The answer is an upper bound: aggregates, sequences and the tree are not evaluated. Every kind of step has its
+method here; a step that differs in a way its method does not expect raises `UnexpectedChange` instead of
+never expiring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+import msgspec
+
+from engine.criteria.model import Exists
+from engine.criteria.ranges import merged_ranges, symmetric_difference
+from engine.plan.compile import Planner
+from engine.plan.criteria import StepList
+from engine.plan.model import (
+    SOME_EVENT,
+    AttributeMatch,
+    BucketMatch,
+    ConsentMatch,
+    EventMatch,
+    EventSelection,
+    IdentityMatch,
+    InstantRange,
+    Intersect,
+    Nobody,
+    Plan,
+    ResolvedTest,
+    RowFilter,
+    RowsAny,
+    RowTest,
+    SeenMatch,
+    SequenceMatch,
+    Step,
+    Subtract,
+    Unite,
+    Universe,
+    row_tests,
+)
+from engine.plan.passes import optimise
+from engine.plan.tree import Account, AudienceResolver, JourneyTree
+from engine.plan.visitor import StepVisitor
+from engine.values import Micros
+
+Part = TypeVar("Part", bound=msgspec.Struct)
+
+
+class UnexpectedChange(TypeError):
+    """A step depends on time in a way that expiry does not know: a fault in this module, not in the input."""
+
+
+def expiry_plan(
+    account: Account,
+    journey: JourneyTree,
+    before_as_of: Micros,
+    after_as_of: Micros,
+    resolver: AudienceResolver,
+) -> Plan | None:
+    """A plan whose only root holds at least every user whose membership of any milestone of the journey
+    differs between the two instants, given the same data. The instants may come in either order.
+
+    None when there can be no such user: nothing in the journey, or in the audiences it names, depends on
+    time, or no window moved. Raises NotFound and AudienceCycle as compiling does.
+    """
+    before, after = (
+        _compiled_steps(account, journey, as_of, resolver) for as_of in (before_as_of, after_as_of)
+    )
+    found = [step for old, new in zip(before, after, strict=True) if old != new for step in expired(old, new)]
+    if not found:
+        return None
+    plan = StepList()
+    root = plan.unite([plan.add(step) for step in found])
+    return optimise(Plan(account=account.name, as_of=after_as_of, steps=tuple(plan.steps), roots=(root,)))
+
+
+def _compiled_steps(
+    account: Account, journey: JourneyTree, as_of: Micros, resolver: AudienceResolver
+) -> list[Step]:
+    planner = Planner(account, as_of, resolver)
+    planner.milestones(journey, [milestone.id for milestone in journey.milestones])
+    return planner.steps.steps
+
+
+def expired(before: Step, after: Step) -> Iterator[Step]:
+    """Predicates that find the users whose answer to a step may differ between two instants, given the step
+    as compiled at each of them. Raises UnexpectedChange.
+    """
+    return _Expiry(before).visit(after)
+
+
+class _Expiry(StepVisitor[Iterator[Step]]):
+    def __init__(self, before: Step) -> None:
+        self._before = before
+
+    def universe(self, step: Universe) -> Iterator[Step]:
+        return self._independent_of_time(step)
+
+    def empty(self, step: Nobody) -> Iterator[Step]:
+        return self._independent_of_time(step)
+
+    def intersection(self, step: Intersect) -> Iterator[Step]:
+        return self._independent_of_time(step)
+
+    def union(self, step: Unite) -> Iterator[Step]:
+        return self._independent_of_time(step)
+
+    def difference(self, step: Subtract) -> Iterator[Step]:
+        return self._independent_of_time(step)
+
+    def consent(self, step: ConsentMatch) -> Iterator[Step]:
+        return self._independent_of_time(step)
+
+    def bucket(self, step: BucketMatch) -> Iterator[Step]:
+        return self._independent_of_time(step)
+
+    def attribute(self, step: AttributeMatch) -> Iterator[Step]:
+        before = _same_but_for(("test",), self._before, step)
+        yield msgspec.structs.replace(step, test=_changed(before.test, step.test))
+
+    def seen(self, step: SeenMatch) -> Iterator[Step]:
+        before = _same_but_for(("test",), self._before, step)
+        ranges = symmetric_difference(before.test.ranges, step.test.ranges)
+        yield msgspec.structs.replace(step, test=InstantRange(ranges))
+
+    def identity(self, step: IdentityMatch) -> Iterator[Step]:
+        before = _same_but_for(("test",), self._before, step)
+        yield msgspec.structs.replace(step, test=_changed(before.test, step.test))
+
+    def event(self, step: EventMatch) -> Iterator[Step]:
+        before = _same_but_for(("selection",), self._before, step)
+        return _changed_events(before.selection, step.selection)
+
+    def sequence(self, step: SequenceMatch) -> Iterator[Step]:
+        before = _same_but_for(("steps",), self._before, step)
+        for old, new in zip(before.steps, step.steps, strict=True):
+            yield from _changed_events(old, new)
+
+    def _independent_of_time(self, step: Step) -> Iterator[Step]:
+        raise UnexpectedChange(f"{self._before} became {step}")
+
+
+def _same_but_for(fields: tuple[str, ...], before: object, after: Part) -> Part:
+    """`before`, which has to be what `after` is except for these fields. Raises UnexpectedChange."""
+    kind = type(after)
+    if isinstance(before, kind):
+        same = msgspec.structs.replace(before, **{field: getattr(after, field) for field in fields})
+        if same == after:
+            return before
+    raise UnexpectedChange(f"{before} became {after}")
+
+
+def _changed(before: ResolvedTest, after: ResolvedTest) -> ResolvedTest:
+    """A test for the values that may pass at one of the instants only."""
+    if isinstance(before, InstantRange) and isinstance(after, InstantRange):
+        return InstantRange(symmetric_difference(before.ranges, after.ranges))
+    # How a test of this form moves is unknown, but a missing value passes no test at any time.
+    return Exists()
+
+
+def _changed_events(before: EventSelection, after: EventSelection) -> Iterator[Step]:
+    """Users with an event that may have come into the selection or gone out of it."""
+    _same_but_for(("time", "where"), before, after)
+    conditions = tuple(_changed_conditions(before.where, after.where))
+    # When the condition moves too, what it says of an event outside one of the windows is left open.
+    where = None if conditions else after.where
+    for span in symmetric_difference((before.time,), (after.time,)):
+        yield _some_event(msgspec.structs.replace(after, time=span, where=where))
+    if conditions:
+        for span in merged_ranges((before.time, after.time)):
+            moved = RowsAny(conditions=conditions)
+            yield _some_event(msgspec.structs.replace(after, time=span, where=moved))
+
+
+def _some_event(selection: EventSelection) -> Step:
+    return EventMatch(selection=selection, intervals=SOME_EVENT)
+
+
+def _changed_conditions(before: RowFilter | None, after: RowFilter | None) -> Iterator[RowFilter]:
+    """One condition for each test inside `where` that moves: the attribute may pass at one instant only."""
+    for old, new in zip(row_tests(before), row_tests(after), strict=True):
+        if old != new:
+            old = _same_but_for(("test",), old, new)
+            yield RowTest(key=new.key, test=_changed(old.test, new.test))
