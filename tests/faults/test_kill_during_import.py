@@ -61,7 +61,7 @@ def test_an_import_that_was_killed_and_run_again_counts_every_event_once(tmp_pat
 
         with pytest.raises(MilepostError):
             import_file(client, file, SETTINGS, segment_rows=SEGMENT_ROWS, watcher=Watcher(sent=kill_in_time))
-    progress = json.loads((tmp_path / "events.parquet.milepost-import.json").read_text())
+    [progress] = json.loads((tmp_path / "events.parquet.milepost-import.json").read_text())["imports"]
     assert (progress["segments"], progress["rows"]) == (1, SEGMENT_ROWS)
     # 2. What was acknowledged is there, whole batches of the rest perhaps.
     with ServiceProcess(store) as service, Client(service.target, account="a") as client:

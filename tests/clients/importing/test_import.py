@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -187,15 +187,20 @@ def test_a_bad_value_in_a_csv_file_refuses_its_row_alone(service: Serving, tmp_p
     assert result.exit_code == 3, result.output
     # With "cheap" and "never" among them, amount and seen are told as strings; given as others, they hold.
     assert events_of(service) == 4
-    result = run(
-        service, file, "--column", "zip:string", "--column", "amount:number", "--column", "seen:time"
-    )
+    kinds = ["--column", "zip:string", "--column", "amount:number", "--column", "seen:time"]
+    result = run(service, file, *kinds)
     assert result.exit_code == 1
-    assert "is of another import" in result.output
-    (tmp_path / "e.csv.milepost-import.json").unlink()
-    result = run(
-        service, file, "--column", "zip:string", "--column", "amount:number", "--column", "seen:time"
-    )
+    assert (
+        "was imported before, as another import: --column was 'zip:string' and is 'amount:number, seen:time,"
+        " zip:string'. 4 events of 6 rows are in\n"
+        "  --from-start --force imports all of it, and counts up to 4 events twice, because they have no"
+        " event ids\n"
+    ) in result.output
+    assert result.output.endswith("--from-start --force\n")
+    result = run(service, file, *kinds, "--from-start")
+    assert result.exit_code == 1
+    assert "--from-start would count events twice: 4 events of 6 rows are in, and 4 would" in result.output
+    result = run(service, file, *kinds, "--from-start", "--force")
     assert result.exit_code == 3, result.output
     told = rejected(tmp_path / "e.csv.rejected.ndjson")
     assert [(each["row"], each["reason"], each["field"], each["description"]) for each in told] == [
@@ -320,24 +325,24 @@ def test_a_run_that_broke_off_is_taken_up(
         made[row]["user_id"] = None
     file = write_csv(tmp_path / "e.csv", made)
     saves = 0
-    save = progress_file.save
+    save = progress_file.ProgressFile.save
 
-    def save_or_break(path: Path, progress: Any) -> None:
+    def save_or_break(file: progress_file.ProgressFile, progress: progress_file.Progress) -> None:
         nonlocal saves
         saves += 1
         # Two a segment: before it is sent and once it is acknowledged. The third acknowledgement is lost.
         if saves == 6:
             raise Broken
-        save(path, progress)
+        save(file, progress)
 
     settings = Settings(input=INPUT)
-    monkeypatch.setattr(progress_file, "save", save_or_break)
+    monkeypatch.setattr(progress_file.ProgressFile, "save", save_or_break)
     with pytest.raises(Broken):
         import_file(client, file, settings, segment_rows=200)
     monkeypatch.undo()
     # The service has the third segment, and the file has its rejected rows; neither is known to be so.
     assert events_of(service) == 600 - 6
-    progress = json.loads((tmp_path / "e.csv.milepost-import.json").read_text())
+    [progress] = json.loads((tmp_path / "e.csv.milepost-import.json").read_text())["imports"]
     assert (progress["segments"], progress["rows"], progress["rejected"]) == (2, 400, 4)
     assert len(rejected(tmp_path / "e.csv.rejected.ndjson")) == 6
     imported = import_file(client, file, settings, segment_rows=200)
@@ -370,7 +375,8 @@ def open_segment(client: Client, file: Path, age: timedelta, monkeypatch: pytest
         at = datetime.now(UTC) - age
         patched.setattr(progress_file, "now", lambda: at)
 
-        def lose(*_: object, **__: object) -> None:
+        def lose(batches: Sequence[Any], **_: object) -> None:
+            list(batches)
             raise Broken
 
         patched.setattr(client, "import_events", lose)
@@ -403,7 +409,8 @@ def test_a_segment_that_is_not_remembered_any_more_is_not_sent_again_by_itself(
         assert result.exit_code == 0, result.output
     else:
         assert result.exit_code == 1
-        assert "segment 1 was sent at" in result.output
+        assert "segment 1 (rows 0 to 49) was sent at" in result.output
+        assert "50 rows of it have no event ids: sent again, they could count twice" in result.output
         assert events_of(service) == 0
         assert run(service, file, "--force").exit_code == 0
     assert events_of(service) == 50
@@ -434,7 +441,7 @@ def test_a_file_that_changed_is_not_gone_on_with(service: Serving, tmp_path: Pat
             b"id,name,time\na,b,2024-01-01\n",
             [],
             1,
-            "header.user_id_column: the stream has no column",
+            "e.csv: there is no column 'user_id' (--user-id-column). The columns: 'id', 'name', 'time'.",
         ),
         ("e.csv", b"a\n", ["--time-unit", "h"], 2, "--time-unit must be one of s, ms, us, ns, not 'h'"),
         ("e.csv", b"a\n", ["--default-type", "x"], 2, "--default-type must be one of"),

@@ -6,6 +6,7 @@ import typer
 
 from milepost.cli import audience, catalog, demo, history, importing, journey, sample, serve, store
 from milepost.cli.connection import Group
+from milepost.cli.import_run import RemembersArguments
 
 app = typer.Typer(
     help="Milepost: customer journeys with exact audience sizes.",
@@ -18,7 +19,7 @@ app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False
 )(serve.serve)
 app.command()(demo.demo)
-app.command("import")(importing.import_)
+app.command("import", cls=RemembersArguments)(importing.import_)
 app.add_typer(journey.app, name="journey")
 app.command()(audience.estimate)
 app.command()(audience.check)

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.table import Column
-from rich.text import Text
 
 from milepost.cli.connection import DEFAULT_ACCOUNT, DEFAULT_TARGET, AccountId, ApiKey, Target, open_client
-from milepost.cli.text import console, number
-from milepost.importing import CannotImport, FileImported, Format, Settings, import_file
-from milepost.importing.run import Watcher
-from milepost.importing.source import SEGMENT_ROWS
+from milepost.cli.import_run import EXIT_USAGE, ImportRun
+from milepost.cli.text import console
+from milepost.client import Client
+from milepost.importing import CannotImport, Format, Settings, SideFiles, import_file
+from milepost.importing.checks import unknown_kinds
+from milepost.importing.source import SEGMENT_ROWS, open_source
 from milepost.v1.catalog_service_pb2 import ValueKind
 from milepost.v1.data_pb2 import EventType
 from milepost.v1.ingest_service_pb2 import (
@@ -30,12 +26,6 @@ from milepost.v1.ingest_service_pb2 import (
     TIME_UNIT_SECONDS,
     TimeUnit,
 )
-
-EXIT_REJECTED = 3
-"""Exit status when everything was read and sent, and some rows were rejected."""
-EXIT_USAGE = 2
-PLAIN_PROGRESS_SECONDS = 5.0
-"""In a pipe, a line this often instead of a bar."""
 
 TIME_UNITS = {
     "s": TIME_UNIT_SECONDS,
@@ -47,6 +37,7 @@ KINDS = ("string", "number", "bool", "time")
 
 
 def import_(
+    context: typer.Context,
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Parquet, CSV or NDJSON.")],
     input_: Annotated[str, typer.Option("--input", help="Input of rows without one: workspace/input.")] = "",
     format_: Annotated[Format, typer.Option("--format", help="auto: told by the name.")] = Format.AUTO,
@@ -63,9 +54,24 @@ def import_(
         list[str] | None,
         typer.Option(metavar="NAME:KIND", help=f"Read an attribute as another kind: {', '.join(KINDS)}."),
     ] = None,
+    skip_without_user: Annotated[
+        bool, typer.Option("--skip-without-user", help="Skip and count rows without a user id.")
+    ] = False,
+    create: Annotated[
+        bool, typer.Option("--create", help="Create the account and the input if they are missing.")
+    ] = False,
     request_id: Annotated[str, typer.Option(help="Makes this another import of the same file.")] = "",
-    rejected: Annotated[Path | None, typer.Option(help="Default: FILE.rejected.ndjson.")] = None,
+    side_dir: Annotated[
+        Path | None,
+        typer.Option(help="Directory for rejected rows and progress. Default: beside each file."),
+    ] = None,
+    rejected: Annotated[
+        Path | None, typer.Option(help="One file for all rejected rows. Default: FILE.rejected.ndjson.")
+    ] = None,
     progress_file: Annotated[Path | None, typer.Option(help="Default: FILE.milepost-import.json.")] = None,
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="Import again what was imported before.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Go on even if rows could count twice.")] = False,
     segment_rows: Annotated[
         int, typer.Option(help="Rows in one call, at most.", min=1, max=SEGMENT_ROWS)
@@ -76,7 +82,8 @@ def import_(
 ) -> None:
     """Import files of events. A run that broke off is taken up by the next; nothing is applied twice.
 
-    Exit status: 0 everything taken, 3 some rows rejected (they are in a file, with reasons), 1 broken off.
+    Exit status: 0 everything taken; 3 some rows rejected (they are in a file, with reasons); 1 a file failed
+    (the others went on) or the run broke off; 2 an option cannot be used; 130 stopped by Ctrl-C or SIGTERM.
     """
     if progress_file is not None and len(files) > 1:
         raise _usage("--progress-file is for one file")
@@ -92,35 +99,29 @@ def import_(
         default_type=_event_type(default_type),
         time_unit=_time_unit(time_unit),
         kinds=_kinds(column or ()),
+        skip_without_user=skip_without_user,
     )
+    _check_kinds(files, format_, settings)
+    if side_dir is not None:
+        _make_directory(side_dir)
     with open_client(target, account, api_key) as client:
+        if create:
+            _create(client, input_)
         run = partial(
             import_file,
             client,
             settings=settings,
             format=format_,
             request_id=request_id,
-            rejected_path=rejected,
-            progress_path=progress_file,
+            side_files=SideFiles(side_dir, rejected, progress_file),
+            from_start=from_start,
             force=force,
             segment_rows=segment_rows,
+            one_of_several=len(files) > 1,
         )
-        imported = [_one_file(run, file, console()) for file in files]
-    if any(each.rejected for each in imported):
-        raise typer.Exit(EXIT_REJECTED)
-
-
-def _one_file(run: Callable[..., FileImported], file: Path, out: Console) -> FileImported:
-    """Runs the import of a file and shows how it goes and went; exits when it cannot be imported."""
-    started = time.perf_counter()
-    try:
-        with _shown(file, out) as watcher:
-            imported = run(path=file, watcher=watcher)
-    except (CannotImport, ValueError) as error:
-        print(f"milepost: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
-    print(_summary(file, imported, time.perf_counter() - started), file=out.file, flush=True)
-    return imported
+        status = ImportRun(context, files, run, console()).run()
+    if status:
+        raise typer.Exit(status)
 
 
 # --- options ---
@@ -154,72 +155,38 @@ def _kinds(texts: Sequence[str]) -> dict[str, ValueKind.ValueType]:
     return kinds
 
 
-# --- progress ---
-
-
-class _Rate(ProgressColumn):
-    """Rows a second."""
-
-    def render(self, task: Task) -> Text:
-        """As "512,345 rows/s"; nothing before there is a rate."""
-        return Text(f"{number(int(task.speed))} rows/s" if task.speed else "")
-
-
-@contextmanager
-def _shown(file: Path, out: Console) -> Iterator[Watcher]:
-    if not out.is_terminal:
-        yield _lines(out)
+def _check_kinds(files: Sequence[Path], format_: Format, settings: Settings) -> None:
+    """Refuses a `--column` that names an attribute of none of several files; one file is checked as it is
+    imported.
+    """
+    if not settings.kinds or len(files) < 2:
         return
-    columns = (
-        TextColumn(file.name),
-        BarColumn(bar_width=None),
-        TextColumn("{task.fields[rows]} rows"),
-        _Rate(table_column=Column(no_wrap=True)),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=out, transient=True) as bar:
-        task = bar.add_task("import", total=None, rows="0")
-
-        def at(rows: float) -> None:
-            bar.update(task, completed=rows, rows=number(int(rows)))
-
-        def begins(total: int | None, done: int) -> None:
-            bar.update(task, total=total)
-            at(done)
-
-        # Rows count when they go out, and are put right when they are acknowledged: a call may be repeated.
-        yield Watcher(begins, lambda rows: at(bar.tasks[task].completed + rows), at)
+    columns: dict[str, None] = {}
+    for file in files:
+        try:
+            source = open_source(file, format_, settings, SEGMENT_ROWS)
+        except CannotImport:
+            # It is told when it comes to this file.
+            continue
+        if source.columns is None or not source.has_all_columns:
+            return
+        columns.update(dict.fromkeys(source.columns))
+    if faults := unknown_kinds(list(columns), settings):
+        raise _usage("; ".join(faults))
 
 
-def _lines(out: Console) -> Watcher:
-    shown_at = time.monotonic()
-
-    def begins(total: int | None, done: int) -> None:
-        if done:
-            print(f"  going on behind {number(done)} rows", file=out.file, flush=True)
-
-    def done(rows: int) -> None:
-        nonlocal shown_at
-        if time.monotonic() - shown_at >= PLAIN_PROGRESS_SECONDS:
-            shown_at = time.monotonic()
-            print(f"  {number(rows)} rows", file=out.file, flush=True)
-
-    return Watcher(begins=begins, done=done)
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _usage(f"--side-dir {path}: {error.strerror}") from error
 
 
-def _summary(file: Path, imported: FileImported, elapsed_seconds: float) -> str:
-    rows = imported.rows - imported.resumed_rows
-    if imported.resumed_rows and not rows:
-        before = "was imported before: "
-    else:
-        before = f"{number(rows)} rows in {elapsed_seconds:.1f} s"
-        before += f", {number(round(rows / elapsed_seconds))} rows/s"
-        before += (
-            f", after {number(imported.resumed_rows)} in former runs; " if imported.resumed_rows else "; "
-        )
-    parts = [f"{number(imported.accepted)} events taken"]
-    if imported.duplicates:
-        parts.append(f"{number(imported.duplicates)} were there already")
-    if imported.rejected:
-        parts.append(f"{number(imported.rejected)} rejected, see {imported.rejected_path}")
-    return f"{file.name}: {before}{', '.join(parts)}"
+def _create(client: Client, input_: str) -> None:
+    """Makes the account and the input where they are missing."""
+    client.ensure_account()
+    if input_:
+        workspace, slash, input_id = input_.partition("/")
+        if not slash or "/" in input_id:
+            raise _usage(f"--create needs --input WORKSPACE/INPUT, not {input_!r}")
+        client.ensure_input(workspace, input_id)

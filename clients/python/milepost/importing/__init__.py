@@ -6,9 +6,18 @@ was refused.
 
 from __future__ import annotations
 
-from milepost.importing.errors import CannotImport, CannotResume
-from milepost.importing.run import FileImported, import_file
+from milepost.importing.errors import CannotImport, CannotResume, NoTarget
+from milepost.importing.run import FileImported, SideFiles, import_file
 from milepost.importing.settings import Settings
 from milepost.importing.source import Format
 
-__all__ = ["CannotImport", "CannotResume", "FileImported", "Format", "Settings", "import_file"]
+__all__ = [
+    "CannotImport",
+    "CannotResume",
+    "FileImported",
+    "Format",
+    "NoTarget",
+    "Settings",
+    "SideFiles",
+    "import_file",
+]

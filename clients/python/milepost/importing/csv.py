@@ -46,6 +46,8 @@ class CsvSource:
         if repeated:
             raise CannotImport(f"{path} has more than one column {sorted(repeated)[0]!r}")
         self._columns = first.schema.names
+        self.has_all_columns = True
+        self.columns: Sequence[str] | None = self._columns
         self._own = {*settings.text_columns, settings.time_column}
         self._kinds = {
             field.name: kind

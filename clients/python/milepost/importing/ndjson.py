@@ -28,6 +28,8 @@ from milepost.v1.catalog_service_pb2 import VALUE_KIND_TIME, ValueKind
 
 SEGMENT_ROWS = 1 << 17
 """Fewer than in other formats, because a row takes more memory while it is read."""
+FIRST_LINES = 1_000
+"""Lines whose columns are looked at before any is sent."""
 ATTRIBUTES = "attributes"
 TEXT_OR_INTEGER = "must be a string or an integer"
 EXACT_INTEGER_MAX = 1 << 53
@@ -55,6 +57,7 @@ class NdjsonSource:
         self._texts = settings.text_columns
         self._time = settings.time_column
         self._segment_rows = min(SEGMENT_ROWS, segment_rows)
+        self.columns, self.has_all_columns = self._first_columns()
 
     def segments(self, first_row: int, malformed: int) -> Iterator[Segment]:
         """See `Source`."""
@@ -68,6 +71,27 @@ class NdjsonSource:
                     first_row += len(taken)
         except (EOFError, OSError) as error:
             raise CannotImport(f"{self._path} cannot be read: {error}") from error
+
+    def _first_columns(self) -> tuple[Sequence[str] | None, bool]:
+        """The columns of the first lines, None when none of these is an object; whether there are no more."""
+        columns: dict[str, None] = {}
+        fields = {other: name for name, other in _CAMEL_CASE.items() if name in self._texts}
+        has_objects = False
+        try:
+            with self._open() as file:
+                lines = (line for line in file if line.strip())
+                for line in islice(lines, FIRST_LINES):
+                    try:
+                        row = _parsed(line)
+                    except _Unfit:
+                        continue
+                    has_objects = True
+                    nested = row.pop(ATTRIBUTES, None) if isinstance(row.get(ATTRIBUTES), dict) else None
+                    columns.update(dict.fromkeys(fields.get(name, name) for name in (*row, *(nested or {}))))
+                is_all = next(lines, None) is None
+        except (EOFError, OSError) as error:
+            raise CannotImport(f"{self._path} cannot be read: {error}") from error
+        return list(columns) if has_objects else None, is_all
 
     def _open(self) -> BinaryIO:
         if self._path.name.lower().endswith(COMPRESSED_SUFFIX):

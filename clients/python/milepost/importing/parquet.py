@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ class ParquetSource:
             self._file = pyarrow.parquet.ParquetFile(path)
         except (pa.ArrowException, OSError) as error:
             raise CannotImport(f"{path} is no Parquet file: {error}") from error
+        self.has_all_columns = True
+        self.columns: Sequence[str] | None = self._file.schema_arrow.names
         metadata = self._file.metadata
         self.rows: int | None = metadata.num_rows
         groups = range(metadata.num_row_groups)

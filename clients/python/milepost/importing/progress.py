@@ -1,104 +1,211 @@
-"""What is remembered of an import between runs: a small JSON file, replaced as a whole after each segment."""
+"""What is remembered of an import between runs: a small JSON file, replaced as a whole.
+
+It has an entry for each account that the file was imported into, so that an import into the wrong one does
+not stand in the way of the right one. An account is told by its name and the time it was made: one of the
+same name on another service is another account.
+
+An entry exists only once rows were acknowledged, or once rows were sent that may have been taken.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-import os
-import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from milepost.importing.errors import CannotResume
+from milepost.importing.replacing import replaced
 from milepost.importing.settings import Settings
+from milepost.v1.catalog_service_pb2 import ValueKind
+from milepost.v1.data_pb2 import EventType
+from milepost.v1.ingest_service_pb2 import TimeUnit
 
-VERSION = 2
+VERSION = 3
 REMEMBERED = timedelta(hours=24)
 """How long a service remembers the request ids that make a segment sent again count once."""
 SAMPLE_BYTES = 64 * 1024
 SAMPLES = 16
 DIGEST_BYTES = 12
+REFUSALS_KEPT = 100
+"""Reasons counted by themselves; rows refused for further ones are counted together."""
+OTHER_REFUSALS = "other reasons"
+FROM_START = "--from-start"
+FORCE = "--force"
+SEPARATOR = ", "
+"""Between the values of an option that is given several times."""
+REPEATED_OPTIONS = ("--column", "--null")
 
 
 @dataclass
 class Progress:
-    """How far an import came. `sending_since` is when the segment was first sent that is not acknowledged."""
+    """How far an import came."""
 
+    account: str
+    account_created: str
     import_id: str
     """Of the file's content and the settings; the prefix of the request ids."""
-    version: int = VERSION
+    file: dict[str, Any]
+    """Size, time of change and a digest of samples of the content."""
+    settings: dict[str, str]
+    """Options of the command that differ from their defaults, and their values."""
+    segment_rows: int
+    """Rows in a segment, at most: a segment sent again is recognised only if it has the same rows."""
+    attempt: int = 0
+    """How often the import was begun anew; a part of the request ids."""
     segments: int = 0
     rows: int = 0
     malformed: int = 0
+    skipped: int = 0
     accepted: int = 0
     duplicates: int = 0
     rejected: int = 0
-    rejected_bytes: int = 0
-    """The length of the file of rejected rows after the last acknowledged segment."""
+    without_event_ids: int = 0
+    """Those of `accepted` whose rows have no event id."""
+    refusals: dict[str, int] = field(default_factory=dict)
+    """Why rows were rejected: field and description, and the number of rows."""
     revision: str = ""
     sending_since: str = ""
+    """When the segment was first sent that is not acknowledged; empty when there is none."""
+    sending_rows: int = 0
+    sending_without_event_ids: int = 0
     complete: bool = False
 
-    def check_resumable(self, has_event_ids: bool, now: datetime) -> None:
-        """Raises CannotResume when sending the open segment again could count its events twice."""
-        if not self.sending_since or has_event_ids:
-            return
-        since = datetime.fromisoformat(self.sending_since)
-        if now - since >= REMEMBERED:
-            raise CannotResume(
-                f"segment {self.segments + 1} was sent at {self.sending_since} and not acknowledged. Whether"
-                " the service took it is remembered for 24 hours only, and not all rows have event ids: sent"
-                " again, they could count twice. Compare the number of events, then go on with --force"
-            )
+    @property
+    def request_id(self) -> str:
+        """The request id of the next segment."""
+        attempt = f"{self.attempt}-" if self.attempt else ""
+        return f"{self.import_id}-{attempt}{self.segments}"
+
+    @property
+    def left_nothing(self) -> bool:
+        """Whether no event of the import is in the service, whatever became of what was sent."""
+        return not self.accepted and not self.sending_since
+
+    def count_refusal(self, field_: str, description: str, rows: int) -> None:
+        """Counts rows that were rejected for one reason."""
+        reason = f"{field_}: {description}" if field_ else description
+        if reason not in self.refusals and len(self.refusals) >= REFUSALS_KEPT:
+            reason = OTHER_REFUSALS
+        self.refusals[reason] = self.refusals.get(reason, 0) + rows
 
 
-def import_id(path: Path, settings: Settings, account: str, request_id: str) -> str:
-    """A digest of what is imported and how: the file's size, time of change and samples of its content, the
-    account and the settings. The path does not matter. `request_id`, where given, makes it another import.
+def new_progress(
+    path: Path, settings: Settings, account: str, account_created: str, request_id: str, segment_rows: int
+) -> Progress:
+    """The start of an import. Its id is a digest of the file's size, time of change and samples of its
+    content, of the account and the settings. The path does not matter. `request_id`, where given, makes it
+    another import.
     """
+    file = _identity(path)
+    plain = dataclasses.asdict(settings) | {"kinds": sorted(settings.kinds.items())}
+    told = [file, account, request_id, plain]
+    digest = hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=DIGEST_BYTES)
+    options = _options(settings) | ({"--request-id": request_id} if request_id else {})
+    id_ = f"import-{digest.hexdigest()}"
+    return Progress(account, account_created, id_, file, options, segment_rows)
+
+
+def _identity(path: Path) -> dict[str, Any]:
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     status = path.stat()
-    plain = dataclasses.asdict(settings) | {"kinds": sorted(settings.kinds.items())}
-    told = [status.st_size, status.st_mtime_ns, account, request_id, plain]
-    digest.update(json.dumps(told, sort_keys=True).encode())
     with path.open("rb") as file:
         for sample in range(SAMPLES + 1):
             file.seek(max(0, status.st_size - SAMPLE_BYTES) * sample // SAMPLES)
             digest.update(file.read(SAMPLE_BYTES))
-    return f"import-{digest.hexdigest()}"
+    return {"bytes": status.st_size, "changed_ns": status.st_mtime_ns, "sample": digest.hexdigest()}
 
 
-def load(path: Path, id_: str) -> Progress:
-    """What a former run left, or a new start. Raises CannotResume when it is of another import."""
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return Progress(id_)
-    except ValueError as error:
-        raise CannotResume(
-            f"{path} tells no progress: {error}. Remove it to import from the start"
-        ) from error
-    known = {field.name for field in dataclasses.fields(Progress)}
-    if not isinstance(stored, dict) or stored.get("version") != VERSION or not stored.keys() <= known:
-        raise CannotResume(f"{path} is of another version. Remove it to import from the start")
-    if stored.get("import_id") != id_:
-        raise CannotResume(
-            f"{path} is of another import: the file has changed since, or the settings differ."
-            " Remove it to import from the start"
+def _options(settings: Settings) -> dict[str, str]:
+    """The options of the command that make these settings."""
+    options = {}
+    for each in dataclasses.fields(settings):
+        value, default = getattr(settings, each.name), getattr(Settings(), each.name)
+        if value != default:
+            options[_OPTION_NAMES.get(each.name, f"--{each.name.replace('_', '-')}")] = _text(
+                each.name, value
+            )
+    return options
+
+
+_OPTION_NAMES = {"kinds": "--column"}
+
+
+def _text(name: str, value: Any) -> str:
+    if name == "default_type":
+        return EventType.Name(value).removeprefix("EVENT_TYPE_").lower()
+    if name == "time_unit":
+        return {"SECONDS": "s", "MILLISECONDS": "ms", "NANOSECONDS": "ns"}.get(
+            TimeUnit.Name(value).removeprefix("TIME_UNIT_"), "us"
         )
-    return Progress(**stored)
+    if name == "kinds":
+        kinds = sorted((key, ValueKind.Name(kind)) for key, kind in value.items())
+        return SEPARATOR.join(f"{key}:{kind.removeprefix('VALUE_KIND_').lower()}" for key, kind in kinds)
+    if isinstance(value, Mapping):
+        return SEPARATOR.join(f"{key}={each}" for key, each in value.items())
+    return SEPARATOR.join(map(str, value)) if isinstance(value, tuple | list | frozenset) else str(value)
 
 
-def save(path: Path, progress: Progress) -> None:
-    """Replaces the file: after a crash it is the old one or the new one."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False) as file:
-        json.dump(dataclasses.asdict(progress), file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    Path(file.name).replace(path)
+class ProgressFile:
+    """The file on the disk, seen from an import into one account."""
+
+    def __init__(self, path: Path, account: str, account_created: str) -> None:
+        self.path = path
+        self._account = account
+        self._created = account_created
+        self._fault = ""
+        self._former = self._read()
+        own = [entry for entry in self._former if self._is_own(entry)]
+        self.entry = Progress(**own[0]) if own else None
+
+    def check(self) -> None:
+        """Raises CannotResume when what is there cannot be read."""
+        if self._fault:
+            raise CannotResume(
+                f"{self.path} {self._fault}, so what was imported before is not known. {FROM_START} {FORCE}"
+                " imports the file from its first row: rows that are in already count once if they have event"
+                " ids, and twice if not",
+                (FROM_START, FORCE),
+            )
+
+    def save(self, progress: Progress) -> None:
+        """Writes the entry of this import."""
+        self._write([dataclasses.asdict(progress)])
+
+    def restore(self) -> None:
+        """Puts the entry back to what it was when the file was opened; no file is left without an entry."""
+        if not self._fault:
+            self._write([entry for entry in self._former if self._is_own(entry)])
+
+    def _write(self, own: list[dict[str, Any]]) -> None:
+        # Read once more: another run may have written meanwhile, for another account.
+        entries = [*(entry for entry in self._read() if not self._is_own(entry)), *own]
+        if not entries:
+            self.path.unlink(missing_ok=True)
+            return
+        with replaced(self.path) as file:
+            file.write(json.dumps({"version": VERSION, "imports": entries}, indent=2).encode() + b"\n")
+
+    def _is_own(self, entry: dict[str, Any]) -> bool:
+        return (entry["account"], entry["account_created"]) == (self._account, self._created)
+
+    def _read(self) -> list[dict[str, Any]]:
+        try:
+            stored = json.loads(self.path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return []
+        except ValueError as error:
+            self._fault = f"cannot be read ({error})"
+            return []
+        if not isinstance(stored, dict) or stored.get("version") != VERSION:
+            self._fault = "was written by another version of milepost"
+            return []
+        entries: list[dict[str, Any]] = stored["imports"]
+        return entries
 
 
 def now() -> datetime:

@@ -8,25 +8,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from milepost._importing import RefusedRows
+from milepost.importing.replacing import replaced
 from milepost.importing.source import Segment
 
 MALFORMED = "MALFORMED"
 
 
 class RejectedRows:
-    """Appends to a file, which is not made before there is something to write. `keep_bytes` are what earlier
-    segments wrote; what stands behind them is of a segment that will be sent again, and goes.
+    """Appends the rows of one source to a file, which is not made before there is something to write.
+
+    The file may be that of several sources. Before the first segment is added, the rows of this source from
+    `first_row` on are taken out of it: they are of a segment that is sent again, or of an import that begins
+    anew. None leaves all lines where they are.
     """
 
-    def __init__(self, path: Path, source: Path, keep_bytes: int) -> None:
+    def __init__(self, path: Path, source: Path, first_row: int | None) -> None:
         self._path = path
         self._source = source
-        self.size_bytes = keep_bytes
-        if path.exists():
-            os.truncate(path, min(keep_bytes, path.stat().st_size))
+        self._first_row = first_row
 
     def add(self, segment: Segment, refused: Sequence[RefusedRows]) -> None:
         """Writes the malformed and the refused rows of a segment, and waits until they are on the disk."""
+        self._take_out()
         lines = [
             self._line(each.row, MALFORMED, each.field, each.description, each.data)
             for each in segment.malformed
@@ -41,7 +44,27 @@ class RejectedRows:
             file.write(b"".join(lines))
             file.flush()
             os.fsync(file.fileno())
-            self.size_bytes = file.tell()
+
+    def _take_out(self) -> None:
+        first_row, self._first_row = self._first_row, None
+        if first_row is None or not self._path.exists():
+            return
+        with self._path.open("rb") as old:
+            if all(self._stays(line, first_row) for line in old):
+                return
+            old.seek(0)
+            with replaced(self._path) as new:
+                new.writelines(line for line in old if self._stays(line, first_row))
+        if not self._path.stat().st_size:
+            self._path.unlink()
+
+    def _stays(self, line: bytes, first_row: int) -> bool:
+        try:
+            told = json.loads(line)
+            return bool(told["file"] != str(self._source) or told["row"] < first_row)
+        except (ValueError, KeyError, TypeError):
+            # A line that a crash cut off; its segment is sent again.
+            return False
 
     def _line(self, row: int, reason: str, field: str, description: str, data: object) -> bytes:
         told = {

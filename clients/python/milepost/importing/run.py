@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import dataclasses
+import hashlib
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from milepost._importing import Imported
 from milepost.client import Client
+from milepost.errors import MilepostError, PermissionDenied, Unauthenticated, Unimplemented
 from milepost.importing import progress as progress_file
-from milepost.importing.progress import Progress
+from milepost.importing.checks import check_columns, check_target
+from milepost.importing.errors import CannotImport
+from milepost.importing.progress import Progress, ProgressFile, new_progress
 from milepost.importing.rejected import RejectedRows
+from milepost.importing.resuming import begun, check_open_segment
+from milepost.importing.rows import Lacking, without_rows_lacking
 from milepost.importing.settings import Settings
 from milepost.importing.source import SEGMENT_ROWS, Format, Segment, open_source
 
 PROGRESS_SUFFIX = ".milepost-import.json"
 REJECTED_SUFFIX = ".rejected.ndjson"
+PATH_DIGEST_BYTES = 4
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class FileImported:
-    """What became of a file, former runs included; `resumed_rows` are theirs. `rejected_path` exists when
+    """What became of a file, former runs included; `resumed_rows` are theirs. `skipped` rows had no user and
+    were left out by wish. `refusals` are why rows were rejected, and how many. `rejected_path` exists when
     something was rejected.
     """
 
@@ -33,19 +43,51 @@ class FileImported:
     accepted: int
     duplicates: int
     rejected: int
+    skipped: int
+    refusals: Mapping[str, int]
     revision: str
     rejected_path: Path
+    unseen: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Watcher:
     """Whoever wants to see how it goes. `begins` is called with the rows of the file, None when they are not
-    known, and those done by former runs; `sent` with rows that went out, `done` with all rows acknowledged.
+    known, and those done by former runs; `sent` with rows that went out, `done` with all rows acknowledged;
+    `without_event_ids` with the rows of the first segment that lack an event id, before any is sent.
     """
 
     begins: Callable[[int | None, int], None] = lambda total, done: None
     sent: Callable[[int], None] = lambda rows: None
     done: Callable[[int], None] = lambda rows: None
+    without_event_ids: Callable[[int], None] = lambda rows: None
+
+
+@dataclass(frozen=True)
+class SideFiles:
+    """Where the rejected rows and the progress of files are kept: beside each file, or all in `directory`
+    under names that are made from the paths of the files; `rejected` is one file for the rejected rows of all
+    of them, `progress` that of a single file.
+    """
+
+    directory: Path | None = None
+    rejected: Path | None = None
+    progress: Path | None = None
+
+    def progress_of(self, path: Path) -> Path:
+        """The progress file of a file."""
+        return self.progress or self._beside(path, PROGRESS_SUFFIX)
+
+    def rejected_of(self, path: Path) -> Path:
+        """The file of the rejected rows of a file."""
+        return self.rejected or self._beside(path, REJECTED_SUFFIX)
+
+    def _beside(self, path: Path, suffix: str) -> Path:
+        if self.directory is None:
+            return path.with_name(path.name + suffix)
+        # Files of one name may come from several directories.
+        digest = hashlib.blake2b(str(path.resolve()).encode(), digest_size=PATH_DIGEST_BYTES).hexdigest()
+        return self.directory / f"{path.name}.{digest}{suffix}"
 
 
 def import_file(
@@ -55,98 +97,223 @@ def import_file(
     *,
     format: Format = Format.AUTO,
     request_id: str = "",
-    rejected_path: Path | None = None,
-    progress_path: Path | None = None,
+    side_files: SideFiles | None = None,
+    from_start: bool = False,
     force: bool = False,
     segment_rows: int = SEGMENT_ROWS,
+    one_of_several: bool = False,
     watcher: Watcher | None = None,
 ) -> FileImported:
     """Imports a file, from where a former run broke off. Safe to repeat: each segment has a request id, made
-    from the file, the settings and `request_id`, and what is acknowledged is remembered in `progress_path`.
+    from the file, the settings and `request_id`, and what is acknowledged is remembered. As `one_of_several`
+    it may lack attributes that `Settings.kinds` names.
 
-    Raises CannotImport, CannotResume (unless `force`), and what calls raise; then what is acknowledged stays.
+    Raises NoTarget, CannotImport, CannotResume (unless `force`, and for another import of the same file
+    `from_start`), and what calls raise; then what is acknowledged stays.
     """
-    progress_path = progress_path or path.with_name(path.name + PROGRESS_SUFFIX)
-    source = open_source(path, format, settings, segment_rows)
-    id_ = progress_file.import_id(path, settings, client.account_name, request_id)
-    progress = progress_file.load(progress_path, id_)
-    if not progress.segments and not progress.sending_since and rejected_path is not None:
-        # A file that may be that of others as well: what is there stays.
-        progress.rejected_bytes = rejected_path.stat().st_size if rejected_path.exists() else 0
-    rejected_path = rejected_path or path.with_name(path.name + REJECTED_SUFFIX)
-    watcher = watcher or Watcher()
-    watcher.begins(source.rows, progress.rows)
-    resumed_rows = progress.rows
-    if not progress.complete:
-        rejected = RejectedRows(rejected_path, path, progress.rejected_bytes)
-        for segment in _ahead(source.segments(progress.rows, progress.malformed)):
-            _check_resumable(progress, segment, settings, force)
-            _send(client, segment, settings, progress, progress_path, rejected, watcher)
-        progress.complete = True
-        progress_file.save(progress_path, progress)
+    side_files = side_files or SideFiles()
+    account = check_target(client, settings)
+    with _named(path):
+        source = open_source(path, format, settings, segment_rows)
+        check_columns(source, settings, kinds=not one_of_several)
+        created = account.create_time.ToJsonString() if account.HasField("create_time") else ""
+        wanted = new_progress(path, settings, client.account_name, created, request_id, segment_rows)
+        stored = ProgressFile(side_files.progress_of(path), wanted.account, created)
+        if not (from_start and force):
+            stored.check()
+        progress = begun(stored.entry, wanted, from_start=from_start, force=force)
+        if progress.segment_rows != segment_rows:
+            source = open_source(path, format, settings, progress.segment_rows)
+        rejected = _rejected_rows(side_files, path, stored.entry, progress)
+        watcher = watcher or Watcher()
+        watcher.begins(source.rows, progress.rows)
+        resumed_rows = progress.rows
+        unseen: set[str] = set()
+        if not progress.complete:
+            sending = _Sending(client, settings, progress, stored, rejected, watcher, force)
+            with _ahead(source.segments(progress.rows, progress.malformed)) as segments:
+                for segment in segments:
+                    sending.send(segment)
+            sending.finish()
+            unseen = set() if resumed_rows else sending.unseen
     return FileImported(
         rows=progress.rows,
         resumed_rows=resumed_rows,
         accepted=progress.accepted,
         duplicates=progress.duplicates,
         rejected=progress.rejected,
+        skipped=progress.skipped,
+        refusals=progress.refusals,
         revision=progress.revision,
-        rejected_path=rejected_path,
+        rejected_path=side_files.rejected_of(path),
+        unseen=sorted(unseen),
     )
 
 
-def _check_resumable(progress: Progress, segment: Segment, settings: Settings, force: bool) -> None:
-    if not force and segment.batches:
-        progress.check_resumable(_have_event_ids(segment, settings), progress_file.now())
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Puts the path before messages that do not name it yet."""
+    try:
+        yield
+    except CannotImport as error:
+        if str(path) not in str(error):
+            error.args = (f"{path}: {error}",)
+        raise
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise CannotImport(
+            f"{path}: {where}{error.strerror or error}. Progress and rejected rows are kept beside the file,"
+            " or in --side-dir"
+        ) from error
 
 
-def _have_event_ids(segment: Segment, settings: Settings) -> bool:
-    column = settings.event_id_column
-    return all(
-        column in batch.schema.names and not batch.column(column).null_count for batch in segment.batches
-    )
+def _rejected_rows(
+    side_files: SideFiles, path: Path, former: Progress | None, progress: Progress
+) -> RejectedRows:
+    is_shared = side_files.rejected is not None
+    # What others wrote to a shared file stays, and it is not searched where nothing of this file can be.
+    first_row = None if is_shared and former is None else progress.rows
+    return RejectedRows(side_files.rejected_of(path), path, first_row)
 
 
-def _send(
-    client: Client,
-    segment: Segment,
-    settings: Settings,
-    progress: Progress,
-    progress_path: Path,
-    rejected: RejectedRows,
-    watcher: Watcher,
-) -> None:
-    """Sends a segment and remembers that it is acknowledged."""
-    progress.sending_since = progress.sending_since or progress_file.now().isoformat()
-    progress_file.save(progress_path, progress)
-    imported = Imported()
-    if segment.batches:
-        imported = client.import_events(
-            segment.batches,
-            input=settings.input,
-            columns=settings.header(segment.batches[0].schema.names, segment.kinds),
-            request_id=f"{progress.import_id}-{progress.segments}",
-            rows_sent=watcher.sent,
-        )
-    rejected.add(segment, imported.refused)
-    progress.segments += 1
-    progress.rows += segment.rows
-    progress.malformed += len(segment.malformed)
-    progress.accepted += imported.accepted
-    progress.duplicates += imported.duplicates
-    progress.rejected += imported.rejected + len(segment.malformed)
-    progress.rejected_bytes = rejected.size_bytes
-    progress.revision = imported.revision or progress.revision
-    progress.sending_since = ""
-    progress_file.save(progress_path, progress)
-    watcher.done(progress.rows)
+class _Sending:
+    """Sends segments and remembers what is acknowledged."""
+
+    def __init__(
+        self,
+        client: Client,
+        settings: Settings,
+        progress: Progress,
+        stored: ProgressFile,
+        rejected: RejectedRows,
+        watcher: Watcher,
+        force: bool,
+    ) -> None:
+        self._client = client
+        self._settings = settings
+        self._progress = progress
+        self._stored = stored
+        self._rejected = rejected
+        self._watcher = watcher
+        self._force = force
+        self._has_warned = False
+        self.unseen = set(settings.kinds)
+        """Attributes of the settings' kinds that no segment has had."""
+
+    def send(self, segment: Segment) -> None:
+        """Sends a segment. Raises what the call raises; when it is certain that nothing of the segment was
+        taken, what is remembered is then the same as before.
+        """
+        progress = self._progress
+        skipped = 0
+        if self._settings.skip_without_user:
+            segment, skipped = without_rows_lacking(segment, self._settings.user_id_column)
+        imported, without_ids = Imported(), 0
+        if segment.batches:
+            self.unseen.difference_update(segment.batches[0].schema.names)
+            lacking = Lacking(segment.batches, self._settings.event_id_column)
+            self._before_sending(segment, lacking.count)
+            imported = self._call(segment)
+            without_ids = lacking.count - sum(lacking.among(each.rows) for each in imported.refused)
+        self._rejected.add(segment, imported.refused)
+        progress.segments += 1
+        progress.rows += segment.rows
+        progress.malformed += len(segment.malformed)
+        progress.skipped += skipped
+        progress.accepted += imported.accepted
+        progress.duplicates += imported.duplicates
+        progress.rejected += imported.rejected + len(segment.malformed)
+        progress.without_event_ids += without_ids
+        for each in segment.malformed:
+            progress.count_refusal(each.field, each.description, 1)
+        for refused in imported.refused:
+            progress.count_refusal(refused.field, refused.description, len(refused.rows))
+        progress.revision = imported.revision or progress.revision
+        self._set_open("", 0, 0)
+        self._stored.save(progress)
+        self._watcher.done(progress.rows)
+
+    def finish(self) -> None:
+        """Remembers that all of the file was sent."""
+        self._progress.complete = True
+        self._stored.save(self._progress)
+
+    def _before_sending(self, segment: Segment, without_event_ids: int) -> None:
+        if not self._force:
+            check_open_segment(self._progress, segment.rows, without_event_ids, progress_file.now())
+        if without_event_ids and not self._has_warned:
+            self._has_warned = True
+            self._watcher.without_event_ids(without_event_ids)
+
+    def _call(self, segment: Segment) -> Imported:
+        progress = self._progress
+        before = dataclasses.replace(progress)
+        since = progress.sending_since or progress_file.now().isoformat(timespec="seconds")
+        without_ids = Lacking(segment.batches, self._settings.event_id_column).count
+        self._set_open(since, segment.rows, without_ids)
+        self._stored.save(progress)
+        batches = _Batches(segment.batches)
+        try:
+            return self._client.import_events(
+                batches,
+                input=self._settings.input,
+                columns=self._settings.header(segment.batches[0].schema.names, segment.kinds),
+                request_id=progress.request_id,
+                rows_sent=self._watcher.sent,
+            )
+        except BaseException as error:
+            if not before.sending_since and _took_nothing(error, batches.begun):
+                self._set_open("", 0, 0)
+                if before.segments:
+                    self._stored.save(before)
+                else:
+                    self._stored.restore()
+            raise
+
+    def _set_open(self, since: str, rows: int, without_event_ids: int) -> None:
+        progress = self._progress
+        progress.sending_since, progress.sending_rows = since, rows
+        progress.sending_without_event_ids = without_event_ids
 
 
-def _ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The items, the next one made while one is used."""
+class _Batches(Sequence[Any]):
+    """Record batches that count how often they began to be sent."""
+
+    def __init__(self, batches: Sequence[Any]) -> None:
+        self._batches = batches
+        self.begun = 0
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, place: Any) -> Any:
+        self.begun += place == 0
+        return self._batches[place]
+
+
+def _took_nothing(error: BaseException, begun: int) -> bool:
+    """Whether it is certain that the service has no row of what was sent, `begun` times, in a failed call."""
+    if not begun or isinstance(error, Unauthenticated | PermissionDenied | Unimplemented):
+        return True
+    # A first call may have been taken whose answer was lost; of a second one, that its refusal says nothing.
+    return begun == 1 and isinstance(error, MilepostError) and error.metadata.get("rows") == "0"
+
+
+@contextmanager
+def _ahead(items: Iterator[Item]) -> Iterator[Iterator[Item]]:
+    """The items, the next one made while one is used. At the end, however it comes, nothing is left open."""
     end = object()
-    with ThreadPoolExecutor(max_workers=1) as pool:
+
+    def made(pool: ThreadPoolExecutor) -> Iterator[Item]:
         following = pool.submit(next, items, end)
         while (item := following.result()) is not end:
             following = pool.submit(next, items, end)
             yield item  # type: ignore[misc]
+
+    try:
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            yield made(pool)
+    finally:
+        # The thread is through, so that no one else runs the generator.
+        if isinstance(items, Generator):
+            items.close()

@@ -17,7 +17,9 @@ EVENT_ID = "event_id"
 
 @dataclass(frozen=True)
 class Settings:
-    """As `ImportHeader`, the input as the client takes it. `kinds`: attributes to read as another kind."""
+    """As `ImportHeader`, the input as the client takes it. `kinds`: attributes to read as another kind.
+    `skip_without_user`: rows without a user id are left out and counted, not rejected.
+    """
 
     input: str = ""
     user_id_column: str = USER_ID
@@ -30,6 +32,7 @@ class Settings:
     default_type: EventType.ValueType = EVENT_TYPE_UNSPECIFIED
     time_unit: TimeUnit.ValueType = TIME_UNIT_MICROSECONDS
     kinds: Mapping[str, ValueKind.ValueType] = field(default_factory=dict)
+    skip_without_user: bool = False
 
     @property
     def text_columns(self) -> tuple[str, ...]:

@@ -72,6 +72,10 @@ class Source(Protocol):
 
     rows: int | None
     """Rows in the file; None when that takes reading it."""
+    columns: Sequence[str] | None
+    """The columns of the file as far as they are known before it is read; None when none are."""
+    has_all_columns: bool
+    """Whether the file has no others."""
 
     def segments(self, first_row: int, malformed: int) -> Iterator[Segment]:
         """The segments from a row on at which one starts, the same in each run. `malformed` are those of the

@@ -1,0 +1,71 @@
+"""How an import goes, file by file: a bar in a terminal, a line now and then in a pipe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
+
+from milepost.cli.text import number
+from milepost.importing.run import Watcher
+
+PLAIN_PROGRESS_SECONDS = 5.0
+"""In a pipe, a line this often instead of a bar."""
+
+WithoutIds = Callable[[int], None]
+
+
+class _Rate(ProgressColumn):
+    """Rows a second."""
+
+    def render(self, task: Task) -> Text:
+        """As "512,345 rows/s"; nothing before there is a rate."""
+        return Text(f"{number(int(task.speed))} rows/s" if task.speed else "")
+
+
+@contextmanager
+def shown(name: str, out: Console, without_event_ids: WithoutIds) -> Iterator[Watcher]:
+    """A watcher that shows how the import of a file goes."""
+    if not out.is_terminal:
+        yield _lines(out, without_event_ids)
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[rows]} rows"),
+        _Rate(table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=out, transient=True) as bar:
+        task = bar.add_task(name, total=None, rows="0")
+
+        def at(rows: float) -> None:
+            bar.update(task, completed=rows, rows=number(int(rows)))
+
+        def begins(total: int | None, done: int) -> None:
+            bar.update(task, total=total)
+            at(done)
+
+        # Rows count when they go out, and are put right when they are acknowledged: a call may be repeated.
+        yield Watcher(begins, lambda rows: at(bar.tasks[task].completed + rows), at, without_event_ids)
+
+
+def _lines(out: Console, without_event_ids: WithoutIds) -> Watcher:
+    shown_at = time.monotonic()
+
+    def begins(total: int | None, done: int) -> None:
+        if done:
+            print(f"  going on behind {number(done)} rows", file=out.file, flush=True)
+
+    def done(rows: int) -> None:
+        nonlocal shown_at
+        if time.monotonic() - shown_at >= PLAIN_PROGRESS_SECONDS:
+            shown_at = time.monotonic()
+            print(f"  {number(rows)} rows", file=out.file, flush=True)
+
+    return Watcher(begins=begins, done=done, without_event_ids=without_event_ids)

@@ -1,0 +1,231 @@
+"""The run of `milepost import`: one file after another, what goes wrong with one of them, and a run that is
+stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperCommand
+
+from milepost.cli.import_progress import shown
+from milepost.cli.import_summary import file_summary, grand_total
+from milepost.cli.text import number, printable
+from milepost.errors import InvalidArgument, MilepostError
+from milepost.importing import CannotImport, CannotResume, FileImported, NoTarget
+from milepost.importing.progress import FORCE, FROM_START
+from milepost.importing.run import Watcher
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_REJECTED = 3
+"""Everything was read and sent, and some rows were rejected."""
+EXIT_STOPPED = 130
+"""By Ctrl-C or SIGTERM."""
+
+_ARGUMENTS = "milepost.arguments"
+
+ImportFile = Callable[..., FileImported]
+
+
+class RemembersArguments(TyperCommand):
+    """A command that remembers how it was called, to say how to call it again."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parses the arguments."""
+        ctx.meta[_ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
+
+
+def called_again(context: typer.Context, added: Sequence[str] = (), dropped: Sequence[str] = ()) -> str:
+    """The command as it was called, with some options more or less. An API key is left out."""
+    arguments: list[str] = list(context.meta[_ARGUMENTS])
+    shown_arguments = []
+    while arguments:
+        argument = arguments.pop(0)
+        if argument == "--api-key":
+            arguments[:1] = []
+        elif not argument.startswith("--api-key=") and argument not in dropped:
+            shown_arguments.append(argument)
+    added = [option for option in added if option not in shown_arguments]
+    return shlex.join(["milepost", "import", *shown_arguments, *added])
+
+
+@dataclasses.dataclass
+class _Standing:
+    """Where a file stands."""
+
+    rows_acknowledged: int = 0
+    rows_total: int | None = None
+    rows_out: int = 0
+    """Rows that went out and are not acknowledged; a row that went out again counts again."""
+
+
+class ImportRun:
+    """Imports files one after another; a file that cannot be imported does not hold back the others."""
+
+    def __init__(
+        self, context: typer.Context, files: Sequence[Path], import_file: ImportFile, out: Console
+    ) -> None:
+        self._context = context
+        self._files = files
+        self._import_file = import_file
+        self._out = out
+        self._imported: list[FileImported] = []
+        self._failed: list[Path] = []
+        self._messages: dict[str, Path] = {}
+        """The first file with a message; the others only point at it."""
+        self._has_warned = False
+        self._standing = _Standing()
+        self._started = time.perf_counter()
+
+    def run(self) -> int:
+        """Imports all files; the exit status. Raises what calls raise that no other file would escape."""
+        at = 0
+        try:
+            with _stoppable():
+                for at, file in enumerate(self._files):  # noqa: B007 (where it stood is said below)
+                    self._one(file)
+        except KeyboardInterrupt:
+            self._say_stopped(at)
+            return EXIT_STOPPED
+        except NoTarget as error:
+            _tell(str(error))
+            return EXIT_FAILED
+        except MilepostError:
+            self._total()
+            _tell(f"broken off: {self._where(at)}\ngo on with\n  {self._called_again()}")
+            raise
+        self._total()
+        if self._failed:
+            return EXIT_FAILED
+        return EXIT_REJECTED if any(each.rejected for each in self._imported) else 0
+
+    def _one(self, file: Path) -> None:
+        self._standing = _Standing()
+        started = time.perf_counter()
+        try:
+            with shown(file.name, self._out, self._warn_once(file)) as watcher:
+                imported = self._import_file(path=file, watcher=self._followed(watcher))
+        except NoTarget:
+            raise
+        except CannotResume as error:
+            self._fail(file, f"{error}\n  {called_again(self._context, error.options)}")
+        except (CannotImport, ValueError) as error:
+            self._fail(file, str(error))
+        except InvalidArgument as error:
+            self._fail(file, f"{file}: {error}")
+        else:
+            self._imported.append(imported)
+            self._say(file_summary(file.name, imported, time.perf_counter() - started))
+            for name in imported.unseen:
+                _tell(f"warning: {file}: no row has the attribute {name!r} that --column names")
+
+    def _followed(self, watcher: Watcher) -> Watcher:
+        """A watcher that knows where the file stands, and shows it by another one."""
+        standing = self._standing
+
+        def begins(total: int | None, done: int) -> None:
+            standing.rows_total, standing.rows_acknowledged = total, done
+            watcher.begins(total, done)
+
+        def sent(rows: int) -> None:
+            standing.rows_out += rows
+            watcher.sent(rows)
+
+        def done(rows: int) -> None:
+            standing.rows_acknowledged, standing.rows_out = rows, 0
+            watcher.done(rows)
+
+        return Watcher(begins, sent, done, watcher.without_event_ids)
+
+    def _warn_once(self, file: Path) -> Callable[[int], None]:
+        def warn(rows: int) -> None:
+            if self._has_warned:
+                return
+            self._has_warned = True
+            others = "; the same holds for further files" if len(self._files) > 1 else ""
+            _tell(
+                f"warning: {file} has rows without event ids (--event-id-column). The same command may be"
+                " repeated and counts them once; imported with other settings, or after the file has changed,"
+                f" they count again{others}"
+            )
+
+        return warn
+
+    def _fail(self, file: Path, message: str) -> None:
+        self._failed.append(file)
+        reason = message.removeprefix(f"{file}: ")
+        first = self._messages.setdefault(reason, file)
+        _tell(message if first == file else f"{file}: the same as {first}")
+
+    # --- where it stands ---
+
+    def _say_stopped(self, at: int) -> None:
+        if len(self._files) > 1:
+            self._total()
+        _tell(f"stopped: {self._where(at)}\ngo on with\n  {self._called_again()}")
+
+    def _called_again(self) -> str:
+        # What this run has imported anew must not be imported anew by the next.
+        begun = any(each.rows for each in self._imported) or self._standing.rows_acknowledged
+        return called_again(self._context, dropped=(FROM_START, FORCE) if begun else ())
+
+    def _where(self, at: int) -> str:
+        standing = self._standing
+        total = "" if standing.rows_total is None else f" of {number(standing.rows_total)}"
+        said = f"{self._files[at]}: {number(standing.rows_acknowledged)}{total} rows are acknowledged"
+        if standing.rows_out:
+            said += (
+                ", those sent since then may be in and count once when they are sent again within 24 hours"
+            )
+        if waiting := len(self._files) - at - 1:
+            said += f"; {number(waiting)} further {'file is' if waiting == 1 else 'files are'} not begun"
+        return said
+
+    def _total(self) -> None:
+        if len(self._files) > 1:
+            elapsed = time.perf_counter() - self._started
+            self._say(grand_total(len(self._files), self._imported, self._failed, elapsed))
+
+    def _say(self, text: str) -> None:
+        print(text, file=self._out.file, flush=True)
+
+
+def _tell(message: str) -> None:
+    first, *others = message.split("\n")
+    print("\n".join([f"milepost: {printable(first)}", *map(printable, others)]), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, after what is under way was closed; a second signal ends the
+    process at once.
+    """
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, stop_at_once)
+        raise KeyboardInterrupt
+
+    def stop_at_once(signum: int, frame: FrameType | None) -> None:
+        os._exit(EXIT_STOPPED)
+
+    before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -1,0 +1,69 @@
+"""What became of an import, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from milepost.cli.text import number, printable
+from milepost.importing import FileImported
+
+REASONS_SHOWN = 10
+NAMES_SHOWN = 10
+
+
+def file_summary(name: str, imported: FileImported, elapsed_seconds: float) -> str:
+    """One file: a line with its figures, then why rows were rejected."""
+    rows = imported.rows - imported.resumed_rows
+    if imported.resumed_rows and not rows:
+        before = "was imported before (--from-start imports it again): "
+    else:
+        before = f"{number(rows)} rows in {elapsed_seconds:.1f} s, {_rate(rows, elapsed_seconds)}"
+        before += (
+            f", after {number(imported.resumed_rows)} in former runs; " if imported.resumed_rows else "; "
+        )
+    lines = [f"{printable(name)}: {before}{_parts([imported], str(imported.rejected_path))}"]
+    lines += reasons(imported.refusals)
+    return "\n".join(lines)
+
+
+def grand_total(
+    files: int, imported: Sequence[FileImported], failed: Sequence[Path], elapsed_seconds: float
+) -> str:
+    """Several files: how many there were, their figures together, and which failed."""
+    rows = sum(each.rows - each.resumed_rows for each in imported)
+    line = f"{number(len(imported))} of {number(files)} files imported"
+    before = sum(1 for each in imported if each.resumed_rows and each.resumed_rows == each.rows)
+    line += f" ({number(before)} of them before)" if before else ""
+    line += f": {number(rows)} rows in {elapsed_seconds:.1f} s, {_rate(rows, elapsed_seconds)}"
+    lines = [f"{line}; {_parts(imported, 'the files named above')}"]
+    if failed:
+        named = ", ".join(printable(str(path)) for path in failed[:NAMES_SHOWN])
+        more = f" and {number(len(failed) - NAMES_SHOWN)} more" if len(failed) > NAMES_SHOWN else ""
+        lines.append(f"{number(len(failed))} failed: {named}{more}")
+    return "\n".join(lines)
+
+
+def reasons(refusals: Mapping[str, int]) -> Iterator[str]:
+    """Lines that say why rows were rejected, the most frequent reason first."""
+    ordered = sorted(refusals.items(), key=lambda item: (-item[1], item[0]))
+    for reason, rows in ordered[:REASONS_SHOWN]:
+        yield f"  {number(rows)} {'row' if rows == 1 else 'rows'} rejected, {printable(reason)}"
+    if ordered[REASONS_SHOWN:]:
+        rest = sum(rows for _, rows in ordered[REASONS_SHOWN:])
+        yield f"  {number(rest)} rejected for {number(len(ordered) - REASONS_SHOWN)} further reasons"
+
+
+def _parts(imported: Sequence[FileImported], where: str) -> str:
+    parts = [f"{number(sum(each.accepted for each in imported))} events taken"]
+    if duplicates := sum(each.duplicates for each in imported):
+        parts.append(f"{number(duplicates)} were there already")
+    if skipped := sum(each.skipped for each in imported):
+        parts.append(f"{number(skipped)} without a user skipped")
+    if rejected := sum(each.rejected for each in imported):
+        parts.append(f"{number(rejected)} rejected, see {where}")
+    return ", ".join(parts)
+
+
+def _rate(rows: int, elapsed_seconds: float) -> str:
+    return f"{number(round(rows / elapsed_seconds))} rows/s"

@@ -1,0 +1,244 @@
+"""A first try that fails: it is refused once, names what exists, and never blocks the corrected command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.clients.importing.command import Target, rejected, write_csv
+from tests.harness import serving
+
+
+def side_files(directory: Path) -> list[str]:
+    return sorted(
+        each.name for each in directory.iterdir() if "milepost-import" in each.name or "rejected" in each.name
+    )
+
+
+FIRST_TRIES = [
+    (
+        ["--time-column", "foo"],
+        {},
+        1,
+        "no column 'foo' (--time-column). The columns: 'user_id', 'name', 'time'",
+    ),
+    (["--user-id-column", "userid"], {}, 1, "no column 'userid', did you mean 'user_id'? (--user-id-column)"),
+    (["--event-id-column", "id"], {}, 1, "there is no column 'id' (--event-id-column)"),
+    (["--column", "amuont:number"], {}, 1, "there is no column 'amuont', did you mean 'amount'?"),
+    (["--column", "time:string"], {}, 1, "--column time: is no attribute"),
+    (["--column", "amount:int"], {}, 2, "--column must be NAME:KIND"),
+    ([], {"account": "acount"}, 1, "account 'acount' does not exist, did you mean 'account"),
+    ([], {"input": "w/j"}, 1, ", did you mean 'w/i'? The inputs: 'w/i'. --create makes it"),
+    ([], {"input": "i"}, 1, "--input must be WORKSPACE/INPUT, not 'i'. The inputs: 'w/i'."),
+    ([], {"input": ""}, 1, "events need an input: --input WORKSPACE/INPUT, or --input-column"),
+    (["--format", "parquet"], {}, 1, "is no Parquet file"),
+    (["--time-unit", "h"], {}, 2, "--time-unit must be one of"),
+    # Read in full, and no row can be taken: nothing is in the service either.
+    (["--time-column", "name"], {}, 3, "3 rows rejected, time: is no time"),
+    (["--input-column", "name"], {"input": ""}, 3, "3 rows rejected, input: input 'buy' does not exist"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "place", "exit_code", "said"), FIRST_TRIES)
+def test_the_corrected_command_goes_through(
+    target: Target, tmp_path: Path, arguments: list[str], place: dict[str, str], exit_code: int, said: str
+) -> None:
+    file = write_csv(tmp_path / "e.csv", 3)
+    first = target.run(file, *arguments, **place)
+    assert first.exit_code == exit_code, first.output
+    assert said in first.output
+    assert first.output.count("\n") <= 4, "one message, not one a row"
+    assert target.events() == 0
+    if exit_code != 3:
+        assert side_files(tmp_path) == []
+    corrected = target.run(file)
+    assert corrected.exit_code == 0, corrected.output
+    assert "3 events taken" in corrected.output
+    assert target.events() == 3
+    assert side_files(tmp_path) == ["e.csv.milepost-import.json"]
+
+
+@pytest.mark.parametrize("lines", [1, 3_000])
+def test_a_wrong_column_of_ndjson_is_one_error_too(target: Target, tmp_path: Path, lines: int) -> None:
+    file = tmp_path / "e.ndjson"
+    row = {"userId": "ann", "name": "buy", "at": "2026-01-01T00:00:00Z", "attributes": {"amount": 1}}
+    file.write_text((json.dumps(row) + "\n") * lines, encoding="utf-8")
+    result = target.run(file)
+    assert result.exit_code == 1
+    assert (
+        "there is no column 'time' (--time-column). The columns: 'user_id', 'name', 'at', 'amount'."
+        in result.output
+    )
+    assert side_files(tmp_path) == []
+    if lines == 1:
+        result = target.run(file, "--time-column", "at", "--column", "amuont:string")
+        assert result.exit_code == 1
+        assert "there is no column 'amuont', did you mean 'amount'?" in result.output
+    assert target.run(file, "--time-column", "at").exit_code == 0
+    assert target.events() == lines
+
+
+def test_an_attribute_that_no_line_has_is_told_at_the_end(target: Target, tmp_path: Path) -> None:
+    file = tmp_path / "e.ndjson"
+    row = {"user_id": "ann", "name": "buy", "time": "2026-01-01T00:00:00Z", "amount": 1}
+    file.write_text((json.dumps(row) + "\n") * 1_001, encoding="utf-8")
+    result = target.run(file, "--column", "amuont:string", "--column", "amount:number")
+    assert result.exit_code == 0
+    assert "no row has the attribute 'amuont' that --column names" in result.output
+
+
+def test_create_makes_what_is_missing(target: Target, tmp_path: Path) -> None:
+    file = write_csv(tmp_path / "e.csv", 3)
+    result = target.run(file, "--create", account="new", input="shop/web")
+    assert result.exit_code == 0, result.output
+    with target.client("new") as client:
+        assert [(each.input, each.events) for each in client.list_event_names()] == [
+            ("accounts/new/workspaces/shop/inputs/web", 3)
+        ]
+    result = target.run(file, "--create", input="shop")
+    assert result.exit_code == 2
+    assert "--create needs --input WORKSPACE/INPUT, not 'shop'" in result.output
+
+
+def test_unknown_inputs_of_a_column_are_told_by_input_with_their_rows(target: Target, tmp_path: Path) -> None:
+    file = tmp_path / "e.csv"
+    known, unknown = (f"accounts/{target.account}/workspaces/w/inputs/{id_}" for id_ in "ix")
+    inputs = [known] * 5 + [unknown] * 700 + ["shop"] * 40
+    lines = [f"u{row},buy,2026-01-01,{name}" for row, name in enumerate(inputs)]
+    file.write_text("\n".join(["user_id,name,time,where", *lines]), encoding="utf-8")
+    result = target.run(file, "--input-column", "where", "--segment-rows", 100)
+    assert result.exit_code == 3
+    assert "5 events taken, 740 rejected" in result.output
+    assert f"  700 rows rejected, input: input '{unknown}' does not exist\n" in result.output
+    assert "  40 rows rejected, input: input 'shop' does not exist\n" in result.output
+    assert target.events() == 5
+
+
+# --- what a former import left ---
+
+
+def test_an_import_into_a_wrong_account_does_not_stand_in_the_way(target: Target, tmp_path: Path) -> None:
+    file = write_csv(tmp_path / "e.csv", 3)
+    assert target.run(file, "--create", account="wrong").exit_code == 0
+    assert target.run(file).exit_code == 0
+    assert (target.events("wrong"), target.events()) == (3, 3)
+    # Each account knows that it has the file.
+    for account in ("wrong", target.account):
+        again = target.run(file, account=account)
+        assert again.exit_code == 0
+        assert "was imported before (--from-start imports it again): 3 events taken" in again.output
+    assert (target.events("wrong"), target.events()) == (3, 3)
+
+
+def test_an_account_of_the_same_name_on_another_service_is_another_one(
+    target: Target, tmp_path: Path
+) -> None:
+    file = write_csv(tmp_path / "e.csv", 3)
+    assert target.run(file).exit_code == 0
+    with serving(tmp_path / "other", log_level="error") as other:
+        same_name = Target(other.address, target.account)
+        assert same_name.run(file).exit_code == 0
+        assert same_name.events() == 3
+
+
+def test_with_event_ids_other_settings_import_the_file_again_and_count_once(
+    target: Target, tmp_path: Path
+) -> None:
+    file = write_csv(tmp_path / "e.csv", 3, event_ids=True)
+    assert target.run(file).exit_code == 0
+    result = target.run(file, "--column", "amount:string")
+    assert result.exit_code == 1
+    assert (
+        "another import: --column was not given and is 'amount:string'. 3 events of 3 rows are in\n"
+        "  --from-start imports all of it and counts no event twice, because all have event ids"
+    ) in result.output
+    assert result.output.splitlines()[-1].startswith(f"  milepost import {file} --column amount:string")
+    assert result.output.splitlines()[-1].endswith("--from-start")
+    again = target.run(file, "--column", "amount:string", "--from-start")
+    assert "0 events taken, 3 were there already" in again.output
+    assert target.events() == 3
+
+
+def test_event_ids_do_not_help_where_the_input_is_another(target: Target, tmp_path: Path) -> None:
+    file = write_csv(tmp_path / "e.csv", 3, event_ids=True)
+    assert target.run(file, "--create", input="w/wrong").exit_code == 0
+    result = target.run(file, "--from-start")
+    assert result.exit_code == 1
+    assert (
+        "--from-start would count events twice: 3 events of 3 rows are in, and 3 would be counted again,"
+        " because event ids are known per input, and the input or the ids differ now. --force does it"
+    ) in result.output
+    assert target.events() == 3
+    assert target.run(file, "--from-start", "--force").exit_code == 0
+    assert target.events() == 6
+
+
+def test_a_refused_restart_keeps_what_was_known(target: Target, tmp_path: Path) -> None:
+    """A new try that ends before anything is sent does not make the file look as if it was never imported."""
+    file = write_csv(tmp_path / "e.csv", 3)
+    assert target.run(file).exit_code == 0
+    assert target.run(file, "--time-column", "foo", "--from-start", "--force").exit_code == 1
+    result = target.run(file)
+    assert "was imported before" in result.output
+    assert target.events() == 3
+
+
+def test_rows_that_were_refused_go_in_once_their_input_exists(target: Target, tmp_path: Path) -> None:
+    file = tmp_path / "e.csv"
+    late = f"accounts/{target.account}/workspaces/w/inputs/late"
+    file.write_text(f"user_id,name,time,where\nann,buy,2026-01-01,{late}\n")
+    assert target.run(file, "--input-column", "where", input="").exit_code == 3
+    with target.client() as client:
+        client.ensure_input("w", "late")
+    result = target.run(file, "--input-column", "where", input="")
+    assert result.exit_code == 0, result.output
+    assert target.events() == 1
+    assert not (tmp_path / "e.csv.rejected.ndjson").exists()
+
+
+def test_a_damaged_progress_file_says_what_would_happen(target: Target, tmp_path: Path) -> None:
+    file = write_csv(tmp_path / "e.csv", 3)
+    (tmp_path / "e.csv.milepost-import.json").write_text("{")
+    result = target.run(file)
+    assert result.exit_code == 1
+    assert "so what was imported before is not known. --from-start --force imports the file" in result.output
+    assert target.run(file, "--from-start", "--force").exit_code == 0
+    assert target.events() == 3
+
+
+def test_the_warning_of_rows_without_event_ids_comes_once_and_first(target: Target, tmp_path: Path) -> None:
+    files = [write_csv(tmp_path / f"{name}.csv", 5) for name in "abc"]
+    result = target.run(*files, "--segment-rows", 2)
+    assert result.exit_code == 0
+    assert result.stderr.count("has rows without event ids") == 1
+    assert result.stderr.startswith(f"milepost: warning: {files[0]} has rows without event ids")
+    with_ids = write_csv(tmp_path / "ids.csv", 5, event_ids=True)
+    assert target.run(with_ids).stderr == ""
+
+
+# --- rows without a user ---
+
+
+@pytest.mark.parametrize("suffix", ["csv", "ndjson"])
+def test_rows_without_a_user_are_skipped_and_counted(target: Target, tmp_path: Path, suffix: str) -> None:
+    users = ["ann", "", "bob", None, "", "cid", ""]
+    file = tmp_path / f"e.{suffix}"
+    if suffix == "csv":
+        lines = [f"{user or ''},buy,2026-01-01,{'x' if row == 5 else 1}" for row, user in enumerate(users)]
+        file.write_text("\n".join(["user_id,name,time,amount", *lines]))
+    else:
+        made = [
+            {"user_id": user, "name": "buy", "time": "2026-01-01" if row != 5 else "never"}
+            for row, user in enumerate(users)
+        ]
+        file.write_text("\n".join(map(json.dumps, made)))
+    kind = ["--column", "amount:number"] if suffix == "csv" else []
+    result = target.run(file, "--skip-without-user", "--segment-rows", 2, *kind)
+    assert result.exit_code == 3, result.output
+    assert "7 rows in" in result.output
+    assert "2 events taken, 4 without a user skipped, 1 rejected" in result.output
+    # The rejected row is named by its place in the file.
+    assert [each["row"] for each in rejected(tmp_path / f"e.{suffix}.rejected.ndjson")] == [5]
+    assert target.events() == 2
