@@ -3,60 +3,93 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import duckdb
+import pyarrow as pa
 import pytest
 
-from milepost import make_event
-from milepost.sample import dataset, encode
+from milepost import Client
+from milepost._batches import Sent
+from milepost._importing import Imported, RefusedRows
+from milepost.sample import dataset
 from milepost.sample.journey import NOT_REDEEMED_ID, OTHERS_ID, RECEIVED_ID, REDEEMED_ID, SPENT_ID
-from milepost.v1.ingest_service_pb2 import IngestEventsRequest
+from milepost.sample.load import Loaded, NotTaken, load
+from milepost.v1.account_pb2 import Account, Input
+from milepost.v1.data_pb2 import EVENT_TYPE_COMMERCE, EVENT_TYPE_CUSTOM, UserUpdate
+from milepost.v1.ingest_service_pb2 import ImportHeader
 from tests.sample_figures import FIGURES, START, members, open_files
 
-BATCH_ROWS = 10_000
+
+class Recorder:
+    """A client that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.profiles: list[UserUpdate] = []
+        self.imports: list[tuple[str, ImportHeader, str, pa.Table]] = []
+        """Input, header, request id and rows of each call."""
+
+    def ensure_account(self, **_: str) -> Account:
+        return Account()
+
+    def ensure_input(self, workspace_id: str, input_id: str) -> Input:
+        return Input(name=input_id)
+
+    def upsert_users(self, users: Iterable[UserUpdate], **_: object) -> Sent:
+        self.profiles += users
+        return Sent(accepted=len(self.profiles))
+
+    def import_events(
+        self, batches: Sequence[Any], *, input: str, columns: ImportHeader, request_id: str
+    ) -> Imported:
+        rows = pa.Table.from_batches(batches)
+        self.imports.append((input, columns, request_id, rows))
+        return Imported(accepted=rows.num_rows, revision=request_id)
 
 
 @dataclass
 class Seen:
-    """What the batches of the loader say, read back from the wire event by event."""
+    """What the loader sends."""
 
+    recorder: Recorder
+    loaded: Loaded
     events: Counter[str] = field(default_factory=Counter)
     event_ids: set[str] = field(default_factory=set)
     users: set[str] = field(default_factory=set)
     received_type_a: set[str] = field(default_factory=set)
     redeemed: set[str] = field(default_factory=set)
     cents_spent: Counter[str] = field(default_factory=Counter)
-    digests: list[int] = field(default_factory=list)
 
-    def add(self, source: dataset.Events, batch: bytes) -> None:
-        events = IngestEventsRequest.FromString(encode.request("p", "i", "r", batch)).events
-        self.digests.append(hash(batch))
-        self.events[f"{source.input_id}/{source.name}"] += sum(event.name == source.name for event in events)
-        self.event_ids.update([f"{source.input_id} {event.event_id}" for event in events])
-        self.users.update({event.user_id for event in events})
-        if source.name == dataset.PURCHASE:
-            for event in events:
-                self.cents_spent[event.user_id] += round(100 * event.attributes["sales_value"].number_value)
-        elif source.name == dataset.COUPON_REDEEMED:
-            self.redeemed.update({event.user_id for event in events})
+    def add(self, input_id: str, name: str, rows: pa.Table) -> None:
+        columns = rows.to_pydict()
+        users = columns["user_id"]
+        self.events[f"{input_id}/{name}"] += rows.num_rows
+        self.event_ids.update([f"{input_id} {event_id}" for event_id in columns["event_id"]])
+        self.users.update(users)
+        if name == dataset.PURCHASE:
+            for user, value in zip(users, columns["sales_value"], strict=True):
+                self.cents_spent[user] += round(100 * value)
+        elif name == dataset.COUPON_REDEEMED:
+            self.redeemed.update(users)
         else:
-            self.received_type_a.update(
-                {e.user_id for e in events if e.attributes["campaign_type"].string_value == "Type A"}
-            )
+            types = zip(users, columns["campaign_type"], strict=True)
+            self.received_type_a.update(user for user, type_ in types if type_ == "Type A")
+
+
+def recorded() -> Seen:
+    recorder = Recorder()
+    found = Seen(recorder, load(cast(Client, recorder)))
+    for input_id, header, _, rows in recorder.imports:
+        found.add(input_id, header.default_name, rows)
+    return found
 
 
 @pytest.fixture(scope="module")
 def seen() -> Seen:
-    found = Seen()
-    for source in dataset.event_sources():
-        for batch in encode.batches(source, BATCH_ROWS):
-            found.add(source, batch)
-    return found
+    return recorded()
 
 
 @pytest.fixture(scope="module")
@@ -155,33 +188,39 @@ def test_a_profile_leaves_out_what_is_unknown(files: duckdb.DuckDBPyConnection) 
     assert sum("home_ownership" in row for row in panel.values()) == known[0]
 
 
-def test_batches_are_the_same_in_each_run(seen: Seen) -> None:
-    again = [
-        hash(batch) for source in dataset.event_sources() for batch in encode.batches(source, BATCH_ROWS)
+def test_calls_are_the_same_in_each_run(seen: Seen) -> None:
+    """By that the service recognises what it has, by event or by call."""
+    again = recorded().recorder.imports
+    for first, second in zip(seen.recorder.imports, again, strict=True):
+        assert first == second
+    ids = [request_id for _, _, request_id, _ in again]
+    assert ids == [
+        "sample-campaign_received-0",
+        "sample-coupon_redeemed-0",
+        *(f"sample-purchase-{number}" for number in range(6)),
     ]
-    assert again == seen.digests
 
 
-@pytest.mark.parametrize("source", [dataset.PURCHASE, dataset.CAMPAIGN_RECEIVED, dataset.COUPON_REDEEMED])
-def test_a_row_on_the_wire_is_the_row_of_the_table(source: str) -> None:
-    [events] = [each for each in dataset.event_sources() if each.name == source]
-    request = encode.request("accounts/a", "some/input", "r-1", next(encode.batches(events, BATCH_ROWS)))
-    assert IngestEventsRequest.FromString(request) == IngestEventsRequest(
-        parent="accounts/a",
-        input="some/input",
-        request_id="r-1",
-        events=[
-            make_event(
-                row.pop(dataset.USER_ID),
-                source,
-                row.pop(dataset.TIME).replace(tzinfo=UTC),
-                event_id=row.pop(dataset.EVENT_ID),
-                type=events.type,
-                attributes={key: value for key, value in row.items() if value is not None},
-            )
-            for row in events.table.slice(0, BATCH_ROWS).to_pylist()
-        ],
-    )
+def test_what_was_loaded_is_told(seen: Seen) -> None:
+    loaded = seen.loaded
+    assert (loaded.events, loaded.duplicates, loaded.profiles) == (dataset.EVENTS, 0, dataset.PROFILES)
+    assert loaded.revision == "sample-purchase-5"
+    types = {header.default_name: header.default_type for _, header, _, _ in seen.recorder.imports}
+    assert types == {
+        dataset.PURCHASE: EVENT_TYPE_COMMERCE,
+        dataset.CAMPAIGN_RECEIVED: EVENT_TYPE_CUSTOM,
+        dataset.COUPON_REDEEMED: EVENT_TYPE_CUSTOM,
+    }
+
+
+def test_a_refused_row_is_an_error() -> None:
+    class Refusing(Recorder):
+        def import_events(self, batches: Sequence[Any], **options: Any) -> Imported:
+            refused = [RefusedRows("REQUIRED", "user_id", "is required", [0])]
+            return Imported(rejected=1, refused=refused)
+
+    with pytest.raises(NotTaken, match=r"1 events were refused, first: .*is required"):
+        load(cast(Client, Refusing()))
 
 
 def test_without_the_package_the_sample_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
