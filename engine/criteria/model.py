@@ -2,122 +2,36 @@
 
 The structs mirror the messages of `milepost/v1/criteria.proto` field by field, so that a fault's path reads
 the same on both sides. They are what is stored with a milestone, validated by `validation`, and compiled into
-a plan by `engine.plan`.
+a plan by `engine.plan`. Tests on a value are in `operators`, one file per family, and come from here too.
 """
 
 from __future__ import annotations
 
 import enum
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
-from engine.values import Micros, Value
+from engine.criteria.operators import Between as Between
+from engine.criteria.operators import Compare as Compare
+from engine.criteria.operators import CompareOp as CompareOp
+from engine.criteria.operators import Equals as Equals
+from engine.criteria.operators import Exists as Exists
+from engine.criteria.operators import In as In
+from engine.criteria.operators import Near as Near
+from engine.criteria.operators import NumberTest as NumberTest
+from engine.criteria.operators import OlderThan as OlderThan
+from engine.criteria.operators import Semver as Semver
+from engine.criteria.operators import SemverOp as SemverOp
+from engine.criteria.operators import Text as Text
+from engine.criteria.operators import TextOp as TextOp
+from engine.criteria.operators import ValueTest as ValueTest
+from engine.criteria.operators import WithinLast as WithinLast
+from engine.values import Micros
 
 
 class _Node(msgspec.Struct, frozen=True, kw_only=True, tag_field="node", omit_defaults=True):
     pass
-
-
-# --- tests on a value ---------------------------------------------------------------------------------------
-
-
-class _Test(msgspec.Struct, frozen=True, tag_field="test", omit_defaults=True):
-    pass
-
-
-class Exists(_Test, frozen=True, tag="exists"):
-    """There is a value; on a list, at least one element."""
-
-
-class Equals(_Test, frozen=True, tag="equals"):
-    """Same kind and same value. `ignore_case` folds case (Unicode) of strings, alone or in a list.
-
-    A string is equal to a list of which some element is equal; a list is equal to the list with the same
-    elements in the same order.
-    """
-
-    value: Value
-    ignore_case: bool = False
-
-
-class In(_Test, frozen=True, tag="in"):
-    """Equal to one of `values`, of any kinds; none given = nothing passes."""
-
-    values: tuple[Value, ...]
-    ignore_case: bool = False
-
-
-CompareOp = Literal["greater_than", "greater_or_equal", "less_than", "less_or_equal"]
-
-
-class Compare(_Test, frozen=True, tag="compare"):
-    """Ordering on numbers or on times, by the kind of `operand` (a float or an int of microseconds)."""
-
-    op: CompareOp
-    operand: float | Micros
-
-
-class Between(_Test, frozen=True, tag="between"):
-    """low <= value <= high, both of one kind, number or time."""
-
-    low: float | Micros
-    high: float | Micros
-
-
-TextOp = Literal["contains", "starts_with", "ends_with", "glob", "matches"]
-
-
-class Text(_Test, frozen=True, tag="text"):
-    """A test on strings. `glob` matches the whole string, `matches` is an unanchored RE2 expression.
-
-    `ignore_case` folds both sides (Unicode); `matches` is compiled case-insensitively instead.
-    """
-
-    op: TextOp
-    pattern: str
-    ignore_case: bool = False
-
-
-SemverOp = Literal["equals", "greater_than", "greater_or_equal", "less_than", "less_or_equal"]
-
-
-class Semver(_Test, frozen=True, tag="semver"):
-    """Precedence of version strings after Semantic Versioning 2.0.0, section 11; a string that is no version
-    passes no test.
-    """
-
-    op: SemverOp
-    version: str
-
-
-class WithinLast(_Test, frozen=True, tag="within_last"):
-    """A time in (now - duration, now]."""
-
-    duration: Micros
-
-
-class OlderThan(_Test, frozen=True, tag="older_than"):
-    """A time up to and including now - duration."""
-
-    duration: Micros
-
-
-class Near(_Test, frozen=True, tag="near"):
-    """A "lat,long" string in decimal degrees within `meters` of a point, on the great circle (radius
-    6,371,008.8 m).
-    """
-
-    latitude: float
-    longitude: float
-    meters: float
-
-
-ValueTest: TypeAlias = (
-    Exists | Equals | In | Compare | Between | Text | Semver | WithinLast | OlderThan | Near
-)
-NumberTest: TypeAlias = Equals | In | Compare | Between
-"""What an aggregate can be tested with: the operands are numbers."""
 
 
 # --- conditions on one event --------------------------------------------------------------------------------

@@ -12,9 +12,8 @@ from typing import Protocol
 import numpy as np
 from pyroaring import BitMap
 
-from engine.criteria.matching import Matcher, compile_test
 from engine.criteria.model import Equals, Exists, In
-from engine.criteria.resolved import ResolvedTest
+from engine.criteria.operators import Matcher, ResolvedTest, matcher_of
 from engine.local.account import Account, bucket_hashes
 from engine.local.bitmaps import bitmap_of, bitmap_of_mask, ids_of
 from engine.local.cache import ANY_NAME, ReadKey
@@ -169,7 +168,7 @@ class FieldLeaf(_Leaf):
         self._account = account
         self._properties = account.properties
         self._fields = fields
-        self._matcher: Matcher = compile_test(test)
+        self._matcher: Matcher = matcher_of(test)
         self._exists = isinstance(test, Exists)
         operands = _operands(test)
         looks_up_texts = isinstance(test, Equals | In) and not test.ignore_case

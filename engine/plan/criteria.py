@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
-from engine.criteria.matching import compile_test
 from engine.criteria.model import (
     BUILT_IN_ATTRIBUTES,
     LAST_SEEN,
@@ -30,6 +29,7 @@ from engine.criteria.model import (
     Step,
     UserAttribute,
 )
+from engine.criteria.operators import matcher_of
 from engine.criteria.ranges import complement, hold_number
 from engine.plan.model import (
     AttributeMatch,
@@ -49,7 +49,7 @@ from engine.plan.model import (
     Universe,
 )
 from engine.plan.model import Step as PlanStep
-from engine.plan.resolve import ZERO_WITHOUT_EVENTS, resolve_number_test, resolve_test, resolve_where
+from engine.plan.resolve import ZERO_WITHOUT_EVENTS, resolve_number_test, resolve_where
 from engine.plan.tree import Account, workspaces_of
 from engine.plan.windows import events_range
 from engine.values import Micros
@@ -132,7 +132,7 @@ class CriterionCompiler:
                     )
                 )
             case Identity():
-                test = resolve_test(criterion.test, self.as_of)
+                test = criterion.test.resolve(self.as_of)
                 step = self.steps.add(IdentityMatch(type=criterion.type, test=test))
             case Bucket():
                 step = self.steps.add(_bucket(criterion))
@@ -158,13 +158,13 @@ class CriterionCompiler:
         return self.steps.unite(operands)
 
     def _attribute(self, criterion: UserAttribute) -> PlanStep:
-        test = resolve_test(criterion.test, self.as_of)
+        test = criterion.test.resolve(self.as_of)
         if criterion.key not in BUILT_IN_ATTRIBUTES:
             return AttributeMatch(workspaces=workspaces_of(self.inputs), key=criterion.key, test=test)
         return SeenMatch(
             inputs=self.inputs,
             last=criterion.key == LAST_SEEN,
-            test=InstantRange(compile_test(test).instants),
+            test=InstantRange(matcher_of(test).instants),
         )
 
     def _event(self, event: Event) -> int:

@@ -11,14 +11,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from engine.criteria.describe import (
-    describe_criterion,
-    describe_intervals,
-    describe_range,
-    describe_test,
-    quoted,
-)
+from engine.criteria.describe import describe_criterion
 from engine.criteria.model import AllOf, AnyOf, Criterion
+from engine.criteria.words import intervals_in_words, quoted, range_in_words
 from engine.plan.compile import Planner
 from engine.plan.criteria import HASHES, CompiledNode
 from engine.plan.model import (
@@ -87,18 +82,18 @@ def describe_step(step: Step) -> str:
         case Subtract():
             return f"in #{step.minuend} and not in #{step.subtrahend}"
         case AttributeMatch():
-            return f"attribute {quoted(step.key)} {describe_test(step.test)} in {_listed(step.workspaces)}"
+            return f"attribute {quoted(step.key)} {step.test.describe()} in {_listed(step.workspaces)}"
         case SeenMatch():
             which = "last" if step.last else "first"
-            return f"{which} seen {describe_test(step.test)} through {_listed(step.inputs)}"
+            return f"{which} seen {step.test.describe()} through {_listed(step.inputs)}"
         case IdentityMatch():
-            return f"identity {quoted(step.type)} {describe_test(step.test)}"
+            return f"identity {quoted(step.type)} {step.test.describe()}"
         case ConsentMatch():
             under = f"{quoted(step.regulation)} for {quoted(step.purpose)}"
             return f"consent under {under} is {step.state.value}"
         case EventMatch():
             of = f"{step.aggregate.value} of {quoted(step.of)}" if step.of else step.aggregate.value
-            return f"{of} {describe_intervals(step.intervals)} over {_selection(step.selection)}"
+            return f"{of} {intervals_in_words(step.intervals)} over {_selection(step.selection)}"
         case SequenceMatch():
             return ", then ".join(map(_selection, step.steps)) + _within(step.within)
         case BucketMatch():
@@ -125,7 +120,7 @@ def _selection(selection: EventSelection) -> str:
     if selection.where is not None:
         parts.append(f"where {_rows(selection.where)}")
     if selection.time != ALL_TIME:
-        parts.append(describe_range(selection.time))
+        parts.append(range_in_words(selection.time))
     parts.append(f"through {_listed(selection.inputs)}")
     return " ".join(parts)
 
@@ -139,7 +134,7 @@ def _rows(where: RowFilter) -> str:
         case RowsNot():
             return f"not {_rows(where.condition)}"
         case RowTest():
-            return f"{quoted(where.key)} {describe_test(where.test)}"
+            return f"{quoted(where.key)} {where.test.describe()}"
 
 
 # --- a user's verdicts --------------------------------------------------------------------------------------

@@ -23,12 +23,12 @@ import msgspec
 import xxhash
 
 from engine.criteria.model import Aggregate, ConsentState, EventType
+from engine.criteria.operators import InstantRange as InstantRange
+from engine.criteria.operators import NumberRange as NumberRange
+from engine.criteria.operators import ResolvedTest as ResolvedTest
 from engine.criteria.ranges import ALL_TIME as ALL_TIME
 from engine.criteria.ranges import Interval as Interval
 from engine.criteria.ranges import TimeRange as TimeRange
-from engine.criteria.resolved import InstantRange as InstantRange
-from engine.criteria.resolved import NumberRange as NumberRange
-from engine.criteria.resolved import ResolvedTest as ResolvedTest
 from engine.values import Micros
 
 PLAN_VERSION = 1

@@ -10,6 +10,7 @@ import datetime as dt
 from zoneinfo import ZoneInfo
 
 from engine.criteria.model import BetweenAgo, Calendar, CalendarUnit, Last, Range, Window
+from engine.criteria.operators.relative_time import last_range
 from engine.criteria.ranges import ALL_TIME, TimeRange
 from engine.criteria.zones import load_zone
 from engine.plan.tree import Account
@@ -48,16 +49,6 @@ def window_range(window: Window | None, as_of: Micros, time_zone: str) -> TimeRa
             return TimeRange(window.start, window.end)
         case Calendar():
             return _calendar_range(window, as_of, load_zone(window.time_zone or time_zone))
-
-
-def last_range(duration: Micros, as_of: Micros) -> TimeRange:
-    """(now - duration, now]."""
-    return TimeRange(as_of - duration + 1, as_of + 1)
-
-
-def older_range(duration: Micros, as_of: Micros) -> TimeRange:
-    """Up to and including now - duration."""
-    return TimeRange(None, as_of - duration + 1)
 
 
 def _calendar_range(window: Calendar, as_of: Micros, zone: ZoneInfo) -> TimeRange:

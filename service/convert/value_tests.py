@@ -1,114 +1,119 @@
-"""Tests on values and on numbers, both ways."""
+"""Tests on values and on numbers, both ways.
+
+Tests on values are converted by the shape of the message and of the operator's struct, so that a new operator
+needs nothing here. The field of `ValueTest` that is set says which struct it is. Its operand is the field
+itself, or a message with a field for each operand, or one with a choice, whose chosen field is the `op`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
-from engine.criteria.model import (
-    Between,
-    Compare,
-    Equals,
-    Exists,
-    In,
-    Near,
-    NumberTest,
-    OlderThan,
-    Semver,
-    Text,
-    ValueTest,
-    WithinLast,
-)
+import msgspec
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+
+from engine.criteria.model import Between, Compare, Equals, Exists, In, NumberTest, ValueTest
 from engine.values import Micros
 from milepost.v1 import criteria_pb2, value_pb2
 from service.convert.faults import ShapeFaults
 from service.convert.times import duration, duration_message
-from service.convert.values import fill_value, value_at, value_message
+from service.convert.values import fill_value, value_at
 
 NO_TEST = "must have exactly one test"
 NO_COMPARISON = "must have exactly one comparison"
 NOT_ORDERED = "must be a number or a time: nothing else has an order"
 
+OPERATORS: dict[str, type[ValueTest]] = {
+    field: struct for struct in get_args(ValueTest) for field in struct.fields()
+}
+"""The struct for each field of the message."""
+
+_FIELDS = criteria_pb2.ValueTest.DESCRIPTOR.fields_by_name
+_ORDERED = float | Micros
+
 
 def value_test(message: criteria_pb2.ValueTest, path: str, faults: ShapeFaults) -> ValueTest:
     """The test in the message; when it has none, a fault is noted and the answer is `Exists()`."""
-    field = message.WhichOneof("test")
-    if field is None:
+    chosen: str | None = message.WhichOneof("test")
+    if chosen is None:
         faults.add(path, NO_TEST)
         return Exists()
-    return _READERS[field](message, f"{path}.{field}", faults)
+    struct, path = OPERATORS[chosen], f"{path}.{chosen}"
+    holder: Message = message
+    if _has_operands_inside(_FIELDS[chosen]):
+        holder = getattr(message, chosen)
+        if holder.DESCRIPTOR.oneofs:
+            chosen = holder.WhichOneof(holder.DESCRIPTOR.oneofs[0].name)
+            if chosen is None:
+                faults.add(path, NO_COMPARISON)
+                return Exists()
+    found: dict[str, Any] = {}
+    for field in msgspec.structs.fields(struct):
+        if field.name == "op":
+            found[field.name] = chosen
+        elif field.name == "ignore_case":
+            found[field.name] = message.ignore_case
+        elif _is_named(holder, field.name):
+            found[field.name] = _read(holder, field.name, field.type, f"{path}.{field.name}", faults)
+        else:
+            found[field.name] = _read(holder, chosen, field.type, path, faults)
+    return struct(**found)
 
 
-def _exists(message: criteria_pb2.ValueTest, path: str, faults: ShapeFaults) -> ValueTest:
-    return Exists()
+def value_test_message(test: ValueTest) -> criteria_pb2.ValueTest:
+    """The message for a test."""
+    message = criteria_pb2.ValueTest()
+    chosen, _, comparison = test.field.partition(".")
+    holder: Message = message
+    if _has_operands_inside(_FIELDS[chosen]):
+        holder = getattr(message, chosen)
+        # A message without any field set is a test as well.
+        holder.SetInParent()
+    for name in test.__struct_fields__:
+        operand = getattr(test, name)
+        if name == "ignore_case":
+            message.ignore_case = operand
+        elif name != "op":
+            _fill(holder, name if _is_named(holder, name) else comparison or chosen, operand)
+    return message
 
 
-def _equals(message: criteria_pb2.ValueTest, path: str, faults: ShapeFaults) -> ValueTest:
-    return Equals(value_at(message.equals, path, faults), message.ignore_case)
+def _has_operands_inside(field: FieldDescriptor) -> bool:
+    """The field holds a message that is no operand itself but has operands in its fields."""
+    operands = (value_pb2.Value.DESCRIPTOR, Duration.DESCRIPTOR)
+    return field.message_type is not None and field.message_type not in operands
 
 
-def _in(message: criteria_pb2.ValueTest, path: str, faults: ShapeFaults) -> ValueTest:
-    # `in` is a keyword of Python, so the field has no attribute to read.
-    values = getattr(message, "in").values
-    converted = (value_at(value, f"{path}.values[{i}]", faults) for i, value in enumerate(values))
-    return In(tuple(converted), message.ignore_case)
+def _is_named(holder: Message, operand: str) -> bool:
+    """The operand has a field of its own name in the message inside the test."""
+    inside = holder.DESCRIPTOR is not criteria_pb2.ValueTest.DESCRIPTOR
+    return inside and operand in holder.DESCRIPTOR.fields_by_name
 
 
-def _between(message: criteria_pb2.ValueTest, path: str, faults: ShapeFaults) -> ValueTest:
-    low = _ordered(message.between.low, f"{path}.low", faults)
-    return Between(low, _ordered(message.between.high, f"{path}.high", faults))
+def _read(holder: Message, name: str, wanted: Any, path: str, faults: ShapeFaults) -> Any:
+    found = getattr(holder, name)
+    if isinstance(found, value_pb2.Value):
+        return _ordered(found, path, faults) if wanted == _ORDERED else value_at(found, path, faults)
+    if isinstance(found, Duration):
+        return duration(found, path, faults)
+    if holder.DESCRIPTOR.fields_by_name[name].is_repeated:
+        return tuple(value_at(value, f"{path}[{i}]", faults) for i, value in enumerate(found))
+    return found
 
 
-def _semver(message: criteria_pb2.ValueTest, path: str, faults: ShapeFaults) -> ValueTest:
-    comparison = message.semver.WhichOneof("comparison")
-    if comparison is None:
-        faults.add(path, NO_COMPARISON)
-        return Exists()
-    return Semver(comparison, getattr(message.semver, comparison))
-
-
-def _near(message: criteria_pb2.ValueTest, path: str, faults: ShapeFaults) -> ValueTest:
-    near = message.near
-    return Near(near.latitude, near.longitude, near.meters)
-
-
-def _within_last(message: criteria_pb2.ValueTest, path: str, faults: ShapeFaults) -> ValueTest:
-    return WithinLast(duration(message.within_last, path, faults))
-
-
-def _older_than(message: criteria_pb2.ValueTest, path: str, faults: ShapeFaults) -> ValueTest:
-    return OlderThan(duration(message.older_than, path, faults))
-
-
-def _compare(op: Any) -> Callable[[criteria_pb2.ValueTest, str, ShapeFaults], ValueTest]:
-    def read(message: criteria_pb2.ValueTest, path: str, faults: ShapeFaults) -> ValueTest:
-        return Compare(op, _ordered(getattr(message, op), path, faults))
-
-    return read
-
-
-def _text(op: Any) -> Callable[[criteria_pb2.ValueTest, str, ShapeFaults], ValueTest]:
-    def read(message: criteria_pb2.ValueTest, path: str, faults: ShapeFaults) -> ValueTest:
-        return Text(op, getattr(message, op), message.ignore_case)
-
-    return read
-
-
-COMPARE_OPS = ("greater_than", "greater_or_equal", "less_than", "less_or_equal")
-TEXT_OPS = ("contains", "starts_with", "ends_with", "glob", "matches")
-
-_READERS: dict[str, Callable[[criteria_pb2.ValueTest, str, ShapeFaults], ValueTest]] = {
-    "exists": _exists,
-    "equals": _equals,
-    "in": _in,
-    "between": _between,
-    "semver": _semver,
-    "within_last": _within_last,
-    "older_than": _older_than,
-    "near": _near,
-    **{op: _compare(op) for op in COMPARE_OPS},
-    **{op: _text(op) for op in TEXT_OPS},
-}
+def _fill(holder: Message, name: str, operand: Any) -> None:
+    field = holder.DESCRIPTOR.fields_by_name[name]
+    if field.is_repeated:
+        for value in operand:
+            fill_value(getattr(holder, name).add(), value)
+    elif field.message_type is value_pb2.Value.DESCRIPTOR:
+        fill_value(getattr(holder, name), operand)
+    elif field.message_type is Duration.DESCRIPTOR:
+        getattr(holder, name).CopyFrom(duration_message(operand))
+    else:
+        setattr(holder, name, operand)
 
 
 def _ordered(message: value_pb2.Value, path: str, faults: ShapeFaults) -> float | Micros:
@@ -120,43 +125,6 @@ def _ordered(message: value_pb2.Value, path: str, faults: ShapeFaults) -> float 
         return value
     faults.add(path, NOT_ORDERED)
     return 0.0
-
-
-def value_test_message(test: ValueTest) -> criteria_pb2.ValueTest:
-    """The message for a test."""
-    message = criteria_pb2.ValueTest()
-    match test:
-        case Exists():
-            message.exists.SetInParent()
-        case Equals():
-            message.equals.CopyFrom(value_message(test.value))
-            message.ignore_case = test.ignore_case
-        case In():
-            values = getattr(message, "in")
-            values.SetInParent()
-            for value in test.values:
-                fill_value(values.values.add(), value)
-            message.ignore_case = test.ignore_case
-        case Compare():
-            fill_value(getattr(message, test.op), test.operand)
-        case Between():
-            fill_value(message.between.low, test.low)
-            fill_value(message.between.high, test.high)
-        case Text():
-            setattr(message, test.op, test.pattern)
-            message.ignore_case = test.ignore_case
-        case Semver():
-            setattr(message.semver, test.op, test.version)
-        case WithinLast():
-            message.within_last.CopyFrom(duration_message(test.duration))
-        case OlderThan():
-            message.older_than.CopyFrom(duration_message(test.duration))
-        case Near():
-            message.near.SetInParent()
-            message.near.latitude = test.latitude
-            message.near.longitude = test.longitude
-            message.near.meters = test.meters
-    return message
 
 
 def number_test(message: criteria_pb2.NumberTest, path: str, faults: ShapeFaults) -> NumberTest:

@@ -3,14 +3,18 @@
 Paths read as in the proto messages, for example `criteria.all_of.criteria[1].event.window.range`. Names never
 seen are no fault (they may come later) but are warned about.
 
-`validate` walks the nodes; `events` knows conditions, windows, aggregates and sequences, `value_tests` the
-tests on a value. To add an operator, give it a case in the file of its family.
+`validate` walks the nodes, `events` knows conditions, windows, aggregates and sequences, and each operator
+checks its own operands.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engine.criteria.faults import AudienceReference as AudienceReference
+from engine.criteria.faults import Context as Context
+from engine.criteria.faults import Faults
+from engine.criteria.faults import SeenNames as SeenNames
 from engine.criteria.model import (
     BUILT_IN_ATTRIBUTES,
     AllOf,
@@ -25,12 +29,9 @@ from engine.criteria.model import (
     Sequence,
     UserAttribute,
 )
+from engine.criteria.operators import ANY_KIND, TIMES, check_test
 from engine.criteria.validation.events import check_event, check_sequence
-from engine.criteria.validation.faults import AudienceReference as AudienceReference
-from engine.criteria.validation.faults import Context as Context
-from engine.criteria.validation.faults import Faults
-from engine.criteria.validation.faults import SeenNames as SeenNames
-from engine.criteria.validation.value_tests import ANY_KIND, TIMES, check_test
+from engine.criteria.visitor import CriterionVisitor
 from engine.errors import Violation, Warning
 from engine.values import Kind
 
@@ -50,66 +51,83 @@ class Checked:
 def validate(criterion: Criterion, context: Context) -> Checked:
     """Everything that is wrong with the criterion, in the order in which a reader meets it."""
     faults = Faults(context)
-    _check(faults, context.root, criterion, 1)
+    _Validation(faults).check(criterion, context.root, 1)
     nodes_max = context.limits.criteria_nodes_max
     if faults.node_count > nodes_max:
         faults.add(context.root, f"has {faults.node_count} nodes; at most {nodes_max} are allowed")
     return Checked(tuple(faults.violations), tuple(faults.warnings))
 
 
-def _check(faults: Faults, path: str, criterion: Criterion, depth: int) -> None:
-    if not faults.enter(path, depth):
-        return
-    faults.check_name(f"{path}.label", criterion.label, required=False)
-    tag = criterion.__struct_config__.tag
-    inner = f"{path}.{tag}"
-    match criterion:
-        case AllOf() | AnyOf():
-            for index, child in enumerate(criterion.criteria):
-                _check(faults, f"{inner}.criteria[{index}]", child, depth + 1)
-        case Not():
-            _check(faults, inner, criterion.criterion, depth + 1)
-        case UserAttribute():
-            _check_user_attribute(faults, inner, criterion)
-        case Event():
-            check_event(faults, inner, criterion, depth)
-        case Sequence():
-            check_sequence(faults, inner, criterion, depth)
-        case Audience():
-            _check_audience(faults, inner, criterion)
-        case Consent():
-            faults.check_name(f"{inner}.regulation", criterion.regulation)
-            faults.check_name(f"{inner}.purpose", criterion.purpose)
-        case Identity():
-            faults.check_name(f"{inner}.type", criterion.type)
-            check_test(faults, f"{inner}.test", criterion.test, _IDENTITY_KINDS)
-        case Bucket():
-            _check_bucket(faults, inner, criterion)
+@dataclass(frozen=True, slots=True)
+class _At:
+    """Where a node is: the path of its message, and how deep it lies."""
+
+    path: str
+    depth: int
 
 
-def _check_user_attribute(faults: Faults, path: str, criterion: UserAttribute) -> None:
-    built_in = criterion.key in BUILT_IN_ATTRIBUTES
-    faults.check_name(f"{path}.key", criterion.key)
-    if not built_in:
-        faults.warn_unseen(f"{path}.key", "user attribute", criterion.key, lambda seen: seen.user_attributes)
-    check_test(faults, f"{path}.test", criterion.test, TIMES if built_in else ANY_KIND)
+class _Validation(CriterionVisitor[_At, None]):
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
 
+    def check(self, criterion: Criterion, path: str, depth: int) -> None:
+        """Notes what is wrong with a node and everything below it."""
+        if self._faults.enter(path, depth):
+            self._faults.check_name(f"{path}.label", criterion.label, required=False)
+            self.visit(criterion, _At(f"{path}.{criterion.__struct_config__.tag}", depth))
 
-def _check_audience(faults: Faults, path: str, criterion: Audience) -> None:
-    match faults.context.audience(criterion.name):
-        case AudienceReference.UNKNOWN:
-            faults.add(f"{path}.name", f"audience {criterion.name!r} does not exist")
-        case AudienceReference.CYCLE:
-            faults.add(f"{path}.name", f"audience {criterion.name!r} is itself made from this milestone")
-        case AudienceReference.FOUND:
-            pass
+    def all_of(self, criterion: AllOf, at: _At) -> None:
+        self._check_group(criterion.criteria, at)
 
+    def any_of(self, criterion: AnyOf, at: _At) -> None:
+        self._check_group(criterion.criteria, at)
 
-def _check_bucket(faults: Faults, path: str, criterion: Bucket) -> None:
-    faults.check_name(f"{path}.salt", criterion.salt, required=False)
-    ends = {"from_percent": criterion.from_percent, "to_percent": criterion.to_percent}
-    outside = [name for name, percent in ends.items() if not 0 <= percent <= PERCENT_MAX]
-    for name in outside:
-        faults.add(f"{path}.{name}", "must lie between 0 and 100")
-    if not outside and criterion.from_percent >= criterion.to_percent:
-        faults.add(path, "is empty: from_percent must be less than to_percent")
+    def _check_group(self, parts: tuple[Criterion, ...], at: _At) -> None:
+        for index, part in enumerate(parts):
+            self.check(part, f"{at.path}.criteria[{index}]", at.depth + 1)
+
+    def not_(self, criterion: Not, at: _At) -> None:
+        self.check(criterion.criterion, at.path, at.depth + 1)
+
+    def user_attribute(self, criterion: UserAttribute, at: _At) -> None:
+        key_path = f"{at.path}.key"
+        built_in = criterion.key in BUILT_IN_ATTRIBUTES
+        self._faults.check_name(key_path, criterion.key)
+        if not built_in:
+            self._faults.warn_unseen(
+                key_path, "user attribute", criterion.key, lambda seen: seen.user_attributes
+            )
+        check_test(self._faults, f"{at.path}.test", criterion.test, TIMES if built_in else ANY_KIND)
+
+    def event(self, criterion: Event, at: _At) -> None:
+        check_event(self._faults, at.path, criterion, at.depth)
+
+    def sequence(self, criterion: Sequence, at: _At) -> None:
+        check_sequence(self._faults, at.path, criterion, at.depth)
+
+    def audience(self, criterion: Audience, at: _At) -> None:
+        name, path = criterion.name, f"{at.path}.name"
+        match self._faults.context.audience(name):
+            case AudienceReference.UNKNOWN:
+                self._faults.add(path, f"audience {name!r} does not exist")
+            case AudienceReference.CYCLE:
+                self._faults.add(path, f"audience {name!r} is itself made from this milestone")
+            case AudienceReference.FOUND:
+                pass
+
+    def consent(self, criterion: Consent, at: _At) -> None:
+        self._faults.check_name(f"{at.path}.regulation", criterion.regulation)
+        self._faults.check_name(f"{at.path}.purpose", criterion.purpose)
+
+    def identity(self, criterion: Identity, at: _At) -> None:
+        self._faults.check_name(f"{at.path}.type", criterion.type)
+        check_test(self._faults, f"{at.path}.test", criterion.test, _IDENTITY_KINDS)
+
+    def bucket(self, criterion: Bucket, at: _At) -> None:
+        self._faults.check_name(f"{at.path}.salt", criterion.salt, required=False)
+        ends = {"from_percent": criterion.from_percent, "to_percent": criterion.to_percent}
+        outside = [name for name, percent in ends.items() if not 0 <= percent <= PERCENT_MAX]
+        for name in outside:
+            self._faults.add(f"{at.path}.{name}", "must lie between 0 and 100")
+        if not outside and criterion.from_percent >= criterion.to_percent:
+            self._faults.add(at.path, "is empty: from_percent must be less than to_percent")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from engine.criteria.faults import Faults
 from engine.criteria.model import (
     Aggregate,
     BetweenAgo,
@@ -18,13 +19,7 @@ from engine.criteria.model import (
     WhereNot,
     Window,
 )
-from engine.criteria.validation.faults import Faults
-from engine.criteria.validation.value_tests import (
-    check_instant,
-    check_number_test,
-    check_positive,
-    check_test,
-)
+from engine.criteria.operators import check_number_test, check_test
 from engine.criteria.zones import BadTimeZone, load_zone
 
 AGGREGATES_WITHOUT_OF = frozenset({Aggregate.COUNT, Aggregate.DISTINCT_DAYS})
@@ -52,7 +47,7 @@ def check_sequence(faults: Faults, path: str, sequence: Sequence, depth: int) ->
         if faults.enter(step_path, depth + 1):
             _check_selection(faults, step_path, step, depth + 1)
     if sequence.within is not None:
-        check_positive(faults, f"{path}.within", sequence.within)
+        faults.check_positive(f"{path}.within", sequence.within)
     if sequence.window is not None:
         check_window(faults, f"{path}.window", sequence.window)
 
@@ -98,7 +93,7 @@ def check_window(faults: Faults, path: str, window: Window) -> None:
     """Notes what is wrong with a window."""
     match window:
         case Last():
-            check_positive(faults, f"{path}.last", window.duration)
+            faults.check_positive(f"{path}.last", window.duration)
         case BetweenAgo():
             _check_between_ago(faults, f"{path}.between_ago", window)
         case Range():
@@ -118,9 +113,9 @@ def _check_between_ago(faults: Faults, path: str, window: BetweenAgo) -> None:
 
 def _check_range(faults: Faults, path: str, window: Range) -> None:
     if window.start is not None:
-        check_instant(faults, f"{path}.start", window.start)
+        faults.check_instant(f"{path}.start", window.start)
     if window.end is not None:
-        check_instant(faults, f"{path}.end", window.end)
+        faults.check_instant(f"{path}.end", window.end)
     if window.start is not None and window.end is not None and window.start >= window.end:
         faults.add(path, "is empty: start must be before end")
 

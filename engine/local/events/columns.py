@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 import msgspec
 import numpy as np
 
-from engine.criteria.matching import Matcher
+from engine.criteria.operators import Matcher
 from engine.criteria.ranges import Interval
 from engine.local.compression import compressed, decompressed
 from engine.local.events.arrays import (

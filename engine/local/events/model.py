@@ -11,8 +11,8 @@ from typing import TypeAlias
 import msgspec
 
 from engine.criteria.model import Aggregate, EventType
+from engine.criteria.operators import ResolvedTest
 from engine.criteria.ranges import ALL_TIME, Interval, TimeRange
-from engine.criteria.resolved import ResolvedTest
 from engine.values import Micros, Value
 
 NEVER = -1

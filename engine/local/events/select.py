@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from pyroaring import BitMap
 
-from engine.criteria.matching import compile_test
+from engine.criteria.operators import matcher_of
 from engine.local.bitmaps import bitmap_of, bitmap_of_mask, ids_of
 from engine.local.events.arrays import Bools, Int64s, Ints, Positions, Uint32s, runs
 from engine.local.events.columns import Column, at_rows, integers_between
@@ -179,7 +179,7 @@ def condition_holds(condition: RowCondition, part: Part, places: Positions | Non
 
 
 def _attribute_passes(condition: AttributeRow, part: Part, places: Positions | None, count: int) -> Bools:
-    matcher = compile_test(condition.test)
+    matcher = matcher_of(condition.test)
     held = np.zeros(count, np.bool_)
     for kind in matcher.kinds:
         column = part.column(condition.attribute, kind)

@@ -7,7 +7,7 @@ Universe(no inputs), EventMatch(empty window), AttributeMatch(in no values) … 
 
 from __future__ import annotations
 
-from engine.criteria.matching import compile_test
+from engine.criteria.operators import matcher_of
 from engine.plan.model import (
     AttributeMatch,
     BucketMatch,
@@ -62,9 +62,9 @@ def is_impossible(step: Step) -> bool:
         case Universe():
             return not step.inputs
         case AttributeMatch():
-            return not step.workspaces or not compile_test(step.test).kinds
+            return not step.workspaces or not matcher_of(step.test).kinds
         case IdentityMatch():
-            return not compile_test(step.test).kinds
+            return not matcher_of(step.test).kinds
         case SeenMatch():
             return not step.inputs or not step.test.ranges
         case EventMatch():

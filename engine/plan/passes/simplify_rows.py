@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from engine.criteria.matching import compile_test
+from engine.criteria.operators import matcher_of
 from engine.plan.model import (
     EventMatch,
     EventSelection,
@@ -61,7 +61,7 @@ def simplify(where: RowFilter) -> RowFilter:
         case RowsNot():
             return _negated(simplify(where.condition))
         case _:
-            return where if compile_test(where.test).kinds else NO_ROW
+            return where if matcher_of(where.test).kinds else NO_ROW
 
 
 def _negated(where: RowFilter) -> RowFilter:

@@ -8,13 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.criteria.matching import compile_test
-from engine.criteria.matching.place import distance_meters, parse_place
-from engine.criteria.matching.text import BadPattern
-from engine.criteria.matching.version import BadVersion, precedence
 from engine.criteria.model import Equals, Exists, In, Near, Semver, Text
+from engine.criteria.operators import InstantRange, NumberRange, ResolvedTest, matcher_of
+from engine.criteria.operators.place import distance_meters, parse_place
+from engine.criteria.operators.text import BadPattern
+from engine.criteria.operators.version import BadVersion, precedence
 from engine.criteria.ranges import ALL_NUMBERS, ALL_TIME, Interval, TimeRange, hold_instant, hold_number
-from engine.criteria.resolved import InstantRange, NumberRange, ResolvedTest
 from engine.values import Kind, Value, kind_of
 
 AT_MOST_NINE = NumberRange((Interval(high=9.0),))
@@ -142,7 +141,7 @@ CASES: list[tuple[ResolvedTest, Value, bool]] = [
 
 @pytest.mark.parametrize(("test", "value", "expected"), CASES)
 def test_a_value_passes_or_not(test: ResolvedTest, value: Value, expected: bool) -> None:
-    matcher = compile_test(test)
+    matcher = matcher_of(test)
     assert matcher.passes(value) is expected
     if expected:
         assert kind_of(value) in matcher.kinds
@@ -169,7 +168,7 @@ TESTS: st.SearchStrategy[ResolvedTest] = st.one_of(
 
 @given(TESTS, VALUES)
 def test_kinds_numbers_and_instants_say_the_same_as_passes(test: ResolvedTest, value: Value) -> None:
-    matcher = compile_test(test)
+    matcher = matcher_of(test)
     passes = matcher.passes(value)
     if kind_of(value) not in matcher.kinds:
         assert not passes
@@ -180,19 +179,19 @@ def test_kinds_numbers_and_instants_say_the_same_as_passes(test: ResolvedTest, v
 
 
 def test_points_become_sorted_intervals_and_neighbouring_instants_one_range() -> None:
-    matcher = compile_test(In((3.0, 1.0, 3.0, 7, 6, 9, True)))
+    matcher = matcher_of(In((3.0, 1.0, 3.0, 7, 6, 9, True)))
     assert matcher.numbers == (Interval(low=1.0, high=1.0), Interval(low=3.0, high=3.0))
     assert matcher.instants == (TimeRange(6, 8), TimeRange(9, 10))
     assert matcher.kinds == {Kind.NUMBER, Kind.TIME, Kind.BOOL}
-    assert compile_test(Exists()).numbers == (ALL_NUMBERS,)
-    assert compile_test(Exists()).instants == (ALL_TIME,)
+    assert matcher_of(Exists()).numbers == (ALL_NUMBERS,)
+    assert matcher_of(Exists()).instants == (ALL_TIME,)
 
 
 def test_equal_tests_are_compiled_once_and_look_alikes_are_kept_apart() -> None:
-    assert compile_test(Equals("a")) is compile_test(Equals("a"))
-    assert compile_test(Equals(1.0)).kinds == {Kind.NUMBER}
-    assert compile_test(Equals(True)).kinds == {Kind.BOOL}
-    assert compile_test(Equals(1)).kinds == {Kind.TIME}
+    assert matcher_of(Equals("a")) is matcher_of(Equals("a"))
+    assert matcher_of(Equals(1.0)).kinds == {Kind.NUMBER}
+    assert matcher_of(Equals(True)).kinds == {Kind.BOOL}
+    assert matcher_of(Equals(1)).kinds == {Kind.TIME}
 
 
 def test_versions_have_the_order_of_the_specification() -> None:
@@ -214,17 +213,17 @@ def test_versions_have_the_order_of_the_specification() -> None:
 def test_a_string_that_is_no_version_has_no_precedence(text: str) -> None:
     assert precedence(text) is None
     with pytest.raises(BadVersion, match="not a version"):
-        compile_test(Semver("equals", text))
+        matcher_of(Semver("equals", text))
 
 
 def test_a_bad_expression_is_refused_with_the_message_of_re2() -> None:
     with pytest.raises(BadPattern, match=r"missing \): a\(b"):
-        compile_test(Text("matches", "a(b"))
+        matcher_of(Text("matches", "a(b"))
 
 
 def test_an_expression_that_backtracks_elsewhere_takes_linear_time() -> None:
-    matcher = compile_test(Text("matches", "^(a+)+$"))
-    glob = compile_test(Text("glob", "*a" * 50 + "b"))
+    matcher = matcher_of(Text("matches", "^(a+)+$"))
+    glob = matcher_of(Text("glob", "*a" * 50 + "b"))
     value = "a" * 4_096 + "c"
     started = time.perf_counter()
     assert not matcher.passes(value)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from engine.criteria.describe import describe_criterion, duration, instant
+from engine.criteria.describe import describe_criterion
 from engine.criteria.model import (
     Aggregate,
     AllOf,
@@ -41,6 +41,7 @@ from engine.criteria.model import (
     WhereAttribute,
     WhereNot,
 )
+from engine.criteria.words import duration_in_words, instant_in_words
 from engine.plan.compile import compile_criterion
 from engine.plan.explain import (
     Explanation,
@@ -217,11 +218,11 @@ def test_every_criterion_has_words() -> None:
 
 
 def test_instants_and_durations_in_words() -> None:
-    assert instant(1_709_210_096_000_001) == "2024-02-29T12:34:56.000001Z"
-    assert instant(-(10**18)) == "the beginning of time"
-    assert instant(10**18) == "the end of time"
-    assert duration(90_000_000) == "90 s"
-    assert duration(0) == "0 s"
+    assert instant_in_words(1_709_210_096_000_001) == "2024-02-29T12:34:56.000001Z"
+    assert instant_in_words(-(10**18)) == "the beginning of time"
+    assert instant_in_words(10**18) == "the end of time"
+    assert duration_in_words(90_000_000) == "90 s"
+    assert duration_in_words(0) == "0 s"
 
 
 def test_a_plan_in_words() -> None:

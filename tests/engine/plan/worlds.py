@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
-from engine.criteria.matching import compile_test
 from engine.criteria.model import Aggregate, ConsentState, EventType
+from engine.criteria.operators import matcher_of
 from engine.criteria.ranges import hold_instant
 from engine.plan.model import (
     AttributeMatch,
@@ -98,13 +98,13 @@ def holds(leaf: Predicate, name: str, user: User) -> bool:
     match leaf:
         case AttributeMatch():
             values = (user.attributes.get(workspace, {}).get(leaf.key) for workspace in leaf.workspaces)
-            return any(value is not None and compile_test(leaf.test).passes(value) for value in values)
+            return any(value is not None and matcher_of(leaf.test).passes(value) for value in values)
         case SeenMatch():
             signs = user.seen(leaf.inputs)
             return bool(signs) and hold_instant(leaf.test.ranges, max(signs) if leaf.last else min(signs))
         case IdentityMatch():
             identity = user.identities.get(leaf.type)
-            return identity is not None and compile_test(leaf.test).passes(identity)
+            return identity is not None and matcher_of(leaf.test).passes(identity)
         case ConsentMatch():
             return user.consents.get((leaf.regulation, leaf.purpose)) is leaf.state
         case BucketMatch():
@@ -136,7 +136,7 @@ def passes(where: RowFilter, event: Happened) -> bool:
             return not passes(where.condition, event)
         case RowTest():
             value = event.attributes.get(where.key)
-            return value is not None and compile_test(where.test).passes(value)
+            return value is not None and matcher_of(where.test).passes(value)
 
 
 def _exact(number: float) -> Decimal:

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from zoneinfo import ZoneInfo
 
-from engine.criteria.matching import compile_test
 from engine.criteria.model import Aggregate
+from engine.criteria.operators import matcher_of
 from engine.criteria.ranges import Interval, TimeRange
 from engine.local.events import (
     AnyRow,
@@ -54,7 +54,7 @@ def holds(condition: RowCondition, row: EventRow) -> bool:
         case NotRow(child):
             return not holds(child, row)
         case AttributeRow(attribute, test):
-            matcher = compile_test(test)
+            matcher = matcher_of(test)
             value = row.attributes.get(attribute)
             return value is not None and kind_of(value) in matcher.kinds and matcher.passes(value)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from engine.criteria.model import Aggregate, Equals, EventType, Exists, In, Text
+from engine.criteria.operators import InstantRange, NumberRange, ResolvedTest
 from engine.criteria.ranges import Interval, TimeRange, merged_intervals
-from engine.criteria.resolved import InstantRange, NumberRange, ResolvedTest
 from engine.local.events import (
     NEVER,
     AnyRow,

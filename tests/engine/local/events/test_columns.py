@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.criteria.matching import compile_test
-from engine.criteria.resolved import ResolvedTest
+from engine.criteria.operators import ResolvedTest, matcher_of
 from engine.local.events.columns import (
     Column,
     DictionaryColumn,
@@ -56,7 +55,7 @@ def test_a_column_comes_back(values: list[Any], sparse: bool) -> None:
 
 @given(columns, drawing.tests)
 def test_a_test_passes_on_the_column_as_on_each_value(values: list[Any], test: ResolvedTest) -> None:
-    matcher = compile_test(test)
+    matcher = matcher_of(test)
     kind = kind_of(values[0])
     expected = [kind in matcher.kinds and matcher.passes(value) for value in values]
     column = column_of(kind, None, values)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from operator import eq, ge, gt, le, lt
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
-from engine.criteria.matching.matcher import Matcher, on_strings
-from engine.criteria.model import Semver, SemverOp
+from engine.criteria.faults import Faults
+from engine.criteria.operators.base import Matcher, TimelessOperator, on_strings
+from engine.criteria.words import SYMBOLS
 
 _NUMBER = r"(?:0|[1-9][0-9]*)"
 _IDENTIFIER = rf"(?:{_NUMBER}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
@@ -22,6 +23,8 @@ _VERSION = re.compile(
     rf"(?:-({_IDENTIFIER}(?:\.{_IDENTIFIER})*))?"
     r"(?:\+[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?"
 )
+
+SemverOp = Literal["equals", "greater_than", "greater_or_equal", "less_than", "less_or_equal"]
 
 NumberKey: TypeAlias = tuple[int, str]
 """Digits without leading zeros order as numbers by length, then by text; no size is too large."""
@@ -54,16 +57,46 @@ def precedence(version: str) -> Precedence | None:
     )
 
 
-def semver(test: Semver) -> Matcher:
-    """The matcher of a comparison of versions. Raises BadVersion."""
-    operand = precedence(test.version)
-    if operand is None:
-        raise BadVersion(f"{test.version!r} is not a version of the form 1.2.3 (Semantic Versioning 2.0.0)")
-    wanted = operand
-    compare = _COMPARE[test.op]
+class Semver(TimelessOperator, frozen=True, tag="semver"):
+    """Precedence of version strings after Semantic Versioning 2.0.0, section 11; a string that is no version
+    passes no test.
+    """
 
-    def passes(value: str) -> bool:
-        found = precedence(value)
-        return found is not None and compare(found, wanted)
+    op: SemverOp
+    version: str
 
-    return on_strings(passes)
+    @property
+    def field(self) -> str:
+        """The comparison, inside `semver`."""
+        return f"semver.{self.op}"
+
+    def check(self, faults: Faults, path: str) -> None:
+        """The operand has to be a version."""
+        try:
+            self.matcher()
+        except BadVersion as error:
+            faults.add(path, str(error))
+
+    def matcher(self) -> Matcher:
+        """Passes versions of that precedence. Raises BadVersion."""
+        operand = precedence(self.version)
+        if operand is None:
+            raise BadVersion(
+                f"{self.version!r} is not a version of the form 1.2.3 (Semantic Versioning 2.0.0)"
+            )
+        wanted = operand
+        compare = _COMPARE[self.op]
+
+        def passes(value: str) -> bool:
+            found = precedence(value)
+            return found is not None and compare(found, wanted)
+
+        return on_strings(passes)
+
+    def describe(self) -> str:
+        """In words."""
+        return f"is a version {SYMBOLS[self.op]} {self.version}"
+
+
+Tests: TypeAlias = Semver
+Resolved: TypeAlias = Semver

@@ -1,13 +1,15 @@
-"""What validation is told, and where it notes what it finds."""
+"""What a criterion is checked against, and where faults are noted."""
 
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from engine.errors import Violation, Warning
 from engine.limits import DEFAULT_LIMITS, Limits
+from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS, Value
 
 
 class AudienceReference(enum.Enum):
@@ -99,3 +101,34 @@ class Faults:
                 self.add(f"{path}.inputs[{index}]", f"input {name!r} does not exist")
             elif name not in self.context.journey_inputs:
                 self.add(f"{path}.inputs[{index}]", f"input {name!r} is not one of the journey's inputs")
+
+    def check_value(self, path: str, value: Value) -> None:
+        """A value has to be one that could be stored: finite, not too long, in range."""
+        if type(value) is float:
+            if not math.isfinite(value):
+                self.add(path, "must be a finite number")
+        elif type(value) is str:
+            self.check_string(path, value)
+        elif type(value) is int:
+            self.check_instant(path, value)
+        elif type(value) is tuple:
+            if len(value) > self.limits.list_items_max:
+                self.add(path, f"has more than {self.limits.list_items_max} items")
+            elif any(len(item.encode()) > self.limits.list_item_bytes_max for item in value):
+                self.add(path, f"has an item longer than {self.limits.list_item_bytes_max} bytes")
+
+    def check_string(self, path: str, text: str) -> None:
+        """A string may not be too long."""
+        bytes_max = self.limits.string_bytes_max
+        if len(text.encode()) > bytes_max:
+            self.add(path, f"is longer than {bytes_max} bytes")
+
+    def check_instant(self, path: str, instant: int) -> None:
+        """An instant has to be one that a timestamp can name."""
+        if not TIME_MIN_MICROS <= instant <= TIME_MAX_MICROS:
+            self.add(path, "must lie in the years 1 to 9999")
+
+    def check_positive(self, path: str, duration: int) -> None:
+        """A duration has to be longer than zero."""
+        if duration <= 0:
+            self.add(path, "must be longer than zero")

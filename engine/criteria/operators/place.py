@@ -11,8 +11,9 @@ import math
 import re
 from typing import TypeAlias
 
-from engine.criteria.matching.matcher import Matcher, on_strings
-from engine.criteria.model import Near
+from engine.criteria.faults import Faults
+from engine.criteria.operators.base import Matcher, TimelessOperator, on_strings
+from engine.criteria.words import number_in_words
 
 EARTH_RADIUS_METERS = 6_371_008.8
 """The mean radius of the WGS 84 ellipsoid, (2a + b) / 3."""
@@ -48,12 +49,40 @@ def distance_meters(place: Place, other: Place) -> float:
     return 2 * EARTH_RADIUS_METERS * math.asin(math.sqrt(min(1.0, h)))
 
 
-def near(test: Near) -> Matcher:
-    """A place no farther than `meters` from the point."""
-    centre = (test.latitude, test.longitude)
+class Near(TimelessOperator, frozen=True, tag="near"):
+    """A "lat,long" string in decimal degrees within `meters` of a point, on the great circle (radius
+    6,371,008.8 m).
+    """
 
-    def passes(value: str) -> bool:
-        place = parse_place(value)
-        return place is not None and distance_meters(centre, place) <= test.meters
+    latitude: float
+    longitude: float
+    meters: float
 
-    return on_strings(passes)
+    def check(self, faults: Faults, path: str) -> None:
+        """The point has to be on the earth, the distance finite and not negative."""
+        # Written so that NaN, which is in no order with anything, is refused as well.
+        if not abs(self.latitude) <= LATITUDE_DEGREES_MAX:
+            faults.add(f"{path}.latitude", "must lie between -90 and 90 degrees")
+        if not abs(self.longitude) <= LONGITUDE_DEGREES_MAX:
+            faults.add(f"{path}.longitude", "must lie between -180 and 180 degrees")
+        if not 0 <= self.meters < math.inf:
+            faults.add(f"{path}.meters", "must be a finite number, zero or more")
+
+    def matcher(self) -> Matcher:
+        """Passes places no farther than `meters` from the point."""
+        centre = (self.latitude, self.longitude)
+
+        def passes(value: str) -> bool:
+            place = parse_place(value)
+            return place is not None and distance_meters(centre, place) <= self.meters
+
+        return on_strings(passes)
+
+    def describe(self) -> str:
+        """In words."""
+        point = f"{number_in_words(self.latitude)},{number_in_words(self.longitude)}"
+        return f"within {number_in_words(self.meters)} m of {point}"
+
+
+Tests: TypeAlias = Near
+Resolved: TypeAlias = Near

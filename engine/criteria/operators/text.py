@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Literal, TypeAlias, get_args
 
 import re2
 
-from engine.criteria.matching.matcher import Matcher, on_strings
-from engine.criteria.model import Text
+from engine.criteria.faults import Faults
+from engine.criteria.operators.base import Matcher, TimelessOperator, on_strings
+from engine.criteria.words import ignoring_case, quoted
 
 _GLOB_WILDCARDS = {"*": "(?s:.*)", "?": "(?s:.)"}
 _GLOB_WILDCARD = re.compile(r"[*?]")
@@ -29,20 +31,59 @@ class BadPattern(ValueError):
     """RE2 refuses the expression; the message is RE2's own."""
 
 
-def text(test: Text) -> Matcher:
-    """The matcher of a test on strings. Raises BadPattern."""
-    match test.op:
-        case "contains":
-            return _folding(test, lambda value, pattern: pattern in value)
-        case "starts_with":
-            return _folding(test, str.startswith)
-        case "ends_with":
-            return _folding(test, str.endswith)
-        case "glob":
-            return _glob(test)
-        case "matches":
-            found = _searcher(test.pattern, ignore_case=test.ignore_case)
-            return on_strings(lambda value: found(value.encode()))
+TextOp = Literal["contains", "starts_with", "ends_with", "glob", "matches"]
+
+
+class Text(TimelessOperator, frozen=True, tag="text"):
+    """A test on strings. `glob` matches the whole string, `matches` is an unanchored RE2 expression.
+
+    `ignore_case` folds both sides (Unicode); `matches` is compiled case-insensitively instead.
+    """
+
+    op: TextOp
+    pattern: str
+    ignore_case: bool = False
+
+    @classmethod
+    def fields(cls) -> tuple[str, ...]:
+        """One field for each way to look at a string."""
+        return get_args(TextOp)
+
+    @property
+    def field(self) -> str:
+        """The way to look at the string."""
+        return self.op
+
+    def check(self, faults: Faults, path: str) -> None:
+        """The pattern must not be too long, and an expression has to be one of RE2."""
+        faults.check_string(path, self.pattern)
+        try:
+            self.matcher()
+        except BadPattern as error:
+            faults.add(path, f"is not an RE2 expression: {error}")
+
+    def matcher(self) -> Matcher:
+        """Passes strings that fit the pattern. Raises BadPattern."""
+        match self.op:
+            case "contains":
+                return _folding(self, lambda value, pattern: pattern in value)
+            case "starts_with":
+                return _folding(self, str.startswith)
+            case "ends_with":
+                return _folding(self, str.endswith)
+            case "glob":
+                return _glob(self)
+            case "matches":
+                found = _searcher(self.pattern, ignore_case=self.ignore_case)
+                return on_strings(lambda value: found(value.encode()))
+
+    def describe(self) -> str:
+        """In words."""
+        return f"{self.op.replace('_', ' ')} {quoted(self.pattern)}{ignoring_case(self.ignore_case)}"
+
+
+Tests: TypeAlias = Text
+Resolved: TypeAlias = Text
 
 
 def _folding(test: Text, passes: TextTest) -> Matcher:

@@ -1,0 +1,103 @@
+"""`equals` and `in`: the same kind and the same value.
+
+Kinds never mix, which Python's own equality does: there 1.0 == 1 == True, as list elements and as keys of a
+set too. So operands are sorted by kind first and compared within a kind only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+from engine.criteria.faults import Faults
+from engine.criteria.operators.base import STRINGS, Matcher, TimelessOperator
+from engine.criteria.ranges import Interval, TimeRange, merged_intervals, merged_ranges
+from engine.criteria.words import ignoring_case, value_in_words, values_in_words
+from engine.values import Kind, Value, kind_of
+
+Fold = Callable[[str], str]
+
+
+class Equals(TimelessOperator, frozen=True, tag="equals"):
+    """Same kind and same value. `ignore_case` folds case (Unicode) of strings, alone or in a list.
+
+    A string is equal to a list of which some element is equal; a list is equal to the list with the same
+    elements in the same order.
+    """
+
+    value: Value
+    ignore_case: bool = False
+
+    def check(self, faults: Faults, path: str) -> None:
+        """The value has to be one that could be stored."""
+        faults.check_value(path, self.value)
+
+    def matcher(self) -> Matcher:
+        """Passes values equal to the operand."""
+        return _equal_to_any((self.value,), self.ignore_case)
+
+    def describe(self) -> str:
+        """In words."""
+        return f"= {value_in_words(self.value)}{ignoring_case(self.ignore_case)}"
+
+
+class In(TimelessOperator, frozen=True, tag="in"):
+    """Equal to one of `values`, of any kinds; none given = nothing passes."""
+
+    values: tuple[Value, ...]
+    ignore_case: bool = False
+
+    def check(self, faults: Faults, path: str) -> None:
+        """At most `in_values_max` values, each of which could be stored."""
+        values_max = faults.limits.in_values_max
+        if len(self.values) > values_max:
+            faults.add(path, f"has {len(self.values)} values; at most {values_max} are allowed")
+            return
+        for index, value in enumerate(self.values):
+            faults.check_value(f"{path}.values[{index}]", value)
+
+    def matcher(self) -> Matcher:
+        """Passes values equal to one of the operands."""
+        return _equal_to_any(self.values, self.ignore_case)
+
+    def describe(self) -> str:
+        """In words."""
+        return f"in {values_in_words(self.values)}{ignoring_case(self.ignore_case)}"
+
+
+Tests: TypeAlias = Equals | In
+Resolved: TypeAlias = Equals | In
+
+
+def _equal_to_any(operands: Iterable[Value], ignore_case: bool) -> Matcher:
+    fold: Fold = str.casefold if ignore_case else str
+    by_kind: dict[Kind, set[Value]] = {kind: set() for kind in Kind}
+    for operand in operands:
+        by_kind[kind_of(operand)].add(_folded(operand, fold))
+    accepted = {kind: frozenset(values) for kind, values in by_kind.items()}
+    strings = accepted[Kind.STRING]
+
+    def passes(value: Value) -> bool:
+        kind = kind_of(value)
+        folded = _folded(value, fold)
+        if folded in accepted[kind]:
+            return True
+        return type(folded) is tuple and not strings.isdisjoint(folded)
+
+    kinds = {kind for kind, values in accepted.items() if values}
+    numbers = (float(x) for x in accepted[Kind.NUMBER] if type(x) is float)
+    times = (t for t in accepted[Kind.TIME] if type(t) is int)
+    return Matcher(
+        kinds=frozenset(kinds | STRINGS) if strings else frozenset(kinds),
+        passes=passes,
+        numbers=merged_intervals(Interval(low=x, high=x) for x in numbers),
+        instants=merged_ranges(TimeRange(start=t, end=t + 1) for t in times),
+    )
+
+
+def _folded(value: Value, fold: Fold) -> Value:
+    if type(value) is str:
+        return fold(value)
+    if type(value) is tuple:
+        return tuple(map(fold, value))
+    return value

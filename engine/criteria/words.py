@@ -1,0 +1,106 @@
+"""Values, ranges and durations in words, for descriptions and messages."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+
+from engine.criteria.ranges import Interval, TimeRange
+from engine.values import (
+    MICROS_PER_DAY,
+    MICROS_PER_HOUR,
+    MICROS_PER_SECOND,
+    TIME_MAX_MICROS,
+    TIME_MIN_MICROS,
+    Micros,
+    Value,
+)
+
+VALUES_SHOWN_MAX = 5
+
+SYMBOLS = {
+    "greater_than": ">",
+    "greater_or_equal": ">=",
+    "less_than": "<",
+    "less_or_equal": "<=",
+    "equals": "=",
+}
+_EPOCH = dt.datetime(1970, 1, 1)
+
+
+def intervals_in_words(intervals: tuple[Interval, ...]) -> str:
+    """Sorted intervals of numbers."""
+    return " or ".join(map(_interval, intervals)) or "no number"
+
+
+def _interval(interval: Interval) -> str:
+    if interval.low is not None and interval.low == interval.high:
+        return f"= {number_in_words(interval.low)}"
+    ends = []
+    if interval.low is not None:
+        ends.append(f"{'>=' if interval.low_included else '>'} {number_in_words(interval.low)}")
+    if interval.high is not None:
+        ends.append(f"{'<=' if interval.high_included else '<'} {number_in_words(interval.high)}")
+    return " and ".join(ends) or "any number"
+
+
+def range_in_words(span: TimeRange) -> str:
+    """A half-open range of instants."""
+    if span.start is None:
+        return "at any time" if span.end is None else f"before {instant_in_words(span.end)}"
+    if span.end is None:
+        return f"from {instant_in_words(span.start)}"
+    return f"from {instant_in_words(span.start)} to before {instant_in_words(span.end)}"
+
+
+def ranges_in_words(ranges: tuple[TimeRange, ...]) -> str:
+    """Sorted ranges of instants."""
+    return " or ".join(map(range_in_words, ranges)) or "never"
+
+
+def value_in_words(of: Value) -> str:
+    """A value as JSON would have it, times as RFC 3339."""
+    if type(of) is float:
+        return number_in_words(of)
+    if type(of) is int:
+        return instant_in_words(of)
+    return json.dumps(of, ensure_ascii=False)
+
+
+def values_in_words(values: tuple[Value, ...]) -> str:
+    """The first few values, and how many more there are."""
+    shown = ", ".join(map(value_in_words, values[:VALUES_SHOWN_MAX]))
+    more = len(values) - VALUES_SHOWN_MAX
+    return f"[{shown}, and {more} more]" if more > 0 else f"[{shown}]"
+
+
+def ignoring_case(ignored: bool) -> str:
+    """What follows an operand when case is ignored."""
+    return " ignoring case" if ignored else ""
+
+
+def quoted(text: str) -> str:
+    """A name or pattern in quotes, control characters escaped."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def number_in_words(of: float) -> str:
+    """The shortest decimal form, whole numbers without a point."""
+    return repr(of).removesuffix(".0")
+
+
+def instant_in_words(micros: Micros) -> str:
+    """RFC 3339 in UTC; instants before the year 1 or after 9999 say so."""
+    if micros < TIME_MIN_MICROS:
+        return "the beginning of time"
+    if micros > TIME_MAX_MICROS:
+        return "the end of time"
+    return (_EPOCH + dt.timedelta(microseconds=micros)).isoformat() + "Z"
+
+
+def duration_in_words(micros: Micros) -> str:
+    """The largest unit that says it in whole numbers: days, hours, else seconds."""
+    for unit, name in ((MICROS_PER_DAY, "day"), (MICROS_PER_HOUR, "hour")):
+        if micros and micros % unit == 0:
+            return f"{micros // unit} {name}{'' if micros == unit else 's'}"
+    return f"{number_in_words(micros / MICROS_PER_SECOND)} s"
