@@ -75,12 +75,12 @@ def _holds(step: Step, user: History) -> bool:
             return not user.inputs.isdisjoint(step.inputs)
         case AttributeMatch():
             values = [user.attributes.get((workspace, step.key)) for workspace in step.workspaces]
-            return any(_passes(step.test, value) for value in values)
+            return any(resolved_test_passes(step.test, value) for value in values)
         case SeenMatch():
             times = user.seen_times(step.inputs)
             return bool(times) and _in_ranges(step.test.ranges, max(times) if step.last else min(times))
         case IdentityMatch():
-            return _passes(step.test, user.identities.get(step.type))
+            return resolved_test_passes(step.test, user.identities.get(step.type))
         case ConsentMatch():
             return user.consents.get((step.regulation, step.purpose)) == step.state
         case BucketMatch():
@@ -129,10 +129,11 @@ def _row_passes(where: RowFilter, event: EventRecord) -> bool:
         case RowsNot():
             return not _row_passes(where.condition, event)
         case RowTest():
-            return _passes(where.test, event.attributes.get(where.key))
+            return resolved_test_passes(where.test, event.attributes.get(where.key))
 
 
-def _passes(test: ResolvedTest, value: Value | None) -> bool:
+def resolved_test_passes(test: ResolvedTest, value: Value | None) -> bool:
+    """Whether a value passes a test of a plan."""
     if isinstance(test, NumberRange):
         return isinstance(value, float) and _in_intervals(test.intervals, shortest_decimal(value))
     if isinstance(test, InstantRange):

@@ -1,4 +1,4 @@
-"""What each test means for one value: the edges at which systems of this kind went wrong."""
+"""What all matchers have in common, and what takes more than a line of a fixture file to say."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.criteria.model import Equals, Exists, In, Near, Semver, Text
+from engine.criteria.model import Equals, Exists, In, Semver, Text
 from engine.criteria.operators import InstantRange, NumberRange, ResolvedTest, matcher_of
 from engine.criteria.operators.place import distance_meters, parse_place
 from engine.criteria.operators.text import BadPattern
@@ -19,132 +19,9 @@ from engine.values import Kind, Value, kind_of
 AT_MOST_NINE = NumberRange((Interval(high=9.0),))
 FROM_ONE_TO_TWO = InstantRange((TimeRange(1, 2),))
 
-CASES: list[tuple[ResolvedTest, Value, bool]] = [
-    (Exists(), "", True),
-    (Exists(), 0.0, True),
-    (Exists(), False, True),
-    (Exists(), 0, True),
-    (Exists(), ("",), True),
-    (Exists(), (), False),
-    # Kinds never mix.
-    (Equals(1.0), 1.0, True),
-    (Equals(1.0), True, False),
-    (Equals(1.0), 1, False),
-    (Equals(1.0), "1", False),
-    (Equals(1), 1, True),
-    (Equals(1), 1.0, False),
-    (Equals(True), True, True),
-    (Equals(True), 1.0, False),
-    (Equals(True), 1, False),
-    (Equals("12"), 12.0, False),
-    (Equals("true"), True, False),
-    (Equals(0.0), -0.0, True),
-    (Equals(0.0), False, False),
-    (In((1.0, "a")), True, False),
-    (In((1.0, "a")), 1, False),
-    (In((1.0, "a")), 1.0, True),
-    (In((1.0, "a")), "a", True),
-    (In((True,)), 1.0, False),
-    (In((True, 1)), 1.0, False),
-    (In(()), "a", False),
-    # Lists: a string matches an element, a list the whole.
-    (Equals("a"), ("b", "a"), True),
-    (Equals("a"), ("b",), False),
-    (Equals(("a", "b")), ("a", "b"), True),
-    (Equals(("a", "b")), ("b", "a"), False),
-    (Equals(("a", "b")), ("a", "b", "c"), False),
-    (Equals(("a",)), "a", False),
-    (Equals(()), (), True),
-    (In(("x", ("a", "b"))), ("a", "b"), True),
-    (In(("x", ("a", "b"))), ("a", "x"), True),
-    (In(("x", ("a", "b"))), ("a",), False),
-    (Text("contains", "b"), ("xyz", "abc"), True),
-    (Text("matches", "^b"), ("xyz", "abc"), False),
-    # Case folding is Unicode's, and only on demand.
-    (Equals("Straße"), "STRASSE", False),
-    (Equals("Straße", ignore_case=True), "STRASSE", True),
-    (Equals(("A",), ignore_case=True), ("a",), True),
-    (Equals("ÉTÉ", ignore_case=True), ("été",), True),
-    (In(("ΣΑΣ",), ignore_case=True), "σας", True),
-    (Text("contains", "SS", ignore_case=True), "maß", True),
-    (Text("starts_with", "ss", ignore_case=True), "ßa", True),
-    (Text("ends_with", "ẞ", ignore_case=True), "MASS", True),
-    (Text("ends_with", "ẞ"), "MASS", False),
-    (Text("glob", "MA?", ignore_case=True), "maß", False),
-    (Text("glob", "MA??", ignore_case=True), "maß", True),
-    (Text("matches", "ÄB", ignore_case=True), "xäbx", True),
-    (Text("matches", "äb"), "ÄB", False),
-    # Globs match the whole string, and nothing in them but * and ? is special.
-    (Text("glob", "a*"), "abc", True),
-    (Text("glob", "b*"), "abc", False),
-    (Text("glob", "a?c"), "abc", True),
-    (Text("glob", "a?c"), "ac", False),
-    (Text("glob", "?"), "é", True),
-    (Text("glob", "?"), "🎯", True),
-    (Text("glob", "a*z"), "a\n\nz", True),
-    (Text("glob", "a"), "a\n", False),
-    (Text("glob", "[a-z].$"), "[a-z].$", True),
-    (Text("glob", "[a-z].$"), "bx$", False),
-    (Text("glob", "a\0*"), "a\0b", True),
-    (Text("glob", ""), "", True),
-    (Text("glob", ""), "x", False),
-    (Text("glob", "**"), "", True),
-    # RE2, unanchored.
-    (Text("matches", "b+"), "abbc", True),
-    (Text("matches", "^b"), "abbc", False),
-    (Text("matches", r"\d{2}"), "x12", True),
-    (Text("matches", r"\pL"), "é", True),
-    (Text("matches", "a.b"), "a\nb", False),
-    (Text("matches", "^$"), "", True),
-    (Text("contains", "\0"), "a\0b", True),
-    (Text("contains", "1"), 1.0, False),
-    (Text("contains", ""), "", True),
-    # Ranges.
-    (AT_MOST_NINE, 9.0, True),
-    (AT_MOST_NINE, 9.000000000000002, False),
-    (AT_MOST_NINE, "8", False),
-    (AT_MOST_NINE, 8, False),
-    (AT_MOST_NINE, True, False),
-    (NumberRange((Interval(low=0.3, low_included=False),)), 0.1 + 0.2, True),
-    (NumberRange((Interval(high=1.0), Interval(low=3.0))), 2.0, False),
-    (NumberRange((Interval(high=1.0), Interval(low=3.0))), 3.0, True),
-    (FROM_ONE_TO_TWO, 1, True),
-    (FROM_ONE_TO_TWO, 2, False),
-    (FROM_ONE_TO_TWO, 1.0, False),
-    (FROM_ONE_TO_TWO, True, False),
-    (InstantRange((TimeRange(),)), -5, True),
-    # Versions.
-    (Semver("greater_than", "1.9.0"), "1.10.0", True),
-    (Semver("equals", "1.0.0+a"), "1.0.0+b", True),
-    (Semver("equals", "1.0.0"), "v1.0.0", False),
-    (Semver("equals", "1.0.0"), "1.0", False),
-    (Semver("equals", "1.0.0"), "1.0.0\n", False),
-    (Semver("less_or_equal", "1.0.0"), "1.0.0-rc.1", True),
-    (Semver("greater_or_equal", "1.0.0"), "1.0.0-rc.1", False),
-    (Semver("less_than", "2.0.0"), ("3.0.0", "1.0.0"), True),
-    (Semver("greater_than", "0.0.1"), 1.0, False),
-    (Semver("greater_than", "0.0.9"), "0.0." + "9" * 5_000, True),
-    # Places.
-    (Near(52.52, 13.405, 100.0), "52.52,13.405", True),
-    (Near(52.52, 13.405, 100.0), " 52.5205 , 13.405 ", True),
-    (Near(52.52, 13.405, 50.0), "52.5205,13.405", False),
-    (Near(0.0, 179.999, 1_000.0), "0,-179.999", True),
-    (Near(0.0, 0.0, 30_000_000.0), "0,180.1", False),
-    (Near(0.0, 0.0, 30_000_000.0), "90.1,0", False),
-    (Near(0.0, 0.0, 30_000_000.0), "1e1,0", False),
-    (Near(0.0, 0.0, 30_000_000.0), "nan,0", False),
-    (Near(0.0, 0.0, 30_000_000.0), "0,0,0", False),
-    (Near(0.0, 0.0, 30_000_000.0), "٣,0", False),
-    (Near(0.0, 0.0, 0.0), ("x", "0,0"), True),
-]
 
-
-@pytest.mark.parametrize(("test", "value", "expected"), CASES)
-def test_a_value_passes_or_not(test: ResolvedTest, value: Value, expected: bool) -> None:
-    matcher = matcher_of(test)
-    assert matcher.passes(value) is expected
-    if expected:
-        assert kind_of(value) in matcher.kinds
+def test_numbers_in_a_version_have_any_length() -> None:
+    assert matcher_of(Semver("greater_than", "0.0.9")).passes("0.0." + "9" * 5_000)
 
 
 VALUES: st.SearchStrategy[Value] = st.one_of(

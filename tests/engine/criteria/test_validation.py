@@ -31,7 +31,6 @@ from engine.criteria.model import (
     NumberTest,
     OlderThan,
     Range,
-    Semver,
     Sequence,
     Step,
     Text,
@@ -72,40 +71,21 @@ def faults(criterion: Criterion, *, limits: Limits | None = None) -> list[tuple[
     ]
 
 
-EVENT = "event."
+# What else is wrong with operands is in the fixture files of the operators.
 ATTRIBUTE_TESTS: list[tuple[ValueTest, str, str]] = [
     (Equals(math.nan), "equals", "must be a finite number"),
     (Equals("x" * 4_097), "equals", "is longer than 4096 bytes"),
     (Equals("é" * 2_049), "equals", "is longer than 4096 bytes"),
-    (Equals(TIME_MAX_MICROS + 1), "equals", "must lie in the years 1 to 9999"),
     (Equals(("x",) * 1_001), "equals", "has more than 1000 items"),
     (Equals(("x" * 513,)), "equals", "has an item longer than 512 bytes"),
-    (In((1.0, math.inf)), "in.values[1]", "must be a finite number"),
     (In(tuple(map(float, range(10_001)))), "in", "has 10001 values; at most 10000 are allowed"),
-    (Compare("less_than", -math.inf), "less_than", "must be a finite number"),
     (Compare("less_than", True), "less_than", "must be a number or a time: nothing else has an order"),
-    (Between(2.0, 1.0), "between", "is empty: low is greater than high"),
-    (Between(1.0, 2), "between", "low and high must both be numbers or both be times"),
-    (Between(1.0, math.nan), "between.high", "must be a finite number"),
-    (Text("matches", "a(b"), "matches", "is not an RE2 expression: missing ): a(b"),
-    (Text("matches", r"(a)\1"), "matches", r"is not an RE2 expression: invalid escape sequence: \1"),
     (Text("contains", "x" * 4_097), "contains", "is longer than 4096 bytes"),
-    (
-        Semver("less_than", "v1.2.3"),
-        "semver.less_than",
-        "'v1.2.3' is not a version of the form 1.2.3 (Semantic Versioning 2.0.0)",
-    ),
-    (WithinLast(0), "within_last", "must be longer than zero"),
-    (OlderThan(-1), "older_than", "must not be negative"),
-    (Near(91.0, 0.0, 1.0), "near.latitude", "must lie between -90 and 90 degrees"),
-    (Near(0.0, math.nan, 1.0), "near.longitude", "must lie between -180 and 180 degrees"),
-    (Near(0.0, 0.0, -1.0), "near.meters", "must be a finite number, zero or more"),
-    (Near(0.0, 0.0, math.inf), "near.meters", "must be a finite number, zero or more"),
 ]
 
 
 @pytest.mark.parametrize(("test", "field", "reason"), ATTRIBUTE_TESTS)
-def test_a_faulty_test_on_a_value(test: ValueTest, field: str, reason: str) -> None:
+def test_a_faulty_operand_is_refused_wherever_it_stands(test: ValueTest, field: str, reason: str) -> None:
     assert faults(UserAttribute(key="k", test=test)) == [(f"user_attribute.test.{field}", reason)]
     where = WhereNot(condition=WhereAttribute(key="k", test=test))
     assert faults(Event(where=where)) == [(f"event.where.not.attribute.test.{field}", reason)]

@@ -1,0 +1,139 @@
+"""Each family of operators: what its fixture file says, and that nothing which belongs to it is missing."""
+
+from __future__ import annotations
+
+import inspect
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_args
+
+import msgspec
+import pytest
+import yaml
+
+from engine.criteria import operators
+from engine.criteria.faults import Context
+from engine.criteria.model import UserAttribute
+from engine.criteria.operators import FAMILIES, Exists, ResolvedTest, SemverOp, ValueTest, matcher_of
+from engine.criteria.validation import validate
+from engine.values import Value, kind_of
+from milepost.criteria import Attribute, attribute
+from milepost.v1 import criteria_pb2
+from service.convert.criteria import criteria_message, criterion_of
+from tests.engine.criteria.test_docs import sections
+from tests.oracle.plans import resolved_test_passes
+from tests.oracle.values import passes
+
+FIXTURES = Path(__file__).parent / "fixtures"
+NOW = 1_000
+NOTHING = Context(inputs=frozenset(), journey_inputs=frozenset())
+RE2_ONLY = {"\\pL"}
+"""Expressions that the oracle, which uses Python's `re`, cannot read."""
+
+
+def name_of(family: ModuleType) -> str:
+    return family.__name__.rpartition(".")[2]
+
+
+def fixture(family: ModuleType) -> dict[str, Any]:
+    text = (FIXTURES / f"{name_of(family)}.yaml").read_text(encoding="utf-8")
+    loaded: dict[str, Any] = yaml.safe_load(text)
+    return loaded
+
+
+def structs_of(family: ModuleType) -> tuple[Any, ...]:
+    return get_args(family.Tests) or (family.Tests,)
+
+
+def fields_of(family: ModuleType) -> list[str]:
+    return [field for struct in structs_of(family) for field in struct.fields()]
+
+
+TAGS = {struct.__struct_config__.tag for struct in get_args(ValueTest)}
+CASES = [(name_of(family), *case) for family in FAMILIES for case in fixture(family)["cases"]]
+FAULTS = [tuple(fault) for family in FAMILIES for fault in fixture(family)["faults"]]
+BUILDERS = [
+    (field, *builder) for family in FAMILIES for field, builder in fixture(family)["builders"].items()
+]
+
+
+@pytest.mark.parametrize(("family", "written", "value", "expected"), CASES)
+def test_a_value_passes_or_not(family: str, written: dict[str, Any], value: Any, expected: bool) -> None:
+    of_criteria = written["test"] in TAGS
+    asked: Value = tuple(value) if isinstance(value, list) else value
+    test: ValueTest = msgspec.convert(written, ValueTest) if of_criteria else Exists()
+    resolved = test.resolve(NOW) if of_criteria else msgspec.convert(written, ResolvedTest)
+    matcher = matcher_of(resolved)
+    assert matcher.passes(asked) is expected
+    if expected:
+        assert kind_of(asked) in matcher.kinds
+    # The oracle, written apart from the engine, says the same.
+    if written.get("pattern") not in RE2_ONLY:
+        assert resolved_test_passes(resolved, asked) is expected
+        assert not of_criteria or passes(test, asked, NOW) is expected
+
+
+@pytest.mark.parametrize(("written", "field", "reason"), FAULTS)
+def test_a_faulty_operand_is_refused(written: dict[str, Any], field: str, reason: str) -> None:
+    test: ValueTest = msgspec.convert(written, ValueTest)
+    [violation] = validate(UserAttribute(key="k", test=test), NOTHING).violations
+    assert (violation.field, violation.description) == (f"criteria.user_attribute.test.{field}", reason)
+
+
+@pytest.mark.parametrize(("field", "expression", "words"), BUILDERS)
+def test_the_client_builds_it_and_it_survives_the_wire(field: str, expression: str, words: str) -> None:
+    names = {"attribute": attribute, "datetime": datetime, "timedelta": timedelta, "UTC": UTC}
+    built = eval(expression, names)
+    assert built.user_attribute.test.WhichOneof("test") == field
+    criterion = criterion_of(built)
+    assert isinstance(criterion, UserAttribute)
+    assert validate(criterion, NOTHING).violations == ()
+    assert criterion.test.describe() == words
+    assert criteria_message(criterion) == built
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=name_of)
+def test_each_operator_has_all_that_belongs_to_it(family: ModuleType) -> None:
+    fields = fields_of(family)
+    found = fixture(family)
+    assert set(found["builders"]) == set(fields), "a builder of the client for each operator"
+    docs = sections()["Tests on a value"]
+    assert not set(fields) - set(docs), "a section of docs/criteria.md for each operator"
+    asked = [(case[0].get("op") or case[0]["test"], case[2]) for case in found["cases"]]
+    for struct in structs_of(family):
+        for field in struct.fields():
+            op = field if "op" in struct.__struct_fields__ else struct.__struct_config__.tag
+            told = {passed for name, passed in asked if name == op or field == "semver"}
+            assert told == {True, False}, f"cases that pass and that do not for {field}"
+        # Every method of an operator is its own, not one that it forgot to replace.
+        for method in ("check", "resolve", "describe"):
+            assert callable(getattr(struct, method))
+
+
+def test_the_families_are_the_fields_of_the_proto_message_and_nothing_else() -> None:
+    message = criteria_pb2.ValueTest.DESCRIPTOR
+    fields = [field for family in FAMILIES for field in fields_of(family)]
+    assert sorted(fields) == sorted(field.name for field in message.oneofs_by_name["test"].fields)
+    compared = criteria_pb2.SemverTest.DESCRIPTOR.oneofs_by_name["comparison"].fields
+    assert sorted(get_args(SemverOp)) == sorted(field.name for field in compared)
+
+
+def test_every_file_is_a_family_with_a_fixture_of_its_name() -> None:
+    directory = Path(inspect.getfile(operators)).parent
+    files = {path.stem for path in directory.glob("*.py")} - {"__init__", "base"}
+    assert files == {name_of(family) for family in FAMILIES} == {path.stem for path in FIXTURES.iterdir()}
+    members = {struct for family in FAMILIES for struct in structs_of(family)}
+    assert members == set(get_args(ValueTest))
+    carried = {s for f in FAMILIES if hasattr(f, "Resolved") for s in get_args(f.Resolved) or (f.Resolved,)}
+    assert carried == set(get_args(ResolvedTest))
+    for struct in carried:
+        assert callable(struct.matcher)
+        assert callable(struct.describe)
+
+
+def test_the_client_has_no_test_that_the_service_lacks() -> None:
+    # `version` leads to the comparisons of versions, the four operators to the ordering.
+    own = {name for name in vars(Attribute.__mro__[1]) if not name.startswith("_")} - {"version"}
+    expressions = " ".join(expression for _, expression, _ in BUILDERS)
+    assert {name for name in own if f".{name}(" not in expressions} == set()
