@@ -287,6 +287,10 @@ class Backend(Protocol):
         """The newest visible revision."""
         ...
 
+    def newest_arrival(self) -> Micros:
+        """When the newest write arrived, by the clock it was stamped with; 0 when there is none."""
+        ...
+
     def append(self, account: str, records: Sequence[Record], *, request_id: str = "") -> Appended:
         """Makes the records durable, then visible, in order. Raises LimitExceeded when there is no room, with
         nothing applied.

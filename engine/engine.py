@@ -1,14 +1,14 @@
 """The engine: everything put together over one backend. It knows no network and starts no threads.
 
 Whoever runs it calls `live.refresh_all` every `REFRESH_INTERVAL_MS`, and earlier when
-`live.wait_for_work` says so, calls `retention.run` every `RETENTION_INTERVAL_S`, and delivers what `outbox`
-has.
+`live.wait_for_work` says so, `clock.keep` every second, `retention.run` every `RETENTION_INTERVAL_S`, and
+delivers what `outbox` has.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from engine.audiences.funnel import Funnels
 from engine.audiences.history import SizeHistory
@@ -19,6 +19,8 @@ from engine.audiences.sizes import Sizes
 from engine.audiences.targets import Targets
 from engine.backend import Backend
 from engine.catalog import Catalog
+from engine.clock import Clock
+from engine.errors import LimitExceeded
 from engine.ingest import Ingest
 from engine.journeys.accounts import Accounts
 from engine.journeys.activation import Activation
@@ -33,23 +35,24 @@ from engine.limits import DEFAULT_LIMITS, Limits
 from engine.retention import Retention
 from engine.values import Micros
 
-NANOS_PER_MICRO = 1_000
-
-
-def now_micros() -> Micros:
-    """The machine's clock."""
-    return time.time_ns() // NANOS_PER_MICRO
-
 
 class Engine:
     """The rule engine. Owns the backend: `close` closes it. All methods are safe from several threads."""
 
     def __init__(
-        self, backend: Backend, *, limits: Limits = DEFAULT_LIMITS, clock: Callable[[], Micros] = now_micros
+        self,
+        backend: Backend,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        clock: Clock | Callable[[], Micros] | None = None,
     ) -> None:
+        """`clock`: the machine's unless given; a plain function is believed whatever it answers."""
         self.backend = backend
         self.limits = limits
+        if not isinstance(clock, Clock):
+            clock = Clock() if clock is None else Clock.of(clock)
         self.clock = clock
+        clock.start(backend.documents, backend.newest_arrival())
         repository = Repository(backend.documents)
         forest = Forest(repository)
         activation = Activation(repository)
@@ -57,11 +60,9 @@ class Engine:
         history = SizeHistory(backend.documents)
         self.audiences = AudienceRecords(repository, activation, limits, clock)
         targets = Targets(repository, forest, self.audiences, criteria)
-        self.retention = Retention(repository, backend, clock)
-        exact_since, erased_ids_days = self.retention.exact_since, limits.erased_ids_days
-        self.live = Live(
-            repository, forest, activation, backend, history, exact_since, clock, erased_ids_days
-        )
+        self.retention = Retention(repository, backend, clock.settled)
+        exact_since = self.retention.exact_since
+        self.live = Live(repository, forest, activation, backend, history, exact_since, clock, limits)
         changed = self.live.changed
         self.accounts = Accounts(repository, activation, limits, clock)
         self.journeys = Journeys(repository, forest, activation, criteria, limits, clock, changed)
@@ -76,4 +77,6 @@ class Engine:
 
     def close(self) -> None:
         """Closes the backend. Streams that are being watched end with StoreUnavailable."""
+        with suppress(LimitExceeded):
+            self.clock.save()
         self.backend.close()

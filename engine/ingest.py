@@ -12,12 +12,14 @@ from engine.backend import Appended, Backend, EventRecord, UserRecord
 from engine.checks import (
     Fault,
     RowFaults,
+    Times,
     check_columns,
     check_event,
     check_name,
     check_user,
     is_longer,
 )
+from engine.clock import Clock
 from engine.errors import InvalidInput, Violation
 from engine.event_columns import EventColumns
 from engine.journeys.model import Account, Input, account_of
@@ -25,7 +27,6 @@ from engine.journeys.names import Resource
 from engine.journeys.names import check_name as check_resource_name
 from engine.journeys.repository import Repository
 from engine.limits import Limits
-from engine.values import Micros
 
 
 class Rejection(msgspec.Struct, frozen=True):
@@ -73,7 +74,7 @@ class Ingest:
         repository: Repository,
         backend: Backend,
         limits: Limits,
-        clock: Callable[[], Micros],
+        clock: Clock,
         appended: Callable[[str], None],
     ) -> None:
         self._repository = repository
@@ -89,21 +90,17 @@ class Ingest:
         none can be taken; LimitExceeded when there is no room.
         """
         retention = self._account(account).event_retention
-        now = self._clock()
+        times = Times.by_clock(self._clock.bounds(), retention)
         return self._ingest(
-            account,
-            rows,
-            "events",
-            lambda record: check_event(record, now, retention, self._limits),
-            request_id,
+            account, rows, "events", lambda record: check_event(record, times, self._limits), request_id
         )
 
     def users(self, account: str, rows: Sequence[UserRecord | Rejection], request_id: str = "") -> Ingested:
         """Appends the user updates that pass. As `events`."""
         self._account(account)
-        now = self._clock()
+        times = Times.by_clock(self._clock.bounds())
         return self._ingest(
-            account, rows, "users", lambda record: check_user(record, now, self._limits), request_id
+            account, rows, "users", lambda record: check_user(record, times, self._limits), request_id
         )
 
     def columns(self, account: str, columns: EventColumns, request_id: str = "") -> IngestedColumns:
@@ -141,8 +138,7 @@ class Ingest:
         inputs: dict[str, bool] = {}
         faults = check_columns(
             columns,
-            self._clock(),
-            retention,
+            Times.by_clock(self._clock.bounds(), retention),
             self._limits,
             lambda name: self._input_fault(account, name, inputs),
         )

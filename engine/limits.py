@@ -29,6 +29,12 @@ ERASED_IDS_DAYS = 30
 """Days that the id of an erased user is kept in change logs for watchers who have not read of the exit. A
 connection that has not delivered it keeps the id for longer."""
 
+# --- change logs of activated audiences ---
+
+CHANGES_DAYS = 7
+"""Days that changes of a membership are kept for watchers to resume from, unless the account's retention is
+shorter. A connection that has not delivered one keeps it for longer."""
+
 # --- criteria ---
 
 CRITERIA_DEPTH_MAX = 32
@@ -45,6 +51,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """The limits in force."""
 
     erased_ids_days: int = ERASED_IDS_DAYS
+    changes_days: int = CHANGES_DAYS
     batch_events_max: int = BATCH_EVENTS_MAX
     batch_bytes_max: int = BATCH_BYTES_MAX
     event_attributes_max: int = EVENT_ATTRIBUTES_MAX

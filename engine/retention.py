@@ -5,6 +5,8 @@ So removal comes late on purpose and in steps of whole days: a question about an
 `PAST_QUESTIONS_MICROS` ago finds every event that counted then, and most of what goes are slices of a table
 that are dropped without being read.
 
+Removal goes by the settled time (`engine.clock`): a clock that jumps removes nothing until it is believed.
+
 Removed is removed: a longer retention covers what comes, or is sent again, from then on.
 """
 
@@ -28,10 +30,10 @@ PAST_QUESTIONS_MICROS = MICROS_PER_DAY
 class Retention:
     """Removes what is too old to count. Safe to call from several threads."""
 
-    def __init__(self, repository: Repository, backend: Backend, clock: Callable[[], Micros]) -> None:
+    def __init__(self, repository: Repository, backend: Backend, settled: Callable[[], Micros]) -> None:
         self._repository = repository
         self._backend = backend
-        self._clock = clock
+        self._settled = settled
         self._exact_since: dict[str, Micros] = {}
 
     def exact_since(self, account: str) -> Micros:
@@ -60,7 +62,7 @@ class Retention:
             account = self._repository.find(Account, name)
             if account is None or not account.event_retention:
                 return
-            oldest = self._clock() - account.event_retention - PAST_QUESTIONS_MICROS
+            oldest = self._settled() - account.event_retention - PAST_QUESTIONS_MICROS
             before = oldest // MICROS_PER_DAY * MICROS_PER_DAY
             # Known first: whoever has looked meanwhile at what is about to go sees afterwards that it did.
             self._exact_since[name] = max(self.exact_since(name), before + account.event_retention)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from engine.clock import Clock
 from engine.engine import Engine
 from engine.local.backend import LocalBackend
 from engine.local.settings import LocalSettings
-from service.background import Refresher, Retainer
+from engine.values import MICROS_PER_SECOND
+from service.background import Refresher, Retainer, Timekeeper
 from service.config import Config
 from service.delivery.courier import Courier
 from service.delivery.retry import RetryPolicy
@@ -27,14 +29,20 @@ class Application:
             cache_bytes=config.cell_cache_bytes or None,
             column_cache_bytes=config.column_cache_bytes or None,
         )
-        self._backend = LocalBackend.open(config.data_dir, settings=settings)
+        clock = Clock(
+            follow_after=round(config.clock_follow_s * MICROS_PER_SECOND),
+            settle_after=round(config.clock_settle_s * MICROS_PER_SECOND),
+            trusted_at_start=config.clock == "trust",
+        )
+        self._backend = LocalBackend.open(config.data_dir, settings=settings, clock=clock.stamp)
         try:
-            self.engine = Engine(self._backend, limits=config.limits)
+            self.engine = Engine(self._backend, limits=config.limits, clock=clock)
             self._server = Server(self.engine, config)
         except BaseException:
             self._backend.close()
             raise
         self._refresher = Refresher(self.engine.live, interval_s=config.refresh_interval_ms / MS_PER_SECOND)
+        self._timekeeper = Timekeeper(self.engine.clock)
         self._retainer = Retainer(self.engine.retention, interval_s=config.retention_interval_s)
         self._courier = Courier(self.engine, config.outputs, RetryPolicy(budget_s=config.retry_budget_s))
 
@@ -55,6 +63,7 @@ class Application:
 
     def start(self) -> None:
         """Serves, refreshes, delivers and removes what is too old from now on."""
+        self._timekeeper.start()
         self._refresher.start()
         self._retainer.start()
         self._courier.start()
@@ -69,4 +78,5 @@ class Application:
         self._courier.stop()
         self._refresher.stop()
         self._retainer.stop()
+        self._timekeeper.stop()
         self.engine.close()

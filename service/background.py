@@ -1,4 +1,4 @@
-"""The threads beside the server: one brings activated audiences up to date, one removes what is too old."""
+"""The threads beside the server: for activated audiences, for what is too old, and for the clock."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import time
 import structlog
 
 from engine.audiences.live import Live
+from engine.clock import Clock
 from engine.errors import LimitExceeded
 from engine.retention import Retention
 from service.repeating import Repeating
 
+CLOCK_INTERVAL_S = 1.0
 REST_S_MIN = 0.02
 FAILURE_WAIT_S = 5.0
 """After a failed refresh: long enough not to fill the log with one and the same defect."""
 
 _logger = structlog.get_logger("milepost.refresh")
+_clock_logger = structlog.get_logger("milepost.clock")
 _retention_logger = structlog.get_logger("milepost.retention")
 
 
@@ -68,3 +71,25 @@ class Retainer(Repeating):
             # Nothing is removed that should stay, and what should go is found again the next time.
             _retention_logger.exception("removing old events failed")
         return self._interval_s
+
+
+class Timekeeper(Repeating):
+    """Looks at the clock every `CLOCK_INTERVAL_S`, so that a jump is noticed, and stores the time for the
+    next start to compare with.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__("timekeeper")
+        self._clock = clock
+
+    def _turn(self) -> float:
+        try:
+            self._clock.keep()
+        except LimitExceeded as error:
+            _clock_logger.warning("the time waits for room to be stored", error=error.message)
+            return FAILURE_WAIT_S
+        except Exception:
+            # A start compares with an older time then, and waits where it need not.
+            _clock_logger.exception("storing the time failed")
+            return FAILURE_WAIT_S
+        return CLOCK_INTERVAL_S

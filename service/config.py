@@ -13,17 +13,22 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from engine import limits as data
+from engine.clock import FOLLOW_AFTER_MICROS, SETTLE_AFTER_MICROS
 from engine.limits import Limits
 from engine.local.settings import FOLD_RECORDS, FOLD_SECONDS
 from engine.local.storage.environment import MAP_BYTES_DEFAULT
 from engine.local.storage.header import GROUPS_DEFAULT
 from engine.retention import RETENTION_INTERVAL_S
+from engine.values import MICROS_PER_SECOND
 from service import limits as transport
 from service.interceptors import AccessLog
 from service.logs import LogFormat, LogLevel
+
+ClockTrust = Literal["check", "trust"]
+"""Whether a start compares the clock with the newest time the store knows."""
 
 VARIABLE_PREFIX = "MILEPOST_"
 HOST_DEFAULT = "127.0.0.1"
@@ -95,6 +100,21 @@ class Config:
     retention_interval_s: Annotated[
         float, Setting("how often events that an account's retention is over for are looked for", 0.01)
     ] = RETENTION_INTERVAL_S
+
+    changes_days: Annotated[
+        int,
+        Setting("days that changes of activated audiences are kept for watchers; less with a retention", 1),
+    ] = data.CHANGES_DAYS
+    clock: Annotated[
+        ClockTrust,
+        Setting("what a start thinks of the machine's clock; trust = it is right, whatever the store knows"),
+    ] = "check"
+    clock_follow_s: Annotated[
+        float, Setting("how long the clock must be steady after a jump before answers go by it", 0)
+    ] = FOLLOW_AFTER_MICROS / MICROS_PER_SECOND
+    clock_settle_s: Annotated[
+        float, Setting("how long the clock must be steady after a jump before anything is removed by it", 0)
+    ] = SETTLE_AFTER_MICROS / MICROS_PER_SECOND
 
     worker_threads: Annotated[int, Setting("threads for unary calls", 1)] = transport.WORKER_THREADS
     in_flight_max: Annotated[int, Setting("unary calls accepted and not yet answered", 1)] = (

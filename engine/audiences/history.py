@@ -62,7 +62,9 @@ class SizeHistory:
         self._put(audience, _Stored(*series))
 
     def roll(self, audience: str, membership: Membership, now: Micros, zone: ZoneInfo) -> None:
-        """Closes the periods that ended before `now` at the membership as it stands, if any did."""
+        """Closes the periods that ended before `now` at the membership as it stands, if any did. When the
+        clock went back, periods after `now` are undone.
+        """
         stored = self._find(audience)
         if stored is None:
             self.begin(audience, membership, now, zone)
@@ -131,10 +133,26 @@ def _starts(now: Micros, zone: ZoneInfo) -> tuple[Micros, Micros, Micros]:
 
 
 def _rolled(series: _Series, start: Micros, membership: Membership, points_max: int) -> _Series:
-    if start <= series.start:
+    if start == series.start:
         return series
+    if start < series.start:
+        return _taken_back(series, start)
     points = [*series.points, _open_point(series, membership)][-points_max:]
     return _Series(start, membership.entered_total, membership.exited_total, points)
+
+
+def _taken_back(series: _Series, start: Micros) -> _Series:
+    """The clock went back, so periods that it was ahead in never were: what came and went in them belongs to
+    the one that is open now.
+    """
+    kept = [point for point in series.points if point.start < start]
+    undone = [point for point in series.points if point.start >= start]
+    return _Series(
+        start,
+        series.entered_total - sum(point.added for point in undone),
+        series.exited_total - sum(point.dropped for point in undone),
+        kept,
+    )
 
 
 def _open_point(series: _Series, membership: Membership) -> SizePoint:

@@ -19,10 +19,12 @@ from dataclasses import dataclass, field
 import msgspec
 import xxhash
 
+from engine.audiences.change_marks import ChangeMarks
 from engine.audiences.history import SizeHistory
 from engine.audiences.model import WatchItem
 from engine.audiences.watch import PROGRESS_INTERVAL_DEFAULT_MICROS, Watcher
 from engine.backend import Backend, Count, Membership
+from engine.clock import Clock
 from engine.criteria.zones import load_zone
 from engine.errors import MilepostError
 from engine.journeys.activation import LIVE_STATES, Activation
@@ -39,7 +41,7 @@ from engine.journeys.model import (
     journey_of,
 )
 from engine.journeys.repository import Repository
-from engine.limits import ERASED_IDS_DAYS
+from engine.limits import DEFAULT_LIMITS, Limits
 from engine.plan.compile import compile_journey
 from engine.plan.expiry import expiry_plan
 from engine.plan.model import Plan
@@ -68,8 +70,8 @@ CHANGES_KEPT = 1_000_000
 
 CHANGES_TRIMMED_MIN = 100_000
 
-ERASED_CHECK_MICROS = MICROS_PER_HOUR
-"""How often changes are looked for that name users who were erased long enough ago."""
+OLD_CHANGES_MICROS = MICROS_PER_HOUR
+"""How often changes are looked for that are old enough to be forgotten."""
 
 SMALL_USERS = 64
 """For fewer dirty users, optimising a plan takes longer than it saves."""
@@ -110,7 +112,8 @@ class _Journey:
     needed: frozenset[str] | None = None
     """The audiences needed when memberships were last dropped; None = something from before may be stored."""
     as_of: Micros = 0
-    erased_checked: Micros = 0
+    old_checked: Micros = 0
+    """When old changes were last looked for, by the clock that removals go by."""
     failure: str = ""
     """Why the last round failed, "" when it did not."""
     begun: float | None = None
@@ -128,10 +131,11 @@ class Live:
         backend: Backend,
         history: SizeHistory,
         exact_since: Callable[[str], Micros],
-        clock: Callable[[], Micros],
-        erased_ids_days: int = ERASED_IDS_DAYS,
+        clock: Clock,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        self._erased_ids_kept = erased_ids_days * MICROS_PER_DAY
+        self._erased_ids_kept = limits.erased_ids_days * MICROS_PER_DAY
+        self._change_marks = ChangeMarks(backend.documents, limits.changes_days * MICROS_PER_DAY)
         self._repository = repository
         self._forest = forest
         self._activation = activation
@@ -172,7 +176,8 @@ class Live:
         as_of, now = state.as_of, self._clock()
         if not definition.depends_on_time:
             as_of = max(as_of, now)
-        elif now - as_of > STORED_AGE_MICROS_MAX:
+        elif abs(now - as_of) > STORED_AGE_MICROS_MAX:
+            # Behind, or the clock went back and the next round has yet to undo what came of it.
             return None
         membership = self._backend.membership(audience)
         return None if membership is None else Current(membership, as_of)
@@ -261,15 +266,19 @@ class Live:
         with self._lock:
             state = self._journeys.setdefault(journey, _Journey())
         with state.lock:
-            instant = max(self._clock() if now is None else now, state.as_of)
+            instant = self._instant(state, self._clock() if now is None else now)
             self._close(journey, state, instant)
             definition = self._defined(journey, state)
             self._drop_unneeded(journey, state)
             if definition is not None:
                 self._bring_in_step(journey, state, definition, instant)
-                if instant - state.erased_checked >= ERASED_CHECK_MICROS:
-                    state.erased_checked = instant
-                    self._forget_erased(definition.digests)
+                self._forget_old(journey, state, definition.digests)
+
+    def _instant(self, state: _Journey, now: Micros) -> Micros:
+        """The instant of a round. A clock that is slewed does not take memberships back, one that was wrong
+        does: users with something between the two instants are evaluated again.
+        """
+        return state.as_of if 0 < state.as_of - now < TIME_STEP_MICROS else now
 
     def _generation(self) -> int:
         return self._repository.generation(Account, Input, Journey, Milestone, Audience)
@@ -320,6 +329,7 @@ class Live:
             for milestone in self._forest.milestones(journey):
                 if milestone.audience not in needed and self._backend.membership(milestone.audience):
                     self._backend.drop_membership(milestone.audience)
+                    self._change_marks.forget(milestone.audience)
                     state.digests.pop(milestone.audience, None)
             if not needed and not self._closings(journey):
                 self._backend.drop_scope(journey)
@@ -331,20 +341,21 @@ class Live:
         if not whole and not pending:
             if not definition.depends_on_time:
                 state.as_of = now
-            if now - state.as_of < TIME_STEP_MICROS:
+            if abs(now - state.as_of) < TIME_STEP_MICROS:
                 return
         with self._repository.reading():
             if definition.generation != self._generation():
                 # The records have changed since; the next round sees them.
                 return
             moved = None if whole else self._moved(journey, state, definition, now)
-        if whole or pending or self._is_anyone_moved(moved):
+        # A clock that went back takes the instant of the memberships with it, whether or not anyone moved.
+        if whole or pending or now < state.as_of or self._is_anyone_moved(moved):
             plan = self._plan(journey, definition, now, is_small=not whole and pending < SMALL_USERS)
             if plan is None:
                 return
             self._refresh(journey, state, definition, plan, moved, whole=whole)
         # Users moved by events that had been removed by now were not found: the next round looks at everyone.
-        missed = not whole and state.as_of < self._exact_since(account_of(journey))
+        missed = not whole and min(state.as_of, now) < self._exact_since(account_of(journey))
         state.digests = {} if missed else dict(definition.digests)
         state.as_of = now
 
@@ -419,15 +430,22 @@ class Live:
         if through - membership.first_sequence >= CHANGES_TRIMMED_MIN:
             self._backend.trim_changes(audience, through)
 
-    def _forget_erased(self, audiences: Iterable[str]) -> None:
-        """Forgets changes that name users erased long ago, by the server's clock, once every connection has
-        delivered them. A watcher who comes back later than that begins anew.
+    def _forget_old(self, journey: str, state: _Journey, audiences: Iterable[str]) -> None:
+        """Forgets changes that are past their horizon, and those that name users erased long ago, once every
+        connection has delivered them. A watcher who comes back later than that begins anew.
         """
-        before = self._clock() - self._erased_ids_kept
+        stamp = self._clock.stamp()
+        settled = stamp.settled
+        if abs(settled - state.old_checked) < OLD_CHANGES_MICROS:
+            return
+        state.old_checked = settled
+        retention = self._forest.account(account_of(journey)).event_retention
         for audience in audiences:
-            if self._backend.membership(audience) is not None:
-                named = self._backend.erased_through(audience, before)
-                self._backend.trim_changes(audience, min([named, *self._delivered(audience)]))
+            membership = self._backend.membership(audience)
+            if membership is not None:
+                aged = self._change_marks.past_horizon(audience, membership.last_sequence, stamp, retention)
+                named = self._backend.erased_through(audience, settled - self._erased_ids_kept)
+                self._backend.trim_changes(audience, min([max(aged, named), *self._delivered(audience)]))
 
     def _delivered(self, audience: str) -> list[int]:
         """The cursors of the audience's connections."""
@@ -454,6 +472,7 @@ class Live:
             waiting = [c for c in connections if c.audience == closing.name and c.state in LIVE_STATES]
             if all(c.delivered >= (closing.through or 0) and c.snapshot_after is None for c in waiting):
                 self._backend.drop_membership(closing.name)
+                self._change_marks.forget(closing.name)
                 self._history.forget(closing.name)
                 with self._repository.writing() as changes:
                     changes.delete(closing)

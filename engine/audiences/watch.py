@@ -97,7 +97,9 @@ class Watcher:
                 yield WatchChanges(page.changes)
             now = time.monotonic()
             if page.caught_up and now - marked >= progress_seconds:
-                yield WatchProgress(cursor, max(page.as_of, reached))
+                # Not the later of the two: once a clock that was ahead is right again, the stored instant may
+                # be the wrong one until the next round.
+                yield WatchProgress(cursor, reached or page.as_of)
                 marked = now
             elif page.caught_up:
                 wait = min(STOP_POLL_SECONDS, marked + progress_seconds - now)

@@ -11,10 +11,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from engine.checks.rows import EVENT_AHEAD_MAX, UTF8_BYTES_MAX, Fault, check_name, check_value, is_longer
+from engine.checks.rows import UTF8_BYTES_MAX, Fault, Times, check_name, check_value, is_longer
 from engine.event_columns import EventColumns, Rows, TextColumn, ValueColumn
 from engine.limits import Limits
-from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS, Kind, Micros
+from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS, Kind
 
 Mask = npt.NDArray[np.bool_]
 
@@ -33,15 +33,14 @@ _Found = Iterator[tuple[Fault, Mask]]
 
 def check_columns(
     columns: EventColumns,
-    now: Micros,
-    retention: Micros,
+    allowed: Times,
     limits: Limits,
     input_fault: Callable[[str], Fault | None],
 ) -> list[RowFaults]:
-    """The first fault of every row that has one. `retention` 0 = keep all."""
+    """The first fault of every row that has one."""
     unfaulted = np.ones(len(columns), np.bool_)
     faults = []
-    for (reason, field, description), mask in _found(columns, now, retention, limits, input_fault):
+    for (reason, field, description), mask in _found(columns, allowed, limits, input_fault):
         rows = np.flatnonzero(mask & unfaulted)
         if len(rows):
             unfaulted[rows] = False
@@ -51,8 +50,7 @@ def check_columns(
 
 def _found(
     columns: EventColumns,
-    now: Micros,
-    retention: Micros,
+    allowed: Times,
     limits: Limits,
     input_fault: Callable[[str], Fault | None],
 ) -> _Found:
@@ -60,11 +58,11 @@ def _found(
     times = columns.times
     yield from _name_faults("user_id", columns.user_ids, limits)
     yield from _name_faults("name", columns.names, limits)
-    if retention:
+    if allowed.oldest is not None:
         too_old = "EVENT_TOO_OLD", "time", "is older than the account's event retention"
-        yield too_old, times < now - retention
+        yield too_old, times < allowed.oldest
     in_future = "EVENT_IN_FUTURE", "time", "is more than 24 h ahead of the server's clock"
-    yield in_future, times > now + EVENT_AHEAD_MAX
+    yield in_future, times > allowed.latest
     if columns.event_ids is not None:
         yield from _event_id_faults(columns.event_ids, limits)
     outside = "INVALID_VALUE", "time", "is outside of the years 1 to 9999"

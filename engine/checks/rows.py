@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import isfinite
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from engine.backend import EventRecord, UserRecord
 from engine.limits import Limits
@@ -18,32 +18,47 @@ Fault: TypeAlias = tuple[str, str, str]
 """Reason, field below the row ("" = the row), description."""
 
 
+class Times(NamedTuple):
+    """The times that data may have: `oldest` None = however old."""
+
+    oldest: Micros | None
+    latest: Micros
+
+    @classmethod
+    def by_clock(cls, bounds: tuple[Micros, Micros], retention: Micros = 0) -> Times:
+        """Those that some reading of the clock allows: by a clock that is wrong, nothing is refused that a
+        right one would take. `retention` 0 = keep all.
+        """
+        earliest, latest = bounds
+        return cls(earliest - retention if retention else None, latest + EVENT_AHEAD_MAX)
+
+
 def is_longer(text: str, bytes_max: int) -> bool:
     """Whether the text has more bytes in UTF-8; short ones are not encoded to find out."""
     return len(text) * UTF8_BYTES_MAX > bytes_max and len(text.encode()) > bytes_max
 
 
-def check_event(record: EventRecord, now: Micros, retention: Micros, limits: Limits) -> Fault | None:
-    """The first fault of an event, or None. `retention` 0 = keep all."""
+def check_event(record: EventRecord, times: Times, limits: Limits) -> Fault | None:
+    """The first fault of an event, or None."""
     fault = check_name("user_id", record.user_id, limits) or check_name("name", record.name, limits)
     if fault is not None:
         return fault
-    if retention and record.time < now - retention:
+    if times.oldest is not None and record.time < times.oldest:
         return "EVENT_TOO_OLD", "time", "is older than the account's event retention"
-    if record.time > now + EVENT_AHEAD_MAX:
+    if record.time > times.latest:
         return "EVENT_IN_FUTURE", "time", "is more than 24 h ahead of the server's clock"
     if is_longer(record.event_id, limits.name_bytes_max):
         return "VALUE_TOO_LONG", "event_id", f"is longer than {limits.name_bytes_max} bytes"
     return _time_fault(record.time) or _attributes_fault(record.attributes, limits)
 
 
-def check_user(record: UserRecord, now: Micros, limits: Limits) -> Fault | None:
+def check_user(record: UserRecord, times: Times, limits: Limits) -> Fault | None:
     """The first fault of a user update, or None."""
     names = [("regulation", name) for consent in record.consents for name in consent]
     fault = check_name("user_id", record.user_id, limits) or _time_fault(record.time)
     if fault is not None:
         return fault
-    if record.time > now + EVENT_AHEAD_MAX:
+    if record.time > times.latest:
         return "UPDATE_IN_FUTURE", "time", "is more than 24 h ahead of the server's clock"
     for key, identity in record.identities.items():
         names.append(("identities", key))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 
 import msgspec
 
+from engine.clock import Clock
 from engine.criteria.zones import BadTimeZone, load_zone
 from engine.errors import AlreadyExists, Violation
 from engine.journeys.activation import Activation
@@ -21,7 +22,6 @@ from engine.journeys.pages import Page, page_by_name
 from engine.journeys.repository import Repository
 from engine.journeys.requests import Requests
 from engine.limits import Limits
-from engine.values import Micros
 
 ACCOUNT_FIELDS = frozenset({"display_name", "active_audience_limit", "time_zone", "event_retention"})
 WORKSPACE_FIELDS = frozenset({"display_name"})
@@ -31,12 +31,10 @@ INPUT_FIELDS = frozenset({"display_name", "kind"})
 class Accounts:
     """Creates, reads and changes accounts, workspaces and inputs."""
 
-    def __init__(
-        self, repository: Repository, activation: Activation, limits: Limits, clock: Callable[[], Micros]
-    ) -> None:
+    def __init__(self, repository: Repository, activation: Activation, limits: Limits, clock: Clock) -> None:
         self._repository = repository
         self._activation = activation
-        self._requests = Requests(repository, limits)
+        self._requests = Requests(repository, limits, clock.stamp)
         self._limits = limits
         self._clock = clock
 
@@ -62,7 +60,7 @@ class Accounts:
             )
             refuse_if_any(self._account_faults(created))
             changes.put(created)
-            self._requests.remember(changes, "create_account", "", request_id, created, now=now)
+            self._requests.remember(changes, "create_account", "", request_id, created)
             return created
 
     def get_account(self, name: str) -> Account:
@@ -123,7 +121,7 @@ class Accounts:
             now = self._clock()
             created = msgspec.structs.replace(workspace, name=name, create_time=now, update_time=now)
             changes.put(created)
-            self._requests.remember(changes, "create_workspace", parent, request_id, created, now=now)
+            self._requests.remember(changes, "create_workspace", parent, request_id, created)
             return created
 
     def get_workspace(self, name: str) -> Workspace:
@@ -170,7 +168,7 @@ class Accounts:
             now = self._clock()
             created = msgspec.structs.replace(input, name=name, create_time=now, update_time=now)
             changes.put(created)
-            self._requests.remember(changes, "create_input", parent, request_id, created, now=now)
+            self._requests.remember(changes, "create_input", parent, request_id, created)
             return created
 
     def get_input(self, name: str) -> Input:

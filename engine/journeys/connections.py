@@ -11,11 +11,12 @@ A connection's cursor is `delivered`; `snapshot_after` says that the members pre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 
 import msgspec
 
 from engine.backend import Backend
+from engine.clock import Clock
 from engine.errors import AlreadyExists, FailedPrecondition, LimitExceeded, Violation
 from engine.journeys.activation import LIVE_STATES, Activation
 from engine.journeys.checks import check_etag, masked_values, refuse_if_any
@@ -37,7 +38,7 @@ from engine.journeys.outputs import Outputs
 from engine.journeys.pages import Page, page_by_name
 from engine.journeys.repository import Changes, Repository
 from engine.limits import Limits
-from engine.values import MICROS_PER_HOUR, Micros
+from engine.values import MICROS_PER_HOUR
 
 CONNECTION_FIELDS = frozenset({"identities", "attributes", "batch_changes", "batch_age"})
 BATCH_CHANGES_MAX = 10_000
@@ -54,7 +55,7 @@ class Connections(Outputs):
         activation: Activation,
         backend: Backend,
         limits: Limits,
-        clock: Callable[[], Micros],
+        clock: Clock,
         changed: Changed,
     ) -> None:
         super().__init__(repository, limits, clock)
@@ -91,7 +92,7 @@ class Connections(Outputs):
             )
             refuse_if_any((*self._reference_faults(created), *self._connection_faults(created)))
             changes.put(created)
-            self._requests.remember(changes, "create_connection", parent, request_id, created, now=now)
+            self._requests.remember(changes, "create_connection", parent, request_id, created)
             return created
 
     def get_connection(self, name: str) -> Connection:

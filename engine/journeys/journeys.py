@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from engine.clock import Clock
 from engine.errors import AlreadyExists, FailedPrecondition, InvalidInput, Violation
 from engine.journeys.activation import Activation
 from engine.journeys.checks import check_etag, display_name_faults, masked_values, refuse_if_any
@@ -55,14 +56,14 @@ class Journeys:
         activation: Activation,
         criteria: CriteriaCheck,
         limits: Limits,
-        clock: Callable[[], Micros],
+        clock: Clock,
         changed: Changed,
     ) -> None:
         self._repository = repository
         self._forest = forest
         self._activation = activation
         self._criteria = criteria
-        self._requests = Requests(repository, limits)
+        self._requests = Requests(repository, limits, clock.stamp)
         self._limits = limits
         self._clock = clock
         self._changed = changed
@@ -81,7 +82,7 @@ class Journeys:
             )
             refuse_if_any(self._faults(created))
             changes.put(created)
-            self._requests.remember(changes, "create_journey", parent, request_id, created, now=now)
+            self._requests.remember(changes, "create_journey", parent, request_id, created)
             return created
 
     def get_journey(self, name: str) -> Journey:
@@ -173,7 +174,7 @@ class Journeys:
             refuse_if_any(self._faults(copy))
             changes.put(copy)
             self._copy_milestones(changes, original, copy, now)
-            self._requests.remember(changes, "clone_journey", parent, request_id, copy, now=now)
+            self._requests.remember(changes, "clone_journey", parent, request_id, copy)
             return copy
 
     def summary(self, name: str) -> JourneySummary:

@@ -6,11 +6,12 @@ deleted together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
 
+from engine.clock import Clock
 from engine.errors import AlreadyExists, FailedPrecondition, InvalidInput, Warning
 from engine.journeys.activation import LIVE_STATES
 from engine.journeys.checks import check_etag, display_name_faults, masked_values, refuse_if_any
@@ -57,13 +58,13 @@ class Milestones:
         forest: Forest,
         criteria: CriteriaCheck,
         limits: Limits,
-        clock: Callable[[], Micros],
+        clock: Clock,
         changed: Changed,
     ) -> None:
         self._repository = repository
         self._forest = forest
         self._criteria = criteria
-        self._requests = Requests(repository, limits)
+        self._requests = Requests(repository, limits, clock.stamp)
         self._limits = limits
         self._clock = clock
         self._changed = changed
@@ -124,7 +125,7 @@ class Milestones:
             changes.put(Audience(name=created.audience, milestone=name, create_time=now, update_time=now))
             changes.put(msgspec.structs.replace(journey, update_time=now))
             self._requests.remember(
-                changes, "create_milestone", parent, request_id, created, now=now, warnings=warnings
+                changes, "create_milestone", parent, request_id, created, warnings=warnings
             )
         self._changed(parent)
         return Written(created, warnings)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
 import msgspec
 
+from engine.clock import Clock
 from engine.errors import AlreadyExists, FailedPrecondition, Violation
 from engine.journeys.checks import check_etag, display_name_faults, masked_values, refuse_if_any
 from engine.journeys.model import (
@@ -28,7 +29,6 @@ from engine.journeys.pages import Page, page_by_name
 from engine.journeys.repository import Repository
 from engine.journeys.requests import Requests
 from engine.limits import Limits
-from engine.values import Micros
 
 OUTPUT_FIELDS = frozenset({"display_name", "target"})
 
@@ -41,9 +41,9 @@ SECRET_BYTES_MAX = 64
 class Outputs:
     """Creates, reads and changes outputs."""
 
-    def __init__(self, repository: Repository, limits: Limits, clock: Callable[[], Micros]) -> None:
+    def __init__(self, repository: Repository, limits: Limits, clock: Clock) -> None:
         self._repository = repository
-        self._requests = Requests(repository, limits)
+        self._requests = Requests(repository, limits, clock.stamp)
         self._limits = limits
         self._clock = clock
 
@@ -62,7 +62,7 @@ class Outputs:
             created = msgspec.structs.replace(output, name=name, create_time=now, update_time=now)
             refuse_if_any(self._faults(created))
             changes.put(created)
-            self._requests.remember(changes, "create_output", parent, request_id, created, now=now)
+            self._requests.remember(changes, "create_output", parent, request_id, created)
             return created
 
     def get_output(self, name: str) -> Output:

@@ -1,21 +1,24 @@
 """Creates repeated under the same `request_id` give the first answer again.
 
-The first answer is stored in the commit that makes it true, and forgotten `ANSWERS_KEPT_DAYS` later.
+The first answer is stored in the commit that makes it true, and forgotten `ANSWERS_KEPT_DAYS` later, by the
+clock that removals go by.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
 import xxhash
 
+from engine.clock import Stamp
 from engine.errors import InvalidInput, Warning
 from engine.journeys.model import Record
 from engine.journeys.repository import Changes, Repository
 from engine.limits import Limits
-from engine.values import MICROS_PER_DAY, Micros
+from engine.values import MICROS_PER_DAY
 
 ANSWERS_KEPT_DAYS = 7
 FORGOTTEN_AT_ONCE_MAX = 16
@@ -34,8 +37,9 @@ class _Answer(msgspec.Struct, frozen=True, array_like=True):
 class Requests:
     """The stored answers."""
 
-    def __init__(self, repository: Repository, limits: Limits) -> None:
+    def __init__(self, repository: Repository, limits: Limits, stamp: Callable[[], Stamp]) -> None:
         self._repository = repository
+        self._stamp = stamp
         self._limits = limits
 
     def first_answer(
@@ -60,17 +64,17 @@ class Requests:
         request_id: str,
         record: Record,
         *,
-        now: Micros,
         warnings: tuple[Warning, ...] = (),
     ) -> None:
         """Stores an answer with the other changes of its commit, and forgets some of the oldest."""
         if not request_id:
             return
+        now = self._stamp()
         key = _key(method, parent, request_id)
         answer = _Answer(msgspec.msgpack.encode(record), warnings)
         changes.put_document(key, msgspec.msgpack.encode(answer))
-        changes.put_document(f"{_AGE}{now:020d}/{record.name}", key.encode())
-        expired = f"{_AGE}{now - ANSWERS_KEPT_DAYS * MICROS_PER_DAY:020d}"
+        changes.put_document(f"{_AGE}{now.arrival:020d}/{record.name}", key.encode())
+        expired = f"{_AGE}{now.settled - ANSWERS_KEPT_DAYS * MICROS_PER_DAY:020d}"
         oldest = itertools.islice(self._repository.documents.scan(_AGE), FORGOTTEN_AT_ONCE_MAX)
         for age_key, answer_key in oldest:
             if age_key < expired:

@@ -43,6 +43,7 @@ from engine.backend import (
     Trace,
     ValueCount,
 )
+from engine.clock import Stamp, wall_stamp
 from engine.errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -84,13 +85,13 @@ _log = logging.getLogger(__name__)
 class LocalBackend:
     """The embedded backend. One process owns a directory; all methods are safe from several threads."""
 
-    def __init__(self, store: Store, settings: LocalSettings) -> None:
+    def __init__(self, store: Store, settings: LocalSettings, clock: Callable[[], Stamp]) -> None:
         """Use `open`."""
         self._store = store
         self._settings = settings
         self._state = State(store, settings)
         self._log = WriteAheadLog(store.log, self._state.position)
-        self._writer = Writer(self._log, self._state)
+        self._writer = Writer(self._log, self._state, clock)
         self._writer.replay()
         self._executor = Executor(self._state.names)
         self._documents = LocalDocuments(store.index)
@@ -113,15 +114,23 @@ class LocalBackend:
             thread.start()
 
     @classmethod
-    def open(cls, directory: Path, *, settings: LocalSettings | None = None) -> LocalBackend:
+    def open(
+        cls,
+        directory: Path,
+        *,
+        settings: LocalSettings | None = None,
+        clock: Callable[[], Stamp] = wall_stamp,
+    ) -> LocalBackend:
         """Opens or creates the store in a directory and replays what its log has beyond the index.
+
+        `clock` stamps what arrives: horizons of event ids and request ids go by it.
 
         Raises StoreUnavailable when another process owns it, DataLoss when it is damaged.
         """
         settings = settings or LocalSettings()
         store = Store.open(directory, groups=settings.groups, map_bytes=settings.map_bytes)
         try:
-            return cls(store, settings)
+            return cls(store, settings, clock)
         except BaseException:
             store.close()
             raise
@@ -139,6 +148,10 @@ class LocalBackend:
     def revision(self) -> int:
         """The newest visible revision."""
         return self._state.position
+
+    def newest_arrival(self) -> Micros:
+        """When the newest write arrived; 0 when there is none."""
+        return self._state.arrival
 
     @contextmanager
     def _locked(self, deadline: float | None = None) -> Iterator[None]:
@@ -169,14 +182,16 @@ class LocalBackend:
         if not records and not request_id:
             return Appended(self.revision(), 0, 0)
         batch = tuple(records)
-        return self._writer.write(lambda arrival: AppendEntry(account, arrival, request_id, batch))
+        return self._writer.write(lambda at: AppendEntry(account, at.arrival, request_id, batch, at.settled))
 
     def append_columns(self, account: str, columns: EventColumns, *, request_id: str = "") -> Appended:
         """As `append`, for events that come as columns."""
         self._check_room()
         if not len(columns) and not request_id:
             return Appended(self.revision(), 0, 0)
-        return self._writer.write(lambda arrival: ImportEntry(account, arrival, request_id, columns))
+        return self._writer.write(
+            lambda at: ImportEntry(account, at.arrival, request_id, columns, at.settled)
+        )
 
     def erase(self, account: str, user_ids: Sequence[str]) -> Appended:
         """Removes the users, their aliases and all their data, from the log and the index. An alias names the
@@ -184,7 +199,7 @@ class LocalBackend:
         """
         self._check_room()
         gone = tuple(user_ids)
-        answer = self._writer.write(lambda arrival: EraseEntry(account, arrival, gone))
+        answer = self._writer.write(lambda at: EraseEntry(account, at.arrival, gone, at.settled))
         # Until the log is trimmed it still tells what was erased.
         self.fold()
         return answer
@@ -197,7 +212,9 @@ class LocalBackend:
                 found = self._state.find_account(account)
                 is_due = found is not None and found.tables.has_before(group, before)
             if is_due:
-                return self._writer.write(lambda arrival: ExpireEntry(account, arrival, before)).revision
+                return self._writer.write(
+                    lambda at: ExpireEntry(account, at.arrival, before, at.settled)
+                ).revision
         return self.revision()
 
     def alias(self, account: str, from_user_id: str, to_user_id: str) -> int:
@@ -206,8 +223,9 @@ class LocalBackend:
         Raises FailedPrecondition: ALIAS_CYCLE, or ALREADY_ALIASED when `from` is an alias of another user.
         """
         self._check_room()
-        entry = (account, from_user_id, to_user_id)
-        answer = self._writer.write(lambda arrival: AliasEntry(entry[0], arrival, entry[1], entry[2]))
+        answer = self._writer.write(
+            lambda at: AliasEntry(account, at.arrival, from_user_id, to_user_id, at.settled)
+        )
         return answer.revision
 
     # --- what is asked --------------------------------------------------------------------------------------
@@ -584,9 +602,9 @@ class LocalBackend:
             self._state.written()
 
     def _merge_runs(self) -> None:
-        """Once for each kind of runs: the next fold goes on."""
+        """Some of each kind of runs: the next fold goes on."""
         event_ids = self._state.event_ids
-        mergeable = [(event_ids.runs, event_ids.mergeable())]
+        mergeable = [(event_ids.runs, some) for some in event_ids.mergeable()]
         with self._state.locked():
             users = [account.user_index.runs for account in self._state.accounts()]
         mergeable += [(runs, runs.mergeable()) for runs in users]

@@ -21,12 +21,15 @@ from engine.values import Micros
 
 
 class AppendEntry(msgspec.Struct, frozen=True, array_like=True, tag="append"):
-    """A batch of records. `arrival` is the server's clock, never going back from entry to entry."""
+    """A batch of records. `arrival` and `settled` are the `engine.clock.Stamp` of when it came; entries of
+    older logs have only the first.
+    """
 
     account: str
     arrival: Micros
     request_id: str
     records: tuple[Record, ...]
+    settled: Micros | None = None
 
 
 class ImportEntry(msgspec.Struct, frozen=True, array_like=True, tag="import"):
@@ -36,6 +39,7 @@ class ImportEntry(msgspec.Struct, frozen=True, array_like=True, tag="import"):
     arrival: Micros
     request_id: str
     columns: EventColumns
+    settled: Micros | None = None
 
 
 class EraseEntry(msgspec.Struct, frozen=True, array_like=True, tag="erase"):
@@ -44,6 +48,7 @@ class EraseEntry(msgspec.Struct, frozen=True, array_like=True, tag="erase"):
     account: str
     arrival: Micros
     user_ids: tuple[str, ...]
+    settled: Micros | None = None
 
 
 class AliasEntry(msgspec.Struct, frozen=True, array_like=True, tag="alias"):
@@ -53,6 +58,7 @@ class AliasEntry(msgspec.Struct, frozen=True, array_like=True, tag="alias"):
     arrival: Micros
     from_user_id: str
     to_user_id: str
+    settled: Micros | None = None
 
 
 class ExpireEntry(msgspec.Struct, frozen=True, array_like=True, tag="expire"):
@@ -61,6 +67,7 @@ class ExpireEntry(msgspec.Struct, frozen=True, array_like=True, tag="expire"):
     account: str
     arrival: Micros
     before: Micros
+    settled: Micros | None = None
 
 
 LogEntry: TypeAlias = AppendEntry | ImportEntry | EraseEntry | AliasEntry | ExpireEntry

@@ -74,14 +74,16 @@ class RunForm(NamedTuple):
 
 
 class RunRecord(msgspec.Struct, array_like=True):
-    """A run as stored: how many items, the first part each block starts with, and, where that matters, when
-    the first and the last item arrived.
+    """A run as stored: how many items, and the first part each block starts with. Of event ids also when the
+    first and the last of them arrived, their account (0 = of any), and the newest time of their events.
     """
 
     count: int
     fences: list[int]
     first_arrival: Micros = 0
     last_arrival: Micros = 0
+    account: int = 0
+    newest_event: Micros = 0
 
 
 class Run:
@@ -206,14 +208,16 @@ class Runs:
                 self.all.append(Run(form, at, record, np.frombuffer(bytes(bits), np.uint64)))
                 self._next_number = at[-1] + 1
 
-    def find(self, keys: Keys) -> tuple[Positions, Keys]:
-        """Which of the keys are in a run, and the second parts of their items; a key that is in several runs
-        comes several times.
+    def find(self, keys: Keys, among: Sequence[Run] | None = None) -> tuple[Positions, Keys]:
+        """Which of the keys are in a run (`among` some of them, or all), and the second parts of their items;
+        a key that is in several runs comes several times.
         """
         nothing = np.zeros(0, np.uint64)
         found: list[Positions] = [np.zeros(0, np.int64)]
         lows: list[Keys] = [nothing]
-        candidates = [(run, np.flatnonzero(run.may_hold(keys))) for run in self.all]
+        candidates = [
+            (run, np.flatnonzero(run.may_hold(keys))) for run in (self.all if among is None else among)
+        ]
         if any(len(rows) for _, rows in candidates):
             with self._index.reading() as txn:
                 for run, rows in candidates:
@@ -234,9 +238,9 @@ class Runs:
 
     # --- folding --------------------------------------------------------------------------------------------
 
-    def stage_new(self, txn: Writable, items: Items, first: Micros = 0, last: Micros = 0) -> None:
-        """Writes a run of items, which arrived between those times."""
-        run = self._write(txn, self._form.sorted(items), first, last)
+    def stage_new(self, txn: Writable, items: Items, record: RunRecord | None = None) -> None:
+        """Writes a run of items. `record` has what is known of it but for the items."""
+        run = self._write(txn, self._form.sorted(items), record or RunRecord(0, []))
         self._staged[run.at] = run
 
     def stage_drop(self, txn: Writable, run: Run) -> None:
@@ -279,7 +283,7 @@ class Runs:
         """What was staged did not reach the index."""
         self._staged = {}
 
-    def _write(self, txn: Writable, items: Items, first: Micros, last: Micros) -> Run:
+    def _write(self, txn: Writable, items: Items, about: RunRecord) -> Run:
         at = (*self._prefix, self._next_number)
         self._next_number += 1
         size = BLOCK_BYTES // self._form.items.itemsize
@@ -287,7 +291,7 @@ class Runs:
         for block, start in enumerate(starts):
             txn.put(key(self._form.block, *at, block), items[start : start + size].tobytes())
         fences = [int(items["high"][start]) for start in starts]
-        record = RunRecord(len(items), fences, first, last)
+        record = msgspec.structs.replace(about, count=len(items), fences=fences)
         bits = _filter_of(self._form.keys(items), self._form.payload_bits)
         txn.put(key(self._form.filter, *at), bits.tobytes())
         txn.put(key(self._form.record, *at), msgspec.msgpack.encode(record))
@@ -300,10 +304,12 @@ class Runs:
 
     # --- merging, in the background -------------------------------------------------------------------------
 
-    def mergeable(self, span_max: Micros | None = None) -> list[Run]:
-        """Runs of one tier that are worth merging, and arrived within the span; empty when there are none."""
+    def mergeable(self, span_max: Micros | None = None, among: Sequence[Run] | None = None) -> list[Run]:
+        """Runs of one tier that are worth merging, and arrived within the span; empty when there are none.
+        `among`: some of the runs, else all.
+        """
         tiers: dict[int, list[Run]] = {}
-        for run in self.all:
+        for run in self.all if among is None else among:
             tiers.setdefault(run.record.count.bit_length() // TIER_BITS, []).append(run)
         for _, runs in sorted(tiers.items()):
             group = _fitting(sorted(runs, key=lambda run: run.record.first_arrival), span_max)
@@ -318,10 +324,16 @@ class Runs:
         """
         with self._index.reading() as txn:
             items = self._form.sorted(self._form.items_of(run.bytes(txn) for run in runs))
-        first = min(run.record.first_arrival for run in runs)
-        last = max(run.record.last_arrival for run in runs)
+        about = RunRecord(
+            0,
+            [],
+            first_arrival=min(run.record.first_arrival for run in runs),
+            last_arrival=max(run.record.last_arrival for run in runs),
+            account=runs[0].record.account,
+            newest_event=max(run.record.newest_event for run in runs),
+        )
         with self._index.writing() as write:
-            return self._write(write, items, first, last)
+            return self._write(write, items, about)
 
     def merged(self, runs: Sequence[Run], into: Run) -> None:
         """Swaps merged runs for the one they were merged into. Called with the state lock held."""

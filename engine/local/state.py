@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.backend import Appended, EventRecord
+from engine.clock import Stamp
 from engine.errors import DeadlineExceeded, FailedPrecondition, RevisionNotReached
 from engine.local.account import Account
 from engine.local.cells import Cells
@@ -31,7 +32,7 @@ from engine.local.names import Names, Space
 from engine.local.settings import LocalSettings
 from engine.local.storage.store import Store
 from engine.local.storage.transactions import ReadTransaction, Writable
-from engine.values import Micros
+from engine.values import TIME_MIN_MICROS, Micros
 
 IMPORT_CHUNK_ROWS = 1 << 17
 """So many rows of an import are applied at a time; queries run in between."""
@@ -40,11 +41,19 @@ _FOLDED_KEY = key(Family.META, b"folded")
 
 
 class FoldedState(msgspec.Struct, frozen=True):
-    """How far the index has come: the log position, and the arrival sequence and clock at that position."""
+    """How far the index has come: the log position, and at that position the arrival sequence, when the entry
+    arrived, and the time by which things are old (None in older stores: when it arrived).
+    """
 
     position: int = 0
     sequence: int = 0
     arrival: Micros = 0
+    settled: Micros | None = None
+
+    @property
+    def stamp(self) -> Stamp:
+        """When the entry at the position came."""
+        return Stamp(self.arrival, self.arrival if self.settled is None else self.settled)
 
 
 def read_folded(txn: ReadTransaction) -> FoldedState:
@@ -75,6 +84,7 @@ class State:
         self.position = self.folded.position
         self._sequence = self.folded.sequence
         self.arrival = self.folded.arrival
+        self._settled = self.folded.stamp.settled
         self._writing = FoldedState()
 
     def _limit_caches(self) -> None:
@@ -133,7 +143,7 @@ class State:
                 case ExpireEntry():
                     return self._expire(position, entry)
         except FailedPrecondition:
-            self._reach(position, entry.arrival)
+            self._reach(position, entry)
             raise
 
     def _append(self, position: int, entry: AppendEntry) -> Appended:
@@ -177,10 +187,10 @@ class State:
         if not entry.request_id:
             return None
         number = self._account(entry.account).number
-        first = self.requests.find(number, entry.request_id, entry.arrival)
+        first = self.requests.find(number, entry.request_id, _stamp(entry).settled)
         if first is None:
             return None
-        self._reach(position, entry.arrival)
+        self._reach(position, entry)
         return msgspec.structs.replace(first, repeated=True)
 
     def _answered(
@@ -191,7 +201,7 @@ class State:
         with self.locked():
             if entry.request_id:
                 self.requests.add(account.number, entry.request_id, entry.arrival, answer)
-            self._reach(position, entry.arrival)
+            self._reach(position, entry)
         return answer
 
     def _repeated_rows(self, account: Account, entry: ImportEntry) -> npt.NDArray[np.bool_]:
@@ -203,7 +213,9 @@ class State:
             rows = [row for row, event_id in enumerate(columns.event_ids) if event_id]
             inputs = [numbers[code] for code in columns.inputs.codes[rows].tolist()]
             digests = event_digests(account.number, inputs, [columns.event_ids[row] for row in rows])
-            repeated[rows] = self.event_ids.take(digests, entry.arrival)
+            if rows:
+                newest = int(columns.times[rows].max())
+                repeated[rows] = self.event_ids.take(account.number, digests, newest, _stamp(entry))
         return repeated
 
     def _repeated(self, account: Account, entry: AppendEntry) -> list[bool]:
@@ -212,14 +224,17 @@ class State:
         places = []
         inputs = []
         event_ids = []
+        newest = TIME_MIN_MICROS
         for at, record in enumerate(entry.records):
             if type(record) is EventRecord and record.event_id:
                 places.append(at)
                 inputs.append(account.inputs.number(record.input))
                 event_ids.append(record.event_id)
+                newest = max(newest, record.time)
         if places:
             digests = event_digests(account.number, inputs, event_ids)
-            for at, seen in zip(places, self.event_ids.take(digests, entry.arrival), strict=True):
+            known = self.event_ids.take(account.number, digests, newest, _stamp(entry))
+            for at, seen in zip(places, known, strict=True):
                 repeated[at] = seen
         return repeated
 
@@ -227,8 +242,10 @@ class State:
         with self.locked():
             account = self._account(entry.account)
             erased = [gone for user_id in entry.user_ids if (gone := account.erase(user_id)) is not None]
-            self.memberships.erased(account, {place: user_id for user_id, place in erased}, entry.arrival)
-            self._reach(position, entry.arrival)
+            self.memberships.erased(
+                account, {place: user_id for user_id, place in erased}, _stamp(entry).settled
+            )
+            self._reach(position, entry)
         return Appended(position, len(erased), 0)
 
     def _alias(self, position: int, entry: AliasEntry) -> Appended:
@@ -238,20 +255,22 @@ class State:
                 moved = account.alias(entry.from_user_id, entry.to_user_id)
                 if moved is not None:
                     before, after = moved
-                    self.memberships.erased(account, {before: entry.from_user_id}, entry.arrival)
+                    self.memberships.erased(account, {before: entry.from_user_id}, _stamp(entry).settled)
                     self.memberships.mark(account.name, by_group([after]))
-            self._reach(position, entry.arrival)
+            self._reach(position, entry)
         return Appended(position, 1, 0)
 
     def _expire(self, position: int, entry: ExpireEntry) -> Appended:
         with self.locked():
-            self._account(entry.account).remove_events(entry.before)
-            self._reach(position, entry.arrival)
+            account = self._account(entry.account)
+            account.remove_events(entry.before)
+            self.event_ids.expire(account.number, entry.before)
+            self._reach(position, entry)
         return Appended(position, 0, 0)
 
-    def _reach(self, position: int, arrival: Micros) -> None:
+    def _reach(self, position: int, entry: LogEntry) -> None:
         self.position = position
-        self.arrival = arrival
+        self.arrival, self._settled = _stamp(entry)
         with self._reached:
             self._reached.notify_all()
 
@@ -273,7 +292,7 @@ class State:
         """Writes cells that are not in the index yet, and sets everything else that is not apart for `write`.
         Others may read in between; nothing may be applied before this returns.
         """
-        self._writing = FoldedState(self.position, self._sequence, self.arrival)
+        self._writing = FoldedState(self.position, self._sequence, self.arrival, self._settled)
         for part in (self.names, self.event_ids, self.requests):
             part.collect()
         for account in list(self._accounts.values()):
@@ -283,8 +302,8 @@ class State:
     def write(self, txn: Writable) -> None:
         """Writes what was set apart, with the position that all of it reflects. Needs no lock."""
         self.names.write(txn)
-        self.event_ids.write(txn, self._writing.arrival)
-        self.requests.write(txn, self._writing.arrival)
+        self.event_ids.write(txn, self._writing.stamp)
+        self.requests.write(txn, self._writing.stamp.settled)
         for account in list(self._accounts.values()):
             account.write(txn)
         txn.put(_FOLDED_KEY, msgspec.msgpack.encode(self._writing))
@@ -303,6 +322,10 @@ class State:
 
     def _folding_parts(self) -> list[_FoldingPart]:
         return [*self._accounts.values(), self.cells, self.names, self.event_ids, self.requests]
+
+
+def _stamp(entry: LogEntry) -> Stamp:
+    return Stamp(entry.arrival, entry.arrival if entry.settled is None else entry.settled)
 
 
 class _FoldingPart(Protocol):

@@ -8,21 +8,18 @@ the order of the log.
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 
 from engine.backend import Appended
+from engine.clock import Stamp
 from engine.errors import FailedPrecondition, MilepostError, StoreUnavailable
 from engine.local.log import AppendEntry, ImportEntry, LogEntry, WriteAheadLog, encode_entry
 from engine.local.state import State
-from engine.values import MICROS_PER_SECOND, Micros
 
 IMPORTED_PER_RECORD = 10
 """So many events that come as columns are applied in the time of one that comes as a record."""
-
-NANOS_PER_MICRO = 1_000_000_000 // MICROS_PER_SECOND
 
 
 class _Ticket:
@@ -43,10 +40,10 @@ class _Ticket:
 class Writer:
     """Appends entries to the log and applies them to the state."""
 
-    def __init__(self, log: WriteAheadLog, state: State) -> None:
+    def __init__(self, log: WriteAheadLog, state: State, clock: Callable[[], Stamp]) -> None:
         self._log = log
         self._state = state
-        self._arrival: Micros = 0
+        self._clock = clock
         self._enqueue_lock = threading.Lock()
         self._commit_lock = threading.Lock()
         self._apply_lock = threading.Lock()
@@ -63,8 +60,8 @@ class Writer:
             with suppress(FailedPrecondition):
                 self._apply(position, entry)
 
-    def write(self, entry_at: Callable[[Micros], LogEntry]) -> Appended:
-        """Logs the entry that `entry_at` makes of its arrival time, applies it, and answers what became of
+    def write(self, entry_at: Callable[[Stamp], LogEntry]) -> Appended:
+        """Logs the entry that `entry_at` makes of when it came, applies it, and answers what became of
         it.
 
         Raises LimitExceeded when the log is full, with nothing applied; FailedPrecondition for a refused
@@ -72,9 +69,8 @@ class Writer:
         """
         self.check()
         with self._enqueue_lock:
-            # Never backwards, so that horizons by arrival follow the order of the log.
-            self._arrival = max(self._arrival, self._state.arrival, time.time_ns() // NANOS_PER_MICRO)
-            ticket = _Ticket(entry_at(self._arrival))
+            # Under the lock, so that times are read in the order of the log.
+            ticket = _Ticket(entry_at(self._clock()))
             self._waiting.append(ticket)
         with self._commit_lock:
             if not ticket.position and not ticket.is_decided:

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 import grpc
 
-from engine.errors import StoreUnavailable
+from engine.errors import InvalidInput, StoreUnavailable
 from engine.upkeep import Finding
 from milepost.v1 import admin_service_pb2 as pb
 from milepost.v1 import admin_service_pb2_grpc
 from service.backups import write_backup
-from service.convert.times import timestamp
+from service.convert.clock import clock_message
+from service.convert.times import optional_instant, timestamp
 from service.convert.upkeep import finding_messages, stats_message
 from service.handlers.runtime import Runtime
 
@@ -48,6 +49,17 @@ class AdminHandlers(admin_service_pb2_grpc.AdminServiceServicer):
         self, request: pb.GetStoreStatsRequest, context: grpc.ServicerContext
     ) -> pb.GetStoreStatsResponse:
         return stats_message(self._runtime.engine.backend.figures(self._runtime.deadline(context)))
+
+    def GetClock(self, request: pb.GetClockRequest, context: grpc.ServicerContext) -> pb.GetClockResponse:
+        return pb.GetClockResponse(clock=clock_message(self._runtime.engine.clock.status()))
+
+    def ConfirmClock(
+        self, request: pb.ConfirmClockRequest, context: grpc.ServicerContext
+    ) -> pb.ConfirmClockResponse:
+        time = optional_instant(request.time, request.HasField("time"), "time")
+        if time is None:
+            raise InvalidInput.one("time", "is required: what time it is, by another clock than the server's")
+        return pb.ConfirmClockResponse(clock=clock_message(self._runtime.engine.clock.confirm(time)))
 
     def VerifyStore(
         self, request: pb.VerifyStoreRequest, context: grpc.ServicerContext

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.audiences.live import ERASED_CHECK_MICROS
+from engine.audiences.live import OLD_CHANGES_MICROS
 from engine.audiences.model import SizeKind, SizeState
 from engine.backend import Change
 from engine.criteria.model import AllOf, Audience, Compare, Event, Not, Range
@@ -364,7 +364,7 @@ def test_ids_of_erased_users_go_once_everybody_has_heard_or_had_time_to(site: Si
     site.engine.live.refresh_all()
     assert changes(site, milestone, 2) == [("u1", False)]
     assert ("u1", False) in site.deliver(connection.name)
-    site.clock.now += ERASED_CHECK_MICROS
+    site.clock.now += OLD_CHANGES_MICROS
     site.engine.live.refresh_all()
     assert site.backend.erased_through(milestone.audience, site.clock.now) == 0
     with pytest.raises(CursorExpired) as raised:

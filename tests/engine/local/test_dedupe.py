@@ -6,12 +6,15 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from engine.backend import Appended
+from engine.clock import Stamp
 from engine.local import runs
 from engine.local.dedupe import DIGEST_BYTES, EventIds, Requests, event_digests
 from engine.local.keys import Family, key
+from engine.local.runs import RunRecord
 from engine.local.storage.environment import Environment
 from engine.local.storage.transactions import WriteBuffer
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, Micros
@@ -30,19 +33,26 @@ def digests(*event_ids: object) -> list[bytes]:
     return event_digests(1, [1] * len(event_ids), [str(event_id) for event_id in event_ids])
 
 
+def take(
+    ids: EventIds, digests: list[bytes], at: Micros, *, account: int = 1, newest_event: Micros = START
+) -> list[bool]:
+    return ids.take(account, digests, newest_event, Stamp(at, at))
+
+
 def fold(ids: EventIds, index: Environment, arrival: Micros) -> None:
     with index.writing() as txn:
         ids.collect()
-        ids.write(txn, arrival)
+        ids.write(txn, Stamp(arrival, arrival))
     ids.written()
 
 
 def merge_all(ids: EventIds) -> int:
     merges = 0
     while mergeable := ids.mergeable():
-        ids.runs.merged(mergeable, ids.runs.merge(mergeable))
-        ids.runs.discard(mergeable)
-        merges += 1
+        for some in mergeable:
+            ids.runs.merged(some, ids.runs.merge(some))
+            ids.runs.discard(some)
+            merges += 1
     return merges
 
 
@@ -58,11 +68,11 @@ def test_accounts_and_inputs_have_their_own_ids() -> None:
 
 def test_repeats_are_found_in_the_batch_in_memory_and_in_runs(index: Environment) -> None:
     ids = EventIds(index)
-    assert ids.take(digests("a", "b", "a"), START) == [False, False, True]
-    assert ids.take(digests("b", "c"), START) == [True, False]
+    assert take(ids, digests("a", "b", "a"), START) == [False, False, True]
+    assert take(ids, digests("b", "c"), START) == [True, False]
     fold(ids, index, START)
-    assert ids.take(digests("d", "a", "d"), START) == [False, True, True]
-    assert EventIds(index).take(digests("a", "b", "c", "d"), START) == [True, True, True, False]
+    assert take(ids, digests("d", "a", "d"), START) == [False, True, True]
+    assert take(EventIds(index), digests("a", "b", "c", "d"), START) == [True, True, True, False]
 
 
 def test_many_runs_become_few_and_forget_nothing(index: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +80,7 @@ def test_many_runs_become_few_and_forget_nothing(index: Environment, monkeypatch
     monkeypatch.setattr(runs, "BLOCK_BYTES", 8 * DIGEST_BYTES)
     ids, merges = EventIds(index), 0
     for run in range(80):
-        assert not any(ids.take(digests(*range(run * 20, run * 20 + 20)), START + run))
+        assert not any(take(ids, digests(*range(run * 20, run * 20 + 20)), START + run))
         fold(ids, index, START + run)
         merges += merge_all(ids)
     assert merges >= 10
@@ -79,33 +89,33 @@ def test_many_runs_become_few_and_forget_nothing(index: Environment, monkeypatch
     for known in (ids, EventIds(index)):
         asked = list(range(1_700))
         random.Random(7).shuffle(asked)
-        assert known.take(digests(*asked), START) == [n < 1_600 for n in asked]
+        assert take(known, digests(*asked), START) == [n < 1_600 for n in asked]
 
 
 def test_an_answer_does_not_change_while_runs_are_merged(index: Environment) -> None:
     ids = EventIds(index)
     for run in range(8):
-        ids.take(digests(run), START)
+        take(ids, digests(run), START)
         fold(ids, index, START)
-    mergeable = ids.mergeable()
+    (mergeable,) = ids.mergeable()
     assert len(mergeable) == 8
     merged = ids.runs.merge(mergeable)
-    assert ids.take(digests(*range(8)), START) == [True] * 8
+    assert take(ids, digests(*range(8)), START) == [True] * 8
     ids.runs.merged(mergeable, merged)
-    assert ids.take(digests(*range(8)), START) == [True] * 8
+    assert take(ids, digests(*range(8)), START) == [True] * 8
     ids.runs.discard(mergeable)
-    assert ids.take(digests(*range(9)), START) == [*[True] * 8, False]
+    assert take(ids, digests(*range(9)), START) == [*[True] * 8, False]
 
 
 def test_ids_are_forgotten_after_the_horizon(index: Environment) -> None:
     ids = EventIds(index, horizon_days=30)
-    ids.take(digests("old"), START)
+    take(ids, digests("old"), START)
     fold(ids, index, START)
-    ids.take(digests("new"), START + MICROS_PER_DAY)
+    take(ids, digests("new"), START + MICROS_PER_DAY)
     fold(ids, index, START + 30 * MICROS_PER_DAY)
-    assert ids.take(digests("old"), START + 30 * MICROS_PER_DAY) == [True]
+    assert take(ids, digests("old"), START + 30 * MICROS_PER_DAY) == [True]
     fold(ids, index, START + 30 * MICROS_PER_DAY + 1)
-    assert ids.take(digests("old", "new"), START + 30 * MICROS_PER_DAY + 1) == [False, True]
+    assert take(ids, digests("old", "new"), START + 30 * MICROS_PER_DAY + 1) == [False, True]
     with index.reading() as txn:
         assert len(list(txn.keys(key(Family.DEDUPE_BLOCK)))) == 1
 
@@ -114,21 +124,74 @@ def test_runs_far_apart_in_time_are_not_merged(index: Environment) -> None:
     """A merged run is forgotten as a whole, so it spans a tenth of the horizon at most."""
     ids = EventIds(index, horizon_days=30)
     for day in range(16):
-        ids.take(digests(day), START + day * MICROS_PER_DAY)
+        take(ids, digests(day), START + day * MICROS_PER_DAY)
         fold(ids, index, START + day * MICROS_PER_DAY)
     assert ids.mergeable() == []
 
 
 def test_a_fold_that_did_not_commit_keeps_ids_in_memory(index: Environment) -> None:
     ids = EventIds(index)
-    ids.take(digests("a"), START)
+    take(ids, digests("a"), START)
     ids.collect()
-    ids.write(WriteBuffer(), START)
-    assert ids.take(digests("a", "b"), START) == [True, False]
+    ids.write(WriteBuffer(), Stamp(START, START))
+    assert take(ids, digests("a", "b"), START) == [True, False]
     ids.unwritten()
-    assert ids.take(digests("a", "b"), START) == [True, True]
+    assert take(ids, digests("a", "b"), START) == [True, True]
     fold(ids, index, START)
-    assert EventIds(index).take(digests("a", "b"), START) == [True, True]
+    assert take(EventIds(index), digests("a", "b"), START) == [True, True]
+
+
+def test_accounts_share_no_run_and_expire_apart(index: Environment) -> None:
+    ids = EventIds(index)
+    for account in (1, 2):
+        take(ids, digests("early"), START, account=account, newest_event=START)
+    fold(ids, index, START)
+    for account in (1, 2):
+        take(ids, digests("late"), START, account=account, newest_event=START + 5)
+    fold(ids, index, START)
+    ids.expire(1, START + 5)
+    # A batch that is sent again within a day is known, however old its events are.
+    assert take(ids, digests("early", "late"), START + MICROS_PER_DAY, account=1) == [True, True]
+    # Then not, also before a fold has dropped the run: a replay that meets the index of a later fold decides
+    # alike.
+    later = START + MICROS_PER_DAY + 1
+    assert take(ids, digests("early", "late"), later, account=1, newest_event=START + 9) == [False, True]
+    assert take(ids, digests("early", "late"), later, account=2) == [True, True]
+    fold(ids, index, later)
+    ids.expire(1, START + 9)
+    fold(ids, index, later)
+    with index.reading() as txn:
+        records = [
+            msgspec.msgpack.decode(value, type=RunRecord) for _, value in txn.scan(key(Family.DEDUPE_RUN))
+        ]
+    assert sorted((record.account, record.newest_event, record.count) for record in records) == [
+        (1, START + 9, 1),
+        (2, START, 1),
+        (2, START + 5, 1),
+    ]
+
+
+def test_ids_stamped_by_a_clock_that_was_ahead_are_not_forgotten_early(
+    index: Environment,
+) -> None:
+    ids = EventIds(index, horizon_days=30)
+    ahead = START + 400 * MICROS_PER_DAY
+    ids.take(1, digests("by a clock ahead"), START, Stamp(ahead, START))
+    with index.writing() as txn:
+        ids.collect()
+        ids.write(txn, Stamp(ahead, START))
+    ids.written()
+    take(ids, digests("by the right one"), START + 1)
+    fold(ids, index, START + 1)
+    later = START + 30 * MICROS_PER_DAY
+    assert take(ids, digests("by a clock ahead", "by the right one"), later) == [True, True]
+
+
+def test_runs_of_older_builds_hold_ids_of_all_accounts(index: Environment) -> None:
+    ids = EventIds(index)
+    take(ids, digests("a"), START, account=0)
+    fold(ids, index, START)
+    assert take(EventIds(index), digests("a"), START, account=7) == [True]
 
 
 # --- requests -----------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from engine.backend import EventRecord
-from engine.checks import Fault, check_columns, check_event
+from engine.checks import Fault, Times, check_columns, check_event
 from engine.criteria.model import EventType
 from engine.event_columns import EventColumns
 from engine.ingest import Rejection
@@ -64,7 +64,7 @@ def input_fault(name: str) -> Fault | None:
 
 
 def by_event(record: EventRecord, retention: int) -> Fault | None:
-    return check_event(record, NOW, retention, LIMITS) or input_fault(record.input)
+    return check_event(record, Times.by_clock((NOW, NOW), retention), LIMITS) or input_fault(record.input)
 
 
 def first_faults(record: EventRecord, retention: int) -> set[Fault | None]:
@@ -120,7 +120,7 @@ def test_the_same_rows_and_the_same_refusals(messages: list[data_pb2.Event], ret
     assert [told(record) for record in records_of(batch.columns)] == [told(r) for r in records.values()]
     assert list(batch.rejections) == [row for row in rows if isinstance(row, Rejection)]
 
-    faults = check_columns(batch.columns, NOW, retention, LIMITS, input_fault)
+    faults = check_columns(batch.columns, Times.by_clock((NOW, NOW), retention), LIMITS, input_fault)
     by_column = {
         batch.places[row]: (fault.reason, fault.field, fault.description)
         for fault in faults

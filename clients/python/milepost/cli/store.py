@@ -1,4 +1,4 @@
-"""`milepost store`: what a store holds, whether it is sound, backups, and giving space back.
+"""`milepost store`: what a store holds, whether it is sound, its clock, backups, and giving space back.
 
 `stats` and `verify` ask the service, or with --data look into a directory; `restore` and `compact` work on
 the directory of a store that is not served. All that touches a directory needs the package of the service.
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -20,7 +21,13 @@ from milepost.cli.connection import DEFAULT_ACCOUNT, DEFAULT_TARGET, ApiKey, Gro
 from milepost.cli.serve import require_service
 from milepost.cli.text import console, number, printable, show_table
 from milepost.v1.admin_service_pb2 import (
+    CLOCK_STATE_FOLLOWED,
+    CLOCK_STATE_HELD,
+    CLOCK_STATE_SETTLED,
+    Clock,
+    ConfirmClockRequest,
     CreateBackupRequest,
+    GetClockRequest,
     GetStoreStatsRequest,
     GetStoreStatsResponse,
     VerifyProgress,
@@ -71,6 +78,26 @@ def verify(data: Directory = None, target: Target = DEFAULT_TARGET, api_key: Api
     _show_result(result, out)
     if result.faults:
         raise typer.Exit(1)
+
+
+@app.command()
+def clock(
+    confirm: Annotated[
+        bool,
+        typer.Option("--confirm", help="Say that it is right; refused where this machine's clock differs."),
+    ] = False,
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = "",
+) -> None:
+    """Show the service's clock and how far it is believed; after a jump nothing is removed until it is."""
+    with open_client(target, DEFAULT_ACCOUNT, api_key) as client:
+        if confirm:
+            here = Timestamp()
+            here.GetCurrentTime()
+            found = client.admin.ConfirmClock(ConfirmClockRequest(time=here)).clock
+        else:
+            found = client.admin.GetClock(GetClockRequest()).clock
+    _show_clock(found, console())
 
 
 @app.command()
@@ -164,6 +191,27 @@ def _show_result(result: VerifyResult, out: Console) -> None:
     show_table(out, ["family", "kind", "keys", "bytes", "faults"], rows, right=(2, 3, 4))
     verdict = "sound" if not result.faults else f"{number(result.faults)} faults"
     print(f"\n{verdict}, as of revision {result.revision}", file=out.file)
+
+
+# --- clock --------------------------------------------------------------------------------------------------
+
+_CLOCK_STATES = {
+    CLOCK_STATE_SETTLED: "settled",
+    CLOCK_STATE_FOLLOWED: "answers go by it, removals wait",
+    CLOCK_STATE_HELD: "it jumped; answers and removals wait",
+}
+
+
+def _show_clock(found: Clock, out: Console) -> None:
+    facts = [
+        ["clock", found.wall_time.ToJsonString()],
+        ["believed", _CLOCK_STATES.get(found.state, "")],
+        ["answers go by", found.time.ToJsonString()],
+        ["removals go by", found.settled_time.ToJsonString()],
+    ]
+    if found.wait.ToMicroseconds():
+        facts.append(["settled in", f"{number(found.wait.ToSeconds())} s, if it stays steady"])
+    show_table(out, ["", ""], facts)
 
 
 # --- stats --------------------------------------------------------------------------------------------------

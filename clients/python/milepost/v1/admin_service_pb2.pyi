@@ -5,9 +5,11 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +20,36 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ClockState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ClockStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ClockState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CLOCK_STATE_UNSPECIFIED: _ClockState.ValueType  # 0
+    CLOCK_STATE_SETTLED: _ClockState.ValueType  # 1
+    """Wholly: answers and removals go by it."""
+    CLOCK_STATE_FOLLOWED: _ClockState.ValueType  # 2
+    """Answers go by it. Removals run on from the time before it jumped, or from the newest time the store knew at the
+    start, until it has been steady for `--clock-settle-s` or is confirmed.
+    """
+    CLOCK_STATE_HELD: _ClockState.ValueType  # 3
+    """It jumped less than `--clock-follow-s` ago. Answers run on from before as well."""
+
+class ClockState(_ClockState, metaclass=_ClockStateEnumTypeWrapper):
+    """How far the server's clock is believed."""
+
+CLOCK_STATE_UNSPECIFIED: ClockState.ValueType  # 0
+CLOCK_STATE_SETTLED: ClockState.ValueType  # 1
+"""Wholly: answers and removals go by it."""
+CLOCK_STATE_FOLLOWED: ClockState.ValueType  # 2
+"""Answers go by it. Removals run on from the time before it jumped, or from the newest time the store knew at the
+start, until it has been steady for `--clock-settle-s` or is confirmed.
+"""
+CLOCK_STATE_HELD: ClockState.ValueType  # 3
+"""It jumped less than `--clock-follow-s` ago. Answers run on from before as well."""
+Global___ClockState: _TypeAlias = ClockState  # noqa: Y015
 
 @_typing.final
 class GetServerInfoRequest(_message.Message):
@@ -269,6 +301,136 @@ class StoreFile(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StoreFile: _TypeAlias = StoreFile  # noqa: Y015
+
+@_typing.final
+class GetClockRequest(_message.Message):
+    """See GetClock."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetClockRequest: _TypeAlias = GetClockRequest  # noqa: Y015
+
+@_typing.final
+class GetClockResponse(_message.Message):
+    """See GetClock."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLOCK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def clock(self) -> Global___Clock: ...
+    def __init__(
+        self,
+        *,
+        clock: Global___Clock | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetClockResponse: _TypeAlias = GetClockResponse  # noqa: Y015
+
+@_typing.final
+class ConfirmClockRequest(_message.Message):
+    """See ConfirmClock."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """Required. What time it is, by another clock than the server's."""
+
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmClockRequest: _TypeAlias = ConfirmClockRequest  # noqa: Y015
+
+@_typing.final
+class ConfirmClockResponse(_message.Message):
+    """See ConfirmClock."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLOCK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def clock(self) -> Global___Clock: ...
+    def __init__(
+        self,
+        *,
+        clock: Global___Clock | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmClockResponse: _TypeAlias = ConfirmClockResponse  # noqa: Y015
+
+@_typing.final
+class Clock(_message.Message):
+    """The readings of one instant. While the clock is settled, the three times are the same."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    WALL_TIME_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    SETTLED_TIME_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    state: Global___ClockState.ValueType
+    @_builtins.property
+    def wall_time(self) -> _timestamp_pb2.Timestamp:
+        """What the machine's clock shows."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """What answers go by: the default of every `as_of`, windows, and the times of new records."""
+
+    @_builtins.property
+    def settled_time(self) -> _timestamp_pb2.Timestamp:
+        """What removals go by: retention, and how long event ids, request ids, changes and ids of erased users are kept."""
+
+    @_builtins.property
+    def wait(self) -> _duration_pb2.Duration:
+        """For how much longer the clock must be steady before removals go by it; 0 when they do."""
+
+    def __init__(
+        self,
+        *,
+        state: Global___ClockState.ValueType = ...,
+        wall_time: _timestamp_pb2.Timestamp | None = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        settled_time: _timestamp_pb2.Timestamp | None = ...,
+        wait: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settled_time", b"settled_time", "time", b"time", "wait", b"wait", "wall_time", b"wall_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["settled_time", b"settled_time", "state", b"state", "time", b"time", "wait", b"wait", "wall_time", b"wall_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Clock: _TypeAlias = Clock  # noqa: Y015
 
 @_typing.final
 class VerifyStoreRequest(_message.Message):

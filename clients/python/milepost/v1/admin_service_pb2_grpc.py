@@ -50,6 +50,16 @@ class AdminServiceStub:
                 request_serializer=milepost_dot_v1_dot_admin__service__pb2.GetStoreStatsRequest.SerializeToString,
                 response_deserializer=milepost_dot_v1_dot_admin__service__pb2.GetStoreStatsResponse.FromString,
                 _registered_method=True)
+        self.GetClock = channel.unary_unary(
+                '/milepost.v1.AdminService/GetClock',
+                request_serializer=milepost_dot_v1_dot_admin__service__pb2.GetClockRequest.SerializeToString,
+                response_deserializer=milepost_dot_v1_dot_admin__service__pb2.GetClockResponse.FromString,
+                _registered_method=True)
+        self.ConfirmClock = channel.unary_unary(
+                '/milepost.v1.AdminService/ConfirmClock',
+                request_serializer=milepost_dot_v1_dot_admin__service__pb2.ConfirmClockRequest.SerializeToString,
+                response_deserializer=milepost_dot_v1_dot_admin__service__pb2.ConfirmClockResponse.FromString,
+                _registered_method=True)
         self.VerifyStore = channel.unary_stream(
                 '/milepost.v1.AdminService/VerifyStore',
                 request_serializer=milepost_dot_v1_dot_admin__service__pb2.VerifyStoreRequest.SerializeToString,
@@ -83,6 +93,21 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetClock(self, request, context):
+        """The server's clock, and how far it is believed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ConfirmClock(self, request, context):
+        """Says that the server's clock is right: answers and removals go by it at once. FAILED_PRECONDITION with the reason
+        CLOCK_DIFFERS when it shows another time than the one given, by more than 5 minutes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def VerifyStore(self, request, context):
         """Reads everything that is stored and checks it: checksums, the form of each value, and that values which speak of
         the same thing agree. One state of the store is read while reads and writes go on. Faults come as they are found,
@@ -109,6 +134,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.GetStoreStats,
                     request_deserializer=milepost_dot_v1_dot_admin__service__pb2.GetStoreStatsRequest.FromString,
                     response_serializer=milepost_dot_v1_dot_admin__service__pb2.GetStoreStatsResponse.SerializeToString,
+            ),
+            'GetClock': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetClock,
+                    request_deserializer=milepost_dot_v1_dot_admin__service__pb2.GetClockRequest.FromString,
+                    response_serializer=milepost_dot_v1_dot_admin__service__pb2.GetClockResponse.SerializeToString,
+            ),
+            'ConfirmClock': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfirmClock,
+                    request_deserializer=milepost_dot_v1_dot_admin__service__pb2.ConfirmClockRequest.FromString,
+                    response_serializer=milepost_dot_v1_dot_admin__service__pb2.ConfirmClockResponse.SerializeToString,
             ),
             'VerifyStore': grpc.unary_stream_rpc_method_handler(
                     servicer.VerifyStore,
@@ -198,6 +233,60 @@ class AdminService:
             '/milepost.v1.AdminService/GetStoreStats',
             milepost_dot_v1_dot_admin__service__pb2.GetStoreStatsRequest.SerializeToString,
             milepost_dot_v1_dot_admin__service__pb2.GetStoreStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetClock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milepost.v1.AdminService/GetClock',
+            milepost_dot_v1_dot_admin__service__pb2.GetClockRequest.SerializeToString,
+            milepost_dot_v1_dot_admin__service__pb2.GetClockResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConfirmClock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milepost.v1.AdminService/ConfirmClock',
+            milepost_dot_v1_dot_admin__service__pb2.ConfirmClockRequest.SerializeToString,
+            milepost_dot_v1_dot_admin__service__pb2.ConfirmClockResponse.FromString,
             options,
             channel_credentials,
             insecure,

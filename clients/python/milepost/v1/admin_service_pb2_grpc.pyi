@@ -41,6 +41,12 @@ class AdminServiceStub:
     """What is stored, by kind, and what the files take. Counts every key, so it takes about a second for each million
     users; GetServerInfo answers the figures that cost nothing.
     """
+    GetClock: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetClockRequest, _admin_service_pb2.GetClockResponse]
+    """The server's clock, and how far it is believed."""
+    ConfirmClock: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ConfirmClockRequest, _admin_service_pb2.ConfirmClockResponse]
+    """Says that the server's clock is right: answers and removals go by it at once. FAILED_PRECONDITION with the reason
+    CLOCK_DIFFERS when it shows another time than the one given, by more than 5 minutes.
+    """
     VerifyStore: _grpc.UnaryStreamMultiCallable[_admin_service_pb2.VerifyStoreRequest, _admin_service_pb2.VerifyStoreResponse]
     """Reads everything that is stored and checks it: checksums, the form of each value, and that values which speak of
     the same thing agree. One state of the store is read while reads and writes go on. Faults come as they are found,
@@ -59,6 +65,12 @@ class AdminServiceAsyncStub(AdminServiceStub):
     GetStoreStats: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetStoreStatsRequest, _admin_service_pb2.GetStoreStatsResponse]  # type: ignore[assignment]
     """What is stored, by kind, and what the files take. Counts every key, so it takes about a second for each million
     users; GetServerInfo answers the figures that cost nothing.
+    """
+    GetClock: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetClockRequest, _admin_service_pb2.GetClockResponse]  # type: ignore[assignment]
+    """The server's clock, and how far it is believed."""
+    ConfirmClock: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ConfirmClockRequest, _admin_service_pb2.ConfirmClockResponse]  # type: ignore[assignment]
+    """Says that the server's clock is right: answers and removals go by it at once. FAILED_PRECONDITION with the reason
+    CLOCK_DIFFERS when it shows another time than the one given, by more than 5 minutes.
     """
     VerifyStore: _aio.UnaryStreamMultiCallable[_admin_service_pb2.VerifyStoreRequest, _admin_service_pb2.VerifyStoreResponse]  # type: ignore[assignment]
     """Reads everything that is stored and checks it: checksums, the form of each value, and that values which speak of
@@ -93,6 +105,24 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_service_pb2.GetStoreStatsResponse, _abc.Awaitable[_admin_service_pb2.GetStoreStatsResponse]]:
         """What is stored, by kind, and what the files take. Counts every key, so it takes about a second for each million
         users; GetServerInfo answers the figures that cost nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def GetClock(
+        self,
+        request: _admin_service_pb2.GetClockRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.GetClockResponse, _abc.Awaitable[_admin_service_pb2.GetClockResponse]]:
+        """The server's clock, and how far it is believed."""
+
+    @_abc_1.abstractmethod
+    def ConfirmClock(
+        self,
+        request: _admin_service_pb2.ConfirmClockRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ConfirmClockResponse, _abc.Awaitable[_admin_service_pb2.ConfirmClockResponse]]:
+        """Says that the server's clock is right: answers and removals go by it at once. FAILED_PRECONDITION with the reason
+        CLOCK_DIFFERS when it shows another time than the one given, by more than 5 minutes.
         """
 
     @_abc_1.abstractmethod

@@ -85,6 +85,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. `from` is an alias of another user already."""
     ERROR_REASON_VERIFICATION_UNDER_WAY: _ErrorReason.ValueType  # 31
     """FAILED_PRECONDITION. Another verification of the store is under way."""
+    ERROR_REASON_CLOCK_DIFFERS: _ErrorReason.ValueType  # 32
+    """FAILED_PRECONDITION. The server's clock shows another time than the one confirmed. Metadata: wall_time."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the `reason` of the `google.rpc.ErrorInfo` that comes with every error, domain `milepost`. The canonical code and
@@ -154,4 +156,6 @@ ERROR_REASON_ALREADY_ALIASED: ErrorReason.ValueType  # 30
 """FAILED_PRECONDITION. `from` is an alias of another user already."""
 ERROR_REASON_VERIFICATION_UNDER_WAY: ErrorReason.ValueType  # 31
 """FAILED_PRECONDITION. Another verification of the store is under way."""
+ERROR_REASON_CLOCK_DIFFERS: ErrorReason.ValueType  # 32
+"""FAILED_PRECONDITION. The server's clock shows another time than the one confirmed. Metadata: wall_time."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -1,0 +1,376 @@
+"""The clock: what time it is, and which time may remove things.
+
+The machine's wall clock can be wrong: a dead battery, a wrong time server, an operator's slip, a virtual
+machine that was paused. So there are two readings:
+
+`now`      what questions, windows and new records go by. It follows the wall clock. After a *jump* (the wall
+           clock and the monotonic clock disagree) it first runs on as before, and follows once the wall
+           clock has been steady for `follow_after`, or at once when the jump leads back towards `settled`.
+`settled`  what everything goes by that cannot be undone: retention, and how long event ids, request ids,
+           change logs and ids of erased users are kept. After a jump, or a start at which the wall clock is
+           far from the newest time the store knows, it runs on as before until the wall clock has been steady
+           for `settle_after`, or an operator confirms it.
+
+What is kept for a horizon carries the later of the two, so that it is never taken for older than it is, and
+goes when the settled time has passed the horizon (`Stamp`). While the wall clock is believed, all of them are
+the same instant.
+
+The settled time is stored now and then, so that a start can compare. Stores that never stored one compare
+with the arrival of their newest write.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import msgspec
+
+from engine.backend import Documents
+from engine.errors import FailedPrecondition
+from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_SECOND, Micros
+
+NANOS_PER_MICRO = 1_000
+
+JUMP_MICROS = 10 * MICROS_PER_SECOND
+"""Wall clock and monotonic clock may differ by this much between two readings. Time servers slew by less."""
+
+RESTART_GAP_MICROS = MICROS_PER_HOUR
+"""A start this long after the newest time a store knows needs no confirmation: deployments and reboots."""
+
+FOLLOW_AFTER_MICROS = 60 * MICROS_PER_SECOND
+SETTLE_AFTER_MICROS = MICROS_PER_DAY
+
+CONFIRM_WITHIN_MICROS = 300 * MICROS_PER_SECOND
+"""A confirmation names the time; the wall clock may differ from it by this much."""
+
+SAVE_INTERVAL_MICROS = 60 * MICROS_PER_SECOND
+
+_KEY = "clock"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_log = logging.getLogger(__name__)
+
+
+class Stamp(NamedTuple):
+    """When something came: `arrival` is what to write down, `settled` decides what is old by then."""
+
+    arrival: Micros
+    settled: Micros
+
+
+class ClockState(enum.Enum):
+    """How far the wall clock is believed."""
+
+    SETTLED = "settled"
+    """Wholly: answers and removals go by it."""
+    FOLLOWED = "followed"
+    """Answers go by it; removals still wait."""
+    HELD = "held"
+    """It jumped a moment ago. Neither goes by it: time runs on from before the jump."""
+
+
+class ClockStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The readings of one instant. `wait` is how much longer the wall clock must be steady before `settled`
+    follows it; 0 when it does.
+    """
+
+    state: ClockState
+    wall: Micros
+    now: Micros
+    settled: Micros
+    wait: Micros
+
+
+class _Stored(msgspec.Struct, array_like=True, frozen=True):
+    """What a start compares with: the settled time, the wall clock then, and for how long that was steady."""
+
+    settled: Micros
+    wall: Micros
+    steady: Micros
+    state: str
+
+
+def wall_micros() -> Micros:
+    """The machine's wall clock."""
+    return time.time_ns() // NANOS_PER_MICRO
+
+
+def wall_stamp() -> Stamp:
+    """The wall clock, believed."""
+    wall = wall_micros()
+    return Stamp(wall, wall)
+
+
+def monotonic_micros() -> Micros:
+    """The machine's monotonic clock: for differences only."""
+    return time.monotonic_ns() // NANOS_PER_MICRO
+
+
+class Clock:
+    """Calling it answers `now()`. Safe to call from several threads."""
+
+    def __init__(
+        self,
+        wall: Callable[[], Micros] = wall_micros,
+        monotonic: Callable[[], Micros] = monotonic_micros,
+        *,
+        follow_after: Micros = FOLLOW_AFTER_MICROS,
+        settle_after: Micros = SETTLE_AFTER_MICROS,
+        trusted_at_start: bool = False,
+    ) -> None:
+        self._read_wall = wall
+        self._read_monotonic = monotonic
+        self._follow_after = follow_after
+        self._settle_after = settle_after
+        self._trusted_at_start = trusted_at_start
+        self._lock = threading.RLock()
+        self._documents: Documents | None = None
+        self._state = ClockState.SETTLED
+        self._steady: Micros = 0
+        self._wall = self._now = self._settled = wall()
+        self._monotonic = monotonic()
+        self._unknown: Micros = 0
+        """How much later than `settled` it may be, since nobody knows for how long the service was down."""
+        self._saved: _Stored | None = None
+
+    @classmethod
+    def of(cls, source: Callable[[], Micros]) -> Clock:
+        """A clock that goes by a function alone, and believes it: for replays and experiments."""
+        return cls(source, source, follow_after=0, trusted_at_start=True)
+
+    def __call__(self) -> Micros:
+        return self.now()
+
+    def now(self) -> Micros:
+        """The time that answers go by."""
+        with self._lock:
+            self._look()
+            return self._now
+
+    def settled(self) -> Micros:
+        """The time that removals go by."""
+        with self._lock:
+            self._look()
+            return self._settled
+
+    def stamp(self) -> Stamp:
+        """Both readings, for something that is kept for a horizon."""
+        with self._lock:
+            self._look()
+            return Stamp(max(self._now, self._settled), self._settled)
+
+    def bounds(self) -> tuple[Micros, Micros]:
+        """The earliest and the latest that it can be by any reading. Data that is within limits by one of
+        them is taken: what is refused wrongly may never come again.
+        """
+        with self._lock:
+            self._look()
+            readings = (self._wall, self._now, self._settled)
+            return min(readings), max(readings)
+
+    def status(self) -> ClockStatus:
+        """All readings."""
+        with self._lock:
+            self._look()
+            is_settled = self._state is ClockState.SETTLED
+            return ClockStatus(
+                state=self._state,
+                wall=self._wall,
+                now=self._now,
+                settled=self._settled,
+                wait=0 if is_settled else max(0, self._settle_after - self._steady),
+            )
+
+    # --- starting, confirming, keeping ---
+
+    def start(self, documents: Documents, newest_arrival: Micros) -> None:
+        """Compares the wall clock with the newest time that a store knows, and keeps it there from now on."""
+        with self._lock:
+            self._documents = documents
+            stored = documents.get(_KEY)
+            self._saved = None if stored is None else msgspec.msgpack.decode(stored, type=_Stored)
+            self._look()
+            known = newest_arrival if self._saved is None else self._saved.settled
+            if known and not self._trusted_at_start and not self._is_restart_within(known):
+                self._start_apart(known)
+            else:
+                self._settle()
+        self.save()
+
+    def _is_restart_within(self, known: Micros) -> bool:
+        return -JUMP_MICROS <= self._wall - known <= RESTART_GAP_MICROS
+
+    def _start_apart(self, known: Micros) -> None:
+        self._settled, self._steady, self._unknown = known, 0, RESTART_GAP_MICROS
+        is_behind = is_held = self._wall < known
+        saved = self._saved
+        if saved is not None and saved.state != ClockState.SETTLED.value:
+            # The same clock as before the restart, still waiting to be believed.
+            passed = self._wall - saved.wall
+            if 0 <= passed <= RESTART_GAP_MICROS:
+                self._settled, self._steady = saved.settled + passed, saved.steady + passed
+                is_held = is_behind and saved.state == ClockState.HELD.value
+        # Nobody knows for how long the service was down, so a clock ahead may well be right. A clock behind
+        # contradicts what the store has seen.
+        self._state = ClockState.HELD if is_held else ClockState.FOLLOWED
+        self._now = self._settled if is_held else self._wall
+        _log.warning(
+            "the clock shows %s, %s %s the newest time this store knows (%s); nothing is removed until it"
+            " has been steady for %s, or is confirmed: milepost store clock --confirm",
+            _shown(self._wall),
+            _length(abs(self._wall - known)),
+            "behind" if is_behind else "ahead of",
+            _shown(known),
+            _length(max(0, self._settle_after - self._steady)),
+        )
+
+    def confirm(self, time: Micros) -> ClockStatus:
+        """An operator says that the wall clock is right: everything goes by it at once. `time` is what the
+        operator takes the time to be.
+
+        Raises FailedPrecondition when the wall clock shows another time.
+        """
+        with self._lock:
+            self._look()
+            if abs(self._wall - time) > CONFIRM_WITHIN_MICROS:
+                raise FailedPrecondition(
+                    f"the server's clock shows {_shown(self._wall)}, not {_shown(time)}: set it right, or"
+                    " confirm the time it shows",
+                    reason="CLOCK_DIFFERS",
+                    metadata={"wall_time": _shown(self._wall)},
+                )
+            if self._state is not ClockState.SETTLED:
+                _log.warning(
+                    "the clock was confirmed: removals go by %s, not %s any more",
+                    _shown(self._wall),
+                    _shown(self._settled),
+                )
+            self._settle()
+        self.save()
+        return self.status()
+
+    def save(self) -> None:
+        """Stores the settled time where a start can find it. Raises LimitExceeded when the store is full."""
+        with self._lock:
+            self._look()
+            if self._documents is None:
+                return
+            saved = _Stored(self._settled, self._wall, self._steady, self._state.value)
+            documents, self._saved = self._documents, saved
+        documents.commit({_KEY: msgspec.msgpack.encode(saved)})
+
+    def keep(self) -> None:
+        """Looks at the clock, and saves when the last time is a while ago or the state is another one. To be
+        called every second or so.
+        """
+        with self._lock:
+            self._look()
+            saved = self._saved
+            is_due = (
+                saved is None
+                or saved.state != self._state.value
+                or abs(self._settled - saved.settled) >= SAVE_INTERVAL_MICROS
+            )
+        if is_due:
+            self.save()
+
+    # --- looking ---
+
+    def _look(self) -> None:
+        """Takes a reading, and judges what the wall clock did since the last one by the monotonic clock."""
+        wall, monotonic = self._read_wall(), self._read_monotonic()
+        elapsed = max(0, monotonic - self._monotonic)
+        jumped = wall - (self._wall + elapsed)
+        self._wall, self._monotonic = wall, monotonic
+        is_jump = abs(jumped) > JUMP_MICROS
+        if self._state is ClockState.SETTLED and not is_jump:
+            self._now = wall
+            # The wall clock may be slewed back a little; what removals go by never does.
+            self._settled = max(self._settled, wall)
+            return
+        self._now += elapsed
+        self._settled += elapsed
+        if is_jump:
+            self._jump(jumped)
+        else:
+            self._wait(elapsed)
+
+    def _jump(self, jumped: Micros) -> None:
+        self._steady = 0
+        if self._is_back():
+            return
+        is_towards = abs(self._wall - self._settled) < abs(self._now - self._settled)
+        is_followed = is_towards or not self._follow_after
+        self._state = ClockState.FOLLOWED if is_followed else ClockState.HELD
+        if is_followed:
+            self._now = self._wall
+        _log.warning(
+            "the clock jumped %s by %s, to %s; %s; nothing is removed until it has been steady for %s, or is"
+            " confirmed: milepost store clock --confirm",
+            "ahead" if jumped > 0 else "back",
+            _length(abs(jumped)),
+            _shown(self._wall),
+            "answers go by it"
+            if is_followed
+            else f"answers go by the time before, {_shown(self._now)}, for {_length(self._follow_after)}",
+            _length(self._settle_after),
+        )
+
+    def _wait(self, elapsed: Micros) -> None:
+        self._steady += elapsed
+        if self._is_back():
+            return
+        if self._state is ClockState.HELD and self._steady >= self._follow_after:
+            self._state = ClockState.FOLLOWED
+            _log.warning(
+                "the clock has been steady for %s: answers go by %s from now on, removals still by %s",
+                _length(self._steady),
+                _shown(self._wall),
+                _shown(self._settled),
+            )
+        if self._state is ClockState.FOLLOWED:
+            self._now = self._wall
+        if self._steady >= self._settle_after:
+            _log.warning(
+                "the clock has been steady for %s: removals go by %s from now on, not %s",
+                _length(self._steady),
+                _shown(self._wall),
+                _shown(self._settled),
+            )
+            self._settle()
+
+    def _is_back(self) -> bool:
+        """Whether the wall clock shows the settled time again, which then holds for everything."""
+        if not -JUMP_MICROS <= self._wall - self._settled <= max(JUMP_MICROS, self._unknown):
+            return False
+        _log.warning("the clock shows the time it was expected to again, %s", _shown(self._wall))
+        settled = max(self._settled, self._wall)
+        self._settle()
+        self._settled = settled
+        return True
+
+    def _settle(self) -> None:
+        self._state, self._steady, self._unknown = ClockState.SETTLED, 0, 0
+        self._now = self._settled = self._wall
+
+
+def _shown(time: Micros) -> str:
+    try:
+        return (_EPOCH + timedelta(microseconds=time)).isoformat(timespec="seconds").replace("+00:00", "Z")
+    except OverflowError:
+        return f"{time} µs after 1970"
+
+
+def _length(micros: Micros) -> str:
+    seconds = micros // MICROS_PER_SECOND
+    days, seconds = divmod(seconds, 86_400)
+    hours, seconds = divmod(seconds, 3_600)
+    minutes, seconds = divmod(seconds, 60)
+    parts = ((days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s"))
+    return " ".join(f"{count} {unit}" for count, unit in parts if count) or "0 s"

@@ -1,0 +1,229 @@
+"""What the clock does about jumps: which time answers go by, which removals, and what the log says."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from engine.clock import Clock, ClockState, Stamp
+from engine.errors import FailedPrecondition
+from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_SECOND, Micros
+from tests.engine.machine import Machine
+
+START = 20_000 * MICROS_PER_DAY
+DAY, HOUR, SECOND = MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_SECOND
+MINUTE = 60 * SECOND
+
+
+class Documents:
+    """What a store keeps."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+
+    def get(self, key: str) -> bytes | None:
+        return self.kept.get(key)
+
+    def scan(self, prefix: str) -> itertools.chain[tuple[str, bytes]]:
+        return itertools.chain(self.kept.items())
+
+    def commit(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
+        self.kept.update(puts)
+
+
+@pytest.fixture
+def documents() -> Documents:
+    return Documents()
+
+
+@pytest.fixture
+def machine() -> Machine:
+    return Machine(START)
+
+
+def started(machine: Machine, documents: Documents, *, arrival: Micros = 0, trusted: bool = False) -> Clock:
+    clock = Clock(machine.wall, machine.monotonic, trusted_at_start=trusted)
+    clock.start(documents, arrival)
+    return clock
+
+
+def readings(clock: Clock) -> tuple[ClockState, Micros, Micros]:
+    """The state, and how far the answers' and the removals' time are from the start."""
+    status = clock.status()
+    return status.state, status.now - START, status.settled - START
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    found = [record.getMessage() for record in caplog.records if record.name == "engine.clock"]
+    caplog.clear()
+    return found
+
+
+def test_a_clock_that_goes_on_is_followed_at_once(
+    machine: Machine, documents: Documents, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = started(machine, documents)
+    for passed in (0, SECOND, DAY, 400 * DAY):
+        machine.pass_time(passed)
+        assert clock.stamp() == Stamp(machine.wall(), machine.wall())
+    # Slewed: answers follow, removals never go back.
+    machine.jump(-3 * SECOND)
+    assert (clock.now() - machine.wall(), clock.settled() - machine.wall()) == (0, 3 * SECOND)
+    assert warnings(caplog) == []
+
+
+@pytest.mark.parametrize("jump", [60 * SECOND, DAY, 4_000 * DAY, -60 * SECOND, -DAY, -4_000 * DAY])
+def test_a_jump_changes_nothing_for_a_minute_and_no_removal_for_a_day(
+    machine: Machine, documents: Documents, caplog: pytest.LogCaptureFixture, jump: Micros
+) -> None:
+    clock = started(machine, documents)
+    machine.jump(jump)
+    assert readings(clock) == (ClockState.HELD, 0, 0)
+    (line,) = warnings(caplog)
+    assert line.startswith(f"the clock jumped {'ahead' if jump > 0 else 'back'} by ")
+    machine.pass_time(59 * SECOND)
+    assert readings(clock) == (ClockState.HELD, 59 * SECOND, 59 * SECOND)
+    machine.pass_time(SECOND)
+    assert readings(clock) == (ClockState.FOLLOWED, jump + MINUTE, MINUTE)
+    assert clock.stamp() == Stamp(START + max(jump, 0) + MINUTE, START + MINUTE)
+    assert clock.status().wait == DAY - MINUTE
+    machine.pass_time(DAY - MINUTE - 1)
+    assert clock.settled() - START == DAY - 1
+    machine.pass_time(1)
+    assert readings(clock) == (ClockState.SETTLED, jump + DAY, jump + DAY)
+    assert len(warnings(caplog)) == 2
+
+
+def test_a_clock_that_comes_back_is_believed_at_once(
+    machine: Machine, documents: Documents, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = started(machine, documents)
+    for wrong_for in (4 * SECOND, HOUR):
+        began = machine.wall() - START
+        machine.jump(DAY)
+        assert readings(clock) == (ClockState.HELD, began, began)
+        machine.pass_time(wrong_for)
+        clock.now()
+        machine.jump(-DAY)
+        assert readings(clock) == (ClockState.SETTLED, began + wrong_for, began + wrong_for)
+        assert warnings(caplog)[-1].startswith("the clock shows the time it was expected to again")
+
+
+def test_a_jump_starts_the_wait_anew_and_towards_the_settled_time_is_followed(
+    machine: Machine, documents: Documents
+) -> None:
+    clock = started(machine, documents)
+    machine.jump(60 * DAY)
+    clock.now()
+    machine.pass_time(23 * HOUR)
+    assert readings(clock) == (ClockState.FOLLOWED, 60 * DAY + 23 * HOUR, 23 * HOUR)
+    machine.jump(-30 * DAY)
+    assert readings(clock) == (ClockState.FOLLOWED, 30 * DAY + 23 * HOUR, 23 * HOUR)
+    machine.pass_time(23 * HOUR)
+    assert clock.settled() - START == 46 * HOUR
+
+
+def test_data_may_have_the_times_that_any_reading_allows(machine: Machine, documents: Documents) -> None:
+    clock = started(machine, documents)
+    assert clock.bounds() == (START, START)
+    machine.jump(60 * DAY)
+    assert clock.bounds() == (START, START + 60 * DAY)
+    machine.jump(-90 * DAY)
+    assert clock.bounds() == (START - 30 * DAY, START)
+
+
+@pytest.mark.parametrize("down", [0, MINUTE, HOUR])
+def test_a_restart_needs_no_confirmation(
+    machine: Machine, documents: Documents, caplog: pytest.LogCaptureFixture, down: Micros
+) -> None:
+    started(machine, documents).save()
+    machine.restart(down)
+    assert readings(started(machine, documents)) == (ClockState.SETTLED, down, down)
+    assert warnings(caplog) == []
+
+
+def test_after_a_long_time_down_answers_follow_and_removals_wait(
+    machine: Machine, documents: Documents, caplog: pytest.LogCaptureFixture
+) -> None:
+    started(machine, documents).save()
+    machine.restart(60 * DAY)
+    clock = started(machine, documents)
+    assert readings(clock) == (ClockState.FOLLOWED, 60 * DAY, 0)
+    (line,) = warnings(caplog)
+    assert line.startswith("the clock shows 2024-12-03T00:00:00Z, 60 d ahead of the newest time this store")
+    # Restarts of the same clock do not start the wait anew.
+    machine.pass_time(20 * HOUR)
+    clock.save()
+    machine.restart(30 * MINUTE)
+    clock = started(machine, documents)
+    assert clock.status().wait == DAY - 20 * HOUR - 30 * MINUTE
+    machine.pass_time(clock.status().wait)
+    assert clock.status().state is ClockState.SETTLED
+
+
+def test_a_start_with_a_clock_behind_holds_the_newest_time_known(
+    machine: Machine, documents: Documents, caplog: pytest.LogCaptureFixture
+) -> None:
+    started(machine, documents).save()
+    machine.restart(HOUR)
+    machine.jump(-START)
+    clock = started(machine, documents)
+    assert readings(clock) == (ClockState.HELD, 0, 0)
+    # The time server is heard at last; for how long the service was down nobody knows.
+    machine.pass_time(20 * SECOND)
+    clock.now()
+    machine.jump(START)
+    assert readings(clock) == (ClockState.SETTLED, HOUR + 20 * SECOND, HOUR + 20 * SECOND)
+    assert len(warnings(caplog)) == 2
+
+
+def test_a_store_without_a_stored_time_compares_with_its_newest_write(
+    machine: Machine, documents: Documents
+) -> None:
+    assert readings(started(machine, documents, arrival=START - 2 * DAY)) == (
+        ClockState.FOLLOWED,
+        0,
+        -2 * DAY,
+    )
+
+
+def test_an_operator_confirms_the_clock(machine: Machine, documents: Documents) -> None:
+    started(machine, documents).save()
+    machine.restart(60 * DAY)
+    clock = started(machine, documents)
+    with pytest.raises(FailedPrecondition) as refused:
+        clock.confirm(START)
+    assert refused.value.reason == "CLOCK_DIFFERS"
+    assert readings(clock) == (ClockState.FOLLOWED, 60 * DAY, 0)
+    assert clock.confirm(START + 60 * DAY + 4 * MINUTE).state is ClockState.SETTLED
+    assert readings(clock) == (ClockState.SETTLED, 60 * DAY, 60 * DAY)
+    # What was confirmed is known to the next start; it can be taken back in the same way.
+    machine.restart(MINUTE)
+    machine.jump(-60 * DAY)
+    clock = started(machine, documents)
+    assert readings(clock) == (ClockState.HELD, 60 * DAY, 60 * DAY)
+    clock.confirm(START + MINUTE)
+    assert readings(clock) == (ClockState.SETTLED, MINUTE, MINUTE)
+
+
+def test_a_start_can_be_told_to_trust_the_clock(machine: Machine, documents: Documents) -> None:
+    started(machine, documents).save()
+    machine.restart(60 * DAY)
+    assert readings(started(machine, documents, trusted=True)) == (ClockState.SETTLED, 60 * DAY, 60 * DAY)
+
+
+def test_the_time_is_kept_once_a_minute_and_with_every_change_of_state(
+    machine: Machine, documents: Documents
+) -> None:
+    clock = started(machine, documents)
+    kept = []
+    for _ in range(150):
+        machine.pass_time(SECOND)
+        clock.keep()
+        kept.append(documents.kept["clock"])
+    assert len(set(kept)) == 3
+    machine.jump(DAY)
+    clock.keep()
+    assert documents.kept["clock"] != kept[-1]
