@@ -12,20 +12,10 @@ from hypothesis import strategies as st
 from engine.audiences.model import MembershipStatus, SavedTarget
 from engine.backend import Members
 from engine.engine import Engine
-from engine.journeys.forest import with_audiences_renamed
-from engine.journeys.model import (
-    Account,
-    Connection,
-    File,
-    Input,
-    Journey,
-    Milestone,
-    MilestoneKind,
-    Output,
-    Workspace,
-)
+from engine.journeys.model import Milestone
 from engine.local.backend import LocalBackend
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR
+from tests.engine.audiences.running import Running
 from tests.engine.site import Clock
 from tests.oracle import world as drawn
 from tests.oracle.evaluate import Oracle
@@ -39,97 +29,23 @@ PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large)
 
 
-class Running:
-    """An engine with many worlds in it, each in an account of its own."""
+class Clocked(Running):
+    """An engine whose clock moves only when told, and that can be restarted."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.clock = Clock()
-        self.engine = Engine(LocalBackend.open(directory), clock=self.clock)
+        super().__init__(Engine(LocalBackend.open(directory), clock=self.clock))
 
     def restart(self) -> None:
         """Closes the store and opens it again."""
         self.engine.close()
         self.engine = Engine(LocalBackend.open(self.directory), clock=self.clock)
 
-    def build(self, world: drawn.World) -> dict[str, Milestone]:
-        """Creates everything a world has but its data; its milestones by id."""
-        engine, account = self.engine, world.account
-        engine.accounts.create_account(
-            account.rpartition("/")[2],
-            Account(name="", time_zone=world.time_zone, event_retention=world.event_retention),
-        )
-        for name in sorted({drawn.workspace_of(input_name) for input_name in world.inputs}):
-            engine.accounts.create_workspace(account, name.rpartition("/")[2], Workspace(name=""))
-        for name in world.inputs:
-            engine.accounts.create_input(drawn.workspace_of(name), name.rpartition("/")[2], Input(name=""))
-        engine.connections.create_output(account, "out", Output(name="", target=File("out")))
-        built: dict[str, Milestone] = {}
-        for journey in world.journeys:
-            record = Journey(name="", inputs=journey.inputs)
-            self.split(
-                world,
-                engine.journeys.create_journey(account, journey.id, record),
-                "",
-                journey.milestones,
-                built,
-            )
-        return built
-
-    def split(
-        self,
-        world: drawn.World,
-        journey: Journey,
-        parent: str,
-        milestones: tuple[drawn.Milestone, ...],
-        built: dict[str, Milestone],
-    ) -> None:
-        """Creates a split and all below it."""
-        for milestone in milestones:
-            names = {world.audience_name(known): record.audience for known, record in built.items()}
-            criteria = milestone.criteria
-            record = Milestone(
-                name="",
-                audience="",
-                parent=parent,
-                kind=MilestoneKind.REMAINING_USERS if criteria is None else MilestoneKind.CRITERIA,
-                criteria=None if criteria is None else with_audiences_renamed(criteria, names),
-            )
-            created = self.engine.milestones.create_milestone(journey.name, milestone.id, record).record
-            built[milestone.id] = created
-            self.split(world, journey, created.name, milestone.children, built)
-
-    def apply(self, account: str, operation: drawn.Operation) -> None:
-        """One thing that happens. Straight to the store: worlds reach back and ahead further than the door
-        lets in.
-        """
-        match operation:
-            case drawn.Batch():
-                self.engine.backend.append(account, operation.records, request_id=operation.request_id)
-            case drawn.Alias():
-                self.engine.backend.alias(account, operation.from_user_id, operation.to_user_id)
-            case drawn.Erase():
-                self.engine.backend.erase(account, operation.user_ids)
-            case drawn.Expire():
-                self.engine.backend.remove_events(account, operation.before)
-
-    def switch(self, milestone: Milestone) -> None:
-        """Activates a milestone's audience, or switches it off."""
-        connections, account = self.engine.connections, milestone.name.partition("/journeys/")[0]
-        connection_id = milestone.name.rpartition("/")[2]
-        known = connections.list_connections(account, audience=milestone.audience).items
-        if not known:
-            record = Connection(name="", audience=milestone.audience, output=f"{account}/outputs/out")
-            connections.activate(connections.create_connection(account, connection_id, record).name)
-        elif self.engine.audiences.activated(milestone.audience):
-            connections.deactivate(known[0].name)
-        else:
-            connections.activate(known[0].name)
-
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    running = Running(tmp_path_factory.mktemp("store"))
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clocked]:
+    running = Clocked(tmp_path_factory.mktemp("store"))
     yield running
     running.engine.close()
 
@@ -138,7 +54,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 @given(world=worlds(), data=st.data())
 @settings(max_examples=25, phases=PHASES, suppress_health_check=SLOW)
 def test_whatever_is_asked_the_oracle_agrees(
-    running: Running, world: drawn.World, data: st.DataObject
+    running: Clocked, world: drawn.World, data: st.DataObject
 ) -> None:
     running.clock.now = world.as_of - 20 * MICROS_PER_DAY
     built = running.build(world)
@@ -174,7 +90,7 @@ def test_whatever_is_asked_the_oracle_agrees(
 
 
 def check(
-    running: Running,
+    running: Clocked,
     world: drawn.World,
     built: dict[str, Milestone],
     expected: dict[str, frozenset[str]],

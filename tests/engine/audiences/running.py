@@ -1,0 +1,99 @@
+"""Random worlds made into accounts of an engine: journeys, connections, and what happens."""
+
+from __future__ import annotations
+
+from engine.engine import Engine
+from engine.journeys.forest import with_audiences_renamed
+from engine.journeys.model import (
+    Account,
+    Connection,
+    File,
+    Input,
+    Journey,
+    Milestone,
+    MilestoneKind,
+    Output,
+    Workspace,
+)
+from tests.oracle import world as drawn
+
+
+class Running:
+    """An engine with many worlds in it, each in an account of its own."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def build(self, world: drawn.World) -> dict[str, Milestone]:
+        """Creates everything a world has but its data; its milestones by id."""
+        engine, account = self.engine, world.account
+        engine.accounts.create_account(
+            account.rpartition("/")[2],
+            Account(name="", time_zone=world.time_zone, event_retention=world.event_retention),
+        )
+        for name in sorted({drawn.workspace_of(input_name) for input_name in world.inputs}):
+            engine.accounts.create_workspace(account, name.rpartition("/")[2], Workspace(name=""))
+        for name in world.inputs:
+            engine.accounts.create_input(drawn.workspace_of(name), name.rpartition("/")[2], Input(name=""))
+        engine.connections.create_output(account, "out", Output(name="", target=File("out")))
+        built: dict[str, Milestone] = {}
+        for journey in world.journeys:
+            record = Journey(name="", inputs=journey.inputs)
+            self.split(
+                world,
+                engine.journeys.create_journey(account, journey.id, record),
+                "",
+                journey.milestones,
+                built,
+            )
+        return built
+
+    def split(
+        self,
+        world: drawn.World,
+        journey: Journey,
+        parent: str,
+        milestones: tuple[drawn.Milestone, ...],
+        built: dict[str, Milestone],
+    ) -> None:
+        """Creates a split and all below it."""
+        for milestone in milestones:
+            names = {world.audience_name(known): record.audience for known, record in built.items()}
+            criteria = milestone.criteria
+            record = Milestone(
+                name="",
+                audience="",
+                parent=parent,
+                kind=MilestoneKind.REMAINING_USERS if criteria is None else MilestoneKind.CRITERIA,
+                criteria=None if criteria is None else with_audiences_renamed(criteria, names),
+            )
+            created = self.engine.milestones.create_milestone(journey.name, milestone.id, record).record
+            built[milestone.id] = created
+            self.split(world, journey, created.name, milestone.children, built)
+
+    def apply(self, account: str, operation: drawn.Operation) -> None:
+        """One thing that happens. Straight to the store: worlds reach back and ahead further than the door
+        lets in.
+        """
+        match operation:
+            case drawn.Batch():
+                self.engine.backend.append(account, operation.records, request_id=operation.request_id)
+            case drawn.Alias():
+                self.engine.backend.alias(account, operation.from_user_id, operation.to_user_id)
+            case drawn.Erase():
+                self.engine.backend.erase(account, operation.user_ids)
+            case drawn.Expire():
+                self.engine.backend.remove_events(account, operation.before)
+
+    def switch(self, milestone: Milestone) -> None:
+        """Activates a milestone's audience, or switches it off."""
+        connections, account = self.engine.connections, milestone.name.partition("/journeys/")[0]
+        connection_id = milestone.name.rpartition("/")[2]
+        known = connections.list_connections(account, audience=milestone.audience).items
+        if not known:
+            record = Connection(name="", audience=milestone.audience, output=f"{account}/outputs/out")
+            connections.activate(connections.create_connection(account, connection_id, record).name)
+        elif self.engine.audiences.activated(milestone.audience):
+            connections.deactivate(known[0].name)
+        else:
+            connections.activate(known[0].name)

@@ -1,0 +1,332 @@
+"""One round of the clock campaign: a random world lived through under a clock that jumps."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from engine.audiences.model import MembershipStatus, SavedTarget
+from engine.backend import Change, EventRecord
+from engine.clock import Clock, ClockState
+from engine.criteria.model import EventType
+from engine.engine import Engine
+from engine.local.backend import LocalBackend
+from engine.retention import PAST_QUESTIONS_MICROS
+from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_SECOND, Micros
+from tests.engine.audiences.running import Running
+from tests.engine.machine import Machine
+from tests.oracle import world as drawn
+from tests.oracle.evaluate import Oracle
+from tests.oracle.generate import draw_world
+from tests.oracle.palette import Chooser, draw_palette
+
+SECOND, HOUR, DAY = MICROS_PER_SECOND, MICROS_PER_HOUR, MICROS_PER_DAY
+JUMPS = (120 * SECOND, HOUR, 5 * HOUR, DAY, 9 * DAY, 60 * DAY, 400 * DAY, 4_000 * DAY)
+WRONG_FOR = (4 * SECOND, 70 * SECOND, HOUR, 7 * HOUR)
+"""Shorter than a day in sum: a clock that is wrong for longer is believed, as it says."""
+STEPS = (7, SECOND, HOUR, 11 * HOUR, 2 * DAY)
+DOWN = (SECOND, HOUR // 2, 5 * HOUR, 3 * DAY)
+RETENTIONS = (2 * DAY, 5 * DAY, 20 * DAY)
+SENTINEL = "sentinel"
+
+
+class ClockFault(AssertionError):
+    """Something is not as it must be."""
+
+
+class ClockRound:
+    """A store, a machine whose clock is wrong now and then, and a world that happens meanwhile."""
+
+    def __init__(self, directory: Path, seed: str) -> None:
+        self._source = random.Random(seed)
+        choose = Chooser(self._source.randrange)
+        world = draw_world(choose, draw_palette(choose, drawn.fresh_account()), records_max=40)
+        if not world.event_retention and self._source.random() < 0.7:
+            retention = self._source.choice(RETENTIONS)
+            world = msgspec.structs.replace(world, event_retention=retention)
+        self._world = msgspec.structs.replace(world, operations=tuple(_plain(world.operations)))
+        self.machine = Machine(world.as_of - 20 * DAY)
+        self._directory = directory
+        self._happened: list[drawn.Operation] = []
+        self._sentinels: list[tuple[Micros, EventRecord]] = []
+        self._folded: dict[str, set[str]] = {}
+        self._cursors: dict[str, int] = {}
+        self._lines = _Lines()
+        self.jumps = 0
+        self.removals = 0
+
+    def play(self) -> None:
+        """The whole round. Raises ClockFault."""
+        with self._lines.read():
+            self._open()
+            self._running = Running(self._engine)
+            self._built = self._running.build(self._world)
+            self._activate()
+            for operation in self._world.operations:
+                self._happen(operation)
+                self._step()
+            self._right_for_days()
+            self._engine.close()
+
+    # --- what happens ---------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        self.clock = Clock(self.machine.wall, self.machine.monotonic)
+        backend = LocalBackend.open(self._directory, clock=self.clock.stamp)
+        self._engine = Engine(backend, clock=self.clock)
+        self._watch_removals(backend)
+
+    def _watch_removals(self, backend: LocalBackend) -> None:
+        remove = backend.remove_events
+
+        def removing(account: str, before: Micros) -> int:
+            revision = backend.revision()
+            after = remove(account, before)
+            self.removals += after != revision
+            allowed = self._right_removal()
+            if after != revision and before > allowed:
+                raise ClockFault(
+                    f"events before {before} were removed; a right clock removes before {allowed}"
+                )
+            return after
+
+        backend.remove_events = removing  # type: ignore[method-assign]
+
+    def _right_removal(self) -> Micros:
+        """Before which instant a right clock removes events at most."""
+        oldest = self.machine.real - self._world.event_retention - PAST_QUESTIONS_MICROS
+        return oldest // DAY * DAY
+
+    def _activate(self) -> None:
+        for milestone in self._built.values():
+            if self._source.random() < 0.6:
+                self._running.switch(milestone)
+                self._folded[milestone.audience], self._cursors[milestone.audience] = set(), 0
+
+    def _happen(self, operation: drawn.Operation) -> None:
+        self._running.apply(self._world.account, operation)
+        self._happened.append(operation)
+        time = self.machine.real - self._source.choice((0, HOUR, DAY, 3 * DAY))
+        number = len(self._sentinels)
+        record = EventRecord(
+            f"sentinel-{number % 5}",
+            self._world.inputs[number % len(self._world.inputs)],
+            SENTINEL,
+            EventType.CUSTOM,
+            time,
+            {},
+            event_id=f"sentinel-{number}",
+        )
+        batch = drawn.Batch((record,), f"request-{number}")
+        self._running.apply(self._world.account, batch)
+        self._happened.append(batch)
+        self._sentinels.append((self.machine.real, record))
+
+    def _step(self) -> None:
+        """Time passes; perhaps the clock is wrong for a while, perhaps the service is restarted."""
+        self._pass(self._source.choice(STEPS))
+        match self._source.randrange(5):
+            case 0 | 1:
+                self._wrong_for_a_while()
+            case 2:
+                self._restart(self._source.choice((0, 0, self._jump())))
+            case 3:
+                self._engine.backend.fold()
+        self._look()
+
+    def _jump(self) -> Micros:
+        return self._source.choice(JUMPS) * self._source.choice((1, -1))
+
+    def _wrong_for_a_while(self) -> None:
+        self._set_wrong(self._jump())
+        self._work()
+        self._pass(self._source.choice(WRONG_FOR))
+        if self._source.random() < 0.3:
+            # From one wrong time to another.
+            self._set_wrong(self._jump())
+            self._pass(self._source.choice(WRONG_FOR))
+        if self._source.random() < 0.2:
+            self._restart(self.machine.wrong, down=SECOND)
+        self._set_wrong(0)
+        if self._source.random() < 0.2 and self.clock.status().state is not ClockState.SETTLED:
+            self.clock.confirm(self.machine.real)
+
+    def _set_wrong(self, wrong: Micros) -> None:
+        lines, jump = self._lines.count, wrong - self.machine.wrong
+        self.machine.jump(jump)
+        self.clock.now()
+        self.jumps += 1
+        if abs(jump) > 10 * SECOND and self._lines.count == lines:
+            raise ClockFault(f"a jump by {jump} µs left no line in the log")
+
+    def _restart(self, wrong: Micros, *, down: Micros | None = None) -> None:
+        """The service is stopped and started again, perhaps on a machine that has another time then."""
+        self._engine.close()
+        self.machine.restart(self._source.choice(DOWN) if down is None else down)
+        self.machine.wrong = wrong
+        self._open()
+        self._running.engine = self._engine
+        self._work()
+        if wrong and down is None:
+            self._pass(self._source.choice(WRONG_FOR))
+            self._set_wrong(0)
+
+    def _pass(self, micros: Micros) -> None:
+        """Time passes, and the service looks at its clock and works meanwhile."""
+        for part in (min(micros, 61 * SECOND), max(0, micros - 61 * SECOND)):
+            self.machine.pass_time(part)
+            self._work()
+
+    def _work(self) -> None:
+        self.clock.keep()
+        self._engine.live.refresh_all()
+        self._engine.retention.run()
+        self._fold_changes()
+        self._agree()
+
+    # --- what must be so ------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Nothing is gone that a right clock keeps; and while the clock is right, answers are right."""
+        self._check_sentinels()
+        self._check_duplicates()
+        if not self.machine.wrong and self.clock.now() == self.machine.real:
+            self._engine.live.refresh_all()
+            self._fold_changes()
+            self._check_answers()
+
+    def _check_sentinels(self) -> None:
+        oldest = self._right_removal() if self._world.event_retention else None
+        due = sum(oldest is None or record.time >= oldest for _, record in self._sentinels)
+        facts = self._engine.backend.event_names(self._world.account, prefix=SENTINEL, limit=100)
+        kept = sum(fact.events for fact in facts)
+        if kept < due:
+            raise ClockFault(f"{due} events are to be kept, {kept} are left")
+
+    def _check_duplicates(self) -> None:
+        number = self._source.randrange(len(self._sentinels))
+        arrived, record = self._sentinels[number]
+        account = self._world.account
+        if arrived > self.machine.real - DAY:
+            again = self._engine.backend.append(account, [record], request_id=f"request-{number}")
+            if not again.repeated:
+                raise ClockFault(f"request-{number} was forgotten")
+        retention = self._world.event_retention
+        is_too_old = retention and record.time < self.machine.real - retention
+        if is_too_old or arrived < self.machine.real - 30 * DAY:
+            return
+        answer = self._engine.backend.append(account, [record])
+        if answer.duplicates != 1:
+            raise ClockFault(f"event id {record.event_id} was forgotten")
+
+    def _oracle(self) -> Oracle:
+        operations = tuple(self._happened)
+        return Oracle(msgspec.structs.replace(self._world, operations=operations), self.machine.real)
+
+    def _check_answers(self) -> None:
+        oracle = self._oracle()
+        expected = oracle.all_members()
+        members = self._checked(sorted({*oracle.users, "nobody"}))
+        for milestone_id, milestone in self._built.items():
+            wanted = set(expected[milestone_id])
+            if members[milestone_id] != wanted:
+                raise ClockFault(f"checks of {milestone_id}: {members[milestone_id]}, the oracle {wanted}")
+            counted = self._engine.sizes.count(milestone.name).users
+            estimated = self._engine.sizes.estimate(SavedTarget(milestone.name)).size.users
+            if (counted, estimated) != (len(wanted), len(wanted)):
+                raise ClockFault(f"{milestone_id}: {counted} and {estimated}, the oracle {len(wanted)}")
+            folded = self._folded.get(milestone.audience)
+            if folded is not None and folded != wanted:
+                raise ClockFault(f"changes of {milestone_id} fold to {folded}, the oracle {wanted}")
+
+    def _agree(self) -> None:
+        """Also under a wrong clock, checks, lists and stored memberships say the same."""
+        listed = {
+            milestone_id: {u for page in self._engine.members.export(m.name) for u in page.user_ids}
+            for milestone_id, m in self._built.items()
+        }
+        users = sorted({"nobody", *(user for members in listed.values() for user in members)})
+        checked = self._checked(users)
+        if checked != listed:
+            raise ClockFault(f"checks say {checked}, lists {listed}")
+        for milestone_id, milestone in self._built.items():
+            folded = self._folded.get(milestone.audience)
+            if folded is not None and folded != listed[milestone_id]:
+                raise ClockFault(f"changes of {milestone_id} fold to {folded}, lists say {listed}")
+
+    def _checked(self, user_ids: list[str]) -> dict[str, set[str]]:
+        audiences = [milestone.audience for milestone in self._built.values()]
+        answer = self._engine.members.batch_check(self._world.account, user_ids, audiences)
+        return {
+            milestone_id: {
+                user.user_id for user in answer.users if user.statuses[column] is MembershipStatus.MEMBER
+            }
+            for column, milestone_id in enumerate(self._built)
+        }
+
+    def _fold_changes(self) -> None:
+        for audience, members in self._folded.items():
+            page = self._engine.backend.changes(audience, self._cursors[audience], 100_000)
+            for change in page.changes:
+                self._fold(members, change)
+                self._cursors[audience] = change.sequence
+
+    def _fold(self, members: set[str], change: Change) -> None:
+        if change.entered is (change.user_id in members):
+            raise ClockFault(f"change {change} of a membership that has it already")
+        (members.add if change.entered else members.remove)(change.user_id)
+
+    def _right_for_days(self) -> None:
+        """The clock stays right, is believed in the end, and what is due goes."""
+        for _ in range(3):
+            self._pass(DAY)
+        self._look()
+        status = self.clock.status()
+        if status.state is not ClockState.SETTLED or status.settled != self.machine.real:
+            raise ClockFault(f"a clock that was right for three days is not believed: {status}")
+        retention = self._world.event_retention
+        facts = self._engine.backend.event_names(self._world.account, limit=1_000)
+        left = min((fact.first_time for fact in facts), default=self.machine.real)
+        if retention and left < self._right_removal():
+            raise ClockFault(f"an event of {left} is left; all before {self._right_removal()} are due")
+
+
+def _plain(operations: Iterable[drawn.Operation]) -> Iterator[drawn.Operation]:
+    """Without what depends on horizons, which the oracle does not know: the round has its own."""
+    for operation in operations:
+        if isinstance(operation, drawn.Batch):
+            records = (
+                msgspec.structs.replace(record, event_id="") if isinstance(record, EventRecord) else record
+                for record in operation.records
+            )
+            yield drawn.Batch(tuple(records))
+        elif not isinstance(operation, drawn.Expire):
+            yield operation
+
+
+class _Lines(logging.Handler):
+    """Counts the lines of the clock's log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.count += 1
+
+    @contextmanager
+    def read(self) -> Iterator[None]:
+        """Counts while the block runs; nothing is printed."""
+        logger = logging.getLogger("engine.clock")
+        logger.addHandler(self)
+        propagate, logger.propagate = logger.propagate, False
+        try:
+            yield
+        finally:
+            logger.removeHandler(self)
+            logger.propagate = propagate
