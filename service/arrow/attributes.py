@@ -13,23 +13,35 @@ import pyarrow.compute
 from engine.checks import RowFaults
 from engine.event_columns import Rows, ValueColumn
 from engine.values import Kind
+from milepost.arrays import has_value, integers, items, truth
+from milepost.grammar import (
+    INEXACT,
+    INTEGER_EXACT_MAX,
+    NOT_A_BOOL,
+    NOT_A_NUMBER,
+    NOT_A_TIME,
+    TIME_MAX_MICROS,
+    TIME_MIN_MICROS,
+    TOO_LARGE,
+    Grammar,
+)
 from service.arrow.layout import unfit
-from service.arrow.plain import has_value, integers, items, truth
 from service.arrow.texts import coded, decoded, is_text, is_texts, without_views
-from service.arrow.times import NO_TIME, instants, is_time
+from service.arrow.times import TIMES, instants, is_time
 from service.convert.data import INVALID_VALUE
 
-INTEGER_EXACT_MAX = 1 << 53
-"""The largest integer up to which every integer is a double."""
-INEXACT = "is an integer beyond 2^53, which no number holds exactly"
-NO_NUMBER = "is no number"
-NO_BOOL = "must be true or false"
 NULL_IN_LIST = "has a null element"
+OUTSIDE = "is outside of the years 1 to 9999"
 
 VALUES = "strings, numbers, bools, timestamps, dates, lists of strings, or a union of these"
 
-_NUMBER = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
-_BOOLS = {"false": 0, "true": 1}
+_WANTED = {
+    Kind.STRING: "strings, numbers, bools, timestamps or dates",
+    Kind.NUMBER: "numbers or strings",
+    Kind.BOOL: "bools or strings",
+    Kind.TIME: TIMES,
+    Kind.LIST: "lists of strings",
+}
 _BOOL_ENTRIES = (False, True)
 _ELEMENT_SEPARATOR = " "
 
@@ -37,11 +49,13 @@ _ELEMENT_SEPARATOR = " "
 class Attribute:
     """One attribute of a batch on its way to columns."""
 
-    def __init__(self, name: str, kind: Kind | None, unit_nanos: int) -> None:
+    def __init__(self, name: str, kind: Kind | None, grammar: Grammar) -> None:
         self._name = name
         self._kind = kind
-        self._unit_nanos = unit_nanos
+        self._grammar = grammar
         self._faults: dict[str, list[Rows]] = {}
+        self._places: Rows | None = None
+        """The rows of the batch that are being read, None = all."""
 
     def columns(self, array: pa.Array) -> tuple[list[ValueColumn], list[RowFaults]]:
         """The values, and the rows whose value cannot be converted. Raises InvalidInput for a type that no
@@ -58,15 +72,26 @@ class Attribute:
 
     def _columns(self, array: pa.Array, places: Rows | None) -> Iterator[ValueColumn]:
         """`places` are the rows of the batch that the array has values of, None = all of them."""
+        _check(self._name, array.type, self._kind)
         if pa.types.is_union(array.type):
             for child, rows in _children(array):
                 yield from self._columns(child, rows if places is None else places[rows])
             return
         kind = self._kind or _kind_of(array.type)
-        if kind is None:
-            raise unfit(self._name, array.type, VALUES)
-        if pa.types.is_null(array.type):
+        if kind is None or pa.types.is_null(array.type):
             return
+        self._places = places
+        entries, data, has = self._read(kind, array)
+        if not has.all():
+            own = np.flatnonzero(has)
+            data, places = data[own], own if places is None else places[own]
+        yield ValueColumn.of(self._name, kind, places, data, entries)
+
+    def _read(self, kind: Kind, array: pa.Array) -> _Read:
+        if not _can_be(kind, array.type):
+            # A kind was given. The column may have other types in other batches: only these rows are refused.
+            self._refuse(f"has the type {array.type}; it must be {_WANTED[kind]}", has_value(array))
+            return (), np.zeros(len(array), np.int64), np.zeros(len(array), np.bool_)
         read = {
             Kind.STRING: self._strings,
             Kind.NUMBER: self._numbers,
@@ -74,68 +99,72 @@ class Attribute:
             Kind.TIME: self._times,
             Kind.LIST: self._lists,
         }[kind]
-        entries, data, has = read(array)
-        if not has.all():
-            own = np.flatnonzero(has)
-            data, places = data[own], own if places is None else places[own]
-        yield ValueColumn.of(self._name, kind, places, data, entries)
+        return read(array)
 
     def _refuse(self, description: str, bad: npt.NDArray[np.bool_]) -> None:
         if bad.any():
-            self._faults.setdefault(description, []).append(np.flatnonzero(bad))
+            rows = np.flatnonzero(bad)
+            self._faults.setdefault(description, []).append(
+                rows if self._places is None else self._places[rows]
+            )
 
     def _strings(self, array: pa.Array) -> _Read:
-        if not is_texts(array.type):
-            plain = decoded(array)
-            if _kind_of(plain.type) in (None, Kind.LIST):
-                raise unfit(self._name, array.type, "strings, numbers, bools, timestamps or dates")
-            array = plain.cast(pa.large_string())
-        entries, codes = coded(array)
-        return entries, codes, codes >= 0
+        if is_texts(array.type):
+            entries, codes = coded(array)
+            return entries, codes, codes >= 0
+        array = decoded(array)
+        entries, codes = coded(array.cast(pa.large_string()))
+        has = codes >= 0
+        if is_time(array.type):
+            # Arrow writes no time out of range; it writes that it is one.
+            micros = instants(self._name, array, self._grammar).micros
+            outside = has & ((micros < TIME_MIN_MICROS) | (micros > TIME_MAX_MICROS))
+            self._refuse(OUTSIDE, outside)
+            has &= ~outside
+        return entries, codes, has
 
     def _numbers(self, array: pa.Array) -> _Read:
         array = decoded(array)
         has = has_value(array)
         if is_text(array.type):
-            fits = pa.compute.match_substring_regex(array, _NUMBER).fill_null(False)
-            bad = has & ~truth(fits)
-            self._refuse(NO_NUMBER, bad)
-            array, has = pa.compute.if_else(fits, array, pa.scalar(None, array.type)), has & ~bad
-        elif pa.types.is_integer(array.type):
+            read = self._grammar.numbers(array)
+            refusals = ((NOT_A_NUMBER, read.bad), (TOO_LARGE, read.too_large), (INEXACT, read.inexact))
+            for description, bad in refusals:
+                self._refuse(description, bad)
+            return (), read.values, has & ~(read.bad | read.too_large | read.inexact)
+        if pa.types.is_integer(array.type):
             whole = integers(array)
             bad = has & ((whole > INTEGER_EXACT_MAX) | (whole < -INTEGER_EXACT_MAX))
             self._refuse(INEXACT, bad)
             return (), whole.astype(np.float64), has & ~bad
-        elif pa.types.is_decimal(array.type):
+        if pa.types.is_decimal(array.type):
             # By way of text: that gives the double nearest to the decimal, arithmetic does not always.
-            array = array.cast(pa.string())
-        elif not pa.types.is_floating(array.type):
-            raise unfit(self._name, array.type, "numbers or strings")
+            doubles = items(array.cast(pa.string()).cast(pa.float64()), np.float64)
+            bad = _inexact(array, has, doubles)
+            self._refuse(INEXACT, bad)
+            return (), doubles, has & ~bad
         return (), items(array.cast(pa.float64()), np.float64), has
 
     def _bools(self, array: pa.Array) -> _Read:
         if is_texts(array.type):
             entries, codes = coded(array)
-            known = np.array([_BOOLS.get(entry.lower(), -1) for entry in entries] + [0], np.int64)
-            bad = known[codes] < 0
-            self._refuse(NO_BOOL, bad)
-            return _BOOL_ENTRIES, known[codes], (codes >= 0) & ~bad
+            true, unfit_ = self._grammar.bools(pa.array(entries, pa.large_string()))
+            # The last item is that of rows without a value: their code is -1.
+            bad = np.append(unfit_, False)[codes]
+            self._refuse(NOT_A_BOOL, bad)
+            return _BOOL_ENTRIES, np.append(true, False)[codes].astype(np.int64), (codes >= 0) & ~bad
         array = decoded(array)
-        if not pa.types.is_boolean(array.type):
-            raise unfit(self._name, array.type, "bools or strings")
         return _BOOL_ENTRIES, truth(array).astype(np.int64), has_value(array)
 
     def _times(self, array: pa.Array) -> _Read:
-        read = instants(self._name, array, self._unit_nanos)
-        self._refuse(NO_TIME, read.bad)
+        read = instants(self._name, array, self._grammar)
+        self._refuse(NOT_A_TIME, read.bad)
         return (), read.micros, read.has & ~read.bad
 
     def _lists(self, array: pa.Array) -> _Read:
         """Lists by their elements' codes, written one after another, so that equal lists are found as texts
         are.
         """
-        if not _is_list_of_texts(array.type):
-            raise unfit(self._name, array.type, "lists of strings")
         lists = array.cast(pa.large_list(array.type.value_type))
         has = has_value(lists)
         elements, codes = coded(lists.values)
@@ -166,6 +195,36 @@ def _kind_of(type_: pa.DataType) -> Kind | None:
     if is_time(type_):
         return Kind.TIME
     return Kind.LIST if _is_list_of_texts(type_) else None
+
+
+def _check(name: str, type_: pa.DataType, kind: Kind | None) -> None:
+    """Raises InvalidInput for a type that no value can be made of, also where no row of this batch has it."""
+    if pa.types.is_union(type_):
+        for index in range(type_.num_fields):
+            _check(name, type_.field(index).type, kind)
+    elif kind is None and _kind_of(type_) is None:
+        raise unfit(name, type_, VALUES)
+
+
+def _can_be(kind: Kind, type_: pa.DataType) -> bool:
+    """Whether values of a type can be read as a kind."""
+    own = _kind_of(type_)
+    if kind is Kind.STRING:
+        return own not in (None, Kind.LIST)
+    if kind is Kind.TIME:
+        plain = type_.value_type if pa.types.is_dictionary(type_) else type_
+        return own in (Kind.STRING, Kind.TIME) or bool(pa.types.is_integer(plain))
+    return own is kind or (own is Kind.STRING and kind is not Kind.LIST)
+
+
+def _inexact(
+    decimals: pa.Array, has: npt.NDArray[np.bool_], doubles: npt.NDArray[Any]
+) -> npt.NDArray[np.bool_]:
+    """Decimals beyond 2^53, as of integers."""
+    bad: npt.NDArray[np.bool_] = has & (np.abs(doubles) >= INTEGER_EXACT_MAX)
+    for row in np.flatnonzero(bad).tolist():
+        bad[row] = abs(decimals[row].as_py()) > INTEGER_EXACT_MAX
+    return bad
 
 
 def _is_list_of_texts(type_: pa.DataType) -> bool:

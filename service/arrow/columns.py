@@ -11,10 +11,11 @@ import pyarrow as pa
 from engine.checks import RowFaults
 from engine.criteria.model import EventType
 from engine.event_columns import EventColumns, Rows, TextColumn
+from milepost.grammar import NOT_A_TIME, Instants
 from service.arrow.attributes import Attribute
 from service.arrow.layout import Layout, unfit
 from service.arrow.texts import coded, is_texts, text_column, text_rows
-from service.arrow.times import NO_TIME, instants
+from service.arrow.times import instants
 from service.convert.data import EVENT_TYPES, INVALID_VALUE, REQUIRED, TIME_MISSING, UNKNOWN_TYPE
 
 TYPE_PREFIX = "EVENT_TYPE_"
@@ -41,14 +42,14 @@ class Converted:
 def convert(batch: pa.RecordBatch, layout: Layout) -> Converted:
     """The batch by columns. Raises InvalidInput for a column whose type has no meaning."""
     count = batch.num_rows
-    times = instants(layout.time, batch.column(layout.time), layout.time_unit_nanos)
+    times = _times(batch, layout)
     faults = _Faults(count)
     faults.add(REQUIRED, "time", TIME_MISSING, ~times.has)
-    faults.add(INVALID_VALUE, "time", NO_TIME, times.bad)
+    faults.add(INVALID_VALUE, "time", NOT_A_TIME, times.bad)
     types = _types(batch, layout, faults)
     attributes = []
     for name in layout.attributes:
-        attribute = Attribute(name, layout.kinds.get(name), layout.time_unit_nanos)
+        attribute = Attribute(name, layout.kinds.get(name), layout.grammar)
         columns, refused = attribute.columns(batch.column(name))
         attributes += columns
         for fault in refused:
@@ -87,6 +88,19 @@ class _Faults:
     def others(self) -> Rows | None:
         """Rows without a fault; None when that is all of them."""
         return np.flatnonzero(~self._refused) if self.found else None
+
+
+def _times(batch: pa.RecordBatch, layout: Layout) -> Instants:
+    """The time of each row; the default where there is none."""
+    if layout.time is None:
+        times = instants("", pa.nulls(batch.num_rows), layout.grammar)
+    else:
+        times = instants(layout.time, batch.column(layout.time), layout.grammar)
+    if layout.default_time is None:
+        return times
+    return Instants(
+        np.where(times.has, times.micros, layout.default_time), np.ones_like(times.has), times.has & times.bad
+    )
 
 
 def _texts(batch: pa.RecordBatch, column: str | None, default: str) -> TextColumn:

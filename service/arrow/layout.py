@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from engine.criteria.model import EventType
 from engine.errors import InvalidInput, Violation
-from engine.values import Kind
+from engine.values import Kind, Micros
+from milepost.grammar import Grammar
 from milepost.v1 import catalog_service_pb2, ingest_service_pb2
 from service.convert.data import EVENT_TYPES, UNKNOWN_TYPE
 from service.convert.faults import ShapeFaults
+from service.convert.times import instant
 
 USER_ID = "user_id"
 NAME = "name"
@@ -31,10 +33,10 @@ _KINDS = {int(kind): kind for kind in Kind}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Which column holds what; None where there is none. `time_unit_nanos` is what an integer time counts."""
+    """Which column holds what; None where there is none. `default_time` is in microseconds."""
 
     user_id: str
-    time: str
+    time: str | None
     name: str | None
     event_id: str | None
     type: str | None
@@ -42,7 +44,9 @@ class Layout:
     attributes: tuple[str, ...]
     kinds: Mapping[str, Kind]
     """Attributes to read as another kind than their type says."""
-    time_unit_nanos: int
+    grammar: Grammar
+    """How texts are read, and what integers count as times."""
+    default_time: Micros | None
     default_name: str
     default_input: str
     default_type: EventType
@@ -64,7 +68,8 @@ def layout_of(header: ingest_service_pb2.ImportHeader, columns: Sequence[str]) -
         return None
 
     user_id = column("user_id_column", header.user_id_column, USER_ID, required=True)
-    time = column("time_column", header.time_column, TIME, required=True)
+    has_time = header.HasField("default_time")
+    time = column("time_column", header.time_column, TIME, required=not has_time)
     name = column("name_column", header.name_column, NAME, required=not header.default_name)
     event_id = column("event_id_column", header.event_id_column, EVENT_ID)
     type_ = column("type_column", header.type_column)
@@ -75,14 +80,11 @@ def layout_of(header: ingest_service_pb2.ImportHeader, columns: Sequence[str]) -
     default_type = EVENT_TYPES.get(header.default_type)
     if default_type is None:
         faults.add("header.default_type", UNKNOWN_TYPE)
-    unit_nanos = _NANOS_OF_UNIT.get(header.time_unit)
-    if unit_nanos is None:
-        faults.add("header.time_unit", "is no unit of time")
+    grammar = _grammar(header, faults)
+    default_time = instant(header.default_time, "header.default_time", faults) if has_time else None
     faults.raise_if_any()
     assert user_id is not None
-    assert time is not None
     assert default_type is not None
-    assert unit_nanos is not None
     return Layout(
         user_id=user_id,
         time=time,
@@ -92,11 +94,24 @@ def layout_of(header: ingest_service_pb2.ImportHeader, columns: Sequence[str]) -
         input=input_,
         attributes=attributes,
         kinds=kinds,
-        time_unit_nanos=unit_nanos,
+        grammar=grammar,
+        default_time=default_time,
         default_name=header.default_name,
         default_input=header.input,
         default_type=default_type,
     )
+
+
+def _grammar(header: ingest_service_pb2.ImportHeader, faults: ShapeFaults) -> Grammar:
+    unit_nanos = _NANOS_OF_UNIT.get(header.time_unit)
+    if unit_nanos is None:
+        faults.add("header.time_unit", "is no unit of time")
+        return Grammar()
+    try:
+        return Grammar(header.decimal_comma, header.time_format, unit_nanos)
+    except ValueError as error:
+        faults.add("header.time_format", str(error))
+        return Grammar()
 
 
 def _kinds(

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute
 
 from engine.event_columns import TextColumn
+from milepost.arrays import has_value, integers
 from service.arrow.layout import unfit
 from service.arrow.messages import too_large
-from service.arrow.plain import has_value, integers
 from service.limits import IMPORT_BATCH_BYTES_MAX
 
 TEXT_OR_INTEGER = "strings or integers"

@@ -292,7 +292,7 @@ def test_ndjson_keeps_the_kind_of_each_value(service: Serving, client: Client, t
         (4, "MALFORMED", "attributes['big']", "is an integer beyond 2^53, which no number holds exactly"),
         (5, "MALFORMED", "user_id", "must be a string or an integer"),
         (6, "MALFORMED", "attributes['x']", plain),
-        (7, "MALFORMED", "attributes['x']", "is an object, but none with one of stringValue, numberValue,"),
+        (7, "MALFORMED", "attributes['x']", plain),
         (8, "MALFORMED", "", "is no JSON object"),
         (9, "MALFORMED", "", told[-1]["description"][:60]),
     ]
@@ -433,7 +433,7 @@ def test_a_file_that_changed_is_not_gone_on_with(service: Serving, tmp_path: Pat
     ("name", "content", "arguments", "exit_code", "message"),
     [
         ("e.parquet", b"none", [], 1, "is no Parquet file"),
-        ("e.csv", b"", [], 1, "is no CSV file with a header"),
+        ("e.csv", b"", [], 1, "is empty: the first line must name the columns"),
         ("e.csv", b"a,a\n1,2\n", [], 1, "has more than one column 'a'"),
         ("e.txt", b"", [], 1, "tells no format: give --format parquet, csv or ndjson"),
         (
@@ -447,7 +447,7 @@ def test_a_file_that_changed_is_not_gone_on_with(service: Serving, tmp_path: Pat
         ("e.csv", b"a\n", ["--default-type", "x"], 2, "--default-type must be one of"),
         ("e.csv", b"a\n", ["--column", "x"], 2, "--column must be NAME:KIND"),
         ("e.csv", b"a\n", ["other.csv", "--progress-file", "p"], 2, "--progress-file is for one file"),
-        ("e.ndjson.gz", b"plain", [], 1, "cannot be read"),
+        ("e.ndjson.gz", gzip.compress(b"plain", mtime=0)[:-9], [], 1, "cannot be read"),
     ],
 )
 def test_what_cannot_be_imported_is_said(

@@ -131,11 +131,15 @@ def test_a_quote_that_is_never_closed_ends_the_import(tmp_path: Path, broken: st
     """What follows it is one value for the reader, in any column, and must not be lost in it."""
     file = tmp_path / "e.csv"
     lines = [{700: broken, 300: "u300"}.get(row, f"u{row},buy,1") for row in range(ROWS)]
-    file.write_text("\n".join(["user_id,name,x", *lines]), encoding="utf-8")
+    file.write_text("\n".join(["user_id,name,time", *lines]), encoding="utf-8")
     sent: list[str] = []
 
+    with pytest.raises(CannotImport, match=r"row 700 has a quote that is not closed"):
+        opened(file)
+    settings = Settings(told={})
+
     def read() -> None:
-        for segment in opened(file).segments(0, 0):
+        for segment in open_source(file, Format.AUTO, settings, SEGMENT_ROWS).segments(0, 0):
             sent.extend(row["user_id"] for batch in segment.batches for row in batch.to_pylist())
 
     with pytest.raises(CannotImport, match=r"row 700 has a quote that is not closed"):
@@ -152,7 +156,7 @@ def test_a_quote_that_is_never_closed_ends_the_import(tmp_path: Path, broken: st
 )
 def test_quotes_that_are_closed_are_none_of_that(tmp_path: Path, written: str, value: str, end: str) -> None:
     file = tmp_path / "e.csv"
-    file.write_text(f"user_id,name\nu1,x\nu2,{written}{end}", encoding="utf-8", newline="")
+    file.write_text(f"user_id,time,name\nu1,1,x\nu2,2,{written}{end}", encoding="utf-8", newline="")
     (segment,) = opened(file).segments(0, 0)
     assert segment.rows == 2
     assert not segment.malformed
@@ -192,7 +196,8 @@ def test_a_segment_of_a_parquet_file_is_in_batches_of_one_length(tmp_path: Path)
 
 def test_segments_of_wide_rows_are_shorter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "e.parquet"
-    table = pa.table({"user_id": [f"{row}" * 1_000 for row in range(1_000, 1_100)]})
+    wide = [f"{row}" * 1_000 for row in range(1_000, 1_100)]
+    table = pa.table({"user_id": wide, "name": ["buy"] * 100, "time": [0] * 100})
     pyarrow.parquet.write_table(table, file, compression="none", use_dictionary=False)
     monkeypatch.setattr(source, "SEGMENT_BYTES", 40_000)
     found = [each.rows for each in opened(file).segments(0, 0)]

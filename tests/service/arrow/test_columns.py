@@ -362,14 +362,13 @@ def test_a_row_is_refused_once_for_its_first_fault() -> None:
             {"arrow['k']": "has the type double; it must be the names"},
         ),
         (
-            {"x": pa.array([["a"]])},
-            {"attribute_kinds": {"x": VALUE_KIND_STRING}},
-            {"arrow['x']": "has the type list<item: string>; it must be strings, numbers, bools, time"},
-        ),
-        (
-            {"x": pa.array([True])},
-            {"attribute_kinds": {"x": VALUE_KIND_NUMBER}},
-            {"arrow['x']": "has the type bool; it must be numbers or strings"},
+            {
+                "x": pa.UnionArray.from_sparse(
+                    pa.array([0], pa.int8()), [pa.array(["a"]), pa.array([1], pa.duration("s"))]
+                )
+            },
+            {},
+            {"arrow['x']": "has the type duration[s]; it must be"},
         ),
         (
             {"x": pa.array([1])},
@@ -397,6 +396,29 @@ def test_columns_without_a_meaning_are_named(
     assert found.keys() == violations.keys()
     for field, start in violations.items():
         assert found[field].startswith(start)
+
+
+def test_a_kind_that_a_type_cannot_be_refuses_rows() -> None:
+    """A column of an NDJSON file may have another type in each batch: the import has to go on."""
+    flags = pa.array([True, None])
+    found = faults(converted({"x": flags}, attribute_kinds={"x": VALUE_KIND_NUMBER}))
+    assert found == [
+        ("INVALID_VALUE", "attributes['x']", "has the type bool; it must be numbers or strings", [0])
+    ]
+    mixed = pa.UnionArray.from_sparse(
+        pa.array([0, 1, 1], pa.int8()), [pa.array([True] * 3), pa.array(["", "7", "x"])]
+    )
+    made = converted({"x": mixed}, attribute_kinds={"x": VALUE_KIND_NUMBER})
+    assert [(rows, description) for _, _, description, rows in faults(made)] == [
+        ([0], "has the type bool; it must be numbers or strings"),
+        ([2], "is no number"),
+    ]
+    assert values(made, "x") == [(N, 7.0)]
+    lists = pa.array([["a"], None])
+    found = faults(converted({"x": lists}, attribute_kinds={"x": VALUE_KIND_STRING}))
+    assert [(rows, description) for _, _, description, rows in found] == [
+        ([0], "has the type list<item: string>; it must be strings, numbers, bools, timestamps or dates")
+    ]
 
 
 def test_required_columns() -> None:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from milepost.cli import import_options as options
 from milepost.cli.connection import DEFAULT_ACCOUNT, DEFAULT_TARGET, AccountId, ApiKey, Target, open_client
 from milepost.cli.import_run import EXIT_USAGE, ImportRun
 from milepost.cli.text import console
@@ -50,6 +51,15 @@ def import_(
     default_name: Annotated[str, typer.Option(help="Event name of rows without one.")] = "",
     default_type: Annotated[str, typer.Option(help="Type of rows without one: custom, commerce, ...")] = "",
     time_unit: Annotated[str, typer.Option(help="What integer times count: s, ms, us or ns.")] = "us",
+    time_format: options.TimeFormat = "",
+    default_time: options.DefaultTime = "",
+    delimiter: options.Delimiter = "",
+    decimal_comma: options.DecimalComma = False,
+    null_value: options.NullValue = None,
+    exclude: options.Exclude = None,
+    flatten: options.Flatten = None,
+    skip_objects: options.SkipObjects = False,
+    profile: options.Profile = "",
     column: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME:KIND", help=f"Read an attribute as another kind: {', '.join(KINDS)}."),
@@ -101,6 +111,21 @@ def import_(
         kinds=_kinds(column or ()),
         skip_without_user=skip_without_user,
     )
+    try:
+        settings = options.with_reading(
+            settings,
+            delimiter=delimiter,
+            decimal_comma=decimal_comma,
+            null_value=null_value,
+            time_format=time_format,
+            default_time=default_time,
+            exclude=exclude,
+            flatten=flatten,
+            skip_objects=skip_objects,
+            profile=profile,
+        )
+    except ValueError as error:
+        raise _usage(str(error)) from error
     _check_kinds(files, format_, settings)
     if side_dir is not None:
         _make_directory(side_dir)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from milepost.client import Client
 from milepost.errors import MilepostError, NotFound, PermissionDenied
 from milepost.importing.errors import CannotImport, NoTarget
-from milepost.importing.settings import EVENT_ID, NAME, Settings
+from milepost.importing.settings import EVENT_ID, NAME, TIME, Settings
 from milepost.importing.source import Source
 from milepost.v1.account_pb2 import Account
 from milepost.v1.account_service_pb2 import GetInputRequest, ListAccountsRequest, ListInputsRequest
@@ -81,8 +81,13 @@ def check_columns(source: Source, settings: Settings, *, kinds: bool = True) -> 
 def _named(settings: Settings, *, only_needed: bool) -> Iterator[tuple[str, str]]:
     """The columns that a file has to have, by the option that names each."""
     yield "--user-id-column", settings.user_id_column
-    yield "--time-column", settings.time_column
-    if not settings.default_name or settings.name_column != NAME:
+    if settings.time_column not in settings.fallbacks and (
+        not settings.default_time or settings.time_column != TIME
+    ):
+        yield "--time-column", settings.time_column
+    if settings.name_column not in settings.fallbacks and (
+        not settings.default_name or settings.name_column != NAME
+    ):
         yield "--name-column", settings.name_column
     if only_needed:
         return

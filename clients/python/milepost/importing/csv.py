@@ -1,60 +1,55 @@
-"""CSV files, with a header line. Every value is sent as a string; what it is else, the service is told.
+"""CSV files with a header line. Values are sent as texts; the service reads them as the kinds it is given.
 
-So a value that is not what its column says refuses its row, and nothing more. The kinds of attributes are
-those that pyarrow tells from the first block of the file, where nobody says otherwise.
+So a value that is not what its column says rejects its row, and nothing more.
 """
 
 from __future__ import annotations
 
 import bisect
+import csv
 import io
-import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.csv
 
 from milepost.importing.errors import CannotImport
-from milepost.importing.settings import Settings
-from milepost.importing.source import Malformed, Segment, cut, rows_per_segment, without_first
-from milepost.v1.catalog_service_pb2 import (
-    VALUE_KIND_BOOL,
-    VALUE_KIND_NUMBER,
-    VALUE_KIND_TIME,
-    ValueKind,
+from milepost.importing.files import open_text
+from milepost.importing.row_ends import OpenQuote, blocks, first_row_end
+from milepost.importing.settings import Kinds, Reading
+from milepost.importing.source import (
+    COMPRESSED_SUFFIX,
+    Malformed,
+    Segment,
+    cut,
+    rows_per_segment,
+    without_first,
 )
 
 BLOCK_BYTES = 4 * 1024 * 1024
 NO_VALUE = ""
-HEADER_AND_ONE = 2
-"""Rows are counted from 0 and without the header; the reader counts from 1 and with it."""
+UNNAMED = ""
+_OTHER_DELIMITERS = {";": "';'", "\t": "tab", "|": "'|'", ",": "','"}
 
 
 class CsvSource:
-    """The rows of a CSV file; the header and empty lines are none. Rows that have not the header's columns,
-    or are no UTF-8, are set aside with their places.
+    """The rows of a CSV file; the header and empty lines are none. Rows that do not have the header's
+    columns, or are no UTF-8, are set aside with their places.
     """
 
     rows: int | None = None
 
-    def __init__(self, path: Path, settings: Settings, segment_rows: int) -> None:
+    def __init__(self, path: Path, reading: Reading, segment_rows: int) -> None:
         self._path = path
-        first = self._first_block()
-        repeated = {name for name in first.schema.names if first.schema.names.count(name) > 1}
-        if repeated:
-            raise CannotImport(f"{path} has more than one column {sorted(repeated)[0]!r}")
-        self._columns = first.schema.names
+        self._reading = reading
+        self._file = CsvFile(path, reading)
+        self.columns: Sequence[str] | None = list(self._file.columns.values())
         self.has_all_columns = True
-        self.columns: Sequence[str] | None = self._columns
-        self._own = {*settings.text_columns, settings.time_column}
-        self._kinds = {
-            field.name: kind
-            for field in first.schema
-            if field.name not in self._own and (kind := _kind_of(field.type)) is not None
-        }
-        self._segment_rows = rows_per_segment(BLOCK_BYTES / max(1, first.num_rows), segment_rows)
+        self._kinds = self._file.kinds()
+        self._segment_rows = rows_per_segment(self._file.row_bytes(), segment_rows)
 
     def segments(self, first_row: int, malformed: int) -> Iterator[Segment]:
         """See `Source`. A segment ends with a row that is sent; those set aside belong to rows behind it."""
@@ -77,156 +72,183 @@ class CsvSource:
         )
         return Segment(first_row, end - first_row, batches, self._kinds, malformed, places)
 
-    def _first_block(self) -> Any:
-        """The first block with the types that pyarrow tells."""
-        try:
-            with self._open(None, [], None) as reader:
-                for batch in reader:
-                    return batch
-                return reader.schema.empty_table()
-        except (pa.ArrowException, OSError) as error:
-            raise CannotImport(f"{self._path} is no CSV file with a header: {error}") from error
-
     def _batches(self, aside: list[Malformed]) -> Iterator[Any]:
         """The rows to send. What is set aside before one of them is in `aside` when it comes, ascending."""
-        lines: list[Malformed] = []
-        parsed = taken = 0
-        try:
-            end = _End()
-            with self._open(dict.fromkeys(self._columns, pa.binary()), lines, end) as reader:
-                for batch in self._closed(reader, lines, end):
-                    texts, unread = self._texts(batch, parsed, lines)
-                    parsed += batch.num_rows
-                    before = _before(lines, parsed - 1)
-                    aside += sorted([*lines[taken:before], *unread], key=lambda each: each.row)
-                    taken = before
-                    yield texts
-                aside += lines[taken:]
-        except (pa.ArrowException, OSError) as error:
-            raise CannotImport(f"{self._path} cannot be read on: {error}") from error
+        for block in self._file.blocks():
+            aside += block.malformed
+            if block.batch.num_rows:
+                yield block.batch
 
-    def _texts(self, batch: Any, first: int, lines: Sequence[Malformed]) -> tuple[Any, list[Malformed]]:
-        """The rows of a batch as strings, and those that are none. Its first row is the `first`-th that has
-        the header's columns; `lines` have not.
-        """
-        schema = pa.schema([(name, pa.string()) for name in self._columns])
-        try:
-            return batch.cast(schema), []
-        except pa.ArrowInvalid:
-            faults = [_not_utf8(row) for row in batch.to_pylist()]
-        unread = []
-        for place, name in enumerate(faults):
-            if name is not None:
-                row = first + place + _before(lines, first + place)
-                field = name if name in self._own else f"attributes[{name!r}]"
-                values = batch.slice(place, 1).to_pylist()[0].items()
-                data = {key: value and value.decode(errors="replace") for key, value in values}
-                unread.append(Malformed(row, field, "is no UTF-8", data))
-        return batch.filter(pa.array([name is None for name in faults])).cast(schema), unread
 
-    def _closed(self, reader: Any, lines: Sequence[Malformed], end: _End) -> Iterator[Any]:
-        """The batches of a reader. Raises CannotImport for a quote that is still open at the end of the file,
-        after all rows before it: for the reader, what follows the quote is one value.
-        """
-        held = None
-        rows = 0
-        for batch in reader:
-            if held is not None:
-                yield held
-            held = batch
-            rows += batch.num_rows
-        row = end.open_row
-        if held is not None and row is None and not end.was_seen:
-            # It has as many columns as others, and so is the last of those that are sent.
-            row = rows - 1 + _before(lines, rows - 1)
-            held = held.slice(0, held.num_rows - 1)
-        if held is not None:
-            yield held
-        if row is not None:
+class CsvFile:
+    """A CSV file: its columns, and its rows block by block."""
+
+    def __init__(self, path: Path, reading: Reading) -> None:
+        """Reads the header. Raises CannotImport when it cannot be used."""
+        self.path = path
+        self._reading = reading
+        self._delimiter = reading.delimiter or ("\t" if _is_tsv(path) else ",")
+        with open_text(path) as file:
+            self._header, names = self._read_header(file.read(BLOCK_BYTES))
+        self._names = names
+        self._check_header()
+        self.columns = {
+            f"{place}": name
+            for place, name in enumerate(names)
+            if name != UNNAMED and not reading.leaves_out(name)
+        }
+        """The columns to read, by the names that they have within this module: their places."""
+        self.unnamed = [
+            f"{place}" for place, name in enumerate(names) if name == UNNAMED and not reading.leaves_out(name)
+        ]
+
+    def _read_header(self, start: bytes) -> tuple[bytes, list[str]]:
+        """The bytes to the end of the header, and the names."""
+        lead = len(start) - len(start.lstrip(b"\r\n"))
+        end = first_row_end(start[lead:] + b"\n", self._delimiter.encode())
+        line = start[: lead + (end or 0)]
+        if not line.strip():
+            raise CannotImport(f"{self.path} is empty: the first line must name the columns")
+        try:
+            text = io.StringIO(line.decode().lstrip("\r\n"), newline="")
+        except UnicodeDecodeError as error:
+            raise CannotImport(f"{self.path}, line 1: the header is no UTF-8: {error}") from error
+        return line, [name.strip() for name in next(csv.reader(text, delimiter=self._delimiter))]
+
+    def _check_header(self) -> None:
+        counts = Counter(name for name in self._names if not self._reading.leaves_out(name))
+        for name, count in counts.items():
+            if count > 1 and name != UNNAMED:
+                raise CannotImport(
+                    f"{self.path}, line 1: the header has more than one column {name!r}: rename all but one"
+                )
+        own = self._reading.own_columns
+        if not own & set(self._names) and (given := self._other_delimiter()):
             raise CannotImport(
-                f"{self._path}: row {row} has a quote that is not closed before the end of the file"
+                f"{self.path}, line 1: the header has none of the columns {', '.join(sorted(own))}, and looks"
+                f" separated by something else: give --delimiter {given}"
             )
 
-    def _open(self, types: dict[str, Any] | None, aside: list[Malformed], end: _End | None) -> Any:
-        """A reader of record batches that adds the lines it leaves out to `aside`."""
+    def _other_delimiter(self) -> str | None:
+        """What the header looks separated by, as an option, if not by the delimiter."""
+        line = self._header.decode()
+        for character, given in _OTHER_DELIMITERS.items():
+            if character != self._delimiter and line.count(character) > line.count(self._delimiter):
+                return given
+        return None
+
+    def kinds(self) -> Kinds:
+        """The kinds that the service has to read columns as, where the caller gives none."""
+        from milepost.importing.csv_kinds import values_of
+
+        if self._reading.told is not None:
+            return {name: kind for name, kind in self._reading.told.items() if name in self.columns.values()}
+        return {name: values.told(name).kind for name, values in values_of(self.path, self._reading).items()}
+
+    def row_bytes(self) -> float:
+        """The bytes of a row, as far as the first block shows."""
+        first = next(self.blocks(), None)
+        return 0.0 if first is None else first.size_bytes / max(1, first.rows)
+
+    def blocks(self, columns: Sequence[str] | None = None) -> Iterator[Block]:
+        """The rows. `columns` are those to read, by place; None = all that are not left out.
+
+        Raises CannotImport for what cannot be read, and for a quote that is never closed, after the rows
+        before it.
+        """
+        first_row = 0
+        columns = list(self.columns) if columns is None else columns
+        try:
+            with open_text(self.path) as file:
+                _skip(file, len(self._header))
+                for data in blocks(file, self._delimiter.encode(), BLOCK_BYTES):
+                    if data.strip(b"\r\n"):
+                        block = self._block(data, first_row, columns)
+                        first_row += block.rows
+                        yield block
+        except OpenQuote as error:
+            raise CannotImport(f"{self.path}: row {first_row} {error}") from error
+
+    def _block(self, data: bytes, first_row: int, columns: Sequence[str]) -> Block:
+        lines: list[Malformed] = []
 
         def set_aside(row: Any) -> str:
-            if end is not None and end.is_in(row):
-                return "skip"
             described = f"has {row.actual_columns} columns; {row.expected_columns} are expected"
-            aside.append(Malformed(row.number - HEADER_AND_ONE, "", described, row.text))
+            lines.append(Malformed(first_row + row.number - 1, "", described, row.text))
             return "skip"
 
-        convert = pyarrow.csv.ConvertOptions(
-            column_types=types,
-            strings_can_be_null=True,
-            null_values=[NO_VALUE],
-            true_values=["true", "True", "TRUE"],
-            false_values=["false", "False", "FALSE"],
+        try:
+            batch, unread = self._batch(data, columns, pa.string(), set_aside), list[Malformed]()
+        except (pa.ArrowInvalid, UnicodeDecodeError):
+            lines.clear()
+            batch, unread = self._utf8(self._batch(data, columns, pa.binary(), set_aside), first_row, lines)
+        rows = batch.num_rows + len(lines) + len(unread)
+        malformed = sorted([*lines, *unread], key=lambda each: each.row)
+        named = batch.rename_columns([self._names[int(place)] for place in columns])
+        return Block(first_row, rows, len(data), named, malformed)
+
+    def _batch(self, data: bytes, columns: Sequence[str], type_: Any, set_aside: Any) -> Any:
+        table = self._parsed(data, columns, type_, set_aside).combine_chunks()
+        batches = table.to_batches()
+        return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
+
+    def _parsed(self, data: bytes, columns: Sequence[str], type_: Any, set_aside: Any) -> Any:
+        """The rows of some bytes, with places for names."""
+        places = [f"{place}" for place in range(len(self._names))]
+        # All at once and by this thread: nothing is left running when something goes wrong.
+        read = pyarrow.csv.ReadOptions(block_size=len(data) + 1, use_threads=False, column_names=places)
+        parse = pyarrow.csv.ParseOptions(
+            delimiter=self._delimiter, newlines_in_values=True, invalid_row_handler=set_aside
         )
-        parse = pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=set_aside)
-        # With threads, lines would come without their numbers.
-        read = pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False)
-        # Compressed files are told by their names.
-        file = pa.input_stream(self._path)
-        if end is not None:
-            file = end.after(file, len(self._columns))
-        return pyarrow.csv.open_csv(file, read, parse, convert)
+        convert = pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(places, type_),
+            include_columns=columns,
+            strings_can_be_null=True,
+            null_values=[NO_VALUE, *self._reading.null_values],
+        )
+        return pyarrow.csv.read_csv(pa.BufferReader(data), read, parse, convert)
+
+    def _utf8(self, batch: Any, first_row: int, lines: Sequence[Malformed]) -> tuple[Any, list[Malformed]]:
+        """The rows of a batch of bytes as texts, and those that are none. `lines` are not in the batch."""
+        faults = [_not_utf8(row) for row in batch.to_pylist()]
+        own = self._reading.own_columns
+        unread = []
+        for place, column in enumerate(faults):
+            if column is not None:
+                row = first_row + place + _before(lines, place, first_row)
+                name = self._names[int(column)]
+                values = batch.slice(place, 1).to_pylist()[0].items()
+                data = {
+                    self._names[int(key)]: value and value.decode(errors="replace") for key, value in values
+                }
+                field = name if name in own else f"attributes[{name!r}]"
+                unread.append(Malformed(row, field, "is no UTF-8", data))
+        kept = batch.filter(pa.array([column is None for column in faults]))
+        return kept.cast(pa.schema([(column, pa.string()) for column in batch.schema.names])), unread
 
 
-class _End:
-    """A last line that no file has, with more columns than any other: the reader sets it aside, by itself, or
-    as part of a row with an open quote, or has it in the last value of such a row.
+class Block:
+    """Some rows of a file from `first_row` on: those to send, and those set aside, ascending."""
+
+    def __init__(
+        self, first_row: int, rows: int, size_bytes: int, batch: Any, malformed: Sequence[Malformed]
+    ) -> None:
+        self.first_row = first_row
+        self.rows = rows
+        self.size_bytes = size_bytes
+        self.batch = batch
+        self.malformed = malformed
+
+    def row_of(self, place: int) -> int:
+        """The place in the file of a row of `batch`."""
+        return self.first_row + place + _before(self.malformed, place, self.first_row)
+
+
+def _before(aside: Sequence[Malformed], place: int, first_row: int = 0) -> int:
+    """How many of these rows, ascending, stand before the row that is the `place`-th of all others from
+    `first_row` on.
     """
-
-    def __init__(self) -> None:
-        self._line = ""
-        self.was_seen = False
-        self.open_row: int | None = None
-        """The row that was set aside with the line in it."""
-
-    def is_in(self, row: Any) -> bool:
-        """Whether a row that was set aside is this line, or has it in a value."""
-        if not row.text.endswith(self._line):
-            return False
-        if row.text == self._line:
-            self.was_seen = True
-        else:
-            self.open_row = row.number - HEADER_AND_ONE
-        return True
-
-    def after(self, file: Any, columns: int) -> Any:
-        """The file, with the line behind it."""
-        self._line = "," * columns + uuid.uuid4().hex
-        return _Chained(file, f"\n{self._line}\n".encode())
-
-
-class _Chained(io.RawIOBase):
-    """A file and some bytes behind it."""
-
-    def __init__(self, file: Any, rest: bytes) -> None:
-        self._file = file
-        self._rest = io.BytesIO(rest)
-
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """As of any raw stream: the number of bytes read, 0 at the end."""
-        data = self._file.read(len(buffer)) or self._rest.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
-        super().close()
-
-
-def _before(aside: Sequence[Malformed], place: int) -> int:
-    """How many of these rows, ascending, stand before the row that is the `place`-th of all others."""
-    return bisect.bisect_right(range(len(aside)), place, key=lambda at: aside[at].row - at)
+    return bisect.bisect_right(range(len(aside)), place, key=lambda at: aside[at].row - first_row - at)
 
 
 def _not_utf8(row: Mapping[str, bytes | None]) -> str | None:
@@ -239,10 +261,10 @@ def _not_utf8(row: Mapping[str, bytes | None]) -> str | None:
     return None
 
 
-def _kind_of(type_: Any) -> ValueKind.ValueType | None:
-    """The kind that strings of a column should be read as; None = strings."""
-    if pa.types.is_integer(type_) or pa.types.is_floating(type_):
-        return VALUE_KIND_NUMBER
-    if pa.types.is_boolean(type_):
-        return VALUE_KIND_BOOL
-    return VALUE_KIND_TIME if pa.types.is_timestamp(type_) or pa.types.is_date(type_) else None
+def _is_tsv(path: Path) -> bool:
+    return Path(path.name.lower().removesuffix(COMPRESSED_SUFFIX)).suffix == ".tsv"
+
+
+def _skip(file: BinaryIO, size: int) -> None:
+    while size:
+        size -= len(file.read(size))

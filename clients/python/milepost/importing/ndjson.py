@@ -11,32 +11,47 @@ reader that wants one type a column.
 
 from __future__ import annotations
 
-import codecs
-import gzip
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence, Set
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import msgspec
 import pyarrow as pa
 
 from milepost.importing.errors import CannotImport
-from milepost.importing.settings import EVENT_ID, USER_ID, Settings
-from milepost.importing.source import COMPRESSED_SUFFIX, Malformed, Segment
-from milepost.v1.catalog_service_pb2 import VALUE_KIND_TIME, ValueKind
+from milepost.importing.files import open_text
+from milepost.importing.json_values import (
+    Instant,
+    JsonValue,
+    MayBeInexact,
+    UnfitValue,
+    UnknownShape,
+    exact_float,
+    json_value,
+)
+from milepost.importing.settings import EVENT_ID, USER_ID, Reading
+from milepost.importing.source import Malformed, Segment
 
-SEGMENT_ROWS = 1 << 17
-"""Fewer than in other formats, because a row takes more memory while it is read."""
 FIRST_LINES = 1_000
 """Lines whose columns are looked at before any is sent."""
+SEGMENT_ROWS = 1 << 17
+"""Fewer than in other formats, because a row takes more memory while it is read."""
 ATTRIBUTES = "attributes"
 TEXT_OR_INTEGER = "must be a string or an integer"
-EXACT_INTEGER_MAX = 1 << 53
+TIME_FORM = "must be a string or a number"
 
-_CAMEL_CASE = {USER_ID: "userId", EVENT_ID: "eventId"}
-_MESSAGE_VALUES = ("stringValue", "numberValue", "boolValue", "timeValue", "listValue")
-_TYPES = {str: pa.string(), float: pa.float64(), bool: pa.bool_(), list: pa.list_(pa.string())}
+_CAMEL_CASE = {USER_ID: ("userId",), EVENT_ID: ("eventId",)}
+_TYPES = {
+    str: pa.string(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    list: pa.list_(pa.string()),
+    Instant: pa.timestamp("us", "UTC"),
+}
+_plain = msgspec.json.Decoder().decode
+_exact = msgspec.json.Decoder(float_hook=exact_float).decode
 
 
 class _Unfit(ValueError):
@@ -52,71 +67,75 @@ class NdjsonSource:
 
     rows: int | None = None
 
-    def __init__(self, path: Path, settings: Settings, segment_rows: int) -> None:
+    def __init__(self, path: Path, reading: Reading, segment_rows: int) -> None:
         self._path = path
-        self._texts = settings.text_columns
-        self._time = settings.time_column
+        self._reading = reading
         self._segment_rows = min(SEGMENT_ROWS, segment_rows)
-        self.columns, self.has_all_columns = self._first_columns()
+        with open_text(path) as file:
+            if file.read(1) == b"[":
+                raise CannotImport(
+                    f"{path}, line 1: the file is a JSON array; each line must be an object of its own:"
+                    f" jq -c '.[]' {path.name} > {path.stem}.ndjson"
+                )
 
-    def segments(self, first_row: int, malformed: int) -> Iterator[Segment]:
-        """See `Source`."""
-        try:
-            with self._open() as file:
-                lines = (line for line in file if line.strip())
-                for _ in islice(lines, first_row):
-                    pass
-                while taken := list(islice(lines, self._segment_rows)):
-                    yield self._segment(first_row, taken)
-                    first_row += len(taken)
-        except (EOFError, OSError) as error:
-            raise CannotImport(f"{self._path} cannot be read: {error}") from error
+        self.columns, self.has_all_columns = self._first_columns()
 
     def _first_columns(self) -> tuple[Sequence[str] | None, bool]:
         """The columns of the first lines, None when none of these is an object; whether there are no more."""
         columns: dict[str, None] = {}
-        fields = {other: name for name, other in _CAMEL_CASE.items() if name in self._texts}
+        own = self._reading.own_columns
+        fields = {other: name for name, others in _CAMEL_CASE.items() if name in own for other in others}
         has_objects = False
-        try:
-            with self._open() as file:
-                lines = (line for line in file if line.strip())
-                for line in islice(lines, FIRST_LINES):
-                    try:
-                        row = _parsed(line)
-                    except _Unfit:
-                        continue
-                    has_objects = True
-                    nested = row.pop(ATTRIBUTES, None) if isinstance(row.get(ATTRIBUTES), dict) else None
-                    columns.update(dict.fromkeys(fields.get(name, name) for name in (*row, *(nested or {}))))
-                is_all = next(lines, None) is None
-        except (EOFError, OSError) as error:
-            raise CannotImport(f"{self._path} cannot be read: {error}") from error
+        with open_text(self._path) as file:
+            lines = (line for line in file if line.strip())
+            for line in islice(lines, FIRST_LINES):
+                try:
+                    row = _parsed(line, _plain)
+                except _Unfit:
+                    continue
+                has_objects = True
+                _shape(row, self._reading)
+                names = (fields.get(name, name) for name in row if not self._reading.leaves_out(name))
+                columns.update(dict.fromkeys(names))
+            is_all = next(lines, None) is None
         return list(columns) if has_objects else None, is_all
 
-    def _open(self) -> BinaryIO:
-        if self._path.name.lower().endswith(COMPRESSED_SUFFIX):
-            return cast(BinaryIO, gzip.open(self._path))
-        return self._path.open("rb")
+    def segments(self, first_row: int, malformed: int) -> Iterator[Segment]:
+        """See `Source`."""
+        with open_text(self._path) as file:
+            lines = (line for line in file if line.strip())
+            for _ in islice(lines, first_row):
+                pass
+            while taken := list(islice(lines, self._segment_rows)):
+                yield self._segment(first_row, taken)
+                first_row += len(taken)
 
     def _segment(self, first_row: int, lines: Sequence[bytes]) -> Segment:
-        columns = _Columns(self._texts, self._time)
+        columns = _Columns(self._reading)
         malformed = []
         places = []
         for place, line in enumerate(lines):
             try:
-                columns.add(_parsed(line))
+                _add(columns, line)
             except _Unfit as error:
                 data = line.decode(errors="replace").rstrip()
                 malformed.append(Malformed(first_row + place, error.field, str(error), data))
             else:
                 places.append(place)
         batch = columns.batch()
-        return Segment(first_row, len(lines), [batch], columns.kinds(), malformed, places)
+        return Segment(first_row, len(lines), [batch], {}, malformed, places, columns.left_out)
 
 
-def _parsed(line: bytes) -> dict[str, Any]:
+def _add(columns: _Columns, line: bytes) -> None:
     try:
-        row = msgspec.json.decode(line.removeprefix(codecs.BOM_UTF8))
+        columns.add(_parsed(line, _plain), is_checked=False)
+    except MayBeInexact:
+        columns.add(_parsed(line, _exact), is_checked=True)
+
+
+def _parsed(line: bytes, decode: Any) -> dict[str, Any]:
+    try:
+        row = decode(line)
     except (ValueError, RecursionError) as error:
         raise _Unfit("", f"is no JSON: {error}") from error
     if not isinstance(row, dict):
@@ -124,36 +143,102 @@ def _parsed(line: bytes) -> dict[str, Any]:
     return row
 
 
+def _shape(row: dict[str, Any], reading: Reading) -> None:
+    """Puts what is in objects where columns are."""
+    for path in reading.flatten:
+        _flatten(row, path, reading.own_columns)
+    if isinstance(row.get(ATTRIBUTES), dict):
+        _flatten(row, ATTRIBUTES, reading.own_columns)
+
+
+def _flatten(row: dict[str, Any], path: str, own: Set[str]) -> None:
+    """Puts the members of an object among those of the row. One whose name is taken there, or belongs to a
+    column that is no attribute, gets the object's name before its own.
+    """
+    holder: Any = row
+    *outer, last = [path] if path in row else path.split(".")
+    for step in outer:
+        holder = holder.get(step)
+        if not isinstance(holder, dict):
+            return
+    if not isinstance(holder.get(last), dict):
+        return
+    for name, value in holder.pop(last).items():
+        row[f"{path}.{name}" if name in row or name in own else name] = value
+
+
 class _Columns:
     """Rows on their way to columns."""
 
-    def __init__(self, texts: Sequence[str], time: str) -> None:
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
         self._count = 0
-        self._texts: dict[str, list[str | None]] = {name: [] for name in (*texts, time)}
+        self._texts: dict[str, list[str | None]] = {name: [] for name in reading.text_columns}
+        self._times: dict[str, list[str | None]] = {name: [] for name in reading.time_columns}
         self._values: dict[str, _Values] = {}
+        self._excluded: dict[str, bool] = {}
+        self.left_out: Counter[str] = Counter()
 
-    def add(self, row: dict[str, Any]) -> None:
-        """Adds a row; raises _Unfit, and then adds nothing of it."""
-        texts = [_text(name, _pop(row, name)) for name in self._texts]
-        nested = row.pop(ATTRIBUTES, None) if isinstance(row.get(ATTRIBUTES), dict) else None
-        values = [(name, *_value(name, given)) for name, given in {**row, **(nested or {})}.items()]
-        for column, text in zip(self._texts.values(), texts, strict=True):
+    def add(self, row: dict[str, Any], is_checked: bool) -> None:
+        """Adds a row; raises _Unfit or MayBeInexact, and then adds nothing of it."""
+        _shape(row, self._reading)
+        texts = [_text(name, self._pop(row, name)) for name in self._texts]
+        times = [_time(name, self._pop(row, name)) for name in self._times]
+        values, left_out = self._attributes(row, is_checked)
+        for column, text in zip(
+            (*self._texts.values(), *self._times.values()), (*texts, *times), strict=True
+        ):
             column.append(text)
-        for name, value, is_time in values:
-            if value is not None:
-                self._values.setdefault(name, _Values()).add(self._count, value, is_time)
+        for name, value in values:
+            self._values.setdefault(name, _Values()).add(self._count, value)
+        self.left_out.update(left_out)
         self._count += 1
+
+    def _attributes(
+        self, row: dict[str, Any], is_checked: bool
+    ) -> tuple[list[tuple[str, JsonValue]], list[str]]:
+        """The values of the attributes, and the names of what was left out."""
+        values: list[tuple[str, JsonValue]] = []
+        left_out = []
+        for name, given in row.items():
+            if self._reading.exclude and self._is_excluded(name):
+                continue
+            try:
+                value = json_value(given, is_checked)
+            except UnknownShape as error:
+                if not self._reading.skip_objects:
+                    raise _Unfit(f"attributes[{name!r}]", str(error)) from error
+                left_out.append(name)
+            except UnfitValue as error:
+                raise _Unfit(f"attributes[{name!r}]", str(error)) from error
+            else:
+                if value is not None:
+                    values.append((name, value))
+        return values, left_out
+
+    def _is_excluded(self, name: str) -> bool:
+        if name not in self._excluded:
+            self._excluded[name] = self._reading.leaves_out(name)
+        return self._excluded[name]
+
+    def _pop(self, row: dict[str, Any], name: str) -> Any:
+        value = row.pop(name, None)
+        if value is not None:
+            return value
+        for other in _CAMEL_CASE.get(name, ()):
+            if other in row:
+                return row.pop(other)
+        fallbacks = self._reading.fallbacks.get(name, ())
+        return next((row[other] for other in fallbacks if row.get(other) is not None), None)
 
     def batch(self) -> Any:
         """The rows as a record batch."""
-        columns = {name: pa.array(texts, pa.string()) for name, texts in self._texts.items()}
+        columns = {
+            name: pa.array(texts, pa.string()) for name, texts in {**self._texts, **self._times}.items()
+        }
         for name, values in self._values.items():
             columns[name] = values.array(self._count)
         return pa.RecordBatch.from_pydict(columns)
-
-    def kinds(self) -> dict[str, ValueKind.ValueType]:
-        """Attributes whose strings are times."""
-        return {name: VALUE_KIND_TIME for name, values in self._values.items() if values.are_times}
 
 
 class _Values:
@@ -161,13 +246,11 @@ class _Values:
 
     def __init__(self) -> None:
         self._by_type: dict[type, tuple[list[int], list[Any]]] = {}
-        self.are_times = True
 
-    def add(self, row: int, value: Any, is_time: bool) -> None:
+    def add(self, row: int, value: Any) -> None:
         rows, values = self._by_type.setdefault(type(value), ([], []))
         rows.append(row)
         values.append(value)
-        self.are_times = self.are_times and is_time
 
     def array(self, count: int) -> Any:
         """A value or null for each row: of one type, or of a union of several."""
@@ -184,12 +267,6 @@ class _Values:
         return pa.UnionArray.from_sparse(pa.array(codes, pa.int8()), children, names)
 
 
-def _pop(row: dict[str, Any], name: str) -> Any:
-    value = row.pop(name, None)
-    other = _CAMEL_CASE.get(name)
-    return row.pop(other, None) if value is None and other is not None else value
-
-
 def _text(name: str, value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
@@ -198,31 +275,11 @@ def _text(name: str, value: Any) -> str | None:
     raise _Unfit(name, TEXT_OR_INTEGER)
 
 
-def _value(name: str, given: Any) -> tuple[str | float | bool | list[str] | None, bool]:
-    """The value, and whether it is a string that is a time."""
-    is_time = False
-    if isinstance(given, Mapping):
-        given, is_time = _of_message(name, given)
-    if given is None or isinstance(given, str | bool | float):
-        return given, is_time
-    if isinstance(given, int):
-        if abs(given) > EXACT_INTEGER_MAX:
-            raise _unfit_value(name, "is an integer beyond 2^53, which no number holds exactly")
-        return float(given), False
-    if isinstance(given, list) and all(isinstance(each, str) for each in given):
-        return given, False
-    raise _unfit_value(name, "must be a string, a number, a bool or an array of strings")
-
-
-def _of_message(name: str, given: Mapping[str, Any]) -> tuple[Any, bool]:
-    """The value in the JSON form of the contract's `Value`."""
-    if len(given) != 1 or not given.keys() <= set(_MESSAGE_VALUES):
-        raise _unfit_value(name, "is an object, but none with one of " + ", ".join(_MESSAGE_VALUES))
-    [(kind, value)] = given.items()
-    if kind == "listValue" and isinstance(value, Mapping):
-        return value.get("values", []), False
-    return value, kind == "timeValue"
-
-
-def _unfit_value(name: str, description: str) -> _Unfit:
-    return _Unfit(f"attributes[{name!r}]", description)
+def _time(name: str, value: Any) -> str | None:
+    """A time as a text; a number, which counts in the time unit, may have a fraction."""
+    if isinstance(value, float):
+        return f"{value:.9f}".rstrip("0").rstrip(".")
+    try:
+        return _text(name, value)
+    except _Unfit:
+        raise _Unfit(name, TIME_FORM) from None

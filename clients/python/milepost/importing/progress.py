@@ -38,7 +38,7 @@ FROM_START = "--from-start"
 FORCE = "--force"
 SEPARATOR = ", "
 """Between the values of an option that is given several times."""
-REPEATED_OPTIONS = ("--column", "--null")
+REPEATED_OPTIONS = ("--column", "--null-value", "--exclude", "--flatten")
 
 
 @dataclass
@@ -103,6 +103,8 @@ def new_progress(
     """
     file = _identity(path)
     plain = dataclasses.asdict(settings) | {"kinds": sorted(settings.kinds.items())}
+    # Found in the files, not said by the command.
+    del plain["told"]
     told = [file, account, request_id, plain]
     digest = hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=DIGEST_BYTES)
     options = _options(settings) | ({"--request-id": request_id} if request_id else {})
@@ -124,6 +126,8 @@ def _options(settings: Settings) -> dict[str, str]:
     """The options of the command that make these settings."""
     options = {}
     for each in dataclasses.fields(settings):
+        if each.name in _NO_OPTIONS:
+            continue
         value, default = getattr(settings, each.name), getattr(Settings(), each.name)
         if value != default:
             options[_OPTION_NAMES.get(each.name, f"--{each.name.replace('_', '-')}")] = _text(
@@ -132,7 +136,8 @@ def _options(settings: Settings) -> dict[str, str]:
     return options
 
 
-_OPTION_NAMES = {"kinds": "--column"}
+_OPTION_NAMES = {"kinds": "--column", "null_values": "--null-value"}
+_NO_OPTIONS = ("told", "fallbacks")
 
 
 def _text(name: str, value: Any) -> str:

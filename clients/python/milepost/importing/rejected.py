@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from milepost._importing import RefusedRows
+from milepost.importing.plain import plain_rows
 from milepost.importing.replacing import replaced
 from milepost.importing.source import Segment
 
@@ -35,7 +36,7 @@ class RejectedRows:
             for each in segment.malformed
         ]
         for fault in refused:
-            for place, data in zip(fault.rows, _rows(segment, fault.rows), strict=True):
+            for place, data in zip(fault.rows, plain_rows(segment.batches, fault.rows), strict=True):
                 row = segment.row_of(place)
                 lines.append(self._line(row, fault.reason, fault.field, fault.description, data))
         if not lines:
@@ -76,12 +77,3 @@ class RejectedRows:
             "data": data,
         }
         return json.dumps(told, ensure_ascii=False, default=str).encode(errors="replace") + b"\n"
-
-
-def _rows(segment: Segment, places: Sequence[int]) -> list[dict[str, object]]:
-    """The rows at some places of what was sent."""
-    import pyarrow as pa
-
-    table = pa.Table.from_batches(segment.batches).take(pa.array(list(places), pa.int64()))
-    rows: list[dict[str, object]] = table.to_pylist()
-    return rows

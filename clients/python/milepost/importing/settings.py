@@ -1,9 +1,11 @@
-"""What the columns of a file mean, as whoever imports it says."""
+"""What the columns of a file mean, and how the file is read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property
 
 from milepost.v1.catalog_service_pb2 import ValueKind
 from milepost.v1.data_pb2 import EVENT_TYPE_UNSPECIFIED, EventType
@@ -14,12 +16,66 @@ NAME = "name"
 TIME = "time"
 EVENT_ID = "event_id"
 
+Kinds = Mapping[str, ValueKind.ValueType]
 
-@dataclass(frozen=True)
-class Settings:
-    """As `ImportHeader`, the input as the client takes it. `kinds`: attributes to read as another kind.
-    `skip_without_user`: rows without a user id are left out and counted, not rejected.
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How the files of an import are read, whatever their rows stand for.
+
+    A subclass says which columns are not attributes. Readers ask for nothing else.
     """
+
+    kinds: Kinds = field(default_factory=dict)
+    """Kinds that the caller gives: a value that is not of its column's kind rejects its row."""
+    told: Kinds | None = None
+    """Kinds of columns of CSV files, found over all files of a run by `KindTeller`. None = each by itself."""
+    time_unit: TimeUnit.ValueType = TIME_UNIT_MICROSECONDS
+    time_format: str = ""
+    """A further form of times in texts: see `milepost.time_formats`."""
+    decimal_comma: bool = False
+    delimiter: str = ""
+    """Of CSV files, one character. Empty = a tab for `.tsv`, otherwise a comma."""
+    null_values: tuple[str, ...] = ()
+    """Texts of CSV files that stand for no value, like `NA`. An empty text always does."""
+    exclude: tuple[str, ...] = ()
+    """Names of columns to leave out, or patterns of them like `utm_*`. Empty = columns without a name."""
+    flatten: tuple[str, ...] = ()
+    """Columns that are objects: their members become columns."""
+    skip_objects: bool = False
+    """Leave out what no attribute can hold, and count it, where it would reject its row."""
+    profile: str = ""
+    """The profile that these settings were made with."""
+    fallbacks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Members of an NDJSON line that stand in for a column's own."""
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The columns that are not attributes, those of times apart."""
+        raise NotImplementedError
+
+    @property
+    def time_columns(self) -> tuple[str, ...]:
+        """The columns of times that are not attributes."""
+        raise NotImplementedError
+
+    @cached_property
+    def own_columns(self) -> frozenset[str]:
+        """The columns that are not attributes."""
+        return frozenset((*self.text_columns, *self.time_columns))
+
+    def leaves_out(self, column: str) -> bool:
+        """Whether a column is not read. One that is not an attribute always is."""
+        return column not in self.own_columns and any(fnmatchcase(column, each) for each in self.exclude)
+
+    def kind_of(self, column: str, found: Kinds) -> ValueKind.ValueType | None:
+        """The kind to read an attribute as; None = as its own type says."""
+        return self.kinds.get(column, found.get(column)) if column not in self.own_columns else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Reading):
+    """What the columns mean when rows are events: as `ImportHeader`, the input as the client takes it."""
 
     input: str = ""
     user_id_column: str = USER_ID
@@ -30,32 +86,46 @@ class Settings:
     input_column: str = ""
     default_name: str = ""
     default_type: EventType.ValueType = EVENT_TYPE_UNSPECIFIED
-    time_unit: TimeUnit.ValueType = TIME_UNIT_MICROSECONDS
-    kinds: Mapping[str, ValueKind.ValueType] = field(default_factory=dict)
+    default_time: str = ""
+    """Time of rows without one, in RFC 3339 with an offset. Empty = such rows are rejected."""
     skip_without_user: bool = False
+    """Rows without a user id are left out and counted, not rejected."""
 
     @property
     def text_columns(self) -> tuple[str, ...]:
-        """The columns that are not attributes, the time's apart."""
+        """See `Reading`."""
         named = (self.user_id_column, self.name_column, self.event_id_column)
         optional = (self.type_column, self.input_column)
         return (*named, *(column for column in optional if column))
 
-    def header(self, columns: Sequence[str], found: Mapping[str, ValueKind.ValueType]) -> ImportHeader:
+    @property
+    def time_columns(self) -> tuple[str, ...]:
+        """See `Reading`."""
+        return (self.time_column,)
+
+    def header(self, columns: Sequence[str], found: Kinds) -> ImportHeader:
         """The header for a stream with these columns; `found` are kinds that were told from the file."""
+
+        def present(column: str, has_default: object) -> str:
+            return column if column in columns or not has_default else ""
+
         header = ImportHeader(
             user_id_column=self.user_id_column,
-            name_column=self.name_column if self.name_column in columns or not self.default_name else "",
-            time_column=self.time_column,
-            event_id_column=self.event_id_column if self.event_id_column in columns else "",
+            name_column=present(self.name_column, self.default_name),
+            time_column=present(self.time_column, self.default_time),
+            event_id_column=present(self.event_id_column, True),
             type_column=self.type_column,
             input_column=self.input_column,
             default_name=self.default_name,
             default_type=self.default_type,
             time_unit=self.time_unit,
+            decimal_comma=self.decimal_comma,
+            time_format=self.time_format,
         )
-        own = {*self.text_columns, self.time_column}
-        for column, kind in {**found, **self.kinds}.items():
-            if column in columns and column not in own:
+        if self.default_time:
+            header.default_time.FromJsonString(self.default_time)
+        for column in columns:
+            kind = self.kind_of(column, found)
+            if kind is not None:
                 header.attribute_kinds[column] = kind
         return header

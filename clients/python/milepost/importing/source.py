@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from milepost.importing.errors import CannotImport
-from milepost.importing.settings import Settings
+from milepost.importing.settings import Reading
 from milepost.v1.catalog_service_pb2 import ValueKind
 
 SEGMENT_ROWS = 1 << 20
@@ -32,6 +32,7 @@ class Format(enum.StrEnum):
 SUFFIXES = {
     ".parquet": Format.PARQUET,
     ".csv": Format.CSV,
+    ".tsv": Format.CSV,
     ".ndjson": Format.NDJSON,
     ".jsonl": Format.NDJSON,
 }
@@ -61,6 +62,8 @@ class Segment:
     kinds: Mapping[str, ValueKind.ValueType] = field(default_factory=dict)
     malformed: Sequence[Malformed] = ()
     places: Sequence[int] | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """How many values of each column were left out because no attribute holds them (`skip_objects`)."""
 
     def row_of(self, place: int) -> int:
         """The place in the file of a row that was sent."""
@@ -84,7 +87,7 @@ class Source(Protocol):
         ...
 
 
-def open_source(path: Path, format_: Format, settings: Settings, segment_rows: int) -> Source:
+def open_source(path: Path, format_: Format, reading: Reading, segment_rows: int) -> Source:
     """The file, ready to be read. Raises CannotImport."""
     if not path.is_file():
         raise CannotImport(f"{path} is no file")
@@ -93,14 +96,14 @@ def open_source(path: Path, format_: Format, settings: Settings, segment_rows: i
         if format_ is Format.PARQUET:
             from milepost.importing.parquet import ParquetSource
 
-            return ParquetSource(path, segment_rows)
+            return ParquetSource(path, reading, segment_rows)
         if format_ is Format.CSV:
             from milepost.importing.csv import CsvSource
 
-            return CsvSource(path, settings, segment_rows)
+            return CsvSource(path, reading, segment_rows)
         from milepost.importing.ndjson import NdjsonSource
 
-        return NdjsonSource(path, settings, segment_rows)
+        return NdjsonSource(path, reading, segment_rows)
     except ModuleNotFoundError as error:
         raise CannotImport("importing needs pyarrow: pip install 'milepost[import]'") from error
 

@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from milepost.v1 import catalog_service_pb2 as milepost_dot_v1_dot_catalog__service__pb2
 from milepost.v1 import data_pb2 as milepost_dot_v1_dot_data__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n milepost/v1/ingest_service.proto\x12\x0bmilepost.v1\x1a!milepost/v1/catalog_service.proto\x1a\x16milepost/v1/data.proto\"N\n\tRejection\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\"l\n\x13IngestEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x01(\t\x12\"\n\x06\x65vents\x18\x03 \x03(\x0b\x32\x12.milepost.v1.Event\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"z\n\x14IngestEventsResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x05\x12\x12\n\nduplicates\x18\x03 \x01(\x05\x12*\n\nrejections\x18\x04 \x03(\x0b\x32\x16.milepost.v1.Rejection\"X\n\x13StreamEventsRequest\x12/\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32 .milepost.v1.IngestEventsRequest\x12\x10\n\x08sequence\x18\x02 \x01(\x03\"[\n\x14StreamEventsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x31\n\x06result\x18\x02 \x01(\x0b\x32!.milepost.v1.IngestEventsResponse\"\xdf\x03\n\x0cImportHeader\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x01(\t\x12\x16\n\x0euser_id_column\x18\x03 \x01(\t\x12\x13\n\x0bname_column\x18\x04 \x01(\t\x12\x13\n\x0btime_column\x18\x05 \x01(\t\x12\x17\n\x0f\x65vent_id_column\x18\x06 \x01(\t\x12\x14\n\x0c\x64\x65\x66\x61ult_name\x18\x07 \x01(\t\x12\x11\n\tskip_rows\x18\x08 \x01(\x03\x12\x13\n\x0btype_column\x18\t \x01(\t\x12\x14\n\x0cinput_column\x18\n \x01(\t\x12,\n\x0c\x64\x65\x66\x61ult_type\x18\x0b \x01(\x0e\x32\x16.milepost.v1.EventType\x12\x12\n\nrequest_id\x18\x0c \x01(\t\x12(\n\ttime_unit\x18\r \x01(\x0e\x32\x15.milepost.v1.TimeUnit\x12\x46\n\x0f\x61ttribute_kinds\x18\x0e \x03(\x0b\x32-.milepost.v1.ImportHeader.AttributeKindsEntry\x1aM\n\x13\x41ttributeKindsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0e\x32\x16.milepost.v1.ValueKind:\x02\x38\x01\"[\n\x13ImportEventsRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.milepost.v1.ImportHeaderH\x00\x12\x0f\n\x05\x61rrow\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"O\n\x0bRefusedRows\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0c\n\x04rows\x18\x04 \x03(\x03\"\xb7\x01\n\x14ImportEventsResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x03\x12\x12\n\nduplicates\x18\x03 \x01(\x03\x12\x10\n\x08rejected\x18\x04 \x01(\x03\x12*\n\nrejections\x18\x05 \x03(\x0b\x32\x16.milepost.v1.Rejection\x12)\n\x07refused\x18\x06 \x03(\x0b\x32\x18.milepost.v1.RefusedRows\"o\n\x12UpsertUsersRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x01(\t\x12&\n\x05users\x18\x03 \x03(\x0b\x32\x17.milepost.v1.UserUpdate\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"e\n\x13UpsertUsersResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x05\x12*\n\nrejections\x18\x03 \x03(\x0b\x32\x16.milepost.v1.Rejection\"L\n\x10\x41liasUserRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x14\n\x0c\x66rom_user_id\x18\x02 \x01(\t\x12\x12\n\nto_user_id\x18\x03 \x01(\t\"%\n\x11\x41liasUserResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"6\n\x12\x44\x65leteUsersRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x10\n\x08user_ids\x18\x02 \x03(\t\"8\n\x13\x44\x65leteUsersResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65leted\x18\x02 \x01(\x05*\x8f\x01\n\x08TimeUnit\x12\x19\n\x15TIME_UNIT_UNSPECIFIED\x10\x00\x12\x15\n\x11TIME_UNIT_SECONDS\x10\x01\x12\x1a\n\x16TIME_UNIT_MILLISECONDS\x10\x02\x12\x1a\n\x16TIME_UNIT_MICROSECONDS\x10\x03\x12\x19\n\x15TIME_UNIT_NANOSECONDS\x10\x04\x32\x84\x04\n\rIngestService\x12S\n\x0cIngestEvents\x12 .milepost.v1.IngestEventsRequest\x1a!.milepost.v1.IngestEventsResponse\x12W\n\x0cStreamEvents\x12 .milepost.v1.StreamEventsRequest\x1a!.milepost.v1.StreamEventsResponse(\x01\x30\x01\x12U\n\x0cImportEvents\x12 .milepost.v1.ImportEventsRequest\x1a!.milepost.v1.ImportEventsResponse(\x01\x12P\n\x0bUpsertUsers\x12\x1f.milepost.v1.UpsertUsersRequest\x1a .milepost.v1.UpsertUsersResponse\x12J\n\tAliasUser\x12\x1d.milepost.v1.AliasUserRequest\x1a\x1e.milepost.v1.AliasUserResponse\x12P\n\x0b\x44\x65leteUsers\x12\x1f.milepost.v1.DeleteUsersRequest\x1a .milepost.v1.DeleteUsersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n milepost/v1/ingest_service.proto\x12\x0bmilepost.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!milepost/v1/catalog_service.proto\x1a\x16milepost/v1/data.proto\"N\n\tRejection\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\"l\n\x13IngestEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x01(\t\x12\"\n\x06\x65vents\x18\x03 \x03(\x0b\x32\x12.milepost.v1.Event\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"z\n\x14IngestEventsResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x05\x12\x12\n\nduplicates\x18\x03 \x01(\x05\x12*\n\nrejections\x18\x04 \x03(\x0b\x32\x16.milepost.v1.Rejection\"X\n\x13StreamEventsRequest\x12/\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32 .milepost.v1.IngestEventsRequest\x12\x10\n\x08sequence\x18\x02 \x01(\x03\"[\n\x14StreamEventsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x31\n\x06result\x18\x02 \x01(\x0b\x32!.milepost.v1.IngestEventsResponse\"\xbd\x04\n\x0cImportHeader\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x01(\t\x12\x16\n\x0euser_id_column\x18\x03 \x01(\t\x12\x13\n\x0bname_column\x18\x04 \x01(\t\x12\x13\n\x0btime_column\x18\x05 \x01(\t\x12\x17\n\x0f\x65vent_id_column\x18\x06 \x01(\t\x12\x14\n\x0c\x64\x65\x66\x61ult_name\x18\x07 \x01(\t\x12\x11\n\tskip_rows\x18\x08 \x01(\x03\x12\x13\n\x0btype_column\x18\t \x01(\t\x12\x14\n\x0cinput_column\x18\n \x01(\t\x12,\n\x0c\x64\x65\x66\x61ult_type\x18\x0b \x01(\x0e\x32\x16.milepost.v1.EventType\x12\x12\n\nrequest_id\x18\x0c \x01(\t\x12(\n\ttime_unit\x18\r \x01(\x0e\x32\x15.milepost.v1.TimeUnit\x12\x46\n\x0f\x61ttribute_kinds\x18\x0e \x03(\x0b\x32-.milepost.v1.ImportHeader.AttributeKindsEntry\x12\x15\n\rdecimal_comma\x18\x0f \x01(\x08\x12\x13\n\x0btime_format\x18\x10 \x01(\t\x12\x30\n\x0c\x64\x65\x66\x61ult_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1aM\n\x13\x41ttributeKindsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0e\x32\x16.milepost.v1.ValueKind:\x02\x38\x01\"[\n\x13ImportEventsRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.milepost.v1.ImportHeaderH\x00\x12\x0f\n\x05\x61rrow\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"O\n\x0bRefusedRows\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0c\n\x04rows\x18\x04 \x03(\x03\"\xb7\x01\n\x14ImportEventsResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x03\x12\x12\n\nduplicates\x18\x03 \x01(\x03\x12\x10\n\x08rejected\x18\x04 \x01(\x03\x12*\n\nrejections\x18\x05 \x03(\x0b\x32\x16.milepost.v1.Rejection\x12)\n\x07refused\x18\x06 \x03(\x0b\x32\x18.milepost.v1.RefusedRows\"o\n\x12UpsertUsersRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x01(\t\x12&\n\x05users\x18\x03 \x03(\x0b\x32\x17.milepost.v1.UserUpdate\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"e\n\x13UpsertUsersResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x05\x12*\n\nrejections\x18\x03 \x03(\x0b\x32\x16.milepost.v1.Rejection\"L\n\x10\x41liasUserRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x14\n\x0c\x66rom_user_id\x18\x02 \x01(\t\x12\x12\n\nto_user_id\x18\x03 \x01(\t\"%\n\x11\x41liasUserResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"6\n\x12\x44\x65leteUsersRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x10\n\x08user_ids\x18\x02 \x03(\t\"8\n\x13\x44\x65leteUsersResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65leted\x18\x02 \x01(\x05*\x8f\x01\n\x08TimeUnit\x12\x19\n\x15TIME_UNIT_UNSPECIFIED\x10\x00\x12\x15\n\x11TIME_UNIT_SECONDS\x10\x01\x12\x1a\n\x16TIME_UNIT_MILLISECONDS\x10\x02\x12\x1a\n\x16TIME_UNIT_MICROSECONDS\x10\x03\x12\x19\n\x15TIME_UNIT_NANOSECONDS\x10\x04\x32\x84\x04\n\rIngestService\x12S\n\x0cIngestEvents\x12 .milepost.v1.IngestEventsRequest\x1a!.milepost.v1.IngestEventsResponse\x12W\n\x0cStreamEvents\x12 .milepost.v1.StreamEventsRequest\x1a!.milepost.v1.StreamEventsResponse(\x01\x30\x01\x12U\n\x0cImportEvents\x12 .milepost.v1.ImportEventsRequest\x1a!.milepost.v1.ImportEventsResponse(\x01\x12P\n\x0bUpsertUsers\x12\x1f.milepost.v1.UpsertUsersRequest\x1a .milepost.v1.UpsertUsersResponse\x12J\n\tAliasUser\x12\x1d.milepost.v1.AliasUserRequest\x1a\x1e.milepost.v1.AliasUserResponse\x12P\n\x0b\x44\x65leteUsers\x12\x1f.milepost.v1.DeleteUsersRequest\x1a .milepost.v1.DeleteUsersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,40 +36,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_IMPORTHEADER_ATTRIBUTEKINDSENTRY']._loaded_options = None
   _globals['_IMPORTHEADER_ATTRIBUTEKINDSENTRY']._serialized_options = b'8\001'
-  _globals['_TIMEUNIT']._serialized_start=1895
-  _globals['_TIMEUNIT']._serialized_end=2038
-  _globals['_REJECTION']._serialized_start=108
-  _globals['_REJECTION']._serialized_end=186
-  _globals['_INGESTEVENTSREQUEST']._serialized_start=188
-  _globals['_INGESTEVENTSREQUEST']._serialized_end=296
-  _globals['_INGESTEVENTSRESPONSE']._serialized_start=298
-  _globals['_INGESTEVENTSRESPONSE']._serialized_end=420
-  _globals['_STREAMEVENTSREQUEST']._serialized_start=422
-  _globals['_STREAMEVENTSREQUEST']._serialized_end=510
-  _globals['_STREAMEVENTSRESPONSE']._serialized_start=512
-  _globals['_STREAMEVENTSRESPONSE']._serialized_end=603
-  _globals['_IMPORTHEADER']._serialized_start=606
-  _globals['_IMPORTHEADER']._serialized_end=1085
-  _globals['_IMPORTHEADER_ATTRIBUTEKINDSENTRY']._serialized_start=1008
-  _globals['_IMPORTHEADER_ATTRIBUTEKINDSENTRY']._serialized_end=1085
-  _globals['_IMPORTEVENTSREQUEST']._serialized_start=1087
-  _globals['_IMPORTEVENTSREQUEST']._serialized_end=1178
-  _globals['_REFUSEDROWS']._serialized_start=1180
-  _globals['_REFUSEDROWS']._serialized_end=1259
-  _globals['_IMPORTEVENTSRESPONSE']._serialized_start=1262
-  _globals['_IMPORTEVENTSRESPONSE']._serialized_end=1445
-  _globals['_UPSERTUSERSREQUEST']._serialized_start=1447
-  _globals['_UPSERTUSERSREQUEST']._serialized_end=1558
-  _globals['_UPSERTUSERSRESPONSE']._serialized_start=1560
-  _globals['_UPSERTUSERSRESPONSE']._serialized_end=1661
-  _globals['_ALIASUSERREQUEST']._serialized_start=1663
-  _globals['_ALIASUSERREQUEST']._serialized_end=1739
-  _globals['_ALIASUSERRESPONSE']._serialized_start=1741
-  _globals['_ALIASUSERRESPONSE']._serialized_end=1778
-  _globals['_DELETEUSERSREQUEST']._serialized_start=1780
-  _globals['_DELETEUSERSREQUEST']._serialized_end=1834
-  _globals['_DELETEUSERSRESPONSE']._serialized_start=1836
-  _globals['_DELETEUSERSRESPONSE']._serialized_end=1892
-  _globals['_INGESTSERVICE']._serialized_start=2041
-  _globals['_INGESTSERVICE']._serialized_end=2557
+  _globals['_TIMEUNIT']._serialized_start=2022
+  _globals['_TIMEUNIT']._serialized_end=2165
+  _globals['_REJECTION']._serialized_start=141
+  _globals['_REJECTION']._serialized_end=219
+  _globals['_INGESTEVENTSREQUEST']._serialized_start=221
+  _globals['_INGESTEVENTSREQUEST']._serialized_end=329
+  _globals['_INGESTEVENTSRESPONSE']._serialized_start=331
+  _globals['_INGESTEVENTSRESPONSE']._serialized_end=453
+  _globals['_STREAMEVENTSREQUEST']._serialized_start=455
+  _globals['_STREAMEVENTSREQUEST']._serialized_end=543
+  _globals['_STREAMEVENTSRESPONSE']._serialized_start=545
+  _globals['_STREAMEVENTSRESPONSE']._serialized_end=636
+  _globals['_IMPORTHEADER']._serialized_start=639
+  _globals['_IMPORTHEADER']._serialized_end=1212
+  _globals['_IMPORTHEADER_ATTRIBUTEKINDSENTRY']._serialized_start=1135
+  _globals['_IMPORTHEADER_ATTRIBUTEKINDSENTRY']._serialized_end=1212
+  _globals['_IMPORTEVENTSREQUEST']._serialized_start=1214
+  _globals['_IMPORTEVENTSREQUEST']._serialized_end=1305
+  _globals['_REFUSEDROWS']._serialized_start=1307
+  _globals['_REFUSEDROWS']._serialized_end=1386
+  _globals['_IMPORTEVENTSRESPONSE']._serialized_start=1389
+  _globals['_IMPORTEVENTSRESPONSE']._serialized_end=1572
+  _globals['_UPSERTUSERSREQUEST']._serialized_start=1574
+  _globals['_UPSERTUSERSREQUEST']._serialized_end=1685
+  _globals['_UPSERTUSERSRESPONSE']._serialized_start=1687
+  _globals['_UPSERTUSERSRESPONSE']._serialized_end=1788
+  _globals['_ALIASUSERREQUEST']._serialized_start=1790
+  _globals['_ALIASUSERREQUEST']._serialized_end=1866
+  _globals['_ALIASUSERRESPONSE']._serialized_start=1868
+  _globals['_ALIASUSERRESPONSE']._serialized_end=1905
+  _globals['_DELETEUSERSREQUEST']._serialized_start=1907
+  _globals['_DELETEUSERSREQUEST']._serialized_end=1961
+  _globals['_DELETEUSERSRESPONSE']._serialized_start=1963
+  _globals['_DELETEUSERSRESPONSE']._serialized_end=2019
+  _globals['_INGESTSERVICE']._serialized_start=2168
+  _globals['_INGESTSERVICE']._serialized_end=2684
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from milepost.v1 import catalog_service_pb2 as _catalog_service_pb2
@@ -244,6 +245,9 @@ class ImportHeader(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     TIME_UNIT_FIELD_NUMBER: _builtins.int
     ATTRIBUTE_KINDS_FIELD_NUMBER: _builtins.int
+    DECIMAL_COMMA_FIELD_NUMBER: _builtins.int
+    TIME_FORMAT_FIELD_NUMBER: _builtins.int
+    DEFAULT_TIME_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """Required. `accounts/{a}`."""
     input: _builtins.str
@@ -256,8 +260,9 @@ class ImportHeader(_message.Message):
     """Column of the event names: strings. Empty = `name`. May be missing when there is a `default_name`."""
     time_column: _builtins.str
     """Column of the times: timestamps (those without a zone are UTC; finer than microseconds is cut off), dates (midnight UTC), integers in
-    `time_unit`, or strings: RFC 3339, also with a space for the T, without an offset (then UTC) or without a time of day (then midnight),
-    or digits that are an integer in `time_unit`. Empty = `time`.
+    `time_unit`, or strings: RFC 3339, also with a space for the T, without an offset (then UTC), without seconds or without a time of day
+    (then midnight); an offset may be written `+0100`, `+01` or `UTC`; or digits that are a number in `time_unit`, or a time in
+    `time_format`. Empty = `time`. May be missing when there is a `default_time`.
     """
     event_id_column: _builtins.str
     """Column of the event ids: strings or integers. Empty = `event_id`, which may be missing."""
@@ -279,15 +284,27 @@ class ImportHeader(_message.Message):
     """
     time_unit: Global___TimeUnit.ValueType
     """What integers in times count."""
+    decimal_comma: _builtins.bool
+    """Numbers in texts are written with a comma, `9,5`, and not with a point."""
+    time_format: _builtins.str
+    """A further form of times in texts, as strptime has it: `%d.%m.%Y %H:%M`. Known are %Y %y %m %b %B %d %H %I %p %M %S %f %z %a %A %F %D %T
+    %R %%. Empty = none.
+    """
     @_builtins.property
     def attribute_kinds(self) -> _containers.ScalarMap[_builtins.str, _catalog_service_pb2.ValueKind.ValueType]:
         """Attribute columns to read as another kind than their own type says: strings as NUMBER, BOOL ("true" or "false", in any case) or TIME
-        (as in `time_column`), integers as TIME (in `time_unit`), anything but lists as STRING.
+        (as in `time_column`), integers as TIME (in `time_unit`), anything but lists as STRING. A value that does not fit refuses its row. A
+        number in a text refuses it too when it is whole and no double holds it exactly (9007199254740993), or is beyond the range of a double;
+        a fraction becomes the nearest double.
 
         Without an entry here, every column that is named nowhere above is an attribute of the kind its type says: strings; numbers (integers,
-        floats, decimals; an integer beyond 2^53 refuses its row); bools; times (timestamps and dates); lists of strings. A dense or sparse
+        floats, decimals; an integer or a decimal beyond 2^53 refuses its row); bools; times (timestamps and dates); lists of strings. A dense or sparse
         union has a value of one of these in each row.
         """
+
+    @_builtins.property
+    def default_time(self) -> _timestamp_pb2.Timestamp:
+        """Time of rows without one. With it the time's column may be missing."""
 
     def __init__(
         self,
@@ -306,10 +323,13 @@ class ImportHeader(_message.Message):
         request_id: _builtins.str = ...,
         time_unit: Global___TimeUnit.ValueType = ...,
         attribute_kinds: _abc.Mapping[_builtins.str, _catalog_service_pb2.ValueKind.ValueType] | None = ...,
+        decimal_comma: _builtins.bool = ...,
+        time_format: _builtins.str = ...,
+        default_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["default_time", b"default_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute_kinds", b"attribute_kinds", "default_name", b"default_name", "default_type", b"default_type", "event_id_column", b"event_id_column", "input", b"input", "input_column", b"input_column", "name_column", b"name_column", "parent", b"parent", "request_id", b"request_id", "skip_rows", b"skip_rows", "time_column", b"time_column", "time_unit", b"time_unit", "type_column", b"type_column", "user_id_column", b"user_id_column"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute_kinds", b"attribute_kinds", "decimal_comma", b"decimal_comma", "default_name", b"default_name", "default_time", b"default_time", "default_type", b"default_type", "event_id_column", b"event_id_column", "input", b"input", "input_column", b"input_column", "name_column", b"name_column", "parent", b"parent", "request_id", b"request_id", "skip_rows", b"skip_rows", "time_column", b"time_column", "time_format", b"time_format", "time_unit", b"time_unit", "type_column", b"type_column", "user_id_column", b"user_id_column"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,61 @@
+"""The kinds of the columns of one CSV file, found by the service's own grammar."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from milepost.arrays import has_value
+from milepost.grammar import Grammar
+from milepost.importing.csv import Block, CsvFile
+from milepost.importing.errors import CannotImport
+from milepost.importing.kinds import Misfit, Values
+from milepost.importing.settings import Reading
+
+
+def values_of(path: Path, reading: Reading) -> dict[str, Values]:
+    """What the attributes are whose kind is not given. Raises CannotImport for a file that cannot be read,
+    and for a value in a column without a name, before anything is sent.
+    """
+    file = CsvFile(path, reading)
+    grammar = Grammar(decimal_comma=reading.decimal_comma, time_format=reading.time_format)
+    found = {
+        place: Values()
+        for place, name in file.columns.items()
+        if name not in reading.own_columns and name not in reading.kinds
+    }
+    looked_at = [*found, *file.unnamed]
+    # Reads to the end also when there is nothing to find: the file is known to be sound before a row is sent.
+    for block in file.blocks(looked_at or list(file.columns)[:1]):
+        for at, place in enumerate(looked_at):
+            texts = block.batch.column(at)
+            if place in found:
+                _add(found[place], texts, grammar, path, block)
+            else:
+                _check_empty(texts, path, int(place), block)
+        looked_at = [place for place in looked_at if place not in found or found[place].plausible]
+    return {file.columns[place]: values for place, values in found.items()}
+
+
+def _add(values: Values, texts: Any, grammar: Grammar, path: Path, block: Block) -> None:
+    has = has_value(texts)
+    plausible = values.plausible
+    values.values += int(has.sum())
+    for kind in plausible:
+        fits = grammar.fits(kind, texts)
+        values.fitting[kind] += int(fits.sum())
+        if kind not in values.misfits and (has & ~fits).any():
+            place = int(np.argmax(has & ~fits))
+            values.misfits[kind] = Misfit(path, block.row_of(place), texts[place].as_py())
+
+
+def _check_empty(texts: Any, path: Path, place: int, block: Block) -> None:
+    has = has_value(texts)
+    if has.any():
+        row = int(np.argmax(has))
+        raise CannotImport(
+            f"{path}, line 1: column {place + 1} has no name, but row {block.row_of(row)} has"
+            f" {texts[row].as_py()!r} in it: name it, or leave it out with --exclude ''"
+        )
