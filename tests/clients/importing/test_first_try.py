@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from milepost.importing import CannotImport, Settings, import_file
 from tests.clients.importing.command import Target, rejected, write_csv
 from tests.harness import serving
 
@@ -196,6 +199,34 @@ def test_rows_that_were_refused_go_in_once_their_input_exists(target: Target, tm
     assert result.exit_code == 0, result.output
     assert target.events() == 1
     assert not (tmp_path / "e.csv.rejected.ndjson").exists()
+
+
+def test_rows_refused_in_a_run_that_broke_off_are_counted_when_they_would_be_taken_now(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "e.csv"
+    known, late = (f"accounts/{target.account}/workspaces/w/inputs/{id_}" for id_ in ("i", "late"))
+    lines = [f"u{row},buy,2026-01-01,{late if row % 2 else known},e{row}" for row in range(6)]
+    file.write_text("\n".join(["user_id,name,time,where,event_id", *lines]))
+    with target.client() as client, monkeypatch.context() as patched:
+        real = client.import_events
+
+        def lose_the_answer(batches: Sequence[Any], **options: Any) -> Any:
+            real(batches, **options)
+            raise ConnectionError
+
+        patched.setattr(client, "import_events", lose_the_answer)
+        with pytest.raises(CannotImport):
+            import_file(client, file, Settings(input="w/i", input_column="where"))
+        client.ensure_input("w", "late")
+    assert target.events() == 3
+    result = target.run(file, "--input-column", "where")
+    assert result.exit_code == 3
+    assert "3 events taken, 3 rejected" in result.output
+    assert "3 rows rejected, refused when they were first sent, before the run broke off" in result.output
+    result = target.run(file, "--input-column", "where", "--from-start")
+    assert "3 events taken, 3 were there already" in result.output
+    assert target.events() == 6
 
 
 def test_a_damaged_progress_file_says_what_would_happen(target: Target, tmp_path: Path) -> None:

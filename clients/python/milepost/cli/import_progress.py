@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -26,6 +28,21 @@ class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         """As "512,345 rows/s"; nothing before there is a rate."""
         return Text(f"{number(int(task.speed))} rows/s" if task.speed else "")
+
+
+@contextmanager
+def looking(files: int, out: Console) -> Iterator[Callable[[Path], None]]:
+    """A function that shows which of several files is looked at, in a terminal only."""
+    if not out.is_terminal:
+        yield lambda path: None
+        return
+    with out.status("") as status:
+        numbers = itertools.count(1)
+
+        def begins(path: Path) -> None:
+            status.update(Text(f"looking at {path.name}, {number(next(numbers))} of {number(files)}"))
+
+        yield begins
 
 
 @contextmanager

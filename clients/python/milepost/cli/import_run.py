@@ -20,13 +20,17 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
-from milepost.cli.import_progress import shown
-from milepost.cli.import_summary import file_summary, grand_total
+from milepost.cli.import_progress import looking, shown
+from milepost.cli.import_summary import doubts, file_summary, grand_total, kinds
 from milepost.cli.text import number, printable
+from milepost.client import Client
 from milepost.errors import InvalidArgument, MilepostError
-from milepost.importing import CannotImport, CannotResume, FileImported, NoTarget
+from milepost.importing import CannotBegin, CannotImport, CannotResume, FileImported, Format, Settings
+from milepost.importing.checks import check_target
+from milepost.importing.kinds import Told
 from milepost.importing.progress import FORCE, FROM_START
 from milepost.importing.run import Watcher
+from milepost.importing.survey import Survey, survey
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -77,12 +81,23 @@ class ImportRun:
     """Imports files one after another; a file that cannot be imported does not hold back the others."""
 
     def __init__(
-        self, context: typer.Context, files: Sequence[Path], import_file: ImportFile, out: Console
+        self,
+        context: typer.Context,
+        client: Client,
+        files: Sequence[Path],
+        format_: Format,
+        settings: Settings,
+        import_file: ImportFile,
+        out: Console,
     ) -> None:
         self._context = context
+        self._client = client
         self._files = files
+        self._format = format_
+        self._settings = settings
         self._import_file = import_file
         self._out = out
+        self._survey = Survey(Told(), {})
         self._imported: list[FileImported] = []
         self._failed: list[Path] = []
         self._messages: dict[str, Path] = {}
@@ -96,12 +111,13 @@ class ImportRun:
         at = 0
         try:
             with _stoppable():
+                self._look()
                 for at, file in enumerate(self._files):  # noqa: B007 (where it stood is said below)
                     self._one(file)
         except KeyboardInterrupt:
             self._say_stopped(at)
             return EXIT_STOPPED
-        except NoTarget as error:
+        except CannotBegin as error:
             _tell(str(error))
             return EXIT_FAILED
         except MilepostError:
@@ -113,13 +129,32 @@ class ImportRun:
             return EXIT_FAILED
         return EXIT_REJECTED if any(each.rejected for each in self._imported) else 0
 
+    def _look(self) -> None:
+        """Looks at all files before a row is sent."""
+        check_target(self._client, self._settings)
+        with looking(len(self._files), self._out) as begins:
+            self._survey = survey(self._files, self._format, self._settings, begins)
+        for doubt in doubts(self._survey.told):
+            _tell(f"warning: {doubt}")
+        self._settings = dataclasses.replace(self._settings, told=self._survey.told.kinds)
+
     def _one(self, file: Path) -> None:
+        if (fault := self._survey.faults.get(file)) is not None:
+            self._fail(file, str(fault))
+            return
         self._standing = _Standing()
         started = time.perf_counter()
         try:
             with shown(file.name, self._out, self._warn_once(file)) as watcher:
-                imported = self._import_file(path=file, watcher=self._followed(watcher))
-        except NoTarget:
+                imported = self._import_file(
+                    self._client,
+                    file,
+                    self._settings,
+                    format=self._format,
+                    one_of_several=True,
+                    watcher=self._followed(watcher),
+                )
+        except CannotBegin:
             raise
         except CannotResume as error:
             self._fail(file, f"{error}\n  {called_again(self._context, error.options)}")
@@ -196,6 +231,8 @@ class ImportRun:
         return said
 
     def _total(self) -> None:
+        for line in kinds(self._survey.told):
+            self._say(line)
         if len(self._files) > 1:
             elapsed = time.perf_counter() - self._started
             self._say(grand_total(len(self._files), self._imported, self._failed, elapsed))

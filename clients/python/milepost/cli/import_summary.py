@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from milepost.cli.text import number, printable
 from milepost.importing import FileImported
+from milepost.importing.kinds import Told
+from milepost.v1.catalog_service_pb2 import ValueKind
 
 REASONS_SHOWN = 10
 NAMES_SHOWN = 10
@@ -24,6 +27,7 @@ def file_summary(name: str, imported: FileImported, elapsed_seconds: float) -> s
         )
     lines = [f"{printable(name)}: {before}{_parts([imported], str(imported.rejected_path))}"]
     lines += reasons(imported.refusals)
+    lines += _left_out(imported.left_out)
     return "\n".join(lines)
 
 
@@ -52,6 +56,33 @@ def reasons(refusals: Mapping[str, int]) -> Iterator[str]:
     if ordered[REASONS_SHOWN:]:
         rest = sum(rows for _, rows in ordered[REASONS_SHOWN:])
         yield f"  {number(rest)} rejected for {number(len(ordered) - REASONS_SHOWN)} further reasons"
+
+
+def kinds(told: Told) -> Iterator[str]:
+    """What the columns of CSV files became, and why where that is in doubt."""
+    certain = [printable(str(each)) for each in told.columns if each.misfit is None]
+    if certain:
+        yield f"columns: {', '.join(certain)}"
+    for each in told.doubtful:
+        yield f"column {printable(str(each))}"
+
+
+def doubts(told: Told) -> Iterator[str]:
+    """For each column that is texts because of some values: why, and what can be done."""
+    for each in told.doubtful:
+        assert each.misfit is not None
+        assert each.almost is not None
+        kind = ValueKind.Name(each.almost).removeprefix("VALUE_KIND_").lower()
+        yield (
+            f"{each}. With --null-value {shlex.quote(each.misfit.value)} it is no value, with --column"
+            f" {shlex.quote(f'{each.column}:{kind}')} its row is rejected"
+        )
+
+
+def _left_out(columns: Mapping[str, int]) -> Iterator[str]:
+    if columns:
+        named = ", ".join(f"{printable(name)} ({number(values)})" for name, values in sorted(columns.items()))
+        yield f"  left out, as no attribute holds such values: {named}"
 
 
 def _parts(imported: Sequence[FileImported], where: str) -> str:

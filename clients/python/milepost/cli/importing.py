@@ -15,9 +15,8 @@ from milepost.cli.connection import DEFAULT_ACCOUNT, DEFAULT_TARGET, AccountId, 
 from milepost.cli.import_run import EXIT_USAGE, ImportRun
 from milepost.cli.text import console
 from milepost.client import Client
-from milepost.importing import CannotImport, Format, Settings, SideFiles, import_file
-from milepost.importing.checks import unknown_kinds
-from milepost.importing.source import SEGMENT_ROWS, open_source
+from milepost.importing import Format, Settings, SideFiles, import_file
+from milepost.importing.source import SEGMENT_ROWS
 from milepost.v1.catalog_service_pb2 import ValueKind
 from milepost.v1.data_pb2 import EventType
 from milepost.v1.ingest_service_pb2 import (
@@ -126,7 +125,6 @@ def import_(
         )
     except ValueError as error:
         raise _usage(str(error)) from error
-    _check_kinds(files, format_, settings)
     if side_dir is not None:
         _make_directory(side_dir)
     with open_client(target, account, api_key) as client:
@@ -134,17 +132,13 @@ def import_(
             _create(client, input_)
         run = partial(
             import_file,
-            client,
-            settings=settings,
-            format=format_,
             request_id=request_id,
             side_files=SideFiles(side_dir, rejected, progress_file),
             from_start=from_start,
             force=force,
             segment_rows=segment_rows,
-            one_of_several=len(files) > 1,
         )
-        status = ImportRun(context, files, run, console()).run()
+        status = ImportRun(context, client, files, format_, settings, run, console()).run()
     if status:
         raise typer.Exit(status)
 
@@ -178,26 +172,6 @@ def _kinds(texts: Sequence[str]) -> dict[str, ValueKind.ValueType]:
             raise _usage(f"--column must be NAME:KIND with a kind of {', '.join(KINDS)}, not {text!r}")
         kinds[name] = ValueKind.Value(f"VALUE_KIND_{kind.upper()}")
     return kinds
-
-
-def _check_kinds(files: Sequence[Path], format_: Format, settings: Settings) -> None:
-    """Refuses a `--column` that names an attribute of none of several files; one file is checked as it is
-    imported.
-    """
-    if not settings.kinds or len(files) < 2:
-        return
-    columns: dict[str, None] = {}
-    for file in files:
-        try:
-            source = open_source(file, format_, settings, SEGMENT_ROWS)
-        except CannotImport:
-            # It is told when it comes to this file.
-            continue
-        if source.columns is None or not source.has_all_columns:
-            return
-        columns.update(dict.fromkeys(source.columns))
-    if faults := unknown_kinds(list(columns), settings):
-        raise _usage("; ".join(faults))
 
 
 def _make_directory(path: Path) -> None:

@@ -6,17 +6,17 @@ was refused.
 
 from __future__ import annotations
 
-from milepost.importing.errors import CannotImport, CannotResume, NoTarget
+from milepost.importing.errors import CannotBegin, CannotImport, CannotResume
 from milepost.importing.run import FileImported, SideFiles, import_file
 from milepost.importing.settings import Settings
 from milepost.importing.source import Format
 
 __all__ = [
+    "CannotBegin",
     "CannotImport",
     "CannotResume",
     "FileImported",
     "Format",
-    "NoTarget",
     "Settings",
     "SideFiles",
     "import_file",

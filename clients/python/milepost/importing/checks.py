@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from milepost.client import Client
 from milepost.errors import MilepostError, NotFound, PermissionDenied
-from milepost.importing.errors import CannotImport, NoTarget
+from milepost.importing.errors import CannotBegin, CannotImport
 from milepost.importing.settings import EVENT_ID, NAME, TIME, Settings
 from milepost.importing.source import Source
 from milepost.v1.account_pb2 import Account
@@ -18,11 +18,11 @@ LISTED_MAX = 20
 
 
 def check_target(client: Client, settings: Settings) -> Account:
-    """The account, which exists, as does the input. Raises NoTarget, which names those that exist, and what
-    calls raise. A caller who may only ingest gets an account without its time of creation.
+    """The account, which exists, as does the input. Raises CannotBegin, which names those that exist, and
+    what calls raise. A caller who may only ingest gets an account without its time of creation.
     """
     if not settings.input and not settings.input_column:
-        raise NoTarget(
+        raise CannotBegin(
             "events need an input: --input WORKSPACE/INPUT, or --input-column with a column of full names."
             + _listed("inputs of the account", _inputs(client))
         )
@@ -30,7 +30,7 @@ def check_target(client: Client, settings: Settings) -> Account:
         account = client.get_account()
     except NotFound:
         ids = _accounts(client)
-        raise NoTarget(
+        raise CannotBegin(
             f"account {client.account_id!r} does not exist{did_you_mean(client.account_id, ids) or '.'}"
             f"{_listed('accounts', ids)} --create makes it"
         ) from None
@@ -45,14 +45,14 @@ def _check_input(client: Client, name: str) -> None:
     try:
         full_name = client.input_name(name)
     except ValueError:
-        raise NoTarget(
+        raise CannotBegin(
             f"--input must be WORKSPACE/INPUT, not {name!r}.{_listed('inputs', _inputs(client))}"
         ) from None
     try:
         client.accounts.GetInput(GetInputRequest(name=full_name))
     except NotFound:
         found = _inputs(client)
-        raise NoTarget(
+        raise CannotBegin(
             f"input {name!r} does not exist in account {client.account_id!r}"
             f"{did_you_mean(name, found) or '.'}{_listed('inputs', found)} --create makes it"
         ) from None

@@ -2,12 +2,14 @@
 
 CannotImport            the file cannot be read, or not with these settings
 ├── CannotResume        a former run forbids it; the message says what would happen and gives the ways on
-└── NoTarget            the account or the input does not exist, so no file can be imported
+└── CannotBegin         no file can be imported: no such account or input, or an option names nothing
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class CannotImport(Exception):
@@ -25,5 +27,22 @@ class CannotResume(CannotImport):
         self.options = tuple(options)
 
 
-class NoTarget(CannotImport):
-    """The account or the input does not exist, or none was given."""
+class CannotBegin(CannotImport):
+    """No file can be imported: there is no such account or input, or an option names nothing."""
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Raises CannotImport for what goes wrong with a file, and names the file in messages that do not."""
+    try:
+        yield
+    except CannotImport as error:
+        if str(path) not in str(error):
+            error.args = (f"{path}: {error}",)
+        raise
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise CannotImport(
+            f"{path}: {where}{error.strerror or error}. Progress and rejected rows are kept beside the file,"
+            " or in --side-dir"
+        ) from error

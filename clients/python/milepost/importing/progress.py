@@ -55,6 +55,8 @@ class Progress:
     """Options of the command that differ from their defaults, and their values."""
     segment_rows: int
     """Rows in a segment, at most: a segment sent again is recognised only if it has the same rows."""
+    told: dict[str, int] | None
+    """The kinds of the columns as they were found when the import began. All of it is read by these."""
     attempt: int = 0
     """How often the import was begun anew; a part of the request ids."""
     segments: int = 0
@@ -68,6 +70,8 @@ class Progress:
     """Those of `accepted` whose rows have no event id."""
     refusals: dict[str, int] = field(default_factory=dict)
     """Why rows were rejected: field and description, and the number of rows."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Values by column that no attribute holds, and that were left out by wish."""
     revision: str = ""
     sending_since: str = ""
     """When the segment was first sent that is not acknowledged; empty when there is none."""
@@ -109,7 +113,8 @@ def new_progress(
     digest = hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=DIGEST_BYTES)
     options = _options(settings) | ({"--request-id": request_id} if request_id else {})
     id_ = f"import-{digest.hexdigest()}"
-    return Progress(account, account_created, id_, file, options, segment_rows)
+    kinds = None if settings.told is None else {name: int(kind) for name, kind in settings.told.items()}
+    return Progress(account, account_created, id_, file, options, segment_rows, kinds)
 
 
 def _identity(path: Path) -> dict[str, Any]:

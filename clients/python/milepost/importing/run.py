@@ -16,17 +16,21 @@ from milepost.client import Client
 from milepost.errors import MilepostError, PermissionDenied, Unauthenticated, Unimplemented
 from milepost.importing import progress as progress_file
 from milepost.importing.checks import check_columns, check_target
-from milepost.importing.errors import CannotImport
-from milepost.importing.progress import Progress, ProgressFile, new_progress
+from milepost.importing.errors import naming
+from milepost.importing.progress import FROM_START, Progress, ProgressFile, new_progress
 from milepost.importing.rejected import RejectedRows
 from milepost.importing.resuming import begun, check_open_segment
 from milepost.importing.rows import Lacking, without_rows_lacking
-from milepost.importing.settings import Settings
+from milepost.importing.settings import Kinds, Settings
 from milepost.importing.source import SEGMENT_ROWS, Format, Segment, open_source
+from milepost.v1.catalog_service_pb2 import ValueKind
 
 PROGRESS_SUFFIX = ".milepost-import.json"
 REJECTED_SUFFIX = ".rejected.ndjson"
 PATH_DIGEST_BYTES = 4
+REFUSED_WHEN_FIRST_SENT = (
+    f"refused when they were first sent, before the run broke off; {FROM_START} sends them"
+)
 
 Item = TypeVar("Item")
 
@@ -35,7 +39,8 @@ Item = TypeVar("Item")
 class FileImported:
     """What became of a file, former runs included; `resumed_rows` are theirs. `skipped` rows had no user and
     were left out by wish. `refusals` are why rows were rejected, and how many. `rejected_path` exists when
-    something was rejected.
+    something was rejected. `left_out` values, by column, were left out because no attribute holds them.
+    `unseen` are attributes of `Settings.kinds` that no row has.
     """
 
     rows: int
@@ -45,6 +50,7 @@ class FileImported:
     rejected: int
     skipped: int
     refusals: Mapping[str, int]
+    left_out: Mapping[str, int]
     revision: str
     rejected_path: Path
     unseen: Sequence[str] = ()
@@ -108,12 +114,12 @@ def import_file(
     from the file, the settings and `request_id`, and what is acknowledged is remembered. As `one_of_several`
     it may lack attributes that `Settings.kinds` names.
 
-    Raises NoTarget, CannotImport, CannotResume (unless `force`, and for another import of the same file
+    Raises CannotBegin, CannotImport, CannotResume (unless `force`, and for another import of the same file
     `from_start`), and what calls raise; then what is acknowledged stays.
     """
     side_files = side_files or SideFiles()
     account = check_target(client, settings)
-    with _named(path):
+    with naming(path):
         source = open_source(path, format, settings, segment_rows)
         check_columns(source, settings, kinds=not one_of_several)
         created = account.create_time.ToJsonString() if account.HasField("create_time") else ""
@@ -122,7 +128,8 @@ def import_file(
         if not (from_start and force):
             stored.check()
         progress = begun(stored.entry, wanted, from_start=from_start, force=force)
-        if progress.segment_rows != segment_rows:
+        if (progress.segment_rows, progress.told) != (wanted.segment_rows, wanted.told):
+            settings = dataclasses.replace(settings, told=_kinds(progress.told))
             source = open_source(path, format, settings, progress.segment_rows)
         rejected = _rejected_rows(side_files, path, stored.entry, progress)
         watcher = watcher or Watcher()
@@ -144,27 +151,15 @@ def import_file(
         rejected=progress.rejected,
         skipped=progress.skipped,
         refusals=progress.refusals,
+        left_out=progress.left_out,
         revision=progress.revision,
         rejected_path=side_files.rejected_of(path),
         unseen=sorted(unseen),
     )
 
 
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Puts the path before messages that do not name it yet."""
-    try:
-        yield
-    except CannotImport as error:
-        if str(path) not in str(error):
-            error.args = (f"{path}: {error}",)
-        raise
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise CannotImport(
-            f"{path}: {where}{error.strerror or error}. Progress and rejected rows are kept beside the file,"
-            " or in --side-dir"
-        ) from error
+def _kinds(stored: Mapping[str, int] | None) -> Kinds | None:
+    return None if stored is None else {name: ValueKind.ValueType(kind) for name, kind in stored.items()}
 
 
 def _rejected_rows(
@@ -213,7 +208,8 @@ class _Sending:
             self.unseen.difference_update(segment.batches[0].schema.names)
             lacking = Lacking(segment.batches, self._settings.event_id_column)
             self._before_sending(segment, lacking.count)
-            imported = self._call(segment)
+            imported = self._call(segment, lacking.count)
+            self._count_unnamed(segment, imported)
             without_ids = lacking.count - sum(lacking.among(each.rows) for each in imported.refused)
         self._rejected.add(segment, imported.refused)
         progress.segments += 1
@@ -224,6 +220,8 @@ class _Sending:
         progress.duplicates += imported.duplicates
         progress.rejected += imported.rejected + len(segment.malformed)
         progress.without_event_ids += without_ids
+        for column, values in segment.left_out.items():
+            progress.left_out[column] = progress.left_out.get(column, 0) + values
         for each in segment.malformed:
             progress.count_refusal(each.field, each.description, 1)
         for refused in imported.refused:
@@ -245,12 +243,21 @@ class _Sending:
             self._has_warned = True
             self._watcher.without_event_ids(without_event_ids)
 
-    def _call(self, segment: Segment) -> Imported:
+    def _count_unnamed(self, segment: Segment, imported: Imported) -> None:
+        """Counts as rejected what the service says nothing of. It answers for a batch that it took before as
+        it did then: rows that it refused then and would take now are not in.
+        """
+        rows = sum(batch.num_rows for batch in segment.batches)
+        missing = rows - imported.accepted - imported.duplicates - imported.rejected
+        if missing > 0:
+            imported.rejected += missing
+            self._progress.count_refusal("", REFUSED_WHEN_FIRST_SENT, missing)
+
+    def _call(self, segment: Segment, without_event_ids: int) -> Imported:
         progress = self._progress
         before = dataclasses.replace(progress)
         since = progress.sending_since or progress_file.now().isoformat(timespec="seconds")
-        without_ids = Lacking(segment.batches, self._settings.event_id_column).count
-        self._set_open(since, segment.rows, without_ids)
+        self._set_open(since, segment.rows, without_event_ids)
         self._stored.save(progress)
         batches = _Batches(segment.batches)
         try:
