@@ -21,6 +21,7 @@ from engine.criteria.model import ConsentState, EventType
 from engine.event_columns import EventColumns
 from engine.plan.model import Plan
 from engine.upkeep import Finding, StoreFigures
+from engine.user_columns import UserColumns
 from engine.values import PARTITION_COUNT, Kind, Micros, Value
 
 # --- what goes in -------------------------------------------------------------------------------------------
@@ -295,6 +296,10 @@ class Backend(Protocol):
         """Makes the records durable, then visible, in order. Raises LimitExceeded when there is no room, with
         nothing applied.
         """
+        ...
+
+    def append_user_columns(self, account: str, columns: UserColumns, *, request_id: str = "") -> Appended:
+        """As `append`, for user updates that come as columns: each row is a `UserRecord`."""
         ...
 
     def append_columns(self, account: str, columns: EventColumns, *, request_id: str = "") -> Appended:

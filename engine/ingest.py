@@ -17,6 +17,7 @@ from engine.checks import (
     check_event,
     check_name,
     check_user,
+    check_user_columns,
     is_longer,
 )
 from engine.clock import Clock
@@ -27,6 +28,7 @@ from engine.journeys.names import Resource
 from engine.journeys.names import check_name as check_resource_name
 from engine.journeys.repository import Repository
 from engine.limits import Limits
+from engine.user_columns import UserColumns
 
 
 class Rejection(msgspec.Struct, frozen=True):
@@ -129,6 +131,22 @@ class Ingest:
         self._appended(account)
         return _ingested(appended, rejections)
 
+    def user_columns(self, account: str, columns: UserColumns, request_id: str = "") -> IngestedColumns:
+        """As `columns`, for user updates."""
+        self._account(account)
+        self._check_request_id(request_id)
+        inputs: dict[str, bool] = {}
+        faults = check_user_columns(
+            columns,
+            Times.by_clock(self._clock.bounds()),
+            self._limits,
+            lambda name: self._input_fault(account, name, inputs),
+        )
+        kept = _without_faults(columns, faults)
+        appended = self._backend.append_user_columns(account, kept, request_id=request_id)
+        self._appended(account)
+        return IngestedColumns(appended=appended, faults=tuple(faults))
+
     def _checked(
         self, account: str, columns: EventColumns, request_id: str
     ) -> tuple[EventColumns, list[RowFaults]]:
@@ -142,12 +160,7 @@ class Ingest:
             self._limits,
             lambda name: self._input_fault(account, name, inputs),
         )
-        if not faults:
-            return columns.trimmed(), faults
-        kept = np.ones(len(columns), np.bool_)
-        for fault in faults:
-            kept[fault.rows] = False
-        return columns.take(np.flatnonzero(kept)), faults
+        return _without_faults(columns, faults), faults
 
     def check_input(self, account: str, name: str, field: str) -> None:
         """Checks an input that is given once for many rows. Raises InvalidInput for a name that is malformed
@@ -242,6 +255,19 @@ class Ingest:
         if not name:
             return "REQUIRED", "input", "is required, here or for the whole request"
         return "UNKNOWN_INPUT", "input", f"input {name!r} does not exist"
+
+
+C = TypeVar("C", EventColumns, UserColumns)
+
+
+def _without_faults(columns: C, faults: Sequence[RowFaults]) -> C:
+    """The rows without a fault, trimmed."""
+    if not faults:
+        return columns.trimmed()
+    kept = np.ones(len(columns), np.bool_)
+    for fault in faults:
+        kept[fault.rows] = False
+    return columns.take(np.flatnonzero(kept))
 
 
 def _ingested(appended: Appended, rejections: Sequence[Rejection]) -> Ingested:

@@ -5,6 +5,7 @@ Both name a fault alike: a reason for programs, the field below the row, a descr
 
 from engine.checks.columns import RowFaults as RowFaults
 from engine.checks.columns import check_columns as check_columns
+from engine.checks.columns import check_user_columns as check_user_columns
 from engine.checks.rows import Fault as Fault
 from engine.checks.rows import Times as Times
 from engine.checks.rows import check_event as check_event

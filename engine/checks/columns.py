@@ -1,6 +1,6 @@
-"""Checks of a batch of events by column: each distinct text once, numbers and times as arrays.
+"""Checks of events and user updates by column: each distinct text once, numbers and times as arrays.
 
-What is refused and why is what `rows.check_event` says of the same rows, which a test holds.
+A row is refused for the reason that `check_event` or `check_user` of `rows` gives; tests hold this.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from engine.checks.rows import UTF8_BYTES_MAX, Fault, Times, check_name, check_value, is_longer
 from engine.event_columns import EventColumns, Rows, TextColumn, ValueColumn
 from engine.limits import Limits
+from engine.user_columns import UserColumns
 from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS, Kind
 
 Mask = npt.NDArray[np.bool_]
@@ -38,9 +39,20 @@ def check_columns(
     input_fault: Callable[[str], Fault | None],
 ) -> list[RowFaults]:
     """The first fault of every row that has one."""
-    unfaulted = np.ones(len(columns), np.bool_)
+    return _first_faults(len(columns), _found(columns, allowed, limits, input_fault))
+
+
+def check_user_columns(
+    columns: UserColumns, allowed: Times, limits: Limits, input_fault: Callable[[str], Fault | None]
+) -> list[RowFaults]:
+    """The first fault of every row that has one."""
+    return _first_faults(len(columns), _found_of_users(columns, allowed, limits, input_fault))
+
+
+def _first_faults(count: int, found: _Found) -> list[RowFaults]:
+    unfaulted = np.ones(count, np.bool_)
     faults = []
-    for (reason, field, description), mask in _found(columns, allowed, limits, input_fault):
+    for (reason, field, description), mask in found:
         rows = np.flatnonzero(mask & unfaulted)
         if len(rows):
             unfaulted[rows] = False
@@ -65,12 +77,52 @@ def _found(
     yield in_future, times > allowed.latest
     if columns.event_ids is not None:
         yield from _event_id_faults(columns.event_ids, limits)
-    outside = "INVALID_VALUE", "time", "is outside of the years 1 to 9999"
-    yield outside, (times < TIME_MIN_MICROS) | (times > TIME_MAX_MICROS)
-    yield from _count_faults(columns, limits)
+    yield from _time_faults(times)
+    yield from _count_faults(len(columns), [column.rows for column in columns.attributes], limits)
     for column in columns.attributes:
         yield from _value_faults(column, len(columns), limits)
     yield from _text_faults(columns.inputs, input_fault)
+
+
+def _found_of_users(
+    columns: UserColumns, allowed: Times, limits: Limits, input_fault: Callable[[str], Fault | None]
+) -> _Found:
+    """As `_found`, in the order of `check_user`."""
+    count, times = len(columns), columns.times
+    yield from _name_faults("user_id", columns.user_ids, limits)
+    yield from _time_faults(times)
+    in_future = "UPDATE_IN_FUTURE", "time", "is more than 24 h ahead of the server's clock"
+    yield in_future, times > allowed.latest
+    for identity in columns.identities:
+        yield from _entry_faults(f"identities[{identity.name!r}]", identity, count, limits)
+    for consent in columns.consents:
+        for name in (consent.regulation, consent.purpose):
+            yield from _key_fault("consents", name, consent.states.rows, count, limits)
+    identities = [(column.name, column.rows) for column in columns.identities]
+    identities += [(column.name, column.rows) for column in columns.unset_identities]
+    for name, rows in identities:
+        yield from _key_fault("identities", name, rows, count, limits)
+    unset = [(column.name, column.rows) for column in columns.unset_attributes]
+    attributes = [column.rows for column in columns.attributes] + [rows for _, rows in unset]
+    yield from _count_faults(count, attributes, limits)
+    for name, rows in unset:
+        yield from _key_fault("attributes", name, rows, count, limits)
+    for column in columns.attributes:
+        yield from _value_faults(column, count, limits)
+    yield from _text_faults(columns.inputs, input_fault)
+
+
+def _time_faults(times: npt.NDArray[np.int64]) -> _Found:
+    outside = "INVALID_VALUE", "time", "is outside of the years 1 to 9999"
+    yield outside, (times < TIME_MIN_MICROS) | (times > TIME_MAX_MICROS)
+
+
+def _key_fault(field: str, name: str, rows: Rows | None, count: int, limits: Limits) -> _Found:
+    """The fault of the rows that write under a name, when it is the name's."""
+    fault = check_name(field, name, limits)
+    if fault is not None:
+        has = np.ones(count if rows is None else len(rows), np.bool_)
+        yield fault, _spread(has, rows, count)
 
 
 def _name_faults(field: str, column: TextColumn, limits: Limits) -> _Found:
@@ -105,13 +157,14 @@ def _event_id_faults(event_ids: Sequence[str], limits: Limits) -> _Found:
     yield fault, np.fromiter(too_long, np.bool_, len(event_ids))
 
 
-def _count_faults(columns: EventColumns, limits: Limits) -> _Found:
+def _count_faults(count_of_rows: int, attributes: Sequence[Rows | None], limits: Limits) -> _Found:
+    """`attributes` are the rows that each column has a value of, None = all."""
     attributes_max = limits.event_attributes_max
-    if len(columns.attributes) <= attributes_max:
+    if len(attributes) <= attributes_max:
         return
-    counts = np.zeros(len(columns), np.int64)
-    for column in columns.attributes:
-        counts[slice(None) if column.rows is None else column.rows] += 1
+    counts = np.zeros(count_of_rows, np.int64)
+    for rows in attributes:
+        counts[slice(None) if rows is None else rows] += 1
     for count in np.unique(counts[counts > attributes_max]).tolist():
         description = f"has {count} attributes; at most {attributes_max} are allowed"
         yield ("TOO_MANY_ATTRIBUTES", "attributes", description), counts == count
@@ -120,29 +173,33 @@ def _count_faults(columns: EventColumns, limits: Limits) -> _Found:
 def _value_faults(column: ValueColumn, count: int, limits: Limits) -> _Found:
     fault = check_name("attributes", column.name, limits)
     if fault is not None:
-        yield fault, _spread(np.ones(len(column.data), np.bool_), column, count)
+        yield from _key_fault("attributes", column.name, column.rows, count, limits)
         return
     field = f"attributes[{column.name!r}]"
     if column.kind is Kind.NUMBER:
         not_finite = "INVALID_VALUE", field, "must be a finite number"
-        yield not_finite, _spread(~np.isfinite(column.data), column, count)
+        yield not_finite, _spread(~np.isfinite(column.data), column.rows, count)
     elif column.kind is Kind.TIME:
         outside = "INVALID_VALUE", field, "is outside of the years 1 to 9999"
         mask = (column.data < TIME_MIN_MICROS) | (column.data > TIME_MAX_MICROS)
-        yield outside, _spread(mask, column, count)
+        yield outside, _spread(mask, column.rows, count)
     else:
-        faulty = {
-            code: fault
-            for code, value in enumerate(column.entries)
-            if (fault := check_value(field, value, limits)) is not None
-        }
-        for fault, mask in _by_fault(faulty, column.data):
-            yield fault, _spread(mask, column, count)
+        yield from _entry_faults(field, column, count, limits)
 
 
-def _spread(mask: Mask, column: ValueColumn, count: int) -> Mask:
-    """A mask over the column's values as one over the rows of the batch."""
-    rows = column.rows
+def _entry_faults(field: str, column: ValueColumn, count: int, limits: Limits) -> _Found:
+    """Faults of strings, bools and lists, each distinct one looked at once."""
+    faulty = {
+        code: fault
+        for code, value in enumerate(column.entries)
+        if (fault := check_value(field, value, limits)) is not None
+    }
+    for fault, mask in _by_fault(faulty, column.data):
+        yield fault, _spread(mask, column.rows, count)
+
+
+def _spread(mask: Mask, rows: Rows | None, count: int) -> Mask:
+    """A mask over values of those rows (None = all) as one over the rows of the batch."""
     if rows is None:
         return mask
     spread = np.zeros(count, np.bool_)

@@ -23,19 +23,29 @@ from engine.local.catalog import Catalog
 from engine.local.cells import Cells
 from engine.local.directory import Directory
 from engine.local.events import ArrivedRows, ColumnCache, ColumnNumbers, EventRow, EventTables, RowUsers
-from engine.local.names import NO_ACCOUNT, FieldKind, Names, NameSpace, Space, field_name, field_of
+from engine.local.names import (
+    NO_ACCOUNT,
+    FieldKind,
+    Names,
+    NameSpace,
+    Space,
+    field_name,
+    field_of,
+    workspace_of,
+)
 from engine.local.places import DENSE_MASK, PLACE_SHIFT, Place
 from engine.local.properties import Properties, Write
 from engine.local.seen import Seen
 from engine.local.storage.store import Store
 from engine.local.storage.transactions import Writable
 from engine.local.user_index import UserIndex
+from engine.local.user_writes import UserRows, field_columns, write_columns
+from engine.user_columns import UserColumns
 from engine.values import Micros, Value
 
 BUCKET_COLUMNS_MAX = 64
 """How many (group, salt) columns of hashes are kept, eight bytes a user each."""
 
-_WORKSPACE_END = "/inputs/"
 _NOBODY = BitMap(optimize=False)
 
 
@@ -118,13 +128,8 @@ class Account:
         self.seen.begin()
         places = self.directory.places(columns.user_ids.entries)
         users = RowUsers(places, columns.user_ids.codes)
-        touched: dict[int, BitMap] = {}
         input_numbers = [self.inputs.number(name) for name in columns.inputs.entries]
-        for entry, input_number in enumerate(input_numbers):
-            rows = None if len(input_numbers) == 1 else np.flatnonzero(columns.inputs.codes == entry)
-            for group, ids, first, last in users.spans(columns.times, rows):
-                self.seen.saw_many(input_number, group, ids, first, last)
-                touched[group] = touched.get(group, _NOBODY) | bitmap_of(ids)
+        touched = self._see(users, input_numbers, columns)
         breathe()
         numbers = ColumnNumbers(
             inputs=input_numbers,
@@ -135,6 +140,32 @@ class Account:
         self.tables.add_columns(arrived)
         changed: set[ReadKey] = {("events", *table) for table in arrived.tables()}
         self._touch(changed)
+        return touched
+
+    def apply_user_columns(self, columns: UserColumns, sequence: int) -> dict[int, BitMap]:
+        """As `apply_columns`, for user updates."""
+        self.seen.begin()
+        self.properties.begin()
+        counts = np.array(self.directory.counts)
+        users = RowUsers(self.directory.places(columns.user_ids.entries), columns.user_ids.codes)
+        touched = self._see(users, [self.inputs.number(name) for name in columns.inputs.entries], columns)
+        places = users.row_places
+        is_new = (places & DENSE_MASK) >= counts[places >> PLACE_SHIFT]
+        rows = UserRows(places, columns.times, sequence, is_new)
+        write_columns(self.properties, rows, field_columns(columns, self._field))
+        self._touch(set())
+        return touched
+
+    def _see(
+        self, users: RowUsers, input_numbers: Sequence[int], columns: EventColumns | UserColumns
+    ) -> dict[int, BitMap]:
+        """Notes when users were seen through the inputs; answers them by group."""
+        touched: dict[int, BitMap] = {}
+        for entry, input_number in enumerate(input_numbers):
+            rows = None if len(input_numbers) == 1 else np.flatnonzero(columns.inputs.codes == entry)
+            for group, ids, first, last in users.spans(columns.times, rows):
+                self.seen.saw_many(input_number, group, ids, first, last)
+                touched[group] = touched.get(group, _NOBODY) | bitmap_of(ids)
         return touched
 
     def _row(self, record: EventRecord, place: Place, input_number: int, sequence: int) -> EventRow:
@@ -151,7 +182,7 @@ class Account:
         )
 
     def _writes(self, record: UserRecord, sequence: int) -> Iterable[tuple[int, Write]]:
-        workspace = record.input.partition(_WORKSPACE_END)[0]
+        workspace = workspace_of(record.input)
         time = record.time
         for name, value in record.attributes.items():
             yield self._field(FieldKind.ATTRIBUTE, workspace, name), (time, sequence, value)

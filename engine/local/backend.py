@@ -58,7 +58,15 @@ from engine.local.catalogs import Catalogs
 from engine.local.directory import SAMPLING_ORDER
 from engine.local.documents import LocalDocuments
 from engine.local.execute import Executor, GroupRun, after_group, member_page
-from engine.local.log import AliasEntry, AppendEntry, EraseEntry, ExpireEntry, ImportEntry, WriteAheadLog
+from engine.local.log import (
+    AliasEntry,
+    AppendEntry,
+    EraseEntry,
+    ExpireEntry,
+    ImportEntry,
+    UserImportEntry,
+    WriteAheadLog,
+)
 from engine.local.membership import GroupChanges, StoredState, Update
 from engine.local.memory import give_back, keep_small
 from engine.local.places import DENSE_MASK, PLACE_SHIFT
@@ -72,6 +80,7 @@ from engine.local.upkeep import Upkeep
 from engine.local.writer import Writer
 from engine.plan.model import Plan
 from engine.upkeep import Finding, StoreFigures
+from engine.user_columns import UserColumns
 from engine.values import PARTITION_COUNT, Micros
 
 FOLD_POLL_SECONDS = 0.2
@@ -191,6 +200,15 @@ class LocalBackend:
             return Appended(self.revision(), 0, 0)
         return self._writer.write(
             lambda at: ImportEntry(account, at.arrival, request_id, columns, at.settled)
+        )
+
+    def append_user_columns(self, account: str, columns: UserColumns, *, request_id: str = "") -> Appended:
+        """As `append`, for user updates that come as columns."""
+        self._check_room()
+        if not len(columns) and not request_id:
+            return Appended(self.revision(), 0, 0)
+        return self._writer.write(
+            lambda at: UserImportEntry(account, at.arrival, request_id, columns, at.settled)
         )
 
     def erase(self, account: str, user_ids: Sequence[str]) -> Appended:

@@ -192,6 +192,10 @@ class Cells:
         self._cells: dict[bytes, Cell[Any]] = {}
         self._dirty: dict[bytes, Cell[Any]] = {}
         self._writing: dict[bytes, Cell[Any]] = {}
+        # Values that were put in their stored form and that nobody asked for since. Of an object a value, as
+        # cells are, the garbage collector makes many times what it takes to put one.
+        self._encoded: dict[bytes, bytes] = {}
+        self._writing_encoded: dict[bytes, bytes] = {}
         self._session = _Session()
 
     def limit(self, bytes_max: int) -> None:
@@ -230,14 +234,21 @@ class Cells:
         """The cell, or None when there is nothing under the key."""
         cell = self._cells.get(key)
         if cell is None:
-            stored = self.reading().get(key)
+            stored = self._stored(key)
             if stored is None:
                 return None
             cell = Cell(key, codec, codec.decode(stored), _size(codec, len(stored)))
             self._cells[key] = cell
             self._bytes += cell.size
+            if self._encoded.pop(key, None) is not None:
+                self.changed(cell)
         cell.used = self._clock
         return cell
+
+    def _stored(self, key: bytes) -> memoryview | None:
+        """The newest stored form of a value that is in no cell."""
+        encoded = self._encoded.get(key) or self._writing_encoded.get(key)
+        return self.reading().get(key) if encoded is None else memoryview(encoded)
 
     def get(self, key: bytes, codec: Codec[T]) -> Cell[T]:
         """The cell, with an empty value when there is nothing under the key."""
@@ -254,8 +265,25 @@ class Cells:
         cell = self._cells.get(key)
         if cell is not None:
             return cast(T, cell.value)
-        stored = self.reading().get(key)
+        stored = self._stored(key)
         return None if stored is None else codec.decode(stored)
+
+    def encoded(self, key: bytes) -> bytes | None:
+        """The stored form of what is under the key; None when there is nothing."""
+        cell = self._cells.get(key)
+        if cell is not None:
+            encoded: bytes | None = cell.codec.encode(cell.value)
+            return encoded
+        stored = self._stored(key)
+        return None if stored is None else bytes(stored)
+
+    def put_encoded(self, key: bytes, encoded: bytes) -> None:
+        """Puts a value in its stored form, which is not empty, in place of what is under the key."""
+        self._encoded[key] = encoded
+        cell = self._cells.pop(key, None)
+        if cell is not None:
+            self._bytes -= cell.size
+            self._dirty.pop(key, None)
 
     def changed(self, cell: Cell[Any]) -> None:
         """Notes that the cell's value was changed."""
@@ -264,7 +292,9 @@ class Cells:
             self._dirty[cell.key] = cell
 
     def unstored(self, prefixes: tuple[bytes, ...]) -> Iterator[tuple[bytes, Any]]:
-        """Keys under the prefixes, and their values, of which the store may have an older form or none."""
+        """Keys under the prefixes, and their values, of which the store may have an older form or none, save
+        those that were put encoded.
+        """
         for cells in (self._writing, self._dirty):
             for stored, cell in cells.items():
                 if stored.startswith(prefixes):
@@ -281,6 +311,9 @@ class Cells:
             self._bytes -= self._cells.pop(key).size
             self._dirty.pop(key, None)
             self._writing.pop(key, None)
+        for encoded in (self._encoded, self._writing_encoded):
+            for key in [key for key in encoded if key.startswith(prefix)]:
+                del encoded[key]
         self._end_reading()
 
     def write(self, txn: Writable, breathe: Callable[[], None]) -> None:
@@ -288,9 +321,15 @@ class Cells:
         they stay here whatever the budget, since the store has an older form of them.
         """
         self._writing, self._dirty = self._dirty, {}
-        for count, (key, cell) in enumerate(sorted(self._writing.items(), key=operator.itemgetter(0))):
+        self._writing_encoded, self._encoded = self._encoded, {}
+        for count, key in enumerate(sorted([*self._writing, *self._writing_encoded])):
             if count % CELLS_PER_BREATH == 0:
                 breathe()
+            encoded = self._writing_encoded.get(key)
+            if encoded is not None:
+                txn.put(key, encoded)
+                continue
+            cell = self._writing[key]
             cell.dirty = False
             encoded = cell.codec.encode(cell.value)
             if encoded is None:
@@ -304,14 +343,23 @@ class Cells:
     def written(self) -> None:
         """The transaction of `write` has committed."""
         self._writing.clear()
+        self._writing_encoded.clear()
         self._evict_above = self._bytes_max
         self._end_reading()
 
     def unwritten(self) -> None:
         """The transaction of `write` was not committed: what it wrote is dirty again."""
-        for cell in self._writing.values():
-            self.changed(cell)
+        for key, cell in self._writing.items():
+            # Otherwise it was put encoded since.
+            if self._cells.get(key) is cell:
+                self.changed(cell)
+        for key, encoded in self._writing_encoded.items():
+            if key in self._cells:
+                self.changed(self._cells[key])
+            else:
+                self._encoded.setdefault(key, encoded)
         self._writing.clear()
+        self._writing_encoded.clear()
 
     def _evict(self) -> None:
         self._evict_above = self._bytes_max

@@ -17,6 +17,7 @@ from engine.event_columns import EventColumns
 from engine.local.compression import compressed, decompressed
 from engine.local.keys import Family, key
 from engine.local.storage.environment import Environment
+from engine.user_columns import UserColumns
 from engine.values import Micros
 
 
@@ -39,6 +40,16 @@ class ImportEntry(msgspec.Struct, frozen=True, array_like=True, tag="import"):
     arrival: Micros
     request_id: str
     columns: EventColumns
+    settled: Micros | None = None
+
+
+class UserImportEntry(msgspec.Struct, frozen=True, array_like=True, tag="import_users"):
+    """A batch of user updates as columns."""
+
+    account: str
+    arrival: Micros
+    request_id: str
+    columns: UserColumns
     settled: Micros | None = None
 
 
@@ -70,7 +81,9 @@ class ExpireEntry(msgspec.Struct, frozen=True, array_like=True, tag="expire"):
     settled: Micros | None = None
 
 
-LogEntry: TypeAlias = AppendEntry | ImportEntry | EraseEntry | AliasEntry | ExpireEntry
+BatchEntry: TypeAlias = AppendEntry | ImportEntry | UserImportEntry
+"""Data that came in; a batch may carry a request id."""
+LogEntry: TypeAlias = BatchEntry | EraseEntry | AliasEntry | ExpireEntry
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[LogEntry] = msgspec.msgpack.Decoder(LogEntry)

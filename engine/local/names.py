@@ -101,6 +101,14 @@ class Names:
 # --- fields -------------------------------------------------------------------------------------------------
 
 
+_WORKSPACE_END = "/inputs/"
+
+
+def workspace_of(input_name: str) -> str:
+    """The workspace of an input, by its resource name."""
+    return input_name.partition(_WORKSPACE_END)[0]
+
+
 class FieldKind(enum.StrEnum):
     """What user-level data a field holds."""
 

@@ -6,6 +6,7 @@ a profile of five fields. The form is canonical: equal profiles are stored in eq
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeAlias
 
 import msgspec
@@ -20,8 +21,16 @@ ProfileData: TypeAlias = dict[int, Write]
 MEMORY_BYTES_PER_STORED_BYTE = 14
 """Measured on profiles of five fields: a tuple a field, numbers and strings of their own."""
 
+ProfileUpdate: TypeAlias = tuple[Micros, int, dict[int, Value | None]]
+"""Time, arrival sequence, and the values by field, fields ascending."""
+
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(list[tuple[int, int, dict[int, Value | None]]])
+_decoder: msgspec.msgpack.Decoder[list[ProfileUpdate]] = msgspec.msgpack.Decoder(list[ProfileUpdate])
+
+encode_updates: Callable[[list[ProfileUpdate]], bytes] = _encoder.encode
+"""The stored form of a profile from its updates, in order and none of them empty."""
+decode_updates: Callable[[bytes], list[ProfileUpdate]] = _decoder.decode
+"""The inverse of `encode_updates`."""
 
 
 class ProfileCodec:

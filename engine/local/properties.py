@@ -8,16 +8,18 @@ and for each kind a bitmap of who has one. Between which times the writes lie is
 
 from __future__ import annotations
 
+import array
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import xxhash
 from pyroaring import BitMap
 
 from engine.errors import DataLoss
-from engine.local.bitmaps import bitmap_of_mask
+from engine.local.bitmaps import bitmap_of, bitmap_of_mask
 from engine.local.cache import ReadKey
 from engine.local.cells import (
     ABSENT_NUMBER,
@@ -36,8 +38,8 @@ from engine.local.cells import (
 )
 from engine.local.columns import Ranges
 from engine.local.keys import Family, key
-from engine.local.places import DENSE_MASK, PLACE_SHIFT, Place
-from engine.local.profiles import PROFILE, ProfileData
+from engine.local.places import DENSE_MASK, PLACE_SHIFT, Place, Places
+from engine.local.profiles import PROFILE, ProfileData, ProfileUpdate, decode_updates, encode_updates
 from engine.local.profiles import Write as Write
 from engine.local.vocabulary import Vocabularies
 from engine.local.write_times import PageSpans, Span, WriteTimes
@@ -53,6 +55,7 @@ PLAIN_SUFFIX, DIGEST_SUFFIX = b"\0", b"\1"
 """With what the part of a key begins that holds a value, or the digest of a long one."""
 _NO_WRITE: Write = (-(1 << 63), 0, None)
 """Instead of a write where there is none: any write is later."""
+_PROFILE_KEY = np.dtype([("start", "V5"), ("group", ">u1"), ("dense", ">u4")])
 _BOOLS = {False: b"\0", True: b"\1"}
 
 _TEXT: MessageCodec[str] = MessageCodec(str, str)
@@ -67,7 +70,7 @@ class Properties:
         self._fresh_values: dict[bytes, set[bytes]] = {}
         self._writing_values: dict[bytes, set[bytes]] = {}
         self._vocabularies = Vocabularies()
-        self._times = WriteTimes(cells, account, self.users_with, self._unkept_profile)
+        self.write_times = WriteTimes(cells, account, self.users_with, self._unkept_profile)
         self._open: dict[tuple[int, int, int], Cell[Any]] = {}
         """Cells of this run of writes: columns by (field, kind, page), presence by (field, kind, ~group)."""
         self.touched: set[ReadKey] = set()
@@ -78,12 +81,30 @@ class Properties:
     def begin(self) -> None:
         """Starts a run of writes: cells found in one session may be gone in the next."""
         self._open.clear()
-        self._times.begin()
+        self.write_times.begin()
 
     def profile(self, place: Place) -> ProfileData:
         """The latest writes of a user by field. Not to be changed by the caller."""
         cell = self._cells.find(self._profile_key(place), PROFILE)
         return {} if cell is None else cell.value
+
+    def profile_updates(self, profile_key: bytes) -> list[ProfileUpdate]:
+        """The writes of a user by update, for the caller to change."""
+        encoded = self._cells.encoded(profile_key)
+        return [] if encoded is None else decode_updates(encoded)
+
+    def put_profile(self, profile_key: bytes, updates: list[ProfileUpdate]) -> None:
+        """Replaces the writes of a user."""
+        self._cells.put_encoded(profile_key, encode_updates(updates))
+
+    def profile_keys(self, places: Places) -> list[bytes]:
+        """The keys of the profiles of users."""
+        keys = np.zeros(len(places), _PROFILE_KEY)
+        keys["start"] = np.void(key(Family.PROFILE, self._account))
+        keys["group"] = places >> PLACE_SHIFT
+        keys["dense"] = places & DENSE_MASK
+        found: list[bytes] = keys.view(f"V{_PROFILE_KEY.itemsize}").tolist()
+        return found
 
     def _unkept_profile(self, place: Place) -> ProfileData:
         return self._cells.read(self._profile_key(place), PROFILE) or {}
@@ -96,7 +117,7 @@ class Properties:
         cell = self._cells.get(self._profile_key(place), PROFILE)
         self._cells.changed(cell)
         profile = cell.value
-        spans = self._times.of_page(place)
+        spans = self.write_times.of_page(place)
         for field, write in writes:
             before = profile.get(field, _NO_WRITE)
             if write[:2] >= before[:2]:
@@ -109,7 +130,7 @@ class Properties:
         cell = self._cells.get(self._profile_key(place), PROFILE)
         taken, cell.value = cell.value, {}
         self._cells.changed(cell)
-        spans = self._times.of_page(place)
+        spans = self.write_times.of_page(place)
         for field, write in taken.items():
             self._move(field, place, write, _NO_WRITE, spans)
         return taken
@@ -136,9 +157,9 @@ class Properties:
 
     def _index(self, field: int, group: int, dense: int, value: Value) -> None:
         kind = kind_of(value)
-        self._present(field, EMPTY_LIST if value == () else kind, group).add(dense)
+        self.present_cell(field, EMPTY_LIST if value == () else kind, group).value.add(dense)
         if kind is Kind.NUMBER or kind is Kind.TIME:
-            self._set_column(field, kind, group, dense, value)
+            self.column_cell(field, kind, group, dense).value[dense & PAGE_MASK] = value
             return
         for stored_value in stored_values(value):
             cell = self._value_cell(field, kind, group, stored_value)
@@ -147,35 +168,58 @@ class Properties:
 
     def _unindex(self, field: int, group: int, dense: int, value: Value) -> None:
         kind = kind_of(value)
-        self._present(field, EMPTY_LIST if value == () else kind, group).discard(dense)
+        self.present_cell(field, EMPTY_LIST if value == () else kind, group).value.discard(dense)
         if kind is Kind.NUMBER or kind is Kind.TIME:
-            absent = ABSENT_NUMBER if kind is Kind.NUMBER else ABSENT_TIME
-            self._set_column(field, kind, group, dense, absent)
+            self.unset_column(field, kind, group, dense)
             return
         for stored_value in stored_values(value):
-            cell = self._value_cell(field, kind, group, stored_value)
-            cell.value.discard(dense)
-            self._cells.changed(cell)
-            if not cell.value and len(stored_value) > TEXT_IN_KEY_BYTES_MAX:
-                self._set_text(cell.key, "")
+            self.discard_from_value(field, kind, group, stored_value, (dense,))
 
-    def _present(self, field: int, kind: int, group: int) -> BitMap:
+    def add_to_value(
+        self, field: int, kind: Kind, group: int, stored_value: bytes, users: npt.NDArray[np.uint32]
+    ) -> None:
+        """Enters users, given in order, who have a value."""
+        cell = self._value_cell(field, kind, group, stored_value)
+        if len(users) == 1:
+            cell.value.add(int(users[0]))
+        else:
+            cell.value |= bitmap_of(users)
+        self._cells.changed(cell)
+
+    def discard_from_value(
+        self, field: int, kind: Kind, group: int, stored_value: bytes, users: Iterable[int]
+    ) -> None:
+        """Takes out users who have a value no more."""
+        cell = self._value_cell(field, kind, group, stored_value)
+        for user in users:
+            cell.value.discard(user)
+        self._cells.changed(cell)
+        if not cell.value and len(stored_value) > TEXT_IN_KEY_BYTES_MAX:
+            self._set_text(cell.key, "")
+
+    def present_cell(self, field: int, kind: int, group: int) -> Cell[BitMap]:
         """The bitmap of who has a value of the kind, which is about to change."""
         cell = self._open.get((field, kind, ~group))
         if cell is None:
             cell = self._cells.get(key(Family.FIELD_PRESENT, self._account, field, kind, group), BITMAP)
             self._cells.changed(cell)
             self._open[field, kind, ~group] = cell
-        return cast(BitMap, cell.value)
+        return cell
 
-    def _set_column(self, field: int, kind: Kind, group: int, dense: int, value: Any) -> None:
+    def unset_column(self, field: int, kind: Kind, group: int, dense: int) -> None:
+        """A user has no number or time any more."""
+        absent = ABSENT_NUMBER if kind is Kind.NUMBER else ABSENT_TIME
+        self.column_cell(field, kind, group, dense).value[dense & PAGE_MASK] = absent
+
+    def column_cell(self, field: int, kind: Kind, group: int, dense: int) -> Cell[array.array[Any]]:
+        """The page of numbers or times that a user is in, which is about to change."""
         page = (group << PLACE_SHIFT | dense) >> PAGE_BITS
         cell = self._open.get((field, kind, page))
         if cell is None:
             cell = self._cells.get(self._column_key(field, kind, group, dense), column_codec(kind))
             self._cells.changed(cell)
             self._open[field, kind, page] = cell
-        cell.value[dense & PAGE_MASK] = value
+        return cell
 
     def _column_key(self, field: int, kind: Kind, group: int, dense: int) -> bytes:
         return key(Family.FIELD_COLUMN, self._account, field, kind, group, dense >> PAGE_BITS)
@@ -228,7 +272,7 @@ class Properties:
         """The first and the last time of the writes by which users have the field, some of whom there are;
         None = to be asked again (`WriteTimes.first_and_last`).
         """
-        return self._times.first_and_last(field, groups)
+        return self.write_times.first_and_last(field, groups)
 
     def with_value(self, field: int, kind: Kind, group: int, value: str | bool) -> BitMap:
         """Users whose field is this string or bool, or is a list with this element. Not to be changed."""

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from engine.backend import Appended, EventRecord
 from engine.clock import Stamp
 from engine.errors import DeadlineExceeded, FailedPrecondition, RevisionNotReached
+from engine.event_columns import EventColumns
 from engine.local.account import Account
 from engine.local.cells import Cells
 from engine.local.dedupe import EventIds, Requests, event_digests
@@ -26,16 +27,28 @@ from engine.local.directory import by_group
 from engine.local.events import ColumnCache
 from engine.local.keys import Family, key
 from engine.local.locks import FairLock
-from engine.local.log import AliasEntry, AppendEntry, EraseEntry, ExpireEntry, ImportEntry, LogEntry
+from engine.local.log import (
+    AliasEntry,
+    AppendEntry,
+    BatchEntry,
+    EraseEntry,
+    ExpireEntry,
+    ImportEntry,
+    LogEntry,
+    UserImportEntry,
+)
 from engine.local.membership import Memberships
 from engine.local.names import Names, Space
 from engine.local.settings import LocalSettings
 from engine.local.storage.store import Store
 from engine.local.storage.transactions import ReadTransaction, Writable
+from engine.user_columns import UserColumns
 from engine.values import TIME_MIN_MICROS, Micros
 
 IMPORT_CHUNK_ROWS = 1 << 17
 """So many rows of an import are applied at a time; queries run in between."""
+IMPORT_CHUNK_USERS = 1 << 14
+"""The same for user updates, each of which becomes visible as a whole and costs several times as much."""
 
 _FOLDED_KEY = key(Family.META, b"folded")
 
@@ -136,6 +149,8 @@ class State:
                     return self._append(position, entry)
                 case ImportEntry():
                     return self._import(position, entry)
+                case UserImportEntry():
+                    return self._import_users(position, entry)
                 case EraseEntry():
                     return self._erase(position, entry)
                 case AliasEntry():
@@ -173,16 +188,27 @@ class State:
             repeated = self._repeated_rows(account, entry)
         if repeated.any():
             columns = columns.take(np.flatnonzero(~repeated))
-        for start in range(0, len(columns), IMPORT_CHUNK_ROWS):
-            rows = np.arange(start, min(start + IMPORT_CHUNK_ROWS, len(columns)))
-            chunk = columns if len(rows) == len(columns) else columns.take(rows)
+        for chunk in _chunks(columns, IMPORT_CHUNK_ROWS):
             with self.locked():
                 touched = account.apply_columns(chunk, self._sequence, self._lock.breathe)
                 self._sequence += len(chunk)
                 self.memberships.mark(account.name, touched)
         return self._answered(position, entry, account, count, count - len(columns))
 
-    def _first_answer(self, position: int, entry: AppendEntry | ImportEntry) -> Appended | None:
+    def _import_users(self, position: int, entry: UserImportEntry) -> Appended:
+        with self.locked():
+            first = self._first_answer(position, entry)
+            if first is not None:
+                return first
+            account = self._account(entry.account)
+        for chunk in _chunks(entry.columns, IMPORT_CHUNK_USERS):
+            with self.locked():
+                touched = account.apply_user_columns(chunk, self._sequence)
+                self._sequence += len(chunk)
+                self.memberships.mark(account.name, touched)
+        return self._answered(position, entry, account, len(entry.columns), 0)
+
+    def _first_answer(self, position: int, entry: BatchEntry) -> Appended | None:
         """The answer to a request that came before; its position is then reached."""
         if not entry.request_id:
             return None
@@ -194,7 +220,7 @@ class State:
         return msgspec.structs.replace(first, repeated=True)
 
     def _answered(
-        self, position: int, entry: AppendEntry | ImportEntry, account: Account, rows: int, duplicates: int
+        self, position: int, entry: BatchEntry, account: Account, rows: int, duplicates: int
     ) -> Appended:
         """Remembers what became of a request, and reaches its position."""
         answer = Appended(position, rows - duplicates, duplicates)
@@ -326,6 +352,17 @@ class State:
 
 def _stamp(entry: LogEntry) -> Stamp:
     return Stamp(entry.arrival, entry.arrival if entry.settled is None else entry.settled)
+
+
+C = TypeVar("C", EventColumns, UserColumns)
+
+
+def _chunks(columns: C, rows_max: int) -> Iterator[C]:
+    """The rows in order, so many at a time."""
+    count = len(columns)
+    for start in range(0, count, rows_max):
+        rows = np.arange(start, min(start + rows_max, count))
+        yield columns if len(rows) == count else columns.take(rows)
 
 
 class _FoldingPart(Protocol):

@@ -9,16 +9,19 @@ users are written anew between two questions, each at a time of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 from pyroaring import BitMap
 
 from engine.errors import DataLoss
 from engine.local.cells import PAGE_BITS, PAGE_USERS, Cell, Cells, MessageCodec
+from engine.local.events.arrays import Int64s, runs
 from engine.local.keys import Family, key
-from engine.local.places import DENSE_MASK, PLACE_SHIFT, Place
+from engine.local.places import DENSE_MASK, PLACE_SHIFT, Place, Places
 from engine.values import Micros, Value
 
 
@@ -53,6 +56,22 @@ class Span(msgspec.Struct, array_like=True, gc=False):
             self.at_first = 1
         elif after == first:
             self.at_first += 1
+
+    def leave(self, times: Int64s) -> None:
+        """Writes at these times are there no more."""
+        self.at_first -= int(np.count_nonzero(times == self.first))
+        self.at_last -= int(np.count_nonzero(times == self.last))
+
+    def join(self, other: Span) -> None:
+        """As many writes as another span has came to these."""
+        if other.last > self.last:
+            self.last, self.at_last = other.last, other.at_last
+        elif other.last == self.last:
+            self.at_last += other.at_last
+        if other.first < self.first:
+            self.first, self.at_first = other.first, other.at_first
+        elif other.first == self.first:
+            self.at_first += other.at_first
 
     def count(self, users: int) -> None:
         """So many users have the field: when all of their writes are at one end, so is the other end."""
@@ -109,6 +128,31 @@ class WriteTimes:
             self._cells.changed(cell)
             spans = self._open[place >> PAGE_BITS] = cell.value
         return spans
+
+    def add_many(self, field: int, places: Places, times: Int64s) -> None:
+        """Users, all different and in order, have the field by writes at these times."""
+        bounds = runs(places >> PAGE_BITS)
+        starts = bounds[:-1]
+        if not len(places):
+            return
+        first, last = np.minimum.reduceat(times, starts), np.maximum.reduceat(times, starts)
+        of_page = np.repeat(np.arange(len(starts)), np.diff(bounds))
+        at_first = np.add.reduceat(times == first[of_page], starts, dtype=np.int64)
+        at_last = np.add.reduceat(times == last[of_page], starts, dtype=np.int64)
+        spans_of_pages = zip(first.tolist(), last.tolist(), at_first.tolist(), at_last.tolist(), strict=True)
+        for place, ends in zip(places[starts].tolist(), spans_of_pages, strict=True):
+            spans = self.of_page(place)
+            if field in spans:
+                spans[field].join(Span(*ends))
+            else:
+                spans[field] = Span(*ends)
+
+    def remove_many(self, field: int, places: Places, times: Sequence[Micros]) -> None:
+        """Writes at these times, by which different users had the field, are there no more."""
+        order = np.argsort(places)
+        places, removed = places[order], np.array(times, np.int64)[order]
+        for start, end in itertools.pairwise(runs(places >> PAGE_BITS).tolist()):
+            self.of_page(int(places[start]))[field].leave(removed[start:end])
 
     def _key(self, group: int, page: int) -> bytes:
         return key(Family.WRITE_TIMES, self._account, group, page)

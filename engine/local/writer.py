@@ -15,11 +15,20 @@ from contextlib import AbstractContextManager, suppress
 from engine.backend import Appended
 from engine.clock import Stamp
 from engine.errors import FailedPrecondition, MilepostError, StoreUnavailable
-from engine.local.log import AppendEntry, ImportEntry, LogEntry, WriteAheadLog, encode_entry
+from engine.local.log import (
+    AppendEntry,
+    ImportEntry,
+    LogEntry,
+    UserImportEntry,
+    WriteAheadLog,
+    encode_entry,
+)
 from engine.local.state import State
 
 IMPORTED_PER_RECORD = 10
 """So many events that come as columns are applied in the time of one that comes as a record."""
+IMPORTED_USERS_PER_RECORD = 4
+"""The same for user updates, which take more memory until they are folded."""
 
 
 class _Ticket:
@@ -157,5 +166,7 @@ def _weight(entry: LogEntry) -> int:
             return len(entry.records)
         case ImportEntry():
             return 1 + len(entry.columns) // IMPORTED_PER_RECORD
+        case UserImportEntry():
+            return 1 + len(entry.columns) // IMPORTED_USERS_PER_RECORD
         case _:
             return 1

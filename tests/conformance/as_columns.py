@@ -1,26 +1,30 @@
-"""The embedded backend, receiving every batch of events by column: the outcome must be the same."""
+"""The embedded backend, taking batches of events and of updates by column: the outcome must be the same."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from engine.backend import Appended, EventRecord, Record
+from engine.backend import Appended, EventRecord, Record, UserRecord
 from engine.event_columns import EventColumns, TextColumn, ValueColumn
 from engine.local.backend import LocalBackend
+from engine.user_columns import ConsentColumn, UnsetColumn, UserColumns
 from engine.values import Kind, Value, kind_of
 
 
 class ColumnsBackend(LocalBackend):
-    """Batches of nothing but events go in by column."""
+    """Batches of nothing but events, or nothing but updates, go in by column."""
 
     def append(self, account: str, records: Sequence[Record], *, request_id: str = "") -> Appended:
         events = [record for record in records if isinstance(record, EventRecord)]
-        if not events or len(events) < len(records):
-            return super().append(account, records, request_id=request_id)
-        return self.append_columns(account, columns_of(events), request_id=request_id)
+        updates = [record for record in records if isinstance(record, UserRecord)]
+        if events and not updates:
+            return self.append_columns(account, columns_of(events), request_id=request_id)
+        if updates and not events:
+            return self.append_user_columns(account, user_columns_of(updates), request_id=request_id)
+        return super().append(account, records, request_id=request_id)
 
 
 def columns_of(events: Sequence[EventRecord]) -> EventColumns:
@@ -39,6 +43,44 @@ def columns_of(events: Sequence[EventRecord]) -> EventColumns:
         attributes=[_values(name, kind, rows, len(events)) for (name, kind), rows in values.items()],
         event_ids=event_ids if any(event_ids) else None,
     )
+
+
+def user_columns_of(updates: Sequence[UserRecord]) -> UserColumns:
+    """The same updates by column."""
+    count = len(updates)
+    attributes, unset_attributes = _writes([update.attributes for update in updates])
+    identities, unset_identities = _writes([update.identities for update in updates])
+    consents: dict[tuple[str, str], dict[int, Value]] = {}
+    for row, update in enumerate(updates):
+        for name, state in update.consents.items():
+            consents.setdefault(name, {})[row] = state.value
+    return UserColumns(
+        user_ids=_texts([update.user_id for update in updates]),
+        inputs=_texts([update.input for update in updates]),
+        time_bytes=np.array([update.time for update in updates], "<i8").tobytes(),
+        attributes=[_values(name, kind, rows, count) for (name, kind), rows in attributes.items()],
+        unset_attributes=unset_attributes,
+        identities=[_values(name, kind, rows, count) for (name, kind), rows in identities.items()],
+        unset_identities=unset_identities,
+        consents=[
+            ConsentColumn(*name, _values("", Kind.STRING, rows, count)) for name, rows in consents.items()
+        ],
+    )
+
+
+def _writes(
+    rows: Sequence[Mapping[str, Value | None]],
+) -> tuple[dict[tuple[str, Kind], dict[int, Value]], list[UnsetColumn]]:
+    """The values of each name and kind by row, and the rows that unset a name."""
+    values: dict[tuple[str, Kind], dict[int, Value]] = {}
+    unset: dict[str, list[int]] = {}
+    for row, written in enumerate(rows):
+        for name, value in written.items():
+            if value is None:
+                unset.setdefault(name, []).append(row)
+            else:
+                values.setdefault((name, kind_of(value)), {})[row] = value
+    return values, [UnsetColumn.of(name, np.array(found)) for name, found in unset.items()]
 
 
 def _texts(texts: Sequence[str]) -> TextColumn:

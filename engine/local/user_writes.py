@@ -1,0 +1,343 @@
+"""User updates that come as columns, written field by field instead of user by user.
+
+The outcome is that of `Properties.write` for the same updates in order: in a profile the latest write of each
+field, beside it the index and the spans of write times. Of several rows about one user only the latest write
+of each field is written. Profiles are put in their stored form: most users of an import are new, and nobody
+asks for them before they are folded.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pyroaring import BitMap
+
+from engine.event_columns import ValueColumn
+from engine.local.bitmaps import bitmap_of
+from engine.local.cells import PAGE_BITS, PAGE_MASK, as_numpy
+from engine.local.events.arrays import Bools, Int64s, runs
+from engine.local.names import FieldKind, workspace_of
+from engine.local.places import DENSE_MASK, PLACE_SHIFT, Place, Places
+from engine.local.profiles import ProfileUpdate
+from engine.local.properties import EMPTY_LIST, Properties, stored_values
+from engine.user_columns import UserColumns
+from engine.values import Kind, Micros, Value, kind_of
+
+_PAGED_KINDS = (Kind.NUMBER, Kind.TIME)
+_NOTHING = object()
+"""In place of a value where a row does not write a field."""
+_UPDATE_ORDER = operator.itemgetter(0, 1)
+
+
+class UserRows(NamedTuple):
+    """The rows of a batch: whose they are, when they became true, and which users did not exist before it.
+    Row i has the arrival sequence number `sequence` + 1 + i.
+    """
+
+    places: Places
+    times: Int64s
+    sequence: int
+    is_new: Bools
+
+
+class FieldColumn(NamedTuple):
+    """Writes of one kind to one field: the rows, and for each a number, a time or a code of `entries`, as in
+    `ValueColumn`. Kind None: the rows unset the field.
+    """
+
+    field: int
+    kind: Kind | None
+    rows: Int64s
+    data: npt.NDArray[Any]
+    entries: Sequence[Value] = ()
+
+    def where(self, mask: Bools) -> FieldColumn:
+        """The writes for which `mask` is true."""
+        return self._replace(rows=self.rows[mask], data=self.data[mask])
+
+    def without(self, rows: Sequence[int]) -> FieldColumn:
+        """The writes of other rows."""
+        return self.where(~np.isin(self.rows, rows)) if rows else self
+
+    def values(self) -> npt.NDArray[np.object_]:
+        """The values in Python's own form, None where the field is unset."""
+        if self.kind is None:
+            return np.full(len(self.rows), None, object)
+        if self.kind in _PAGED_KINDS:
+            return self.data.astype(object)
+        entries: npt.NDArray[np.object_] = np.fromiter(self.entries, object, len(self.entries))[self.data]
+        return entries
+
+
+def field_columns(columns: UserColumns, field: Callable[[FieldKind, str, str], int]) -> Iterator[FieldColumn]:
+    """The writes by field. `field` answers the number of a field by kind, scope and key."""
+    count = len(columns)
+    workspaces = [workspace_of(name) for name in columns.inputs.entries]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(workspaces))}
+    of_row = np.array([numbers[name] for name in workspaces])[columns.inputs.codes]
+    attributes = [(column.name, _set(column, count)) for column in columns.attributes]
+    attributes += [(column.name, _unset(column.rows, count)) for column in columns.unset_attributes]
+    for name, writes in attributes:
+        for workspace, number in numbers.items():
+            here = writes if len(numbers) == 1 else writes.where(of_row[writes.rows] == number)
+            if len(here.rows):
+                yield here._replace(field=field(FieldKind.ATTRIBUTE, workspace, name))
+    for identity in columns.identities:
+        yield _set(identity, count)._replace(field=field(FieldKind.IDENTITY, identity.name, ""))
+    for unset in columns.unset_identities:
+        yield _unset(unset.rows, count)._replace(field=field(FieldKind.IDENTITY, unset.name, ""))
+    for consent in columns.consents:
+        number = field(FieldKind.CONSENT, consent.regulation, consent.purpose)
+        yield _set(consent.states, count)._replace(field=number)
+
+
+def _set(column: ValueColumn, count: int) -> FieldColumn:
+    rows = np.arange(count) if column.rows is None else column.rows
+    return FieldColumn(0, column.kind, rows, column.data, column.entries)
+
+
+def _unset(rows: Int64s | None, count: int) -> FieldColumn:
+    rows = np.arange(count) if rows is None else rows
+    return FieldColumn(0, None, rows, np.zeros(len(rows), np.uint32))
+
+
+def write_columns(properties: Properties, rows: UserRows, columns: Iterable[FieldColumn]) -> None:
+    """Takes the writes of a batch; each counts unless a later one is there."""
+    by_field: dict[int, list[FieldColumn]] = {}
+    for column in columns:
+        by_field.setdefault(column.field, []).append(column)
+    is_repeated = _repeated(rows.places)
+    if is_repeated.any():
+        by_field = {field: _latest(rows, found) for field, found in by_field.items()}
+    written = _Written(rows, sorted(by_field.items()))
+    is_first = rows.is_new & ~is_repeated
+    _put_first_profiles(properties, written, np.flatnonzero(is_first))
+    merged = _MergedProfiles(properties)
+    merged.put(written, np.flatnonzero(~is_first))
+    for field, found in by_field.items():
+        replaced = merged.replaced.get(field, _Replaced())
+        counting = [column.without(replaced.late_rows) for column in found]
+        _follow(properties, rows, field, counting, replaced)
+
+
+def _repeated(places: Places) -> Bools:
+    """Whether the user of a row has another row as well."""
+    order = np.argsort(places, kind="stable")
+    same = places[order[1:]] == places[order[:-1]]
+    repeated = np.zeros(len(places), np.bool_)
+    repeated[order[1:][same]] = True
+    repeated[order[:-1][same]] = True
+    return repeated
+
+
+def _latest(rows: UserRows, columns: Sequence[FieldColumn]) -> list[FieldColumn]:
+    """Of the writes to one field the latest of each user, of equal times the one that arrived last."""
+    written = np.concatenate([column.rows for column in columns])
+    owners = rows.places[written]
+    order = np.lexsort((written, rows.times[written], owners))
+    owners = owners[order]
+    is_last = np.append(owners[1:] != owners[:-1], True)
+    kept = np.zeros(len(written), np.bool_)
+    kept[order[is_last]] = True
+    ends = np.cumsum([len(column.rows) for column in columns])[:-1]
+    pieces = zip(columns, np.split(kept, ends), strict=True)
+    return [column.where(mask) for column, mask in pieces if mask.any()]
+
+
+# --- profiles -----------------------------------------------------------------------------------------------
+
+
+class _Written:
+    """What rows write to profiles. `fields` come in ascending order, as profiles have them."""
+
+    def __init__(self, rows: UserRows, fields: Sequence[tuple[int, Sequence[FieldColumn]]]) -> None:
+        self.rows = rows
+        self._fields = fields
+
+    def by_row(self, chosen: Int64s) -> Iterator[tuple[int, dict[int, Value | None]]]:
+        """For each of some rows that writes something: its place among them, and the values by field."""
+        position = np.full(len(self.rows.places), -1)
+        position[chosen] = np.arange(len(chosen))
+        fields: list[int] = []
+        values: list[list[Any]] = []
+        missing = 0
+        for field, columns in self._fields:
+            of_field = np.full(len(chosen), _NOTHING, object)
+            count = 0
+            for column in columns:
+                at = position[column.rows]
+                here = at >= 0
+                of_field[at[here]] = column.where(here).values()
+                count += int(np.count_nonzero(here))
+            if count:
+                fields.append(field)
+                values.append(of_field.tolist())
+                missing += len(chosen) - count
+        for place, row in enumerate(zip(*values, strict=True)):
+            if not missing:
+                yield place, dict(zip(fields, row, strict=True))
+                continue
+            written = {
+                field: value for field, value in zip(fields, row, strict=True) if value is not _NOTHING
+            }
+            if written:
+                yield place, written
+
+
+def _put_first_profiles(properties: Properties, written: _Written, chosen: Int64s) -> None:
+    """Makes the profiles of users who had none, from one row each."""
+    rows = written.rows
+    keys = properties.profile_keys(rows.places[chosen])
+    times = rows.times[chosen].tolist()
+    sequences = (rows.sequence + 1 + chosen).tolist()
+    for at, values in written.by_row(chosen):
+        properties.put_profile(keys[at], [(times[at], sequences[at], values)])
+
+
+class _Replaced:
+    """What became of the writes to one field: the places and times of writes that were replaced, values that
+    hold no more, and the rows that came too late.
+    """
+
+    def __init__(self) -> None:
+        self.places: list[Place] = []
+        self.times: list[Micros] = []
+        self.gone: list[tuple[Place, Value]] = []
+        self.late_rows: list[int] = []
+
+
+class _MergedProfiles:
+    """Profiles of users who may have writes already."""
+
+    def __init__(self, properties: Properties) -> None:
+        self._properties = properties
+        self.replaced: dict[int, _Replaced] = defaultdict(_Replaced)
+        """By field."""
+
+    def put(self, written: _Written, chosen: Int64s) -> None:
+        """Merges what rows write into the profiles of their users."""
+        rows = written.rows
+        chosen = chosen[np.argsort(rows.places[chosen], kind="stable")]
+        places = rows.places[chosen]
+        keys = self._properties.profile_keys(places)
+        of_row = (places.tolist(), rows.times[chosen].tolist(), chosen.tolist())
+        for at, values in written.by_row(chosen):
+            updates = self._properties.profile_updates(keys[at])
+            place, time, row = (column[at] for column in of_row)
+            if updates:
+                updates = self._kept(updates, place, time, row, values)
+            if values:
+                updates.append((time, rows.sequence + 1 + row, values))
+                updates.sort(key=_UPDATE_ORDER)
+            self._properties.put_profile(keys[at], updates)
+
+    def _kept(
+        self,
+        updates: Sequence[ProfileUpdate],
+        place: Place,
+        time: Micros,
+        row: int,
+        values: dict[int, Value | None],
+    ) -> list[ProfileUpdate]:
+        """What a row leaves of earlier updates. Values that come too late are taken out of the row's.
+
+        The rows of a batch arrived after all that is in a profile, so only times are compared.
+        """
+        kept = []
+        for update in updates:
+            was_at, _, earlier = update
+            for field in values.keys() & earlier.keys():
+                if was_at > time:
+                    del values[field]
+                    self.replaced[field].late_rows.append(row)
+                    continue
+                was, now = earlier.pop(field), values[field]
+                if was is None:
+                    continue
+                replaced = self.replaced[field]
+                replaced.places.append(place)
+                replaced.times.append(was_at)
+                kind = type(was)
+                # The page of a column is overwritten anyway.
+                if kind is not type(now) or (was != now and kind is not float and kind is not int):
+                    replaced.gone.append((place, was))
+            if earlier:
+                kept.append(update)
+        return kept
+
+
+# --- index --------------------------------------------------------------------------------------------------
+
+
+def _follow(
+    properties: Properties, rows: UserRows, field: int, columns: Sequence[FieldColumn], replaced: _Replaced
+) -> None:
+    """The index and the spans of a field follow the writes that count, of which each user has one."""
+    _unindex(properties, field, replaced.gone)
+    properties.write_times.remove_many(field, np.array(replaced.places, np.int64), replaced.times)
+    for column in columns:
+        places = rows.places[column.rows]
+        for group in np.unique(places >> PLACE_SHIFT).tolist():
+            properties.touched.add(("field", field, group))
+        if column.kind is None:
+            continue
+        order = np.argsort(places)
+        sorted_places = places[order]
+        _index(properties, column, sorted_places, column.data[order])
+        properties.write_times.add_many(field, sorted_places, rows.times[column.rows[order]])
+
+
+def _unindex(properties: Properties, field: int, gone: Sequence[tuple[Place, Value]]) -> None:
+    present: dict[tuple[int, int], list[int]] = defaultdict(list)
+    valued: dict[tuple[Kind, int, bytes], list[int]] = defaultdict(list)
+    for place, value in gone:
+        kind, group, dense = kind_of(value), place >> PLACE_SHIFT, place & DENSE_MASK
+        present[EMPTY_LIST if value == () else kind, group].append(dense)
+        if kind in _PAGED_KINDS:
+            properties.unset_column(field, kind, group, dense)
+            continue
+        for stored in stored_values(value):
+            valued[kind, group, stored].append(dense)
+    for (kind_number, group), users in present.items():
+        properties.present_cell(field, kind_number, group).value.difference_update(BitMap(users))
+    for (kind, group, stored), users in valued.items():
+        properties.discard_from_value(field, kind, group, stored, users)
+
+
+def _index(properties: Properties, column: FieldColumn, places: Places, data: npt.NDArray[Any]) -> None:
+    """Enters values of one kind, whose users are given in order."""
+    field, kind = column.field, column.kind
+    assert kind is not None
+    empty = [code for code, value in enumerate(column.entries) if value == ()]
+    is_empty = np.isin(data, empty) if empty else np.zeros(len(data), np.bool_)
+    _present(properties, field, kind, places[~is_empty])
+    _present(properties, field, EMPTY_LIST, places[is_empty])
+    if kind in _PAGED_KINDS:
+        for start, end in itertools.pairwise(runs(places >> PAGE_BITS).tolist()):
+            group, dense = int(places[start]) >> PLACE_SHIFT, int(places[start]) & DENSE_MASK
+            page = as_numpy(properties.column_cell(field, kind, group, dense).value)
+            page[places[start:end] & PAGE_MASK] = data[start:end]
+        return
+    # A stable sort leaves the users of a value in order.
+    keys = (places >> PLACE_SHIFT) * len(column.entries) + data
+    order = np.argsort(keys, kind="stable")
+    users = (places[order] & DENSE_MASK).astype(np.uint32)
+    stored: dict[int, tuple[bytes, ...]] = {}
+    for start, end in itertools.pairwise(runs(keys[order]).tolist()):
+        group, code = divmod(int(keys[order[start]]), len(column.entries))
+        if code not in stored:
+            stored[code] = stored_values(column.entries[code])
+        for value in stored[code]:
+            properties.add_to_value(field, kind, group, value, users[start:end])
+
+
+def _present(properties: Properties, field: int, kind: int, places: Places) -> None:
+    for start, end in itertools.pairwise(runs(places >> PLACE_SHIFT).tolist()):
+        cell = properties.present_cell(field, kind, int(places[start]) >> PLACE_SHIFT)
+        cell.value |= bitmap_of(places[start:end] & DENSE_MASK)
