@@ -33,12 +33,12 @@ from service.not_built import METHODS_NOT_BUILT
 OWN_PREFIX = "/milepost.v1."
 HEALTH_PREFIX = "/grpc.health.v1.Health/"
 WATCH_METHOD = "/milepost.v1.AudienceService/WatchMembership"
-IMPORT_METHOD = "/milepost.v1.IngestService/ImportEvents"
+IMPORT_METHODS = ("/milepost.v1.IngestService/ImportEvents", "/milepost.v1.IngestService/ImportUsers")
 INGEST_METHODS = {
     "/milepost.v1.IngestService/IngestEvents": "events",
     "/milepost.v1.IngestService/StreamEvents": "batch.events",
     "/milepost.v1.IngestService/UpsertUsers": "users",
-    IMPORT_METHOD: "arrow",
+    **dict.fromkeys(IMPORT_METHODS, "arrow"),
 }
 """Methods that take batches, and the field that makes them large."""
 
@@ -161,7 +161,7 @@ class CallInterceptor(grpc.ServerInterceptor):
     def _pool_of(self, method: str, handler: Handler) -> Workers:
         if method == WATCH_METHOD:
             return self._pools.watchers
-        if method == IMPORT_METHOD:
+        if method in IMPORT_METHODS:
             return self._pools.imports
         if handler.request_streaming or handler.response_streaming:
             return self._pools.streams

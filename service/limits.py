@@ -16,7 +16,7 @@ STREAMS_MAX = 32
 WATCHERS_MAX = 64
 """WatchMembership streams."""
 IMPORTS_MAX = 4
-"""ImportEvents calls at a time, of all accounts."""
+"""ImportEvents and ImportUsers calls at a time, of all accounts."""
 CALL_S_MAX = 60.0
 """The longest a unary call works for, whatever its deadline."""
 SLOW_CALL_MS = 1_000

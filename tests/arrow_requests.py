@@ -37,6 +37,8 @@ def requests(
         yield pb.ImportEventsRequest(arrow=stream[start : start + piece_bytes])
 
 
-def refused(response: pb.ImportEventsResponse) -> dict[tuple[str, str, str], Sequence[int]]:
+def refused(
+    response: pb.ImportEventsResponse | pb.ImportUsersResponse,
+) -> dict[tuple[str, str, str], Sequence[int]]:
     """(Reason, field, description) → rows."""
     return {(each.reason, each.field, each.description): list(each.rows) for each in response.refused}

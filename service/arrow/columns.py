@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,9 @@ import pyarrow as pa
 from engine.checks import RowFaults
 from engine.criteria.model import EventType
 from engine.event_columns import EventColumns, Rows, TextColumn
-from milepost.grammar import NOT_A_TIME, Instants
+from engine.user_columns import UserColumns
+from engine.values import Micros
+from milepost.grammar import NOT_A_TIME, Grammar, Instants
 from service.arrow.attributes import Attribute
 from service.arrow.layout import Layout, unfit
 from service.arrow.texts import coded, is_texts, text_column, text_rows
@@ -24,13 +27,16 @@ _TYPE_NAMES = {member.name: int(member) for member in EventType}
 _NO_TYPE = 0
 
 
+C = TypeVar("C", EventColumns, UserColumns)
+
+
 @dataclass(frozen=True, slots=True)
-class Converted:
+class Converted(Generic[C]):
     """The rows of a batch that could be converted. `rows` are their places in the batch, None = all; those of
     `faults` are places in the batch too, and each row is in one of them at most.
     """
 
-    columns: EventColumns
+    columns: C
     rows: Rows | None
     faults: list[RowFaults]
 
@@ -39,11 +45,11 @@ class Converted:
         return rows if self.rows is None else self.rows[rows]
 
 
-def convert(batch: pa.RecordBatch, layout: Layout) -> Converted:
+def convert(batch: pa.RecordBatch, layout: Layout) -> Converted[EventColumns]:
     """The batch by columns. Raises InvalidInput for a column whose type has no meaning."""
     count = batch.num_rows
-    times = _times(batch, layout)
-    faults = _Faults(count)
+    times = times_of(batch, layout.time, layout.default_time, layout.grammar)
+    faults = Faults(count)
     faults.add(REQUIRED, "time", TIME_MISSING, ~times.has)
     faults.add(INVALID_VALUE, "time", NOT_A_TIME, times.bad)
     types = _types(batch, layout, faults)
@@ -57,8 +63,8 @@ def convert(batch: pa.RecordBatch, layout: Layout) -> Converted:
     event_ids = None if layout.event_id is None else text_rows(layout.event_id, batch.column(layout.event_id))
     converted = EventColumns(
         user_ids=text_column(layout.user_id, batch.column(layout.user_id)),
-        inputs=_texts(batch, layout.input, layout.default_input),
-        names=_texts(batch, layout.name, layout.default_name),
+        inputs=texts_of(batch, layout.input, layout.default_input),
+        names=texts_of(batch, layout.name, layout.default_name),
         type_bytes=types.astype(np.uint8).tobytes(),
         time_bytes=times.micros.astype("<i8").tobytes(),
         attributes=attributes,
@@ -68,7 +74,7 @@ def convert(batch: pa.RecordBatch, layout: Layout) -> Converted:
     return Converted(converted if kept is None else converted.take(kept), kept, faults.found)
 
 
-class _Faults:
+class Faults:
     """Faults of rows, each row with its first one only."""
 
     def __init__(self, count: int) -> None:
@@ -90,26 +96,27 @@ class _Faults:
         return np.flatnonzero(~self._refused) if self.found else None
 
 
-def _times(batch: pa.RecordBatch, layout: Layout) -> Instants:
+def times_of(batch: pa.RecordBatch, column: str | None, default: Micros | None, grammar: Grammar) -> Instants:
     """The time of each row; the default where there is none."""
-    if layout.time is None:
-        times = instants("", pa.nulls(batch.num_rows), layout.grammar)
+    if column is None:
+        times = instants("", pa.nulls(batch.num_rows), grammar)
     else:
-        times = instants(layout.time, batch.column(layout.time), layout.grammar)
-    if layout.default_time is None:
+        times = instants(column, batch.column(column), grammar)
+    if default is None:
         return times
     return Instants(
-        np.where(times.has, times.micros, layout.default_time), np.ones_like(times.has), times.has & times.bad
+        np.where(times.has, times.micros, default), np.ones_like(times.has), times.has & times.bad
     )
 
 
-def _texts(batch: pa.RecordBatch, column: str | None, default: str) -> TextColumn:
+def texts_of(batch: pa.RecordBatch, column: str | None, default: str) -> TextColumn:
+    """The texts of a column; `default` where there is none."""
     if column is None:
         return TextColumn.same(default, batch.num_rows)
     return text_column(column, batch.column(column), default)
 
 
-def _types(batch: pa.RecordBatch, layout: Layout, faults: _Faults) -> npt.NDArray[np.int64]:
+def _types(batch: pa.RecordBatch, layout: Layout, faults: Faults) -> npt.NDArray[np.int64]:
     """The number of the type of each row."""
     if layout.type is None:
         return np.full(batch.num_rows, layout.default_type, np.int64)

@@ -52,21 +52,32 @@ class Layout:
     default_type: EventType
 
 
+class ColumnNames:
+    """The names of a stream's columns, to find those that a header names."""
+
+    def __init__(self, columns: Sequence[str], faults: ShapeFaults) -> None:
+        self._columns = columns
+        self._faults = faults
+        for repeated in (name for name, count in Counter(columns).items() if count > 1):
+            faults.add("arrow", f"has more than one column {repeated!r}")
+
+    def find(self, field: str, named: str, default: str = "", *, required: bool = False) -> str | None:
+        """The column that a field of the header names, or the default; None when there is none. A fault is
+        noted when it has to be there.
+        """
+        wanted = named or default
+        if wanted in self._columns and wanted:
+            return wanted
+        if named or required:
+            listed = ", ".join(map(repr, self._columns))
+            self._faults.add(f"header.{field}", f"the stream has no column {wanted!r}; it has {listed}")
+        return None
+
+
 def layout_of(header: ingest_service_pb2.ImportHeader, columns: Sequence[str]) -> Layout:
     """What the columns mean. Raises InvalidInput with every fault."""
     faults = ShapeFaults()
-    for repeated in (name for name, count in Counter(columns).items() if count > 1):
-        faults.add("arrow", f"has more than one column {repeated!r}")
-
-    def column(field: str, named: str, default: str = "", *, required: bool = False) -> str | None:
-        wanted = named or default
-        if wanted in columns and wanted:
-            return wanted
-        if named or required:
-            listed = ", ".join(map(repr, columns))
-            faults.add(f"header.{field}", f"the stream has no column {wanted!r}; it has {listed}")
-        return None
-
+    column = ColumnNames(columns, faults).find
     user_id = column("user_id_column", header.user_id_column, USER_ID, required=True)
     has_time = header.HasField("default_time")
     time = column("time_column", header.time_column, TIME, required=not has_time)
@@ -76,11 +87,11 @@ def layout_of(header: ingest_service_pb2.ImportHeader, columns: Sequence[str]) -
     input_ = column("input_column", header.input_column)
     meant = {user_id, time, name, event_id, type_, input_}
     attributes = tuple(each for each in columns if each not in meant)
-    kinds = _kinds(header.attribute_kinds, attributes, faults)
+    kinds = attribute_kinds(header.attribute_kinds, attributes, faults)
     default_type = EVENT_TYPES.get(header.default_type)
     if default_type is None:
         faults.add("header.default_type", UNKNOWN_TYPE)
-    grammar = _grammar(header, faults)
+    grammar = grammar_of(header, faults)
     default_time = instant(header.default_time, "header.default_time", faults) if has_time else None
     faults.raise_if_any()
     assert user_id is not None
@@ -102,7 +113,10 @@ def layout_of(header: ingest_service_pb2.ImportHeader, columns: Sequence[str]) -
     )
 
 
-def _grammar(header: ingest_service_pb2.ImportHeader, faults: ShapeFaults) -> Grammar:
+def grammar_of(
+    header: ingest_service_pb2.ImportHeader | ingest_service_pb2.ImportUsersHeader, faults: ShapeFaults
+) -> Grammar:
+    """How texts and integers are read. Notes a fault for a unit or a format without meaning."""
     unit_nanos = _NANOS_OF_UNIT.get(header.time_unit)
     if unit_nanos is None:
         faults.add("header.time_unit", "is no unit of time")
@@ -114,11 +128,12 @@ def _grammar(header: ingest_service_pb2.ImportHeader, faults: ShapeFaults) -> Gr
         return Grammar()
 
 
-def _kinds(
+def attribute_kinds(
     given: Mapping[str, catalog_service_pb2.ValueKind.ValueType],
     attributes: Sequence[str],
     faults: ShapeFaults,
 ) -> dict[str, Kind]:
+    """The kinds to read attributes as. Notes a fault for a name that is no attribute, or no kind."""
     kinds = {}
     for name, number in given.items():
         kind = _KINDS.get(number)

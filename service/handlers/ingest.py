@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -12,6 +13,9 @@ from milepost.v1 import ingest_service_pb2_grpc
 from service.convert.data import event_records, rejection_messages, user_records
 from service.convert.event_columns import BY_COLUMN_EVENTS_MIN, event_columns
 from service.handlers.runtime import Runtime
+
+if TYPE_CHECKING:
+    from service.arrow.importing import Importing
 
 
 class IngestHandlers(ingest_service_pb2_grpc.IngestServiceServicer):
@@ -49,6 +53,14 @@ class IngestHandlers(ingest_service_pb2_grpc.IngestServiceServicer):
     def ImportEvents(
         self, request_iterator: Iterator[pb.ImportEventsRequest], context: grpc.ServicerContext
     ) -> pb.ImportEventsResponse:
+        return self._importing(context).events(request_iterator)
+
+    def ImportUsers(
+        self, request_iterator: Iterator[pb.ImportUsersRequest], context: grpc.ServicerContext
+    ) -> pb.ImportUsersResponse:
+        return self._importing(context).users(request_iterator)
+
+    def _importing(self, context: grpc.ServicerContext) -> Importing:
         try:
             from service.arrow.importing import Importing
         except ModuleNotFoundError as error:
@@ -60,13 +72,12 @@ class IngestHandlers(ingest_service_pb2_grpc.IngestServiceServicer):
             if not context.is_active():
                 raise DeadlineExceeded("the caller is gone")
 
-        importing = Importing(
+        return Importing(
             engine=self._runtime.engine,
             token=self._runtime.token,
             batch_bytes_max=self._runtime.import_batch_bytes_max,
             may_go_on=may_go_on,
         )
-        return importing.run(request_iterator)
 
     def UpsertUsers(
         self, request: pb.UpsertUsersRequest, context: grpc.ServicerContext

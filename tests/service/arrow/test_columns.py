@@ -12,6 +12,7 @@ import pytest
 
 from engine.criteria.model import EventType
 from engine.errors import InvalidInput
+from engine.event_columns import EventColumns
 from engine.values import Kind, Value
 from milepost.v1 import ingest_service_pb2 as pb
 from milepost.v1.catalog_service_pb2 import (
@@ -28,7 +29,7 @@ SECOND = 1_000_000
 NOON = 1_700_000_000 * SECOND
 
 
-def converted(columns: dict[str, Any], count: int = 0, **header: Any) -> Converted:
+def converted(columns: dict[str, Any], count: int = 0, **header: Any) -> Converted[EventColumns]:
     """Columns, with user ids, names and times where there are none, converted."""
     rows = count or len(next(iter(columns.values())))
     plain = {
@@ -40,7 +41,7 @@ def converted(columns: dict[str, Any], count: int = 0, **header: Any) -> Convert
     return convert(batch, layout_of(pb.ImportHeader(input="i", **header), batch.schema.names))
 
 
-def values(made: Converted, name: str) -> list[tuple[Kind, Value] | None]:
+def values(made: Converted[EventColumns], name: str) -> list[tuple[Kind, Value] | None]:
     """The value of an attribute for each row that was kept."""
     found: list[tuple[Kind, Value] | None] = [None] * len(made.columns)
     for column in made.columns.attributes:
@@ -55,11 +56,11 @@ def values(made: Converted, name: str) -> list[tuple[Kind, Value] | None]:
     return found
 
 
-def faults(made: Converted) -> list[tuple[str, str, str, list[int]]]:
+def faults(made: Converted[EventColumns]) -> list[tuple[str, str, str, list[int]]]:
     return [(each.reason, each.field, each.description, each.rows.tolist()) for each in made.faults]
 
 
-def user_ids(made: Converted) -> list[str]:
+def user_ids(made: Converted[EventColumns]) -> list[str]:
     column = made.columns.user_ids
     return [column.entries[code] for code in column.codes.tolist()]
 

@@ -446,6 +446,262 @@ class ImportEventsResponse(_message.Message):
 Global___ImportEventsResponse: _TypeAlias = ImportEventsResponse  # noqa: Y015
 
 @_typing.final
+class ConsentColumn(_message.Message):
+    """A column that says whether users gave a consent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLUMN_FIELD_NUMBER: _builtins.int
+    REGULATION_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    GIVEN_VALUES_FIELD_NUMBER: _builtins.int
+    DENIED_VALUES_FIELD_NUMBER: _builtins.int
+    column: _builtins.str
+    """Required. The column: strings, bools, integers, or a dictionary of these."""
+    regulation: _builtins.str
+    """Required. The regulation, for example "gdpr"."""
+    purpose: _builtins.str
+    """Required. The purpose, for example "marketing"."""
+    @_builtins.property
+    def given_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Values that mean GIVEN, compared as text without regard to case. Empty: `given`, `true`."""
+
+    @_builtins.property
+    def denied_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Values that mean DENIED, compared as text without regard to case. Empty: `denied`, `false`."""
+
+    def __init__(
+        self,
+        *,
+        column: _builtins.str = ...,
+        regulation: _builtins.str = ...,
+        purpose: _builtins.str = ...,
+        given_values: _abc.Iterable[_builtins.str] | None = ...,
+        denied_values: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "denied_values", b"denied_values", "given_values", b"given_values", "purpose", b"purpose", "regulation", b"regulation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConsentColumn: _TypeAlias = ConsentColumn  # noqa: Y015
+
+@_typing.final
+class ImportUsersHeader(_message.Message):
+    """What the columns of an import of users mean. Any column may be dictionary encoded. A column whose type has no meaning where it stands
+    fails the call with INVALID_ARGUMENT that names the column and its type.
+
+    Each row is one UserUpdate: every value it has is written with the row's time, and per attribute, identity and consent the latest time
+    wins. A user may have any number of rows. A row without a user id, or with a value that cannot be converted, is refused by itself.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AttributeKindsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _catalog_service_pb2.ValueKind.ValueType
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _catalog_service_pb2.ValueKind.ValueType = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class IdentityColumnsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    USER_ID_COLUMN_FIELD_NUMBER: _builtins.int
+    TIME_COLUMN_FIELD_NUMBER: _builtins.int
+    DEFAULT_TIME_FIELD_NUMBER: _builtins.int
+    INPUT_COLUMN_FIELD_NUMBER: _builtins.int
+    TIME_UNIT_FIELD_NUMBER: _builtins.int
+    ATTRIBUTE_KINDS_FIELD_NUMBER: _builtins.int
+    IDENTITY_COLUMNS_FIELD_NUMBER: _builtins.int
+    CONSENT_COLUMNS_FIELD_NUMBER: _builtins.int
+    IGNORED_COLUMNS_FIELD_NUMBER: _builtins.int
+    UNSET_NULLS_FIELD_NUMBER: _builtins.int
+    SKIP_ROWS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DECIMAL_COMMA_FIELD_NUMBER: _builtins.int
+    TIME_FORMAT_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Required. `accounts/{a}`."""
+    input: _builtins.str
+    """The input of rows without one. Attributes are kept for the input's workspace."""
+    user_id_column: _builtins.str
+    """Column of the user ids: strings, or integers, which are written as decimals. Empty = `user_id`."""
+    time_column: _builtins.str
+    """Column of the times at which the values became true, in the forms that ImportHeader.time_column takes. Empty = `time`, which may be
+    missing.
+    """
+    input_column: _builtins.str
+    """Column of the inputs, `accounts/{a}/workspaces/{w}/inputs/{i}`. Empty = there is none."""
+    time_unit: Global___TimeUnit.ValueType
+    """What integers in times count."""
+    unset_nulls: _builtins.bool
+    """What a null means in a column of attributes or identities. By default nothing: what is known of the user stays. When set, it unsets
+    the attribute or identity, which is a write with a time like any other. Consents are never unset.
+    """
+    skip_rows: _builtins.int
+    """Rows to skip at the start of the stream: those a former, broken import had acknowledged."""
+    request_id: _builtins.str
+    """An import repeated under the same id, in the same record batches, is applied once, as in ImportHeader.request_id."""
+    decimal_comma: _builtins.bool
+    """Numbers in texts are written with a comma, as in ImportHeader.decimal_comma."""
+    time_format: _builtins.str
+    """A further form of times in texts, as in ImportHeader.time_format. Empty = none."""
+    @_builtins.property
+    def default_time(self) -> _timestamp_pb2.Timestamp:
+        """Time of rows without one. Unset is the server's clock when the import begins."""
+
+    @_builtins.property
+    def attribute_kinds(self) -> _containers.ScalarMap[_builtins.str, _catalog_service_pb2.ValueKind.ValueType]:
+        """Attribute columns to read as another kind than their own type says, as in ImportHeader.attribute_kinds. Every column that is named
+        nowhere else in this header is an attribute.
+        """
+
+    @_builtins.property
+    def identity_columns(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Columns of identities: column to identity type (email, phone, customer_id, ...). Strings or integers; an empty string is no value."""
+
+    @_builtins.property
+    def consent_columns(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsentColumn]:
+        """Columns of consents. A null or an empty string is no write; any other value that is neither given nor denied refuses its row."""
+
+    @_builtins.property
+    def ignored_columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Columns to leave out. One that the stream does not have is an error."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        input: _builtins.str = ...,
+        user_id_column: _builtins.str = ...,
+        time_column: _builtins.str = ...,
+        default_time: _timestamp_pb2.Timestamp | None = ...,
+        input_column: _builtins.str = ...,
+        time_unit: Global___TimeUnit.ValueType = ...,
+        attribute_kinds: _abc.Mapping[_builtins.str, _catalog_service_pb2.ValueKind.ValueType] | None = ...,
+        identity_columns: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        consent_columns: _abc.Iterable[Global___ConsentColumn] | None = ...,
+        ignored_columns: _abc.Iterable[_builtins.str] | None = ...,
+        unset_nulls: _builtins.bool = ...,
+        skip_rows: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+        decimal_comma: _builtins.bool = ...,
+        time_format: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["default_time", b"default_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute_kinds", b"attribute_kinds", "consent_columns", b"consent_columns", "decimal_comma", b"decimal_comma", "default_time", b"default_time", "identity_columns", b"identity_columns", "ignored_columns", b"ignored_columns", "input", b"input", "input_column", b"input_column", "parent", b"parent", "request_id", b"request_id", "skip_rows", b"skip_rows", "time_column", b"time_column", "time_format", b"time_format", "time_unit", b"time_unit", "unset_nulls", b"unset_nulls", "user_id_column", b"user_id_column"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportUsersHeader: _TypeAlias = ImportUsersHeader  # noqa: Y015
+
+@_typing.final
+class ImportUsersRequest(_message.Message):
+    """See ImportUsers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    ARROW_FIELD_NUMBER: _builtins.int
+    arrow: _builtins.bytes
+    """Then the Arrow IPC stream, cut anywhere."""
+    @_builtins.property
+    def header(self) -> Global___ImportUsersHeader:
+        """First."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___ImportUsersHeader | None = ...,
+        arrow: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["arrow", b"arrow", "header", b"header", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrow", b"arrow", "header", b"header", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "arrow"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___ImportUsersRequest: _TypeAlias = ImportUsersRequest  # noqa: Y015
+
+@_typing.final
+class ImportUsersResponse(_message.Message):
+    """See ImportUsers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    REJECTED_FIELD_NUMBER: _builtins.int
+    REJECTIONS_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    revision: _builtins.str
+    """Reads with `at_least` this revision see the import."""
+    accepted: _builtins.int
+    """Rows that were taken. Rows about one user are counted each."""
+    rejected: _builtins.int
+    @_builtins.property
+    def rejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rejection]:
+        """The first refused rows, at most 1,000; `index` is the row in the stream."""
+
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusedRows]:
+        """Every refused row, as long as there are at most 1,048,576; otherwise the first ones. `rejected` counts all."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.str = ...,
+        accepted: _builtins.int = ...,
+        rejected: _builtins.int = ...,
+        rejections: _abc.Iterable[Global___Rejection] | None = ...,
+        refused: _abc.Iterable[Global___RefusedRows] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "refused", b"refused", "rejected", b"rejected", "rejections", b"rejections", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportUsersResponse: _TypeAlias = ImportUsersResponse  # noqa: Y015
+
+@_typing.final
 class UpsertUsersRequest(_message.Message):
     """See UpsertUsers."""
 

@@ -50,6 +50,11 @@ class IngestServiceStub:
                 request_serializer=milepost_dot_v1_dot_ingest__service__pb2.ImportEventsRequest.SerializeToString,
                 response_deserializer=milepost_dot_v1_dot_ingest__service__pb2.ImportEventsResponse.FromString,
                 _registered_method=True)
+        self.ImportUsers = channel.stream_unary(
+                '/milepost.v1.IngestService/ImportUsers',
+                request_serializer=milepost_dot_v1_dot_ingest__service__pb2.ImportUsersRequest.SerializeToString,
+                response_deserializer=milepost_dot_v1_dot_ingest__service__pb2.ImportUsersResponse.FromString,
+                _registered_method=True)
         self.UpsertUsers = channel.unary_unary(
                 '/milepost.v1.IngestService/UpsertUsers',
                 request_serializer=milepost_dot_v1_dot_ingest__service__pb2.UpsertUsersRequest.SerializeToString,
@@ -95,6 +100,14 @@ class IngestServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ImportUsers(self, request_iterator, context):
+        """Takes an Arrow IPC stream of user updates, in pieces, for bulk import: see ImportUsersHeader for what its columns mean. Each row has the
+        effect of one UserUpdate. Batches, refused rows and failures are as in ImportEvents.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UpsertUsers(self, request, context):
         """Creates users or changes what is known of them.
         """
@@ -133,6 +146,11 @@ def add_IngestServiceServicer_to_server(servicer, server):
                     servicer.ImportEvents,
                     request_deserializer=milepost_dot_v1_dot_ingest__service__pb2.ImportEventsRequest.FromString,
                     response_serializer=milepost_dot_v1_dot_ingest__service__pb2.ImportEventsResponse.SerializeToString,
+            ),
+            'ImportUsers': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportUsers,
+                    request_deserializer=milepost_dot_v1_dot_ingest__service__pb2.ImportUsersRequest.FromString,
+                    response_serializer=milepost_dot_v1_dot_ingest__service__pb2.ImportUsersResponse.SerializeToString,
             ),
             'UpsertUsers': grpc.unary_unary_rpc_method_handler(
                     servicer.UpsertUsers,
@@ -232,6 +250,33 @@ class IngestService:
             '/milepost.v1.IngestService/ImportEvents',
             milepost_dot_v1_dot_ingest__service__pb2.ImportEventsRequest.SerializeToString,
             milepost_dot_v1_dot_ingest__service__pb2.ImportEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportUsers(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/milepost.v1.IngestService/ImportUsers',
+            milepost_dot_v1_dot_ingest__service__pb2.ImportUsersRequest.SerializeToString,
+            milepost_dot_v1_dot_ingest__service__pb2.ImportUsersResponse.FromString,
             options,
             channel_credentials,
             insecure,

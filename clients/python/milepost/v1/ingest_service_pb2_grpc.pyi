@@ -44,6 +44,10 @@ class IngestServiceStub:
     each acknowledged as a whole; a row that is refused does not hold back its neighbours. When the call fails, the batches before the
     failure stay: send the import again under the same request_id, and nothing is applied twice.
     """
+    ImportUsers: _grpc.StreamUnaryMultiCallable[_ingest_service_pb2.ImportUsersRequest, _ingest_service_pb2.ImportUsersResponse]
+    """Takes an Arrow IPC stream of user updates, in pieces, for bulk import: see ImportUsersHeader for what its columns mean. Each row has the
+    effect of one UserUpdate. Batches, refused rows and failures are as in ImportEvents.
+    """
     UpsertUsers: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.UpsertUsersRequest, _ingest_service_pb2.UpsertUsersResponse]
     """Creates users or changes what is known of them."""
     AliasUser: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.AliasUserRequest, _ingest_service_pb2.AliasUserResponse]
@@ -66,6 +70,10 @@ class IngestServiceAsyncStub(IngestServiceStub):
     """Takes an Arrow IPC stream of events, in pieces, for bulk import: see ImportHeader for what its columns mean. Rows are taken in batches,
     each acknowledged as a whole; a row that is refused does not hold back its neighbours. When the call fails, the batches before the
     failure stay: send the import again under the same request_id, and nothing is applied twice.
+    """
+    ImportUsers: _aio.StreamUnaryMultiCallable[_ingest_service_pb2.ImportUsersRequest, _ingest_service_pb2.ImportUsersResponse]  # type: ignore[assignment]
+    """Takes an Arrow IPC stream of user updates, in pieces, for bulk import: see ImportUsersHeader for what its columns mean. Each row has the
+    effect of one UserUpdate. Batches, refused rows and failures are as in ImportEvents.
     """
     UpsertUsers: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.UpsertUsersRequest, _ingest_service_pb2.UpsertUsersResponse]  # type: ignore[assignment]
     """Creates users or changes what is known of them."""
@@ -104,6 +112,16 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         """Takes an Arrow IPC stream of events, in pieces, for bulk import: see ImportHeader for what its columns mean. Rows are taken in batches,
         each acknowledged as a whole; a row that is refused does not hold back its neighbours. When the call fails, the batches before the
         failure stay: send the import again under the same request_id, and nothing is applied twice.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportUsers(
+        self,
+        request_iterator: _MaybeAsyncIterator[_ingest_service_pb2.ImportUsersRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingest_service_pb2.ImportUsersResponse, _abc.Awaitable[_ingest_service_pb2.ImportUsersResponse]]:
+        """Takes an Arrow IPC stream of user updates, in pieces, for bulk import: see ImportUsersHeader for what its columns mean. Each row has the
+        effect of one UserUpdate. Batches, refused rows and failures are as in ImportEvents.
         """
 
     @_abc_1.abstractmethod
