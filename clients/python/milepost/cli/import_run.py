@@ -164,7 +164,8 @@ class ImportRun:
             self._fail(file, f"{file}: {error}")
         else:
             self._imported.append(imported)
-            self._say(file_summary(file.name, imported, time.perf_counter() - started))
+            if len(self._files) == 1 or not imported.was_complete:
+                self._say(file_summary(file.name, imported, time.perf_counter() - started))
             for name in imported.unseen:
                 _tell(f"warning: {file}: no row has the attribute {name!r} that --column names")
 

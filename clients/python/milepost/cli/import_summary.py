@@ -18,10 +18,10 @@ NAMES_SHOWN = 10
 def file_summary(name: str, imported: FileImported, elapsed_seconds: float) -> str:
     """One file: a line with its figures, then why rows were rejected."""
     rows = imported.rows - imported.resumed_rows
-    if imported.resumed_rows and not rows:
+    if imported.was_complete:
         before = "was imported before (--from-start imports it again): "
     else:
-        before = f"{number(rows)} rows in {elapsed_seconds:.1f} s, {_rate(rows, elapsed_seconds)}"
+        before = f"{_rows(rows)} in {elapsed_seconds:.1f} s, {_rate(rows, elapsed_seconds)}"
         before += (
             f", after {number(imported.resumed_rows)} in former runs; " if imported.resumed_rows else "; "
         )
@@ -37,9 +37,9 @@ def grand_total(
     """Several files: how many there were, their figures together, and which failed."""
     rows = sum(each.rows - each.resumed_rows for each in imported)
     line = f"{number(len(imported))} of {number(files)} files imported"
-    before = sum(1 for each in imported if each.resumed_rows and each.resumed_rows == each.rows)
+    before = sum(each.was_complete for each in imported)
     line += f" ({number(before)} of them before)" if before else ""
-    line += f": {number(rows)} rows in {elapsed_seconds:.1f} s, {_rate(rows, elapsed_seconds)}"
+    line += f": {_rows(rows)} in {elapsed_seconds:.1f} s, {_rate(rows, elapsed_seconds)}"
     lines = [f"{line}; {_parts(imported, 'the files named above')}"]
     if failed:
         named = ", ".join(printable(str(path)) for path in failed[:NAMES_SHOWN])
@@ -52,7 +52,7 @@ def reasons(refusals: Mapping[str, int]) -> Iterator[str]:
     """Lines that say why rows were rejected, the most frequent reason first."""
     ordered = sorted(refusals.items(), key=lambda item: (-item[1], item[0]))
     for reason, rows in ordered[:REASONS_SHOWN]:
-        yield f"  {number(rows)} {'row' if rows == 1 else 'rows'} rejected, {printable(reason)}"
+        yield f"  {_rows(rows)} rejected, {printable(reason)}"
     if ordered[REASONS_SHOWN:]:
         rest = sum(rows for _, rows in ordered[REASONS_SHOWN:])
         yield f"  {number(rest)} rejected for {number(len(ordered) - REASONS_SHOWN)} further reasons"
@@ -94,6 +94,10 @@ def _parts(imported: Sequence[FileImported], where: str) -> str:
     if rejected := sum(each.rejected for each in imported):
         parts.append(f"{number(rejected)} rejected, see {where}")
     return ", ".join(parts)
+
+
+def _rows(count: int) -> str:
+    return f"{number(count)} {'row' if count == 1 else 'rows'}"
 
 
 def _rate(rows: int, elapsed_seconds: float) -> str:

@@ -54,6 +54,8 @@ class FileImported:
     revision: str
     rejected_path: Path
     unseen: Sequence[str] = ()
+    was_complete: bool = False
+    """Whether a former run had imported all of it."""
 
 
 @dataclass(frozen=True)
@@ -133,10 +135,11 @@ def import_file(
             source = open_source(path, format, settings, progress.segment_rows)
         rejected = _rejected_rows(side_files, path, stored.entry, progress)
         watcher = watcher or Watcher()
-        watcher.begins(source.rows, progress.rows)
         resumed_rows = progress.rows
+        was_complete = progress.complete
         unseen: set[str] = set()
         if not progress.complete:
+            watcher.begins(source.rows, progress.rows)
             sending = _Sending(client, settings, progress, stored, rejected, watcher, force)
             with _ahead(source.segments(progress.rows, progress.malformed)) as segments:
                 for segment in segments:
@@ -155,6 +158,7 @@ def import_file(
         revision=progress.revision,
         rejected_path=side_files.rejected_of(path),
         unseen=sorted(unseen),
+        was_complete=was_complete,
     )
 
 
