@@ -92,14 +92,39 @@ class Contains(msgspec.Struct, frozen=True):
     user_ids: tuple[str, ...]
 
 
+class Block(msgspec.Struct, frozen=True):
+    """Some of the partitions read, halved in several independent ways: how many users of each root they have,
+    and for each root how many of these lie in each half.
+
+    Shows how much a root varies between partitions.
+    """
+
+    sizes: tuple[int, ...]
+    halves: tuple[tuple[int, ...], ...]
+
+
 class Counts(msgspec.Struct, frozen=True):
     """Sizes of the roots over the partitions read. `fraction` is the share of all partitions that were read,
-    in (0, 1].
+    in (0, 1]; `blocks` are some of what was read when it was not everything.
     """
 
     sizes: tuple[int, ...]
     revision: int
     fraction: float
+    blocks: tuple[Block, ...] = ()
+
+
+class Outlook(msgspec.Struct, frozen=True):
+    """What is known of a question before it is asked: how many users belong to its inputs, exactly, and about
+    how many microseconds its plan takes over everyone.
+
+    `work` is reckoned for data in memory, from the plan and the account's data alone. The clock, caches, the
+    way the data are stored, other accounts and the order of operands do not change it, and so far as windows
+    keep their length, neither does the plan's instant.
+    """
+
+    users: int
+    work: float
 
 
 class MemberPage(msgspec.Struct, frozen=True):
@@ -366,6 +391,14 @@ class Backend(Protocol):
         together.
 
         Fixed: the same users each time, and a smaller sample is contained in every larger one.
+        """
+        ...
+
+    def outlook(
+        self, plan: Plan, inputs: Sequence[str], *, min_revision: int = 0, deadline: float | None = None
+    ) -> Outlook:
+        """What counting the plan's roots over everyone would take; reads next to nothing. `min_revision` and
+        `deadline` as for `execute`.
         """
         ...
 

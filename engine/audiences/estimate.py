@@ -1,35 +1,50 @@
 """How many of a plan's users there are, as exactly as the time allows.
 
-The sample is a prefix of the backend's fixed order of partitions, so that the same users are read each time
-and a larger sample contains every smaller one. The first sample's own cost tells what the larger ones would
-cost. What was decided for a question is remembered for as long as the data stay the same, so that asking
-again does not answer from another sample.
+The same question has the same answer for as long as its account's data stand still: how large a sample is
+read depends on the plan, the data and the budget, and on nothing else. It is reckoned before anything is read
+(`Outlook.work`), from what the data are and not from what a clock says, so that neither a restart nor other
+accounts, other questions, their budgets or the order of the criteria change it. The sample is a prefix of the
+store's own order of partitions: the same users each time, and a larger sample contains every smaller one.
+
+One thing a clock may do: where the sample was quick enough that everything should fit the budget, everything
+is read, and if it did fit, the question is answered exactly from then on (`MeasuredTimes`).
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import msgspec
 
+from engine.audiences.measured import MeasuredTimes
 from engine.audiences.model import Exact, MaxRelativeError, Precision, Size, SizeState, TimeBudget
-from engine.audiences.sampling import estimated_size, exact_size, failed_size, relative_error
-from engine.backend import Backend, Count, Counts
-from engine.errors import DataLoss, DeadlineExceeded, InvalidInput
-from engine.plan.model import Plan, Step
+from engine.audiences.sampling import (
+    coherent,
+    design_effects,
+    estimated_size,
+    exact_size,
+    failed_size,
+    relative_error,
+)
+from engine.backend import Backend, Count, Counts, Outlook
+from engine.errors import DataLoss, DeadlineExceeded, InvalidInput, MilepostError
+from engine.plan.model import Nobody, Plan
 from engine.values import PARTITION_COUNT
 
 EXACT_BUDGET_DEFAULT_MS = 50
-"""Without a wish of the caller's an estimate is exact when that fits in this time."""
+"""The budget of a caller who names none."""
+
+TIME_BUDGET_FLOOR_MS = 5
+"""A smaller budget counts as this one: no answer is much quicker than the smallest sample."""
 
 EXACT_AT_ONCE_USERS_MAX = 20_000
-"""So few users are counted without taking a sample first."""
+"""So few users are counted whatever the budget."""
 
 LEVELS_PARTITIONS = (64, 128, 256, 512, PARTITION_COUNT)
 """Samples, each contained in the next."""
@@ -39,16 +54,12 @@ FIRST_LEVEL_PARTITIONS_MAX = 256
 question to the next are a group's, so a part of one costs as much.
 """
 
-GIVEN_UP_SECONDS = 60.0
-"""After a larger sample took too long none is tried for questions of the same shape for so long: what it
-reads may not be in memory, which the cost of a smaller sample does not tell.
-"""
+RETRY_SECONDS = 60.0
+"""After everything took too long it is not tried again for the same question for this time."""
 
-DECISIONS_REMEMBERED_MAX = 1_024
+TRIALS_REMEMBERED_MAX = 1_024
 
-
-_Shape: TypeAlias = tuple[str, tuple[type[Step], ...]]
-"""An account, and the kinds of a plan's steps: what stays when an operand or the instant is another."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +75,16 @@ class Sampled:
 class Question:
     """A plan whose last root is the journey's users, and what is known about the asking.
 
-    `key` names the question whatever its instant; `inputs` are the journey's; `spent` are the seconds that
-    its compilation has taken of a time budget.
+    `name` makes a name for the question that does not depend on its instant or on the order of its criteria,
+    and is called when it is needed; `inputs` are the journey's.
     """
 
     plan: Plan
     inputs: tuple[str, ...]
-    key: bytes
+    name: Callable[[], bytes]
     precision: Precision
     at_least: int
     deadline: float | None
-    spent: float = 0.0
 
 
 class Estimator:
@@ -83,13 +93,12 @@ class Estimator:
     def __init__(self, backend: Backend, timer: Callable[[], float] = time.perf_counter) -> None:
         self._backend = backend
         self._timer = timer
+        self._measured = MeasuredTimes(backend.documents)
         self._lock = threading.Lock()
-        self._decided: OrderedDict[tuple[bytes, int], int] = OrderedDict()
-        self._given_up: OrderedDict[_Shape, tuple[int, float]] = OrderedDict()
+        self._failed_trials: OrderedDict[bytes, float] = OrderedDict()
         group = PARTITION_COUNT // backend.capabilities().groups
-        self._first_level = next(
-            level for level in LEVELS_PARTITIONS if level >= min(group, FIRST_LEVEL_PARTITIONS_MAX)
-        )
+        first = next(level for level in LEVELS_PARTITIONS if level >= min(group, FIRST_LEVEL_PARTITIONS_MAX))
+        self._levels = tuple(level for level in LEVELS_PARTITIONS if level >= first)
 
     def sizes(self, question: Question) -> Sampled:
         """The sizes of the roots, sampled or exact.
@@ -98,99 +107,137 @@ class Estimator:
         RevisionNotReached, DeadlineExceeded, and DataLoss when not even the population can be counted.
         """
         check_precision(question.precision)
-        population = self._backend.universe_size(question.plan.account, question.inputs)
         try:
-            return self._sampled(question, population)
+            outlook = self._backend.outlook(
+                question.plan, question.inputs, min_revision=question.at_least, deadline=question.deadline
+            )
+            return self._answer(question, outlook)
         except DataLoss:
             return self._root_by_root(question)
 
-    def _sampled(self, question: Question, population: int) -> Sampled:
-        if isinstance(question.precision, Exact) or population <= EXACT_AT_ONCE_USERS_MAX:
-            return _stand_for(self._read(question, PARTITION_COUNT), population)
-        remembered = (question.key, self._backend.revision())
-        with self._lock:
-            level = self._decided.get(remembered)
-        if level is not None:
-            return _stand_for(self._read(question, level), population)
-        if isinstance(question.precision, MaxRelativeError):
-            counts, level = self._until_precise(question, population, question.precision.value)
-        else:
-            counts, level = self._within_budget(
-                question, _budget_seconds(question.precision) - question.spent
-            )
-        self._remember(remembered, level)
-        return _stand_for(counts, population)
+    def _answer(self, question: Question, outlook: Outlook) -> Sampled:
+        if outlook.users <= EXACT_AT_ONCE_USERS_MAX:
+            return self._everything(question)
+        match question.precision:
+            case Exact():
+                return self._whatever_it_takes(question, outlook)
+            case MaxRelativeError(value=error_max):
+                return self._until_precise(question, outlook, error_max)
+            case TimeBudget(micros=micros):
+                return self._within(question, outlook, max(micros, TIME_BUDGET_FLOOR_MS * 1_000))
+            case _:
+                return self._within(question, outlook, EXACT_BUDGET_DEFAULT_MS * 1_000)
 
-    def _within_budget(self, question: Question, budget: float) -> tuple[Counts, int]:
-        """Larger samples for as long as the cost of the last one lets the next fit. One that takes longer
-        after all is given up for the one before.
-        """
-        begun = self._timer()
-        shape = _shape(question.plan)
-        ceiling = self._ceiling(shape, begun)
-        level = self._first_level
+    def _everything(self, question: Question, deadline: float | None = None) -> Sampled:
+        counts = self._read(question, PARTITION_COUNT, deadline)
+        *sizes, population = counts.sizes
+        return Sampled(tuple(map(exact_size, sizes)), population, counts.revision)
+
+    def _sample(self, question: Question, outlook: Outlook, level: int) -> Sampled:
         counts = self._read(question, level)
-        cost = spent = self._timer() - begun
-        while True:
-            fitting = [
-                larger
-                for larger in LEVELS_PARTITIONS
-                if level < larger <= ceiling and spent + cost * larger / level <= budget
-            ]
-            if not fitting:
-                return counts, level
-            try:
-                counts = self._read(question, fitting[-1], seconds_max=budget - spent)
-            except DeadlineExceeded:
-                self._give_up(shape, level)
-                return counts, level
-            level = fitting[-1]
-            cost = self._timer() - begun - spent
-            spent += cost
+        if not counts.sizes[-1]:
+            # Nothing can be said from nobody.
+            return self._everything(question)
+        return _stand_for(counts, question.plan, outlook.users)
 
-    def _ceiling(self, shape: _Shape, now: float) -> int:
-        """The largest level to try."""
+    # --- exact --------------------------------------------------------------------------------------------
+
+    def _whatever_it_takes(self, question: Question, outlook: Outlook) -> Sampled:
+        begun = self._timer()
+        answer = self._everything(question)
+        micros = (self._timer() - begun) * 1e6
+        budget = EXACT_BUDGET_DEFAULT_MS * 1_000
+        if micros <= budget < outlook.work:
+            self._keep(question, outlook, micros)
+        return answer
+
+    def _keep(self, question: Question, outlook: Outlook, micros: float) -> bool:
+        """Keeps how long an exact answer took; False when that cannot be made durable."""
+        try:
+            self._measured.keep(question.plan.account, question.name(), outlook.work, micros)
+        except MilepostError as error:
+            _log.warning("the time of an exact answer was not kept: %s", error.message)
+            return False
+        return True
+
+    # --- within a time ------------------------------------------------------------------------------------
+
+    def _within(self, question: Question, outlook: Outlook, budget: float) -> Sampled:
+        """The largest sample that is reckoned to fit a budget (microseconds), or everything."""
+        if outlook.work <= budget:
+            return self._everything(question)
+        name = question.name()
+        known = self._measured.find(question.plan.account, name, outlook.work)
+        if known is not None and known <= budget:
+            return self._everything(question)
+        first = self._levels[0]
+        fitting = [level for level in self._levels if outlook.work * level <= budget * PARTITION_COUNT]
+        level = max(fitting, default=first)
+        begun = self._timer()
+        answer = self._sample(question, outlook, level)
+        spent = (self._timer() - begun) * 1e6
+        if spent + spent * PARTITION_COUNT / level <= budget and self._may_try(name):
+            return self._tried(question, outlook, budget - spent) or answer
+        return answer
+
+    def _tried(self, question: Question, outlook: Outlook, budget: float) -> Sampled | None:
+        """Everything, if it can be read in the time and that will be known after a restart."""
+        latest = time.monotonic() + budget / 1e6
+        begun = self._timer()
+        try:
+            answer = self._everything(
+                question, latest if question.deadline is None else min(latest, question.deadline)
+            )
+        except DeadlineExceeded:
+            micros = math.inf
+        else:
+            micros = (self._timer() - begun) * 1e6
+        if micros > budget:
+            self._note_failed_trial(question.name())
+            return None
+        return answer if self._keep(question, outlook, micros) else None
+
+    def _may_try(self, name: bytes) -> bool:
         with self._lock:
-            level, until = self._given_up.get(shape, (PARTITION_COUNT, math.inf))
-        return level if now < until else PARTITION_COUNT
+            return self._timer() >= self._failed_trials.get(name, -math.inf)
 
-    def _give_up(self, shape: _Shape, level: int) -> None:
+    def _note_failed_trial(self, name: bytes) -> None:
         with self._lock:
-            self._given_up[shape] = level, self._timer() + GIVEN_UP_SECONDS
-            if len(self._given_up) > DECISIONS_REMEMBERED_MAX:
-                self._given_up.popitem(last=False)
+            self._failed_trials[name] = self._timer() + RETRY_SECONDS
+            self._failed_trials.move_to_end(name)
+            if len(self._failed_trials) > TRIALS_REMEMBERED_MAX:
+                self._failed_trials.popitem(last=False)
 
-    def _until_precise(self, question: Question, population: int, error_max: float) -> tuple[Counts, int]:
-        """Larger and larger samples until the first root's error is small enough.
+    # --- as exact as asked --------------------------------------------------------------------------------
+
+    def _until_precise(self, question: Question, outlook: Outlook, error_max: float) -> Sampled:
+        """Larger and larger samples until every size is precise enough.
 
         The width of an interval falls with the square root of the sample, which tells the level to go to.
+        Starts from the smallest sample each time, because what was enough an hour ago need not be enough now.
         """
-        level = self._first_level
-        while True:
-            counts = self._read(question, level)
-            size = _stand_for(counts, population).sizes[0]
-            error = relative_error(size)
-            precise = error <= error_max and size.state is not SizeState.TOO_SMALL
-            if precise or level == PARTITION_COUNT:
-                return counts, level
+        level = self._levels[0]
+        while level < PARTITION_COUNT:
+            answer = self._sample(question, outlook, level)
+            error = max(map(_error, answer.sizes))
+            if error <= error_max:
+                return answer
             needed = PARTITION_COUNT if math.isinf(error) else level * (error / error_max) ** 2
             level = next(
-                (larger for larger in LEVELS_PARTITIONS if larger > level and larger >= needed),
-                PARTITION_COUNT,
+                (larger for larger in self._levels if larger > level and larger >= needed), PARTITION_COUNT
             )
+        return self._everything(question)
 
-    def _read(self, question: Question, partition_count: int, seconds_max: float | None = None) -> Counts:
+    # --- reading ------------------------------------------------------------------------------------------
+
+    def _read(self, question: Question, partition_count: int, deadline: float | None = None) -> Counts:
         everything = partition_count == PARTITION_COUNT
-        deadline = question.deadline
-        if seconds_max is not None:
-            latest = time.monotonic() + seconds_max
-            deadline = latest if deadline is None else min(deadline, latest)
         return self._backend.execute(
             question.plan,
             Count(),
             partitions=None if everything else self._backend.sample_partitions(partition_count),
             min_revision=question.at_least,
-            deadline=deadline,
+            deadline=question.deadline if deadline is None else deadline,
         )
 
     def _root_by_root(self, question: Question) -> Sampled:
@@ -212,26 +259,32 @@ class Estimator:
             plan, Count(), min_revision=question.at_least, deadline=question.deadline
         )
 
-    def _remember(self, key: tuple[bytes, int], level: int) -> None:
-        with self._lock:
-            self._decided[key] = level
-            if len(self._decided) > DECISIONS_REMEMBERED_MAX:
-                self._decided.popitem(last=False)
 
-
-def _shape(plan: Plan) -> _Shape:
-    return plan.account, tuple([type(step) for step in plan.steps])
-
-
-def _stand_for(counts: Counts, population: int) -> Sampled:
+def _stand_for(counts: Counts, plan: Plan, population: int) -> Sampled:
     """What the counts of a sample say about everyone. The last root is the sample's own size."""
-    *hits, sampled = counts.sizes
-    if counts.fraction == 1.0:
-        return Sampled(tuple(map(exact_size, hits)), sampled, counts.revision)
     # Users may have come between counting everyone and reading the sample.
-    population = max(population, sampled)
-    sizes = tuple(estimated_size(each, sampled, population) for each in hits)
+    population = max(population, counts.sizes[-1])
+    sizes = coherent(tuple(_sizes(counts, plan, population)), plan)
     return Sampled(sizes, population, counts.revision)
+
+
+def _sizes(counts: Counts, plan: Plan, population: int) -> Iterator[Size]:
+    """A size for each root but the last. Of everyone and of nobody the number is known."""
+    *hits, sampled = counts.sizes
+    *roots, universe = plan.roots
+    effects = design_effects(counts.blocks, len(roots))
+    for root, found, design_effect in zip(roots, hits, effects, strict=True):
+        if root == universe:
+            yield exact_size(population)
+        elif isinstance(plan.steps[root], Nobody):
+            yield exact_size(0)
+        else:
+            yield estimated_size(found, sampled, population, design_effect)
+
+
+def _error(size: Size) -> float:
+    """A size's relative error; infinite while there is too little to estimate from."""
+    return math.inf if size.state is SizeState.TOO_SMALL else relative_error(size)
 
 
 def check_precision(precision: Precision) -> None:
@@ -245,9 +298,3 @@ def check_precision(precision: Precision) -> None:
                 raise InvalidInput.one("time_budget", "must be greater than 0")
         case _:
             return
-
-
-def _budget_seconds(precision: Precision) -> float:
-    if isinstance(precision, TimeBudget):
-        return precision.micros / 1e6
-    return EXACT_BUDGET_DEFAULT_MS / 1_000

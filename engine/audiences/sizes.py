@@ -39,11 +39,15 @@ from engine.journeys.audiences import AudienceRecords
 from engine.journeys.forest import Forest
 from engine.journeys.model import account_of
 from engine.journeys.pages import Page, page_of
+from engine.plan.canonical import canonical_digest
 from engine.plan.compile import compile_intersections
 from engine.values import MICROS_PER_SECOND, Micros
 
 COMPARED_MIN = 2
 COMPARED_MAX = 5
+
+NAMING_INSTANT: Micros = 1_577_836_800 * MICROS_PER_SECOND
+"""2020-01-01T00:00:00Z: where questions are compiled that are to have the same name at any instant."""
 
 
 class Stopwatch:
@@ -107,11 +111,10 @@ class Sizes:
             Question(
                 plan=compiled.plan,
                 inputs=located.tree.inputs,
-                key=msgspec.msgpack.encode((located.tree.name, target, precision, as_of)),
+                name=lambda: canonical_digest(located.compile(NAMING_INSTANT).plan),
                 precision=precision,
                 at_least=at_least,
                 deadline=deadline,
-                spent=watch.elapsed() / MICROS_PER_SECOND,
             )
         )
         return Estimate(

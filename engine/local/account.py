@@ -73,7 +73,7 @@ class Account:
         self.event_attributes = names.space(Space.EVENT_ATTRIBUTE, self.number)
         self.fields = names.space(Space.FIELD, self.number)
         self.user_index = UserIndex(store.index, self.number, store.seed)
-        self.directory = Directory(cells, self.user_index, self.number, store.groups)
+        self.directory = Directory(cells, self.user_index, self.number, store.partitions)
         self.seen = Seen(cells, self.number)
         self.properties = Properties(cells, self.number)
         self.tables = EventTables(store, self.number, store.groups, columns)
@@ -306,6 +306,11 @@ class Account:
             identities=identities,
             consents=consents,
         )
+
+    def universe_size(self, inputs: Sequence[str]) -> int:
+        """How many users belong to at least one of the inputs."""
+        numbers = [number for name in inputs if (number := self.inputs.find(name)) is not None]
+        return sum(len(self.seen.users(numbers, group)) for group in range(self.groups))
 
     def seen_names(self) -> SeenNames:
         """Every name of an event, a user attribute and an event attribute that data has come with."""

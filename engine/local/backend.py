@@ -34,6 +34,7 @@ from engine.backend import (
     MemberPage,
     Members,
     Membership,
+    Outlook,
     PartitionSet,
     Profile,
     Record,
@@ -55,7 +56,6 @@ from engine.errors import (
 from engine.event_columns import EventColumns
 from engine.local.account import Account
 from engine.local.catalogs import Catalogs
-from engine.local.directory import SAMPLING_ORDER
 from engine.local.documents import LocalDocuments
 from engine.local.execute import Executor, GroupRun, after_group, member_page
 from engine.local.log import (
@@ -111,6 +111,11 @@ class LocalBackend:
         self._closed = False
         self._upkeep = Upkeep(store)
         self._is_full = False
+        if not store.partitions.drawn_groups:
+            _log.info(
+                "the store was made by an earlier version: its groups of users stay runs of neighbouring"
+                " partitions, only the order in which they are sampled is drawn"
+            )
         self._purging, self._crowded = self._is_purging(), self._is_crowded()
         files = (store.index.file, store.log.file)
         self._background = (
@@ -322,19 +327,30 @@ class LocalBackend:
             self._state.wait_for(revision, latest if deadline is None else deadline)
 
     def sample_partitions(self, partition_count: int) -> tuple[int, ...]:
-        """The first partitions in the sampling order: ascending, which is one whole group after the other."""
+        """The first partitions in the sampling order of the store: one whole group after the other."""
         if not 1 <= partition_count <= PARTITION_COUNT:
             raise InvalidInput.one("partition_count", f"1 to {PARTITION_COUNT}")
-        return SAMPLING_ORDER[:partition_count]
+        return self._store.partitions.order[:partition_count]
 
     def universe_size(self, account: str, inputs: Sequence[str]) -> int:
         """How many users belong to at least one of the inputs."""
         with self._locked():
             found = self._state.find_account(account)
-            if found is None:
-                return 0
-            numbers = [n for name in inputs if (n := found.inputs.find(name)) is not None]
-            return sum(len(found.seen.users(numbers, group)) for group in range(found.groups))
+            return 0 if found is None else found.universe_size(inputs)
+
+    def outlook(
+        self, plan: Plan, inputs: Sequence[str], *, min_revision: int = 0, deadline: float | None = None
+    ) -> Outlook:
+        """How many users belong to the inputs, and what counting the plan's roots over everyone would
+        take.
+        """
+        self._await(min_revision, deadline)
+        with self._locked(deadline):
+            account = self._state.find_account(plan.account)
+            if account is None:
+                return Outlook(0, 0.0)
+            work = self._executor.work(self._executor.compile(plan, account))
+            return Outlook(account.universe_size(inputs), work)
 
     def profile(self, account: str, user_id: str) -> Profile | None:
         """All that is known of a user, except the events; of an alias, what is known of its user."""

@@ -1,8 +1,7 @@
 """Users: the caller's user id ↔ (group, dense id), who is alive, aliases and partitions.
 
-Partition p belongs to group p >> (10 − log2 groups), so that a group is a run of neighbouring partitions, and
-the sampling order of partitions is simply ascending: whole groups first. Within a group users get dense ids
-in first-seen order; the id of an erased user is never given again.
+`PartitionOrder` says which partitions form a group. Within a group users get dense ids in first-seen order;
+the id of an erased user is never given again.
 """
 
 from __future__ import annotations
@@ -26,14 +25,16 @@ from engine.local.cells import (
     MessageCodec,
     as_numpy,
 )
+from engine.local.halvings import Halvings
 from engine.local.id_pages import ID_PAGE, IdPage
 from engine.local.keys import Family, key
 from engine.local.known import UNKNOWN
+from engine.local.partition_order import PartitionOrder
 from engine.local.places import DENSE_MASK, PLACE_SHIFT, Place, Places
 from engine.local.runs import Keys
 from engine.local.storage.transactions import Writable
 from engine.local.user_index import UserIndex
-from engine.values import PARTITION_BITS, PARTITION_COUNT, partition_of
+from engine.values import partition_of
 
 PARTITION_SETS_CACHED_MAX = 16
 
@@ -56,19 +57,20 @@ _encode = msgspec.msgpack.Encoder().encode
 class Directory:
     """The users of one account. Called with the state lock held."""
 
-    def __init__(self, cells: Cells, index: UserIndex, account: int, groups: int) -> None:
+    def __init__(self, cells: Cells, index: UserIndex, account: int, partitions: PartitionOrder) -> None:
         self._cells = cells
         self._index = index
         self._account = account
-        self.groups = groups
-        self._shift = PARTITION_BITS - (groups.bit_length() - 1)
+        self.partitions = partitions
+        self.groups = len(partitions.groups)
         self._fresh: dict[str, Alias | None] = {}
         self._writing: dict[str, Alias | None] = {}
         self._writing_counts: list[int] = []
         self.touched: set[ReadKey] = set()
         """Read keys of what changed since the caller last took them."""
+        self._halvings: dict[int, Halvings] = {}
         self._partition_sets: dict[tuple[int, frozenset[int]], tuple[int, BitMap]] = {}
-        self.counts = [self._stored_count(group) for group in range(groups)]
+        self.counts = [self._stored_count(group) for group in range(self.groups)]
         """For each group the next dense id."""
         aliases = self._cells.reading().keys(key(Family.ALIAS_OF, account))
         self._has_aliases = next(aliases, None) is not None
@@ -153,7 +155,7 @@ class Directory:
     def _create(self, user_ids: Sequence[str], keys: Keys) -> Places:
         """Makes users that do not exist yet, in order."""
         partitions = np.fromiter(map(partition_of, user_ids), np.uint16, len(user_ids))
-        groups = partitions >> self._shift
+        groups = self.partitions.group_of[partitions]
         places = np.empty(len(user_ids), np.int64)
         for group in np.unique(groups).tolist():
             rows = np.flatnonzero(groups == group)
@@ -215,10 +217,6 @@ class Directory:
 
     # --- partitions ---
 
-    def group_partitions(self, group: int) -> range:
-        """The partitions of a group."""
-        return range(group << self._shift, (group + 1) << self._shift)
-
     def _partitions_key(self, group: int, page: int) -> bytes:
         return key(Family.USER_PARTITIONS, self._account, group, page)
 
@@ -233,15 +231,32 @@ class Directory:
         """Every dense id ever given in the partitions, which only grows, and how many ids there were."""
         chosen = np.zeros(1 << 16, np.bool_)
         chosen[list(partitions)] = True
-        pages = [
-            as_numpy(self._cells.get(self._partitions_key(group, page), PARTITIONS).value)
-            for page in range((self.counts[group] + PAGE_MASK) >> PAGE_BITS)
-        ]
-        users = bitmap_of_mask(chosen[np.concatenate(pages)]) if pages else BitMap()
+        users = bitmap_of_mask(chosen[self._partitions_from(group, 0)])
         if len(self._partition_sets) >= PARTITION_SETS_CACHED_MAX:
             self._partition_sets.pop(next(iter(self._partition_sets)))
         kept = self._partition_sets[group, partitions] = (self.counts[group], users)
         return kept
+
+    def halvings(self, group: int) -> Halvings:
+        """The halves of a group's partitions, with every user of it."""
+        found = self._halvings.get(group)
+        if found is None:
+            found = self._halvings[group] = Halvings(len(self.partitions.of_group(group)))
+        if found.known < self.counts[group]:
+            found.extend(self.partitions.rank_in_group[self._partitions_from(group, found.known)])
+        return found
+
+    def _partitions_from(self, group: int, start: int) -> npt.NDArray[np.uint16]:
+        """The partition of every dense id of a group, from `start`."""
+        first = start >> PAGE_BITS
+        pages = [
+            as_numpy(self._cells.get(self._partitions_key(group, page), PARTITIONS).value)
+            for page in range(first, (self.counts[group] + PAGE_MASK) >> PAGE_BITS)
+        ]
+        if not pages:
+            return np.empty(0, np.uint16)
+        base = first << PAGE_BITS
+        return np.concatenate(pages)[start - base : self.counts[group] - base]
 
     # --- aliases and erasure ---
 
@@ -331,6 +346,3 @@ def by_group(places: Iterable[Place]) -> dict[int, BitMap]:
 
 
 U32_BYTES = 4
-
-SAMPLING_ORDER = tuple(range(PARTITION_COUNT))
-"""Ascending partitions fill one group after the other."""

@@ -8,13 +8,15 @@ question. Everything runs with the state lock held, inside a session of the cell
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pyroaring import BitMap
 
 from engine.backend import (
+    Block,
     Containment,
     Contains,
     Counts,
@@ -26,7 +28,7 @@ from engine.backend import (
 )
 from engine.errors import DeadlineExceeded, InvalidInput
 from engine.local.account import Account
-from engine.local.leaves import Leaf, resolve
+from engine.local.leaves import STEP_US, Leaf, resolve
 from engine.local.names import Names
 from engine.local.places import DENSE_MASK, PLACE_SHIFT
 from engine.plan.model import Intersect, Plan, Source, Step, Subtract, Unite, encode_step, operands_of
@@ -36,6 +38,9 @@ NARROW_SHARE = 4
 """A leaf is asked about some users only when they are fewer than a fourth of their group."""
 
 COMPILED_PLANS_MAX = 256
+
+BLOCKS_MAX = 4
+"""Groups of a sample that are looked at half by half."""
 
 
 class CompiledPlan:
@@ -98,6 +103,12 @@ class GroupRun:
             running = self._within(self.step(step.minuend, self._base), self._base)
             return running.difference_cardinality(self.step(step.subtrahend, running)) if running else 0
         return len(self.users(index))
+
+    def block(self) -> Block:
+        """The size of every root within the base, and of its part in each half of the group."""
+        halvings = self._plan.account.directory.halvings(self._group)
+        sets = [self.users(root) for root in self._plan.roots]
+        return Block(tuple(map(len, sets)), tuple(map(halvings.counts, sets)))
 
     def step(self, index: int, restriction: BitMap | None) -> BitMap:
         """A step's users, right within the restriction (which lies within the base)."""
@@ -186,18 +197,32 @@ class Executor:
         self._compiled.move_to_end(encoded)
         return compiled
 
+    def work(self, plan: CompiledPlan) -> float:
+        """About how many microseconds the plan takes over everyone, from what one group holds: groups are
+        alike, because users are spread over them by a hash.
+        """
+        group = plan.account.directory.partitions.groups[0]
+        works = [STEP_US + (0.0 if leaf is None else leaf.work(group)) for leaf in plan.leaves]
+        # The exact sum, which no order of the steps changes.
+        return math.fsum(works) * plan.account.groups
+
     def count(
         self, plan: CompiledPlan, partitions: PartitionSet, revision: int, deadline: float | None
     ) -> Counts:
         """The size of every root."""
         sizes = [0] * len(plan.roots)
         chosen = _chosen(partitions)
+        blocks: list[Block] = []
         for group, base in _bases(plan.account, chosen):
             run = GroupRun(plan, group, base, deadline)
-            for at, root in enumerate(plan.roots):
-                sizes[at] += run.size(root)
+            if chosen is not None and len(blocks) < BLOCKS_MAX:
+                blocks.append(run.block())
+                found: Iterable[int] = blocks[-1].sizes
+            else:
+                found = map(run.size, plan.roots)
+            sizes = [before + more for before, more in zip(sizes, found, strict=True)]
         fraction = 1.0 if chosen is None else len(chosen) / PARTITION_COUNT
-        return Counts(tuple(sizes), revision, fraction)
+        return Counts(tuple(sizes), revision, fraction, tuple(blocks))
 
     def members(
         self,
@@ -291,8 +316,9 @@ def _bases(
         if chosen is None:
             yield group, None
             continue
-        here = chosen.intersection(directory.group_partitions(group))
-        if len(here) == len(directory.group_partitions(group)):
+        partitions = directory.partitions.of_group(group)
+        here = chosen & partitions
+        if len(here) == len(partitions):
             yield group, None
         elif here:
             yield group, directory.in_partitions(group, here)

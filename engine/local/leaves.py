@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from pyroaring import BitMap
 
-from engine.criteria.model import Equals, Exists, In
+from engine.criteria.model import Aggregate, Equals, Exists, In
 from engine.criteria.operators import Matcher, ResolvedTest, matcher_of
 from engine.local.account import Account, bucket_hashes
 from engine.local.bitmaps import bitmap_of, bitmap_of_mask, ids_of
@@ -63,6 +63,31 @@ BUCKET_USERS_MAX = 4_096
 
 COST_LOOKUP, COST_COLUMN, COST_TEXT_SCAN, COST_EVENTS, COST_SEQUENCE = 1, 4, 8, 16, 32
 
+# What a warm question costs, in microseconds of one ordinary core. They decide how large a sample is read
+# (`engine.audiences.estimate`), so that a change to them changes answers.
+STEP_US = 15.0
+"""A step over a group, whatever it does."""
+COLUMN_US = 0.002
+"""A value of a column."""
+TEXT_US = 0.02
+"""A user that has a string, where every distinct string is tested."""
+PROFILE_US = 2.0
+"""A user decided by the profile."""
+SEQUENCE_US = 0.05
+WHERE_US = 0.01
+ROW_US = {
+    Aggregate.COUNT: 0.01,
+    Aggregate.DISTINCT_DAYS: 0.03,
+    Aggregate.SUM: 0.02,
+    Aggregate.AVERAGE: 0.02,
+    Aggregate.MIN: 0.02,
+    Aggregate.MAX: 0.02,
+    Aggregate.DISTINCT: 0.04,
+    Aggregate.FIRST: 0.03,
+    Aggregate.LAST: 0.03,
+}
+"""A row of an event table."""
+
 
 class Leaf(Protocol):
     """A predicate. `cost` orders operands; `source` is what traces report; a `cacheable` answer may be kept
@@ -79,6 +104,12 @@ class Leaf(Protocol):
     def everyone(self, group: int) -> BitMap: ...
 
     def among(self, group: int, users: BitMap) -> BitMap: ...
+
+    def work(self, group: int) -> float:
+        """About how many microseconds `everyone` takes with the data in memory, reckoned from the data alone:
+        not from how they are stored, what is cached, or the clock.
+        """
+        ...
 
     def looked_at(self) -> int:
         """Rows or values looked at since the last call."""
@@ -100,6 +131,9 @@ class _Leaf:
 
     def reads(self, group: int) -> tuple[ReadKey, ...]:
         return ()
+
+    def work(self, group: int) -> float:
+        return 0.0
 
 
 class NobodyLeaf(_Leaf):
@@ -155,6 +189,9 @@ class SeenLeaf(_Leaf):
         self._looked_at += count
         return self._account.seen.match(self._inputs, group, self._last, self._ranges, count)
 
+    def work(self, group: int) -> float:
+        return self._account.directory.counts[group] * COLUMN_US * len(self._inputs)
+
     def among(self, group: int, users: BitMap) -> BitMap:
         self._looked_at += len(users)
         return self._account.seen.match_users(self._inputs, group, self._last, self._ranges, users)
@@ -204,6 +241,25 @@ class FieldLeaf(_Leaf):
             return self.everyone(group)
         self._looked_at += len(users)
         return self._properties.match_users(self._fields, group, users, self._matcher.passes)
+
+    def work(self, group: int) -> float:
+        return sum(self._field_work(field, group) for field in self._fields)
+
+    def _field_work(self, field: int, group: int) -> float:
+        def present(kind: int) -> int:
+            return len(self._properties.present(field, kind, group))
+
+        work = 0.0
+        if self._exists:
+            return work
+        if self._scans_texts:
+            work += (present(Kind.STRING) + present(Kind.LIST)) * TEXT_US
+        if self._lists:
+            work += present(Kind.LIST) * PROFILE_US
+        for kind, ranges in ((Kind.NUMBER, self._numbers), (Kind.TIME, self._instants)):
+            if ranges and present(kind):
+                work += self._account.directory.counts[group] * COLUMN_US
+        return work
 
     def _sets(self, field: int, group: int) -> Iterable[BitMap]:
         """Sets whose union are the users of whom this field passes."""
@@ -284,6 +340,9 @@ class BucketLeaf(_Leaf):
         inside = bitmap_of_mask((hashes >= self._first) & (hashes <= self._last))
         return inside & self._account.directory.alive(group)
 
+    def work(self, group: int) -> float:
+        return self._account.directory.counts[group] * COLUMN_US
+
     def among(self, group: int, users: BitMap) -> BitMap:
         self._looked_at += len(users)
         ids = ids_of(users)
@@ -334,6 +393,11 @@ class AggregateLeaf(_EventLeaf):
     def _ask(self, group: int, users: BitMap | None) -> BitMap:
         return self._tables.match(group, self._step, users)
 
+    def work(self, group: int) -> float:
+        selection = self._step.selection
+        row_us = ROW_US[self._step.aggregate] + WHERE_US * _conditions(selection.where)
+        return self._tables.expected_rows(group, selection) * row_us
+
 
 class SequenceLeaf(_EventLeaf):
     """Users with events in order."""
@@ -346,6 +410,26 @@ class SequenceLeaf(_EventLeaf):
 
     def _ask(self, group: int, users: BitMap | None) -> BitMap:
         return self._tables.match_sequence(group, self._step, users)
+
+    def work(self, group: int) -> float:
+        return sum(
+            self._tables.expected_rows(group, selection)
+            * (SEQUENCE_US + WHERE_US * _conditions(selection.where))
+            for selection in self._step.steps
+        )
+
+
+def _conditions(where: RowCondition | None) -> int:
+    """How many tests a filter makes of a row."""
+    match where:
+        case None:
+            return 0
+        case EveryRow() | AnyRow():
+            return sum(map(_conditions, where.conditions))
+        case NotRow():
+            return _conditions(where.condition)
+        case AttributeRow():
+            return 1
 
 
 def _operands(test: ResolvedTest) -> tuple[Value, ...]:

@@ -8,13 +8,26 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.backend import Contains, Count, Members
-from engine.criteria.model import Equals
+from engine.backend import Contains, Count, Members, Outlook
+from engine.criteria.model import Equals, Text
 from engine.errors import DeadlineExceeded, InvalidInput, RevisionNotReached
-from engine.plan.model import AttributeMatch, BucketMatch, Intersect, Plan, Subtract, Universe
-from engine.values import PARTITION_COUNT, partition_of
+from engine.plan.model import (
+    AttributeMatch,
+    BucketMatch,
+    EventMatch,
+    EventSelection,
+    Intersect,
+    Interval,
+    NumberRange,
+    Plan,
+    Step,
+    Subtract,
+    TimeRange,
+    Universe,
+)
+from engine.values import MICROS_PER_DAY, PARTITION_COUNT, partition_of
 from tests.conformance.drawing import USER_IDS, plans, worlds
-from tests.conformance.site import ACCOUNT, SHOP, WEB, Site, event, listed, plan_of, update
+from tests.conformance.site import ACCOUNT, APP, NOON, SHOP, WEB, Site, event, listed, plan_of, update
 from tests.oracle.history import histories
 from tests.oracle.plans import root_sets
 from tests.oracle.world import World
@@ -198,6 +211,25 @@ def test_disjoint_partitions_sum_to_the_whole(site: Site) -> None:
     assert sum(counted) == site.sizes(plan)[0] == 2_000
 
 
+def test_a_sample_is_counted_half_by_half(site: Site) -> None:
+    site.send(*(event(f"user-{i}") for i in range(3_000)))
+    site.send(*(update(f"user-{i}", tier="gold") for i in range(0, 3_000, 3)))
+    gold = AttributeMatch(workspaces=(SHOP,), key="tier", test=Equals("gold"))
+    plan = Plan(account=ACCOUNT, as_of=NOON, steps=(gold, EVERYONE), roots=(0, 1))
+    for partitions in (64, 128, 512):
+        chosen = site.backend.sample_partitions(partitions)
+        counts = site.backend.execute(plan, Count(), partitions=chosen)
+        assert counts.blocks
+        for at in (0, 1):
+            assert sum(block.sizes[at] for block in counts.blocks) <= counts.sizes[at]
+        for block in counts.blocks:
+            assert all(0 < half < block.sizes[1] for half in block.halves[1])
+            for gold_half, half in zip(*block.halves, strict=True):
+                # Chance lets a third of the users deviate; five standard deviations are out of its reach.
+                assert gold_half == pytest.approx(half / 3, abs=5 * (half * 2 / 9) ** 0.5)
+    assert site.backend.execute(plan, Count()).blocks == ()
+
+
 def test_erased_users_are_in_no_partition(site: Site) -> None:
     site.send(*(event(f"user-{i}") for i in range(400)))
     everybody = plan_of(BucketMatch(salt="s", first=0, last=(1 << 64) - 1))
@@ -213,6 +245,40 @@ def test_a_partition_outside_the_range_is_refused(site: Site) -> None:
     site.send(event("ada"))
     with pytest.raises(InvalidInput):
         site.backend.execute(plan_of(EVERYONE), Count(), partitions=[PARTITION_COUNT])
+
+
+# --- outlook ------------------------------------------------------------------------------------------------
+
+
+def test_the_outlook_depends_on_the_question_and_the_accounts_own_data_alone(site: Site) -> None:
+    site.send(*(event(f"user-{i}", time=NOON - i * MICROS_PER_DAY // 50) for i in range(3_000)))
+    site.send(*(update(f"user-{i}", tier="gold", points=float(i)) for i in range(0, 3_000, 3)))
+    gold = AttributeMatch(workspaces=(SHOP,), key="tier", test=Text("starts_with", "g"))
+    rich = AttributeMatch(workspaces=(SHOP,), key="points", test=NumberRange((Interval(low=5.0),)))
+
+    def seen(days: int, until: int = 0) -> EventMatch:
+        end = NOON + until * MICROS_PER_DAY
+        span = TimeRange(end - days * MICROS_PER_DAY, end)
+        return EventMatch(selection=EventSelection(inputs=(WEB,), time=span), intervals=(Interval(low=1.0),))
+
+    def work(*steps: Step) -> float:
+        outlook = site.backend.outlook(plan_of(*steps), [WEB])
+        assert outlook.users == 3_000
+        return outlook.work
+
+    whole = work(EVERYONE, gold, rich, seen(20))
+    assert whole > max(work(EVERYONE, gold), work(EVERYONE, rich), work(EVERYONE, seen(20))) > 0
+    assert work(seen(40)) > work(seen(20)) == work(seen(20, until=1_000))
+    site.members(plan_of(gold, rich, seen(20)))
+    site.backend.append("accounts/other", [event(f"user-{i}") for i in range(100)])
+    for change in (lambda: None, site.backend.fold, site.restart):
+        change()
+        assert work(seen(20), rich, EVERYONE, gold) == whole
+    site.send(*(event(f"user-{i}", time=NOON) for i in range(2_000)))
+    assert work(EVERYONE, gold, rich, seen(20)) > whole
+    assert site.backend.outlook(plan_of(EVERYONE), [WEB, APP]).users == 3_000
+    nobody = Plan(account="accounts/nobody", as_of=NOON, steps=(EVERYONE,), roots=(0,))
+    assert site.backend.outlook(nobody, [WEB]) == Outlook(0, 0.0)
 
 
 # --- revisions and deadlines --------------------------------------------------------------------------------

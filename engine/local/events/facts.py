@@ -41,6 +41,25 @@ def facts_of(tables: Iterable[Table]) -> list[TableFacts]:
     return list(found.values())
 
 
+class Extent(NamedTuple):
+    """How many live rows there are, and the first and last time of them."""
+
+    rows: int = 0
+    first: Micros = 0
+    last: Micros = 0
+
+
+def extent_of(tables: Iterable[Table]) -> Extent:
+    """The rows of tables taken together. Called within a session."""
+    parts = [part for table in tables for part in live_parts(table)]
+    if not parts:
+        return Extent()
+    spans = [_live_span(part) for part in parts]
+    return Extent(
+        sum(map(_live_rows, parts)), min(first for first, _ in spans), max(last for _, last in spans)
+    )
+
+
 def _facts(table: Table) -> TableFacts | None:
     events, spans = 0, []
     for part in live_parts(table):

@@ -12,7 +12,7 @@ from engine.criteria.ranges import ALL_NUMBERS
 from engine.local.events.aggregate import passing
 from engine.local.events.cache import ColumnCache, Keeping, Loader
 from engine.local.events.compaction import Allowances
-from engine.local.events.facts import TableFacts, column_spans, facts_of
+from engine.local.events.facts import TableFacts, column_spans, extent_of, facts_of
 from engine.local.events.frame import ColumnKey
 from engine.local.events.importing import ArrivedRows, sets_of
 from engine.local.events.model import EventRow, ResolvedEventMatch, ResolvedSelection, ResolvedSequence
@@ -23,7 +23,7 @@ from engine.local.events.table import Table
 from engine.local.keys import Family, key, parts_of
 from engine.local.storage.store import Store
 from engine.local.storage.transactions import ReadTransaction, Writable
-from engine.values import Micros
+from engine.values import MICROS_PER_DAY, Micros
 
 ARRIVED_ROWS_MAX = 1 << 16
 """Rows that came as columns and wait to be cut into tables together."""
@@ -37,6 +37,10 @@ _Short = tuple[int, int, int]
 
 ReadTable = tuple[int, int, int]
 """What a question names of a table: input number, name number, group."""
+
+
+SLICE_MICROS = 7 * MICROS_PER_DAY
+"""About how much more than the window is read, because rows lie in slices of days and weeks."""
 
 
 class _Group:
@@ -241,6 +245,18 @@ class EventTables:
         """
         with self._session():
             return column_spans(self._named(name_number, input_number))
+
+    def expected_rows(self, group: int, selection: ResolvedSelection) -> float:
+        """About how many rows of the group a question about a selection reads, as if they were spread evenly
+        over time. A function of the rows and of the length of the selection's range alone: wherever the range
+        lies, and however the rows are stored, it is the same.
+        """
+        with self._session():
+            rows, first, last = extent_of(self._groups[group].selected(selection))
+        start, end = selection.time.start, selection.time.end
+        if not rows or start is None or end is None:
+            return float(rows)
+        return rows * min(1.0, (end - start + SLICE_MICROS) / (last - first + 1))
 
     def _named(self, name_number: int, input_number: int | None) -> list[Table]:
         return [table for group in self._groups for table in group.named(name_number, input_number)]

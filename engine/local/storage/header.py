@@ -21,13 +21,15 @@ _HEADER_KEY = key(Family.META, b"header")
 
 class StoreHeader(msgspec.Struct, frozen=True):
     """What is written once, in both environments, when a store is created. `seed` keys the hashes of user
-    ids: 64 random bits that the store tells nobody.
+    ids and the order of partitions: 64 random bits that the store tells nobody. `drawn_groups` says whether
+    the seed also decides which partitions form a group; without it they are neighbours.
     """
 
     format_version: int
     store_id: str
     groups: int
     seed: int
+    drawn_groups: bool = False
 
 
 def read_header(environment: Environment) -> StoreHeader | None:

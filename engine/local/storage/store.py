@@ -17,6 +17,7 @@ from pathlib import Path
 
 from engine.errors import DataLoss
 from engine.local.keys import Family
+from engine.local.partition_order import PartitionOrder
 from engine.local.storage.environment import MAP_BYTES_DEFAULT, Environment
 from engine.local.storage.header import (
     FORMAT_VERSION,
@@ -41,6 +42,7 @@ class Store:
         self.store_id = header.store_id
         self.groups = header.groups
         self.seed = header.seed
+        self.partitions = PartitionOrder(header.groups, header.seed, drawn_groups=header.drawn_groups)
         self.index = index
         self.log = log
         self._lock = lock
@@ -97,7 +99,7 @@ def _header(log: Environment, index: Environment, groups: int) -> StoreHeader:
         raise DataLoss("the store's log is missing", metadata={"key_family": Family.META.name})
     if log_header is None:
         store_id, seed = secrets.token_hex(STORE_ID_BYTES), secrets.randbits(SEED_BITS)
-        log_header = StoreHeader(FORMAT_VERSION, store_id, groups, seed)
+        log_header = StoreHeader(FORMAT_VERSION, store_id, groups, seed, drawn_groups=True)
         write_header(log, log_header)
     if index_header is None:
         write_header(index, log_header)

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
 
-from engine.audiences.estimate import GIVEN_UP_SECONDS, Estimator, Question, check_precision
+from engine.audiences.estimate import (
+    EXACT_BUDGET_DEFAULT_MS,
+    RETRY_SECONDS,
+    TIME_BUDGET_FLOOR_MS,
+    Estimator,
+    Question,
+    check_precision,
+)
 from engine.audiences.model import Default, Exact, MaxRelativeError, Precision, SizeState, TimeBudget
-from engine.backend import Count, Counts, EventRecord
+from engine.audiences.sampling import relative_error
+from engine.backend import Count, Counts, EventRecord, Outlook
 from engine.criteria.model import EventType
-from engine.errors import DataLoss, DeadlineExceeded, InvalidInput
+from engine.errors import DataLoss, DeadlineExceeded, InvalidInput, LimitExceeded
 from engine.local.backend import LocalBackend
 from engine.local.settings import LocalSettings
+from engine.plan.canonical import canonical_digest
 from engine.plan.model import BucketMatch, EventMatch, EventSelection, Interval, Nobody, Plan, Universe
 from engine.values import PARTITION_COUNT
 from tests.engine.site import ACCOUNT, NOW, WEB
@@ -32,22 +41,26 @@ PLAN = Plan(account=ACCOUNT, as_of=NOW, steps=STEPS, roots=(1, 2, 0))
 
 
 class Watched:
-    """A real backend that keeps note of what is read of it, with a clock that tells what reading costs."""
+    """A real backend that keeps note of what is read of it, with a clock that tells what reading costs.
+
+    `work_ms` is what the backend reckons everything to be.
+    """
 
     def __init__(self, backend: LocalBackend) -> None:
         self._backend = backend
         self.read: list[int] = []
-        self.seconds_per_partition = 0.0
+        self.work_ms = 0.0
+        self.milliseconds_for_all = 0.0
         self.seconds = 0.0
-        self.revisions_ahead = 0
         self.corrupt: frozenset[int] = frozenset()
         self.too_slow_above = PARTITION_COUNT
+        self.documents = Documents()
 
     def timer(self) -> float:
         return self.seconds
 
-    def revision(self) -> int:
-        return self._backend.revision() + self.revisions_ahead
+    def outlook(self, plan: Plan, inputs: Sequence[str], **more: object) -> Outlook:
+        return Outlook(self._backend.universe_size(plan.account, inputs), self.work_ms * 1_000)
 
     def execute(
         self,
@@ -64,11 +77,22 @@ class Watched:
         if count > self.too_slow_above:
             raise DeadlineExceeded("too slow")
         self.read.append(count)
-        self.seconds += count * self.seconds_per_partition
+        self.seconds += self.milliseconds_for_all / 1_000 * count / PARTITION_COUNT
         return self._backend.execute(plan, ask, partitions=partitions)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
+
+
+class Documents(dict[str, bytes]):
+    """What outlives an estimator; `is_full` = nothing more is taken."""
+
+    is_full = False
+
+    def commit(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
+        if self.is_full:
+            raise LimitExceeded("the store is full", reason="STORE_FULL")
+        self.update(puts)
 
 
 @pytest.fixture(scope="module")
@@ -92,18 +116,32 @@ def watched(filled: LocalBackend) -> Watched:
     return Watched(filled)
 
 
-def asked(watched: Watched, precision: Precision, key: bytes = b"q") -> Any:
+def asked(watched: Watched, precision: Precision, plan: Plan = PLAN) -> tuple[Estimator, Question]:
     estimator = Estimator(watched, watched.timer)  # type: ignore[arg-type]
     return estimator, Question(
-        plan=PLAN, inputs=(WEB,), key=key, precision=precision, at_least=0, deadline=None
+        plan=plan,
+        inputs=(WEB,),
+        name=lambda: canonical_digest(plan),
+        precision=precision,
+        at_least=0,
+        deadline=None,
     )
 
 
-def test_exact_when_everything_fits_in_the_default_budget(watched: Watched) -> None:
-    watched.seconds_per_partition = 0.045 / (PARTITION_COUNT + 64)
+def rare(share: float) -> Plan:
+    """A plan of two roots: that share of the users, and everyone."""
+    steps = (BucketMatch(salt="rare", first=0, last=int(share * 2**64)), Universe(inputs=(WEB,)))
+    return Plan(account=ACCOUNT, as_of=NOW, steps=steps, roots=(0, 1))
+
+
+# --- within a time ------------------------------------------------------------------------------------------
+
+
+def test_exact_when_everything_is_reckoned_to_fit(watched: Watched) -> None:
+    watched.work_ms = EXACT_BUDGET_DEFAULT_MS
     estimator, question = asked(watched, Default())
     sampled = estimator.sizes(question)
-    assert watched.read == [64, PARTITION_COUNT]
+    assert watched.read == [PARTITION_COUNT]
     assert [(size.state, size.users) for size in sampled.sizes] == [
         (SizeState.EXACT, USERS // 5),
         (SizeState.EXACT, 0),
@@ -111,100 +149,190 @@ def test_exact_when_everything_fits_in_the_default_budget(watched: Watched) -> N
     assert sampled.population == USERS
 
 
-@pytest.mark.parametrize(
-    ("milliseconds_for_all", "read"), [(60, [64, 512]), (150, [64, 256]), (500, [64]), (10_000, [64])]
-)
-def test_otherwise_the_largest_sample_that_fits(
-    watched: Watched, milliseconds_for_all: float, read: list[int]
+@pytest.mark.parametrize(("work_ms", "read"), [(60, 512), (150, 256), (300, 128), (500, 64), (10_000, 64)])
+def test_otherwise_the_largest_sample_that_is_reckoned_to_fit(
+    watched: Watched, work_ms: float, read: int
 ) -> None:
-    watched.seconds_per_partition = milliseconds_for_all / 1_000 / PARTITION_COUNT
+    watched.work_ms = watched.milliseconds_for_all = work_ms
     estimator, question = asked(watched, Default())
     size = estimator.sizes(question).sizes[0]
-    assert watched.read == read
+    assert watched.read == [read]
     assert size.state is SizeState.ESTIMATED
     assert size.lower < size.users < size.upper
     assert size.lower <= USERS // 5 <= size.upper
-    assert abs(size.sampled_fraction - read[-1] / PARTITION_COUNT) < 0.02
+    assert abs(size.sampled_fraction - read / PARTITION_COUNT) < 0.02
 
 
-def test_the_same_question_reads_the_same_sample_until_data_change(watched: Watched) -> None:
-    watched.seconds_per_partition = 0.5 / PARTITION_COUNT
+@pytest.mark.parametrize(("budget_ms", "read"), [(1_000, PARTITION_COUNT), (500, 512), (63, 64), (0.001, 64)])
+def test_a_budget_is_the_callers(watched: Watched, budget_ms: float, read: int) -> None:
+    watched.work_ms = watched.milliseconds_for_all = 1_000
+    estimator, question = asked(watched, TimeBudget(round(budget_ms * 1_000)))
+    estimator.sizes(question)
+    assert watched.read == [read]
+
+
+def test_a_budget_under_the_floor_counts_as_the_floor(watched: Watched) -> None:
+    watched.work_ms = watched.milliseconds_for_all = TIME_BUDGET_FLOOR_MS
+    for micros in (1, 4_999, TIME_BUDGET_FLOOR_MS * 1_000):
+        estimator, question = asked(watched, TimeBudget(micros))
+        assert estimator.sizes(question).sizes[0].state is SizeState.EXACT
+
+
+def test_slow_reading_does_not_change_what_is_read(watched: Watched) -> None:
+    """A cold cache, a busy machine: the answer is late, and it is the same."""
+    watched.work_ms = 150
+    answers = []
+    for milliseconds in (150, 200, 100_000):
+        watched.milliseconds_for_all = milliseconds
+        estimator, question = asked(watched, Default())
+        answers.append(estimator.sizes(question))
+    assert answers[0] == answers[1] == answers[2]
+    assert watched.read == [256, 256, 256]
+    watched.work_ms = EXACT_BUDGET_DEFAULT_MS
     estimator, question = asked(watched, Default())
-    first = estimator.sizes(question)
-    watched.seconds_per_partition = 0.0
-    assert estimator.sizes(question) == first
-    assert watched.read == [64, 64]
-    watched.revisions_ahead = 1
     assert estimator.sizes(question).sizes[0].state is SizeState.EXACT
 
 
-def test_a_sample_that_takes_too_long_is_given_up_for_the_one_before(watched: Watched) -> None:
-    watched.too_slow_above = 64
-    estimator, question = asked(watched, TimeBudget(100_000))
-    assert estimator.sizes(question).sizes[0].state is SizeState.ESTIMATED
-    assert watched.read == [64]
+def test_a_sample_quick_enough_is_replaced_by_everything_from_then_on(watched: Watched) -> None:
+    watched.work_ms, watched.milliseconds_for_all = 1_000, 30
+    estimator, question = asked(watched, Default())
+    assert estimator.sizes(question).sizes[0].state is SizeState.EXACT
+    assert watched.read == [64, PARTITION_COUNT]
+    watched.read.clear()
+    watched.milliseconds_for_all = 100_000
+    assert estimator.sizes(question).sizes[0].state is SizeState.EXACT
+    # So it is after a restart.
+    estimator, question = asked(watched, Default())
+    assert estimator.sizes(question).sizes[0].state is SizeState.EXACT
+    assert watched.read == [PARTITION_COUNT, PARTITION_COUNT]
 
 
-def test_a_sample_given_up_is_not_tried_again_for_a_while(watched: Watched) -> None:
-    watched.too_slow_above = 64
+def test_nothing_is_exact_that_a_restart_would_forget(watched: Watched) -> None:
+    watched.work_ms, watched.milliseconds_for_all = 1_000, 30
+    watched.documents.is_full = True
+    estimator, question = asked(watched, Default())
+    first = estimator.sizes(question)
+    assert first.sizes[0].state is SizeState.ESTIMATED
+    assert estimator.sizes(question) == first
+
+
+def test_a_measured_time_holds_for_its_own_question_and_for_budgets_above_it(watched: Watched) -> None:
+    watched.work_ms, watched.milliseconds_for_all = 1_000, 30
     estimator, question = asked(watched, Default())
     estimator.sizes(question)
+    watched.milliseconds_for_all = 100_000
+    for budget_ms, other, state in (
+        (31, PLAN, SizeState.EXACT),
+        (29, PLAN, SizeState.ESTIMATED),
+        (1_000_000, PLAN, SizeState.EXACT),
+        (50, rare(0.5), SizeState.ESTIMATED),
+    ):
+        estimator, question = asked(watched, TimeBudget(budget_ms * 1_000), other)
+        assert estimator.sizes(question).sizes[0].state is state, budget_ms
+
+
+@pytest.mark.parametrize(("work_ms", "state"), [(1_200, SizeState.EXACT), (1_300, SizeState.ESTIMATED)])
+def test_a_measured_time_is_out_of_date_when_the_data_have_grown(
+    watched: Watched, work_ms: float, state: SizeState
+) -> None:
+    watched.work_ms, watched.milliseconds_for_all = 1_000, 30
+    estimator, question = asked(watched, Default())
+    estimator.sizes(question)
+    watched.work_ms, watched.milliseconds_for_all = work_ms, 100_000
+    assert estimator.sizes(question).sizes[0].state is state
+
+
+def test_an_exact_answer_that_took_little_makes_the_default_exact(watched: Watched) -> None:
+    watched.work_ms, watched.milliseconds_for_all = 1_000, 40
+    estimator, question = asked(watched, Exact())
+    estimator.sizes(question)
+    watched.milliseconds_for_all = 100_000
+    estimator, question = asked(watched, Default())
+    assert estimator.sizes(question).sizes[0].state is SizeState.EXACT
+
+
+def test_what_took_too_long_after_all_is_not_tried_again_for_a_while(watched: Watched) -> None:
+    watched.work_ms, watched.milliseconds_for_all, watched.too_slow_above = 1_000, 30, 64
+    estimator, question = asked(watched, Default())
+    first = estimator.sizes(question)
+    assert (first.sizes[0].state, watched.read) == (SizeState.ESTIMATED, [64])
     watched.too_slow_above = PARTITION_COUNT
-    estimator.sizes(dataclasses.replace(question, key=b"another instant"))
-    assert watched.read == [64, 64]
-    watched.seconds += GIVEN_UP_SECONDS
-    later = estimator.sizes(dataclasses.replace(question, key=b"later"))
-    assert watched.read == [64, 64, 64, PARTITION_COUNT]
-    assert later.sizes[0].state is SizeState.EXACT
+    assert estimator.sizes(question) == first
+    # Another question is not held up by it.
+    other = dataclasses.replace(question, plan=rare(0.5), name=lambda: b"another")
+    assert estimator.sizes(other).sizes[0].state is SizeState.EXACT
+    watched.seconds += RETRY_SECONDS
+    assert estimator.sizes(question).sizes[0].state is SizeState.EXACT
+
+
+# --- as exact as asked --------------------------------------------------------------------------------------
 
 
 def test_exact_whatever_it_takes(watched: Watched) -> None:
-    watched.seconds_per_partition = 1.0
+    watched.work_ms = watched.milliseconds_for_all = 100_000
     estimator, question = asked(watched, Exact())
     assert estimator.sizes(question).sizes[0].users == USERS // 5
     assert watched.read == [PARTITION_COUNT]
 
 
 def test_the_sample_grows_until_the_error_is_small_enough(watched: Watched) -> None:
-    estimator, question = asked(watched, MaxRelativeError(0.05))
+    half = Plan(account=ACCOUNT, as_of=NOW, steps=STEPS, roots=(1, 0))
+    estimator, question = asked(watched, MaxRelativeError(0.05), half)
     size = estimator.sizes(question).sizes[0]
     assert (size.upper - size.lower) / 2 <= 0.05 * size.users
     assert watched.read[0] == 64
     assert watched.read[-1] < PARTITION_COUNT
     watched.read.clear()
-    estimator, question = asked(watched, MaxRelativeError(0.000001))
+    estimator, question = asked(watched, MaxRelativeError(0.000001), half)
     assert estimator.sizes(question).sizes[0].state is SizeState.EXACT
     assert watched.read == [64, PARTITION_COUNT]
 
 
-def rare(question: Question) -> Question:
-    """The question about some thirty users, a few of whom are in the smallest sample."""
-    steps = (BucketMatch(salt="rare", first=0, last=2**64 // 800), Universe(inputs=(WEB,)))
-    plan = Plan(account=ACCOUNT, as_of=NOW, steps=steps, roots=(0, 1))
-    return dataclasses.replace(question, plan=plan)
+@pytest.mark.parametrize("error_max", [0.5, 0.2, 0.1, 0.05])
+def test_the_error_asked_for_holds_for_every_size_of_the_answer(watched: Watched, error_max: float) -> None:
+    """A label of few users is as precise as the whole."""
+    steps = (*rare(0.01).steps, BucketMatch(salt="half", first=0, last=2**63))
+    plan = Plan(account=ACCOUNT, as_of=NOW, steps=steps, roots=(2, 1, 0, 1))
+    estimator, question = asked(watched, MaxRelativeError(error_max), plan)
+    sizes = estimator.sizes(question).sizes
+    assert max(map(relative_error, sizes)) <= error_max
+    assert SizeState.TOO_SMALL not in {size.state for size in sizes}
 
 
-def test_too_few_hits_are_an_answer_only_when_the_budget_is_gone(watched: Watched) -> None:
-    watched.seconds_per_partition = 0.5 / PARTITION_COUNT
-    estimator, question = asked(watched, Default())
-    assert estimator.sizes(rare(question)).sizes[0].state is SizeState.TOO_SMALL
-    assert watched.read == [64]
-    watched.seconds_per_partition = 0.02 / PARTITION_COUNT
-    estimator, question = asked(watched, Default())
-    assert estimator.sizes(rare(question)).sizes[0].state is SizeState.EXACT
-    estimator, question = asked(watched, MaxRelativeError(100.0))
-    assert estimator.sizes(rare(question)).sizes[0].state is not SizeState.TOO_SMALL
+def test_the_error_is_looked_at_again_when_fewer_match(watched: Watched) -> None:
+    """As windows move: what one sample was enough for a moment ago needs a larger one now."""
+    estimator, question = asked(watched, MaxRelativeError(0.1), rare(0.5))
+    assert relative_error(estimator.sizes(question).sizes[0]) <= 0.1
+    later = dataclasses.replace(question, plan=rare(0.02))
+    assert relative_error(estimator.sizes(later).sizes[0]) <= 0.1
+    assert watched.read == [64, 64, PARTITION_COUNT]
 
 
-def test_what_was_spent_before_counts_towards_the_budget(watched: Watched) -> None:
-    watched.seconds_per_partition = 0.04 / PARTITION_COUNT
-    estimator, question = asked(watched, Default())
-    estimator.sizes(question)
-    assert watched.read == [64, PARTITION_COUNT]
-    watched.read.clear()
-    estimator, question = asked(watched, Default())
-    estimator.sizes(dataclasses.replace(question, spent=0.02))
-    assert watched.read == [64, 512]
+# --- what a sample says -------------------------------------------------------------------------------------
+
+
+def test_few_hits_and_none_are_too_small(watched: Watched) -> None:
+    watched.work_ms = watched.milliseconds_for_all = 100_000
+    for share, users_max in ((1 / 800, 30), (1e-9, 0)):
+        estimator, question = asked(watched, Default(), rare(share))
+        size = estimator.sizes(question).sizes[0]
+        assert size.state is SizeState.TOO_SMALL
+        assert users_max <= size.upper <= 250
+    assert (size.users, size.lower) == (0, 0)
+    assert 40 <= size.upper <= 62
+    estimator, question = asked(watched, MaxRelativeError(100.0), rare(1 / 800))
+    assert estimator.sizes(question).sizes[0].state is not SizeState.TOO_SMALL
+
+
+def test_sizes_that_need_no_sample_are_exact(watched: Watched) -> None:
+    """The users of the journey, and nobody, beside a size that is estimated."""
+    watched.work_ms = watched.milliseconds_for_all = 100_000
+    plan = Plan(account=ACCOUNT, as_of=NOW, steps=STEPS, roots=(1, 0, 2, 0))
+    estimator, question = asked(watched, Default(), plan)
+    buyers, draw, nobody = estimator.sizes(question).sizes
+    assert buyers.state is SizeState.ESTIMATED
+    assert (draw.state, draw.users, draw.sampled_fraction) == (SizeState.EXACT, USERS, 1.0)
+    assert (nobody.state, nobody.users, nobody.sampled_fraction) == (SizeState.EXACT, 0, 1.0)
 
 
 def test_a_corrupt_criterion_fails_by_itself(watched: Watched) -> None:
@@ -235,7 +363,7 @@ def test_precisions_that_cannot_be(precision: Precision, field: str) -> None:
 
 def test_intervals_of_the_fixed_sample_hold_the_true_sizes(watched: Watched) -> None:
     """A thousand criteria of 0.1 % to 99.9 % of the users, each the same every time, from real partitions."""
-    watched.seconds_per_partition = 1.0
+    watched.work_ms = watched.milliseconds_for_all = 100_000
     inside = 0
     for batch in range(20):
         shares = [(batch * 50 + place + 1) / 1_001 for place in range(50)]
@@ -243,11 +371,12 @@ def test_intervals_of_the_fixed_sample_hold_the_true_sizes(watched: Watched) -> 
         plan = Plan(
             account=ACCOUNT, as_of=NOW, steps=(*buckets, Universe(inputs=(WEB,))), roots=tuple(range(51))
         )
-        estimator, question = asked(watched, Default())
-        sampled = estimator.sizes(dataclasses.replace(question, plan=plan))
+        estimator, question = asked(watched, Default(), plan)
+        sampled = estimator.sizes(question)
         exact = watched.execute(plan, Count()).sizes
         inside += sum(
             size.lower <= true <= size.upper for size, true in zip(sampled.sizes, exact[:-1], strict=True)
         )
     assert set(watched.read) == {64, PARTITION_COUNT}
-    assert 940 <= inside <= 970
+    # The partitions are drawn anew with each store, and the sizes of one sample are not independent.
+    assert 925 <= inside <= 995

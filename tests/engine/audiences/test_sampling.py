@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from pyroaring import BitMap
 
-from engine.audiences.model import SizeState
-from engine.audiences.sampling import HITS_MIN, estimated_size, interval_95, relative_error
+from engine.audiences.model import Size, SizeState
+from engine.audiences.sampling import (
+    HITS_MIN,
+    coherent,
+    design_effects,
+    estimated_size,
+    interval_95,
+    relative_error,
+)
+from engine.backend import Block
+from engine.local.halvings import HALVINGS_MAX, Halvings
+from engine.plan.model import BucketMatch, Intersect, Plan, Subtract, Unite, Universe
+from engine.values import PARTITION_COUNT
 
 TRIALS = 20_000
 
@@ -46,15 +59,135 @@ def test_a_larger_share_read_narrows_the_interval_to_nothing() -> None:
     assert estimated_size(1_000, 10_000, 10_000).state is SizeState.EXACT
 
 
+@pytest.mark.parametrize("partitions", [64, 128, 256, 512])
+def test_small_sizes_keep_their_95_percent(partitions: int) -> None:
+    """Not by drawing: the chance of every number of hits, added up where the bounds hold the size."""
+    population = 100_000
+    sampled = population * partitions // PARTITION_COUNT
+    bounds = [interval_95(hits, sampled, population) for hits in range(121)]
+    for size in [*range(41), 60, 80, 100, 120]:
+        chances = hypergeometric(size, sampled, population)
+        inside = sum(
+            chance for hits, chance in enumerate(chances) if bounds[hits][0] <= size <= bounds[hits][1]
+        )
+        assert inside >= 0.95, size
+        # Nor is there a member too many in the bounds of the users that were not hit.
+        mirrored = sum(
+            chance
+            for hits, chance in enumerate(chances)
+            if contains(interval_95(sampled - hits, sampled, population), population - size)
+        )
+        assert mirrored >= 0.95, size
+
+
+def contains(bounds: tuple[int, int], size: int) -> bool:
+    return bounds[0] <= size <= bounds[1]
+
+
+def hypergeometric(size: int, sampled: int, population: int) -> list[float]:
+    """The chance of each number of hits, with whole numbers."""
+    ways = math.comb(population, size)
+    return [
+        math.comb(sampled, hits) * math.comb(population - sampled, size - hits) / ways
+        for hits in range(size + 1)
+    ]
+
+
 def test_states() -> None:
-    none = estimated_size(0, 1_000, 16_000)
-    assert (none.state, none.users, none.lower) == (SizeState.ESTIMATED, 0, 0)
-    assert none.upper > 0
+    none = estimated_size(0, 6_250, 100_000)
+    assert (none.state, none.users, none.lower, none.upper) == (SizeState.TOO_SMALL, 0, 0, 58)
     assert estimated_size(HITS_MIN - 1, 1_000, 16_000).state is SizeState.TOO_SMALL
     some = estimated_size(HITS_MIN, 1_000, 16_000)
     assert (some.state, some.users, some.sampled_fraction) == (SizeState.ESTIMATED, 160, 1 / 16)
-    nothing_read = estimated_size(0, 0, 7)
-    assert (nothing_read.lower, nothing_read.upper) == (0, 7)
+
+
+# --- the spread between partitions --------------------------------------------------------------------------
+
+
+def blocks_of(counts: Sequence[int], users: int) -> list[Block]:
+    """A block of as many partitions as there are counts, with as many users each."""
+    halvings = Halvings(len(counts))
+    ranks = np.repeat(np.arange(len(counts), dtype=np.uint16), users)
+    halvings.extend(ranks)
+    members = [rank * users + at for rank, count in enumerate(counts) for at in range(count)]
+    everyone = BitMap(range(len(ranks)))
+    found = BitMap(members)
+    halves = (halvings.counts(found), halvings.counts(everyone))
+    return [Block((len(found), len(everyone)), halves)]
+
+
+def test_a_simple_sample_has_next_to_no_design_effect() -> None:
+    random = np.random.default_rng(20_261_128)
+    effects = [
+        design_effects(blocks_of(random.binomial(200, share, 64).tolist(), 200), 1)[0]
+        for share in random.uniform(0.01, 0.99, 200)
+    ]
+    assert min(effects) == 1.0
+    assert np.mean(effects) < 1.2
+    assert np.quantile(effects, 0.95) < 1.7
+
+
+def test_whole_partitions_count_as_one_user_each() -> None:
+    """Six of 64 partitions are in, each with all of its users."""
+    (effect,) = design_effects(blocks_of([200] * 6 + [0] * 58, 200), 1)
+    assert effect == pytest.approx(200, rel=0.5)
+    lower, upper = interval_95(1_200, 12_800, 204_800, effect)
+    assert (lower / 204_800, upper / 204_800) == pytest.approx((0.045, 0.19), abs=0.015)
+
+
+def test_halves_are_counted_alike_in_sparse_and_in_dense_sets() -> None:
+    random = np.random.default_rng(20_261_129)
+    halvings = Halvings(64)
+    ranks = random.integers(0, 64, 70_000).astype(np.uint16)
+    for first in range(0, len(ranks), 30_000):
+        halvings.extend(ranks[first : first + 30_000])
+    for share in (0.0, 0.001, 0.05, 0.1, 0.5, 1.0):
+        members = np.flatnonzero(random.random(len(ranks)) < share)
+        expected = tuple(
+            sum(bin(int(rank) & way).count("1") & 1 for rank in ranks[members])
+            for way in range(1, HALVINGS_MAX + 1)
+        )
+        assert halvings.counts(BitMap(members.tolist())) == expected
+
+
+def test_what_is_stolen_from_partitions_keeps_its_95_percent() -> None:
+    """A tenth of the partitions is in as a whole, as an attribute made from the hash of the ids would be: the
+    bounds hold the truth for 95 of 100 choices of the partitions that are read.
+    """
+    random = np.random.default_rng(20_261_130)
+    population, each = 100_352, 98
+    whole = np.zeros(PARTITION_COUNT, np.int64)
+    whole[:103] = each
+    inside = 0
+    for _ in range(1_000):
+        read = random.permutation(whole)[:64].tolist()
+        (effect,) = design_effects(blocks_of(read, each), 1)
+        inside += contains(interval_95(sum(read), 64 * each, population, effect), int(whole.sum()))
+    assert inside >= 920
+
+
+# --- several sizes ------------------------------------------------------------------------------------------
+
+
+def test_no_bound_lies_beyond_that_of_a_set_around_it() -> None:
+    steps = (
+        Universe(inputs=("i",)),
+        BucketMatch(salt="a", first=0, last=1),
+        BucketMatch(salt="b", first=0, last=1),
+        Intersect(operands=(0, 1)),
+        Intersect(operands=(0, 1, 2)),
+        Subtract(minuend=3, subtrahend=2),
+        Unite(operands=(1, 2)),
+    )
+    plan = Plan(account="a", as_of=0, steps=steps, roots=(4, 5, 3, 6, 0))
+
+    def size(users: int, lower: int, upper: int) -> Size:
+        return Size(state=SizeState.ESTIMATED, users=users, lower=lower, upper=upper, sampled_fraction=0.1)
+
+    found = coherent([size(40, 20, 90), size(60, 50, 85), size(70, 30, 80), size(75, 60, 78)], plan)
+    bounds = [(each.lower, each.users, each.upper) for each in found]
+    # 4 and 5 lie within 3, which lies within 6 (users for whom 1 or 2 is true).
+    assert bounds == [(20, 40, 78), (50, 60, 78), (50, 70, 78), (60, 75, 78)]
 
 
 def test_relative_error() -> None:

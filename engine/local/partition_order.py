@@ -1,0 +1,66 @@
+"""Which group a partition belongs to, and the order in which partitions are sampled.
+
+Both are drawn from the store's seed, which it tells nobody. A partition follows from the public hash of a
+user id, so an attribute made from the same hash (as experiment buckets made elsewhere are) can follow the
+partitions too: a sample that everyone can foretell would then be no random sample of it.
+
+Stores made before groups were drawn keep theirs, runs of neighbouring partitions, because a user's group is
+in every key of its data. Their order of sampling is drawn all the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+
+from engine.values import PARTITION_COUNT
+
+_SEED_BYTES = 8
+_NUMBER_BYTES = 4
+
+
+class PartitionOrder:
+    """The partitions of one store in their sampling order: whole groups, one after the other."""
+
+    def __init__(self, groups: int, seed: int, *, drawn_groups: bool) -> None:
+        size = PARTITION_COUNT // groups
+        if drawn_groups:
+            self.order = _drawn(range(PARTITION_COUNT), seed, b"partitions")
+        else:
+            self.order = tuple(
+                partition
+                for group in _drawn(range(groups), seed, b"groups")
+                for partition in _drawn(range(group * size, (group + 1) * size), seed, b"partitions")
+            )
+        self.drawn_groups = drawn_groups
+        self.group_of = np.empty(PARTITION_COUNT, np.int64)
+        """The group of each partition."""
+        self.rank_in_group = np.empty(PARTITION_COUNT, np.uint16)
+        """The place of each partition in the sampling order of its group, from 0."""
+        self._partitions: list[frozenset[int]] = [frozenset()] * groups
+        self.groups: tuple[int, ...] = ()
+        """The groups in the order in which they are sampled."""
+        for run in range(groups):
+            here = self.order[run * size : (run + 1) * size]
+            group = run if drawn_groups else here[0] // size
+            self.group_of[list(here)] = group
+            self.rank_in_group[list(here)] = np.arange(size)
+            self._partitions[group] = frozenset(here)
+            self.groups += (group,)
+
+    def of_group(self, group: int) -> frozenset[int]:
+        """The partitions of a group."""
+        return self._partitions[group]
+
+
+def _drawn(numbers: Iterable[int], seed: int, purpose: bytes) -> tuple[int, ...]:
+    """The numbers in an order that depends on the seed alone and tells nothing about it."""
+    keyed = seed.to_bytes(_SEED_BYTES, "little")
+
+    def place(number: int) -> bytes:
+        text = number.to_bytes(_NUMBER_BYTES, "little")
+        return hashlib.blake2b(text, key=keyed, person=purpose, digest_size=16).digest()
+
+    return tuple(sorted(numbers, key=place))

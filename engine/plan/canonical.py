@@ -1,0 +1,41 @@
+"""A name for a question, whatever the order in which it was put."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import xxhash
+
+from engine.plan.model import Intersect, Plan, Step, Subtract, Unite, encode_step
+
+
+def canonical_digest(plan: Plan) -> bytes:
+    """16 bytes that name the account, the set of the first root and those of the others: the same for every
+    order of the steps, of the operands of Intersect and Unite, and of the roots behind the first. The plan's
+    instant counts by the ranges that it led to.
+    """
+    names: list[bytes] = []
+    for step in plan.steps:
+        names.append(_name(step, names))
+    first, *others = (names[root] for root in plan.roots)
+    return _hashed((plan.account.encode(), first, *sorted(set(others))))
+
+
+def _name(step: Step, names: list[bytes]) -> bytes:
+    match step:
+        case Intersect():
+            return _hashed((b"intersect", *sorted(names[operand] for operand in step.operands)))
+        case Unite():
+            return _hashed((b"unite", *sorted(names[operand] for operand in step.operands)))
+        case Subtract():
+            return _hashed((b"subtract", names[step.minuend], names[step.subtrahend]))
+        case _:
+            return _hashed((b"predicate", encode_step(step)))
+
+
+def _hashed(parts: Iterable[bytes]) -> bytes:
+    hashed = xxhash.xxh3_128()
+    for part in parts:
+        hashed.update(len(part).to_bytes(4, "little"))
+        hashed.update(part)
+    return hashed.digest()
