@@ -40,9 +40,6 @@ from engine.values import PARTITION_COUNT
 EXACT_BUDGET_DEFAULT_MS = 50
 """The budget of a caller who names none."""
 
-TIME_BUDGET_FLOOR_MS = 5
-"""A smaller budget counts as this one: no answer is much quicker than the smallest sample."""
-
 EXACT_AT_ONCE_USERS_MAX = 20_000
 """So few users are counted whatever the budget."""
 
@@ -124,7 +121,7 @@ class Estimator:
             case MaxRelativeError(value=error_max):
                 return self._until_precise(question, outlook, error_max)
             case TimeBudget(micros=micros):
-                return self._within(question, outlook, max(micros, TIME_BUDGET_FLOOR_MS * 1_000))
+                return self._within(question, outlook, micros)
             case _:
                 return self._within(question, outlook, EXACT_BUDGET_DEFAULT_MS * 1_000)
 
@@ -163,7 +160,9 @@ class Estimator:
     # --- within a time ------------------------------------------------------------------------------------
 
     def _within(self, question: Question, outlook: Outlook, budget: float) -> Sampled:
-        """The largest sample that is reckoned to fit a budget (microseconds), or everything."""
+        """Everything, or the largest sample, that is reckoned to fit a budget (microseconds). The smallest
+        sample is the floor: it is what a budget gets that nothing fits.
+        """
         if outlook.work <= budget:
             return self._everything(question)
         name = question.name()

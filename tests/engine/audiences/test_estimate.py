@@ -11,7 +11,6 @@ import pytest
 from engine.audiences.estimate import (
     EXACT_BUDGET_DEFAULT_MS,
     RETRY_SECONDS,
-    TIME_BUDGET_FLOOR_MS,
     Estimator,
     Question,
     check_precision,
@@ -171,11 +170,14 @@ def test_a_budget_is_the_callers(watched: Watched, budget_ms: float, read: int) 
     assert watched.read == [read]
 
 
-def test_a_budget_under_the_floor_counts_as_the_floor(watched: Watched) -> None:
-    watched.work_ms = watched.milliseconds_for_all = TIME_BUDGET_FLOOR_MS
-    for micros in (1, 4_999, TIME_BUDGET_FLOOR_MS * 1_000):
+def test_the_smallest_sample_is_the_floor_of_every_budget(watched: Watched) -> None:
+    watched.work_ms = watched.milliseconds_for_all = 1_000
+    answers = []
+    for micros in (1, 4_999, 62_000):
         estimator, question = asked(watched, TimeBudget(micros))
-        assert estimator.sizes(question).sizes[0].state is SizeState.EXACT
+        answers.append(estimator.sizes(question))
+    assert watched.read == [64, 64, 64]
+    assert answers[0] == answers[1] == answers[2]
 
 
 def test_slow_reading_does_not_change_what_is_read(watched: Watched) -> None:
