@@ -3,13 +3,14 @@
 For each audience one document holds a point for every closed period of three lengths: ticks of ten minutes
 for a bit over a day (the figures of the last 24 hours), hours, and days of the account's time zone. Added and
 dropped are differences of the membership's totals, taken when a period closes, so that nothing has to be
-counted change by change and nothing is lost by a crash.
+counted change by change and nothing is lost by a crash. A period in which nothing changed has its point too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import date, datetime, time, timedelta
+from enum import Enum
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -22,6 +23,19 @@ TICK_MICROS = 600 * MICROS_PER_SECOND
 TICKS_KEPT = 150
 HOURS_KEPT = 14 * 24
 DAYS_KEPT = 400
+
+
+class Period(Enum):
+    """What is kept a point for: how long one lasts (a day: about) and how many of them there are."""
+
+    TICK = (TICK_MICROS, TICKS_KEPT)
+    HOUR = (MICROS_PER_HOUR, HOURS_KEPT)
+    DAY = (MICROS_PER_DAY, DAYS_KEPT)
+
+    def __init__(self, length: Micros, points_kept: int) -> None:
+        self.length = length
+        self.points_kept = points_kept
+
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=ZoneInfo("UTC"))
 _PREFIX = "sizes/"
@@ -69,10 +83,9 @@ class SizeHistory:
         if stored is None:
             self.begin(audience, membership, now, zone)
             return
-        kept = (TICKS_KEPT, HOURS_KEPT, DAYS_KEPT)
         rolled = [
-            _rolled(series, start, membership, points_max)
-            for series, start, points_max in zip(_open(stored), _starts(now, zone), kept, strict=True)
+            _rolled(series, start, membership, period, zone)
+            for series, start, period in zip(_open(stored), _starts(now, zone), Period, strict=True)
         ]
         if any(new is not old for new, old in zip(rolled, _open(stored), strict=True)):
             self._put(audience, _Stored(*rolled))
@@ -86,7 +99,12 @@ class SizeHistory:
         return sum(p.added for p in recent), sum(p.dropped for p in recent)
 
     def points(
-        self, audience: str, interval: SizeInterval, membership: Membership | None
+        self,
+        audience: str,
+        interval: SizeInterval,
+        membership: Membership | None,
+        now: Micros,
+        zone: ZoneInfo,
     ) -> tuple[SizePoint, ...]:
         """Every point kept, oldest first; the last is the period under way while the audience is
         calculated.
@@ -94,8 +112,13 @@ class SizeHistory:
         stored = self._find(audience)
         if stored is None:
             return ()
-        series = stored.hours if interval is SizeInterval.HOUR else stored.days
-        return tuple(series.points if membership is None else _with_open(series, membership))
+        if interval is SizeInterval.HOUR:
+            series, period, start = stored.hours, Period.HOUR, _starts(now, zone)[1]
+        else:
+            series, period, start = stored.days, Period.DAY, _starts(now, zone)[2]
+        if membership is None:
+            return tuple(series.points)
+        return tuple(_with_open(_rolled(series, start, membership, period, zone), membership))
 
     def forget(self, audience: str) -> None:
         """The audience is deleted."""
@@ -126,18 +149,31 @@ def _series_of(stored: _Stored | None) -> tuple[_Series | None, _Series | None, 
 
 def _starts(now: Micros, zone: ZoneInfo) -> tuple[Micros, Micros, Micros]:
     """When the tick, hour and day that `now` lies in began."""
-    local = (_EPOCH + timedelta(microseconds=now)).astimezone(zone)
-    midnight = local.replace(hour=0, minute=0, second=0, microsecond=0)
-    day = (midnight - _EPOCH) // timedelta(microseconds=1)
-    return now - now % TICK_MICROS, now - now % MICROS_PER_HOUR, day
+    midnight = _midnight(_local(now, zone).date(), zone)
+    return now - now % TICK_MICROS, now - now % MICROS_PER_HOUR, midnight
 
 
-def _rolled(series: _Series, start: Micros, membership: Membership, points_max: int) -> _Series:
+def _local(instant: Micros, zone: ZoneInfo) -> datetime:
+    return (_EPOCH + timedelta(microseconds=instant)).astimezone(zone)
+
+
+def _midnight(day: date, zone: ZoneInfo) -> Micros:
+    """The first instant of a day of the zone's."""
+    return (datetime.combine(day, time(), tzinfo=zone) - _EPOCH) // timedelta(microseconds=1)
+
+
+def _rolled(
+    series: _Series, start: Micros, membership: Membership, period: Period, zone: ZoneInfo
+) -> _Series:
+    """The series with the period that begins at `start` open. Whatever changed since the last roll did so in
+    the period that was open then, because each change is rolled first: later ones were quiet.
+    """
     if start == series.start:
         return series
     if start < series.start:
         return _taken_back(series, start)
-    points = [*series.points, _open_point(series, membership)][-points_max:]
+    quiet = (SizePoint(at, membership.size, 0, 0) for at in _between(series.start, start, period, zone))
+    points = [*series.points, _open_point(series, membership), *quiet][-period.points_kept :]
     return _Series(start, membership.entered_total, membership.exited_total, points)
 
 
@@ -153,6 +189,21 @@ def _taken_back(series: _Series, start: Micros) -> _Series:
         series.exited_total - sum(point.dropped for point in undone),
         kept,
     )
+
+
+def _between(start: Micros, end: Micros, period: Period, zone: ZoneInfo) -> Iterator[Micros]:
+    """Where the periods between two of them begin, no more of the latest than are kept."""
+    if period is Period.DAY:
+        first, last = _local(start, zone).date(), _local(end, zone).date()
+        for days in range(min((last - first).days, period.points_kept + 1) - 1, 0, -1):
+            day = last - timedelta(days=days)
+            midnight = _midnight(day, zone)
+            # A zone that moved across the date line has left out a day.
+            if _local(midnight, zone).date() == day:
+                yield midnight
+    else:
+        earliest = max(start + period.length, end - period.points_kept * period.length)
+        yield from range(earliest, end, period.length)
 
 
 def _open_point(series: _Series, membership: Membership) -> SizePoint:

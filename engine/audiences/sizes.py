@@ -34,6 +34,7 @@ from engine.audiences.sampling import exact_size, failed_size
 from engine.audiences.targets import Targets
 from engine.backend import Backend
 from engine.backend import Count as AskCount
+from engine.criteria.zones import load_zone
 from engine.errors import InvalidInput
 from engine.journeys.audiences import AudienceRecords
 from engine.journeys.forest import Forest
@@ -275,7 +276,10 @@ class Sizes:
         NotFound, InvalidInput.
         """
         record = self._records.get(audience)
-        points = self._history.points(record.name, interval, self._backend.membership(record.name))
+        zone = load_zone(self._forest.account(account_of(record.name)).time_zone)
+        points = self._history.points(
+            record.name, interval, self._backend.membership(record.name), self._clock(), zone
+        )
         return page_of(
             points,
             lambda point: (point.start,),

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from engine.audiences.estimate import LEVELS_PARTITIONS
 from engine.audiences.model import SizeState
-from engine.audiences.sampling import HITS_MIN, estimated_size
+from engine.audiences.sampling import HITS_MIN, design_effects, estimated_size
 from engine.audiences.targets import with_universe_root
 from engine.backend import Backend, Count
 from engine.criteria.model import (
@@ -194,10 +194,12 @@ def _judge(
     outcome: Outcome,
 ) -> None:
     size, population = truth
-    hits, sampled = backend.execute(plan, Count(), partitions=partitions).sizes
-    estimate = estimated_size(hits, sampled, population)
+    counts = backend.execute(plan, Count(), partitions=partitions)
+    hits, sampled = counts.sizes
+    (effect,) = design_effects(counts.blocks, 1)
+    estimate = estimated_size(hits, sampled, population, effect)
     too_small = estimate.state is SizeState.TOO_SMALL
-    outcome.misnamed += too_small != (0 < hits < HITS_MIN)
+    outcome.misnamed += too_small != (hits < HITS_MIN)
     for name in (ALL_SIZES, class_of(size / population)):
         tally = outcome.tallies[choice, name]
         tally.estimates += 1

@@ -225,8 +225,8 @@ def test_a_sample_is_counted_half_by_half(site: Site) -> None:
         for block in counts.blocks:
             assert all(0 < half < block.sizes[1] for half in block.halves[1])
             for gold_half, half in zip(*block.halves, strict=True):
-                # Chance lets a third of the users deviate; five standard deviations are out of its reach.
-                assert gold_half == pytest.approx(half / 3, abs=5 * (half * 2 / 9) ** 0.5)
+                # Chance lets a third of the users deviate; six standard deviations are out of its reach.
+                assert gold_half == pytest.approx(half / 3, abs=6 * (half * 2 / 9) ** 0.5)
     assert site.backend.execute(plan, Count()).blocks == ()
 
 

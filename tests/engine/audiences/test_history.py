@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import msgspec
+import pytest
 
 from engine.audiences.history import DAYS_KEPT, HOURS_KEPT, TICKS_KEPT, SizeHistory, _Stored
 from engine.audiences.model import SizeInterval, SizePoint
@@ -46,14 +49,20 @@ def test_the_size_by_hour_and_day_with_what_came_and_went(site: Site) -> None:
     site.clock.now = NOW + 2 * DAY + MICROS_PER_SECOND
     site.engine.live.refresh_all()
     hours = site.engine.sizes.history(milestone.audience, SizeInterval.HOUR).items
+    quiet = tuple(SizePoint(NOW + hour * HOUR, 5, 0, 0) for hour in range(47, 1, -1))
     assert hours == (
         SizePoint(NOW + 2 * DAY, 3, 0, 2),
+        *quiet,
         SizePoint(NOW + HOUR, 5, 1, 0),
         SizePoint(NOW, 4, 2, 0),
     )
     midnight = NOW - 12 * HOUR
     days = site.engine.sizes.history(milestone.audience).items
-    assert days == (SizePoint(midnight + 2 * DAY, 3, 0, 2), SizePoint(midnight, 5, 3, 0))
+    assert days == (
+        SizePoint(midnight + 2 * DAY, 3, 0, 2),
+        SizePoint(midnight + DAY, 5, 0, 0),
+        SizePoint(midnight, 5, 3, 0),
+    )
     first = site.engine.sizes.history(milestone.audience, SizeInterval.HOUR, page_size=2)
     rest = site.engine.sizes.history(milestone.audience, SizeInterval.HOUR, page_token=first.next_page_token)
     assert (*first.items, *rest.items) == hours
@@ -67,6 +76,41 @@ def test_days_are_the_accounts_own(site: Site) -> None:
     # 12:00 UTC is 17:30 in Kolkata: the day began at 18:30 UTC the evening before.
     (day,) = site.engine.sizes.history(milestone.audience).items
     assert day.start == NOW - 17 * HOUR - HOUR // 2
+
+
+def test_quiet_periods_have_points_before_anything_happens(site: Site) -> None:
+    """Nobody has come or gone for three hours, and over the change of a day."""
+    milestone = site.add("one", did("a"))
+    site.connect(milestone)
+    site.send([("u1", "a")])
+    site.engine.live.refresh_all()
+    site.clock.now = NOW + 3 * HOUR + 1
+    hours = site.engine.sizes.history(milestone.audience, SizeInterval.HOUR).items
+    assert hours == tuple(SizePoint(NOW + hour * HOUR, 1, 0, 0) for hour in (3, 2, 1, 0))
+    site.clock.now = NOW + 13 * HOUR
+    midnight = NOW - 12 * HOUR
+    days = site.engine.sizes.history(milestone.audience).items
+    assert days == (SizePoint(midnight + DAY, 1, 0, 0), SizePoint(midnight, 1, 0, 0))
+
+
+@pytest.mark.parametrize("zone_name", ["UTC", "Asia/Kolkata", "America/Sao_Paulo", "Pacific/Apia"])
+def test_quiet_days_are_days_of_the_zone(site: Site, zone_name: str) -> None:
+    """Also where clocks change at midnight, and where a day was left out (Apia, 2011-12-30)."""
+    zone = load_zone(zone_name)
+    history = SizeHistory(site.backend.documents)
+    audience = f"{ACCOUNT}/audiences/x"
+    begun = 1_316_000_000 * MICROS_PER_SECOND
+    history.begin(audience, membership(3, 3, 0), begun, zone)
+    end = begun + 150 * DAY
+    points = history.points(audience, SizeInterval.DAY, membership(3, 3, 0), end, zone)
+    starts = [dt.datetime.fromtimestamp(point.start / MICROS_PER_SECOND, zone) for point in points]
+    first, last = (dt.datetime.fromtimestamp(at / MICROS_PER_SECOND, zone).date() for at in (begun, end))
+    days = [first + dt.timedelta(days=n) for n in range((last - first).days + 1)]
+    assert [point.users for point in points] == [3] * len(points)
+    assert [at.date() for at in starts] == sorted({at.date() for at in starts})
+    missing = set(days) - {at.date() for at in starts}
+    assert missing == ({dt.date(2011, 12, 30)} if zone_name == "Pacific/Apia" else set())
+    assert all(at.hour <= 1 for at in starts)
 
 
 def test_the_last_day_forgets_what_is_older(site: Site) -> None:
