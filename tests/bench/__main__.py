@@ -7,6 +7,7 @@ python -m tests.bench import --keep DIRECTORY        a Parquet file, beside Duck
 python -m tests.bench ingest                         unary and streamed ingest, beside reading the same bytes
 python -m tests.bench growth --keep DIRECTORY        how everything grows, from 100 k to 10 M users
 python -m tests.bench intervals --keep DIRECTORY     how often the true size lies inside the interval
+python -m tests.bench steady --keep DIRECTORY        whether the same question keeps its answer
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _growth(options, console)
     elif options.table == "intervals":
         _intervals(options, console)
+    elif options.table == "steady":
+        _steady(options, console)
     else:
         _service(console)
 
@@ -73,6 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     intervals.add_argument("--copies", type=int, default=0, help="of the sample, for a world; 405: 1 M users")
     intervals.add_argument("--criteria", type=int, default=2_000)
     intervals.add_argument("--keep", type=Path, help="directory the filled store stays in")
+    steady = tables.add_parser("steady", help="whether the same question keeps its answer")
+    steady.add_argument("--users", type=int, default=300_000)
+    steady.add_argument("--events", type=int, default=1_200_000)
+    steady.add_argument("--criteria", type=int, default=2_000)
+    steady.add_argument("--seed", type=int, default=20_261_128)
+    steady.add_argument("--keep", type=Path, help="directory the filled store stays in")
     return parser
 
 
@@ -133,6 +142,14 @@ def _intervals(options: argparse.Namespace, console: Console) -> None:
         intervals.Options(scale=scale, criteria=options.criteria, keep=options.keep, copies=options.copies),
         console,
     )
+
+
+def _steady(options: argparse.Namespace, console: Console) -> None:
+    from tests.bench import marketing_world, steady
+
+    scale = marketing_world.Scale(users=options.users, events=options.events)
+    asked = steady.Options(scale=scale, criteria=options.criteria, seed=options.seed, keep=options.keep)
+    steady.run(asked, console)
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def run(options: Options, console: Console) -> Outcome:
 
 def _drawn(directory: Path, scale: Scale) -> World:
     backend = open_engine(directory, scale).backend
-    return World(backend=backend, account=ACCOUNT, inputs=(INPUT,), predicate=_predicate)
+    return World(backend=backend, account=ACCOUNT, inputs=(INPUT,), predicate=marketing_predicate)
 
 
 def _sample(directory: Path, copies: int) -> World:
@@ -228,7 +228,8 @@ def random_criterion(
     return AllOf(criteria=parts) if form < 0.85 else AnyOf(criteria=parts)
 
 
-def _predicate(random: np.random.Generator) -> Criterion:
+def marketing_predicate(random: np.random.Generator) -> Criterion:
+    """A criterion over the marketing world, of few users as likely as of many."""
     match int(random.integers(0, 7)):
         case 0:
             width = _wide(random, 1, SCORE_MAX)

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from engine.audiences.model import SizeState
-from tests.bench import intervals, sizes
+from tests.bench import intervals, sizes, steady
 from tests.bench.marketing_world import Scale
 
 SCALE = Scale(users=30_000, events=15_000)
@@ -47,3 +47,14 @@ def test_one_changed_criterion_of_a_deep_milestone_is_all_that_is_computed(kept:
         and label.size.lower <= label.size.users <= label.size.upper
         for label in first.labelled
     )
+
+
+def test_the_same_question_keeps_its_answer(kept: Path) -> None:
+    """The campaign in short: `make bench ARGS=steady` asks two thousand criteria. Prints its seed."""
+    options = steady.Options(scale=SCALE, criteria=60, restarts_every=100, keep=kept)
+    outcome = steady.run(options, Console())
+    assert not outcome.unsteady
+    assert not outcome.wrong
+    assert (outcome.asked, outcome.restarts) == (300, 3)
+    assert min(outcome.states[SizeState.EXACT], outcome.states[SizeState.ESTIMATED]) >= 50
+    assert outcome.inside >= 0.9 * outcome.sampled
