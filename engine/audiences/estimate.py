@@ -165,8 +165,7 @@ class Estimator:
         """
         if outlook.work <= budget:
             return self._everything(question)
-        name = question.name()
-        known = self._measured.find(question.plan.account, name, outlook.work)
+        known = self._measured.find(question.plan.account, question.name, outlook.work)
         if known is not None and known <= budget:
             return self._everything(question)
         first = self._levels[0]
@@ -175,7 +174,7 @@ class Estimator:
         begun = self._timer()
         answer = self._sample(question, outlook, level)
         spent = (self._timer() - begun) * 1e6
-        if spent + spent * PARTITION_COUNT / level <= budget and self._may_try(name):
+        if spent + spent * PARTITION_COUNT / level <= budget and self._may_try(question.name()):
             return self._tried(question, outlook, budget - spent) or answer
         return answer
 

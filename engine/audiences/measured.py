@@ -8,6 +8,7 @@ document of the account's, before the first answer is given that rests on it: a 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import msgspec
 
@@ -38,12 +39,15 @@ class MeasuredTimes:
         self._lock = threading.Lock()
         self._loaded: dict[str, dict[bytes, _Measured]] = {}
 
-    def find(self, account: str, question: bytes, work: float) -> float | None:
+    def find(self, account: str, name: Callable[[], bytes], work: float) -> float | None:
         """The microseconds that the exact answer takes, if they are known and the work is still about the
-        same.
+        same. `name` makes the question's name, where it is needed.
         """
         with self._lock:
-            found = self._of(account).get(question)
+            times = self._of(account)
+        if not times:
+            return None
+        found = times.get(name())
         return found.micros if found is not None and work <= found.work * GROWTH_MAX else None
 
     def keep(self, account: str, question: bytes, work: float, micros: float) -> None:

@@ -40,15 +40,11 @@ from engine.journeys.audiences import AudienceRecords
 from engine.journeys.forest import Forest
 from engine.journeys.model import account_of
 from engine.journeys.pages import Page, page_of
-from engine.plan.canonical import canonical_digest
 from engine.plan.compile import compile_intersections
 from engine.values import MICROS_PER_SECOND, Micros
 
 COMPARED_MIN = 2
 COMPARED_MAX = 5
-
-NAMING_INSTANT: Micros = 1_577_836_800 * MICROS_PER_SECOND
-"""2020-01-01T00:00:00Z: where questions are compiled that are to have the same name at any instant."""
 
 
 class Stopwatch:
@@ -112,7 +108,7 @@ class Sizes:
             Question(
                 plan=compiled.plan,
                 inputs=located.tree.inputs,
-                name=lambda: canonical_digest(located.compile(NAMING_INSTANT).plan),
+                name=lambda: self._targets.question_name(target, located),
                 precision=precision,
                 at_least=at_least,
                 deadline=deadline,

@@ -11,13 +11,20 @@ from engine.errors import FailedPrecondition, InvalidInput, Warning
 from engine.journeys.audiences import AudienceRecords
 from engine.journeys.criteria import CriteriaCheck
 from engine.journeys.forest import Forest, tree_milestone
-from engine.journeys.model import Journey, Milestone, account_of, journey_of
+from engine.journeys.model import Account as AccountRecord
+from engine.journeys.model import Audience, Input, Journey, Milestone, account_of, journey_of
 from engine.journeys.names import Resource, check_name
 from engine.journeys.repository import Repository
+from engine.plan.canonical import canonical_digest
 from engine.plan.compile import CompiledMilestone, compile_milestone
 from engine.plan.model import Plan, Universe, encode_step
 from engine.plan.tree import Account, AudienceResolver, JourneyTree, MilestoneKind, TreeMilestone
-from engine.values import Micros
+from engine.values import MICROS_PER_SECOND, Micros
+
+NAMING_INSTANT: Micros = 1_577_836_800 * MICROS_PER_SECOND
+"""2020-01-01T00:00:00Z: where questions are compiled that are to have the same name at any instant."""
+
+NAMES_KEPT_MAX = 1_024
 
 DRAFT_FIELD = "draft"
 _DRAFT_ID = "draft"
@@ -61,6 +68,20 @@ class Targets:
         self._forest = forest
         self._records = records
         self._criteria = criteria
+        self._names: dict[tuple[int, bytes], bytes] = {}
+
+    def question_name(self, target: Target, located: Located) -> bytes:
+        """A name for the question of how many a target has, whatever the instant and the order in which its
+        criteria are written.
+        """
+        kinds = (AccountRecord, Input, Journey, Milestone, Audience)
+        key = self._repository.generation(*kinds), msgspec.msgpack.encode(target)
+        name = self._names.get(key)
+        if name is None:
+            if len(self._names) >= NAMES_KEPT_MAX:
+                self._names.clear()
+            name = self._names[key] = canonical_digest(located.compile(NAMING_INSTANT).plan)
+        return name
 
     def locate(self, target: Target) -> Located:
         """The milestone a target means. Raises NotFound, InvalidInput, FailedPrecondition."""
