@@ -30,8 +30,18 @@ PARTS: tuple[Criterion, ...] = (
     UserAttribute(key="plan", test=Equals("free"), label="plan"),
     Not(criterion=UserAttribute(key="age", test=Compare("less_than", 18.0)), label="adult"),
     Event(name="visit", window=Last(duration=7 * MICROS_PER_DAY), test=Compare("greater_or_equal", 1.0)),
-    AnyOf(criteria=(Bucket(salt="x", from_percent=0, to_percent=10), UserAttribute(key="vip", test=Equals(True)))),
-    AllOf(criteria=(UserAttribute(key="plan", test=Equals("free")), Bucket(salt="y", from_percent=5, to_percent=50))),
+    AnyOf(
+        criteria=(
+            Bucket(salt="x", from_percent=0, to_percent=10),
+            UserAttribute(key="vip", test=Equals(True)),
+        )
+    ),
+    AllOf(
+        criteria=(
+            UserAttribute(key="plan", test=Equals("free")),
+            Bucket(salt="y", from_percent=5, to_percent=50),
+        )
+    ),
 )
 
 
@@ -57,7 +67,7 @@ def test_every_order_has_the_same_name(group: type[AllOf] | type[AnyOf]) -> None
 
 
 def test_other_questions_have_other_names() -> None:
-    asked = [
+    asked: list[Criterion] = [
         AllOf(criteria=PARTS),
         AnyOf(criteria=PARTS),
         AllOf(criteria=PARTS[1:]),
