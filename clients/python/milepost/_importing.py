@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from milepost._batches import with_retry
-from milepost.v1.ingest_service_pb2 import ImportEventsRequest, ImportEventsResponse, ImportHeader
+from milepost.v1.ingest_service_pb2 import (
+    ImportEventsRequest,
+    ImportEventsResponse,
+    ImportHeader,
+    ImportUsersHeader,
+    ImportUsersRequest,
+    ImportUsersResponse,
+)
 
 PIECE_BYTES = 1024 * 1024
 """Bytes of the stream in one message; below what a service takes by default."""
@@ -16,6 +23,11 @@ IMPORT_TIMEOUT_SECONDS = 600.0
 
 RowsSent = Callable[[int], None]
 """Called with the number of rows that went out in a record batch, from a thread of the transport."""
+
+
+Header = ImportHeader | ImportUsersHeader
+Request = ImportEventsRequest | ImportUsersRequest
+Response = ImportEventsResponse | ImportUsersResponse
 
 
 @dataclass(frozen=True)
@@ -42,8 +54,8 @@ class Imported:
 
 
 def send_import(
-    call: Callable[..., ImportEventsResponse],
-    header: ImportHeader,
+    call: Callable[..., Response],
+    header: Header,
     batches: Iterable[Any],
     timeout: float,
     rows_sent: RowsSent | None,
@@ -68,17 +80,23 @@ def send_import(
 class _Requests:
     """The requests of one call; `failure` is what the batches raised."""
 
-    def __init__(self, header: ImportHeader, batches: Iterable[Any], rows_sent: RowsSent | None) -> None:
+    def __init__(self, header: Header, batches: Iterable[Any], rows_sent: RowsSent | None) -> None:
         self._header = header
         self._batches = batches
         self._rows_sent = rows_sent
         self.failure: Exception | None = None
 
-    def __iter__(self) -> Iterator[ImportEventsRequest]:
-        yield ImportEventsRequest(header=self._header)
+    def __iter__(self) -> Iterator[Request]:
+        request: type[Request]
+        if isinstance(self._header, ImportHeader):
+            request = ImportEventsRequest
+            yield ImportEventsRequest(header=self._header)
+        else:
+            request = ImportUsersRequest
+            yield ImportUsersRequest(header=self._header)
         try:
             for piece in _pieces(self._batches, self._rows_sent):
-                yield ImportEventsRequest(arrow=piece)
+                yield request(arrow=piece)
         except Exception as error:
             self.failure = error
             raise
@@ -110,10 +128,10 @@ def _cut(written: io.BytesIO) -> Iterator[bytes]:
     written.truncate()
 
 
-def _imported(response: ImportEventsResponse) -> Imported:
+def _imported(response: Response) -> Imported:
     return Imported(
         accepted=response.accepted,
-        duplicates=response.duplicates,
+        duplicates=response.duplicates if isinstance(response, ImportEventsResponse) else 0,
         rejected=response.rejected,
         revision=response.revision,
         refused=[

@@ -84,7 +84,7 @@ from milepost.v1.connection_service_pb2 import (
 from milepost.v1.connection_service_pb2_grpc import ConnectionServiceStub
 from milepost.v1.criteria_pb2 import Criteria
 from milepost.v1.data_pb2 import Event, UserUpdate
-from milepost.v1.ingest_service_pb2 import ImportHeader
+from milepost.v1.ingest_service_pb2 import ImportHeader, ImportUsersHeader
 from milepost.v1.ingest_service_pb2_grpc import IngestServiceStub
 from milepost.v1.journey_pb2 import (
     MILESTONE_KIND_CRITERIA,
@@ -276,6 +276,28 @@ class Client:
         header.input = self.input_name(input) if input else header.input
         header.request_id = request_id or header.request_id
         return send_import(self.ingest.ImportEvents, header, batches, timeout, rows_sent)
+
+    def import_users(
+        self,
+        batches: Iterable[Any],
+        *,
+        input: str = "",
+        columns: ImportUsersHeader | None = None,
+        request_id: str = "",
+        timeout: float = IMPORT_TIMEOUT_SECONDS,
+        rows_sent: RowsSent | None = None,
+    ) -> Imported:
+        """Sends user updates as pyarrow record batches of one schema, in one call: each row creates a user or
+        changes what is known of one. `columns` says which columns are identities and consents (see
+        `ImportUsersHeader`); the others are attributes. Everything else is as in `import_events`.
+        """
+        header = ImportUsersHeader()
+        if columns is not None:
+            header.CopyFrom(columns)
+        header.parent = self.account_name
+        header.input = self.input_name(input) if input else header.input
+        header.request_id = request_id or header.request_id
+        return send_import(self.ingest.ImportUsers, header, batches, timeout, rows_sent)
 
     # --- pages ---
 

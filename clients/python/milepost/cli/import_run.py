@@ -25,7 +25,15 @@ from milepost.cli.import_summary import doubts, file_summary, grand_total, kinds
 from milepost.cli.text import number, printable
 from milepost.client import Client
 from milepost.errors import InvalidArgument, MilepostError
-from milepost.importing import CannotBegin, CannotImport, CannotResume, FileImported, Format, Settings
+from milepost.importing import (
+    CannotBegin,
+    CannotImport,
+    CannotResume,
+    FileImported,
+    Format,
+    Settings,
+    UserSettings,
+)
 from milepost.importing.checks import check_target
 from milepost.importing.kinds import Told
 from milepost.importing.progress import FORCE, FROM_START
@@ -86,7 +94,7 @@ class ImportRun:
         client: Client,
         files: Sequence[Path],
         format_: Format,
-        settings: Settings,
+        settings: Settings | UserSettings,
         import_file: ImportFile,
         out: Console,
     ) -> None:

@@ -86,7 +86,8 @@ def _left_out(columns: Mapping[str, int]) -> Iterator[str]:
 
 
 def _parts(imported: Sequence[FileImported], where: str) -> str:
-    parts = [f"{number(sum(each.accepted for each in imported))} events taken"]
+    rows_are = imported[0].rows_are if imported else "events"
+    parts = [f"{number(sum(each.accepted for each in imported))} {rows_are} taken"]
     if duplicates := sum(each.duplicates for each in imported):
         parts.append(f"{number(duplicates)} were there already")
     if skipped := sum(each.skipped for each in imported):

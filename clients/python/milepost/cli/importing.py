@@ -1,4 +1,4 @@
-"""`milepost import`: files of events into a running service."""
+"""`milepost import`: files of events or users into a running service."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from milepost.cli import import_options as options
+from milepost.cli import import_users as of_users
 from milepost.cli.connection import DEFAULT_ACCOUNT, DEFAULT_TARGET, AccountId, ApiKey, Target, open_client
 from milepost.cli.import_run import EXIT_USAGE, ImportRun
 from milepost.cli.text import console
@@ -59,6 +60,12 @@ def import_(
     flatten: options.Flatten = None,
     skip_objects: options.SkipObjects = False,
     profile: options.Profile = "",
+    users: of_users.Users = False,
+    identity: of_users.Identity = None,
+    consent: of_users.ConsentOption = None,
+    given: of_users.Given = None,
+    denied: of_users.Denied = None,
+    unset_nulls: of_users.UnsetNulls = False,
     column: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME:KIND", help=f"Read an attribute as another kind: {', '.join(KINDS)}."),
@@ -89,7 +96,7 @@ def import_(
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = "",
 ) -> None:
-    """Import files of events. A run that broke off is taken up by the next; nothing is applied twice.
+    """Import files of events or users. A run that broke off goes on with the next; nothing is applied twice.
 
     Exit status: 0 everything taken; 3 some rows rejected (they are in a file, with reasons); 1 a file failed
     (the others went on) or the run broke off; 2 an option cannot be used; 130 stopped by Ctrl-C or SIGTERM.
@@ -123,6 +130,15 @@ def import_(
             skip_objects=skip_objects,
             profile=profile,
         )
+        rows = of_users.settings_of(
+            settings,
+            users=users,
+            identity=identity,
+            consent=consent,
+            given=given,
+            denied=denied,
+            unset_nulls=unset_nulls,
+        )
     except ValueError as error:
         raise _usage(str(error)) from error
     if side_dir is not None:
@@ -138,7 +154,7 @@ def import_(
             force=force,
             segment_rows=segment_rows,
         )
-        status = ImportRun(context, client, files, format_, settings, run, console()).run()
+        status = ImportRun(context, client, files, format_, rows, run, console()).run()
     if status:
         raise typer.Exit(status)
 

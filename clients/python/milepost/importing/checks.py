@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from milepost.client import Client
 from milepost.errors import MilepostError, NotFound, PermissionDenied
 from milepost.importing.errors import CannotBegin, CannotImport
-from milepost.importing.settings import EVENT_ID, NAME, TIME, Settings
 from milepost.importing.source import Source
+from milepost.importing.user_settings import AnySettings
 from milepost.v1.account_pb2 import Account
 from milepost.v1.account_service_pb2 import GetInputRequest, ListAccountsRequest, ListInputsRequest
 
@@ -17,14 +17,14 @@ LISTED_MAX = 20
 """Names that a message lists; of more it says only how many there are."""
 
 
-def check_target(client: Client, settings: Settings) -> Account:
+def check_target(client: Client, settings: AnySettings) -> Account:
     """The account, which exists, as does the input. Raises CannotBegin, which names those that exist, and
     what calls raise. A caller who may only ingest gets an account without its time of creation.
     """
     if not settings.input and not settings.input_column:
         raise CannotBegin(
-            "events need an input: --input WORKSPACE/INPUT, or --input-column with a column of full names."
-            + _listed("inputs of the account", _inputs(client))
+            f"{settings.rows_are} need an input: --input WORKSPACE/INPUT, or --input-column with a column of"
+            f" full names.{_listed('inputs of the account', _inputs(client))}"
         )
     try:
         account = client.get_account()
@@ -60,8 +60,8 @@ def _check_input(client: Client, name: str) -> None:
         pass
 
 
-def check_columns(source: Source, settings: Settings, *, kinds: bool = True) -> None:
-    """Raises CannotImport when a column that an event needs, or that the settings name, is not in the file;
+def check_columns(source: Source, settings: AnySettings, *, kinds: bool = True) -> None:
+    """Raises CannotImport when a column that a row needs, or that the settings name, is not in the file;
     with `kinds` also for attributes whose kind they give.
     """
     columns = source.columns
@@ -69,7 +69,7 @@ def check_columns(source: Source, settings: Settings, *, kinds: bool = True) -> 
         return
     faults = [
         f"there is no column {column!r}{did_you_mean(column, columns)} ({option})"
-        for option, column in _named(settings, only_needed=not source.has_all_columns)
+        for option, column in settings.named_columns(only_needed=not source.has_all_columns)
         if column not in columns
     ]
     if kinds and source.has_all_columns:
@@ -78,28 +78,7 @@ def check_columns(source: Source, settings: Settings, *, kinds: bool = True) -> 
         raise CannotImport(f"{'; '.join(faults)}.{_listed('columns', columns)}")
 
 
-def _named(settings: Settings, *, only_needed: bool) -> Iterator[tuple[str, str]]:
-    """The columns that a file has to have, by the option that names each."""
-    yield "--user-id-column", settings.user_id_column
-    if settings.time_column not in settings.fallbacks and (
-        not settings.default_time or settings.time_column != TIME
-    ):
-        yield "--time-column", settings.time_column
-    if settings.name_column not in settings.fallbacks and (
-        not settings.default_name or settings.name_column != NAME
-    ):
-        yield "--name-column", settings.name_column
-    if only_needed:
-        return
-    if settings.event_id_column != EVENT_ID:
-        yield "--event-id-column", settings.event_id_column
-    if settings.type_column:
-        yield "--type-column", settings.type_column
-    if settings.input_column:
-        yield "--input-column", settings.input_column
-
-
-def unknown_kinds(columns: Sequence[str], settings: Settings) -> list[str]:
+def unknown_kinds(columns: Sequence[str], settings: AnySettings) -> list[str]:
     """What is wrong with `--column` options that name no attribute among these columns."""
     own = {*settings.text_columns, settings.time_column}
     return [

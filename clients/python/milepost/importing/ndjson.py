@@ -175,6 +175,7 @@ class _Columns:
         self._count = 0
         self._texts: dict[str, list[str | None]] = {name: [] for name in reading.text_columns}
         self._times: dict[str, list[str | None]] = {name: [] for name in reading.time_columns}
+        self._bools = frozenset(reading.bool_columns)
         self._values: dict[str, _Values] = {}
         self._excluded: dict[str, bool] = {}
         self.left_out: Counter[str] = Counter()
@@ -182,7 +183,7 @@ class _Columns:
     def add(self, row: dict[str, Any], is_checked: bool) -> None:
         """Adds a row; raises _Unfit or MayBeInexact, and then adds nothing of it."""
         _shape(row, self._reading)
-        texts = [_text(name, self._pop(row, name)) for name in self._texts]
+        texts = [self._text(name, self._pop(row, name)) for name in self._texts]
         times = [_time(name, self._pop(row, name)) for name in self._times]
         values, left_out = self._attributes(row, is_checked)
         for column, text in zip(
@@ -193,6 +194,11 @@ class _Columns:
             self._values.setdefault(name, _Values()).add(self._count, value)
         self.left_out.update(left_out)
         self._count += 1
+
+    def _text(self, name: str, value: Any) -> str | None:
+        if isinstance(value, bool) and name in self._bools:
+            return str(value)
+        return _text(name, value)
 
     def _attributes(
         self, row: dict[str, Any], is_checked: bool

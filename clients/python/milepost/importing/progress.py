@@ -21,6 +21,7 @@ from typing import Any
 from milepost.importing.errors import CannotResume
 from milepost.importing.replacing import replaced
 from milepost.importing.settings import Settings
+from milepost.importing.user_settings import AnySettings
 from milepost.v1.catalog_service_pb2 import ValueKind
 from milepost.v1.data_pb2 import EventType
 from milepost.v1.ingest_service_pb2 import TimeUnit
@@ -36,9 +37,19 @@ REFUSALS_KEPT = 100
 OTHER_REFUSALS = "other reasons"
 FROM_START = "--from-start"
 FORCE = "--force"
+USERS = "--users"
 SEPARATOR = ", "
 """Between the values of an option that is given several times."""
-REPEATED_OPTIONS = ("--column", "--null-value", "--exclude", "--flatten")
+REPEATED_OPTIONS = (
+    "--column",
+    "--null-value",
+    "--exclude",
+    "--flatten",
+    "--identity",
+    "--consent",
+    "--given",
+    "--denied",
+)
 
 
 @dataclass
@@ -99,14 +110,14 @@ class Progress:
 
 
 def new_progress(
-    path: Path, settings: Settings, account: str, account_created: str, request_id: str, segment_rows: int
+    path: Path, settings: AnySettings, account: str, account_created: str, request_id: str, segment_rows: int
 ) -> Progress:
     """The start of an import. Its id is a digest of the file's size, time of change and samples of its
     content, of the account and the settings. The path does not matter. `request_id`, where given, makes it
     another import.
     """
     file = _identity(path)
-    plain = dataclasses.asdict(settings) | {"kinds": sorted(settings.kinds.items())}
+    plain: dict[str, Any] = dataclasses.asdict(settings) | {"kinds": sorted(settings.kinds.items())}
     # Found in the files, not said by the command.
     del plain["told"]
     told = [file, account, request_id, plain]
@@ -127,13 +138,13 @@ def _identity(path: Path) -> dict[str, Any]:
     return {"bytes": status.st_size, "changed_ns": status.st_mtime_ns, "sample": digest.hexdigest()}
 
 
-def _options(settings: Settings) -> dict[str, str]:
+def _options(settings: AnySettings) -> dict[str, str]:
     """The options of the command that make these settings."""
-    options = {}
+    options = {} if isinstance(settings, Settings) else {USERS: str(True)}
     for each in dataclasses.fields(settings):
         if each.name in _NO_OPTIONS:
             continue
-        value, default = getattr(settings, each.name), getattr(Settings(), each.name)
+        value, default = getattr(settings, each.name), getattr(type(settings)(), each.name)
         if value != default:
             options[_OPTION_NAMES.get(each.name, f"--{each.name.replace('_', '-')}")] = _text(
                 each.name, value
@@ -141,7 +152,12 @@ def _options(settings: Settings) -> dict[str, str]:
     return options
 
 
-_OPTION_NAMES = {"kinds": "--column", "null_values": "--null-value"}
+_OPTION_NAMES = {
+    "kinds": "--column",
+    "null_values": "--null-value",
+    "identities": "--identity",
+    "consents": "--consent",
+}
 _NO_OPTIONS = ("told", "fallbacks")
 
 
@@ -155,6 +171,8 @@ def _text(name: str, value: Any) -> str:
     if name == "kinds":
         kinds = sorted((key, ValueKind.Name(kind)) for key, kind in value.items())
         return SEPARATOR.join(f"{key}:{kind.removeprefix('VALUE_KIND_').lower()}" for key, kind in kinds)
+    if name == "identities":
+        return SEPARATOR.join(f"{key}:{each}" for key, each in sorted(value.items()))
     if isinstance(value, Mapping):
         return SEPARATOR.join(f"{key}={each}" for key, each in value.items())
     return SEPARATOR.join(map(str, value)) if isinstance(value, tuple | list | frozenset) else str(value)

@@ -7,7 +7,15 @@ import shlex
 from datetime import datetime
 
 from milepost.importing.errors import CannotResume
-from milepost.importing.progress import FORCE, FROM_START, REMEMBERED, REPEATED_OPTIONS, SEPARATOR, Progress
+from milepost.importing.progress import (
+    FORCE,
+    FROM_START,
+    REMEMBERED,
+    REPEATED_OPTIONS,
+    SEPARATOR,
+    USERS,
+    Progress,
+)
 
 ID_OPTIONS = ("--input", "--input-column", "--event-id-column", "--profile")
 """Options that decide under which ids the service knows an event; ids are known per input."""
@@ -58,7 +66,11 @@ def check_open_segment(progress: Progress, rows: int, without_event_ids: int, no
 
 
 def _counted_twice(former: Progress, wanted: Progress) -> int:
-    """Events that are in the service, or may be, and that it would not recognise."""
+    """Events that are in the service, or may be, and that it would not recognise. Updates of users do not
+    count: what they write, they write again.
+    """
+    if USERS in wanted.settings:
+        return 0
     if _ids_differ(former, wanted):
         return former.accepted + former.sending_rows
     return former.without_event_ids + former.sending_without_event_ids
@@ -76,7 +88,8 @@ def _why_twice(former: Progress, wanted: Progress) -> str:
 
 def _state(former: Progress) -> str:
     """What the former import left in the service."""
-    said = f"{former.accepted:,} events of {former.rows:,} rows are in"
+    rows_are = "updates" if USERS in former.settings else "events"
+    said = f"{former.accepted:,} {rows_are} of {former.rows:,} rows are in"
     if former.sending_since:
         first, last = former.rows, former.rows + former.sending_rows - 1
         said += (
@@ -103,6 +116,8 @@ def _refusal(former: Progress, wanted: Progress, twice: int) -> str:
             f"{FROM_START} {FORCE} imports all of it, and counts up to {twice:,} events twice,"
             f" {_why_twice(former, wanted)}"
         )
+    elif USERS in wanted.settings:
+        lines.append(f"{FROM_START} imports all of it; of each value the write with the latest time stays")
     else:
         lines.append(
             f"{FROM_START} imports all of it and counts no event twice, because all have event ids; those"

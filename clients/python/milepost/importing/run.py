@@ -21,11 +21,11 @@ from milepost.importing.progress import FROM_START, Progress, ProgressFile, new_
 from milepost.importing.rejected import RejectedRows
 from milepost.importing.resuming import begun, check_open_segment
 from milepost.importing.rows import Lacking, without_rows_lacking
-from milepost.importing.settings import Kinds, Settings
+from milepost.importing.settings import Kinds
 from milepost.importing.source import SEGMENT_ROWS, Format, Segment, open_source
+from milepost.importing.user_settings import AnySettings
 from milepost.v1.catalog_service_pb2 import ValueKind
 
-PROGRESS_SUFFIX = ".milepost-import.json"
 REJECTED_SUFFIX = ".rejected.ndjson"
 PATH_DIGEST_BYTES = 4
 REFUSED_WHEN_FIRST_SENT = (
@@ -56,6 +56,8 @@ class FileImported:
     unseen: Sequence[str] = ()
     was_complete: bool = False
     """Whether a former run had imported all of it."""
+    rows_are: str = "events"
+    """What the rows are: events or users."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,9 @@ class SideFiles:
     rejected: Path | None = None
     progress: Path | None = None
 
-    def progress_of(self, path: Path) -> Path:
+    def progress_of(self, path: Path, suffix: str) -> Path:
         """The progress file of a file."""
-        return self.progress or self._beside(path, PROGRESS_SUFFIX)
+        return self.progress or self._beside(path, suffix)
 
     def rejected_of(self, path: Path) -> Path:
         """The file of the rejected rows of a file."""
@@ -101,7 +103,7 @@ class SideFiles:
 def import_file(
     client: Client,
     path: Path,
-    settings: Settings,
+    settings: AnySettings,
     *,
     format: Format = Format.AUTO,
     request_id: str = "",
@@ -126,7 +128,7 @@ def import_file(
         check_columns(source, settings, kinds=not one_of_several)
         created = account.create_time.ToJsonString() if account.HasField("create_time") else ""
         wanted = new_progress(path, settings, client.account_name, created, request_id, segment_rows)
-        stored = ProgressFile(side_files.progress_of(path), wanted.account, created)
+        stored = ProgressFile(side_files.progress_of(path, settings.progress_suffix), wanted.account, created)
         if not (from_start and force):
             stored.check()
         progress = begun(stored.entry, wanted, from_start=from_start, force=force)
@@ -159,6 +161,7 @@ def import_file(
         rejected_path=side_files.rejected_of(path),
         unseen=sorted(unseen),
         was_complete=was_complete,
+        rows_are=settings.rows_are,
     )
 
 
@@ -181,7 +184,7 @@ class _Sending:
     def __init__(
         self,
         client: Client,
-        settings: Settings,
+        settings: AnySettings,
         progress: Progress,
         stored: ProgressFile,
         rejected: RejectedRows,
@@ -210,11 +213,14 @@ class _Sending:
         imported, without_ids = Imported(), 0
         if segment.batches:
             self.unseen.difference_update(segment.batches[0].schema.names)
-            lacking = Lacking(segment.batches, self._settings.event_id_column)
-            self._before_sending(segment, lacking.count)
-            imported = self._call(segment, lacking.count)
+            column = self._settings.event_id_column
+            lacking = Lacking(segment.batches, column) if column else None
+            lacking_count = 0 if lacking is None else lacking.count
+            self._before_sending(segment, lacking_count)
+            imported = self._call(segment, lacking_count)
             self._count_unnamed(segment, imported)
-            without_ids = lacking.count - sum(lacking.among(each.rows) for each in imported.refused)
+            if lacking is not None:
+                without_ids = lacking_count - sum(lacking.among(each.rows) for each in imported.refused)
         self._rejected.add(segment, imported.refused)
         progress.segments += 1
         progress.rows += segment.rows
@@ -265,12 +271,8 @@ class _Sending:
         self._stored.save(progress)
         batches = _Batches(segment.batches)
         try:
-            return self._client.import_events(
-                batches,
-                input=self._settings.input,
-                columns=self._settings.header(segment.batches[0].schema.names, segment.kinds),
-                request_id=progress.request_id,
-                rows_sent=self._watcher.sent,
+            return self._settings.send(
+                self._client, batches, segment.kinds, progress.request_id, self._watcher.sent
             )
         except BaseException as error:
             if not before.sending_since and _took_nothing(error, batches.begun):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
+from typing import Any
 
+from milepost._importing import Imported, RowsSent
+from milepost.client import Client
 from milepost.v1.catalog_service_pb2 import ValueKind
 from milepost.v1.data_pb2 import EVENT_TYPE_UNSPECIFIED, EventType
 from milepost.v1.ingest_service_pb2 import TIME_UNIT_MICROSECONDS, ImportHeader, TimeUnit
@@ -59,6 +62,11 @@ class Reading:
         """The columns of times that are not attributes."""
         raise NotImplementedError
 
+    @property
+    def bool_columns(self) -> tuple[str, ...]:
+        """The `text_columns` that may also hold bools."""
+        return ()
+
     @cached_property
     def own_columns(self) -> frozenset[str]:
         """The columns that are not attributes."""
@@ -91,6 +99,9 @@ class Settings(Reading):
     skip_without_user: bool = False
     """Rows without a user id are left out and counted, not rejected."""
 
+    rows_are = "events"
+    progress_suffix = ".milepost-import.json"
+
     @property
     def text_columns(self) -> tuple[str, ...]:
         """See `Reading`."""
@@ -102,6 +113,33 @@ class Settings(Reading):
     def time_columns(self) -> tuple[str, ...]:
         """See `Reading`."""
         return (self.time_column,)
+
+    def named_columns(self, *, only_needed: bool) -> Iterator[tuple[str, str]]:
+        """The columns that a file has to have, by the option that names each; all that are named, or only
+        those without which no row can be taken.
+        """
+        yield "--user-id-column", self.user_id_column
+        if self.time_column not in self.fallbacks and (not self.default_time or self.time_column != TIME):
+            yield "--time-column", self.time_column
+        if self.name_column not in self.fallbacks and (not self.default_name or self.name_column != NAME):
+            yield "--name-column", self.name_column
+        if only_needed:
+            return
+        if self.event_id_column != EVENT_ID:
+            yield "--event-id-column", self.event_id_column
+        if self.type_column:
+            yield "--type-column", self.type_column
+        if self.input_column:
+            yield "--input-column", self.input_column
+
+    def send(
+        self, client: Client, batches: Sequence[Any], found: Kinds, request_id: str, rows_sent: RowsSent
+    ) -> Imported:
+        """Sends record batches in one call."""
+        header = self.header(batches[0].schema.names, found)
+        return client.import_events(
+            batches, input=self.input, columns=header, request_id=request_id, rows_sent=rows_sent
+        )
 
     def header(self, columns: Sequence[str], found: Kinds) -> ImportHeader:
         """The header for a stream with these columns; `found` are kinds that were told from the file."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from milepost.importing.checks import check_columns, unknown_kinds
 from milepost.importing.errors import CannotBegin, CannotImport, naming
 from milepost.importing.kinds import KindTeller, Told
-from milepost.importing.settings import Settings
 from milepost.importing.source import SEGMENT_ROWS, Format, open_source
+from milepost.importing.user_settings import AnySettings
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Survey:
 
 
 def survey(
-    paths: Sequence[Path], format_: Format, settings: Settings, begins: Callable[[Path], None]
+    paths: Sequence[Path], format_: Format, settings: AnySettings, begins: Callable[[Path], None]
 ) -> Survey:
     """Looks at the files; `begins` is called before each. CSV files are read to their ends.
 
