@@ -44,6 +44,12 @@ def compact(directory: Path) -> tuple[int, int]:
     return before_bytes, after_bytes
 
 
+def upgrade(directory: Path) -> tuple[tuple[str, ...], int]:
+    """Upgrades the store's files to the present format: those that were of another, and the version."""
+    with _told():
+        return offline.upgrade_store(directory)
+
+
 @contextmanager
 def _told() -> Iterator[None]:
     try:

@@ -1,18 +1,41 @@
-"""The key space of the embedded backend: every family of keys in one place, version 5.
+"""The key space of the embedded backend: every family of keys in one place, version 6.
 
 A key is one byte for its family, then its parts, integers big-endian so that byte order is number order. A
 layout names the parts: `B` u8, `I` u32, `Q` u64, and `*` for bytes up to the end of the key, last only. Fewer
 parts than declared make a prefix for scans. LMDB takes keys of at most 511 bytes.
 
-Values carry an 8-byte checksum in front of what the tables below describe (`storage.transactions`).
-Numbers of families are stored on disk: they are never changed and never given to another family.
+Values carry an 8-byte checksum of key and value in front of what the tables below describe
+(`storage.transactions`). Numbers of families are stored on disk: they are never changed and never given to
+another family.
+
+A key that is missing must not pass for an empty set. So each key is *announced*: some other record says that
+it has to be there. Most are counted by ranges (`storage.key_ranges`): the keys of a family that share their
+first parts are a range, and a RANGE record holds their number and the sum of their hashes. The rest follow
+from a record of their own room:
+
+====================  ======================================================================================
+family                announced by
+====================  ======================================================================================
+USER_FILTER           USER_RUN: each run has one
+USER_BLOCK            USER_RUN: one for each fence
+PROFILE               PROFILED: the bitmap of users who have one
+FIELD_TEXT            FIELD_VALUE: its key, where it ends in a digest
+DEDUPE_FILTER         DEDUPE_RUN: each run has one
+DEDUPE_BLOCK          DEDUPE_RUN: one for each fence
+REQUEST_ARRIVAL       REQUEST: its arrival. One that is missing is never answered from: its answer stays
+EVENT_SLICE           EVENT_TABLE: rows and bytes of all its slices
+EVENT_COLUMN          EVENT_SLICE: the columns of each part
+any other             RANGE: the range of as many parts as `Family` says
+====================  ======================================================================================
 
 Either environment
 
 ====================  ============================================  ==========================================
 family                key parts                                     value
 ====================  ============================================  ==========================================
-META                  name                                          `header`: MessagePack of `StoreHeader`
+META                  name                                          `header`: MessagePack of `StoreHeader`;
+                                                                    `commit`: u64, the transaction it is of
+RANGE                 what the keys of the range begin with         two u64: how many, and the sum of hashes
 ====================  ============================================  ==========================================
 
 Log environment
@@ -43,6 +66,7 @@ USER_IDS              account u32, group u8, page u32               `id_pages.Id
 USER_PARTITIONS       account u32, group u8, page u32               u16[4,096] partitions
 ALIVE                 account u32, group u8                         bitmap
 PROFILE               account u32, group u8, dense id u32           MessagePack, as `profiles.ProfileCodec`
+PROFILED              account u32, group u8                         bitmap: who has a profile
 FIELD_PRESENT         account u32, field u32, kind u8, group u8     bitmap
 FIELD_VALUE           account u32, field u32, kind u8, group u8,    bitmap of the users with that value, or
                       value                                         with that element in their list
@@ -93,52 +117,60 @@ KEY_BYTES_MAX = 511
 
 
 class Family(enum.Enum):
-    """A family of keys: its byte on disk and the layout of its parts."""
+    """A family of keys: its byte on disk, the layout of its parts, and how many of these name a range of keys
+    that are counted; none where another record announces the keys.
+    """
 
-    META = (0x01, "*")
-    LOG = (0x02, "Q")
-    DOCUMENT = (0x03, "*")
-    NAME = (0x04, "BII")
-    ALIASES = (0x11, "I*")
-    USER_COUNT = (0x12, "IB")
-    USER_IDS = (0x13, "IBI")
-    USER_PARTITIONS = (0x14, "IBI")
-    ALIVE = (0x15, "IB")
-    USER_RUN = (0x16, "II")
+    META = (0x01, "*", 0)
+    LOG = (0x02, "Q", 0)
+    DOCUMENT = (0x03, "*", 0)
+    NAME = (0x04, "BII", 0)
+    RANGE = (0x05, "*", 0)
+    ALIASES = (0x11, "I*", 1)
+    USER_COUNT = (0x12, "IB", 1)
+    USER_IDS = (0x13, "IBI", 1)
+    USER_PARTITIONS = (0x14, "IBI", 1)
+    ALIVE = (0x15, "IB", 1)
+    USER_RUN = (0x16, "II", 1)
     USER_FILTER = (0x17, "II")
     USER_BLOCK = (0x18, "III")
-    ALIAS_OF = (0x19, "I*")
+    ALIAS_OF = (0x19, "I*", 1)
     PROFILE = (0x20, "IBI")
-    FIELD_PRESENT = (0x21, "IIBB")
-    FIELD_VALUE = (0x22, "IIBB*")
+    FIELD_PRESENT = (0x21, "IIBB", 1)
+    FIELD_VALUE = (0x22, "IIBB*", 4)
     FIELD_TEXT = (0x23, "IIBB*")
-    FIELD_COLUMN = (0x24, "IIBBI")
-    WRITE_TIMES = (0x25, "IBI")
-    BELONGS = (0x28, "IIB")
-    SEEN = (0x29, "IIBI")
-    DEDUPE_RUN = (0x30, "I")
+    FIELD_COLUMN = (0x24, "IIBBI", 2)
+    WRITE_TIMES = (0x25, "IBI", 1)
+    PROFILED = (0x26, "IB", 1)
+    BELONGS = (0x28, "IIB", 1)
+    SEEN = (0x29, "IIBI", 2)
+    DEDUPE_RUN = (0x30, "I", 0)
     DEDUPE_FILTER = (0x31, "I")
     DEDUPE_BLOCK = (0x32, "II")
-    REQUEST = (0x38, "I*")
+    REQUEST = (0x38, "I*", 1, 1)
     REQUEST_ARRIVAL = (0x39, "QI*")
-    MEMBERSHIP = (0x40, "*")
-    MEMBERS = (0x41, "IB")
-    CHANGES = (0x42, "IQ")
-    ERASED = (0x43, "IBI")
-    EVENT_TABLE = (0x60, "IIIBB")
+    MEMBERSHIP = (0x40, "*", 0)
+    MEMBERS = (0x41, "IB", 0)
+    CHANGES = (0x42, "IQ", 0)
+    ERASED = (0x43, "IBI", 0)
+    EVENT_TABLE = (0x60, "IIIBB", 1)
     EVENT_SLICE = (0x61, "IIIBBBI")
     EVENT_COLUMN = (0x62, "IIIBBBIIIB")
-    EVENT_FOLD = (0x63, "I")
+    EVENT_FOLD = (0x63, "I", 0)
 
-    def __init__(self, code: int, layout: str) -> None:
+    def __init__(self, code: int, layout: str, range_parts: int | None = None, range_tail: int = 0) -> None:
+        """`range_tail`: how many bytes of the part that ends the key belong to the range's name as well."""
         self.code = code
         self.layout = layout
         integers = layout.rstrip("*")
         # For each number of integer parts given, the packer of the family byte and those parts.
         self.packers = [struct.Struct(">B" + integers[:count]) for count in range(len(integers) + 1)]
+        self.range_bytes = None if range_parts is None else self.packers[range_parts].size + range_tail
+        """How many first bytes of a key name its range."""
 
 
 _BY_CODE = {family.code: family for family in Family}
+_RANGE_BYTES = [_BY_CODE[code].range_bytes if code in _BY_CODE else None for code in range(256)]
 
 
 def key(family: Family, *parts: int | bytes) -> bytes:
@@ -163,3 +195,10 @@ def parts_of(key: bytes) -> tuple[int | bytes, ...]:
 def family_of(key: bytes) -> Family:
     """The family a key belongs to. Raises KeyError for a byte that no family has."""
     return _BY_CODE[key[0]]
+
+
+def range_bytes_of(key: bytes) -> int | None:
+    """How many first bytes of the key name the range it is counted in; None when another record announces
+    it.
+    """
+    return _RANGE_BYTES[key[0]]

@@ -30,6 +30,7 @@ from engine.local.storage.environment import DATA_FILE, Environment
 from engine.local.storage.header import STORE_ID_BYTES, StoreHeader, read_header, write_header
 from engine.local.storage.ownership import owned
 from engine.local.storage.transactions import ReadTransaction
+from engine.local.storage.upgrade import is_old, upgrade, write_upgraded
 from engine.local.verify import verify
 from engine.upkeep import Finding, StoreFault, StoreFigures
 
@@ -106,6 +107,10 @@ def store_figures(directory: Path) -> StoreFigures:
         )
 
 
+def _is_old(directory: Path) -> bool:
+    return any(is_old(directory / part) for part in STORE_PARTS)
+
+
 def _users(index: ReadTransaction) -> int:
     alive: Iterator[BitMap] = (BITMAP.decode(stored) for _, stored in index.scan(key(Family.ALIVE)))
     return sum(map(len, alive))
@@ -117,8 +122,9 @@ def _users(index: ReadTransaction) -> int:
 def restore(backup: Path, directory: Path) -> StoreFigures:
     """Makes a store of a backup, in an empty or missing directory, and answers its figures.
 
-    The copy is verified before it is put in place. It gets an id of its own: revisions handed out by the
-    store that the backup is of, which may be ahead of it, are none of the new one's, and are refused there.
+    The copy is verified before it is put in place; that of a backup of format version 5 is upgraded. It gets
+    an id of its own: revisions handed out by the store that the backup is of, which may be ahead of it, are
+    none of the new one's, and are refused there.
 
     Raises FailedPrecondition when the directory is not empty (DIRECTORY_NOT_EMPTY), StoreUnavailable when the
     backup is no store of this version, DataLoss when it is damaged, LimitExceeded when the disk is full.
@@ -128,8 +134,12 @@ def restore(backup: Path, directory: Path) -> StoreFigures:
     if not directory.is_dir() or any(child.name not in NOTHING for child in directory.iterdir()):
         raise FailedPrecondition(f"{directory} is not empty", reason="DIRECTORY_NOT_EMPTY")
     with _inside(directory) as unfinished:
-        with _viewed(backup) as view:
-            _copy(view, unfinished)
+        if _is_old(backup):
+            write_upgraded(backup, unfinished)
+        else:
+            with _viewed(backup) as view:
+                _copy(view, unfinished)
+        with _viewed(unfinished) as view:
             header = msgspec.structs.replace(view.header, store_id=secrets.token_hex(STORE_ID_BYTES))
         for part in STORE_PARTS:
             _rename(unfinished / part, header)
@@ -165,6 +175,22 @@ def compact(directory: Path) -> Compacted:
             _sync(directory / part)
     with _viewed(directory) as view:
         return Compacted(before, view.content.figures().disk_bytes + view.log.figures().disk_bytes)
+
+
+def upgrade_store(directory: Path) -> tuple[tuple[str, ...], int]:
+    """Upgrades a store of the format version before, and answers which of its parts were to be upgraded,
+    and the version they have now.
+
+    Raises StoreUnavailable when there is no store, or none of a version that can be upgraded, or another
+    process owns it; DataLoss when something is damaged and LimitExceeded when the disk is full: the store is
+    then as it was.
+    """
+    if not (directory / "log").is_dir():
+        raise StoreUnavailable(f"there is no store in {directory}", reason="STORE_MISSING")
+    with owned(directory):
+        upgraded = upgrade(directory)
+    with _viewed(directory) as view:
+        return upgraded, view.header.format_version
 
 
 @contextmanager

@@ -18,7 +18,6 @@ import numpy.typing as npt
 import xxhash
 from pyroaring import BitMap
 
-from engine.errors import DataLoss
 from engine.local.bitmaps import bitmap_of, bitmap_of_mask
 from engine.local.cache import ReadKey
 from engine.local.cells import (
@@ -37,10 +36,11 @@ from engine.local.cells import (
     as_numpy,
 )
 from engine.local.columns import Ranges
-from engine.local.keys import Family, key
+from engine.local.keys import Family, key, parts_of
 from engine.local.places import DENSE_MASK, PLACE_SHIFT, Place, Places
 from engine.local.profiles import PROFILE, ProfileData, ProfileUpdate, decode_updates, encode_updates
 from engine.local.profiles import Write as Write
+from engine.local.storage.transactions import missing_keys
 from engine.local.vocabulary import Vocabularies
 from engine.local.write_times import PageSpans, Span, WriteTimes
 from engine.values import Kind, Micros, Value, kind_of
@@ -72,7 +72,9 @@ class Properties:
         self._vocabularies = Vocabularies()
         self.write_times = WriteTimes(cells, account, self.users_with, self._unkept_profile)
         self._open: dict[tuple[int, int, int], Cell[Any]] = {}
-        """Cells of this run of writes: columns by (field, kind, page), presence by (field, kind, ~group)."""
+        """Cells of this run of writes: columns by (field, kind, page), presence by (field, kind, ~group), who
+        has a profile by (0, 0, ~group), since fields are numbered from 1.
+        """
         self.touched: set[ReadKey] = set()
         """Read keys of what was written since the caller last took them."""
 
@@ -86,12 +88,16 @@ class Properties:
     def profile(self, place: Place) -> ProfileData:
         """The latest writes of a user by field. Not to be changed by the caller."""
         cell = self._cells.find(self._profile_key(place), PROFILE)
-        return {} if cell is None else cell.value
+        return (cell.value if cell is not None else None) or self._no_profile(place)
 
     def profile_updates(self, profile_key: bytes) -> list[ProfileUpdate]:
         """The writes of a user by update, for the caller to change."""
         encoded = self._cells.encoded(profile_key)
-        return [] if encoded is None else decode_updates(encoded)
+        if encoded is None:
+            _, group, dense = map(int, parts_of(profile_key))
+            self._no_profile(group << PLACE_SHIFT | dense)
+            return []
+        return decode_updates(encoded)
 
     def put_profile(self, profile_key: bytes, updates: list[ProfileUpdate]) -> None:
         """Replaces the writes of a user."""
@@ -107,29 +113,47 @@ class Properties:
         return found
 
     def _unkept_profile(self, place: Place) -> ProfileData:
-        return self._cells.read(self._profile_key(place), PROFILE) or {}
+        return self._cells.read(self._profile_key(place), PROFILE) or self._no_profile(place)
+
+    def _no_profile(self, place: Place) -> ProfileData:
+        """Raises DataLoss when the user has one."""
+        if place & DENSE_MASK in self._found(self._profiled_key(place >> PLACE_SHIFT)):
+            raise missing_keys(self._profile_key(place))
+        return {}
+
+    def _profiled_key(self, group: int) -> bytes:
+        return key(Family.PROFILED, self._account, group)
+
+    def _changing_profile(self, place: Place) -> Cell[ProfileData]:
+        """The profile of a user, which is about to change."""
+        cell = self._cells.get(self._profile_key(place), PROFILE)
+        if not cell.value:
+            self._no_profile(place)
+        self._cells.changed(cell)
+        return cell
 
     def _profile_key(self, place: Place) -> bytes:
         return key(Family.PROFILE, self._account, place >> PLACE_SHIFT, place & DENSE_MASK)
 
     def write(self, place: Place, writes: Iterable[tuple[int, Write]]) -> None:
         """Takes writes to a user's fields; each counts unless a later one is there."""
-        cell = self._cells.get(self._profile_key(place), PROFILE)
-        self._cells.changed(cell)
-        profile = cell.value
+        profile = self._changing_profile(place).value
+        is_new = not profile
         spans = self.write_times.of_page(place)
         for field, write in writes:
             before = profile.get(field, _NO_WRITE)
             if write[:2] >= before[:2]:
                 profile[field] = write
                 self._move(field, place, before, write, spans)
+        if is_new and profile:
+            self._profiled(place >> PLACE_SHIFT).add(place & DENSE_MASK)
 
     def take(self, place: Place) -> ProfileData:
         """Removes a user's fields and answers them."""
         self.begin()
-        cell = self._cells.get(self._profile_key(place), PROFILE)
+        cell = self._changing_profile(place)
         taken, cell.value = cell.value, {}
-        self._cells.changed(cell)
+        self._profiled(place >> PLACE_SHIFT).discard(place & DENSE_MASK)
         spans = self.write_times.of_page(place)
         for field, write in taken.items():
             self._move(field, place, write, _NO_WRITE, spans)
@@ -196,6 +220,25 @@ class Properties:
         self._cells.changed(cell)
         if not cell.value and len(stored_value) > TEXT_IN_KEY_BYTES_MAX:
             self._set_text(cell.key, "")
+
+    def have_profiles(self, places: Places) -> None:
+        """Notes that these users have a profile from now on."""
+        groups = places >> PLACE_SHIFT
+        for group in np.unique(groups).tolist():
+            cell = self._profiled_cell(group)
+            cell.value |= bitmap_of((places[groups == group] & DENSE_MASK).astype(np.uint32))
+
+    def _profiled(self, group: int) -> BitMap:
+        """The bitmap of who has a profile, which is about to change."""
+        return self._profiled_cell(group).value
+
+    def _profiled_cell(self, group: int) -> Cell[BitMap]:
+        cell = self._open.get((0, 0, ~group))
+        if cell is None:
+            cell = self._cells.get(self._profiled_key(group), BITMAP)
+            self._cells.changed(cell)
+            self._open[0, 0, ~group] = cell
+        return cell
 
     def present_cell(self, field: int, kind: int, group: int) -> Cell[BitMap]:
         """The bitmap of who has a value of the kind, which is about to change."""
@@ -310,8 +353,7 @@ class Properties:
         """A string that is too long for its key; "" when nobody has it any more."""
         cell = self._cells.find(text_key(value_key), _TEXT)
         if cell is None:
-            family = Family.FIELD_TEXT.name
-            raise DataLoss(f"a value of the family {family} is missing", metadata={"key_family": family})
+            raise missing_keys(text_key(value_key))
         return cell.value
 
     def match_column(self, field: int, kind: Kind, group: int, ranges: Ranges, count: int) -> BitMap:
@@ -330,11 +372,9 @@ class Properties:
         """Those of a few users of whom some field passes, by their profiles."""
         passing = []
         for dense in users:
-            cell = self._cells.find(key(Family.PROFILE, self._account, group, dense), PROFILE)
-            if cell is None:
-                continue
+            profile = self.profile(group << PLACE_SHIFT | dense)
             for field in fields:
-                write = cell.value.get(field)
+                write = profile.get(field)
                 if write is not None and write[2] is not None and passes(write[2]):
                     passing.append(dense)
                     break

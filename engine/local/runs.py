@@ -20,12 +20,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import DataLoss
 from engine.local.events.arrays import Positions, ranges
 from engine.local.events.arrays import runs as starts_of
 from engine.local.keys import Family, key, parts_of
 from engine.local.storage.environment import Environment
-from engine.local.storage.transactions import ReadTransaction, Writable
+from engine.local.storage.transactions import ReadTransaction, Writable, missing_keys
 from engine.values import Micros
 
 Keys: TypeAlias = npt.NDArray[np.uint64]
@@ -123,8 +122,13 @@ class Run:
                 yield _Hits(block, items, rows[start:end][found], places)
 
     def block(self, number: int, txn: ReadTransaction) -> Items:
-        """The items of a block, valid as long as the transaction; none when it is not there."""
-        stored = txn.get(key(self._form.block, *self.at, number))
+        """The items of a block, valid as long as the transaction; none when the run has been deleted since it
+        was loaded. Raises DataLoss when the block is missing or damaged.
+        """
+        at = key(self._form.block, *self.at, number)
+        stored = txn.get(at)
+        if stored is None and txn.get(key(self._form.record, *self.at)) is not None:
+            raise missing_keys(at)
         return np.frombuffer(b"" if stored is None else stored, self._form.items)
 
     def bytes(self, txn: ReadTransaction) -> bytes:
@@ -201,10 +205,7 @@ class Runs:
                 record = msgspec.msgpack.decode(value, type=RunRecord)
                 bits = txn.get(key(form.filter, *at))
                 if not bits:
-                    raise DataLoss(
-                        f"a value of the family {form.filter.name} is missing",
-                        metadata={"key_family": form.filter.name},
-                    )
+                    raise missing_keys(key(form.filter, *at))
                 self.all.append(Run(form, at, record, np.frombuffer(bytes(bits), np.uint64)))
                 self._next_number = at[-1] + 1
 

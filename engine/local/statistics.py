@@ -10,6 +10,7 @@ from engine.upkeep import StoredKind
 
 KINDS: dict[Family, str] = {
     Family.META: "store",
+    Family.RANGE: "store",
     Family.LOG: "log",
     Family.DOCUMENT: "resources",
     Family.NAME: "names",
@@ -23,6 +24,7 @@ KINDS: dict[Family, str] = {
     Family.USER_PARTITIONS: "users",
     Family.ALIVE: "users",
     Family.PROFILE: "profiles",
+    Family.PROFILED: "profiles",
     Family.FIELD_PRESENT: "attribute index",
     Family.FIELD_VALUE: "attribute index",
     Family.FIELD_TEXT: "attribute index",
@@ -46,7 +48,7 @@ KINDS: dict[Family, str] = {
 }
 """What operators call the data of a family."""
 
-LOG_FAMILIES = (Family.META, Family.LOG)
+LOG_FAMILIES = (Family.META, Family.RANGE, Family.LOG)
 INDEX_FAMILIES = tuple(family for family in Family if family is not Family.LOG)
 
 KEYS_PER_CHECK = 4_096

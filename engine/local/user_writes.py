@@ -196,8 +196,11 @@ def _put_first_profiles(properties: Properties, written: _Written, chosen: Int64
     keys = properties.profile_keys(rows.places[chosen])
     times = rows.times[chosen].tolist()
     sequences = (rows.sequence + 1 + chosen).tolist()
+    made = []
     for at, values in written.by_row(chosen):
         properties.put_profile(keys[at], [(times[at], sequences[at], values)])
+        made.append(at)
+    properties.have_profiles(rows.places[chosen[made]])
 
 
 class _Replaced:
@@ -227,6 +230,7 @@ class _MergedProfiles:
         places = rows.places[chosen]
         keys = self._properties.profile_keys(places)
         of_row = (places.tolist(), rows.times[chosen].tolist(), chosen.tolist())
+        put = []
         for at, values in written.by_row(chosen):
             updates = self._properties.profile_updates(keys[at])
             place, time, row = (column[at] for column in of_row)
@@ -236,6 +240,8 @@ class _MergedProfiles:
                 updates.append((time, rows.sequence + 1 + row, values))
                 updates.sort(key=_UPDATE_ORDER)
             self._properties.put_profile(keys[at], updates)
+            put.append(at)
+        self._properties.have_profiles(places[put])
 
     def _kept(
         self,

@@ -17,11 +17,11 @@ import msgspec
 import numpy as np
 from pyroaring import BitMap
 
-from engine.errors import DataLoss
 from engine.local.cells import PAGE_BITS, PAGE_USERS, Cell, Cells, MessageCodec
 from engine.local.events.arrays import Int64s, runs
 from engine.local.keys import Family, key
 from engine.local.places import DENSE_MASK, PLACE_SHIFT, Place, Places
+from engine.local.storage.transactions import missing_keys
 from engine.values import Micros, Value
 
 
@@ -189,8 +189,7 @@ class WriteTimes:
     def _page(self, group: int, page: int) -> Cell[PageSpans]:
         cell = self._cells.find(self._key(group, page), SPANS)
         if cell is None:
-            family = Family.WRITE_TIMES.name
-            raise DataLoss(f"a value of the family {family} is missing", metadata={"key_family": family})
+            raise missing_keys(self._key(group, page))
         return cell
 
     def _tighten(self, group: int, page: int) -> None:

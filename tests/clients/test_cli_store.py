@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from engine.local.storage.environment import Environment
 from milepost.cli.app import app
 from milepost.v1.data_pb2 import Event
 from milepost.v1.ingest_service_pb2 import IngestEventsRequest
+from tests.engine.local.storage.test_upgrade import ARCHIVE as OLD_STORE
 from tests.harness import ACCOUNT, INPUT, Serving, serving
 from tests.service.test_store_upkeep import EVENTS, NOON, USERS, fill
 
@@ -91,6 +93,19 @@ def test_a_backup_is_restored_and_compacted(service: Serving, tmp_path: Path) ->
     compacted = run("compact", "--data", tmp_path / "restored")
     assert compacted.exit_code == 0, compacted.output
     assert re.fullmatch(r"[0-9.]+ \w+ before, [0-9.]+ \w+ now\n", compacted.stdout)
+
+
+def test_an_old_store_is_upgraded(tmp_path: Path) -> None:
+    with tarfile.open(OLD_STORE) as archive:
+        archive.extractall(tmp_path / "old", filter="data")
+    refused = run("stats", "--data", tmp_path / "old")
+    assert refused.exit_code == 1
+    assert "format version 5, this build reads 6" in refused.stderr
+    assert run("upgrade", "--data", tmp_path / "old").stdout == "rewrote log and index as format version 6\n"
+    again = run("upgrade", "--data", tmp_path / "old")
+    assert again.stdout == "nothing to do: the store has format version 6\n"
+    assert run("verify", "--data", tmp_path / "old").exit_code == 0
+    assert run("upgrade", "--data", tmp_path / "missing").exit_code == 1
 
 
 def test_a_directory_is_verified_beside_the_service_that_writes_to_it(

@@ -13,9 +13,7 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar, cast
 
-from engine.errors import DataLoss
-from engine.local.keys import family_of
-from engine.local.storage.transactions import Readable, ReadTransaction
+from engine.local.storage.transactions import Readable, ReadTransaction, missing_keys
 
 COLUMN_CACHE_BYTES_DEFAULT = 48 << 20
 
@@ -146,8 +144,7 @@ class Loader:
             raise RuntimeError("columns are loaded within a session")
         stored = self._txn.get(key)
         if stored is None:
-            family = family_of(key).name
-            raise DataLoss(f"a value of the family {family} is missing", metadata={"key_family": family})
+            raise missing_keys(key)
         column = decode(stored)
         self.keep(cache_key, column)
         return column

@@ -36,7 +36,7 @@ from engine.local.events.model import EventRow
 from engine.local.events.part import Marks, Part, PartRecord
 from engine.local.events.slices import NUMBER_BIAS, SLICE_ROWS_MAX, SliceKey, rows_by_child, rows_by_slice
 from engine.local.keys import Family, key, parts_of
-from engine.local.storage.transactions import ReadTransaction, Writable
+from engine.local.storage.transactions import ReadTransaction, Writable, missing_keys
 from engine.values import MICROS_PER_DAY, Micros
 
 TableKey = tuple[int, int, int, int, int]
@@ -200,6 +200,10 @@ class Table:
             slices[slice_key] = [
                 Part(self._loader, record, self._stored_key(slice_key), None) for record in records
             ]
+        parts = [part for _, part in _parts_in(slices)]
+        totals = (rows_in(parts), sum(part.record.bytes for part in parts))
+        if totals != (self.record.rows, self.record.bytes):
+            raise missing_keys(key(Family.EVENT_SLICE, *self.key))
         return slices
 
     def _stored_key(self, slice_key: SliceKey) -> tuple[int, ...]:

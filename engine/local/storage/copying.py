@@ -9,7 +9,7 @@ import lmdb
 
 from engine.local.storage.environment import DATA_FILE
 from engine.local.storage.lmdb_errors import translated
-from engine.local.storage.transactions import ReadTransaction
+from engine.local.storage.transactions import ReadTransaction, mark_commit
 
 COPY_MAP_BYTES = 1 << 40
 """Address space for a copy while it is written: more than any store takes."""
@@ -22,8 +22,8 @@ def write_copy(source: ReadTransaction, directory: Path, rest: Callable[[], None
     `rest` is called now and then and may raise.
 
     Keys and values are written anew, in order. LMDB's own copy takes its pages over, whose inner ones keep
-    keys that were deleted long ago: ids of erased users, for example. Each value is verified on the way:
-    raises DataLoss rather than copy a damaged one.
+    keys that were deleted long ago: ids of erased users, for example. Each value is verified on the way, and
+    the keys are counted: raises DataLoss rather than make a copy that is damaged or has less.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with translated():
@@ -38,6 +38,8 @@ def write_copy(source: ReadTransaction, directory: Path, rest: Callable[[], None
                     txn.cursor().putmulti(batch, append=True)
                     more = batch.bytes >= COPY_BATCH_BYTES
                 rest()
+            with target.begin(write=True) as txn:
+                mark_commit(txn)
             target.sync(True)
     finally:
         target.close()

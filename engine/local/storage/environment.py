@@ -43,6 +43,7 @@ class Environment:
         """
         self._file = directory / DATA_FILE
         self._is_read_only = read_only
+        self._checked: set[bytes] = set()
         if read_only:
             self._env = _opened_for_reading(directory)
             return
@@ -67,12 +68,20 @@ class Environment:
     @contextmanager
     def _reading(self) -> Iterator[ReadTransaction]:
         with translated(), self._env.begin(buffers=True) as txn:
-            yield ReadTransaction(txn)
+            yield ReadTransaction(txn, self._checked)
 
     @contextmanager
     def _writing(self) -> Iterator[WriteTransaction]:
         with translated(self._file), self._env.begin(write=True, buffers=True) as txn:
-            yield WriteTransaction(txn)
+            changes = WriteTransaction(txn, self._checked)
+            yield changes
+            changes.finish()
+
+    def stored(self, key: bytes) -> bytes | None:
+        """What is stored under a key, its checksum in front, which is not looked at."""
+        with translated(), self._env.begin() as txn:
+            found = txn.get(key)
+            return None if found is None else bytes(found)
 
     @property
     def file(self) -> Path:

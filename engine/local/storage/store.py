@@ -30,6 +30,7 @@ from engine.local.storage.header import (
     write_header,
 )
 from engine.local.storage.ownership import lock_store
+from engine.local.storage.upgrade import upgrade
 
 
 class Store:
@@ -52,7 +53,7 @@ class Store:
         cls, directory: Path, *, groups: int = GROUPS_DEFAULT, map_bytes: int = MAP_BYTES_DEFAULT
     ) -> Store:
         """Opens the store in `directory`, or creates it there with that number of groups (a power of two up
-        to `GROUPS_MAX`; an existing store keeps its own).
+        to `GROUPS_MAX`; an existing store keeps its own). A store of version 5 is upgraded first.
 
         Raises StoreUnavailable when another process owns the store (STORE_LOCKED) or its format is not this
         version's (STORE_FORMAT), and DataLoss when one of its environments is missing or damaged.
@@ -63,6 +64,7 @@ class Store:
         lock = lock_store(directory)
         opened: list[Environment] = []
         try:
+            upgrade(directory)
             log = Environment(directory / "log", map_bytes=map_bytes)
             opened.append(log)
             index = Environment(directory / "index", map_bytes=map_bytes)

@@ -17,6 +17,7 @@ from engine.local.verify.dedupe import check_event_ids, check_requests
 from engine.local.verify.events import check_events
 from engine.local.verify.examination import Examination
 from engine.local.verify.fields import check_fields
+from engine.local.verify.key_ranges import check_key_ranges
 from engine.local.verify.membership import check_memberships
 from engine.local.verify.names import check_documents, check_log, check_meta, check_names
 from engine.local.verify.seen import check_seen
@@ -51,6 +52,7 @@ CHECKERS: tuple[tuple[Checker, tuple[Family, ...]], ...] = (
         check_fields,
         (
             Family.PROFILE,
+            Family.PROFILED,
             Family.FIELD_PRESENT,
             Family.FIELD_VALUE,
             Family.FIELD_TEXT,
@@ -65,6 +67,7 @@ CHECKERS: tuple[tuple[Checker, tuple[Family, ...]], ...] = (
         check_events,
         (Family.EVENT_TABLE, Family.EVENT_SLICE, Family.EVENT_COLUMN, Family.EVENT_FOLD),
     ),
+    (check_key_ranges, (Family.RANGE,)),
 )
 """What checks which families, in an order in which each finds what it compares with."""
 

@@ -14,6 +14,7 @@ from pyroaring import BitMap
 from engine.local.cells import U32_BYTES
 from engine.local.keys import Family, parts_of
 from engine.local.storage.header import GROUPS_MAX
+from engine.local.storage.key_ranges import KeyCounts
 from engine.local.storage.transactions import ReadTransaction
 from engine.upkeep import StoreFault
 
@@ -63,6 +64,8 @@ class Examination:
         """By account and group, XXH3-64 of the id of each user, 0 for erased ones."""
         self.user_keys: dict[tuple[int, int], npt.NDArray[np.uint64]] = {}
         """By account and group, what stands for each user in the index of users."""
+        self.key_counts = {log: KeyCounts(), index: KeyCounts()}
+        """By environment, how many keys of each range were met."""
         self.alive: Sets = {}
         self.belongs: Sets = {}
 
@@ -76,9 +79,15 @@ class Examination:
         A value that is a view holds until the verification ends.
         """
         count = self.counts[family]
-        for stored, size, value in (txn or self.index).walk(bytes([family.code])):
+        txn = txn or self.index
+        before = b""
+        for stored, size, value in txn.walk(bytes([family.code])):
             count.keys += 1
             count.bytes += size
+            self.key_counts[txn].add(stored)
+            if stored <= before or not txn.contains(stored):
+                self._damage(family, "is not where its key belongs", stored)
+            before = stored
             try:
                 parts = _parts_of(family, stored)
             except Exception:

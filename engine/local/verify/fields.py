@@ -31,7 +31,7 @@ from engine.local.properties import (
     value_key_suffix,
     value_suffix,
 )
-from engine.local.verify.examination import Examination, as_is
+from engine.local.verify.examination import Examination, Sets, as_is
 from engine.local.verify.write_times import WriteTimesCheck
 from engine.values import Kind, Value, kind_of
 
@@ -100,8 +100,10 @@ def _bits(value: Any) -> int:
 def check_fields(examination: Examination) -> Iterator[None]:
     """Profiles belong to users who are alive, and the index says what they say."""
     expected, times = _Expected(), WriteTimesCheck(examination)
+    profiled: Sets = {}
     yield from times.read()
-    yield from _check_profiles(examination, expected, times)
+    yield from _check_profiles(examination, expected, times, profiled)
+    yield from _check_profiled(examination, profiled)
     times.finish()
     for family, found, wanted in (
         (Family.FIELD_PRESENT, _presence, expected.present),
@@ -120,8 +122,11 @@ def check_fields(examination: Examination) -> Iterator[None]:
     yield from _check_texts(examination)
 
 
-def _check_profiles(examination: Examination, expected: _Expected, times: WriteTimesCheck) -> Iterator[None]:
+def _check_profiles(
+    examination: Examination, expected: _Expected, times: WriteTimesCheck, profiled: Sets
+) -> Iterator[None]:
     for (account, group, dense), stored, profile in examination.values(Family.PROFILE, PROFILE.decode):
+        profiled.setdefault((account, group), BitMap()).add(dense)
         if examination.is_sound(Family.ALIVE):
             alive = dense in examination.set_of(examination.alive, account, group)
             examination.expect(alive, Family.PROFILE, "is of a user who is not alive", stored)
@@ -133,6 +138,21 @@ def _check_profiles(examination: Examination, expected: _Expected, times: WriteT
             if field not in names and examination.is_sound(Family.NAME):
                 examination.fault(Family.PROFILE, f"has field {field}, which has no name", stored)
         yield
+
+
+def _check_profiled(examination: Examination, profiled: Sets) -> Iterator[None]:
+    announced: Sets = {}
+    for (account, group), _, users in examination.values(Family.PROFILED, BITMAP.decode):
+        announced[account, group] = users
+        yield
+    if not examination.is_sound(Family.PROFILE, Family.PROFILED):
+        return
+    for numbers in announced.keys() | profiled.keys():
+        missing = examination.set_of(announced, *numbers) - examination.set_of(profiled, *numbers)
+        others = examination.set_of(profiled, *numbers) - examination.set_of(announced, *numbers)
+        stored = key(Family.PROFILED, *numbers)
+        examination.expect(not missing, Family.PROFILE, f"of {len(missing)} users are gone", stored)
+        examination.expect(not others, Family.PROFILED, f"misses {len(others)} users", stored)
 
 
 def _presence(examination: Examination, sums: _Sums) -> Iterator[None]:

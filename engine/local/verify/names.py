@@ -11,9 +11,10 @@ from engine.local.log import decode_entry
 from engine.local.names import NO_ACCOUNT, Space, field_of
 from engine.local.state import FoldedState
 from engine.local.storage.header import FORMAT_VERSION, StoreHeader
+from engine.local.storage.transactions import COMMIT_BYTES
 from engine.local.verify.examination import Examination, as_is, as_text
 
-_HEADER, _FOLDED = b"header", b"folded"
+_HEADER, _FOLDED, _COMMIT = b"header", b"folded", b"commit"
 
 
 def check_meta(examination: Examination) -> Iterator[None]:
@@ -25,6 +26,9 @@ def check_meta(examination: Examination) -> Iterator[None]:
                 headers.append(msgspec.msgpack.decode(value, type=StoreHeader))
             elif name == _FOLDED:
                 examination.folded = msgspec.msgpack.decode(value, type=FoldedState).position
+            elif name == _COMMIT:
+                right = len(value) == COMMIT_BYTES
+                examination.expect(right, Family.META, f"has {len(value)} bytes", stored)
             else:
                 examination.fault(Family.META, "is no name that is known", stored)
             yield

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.local import memory
-from engine.local.keys import Family
+from engine.local.keys import Family, key
 from engine.local.memory import let_go_of, mapped_bytes
 from engine.local.storage.environment import Environment
 
@@ -45,15 +45,15 @@ def test_pages_of_a_store_are_let_go_and_read_again(tmp_path: Path) -> None:
     values = [bytes([number]) * 1_000_000 for number in range(40)]
     with environment.writing() as txn:
         for number, value in enumerate(values):
-            txn.put(bytes([Family.DOCUMENT.code, number]), value)
+            txn.put(key(Family.DOCUMENT, bytes([number])), value)
     with environment.reading() as txn:
-        for _ in txn.scan(b""):
+        for _ in txn.scan(key(Family.DOCUMENT)):
             pass
         before = mapped_bytes()
         let_go_of([environment.file, tmp_path / "missing"])
         assert before - mapped_bytes() > 30_000_000
         # Also within a transaction that sees them.
-        assert [bytes(value) for _, value in txn.scan(b"")] == values
+        assert [bytes(value) for _, value in txn.scan(key(Family.DOCUMENT))] == values
     environment.close()
 
 

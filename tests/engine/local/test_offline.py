@@ -83,15 +83,16 @@ def test_free_pages_are_counted(tmp_path: Path) -> None:
     environment = Environment(tmp_path / "env", map_bytes=16 << 20)
     with environment.writing() as txn:
         for number in range(100):
-            txn.put(key(Family.META, bytes([number])), bytes(10_000))
+            txn.put(key(Family.EVENT_COLUMN, number), bytes(10_000))
     full = environment.figures()
     with environment.writing() as txn:
-        txn.delete_prefix(key(Family.META))
+        txn.delete_prefix(key(Family.EVENT_COLUMN))
     empty = environment.figures()
     environment.close()
     # Three pages of 4,096 bytes each, and a few that lead to them.
     assert 100 * 3 * 4_096 <= full.used_bytes <= 104 * 3 * 4_096
-    assert empty.used_bytes == 2 * 4_096
+    # LMDB's own two pages, and one for the record of the last commit.
+    assert empty.used_bytes == 3 * 4_096
     assert empty.free_bytes >= full.used_bytes - empty.used_bytes
     assert empty.used_bytes + empty.free_bytes <= empty.file_bytes <= empty.limit_bytes == 16 << 20
 

@@ -136,6 +136,17 @@ def compact(data: Data) -> None:
     print(f"{_size(before_bytes)} before, {_size(after_bytes)} now")
 
 
+@app.command()
+def upgrade(data: Data) -> None:
+    """Rewrite a store of the format version before, as starting the service on it does."""
+    with _offline():
+        from service import offline
+
+        upgraded, version = offline.upgrade(data)
+    files = f"rewrote {' and '.join(upgraded)} as" if upgraded else "nothing to do: the store has"
+    print(f"{files} format version {version}")
+
+
 @contextmanager
 def _offline() -> Iterator[None]:
     """Tells in words what cannot be done with a directory, with exit status 1."""

@@ -49,7 +49,7 @@ def test_values_come_back_and_deleted_ones_do_not(environment: Environment) -> N
 def test_scan_last_and_delete_prefix_stay_within_the_prefix(environment: Environment) -> None:
     tables = [key(Family.EVENT_TABLE, account, 0, 0, 1, 0) for account in (1, 2, 3)]
     with environment.writing() as txn:
-        txn.put(key(Family.META, b"first"), b"")
+        txn.put(key(Family.DOCUMENT, b"first"), b"")
         for number, table in enumerate(tables):
             txn.put(table, bytes([number]))
     with environment.reading() as txn:
@@ -63,7 +63,8 @@ def test_scan_last_and_delete_prefix_stay_within_the_prefix(environment: Environ
         assert txn.last(key(Family.EVENT_SLICE)) is None
     with environment.writing() as txn:
         assert txn.delete_prefix(key(Family.EVENT_TABLE), end=tables[2]) == 2
-        assert list(txn.keys(b"")) == [key(Family.META, b"first"), tables[2]]
+        assert list(txn.keys(key(Family.DOCUMENT))) == [key(Family.DOCUMENT, b"first")]
+        assert list(txn.keys(key(Family.EVENT_TABLE))) == [tables[2]]
         assert txn.delete_prefix(key(Family.EVENT_TABLE)) == 1
 
 
