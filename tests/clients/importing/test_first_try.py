@@ -243,8 +243,10 @@ def test_the_warning_of_rows_without_event_ids_comes_once_and_first(target: Targ
     files = [write_csv(tmp_path / f"{name}.csv", 5) for name in "abc"]
     result = target.run(*files, "--segment-rows", 2)
     assert result.exit_code == 0
-    assert result.stderr.count("has rows without event ids") == 1
-    assert result.stderr.startswith(f"milepost: warning: {files[0]} has rows without event ids")
+    assert result.stderr.count("have no event ids") == 1
+    assert result.stderr.startswith(
+        f"milepost: warning: {files[0]}: 2 rows of its first segment have no event ids (--event-id-column)."
+    )
     with_ids = write_csv(tmp_path / "ids.csv", 5, event_ids=True)
     assert target.run(with_ids).stderr == ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -18,8 +19,6 @@ from milepost.importing.run import Watcher
 
 PLAIN_PROGRESS_SECONDS = 5.0
 """In a pipe, a line this often instead of a bar."""
-
-WithoutIds = Callable[[int], None]
 
 
 class _Rate(ProgressColumn):
@@ -46,10 +45,10 @@ def looking(files: int, out: Console) -> Iterator[Callable[[Path], None]]:
 
 
 @contextmanager
-def shown(name: str, out: Console, without_event_ids: WithoutIds) -> Iterator[Watcher]:
-    """A watcher that shows how the import of a file goes."""
+def shown(name: str, out: Console, warnings: Watcher) -> Iterator[Watcher]:
+    """A watcher that shows how the import of a file goes, and warns as `warnings` does."""
     if not out.is_terminal:
-        yield _lines(out, without_event_ids)
+        yield _lines(out, warnings)
         return
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -69,10 +68,12 @@ def shown(name: str, out: Console, without_event_ids: WithoutIds) -> Iterator[Wa
             at(done)
 
         # Rows count when they go out, and are put right when they are acknowledged: a call may be repeated.
-        yield Watcher(begins, lambda rows: at(bar.tasks[task].completed + rows), at, without_event_ids)
+        yield dataclasses.replace(
+            warnings, begins=begins, sent=lambda rows: at(bar.tasks[task].completed + rows), done=at
+        )
 
 
-def _lines(out: Console, without_event_ids: WithoutIds) -> Watcher:
+def _lines(out: Console, warnings: Watcher) -> Watcher:
     shown_at = time.monotonic()
 
     def begins(total: int | None, done: int) -> None:
@@ -85,4 +86,4 @@ def _lines(out: Console, without_event_ids: WithoutIds) -> Watcher:
             shown_at = time.monotonic()
             print(f"  {number(rows)} rows", file=out.file, flush=True)
 
-    return Watcher(begins=begins, done=done, without_event_ids=without_event_ids)
+    return dataclasses.replace(warnings, begins=begins, done=done)

@@ -35,6 +35,7 @@ from milepost.importing import (
     UserSettings,
 )
 from milepost.importing.checks import check_target
+from milepost.importing.early_times import EarlyTimes
 from milepost.importing.kinds import Told
 from milepost.importing.progress import FORCE, FROM_START
 from milepost.importing.run import Watcher
@@ -110,7 +111,7 @@ class ImportRun:
         self._failed: list[Path] = []
         self._messages: dict[str, Path] = {}
         """The first file with a message; the others only point at it."""
-        self._has_warned = False
+        self._warned: set[str] = set()
         self._standing = _Standing()
         self._started = time.perf_counter()
 
@@ -153,7 +154,7 @@ class ImportRun:
         self._standing = _Standing()
         started = time.perf_counter()
         try:
-            with shown(file.name, self._out, self._warn_once(file)) as watcher:
+            with shown(file.name, self._out, self._warnings(file)) as watcher:
                 imported = self._import_file(
                     self._client,
                     file,
@@ -193,21 +194,34 @@ class ImportRun:
             standing.rows_acknowledged, standing.rows_out = rows, 0
             watcher.done(rows)
 
-        return Watcher(begins, sent, done, watcher.without_event_ids)
+        return dataclasses.replace(watcher, begins=begins, sent=sent, done=done)
 
-    def _warn_once(self, file: Path) -> Callable[[int], None]:
-        def warn(rows: int) -> None:
-            if self._has_warned:
-                return
-            self._has_warned = True
-            others = "; the same holds for further files" if len(self._files) > 1 else ""
-            _tell(
-                f"warning: {file} has rows without event ids (--event-id-column). The same command may be"
-                " repeated and counts them once; imported with other settings, or after the file has changed,"
-                f" they count again{others}"
+    def _warnings(self, file: Path) -> Watcher:
+        """A watcher that warns about a file, of each thing once in a run."""
+        further = "; the same holds for further files" if len(self._files) > 1 else ""
+
+        def warn(topic: str, message: str) -> None:
+            if topic not in self._warned:
+                self._warned.add(topic)
+                _tell(f"warning: {file}: {message}{further}")
+
+        def without_event_ids(rows: int) -> None:
+            warn(
+                "event ids",
+                f"{number(rows)} rows of its first segment have no event ids (--event-id-column). The same"
+                " command may be repeated and counts them once; imported with other settings, or after the"
+                " file has changed, they count again",
             )
 
-        return warn
+        def early(found: EarlyTimes) -> None:
+            advice = f". Likely they are in another unit: --time-unit {found.likely_unit}"
+            warn(
+                "early times",
+                f"{number(found.count)} of {number(found.times)} times of its first segment fall into 1970"
+                f"{advice if found.likely_unit else ''}",
+            )
+
+        return Watcher(without_event_ids=without_event_ids, early_times=early)
 
     def _fail(self, file: Path, message: str) -> None:
         self._failed.append(file)

@@ -16,6 +16,7 @@ from milepost.client import Client
 from milepost.errors import MilepostError, PermissionDenied, Unauthenticated, Unimplemented
 from milepost.importing import progress as progress_file
 from milepost.importing.checks import check_columns, check_target
+from milepost.importing.early_times import EarlyTimes, early_times
 from milepost.importing.errors import naming
 from milepost.importing.progress import FROM_START, Progress, ProgressFile, new_progress
 from milepost.importing.rejected import RejectedRows
@@ -64,13 +65,15 @@ class FileImported:
 class Watcher:
     """Whoever wants to see how it goes. `begins` is called with the rows of the file, None when they are not
     known, and those done by former runs; `sent` with rows that went out, `done` with all rows acknowledged;
-    `without_event_ids` with the rows of the first segment that lack an event id, before any is sent.
+    before anything of the first segment is sent, `without_event_ids` with its rows that lack an event id, and
+    `early_times` when most of its times fall into 1970.
     """
 
     begins: Callable[[int | None, int], None] = lambda total, done: None
     sent: Callable[[int], None] = lambda rows: None
     done: Callable[[int], None] = lambda rows: None
     without_event_ids: Callable[[int], None] = lambda rows: None
+    early_times: Callable[[EarlyTimes], None] = lambda found: None
 
 
 @dataclass(frozen=True)
@@ -198,6 +201,7 @@ class _Sending:
         self._rejected = rejected
         self._watcher = watcher
         self._force = force
+        self._is_first = True
         self._has_warned = False
         self.unseen = set(settings.kinds)
         """Attributes of the settings' kinds that no segment has had."""
@@ -249,9 +253,14 @@ class _Sending:
     def _before_sending(self, segment: Segment, without_event_ids: int) -> None:
         if not self._force:
             check_open_segment(self._progress, segment.rows, without_event_ids, progress_file.now())
+        if self._is_first:
+            for column in self._settings.time_columns:
+                if (found := early_times(segment.batches, column, self._settings.time_unit)) is not None:
+                    self._watcher.early_times(found)
         if without_event_ids and not self._has_warned:
             self._has_warned = True
             self._watcher.without_event_ids(without_event_ids)
+        self._is_first = False
 
     def _count_unnamed(self, segment: Segment, imported: Imported) -> None:
         """Counts as rejected what the service says nothing of. It answers for a batch that it took before as
