@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from engine.criteria.conditions import condition_in_words
 from engine.criteria.model import (
     AllOf,
     AnyOf,
@@ -19,11 +20,6 @@ from engine.criteria.model import (
     Sequence,
     Step,
     UserAttribute,
-    Where,
-    WhereAll,
-    WhereAny,
-    WhereAttribute,
-    WhereNot,
     Window,
 )
 from engine.criteria.ranges import TimeRange
@@ -85,27 +81,10 @@ def describe_selection(selected: Event | Step) -> str:
     if selected.type is not None:
         parts.append(f"of type {selected.type.name}")
     if selected.where is not None:
-        parts.append(f"where {describe_where(selected.where)}")
+        parts.append(f"where {condition_in_words(selected.where)}")
     if selected.inputs:
         parts.append(f"through {', '.join(selected.inputs)}")
     return " ".join(parts)
-
-
-def describe_where(where: Where) -> str:
-    """A condition on one event."""
-    match where:
-        case WhereAll():
-            return _joined(where.conditions, " and ", "anything")
-        case WhereAny():
-            return _joined(where.conditions, " or ", "nothing")
-        case WhereNot():
-            return f"not {describe_where(where.condition)}"
-        case WhereAttribute():
-            return f"{quoted(where.key)} {where.test.describe()}"
-
-
-def _joined(conditions: tuple[Where, ...], word: str, none: str) -> str:
-    return f"({word.join(map(describe_where, conditions))})" if conditions else none
 
 
 def _in_window(window: Window | None) -> str:

@@ -12,6 +12,11 @@ from typing import TypeAlias
 
 import msgspec
 
+from engine.criteria.conditions import Condition
+from engine.criteria.conditions import WhereAll as WhereAll
+from engine.criteria.conditions import WhereAny as WhereAny
+from engine.criteria.conditions import WhereAttribute as WhereAttribute
+from engine.criteria.conditions import WhereNot as WhereNot
 from engine.criteria.operators import Between as Between
 from engine.criteria.operators import Compare as Compare
 from engine.criteria.operators import CompareOp as CompareOp
@@ -29,40 +34,12 @@ from engine.criteria.operators import ValueTest as ValueTest
 from engine.criteria.operators import WithinLast as WithinLast
 from engine.values import Micros
 
+Where: TypeAlias = Condition[str, ValueTest]
+"""A condition on one event."""
+
 
 class _Node(msgspec.Struct, frozen=True, kw_only=True, tag_field="node", omit_defaults=True):
     pass
-
-
-# --- conditions on one event --------------------------------------------------------------------------------
-
-
-class WhereAll(_Node, frozen=True, tag="all_of", kw_only=True):
-    """Every condition holds of the same event; none given = every event."""
-
-    conditions: tuple[Where, ...] = ()
-
-
-class WhereAny(_Node, frozen=True, tag="any_of", kw_only=True):
-    """Some condition holds; none given = no event."""
-
-    conditions: tuple[Where, ...] = ()
-
-
-class WhereNot(_Node, frozen=True, tag="not", kw_only=True):
-    """The condition does not hold, missing attribute included."""
-
-    condition: Where
-
-
-class WhereAttribute(_Node, frozen=True, tag="attribute", kw_only=True):
-    """The event's own attribute passes the test."""
-
-    key: str
-    test: ValueTest
-
-
-Where: TypeAlias = WhereAll | WhereAny | WhereNot | WhereAttribute
 
 
 # --- windows ------------------------------------------------------------------------------------------------

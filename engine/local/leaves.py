@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from pyroaring import BitMap
 
+from engine.criteria.conditions import WhereAttribute, mapped
 from engine.criteria.model import Aggregate, Equals, Exists, In
 from engine.criteria.operators import Matcher, ResolvedTest, matcher_of
 from engine.local.account import Account, bucket_hashes
@@ -20,10 +21,6 @@ from engine.local.cache import ANY_NAME, ReadKey
 from engine.local.columns import Ranges
 from engine.local.events import (
     NEVER,
-    AnyRow,
-    AttributeRow,
-    EveryRow,
-    NotRow,
     ResolvedEventMatch,
     ResolvedSelection,
     ResolvedSequence,
@@ -41,10 +38,6 @@ from engine.plan.model import (
     Intersect,
     Nobody,
     RowFilter,
-    RowsAll,
-    RowsAny,
-    RowsNot,
-    RowTest,
     SeenMatch,
     SequenceMatch,
     Step,
@@ -536,15 +529,7 @@ def _selection(account: Account, selection: EventSelection) -> ResolvedSelection
 
 
 def _condition(account: Account, where: RowFilter) -> RowCondition:
-    match where:
-        case RowsAll():
-            return EveryRow(tuple(_condition(account, c) for c in where.conditions))
-        case RowsAny():
-            return AnyRow(tuple(_condition(account, c) for c in where.conditions))
-        case RowsNot():
-            return NotRow(_condition(account, where.condition))
-        case RowTest():
-            return AttributeRow(_attribute(account, where.key), where.test)
+    return mapped(where, lambda leaf: WhereAttribute(key=_attribute(account, leaf.key), test=leaf.test))
 
 
 def _attribute(account: Account, name: str) -> int:

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import msgspec
 
+from engine.criteria.conditions import WhereAny, WhereAttribute, tests_in
 from engine.criteria.model import Exists
 from engine.criteria.ranges import merged_ranges, symmetric_difference
 from engine.plan.compile import Planner
@@ -35,15 +36,12 @@ from engine.plan.model import (
     Plan,
     ResolvedTest,
     RowFilter,
-    RowsAny,
-    RowTest,
     SeenMatch,
     SequenceMatch,
     Step,
     Subtract,
     Unite,
     Universe,
-    row_tests,
 )
 from engine.plan.passes import optimise
 from engine.plan.tree import Account, AudienceResolver, JourneyTree
@@ -175,7 +173,7 @@ def _changed_events(before: EventSelection, after: EventSelection) -> Iterator[S
         yield _some_event(msgspec.structs.replace(after, time=span, where=where))
     if conditions:
         for span in merged_ranges((before.time, after.time)):
-            moved = RowsAny(conditions=conditions)
+            moved = WhereAny(conditions=conditions)
             yield _some_event(msgspec.structs.replace(after, time=span, where=moved))
 
 
@@ -185,7 +183,7 @@ def _some_event(selection: EventSelection) -> Step:
 
 def _changed_conditions(before: RowFilter | None, after: RowFilter | None) -> Iterator[RowFilter]:
     """One condition for each test inside `where` that moves: the attribute may pass at one instant only."""
-    for old, new in zip(row_tests(before), row_tests(after), strict=True):
+    for old, new in zip(tests_in(before), tests_in(after), strict=True):
         if old != new:
             old = _same_but_for(("test",), old, new)
-            yield RowTest(key=new.key, test=_changed(old.test, new.test))
+            yield WhereAttribute(key=new.key, test=_changed(old.test, new.test))

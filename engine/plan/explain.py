@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from engine.criteria.conditions import condition_in_words
 from engine.criteria.describe import describe_criterion
 from engine.criteria.model import AllOf, AnyOf, Criterion
 from engine.criteria.words import intervals_in_words, quoted, range_in_words
@@ -27,11 +28,6 @@ from engine.plan.model import (
     Intersect,
     Nobody,
     Plan,
-    RowFilter,
-    RowsAll,
-    RowsAny,
-    RowsNot,
-    RowTest,
     SeenMatch,
     SequenceMatch,
     Step,
@@ -118,23 +114,11 @@ def _selection(selection: EventSelection) -> str:
     if selection.type is not None:
         parts.append(f"of type {selection.type.name}")
     if selection.where is not None:
-        parts.append(f"where {_rows(selection.where)}")
+        parts.append(f"where {condition_in_words(selection.where)}")
     if selection.time != ALL_TIME:
         parts.append(range_in_words(selection.time))
     parts.append(f"through {_listed(selection.inputs)}")
     return " ".join(parts)
-
-
-def _rows(where: RowFilter) -> str:
-    match where:
-        case RowsAll():
-            return f"({' and '.join(map(_rows, where.conditions))})" if where.conditions else "anything"
-        case RowsAny():
-            return f"({' or '.join(map(_rows, where.conditions))})" if where.conditions else "nothing"
-        case RowsNot():
-            return f"not {_rows(where.condition)}"
-        case RowTest():
-            return f"{quoted(where.key)} {where.test.describe()}"
 
 
 # --- a user's verdicts --------------------------------------------------------------------------------------

@@ -16,12 +16,12 @@ step exactly when their MessagePack encodings (`encode_step`) are the same bytes
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TypeAlias, assert_never
+from typing import TypeAlias
 
 import msgspec
 import xxhash
 
+from engine.criteria.conditions import Condition
 from engine.criteria.model import Aggregate, ConsentState, EventType
 from engine.criteria.operators import InstantRange as InstantRange
 from engine.criteria.operators import NumberRange as NumberRange
@@ -37,52 +37,8 @@ SOME_EVENT = (Interval(low=1.0),)
 """One or more, as the intervals of a count."""
 
 
-class _Where(msgspec.Struct, frozen=True, kw_only=True, tag_field="node"):
-    pass
-
-
-class RowsAll(_Where, frozen=True, tag="all_of", kw_only=True):
-    """Rows (events) for which every condition holds; none = every row."""
-
-    conditions: tuple[RowFilter, ...]
-
-
-class RowsAny(_Where, frozen=True, tag="any_of", kw_only=True):
-    """Rows for which some condition holds; none = no row."""
-
-    conditions: tuple[RowFilter, ...]
-
-
-class RowsNot(_Where, frozen=True, tag="not", kw_only=True):
-    """Rows for which the condition does not hold."""
-
-    condition: RowFilter
-
-
-class RowTest(_Where, frozen=True, tag="attribute", kw_only=True):
-    """Rows whose attribute `key` passes the test; rows without it never do."""
-
-    key: str
-    test: ResolvedTest
-
-
-RowFilter: TypeAlias = RowsAll | RowsAny | RowsNot | RowTest
-
-
-def row_tests(where: RowFilter | None) -> Iterator[RowTest]:
-    """The tests in a filter, in reading order."""
-    match where:
-        case RowsAll() | RowsAny():
-            for condition in where.conditions:
-                yield from row_tests(condition)
-        case RowsNot():
-            yield from row_tests(where.condition)
-        case RowTest():
-            yield where
-        case None:
-            return
-        case _:
-            assert_never(where)
+RowFilter: TypeAlias = Condition[str, ResolvedTest]
+"""A condition on one event, with the clock taken out."""
 
 
 class EventSelection(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,23 +4,16 @@ carries.
 
 from __future__ import annotations
 
+from engine.criteria.conditions import WhereAttribute, mapped
 from engine.criteria.model import (
     Aggregate,
     NumberTest,
     Where,
-    WhereAll,
-    WhereAny,
-    WhereAttribute,
-    WhereNot,
 )
 from engine.criteria.operators import matcher_of
 from engine.plan.model import (
     Interval,
     RowFilter,
-    RowsAll,
-    RowsAny,
-    RowsNot,
-    RowTest,
 )
 from engine.values import Micros
 
@@ -40,12 +33,4 @@ def resolve_number_test(test: NumberTest | None) -> tuple[Interval, ...]:
 
 def resolve_where(where: Where, as_of: Micros) -> RowFilter:
     """The condition on one event as it stands at `as_of`."""
-    match where:
-        case WhereAll():
-            return RowsAll(conditions=tuple(resolve_where(part, as_of) for part in where.conditions))
-        case WhereAny():
-            return RowsAny(conditions=tuple(resolve_where(part, as_of) for part in where.conditions))
-        case WhereNot():
-            return RowsNot(condition=resolve_where(where.condition, as_of))
-        case WhereAttribute():
-            return RowTest(key=where.key, test=where.test.resolve(as_of))
+    return mapped(where, lambda leaf: WhereAttribute(key=leaf.key, test=leaf.test.resolve(as_of)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from engine.backend import EventRecord, Record, UserRecord
+from engine.criteria.conditions import WhereAll, WhereAny, WhereAttribute, WhereNot
 from engine.criteria.model import Aggregate, ConsentState, Equals, EventType, Exists, In, Text
 from engine.criteria.ranges import Interval, TimeRange, merged_intervals, merged_ranges
 from engine.plan.model import (
@@ -21,10 +22,6 @@ from engine.plan.model import (
     Plan,
     ResolvedTest,
     RowFilter,
-    RowsAll,
-    RowsAny,
-    RowsNot,
-    RowTest,
     SeenMatch,
     SequenceMatch,
     Step,
@@ -134,14 +131,14 @@ def tests_on_values() -> st.SearchStrategy[ResolvedTest]:
 
 def row_filters() -> st.SearchStrategy[RowFilter]:
     """Conditions on one event, a few levels deep."""
-    tests = st.builds(RowTest, key=st.sampled_from((*KEYS, "never")), test=tests_on_values())
+    tests = st.builds(WhereAttribute, key=st.sampled_from((*KEYS, "never")), test=tests_on_values())
 
     def nested(inner: st.SearchStrategy[RowFilter]) -> st.SearchStrategy[RowFilter]:
         some = st.lists(inner, max_size=3).map(tuple)
         return (
-            st.builds(RowsAll, conditions=some)
-            | st.builds(RowsAny, conditions=some)
-            | st.builds(RowsNot, condition=inner)
+            st.builds(WhereAll, conditions=some)
+            | st.builds(WhereAny, conditions=some)
+            | st.builds(WhereNot, condition=inner)
         )
 
     return st.recursive(tests, nested, max_leaves=4)

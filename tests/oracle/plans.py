@@ -11,6 +11,7 @@ from fractions import Fraction
 import xxhash
 
 from engine.backend import EventRecord
+from engine.criteria.conditions import WhereAll, WhereAny, WhereAttribute, WhereNot
 from engine.criteria.model import Aggregate
 from engine.plan.model import (
     AttributeMatch,
@@ -27,10 +28,6 @@ from engine.plan.model import (
     Plan,
     ResolvedTest,
     RowFilter,
-    RowsAll,
-    RowsAny,
-    RowsNot,
-    RowTest,
     SeenMatch,
     SequenceMatch,
     Step,
@@ -122,13 +119,13 @@ def _selected(selection: EventSelection, event: EventRecord) -> bool:
 
 def _row_passes(where: RowFilter, event: EventRecord) -> bool:
     match where:
-        case RowsAll():
+        case WhereAll():
             return all(_row_passes(condition, event) for condition in where.conditions)
-        case RowsAny():
+        case WhereAny():
             return any(_row_passes(condition, event) for condition in where.conditions)
-        case RowsNot():
+        case WhereNot():
             return not _row_passes(where.condition, event)
-        case RowTest():
+        case WhereAttribute():
             return resolved_test_passes(where.test, event.attributes.get(where.key))
 
 

@@ -139,7 +139,7 @@ def at_least(number: float) -> Compare:
     return compare("greater_or_equal", number)
 
 
-def has(key: str, test: ValueTest) -> WhereAttribute:
+def has(key: str, test: ValueTest) -> WhereAttribute[str, ValueTest]:
     return WhereAttribute(key=key, test=test)
 
 

@@ -11,11 +11,7 @@ from engine.local.events.importing import ArrivedRows as ArrivedRows
 from engine.local.events.importing import ColumnNumbers as ColumnNumbers
 from engine.local.events.importing import RowUsers as RowUsers
 from engine.local.events.model import NEVER as NEVER
-from engine.local.events.model import AnyRow as AnyRow
-from engine.local.events.model import AttributeRow as AttributeRow
 from engine.local.events.model import EventRow as EventRow
-from engine.local.events.model import EveryRow as EveryRow
-from engine.local.events.model import NotRow as NotRow
 from engine.local.events.model import ResolvedEventMatch as ResolvedEventMatch
 from engine.local.events.model import ResolvedSelection as ResolvedSelection
 from engine.local.events.model import ResolvedSequence as ResolvedSequence

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from engine.criteria.conditions import Condition
 from engine.criteria.model import Aggregate, EventType
 from engine.criteria.operators import ResolvedTest
 from engine.criteria.ranges import ALL_TIME, Interval, TimeRange
@@ -32,32 +33,8 @@ class EventRow(msgspec.Struct, gc=False):
     attributes: dict[int, Value]
 
 
-class EveryRow(msgspec.Struct, frozen=True):
-    """Rows for which every condition holds; none = every row."""
-
-    conditions: tuple[RowCondition, ...]
-
-
-class AnyRow(msgspec.Struct, frozen=True):
-    """Rows for which some condition holds; none = no row."""
-
-    conditions: tuple[RowCondition, ...]
-
-
-class NotRow(msgspec.Struct, frozen=True):
-    """Rows for which the condition does not hold."""
-
-    condition: RowCondition
-
-
-class AttributeRow(msgspec.Struct, frozen=True):
-    """Rows whose attribute passes the test; rows without it never do."""
-
-    attribute: int
-    test: ResolvedTest
-
-
-RowCondition: TypeAlias = EveryRow | AnyRow | NotRow | AttributeRow
+RowCondition: TypeAlias = Condition[int, ResolvedTest]
+"""A condition on one event, attributes by number."""
 
 
 class ResolvedSelection(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,15 +13,12 @@ from functools import cached_property
 import numpy as np
 from pyroaring import BitMap
 
-from engine.criteria.operators import matcher_of
+from engine.criteria.conditions import WhereAll, WhereAny, WhereAttribute, WhereNot
+from engine.criteria.operators import ResolvedTest, matcher_of
 from engine.local.bitmaps import bitmap_of, bitmap_of_mask, ids_of
 from engine.local.events.arrays import Bools, Int64s, Ints, Positions, Uint32s, runs
 from engine.local.events.columns import Column, at_rows, integers_between
 from engine.local.events.model import (
-    AnyRow,
-    AttributeRow,
-    EveryRow,
-    NotRow,
     ResolvedSelection,
     RowCondition,
 )
@@ -162,27 +159,29 @@ def _in_time(times: Int64s, start: int | None, end: int | None) -> Bools:
 def condition_holds(condition: RowCondition, part: Part, places: Positions | None, count: int) -> Bools:
     """For each of `count` rows at `places` (None = all of the part) whether the condition holds."""
     match condition:
-        case EveryRow(conditions):
+        case WhereAll(conditions=conditions):
             held = np.ones(count, np.bool_)
             for child in conditions:
                 held &= condition_holds(child, part, places, count)
             return held
-        case AnyRow(conditions):
+        case WhereAny(conditions=conditions):
             held = np.zeros(count, np.bool_)
             for child in conditions:
                 held |= condition_holds(child, part, places, count)
             return held
-        case NotRow(child):
+        case WhereNot(condition=child):
             return ~condition_holds(child, part, places, count)
-        case AttributeRow():
+        case WhereAttribute():
             return _attribute_passes(condition, part, places, count)
 
 
-def _attribute_passes(condition: AttributeRow, part: Part, places: Positions | None, count: int) -> Bools:
+def _attribute_passes(
+    condition: WhereAttribute[int, ResolvedTest], part: Part, places: Positions | None, count: int
+) -> Bools:
     matcher = matcher_of(condition.test)
     held = np.zeros(count, np.bool_)
     for kind in matcher.kinds:
-        column = part.column(condition.attribute, kind)
+        column = part.column(condition.key, kind)
         if column is None:
             continue
         found, values = at_rows(column, places)

@@ -7,6 +7,7 @@ Universe(no inputs), EventMatch(empty window), AttributeMatch(in no values) … 
 
 from __future__ import annotations
 
+from engine.criteria.conditions import WhereAny
 from engine.criteria.operators import matcher_of
 from engine.plan.model import (
     AttributeMatch,
@@ -17,7 +18,6 @@ from engine.plan.model import (
     Intersect,
     Nobody,
     Plan,
-    RowsAny,
     SeenMatch,
     SequenceMatch,
     Step,
@@ -79,5 +79,5 @@ def is_impossible(step: Step) -> bool:
 
 def _selects_nothing(selection: EventSelection) -> bool:
     where = selection.where
-    no_row = isinstance(where, RowsAny) and not where.conditions
+    no_row = isinstance(where, WhereAny) and not where.conditions
     return not selection.inputs or selection.time.is_empty or no_row

@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import msgspec
 
-from engine.criteria.operators import matcher_of
+from engine.criteria.conditions import WhereAll, WhereAny, WhereNot
+from engine.criteria.operators import ResolvedTest, matcher_of
 from engine.plan.model import (
     EventMatch,
     EventSelection,
     Plan,
     RowFilter,
-    RowsAll,
-    RowsAny,
-    RowsNot,
     SequenceMatch,
     Step,
 )
 from engine.plan.passes.rewrite import Draft, rewrite
 from engine.plan.passes.statistics import Statistics
 
-EVERY_ROW = RowsAll(conditions=())
-NO_ROW = RowsAny(conditions=())
+EVERY_EVENT: RowFilter = WhereAll(conditions=())
+NO_EVENT: RowFilter = WhereAny(conditions=())
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
 
@@ -50,33 +48,35 @@ def _simplify_selection(selection: EventSelection) -> EventSelection:
     if selection.where is None:
         return selection
     where = simplify(selection.where)
-    return msgspec.structs.replace(selection, where=None if _is_every_row(where) else where)
+    return msgspec.structs.replace(selection, where=None if _is_every_event(where) else where)
 
 
 def simplify(where: RowFilter) -> RowFilter:
     """The smallest form of a row filter that lets the same rows pass."""
     match where:
-        case RowsAll() | RowsAny():
+        case WhereAll() | WhereAny():
             return _group(where, [simplify(condition) for condition in where.conditions])
-        case RowsNot():
+        case WhereNot():
             return _negated(simplify(where.condition))
         case _:
-            return where if matcher_of(where.test).kinds else NO_ROW
+            return where if matcher_of(where.test).kinds else NO_EVENT
 
 
 def _negated(where: RowFilter) -> RowFilter:
-    if _is_every_row(where):
-        return NO_ROW
-    if _is_no_row(where):
-        return EVERY_ROW
-    return where.condition if isinstance(where, RowsNot) else RowsNot(condition=where)
+    if _is_every_event(where):
+        return NO_EVENT
+    if _is_no_event(where):
+        return EVERY_EVENT
+    return where.condition if isinstance(where, WhereNot) else WhereNot(condition=where)
 
 
-def _group(group: RowsAll | RowsAny, conditions: list[RowFilter]) -> RowFilter:
-    of_all = isinstance(group, RowsAll)
-    decided, neutral = (_is_no_row, _is_every_row) if of_all else (_is_every_row, _is_no_row)
+def _group(
+    group: WhereAll[str, ResolvedTest] | WhereAny[str, ResolvedTest], conditions: list[RowFilter]
+) -> RowFilter:
+    of_all = isinstance(group, WhereAll)
+    decided, neutral = (_is_no_event, _is_every_event) if of_all else (_is_every_event, _is_no_event)
     if any(map(decided, conditions)):
-        return NO_ROW if of_all else EVERY_ROW
+        return NO_EVENT if of_all else EVERY_EVENT
     flat = [
         part
         for condition in conditions
@@ -90,18 +90,18 @@ def _group(group: RowsAll | RowsAny, conditions: list[RowFilter]) -> RowFilter:
 def _combined(of_all: bool, conditions: list[RowFilter]) -> RowFilter:
     if len(conditions) == 1:
         return conditions[0]
-    negated = [part.condition for part in conditions if isinstance(part, RowsNot)]
+    negated = [part.condition for part in conditions if isinstance(part, WhereNot)]
     if len(negated) < 2:
-        return (RowsAll if of_all else RowsAny)(conditions=tuple(conditions))
+        return (WhereAll if of_all else WhereAny)(conditions=tuple(conditions))
     # De Morgan: one negation in the place of two or more.
-    rest = [part for part in conditions if not isinstance(part, RowsNot)]
-    merged = RowsNot(condition=simplify((RowsAny if of_all else RowsAll)(conditions=tuple(negated))))
+    rest = [part for part in conditions if not isinstance(part, WhereNot)]
+    merged = WhereNot(condition=simplify((WhereAny if of_all else WhereAll)(conditions=tuple(negated))))
     return _combined(of_all, [*rest, merged])
 
 
-def _is_every_row(where: RowFilter) -> bool:
-    return isinstance(where, RowsAll) and not where.conditions
+def _is_every_event(where: RowFilter) -> bool:
+    return isinstance(where, WhereAll) and not where.conditions
 
 
-def _is_no_row(where: RowFilter) -> bool:
-    return isinstance(where, RowsAny) and not where.conditions
+def _is_no_event(where: RowFilter) -> bool:
+    return isinstance(where, WhereAny) and not where.conditions

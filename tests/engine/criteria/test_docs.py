@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pytest
 
@@ -49,7 +49,8 @@ def sections() -> dict[str, dict[str, str]]:
 
 def tags(union: Any) -> set[str]:
     """The operators of a union of structs."""
-    named = [str(struct.__struct_config__.tag) for struct in get_args(union)]
+    structs = [get_origin(struct) or struct for struct in get_args(union)]
+    named = [str(struct.__struct_config__.tag) for struct in structs]
     return {operator for tag in named for operator in OPS.get(tag, (tag,))}
 
 

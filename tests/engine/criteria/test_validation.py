@@ -36,6 +36,7 @@ from engine.criteria.model import (
     Text,
     UserAttribute,
     ValueTest,
+    Where,
     WhereAll,
     WhereAny,
     WhereAttribute,
@@ -288,7 +289,7 @@ def test_depth_ends_at_the_limit_and_what_lies_deeper_is_not_looked_into() -> No
     assert path == ".".join(["not"] * 32)
     assert reason == "is nested deeper than 32 levels"
     assert len(faults(nested(900))) == 1
-    where = WhereAll(conditions=(WhereAll(conditions=(WhereAll(),)),))
+    where: Where = WhereAll(conditions=(WhereAll(conditions=(WhereAll(),)),))
     assert faults(Event(where=where), limits=Limits(criteria_depth_max=4)) == []
     assert faults(Event(where=where), limits=Limits(criteria_depth_max=3)) == [
         ("event.where.all_of.conditions[0].all_of.conditions[0]", "is nested deeper than 3 levels")

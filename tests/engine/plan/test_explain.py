@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from engine.criteria.conditions import WhereAny
 from engine.criteria.describe import describe_criterion
 from engine.criteria.model import (
     Aggregate,
@@ -37,6 +38,7 @@ from engine.criteria.model import (
     Step,
     Text,
     UserAttribute,
+    Where,
     WhereAll,
     WhereAttribute,
     WhereNot,
@@ -60,10 +62,6 @@ from engine.plan.model import (
     Interval,
     Nobody,
     NumberRange,
-    RowsAll,
-    RowsAny,
-    RowsNot,
-    RowTest,
     SeenMatch,
     SequenceMatch,
     Subtract,
@@ -150,7 +148,7 @@ def test_the_way_from_the_start_says_where_a_user_was_taken() -> None:
 
 def test_every_criterion_has_words() -> None:
     day = MICROS_PER_DAY
-    where = WhereAll(
+    where: Where = WhereAll(
         conditions=(
             WhereAttribute(key="price", test=Between(1.0, 2.5)),
             WhereNot(condition=WhereAttribute(key="sku", test=Text("starts_with", 'x"', ignore_case=True))),
@@ -251,11 +249,13 @@ def test_every_step_has_words() -> None:
     events = EventSelection(
         inputs=(IOS,),
         type=EventType.SESSION,
-        where=RowsAny(
+        where=WhereAny(
             conditions=(
-                RowsAll(conditions=()),
-                RowsNot(
-                    condition=RowTest(key="k", test=NumberRange((Interval(high=2.0, high_included=False),)))
+                WhereAll(conditions=()),
+                WhereNot(
+                    condition=WhereAttribute(
+                        key="k", test=NumberRange((Interval(high=2.0, high_included=False),))
+                    )
                 ),
             )
         ),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
+from engine.criteria.conditions import WhereAll, WhereAny, WhereAttribute, WhereNot
 from engine.criteria.model import Aggregate, ConsentState, EventType
 from engine.criteria.operators import matcher_of
 from engine.criteria.ranges import hold_instant
@@ -24,10 +25,6 @@ from engine.plan.model import (
     Plan,
     Predicate,
     RowFilter,
-    RowsAll,
-    RowsAny,
-    RowsNot,
-    RowTest,
     SeenMatch,
     SequenceMatch,
     Subtract,
@@ -128,13 +125,13 @@ def selected(selection: EventSelection, event: Happened) -> bool:
 
 def passes(where: RowFilter, event: Happened) -> bool:
     match where:
-        case RowsAll():
+        case WhereAll():
             return all(passes(condition, event) for condition in where.conditions)
-        case RowsAny():
+        case WhereAny():
             return any(passes(condition, event) for condition in where.conditions)
-        case RowsNot():
+        case WhereNot():
             return not passes(where.condition, event)
-        case RowTest():
+        case WhereAttribute():
             value = event.attributes.get(where.key)
             return value is not None and matcher_of(where.test).passes(value)
 

@@ -7,15 +7,12 @@ from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from zoneinfo import ZoneInfo
 
+from engine.criteria.conditions import WhereAll, WhereAny, WhereAttribute, WhereNot
 from engine.criteria.model import Aggregate
 from engine.criteria.operators import matcher_of
 from engine.criteria.ranges import Interval, TimeRange
 from engine.local.events import (
-    AnyRow,
-    AttributeRow,
     EventRow,
-    EveryRow,
-    NotRow,
     ResolvedEventMatch,
     ResolvedSelection,
     ResolvedSequence,
@@ -47,13 +44,13 @@ def _inside(time: int, span: TimeRange) -> bool:
 
 def holds(condition: RowCondition, row: EventRow) -> bool:
     match condition:
-        case EveryRow(conditions):
+        case WhereAll(conditions=conditions):
             return all(holds(child, row) for child in conditions)
-        case AnyRow(conditions):
+        case WhereAny(conditions=conditions):
             return any(holds(child, row) for child in conditions)
-        case NotRow(child):
+        case WhereNot(condition=child):
             return not holds(child, row)
-        case AttributeRow(attribute, test):
+        case WhereAttribute(key=attribute, test=test):
             matcher = matcher_of(test)
             value = row.attributes.get(attribute)
             return value is not None and kind_of(value) in matcher.kinds and matcher.passes(value)

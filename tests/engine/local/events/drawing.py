@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from engine.criteria.conditions import WhereAll, WhereAny, WhereAttribute, WhereNot
 from engine.criteria.model import Aggregate, Equals, EventType, Exists, In, Text
 from engine.criteria.operators import InstantRange, NumberRange, ResolvedTest
 from engine.criteria.ranges import Interval, TimeRange, merged_intervals
 from engine.local.events import (
     NEVER,
-    AnyRow,
-    AttributeRow,
     EventRow,
-    EveryRow,
-    NotRow,
     ResolvedEventMatch,
     ResolvedSelection,
     ResolvedSequence,
@@ -88,11 +85,11 @@ tests: st.SearchStrategy[ResolvedTest] = st.one_of(
     time_ranges.map(lambda span: InstantRange(() if span.is_empty else (span,))),
 )
 conditions: st.SearchStrategy[RowCondition] = st.recursive(
-    st.builds(AttributeRow, st.sampled_from([1, 2, 3, NEVER]), tests),
+    st.builds(WhereAttribute, key=st.sampled_from([1, 2, 3, NEVER]), test=tests),
     lambda children: st.one_of(
-        st.lists(children, max_size=3).map(lambda drawn: EveryRow(tuple(drawn))),
-        st.lists(children, max_size=3).map(lambda drawn: AnyRow(tuple(drawn))),
-        children.map(NotRow),
+        st.lists(children, max_size=3).map(lambda drawn: WhereAll(conditions=tuple(drawn))),
+        st.lists(children, max_size=3).map(lambda drawn: WhereAny(conditions=tuple(drawn))),
+        children.map(lambda child: WhereNot(condition=child)),
     ),
     max_leaves=4,
 )

@@ -13,11 +13,11 @@ import msgspec
 import pytest
 from pyroaring import BitMap
 
+from engine.criteria.conditions import WhereAttribute
 from engine.criteria.model import Aggregate, Equals, EventType
 from engine.criteria.ranges import ALL_NUMBERS, Interval, TimeRange
 from engine.errors import DataLoss
 from engine.local.events import (
-    AttributeRow,
     ColumnCache,
     EventRow,
     EventTables,
@@ -213,7 +213,7 @@ def test_the_first_and_the_last_of_parts_that_overlap_and_parts_that_do_not(
 
 
 def test_a_later_start_succeeds_where_the_earliest_fails(tables: EventTables) -> None:
-    a, b = (AttributeRow(1, Equals(letter)) for letter in "ab")
+    a, b = (WhereAttribute(key=1, test=Equals(letter)) for letter in "ab")
     tables.add([row(1, NOON, 1, _1="a"), row(1, NOON + 8, 2, _1="a"), row(1, NOON + 10, 3, _1="b")])
     tables.add([row(2, NOON, 4, _1="a"), row(2, NOON, 5, _1="b")])
     steps = tuple(ResolvedSelection(inputs=(1,), where=where) for where in (a, b))
@@ -232,7 +232,8 @@ def test_a_later_start_succeeds_where_the_earliest_fails(tables: EventTables) ->
 
 def test_tests_of_different_kinds_are_different_steps(tables: EventTables) -> None:
     one, true = (
-        ResolvedSelection(inputs=(1,), where=AttributeRow(1, Equals(value))) for value in (1.0, True)
+        ResolvedSelection(inputs=(1,), where=WhereAttribute(key=1, test=Equals(value)))
+        for value in (1.0, True)
     )
     tables.add([row(1, NOON, 1, _1=1.0), row(1, NOON + 1, 2, _1=1.0)])
     tables.add([row(2, NOON, 3, _1=1.0), row(2, NOON + 1, 4, _1=True)])
@@ -494,7 +495,7 @@ def test_every_removal_is_seen_at_once(store: Store, tables: EventTables, stored
     for gone in range(8):
         left = set(range(gone, 8))
         assert set(tables.match(0, counted(1.0))) == left
-        assert set(tables.match(0, counted(1.0, where=AttributeRow(1, Equals("a"))))) == left
+        assert set(tables.match(0, counted(1.0, where=WhereAttribute(key=1, test=Equals("a"))))) == left
         assert set(tables.match(0, counted(1.0), BitMap(range(8)))) == left
         assert len(tables.extract(0, gone)) == 1
     assert not tables.match(0, counted(1.0))
@@ -637,7 +638,9 @@ def test_a_store_opened_again_answers_the_same(tmp_path: Path) -> None:
     store = Store.open(tmp_path)
     tables = EventTables(store, 1, 1)
     assert tables.statistics() == before
-    assert set(tables.users(0, ResolvedSelection(inputs=(1,), where=AttributeRow(1, Equals(7.0))))) == {7}
+    assert set(
+        tables.users(0, ResolvedSelection(inputs=(1,), where=WhereAttribute(key=1, test=Equals(7.0))))
+    ) == {7}
     assert tables.extract(0, 9) == [row(9, NOON + 9, 9, _1=9.0, _2=("a",))]
     store.close()
 
@@ -749,7 +752,7 @@ def test_what_a_match_looked_at_is_counted(store: Store, tables: EventTables) ->
     assert tables.rows_looked_at == 1_000
     tables.users(0, ANYTHING, BitMap([5]))
     assert tables.rows_looked_at == 1_001
-    tables.match(0, counted(1.0, where=AttributeRow(1, Equals(1.0))))
+    tables.match(0, counted(1.0, where=WhereAttribute(key=1, test=Equals(1.0))))
     assert tables.rows_looked_at == 2_001
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 
+from engine.criteria.conditions import WhereAll, WhereAny, WhereAttribute, WhereNot
 from engine.criteria.model import Exists, In, Where
 from engine.plan.model import (
     EventMatch,
@@ -15,10 +16,6 @@ from engine.plan.model import (
     Interval,
     Plan,
     RowFilter,
-    RowsAll,
-    RowsAny,
-    RowsNot,
-    RowTest,
 )
 from engine.plan.passes.simplify_rows import simplify, simplify_rows
 from engine.plan.passes.statistics import NoStatistics
@@ -28,9 +25,9 @@ from tests.engine.plan.strategies import EVENTS, NOW, WHERE
 from tests.engine.plan.worlds import Happened, passes
 
 CONSTANTS: dict[str, RowFilter] = {
-    "1": RowsAll(conditions=()),
-    "0": RowsAny(conditions=()),
-    "never": RowTest(key="k", test=In(())),
+    "1": WhereAll(conditions=()),
+    "0": WhereAny(conditions=()),
+    "never": WhereAttribute(key="k", test=In(())),
 }
 
 
@@ -45,14 +42,14 @@ def _read(words: Iterator[str]) -> RowFilter | None:
     if word == ")":
         return None
     if word != "(":
-        return CONSTANTS.get(word) or RowTest(key=word, test=Exists())
+        return CONSTANTS.get(word) or WhereAttribute(key=word, test=Exists())
     sign = next(words)
     conditions = []
     while (condition := _read(words)) is not None:
         conditions.append(condition)
     if sign == "!":
-        return RowsNot(condition=conditions[0])
-    return (RowsAll if sign == "&" else RowsAny)(conditions=tuple(conditions))
+        return WhereNot(condition=conditions[0])
+    return (WhereAll if sign == "&" else WhereAny)(conditions=tuple(conditions))
 
 
 @pytest.mark.parametrize(
