@@ -42,6 +42,7 @@ from engine.plan.model import (
     Subtract,
     Unite,
     Universe,
+    encode_step,
 )
 from engine.plan.passes import optimise
 from engine.plan.tree import Account, AudienceResolver, JourneyTree
@@ -71,11 +72,17 @@ def expiry_plan(
     before, after = (
         _compiled_steps(account, journey, as_of, resolver) for as_of in (before_as_of, after_as_of)
     )
-    found = [step for old, new in zip(before, after, strict=True) if old != new for step in expired(old, new)]
+    # Milestones ask about the same windows again and again; each distinct step is looked for once.
+    found = {
+        encode_step(step): step
+        for old, new in zip(before, after, strict=True)
+        if old != new
+        for step in expired(old, new)
+    }
     if not found:
         return None
     plan = StepList()
-    root = plan.unite([plan.add(step) for step in found])
+    root = plan.unite([plan.add(step) for step in found.values()])
     return optimise(Plan(account=account.name, as_of=after_as_of, steps=tuple(plan.steps), roots=(root,)))
 
 
