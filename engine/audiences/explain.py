@@ -29,7 +29,6 @@ from engine.backend import Backend, Contains, Profile
 from engine.criteria.model import (
     FIRST_SEEN,
     LAST_SEEN,
-    Aggregate,
     AllOf,
     AnyOf,
     Audience,
@@ -54,7 +53,6 @@ AGGREGATES_SHOWN_MAX = 16
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LARGEST = 1.7976931348623157e308
-_WHOLE = frozenset({Aggregate.COUNT, Aggregate.DISTINCT_DAYS, Aggregate.DISTINCT})
 
 
 class Explainer:
@@ -195,7 +193,7 @@ class _Seen:
         self._aggregates_left -= 1
         if not self._holds(criterion, Between(-_LARGEST, _LARGEST)):
             return ""
-        if criterion.aggregate in _WHOLE:
+        if criterion.aggregate.is_whole_number:
             return str(self._whole_number(criterion))
         return repr(self._number(criterion))
 

@@ -101,7 +101,7 @@ class Sizes:
         precision = precision or Default()
         check_precision(precision)
         located = self._targets.locate(target)
-        warnings = located.warnings or self._targets.warnings(located)
+        warnings = self._targets.warnings(located)
         instant = self._clock() if as_of is None else as_of
         compiled = located.compile(instant)
         sampled = self._estimator.sizes(

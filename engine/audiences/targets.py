@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import msgspec
 
 from engine.audiences.model import Draft, SavedTarget, Target
+from engine.criteria.faults import CRITERIA_PATH
 from engine.errors import FailedPrecondition, InvalidInput, Warning
 from engine.journeys.audiences import AudienceRecords
 from engine.journeys.criteria import CriteriaCheck
@@ -32,13 +33,15 @@ _DRAFT_ID = "draft"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Located:
-    """A milestone in its tree. `id` is its resource name, or another string for a draft."""
+    """A milestone in its tree. `id` is its resource name, or another string for a draft. `warnings` are those
+    of a draft, which is checked when it is located; None for a saved milestone.
+    """
 
     account: Account
     tree: JourneyTree
     id: str
     resolver: AudienceResolver
-    warnings: tuple[Warning, ...] = ()
+    warnings: tuple[Warning, ...] | None = None
 
     def compile(self, as_of: Micros, *, with_labels: bool = True) -> CompiledMilestone:
         """The milestone's plan; the last root is the journey's users."""
@@ -100,11 +103,13 @@ class Targets:
             )
 
     def warnings(self, located: Located) -> tuple[Warning, ...]:
-        """What may be mistyped in a saved milestone's criteria."""
+        """What may be mistyped in the milestone's criteria."""
+        if located.warnings is not None:
+            return located.warnings
         milestone = located.tree.milestone(located.id)
         if milestone.criterion is None:
             return ()
-        return self._criteria.check(located.tree, milestone, milestone.criterion, "criteria").warnings
+        return self._criteria.check(located.tree, milestone, milestone.criterion, CRITERIA_PATH).warnings
 
     def draft(self, draft: Draft) -> Located:
         """A draft in the tree as it would be if it were saved. Raises NotFound, InvalidInput,

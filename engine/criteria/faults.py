@@ -11,6 +11,9 @@ from engine.errors import Violation, Warning
 from engine.limits import DEFAULT_LIMITS, Limits
 from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS, Value
 
+CRITERIA_PATH = "criteria"
+"""The field of a milestone that holds its criterion: where the paths of its nodes start."""
+
 
 class AudienceReference(enum.Enum):
     """What a criterion would refer to by naming an audience."""
@@ -47,7 +50,7 @@ class Context:
     journey_inputs: frozenset[str]
     audience: Callable[[str], AudienceReference] = _no_audience
     seen: SeenNames | None = None
-    root: str = "criteria"
+    root: str = CRITERIA_PATH
     limits: Limits = DEFAULT_LIMITS
 
 

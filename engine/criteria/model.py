@@ -121,6 +121,21 @@ class Aggregate(enum.StrEnum):
     FIRST = "first"
     LAST = "last"
 
+    @property
+    def is_of_attribute(self) -> bool:
+        """It looks at an attribute of the events, not at the events alone."""
+        return self not in (Aggregate.COUNT, Aggregate.DISTINCT_DAYS)
+
+    @property
+    def is_whole_number(self) -> bool:
+        """It counts something."""
+        return self in (Aggregate.COUNT, Aggregate.DISTINCT_DAYS, Aggregate.DISTINCT)
+
+    @property
+    def is_zero_without_events(self) -> bool:
+        """It is 0 when no event takes part; the others are undefined then and pass no test."""
+        return self.is_whole_number or self is Aggregate.SUM
+
 
 class ConsentState(enum.StrEnum):
     """The two states of a consent."""

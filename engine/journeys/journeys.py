@@ -8,6 +8,7 @@ from typing import TypeAlias
 import msgspec
 
 from engine.clock import Clock
+from engine.criteria.faults import CRITERIA_PATH
 from engine.errors import AlreadyExists, FailedPrecondition, InvalidInput, Violation
 from engine.journeys.activation import Activation
 from engine.journeys.checks import check_etag, display_name_faults, masked_values, refuse_if_any
@@ -240,6 +241,6 @@ class Journeys:
         for milestone in milestones:
             if milestone.criteria is not None:
                 located = tree_milestone(milestone)
-                checked = self._criteria.check(tree, located, milestone.criteria, "criteria")
+                checked = self._criteria.check(tree, located, milestone.criteria, CRITERIA_PATH)
                 for fault in checked.violations:
                     yield Violation("journey.inputs", f"{milestone.name}: {fault.field}: {fault.description}")

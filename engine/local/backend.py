@@ -302,14 +302,14 @@ class LocalBackend:
             account = self._state.find_account(plan.account)
             if account is None:
                 return _nobody(plan, ask, partitions, revision)
-            compiled = self._executor.compile(plan, account)
+            bound = self._executor.bind(plan, account)
             match ask:
                 case Count():
-                    return self._executor.count(compiled, partitions, revision, deadline)
+                    return self._executor.count(bound, partitions, revision, deadline)
                 case Members():
-                    return self._executor.members(compiled, ask, partitions, revision, deadline)
+                    return self._executor.members(bound, ask, partitions, revision, deadline)
                 case Contains():
-                    return self._executor.contains(compiled, ask, partitions, revision, deadline)
+                    return self._executor.contains(bound, ask, partitions, revision, deadline)
 
     def trace(self, plan: Plan, *, min_revision: int = 0, deadline: float | None = None) -> Trace:
         """Executes the plan over every partition and reports each step."""
@@ -318,8 +318,8 @@ class LocalBackend:
             account = self._state.find_account(plan.account)
             if account is None:
                 return Trace(tuple(StepTrace(0, 0.0, "set", 0) for _ in plan.steps), self._state.position)
-            compiled = self._executor.compile(plan, account)
-            return self._executor.trace(compiled, self._state.position, deadline)
+            bound = self._executor.bind(plan, account)
+            return self._executor.trace(bound, self._state.position, deadline)
 
     def _await(self, revision: int, deadline: float | None) -> None:
         if revision > self._state.position:
@@ -349,7 +349,7 @@ class LocalBackend:
             account = self._state.find_account(plan.account)
             if account is None:
                 return Outlook(0, 0.0)
-            work = self._executor.work(self._executor.compile(plan, account))
+            work = self._executor.work(self._executor.bind(plan, account))
             return Outlook(account.universe_size(inputs), work)
 
     def profile(self, account: str, user_id: str) -> Profile | None:
@@ -463,15 +463,15 @@ class LocalBackend:
     ) -> list[list[GroupChanges]]:
         """For each membership who enters and exits, by group, among dirty and moved users (None = all)."""
         changes: list[list[GroupChanges]] = [[] for _ in states]
-        compiled = self._executor.compile(plan, account)
-        moved = None if moved_by_time is None else self._executor.compile(moved_by_time, account)
+        bound = self._executor.bind(plan, account)
+        moved = None if moved_by_time is None else self._executor.bind(moved_by_time, account)
         for group in range(account.groups):
             base = None if dirty is None else dirty[group]
             if base is not None and moved is not None:
                 base = base | GroupRun(moved, group, None).users(moved.roots[0])
             if base is not None and not base:
                 continue
-            run = GroupRun(compiled, group, base)
+            run = GroupRun(bound, group, base)
             for at, (state, root) in enumerate(zip(states, plan.roots, strict=True)):
                 before = self._state.memberships.members(state, group)
                 after = run.users(root)

@@ -28,23 +28,24 @@ from engine.backend import (
 )
 from engine.errors import DeadlineExceeded, InvalidInput
 from engine.local.account import Account
-from engine.local.leaves import STEP_US, Leaf, resolve
+from engine.local.leaves import STEP_US, Leaf, NobodyLeaf, resolve
 from engine.local.names import Names
 from engine.local.places import DENSE_MASK, PLACE_SHIFT
+from engine.plan.costs import CostModel
 from engine.plan.model import Intersect, Plan, Source, Step, Subtract, Unite, encode_step, operands_of
 from engine.values import PARTITION_COUNT
 
 NARROW_SHARE = 4
 """A leaf is asked about some users only when they are fewer than a fourth of their group."""
 
-COMPILED_PLANS_MAX = 256
+BOUND_PLANS_MAX = 256
 
 BLOCKS_MAX = 4
 """Groups of a sample that are looked at half by half."""
 
 
-class CompiledPlan:
-    """A plan with its names resolved. Holds for as long as no new name is numbered."""
+class BoundPlan:
+    """A plan with its names resolved to the store's numbers. Holds until a new name gets a number."""
 
     def __init__(self, plan: Plan, account: Account, names_version: int) -> None:
         self.account = account
@@ -53,7 +54,8 @@ class CompiledPlan:
         self.roots = plan.roots
         self.leaves: list[Leaf | None] = []
         self.encoded: list[bytes] = []
-        self.costs: list[int] = []
+        self.costs: list[float] = []
+        self._model = CostModel()
         uses = Counter(operand for step in plan.steps for operand in operands_of(step))
         uses.update(plan.roots)
         self.shared = [uses[index] > 1 for index in range(len(plan.steps))]
@@ -61,19 +63,19 @@ class CompiledPlan:
             self._add(step)
 
     def _add(self, step: Step) -> None:
-        operands = operands_of(step)
         leaf = resolve(self.account, step)
         self.leaves.append(leaf)
         self.encoded.append(encode_step(step) if leaf is not None and leaf.cacheable else b"")
-        cost = leaf.cost if leaf is not None else sum(self.costs[i] for i in operands)
-        self.costs.append(cost)
+        cost = self._model.add(step).cost
+        # A name that was never seen: nothing is cheaper, or removes more.
+        self.costs.append(0.0 if isinstance(leaf, NobodyLeaf) else cost)
 
 
 class GroupRun:
     """One execution of a plan over one group."""
 
     def __init__(
-        self, plan: CompiledPlan, group: int, base: BitMap | None, deadline: float | None = None
+        self, plan: BoundPlan, group: int, base: BitMap | None, deadline: float | None = None
     ) -> None:
         self._plan = plan
         self._group = group
@@ -184,20 +186,20 @@ class Executor:
 
     def __init__(self, names: Names) -> None:
         self._names = names
-        self._compiled: OrderedDict[bytes, CompiledPlan] = OrderedDict()
+        self._bound: OrderedDict[bytes, BoundPlan] = OrderedDict()
 
-    def compile(self, plan: Plan, account: Account) -> CompiledPlan:
-        """The plan with its names resolved, from before when no new name came."""
+    def bind(self, plan: Plan, account: Account) -> BoundPlan:
+        """The plan with its names resolved, kept from before unless a new name came."""
         encoded = plan.encode()
-        compiled = self._compiled.get(encoded)
-        if compiled is None or compiled.names_version != self._names.version:
-            compiled = self._compiled[encoded] = CompiledPlan(plan, account, self._names.version)
-            if len(self._compiled) > COMPILED_PLANS_MAX:
-                self._compiled.popitem(last=False)
-        self._compiled.move_to_end(encoded)
-        return compiled
+        bound = self._bound.get(encoded)
+        if bound is None or bound.names_version != self._names.version:
+            bound = self._bound[encoded] = BoundPlan(plan, account, self._names.version)
+            if len(self._bound) > BOUND_PLANS_MAX:
+                self._bound.popitem(last=False)
+        self._bound.move_to_end(encoded)
+        return bound
 
-    def work(self, plan: CompiledPlan) -> float:
+    def work(self, plan: BoundPlan) -> float:
         """About how many microseconds the plan takes over everyone, from what one group holds: groups are
         alike, because users are spread over them by a hash.
         """
@@ -207,7 +209,7 @@ class Executor:
         return math.fsum(works) * plan.account.groups
 
     def count(
-        self, plan: CompiledPlan, partitions: PartitionSet, revision: int, deadline: float | None
+        self, plan: BoundPlan, partitions: PartitionSet, revision: int, deadline: float | None
     ) -> Counts:
         """The size of every root."""
         sizes = [0] * len(plan.roots)
@@ -226,7 +228,7 @@ class Executor:
 
     def members(
         self,
-        plan: CompiledPlan,
+        plan: BoundPlan,
         ask: Members,
         partitions: PartitionSet,
         revision: int,
@@ -241,7 +243,7 @@ class Executor:
 
     def contains(
         self,
-        plan: CompiledPlan,
+        plan: BoundPlan,
         ask: Contains,
         partitions: PartitionSet,
         revision: int,
@@ -267,7 +269,7 @@ class Executor:
         )
         return Containment(flags, revision)
 
-    def trace(self, plan: CompiledPlan, revision: int, deadline: float | None) -> Trace:
+    def trace(self, plan: BoundPlan, revision: int, deadline: float | None) -> Trace:
         """Every step by itself, over every partition."""
         users = [0] * len(plan.steps)
         elapsed = [0.0] * len(plan.steps)
@@ -288,7 +290,7 @@ class Executor:
         return Trace(tuple(steps), revision)
 
 
-def _source(plan: CompiledPlan, index: int, groups_cached: int) -> str:
+def _source(plan: BoundPlan, index: int, groups_cached: int) -> str:
     if groups_cached == plan.account.groups:
         return "cached"
     leaf = plan.leaves[index]

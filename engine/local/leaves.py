@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 from pyroaring import BitMap
 
-from engine.criteria.conditions import WhereAttribute, mapped
-from engine.criteria.model import Aggregate, Equals, Exists, In
+from engine.criteria.conditions import WhereAttribute, mapped, tests_in
+from engine.criteria.model import Aggregate, Equals, Exists
 from engine.criteria.operators import Matcher, ResolvedTest, matcher_of
 from engine.local.account import Account, bucket_hashes
 from engine.local.bitmaps import bitmap_of, bitmap_of_mask, ids_of
@@ -28,6 +28,7 @@ from engine.local.events import (
 )
 from engine.local.names import FieldKind, field_name
 from engine.local.properties import EMPTY_LIST
+from engine.plan.costs import Access, access_of, equal_to, looks_up_texts
 from engine.plan.model import (
     AttributeMatch,
     BucketMatch,
@@ -46,15 +47,13 @@ from engine.plan.model import (
     Universe,
 )
 from engine.plan.visitor import StepVisitor
-from engine.values import Kind, Value
+from engine.values import Kind
 
 PROFILE_USERS_MAX = 64
 PROFILE_USERS_OVER_SCAN_MAX = 1_024
 """Up to so many users a test is decided by their profiles, not by a column or by a scan of texts."""
 BUCKET_USERS_MAX = 4_096
 """Up to so many users are hashed by themselves; a column of hashes is kept for more."""
-
-COST_LOOKUP, COST_COLUMN, COST_TEXT_SCAN, COST_EVENTS, COST_SEQUENCE = 1, 4, 8, 16, 32
 
 # What a warm question costs, in microseconds of one ordinary core. They decide how large a sample is read
 # (`engine.audiences.estimate`), so that a change to them changes answers.
@@ -83,11 +82,10 @@ ROW_US = {
 
 
 class Leaf(Protocol):
-    """A predicate. `cost` orders operands; `source` is what traces report; a `cacheable` answer may be kept
+    """A predicate. `source` is what traces report; a `cacheable` answer may be kept
     for as long as its `reads` are untouched; `among` is worth while for up to `narrow_max` users.
     """
 
-    cost: int
     source: str
     cacheable: bool
     narrow_max: int
@@ -110,7 +108,6 @@ class Leaf(Protocol):
 
 
 class _Leaf:
-    cost = COST_LOOKUP
     source = "index"
     cacheable = False
     narrow_max = 1 << 32
@@ -163,7 +160,6 @@ class UniverseLeaf(_Leaf):
 class SeenLeaf(_Leaf):
     """Users whose first or last sign of life lies in ranges."""
 
-    cost = COST_COLUMN
     source = "column"
     cacheable = True
 
@@ -200,24 +196,25 @@ class FieldLeaf(_Leaf):
         self._fields = fields
         self._matcher: Matcher = matcher_of(test)
         self._exists = isinstance(test, Exists)
-        operands = _operands(test)
-        looks_up_texts = isinstance(test, Equals | In) and not test.ignore_case
-        point_types = (str, bool) if looks_up_texts else (bool,)
+        operands = equal_to(test)
+        self._narrows_lists = looks_up_texts(test)
+        point_types = (str, bool) if self._narrows_lists else (bool,)
         self._points = tuple(v for v in operands if type(v) in point_types)
         self._lists = tuple(v for v in operands if type(v) is tuple)
-        self._narrows_lists = looks_up_texts
-        self._scans_texts = Kind.STRING in self._matcher.kinds and not self._exists and not looks_up_texts
+        self._scans_texts = (
+            Kind.STRING in self._matcher.kinds and not self._exists and not self._narrows_lists
+        )
         self._numbers = Ranges.of_numbers(self._matcher.numbers)
         self._instants = Ranges.of_instants(self._matcher.instants)
-        self._set_cost()
+        self._set_access(access_of(test))
 
-    def _set_cost(self) -> None:
+    def _set_access(self, access: Access) -> None:
         self.narrow_max = PROFILE_USERS_MAX
-        if self._scans_texts or self._lists:
-            self.cost, self.source, self.cacheable = COST_TEXT_SCAN, "scan", True
+        if access is Access.TEXT_SCAN:
+            self.source, self.cacheable = "scan", True
             self.narrow_max = PROFILE_USERS_OVER_SCAN_MAX
-        elif not self._exists and (self._numbers or self._instants):
-            self.cost, self.source, self.cacheable = COST_COLUMN, "column", True
+        elif access is Access.COLUMN:
+            self.source, self.cacheable = "column", True
         else:
             self.cacheable = self._exists or len(self._points) * len(self._fields) > 1
         self._is_single_lookup = self.source == "index" and not self.cacheable
@@ -313,7 +310,6 @@ class FieldLeaf(_Leaf):
 class BucketLeaf(_Leaf):
     """Users whose salted hash lies in a range."""
 
-    cost = COST_COLUMN
     source = "column"
     cacheable = True
     narrow_max = BUCKET_USERS_MAX
@@ -344,7 +340,6 @@ class BucketLeaf(_Leaf):
 
 
 class _EventLeaf(_Leaf):
-    cost = COST_EVENTS
     source = "scan"
     cacheable = True
 
@@ -395,8 +390,6 @@ class AggregateLeaf(_EventLeaf):
 class SequenceLeaf(_EventLeaf):
     """Users with events in order."""
 
-    cost = COST_SEQUENCE
-
     def __init__(self, account: Account, step: ResolvedSequence) -> None:
         super().__init__(account, step.steps)
         self._step = step
@@ -413,22 +406,8 @@ class SequenceLeaf(_EventLeaf):
 
 
 def _conditions(where: RowCondition | None) -> int:
-    """How many tests a filter makes of a row."""
-    match where:
-        case None:
-            return 0
-        case EveryRow() | AnyRow():
-            return sum(map(_conditions, where.conditions))
-        case NotRow():
-            return _conditions(where.condition)
-        case AttributeRow():
-            return 1
-
-
-def _operands(test: ResolvedTest) -> tuple[Value, ...]:
-    if isinstance(test, Equals):
-        return (test.value,)
-    return test.values if isinstance(test, In) else ()
+    """How many tests a condition makes of a row."""
+    return sum(1 for _ in tests_in(where))
 
 
 def _united(sets: list[BitMap]) -> BitMap:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from engine.criteria.faults import CRITERIA_PATH
 from engine.criteria.model import Criterion
 from engine.plan.criteria import CompiledNode, CriterionCompiler, StepList, universe_of
 from engine.plan.model import Plan, Subtract
@@ -28,9 +29,6 @@ from engine.plan.tree import (
     made_of,
 )
 from engine.values import Micros
-
-CRITERIA_PATH = "criteria"
-"""The field of a milestone that holds its criterion: where the paths of its nodes start."""
 
 
 class CompiledLabel(msgspec.Struct, frozen=True):
@@ -93,9 +91,9 @@ class Planner:
             as_of=self.as_of,
             inputs=universe_of(journey.inputs).inputs,
             universe=self.universe(journey),
-            audience=self._audience,
+            audience_step=self._audience,
         )
-        return compiler.node(criterion, path)
+        return compiler.visit(criterion, path)
 
     def milestone(self, journey: JourneyTree, milestone_id: str) -> int:
         """The step of the milestone's users. Raises AudienceCycle."""

@@ -1,7 +1,7 @@
 """One criterion becomes steps: for each node of the language, the set of users that it denotes.
 
-To add a node: a case in `CriterionCompiler.node` and a method beside the others; the step that decides it in
-`engine.plan.model`.
+To add a node: a method of `CriterionVisitor`, which every visitor then has to have, and the step that decides
+it in `engine.plan.model`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from engine.criteria.model import (
 )
 from engine.criteria.operators import matcher_of
 from engine.criteria.ranges import complement, hold_number
+from engine.criteria.visitor import CriterionVisitor
 from engine.plan.model import (
     AttributeMatch,
     BucketMatch,
@@ -49,7 +50,7 @@ from engine.plan.model import (
     Universe,
 )
 from engine.plan.model import Step as PlanStep
-from engine.plan.resolve import ZERO_WITHOUT_EVENTS, resolve_number_test, resolve_where
+from engine.plan.resolve import resolve_number_test, resolve_where
 from engine.plan.tree import Account, workspaces_of
 from engine.plan.windows import events_range
 from engine.values import Micros
@@ -90,10 +91,11 @@ class CompiledNode:
     children: tuple[CompiledNode, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class CriterionCompiler:
-    """Compiles criteria of one journey. `universe` is the step of the journey's users, against which every
-    complement is taken; `audience` gives the step of an audience by its name, compiled before.
+@dataclass(frozen=True)
+class CriterionCompiler(CriterionVisitor[str, CompiledNode]):
+    """Compiles criteria of one journey; the context of a visit is the path of the node's message. `universe`
+    is the step of the journey's users, against which every complement is taken; `audience_step` gives the
+    step of an audience by its name, compiled before.
     """
 
     steps: StepList
@@ -101,42 +103,49 @@ class CriterionCompiler:
     as_of: Micros
     inputs: tuple[str, ...]
     universe: int
-    audience: Callable[[str], int]
+    audience_step: Callable[[str], int]
 
-    def node(self, criterion: Criterion, path: str) -> CompiledNode:
-        """The criterion, compiled from its leaves up."""
-        inner = f"{path}.{criterion.__struct_config__.tag}"
-        children: tuple[CompiledNode, ...] = ()
-        match criterion:
-            case AllOf() | AnyOf():
-                children = tuple(
-                    self.node(child, f"{inner}.criteria[{index}]")
-                    for index, child in enumerate(criterion.criteria)
-                )
-                step = self._group(criterion, [child.step for child in children])
-            case Not():
-                children = (self.node(criterion.criterion, inner),)
-                step = self._everyone_but(children[0].step)
-            case UserAttribute():
-                step = self.steps.add(self._attribute(criterion))
-            case Event():
-                step = self._event(criterion)
-            case Sequence():
-                step = self.steps.add(self._sequence(criterion))
-            case Audience():
-                step = self.audience(criterion.name)
-            case Consent():
-                step = self.steps.add(
-                    ConsentMatch(
-                        regulation=criterion.regulation, purpose=criterion.purpose, state=criterion.state
-                    )
-                )
-            case Identity():
-                test = criterion.test.resolve(self.as_of)
-                step = self.steps.add(IdentityMatch(type=criterion.type, test=test))
-            case Bucket():
-                step = self.steps.add(_bucket(criterion))
+    def all_of(self, criterion: AllOf, path: str) -> CompiledNode:
+        children = self._children(criterion, path)
+        operands = [child.step for child in children]
+        step = self.steps.intersect(operands) if operands else self.universe
         return CompiledNode(path, criterion, step, children)
+
+    def any_of(self, criterion: AnyOf, path: str) -> CompiledNode:
+        children = self._children(criterion, path)
+        step = self.steps.unite([child.step for child in children])
+        return CompiledNode(path, criterion, step, children)
+
+    def _children(self, group: AllOf | AnyOf, path: str) -> tuple[CompiledNode, ...]:
+        inner = f"{path}.{group.__struct_config__.tag}.criteria"
+        return tuple(self.visit(part, f"{inner}[{index}]") for index, part in enumerate(group.criteria))
+
+    def not_(self, criterion: Not, path: str) -> CompiledNode:
+        child = self.visit(criterion.criterion, f"{path}.not")
+        return CompiledNode(path, criterion, self._everyone_but(child.step), (child,))
+
+    def user_attribute(self, criterion: UserAttribute, path: str) -> CompiledNode:
+        return CompiledNode(path, criterion, self.steps.add(self._attribute(criterion)))
+
+    def event(self, criterion: Event, path: str) -> CompiledNode:
+        return CompiledNode(path, criterion, self._event(criterion))
+
+    def sequence(self, criterion: Sequence, path: str) -> CompiledNode:
+        return CompiledNode(path, criterion, self.steps.add(self._sequence(criterion)))
+
+    def audience(self, criterion: Audience, path: str) -> CompiledNode:
+        return CompiledNode(path, criterion, self.audience_step(criterion.name))
+
+    def consent(self, criterion: Consent, path: str) -> CompiledNode:
+        step = ConsentMatch(regulation=criterion.regulation, purpose=criterion.purpose, state=criterion.state)
+        return CompiledNode(path, criterion, self.steps.add(step))
+
+    def identity(self, criterion: Identity, path: str) -> CompiledNode:
+        step = IdentityMatch(type=criterion.type, test=criterion.test.resolve(self.as_of))
+        return CompiledNode(path, criterion, self.steps.add(step))
+
+    def bucket(self, criterion: Bucket, path: str) -> CompiledNode:
+        return CompiledNode(path, criterion, self.steps.add(_bucket(criterion)))
 
     def selection(self, selected: Event | Step, time: TimeRange) -> EventSelection:
         """The events that an event criterion or a step of a sequence is about."""
@@ -152,11 +161,6 @@ class CriterionCompiler:
     def _everyone_but(self, step: int) -> int:
         return self.steps.add(Subtract(minuend=self.universe, subtrahend=step))
 
-    def _group(self, group: AllOf | AnyOf, operands: list[int]) -> int:
-        if isinstance(group, AllOf):
-            return self.steps.intersect(operands) if operands else self.universe
-        return self.steps.unite(operands)
-
     def _attribute(self, criterion: UserAttribute) -> PlanStep:
         test = criterion.test.resolve(self.as_of)
         if criterion.key not in BUILT_IN_ATTRIBUTES:
@@ -169,11 +173,11 @@ class CriterionCompiler:
 
     def _event(self, event: Event) -> int:
         intervals = resolve_number_test(event.test)
-        # Whoever has no event taking part stands at 0. A leaf holds no such user, so where 0 passes the leaf
-        # is about the numbers that do not pass, and everyone else is in.
-        zero_passes = event.aggregate in ZERO_WITHOUT_EVENTS and hold_number(intervals, 0.0)
+        # The number of a user without events taking part is 0, but a predicate holds no such user. So where 0
+        # passes, the predicate is about the numbers that do not pass, and everyone else is in.
+        zero_passes = event.aggregate.is_zero_without_events and hold_number(intervals, 0.0)
         by_day = event.aggregate is Aggregate.DISTINCT_DAYS
-        leaf = self.steps.add(
+        predicate = self.steps.add(
             EventMatch(
                 selection=self.selection(event, events_range(event.window, self.as_of, self.account)),
                 aggregate=event.aggregate,
@@ -182,7 +186,7 @@ class CriterionCompiler:
                 intervals=complement(intervals) if zero_passes else intervals,
             )
         )
-        return self._everyone_but(leaf) if zero_passes else leaf
+        return self._everyone_but(predicate) if zero_passes else predicate
 
     def _sequence(self, sequence: Sequence) -> PlanStep:
         time = events_range(sequence.window, self.as_of, self.account)

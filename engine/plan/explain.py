@@ -38,6 +38,7 @@ from engine.plan.model import (
 )
 from engine.plan.passes import ALL_PASSES, Pass
 from engine.plan.tree import Account, AudienceResolver, JourneyTree, TreeMilestone
+from engine.plan.visitor import StepVisitor
 from engine.values import Micros
 
 # --- a plan in words ----------------------------------------------------------------------------------------
@@ -66,35 +67,49 @@ def describe_plan(plan: Plan) -> tuple[StepText, ...]:
 
 def describe_step(step: Step) -> str:
     """What one step does."""
-    match step:
-        case Universe():
-            return f"users of {_listed(step.inputs)}"
-        case Nobody():
-            return "no one"
-        case Intersect():
-            return "in every one of " + _numbered(step.operands)
-        case Unite():
-            return "in any of " + _numbered(step.operands)
-        case Subtract():
-            return f"in #{step.minuend} and not in #{step.subtrahend}"
-        case AttributeMatch():
-            return f"attribute {quoted(step.key)} {step.test.describe()} in {_listed(step.workspaces)}"
-        case SeenMatch():
-            which = "last" if step.last else "first"
-            return f"{which} seen {step.test.describe()} through {_listed(step.inputs)}"
-        case IdentityMatch():
-            return f"identity {quoted(step.type)} {step.test.describe()}"
-        case ConsentMatch():
-            under = f"{quoted(step.regulation)} for {quoted(step.purpose)}"
-            return f"consent under {under} is {step.state.value}"
-        case EventMatch():
-            of = f"{step.aggregate.value} of {quoted(step.of)}" if step.of else step.aggregate.value
-            return f"{of} {intervals_in_words(step.intervals)} over {_selection(step.selection)}"
-        case SequenceMatch():
-            return ", then ".join(map(_selection, step.steps)) + _within(step.within)
-        case BucketMatch():
-            share = (step.last - step.first + 1) / HASHES
-            return f"{share:.4%} of the users by salt {quoted(step.salt)}"
+    return _Description().visit(step)
+
+
+class _Description(StepVisitor[str]):
+    def universe(self, step: Universe) -> str:
+        return f"users of {_listed(step.inputs)}"
+
+    def empty(self, step: Nobody) -> str:
+        return "no one"
+
+    def intersection(self, step: Intersect) -> str:
+        return "in every one of " + _numbered(step.operands)
+
+    def union(self, step: Unite) -> str:
+        return "in any of " + _numbered(step.operands)
+
+    def difference(self, step: Subtract) -> str:
+        return f"in #{step.minuend} and not in #{step.subtrahend}"
+
+    def attribute(self, step: AttributeMatch) -> str:
+        return f"attribute {quoted(step.key)} {step.test.describe()} in {_listed(step.workspaces)}"
+
+    def seen(self, step: SeenMatch) -> str:
+        which = "last" if step.last else "first"
+        return f"{which} seen {step.test.describe()} through {_listed(step.inputs)}"
+
+    def identity(self, step: IdentityMatch) -> str:
+        return f"identity {quoted(step.type)} {step.test.describe()}"
+
+    def consent(self, step: ConsentMatch) -> str:
+        under = f"{quoted(step.regulation)} for {quoted(step.purpose)}"
+        return f"consent under {under} is {step.state.value}"
+
+    def event(self, step: EventMatch) -> str:
+        of = f"{step.aggregate.value} of {quoted(step.of)}" if step.of else step.aggregate.value
+        return f"{of} {intervals_in_words(step.intervals)} over {_selection(step.selection)}"
+
+    def sequence(self, step: SequenceMatch) -> str:
+        return ", then ".join(map(_selection, step.steps)) + _within(step.within)
+
+    def bucket(self, step: BucketMatch) -> str:
+        share = (step.last - step.first + 1) / HASHES
+        return f"{share:.4%} of the users by salt {quoted(step.salt)}"
 
 
 def _within(micros: Micros | None) -> str:

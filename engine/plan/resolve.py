@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from engine.criteria.conditions import WhereAttribute, mapped
 from engine.criteria.model import (
-    Aggregate,
     NumberTest,
     Where,
 )
@@ -16,9 +15,6 @@ from engine.plan.model import (
     RowFilter,
 )
 from engine.values import Micros
-
-ZERO_WITHOUT_EVENTS = frozenset({Aggregate.COUNT, Aggregate.DISTINCT_DAYS, Aggregate.DISTINCT, Aggregate.SUM})
-"""Aggregates that are 0 when no event takes part; the others are undefined then and pass no test."""
 
 MORE_THAN_ZERO = (Interval(low=0.0, low_included=False),)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from engine.criteria.faults import Faults
 from engine.criteria.model import (
-    Aggregate,
     BetweenAgo,
     Calendar,
     Event,
@@ -21,8 +20,6 @@ from engine.criteria.model import (
 )
 from engine.criteria.operators import check_number_test, check_test
 from engine.criteria.zones import BadTimeZone, load_zone
-
-AGGREGATES_WITHOUT_OF = frozenset({Aggregate.COUNT, Aggregate.DISTINCT_DAYS})
 
 
 def check_event(faults: Faults, path: str, event: Event, depth: int) -> None:
@@ -61,7 +58,7 @@ def _check_selection(faults: Faults, path: str, selected: Event | Step, depth: i
 
 
 def _check_of(faults: Faults, path: str, event: Event) -> None:
-    if event.aggregate in AGGREGATES_WITHOUT_OF:
+    if not event.aggregate.is_of_attribute:
         if event.of:
             faults.add(f"{path}.of", f"does not fit: {event.aggregate.name} looks at no attribute")
         return

@@ -17,8 +17,8 @@ from engine.plan.passes.merge_complements import merge_complements
 from engine.plan.passes.order_operands import order_operands
 from engine.plan.passes.share import share
 from engine.plan.passes.simplify_rows import simplify_rows
-from engine.plan.passes.statistics import NoStatistics, Statistics
 from engine.plan.passes.tighten_counts import tighten_counts
+from engine.plan.statistics import NoStatistics, Statistics
 
 Pass: TypeAlias = Callable[[Plan, Statistics], Plan]
 

@@ -12,12 +12,9 @@ A set that other steps still need is computed anyway; here it only stops being l
 from __future__ import annotations
 
 from engine.plan.model import Intersect, Plan, Step, Subtract, Unite
-from engine.plan.passes.relations import Relations
+from engine.plan.passes.relations import OPERANDS_MAX, Relations
 from engine.plan.passes.rewrite import Draft, rewrite, unique
-from engine.plan.passes.statistics import Statistics
-
-OPERANDS_MAX = 64
-"""Beyond this many operands only duplicates go: relations are asked for in pairs."""
+from engine.plan.statistics import Statistics
 
 
 def absorb(plan: Plan, statistics: Statistics) -> Plan:

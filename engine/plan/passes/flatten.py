@@ -11,7 +11,7 @@ from collections import Counter
 
 from engine.plan.model import Intersect, Plan, Step, Unite, operands_of
 from engine.plan.passes.rewrite import Draft, rewrite
-from engine.plan.passes.statistics import Statistics
+from engine.plan.statistics import Statistics
 
 
 def flatten(plan: Plan, statistics: Statistics) -> Plan:

@@ -26,7 +26,7 @@ from engine.plan.model import (
     Universe,
 )
 from engine.plan.passes.rewrite import Draft, rewrite
-from engine.plan.passes.statistics import Statistics
+from engine.plan.statistics import Statistics
 
 
 def fold_constants(plan: Plan, statistics: Statistics) -> Plan:

@@ -10,12 +10,9 @@ becomes a difference from that set.
 from __future__ import annotations
 
 from engine.plan.model import Intersect, Plan, Step, Subtract, Unite
-from engine.plan.passes.relations import Relations
+from engine.plan.passes.relations import OPERANDS_MAX, Relations
 from engine.plan.passes.rewrite import Draft, rewrite
-from engine.plan.passes.statistics import Statistics
-
-OPERANDS_MAX = 64
-"""Beyond this many operands a group is left as it is: relations are asked for in pairs."""
+from engine.plan.statistics import Statistics
 
 
 def merge_complements(plan: Plan, statistics: Statistics) -> Plan:

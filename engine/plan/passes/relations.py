@@ -23,6 +23,9 @@ from engine.plan.model import (
 DEPTH_MAX = 4
 """How far down an answer is looked for; what lies deeper is not known."""
 
+OPERANDS_MAX = 64
+"""Relations within a group of more operands are not asked for: they are as many as its pairs."""
+
 YES = -1
 
 Inputs: TypeAlias = frozenset[str]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from engine.plan.model import Intersect, Plan, Step, Unite, encode_step
 from engine.plan.passes.rewrite import Draft, rewrite
-from engine.plan.passes.statistics import Statistics
+from engine.plan.statistics import Statistics
 
 
 def share(plan: Plan, statistics: Statistics) -> Plan:

@@ -20,7 +20,7 @@ from engine.plan.model import (
     Step,
 )
 from engine.plan.passes.rewrite import Draft, rewrite
-from engine.plan.passes.statistics import Statistics
+from engine.plan.statistics import Statistics
 
 EVERY_EVENT: RowFilter = WhereAll(conditions=())
 NO_EVENT: RowFilter = WhereAny(conditions=())

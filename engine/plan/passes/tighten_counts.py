@@ -15,9 +15,7 @@ import msgspec
 from engine.criteria.model import Aggregate
 from engine.plan.model import SOME_EVENT, EventMatch, Interval, Plan, Step
 from engine.plan.passes.rewrite import Draft, rewrite
-from engine.plan.passes.statistics import Statistics
-
-COUNTING = frozenset({Aggregate.COUNT, Aggregate.DISTINCT_DAYS, Aggregate.DISTINCT})
+from engine.plan.statistics import Statistics
 
 
 def tighten_counts(plan: Plan, statistics: Statistics) -> Plan:
@@ -26,7 +24,7 @@ def tighten_counts(plan: Plan, statistics: Statistics) -> Plan:
 
 
 def _tighten(draft: Draft, step: Step) -> int:
-    if not isinstance(step, EventMatch) or step.aggregate not in COUNTING:
+    if not isinstance(step, EventMatch) or not step.aggregate.is_whole_number:
         return draft.add(step)
     intervals = whole_numbers(step.intervals)
     if step.aggregate is Aggregate.DISTINCT_DAYS and intervals == SOME_EVENT:

@@ -16,7 +16,8 @@ from engine.audiences.model import (
     SizeKind,
     SizeState,
 )
-from engine.criteria.model import AllOf, AnyOf, Audience, Not
+from engine.criteria.model import AllOf, AnyOf, Audience, Criterion, Not
+from engine.criteria.validation import Checked, Context, validate
 from engine.errors import FailedPrecondition, InvalidInput, NotFound, RevisionNotReached
 from engine.journeys.model import Account, Journey, MilestoneKind
 from engine.values import MICROS_PER_DAY
@@ -114,6 +115,18 @@ def test_warnings_come_with_saved_milestones_and_drafts(shop: Site) -> None:
     assert [warning.field for warning in estimate.warnings] == ["criteria.event.name"]
     estimate = shop.engine.sizes.estimate(Draft(journey=JOURNEY, criteria=did("lok")))
     assert [warning.field for warning in estimate.warnings] == ["draft.criteria.event.name"]
+
+
+def test_a_draft_is_validated_once(shop: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[str] = []
+
+    def counting(criterion: Criterion, context: Context) -> Checked:
+        checked.append(context.root)
+        return validate(criterion, context)
+
+    monkeypatch.setattr("engine.journeys.criteria.validate", counting)
+    shop.engine.sizes.estimate(Draft(journey=JOURNEY, criteria=did("look")))
+    assert checked == ["draft.criteria"]
 
 
 def test_what_does_not_exist(shop: Site) -> None:

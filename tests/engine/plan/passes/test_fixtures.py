@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.plan.passes import ALL_PASSES, Pass
-from engine.plan.passes.statistics import NoStatistics
+from engine.plan.statistics import NoStatistics
 from tests.engine.plan.passes.notation import parse, render
 
 FIXTURES = Path(__file__).parent / "fixtures"

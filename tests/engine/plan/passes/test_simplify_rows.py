@@ -18,8 +18,8 @@ from engine.plan.model import (
     RowFilter,
 )
 from engine.plan.passes.simplify_rows import simplify, simplify_rows
-from engine.plan.passes.statistics import NoStatistics
 from engine.plan.resolve import resolve_where
+from engine.plan.statistics import NoStatistics
 from tests.engine.plan.passes.test_fixtures import FIXTURES
 from tests.engine.plan.strategies import EVENTS, NOW, WHERE
 from tests.engine.plan.worlds import Happened, passes

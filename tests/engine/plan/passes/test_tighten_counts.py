@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from engine.criteria.model import Aggregate
 from engine.criteria.ranges import hold_number, merged_intervals
 from engine.plan.model import EventMatch, EventSelection, Interval, Plan
-from engine.plan.passes.statistics import NoStatistics
 from engine.plan.passes.tighten_counts import tighten_counts, whole_numbers
+from engine.plan.statistics import NoStatistics
 from tests.engine.plan.passes.test_fixtures import FIXTURES
 
 INTERVAL = re.compile(r"([(\[])([\d.]*?)\.\.([\d.]*)([)\]])")

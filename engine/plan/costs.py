@@ -1,0 +1,158 @@
+"""What a step costs and how many users it is expected to hold: the one cost model.
+
+The planner orders operands by it, and so does a backend when it executes them. Costs are rough figures in the
+unit "one stored bitmap"; shares come from statistics, where there are some.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import NamedTuple
+
+from engine.criteria.model import Aggregate, Equals, Exists, In
+from engine.criteria.operators import ResolvedTest, matcher_of
+from engine.plan.model import (
+    AttributeMatch,
+    BucketMatch,
+    ConsentMatch,
+    EventMatch,
+    IdentityMatch,
+    Intersect,
+    Nobody,
+    Predicate,
+    SeenMatch,
+    SequenceMatch,
+    Step,
+    Subtract,
+    Unite,
+    Universe,
+)
+from engine.plan.statistics import NoStatistics, Statistics
+from engine.plan.visitor import StepVisitor
+from engine.values import Kind, Value
+
+LOOKUP_COST = 1.0
+"""A bitmap that is stored as it is."""
+COLUMN_COST = 4.0
+"""A number or a time for each user."""
+TEXT_SCAN_COST = 8.0
+"""A test for each distinct string."""
+EVENTS_COST = 16.0
+"""The users of events in a window, counted."""
+CONDITION_COST = 4.0
+"""On top, the attributes that `where` tests."""
+AGGREGATE_COST = 4.0
+"""On top, the attribute that is aggregated."""
+SEQUENCE_COST = 32.0
+"""The times of all events of each step."""
+COMBINATION_COST = 1.0
+"""A set operation, without its operands."""
+
+SHARE_UNKNOWN = 0.25
+
+
+class Access(enum.Enum):
+    """How users whose attribute passes a test are found."""
+
+    LOOKUP = LOOKUP_COST
+    COLUMN = COLUMN_COST
+    TEXT_SCAN = TEXT_SCAN_COST
+
+
+def access_of(test: ResolvedTest) -> Access:
+    """The dearest thing that a test on an attribute needs looked at."""
+    if isinstance(test, Exists):
+        return Access.LOOKUP
+    kinds = matcher_of(test).kinds
+    operands = equal_to(test)
+    # Whole lists are not indexed, only their elements.
+    if any(type(operand) is tuple for operand in operands):
+        return Access.TEXT_SCAN
+    if Kind.STRING in kinds and not looks_up_texts(test):
+        return Access.TEXT_SCAN
+    return Access.LOOKUP if kinds.isdisjoint(_COLUMNS) else Access.COLUMN
+
+
+_COLUMNS = frozenset({Kind.NUMBER, Kind.TIME})
+
+
+def equal_to(test: ResolvedTest) -> tuple[Value, ...]:
+    """The values that a test compares with, when it asks for equality; else none."""
+    if isinstance(test, Equals):
+        return (test.value,)
+    return test.values if isinstance(test, In) else ()
+
+
+def looks_up_texts(test: ResolvedTest) -> bool:
+    """Strings that pass are known beforehand, letter by letter."""
+    return isinstance(test, Equals | In) and not test.ignore_case
+
+
+class Estimate(NamedTuple):
+    """What a step is expected to cost, its operands included, and the share of users in its set, 0 to 1."""
+
+    cost: float
+    share: float
+
+
+class CostModel(StepVisitor[Estimate]):
+    """Estimates for the steps of a plan, taken in its order: `estimates[i]` is for step i."""
+
+    def __init__(self, statistics: Statistics | None = None) -> None:
+        self.estimates: list[Estimate] = []
+        self._statistics = statistics or NoStatistics()
+
+    def add(self, step: Step) -> Estimate:
+        """The estimate for the next step."""
+        estimate = self.visit(step)
+        self.estimates.append(estimate)
+        return estimate
+
+    def universe(self, step: Universe) -> Estimate:
+        return Estimate(LOOKUP_COST, 1.0)
+
+    def empty(self, step: Nobody) -> Estimate:
+        return Estimate(0.0, 0.0)
+
+    def intersection(self, step: Intersect) -> Estimate:
+        return self._combined(step.operands, math.prod(self.estimates[i].share for i in step.operands))
+
+    def union(self, step: Unite) -> Estimate:
+        outside = math.prod(1 - self.estimates[operand].share for operand in step.operands)
+        return self._combined(step.operands, 1 - outside)
+
+    def difference(self, step: Subtract) -> Estimate:
+        share = self.estimates[step.minuend].share * (1 - self.estimates[step.subtrahend].share)
+        return self._combined((step.minuend, step.subtrahend), share)
+
+    def attribute(self, step: AttributeMatch) -> Estimate:
+        return self._predicate(step, access_of(step.test).value)
+
+    def seen(self, step: SeenMatch) -> Estimate:
+        return self._predicate(step, COLUMN_COST)
+
+    def identity(self, step: IdentityMatch) -> Estimate:
+        return self._predicate(step, access_of(step.test).value)
+
+    def consent(self, step: ConsentMatch) -> Estimate:
+        return self._predicate(step, LOOKUP_COST)
+
+    def event(self, step: EventMatch) -> Estimate:
+        cost = EVENTS_COST
+        cost += CONDITION_COST * (step.selection.where is not None)
+        cost += AGGREGATE_COST * (step.aggregate is not Aggregate.COUNT)
+        return self._predicate(step, cost)
+
+    def sequence(self, step: SequenceMatch) -> Estimate:
+        return self._predicate(step, SEQUENCE_COST)
+
+    def bucket(self, step: BucketMatch) -> Estimate:
+        return self._predicate(step, COLUMN_COST)
+
+    def _predicate(self, step: Predicate, cost: float) -> Estimate:
+        share = self._statistics.share(step)
+        return Estimate(cost, SHARE_UNKNOWN if share is None else share)
+
+    def _combined(self, operands: tuple[int, ...], share: float) -> Estimate:
+        return Estimate(COMBINATION_COST + sum(self.estimates[i].cost for i in operands), share)
