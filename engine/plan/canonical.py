@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import xxhash
 
-from engine.plan.model import Intersect, Plan, Step, Subtract, Unite, encode_step
+from engine.plan.model import Intersect, Plan, Source, Step, Subtract, Unite, encode_step
 
 
 def canonical_digest(plan: Plan) -> bytes:
@@ -30,7 +30,11 @@ def _name(step: Step, names: list[bytes]) -> bytes:
         case Subtract():
             return _hashed((b"subtract", names[step.minuend], names[step.subtrahend]))
         case _:
-            return _hashed((b"predicate", encode_step(step)))
+            return _source(step)
+
+
+def _source(step: Source) -> bytes:
+    return _hashed((b"predicate", encode_step(step)))
 
 
 def _hashed(parts: Iterable[bytes]) -> bytes:
