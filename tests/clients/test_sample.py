@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -13,14 +13,13 @@ import pyarrow as pa
 import pytest
 
 from milepost import Client
-from milepost._batches import Sent
 from milepost._importing import Imported, RefusedRows
 from milepost.sample import dataset
 from milepost.sample.journey import NOT_REDEEMED_ID, OTHERS_ID, RECEIVED_ID, REDEEMED_ID, SPENT_ID
 from milepost.sample.load import Loaded, NotTaken, load
 from milepost.v1.account_pb2 import Account, Input
-from milepost.v1.data_pb2 import EVENT_TYPE_COMMERCE, EVENT_TYPE_CUSTOM, UserUpdate
-from milepost.v1.ingest_service_pb2 import ImportHeader
+from milepost.v1.data_pb2 import EVENT_TYPE_COMMERCE, EVENT_TYPE_CUSTOM
+from milepost.v1.ingest_service_pb2 import ImportHeader, ImportUsersHeader
 from tests.sample_figures import FIGURES, START, members, open_files
 
 
@@ -28,7 +27,7 @@ class Recorder:
     """A client that keeps what it is given."""
 
     def __init__(self) -> None:
-        self.profiles: list[UserUpdate] = []
+        self.profiles: list[tuple[str, ImportUsersHeader, str, list[dict[str, Any]]]] = []
         self.imports: list[tuple[str, ImportHeader, str, pa.Table]] = []
         """Input, header, request id and rows of each call."""
 
@@ -38,9 +37,12 @@ class Recorder:
     def ensure_input(self, workspace_id: str, input_id: str) -> Input:
         return Input(name=input_id)
 
-    def upsert_users(self, users: Iterable[UserUpdate], **_: object) -> Sent:
-        self.profiles += users
-        return Sent(accepted=len(self.profiles))
+    def import_users(
+        self, batches: Sequence[Any], *, input: str, columns: ImportUsersHeader, request_id: str
+    ) -> Imported:
+        rows = pa.Table.from_batches(batches)
+        self.profiles.append((input, columns, request_id, rows.to_pylist()))
+        return Imported(accepted=rows.num_rows)
 
     def import_events(
         self, batches: Sequence[Any], *, input: str, columns: ImportHeader, request_id: str
@@ -199,6 +201,14 @@ def test_calls_are_the_same_in_each_run(seen: Seen) -> None:
         "sample-coupon_redeemed-0",
         *(f"sample-purchase-{number}" for number in range(6)),
     ]
+
+
+def test_profiles_are_those_of_the_panel_with_their_time(seen: Seen) -> None:
+    [(input_id, header, request_id, rows)] = seen.recorder.profiles
+    assert (input_id, request_id) == ("panel", "sample-panel")
+    assert header.default_time.ToJsonString() == "2017-01-01T00:00:00Z"
+    known = [{key: value for key, value in row.items() if value is not None} for row in rows]
+    assert known == dataset.panel()
 
 
 def test_what_was_loaded_is_told(seen: Seen) -> None:

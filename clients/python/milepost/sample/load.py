@@ -14,10 +14,9 @@ from typing import Any
 
 from milepost._importing import Imported
 from milepost.client import Client
-from milepost.data import make_user_update
 from milepost.sample import dataset
-from milepost.v1.data_pb2 import UserUpdate
-from milepost.v1.ingest_service_pb2 import ImportHeader
+from milepost.v1.ingest_service_pb2 import ImportHeader, ImportUsersHeader
+from milepost.values import to_timestamp
 
 SEGMENT_ROWS = 1 << 18
 """Rows in one call. The service appends 131,072 at a time, one batch while it converts the next."""
@@ -69,11 +68,14 @@ def load(client: Client, progress: Progress | None = None) -> Loaded:
         input_id: client.ensure_input(dataset.WORKSPACE_ID, input_id).name
         for input_id in (dataset.STORE_INPUT_ID, dataset.CAMPAIGNS_INPUT_ID, dataset.PANEL_INPUT_ID)
     }
-    profiles = client.upsert_users(
-        _profiles(), input=inputs[dataset.PANEL_INPUT_ID], request_id="sample-panel", concurrency=1
+    profiles = client.import_users(
+        _profiles().to_batches(),
+        input=inputs[dataset.PANEL_INPUT_ID],
+        columns=ImportUsersHeader(default_time=to_timestamp(PANEL_TIME)),
+        request_id="sample-panel",
     )
     if profiles.rejected:
-        raise NotTaken(f"{profiles.rejected} profiles were refused, first: {profiles.rejections[0]}")
+        raise NotTaken(f"{profiles.rejected} profiles were refused, first: {profiles.refused[0]}")
     loaded = Loaded(profiles=profiles.accepted)
     for source in dataset.event_sources():
         header = ImportHeader(default_name=source.name, default_type=source.type)
@@ -92,9 +94,13 @@ def load(client: Client, progress: Progress | None = None) -> Loaded:
     return loaded
 
 
-def _profiles() -> Iterator[UserUpdate]:
-    for household in dataset.panel():
-        yield make_user_update(household.pop(dataset.USER_ID), household, time=PANEL_TIME)
+def _profiles() -> Any:
+    """The demographics as a table; null where something is not known."""
+    import pyarrow as pa
+
+    rows = dataset.panel()
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: pa.array([row.get(name) for row in rows], pa.string()) for name in names})
 
 
 def _segments(table: Any) -> Iterator[list[Any]]:
