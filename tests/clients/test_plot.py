@@ -145,7 +145,8 @@ def test_mermaid() -> None:
     )
     text = draw_mermaid(picture(start))
     assert text.startswith(
-        "flowchart LR\n    accTitle: Coupons\n    accDescr: 1 of 100 activated audiences\n"
+        "flowchart LR\n    accTitle: Coupons\n    accDescr: 1 of 100 activated audiences;"
+        " bounds hold the true size in 95 % of cases\n"
     )
     assert [line for line in text.splitlines() if '["' in line] == [
         '    n0["<b>Start</b><br/>10,000"]:::criteria',

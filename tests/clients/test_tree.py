@@ -8,7 +8,18 @@ from textwrap import dedent
 import pytest
 from rich.console import Console
 
-from milepost.cli.tree import Node, Picture, bar_of_eighths, draw_plain, draw_rich, size_note, size_text
+from milepost.cli.mermaid import draw_mermaid
+from milepost.cli.svg import draw_svg
+from milepost.cli.tree import (
+    Node,
+    Picture,
+    bar_of_eighths,
+    bounds_text,
+    draw_plain,
+    draw_rich,
+    size_note,
+    size_text,
+)
 from milepost.v1.account_pb2 import Account
 from milepost.v1.audience_pb2 import (
     SIZE_KIND_CALCULATING,
@@ -129,8 +140,26 @@ def test_every_kind_of_figure_is_told_from_the_others_in_plain_text() -> None:
         |   `-- Below                         1             #
         `-- Nobody                            0       0.0%
 
-        1 of 100 activated audiences"""
+        1 of 100 activated audiences
+        bounds hold the true size in 95 % of cases each, both together less often"""
     )
+
+
+def test_bounds_say_what_they_hold_one_by_one_and_together() -> None:
+    def sampled(count: int) -> Picture:
+        children = [Node(f"Estimated {n}", ESTIMATED) for n in range(count)]
+        return picture(Node("Start", exact(10_000), children=[*children, Node("Coming", CALCULATING)]))
+
+    assert bounds_text(sampled(0)) == ""
+    assert bounds_text(sampled(1)) == "bounds hold the true size in 95 % of cases"
+    ten = "bounds hold the true size in 95 % of cases each, all 10 together less often"
+    assert bounds_text(sampled(10)) == ten
+    for drawn in (draw_plain(sampled(10)), draw_svg(sampled(10)), draw_mermaid(sampled(10))):
+        assert drawn.count(ten) == 1
+    out = Console(file=io.StringIO(), force_terminal=True, width=110, no_color=True, color_system=None)
+    with out.capture() as captured:
+        out.print(draw_rich(sampled(10)))
+    assert ten in captured.get()
 
 
 def test_a_terminal_gets_box_characters_and_bars_of_eighths() -> None:

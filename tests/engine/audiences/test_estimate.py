@@ -185,6 +185,19 @@ def test_the_smallest_sample_is_the_floor_of_every_budget(watched: Watched) -> N
     assert answers[0] == answers[1] == answers[2]
 
 
+def test_the_budget_of_one_caller_changes_no_default(watched: Watched) -> None:
+    """Neither of the same question nor of another of its shape, though the short one read a sample only."""
+    watched.work_ms = watched.milliseconds_for_all = 5
+    for salt in ("asked", "another"):
+        steps = (BucketMatch(salt=salt, first=0, last=2**62), Universe(inputs=(WEB,)))
+        plan = Plan(account=ACCOUNT, as_of=NOW, steps=steps, roots=(0, 1))
+        if salt == "asked":
+            estimator, hurried = asked(watched, TimeBudget(1), plan)
+            assert estimator.sizes(hurried).sizes[0].state is SizeState.ESTIMATED
+        question = dataclasses.replace(hurried, plan=plan, name=lambda: b"", precision=Default())
+        assert estimator.sizes(question).sizes[0].state is SizeState.EXACT
+
+
 def test_slow_reading_does_not_change_what_is_read(watched: Watched) -> None:
     """A cold cache, a busy machine: the answer is late, and it is the same."""
     watched.work_ms = 150

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import count
 
 from milepost.cli.text import percent
-from milepost.cli.tree import Node, Picture, credits_text, share_of, size_note, size_text
+from milepost.cli.tree import Node, Picture, foot_lines, share_of, size_note, size_text
 
 _CLASSES = (
     "classDef criteria fill:#ffffff,stroke:#2b6cb0,color:#1f2933",
@@ -21,7 +21,7 @@ def draw_mermaid(picture: Picture) -> str:
     """The picture as the text of a Mermaid flowchart."""
     numbers = count()
     name = picture.journey.display_name or picture.journey.name
-    lines = [f"accTitle: {_one_line(name)}", f"accDescr: {credits_text(picture.account)}", *_CLASSES]
+    lines = [f"accTitle: {_one_line(name)}", f"accDescr: {'; '.join(foot_lines(picture))}", *_CLASSES]
     lines += _nodes(picture.start, None, "", numbers)
     return "\n".join(["flowchart LR", *(f"    {line}" for line in lines)]) + "\n"
 

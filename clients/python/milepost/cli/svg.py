@@ -26,7 +26,16 @@ from milepost.cli.drawing import (
     text_width,
 )
 from milepost.cli.text import percent
-from milepost.cli.tree import Node, Picture, credits_text, inputs_text, share_of, size_note, size_text
+from milepost.cli.tree import (
+    Node,
+    Picture,
+    bounds_text,
+    credits_text,
+    inputs_text,
+    share_of,
+    size_note,
+    size_text,
+)
 from milepost.v1.audience_pb2 import SIZE_STATE_ESTIMATED, SIZE_STATE_FAILED
 
 MARGIN = 28
@@ -37,6 +46,7 @@ ROW_GAP = 18
 PADDING = 14
 TITLE_HEIGHT = 64
 LEGEND_HEIGHT = 44
+LEGEND_LINE = 20
 BAR_HEIGHT = 7
 BAR_LEAST = 2
 CORNER = 8
@@ -235,6 +245,9 @@ def _legend(picture: Picture, y: int, width: int) -> Iterator[str]:
         yield text_at(x + 25, y, word, 11, fill=QUIET)
         x += 25 + round(text_width(word, 11)) + 18
     yield text_at(x, y, "bars: share of the start", 11, fill=QUIET)
+    bounds = bounds_text(picture)
+    if bounds:
+        yield text_at(MARGIN, y + LEGEND_LINE, bounds, 11, fill=QUIET)
     yield text_at(width - MARGIN, y, credits_text(picture.account), 11, fill=INK, anchor="end")
 
 

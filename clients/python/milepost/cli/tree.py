@@ -139,6 +139,29 @@ def size_note(size: AudienceSize) -> str:
     return ""
 
 
+def bounds_text(picture: Picture) -> str:
+    """What the bounds in a picture hold, one by one and together; "" when every size is known."""
+    sampled = sum(_is_sampled(row.node.size) for row in _rows(picture.start))
+    if not sampled:
+        return ""
+    each = "bounds hold the true size in 95 % of cases"
+    if sampled == 1:
+        return each
+    return f"{each} each, {'both' if sampled == 2 else f'all {number(sampled)}'} together less often"
+
+
+def _is_sampled(size: AudienceSize) -> bool:
+    return size.kind != SIZE_KIND_CALCULATING and size.size.state in (
+        SIZE_STATE_ESTIMATED,
+        SIZE_STATE_TOO_SMALL,
+    )
+
+
+def foot_lines(picture: Picture) -> list[str]:
+    """What belongs below a picture: the credits, and what the bounds of estimates say."""
+    return [line for line in (credits_text(picture.account), bounds_text(picture)) if line]
+
+
 def credits_text(account: Account) -> str:
     """0 of 100 activated audiences."""
     used, limit = number(account.active_audience_count), number(account.active_audience_limit)
@@ -200,7 +223,7 @@ def draw_plain(picture: Picture) -> str:
         )
     head = f"{picture.journey.display_name} ({picture.journey.name})\ninputs: {inputs_text(picture.journey)}"
     tree = plain_table(["milestone", "users", "of parent", "", ""], lines, right=(1, 2))
-    return f"{head}\n\n{tree}\n\n{credits_text(picture.account)}"
+    return "\n\n".join((head, tree, "\n".join(foot_lines(picture))))
 
 
 def draw_rich(picture: Picture) -> RenderableType:
@@ -222,7 +245,7 @@ def draw_rich(picture: Picture) -> RenderableType:
         )
     title = Text.assemble((picture.journey.display_name, "bold"), "  ", (picture.journey.name, "dim"))
     inputs = Text(f"inputs: {inputs_text(picture.journey)}", style="dim")
-    return Group(title, inputs, Text(), table, Text(), Text(credits_text(picture.account)))
+    return Group(title, inputs, Text(), table, Text(), Text("\n".join(foot_lines(picture))))
 
 
 def branch(last_at: tuple[bool, ...], through: str, empty: str, fork: str, end: str) -> str:

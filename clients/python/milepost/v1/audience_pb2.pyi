@@ -29,9 +29,9 @@ class _SizeStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SizeState.V
     SIZE_STATE_EXACT: _SizeState.ValueType  # 1
     """The true size."""
     SIZE_STATE_ESTIMATED: _SizeState.ValueType  # 2
-    """From a sample; `lower` and `upper` hold the true size in 95 % of cases."""
+    """From a sample; `lower` and `upper` hold the true size in 95 % of cases. Several sizes together hold less often."""
     SIZE_STATE_TOO_SMALL: _SizeState.ValueType  # 3
-    """Some, but too few in the sample to estimate; clients show `~`."""
+    """None or too few in the sample to estimate from; clients show `~` and `upper`."""
     SIZE_STATE_FAILED: _SizeState.ValueType  # 4
     """Could not be found; `failure` says why. Clients show a warning sign."""
     SIZE_STATE_PENDING: _SizeState.ValueType  # 5
@@ -44,9 +44,9 @@ SIZE_STATE_UNSPECIFIED: SizeState.ValueType  # 0
 SIZE_STATE_EXACT: SizeState.ValueType  # 1
 """The true size."""
 SIZE_STATE_ESTIMATED: SizeState.ValueType  # 2
-"""From a sample; `lower` and `upper` hold the true size in 95 % of cases."""
+"""From a sample; `lower` and `upper` hold the true size in 95 % of cases. Several sizes together hold less often."""
 SIZE_STATE_TOO_SMALL: SizeState.ValueType  # 3
-"""Some, but too few in the sample to estimate; clients show `~`."""
+"""None or too few in the sample to estimate from; clients show `~` and `upper`."""
 SIZE_STATE_FAILED: SizeState.ValueType  # 4
 """Could not be found; `failure` says why. Clients show a warning sign."""
 SIZE_STATE_PENDING: SizeState.ValueType  # 5
@@ -161,7 +161,7 @@ class Size(_message.Message):
     """Bounds that hold the true size in 95 % of cases; equal to `users` when EXACT."""
     upper: _builtins.int
     sampled_fraction: _builtins.float
-    """Share of the population that was looked at, in (0, 1]."""
+    """Share of the population that was looked at, in (0, 1]; 0 only when FAILED or PENDING."""
     failure: _builtins.str
     """Why, when FAILED."""
     def __init__(

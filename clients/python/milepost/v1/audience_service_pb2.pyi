@@ -281,13 +281,13 @@ class EstimateAudienceRequest(_message.Message):
     exact: _builtins.bool
     """Exact, whatever it takes."""
     max_relative_error: _builtins.float
-    """Half the width of the 95 % interval over the size, at most; for example 0.05."""
+    """Half the width of the 95 % interval over the size, at most; for example 0.05. Holds for every size of the answer."""
     at_least: _builtins.str
     @_builtins.property
     def draft(self) -> Global___MilestoneDraft: ...
     @_builtins.property
     def time_budget(self) -> _duration_pb2.Duration:
-        """The best that fits in this time."""
+        """The best that is reckoned to fit in this time. The smallest sample, which takes about 5 ms, is the floor."""
 
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
