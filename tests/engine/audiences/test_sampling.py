@@ -143,8 +143,9 @@ def test_halves_are_counted_alike_in_sparse_and_in_dense_sets() -> None:
         halvings.extend(ranks[first : first + 30_000])
     for share in (0.0, 0.001, 0.05, 0.1, 0.5, 1.0):
         members = np.flatnonzero(random.random(len(ranks)) < share)
+        by_rank = np.bincount(ranks[members], minlength=64).tolist()
         expected = tuple(
-            sum(bin(int(rank) & way).count("1") & 1 for rank in ranks[members])
+            sum(count for rank, count in enumerate(by_rank) if bin(rank & way).count("1") & 1)
             for way in range(1, HALVINGS_MAX + 1)
         )
         assert halvings.counts(BitMap(members.tolist())) == expected
@@ -159,11 +160,11 @@ def test_what_is_stolen_from_partitions_keeps_its_95_percent() -> None:
     whole = np.zeros(PARTITION_COUNT, np.int64)
     whole[:103] = each
     inside = 0
-    for _ in range(1_000):
+    for _ in range(300):
         read = random.permutation(whole)[:64].tolist()
         (effect,) = design_effects(blocks_of(read, each), 1)
         inside += contains(interval_95(sum(read), 64 * each, population, effect), int(whole.sum()))
-    assert inside >= 920
+    assert inside >= 276
 
 
 # --- several sizes ------------------------------------------------------------------------------------------
