@@ -50,6 +50,12 @@ def upgrade(directory: Path) -> tuple[tuple[str, ...], int]:
         return offline.upgrade_store(directory)
 
 
+def adopt(directory: Path, *, moved: bool = False) -> str:
+    """Makes a copied directory a store where it is; the id that it has then."""
+    with _told():
+        return offline.adopt(directory, moved=moved)
+
+
 @contextmanager
 def _told() -> Iterator[None]:
     try:

@@ -122,7 +122,7 @@ def test_the_document_on_the_page_on_journeys_is_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "group", "count"), [(JOURNEYS, "", 8), (OPERATIONS, "store", 10)], ids=["journeys", "operations"]
+    ("page", "group", "count"), [(JOURNEYS, "", 8), (OPERATIONS, "store", 13)], ids=["journeys", "operations"]
 )
 def test_the_commands_on_a_page_are_there(
     page: str, group: str, count: int, monkeypatch: pytest.MonkeyPatch

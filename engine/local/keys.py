@@ -34,6 +34,7 @@ Either environment
 family                key parts                                     value
 ====================  ============================================  ==========================================
 META                  name                                          `header`: MessagePack of `StoreHeader`;
+                                                                    `session`: MessagePack of `Session`;
                                                                     `commit`: u64, the transaction it is of
 RANGE                 what the keys of the range begin with         two u64: how many, and the sum of hashes
 ====================  ============================================  ==========================================
@@ -43,6 +44,7 @@ Log environment
 ====================  ============================================  ==========================================
 family                key parts                                     value
 ====================  ============================================  ==========================================
+META                  name                                          `trimmed`: MessagePack of a position
 LOG                   position u64                                  compressed MessagePack of `LogEntry`
 ====================  ============================================  ==========================================
 

@@ -17,6 +17,7 @@ from engine.event_columns import EventColumns
 from engine.local.compression import compressed, decompressed
 from engine.local.keys import Family, key
 from engine.local.storage.environment import Environment
+from engine.local.storage.positions import read_reach, write_trimmed
 from engine.user_columns import UserColumns
 from engine.values import Micros
 
@@ -101,11 +102,10 @@ class WriteAheadLog:
         """`after` is the folded position: entries up to it have been applied for good."""
         self._environment = environment
         with environment.reading() as txn:
-            first, last = next(txn.keys(key(Family.LOG)), None), txn.last(key(Family.LOG))
-        newest = 0 if last is None else int.from_bytes(last[0][1:], "big")
+            reach = read_reach(txn)
         self._reserve_bytes = int(environment.figures().limit_bytes * RESERVE_SHARE)
-        self._position = max(after, newest)
-        self._trimmed = self._position if first is None else int.from_bytes(first[1:], "big") - 1
+        self._position = max(after, reach.newest or 0)
+        self._trimmed = self._position if reach.trimmed is None else reach.trimmed
 
     @property
     def position(self) -> int:
@@ -156,6 +156,7 @@ class WriteAheadLog:
             return
         with self._environment.writing() as txn:
             txn.delete_prefix(key(Family.LOG), key(Family.LOG, through + 1))
+            write_trimmed(txn, through)
         self._trimmed = through
 
 

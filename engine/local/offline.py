@@ -1,4 +1,4 @@
-"""What can be done with a store's directory while nobody serves it: verify, figures, restore, compact.
+"""What can be done with a store's directory while nobody serves it: verify, figures, restore, compact, adopt.
 
 Verifying and counting only read, also beside a process that owns the store: they see what it committed last.
 Restoring and compacting write a copy into a directory of its own first and put it in place once it is whole.
@@ -6,12 +6,9 @@ Restoring and compacting write a copy into a directory of its own first and put 
 
 from __future__ import annotations
 
-import os
-import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,33 +20,33 @@ from engine.local.backend import LocalBackend
 from engine.local.cells import BITMAP
 from engine.local.events.table import Table
 from engine.local.keys import Family, key
-from engine.local.state import read_folded
 from engine.local.statistics import stored_kinds
+from engine.local.storage.building import (
+    put_parts_in_place,
+    remove_unfinished,
+    sync_directory,
+    unfinished_inside,
+)
 from engine.local.storage.copying import write_copy
 from engine.local.storage.environment import DATA_FILE, Environment
-from engine.local.storage.header import STORE_ID_BYTES, StoreHeader, read_header, write_header
-from engine.local.storage.ownership import owned
+from engine.local.storage.header import StoreHeader, new_store_id, write_header
+from engine.local.storage.ownership import LOCK_FILE, Identity, Stage, owned, read_identity
+from engine.local.storage.parts import (
+    STORE_PARTS,
+    has_parts,
+    refuse_broken_files,
+    refuse_empty_lock,
+    refuse_foreign_content,
+    refuse_missing_lock,
+    refuse_unfinished,
+)
+from engine.local.storage.positions import read_folded, read_reach
+from engine.local.storage.store import check_parts, upgrade_parts
 from engine.local.storage.transactions import ReadTransaction
-from engine.local.storage.upgrade import is_old, upgrade, write_upgraded
-from engine.local.verify import verify
-from engine.upkeep import Finding, StoreFault, StoreFigures
-
-UNFINISHED_PREFIX = ".unfinished-"
-STORE_PARTS = ("index", "log")
-"""In the order they are put in place: an index without its log is refused, a log alone would pass for a store
-that is just being made.
-"""
-NOTHING = frozenset({"lost+found"})
-"""What an empty file system has."""
-
-
-class _View(NamedTuple):
-    """The two environments of a store, opened for reading only."""
-
-    header: StoreHeader
-    log: Environment
-    content: Environment
-    """The index."""
+from engine.local.storage.upgrade import is_old, write_upgraded
+from engine.local.storage.viewing import View, viewed
+from engine.local.verify import refuse_faults, verify_transactions
+from engine.upkeep import Finding, StoreFigures
 
 
 class Compacted(NamedTuple):
@@ -59,51 +56,34 @@ class Compacted(NamedTuple):
     after_bytes: int
 
 
-@contextmanager
-def _viewed(directory: Path) -> Iterator[_View]:
-    log = Environment(directory / "log", read_only=True)
-    try:
-        index = Environment(directory / "index", read_only=True)
-        try:
-            header = read_header(log) or read_header(index)
-            if header is None:
-                raise StoreUnavailable(f"there is no store in {directory}", reason="STORE_MISSING")
-            yield _View(header, log, index)
-        finally:
-            index.close()
-    finally:
-        log.close()
-
-
 def verify_store(directory: Path) -> Iterator[Finding]:
     """Reads and cross-checks everything that is stored in a directory (`Backend.verify`).
 
-    Raises StoreUnavailable when there is no store or its format is not this version's, DataLoss when a header
-    is damaged.
+    Raises StoreUnavailable when there is no store or its format is not this version's, DataLoss when a part
+    of it is missing, damaged, or belongs to another store or time.
     """
-    with _viewed(directory) as view:
-        yield from verify(view.log, view.content)
+    with _reading(directory) as view:
+        yield from verify_transactions(view.log, view.index)
 
 
 def store_figures(directory: Path) -> StoreFigures:
     """All figures of the store in a directory (`Backend.figures`), with users and events as they are folded:
     what is only in the log is not counted. Raises as `verify_store` does.
     """
-    # The log first: an index that is read later reaches at least as far as the log that was trimmed for it.
-    with _viewed(directory) as view, view.log.reading() as log, view.content.reading() as index:
-        newest = log.last(key(Family.LOG))
+    with _reading(directory) as view:
+        log, index = view.log, view.index
         folded = read_folded(index).position
         tables = [Table.decode_record(stored) for _, stored in index.scan(key(Family.EVENT_TABLE))]
         return StoreFigures(
             store_id=view.header.store_id,
             format_version=view.header.format_version,
-            revision=max(folded, 0 if newest is None else int.from_bytes(newest[0][1:], "big")),
+            revision=max(folded, read_reach(log).newest or 0),
             folded_revision=folded,
             users=_users(index),
             events=sum(table.rows for table in tables),
             is_purging=any(table.marked for table in tables),
             kinds=stored_kinds(log, index),
-            files=(view.content.figures(), view.log.figures()),
+            files=view.files(),
         )
 
 
@@ -116,6 +96,32 @@ def _users(index: ReadTransaction) -> int:
     return sum(map(len, alive))
 
 
+@contextmanager
+def _reading(directory: Path) -> Iterator[View]:
+    """Both parts of a store or backup, beside whoever owns it."""
+    identity = _identity(directory)
+    with viewed(directory, identity) as view:
+        refuse_empty_lock(directory, identity, view.log)
+        yield view
+
+
+def _identity(directory: Path) -> Identity | None:
+    """What the lock file says of the store in a directory; None in a backup, which has none. Raises
+    StoreUnavailable when there is no store at all (STORE_MISSING) or it is not completed (STORE_UNFINISHED).
+    """
+    identity = _found(directory)
+    if identity is not None:
+        refuse_unfinished(directory, identity)
+    return identity
+
+
+def _found(directory: Path) -> Identity | None:
+    identity = read_identity(directory)
+    if identity is None and not has_parts(directory):
+        raise StoreUnavailable(f"there is no store in {directory}", reason="STORE_MISSING")
+    return identity
+
+
 # --- writing ------------------------------------------------------------------------------------------------
 
 
@@ -124,31 +130,64 @@ def restore(backup: Path, directory: Path) -> StoreFigures:
 
     The copy is verified before it is put in place; that of a backup of format version 5 is upgraded. It gets
     an id of its own: revisions handed out by the store that the backup is of, which may be ahead of it, are
-    none of the new one's, and are refused there.
+    none of the new one's, and are refused there. A restore that was killed can be repeated; until then the
+    directory is not served.
 
     Raises FailedPrecondition when the directory is not empty (DIRECTORY_NOT_EMPTY), StoreUnavailable when the
-    backup is no store of this version, DataLoss when it is damaged, LimitExceeded when the disk is full.
+    backup is no store of this version, DataLoss when it is damaged, LimitExceeded when the disk is full; the
+    directory is then as it was.
     """
     if not directory.exists():
         directory.mkdir(parents=True)
-    if not directory.is_dir() or any(child.name not in NOTHING for child in directory.iterdir()):
-        raise FailedPrecondition(f"{directory} is not empty", reason="DIRECTORY_NOT_EMPTY")
-    with _inside(directory) as unfinished:
-        if _is_old(backup):
-            write_upgraded(backup, unfinished)
-        else:
-            with _viewed(backup) as view:
-                _copy(view, unfinished)
-        with _viewed(unfinished) as view:
-            header = msgspec.structs.replace(view.header, store_id=secrets.token_hex(STORE_ID_BYTES))
-        for part in STORE_PARTS:
-            _rename(unfinished / part, header)
-        _refuse_faults(unfinished, backup)
-        for part in STORE_PARTS:
-            _sync(unfinished / part)
-            (unfinished / part).rename(directory / part)
-        _sync(directory)
+    _refuse_all_but_interrupted_restore(directory)
+    with owned(directory) as lock:
+        # Once more, now that no other process can be about to make a store here.
+        _refuse_all_but_interrupted_restore(directory)
+        store_id = new_store_id()
+        lock.write(store_id, Stage.RESTORING)
+        _clear(directory)
+        try:
+            with unfinished_inside(directory) as unfinished:
+                _restore_parts(backup, unfinished, store_id)
+                put_parts_in_place(unfinished, directory)
+        except BaseException:
+            _clear(directory)
+            (directory / LOCK_FILE).unlink()
+            raise
+        lock.write(store_id)
     return store_figures(directory)
+
+
+def _refuse_all_but_interrupted_restore(directory: Path) -> None:
+    identity = read_identity(directory) if directory.is_dir() else None
+    if identity is None:
+        refuse_foreign_content(directory)
+    elif identity.stage is not Stage.RESTORING:
+        raise FailedPrecondition(f"{directory} holds a store already", reason="DIRECTORY_NOT_EMPTY")
+
+
+def _clear(directory: Path) -> None:
+    """Removes what a restore has put into a directory."""
+    remove_unfinished(directory)
+    for part in STORE_PARTS:
+        with suppress(FileNotFoundError):
+            shutil.rmtree(directory / part)
+
+
+def _restore_parts(backup: Path, unfinished: Path, store_id: str) -> None:
+    identity = _identity(backup)
+    refuse_broken_files(backup)
+    if _is_old(backup):
+        write_upgraded(backup, unfinished)
+    else:
+        with _reading(backup) as view:
+            _copy(view, unfinished)
+    with viewed(unfinished, identity, is_owned=True) as view:
+        header = msgspec.structs.replace(view.header, store_id=store_id)
+    for part in STORE_PARTS:
+        _write_header(unfinished / part, header)
+    with viewed(unfinished, None, is_owned=True) as restored:
+        refuse_faults(verify_transactions(restored.log, restored.index), f"the backup in {backup}")
 
 
 def compact(directory: Path) -> Compacted:
@@ -158,23 +197,23 @@ def compact(directory: Path) -> Compacted:
     Raises StoreUnavailable while another process owns the store, DataLoss when something is damaged, and
     LimitExceeded when the disk is full; the store is then as it was.
     """
-    if not (directory / "log").is_dir():
-        raise StoreUnavailable(f"there is no store in {directory}", reason="STORE_MISSING")
+    _identity(directory)
     backend = LocalBackend.open(directory)
     try:
         backend.purge()
     finally:
         backend.close()
-    with owned(directory), _inside(directory) as unfinished:
-        with _viewed(directory) as view:
-            before = view.content.figures().disk_bytes + view.log.figures().disk_bytes
+    with owned(directory) as lock, unfinished_inside(directory) as unfinished:
+        identity = lock.identity()
+        with viewed(directory, identity, is_owned=True) as view:
+            before = sum(file.disk_bytes for file in view.files())
             _copy(view, unfinished)
         for part in STORE_PARTS:
             # Each file says the same as the one it takes the place of: whatever comes in between fits.
             (unfinished / part / DATA_FILE).replace(directory / part / DATA_FILE)
-            _sync(directory / part)
-    with _viewed(directory) as view:
-        return Compacted(before, view.content.figures().disk_bytes + view.log.figures().disk_bytes)
+            sync_directory(directory / part)
+        with viewed(directory, identity, is_owned=True) as view:
+            return Compacted(before, sum(file.disk_bytes for file in view.files()))
 
 
 def upgrade_store(directory: Path) -> tuple[tuple[str, ...], int]:
@@ -185,54 +224,66 @@ def upgrade_store(directory: Path) -> tuple[tuple[str, ...], int]:
     process owns it; DataLoss when something is damaged and LimitExceeded when the disk is full: the store is
     then as it was.
     """
-    if not (directory / "log").is_dir():
-        raise StoreUnavailable(f"there is no store in {directory}", reason="STORE_MISSING")
-    with owned(directory):
-        upgraded = upgrade(directory)
-    with _viewed(directory) as view:
-        return upgraded, view.header.format_version
+    _identity(directory)
+    if not (directory / LOCK_FILE).exists():
+        refuse_missing_lock(directory)
+    with owned(directory) as lock:
+        upgraded = upgrade_parts(directory, lock.identity())
+        return upgraded, check_parts(directory, lock.identity()).format_version
 
 
-@contextmanager
-def _inside(directory: Path) -> Iterator[Path]:
-    """A new directory inside the given one, around which may be another file system. Removed at the end."""
-    unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED_PREFIX, dir=directory))
+def adopt(directory: Path, *, moved: bool = False) -> str:
+    """Makes this place the place of the store in a directory, which was copied here or whose lock file was
+    lost, and answers the id that it has now.
+
+    The store gets a new id, since the one it was copied from may go on under the old: revisions handed out
+    before are refused. With `moved` it keeps its id; then the original must not be used any more. Repeating
+    an adoption that was interrupted completes it.
+
+    Raises StoreUnavailable when another process owns the store or there is none, DataLoss when a part of it
+    is missing, damaged, or belongs to another store or time; nothing is changed then.
+    """
+    identity = _adoptable(directory)
+    with viewed(directory, identity):
+        # A lock file is made only where there is a store.
+        pass
+    with owned(directory) as lock:
+        with viewed(directory, identity, is_owned=True) as view:
+            header = view.header
+        previous_id = header.store_id if identity is None else identity.previous_id
+        new_id = new_store_id() if identity is None else identity.store_id
+        store_id = previous_id if moved else new_id
+        lock.write(store_id, Stage.ADOPTING, previous_id)
+        for part in STORE_PARTS:
+            _write_header(directory / part, msgspec.structs.replace(header, store_id=store_id))
+        lock.write(store_id)
+    return store_id
+
+
+def _adoptable(directory: Path) -> Identity | None:
+    """The identity of a store whose adoption was interrupted; None for one that is told by its parts alone,
+    whatever its lock file says.
+    """
     try:
-        yield unfinished
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        identity = _found(directory)
+    except DataLoss:
+        return None
+    if identity is None or identity.stage is Stage.COMPLETE:
+        return None
+    if identity.stage is not Stage.ADOPTING:
+        refuse_unfinished(directory, identity)
+    return identity
 
 
-def _copy(view: _View, directory: Path) -> None:
-    # The log first, as in `store_figures`.
-    with view.log.reading() as log, view.content.reading() as index:
-        write_copy(log, directory / "log")
-        write_copy(index, directory / "index")
+def _copy(view: View, directory: Path) -> None:
+    write_copy(view.log, directory / "log")
+    write_copy(view.index, directory / "index")
 
 
-def _rename(part: Path, header: StoreHeader) -> None:
-    """Gives a copy another header."""
+def _write_header(part: Path, header: StoreHeader) -> None:
     environment = Environment(part)
     try:
-        write_header(environment, header)
+        with environment.writing() as txn:
+            write_header(txn, header)
     finally:
         environment.close()
-
-
-def _refuse_faults(directory: Path, backup: Path) -> None:
-    for finding in verify_store(directory):
-        if isinstance(finding, StoreFault):
-            where = f"{finding.family} {finding.key}".strip()
-            raise DataLoss(
-                f"the backup in {backup} is damaged: {where} {finding.description}",
-                metadata={"key_family": finding.family},
-            )
-
-
-def _sync(directory: Path) -> None:
-    """Makes names in the directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

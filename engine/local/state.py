@@ -40,39 +40,16 @@ from engine.local.log import (
 from engine.local.membership import Memberships
 from engine.local.names import Names, Space
 from engine.local.settings import LocalSettings
+from engine.local.storage.positions import FoldedState, read_folded, write_folded
 from engine.local.storage.store import Store
-from engine.local.storage.transactions import ReadTransaction, Writable
+from engine.local.storage.transactions import Writable
 from engine.user_columns import UserColumns
-from engine.values import TIME_MIN_MICROS, Micros
+from engine.values import TIME_MIN_MICROS
 
 IMPORT_CHUNK_ROWS = 1 << 17
 """So many rows of an import are applied at a time; queries run in between."""
 IMPORT_CHUNK_USERS = 1 << 14
 """The same for user updates, each of which becomes visible as a whole and costs several times as much."""
-
-_FOLDED_KEY = key(Family.META, b"folded")
-
-
-class FoldedState(msgspec.Struct, frozen=True):
-    """How far the index has come: the log position, and at that position the arrival sequence, when the entry
-    arrived, and the time by which things are old (None in older stores: when it arrived).
-    """
-
-    position: int = 0
-    sequence: int = 0
-    arrival: Micros = 0
-    settled: Micros | None = None
-
-    @property
-    def stamp(self) -> Stamp:
-        """When the entry at the position came."""
-        return Stamp(self.arrival, self.arrival if self.settled is None else self.settled)
-
-
-def read_folded(txn: ReadTransaction) -> FoldedState:
-    """How far the index is that a transaction sees."""
-    stored = txn.get(_FOLDED_KEY)
-    return FoldedState() if stored is None else msgspec.msgpack.decode(stored, type=FoldedState)
 
 
 class State:
@@ -332,7 +309,7 @@ class State:
         self.requests.write(txn, self._writing.stamp.settled)
         for account in list(self._accounts.values()):
             account.write(txn)
-        txn.put(_FOLDED_KEY, msgspec.msgpack.encode(self._writing))
+        write_folded(txn, self._writing)
 
     def written(self) -> None:
         """What was collected is in the index."""

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
-from engine.errors import FailedPrecondition, StoreUnavailable
+from engine.errors import DataLoss, FailedPrecondition, StoreUnavailable
+from engine.local.storage.building import sync_directory
 from engine.local.storage.copying import write_copy
 from engine.local.storage.store import Store
-from engine.local.verify import verify
+from engine.local.storage.viewing import viewed
+from engine.local.verify import refuse_faults, verify, verify_transactions
 from engine.upkeep import Finding, StoreProgress
 
 REST_SECONDS = 0.001
@@ -41,25 +43,39 @@ class Upkeep:
         if not self._verifying.acquire(blocking=False):
             raise FailedPrecondition("another verification is under way", reason="VERIFICATION_UNDER_WAY")
         try:
-            for finding in verify(self._store.log, self._store.index):
-                self._check()
-                yield finding
-                if isinstance(finding, StoreProgress):
-                    time.sleep(REST_SECONDS)
+            yield from self._resting(verify(self._store.log, self._store.index))
         finally:
             self._verifying.release()
 
     def copy(self, directory: Path, still: AbstractContextManager[object]) -> None:
-        """Writes a compact copy of both environments below a directory. Within `still`, which is left at
-        once, nothing may be trimmed from the log.
+        """Writes a compact copy of both environments below a directory, and verifies it. Within `still`,
+        which is left at once, nothing may be trimmed from the log. Raises DataLoss when anything is damaged.
+
+        The copy is verified, not the store. So what was written is read again, and no transaction of the
+        store, which would keep its pages from being reused, lasts for longer than it takes to copy.
         """
-        with self._copying, ExitStack() as open_:
+        with self._copying, _told_of_copying():
+            self._write_copy(directory, still)
+            with viewed(directory, None, is_owned=True) as copy:
+                refuse_faults(self._resting(verify_transactions(copy.log, copy.index)), "what was copied")
+
+    def _write_copy(self, directory: Path, still: AbstractContextManager[object]) -> None:
+        with ExitStack() as open_:
             with still:
                 # The index before the log, so that what the log has reaches from that index onwards.
                 index = open_.enter_context(self._store.index.reading())
                 log = open_.enter_context(self._store.log.reading())
             for name, txn in (("index", index), ("log", log)):
                 write_copy(txn, directory / name, self._rest)
+                sync_directory(directory / name)
+        sync_directory(directory)
+
+    def _resting(self, findings: Iterable[Finding]) -> Iterator[Finding]:
+        for finding in findings:
+            self._check()
+            yield finding
+            if isinstance(finding, StoreProgress):
+                time.sleep(REST_SECONDS)
 
     def _rest(self) -> None:
         self._check()
@@ -75,3 +91,17 @@ class Upkeep:
         """
         self._closing.set()
         return all(lock.acquire(timeout=END_SECONDS_MAX) for lock in (self._copying, self._verifying))
+
+
+@contextmanager
+def _told_of_copying() -> Iterator[None]:
+    """Says of damage what came of it."""
+    try:
+        yield
+    except DataLoss as error:
+        raise DataLoss(
+            f"the store is damaged and was not copied: {error.message}. "
+            "`milepost store verify` lists every fault",
+            reason=error.reason,
+            metadata=error.metadata,
+        ) from error

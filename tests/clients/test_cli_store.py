@@ -89,7 +89,8 @@ def test_a_backup_is_restored_and_compacted(service: Serving, tmp_path: Path) ->
     store = facts(run("stats", "--data", tmp_path / "restored"))["store"][0]
     assert second.startswith(f"the store is now {store}")
     again = run("restore", directory, "--data", tmp_path / "restored")
-    assert (again.exit_code, again.stderr) == (1, f"milepost: {tmp_path / 'restored'} is not empty\n")
+    refused = f"milepost: {tmp_path / 'restored'} holds a store already\n"
+    assert (again.exit_code, again.stderr) == (1, refused)
     compacted = run("compact", "--data", tmp_path / "restored")
     assert compacted.exit_code == 0, compacted.output
     assert re.fullmatch(r"[0-9.]+ \w+ before, [0-9.]+ \w+ now\n", compacted.stdout)
@@ -98,6 +99,7 @@ def test_a_backup_is_restored_and_compacted(service: Serving, tmp_path: Path) ->
 def test_an_old_store_is_upgraded(tmp_path: Path) -> None:
     with tarfile.open(OLD_STORE) as archive:
         archive.extractall(tmp_path / "old", filter="data")
+    (tmp_path / "old" / "lock").touch()
     refused = run("stats", "--data", tmp_path / "old")
     assert refused.exit_code == 1
     assert "format version 5, this build reads 6" in refused.stderr

@@ -12,6 +12,7 @@ from engine.criteria.model import EventType
 from engine.plan.model import Plan, Step, Universe
 from engine.values import Micros, Value
 from tests.oracle.world import Alias, Batch, Erase, Expire, Operation
+from tests.stores import go_on_with
 
 ACCOUNT = "accounts/acme"
 WEB = f"{ACCOUNT}/workspaces/shop/inputs/web"
@@ -44,6 +45,10 @@ class Site:
     def open_copy(self, directory: Path) -> Backend:
         """Opens another directory with the same kind of backend."""
         return self._opener(directory)
+
+    def open_snapshot(self, directory: Path) -> Backend:
+        """Opens a snapshot where it is, as the store that it is of."""
+        return self._opener(go_on_with(directory))
 
     def send(self, *records: Record, request_id: str = "") -> Appended:
         """Appends to the usual account."""

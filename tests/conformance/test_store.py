@@ -57,7 +57,7 @@ def test_a_snapshot_is_a_store_of_its_own(site: Site, tmp_path: Path, fold: bool
     site.send(event("cleo"))
     site.backend.snapshot(tmp_path / "copy")
     site.send(event("dan"))
-    copy = site.open_copy(tmp_path / "copy")
+    copy = site.open_snapshot(tmp_path / "copy")
     try:
         assert set(copy.execute(EVERYONE, Members()).user_ids) == {"ada", "bob", "cleo"}
         assert copy.documents.get("a") == b"1"

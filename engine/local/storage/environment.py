@@ -36,16 +36,22 @@ class Environment:
     """One LMDB environment."""
 
     def __init__(
-        self, directory: Path, *, map_bytes: int = MAP_BYTES_DEFAULT, read_only: bool = False
+        self,
+        directory: Path,
+        *,
+        map_bytes: int = MAP_BYTES_DEFAULT,
+        read_only: bool = False,
+        is_owned: bool = False,
     ) -> None:
         """Opens the environment in a directory or makes one there; `read_only` neither makes nor changes
-        anything, and raises StoreUnavailable (STORE_MISSING) when there is none.
+        anything, and raises StoreUnavailable (STORE_MISSING) when there is none. `is_owned`, for reading
+        only, says that no other process writes, so that readers need not be known to it.
         """
         self._file = directory / DATA_FILE
         self._is_read_only = read_only
         self._checked: set[bytes] = set()
         if read_only:
-            self._env = _opened_for_reading(directory)
+            self._env = _opened_for_reading(directory, is_owned)
             return
         directory.mkdir(parents=True, exist_ok=True)
         with translated():
@@ -76,12 +82,6 @@ class Environment:
             changes = WriteTransaction(txn, self._checked)
             yield changes
             changes.finish()
-
-    def stored(self, key: bytes) -> bytes | None:
-        """What is stored under a key, its checksum in front, which is not looked at."""
-        with translated(), self._env.begin() as txn:
-            found = txn.get(key)
-            return None if found is None else bytes(found)
 
     @property
     def file(self) -> Path:
@@ -118,10 +118,10 @@ class Environment:
         self._env.close()
 
 
-def _opened_for_reading(directory: Path) -> lmdb.Environment:
+def _opened_for_reading(directory: Path, is_owned: bool) -> lmdb.Environment:
     if not (directory / DATA_FILE).is_file():
         raise StoreUnavailable(f"there is no store in {directory.parent}", reason="STORE_MISSING")
     # Readers beside an owner must be known to it. In a backup, which nobody ever owned, nothing is written.
-    is_shared = os.access(directory / READERS_FILE, os.W_OK)
+    is_shared = not is_owned and os.access(directory / READERS_FILE, os.W_OK)
     with translated():
         return lmdb.open(str(directory), readonly=True, create=False, lock=is_shared, max_readers=READERS_MAX)

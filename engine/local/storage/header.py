@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
+
 import msgspec
 import xxhash
 
-from engine.errors import StoreUnavailable
+from engine.errors import DataLoss, StoreUnavailable
 from engine.local.keys import Family, key
-from engine.local.storage.environment import Environment
-from engine.local.storage.transactions import CHECKSUM_BYTES
+from engine.local.storage.transactions import CHECKSUM_BYTES, ReadTransaction, Writable
 
 FORMAT_VERSION = 6
 UPGRADED_VERSION = 5
@@ -20,8 +21,10 @@ GROUPS_MAX = 64
 STORE_ID_BYTES = 16
 SEED_BITS = 64
 
-HEADER_KEY = key(Family.META, b"header")
-"""Where the header is stored, in any version."""
+HEADER = b"header"
+"""Name of the record, in the family META, in any version."""
+
+HEADER_KEY = key(Family.META, HEADER)
 
 
 class StoreHeader(msgspec.Struct, frozen=True):
@@ -37,32 +40,66 @@ class StoreHeader(msgspec.Struct, frozen=True):
     drawn_groups: bool = False
 
 
-def read_header(environment: Environment) -> StoreHeader | None:
-    """The header of an environment, None when there is none yet. Raises StoreUnavailable (STORE_FORMAT) when
-    its format is not this version's, DataLoss when it is damaged.
+def new_store_id() -> str:
+    """An id that no other store has."""
+    return secrets.token_hex(STORE_ID_BYTES)
+
+
+def read_header(txn: ReadTransaction) -> StoreHeader | None:
+    """The header that a transaction sees, None when there is none. Raises StoreUnavailable (STORE_FORMAT)
+    when its format is not this version's, and DataLoss when it is damaged.
     """
-    version = old_version(environment)
-    if version is None:
-        with environment.reading() as txn:
-            stored = txn.get(HEADER_KEY)
-            if stored is None:
-                return None
-            fields = msgspec.msgpack.decode(stored)
-        version = fields.get("format_version")
+    fields = _fields(txn)
+    if fields is None:
+        return None
+    version = fields.get("format_version")
     if version != FORMAT_VERSION:
         raise StoreUnavailable(_other_format(version), reason="STORE_FORMAT")
-    return msgspec.convert(fields, StoreHeader)
+    try:
+        return msgspec.convert(fields, StoreHeader)
+    except msgspec.MsgspecError as error:
+        raise _damaged_header() from error
 
 
-def old_version(environment: Environment) -> int | None:
+def read_store_id(txn: ReadTransaction) -> str | None:
+    """The id in the header that a transaction sees, whatever version it is of; None when there is none."""
+    fields = _fields(txn)
+    return None if fields is None else str(fields.get("store_id"))
+
+
+def old_version(txn: ReadTransaction) -> int | None:
     """The format version of an environment whose checksums do not cover keys, as up to version 5; None for
     any other.
     """
-    stored = environment.stored(HEADER_KEY)
+    fields = _old_fields(txn)
+    version = None if fields is None else fields.get("format_version")
+    return version if isinstance(version, int) else None
+
+
+def _fields(txn: ReadTransaction) -> dict[str, object] | None:
+    fields = _old_fields(txn)
+    if fields is None:
+        stored = txn.get(HEADER_KEY)
+        fields = None if stored is None else _decoded(stored)
+    return fields
+
+
+def _old_fields(txn: ReadTransaction) -> dict[str, object] | None:
+    stored = txn.unverified(HEADER_KEY)
     if stored is None or xxhash.xxh3_64_digest(stored[CHECKSUM_BYTES:]) != stored[:CHECKSUM_BYTES]:
         return None
-    version = msgspec.msgpack.decode(stored[CHECKSUM_BYTES:]).get("format_version")
-    return version if isinstance(version, int) else None
+    return _decoded(stored[CHECKSUM_BYTES:])
+
+
+def _decoded(value: bytes | memoryview) -> dict[str, object]:
+    try:
+        return msgspec.msgpack.decode(value, type=dict[str, object])
+    except msgspec.MsgspecError as error:
+        raise _damaged_header() from error
+
+
+def _damaged_header() -> DataLoss:
+    return DataLoss("the header cannot be decoded", metadata={"key_family": Family.META.name})
 
 
 def _other_format(version: object) -> str:
@@ -74,7 +111,6 @@ def _other_format(version: object) -> str:
     return message
 
 
-def write_header(environment: Environment, header: StoreHeader) -> None:
+def write_header(txn: Writable, header: StoreHeader) -> None:
     """Writes the header of an environment."""
-    with environment.writing() as txn:
-        txn.put(HEADER_KEY, msgspec.msgpack.encode(header))
+    txn.put(HEADER_KEY, msgspec.msgpack.encode(header))

@@ -26,7 +26,7 @@ _BROKEN_TREE = (
 )
 
 # What the system says when a file cannot grow: the disk, a quota or a limit of the process is in the way.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def translated(file: Path | None = None) -> Iterator[None]:
     except lmdb.Error as error:
         # A write that was cut short for want of room is told as any other failure to write.
         is_short = error.code == errno.EIO and file is not None and _is_short_of_room(file)
-        if error.code in _NO_ROOM or is_short:
+        if error.code in NO_ROOM or is_short:
             raise LimitExceeded("the store is full", reason="STORE_FULL") from error
         raise
 

@@ -26,7 +26,10 @@ from engine.local.storage.key_ranges import (
 
 CHECKSUM_BYTES = 8
 
-COMMIT_KEY = key(Family.META, b"commit")
+COMMIT = b"commit"
+"""Name of the record, in the family META."""
+
+COMMIT_KEY = key(Family.META, COMMIT)
 """Holds the number of the transaction that wrote last: LMDB's own page for it has no checksum."""
 COMMIT_BYTES = 8
 
@@ -52,6 +55,11 @@ class ReadTransaction:
             self._expect_absent(key)
             return None
         return _verified(key, stored)
+
+    def unverified(self, key: bytes) -> bytes | None:
+        """What is stored under a key, its checksum in front, which is not looked at."""
+        found = self._txn.get(key)
+        return None if found is None else bytes(found)
 
     def contains(self, key: bytes) -> bool:
         """Whether the key has a value, without reading it and without asking whether it should."""
@@ -221,14 +229,23 @@ class ReadTransaction:
 
     def last(self, prefix: bytes) -> tuple[bytes, memoryview] | None:
         """The pair with the greatest key that has the prefix, or None."""
+        cursor = self._at_last(prefix)
+        if cursor is None:
+            return None
+        found = bytes(cursor.key())
+        return found, _verified(found, cursor.value())
+
+    def last_key(self, prefix: bytes) -> bytes | None:
+        """The greatest key that has the prefix, or None, without reading its value."""
+        cursor = self._at_last(prefix)
+        return None if cursor is None else bytes(cursor.key())
+
+    def _at_last(self, prefix: bytes) -> lmdb.Cursor | None:
         self._check_ranges(prefix)
         cursor = self._txn.cursor()
         after = _successor(prefix)
         found = cursor.prev() if after is not None and cursor.set_range(after) else cursor.last()
-        if not found:
-            return None
-        at = bytes(cursor.key())
-        return (at, _verified(at, cursor.value())) if at.startswith(prefix) else None
+        return cursor if found and bytes(cursor.key()).startswith(prefix) else None
 
 
 class WriteTransaction(ReadTransaction):

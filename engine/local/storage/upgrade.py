@@ -8,7 +8,6 @@ else may own the store meanwhile. On disk this takes as much again as the larger
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from pyroaring import BitMap
 from engine.errors import DataLoss, StoreUnavailable
 from engine.local.cells import BITMAP
 from engine.local.keys import Family, family_of, key, parts_of
+from engine.local.storage.building import sync_directory
 from engine.local.storage.copying import COPY_MAP_BYTES
 from engine.local.storage.environment import DATA_FILE, Environment
 from engine.local.storage.header import FORMAT_VERSION, HEADER_KEY, UPGRADED_VERSION, old_version
@@ -67,11 +67,10 @@ def write_upgraded(store: Path, directory: Path, parts: tuple[str, ...] = PARTS)
 
 def is_old(part: Path) -> bool:
     """Whether there is an environment of version 5 in the directory."""
-    if not (part / DATA_FILE).is_file() or not (part / DATA_FILE).stat().st_size:
-        return False
-    environment = Environment(part, read_only=True)
+    environment = Environment(part, read_only=True, is_owned=True)
     try:
-        return old_version(environment) == UPGRADED_VERSION
+        with environment.reading() as txn:
+            return old_version(txn) == UPGRADED_VERSION
     finally:
         environment.close()
 
@@ -94,11 +93,7 @@ def _upgrade(old: Path, new: Path) -> None:
 
 def _replace(new: Path, old: Path) -> None:
     new.replace(old)
-    descriptor = os.open(old.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_directory(old.parent)
 
 
 def _rewrite(old: Path, new: Path) -> None:

@@ -8,11 +8,12 @@ each of them, the items of one run, the spans of writes, and what is known of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
+from engine.errors import DataLoss
 from engine.local.keys import Family
 from engine.local.statistics import INDEX_FAMILIES, KINDS, LOG_FAMILIES
-from engine.local.storage.transactions import Readable
+from engine.local.storage.transactions import Readable, ReadTransaction
 from engine.local.verify.dedupe import check_event_ids, check_requests
 from engine.local.verify.events import check_events
 from engine.local.verify.examination import Examination
@@ -22,7 +23,7 @@ from engine.local.verify.membership import check_memberships
 from engine.local.verify.names import check_documents, check_log, check_meta, check_names
 from engine.local.verify.seen import check_seen
 from engine.local.verify.users import check_users
-from engine.upkeep import FamilyFigures, Finding, StoreProgress, StoreVerified
+from engine.upkeep import FamilyFigures, Finding, StoreFault, StoreProgress, StoreVerified
 
 KEYS_PER_PROGRESS = 256
 
@@ -73,21 +74,38 @@ CHECKERS: tuple[tuple[Checker, tuple[Family, ...]], ...] = (
 
 
 def verify(log: Readable, index: Readable) -> Iterator[Finding]:
-    """Faults as they are found, progress each time `KEYS_PER_PROGRESS` keys have been read, and the result
-    last. Two read transactions last as long as the iterator: close it to end them early.
+    """As `verify_transactions`, over a transaction of each that lasts as long as the iterator: close it to
+    end them early.
     """
     # The log first: an index that is read later reaches at least as far as the log that was trimmed for it.
     with log.reading() as log_txn, index.reading() as index_txn:
-        examination = Examination(log_txn, index_txn)
-        for checker, families in CHECKERS:
-            for step in _steps(checker, families, examination):
-                yield from examination.take_faults()
-                if step % KEYS_PER_PROGRESS == 0:
-                    yield _progress(examination)
+        yield from verify_transactions(log_txn, index_txn)
+
+
+def verify_transactions(log: ReadTransaction, index: ReadTransaction) -> Iterator[Finding]:
+    """Faults as they are found, progress each time `KEYS_PER_PROGRESS` keys have been read, and the result
+    last.
+    """
+    examination = Examination(log, index)
+    for checker, families in CHECKERS:
+        for step in _steps(checker, families, examination):
             yield from examination.take_faults()
-        _find_strangers(examination)
+            if step % KEYS_PER_PROGRESS == 0:
+                yield _progress(examination)
         yield from examination.take_faults()
-        yield _result(examination)
+    _find_strangers(examination)
+    yield from examination.take_faults()
+    yield _result(examination)
+
+
+def refuse_faults(findings: Iterable[Finding], what: str) -> None:
+    """Goes through a verification and raises DataLoss at its first fault; `what` says what was verified."""
+    for finding in findings:
+        if isinstance(finding, StoreFault):
+            where = f"{finding.family} {finding.key}".strip()
+            raise DataLoss(
+                f"{what} is damaged: {where} {finding.description}", metadata={"key_family": finding.family}
+            )
 
 
 def _steps(checker: Checker, families: tuple[Family, ...], examination: Examination) -> Iterator[int]:

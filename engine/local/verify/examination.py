@@ -55,6 +55,8 @@ class Examination:
         self.seed = 0
         self.folded = 0
         self.logged = 0
+        self.trimmed: int | None = None
+        """Up to which position the log says that it was trimmed."""
         self.groups = GROUPS_MAX
         self.names: dict[tuple[int, int], dict[int, str]] = {}
         """By name space and account."""
@@ -86,25 +88,26 @@ class Examination:
             count.bytes += size
             self.key_counts[txn].add(stored)
             if stored <= before or not txn.contains(stored):
-                self._damage(family, "is not where its key belongs", stored)
+                self.damage(family, "is not where its key belongs", stored)
             before = stored
             try:
                 parts = _parts_of(family, stored)
             except Exception:
-                self._damage(family, "has a key of the wrong form", stored)
+                self.damage(family, "has a key of the wrong form", stored)
                 continue
             if value is None:
-                self._damage(family, "fails its checksum", stored)
+                self.damage(family, "fails its checksum", stored)
                 continue
             try:
                 decoded = decode(value)
             except Exception as error:
                 # Decoders raise whatever they like over bytes that are none of theirs.
-                self._damage(family, f"cannot be decoded: {error}", stored)
+                self.damage(family, f"cannot be decoded: {error}", stored)
                 continue
             yield Found(parts, stored, decoded)
 
-    def _damage(self, family: Family, description: str, stored: bytes) -> None:
+    def damage(self, family: Family, description: str, stored: bytes) -> None:
+        """A value cannot be read, so that nothing can be compared with its family."""
         self._damaged.add(family)
         self.fault(family, description, stored)
 

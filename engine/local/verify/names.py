@@ -2,61 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import msgspec
 
 from engine.local.keys import Family, key
 from engine.local.log import decode_entry
 from engine.local.names import NO_ACCOUNT, Space, field_of
-from engine.local.state import FoldedState
-from engine.local.storage.header import FORMAT_VERSION, StoreHeader
-from engine.local.storage.transactions import COMMIT_BYTES
+from engine.local.storage.header import FORMAT_VERSION, HEADER, StoreHeader
+from engine.local.storage.positions import FOLDED, TRIMMED, FoldedState, decode_trimmed
+from engine.local.storage.session import SESSION, Session, decode_session
+from engine.local.storage.transactions import COMMIT, COMMIT_BYTES
 from engine.local.verify.examination import Examination, as_is, as_text
 
-_HEADER, _FOLDED, _COMMIT = b"header", b"folded", b"commit"
+
+def _decode_commit(stored: memoryview) -> int:
+    if len(stored) != COMMIT_BYTES:
+        raise ValueError(f"{len(stored)} bytes instead of {COMMIT_BYTES}")
+    return int.from_bytes(stored, "little")
+
+
+_RECORDS: dict[bytes, Callable[[memoryview], object]] = {
+    HEADER: lambda stored: msgspec.msgpack.decode(stored, type=StoreHeader),
+    SESSION: decode_session,
+    FOLDED: lambda stored: msgspec.msgpack.decode(stored, type=FoldedState),
+    TRIMMED: decode_trimmed,
+    COMMIT: _decode_commit,
+}
+"""How what is kept under each name of the family META is decoded."""
 
 
 def check_meta(examination: Examination) -> Iterator[None]:
-    """Both headers are there and alike, and the index says how far it has come."""
-    headers = []
+    """Both headers are there and alike, both parts were written in one session, and say how far they are."""
+    records: list[dict[bytes, Any]] = []
     for txn in (examination.log, examination.index):
+        records.append({})
         for (name,), stored, value in examination.values(Family.META, as_is, txn):
-            if name == _HEADER:
-                headers.append(msgspec.msgpack.decode(value, type=StoreHeader))
-            elif name == _FOLDED:
-                examination.folded = msgspec.msgpack.decode(value, type=FoldedState).position
-            elif name == _COMMIT:
-                right = len(value) == COMMIT_BYTES
-                examination.expect(right, Family.META, f"has {len(value)} bytes", stored)
-            else:
+            if name not in _RECORDS:
                 examination.fault(Family.META, "is no name that is known", stored)
+                continue
+            try:
+                records[-1][name] = _RECORDS[name](value)
+            except (ValueError, msgspec.MsgspecError) as error:
+                examination.damage(Family.META, f"cannot be decoded: {error}", stored)
             yield
     if not examination.is_sound(Family.META):
         return
-    alike = len(headers) == 2 and headers[0] == headers[1]
+    log, index = records
+    examination.folded = index.get(FOLDED, FoldedState()).position
+    header = index.get(HEADER) or log.get(HEADER)
+    alike = header is not None and index.get(HEADER) == log.get(HEADER)
     examination.expect(alike, Family.META, "log and index do not have one and the same header")
-    for header in headers:
+    fits = log.get(SESSION, Session()).fits(index.get(SESSION, Session()))
+    examination.expect(fits, Family.META, "log and index are from different times")
+    if header is not None:
         examination.store_id, examination.groups = header.store_id, header.groups
         examination.seed = header.seed
         right = header.format_version == FORMAT_VERSION
         examination.expect(right, Family.META, f"the format has version {header.format_version}")
+    examination.trimmed = log.get(TRIMMED)
 
 
 def check_log(examination: Examination) -> Iterator[None]:
     """Positions follow each other from where the index has come to, and arrivals never go back."""
     expected, arrival = None, 0
     for (position,), stored, entry in examination.values(Family.LOG, decode_entry, examination.log):
-        if expected is None:
+        if expected is None and examination.is_sound(Family.META):
             begins = position <= examination.folded + 1
             examination.expect(begins, Family.LOG, f"begins after {examination.folded}, the index", stored)
-        elif examination.is_sound(Family.LOG):
+        if expected is not None and examination.is_sound(Family.LOG):
             examination.expect(position == expected, Family.LOG, f"follows {expected - 1}", stored)
         expected = position + 1
         examination.logged = position
         examination.expect(entry.arrival >= arrival, Family.LOG, "arrived before the one before", stored)
         arrival = max(arrival, entry.arrival)
         yield
+    ends = examination.logged or examination.trimmed
+    if ends is not None and examination.is_sound(Family.LOG, Family.META):
+        reaches = ends >= examination.folded
+        examination.expect(reaches, Family.LOG, f"ends at {ends}, before {examination.folded}, the index")
 
 
 def check_documents(examination: Examination) -> Iterator[None]:

@@ -26,6 +26,7 @@ from engine.values import MICROS_PER_HOUR
 from tests.conformance.drawing import USER_IDS, input_names, plans, worlds
 from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, NOON, WEB, event, plan_of, update
 from tests.oracle.world import Alias, Batch, Erase, Expire, Operation, World
+from tests.stores import crash_image
 
 HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
 SETTINGS = LocalSettings(groups=2, fold_seconds=3_600.0, apply_chunk_records=3)
@@ -58,8 +59,7 @@ def backend(tmp_path: Path) -> Iterator[LocalBackend]:
 def crashed(directory: Path, into: Path) -> LocalBackend:
     """The store as it is opened after a crash at this moment."""
     shutil.rmtree(into, ignore_errors=True)
-    shutil.copytree(directory, into)
-    return LocalBackend.open(into, settings=SETTINGS)
+    return LocalBackend.open(crash_image(directory, into), settings=SETTINGS)
 
 
 def observed(backend: LocalBackend, plan: Plan) -> list[object]:

@@ -20,6 +20,7 @@ from engine.local.storage.environment import Environment
 from engine.local.storage.transactions import WriteTransaction
 from engine.plan.model import Universe
 from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, WEB, event, plan_of
+from tests.stores import go_on_with
 
 EVERYONE = plan_of(Universe(inputs=(WEB,)))
 SETTINGS = LocalSettings(groups=1, fold_seconds=3_600.0)
@@ -121,6 +122,7 @@ def test_an_erasure_in_the_log_of_a_full_store_is_replayed(
         with pytest.raises(LimitExceeded):
             backend.erase(ACCOUNT, ["ada"])
         backend.snapshot(tmp_path / "copy")
+    go_on_with(tmp_path / "copy")
     with monkeypatch.context() as patch:
         patch.setattr(WriteTransaction, "put", full)
         again = LocalBackend.open(tmp_path / "copy", settings=SETTINGS)

@@ -20,6 +20,7 @@ from engine.local.storage.header import FORMAT_VERSION, StoreHeader, write_heade
 from engine.plan.model import Universe
 from engine.upkeep import StoreFault, StoreVerified
 from tests.conformance.site import ACCOUNT, SHOP, WEB, event, plan_of, update
+from tests.stores import go_on_with
 
 SETTINGS = LocalSettings(groups=2, fold_seconds=3_600.0)
 EVERYONE = plan_of(Universe(inputs=(WEB,)))
@@ -112,7 +113,8 @@ def test_a_newer_format_is_refused(backend: LocalBackend, tmp_path: Path) -> Non
     backend.snapshot(tmp_path / "backup")
     for part in ("log", "index"):
         environment = Environment(tmp_path / "backup" / part)
-        write_header(environment, newer)
+        with environment.writing() as txn:
+            write_header(txn, newer)
         environment.close()
     with pytest.raises(StoreUnavailable, match=f"version {FORMAT_VERSION + 1}, this build reads") as raised:
         restore(tmp_path / "backup", tmp_path / "restored")
@@ -141,7 +143,7 @@ def test_a_restored_store_is_the_backup_under_an_id_of_its_own(backend: LocalBac
         assert [value for _, value in profile.attributes[SHOP].values()] == ["gold"]
         answer = restored.append(ACCOUNT, [event("user-1", event_id="1"), event("new", event_id="new")])
         assert (answer.revision, answer.accepted, answer.duplicates) == (3, 1, 1)
-    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == ["index", "log"]
+    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == ["index", "lock", "log"]
 
 
 def test_a_restore_overwrites_nothing(backend: LocalBackend, tmp_path: Path) -> None:
@@ -222,7 +224,7 @@ def test_a_store_that_is_served_is_not_compacted(backend: LocalBackend, tmp_path
 
 def test_what_is_only_in_the_log_is_kept_by_compacting(backend: LocalBackend, tmp_path: Path) -> None:
     backend.snapshot(tmp_path / "crashed")
-    compact(tmp_path / "crashed")
+    compact(go_on_with(tmp_path / "crashed"))
     assert store_figures(tmp_path / "crashed").folded_revision == 2
     with opened(tmp_path / "crashed") as again:
         assert again.profile(ACCOUNT, "user-99") == backend.profile(ACCOUNT, "user-99")

@@ -61,10 +61,11 @@ def made_before(directory: Path) -> None:
     LocalBackend.open(directory).close()
     for part in ("log", "index"):
         environment = Environment(directory / part)
-        header = read_header(environment)
-        assert header is not None
-        assert header.drawn_groups
-        write_header(environment, msgspec.structs.replace(header, drawn_groups=False))
+        with environment.writing() as txn:
+            header = read_header(txn)
+            assert header is not None
+            assert header.drawn_groups
+            write_header(txn, msgspec.structs.replace(header, drawn_groups=False))
         environment.close()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from engine.local.write_times import SPANS
 from engine.plan.model import Universe
 from engine.upkeep import StoreFault, StoreProgress, StoreVerified
 from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, WEB, event, plan_of, update
+from tests.stores import crash_image
 
 SETTINGS = LocalSettings(groups=2, fold_seconds=3_600.0)
 EVERYONE = plan_of(Universe(inputs=(WEB,)))
@@ -62,7 +62,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def backend(made: Path, tmp_path: Path) -> Iterator[LocalBackend]:
-    shutil.copytree(made, tmp_path / "store")
+    crash_image(made, tmp_path / "store")
     opened = LocalBackend.open(tmp_path / "store", settings=SETTINGS)
     yield opened
     # What is damaged must not be folded at the end.

@@ -1,7 +1,8 @@
 """`milepost store`: what a store holds, whether it is sound, its clock, backups, and giving space back.
 
-`stats` and `verify` ask the service, or with --data look into a directory; `restore` and `compact` work on
-the directory of a store that is not served. All that touches a directory needs the package of the service.
+`stats` and `verify` ask the service, or with --data look into a directory; `restore`, `compact` and `adopt`
+work on the directory of a store that is not served. All that touches a directory needs the package of the
+service.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ from milepost.v1.admin_service_pb2 import (
     VerifyStoreRequest,
     VerifyStoreResponse,
 )
+
+BACKUP_TIMEOUT_SECONDS = 6 * 3_600.0
+"""A backup takes half a minute for a million users; it is better waited for than given up."""
 
 BROKEN_OFF = "the verification was broken off"
 
@@ -106,9 +110,12 @@ def backup(
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = "",
 ) -> None:
-    """Write a consistent copy of the store below the server's backup directory, while it serves."""
+    """Write a consistent copy of the store below the server's backup directory, while it serves.
+
+    The copy is verified; a damaged store is not backed up.
+    """
     with open_client(target, DEFAULT_ACCOUNT, api_key) as client:
-        made = client.admin.CreateBackup(CreateBackupRequest(backup_id=name))
+        made = client.admin.CreateBackup(CreateBackupRequest(backup_id=name), timeout=BACKUP_TIMEOUT_SECONDS)
     print(f"{made.directory}  (revision {made.revision})")
 
 
@@ -145,6 +152,27 @@ def upgrade(data: Data) -> None:
         upgraded, version = offline.upgrade(data)
     files = f"rewrote {' and '.join(upgraded)} as" if upgraded else "nothing to do: the store has"
     print(f"{files} format version {version}")
+
+
+@app.command()
+def adopt(
+    data: Data,
+    moved: Annotated[
+        bool, typer.Option("--moved", help="Keep the id: the original is gone and will not be used again.")
+    ] = False,
+) -> None:
+    """Make a store of a copied directory, under an id of its own.
+
+    Also after putting back a snapshot of a volume, and when the file `lock` was lost.
+    """
+    with _offline():
+        from service import offline
+
+        store_id = offline.adopt(data, moved=moved)
+    if moved:
+        print(f"the store in {data} is still {store_id}; do not use the original again")
+    else:
+        print(f"the store in {data} is now {store_id}; revisions handed out before are refused")
 
 
 @contextmanager

@@ -36,7 +36,10 @@ class AdminServiceStub:
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetServerInfoRequest, _admin_service_pb2.GetServerInfoResponse]
     """What this server is and how it is doing."""
     CreateBackup: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.CreateBackupRequest, _admin_service_pb2.CreateBackupResponse]
-    """Writes a consistent copy of the store below the server's configured backup directory, while reads and writes go on."""
+    """Writes a consistent copy of the store below the server's configured backup directory, while reads and writes go on,
+    and verifies it as VerifyStore does. Takes about half a minute for each million users: set a deadline to match.
+    DATA_LOSS when anything is damaged; no backup is left then.
+    """
     GetStoreStats: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetStoreStatsRequest, _admin_service_pb2.GetStoreStatsResponse]
     """What is stored, by kind, and what the files take. Counts every key, so it takes about a second for each million
     users; GetServerInfo answers the figures that cost nothing.
@@ -61,7 +64,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetServerInfoRequest, _admin_service_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """What this server is and how it is doing."""
     CreateBackup: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.CreateBackupRequest, _admin_service_pb2.CreateBackupResponse]  # type: ignore[assignment]
-    """Writes a consistent copy of the store below the server's configured backup directory, while reads and writes go on."""
+    """Writes a consistent copy of the store below the server's configured backup directory, while reads and writes go on,
+    and verifies it as VerifyStore does. Takes about half a minute for each million users: set a deadline to match.
+    DATA_LOSS when anything is damaged; no backup is left then.
+    """
     GetStoreStats: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetStoreStatsRequest, _admin_service_pb2.GetStoreStatsResponse]  # type: ignore[assignment]
     """What is stored, by kind, and what the files take. Counts every key, so it takes about a second for each million
     users; GetServerInfo answers the figures that cost nothing.
@@ -95,7 +101,10 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.CreateBackupRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.CreateBackupResponse, _abc.Awaitable[_admin_service_pb2.CreateBackupResponse]]:
-        """Writes a consistent copy of the store below the server's configured backup directory, while reads and writes go on."""
+        """Writes a consistent copy of the store below the server's configured backup directory, while reads and writes go on,
+        and verifies it as VerifyStore does. Takes about half a minute for each million users: set a deadline to match.
+        DATA_LOSS when anything is damaged; no backup is left then.
+        """
 
     @_abc_1.abstractmethod
     def GetStoreStats(

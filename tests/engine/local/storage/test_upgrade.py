@@ -64,6 +64,8 @@ def old(tmp_path: Path) -> Path:
     directory = tmp_path / "store"
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(directory, filter="data")
+    # The archive is a snapshot. A store of that version has a lock file with nothing in it.
+    (directory / "lock").touch()
     return directory
 
 
@@ -98,7 +100,7 @@ def test_opening_upgrades_and_says_so(old: Path, caplog: pytest.LogCaptureFixtur
     told = [record.getMessage() for record in caplog.records if "format version" in record.getMessage()]
     versions = [int(message.partition("has format version ")[2][:1]) for message in told]
     assert versions == [5, 6, 5, 6]
-    assert {path.name for path in old.iterdir()} == inside | {"lock"}
+    assert {path.name for path in old.iterdir()} == inside
     assert upgrade(old) == ()
 
 
@@ -164,7 +166,8 @@ def test_a_backup_of_the_old_version_is_restored(old: Path, tmp_path: Path) -> N
     assert (figures.format_version, figures.revision) == (FORMAT_VERSION, 7)
     assert is_old(old / "log")
     environment = Environment(tmp_path / "restored" / "index", read_only=True)
-    header = read_header(environment)
+    with environment.reading() as txn:
+        header = read_header(txn)
     environment.close()
     assert header is not None
     assert (header.groups, header.store_id == STORE_ID) == (2, False)

@@ -19,6 +19,7 @@ from engine.local.settings import LocalSettings
 from engine.local.storage.transactions import WriteBuffer
 from engine.upkeep import StoreFault
 from tests.oracle.engine_side import EngineSide
+from tests.stores import crash_image
 
 BACKUPS_KEPT = 2
 
@@ -80,7 +81,7 @@ class WalkedStore:
         """Goes on with what is on the disk now, without what closing would write."""
         before = self.side.directory
         after = self._next_directory()
-        shutil.copytree(before, after)
+        crash_image(before, after)
         self.side.go_on_in(after)
         shutil.rmtree(before)
 
@@ -90,7 +91,7 @@ class WalkedStore:
             self.backend.fold()
             before = self.side.directory
             after = self._next_directory()
-            shutil.copytree(before, after)
+            crash_image(before, after)
         self.side.go_on_in(after)
         shutil.rmtree(before)
 
