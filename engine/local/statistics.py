@@ -24,7 +24,7 @@ KINDS: dict[Family, str] = {
     Family.USER_PARTITIONS: "users",
     Family.ALIVE: "users",
     Family.PROFILE: "profiles",
-    Family.PROFILED: "profiles",
+    Family.PROFILED: "users",
     Family.FIELD_PRESENT: "attribute index",
     Family.FIELD_VALUE: "attribute index",
     Family.FIELD_TEXT: "attribute index",

@@ -77,6 +77,9 @@ def old_version(txn: ReadTransaction) -> int | None:
 
 
 def _fields(txn: ReadTransaction) -> dict[str, object] | None:
+    if txn.unverified(HEADER_KEY) is None:
+        # Whether it should be there is for those to say who know that this is a store.
+        return None
     fields = _old_fields(txn)
     if fields is None:
         stored = txn.get(HEADER_KEY)

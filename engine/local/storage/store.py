@@ -51,7 +51,7 @@ from engine.local.storage.parts import (
     refuse_unfinished,
 )
 from engine.local.storage.session import begin_session, first_session, write_session
-from engine.local.storage.upgrade import is_old, upgrade
+from engine.local.storage.upgrade import upgrade
 from engine.local.storage.viewing import viewed
 
 
@@ -156,8 +156,10 @@ def _check_existing(directory: Path, lock: StoreLock) -> StoreHeader:
     identity = lock.identity()
     if identity is not None:
         refuse_unfinished(directory, identity)
+    _refuse_strangers(directory, identity)
+    if identity is not None:
         refuse_other_place(directory, identity, lock.place)
-    upgrade_parts(directory, identity)
+    upgrade(directory)
     header = check_parts(directory, identity)
     if identity is None:
         # A store of a build that kept no identity.
@@ -171,16 +173,20 @@ def upgrade_parts(directory: Path, identity: Identity | None) -> tuple[str, ...]
     """Upgrades those parts of a store that are of the version before, once they were found to belong
     together, and answers which they were. The caller owns the store.
     """
-    refuse_broken_files(directory)
-    if any(is_old(directory / part) for part in STORE_PARTS):
-        with ExitStack() as opened:
-            ids = []
-            for part in STORE_PARTS:
-                environment = Environment(directory / part, read_only=True, is_owned=True)
-                opened.callback(environment.close)
-                ids.append(read_store_id(opened.enter_context(environment.reading())))
-            refuse_strangers(directory, identity, *ids)
+    _refuse_strangers(directory, identity)
     return upgrade(directory)
+
+
+def _refuse_strangers(directory: Path, identity: Identity | None) -> None:
+    """Raises DataLoss unless both parts are whole and of one store, whatever version they are of."""
+    refuse_broken_files(directory)
+    with ExitStack() as opened:
+        ids = []
+        for part in STORE_PARTS:
+            environment = Environment(directory / part, read_only=True, is_owned=True)
+            opened.callback(environment.close)
+            ids.append(read_store_id(opened.enter_context(environment.reading())))
+        refuse_strangers(directory, identity, *ids)
 
 
 def check_parts(directory: Path, identity: Identity | None) -> StoreHeader:

@@ -37,6 +37,9 @@ def fill(directory: Path, seed: int) -> dict[bytes, bytes]:
             for stored in [*passing, *drawn.sample(sorted(kept), len(kept) // 3)]:
                 txn.delete(stored)
                 kept.pop(stored, None)
+    with environment.reading() as txn:
+        assert kept.items() <= {found: bytes(value) for found, value in txn.scan(b"")}.items()
+        kept = {found: bytes(value) for found, value in txn.scan(b"")}
     environment.close()
     return kept
 
