@@ -34,7 +34,7 @@ from engine.audiences.sampling import (
 )
 from engine.backend import Backend, Count, Counts, Outlook
 from engine.errors import DataLoss, DeadlineExceeded, InvalidInput, MilepostError
-from engine.plan.model import Nobody, Plan
+from engine.plan.model import Empty, Plan
 from engine.values import PARTITION_COUNT
 
 EXACT_BUDGET_DEFAULT_MS = 50
@@ -274,7 +274,7 @@ def _sizes(counts: Counts, plan: Plan, population: int) -> Iterator[Size]:
     for root, found, design_effect in zip(roots, hits, effects, strict=True):
         if root == universe:
             yield exact_size(population)
-        elif isinstance(plan.steps[root], Nobody):
+        elif isinstance(plan.steps[root], Empty):
             yield exact_size(0)
         else:
             yield estimated_size(found, sampled, population, design_effect)

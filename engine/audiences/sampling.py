@@ -31,7 +31,7 @@ import msgspec
 
 from engine.audiences.model import Size, SizeState
 from engine.backend import Block
-from engine.plan.model import Intersect, Plan, Subtract, Unite
+from engine.plan.model import Difference, Intersection, Plan, Union
 
 Z_95 = 1.959963984540054
 """The 97.5 % point of the normal distribution: 95 % lie within it on both sides."""
@@ -209,11 +209,11 @@ def _wider_roots(plan: Plan, roots: Sequence[int]) -> list[list[int]]:
     direct: list[set[int]] = [set() for _ in plan.steps]
     for index, step in enumerate(plan.steps):
         match step:
-            case Intersect():
+            case Intersection():
                 direct[index].update(step.operands)
-            case Subtract():
+            case Difference():
                 direct[index].add(step.minuend)
-            case Unite():
+            case Union():
                 for operand in step.operands:
                     direct[operand].add(index)
             case _:
@@ -239,4 +239,4 @@ def _reached(start: int, direct: Sequence[set[int]]) -> set[int]:
 def _holds(plan: Plan, step: int, around: set[int]) -> bool:
     """Whether the step holds a set that all of the steps `around` hold."""
     found = plan.steps[step]
-    return step in around or (isinstance(found, Intersect) and around.issuperset(found.operands))
+    return step in around or (isinstance(found, Intersection) and around.issuperset(found.operands))

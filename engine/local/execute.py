@@ -28,15 +28,15 @@ from engine.backend import (
 )
 from engine.errors import DeadlineExceeded, InvalidInput
 from engine.local.account import Account
-from engine.local.leaves import STEP_US, Leaf, NobodyLeaf, resolve
 from engine.local.names import Names
 from engine.local.places import DENSE_MASK, PLACE_SHIFT
+from engine.local.predicates import STEP_US, EmptyPredicate, Predicate, resolve
 from engine.plan.costs import CostModel
-from engine.plan.model import Intersect, Plan, Source, Step, Subtract, Unite, encode_step, operands_of
+from engine.plan.model import Difference, Intersection, Plan, Source, Step, Union, encode_step, operands_of
 from engine.values import PARTITION_COUNT
 
 NARROW_SHARE = 4
-"""A leaf is asked about some users only when they are fewer than a fourth of their group."""
+"""A predicate is asked about some users only when they are fewer than a fourth of their group."""
 
 BOUND_PLANS_MAX = 256
 
@@ -52,7 +52,7 @@ class BoundPlan:
         self.names_version = names_version
         self.steps = plan.steps
         self.roots = plan.roots
-        self.leaves: list[Leaf | None] = []
+        self.predicates: list[Predicate | None] = []
         self.encoded: list[bytes] = []
         self.costs: list[float] = []
         self._model = CostModel()
@@ -63,12 +63,12 @@ class BoundPlan:
             self._add(step)
 
     def _add(self, step: Step) -> None:
-        leaf = resolve(self.account, step)
-        self.leaves.append(leaf)
-        self.encoded.append(encode_step(step) if leaf is not None and leaf.cacheable else b"")
+        predicate = resolve(self.account, step)
+        self.predicates.append(predicate)
+        self.encoded.append(encode_step(step) if predicate is not None and predicate.cacheable else b"")
         cost = self._model.add(step).cost
         # A name that was never seen: nothing is cheaper, or removes more.
-        self.costs.append(0.0 if isinstance(leaf, NobodyLeaf) else cost)
+        self.costs.append(0.0 if isinstance(predicate, EmptyPredicate) else cost)
 
 
 class GroupRun:
@@ -97,11 +97,11 @@ class GroupRun:
         step = self._plan.steps[index]
         if self._plan.shared[index] or index in self._memo:
             return len(self.users(index))
-        if isinstance(step, Intersect):
+        if isinstance(step, Intersection):
             *first, last = self._ordered(step.operands)
             running = self._intersection(first, self._base)
             return running.intersection_cardinality(self.step(last, running)) if running else 0
-        if isinstance(step, Subtract):
+        if isinstance(step, Difference):
             running = self._within(self.step(step.minuend, self._base), self._base)
             return running.difference_cardinality(self.step(step.subtrahend, running)) if running else 0
         return len(self.users(index))
@@ -127,11 +127,11 @@ class GroupRun:
             raise DeadlineExceeded("the deadline passed before the plan was executed")
         step = self._plan.steps[index]
         match step:
-            case Intersect():
+            case Intersection():
                 return self._intersection(self._ordered(step.operands), restriction)
-            case Unite():
+            case Union():
                 return self._union(step.operands, restriction)
-            case Subtract():
+            case Difference():
                 minuend = self._within(self.step(step.minuend, restriction), restriction)
                 return minuend - self.step(step.subtrahend, minuend) if minuend else minuend
             case _:
@@ -159,18 +159,18 @@ class GroupRun:
         return users if restriction is None else users & restriction
 
     def _source(self, step: Source, index: int, restriction: BitMap | None) -> BitMap:
-        leaf = self._plan.leaves[index]
-        assert leaf is not None
+        predicate = self._plan.predicates[index]
+        assert predicate is not None
         cache, group = self._plan.account.cache, self._group
-        if leaf.cacheable:
-            found = cache.find(group, self._plan.encoded[index], leaf.reads(group))
+        if predicate.cacheable:
+            found = cache.find(group, self._plan.encoded[index], predicate.reads(group))
             if found is not None:
                 self.cached.add(index)
                 return found
-        if restriction is not None and len(restriction) <= min(self._narrow_below, leaf.narrow_max):
-            return leaf.among(group, restriction)
-        users = leaf.everyone(group)
-        if leaf.cacheable:
+        if restriction is not None and len(restriction) <= min(self._narrow_below, predicate.narrow_max):
+            return predicate.among(group, restriction)
+        users = predicate.everyone(group)
+        if predicate.cacheable:
             spread = self._plan.account.directory.counts[group]
             cache.add(group, self._plan.encoded[index], users, spread)
         return users
@@ -204,7 +204,7 @@ class Executor:
         alike, because users are spread over them by a hash.
         """
         group = plan.account.directory.partitions.groups[0]
-        works = [STEP_US + (0.0 if leaf is None else leaf.work(group)) for leaf in plan.leaves]
+        works = [STEP_US + (0.0 if each is None else each.work(group)) for each in plan.predicates]
         # The exact sum, which no order of the steps changes.
         return math.fsum(works) * plan.account.groups
 
@@ -277,11 +277,11 @@ class Executor:
         cached = [0] * len(plan.steps)
         for group, base in _bases(plan.account, None):
             run = GroupRun(plan, group, base, deadline)
-            for index, leaf in enumerate(plan.leaves):
+            for index, predicate in enumerate(plan.predicates):
                 begun = time.perf_counter()
                 users[index] += run.trace(index)
                 elapsed[index] += (time.perf_counter() - begun) * 1e6
-                looked_at[index] += 0 if leaf is None else leaf.looked_at()
+                looked_at[index] += 0 if predicate is None else predicate.looked_at()
                 cached[index] += index in run.cached
         steps = (
             StepTrace(users[i], elapsed[i], _source(plan, i, cached[i]), looked_at[i])
@@ -293,8 +293,8 @@ class Executor:
 def _source(plan: BoundPlan, index: int, groups_cached: int) -> str:
     if groups_cached == plan.account.groups:
         return "cached"
-    leaf = plan.leaves[index]
-    return "set" if leaf is None else leaf.source
+    predicate = plan.predicates[index]
+    return "set" if predicate is None else predicate.source
 
 
 # --- partitions and pages -----------------------------------------------------------------------------------

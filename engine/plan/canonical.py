@@ -6,13 +6,13 @@ from collections.abc import Iterable
 
 import xxhash
 
-from engine.plan.model import Intersect, Plan, Source, Step, Subtract, Unite, encode_step
+from engine.plan.model import Difference, Intersection, Plan, Source, Step, Union, encode_step
 
 
 def canonical_digest(plan: Plan) -> bytes:
     """16 bytes that name the account, the set of the first root and those of the others: the same for every
-    order of the steps, of the operands of Intersect and Unite, and of the roots behind the first. The plan's
-    instant counts by the ranges that it led to.
+    order of the steps, of the operands of Intersection and Union, and of the roots behind the first. The
+    plan's instant counts by the ranges that it led to.
     """
     names: list[bytes] = []
     for step in plan.steps:
@@ -23,11 +23,11 @@ def canonical_digest(plan: Plan) -> bytes:
 
 def _name(step: Step, names: list[bytes]) -> bytes:
     match step:
-        case Intersect():
+        case Intersection():
             return _hashed((b"intersect", *sorted(names[operand] for operand in step.operands)))
-        case Unite():
+        case Union():
             return _hashed((b"unite", *sorted(names[operand] for operand in step.operands)))
-        case Subtract():
+        case Difference():
             return _hashed((b"subtract", names[step.minuend], names[step.subtrahend]))
         case _:
             return _source(step)

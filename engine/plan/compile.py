@@ -18,7 +18,7 @@ import msgspec
 from engine.criteria.faults import CRITERIA_PATH
 from engine.criteria.model import Criterion
 from engine.plan.criteria import CompiledNode, CriterionCompiler, StepList, universe_of
-from engine.plan.model import Plan, Subtract
+from engine.plan.model import Difference, Plan
 from engine.plan.passes import ALL_PASSES, Pass, optimise
 from engine.plan.tree import (
     Account,
@@ -137,7 +137,7 @@ class Planner:
         self._members[key] = draw
         if milestone.criterion is not None and milestone.kind is MilestoneKind.CRITERIA:
             self._criteria[key] = self.criterion(journey, milestone.criterion)
-            self._members[key] = self.steps.intersect([draw, self._criteria[key].step])
+            self._members[key] = self.steps.intersection([draw, self._criteria[key].step])
 
     def _draw(self, journey: JourneyTree, milestone: TreeMilestone) -> int:
         """The draw of the sibling before less that sibling's matches, so that a split makes each difference
@@ -151,9 +151,9 @@ class Planner:
         previous = (journey.name, sibling.id)
         if previous not in self._criteria:
             # Without criteria everyone it draws is its own.
-            return self.steps.unite([])
+            return self.steps.union([])
         return self.steps.add(
-            Subtract(minuend=self._draws[previous], subtrahend=self._criteria[previous].step)
+            Difference(minuend=self._draws[previous], subtrahend=self._criteria[previous].step)
         )
 
 
@@ -183,7 +183,7 @@ def compile_milestone(
     criterion = planner.criterion_of(journey, milestone_id)
     nodes = list(labelled(criterion)) if criterion is not None and with_labels else []
     roots = [planner.milestone(journey, milestone_id), draw]
-    roots += [planner.steps.intersect([draw, node.step]) for node in nodes]
+    roots += [planner.steps.intersection([draw, node.step]) for node in nodes]
     labels = tuple(
         CompiledLabel(node.path, node.criterion.label, root) for root, node in enumerate(nodes, start=2)
     )
@@ -234,7 +234,7 @@ def compile_intersections(
         for size in range(1, len(members) + 1)
         for subset in itertools.combinations(range(len(members)), size)
     )
-    roots = [planner.steps.intersect([members[index] for index in subset]) for subset in subsets]
+    roots = [planner.steps.intersection([members[index] for index in subset]) for subset in subsets]
     return CompiledIntersections(planner.plan(roots, passes), subsets)
 
 
@@ -250,4 +250,4 @@ def compile_criterion(
     """One root: the journey's users for which the criterion is true."""
     planner = Planner(account, as_of, resolver)
     step = planner.criterion(journey, criterion).step
-    return planner.plan([planner.steps.intersect([planner.universe(journey), step])], passes)
+    return planner.plan([planner.steps.intersection([planner.universe(journey), step])], passes)

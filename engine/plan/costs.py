@@ -16,16 +16,16 @@ from engine.plan.model import (
     AttributeMatch,
     BucketMatch,
     ConsentMatch,
+    Difference,
+    Empty,
     EventMatch,
     IdentityMatch,
-    Intersect,
-    Nobody,
+    Intersection,
     Predicate,
     SeenMatch,
     SequenceMatch,
     Step,
-    Subtract,
-    Unite,
+    Union,
     Universe,
 )
 from engine.plan.statistics import NoStatistics, Statistics
@@ -112,17 +112,17 @@ class CostModel(StepVisitor[Estimate]):
     def universe(self, step: Universe) -> Estimate:
         return Estimate(LOOKUP_COST, 1.0)
 
-    def empty(self, step: Nobody) -> Estimate:
+    def empty(self, step: Empty) -> Estimate:
         return Estimate(0.0, 0.0)
 
-    def intersection(self, step: Intersect) -> Estimate:
+    def intersection(self, step: Intersection) -> Estimate:
         return self._combined(step.operands, math.prod(self.estimates[i].share for i in step.operands))
 
-    def union(self, step: Unite) -> Estimate:
+    def union(self, step: Union) -> Estimate:
         outside = math.prod(1 - self.estimates[operand].share for operand in step.operands)
         return self._combined(step.operands, 1 - outside)
 
-    def difference(self, step: Subtract) -> Estimate:
+    def difference(self, step: Difference) -> Estimate:
         share = self.estimates[step.minuend].share * (1 - self.estimates[step.subtrahend].share)
         return self._combined((step.minuend, step.subtrahend), share)
 

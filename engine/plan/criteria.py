@@ -36,17 +36,17 @@ from engine.plan.model import (
     AttributeMatch,
     BucketMatch,
     ConsentMatch,
+    Difference,
+    Empty,
     EventMatch,
     EventSelection,
     IdentityMatch,
     InstantRange,
-    Intersect,
-    Nobody,
+    Intersection,
     SeenMatch,
     SequenceMatch,
-    Subtract,
     TimeRange,
-    Unite,
+    Union,
     Universe,
 )
 from engine.plan.model import Step as PlanStep
@@ -70,15 +70,15 @@ class StepList:
         self.steps.append(step)
         return len(self.steps) - 1
 
-    def intersect(self, operands: list[int]) -> int:
+    def intersection(self, operands: list[int]) -> int:
         """The step for users in all of one or more operands."""
-        return operands[0] if len(operands) == 1 else self.add(Intersect(operands=tuple(operands)))
+        return operands[0] if len(operands) == 1 else self.add(Intersection(operands=tuple(operands)))
 
-    def unite(self, operands: list[int]) -> int:
+    def union(self, operands: list[int]) -> int:
         """The step for users in any of the operands."""
         if not operands:
-            return self.add(Nobody())
-        return operands[0] if len(operands) == 1 else self.add(Unite(operands=tuple(operands)))
+            return self.add(Empty())
+        return operands[0] if len(operands) == 1 else self.add(Union(operands=tuple(operands)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +108,12 @@ class CriterionCompiler(CriterionVisitor[str, CompiledNode]):
     def all_of(self, criterion: AllOf, path: str) -> CompiledNode:
         children = self._children(criterion, path)
         operands = [child.step for child in children]
-        step = self.steps.intersect(operands) if operands else self.universe
+        step = self.steps.intersection(operands) if operands else self.universe
         return CompiledNode(path, criterion, step, children)
 
     def any_of(self, criterion: AnyOf, path: str) -> CompiledNode:
         children = self._children(criterion, path)
-        step = self.steps.unite([child.step for child in children])
+        step = self.steps.union([child.step for child in children])
         return CompiledNode(path, criterion, step, children)
 
     def _children(self, group: AllOf | AnyOf, path: str) -> tuple[CompiledNode, ...]:
@@ -159,7 +159,7 @@ class CriterionCompiler(CriterionVisitor[str, CompiledNode]):
         )
 
     def _everyone_but(self, step: int) -> int:
-        return self.steps.add(Subtract(minuend=self.universe, subtrahend=step))
+        return self.steps.add(Difference(minuend=self.universe, subtrahend=step))
 
     def _attribute(self, criterion: UserAttribute) -> PlanStep:
         test = criterion.test.resolve(self.as_of)
@@ -202,7 +202,7 @@ def universe_of(inputs: tuple[str, ...]) -> Universe:
 
 def _bucket(criterion: Bucket) -> PlanStep:
     first, end = (_place(percent) for percent in (criterion.from_percent, criterion.to_percent))
-    return BucketMatch(salt=criterion.salt, first=first, last=end - 1) if first < end else Nobody()
+    return BucketMatch(salt=criterion.salt, first=first, last=end - 1) if first < end else Empty()
 
 
 def _place(percent: float) -> int:

@@ -27,20 +27,20 @@ from engine.plan.model import (
     AttributeMatch,
     BucketMatch,
     ConsentMatch,
+    Difference,
+    Empty,
     EventMatch,
     EventSelection,
     IdentityMatch,
     InstantRange,
-    Intersect,
-    Nobody,
+    Intersection,
     Plan,
     ResolvedTest,
     RowFilter,
     SeenMatch,
     SequenceMatch,
     Step,
-    Subtract,
-    Unite,
+    Union,
     Universe,
     encode_step,
 )
@@ -82,7 +82,7 @@ def expiry_plan(
     if not found:
         return None
     plan = StepList()
-    root = plan.unite([plan.add(step) for step in found.values()])
+    root = plan.union([plan.add(step) for step in found.values()])
     return optimise(Plan(account=account.name, as_of=after_as_of, steps=tuple(plan.steps), roots=(root,)))
 
 
@@ -108,16 +108,16 @@ class _Expiry(StepVisitor[Iterator[Step]]):
     def universe(self, step: Universe) -> Iterator[Step]:
         return self._independent_of_time(step)
 
-    def empty(self, step: Nobody) -> Iterator[Step]:
+    def empty(self, step: Empty) -> Iterator[Step]:
         return self._independent_of_time(step)
 
-    def intersection(self, step: Intersect) -> Iterator[Step]:
+    def intersection(self, step: Intersection) -> Iterator[Step]:
         return self._independent_of_time(step)
 
-    def union(self, step: Unite) -> Iterator[Step]:
+    def union(self, step: Union) -> Iterator[Step]:
         return self._independent_of_time(step)
 
-    def difference(self, step: Subtract) -> Iterator[Step]:
+    def difference(self, step: Difference) -> Iterator[Step]:
         return self._independent_of_time(step)
 
     def consent(self, step: ConsentMatch) -> Iterator[Step]:

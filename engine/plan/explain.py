@@ -22,17 +22,17 @@ from engine.plan.model import (
     AttributeMatch,
     BucketMatch,
     ConsentMatch,
+    Difference,
+    Empty,
     EventMatch,
     EventSelection,
     IdentityMatch,
-    Intersect,
-    Nobody,
+    Intersection,
     Plan,
     SeenMatch,
     SequenceMatch,
     Step,
-    Subtract,
-    Unite,
+    Union,
     Universe,
     operands_of,
 )
@@ -74,16 +74,16 @@ class _Description(StepVisitor[str]):
     def universe(self, step: Universe) -> str:
         return f"users of {_listed(step.inputs)}"
 
-    def empty(self, step: Nobody) -> str:
+    def empty(self, step: Empty) -> str:
         return "no one"
 
-    def intersection(self, step: Intersect) -> str:
+    def intersection(self, step: Intersection) -> str:
         return "in every one of " + _numbered(step.operands)
 
-    def union(self, step: Unite) -> str:
+    def union(self, step: Union) -> str:
         return "in any of " + _numbered(step.operands)
 
-    def difference(self, step: Subtract) -> str:
+    def difference(self, step: Difference) -> str:
         return f"in #{step.minuend} and not in #{step.subtrahend}"
 
     def attribute(self, step: AttributeMatch) -> str:
@@ -170,8 +170,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """A criterion as it stands for one user.
 
     `decisive` marks the reasons: a node is decisive when its parent is and its verdict is what made the
-    parent's, so that the decisive leaves are what lets the user in or keeps it out. Of an all_of that is
-    false the false children are, of one that is true all; of an any_of the other way round.
+    parent's. So the decisive criteria without children are what lets the user in or keeps it out. Of an
+    all_of that is false the false children are, of one that is true all; of an any_of the other way round.
     """
 
     path: str
@@ -213,8 +213,8 @@ def compile_explanation(
         return len(roots) - 1
 
     def explained(node: CompiledNode) -> ExplainedNode:
-        # Users of other journeys can pass a leaf; only the journey's users are in the set.
-        own = root(planner.steps.intersect([universe, node.step]))
+        # Users of other journeys can pass a predicate; only the journey's users are in the set.
+        own = root(planner.steps.intersection([universe, node.step]))
         return ExplainedNode(node.path, node.criterion, own, tuple(map(explained, node.children)))
 
     milestones = []

@@ -7,8 +7,9 @@ several roots.
 
 Everything that depends on the clock, on time zones or on the journey's inputs has been resolved: windows are
 absolute half-open ranges, "older than 30 days" is a range of times, "all inputs" is a list. `not c` is
-`Subtract(universe, c)`, never a flip; a remaining-users split is a difference as well. A plan holds no dense
-ids, no bitmaps and no SQL, and MessagePack of it is stable, so that its hash names it.
+`Difference(universe, c)`, never a flip; a remaining-users split is a difference as well. A plan holds no
+dense ids, no bitmaps and no SQL, and MessagePack of it is stable, so that its hash names it. The tags of
+steps are what ExplainAudience shows.
 
 Beware of struct equality here: in Python `Equals(1) == Equals(True) == Equals(1.0)`. Two steps are the same
 step exactly when their MessagePack encodings (`encode_step`) are the same bytes.
@@ -66,23 +67,23 @@ class Universe(_Step, frozen=True, tag="universe", kw_only=True):
     inputs: tuple[str, ...]
 
 
-class Nobody(_Step, frozen=True, tag="nobody", kw_only=True):
+class Empty(_Step, frozen=True, tag="nobody", kw_only=True):
     """The empty set."""
 
 
-class Intersect(_Step, frozen=True, tag="intersect", kw_only=True):
+class Intersection(_Step, frozen=True, tag="intersect", kw_only=True):
     """Users in every one of the operand steps (two or more indices)."""
 
     operands: tuple[int, ...]
 
 
-class Unite(_Step, frozen=True, tag="unite", kw_only=True):
+class Union(_Step, frozen=True, tag="unite", kw_only=True):
     """Users in at least one of the operand steps (two or more indices)."""
 
     operands: tuple[int, ...]
 
 
-class Subtract(_Step, frozen=True, tag="subtract", kw_only=True):
+class Difference(_Step, frozen=True, tag="subtract", kw_only=True):
     """Users in `minuend` and not in `subtrahend`."""
 
     minuend: int
@@ -167,9 +168,9 @@ class BucketMatch(_Step, frozen=True, tag="bucket", kw_only=True):
 Predicate: TypeAlias = (
     AttributeMatch | SeenMatch | IdentityMatch | ConsentMatch | EventMatch | SequenceMatch | BucketMatch
 )
-Source: TypeAlias = Universe | Nobody | Predicate
+Source: TypeAlias = Universe | Empty | Predicate
 """Steps that a backend answers from its data."""
-Combination: TypeAlias = Intersect | Unite | Subtract
+Combination: TypeAlias = Intersection | Union | Difference
 """Steps that are made from other steps."""
 Step: TypeAlias = Source | Combination
 
@@ -207,9 +208,9 @@ def decode_plan(data: bytes) -> Plan:
 def operands_of(step: Step) -> tuple[int, ...]:
     """The indices of the earlier steps that a step draws from."""
     match step:
-        case Intersect() | Unite():
+        case Intersection() | Union():
             return step.operands
-        case Subtract():
+        case Difference():
             return (step.minuend, step.subtrahend)
         case _:
             return _no_operands(step)

@@ -29,4 +29,4 @@ def resolve_number_test(test: NumberTest | None) -> tuple[Interval, ...]:
 
 def resolve_where(where: Where, as_of: Micros) -> RowFilter:
     """The condition on one event as it stands at `as_of`."""
-    return mapped(where, lambda leaf: WhereAttribute(key=leaf.key, test=leaf.test.resolve(as_of)))
+    return mapped(where, lambda each: WhereAttribute(key=each.key, test=each.test.resolve(as_of)))

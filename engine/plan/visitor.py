@@ -15,15 +15,15 @@ from engine.plan.model import (
     AttributeMatch,
     BucketMatch,
     ConsentMatch,
+    Difference,
+    Empty,
     EventMatch,
     IdentityMatch,
-    Intersect,
-    Nobody,
+    Intersection,
     SeenMatch,
     SequenceMatch,
     Step,
-    Subtract,
-    Unite,
+    Union,
     Universe,
 )
 
@@ -38,13 +38,13 @@ class StepVisitor(ABC, Generic[Result]):
         match step:
             case Universe():
                 return self.universe(step)
-            case Nobody():
+            case Empty():
                 return self.empty(step)
-            case Intersect():
+            case Intersection():
                 return self.intersection(step)
-            case Unite():
+            case Union():
                 return self.union(step)
-            case Subtract():
+            case Difference():
                 return self.difference(step)
             case AttributeMatch():
                 return self.attribute(step)
@@ -67,16 +67,16 @@ class StepVisitor(ABC, Generic[Result]):
     def universe(self, step: Universe) -> Result: ...
 
     @abstractmethod
-    def empty(self, step: Nobody) -> Result: ...
+    def empty(self, step: Empty) -> Result: ...
 
     @abstractmethod
-    def intersection(self, step: Intersect) -> Result: ...
+    def intersection(self, step: Intersection) -> Result: ...
 
     @abstractmethod
-    def union(self, step: Unite) -> Result: ...
+    def union(self, step: Union) -> Result: ...
 
     @abstractmethod
-    def difference(self, step: Subtract) -> Result: ...
+    def difference(self, step: Difference) -> Result: ...
 
     @abstractmethod
     def attribute(self, step: AttributeMatch) -> Result: ...

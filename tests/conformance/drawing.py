@@ -12,12 +12,13 @@ from engine.plan.model import (
     AttributeMatch,
     BucketMatch,
     ConsentMatch,
+    Difference,
+    Empty,
     EventMatch,
     EventSelection,
     IdentityMatch,
     InstantRange,
-    Intersect,
-    Nobody,
+    Intersection,
     NumberRange,
     Plan,
     ResolvedTest,
@@ -25,8 +26,7 @@ from engine.plan.model import (
     SeenMatch,
     SequenceMatch,
     Step,
-    Subtract,
-    Unite,
+    Union,
     Universe,
 )
 from engine.values import MICROS_PER_HOUR, Micros, Value
@@ -169,7 +169,7 @@ def predicates(account: str) -> st.SearchStrategy[Step]:
     hashes = st.sampled_from((0, 1 << 62, 1 << 63, (1 << 64) - 1))
     return st.one_of(
         st.builds(Universe, inputs=inputs),
-        st.just(Nobody()),
+        st.just(Empty()),
         st.builds(
             AttributeMatch,
             workspaces=workspaces,
@@ -215,9 +215,9 @@ def plans(draw: st.DrawFn, account: str, as_of: Micros = NOON) -> Plan:
         earlier = st.integers(0, len(steps) - 1)
         some = st.lists(earlier, min_size=2, max_size=4).map(tuple)
         step: Step = draw(
-            st.builds(Intersect, operands=some)
-            | st.builds(Unite, operands=some)
-            | st.builds(Subtract, minuend=earlier, subtrahend=earlier)
+            st.builds(Intersection, operands=some)
+            | st.builds(Union, operands=some)
+            | st.builds(Difference, minuend=earlier, subtrahend=earlier)
         )
         steps.append(step)
     roots = draw(st.lists(st.integers(0, len(steps) - 1), min_size=1, max_size=4))

@@ -14,14 +14,14 @@ from engine.errors import DeadlineExceeded, InvalidInput, RevisionNotReached
 from engine.plan.model import (
     AttributeMatch,
     BucketMatch,
+    Difference,
     EventMatch,
     EventSelection,
-    Intersect,
+    Intersection,
     Interval,
     NumberRange,
     Plan,
     Step,
-    Subtract,
     TimeRange,
     Universe,
 )
@@ -200,7 +200,7 @@ def test_disjoint_partitions_sum_to_the_whole(site: Site) -> None:
     site.send(*(event(f"user-{i}") for i in range(3_000)))
     site.send(*(update(f"user-{i}", tier="gold") for i in range(0, 3_000, 3)))
     gold = AttributeMatch(workspaces=(SHOP,), key="tier", test=Equals("gold"))
-    plan = plan_of(EVERYONE, gold, Subtract(minuend=0, subtrahend=1))
+    plan = plan_of(EVERYONE, gold, Difference(minuend=0, subtrahend=1))
     order = site.backend.sample_partitions(PARTITION_COUNT)
     pieces = [order[start : start + 100] for start in range(0, PARTITION_COUNT, 100)]
     counted = [site.backend.execute(plan, Count(), partitions=piece).sizes[0] for piece in pieces]
@@ -304,6 +304,6 @@ def test_a_revision_that_does_not_come_is_an_error(site: Site) -> None:
 
 def test_a_deadline_that_has_passed_is_an_error(site: Site) -> None:
     site.send(event("ada"))
-    plan = plan_of(EVERYONE, Universe(inputs=()), Intersect(operands=(0, 1)))
+    plan = plan_of(EVERYONE, Universe(inputs=()), Intersection(operands=(0, 1)))
     with pytest.raises(DeadlineExceeded):
         site.backend.execute(plan, Count(), deadline=time.monotonic() - 1.0)

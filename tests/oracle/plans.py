@@ -17,13 +17,14 @@ from engine.plan.model import (
     AttributeMatch,
     BucketMatch,
     ConsentMatch,
+    Difference,
+    Empty,
     EventMatch,
     EventSelection,
     IdentityMatch,
     InstantRange,
-    Intersect,
+    Intersection,
     Interval,
-    Nobody,
     NumberRange,
     Plan,
     ResolvedTest,
@@ -31,9 +32,8 @@ from engine.plan.model import (
     SeenMatch,
     SequenceMatch,
     Step,
-    Subtract,
     TimeRange,
-    Unite,
+    Union,
     Universe,
 )
 from engine.values import Micros, Value
@@ -54,13 +54,13 @@ def root_sets(plan: Plan, users: dict[str, History]) -> list[UserSet]:
 
 def _set_of(step: Step, sets: list[UserSet], users: dict[str, History]) -> UserSet:
     match step:
-        case Nobody():
+        case Empty():
             return frozenset()
-        case Intersect():
+        case Intersection():
             return sets[step.operands[0]].intersection(*(sets[operand] for operand in step.operands[1:]))
-        case Unite():
+        case Union():
             return frozenset().union(*(sets[operand] for operand in step.operands))
-        case Subtract():
+        case Difference():
             return sets[step.minuend] - sets[step.subtrahend]
         case _:
             return frozenset(user_id for user_id, user in users.items() if _holds(step, user))

@@ -1,6 +1,6 @@
 """Nested groups of one kind become one group.
 
-    Intersect(Intersect(a, b), c) → Intersect(a, b, c)        Unite(Unite(a, b), c) → Unite(a, b, c)
+    Intersection(Intersection(a, b), c) → Intersection(a, b, c)        Union(Union(a, b), c) → Union(a, b, c)
 
 A group that something else needs too stays, for it is computed anyway and one operand of it is cheaper.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from engine.plan.model import Intersect, Plan, Step, Unite, operands_of
+from engine.plan.model import Intersection, Plan, Step, Union, operands_of
 from engine.plan.passes.rewrite import Draft, rewrite
 from engine.plan.statistics import Statistics
 
@@ -23,7 +23,7 @@ def flatten(plan: Plan, statistics: Statistics) -> Plan:
     private: set[int] = set()
 
     def rule(draft: Draft, step: Step) -> int:
-        if isinstance(step, Intersect | Unite):
+        if isinstance(step, Intersection | Union):
             step = type(step)(operands=tuple(_operands(draft, step, private)))
         index = draft.add(step)
         if next(place) in used_once:
@@ -33,7 +33,7 @@ def flatten(plan: Plan, statistics: Statistics) -> Plan:
     return rewrite(plan, rule)
 
 
-def _operands(draft: Draft, group: Intersect | Unite, private: set[int]) -> list[int]:
+def _operands(draft: Draft, group: Intersection | Union, private: set[int]) -> list[int]:
     operands: list[int] = []
     for operand in group.operands:
         inner = draft.steps[operand]

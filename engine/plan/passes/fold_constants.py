@@ -1,8 +1,8 @@
 """Constant folding: predicates that no data can satisfy, and set operations on no one, disappear.
 
-Intersect(a, Nobody)   → Nobody        Unite(a, Nobody)   → a
-Subtract(a, Nobody)    → a             Subtract(Nobody, a) → Nobody
-Universe(no inputs), EventMatch(empty window), AttributeMatch(in no values) … → Nobody
+Intersection(a, Empty) → Empty        Union(a, Empty)      → a
+Difference(a, Empty)   → a            Difference(Empty, a) → Empty
+Universe(no inputs), EventMatch(empty window), AttributeMatch(in no values) … → Empty
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from engine.criteria.operators import matcher_of
 from engine.plan.model import (
     AttributeMatch,
     BucketMatch,
+    Difference,
+    Empty,
     EventMatch,
     EventSelection,
     IdentityMatch,
-    Intersect,
-    Nobody,
+    Intersection,
     Plan,
     SeenMatch,
     SequenceMatch,
     Step,
-    Subtract,
-    Unite,
+    Union,
     Universe,
 )
 from engine.plan.passes.rewrite import Draft, rewrite
@@ -36,28 +36,28 @@ def fold_constants(plan: Plan, statistics: Statistics) -> Plan:
 
 def _fold(draft: Draft, step: Step) -> int:
     match step:
-        case Intersect():
-            if any(_is_nobody(draft, operand) for operand in step.operands):
-                return draft.nobody()
-        case Unite():
-            return draft.unite([operand for operand in step.operands if not _is_nobody(draft, operand)])
-        case Subtract():
+        case Intersection():
+            if any(_is_empty(draft, operand) for operand in step.operands):
+                return draft.empty()
+        case Union():
+            return draft.union([operand for operand in step.operands if not _is_empty(draft, operand)])
+        case Difference():
             if step.minuend == step.subtrahend:
-                return draft.nobody()
-            if _is_nobody(draft, step.minuend) or _is_nobody(draft, step.subtrahend):
+                return draft.empty()
+            if _is_empty(draft, step.minuend) or _is_empty(draft, step.subtrahend):
                 return step.minuend
         case _:
             if is_impossible(step):
-                return draft.nobody()
+                return draft.empty()
     return draft.add(step)
 
 
-def _is_nobody(draft: Draft, index: int) -> bool:
-    return isinstance(draft.steps[index], Nobody)
+def _is_empty(draft: Draft, index: int) -> bool:
+    return isinstance(draft.steps[index], Empty)
 
 
 def is_impossible(step: Step) -> bool:
-    """No user can ever be in the set of this leaf."""
+    """No user can ever be in the set of this step."""
     match step:
         case Universe():
             return not step.inputs

@@ -1,15 +1,15 @@
 """De Morgan where it saves work: several complements become one, and a complement within a narrower set
 becomes a difference from that set.
 
-    Subtract(x, Subtract(u, a)), x inside u     → Intersect(x, a)
-    Intersect(Subtract(u, a), Subtract(u, b))   → Subtract(u, Unite(a, b))
-    Unite(Subtract(u, a), Subtract(u, b))       → Subtract(u, Intersect(a, b))
-    Intersect(x, Subtract(u, a)), x inside u    → Subtract(x, a)
+    Difference(x, Difference(u, a)), x inside u      → Intersection(x, a)
+    Intersection(Difference(u, a), Difference(u, b)) → Difference(u, Union(a, b))
+    Union(Difference(u, a), Difference(u, b))        → Difference(u, Intersection(a, b))
+    Intersection(x, Difference(u, a)), x inside u    → Difference(x, a)
 """
 
 from __future__ import annotations
 
-from engine.plan.model import Intersect, Plan, Step, Subtract, Unite
+from engine.plan.model import Difference, Intersection, Plan, Step, Union
 from engine.plan.passes.relations import OPERANDS_MAX, Relations
 from engine.plan.passes.rewrite import Draft, rewrite
 from engine.plan.statistics import Statistics
@@ -23,11 +23,11 @@ def merge_complements(plan: Plan, statistics: Statistics) -> Plan:
         if not relations:
             relations.append(Relations(draft.steps))
         match step:
-            case Subtract():
+            case Difference():
                 return _difference(draft, relations[0], step)
-            case Intersect() if len(step.operands) <= OPERANDS_MAX:
+            case Intersection() if len(step.operands) <= OPERANDS_MAX:
                 return _intersection(draft, relations[0], step)
-            case Unite():
+            case Union():
                 return _union(draft, step)
             case _:
                 return draft.add(step)
@@ -35,15 +35,15 @@ def merge_complements(plan: Plan, statistics: Statistics) -> Plan:
     return rewrite(plan, rule)
 
 
-def _difference(draft: Draft, relations: Relations, step: Subtract) -> int:
+def _difference(draft: Draft, relations: Relations, step: Difference) -> int:
     inner = draft.steps[step.subtrahend]
-    if isinstance(inner, Subtract) and relations.inside(step.minuend, inner.minuend):
-        return draft.intersect([step.minuend, inner.subtrahend])
+    if isinstance(inner, Difference) and relations.inside(step.minuend, inner.minuend):
+        return draft.intersection([step.minuend, inner.subtrahend])
     return draft.add(step)
 
 
-def _intersection(draft: Draft, relations: Relations, step: Intersect) -> int:
-    kept = [operand for operand in step.operands if not isinstance(draft.steps[operand], Subtract)]
+def _intersection(draft: Draft, relations: Relations, step: Intersection) -> int:
+    kept = [operand for operand in step.operands if not isinstance(draft.steps[operand], Difference)]
     complements = _by_minuend(draft, step.operands)
     removed: list[int] = []
     for minuend in list(complements):
@@ -55,26 +55,26 @@ def _intersection(draft: Draft, relations: Relations, step: Intersect) -> int:
         return draft.add(step)
     for minuend, group in complements.items():
         whole = (
-            draft.subtract(minuend, draft.unite([*group.values()])) if len(group) > 1 else next(iter(group))
+            draft.difference(minuend, draft.union([*group.values()])) if len(group) > 1 else next(iter(group))
         )
         kept.append(whole)
-    rest = draft.intersect(kept)
-    return draft.subtract(rest, draft.unite(removed)) if removed else rest
+    rest = draft.intersection(kept)
+    return draft.difference(rest, draft.union(removed)) if removed else rest
 
 
-def _union(draft: Draft, step: Unite) -> int:
-    kept = [operand for operand in step.operands if not isinstance(draft.steps[operand], Subtract)]
+def _union(draft: Draft, step: Union) -> int:
+    kept = [operand for operand in step.operands if not isinstance(draft.steps[operand], Difference)]
     complements = _by_minuend(draft, step.operands)
     if all(len(group) == 1 for group in complements.values()):
         return draft.add(step)
     for minuend, group in complements.items():
         whole = (
-            draft.subtract(minuend, draft.intersect([*group.values()]))
+            draft.difference(minuend, draft.intersection([*group.values()]))
             if len(group) > 1
             else next(iter(group))
         )
         kept.append(whole)
-    return draft.unite(kept)
+    return draft.union(kept)
 
 
 def _by_minuend(draft: Draft, operands: tuple[int, ...]) -> dict[int, dict[int, int]]:
@@ -82,6 +82,6 @@ def _by_minuend(draft: Draft, operands: tuple[int, ...]) -> dict[int, dict[int, 
     complements: dict[int, dict[int, int]] = {}
     for operand in operands:
         inner = draft.steps[operand]
-        if isinstance(inner, Subtract):
+        if isinstance(inner, Difference):
             complements.setdefault(inner.minuend, {})[operand] = inner.subtrahend
     return complements

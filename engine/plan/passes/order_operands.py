@@ -1,9 +1,9 @@
 """Cheap and selective first.
 
-A backend looks at the operands of Intersect from left to right and may stop, or look only at the users left.
-So they are ordered by what looking at one costs over the share of users it is expected to remove, the rank
-under which a row of independent tests costs least; those of Unite by cost over the share it is expected to
-add. Costs and shares come from `engine.plan.costs`.
+A backend looks at the operands of an intersection from left to right and may stop, or look only at the users
+left. So they are ordered by what looking at one costs over the share of users it is expected to remove, the
+rank under which a row of independent tests costs least; those of a union by cost over the share it is
+expected to add. Costs and shares come from `engine.plan.costs`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 from engine.plan.costs import CostModel, Estimate
-from engine.plan.model import Intersect, Plan, Step, Unite
+from engine.plan.model import Intersection, Plan, Step, Union
 from engine.plan.passes.rewrite import Draft, rewrite
 from engine.plan.statistics import Statistics
 
@@ -22,10 +22,10 @@ def order_operands(plan: Plan, statistics: Statistics) -> Plan:
 
     def rule(draft: Draft, step: Step) -> int:
         match step:
-            case Intersect():
-                step = Intersect(operands=_ordered(step.operands, costs.estimates, of_all=True))
-            case Unite():
-                step = Unite(operands=_ordered(step.operands, costs.estimates, of_all=False))
+            case Intersection():
+                step = Intersection(operands=_ordered(step.operands, costs.estimates, of_all=True))
+            case Union():
+                step = Union(operands=_ordered(step.operands, costs.estimates, of_all=False))
             case _:
                 pass
         costs.add(step)

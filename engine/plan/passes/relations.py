@@ -9,14 +9,14 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from engine.plan.model import (
+    Difference,
+    Empty,
     EventMatch,
-    Intersect,
-    Nobody,
+    Intersection,
     SeenMatch,
     SequenceMatch,
     Step,
-    Subtract,
-    Unite,
+    Union,
     Universe,
 )
 
@@ -80,44 +80,44 @@ class Relations:
 
     def _part_inside(self, one: int, other: int, depth: int) -> bool:
         match self._steps[one]:
-            case Nobody():
+            case Empty():
                 return True
-            case Intersect(operands=operands):
+            case Intersection(operands=operands):
                 return any(self.inside(operand, other, depth) for operand in operands)
-            case Unite(operands=operands):
+            case Union(operands=operands):
                 return all(self.inside(operand, other, depth) for operand in operands)
-            case Subtract(minuend=minuend):
+            case Difference(minuend=minuend):
                 return self.inside(minuend, other, depth)
             case _:
                 return False
 
     def _inside_parts(self, one: int, other: int, depth: int) -> bool:
         match self._steps[other]:
-            case Intersect(operands=operands):
+            case Intersection(operands=operands):
                 return all(self.inside(one, operand, depth) for operand in operands)
-            case Unite(operands=operands):
+            case Union(operands=operands):
                 return any(self.inside(one, operand, depth) for operand in operands)
-            case Subtract(minuend=minuend, subtrahend=subtrahend):
+            case Difference(minuend=minuend, subtrahend=subtrahend):
                 return self.inside(one, minuend, depth) and self.apart(one, subtrahend, depth)
             case _:
                 return False
 
     def _apart_from(self, one: int, other: int, depth: int) -> bool:
         match self._steps[one]:
-            case Nobody():
+            case Empty():
                 return True
-            case Subtract(minuend=minuend, subtrahend=subtrahend):
+            case Difference(minuend=minuend, subtrahend=subtrahend):
                 return self.inside(other, subtrahend, depth) or self.apart(minuend, other, depth)
-            case Intersect(operands=operands):
+            case Intersection(operands=operands):
                 return any(self.apart(operand, other, depth) for operand in operands)
-            case Unite(operands=operands):
+            case Union(operands=operands):
                 return all(self.apart(operand, other, depth) for operand in operands)
             case _:
                 return False
 
     def _bound(self, step: Step) -> Inputs | None:
         match step:
-            case Nobody():
+            case Empty():
                 return frozenset()
             case Universe() | SeenMatch():
                 return frozenset(step.inputs)
@@ -125,12 +125,12 @@ class Relations:
                 return frozenset(step.selection.inputs)
             case SequenceMatch():
                 return min((frozenset(part.inputs) for part in step.steps), key=len, default=None)
-            case Subtract():
+            case Difference():
                 return self._inputs[step.minuend]
-            case Intersect():
+            case Intersection():
                 known = [bound for operand in step.operands if (bound := self._inputs[operand]) is not None]
                 return min(known, key=len) if known else None
-            case Unite():
+            case Union():
                 bounds = [self._inputs[operand] for operand in step.operands]
                 known = [bound for bound in bounds if bound is not None]
                 return frozenset().union(*known) if len(known) == len(bounds) else None

@@ -1,4 +1,4 @@
-"""What passes are written with: a plan rewritten step by step, from the leaves up."""
+"""What passes are written with: a plan rewritten step by step, each after its operands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from engine.plan.model import Intersect, Nobody, Plan, Step, Subtract, Unite, operands_of
+from engine.plan.model import Difference, Empty, Intersection, Plan, Step, Union, operands_of
 
 
 class Draft:
@@ -21,23 +21,23 @@ class Draft:
         self.steps.append(step)
         return len(self.steps) - 1
 
-    def nobody(self) -> int:
+    def empty(self) -> int:
         """A step for the empty set."""
-        return self.add(Nobody())
+        return self.add(Empty())
 
-    def intersect(self, operands: Sequence[int]) -> int:
+    def intersection(self, operands: Sequence[int]) -> int:
         """The users in all of one or more operands."""
-        return operands[0] if len(operands) == 1 else self.add(Intersect(operands=tuple(operands)))
+        return operands[0] if len(operands) == 1 else self.add(Intersection(operands=tuple(operands)))
 
-    def unite(self, operands: Sequence[int]) -> int:
+    def union(self, operands: Sequence[int]) -> int:
         """The users in any of the operands."""
         if not operands:
-            return self.nobody()
-        return operands[0] if len(operands) == 1 else self.add(Unite(operands=tuple(operands)))
+            return self.empty()
+        return operands[0] if len(operands) == 1 else self.add(Union(operands=tuple(operands)))
 
-    def subtract(self, minuend: int, subtrahend: int) -> int:
+    def difference(self, minuend: int, subtrahend: int) -> int:
         """The users in the minuend and not in the subtrahend."""
-        return self.add(Subtract(minuend=minuend, subtrahend=subtrahend))
+        return self.add(Difference(minuend=minuend, subtrahend=subtrahend))
 
 
 Rule: TypeAlias = Callable[[Draft, Step], int]
@@ -56,10 +56,10 @@ def rewrite(plan: Plan, rule: Rule) -> Plan:
 def with_operands(step: Step, place: Sequence[int] | Mapping[int, int]) -> Step:
     """The same step with each operand replaced by its new place."""
     match step:
-        case Intersect() | Unite():
+        case Intersection() | Union():
             return type(step)(operands=tuple([place[operand] for operand in step.operands]))
-        case Subtract():
-            return Subtract(minuend=place[step.minuend], subtrahend=place[step.subtrahend])
+        case Difference():
+            return Difference(minuend=place[step.minuend], subtrahend=place[step.subtrahend])
         case _:
             return step
 

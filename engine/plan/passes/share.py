@@ -1,12 +1,12 @@
 """Common sub-expressions: steps that denote the same set by the same form become one step.
 
 Steps are the same when their encodings are the same bytes (struct equality would take Equals(1.0) for
-Equals(True)); the order of the operands of Intersect and Unite makes no difference.
+Equals(True)); the order of the operands of Intersection and Union makes no difference.
 """
 
 from __future__ import annotations
 
-from engine.plan.model import Intersect, Plan, Step, Unite, encode_step
+from engine.plan.model import Intersection, Plan, Step, Union, encode_step
 from engine.plan.passes.rewrite import Draft, rewrite
 from engine.plan.statistics import Statistics
 
@@ -26,9 +26,9 @@ def share(plan: Plan, statistics: Statistics) -> Plan:
 
 def _canonical(step: Step) -> Step:
     match step:
-        case Intersect():
-            return Intersect(operands=tuple(sorted(step.operands)))
-        case Unite():
-            return Unite(operands=tuple(sorted(step.operands)))
+        case Intersection():
+            return Intersection(operands=tuple(sorted(step.operands)))
+        case Union():
+            return Union(operands=tuple(sorted(step.operands)))
         case _:
             return step

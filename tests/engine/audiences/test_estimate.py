@@ -24,7 +24,7 @@ from engine.errors import DataLoss, DeadlineExceeded, InvalidInput, LimitExceede
 from engine.local.backend import LocalBackend
 from engine.local.settings import LocalSettings
 from engine.plan.canonical import canonical_digest
-from engine.plan.model import BucketMatch, EventMatch, EventSelection, Interval, Nobody, Plan, Universe
+from engine.plan.model import BucketMatch, Empty, EventMatch, EventSelection, Interval, Plan, Universe
 from engine.values import PARTITION_COUNT
 from tests.engine.site import ACCOUNT, NOW, WEB
 
@@ -36,7 +36,7 @@ SELECTION = EventSelection(inputs=(WEB,), name="buy")
 STEPS = (
     Universe(inputs=(WEB,)),
     EventMatch(selection=SELECTION, intervals=(Interval(low=1.0),)),
-    Nobody(),
+    Empty(),
 )
 PLAN = Plan(account=ACCOUNT, as_of=NOW, steps=STEPS, roots=(1, 2, 0))
 

@@ -20,7 +20,7 @@ from engine.audiences.sampling import (
 )
 from engine.backend import Block
 from engine.local.halvings import HALVINGS_MAX, Halvings
-from engine.plan.model import BucketMatch, Intersect, Plan, Subtract, Unite, Universe
+from engine.plan.model import BucketMatch, Difference, Intersection, Plan, Union, Universe
 from engine.values import PARTITION_COUNT
 
 TRIALS = 20_000
@@ -175,10 +175,10 @@ def test_no_bound_lies_beyond_that_of_a_set_around_it() -> None:
         Universe(inputs=("i",)),
         BucketMatch(salt="a", first=0, last=1),
         BucketMatch(salt="b", first=0, last=1),
-        Intersect(operands=(0, 1)),
-        Intersect(operands=(0, 1, 2)),
-        Subtract(minuend=3, subtrahend=2),
-        Unite(operands=(1, 2)),
+        Intersection(operands=(0, 1)),
+        Intersection(operands=(0, 1, 2)),
+        Difference(minuend=3, subtrahend=2),
+        Union(operands=(1, 2)),
     )
     plan = Plan(account="a", as_of=0, steps=steps, roots=(4, 5, 3, 6, 0))
 

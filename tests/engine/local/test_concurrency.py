@@ -9,7 +9,7 @@ from pathlib import Path
 from engine.backend import Contains, Count, Members
 from engine.local.backend import LocalBackend
 from engine.local.settings import LocalSettings
-from engine.plan.model import EventMatch, EventSelection, Intersect, Interval, Universe
+from engine.plan.model import EventMatch, EventSelection, Intersection, Interval, Universe
 from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, WEB, event, plan_of, update
 
 BATCHES = 40
@@ -20,7 +20,7 @@ SETTINGS = LocalSettings(
 BUYERS = plan_of(
     Universe(inputs=(WEB,)),
     EventMatch(selection=EventSelection(inputs=(WEB,), name="buy"), intervals=(Interval(low=1.0),)),
-    Intersect(operands=(0, 1)),
+    Intersection(operands=(0, 1)),
 )
 
 

@@ -56,17 +56,17 @@ from engine.plan.explain import (
 from engine.plan.model import (
     BucketMatch,
     ConsentMatch,
+    Difference,
+    Empty,
     EventSelection,
     IdentityMatch,
     InstantRange,
     Interval,
-    Nobody,
     NumberRange,
     SeenMatch,
     SequenceMatch,
-    Subtract,
     TimeRange,
-    Unite,
+    Union,
     Universe,
 )
 from engine.plan.model import Step as PlanStep
@@ -262,9 +262,9 @@ def test_every_step_has_words() -> None:
     )
     words: dict[PlanStep, str] = {
         Universe(inputs=(IOS,)): f"users of {IOS}",
-        Nobody(): "no one",
-        Unite(operands=(0, 1)): "in any of #0, #1",
-        Subtract(minuend=0, subtrahend=1): "in #0 and not in #1",
+        Empty(): "no one",
+        Union(operands=(0, 1)): "in any of #0, #1",
+        Difference(minuend=0, subtrahend=1): "in #0 and not in #1",
         SeenMatch(inputs=(IOS,), last=True, test=InstantRange((TimeRange(start=0),))): (
             f"last seen from 1970-01-01T00:00:00Z through {IOS}"
         ),

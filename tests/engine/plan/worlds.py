@@ -16,19 +16,19 @@ from engine.plan.model import (
     AttributeMatch,
     BucketMatch,
     ConsentMatch,
+    Difference,
+    Empty,
     EventMatch,
     EventSelection,
     IdentityMatch,
-    Intersect,
+    Intersection,
     Interval,
-    Nobody,
     Plan,
     Predicate,
     RowFilter,
     SeenMatch,
     SequenceMatch,
-    Subtract,
-    Unite,
+    Union,
     Universe,
 )
 from engine.values import Value, bucket_of
@@ -74,15 +74,15 @@ def evaluate(plan: Plan, world: World) -> list[set[str]]:
     sets: list[set[str]] = []
     for step in plan.steps:
         match step:
-            case Nobody():
+            case Empty():
                 found: set[str] = set()
             case Universe():
                 found = {name for name, user in world.items() if user.seen(step.inputs)}
-            case Intersect():
+            case Intersection():
                 found = set.intersection(*(sets[operand] for operand in step.operands))
-            case Unite():
+            case Union():
                 found = set().union(*(sets[operand] for operand in step.operands))
-            case Subtract():
+            case Difference():
                 found = sets[step.minuend] - sets[step.subtrahend]
             case _:
                 found = {name for name, user in world.items() if holds(step, name, user)}

@@ -2,9 +2,10 @@
 
     (& a (| b 0) (- U a))
 
-`&`, `|` and `-` are Intersect, Unite and Subtract; `U` is the universe of two inputs and `V` that of one of
-them; `0` is no one; `e`, `f`, `g` are events through both inputs, `v` an event through V's; `s` a sequence;
-any other word is a user attribute of that key. Equal sub-expressions are one step; commas separate roots.
+`&`, `|` and `-` are Intersection, Union and Difference; `U` is the universe of two inputs and `V` that of one
+of them; `0` is no one; `e`, `f`, `g` are events through both inputs, `v` an event through V's; `s` a
+sequence; any other word is a user attribute of that key. Equal sub-expressions are one step; commas separate
+roots.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from collections.abc import Iterator
 from engine.criteria.model import Exists
 from engine.plan.model import (
     AttributeMatch,
+    Difference,
+    Empty,
     EventMatch,
     EventSelection,
-    Intersect,
+    Intersection,
     Interval,
-    Nobody,
     Plan,
     SequenceMatch,
     Step,
-    Subtract,
-    Unite,
+    Union,
     Universe,
     encode_step,
     operands_of,
@@ -35,7 +36,7 @@ SOME = (Interval(low=1.0),)
 LEAVES: dict[str, Step] = {
     "U": Universe(inputs=(IOS, WEB)),
     "V": Universe(inputs=(WEB,)),
-    "0": Nobody(),
+    "0": Empty(),
     "v": EventMatch(selection=EventSelection(inputs=(WEB,), name="v"), intervals=SOME),
     "s": SequenceMatch(steps=(EventSelection(inputs=(IOS, WEB)), EventSelection(inputs=(IOS, WEB)))),
     **{
@@ -43,8 +44,8 @@ LEAVES: dict[str, Step] = {
         for name in ("e", "f", "g")
     },
 }
-GROUPS: dict[str, type[Intersect] | type[Unite]] = {"&": Intersect, "|": Unite}
-SIGNS: dict[type[Step], str] = {Intersect: "&", Unite: "|", Subtract: "-"}
+GROUPS: dict[str, type[Intersection] | type[Union]] = {"&": Intersection, "|": Union}
+SIGNS: dict[type[Step], str] = {Intersection: "&", Union: "|", Difference: "-"}
 
 
 def leaf(word: str) -> Step:
@@ -78,7 +79,7 @@ class _Reader:
         while (operand := self.read(words)) is not None:
             operands.append(operand)
         if sign == "-":
-            return self.add(Subtract(minuend=operands[0], subtrahend=operands[1]))
+            return self.add(Difference(minuend=operands[0], subtrahend=operands[1]))
         return self.add(GROUPS[sign](operands=tuple(operands)))
 
 

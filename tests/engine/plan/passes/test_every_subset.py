@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 
 from engine.plan.compile import compile_intersections, compile_journey, compile_milestone
 from engine.plan.model import (
-    Intersect,
-    Nobody,
+    Difference,
+    Empty,
+    Intersection,
     Plan,
     Step,
-    Subtract,
-    Unite,
+    Union,
     Universe,
     decode_plan,
     operands_of,
@@ -71,9 +71,9 @@ def plans(draw: st.DrawFn) -> Plan:
         steps.append(
             draw(
                 st.one_of(
-                    st.builds(Intersect, operands=several),
-                    st.builds(Unite, operands=several),
-                    st.builds(Subtract, minuend=indices, subtrahend=indices),
+                    st.builds(Intersection, operands=several),
+                    st.builds(Union, operands=several),
+                    st.builds(Difference, minuend=indices, subtrahend=indices),
                 )
             )
         )
@@ -97,13 +97,13 @@ def test_any_passes_over_any_plan(
         for step in which.steps:
             operands = [found[operand] for operand in operands_of(step)]
             match step:
-                case Nobody():
+                case Empty():
                     found.append(set())
-                case Intersect():
+                case Intersection():
                     found.append(set.intersection(*operands))
-                case Unite():
+                case Union():
                     found.append(set().union(*operands))
-                case Subtract():
+                case Difference():
                     found.append(operands[0] - operands[1])
                 case _:
                     found.append(next(sets[word] for word in sets if leaf(word) == step))

@@ -1,7 +1,7 @@
 """The predicates of a plan, resolved to numbers and answered for one group.
 
-Each leaf answers in two ways: for the whole group, and exactly for some users only (what it says of others
-then means nothing). No answer may be changed by its caller: it may be a bitmap of the index itself.
+Each answers in two ways: for the whole group, and exactly for some users only (what it says of others then
+means nothing). No answer may be changed by its caller: it may be a bitmap of the index itself.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from engine.plan.model import (
     AttributeMatch,
     BucketMatch,
     ConsentMatch,
+    Difference,
+    Empty,
     EventMatch,
     EventSelection,
     IdentityMatch,
-    Intersect,
-    Nobody,
+    Intersection,
     RowFilter,
     SeenMatch,
     SequenceMatch,
     Step,
-    Subtract,
-    Unite,
+    Union,
     Universe,
 )
 from engine.plan.visitor import StepVisitor
@@ -81,7 +81,7 @@ ROW_US = {
 """A row of an event table."""
 
 
-class Leaf(Protocol):
+class Predicate(Protocol):
     """A predicate. `source` is what traces report; a `cacheable` answer may be kept
     for as long as its `reads` are untouched; `among` is worth while for up to `narrow_max` users.
     """
@@ -107,7 +107,7 @@ class Leaf(Protocol):
         ...
 
 
-class _Leaf:
+class _Base:
     source = "index"
     cacheable = False
     narrow_max = 1 << 32
@@ -126,7 +126,7 @@ class _Leaf:
         return 0.0
 
 
-class NobodyLeaf(_Leaf):
+class EmptyPredicate(_Base):
     """The empty set, also where a name was never seen."""
 
     def everyone(self, group: int) -> BitMap:
@@ -136,7 +136,7 @@ class NobodyLeaf(_Leaf):
         return BitMap()
 
 
-class UniverseLeaf(_Leaf):
+class UniversePredicate(_Base):
     """Users that belong to one of the inputs."""
 
     def __init__(self, account: Account, inputs: tuple[int, ...]) -> None:
@@ -157,7 +157,7 @@ class UniverseLeaf(_Leaf):
         return self._seen.users(self._inputs, group, users)
 
 
-class SeenLeaf(_Leaf):
+class SeenPredicate(_Base):
     """Users whose first or last sign of life lies in ranges."""
 
     source = "column"
@@ -186,7 +186,7 @@ class SeenLeaf(_Leaf):
         return self._account.seen.match_users(self._inputs, group, self._last, self._ranges, users)
 
 
-class FieldLeaf(_Leaf):
+class FieldPredicate(_Base):
     """Users of whom one of the fields passes a test: attributes, identities, consents."""
 
     def __init__(self, account: Account, fields: tuple[int, ...], test: ResolvedTest) -> None:
@@ -307,7 +307,7 @@ class FieldLeaf(_Leaf):
         return users
 
 
-class BucketLeaf(_Leaf):
+class BucketPredicate(_Base):
     """Users whose salted hash lies in a range."""
 
     source = "column"
@@ -339,7 +339,7 @@ class BucketLeaf(_Leaf):
         return bitmap_of(ids[(hashes >= self._first) & (hashes <= self._last)])
 
 
-class _EventLeaf(_Leaf):
+class _EventsPredicate(_Base):
     source = "scan"
     cacheable = True
 
@@ -371,7 +371,7 @@ class _EventLeaf(_Leaf):
         raise NotImplementedError
 
 
-class AggregateLeaf(_EventLeaf):
+class AggregatePredicate(_EventsPredicate):
     """Users whose aggregate over events lies in intervals."""
 
     def __init__(self, account: Account, step: ResolvedEventMatch) -> None:
@@ -387,7 +387,7 @@ class AggregateLeaf(_EventLeaf):
         return self._tables.expected_rows(group, selection) * row_us
 
 
-class SequenceLeaf(_EventLeaf):
+class SequencePredicate(_EventsPredicate):
     """Users with events in order."""
 
     def __init__(self, account: Account, step: ResolvedSequence) -> None:
@@ -425,66 +425,66 @@ def _united(sets: list[BitMap]) -> BitMap:
 # --- from names to numbers ----------------------------------------------------------------------------------
 
 
-def resolve(account: Account, step: Step) -> Leaf | None:
-    """The leaf that answers a step from the account's data; None for a step made from other steps."""
+def resolve(account: Account, step: Step) -> Predicate | None:
+    """The predicate that answers a step from the account's data; None for a step made from other steps."""
     return _Resolver(account).visit(step)
 
 
-class _Resolver(StepVisitor[Leaf | None]):
+class _Resolver(StepVisitor[Predicate | None]):
     def __init__(self, account: Account) -> None:
         self._account = account
 
-    def universe(self, step: Universe) -> Leaf:
-        return UniverseLeaf(self._account, _inputs(self._account, step.inputs))
+    def universe(self, step: Universe) -> Predicate:
+        return UniversePredicate(self._account, _inputs(self._account, step.inputs))
 
-    def empty(self, step: Nobody) -> Leaf:
-        return NobodyLeaf()
+    def empty(self, step: Empty) -> Predicate:
+        return EmptyPredicate()
 
-    def intersection(self, step: Intersect) -> None:
+    def intersection(self, step: Intersection) -> None:
         return None
 
-    def union(self, step: Unite) -> None:
+    def union(self, step: Union) -> None:
         return None
 
-    def difference(self, step: Subtract) -> None:
+    def difference(self, step: Difference) -> None:
         return None
 
-    def seen(self, step: SeenMatch) -> Leaf:
-        return SeenLeaf(self._account, _inputs(self._account, step.inputs), step)
+    def seen(self, step: SeenMatch) -> Predicate:
+        return SeenPredicate(self._account, _inputs(self._account, step.inputs), step)
 
-    def attribute(self, step: AttributeMatch) -> Leaf:
+    def attribute(self, step: AttributeMatch) -> Predicate:
         fields = (field_name(FieldKind.ATTRIBUTE, workspace, step.key) for workspace in step.workspaces)
-        return _field_leaf(self._account, tuple(fields), step.test)
+        return _field_predicate(self._account, tuple(fields), step.test)
 
-    def identity(self, step: IdentityMatch) -> Leaf:
-        return _field_leaf(self._account, (field_name(FieldKind.IDENTITY, step.type),), step.test)
+    def identity(self, step: IdentityMatch) -> Predicate:
+        return _field_predicate(self._account, (field_name(FieldKind.IDENTITY, step.type),), step.test)
 
-    def consent(self, step: ConsentMatch) -> Leaf:
+    def consent(self, step: ConsentMatch) -> Predicate:
         field = field_name(FieldKind.CONSENT, step.regulation, step.purpose)
-        return _field_leaf(self._account, (field,), Equals(step.state.value))
+        return _field_predicate(self._account, (field,), Equals(step.state.value))
 
-    def bucket(self, step: BucketMatch) -> Leaf:
-        return BucketLeaf(self._account, step)
+    def bucket(self, step: BucketMatch) -> Predicate:
+        return BucketPredicate(self._account, step)
 
-    def event(self, step: EventMatch) -> Leaf:
-        return _event_leaf(self._account, step)
+    def event(self, step: EventMatch) -> Predicate:
+        return _event_predicate(self._account, step)
 
-    def sequence(self, step: SequenceMatch) -> Leaf:
+    def sequence(self, step: SequenceMatch) -> Predicate:
         steps = tuple(_selection(self._account, selection) for selection in step.steps)
-        return SequenceLeaf(self._account, ResolvedSequence(steps=steps, within=step.within))
+        return SequencePredicate(self._account, ResolvedSequence(steps=steps, within=step.within))
 
 
 def _inputs(account: Account, names: tuple[str, ...]) -> tuple[int, ...]:
     return tuple(number for name in names if (number := account.inputs.find(name)) is not None)
 
 
-def _field_leaf(account: Account, names: tuple[str, ...], test: ResolvedTest) -> Leaf:
+def _field_predicate(account: Account, names: tuple[str, ...], test: ResolvedTest) -> Predicate:
     fields = tuple(number for name in names if (number := account.fields.find(name)) is not None)
-    return FieldLeaf(account, fields, test) if fields else NobodyLeaf()
+    return FieldPredicate(account, fields, test) if fields else EmptyPredicate()
 
 
-def _event_leaf(account: Account, step: EventMatch) -> Leaf:
-    return AggregateLeaf(
+def _event_predicate(account: Account, step: EventMatch) -> Predicate:
+    return AggregatePredicate(
         account,
         ResolvedEventMatch(
             selection=_selection(account, step.selection),
@@ -508,7 +508,7 @@ def _selection(account: Account, selection: EventSelection) -> ResolvedSelection
 
 
 def _condition(account: Account, where: RowFilter) -> RowCondition:
-    return mapped(where, lambda leaf: WhereAttribute(key=_attribute(account, leaf.key), test=leaf.test))
+    return mapped(where, lambda each: WhereAttribute(key=_attribute(account, each.key), test=each.test))
 
 
 def _attribute(account: Account, name: str) -> int:
