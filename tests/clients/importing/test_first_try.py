@@ -29,7 +29,12 @@ FIRST_TRIES = [
     ),
     (["--user-id-column", "userid"], {}, 1, "no column 'userid', did you mean 'user_id'? (--user-id-column)"),
     (["--event-id-column", "id"], {}, 1, "there is no column 'id' (--event-id-column)"),
-    (["--column", "amuont:number"], {}, 1, "there is no column 'amuont', did you mean 'amount'?"),
+    (
+        ["--column", "amuont:number"],
+        {},
+        1,
+        "no column 'amuont', did you mean 'amount'? The columns: 'user_id'",
+    ),
     (["--column", "time:string"], {}, 1, "--column time: is no attribute"),
     (["--column", "amount:int"], {}, 2, "--column must be NAME:KIND"),
     ([], {"account": "acount"}, 1, "account 'acount' does not exist, did you mean 'account"),

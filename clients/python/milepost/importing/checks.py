@@ -75,7 +75,8 @@ def check_columns(source: Source, settings: AnySettings, *, kinds: bool = True) 
     if kinds and source.has_all_columns:
         faults += unknown_kinds(columns, settings)
     if faults:
-        raise CannotImport(f"{'; '.join(faults)}.{_listed('columns', columns)}")
+        said = "; ".join(faults)
+        raise CannotImport(f"{said}{'' if said.endswith('?') else '.'}{_listed('columns', columns)}")
 
 
 def unknown_kinds(columns: Sequence[str], settings: AnySettings) -> list[str]:
