@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import array
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, cast
@@ -276,6 +276,10 @@ class Cells:
             return encoded
         stored = self._stored(key)
         return None if stored is None else bytes(stored)
+
+    def add_encoded(self, values: Mapping[bytes, bytes]) -> None:
+        """Puts values in their stored form under keys that have none."""
+        self._encoded.update(values)
 
     def put_encoded(self, key: bytes, encoded: bytes) -> None:
         """Puts a value in its stored form, which is not empty, in place of what is under the key."""

@@ -111,6 +111,8 @@ class Directory:
 
     def _places_of_missing(self, user_ids: Sequence[str], keys: Keys) -> Places:
         """The places of different ids that are not in the index: aliases, or users to be made."""
+        if not self._has_aliases:
+            return self._create(user_ids, keys)
         aliases = {
             at: alias for at, user_id in enumerate(user_ids) if (alias := self._alias(user_id)) is not None
         }

@@ -99,6 +99,10 @@ class Properties:
             return []
         return decode_updates(encoded)
 
+    def put_first_profiles(self, profiles: Iterable[tuple[bytes, list[ProfileUpdate]]]) -> None:
+        """Puts the writes of users that had none, by key."""
+        self._cells.add_encoded({profile_key: encode_updates(updates) for profile_key, updates in profiles})
+
     def put_profile(self, profile_key: bytes, updates: list[ProfileUpdate]) -> None:
         """Replaces the writes of a user."""
         self._cells.put_encoded(profile_key, encode_updates(updates))

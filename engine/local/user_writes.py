@@ -160,8 +160,8 @@ class _Written:
         self.rows = rows
         self._fields = fields
 
-    def by_row(self, chosen: Int64s) -> Iterator[tuple[int, dict[int, Value | None]]]:
-        """For each of some rows that writes something: its place among them, and the values by field."""
+    def by_row(self, chosen: Int64s) -> Iterator[dict[int, Value | None]]:
+        """For each of some rows the values by field."""
         position = np.full(len(self.rows.places), -1)
         position[chosen] = np.arange(len(chosen))
         fields: list[int] = []
@@ -179,15 +179,13 @@ class _Written:
                 fields.append(field)
                 values.append(of_field.tolist())
                 missing += len(chosen) - count
-        for place, row in enumerate(zip(*values, strict=True)):
-            if not missing:
-                yield place, dict(zip(fields, row, strict=True))
-                continue
-            written = {
-                field: value for field, value in zip(fields, row, strict=True) if value is not _NOTHING
-            }
-            if written:
-                yield place, written
+        if not fields:
+            return iter([{}] * len(chosen))
+        # One column after the other, zipped: nothing here is called for a row but dict.
+        rows = (zip(fields, row, strict=True) for row in zip(*values, strict=True))
+        if not missing:
+            return map(dict, rows)
+        return ({field: value for field, value in row if value is not _NOTHING} for row in rows)
 
 
 def _put_first_profiles(properties: Properties, written: _Written, chosen: Int64s) -> None:
@@ -196,11 +194,13 @@ def _put_first_profiles(properties: Properties, written: _Written, chosen: Int64
     keys = properties.profile_keys(rows.places[chosen])
     times = rows.times[chosen].tolist()
     sequences = (rows.sequence + 1 + chosen).tolist()
-    made = []
-    for at, values in written.by_row(chosen):
-        properties.put_profile(keys[at], [(times[at], sequences[at], values)])
-        made.append(at)
-    properties.have_profiles(rows.places[chosen[made]])
+    by_row = list(written.by_row(chosen))
+    properties.put_first_profiles(
+        (key, [(time, sequence, values)])
+        for key, time, sequence, values in zip(keys, times, sequences, by_row, strict=True)
+        if values
+    )
+    properties.have_profiles(rows.places[chosen[np.fromiter(map(bool, by_row), np.bool_, len(by_row))]])
 
 
 class _Replaced:
@@ -229,19 +229,21 @@ class _MergedProfiles:
         chosen = chosen[np.argsort(rows.places[chosen], kind="stable")]
         places = rows.places[chosen]
         keys = self._properties.profile_keys(places)
-        of_row = (places.tolist(), rows.times[chosen].tolist(), chosen.tolist())
+        of_row = (keys, places.tolist(), rows.times[chosen].tolist(), chosen.tolist(), written.by_row(chosen))
         put = []
-        for at, values in written.by_row(chosen):
-            updates = self._properties.profile_updates(keys[at])
-            place, time, row = (column[at] for column in of_row)
+        for key, place, time, row, values in zip(*of_row, strict=True):
+            if not values:
+                continue
+            updates = self._properties.profile_updates(key)
             if updates:
                 updates = self._kept(updates, place, time, row, values)
             if values:
                 updates.append((time, rows.sequence + 1 + row, values))
-                updates.sort(key=_UPDATE_ORDER)
-            self._properties.put_profile(keys[at], updates)
-            put.append(at)
-        self._properties.have_profiles(places[put])
+                if len(updates) > 1:
+                    updates.sort(key=_UPDATE_ORDER)
+            self._properties.put_profile(key, updates)
+            put.append(place)
+        self._properties.have_profiles(np.array(put, np.int64))
 
     def _kept(
         self,
@@ -258,24 +260,31 @@ class _MergedProfiles:
         kept = []
         for update in updates:
             was_at, _, earlier = update
-            for field in values.keys() & earlier.keys():
-                if was_at > time:
+            written = [field for field in earlier if field in values]
+            if was_at > time:
+                for field in written:
                     del values[field]
                     self.replaced[field].late_rows.append(row)
+            else:
+                for field in written:
+                    was = earlier[field]
+                    if was is not None:
+                        self._replace(field, place, was_at, was, values[field])
+                if len(written) == len(earlier):
                     continue
-                was, now = earlier.pop(field), values[field]
-                if was is None:
-                    continue
-                replaced = self.replaced[field]
-                replaced.places.append(place)
-                replaced.times.append(was_at)
-                kind = type(was)
-                # The page of a column is overwritten anyway.
-                if kind is not type(now) or (was != now and kind is not float and kind is not int):
-                    replaced.gone.append((place, was))
-            if earlier:
-                kept.append(update)
+                for field in written:
+                    del earlier[field]
+            kept.append(update)
         return kept
+
+    def _replace(self, field: int, place: Place, was_at: Micros, was: Value, now: Value | None) -> None:
+        replaced = self.replaced[field]
+        replaced.places.append(place)
+        replaced.times.append(was_at)
+        kind = type(was)
+        # The page of a column is overwritten anyway.
+        if kind is not type(now) or (was != now and kind is not float and kind is not int):
+            replaced.gone.append((place, was))
 
 
 # --- index --------------------------------------------------------------------------------------------------

@@ -136,13 +136,14 @@ class _Stored:
         return {self._id(group, dense): bytes(value) for (_, group, dense), value in found}
 
     def sets(self) -> dict[Any, list[str]]:
-        """The users of each bitmap."""
+        """The users of each bitmap, those of all groups together: each store forms groups of its own."""
         group_at = {Family.FIELD_PRESENT: 3, Family.FIELD_VALUE: 3, Family.BELONGS: 2, Family.ALIVE: 1}
-        return {
-            (family, *parts): sorted(self._id(parts[at], dense) for dense in BITMAP.decode(value))
-            for family, at in group_at.items()
-            for parts, value in self._values(family)
-        }
+        found: dict[Any, list[str]] = {}
+        for family, at in group_at.items():
+            for parts, value in self._values(family):
+                users = found.setdefault((family, *parts[:at], *parts[at + 1 :]), [])
+                users += (self._id(parts[at], dense) for dense in BITMAP.decode(value))
+        return {name: sorted(users) for name, users in found.items()}
 
     def columns(self) -> dict[Any, float]:
         """Numbers and times by field, kind and user."""
@@ -166,7 +167,8 @@ class _Stored:
 
     def texts(self) -> dict[Any, bytes]:
         """Strings that are too long for keys."""
-        return {parts: bytes(value) for parts, value in self._values(Family.FIELD_TEXT)}
+        found = self._values(Family.FIELD_TEXT)
+        return {(*parts[:3], *parts[4:]): bytes(value) for parts, value in found}
 
 
 @contextmanager
