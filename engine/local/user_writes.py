@@ -117,9 +117,9 @@ def write_columns(properties: Properties, rows: UserRows, columns: Iterable[Fiel
         by_field = {field: _latest(rows, found) for field, found in by_field.items()}
     written = _Written(rows, sorted(by_field.items()))
     is_first = rows.is_new & ~is_repeated
-    _put_first_profiles(properties, written, np.flatnonzero(is_first))
+    _put_first_profiles(properties, written, np.flatnonzero(is_first & written.is_any))
     merged = _MergedProfiles(properties)
-    merged.put(written, np.flatnonzero(~is_first))
+    merged.put(written, np.flatnonzero(~is_first & written.is_any))
     for field, found in by_field.items():
         replaced = merged.replaced.get(field, _Replaced())
         counting = [column.without(replaced.late_rows) for column in found]
@@ -159,9 +159,14 @@ class _Written:
     def __init__(self, rows: UserRows, fields: Sequence[tuple[int, Sequence[FieldColumn]]]) -> None:
         self.rows = rows
         self._fields = fields
+        self.is_any = np.zeros(len(rows.places), np.bool_)
+        """Whether a row writes anything."""
+        for _, columns in fields:
+            for column in columns:
+                self.is_any[column.rows] = True
 
     def by_row(self, chosen: Int64s) -> Iterator[dict[int, Value | None]]:
-        """For each of some rows the values by field."""
+        """For each of some rows, all of which write something, the values by field."""
         position = np.full(len(self.rows.places), -1)
         position[chosen] = np.arange(len(chosen))
         fields: list[int] = []
@@ -179,8 +184,6 @@ class _Written:
                 fields.append(field)
                 values.append(of_field.tolist())
                 missing += len(chosen) - count
-        if not fields:
-            return iter([{}] * len(chosen))
         # One column after the other, zipped: nothing here is called for a row but dict.
         rows = (zip(fields, row, strict=True) for row in zip(*values, strict=True))
         if not missing:
@@ -194,13 +197,11 @@ def _put_first_profiles(properties: Properties, written: _Written, chosen: Int64
     keys = properties.profile_keys(rows.places[chosen])
     times = rows.times[chosen].tolist()
     sequences = (rows.sequence + 1 + chosen).tolist()
-    by_row = list(written.by_row(chosen))
     properties.put_first_profiles(
         (key, [(time, sequence, values)])
-        for key, time, sequence, values in zip(keys, times, sequences, by_row, strict=True)
-        if values
+        for key, time, sequence, values in zip(keys, times, sequences, written.by_row(chosen), strict=True)
     )
-    properties.have_profiles(rows.places[chosen[np.fromiter(map(bool, by_row), np.bool_, len(by_row))]])
+    properties.have_profiles(rows.places[chosen])
 
 
 class _Replaced:
@@ -230,10 +231,7 @@ class _MergedProfiles:
         places = rows.places[chosen]
         keys = self._properties.profile_keys(places)
         of_row = (keys, places.tolist(), rows.times[chosen].tolist(), chosen.tolist(), written.by_row(chosen))
-        put = []
         for key, place, time, row, values in zip(*of_row, strict=True):
-            if not values:
-                continue
             updates = self._properties.profile_updates(key)
             if updates:
                 updates = self._kept(updates, place, time, row, values)
@@ -242,8 +240,7 @@ class _MergedProfiles:
                 if len(updates) > 1:
                     updates.sort(key=_UPDATE_ORDER)
             self._properties.put_profile(key, updates)
-            put.append(place)
-        self._properties.have_profiles(np.array(put, np.int64))
+        self._properties.have_profiles(places)
 
     def _kept(
         self,
