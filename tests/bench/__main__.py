@@ -4,6 +4,7 @@ python -m tests.bench                                the service, on the sample 
 python -m tests.bench criteria --keep DIRECTORY      each form of criterion beside DuckDB and ClickHouse
 python -m tests.bench sizes --keep DIRECTORY         estimates of a deep milestone over ten million users
 python -m tests.bench import --keep DIRECTORY        a Parquet file, beside DuckDB and ClickHouse loading it
+python -m tests.bench import-users                   a Parquet file of users, beside UpsertUsers
 python -m tests.bench ingest                         unary and streamed ingest, beside reading the same bytes
 python -m tests.bench growth --keep DIRECTORY        how everything grows, from 100 k to 10 M users
 python -m tests.bench intervals --keep DIRECTORY     how often the true size lies inside the interval
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _sizes(options, console)
     elif options.table == "import":
         _import(options, console)
+    elif options.table == "import-users":
+        _import_users(options, console)
     elif options.table == "ingest":
         _ingest(options, console)
     elif options.table == "growth":
@@ -64,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     imports.add_argument("--users", type=int, default=1_000_000)
     imports.add_argument("--events", type=int, default=20_000_000)
     imports.add_argument("--keep", type=Path, help="directory the drawn file stays in")
+    of_users = tables.add_parser("import-users", help="a Parquet file of users, beside UpsertUsers")
+    of_users.add_argument("--users", type=int, default=1_000_000)
+    of_users.add_argument("--emails", action="store_true", help="with an identity of its own for each")
     ingest = tables.add_parser("ingest", help="unary and streamed ingest, beside reading the same bytes")
     ingest.add_argument("--events", type=int, default=500_000, help="of each line of the table")
     growth = tables.add_parser("growth", help="ingest, counts, restarts, disk and memory by number of users")
@@ -120,6 +126,12 @@ def _import(options: argparse.Namespace, console: Console) -> None:
     from tests.bench import import_rate
 
     import_rate.run(import_rate.Options(options.events, options.users, options.keep), console)
+
+
+def _import_users(options: argparse.Namespace, console: Console) -> None:
+    from tests.bench import import_users_rate
+
+    import_users_rate.run(import_users_rate.Options(options.users, options.emails), console)
 
 
 def _ingest(options: argparse.Namespace, console: Console) -> None:
