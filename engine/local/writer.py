@@ -27,7 +27,7 @@ from engine.local.state import State
 
 IMPORTED_PER_RECORD = 10
 """So many events that come as columns are applied in the time of one that comes as a record."""
-IMPORTED_USERS_PER_RECORD = 4
+IMPORTED_USERS_PER_RECORD = 2
 """The same for user updates, which take more memory until they are folded."""
 
 
