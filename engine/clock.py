@@ -11,9 +11,9 @@ machine that was paused. So there are two readings:
            far from the newest time the store knows, it runs on as before until the wall clock has been steady
            for `settle_after`, or an operator confirms it.
 
-What is kept for a horizon carries the later of the two, so that it is never taken for older than it is, and
-goes when the settled time has passed the horizon (`Stamp`). While the wall clock is believed, all of them are
-the same instant.
+What is kept for a horizon carries the latest time that either has shown since they parted, running on, so
+that it is never taken for older than it is. It goes when the settled time has passed the horizon (`Stamp`).
+While the wall clock is believed, all of them are the same instant.
 
 The settled time is stored now and then, so that a start can compare. Stores that never stored one compare
 with the arrival of their newest write.
@@ -88,12 +88,15 @@ class ClockStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Stored(msgspec.Struct, array_like=True, frozen=True):
-    """What a start compares with: the settled time, the wall clock then, and for how long that was steady."""
+    """What a start compares with: the settled time, the wall clock then and for how long that was steady, and
+    what was written down as the time.
+    """
 
     settled: Micros
     wall: Micros
     steady: Micros
     state: str
+    latest: Micros = 0
 
 
 def wall_micros() -> Micros:
@@ -133,7 +136,7 @@ class Clock:
         self._documents: Documents | None = None
         self._state = ClockState.SETTLED
         self._steady: Micros = 0
-        self._wall = self._now = self._settled = wall()
+        self._wall = self._now = self._settled = self._latest = wall()
         self._monotonic = monotonic()
         self._unknown: Micros = 0
         """How much later than `settled` it may be, since nobody knows for how long the service was down."""
@@ -163,7 +166,7 @@ class Clock:
         """Both readings, for something that is kept for a horizon."""
         with self._lock:
             self._look()
-            return Stamp(max(self._now, self._settled), self._settled)
+            return Stamp(self._latest, self._settled)
 
     def bounds(self) -> tuple[Micros, Micros]:
         """The earliest and the latest that it can be by any reading. Data that is within limits by one of
@@ -220,6 +223,7 @@ class Clock:
         # contradicts what the store has seen.
         self._state = ClockState.HELD if is_held else ClockState.FOLLOWED
         self._now = self._settled if is_held else self._wall
+        self._latest = max(self._now, self._settled, 0 if saved is None else saved.latest)
         _log.warning(
             "the clock shows %s, %s %s the newest time this store knows (%s); nothing is removed until it"
             " has been steady for %s, or is confirmed: milepost store clock --confirm",
@@ -261,7 +265,7 @@ class Clock:
             self._look()
             if self._documents is None:
                 return
-            saved = _Stored(self._settled, self._wall, self._steady, self._state.value)
+            saved = _Stored(self._settled, self._wall, self._steady, self._state.value, self._latest)
             documents, self._saved = self._documents, saved
         documents.commit({_KEY: msgspec.msgpack.encode(saved)})
 
@@ -292,14 +296,17 @@ class Clock:
         if self._state is ClockState.SETTLED and not is_jump:
             self._now = wall
             # The wall clock may be slewed back a little; what removals go by never does.
-            self._settled = max(self._settled, wall)
+            self._latest = self._settled = max(self._settled, wall)
             return
         self._now += elapsed
         self._settled += elapsed
+        self._latest += elapsed
         if is_jump:
             self._jump(jumped)
         else:
             self._wait(elapsed)
+        if self._state is not ClockState.SETTLED:
+            self._latest = max(self._latest, self._now)
 
     def _jump(self, jumped: Micros) -> None:
         self._steady = 0
@@ -352,12 +359,12 @@ class Clock:
         _log.warning("the clock shows the time it was expected to again, %s", _shown(self._wall))
         settled = max(self._settled, self._wall)
         self._settle()
-        self._settled = settled
+        self._latest = self._settled = settled
         return True
 
     def _settle(self) -> None:
         self._state, self._steady, self._unknown = ClockState.SETTLED, 0, 0
-        self._now = self._settled = self._wall
+        self._now = self._settled = self._latest = self._wall
 
 
 def _shown(time: Micros) -> str:

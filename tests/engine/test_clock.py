@@ -125,6 +125,27 @@ def test_a_jump_starts_the_wait_anew_and_towards_the_settled_time_is_followed(
     assert clock.settled() - START == 46 * HOUR
 
 
+def test_stamps_are_of_the_latest_time_that_was_believed(machine: Machine, documents: Documents) -> None:
+    started(machine, documents).save()
+    machine.restart(3 * DAY)
+    clock = started(machine, documents)
+    assert clock.stamp() == Stamp(START + 3 * DAY, START)
+    # Behind what was shown before: what comes now came after that all the same.
+    machine.jump(-400 * DAY)
+    for _ in range(2):
+        clock.keep()
+        machine.pass_time(MINUTE)
+    assert clock.now() < START
+    assert clock.stamp() == Stamp(START + 3 * DAY + 2 * MINUTE, START + 2 * MINUTE)
+    clock.save()
+    machine.restart(0)
+    clock = started(machine, documents)
+    assert clock.stamp() == Stamp(START + 3 * DAY + 2 * MINUTE, START + 2 * MINUTE)
+    machine.jump(400 * DAY)
+    clock.confirm(machine.wall())
+    assert clock.stamp() == Stamp(machine.wall(), machine.wall())
+
+
 def test_data_may_have_the_times_that_any_reading_allows(machine: Machine, documents: Documents) -> None:
     clock = started(machine, documents)
     assert clock.bounds() == (START, START)
