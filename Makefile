@@ -12,7 +12,7 @@ STAMP := $(VENV)/.made-with-$(subst $(COMMA),-,$(EXTRAS))
 PACKAGES := engine service clients/python/milepost tests tools
 
 .DEFAULT_GOAL := help
-.PHONY: help env run test lint format protos breaking bench kill model fuzz-criteria clean
+.PHONY: help env run test lint format protos breaking bench kill clock model fuzz-criteria clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ bench: env ## Run the benchmarks (ARGS are passed on)
 
 kill: env ## Kill the service again and again and check what it kept (ROUNDS=1000; ARGS="--seed 7 --jobs 2")
 	$(BIN)/python -m tests.faults.kill_rounds --rounds $(or $(ROUNDS),20) $(ARGS)
+
+clock: env ## Let the clock jump under random worlds and hold what is left against the oracle (ROUNDS=200; ARGS="--seed 7 --jobs 2")
+	$(BIN)/python -m tests.faults.clock_rounds --rounds $(or $(ROUNDS),20) $(ARGS)
 
 model: env ## Walk at random over a store and compare with the oracle (OPERATIONS=200000; ARGS="--seed 7 --jobs 2")
 	$(BIN)/python -m tests.engine.local.walk.campaign --operations $(or $(OPERATIONS),200000) $(ARGS)

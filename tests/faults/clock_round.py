@@ -10,16 +10,18 @@ from pathlib import Path
 
 import msgspec
 
+from engine.audiences.live import STORED_AGE_MICROS_MAX
 from engine.audiences.model import MembershipStatus, SavedTarget
 from engine.backend import Change, EventRecord
 from engine.clock import Clock, ClockState
-from engine.criteria.model import EventType
+from engine.criteria.model import Criterion, EventType, Not
 from engine.engine import Engine
 from engine.local.backend import LocalBackend
 from engine.retention import PAST_QUESTIONS_MICROS
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_SECOND, Micros
 from tests.engine.audiences.running import Running
 from tests.engine.machine import Machine
+from tests.engine.site import did
 from tests.oracle import world as drawn
 from tests.oracle.evaluate import Oracle
 from tests.oracle.generate import draw_world
@@ -32,7 +34,21 @@ WRONG_FOR = (4 * SECOND, 70 * SECOND, HOUR, 7 * HOUR)
 STEPS = (7, SECOND, HOUR, 11 * HOUR, 2 * DAY)
 DOWN = (SECOND, HOUR // 2, 5 * HOUR, 3 * DAY)
 RETENTIONS = (2 * DAY, 5 * DAY, 20 * DAY)
+RECORDS_MAX = 40
+STEPS_MIN = 10
 SENTINEL = "sentinel"
+
+WINDOWS: dict[str, Criterion] = {
+    "lately": did(SENTINEL, days=1),
+    "in-ten-days": did(SENTINEL, days=10),
+    "not-lately": Not(criterion=did(SENTINEL, days=2)),
+}
+"""Besides the random ones: audiences that are always activated, and that any jump changes."""
+
+WINDOWED = tuple(
+    drawn.Journey(id=name, milestones=(drawn.Milestone(id=name, criteria=criterion),))
+    for name, criterion in WINDOWS.items()
+)
 
 
 class ClockFault(AssertionError):
@@ -42,14 +58,15 @@ class ClockFault(AssertionError):
 class ClockRound:
     """A store, a machine whose clock is wrong now and then, and a world that happens meanwhile."""
 
-    def __init__(self, directory: Path, seed: str) -> None:
+    def __init__(self, directory: Path, seed: str, *, records: int = RECORDS_MAX) -> None:
         self._source = random.Random(seed)
         choose = Chooser(self._source.randrange)
-        world = draw_world(choose, draw_palette(choose, drawn.fresh_account()), records_max=40)
+        world = draw_world(choose, draw_palette(choose, drawn.fresh_account()), records_max=records)
         if not world.event_retention and self._source.random() < 0.7:
             retention = self._source.choice(RETENTIONS)
             world = msgspec.structs.replace(world, event_retention=retention)
-        self._world = msgspec.structs.replace(world, operations=tuple(_plain(world.operations)))
+        operations, journeys = tuple(_plain(world.operations)), (*world.journeys, *WINDOWED)
+        self._world = msgspec.structs.replace(world, operations=operations, journeys=journeys)
         self.machine = Machine(world.as_of - 20 * DAY)
         self._directory = directory
         self._happened: list[drawn.Operation] = []
@@ -57,6 +74,10 @@ class ClockRound:
         self._folded: dict[str, set[str]] = {}
         self._cursors: dict[str, int] = {}
         self._lines = _Lines()
+        self._refreshed: Micros = 0
+        self._lag: Micros = 0
+        """How long the service was off before it started under a wrong clock: what it cannot know of."""
+        self.steps = 0
         self.jumps = 0
         self.removals = 0
 
@@ -69,6 +90,8 @@ class ClockRound:
             self._activate()
             for operation in self._world.operations:
                 self._happen(operation)
+                self._step()
+            while self.steps < STEPS_MIN:
                 self._step()
             self._right_for_days()
             self._engine.close()
@@ -103,14 +126,18 @@ class ClockRound:
         return oldest // DAY * DAY
 
     def _activate(self) -> None:
-        for milestone in self._built.values():
-            if self._source.random() < 0.6:
+        for milestone_id, milestone in self._built.items():
+            if milestone_id in WINDOWS or self._source.random() < 0.6:
                 self._running.switch(milestone)
                 self._folded[milestone.audience], self._cursors[milestone.audience] = set(), 0
 
     def _happen(self, operation: drawn.Operation) -> None:
         self._running.apply(self._world.account, operation)
         self._happened.append(operation)
+        self._send_sentinel()
+
+    def _send_sentinel(self) -> None:
+        """An event with an id, in a batch with a request id, that happened a while ago at most."""
         time = self.machine.real - self._source.choice((0, HOUR, DAY, 3 * DAY))
         number = len(self._sentinels)
         record = EventRecord(
@@ -125,17 +152,18 @@ class ClockRound:
         batch = drawn.Batch((record,), f"request-{number}")
         self._running.apply(self._world.account, batch)
         self._happened.append(batch)
-        self._sentinels.append((self.machine.real, record))
+        self._sentinels.append((self.machine.real - self._lag, record))
 
     def _step(self) -> None:
         """Time passes; perhaps the clock is wrong for a while, perhaps the service is restarted."""
+        self.steps += 1
         self._pass(self._source.choice(STEPS))
-        match self._source.randrange(5):
-            case 0 | 1:
+        match self._source.randrange(6):
+            case 0 | 1 | 2:
                 self._wrong_for_a_while()
-            case 2:
-                self._restart(self._source.choice((0, 0, self._jump())))
             case 3:
+                self._restart(self._source.choice((0, 0, self._jump())))
+            case 4:
                 self._engine.backend.fold()
         self._look()
 
@@ -144,19 +172,21 @@ class ClockRound:
 
     def _wrong_for_a_while(self) -> None:
         self._set_wrong(self._jump())
-        self._work()
+        self._send_sentinel()
         self._pass(self._source.choice(WRONG_FOR))
         if self._source.random() < 0.3:
             # From one wrong time to another.
             self._set_wrong(self._jump())
             self._pass(self._source.choice(WRONG_FOR))
+        self._send_sentinel()
         if self._source.random() < 0.2:
-            self._restart(self.machine.wrong, down=SECOND)
+            self._restart(self.machine.wrong, down=SECOND, ends=False)
         self._set_wrong(0)
         if self._source.random() < 0.2 and self.clock.status().state is not ClockState.SETTLED:
             self.clock.confirm(self.machine.real)
 
     def _set_wrong(self, wrong: Micros) -> None:
+        self._lag = self._lag if wrong else 0
         lines, jump = self._lines.count, wrong - self.machine.wrong
         self.machine.jump(jump)
         self.clock.now()
@@ -164,15 +194,17 @@ class ClockRound:
         if abs(jump) > 10 * SECOND and self._lines.count == lines:
             raise ClockFault(f"a jump by {jump} µs left no line in the log")
 
-    def _restart(self, wrong: Micros, *, down: Micros | None = None) -> None:
+    def _restart(self, wrong: Micros, *, down: Micros | None = None, ends: bool = True) -> None:
         """The service is stopped and started again, perhaps on a machine that has another time then."""
         self._engine.close()
-        self.machine.restart(self._source.choice(DOWN) if down is None else down)
+        down = self._source.choice(DOWN) if down is None else down
+        self.machine.restart(down)
         self.machine.wrong = wrong
+        self._lag = self._lag + down if wrong else 0
         self._open()
         self._running.engine = self._engine
         self._work()
-        if wrong and down is None:
+        if wrong and ends:
             self._pass(self._source.choice(WRONG_FOR))
             self._set_wrong(0)
 
@@ -184,23 +216,32 @@ class ClockRound:
 
     def _work(self) -> None:
         self.clock.keep()
-        self._engine.live.refresh_all()
+        if abs(self.clock.now() - self._refreshed) > STORED_AGE_MICROS_MAX:
+            self._agree(folded=False)
+        self._refresh()
         self._engine.retention.run()
         self._fold_changes()
         self._agree()
+        if self._source.random() < 0.3:
+            self._engine.backend.fold()
+        self._check_sentinels()
+        self._check_duplicates()
 
     # --- what must be so ------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        """Nothing is gone that a right clock keeps; and while the clock is right, answers are right."""
-        self._check_sentinels()
-        self._check_duplicates()
+        """While the clock is right, answers are right."""
         if not self.machine.wrong and self.clock.now() == self.machine.real:
-            self._engine.live.refresh_all()
+            self._refresh()
             self._fold_changes()
             self._check_answers()
 
+    def _refresh(self) -> None:
+        self._engine.live.refresh_all()
+        self._refreshed = self.clock.now()
+
     def _check_sentinels(self) -> None:
+        """Whatever the clock shows, no event is gone that a right one keeps."""
         oldest = self._right_removal() if self._world.event_retention else None
         due = sum(oldest is None or record.time >= oldest for _, record in self._sentinels)
         facts = self._engine.backend.event_names(self._world.account, prefix=SENTINEL, limit=100)
@@ -209,6 +250,9 @@ class ClockRound:
             raise ClockFault(f"{due} events are to be kept, {kept} are left")
 
     def _check_duplicates(self) -> None:
+        """Nor is an event id or a request id forgotten."""
+        if not self._sentinels:
+            return
         number = self._source.randrange(len(self._sentinels))
         arrived, record = self._sentinels[number]
         account = self._world.account
@@ -244,8 +288,8 @@ class ClockRound:
             if folded is not None and folded != wanted:
                 raise ClockFault(f"changes of {milestone_id} fold to {folded}, the oracle {wanted}")
 
-    def _agree(self) -> None:
-        """Also under a wrong clock, checks, lists and stored memberships say the same."""
+    def _agree(self, *, folded: bool = True) -> None:
+        """Also under a wrong clock, checks and lists say the same, and after a refresh folded changes."""
         listed = {
             milestone_id: {u for page in self._engine.members.export(m.name) for u in page.user_ids}
             for milestone_id, m in self._built.items()
@@ -255,9 +299,9 @@ class ClockRound:
         if checked != listed:
             raise ClockFault(f"checks say {checked}, lists {listed}")
         for milestone_id, milestone in self._built.items():
-            folded = self._folded.get(milestone.audience)
-            if folded is not None and folded != listed[milestone_id]:
-                raise ClockFault(f"changes of {milestone_id} fold to {folded}, lists say {listed}")
+            members = self._folded.get(milestone.audience)
+            if folded and members is not None and members != listed[milestone_id]:
+                raise ClockFault(f"changes of {milestone_id} fold to {members}, lists say {listed}")
 
     def _checked(self, user_ids: list[str]) -> dict[str, set[str]]:
         audiences = [milestone.audience for milestone in self._built.values()]

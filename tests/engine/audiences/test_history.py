@@ -168,3 +168,27 @@ def test_it_stays_bounded(site: Site) -> None:
     kept = [len(series.points) for series in (stored.ticks, stored.hours, stored.days)]
     assert kept == [TICKS_KEPT, HOURS_KEPT, DAYS_KEPT]
     assert len(document) < 20_000
+
+
+def test_a_clock_that_goes_back_takes_its_periods_with_it(site: Site) -> None:
+    history = SizeHistory(site.backend.documents)
+    history.begin("x", membership(2, 0, 0), NOW, UTC)
+    history.roll("x", membership(5, 3, 0), NOW + HOUR, UTC)
+    # 1. Years ahead everyone leaves, and points are made of hours that are yet to come.
+    history.roll("x", membership(0, 3, 5), NOW + 400 * DAY, UTC)
+    history.roll("x", membership(0, 3, 5), NOW + 401 * DAY, UTC)
+    # 2. Back again: what happened meanwhile happened in this hour.
+    right = membership(5, 8, 5)
+    history.roll("x", right, NOW + HOUR, UTC)
+    assert history.points("x", SizeInterval.HOUR, right) == (
+        SizePoint(NOW, 5, 3, 0),
+        SizePoint(NOW + HOUR, 5, 5, 5),
+    )
+    assert history.last_day("x", right, NOW + HOUR) == (8, 5)
+    # 3. It goes on as ever.
+    later = membership(6, 9, 5)
+    history.roll("x", later, NOW + 2 * HOUR, UTC)
+    assert history.points("x", SizeInterval.HOUR, later)[1:] == (
+        SizePoint(NOW + HOUR, 6, 6, 5),
+        SizePoint(NOW + 2 * HOUR, 6, 0, 0),
+    )

@@ -24,7 +24,7 @@ from engine.journeys.model import (
     Milestone,
 )
 from engine.journeys.repository import Repository
-from engine.limits import ERASED_IDS_DAYS
+from engine.limits import CHANGES_DAYS, ERASED_IDS_DAYS
 from engine.values import MICROS_PER_DAY, MICROS_PER_SECOND
 from tests.engine.site import ACCOUNT, APP, JOURNEY, NOW, WEB, WORKSPACE, Site, did
 
@@ -599,3 +599,59 @@ def test_a_new_engine_over_the_same_store_goes_on(site: Site) -> None:
     site.send([("u1", "a")])
     again.live.refresh_all()
     assert changes(site, milestone) == [("u1", True)]
+
+
+# --- a clock that goes back ---------------------------------------------------------------------------------
+
+
+def test_memberships_go_back_with_the_clock_and_the_changes_say_so(site: Site) -> None:
+    site.send([("always", "b"), ("lately", "a")])
+    windowed = site.add("windowed", AllOf(criteria=(Not(criterion=did("b", days=1)), did("a", days=3))))
+    site.connect(windowed)
+    site.engine.live.refresh_all()
+    assert changes(site, windowed) == [("lately", True)]
+    site.clock.now = NOW + 400 * DAY
+    site.engine.live.refresh_all()
+    site.clock.now = NOW + DAY
+    # Before the round that undoes it, checks are right already.
+    assert site.engine.members.check(windowed.audience, "lately").member
+    site.engine.live.refresh_all()
+    assert changes(site, windowed) == [("lately", True), ("lately", False), ("lately", True)]
+    assert site.stored(windowed) == site.members(windowed) == {"lately"}
+    stored = site.backend.membership(windowed.audience)
+    assert stored is not None
+    assert stored.as_of == NOW + DAY
+    # A clock that is only slewed takes nothing back.
+    site.clock.now -= MICROS_PER_SECOND // 2
+    site.send([("later", "a")], time=site.clock.now)
+    site.engine.live.refresh_all()
+    stored = site.backend.membership(windowed.audience)
+    assert stored is not None
+    assert stored.as_of == NOW + DAY
+
+
+# --- how long changes are kept ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("retention_days", "kept_days"), [(0, CHANGES_DAYS), (3, 3), (90, CHANGES_DAYS)])
+def test_changes_are_kept_for_their_horizon_or_a_shorter_retention(
+    site: Site, retention_days: int, kept_days: int
+) -> None:
+    retention = Account(name=ACCOUNT, event_retention=retention_days * DAY)
+    site.engine.accounts.update_account(retention, {"event_retention"})
+    milestone = site.add("m", did("a", days=90))
+    connection = site.connect(milestone)
+    for day in range(12):
+        site.clock.now = NOW + day * DAY
+        site.send([(f"u{day}", "a")], time=site.clock.now)
+        site.engine.live.refresh_all()
+    # What a connection has not delivered stays, however old.
+    assert site.backend.changes(milestone.audience, 0, 100).changes[0].user_id == "u0"
+    site.deliver(connection.name)
+    site.clock.now += DAY
+    site.engine.live.refresh_all()
+    with pytest.raises(CursorExpired) as raised:
+        site.backend.changes(milestone.audience, 0, 100)
+    first = int(raised.value.metadata["oldest_cursor"])
+    page = site.backend.changes(milestone.audience, first, 1)
+    assert page.changes[0].as_of == site.clock.now - (kept_days - 1) * DAY
