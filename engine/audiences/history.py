@@ -8,6 +8,7 @@ counted change by change and nothing is lost by a crash. A period in which nothi
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta
 from enum import Enum
@@ -75,16 +76,24 @@ class SizeHistory:
             series.append(_Series(start, membership.entered_total, membership.exited_total, points))
         self._put(audience, _Stored(*series))
 
-    def roll(self, audience: str, membership: Membership, now: Micros, zone: ZoneInfo) -> None:
+    def roll(
+        self,
+        audience: str,
+        membership: Membership,
+        now: Micros,
+        zone: ZoneInfo,
+        settled: Micros | None = None,
+    ) -> None:
         """Closes the periods that ended before `now` at the membership as it stands, if any did. When the
-        clock went back, periods after `now` are undone.
+        clock went back, periods after `now` are undone. Those after `settled` (`engine.clock`; None = `now`),
+        which may never come, push none before it out.
         """
         stored = self._find(audience)
         if stored is None:
             self.begin(audience, membership, now, zone)
             return
         rolled = [
-            _rolled(series, start, membership, period, zone)
+            _rolled(series, start, membership, period, zone, now if settled is None else settled)
             for series, start, period in zip(_open(stored), _starts(now, zone), Period, strict=True)
         ]
         if any(new is not old for new, old in zip(rolled, _open(stored), strict=True)):
@@ -118,7 +127,7 @@ class SizeHistory:
             series, period, start = stored.days, Period.DAY, _starts(now, zone)[2]
         if membership is None:
             return tuple(series.points)
-        return tuple(_with_open(_rolled(series, start, membership, period, zone), membership))
+        return tuple(_with_open(_rolled(series, start, membership, period, zone, now), membership))
 
     def forget(self, audience: str) -> None:
         """The audience is deleted."""
@@ -163,7 +172,12 @@ def _midnight(day: date, zone: ZoneInfo) -> Micros:
 
 
 def _rolled(
-    series: _Series, start: Micros, membership: Membership, period: Period, zone: ZoneInfo
+    series: _Series,
+    start: Micros,
+    membership: Membership,
+    period: Period,
+    zone: ZoneInfo,
+    settled: Micros,
 ) -> _Series:
     """The series with the period that begins at `start` open. Whatever changed since the last roll did so in
     the period that was open then, because each change is rolled first: later ones were quiet.
@@ -173,7 +187,9 @@ def _rolled(
     if start < series.start:
         return _taken_back(series, start)
     quiet = (SizePoint(at, membership.size, 0, 0) for at in _between(series.start, start, period, zone))
-    points = [*series.points, _open_point(series, membership), *quiet][-period.points_kept :]
+    points = [*series.points, _open_point(series, membership), *quiet]
+    ahead = bisect.bisect_right(points, settled, key=lambda point: point.start)
+    points = [*points[:ahead][-period.points_kept :], *points[ahead:][-period.points_kept :]]
     return _Series(start, membership.entered_total, membership.exited_total, points)
 
 

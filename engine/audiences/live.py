@@ -24,7 +24,7 @@ from engine.audiences.history import SizeHistory
 from engine.audiences.model import WatchItem
 from engine.audiences.watch import PROGRESS_INTERVAL_DEFAULT_MICROS, Watcher
 from engine.backend import Backend, Count, Membership
-from engine.clock import Clock
+from engine.clock import Clock, ClockState
 from engine.criteria.zones import load_zone
 from engine.errors import MilepostError
 from engine.journeys.activation import LIVE_STATES, Activation
@@ -406,9 +406,10 @@ class Live:
         audiences = tuple(definition.digests)
         zone = load_zone(self._forest.account(account).time_zone)
         before = {audience: self._backend.membership(audience) for audience in audiences}
+        rolled_to, settled = self._history_times(plan.as_of)
         for audience, membership in before.items():
             if membership is not None:
-                self._history.roll(audience, membership, plan.as_of, zone)
+                self._history.roll(audience, membership, rolled_to, zone, settled)
         users = self._backend.universe_size(account, self._forest.tree(journey).inputs)
         if whole:
             state.predicted_seconds = users * self._seconds_per_user
@@ -421,8 +422,17 @@ class Live:
             state.begun = None
         for audience, membership in zip(audiences, after, strict=True):
             if before[audience] is None:
-                self._history.begin(audience, membership, plan.as_of, zone)
+                self._history.begin(audience, membership, rolled_to, zone)
             self._trim(audience, membership)
+
+    def _history_times(self, as_of: Micros) -> tuple[Micros, Micros]:
+        """Up to when histories are rolled, and the settled time. A clock that is behind rolls them no further
+        back than its latest time: points that are gone could not be made again.
+        """
+        if self._clock.status().state is ClockState.SETTLED:
+            return as_of, as_of
+        stamp = self._clock.stamp()
+        return stamp.arrival, stamp.settled
 
     def _trim(self, audience: str, membership: Membership) -> None:
         """Forgets old changes that every connection has delivered and that no watcher may count on."""

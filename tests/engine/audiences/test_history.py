@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -10,9 +11,13 @@ import pytest
 from engine.audiences.history import DAYS_KEPT, HOURS_KEPT, TICKS_KEPT, SizeHistory, _Stored
 from engine.audiences.model import SizeInterval, SizePoint
 from engine.backend import Membership
+from engine.clock import Clock
 from engine.criteria.zones import load_zone
+from engine.engine import Engine
 from engine.journeys.model import Account
+from engine.local.backend import LocalBackend
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_SECOND
+from tests.engine.machine import Machine
 from tests.engine.site import ACCOUNT, NOW, Site, did
 
 DAY, HOUR = MICROS_PER_DAY, MICROS_PER_HOUR
@@ -175,12 +180,12 @@ def test_a_clock_that_goes_back_takes_its_periods_with_it(site: Site) -> None:
     history.begin("x", membership(2, 0, 0), NOW, UTC)
     history.roll("x", membership(5, 3, 0), NOW + HOUR, UTC)
     # 1. Years ahead everyone leaves, and points are made of hours that are yet to come.
-    history.roll("x", membership(0, 3, 5), NOW + 400 * DAY, UTC)
-    history.roll("x", membership(0, 3, 5), NOW + 401 * DAY, UTC)
+    history.roll("x", membership(0, 3, 5), NOW + 400 * DAY, UTC, NOW + HOUR)
+    history.roll("x", membership(0, 3, 5), NOW + 401 * DAY, UTC, NOW + HOUR)
     # 2. Back again: what happened meanwhile happened in this hour.
     right = membership(5, 8, 5)
     history.roll("x", right, NOW + HOUR, UTC)
-    assert history.points("x", SizeInterval.HOUR, right) == (
+    assert history.points("x", SizeInterval.HOUR, right, NOW + HOUR, UTC) == (
         SizePoint(NOW, 5, 3, 0),
         SizePoint(NOW + HOUR, 5, 5, 5),
     )
@@ -188,7 +193,34 @@ def test_a_clock_that_goes_back_takes_its_periods_with_it(site: Site) -> None:
     # 3. It goes on as ever.
     later = membership(6, 9, 5)
     history.roll("x", later, NOW + 2 * HOUR, UTC)
-    assert history.points("x", SizeInterval.HOUR, later)[1:] == (
+    assert history.points("x", SizeInterval.HOUR, later, NOW + 2 * HOUR, UTC)[1:] == (
         SizePoint(NOW + HOUR, 6, 6, 5),
         SizePoint(NOW + 2 * HOUR, 6, 0, 0),
     )
+
+
+@pytest.mark.parametrize("jump", [400 * DAY, -400 * DAY])
+def test_a_wrong_clock_pushes_no_point_out(tmp_path: Path, jump: int) -> None:
+    machine = Machine(NOW)
+    clock = Clock(machine.wall, machine.monotonic, follow_after=0, trusted_at_start=True)
+    engine = Engine(LocalBackend.open(tmp_path / "store", clock=clock.stamp), clock=clock)
+    history = SizeHistory(engine.backend.documents)
+
+    def roll(size: int) -> None:
+        now, settled = engine.live._history_times(clock.now())
+        history.roll("x", membership(size, size, 0), now, UTC, settled)
+
+    for day in range(5):
+        roll(day)
+        machine.pass_time(DAY)
+    roll(5)
+    before = history.points("x", SizeInterval.DAY, membership(5, 5, 0), machine.real, UTC)
+    machine.jump(jump)
+    for _ in range(3):
+        roll(5)
+        machine.pass_time(HOUR // 2)
+    machine.jump(-jump)
+    roll(5)
+    assert history.points("x", SizeInterval.DAY, membership(5, 5, 0), machine.real, UTC) == before
+    assert len(before) == 6
+    engine.close()
