@@ -24,6 +24,7 @@ from milepost.grammar import (
     TIME_MIN_MICROS,
     TOO_LARGE,
     Grammar,
+    is_exact,
 )
 from service.arrow.layout import unfit
 from service.arrow.texts import coded, decoded, is_text, is_texts, without_views
@@ -220,10 +221,10 @@ def _can_be(kind: Kind, type_: pa.DataType) -> bool:
 def _inexact(
     decimals: pa.Array, has: npt.NDArray[np.bool_], doubles: npt.NDArray[Any]
 ) -> npt.NDArray[np.bool_]:
-    """Decimals beyond 2^53, as of integers."""
+    """Decimals beyond 2^53 that no double holds, as of texts."""
     bad: npt.NDArray[np.bool_] = has & (np.abs(doubles) >= INTEGER_EXACT_MAX)
     for row in np.flatnonzero(bad).tolist():
-        bad[row] = abs(decimals[row].as_py()) > INTEGER_EXACT_MAX
+        bad[row] = not is_exact(str(decimals[row].as_py()))
     return bad
 
 

@@ -54,6 +54,8 @@ def fits(kind: Any, text: str, grammar: Grammar | None = None) -> bool:
         ("9007199254740993.0", "inexact", True),
         ("9007199254740993e0", "inexact", True),
         ("9007199254740994", "inexact", True),
+        ("9007199254740994.0", 2.0**53 + 2, True),
+        ("9324206919979722.0", 9324206919979722.0, True),
         ("1e23", 1e23, True),
         ("1e308", 1e308, True),
         ("1e309", "too large", True),

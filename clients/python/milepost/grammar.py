@@ -11,9 +11,10 @@ so both agree on every text. A text that is exactly none of these stays a text.
              1793527200  1793527200.5    in the time unit; only where a time is expected
              anything in `time_format`   see `milepost.time_formats`
 
-A whole number must be held exactly by a double: 9007199254740993 is refused and not rounded. A fraction
-becomes the nearest double. A number beyond the range of a double is refused. Digits below a microsecond are
-cut off, towards the past.
+An integer must lie within 2^53, so that a double holds it: 9007199254740993 is refused and not rounded. With
+a fraction or an exponent, a number becomes the nearest double; beyond 2^53 it is refused unless the double
+reads back the same. A number beyond the range of a double is refused. Digits below a microsecond are cut off,
+towards the past.
 
 Uses pyarrow and numpy: import it where it is needed, not at start.
 """
@@ -219,10 +220,10 @@ def scaled(counts: Micros, unit_nanos: int) -> Micros:
 
 
 def _is_held(text: str, double: float) -> bool:
-    """Whether a double of 2^53 or more is the number that a text states. Written out, only the first of them
-    may be: of the following, every second one is between two doubles, and an id must not be taken by luck.
+    """Whether a double of 2^53 or more is the number that a text states. An integer may be 2^53 at most: of
+    those beyond, many are between two doubles, and an id must not be taken by luck.
     """
-    if "e" in text.lower():
+    if set(text) & set(".eE"):
         return Decimal(text) == Decimal(repr(double))
     return abs(Decimal(text)) <= INTEGER_EXACT_MAX
 

@@ -18,7 +18,7 @@ import pyarrow.csv
 
 from milepost.importing.errors import CannotImport
 from milepost.importing.files import open_text
-from milepost.importing.row_ends import OpenQuote, blocks, first_row_end
+from milepost.importing.row_ends import ROW_BYTES_MAX, OpenQuote, blocks, first_row_end
 from milepost.importing.settings import Kinds, Reading
 from milepost.importing.source import (
     COMPRESSED_SUFFIX,
@@ -89,7 +89,7 @@ class CsvFile:
         self._reading = reading
         self._delimiter = reading.delimiter or ("\t" if _is_tsv(path) else ",")
         with open_text(path) as file:
-            self._header, names = self._read_header(file.read(BLOCK_BYTES))
+            self._header, names = self._read_header(file)
         self._names = names
         self._check_header()
         self.columns = {
@@ -102,11 +102,9 @@ class CsvFile:
             f"{place}" for place, name in enumerate(names) if name == UNNAMED and not reading.leaves_out(name)
         ]
 
-    def _read_header(self, start: bytes) -> tuple[bytes, list[str]]:
+    def _read_header(self, file: BinaryIO) -> tuple[bytes, list[str]]:
         """The bytes to the end of the header, and the names."""
-        lead = len(start) - len(start.lstrip(b"\r\n"))
-        end = first_row_end(start[lead:] + b"\n", self._delimiter.encode())
-        line = start[: lead + (end or 0)]
+        line = self._first_line(file)
         if not line.strip():
             raise CannotImport(f"{self.path} is empty: the first line must name the columns")
         try:
@@ -114,6 +112,22 @@ class CsvFile:
         except UnicodeDecodeError as error:
             raise CannotImport(f"{self.path}, line 1: the header is no UTF-8: {error}") from error
         return line, [name.strip() for name in next(csv.reader(text, delimiter=self._delimiter))]
+
+    def _first_line(self, file: BinaryIO) -> bytes:
+        start = b""
+        while len(start) <= ROW_BYTES_MAX:
+            more = file.read(BLOCK_BYTES)
+            # At the end of the file, the line may lack its own.
+            start += more or b"\n"
+            lead = len(start) - len(start.lstrip(b"\r\n"))
+            end = first_row_end(start[lead:], self._delimiter.encode())
+            if end is not None and not (more and start.endswith(b"\r")):
+                return start[: lead + end]
+            if not more:
+                break
+        if not start.strip():
+            return b""
+        raise CannotImport(f"{self.path}, line 1: the header has a quote that is not closed")
 
     def _check_header(self) -> None:
         counts = Counter(name for name in self._names if not self._reading.leaves_out(name))
