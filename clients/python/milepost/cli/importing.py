@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,8 @@ from milepost.cli.import_run import EXIT_USAGE, ImportRun
 from milepost.cli.text import console
 from milepost.client import Client
 from milepost.importing import Format, Settings, SideFiles, import_file
+from milepost.importing.files import is_kept_input, kept_input
+from milepost.importing.run import REJECTED_SUFFIX
 from milepost.importing.source import SEGMENT_ROWS
 from milepost.v1.catalog_service_pb2 import ValueKind
 from milepost.v1.data_pb2 import EventType
@@ -34,12 +37,15 @@ TIME_UNITS = {
     "us": TIME_UNIT_MICROSECONDS,
     "ns": TIME_UNIT_NANOSECONDS,
 }
+STANDARD_INPUT = Path("-")
 KINDS = ("string", "number", "bool", "time")
 
 
 def import_(
     context: typer.Context,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Parquet, CSV or NDJSON.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Parquet, CSV or NDJSON; - is the standard input.")
+    ],
     input_: Annotated[str, typer.Option("--input", help="Input of rows without one: workspace/input.")] = "",
     format_: Annotated[Format, typer.Option("--format", help="auto: told by the name.")] = Format.AUTO,
     user_id_column: Annotated[str, typer.Option(help="Column of the user ids.")] = "user_id",
@@ -143,13 +149,13 @@ def import_(
         raise _usage(str(error)) from error
     if side_dir is not None:
         _make_directory(side_dir)
-    with open_client(target, account, api_key) as client:
+    with _sources(files, format_) as files, open_client(target, account, api_key) as client:
         if create:
             _create(client, input_)
         run = partial(
             import_file,
             request_id=request_id,
-            side_files=SideFiles(side_dir, rejected, progress_file),
+            side_files=_side_files(files, side_dir, rejected, progress_file),
             from_start=from_start,
             force=force,
             segment_rows=segment_rows,
@@ -165,6 +171,27 @@ def import_(
 def _usage(message: str) -> typer.Exit:
     print(f"milepost: {message}", file=sys.stderr)
     return typer.Exit(EXIT_USAGE)
+
+
+@contextmanager
+def _sources(files: Sequence[Path], format_: Format) -> Iterator[list[Path]]:
+    """The files, the standard input as one of its own."""
+    if STANDARD_INPUT not in files:
+        yield list(files)
+        return
+    if len(files) > 1 or format_ is Format.AUTO:
+        raise _usage("- is the standard input: give it alone, with --format parquet, csv or ndjson")
+    with kept_input(sys.stdin.buffer) as kept:
+        yield [kept]
+
+
+def _side_files(
+    files: Sequence[Path], directory: Path | None, rejected: Path | None, progress: Path | None
+) -> SideFiles:
+    """What is rejected of the standard input is kept in the working directory; its progress is not kept."""
+    if is_kept_input(files[0]) and directory is None and rejected is None:
+        rejected = Path(files[0].name + REJECTED_SUFFIX)
+    return SideFiles(directory, rejected, progress)
 
 
 def _event_type(text: str) -> EventType.ValueType:

@@ -18,6 +18,7 @@ from milepost.importing.errors import CannotImport
 GZIP_MAGIC = b"\x1f\x8b"
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _LOOKED_AT_BYTES = 4096
+_KEPT_PREFIX = "milepost-import-"
 
 UNREADABLE = (EOFError, OSError, zlib.error)
 """What reading a file raises, compressed ones included."""
@@ -52,13 +53,21 @@ def _check_encoding(path: Path, file: BinaryIO) -> None:
     file.seek(len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0)
 
 
+KEPT_INPUT = "standard-input"
+
+
+def is_kept_input(path: Path) -> bool:
+    """Whether a file is one of `kept_input`."""
+    return path.name == KEPT_INPUT and path.parent.name.startswith(_KEPT_PREFIX)
+
+
 @contextmanager
 def kept_input(stream: BinaryIO) -> Iterator[Path]:
     """The standard input as a file, for as long as it is imported: it is read more than once, and sent again
     when the service was out of reach. The same content is the same import, so the time of change is always 0.
     """
-    with tempfile.TemporaryDirectory(prefix="milepost-import-") as directory:
-        path = Path(directory) / "standard-input"
+    with tempfile.TemporaryDirectory(prefix=_KEPT_PREFIX) as directory:
+        path = Path(directory) / KEPT_INPUT
         with path.open("wb") as file:
             shutil.copyfileobj(stream, file, 1024 * 1024)
         os.utime(path, (0, 0))
