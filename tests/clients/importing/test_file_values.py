@@ -17,7 +17,7 @@ import pyarrow.parquet
 import pytest
 
 from engine.values import Kind
-from milepost.importing import CannotImport, Format, Settings, csv
+from milepost.importing import CannotImport, Format, Settings, csv, kinds
 from milepost.importing.kinds import KindTeller
 from milepost.importing.profiles import profiled
 from milepost.v1.catalog_service_pb2 import (
@@ -185,6 +185,46 @@ def test_kinds_are_found_over_all_files(tmp_path: Path) -> None:
     # Whatever the first file has by itself, it is read as all of them are.
     assert stored(first, Settings(told=told.kinds)).column("a") == [(S, "1")] * 9
     assert stored(first, Settings()).column("a") == [(N, 1.0)] * 9
+
+
+def test_kinds_are_the_same_whatever_the_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    monkeypatch.setattr(kinds, "VALUES_MIN", 100)
+    path = tmp_path / "e.csv"
+    columns = {
+        "text": ["x", "1", "true", ""],
+        "number": ["1", "2.5", "", "-3"],
+        "nearly": ["1"] * 50 + ["NA"],
+        "bool": ["true", "False", ""],
+        "other": ["2026-11-01", "x", "y"],
+        "time": ["2026-11-01", "2026-11-01 10:00"],
+        "empty": [""],
+    }
+    lines = [",".join(rng.choice(texts) for texts in columns.values()) for _ in range(300)]
+    lines.append(",".join(texts[-1] for texts in columns.values()))
+    text = "".join(f"u,buy,{line}\n" for line in lines)
+    path.write_text(f"user_id,name,{','.join(columns)}\n{text}", encoding="utf-8")
+    found = []
+    for block_bytes in (1 << 20, rng.randrange(20, 2_000), rng.randrange(20, 2_000)):
+        monkeypatch.setattr(csv, "BLOCK_BYTES", block_bytes)
+        teller = KindTeller(Settings(time_column="-"))
+        teller.add(path, Format.AUTO)
+        found.append({each.column: (each.kind, each.misfit) for each in teller.told().columns})
+    assert found[0] == found[1] == found[2]
+    assert {name: kind for name, (kind, _) in found[0].items()} == {
+        "text": VALUE_KIND_STRING,
+        "number": VALUE_KIND_NUMBER,
+        "nearly": VALUE_KIND_STRING,
+        "bool": VALUE_KIND_BOOL,
+        "other": VALUE_KIND_STRING,
+        "time": VALUE_KIND_TIME,
+        "empty": VALUE_KIND_STRING,
+    }
+    misfit = found[0]["nearly"][1]
+    assert misfit is not None
+    assert lines[misfit.row].split(",")[2] == misfit.value == "NA"
 
 
 def test_texts_that_stand_for_no_value(tmp_path: Path) -> None:

@@ -165,7 +165,8 @@ class CsvFile:
         return 0.0 if first is None else first.size_bytes / max(1, first.rows)
 
     def blocks(self, columns: Sequence[str] | None = None) -> Iterator[Block]:
-        """The rows. `columns` are those to read, by place; None = all that are not left out.
+        """The rows. `columns` are those to read, by place; None = all that are not left out. They may become
+        fewer between blocks.
 
         Raises CannotImport for what cannot be read, and for a quote that is never closed, after the rows
         before it.
@@ -176,8 +177,8 @@ class CsvFile:
             with open_text(self.path) as file:
                 _skip(file, len(self._header))
                 for data in blocks(file, self._delimiter.encode(), BLOCK_BYTES):
-                    if data.strip(b"\r\n"):
-                        block = self._block(data, first_row, columns)
+                    if data[:1] not in (b"\r", b"\n") or data.strip(b"\r\n"):
+                        block = self._block(data, first_row, tuple(columns))
                         first_row += block.rows
                         yield block
         except OpenQuote as error:
@@ -199,7 +200,7 @@ class CsvFile:
         rows = batch.num_rows + len(lines) + len(unread)
         malformed = sorted([*lines, *unread], key=lambda each: each.row)
         named = batch.rename_columns([self._names[int(place)] for place in columns])
-        return Block(first_row, rows, len(data), named, malformed)
+        return Block(first_row, rows, len(data), columns, named, malformed)
 
     def _batch(self, data: bytes, columns: Sequence[str], type_: Any, set_aside: Any) -> Any:
         table = self._parsed(data, columns, type_, set_aside).combine_chunks()
@@ -242,14 +243,23 @@ class CsvFile:
 
 
 class Block:
-    """Some rows of a file from `first_row` on: those to send, and those set aside, ascending."""
+    """Some rows of a file from `first_row` on: those to send, of some columns by their places, and those set
+    aside, ascending.
+    """
 
     def __init__(
-        self, first_row: int, rows: int, size_bytes: int, batch: Any, malformed: Sequence[Malformed]
+        self,
+        first_row: int,
+        rows: int,
+        size_bytes: int,
+        columns: Sequence[str],
+        batch: Any,
+        malformed: Sequence[Malformed],
     ) -> None:
         self.first_row = first_row
         self.rows = rows
         self.size_bytes = size_bytes
+        self.columns = columns
         self.batch = batch
         self.malformed = malformed
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from milepost.arrays import has_value
 from milepost.grammar import Grammar
+from milepost.importing.ahead import ahead
 from milepost.importing.csv import Block, CsvFile
 from milepost.importing.errors import CannotImport
 from milepost.importing.kinds import Misfit, Values
@@ -26,22 +27,25 @@ def values_of(path: Path, reading: Reading) -> dict[str, Values]:
         for place, name in file.columns.items()
         if name not in reading.own_columns and name not in reading.kinds
     }
-    looked_at = [*found, *file.unnamed]
+    looked_at = [*found, *file.unnamed] or list(file.columns)[:1]
     # Reads to the end also when there is nothing to find: the file is known to be sound before a row is sent.
-    for block in file.blocks(looked_at or list(file.columns)[:1]):
-        for at, place in enumerate(looked_at):
-            texts = block.batch.column(at)
-            if place in found:
-                _add(found[place], texts, grammar, path, block)
-            else:
-                _check_empty(texts, path, int(place), block)
-        looked_at = [place for place in looked_at if place not in found or found[place].plausible]
+    with ahead(file.blocks(looked_at)) as blocks:
+        for block in blocks:
+            for place, texts in zip(block.columns, block.batch.columns, strict=True):
+                if place in found:
+                    _add(found[place], texts, grammar, path, block)
+                elif place in file.unnamed:
+                    _check_empty(texts, path, int(place), block)
+            # Plain texts stay that. At least one column is read, for its rows.
+            looked_at[1:] = [place for place in looked_at[1:] if place not in found or found[place].plausible]
     return {file.columns[place]: values for place, values in found.items()}
 
 
 def _add(values: Values, texts: Any, grammar: Grammar, path: Path, block: Block) -> None:
     has = has_value(texts)
     plausible = values.plausible
+    if not plausible:
+        return
     values.values += int(has.sum())
     for kind in plausible:
         fits = grammar.fits(kind, texts)

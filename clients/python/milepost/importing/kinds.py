@@ -21,6 +21,8 @@ from milepost.v1.catalog_service_pb2 import (
 )
 
 _TOLD_KINDS = (VALUE_KIND_BOOL, VALUE_KIND_NUMBER, VALUE_KIND_TIME)
+VALUES_MIN = 1_000
+"""Of fewer values, the first ones may be the exceptions."""
 _NAMES = {
     VALUE_KIND_BOOL: "bool",
     VALUE_KIND_NUMBER: "number",
@@ -90,8 +92,13 @@ class Values:
 
     @property
     def plausible(self) -> Sequence[ValueKind.ValueType]:
-        """The kinds that at least half of the values are of; the others are not looked for any more."""
-        return [kind for kind, fitting in self.fitting.items() if 2 * fitting >= self.values]
+        """The kinds that at least half of the values are of. Once there are enough values, others are not
+        looked for any more.
+        """
+        return [kind for kind in self.fitting if self._is_of(kind) or self.values < VALUES_MIN]
+
+    def _is_of(self, kind: ValueKind.ValueType) -> bool:
+        return 2 * self.fitting[kind] >= self.values
 
     def merge(self, other: Values) -> None:
         """Adds the values of another file."""
@@ -101,9 +108,9 @@ class Values:
 
     def told(self, column: str) -> ColumnTold:
         """What the column becomes."""
-        if not self.values or not self.plausible:
+        kind = max(self.fitting, key=lambda each: self.fitting[each])
+        if not self.values or not self._is_of(kind):
             return ColumnTold(column, VALUE_KIND_STRING, self.values)
-        kind = max(self.plausible, key=lambda each: self.fitting[each])
         fitting = self.fitting[kind]
         if fitting == self.values:
             return ColumnTold(column, kind, self.values)

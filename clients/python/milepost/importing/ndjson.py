@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
+from milepost.grammar import INTEGER_EXACT_MAX
 from milepost.importing.errors import CannotImport
 from milepost.importing.files import open_text
 from milepost.importing.json_values import (
@@ -50,6 +51,8 @@ _TYPES = {
     list: pa.list_(pa.string()),
     Instant: pa.timestamp("us", "UTC"),
 }
+_PLAIN_TYPES = frozenset((str, bool))
+_SAFE = float(INTEGER_EXACT_MAX)
 _plain = msgspec.json.Decoder().decode
 _exact = msgspec.json.Decoder(float_hook=exact_float).decode
 
@@ -173,8 +176,10 @@ class _Columns:
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
         self._count = 0
-        self._texts: dict[str, list[str | None]] = {name: [] for name in reading.text_columns}
-        self._times: dict[str, list[str | None]] = {name: [] for name in reading.time_columns}
+        self._times = frozenset(reading.time_columns)
+        self._own: dict[str, list[str | None]] = {
+            name: [] for name in (*reading.text_columns, *reading.time_columns)
+        }
         self._bools = frozenset(reading.bool_columns)
         self._values: dict[str, _Values] = {}
         self._excluded: dict[str, bool] = {}
@@ -182,18 +187,29 @@ class _Columns:
 
     def add(self, row: dict[str, Any], is_checked: bool) -> None:
         """Adds a row; raises _Unfit or MayBeInexact, and then adds nothing of it."""
-        _shape(row, self._reading)
-        texts = [self._text(name, self._pop(row, name)) for name in self._texts]
-        times = [_time(name, self._pop(row, name)) for name in self._times]
+        if self._reading.flatten or ATTRIBUTES in row:
+            _shape(row, self._reading)
+        texts = []
+        for name in self._own:
+            value = row.pop(name, None)
+            texts.append(value if type(value) is str else self._own_text(row, name, value))
         values, left_out = self._attributes(row, is_checked)
-        for column, text in zip(
-            (*self._texts.values(), *self._times.values()), (*texts, *times), strict=True
-        ):
+        for column, text in zip(self._own.values(), texts, strict=True):
             column.append(text)
-        for name, value in values:
-            self._values.setdefault(name, _Values()).add(self._count, value)
-        self.left_out.update(left_out)
+        for name, given in values:
+            found = self._values.get(name)
+            if found is None:
+                found = self._values[name] = _Values()
+            found.add(self._count, given)
+        if left_out:
+            self.left_out.update(left_out)
         self._count += 1
+
+    def _own_text(self, row: dict[str, Any], name: str, value: Any) -> str | None:
+        """The text of a column that is no attribute, from another member where its own has no value."""
+        if value is None:
+            value = self._other(row, name)
+        return _time(name, value) if name in self._times else self._text(name, value)
 
     def _text(self, name: str, value: Any) -> str | None:
         if isinstance(value, bool) and name in self._bools:
@@ -208,6 +224,10 @@ class _Columns:
         left_out = []
         for name, given in row.items():
             if self._reading.exclude and self._is_excluded(name):
+                continue
+            if type(given) in _PLAIN_TYPES or (type(given) is float and -_SAFE < given < _SAFE):
+                # As `json_value` has it; most values are of these.
+                values.append((name, given))
                 continue
             try:
                 value = json_value(given, is_checked)
@@ -227,10 +247,7 @@ class _Columns:
             self._excluded[name] = self._reading.leaves_out(name)
         return self._excluded[name]
 
-    def _pop(self, row: dict[str, Any], name: str) -> Any:
-        value = row.pop(name, None)
-        if value is not None:
-            return value
+    def _other(self, row: dict[str, Any], name: str) -> Any:
         for other in _CAMEL_CASE.get(name, ()):
             if other in row:
                 return row.pop(other)
@@ -239,9 +256,7 @@ class _Columns:
 
     def batch(self) -> Any:
         """The rows as a record batch."""
-        columns = {
-            name: pa.array(texts, pa.string()) for name, texts in {**self._texts, **self._times}.items()
-        }
+        columns = {name: pa.array(texts, pa.string()) for name, texts in self._own.items()}
         for name, values in self._values.items():
             columns[name] = values.array(self._count)
         return pa.RecordBatch.from_pydict(columns)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from milepost._importing import Imported
 from milepost.client import Client
 from milepost.errors import MilepostError, PermissionDenied, Unauthenticated, Unimplemented
 from milepost.importing import progress as progress_file
+from milepost.importing.ahead import ahead
 from milepost.importing.checks import check_columns, check_target
 from milepost.importing.early_times import EarlyTimes, early_times
 from milepost.importing.errors import naming
@@ -32,8 +31,6 @@ PATH_DIGEST_BYTES = 4
 REFUSED_WHEN_FIRST_SENT = (
     f"refused when they were first sent, before the run broke off; {FROM_START} sends them"
 )
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -146,7 +143,7 @@ def import_file(
         if not progress.complete:
             watcher.begins(source.rows, progress.rows)
             sending = _Sending(client, settings, progress, stored, rejected, watcher, force)
-            with _ahead(source.segments(progress.rows, progress.malformed)) as segments:
+            with ahead(source.segments(progress.rows, progress.malformed)) as segments:
                 for segment in segments:
                     sending.send(segment)
             sending.finish()
@@ -319,23 +316,3 @@ def _took_nothing(error: BaseException, begun: int) -> bool:
         return True
     # A first call may have been taken whose answer was lost; of a second one, that its refusal says nothing.
     return begun == 1 and isinstance(error, MilepostError) and error.metadata.get("rows") == "0"
-
-
-@contextmanager
-def _ahead(items: Iterator[Item]) -> Iterator[Iterator[Item]]:
-    """The items, the next one made while one is used. At the end, however it comes, nothing is left open."""
-    end = object()
-
-    def made(pool: ThreadPoolExecutor) -> Iterator[Item]:
-        following = pool.submit(next, items, end)
-        while (item := following.result()) is not end:
-            following = pool.submit(next, items, end)
-            yield item  # type: ignore[misc]
-
-    try:
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            yield made(pool)
-    finally:
-        # The thread is through, so that no one else runs the generator.
-        if isinstance(items, Generator):
-            items.close()
