@@ -638,6 +638,13 @@ def test_unnamed_columns_that_are_empty_do_not_count(tmp_path: Path) -> None:
     assert found.events == {0: {"user_id": "u0", "name": "buy", "time": 1, "a": (S, "x")}}
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\r", "\r\n"])
+def test_a_file_of_a_header_alone(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "e.csv"
+    path.write_bytes(f"user_id,name,time,a{end}".encode())
+    assert stored(path) == Stored()
+
+
 def test_options_of_reading(tmp_path: Path) -> None:
     path = tmp_path / "e.csv"
     text = "user_id;name;amount;day;utm_a;utm_b;;n\nu0;buy;-9,5;01.11.2026;x;y;z;1.234\n"

@@ -290,5 +290,5 @@ def _is_tsv(path: Path) -> bool:
 
 
 def _skip(file: BinaryIO, size: int) -> None:
-    while size:
-        size -= len(file.read(size))
+    while size and (skipped := file.read(size)):
+        size -= len(skipped)
