@@ -20,7 +20,7 @@ from engine.local.settings import LocalSettings
 LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     "engine.local.columns": {"COMPARED_RANGES_MAX": (0, 1)},
     "engine.local.compression": {"COMPRESSED_BYTES_MIN": (0, 1)},
-    "engine.local.execute": {"NARROW_SHARE": (1, 1_000), "COMPILED_PLANS_MAX": (1,)},
+    "engine.local.execute": {"NARROW_SHARE": (1, 1_000), "BOUND_PLANS_MAX": (1,)},
     "engine.local.predicates": {"PROFILE_USERS_MAX": (0, 1), "PROFILE_USERS_OVER_SCAN_MAX": (0, 1)},
     "engine.local.properties": {"TEXT_IN_KEY_BYTES_MAX": (0, 2)},
     "engine.local.seen": {

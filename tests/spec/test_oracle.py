@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 from collections import Counter
 from fractions import Fraction
@@ -33,6 +34,7 @@ from tests.oracle.generate import draw_world
 from tests.oracle.history import histories, last_write
 from tests.oracle.palette import Chooser, draw_palette, instant
 from tests.oracle.scene import NOON, WEB, Scene
+from tests.oracle.strain import LIMITS
 from tests.oracle.times import inside, unit_number
 from tests.oracle.values import (
     distance_meters,
@@ -337,3 +339,13 @@ def test_random_criteria_divide_their_users() -> None:
                     matching = oracle.matching(milestone.criteria, journey)
                     kinds["none" if not matching else "all" if matching == start else "some"] += 1
     assert kinds["some"] > 0.4 * kinds.total(), kinds
+
+
+def test_every_limit_that_the_campaign_strains_is_where_it_says() -> None:
+    missing = [
+        f"{module}.{name}"
+        for module, limits in LIMITS.items()
+        for name in limits
+        if not hasattr(importlib.import_module(module), name)
+    ]
+    assert missing == []
