@@ -12,7 +12,7 @@ STAMP := $(VENV)/.made-with-$(subst $(COMMA),-,$(EXTRAS))
 PACKAGES := engine service clients/python/milepost tests tools
 
 .DEFAULT_GOAL := help
-.PHONY: help env run test lint format protos breaking bench kill clock model fuzz-criteria clean
+.PHONY: help env run test lint format protos breaking bench kill clock model damage fuzz-criteria clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ model: env ## Walk at random over a store and compare with the oracle (OPERATION
 
 fuzz-criteria: env ## Compare random criteria with the oracle (WORLDS=20000; ARGS="--seed 7 --jobs 2")
 	$(BIN)/python -m tests.oracle.campaign --worlds $(or $(WORLDS),20000) $(ARGS)
+
+damage: env ## Damage a store byte by byte and check what it answers (PLACES=300; ARGS="--seed 7 --jobs 2")
+	$(BIN)/python -m tests.faults.damage --places $(or $(PLACES),300) $(ARGS)
 
 clean: ## Remove the environment, the caches and what the builds left (never ./data)
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -18,6 +18,7 @@ from typing import Protocol, TypeAlias, overload
 import msgspec
 
 from engine.criteria.model import ConsentState, EventType
+from engine.errors import MilepostError
 from engine.event_columns import EventColumns
 from engine.plan.model import Plan
 from engine.upkeep import Finding, StoreFigures
@@ -573,6 +574,12 @@ class Backend(Protocol):
 
     def fold(self) -> int:
         """Writes all that is only in the log into the index, and answers the folded revision."""
+        ...
+
+    def write_fault(self) -> MilepostError | None:
+        """Why all writes are refused for now, for want of room or because of damage; None when they are
+        not.
+        """
         ...
 
     def snapshot(self, directory: Path) -> None:

@@ -7,7 +7,7 @@ from engine.engine import Engine
 from engine.local.backend import LocalBackend
 from engine.local.settings import LocalSettings
 from engine.values import MICROS_PER_SECOND
-from service.background import Refresher, Retainer, Timekeeper
+from service.background import Refresher, Retainer, Timekeeper, WriteWatch
 from service.config import Config
 from service.delivery.courier import Courier
 from service.delivery.retry import RetryPolicy
@@ -43,6 +43,7 @@ class Application:
             raise
         self._refresher = Refresher(self.engine.live, interval_s=config.refresh_interval_ms / MS_PER_SECOND)
         self._timekeeper = Timekeeper(self.engine.clock)
+        self._write_watch = WriteWatch(self._backend.write_fault, self._server.report_writes)
         self._retainer = Retainer(self.engine.retention, interval_s=config.retention_interval_s)
         self._courier = Courier(self.engine, config.outputs, RetryPolicy(budget_s=config.retry_budget_s))
 
@@ -68,12 +69,14 @@ class Application:
         self._retainer.start()
         self._courier.start()
         self._server.start()
+        self._write_watch.start()
 
     def stop(self) -> None:
         """NOT_SERVING, drain, then the threads, the store last. A second call does nothing."""
         if self._stopped:
             return
         self._stopped = True
+        self._write_watch.stop()
         self._server.stop()
         self._courier.stop()
         self._refresher.stop()

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import structlog
 
 from engine.audiences.live import Live
 from engine.clock import Clock
-from engine.errors import LimitExceeded
+from engine.errors import LimitExceeded, MilepostError
 from engine.retention import Retention
 from service.repeating import Repeating
 
 CLOCK_INTERVAL_S = 1.0
+WRITES_INTERVAL_S = 0.5
 REST_S_MIN = 0.02
 FAILURE_WAIT_S = 5.0
 """After a failed refresh: long enough not to fill the log with one and the same defect."""
 
 _logger = structlog.get_logger("milepost.refresh")
 _clock_logger = structlog.get_logger("milepost.clock")
+_write_logger = structlog.get_logger("milepost.writes")
 _retention_logger = structlog.get_logger("milepost.retention")
 
 
@@ -71,6 +74,28 @@ class Retainer(Repeating):
             # Nothing is removed that should stay, and what should go is found again the next time.
             _retention_logger.exception("removing old events failed")
         return self._interval_s
+
+
+class WriteWatch(Repeating):
+    """Tells `report` every `WRITES_INTERVAL_S` whether writes are taken, and logs when that changes."""
+
+    def __init__(self, fault: Callable[[], MilepostError | None], report: Callable[[bool], None]) -> None:
+        super().__init__("writes")
+        self._fault = fault
+        self._report = report
+        self._message = ""
+
+    def _turn(self) -> float:
+        fault = self._fault()
+        message = "" if fault is None else fault.message
+        if message != self._message:
+            self._message = message
+            if fault is None:
+                _write_logger.warning("writes are taken again")
+            else:
+                _write_logger.error("writes are refused", reason=fault.reason, error=message)
+        self._report(fault is None)
+        return WRITES_INTERVAL_S
 
 
 class Timekeeper(Repeating):

@@ -46,6 +46,7 @@ HEALTH_THREADS = 2
 DRAIN_POLL_S = 0.05
 
 
+INGEST_SERVICE = f"{CONTRACT}.IngestService"
 SERVICE_NAMES = tuple(
     f"{CONTRACT}.{name}"
     for name in (
@@ -163,6 +164,11 @@ class Server:
         names = (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
         self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    def report_writes(self, are_taken: bool) -> None:
+        """Says to health checks of the service that takes data whether it does."""
+        statuses = health_pb2.HealthCheckResponse
+        self._health.set(INGEST_SERVICE, statuses.SERVING if are_taken else statuses.NOT_SERVING)
 
     def _report(self, status: int) -> None:
         for name in (OVERALL, *SERVICE_NAMES):

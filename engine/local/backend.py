@@ -46,6 +46,7 @@ from engine.backend import (
 )
 from engine.clock import Stamp, wall_stamp
 from engine.errors import (
+    DataLoss,
     DeadlineExceeded,
     FailedPrecondition,
     InvalidInput,
@@ -111,6 +112,8 @@ class LocalBackend:
         self._closed = False
         self._upkeep = Upkeep(store)
         self._is_full = False
+        self._fold_damage: DataLoss | None = None
+        """What keeps the log from being folded."""
         if not store.partitions.drawn_groups:
             _log.info(
                 "the store was made by an earlier version: its groups of users stay runs of neighbouring"
@@ -179,12 +182,27 @@ class LocalBackend:
         self._writer.check()
 
     def _check_room(self) -> None:
-        """Raises LimitExceeded while what was acknowledged cannot be folded: it has to be kept in memory, and
-        must not become ever more.
+        """Raises LimitExceeded, or DataLoss where that is for damage, while what was acknowledged cannot be
+        folded: it has to be kept in memory and in the log, which must not become ever more.
         """
         self._check()
+        damage = self._fold_damage
+        if damage is not None:
+            raise DataLoss(
+                f"writes are out of service, as the log cannot be folded: {damage.message}; reads go on, and"
+                " what was acknowledged is kept in the log; restore a backup",
+                metadata=dict(damage.metadata),
+            )
         if self._is_full:
             raise LimitExceeded("the store is full: its log cannot be folded", reason="STORE_FULL")
+
+    def write_fault(self) -> MilepostError | None:
+        """Why writes are refused for now; None when they are not."""
+        try:
+            self._check_room()
+        except MilepostError as error:
+            return error
+        return None
 
     # --- what goes in ---------------------------------------------------------------------------------------
 
@@ -586,7 +604,10 @@ class LocalBackend:
             except LimitExceeded:
                 self._is_full = True
                 raise
-            self._is_full = False
+            except DataLoss as damage:
+                self._fold_damage = damage
+                raise
+            self._is_full, self._fold_damage = False, None
             with suppress(LimitExceeded):
                 # Merging saves time later but needs room now: the next fold tries again.
                 self._merge_runs()
@@ -644,8 +665,14 @@ class LocalBackend:
         mergeable += [(runs, runs.mergeable()) for runs in users]
         for runs, some in mergeable:
             if some:
-                with self._index_lock:
-                    merged = runs.merge(some)
+                try:
+                    with self._index_lock:
+                        merged = runs.merge(some)
+                except DataLoss as damage:
+                    # They stay as they are: nothing else depends on it.
+                    _log.warning("runs are not merged any more: %s", damage.message)
+                    runs.give_up(some)
+                    continue
                 with self._state.locked():
                     runs.merged(some, merged)
                 runs.discard(some)
@@ -658,17 +685,24 @@ class LocalBackend:
                 since = None
                 continue
             since = time.monotonic() if since is None else since
+            is_stuck = self._is_full or self._fold_damage is not None
             wait = min(self._settings.fold_seconds, FULL_RETRY_SECONDS if self._is_full else math.inf)
             if (
                 self._writer.records_since_fold < self._settings.fold_records
                 and time.monotonic() - since < wait
-                and (self._is_full or not self._log.is_filling)
+                and (is_stuck or not self._log.is_filling)
             ):
                 continue
             try:
                 self._fold()
             except LimitExceeded as error:
                 _log.warning("nothing can be folded, writes are refused: %s", error.message)
+            except DataLoss as damage:
+                _log.error(
+                    "nothing can be folded, writes are refused and reads go on: %s (%s); restore a backup",
+                    damage.message,
+                    damage.metadata.get("key_family", "unknown family"),
+                )
             except Exception:
                 # The log keeps everything; the next attempt comes after another interval.
                 _log.exception("folding failed")

@@ -26,6 +26,7 @@ import xxhash
 
 from engine.backend import Appended
 from engine.clock import Stamp
+from engine.errors import DataLoss
 from engine.local.keys import Family, key
 from engine.local.runs import Items, Run, RunForm, RunRecord, Runs
 from engine.local.storage.environment import Environment
@@ -78,6 +79,12 @@ class _Fresh:
         self.newest_event = max(self.newest_event, newest_event)
 
 
+class DuplicatesUnknown(DataLoss):
+    """Whether events were seen before cannot be told, as what is known of their ids is damaged. Nothing was
+    changed.
+    """
+
+
 class EventIds:
     """The event ids seen within the horizon, by account."""
 
@@ -93,7 +100,13 @@ class EventIds:
         """For each digest, in order, whether it was seen before; all are seen from now on. Digests repeated
         within the sequence count. `newest_event` is the latest time among their events.
         """
-        old = self._in_runs(account, digests, stamp.settled)
+        try:
+            old = self._in_runs(account, digests, stamp.settled)
+        except DataLoss as damage:
+            raise DuplicatesUnknown(
+                f"whether these events came before cannot be told: {damage.message}; restore a backup",
+                metadata=dict(damage.metadata),
+            ) from damage
         writing = self._writing[account].digests if account in self._writing else frozenset()
         fresh = self._fresh.get(account)
         if fresh is None:

@@ -82,9 +82,18 @@ class ExpireEntry(msgspec.Struct, frozen=True, array_like=True, tag="expire"):
     settled: Micros | None = None
 
 
+class RefusedEntry(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
+    """The entry at an earlier position was refused after it had been logged: nothing of it was applied."""
+
+    account: str
+    arrival: Micros
+    position: int
+    settled: Micros | None = None
+
+
 BatchEntry: TypeAlias = AppendEntry | ImportEntry | UserImportEntry
 """Data that came in; a batch may carry a request id."""
-LogEntry: TypeAlias = BatchEntry | EraseEntry | AliasEntry | ExpireEntry
+LogEntry: TypeAlias = BatchEntry | EraseEntry | AliasEntry | ExpireEntry | RefusedEntry
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[LogEntry] = msgspec.msgpack.Decoder(LogEntry)
@@ -139,6 +148,13 @@ class WriteAheadLog:
                 entry = decode_entry(stored)
             yield expected, entry
             expected += 1
+
+    def is_refused(self, position: int) -> bool:
+        """Whether a later entry says that the one at the position was refused."""
+        return any(
+            isinstance(entry, RefusedEntry) and entry.position == position
+            for _, entry in self.replay(position)
+        )
 
     @property
     def is_filling(self) -> bool:

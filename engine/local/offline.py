@@ -276,6 +276,8 @@ def _adoptable(directory: Path) -> Identity | None:
 
 
 def _copy(view: View, directory: Path) -> None:
+    view.log.check_pages()
+    view.index.check_pages()
     write_copy(view.log, directory / "log")
     write_copy(view.index, directory / "index")
 

@@ -198,6 +198,7 @@ class Runs:
         self._prefix = prefix
         self.all: list[Run] = []
         self._staged: dict[tuple[int, ...], Run | None] = {}
+        self._unmergeable: set[tuple[int, ...]] = set()
         self._next_number = 1
         with index.reading() as txn:
             for stored, value in txn.scan(key(form.record, *prefix)):
@@ -303,6 +304,10 @@ class Runs:
         txn.delete(key(self._form.filter, *run.at))
         txn.delete_prefix(key(self._form.block, *run.at))
 
+    def give_up(self, runs: Sequence[Run]) -> None:
+        """Never tries to merge these again."""
+        self._unmergeable |= {run.at for run in runs}
+
     # --- merging, in the background -------------------------------------------------------------------------
 
     def mergeable(self, span_max: Micros | None = None, among: Sequence[Run] | None = None) -> list[Run]:
@@ -311,6 +316,8 @@ class Runs:
         """
         tiers: dict[int, list[Run]] = {}
         for run in self.all if among is None else among:
+            if run.at in self._unmergeable:
+                continue
             tiers.setdefault(run.record.count.bit_length() // TIER_BITS, []).append(run)
         for _, runs in sorted(tiers.items()):
             group = _fitting(sorted(runs, key=lambda run: run.record.first_arrival), span_max)

@@ -22,7 +22,7 @@ from engine.errors import DeadlineExceeded, FailedPrecondition, RevisionNotReach
 from engine.event_columns import EventColumns
 from engine.local.account import Account
 from engine.local.cells import Cells
-from engine.local.dedupe import EventIds, Requests, event_digests
+from engine.local.dedupe import DuplicatesUnknown, EventIds, Requests, event_digests
 from engine.local.directory import by_group
 from engine.local.events import ColumnCache
 from engine.local.keys import Family, key
@@ -35,6 +35,7 @@ from engine.local.log import (
     ExpireEntry,
     ImportEntry,
     LogEntry,
+    RefusedEntry,
     UserImportEntry,
 )
 from engine.local.membership import Memberships
@@ -118,7 +119,8 @@ class State:
 
     def apply(self, position: int, entry: LogEntry) -> Appended:
         """Applies the entry at the next position and makes that revision visible. Raises FailedPrecondition
-        for an alias that is refused; the position is reached all the same.
+        for an alias that is refused, DuplicatesUnknown for events that may have come before; the position is
+        reached all the same.
         """
         try:
             match entry:
@@ -134,7 +136,10 @@ class State:
                     return self._alias(position, entry)
                 case ExpireEntry():
                     return self._expire(position, entry)
-        except FailedPrecondition:
+                case RefusedEntry():
+                    self._reach(position, entry)
+                    return Appended(position, 0, 0)
+        except (FailedPrecondition, DuplicatesUnknown):
             self._reach(position, entry)
             raise
 

@@ -15,10 +15,12 @@ from contextlib import AbstractContextManager, suppress
 from engine.backend import Appended
 from engine.clock import Stamp
 from engine.errors import FailedPrecondition, MilepostError, StoreUnavailable
+from engine.local.dedupe import DuplicatesUnknown
 from engine.local.log import (
     AppendEntry,
     ImportEntry,
     LogEntry,
+    RefusedEntry,
     UserImportEntry,
     WriteAheadLog,
     encode_entry,
@@ -67,7 +69,12 @@ class Writer:
         for position, entry in self._log.replay(self._state.position):
             # An alias that was refused is in the log as well, and is refused again.
             with suppress(FailedPrecondition):
-                self._apply(position, entry)
+                try:
+                    self._apply(position, entry)
+                except DuplicatesUnknown:
+                    # Refused then as well, unless it was acknowledged before its ids were damaged.
+                    if not self._log.is_refused(position):
+                        raise
 
     def write(self, entry_at: Callable[[Stamp], LogEntry]) -> Appended:
         """Logs the entry that `entry_at` makes of when it came, applies it, and answers what became of
@@ -121,8 +128,13 @@ class Writer:
 
     def _apply_through(self, ticket: _Ticket) -> None:
         with self._apply_lock:
-            while not ticket.is_decided:
+            while not ticket.is_decided or self._has_note:
                 self._decide(self._logged.popleft())
+
+    @property
+    def _has_note(self) -> bool:
+        """Whether what comes next is a note that nobody waits for."""
+        return bool(self._logged) and isinstance(self._logged[0].entry, RefusedEntry)
 
     def _decide(self, ticket: _Ticket) -> None:
         try:
@@ -130,10 +142,24 @@ class Writer:
             ticket.answer = self._apply(ticket.position, ticket.entry)
         except FailedPrecondition as refusal:
             ticket.error = refusal
+        except DuplicatesUnknown as refusal:
+            self._refuse(ticket, refusal)
         except BaseException as failure:
             # Logged, but applied in part or not at all: only a replay can tell.
             self._failure = self._failure or failure
             ticket.error = failure if isinstance(failure, MilepostError) else self._unavailable(failure)
+
+    def _refuse(self, ticket: _Ticket, refusal: MilepostError) -> None:
+        """Notes in the log that an entry was refused, so that a replay refuses it too."""
+        entry = ticket.entry
+        try:
+            with self._commit_lock:
+                note = _Ticket(RefusedEntry(entry.account, entry.arrival, ticket.position, entry.settled))
+                note.position = self._log.append([note.encoded])
+                self._logged.append(note)
+        except MilepostError as failure:
+            self._failure = self._failure or failure
+        ticket.error = refusal
 
     def _unavailable(self, failure: BaseException) -> StoreUnavailable:
         error = StoreUnavailable("the store failed and has to be opened again", reason="STORE_FAILED")

@@ -9,15 +9,18 @@ file grows as it fills without ever being mapped anew, which would end the trans
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import lmdb
 
-from engine.errors import StoreUnavailable
+from engine.errors import DataLoss, StoreUnavailable
 from engine.local.storage.lmdb_errors import translated
+from engine.local.storage.pages import Meta, check_pages, read_meta
 from engine.local.storage.transactions import ReadTransaction, WriteTransaction
 from engine.upkeep import StoreFile
 
@@ -28,8 +31,18 @@ DATA_FILE, READERS_FILE = "data.mdb", "lock.mdb"
 """LMDB's own names, in the directory of each environment."""
 
 META_PAGES = 2
+
+PAGES_CHECKED_FIRST = 2_048
+"""Files with at most so many pages of keys are looked through before they are used, which takes 25 ms; larger
+ones while they are.
+"""
+REST_SECONDS = 0.001
+
 STAT_BLOCK_BYTES = 512
 """The unit of `st_blocks`, whatever the file system's own."""
+
+
+_log = logging.getLogger(__name__)
 
 
 class Environment:
@@ -50,14 +63,51 @@ class Environment:
         self._file = directory / DATA_FILE
         self._is_read_only = read_only
         self._checked: set[bytes] = set()
+        self._damage: DataLoss | None = None
+        self._closing = threading.Event()
+        self._checker: threading.Thread | None = None
+        meta = read_meta(self._file, 0 if read_only else None)
         if read_only:
             self._env = _opened_for_reading(directory, is_owned)
+            try:
+                with self.reading() as txn:
+                    txn.check_pages()
+            except BaseException:
+                self._env.close()
+                raise
             return
         directory.mkdir(parents=True, exist_ok=True)
+        is_small = meta is not None and meta.tree_pages <= PAGES_CHECKED_FIRST
+        if meta is not None and is_small:
+            check_pages(self._file, meta)
         with translated():
             self._env = lmdb.open(str(directory), map_size=map_bytes, max_readers=READERS_MAX, metasync=True)
             # Slots of readers that died without closing would keep old pages from being reused.
             self._env.reader_check()
+        if meta is not None and not is_small:
+            self._check_in_background(meta)
+
+    def _check_in_background(self, meta: Meta) -> None:
+        """A large file is looked through while it is used. The state that is looked at stays as it is."""
+        held = self._env.begin()
+
+        def check() -> None:
+            try:
+                check_pages(self._file, meta, self._give_way)
+            except DataLoss as damage:
+                self._damage = damage
+                _log.error("%s", damage.message)
+            except StoreUnavailable:
+                pass
+            finally:
+                held.abort()
+
+        self._checker = threading.Thread(target=check, name="milepost-pages", daemon=True)
+        self._checker.start()
+
+    def _give_way(self) -> None:
+        if self._closing.wait(REST_SECONDS):
+            raise StoreUnavailable("the store is closing", reason="STORE_CLOSED")
 
     def reading(self) -> AbstractContextManager[ReadTransaction]:
         """A read transaction for the length of the block. Keep blocks short: the pages a reader may still
@@ -73,15 +123,21 @@ class Environment:
 
     @contextmanager
     def _reading(self) -> Iterator[ReadTransaction]:
+        self._check_damage()
         with translated(), self._env.begin(buffers=True) as txn:
-            yield ReadTransaction(txn, self._checked)
+            yield ReadTransaction(txn, self._checked, self._file)
 
     @contextmanager
     def _writing(self) -> Iterator[WriteTransaction]:
+        self._check_damage()
         with translated(self._file), self._env.begin(write=True, buffers=True) as txn:
-            changes = WriteTransaction(txn, self._checked)
+            changes = WriteTransaction(txn, self._checked, self._file)
             yield changes
             changes.finish()
+
+    def _check_damage(self) -> None:
+        if self._damage is not None:
+            raise DataLoss(self._damage.message, metadata=dict(self._damage.metadata))
 
     @property
     def file(self) -> Path:
@@ -115,6 +171,9 @@ class Environment:
 
     def close(self) -> None:
         """Unmaps the file. No transaction may be open."""
+        self._closing.set()
+        if self._checker is not None:
+            self._checker.join()
         self._env.close()
 
 

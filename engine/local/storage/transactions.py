@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Protocol
 
 import lmdb
@@ -23,6 +24,7 @@ from engine.local.storage.key_ranges import (
     range_of,
     record_key,
 )
+from engine.local.storage.pages import check_pages, read_meta
 
 CHECKSUM_BYTES = 8
 
@@ -41,12 +43,13 @@ class ReadTransaction:
     That there is no such key is said of checked ranges only: raises DataLoss when keys are missing.
     """
 
-    def __init__(self, txn: lmdb.Transaction, checked: set[bytes]) -> None:
-        """`checked`: the ranges known to have all their keys, shared by the transactions of an
-        environment.
+    def __init__(self, txn: lmdb.Transaction, checked: set[bytes], file: Path) -> None:
+        """`checked`: the ranges known to have all their keys, shared by the transactions of the environment
+        that has the file.
         """
         self._txn = txn
         self._checked = checked
+        self._file = file
 
     def get(self, key: bytes) -> memoryview | None:
         """The value, or None. Raises DataLoss when it fails its checksum."""
@@ -154,6 +157,12 @@ class ReadTransaction:
             yield found, memoryview(cursor.value())
             more = cursor.next()
 
+    def check_pages(self) -> None:
+        """Raises DataLoss unless the pages of this state are sound (`storage.pages`)."""
+        meta = read_meta(self._file, self.number())
+        if meta is not None:
+            check_pages(self._file, meta)
+
     # --- many keys ------------------------------------------------------------------------------------------
 
     def scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, memoryview]]:
@@ -251,8 +260,8 @@ class ReadTransaction:
 class WriteTransaction(ReadTransaction):
     """Changes that all take effect when the block ends without an exception, or not at all."""
 
-    def __init__(self, txn: lmdb.Transaction, checked: set[bytes]) -> None:
-        super().__init__(txn, checked)
+    def __init__(self, txn: lmdb.Transaction, checked: set[bytes], file: Path) -> None:
+        super().__init__(txn, checked, file)
         self._changes = KeyCounts()
         self._has_changes = False
 
@@ -324,7 +333,10 @@ class WriteTransaction(ReadTransaction):
         stored = self._txn.get(ROOT_KEY)
         if change != NO_KEYS or stored is None:
             before = NO_KEYS if stored is None else KeyCount.unpack(_verified(ROOT_KEY, stored))
-            self.put(ROOT_KEY, before.plus(*change).pack())
+            after = before.plus(*change)
+            if after.keys < 0:
+                raise missing_keys(ROOT_KEY)
+            self.put(ROOT_KEY, after.pack())
 
     def finish(self) -> None:
         """Writes what has to be known of all that was changed, just before the commit."""

@@ -26,6 +26,7 @@ from engine.local.storage.copying import COPY_MAP_BYTES
 from engine.local.storage.environment import DATA_FILE, Environment
 from engine.local.storage.header import FORMAT_VERSION, HEADER_KEY, UPGRADED_VERSION, old_version
 from engine.local.storage.lmdb_errors import translated
+from engine.local.storage.pages import check_pages, read_meta
 from engine.local.storage.transactions import CHECKSUM_BYTES, WriteTransaction
 
 UPGRADE_DIRECTORY = ".upgrading"
@@ -97,6 +98,9 @@ def _replace(new: Path, old: Path) -> None:
 
 
 def _rewrite(old: Path, new: Path) -> None:
+    meta = read_meta(old / DATA_FILE)
+    if meta is not None:
+        check_pages(old / DATA_FILE, meta)
     new.mkdir(parents=True)
     with translated(new / DATA_FILE):
         source = lmdb.open(str(old), readonly=True, create=False, lock=False)
@@ -116,7 +120,7 @@ def _write_batch(target: lmdb.Environment, pairs: Pairs) -> bool:
     """Writes what fits into one transaction; False when that is the rest."""
     written = 0
     with target.begin(write=True, buffers=True) as txn:
-        changes = WriteTransaction(txn, set())
+        changes = WriteTransaction(txn, set(), Path(target.path()) / DATA_FILE)
         for at, value in pairs:
             changes.put(at, value)
             written += len(at) + len(value)

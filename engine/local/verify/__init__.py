@@ -87,6 +87,16 @@ def verify_transactions(log: ReadTransaction, index: ReadTransaction) -> Iterato
     last.
     """
     examination = Examination(log, index)
+    for txn in (log, index):
+        try:
+            txn.check_pages()
+        except DataLoss as damage:
+            # Nothing may be looked for in such a file: LMDB might end the process.
+            examination.fault(Family.META, damage.message)
+    yield from examination.take_faults()
+    if examination.has_faults:
+        yield _result(examination)
+        return
     for checker, families in CHECKERS:
         for step in _steps(checker, families, examination):
             yield from examination.take_faults()

@@ -131,6 +131,11 @@ class Examination:
         if not holds:
             self.fault(family, description, stored)
 
+    @property
+    def has_faults(self) -> bool:
+        """Whether something was told."""
+        return any(count.faults for count in self.counts.values())
+
     def take_faults(self) -> Iterator[StoreFault]:
         """The faults told since the last time."""
         while self._faults:

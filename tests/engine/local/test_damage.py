@@ -13,6 +13,7 @@ from engine.errors import DataLoss, MilepostError
 from engine.local.backend import LocalBackend
 from engine.local.events import table as table_module
 from engine.local.keys import Family, family_of, key
+from engine.local.runs import RUNS_PER_TIER_MAX
 from engine.local.settings import LocalSettings
 from engine.local.storage.transactions import CHECKSUM_BYTES
 from engine.plan.model import (
@@ -27,9 +28,11 @@ from engine.plan.model import (
     TimeRange,
     Universe,
 )
+from engine.upkeep import StoreFault
 from engine.values import MICROS_PER_DAY
 from tests.conformance.as_columns import columns_of
 from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, NOON, SHOP, WEB, event, plan_of, update
+from tests.stores import crash_image
 
 SETTINGS = LocalSettings(groups=1, fold_seconds=3_600.0)
 EVERYONE = plan_of(Universe(inputs=(WEB,)))
@@ -188,3 +191,90 @@ def test_a_write_that_meets_damage_stops_the_store(backend: LocalBackend) -> Non
     with pytest.raises(MilepostError) as raised:
         backend.execute(READS[Family.FIELD_VALUE], Count())
     assert raised.value.reason == "STORE_FAILED"
+
+
+def test_damage_that_keeps_folds_from_succeeding_takes_writes_out_of_service(backend: LocalBackend) -> None:
+    """Instead of letting the log grow for ever; reads go on, and writes once it is mended."""
+    users = [f"user-{number}" for number in range(40)]
+    index = backend._store.index
+    with index._env.begin() as txn:
+        sound = [(stored, value) for stored, value in txn.cursor() if family_of(stored) is Family.SEEN]
+    damage(backend, Family.SEEN)
+    backend.append_columns(ACCOUNT, columns_of([event(user, time=NOON + 9) for user in users]))
+    assert backend.write_fault() is None
+    with pytest.raises(DataLoss):
+        backend.fold()
+    logged = backend._log.position
+    for write in (
+        lambda: backend.append(ACCOUNT, [event("user-1")]),
+        lambda: backend.append_columns(ACCOUNT, columns_of([event("user-1")])),
+        lambda: backend.erase(ACCOUNT, ["user-1"]),
+        lambda: backend.alias(ACCOUNT, "user-1", "user-2"),
+    ):
+        with pytest.raises(DataLoss) as raised:
+            write()
+        assert raised.value.metadata["key_family"] == "SEEN"
+        assert "writes are out of service" in raised.value.message
+        assert "restore a backup" in raised.value.message
+    assert backend._log.position == logged
+    fault = backend.write_fault()
+    assert fault is not None
+    assert fault.reason == "DATA_LOSS"
+    assert backend.execute(READS[Family.FIELD_VALUE], Count()).sizes == (200,)
+    with index._env.begin(write=True) as txn:
+        for stored, value in sound:
+            txn.put(stored, value)
+    backend.fold()
+    assert backend.write_fault() is None
+    assert backend.append(ACCOUNT, [event("user-1")]).accepted == 1
+
+
+def test_a_key_that_changed_is_data_loss_and_found(backend: LocalBackend) -> None:
+    """One byte of a key of a column: users of its page were missing from the answer, without an error."""
+    plan = READS[Family.FIELD_COLUMN]
+    with backend._store.index._env.begin(write=True) as txn:
+        stored = next(found for found, _ in txn.cursor() if family_of(found) is Family.FIELD_COLUMN)
+        value = txn.get(stored)
+        assert value is not None
+        txn.delete(stored)
+        txn.put(stored[:-1] + bytes([stored[-1] ^ 4]), value)
+    with pytest.raises(DataLoss) as raised:
+        backend.execute(plan, Count())
+    assert raised.value.metadata["key_family"] == "FIELD_COLUMN"
+    faults = [finding for finding in backend.verify() if isinstance(finding, StoreFault)]
+    assert [(fault.family, fault.description) for fault in faults] == [("FIELD_COLUMN", "fails its checksum")]
+    with pytest.raises(DataLoss):
+        backend.snapshot(backend._store.directory / "backup")
+
+
+def test_damaged_event_ids_keep_neither_reads_nor_folds_from_going_on(directory: Path) -> None:
+    """The blocks are the most that is stored: what does not need them works."""
+    backend = LocalBackend.open(directory, settings=SETTINGS)
+    for number in range(RUNS_PER_TIER_MAX):
+        backend.append(ACCOUNT, [event("ada", event_id=f"{number}")])
+        backend._state.event_ids.mergeable = list  # type: ignore[method-assign]
+        backend.fold()
+    damage(backend, Family.DEDUPE_BLOCK)
+    backend.close()
+    again = LocalBackend.open(directory, settings=SETTINGS)
+    assert again.execute(READS[Family.FIELD_VALUE], Count()).sizes == (200,)
+    # Ids that are in no damaged block, and events without ids, are taken; folds go on, and merge others.
+    assert again.append(ACCOUNT, [event("ada")]).accepted == 1
+    assert again.fold() == again.revision()
+    assert again.write_fault() is None
+    # Whether this id came before cannot be told: the batch is refused, and nothing else.
+    for batch in ([event("ada", event_id="3")], [event("ada", event_id="3"), event("someone new")]):
+        with pytest.raises(DataLoss) as raised:
+            again.append(ACCOUNT, batch)
+        assert raised.value.metadata["key_family"] == "DEDUPE_BLOCK"
+    with pytest.raises(DataLoss):
+        again.append_columns(ACCOUNT, columns_of([event("ada", event_id="4")]))
+    assert again.append(ACCOUNT, [event("grace")]).accepted == 1
+    sizes = again.execute(EVERYONE, Count()).sizes
+    assert sizes == (202,)
+    # A replay refuses what was refused.
+    crashed = LocalBackend.open(crash_image(directory, directory.parent / "crashed"), settings=SETTINGS)
+    assert crashed.revision() == again.revision()
+    assert crashed.execute(EVERYONE, Count()).sizes == sizes
+    crashed.close()
+    again.close()
