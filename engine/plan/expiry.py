@@ -44,12 +44,18 @@ from engine.plan.model import (
     Universe,
     encode_step,
 )
-from engine.plan.passes import optimise
+from engine.plan.passes import Pass, optimise
+from engine.plan.passes.fold_constants import fold_constants
+from engine.plan.passes.share import share
+from engine.plan.passes.simplify_rows import simplify_rows
 from engine.plan.tree import Account, AudienceResolver, JourneyTree
 from engine.plan.visitor import StepVisitor
 from engine.values import Micros
 
 Part = TypeVar("Part", bound=msgspec.Struct)
+
+PASSES: tuple[Pass, ...] = (simplify_rows, fold_constants, share)
+"""A union of predicates has no groups for the other passes to work on."""
 
 
 class UnexpectedChange(TypeError):
@@ -83,7 +89,8 @@ def expiry_plan(
         return None
     plan = StepList()
     root = plan.union([plan.add(step) for step in found.values()])
-    return optimise(Plan(account=account.name, as_of=after_as_of, steps=tuple(plan.steps), roots=(root,)))
+    raw = Plan(account=account.name, as_of=after_as_of, steps=tuple(plan.steps), roots=(root,))
+    return optimise(raw, PASSES)
 
 
 def _compiled_steps(
