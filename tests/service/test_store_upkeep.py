@@ -156,6 +156,31 @@ def test_a_backup_is_restored_under_another_id(service: Serving, tmp_path: Path)
         assert again.audiences.CountAudience(asked).users == USERS
 
 
+def contradict(service: Serving) -> None:
+    """Removes the record of which users have an attribute: every checksum stays right."""
+    environment = service.application.engine.backend._store.index  # type: ignore[attr-defined]
+    with environment.writing() as txn:
+        assert txn.delete_prefix(bytes([Family.FIELD_PRESENT.code])) > 0
+
+
+@pytest.mark.parametrize("hurt", ["PROFILE", "EVENT_COLUMN", "contradiction"])
+def test_a_damaged_store_is_not_backed_up(tmp_path: Path, hurt: str) -> None:
+    with serving(tmp_path / "store", access_log="none") as service:
+        fill(service)
+        create = admin_service_pb2.CreateBackupRequest
+        sound = Path(service.admin.CreateBackup(create(backup_id="sound")).directory)
+        if hurt == "contradiction":
+            contradict(service)
+        else:
+            damage(service, Family[hurt])
+        refusal = refusal_of(service.admin.CreateBackup, create(backup_id="damaged"))
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.DATA_LOSS, "DATA_LOSS")
+        family = "FIELD_PRESENT" if hurt == "contradiction" else hurt
+        assert family in refusal.metadata["key_family"] or hurt == "contradiction"
+        assert "was not copied" in refusal.message
+        assert [path.name for path in sound.parent.iterdir()] == ["sound"]
+
+
 def test_one_verification_at_a_time(service: Serving) -> None:
     fill(service)
     under_way = service.application.engine.backend.verify()

@@ -12,6 +12,7 @@ import pytest
 from engine.errors import DataLoss, StoreUnavailable
 from engine.local.keys import Family, key
 from engine.local.storage.copying import write_copy
+from engine.local.storage.positions import FoldedState, write_folded
 from engine.local.storage.store import Store
 from tests.stores import go_on_with
 
@@ -99,3 +100,29 @@ def test_a_copy_opens_with_the_same_values(tmp_path: Path) -> None:
     with copy.index.reading() as read:
         assert bytes(read.get(key(Family.META, b"x")) or b"") == b"kept"
     copy.close()
+
+
+def test_a_store_that_is_renamed_is_where_it_was(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "a")
+    store_id = store.store_id
+    store.close()
+    (tmp_path / "a").rename(tmp_path / "b")
+    again = Store.open(tmp_path / "b")
+    assert again.store_id == store_id
+    again.close()
+
+
+def test_a_copy_of_a_part_from_the_same_session_is_told_by_its_position(tmp_path: Path) -> None:
+    """A log that was copied while the store was open, and put back after a crash."""
+    store = Store.open(tmp_path / "store")
+    with store.log.writing() as txn:
+        txn.put(key(Family.LOG, 1), b"entry")
+    earlier = (tmp_path / "store" / "log" / "data.mdb").read_bytes()
+    with store.log.writing() as txn:
+        txn.put(key(Family.LOG, 2), b"entry")
+    with store.index.writing() as txn:
+        write_folded(txn, FoldedState(position=2))
+    store.close()
+    (tmp_path / "store" / "log" / "data.mdb").write_bytes(earlier)
+    with pytest.raises(DataLoss, match=r"log is from an earlier time than index \(it ends at revision 1"):
+        Store.open(tmp_path / "store")
