@@ -28,6 +28,7 @@ LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
         "WAITING_BATCHES_MAX": (1, 2),
         "VECTOR_USERS_MIN": (0,),
     },
+    "engine.local.state": {"IMPORT_CHUNK_USERS": (1, 3)},
     "engine.local.runs": {"RUNS_PER_TIER_MAX": (1, 2), "BLOCK_BYTES": (16, 32)},
     "engine.local.user_index": {"KNOWN_USERS_MAX": (2, 6), "LOADED_USERS_PER_MISSING_ONE": (0, 1)},
     "engine.local.events.aggregate": {"DENSE_SHARE": (1, 1_000)},
