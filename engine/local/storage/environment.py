@@ -66,26 +66,34 @@ class Environment:
         self._damage: DataLoss | None = None
         self._closing = threading.Event()
         self._checker: threading.Thread | None = None
-        meta = read_meta(self._file, 0 if read_only else None)
+        is_still = not read_only or is_owned
+        meta = read_meta(self._file, None if is_still else 0)
         if read_only:
             self._env = _opened_for_reading(directory, is_owned)
-            try:
-                with self.reading() as txn:
-                    txn.check_pages()
-            except BaseException:
-                self._env.close()
-                raise
+            if not is_owned:
+                self._check_what_is_read()
+            elif meta is not None and meta.tree_pages <= PAGES_CHECKED_FIRST:
+                _check_once(self._file, meta)
             return
         directory.mkdir(parents=True, exist_ok=True)
         is_small = meta is not None and meta.tree_pages <= PAGES_CHECKED_FIRST
         if meta is not None and is_small:
-            check_pages(self._file, meta)
+            _check_once(self._file, meta)
         with translated():
             self._env = lmdb.open(str(directory), map_size=map_bytes, max_readers=READERS_MAX, metasync=True)
             # Slots of readers that died without closing would keep old pages from being reused.
             self._env.reader_check()
         if meta is not None and not is_small:
             self._check_in_background(meta)
+
+    def _check_what_is_read(self) -> None:
+        """Beside a process that may write, the state of a transaction is what holds still."""
+        try:
+            with self.reading() as txn:
+                txn.check_pages()
+        except BaseException:
+            self._env.close()
+            raise
 
     def _check_in_background(self, meta: Meta) -> None:
         """A large file is looked through while it is used. The state that is looked at stays as it is."""
@@ -175,6 +183,21 @@ class Environment:
         if self._checker is not None:
             self._checker.join()
         self._env.close()
+
+
+_sound: dict[Path, tuple[int, int, int]] = {}
+"""Files that were found to be sound: at which transaction, when they were changed last, and their size."""
+
+
+def _check_once(file: Path, meta: Meta) -> None:
+    """Checks the pages of a file that nobody else writes to, unless that was done and it has not changed: a
+    start opens each file several times.
+    """
+    found = file.stat()
+    state = (meta.transaction, found.st_mtime_ns, found.st_size)
+    if _sound.get(file) != state:
+        check_pages(file, meta)
+        _sound[file] = state
 
 
 def _opened_for_reading(directory: Path, is_owned: bool) -> lmdb.Environment:
