@@ -58,7 +58,7 @@ clock: env ## Let the clock jump under random worlds and hold what is left again
 	$(BIN)/python -m tests.faults.clock_rounds --rounds $(or $(ROUNDS),20) $(ARGS)
 
 model: env ## Walk at random over a store and compare with the oracle (OPERATIONS=200000; ARGS="--seed 7 --jobs 2")
-	$(BIN)/python -m tests.engine.local.walk.campaign --operations $(or $(OPERATIONS),200000) $(ARGS)
+	$(BIN)/python -m tests.engine.backends.local.walk.campaign --operations $(or $(OPERATIONS),200000) $(ARGS)
 
 fuzz-criteria: env ## Compare random criteria with the oracle (WORLDS=20000; ARGS="--seed 7 --jobs 2")
 	$(BIN)/python -m tests.oracle.campaign --worlds $(or $(WORLDS),20000) $(ARGS)

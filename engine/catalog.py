@@ -11,12 +11,12 @@ from typing import TypeVar
 
 import msgspec
 
-from engine.backend import AttributeFacts, Backend, EventNameFacts, ValueCount
+from engine.backends.base import AttributeFacts, Backend, EventNameFacts, ValueCount
 from engine.errors import InvalidInput
-from engine.journeys.model import Account, Input, Workspace, account_of
-from engine.journeys.names import Resource, check_name
-from engine.journeys.pages import Page, Question, decode_token, encode_token, page_size_of
-from engine.journeys.repository import Repository
+from engine.resources.names import Resource, check_name
+from engine.resources.paging import Page, Question, decode_token, encode_token, page_size_of
+from engine.resources.records import Account, Input, Workspace, account_of
+from engine.resources.repository import Repository
 
 T = TypeVar("T", bound=msgspec.Struct)
 P = TypeVar("P")

@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from engine.backend import Documents
+from engine.backends.base import Documents
 from engine.errors import FailedPrecondition
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_SECOND, Micros
 

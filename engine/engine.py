@@ -17,21 +17,21 @@ from engine.audiences.members import Members
 from engine.audiences.outbox import Outbox
 from engine.audiences.sizes import Sizes
 from engine.audiences.targets import Targets
-from engine.backend import Backend
+from engine.backends.base import Backend
 from engine.catalog import Catalog
 from engine.clock import Clock
 from engine.errors import LimitExceeded
 from engine.ingest import Ingest
-from engine.journeys.accounts import Accounts
-from engine.journeys.activation import Activation
-from engine.journeys.audiences import AudienceRecords
-from engine.journeys.connections import Connections
-from engine.journeys.criteria import CriteriaCheck
-from engine.journeys.forest import Forest
-from engine.journeys.journeys import Journeys
-from engine.journeys.milestones import Milestones
-from engine.journeys.repository import Repository
 from engine.limits import DEFAULT_LIMITS, Limits
+from engine.resources.accounts import Accounts
+from engine.resources.activation import Activation
+from engine.resources.audiences import AudienceRecords
+from engine.resources.connections import Connections
+from engine.resources.criteria import CriteriaCheck
+from engine.resources.journeys import Journeys
+from engine.resources.milestone_tree import Forest
+from engine.resources.milestones import Milestones
+from engine.resources.repository import Repository
 from engine.retention import Retention
 from engine.values import Micros
 

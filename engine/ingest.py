@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 import numpy as np
 
-from engine.backend import Appended, Backend, EventRecord, UserRecord
+from engine.backends.base import Appended, Backend, EventRecord, UserRecord
 from engine.checks import (
     Fault,
     RowFaults,
@@ -23,11 +23,11 @@ from engine.checks import (
 from engine.clock import Clock
 from engine.errors import InvalidInput, Violation
 from engine.event_columns import EventColumns
-from engine.journeys.model import Account, Input, account_of
-from engine.journeys.names import Resource
-from engine.journeys.names import check_name as check_resource_name
-from engine.journeys.repository import Repository
 from engine.limits import Limits
+from engine.resources.names import Resource
+from engine.resources.names import check_name as check_resource_name
+from engine.resources.records import Account, Input, account_of
+from engine.resources.repository import Repository
 from engine.user_columns import UserColumns
 
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from engine.backend import Backend
+from engine.backends.base import Backend
 from engine.errors import MilepostError
-from engine.journeys.model import Account
-from engine.journeys.repository import Repository
+from engine.resources.records import Account
+from engine.resources.repository import Repository
 from engine.values import MICROS_PER_DAY, Micros
 
 RETENTION_INTERVAL_S = 600.0

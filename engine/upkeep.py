@@ -37,13 +37,14 @@ class StoreFile(msgspec.Struct, frozen=True, kw_only=True):
 class StoreFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be counted about a store.
 
-    While `is_purging`, folds are still to rewrite rows that were removed; `events` counts them until then.
+    While `is_purging`, checkpoints are still to rewrite rows that were removed; `events` counts them until
+    then.
     """
 
     store_id: str
     format_version: int
     revision: int
-    folded_revision: int
+    checkpointed_revision: int
     users: int
     events: int
     is_purging: bool

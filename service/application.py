@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from engine.backends.local.backend import LocalBackend
+from engine.backends.local.settings import LocalSettings
 from engine.clock import Clock
 from engine.engine import Engine
-from engine.local.backend import LocalBackend
-from engine.local.settings import LocalSettings
 from engine.values import MICROS_PER_SECOND
 from service.background import Refresher, Retainer, Timekeeper, WriteWatch
 from service.config import Config
-from service.delivery.courier import Courier
+from service.delivery.dispatcher import Dispatcher
 from service.delivery.retry import RetryPolicy
 from service.server import Server
 
@@ -24,9 +24,9 @@ class Application:
         settings = LocalSettings(
             groups=config.groups,
             map_bytes=config.map_bytes,
-            fold_records=config.fold_records,
-            fold_seconds=config.fold_s,
-            cache_bytes=config.cell_cache_bytes or None,
+            checkpoint_records=config.checkpoint_records,
+            checkpoint_seconds=config.checkpoint_s,
+            cache_bytes=config.page_cache_bytes or None,
             column_cache_bytes=config.column_cache_bytes or None,
         )
         clock = Clock(
@@ -45,7 +45,9 @@ class Application:
         self._timekeeper = Timekeeper(self.engine.clock)
         self._write_watch = WriteWatch(self._backend.write_fault, self._server.report_writes)
         self._retainer = Retainer(self.engine.retention, interval_s=config.retention_interval_s)
-        self._courier = Courier(self.engine, config.outputs, RetryPolicy(budget_s=config.retry_budget_s))
+        self._dispatcher = Dispatcher(
+            self.engine, config.outputs, RetryPolicy(budget_s=config.retry_budget_s)
+        )
 
     @property
     def address(self) -> str:
@@ -67,7 +69,7 @@ class Application:
         self._timekeeper.start()
         self._refresher.start()
         self._retainer.start()
-        self._courier.start()
+        self._dispatcher.start()
         self._server.start()
         self._write_watch.start()
 
@@ -78,7 +80,7 @@ class Application:
         self._stopped = True
         self._write_watch.stop()
         self._server.stop()
-        self._courier.stop()
+        self._dispatcher.stop()
         self._refresher.stop()
         self._retainer.stop()
         self._timekeeper.stop()

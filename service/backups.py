@@ -6,9 +6,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from engine.backend import Backend
+from engine.backends.base import Backend
 from engine.errors import AlreadyExists, InvalidInput
-from engine.journeys.names import chosen_or_made_id
+from engine.resources.names import chosen_or_made_id
 
 UNFINISHED_PREFIX = ".unfinished-"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import structlog
 
+from engine.backends.local.storage.process_memory import limit_arenas
 from engine.errors import MilepostError
-from engine.local.memory import limit_arenas
 from service import logs
 from service.application import Application
 from service.config import ConfigError, load

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from engine import limits as data
+from engine.backends.local.settings import CHECKPOINT_RECORDS, CHECKPOINT_SECONDS
+from engine.backends.local.storage.environment import MAP_BYTES_DEFAULT
+from engine.backends.local.storage.header import GROUPS_DEFAULT
 from engine.clock import FOLLOW_AFTER_MICROS, SETTLE_AFTER_MICROS
 from engine.limits import Limits
-from engine.local.settings import FOLD_RECORDS, FOLD_SECONDS
-from engine.local.storage.environment import MAP_BYTES_DEFAULT
-from engine.local.storage.header import GROUPS_DEFAULT
 from engine.retention import RETENTION_INTERVAL_S
 from engine.values import MICROS_PER_SECOND
 from service import limits as transport
@@ -78,13 +78,16 @@ class Config:
         int,
         Setting("most that the index and the log may each grow to, in bytes; address space", MAP_BYTES_MIN),
     ] = MAP_BYTES_DEFAULT
-    fold_records: Annotated[
-        int, Setting("records in the log that start a fold; what is not folded is replayed at a start", 1)
-    ] = FOLD_RECORDS
-    fold_s: Annotated[
-        float, Setting("how long after the first record that is not folded a fold starts", 0.01)
-    ] = FOLD_SECONDS
-    cell_cache_bytes: Annotated[
+    checkpoint_records: Annotated[
+        int,
+        Setting(
+            "records in the log that start a checkpoint; what is not checkpointed is replayed at a start", 1
+        ),
+    ] = CHECKPOINT_RECORDS
+    checkpoint_s: Annotated[
+        float, Setting("how long after the first record that is not checkpointed a checkpoint starts", 0.01)
+    ] = CHECKPOINT_SECONDS
+    page_cache_bytes: Annotated[
         int,
         Setting("memory for users, sets and profiles read lately; 0 = 25,165,824 and 20 a user", 0),
     ] = 0

@@ -26,9 +26,9 @@ from engine.errors import (
     Unsupported,
     Violation,
 )
-from service.ahead import Ahead
 from service.errors import abort, code_of
 from service.not_built import METHODS_NOT_BUILT
+from service.prefetch import Prefetch
 
 OWN_PREFIX = "/milepost.v1."
 HEALTH_PREFIX = "/grpc.health.v1.Health/"
@@ -243,7 +243,7 @@ class CallInterceptor(grpc.ServerInterceptor):
     def _requests(self, requests: Iterator[Any]) -> Iterator[Any]:
         """The requests of a stream, until the service stops."""
         # Waiting for a request cannot be broken off, and a caller may send none for as long as it likes.
-        with Ahead(requests, depth=REQUESTS_AHEAD, name="requests", may_go_on=self._may_go_on) as ahead:
+        with Prefetch(requests, depth=REQUESTS_AHEAD, name="requests", may_go_on=self._may_go_on) as ahead:
             for request in ahead:
                 self._may_go_on()
                 yield _checked(request)

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from engine.backends.local import offline
 from engine.errors import MilepostError
-from engine.local import offline
 from milepost.v1 import admin_service_pb2 as pb
 from service.convert.upkeep import finding_messages, stats_message
 
@@ -26,7 +26,7 @@ def verify(directory: Path) -> Iterator[pb.VerifyStoreResponse]:
 
 
 def stats(directory: Path) -> pb.GetStoreStatsResponse:
-    """As GetStoreStats, with users and events as they are folded."""
+    """As GetStoreStats, with users and events as they are checkpointed."""
     with _told():
         return stats_message(offline.store_figures(directory))
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from engine.backend import EventRecord, Record, UserRecord
+from engine.backends.base import EventRecord, Record, UserRecord
+from engine.backends.local.backend import LocalBackend
 from engine.criteria.model import EventType
-from engine.local.backend import LocalBackend
 from engine.values import MICROS_PER_SECOND, Micros, Value
 from milepost.sample import dataset
 
@@ -31,11 +31,11 @@ _CELLS = (dataset.USER_ID, dataset.EVENT_ID, dataset.TIME)
 
 
 def load_sample(directory: Path) -> LocalBackend:
-    """A new store in `directory` with all of the sample's data, folded."""
+    """A new store in `directory` with all of the sample's data, checkpointed."""
     backend = LocalBackend.open(directory)
     for records in sample_batches():
         backend.append(ACCOUNT, records)
-    backend.fold()
+    backend.checkpoint()
     return backend
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from engine.local.offline import adopt
+from engine.backends.local.offline import adopt
 
 
 def go_on_with(directory: Path) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from engine.local.dedupe import REQUEST_HORIZON_HOURS
+from engine.backends.local.storage.dedupe import REQUEST_HORIZON_HOURS
 from milepost import journeys
 from milepost.cli.app import app
 from milepost.cli.service_process import ServiceProcess

@@ -48,15 +48,15 @@ class Rule:
 RULES = (
     Rule("engine", (*TRANSPORT, "service", "tests")),
     # Dense ids and bitmaps stay inside a backend; members cross its boundary as user ids.
-    Rule("engine", STORES, except_below="engine.local"),
+    Rule("engine", STORES, except_below="engine.backends.local"),
     *(
-        Rule(layer, (*SQL, "numpy", "engine.local", "engine.journeys", "engine.audiences"))
-        for layer in ("engine.criteria", "engine.plan", "engine.backend")
+        Rule(layer, (*SQL, "numpy", "engine.backends.local", "engine.resources", "engine.audiences"))
+        for layer in ("engine.criteria", "engine.plan", "engine.backends.base")
     ),
-    Rule("engine.criteria", ("engine.plan", "engine.backend")),
-    Rule("engine.local", ("engine.journeys", "engine.audiences")),
-    Rule("engine.journeys", ("engine.local",)),
-    Rule("engine.audiences", ("engine.local",)),
+    Rule("engine.criteria", ("engine.plan", "engine.backends.base")),
+    Rule("engine.backends.local", ("engine.resources", "engine.audiences")),
+    Rule("engine.resources", ("engine.backends.local",)),
+    Rule("engine.audiences", ("engine.backends.local",)),
     Rule("service", (*STORES, *SQL, "tests")),
     # Not every server has it: only what an import calls may need it.
     Rule("engine", ("pyarrow",)),
@@ -151,11 +151,11 @@ def test_every_layer_with_a_rule_exists(layer: str) -> None:
         ("engine.plan.compile", "import numpy as np", ["engine.plan.compile:1 imports numpy"]),
         ("engine.plan.compile", "from engine.criteria import model", []),
         ("engine.audiences.estimate", "import pyroaring", ["engine.audiences.estimate:1 imports pyroaring"]),
-        ("engine.local.index", "import lmdb, pyroaring\nfrom engine.backend import Backend", []),
+        ("engine.backends.local.index", "import lmdb, pyroaring\nfrom engine.backend import Backend", []),
         (
-            "engine.journeys.tree",
-            "def f():\n    from engine.local.log import Log",
-            ["engine.journeys.tree:2 imports engine.local"],
+            "engine.resources.tree",
+            "def f():\n    from engine.backends.local.storage.write_ahead_log import Log",
+            ["engine.resources.tree:2 imports engine.local"],
         ),
         ("engine.localities", "import lmdb", ["engine.localities:1 imports lmdb"]),
         ("service.handlers.ingest", "import lmdb", ["service.handlers.ingest:1 imports lmdb"]),
@@ -172,4 +172,4 @@ def test_the_rules_tell_right_from_wrong(module: str, source: str, expected: lis
 def test_relative_imports_of_a_package_start_at_the_package_itself() -> None:
     expected = ["engine.plan:1 imports engine.local"]
     assert breaches("from ..local import log", "engine.plan", is_package=True) == expected
-    assert breaches("from .passes import fold", "engine.plan", is_package=True) == []
+    assert breaches("from .passes import checkpoint", "engine.plan", is_package=True) == []

@@ -11,7 +11,7 @@ import itertools
 
 import msgspec
 
-from engine.backend import Documents
+from engine.backends.base import Documents
 from engine.clock import Stamp
 from engine.values import MICROS_PER_DAY, Micros
 

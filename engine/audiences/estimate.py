@@ -32,7 +32,7 @@ from engine.audiences.sampling import (
     failed_size,
     relative_error,
 )
-from engine.backend import Backend, Count, Counts, Outlook
+from engine.backends.base import Backend, Count, Counts, Outlook
 from engine.errors import DataLoss, DeadlineExceeded, InvalidInput, MilepostError
 from engine.plan.model import Empty, Plan
 from engine.values import PARTITION_COUNT

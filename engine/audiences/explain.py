@@ -25,7 +25,7 @@ from engine.audiences.model import (
     Target,
 )
 from engine.audiences.targets import Located, Targets
-from engine.backend import Backend, Contains, Profile
+from engine.backends.base import Backend, Contains, Profile
 from engine.criteria.model import (
     FIRST_SEEN,
     LAST_SEEN,

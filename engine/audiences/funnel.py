@@ -6,16 +6,16 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from engine.audiences.model import Funnel, FunnelStep, PreviewMilestone
 from engine.audiences.targets import refuse_remaining, with_universe_root
-from engine.backend import Backend, Count
+from engine.backends.base import Backend, Count
 from engine.errors import InvalidInput, Violation, Warning
-from engine.journeys.activation import Activation
-from engine.journeys.criteria import CriteriaCheck
-from engine.journeys.forest import Forest, in_tree_order
-from engine.journeys.model import Account, Input, Journey, Milestone, MilestoneKind, account_of
-from engine.journeys.names import Resource, check_name
-from engine.journeys.repository import Repository
 from engine.plan.compile import compile_journey
 from engine.plan.tree import JourneyTree, TreeMilestone
+from engine.resources.activation import Activation
+from engine.resources.criteria import CriteriaCheck
+from engine.resources.milestone_tree import Forest, in_tree_order
+from engine.resources.names import Resource, check_name
+from engine.resources.records import Account, Input, Journey, Milestone, MilestoneKind, account_of
+from engine.resources.repository import Repository
 from engine.values import Micros
 
 PREVIEW_MILESTONES_MAX = 1_000

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from engine.audiences.model import SizeInterval, SizePoint
-from engine.backend import Documents, Membership
+from engine.backends.base import Documents, Membership
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_SECOND, Micros
 
 TICK_MICROS = 600 * MICROS_PER_SECOND

@@ -23,13 +23,19 @@ from engine.audiences.change_marks import ChangeMarks
 from engine.audiences.history import SizeHistory
 from engine.audiences.model import WatchItem
 from engine.audiences.watch import PROGRESS_INTERVAL_DEFAULT_MICROS, Watcher
-from engine.backend import Backend, Count, Membership
+from engine.backends.base import Backend, Count, Membership
 from engine.clock import Clock, ClockState
 from engine.criteria.zones import load_zone
 from engine.errors import MilepostError
-from engine.journeys.activation import LIVE_STATES, Activation
-from engine.journeys.forest import Forest
-from engine.journeys.model import (
+from engine.limits import DEFAULT_LIMITS, Limits
+from engine.plan.compile import compile_journey
+from engine.plan.expiry import expiry_plan
+from engine.plan.model import Plan
+from engine.plan.passes import ALL_PASSES
+from engine.plan.tree import made_of
+from engine.resources.activation import LIVE_STATES, Activation
+from engine.resources.milestone_tree import Forest
+from engine.resources.records import (
     Account,
     Audience,
     Closing,
@@ -40,13 +46,7 @@ from engine.journeys.model import (
     account_of,
     journey_of,
 )
-from engine.journeys.repository import Repository
-from engine.limits import DEFAULT_LIMITS, Limits
-from engine.plan.compile import compile_journey
-from engine.plan.expiry import expiry_plan
-from engine.plan.model import Plan
-from engine.plan.passes import ALL_PASSES
-from engine.plan.tree import made_of
+from engine.resources.repository import Repository
 from engine.values import (
     MICROS_PER_DAY,
     MICROS_PER_HOUR,

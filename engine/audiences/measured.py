@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from engine.backend import Documents
+from engine.backends.base import Documents
 
 MEASURED_MAX = 1_024
 """Questions of an account whose times are kept; the oldest go first."""

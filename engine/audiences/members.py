@@ -24,19 +24,19 @@ from engine.audiences.model import (
     UserMemberships,
 )
 from engine.audiences.targets import Located, Targets
-from engine.backend import Backend, Contains
-from engine.backend import Members as AskMembers
+from engine.backends.base import Backend, Contains
+from engine.backends.base import Members as AskMembers
 from engine.errors import InvalidInput
-from engine.journeys.audiences import AudienceRecords
-from engine.journeys.forest import Forest
-from engine.journeys.model import Account, Audience, account_of
-from engine.journeys.names import Resource, check_name
-from engine.journeys.pages import decode_token, encode_token, page_by_name, page_size_of
-from engine.journeys.repository import Repository
 from engine.limits import Limits
 from engine.plan.compile import compile_audiences
 from engine.plan.model import Plan
 from engine.plan.passes import ALL_PASSES, Pass
+from engine.resources.audiences import AudienceRecords
+from engine.resources.milestone_tree import Forest
+from engine.resources.names import Resource, check_name
+from engine.resources.paging import decode_token, encode_token, page_by_name, page_size_of
+from engine.resources.records import Account, Audience, account_of
+from engine.resources.repository import Repository
 from engine.values import Micros
 
 BATCH_PAIRS_MAX = 10_000

@@ -11,10 +11,10 @@ from typing import TypeAlias
 
 import msgspec
 
-from engine.backend import Change
+from engine.backends.base import Change
 from engine.criteria.model import Criterion
 from engine.errors import Warning
-from engine.journeys.model import Audience, Journey, MilestoneKind
+from engine.resources.records import Audience, Journey, MilestoneKind
 from engine.values import Micros
 
 # --- what is asked ------------------------------------------------------------------------------------------

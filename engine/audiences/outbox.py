@@ -12,11 +12,11 @@ from __future__ import annotations
 import msgspec
 
 from engine.audiences.model import DeliveryBatch, DeliveryCursor
-from engine.backend import Backend, Change, Members
+from engine.backends.base import Backend, Change, Members
 from engine.errors import NotFound
-from engine.journeys.connections import Connections
-from engine.journeys.model import Audience, Closing, Connection, ConnectionState, Milestone, Output
-from engine.journeys.repository import Repository
+from engine.resources.connections import Connections
+from engine.resources.records import Audience, Closing, Connection, ConnectionState, Milestone, Output
+from engine.resources.repository import Repository
 
 
 class Outgoing(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from engine.audiences.model import Size, SizeState
-from engine.backend import Block
+from engine.backends.base import Block
 from engine.plan.model import Difference, Intersection, Plan, Union
 
 Z_95 = 1.959963984540054

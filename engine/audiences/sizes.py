@@ -32,15 +32,15 @@ from engine.audiences.model import (
 )
 from engine.audiences.sampling import exact_size, failed_size
 from engine.audiences.targets import Targets
-from engine.backend import Backend
-from engine.backend import Count as AskCount
+from engine.backends.base import Backend
+from engine.backends.base import Count as AskCount
 from engine.criteria.zones import load_zone
 from engine.errors import InvalidInput
-from engine.journeys.audiences import AudienceRecords
-from engine.journeys.forest import Forest
-from engine.journeys.model import account_of
-from engine.journeys.pages import Page, page_of
 from engine.plan.compile import compile_intersections
+from engine.resources.audiences import AudienceRecords
+from engine.resources.milestone_tree import Forest
+from engine.resources.paging import Page, page_of
+from engine.resources.records import account_of
 from engine.values import MICROS_PER_SECOND, Micros
 
 COMPARED_MIN = 2

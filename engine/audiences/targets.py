@@ -9,17 +9,17 @@ import msgspec
 from engine.audiences.model import Draft, SavedTarget, Target
 from engine.criteria.faults import CRITERIA_PATH
 from engine.errors import FailedPrecondition, InvalidInput, Warning
-from engine.journeys.audiences import AudienceRecords
-from engine.journeys.criteria import CriteriaCheck
-from engine.journeys.forest import Forest, tree_milestone
-from engine.journeys.model import Account as AccountRecord
-from engine.journeys.model import Audience, Input, Journey, Milestone, account_of, journey_of
-from engine.journeys.names import Resource, check_name
-from engine.journeys.repository import Repository
 from engine.plan.canonical import canonical_digest
 from engine.plan.compile import CompiledMilestone, compile_milestone
 from engine.plan.model import Plan, Universe, encode_step
 from engine.plan.tree import Account, AudienceResolver, JourneyTree, MilestoneKind, TreeMilestone
+from engine.resources.audiences import AudienceRecords
+from engine.resources.criteria import CriteriaCheck
+from engine.resources.milestone_tree import Forest, tree_milestone
+from engine.resources.names import Resource, check_name
+from engine.resources.records import Account as AccountRecord
+from engine.resources.records import Audience, Input, Journey, Milestone, account_of, journey_of
+from engine.resources.repository import Repository
 from engine.values import MICROS_PER_SECOND, Micros
 
 NAMING_INSTANT: Micros = 1_577_836_800 * MICROS_PER_SECOND

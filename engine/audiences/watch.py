@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 
 from engine.audiences.model import WatchChanges, WatchItem, WatchProgress, WatchSnapshot
-from engine.backend import Backend, Members, Membership
+from engine.backends.base import Backend, Members, Membership
 from engine.errors import CursorExpired, FailedPrecondition, InvalidInput, NotFound
-from engine.journeys.model import Audience, Closing
-from engine.journeys.names import Resource, check_name
-from engine.journeys.repository import Repository
+from engine.resources.names import Resource, check_name
+from engine.resources.records import Audience, Closing
+from engine.resources.repository import Repository
 from engine.values import MICROS_PER_SECOND, Micros
 
 PROGRESS_INTERVAL_DEFAULT_MICROS = 5 * MICROS_PER_SECOND

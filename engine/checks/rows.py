@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import NamedTuple, TypeAlias
 
-from engine.backend import EventRecord, UserRecord
+from engine.backends.base import EventRecord, UserRecord
 from engine.limits import Limits
 from engine.values import MICROS_PER_DAY, TIME_MAX_MICROS, TIME_MIN_MICROS, Kind, Micros, Value, kind_of
 

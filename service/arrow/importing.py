@@ -14,16 +14,16 @@ from engine.checks import RowFaults, is_longer
 from engine.engine import Engine
 from engine.errors import InvalidInput, MilepostError
 from engine.ingest import Ingest, IngestedColumns
-from engine.journeys.names import Resource, check_name
+from engine.resources.names import Resource, check_name
 from engine.values import Micros
 from milepost.v1 import ingest_service_pb2 as pb
-from service.ahead import Ahead
 from service.arrow.columns import Converted, convert
 from service.arrow.layout import layout_of
 from service.arrow.stream import BROKEN, RecordBatches, recut, unreadable, without_first
 from service.arrow.user_columns import convert_users
 from service.arrow.user_layout import user_layout_of
 from service.limits import IMPORT_REFUSED_ROWS_MAX, IMPORT_REJECTIONS_MAX, IMPORT_REQUEST_ID_BYTES_MAX
+from service.prefetch import Prefetch
 
 BATCHES_AHEAD = 1
 """Converted batches waiting; with the one being converted and the one being appended, three are held."""
@@ -100,7 +100,7 @@ class Importing:
         try:
             self._check(header)
             source = batches_of(header, requests, self.batch_bytes_max, form, self.engine.clock())
-            with Ahead(source, depth=BATCHES_AHEAD, name="import-ahead") as batches:
+            with Prefetch(source, depth=BATCHES_AHEAD, name="import-ahead") as batches:
                 for batch in batches:
                     self.may_go_on()
                     columns = batch.converted.columns

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.errors import InvalidInput
-from engine.journeys.model import Account, Input, InputKind, Workspace, etag_of
+from engine.resources.records import Account, Input, InputKind, Workspace, etag_of
 from milepost.v1 import account_pb2
 from service.convert.faults import ShapeFaults
 from service.convert.times import duration, duration_message, timestamp

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.backend import AttributeFacts, EventNameFacts, ValueCount
+from engine.backends.base import AttributeFacts, EventNameFacts, ValueCount
 from engine.values import Kind
 from milepost.v1 import catalog_service_pb2 as pb
 from milepost.v1 import data_pb2

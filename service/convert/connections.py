@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.errors import InvalidInput, Unsupported
-from engine.journeys.model import (
+from engine.resources.records import (
     BATCH_AGE_DEFAULT_MICROS,
     BATCH_CHANGES_DEFAULT,
     Connection,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from engine.backend import EventRecord, Profile, UserRecord
+from engine.backends.base import EventRecord, Profile, UserRecord
 from engine.criteria.model import ConsentState, EventType
 from engine.ingest import Rejection
 from engine.values import MICROS_PER_SECOND, Micros, Value

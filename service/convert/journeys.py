@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from engine.errors import InvalidInput
-from engine.journeys.journeys import JourneySummary
-from engine.journeys.model import Audience, Journey, Milestone, MilestoneKind, etag_of, journey_of
+from engine.resources.journeys import JourneySummary
+from engine.resources.records import Audience, Journey, Milestone, MilestoneKind, etag_of, journey_of
 from milepost.v1 import audience_pb2, journey_pb2
 from service.convert.criteria import criteria_message, criterion_of
 from service.convert.times import timestamp

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from engine.audiences import model
 from engine.audiences.model import MembershipStatus, SizeInterval, SizeKind, SizeState
-from engine.backend import Change
+from engine.backends.base import Change
 from engine.criteria.model import Criterion
 from engine.errors import InvalidInput, Warning
 from milepost.v1 import audience_pb2, audience_service_pb2, journey_pb2

@@ -17,7 +17,7 @@ def stats_message(figures: StoreFigures) -> pb.GetStoreStatsResponse:
     return pb.GetStoreStatsResponse(
         store_id=figures.store_id,
         revision=revision_token(figures.store_id, figures.revision),
-        folded_revision=revision_token(figures.store_id, figures.folded_revision),
+        checkpointed_revision=revision_token(figures.store_id, figures.checkpointed_revision),
         format_version=figures.format_version,
         users=figures.users,
         events=figures.events,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grpc
 
-from engine.journeys.model import Account
+from engine.resources.records import Account
 from milepost.v1 import account_pb2, account_service_pb2_grpc
 from milepost.v1 import account_service_pb2 as pb
 from service.convert import accounts as convert

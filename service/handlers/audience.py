@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import grpc
 
 from engine.errors import StoreUnavailable
-from engine.journeys.model import Audience
+from engine.resources.records import Audience
 from milepost.v1 import audience_pb2, audience_service_pb2_grpc
 from milepost.v1 import audience_service_pb2 as pb
 from service.convert import sizes as convert

@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 
 from engine.errors import InvalidInput, NotFound
-from engine.journeys.names import Resource, check_name
+from engine.resources.names import Resource, check_name
 from milepost.v1 import catalog_service_pb2 as pb
 from milepost.v1 import catalog_service_pb2_grpc
 from service.convert import catalog as convert

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grpc
 
-from engine.journeys.model import Journey
+from engine.resources.records import Journey
 from milepost.v1 import journey_pb2, journey_service_pb2_grpc
 from milepost.v1 import journey_service_pb2 as pb
 from service.convert import journeys as convert

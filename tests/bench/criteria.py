@@ -24,8 +24,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from engine.backend import Count
-from engine.local.backend import LocalBackend
+from engine.backends.base import Count
+from engine.backends.local.backend import LocalBackend
 from engine.plan.compile import compile_criterion
 from engine.plan.tree import Account, JourneyTree
 from tests.bench import synthetic
@@ -166,13 +166,13 @@ def _load(scale: synthetic.Scale, directory: Path, peers: Sequence[Peer], consol
 
 
 def fill(directory: Path, scale: synthetic.Scale) -> None:
-    """A new store in `directory` with the world of that scale, folded."""
+    """A new store in `directory` with the world of that scale, checkpointed."""
     shutil.rmtree(directory, ignore_errors=True)
     world = synthetic.draw(scale)
     backend = LocalBackend.open(directory)
     for records in synthetic.batches(world):
         backend.append(synthetic.ACCOUNT, records)
-    backend.fold()
+    backend.checkpoint()
     backend.close()
 
 

@@ -10,8 +10,8 @@ from tests.bench.figures import Figure, Subject
 from tests.bench.process import bytes_on_disk, status_bytes
 
 BYTES_A_MB = 1_000_000
-FOLD_WAIT_SECONDS = 120
-"""The last fold begins half a minute after the last batch."""
+CHECKPOINT_WAIT_SECONDS = 120
+"""The last checkpoint begins half a minute after the last batch."""
 POLL_SECONDS = 0.5
 
 
@@ -19,7 +19,7 @@ def measure(subject: Subject) -> list[Figure]:
     """Memory of the process; bytes on disk an event, beside those of the dataset's own compressed files, and
     how they divide by kind.
     """
-    stats = _folded(subject)
+    stats = _checkpointed(subject)
     disk_bytes = bytes_on_disk(subject.service.data)
     beside = _parquet_bytes() / stats.events
     kinds = sorted(stats.kinds, key=lambda kind: -kind.bytes)
@@ -51,15 +51,15 @@ def resident(subject: Subject, when: str) -> list[Figure]:
     ]
 
 
-def _folded(subject: Subject) -> GetStoreStatsResponse:
+def _checkpointed(subject: Subject) -> GetStoreStatsResponse:
     """Figures of the store, once the index has reached the newest state."""
-    deadline = time.monotonic() + FOLD_WAIT_SECONDS
+    deadline = time.monotonic() + CHECKPOINT_WAIT_SECONDS
     while True:
         stats = subject.client.admin.GetStoreStats(GetStoreStatsRequest())
-        if stats.folded_revision == stats.revision:
+        if stats.checkpointed_revision == stats.revision:
             return stats
         if time.monotonic() > deadline:
-            raise TimeoutError("the last fold does not come")
+            raise TimeoutError("the last checkpoint does not come")
         time.sleep(POLL_SECONDS)
 
 

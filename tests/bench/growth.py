@@ -2,8 +2,9 @@
 
 For each number of users a new store and a service process: the events come through `ImportEvents`; right
 after the last acknowledgement the service is killed and started on what its log holds; it is asked, stopped,
-which folds everything, and started again; then come the questions. The batches are drawn in this process by a
-thread that is a few ahead. Of a scale whose import takes a second or two, the median of several runs is kept.
+which checkpoints everything, and started again; then come the questions. The batches are drawn in this
+process by a thread that is a few ahead. Of a scale whose import takes a second or two, the median of several
+runs is kept.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from rich.console import Console
 from milepost import Client
 from milepost.cli.service_process import ServiceProcess
 from milepost.v1.admin_service_pb2 import GetServerInfoRequest, GetServerInfoResponse
-from service.ahead import Ahead
+from service.prefetch import Prefetch
 from tests.bench import growth_world as world
 from tests.bench.figures import quantile
 from tests.bench.growth_figures import Growth, Memory, Restart
@@ -67,7 +68,7 @@ def run(options: Options, console: Console) -> list[Growth]:
                 if store.exists():
                     raise SystemExit(f"{store} is there already: each scale is measured on a new store")
                 runs.append(measure(users, store, lambda text: console.print(text, style="dim")))
-            runs.sort(key=lambda run: run.import_seconds + run.fold_seconds)
+            runs.sort(key=lambda run: run.import_seconds + run.checkpoint_seconds)
             grown.append(runs[len(runs) // 2])
             # After each, because the next one may take an hour.
             console.print(table(grown))
@@ -88,8 +89,8 @@ def measure(users: int, store: Path, tell: Callable[[str], None]) -> Growth:
         tell("killed, and started on its log")
         service.kill()
         after_kill = _restart(service, users)
-        tell("stopped, which folds everything, and started")
-        fold_seconds = _stop(service)
+        tell("stopped, which checkpoints everything, and started")
+        checkpoint_seconds = _stop(service)
         disk_bytes = bytes_on_disk(store)
         after_stop = _restart(service, users)
         assert after_stop.counted == after_kill.counted, "the count differs after a restart"
@@ -105,7 +106,7 @@ def measure(users: int, store: Path, tell: Callable[[str], None]) -> Growth:
             memory_after_import=imported.memory,
             log_bytes=imported.log_bytes,
             after_kill=after_kill,
-            fold_seconds=fold_seconds,
+            checkpoint_seconds=checkpoint_seconds,
             disk_bytes=disk_bytes,
             after_stop=after_stop,
             count_ms=count_ms,
@@ -146,7 +147,10 @@ class _Imported:
 
 def _import(service: ServiceProcess, users: int) -> _Imported:
     """From the first byte to the last acknowledgement."""
-    with _client(service) as client, Ahead(world.batches(users), depth=BATCHES_AHEAD, name="draw") as drawn:
+    with (
+        _client(service) as client,
+        Prefetch(world.batches(users), depth=BATCHES_AHEAD, name="draw") as drawn,
+    ):
         client.ensure_account()
         input = client.ensure_input(WORKSPACE, INPUT).name
         client.ensure_journey(JOURNEY)
@@ -175,7 +179,7 @@ def _restart(service: ServiceProcess, users: int) -> Restart:
 
 
 def _stop(service: ServiceProcess) -> float:
-    """Ends the service as SIGTERM does, however long the fold takes; the seconds."""
+    """Ends the service as SIGTERM does, however long the checkpoint takes; the seconds."""
     started = time.perf_counter()
     os.kill(service.pid, signal.SIGTERM)
     status = service.wait()

@@ -28,8 +28,8 @@ class Memory:
 @dataclass(frozen=True, kw_only=True)
 class Growth:
     """What was measured with so many users. `log_bytes` was the log when the service was killed,
-    `fold_seconds` is how long the stop took that folded it, and `disk_bytes` are counted after that;
-    `count_ms` is the median of exact counts.
+    `checkpoint_seconds` is how long the stop took that checkpointed it, and `disk_bytes` are counted after
+    that; `count_ms` is the median of exact counts.
     """
 
     users: int
@@ -39,7 +39,7 @@ class Growth:
     memory_after_import: Memory
     log_bytes: int
     after_kill: Restart
-    fold_seconds: float
+    checkpoint_seconds: float
     disk_bytes: int
     after_stop: Restart
     count_ms: float
@@ -50,11 +50,11 @@ class Growth:
         return self.events / self.import_seconds
 
     @property
-    def folded_events_per_second(self) -> float:
+    def checkpointed_events_per_second(self) -> float:
         """Until everything is in the index: without it a scale whose events all fit into the log would look
-        better than one that folds meanwhile.
+        better than one that checkpoints meanwhile.
         """
-        return self.events / (self.import_seconds + self.fold_seconds)
+        return self.events / (self.import_seconds + self.checkpoint_seconds)
 
     @property
     def disk_bytes_an_event(self) -> float:

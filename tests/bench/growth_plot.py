@@ -74,7 +74,7 @@ PANELS = (
         "events a second",
         [
             _Line("acknowledged", lambda g: g.events_per_second),
-            _Line("and folded", lambda g: g.folded_events_per_second, ORANGE, label_above=False),
+            _Line("and checkpointed", lambda g: g.checkpointed_events_per_second, ORANGE, label_above=False),
         ],
         slope=0,
     ),
@@ -95,7 +95,7 @@ PANELS = (
             _Line("after a stop", lambda g: g.after_stop.answered_seconds, BLUE, label_above=False),
         ],
     ),
-    _Panel("Disk, folded", "bytes", [_Line("", lambda g: g.disk_bytes)]),
+    _Panel("Disk, checkpointed", "bytes", [_Line("", lambda g: g.disk_bytes)]),
     _Panel(
         "Memory after the questions",
         "bytes",

@@ -15,7 +15,7 @@ MICROS_A_SECOND = 1_000_000
 
 FIGURES: tuple[tuple[str, Callable[[Growth], float]], ...] = (
     ("ingest, events/s", lambda grown: grown.events_per_second),
-    ("ingest and fold, events/s", lambda grown: grown.folded_events_per_second),
+    ("ingest and checkpoint, events/s", lambda grown: grown.checkpointed_events_per_second),
     ("ingest, CPU, µs/event", lambda g: g.import_cpu_seconds / g.events * MICROS_A_SECOND),
     ("exact count, p50, ms", lambda grown: grown.count_ms),
     ("stopped: SERVING, s", lambda grown: grown.after_stop.serving_seconds),
@@ -23,9 +23,9 @@ FIGURES: tuple[tuple[str, Callable[[Growth], float]], ...] = (
     ("killed: log, MB", lambda grown: grown.log_bytes / BYTES_A_MB),
     ("killed: SERVING, s", lambda grown: grown.after_kill.serving_seconds),
     ("killed: first count, s", lambda grown: grown.after_kill.answered_seconds),
-    ("stop that folds, s", lambda grown: grown.fold_seconds),
-    ("disk, folded, MB", lambda grown: grown.disk_bytes / BYTES_A_MB),
-    ("disk, folded, bytes/event", lambda grown: grown.disk_bytes_an_event),
+    ("stop that checkpoints, s", lambda grown: grown.checkpoint_seconds),
+    ("disk, checkpointed, MB", lambda grown: grown.disk_bytes / BYTES_A_MB),
+    ("disk, checkpointed, bytes/event", lambda grown: grown.disk_bytes_an_event),
     ("RSS, most of the import, MB", lambda g: g.memory_after_import.most_resident / BYTES_A_MB),
     ("RSS after the import, MB", lambda grown: grown.memory_after_import.resident / BYTES_A_MB),
     ("  of it anonymous, MB", lambda grown: grown.memory_after_import.anonymous / BYTES_A_MB),

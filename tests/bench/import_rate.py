@@ -142,17 +142,17 @@ def _milepost(file: Path, scratch: Path) -> list[Loaded]:
             f" RSS {status_bytes(service.pid, 'VmRSS') / BYTES_A_MB:,.0f} MB,"
             f" at most {status_bytes(service.pid, 'VmHWM') / BYTES_A_MB:,.0f} MB",
         )
-        # The stop folds what is left, and closes the store.
+        # The stop checkpoints what is left, and closes the store.
         service.stop()
-    folded = replace(
+    checkpointed = replace(
         acknowledged,
-        who="Milepost, folded",
+        who="Milepost, checkpointed",
         seconds=time.perf_counter() - started,
         disk_bytes=bytes_on_disk(store),
         cpu_seconds=None,
         remarks="everything in the index, the log empty, the service stopped",
     )
-    return [acknowledged, folded]
+    return [acknowledged, checkpointed]
 
 
 def _run_command(file: Path, target: str, scratch: Path) -> None:

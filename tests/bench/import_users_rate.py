@@ -80,7 +80,9 @@ def run(options: Options, console: Console) -> list[Sent]:
             service.stop()
         disk = bytes_on_disk(store) / users
     console.print(_table(options, sent))
-    console.print(f"{disk:.0f} bytes on disk a user once folded; the service took {peak:,.0f} MB at most")
+    console.print(
+        f"{disk:.0f} bytes on disk a user once checkpointed; the service took {peak:,.0f} MB at most"
+    )
     return sent
 
 

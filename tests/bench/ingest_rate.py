@@ -69,7 +69,7 @@ class Ingested:
     """One line: events acknowledged in so many seconds, and what reading the bytes takes.
 
     `service_cpu_seconds` is the processor time of the service until the last acknowledgement,
-    `folded_cpu_seconds` that until it has stopped, with everything in the index.
+    `checkpointed_cpu_seconds` that until it has stopped, with everything in the index.
     """
 
     way: str
@@ -77,7 +77,7 @@ class Ingested:
     batches: int
     seconds: float
     service_cpu_seconds: float
-    folded_cpu_seconds: float
+    checkpointed_cpu_seconds: float
     commits: int
     read: Read
 
@@ -150,9 +150,9 @@ def _measured(site: Site, way: str, send: Send, batches: Batches, read: Read) ->
         stored = client.admin.GetServerInfo(GetServerInfoRequest()).events
         before = children_cpu_seconds()
         service.stop()
-        folded_cpu = children_cpu_seconds() - before - idle_cpu
+        checkpointed_cpu = children_cpu_seconds() - before - idle_cpu
     assert accepted == stored == batches.events, f"{accepted} accepted, {stored} stored"
-    return Ingested(way, batches.events, len(batches.unary), seconds, cpu, folded_cpu, commits, read)
+    return Ingested(way, batches.events, len(batches.unary), seconds, cpu, checkpointed_cpu, commits, read)
 
 
 def commits_of_the_log(store: Path) -> int:
@@ -238,7 +238,7 @@ def _table(options: Options, lines: Sequence[Ingested]) -> Table:
     # Narrow enough for a pipe, which is 80 columns wide; CPU is for an event, commits for a batch.
     shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     shown.add_column("", no_wrap=True)
-    for heading in ("events/s", "ratio", "CPU, µs", "folded", "commits"):
+    for heading in ("events/s", "ratio", "CPU, µs", "checkpointed", "commits"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for read, of_read in itertools.groupby(lines, key=lambda line: line.read):
         ids = "event ids" if read.have_event_ids else "no event ids"
@@ -255,7 +255,7 @@ def _table(options: Options, lines: Sequence[Ingested]) -> Table:
                 number(line.per_second),
                 f"{line.ratio:.2f}",
                 number(line.service_cpu_seconds / line.events * MICROS_A_SECOND),
-                number(line.folded_cpu_seconds / line.events * MICROS_A_SECOND),
+                number(line.checkpointed_cpu_seconds / line.events * MICROS_A_SECOND),
                 f"{line.commits / line.batches:.2f}",
             )
         shown.add_section()

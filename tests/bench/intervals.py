@@ -24,7 +24,7 @@ from engine.audiences.estimate import LEVELS_PARTITIONS
 from engine.audiences.model import SizeState
 from engine.audiences.sampling import HITS_MIN, design_effects, estimated_size
 from engine.audiences.targets import with_universe_root
-from engine.backend import Backend, Count
+from engine.backends.base import Backend, Count
 from engine.criteria.model import (
     Aggregate,
     AllOf,

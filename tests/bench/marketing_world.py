@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.backend import EventRecord, Record, UserRecord
+from engine.backends.base import EventRecord, Record, UserRecord
+from engine.backends.local.backend import LocalBackend
+from engine.backends.local.settings import LocalSettings
+from engine.backends.local.storage.header import GROUPS_DEFAULT
 from engine.criteria.model import EventType
 from engine.engine import Engine
-from engine.journeys.model import Account, Input, Journey, Workspace
-from engine.local.backend import LocalBackend
-from engine.local.settings import LocalSettings
-from engine.local.storage.header import GROUPS_DEFAULT
+from engine.resources.records import Account, Input, Journey, Workspace
 from engine.values import MICROS_PER_DAY, MICROS_PER_SECOND, Micros
 
 ACCOUNT_ID, WORKSPACE_ID, INPUT_ID, JOURNEY_ID = "bench", "shop", "web", "main"
@@ -42,9 +42,9 @@ EVENT_SHARES = (0.55, 0.25, 0.14, 0.05, 0.01)
 AMOUNT_CENTS_MAX = 50_000
 
 BATCH_RECORDS = 10_000
-FILLING_FOLD_RECORDS = 1_000_000
-FILLING_FOLD_SECONDS = 3_600.0
-"""Fewer and larger folds than a service that is asked meanwhile would want."""
+FILLING_CHECKPOINT_RECORDS = 1_000_000
+FILLING_CHECKPOINT_SECONDS = 3_600.0
+"""Fewer and larger checkpoints than a service that is asked meanwhile would want."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +73,12 @@ def open_engine(directory: Path, scale: Scale) -> Engine:
 
 
 def fill(store: Path, scale: Scale) -> None:
-    """A new store with the world of that scale, folded, and an empty journey over it."""
+    """A new store with the world of that scale, checkpointed, and an empty journey over it."""
     store.parent.mkdir(parents=True, exist_ok=True)
     settings = LocalSettings(
-        groups=scale.groups, fold_records=FILLING_FOLD_RECORDS, fold_seconds=FILLING_FOLD_SECONDS
+        groups=scale.groups,
+        checkpoint_records=FILLING_CHECKPOINT_RECORDS,
+        checkpoint_seconds=FILLING_CHECKPOINT_SECONDS,
     )
     backend = LocalBackend.open(store, settings=settings)
     engine = Engine(backend, clock=lambda: NOW)
@@ -87,7 +89,7 @@ def fill(store: Path, scale: Scale) -> None:
         engine.journeys.create_journey(ACCOUNT, JOURNEY_ID, Journey(name="", display_name="Main"))
         for records in batches(scale):
             backend.append(ACCOUNT, records)
-        backend.fold()
+        backend.checkpoint()
     finally:
         engine.close()
 

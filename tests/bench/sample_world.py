@@ -14,7 +14,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from engine.backend import EventRecord, Record, UserRecord
+from engine.backends.base import EventRecord, Record, UserRecord
+from engine.backends.local.backend import LocalBackend
+from engine.backends.local.settings import LocalSettings
 from engine.criteria.model import (
     Bucket,
     Compare,
@@ -24,10 +26,8 @@ from engine.criteria.model import (
     UserAttribute,
     WhereAttribute,
 )
-from engine.local.backend import LocalBackend
-from engine.local.settings import LocalSettings
 from milepost.sample import dataset
-from tests.bench.marketing_world import FILLING_FOLD_RECORDS, FILLING_FOLD_SECONDS
+from tests.bench.marketing_world import FILLING_CHECKPOINT_RECORDS, FILLING_CHECKPOINT_SECONDS
 from tests.sample_store import ACCOUNT, INPUTS, sample_batches
 
 PURCHASES_KEPT = 1
@@ -81,13 +81,15 @@ def open_backend(directory: Path, copies: int) -> tuple[LocalBackend, SampleWorl
     """The store of so many copies in `directory`, filled there if it is not yet."""
     records = list(_kept())
     store, mark = directory / f"sample-{copies}", directory / f"sample-{copies}.filled"
-    settings = LocalSettings(fold_records=FILLING_FOLD_RECORDS, fold_seconds=FILLING_FOLD_SECONDS)
+    settings = LocalSettings(
+        checkpoint_records=FILLING_CHECKPOINT_RECORDS, checkpoint_seconds=FILLING_CHECKPOINT_SECONDS
+    )
     directory.mkdir(parents=True, exist_ok=True)
     backend = LocalBackend.open(store, settings=settings)
     if not mark.exists():
         for copy in range(copies):
             backend.append(ACCOUNT, [_copied(record, copy) for record in records])
-        backend.fold()
+        backend.checkpoint()
         mark.touch()
     return backend, SampleWorld(records)
 

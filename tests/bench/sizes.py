@@ -40,7 +40,7 @@ from engine.criteria.model import (
 )
 from engine.engine import Engine
 from engine.errors import NotFound
-from engine.journeys.model import Milestone, MilestoneKind
+from engine.resources.records import Milestone, MilestoneKind
 from engine.values import MICROS_PER_DAY, MICROS_PER_SECOND, Micros
 from tests.bench.figures import number, quantile
 from tests.bench.marketing_world import EVENT_NAMES, JOURNEY, NOW, Scale, open_engine

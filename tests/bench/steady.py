@@ -35,7 +35,7 @@ from engine.audiences.model import (
     SizeState,
     TimeBudget,
 )
-from engine.backend import UserRecord
+from engine.backends.base import UserRecord
 from engine.criteria.model import AllOf, AnyOf, Criterion, Not
 from engine.engine import Engine
 from tests.bench.intervals import marketing_predicate, random_criterion

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from engine.local.backend import LocalBackend
+from engine.backends.local.backend import LocalBackend
 from tests.bench import synthetic
 from tests.bench.criteria import ask_ours, fill
 from tests.bench.peers.duckdb_peer import DuckdbPeer

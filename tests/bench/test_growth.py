@@ -83,7 +83,7 @@ def scale(users: int, *, factor: float) -> Growth:
         memory_after_import=Memory(1, 1, 1),
         log_bytes=1,
         after_kill=Restart(2 * factor, 3 * factor, 7),
-        fold_seconds=1.0,
+        checkpoint_seconds=1.0,
         disk_bytes=round(1_000_000 * factor),
         after_stop=Restart(1 * factor, 2 * factor, 7),
         count_ms=5 * factor,
@@ -108,14 +108,14 @@ def test_the_plot_has_every_figure_at_its_place() -> None:
         first, second, third = (x for x, _ in places[:3])
         assert third - second == pytest.approx(second - first, abs=0.2)
     assert len({y for _, y in dots["Ingest"][:3]}) == 1
-    # Fold and import together: 1.1, 2 and 11 seconds.
+    # Checkpoint and import together: 1.1, 2 and 11 seconds.
     assert {"100 k", "9.09 k", "50 k", "90.9 k"} < set(texts["Ingest"])
     # Ten times the users, ten times the milliseconds: a straight line upwards.
     first, second, third = (y for _, y in dots["Exact count of three terms"])
     assert first - second == pytest.approx(second - third, abs=0.2)
     assert first > second
     assert {"5", "50", "500"} < set(texts["Exact count of three terms"])
-    assert {"1 M", "10 M", "100 M"} < set(texts["Disk, folded"])
+    assert {"1 M", "10 M", "100 M"} < set(texts["Disk, checkpointed"])
     assert {"20 M", "200 M", "2 G", "100 M", "1 G"} < set(texts["Memory after the questions"])
     assert {"after a kill", "after a stop", "2", "20", "200", "1", "10", "100"} < set(
         texts["Start until SERVING"]

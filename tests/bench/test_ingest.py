@@ -20,7 +20,7 @@ def test_every_way_has_every_event_on_disk() -> None:
     # That every event was accepted and is stored is asserted by the table itself.
     assert {(line.events, line.batches) for line in lines} == {(EVENTS, BATCHES)}
     assert all(line.commits >= 1 for line in lines)
-    assert all(line.folded_cpu_seconds >= line.service_cpu_seconds for line in lines)
+    assert all(line.checkpointed_cpu_seconds >= line.service_cpu_seconds for line in lines)
 
 
 def test_both_methods_send_the_same_batches() -> None:

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from engine.local.keys import Family, key
-from engine.local.storage.environment import Environment
+from engine.backends.local.storage.environment import Environment
+from engine.backends.local.storage.keys import Family, key
 from milepost.cli.app import app
 from milepost.v1.data_pb2 import Event
 from milepost.v1.ingest_service_pb2 import IngestEventsRequest
-from tests.engine.local.storage.test_upgrade import ARCHIVE as OLD_STORE
+from tests.engine.backends.local.storage.test_upgrade import ARCHIVE as OLD_STORE
 from tests.harness import ACCOUNT, INPUT, Serving, serving
 from tests.service.test_store_upkeep import EVENTS, NOON, USERS, fill
 
@@ -113,7 +113,7 @@ def test_an_old_store_is_upgraded(tmp_path: Path) -> None:
 def test_a_directory_is_verified_beside_the_service_that_writes_to_it(
     service: Serving, tmp_path: Path
 ) -> None:
-    """In another process, while events come and are folded: each time one state of the store."""
+    """In another process, while events come and are checkpointed: each time one state of the store."""
     stop = threading.Event()
 
     def write() -> None:
@@ -125,7 +125,7 @@ def test_a_directory_is_verified_beside_the_service_that_writes_to_it(
                 IngestEventsRequest(parent=ACCOUNT, input=INPUT, events=[event], request_id=f"more-{number}")
             )
             if number % 10 == 0:
-                service.application.engine.backend.fold()
+                service.application.engine.backend.checkpoint()
 
     writer = threading.Thread(target=write)
     writer.start()

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from engine.backend import Appended, EventRecord, Record, UserRecord
+from engine.backends.base import Appended, EventRecord, Record, UserRecord
+from engine.backends.local.backend import LocalBackend
 from engine.event_columns import EventColumns, TextColumn, ValueColumn
-from engine.local.backend import LocalBackend
 from engine.user_columns import ConsentColumn, UnsetColumn, UserColumns
 from engine.values import Kind, Value, kind_of
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.backend import Backend
-from engine.local.backend import LocalBackend
-from engine.local.settings import LocalSettings
+from engine.backends.base import Backend
+from engine.backends.local.backend import LocalBackend
+from engine.backends.local.settings import LocalSettings
 from tests.conformance.as_columns import ColumnsBackend
 from tests.conformance.site import Site
 
@@ -17,13 +17,13 @@ Opener = Callable[[Path], Backend]
 
 
 def open_local(directory: Path) -> Backend:
-    """The embedded backend, folding only when asked to."""
-    return LocalBackend.open(directory, settings=LocalSettings(fold_seconds=3_600.0))
+    """The embedded backend, checkpointing only when asked to."""
+    return LocalBackend.open(directory, settings=LocalSettings(checkpoint_seconds=3_600.0))
 
 
 def open_by_column(directory: Path) -> Backend:
     """The same, taking events by column."""
-    return ColumnsBackend.open(directory, settings=LocalSettings(fold_seconds=3_600.0))
+    return ColumnsBackend.open(directory, settings=LocalSettings(checkpoint_seconds=3_600.0))
 
 
 BACKENDS: dict[str, Opener] = {"local": open_local, "local, by column": open_by_column}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from engine.backend import EventRecord, Record, UserRecord
+from engine.backends.base import EventRecord, Record, UserRecord
 from engine.criteria.conditions import WhereAll, WhereAny, WhereAttribute, WhereNot
 from engine.criteria.model import Aggregate, ConsentState, Equals, EventType, Exists, In, Text
 from engine.criteria.ranges import Interval, TimeRange, merged_intervals, merged_ranges

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.backend import Appended, Backend, Contains, Count, EventRecord, Members, Record, UserRecord
+from engine.backends.base import Appended, Backend, Contains, Count, EventRecord, Members, Record, UserRecord
 from engine.criteria.model import EventType
 from engine.plan.model import Plan, Step, Universe
 from engine.values import Micros, Value

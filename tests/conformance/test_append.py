@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.backend import Appended, EventRecord, UserRecord
+from engine.backends.base import Appended, EventRecord, UserRecord
 from engine.criteria.model import ConsentState, EventType, Exists
 from engine.plan.model import AttributeMatch, EventMatch, EventSelection, Interval
 from engine.values import Micros, Value
@@ -52,11 +52,11 @@ def test_event_ids_of_accounts_are_apart(site: Site) -> None:
     assert site.backend.append("accounts/other", [event("ada", event_id="1")]).duplicates == 0
 
 
-@pytest.mark.parametrize("fold", [False, True])
-def test_event_ids_are_known_after_a_restart(site: Site, fold: bool) -> None:
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_event_ids_are_known_after_a_restart(site: Site, checkpoint: bool) -> None:
     site.send(*(event("ada", event_id=str(i)) for i in range(100)))
-    if fold:
-        site.backend.fold()
+    if checkpoint:
+        site.backend.checkpoint()
     site.restart()
     answer = site.send(*(event("ada", event_id=str(i)) for i in range(50, 150)))
     assert (answer.accepted, answer.duplicates) == (50, 50)
@@ -115,7 +115,7 @@ def test_the_latest_time_wins_whatever_the_order(site: Site) -> None:
 def test_of_equal_times_the_later_arrival_wins(site: Site) -> None:
     site.send(update("ada", plan="first"), update("ada", plan="second"))
     site.send(update("ada", plan="third"))
-    site.backend.fold()
+    site.backend.checkpoint()
     site.send(update("ada", plan=4.0))
     profile = site.backend.profile(ACCOUNT, "ada")
     assert profile is not None
@@ -165,17 +165,17 @@ writes = st.lists(
 
 
 @settings(max_examples=60)
-@given(history=writes, fold_after=st.integers(0, 12))
+@given(history=writes, checkpoint_after=st.integers(0, 12))
 def test_an_attribute_ends_as_its_last_write(
-    shared_site: Site, history: list[tuple[Micros, Value | None]], fold_after: int
+    shared_site: Site, history: list[tuple[Micros, Value | None]], checkpoint_after: int
 ) -> None:
     """The profile and every way the index finds the value agree, after any changes of kind."""
     account = fresh_account()
     through = f"{account}/workspaces/w/inputs/i"
     for at, (time, value) in enumerate(history):
         shared_site.backend.append(account, [UserRecord("ada", through, time, {"v": value})])
-        if at == fold_after:
-            shared_site.backend.fold()
+        if at == checkpoint_after:
+            shared_site.backend.checkpoint()
     latest = max(time for time, _ in history)
     expected = [value for time, value in history if time == latest][-1]
     profile = shared_site.backend.profile(account, "ada")

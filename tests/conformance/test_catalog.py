@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.backend import AttributeFacts, EventNameFacts, EventRecord, UserRecord, ValueCount
+from engine.backends.base import AttributeFacts, EventNameFacts, EventRecord, UserRecord, ValueCount
 from engine.criteria.model import EventType
 from engine.errors import DeadlineExceeded
 from engine.values import Kind, Micros, Value, kind_of
@@ -173,7 +173,7 @@ def _operations(account: str) -> st.SearchStrategy[list[tuple[Operation, str]]]:
         st.builds(Expire, instants),
     )
     return st.lists(
-        st.tuples(operations, st.sampled_from(["go on", "look", "look", "fold", "restart"])),
+        st.tuples(operations, st.sampled_from(["go on", "look", "look", "checkpoint", "restart"])),
         min_size=1,
         max_size=8,
     )
@@ -218,8 +218,8 @@ def test_the_catalog_is_what_is_counted_by_hand(
         happened.append(operation)
         if then == "look":
             assert_catalog(shared_site, world(), "", event_name)
-        elif then == "fold":
-            shared_site.backend.fold()
+        elif then == "checkpoint":
+            shared_site.backend.checkpoint()
         elif then == "restart":
             shared_site.restart()
     assert_catalog(shared_site, world(), prefix, event_name)
@@ -266,7 +266,7 @@ def test_what_only_an_erased_user_sent_is_gone(site: Site) -> None:
         update("ada", time=NOON - 9, nick="a", plan="gold"),
         update("bob", plan="gold"),
     )
-    site.backend.fold()
+    site.backend.checkpoint()
     site.backend.erase(ACCOUNT, ["ada"])
     for _ in range(2):
         [names] = site.backend.event_names(ACCOUNT, limit=ALL)
@@ -314,11 +314,11 @@ def test_when_events_carried_an_attribute(site: Site) -> None:
         site.restart()
 
 
-@pytest.mark.parametrize("fold", [False, True])
-def test_when_the_writes_were_by_which_users_have_an_attribute(site: Site, fold: bool) -> None:
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_when_the_writes_were_by_which_users_have_an_attribute(site: Site, checkpoint: bool) -> None:
     def plan(*records: UserRecord) -> tuple[Micros, Micros]:
         site.send(*records)
-        if fold:
+        if checkpoint:
             site.restart()
         [found] = site.backend.user_attributes(ACCOUNT, limit=ALL)
         return times_of(found)[1:]
@@ -350,12 +350,12 @@ def test_an_attribute_changes_its_kind_user_by_user(site: Site) -> None:
     assert (desk.kinds, desk.users) == ((Kind.BOOL,), 1)
 
 
-@pytest.mark.parametrize("fold", [False, True])
-def test_values_most_frequent_first_then_by_kind_and_value(site: Site, fold: bool) -> None:
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_values_most_frequent_first_then_by_kind_and_value(site: Site, checkpoint: bool) -> None:
     values: list[Value] = ["b", "a", ("a", "a", "c"), (), True, 2.0, 2.0, -0.0, 0.0, NOON, NOON + 1]
     site.send(*(update(f"user-{at}", plan=value) for at, value in enumerate(values)))
-    if fold:
-        site.backend.fold()
+    if checkpoint:
+        site.backend.checkpoint()
     expected: list[tuple[Value, int]] = [
         ("a", 2),
         (0.0, 2),
@@ -373,7 +373,7 @@ def test_values_most_frequent_first_then_by_kind_and_value(site: Site, fold: boo
 def test_values_that_start_alike_among_many(site: Site) -> None:
     numbers = range(3_000)
     site.send(*(update(f"user-{n}", plan=f"{n % 1_500:04}") for n in numbers))
-    site.backend.fold()
+    site.backend.checkpoint()
     site.send(*(update(f"user-{n}", time=NOON + 1, plan=f"014{n}") for n in range(3)))
     found = site.backend.attribute_values(ACCOUNT, SHOP, "plan", prefix="014", limit=5)
     assert found == tuple(ValueCount(f"014{n}", 3 if n < 3 else 2) for n in range(5))
@@ -385,7 +385,7 @@ def test_a_stored_value_counts_no_longer_once_another_is_written(
     site: Site, before: Value, after: Value | None
 ) -> None:
     site.send(update("ada", plan=before), update("bob", plan="other"))
-    site.backend.fold()
+    site.backend.checkpoint()
     site.send(update("ada", time=NOON + 1, plan=after))
     found = site.backend.attribute_values(ACCOUNT, SHOP, "plan", limit=ALL)
     now: tuple[Value, ...] = after if type(after) is tuple else () if after is None else (after,)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.backend import Contains, Count, Members, Outlook
+from engine.backends.base import Contains, Count, Members, Outlook
 from engine.criteria.model import Equals, Text
 from engine.errors import DeadlineExceeded, InvalidInput, RevisionNotReached
 from engine.plan.model import (
@@ -39,14 +39,14 @@ EVERYONE = Universe(inputs=(WEB,))
 
 
 @settings(max_examples=300, suppress_health_check=HEALTH)
-@given(drawn=worlds_with_plans, folded=st.booleans())
+@given(drawn=worlds_with_plans, checkpointed=st.booleans())
 def test_every_step_is_what_brute_force_says(
-    shared_site: Site, drawn: tuple[World, Plan], folded: bool
+    shared_site: Site, drawn: tuple[World, Plan], checkpointed: bool
 ) -> None:
     world, plan = drawn
     shared_site.happen(world.account, world.operations)
-    if folded:
-        shared_site.backend.fold()
+    if checkpointed:
+        shared_site.backend.checkpoint()
     expected = root_sets(plan, histories(world))
     assert shared_site.members(plan) == expected
     assert shared_site.sizes(plan) == tuple(map(len, expected))
@@ -271,7 +271,7 @@ def test_the_outlook_depends_on_the_question_and_the_accounts_own_data_alone(sit
     assert work(seen(40)) > work(seen(20)) == work(seen(20, until=1_000))
     site.members(plan_of(gold, rich, seen(20)))
     site.backend.append("accounts/other", [event(f"user-{i}") for i in range(100)])
-    for change in (lambda: None, site.backend.fold, site.restart):
+    for change in (lambda: None, site.backend.checkpoint, site.restart):
         change()
         assert work(seen(20), rich, EVERYONE, gold) == whole
     site.send(*(event(f"user-{i}", time=NOON) for i in range(2_000)))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.backend import Backend, Change, Members
+from engine.backends.base import Backend, Change, Members
 from engine.criteria.model import Equals
 from engine.errors import CursorExpired, NotFound
 from engine.plan.model import AttributeMatch, EventMatch, EventSelection, Interval, Plan, TimeRange, Universe

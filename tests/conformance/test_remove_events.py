@@ -19,8 +19,8 @@ def bought(site: Site, at_least: float = 1.0) -> frozenset[str]:
     return site.members(plan_of(EventMatch(selection=selection, intervals=(Interval(low=at_least),))))[0]
 
 
-@pytest.mark.parametrize("fold", ["never", "before", "between", "after"])
-def test_events_before_the_instant_go_and_all_else_stays(site: Site, fold: str) -> None:
+@pytest.mark.parametrize("checkpoint", ["never", "before", "between", "after"])
+def test_events_before_the_instant_go_and_all_else_stays(site: Site, checkpoint: str) -> None:
     site.send(
         event("ada", time=NOON - DAY - 1),
         event("ada", time=NOON - DAY),
@@ -29,15 +29,15 @@ def test_events_before_the_instant_go_and_all_else_stays(site: Site, fold: str) 
         event("cleo", "view", time=NOON - 30 * DAY),
     )
     before = {user: site.backend.profile(ACCOUNT, user) for user in ("ada", "bob", "cleo")}
-    if fold in ("before", "between"):
-        site.backend.fold()
+    if checkpoint in ("before", "between"):
+        site.backend.checkpoint()
     # Whatever is kept of answers is forgotten.
     assert bought(site) == {"ada", "bob"}
     assert bought(site, 2.0) == {"ada"}
     revision = site.backend.remove_events(ACCOUNT, NOON - DAY)
     assert revision == site.backend.revision() == 2
-    if fold in ("between", "after"):
-        site.backend.fold()
+    if checkpoint in ("between", "after"):
+        site.backend.checkpoint()
     for _ in range(2):
         assert bought(site) == {"ada"}
         assert bought(site, 2.0) == frozenset()

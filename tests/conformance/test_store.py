@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.backend import Count, Members
+from engine.backends.base import Count, Members
 from engine.errors import FailedPrecondition, StoreUnavailable
 from engine.plan.model import Universe
 from tests.conformance.site import ACCOUNT, AUDIENCE, INPUTS, JOURNEY, WEB, Site, event, plan_of, update
@@ -47,13 +47,13 @@ def test_a_commit_that_is_refused_changes_nothing(site: Site) -> None:
 # --- copies -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fold", [False, True])
-def test_a_snapshot_is_a_store_of_its_own(site: Site, tmp_path: Path, fold: bool) -> None:
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_a_snapshot_is_a_store_of_its_own(site: Site, tmp_path: Path, checkpoint: bool) -> None:
     site.send(event("ada"), update("bob", plan="gold"))
     site.backend.documents.commit({"a": b"1"})
     site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], EVERYONE)
-    if fold:
-        site.backend.fold()
+    if checkpoint:
+        site.backend.checkpoint()
     site.send(event("cleo"))
     site.backend.snapshot(tmp_path / "copy")
     site.send(event("dan"))
@@ -84,10 +84,10 @@ def test_figures_follow_the_data(site: Site) -> None:
     site.send(event("ada"), event("ada"), update("bob"))
     site.backend.append("accounts/other", [event("ada")])
     before = site.backend.stats()
-    assert (before.users, before.events, before.revision, before.folded_revision) == (3, 3, 2, 0)
-    assert site.backend.fold() == 2
+    assert (before.users, before.events, before.revision, before.checkpointed_revision) == (3, 3, 2, 0)
+    assert site.backend.checkpoint() == 2
     after = site.backend.stats()
-    assert (after.users, after.events, after.revision, after.folded_revision) == (3, 3, 2, 2)
+    assert (after.users, after.events, after.revision, after.checkpointed_revision) == (3, 3, 2, 2)
     assert 0 < after.log_bytes < after.disk_bytes
     assert after.store_id == site.backend.store_id
     assert site.backend.capabilities().backup
@@ -122,6 +122,6 @@ def test_a_closed_store_refuses_everything(site: Site) -> None:
     with pytest.raises(StoreUnavailable):
         site.backend.documents.commit({"a": b"1"})
     with pytest.raises(StoreUnavailable):
-        site.backend.fold()
+        site.backend.checkpoint()
     with pytest.raises(StoreUnavailable):
         site.backend.universe_size(ACCOUNT, [WEB])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.backend import EventRecord, Profile, Record
+from engine.backends.base import EventRecord, Profile, Record
 from engine.errors import FailedPrecondition
 from engine.plan.model import Plan
 from tests.conformance.drawing import USER_IDS, plans, worlds
@@ -67,17 +67,17 @@ def _told(profile: Profile | None, account: str) -> str:
 
 
 @settings(max_examples=40, suppress_health_check=HEALTH)
-@given(drawn=worlds_with_plans, at=st.integers(0, 4), fold=st.booleans())
+@given(drawn=worlds_with_plans, at=st.integers(0, 4), checkpoint=st.booleans())
 def test_an_alias_is_as_if_all_had_been_sent_as_the_other(
-    shared_site: Site, drawn: tuple[World, Plan], at: int, fold: bool
+    shared_site: Site, drawn: tuple[World, Plan], at: int, checkpoint: bool
 ) -> None:
     world, plan = drawn
     aliased, direct = fresh_account(), fresh_account()
     world = _without_event_ids(world)
     before = rewritten(world, aliased, {})
     shared_site.happen(aliased, [*before[:at], Alias("ada", "bob"), *before[at:]])
-    if fold:
-        shared_site.backend.fold()
+    if checkpoint:
+        shared_site.backend.checkpoint()
     shared_site.happen(direct, rewritten(world, direct, {"ada": "bob"}))
     others = [user_id for user_id in USER_IDS if user_id != "ada"]
     assert_same_users(shared_site, moved(plan, aliased), moved(plan, direct), others)
@@ -204,7 +204,7 @@ def test_erased_users_count_nowhere(site: Site) -> None:
     assert len(site.users()) == 25
     assert site.backend.universe_size(ACCOUNT, [WEB]) == 25
     assert site.backend.stats().users == 25
-    site.backend.fold()
+    site.backend.checkpoint()
     assert site.backend.stats().events == 25
 
 

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.backend import EventRecord, UserRecord
+from engine.backends.base import EventRecord, UserRecord
+from engine.backends.local.backend import LocalBackend
 from engine.criteria.model import Criterion, Event, EventType, Last
 from engine.engine import Engine
 from engine.ingest import Ingested
-from engine.journeys.model import (
+from engine.resources.records import (
     Account,
     Connection,
     File,
@@ -21,7 +22,6 @@ from engine.journeys.model import (
     Output,
     Workspace,
 )
-from engine.local.backend import LocalBackend
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, Micros, Value
 
 ACCOUNT = "accounts/acme"

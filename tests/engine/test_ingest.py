@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from engine.backend import EventRecord, UserRecord
+from engine.backends.base import EventRecord, UserRecord
 from engine.checks import is_longer
 from engine.criteria.model import ConsentState
 from engine.engine import Engine
 from engine.errors import FailedPrecondition, InvalidInput, NotFound
 from engine.ingest import Rejection
-from engine.journeys.model import Account
 from engine.limits import Limits
+from engine.resources.records import Account
 from engine.values import MICROS_PER_DAY, Value
 from tests.engine.site import ACCOUNT, NOW, WEB, Site, did, event
 

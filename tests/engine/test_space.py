@@ -10,23 +10,23 @@ import msgspec
 import pytest
 
 from engine.audiences import members
-from engine.backend import EventRecord
+from engine.backends.base import EventRecord
+from engine.backends.local.backend import LocalBackend
+from engine.backends.local.settings import LocalSettings
 from engine.clock import Stamp
 from engine.criteria.model import EventType
 from engine.engine import Engine
-from engine.journeys.model import Account
-from engine.local.backend import LocalBackend
-from engine.local.settings import LocalSettings
+from engine.resources.records import Account
 from engine.upkeep import StoreFile
 from engine.values import MICROS_PER_DAY
 from tests.engine.site import ACCOUNT, NOW, WEB, Site, did
 
 DAY = MICROS_PER_DAY
 FIRST_DAY = NOW // DAY * DAY
-SETTINGS = LocalSettings(groups=1, fold_seconds=3_600.0)
+SETTINGS = LocalSettings(groups=1, checkpoint_seconds=3_600.0)
 RETENTION_DAYS = 7
-FOLDS_A_DAY = 3
-ROWS_A_FOLD = 1_000
+CHECKPOINTS_A_DAY = 3
+ROWS_A_CHECKPOINT = 1_000
 BATCHES_A_DAY = 12
 ROWS_A_BATCH = 200
 
@@ -39,15 +39,15 @@ class SteadySite(Site):
         self.engine = Engine(self.backend, clock=self.clock)
 
     def live_through(self, days: range) -> None:
-        """Days of events, a few of them late, with a fold after each quarter of a day."""
-        for quarter in range(days.start * FOLDS_A_DAY, days.stop * FOLDS_A_DAY):
+        """Days of events, a few of them late, with a checkpoint after each quarter of a day."""
+        for quarter in range(days.start * CHECKPOINTS_A_DAY, days.stop * CHECKPOINTS_A_DAY):
             source = random.Random(quarter)
-            end = FIRST_DAY + (quarter + 1) * DAY // FOLDS_A_DAY
+            end = FIRST_DAY + (quarter + 1) * DAY // CHECKPOINTS_A_DAY
             self.clock.now = end
-            rows = [self._event(source, end) for _ in range(ROWS_A_FOLD)]
+            rows = [self._event(source, end) for _ in range(ROWS_A_CHECKPOINT)]
             assert not self.engine.ingest.events(ACCOUNT, rows).rejections
             self.engine.retention.run()
-            self.fold()
+            self.checkpoint()
 
     def _event(self, source: random.Random, end: int) -> EventRecord:
         late = source.randrange(5 * DAY) if source.random() < 0.02 else 0
@@ -56,15 +56,15 @@ class SteadySite(Site):
             WEB,
             f"event-{source.randrange(10)}",
             EventType.CUSTOM,
-            end - 1 - source.randrange(DAY // FOLDS_A_DAY) - late,
+            end - 1 - source.randrange(DAY // CHECKPOINTS_A_DAY) - late,
             {"amount": source.randrange(10_000) / 100, "sku": f"sku-{source.randrange(200)}"},
         )
 
-    def fold(self) -> None:
-        """Folds until nothing is left to be rewritten."""
-        self.backend.fold()
+    def checkpoint(self) -> None:
+        """Checkpoints until nothing is left to be rewritten."""
+        self.backend.checkpoint()
         while self.backend.figures().is_purging:
-            self.backend.fold()
+            self.backend.checkpoint()
 
     def open_transactions(self) -> int:
         """How many read transactions of the index are open in this process."""
@@ -98,7 +98,7 @@ class BusySite(SteadySite):
             self.engine.retention.run()
             self.engine.live.refresh_all()
             self.deliver(f"{ACCOUNT}/connections/sending", limit=1_000)
-            self.fold()
+            self.checkpoint()
 
     def kinds(self) -> dict[str, int]:
         """Bytes by kind of data."""
@@ -116,7 +116,7 @@ def site(tmp_path: Path) -> Iterator[SteadySite]:
 
 def test_a_store_of_a_steady_week_stops_growing(site: SteadySite) -> None:
     """35 days with a retention of a week: what the first two took is enough for all that follow."""
-    rows_a_day = FOLDS_A_DAY * ROWS_A_FOLD
+    rows_a_day = CHECKPOINTS_A_DAY * ROWS_A_CHECKPOINT
     site.live_through(range(14))
     before = site.index()
     site.live_through(range(14, 35))
@@ -157,7 +157,8 @@ def _events_and_days(site: SteadySite) -> tuple[int, int]:
 
 
 def test_slow_readers_do_not_keep_old_pages(site: SteadySite, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An export, a walk through members and a watch, all halfway, while the store is folded a hundred times.
+    """An export, a walk through members and a watch, all halfway, while the store is checkpointed a hundred
+    times.
     A transaction that somebody held open instead would make the file grow: that is seen here too.
     """
     monkeypatch.setattr(members, "EXPORT_PAGE_USERS", 50)
@@ -172,7 +173,7 @@ def test_slow_readers_do_not_keep_old_pages(site: SteadySite, monkeypatch: pytes
     watch = site.engine.live.watch(everyone.audience)
     begun = next(watch)
     size = site.index().file_bytes
-    # 2. A hundred folds rewrite the index several times over.
+    # 2. A hundred checkpoints rewrite the index several times over.
     site.live_through(range(9, 43))
     assert site.index().file_bytes <= 1.25 * size
     assert site.open_transactions() == 0

@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.backend import UserRecord
+from engine.backends.base import UserRecord
 from engine.checks import Times, check_user, check_user_columns
 from engine.criteria.model import ConsentState
 from engine.limits import Limits

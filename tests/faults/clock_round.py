@@ -12,11 +12,11 @@ import msgspec
 
 from engine.audiences.live import STORED_AGE_MICROS_MAX
 from engine.audiences.model import MembershipStatus, SavedTarget
-from engine.backend import Change, EventRecord
+from engine.backends.base import Change, EventRecord
+from engine.backends.local.backend import LocalBackend
 from engine.clock import Clock, ClockState
 from engine.criteria.model import Criterion, EventType, Not
 from engine.engine import Engine
-from engine.local.backend import LocalBackend
 from engine.retention import PAST_QUESTIONS_MICROS
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_SECOND, Micros
 from tests.engine.audiences.running import Running
@@ -164,7 +164,7 @@ class ClockRound:
             case 3:
                 self._restart(self._source.choice((0, 0, self._jump())))
             case 4:
-                self._engine.backend.fold()
+                self._engine.backend.checkpoint()
         self._look()
 
     def _jump(self) -> Micros:
@@ -223,7 +223,7 @@ class ClockRound:
         self._fold_changes()
         self._agree()
         if self._source.random() < 0.3:
-            self._engine.backend.fold()
+            self._engine.backend.checkpoint()
         self._check_sentinels()
         self._check_duplicates()
 

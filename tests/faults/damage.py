@@ -2,9 +2,8 @@
 
     python -m tests.faults.damage --places 300 --seed 7
 
-For each place the byte is changed in the file, and in a process of its own
-1. the store is verified;
-2. it is opened and asked everything that can be asked, backed up, written to, folded, opened again and asked
+For each place the byte is changed in the file, and in a process of its own 1. the store is verified; 2. it
+is opened and asked everything that can be asked, backed up, written to, checkpointed, opened again and asked
    again. Every answer has to be the one of the store that was not damaged, or an error that is meant; a
    backup has to be refused, or to have the same content.
 
@@ -33,9 +32,9 @@ from pathlib import Path
 
 import lmdb
 
+from engine.backends.local import offline
+from engine.backends.local.backend import LocalBackend
 from engine.errors import MilepostError
-from engine.local import offline
-from engine.local.backend import LocalBackend
 from engine.upkeep import StoreFault
 from tests.faults.damage_places import Span, spans_by_kind
 from tests.faults.damage_world import SETTINGS, Ask, make, questions, writes
@@ -51,7 +50,7 @@ VERDICTS = ("found", "equal", "missed")
 
 
 @dataclass(frozen=True)
-class Place:
+class UserRef:
     """A byte of a file, and what is added to it, modulo 256, by XOR."""
 
     kind: str
@@ -78,7 +77,7 @@ class Observed:
 class Ended:
     """How a place ended, and what to know about it."""
 
-    place: Place
+    place: UserRef
     outcome: str
     verdict: str
     detail: str
@@ -112,18 +111,18 @@ class Campaign:
         """All bytes, by kind."""
         return self._kinds
 
-    def places(self, count: int) -> Iterator[Place]:
-        """Places of all kinds in turn, in an order drawn anew each time."""
+    def places(self, count: int) -> Iterator[UserRef]:
+        """UserRefs of all kinds in turn, in an order drawn anew each time."""
         kinds: list[str] = []
         for _ in range(count):
             kinds = kinds or self._source.sample(list(self._kinds), len(self._kinds))
             kind = kinds.pop()
             span: Span = self._source.choice(self._kinds[kind])
-            yield Place(
+            yield UserRef(
                 kind, span.file, self._source.randrange(span.start, span.end), self._source.randrange(1, 256)
             )
 
-    def play(self, place: Place) -> Ended:
+    def play(self, place: UserRef) -> Ended:
         """Damages the place and tells what came of it."""
         seen = self._observed(place)
         if isinstance(seen, str):
@@ -141,7 +140,7 @@ class Campaign:
         detail = next(iter(seen.errors.values()), seen.found)
         return Ended(place, outcome, verdict, detail)
 
-    def _observed(self, place: Place | None) -> Observed | str:
+    def _observed(self, place: UserRef | None) -> Observed | str:
         """What a process of its own sees; a text when it does not come to an end."""
         for file, content in self._files.items():
             # In place: the store is told from a copy by its lock file.
@@ -174,7 +173,7 @@ def _as_child(read: int, write: int, work: object) -> None:
         os._exit(0)
 
 
-def observe(room: Path, place: Place | None, content: dict[str, dict[bytes, bytes]]) -> Observed:
+def observe(room: Path, place: UserRef | None, content: dict[str, dict[bytes, bytes]]) -> Observed:
     """Damages the store and asks it everything."""
     store = room / "store"
     seen = Observed()
@@ -235,7 +234,7 @@ def _back_up(
         seen.unmeant[at] = traceback.format_exc()
 
 
-def damage(directory: Path, place: Place) -> None:
+def damage(directory: Path, place: UserRef) -> None:
     """Changes the byte in the file."""
     with (directory / place.file / "data.mdb").open("r+b") as file:
         file.seek(place.at)

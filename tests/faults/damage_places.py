@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.local.keys import Family, family_of
+from engine.backends.local.storage.keys import Family, family_of
 
 PAGE = 4_096
 HEADER, NODE = 16, 8

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.backend import Contains, Count, EventRecord, Members, Record, UserRecord
+from engine.backends.base import Contains, Count, EventRecord, Members, Record, UserRecord
+from engine.backends.local.backend import LocalBackend
+from engine.backends.local.settings import LocalSettings
 from engine.criteria.model import Aggregate, ConsentState, Equals, EventType, Text
-from engine.local.backend import LocalBackend
-from engine.local.settings import LocalSettings
 from engine.plan.model import (
     AttributeMatch,
     BucketMatch,
@@ -30,7 +30,7 @@ from engine.values import MICROS_PER_DAY
 from tests.conformance.as_columns import columns_of
 from tests.conformance.site import ACCOUNT, APP, AUDIENCE, JOURNEY, NOON, SHOP, WEB, event, plan_of, update
 
-SETTINGS = LocalSettings(groups=2, fold_seconds=3_600.0)
+SETTINGS = LocalSettings(groups=2, checkpoint_seconds=3_600.0)
 OTHER = "accounts/other"
 OTHER_INPUT = f"{OTHER}/workspaces/main/inputs/web"
 USERS = [f"user-{number}" for number in range(400)]
@@ -74,17 +74,17 @@ def make(directory: Path) -> None:
         backend.append(ACCOUNT, records(round_), request_id=f"request-{round_}")
         backend.append(OTHER, [EventRecord(f"o-{round_}", OTHER_INPUT, "buy", EventType.CUSTOM, NOON, {})])
         backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
-        backend.fold()
+        backend.checkpoint()
     backend.append_columns(ACCOUNT, columns_of([event(user_id, time=NOON - 7) for user_id in USERS[:300]]))
     backend.documents.commit({"a/document": b"content", "b/document": b"more"})
     backend.alias(ACCOUNT, "user-7", "user-8")
     backend.erase(ACCOUNT, ["user-9", "user-10"])
-    backend.fold()
+    backend.checkpoint()
     backend.append(ACCOUNT, records(1)[:200])
     backend.append(ACCOUNT, [event("late", event_id="late", price=3.0)])
     backend.alias(ACCOUNT, "someone else", "user-3")
     # What is only in the log stays there.
-    backend._fold = backend.revision  # type: ignore[method-assign]
+    backend._checkpoint = backend.revision  # type: ignore[method-assign]
     backend.close()
     (directory / "made").rename(directory / "store")
 
@@ -206,5 +206,5 @@ def writes() -> dict[str, Ask]:
         "erase": lambda b: b.erase(ACCOUNT, ["user-20", "nobody"]).accepted,
         "refresh": lambda b: b.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD),
         "a document": lambda b: b.documents.commit({"c/document": b"new"}),
-        "fold": lambda b: b.fold(),
+        "checkpoint": lambda b: b.checkpoint(),
     }

@@ -38,17 +38,17 @@ STARTING_S = 0.5
 WHOLE_ROUNDS = 25
 FAULTS_SHOWN_MAX = 20
 FLAGS = ("--log-level", "error", "--refresh-interval-ms", "50")
-FOLDS: tuple[tuple[str, ...], ...] = (
+CHECKPOINTS: tuple[tuple[str, ...], ...] = (
     (),
-    ("--fold-records", "1", "--fold-s", "0.01"),
-    ("--fold-records", "300", "--fold-s", "0.05"),
-    ("--fold-s", "0.3"),
+    ("--checkpoint-records", "1", "--checkpoint-s", "0.01"),
+    ("--checkpoint-records", "300", "--checkpoint-s", "0.05"),
+    ("--checkpoint-s", "0.3"),
 )
-"""Folding hardly ever, all the time, and now and then."""
+"""Checkpointing hardly ever, all the time, and now and then."""
 KILLED_STARTING_PERCENT = 15
-KILLED, KILLED_FOLDING = "killed", "killed after a commit to the index"
+KILLED, KILLED_CHECKPOINTING = "killed", "killed after a commit to the index"
 KILLED_STOPPING, STOPPED = "killed while stopping", "stopped"
-ENDS = (KILLED,) * 5 + (KILLED_FOLDING,) * 3 + (KILLED_STOPPING, STOPPED)
+ENDS = (KILLED,) * 5 + (KILLED_CHECKPOINTING,) * 3 + (KILLED_STOPPING, STOPPED)
 COMMIT_S_MAX = 0.5
 COMMIT_POLL_S = 0.0002
 COMMIT_BYTES = 2 * 4_096
@@ -150,7 +150,7 @@ class KillRounds:
     @contextlib.contextmanager
     def _started(self) -> Iterator[ServiceProcess]:
         """The service, started; now and then killed while it starts, and started again."""
-        flags = (*FLAGS, *self._source.choice(FOLDS))
+        flags = (*FLAGS, *self._source.choice(CHECKPOINTS))
         while self._source.randrange(100) < KILLED_STARTING_PERCENT:
             self.tally.ends["killed while starting"] += 1
             self._start_and_kill(flags, self._source.uniform(0.3, 1.1) * self._starting_s)
@@ -183,7 +183,7 @@ class KillRounds:
         if how == STOPPED:
             service.stop()
             return
-        if how == KILLED_FOLDING:
+        if how == KILLED_CHECKPOINTING:
             self._wait_for_commit()
         elif how == KILLED_STOPPING:
             os.kill(service.pid, signal.SIGTERM)
@@ -191,7 +191,7 @@ class KillRounds:
         service.kill()
 
     def _wait_for_commit(self) -> None:
-        """Waits until something is committed to the index: a fold then has yet to trim the log."""
+        """Waits until something is committed to the index: a checkpoint then has yet to trim the log."""
         deadline = time.monotonic() + COMMIT_S_MAX
         with (self._directory / "index" / "data.mdb").open("rb", buffering=0) as file:
             before = file.read(COMMIT_BYTES)

@@ -10,7 +10,7 @@ In each round
 3. six clients write through streams and single calls: new batches, batches and events sent before, those
    that the kill left without an answer, rows and aliases that must be refused, and erasures;
 4. after a random time the process gets SIGKILL, at times right after a commit to its index or while it stops;
-   in many rounds it folds all the while. Now and then it stops in peace.
+   in many rounds it checkpoints all the while. Now and then it stops in peace.
 
 The users of a round are compared in the next one, everything every `WHOLE_ROUNDS`. The seed chooses batches
 and moments, but not where exactly a process ends. Stops at the first difference, keeps the store, and exits

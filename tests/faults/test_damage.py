@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.local.keys import Family
+from engine.backends.local.storage.keys import Family
 from tests.faults.damage import Campaign, table
 from tests.faults.damage_places import families_met
 

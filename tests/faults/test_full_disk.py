@@ -36,11 +36,11 @@ BATCHES_MAX = 5_000
 ROOM_BYTES = 128 * 1024
 NOON = datetime(2025, 6, 15, 12, tzinfo=UTC)
 
-INDEX_IS_FULL = "the store is full: its log cannot be folded"
+INDEX_IS_FULL = "the store is full: its log cannot be checkpointed"
 
 QUIET = ("--log-level", "error")
-NEVER_FOLDS = ("--fold-s", "100000", "--fold-records", "100000000")
-FOLDS_OFTEN = ("--fold-s", "0.05")
+NEVER_CHECKPOINTS = ("--checkpoint-s", "100000", "--checkpoint-records", "100000000")
+CHECKPOINTS_OFTEN = ("--checkpoint-s", "0.05")
 
 
 class Site:
@@ -134,7 +134,7 @@ def running(store: Path, *flags: str, acknowledged: int = 0) -> Iterator[Site]:
 
 
 def test_a_log_that_cannot_grow_and_then_can(tmp_path: Path) -> None:
-    with running(tmp_path / "store", *NEVER_FOLDS) as site:
+    with running(tmp_path / "store", *NEVER_CHECKPOINTS) as site:
         site.send()
         site.limit_files(max(site.file_bytes("log"), site.file_bytes("index")) + ROOM_BYTES)
         site.send_until_refused()
@@ -154,7 +154,7 @@ def test_a_log_that_cannot_grow_and_then_can(tmp_path: Path) -> None:
 
 
 def test_an_index_that_cannot_grow_and_then_can(tmp_path: Path) -> None:
-    with running(tmp_path / "store", *FOLDS_OFTEN) as site:
+    with running(tmp_path / "store", *CHECKPOINTS_OFTEN) as site:
         grow_the_index(site)
         site.limit_files(site.file_bytes("index") + ROOM_BYTES)
         site.send_until_refused()
@@ -162,7 +162,7 @@ def test_an_index_that_cannot_grow_and_then_can(tmp_path: Path) -> None:
         site.check_answers()
         assert not site.can_send()
         site.limit_files(resource.RLIM_INFINITY)
-        # What the log holds is folded by the next attempt, after which writes are taken.
+        # What the log holds is checkpointed by the next attempt, after which writes are taken.
         eventually(site.can_send)
         for _ in range(3):
             site.send()
@@ -171,7 +171,7 @@ def test_an_index_that_cannot_grow_and_then_can(tmp_path: Path) -> None:
 
 
 def test_an_index_that_cannot_grow_when_the_service_is_killed(tmp_path: Path) -> None:
-    with running(tmp_path / "store", *FOLDS_OFTEN) as site:
+    with running(tmp_path / "store", *CHECKPOINTS_OFTEN) as site:
         grow_the_index(site)
         site.limit_files(site.file_bytes("index") + ROOM_BYTES)
         site.send_until_refused()
@@ -191,7 +191,7 @@ def grow_the_index(site: Site) -> None:
         site.send()
 
 
-@pytest.mark.parametrize("flags", [NEVER_FOLDS, FOLDS_OFTEN], ids=["log", "index"])
+@pytest.mark.parametrize("flags", [NEVER_CHECKPOINTS, CHECKPOINTS_OFTEN], ids=["log", "index"])
 def test_a_map_that_is_full_and_larger_after_a_restart(tmp_path: Path, flags: tuple[str, ...]) -> None:
     with running(tmp_path / "store", "--map-bytes", str(2 << 20), *flags) as site:
         site.send_until_refused()

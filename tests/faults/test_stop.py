@@ -28,8 +28,8 @@ from tests.harness import ACCOUNT, EVENTUALLY_S, INPUT, Refusal, Stubs, read_ref
 BATCHES = 5
 EVENTS = 40
 """Of a batch: enough to be taken by column."""
-NEVER_FOLDS = ("--fold-s", "100000", "--fold-records", "100000000")
-FLAGS = ("--stop-grace-s", "600", "--log-level", "error", *NEVER_FOLDS)
+NEVER_CHECKPOINTS = ("--checkpoint-s", "100000", "--checkpoint-records", "100000000")
+FLAGS = ("--stop-grace-s", "600", "--log-level", "error", *NEVER_CHECKPOINTS)
 
 
 def batch(number: int) -> StreamEventsRequest:

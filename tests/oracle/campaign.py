@@ -22,8 +22,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.backends.local.settings import LocalSettings
 from engine.errors import MilepostError
-from engine.local.settings import LocalSettings
 from tests.oracle.differences import in_engine, in_expiry, in_explanations, in_labels, in_planner
 from tests.oracle.engine_side import EngineSide
 from tests.oracle.evaluate import Oracle

@@ -21,7 +21,7 @@ from tests.oracle.trees import Trees
 from tests.oracle.world import Alias, Batch, Erase, World, walk
 
 RESTART_SHARE = 0.05
-FOLD_SHARE = 0.2
+CHECKPOINT_SHARE = 0.2
 
 Members = Mapping[str, frozenset[str]]
 
@@ -155,8 +155,8 @@ def in_engine(trees: Trees, side: EngineSide, source: random.Random) -> list[Dif
     if source.random() < RESTART_SHARE:
         side.restart()
     for operation in range(half, len(world.operations)):
-        if source.random() < FOLD_SHARE:
-            side.backend.fold()
+        if source.random() < CHECKPOINT_SHARE:
+            side.backend.checkpoint()
         side.feed(world, operation + 1)
     side.feed(world)
     if source.random() < RESTART_SHARE:

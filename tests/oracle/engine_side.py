@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 
-from engine.backend import Contains, Count, Members
-from engine.local.backend import LocalBackend
-from engine.local.settings import LocalSettings
+from engine.backends.base import Contains, Count, Members
+from engine.backends.local.backend import LocalBackend
+from engine.backends.local.settings import LocalSettings
 from engine.plan.expiry import expiry_plan
 from engine.plan.model import Plan
 from engine.plan.passes import ALL_PASSES, Pass

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import xxhash
 
-from engine.backend import EventRecord
+from engine.backends.base import EventRecord
 from engine.criteria.model import (
     FIRST_SEEN,
     LAST_SEEN,
@@ -248,10 +248,10 @@ def aggregate_of(
         for event in events
         if isinstance(value := event.attributes.get(of), float)
     ]
-    return _fold_numbers(aggregate, numbers)
+    return _checkpoint_numbers(aggregate, numbers)
 
 
-def _fold_numbers(aggregate: Aggregate, numbers: list[tuple[Micros, Fraction]]) -> Fraction | None:
+def _checkpoint_numbers(aggregate: Aggregate, numbers: list[tuple[Micros, Fraction]]) -> Fraction | None:
     """Aggregates of (time, number) pairs in the order of arrival."""
     if aggregate is Aggregate.SUM:
         return sum((number for _, number in numbers), Fraction(0))

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import msgspec
 
-from engine.backend import EventRecord, Record, UserRecord
+from engine.backends.base import EventRecord, Record, UserRecord
 from engine.criteria.model import (
     FIRST_SEEN,
     LAST_SEEN,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from engine.backend import EventRecord, Record, UserRecord
+from engine.backends.base import EventRecord, Record, UserRecord
 from engine.criteria.model import ConsentState
 from engine.values import Micros, Value
 from tests.oracle.world import Alias, Batch, Erase, Expire, World, workspace_of

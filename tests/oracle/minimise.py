@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from engine.backend import EventRecord, Record
+from engine.backends.base import EventRecord, Record
 from engine.criteria.model import AllOf, AnyOf, Criterion, Event, Not, Sequence
 from engine.plan.tree import audiences_in
 from tests.oracle.world import Batch, Journey, Milestone, Operation, World, fresh_account, walk

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 import xxhash
 
-from engine.backend import EventRecord
+from engine.backends.base import EventRecord
 from engine.criteria.conditions import WhereAll, WhereAny, WhereAttribute, WhereNot
 from engine.criteria.model import Aggregate
 from engine.plan.model import (

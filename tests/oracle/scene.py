@@ -7,7 +7,7 @@ from typing import Self
 
 import msgspec
 
-from engine.backend import EventRecord, Record, UserRecord
+from engine.backends.base import EventRecord, Record, UserRecord
 from engine.criteria.model import ConsentState, Criterion, EventType
 from engine.values import Micros, Value
 from tests.oracle.palette import instant

@@ -1,7 +1,7 @@
 """The embedded backend with its limits brought down.
 
-So a world of sixty records reaches what otherwise takes millions: split slices, merged parts, evicted cells,
-wide sums, the other branch of every choice by cost.
+So a world of sixty records reaches what otherwise takes millions: split slices, merged parts, evicted
+page_cache, wide sums, the other branch of every choice by cost.
 
 No limit changes an answer. Those named here are constants inside the backend and in its settings.
 """
@@ -15,44 +15,50 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from unittest import mock
 
-from engine.local.settings import LocalSettings
+from engine.backends.local.settings import LocalSettings
 
 LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
-    "engine.local.columns": {"COMPARED_RANGES_MAX": (0, 1)},
-    "engine.local.compression": {"COMPRESSED_BYTES_MIN": (0, 1)},
-    "engine.local.execute": {"NARROW_SHARE": (1, 1_000), "BOUND_PLANS_MAX": (1,)},
-    "engine.local.predicates": {"PROFILE_USERS_MAX": (0, 1), "PROFILE_USERS_OVER_SCAN_MAX": (0, 1)},
-    "engine.local.properties": {"TEXT_IN_KEY_BYTES_MAX": (0, 2)},
-    "engine.local.seen": {
+    "engine.backends.local.storage.ranges": {"COMPARED_RANGES_MAX": (0, 1)},
+    "engine.backends.local.storage.compression": {"COMPRESSED_BYTES_MIN": (0, 1)},
+    "engine.backends.local.query.executor": {"NARROW_SHARE": (1, 1_000), "BOUND_PLANS_MAX": (1,)},
+    "engine.backends.local.query.predicates": {
+        "PROFILE_USERS_MAX": (0, 1),
+        "PROFILE_USERS_OVER_SCAN_MAX": (0, 1),
+    },
+    "engine.backends.local.attributes.index": {"TEXT_IN_KEY_BYTES_MAX": (0, 2)},
+    "engine.backends.local.users.first_last_seen": {
         "WAITING_USERS_MAX": (1, 3),
         "WAITING_BATCHES_MAX": (1, 2),
         "VECTOR_USERS_MIN": (0,),
     },
-    "engine.local.state": {"IMPORT_CHUNK_USERS": (1, 3)},
-    "engine.local.runs": {"RUNS_PER_TIER_MAX": (1, 2), "BLOCK_BYTES": (16, 32)},
-    "engine.local.user_index": {"KNOWN_USERS_MAX": (2, 6), "LOADED_USERS_PER_MISSING_ONE": (0, 1)},
-    "engine.local.events.aggregate": {"DENSE_SHARE": (1, 1_000)},
-    "engine.local.events.compaction": {
-        "COMPACTED_ROWS_PER_FOLD": (0, 3),
+    "engine.backends.local.write.state": {"IMPORT_CHUNK_USERS": (1, 3)},
+    "engine.backends.local.storage.sorted_runs": {"RUNS_PER_TIER_MAX": (1, 2), "BLOCK_BYTES": (16, 32)},
+    "engine.backends.local.users.id_index": {
+        "HASH_TABLE_USERS_MAX": (2, 6),
+        "LOADED_USERS_PER_MISSING_ONE": (0, 1),
+    },
+    "engine.backends.local.events.aggregate": {"DENSE_SHARE": (1, 1_000)},
+    "engine.backends.local.events.compaction": {
+        "COMPACTED_ROWS_PER_CHECKPOINT": (0, 3),
         "EXPIRED_SHARE_MAX": (0, 1),
         "JOINED_RATIO_MAX": (0, 1),
         "LATE_SHARE_MAX": (1,),
     },
-    "engine.local.events.decimals": {"MANTISSA_MAX": (0, 10), "EXPONENT_MAX": (0, 1)},
-    "engine.local.events.distinct": {
+    "engine.backends.local.events.decimals": {"MANTISSA_MAX": (0, 10), "EXPONENT_MAX": (0, 1)},
+    "engine.backends.local.events.distinct": {
         "MARKS_MAX": (0, 2),
         "_PAIR_MAX": (0, 8),
         "FLAGS_PER_PAIR_MAX": (0, 1_000),
     },
-    "engine.local.events.select": {"PROBE_COST": (0, 1_000)},
-    "engine.local.events.sequence": {"_KEY_MAX": (0,)},
-    "engine.local.events.sums": {"_INTEGER_MAX": (1, 1 << 8)},
-    "engine.local.events.table": {
+    "engine.backends.local.events.select": {"PROBE_COST": (0, 1_000)},
+    "engine.backends.local.events.sequence": {"_KEY_MAX": (0,)},
+    "engine.backends.local.events.sums": {"_INTEGER_MAX": (1, 1 << 8)},
+    "engine.backends.local.events.table": {
         "SLICE_ROWS_MAX": (1, 3),
         "SLICE_PARTS_MAX": (1, 2),
         "SLICE_PARTS_LIMIT": (1, 3),
     },
-    "engine.local.events.tables": {"PENDING_ROWS_MAX": (1, 3)},
+    "engine.backends.local.events.tables": {"PENDING_ROWS_MAX": (1, 3)},
 }
 
 UNTOUCHED_PERCENT = 40
@@ -76,6 +82,6 @@ def _settings(source: random.Random) -> LocalSettings:
         "cache_bytes": (1, 4_096),
         "column_cache_bytes": (1, 4_096),
         "apply_chunk_records": (1, 2),
-        "fold_records": (1, 7),
+        "checkpoint_records": (1, 7),
     }
     return LocalSettings(**{name: source.choice(values) for name, values in drawn.items()})

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from engine.backend import Record
+from engine.backends.base import Record
 from engine.criteria.model import Criterion
 from engine.values import Micros
 

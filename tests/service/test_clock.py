@@ -24,7 +24,7 @@ from milepost.v1.account_service_pb2 import UpdateAccountRequest
 from tests.harness import ACCOUNT, INPUT, Serving, eventually, refusal_of, serving
 
 DAY_S = 86_400
-SETTINGS = {"access_log": "none", "fold_s": 0.05, "retention_interval_s": 0.05}
+SETTINGS = {"access_log": "none", "checkpoint_s": 0.05, "retention_interval_s": 0.05}
 NANOS = 1_000_000_000
 
 
@@ -75,7 +75,7 @@ def members(service: Serving, audience: str) -> int:
 def swept(service: Serving) -> int:
     """The events that are left after a sweep of the retention."""
     service.application.engine.retention.run()
-    service.application.engine.backend.fold()
+    service.application.engine.backend.checkpoint()
     return events(service)
 
 

@@ -29,7 +29,7 @@ def retain(service: Serving, days: int) -> None:
 
 
 def test_a_retention_that_is_set_counts_at_once_and_empties_the_store(tmp_path: Path) -> None:
-    settings = {"access_log": "none", "retention_interval_s": 0.05, "fold_s": 0.05}
+    settings = {"access_log": "none", "retention_interval_s": 0.05, "checkpoint_s": 0.05}
     with (
         serving(tmp_path / "store", **settings) as service,
         Client(service.address, account="a") as client,

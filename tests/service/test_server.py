@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from engine.engine import Engine
-from engine.journeys.accounts import Accounts
+from engine.resources.accounts import Accounts
 from milepost.v1 import (
     account_service_pb2,
     admin_service_pb2,

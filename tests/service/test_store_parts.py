@@ -15,13 +15,13 @@ from typing import NamedTuple
 import lmdb
 import pytest
 
-from engine.backend import Count
+from engine.backends.base import Count
+from engine.backends.local import offline
+from engine.backends.local.backend import LocalBackend
+from engine.backends.local.settings import LocalSettings
+from engine.backends.local.storage.ownership import Stage, owned
+from engine.backends.local.storage.parts import STORE_PARTS
 from engine.errors import MilepostError
-from engine.local import offline
-from engine.local.backend import LocalBackend
-from engine.local.settings import LocalSettings
-from engine.local.storage.ownership import Stage, owned
-from engine.local.storage.parts import STORE_PARTS
 from engine.plan.model import Universe
 from service.application import Application
 from service.config import Config
@@ -29,7 +29,7 @@ from tests.conformance.site import ACCOUNT, WEB, event, plan_of
 from tests.stores import crash_image
 from tests.test_docs import OPERATIONS, between
 
-SETTINGS = LocalSettings(groups=2, fold_seconds=3_600.0)
+SETTINGS = LocalSettings(groups=2, checkpoint_seconds=3_600.0)
 EVERYONE = plan_of(Universe(inputs=(WEB,)))
 USERS = 500
 PAGE_BYTES = 4_096

@@ -9,8 +9,8 @@ import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from engine.local.keys import Family, family_of
-from engine.local.storage.transactions import CHECKSUM_BYTES
+from engine.backends.local.storage.keys import Family, family_of
+from engine.backends.local.storage.transactions import CHECKSUM_BYTES
 from milepost.v1 import admin_service_pb2, audience_service_pb2, ingest_service_pb2, journey_service_pb2
 from milepost.v1.criteria_pb2 import Criteria
 from milepost.v1.data_pb2 import Event, UserUpdate
@@ -60,7 +60,7 @@ def fill(service: Serving) -> str:
     has_plan.user_attribute.test.exists.SetInParent()
     for milestone_id, criteria in (("buys", buys), ("has-plan", has_plan)):
         create_milestone(service, milestone_id, criteria)
-    service.application.engine.backend.fold()
+    service.application.engine.backend.checkpoint()
     return str(answer.revision)
 
 
@@ -91,7 +91,7 @@ def test_figures(service: Serving) -> None:
     revision = fill(service)
     stats = service.admin.GetStoreStats(STATS)
     assert (stats.users, stats.events, stats.purging) == (USERS, EVENTS, False)
-    assert stats.revision == stats.folded_revision == revision
+    assert stats.revision == stats.checkpointed_revision == revision
     keys = {kind.kind: kind.keys for kind in stats.kinds}
     assert keys["profiles"] == USERS
     assert keys["log"] == 0

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from engine.backends.local.backend import LocalBackend
+from engine.backends.local.storage.write_ahead_log import WriteAheadLog
 from engine.ingest import ColumnBatch, Ingest, Ingested
-from engine.local.backend import LocalBackend
-from engine.local.log import WriteAheadLog
 from milepost.v1.admin_service_pb2 import GetServerInfoRequest, GetServerInfoResponse
 from milepost.v1.data_pb2 import Event
 from milepost.v1.ingest_service_pb2 import IngestEventsRequest, StreamEventsRequest
@@ -27,7 +27,7 @@ UNREAD_MAX = 20
 OTHER_BATCHES = 300
 LONG = Event(user_id="x" * 300)
 """Refused, and three megabytes a batch."""
-NEVER_FOLDS: dict[str, Any] = {"fold_records": 1_000_000, "fold_s": 3_600.0}
+NEVER_CHECKPOINTS: dict[str, Any] = {"checkpoint_records": 1_000_000, "checkpoint_s": 3_600.0}
 
 
 def event(user_id: str) -> Event:
@@ -61,7 +61,7 @@ def test_streams_that_come_together_share_a_commit(tmp_path: Path, monkeypatch: 
     """While the batch of the first stream is committed, five others send theirs: they share the next."""
     groups: list[int] = []
     original = WriteAheadLog.append
-    with serving(tmp_path / "store", access_log="none", **NEVER_FOLDS) as service:
+    with serving(tmp_path / "store", access_log="none", **NEVER_CHECKPOINTS) as service:
         service.create_inputs()
         waiting = backend_of(service)._writer._waiting
 
@@ -115,7 +115,7 @@ def test_a_caller_who_does_not_read_acknowledgements_is_not_read_from(
             sent += 1
             yield batch(sequence, event("deaf"), *[LONG] * REFUSED_EVENTS)
 
-    with serving(tmp_path / "store", access_log="none", **NEVER_FOLDS) as service:
+    with serving(tmp_path / "store", access_log="none", **NEVER_CHECKPOINTS) as service:
         service.create_inputs()
         deaf = service.ingest.StreamEvents(requests())
         eventually(lambda: taken > 0)

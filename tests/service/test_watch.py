@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from engine.local.backend import LocalBackend
+from engine.backends.local.backend import LocalBackend
 from milepost.v1 import account_service_pb2, audience_service_pb2
 from milepost.v1.audience_service_pb2 import WatchMembershipRequest, WatchMembershipResponse
 from tests.harness import Serving, eventually, read_refusal, refusal_of, serving

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.backend import Count
+from engine.backends.base import Count
 from engine.criteria.model import (
     AllOf,
     AnyOf,

@@ -22,7 +22,7 @@ from tests.oracle.world import World
 pytestmark = pytest.mark.oracle
 
 SEEDS = st.integers(0, 2**32 - 1)
-"""Chooses the ways in which a world is asked about: passes, folds, restarts, how far time moves."""
+"""Chooses the ways in which a world is asked about: passes, checkpoints, restarts, how far time moves."""
 
 
 def over_worlds(count: int) -> settings:
@@ -35,8 +35,8 @@ def over_worlds(count: int) -> settings:
 @given(world=worlds(), seed=SEEDS)
 def test_the_engine_answers_as_the_oracle_does(engine_side: EngineSide, world: World, seed: int) -> None:
     """Members, sizes and single-user checks of every milestone; with random subsets of the planner's passes;
-    with a fold or a restart in between; and the stored membership, refreshed with the users whom new data or
-    time may have moved.
+    with a checkpoint or a restart in between; and the stored membership, refreshed with the users whom new
+    data or time may have moved.
     """
     assert in_engine(Trees(world), engine_side, random.Random(seed)) == []
 

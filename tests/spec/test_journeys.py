@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from engine.backends.local.backend import LocalBackend
 from engine.errors import DataLoss
-from engine.local.backend import LocalBackend
 from milepost import Client, make_event, names
 from milepost.cli.tree import draw_plain, read_picture, size_note, size_text
 from milepost.criteria import all_of, any_of, audience, event, labelled, not_

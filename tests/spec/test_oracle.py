@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import pytest
 
-from engine.backend import EventRecord, UserRecord
+from engine.backends.base import EventRecord, UserRecord
 from engine.criteria.model import (
     Aggregate,
     AllOf,

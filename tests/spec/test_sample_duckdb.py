@@ -15,7 +15,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from engine.backend import Count, Members
+from engine.backends.base import Count, Members
+from engine.backends.local.backend import LocalBackend
 from engine.criteria.model import (
     Aggregate,
     AllOf,
@@ -46,7 +47,6 @@ from engine.criteria.model import (
     WhereAttribute,
     WhereNot,
 )
-from engine.local.backend import LocalBackend
 from engine.plan.compile import compile_criterion, compile_milestone
 from engine.plan.tree import Account, JourneyTree, MilestoneKind, TreeMilestone
 from engine.values import MICROS_PER_DAY, MICROS_PER_SECOND, Micros

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from engine.engine import Engine
-from engine.journeys.forest import with_audiences_renamed
-from engine.journeys.model import (
+from engine.resources.milestone_tree import with_audiences_renamed
+from engine.resources.records import (
     Account,
     Connection,
     File,

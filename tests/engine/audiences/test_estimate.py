@@ -18,11 +18,11 @@ from engine.audiences.estimate import (
 )
 from engine.audiences.model import Default, Exact, MaxRelativeError, Precision, SizeState, TimeBudget
 from engine.audiences.sampling import relative_error
-from engine.backend import Count, Counts, EventRecord, Outlook
+from engine.backends.base import Count, Counts, EventRecord, Outlook
+from engine.backends.local.backend import LocalBackend
+from engine.backends.local.settings import LocalSettings
 from engine.criteria.model import EventType
 from engine.errors import DataLoss, DeadlineExceeded, InvalidInput, LimitExceeded
-from engine.local.backend import LocalBackend
-from engine.local.settings import LocalSettings
 from engine.plan.canonical import canonical_digest
 from engine.plan.model import BucketMatch, Empty, EventMatch, EventSelection, Interval, Plan, Universe
 from engine.values import PARTITION_COUNT

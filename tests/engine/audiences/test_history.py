@@ -10,12 +10,12 @@ import pytest
 
 from engine.audiences.history import DAYS_KEPT, HOURS_KEPT, TICKS_KEPT, SizeHistory, _Stored
 from engine.audiences.model import SizeInterval, SizePoint
-from engine.backend import Membership
+from engine.backends.base import Membership
+from engine.backends.local.backend import LocalBackend
 from engine.clock import Clock
 from engine.criteria.zones import load_zone
 from engine.engine import Engine
-from engine.journeys.model import Account
-from engine.local.backend import LocalBackend
+from engine.resources.records import Account
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_SECOND
 from tests.engine.machine import Machine
 from tests.engine.site import ACCOUNT, NOW, Site, did

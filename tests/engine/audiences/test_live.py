@@ -10,11 +10,12 @@ import pytest
 
 from engine.audiences.live import OLD_CHANGES_MICROS
 from engine.audiences.model import SizeKind, SizeState
-from engine.backend import Change
+from engine.backends.base import Change
 from engine.criteria.model import AllOf, Audience, Compare, Event, Not, Range
 from engine.engine import Engine
 from engine.errors import CursorExpired, DataLoss, NotFound
-from engine.journeys.model import (
+from engine.limits import CHANGES_DAYS, ERASED_IDS_DAYS
+from engine.resources.records import (
     Account,
     Closing,
     Connection,
@@ -23,8 +24,7 @@ from engine.journeys.model import (
     Journey,
     Milestone,
 )
-from engine.journeys.repository import Repository
-from engine.limits import CHANGES_DAYS, ERASED_IDS_DAYS
+from engine.resources.repository import Repository
 from engine.values import MICROS_PER_DAY, MICROS_PER_SECOND
 from tests.engine.site import ACCOUNT, APP, JOURNEY, NOW, WEB, WORKSPACE, Site, did
 
@@ -92,7 +92,7 @@ def test_users_whose_last_event_passes_out_of_the_retention_leave(site: Site, re
     look(NOW + 20 * DAY, {"u2"})
     look(NOW + 20 * DAY + MICROS_PER_SECOND, set())
     look(NOW + 23 * DAY, set())
-    assert site.backend.stats().events == (0 if removing and site.backend.fold() else 3)
+    assert site.backend.stats().events == (0 if removing and site.backend.checkpoint() else 3)
     assert changes(site, ever)[2:] == [("u1", False), ("u2", False)]
 
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from engine.audiences.model import MembershipStatus, SavedTarget
-from engine.backend import UserRecord
+from engine.backends.base import UserRecord
 from engine.criteria.model import (
     Aggregate,
     AllOf,
@@ -23,7 +23,7 @@ from engine.criteria.model import (
     UserAttribute,
 )
 from engine.errors import InvalidInput, NotFound, RevisionNotReached
-from engine.journeys.model import Account, Journey, Milestone
+from engine.resources.records import Account, Journey, Milestone
 from engine.values import MICROS_PER_DAY
 from tests.engine.site import ACCOUNT, JOURNEY, NOW, WEB, Site, did, event
 

@@ -18,8 +18,8 @@ from engine.audiences.sampling import (
     interval_95,
     relative_error,
 )
-from engine.backend import Block
-from engine.local.halvings import HALVINGS_MAX, Halvings
+from engine.backends.base import Block
+from engine.backends.local.query.halvings import HALVINGS_MAX, Halvings
 from engine.plan.model import BucketMatch, Difference, Intersection, Plan, Union, Universe
 from engine.values import PARTITION_COUNT
 

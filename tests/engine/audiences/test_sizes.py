@@ -19,7 +19,7 @@ from engine.audiences.model import (
 from engine.criteria.model import AllOf, AnyOf, Audience, Criterion, Not
 from engine.criteria.validation import Checked, Context, validate
 from engine.errors import FailedPrecondition, InvalidInput, NotFound, RevisionNotReached
-from engine.journeys.model import Account, Journey, MilestoneKind
+from engine.resources.records import Account, Journey, MilestoneKind
 from engine.values import MICROS_PER_DAY
 from tests.engine.site import ACCOUNT, APP, JOURNEY, NOW, WEB, Site, did, event
 
@@ -124,7 +124,7 @@ def test_a_draft_is_validated_once(shop: Site, monkeypatch: pytest.MonkeyPatch) 
         checked.append(context.root)
         return validate(criterion, context)
 
-    monkeypatch.setattr("engine.journeys.criteria.validate", counting)
+    monkeypatch.setattr("engine.resources.criteria.validate", counting)
     shop.engine.sizes.estimate(Draft(journey=JOURNEY, criteria=did("look")))
     assert checked == ["draft.criteria"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from engine.audiences.model import WatchChanges, WatchItem, WatchProgress, WatchSnapshot
 from engine.errors import CursorExpired, FailedPrecondition, InvalidInput, NotFound
-from engine.journeys.model import Milestone
+from engine.resources.records import Milestone
 from engine.values import MICROS_PER_SECOND
 from tests.engine.site import ACCOUNT, JOURNEY, NOW, Site, did
 

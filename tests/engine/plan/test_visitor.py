@@ -13,9 +13,9 @@ import msgspec
 import pytest
 
 import engine.audiences.explain
+import engine.backends.local.query.executor
 import engine.criteria.describe
 import engine.criteria.validation
-import engine.local.execute
 import engine.plan.compile
 import engine.plan.expiry
 import engine.plan.explain  # noqa: F401  (visitors are found among the modules imported here)

@@ -7,7 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.backend import EventRecord, Profile, UserRecord
+from engine.backends.base import EventRecord, Profile, UserRecord
 from engine.criteria.model import ConsentState, EventType
 from engine.ingest import Rejection
 from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS, Micros, Value

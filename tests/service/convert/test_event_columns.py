@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from engine.backend import EventRecord
+from engine.backends.base import EventRecord
 from engine.checks import Fault, Times, check_columns, check_event
 from engine.criteria.model import EventType
 from engine.event_columns import EventColumns

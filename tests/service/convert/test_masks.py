@@ -9,7 +9,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
 from engine.errors import InvalidInput
-from engine.journeys import accounts, audiences, connections, journeys, milestones, outputs
+from engine.resources import accounts, audiences, connections, journeys, milestones, outputs
 from milepost.v1 import account_pb2, connection_pb2, journey_pb2
 from service.convert.masks import (
     ACCOUNT_FIELDS,

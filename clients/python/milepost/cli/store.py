@@ -260,7 +260,7 @@ def _show_stats(found: GetStoreStatsResponse, out: Console) -> None:
     facts = [
         ["store", found.store_id],
         ["revision", found.revision],
-        ["folded into the index", found.folded_revision],
+        ["checkpointed into the index", found.checkpointed_revision],
         ["format version", str(found.format_version)],
         ["users", number(found.users)],
         ["events", number(found.events)],

@@ -25,7 +25,9 @@ from milepost.v1.criteria_pb2 import (
 M = TypeVar("M", bound=Message)
 
 _NANOSECONDS_A_MICROSECOND = 1_000
-_TESTS_THAT_FOLD_CASE = frozenset({"equals", "in", "contains", "starts_with", "ends_with", "glob", "matches"})
+_TESTS_THAT_CHECKPOINT_CASE = frozenset(
+    {"equals", "in", "contains", "starts_with", "ends_with", "glob", "matches"}
+)
 
 
 def normal_form(message: M) -> M:
@@ -52,7 +54,7 @@ def _event(event: EventCriterion) -> None:
 
 
 def _value_test(test: ValueTest) -> None:
-    if test.WhichOneof("test") not in _TESTS_THAT_FOLD_CASE:
+    if test.WhichOneof("test") not in _TESTS_THAT_CHECKPOINT_CASE:
         test.ignore_case = False
 
 

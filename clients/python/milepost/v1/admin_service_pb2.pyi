@@ -89,7 +89,7 @@ class GetServerInfoResponse(_message.Message):
     events: _builtins.int
     disk_bytes: _builtins.int
     log_bytes: _builtins.int
-    """Log that is not yet folded into the index."""
+    """Log that is not yet checkpointed into the index."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -184,7 +184,7 @@ class GetStoreStatsResponse(_message.Message):
 
     STORE_ID_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
-    FOLDED_REVISION_FIELD_NUMBER: _builtins.int
+    CHECKPOINTED_REVISION_FIELD_NUMBER: _builtins.int
     FORMAT_VERSION_FIELD_NUMBER: _builtins.int
     USERS_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
@@ -194,17 +194,17 @@ class GetStoreStatsResponse(_message.Message):
     store_id: _builtins.str
     revision: _builtins.str
     """The newest state."""
-    folded_revision: _builtins.str
+    checkpointed_revision: _builtins.str
     """The state that the index has reached; what came later is in the log as well as in memory."""
     format_version: _builtins.int
     """Version of the form in which the store is written."""
     users: _builtins.int
     events: _builtins.int
-    """Events, those that were removed included for as long as they are stored: of erased users until folds have
+    """Events, those that were removed included for as long as they are stored: of erased users until checkpoints have
     rewritten them, too old ones until there are enough of them.
     """
     purging: _builtins.bool
-    """Rows of erased users are still to be rewritten, which folds do step by step."""
+    """Rows of erased users are still to be rewritten, which checkpoints do step by step."""
     @_builtins.property
     def kinds(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredKind]:
         """Every kind of data, those of which there is nothing included."""
@@ -216,7 +216,7 @@ class GetStoreStatsResponse(_message.Message):
         *,
         store_id: _builtins.str = ...,
         revision: _builtins.str = ...,
-        folded_revision: _builtins.str = ...,
+        checkpointed_revision: _builtins.str = ...,
         format_version: _builtins.int = ...,
         users: _builtins.int = ...,
         events: _builtins.int = ...,
@@ -226,7 +226,7 @@ class GetStoreStatsResponse(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "files", b"files", "folded_revision", b"folded_revision", "format_version", b"format_version", "kinds", b"kinds", "purging", b"purging", "revision", b"revision", "store_id", b"store_id", "users", b"users"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpointed_revision", b"checkpointed_revision", "events", b"events", "files", b"files", "format_version", b"format_version", "kinds", b"kinds", "purging", b"purging", "revision", b"revision", "store_id", b"store_id", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,376 @@
+"""One account's data: its users, their fields and events, and how log entries change them.
+
+Everything here is a function of the log's order: no clock and no chance, so that replay reaches the same
+state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+from pyroaring import BitMap
+
+from engine.backends.base import EventRecord, Profile, Record, SeenNames, UserRecord
+from engine.backends.local.account.name_catalog import Catalog
+from engine.backends.local.attributes.index import Properties, Write
+from engine.backends.local.attributes.user_writes import UserRows, field_columns, write_columns
+from engine.backends.local.events import (
+    ArrivedRows,
+    ColumnCache,
+    ColumnNumbers,
+    EventRow,
+    EventTables,
+    RowUsers,
+)
+from engine.backends.local.storage.bitmaps import bitmap_of
+from engine.backends.local.storage.name_table import (
+    NO_ACCOUNT,
+    FieldKind,
+    Names,
+    NameSpace,
+    Space,
+    field_name,
+    field_of,
+    workspace_of,
+)
+from engine.backends.local.storage.page_cache import PageCache
+from engine.backends.local.storage.step_cache import ANY_NAME, ReadKey, StepCache
+from engine.backends.local.storage.store import Store
+from engine.backends.local.storage.transactions import Writable
+from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT, UserRef
+from engine.backends.local.users.directory import Directory
+from engine.backends.local.users.first_last_seen import FirstLastSeen
+from engine.backends.local.users.id_index import UserIndex
+from engine.criteria.model import ConsentState
+from engine.errors import FailedPrecondition
+from engine.event_columns import EventColumns
+from engine.user_columns import UserColumns
+from engine.values import Micros, Value
+
+BUCKET_COLUMNS_MAX = 64
+"""How many (group, salt) columns of hashes are kept, eight bytes a user each."""
+
+_NOBODY = BitMap(optimize=False)
+
+
+class _EventAttributes(dict[str, int]):
+    """Attribute name → number, numbering new names on first use."""
+
+    def __init__(self, space: NameSpace) -> None:
+        super().__init__(space.numbers)
+        self._space = space
+
+    def __missing__(self, name: str) -> int:
+        number = self[name] = self._space.number(name)
+        return number
+
+
+class Account:
+    """The state of one account. Called with the state lock held, inside a session of the page_cache."""
+
+    def __init__(
+        self, store: Store, page_cache: PageCache, columns: ColumnCache, names: Names, name: str
+    ) -> None:
+        self.name = name
+        self.number = names.space(Space.ACCOUNT, NO_ACCOUNT).number(name)
+        self.groups = store.groups
+        self.inputs = names.space(Space.INPUT, self.number)
+        self.events = names.space(Space.EVENT, self.number)
+        self.event_attributes = names.space(Space.EVENT_ATTRIBUTE, self.number)
+        self.fields = names.space(Space.FIELD, self.number)
+        self.user_index = UserIndex(store.index, self.number, store.seed)
+        self.directory = Directory(page_cache, self.user_index, self.number, store.partitions)
+        self.seen = FirstLastSeen(page_cache, self.number)
+        self.properties = Properties(page_cache, self.number)
+        self.tables = EventTables(store, self.number, store.groups, columns)
+        self.catalog = Catalog(
+            self.groups,
+            self.inputs,
+            self.events,
+            self.event_attributes,
+            self.fields,
+            self.tables,
+            self.properties,
+        )
+        self.cache = StepCache()
+        self._attribute_numbers = _EventAttributes(self.event_attributes)
+        self._field_numbers: dict[tuple[FieldKind, str, str], int] = {}
+        self._buckets: dict[tuple[int, str], npt.NDArray[np.uint64]] = {}
+
+    # --- what the log says ---
+
+    def apply(self, records: Sequence[Record], repeated: Sequence[bool], sequence: int) -> set[UserRef]:
+        """Applies records in order, the first with that arrival sequence number, save those marked as
+        repeated. Answers the places of the users they touched.
+        """
+        self.seen.begin()
+        self.properties.begin()
+        rows: list[EventRow] = []
+        touched: set[UserRef] = set()
+        changed: set[ReadKey] = set()
+        taken = [record for record, is_repeated in zip(records, repeated, strict=True) if not is_repeated]
+        places = self.directory.places([record.user_id for record in taken]).tolist()
+        for record, place in zip(taken, places, strict=True):
+            sequence += 1
+            touched.add(place)
+            input_number = self.inputs.number(record.input)
+            self.seen.saw(input_number, place, record.time)
+            if type(record) is EventRecord:
+                row = self._row(record, place, input_number, sequence)
+                rows.append(row)
+                changed.add(("events", input_number, row.name_number, row.group))
+            elif type(record) is UserRecord:
+                self.properties.write(place, self._writes(record, sequence))
+        self.tables.add(rows)
+        self._touch(changed)
+        return touched
+
+    def apply_columns(
+        self, columns: EventColumns, sequence: int, yield_lock: Callable[[], None]
+    ) -> dict[int, BitMap]:
+        """Applies events that come as columns, the first with the arrival sequence number after `sequence`.
+        Answers the users they touched, by group. `yield_lock` is called now and then and may let others read.
+        """
+        self.seen.begin()
+        places = self.directory.places(columns.user_ids.entries)
+        users = RowUsers(places, columns.user_ids.codes)
+        input_numbers = [self.inputs.number(name) for name in columns.inputs.entries]
+        touched = self._see(users, input_numbers, columns)
+        yield_lock()
+        numbers = ColumnNumbers(
+            inputs=input_numbers,
+            names=[self.events.number(name) for name in columns.names.entries],
+            attributes=[self._attribute_numbers[column.name] for column in columns.attributes],
+        )
+        arrived = ArrivedRows(columns, users, numbers, sequence)
+        self.tables.add_columns(arrived)
+        changed: set[ReadKey] = {("events", *table) for table in arrived.tables()}
+        self._touch(changed)
+        return touched
+
+    def apply_user_columns(self, columns: UserColumns, sequence: int) -> dict[int, BitMap]:
+        """As `apply_columns`, for user updates."""
+        self.seen.begin()
+        self.properties.begin()
+        counts = np.array(self.directory.counts)
+        users = RowUsers(self.directory.places(columns.user_ids.entries), columns.user_ids.codes)
+        touched = self._see(users, [self.inputs.number(name) for name in columns.inputs.entries], columns)
+        places = users.row_places
+        is_new = (places & DENSE_MASK) >= counts[places >> GROUP_SHIFT]
+        rows = UserRows(places, columns.times, sequence, is_new)
+        write_columns(self.properties, rows, field_columns(columns, self._field))
+        self._touch(set())
+        return touched
+
+    def _see(
+        self, users: RowUsers, input_numbers: Sequence[int], columns: EventColumns | UserColumns
+    ) -> dict[int, BitMap]:
+        """Notes when users were seen through the inputs; answers them by group."""
+        touched: dict[int, BitMap] = {}
+        for entry, input_number in enumerate(input_numbers):
+            rows = None if len(input_numbers) == 1 else np.flatnonzero(columns.inputs.codes == entry)
+            for group, ids, first, last in users.spans(columns.times, rows):
+                self.seen.saw_many(input_number, group, ids, first, last)
+                touched[group] = touched.get(group, _NOBODY) | bitmap_of(ids)
+        return touched
+
+    def _row(self, record: EventRecord, place: UserRef, input_number: int, sequence: int) -> EventRow:
+        numbers = self._attribute_numbers
+        return EventRow(
+            place >> GROUP_SHIFT,
+            place & DENSE_MASK,
+            input_number,
+            self.events.number(record.name),
+            record.type,
+            record.time,
+            sequence,
+            {numbers[name]: value for name, value in record.attributes.items()},
+        )
+
+    def _writes(self, record: UserRecord, sequence: int) -> Iterable[tuple[int, Write]]:
+        workspace = workspace_of(record.input)
+        time = record.time
+        for name, value in record.attributes.items():
+            yield self._field(FieldKind.ATTRIBUTE, workspace, name), (time, sequence, value)
+        for kind, identity in record.identities.items():
+            yield self._field(FieldKind.IDENTITY, kind), (time, sequence, identity)
+        for (regulation, purpose), state in record.consents.items():
+            yield self._field(FieldKind.CONSENT, regulation, purpose), (time, sequence, state.value)
+
+    def _field(self, kind: FieldKind, scope: str, name: str = "") -> int:
+        number = self._field_numbers.get((kind, scope, name))
+        if number is None:
+            number = self.fields.number(field_name(kind, scope, name))
+            self._field_numbers[kind, scope, name] = number
+        return number
+
+    def _touch(self, changed: set[ReadKey]) -> None:
+        """Voids cached answers that read what changed."""
+        changed |= {("events", number, ANY_NAME, group) for _, number, _, group in changed}
+        changed |= self.properties.touched
+        changed |= self.seen.touched
+        changed |= self.directory.touched
+        self.cache.touch(changed)
+        for touched in (self.properties.touched, self.seen.touched, self.directory.touched):
+            touched.clear()
+
+    def erase(self, user_id: str) -> tuple[str, UserRef] | None:
+        """Removes the user that an id names, with its aliases; answers its own id and place, None when there
+        is none.
+        """
+        canonical = self.directory.canonical(user_id)
+        place = self.directory.find(canonical)
+        if place is not None:
+            self._take(canonical, place)
+        self.directory.unlink_aliases(canonical)
+        return None if place is None else (canonical, place)
+
+    def _take(
+        self, user_id: str, place: UserRef
+    ) -> tuple[list[EventRow], dict[int, Write], dict[int, tuple[Micros, Micros]]]:
+        rows = self.tables.extract(place >> GROUP_SHIFT, place & DENSE_MASK)
+        writes = self.properties.take(place)
+        times = self.seen.take(tuple(self.inputs.names), place)
+        self.directory.retire(user_id, place)
+        self._touch(set())
+        self.cache.clear()
+        return rows, writes, times
+
+    def remove_events(self, before: Micros) -> None:
+        """Removes all events before an instant. Their users stay, and so do the times they were seen at."""
+        removed = self.tables.remove_before(before)
+        self._touch({("events", *table) for table in removed})
+
+    def check_alias(self, from_user_id: str, to_user_id: str) -> bool:
+        """Whether the alias is still to be made. Raises FailedPrecondition when it would close a cycle
+        (ALIAS_CYCLE) or `from` is an alias of another user already (ALREADY_ALIASED).
+        """
+        alias_of = self.directory.canonical(from_user_id)
+        target = self.directory.canonical(to_user_id)
+        if self.directory.leads_to(to_user_id, from_user_id):
+            raise FailedPrecondition(
+                f"{to_user_id!r} is {from_user_id!r} itself or an alias of it", reason="ALIAS_CYCLE"
+            )
+        if alias_of == from_user_id:
+            return True
+        if alias_of == target:
+            return False
+        raise FailedPrecondition(
+            f"{from_user_id!r} is an alias of {alias_of!r} already",
+            reason="ALREADY_ALIASED",
+            metadata={"alias_of": alias_of},
+        )
+
+    def alias(self, from_user_id: str, to_user_id: str) -> tuple[UserRef, UserRef] | None:
+        """Makes `from` an alias, after `check_alias`, moving its data; answers the places it had and has, or
+        None when there was no data.
+        """
+        before = self.directory.find(from_user_id)
+        if before is None:
+            self.directory.link(from_user_id, to_user_id)
+            return None
+        rows, writes, times = self._take(from_user_id, before)
+        self.directory.link(from_user_id, to_user_id)
+        after = int(self.directory.places([to_user_id])[0])
+        for row in rows:
+            row.group, row.user = after >> GROUP_SHIFT, after & DENSE_MASK
+        self.tables.add(rows)
+        self.properties.begin()
+        self.properties.write(after, writes.items())
+        self.seen.give(after, times)
+        self._touch(set())
+        self.cache.clear()
+        return before, after
+
+    # --- what is known ---
+
+    def profile(self, user_id: str) -> Profile | None:
+        """All that is known of a user, except the events."""
+        canonical = self.directory.canonical(user_id)
+        place = self.directory.find(canonical)
+        if place is None:
+            return None
+        attributes: dict[str, dict[str, tuple[Micros, Value]]] = {}
+        identities: dict[str, tuple[Micros, str]] = {}
+        consents: dict[tuple[str, str], tuple[Micros, ConsentState]] = {}
+        for number, (time, _, value) in sorted(self.properties.profile(place).items()):
+            if value is None:
+                continue
+            field = field_of(self.fields.names[number])
+            match field.kind:
+                case FieldKind.ATTRIBUTE:
+                    attributes.setdefault(field.scope, {})[field.key] = (time, value)
+                case FieldKind.IDENTITY:
+                    identities[field.scope] = (time, str(value))
+                case FieldKind.CONSENT:
+                    consents[field.scope, field.key] = (time, ConsentState(str(value)))
+        seen = {name: self.seen.times(number, place) for name, number in self.inputs.numbers.items()}
+        return Profile(
+            user_id=canonical,
+            seen={name: times for name, times in seen.items() if times is not None},
+            attributes=attributes,
+            identities=identities,
+            consents=consents,
+        )
+
+    def universe_size(self, inputs: Sequence[str]) -> int:
+        """How many users belong to at least one of the inputs."""
+        numbers = [number for name in inputs if (number := self.inputs.find(name)) is not None]
+        return sum(len(self.seen.users(numbers, group)) for group in range(self.groups))
+
+    def seen_names(self) -> SeenNames:
+        """Every name of an event, a user attribute and an event attribute that data has come with."""
+        fields = (field_of(name) for name in self.fields.numbers)
+        return SeenNames(
+            events=frozenset(self.events.numbers),
+            user_attributes=frozenset(field.key for field in fields if field.kind is FieldKind.ATTRIBUTE),
+            event_attributes=frozenset(self.event_attributes.numbers),
+        )
+
+    def bucket_column(self, group: int, salt: str) -> npt.NDArray[np.uint64]:
+        """`bucket_of(salt, user id)` of every dense id of a group."""
+        column = self._buckets.pop((group, salt), None)
+        known = 0 if column is None else len(column)
+        if column is None or known < self.directory.counts[group]:
+            ids = self.directory.all_user_ids(group, known)
+            fresh = bucket_hashes(salt, ids)
+            column = fresh if column is None else np.concatenate((column, fresh))
+        self._buckets[group, salt] = column
+        if len(self._buckets) > BUCKET_COLUMNS_MAX:
+            del self._buckets[next(iter(self._buckets))]
+        return column
+
+    # --- checkpointing ---
+
+    def prepare(self, yield_lock: Callable[[], None]) -> None:
+        """Sets what is neither in page_cache nor in names apart for `write`."""
+        self.directory.prepare()
+        self.properties.prepare()
+        self.seen.settle()
+        self.tables.prepare(yield_lock)
+
+    def write(self, txn: Writable) -> None:
+        """Writes what was set apart. Needs no lock."""
+        self.directory.write(txn)
+        self.tables.write(txn)
+
+    def commit(self) -> None:
+        """What was collected is in the index."""
+        self.directory.commit()
+        self.properties.commit()
+        self.tables.settle()
+
+    def rollback(self) -> None:
+        """The transaction of `write` was not committed. The event tables see that for themselves."""
+        self.directory.rollback()
+        self.properties.rollback()
+
+
+def bucket_hashes(salt: str, user_ids: Sequence[str]) -> npt.NDArray[np.uint64]:
+    """`engine.values.bucket_of` of many users."""
+    prefix = salt.encode() + b"\0"
+    digest = xxhash.xxh3_64_intdigest
+    return np.fromiter((digest(prefix + u.encode()) for u in user_ids), np.uint64, len(user_ids))

@@ -1,0 +1,432 @@
+"""User-level data: attributes of workspaces, identities and consents, all of them *fields*.
+
+A profile per user holds, by field, the latest write as (time, sequence, value); a value None is an unset,
+kept because it is a write and may be older than another that arrives later. Beside it an index by field, kind
+and group: for strings, bools and elements of lists a bitmap for each value, for numbers and times a column,
+and for each kind a bitmap of who has one. Between which times the writes lie is kept by page (`write_times`).
+"""
+
+from __future__ import annotations
+
+import array
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+from pyroaring import BitMap
+
+from engine.backends.local.attributes.profile_codec import (
+    PROFILE,
+    ProfileData,
+    ProfileUpdate,
+    decode_updates,
+    encode_updates,
+)
+from engine.backends.local.attributes.profile_codec import Write as Write
+from engine.backends.local.attributes.term_dictionary import TermDictionaries
+from engine.backends.local.attributes.write_times import PageSpans, Span, WriteTimes
+from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask
+from engine.backends.local.storage.keys import Family, key, parts_of
+from engine.backends.local.storage.page_cache import (
+    ABSENT_NUMBER,
+    ABSENT_TIME,
+    BITMAP,
+    NUMBERS,
+    PAGE_BITS,
+    PAGE_MASK,
+    PAGE_USERS,
+    TIMES,
+    CachedPage,
+    ColumnCodec,
+    MessageCodec,
+    PageCache,
+    as_numpy,
+)
+from engine.backends.local.storage.ranges import Ranges
+from engine.backends.local.storage.step_cache import ReadKey
+from engine.backends.local.storage.transactions import missing_keys
+from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT, UserRef, UserRefs
+from engine.values import Kind, Micros, Value, kind_of
+
+TEXT_IN_KEY_BYTES_MAX = 256
+"""Longer strings are keyed by their digest, the string stored apart."""
+
+EMPTY_LIST = 0
+"""The kind under which users with an empty list are found; no value of `Kind`."""
+
+PLAIN_SUFFIX, DIGEST_SUFFIX = b"\0", b"\1"
+"""With what the part of a key begins that holds a value, or the digest of a long one."""
+_NO_WRITE: Write = (-(1 << 63), 0, None)
+"""Instead of a write where there is none: any write is later."""
+_PROFILE_KEY = np.dtype([("start", "V5"), ("group", ">u1"), ("dense", ">u4")])
+_BOOLS = {False: b"\0", True: b"\1"}
+
+_TEXT: MessageCodec[str] = MessageCodec(str, str)
+
+
+class Properties:
+    """The fields of one account's users. Called with the state lock held."""
+
+    def __init__(self, page_cache: PageCache, account: int) -> None:
+        self._page_cache = page_cache
+        self._account = account
+        self._fresh_values: dict[bytes, set[bytes]] = {}
+        self._writing_values: dict[bytes, set[bytes]] = {}
+        self._term_dictionaries = TermDictionaries()
+        self.write_times = WriteTimes(page_cache, account, self.users_with, self._unkept_profile)
+        self._open: dict[tuple[int, int, int], CachedPage[Any]] = {}
+        """PageCache of this run of writes: columns by (field, kind, page), presence by (field, kind,
+        ~group), who
+        has a profile by (0, 0, ~group), since fields are numbered from 1.
+        """
+        self.touched: set[ReadKey] = set()
+        """Read keys of what was written since the caller last took them."""
+
+    # --- writing ---
+
+    def begin(self) -> None:
+        """Starts a run of writes: page_cache found in one session may be gone in the next."""
+        self._open.clear()
+        self.write_times.begin()
+
+    def profile(self, place: UserRef) -> ProfileData:
+        """The latest writes of a user by field. Not to be changed by the caller."""
+        cached = self._page_cache.find(self._profile_key(place), PROFILE)
+        return (cached.value if cached is not None else None) or self._no_profile(place)
+
+    def profile_updates(self, profile_key: bytes) -> list[ProfileUpdate]:
+        """The writes of a user by update, for the caller to change."""
+        encoded = self._page_cache.encoded(profile_key)
+        if encoded is None:
+            _, group, dense = map(int, parts_of(profile_key))
+            self._no_profile(group << GROUP_SHIFT | dense)
+            return []
+        return decode_updates(encoded)
+
+    def put_first_profiles(self, profiles: Iterable[tuple[bytes, list[ProfileUpdate]]]) -> None:
+        """Puts the writes of users that had none, by key."""
+        self._page_cache.add_encoded(
+            {profile_key: encode_updates(updates) for profile_key, updates in profiles}
+        )
+
+    def put_profile(self, profile_key: bytes, updates: list[ProfileUpdate]) -> None:
+        """Replaces the writes of a user."""
+        self._page_cache.put_encoded(profile_key, encode_updates(updates))
+
+    def profile_keys(self, places: UserRefs) -> list[bytes]:
+        """The keys of the profiles of users."""
+        keys = np.zeros(len(places), _PROFILE_KEY)
+        keys["start"] = np.void(key(Family.PROFILE, self._account))
+        keys["group"] = places >> GROUP_SHIFT
+        keys["dense"] = places & DENSE_MASK
+        found: list[bytes] = keys.view(f"V{_PROFILE_KEY.itemsize}").tolist()
+        return found
+
+    def _unkept_profile(self, place: UserRef) -> ProfileData:
+        return self._page_cache.read(self._profile_key(place), PROFILE) or self._no_profile(place)
+
+    def _no_profile(self, place: UserRef) -> ProfileData:
+        """Raises DataLoss when the user has one."""
+        if place & DENSE_MASK in self._found(self._profiled_key(place >> GROUP_SHIFT)):
+            raise missing_keys(self._profile_key(place))
+        return {}
+
+    def _profiled_key(self, group: int) -> bytes:
+        return key(Family.PROFILED, self._account, group)
+
+    def _changing_profile(self, place: UserRef) -> CachedPage[ProfileData]:
+        """The profile of a user, which is about to change."""
+        cached = self._page_cache.get(self._profile_key(place), PROFILE)
+        if not cached.value:
+            self._no_profile(place)
+        self._page_cache.changed(cached)
+        return cached
+
+    def _profile_key(self, place: UserRef) -> bytes:
+        return key(Family.PROFILE, self._account, place >> GROUP_SHIFT, place & DENSE_MASK)
+
+    def write(self, place: UserRef, writes: Iterable[tuple[int, Write]]) -> None:
+        """Takes writes to a user's fields; each counts unless a later one is there."""
+        profile = self._changing_profile(place).value
+        is_new = not profile
+        spans = self.write_times.of_page(place)
+        for field, write in writes:
+            before = profile.get(field, _NO_WRITE)
+            if write[:2] >= before[:2]:
+                profile[field] = write
+                self._move(field, place, before, write, spans)
+        if is_new and profile:
+            self._profiled(place >> GROUP_SHIFT).add(place & DENSE_MASK)
+
+    def take(self, place: UserRef) -> ProfileData:
+        """Removes a user's fields and answers them."""
+        self.begin()
+        cached = self._changing_profile(place)
+        taken, cached.value = cached.value, {}
+        self._profiled(place >> GROUP_SHIFT).discard(place & DENSE_MASK)
+        spans = self.write_times.of_page(place)
+        for field, write in taken.items():
+            self._move(field, place, write, _NO_WRITE, spans)
+        return taken
+
+    def _move(self, field: int, place: UserRef, old: Write, new: Write, spans: PageSpans) -> None:
+        """A write takes the place of another: the index follows, and the spans of the user's page."""
+        was_at, _, before = old
+        is_at, _, after = new
+        if before is None and after is None:
+            return
+        span = spans.get(field)
+        if span is not None:
+            span.replace(None if before is None else was_at, None if after is None else is_at)
+        elif after is not None:
+            spans[field] = Span(is_at, is_at)
+        if type(before) is type(after) and before == after:
+            return
+        group, dense = place >> GROUP_SHIFT, place & DENSE_MASK
+        self.touched.add(("field", field, group))
+        if before is not None:
+            self._unindex(field, group, dense, before)
+        if after is not None:
+            self._index(field, group, dense, after)
+
+    def _index(self, field: int, group: int, dense: int, value: Value) -> None:
+        kind = kind_of(value)
+        self.present_cell(field, EMPTY_LIST if value == () else kind, group).value.add(dense)
+        if kind is Kind.NUMBER or kind is Kind.TIME:
+            self.column_cell(field, kind, group, dense).value[dense & PAGE_MASK] = value
+            return
+        for stored_value in stored_values(value):
+            cached = self._value_bitmap(field, kind, group, stored_value)
+            cached.value.add(dense)
+            self._page_cache.changed(cached)
+
+    def _unindex(self, field: int, group: int, dense: int, value: Value) -> None:
+        kind = kind_of(value)
+        self.present_cell(field, EMPTY_LIST if value == () else kind, group).value.discard(dense)
+        if kind is Kind.NUMBER or kind is Kind.TIME:
+            self.unset_column(field, kind, group, dense)
+            return
+        for stored_value in stored_values(value):
+            self.discard_from_value(field, kind, group, stored_value, (dense,))
+
+    def add_to_value(
+        self, field: int, kind: Kind, group: int, stored_value: bytes, users: npt.NDArray[np.uint32]
+    ) -> None:
+        """Enters users, given in order, who have a value."""
+        cached = self._value_bitmap(field, kind, group, stored_value)
+        if len(users) == 1:
+            cached.value.add(int(users[0]))
+        else:
+            cached.value |= bitmap_of(users)
+        self._page_cache.changed(cached)
+
+    def discard_from_value(
+        self, field: int, kind: Kind, group: int, stored_value: bytes, users: Iterable[int]
+    ) -> None:
+        """Takes out users who have a value no more."""
+        cached = self._value_bitmap(field, kind, group, stored_value)
+        for user in users:
+            cached.value.discard(user)
+        self._page_cache.changed(cached)
+        if not cached.value and len(stored_value) > TEXT_IN_KEY_BYTES_MAX:
+            self._set_text(cached.key, "")
+
+    def have_profiles(self, places: UserRefs) -> None:
+        """Notes that these users have a profile from now on."""
+        groups = places >> GROUP_SHIFT
+        for group in np.unique(groups).tolist():
+            cached = self._profiled_cell(group)
+            cached.value |= bitmap_of((places[groups == group] & DENSE_MASK).astype(np.uint32))
+
+    def _profiled(self, group: int) -> BitMap:
+        """The bitmap of who has a profile, which is about to change."""
+        return self._profiled_cell(group).value
+
+    def _profiled_cell(self, group: int) -> CachedPage[BitMap]:
+        cached = self._open.get((0, 0, ~group))
+        if cached is None:
+            cached = self._page_cache.get(self._profiled_key(group), BITMAP)
+            self._page_cache.changed(cached)
+            self._open[0, 0, ~group] = cached
+        return cached
+
+    def present_cell(self, field: int, kind: int, group: int) -> CachedPage[BitMap]:
+        """The bitmap of who has a value of the kind, which is about to change."""
+        cached = self._open.get((field, kind, ~group))
+        if cached is None:
+            cached = self._page_cache.get(
+                key(Family.FIELD_PRESENT, self._account, field, kind, group), BITMAP
+            )
+            self._page_cache.changed(cached)
+            self._open[field, kind, ~group] = cached
+        return cached
+
+    def unset_column(self, field: int, kind: Kind, group: int, dense: int) -> None:
+        """A user has no number or time any more."""
+        absent = ABSENT_NUMBER if kind is Kind.NUMBER else ABSENT_TIME
+        self.column_cell(field, kind, group, dense).value[dense & PAGE_MASK] = absent
+
+    def column_cell(self, field: int, kind: Kind, group: int, dense: int) -> CachedPage[array.array[Any]]:
+        """The page of numbers or times that a user is in, which is about to change."""
+        page = (group << GROUP_SHIFT | dense) >> PAGE_BITS
+        cached = self._open.get((field, kind, page))
+        if cached is None:
+            cached = self._page_cache.get(self._column_key(field, kind, group, dense), column_codec(kind))
+            self._page_cache.changed(cached)
+            self._open[field, kind, page] = cached
+        return cached
+
+    def _column_key(self, field: int, kind: Kind, group: int, dense: int) -> bytes:
+        return key(Family.FIELD_COLUMN, self._account, field, kind, group, dense >> PAGE_BITS)
+
+    def _value_bitmap(self, field: int, kind: Kind, group: int, stored_value: bytes) -> CachedPage[BitMap]:
+        """The bitmap of a value that is about to change."""
+        prefix = key(Family.FIELD_VALUE, self._account, field, kind, group)
+        cached = self._page_cache.get(prefix + value_key_suffix(stored_value), BITMAP)
+        if not cached.value:
+            # An empty bitmap is not in the store, or will not be: enumeration has to find it here.
+            self._fresh_values.setdefault(prefix, set()).add(cached.key)
+            if len(stored_value) > TEXT_IN_KEY_BYTES_MAX:
+                self._set_text(cached.key, stored_value.decode())
+        return cached
+
+    def _set_text(self, value_key: bytes, text: str) -> None:
+        cached = self._page_cache.get(text_key(value_key), _TEXT)
+        cached.value = text
+        self._page_cache.changed(cached)
+
+    def prepare(self) -> None:
+        """A checkpoint is about to collect what is dirty."""
+        self._writing_values, self._fresh_values = self._fresh_values, {}
+
+    def commit(self) -> None:
+        """The checkpoint has committed."""
+        for prefix, values in self._writing_values.items():
+            plain = prefix + PLAIN_SUFFIX
+            self._term_dictionaries.add(plain, [v[len(plain) :] for v in values if v.startswith(plain)])
+        self._writing_values = {}
+
+    def rollback(self) -> None:
+        """The checkpoint was not committed."""
+        for prefix, values in self._writing_values.items():
+            self._fresh_values.setdefault(prefix, set()).update(values)
+        self._writing_values = {}
+
+    # --- answers ---
+
+    def present(self, field: int, kind: int, group: int) -> BitMap:
+        """Users whose field is of the kind. Not to be changed by the caller."""
+        return self._found(key(Family.FIELD_PRESENT, self._account, field, kind, group))
+
+    def users_with(self, field: int, group: int) -> BitMap:
+        """Users that have the field, whatever its kind."""
+        kinds = (self.present(field, kind, group) for kind in (*Kind, EMPTY_LIST))
+        return BitMap.union(*kinds)
+
+    def first_and_last(self, field: int, groups: int) -> tuple[Micros, Micros] | None:
+        """The first and the last time of the writes by which users have the field, some of whom there are;
+        None = to be asked again (`WriteTimes.first_and_last`).
+        """
+        return self.write_times.first_and_last(field, groups)
+
+    def with_value(self, field: int, kind: Kind, group: int, value: str | bool) -> BitMap:
+        """Users whose field is this string or bool, or is a list with this element. Not to be changed."""
+        prefix = key(Family.FIELD_VALUE, self._account, field, kind, group)
+        return self._found(prefix + value_suffix(value))
+
+    def _found(self, stored_key: bytes) -> BitMap:
+        cached = self._page_cache.find(stored_key, BITMAP)
+        return BitMap() if cached is None else cached.value
+
+    def texts(
+        self, field: int, kind: Kind, group: int, literal: bytes = b""
+    ) -> Iterator[tuple[str, Callable[[], BitMap]]]:
+        """String values (or list elements) of a field with their users, which are loaded when asked for: at
+        least those that contain the literal. A value may come twice.
+        """
+        prefix = key(Family.FIELD_VALUE, self._account, field, kind, group)
+        fresh = self._fresh_values.get(prefix, set()) | self._writing_values.get(prefix, set())
+        plain = prefix + PLAIN_SUFFIX
+        for value in self._term_dictionaries.get(plain, lambda: self._stored(plain)).containing(literal):
+            yield value.decode(), functools.partial(self._found, plain + value)
+        long_keys = self._page_cache.reading().keys(prefix + DIGEST_SUFFIX)
+        for value_key in (*long_keys, *sorted(fresh)):
+            yield self._text_of(value_key, prefix), functools.partial(self._found, value_key)
+
+    def _stored(self, prefix: bytes) -> Iterator[bytes]:
+        """What follows the prefix in the keys stored under it."""
+        return (found[len(prefix) :] for found in self._page_cache.reading().keys(prefix))
+
+    def _text_of(self, value_key: bytes, prefix: bytes) -> str:
+        suffix = value_key[len(prefix) :]
+        return suffix[1:].decode() if suffix[:1] == PLAIN_SUFFIX else self._text(value_key)
+
+    def _text(self, value_key: bytes) -> str:
+        """A string that is too long for its key; "" when nobody has it any more."""
+        cached = self._page_cache.find(text_key(value_key), _TEXT)
+        if cached is None:
+            raise missing_keys(text_key(value_key))
+        return cached.value
+
+    def match_column(self, field: int, kind: Kind, group: int, ranges: Ranges, count: int) -> BitMap:
+        """Users of the group, which has `count` ids, whose number or time lies in the ranges."""
+        mask = np.zeros(count, np.bool_)
+        codec = column_codec(kind)
+        for start in range(0, count, PAGE_USERS):
+            cached = self._page_cache.find(self._column_key(field, kind, group, start), codec)
+            if cached is not None:
+                mask[start : start + PAGE_USERS] = ranges.holds(as_numpy(cached.value)[: count - start])
+        return bitmap_of_mask(mask)
+
+    def match_users(
+        self, fields: Iterable[int], group: int, users: BitMap, passes: Callable[[Value], bool]
+    ) -> BitMap:
+        """Those of a few users of whom some field passes, by their profiles."""
+        passing = []
+        for dense in users:
+            profile = self.profile(group << GROUP_SHIFT | dense)
+            for field in fields:
+                write = profile.get(field)
+                if write is not None and write[2] is not None and passes(write[2]):
+                    passing.append(dense)
+                    break
+        return BitMap(passing, optimize=False)
+
+
+def column_codec(kind: Kind) -> ColumnCodec:
+    """The form of a column's pages."""
+    return NUMBERS if kind is Kind.NUMBER else TIMES
+
+
+def stored_values(value: Value) -> tuple[bytes, ...]:
+    """The bytes under which a string, a bool or the elements of a list are indexed."""
+    if type(value) is tuple:
+        return tuple({element.encode() for element in value})
+    if type(value) is str:
+        return (value.encode(),)
+    return (_BOOLS[bool(value)],)
+
+
+def value_suffix(value: str | bool) -> bytes:
+    """The part of a key that stands for a string or a bool."""
+    return value_key_suffix(stored_values(value)[0])
+
+
+def value_key_suffix(stored_value: bytes) -> bytes:
+    """The part of a key that stands for an indexed value."""
+    if len(stored_value) <= TEXT_IN_KEY_BYTES_MAX:
+        return PLAIN_SUFFIX + stored_value
+    return DIGEST_SUFFIX + xxhash.xxh3_128_digest(stored_value)
+
+
+def text_key(value_key: bytes) -> bytes:
+    """Where the string is stored that a value's key has the digest of."""
+    return key(Family.FIELD_TEXT) + value_key[1:]
+
+
+def decode_text(stored: memoryview) -> str:
+    """The string stored there."""
+    return _TEXT.decode(stored)

@@ -1,0 +1,150 @@
+"""Reading columns: verified, decoded and kept, least recently used ones dropped.
+
+A stored value is verified against its checksum whenever it is read from LMDB; what is kept here is a decoded
+copy of a verified value, so nothing is verified twice and nothing unverified is served.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import Protocol, TypeVar, cast
+
+from engine.backends.local.storage.transactions import Readable, ReadTransaction, missing_keys
+
+COLUMN_CACHE_BYTES_DEFAULT = 48 << 20
+
+Key = tuple[int, Hashable]
+"""The holder's number and which of its columns."""
+
+
+class Sized(Protocol):
+    """Anything that knows its size."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+S = TypeVar("S", bound=Sized)
+
+
+class ColumnCache:
+    """Decoded columns of all event tables of a store, up to a number of bytes."""
+
+    def __init__(self, bytes_max: int = COLUMN_CACHE_BYTES_DEFAULT) -> None:
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._held: OrderedDict[Key, tuple[Sized, int]] = OrderedDict()
+        self._numbers = itertools.count()
+
+    @property
+    def nbytes(self) -> int:
+        """What the columns take."""
+        return self._bytes
+
+    def limit(self, bytes_max: int) -> None:
+        """Sets how many bytes the columns may take, from the next one that comes."""
+        self._bytes_max = bytes_max
+
+    def holder(self) -> int:
+        """A number that no other holder of columns has in this cache."""
+        return next(self._numbers)
+
+    def get(self, key: Key) -> Sized | None:
+        """The column, if it is there."""
+        held = self._held.get(key)
+        if held is None:
+            return None
+        self._held.move_to_end(key)
+        return held[0]
+
+    def put(self, key: Key, column: Sized) -> None:
+        """Keeps the column, and drops others when there are too many bytes."""
+        self.drop(key)
+        size = column.nbytes
+        self._held[key] = (column, size)
+        self._bytes += size
+        while self._bytes > self._bytes_max and len(self._held) > 1:
+            self._bytes -= self._held.popitem(last=False)[1][1]
+
+    def put_if_room(self, key: Key, column: Sized) -> None:
+        """Keeps the column when no other has to go for it."""
+        if self._bytes + column.nbytes <= self._bytes_max:
+            self.put(key, column)
+
+    def drop(self, key: Key) -> None:
+        """Forgets the column."""
+        held = self._held.pop(key, None)
+        if held is not None:
+            self._bytes -= held[1]
+
+
+class Keeping(enum.Enum):
+    """What becomes of columns that are loaded: all are kept; those for which no other has to go, as what is
+    made of them is kept; none, as others are wanted again.
+    """
+
+    ALL = enum.auto()
+    WHAT_FITS = enum.auto()
+    NOTHING = enum.auto()
+
+
+class Loader:
+    """Loads columns through the cache, all from one state of the index while a session is open."""
+
+    def __init__(self, index: Readable, cache: ColumnCache) -> None:
+        self._index = index
+        self.cache = cache
+        self._txn: ReadTransaction | None = None
+        self._keeping = Keeping.ALL
+
+    @contextmanager
+    def session(self) -> Iterator[ReadTransaction]:
+        """Everything loaded in the block comes from one state. Sessions nest."""
+        if self._txn is not None:
+            yield self._txn
+            return
+        with self._index.reading() as txn:
+            self._txn = txn
+            try:
+                yield txn
+            finally:
+                self._txn = None
+
+    @contextmanager
+    def keeping(self, keeping: Keeping) -> Iterator[None]:
+        """What is loaded in the block is kept in the cache so far."""
+        before, self._keeping = self._keeping, keeping
+        try:
+            yield
+        finally:
+            self._keeping = before
+
+    def keep(self, cache_key: Key, column: Sized) -> None:
+        """Puts a column in the cache."""
+        match self._keeping:
+            case Keeping.ALL:
+                self.cache.put(cache_key, column)
+            case Keeping.WHAT_FITS:
+                self.cache.put_if_room(cache_key, column)
+            case Keeping.NOTHING:
+                pass
+
+    def column(self, cache_key: Key, key: bytes, decode: Callable[[memoryview], S]) -> S:
+        """The column stored under `key`. `decode` copies what it keeps. Raises DataLoss when it is damaged or
+        gone.
+        """
+        held = self.cache.get(cache_key)
+        if held is not None:
+            return cast(S, held)
+        if self._txn is None:
+            raise RuntimeError("columns are loaded within a session")
+        stored = self._txn.get(key)
+        if stored is None:
+            raise missing_keys(key)
+        column = decode(stored)
+        self.keep(cache_key, column)
+        return column

@@ -1,0 +1,385 @@
+"""Columns: the values of one attribute and one kind, in three physical forms.
+
+============  ===========================================================================================
+NUMBER        `NumberColumn`: integers and one decimal exponent when every value is integer × 10^-exponent
+              with fewer than 16 digits, otherwise doubles
+TIME          `TimeColumn`: microseconds
+others        `DictionaryColumn`: each distinct value once, and a code for each row
+============  ===========================================================================================
+
+A column knows which rows have a value (`positions`, None = all of them); value i belongs to row positions[i].
+-0.0 is the number 0: it is kept as 0.0 in the first form.
+
+Stored form: encoding u8 and whether positions follow u8, padded to 8 bytes, the exponent or the kind among
+them; then the packed arrays (`arrays`), doubles as the integers of the same bits. Dictionary entries are
+MessagePack, one after the other, compressed (`engine.backends.local.storage.compression`).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import msgspec
+import numpy as np
+
+from engine.backends.local.events.decimals import integer_bounds, rescaled, scaled
+from engine.backends.local.storage.arrays import (
+    TIME_UNITS,
+    Bools,
+    Floats,
+    Int64s,
+    Ints,
+    Positions,
+    find_sorted,
+    pack_integers,
+    packed_size,
+    smallest,
+    unpack_integers,
+)
+from engine.backends.local.storage.compression import compressed, decompressed
+from engine.criteria.operators import Matcher
+from engine.criteria.ranges import Interval
+from engine.values import Kind, Value
+
+_HEADER = struct.Struct("<BBbxI")
+_SCALED, _DOUBLES, _TIMES, _DICTIONARY = range(4)
+_ARRAY32_HEADER = 0xDD
+_ENTRIES_DECODER: dict[Kind, msgspec.msgpack.Decoder[Any]] = {
+    Kind.STRING: msgspec.msgpack.Decoder(list[str]),
+    Kind.BOOL: msgspec.msgpack.Decoder(list[bool]),
+    Kind.LIST: msgspec.msgpack.Decoder(list[tuple[str, ...]]),
+}
+_ENTRY_BYTES_GUESS = 80
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+@dataclass(slots=True)
+class NumberColumn:
+    """Doubles, or `mantissas` × 10^-`exponent`; exactly one of the two forms is there at first."""
+
+    positions: Positions | None
+    mantissas: Ints | None
+    exponent: int
+    _doubles: Floats | None
+
+    @classmethod
+    def of(cls, positions: Positions | None, values: Floats) -> NumberColumn:
+        """Chooses the form for these values."""
+        found = scaled(values)
+        if found is None:
+            return cls(positions, None, 0, values)
+        return cls(positions, smallest(found[0]), found[1], None)
+
+    def __len__(self) -> int:
+        return len(self.mantissas if self.mantissas is not None else self.doubles)
+
+    @property
+    def doubles(self) -> Floats:
+        """The values as they were sent."""
+        if self._doubles is None:
+            assert self.mantissas is not None
+            # Both operands are exact and the division is rounded correctly, so this is the double itself.
+            self._doubles = self.mantissas.astype(np.float64) / 10.0**self.exponent
+        return self._doubles
+
+    def at(self, places: Ints | slice) -> NumberColumn:
+        mantissas = None if self.mantissas is None else self.mantissas[places]
+        doubles = None if self._doubles is None else self._doubles[places]
+        return NumberColumn(None, mantissas, self.exponent, doubles)
+
+    def passing(self, matcher: Matcher) -> Bools:
+        passed = np.zeros(len(self), np.bool_)
+        for interval in matcher.numbers:
+            passed |= self.between(interval)
+        return passed
+
+    def between(self, interval: Interval) -> Bools:
+        """Which values lie in the interval."""
+        if self.mantissas is None:
+            return doubles_between(self.doubles, interval)
+        return integers_between(self.mantissas, *integer_bounds(interval, self.exponent))
+
+    def pack(self) -> bytes:
+        head, tail = _packed_positions(self.positions)
+        if self.mantissas is None:
+            doubles = self.doubles.astype("<f8", copy=False)
+            packed = pack_integers(doubles.view("<u8"))
+            return _HEADER.pack(_DOUBLES, head, 0, len(doubles)) + tail + packed
+        packed = pack_integers(self.mantissas)
+        return _HEADER.pack(_SCALED, head, self.exponent, len(self.mantissas)) + tail + packed
+
+    @property
+    def nbytes(self) -> int:
+        arrays = (self.positions, self.mantissas, self._doubles)
+        return sum(array.nbytes for array in arrays if array is not None)
+
+
+@dataclass(slots=True)
+class TimeColumn:
+    """Instants in microseconds."""
+
+    positions: Positions | None
+    times: Int64s
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def at(self, places: Ints | slice) -> TimeColumn:
+        return TimeColumn(None, self.times[places])
+
+    def passing(self, matcher: Matcher) -> Bools:
+        passed = np.zeros(len(self.times), np.bool_)
+        for span in matcher.instants:
+            end = None if span.end is None else span.end - 1
+            passed |= integers_between(self.times, span.start, end)
+        return passed
+
+    def pack(self) -> bytes:
+        head, tail = _packed_positions(self.positions)
+        packed = pack_integers(self.times, rebase=True, units=TIME_UNITS)
+        return _HEADER.pack(_TIMES, head, 0, len(self.times)) + tail + packed
+
+    @property
+    def nbytes(self) -> int:
+        return self.times.nbytes + (0 if self.positions is None else self.positions.nbytes)
+
+
+class Entries:
+    """The distinct values of a dictionary, decoded when first needed."""
+
+    __slots__ = ("_blob", "_values", "count", "kind", "passing")
+
+    def __init__(self, kind: Kind, count: int, blob: bytes = b"", values: list[Value] | None = None) -> None:
+        self.kind = kind
+        self.count = count
+        self._blob = blob
+        self._values = values
+        # The last test and its outcome: the same test runs over a part again and again.
+        self.passing: tuple[Matcher, Bools] | None = None
+
+    @property
+    def values(self) -> list[Value]:
+        """The entries by code."""
+        if self._values is None:
+            array = struct.pack(">BI", _ARRAY32_HEADER, self.count) + decompressed(self._blob)
+            values: list[Value] = _ENTRIES_DECODER[self.kind].decode(array)
+            self._values, self._blob = values, b""
+        return self._values
+
+    def pack(self) -> bytes:
+        return self._blob or compressed(b"".join(map(_encoder.encode, self.values)))
+
+    def test(self, matcher: Matcher) -> Bools:
+        """Which entries pass; each is tested once."""
+        last = self.passing
+        if last is not None and last[0] is matcher:
+            return last[1]
+        passed = np.fromiter(map(matcher.passes, self.values), np.bool_, self.count)
+        self.passing = (matcher, passed)
+        return passed
+
+
+@dataclass(slots=True)
+class DictionaryColumn:
+    """Codes into `entries`."""
+
+    positions: Positions | None
+    codes: Ints
+    entries: Entries
+
+    @classmethod
+    def of(cls, positions: Positions | None, kind: Kind, values: Sequence[Value]) -> DictionaryColumn:
+        """Numbers the distinct values in the order they come."""
+        numbers: dict[Value, int] = {}
+        codes = np.array([numbers.setdefault(value, len(numbers)) for value in values], np.int64)
+        return cls(positions, smallest(codes), Entries(kind, len(numbers), values=list(numbers)))
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def at(self, places: Ints | slice) -> DictionaryColumn:
+        return DictionaryColumn(None, self.codes[places], self.entries)
+
+    def trimmed(self) -> DictionaryColumn:
+        """The same values without entries that no row has any more."""
+        if len(self.codes) < self.entries.count:
+            # A few rows of a large dictionary.
+            used, codes = np.unique(self.codes, return_inverse=True)
+        else:
+            in_use = np.zeros(self.entries.count, np.bool_)
+            in_use[self.codes] = True
+            used = np.flatnonzero(in_use)
+            if len(used) == self.entries.count:
+                return DictionaryColumn(self.positions, smallest(self.codes), self.entries)
+            codes = (np.cumsum(in_use) - 1)[self.codes]
+        values = self.entries.values
+        entries = Entries(self.entries.kind, len(used), values=[values[code] for code in used.tolist()])
+        return DictionaryColumn(self.positions, smallest(codes), entries)
+
+    def passing(self, matcher: Matcher) -> Bools:
+        if len(self.codes) < self.entries.count:
+            # A few rows of a large dictionary: decide their entries only.
+            used, codes = np.unique(self.codes, return_inverse=True)
+            values = self.entries.values
+            outcomes = np.fromiter((matcher.passes(values[code]) for code in used), np.bool_, len(used))
+            return outcomes[codes]
+        entries = self.entries.test(matcher)
+        passing = np.flatnonzero(entries)
+        if len(passing) == 1:
+            # Comparing small integers is several times as fast as looking each of them up.
+            passed: Bools = self.codes == int(passing[0])
+            return passed
+        return entries[self.codes]
+
+    def pack(self) -> bytes:
+        head, tail = _packed_positions(self.positions)
+        header = _HEADER.pack(_DICTIONARY, head, self.entries.kind, self.entries.count)
+        return header + tail + pack_integers(self.codes) + self.entries.pack()
+
+    @property
+    def nbytes(self) -> int:
+        entries = self.entries.count * _ENTRY_BYTES_GUESS
+        return self.codes.nbytes + entries + (0 if self.positions is None else self.positions.nbytes)
+
+
+Column: TypeAlias = NumberColumn | TimeColumn | DictionaryColumn
+
+
+def unpack_column(data: memoryview) -> Column:
+    """The inverse of a column's `pack`, as a copy that outlives `data`."""
+    encoding, has_positions, detail, count = _HEADER.unpack_from(data)
+    data = data[_HEADER.size :]
+    positions: Positions | None = None
+    if has_positions:
+        positions = unpack_integers(data).astype(np.int64)
+        data = data[packed_size(data) :]
+    if encoding == _SCALED:
+        return NumberColumn(positions, unpack_integers(data), detail, None)
+    if encoding == _DOUBLES:
+        return NumberColumn(positions, None, 0, unpack_integers(data).astype("<u8").view("<f8"))
+    if encoding == _TIMES:
+        return TimeColumn(positions, unpack_integers(data).astype(np.int64))
+    codes = unpack_integers(data)
+    return DictionaryColumn(positions, codes, Entries(Kind(detail), count, bytes(data[packed_size(data) :])))
+
+
+def column_of(kind: Kind, positions: Positions | None, values: Sequence[Any]) -> Column:
+    """A column of values of one kind."""
+    if kind is Kind.NUMBER:
+        return NumberColumn.of(positions, np.array(values, np.float64))
+    if kind is Kind.TIME:
+        return TimeColumn(positions, np.array(values, np.int64))
+    return DictionaryColumn.of(positions, kind, values)
+
+
+def at_rows(column: Column, rows: Positions | None) -> tuple[Positions | None, Column]:
+    """The column's values for some rows (None = all): which of them have one, as places in `rows` (None =
+    all), and the values.
+    """
+    if rows is None:
+        return column.positions, column
+    if column.positions is None:
+        return None, column.at(rows)
+    found, places = find_sorted(column.positions, rows)
+    return found, column.at(places)
+
+
+def joined(pieces: Sequence[tuple[int, int, Column]], order: Positions) -> Column:
+    """One column out of those of several sets of rows that follow each other, each with the place of its
+    first row and the number of its rows; the rows of the result are those places in `order`.
+    """
+    columns = [column for _, _, column in pieces]
+    count = sum(map(len, columns))
+    positions: Positions | None = None
+    chosen = order
+    if count < len(order):
+        positions, chosen = reordered(_places_of_values(pieces), order)
+    if all(isinstance(column, NumberColumn) for column in columns):
+        numbers = [column for column in columns if isinstance(column, NumberColumn)]
+        return _joined_numbers(numbers, positions, chosen)
+    if all(isinstance(column, TimeColumn) for column in columns):
+        times = np.concatenate([column.times for column in columns if isinstance(column, TimeColumn)])
+        return TimeColumn(positions, times[chosen])
+    dictionaries = [column for column in columns if isinstance(column, DictionaryColumn)]
+    codes, values = joined_codes([(column.codes, column.entries.values) for column in dictionaries])
+    entries = Entries(dictionaries[0].entries.kind, len(values), values=values)
+    return DictionaryColumn(positions, codes[chosen], entries)
+
+
+def reordered(rows: Positions, order: Positions) -> tuple[Positions, Positions]:
+    """For values that only some rows have, when all rows are put in an order: the rows that have a value
+    then, and the place of each one's value.
+    """
+    value_of = np.full(len(order), -1, np.int64)
+    value_of[rows] = np.arange(len(rows))
+    value_of = value_of[order]
+    positions = np.flatnonzero(value_of >= 0)
+    return positions, value_of[positions]
+
+
+def _places_of_values(pieces: Sequence[tuple[int, int, Column]]) -> Positions:
+    return np.concatenate(
+        [
+            np.arange(first, first + rows) if column.positions is None else first + column.positions
+            for first, rows, column in pieces
+        ]
+    )
+
+
+def _joined_numbers(
+    columns: Sequence[NumberColumn], positions: Positions | None, chosen: Positions
+) -> NumberColumn:
+    pieces = [(column.mantissas, column.exponent) for column in columns if column.mantissas is not None]
+    found = rescaled(pieces) if len(pieces) == len(columns) else None
+    if found is not None:
+        mantissas, exponent = found
+        return NumberColumn(positions, smallest(mantissas)[chosen], exponent, None)
+    doubles = np.concatenate([column.doubles for column in columns])
+    return NumberColumn.of(positions, doubles[chosen])
+
+
+def joined_codes(pieces: Iterable[tuple[Ints, Sequence[Hashable]]]) -> tuple[Ints, list[Any]]:
+    """Codes of several dictionaries, all of one kind, as codes of one, and its entries, all different."""
+    numbers: dict[Hashable, int] = {}
+    known: dict[int, tuple[Sequence[Hashable], Int64s]] = {}
+    codes: list[Int64s] = []
+    for own, entries in pieces:
+        # Pieces of one batch share their dictionary, which is gone through once.
+        if id(entries) not in known:
+            found = np.array([numbers.setdefault(entry, len(numbers)) for entry in entries], np.int64)
+            known[id(entries)] = entries, found
+        codes.append(known[id(entries)][1][own])
+    return smallest(np.concatenate(codes)), list(numbers)
+
+
+def doubles_between(values: Floats, interval: Interval) -> Bools:
+    """Which doubles lie in the interval. Bounds compare as their shortest decimals do, which order as the
+    doubles themselves.
+    """
+    passed = np.ones(len(values), np.bool_)
+    if interval.low is not None:
+        passed &= values >= interval.low if interval.low_included else values > interval.low
+    if interval.high is not None:
+        passed &= values <= interval.high if interval.high_included else values < interval.high
+    return passed
+
+
+def integers_between(values: Ints, low: int | None, high: int | None) -> Bools:
+    """Which integers lie in [low, high], of any size; None is unbounded."""
+    limits = np.iinfo(values.dtype)
+    if (low is not None and low > limits.max) or (high is not None and high < limits.min):
+        return np.zeros(len(values), np.bool_)
+    above = None if low is None or low <= limits.min else values >= low
+    below = None if high is None or high >= limits.max else values <= high
+    if above is not None and below is not None:
+        return above & below
+    only = above if above is not None else below
+    return np.ones(len(values), np.bool_) if only is None else only
+
+
+def _packed_positions(positions: Positions | None) -> tuple[int, bytes]:
+    return (0, b"") if positions is None else (1, pack_integers(positions))

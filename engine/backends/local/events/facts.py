@@ -1,0 +1,134 @@
+"""What there is in the tables: figures and kinds, from what is known of parts without reading their rows.
+
+Only parts with marks, which a checkpoint rewrites sooner or later, are looked into.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from engine.backends.local.events.frame import ColumnKey
+from engine.backends.local.events.part import Part, TimeSpan
+from engine.backends.local.events.table import Table
+from engine.criteria.model import EventType
+from engine.values import Micros
+
+
+class TableFacts(NamedTuple):
+    """The events of one name, input and type: how many, of how many users, and the first and last time."""
+
+    input_number: int
+    type: EventType
+    events: int
+    users: int
+    first_time: Micros
+    last_time: Micros
+
+
+def facts_of(tables: Iterable[Table]) -> list[TableFacts]:
+    """Facts by input and type, those without an event left out. Called within a session."""
+    found: dict[tuple[int, int], TableFacts] = {}
+    for table in tables:
+        facts = _facts(table)
+        if facts is None:
+            continue
+        place = facts[:2]
+        before = found.get(place)
+        found[place] = facts if before is None else _together(before, facts)
+    return list(found.values())
+
+
+class Extent(NamedTuple):
+    """How many live rows there are, and the first and last time of them."""
+
+    rows: int = 0
+    first: Micros = 0
+    last: Micros = 0
+
+
+def extent_of(tables: Iterable[Table]) -> Extent:
+    """The rows of tables taken together. Called within a session."""
+    parts = [part for table in tables for part in live_parts(table)]
+    if not parts:
+        return Extent()
+    spans = [_live_span(part) for part in parts]
+    return Extent(
+        sum(map(_live_rows, parts)), min(first for first, _ in spans), max(last for _, last in spans)
+    )
+
+
+def _facts(table: Table) -> TableFacts | None:
+    events, spans = 0, []
+    for part in live_parts(table):
+        events += _live_rows(part)
+        spans.append(_live_span(part))
+    if not spans:
+        return None
+    _, input_number, _, event_type, _ = table.key
+    return TableFacts(
+        input_number,
+        EventType(event_type),
+        events,
+        table.user_count(),
+        min(first for first, _ in spans),
+        max(last for _, last in spans),
+    )
+
+
+def _together(one: TableFacts, other: TableFacts) -> TableFacts:
+    """Of two groups, which have no user in common."""
+    return one._replace(
+        events=one.events + other.events,
+        users=one.users + other.users,
+        first_time=min(one.first_time, other.first_time),
+        last_time=max(one.last_time, other.last_time),
+    )
+
+
+def live_parts(table: Table) -> Iterable[Part]:
+    """The parts that have live rows."""
+    return (part for part in table.parts(None, None) if part.is_live)
+
+
+def column_spans(tables: Iterable[Table]) -> dict[ColumnKey, TimeSpan]:
+    """The columns in which a live row has a value, and the first and last time of such rows. Called within a
+    session.
+    """
+    found: dict[ColumnKey, TimeSpan] = {}
+    parts = [part for table in tables for part in live_parts(table)]
+    # Marked parts last: of their columns only those that may widen what is found are looked into.
+    for part in sorted(parts, key=lambda part: part.is_marked):
+        for tag, recorded in part.column_spans():
+            known = found.get(tag)
+            if known is not None and known.first <= recorded.first and recorded.last <= known.last:
+                continue
+            span = _live_column_span(part, tag) if part.is_marked else recorded
+            if span is not None:
+                found[tag] = span if known is None else known.joined(span)
+    return found
+
+
+def _live_column_span(part: Part, tag: ColumnKey) -> TimeSpan | None:
+    column, live, times = part.column(*tag), part.live_rows(), part.times()
+    assert column is not None
+    assert live is not None
+    if column.positions is not None:
+        live, times = live[column.positions], times[column.positions]
+    times = times[live]
+    return TimeSpan(int(times.min()), int(times.max())) if len(times) else None
+
+
+def _live_rows(part: Part) -> int:
+    live = part.live_rows()
+    return part.record.rows if live is None else int(np.count_nonzero(live))
+
+
+def _live_span(part: Part) -> tuple[Micros, Micros]:
+    live = part.live_rows()
+    if live is None:
+        return part.record.time_min, part.record.time_max
+    times = part.times()[live]
+    return int(times.min()), int(times.max())

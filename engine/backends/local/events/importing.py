@@ -1,0 +1,223 @@
+"""From events that come as columns to the rows of their tables: no Python for a row."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.backends.local.events.columns import (
+    Column,
+    DictionaryColumn,
+    Entries,
+    NumberColumn,
+    TimeColumn,
+    joined_codes,
+    reordered,
+)
+from engine.backends.local.events.frame import ColumnKey, RowSet
+from engine.backends.local.storage.arrays import Int64s, Ints, Positions, Uint32s, runs, smallest
+from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT
+from engine.event_columns import EventColumns, Rows
+from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS, Kind, Value
+
+ColumnValues = tuple[Rows | None, npt.NDArray[Any], list[Value]]
+"""Which rows have a value (None = all), the data as in `ValueColumn`, and the entries of its codes."""
+
+PACKED_TABLES_MAX = 1 << 20
+"""Up to so many combinations of group, input, name and type have a place each when they are counted."""
+
+
+class ColumnNumbers(NamedTuple):
+    """The numbers of a batch's names, by entry or by column."""
+
+    inputs: list[int]
+    names: list[int]
+    attributes: list[int]
+
+
+class ArrivedTable(NamedTuple):
+    """The table of some rows."""
+
+    group: int
+    input_number: int
+    name_number: int
+    type: int
+
+
+class ArrivedRows:
+    """Rows of any tables, in the order of arrival, with numbers in place of names.
+
+    Batches wait in this form, so that small ones are cut into tables together.
+    """
+
+    def __init__(self, columns: EventColumns, users: RowUsers, numbers: ColumnNumbers, sequence: int) -> None:
+        """The first row has the arrival sequence number after `sequence`."""
+        self.places = users.row_places
+        self.times = columns.times
+        self.sequence = sequence
+        self.table_codes, self.table_entries = _tables_of(columns, self.places >> GROUP_SHIFT, numbers)
+        self.values: dict[ColumnKey, ColumnValues] = {
+            (number, column.kind): (column.rows, column.data, column.entries)
+            for number, column in zip(numbers.attributes, columns.attributes, strict=True)
+        }
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def tables(self) -> set[tuple[int, int, int]]:
+        """Input, name and group of the tables that have rows here."""
+        return {(table.input_number, table.name_number, table.group) for table in self.table_entries}
+
+
+def _tables_of(
+    columns: EventColumns, groups: Int64s, numbers: ColumnNumbers
+) -> tuple[Ints, list[ArrivedTable]]:
+    """A code for each row, and the table of each code; tables may repeat."""
+    kinds = (
+        (groups, int(groups.max(initial=0)) + 1),
+        (columns.inputs.codes, len(numbers.inputs)),
+        (columns.names.codes, len(numbers.names)),
+        (columns.types, int(columns.types.max(initial=0)) + 1),
+    )
+    limits = [limit for _, limit in kinds]
+    packed = np.zeros(len(columns), np.int64)
+    for codes, limit in kinds:
+        packed *= limit
+        packed += codes
+    if (count := math.prod(limits)) <= PACKED_TABLES_MAX:
+        in_use = np.zeros(count, np.bool_)
+        in_use[packed] = True
+        used = np.flatnonzero(in_use)
+        packed = (np.cumsum(in_use) - 1)[packed]
+    else:
+        used, packed = np.unique(packed, return_inverse=True)
+    tables = [
+        ArrivedTable(group, numbers.inputs[input_], numbers.names[name], type_)
+        for group, input_, name, type_ in zip(
+            *(key.tolist() for key in np.unravel_index(used, limits)), strict=True
+        )
+    ]
+    return smallest(packed), tables
+
+
+class RowUsers:
+    """Whose the rows of a batch are: a place for each entry of the user ids, and an entry for each row."""
+
+    def __init__(self, places: Int64s, codes: Uint32s) -> None:
+        self._places = places
+        self._codes = codes
+
+    @property
+    def row_places(self) -> Int64s:
+        return self._places[self._codes]
+
+    def spans(self, times: Int64s, rows: Rows | None) -> Iterator[tuple[int, Uint32s, Int64s, Int64s]]:
+        """By group the users of some rows (None = all), ascending, and their first and last times."""
+        codes = self._codes if rows is None else self._codes[rows]
+        times = times if rows is None else times[rows]
+        first = np.full(len(self._places), TIME_MAX_MICROS + 1)
+        last = np.full(len(self._places), TIME_MIN_MICROS - 1)
+        np.minimum.at(first, codes, times)
+        np.maximum.at(last, codes, times)
+        used = np.flatnonzero(last >= TIME_MIN_MICROS)
+        order = used[np.argsort(self._places[used])]
+        places, first, last = self._places[order], first[order], last[order]
+        bounds = runs(places)
+        if len(bounds) <= len(places):
+            # Several entries lead to one user: ids that repeat, or aliases.
+            starts = bounds[:-1]
+            first, last = np.minimum.reduceat(first, starts), np.maximum.reduceat(last, starts)
+            places = places[starts]
+        groups = places >> GROUP_SHIFT
+        for start, end in itertools.pairwise(runs(groups).tolist()):
+            dense = (places[start:end] & DENSE_MASK).astype(np.uint32)
+            yield int(groups[start]), dense, first[start:end], last[start:end]
+
+
+def sets_of(batches: Sequence[ArrivedRows]) -> Iterator[tuple[ArrivedTable, RowSet]]:
+    """The rows of each table, of batches that arrived one after the other. They stay in that order: what a
+    table has gathered until it is read or checkpointed is sorted at once.
+    """
+    codes, tables = joined_codes([(batch.table_codes, batch.table_entries) for batch in batches])
+    # Radix sort, as the codes are small.
+    order = np.argsort(codes, kind="stable")
+    places = _one([batch.places for batch in batches])[order]
+    users = (places & DENSE_MASK).astype(np.uint32)
+    times = _one([batch.times for batch in batches])[order]
+    sequences = _one([batch.sequence + 1 + np.arange(len(batch)) for batch in batches])[order]
+    columns = {key: _SortedValues(key[1], found, order) for key, found in _merged(batches).items()}
+    ends = np.cumsum(np.bincount(codes, minlength=len(tables))).tolist()
+    for table, start, end in zip(tables, [0, *ends], ends, strict=False):
+        pieces = {
+            key: piece for key, column in columns.items() if (piece := column.piece(start, end)) is not None
+        }
+        yield table, RowSet(users[start:end], times[start:end], sequences[start:end], pieces)
+
+
+def _one(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _merged(batches: Sequence[ArrivedRows]) -> dict[ColumnKey, ColumnValues]:
+    """The values of each column over the rows of all batches, entries all different."""
+    pieces: dict[ColumnKey, list[tuple[Rows | range, npt.NDArray[Any], list[Value]]]] = {}
+    first = 0
+    for batch in batches:
+        for key, (rows, data, entries) in batch.values.items():
+            here = range(first, first + len(batch)) if rows is None else rows + first
+            pieces.setdefault(key, []).append((here, data, entries))
+        first += len(batch)
+    return {key: _joined(key[1], found, first) for key, found in pieces.items()}
+
+
+def _joined(
+    kind: Kind, pieces: Sequence[tuple[Rows | range, npt.NDArray[Any], list[Value]]], count: int
+) -> ColumnValues:
+    is_full = sum(len(rows) for rows, _, _ in pieces) == count
+    positions = None if is_full else np.concatenate([np.asarray(rows) for rows, _, _ in pieces])
+    if kind in (Kind.NUMBER, Kind.TIME):
+        return positions, _one([data for _, data, _ in pieces]), []
+    codes, entries = joined_codes([(codes, entries) for _, codes, entries in pieces])
+    return positions, codes, entries
+
+
+class _SortedValues:
+    """The values of a column in the order of the rows by table."""
+
+    def __init__(self, kind: Kind, values: ColumnValues, order: Positions) -> None:
+        rows, data, entries = values
+        column = _column(kind, data, entries)
+        self._positions: Positions | None = None
+        if rows is None:
+            self._column = column.at(order)
+            return
+        self._positions, places = reordered(rows, order)
+        self._column = column.at(places)
+
+    def piece(self, start: int, end: int) -> Column | None:
+        """The values of the rows from start to end; None when they have none."""
+        first, last = start, end
+        if self._positions is not None:
+            first, last = np.searchsorted(self._positions, (start, end)).tolist()
+            if first == last:
+                return None
+        piece = self._column.at(slice(first, last))
+        if self._positions is not None and last - first < end - start:
+            piece.positions = self._positions[first:last] - start
+        # Of a large dictionary only the entries in use wait; a small one is shared by all pieces.
+        if isinstance(piece, DictionaryColumn) and piece.entries.count > len(piece):
+            return piece.trimmed()
+        return piece
+
+
+def _column(kind: Kind, data: npt.NDArray[Any], entries: list[Value]) -> Column:
+    if kind is Kind.NUMBER:
+        return NumberColumn.of(None, data)
+    if kind is Kind.TIME:
+        return TimeColumn(None, data)
+    return DictionaryColumn(None, data, Entries(kind, len(entries), values=entries))

@@ -1,0 +1,438 @@
+"""Parts: immutable columnar chunks of a table's rows, in memory or stored.
+
+Rows are sorted by user, time and arrival, so the rows of `users[i]` are offsets[i] to offsets[i + 1]. A
+stored part loads each column by itself when it is first asked for. Removing a user leaves a mark, and so does
+removing all rows before an instant: such rows stay where they are, count for nothing, and vanish when the
+part is next rewritten. All other rows are live.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar, cast
+
+import msgspec
+import numpy as np
+
+from engine.backends.local.events.cache import Keeping, Loader, Sized
+from engine.backends.local.events.columns import (
+    Column,
+    DictionaryColumn,
+    NumberColumn,
+    at_rows,
+    unpack_column,
+)
+from engine.backends.local.events.frame import ColumnKey, Frame
+from engine.backends.local.storage.arrays import (
+    TIME_UNITS,
+    Bools,
+    Int64s,
+    Ints,
+    Positions,
+    Uint32s,
+    find_sorted,
+    pack_integers,
+    ranges,
+    runs,
+    smallest,
+    unpack_integers,
+)
+from engine.backends.local.storage.keys import Family, key
+from engine.errors import DataLoss
+from engine.values import Kind, Micros, Value
+
+STRUCTURE = 0xFFFF_FFFF
+"""In keys, stands where the attribute number of a column is: the four arrays that every part has."""
+_USERS, _COUNTS, _TIMES, _SEQUENCES = range(4)
+
+S = TypeVar("S", bound=Sized)
+
+
+class TimeSpan(NamedTuple):
+    """The first and the last time of some rows."""
+
+    first: Micros
+    last: Micros
+
+    def joined(self, other: TimeSpan) -> TimeSpan:
+        """That of both sets of rows."""
+        return TimeSpan(min(self.first, other.first), max(self.last, other.last))
+
+
+class Marks(NamedTuple):
+    """Which rows of a part count no more: those of some users, and those before an instant."""
+
+    removed: list[int]
+    floor: Micros | None
+
+
+class PartRecord(msgspec.Struct, array_like=True):
+    """What is known of a part without reading its columns. `peak` is the most rows any user has in it;
+    `removed` and `floor` are its marks: users, and the instant before which rows count no more.
+    """
+
+    number: int
+    rows: int
+    users: int
+    user_max: int
+    peak: int
+    time_min: int
+    time_max: int
+    columns: list[ColumnKey]
+    margins: list[tuple[int, int]]
+    """For each column, by how much its first row is later than `time_min` and its last before `time_max`."""
+    bytes: int = 0
+    removed: list[int] = []
+    floor: int | None = None
+
+
+class Part:
+    """One chunk of rows."""
+
+    def __init__(
+        self, loader: Loader, record: PartRecord, slice_key: tuple[int, ...], held: dict[object, Any] | None
+    ) -> None:
+        self._loader = loader
+        self._holder = loader.cache.holder()
+        self._tags: set[object] = set()
+        self._held = held
+        self.slice_key = slice_key
+        self.record = record
+        self.removed = set(record.removed)
+        self.floor = record.floor
+        self.is_damaged = False
+        """Whether `frame` has found so."""
+        self._expired_rows: int | None = None
+
+    @classmethod
+    def of_frame(
+        cls, loader: Loader, frame: Frame, *, number: int = 0, slice_key: tuple[int, ...] = ()
+    ) -> Part:
+        """A part in memory. It is written with `pack` and let go with `release`."""
+        offsets = runs(frame.users)
+        held: dict[object, Any] = {
+            (STRUCTURE, _USERS): frame.users[offsets[:-1]],
+            (STRUCTURE, _COUNTS): offsets,
+            (STRUCTURE, _TIMES): frame.times,
+            (STRUCTURE, _SEQUENCES): frame.sequences,
+        }
+        held.update(frame.columns)
+        held["row_users"] = frame.users
+        columns = sorted(frame.columns)
+        first, last = int(frame.times.min()), int(frame.times.max())
+        record = PartRecord(
+            number=number,
+            rows=len(frame),
+            users=len(offsets) - 1,
+            user_max=int(frame.users[-1]),
+            peak=int(np.diff(offsets).max()),
+            time_min=first,
+            time_max=last,
+            columns=columns,
+            margins=[_margins(frame, tag, first, last) for tag in columns],
+        )
+        return cls(loader, record, slice_key, held)
+
+    # --- its arrays ---------------------------------------------------------------------------------------
+
+    def users(self) -> Uint32s:
+        """The users that have rows, sorted, removed ones included."""
+        return self._column((STRUCTURE, _USERS), lambda data: unpack_integers(data).astype(np.uint32))
+
+    def offsets(self) -> Int64s:
+        """Where each user's rows start, and the number of rows at the end."""
+        return self._column((STRUCTURE, _COUNTS), _offsets_of_counts)
+
+    def times(self) -> Int64s:
+        return self._column((STRUCTURE, _TIMES), lambda data: unpack_integers(data).astype(np.int64))
+
+    def sequences(self) -> Int64s:
+        return self._column((STRUCTURE, _SEQUENCES), lambda data: unpack_integers(data).astype(np.int64))
+
+    def column(self, attribute: int, kind: Kind) -> Column | None:
+        """The values of an attribute that are of one kind; None when no row has any."""
+        if (attribute, kind) not in self.record.columns:
+            return None
+        return self._column((attribute, kind), unpack_column)
+
+    def row_users(self) -> Uint32s:
+        """The user of each row."""
+        return self._derived("row_users", lambda: np.repeat(self.users(), np.diff(self.offsets())))
+
+    def dense_counts(self) -> Ints:
+        """How many live rows each dense id up to `user_max` has."""
+        return self._derived("dense_counts", self._count_dense)
+
+    def _count_dense(self) -> Ints:
+        users, counts = self.live_counts()
+        dense = np.zeros(self.record.user_max + 1, counts.dtype)
+        dense[users] = counts
+        return dense
+
+    def live_counts(self) -> tuple[Uint32s, Ints]:
+        """The users that have live rows, and how many each, in the smallest type."""
+        live = None if self.floor is None else self.live_rows()
+        if live is not None:
+            live_users = self.row_users()[live]
+            starts = runs(live_users)
+            return live_users[starts[:-1]], smallest(np.diff(starts))
+        users, counts = self.users(), self._derived("counts", lambda: smallest(np.diff(self.offsets())))
+        if self.removed:
+            kept = ~np.isin(users, self.removed_users())
+            return users[kept], counts[kept]
+        return users, counts
+
+    def removed_users(self) -> Uint32s:
+        """The removed users, in no order."""
+        return np.fromiter(self.removed, np.uint32, len(self.removed))
+
+    def live_rows(self) -> Bools | None:
+        """Which rows are live; None when all are."""
+        return self._derived("live_rows", self._find_live_rows) if self.is_marked else None
+
+    def _find_live_rows(self) -> Bools:
+        if self.floor is None:
+            return ~np.isin(self.row_users(), self.removed_users())
+        live: Bools = self.times() >= self.floor
+        return live & ~np.isin(self.row_users(), self.removed_users()) if self.removed else live
+
+    def rows_of(self, ids: Uint32s) -> tuple[Positions, Positions]:
+        """For sorted users, the places in `ids` of the live rows' users, and those rows; both with an item a
+        row.
+        """
+        if self.removed:
+            kept = np.flatnonzero(~np.isin(ids, self.removed_users()))
+            places, at = find_sorted(self.users(), ids[kept])
+            places = kept[places]
+        else:
+            places, at = find_sorted(self.users(), ids)
+        offsets = self.offsets()
+        lengths = offsets[at + 1] - offsets[at]
+        row_places, rows = np.repeat(places, lengths), ranges(offsets[at], lengths)
+        if self.floor is not None:
+            live = self.times()[rows] >= self.floor
+            return row_places[live], rows[live]
+        return row_places, rows
+
+    def frame(self) -> Frame:
+        """All live rows."""
+        try:
+            found = {tag: column for tag in self.record.columns if (column := self.column(*tag)) is not None}
+            whole = Frame(self.row_users(), self.times(), self.sequences(), found)
+            live = self.live_rows()
+        except DataLoss:
+            self.is_damaged = True
+            raise
+        return whole if live is None else whole.take(np.flatnonzero(live))
+
+    def has_user(self, user: int) -> bool:
+        """Whether a user who was not removed has rows here, live or not."""
+        if user > self.record.user_max or user in self.removed:
+            return False
+        return bool(len(find_sorted(self.users(), np.array([user], np.uint32))[0]))
+
+    def rows_of_user(self, user: int) -> Positions:
+        """The live rows of one user."""
+        return self.rows_of(np.array([user], np.uint32))[1] if self.has_user(user) else np.zeros(0, np.int64)
+
+    def row(self, row: int) -> tuple[Micros, int, dict[int, Value]]:
+        """Time, arrival and attributes of one row."""
+        return int(self.times()[row]), int(self.sequences()[row]), self._attributes_at(row)
+
+    def _attributes_at(self, row: int) -> dict[int, Value]:
+        """The attributes of one row."""
+        attributes: dict[int, Value] = {}
+        for attribute, kind in self.record.columns:
+            column = self.column(attribute, kind)
+            assert column is not None
+            _, value = at_rows(column, np.array([row]))
+            if len(value):
+                attributes[attribute] = _first_value(value)
+        return attributes
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether some of its rows may not be live."""
+        return bool(self.removed) or self.floor is not None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it has live rows."""
+        if not self.removed or self.is_expired:
+            return not self.is_expired
+        if self.floor is None:
+            return self.record.users > len(self.removed)
+        live = self.live_rows()
+        return live is None or bool(live.any())
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether all its rows lie before its floor."""
+        return self.floor is not None and self.record.time_max < self.floor
+
+    @property
+    def live_start(self) -> Micros:
+        """No live row is earlier."""
+        return self.record.time_min if self.floor is None else max(self.floor, self.record.time_min)
+
+    def expired_rows(self) -> int:
+        """How many rows lie before its floor."""
+        if self._expired_rows is None:
+            floor = self.floor
+            self._expired_rows = 0 if floor is None else int(np.count_nonzero(self.times() < floor))
+        return self._expired_rows
+
+    @property
+    def state(self) -> tuple[int, int, Micros | None] | None:
+        """Which of its rows are live, as something that differs from any other part's and after a removal;
+        None for a part in memory, which does not last.
+        """
+        return None if self._held is not None else (self._holder, len(self.removed), self.floor)
+
+    # --- its life -----------------------------------------------------------------------------------------
+
+    def remove(self, user: int) -> None:
+        """From now on the user's rows count for nothing."""
+        self.removed.add(user)
+        self._forget("dense_counts")
+        self._forget("live_rows")
+
+    def has_before(self, instant: Micros) -> bool:
+        """Whether it has live rows before the instant."""
+        if self.live_start >= instant or self.is_expired:
+            return False
+        live = self.live_rows()
+        return live is None or bool((self.times()[live] < instant).any())
+
+    def remove_before(self, instant: Micros) -> bool:
+        """From now on rows before the instant count for nothing; False when there is no such live row."""
+        if not self.has_before(instant):
+            return False
+        self.floor = instant
+        self._expired_rows = None
+        self._forget("dense_counts")
+        self._forget("live_rows")
+        return True
+
+    def marks(self) -> Marks:
+        """The marks as they are by now."""
+        return Marks(sorted(self.removed), self.floor)
+
+    def marked_record(self, marks: Marks) -> PartRecord:
+        """The record with such marks."""
+        return msgspec.structs.replace(self.record, removed=marks.removed, floor=marks.floor)
+
+    def overlaps(self, start: int | None, end: int | None) -> bool:
+        """Whether some live row may lie in [start, end)."""
+        time_max = self.record.time_max
+        return (end is None or self.live_start < end) and (start is None or start <= time_max)
+
+    def within(self, start: int | None, end: int | None) -> bool:
+        """Whether every live row lies in [start, end)."""
+        time_max = self.record.time_max
+        return (start is None or start <= self.live_start) and (end is None or time_max < end)
+
+    def column_spans(self) -> Iterator[tuple[ColumnKey, TimeSpan]]:
+        """Each column, and the first and last time of the rows that have a value in it, live or not."""
+        record = self.record
+        for tag, (later, earlier) in zip(record.columns, record.margins, strict=True):
+            yield tag, TimeSpan(record.time_min + later, record.time_max - earlier)
+
+    def pack(self) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values of all columns."""
+        counts = np.diff(self.offsets())
+        structure = (
+            pack_integers(self.users()),
+            pack_integers(counts),
+            pack_integers(self.times(), rebase=True, units=TIME_UNITS),
+            pack_integers(self.sequences(), rebase=True),
+        )
+        for number, packed in enumerate(structure):
+            yield self._key(STRUCTURE, number), packed
+        for attribute, kind in self.record.columns:
+            column = self.column(attribute, kind)
+            assert column is not None
+            yield self._key(attribute, kind), column.pack()
+
+    @property
+    def prefix(self) -> bytes:
+        """What the keys of all its columns begin with."""
+        return key(Family.EVENT_COLUMN, *self.slice_key, self.record.number)
+
+    def release(self, *, keep: bool) -> None:
+        """The columns are stored: lets go of those in memory, or hands them to the cache, which may drop
+        them.
+        """
+        held, self._held = self._held, None
+        if keep and held is not None:
+            self._tags |= held.keys()
+            for tag, column in held.items():
+                self._loader.keep((self._holder, tag), column)
+
+    def dispose(self) -> None:
+        """The part is replaced: lets go of what the cache holds of it."""
+        for tag in self._tags:
+            self._loader.cache.drop((self._holder, tag))
+
+    def _key(self, attribute: int, kind: int) -> bytes:
+        return key(Family.EVENT_COLUMN, *self.slice_key, self.record.number, attribute, kind)
+
+    def _column(self, tag: tuple[int, int], decode: Callable[[memoryview], S]) -> S:
+        if self._held is not None:
+            return cast(S, self._held[tag])
+        self._tags.add(tag)
+        return self._loader.column((self._holder, tag), self._key(*tag), decode)
+
+    def _derived(self, tag: str, derive: Callable[[], S]) -> S:
+        cache_key = (self._holder, tag)
+        found = self._loader.cache.get(cache_key) if self._held is None else self._held.get(tag)
+        if found is None:
+            found = derive()
+            if self._held is None:
+                self._tags.add(tag)
+                self._loader.keep(cache_key, found)
+            else:
+                self._held[tag] = found
+        return cast(S, found)
+
+    def _forget(self, tag: str) -> None:
+        if self._held is not None:
+            self._held.pop(tag, None)
+        self._loader.cache.drop((self._holder, tag))
+
+
+def derived_of_all(parts: Sequence[Part], tag: Hashable, derive: Callable[[], S]) -> S:
+    """What follows from the live rows of stored parts, kept until other columns need the room; it is derived
+    anew when a part has been replaced, added or has lost a user.
+    """
+    loader = parts[0]._loader
+    cache_key = (parts[0]._holder, (tag, tuple(part.state for part in parts)))
+    found = loader.cache.get(cache_key)
+    if found is None:
+        with loader.keeping(Keeping.WHAT_FITS):
+            found = derive()
+        loader.keep(cache_key, found)
+    return cast(S, found)
+
+
+def _margins(frame: Frame, tag: ColumnKey, first: Micros, last: Micros) -> tuple[int, int]:
+    positions = frame.columns[tag].positions
+    if positions is None:
+        return 0, 0
+    times = frame.times[positions]
+    return int(times.min()) - first, last - int(times.max())
+
+
+def _offsets_of_counts(data: memoryview) -> Int64s:
+    counts = unpack_integers(data)
+    offsets = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets
+
+
+def _first_value(column: Column) -> Value:
+    if isinstance(column, NumberColumn):
+        return float(column.doubles[0])
+    if isinstance(column, DictionaryColumn):
+        return column.entries.values[int(column.codes[0])]
+    return int(column.times[0])

@@ -1,0 +1,193 @@
+"""Selecting rows: time range, condition and universe over a part.
+
+Users are mapped to *slots*, places in the arrays that aggregates add up in: the dense ids themselves, or,
+when the universe is small, places in the sorted ids of the universe, so that asking about one user costs what
+that user's rows cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+import numpy as np
+from pyroaring import BitMap
+
+from engine.backends.local.events.columns import Column, at_rows, integers_between
+from engine.backends.local.events.model import (
+    ResolvedSelection,
+    RowCondition,
+)
+from engine.backends.local.events.part import Part
+from engine.backends.local.storage.arrays import Bools, Int64s, Ints, Positions, Uint32s, runs
+from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask, ids_of
+from engine.criteria.conditions import WhereAll, WhereAny, WhereAttribute, WhereNot
+from engine.criteria.operators import ResolvedTest, matcher_of
+from engine.values import MICROS_PER_DAY, Kind
+
+PROBE_COST = 64
+"""Looking a user up in a part costs about as much as reading this many of its users in order."""
+
+
+class Universe:
+    """Who may be in the answer, and how users map to slots."""
+
+    def __init__(self, parts: Sequence[Part], users: BitMap | None) -> None:
+        self._users = users
+        self.looked_at = 0
+        """Rows read so far; of parts taken as a whole, the users."""
+        total = sum(part.record.users for part in parts)
+        self.ids: Uint32s | None = None
+        if users is not None and len(users) * len(parts) * PROBE_COST < total + PROBE_COST * len(parts):
+            self.ids = ids_of(users)
+        self.slots = (
+            max((part.record.user_max + 1 for part in parts), default=0)
+            if self.ids is None
+            else len(self.ids)
+        )
+
+    def bitmap(self, passed: Bools) -> BitMap:
+        """The users whose slots passed."""
+        if self.ids is not None:
+            return bitmap_of(self.ids[passed])
+        found = bitmap_of_mask(passed)
+        if self._users is not None:
+            found &= self._users
+        return found
+
+
+class Rows:
+    """Some rows of a part, at least one, and the slots of their users; both ascending."""
+
+    def __init__(self, part: Part, places: Positions | None, row_slots: Ints) -> None:
+        self.part = part
+        self.places = places
+        self.row_slots = row_slots
+
+    @cached_property
+    def starts(self) -> Int64s:
+        """Where each user's rows start among these, and their number at the end."""
+        return runs(self.row_slots)
+
+    @cached_property
+    def slots(self) -> Ints:
+        """The slots that have rows, each once."""
+        return self.row_slots[self.starts[:-1]]
+
+    @property
+    def counts(self) -> Int64s:
+        """How many rows each of the slots has."""
+        return np.diff(self.starts)
+
+    def at(self, values: Int64s) -> Int64s:
+        """The rows' own items of an array over the part's rows."""
+        return values if self.places is None else values[self.places]
+
+    def with_column(self, attribute: int, kind: Kind) -> tuple[Rows, Column] | None:
+        """The rows that have a value of this attribute and kind, and the values; None when no row has."""
+        column = self.part.column(attribute, kind)
+        if column is None:
+            return None
+        found, values = at_rows(column, self.places)
+        if not len(values):
+            return None
+        if found is None:
+            return self, values
+        places = found if self.places is None else self.places[found]
+        return Rows(self.part, places, self.row_slots[found]), values
+
+
+def select_rows(part: Part, selection: ResolvedSelection, universe: Universe) -> Rows | None:
+    """The rows of a part that take part; None when there are none."""
+    rows = _universe_rows(part, universe)
+    universe.looked_at += len(rows.row_slots)
+    start, end = selection.time.start, selection.time.end
+    if not part.within(start, end):
+        rows = _filtered(rows, _in_time(rows.at(part.times()), start, end))
+    if selection.where is not None and len(rows.row_slots):
+        rows = _filtered(rows, condition_holds(selection.where, part, rows.places, len(rows.row_slots)))
+    return rows if len(rows.row_slots) else None
+
+
+def selected(parts: Sequence[Part], selection: ResolvedSelection, universe: Universe) -> Iterator[Rows]:
+    """The rows that take part, part by part."""
+    for part in parts:
+        rows = select_rows(part, selection, universe)
+        if rows is not None:
+            yield rows
+
+
+def lasting_parts(
+    parts: Sequence[Part], selection: ResolvedSelection, universe: Universe
+) -> tuple[list[Part], list[Part]]:
+    """The parts all of whose rows take part and that are likely to be the same at the next question, and
+    the others: those in memory, at an edge of the window, or with the last day's rows, where more arrive.
+    """
+    if universe.ids is not None or selection.where is not None:
+        return [], list(parts)
+    last_day = max(part.record.time_max for part in parts) // MICROS_PER_DAY
+    lasting: list[Part] = []
+    others: list[Part] = []
+    for part in parts:
+        lasts = part.state is not None and part.record.time_max // MICROS_PER_DAY < last_day
+        whole = part.within(selection.time.start, selection.time.end)
+        (lasting if lasts and whole else others).append(part)
+    return lasting, others
+
+
+def _universe_rows(part: Part, universe: Universe) -> Rows:
+    if universe.ids is not None:
+        slots, places = part.rows_of(universe.ids)
+        return Rows(part, places, slots)
+    live = part.live_rows()
+    rows = Rows(part, None, part.row_users())
+    if live is not None:
+        return _filtered(rows, live)
+    rows.starts, rows.slots = part.offsets(), part.users()
+    return rows
+
+
+def _filtered(rows: Rows, kept: Bools) -> Rows:
+    found = np.flatnonzero(kept)
+    return Rows(rows.part, found if rows.places is None else rows.places[found], rows.row_slots[found])
+
+
+def _in_time(times: Int64s, start: int | None, end: int | None) -> Bools:
+    return integers_between(times, start, None if end is None else end - 1)
+
+
+def condition_holds(condition: RowCondition, part: Part, places: Positions | None, count: int) -> Bools:
+    """For each of `count` rows at `places` (None = all of the part) whether the condition holds."""
+    match condition:
+        case WhereAll(conditions=conditions):
+            held = np.ones(count, np.bool_)
+            for child in conditions:
+                held &= condition_holds(child, part, places, count)
+            return held
+        case WhereAny(conditions=conditions):
+            held = np.zeros(count, np.bool_)
+            for child in conditions:
+                held |= condition_holds(child, part, places, count)
+            return held
+        case WhereNot(condition=child):
+            return ~condition_holds(child, part, places, count)
+        case WhereAttribute():
+            return _attribute_passes(condition, part, places, count)
+
+
+def _attribute_passes(
+    condition: WhereAttribute[int, ResolvedTest], part: Part, places: Positions | None, count: int
+) -> Bools:
+    matcher = matcher_of(condition.test)
+    held = np.zeros(count, np.bool_)
+    for kind in matcher.kinds:
+        column = part.column(condition.key, kind)
+        if column is None:
+            continue
+        found, values = at_rows(column, places)
+        passed = values.passing(matcher)
+        if found is None:
+            held |= passed
+        else:
+            held[found] |= passed
+    return held

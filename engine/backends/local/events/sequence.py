@@ -1,0 +1,107 @@
+"""Sequences: events in a given order, each strictly later than the one before, within a time of the first.
+
+Taking the earliest event for each step is wrong once there is a limit: a later start may succeed where the
+earliest fails. So for every event that can end a chain of the first i steps the latest possible start of such
+a chain is kept. That start never decreases with the event's time, hence the best chain to extend is the one
+ending in the last event of the step before that is strictly earlier, and one binary search an event finds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+import numpy as np
+
+from engine.backends.local.events.model import ResolvedSelection
+from engine.backends.local.events.part import Part
+from engine.backends.local.events.select import Universe, selected
+from engine.backends.local.storage.arrays import Bools, Int64s, Ints, sorted_distinct
+from engine.values import Micros
+
+_KEY_MAX = 1 << 62
+
+_encoder = msgspec.msgpack.Encoder(order="deterministic")
+
+StepRows = tuple[Ints, Int64s]
+"""Slots and times of the rows that match a step, unordered."""
+
+
+def sequence_passing(
+    steps: Sequence[tuple[ResolvedSelection, Sequence[Part]]], within: Micros | None, universe: Universe
+) -> Bools:
+    """Which slots have events e1 < e2 < …, ei matching step i, the last at most `within` after the first."""
+    passed = np.zeros(universe.slots, np.bool_)
+    matched: dict[bytes, StepRows] = {}
+    # By their bytes, not by equality: to Python a test for 1.0 and one for True are the same.
+    order = [_encoder.encode(selection) for selection, _ in steps]
+    for encoded, (selection, parts) in zip(order, steps, strict=True):
+        if encoded not in matched:
+            matched[encoded] = _step_rows(selection, parts, universe)
+    candidates = _present_in_all(matched.values(), universe.slots)
+    matched = {encoded: _of_candidates(rows, candidates) for encoded, rows in matched.items()}
+    if not candidates.any():
+        return passed
+    timeline = _Timeline(list(matched.values()), universe.slots)
+    keys = {encoded: timeline.keys(*rows) for encoded, rows in matched.items()}
+    ends = starts = keys[order[0]]
+    for encoded in order[1:]:
+        if not len(ends):
+            return passed
+        later = keys[encoded]
+        before = np.searchsorted(ends, later, "left") - 1
+        # The event before must be the same user's: not below the user's first possible key.
+        possible = (before >= 0) & (ends[before] >= later - later % timeline.span)
+        ends, starts = later[possible], starts[before[possible]]
+    if within is not None:
+        ends = ends[timeline.times(ends) - timeline.times(starts) <= within]
+    passed[ends // timeline.span] = True
+    return passed
+
+
+def _step_rows(selection: ResolvedSelection, parts: Sequence[Part], universe: Universe) -> StepRows:
+    slots: list[Ints] = [np.zeros(0, np.int64)]
+    times = [np.zeros(0, np.int64)]
+    for rows in selected(parts, selection, universe):
+        slots.append(rows.row_slots.astype(np.int64))
+        times.append(rows.at(rows.part.times()))
+    return np.concatenate(slots), np.concatenate(times)
+
+
+def _present_in_all(matched: Iterable[StepRows], slots: int) -> Bools:
+    """The slots that have rows in every step, which are few when one step is rare."""
+    candidates = np.ones(slots, np.bool_)
+    for row_slots, _ in matched:
+        present = np.zeros(slots, np.bool_)
+        present[row_slots] = True
+        candidates &= present
+    return candidates
+
+
+def _of_candidates(rows: StepRows, candidates: Bools) -> StepRows:
+    kept = candidates[rows[0]]
+    return rows[0][kept], rows[1][kept]
+
+
+class _Timeline:
+    """How a slot and a time make one sortable integer: slot × span + place of the time."""
+
+    def __init__(self, matched: Sequence[StepRows], slots: int) -> None:
+        self._first = min(int(times.min()) for _, times in matched)
+        last = max(int(times.max()) for _, times in matched)
+        self._distinct: Int64s | None = None
+        self.span = last - self._first + 1
+        if self.span * slots > _KEY_MAX:
+            self._distinct = sorted_distinct(np.concatenate([times for _, times in matched]))
+            self.span = len(self._distinct)
+
+    def keys(self, slots: Ints, times: Int64s) -> Int64s:
+        """Sorted, each once."""
+        places = times - self._first if self._distinct is None else np.searchsorted(self._distinct, times)
+        keys = slots.astype(np.int64) * self.span + places
+        return keys if (keys[1:] > keys[:-1]).all() else sorted_distinct(keys)
+
+    def times(self, keys: Int64s) -> Int64s:
+        """The times in keys, from the first on."""
+        places: Int64s = keys % self.span
+        return places if self._distinct is None else self._distinct[places]

@@ -1,0 +1,211 @@
+"""SUM and AVERAGE, exact in decimals.
+
+Columns of integers with decimal exponents add up as 64-bit integers, as long as no sum can overflow.
+Otherwise doubles decide the users whose sum is certainly inside or outside, by a bound on the rounding error,
+and only those near a limit of the test are added up with `decimal`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+import numpy as np
+
+from engine.backends.local.events.columns import NumberColumn, integers_between
+from engine.backends.local.events.decimals import exact_sum, integer_bounds, shortest, sum_in
+from engine.backends.local.events.select import Rows
+from engine.backends.local.storage.arrays import Bools, Floats, Int64s, Ints, Positions, runs, smallest
+from engine.criteria.ranges import Interval
+
+_INTEGER_MAX = 1 << 62
+_DOUBLE_INTEGER_MAX = 1 << 53
+
+_ROUNDING = 2.0**-50
+"""More than the relative error of a double, of its shortest decimal, and of one addition, together."""
+_TINY = 1e-323
+"""More than the absolute error of those three among the smallest doubles."""
+
+_NO_SUMS = np.zeros(0, np.int64)
+
+NumberRows = tuple[Rows, NumberColumn]
+Intervals = Sequence[Interval]
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums × 10^`exponent` by slot, and of how many numbers they are. No sum of some of the numbers exceeds
+    `bound`, which is `_INTEGER_MAX` when there is no such exponent; then the sums are not there.
+    """
+
+    sums: Int64s
+    counts: Ints
+    exponent: int
+    bound: int
+
+    @property
+    def are_exact(self) -> bool:
+        """Whether the sums are there."""
+        return self.bound < _INTEGER_MAX
+
+    @property
+    def nbytes(self) -> int:
+        return self.sums.nbytes + self.counts.nbytes
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[NumberRows], slots: int) -> Totals:
+        """Adds the numbers up."""
+        row_slots = np.concatenate([np.zeros(0, np.int64), *(piece.row_slots for piece, _ in rows)])
+        counts: Int64s = np.bincount(row_slots, minlength=slots)
+        exponent = max((numbers.exponent for _, numbers in rows), default=0)
+        bound = sum(_bound(numbers, exponent) for _, numbers in rows)
+        if bound >= _INTEGER_MAX:
+            return cls(_NO_SUMS, counts, exponent, _INTEGER_MAX)
+        if bound <= _DOUBLE_INTEGER_MAX:
+            # Doubles add such integers without rounding, and numpy adds doubles by slot fastest.
+            weights = [
+                numbers.mantissas * float(10 ** (exponent - numbers.exponent))
+                for _, numbers in rows
+                if numbers.mantissas is not None
+            ]
+            added = np.bincount(row_slots, np.concatenate([np.zeros(0), *weights]), slots)
+            return cls(added.astype(np.int64), counts, exponent, bound)
+        sums = np.zeros(slots, np.int64)
+        for piece, numbers in rows:
+            assert numbers.mantissas is not None
+            partial = np.add.reduceat(numbers.mantissas.astype(np.int64), piece.starts[:-1])
+            sums[piece.slots] += partial * 10 ** (exponent - numbers.exponent)
+        return cls(sums, counts, exponent, bound)
+
+    def plus(self, other: Totals) -> Totals:
+        """Those of both. The other has no more slots than this."""
+        exponent = max(self.exponent, other.exponent)
+        factor, other_factor = (10 ** (exponent - totals.exponent) for totals in (self, other))
+        bound = self.bound * factor + other.bound * other_factor
+        counts = self.counts.astype(np.int64)
+        counts[: len(other.counts)] += other.counts
+        if bound >= _INTEGER_MAX:
+            return Totals(_NO_SUMS, counts, exponent, _INTEGER_MAX)
+        sums = self.sums * factor
+        sums[: len(other.sums)] += other.sums * other_factor
+        return Totals(sums, counts, exponent, bound)
+
+    def kept(self) -> Totals:
+        """The same in less room."""
+        return replace(self, counts=smallest(self.counts))
+
+
+def _bound(numbers: NumberColumn, exponent: int) -> int:
+    mantissas = numbers.mantissas
+    if mantissas is None:
+        return _INTEGER_MAX
+    largest = max(abs(int(mantissas.min())), abs(int(mantissas.max())))
+    return largest * len(numbers) * int(10 ** (exponent - numbers.exponent))
+
+
+def sum_passing(totals: Totals, rows: Callable[[], Sequence[NumberRows]], intervals: Intervals) -> Bools:
+    """Which slots have rows and a sum in the intervals. `rows` are those that the totals are of."""
+    if not totals.are_exact:
+        return _decided(rows(), totals.counts, intervals, average=False)
+    passed = np.zeros(len(totals.sums), np.bool_)
+    for interval in intervals:
+        passed |= integers_between(totals.sums, *integer_bounds(interval, totals.exponent))
+    return passed & (totals.counts > 0)
+
+
+def average_passing(totals: Totals, rows: Callable[[], Sequence[NumberRows]], intervals: Intervals) -> Bools:
+    """Which slots have rows and an average in the intervals. `rows` are those that the totals are of."""
+    if not totals.are_exact:
+        return _decided(rows(), totals.counts, intervals, average=True)
+    passed = np.zeros(len(totals.sums), np.bool_)
+    for interval in intervals:
+        inside = _average_between(totals, interval)
+        if inside is None:
+            return _decided(rows(), totals.counts, intervals, average=True)
+        passed |= inside
+    return passed & (totals.counts > 0)
+
+
+# --- integers -----------------------------------------------------------------------------------------------
+
+
+def _average_between(totals: Totals, interval: Interval) -> Bools | None:
+    """Which averages lie in the interval, compared as integers; None when a product could overflow."""
+    sums, counts = totals.sums, totals.counts.astype(np.int64, copy=False)
+    passed = np.ones(len(sums), np.bool_)
+    for limit, above, included in (
+        (interval.low, True, interval.low_included),
+        (interval.high, False, interval.high_included),
+    ):
+        if limit is None:
+            continue
+        # limit × 10^exponent as a fraction: numerator / 10^further.
+        scaled_limit = shortest(limit).scaleb(totals.exponent)
+        further = max(0, -int(scaled_limit.as_tuple().exponent))
+        numerator = int(scaled_limit.scaleb(further))
+        largest_total = max(1, int(np.abs(sums).max(initial=0))) * 10**further
+        largest_limit = max(1, int(counts.max(initial=0))) * abs(numerator)
+        if max(largest_total, largest_limit) >= _INTEGER_MAX:
+            return None
+        left, right = sums * 10**further, counts * numerator
+        if above:
+            passed &= left >= right if included else left > right
+        else:
+            passed &= left <= right if included else left < right
+    return passed
+
+
+# --- doubles first, decimals where they cannot tell ---------------------------------------------------------
+
+
+class _Approximation:
+    """Sums of doubles, and how far the exact sums can be from them."""
+
+    def __init__(self, rows: Sequence[NumberRows], counts: Ints) -> None:
+        self.rows = rows
+        self.sums = np.zeros(len(counts))
+        sizes = np.zeros(len(counts))
+        with np.errstate(over="ignore", invalid="ignore"):
+            for piece, numbers in self.rows:
+                starts, slots = piece.starts[:-1], piece.slots
+                self.sums[slots] += np.add.reduceat(numbers.doubles, starts)
+                sizes[slots] += np.add.reduceat(np.abs(numbers.doubles), starts)
+            self.errors: Floats = (counts + 8) * (sizes * _ROUNDING + _TINY)
+
+    def exact(self, slots: Bools) -> Iterable[tuple[int, Decimal]]:
+        """The exact sums of some slots."""
+        row_slots, doubles = [], []
+        for piece, numbers in self.rows:
+            wanted = slots[piece.row_slots]
+            row_slots.append(piece.row_slots[wanted].astype(np.int64))
+            doubles.append(numbers.doubles[wanted])
+        if not row_slots:
+            return
+        found = np.concatenate(row_slots)
+        order: Positions = np.argsort(found, kind="stable")
+        found, values = found[order], np.concatenate(doubles)[order]
+        starts = runs(found)
+        for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+            yield int(found[start]), exact_sum(values[start:end].tolist())
+
+
+def _decided(rows: Sequence[NumberRows], counts: Ints, intervals: Intervals, *, average: bool) -> Bools:
+    approximation = _Approximation(rows, counts)
+    present = counts > 0
+    divisors: Ints = np.where(present & average, counts, 1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        numbers = approximation.sums / divisors
+        errors = approximation.errors / divisors + np.abs(numbers) * _ROUNDING + _TINY
+        low, high = numbers - errors, numbers + errors
+        inside = np.zeros(len(counts), np.bool_)
+        outside = np.ones(len(counts), np.bool_)
+        for interval in intervals:
+            lower = -np.inf if interval.low is None else interval.low
+            upper = np.inf if interval.high is None else interval.high
+            inside |= (low > lower) & (high < upper)
+            outside &= (high < lower) | (low > upper)
+    passed = inside & present
+    for slot, total in approximation.exact(present & ~inside & ~outside):
+        passed[slot] = sum_in(total, int(counts[slot]) if average else 1, intervals)
+    return passed

@@ -1,0 +1,477 @@
+"""A table: all events of one account, input, event name, event type and group.
+
+New rows wait in a list; the first read after them, or the checkpoint, turns the list into a part in memory.
+Fresh parts merge as they come, each at least twice the next, so there are few of them. A checkpoint routes
+their rows into slices and *stages* the outcome, which is then written: the table goes on as before until the
+checkpoint's transaction is known to have committed (`settle`), or is taken back (`unstage`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+from pyroaring import BitMap
+
+from engine.backends.local.events.cache import Loader
+from engine.backends.local.events.compaction import (
+    SLICE_PARTS_LIMIT,
+    SLICE_PARTS_MAX,
+    Allowance,
+    Allowances,
+    apart,
+    is_late,
+    is_to_be_rewritten,
+    joinable,
+    needs_compaction,
+    rows_in,
+)
+from engine.backends.local.events.frame import Frame, RowSet
+from engine.backends.local.events.model import EventRow
+from engine.backends.local.events.part import Marks, Part, PartRecord
+from engine.backends.local.events.slices import (
+    NUMBER_BIAS,
+    SLICE_ROWS_MAX,
+    SliceKey,
+    rows_by_child,
+    rows_by_slice,
+)
+from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask
+from engine.backends.local.storage.keys import Family, key, parts_of
+from engine.backends.local.storage.transactions import ReadTransaction, Writable, missing_keys
+from engine.criteria.model import EventType
+from engine.errors import DataLoss
+from engine.values import MICROS_PER_DAY, Micros
+
+TableKey = tuple[int, int, int, int, int]
+"""Account, input number, name number, event type, group."""
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+class TableRecord(msgspec.Struct, array_like=True):
+    """What is known of a table without reading its slices. `marked`: some part is to be rewritten;
+    `needs_compaction`:
+    some parts are to become fewer.
+    """
+
+    next_part: int = 1
+    rows: int = 0
+    bytes: int = 0
+    marked: bool = False
+    needs_compaction: bool = False
+
+
+class SliceRecord(msgspec.Struct, array_like=True):
+    """The parts of a slice."""
+
+    parts: list[PartRecord]
+
+
+_table_decoder = msgspec.msgpack.Decoder(TableRecord)
+slice_decoder = msgspec.msgpack.Decoder(SliceRecord)
+
+Slices = dict[SliceKey, list[Part]]
+
+_BITMAP_ID_BYTES = 2
+_BITMAP_OVERHEAD_BYTES = 200
+
+
+@dataclass(slots=True)
+class _Users:
+    """Everyone who has rows."""
+
+    ids: BitMap
+
+    @property
+    def nbytes(self) -> int:
+        return _BITMAP_ID_BYTES * len(self.ids) + _BITMAP_OVERHEAD_BYTES
+
+
+@dataclass(slots=True)
+class _Staged:
+    """A checkpoint that is not known to have committed: changed slices (an empty list = gone) and the
+    record.
+    """
+
+    slices: Slices
+    record: TableRecord
+    last_day: int = 0
+    """The day of the table's last event: little is still to come for those before."""
+    new: list[Part] = field(default_factory=list)
+    """Parts to be written."""
+    gone: list[Part] = field(default_factory=list)
+    """Stored parts to be deleted."""
+    marks: dict[SliceKey, list[tuple[Part, Marks]]] = field(default_factory=dict)
+    """The parts of changed slices, with the marks they had when all this was decided."""
+
+
+class Table:
+    """The rows of one table."""
+
+    def __init__(self, loader: Loader, table_key: TableKey, record: TableRecord | None = None) -> None:
+        self._loader = loader
+        self.key = table_key
+        self.record = record or TableRecord()
+        self._slices: Slices | None = None if record else {}
+        self._pending: list[EventRow] = []
+        self._pending_sets: list[RowSet] = []
+        self._fresh: list[Part] = []
+        self._checkpointing: list[Part] = []
+        self._staged: _Staged | None = None
+        self._remarked: set[SliceKey] = set()
+        self._was_read = False
+        """Since the last checkpoint. What is written of other tables does not take the room of what is read.
+        """
+        self._users_key = (loader.cache.holder(), "users")
+
+    @staticmethod
+    def decode_record(stored: memoryview) -> TableRecord:
+        """The record as stored under the table's key."""
+        return _table_decoder.decode(stored)
+
+    @property
+    def pending(self) -> list[EventRow]:
+        """The rows that are in no part yet; whoever has a row for this table appends it."""
+        return self._pending
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether a checkpoint has something to write."""
+        return bool(
+            self._pending or self._pending_sets or self._fresh or self._checkpointing or self._remarked
+        )
+
+    @property
+    def is_purging(self) -> bool:
+        """Whether rows are still stored that a checkpoint is to get rid of."""
+        return self.record.marked or bool(self._remarked)
+
+    @property
+    def fresh_rows(self) -> int:
+        """Rows that are not stored yet."""
+        waiting = len(self._pending) + sum(map(len, self._pending_sets))
+        return waiting + sum(part.record.rows for part in (*self._fresh, *self._checkpointing))
+
+    def add_set(self, rows: RowSet) -> None:
+        """Takes rows that are columns already."""
+        self._pending_sets.append(rows)
+
+    # --- reading --------------------------------------------------------------------------------------------
+
+    def parts(self, start: Micros | None, end: Micros | None) -> Iterator[Part]:
+        """The parts that may have rows in [start, end)."""
+        self._was_read = True
+        self._flush_pending()
+        first = None if start is None else start // MICROS_PER_DAY
+        for slice_key, parts in self._loaded_slices().items():
+            if (end is None or slice_key.first_day * MICROS_PER_DAY < end) and (
+                first is None or first < slice_key.end_day
+            ):
+                yield from (part for part in parts if part.overlaps(start, end))
+        for part in (*self._checkpointing, *self._fresh):
+            if part.overlaps(start, end):
+                yield part
+
+    def user_count(self) -> int:
+        """How many users have rows. The set of them is kept while there is room in the cache, and follows
+        what is added and removed, so that a table is gone through once.
+        """
+        self._flush_pending()
+        users = self._kept_users()
+        if users is None:
+            parts = [part for part in self.parts(None, None) if part.is_live]
+            mask = np.zeros(max((part.record.user_max + 1 for part in parts), default=0), np.bool_)
+            for part in parts:
+                mask[part.live_counts()[0] if part.is_marked else part.users()] = True
+            users = _Users(bitmap_of_mask(mask))
+            self._loader.cache.put(self._users_key, users)
+        return len(users.ids)
+
+    def _kept_users(self) -> _Users | None:
+        users = self._loader.cache.get(self._users_key)
+        assert users is None or isinstance(users, _Users)
+        return users
+
+    def _loaded_slices(self) -> Slices:
+        if self._slices is None:
+            with self._loader.session() as txn:
+                self._slices = self._read_slices(txn)
+        return self._slices
+
+    def _read_slices(self, txn: ReadTransaction) -> Slices:
+        slices: Slices = {}
+        for found, stored in txn.scan(key(Family.EVENT_SLICE, *self.key)):
+            _, _, _, _, _, level, number = parts_of(found)
+            assert isinstance(level, int)
+            assert isinstance(number, int)
+            slice_key = SliceKey(level, number - NUMBER_BIAS)
+            records = slice_decoder.decode(stored).parts
+            slices[slice_key] = [
+                Part(self._loader, record, self._stored_key(slice_key), None) for record in records
+            ]
+        parts = [part for _, part in _parts_in(slices)]
+        totals = (rows_in(parts), sum(part.record.bytes for part in parts))
+        if totals != (self.record.rows, self.record.bytes):
+            raise missing_keys(key(Family.EVENT_SLICE, *self.key))
+        return slices
+
+    def _stored_key(self, slice_key: SliceKey) -> tuple[int, ...]:
+        return (*self.key, slice_key.level, slice_key.number + NUMBER_BIAS)
+
+    # --- changing -------------------------------------------------------------------------------------------
+
+    def pack_pending(self) -> None:
+        """Turns the list of rows into columns, which take a tenth of the memory."""
+        if self._pending:
+            self._pending_sets.append(RowSet.of_rows(self._pending))
+            self._pending.clear()
+
+    def _flush_pending(self) -> None:
+        self.pack_pending()
+        if not self._pending_sets:
+            return
+        part = Part.of_frame(self._loader, Frame.of_sets(self._pending_sets))
+        self._pending_sets.clear()
+        users = self._kept_users()
+        if users is not None:
+            users.ids |= bitmap_of(part.users())
+            self._loader.cache.put(self._users_key, users)
+        while self._fresh and self._fresh[-1].record.rows < 2 * part.record.rows:
+            frame = Frame.concatenated((self._fresh.pop().frame(), part.frame()))
+            part = Part.of_frame(self._loader, frame)
+        self._fresh.append(part)
+
+    def extract(self, user: int) -> list[EventRow]:
+        """Removes a user's rows and answers them, in no order."""
+        _, input_number, name_number, event_type, group = self.key
+        type_ = EventType(event_type)
+        rows: list[EventRow] = []
+        self._flush_pending()
+        for slice_key, parts in (
+            *self._loaded_slices().items(),
+            (None, [*self._checkpointing, *self._fresh]),
+        ):
+            for part in parts:
+                if not part.has_user(user):
+                    continue
+                for row in part.rows_of_user(user).tolist():
+                    time, sequence, attributes = part.row(row)
+                    rows.append(
+                        EventRow(group, user, input_number, name_number, type_, time, sequence, attributes)
+                    )
+                part.remove(user)
+                if slice_key is not None:
+                    self._remarked.add(slice_key)
+        self._fresh = [part for part in self._fresh if part.is_live]
+        # The rows that a checkpoint has written already were removed after it: they are marked there as well.
+        for slice_key, part in self._staged_parts():
+            if part.has_user(user):
+                part.remove(user)
+                self._remarked.add(slice_key)
+        users = self._kept_users()
+        if users is not None:
+            users.ids.discard(user)
+        return rows
+
+    def remove_before(self, instant: Micros) -> bool:
+        """Removes all rows before the instant; False when there are none."""
+        self._flush_pending()
+        unstored = [part for part in (*self._checkpointing, *self._fresh) if part.remove_before(instant)]
+        self._fresh = [part for part in self._fresh if part.is_live]
+        remarked = {
+            slice_key
+            for slice_key, part in (*_parts_in(self._loaded_slices()), *self._staged_parts())
+            if part.remove_before(instant)
+        }
+        self._remarked |= remarked
+        if unstored or remarked:
+            self._loader.cache.drop(self._users_key)
+        return bool(unstored or remarked)
+
+    def _staged_parts(self) -> Iterator[tuple[SliceKey, Part]]:
+        return _parts_in(self._staged.slices if self._staged else {})
+
+    # --- checkpointing
+    # --------------------------------------------------------------------------------------------
+
+    def has_work(self, allowances: Allowances) -> bool:
+        """Whether a checkpoint has something to do here."""
+        return (
+            self.has_changes
+            or (self.record.marked and not allowances.purge.is_used_up)
+            or (self.record.needs_compaction and not allowances.compaction.is_used_up)
+        )
+
+    def stage(self, allowances: Allowances) -> None:
+        """Decides what `write` is to write: fresh rows and changed marks, and other parts as far as the
+        checkpoint
+        may rewrite them.
+        """
+        self._flush_pending()
+        self._checkpointing += self._fresh
+        self._fresh = []
+        slices = self._loaded_slices()
+        staged = _Staged({}, msgspec.structs.replace(self.record))
+        frame = Frame.concatenated(part.frame() for part in self._checkpointing)
+        stored = (part for _, part in _parts_in(slices))
+        last_time = max((part.record.time_max for part in (*stored, *self._checkpointing)), default=0)
+        staged.last_day = last_time // MICROS_PER_DAY
+        if len(frame):
+            for slice_key, rows in rows_by_slice(frame.times, slices):
+                piece = frame if rows is None else frame.take(rows)
+                self._place(staged, slice_key, slices.get(slice_key, []), piece, allowances.compaction)
+        self._purge(staged, slices, allowances.purge)
+        self._join_past_parts(staged, slices, allowances.compaction)
+        for slice_key in self._remarked & slices.keys():
+            staged.slices.setdefault(slice_key, slices[slice_key])
+        self._remarked = set()
+        self._record(staged, slices)
+        self._staged = staged
+
+    def _place(
+        self, staged: _Staged, slice_key: SliceKey, parts: list[Part], frame: Frame, allowance: Allowance
+    ) -> None:
+        """Adds rows to the parts of a slice, which splits or merges parts when there are too many."""
+        stored_rows = rows_in(parts)
+        rows = stored_rows + len(frame)
+        is_sound = not any(part.is_damaged for part in parts)
+        if slice_key.level and rows > SLICE_ROWS_MAX and is_sound and allowance.take(stored_rows):
+            whole = _joined(parts, frame)
+            if whole is not None:
+                staged.slices[slice_key] = []
+                for child, child_rows in rows_by_child(whole.times, slice_key, SLICE_ROWS_MAX // 2):
+                    staged.slices[child] = [self._new_part(staged, child, whole.take(child_rows))]
+                return
+        kept = parts
+        merged: list[Part] = []
+        if slice_key.end_day <= staged.last_day and is_late(len(frame), rows):
+            kept, merged = joinable(parts, len(frame))
+        elif len(parts) >= SLICE_PARTS_MAX:
+            kept, merged = apart(parts, len(frame))
+        if merged and not allowance.take(rows_in(merged)):
+            kept, merged = apart(parts, len(frame)) if len(parts) >= SLICE_PARTS_LIMIT else (parts, [])
+        whole = _joined(merged, frame)
+        if whole is None:
+            kept, whole = parts, frame
+        staged.slices[slice_key] = [*kept, self._new_part(staged, slice_key, whole)]
+
+    def _new_part(self, staged: _Staged, slice_key: SliceKey, frame: Frame) -> Part:
+        number = staged.record.next_part
+        staged.record.next_part += 1
+        part = Part.of_frame(self._loader, frame, number=number, slice_key=self._stored_key(slice_key))
+        staged.new.append(part)
+        return part
+
+    def _purge(self, staged: _Staged, slices: Slices, allowance: Allowance) -> None:
+        """Drops parts that have no live row, and rewrites those that are to be."""
+        for slice_key in slices:
+            parts = staged.slices.get(slice_key, slices[slice_key])
+            kept = []
+            for part in parts:
+                if part.is_expired:
+                    continue
+                if is_to_be_rewritten(part) and allowance.take(part.record.rows):
+                    if part.is_live:
+                        kept.append(self._new_part(staged, slice_key, part.frame()))
+                else:
+                    kept.append(part)
+            if kept != parts:
+                staged.slices[slice_key] = kept
+
+    def _join_past_parts(self, staged: _Staged, slices: Slices, allowance: Allowance) -> None:
+        """Joins the parts of slices whose days are over, where this checkpoint has changed nothing."""
+        for slice_key, parts in slices.items():
+            if (
+                slice_key.end_day > staged.last_day
+                or slice_key in staged.slices
+                or not needs_compaction(parts)
+            ):
+                continue
+            kept, joined = joinable(parts, 0)
+            if not allowance.take(rows_in(joined)):
+                break
+            frame = _joined(joined)
+            if frame is not None:
+                new = [self._new_part(staged, slice_key, frame)] if len(frame) else []
+                staged.slices[slice_key] = [*kept, *new]
+
+    def _record(self, staged: _Staged, slices: Slices) -> None:
+        """Notes what goes, and what is known of all that stays."""
+        for slice_key, parts in staged.slices.items():
+            staged.gone += [part for part in slices.get(slice_key, ()) if part not in parts]
+            staged.marks[slice_key] = [(part, part.marks()) for part in parts]
+        after = {**slices, **staged.slices}
+        parts_after = [part for _, part in _parts_in(after)]
+        staged.record.rows = rows_in(parts_after)
+        staged.record.bytes = sum(part.record.bytes for part in parts_after)
+        staged.record.marked = any(is_to_be_rewritten(part) for part in parts_after)
+        staged.record.needs_compaction = any(
+            needs_compaction(parts) for found, parts in after.items() if found.end_day <= staged.last_day
+        )
+
+    def write(self, txn: Writable) -> None:
+        """Writes what was staged. Needs no lock: of what it reads, nothing changes before `settle`."""
+        staged = self._staged
+        assert staged is not None
+        for part in staged.new:
+            for column_key, packed in part.pack():
+                txn.put(column_key, packed)
+                part.record.bytes += len(packed)
+            staged.record.bytes += part.record.bytes
+        for part in staged.gone:
+            txn.delete_prefix(part.prefix)
+        for slice_key, marked in staged.marks.items():
+            record_key = key(Family.EVENT_SLICE, *self._stored_key(slice_key))
+            if marked:
+                records = [part.marked_record(marks) for part, marks in marked]
+                txn.put(record_key, _encoder.encode(SliceRecord(records)))
+            else:
+                txn.delete(record_key)
+        txn.put(key(Family.EVENT_TABLE, *self.key), _encoder.encode(staged.record))
+
+    def settle(self) -> None:
+        """The staged checkpoint has committed: its outcome becomes the table's state."""
+        staged = self._staged
+        if staged is None:
+            return
+        slices = self._loaded_slices()
+        for slice_key, parts in staged.slices.items():
+            for part in slices.pop(slice_key, ()):
+                if part not in parts:
+                    part.dispose()
+            if parts:
+                slices[slice_key] = parts
+        for part in staged.new:
+            part.release(keep=self._was_read)
+        self._was_read = False
+        for part in self._checkpointing:
+            part.dispose()
+        self.record = staged.record
+        self._checkpointing = []
+        self._staged = None
+
+    def unstage(self) -> None:
+        """The staged checkpoint has not committed: everything it wrote is still to be written."""
+        if self._staged is None:
+            return
+        slices = self._loaded_slices()
+        self._remarked |= self._staged.slices.keys() & slices.keys()
+        self._fresh = [*self._checkpointing, *self._fresh]
+        self._checkpointing = []
+        self._staged = None
+
+
+def _joined(parts: Iterable[Part], frame: Frame | None = None) -> Frame | None:
+    """The live rows of parts, and others; None when a part is damaged."""
+    try:
+        frames = [part.frame() for part in parts]
+    except DataLoss:
+        return None
+    return Frame.concatenated(frames if frame is None else [*frames, frame])
+
+
+def _parts_in(slices: Slices) -> Iterator[tuple[SliceKey, Part]]:
+    return ((slice_key, part) for slice_key, parts in slices.items() for part in parts)

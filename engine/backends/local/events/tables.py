@@ -1,0 +1,346 @@
+"""The event tables of one account: what the backend adds to, asks and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from pyroaring import BitMap
+
+from engine.backends.local.events.aggregate import passing
+from engine.backends.local.events.cache import ColumnCache, Keeping, Loader
+from engine.backends.local.events.compaction import Allowances
+from engine.backends.local.events.facts import TableFacts, column_spans, extent_of, facts_of
+from engine.backends.local.events.frame import ColumnKey
+from engine.backends.local.events.importing import ArrivedRows, sets_of
+from engine.backends.local.events.model import (
+    EventRow,
+    ResolvedEventMatch,
+    ResolvedSelection,
+    ResolvedSequence,
+)
+from engine.backends.local.events.part import Part, TimeSpan
+from engine.backends.local.events.select import Universe
+from engine.backends.local.events.sequence import sequence_passing
+from engine.backends.local.events.table import Table
+from engine.backends.local.storage.keys import Family, key, parts_of
+from engine.backends.local.storage.store import Store
+from engine.backends.local.storage.transactions import ReadTransaction, Writable
+from engine.criteria.ranges import ALL_NUMBERS
+from engine.values import MICROS_PER_DAY, Micros
+
+ARRIVED_ROWS_MAX = 1 << 16
+"""Rows that came as columns and wait to be cut into tables together."""
+
+PENDING_ROWS_MAX = 1 << 15
+"""Rows that wait as objects, about a kilobyte each, before they become columns."""
+
+_Short = tuple[int, int, int]
+"""A table within an account and group: input number, name number, event type."""
+
+
+ReadTable = tuple[int, int, int]
+"""What a question names of a table: input number, name number, group."""
+
+
+SLICE_MICROS = 7 * MICROS_PER_DAY
+"""About how much more than the window is read, because rows lie in slices of days and weeks."""
+
+
+class _Group:
+    """The tables of a group, and where to find them by less than their whole key."""
+
+    def __init__(self) -> None:
+        self.tables: dict[_Short, Table] = {}
+        self._by_name: dict[tuple[int, int], list[Table]] = {}
+        self._by_input: dict[int, list[Table]] = {}
+        self._by_event: dict[int, list[Table]] = {}
+
+    def place(self, table: Table) -> None:
+        """Adds a table that is not there yet."""
+        _, input_number, name_number, event_type, _ = table.key
+        self.tables[input_number, name_number, event_type] = table
+        self._by_name.setdefault((input_number, name_number), []).append(table)
+        self._by_input.setdefault(input_number, []).append(table)
+        self._by_event.setdefault(name_number, []).append(table)
+
+    def selected(self, selection: ResolvedSelection) -> Iterator[Table]:
+        """The tables of the inputs, name and type."""
+        for input_number in selection.inputs:
+            if selection.name is None:
+                tables = self._by_input.get(input_number, ())
+            else:
+                tables = self._by_name.get((input_number, selection.name), ())
+            for table in tables:
+                if selection.type is None or selection.type == table.key[3]:
+                    yield table
+
+    def through(self, input_number: int) -> Collection[Table]:
+        """The tables of an input."""
+        return self._by_input.get(input_number, ())
+
+    def named(self, name_number: int, input_number: int | None) -> Iterator[Table]:
+        """The tables of an event name, of one input or (None) of all."""
+        for table in self._by_event.get(name_number, ()):
+            if input_number in (None, table.key[1]):
+                yield table
+
+
+class EventStatistics(NamedTuple):
+    """Rows, those that were removed included until they are purged, and bytes of the stored ones."""
+
+    events: int
+    bytes: int
+
+
+class EventTables:
+    """All event tables of an account. Every method but `write` is called with the backend's state lock held.
+
+    A checkpoint needs no second call: reads find out by themselves whether its transaction has committed,
+    which it may do at any time, in the middle of a read as well.
+    """
+
+    def __init__(self, store: Store, account: int, groups: int, cache: ColumnCache | None = None) -> None:
+        """`cache` is shared by the accounts of a store; without one the account gets its own."""
+        self._account = account
+        self._loader = Loader(store.index, cache or ColumnCache())
+        self._groups = [_Group() for _ in range(groups)]
+        self._staged: list[Table] = []
+        self._pending_rows = 0
+        self._arrived: list[ArrivedRows] = []
+        self._arrived_rows = 0
+        self._turn = 0
+        self._checkpoint_number = 0
+        self._checkpoint_key = key(Family.EVENT_CHECKPOINT, account)
+        self.rows_looked_at = 0
+        """Rows read so far, of parts counted as a whole the users; callers take differences."""
+        with self._loader.session() as txn:
+            self._checkpoint_number = self._committed_checkpoint(txn)
+            for found, stored in txn.scan(key(Family.EVENT_TABLE, account)):
+                _, input_number, name_number, event_type, group = map(int, parts_of(found))
+                record = Table.decode_record(stored)
+                table_key = (account, input_number, name_number, event_type, group)
+                self._groups[group].place(Table(self._loader, table_key, record))
+
+    # --- adding ---------------------------------------------------------------------------------------------
+
+    def add(self, rows: Sequence[EventRow]) -> None:
+        """Takes rows in. The next read sees them."""
+        groups = self._groups
+        for row in rows:
+            short = (row.input_number, row.name_number, row.type)
+            table = groups[row.group].tables.get(short) or self._new_table(row.group, short)
+            table.pending.append(row)
+        self._pending_rows += len(rows)
+        if self._pending_rows >= PENDING_ROWS_MAX:
+            self._pack_pending()
+
+    def _pack_pending(self) -> None:
+        self._pending_rows = 0
+        for group in self._groups:
+            for table in group.tables.values():
+                table.pack_pending()
+
+    def add_columns(self, rows: ArrivedRows) -> None:
+        """Takes rows in that come as columns. The next read sees them."""
+        self._arrived.append(rows)
+        self._arrived_rows += len(rows)
+        if self._arrived_rows >= ARRIVED_ROWS_MAX:
+            self._place_arrived()
+
+    def _place_arrived(self) -> None:
+        if not self._arrived:
+            return
+        for found, rows in sets_of(self._arrived):
+            short = (found.input_number, found.name_number, found.type)
+            table = self._groups[found.group].tables.get(short) or self._new_table(found.group, short)
+            table.add_set(rows)
+        self._arrived = []
+        self._arrived_rows = 0
+
+    def _new_table(self, group: int, short: _Short) -> Table:
+        table = Table(self._loader, (self._account, *short, group))
+        self._groups[group].place(table)
+        return table
+
+    def extract(self, group: int, user: int) -> list[EventRow]:
+        """Removes a user's rows from all tables and answers them in the order of arrival."""
+        with self._session():
+            rows = [row for table in self._groups[group].tables.values() for row in table.extract(user)]
+        rows.sort(key=lambda row: row.sequence)
+        return rows
+
+    def remove_before(self, instant: Micros) -> list[ReadTable]:
+        """Removes every row before the instant; answers the tables that had such rows."""
+        with self._session():
+            return [
+                (input_number, name_number, group)
+                for group, tables in enumerate(self._groups)
+                for (input_number, name_number, _), table in tables.tables.items()
+                if table.remove_before(instant)
+            ]
+
+    def has_before(self, group: int, instant: Micros) -> bool:
+        """Whether the group has any row before the instant. The first question about a table reads what is
+        known of all its parts.
+        """
+        with self._session():
+            return any(
+                part.has_before(instant)
+                for table in self._groups[group].tables.values()
+                for part in table.parts(None, instant)
+            )
+
+    # --- asking ---------------------------------------------------------------------------------------------
+
+    def match(self, group: int, step: ResolvedEventMatch, users: BitMap | None = None) -> BitMap:
+        """The users of the group, among `users` (None = all), that the step holds for."""
+        with self._session():
+            parts = self._parts(group, step.selection)
+            if not parts or (users is not None and not users):
+                return BitMap(optimize=False)
+            universe = Universe(parts, users)
+            passed = passing(parts, step, universe)
+            self.rows_looked_at += universe.looked_at
+            return universe.bitmap(passed)
+
+    def match_sequence(self, group: int, step: ResolvedSequence, users: BitMap | None = None) -> BitMap:
+        """The users of the group, among `users` (None = all), that have the sequence."""
+        with self._session():
+            steps = [(selection, self._parts(group, selection)) for selection in step.steps]
+            if not all(parts for _, parts in steps) or (users is not None and not users):
+                return BitMap(optimize=False)
+            every_part = list({id(part): part for _, parts in steps for part in parts}.values())
+            universe = Universe(every_part, users)
+            passed = sequence_passing(steps, step.within, universe)
+            self.rows_looked_at += universe.looked_at
+            return universe.bitmap(passed)
+
+    def users(self, group: int, selection: ResolvedSelection, users: BitMap | None = None) -> BitMap:
+        """The users of the group, among `users` (None = all), that have any event in the selection."""
+        return self.match(group, ResolvedEventMatch(selection=selection, intervals=(ALL_NUMBERS,)), users)
+
+    def _parts(self, group: int, selection: ResolvedSelection) -> list[Part]:
+        span = selection.time
+        return [
+            part
+            for table in self._groups[group].selected(selection)
+            for part in table.parts(span.start, span.end)
+            if part.is_live
+        ]
+
+    # --- what there is --------------------------------------------------------------------------------------
+
+    def names_through(self, input_number: int) -> set[int]:
+        """The event names that came through an input; of some, nothing may be left."""
+        with self._session():
+            return {table.key[2] for group in self._groups for table in group.through(input_number)}
+
+    def facts(self, name_number: int, input_number: int | None = None) -> list[TableFacts]:
+        """Figures of an event name, by input (None = all of them) and type, in no order. Exact, without what
+        was removed.
+        """
+        with self._session():
+            return facts_of(self._named(name_number, input_number))
+
+    def attributes(self, name_number: int, input_number: int | None = None) -> dict[ColumnKey, TimeSpan]:
+        """The attributes that events of a name have, through one input or (None) all, with their kinds, and
+        the first and last time of the events that have each. Exact, without what was removed.
+        """
+        with self._session():
+            return column_spans(self._named(name_number, input_number))
+
+    def expected_rows(self, group: int, selection: ResolvedSelection) -> float:
+        """About how many rows of the group a question about a selection reads, as if they were spread evenly
+        over time. A function of the rows and of the length of the selection's range alone: wherever the range
+        lies, and however the rows are stored, it is the same.
+        """
+        with self._session():
+            rows, first, last = extent_of(self._groups[group].selected(selection))
+        start, end = selection.time.start, selection.time.end
+        if not rows or start is None or end is None:
+            return float(rows)
+        return rows * min(1.0, (end - start + SLICE_MICROS) / (last - first + 1))
+
+    def _named(self, name_number: int, input_number: int | None) -> list[Table]:
+        return [table for group in self._groups for table in group.named(name_number, input_number)]
+
+    # --- checkpointing
+    # --------------------------------------------------------------------------------------------
+
+    def prepare(self, yield_lock: Callable[[], None] = lambda: None) -> None:
+        """Decides what a checkpoint writes. It takes effect with the transaction of `write`.
+
+        `yield_lock` is called now and then and may let others read meanwhile, but not change anything.
+        """
+        with self._session(), self._loader.keeping(Keeping.NOTHING):
+            for table in self._staged:
+                table.unstage()
+            self._staged = []
+            # Counted up first: who reads in between must not take the checkpoint before for this one.
+            self._checkpoint_number += 1
+            tables = self._all()
+            allowances = Allowances(sum(table.fresh_rows for table in tables))
+            first = self._turn % len(tables) if tables else 0
+            for place, table in enumerate((*tables[first:], *tables[:first]), first):
+                if table.has_work(allowances):
+                    table.stage(allowances)
+                    self._staged.append(table)
+                    # The next checkpoint begins where this one may rewrite no more.
+                    if not allowances.compaction.was_refused:
+                        self._turn = place + 1
+                    yield_lock()
+
+    def write(self, txn: Writable) -> None:
+        """Writes what was collected. The only method that needs no lock: others may read and change the
+        tables meanwhile.
+        """
+        for table in self._staged:
+            table.write(txn)
+        if self._staged:
+            txn.put(self._checkpoint_key, self._checkpoint_number.to_bytes(8, "big"))
+
+    def settle(self) -> None:
+        """Lets go of what the last checkpoint has stored, without waiting for the next read."""
+        with self._session():
+            pass
+
+    @contextmanager
+    def _session(self) -> Iterator[None]:
+        """One state of the index, and the tables as that state has them."""
+        with self._loader.session() as txn:
+            if self._staged and self._committed_checkpoint(txn) == self._checkpoint_number:
+                for table in self._staged:
+                    table.settle()
+                self._staged = []
+            self._place_arrived()
+            yield
+
+    def _all(self) -> list[Table]:
+        return [table for group in self._groups for table in group.tables.values()]
+
+    def _committed_checkpoint(self, txn: ReadTransaction) -> int:
+        stored = txn.get(self._checkpoint_key)
+        return 0 if stored is None else int.from_bytes(stored, "big")
+
+    @property
+    def is_purging(self) -> bool:
+        """Whether rows are still stored that a checkpoint is to get rid of."""
+        with self._session():
+            return any(table.is_purging for table in self._all())
+
+    @property
+    def needs_compaction(self) -> bool:
+        """Whether a checkpoint would make parts fewer, with nothing new to write."""
+        with self._session():
+            return any(table.record.needs_compaction for table in self._all())
+
+    def statistics(self) -> EventStatistics:
+        """How much there is."""
+        with self._session():
+            tables = self._all()
+        return EventStatistics(
+            events=sum(table.record.rows + table.fresh_rows for table in tables),
+            bytes=sum(table.record.bytes for table in tables),
+        )

@@ -1,0 +1,516 @@
+"""The predicates of a plan, resolved to numbers and answered for one group.
+
+Each answers in two ways: for the whole group, and exactly for some users only (what it says of others then
+means nothing). No answer may be changed by its caller: it may be a bitmap of the index itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import numpy as np
+from pyroaring import BitMap
+
+from engine.backends.local.account.account import Account, bucket_hashes
+from engine.backends.local.attributes.index import EMPTY_LIST
+from engine.backends.local.events import (
+    NEVER,
+    ResolvedEventMatch,
+    ResolvedSelection,
+    ResolvedSequence,
+    RowCondition,
+)
+from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask, ids_of
+from engine.backends.local.storage.name_table import FieldKind, field_name
+from engine.backends.local.storage.ranges import Ranges
+from engine.backends.local.storage.step_cache import ANY_NAME, ReadKey
+from engine.criteria.conditions import WhereAttribute, mapped, tests_in
+from engine.criteria.model import Aggregate, Equals, Exists
+from engine.criteria.operators import Matcher, ResolvedTest, matcher_of
+from engine.plan.costs import Access, access_of, equal_to, looks_up_texts
+from engine.plan.model import (
+    AttributeMatch,
+    BucketMatch,
+    ConsentMatch,
+    Difference,
+    Empty,
+    EventMatch,
+    EventSelection,
+    IdentityMatch,
+    Intersection,
+    RowFilter,
+    SeenMatch,
+    SequenceMatch,
+    Step,
+    Union,
+    Universe,
+)
+from engine.plan.visitor import StepVisitor
+from engine.values import Kind
+
+PROFILE_USERS_MAX = 64
+PROFILE_USERS_OVER_SCAN_MAX = 1_024
+"""Up to so many users a test is decided by their profiles, not by a column or by a scan of texts."""
+BUCKET_USERS_MAX = 4_096
+"""Up to so many users are hashed by themselves; a column of hashes is kept for more."""
+
+# What a warm question costs, in microseconds of one ordinary core. They decide how large a sample is read
+# (`engine.audiences.estimate`), so that a change to them changes answers.
+STEP_US = 15.0
+"""A step over a group, whatever it does."""
+COLUMN_US = 0.002
+"""A value of a column."""
+TEXT_US = 0.02
+"""A user that has a string, where every distinct string is tested."""
+PROFILE_US = 2.0
+"""A user decided by the profile."""
+SEQUENCE_US = 0.05
+WHERE_US = 0.01
+ROW_US = {
+    Aggregate.COUNT: 0.01,
+    Aggregate.DISTINCT_DAYS: 0.03,
+    Aggregate.SUM: 0.02,
+    Aggregate.AVERAGE: 0.02,
+    Aggregate.MIN: 0.02,
+    Aggregate.MAX: 0.02,
+    Aggregate.DISTINCT: 0.04,
+    Aggregate.FIRST: 0.03,
+    Aggregate.LAST: 0.03,
+}
+"""A row of an event table."""
+
+
+class Predicate(Protocol):
+    """A predicate. `source` is what traces report; a `cacheable` answer may be kept
+    for as long as its `reads` are untouched; `among` is worth while for up to `narrow_max` users.
+    """
+
+    source: str
+    cacheable: bool
+    narrow_max: int
+
+    def reads(self, group: int) -> tuple[ReadKey, ...]: ...
+
+    def everyone(self, group: int) -> BitMap: ...
+
+    def among(self, group: int, users: BitMap) -> BitMap: ...
+
+    def work(self, group: int) -> float:
+        """About how many microseconds `everyone` takes with the data in memory, reckoned from the data alone:
+        not from how they are stored, what is cached, or the clock.
+        """
+        ...
+
+    def looked_at(self) -> int:
+        """Rows or values looked at since the last call."""
+        ...
+
+
+class _Base:
+    source = "index"
+    cacheable = False
+    narrow_max = 1 << 32
+
+    def __init__(self) -> None:
+        self._looked_at = 0
+
+    def looked_at(self) -> int:
+        looked_at, self._looked_at = self._looked_at, 0
+        return looked_at
+
+    def reads(self, group: int) -> tuple[ReadKey, ...]:
+        return ()
+
+    def work(self, group: int) -> float:
+        return 0.0
+
+
+class EmptyPredicate(_Base):
+    """The empty set, also where a name was never seen."""
+
+    def everyone(self, group: int) -> BitMap:
+        return BitMap()
+
+    def among(self, group: int, users: BitMap) -> BitMap:
+        return BitMap()
+
+
+class UniversePredicate(_Base):
+    """Users that belong to one of the inputs."""
+
+    def __init__(self, account: Account, inputs: tuple[int, ...]) -> None:
+        super().__init__()
+        self._seen = account.seen
+        self._inputs = inputs
+        self.cacheable = len(inputs) > 1
+
+    def reads(self, group: int) -> tuple[ReadKey, ...]:
+        return tuple(("belongs", number, group) for number in self._inputs)
+
+    def everyone(self, group: int) -> BitMap:
+        self._looked_at += len(self._inputs)
+        return self._seen.users(self._inputs, group)
+
+    def among(self, group: int, users: BitMap) -> BitMap:
+        self._looked_at += len(self._inputs)
+        return self._seen.users(self._inputs, group, users)
+
+
+class SeenPredicate(_Base):
+    """Users whose first or last sign of life lies in ranges."""
+
+    source = "column"
+    cacheable = True
+
+    def __init__(self, account: Account, inputs: tuple[int, ...], step: SeenMatch) -> None:
+        super().__init__()
+        self._account = account
+        self._inputs = inputs
+        self._last = step.last
+        self._ranges = Ranges.of_instants(step.test.ranges)
+
+    def reads(self, group: int) -> tuple[ReadKey, ...]:
+        return tuple(("seen", number, group) for number in self._inputs)
+
+    def everyone(self, group: int) -> BitMap:
+        count = self._account.directory.counts[group]
+        self._looked_at += count
+        return self._account.seen.match(self._inputs, group, self._last, self._ranges, count)
+
+    def work(self, group: int) -> float:
+        return self._account.directory.counts[group] * COLUMN_US * len(self._inputs)
+
+    def among(self, group: int, users: BitMap) -> BitMap:
+        self._looked_at += len(users)
+        return self._account.seen.match_users(self._inputs, group, self._last, self._ranges, users)
+
+
+class FieldPredicate(_Base):
+    """Users of whom one of the fields passes a test: attributes, identities, consents."""
+
+    def __init__(self, account: Account, fields: tuple[int, ...], test: ResolvedTest) -> None:
+        super().__init__()
+        self._account = account
+        self._properties = account.properties
+        self._fields = fields
+        self._matcher: Matcher = matcher_of(test)
+        self._exists = isinstance(test, Exists)
+        operands = equal_to(test)
+        self._narrows_lists = looks_up_texts(test)
+        point_types = (str, bool) if self._narrows_lists else (bool,)
+        self._points = tuple(v for v in operands if type(v) in point_types)
+        self._lists = tuple(v for v in operands if type(v) is tuple)
+        self._scans_texts = (
+            Kind.STRING in self._matcher.kinds and not self._exists and not self._narrows_lists
+        )
+        self._numbers = Ranges.of_numbers(self._matcher.numbers)
+        self._instants = Ranges.of_instants(self._matcher.instants)
+        self._set_access(access_of(test))
+
+    def _set_access(self, access: Access) -> None:
+        self.narrow_max = PROFILE_USERS_MAX
+        if access is Access.TEXT_SCAN:
+            self.source, self.cacheable = "scan", True
+            self.narrow_max = PROFILE_USERS_OVER_SCAN_MAX
+        elif access is Access.COLUMN:
+            self.source, self.cacheable = "column", True
+        else:
+            self.cacheable = self._exists or len(self._points) * len(self._fields) > 1
+        self._is_single_lookup = self.source == "index" and not self.cacheable
+
+    def reads(self, group: int) -> tuple[ReadKey, ...]:
+        return tuple(("field", field, group) for field in self._fields)
+
+    def everyone(self, group: int) -> BitMap:
+        found = [users for field in self._fields for users in self._sets(field, group)]
+        return _united(found)
+
+    def among(self, group: int, users: BitMap) -> BitMap:
+        if self._is_single_lookup:
+            return self.everyone(group)
+        self._looked_at += len(users)
+        return self._properties.match_users(self._fields, group, users, self._matcher.passes)
+
+    def work(self, group: int) -> float:
+        return sum(self._field_work(field, group) for field in self._fields)
+
+    def _field_work(self, field: int, group: int) -> float:
+        def present(kind: int) -> int:
+            return len(self._properties.present(field, kind, group))
+
+        work = 0.0
+        if self._exists:
+            return work
+        if self._scans_texts:
+            work += (present(Kind.STRING) + present(Kind.LIST)) * TEXT_US
+        if self._lists:
+            work += present(Kind.LIST) * PROFILE_US
+        for kind, ranges in ((Kind.NUMBER, self._numbers), (Kind.TIME, self._instants)):
+            if ranges and present(kind):
+                work += self._account.directory.counts[group] * COLUMN_US
+        return work
+
+    def _sets(self, field: int, group: int) -> Iterable[BitMap]:
+        """Sets whose union are the users of whom this field passes."""
+        properties = self._properties
+        if self._exists:
+            self._looked_at += len(Kind)
+            yield from (properties.present(field, kind, group) for kind in Kind)
+            return
+        for value in self._points:
+            self._looked_at += 1
+            if type(value) is bool:
+                yield properties.with_value(field, Kind.BOOL, group, value)
+            elif type(value) is str:
+                yield properties.with_value(field, Kind.STRING, group, value)
+                yield properties.with_value(field, Kind.LIST, group, value)
+        if self._scans_texts:
+            yield from self._passing_texts(field, group)
+        if self._lists:
+            yield self._passing_lists(field, group)
+        count = self._account.directory.counts[group]
+        for kind, ranges in ((Kind.NUMBER, self._numbers), (Kind.TIME, self._instants)):
+            if ranges and properties.present(field, kind, group):
+                self._looked_at += count
+                yield properties.match_column(field, kind, group, ranges, count)
+
+    def _passing_texts(self, field: int, group: int) -> Iterable[BitMap]:
+        passes = self._matcher.passes
+        for kind in (Kind.STRING, Kind.LIST):
+            for text, users in self._properties.texts(field, kind, group, self._matcher.literal):
+                self._looked_at += 1
+                if passes(text):
+                    yield users()
+
+    def _passing_lists(self, field: int, group: int) -> BitMap:
+        """Users whose whole list equals an operand."""
+        properties = self._properties
+        if self._narrows_lists:
+            candidates = _united([self._with_elements(field, group, operand) for operand in self._lists])
+        else:
+            candidates = properties.present(field, Kind.LIST, group) | properties.present(
+                field, EMPTY_LIST, group
+            )
+        self._looked_at += len(candidates)
+        passes = self._matcher.passes
+        return properties.match_users(
+            (field,), group, candidates, lambda value: type(value) is tuple and passes(value)
+        )
+
+    def _with_elements(self, field: int, group: int, elements: tuple[str, ...]) -> BitMap:
+        if not elements:
+            return self._properties.present(field, EMPTY_LIST, group)
+        users = self._properties.with_value(field, Kind.LIST, group, elements[0])
+        for element in elements[1:]:
+            users = users & self._properties.with_value(field, Kind.LIST, group, element)
+        return users
+
+
+class BucketPredicate(_Base):
+    """Users whose salted hash lies in a range."""
+
+    source = "column"
+    cacheable = True
+    narrow_max = BUCKET_USERS_MAX
+
+    def __init__(self, account: Account, step: BucketMatch) -> None:
+        super().__init__()
+        self._account = account
+        self._salt = step.salt
+        self._first, self._last = np.uint64(step.first), np.uint64(step.last)
+
+    def reads(self, group: int) -> tuple[ReadKey, ...]:
+        return (("users", group),)
+
+    def everyone(self, group: int) -> BitMap:
+        hashes = self._account.bucket_column(group, self._salt)
+        self._looked_at += len(hashes)
+        inside = bitmap_of_mask((hashes >= self._first) & (hashes <= self._last))
+        return inside & self._account.directory.alive(group)
+
+    def work(self, group: int) -> float:
+        return self._account.directory.counts[group] * COLUMN_US
+
+    def among(self, group: int, users: BitMap) -> BitMap:
+        self._looked_at += len(users)
+        ids = ids_of(users)
+        hashes = bucket_hashes(self._salt, self._account.directory.user_ids(group, users))
+        return bitmap_of(ids[(hashes >= self._first) & (hashes <= self._last)])
+
+
+class _EventsPredicate(_Base):
+    source = "scan"
+    cacheable = True
+
+    def __init__(self, account: Account, selections: tuple[ResolvedSelection, ...]) -> None:
+        super().__init__()
+        self._tables = account.tables
+        self._read = tuple(
+            (number, ANY_NAME if selection.name is None else selection.name)
+            for selection in selections
+            for number in selection.inputs
+        )
+
+    def reads(self, group: int) -> tuple[ReadKey, ...]:
+        return tuple(("events", number, name, group) for number, name in self._read)
+
+    def everyone(self, group: int) -> BitMap:
+        return self._match(group, None)
+
+    def among(self, group: int, users: BitMap) -> BitMap:
+        return self._match(group, users)
+
+    def _match(self, group: int, users: BitMap | None) -> BitMap:
+        before = self._tables.rows_looked_at
+        found = self._ask(group, users)
+        self._looked_at += self._tables.rows_looked_at - before
+        return found
+
+    def _ask(self, group: int, users: BitMap | None) -> BitMap:
+        raise NotImplementedError
+
+
+class AggregatePredicate(_EventsPredicate):
+    """Users whose aggregate over events lies in intervals."""
+
+    def __init__(self, account: Account, step: ResolvedEventMatch) -> None:
+        super().__init__(account, (step.selection,))
+        self._step = step
+
+    def _ask(self, group: int, users: BitMap | None) -> BitMap:
+        return self._tables.match(group, self._step, users)
+
+    def work(self, group: int) -> float:
+        selection = self._step.selection
+        row_us = ROW_US[self._step.aggregate] + WHERE_US * _conditions(selection.where)
+        return self._tables.expected_rows(group, selection) * row_us
+
+
+class SequencePredicate(_EventsPredicate):
+    """Users with events in order."""
+
+    def __init__(self, account: Account, step: ResolvedSequence) -> None:
+        super().__init__(account, step.steps)
+        self._step = step
+
+    def _ask(self, group: int, users: BitMap | None) -> BitMap:
+        return self._tables.match_sequence(group, self._step, users)
+
+    def work(self, group: int) -> float:
+        return sum(
+            self._tables.expected_rows(group, selection)
+            * (SEQUENCE_US + WHERE_US * _conditions(selection.where))
+            for selection in self._step.steps
+        )
+
+
+def _conditions(where: RowCondition | None) -> int:
+    """How many tests a condition makes of a row."""
+    return sum(1 for _ in tests_in(where))
+
+
+def _united(sets: list[BitMap]) -> BitMap:
+    if not sets:
+        return BitMap()
+    if len(sets) == 1:
+        return sets[0]
+    # Not `BitMap.union`, which ends with a run optimisation that makes later operations slow.
+    users = sets[0] | sets[1]
+    for more in sets[2:]:
+        users |= more
+    return users
+
+
+# --- from names to numbers ----------------------------------------------------------------------------------
+
+
+def resolve(account: Account, step: Step) -> Predicate | None:
+    """The predicate that answers a step from the account's data; None for a step made from other steps."""
+    return _Resolver(account).visit(step)
+
+
+class _Resolver(StepVisitor[Predicate | None]):
+    def __init__(self, account: Account) -> None:
+        self._account = account
+
+    def universe(self, step: Universe) -> Predicate:
+        return UniversePredicate(self._account, _inputs(self._account, step.inputs))
+
+    def empty(self, step: Empty) -> Predicate:
+        return EmptyPredicate()
+
+    def intersection(self, step: Intersection) -> None:
+        return None
+
+    def union(self, step: Union) -> None:
+        return None
+
+    def difference(self, step: Difference) -> None:
+        return None
+
+    def seen(self, step: SeenMatch) -> Predicate:
+        return SeenPredicate(self._account, _inputs(self._account, step.inputs), step)
+
+    def attribute(self, step: AttributeMatch) -> Predicate:
+        fields = (field_name(FieldKind.ATTRIBUTE, workspace, step.key) for workspace in step.workspaces)
+        return _field_predicate(self._account, tuple(fields), step.test)
+
+    def identity(self, step: IdentityMatch) -> Predicate:
+        return _field_predicate(self._account, (field_name(FieldKind.IDENTITY, step.type),), step.test)
+
+    def consent(self, step: ConsentMatch) -> Predicate:
+        field = field_name(FieldKind.CONSENT, step.regulation, step.purpose)
+        return _field_predicate(self._account, (field,), Equals(step.state.value))
+
+    def bucket(self, step: BucketMatch) -> Predicate:
+        return BucketPredicate(self._account, step)
+
+    def event(self, step: EventMatch) -> Predicate:
+        return _event_predicate(self._account, step)
+
+    def sequence(self, step: SequenceMatch) -> Predicate:
+        steps = tuple(_selection(self._account, selection) for selection in step.steps)
+        return SequencePredicate(self._account, ResolvedSequence(steps=steps, within=step.within))
+
+
+def _inputs(account: Account, names: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple(number for name in names if (number := account.inputs.find(name)) is not None)
+
+
+def _field_predicate(account: Account, names: tuple[str, ...], test: ResolvedTest) -> Predicate:
+    fields = tuple(number for name in names if (number := account.fields.find(name)) is not None)
+    return FieldPredicate(account, fields, test) if fields else EmptyPredicate()
+
+
+def _event_predicate(account: Account, step: EventMatch) -> Predicate:
+    return AggregatePredicate(
+        account,
+        ResolvedEventMatch(
+            selection=_selection(account, step.selection),
+            aggregate=step.aggregate,
+            of=_attribute(account, step.of),
+            time_zone=step.time_zone,
+            intervals=step.intervals,
+        ),
+    )
+
+
+def _selection(account: Account, selection: EventSelection) -> ResolvedSelection:
+    number = account.events.find(selection.name)
+    return ResolvedSelection(
+        inputs=_inputs(account, selection.inputs),
+        name=None if not selection.name else NEVER if number is None else number,
+        type=selection.type,
+        time=selection.time,
+        where=None if selection.where is None else _condition(account, selection.where),
+    )
+
+
+def _condition(account: Account, where: RowFilter) -> RowCondition:
+    return mapped(where, lambda each: WhereAttribute(key=_attribute(account, each.key), test=each.test))
+
+
+def _attribute(account: Account, name: str) -> int:
+    number = account.event_attributes.find(name)
+    return NEVER if number is None else number

@@ -1,0 +1,293 @@
+"""What was seen before: event ids, and batches by their request id.
+
+**Event ids.** The first 96 bits of an XXH3-128 digest of (account, input, event id) stand for the id: among a
+billion ids that are remembered, the chance that any two share one is 6 in 10^12. Digests that arrived since
+the last checkpoint are a set in memory; a checkpoint makes a sorted run of them
+(`engine.backends.local.storage.sorted_runs`).
+
+An id is remembered for `DEDUPE_HORIZON_DAYS` after it arrived, or until its account's retention has removed
+its event, whichever is sooner, but for a day at least. It may be up to a tenth longer, since a run is dropped
+as a whole; so each account has runs of its own. Digests of erased users' events stay until then: a producer's
+late retry must not bring an erased event back.
+
+**Request ids** are remembered with the answer for `REQUEST_HORIZON_HOURS`.
+
+Arrival times come from the log, never from the clock, so that replay decides as the first pass did.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import xxhash
+
+from engine.backends.base import Appended
+from engine.backends.local.storage.environment import Environment
+from engine.backends.local.storage.keys import Family, key
+from engine.backends.local.storage.sorted_runs import Items, Run, RunForm, RunRecord, Runs
+from engine.backends.local.storage.transactions import ReadTransaction, Writable
+from engine.clock import Stamp
+from engine.errors import DataLoss
+from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, Micros
+
+DEDUPE_HORIZON_DAYS = 30
+REQUEST_HORIZON_HOURS = 24
+
+IDS_KEPT_MIN = MICROS_PER_DAY
+"""However old its event, an id is remembered for this long after it arrived."""
+
+DIGEST_BYTES = 12
+RUN_SPAN_MAX_SHARE = 0.1
+RUNS_DROPPED_MAX = 64
+REQUESTS_DROPPED_MAX = 50_000
+MERGES_MAX = 16
+"""What a checkpoint drops and merges at most; the next one goes on."""
+
+EVENT_ID_RUNS = RunForm(
+    record=Family.DEDUPE_RUN,
+    filter=Family.DEDUPE_FILTER,
+    block=Family.DEDUPE_BLOCK,
+    items=np.dtype([("high", ">u8"), ("low", ">u4")]),
+)
+
+
+_ANY_ACCOUNT = 0
+"""The account of runs that older builds wrote, which hold ids of all accounts."""
+
+
+def _items(digests: Sequence[bytes] | set[bytes]) -> Items:
+    return np.frombuffer(b"".join(digests), EVENT_ID_RUNS.items)
+
+
+@dataclass(slots=True)
+class _Fresh:
+    """Digests of one account that arrived since the last checkpoint: when the first of them came, when the
+    last,
+    and the newest time of their events.
+    """
+
+    digests: set[bytes]
+    first_arrival: Micros
+    last_arrival: Micros
+    newest_event: Micros
+
+    def took(self, arrival: Micros, newest_event: Micros) -> None:
+        self.first_arrival = min(self.first_arrival, arrival)
+        self.last_arrival = max(self.last_arrival, arrival)
+        self.newest_event = max(self.newest_event, newest_event)
+
+
+class DuplicatesUnknown(DataLoss):
+    """Whether events were seen before cannot be told, as what is known of their ids is damaged. Nothing was
+    changed.
+    """
+
+
+class EventIds:
+    """The event ids seen within the horizon, by account."""
+
+    def __init__(self, index: Environment, horizon_days: int = DEDUPE_HORIZON_DAYS) -> None:
+        self._horizon = horizon_days * MICROS_PER_DAY
+        self._fresh: dict[int, _Fresh] = {}
+        self._writing: dict[int, _Fresh] = {}
+        self._runs = Runs(index, EVENT_ID_RUNS)
+        self._expired: dict[int, Micros] = {}
+        """By account the instant before which events were removed last, as far as this process has seen."""
+
+    def take(self, account: int, digests: Sequence[bytes], newest_event: Micros, stamp: Stamp) -> list[bool]:
+        """For each digest, in order, whether it was seen before; all are seen from now on. Digests repeated
+        within the sequence count. `newest_event` is the latest time among their events.
+        """
+        try:
+            old = self._in_runs(account, digests, stamp.settled)
+        except DataLoss as damage:
+            raise DuplicatesUnknown(
+                f"whether these events came before cannot be told: {damage.message}; restore a backup",
+                metadata=dict(damage.metadata),
+            ) from damage
+        writing = self._writing[account].digests if account in self._writing else frozenset()
+        fresh = self._fresh.get(account)
+        if fresh is None:
+            fresh = self._fresh[account] = _Fresh(set(), stamp.arrival, stamp.arrival, newest_event)
+        fresh.took(stamp.arrival, newest_event)
+        seen = []
+        for digest in digests:
+            repeated = digest in fresh.digests or digest in writing or digest in old
+            seen.append(repeated)
+            if not repeated:
+                fresh.digests.add(digest)
+        return seen
+
+    def _in_runs(self, account: int, digests: Sequence[bytes], settled: Micros) -> frozenset[bytes]:
+        # Runs that are past their time are looked into no more, whether or not a checkpoint has dropped them
+        # yet: a replay, which meets the index of a later checkpoint, must decide alike.
+        runs = [
+            run
+            for run in self._runs.all
+            if run.record.account in (account, _ANY_ACCOUNT) and not self._is_past(run, settled)
+        ]
+        if not runs:
+            return frozenset()
+        found, _ = self._runs.find(EVENT_ID_RUNS.keys(_items(digests)), runs)
+        return frozenset(digests[at] for at in found.tolist())
+
+    def _is_past(self, run: Run, settled: Micros) -> bool:
+        record = run.record
+        if record.last_arrival < settled - self._horizon:
+            return True
+        # All its events are older than what the account keeps: sent again, they are refused for their age.
+        expired = self._expired.get(record.account)
+        is_expired = expired is not None and record.newest_event < expired
+        return is_expired and record.last_arrival < settled - IDS_KEPT_MIN
+
+    def expire(self, account: int, before: Micros) -> None:
+        """The account's events before an instant were removed, and so are ids that none but such had."""
+        self._expired[account] = max(before, self._expired.get(account, before))
+
+    # --- checkpointing ---
+
+    def prepare(self) -> None:
+        """Sets the fresh digests apart for `write`, which needs no lock."""
+        self._writing, self._fresh = self._fresh, {}
+
+    def write(self, txn: Writable, stamp: Stamp) -> None:
+        """Writes what was collected, a run for each account, and deletes runs that are past their time, at
+        most `RUNS_DROPPED_MAX`.
+        """
+        past = (run for run in self._runs.all if self._is_past(run, stamp.settled))
+        for run in itertools.islice(past, RUNS_DROPPED_MAX):
+            self._runs.stage_drop(txn, run)
+        for account, fresh in sorted(self._writing.items()):
+            if fresh.digests:
+                record = RunRecord(
+                    0, [], fresh.first_arrival, fresh.last_arrival, account, fresh.newest_event
+                )
+                self._runs.stage_new(txn, _items(fresh.digests), record)
+
+    def commit(self) -> None:
+        """What was collected is in the index."""
+        self._runs.commit()
+        self._writing = {}
+
+    def rollback(self) -> None:
+        """What was collected did not reach the index."""
+        self._runs.rollback()
+        for account, writing in self._writing.items():
+            fresh = self._fresh.get(account)
+            if fresh is not None:
+                writing.digests |= fresh.digests
+                writing.took(fresh.first_arrival, fresh.newest_event)
+                writing.took(fresh.last_arrival, fresh.newest_event)
+            self._fresh[account] = writing
+        self._writing = {}
+
+    @property
+    def runs(self) -> Runs:
+        """What was checkpointed, to be merged now and then."""
+        return self._runs
+
+    def mergeable(self) -> list[list[Run]]:
+        """Groups of runs that are worth merging: of one account and tier, and not so far apart in time that
+        ids stay much longer than they have to. At most `MERGES_MAX`, the accounts with most runs first.
+        """
+        by_account: dict[int, list[Run]] = {}
+        for run in self._runs.all:
+            by_account.setdefault(run.record.account, []).append(run)
+        needs_compaction = sorted(by_account.items(), key=lambda item: -len(item[1]))
+        groups = (
+            self._runs.mergeable(self._span_max(account, runs), runs) for account, runs in needs_compaction
+        )
+        return list(itertools.islice(filter(None, groups), MERGES_MAX))
+
+    def _span_max(self, account: int, runs: Sequence[Run]) -> Micros:
+        """How far apart runs may have arrived to be merged: a share of the time that ids are kept for."""
+        kept = self._horizon
+        if account in self._expired:
+            newest = max(run.record.last_arrival for run in runs)
+            kept = min(kept, max(MICROS_PER_DAY, newest - self._expired[account]))
+        return int(kept * RUN_SPAN_MAX_SHARE)
+
+
+def event_digests(account: int, inputs: Sequence[int], event_ids: Sequence[str]) -> list[bytes]:
+    """The digests of event ids, each on the input of the same place."""
+    prefixes = {number: b"%d/%d/" % (account, number) for number in set(inputs)}
+    digest = xxhash.xxh3_128_digest
+    return [
+        digest(prefixes[number] + event_id.encode())[:DIGEST_BYTES]
+        for number, event_id in zip(inputs, event_ids, strict=True)
+    ]
+
+
+# --- requests -----------------------------------------------------------------------------------------------
+
+
+class Answered(msgspec.Struct, frozen=True, array_like=True):
+    """The first answer to a request, and when it arrived."""
+
+    arrival: Micros
+    answer: Appended
+
+
+class Requests:
+    """Answers by request id, within the horizon."""
+
+    def __init__(self, index: Environment, horizon_hours: int = REQUEST_HORIZON_HOURS) -> None:
+        self._index = index
+        self._horizon = horizon_hours * MICROS_PER_HOUR
+        self._fresh: dict[tuple[int, bytes], Answered] = {}
+        self._writing: dict[tuple[int, bytes], Answered] = {}
+
+    def find(self, account: int, request_id: str, now: Micros) -> Appended | None:
+        """The first answer to the request, if it came within the horizon before `now`."""
+        digest = xxhash.xxh3_128_digest(request_id.encode())
+        answered = self._fresh.get((account, digest)) or self._writing.get((account, digest))
+        if answered is None:
+            with self._index.reading() as txn:
+                stored = txn.get(key(Family.REQUEST, account, digest))
+                if stored is None:
+                    return None
+                answered = msgspec.msgpack.decode(stored, type=Answered)
+        return answered.answer if answered.arrival >= now - self._horizon else None
+
+    def add(self, account: int, request_id: str, arrival: Micros, answer: Appended) -> None:
+        """Remembers the first answer."""
+        self._fresh[account, xxhash.xxh3_128_digest(request_id.encode())] = Answered(arrival, answer)
+
+    def prepare(self) -> None:
+        """Sets the fresh answers apart for `write`, which needs no lock."""
+        self._writing, self._fresh = self._fresh, {}
+
+    def write(self, txn: Writable, now: Micros) -> None:
+        """Writes what was collected, and deletes answers past the horizon, at most `REQUESTS_DROPPED_MAX`."""
+        for (account, digest), answered in sorted(self._writing.items()):
+            txn.put(key(Family.REQUEST, account, digest), msgspec.msgpack.encode(answered))
+            txn.put(key(Family.REQUEST_ARRIVAL, answered.arrival, account, digest), b"")
+        with self._index.reading() as read:
+            self._delete_old(txn, read, now - self._horizon)
+
+    def _delete_old(self, txn: Writable, read: ReadTransaction, oldest: Micros) -> None:
+        end = key(Family.REQUEST_ARRIVAL, max(0, oldest))
+        for stored in itertools.islice(read.keys(key(Family.REQUEST_ARRIVAL)), REQUESTS_DROPPED_MAX):
+            if stored >= end:
+                break
+            txn.delete(stored)
+            account_and_digest = stored[len(end) :]
+            account, digest = int.from_bytes(account_and_digest[:4], "big"), account_and_digest[4:]
+            answered = read.get(key(Family.REQUEST, account, digest))
+            # The same id may have been given a second answer since.
+            is_old = answered is not None and msgspec.msgpack.decode(answered, type=Answered).arrival < oldest
+            if is_old and (account, digest) not in self._writing:
+                txn.delete(key(Family.REQUEST, account, digest))
+
+    def commit(self) -> None:
+        """What was collected is in the index."""
+        self._writing = {}
+
+    def rollback(self) -> None:
+        """What was collected did not reach the index."""
+        self._fresh = {**self._writing, **self._fresh}
+        self._writing = {}

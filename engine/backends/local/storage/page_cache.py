@@ -1,0 +1,389 @@
+"""Write-back page_cache: bitmaps, columns and profiles, loaded on first touch, changed in place, written by
+checkpoints.
+
+Readers and writers share the same objects under the backend's state lock, so every acknowledged write is
+seen at once and nothing has to be merged. A cached that changed is dirty until the next checkpoint writes
+it; clean page_cache are dropped, least recently used first, when together they exceed the budget. What
+counts is about how much memory a cached takes, which for profiles is ten times what is stored.
+"""
+
+from __future__ import annotations
+
+import array
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from pyroaring import BitMap
+
+from engine.backends.local.storage.environment import Environment
+from engine.backends.local.storage.transactions import ReadTransaction, Writable
+
+T = TypeVar("T")
+
+CACHE_BYTES_DEFAULT = 24 << 20
+EVICT_TO_SHARE = 0.75
+EVICT_AGAIN_GROWTH = 1.1
+"""PageCache that could not go, as they wait for a checkpoint, are looked through again after so much more
+has come.
+"""
+PAGES_PER_YIELD = 500
+CACHED_PAGE_OVERHEAD_BYTES = 350
+MESSAGE_BYTES_PER_STORED_BYTE = 9
+"""Measured: dicts of tuples and lists of strings, beside their MessagePack."""
+
+PAGE_BITS = 12
+PAGE_USERS = 1 << PAGE_BITS
+PAGE_MASK = PAGE_USERS - 1
+
+ABSENT_NUMBER = float("nan")
+ABSENT_TIME = -(1 << 63)
+
+U32_BYTES = 4
+
+
+class Codec(Protocol[T]):
+    """How a cached's value is made, read and written."""
+
+    def empty(self) -> T: ...
+
+    def decode(self, stored: memoryview) -> T: ...
+
+    def encode(self, value: T) -> bytes | None:
+        """The stored form; None when there is nothing to store and the key is deleted."""
+        ...
+
+    def memory_bytes(self, stored_bytes: int) -> int:
+        """About how much memory the value takes that is stored in so many bytes."""
+        ...
+
+
+class _BitMaps:
+    """A set of dense ids: the portable Roaring format, or four bytes when it holds a single one."""
+
+    def empty(self) -> BitMap:
+        return BitMap(optimize=False)
+
+    def decode(self, stored: memoryview) -> BitMap:
+        if len(stored) == U32_BYTES:
+            return BitMap((int.from_bytes(stored, "little"),), optimize=False)
+        return BitMap.deserialize(bytes(stored))
+
+    def encode(self, value: BitMap) -> bytes | None:
+        if len(value) > 1:
+            return value.serialize()
+        return value.min().to_bytes(U32_BYTES, "little") if value else None
+
+    def memory_bytes(self, stored_bytes: int) -> int:
+        return stored_bytes
+
+
+class ColumnCodec:
+    """An array of fixed length in which `absent` marks places without a value.
+
+    Stored whole, or, when less than half is there, as u16 positions and their values.
+    """
+
+    def __init__(self, typecode: str, absent: float, length: int) -> None:
+        self.typecode = typecode
+        self.absent = absent
+        self._empty = array.array(typecode, [absent]) * length
+        self._dtype = np.dtype(typecode)
+
+    def empty(self) -> array.array[Any]:
+        return self._empty[:]
+
+    def decode(self, stored: memoryview) -> array.array[Any]:
+        column: array.array[Any] = array.array(self.typecode)
+        if stored[0] == _WHOLE:
+            column.frombytes(stored[1:])
+            return column
+        column = self._empty[:]
+        count = len(stored) // (2 + self._dtype.itemsize)
+        positions = np.frombuffer(stored, np.uint16, count, 1)
+        np.frombuffer(column, self._dtype)[positions] = np.frombuffer(
+            stored, self._dtype, count, 1 + 2 * count
+        )
+        return column
+
+    def is_present(self, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Which entries have a value."""
+        return ~np.isnan(values) if self.typecode == "d" else np.asarray(values != self.absent)
+
+    def encode(self, value: array.array[Any]) -> bytes | None:
+        values = np.frombuffer(value, self._dtype)
+        present = self.is_present(values)
+        count = np.count_nonzero(present)
+        if not count:
+            return None
+        if 2 * count > len(values):
+            return b"".join((bytes([_WHOLE]), memoryview(value)))
+        positions = np.flatnonzero(present)
+        return bytes([_SPARSE]) + positions.astype(np.uint16).tobytes() + values[positions].tobytes()
+
+    def memory_bytes(self, stored_bytes: int) -> int:
+        return len(self._empty) * self._dtype.itemsize
+
+
+_WHOLE, _SPARSE = 0, 1
+
+
+class MessageCodec(Generic[T]):
+    """Any type that MessagePack holds; falsy values are not stored."""
+
+    def __init__(self, kind: Any, empty: type[T]) -> None:
+        self._empty = empty
+        self._decoder = msgspec.msgpack.Decoder(kind)
+
+    def empty(self) -> T:
+        return self._empty()
+
+    def decode(self, stored: memoryview) -> T:
+        return cast(T, self._decoder.decode(stored))
+
+    def encode(self, value: T) -> bytes | None:
+        return _encoder.encode(value) if value else None
+
+    def memory_bytes(self, stored_bytes: int) -> int:
+        return MESSAGE_BYTES_PER_STORED_BYTE * stored_bytes
+
+
+_encoder = msgspec.msgpack.Encoder()
+
+BITMAP = _BitMaps()
+NUMBERS = ColumnCodec("d", ABSENT_NUMBER, PAGE_USERS)
+TIMES = ColumnCodec("q", ABSENT_TIME, PAGE_USERS)
+PARTITIONS = ColumnCodec("H", 0xFFFF, PAGE_USERS)
+SEEN_TIMES = ColumnCodec("q", ABSENT_TIME, 2 * PAGE_USERS)
+"""First times of a page's users, then last times."""
+
+
+class CachedPage(Generic[T]):
+    """A value and where it is stored."""
+
+    __slots__ = ("codec", "dirty", "key", "size", "used", "value")
+
+    def __init__(self, key: bytes, codec: Codec[T], value: T, size: int) -> None:
+        self.key = key
+        self.codec = codec
+        self.value = value
+        self.size = size
+        self.used = 0
+        self.dirty = False
+
+
+@dataclass(slots=True)
+class _Session:
+    depth: int = 0
+    txn: ReadTransaction | None = None
+    stack: ExitStack | None = None
+
+
+class PageCache:
+    """All page_cache of a store. Every method is called with the state lock held, inside a `session`."""
+
+    def __init__(self, index: Environment, bytes_max: int = CACHE_BYTES_DEFAULT) -> None:
+        self._index = index
+        self.limit(bytes_max)
+        self._bytes = 0
+        self._clock = 0
+        self._page_cache: dict[bytes, CachedPage[Any]] = {}
+        self._dirty: dict[bytes, CachedPage[Any]] = {}
+        self._writing: dict[bytes, CachedPage[Any]] = {}
+        # Values that were put in their stored form and that nobody asked for since. Of an object a value, as
+        # page_cache are, the garbage collector makes many times what it takes to put one.
+        self._encoded: dict[bytes, bytes] = {}
+        self._writing_encoded: dict[bytes, bytes] = {}
+        self._session = _Session()
+
+    def limit(self, bytes_max: int) -> None:
+        """Sets how much memory clean page_cache may take, from the end of the next session."""
+        self._bytes_max = self._evict_above = bytes_max
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Everything read in the block comes from one state of the index; evicts at the end."""
+        session = self._session
+        session.depth += 1
+        self._clock += 1
+        try:
+            yield
+        finally:
+            session.depth -= 1
+            if not session.depth:
+                self._end_reading()
+                if self._bytes > self._evict_above:
+                    self._evict()
+
+    def reading(self) -> ReadTransaction:
+        """The session's read transaction, begun when first needed."""
+        session = self._session
+        if session.txn is None:
+            session.stack = ExitStack()
+            session.txn = session.stack.enter_context(self._index.reading())
+        return session.txn
+
+    def _end_reading(self) -> None:
+        if self._session.stack is not None:
+            self._session.stack.close()
+            self._session.stack = self._session.txn = None
+
+    def find(self, key: bytes, codec: Codec[T]) -> CachedPage[T] | None:
+        """The cached, or None when there is nothing under the key."""
+        cached = self._page_cache.get(key)
+        if cached is None:
+            stored = self._stored(key)
+            if stored is None:
+                return None
+            cached = CachedPage(key, codec, codec.decode(stored), _size(codec, len(stored)))
+            self._page_cache[key] = cached
+            self._bytes += cached.size
+            if self._encoded.pop(key, None) is not None:
+                self.changed(cached)
+        cached.used = self._clock
+        return cached
+
+    def _stored(self, key: bytes) -> memoryview | None:
+        """The newest stored form of a value that is in no cached."""
+        encoded = self._encoded.get(key) or self._writing_encoded.get(key)
+        return self.reading().get(key) if encoded is None else memoryview(encoded)
+
+    def get(self, key: bytes, codec: Codec[T]) -> CachedPage[T]:
+        """The cached, with an empty value when there is nothing under the key."""
+        cached = self.find(key, codec)
+        if cached is None:
+            cached = CachedPage(key, codec, codec.empty(), _size(codec, 0))
+            cached.used = self._clock
+            self._page_cache[key] = cached
+            self._bytes += cached.size
+        return cached
+
+    def read(self, key: bytes, codec: Codec[T]) -> T | None:
+        """The value under the key, not kept for later when it is not here yet; None when there is nothing."""
+        cached = self._page_cache.get(key)
+        if cached is not None:
+            return cast(T, cached.value)
+        stored = self._stored(key)
+        return None if stored is None else codec.decode(stored)
+
+    def encoded(self, key: bytes) -> bytes | None:
+        """The stored form of what is under the key; None when there is nothing."""
+        cached = self._page_cache.get(key)
+        if cached is not None:
+            encoded: bytes | None = cached.codec.encode(cached.value)
+            return encoded
+        stored = self._stored(key)
+        return None if stored is None else bytes(stored)
+
+    def add_encoded(self, values: Mapping[bytes, bytes]) -> None:
+        """Puts values in their stored form under keys that have none."""
+        self._encoded.update(values)
+
+    def put_encoded(self, key: bytes, encoded: bytes) -> None:
+        """Puts a value in its stored form, which is not empty, in place of what is under the key."""
+        self._encoded[key] = encoded
+        cached = self._page_cache.pop(key, None)
+        if cached is not None:
+            self._bytes -= cached.size
+            self._dirty.pop(key, None)
+
+    def changed(self, cached: CachedPage[Any]) -> None:
+        """Notes that the cached's value was changed."""
+        if not cached.dirty:
+            cached.dirty = True
+            self._dirty[cached.key] = cached
+
+    def unstored(self, prefixes: tuple[bytes, ...]) -> Iterator[tuple[bytes, Any]]:
+        """Keys under the prefixes, and their values, of which the store may have an older form or none, save
+        those that were put encoded.
+        """
+        for page_cache in (self._writing, self._dirty):
+            for stored, cached in page_cache.items():
+                if stored.startswith(prefixes):
+                    yield stored, cached.value
+
+    def replace(self, key: bytes, codec: Codec[T], value: T) -> None:
+        """Puts a clean value under a key that the caller wrote itself."""
+        self.get(key, codec).value = value
+        self._end_reading()
+
+    def forget(self, prefix: bytes) -> None:
+        """Drops every cached under the prefix, after the caller deleted the keys."""
+        for key in [key for key in self._page_cache if key.startswith(prefix)]:
+            self._bytes -= self._page_cache.pop(key).size
+            self._dirty.pop(key, None)
+            self._writing.pop(key, None)
+        for encoded in (self._encoded, self._writing_encoded):
+            for key in [key for key in encoded if key.startswith(prefix)]:
+                del encoded[key]
+        self._end_reading()
+
+    def write(self, txn: Writable, yield_lock: Callable[[], None]) -> None:
+        """Writes every dirty cached, in key order, which LMDB takes fastest. Until `commit` or `rollback`
+        they stay here whatever the budget, since the store has an older form of them.
+        """
+        self._writing, self._dirty = self._dirty, {}
+        self._writing_encoded, self._encoded = self._encoded, {}
+        for count, key in enumerate(sorted([*self._writing, *self._writing_encoded])):
+            if count % PAGES_PER_YIELD == 0:
+                yield_lock()
+            encoded = self._writing_encoded.get(key)
+            if encoded is not None:
+                txn.put(key, encoded)
+                continue
+            cached = self._writing[key]
+            cached.dirty = False
+            encoded = cached.codec.encode(cached.value)
+            if encoded is None:
+                txn.delete(key)
+            else:
+                txn.put(key, encoded)
+            size = _size(cached.codec, 0 if encoded is None else len(encoded))
+            self._bytes += size - cached.size
+            cached.size = size
+
+    def commit(self) -> None:
+        """The transaction of `write` has committed."""
+        self._writing.clear()
+        self._writing_encoded.clear()
+        self._evict_above = self._bytes_max
+        self._end_reading()
+
+    def rollback(self) -> None:
+        """The transaction of `write` was not committed: what it wrote is dirty again."""
+        for key, cached in self._writing.items():
+            # Otherwise it was put encoded since.
+            if self._page_cache.get(key) is cached:
+                self.changed(cached)
+        for key, encoded in self._writing_encoded.items():
+            if key in self._page_cache:
+                self.changed(self._page_cache[key])
+            else:
+                self._encoded.setdefault(key, encoded)
+        self._writing.clear()
+        self._writing_encoded.clear()
+
+    def _evict(self) -> None:
+        self._evict_above = self._bytes_max
+        target = self._bytes_max * EVICT_TO_SHARE
+        for cached in sorted(self._page_cache.values(), key=operator.attrgetter("used")):
+            if self._bytes <= target:
+                return
+            if not cached.dirty and cached.key not in self._writing:
+                del self._page_cache[cached.key]
+                self._bytes -= cached.size
+        self._evict_above = max(self._bytes_max, int(self._bytes * EVICT_AGAIN_GROWTH))
+
+
+def _size(codec: Codec[Any], stored_bytes: int) -> int:
+    return CACHED_PAGE_OVERHEAD_BYTES + codec.memory_bytes(stored_bytes)
+
+
+def as_numpy(column: array.array[Any]) -> npt.NDArray[Any]:
+    """The same memory as a numpy array."""
+    return np.frombuffer(column, np.dtype(column.typecode))

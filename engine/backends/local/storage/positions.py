@@ -1,0 +1,82 @@
+"""How far the log and the index have come, as each of them records it.
+
+The index records the position that it reflects, in the transaction of each checkpoint. The log records up to
+which position it was trimmed. So an empty log, too, says how far it had come.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from engine.backends.local.storage.keys import Family, key
+from engine.backends.local.storage.transactions import ReadTransaction, Writable
+from engine.clock import Stamp
+from engine.values import Micros
+
+CHECKPOINTED, TRIMMED = b"checkpointed", b"trimmed"
+"""Names of the records, in the family META."""
+
+_CHECKPOINTED_KEY, _TRIMMED_KEY = key(Family.META, CHECKPOINTED), key(Family.META, TRIMMED)
+
+
+class CheckpointedState(msgspec.Struct, frozen=True):
+    """How far the index has come: the log position, and at that position the arrival sequence, when the entry
+    arrived, and the time by which things are old (None in older stores: when it arrived).
+    """
+
+    position: int = 0
+    sequence: int = 0
+    arrival: Micros = 0
+    settled: Micros | None = None
+
+    @property
+    def stamp(self) -> Stamp:
+        """When the entry at the position came."""
+        return Stamp(self.arrival, self.arrival if self.settled is None else self.settled)
+
+
+class LogReach(NamedTuple):
+    """The positions that the log has: above `trimmed`, up to and including `newest`. None where the log does
+    not say: one without entries, written by a build that recorded nothing.
+    """
+
+    trimmed: int | None
+    newest: int | None
+
+
+def read_checkpointed(txn: ReadTransaction) -> CheckpointedState:
+    """How far the index is that a transaction sees."""
+    stored = txn.get(_CHECKPOINTED_KEY)
+    return CheckpointedState() if stored is None else msgspec.msgpack.decode(stored, type=CheckpointedState)
+
+
+def write_checkpointed(txn: Writable, checkpointed: CheckpointedState) -> None:
+    """Records how far the index is, in the transaction that brings it there."""
+    txn.put(_CHECKPOINTED_KEY, msgspec.msgpack.encode(checkpointed))
+
+
+def write_trimmed(txn: Writable, through: int) -> None:
+    """Records that entries up to a position are deleted, in the transaction that deletes them."""
+    txn.put(_TRIMMED_KEY, msgspec.msgpack.encode(through))
+
+
+def decode_trimmed(stored: memoryview) -> int:
+    """The inverse of what `write_trimmed` stores."""
+    return msgspec.msgpack.decode(stored, type=int)
+
+
+def read_reach(txn: ReadTransaction) -> LogReach:
+    """What the log has that a transaction sees, told by its keys."""
+    recorded = txn.get(_TRIMMED_KEY)
+    trimmed = None if recorded is None else decode_trimmed(recorded)
+    first = next(txn.keys(key(Family.LOG)), None)
+    last = txn.last_key(key(Family.LOG))
+    if first is None or last is None:
+        return LogReach(trimmed, trimmed)
+    return LogReach(_position(first) - 1, _position(last))
+
+
+def _position(stored: bytes) -> int:
+    return int.from_bytes(stored[1:], "big")

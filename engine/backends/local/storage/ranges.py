@@ -1,0 +1,74 @@
+"""Which entries of a column lie in a set of ranges."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.backends.local.storage.page_cache import ABSENT_TIME
+from engine.criteria.ranges import Interval, TimeRange
+from engine.values import TIME_MAX_MICROS
+
+COMPARED_RANGES_MAX = 4
+"""Up to so many ranges are compared one by one; more are found by bisection."""
+
+
+class Ranges:
+    """Sorted, disjoint ranges, both ends included, of one dtype. Absent entries lie in none."""
+
+    def __init__(self, lows: npt.NDArray[Any], highs: npt.NDArray[Any]) -> None:
+        self._lows = lows
+        self._highs = highs
+        # A side on which nothing is left out needs no comparison: absent numbers are NaN and fail any, absent
+        # times lie below every low.
+        open_high = np.inf if highs.dtype == np.float64 else TIME_MAX_MICROS
+        self._spans = [
+            (None if low == -np.inf and high != open_high else low, None if high == open_high else high)
+            for low, high in zip(lows, highs, strict=True)
+        ]
+
+    @classmethod
+    def of_numbers(cls, intervals: Sequence[Interval]) -> Ranges:
+        """Ranges of doubles; an excluded bound becomes the double next to it."""
+        lows = np.array([-np.inf if i.low is None else i.low for i in intervals], np.float64)
+        highs = np.array([np.inf if i.high is None else i.high for i in intervals], np.float64)
+        open_low = np.array([not i.low_included and i.low is not None for i in intervals], np.bool_)
+        open_high = np.array([not i.high_included and i.high is not None for i in intervals], np.bool_)
+        # Above the greatest double comes infinity, which no column holds.
+        with np.errstate(over="ignore"):
+            return cls(
+                np.where(open_low, np.nextafter(lows, np.inf), lows),
+                np.where(open_high, np.nextafter(highs, -np.inf), highs),
+            )
+
+    @classmethod
+    def of_instants(cls, ranges: Sequence[TimeRange]) -> Ranges:
+        """Ranges of instants in microseconds."""
+        earliest, latest = ABSENT_TIME + 1, TIME_MAX_MICROS
+        lows = [earliest if r.start is None else r.start for r in ranges]
+        highs = [latest if r.end is None else r.end - 1 for r in ranges]
+        return cls(np.array(lows, np.int64), np.array(highs, np.int64))
+
+    def __bool__(self) -> bool:
+        return len(self._lows) > 0
+
+    def holds(self, column: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """A mask of the entries that lie in one of the ranges."""
+        if len(self._lows) > COMPARED_RANGES_MAX:
+            at = np.searchsorted(self._lows, column, "right") - 1
+            return np.asarray((at >= 0) & (column <= self._highs[at]))
+        masks = [_between(column, low, high) for low, high in self._spans]
+        return functools.reduce(np.logical_or, masks) if masks else np.zeros(len(column), np.bool_)
+
+
+def _between(column: npt.NDArray[Any], low: Any, high: Any) -> npt.NDArray[np.bool_]:
+    """Entries from low to high; None leaves a side unchecked, one of them only."""
+    if high is None:
+        return np.asarray(column >= low)
+    if low is None:
+        return np.asarray(column <= high)
+    return np.asarray((column >= low) & (column <= high))

@@ -1,0 +1,371 @@
+"""Sorted runs: hashes in the store that are found by the batch, however many there are.
+
+Who remembers hashes for long, of event ids and of user ids, writes those that came since the last checkpoint
+as one *run*: items sorted by their first 64 bits, in blocks, with a Bloom filter that is kept in memory. A
+batch is probed in all filters at once, and only blocks that may hold one of its hashes are read. Runs of
+similar size are merged in the background, so that their number, and how often an item is written anew, grow
+with the logarithm of the items (the log-structured merge tree of O'Neil et al., 1996).
+
+An item has two parts, the second of which may end in a payload. Keys are items without payload: arrays of
+shape (n, 2), u64, the bits of the payload zero.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from engine.backends.local.storage.arrays import Positions, ranges
+from engine.backends.local.storage.arrays import runs as starts_of
+from engine.backends.local.storage.environment import Environment
+from engine.backends.local.storage.keys import Family, key, parts_of
+from engine.backends.local.storage.transactions import ReadTransaction, Writable, missing_keys
+from engine.values import Micros
+
+Keys: TypeAlias = npt.NDArray[np.uint64]
+Items: TypeAlias = npt.NDArray[np.void]
+"""Structured as the form says, with the fields `high` and `low`."""
+
+BLOCK_BYTES = 65_512
+"""What fills 16 pages of LMDB, next to the page's header and the checksum."""
+RUN_ITEMS_MAX = 4 << 20
+RUNS_PER_TIER_MAX = 8
+TIER_BITS = 3
+"""Runs are of one tier when they differ by less than eight times or so."""
+FILTER_BITS_PER_ITEM = 16
+FILTER_PROBES = 4
+
+
+class RunForm(NamedTuple):
+    """How one kind of runs is stored: its families, the type of an item, and how many bits of the second part
+    are payload.
+    """
+
+    record: Family
+    filter: Family
+    block: Family
+    items: np.dtype[np.void]
+    payload_bits: int = 0
+
+    def keys(self, items: Items) -> Keys:
+        """The items without their payload."""
+        keys = np.stack((items["high"], items["low"]), axis=1).astype(np.uint64)
+        keys[:, 1] &= ~np.uint64((1 << self.payload_bits) - 1)
+        return keys
+
+    def items_of(self, stored: Iterable[bytes]) -> Items:
+        """Stored items, joined as bytes: numpy would join them in the byte order of the machine."""
+        return np.frombuffer(b"".join(stored), self.items)
+
+    def sorted(self, items: Items) -> Items:
+        """The items in the order of a run."""
+        highs = items["high"].astype(np.uint64)
+        order = np.argsort(highs)
+        highs = highs[order]
+        if (highs[1:] == highs[:-1]).any():
+            order = np.lexsort((items["low"], items["high"]))
+        return items[order]
+
+
+class RunRecord(msgspec.Struct, array_like=True):
+    """A run as stored: how many items, and the first part each block starts with. Of event ids also when the
+    first and the last of them arrived, their account (0 = of any), and the newest time of their events.
+    """
+
+    count: int
+    fences: list[int]
+    first_arrival: Micros = 0
+    last_arrival: Micros = 0
+    account: int = 0
+    newest_event: Micros = 0
+
+
+class Run:
+    """A run and its filter in memory. `at` are the parts of its keys, the last of which is its number."""
+
+    def __init__(self, form: RunForm, at: tuple[int, ...], record: RunRecord, bits: Keys) -> None:
+        self.at = at
+        self.record = record
+        self.bits = bits
+        self._form = form
+        self._fences = np.array(record.fences, np.uint64)
+
+    def may_hold(self, keys: Keys) -> npt.NDArray[np.bool_]:
+        """False where a key is surely not in the run."""
+        held = np.ones(len(keys), np.bool_)
+        for bits in _filter_bits(keys, len(self.bits), self._form.payload_bits):
+            held &= (self.bits[bits >> np.uint64(6)] >> (bits & np.uint64(63)) & np.uint64(1)).astype(
+                np.bool_
+            )
+        return held
+
+    def search(self, keys: Keys, txn: ReadTransaction) -> Iterator[_Hits]:
+        """Where the keys are found, block by block."""
+        highs = keys[:, 0]
+        order = np.argsort(highs)
+        # Equal first parts may run across a block's edge.
+        first = np.maximum(np.searchsorted(self._fences, highs[order], "left") - 1, 0)
+        last = np.maximum(np.searchsorted(self._fences, highs[order], "right") - 1, 0)
+        rows, blocks = np.repeat(order, last - first + 1), ranges(first, last - first + 1)
+        by_block = np.argsort(blocks, kind="stable")
+        rows, blocks = rows[by_block], blocks[by_block]
+        for start, end in itertools.pairwise(starts_of(blocks).tolist()):
+            block = int(blocks[start])
+            items = self.block(block, txn)
+            found, places = _places_in(items, keys[rows[start:end]], self._form.payload_bits)
+            if len(found):
+                yield _Hits(block, items, rows[start:end][found], places)
+
+    def block(self, number: int, txn: ReadTransaction) -> Items:
+        """The items of a block, valid as long as the transaction; none when the run has been deleted since it
+        was loaded. Raises DataLoss when the block is missing or damaged.
+        """
+        at = key(self._form.block, *self.at, number)
+        stored = txn.get(at)
+        if stored is None and txn.get(key(self._form.record, *self.at)) is not None:
+            raise missing_keys(at)
+        return np.frombuffer(b"" if stored is None else stored, self._form.items)
+
+    def bytes(self, txn: ReadTransaction) -> bytes:
+        """All items as they are stored."""
+        return b"".join(self.block(block, txn).tobytes() for block in range(len(self.record.fences)))
+
+
+class _Hits(NamedTuple):
+    """Keys found in a block: which they are, and the places of their items."""
+
+    block: int
+    items: Items
+    rows: Positions
+    places: Positions
+
+
+def _places_in(items: Items, keys: Keys, payload_bits: int) -> tuple[Positions, Positions]:
+    """The keys that are among sorted items, and where; all of them when a key has several items."""
+    highs, lows = items["high"].astype(np.uint64), items["low"].astype(np.uint64)
+    at = np.searchsorted(highs, keys[:, 0])
+    left = np.arange(len(keys))
+    found: list[Positions] = [left[:0]]
+    places: list[Positions] = [left[:0]]
+    while True:
+        left = left[at[left] < len(highs)]
+        left = left[highs[at[left]] == keys[left, 0]]
+        if not len(left):
+            return np.concatenate(found), np.concatenate(places)
+        # Unless the first parts of two hashes are equal, this ends after the first turn.
+        hit = left[(lows[at[left]] ^ keys[left, 1]) >> np.uint64(payload_bits) == 0]
+        found.append(hit)
+        places.append(at[hit])
+        at[left] += 1
+
+
+def _filter_bits(keys: Keys, words: int, payload_bits: int) -> Iterator[Keys]:
+    """The bits of a filter that the keys set, probe by probe. Two independent parts of a hash make as many
+    hashes as are needed.
+    """
+    hashes, step = keys[:, 0].copy(), keys[:, 1] >> np.uint64(payload_bits) | np.uint64(1)
+    for _ in range(FILTER_PROBES):
+        yield hashes % np.uint64(words * _WORD_BITS)
+        hashes += step
+
+
+def _filter_of(keys: Keys, payload_bits: int) -> Keys:
+    words = max(1, len(keys) * FILTER_BITS_PER_ITEM // _WORD_BITS)
+    flags = np.zeros(words * _WORD_BITS, np.bool_)
+    for bits in _filter_bits(keys, words, payload_bits):
+        flags[bits] = True
+    return np.packbits(flags, bitorder="little").view(np.uint64)
+
+
+_WORD_BITS = 64
+
+
+class Runs:
+    """All runs of one form under one prefix.
+
+    A checkpoint stages what it adds, drops and removes, which takes effect with `commit`. Lookups go on
+    meanwhile: what they may see too early is only that an item is gone which somebody else knows to be gone.
+    """
+
+    def __init__(self, index: Environment, form: RunForm, prefix: tuple[int, ...] = ()) -> None:
+        self._index = index
+        self._form = form
+        self._prefix = prefix
+        self.all: list[Run] = []
+        self._staged: dict[tuple[int, ...], Run | None] = {}
+        self._unmergeable: set[tuple[int, ...]] = set()
+        self._next_number = 1
+        with index.reading() as txn:
+            for stored, value in txn.scan(key(form.record, *prefix)):
+                at = tuple(map(int, parts_of(stored)))
+                record = msgspec.msgpack.decode(value, type=RunRecord)
+                bits = txn.get(key(form.filter, *at))
+                if not bits:
+                    raise missing_keys(key(form.filter, *at))
+                self.all.append(Run(form, at, record, np.frombuffer(bytes(bits), np.uint64)))
+                self._next_number = at[-1] + 1
+
+    def find(self, keys: Keys, among: Sequence[Run] | None = None) -> tuple[Positions, Keys]:
+        """Which of the keys are in a run (`among` some of them, or all), and the second parts of their items;
+        a key that is in several runs comes several times.
+        """
+        nothing = np.zeros(0, np.uint64)
+        found: list[Positions] = [np.zeros(0, np.int64)]
+        lows: list[Keys] = [nothing]
+        candidates = [
+            (run, np.flatnonzero(run.may_hold(keys))) for run in (self.all if among is None else among)
+        ]
+        if any(len(rows) for _, rows in candidates):
+            with self._index.reading() as txn:
+                for run, rows in candidates:
+                    for hits in run.search(keys[rows], txn) if len(rows) else ():
+                        found.append(rows[hits.rows])
+                        lows.append(hits.items["low"][hits.places].astype(np.uint64))
+        return np.concatenate(found), np.concatenate(lows)
+
+    @property
+    def count(self) -> int:
+        """How many items there are."""
+        return sum(run.record.count for run in self.all)
+
+    def items(self) -> Items:
+        """All items, in the order of the runs."""
+        with self._index.reading() as txn:
+            return self._form.items_of(run.bytes(txn) for run in self.all)
+
+    # --- checkpointing
+    # --------------------------------------------------------------------------------------------
+
+    def stage_new(self, txn: Writable, items: Items, record: RunRecord | None = None) -> None:
+        """Writes a run of items. `record` has what is known of it but for the items."""
+        run = self._write(txn, self._form.sorted(items), record or RunRecord(0, []))
+        self._staged[run.at] = run
+
+    def stage_drop(self, txn: Writable, run: Run) -> None:
+        """Deletes a run."""
+        self._delete(txn, run)
+        self._staged[run.at] = None
+
+    def stage_removal(self, txn: Writable, removed: Items) -> None:
+        """Removes items, with just these payloads, from the runs that have them."""
+        keys, lows = self._form.keys(removed), removed["low"]
+        with self._index.reading() as read:
+            for run in self.all:
+                rows = np.flatnonzero(run.may_hold(keys))
+                count, fences = run.record.count, list(run.record.fences)
+                for hits in run.search(keys[rows], read) if len(rows) else ():
+                    same = hits.items["low"][hits.places] == lows[rows[hits.rows]]
+                    kept = np.delete(hits.items, hits.places[same])
+                    txn.put(key(self._form.block, *run.at, hits.block), kept.tobytes())
+                    count -= len(hits.items) - len(kept)
+                    fences[hits.block] = int(kept["high"][0]) if len(kept) else fences[hits.block]
+                if not count:
+                    self.stage_drop(txn, run)
+                elif count < run.record.count:
+                    record = msgspec.structs.replace(run.record, count=count, fences=fences)
+                    txn.put(key(self._form.record, *run.at), msgspec.msgpack.encode(record))
+                    self._staged[run.at] = Run(self._form, run.at, record, run.bits)
+
+    def commit(self) -> None:
+        """What was staged is in the index."""
+        runs = {run.at: run for run in self.all}
+        for at, run in self._staged.items():
+            if run is None:
+                del runs[at]
+            else:
+                runs[at] = run
+        self.all = list(runs.values())
+        self._staged = {}
+
+    def rollback(self) -> None:
+        """What was staged did not reach the index."""
+        self._staged = {}
+
+    def _write(self, txn: Writable, items: Items, about: RunRecord) -> Run:
+        at = (*self._prefix, self._next_number)
+        self._next_number += 1
+        size = BLOCK_BYTES // self._form.items.itemsize
+        starts = range(0, len(items), size)
+        for block, start in enumerate(starts):
+            txn.put(key(self._form.block, *at, block), items[start : start + size].tobytes())
+        fences = [int(items["high"][start]) for start in starts]
+        record = msgspec.structs.replace(about, count=len(items), fences=fences)
+        bits = _filter_of(self._form.keys(items), self._form.payload_bits)
+        txn.put(key(self._form.filter, *at), bits.tobytes())
+        txn.put(key(self._form.record, *at), msgspec.msgpack.encode(record))
+        return Run(self._form, at, record, bits)
+
+    def _delete(self, txn: Writable, run: Run) -> None:
+        txn.delete(key(self._form.record, *run.at))
+        txn.delete(key(self._form.filter, *run.at))
+        txn.delete_prefix(key(self._form.block, *run.at))
+
+    def give_up(self, runs: Sequence[Run]) -> None:
+        """Never tries to merge these again."""
+        self._unmergeable |= {run.at for run in runs}
+
+    # --- merging, in the background -------------------------------------------------------------------------
+
+    def mergeable(self, span_max: Micros | None = None, among: Sequence[Run] | None = None) -> list[Run]:
+        """Runs of one tier that are worth merging, and arrived within the span; empty when there are none.
+        `among`: some of the runs, else all.
+        """
+        tiers: dict[int, list[Run]] = {}
+        for run in self.all if among is None else among:
+            if run.at in self._unmergeable:
+                continue
+            tiers.setdefault(run.record.count.bit_length() // TIER_BITS, []).append(run)
+        for _, runs in sorted(tiers.items()):
+            group = _fitting(sorted(runs, key=lambda run: run.record.first_arrival), span_max)
+            if len(group) >= RUNS_PER_TIER_MAX:
+                return group
+        return []
+
+    def merge(self, runs: Sequence[Run]) -> Run:
+        """Writes one run that holds what several do, in a transaction of its own, while nothing is
+        checkpointed. It
+        needs no lock; `merged` then swaps them and `discard` deletes them. A crash in between leaves items in
+        two runs, which changes no answer.
+        """
+        with self._index.reading() as txn:
+            items = self._form.sorted(self._form.items_of(run.bytes(txn) for run in runs))
+        about = RunRecord(
+            0,
+            [],
+            first_arrival=min(run.record.first_arrival for run in runs),
+            last_arrival=max(run.record.last_arrival for run in runs),
+            account=runs[0].record.account,
+            newest_event=max(run.record.newest_event for run in runs),
+        )
+        with self._index.writing() as write:
+            return self._write(write, items, about)
+
+    def merged(self, runs: Sequence[Run], into: Run) -> None:
+        """Swaps merged runs for the one they were merged into. Called with the state lock held."""
+        self.all = [*(run for run in self.all if run not in runs), into]
+
+    def discard(self, runs: Sequence[Run]) -> None:
+        """Deletes runs that nothing refers to any more."""
+        with self._index.writing() as txn:
+            for run in runs:
+                self._delete(txn, run)
+
+
+def _fitting(runs: Sequence[Run], span_max: Micros | None) -> list[Run]:
+    """The first of some runs that make one that is not too large and spans not too much time."""
+    group: list[Run] = []
+    for run in runs:
+        span = run.record.last_arrival - (group or [run])[0].record.first_arrival
+        count = sum(each.record.count for each in group) + run.record.count
+        if count <= RUN_ITEMS_MAX and (span_max is None or span <= span_max):
+            group.append(run)
+        elif len(group) >= RUNS_PER_TIER_MAX:
+            break
+        else:
+            group = [run]
+    return group

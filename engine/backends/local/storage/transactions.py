@@ -1,0 +1,442 @@
+"""Transactions: consistent states of an environment, values that carry a checksum, and keys that are counted.
+
+A checksum is XXH3-64 of the value, seeded by that of the key: a value fails it under any key but its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+import lmdb
+import xxhash
+
+from engine.backends.local.storage.key_ranges import (
+    NO_KEYS,
+    RANGES,
+    ROOT_KEY,
+    KeyCount,
+    KeyCounts,
+    range_of,
+    record_key,
+)
+from engine.backends.local.storage.keys import Family, family_of, key, range_bytes_of
+from engine.backends.local.storage.pages import check_pages, read_meta
+from engine.errors import DataLoss
+
+CHECKSUM_BYTES = 8
+
+COMMIT = b"commit"
+"""Name of the record, in the family META."""
+
+COMMIT_KEY = key(Family.META, COMMIT)
+"""Holds the number of the transaction that wrote last: LMDB's own page for it has no checksum."""
+COMMIT_BYTES = 8
+
+
+class ReadTransaction:
+    """One consistent state of an environment. Values are views into the memory map: they hold until the
+    transaction ends, or, while writing, until the next change; copy what must live longer.
+
+    That there is no such key is said of checked ranges only: raises DataLoss when keys are missing.
+    """
+
+    def __init__(self, txn: lmdb.Transaction, checked: set[bytes], file: Path) -> None:
+        """`checked`: the ranges known to have all their keys, shared by the transactions of the environment
+        that has the file.
+        """
+        self._txn = txn
+        self._checked = checked
+        self._file = file
+
+    def get(self, key: bytes) -> memoryview | None:
+        """The value, or None. Raises DataLoss when it fails its checksum."""
+        stored = self._txn.get(key)
+        if stored is None:
+            self._expect_absent(key)
+            return None
+        return _verified(key, stored)
+
+    def unverified(self, key: bytes) -> bytes | None:
+        """What is stored under a key, its checksum in front, which is not looked at."""
+        found = self._txn.get(key)
+        return None if found is None else bytes(found)
+
+    def contains(self, key: bytes) -> bool:
+        """Whether the key has a value, without reading it and without asking whether it should."""
+        return self._txn.cursor().set_key(key)
+
+    # --- keys that are not there ----------------------------------------------------------------------------
+
+    def _expect_absent(self, key: bytes) -> None:
+        range_ = range_of(key)
+        if range_ is None:
+            return
+        if range_ not in self._checked:
+            self._check_range(range_)
+        # The range has all its keys, in order. So the key is not there if it falls between two neighbours;
+        # if not, the way to them is damaged.
+        cursor = self._txn.cursor()
+        is_followed = cursor.set_range(key)
+        is_out_of_place = is_followed and bytes(cursor.key()) <= key
+        if not is_out_of_place and (cursor.prev() if is_followed else cursor.last()):
+            is_out_of_place = bytes(cursor.key()) >= key
+        if is_out_of_place:
+            raise missing_keys(key)
+
+    def _check_range(self, range_: bytes) -> None:
+        """Raises DataLoss unless the range has the keys that are announced."""
+        if range_ == RANGES:
+            announced = self._root_count()
+        else:
+            stored = self.get(record_key(range_))
+            announced = NO_KEYS if stored is None else KeyCount.unpack(stored)
+        counts = self._counted(range_)
+        for _ in counts.differences({range_: announced} if announced.keys else {}):
+            raise missing_keys(range_)
+        self._checked.add(range_)
+
+    def _root_count(self) -> KeyCount:
+        stored = self._txn.get(ROOT_KEY)
+        if stored is not None:
+            return KeyCount.unpack(_verified(ROOT_KEY, stored))
+        if self.count():
+            raise missing_keys(ROOT_KEY)
+        return NO_KEYS
+
+    def _check_ranges(self, prefix: bytes) -> None:
+        """Checks every range that has keys with the prefix (of one family: nobody asks for all keys)."""
+        size = range_bytes_of(prefix) if prefix else None
+        if size is None:
+            return
+        if len(prefix) >= size:
+            if prefix[:size] not in self._checked:
+                self._check_range(prefix[:size])
+        elif prefix not in self._checked:
+            if RANGES not in self._checked:
+                self._check_range(RANGES)
+            for range_, _, _ in self._counted(prefix).differences(self.announced(prefix)):
+                raise missing_keys(range_)
+            self._checked.add(prefix)
+
+    def announced(self, prefix: bytes = b"") -> dict[bytes, KeyCount]:
+        """The count of every range whose name begins with the prefix."""
+        return {
+            found[1:]: KeyCount.unpack(_verified(found, value))
+            for found, value in self._pairs(record_key(prefix))
+            if found != ROOT_KEY
+        }
+
+    def _counted(self, prefix: bytes) -> KeyCounts:
+        """Counts the keys with the prefix. Raises DataLoss when they are not in order."""
+        counts = KeyCounts()
+        add = counts.add
+        before = b""
+        cursor = self._txn.cursor()
+        if cursor.set_range(prefix):
+            for found in cursor.iternext(keys=True, values=False):
+                at = bytes(found)
+                if not at.startswith(prefix):
+                    break
+                if at <= before:
+                    raise missing_keys(at)
+                add(at)
+                before = at
+        return counts
+
+    def _pairs(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, memoryview]]:
+        """Every pair as it is stored."""
+        cursor = self._txn.cursor()
+        more = cursor.set_range(max(prefix, start))
+        while more:
+            found = bytes(cursor.key())
+            if not found.startswith(prefix):
+                return
+            yield found, memoryview(cursor.value())
+            more = cursor.next()
+
+    def check_pages(self) -> None:
+        """Raises DataLoss unless the pages of this state are sound (`storage.pages`)."""
+        meta = read_meta(self._file, self.number())
+        if meta is not None:
+            check_pages(self._file, meta)
+
+    # --- many keys ------------------------------------------------------------------------------------------
+
+    def scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, memoryview]]:
+        """Every pair whose key has the prefix and is at or after `start`, in key order, each value
+        verified.
+        """
+        self._check_ranges(prefix)
+        for found, stored in self._pairs(prefix, start):
+            yield found, _verified(found, stored)
+
+    def keys(self, prefix: bytes) -> Iterator[bytes]:
+        """Every key with the prefix, in order, without reading values."""
+        self._check_ranges(prefix)
+        cursor = self._txn.cursor()
+        more = cursor.set_range(prefix)
+        while more:
+            found = bytes(cursor.key())
+            if not found.startswith(prefix):
+                return
+            yield found
+            more = cursor.next()
+
+    def stored(self) -> Iterator[tuple[bytes, memoryview]]:
+        """Every pair as it is stored, the checksum, which is verified, in front of the value. Raises DataLoss
+        at the end when keys are missing.
+        """
+        counts = KeyCounts()
+        announced: dict[bytes, KeyCount] = {}
+        before = b""
+        for found, stored in self._txn.cursor():
+            at = bytes(found)
+            value = _verified(at, stored)
+            if at <= before:
+                raise missing_keys(at)
+            before = at
+            counts.add(at)
+            if family_of(at) is Family.RANGE:
+                announced[at[1:]] = KeyCount.unpack(value)
+            yield at, memoryview(stored)
+        for range_, _, _ in counts.differences(announced):
+            raise missing_keys(range_)
+
+    def sizes(self, prefix: bytes) -> Iterator[int]:
+        """For every key with the prefix the bytes of the key and of what is stored under it, in order,
+        without reading values.
+        """
+        cursor = self._txn.cursor()
+        if cursor.set_range(prefix):
+            for found, stored in cursor.iternext():
+                if bytes(found[: len(prefix)]) != prefix:
+                    return
+                yield len(found) + len(stored)
+
+    def walk(self, prefix: bytes) -> Iterator[tuple[bytes, int, memoryview | None]]:
+        """Every key with the prefix, in order, the bytes of key and stored value, and the value, None where
+        it fails its checksum.
+        """
+        cursor = self._txn.cursor()
+        if cursor.set_range(prefix):
+            for found, stored in cursor.iternext():
+                at = bytes(found)
+                if not at.startswith(prefix):
+                    return
+                yield at, len(at) + len(stored), _sound(at, stored)
+
+    def number(self) -> int:
+        """The number of the transaction that made this state, or, while writing, of this one."""
+        return int(self._txn.id())
+
+    def count(self) -> int:
+        """How many keys there are."""
+        return int(self._txn.stat()["entries"])
+
+    def last(self, prefix: bytes) -> tuple[bytes, memoryview] | None:
+        """The pair with the greatest key that has the prefix, or None."""
+        cursor = self._at_last(prefix)
+        if cursor is None:
+            return None
+        found = bytes(cursor.key())
+        return found, _verified(found, cursor.value())
+
+    def last_key(self, prefix: bytes) -> bytes | None:
+        """The greatest key that has the prefix, or None, without reading its value."""
+        cursor = self._at_last(prefix)
+        return None if cursor is None else bytes(cursor.key())
+
+    def _at_last(self, prefix: bytes) -> lmdb.Cursor | None:
+        self._check_ranges(prefix)
+        cursor = self._txn.cursor()
+        after = _successor(prefix)
+        found = cursor.prev() if after is not None and cursor.set_range(after) else cursor.last()
+        return cursor if found and bytes(cursor.key()).startswith(prefix) else None
+
+
+class WriteTransaction(ReadTransaction):
+    """Changes that all take effect when the block ends without an exception, or not at all."""
+
+    def __init__(self, txn: lmdb.Transaction, checked: set[bytes], file: Path) -> None:
+        super().__init__(txn, checked, file)
+        self._changes = KeyCounts()
+        self._has_changes = False
+
+    def put(self, key: bytes, value: bytes | bytearray | memoryview) -> None:
+        """Stores the value under a checksum, replacing what was there."""
+        self._has_changes = True
+        hash_ = xxhash.xxh3_64_intdigest(key)
+        # As `checksum_of`, for which the hash of the key would be made twice.
+        stored = xxhash.xxh3_64_digest(value, hash_) + bytes(value)
+        if range_bytes_of(key) is None:
+            self._txn.put(key, stored)
+        elif self._txn.put(key, stored, overwrite=False):
+            self._changes.add(key, hash_)
+        else:
+            self._txn.put(key, stored)
+
+    def delete(self, key: bytes) -> bool:
+        """Removes the key; False when there was none."""
+        if not self._txn.delete(key):
+            return False
+        self._deleted(key)
+        return True
+
+    def delete_prefix(self, prefix: bytes, end: bytes | None = None) -> int:
+        """Removes every key with the prefix (those below `end`, when given) and answers how many."""
+        cursor = self._txn.cursor()
+        removed = 0
+        more = cursor.set_range(prefix)
+        while more:
+            found = bytes(cursor.key())
+            if not found.startswith(prefix) or (end is not None and found >= end):
+                break
+            removed += 1
+            self._deleted(found)
+            more = cursor.delete()
+        return removed
+
+    def _deleted(self, key: bytes) -> None:
+        self._has_changes = True
+        range_ = range_of(key)
+        if range_ is not None:
+            self._changes.change(range_, -1, -xxhash.xxh3_64_intdigest(key))
+
+    def _check_range(self, range_: bytes) -> None:
+        self._announce()
+        super()._check_range(range_)
+
+    def _check_ranges(self, prefix: bytes) -> None:
+        self._announce()
+        super()._check_ranges(prefix)
+
+    def _announce(self) -> None:
+        """Writes how many keys there are by now."""
+        for range_, change in sorted(self._changes.take().items()):
+            if range_ == RANGES:
+                self._changes.change(RANGES, *change)
+                continue
+            at = record_key(range_)
+            stored = self._txn.get(at)
+            before = NO_KEYS if stored is None else KeyCount.unpack(_verified(at, stored))
+            after = before.plus(*change)
+            if after.keys < 0:
+                raise missing_keys(range_)
+            if after.keys:
+                self.put(at, after.pack())
+            else:
+                self.delete(at)
+        change = self._changes.take().get(RANGES, NO_KEYS)
+        stored = self._txn.get(ROOT_KEY)
+        if change != NO_KEYS or stored is None:
+            before = NO_KEYS if stored is None else KeyCount.unpack(_verified(ROOT_KEY, stored))
+            after = before.plus(*change)
+            if after.keys < 0:
+                raise missing_keys(ROOT_KEY)
+            self.put(ROOT_KEY, after.pack())
+
+    def finish(self) -> None:
+        """Writes what has to be known of all that was changed, just before the commit."""
+        if self._has_changes:
+            self.put(COMMIT_KEY, _commit_of(self._txn))
+            self._announce()
+
+
+def mark_commit(txn: lmdb.Transaction) -> None:
+    """Says in an environment that was copied which transaction was the last one: one of its own."""
+    txn.put(COMMIT_KEY, checksum_of(COMMIT_KEY, _commit_of(txn)) + _commit_of(txn))
+
+
+def _commit_of(txn: lmdb.Transaction) -> bytes:
+    return int(txn.id()).to_bytes(COMMIT_BYTES, "little")
+
+
+class Writable(Protocol):
+    """What takes changes: a write transaction, or a buffer that is written later."""
+
+    def put(self, key: bytes, value: bytes | bytearray | memoryview) -> None: ...
+
+    def delete(self, key: bytes) -> object: ...
+
+    def delete_prefix(self, prefix: bytes, end: bytes | None = None) -> object: ...
+
+
+class WriteBuffer:
+    """Changes collected while the state they come from is locked, to be written without that lock."""
+
+    def __init__(self) -> None:
+        self._changes: list[tuple[bytes, bytes | None, bool]] = []
+
+    def put(self, key: bytes, value: bytes | bytearray | memoryview) -> None:
+        """As in a transaction. The value is copied unless it is bytes."""
+        self._changes.append((key, bytes(value), False))
+
+    def delete(self, key: bytes) -> None:
+        """As in a transaction."""
+        self._changes.append((key, None, False))
+
+    def delete_prefix(self, prefix: bytes, end: bytes | None = None) -> None:
+        """As in a transaction. Raises ValueError for a prefix with an end, which nobody checkpoints."""
+        if end is not None:
+            raise ValueError("a buffer deletes whole prefixes only")
+        self._changes.append((prefix, None, True))
+
+    def write_to(self, txn: WriteTransaction) -> None:
+        """Makes the changes, in the order they were collected."""
+        for stored, value, is_prefix in self._changes:
+            if value is not None:
+                txn.put(stored, value)
+            elif is_prefix:
+                txn.delete_prefix(stored)
+            else:
+                txn.delete(stored)
+
+
+class Readable(Protocol):
+    """What read transactions come from."""
+
+    def reading(self) -> AbstractContextManager[ReadTransaction]: ...
+
+
+def checksum_of(key: bytes, value: bytes | memoryview) -> bytes:
+    """What is stored in front of a value."""
+    return xxhash.xxh3_64_digest(value, xxhash.xxh3_64_intdigest(key))
+
+
+def _sound(key: bytes, stored: bytes | memoryview) -> memoryview | None:
+    """The value without its checksum; None when the two do not fit."""
+    value = memoryview(stored)[CHECKSUM_BYTES:]
+    return value if checksum_of(key, value) == stored[:CHECKSUM_BYTES] else None
+
+
+def _verified(key: bytes, stored: bytes | memoryview) -> memoryview:
+    value = _sound(key, stored)
+    if value is None:
+        family = _family_name(key)
+        raise DataLoss(
+            f"a stored value of the family {family} fails its checksum", metadata={"key_family": family}
+        )
+    return value
+
+
+def missing_keys(key: bytes) -> DataLoss:
+    """What is raised when keys of a key's or a range's family are not the ones there have to be."""
+    family = _family_name(key)
+    return DataLoss(f"keys of the family {family} are missing or damaged", metadata={"key_family": family})
+
+
+def _family_name(key: bytes) -> str:
+    try:
+        return family_of(key).name
+    except KeyError:
+        # A damaged key may be of no family at all.
+        return Family.META.name
+
+
+def _successor(prefix: bytes) -> bytes | None:
+    """The least key above every key with the prefix; None when there is none."""
+    stem = prefix.rstrip(b"\xff")
+    return stem[:-1] + bytes([stem[-1] + 1]) if stem else None

@@ -1,0 +1,68 @@
+"""Reading both parts of a store in one state, without changing anything."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.backends.local.storage.environment import Environment
+from engine.backends.local.storage.header import StoreHeader
+from engine.backends.local.storage.ownership import Identity
+from engine.backends.local.storage.parts import check_pair, refuse_broken_files
+from engine.backends.local.storage.transactions import ReadTransaction
+from engine.errors import DataLoss
+from engine.upkeep import StoreFile
+
+ATTEMPTS_MAX = 5
+ATTEMPT_SECONDS = 0.05
+"""A checkpoint between the two transactions makes one part look older than the other: both are begun again.
+"""
+
+
+@dataclass(frozen=True)
+class View:
+    """A store as two read transactions see it, which end with the view."""
+
+    header: StoreHeader
+    log: ReadTransaction
+    index: ReadTransaction
+    environments: tuple[Environment, Environment]
+    """Of the index, and of the log."""
+
+    def files(self) -> tuple[StoreFile, StoreFile]:
+        """What the files of index and log take."""
+        index, log = self.environments
+        return index.figures(), log.figures()
+
+
+@contextmanager
+def viewed(directory: Path, identity: Identity | None, *, is_owned: bool = False) -> Iterator[View]:
+    """Both parts of the store in a directory, once they were found to be whole and to belong together.
+
+    `is_owned` says that the caller holds the lock, so that nobody writes; otherwise another process may.
+    Raises StoreUnavailable when the format of the store is not this version's, and DataLoss when a part is
+    missing, damaged, or belongs to another store or time.
+    """
+    refuse_broken_files(directory)
+    with ExitStack() as opened:
+        environments = []
+        for part in ("index", "log"):
+            environment = Environment(directory / part, read_only=True, is_owned=is_owned)
+            opened.callback(environment.close)
+            environments.append(environment)
+        index, log = environments
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            with ExitStack() as begun:
+                log_txn, index_txn = (begun.enter_context(each.reading()) for each in (log, index))
+                try:
+                    header = check_pair(directory, log_txn, index_txn, identity)
+                except DataLoss:
+                    if is_owned or attempt == ATTEMPTS_MAX:
+                        raise
+                else:
+                    yield View(header, log_txn, index_txn, (index, log))
+                    return
+            time.sleep(ATTEMPT_SECONDS)

@@ -1,0 +1,188 @@
+"""The write-ahead log: what was acknowledged and is not yet checkpointed.
+
+One LMDB environment of its own, one value per entry, keyed by position. Positions start at 1, never repeat,
+and are the store's revisions. Entries that wait together are committed together, with one fsync.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+import msgspec
+
+from engine.backends.base import Record
+from engine.backends.local.storage.compression import compressed, decompressed
+from engine.backends.local.storage.environment import Environment
+from engine.backends.local.storage.keys import Family, key
+from engine.backends.local.storage.positions import read_reach, write_trimmed
+from engine.errors import DataLoss, LimitExceeded
+from engine.event_columns import EventColumns
+from engine.user_columns import UserColumns
+from engine.values import Micros
+
+
+class AppendEntry(msgspec.Struct, frozen=True, array_like=True, tag="append"):
+    """A batch of records. `arrival` and `settled` are the `engine.clock.Stamp` of when it came; entries of
+    older logs have only the first.
+    """
+
+    account: str
+    arrival: Micros
+    request_id: str
+    records: tuple[Record, ...]
+    settled: Micros | None = None
+
+
+class ImportEntry(msgspec.Struct, frozen=True, array_like=True, tag="import"):
+    """A batch of events as columns."""
+
+    account: str
+    arrival: Micros
+    request_id: str
+    columns: EventColumns
+    settled: Micros | None = None
+
+
+class UserImportEntry(msgspec.Struct, frozen=True, array_like=True, tag="import_users"):
+    """A batch of user updates as columns."""
+
+    account: str
+    arrival: Micros
+    request_id: str
+    columns: UserColumns
+    settled: Micros | None = None
+
+
+class EraseEntry(msgspec.Struct, frozen=True, array_like=True, tag="erase"):
+    """Users to be erased."""
+
+    account: str
+    arrival: Micros
+    user_ids: tuple[str, ...]
+    settled: Micros | None = None
+
+
+class AliasEntry(msgspec.Struct, frozen=True, array_like=True, tag="alias"):
+    """`from` becomes `to`."""
+
+    account: str
+    arrival: Micros
+    from_user_id: str
+    to_user_id: str
+    settled: Micros | None = None
+
+
+class ExpireEntry(msgspec.Struct, frozen=True, array_like=True, tag="expire"):
+    """Events before an instant, as far as they came before this entry, are removed."""
+
+    account: str
+    arrival: Micros
+    before: Micros
+    settled: Micros | None = None
+
+
+class RefusedEntry(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
+    """The entry at an earlier position was refused after it had been logged: nothing of it was applied."""
+
+    account: str
+    arrival: Micros
+    position: int
+    settled: Micros | None = None
+
+
+BatchEntry: TypeAlias = AppendEntry | ImportEntry | UserImportEntry
+"""Data that came in; a batch may carry a request id."""
+LogEntry: TypeAlias = BatchEntry | EraseEntry | AliasEntry | ExpireEntry | RefusedEntry
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[LogEntry] = msgspec.msgpack.Decoder(LogEntry)
+
+
+RESERVE_SHARE = 1 / 16
+"""The part of the log's file that entries do not fill: deleting them takes pages too."""
+CHECKPOINT_AT_ROOM_SHARE = 1 / 2
+
+
+class WriteAheadLog:
+    """The log of one store. One thread appends at a time."""
+
+    def __init__(self, environment: Environment, after: int) -> None:
+        """`after` is the checkpointed position: entries up to it have been applied for good."""
+        self._environment = environment
+        with environment.reading() as txn:
+            reach = read_reach(txn)
+        self._reserve_bytes = int(environment.figures().limit_bytes * RESERVE_SHARE)
+        self._position = max(after, reach.newest or 0)
+        self._trimmed = self._position if reach.trimmed is None else reach.trimmed
+
+    @property
+    def position(self) -> int:
+        """The position of the newest entry."""
+        return self._position
+
+    def append(self, encoded: Sequence[bytes]) -> int:
+        """Makes entries durable with one commit and answers the position of the first; the others follow it.
+
+        Raises LimitExceeded when there is no room, with nothing written.
+        """
+        if self._environment.room_bytes - sum(map(len, encoded)) < self._reserve_bytes:
+            raise LimitExceeded("the log of the store is full", reason="STORE_FULL")
+        first = self._position + 1
+        with self._environment.writing() as txn:
+            for position, entry in enumerate(encoded, first):
+                txn.put(key(Family.LOG, position), entry)
+        self._position += len(encoded)
+        return first
+
+    def replay(self, after: int) -> Iterator[tuple[int, LogEntry]]:
+        """Every entry above a position, in order. Raises DataLoss when one is damaged or missing."""
+        expected = after + 1
+        while expected <= self._position:
+            with self._environment.reading() as txn:
+                stored = txn.get(key(Family.LOG, expected))
+                if stored is None:
+                    raise DataLoss(
+                        f"entry {expected} of the log is missing", metadata={"key_family": Family.LOG.name}
+                    )
+                entry = decode_entry(stored)
+            yield expected, entry
+            expected += 1
+
+    def is_refused(self, position: int) -> bool:
+        """Whether a later entry says that the one at the position was refused."""
+        return any(
+            isinstance(entry, RefusedEntry) and entry.position == position
+            for _, entry in self.replay(position)
+        )
+
+    @property
+    def is_filling(self) -> bool:
+        """Whether it is time to checkpoint, so that the log can be trimmed before it is full."""
+        return (
+            self._environment.room_bytes < self._environment.figures().limit_bytes * CHECKPOINT_AT_ROOM_SHARE
+        )
+
+    @property
+    def trimmed(self) -> int:
+        """Entries up to this position are gone."""
+        return self._trimmed
+
+    def trim(self, through: int) -> None:
+        """Deletes entries up to and including a position."""
+        if through <= self._trimmed:
+            return
+        with self._environment.writing() as txn:
+            txn.delete_prefix(key(Family.LOG), key(Family.LOG, through + 1))
+            write_trimmed(txn, through)
+        self._trimmed = through
+
+
+def encode_entry(entry: LogEntry) -> bytes:
+    """The bytes of an entry, as logged."""
+    return compressed(_encoder.encode(entry))
+
+
+def decode_entry(stored: memoryview) -> LogEntry:
+    """The inverse of `encode_entry`."""
+    return _decoder.decode(decompressed(stored))

@@ -1,0 +1,281 @@
+"""Which inputs a user came through, and when first and last.
+
+For each input and group a bitmap of the users that belong to it and pages of two columns of times. An event
+and an update count alike; times take the minimum and maximum, whatever the order of arrival. So the times of
+large batches may wait, until they are read or there are enough of them to be worth going through the pages.
+"""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from pyroaring import BitMap
+
+from engine.backends.local.storage.arrays import Int64s, Uint32s, runs
+from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask, ids_of
+from engine.backends.local.storage.keys import Family, key
+from engine.backends.local.storage.page_cache import (
+    ABSENT_TIME,
+    BITMAP,
+    PAGE_BITS,
+    PAGE_MASK,
+    PAGE_USERS,
+    SEEN_TIMES,
+    CachedPage,
+    PageCache,
+    as_numpy,
+)
+from engine.backends.local.storage.ranges import Ranges
+from engine.backends.local.storage.step_cache import ReadKey
+from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT, UserRef
+from engine.values import TIME_MAX_MICROS, Micros
+
+VECTOR_USERS_MIN = 16
+"""Fewer users of a page than this are gone through one by one."""
+
+WAITING_USERS_MAX = 1 << 15
+"""The times of about so many users wait, of 20 bytes each, for each input and group."""
+WAITING_BATCHES_MAX = 1 << 8
+"""So many batches at most: what a small one takes is mostly the arrays themselves."""
+
+
+class _Spans(NamedTuple):
+    """Different users of a group, ascending, and their first and last times."""
+
+    users: Uint32s
+    first: Int64s
+    last: Int64s
+
+
+class FirstLastSeen:
+    """First and last times of one account's users. Called with the state lock held."""
+
+    def __init__(self, page_cache: PageCache, account: int) -> None:
+        self._page_cache = page_cache
+        self._account = account
+        self._pages: dict[tuple[int, int], CachedPage[array.array[int]]] = {}
+        self._belongs: dict[tuple[int, int], CachedPage[BitMap]] = {}
+        self._waiting: dict[tuple[int, int], list[_Spans]] = {}
+        self._waiting_users: dict[tuple[int, int], int] = {}
+        self.touched: set[ReadKey] = set()
+        """Read keys of what changed since the caller last took them."""
+
+    def begin(self) -> None:
+        """Starts a run of `saw` calls: pages found in one session may be gone in the next."""
+        self._pages.clear()
+        self._belongs.clear()
+
+    def saw(self, input_number: int, place: UserRef, time: Micros) -> None:
+        """Something came through the input for the user at that time."""
+        self._see(input_number, place, time, time)
+
+    def saw_many(self, input_number: int, group: int, users: Uint32s, first: Int64s, last: Int64s) -> None:
+        """Something came through the input for different users of a group, given in ascending order, between
+        those times.
+        """
+        self.touched.add(("seen", input_number, group))
+        new = bitmap_of(users)
+        belonging = self._page_cache.find(self._belonging_key(input_number, group), BITMAP)
+        if belonging is not None:
+            new -= belonging.value
+        if new:
+            self._belonging(input_number, group).value |= new
+        at = input_number, group
+        waiting = self._waiting.setdefault(at, [])
+        waiting.append(_Spans(users, first, last))
+        self._waiting_users[at] = self._waiting_users.get(at, 0) + len(users)
+        if self._waiting_users[at] >= WAITING_USERS_MAX or len(waiting) >= WAITING_BATCHES_MAX:
+            self._settle(input_number, group)
+
+    def settle(self) -> None:
+        """Nothing waits any more."""
+        for input_number, group in list(self._waiting):
+            self._settle(input_number, group)
+
+    def _settle(self, input_number: int, group: int) -> None:
+        waiting = self._waiting.get((input_number, group))
+        if waiting is None:
+            return
+        self.begin()
+        users, first, last = _joined(waiting)
+        bounds = runs(users >> PAGE_BITS)
+        for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+            if end - start < VECTOR_USERS_MIN:
+                for at in range(start, end):
+                    place = group << GROUP_SHIFT | int(users[at])
+                    self._widen(input_number, place, int(first[at]), int(last[at]))
+                continue
+            page = self._page(input_number, group << GROUP_SHIFT | int(users[start]))
+            times = as_numpy(page.value)
+            slots = (users[start:end] & PAGE_MASK).astype(np.int64)
+            earliest, latest = times[slots], times[slots + PAGE_USERS]
+            absent = latest == ABSENT_TIME
+            times[slots] = np.where(absent, first[start:end], np.minimum(earliest, first[start:end]))
+            # The mark of an absent time is the least of all, so it loses here.
+            times[slots + PAGE_USERS] = np.maximum(latest, last[start:end])
+        # Not before: when a page cannot be read, nothing is lost and all of it is done again.
+        del self._waiting[input_number, group], self._waiting_users[input_number, group]
+
+    def _see(self, input_number: int, place: UserRef, first: Micros, last: Micros) -> None:
+        if self._widen(input_number, place, first, last):
+            self._belonging(input_number, place >> GROUP_SHIFT).value.add(place & DENSE_MASK)
+        self.touched.add(("seen", input_number, place >> GROUP_SHIFT))
+
+    def _widen(self, input_number: int, place: UserRef, first: Micros, last: Micros) -> bool:
+        """Whether the user had no times before."""
+        page = self._pages.get((input_number, place >> PAGE_BITS))
+        if page is None:
+            page = self._page(input_number, place)
+        times = page.value
+        slot = place & PAGE_MASK
+        latest = times[slot + PAGE_USERS]
+        if latest == ABSENT_TIME:
+            times[slot] = first
+            times[slot + PAGE_USERS] = last
+            return True
+        if last > latest:
+            times[slot + PAGE_USERS] = last
+        if first < times[slot]:
+            times[slot] = first
+        return False
+
+    def _page(self, input_number: int, place: UserRef) -> CachedPage[array.array[int]]:
+        page = self._page_key(input_number, place >> GROUP_SHIFT, place & DENSE_MASK)
+        cached = self._page_cache.get(page, SEEN_TIMES)
+        self._page_cache.changed(cached)
+        self._pages[input_number, place >> PAGE_BITS] = cached
+        return cached
+
+    def _page_key(self, input_number: int, group: int, dense: int) -> bytes:
+        return key(Family.SEEN, self._account, input_number, group, dense >> PAGE_BITS)
+
+    def _belonging_key(self, input_number: int, group: int) -> bytes:
+        return key(Family.BELONGS, self._account, input_number, group)
+
+    def _belonging(self, input_number: int, group: int) -> CachedPage[BitMap]:
+        cached = self._belongs.get((input_number, group))
+        if cached is None:
+            cached = self._page_cache.get(self._belonging_key(input_number, group), BITMAP)
+            self._page_cache.changed(cached)
+            self._belongs[input_number, group] = cached
+            self.touched.add(("belongs", input_number, group))
+        return cached
+
+    def times(self, input_number: int, place: UserRef) -> tuple[Micros, Micros] | None:
+        """First and last time of a user through an input, or None when it does not belong to it."""
+        self._settle(input_number, place >> GROUP_SHIFT)
+        page = self._page_cache.find(
+            self._page_key(input_number, place >> GROUP_SHIFT, place & DENSE_MASK), SEEN_TIMES
+        )
+        slot = place & PAGE_MASK
+        if page is None or page.value[slot] == ABSENT_TIME:
+            return None
+        return page.value[slot], page.value[slot + PAGE_USERS]
+
+    def take(self, inputs: Sequence[int], place: UserRef) -> dict[int, tuple[Micros, Micros]]:
+        """Removes a user and answers its times by input."""
+        self.begin()
+        taken = {}
+        for number in inputs:
+            times = self.times(number, place)
+            if times is None:
+                continue
+            taken[number] = times
+            self.touched.add(("seen", number, place >> GROUP_SHIFT))
+            page = self._page(number, place).value
+            slot = place & PAGE_MASK
+            page[slot] = page[slot + PAGE_USERS] = ABSENT_TIME
+            self._belonging(number, place >> GROUP_SHIFT).value.discard(place & DENSE_MASK)
+        return taken
+
+    def give(self, place: UserRef, times: dict[int, tuple[Micros, Micros]]) -> None:
+        """Adds what `take` answered for another user."""
+        self.begin()
+        for number, (first, last) in times.items():
+            self._see(number, place, first, last)
+
+    # --- answers ---
+
+    def users(self, inputs: Sequence[int], group: int, among: BitMap | None = None) -> BitMap:
+        """Users that belong to at least one of the inputs, all of them or those `among` others. Not to be
+        changed by the caller.
+        """
+        users: BitMap | None = None
+        for number in inputs:
+            cached = self._page_cache.find(self._belonging_key(number, group), BITMAP)
+            if cached is None:
+                continue
+            found = cached.value if among is None else cached.value & among
+            users = found if users is None else users | found
+        return BitMap() if users is None else users
+
+    def match(self, inputs: Sequence[int], group: int, last: bool, ranges: Ranges, count: int) -> BitMap:
+        """Users of the group, which has `count` ids, whose last (or first) time over the inputs lies in the
+        ranges.
+        """
+        mask = np.zeros(count, np.bool_)
+        for start in range(0, count, PAGE_USERS):
+            times = self._times_of_page(inputs, group, start, last)
+            if times is not None:
+                mask[start : start + PAGE_USERS] = ranges.holds(times[: count - start])
+        return bitmap_of_mask(mask)
+
+    def match_users(
+        self, inputs: Sequence[int], group: int, last: bool, ranges: Ranges, users: BitMap
+    ) -> BitMap:
+        """As `match`, for few users."""
+        if len(users) == 1:
+            return self._match_one(inputs, group, last, ranges, users.min())
+        ids = ids_of(users)
+        passing = np.zeros(len(ids), np.bool_)
+        for page in np.unique(ids >> PAGE_BITS).tolist():
+            times = self._times_of_page(inputs, group, page << PAGE_BITS, last)
+            if times is not None:
+                here = ids >> PAGE_BITS == page
+                passing[here] = ranges.holds(times[ids[here] & PAGE_MASK])
+        return bitmap_of(ids[passing])
+
+    def _match_one(self, inputs: Sequence[int], group: int, last: bool, ranges: Ranges, dense: int) -> BitMap:
+        times = [t for number in inputs if (t := self.times(number, group << GROUP_SHIFT | dense))]
+        if not times:
+            return BitMap()
+        instant = max(t[1] for t in times) if last else min(t[0] for t in times)
+        return BitMap((dense,)) if ranges.holds(np.array([instant], np.int64))[0] else BitMap()
+
+    def _times_of_page(
+        self, inputs: Sequence[int], group: int, start: int, last: bool
+    ) -> np.ndarray[tuple[int], np.dtype[np.int64]] | None:
+        half = slice(PAGE_USERS, None) if last else slice(0, PAGE_USERS)
+        for number in inputs:
+            self._settle(number, group)
+        halves = [
+            as_numpy(cached.value)[half]
+            for number in inputs
+            if (cached := self._page_cache.find(self._page_key(number, group, start), SEEN_TIMES)) is not None
+        ]
+        if not halves:
+            return None
+        if len(halves) == 1:
+            return halves[0]
+        if last:
+            return np.asarray(np.maximum.reduce(halves))
+        # The mark of an absent time is the least of all: it must lose here.
+        earliest = np.minimum.reduce([np.where(h == ABSENT_TIME, TIME_MAX_MICROS + 1, h) for h in halves])
+        return np.where(earliest > TIME_MAX_MICROS, ABSENT_TIME, earliest)
+
+
+def _joined(pieces: Sequence[_Spans]) -> _Spans:
+    """All users of several spans, each with its first and last time of all."""
+    if len(pieces) == 1:
+        return pieces[0]
+    users, first, last = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+    # Each piece is sorted: a stable sort merges them.
+    order = np.argsort(users, kind="stable")
+    users = users[order]
+    starts = runs(users)[:-1]
+    return _Spans(
+        users[starts], np.minimum.reduceat(first[order], starts), np.maximum.reduceat(last[order], starts)
+    )

@@ -1,0 +1,162 @@
+"""Verification: every key of a store is read, and values that speak of the same thing have to agree.
+
+`verify` walks each family once, through the checker of the room it belongs to. A value that fails its
+checksum is told once and left out; what can only be compared with a family in which something is damaged is
+not compared, so that one fault is not told as a thousand. Memory holds the bitmaps of users, 24 bytes for
+each of them, the items of one run, the spans of writes, and what is known of the parts of event tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from engine.backends.local.storage.key_statistics import INDEX_FAMILIES, KINDS, LOG_FAMILIES
+from engine.backends.local.storage.keys import Family
+from engine.backends.local.storage.transactions import Readable, ReadTransaction
+from engine.backends.local.verify.dedupe import check_event_ids, check_requests
+from engine.backends.local.verify.events import check_events
+from engine.backends.local.verify.examination import Examination
+from engine.backends.local.verify.fields import check_fields
+from engine.backends.local.verify.key_ranges import check_key_ranges
+from engine.backends.local.verify.membership import check_memberships
+from engine.backends.local.verify.names import check_documents, check_log, check_meta, check_names
+from engine.backends.local.verify.seen import check_seen
+from engine.backends.local.verify.users import check_users
+from engine.errors import DataLoss
+from engine.upkeep import FamilyFigures, Finding, StoreFault, StoreProgress, StoreVerified
+
+KEYS_PER_PROGRESS = 256
+
+Checker = Callable[[Examination], Iterator[None]]
+
+CHECKERS: tuple[tuple[Checker, tuple[Family, ...]], ...] = (
+    (check_meta, (Family.META,)),
+    (check_log, (Family.LOG,)),
+    (check_documents, (Family.DOCUMENT,)),
+    (check_names, (Family.NAME,)),
+    (
+        check_users,
+        (
+            Family.USER_COUNT,
+            Family.USER_IDS,
+            Family.USER_PARTITIONS,
+            Family.ALIVE,
+            Family.USER_RUN,
+            Family.USER_FILTER,
+            Family.USER_BLOCK,
+            Family.ALIAS_OF,
+            Family.ALIASES,
+        ),
+    ),
+    (check_seen, (Family.BELONGS, Family.SEEN)),
+    (
+        check_fields,
+        (
+            Family.PROFILE,
+            Family.PROFILED,
+            Family.FIELD_PRESENT,
+            Family.FIELD_VALUE,
+            Family.FIELD_TEXT,
+            Family.FIELD_COLUMN,
+            Family.WRITE_TIMES,
+        ),
+    ),
+    (check_event_ids, (Family.DEDUPE_RUN, Family.DEDUPE_FILTER, Family.DEDUPE_BLOCK)),
+    (check_requests, (Family.REQUEST, Family.REQUEST_ARRIVAL)),
+    (check_memberships, (Family.MEMBERSHIP, Family.MEMBERS, Family.CHANGES, Family.ERASED)),
+    (
+        check_events,
+        (Family.EVENT_TABLE, Family.EVENT_SLICE, Family.EVENT_COLUMN, Family.EVENT_CHECKPOINT),
+    ),
+    (check_key_ranges, (Family.RANGE,)),
+)
+"""What checks which families, in an order in which each finds what it compares with."""
+
+
+def verify(log: Readable, index: Readable) -> Iterator[Finding]:
+    """As `verify_transactions`, over a transaction of each that lasts as long as the iterator: close it to
+    end them early.
+    """
+    # The log first: an index that is read later reaches at least as far as the log that was trimmed for it.
+    with log.reading() as log_txn, index.reading() as index_txn:
+        yield from verify_transactions(log_txn, index_txn)
+
+
+def verify_transactions(log: ReadTransaction, index: ReadTransaction) -> Iterator[Finding]:
+    """Faults as they are found, progress each time `KEYS_PER_PROGRESS` keys have been read, and the result
+    last.
+    """
+    examination = Examination(log, index)
+    for txn in (log, index):
+        try:
+            txn.check_pages()
+        except DataLoss as damage:
+            # Nothing may be looked for in such a file: LMDB might end the process.
+            examination.fault(Family.META, damage.message)
+    yield from examination.take_faults()
+    if examination.has_faults:
+        yield _result(examination)
+        return
+    for checker, families in CHECKERS:
+        for step in _steps(checker, families, examination):
+            yield from examination.take_faults()
+            if step % KEYS_PER_PROGRESS == 0:
+                yield _progress(examination)
+        yield from examination.take_faults()
+    _find_strangers(examination)
+    yield from examination.take_faults()
+    yield _result(examination)
+
+
+def refuse_faults(findings: Iterable[Finding], what: str) -> None:
+    """Goes through a verification and raises DataLoss at its first fault; `what` says what was verified."""
+    for finding in findings:
+        if isinstance(finding, StoreFault):
+            where = f"{finding.family} {finding.key}".strip()
+            raise DataLoss(
+                f"{what} is damaged: {where} {finding.description}", metadata={"key_family": finding.family}
+            )
+
+
+def _steps(checker: Checker, families: tuple[Family, ...], examination: Examination) -> Iterator[int]:
+    try:
+        for step, _ in enumerate(checker(examination), 1):
+            yield step
+    except Exception as error:
+        # Whatever damage breaks a checker is itself a finding, and the other families are still to be read.
+        examination.fault(families[0], f"the check of {_named(families)} broke off: {error}")
+
+
+def _named(families: tuple[Family, ...]) -> str:
+    return ", ".join(family.name for family in families)
+
+
+def _find_strangers(examination: Examination) -> None:
+    """Keys that belong to no family, or to one of the other environment."""
+    for txn, families in ((examination.log, LOG_FAMILIES), (examination.index, INDEX_FAMILIES)):
+        codes = {family.code for family in families}
+        for code in range(256):
+            for stored in txn.keys(bytes([code])) if code not in codes else ():
+                examination.fault(Family.META, "is a key of no family that belongs here", stored)
+
+
+def _progress(examination: Examination) -> StoreProgress:
+    counts = examination.counts.values()
+    return StoreProgress(
+        keys=sum(count.keys for count in counts),
+        keys_total=examination.log.count() + examination.index.count(),
+        bytes=sum(count.bytes for count in counts),
+    )
+
+
+def _result(examination: Examination) -> StoreVerified:
+    families = tuple(
+        FamilyFigures(family.name, KINDS[family], count.keys, count.bytes, count.faults)
+        for family, count in examination.counts.items()
+    )
+    return StoreVerified(
+        store_id=examination.store_id,
+        revision=max(examination.checkpointed, examination.logged),
+        families=families,
+        faults=sum(count.faults for count in examination.counts.values()),
+    )

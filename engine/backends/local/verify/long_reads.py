@@ -1,0 +1,107 @@
+"""Reading a whole store while it is used: verification and copies, each over one state.
+
+Both hold a read transaction for as long as they take. Pages that are freed meanwhile are not reused, so the
+file grows by what is written; nothing else waits for them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+
+from engine.backends.local.storage.building import sync_directory
+from engine.backends.local.storage.copying import write_copy
+from engine.backends.local.storage.store import Store
+from engine.backends.local.storage.viewing import viewed
+from engine.backends.local.verify import refuse_faults, verify, verify_transactions
+from engine.errors import DataLoss, FailedPrecondition, StoreUnavailable
+from engine.upkeep import Finding, StoreProgress
+
+REST_SECONDS = 0.001
+"""How long a verification or a copy rests now and then: others compete with it for one interpreter."""
+
+END_SECONDS_MAX = 10.0
+"""How long closing waits for a reader of the whole store to notice."""
+
+
+class Upkeep:
+    """The long reads of one store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._closing = threading.Event()
+        self._copying = threading.Lock()
+        self._verifying = threading.Lock()
+
+    def verify(self) -> Iterator[Finding]:
+        """Everything that is found. Raises FailedPrecondition while another verification is under way, and
+        StoreUnavailable once the store is closing.
+        """
+        if not self._verifying.acquire(blocking=False):
+            raise FailedPrecondition("another verification is under way", reason="VERIFICATION_UNDER_WAY")
+        try:
+            yield from self._resting(verify(self._store.log, self._store.index))
+        finally:
+            self._verifying.release()
+
+    def copy(self, directory: Path, still: AbstractContextManager[object]) -> None:
+        """Writes a compact copy of both environments below a directory, and verifies it. Within `still`,
+        which is left at once, nothing may be trimmed from the log. Raises DataLoss when anything is damaged.
+
+        The copy is verified, not the store. So what was written is read again, and no transaction of the
+        store, which would keep its pages from being reused, lasts for longer than it takes to copy.
+        """
+        with self._copying, _told_of_copying():
+            self._write_copy(directory, still)
+            with viewed(directory, None, is_owned=True) as copy:
+                refuse_faults(self._resting(verify_transactions(copy.log, copy.index)), "what was copied")
+
+    def _write_copy(self, directory: Path, still: AbstractContextManager[object]) -> None:
+        with ExitStack() as open_:
+            with still:
+                # The index before the log, so that what the log has reaches from that index onwards.
+                index = open_.enter_context(self._store.index.reading())
+                log = open_.enter_context(self._store.log.reading())
+            for name, txn in (("index", index), ("log", log)):
+                write_copy(txn, directory / name, self._rest)
+                sync_directory(directory / name)
+        sync_directory(directory)
+
+    def _resting(self, findings: Iterable[Finding]) -> Iterator[Finding]:
+        for finding in findings:
+            self._check()
+            yield finding
+            if isinstance(finding, StoreProgress):
+                time.sleep(REST_SECONDS)
+
+    def _rest(self) -> None:
+        self._check()
+        time.sleep(REST_SECONDS)
+
+    def _check(self) -> None:
+        if self._closing.is_set():
+            raise StoreUnavailable("the store is closing", reason="STORE_CLOSED")
+
+    def close(self) -> bool:
+        """Ends what is under way and waits for it. False when somebody still holds a transaction: then the
+        environments must stay open.
+        """
+        self._closing.set()
+        return all(lock.acquire(timeout=END_SECONDS_MAX) for lock in (self._copying, self._verifying))
+
+
+@contextmanager
+def _told_of_copying() -> Iterator[None]:
+    """Says of damage what came of it."""
+    try:
+        yield
+    except DataLoss as error:
+        raise DataLoss(
+            f"the store is damaged and was not copied: {error.message}. "
+            "`milepost store verify` lists every fault",
+            reason=error.reason,
+            metadata=error.metadata,
+        ) from error

@@ -1,0 +1,121 @@
+"""The parts of a store that are few: headers, the log, resource records and names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from engine.backends.local.storage.header import FORMAT_VERSION, HEADER, StoreHeader
+from engine.backends.local.storage.keys import Family, key
+from engine.backends.local.storage.name_table import NO_ACCOUNT, Space, field_of
+from engine.backends.local.storage.positions import CHECKPOINTED, TRIMMED, CheckpointedState, decode_trimmed
+from engine.backends.local.storage.session import SESSION, Session, decode_session
+from engine.backends.local.storage.transactions import COMMIT, COMMIT_BYTES
+from engine.backends.local.storage.write_ahead_log import decode_entry
+from engine.backends.local.verify.examination import Examination, as_is, as_text
+
+
+def _decode_commit(stored: memoryview) -> int:
+    if len(stored) != COMMIT_BYTES:
+        raise ValueError(f"{len(stored)} bytes instead of {COMMIT_BYTES}")
+    return int.from_bytes(stored, "little")
+
+
+_RECORDS: dict[bytes, Callable[[memoryview], object]] = {
+    HEADER: lambda stored: msgspec.msgpack.decode(stored, type=StoreHeader),
+    SESSION: decode_session,
+    CHECKPOINTED: lambda stored: msgspec.msgpack.decode(stored, type=CheckpointedState),
+    TRIMMED: decode_trimmed,
+    COMMIT: _decode_commit,
+}
+"""How what is kept under each name of the family META is decoded."""
+
+
+def check_meta(examination: Examination) -> Iterator[None]:
+    """Both headers are there and alike, both parts were written in one session, and say how far they are."""
+    records: list[dict[bytes, Any]] = []
+    for txn in (examination.log, examination.index):
+        records.append({})
+        for (name,), stored, value in examination.values(Family.META, as_is, txn):
+            if name not in _RECORDS:
+                examination.fault(Family.META, "is no name that is known", stored)
+                continue
+            try:
+                records[-1][name] = _RECORDS[name](value)
+            except (ValueError, msgspec.MsgspecError) as error:
+                examination.damage(Family.META, f"cannot be decoded: {error}", stored)
+            yield
+    if not examination.is_sound(Family.META):
+        return
+    log, index = records
+    examination.checkpointed = index.get(CHECKPOINTED, CheckpointedState()).position
+    header = index.get(HEADER) or log.get(HEADER)
+    alike = header is not None and index.get(HEADER) == log.get(HEADER)
+    examination.expect(alike, Family.META, "log and index do not have one and the same header")
+    fits = log.get(SESSION, Session()).fits(index.get(SESSION, Session()))
+    examination.expect(fits, Family.META, "log and index are from different times")
+    if header is not None:
+        examination.store_id, examination.groups = header.store_id, header.groups
+        examination.seed = header.seed
+        right = header.format_version == FORMAT_VERSION
+        examination.expect(right, Family.META, f"the format has version {header.format_version}")
+    examination.trimmed = log.get(TRIMMED)
+
+
+def check_log(examination: Examination) -> Iterator[None]:
+    """Positions follow each other from where the index has come to, and arrivals never go back."""
+    expected, arrival = None, 0
+    for (position,), stored, entry in examination.values(Family.LOG, decode_entry, examination.log):
+        if expected is None and examination.is_sound(Family.META):
+            begins = position <= examination.checkpointed + 1
+            examination.expect(
+                begins, Family.LOG, f"begins after {examination.checkpointed}, the index", stored
+            )
+        if expected is not None and examination.is_sound(Family.LOG):
+            examination.expect(position == expected, Family.LOG, f"follows {expected - 1}", stored)
+        expected = position + 1
+        examination.logged = position
+        examination.expect(entry.arrival >= arrival, Family.LOG, "arrived before the one before", stored)
+        arrival = max(arrival, entry.arrival)
+        yield
+    ends = examination.logged or examination.trimmed
+    if ends is not None and examination.is_sound(Family.LOG, Family.META):
+        reaches = ends >= examination.checkpointed
+        examination.expect(
+            reaches, Family.LOG, f"ends at {ends}, before {examination.checkpointed}, the index"
+        )
+
+
+def check_documents(examination: Examination) -> Iterator[None]:
+    """Keys are text. What is in a record is no business of the store's."""
+    for (name,), stored, _ in examination.values(Family.DOCUMENT, as_is):
+        try:
+            name.decode()
+        except UnicodeDecodeError:
+            examination.fault(Family.DOCUMENT, "has a key that is no text", stored)
+        yield
+
+
+def check_names(examination: Examination) -> Iterator[None]:
+    """Each space is numbered from 1 without gaps or repetitions, for an account that has a name itself."""
+    for (space, account, number), stored, name in examination.values(Family.NAME, as_text):
+        examination.names.setdefault((space, account), {})[number] = name
+        if space == Space.FIELD:
+            try:
+                field_of(name)
+            except msgspec.MsgspecError:
+                examination.fault(Family.NAME, f"is no field: {name}", stored)
+        yield
+    if not examination.is_sound(Family.NAME):
+        return
+    accounts = examination.names.get((Space.ACCOUNT, NO_ACCOUNT), {})
+    for (space, account), names in examination.names.items():
+        prefix = key(Family.NAME, space, account, 0)
+        whole = sorted(names) == list(range(1, len(names) + 1))
+        examination.expect(whole, Family.NAME, "numbers of this space have gaps", prefix)
+        different = len(set(names.values())) == len(names)
+        examination.expect(different, Family.NAME, "two numbers of this space have one name", prefix)
+        owned = account == NO_ACCOUNT or account in accounts
+        examination.expect(owned, Family.NAME, "belongs to no account", prefix)

@@ -1,0 +1,198 @@
+"""From a request to an applied entry: log, fsync, apply, answer.
+
+Writers that come at the same time share one commit: whoever gets the commit lock first writes everybody's
+entries. While one group of entries is applied the next one is already being synced. Entries are applied in
+the order of the log.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+
+from engine.backends.base import Appended
+from engine.backends.local.storage.dedupe import DuplicatesUnknown
+from engine.backends.local.storage.write_ahead_log import (
+    AppendEntry,
+    ImportEntry,
+    LogEntry,
+    RefusedEntry,
+    UserImportEntry,
+    WriteAheadLog,
+    encode_entry,
+)
+from engine.backends.local.write.state import State
+from engine.clock import Stamp
+from engine.errors import FailedPrecondition, MilepostError, StoreUnavailable
+
+IMPORTED_PER_RECORD = 10
+"""So many events that come as columns are applied in the time of one that comes as a record."""
+IMPORTED_USERS_PER_RECORD = 2
+"""The same for user updates, which take more memory until they are checkpointed."""
+
+
+class _Ticket:
+    """One entry on its way."""
+
+    def __init__(self, entry: LogEntry) -> None:
+        self.entry = entry
+        self.encoded = encode_entry(entry)
+        self.position = 0
+        self.answer: Appended | None = None
+        self.error: BaseException | None = None
+
+    @property
+    def is_decided(self) -> bool:
+        return self.answer is not None or self.error is not None
+
+
+class Writer:
+    """Appends entries to the log and applies them to the state."""
+
+    def __init__(self, log: WriteAheadLog, state: State, clock: Callable[[], Stamp]) -> None:
+        self._log = log
+        self._state = state
+        self._clock = clock
+        self._enqueue_lock = threading.Lock()
+        self._commit_lock = threading.Lock()
+        self._apply_lock = threading.Lock()
+        self._waiting: deque[_Ticket] = deque()
+        self._logged: deque[_Ticket] = deque()
+        self._failure: BaseException | None = None
+        self._closed = False
+        self.records_since_checkpoint = 0
+
+    def replay(self) -> None:
+        """Applies what the log has beyond the index."""
+        for position, entry in self._log.replay(self._state.position):
+            # An alias that was refused is in the log as well, and is refused again.
+            with suppress(FailedPrecondition):
+                try:
+                    self._apply(position, entry)
+                except DuplicatesUnknown:
+                    # Refused then as well, unless it was acknowledged before its ids were damaged.
+                    if not self._log.is_refused(position):
+                        raise
+
+    def write(self, entry_at: Callable[[Stamp], LogEntry]) -> Appended:
+        """Logs the entry that `entry_at` makes of when it came, applies it, and answers what became of
+        it.
+
+        Raises LimitExceeded when the log is full, with nothing applied; FailedPrecondition for a refused
+        alias; StoreUnavailable after a failure that left the state unknown.
+        """
+        self.check()
+        with self._enqueue_lock:
+            # Under the lock, so that times are read in the order of the log.
+            ticket = _Ticket(entry_at(self._clock()))
+            self._waiting.append(ticket)
+        with self._commit_lock:
+            if not ticket.position and not ticket.is_decided:
+                self._commit()
+        if not ticket.is_decided:
+            self._apply_through(ticket)
+        if ticket.error is not None:
+            raise ticket.error
+        assert ticket.answer is not None
+        return ticket.answer
+
+    def check(self) -> None:
+        """Raises StoreUnavailable when closed, or after a failure that left the state unknown."""
+        if self._closed:
+            raise StoreUnavailable("the store is closed", reason="STORE_CLOSED")
+        self._check_failure()
+
+    def _check_failure(self) -> None:
+        if self._failure is not None:
+            raise StoreUnavailable(
+                "the store failed and has to be opened again", reason="STORE_FAILED"
+            ) from self._failure
+
+    def _commit(self) -> None:
+        with self._enqueue_lock:
+            group = list(self._waiting)
+            self._waiting.clear()
+        try:
+            self.check()
+            first = self._log.append([ticket.encoded for ticket in group])
+        except BaseException as error:
+            for ticket in group:
+                ticket.error = error
+            return
+        for position, ticket in enumerate(group, first):
+            ticket.position = position
+            ticket.encoded = b""
+            self._logged.append(ticket)
+
+    def _apply_through(self, ticket: _Ticket) -> None:
+        with self._apply_lock:
+            while not ticket.is_decided or self._has_note:
+                self._decide(self._logged.popleft())
+
+    @property
+    def _has_note(self) -> bool:
+        """Whether what comes next is a note that nobody waits for."""
+        return bool(self._logged) and isinstance(self._logged[0].entry, RefusedEntry)
+
+    def _decide(self, ticket: _Ticket) -> None:
+        try:
+            self._check_failure()
+            ticket.answer = self._apply(ticket.position, ticket.entry)
+        except FailedPrecondition as refusal:
+            ticket.error = refusal
+        except DuplicatesUnknown as refusal:
+            self._refuse(ticket, refusal)
+        except BaseException as failure:
+            # Logged, but applied in part or not at all: only a replay can tell.
+            self._failure = self._failure or failure
+            ticket.error = failure if isinstance(failure, MilepostError) else self._unavailable(failure)
+
+    def _refuse(self, ticket: _Ticket, refusal: MilepostError) -> None:
+        """Notes in the log that an entry was refused, so that a replay refuses it too."""
+        entry = ticket.entry
+        try:
+            with self._commit_lock:
+                note = _Ticket(RefusedEntry(entry.account, entry.arrival, ticket.position, entry.settled))
+                note.position = self._log.append([note.encoded])
+                self._logged.append(note)
+        except MilepostError as failure:
+            self._failure = self._failure or failure
+        ticket.error = refusal
+
+    def _unavailable(self, failure: BaseException) -> StoreUnavailable:
+        error = StoreUnavailable("the store failed and has to be opened again", reason="STORE_FAILED")
+        error.__cause__ = failure
+        return error
+
+    def _apply(self, position: int, entry: LogEntry) -> Appended:
+        try:
+            return self._state.apply(position, entry)
+        finally:
+            self.records_since_checkpoint += _weight(entry)
+
+    def paused(self) -> AbstractContextManager[bool]:
+        """While this block runs no entry is applied; logging goes on."""
+        return self._apply_lock
+
+    def close(self) -> None:
+        """Refuses new entries, and applies those that are logged already."""
+        with self._commit_lock:
+            self._closed = True
+        with self._apply_lock:
+            while self._logged:
+                self._decide(self._logged.popleft())
+
+
+def _weight(entry: LogEntry) -> int:
+    """How many records of an append take as long to replay."""
+    match entry:
+        case AppendEntry():
+            return len(entry.records)
+        case ImportEntry():
+            return 1 + len(entry.columns) // IMPORTED_PER_RECORD
+        case UserImportEntry():
+            return 1 + len(entry.columns) // IMPORTED_USERS_PER_RECORD
+        case _:
+            return 1

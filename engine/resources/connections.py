@@ -1,0 +1,305 @@
+"""Connections of audiences to outputs: their records, their states, the credits that activation uses.
+
+    INACTIVE ── activate ──▶ ACTIVE ── mark_faulted ──▶ FAULTED
+        ▲                     │  ▲                        │ │
+        └──── deactivate ─────┘  └──────── resume ────────┘ │
+        └───────────────────── deactivate ──────────────────┘
+
+A connection's cursor is `delivered`; `snapshot_after` says that the members present at activation come first
+(see `engine.audiences.outbox`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import msgspec
+
+from engine.backends.base import Backend
+from engine.clock import Clock
+from engine.errors import AlreadyExists, FailedPrecondition, LimitExceeded, Violation
+from engine.limits import Limits
+from engine.resources.activation import LIVE_STATES, Activation
+from engine.resources.checks import check_etag, masked_values, refuse_if_any
+from engine.resources.journeys import Changed
+from engine.resources.names import Resource, check_name, chosen_or_made_id
+from engine.resources.outputs import Outputs
+from engine.resources.paging import Page, page_by_name
+from engine.resources.records import (
+    BATCH_AGE_DEFAULT_MICROS,
+    BATCH_CHANGES_DEFAULT,
+    Account,
+    Audience,
+    Closing,
+    Connection,
+    ConnectionState,
+    Output,
+    account_of,
+    journey_of,
+)
+from engine.resources.repository import Changes, Repository
+from engine.values import MICROS_PER_HOUR
+
+CONNECTION_FIELDS = frozenset({"identities", "attributes", "batch_changes", "batch_age"})
+BATCH_CHANGES_MAX = 10_000
+BATCH_AGE_MAX_MICROS = MICROS_PER_HOUR
+OPTED_IN_NAMES_MAX = 100
+
+
+class Connections(Outputs):
+    """Creates, reads, changes and switches connections; and the outputs they lead to."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        activation: Activation,
+        backend: Backend,
+        limits: Limits,
+        clock: Clock,
+        changed: Changed,
+    ) -> None:
+        super().__init__(repository, limits, clock)
+        self._activation = activation
+        self._backend = backend
+        self._changed = changed
+
+    # --- records --------------------------------------------------------------------------------------------
+
+    def create_connection(
+        self, parent: str, connection_id: str, connection: Connection, request_id: str = ""
+    ) -> Connection:
+        """Connects an audience to an output, INACTIVE. Raises NotFound, AlreadyExists, InvalidInput."""
+        check_name(parent, "parent", Resource.ACCOUNT)
+        with self._repository.writing() as changes:
+            answered = self._requests.first_answer("create_connection", parent, request_id, Connection)
+            if answered is not None:
+                return answered[0]
+            self._repository.get(Account, parent)
+            name = f"{parent}/connections/{chosen_or_made_id(connection_id, 'connection_id')}"
+            if self._repository.find(Connection, name) is not None:
+                raise AlreadyExists(name)
+            now = self._clock()
+            created = Connection(
+                name=name,
+                create_time=now,
+                update_time=now,
+                audience=connection.audience,
+                output=connection.output,
+                identities=connection.identities,
+                attributes=connection.attributes,
+                batch_changes=connection.batch_changes or BATCH_CHANGES_DEFAULT,
+                batch_age=connection.batch_age or BATCH_AGE_DEFAULT_MICROS,
+            )
+            refuse_if_any((*self._reference_faults(created), *self._connection_faults(created)))
+            changes.put(created)
+            self._requests.remember(changes, "create_connection", parent, request_id, created)
+            return created
+
+    def get_connection(self, name: str) -> Connection:
+        """The connection. Raises NotFound."""
+        check_name(name, "name", Resource.CONNECTION)
+        return self._repository.get(Connection, name)
+
+    def list_connections(
+        self, parent: str, *, audience: str = "", output: str = "", page_size: int = 0, page_token: str = ""
+    ) -> Page[Connection]:
+        """The account's connections, or those of an audience or output, in order of name. Raises NotFound."""
+        check_name(parent, "parent", Resource.ACCOUNT)
+        self._repository.get(Account, parent)
+        connections = (
+            connection
+            for connection in self._repository.scan(Connection, f"{parent}/connections/")
+            if audience in ("", connection.audience) and output in ("", connection.output)
+        )
+        question = ("list_connections", parent, audience, output)
+        return page_by_name(connections, question, page_size=page_size, page_token=page_token)
+
+    def update_connection(self, record: Connection, fields: Collection[str], etag: str = "") -> Connection:
+        """Changes the named fields: `identities`, `attributes`, `batch_changes`, `batch_age`.
+
+        Raises NotFound, EtagMismatch, InvalidInput.
+        """
+        check_name(record.name, "connection.name", Resource.CONNECTION)
+        values = masked_values(record, fields, CONNECTION_FIELDS)
+        with self._repository.writing() as changes:
+            known = self._repository.get(Connection, record.name)
+            check_etag(known, etag)
+            updated = msgspec.structs.replace(known, **values, update_time=self._clock())
+            refuse_if_any(self._connection_faults(updated))
+            changes.put(updated)
+            return updated
+
+    def delete_connection(self, name: str, etag: str = "") -> None:
+        """Deletes a connection; one that is live is deactivated by it. Raises NotFound, EtagMismatch."""
+        check_name(name, "name", Resource.CONNECTION)
+        with self._repository.writing() as changes:
+            known = self._repository.get(Connection, name)
+            check_etag(known, etag)
+            changes.delete(known)
+        self._changed(self._journey_of(known.audience))
+
+    def _reference_faults(self, connection: Connection) -> Iterable[Violation]:
+        account = account_of(connection.name)
+        audience, output = connection.audience, connection.output
+        if account_of(audience) != account or self._repository.find(Audience, audience) is None:
+            yield Violation("connection.audience", f"audience {audience!r} does not exist")
+        if account_of(output) != account or self._repository.find(Output, output) is None:
+            yield Violation("connection.output", f"output {output!r} does not exist")
+
+    def _connection_faults(self, connection: Connection) -> Iterable[Violation]:
+        if not 1 <= connection.batch_changes <= BATCH_CHANGES_MAX:
+            yield Violation("connection.batching.max_changes", f"must be 1 to {BATCH_CHANGES_MAX}")
+        if not 1 <= connection.batch_age <= BATCH_AGE_MAX_MICROS:
+            yield Violation("connection.batching.max_age", "must be more than 0 and at most an hour")
+        for field, names in (("identities", connection.identities), ("attributes", connection.attributes)):
+            if len(names) > OPTED_IN_NAMES_MAX:
+                yield Violation(
+                    f"connection.{field}", f"has {len(names)}; at most {OPTED_IN_NAMES_MAX} are allowed"
+                )
+            for index, name in enumerate(names):
+                if not 1 <= len(name.encode()) <= self._limits.name_bytes_max:
+                    yield Violation(
+                        f"connection.{field}[{index}]", f"must have 1 to {self._limits.name_bytes_max} bytes"
+                    )
+
+    # --- states ---------------------------------------------------------------------------------------------
+
+    def activate(self, name: str, etag: str = "") -> Connection:
+        """Switches an INACTIVE connection on; one that is ACTIVE stays as it is.
+
+        Uses a credit of the account unless the audience is activated already. Raises NotFound, EtagMismatch,
+        FailedPrecondition, LimitExceeded (nothing changed).
+        """
+        with self._repository.writing() as changes:
+            known = self._known(name, etag)
+            if known.state is ConnectionState.ACTIVE:
+                return known
+            if known.state is not ConnectionState.INACTIVE:
+                raise _wrong_state(known, "resume or deactivate it")
+            self._take_credit(known)
+            stored = self._backend.membership(known.audience)
+            activated = self._put(
+                changes,
+                known,
+                state=ConnectionState.ACTIVE,
+                # A membership without history tells of its members by their first changes; otherwise those
+                # present come first and the changes after what they reflect.
+                delivered=0 if stored is None else stored.last_sequence,
+                snapshot_after=None if stored is None else "",
+                activation=known.activation + 1,
+            )
+        self._changed(self._journey_of(known.audience))
+        return activated
+
+    def deactivate(self, name: str, etag: str = "") -> Connection:
+        """Switches a connection off, whatever it had still to deliver; the credit returns. Raises NotFound,
+        EtagMismatch, FailedPrecondition.
+        """
+        with self._repository.writing() as changes:
+            known = self._known(name, etag)
+            if known.state is ConnectionState.INACTIVE:
+                return known
+            if self._repository.find(Closing, known.audience) is not None:
+                raise _wrong_state(known, "its audience is deleted and the last exits are being sent")
+            deactivated = self._put(
+                changes,
+                known,
+                state=ConnectionState.INACTIVE,
+                delivered=0,
+                snapshot_after=None,
+                fault="",
+            )
+        self._changed(self._journey_of(known.audience))
+        return deactivated
+
+    def resume(self, name: str, etag: str = "") -> Connection:
+        """Lets a FAULTED connection go on from its cursor; it takes a credit again. Raises NotFound,
+        EtagMismatch, FailedPrecondition, LimitExceeded.
+        """
+        with self._repository.writing() as changes:
+            known = self._known(name, etag)
+            if known.state is not ConnectionState.FAULTED:
+                raise _wrong_state(known, "only a FAULTED one is resumed")
+            if self._repository.find(Closing, known.audience) is None:
+                self._take_credit(known)
+            resumed = self._put(changes, known, state=ConnectionState.ACTIVE, fault="")
+        self._changed(self._journey_of(known.audience))
+        return resumed
+
+    def mark_faulted(self, name: str, why: str) -> Connection:
+        """Stops an ACTIVE connection that cannot deliver; its cursor is kept. Raises NotFound."""
+        with self._repository.writing() as changes:
+            known = self._repository.get(Connection, name)
+            if known.state is not ConnectionState.ACTIVE:
+                return known
+            faulted = self._put(changes, known, state=ConnectionState.FAULTED, fault=why)
+        self._changed(self._journey_of(known.audience))
+        return faulted
+
+    def advance(
+        self,
+        name: str,
+        delivered: int,
+        *,
+        snapshot_after: str | None = None,
+        activation: int | None = None,
+    ) -> Connection | None:
+        """Moves a live connection's durable cursor forward; never back, and not when the connection has been
+        activated anew since `activation`.
+
+        None when the connection is gone: deleted, or it has delivered the last exit of a deleted audience and
+        goes with this.
+        """
+        with self._repository.writing() as changes:
+            known = self._repository.find(Connection, name)
+            if known is None or known.state not in LIVE_STATES or delivered < known.delivered:
+                return known
+            if activation not in (None, known.activation):
+                return known
+            closing = self._repository.find(Closing, known.audience)
+            through = None if closing is None else closing.through
+            if through is not None and delivered >= through and snapshot_after is None:
+                changes.delete(known)
+            else:
+                advanced = msgspec.structs.replace(known, delivered=delivered, snapshot_after=snapshot_after)
+                changes.put(advanced)
+                return advanced
+        self._changed(self._journey_of(known.audience))
+        return None
+
+    def _known(self, name: str, etag: str) -> Connection:
+        check_name(name, "name", Resource.CONNECTION)
+        known = self._repository.get(Connection, name)
+        check_etag(known, etag)
+        return known
+
+    def _put(self, changes: Changes, known: Connection, **values: object) -> Connection:
+        updated = msgspec.structs.replace(known, update_time=self._clock(), **values)
+        changes.put(updated)
+        return updated
+
+    def _take_credit(self, connection: Connection) -> None:
+        account = account_of(connection.name)
+        activated = self._activation.activated(account)
+        limit = self._repository.get(Account, account).active_audience_limit
+        if connection.audience not in activated and len(activated) >= limit:
+            raise LimitExceeded(
+                f"{len(activated)} of {limit} audiences of {account} are activated",
+                reason="NO_AUDIENCE_CREDIT",
+                metadata={"limit": str(limit)},
+            )
+
+    def _journey_of(self, audience: str) -> str:
+        record = self._repository.find(Audience, audience)
+        if record is None:
+            closing = self._repository.find(Closing, audience)
+            record = None if closing is None else closing.audience
+        return "" if record is None else journey_of(record.milestone)
+
+
+def _wrong_state(connection: Connection, advice: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"{connection.name} is {connection.state.name}: {advice}",
+        reason="CONNECTION_STATE",
+        metadata={"state": connection.state.name},
+    )

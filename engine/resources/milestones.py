@@ -1,0 +1,319 @@
+"""Milestones and the rules of splits.
+
+Siblings are numbered from 0 without gaps, remaining users last. A milestone and its audience are made and
+deleted together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Generic, TypeVar
+
+import msgspec
+
+from engine.clock import Clock
+from engine.errors import AlreadyExists, FailedPrecondition, InvalidInput, Warning
+from engine.limits import Limits
+from engine.resources.activation import LIVE_STATES
+from engine.resources.checks import check_etag, display_name_faults, masked_values, refuse_if_any
+from engine.resources.criteria import CriteriaCheck
+from engine.resources.journeys import Changed
+from engine.resources.milestone_tree import Forest, in_tree_order, tree_milestone
+from engine.resources.names import Resource, check_name, chosen_or_made_id, is_name, made_id
+from engine.resources.paging import Page, page_of
+from engine.resources.records import (
+    Audience,
+    Closing,
+    Connection,
+    Journey,
+    Milestone,
+    MilestoneKind,
+    account_of,
+    journey_of,
+)
+from engine.resources.repository import Changes, Repository
+from engine.resources.requests import Requests
+from engine.values import Micros
+
+MILESTONE_FIELDS = frozenset({"display_name", "criteria"})
+PARENT_FIELD = "milestone.parent_milestone"
+CRITERIA_FIELD = "milestone.criteria"
+
+T = TypeVar("T")
+
+
+class Written(msgspec.Struct, Generic[T], frozen=True):
+    """A record as written, and what may be mistyped in it."""
+
+    record: T
+    warnings: tuple[Warning, ...] = ()
+
+
+class Milestones:
+    """Creates, reads and changes milestones."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        forest: Forest,
+        criteria: CriteriaCheck,
+        limits: Limits,
+        clock: Clock,
+        changed: Changed,
+    ) -> None:
+        self._repository = repository
+        self._forest = forest
+        self._criteria = criteria
+        self._requests = Requests(repository, limits, clock.stamp)
+        self._limits = limits
+        self._clock = clock
+        self._changed = changed
+
+    # --- reading --------------------------------------------------------------------------------------------
+
+    def get_milestone(self, name: str) -> Milestone:
+        """The milestone. Raises NotFound."""
+        check_name(name, "name", Resource.MILESTONE)
+        return self._repository.get(Milestone, name)
+
+    def list_milestones(self, parent: str, *, page_size: int = 0, page_token: str = "") -> Page[Milestone]:
+        """The journey's milestones, parents before children and siblings in order. Raises NotFound."""
+        check_name(parent, "parent", Resource.JOURNEY)
+        self._repository.get(Journey, parent)
+        page = page_of(
+            in_tree_order(self._forest.milestones(parent)),
+            lambda placed: placed[0],
+            ("list_milestones", parent),
+            page_size=page_size,
+            page_token=page_token,
+        )
+        return Page(tuple(milestone for _, milestone in page.items), page.next_page_token)
+
+    # --- creating -------------------------------------------------------------------------------------------
+
+    def create_milestone(
+        self, parent: str, milestone_id: str, milestone: Milestone, request_id: str = ""
+    ) -> Written[Milestone]:
+        """Adds a milestone and its audience, behind its siblings but before remaining users.
+
+        Of `milestone` the display name, parent, kind and criteria are taken. Raises NotFound, AlreadyExists,
+        InvalidInput, FailedPrecondition.
+        """
+        check_name(parent, "parent", Resource.JOURNEY)
+        with self._repository.writing() as changes:
+            answered = self._requests.first_answer("create_milestone", parent, request_id, Milestone)
+            if answered is not None:
+                return Written(*answered)
+            journey = self._repository.get(Journey, parent)
+            name = f"{parent}/milestones/{chosen_or_made_id(milestone_id, 'milestone_id')}"
+            if self._repository.find(Milestone, name) is not None:
+                raise AlreadyExists(name)
+            siblings = self.siblings(parent, self._parent_of(parent, milestone))
+            _refuse_misfit(milestone)
+            _refuse_second_remaining(milestone, siblings)
+            now = self._clock()
+            created = msgspec.structs.replace(
+                milestone,
+                name=name,
+                position=sum(map(_is_criteria, siblings)),
+                audience=f"{account_of(parent)}/audiences/{made_id()}",
+                create_time=now,
+                update_time=now,
+            )
+            warnings = self._checked(created)
+            self._put_renumbered(changes, [*siblings, created], now)
+            changes.put(Audience(name=created.audience, milestone=name, create_time=now, update_time=now))
+            changes.put(msgspec.structs.replace(journey, update_time=now))
+            self._requests.remember(
+                changes, "create_milestone", parent, request_id, created, warnings=warnings
+            )
+        self._changed(parent)
+        return Written(created, warnings)
+
+    def siblings(self, journey: str, parent: str) -> tuple[Milestone, ...]:
+        """The children of a milestone, or of the start (""), in order."""
+        found = [m for m in self._forest.milestones(journey) if m.parent == parent]
+        return tuple(sorted(found, key=lambda m: m.position))
+
+    def _parent_of(self, journey: str, milestone: Milestone) -> str:
+        parent = milestone.parent
+        if not parent:
+            return ""
+        known = is_name(parent, Resource.MILESTONE) and self._repository.find(Milestone, parent)
+        if not known or account_of(parent) != account_of(journey):
+            raise InvalidInput.one(PARENT_FIELD, f"milestone {parent!r} does not exist")
+        if journey_of(parent) != journey:
+            raise FailedPrecondition(
+                f"{parent} is a milestone of another journey", reason="PARENT_IN_OTHER_JOURNEY"
+            )
+        return parent
+
+    def _checked(self, milestone: Milestone) -> tuple[Warning, ...]:
+        refuse_if_any(display_name_faults(milestone.display_name, "milestone.display_name", self._limits))
+        if milestone.criteria is None:
+            return ()
+        tree = self._forest.tree(journey_of(milestone.name))
+        return self._criteria.require(tree, tree_milestone(milestone), milestone.criteria, CRITERIA_FIELD)
+
+    def _put_renumbered(self, changes: Changes, siblings: Iterable[Milestone], now: Micros) -> None:
+        """Writes those of the siblings that are new or get another place. Remaining users go last."""
+        ordered = sorted(siblings, key=lambda m: not _is_criteria(m))
+        for position, sibling in enumerate(ordered):
+            is_new = self._repository.find(Milestone, sibling.name) is None
+            if is_new or sibling.position != position:
+                changes.put(msgspec.structs.replace(sibling, position=position, update_time=now))
+
+    # --- changing -------------------------------------------------------------------------------------------
+
+    def update_milestone(
+        self, record: Milestone, fields: Collection[str], etag: str = ""
+    ) -> Written[Milestone]:
+        """Changes the named fields, `display_name` and `criteria`. Raises NotFound, EtagMismatch,
+        InvalidInput.
+        """
+        check_name(record.name, "milestone.name", Resource.MILESTONE)
+        values = masked_values(record, fields, MILESTONE_FIELDS)
+        with self._repository.writing() as changes:
+            known = self._repository.get(Milestone, record.name)
+            check_etag(known, etag)
+            now = self._clock()
+            updated = msgspec.structs.replace(known, **values, update_time=now)
+            if "criteria" in values:
+                _refuse_misfit(updated)
+            warnings = self._checked(updated)
+            changes.put(updated)
+            self._touch(changes, journey_of(record.name), now)
+        self._changed(journey_of(record.name))
+        return Written(updated, warnings)
+
+    def move_milestone(self, name: str, position: int, etag: str = "") -> Milestone:
+        """Gives a criteria milestone another place, from 0, among its siblings; beyond the last = last before
+        remaining users. Raises NotFound, EtagMismatch, InvalidInput.
+        """
+        check_name(name, "name", Resource.MILESTONE)
+        if position < 0:
+            raise InvalidInput.one("position", "must not be negative")
+        with self._repository.writing() as changes:
+            known = self._repository.get(Milestone, name)
+            check_etag(known, etag)
+            if not _is_criteria(known):
+                raise InvalidInput.one("name", "remaining users are always last")
+            journey = journey_of(name)
+            others = [m for m in self.siblings(journey, known.parent) if m.name != name]
+            room = sum(map(_is_criteria, others))
+            others.insert(min(position, room), known)
+            self._refuse_cycle(journey, others)
+            now = self._clock()
+            self._put_renumbered(changes, others, now)
+            self._touch(changes, journey, now)
+        self._changed(journey)
+        return self._repository.get(Milestone, name)
+
+    def _refuse_cycle(self, journey: str, ordered: Sequence[Milestone]) -> None:
+        """A later sibling depends on an earlier one, so that a new order may close a cycle of audiences."""
+        tree = self._forest.tree(journey)
+        places = {milestone.name: place for place, milestone in enumerate(ordered)}
+        moved = tuple(
+            msgspec.structs.replace(m, position=places.get(m.id, m.position)) for m in tree.milestones
+        )
+        if self._forest.is_cyclic(msgspec.structs.replace(tree, milestones=moved)):
+            raise InvalidInput.one(
+                "position",
+                "in this order an audience named in the criteria would be made from itself",
+                reason="INVALID_CRITERIA",
+            )
+
+    # --- deleting -------------------------------------------------------------------------------------------
+
+    def delete_milestone(self, name: str, etag: str = "") -> None:
+        """Deletes a milestone without children, its audience and its connections.
+
+        Connections that were live stay until they have delivered every member's exit (`Closing`). Raises
+        NotFound, EtagMismatch, FailedPrecondition.
+        """
+        check_name(name, "name", Resource.MILESTONE)
+        journey = journey_of(name)
+        with self._repository.writing() as changes:
+            known = self._repository.get(Milestone, name)
+            check_etag(known, etag)
+            self._refuse_needed(known)
+            now = self._clock()
+            audience = self._repository.get(Audience, known.audience)
+            changes.delete(known)
+            changes.delete(audience)
+            self._delete_connections(changes, known, audience, now)
+            rest = [m for m in self.siblings(journey, known.parent) if m.name != name]
+            self._put_renumbered(changes, rest, now)
+            self._touch(changes, journey, now)
+        self._changed(journey)
+
+    def _refuse_needed(self, milestone: Milestone) -> None:
+        children = self.siblings(journey_of(milestone.name), milestone.name)
+        if children:
+            names = ",".join(child.name for child in children)
+            raise FailedPrecondition(
+                f"{milestone.name} has children: {names}",
+                reason="MILESTONE_HAS_CHILDREN",
+                metadata={"children": names},
+            )
+        referring = ",".join(self._forest.referring(milestone.audience))
+        if referring:
+            raise FailedPrecondition(
+                f"{milestone.audience} is named in the criteria of {referring}",
+                reason="AUDIENCE_IN_USE",
+                metadata={"milestones": referring},
+            )
+        siblings = self.siblings(journey_of(milestone.name), milestone.parent)
+        if _is_criteria(milestone) and sum(map(_is_criteria, siblings)) == 1 and len(siblings) > 1:
+            raise FailedPrecondition(
+                f"the remaining users {siblings[-1].name} need a criteria sibling; delete them first",
+                reason="REMAINING_USERS_NEED_CRITERIA",
+                metadata={"milestone": siblings[-1].name},
+            )
+
+    def _delete_connections(
+        self, changes: Changes, milestone: Milestone, audience: Audience, now: Micros
+    ) -> None:
+        connections = self._repository.scan(Connection, f"{account_of(milestone.name)}/connections/")
+        own = [connection for connection in connections if connection.audience == audience.name]
+        for connection in own:
+            if connection.state not in LIVE_STATES:
+                changes.delete(connection)
+        changes.put(
+            Closing(
+                name=audience.name, audience=audience, milestone=milestone, create_time=now, update_time=now
+            )
+        )
+
+    def _touch(self, changes: Changes, journey: str, now: Micros) -> None:
+        record = self._repository.get(Journey, journey)
+        changes.put(msgspec.structs.replace(record, update_time=now))
+
+
+def _is_criteria(milestone: Milestone) -> bool:
+    return milestone.kind is MilestoneKind.CRITERIA
+
+
+def _refuse_misfit(milestone: Milestone) -> None:
+    """Criteria milestones have criteria and remaining users have none."""
+    if _is_criteria(milestone) and milestone.criteria is None:
+        raise InvalidInput.one(CRITERIA_FIELD, "is required for a CRITERIA milestone")
+    if not _is_criteria(milestone) and milestone.criteria is not None:
+        raise InvalidInput.one(CRITERIA_FIELD, "must be absent for a REMAINING_USERS milestone")
+
+
+def _refuse_second_remaining(milestone: Milestone, siblings: Sequence[Milestone]) -> None:
+    """At most one a split, and only once a criteria sibling exists."""
+    if _is_criteria(milestone):
+        return
+    for sibling in siblings:
+        if not _is_criteria(sibling):
+            raise FailedPrecondition(
+                f"the split already has the remaining users {sibling.name}",
+                reason="REMAINING_USERS_EXISTS",
+                metadata={"milestone": sibling.name},
+            )
+    if not siblings:
+        raise FailedPrecondition(
+            "remaining users need a criteria sibling before them", reason="REMAINING_USERS_NEED_CRITERIA"
+        )

@@ -1,0 +1,87 @@
+"""Creates repeated under the same `request_id` give the first answer again.
+
+The first answer is stored in the commit that makes it true, and forgotten `ANSWERS_KEPT_DAYS` later, by the
+clock that removals go by.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+import xxhash
+
+from engine.clock import Stamp
+from engine.errors import InvalidInput, Warning
+from engine.limits import Limits
+from engine.resources.records import Record
+from engine.resources.repository import Changes, Repository
+from engine.values import MICROS_PER_DAY
+
+ANSWERS_KEPT_DAYS = 7
+FORGOTTEN_AT_ONCE_MAX = 16
+
+R = TypeVar("R", bound=Record)
+
+_ANSWER = "answer/"
+_AGE = "answer-age/"
+
+
+class _Answer(msgspec.Struct, frozen=True, array_like=True):
+    record: bytes
+    warnings: tuple[Warning, ...]
+
+
+class Requests:
+    """The stored answers."""
+
+    def __init__(self, repository: Repository, limits: Limits, stamp: Callable[[], Stamp]) -> None:
+        self._repository = repository
+        self._stamp = stamp
+        self._limits = limits
+
+    def first_answer(
+        self, method: str, parent: str, request_id: str, kind: type[R]
+    ) -> tuple[R, tuple[Warning, ...]] | None:
+        """What the first call under this id answered, or None. Raises InvalidInput for too long an id."""
+        if not request_id:
+            return None
+        if len(request_id.encode()) > self._limits.name_bytes_max:
+            raise InvalidInput.one("request_id", f"is longer than {self._limits.name_bytes_max} bytes")
+        stored = self._repository.documents.get(_key(method, parent, request_id))
+        if stored is None:
+            return None
+        answer = msgspec.msgpack.decode(stored, type=_Answer)
+        return msgspec.msgpack.decode(answer.record, type=kind), answer.warnings
+
+    def remember(
+        self,
+        changes: Changes,
+        method: str,
+        parent: str,
+        request_id: str,
+        record: Record,
+        *,
+        warnings: tuple[Warning, ...] = (),
+    ) -> None:
+        """Stores an answer with the other changes of its commit, and forgets some of the oldest."""
+        if not request_id:
+            return
+        now = self._stamp()
+        key = _key(method, parent, request_id)
+        answer = _Answer(msgspec.msgpack.encode(record), warnings)
+        changes.put_document(key, msgspec.msgpack.encode(answer))
+        changes.put_document(f"{_AGE}{now.arrival:020d}/{record.name}", key.encode())
+        expired = f"{_AGE}{now.settled - ANSWERS_KEPT_DAYS * MICROS_PER_DAY:020d}"
+        oldest = itertools.islice(self._repository.documents.scan(_AGE), FORGOTTEN_AT_ONCE_MAX)
+        for age_key, answer_key in oldest:
+            if age_key < expired:
+                changes.delete_document(age_key)
+                changes.delete_document(answer_key.decode())
+
+
+def _key(method: str, parent: str, request_id: str) -> str:
+    # Hashed, since a parent and an id together may be longer than a document's key.
+    return f"{_ANSWER}{xxhash.xxh3_128_hexdigest(msgspec.msgpack.encode((method, parent, request_id)))}"

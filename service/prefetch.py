@@ -1,0 +1,72 @@
+"""Work done ahead in a thread, while what came of the former piece is used."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+_POLL_S = 0.1
+
+
+class Prefetch(Generic[T]):
+    """The items of an iterator, made by a thread of their own, at most `depth` of them waiting.
+
+    An error of the iterator is raised in its place. While the next item is not there, `may_go_on` is called
+    again and again, and what it raises ends the iteration. Leaving the `with` lets the thread end once it
+    asks for the next item; it is not waited for, since that may be a caller who sends nothing.
+    """
+
+    def __init__(
+        self, items: Iterator[T], *, depth: int, name: str, may_go_on: Callable[[], None] = lambda: None
+    ) -> None:
+        self._items = items
+        self._may_go_on = may_go_on
+        self._made: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(depth)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+
+    def __enter__(self) -> Iterator[T]:
+        self._thread.start()
+        return self._taken()
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+
+    def _taken(self) -> Iterator[T]:
+        while True:
+            is_item, made = self._next()
+            if is_item:
+                yield made  # type: ignore[misc]
+            elif isinstance(made, BaseException):
+                raise made
+            else:
+                return
+
+    def _next(self) -> tuple[bool, T | BaseException | None]:
+        while True:
+            try:
+                return self._made.get(timeout=_POLL_S)
+            except queue.Empty:
+                self._may_go_on()
+
+    def _work(self) -> None:
+        try:
+            for item in self._items:
+                if not self._put(True, item):
+                    return
+            self._put(False, None)
+        except BaseException as error:
+            self._put(False, error)
+
+    def _put(self, is_item: bool, made: T | BaseException | None) -> bool:
+        while not self._closed.is_set():
+            try:
+                self._made.put((is_item, made), timeout=_POLL_S)
+            except queue.Full:
+                continue
+            return True
+        return False

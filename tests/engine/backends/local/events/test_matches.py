@@ -1,0 +1,196 @@
+"""Every aggregate and sequence against brute force, across checkpoints, aborted checkpoints, reopening,
+small slices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyroaring import BitMap
+
+from engine.backends.local.events import (
+    EventRow,
+    EventTables,
+    ResolvedEventMatch,
+    ResolvedSelection,
+    ResolvedSequence,
+    compaction,
+    distinct,
+)
+from engine.backends.local.events import table as table_module
+from engine.backends.local.storage.store import Store
+from engine.values import kind_of
+from tests.engine.backends.local.events import brute, drawing
+from tests.engine.backends.local.events.conftest import GROUPS
+
+ACTIONS = st.sampled_from(
+    [
+        "nothing",
+        "read",
+        "checkpoint",
+        "checkpoint",
+        "aborted checkpoint",
+        "reopen",
+        "extract",
+        "remove before",
+    ]
+)
+
+
+def told_apart(row: EventRow) -> tuple[object, ...]:
+    """A row in a form in which 1.0, True and the instant 1 differ."""
+    attributes = sorted((number, kind_of(value), value) for number, value in row.attributes.items())
+    return (*msgspec.structs.astuple(row)[:-1], type(row.type), attributes)
+
+
+class History:
+    """Event tables that went through some life, and the rows they must hold."""
+
+    def __init__(self, store: Store, account: int) -> None:
+        self.store = store
+        self.account = account
+        self.tables = EventTables(store, account, GROUPS)
+        self.rows: list[EventRow] = []
+
+    def add(self, rows: list[EventRow], action: str) -> None:
+        """Adds rows; what `extract` removed is added again, as an alias does it."""
+        self.tables.add(rows)
+        self.rows += rows
+        if action == "read":
+            self.check_counts()
+        elif action in ("checkpoint", "reopen"):
+            self.checkpoint()
+            if action == "reopen":
+                self.tables = EventTables(self.store, self.account, GROUPS)
+        elif action == "aborted checkpoint":
+            with pytest.raises(RuntimeError, match="aborted"):
+                self.checkpoint(abort=True)
+        elif action == "extract":
+            self.extract(rows[0].user if rows else 0)
+        elif action == "remove before" and rows:
+            self.remove_before(rows[0].time)
+
+    def checkpoint(self, abort: bool = False) -> None:
+        with self.store.index.writing() as txn:
+            self.tables.prepare()
+            self.tables.write(txn)
+            if abort:
+                raise RuntimeError("aborted")
+
+    def extract(self, user: int) -> None:
+        for group in range(GROUPS):
+            expected = [row for row in self.rows if row.user == user and row.group == group]
+            found = self.tables.extract(group, user)
+            assert list(map(told_apart, found)) == list(map(told_apart, expected))
+            self.tables.add(expected)
+
+    def remove_before(self, instant: int) -> None:
+        gone = {(r.input_number, r.name_number, r.group) for r in self.rows if r.time < instant}
+        for group in range(GROUPS):
+            assert self.tables.has_before(group, instant) == (group in {each[2] for each in gone})
+        assert set(self.tables.remove_before(instant)) == gone
+        assert not any(self.tables.has_before(group, instant) for group in range(GROUPS))
+        self.rows = [row for row in self.rows if row.time >= instant]
+
+    def check_counts(self) -> None:
+        for group in range(GROUPS):
+            selection = ResolvedSelection(inputs=(1, 2))
+            assert set(self.tables.users(group, selection)) == {r.user for r in self.rows if r.group == group}
+
+
+lives = st.lists(st.tuples(drawing.rows(), ACTIONS), min_size=1, max_size=4)
+
+
+def stages(store: Store, account: int, life: list[tuple[list[EventRow], str]]) -> Iterator[History]:
+    """The same history after each part of its life."""
+    history = History(store, account)
+    arrived = 0
+    for rows, action in life:
+        for row in rows:
+            arrived += 1
+            row.sequence = arrived * 2
+        history.add(rows, action)
+        yield history
+
+
+def lived(store: Store, account: int, life: list[tuple[list[EventRow], str]]) -> History:
+    *_, history = stages(store, account, life)
+    return history
+
+
+@pytest.fixture(
+    params=[(4, 2, 64, 0.25), (4, 2, 2, 1.0), (1 << 16, 8, 64, 1.0)],
+    ids=["small slices", "small slices, two marks", "usual limits"],
+)
+def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a share of 1, rows before a floor stay where they are for as long as any others do."""
+    rows_max, parts_max, marks_max, expired_share = request.param
+    monkeypatch.setattr(compaction, "EXPIRED_SHARE_MAX", expired_share)
+    monkeypatch.setattr(table_module, "SLICE_ROWS_MAX", rows_max)
+    monkeypatch.setattr(table_module, "SLICE_PARTS_MAX", parts_max)
+    monkeypatch.setattr(distinct, "MARKS_MAX", marks_max)
+
+
+@pytest.mark.usefixtures("limits")
+class TestAgainstBruteForce:
+    @given(
+        life=lives,
+        steps=st.lists(drawing.matches, min_size=1, max_size=6),
+        universe=st.none() | st.sets(drawing.users),
+    )
+    def test_aggregates(
+        self,
+        store: Store,
+        new_account: Callable[[], int],
+        life: list[tuple[list[EventRow], str]],
+        steps: list[ResolvedEventMatch],
+        universe: set[int] | None,
+    ) -> None:
+        history = lived(store, new_account(), life)
+        for step in steps:
+            for group in range(GROUPS):
+                expected = brute.match(history.rows, group, step)
+                assert set(history.tables.match(group, step)) == expected
+                if universe is not None:
+                    found = history.tables.match(group, step, BitMap(universe))
+                    assert set(found) == expected & universe
+
+    @given(life=lives, steps=st.lists(drawing.matches, min_size=1, max_size=3))
+    def test_the_same_questions_at_every_stage(
+        self,
+        store: Store,
+        new_account: Callable[[], int],
+        life: list[tuple[list[EventRow], str]],
+        steps: list[ResolvedEventMatch],
+    ) -> None:
+        """What is kept of an answer must not outlive what it was made of."""
+        for history in stages(store, new_account(), life):
+            for step in steps:
+                for group in range(GROUPS):
+                    assert set(history.tables.match(group, step)) == brute.match(history.rows, group, step)
+
+    @given(
+        life=lives,
+        steps=st.lists(drawing.sequences, min_size=1, max_size=3),
+        universe=st.none() | st.sets(drawing.users),
+    )
+    def test_sequences(
+        self,
+        store: Store,
+        new_account: Callable[[], int],
+        life: list[tuple[list[EventRow], str]],
+        steps: list[ResolvedSequence],
+        universe: set[int] | None,
+    ) -> None:
+        history = lived(store, new_account(), life)
+        for step in steps:
+            for group in range(GROUPS):
+                expected = brute.match_sequence(history.rows, group, step)
+                assert set(history.tables.match_sequence(group, step)) == expected
+                if universe is not None:
+                    found = history.tables.match_sequence(group, step, BitMap(universe))
+                    assert set(found) == expected & universe

@@ -1,0 +1,191 @@
+"""PageCache come back from the store as they went in, whatever was evicted in between."""
+
+from __future__ import annotations
+
+import array
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyroaring import BitMap
+
+from engine.backends.local.storage.environment import Environment
+from engine.backends.local.storage.page_cache import (
+    ABSENT_TIME,
+    BITMAP,
+    NUMBERS,
+    PAGE_USERS,
+    TIMES,
+    Codec,
+    MessageCodec,
+    PageCache,
+)
+from engine.backends.local.storage.transactions import WriteBuffer
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Environment]:
+    environment = Environment(tmp_path / "index", map_bytes=1 << 30)
+    yield environment
+    environment.close()
+
+
+def checkpoint(page_cache: PageCache, index: Environment) -> None:
+    with index.writing() as txn:
+        page_cache.write(txn, lambda: None)
+    page_cache.commit()
+
+
+# --- codecs -------------------------------------------------------------------------------------------------
+
+
+@given(users=st.sets(st.integers(0, 2**32 - 1), max_size=30) | st.just(set(range(5_000, 80_000))))
+def test_bitmaps_come_back(users: set[int]) -> None:
+    encoded = BITMAP.encode(BitMap(users))
+    if encoded is None:
+        assert users == set()
+    else:
+        assert set(BITMAP.decode(memoryview(encoded))) == users
+        assert len(users) > 1 or len(encoded) == 4
+
+
+@pytest.mark.parametrize("codec", [NUMBERS, TIMES])
+@given(places=st.sets(st.integers(0, PAGE_USERS - 1), max_size=20), dense=st.booleans())
+def test_columns_come_back(codec: Codec[array.array[Any]], places: set[int], dense: bool) -> None:
+    column = codec.empty()
+    chosen = set(range(PAGE_USERS)) - places if dense else places
+    for place in chosen:
+        column[place] = place - 7 if codec is TIMES else place / 3
+    encoded = codec.encode(column)
+    if encoded is None:
+        assert not chosen
+        return
+    # A page of which less than half is there is stored by position.
+    assert len(encoded) == 1 + (8 * PAGE_USERS if 2 * len(chosen) > PAGE_USERS else 10 * len(chosen))
+    assert codec.decode(memoryview(encoded)).tobytes() == column.tobytes()
+
+
+def test_an_empty_page_marks_absence() -> None:
+    assert all(map(math.isnan, NUMBERS.empty()))
+    assert set(TIMES.empty()) == {ABSENT_TIME}
+
+
+# --- the cache ----------------------------------------------------------------------------------------------
+
+
+def test_a_cell_that_changed_is_written_and_an_empty_one_deleted(index: Environment) -> None:
+    page_cache = PageCache(index)
+    with page_cache.session():
+        for name, users in ((b"\x15a", {1, 2}), (b"\x15b", {3})):
+            cached = page_cache.get(name, BITMAP)
+            cached.value.update(users)
+            page_cache.changed(cached)
+    checkpoint(page_cache, index)
+    with page_cache.session():
+        cached = page_cache.get(b"\x15b", BITMAP)
+        cached.value.clear()
+        page_cache.changed(cached)
+    checkpoint(page_cache, index)
+    again = PageCache(index)
+    with again.session():
+        found = again.find(b"\x15a", BITMAP)
+        assert found is not None
+        assert set(found.value) == {1, 2}
+        assert again.find(b"\x15b", BITMAP) is None
+
+
+def test_dirty_cells_outlive_any_budget(index: Environment) -> None:
+    page_cache = PageCache(index, bytes_max=2_000)
+    for number in range(100):
+        with page_cache.session():
+            cached = page_cache.get(b"\x15%d" % number, BITMAP)
+            cached.value.add(number)
+            page_cache.changed(cached)
+    with page_cache.session():
+        assert [set(page_cache.get(b"\x15%d" % n, BITMAP).value) for n in range(100)] == [
+            {n} for n in range(100)
+        ]
+
+
+def test_clean_cells_are_evicted_least_recently_used_first(index: Environment) -> None:
+    page_cache = PageCache(index, bytes_max=2_000)
+    with page_cache.session():
+        for number in range(100):
+            cached = page_cache.get(b"\x15%d" % number, BITMAP)
+            cached.value.add(number)
+            page_cache.changed(cached)
+    checkpoint(page_cache, index)
+    with page_cache.session():
+        kept = page_cache.get(b"\x1599", BITMAP)
+    with page_cache.session():
+        assert page_cache.get(b"\x1599", BITMAP) is kept
+        assert page_cache.get(b"\x150", BITMAP).value == BitMap([0])
+    for number in range(98):
+        with page_cache.session():
+            page_cache.get(b"\x15%d" % number, BITMAP)
+    with page_cache.session():
+        assert page_cache.get(b"\x1599", BITMAP) is not kept
+        assert page_cache.get(b"\x1599", BITMAP).value == BitMap([99])
+
+
+def test_cells_being_written_stay_until_the_commit(index: Environment) -> None:
+    """Between collecting and committing the store has an older form of them, so they may not be evicted."""
+    page_cache = PageCache(index, bytes_max=0)
+    with page_cache.session():
+        cached = page_cache.get(b"\x15a", BITMAP)
+        cached.value.add(1)
+        page_cache.changed(cached)
+    page_cache.write(WriteBuffer(), lambda: None)
+    with page_cache.session():
+        assert page_cache.get(b"\x15a", BITMAP).value == BitMap([1])
+    page_cache.rollback()
+    with page_cache.session():
+        assert page_cache.get(b"\x15a", BITMAP).value == BitMap([1])
+    checkpoint(page_cache, index)
+    with page_cache.session():
+        assert PageCache(index).find(b"\x15a", BITMAP) is not None
+
+
+def test_what_counts_is_memory_rather_than_what_is_stored(index: Environment) -> None:
+    """Five profiles would fit by what is stored."""
+    profiles: MessageCodec[dict[int, str]] = MessageCodec(dict[int, str], dict)
+    page_cache = PageCache(index, bytes_max=6_000)
+    with page_cache.session():
+        for number in range(5):
+            cached = page_cache.get(b"\x20%d" % number, profiles)
+            cached.value[1] = "x" * 100
+            page_cache.changed(cached)
+    checkpoint(page_cache, index)
+    with page_cache.session():
+        kept = [page_cache.get(b"\x20%d" % number, profiles) for number in range(5)]
+    # 350 + 9 x 104 bytes each are 6,430; within three quarters of 6,000 there is room for three.
+    with page_cache.session():
+        assert [page_cache.get(b"\x20%d" % n, profiles) is kept[n] for n in range(5)] == [False] * 2 + [
+            True
+        ] * 3
+
+
+def test_cells_that_wait_for_a_checkpoint_are_not_looked_through_again_and_again(
+    index: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page_cache = PageCache(index, bytes_max=0)
+    passes: list[int] = []
+    evict = page_cache._evict
+
+    def counting() -> None:
+        passes.append(len(page_cache._page_cache))
+        evict()
+
+    monkeypatch.setattr(page_cache, "_evict", counting)
+    for number in range(1_000):
+        with page_cache.session():
+            page_cache.changed(page_cache.get(b"\x15%d" % number, BITMAP))
+    assert len(passes) < 80
+    checkpoint(page_cache, index)
+    with page_cache.session():
+        pass
+    assert not page_cache._page_cache

@@ -1,0 +1,302 @@
+"""After a crash the store is what it was: whatever was acknowledged is there, once.
+
+A crash is simulated by copying the directory of a store that is not closed: that is what the disk holds, as
+every acknowledged write has been synced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine.backends.base import Contains, Count, Members
+from engine.backends.local.backend import LocalBackend
+from engine.backends.local.settings import LocalSettings
+from engine.backends.local.storage.keys import Family, key
+from engine.backends.local.storage.transactions import WriteBuffer, WriteTransaction
+from engine.errors import FailedPrecondition, LimitExceeded, StoreUnavailable
+from engine.plan.model import EventMatch, EventSelection, Interval, Plan, Universe
+from engine.values import MICROS_PER_HOUR
+from tests.conformance.drawing import USER_IDS, input_names, plans, worlds
+from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, NOON, WEB, event, plan_of, update
+from tests.oracle.world import Alias, Batch, Erase, Expire, Operation, World
+from tests.stores import crash_image
+
+HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
+SETTINGS = LocalSettings(groups=2, checkpoint_seconds=3_600.0, apply_chunk_records=3)
+EVERYONE = plan_of(Universe(inputs=(WEB,)))
+
+worlds_with_plans = worlds().flatmap(lambda w: st.tuples(st.just(w), plans(w.account)))
+strange = st.lists(
+    st.sampled_from(
+        (
+            Alias("ada", "bob"),
+            Alias("bob", "cleo"),
+            Erase(("cleo", "dan")),
+            Erase(("ada",)),
+            Expire(NOON - 24 * MICROS_PER_HOUR),
+            Expire(NOON + 1),
+        )
+    ),
+    max_size=3,
+    unique_by=repr,
+)
+
+
+@pytest.fixture
+def backend(tmp_path: Path) -> Iterator[LocalBackend]:
+    opened = LocalBackend.open(tmp_path / "store", settings=SETTINGS)
+    yield opened
+    opened.close()
+
+
+def crashed(directory: Path, into: Path) -> LocalBackend:
+    """The store as it is opened after a crash at this moment."""
+    shutil.rmtree(into, ignore_errors=True)
+    return LocalBackend.open(crash_image(directory, into), settings=SETTINGS)
+
+
+def observed(backend: LocalBackend, plan: Plan) -> list[object]:
+    """All that can be asked about an account."""
+    return [
+        backend.revision(),
+        [
+            backend.execute(
+                Plan(account=plan.account, as_of=NOON, steps=plan.steps, roots=(root,)), Members()
+            )
+            for root in plan.roots
+        ],
+        backend.execute(plan, Contains(USER_IDS)),
+        repr([backend.profile(plan.account, user_id) for user_id in USER_IDS]),
+        backend.seen_names(plan.account),
+        backend.universe_size(plan.account, input_names(plan.account)),
+        backend.stats().users,
+    ]
+
+
+def happen(backend: LocalBackend, account: str, operation: Operation) -> None:
+    match operation:
+        case Batch():
+            backend.append(account, operation.records, request_id=operation.request_id)
+        case Alias():
+            # One that is refused is in the log as well.
+            with contextlib.suppress(FailedPrecondition):
+                backend.alias(account, operation.from_user_id, operation.to_user_id)
+        case Erase():
+            backend.erase(account, operation.user_ids)
+        case Expire():
+            backend.remove_events(account, operation.before)
+
+
+@settings(max_examples=30, suppress_health_check=HEALTH)
+@given(drawn=worlds_with_plans, odd=strange, checkpoint_after=st.integers(0, 7), at=st.integers(0, 4))
+def test_replay_reaches_the_same_state(
+    tmp_path_factory: pytest.TempPathFactory,
+    drawn: tuple[World, Plan],
+    odd: list[Operation],
+    checkpoint_after: int,
+    at: int,
+) -> None:
+    world, plan = drawn
+    directory = tmp_path_factory.mktemp("crash")
+    backend = LocalBackend.open(directory / "store", settings=SETTINGS)
+    for number, operation in enumerate([*world.operations[:at], *odd, *world.operations[at:]]):
+        happen(backend, world.account, operation)
+        if number == checkpoint_after:
+            backend.checkpoint()
+    again = crashed(directory / "store", directory / "copy")
+    assert observed(again, plan) == observed(backend, plan)
+    # What comes after the crash meets the same dedupe, directory and sequence numbers.
+    for operation in world.operations[:2]:
+        assert isinstance(operation, Batch)
+        answers = [each.append(world.account, operation.records) for each in (backend, again)]
+        assert answers[0] == answers[1]
+    assert observed(again, plan) == observed(backend, plan)
+    again.close()
+    backend.close()
+
+
+def test_membership_is_all_or_nothing(backend: LocalBackend, tmp_path: Path) -> None:
+    """A crash between the refreshes of a scope finds each audience with its changes, or neither."""
+    backend.append(ACCOUNT, [event(f"user-{i}") for i in range(50)])
+    backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], EVERYONE)
+    backend.append(ACCOUNT, [event("late")])
+    with crashed_copy(tmp_path, "between") as between:
+        assert between.stored_members(AUDIENCE, Members()) == backend.stored_members(AUDIENCE, Members())
+        assert between.changes(AUDIENCE, 0, 100) == backend.changes(AUDIENCE, 0, 100)
+        assert between.pending(JOURNEY) == 51
+        between.refresh(ACCOUNT, JOURNEY, [AUDIENCE], EVERYONE)
+        assert [c.user_id for c in between.changes(AUDIENCE, 50, 10).changes] == ["late"]
+
+
+def test_a_refused_alias_is_replayed_as_refused(backend: LocalBackend, tmp_path: Path) -> None:
+    backend.append(ACCOUNT, [event("ada"), event("bob")])
+    backend.alias(ACCOUNT, "ada", "bob")
+    for refused in (("bob", "ada"), ("ada", "cleo")):
+        with pytest.raises(FailedPrecondition):
+            backend.alias(ACCOUNT, *refused)
+    backend.append(ACCOUNT, [event("cleo")])
+    with crashed_copy(tmp_path, "again") as again:
+        assert again.revision() == backend.revision() == 5
+        assert set(again.execute(EVERYONE, Members()).user_ids) == {"bob", "cleo"}
+
+
+def test_an_erasure_is_finished_by_replay(backend: LocalBackend, tmp_path: Path) -> None:
+    """The erased user's exit is recorded once, though the log tells of the erasure again."""
+    backend.append(ACCOUNT, [event("ada"), event("bob")])
+    backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], EVERYONE)
+    with pytest.MonkeyPatch.context() as patch:
+        # The crash comes before the checkpoint that trims the log.
+        patch.setattr(backend, "checkpoint", backend.revision)
+        backend.erase(ACCOUNT, ["ada"])
+    with crashed_copy(tmp_path, "erased") as again:
+        exits = again.changes(AUDIENCE, 2, 10).changes
+        assert [(c.sequence, c.user_id, c.entered) for c in exits] == [(3, "ada", False)]
+        assert again.execute(EVERYONE, Members()).user_ids == ("bob",)
+
+
+@pytest.mark.parametrize("checkpoint_before", [0, 1, 2, 3, 4])
+def test_a_replay_removes_what_the_first_pass_removed(
+    backend: LocalBackend, tmp_path: Path, checkpoint_before: int
+) -> None:
+    """Whatever part of it was checkpointed: events that came before the removal are gone, later ones count.
+    """
+    steps: tuple[Callable[[], object], ...] = (
+        lambda: backend.append(ACCOUNT, [event("ada", time=NOON - 5), event("bob", time=NOON + 5)]),
+        lambda: backend.append(ACCOUNT, [event("cleo", time=NOON - 4), event("bob", time=NOON - 4)]),
+        lambda: backend.remove_events(ACCOUNT, NOON),
+        lambda: backend.append(ACCOUNT, [event("dan", time=NOON - 3)]),
+    )
+    for number, step in enumerate(steps):
+        if number == checkpoint_before:
+            backend.checkpoint()
+        step()
+    if checkpoint_before == len(steps):
+        backend.checkpoint()
+    selection = EventSelection(inputs=(WEB,), name="buy")
+    bought = plan_of(EventMatch(selection=selection, intervals=(Interval(low=1.0),)))
+    twice = plan_of(EventMatch(selection=selection, intervals=(Interval(low=2.0),)))
+    with crashed_copy(tmp_path, "removed") as again:
+        assert again.revision() == 4
+        for each in (backend, again):
+            assert set(each.execute(bought, Members()).user_ids) == {"bob", "dan"}
+            assert each.execute(twice, Count()).sizes == (0,)
+            assert each.event_names(ACCOUNT, limit=9)[0].events == 2
+        assert again.append(ACCOUNT, [event("ada")]) == backend.append(ACCOUNT, [event("ada")])
+
+
+class crashed_copy:  # noqa: N801 - reads as a function
+    """The store in `tmp_path`, as opened after a crash, for the length of a block."""
+
+    def __init__(self, tmp_path: Path, name: str) -> None:
+        self._backend = crashed(tmp_path / "store", tmp_path / name)
+
+    def __enter__(self) -> LocalBackend:
+        return self._backend
+
+    def __exit__(self, *exception: object) -> None:
+        self._backend.close()
+
+
+def test_the_log_keeps_nothing_of_an_erased_user(backend: LocalBackend, tmp_path: Path) -> None:
+    backend.append(ACCOUNT, [event("ada-lovelace", note="a secret"), event("bob")])
+    backend.erase(ACCOUNT, ["ada-lovelace"])
+    with backend._store.log.reading() as txn:
+        assert list(txn.keys(key(Family.LOG))) == []
+    with backend._store.index.reading() as txn:
+        left = b"".join(part for stored, value in txn.scan(b"") for part in (stored, bytes(value)))
+    assert b"bob" in left
+    assert b"lovelace" not in left
+    assert b"secret" not in left
+
+
+# --- checkpoints that fail
+# ----------------------------------------------------------------------------------------
+
+
+def failing(*_: object) -> None:
+    raise LimitExceeded("the store is full", reason="STORE_FULL")
+
+
+def broken_disk(*_: object) -> None:
+    raise OSError("the disk is broken")
+
+
+def test_a_checkpoint_that_fails_loses_nothing(
+    backend: LocalBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend.append(ACCOUNT, [event("ada", event_id="1"), update("ada", plan="x" * 300)], request_id="r")
+    with monkeypatch.context() as patch:
+        patch.setattr(WriteBuffer, "write_to", broken_disk)
+        with pytest.raises(OSError, match="broken"):
+            backend.checkpoint()
+    assert backend.stats().checkpointed_revision == 0
+    assert backend.append(ACCOUNT, [event("bob", event_id="1"), event("cleo")]).duplicates == 1
+    assert backend.append(ACCOUNT, [], request_id="r").repeated
+    assert backend.checkpoint() == backend.revision()
+    with crashed_copy(tmp_path, "after") as again:
+        assert set(again.execute(EVERYONE, Members()).user_ids) == {"ada", "cleo"}
+        assert repr(again.profile(ACCOUNT, "ada")) == repr(backend.profile(ACCOUNT, "ada"))
+        assert again.append(ACCOUNT, [event("x", event_id="1")]).duplicates == 1
+
+
+def test_writes_during_a_checkpoint_belong_to_the_next_one(
+    backend: LocalBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a checkpoint writes, users come and go, and questions are answered."""
+    backend.append(ACCOUNT, [event("ada", event_id="1"), event("bob"), update("bob", plan="gold")])
+    original = WriteBuffer.write_to
+    seen: list[tuple[str, ...]] = []
+
+    def meanwhile(buffer: WriteBuffer, txn: WriteTransaction) -> None:
+        answer = backend.append(
+            ACCOUNT, [event("cleo"), event("dan", event_id="1"), update("bob", plan="tin")]
+        )
+        assert answer.duplicates == 1
+        seen.append(backend.execute(EVERYONE, Members()).user_ids)
+        original(buffer, txn)
+
+    monkeypatch.setattr(WriteBuffer, "write_to", meanwhile)
+    assert backend.checkpoint() == 1
+    assert [set(users) for users in seen] == [{"ada", "bob", "cleo"}]
+    monkeypatch.undo()
+    with crashed_copy(tmp_path, "after") as again:
+        assert set(again.execute(EVERYONE, Members()).user_ids) == {"ada", "bob", "cleo"}
+        assert repr(again.profile(ACCOUNT, "bob")) == repr(backend.profile(ACCOUNT, "bob"))
+        assert again.revision() == 2
+    assert backend.checkpoint() == 2
+
+
+def test_a_log_that_is_full_refuses_the_batch(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend.append(ACCOUNT, [event("ada")])
+    with monkeypatch.context() as patch:
+        patch.setattr(WriteTransaction, "put", failing)
+        with pytest.raises(LimitExceeded):
+            backend.append(ACCOUNT, [event("bob")])
+    assert backend.execute(EVERYONE, Count()).sizes == (1,)
+    assert backend.append(ACCOUNT, [event("cleo")]).revision == 2
+
+
+def test_a_batch_that_cannot_be_applied_stops_the_store(
+    backend: LocalBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logged but not applied: no later answer may be smaller than it should be, until a replay."""
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.backends.local.account.account.Account.apply", broken)
+        with pytest.raises(StoreUnavailable):
+            backend.append(ACCOUNT, [event("ada")])
+    with pytest.raises(StoreUnavailable) as raised:
+        backend.execute(EVERYONE, Count())
+    assert raised.value.reason == "STORE_FAILED"
+    with crashed_copy(tmp_path, "again") as again:
+        assert again.execute(EVERYONE, Count()).sizes == (1,)

@@ -1,0 +1,139 @@
+"""What happens to a store under the worlds in it: checkpoints, also ones that fail, crashes, restarts,
+backups.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import lmdb
+
+from engine.backends.local import offline
+from engine.backends.local.backend import LocalBackend
+from engine.backends.local.settings import LocalSettings
+from engine.backends.local.storage.transactions import WriteBuffer
+from engine.backends.local.storage.write_ahead_log import WriteAheadLog
+from engine.errors import LimitExceeded
+from engine.upkeep import StoreFault
+from tests.oracle.engine_side import EngineSide
+from tests.stores import crash_image
+
+BACKUPS_KEPT = 2
+
+
+@contextlib.contextmanager
+def unsynced() -> Iterator[None]:
+    """Stores opened in this block never wait for the disk: a crash here is a copy of the files, which has
+    what was written whether or not it was synced.
+    """
+    opened = lmdb.open
+
+    def open_unsynced(path: str, **settings: Any) -> lmdb.Environment:
+        return opened(path, **(settings | {"sync": False}))
+
+    with mock.patch.object(lmdb, "open", open_unsynced):
+        yield
+
+
+class WalkedStore:
+    """A store in a directory of its own inside `room`; after a crash or from a backup it goes on in another.
+
+    It checkpoints only when told to, so that what happens follows from the seed.
+    """
+
+    def __init__(self, room: Path, settings: LocalSettings, kind: type[LocalBackend]) -> None:
+        self._room = room
+        self._directories = 0
+        self._backups: list[Path] = []
+        self.side = EngineSide(self._next_directory(), settings, kind)
+
+    @property
+    def backend(self) -> LocalBackend:
+        """The store, opened."""
+        return self.side.backend
+
+    def _next_directory(self) -> Path:
+        self._directories += 1
+        return self._room / str(self._directories)
+
+    def checkpoint(self) -> None:
+        """A checkpoint."""
+        self.backend.checkpoint()
+
+    def checkpoint_in_vain(self) -> None:
+        """A checkpoint that fails when it writes, as on a full disk. Nothing may come of it."""
+        full = LimitExceeded("the store is full", reason="STORE_FULL")
+        with mock.patch.object(WriteBuffer, "write_to", side_effect=full):
+            try:
+                self.backend.checkpoint()
+            except LimitExceeded as error:
+                if error is not full:
+                    raise
+
+    def restart(self) -> None:
+        """Closed and opened again."""
+        self.side.restart()
+
+    def crash(self) -> None:
+        """Goes on with what is on the disk now, without what closing would write."""
+        before = self.side.directory
+        after = self._next_directory()
+        crash_image(before, after)
+        self.side.go_on_in(after)
+        shutil.rmtree(before)
+
+    def crash_after_checkpoint(self) -> None:
+        """A crash between the commit of a checkpoint and the trimming of the log: entries in it are
+        checkpointed.
+        """
+        with mock.patch.object(WriteAheadLog, "trim"):
+            self.backend.checkpoint()
+            before = self.side.directory
+            after = self._next_directory()
+            crash_image(before, after)
+        self.side.go_on_in(after)
+        shutil.rmtree(before)
+
+    def purge(self) -> None:
+        """Checkpoints until nothing of what was erased is stored."""
+        self.backend.purge()
+
+    def compact(self) -> None:
+        """Closed, its files written anew, and opened again."""
+        directory = self.side.directory
+        self.backend.close()
+        offline.compact(directory)
+        self.side.go_on_in(directory)
+
+    def back_up(self) -> Path:
+        """A backup while the store is open. The oldest of them is thrown away when there are many."""
+        directory = self._next_directory()
+        self.backend.snapshot(directory)
+        self._backups.append(directory)
+        if len(self._backups) > BACKUPS_KEPT:
+            shutil.rmtree(self._backups.pop(0))
+        return directory
+
+    def restore(self, backup: Path) -> None:
+        """Goes on from a backup."""
+        before, after = self.side.directory, self._next_directory()
+        offline.restore(backup, after)
+        self.side.go_on_in(after)
+        shutil.rmtree(before)
+
+    def has(self, backup: Path) -> bool:
+        """Whether that backup is still kept."""
+        return backup in self._backups
+
+    def faults(self) -> list[str]:
+        """What a verification finds wrong."""
+        return [str(finding) for finding in self.backend.verify() if isinstance(finding, StoreFault)]
+
+    def close(self) -> None:
+        """Closes the store."""
+        self.side.close()

@@ -1,0 +1,211 @@
+"""Outputs and connections: what they must say, their states, credits and cursors."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from engine.errors import AlreadyExists, FailedPrecondition, InvalidInput, LimitExceeded, NotFound
+from engine.resources.records import (
+    Account,
+    Connection,
+    ConnectionState,
+    File,
+    Kafka,
+    Nats,
+    Output,
+    Redis,
+    Webhook,
+    etag_of,
+)
+from tests.engine.site import ACCOUNT, OUTPUT, Site, did
+
+SECRET = "whsec_" + base64.b64encode(b"0" * 24).decode()
+
+
+@pytest.mark.parametrize(
+    ("target", "fields"),
+    [
+        (Webhook("https://example.org/hook", SECRET), []),
+        (Webhook("ftp://example.org", SECRET), ["output.webhook.url"]),
+        (Webhook("https://", "whsec_AAAA"), ["output.webhook.url", "output.webhook.secret"]),
+        (Webhook("http://[", "secret"), ["output.webhook.url", "output.webhook.secret"]),
+        (Nats("nats://h:4222", "changes"), []),
+        (Nats("", ""), ["output.nats.servers", "output.nats.subject"]),
+        (Redis("redis://h:6379/0", "changes"), []),
+        (Redis("http://h", "", -1), ["output.redis.url", "output.redis.stream", "output.redis.max_length"]),
+        (Kafka("h:9092", "changes"), []),
+        (Kafka("", ""), ["output.kafka.bootstrap_servers", "output.kafka.topic"]),
+        (File("a/b"), []),
+        (File(""), ["output.file.path"]),
+        (File("/etc"), ["output.file.path"]),
+        (File("a/../../b"), ["output.file.path"]),
+        (File("a\0b"), ["output.file.path"]),
+    ],
+)
+def test_what_an_output_must_say(
+    site: Site, target: Webhook | Nats | Redis | Kafka | File, fields: list[str]
+) -> None:
+    record = Output(name="", target=target)
+    if not fields:
+        created = site.engine.connections.create_output(ACCOUNT, "out", record)
+        assert site.engine.connections.get_output(created.name).target == target
+        return
+    with pytest.raises(InvalidInput) as refused:
+        site.engine.connections.create_output(ACCOUNT, "out", record)
+    assert [v.field for v in refused.value.violations] == fields
+
+
+def test_a_webhook_keeps_its_secret_when_none_is_given(site: Site) -> None:
+    made = site.engine.connections.create_output(
+        ACCOUNT, "hook", Output(name="", target=Webhook("https://a.example", SECRET))
+    )
+    moved = Output(name=made.name, target=Webhook("https://b.example"))
+    updated = site.engine.connections.update_output(moved, {"target"}, etag_of(made))
+    assert updated.target == Webhook("https://b.example", SECRET)
+
+
+def test_an_output_with_connections_stays(site: Site) -> None:
+    connection = site.connect(site.add("one", did("a")))
+    with pytest.raises(FailedPrecondition) as refused:
+        site.engine.connections.delete_output(OUTPUT)
+    assert refused.value.reason == "OUTPUT_IN_USE"
+    assert refused.value.metadata == {"connections": connection.name}
+    site.engine.connections.delete_connection(connection.name)
+    site.engine.connections.delete_output(OUTPUT)
+    with pytest.raises(NotFound):
+        site.engine.connections.get_output(OUTPUT)
+
+
+def test_a_connection_needs_an_audience_and_an_output(site: Site) -> None:
+    record = Connection(
+        name="",
+        audience=f"{ACCOUNT}/audiences/none",
+        output="accounts/rival/outputs/file",
+        batch_changes=-1,
+        batch_age=-1,
+        identities=("",),
+    )
+    with pytest.raises(InvalidInput) as refused:
+        site.engine.connections.create_connection(ACCOUNT, "c", record)
+    assert [v.field for v in refused.value.violations] == [
+        "connection.audience",
+        "connection.output",
+        "connection.batching.max_changes",
+        "connection.batching.max_age",
+        "connection.identities[0]",
+    ]
+
+
+def test_a_created_connection_is_inactive_whatever_was_sent(site: Site) -> None:
+    milestone = site.add("one", did("a"))
+    record = Connection(
+        name="", audience=milestone.audience, output=OUTPUT, state=ConnectionState.ACTIVE, delivered=99
+    )
+    created = site.engine.connections.create_connection(ACCOUNT, "c", record, "r1")
+    assert (created.state, created.delivered) == (ConnectionState.INACTIVE, 0)
+    assert site.engine.connections.create_connection(ACCOUNT, "c", record, "r1") == created
+    with pytest.raises(AlreadyExists):
+        site.engine.connections.create_connection(ACCOUNT, "c", record)
+    assert not site.engine.audiences.activated(milestone.audience)
+
+
+def test_lists_by_audience_and_output(site: Site) -> None:
+    one, two = site.add("one", did("a")), site.add("two", did("b"))
+    site.connect(one, "first")
+    site.connect(two, "second")
+    listed = site.engine.connections.list_connections(ACCOUNT, audience=two.audience)
+    assert [c.name for c in listed.items] == [f"{ACCOUNT}/connections/second"]
+    listed = site.engine.connections.list_connections(ACCOUNT, output=OUTPUT)
+    assert [c.name.rpartition("/")[2] for c in listed.items] == ["first", "second"]
+    assert site.engine.connections.list_connections(ACCOUNT, output="accounts/x/outputs/o").items == ()
+
+
+def test_states(site: Site) -> None:
+    connections = site.engine.connections
+    milestone = site.add("one", did("a"))
+    name = site.connect(milestone).name
+    assert connections.activate(name).state is ConnectionState.ACTIVE
+    with pytest.raises(FailedPrecondition) as refused:
+        connections.resume(name)
+    assert refused.value.reason == "CONNECTION_STATE"
+    assert refused.value.metadata == {"state": "ACTIVE"}
+    assert connections.mark_faulted(name, "503 for an hour").fault == "503 for an hour"
+    assert not site.engine.audiences.activated(milestone.audience)
+    assert site.engine.live.calculated(milestone.audience)
+    with pytest.raises(FailedPrecondition) as refused:
+        connections.activate(name)
+    assert refused.value.metadata == {"state": "FAULTED"}
+    resumed = connections.resume(name)
+    assert (resumed.state, resumed.fault) == (ConnectionState.ACTIVE, "")
+    assert connections.deactivate(name).state is ConnectionState.INACTIVE
+    assert connections.deactivate(name).state is ConnectionState.INACTIVE
+    assert not site.engine.live.calculated(milestone.audience)
+    connections.mark_faulted(name, "too late")
+    assert connections.get_connection(name).state is ConnectionState.INACTIVE
+
+
+def test_credits(site: Site) -> None:
+    connections = site.engine.connections
+    site.engine.accounts.update_account(
+        Account(name=ACCOUNT, active_audience_limit=2), {"active_audience_limit"}
+    )
+    parent = site.add("parent", did("a"))
+    child = site.add("child", did("b"), parent.name)
+    other = site.add("other", did("c"))
+    # 1. An activated audience uses one credit; its ancestors none.
+    site.connect(child, "to-child")
+    assert site.engine.accounts.active_audience_count(ACCOUNT) == 1
+    assert site.engine.live.calculated(parent.audience)
+    assert not site.engine.audiences.activated(parent.audience)
+    # 2. A second connection of the same audience uses none.
+    site.connect(child, "to-child-too")
+    assert site.engine.accounts.active_audience_count(ACCOUNT) == 1
+    site.connect(other, "to-other")
+    # 3. Without a credit nothing changes.
+    with pytest.raises(LimitExceeded) as refused:
+        site.connect(parent, "to-parent")
+    assert refused.value.reason == "NO_AUDIENCE_CREDIT"
+    assert refused.value.metadata == {"limit": "2"}
+    waiting = f"{ACCOUNT}/connections/to-parent"
+    assert connections.get_connection(waiting).state is ConnectionState.INACTIVE
+    assert site.engine.accounts.active_audience_count(ACCOUNT) == 2
+    # 4. The credit returns with the last connection of an audience, not before.
+    connections.deactivate(f"{ACCOUNT}/connections/to-child")
+    with pytest.raises(LimitExceeded):
+        connections.activate(waiting)
+    connections.deactivate(f"{ACCOUNT}/connections/to-child-too")
+    assert connections.activate(waiting).state is ConnectionState.ACTIVE
+    # 5. A faulted connection has given its credit back and needs one again.
+    connections.mark_faulted(waiting, "gone")
+    connections.activate(f"{ACCOUNT}/connections/to-child")
+    with pytest.raises(LimitExceeded):
+        connections.resume(waiting)
+
+
+def test_a_cursor_moves_forward_only_and_leaves_the_etag_alone(site: Site) -> None:
+    connections = site.engine.connections
+    connection = site.connect(site.add("one", did("a")))
+    etag = etag_of(connection)
+    moved = connections.advance(connection.name, 5)
+    assert moved is not None
+    assert moved.delivered == 5
+    assert etag_of(moved) == etag
+    back = connections.advance(connection.name, 3)
+    assert back is not None
+    assert back.delivered == 5
+    site.engine.close()
+    site.open()
+    assert site.engine.connections.get_connection(connection.name).delivered == 5
+
+
+def test_a_cursor_of_an_earlier_activation_does_not_count(site: Site) -> None:
+    connections = site.engine.connections
+    old = site.connect(site.add("one", did("a")))
+    connections.deactivate(old.name)
+    connections.activate(old.name)
+    late = connections.advance(old.name, 40, activation=old.activation)
+    assert late is not None
+    assert late.delivered == 0
+    assert connections.advance("accounts/acme/connections/none", 1) is None
