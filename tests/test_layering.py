@@ -1,6 +1,7 @@
 """The imports run one way.
 
-service → engine.{journeys, audiences} → engine.{plan, criteria} and engine.backend ← engine.local
+service → engine.{resources, audiences} → engine.{plan, criteria}, engine.backends.base
+engine.backends.base ← engine.backends.local
 
 The rules are data (`RULES`). The imports are read from the source, so an import inside a function or under
 `TYPE_CHECKING` counts too.
@@ -146,18 +147,30 @@ def test_every_layer_with_a_rule_exists(layer: str) -> None:
     [
         ("engine.errors", "import grpc", ["engine.errors:1 imports grpc"]),
         ("engine.errors", "from google.protobuf import message", ["engine.errors:1 imports google"]),
-        ("engine.plan.compile", "from ..local import store", ["engine.plan.compile:1 imports engine.local"]),
-        ("engine.plan.compile", "from engine import local", ["engine.plan.compile:1 imports engine.local"]),
+        (
+            "engine.plan.compile",
+            "from ..backends.local import store",
+            ["engine.plan.compile:1 imports engine.backends.local"],
+        ),
+        (
+            "engine.plan.compile",
+            "from engine.backends import local",
+            ["engine.plan.compile:1 imports engine.backends.local"],
+        ),
         ("engine.plan.compile", "import numpy as np", ["engine.plan.compile:1 imports numpy"]),
         ("engine.plan.compile", "from engine.criteria import model", []),
         ("engine.audiences.estimate", "import pyroaring", ["engine.audiences.estimate:1 imports pyroaring"]),
-        ("engine.backends.local.index", "import lmdb, pyroaring\nfrom engine.backend import Backend", []),
+        (
+            "engine.backends.local.index",
+            "import lmdb, pyroaring\nfrom engine.backends.base import Backend",
+            [],
+        ),
         (
             "engine.resources.tree",
             "def f():\n    from engine.backends.local.storage.write_ahead_log import Log",
-            ["engine.resources.tree:2 imports engine.local"],
+            ["engine.resources.tree:2 imports engine.backends.local"],
         ),
-        ("engine.localities", "import lmdb", ["engine.localities:1 imports lmdb"]),
+        ("engine.backends.localities", "import lmdb", ["engine.backends.localities:1 imports lmdb"]),
         ("service.handlers.ingest", "import lmdb", ["service.handlers.ingest:1 imports lmdb"]),
         ("milepost.client", "def f():\n    import service.server", ["milepost.client:2 imports service"]),
         ("milepost.cli.serve", "def f():\n    from service import server", []),
@@ -170,6 +183,6 @@ def test_the_rules_tell_right_from_wrong(module: str, source: str, expected: lis
 
 
 def test_relative_imports_of_a_package_start_at_the_package_itself() -> None:
-    expected = ["engine.plan:1 imports engine.local"]
-    assert breaches("from ..local import log", "engine.plan", is_package=True) == expected
-    assert breaches("from .passes import checkpoint", "engine.plan", is_package=True) == []
+    expected = ["engine.plan:1 imports engine.backends.local"]
+    assert breaches("from ..backends.local import log", "engine.plan", is_package=True) == expected
+    assert breaches("from .passes import share", "engine.plan", is_package=True) == []

@@ -1,1 +1,1 @@
-""""""
+"""Backends: where users' data are stored and plans are executed. `base` is the boundary."""

@@ -189,7 +189,7 @@ class LocalBackend:
         damage = self._checkpoint_damage
         if damage is not None:
             raise DataLoss(
-                f"writes are out of service, as the log cannot be checkpointed: {damage.message}; reads go on, and"
+                f"writes are refused: the log cannot be checkpointed: {damage.message}; reads go on, and"
                 " what was acknowledged is kept in the log; restore a backup",
                 metadata=dict(damage.metadata),
             )
@@ -682,8 +682,7 @@ class LocalBackend:
                 runs.discard(some)
 
     def _checkpoint_now_and_then(self) -> None:
-        """The background thread: checkpoints when enough has come, or some time after the first of it came.
-        """
+        """The background thread: checkpoints when enough has come, or some time after the first."""
         since: float | None = None
         while not self._closing.wait(min(CHECKPOINT_POLL_SECONDS, self._settings.checkpoint_seconds)):
             if not self._has_to_checkpoint:
@@ -704,7 +703,7 @@ class LocalBackend:
                 _log.warning("nothing can be checkpointed, writes are refused: %s", error.message)
             except DataLoss as damage:
                 _log.error(
-                    "nothing can be checkpointed, writes are refused and reads go on: %s (%s); restore a backup",
+                    "no checkpoint can be made; writes are refused, reads go on: %s (%s); restore a backup",
                     damage.message,
                     damage.metadata.get("key_family", "unknown family"),
                 )

@@ -1,1 +1,1 @@
-""""""
+"""One account put together: its users, attributes, events and names."""

@@ -1,1 +1,1 @@
-""""""
+"""User attributes, identities and consents: index and profiles."""

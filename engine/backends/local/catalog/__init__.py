@@ -1,1 +1,1 @@
-""""""
+"""The catalog: names and values that data came with."""

@@ -1,1 +1,1 @@
-""""""
+"""Stored membership: who is in an audience, and its change log."""

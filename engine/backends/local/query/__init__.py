@@ -1,1 +1,1 @@
-""""""
+"""Plans over one state of the store."""

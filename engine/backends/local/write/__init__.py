@@ -1,1 +1,1 @@
-""""""
+"""Applying the log, group commit and checkpoints."""

@@ -165,8 +165,7 @@ def test_an_erasure_is_finished_by_replay(backend: LocalBackend, tmp_path: Path)
 def test_a_replay_removes_what_the_first_pass_removed(
     backend: LocalBackend, tmp_path: Path, checkpoint_before: int
 ) -> None:
-    """Whatever part of it was checkpointed: events that came before the removal are gone, later ones count.
-    """
+    """Whatever was checkpointed: events from before the removal are gone, later ones count."""
     steps: tuple[Callable[[], object], ...] = (
         lambda: backend.append(ACCOUNT, [event("ada", time=NOON - 5), event("bob", time=NOON + 5)]),
         lambda: backend.append(ACCOUNT, [event("cleo", time=NOON - 4), event("bob", time=NOON - 4)]),
