@@ -1,7 +1,7 @@
 """Settings: flags, then `MILEPOST_*` variables, then defaults.
 
 Every field of `Config` is a flag (`data_dir` → `--data-dir`) and a variable (`MILEPOST_DATA_DIR`); the flag
-wins. `--help` lists them all with defaults and units.
+wins. `--help` lists them with defaults and units.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from service.interceptors import AccessLog
 from service.logs import LogFormat, LogLevel
 
 ClockTrust = Literal["check", "trust"]
-"""Whether a start compares the clock with the newest time the store knows."""
+"""Whether the service compares the clock with the newest time in the store when it starts."""
 
 VARIABLE_PREFIX = "MILEPOST_"
 HOST_DEFAULT = "127.0.0.1"
@@ -40,12 +40,12 @@ MAP_BYTES_MIN = 1 << 20
 
 
 class ConfigError(ValueError):
-    """A setting that cannot be used; the message names it and says why."""
+    """Invalid setting. The message names it and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What `--help` says of a field, and the numbers it may hold."""
+    """A field's `--help` text and its range."""
 
     description: str
     least: float = -math.inf
@@ -54,122 +54,136 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything that can be set. Sizes in bytes, times in the unit their name ends with."""
+    """All settings. Sizes are in bytes; a time's unit is the end of its name."""
 
-    data_dir: Annotated[Path, Setting("directory of the store; made when missing")] = PATH_DEFAULT
-    host: Annotated[str, Setting("address to listen on")] = HOST_DEFAULT
-    port: Annotated[int, Setting("port to listen on; 0 = a free one, printed when ready", 0, PORT_MAX)] = (
-        PORT_DEFAULT
-    )
-    port_file: Annotated[Path | None, Setting("file to write the port to once serving")] = None
+    data_dir: Annotated[Path, Setting("Store directory. Created if missing.")] = PATH_DEFAULT
+    host: Annotated[str, Setting("Address to listen on.")] = HOST_DEFAULT
+    port: Annotated[
+        int, Setting("Port to listen on. 0 picks a free port and prints it when ready.", 0, PORT_MAX)
+    ] = PORT_DEFAULT
+    port_file: Annotated[Path | None, Setting("File to write the port to once the service is ready.")] = None
     output_dir: Annotated[
         Path | None,
-        Setting("directory below which file outputs write (default: outputs in the data directory)"),
+        Setting("Directory for file outputs (default: outputs in the data directory)."),
     ] = None
     backup_dir: Annotated[
         Path | None,
-        Setting("directory below which backups are written (default: backups in the data directory)"),
+        Setting("Directory for backups (default: backups in the data directory)."),
     ] = None
     groups: Annotated[
         int,
-        Setting("groups of partitions of a new store, a power of two; the smallest sample is a group", 1, 64),
+        Setting("Partition groups of a new store, a power of two. The smallest sample is one group.", 1, 64),
     ] = GROUPS_DEFAULT
     map_bytes: Annotated[
         int,
-        Setting("most that the index and the log may each grow to, in bytes; address space", MAP_BYTES_MIN),
+        Setting(
+            "Maximum size of the index and of the log, in bytes each. Reserves address space, not memory.",
+            MAP_BYTES_MIN,
+        ),
     ] = MAP_BYTES_DEFAULT
     checkpoint_records: Annotated[
         int,
         Setting(
-            "records in the log that start a checkpoint; what is not checkpointed is replayed at a start", 1
+            "Log records that trigger a checkpoint. A start replays the records after the last checkpoint.", 1
         ),
     ] = CHECKPOINT_RECORDS
     checkpoint_s: Annotated[
-        float, Setting("how long after the first record that is not checkpointed a checkpoint starts", 0.01)
+        float, Setting("Maximum age of the oldest log record before a checkpoint starts, in seconds.", 0.01)
     ] = CHECKPOINT_SECONDS
     page_cache_bytes: Annotated[
         int,
-        Setting("memory for users, sets and profiles read lately; 0 = 25,165,824 and 20 a user", 0),
+        Setting("Page cache size in bytes: users, sets and profiles. 0 = 25,165,824 plus 20 per user.", 0),
     ] = 0
     column_cache_bytes: Annotated[
-        int, Setting("memory for columns of events read lately; 0 = 50,331,648 and 24 a user", 0)
+        int, Setting("Event column cache size in bytes. 0 = 50,331,648 plus 24 per user.", 0)
     ] = 0
     refresh_interval_ms: Annotated[
-        int, Setting("how often activated audiences are brought up to date", 1)
+        int, Setting("Interval between refreshes of activated audiences, in milliseconds.", 1)
     ] = REFRESH_INTERVAL_MS
     erased_ids_days: Annotated[
-        int, Setting("days that ids of erased users are kept for those who have not heard of their exits", 0)
+        int, Setting("Days to keep erased ids so that lagging consumers still receive the exit.", 0)
     ] = data.ERASED_IDS_DAYS
     retention_interval_s: Annotated[
-        float, Setting("how often events that an account's retention is over for are looked for", 0.01)
+        float, Setting("Interval between retention sweeps, in seconds.", 0.01)
     ] = RETENTION_INTERVAL_S
 
     changes_days: Annotated[
         int,
-        Setting("days that changes of activated audiences are kept for watchers; less with a retention", 1),
+        Setting("Days to keep membership changes for watchers. A shorter event retention lowers it.", 1),
     ] = data.CHANGES_DAYS
     clock: Annotated[
         ClockTrust,
-        Setting("what a start thinks of the machine's clock; trust = it is right, whatever the store knows"),
+        Setting("Clock check at start: compare the clock with the newest time in the store, or trust it."),
     ] = "check"
     clock_follow_s: Annotated[
-        float, Setting("how long the clock must be steady after a jump before answers go by it", 0)
+        float, Setting("Steady time after a clock jump before reads use the new time, in seconds.", 0)
     ] = FOLLOW_AFTER_MICROS / MICROS_PER_SECOND
     clock_settle_s: Annotated[
-        float, Setting("how long the clock must be steady after a jump before anything is removed by it", 0)
+        float, Setting("Steady time after a clock jump before removals use the new time, in seconds.", 0)
     ] = SETTLE_AFTER_MICROS / MICROS_PER_SECOND
 
-    worker_threads: Annotated[int, Setting("threads for unary calls", 1)] = transport.WORKER_THREADS
-    in_flight_max: Annotated[int, Setting("unary calls accepted and not yet answered", 1)] = (
+    worker_threads: Annotated[int, Setting("Threads for unary calls.", 1)] = transport.WORKER_THREADS
+    in_flight_max: Annotated[int, Setting("Maximum unary calls in flight, queued ones included.", 1)] = (
         transport.IN_FLIGHT_MAX
     )
-    streams_max: Annotated[int, Setting("streams of events, exports and reflection at a time", 1)] = (
-        transport.STREAMS_MAX
+    streams_max: Annotated[
+        int, Setting("Maximum concurrent event streams, exports and reflection streams.", 1)
+    ] = transport.STREAMS_MAX
+    imports_max: Annotated[int, Setting("Maximum concurrent imports.", 1)] = transport.IMPORTS_MAX
+    watchers_max: Annotated[int, Setting("Maximum concurrent WatchMembership streams.", 1)] = (
+        transport.WATCHERS_MAX
     )
-    imports_max: Annotated[int, Setting("imports at a time", 1)] = transport.IMPORTS_MAX
-    watchers_max: Annotated[int, Setting("WatchMembership streams at a time", 1)] = transport.WATCHERS_MAX
-    call_s_max: Annotated[float, Setting("longest a unary call works for, whatever its deadline", 1)] = (
-        transport.CALL_S_MAX
-    )
-    stop_grace_s: Annotated[float, Setting("how long calls may finish after SIGTERM", 0)] = (
-        transport.STOP_GRACE_S
-    )
+    call_s_max: Annotated[
+        float, Setting("Maximum duration of a unary call, in seconds. Caps the caller's deadline.", 1)
+    ] = transport.CALL_S_MAX
+    stop_grace_s: Annotated[
+        float, Setting("Grace period for running calls after SIGTERM, in seconds.", 0)
+    ] = transport.STOP_GRACE_S
 
     retry_budget_s: Annotated[
-        float, Setting("how long an output may fail before its connections are FAULTED", 0)
+        float,
+        Setting("Time an output may keep failing before its connections become FAULTED, in seconds.", 0),
     ] = transport.RETRY_BUDGET_S
 
-    batch_events_max: Annotated[int, Setting("events or users of a batch", 1)] = data.BATCH_EVENTS_MAX
-    batch_bytes_max: Annotated[int, Setting("bytes of a request", 1, transport.RECEIVE_BYTES_MAX)] = (
-        data.BATCH_BYTES_MAX
+    batch_events_max: Annotated[int, Setting("Maximum events or users per batch.", 1)] = data.BATCH_EVENTS_MAX
+    batch_bytes_max: Annotated[
+        int, Setting("Maximum request size in bytes.", 1, transport.RECEIVE_BYTES_MAX)
+    ] = data.BATCH_BYTES_MAX
+    import_batch_bytes_max: Annotated[
+        int, Setting("Maximum uncompressed size of an import's record batch, in bytes.", 1)
+    ] = transport.IMPORT_BATCH_BYTES_MAX
+    event_attributes_max: Annotated[int, Setting("Maximum attributes per event.", 1)] = (
+        data.EVENT_ATTRIBUTES_MAX
     )
-    import_batch_bytes_max: Annotated[int, Setting("bytes of a record batch of an import, unpacked", 1)] = (
-        transport.IMPORT_BATCH_BYTES_MAX
+    name_bytes_max: Annotated[int, Setting("Maximum length of a name or user id, in bytes.", 1)] = (
+        data.NAME_BYTES_MAX
     )
-    event_attributes_max: Annotated[int, Setting("attributes of an event", 1)] = data.EVENT_ATTRIBUTES_MAX
-    name_bytes_max: Annotated[int, Setting("bytes of a name or user id", 1)] = data.NAME_BYTES_MAX
-    string_bytes_max: Annotated[int, Setting("bytes of a string value", 1)] = data.STRING_BYTES_MAX
-    list_items_max: Annotated[int, Setting("strings of a list value", 1)] = data.LIST_ITEMS_MAX
-    list_item_bytes_max: Annotated[int, Setting("bytes of a string of a list value", 1)] = (
-        data.LIST_ITEM_BYTES_MAX
+    string_bytes_max: Annotated[int, Setting("Maximum length of a string value, in bytes.", 1)] = (
+        data.STRING_BYTES_MAX
     )
-    display_name_characters_max: Annotated[int, Setting("characters of a display name", 1)] = (
-        data.DISPLAY_NAME_CHARACTERS_MAX
-    )
+    list_items_max: Annotated[int, Setting("Maximum strings per list value.", 1)] = data.LIST_ITEMS_MAX
+    list_item_bytes_max: Annotated[
+        int, Setting("Maximum length of a string in a list value, in bytes.", 1)
+    ] = data.LIST_ITEM_BYTES_MAX
+    display_name_characters_max: Annotated[
+        int, Setting("Maximum length of a display name, in characters.", 1)
+    ] = data.DISPLAY_NAME_CHARACTERS_MAX
 
-    log_format: Annotated[LogFormat, Setting("how logs on stderr are written")] = "console"
-    log_level: Annotated[LogLevel, Setting("least level that is logged")] = "info"
-    access_log: Annotated[AccessLog, Setting("calls that are logged; problems = failed or slow")] = "problems"
-    slow_call_ms: Annotated[int, Setting("calls that take this long are slow", 1)] = transport.SLOW_CALL_MS
+    log_format: Annotated[LogFormat, Setting("Log format on stderr.")] = "console"
+    log_level: Annotated[LogLevel, Setting("Minimum log level.")] = "info"
+    access_log: Annotated[AccessLog, Setting("Calls to log. problems = failed or slow calls.")] = "problems"
+    slow_call_ms: Annotated[
+        int, Setting("Duration from which a call counts as slow, in milliseconds.", 1)
+    ] = transport.SLOW_CALL_MS
 
     @property
     def outputs(self) -> Path:
-        """The directory below which file outputs write."""
+        """Directory for file outputs."""
         return self.output_dir or self.data_dir / "outputs"
 
     @property
     def backups(self) -> Path:
-        """The directory below which backups are written."""
+        """Directory for backups."""
         return self.backup_dir or self.data_dir / "backups"
 
     @property
@@ -181,7 +195,7 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """A field of `Config` as the command line knows it."""
+    """A field of `Config` as a command-line flag."""
 
     name: str
     kind: Any
@@ -199,7 +213,7 @@ class _Field:
     @property
     def help(self) -> str:
         shown = "" if self.default is None else f" (default: {self.default})"
-        return f"{self.setting.description}{unit_of(self.name)}{shown}"
+        return f"{self.setting.description}{shown}"
 
 
 def fields() -> tuple[_Field, ...]:
@@ -213,10 +227,9 @@ def fields() -> tuple[_Field, ...]:
 
 
 def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
-    """The settings from a command line and an environment.
+    """Read the settings from a command line and an environment.
 
-    Raises ConfigError for a value that cannot be used; exits, as argparse does, on `--help` and on an unknown
-    flag.
+    Raises ConfigError for an invalid value. Exits, as argparse does, on `--help` and on an unknown flag.
     """
     flags = vars(_parser().parse_args(arguments))
     given: dict[str, Any] = {}
@@ -229,7 +242,7 @@ def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
             given[field.name] = _value(field, text, source)
     config = Config(**given)
     if config.groups.bit_count() != 1:
-        raise ConfigError(f"{flag_of('groups')} must be a power of two, not {config.groups}")
+        raise ConfigError(f"{flag_of('groups')} must be a power of two, got {config.groups}")
     return config
 
 
@@ -243,20 +256,11 @@ def variable_of(name: str) -> str:
     return VARIABLE_PREFIX + name.upper()
 
 
-def unit_of(name: str) -> str:
-    """The unit that a name ends with, for `--help`."""
-    stem = name.removesuffix("_max")
-    for suffix, unit in (("_ms", ", in milliseconds"), ("_s", ", in seconds")):
-        if stem.endswith(suffix):
-            return unit
-    return ""
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m service",
-        description="Milepost: a gRPC service that runs customer journeys.",
-        epilog=f"Each flag has a variable too, {variable_of('data_dir')} for --data-dir; the flag wins.",
+        description="Milepost: a gRPC service for customer journeys and audiences.",
+        epilog=f"Each flag has a variable, {variable_of('data_dir')} for --data-dir. The flag wins.",
         allow_abbrev=False,
     )
     for field in fields():
@@ -267,7 +271,7 @@ def _parser() -> argparse.ArgumentParser:
 def _value(field: _Field, text: str, source: str) -> Any:
     if field.choices:
         if text not in field.choices:
-            raise ConfigError(f"{source} must be one of {', '.join(field.choices)}, not {text!r}")
+            raise ConfigError(f"{source} must be one of {', '.join(field.choices)}, got {text!r}")
         return text
     if field.kind in (int, float):
         return _number(field, text, source)
@@ -280,10 +284,10 @@ def _number(field: _Field, text: str, source: str) -> int | float:
     try:
         value: int | float = field.kind(text)
     except ValueError:
-        raise ConfigError(f"{source} must be a number, not {text!r}") from None
+        raise ConfigError(f"{source} must be a number, got {text!r}") from None
     least, most = field.setting.least, field.setting.most
-    # Written so that NaN, which is in no order with anything, is refused as well.
+    # This order of comparison also rejects NaN.
     if not least <= value <= most:
         bounds = f"at least {least:g}" if most == math.inf else f"between {least:g} and {most:g}"
-        raise ConfigError(f"{source} must be {bounds}, not {text}")
+        raise ConfigError(f"{source} must be {bounds}, got {text}")
     return value

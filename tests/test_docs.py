@@ -19,7 +19,7 @@ from milepost.cli.service_process import ServiceProcess
 from milepost.client import DEFAULT_TARGET
 from milepost.importing import ndjson, progress
 from milepost.importing.source import SEGMENT_ROWS
-from service.config import Config, fields, flag_of, unit_of, variable_of
+from service.config import Config, fields, flag_of, variable_of
 from service.convert.criteria import criterion_of
 from service.limits import IMPORT_BATCH_ROWS
 from service.not_built import METHODS_NOT_BUILT, OUTPUT_KINDS_NOT_BUILT
@@ -62,11 +62,30 @@ def test_operations_lists_every_setting_with_its_default_and_meaning() -> None:
     expected = {}
     for field in fields():
         default = "" if field.default is None else f"`{field.default}`"
-        meaning = field.setting.description + unit_of(field.name)
+        meaning = field.setting.description
         if field.choices:
-            meaning += ": " + ", ".join(f"`{choice}`" for choice in field.choices)
+            meaning += " One of " + ", ".join(f"`{choice}`" for choice in field.choices) + "."
         expected[flag_of(field.name)] = (default, meaning)
     assert listed == expected
+
+
+UNITS = {
+    "_ms": "in milliseconds",
+    "_s": "in seconds",
+    "_bytes": "bytes",
+    "_days": "Days",
+    "_characters": "characters",
+}
+
+
+def test_a_setting_s_description_is_sentences_with_the_unit_of_its_name() -> None:
+    for field in fields():
+        description = field.setting.description
+        assert description[0].isupper(), field.name
+        assert description.endswith("."), field.name
+        for suffix, unit in UNITS.items():
+            if field.name.removesuffix("_max").endswith(suffix):
+                assert unit in description, field.name
 
 
 def test_operations_names_the_variable_of_a_flag() -> None:

@@ -142,7 +142,7 @@ def test_a_data_directory_that_is_none(tmp_path: Path) -> None:
 def test_a_setting_that_cannot_be_used() -> None:
     refused = run(MILEPOST_PORT="tcp://10.0.0.1:7443")
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert refused.stderr == "milepost: MILEPOST_PORT must be a number, not 'tcp://10.0.0.1:7443'\n"
+    assert refused.stderr == "milepost: MILEPOST_PORT must be a number, got 'tcp://10.0.0.1:7443'\n"
 
 
 def test_a_port_file_is_whole_when_it_appears(tmp_path: Path) -> None:

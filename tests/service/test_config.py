@@ -38,14 +38,14 @@ def test_limits_reach_the_engine() -> None:
 @pytest.mark.parametrize(
     ("arguments", "environment", "message"),
     [
-        (["--port", "http"], {}, "--port must be a number, not 'http'"),
-        (["--port", "65536"], {}, "--port must be between 0 and 65535, not 65536"),
-        ([], {"MILEPOST_PORT": "-1"}, "MILEPOST_PORT must be between 0 and 65535, not -1"),
-        (["--worker-threads", "0"], {}, "--worker-threads must be at least 1, not 0"),
-        (["--stop-grace-s", "nan"], {}, "--stop-grace-s must be at least 0, not nan"),
-        (["--log-format", "xml"], {}, "--log-format must be one of json, console, not 'xml'"),
+        (["--port", "http"], {}, "--port must be a number, got 'http'"),
+        (["--port", "65536"], {}, "--port must be between 0 and 65535, got 65536"),
+        ([], {"MILEPOST_PORT": "-1"}, "MILEPOST_PORT must be between 0 and 65535, got -1"),
+        (["--worker-threads", "0"], {}, "--worker-threads must be at least 1, got 0"),
+        (["--stop-grace-s", "nan"], {}, "--stop-grace-s must be at least 0, got nan"),
+        (["--log-format", "xml"], {}, "--log-format must be one of json, console, got 'xml'"),
         ([], {"MILEPOST_DATA_DIR": ""}, "MILEPOST_DATA_DIR must not be empty"),
-        (["--groups", "3"], {}, "--groups must be a power of two, not 3"),
+        (["--groups", "3"], {}, "--groups must be a power of two, got 3"),
         (["--batch-bytes-max", "99999999"], {}, "--batch-bytes-max must be between 1 and"),
     ],
 )
