@@ -28,21 +28,33 @@ class _InputKind:
 class _InputKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InputKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     INPUT_KIND_UNSPECIFIED: _InputKind.ValueType  # 0
+    """Not set."""
     INPUT_KIND_IOS: _InputKind.ValueType  # 1
+    """An iOS app."""
     INPUT_KIND_ANDROID: _InputKind.ValueType  # 2
+    """An Android app."""
     INPUT_KIND_WEB: _InputKind.ValueType  # 3
+    """A website."""
     INPUT_KIND_SERVER: _InputKind.ValueType  # 4
+    """A server."""
     INPUT_KIND_FEED: _InputKind.ValueType  # 5
+    """A file or partner feed."""
 
 class InputKind(_InputKind, metaclass=_InputKindEnumTypeWrapper):
-    """What kind of source an input is; for people, it changes nothing."""
+    """Kind of source. It is a label and does not change how data is processed."""
 
 INPUT_KIND_UNSPECIFIED: InputKind.ValueType  # 0
+"""Not set."""
 INPUT_KIND_IOS: InputKind.ValueType  # 1
+"""An iOS app."""
 INPUT_KIND_ANDROID: InputKind.ValueType  # 2
+"""An Android app."""
 INPUT_KIND_WEB: InputKind.ValueType  # 3
+"""A website."""
 INPUT_KIND_SERVER: InputKind.ValueType  # 4
+"""A server."""
 INPUT_KIND_FEED: InputKind.ValueType  # 5
+"""A file or partner feed."""
 Global___InputKind: _TypeAlias = InputKind  # noqa: Y015
 
 class _Scope:
@@ -52,32 +64,34 @@ class _Scope:
 class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SCOPE_UNSPECIFIED: _Scope.ValueType  # 0
+    """Not set."""
     SCOPE_INGEST: _Scope.ValueType  # 1
-    """IngestService."""
+    """Call IngestService."""
     SCOPE_READ: _Scope.ValueType  # 2
-    """Every read."""
+    """Call every method that reads."""
     SCOPE_WRITE: _Scope.ValueType  # 3
-    """Journeys, milestones, outputs, connections, and every read."""
+    """Read, and change journeys, milestones, outputs and connections."""
     SCOPE_ADMIN: _Scope.ValueType  # 4
-    """Everything in the account, keys included."""
+    """Everything in the account, including keys."""
 
 class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
-    """What a key may do."""
+    """Permission of an API key."""
 
 SCOPE_UNSPECIFIED: Scope.ValueType  # 0
+"""Not set."""
 SCOPE_INGEST: Scope.ValueType  # 1
-"""IngestService."""
+"""Call IngestService."""
 SCOPE_READ: Scope.ValueType  # 2
-"""Every read."""
+"""Call every method that reads."""
 SCOPE_WRITE: Scope.ValueType  # 3
-"""Journeys, milestones, outputs, connections, and every read."""
+"""Read, and change journeys, milestones, outputs and connections."""
 SCOPE_ADMIN: Scope.ValueType  # 4
-"""Everything in the account, keys included."""
+"""Everything in the account, including keys."""
 Global___Scope: _TypeAlias = Scope  # noqa: Y015
 
 @_typing.final
 class Account(_message.Message):
-    """The tenant; nothing is visible across accounts."""
+    """A tenant. Every resource and user belongs to one account, and no call reads across accounts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -91,30 +105,30 @@ class Account(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`accounts/{a}`."""
+    """Resource name, `accounts/{a}`. Chosen when created."""
     display_name: _builtins.str
+    """Name to show, at most 100 characters."""
     active_audience_limit: _builtins.int
-    """How many audiences may be activated at a time; 0 when creating = 100."""
+    """Maximum activated audiences. 0 in CreateAccount = 100."""
     time_zone: _builtins.str
-    """IANA name; empty = UTC. Calendar windows and DISTINCT_DAYS use it."""
+    """IANA time zone of calendar windows and DISTINCT_DAYS, for example `Europe/Berlin`. Empty = UTC."""
     active_audience_count: _builtins.int
-    """Output only. Activated audiences now: "7 of 100"."""
+    """Output only. Activated audiences now, to show as "7 of 100"."""
     etag: _builtins.str
-    """Changes with every update; send it back to update only what you have read."""
+    """Output only. Changes with every update. Send it back to update only the version that was read."""
     @_builtins.property
     def event_retention(self) -> _duration_pb2.Duration:
-        """Events older than this are refused, count in no criterion from the microsecond they grow older, and are removed
-        from the store within two days; their users stay. Unset = keep all. What has been removed does not come back
-        when this is raised.
+        """Maximum age of events. Older events are rejected, leave every criterion at once, and are removed from the store
+        within two days. Their users stay. Raising this does not restore removed events. Unset = keep all events.
         """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only."""
+        """Output only. Time of creation."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only."""
+        """Output only. Time of the last update."""
 
     def __init__(
         self,
@@ -139,7 +153,7 @@ Global___Account: _TypeAlias = Account  # noqa: Y015
 
 @_typing.final
 class Workspace(_message.Message):
-    """A group of inputs. User attributes are kept per workspace."""
+    """A group of inputs. User attributes are stored per workspace."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -149,16 +163,18 @@ class Workspace(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`accounts/{a}/workspaces/{w}`."""
+    """Resource name, `accounts/{a}/workspaces/{w}`. Chosen when created."""
     display_name: _builtins.str
+    """Name to show, at most 100 characters."""
     etag: _builtins.str
+    """Output only. Changes with every update. Send it back to update only the version that was read."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only."""
+        """Output only. Time of creation."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only."""
+        """Output only. Time of the last update."""
 
     def __init__(
         self,
@@ -179,7 +195,7 @@ Global___Workspace: _TypeAlias = Workspace  # noqa: Y015
 
 @_typing.final
 class Input(_message.Message):
-    """Where data comes from."""
+    """A source of events and user updates."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -190,17 +206,20 @@ class Input(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`accounts/{a}/workspaces/{w}/inputs/{i}`."""
+    """Resource name, `accounts/{a}/workspaces/{w}/inputs/{i}`. Chosen when created."""
     display_name: _builtins.str
+    """Name to show, at most 100 characters."""
     kind: Global___InputKind.ValueType
+    """Kind of the source."""
     etag: _builtins.str
+    """Output only. Changes with every update. Send it back to update only the version that was read."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only."""
+        """Output only. Time of creation."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only."""
+        """Output only. Time of the last update."""
 
     def __init__(
         self,
@@ -222,7 +241,7 @@ Global___Input: _TypeAlias = Input  # noqa: Y015
 
 @_typing.final
 class ApiKey(_message.Message):
-    """A secret that lets a caller in, with scopes."""
+    """A secret with scopes that authenticates a caller."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -231,13 +250,16 @@ class ApiKey(_message.Message):
     SCOPES_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`accounts/{a}/apiKeys/{k}`."""
+    """Resource name, `accounts/{a}/apiKeys/{k}`. Chosen when created."""
     display_name: _builtins.str
+    """Name to show, at most 100 characters."""
     @_builtins.property
-    def scopes(self) -> _containers.RepeatedScalarFieldContainer[Global___Scope.ValueType]: ...
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[Global___Scope.ValueType]:
+        """Permissions of the key."""
+
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only."""
+        """Output only. Time of creation."""
 
     def __init__(
         self,

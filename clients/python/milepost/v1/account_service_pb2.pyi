@@ -22,7 +22,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class CreateAccountRequest(_message.Message):
-    """See CreateAccount."""
+    """The account to create."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -30,11 +30,13 @@ class CreateAccountRequest(_message.Message):
     ACCOUNT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
-    """1-63 of `a-z0-9-`, starting with a letter; empty = the server chooses."""
+    """Id of the new account: 1-63 characters of `a-z0-9-`, starting with a letter. Empty = the server chooses."""
     request_id: _builtins.str
-    """A repeat under the same id gives the first answer again."""
+    """Idempotency key, at most 256 bytes. A repeat within 7 days returns the first response."""
     @_builtins.property
-    def account(self) -> _account_pb2.Account: ...
+    def account(self) -> _account_pb2.Account:
+        """The account to create. Its `name` and output-only fields are ignored."""
+
     def __init__(
         self,
         *,
@@ -52,16 +54,18 @@ Global___CreateAccountRequest: _TypeAlias = CreateAccountRequest  # noqa: Y015
 
 @_typing.final
 class CreateAccountResponse(_message.Message):
-    """See CreateAccount."""
+    """The created account."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ACCOUNT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
-    """The state that includes this write."""
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     @_builtins.property
-    def account(self) -> _account_pb2.Account: ...
+    def account(self) -> _account_pb2.Account:
+        """The account after the call."""
+
     def __init__(
         self,
         *,
@@ -78,13 +82,13 @@ Global___CreateAccountResponse: _TypeAlias = CreateAccountResponse  # noqa: Y015
 
 @_typing.final
 class GetAccountRequest(_message.Message):
-    """See GetAccount."""
+    """The account to get."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. `accounts/{a}`."""
+    """Required. Name of the account, `accounts/{a}`."""
     def __init__(
         self,
         *,
@@ -100,13 +104,15 @@ Global___GetAccountRequest: _TypeAlias = GetAccountRequest  # noqa: Y015
 
 @_typing.final
 class GetAccountResponse(_message.Message):
-    """See GetAccount."""
+    """The account."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ACCOUNT_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def account(self) -> _account_pb2.Account: ...
+    def account(self) -> _account_pb2.Account:
+        """The account."""
+
     def __init__(
         self,
         *,
@@ -122,16 +128,16 @@ Global___GetAccountResponse: _TypeAlias = GetAccountResponse  # noqa: Y015
 
 @_typing.final
 class ListAccountsRequest(_message.Message):
-    """See ListAccounts."""
+    """Which page of accounts to list."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Default 50, at most 1,000."""
+    """Maximum results per page. 0 = 50; values over 1,000 are taken as 1,000."""
     page_token: _builtins.str
-    """From the previous answer; the other fields must be the same."""
+    """`next_page_token` of the previous page. Parent and filters must not change. Empty = first page."""
     def __init__(
         self,
         *,
@@ -148,16 +154,18 @@ Global___ListAccountsRequest: _TypeAlias = ListAccountsRequest  # noqa: Y015
 
 @_typing.final
 class ListAccountsResponse(_message.Message):
-    """See ListAccounts."""
+    """One page of accounts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ACCOUNTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """Token of the next page. Empty on the last page."""
     @_builtins.property
-    def accounts(self) -> _containers.RepeatedCompositeFieldContainer[_account_pb2.Account]: ...
+    def accounts(self) -> _containers.RepeatedCompositeFieldContainer[_account_pb2.Account]:
+        """The accounts of this page, in order of name."""
+
     def __init__(
         self,
         *,
@@ -174,7 +182,7 @@ Global___ListAccountsResponse: _TypeAlias = ListAccountsResponse  # noqa: Y015
 
 @_typing.final
 class UpdateAccountRequest(_message.Message):
-    """See UpdateAccount."""
+    """The changes to an account."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -182,11 +190,11 @@ class UpdateAccountRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def account(self) -> _account_pb2.Account:
-        """Required; `name` says which, `etag` (optional) which version."""
+        """Required. `name` selects the account. A set `etag` must match the current one."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields to change; empty = every field that is set."""
+        """Fields to change. Empty = every field that is set."""
 
     def __init__(
         self,
@@ -204,16 +212,18 @@ Global___UpdateAccountRequest: _TypeAlias = UpdateAccountRequest  # noqa: Y015
 
 @_typing.final
 class UpdateAccountResponse(_message.Message):
-    """See UpdateAccount."""
+    """The updated account."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ACCOUNT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
-    """The state that includes this write."""
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     @_builtins.property
-    def account(self) -> _account_pb2.Account: ...
+    def account(self) -> _account_pb2.Account:
+        """The account after the call."""
+
     def __init__(
         self,
         *,
@@ -230,7 +240,7 @@ Global___UpdateAccountResponse: _TypeAlias = UpdateAccountResponse  # noqa: Y015
 
 @_typing.final
 class CreateWorkspaceRequest(_message.Message):
-    """See CreateWorkspace."""
+    """The workspace to create."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -239,13 +249,15 @@ class CreateWorkspaceRequest(_message.Message):
     WORKSPACE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}`."""
+    """Required. Name of the account, `accounts/{a}`."""
     workspace_id: _builtins.str
-    """1-63 of `a-z0-9-`, starting with a letter; empty = the server chooses."""
+    """Id of the new workspace: 1-63 characters of `a-z0-9-`, starting with a letter. Empty = the server chooses."""
     request_id: _builtins.str
-    """A repeat under the same id gives the first answer again."""
+    """Idempotency key, at most 256 bytes. A repeat within 7 days returns the first response."""
     @_builtins.property
-    def workspace(self) -> _account_pb2.Workspace: ...
+    def workspace(self) -> _account_pb2.Workspace:
+        """The workspace to create. Its `name` and output-only fields are ignored."""
+
     def __init__(
         self,
         *,
@@ -264,16 +276,18 @@ Global___CreateWorkspaceRequest: _TypeAlias = CreateWorkspaceRequest  # noqa: Y0
 
 @_typing.final
 class CreateWorkspaceResponse(_message.Message):
-    """See CreateWorkspace."""
+    """The created workspace."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKSPACE_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
-    """The state that includes this write."""
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     @_builtins.property
-    def workspace(self) -> _account_pb2.Workspace: ...
+    def workspace(self) -> _account_pb2.Workspace:
+        """The workspace after the call."""
+
     def __init__(
         self,
         *,
@@ -290,13 +304,13 @@ Global___CreateWorkspaceResponse: _TypeAlias = CreateWorkspaceResponse  # noqa: 
 
 @_typing.final
 class GetWorkspaceRequest(_message.Message):
-    """See GetWorkspace."""
+    """The workspace to get."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. `accounts/{a}/workspaces/{w}`."""
+    """Required. Name of the workspace, `accounts/{a}/workspaces/{w}`."""
     def __init__(
         self,
         *,
@@ -312,13 +326,15 @@ Global___GetWorkspaceRequest: _TypeAlias = GetWorkspaceRequest  # noqa: Y015
 
 @_typing.final
 class GetWorkspaceResponse(_message.Message):
-    """See GetWorkspace."""
+    """The workspace."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKSPACE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def workspace(self) -> _account_pb2.Workspace: ...
+    def workspace(self) -> _account_pb2.Workspace:
+        """The workspace."""
+
     def __init__(
         self,
         *,
@@ -334,7 +350,7 @@ Global___GetWorkspaceResponse: _TypeAlias = GetWorkspaceResponse  # noqa: Y015
 
 @_typing.final
 class ListWorkspacesRequest(_message.Message):
-    """See ListWorkspaces."""
+    """Which page of workspaces to list."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -342,11 +358,11 @@ class ListWorkspacesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}`."""
+    """Required. Name of the account, `accounts/{a}`."""
     page_size: _builtins.int
-    """Default 50, at most 1,000."""
+    """Maximum results per page. 0 = 50; values over 1,000 are taken as 1,000."""
     page_token: _builtins.str
-    """From the previous answer; the other fields must be the same."""
+    """`next_page_token` of the previous page. Parent and filters must not change. Empty = first page."""
     def __init__(
         self,
         *,
@@ -364,16 +380,18 @@ Global___ListWorkspacesRequest: _TypeAlias = ListWorkspacesRequest  # noqa: Y015
 
 @_typing.final
 class ListWorkspacesResponse(_message.Message):
-    """See ListWorkspaces."""
+    """One page of workspaces."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKSPACES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """Token of the next page. Empty on the last page."""
     @_builtins.property
-    def workspaces(self) -> _containers.RepeatedCompositeFieldContainer[_account_pb2.Workspace]: ...
+    def workspaces(self) -> _containers.RepeatedCompositeFieldContainer[_account_pb2.Workspace]:
+        """The workspaces of this page, in order of name."""
+
     def __init__(
         self,
         *,
@@ -390,7 +408,7 @@ Global___ListWorkspacesResponse: _TypeAlias = ListWorkspacesResponse  # noqa: Y0
 
 @_typing.final
 class UpdateWorkspaceRequest(_message.Message):
-    """See UpdateWorkspace."""
+    """The changes to a workspace."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -398,11 +416,11 @@ class UpdateWorkspaceRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def workspace(self) -> _account_pb2.Workspace:
-        """Required; `name` says which, `etag` (optional) which version."""
+        """Required. `name` selects the workspace. A set `etag` must match the current one."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields to change; empty = every field that is set."""
+        """Fields to change. Empty = every field that is set."""
 
     def __init__(
         self,
@@ -420,16 +438,18 @@ Global___UpdateWorkspaceRequest: _TypeAlias = UpdateWorkspaceRequest  # noqa: Y0
 
 @_typing.final
 class UpdateWorkspaceResponse(_message.Message):
-    """See UpdateWorkspace."""
+    """The updated workspace."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKSPACE_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
-    """The state that includes this write."""
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     @_builtins.property
-    def workspace(self) -> _account_pb2.Workspace: ...
+    def workspace(self) -> _account_pb2.Workspace:
+        """The workspace after the call."""
+
     def __init__(
         self,
         *,
@@ -446,7 +466,7 @@ Global___UpdateWorkspaceResponse: _TypeAlias = UpdateWorkspaceResponse  # noqa: 
 
 @_typing.final
 class CreateInputRequest(_message.Message):
-    """See CreateInput."""
+    """The input to create."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -455,13 +475,15 @@ class CreateInputRequest(_message.Message):
     INPUT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}/workspaces/{w}`; for listing, `accounts/{a}/workspaces/-` means all workspaces."""
+    """Required. Name of the workspace, `accounts/{a}/workspaces/{w}`."""
     input_id: _builtins.str
-    """1-63 of `a-z0-9-`, starting with a letter; empty = the server chooses."""
+    """Id of the new input: 1-63 characters of `a-z0-9-`, starting with a letter. Empty = the server chooses."""
     request_id: _builtins.str
-    """A repeat under the same id gives the first answer again."""
+    """Idempotency key, at most 256 bytes. A repeat within 7 days returns the first response."""
     @_builtins.property
-    def input(self) -> _account_pb2.Input: ...
+    def input(self) -> _account_pb2.Input:
+        """The input to create. Its `name` and output-only fields are ignored."""
+
     def __init__(
         self,
         *,
@@ -480,16 +502,18 @@ Global___CreateInputRequest: _TypeAlias = CreateInputRequest  # noqa: Y015
 
 @_typing.final
 class CreateInputResponse(_message.Message):
-    """See CreateInput."""
+    """The created input."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     INPUT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
-    """The state that includes this write."""
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     @_builtins.property
-    def input(self) -> _account_pb2.Input: ...
+    def input(self) -> _account_pb2.Input:
+        """The input after the call."""
+
     def __init__(
         self,
         *,
@@ -506,13 +530,13 @@ Global___CreateInputResponse: _TypeAlias = CreateInputResponse  # noqa: Y015
 
 @_typing.final
 class GetInputRequest(_message.Message):
-    """See GetInput."""
+    """The input to get."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. `accounts/{a}/workspaces/{w}/inputs/{i}`."""
+    """Required. Name of the input, `accounts/{a}/workspaces/{w}/inputs/{i}`."""
     def __init__(
         self,
         *,
@@ -528,13 +552,15 @@ Global___GetInputRequest: _TypeAlias = GetInputRequest  # noqa: Y015
 
 @_typing.final
 class GetInputResponse(_message.Message):
-    """See GetInput."""
+    """The input."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     INPUT_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def input(self) -> _account_pb2.Input: ...
+    def input(self) -> _account_pb2.Input:
+        """The input."""
+
     def __init__(
         self,
         *,
@@ -550,7 +576,7 @@ Global___GetInputResponse: _TypeAlias = GetInputResponse  # noqa: Y015
 
 @_typing.final
 class ListInputsRequest(_message.Message):
-    """See ListInputs."""
+    """Which page of inputs to list."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -558,11 +584,13 @@ class ListInputsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}/workspaces/{w}`; for listing, `accounts/{a}/workspaces/-` means all workspaces."""
+    """Required. Name of the workspace, `accounts/{a}/workspaces/{w}`. `accounts/{a}/workspaces/-` lists the inputs of
+    all workspaces.
+    """
     page_size: _builtins.int
-    """Default 50, at most 1,000."""
+    """Maximum results per page. 0 = 50; values over 1,000 are taken as 1,000."""
     page_token: _builtins.str
-    """From the previous answer; the other fields must be the same."""
+    """`next_page_token` of the previous page. Parent and filters must not change. Empty = first page."""
     def __init__(
         self,
         *,
@@ -580,16 +608,18 @@ Global___ListInputsRequest: _TypeAlias = ListInputsRequest  # noqa: Y015
 
 @_typing.final
 class ListInputsResponse(_message.Message):
-    """See ListInputs."""
+    """One page of inputs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     INPUTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """Token of the next page. Empty on the last page."""
     @_builtins.property
-    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_account_pb2.Input]: ...
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_account_pb2.Input]:
+        """The inputs of this page, in order of name."""
+
     def __init__(
         self,
         *,
@@ -606,7 +636,7 @@ Global___ListInputsResponse: _TypeAlias = ListInputsResponse  # noqa: Y015
 
 @_typing.final
 class UpdateInputRequest(_message.Message):
-    """See UpdateInput."""
+    """The changes to an input."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -614,11 +644,11 @@ class UpdateInputRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def input(self) -> _account_pb2.Input:
-        """Required; `name` says which, `etag` (optional) which version."""
+        """Required. `name` selects the input. A set `etag` must match the current one."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields to change; empty = every field that is set."""
+        """Fields to change. Empty = every field that is set."""
 
     def __init__(
         self,
@@ -636,16 +666,18 @@ Global___UpdateInputRequest: _TypeAlias = UpdateInputRequest  # noqa: Y015
 
 @_typing.final
 class UpdateInputResponse(_message.Message):
-    """See UpdateInput."""
+    """The updated input."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     INPUT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
-    """The state that includes this write."""
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     @_builtins.property
-    def input(self) -> _account_pb2.Input: ...
+    def input(self) -> _account_pb2.Input:
+        """The input after the call."""
+
     def __init__(
         self,
         *,
@@ -662,7 +694,7 @@ Global___UpdateInputResponse: _TypeAlias = UpdateInputResponse  # noqa: Y015
 
 @_typing.final
 class CreateApiKeyRequest(_message.Message):
-    """See CreateApiKey."""
+    """The API key to create."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -670,11 +702,13 @@ class CreateApiKeyRequest(_message.Message):
     API_KEY_ID_FIELD_NUMBER: _builtins.int
     API_KEY_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}`."""
+    """Required. Name of the account, `accounts/{a}`."""
     api_key_id: _builtins.str
-    """1-63 of `a-z0-9-`, starting with a letter; empty = the server chooses."""
+    """Id of the new API key: 1-63 characters of `a-z0-9-`, starting with a letter. Empty = the server chooses."""
     @_builtins.property
-    def api_key(self) -> _account_pb2.ApiKey: ...
+    def api_key(self) -> _account_pb2.ApiKey:
+        """The API key to create. Its `name` and output-only fields are ignored."""
+
     def __init__(
         self,
         *,
@@ -692,16 +726,18 @@ Global___CreateApiKeyRequest: _TypeAlias = CreateApiKeyRequest  # noqa: Y015
 
 @_typing.final
 class CreateApiKeyResponse(_message.Message):
-    """See CreateApiKey."""
+    """The created API key."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     API_KEY_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
     secret: _builtins.str
-    """Send it as metadata `authorization: Bearer <secret>`."""
+    """The secret. Send it as the metadata `authorization: Bearer <secret>`."""
     @_builtins.property
-    def api_key(self) -> _account_pb2.ApiKey: ...
+    def api_key(self) -> _account_pb2.ApiKey:
+        """The API key after the call."""
+
     def __init__(
         self,
         *,
@@ -718,7 +754,7 @@ Global___CreateApiKeyResponse: _TypeAlias = CreateApiKeyResponse  # noqa: Y015
 
 @_typing.final
 class ListApiKeysRequest(_message.Message):
-    """See ListApiKeys."""
+    """Which page of API keys to list."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -726,11 +762,11 @@ class ListApiKeysRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}`."""
+    """Required. Name of the account, `accounts/{a}`."""
     page_size: _builtins.int
-    """Default 50, at most 1,000."""
+    """Maximum results per page. 0 = 50; values over 1,000 are taken as 1,000."""
     page_token: _builtins.str
-    """From the previous answer; the other fields must be the same."""
+    """`next_page_token` of the previous page. Parent and filters must not change. Empty = first page."""
     def __init__(
         self,
         *,
@@ -748,16 +784,18 @@ Global___ListApiKeysRequest: _TypeAlias = ListApiKeysRequest  # noqa: Y015
 
 @_typing.final
 class ListApiKeysResponse(_message.Message):
-    """See ListApiKeys."""
+    """One page of API keys."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     API_KEYS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """Token of the next page. Empty on the last page."""
     @_builtins.property
-    def api_keys(self) -> _containers.RepeatedCompositeFieldContainer[_account_pb2.ApiKey]: ...
+    def api_keys(self) -> _containers.RepeatedCompositeFieldContainer[_account_pb2.ApiKey]:
+        """The API keys of this page, in order of name."""
+
     def __init__(
         self,
         *,
@@ -774,13 +812,13 @@ Global___ListApiKeysResponse: _TypeAlias = ListApiKeysResponse  # noqa: Y015
 
 @_typing.final
 class DeleteApiKeyRequest(_message.Message):
-    """See DeleteApiKey."""
+    """The API key to delete."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. `accounts/{a}/apiKeys/{k}`."""
+    """Required. Name of the API key, `accounts/{a}/apiKeys/{k}`."""
     def __init__(
         self,
         *,
@@ -796,7 +834,7 @@ Global___DeleteApiKeyRequest: _TypeAlias = DeleteApiKeyRequest  # noqa: Y015
 
 @_typing.final
 class DeleteApiKeyResponse(_message.Message):
-    """See DeleteApiKey."""
+    """Empty."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -27,81 +27,81 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AccountServiceStub:
-    """Tenants, their workspaces and inputs, and the keys that let callers in."""
+    """Accounts, their workspaces and inputs, and API keys."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AccountServiceAsyncStub: ...
     CreateAccount: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.CreateAccountRequest, _account_service_pb2.CreateAccountResponse]
-    """Creates a tenant."""
+    """Creates an account. ALREADY_EXISTS when the id is taken."""
     GetAccount: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.GetAccountRequest, _account_service_pb2.GetAccountResponse]
-    """Gets one."""
+    """Gets an account by name. NOT_FOUND when it does not exist."""
     ListAccounts: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ListAccountsRequest, _account_service_pb2.ListAccountsResponse]
-    """Lists them, in order of name."""
+    """Lists accounts in order of name."""
     UpdateAccount: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.UpdateAccountRequest, _account_service_pb2.UpdateAccountResponse]
-    """Updates the fields named in the mask; an etag that no longer fits is ABORTED."""
+    """Updates the fields named in the mask. ABORTED when the etag does not match."""
     CreateWorkspace: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.CreateWorkspaceRequest, _account_service_pb2.CreateWorkspaceResponse]
-    """Creates a Workspace."""
+    """Creates a workspace. ALREADY_EXISTS when the id is taken."""
     GetWorkspace: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.GetWorkspaceRequest, _account_service_pb2.GetWorkspaceResponse]
-    """Gets one."""
+    """Gets a workspace by name. NOT_FOUND when it does not exist."""
     ListWorkspaces: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ListWorkspacesRequest, _account_service_pb2.ListWorkspacesResponse]
-    """Lists them, in order of name."""
+    """Lists workspaces in order of name."""
     UpdateWorkspace: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.UpdateWorkspaceRequest, _account_service_pb2.UpdateWorkspaceResponse]
-    """Updates the fields named in the mask; an etag that no longer fits is ABORTED."""
+    """Updates the fields named in the mask. ABORTED when the etag does not match."""
     CreateInput: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.CreateInputRequest, _account_service_pb2.CreateInputResponse]
-    """Creates an Input. Journeys over all inputs include it from now on."""
+    """Creates an input. Journeys over all inputs include it immediately. ALREADY_EXISTS when the id is taken."""
     GetInput: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.GetInputRequest, _account_service_pb2.GetInputResponse]
-    """Gets one."""
+    """Gets an input by name. NOT_FOUND when it does not exist."""
     ListInputs: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ListInputsRequest, _account_service_pb2.ListInputsResponse]
-    """Lists them, in order of name."""
+    """Lists inputs in order of name."""
     UpdateInput: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.UpdateInputRequest, _account_service_pb2.UpdateInputResponse]
-    """Updates the fields named in the mask; an etag that no longer fits is ABORTED."""
+    """Updates the fields named in the mask. ABORTED when the etag does not match."""
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.CreateApiKeyRequest, _account_service_pb2.CreateApiKeyResponse]
-    """Creates a key; the secret is shown this once."""
+    """Creates an API key. Only this response contains the secret."""
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ListApiKeysRequest, _account_service_pb2.ListApiKeysResponse]
-    """Lists keys, without secrets."""
+    """Lists API keys without their secrets, in order of name."""
     DeleteApiKey: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.DeleteApiKeyRequest, _account_service_pb2.DeleteApiKeyResponse]
-    """Ends a key at once."""
+    """Deletes an API key. Calls with it fail immediately."""
 
 @_typing.type_check_only
 class AccountServiceAsyncStub(AccountServiceStub):
-    """Tenants, their workspaces and inputs, and the keys that let callers in."""
+    """Accounts, their workspaces and inputs, and API keys."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateAccount: _aio.UnaryUnaryMultiCallable[_account_service_pb2.CreateAccountRequest, _account_service_pb2.CreateAccountResponse]  # type: ignore[assignment]
-    """Creates a tenant."""
+    """Creates an account. ALREADY_EXISTS when the id is taken."""
     GetAccount: _aio.UnaryUnaryMultiCallable[_account_service_pb2.GetAccountRequest, _account_service_pb2.GetAccountResponse]  # type: ignore[assignment]
-    """Gets one."""
+    """Gets an account by name. NOT_FOUND when it does not exist."""
     ListAccounts: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ListAccountsRequest, _account_service_pb2.ListAccountsResponse]  # type: ignore[assignment]
-    """Lists them, in order of name."""
+    """Lists accounts in order of name."""
     UpdateAccount: _aio.UnaryUnaryMultiCallable[_account_service_pb2.UpdateAccountRequest, _account_service_pb2.UpdateAccountResponse]  # type: ignore[assignment]
-    """Updates the fields named in the mask; an etag that no longer fits is ABORTED."""
+    """Updates the fields named in the mask. ABORTED when the etag does not match."""
     CreateWorkspace: _aio.UnaryUnaryMultiCallable[_account_service_pb2.CreateWorkspaceRequest, _account_service_pb2.CreateWorkspaceResponse]  # type: ignore[assignment]
-    """Creates a Workspace."""
+    """Creates a workspace. ALREADY_EXISTS when the id is taken."""
     GetWorkspace: _aio.UnaryUnaryMultiCallable[_account_service_pb2.GetWorkspaceRequest, _account_service_pb2.GetWorkspaceResponse]  # type: ignore[assignment]
-    """Gets one."""
+    """Gets a workspace by name. NOT_FOUND when it does not exist."""
     ListWorkspaces: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ListWorkspacesRequest, _account_service_pb2.ListWorkspacesResponse]  # type: ignore[assignment]
-    """Lists them, in order of name."""
+    """Lists workspaces in order of name."""
     UpdateWorkspace: _aio.UnaryUnaryMultiCallable[_account_service_pb2.UpdateWorkspaceRequest, _account_service_pb2.UpdateWorkspaceResponse]  # type: ignore[assignment]
-    """Updates the fields named in the mask; an etag that no longer fits is ABORTED."""
+    """Updates the fields named in the mask. ABORTED when the etag does not match."""
     CreateInput: _aio.UnaryUnaryMultiCallable[_account_service_pb2.CreateInputRequest, _account_service_pb2.CreateInputResponse]  # type: ignore[assignment]
-    """Creates an Input. Journeys over all inputs include it from now on."""
+    """Creates an input. Journeys over all inputs include it immediately. ALREADY_EXISTS when the id is taken."""
     GetInput: _aio.UnaryUnaryMultiCallable[_account_service_pb2.GetInputRequest, _account_service_pb2.GetInputResponse]  # type: ignore[assignment]
-    """Gets one."""
+    """Gets an input by name. NOT_FOUND when it does not exist."""
     ListInputs: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ListInputsRequest, _account_service_pb2.ListInputsResponse]  # type: ignore[assignment]
-    """Lists them, in order of name."""
+    """Lists inputs in order of name."""
     UpdateInput: _aio.UnaryUnaryMultiCallable[_account_service_pb2.UpdateInputRequest, _account_service_pb2.UpdateInputResponse]  # type: ignore[assignment]
-    """Updates the fields named in the mask; an etag that no longer fits is ABORTED."""
+    """Updates the fields named in the mask. ABORTED when the etag does not match."""
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_account_service_pb2.CreateApiKeyRequest, _account_service_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
-    """Creates a key; the secret is shown this once."""
+    """Creates an API key. Only this response contains the secret."""
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ListApiKeysRequest, _account_service_pb2.ListApiKeysResponse]  # type: ignore[assignment]
-    """Lists keys, without secrets."""
+    """Lists API keys without their secrets, in order of name."""
     DeleteApiKey: _aio.UnaryUnaryMultiCallable[_account_service_pb2.DeleteApiKeyRequest, _account_service_pb2.DeleteApiKeyResponse]  # type: ignore[assignment]
-    """Ends a key at once."""
+    """Deletes an API key. Calls with it fail immediately."""
 
 class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Tenants, their workspaces and inputs, and the keys that let callers in."""
+    """Accounts, their workspaces and inputs, and API keys."""
 
     @_abc_1.abstractmethod
     def CreateAccount(
@@ -109,7 +109,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.CreateAccountRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.CreateAccountResponse, _abc.Awaitable[_account_service_pb2.CreateAccountResponse]]:
-        """Creates a tenant."""
+        """Creates an account. ALREADY_EXISTS when the id is taken."""
 
     @_abc_1.abstractmethod
     def GetAccount(
@@ -117,7 +117,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.GetAccountRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.GetAccountResponse, _abc.Awaitable[_account_service_pb2.GetAccountResponse]]:
-        """Gets one."""
+        """Gets an account by name. NOT_FOUND when it does not exist."""
 
     @_abc_1.abstractmethod
     def ListAccounts(
@@ -125,7 +125,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.ListAccountsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.ListAccountsResponse, _abc.Awaitable[_account_service_pb2.ListAccountsResponse]]:
-        """Lists them, in order of name."""
+        """Lists accounts in order of name."""
 
     @_abc_1.abstractmethod
     def UpdateAccount(
@@ -133,7 +133,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.UpdateAccountRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.UpdateAccountResponse, _abc.Awaitable[_account_service_pb2.UpdateAccountResponse]]:
-        """Updates the fields named in the mask; an etag that no longer fits is ABORTED."""
+        """Updates the fields named in the mask. ABORTED when the etag does not match."""
 
     @_abc_1.abstractmethod
     def CreateWorkspace(
@@ -141,7 +141,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.CreateWorkspaceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.CreateWorkspaceResponse, _abc.Awaitable[_account_service_pb2.CreateWorkspaceResponse]]:
-        """Creates a Workspace."""
+        """Creates a workspace. ALREADY_EXISTS when the id is taken."""
 
     @_abc_1.abstractmethod
     def GetWorkspace(
@@ -149,7 +149,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.GetWorkspaceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.GetWorkspaceResponse, _abc.Awaitable[_account_service_pb2.GetWorkspaceResponse]]:
-        """Gets one."""
+        """Gets a workspace by name. NOT_FOUND when it does not exist."""
 
     @_abc_1.abstractmethod
     def ListWorkspaces(
@@ -157,7 +157,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.ListWorkspacesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.ListWorkspacesResponse, _abc.Awaitable[_account_service_pb2.ListWorkspacesResponse]]:
-        """Lists them, in order of name."""
+        """Lists workspaces in order of name."""
 
     @_abc_1.abstractmethod
     def UpdateWorkspace(
@@ -165,7 +165,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.UpdateWorkspaceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.UpdateWorkspaceResponse, _abc.Awaitable[_account_service_pb2.UpdateWorkspaceResponse]]:
-        """Updates the fields named in the mask; an etag that no longer fits is ABORTED."""
+        """Updates the fields named in the mask. ABORTED when the etag does not match."""
 
     @_abc_1.abstractmethod
     def CreateInput(
@@ -173,7 +173,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.CreateInputRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.CreateInputResponse, _abc.Awaitable[_account_service_pb2.CreateInputResponse]]:
-        """Creates an Input. Journeys over all inputs include it from now on."""
+        """Creates an input. Journeys over all inputs include it immediately. ALREADY_EXISTS when the id is taken."""
 
     @_abc_1.abstractmethod
     def GetInput(
@@ -181,7 +181,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.GetInputRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.GetInputResponse, _abc.Awaitable[_account_service_pb2.GetInputResponse]]:
-        """Gets one."""
+        """Gets an input by name. NOT_FOUND when it does not exist."""
 
     @_abc_1.abstractmethod
     def ListInputs(
@@ -189,7 +189,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.ListInputsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.ListInputsResponse, _abc.Awaitable[_account_service_pb2.ListInputsResponse]]:
-        """Lists them, in order of name."""
+        """Lists inputs in order of name."""
 
     @_abc_1.abstractmethod
     def UpdateInput(
@@ -197,7 +197,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.UpdateInputRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.UpdateInputResponse, _abc.Awaitable[_account_service_pb2.UpdateInputResponse]]:
-        """Updates the fields named in the mask; an etag that no longer fits is ABORTED."""
+        """Updates the fields named in the mask. ABORTED when the etag does not match."""
 
     @_abc_1.abstractmethod
     def CreateApiKey(
@@ -205,7 +205,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.CreateApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.CreateApiKeyResponse, _abc.Awaitable[_account_service_pb2.CreateApiKeyResponse]]:
-        """Creates a key; the secret is shown this once."""
+        """Creates an API key. Only this response contains the secret."""
 
     @_abc_1.abstractmethod
     def ListApiKeys(
@@ -213,7 +213,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.ListApiKeysRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.ListApiKeysResponse, _abc.Awaitable[_account_service_pb2.ListApiKeysResponse]]:
-        """Lists keys, without secrets."""
+        """Lists API keys without their secrets, in order of name."""
 
     @_abc_1.abstractmethod
     def DeleteApiKey(
@@ -221,6 +221,6 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.DeleteApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.DeleteApiKeyResponse, _abc.Awaitable[_account_service_pb2.DeleteApiKeyResponse]]:
-        """Ends a key at once."""
+        """Deletes an API key. Calls with it fail immediately."""
 
 def add_AccountServiceServicer_to_server(servicer: AccountServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

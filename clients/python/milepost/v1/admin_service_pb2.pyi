@@ -28,32 +28,34 @@ class _ClockState:
 class _ClockStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ClockState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CLOCK_STATE_UNSPECIFIED: _ClockState.ValueType  # 0
+    """Not set."""
     CLOCK_STATE_SETTLED: _ClockState.ValueType  # 1
-    """Wholly: answers and removals go by it."""
+    """Trusted: reads and removals use it."""
     CLOCK_STATE_FOLLOWED: _ClockState.ValueType  # 2
-    """Answers go by it. Removals run on from the time before it jumped, or from the newest time the store knew at the
-    start, until it has been steady for `--clock-settle-s` or is confirmed.
+    """Reads use it. Removals continue from the time before the jump, or from the newest stored time at start, until the
+    clock has been steady for `--clock-settle-s` or is confirmed.
     """
     CLOCK_STATE_HELD: _ClockState.ValueType  # 3
-    """It jumped less than `--clock-follow-s` ago. Answers run on from before as well."""
+    """The clock jumped less than `--clock-follow-s` ago. Reads and removals continue from the time before the jump."""
 
 class ClockState(_ClockState, metaclass=_ClockStateEnumTypeWrapper):
-    """How far the server's clock is believed."""
+    """How far the server trusts its clock."""
 
 CLOCK_STATE_UNSPECIFIED: ClockState.ValueType  # 0
+"""Not set."""
 CLOCK_STATE_SETTLED: ClockState.ValueType  # 1
-"""Wholly: answers and removals go by it."""
+"""Trusted: reads and removals use it."""
 CLOCK_STATE_FOLLOWED: ClockState.ValueType  # 2
-"""Answers go by it. Removals run on from the time before it jumped, or from the newest time the store knew at the
-start, until it has been steady for `--clock-settle-s` or is confirmed.
+"""Reads use it. Removals continue from the time before the jump, or from the newest stored time at start, until the
+clock has been steady for `--clock-settle-s` or is confirmed.
 """
 CLOCK_STATE_HELD: ClockState.ValueType  # 3
-"""It jumped less than `--clock-follow-s` ago. Answers run on from before as well."""
+"""The clock jumped less than `--clock-follow-s` ago. Reads and removals continue from the time before the jump."""
 Global___ClockState: _TypeAlias = ClockState  # noqa: Y015
 
 @_typing.final
 class GetServerInfoRequest(_message.Message):
-    """See GetServerInfo."""
+    """Empty."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -70,7 +72,7 @@ Global___GetServerInfoRequest: _TypeAlias = GetServerInfoRequest  # noqa: Y015
 
 @_typing.final
 class GetServerInfoResponse(_message.Message):
-    """See GetServerInfo."""
+    """The server's version, revision and figures."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -83,15 +85,23 @@ class GetServerInfoResponse(_message.Message):
     DISK_BYTES_FIELD_NUMBER: _builtins.int
     LOG_BYTES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
+    """Version of the server."""
     store_id: _builtins.str
+    """Id of the store. Revisions are valid for one store only."""
     revision: _builtins.str
+    """Newest revision of the store."""
     users: _builtins.int
+    """Users in the store, all accounts together."""
     events: _builtins.int
+    """Events in the store, all accounts together."""
     disk_bytes: _builtins.int
+    """Bytes on disk of the store's files."""
     log_bytes: _builtins.int
-    """Log that is not yet checkpointed into the index."""
+    """Bytes of the log that are not checkpointed into the index yet."""
     @_builtins.property
-    def start_time(self) -> _timestamp_pb2.Timestamp: ...
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Time at which the server started."""
+
     def __init__(
         self,
         *,
@@ -114,13 +124,13 @@ Global___GetServerInfoResponse: _TypeAlias = GetServerInfoResponse  # noqa: Y015
 
 @_typing.final
 class CreateBackupRequest(_message.Message):
-    """See CreateBackup."""
+    """The backup to create."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     BACKUP_ID_FIELD_NUMBER: _builtins.int
     backup_id: _builtins.str
-    """Required. Name of the backup: a new directory below the server's backup directory."""
+    """Required. Name of the new directory in the server's backup directory."""
     def __init__(
         self,
         *,
@@ -136,15 +146,16 @@ Global___CreateBackupRequest: _TypeAlias = CreateBackupRequest  # noqa: Y015
 
 @_typing.final
 class CreateBackupResponse(_message.Message):
-    """See CreateBackup."""
+    """The backup that was created."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DIRECTORY_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     directory: _builtins.str
-    """The directory, on the server."""
+    """Directory of the backup on the server."""
     revision: _builtins.str
+    """Revision of the store in the backup."""
     def __init__(
         self,
         *,
@@ -161,7 +172,7 @@ Global___CreateBackupResponse: _TypeAlias = CreateBackupResponse  # noqa: Y015
 
 @_typing.final
 class GetStoreStatsRequest(_message.Message):
-    """See GetStoreStats."""
+    """Empty."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -178,7 +189,7 @@ Global___GetStoreStatsRequest: _TypeAlias = GetStoreStatsRequest  # noqa: Y015
 
 @_typing.final
 class GetStoreStatsResponse(_message.Message):
-    """See GetStoreStats."""
+    """Figures of the whole store."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -192,25 +203,29 @@ class GetStoreStatsResponse(_message.Message):
     KINDS_FIELD_NUMBER: _builtins.int
     FILES_FIELD_NUMBER: _builtins.int
     store_id: _builtins.str
+    """Id of the store."""
     revision: _builtins.str
-    """The newest state."""
+    """Newest revision of the store."""
     checkpointed_revision: _builtins.str
-    """The state that the index has reached; what came later is in the log as well as in memory."""
+    """Revision of the index. Later writes are in the log and in memory."""
     format_version: _builtins.int
-    """Version of the form in which the store is written."""
+    """Version of the stored format."""
     users: _builtins.int
+    """Users in the store, all accounts together."""
     events: _builtins.int
-    """Events, those that were removed included for as long as they are stored: of erased users until checkpoints have
-    rewritten them, too old ones until there are enough of them.
+    """Events in the store, all accounts together. Includes removed events that are still on disk: those of erased users
+    until checkpoints rewrite them, expired ones until enough have gathered.
     """
     purging: _builtins.bool
-    """Rows of erased users are still to be rewritten, which checkpoints do step by step."""
+    """True while checkpoints still have to rewrite rows of erased users."""
     @_builtins.property
     def kinds(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredKind]:
-        """Every kind of data, those of which there is nothing included."""
+        """Figures of every kind of data, including kinds without data."""
 
     @_builtins.property
-    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoreFile]: ...
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoreFile]:
+        """The files of the store."""
+
     def __init__(
         self,
         *,
@@ -234,7 +249,7 @@ Global___GetStoreStatsResponse: _TypeAlias = GetStoreStatsResponse  # noqa: Y015
 
 @_typing.final
 class StoredKind(_message.Message):
-    """Data of one kind: users, events, membership and so on."""
+    """Figures of one kind of data: users, events, membership and so on."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -242,9 +257,11 @@ class StoredKind(_message.Message):
     KEYS_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
+    """Name of the kind."""
     keys: _builtins.int
+    """Number of keys."""
     bytes: _builtins.int
-    """Bytes of keys and values, checksums included, without the pages around them."""
+    """Bytes of keys, values and checksums, without page overhead."""
     def __init__(
         self,
         *,
@@ -262,7 +279,7 @@ Global___StoredKind: _TypeAlias = StoredKind  # noqa: Y015
 
 @_typing.final
 class StoreFile(_message.Message):
-    """One file of the store. All sizes in bytes."""
+    """One file of the store. All sizes are in bytes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -275,15 +292,15 @@ class StoreFile(_message.Message):
     name: _builtins.str
     """`index` or `log`."""
     disk_bytes: _builtins.int
-    """What the file takes on disk."""
+    """Bytes that the file occupies on disk."""
     file_bytes: _builtins.int
-    """How long the file is."""
+    """Length of the file."""
     used_bytes: _builtins.int
-    """Pages that hold something."""
+    """Bytes in used pages."""
     free_bytes: _builtins.int
-    """Pages inside the file that wait to be used again. A file never shrinks by itself."""
+    """Bytes in free pages, which are reused. The file itself never shrinks."""
     limit_bytes: _builtins.int
-    """The most the file may grow to; 0 = not known, in the figures of a store that is not served."""
+    """Maximum size of the file. 0 = unknown, as the store is not being served."""
     def __init__(
         self,
         *,
@@ -304,7 +321,7 @@ Global___StoreFile: _TypeAlias = StoreFile  # noqa: Y015
 
 @_typing.final
 class GetClockRequest(_message.Message):
-    """See GetClock."""
+    """Empty."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -321,13 +338,15 @@ Global___GetClockRequest: _TypeAlias = GetClockRequest  # noqa: Y015
 
 @_typing.final
 class GetClockResponse(_message.Message):
-    """See GetClock."""
+    """The state of the clock."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CLOCK_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def clock(self) -> Global___Clock: ...
+    def clock(self) -> Global___Clock:
+        """The clock now."""
+
     def __init__(
         self,
         *,
@@ -343,14 +362,14 @@ Global___GetClockResponse: _TypeAlias = GetClockResponse  # noqa: Y015
 
 @_typing.final
 class ConfirmClockRequest(_message.Message):
-    """See ConfirmClock."""
+    """The time to compare the server's clock with."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """Required. What time it is, by another clock than the server's."""
+        """Required. The current time by a clock other than the server's."""
 
     def __init__(
         self,
@@ -367,13 +386,15 @@ Global___ConfirmClockRequest: _TypeAlias = ConfirmClockRequest  # noqa: Y015
 
 @_typing.final
 class ConfirmClockResponse(_message.Message):
-    """See ConfirmClock."""
+    """The state of the clock after the confirmation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CLOCK_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def clock(self) -> Global___Clock: ...
+    def clock(self) -> Global___Clock:
+        """The clock after the confirmation."""
+
     def __init__(
         self,
         *,
@@ -389,7 +410,7 @@ Global___ConfirmClockResponse: _TypeAlias = ConfirmClockResponse  # noqa: Y015
 
 @_typing.final
 class Clock(_message.Message):
-    """The readings of one instant. While the clock is settled, the three times are the same."""
+    """Readings of the clock at one instant. The three times are equal while the state is SETTLED."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -399,21 +420,22 @@ class Clock(_message.Message):
     SETTLED_TIME_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
     state: Global___ClockState.ValueType
+    """State of the clock."""
     @_builtins.property
     def wall_time(self) -> _timestamp_pb2.Timestamp:
-        """What the machine's clock shows."""
+        """Reading of the machine's clock."""
 
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """What answers go by: the default of every `as_of`, windows, and the times of new records."""
+        """Time of reads: the default of `as_of`, of windows and of new records."""
 
     @_builtins.property
     def settled_time(self) -> _timestamp_pb2.Timestamp:
-        """What removals go by: retention, and how long event ids, request ids, changes and ids of erased users are kept."""
+        """Time of removals: event retention, and the expiry of event ids, request ids, changes and ids of erased users."""
 
     @_builtins.property
     def wait(self) -> _duration_pb2.Duration:
-        """For how much longer the clock must be steady before removals go by it; 0 when they do."""
+        """Remaining steady time before removals use the machine's clock. 0 when they do."""
 
     def __init__(
         self,
@@ -434,7 +456,7 @@ Global___Clock: _TypeAlias = Clock  # noqa: Y015
 
 @_typing.final
 class VerifyStoreRequest(_message.Message):
-    """See VerifyStore."""
+    """Empty."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -451,7 +473,7 @@ Global___VerifyStoreRequest: _TypeAlias = VerifyStoreRequest  # noqa: Y015
 
 @_typing.final
 class VerifyStoreResponse(_message.Message):
-    """See VerifyStore."""
+    """One message of a verification."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -460,15 +482,15 @@ class VerifyStoreResponse(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def progress(self) -> Global___VerifyProgress:
-        """How far it has come."""
+        """Progress so far, sent about once a second."""
 
     @_builtins.property
     def fault(self) -> Global___StoreFault:
-        """Something that must not be."""
+        """A fault in the store."""
 
     @_builtins.property
     def result(self) -> Global___VerifyResult:
-        """The end. A stream without it was broken off."""
+        """The result. A stream that ends without it was interrupted."""
 
     def __init__(
         self,
@@ -489,7 +511,7 @@ Global___VerifyStoreResponse: _TypeAlias = VerifyStoreResponse  # noqa: Y015
 
 @_typing.final
 class VerifyProgress(_message.Message):
-    """How far a verification has come."""
+    """Progress of a verification."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -499,7 +521,7 @@ class VerifyProgress(_message.Message):
     keys: _builtins.int
     """Keys checked so far."""
     keys_total: _builtins.int
-    """Keys there are."""
+    """Keys to check."""
     bytes: _builtins.int
     """Bytes of keys and values checked so far."""
     def __init__(
@@ -519,7 +541,7 @@ Global___VerifyProgress: _TypeAlias = VerifyProgress  # noqa: Y015
 
 @_typing.final
 class StoreFault(_message.Message):
-    """Something in the store that must not be."""
+    """A fault found by a verification."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -527,9 +549,9 @@ class StoreFault(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     family: _builtins.str
-    """The family of keys, as in the `key_family` of DATA_LOSS errors."""
+    """Family of keys, as in the `key_family` of DATA_LOSS errors."""
     key: _builtins.str
-    """The key in readable form; empty when it concerns more than one."""
+    """The key in readable form. Empty when the fault concerns several keys."""
     description: _builtins.str
     """What is wrong."""
     def __init__(
@@ -549,7 +571,7 @@ Global___StoreFault: _TypeAlias = StoreFault  # noqa: Y015
 
 @_typing.final
 class VerifyResult(_message.Message):
-    """What a verification found."""
+    """Result of a verification."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -557,12 +579,12 @@ class VerifyResult(_message.Message):
     FAMILIES_FIELD_NUMBER: _builtins.int
     FAULTS_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
-    """The state that was verified."""
+    """Revision that was verified."""
     faults: _builtins.int
-    """How many faults were told before; 0 = the store is sound."""
+    """Number of faults sent before. 0 = the store is sound."""
     @_builtins.property
     def families(self) -> _containers.RepeatedCompositeFieldContainer[Global___FamilyFigures]:
-        """Every family of keys."""
+        """Figures of every family of keys."""
 
     def __init__(
         self,
@@ -581,7 +603,7 @@ Global___VerifyResult: _TypeAlias = VerifyResult  # noqa: Y015
 
 @_typing.final
 class FamilyFigures(_message.Message):
-    """A family of keys as a verification met it."""
+    """Figures of one family of keys in a verification."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -591,12 +613,15 @@ class FamilyFigures(_message.Message):
     BYTES_FIELD_NUMBER: _builtins.int
     FAULTS_FIELD_NUMBER: _builtins.int
     family: _builtins.str
+    """Name of the family."""
     kind: _builtins.str
-    """The kind of data it belongs to, as in GetStoreStats."""
+    """Kind of data, as in GetStoreStats."""
     keys: _builtins.int
+    """Keys checked."""
     bytes: _builtins.int
-    """Bytes of keys and values, checksums included."""
+    """Bytes of keys, values and checksums."""
     faults: _builtins.int
+    """Faults found."""
     def __init__(
         self,
         *,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AdminServiceStub:
-    """For those who run the service.
+    """Operations on the server and its store.
     """
 
     def __init__(self, channel):
@@ -68,52 +68,52 @@ class AdminServiceStub:
 
 
 class AdminServiceServicer:
-    """For those who run the service.
+    """Operations on the server and its store.
     """
 
     def GetServerInfo(self, request, context):
-        """What this server is and how it is doing.
+        """Returns the server's version, its revision and its cheap figures.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateBackup(self, request, context):
-        """Writes a consistent copy of the store below the server's configured backup directory, while reads and writes go on,
-        and verifies it as VerifyStore does. Takes about half a minute for each million users: set a deadline to match.
-        DATA_LOSS when anything is damaged; no backup is left then.
+        """Writes a consistent copy of the store to the server's backup directory and verifies it as VerifyStore does. Reads
+        and writes continue. Takes about 30 seconds per million users, so set a matching deadline. DATA_LOSS when the
+        store is damaged; no backup is left then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetStoreStats(self, request, context):
-        """What is stored, by kind, and what the files take. Counts every key, so it takes about a second for each million
-        users; GetServerInfo answers the figures that cost nothing.
+        """Returns what is stored, by kind, and the size of each file. Counts every key, which takes about a second per
+        million users. GetServerInfo returns the cheap figures.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetClock(self, request, context):
-        """The server's clock, and how far it is believed.
+        """Returns the server's clock and its state.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ConfirmClock(self, request, context):
-        """Says that the server's clock is right: answers and removals go by it at once. FAILED_PRECONDITION with the reason
-        CLOCK_DIFFERS when it shows another time than the one given, by more than 5 minutes.
+        """Confirms the server's clock: reads and removals use it immediately. FAILED_PRECONDITION with the reason
+        CLOCK_DIFFERS when it differs from the given time by more than 5 minutes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def VerifyStore(self, request, context):
-        """Reads everything that is stored and checks it: checksums, the form of each value, and that values which speak of
-        the same thing agree. One state of the store is read while reads and writes go on. Faults come as they are found,
-        progress about once a second, and the result last. FAILED_PRECONDITION while another verification is under way.
+        """Reads and checks everything in the store: checksums, the form of each value, and that related values agree. It
+        reads one revision while reads and writes continue. The stream sends faults as they are found, progress about
+        once a second, and the result last. FAILED_PRECONDITION while another verification runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -161,7 +161,7 @@ def add_AdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdminService:
-    """For those who run the service.
+    """Operations on the server and its store.
     """
 
     @staticmethod

@@ -27,65 +27,65 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdminServiceStub:
-    """For those who run the service."""
+    """Operations on the server and its store."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AdminServiceAsyncStub: ...
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetServerInfoRequest, _admin_service_pb2.GetServerInfoResponse]
-    """What this server is and how it is doing."""
+    """Returns the server's version, its revision and its cheap figures."""
     CreateBackup: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.CreateBackupRequest, _admin_service_pb2.CreateBackupResponse]
-    """Writes a consistent copy of the store below the server's configured backup directory, while reads and writes go on,
-    and verifies it as VerifyStore does. Takes about half a minute for each million users: set a deadline to match.
-    DATA_LOSS when anything is damaged; no backup is left then.
+    """Writes a consistent copy of the store to the server's backup directory and verifies it as VerifyStore does. Reads
+    and writes continue. Takes about 30 seconds per million users, so set a matching deadline. DATA_LOSS when the
+    store is damaged; no backup is left then.
     """
     GetStoreStats: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetStoreStatsRequest, _admin_service_pb2.GetStoreStatsResponse]
-    """What is stored, by kind, and what the files take. Counts every key, so it takes about a second for each million
-    users; GetServerInfo answers the figures that cost nothing.
+    """Returns what is stored, by kind, and the size of each file. Counts every key, which takes about a second per
+    million users. GetServerInfo returns the cheap figures.
     """
     GetClock: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetClockRequest, _admin_service_pb2.GetClockResponse]
-    """The server's clock, and how far it is believed."""
+    """Returns the server's clock and its state."""
     ConfirmClock: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ConfirmClockRequest, _admin_service_pb2.ConfirmClockResponse]
-    """Says that the server's clock is right: answers and removals go by it at once. FAILED_PRECONDITION with the reason
-    CLOCK_DIFFERS when it shows another time than the one given, by more than 5 minutes.
+    """Confirms the server's clock: reads and removals use it immediately. FAILED_PRECONDITION with the reason
+    CLOCK_DIFFERS when it differs from the given time by more than 5 minutes.
     """
     VerifyStore: _grpc.UnaryStreamMultiCallable[_admin_service_pb2.VerifyStoreRequest, _admin_service_pb2.VerifyStoreResponse]
-    """Reads everything that is stored and checks it: checksums, the form of each value, and that values which speak of
-    the same thing agree. One state of the store is read while reads and writes go on. Faults come as they are found,
-    progress about once a second, and the result last. FAILED_PRECONDITION while another verification is under way.
+    """Reads and checks everything in the store: checksums, the form of each value, and that related values agree. It
+    reads one revision while reads and writes continue. The stream sends faults as they are found, progress about
+    once a second, and the result last. FAILED_PRECONDITION while another verification runs.
     """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
-    """For those who run the service."""
+    """Operations on the server and its store."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetServerInfoRequest, _admin_service_pb2.GetServerInfoResponse]  # type: ignore[assignment]
-    """What this server is and how it is doing."""
+    """Returns the server's version, its revision and its cheap figures."""
     CreateBackup: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.CreateBackupRequest, _admin_service_pb2.CreateBackupResponse]  # type: ignore[assignment]
-    """Writes a consistent copy of the store below the server's configured backup directory, while reads and writes go on,
-    and verifies it as VerifyStore does. Takes about half a minute for each million users: set a deadline to match.
-    DATA_LOSS when anything is damaged; no backup is left then.
+    """Writes a consistent copy of the store to the server's backup directory and verifies it as VerifyStore does. Reads
+    and writes continue. Takes about 30 seconds per million users, so set a matching deadline. DATA_LOSS when the
+    store is damaged; no backup is left then.
     """
     GetStoreStats: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetStoreStatsRequest, _admin_service_pb2.GetStoreStatsResponse]  # type: ignore[assignment]
-    """What is stored, by kind, and what the files take. Counts every key, so it takes about a second for each million
-    users; GetServerInfo answers the figures that cost nothing.
+    """Returns what is stored, by kind, and the size of each file. Counts every key, which takes about a second per
+    million users. GetServerInfo returns the cheap figures.
     """
     GetClock: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetClockRequest, _admin_service_pb2.GetClockResponse]  # type: ignore[assignment]
-    """The server's clock, and how far it is believed."""
+    """Returns the server's clock and its state."""
     ConfirmClock: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ConfirmClockRequest, _admin_service_pb2.ConfirmClockResponse]  # type: ignore[assignment]
-    """Says that the server's clock is right: answers and removals go by it at once. FAILED_PRECONDITION with the reason
-    CLOCK_DIFFERS when it shows another time than the one given, by more than 5 minutes.
+    """Confirms the server's clock: reads and removals use it immediately. FAILED_PRECONDITION with the reason
+    CLOCK_DIFFERS when it differs from the given time by more than 5 minutes.
     """
     VerifyStore: _aio.UnaryStreamMultiCallable[_admin_service_pb2.VerifyStoreRequest, _admin_service_pb2.VerifyStoreResponse]  # type: ignore[assignment]
-    """Reads everything that is stored and checks it: checksums, the form of each value, and that values which speak of
-    the same thing agree. One state of the store is read while reads and writes go on. Faults come as they are found,
-    progress about once a second, and the result last. FAILED_PRECONDITION while another verification is under way.
+    """Reads and checks everything in the store: checksums, the form of each value, and that related values agree. It
+    reads one revision while reads and writes continue. The stream sends faults as they are found, progress about
+    once a second, and the result last. FAILED_PRECONDITION while another verification runs.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
-    """For those who run the service."""
+    """Operations on the server and its store."""
 
     @_abc_1.abstractmethod
     def GetServerInfo(
@@ -93,7 +93,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.GetServerInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.GetServerInfoResponse, _abc.Awaitable[_admin_service_pb2.GetServerInfoResponse]]:
-        """What this server is and how it is doing."""
+        """Returns the server's version, its revision and its cheap figures."""
 
     @_abc_1.abstractmethod
     def CreateBackup(
@@ -101,9 +101,9 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.CreateBackupRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.CreateBackupResponse, _abc.Awaitable[_admin_service_pb2.CreateBackupResponse]]:
-        """Writes a consistent copy of the store below the server's configured backup directory, while reads and writes go on,
-        and verifies it as VerifyStore does. Takes about half a minute for each million users: set a deadline to match.
-        DATA_LOSS when anything is damaged; no backup is left then.
+        """Writes a consistent copy of the store to the server's backup directory and verifies it as VerifyStore does. Reads
+        and writes continue. Takes about 30 seconds per million users, so set a matching deadline. DATA_LOSS when the
+        store is damaged; no backup is left then.
         """
 
     @_abc_1.abstractmethod
@@ -112,8 +112,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.GetStoreStatsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.GetStoreStatsResponse, _abc.Awaitable[_admin_service_pb2.GetStoreStatsResponse]]:
-        """What is stored, by kind, and what the files take. Counts every key, so it takes about a second for each million
-        users; GetServerInfo answers the figures that cost nothing.
+        """Returns what is stored, by kind, and the size of each file. Counts every key, which takes about a second per
+        million users. GetServerInfo returns the cheap figures.
         """
 
     @_abc_1.abstractmethod
@@ -122,7 +122,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.GetClockRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.GetClockResponse, _abc.Awaitable[_admin_service_pb2.GetClockResponse]]:
-        """The server's clock, and how far it is believed."""
+        """Returns the server's clock and its state."""
 
     @_abc_1.abstractmethod
     def ConfirmClock(
@@ -130,8 +130,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.ConfirmClockRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.ConfirmClockResponse, _abc.Awaitable[_admin_service_pb2.ConfirmClockResponse]]:
-        """Says that the server's clock is right: answers and removals go by it at once. FAILED_PRECONDITION with the reason
-        CLOCK_DIFFERS when it shows another time than the one given, by more than 5 minutes.
+        """Confirms the server's clock: reads and removals use it immediately. FAILED_PRECONDITION with the reason
+        CLOCK_DIFFERS when it differs from the given time by more than 5 minutes.
         """
 
     @_abc_1.abstractmethod
@@ -140,9 +140,9 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.VerifyStoreRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_admin_service_pb2.VerifyStoreResponse], _abc.AsyncIterator[_admin_service_pb2.VerifyStoreResponse]]:
-        """Reads everything that is stored and checks it: checksums, the form of each value, and that values which speak of
-        the same thing agree. One state of the store is read while reads and writes go on. Faults come as they are found,
-        progress about once a second, and the result last. FAILED_PRECONDITION while another verification is under way.
+        """Reads and checks everything in the store: checksums, the form of each value, and that related values agree. It
+        reads one revision while reads and writes continue. The stream sends faults as they are found, progress about
+        once a second, and the result last. FAILED_PRECONDITION while another verification runs.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,31 +26,37 @@ class _SizeState:
 class _SizeStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SizeState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SIZE_STATE_UNSPECIFIED: _SizeState.ValueType  # 0
+    """Not set."""
     SIZE_STATE_EXACT: _SizeState.ValueType  # 1
-    """The true size."""
+    """The exact size."""
     SIZE_STATE_ESTIMATED: _SizeState.ValueType  # 2
-    """From a sample; `lower` and `upper` hold the true size in 95 % of cases. Several sizes together hold less often."""
+    """Estimated from a sample. `lower` and `upper` contain the true size in 95 % of cases. Several sizes are less often
+    all within their bounds.
+    """
     SIZE_STATE_TOO_SMALL: _SizeState.ValueType  # 3
-    """None or too few in the sample to estimate from; clients show `~` and `upper`."""
+    """The sample contains too few members for an estimate. Clients show `~` and `upper`."""
     SIZE_STATE_FAILED: _SizeState.ValueType  # 4
-    """Could not be found; `failure` says why. Clients show a warning sign."""
+    """The size could not be computed. `failure` gives the reason. Clients show a warning."""
     SIZE_STATE_PENDING: _SizeState.ValueType  # 5
-    """Being calculated; only in GetAudience."""
+    """The size is being computed. Only in GetAudience."""
 
 class SizeState(_SizeState, metaclass=_SizeStateEnumTypeWrapper):
-    """How a size was found."""
+    """How a size was obtained."""
 
 SIZE_STATE_UNSPECIFIED: SizeState.ValueType  # 0
+"""Not set."""
 SIZE_STATE_EXACT: SizeState.ValueType  # 1
-"""The true size."""
+"""The exact size."""
 SIZE_STATE_ESTIMATED: SizeState.ValueType  # 2
-"""From a sample; `lower` and `upper` hold the true size in 95 % of cases. Several sizes together hold less often."""
+"""Estimated from a sample. `lower` and `upper` contain the true size in 95 % of cases. Several sizes are less often
+all within their bounds.
+"""
 SIZE_STATE_TOO_SMALL: SizeState.ValueType  # 3
-"""None or too few in the sample to estimate from; clients show `~` and `upper`."""
+"""The sample contains too few members for an estimate. Clients show `~` and `upper`."""
 SIZE_STATE_FAILED: SizeState.ValueType  # 4
-"""Could not be found; `failure` says why. Clients show a warning sign."""
+"""The size could not be computed. `failure` gives the reason. Clients show a warning."""
 SIZE_STATE_PENDING: SizeState.ValueType  # 5
-"""Being calculated; only in GetAudience."""
+"""The size is being computed. Only in GetAudience."""
 Global___SizeState: _TypeAlias = SizeState  # noqa: Y015
 
 class _SizeKind:
@@ -60,28 +66,30 @@ class _SizeKind:
 class _SizeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SizeKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SIZE_KIND_UNSPECIFIED: _SizeKind.ValueType  # 0
+    """Not set."""
     SIZE_KIND_ESTIMATE: _SizeKind.ValueType  # 1
-    """An estimate, while no connection needs the real membership."""
+    """An estimate. No connection needs the real membership."""
     SIZE_KIND_CALCULATING: _SizeKind.ValueType  # 2
-    """The real membership is being calculated; no estimate is shown."""
+    """The real membership is being calculated. No estimate is shown."""
     SIZE_KIND_REAL: _SizeKind.ValueType  # 3
-    """The real membership."""
+    """The size of the real membership."""
 
 class SizeKind(_SizeKind, metaclass=_SizeKindEnumTypeWrapper):
-    """Which of an audience's sizes is shown."""
+    """Which size of an audience is shown."""
 
 SIZE_KIND_UNSPECIFIED: SizeKind.ValueType  # 0
+"""Not set."""
 SIZE_KIND_ESTIMATE: SizeKind.ValueType  # 1
-"""An estimate, while no connection needs the real membership."""
+"""An estimate. No connection needs the real membership."""
 SIZE_KIND_CALCULATING: SizeKind.ValueType  # 2
-"""The real membership is being calculated; no estimate is shown."""
+"""The real membership is being calculated. No estimate is shown."""
 SIZE_KIND_REAL: SizeKind.ValueType  # 3
-"""The real membership."""
+"""The size of the real membership."""
 Global___SizeKind: _TypeAlias = SizeKind  # noqa: Y015
 
 @_typing.final
 class Audience(_message.Message):
-    """The users of a milestone."""
+    """The users of one milestone. It is created and deleted with the milestone."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -96,29 +104,30 @@ class Audience(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`accounts/{a}/audiences/{id}`."""
+    """Resource name, `accounts/{a}/audiences/{id}`. Chosen when created."""
     display_name: _builtins.str
-    """Output only. The milestone's."""
+    """Output only. Display name of the milestone."""
     external_name: _builtins.str
-    """A name for downstream systems."""
+    """Name for downstream systems."""
     journey: _builtins.str
-    """Output only."""
+    """Output only. Name of the journey."""
     milestone: _builtins.str
-    """Output only."""
+    """Output only. Name of the milestone."""
     activated: _builtins.bool
-    """Output only. True exactly while it has an ACTIVE connection."""
+    """Output only. True while the audience has an ACTIVE connection."""
     etag: _builtins.str
+    """Output only. Changes with every update. Send it back to update only the version that was read."""
     @_builtins.property
     def size(self) -> Global___AudienceSize:
-        """Output only. The size to show; set by GetAudience."""
+        """Output only. Size to show. Set by GetAudience only."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only."""
+        """Output only. Time of creation."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only."""
+        """Output only. Time of the last update."""
 
     def __init__(
         self,
@@ -144,7 +153,7 @@ Global___Audience: _TypeAlias = Audience  # noqa: Y015
 
 @_typing.final
 class Size(_message.Message):
-    """How many users."""
+    """A number of users with its precision."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -155,15 +164,17 @@ class Size(_message.Message):
     SAMPLED_FRACTION_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     state: Global___SizeState.ValueType
+    """How the size was obtained."""
     users: _builtins.int
-    """The size, or the best estimate."""
+    """The size, or the best estimate of it."""
     lower: _builtins.int
-    """Bounds that hold the true size in 95 % of cases; equal to `users` when EXACT."""
+    """Lower bound of the 95 % interval. Equals `users` when EXACT."""
     upper: _builtins.int
+    """Upper bound of the 95 % interval. Equals `users` when EXACT."""
     sampled_fraction: _builtins.float
-    """Share of the population that was looked at, in (0, 1]; 0 only when FAILED or PENDING."""
+    """Share of the population in the sample, in (0, 1]. 0 when FAILED or PENDING."""
     failure: _builtins.str
-    """Why, when FAILED."""
+    """Reason, when FAILED."""
     def __init__(
         self,
         *,
@@ -184,7 +195,7 @@ Global___Size: _TypeAlias = Size  # noqa: Y015
 
 @_typing.final
 class AudienceSize(_message.Message):
-    """The one size that GetAudience shows."""
+    """The size that GetAudience shows."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -197,20 +208,24 @@ class AudienceSize(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     kind: Global___SizeKind.ValueType
+    """Which size is shown."""
     progress: _builtins.float
-    """0 to 1, while CALCULATING."""
+    """Progress of the calculation from 0 to 1, while CALCULATING."""
     added_last_day: _builtins.int
-    """In the last 24 hours, for REAL."""
+    """Users who entered in the last 24 hours, for REAL."""
     dropped_last_day: _builtins.int
+    """Users who exited in the last 24 hours, for REAL."""
     population: _builtins.int
-    """Users of the journey's start."""
+    """Users at the start of the journey."""
     revision: _builtins.str
-    """The data it reflects."""
+    """Revision of the data that the answer reflects."""
     @_builtins.property
-    def size(self) -> Global___Size: ...
+    def size(self) -> Global___Size:
+        """The size."""
+
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
-        """The instant evaluated."""
+        """Instant of the evaluation."""
 
     def __init__(
         self,
@@ -234,7 +249,7 @@ Global___AudienceSize: _TypeAlias = AudienceSize  # noqa: Y015
 
 @_typing.final
 class LabelledSize(_message.Message):
-    """The size of one labelled criterion by itself, among the users the milestone draws from."""
+    """Size of one labelled criterion by itself, among the users that the milestone draws from."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -242,10 +257,13 @@ class LabelledSize(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
     label: _builtins.str
+    """Label of the criterion."""
     path: _builtins.str
     """Path of the criterion, for example `criteria.all_of.criteria[1]`."""
     @_builtins.property
-    def size(self) -> Global___Size: ...
+    def size(self) -> Global___Size:
+        """Users that the criterion matches."""
+
     def __init__(
         self,
         *,
@@ -263,7 +281,7 @@ Global___LabelledSize: _TypeAlias = LabelledSize  # noqa: Y015
 
 @_typing.final
 class Evaluation(_message.Message):
-    """Where an evaluation took place: which data, which instant, how long it took."""
+    """Revision, instant and duration of an evaluation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -271,11 +289,14 @@ class Evaluation(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     ELAPSED_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
+    """Revision of the data that the answer reflects."""
     @_builtins.property
-    def as_of(self) -> _timestamp_pb2.Timestamp: ...
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Instant of the evaluation."""
+
     @_builtins.property
     def elapsed(self) -> _duration_pb2.Duration:
-        """Server side."""
+        """Duration on the server."""
 
     def __init__(
         self,
@@ -303,12 +324,15 @@ class MembershipChange(_message.Message):
     ENTERED_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """From 1, without gaps, per audience."""
+    """Sequence number: starts at 1 and has no gaps, per audience."""
     user_id: _builtins.str
+    """Id of the user."""
     entered: _builtins.bool
     """True = entered, false = exited."""
     @_builtins.property
-    def as_of(self) -> _timestamp_pb2.Timestamp: ...
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Instant of the change."""
+
     def __init__(
         self,
         *,

@@ -32,17 +32,21 @@ class _SizeInterval:
 class _SizeIntervalEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SizeInterval.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SIZE_INTERVAL_UNSPECIFIED: _SizeInterval.ValueType  # 0
-    """DAY."""
+    """Taken as DAY."""
     SIZE_INTERVAL_HOUR: _SizeInterval.ValueType  # 1
+    """One point per hour."""
     SIZE_INTERVAL_DAY: _SizeInterval.ValueType  # 2
+    """One point per day."""
 
 class SizeInterval(_SizeInterval, metaclass=_SizeIntervalEnumTypeWrapper):
-    """The unit of a size history."""
+    """Interval of a size history."""
 
 SIZE_INTERVAL_UNSPECIFIED: SizeInterval.ValueType  # 0
-"""DAY."""
+"""Taken as DAY."""
 SIZE_INTERVAL_HOUR: SizeInterval.ValueType  # 1
+"""One point per hour."""
 SIZE_INTERVAL_DAY: SizeInterval.ValueType  # 2
+"""One point per day."""
 Global___SizeInterval: _TypeAlias = SizeInterval  # noqa: Y015
 
 class _MembershipStatus:
@@ -52,30 +56,36 @@ class _MembershipStatus:
 class _MembershipStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MembershipStatus.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     MEMBERSHIP_STATUS_UNSPECIFIED: _MembershipStatus.ValueType  # 0
+    """Not set."""
     MEMBERSHIP_STATUS_MEMBER: _MembershipStatus.ValueType  # 1
+    """The user is in the audience."""
     MEMBERSHIP_STATUS_NOT_MEMBER: _MembershipStatus.ValueType  # 2
+    """The user is not in the audience."""
     MEMBERSHIP_STATUS_UNKNOWN_AUDIENCE: _MembershipStatus.ValueType  # 3
-    """No such audience."""
+    """The audience does not exist."""
 
 class MembershipStatus(_MembershipStatus, metaclass=_MembershipStatusEnumTypeWrapper):
-    """Whether one user is in one audience."""
+    """Whether a user is in an audience."""
 
 MEMBERSHIP_STATUS_UNSPECIFIED: MembershipStatus.ValueType  # 0
+"""Not set."""
 MEMBERSHIP_STATUS_MEMBER: MembershipStatus.ValueType  # 1
+"""The user is in the audience."""
 MEMBERSHIP_STATUS_NOT_MEMBER: MembershipStatus.ValueType  # 2
+"""The user is not in the audience."""
 MEMBERSHIP_STATUS_UNKNOWN_AUDIENCE: MembershipStatus.ValueType  # 3
-"""No such audience."""
+"""The audience does not exist."""
 Global___MembershipStatus: _TypeAlias = MembershipStatus  # noqa: Y015
 
 @_typing.final
 class GetAudienceRequest(_message.Message):
-    """See GetAudience."""
+    """The audience to get."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. `accounts/{a}/audiences/{id}`."""
+    """Required. Name of the audience, `accounts/{a}/audiences/{id}`."""
     def __init__(
         self,
         *,
@@ -91,13 +101,15 @@ Global___GetAudienceRequest: _TypeAlias = GetAudienceRequest  # noqa: Y015
 
 @_typing.final
 class GetAudienceResponse(_message.Message):
-    """See GetAudience."""
+    """The audience."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     AUDIENCE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def audience(self) -> _audience_pb2.Audience: ...
+    def audience(self) -> _audience_pb2.Audience:
+        """The audience."""
+
     def __init__(
         self,
         *,
@@ -113,7 +125,7 @@ Global___GetAudienceResponse: _TypeAlias = GetAudienceResponse  # noqa: Y015
 
 @_typing.final
 class ListAudiencesRequest(_message.Message):
-    """See ListAudiences."""
+    """Which page of audiences to list."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -122,12 +134,13 @@ class ListAudiencesRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     JOURNEY_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}`."""
+    """Required. Name of the account, `accounts/{a}`."""
     page_size: _builtins.int
-    """Default 50, at most 1,000."""
+    """Maximum results per page. 0 = 50; values over 1,000 are taken as 1,000."""
     page_token: _builtins.str
+    """`next_page_token` of the previous page. Parent and filters must not change. Empty = first page."""
     journey: _builtins.str
-    """Only those of this journey."""
+    """Only audiences of this journey. Empty = all."""
     def __init__(
         self,
         *,
@@ -146,15 +159,18 @@ Global___ListAudiencesRequest: _TypeAlias = ListAudiencesRequest  # noqa: Y015
 
 @_typing.final
 class ListAudiencesResponse(_message.Message):
-    """See ListAudiences."""
+    """One page of audiences."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     AUDIENCES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Token of the next page. Empty on the last page."""
     @_builtins.property
-    def audiences(self) -> _containers.RepeatedCompositeFieldContainer[_audience_pb2.Audience]: ...
+    def audiences(self) -> _containers.RepeatedCompositeFieldContainer[_audience_pb2.Audience]:
+        """The audiences of this page, in order of name."""
+
     def __init__(
         self,
         *,
@@ -171,7 +187,7 @@ Global___ListAudiencesResponse: _TypeAlias = ListAudiencesResponse  # noqa: Y015
 
 @_typing.final
 class UpdateAudienceRequest(_message.Message):
-    """See UpdateAudience."""
+    """The changes to an audience."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -179,11 +195,11 @@ class UpdateAudienceRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def audience(self) -> _audience_pb2.Audience:
-        """Required; `name` says which, `etag` (optional) which version."""
+        """Required. `name` selects the audience. A set `etag` must match the current one."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """`external_name`."""
+        """Fields to change. Only `external_name` can be changed."""
 
     def __init__(
         self,
@@ -201,15 +217,18 @@ Global___UpdateAudienceRequest: _TypeAlias = UpdateAudienceRequest  # noqa: Y015
 
 @_typing.final
 class UpdateAudienceResponse(_message.Message):
-    """See UpdateAudience."""
+    """The updated audience."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     AUDIENCE_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     @_builtins.property
-    def audience(self) -> _audience_pb2.Audience: ...
+    def audience(self) -> _audience_pb2.Audience:
+        """The audience after the call."""
+
     def __init__(
         self,
         *,
@@ -236,16 +255,19 @@ class MilestoneDraft(_message.Message):
     CRITERIA_FIELD_NUMBER: _builtins.int
     REPLACES_FIELD_NUMBER: _builtins.int
     journey: _builtins.str
-    """Required. `accounts/{a}/journeys/{j}`."""
+    """Required. Name of the journey, `accounts/{a}/journeys/{j}`."""
     parent_milestone: _builtins.str
-    """Another milestone, or empty for the journey's start."""
+    """Name of the parent milestone. Empty = the start of the journey."""
     kind: _journey_pb2.MilestoneKind.ValueType
+    """Kind of the milestone."""
     replaces: _builtins.str
-    """When given, the saved milestone that this replaces; it keeps its parent and place. Otherwise the draft comes behind its siblings
-    and before remaining users.
+    """Saved milestone that the draft replaces. The draft takes its parent and position. Empty = the draft comes after
+    its siblings and before remaining users.
     """
     @_builtins.property
-    def criteria(self) -> _criteria_pb2.Criteria: ...
+    def criteria(self) -> _criteria_pb2.Criteria:
+        """Required for CRITERIA, absent for REMAINING_USERS."""
+
     def __init__(
         self,
         *,
@@ -265,7 +287,7 @@ Global___MilestoneDraft: _TypeAlias = MilestoneDraft  # noqa: Y015
 
 @_typing.final
 class EstimateAudienceRequest(_message.Message):
-    """See EstimateAudience."""
+    """The milestone to estimate and the precision."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -277,21 +299,30 @@ class EstimateAudienceRequest(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     AT_LEAST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """A saved milestone, `accounts/{a}/journeys/{j}/milestones/{m}`, or its audience."""
+    """Saved milestone, `accounts/{a}/journeys/{j}/milestones/{m}`, or its audience."""
     exact: _builtins.bool
-    """Exact, whatever it takes."""
+    """Exact, regardless of time."""
     max_relative_error: _builtins.float
-    """Half the width of the 95 % interval over the size, at most; for example 0.05. Holds for every size of the answer."""
+    """Maximum half width of the 95 % interval, relative to the size; for example 0.05. Applies to every size of the
+    answer. Must be greater than 0.
+    """
     at_least: _builtins.str
+    """Revision of an earlier write. The read includes that write or fails with DEADLINE_EXCEEDED. Empty = the newest
+    state at hand.
+    """
     @_builtins.property
-    def draft(self) -> Global___MilestoneDraft: ...
+    def draft(self) -> Global___MilestoneDraft:
+        """A milestone that is not saved."""
+
     @_builtins.property
     def time_budget(self) -> _duration_pb2.Duration:
-        """The best that is reckoned to fit in this time. The smallest sample, which takes about 5 ms, is the floor."""
+        """Best precision within this predicted time. Must be greater than 0. The smallest sample takes about 5 ms and is
+        always used.
+        """
 
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
-        """The instant that relative windows refer to; default now."""
+        """Instant that relative windows refer to. Unset = now."""
 
     def __init__(
         self,
@@ -321,7 +352,7 @@ Global___EstimateAudienceRequest: _TypeAlias = EstimateAudienceRequest  # noqa: 
 
 @_typing.final
 class EstimateAudienceResponse(_message.Message):
-    """See EstimateAudience."""
+    """The estimated sizes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -332,23 +363,27 @@ class EstimateAudienceResponse(_message.Message):
     EVALUATION_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     population: _builtins.int
-    """Users of the journey's start; exact."""
+    """Users at the start of the journey. Exact."""
     @_builtins.property
     def size(self) -> _audience_pb2.Size:
-        """The size with all criteria applied."""
+        """Size with all criteria applied."""
 
     @_builtins.property
     def labelled(self) -> _containers.RepeatedCompositeFieldContainer[_audience_pb2.LabelledSize]:
-        """In the order of the criteria."""
+        """Sizes of the labelled criteria, in the order of the criteria."""
 
     @_builtins.property
     def draw(self) -> _audience_pb2.Size:
-        """Users the milestone draws from: the parent's, less those an earlier sibling took."""
+        """Users that the milestone draws from: those of the parent without those of earlier siblings."""
 
     @_builtins.property
-    def evaluation(self) -> _audience_pb2.Evaluation: ...
+    def evaluation(self) -> _audience_pb2.Evaluation:
+        """Revision, instant and duration of the evaluation."""
+
     @_builtins.property
-    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_journey_pb2.Warning]: ...
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_journey_pb2.Warning]:
+        """Possible mistakes in the criteria that did not fail the call."""
+
     def __init__(
         self,
         *,
@@ -369,7 +404,7 @@ Global___EstimateAudienceResponse: _TypeAlias = EstimateAudienceResponse  # noqa
 
 @_typing.final
 class CountAudienceRequest(_message.Message):
-    """See CountAudience."""
+    """The milestone or audience to count."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -377,11 +412,14 @@ class CountAudienceRequest(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     AT_LEAST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. A milestone or an audience."""
+    """Required. Name of a milestone or an audience."""
     at_least: _builtins.str
+    """Revision of an earlier write. The read includes that write or fails with DEADLINE_EXCEEDED. Empty = the newest
+    state at hand.
+    """
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
-        """The instant that relative windows refer to; default now."""
+        """Instant that relative windows refer to. Unset = now."""
 
     def __init__(
         self,
@@ -400,7 +438,7 @@ Global___CountAudienceRequest: _TypeAlias = CountAudienceRequest  # noqa: Y015
 
 @_typing.final
 class CountAudienceResponse(_message.Message):
-    """See CountAudience."""
+    """The exact size."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -408,9 +446,13 @@ class CountAudienceResponse(_message.Message):
     POPULATION_FIELD_NUMBER: _builtins.int
     EVALUATION_FIELD_NUMBER: _builtins.int
     users: _builtins.int
+    """Users in the audience."""
     population: _builtins.int
+    """Users at the start of the journey."""
     @_builtins.property
-    def evaluation(self) -> _audience_pb2.Evaluation: ...
+    def evaluation(self) -> _audience_pb2.Evaluation:
+        """Revision, instant and duration of the evaluation."""
+
     def __init__(
         self,
         *,
@@ -428,7 +470,7 @@ Global___CountAudienceResponse: _TypeAlias = CountAudienceResponse  # noqa: Y015
 
 @_typing.final
 class CompareAudiencesRequest(_message.Message):
-    """See CompareAudiences."""
+    """The audiences to compare."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -436,12 +478,17 @@ class CompareAudiencesRequest(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     AT_LEAST_FIELD_NUMBER: _builtins.int
     at_least: _builtins.str
+    """Revision of an earlier write. The read includes that write or fails with DEADLINE_EXCEEDED. Empty = the newest
+    state at hand.
+    """
     @_builtins.property
     def audiences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Required. 2-5 audiences of one account."""
+        """Required. Names of 2-5 audiences of one account."""
 
     @_builtins.property
-    def as_of(self) -> _timestamp_pb2.Timestamp: ...
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Instant that relative windows refer to. Unset = now."""
+
     def __init__(
         self,
         *,
@@ -459,15 +506,18 @@ Global___CompareAudiencesRequest: _TypeAlias = CompareAudiencesRequest  # noqa: 
 
 @_typing.final
 class Intersection(_message.Message):
-    """Users in all of the named audiences (and perhaps others)."""
+    """Users who are in all of the named audiences. They may be in others too."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     AUDIENCES_FIELD_NUMBER: _builtins.int
     USERS_FIELD_NUMBER: _builtins.int
     users: _builtins.int
+    """Users who are in all of them."""
     @_builtins.property
-    def audiences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def audiences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the audiences."""
+
     def __init__(
         self,
         *,
@@ -484,7 +534,7 @@ Global___Intersection: _TypeAlias = Intersection  # noqa: Y015
 
 @_typing.final
 class CompareAudiencesResponse(_message.Message):
-    """See CompareAudiences."""
+    """The sizes of all intersections."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -492,10 +542,12 @@ class CompareAudiencesResponse(_message.Message):
     EVALUATION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def intersections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Intersection]:
-        """Every non-empty subset of the audiences asked for, single ones included."""
+        """One intersection for every non-empty subset of the requested audiences, single audiences included."""
 
     @_builtins.property
-    def evaluation(self) -> _audience_pb2.Evaluation: ...
+    def evaluation(self) -> _audience_pb2.Evaluation:
+        """Revision, instant and duration of the evaluation."""
+
     def __init__(
         self,
         *,
@@ -512,7 +564,7 @@ Global___CompareAudiencesResponse: _TypeAlias = CompareAudiencesResponse  # noqa
 
 @_typing.final
 class GetJourneyFunnelRequest(_message.Message):
-    """See GetJourneyFunnel."""
+    """The journey to show as a funnel."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -520,10 +572,15 @@ class GetJourneyFunnelRequest(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     AT_LEAST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. `accounts/{a}/journeys/{j}`."""
+    """Required. Name of the journey, `accounts/{a}/journeys/{j}`."""
     at_least: _builtins.str
+    """Revision of an earlier write. The read includes that write or fails with DEADLINE_EXCEEDED. Empty = the newest
+    state at hand.
+    """
     @_builtins.property
-    def as_of(self) -> _timestamp_pb2.Timestamp: ...
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Instant that relative windows refer to. Unset = now."""
+
     def __init__(
         self,
         *,
@@ -541,7 +598,7 @@ Global___GetJourneyFunnelRequest: _TypeAlias = GetJourneyFunnelRequest  # noqa: 
 
 @_typing.final
 class FunnelStep(_message.Message):
-    """A milestone's part in the funnel."""
+    """One milestone of a funnel."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -555,17 +612,23 @@ class FunnelStep(_message.Message):
     SPLIT_SHARE_FIELD_NUMBER: _builtins.int
     ACTIVATED_FIELD_NUMBER: _builtins.int
     milestone: _builtins.str
-    """The milestone's name, or its id in a preview."""
+    """Name of the milestone, or its id in a preview."""
     display_name: _builtins.str
+    """Display name of the milestone."""
     parent_milestone: _builtins.str
+    """Name of the parent, or its id in a preview. Empty = the start of the journey."""
     kind: _journey_pb2.MilestoneKind.ValueType
+    """Kind of the milestone."""
     audience: _builtins.str
+    """Name of the audience. Empty in a preview."""
     users: _builtins.int
+    """Users of the milestone."""
     parent_share: _builtins.float
-    """Share of the parent's users (or of the start), 0 to 1; 0 when there are none."""
+    """Share of the parent's users, or of the start, from 0 to 1. 0 when the parent is empty."""
     split_share: _builtins.float
-    """Share of the users of this milestone and its siblings, 0 to 1; 0 when there are none."""
+    """Share of the users of this milestone and its siblings, from 0 to 1. 0 when they are empty."""
     activated: _builtins.bool
+    """True while the audience has an ACTIVE connection."""
     def __init__(
         self,
         *,
@@ -589,7 +652,7 @@ Global___FunnelStep: _TypeAlias = FunnelStep  # noqa: Y015
 
 @_typing.final
 class GetJourneyFunnelResponse(_message.Message):
-    """See GetJourneyFunnel."""
+    """The funnel of a journey."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -598,15 +661,19 @@ class GetJourneyFunnelResponse(_message.Message):
     STEPS_FIELD_NUMBER: _builtins.int
     EVALUATION_FIELD_NUMBER: _builtins.int
     population: _builtins.int
-    """Users of the journey's start."""
+    """Users at the start of the journey."""
     @_builtins.property
-    def journey(self) -> _journey_pb2.Journey: ...
-    @_builtins.property
-    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___FunnelStep]:
-        """Parents before children, siblings in order."""
+    def journey(self) -> _journey_pb2.Journey:
+        """The journey."""
 
     @_builtins.property
-    def evaluation(self) -> _audience_pb2.Evaluation: ...
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___FunnelStep]:
+        """The milestones, parents before children and siblings in order."""
+
+    @_builtins.property
+    def evaluation(self) -> _audience_pb2.Evaluation:
+        """Revision, instant and duration of the evaluation."""
+
     def __init__(
         self,
         *,
@@ -635,13 +702,17 @@ class PreviewMilestone(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     CRITERIA_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Required; unique in the preview."""
+    """Required. Id of the milestone, unique in the preview."""
     parent: _builtins.str
-    """Id of another milestone of the preview; empty = the journey's start."""
+    """Id of the parent in the preview. Empty = the start of the journey."""
     display_name: _builtins.str
+    """Name to show."""
     kind: _journey_pb2.MilestoneKind.ValueType
+    """Kind of the milestone."""
     @_builtins.property
-    def criteria(self) -> _criteria_pb2.Criteria: ...
+    def criteria(self) -> _criteria_pb2.Criteria:
+        """Required for CRITERIA, absent for REMAINING_USERS."""
+
     def __init__(
         self,
         *,
@@ -661,7 +732,7 @@ Global___PreviewMilestone: _TypeAlias = PreviewMilestone  # noqa: Y015
 
 @_typing.final
 class PreviewJourneyRequest(_message.Message):
-    """See PreviewJourney."""
+    """The journey to preview."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -671,18 +742,23 @@ class PreviewJourneyRequest(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     AT_LEAST_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}`."""
+    """Required. Name of the account, `accounts/{a}`."""
     at_least: _builtins.str
+    """Revision of an earlier write. The read includes that write or fails with DEADLINE_EXCEEDED. Empty = the newest
+    state at hand.
+    """
     @_builtins.property
     def inputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """As in Journey."""
+        """Names of the inputs. Empty = all inputs of the account, as in Journey."""
 
     @_builtins.property
     def milestones(self) -> _containers.RepeatedCompositeFieldContainer[Global___PreviewMilestone]:
-        """Parents before children, siblings in order."""
+        """The milestones, parents before children and siblings in order."""
 
     @_builtins.property
-    def as_of(self) -> _timestamp_pb2.Timestamp: ...
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Instant that relative windows refer to. Unset = now."""
+
     def __init__(
         self,
         *,
@@ -702,7 +778,7 @@ Global___PreviewJourneyRequest: _TypeAlias = PreviewJourneyRequest  # noqa: Y015
 
 @_typing.final
 class PreviewJourneyResponse(_message.Message):
-    """See PreviewJourney."""
+    """The funnel of the previewed journey."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -711,12 +787,19 @@ class PreviewJourneyResponse(_message.Message):
     EVALUATION_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     population: _builtins.int
+    """Users at the start of the journey."""
     @_builtins.property
-    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___FunnelStep]: ...
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___FunnelStep]:
+        """The milestones in the order of the request."""
+
     @_builtins.property
-    def evaluation(self) -> _audience_pb2.Evaluation: ...
+    def evaluation(self) -> _audience_pb2.Evaluation:
+        """Revision, instant and duration of the evaluation."""
+
     @_builtins.property
-    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_journey_pb2.Warning]: ...
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_journey_pb2.Warning]:
+        """Possible mistakes in the criteria that did not fail the call."""
+
     def __init__(
         self,
         *,
@@ -735,7 +818,7 @@ Global___PreviewJourneyResponse: _TypeAlias = PreviewJourneyResponse  # noqa: Y0
 
 @_typing.final
 class ListAudienceSizesRequest(_message.Message):
-    """See ListAudienceSizes."""
+    """Which page of audience sizes to list."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -744,11 +827,13 @@ class ListAudienceSizesRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     INTERVAL_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}/audiences/{id}`."""
+    """Required. Name of the audience, `accounts/{a}/audiences/{id}`."""
     page_size: _builtins.int
-    """Default 50, at most 1,000."""
+    """Maximum results per page. 0 = 50; values over 1,000 are taken as 1,000."""
     page_token: _builtins.str
+    """`next_page_token` of the previous page. Parent and filters must not change. Empty = first page."""
     interval: Global___SizeInterval.ValueType
+    """Interval of the points."""
     def __init__(
         self,
         *,
@@ -767,7 +852,7 @@ Global___ListAudienceSizesRequest: _TypeAlias = ListAudienceSizesRequest  # noqa
 
 @_typing.final
 class AudienceSizePoint(_message.Message):
-    """A calculated audience's size at the end of an hour or day."""
+    """Size of a calculated audience at the end of an hour or day."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -776,8 +861,11 @@ class AudienceSizePoint(_message.Message):
     ADDED_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
     users: _builtins.int
+    """Users at the end of the interval."""
     added: _builtins.int
+    """Users who entered in the interval."""
     dropped: _builtins.int
+    """Users who exited in the interval."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Start of the hour or day."""
@@ -800,16 +888,17 @@ Global___AudienceSizePoint: _TypeAlias = AudienceSizePoint  # noqa: Y015
 
 @_typing.final
 class ListAudienceSizesResponse(_message.Message):
-    """See ListAudienceSizes."""
+    """One page of audience sizes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     AUDIENCE_SIZES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Token of the next page. Empty on the last page."""
     @_builtins.property
     def audience_sizes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AudienceSizePoint]:
-        """Latest first."""
+        """The points of this page, latest first."""
 
     def __init__(
         self,
@@ -827,7 +916,7 @@ Global___ListAudienceSizesResponse: _TypeAlias = ListAudienceSizesResponse  # no
 
 @_typing.final
 class CheckMembershipRequest(_message.Message):
-    """See CheckMembership."""
+    """The user and the audience to check."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -835,10 +924,13 @@ class CheckMembershipRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     AT_LEAST_FIELD_NUMBER: _builtins.int
     audience: _builtins.str
-    """Required. `accounts/{a}/audiences/{id}`."""
+    """Required. Name of the audience, `accounts/{a}/audiences/{id}`."""
     user_id: _builtins.str
-    """Required."""
+    """Required. Id of the user."""
     at_least: _builtins.str
+    """Revision of an earlier write. The read includes that write or fails with DEADLINE_EXCEEDED. Empty = the newest
+    state at hand.
+    """
     def __init__(
         self,
         *,
@@ -856,7 +948,7 @@ Global___CheckMembershipRequest: _TypeAlias = CheckMembershipRequest  # noqa: Y0
 
 @_typing.final
 class CheckMembershipResponse(_message.Message):
-    """See CheckMembership."""
+    """Whether the user is a member."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -864,10 +956,12 @@ class CheckMembershipResponse(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     member: _builtins.bool
+    """True when the user is in the audience."""
     revision: _builtins.str
+    """Revision of the data that the answer reflects."""
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
-        """The instant and data the answer holds for."""
+        """Instant of the evaluation."""
 
     def __init__(
         self,
@@ -886,7 +980,7 @@ Global___CheckMembershipResponse: _TypeAlias = CheckMembershipResponse  # noqa: 
 
 @_typing.final
 class BatchCheckMembershipRequest(_message.Message):
-    """See BatchCheckMembership."""
+    """The users and the audiences to check."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -895,14 +989,19 @@ class BatchCheckMembershipRequest(_message.Message):
     AUDIENCES_FIELD_NUMBER: _builtins.int
     AT_LEAST_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}`."""
+    """Required. Name of the account, `accounts/{a}`."""
     at_least: _builtins.str
+    """Revision of an earlier write. The read includes that write or fails with DEADLINE_EXCEEDED. Empty = the newest
+    state at hand.
+    """
     @_builtins.property
     def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """At most 10,000 pairs of a user and an audience together."""
+        """Ids of the users. At most 10,000 pairs of a user and an audience."""
 
     @_builtins.property
-    def audiences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def audiences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the audiences."""
+
     def __init__(
         self,
         *,
@@ -921,15 +1020,18 @@ Global___BatchCheckMembershipRequest: _TypeAlias = BatchCheckMembershipRequest  
 
 @_typing.final
 class UserMemberships(_message.Message):
-    """One user's answers, in the order of the audiences asked for."""
+    """Answers for one user."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     USER_ID_FIELD_NUMBER: _builtins.int
     STATUSES_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
+    """Id of the user."""
     @_builtins.property
-    def statuses(self) -> _containers.RepeatedScalarFieldContainer[Global___MembershipStatus.ValueType]: ...
+    def statuses(self) -> _containers.RepeatedScalarFieldContainer[Global___MembershipStatus.ValueType]:
+        """One status per requested audience, in the order of the request."""
+
     def __init__(
         self,
         *,
@@ -946,7 +1048,7 @@ Global___UserMemberships: _TypeAlias = UserMemberships  # noqa: Y015
 
 @_typing.final
 class BatchCheckMembershipResponse(_message.Message):
-    """See BatchCheckMembership."""
+    """The answers for all users."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -954,12 +1056,15 @@ class BatchCheckMembershipResponse(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
+    """Revision of the data that the answer reflects."""
     @_builtins.property
     def users(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserMemberships]:
-        """In the order of the users asked for."""
+        """One entry per requested user, in the order of the request."""
 
     @_builtins.property
-    def as_of(self) -> _timestamp_pb2.Timestamp: ...
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Instant of the evaluation."""
+
     def __init__(
         self,
         *,
@@ -977,7 +1082,7 @@ Global___BatchCheckMembershipResponse: _TypeAlias = BatchCheckMembershipResponse
 
 @_typing.final
 class ListUserAudiencesRequest(_message.Message):
-    """See ListUserAudiences."""
+    """Which page of user audiences to list."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -987,13 +1092,17 @@ class ListUserAudiencesRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     AT_LEAST_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}`."""
+    """Required. Name of the account, `accounts/{a}`."""
     user_id: _builtins.str
-    """Required."""
+    """Required. Id of the user."""
     page_size: _builtins.int
-    """Default 50, at most 1,000."""
+    """Maximum results per page. 0 = 50; values over 1,000 are taken as 1,000."""
     page_token: _builtins.str
+    """`next_page_token` of the previous page. Parent and filters must not change. Empty = first page."""
     at_least: _builtins.str
+    """Revision of an earlier write. The read includes that write or fails with DEADLINE_EXCEEDED. Empty = the newest
+    state at hand.
+    """
     def __init__(
         self,
         *,
@@ -1013,7 +1122,7 @@ Global___ListUserAudiencesRequest: _TypeAlias = ListUserAudiencesRequest  # noqa
 
 @_typing.final
 class ListUserAudiencesResponse(_message.Message):
-    """See ListUserAudiences."""
+    """One page of user audiences."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1022,13 +1131,17 @@ class ListUserAudiencesResponse(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Token of the next page. Empty on the last page."""
     revision: _builtins.str
+    """Revision of the data that the answer reflects."""
     @_builtins.property
     def audiences(self) -> _containers.RepeatedCompositeFieldContainer[_audience_pb2.Audience]:
-        """In order of name, without sizes."""
+        """The audiences of this page in order of name, without sizes."""
 
     @_builtins.property
-    def as_of(self) -> _timestamp_pb2.Timestamp: ...
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Instant of the evaluation."""
+
     def __init__(
         self,
         *,
@@ -1047,7 +1160,7 @@ Global___ListUserAudiencesResponse: _TypeAlias = ListUserAudiencesResponse  # no
 
 @_typing.final
 class ListMembersRequest(_message.Message):
-    """See ListMembers."""
+    """Which page of members to list."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1057,15 +1170,18 @@ class ListMembersRequest(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     AT_LEAST_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. A milestone or an audience."""
+    """Required. Name of a milestone or an audience."""
     page_size: _builtins.int
-    """Default 50, at most 1,000."""
+    """Maximum results per page. 0 = 50; values over 1,000 are taken as 1,000."""
     page_token: _builtins.str
-    """Pages of one walk are evaluated at the instant of its first page."""
+    """`next_page_token` of the previous page. All pages are evaluated at the instant of the first page."""
     at_least: _builtins.str
+    """Revision of an earlier write. The read includes that write or fails with DEADLINE_EXCEEDED. Empty = the newest
+    state at hand.
+    """
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
-        """The instant that relative windows refer to; default now."""
+        """Instant that relative windows refer to. Unset = now."""
 
     def __init__(
         self,
@@ -1086,7 +1202,7 @@ Global___ListMembersRequest: _TypeAlias = ListMembersRequest  # noqa: Y015
 
 @_typing.final
 class ListMembersResponse(_message.Message):
-    """See ListMembers."""
+    """One page of members."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1095,11 +1211,17 @@ class ListMembersResponse(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Token of the next page. Empty on the last page."""
     revision: _builtins.str
+    """Revision of the data that the answer reflects."""
     @_builtins.property
-    def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the members on this page."""
+
     @_builtins.property
-    def as_of(self) -> _timestamp_pb2.Timestamp: ...
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Instant of the evaluation."""
+
     def __init__(
         self,
         *,
@@ -1118,7 +1240,7 @@ Global___ListMembersResponse: _TypeAlias = ListMembersResponse  # noqa: Y015
 
 @_typing.final
 class ExportMembersRequest(_message.Message):
-    """See ExportMembers."""
+    """The audience to export."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1126,10 +1248,15 @@ class ExportMembersRequest(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     AT_LEAST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. A milestone or an audience."""
+    """Required. Name of a milestone or an audience."""
     at_least: _builtins.str
+    """Revision of an earlier write. The read includes that write or fails with DEADLINE_EXCEEDED. Empty = the newest
+    state at hand.
+    """
     @_builtins.property
-    def as_of(self) -> _timestamp_pb2.Timestamp: ...
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Instant that relative windows refer to. Unset = now."""
+
     def __init__(
         self,
         *,
@@ -1147,7 +1274,7 @@ Global___ExportMembersRequest: _TypeAlias = ExportMembersRequest  # noqa: Y015
 
 @_typing.final
 class ExportMembersResponse(_message.Message):
-    """See ExportMembers."""
+    """One part of the export."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1155,10 +1282,15 @@ class ExportMembersResponse(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
+    """Revision of the data that the answer reflects."""
     @_builtins.property
-    def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the members in this part."""
+
     @_builtins.property
-    def as_of(self) -> _timestamp_pb2.Timestamp: ...
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Instant of the evaluation."""
+
     def __init__(
         self,
         *,
@@ -1176,7 +1308,7 @@ Global___ExportMembersResponse: _TypeAlias = ExportMembersResponse  # noqa: Y015
 
 @_typing.final
 class WatchMembershipRequest(_message.Message):
-    """See WatchMembership."""
+    """The audience to watch and where to start."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1185,14 +1317,18 @@ class WatchMembershipRequest(_message.Message):
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     PROGRESS_INTERVAL_FIELD_NUMBER: _builtins.int
     audience: _builtins.str
-    """Required. `accounts/{a}/audiences/{id}`; its membership must be calculated (it or a descendant is activated)."""
+    """Required. Name of the audience, `accounts/{a}/audiences/{id}`. It must be calculated: it or a descendant is
+    activated.
+    """
     cursor: _builtins.int
-    """Changes after this one; 0 = from the first still stored. An expired cursor is OUT_OF_RANGE and names the oldest."""
+    """Sends the changes after this sequence number. 0 = from the oldest change stored. An expired cursor fails with
+    OUT_OF_RANGE, and the error names the oldest valid one.
+    """
     snapshot: _builtins.bool
-    """First every present member as entered, then changes."""
+    """Sends every current member first, then changes. Must be true."""
     @_builtins.property
     def progress_interval(self) -> _duration_pb2.Duration:
-        """How often a progress mark comes when nothing changes; unset = 5 s."""
+        """Interval between progress marks while nothing changes. At least 0.1 s; unset = 5 s."""
 
     def __init__(
         self,
@@ -1214,7 +1350,7 @@ Global___WatchMembershipRequest: _TypeAlias = WatchMembershipRequest  # noqa: Y0
 
 @_typing.final
 class WatchMembershipResponse(_message.Message):
-    """See WatchMembership."""
+    """One message of the stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1223,7 +1359,7 @@ class WatchMembershipResponse(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def snapshot(self) -> Global___MembershipSnapshot:
-        """Present members; several of these may come, only after `snapshot`. Go on from the cursor of the mark that follows."""
+        """Some of the current members. Only after `snapshot` was requested. Resume from the progress mark that follows."""
 
     @_builtins.property
     def changes(self) -> Global___MembershipChanges:
@@ -1252,13 +1388,15 @@ Global___WatchMembershipResponse: _TypeAlias = WatchMembershipResponse  # noqa: 
 
 @_typing.final
 class MembershipSnapshot(_message.Message):
-    """A part of the present members."""
+    """Some of the current members."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     USER_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the members."""
+
     def __init__(
         self,
         *,
@@ -1274,13 +1412,15 @@ Global___MembershipSnapshot: _TypeAlias = MembershipSnapshot  # noqa: Y015
 
 @_typing.final
 class MembershipChanges(_message.Message):
-    """Some changes, in order."""
+    """Changes of an audience, in order of sequence."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CHANGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def changes(self) -> _containers.RepeatedCompositeFieldContainer[_audience_pb2.MembershipChange]: ...
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[_audience_pb2.MembershipChange]:
+        """The changes."""
+
     def __init__(
         self,
         *,
@@ -1296,16 +1436,18 @@ Global___MembershipChanges: _TypeAlias = MembershipChanges  # noqa: Y015
 
 @_typing.final
 class ProgressMark(_message.Message):
-    """Everything up to here has been sent."""
+    """Everything up to this cursor has been sent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CURSOR_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     cursor: _builtins.int
-    """Resume with this."""
+    """Cursor to resume from."""
     @_builtins.property
-    def as_of(self) -> _timestamp_pb2.Timestamp: ...
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Instant of the evaluation."""
+
     def __init__(
         self,
         *,
@@ -1322,7 +1464,7 @@ Global___ProgressMark: _TypeAlias = ProgressMark  # noqa: Y015
 
 @_typing.final
 class ExplainMembershipRequest(_message.Message):
-    """See ExplainMembership."""
+    """The user and the audience to explain."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1331,12 +1473,17 @@ class ExplainMembershipRequest(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     AT_LEAST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. A milestone or an audience."""
+    """Required. Name of a milestone or an audience."""
     user_id: _builtins.str
-    """Required."""
+    """Required. Id of the user."""
     at_least: _builtins.str
+    """Revision of an earlier write. The read includes that write or fails with DEADLINE_EXCEEDED. Empty = the newest
+    state at hand.
+    """
     @_builtins.property
-    def as_of(self) -> _timestamp_pb2.Timestamp: ...
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Instant that relative windows refer to. Unset = now."""
+
     def __init__(
         self,
         *,
@@ -1355,7 +1502,7 @@ Global___ExplainMembershipRequest: _TypeAlias = ExplainMembershipRequest  # noqa
 
 @_typing.final
 class CriterionVerdict(_message.Message):
-    """A node of the criteria as it stands for one user."""
+    """One criterion evaluated for one user."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1367,17 +1514,21 @@ class CriterionVerdict(_message.Message):
     SEEN_FIELD_NUMBER: _builtins.int
     CHILDREN_FIELD_NUMBER: _builtins.int
     path: _builtins.str
-    """Path, for example `criteria.all_of.criteria[1]`."""
+    """Path of the criterion, for example `criteria.all_of.criteria[1]`."""
     label: _builtins.str
+    """Label of the criterion."""
     description: _builtins.str
-    """In words, for example `event "buy" count > 0 in the last 30 days`."""
+    """Description, for example `event "buy" count > 0 in the last 30 days`."""
     true_for_user: _builtins.bool
+    """True when the criterion matches the user."""
     decisive: _builtins.bool
-    """The answer of its parent would change with this one."""
+    """True when the parent's result would change with this one."""
     seen: _builtins.str
-    """What was seen: the attribute's value, the aggregate's number."""
+    """The user's value: of the attribute, or of the aggregate."""
     @_builtins.property
-    def children(self) -> _containers.RepeatedCompositeFieldContainer[Global___CriterionVerdict]: ...
+    def children(self) -> _containers.RepeatedCompositeFieldContainer[Global___CriterionVerdict]:
+        """The child criteria."""
+
     def __init__(
         self,
         *,
@@ -1399,7 +1550,7 @@ Global___CriterionVerdict: _TypeAlias = CriterionVerdict  # noqa: Y015
 
 @_typing.final
 class MilestoneVerdict(_message.Message):
-    """A milestone on the way from the start to the one asked for."""
+    """One milestone on the path from the start to the requested one."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1408,13 +1559,14 @@ class MilestoneVerdict(_message.Message):
     TAKEN_BY_FIELD_NUMBER: _builtins.int
     CRITERIA_FIELD_NUMBER: _builtins.int
     milestone: _builtins.str
+    """Name of the milestone."""
     member: _builtins.bool
-    """The user is in this milestone's audience."""
+    """True when the user is in the audience of the milestone."""
     taken_by: _builtins.str
-    """An earlier sibling that took the user, if one did."""
+    """Name of the earlier sibling that took the user. Empty when none did."""
     @_builtins.property
     def criteria(self) -> Global___CriterionVerdict:
-        """Unset for remaining users."""
+        """The criteria of the milestone. Unset for remaining users."""
 
     def __init__(
         self,
@@ -1434,7 +1586,7 @@ Global___MilestoneVerdict: _TypeAlias = MilestoneVerdict  # noqa: Y015
 
 @_typing.final
 class ExplainMembershipResponse(_message.Message):
-    """See ExplainMembership."""
+    """Why the user is or is not a member."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1443,14 +1595,17 @@ class ExplainMembershipResponse(_message.Message):
     MILESTONES_FIELD_NUMBER: _builtins.int
     EVALUATION_FIELD_NUMBER: _builtins.int
     member: _builtins.bool
+    """True when the user is in the audience."""
     in_journey: _builtins.bool
-    """False when the user came through none of the journey's inputs (or is unknown)."""
+    """False when the user is unknown or has no data from the journey's inputs."""
     @_builtins.property
     def milestones(self) -> _containers.RepeatedCompositeFieldContainer[Global___MilestoneVerdict]:
-        """From the start down to the milestone asked for."""
+        """The milestones from the start down to the requested one."""
 
     @_builtins.property
-    def evaluation(self) -> _audience_pb2.Evaluation: ...
+    def evaluation(self) -> _audience_pb2.Evaluation:
+        """Revision, instant and duration of the evaluation."""
+
     def __init__(
         self,
         *,
@@ -1469,7 +1624,7 @@ Global___ExplainMembershipResponse: _TypeAlias = ExplainMembershipResponse  # no
 
 @_typing.final
 class ExplainAudienceRequest(_message.Message):
-    """See ExplainAudience."""
+    """The milestone to explain."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1478,12 +1633,19 @@ class ExplainAudienceRequest(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     AT_LEAST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """A milestone or an audience."""
+    """Name of a milestone or an audience."""
     at_least: _builtins.str
+    """Revision of an earlier write. The read includes that write or fails with DEADLINE_EXCEEDED. Empty = the newest
+    state at hand.
+    """
     @_builtins.property
-    def draft(self) -> Global___MilestoneDraft: ...
+    def draft(self) -> Global___MilestoneDraft:
+        """A milestone that is not saved."""
+
     @_builtins.property
-    def as_of(self) -> _timestamp_pb2.Timestamp: ...
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Instant that relative windows refer to. Unset = now."""
+
     def __init__(
         self,
         *,
@@ -1504,7 +1666,7 @@ Global___ExplainAudienceRequest: _TypeAlias = ExplainAudienceRequest  # noqa: Y0
 
 @_typing.final
 class PlanStep(_message.Message):
-    """A step of the compiled plan."""
+    """One step of a query plan."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1517,20 +1679,25 @@ class PlanStep(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     LOOKED_AT_FIELD_NUMBER: _builtins.int
     index: _builtins.int
-    """Its index; operands name earlier steps."""
+    """Index of the step. Operands refer to earlier steps by it."""
     operator: _builtins.str
-    """For example `intersect`, `event`."""
+    """Operator, for example `intersect` or `event`."""
     description: _builtins.str
+    """Description of the step."""
     users: _builtins.int
-    """Users in its set."""
+    """Users in the result of the step."""
     source: _builtins.str
-    """How it was answered: `index`, `column`, `scan`, `set`, `stored` or `cached`."""
+    """Access path: `index`, `column`, `scan`, `set`, `stored` or `cached`."""
     looked_at: _builtins.int
-    """Rows or values looked at."""
+    """Rows or values read."""
     @_builtins.property
-    def operands(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def operands(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Indexes of the steps that this one combines."""
+
     @_builtins.property
-    def elapsed(self) -> _duration_pb2.Duration: ...
+    def elapsed(self) -> _duration_pb2.Duration:
+        """Duration of the step."""
+
     def __init__(
         self,
         *,
@@ -1553,7 +1720,7 @@ Global___PlanStep: _TypeAlias = PlanStep  # noqa: Y015
 
 @_typing.final
 class ExplainAudienceResponse(_message.Message):
-    """See ExplainAudience."""
+    """The query plan."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1562,13 +1729,17 @@ class ExplainAudienceResponse(_message.Message):
     PLAN_DIGEST_FIELD_NUMBER: _builtins.int
     EVALUATION_FIELD_NUMBER: _builtins.int
     root: _builtins.int
-    """The step that is the milestone's set."""
+    """Index of the step whose result is the milestone."""
     plan_digest: _builtins.str
-    """XXH3-128 of the plan, in hex."""
+    """XXH3-128 of the plan in hex. Equal plans have equal digests."""
     @_builtins.property
-    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanStep]: ...
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanStep]:
+        """The steps in order of execution."""
+
     @_builtins.property
-    def evaluation(self) -> _audience_pb2.Evaluation: ...
+    def evaluation(self) -> _audience_pb2.Evaluation:
+        """Revision, instant and duration of the evaluation."""
+
     def __init__(
         self,
         *,

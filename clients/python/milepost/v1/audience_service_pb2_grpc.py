@@ -26,9 +26,10 @@ if _version_not_supported:
 
 
 class AudienceServiceStub:
-    """Sizes and membership. One evaluator stands behind every method: estimate, count, check, activation and export never disagree.
+    """Sizes and membership of audiences. All methods share one evaluator, so estimates, counts, checks, activation and
+    exports agree.
 
-    Reads take `at_least`, a revision that some write answered: they see that write, or fail with DEADLINE_EXCEEDED; never older.
+    Reads accept `at_least`, a revision of an earlier write. They include that write or fail with DEADLINE_EXCEEDED.
     """
 
     def __init__(self, channel):
@@ -125,125 +126,127 @@ class AudienceServiceStub:
 
 
 class AudienceServiceServicer:
-    """Sizes and membership. One evaluator stands behind every method: estimate, count, check, activation and export never disagree.
+    """Sizes and membership of audiences. All methods share one evaluator, so estimates, counts, checks, activation and
+    exports agree.
 
-    Reads take `at_least`, a revision that some write answered: they see that write, or fail with DEADLINE_EXCEEDED; never older.
+    Reads accept `at_least`, a revision of an earlier write. They include that write or fail with DEADLINE_EXCEEDED.
     """
 
     def GetAudience(self, request, context):
-        """Gets an audience with the one size to show.
+        """Gets an audience with the size to show. NOT_FOUND when it does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAudiences(self, request, context):
-        """Lists audiences, without sizes.
+        """Lists audiences without sizes, in order of name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateAudience(self, request, context):
-        """Changes the external name.
+        """Updates the external name. ABORTED when the etag does not match.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EstimateAudience(self, request, context):
-        """The size of a milestone, saved or draft, and of each labelled criterion by itself, at once.
+        """Estimates the size of a saved or draft milestone and of each of its labelled criteria.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CountAudience(self, request, context):
-        """The exact size, now.
+        """Counts the users of a milestone or audience exactly.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CompareAudiences(self, request, context):
-        """The exact size of every intersection of 2-5 audiences.
+        """Counts every intersection of 2-5 audiences exactly.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetJourneyFunnel(self, request, context):
-        """Each milestone's size and its share of its parent.
+        """Returns the size of each milestone and its share of its parent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PreviewJourney(self, request, context):
-        """The funnel of a journey that is not saved.
+        """Returns the funnel of a journey that is not saved.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAudienceSizes(self, request, context):
-        """How a calculated audience's size went, by hour or day.
+        """Lists past sizes of a calculated audience by hour or day, latest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CheckMembership(self, request, context):
-        """Is this user in?
+        """Checks whether a user is in an audience.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchCheckMembership(self, request, context):
-        """Many users in many audiences, one answer each.
+        """Checks several users against several audiences.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListUserAudiences(self, request, context):
-        """The audiences a user is in.
+        """Lists the audiences of a user.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListMembers(self, request, context):
-        """The users in an audience, in pages.
+        """Lists the members of an audience in pages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExportMembers(self, request, context):
-        """The users in an audience, as a stream.
+        """Streams the members of an audience.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchMembership(self, request, context):
-        """A calculated audience's changes from a cursor on, with progress marks; resumable.
+        """Streams the changes of a calculated audience from a cursor, with progress marks. Resumable. OUT_OF_RANGE when the
+        cursor has expired.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExplainMembership(self, request, context):
-        """Which criterion lets the user in or keeps it out.
+        """Explains which criterion includes or excludes a user.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExplainAudience(self, request, context):
-        """The compiled plan, with each step's users and time.
+        """Returns the compiled query plan with the users and the time of each step.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -346,9 +349,10 @@ def add_AudienceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AudienceService:
-    """Sizes and membership. One evaluator stands behind every method: estimate, count, check, activation and export never disagree.
+    """Sizes and membership of audiences. All methods share one evaluator, so estimates, counts, checks, activation and
+    exports agree.
 
-    Reads take `at_least`, a revision that some write answered: they see that write, or fail with DEADLINE_EXCEEDED; never older.
+    Reads accept `at_least`, a revision of an earlier write. They include that write or fail with DEADLINE_EXCEEDED.
     """
 
     @staticmethod

@@ -27,9 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AudienceServiceStub:
-    """Sizes and membership. One evaluator stands behind every method: estimate, count, check, activation and export never disagree.
+    """Sizes and membership of audiences. All methods share one evaluator, so estimates, counts, checks, activation and
+    exports agree.
 
-    Reads take `at_least`, a revision that some write answered: they see that write, or fail with DEADLINE_EXCEEDED; never older.
+    Reads accept `at_least`, a revision of an earlier write. They include that write or fail with DEADLINE_EXCEEDED.
     """
 
     @_typing.overload
@@ -37,87 +38,93 @@ class AudienceServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AudienceServiceAsyncStub: ...
     GetAudience: _grpc.UnaryUnaryMultiCallable[_audience_service_pb2.GetAudienceRequest, _audience_service_pb2.GetAudienceResponse]
-    """Gets an audience with the one size to show."""
+    """Gets an audience with the size to show. NOT_FOUND when it does not exist."""
     ListAudiences: _grpc.UnaryUnaryMultiCallable[_audience_service_pb2.ListAudiencesRequest, _audience_service_pb2.ListAudiencesResponse]
-    """Lists audiences, without sizes."""
+    """Lists audiences without sizes, in order of name."""
     UpdateAudience: _grpc.UnaryUnaryMultiCallable[_audience_service_pb2.UpdateAudienceRequest, _audience_service_pb2.UpdateAudienceResponse]
-    """Changes the external name."""
+    """Updates the external name. ABORTED when the etag does not match."""
     EstimateAudience: _grpc.UnaryUnaryMultiCallable[_audience_service_pb2.EstimateAudienceRequest, _audience_service_pb2.EstimateAudienceResponse]
-    """The size of a milestone, saved or draft, and of each labelled criterion by itself, at once."""
+    """Estimates the size of a saved or draft milestone and of each of its labelled criteria."""
     CountAudience: _grpc.UnaryUnaryMultiCallable[_audience_service_pb2.CountAudienceRequest, _audience_service_pb2.CountAudienceResponse]
-    """The exact size, now."""
+    """Counts the users of a milestone or audience exactly."""
     CompareAudiences: _grpc.UnaryUnaryMultiCallable[_audience_service_pb2.CompareAudiencesRequest, _audience_service_pb2.CompareAudiencesResponse]
-    """The exact size of every intersection of 2-5 audiences."""
+    """Counts every intersection of 2-5 audiences exactly."""
     GetJourneyFunnel: _grpc.UnaryUnaryMultiCallable[_audience_service_pb2.GetJourneyFunnelRequest, _audience_service_pb2.GetJourneyFunnelResponse]
-    """Each milestone's size and its share of its parent."""
+    """Returns the size of each milestone and its share of its parent."""
     PreviewJourney: _grpc.UnaryUnaryMultiCallable[_audience_service_pb2.PreviewJourneyRequest, _audience_service_pb2.PreviewJourneyResponse]
-    """The funnel of a journey that is not saved."""
+    """Returns the funnel of a journey that is not saved."""
     ListAudienceSizes: _grpc.UnaryUnaryMultiCallable[_audience_service_pb2.ListAudienceSizesRequest, _audience_service_pb2.ListAudienceSizesResponse]
-    """How a calculated audience's size went, by hour or day."""
+    """Lists past sizes of a calculated audience by hour or day, latest first."""
     CheckMembership: _grpc.UnaryUnaryMultiCallable[_audience_service_pb2.CheckMembershipRequest, _audience_service_pb2.CheckMembershipResponse]
-    """Is this user in?"""
+    """Checks whether a user is in an audience."""
     BatchCheckMembership: _grpc.UnaryUnaryMultiCallable[_audience_service_pb2.BatchCheckMembershipRequest, _audience_service_pb2.BatchCheckMembershipResponse]
-    """Many users in many audiences, one answer each."""
+    """Checks several users against several audiences."""
     ListUserAudiences: _grpc.UnaryUnaryMultiCallable[_audience_service_pb2.ListUserAudiencesRequest, _audience_service_pb2.ListUserAudiencesResponse]
-    """The audiences a user is in."""
+    """Lists the audiences of a user."""
     ListMembers: _grpc.UnaryUnaryMultiCallable[_audience_service_pb2.ListMembersRequest, _audience_service_pb2.ListMembersResponse]
-    """The users in an audience, in pages."""
+    """Lists the members of an audience in pages."""
     ExportMembers: _grpc.UnaryStreamMultiCallable[_audience_service_pb2.ExportMembersRequest, _audience_service_pb2.ExportMembersResponse]
-    """The users in an audience, as a stream."""
+    """Streams the members of an audience."""
     WatchMembership: _grpc.UnaryStreamMultiCallable[_audience_service_pb2.WatchMembershipRequest, _audience_service_pb2.WatchMembershipResponse]
-    """A calculated audience's changes from a cursor on, with progress marks; resumable."""
+    """Streams the changes of a calculated audience from a cursor, with progress marks. Resumable. OUT_OF_RANGE when the
+    cursor has expired.
+    """
     ExplainMembership: _grpc.UnaryUnaryMultiCallable[_audience_service_pb2.ExplainMembershipRequest, _audience_service_pb2.ExplainMembershipResponse]
-    """Which criterion lets the user in or keeps it out."""
+    """Explains which criterion includes or excludes a user."""
     ExplainAudience: _grpc.UnaryUnaryMultiCallable[_audience_service_pb2.ExplainAudienceRequest, _audience_service_pb2.ExplainAudienceResponse]
-    """The compiled plan, with each step's users and time."""
+    """Returns the compiled query plan with the users and the time of each step."""
 
 @_typing.type_check_only
 class AudienceServiceAsyncStub(AudienceServiceStub):
-    """Sizes and membership. One evaluator stands behind every method: estimate, count, check, activation and export never disagree.
+    """Sizes and membership of audiences. All methods share one evaluator, so estimates, counts, checks, activation and
+    exports agree.
 
-    Reads take `at_least`, a revision that some write answered: they see that write, or fail with DEADLINE_EXCEEDED; never older.
+    Reads accept `at_least`, a revision of an earlier write. They include that write or fail with DEADLINE_EXCEEDED.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetAudience: _aio.UnaryUnaryMultiCallable[_audience_service_pb2.GetAudienceRequest, _audience_service_pb2.GetAudienceResponse]  # type: ignore[assignment]
-    """Gets an audience with the one size to show."""
+    """Gets an audience with the size to show. NOT_FOUND when it does not exist."""
     ListAudiences: _aio.UnaryUnaryMultiCallable[_audience_service_pb2.ListAudiencesRequest, _audience_service_pb2.ListAudiencesResponse]  # type: ignore[assignment]
-    """Lists audiences, without sizes."""
+    """Lists audiences without sizes, in order of name."""
     UpdateAudience: _aio.UnaryUnaryMultiCallable[_audience_service_pb2.UpdateAudienceRequest, _audience_service_pb2.UpdateAudienceResponse]  # type: ignore[assignment]
-    """Changes the external name."""
+    """Updates the external name. ABORTED when the etag does not match."""
     EstimateAudience: _aio.UnaryUnaryMultiCallable[_audience_service_pb2.EstimateAudienceRequest, _audience_service_pb2.EstimateAudienceResponse]  # type: ignore[assignment]
-    """The size of a milestone, saved or draft, and of each labelled criterion by itself, at once."""
+    """Estimates the size of a saved or draft milestone and of each of its labelled criteria."""
     CountAudience: _aio.UnaryUnaryMultiCallable[_audience_service_pb2.CountAudienceRequest, _audience_service_pb2.CountAudienceResponse]  # type: ignore[assignment]
-    """The exact size, now."""
+    """Counts the users of a milestone or audience exactly."""
     CompareAudiences: _aio.UnaryUnaryMultiCallable[_audience_service_pb2.CompareAudiencesRequest, _audience_service_pb2.CompareAudiencesResponse]  # type: ignore[assignment]
-    """The exact size of every intersection of 2-5 audiences."""
+    """Counts every intersection of 2-5 audiences exactly."""
     GetJourneyFunnel: _aio.UnaryUnaryMultiCallable[_audience_service_pb2.GetJourneyFunnelRequest, _audience_service_pb2.GetJourneyFunnelResponse]  # type: ignore[assignment]
-    """Each milestone's size and its share of its parent."""
+    """Returns the size of each milestone and its share of its parent."""
     PreviewJourney: _aio.UnaryUnaryMultiCallable[_audience_service_pb2.PreviewJourneyRequest, _audience_service_pb2.PreviewJourneyResponse]  # type: ignore[assignment]
-    """The funnel of a journey that is not saved."""
+    """Returns the funnel of a journey that is not saved."""
     ListAudienceSizes: _aio.UnaryUnaryMultiCallable[_audience_service_pb2.ListAudienceSizesRequest, _audience_service_pb2.ListAudienceSizesResponse]  # type: ignore[assignment]
-    """How a calculated audience's size went, by hour or day."""
+    """Lists past sizes of a calculated audience by hour or day, latest first."""
     CheckMembership: _aio.UnaryUnaryMultiCallable[_audience_service_pb2.CheckMembershipRequest, _audience_service_pb2.CheckMembershipResponse]  # type: ignore[assignment]
-    """Is this user in?"""
+    """Checks whether a user is in an audience."""
     BatchCheckMembership: _aio.UnaryUnaryMultiCallable[_audience_service_pb2.BatchCheckMembershipRequest, _audience_service_pb2.BatchCheckMembershipResponse]  # type: ignore[assignment]
-    """Many users in many audiences, one answer each."""
+    """Checks several users against several audiences."""
     ListUserAudiences: _aio.UnaryUnaryMultiCallable[_audience_service_pb2.ListUserAudiencesRequest, _audience_service_pb2.ListUserAudiencesResponse]  # type: ignore[assignment]
-    """The audiences a user is in."""
+    """Lists the audiences of a user."""
     ListMembers: _aio.UnaryUnaryMultiCallable[_audience_service_pb2.ListMembersRequest, _audience_service_pb2.ListMembersResponse]  # type: ignore[assignment]
-    """The users in an audience, in pages."""
+    """Lists the members of an audience in pages."""
     ExportMembers: _aio.UnaryStreamMultiCallable[_audience_service_pb2.ExportMembersRequest, _audience_service_pb2.ExportMembersResponse]  # type: ignore[assignment]
-    """The users in an audience, as a stream."""
+    """Streams the members of an audience."""
     WatchMembership: _aio.UnaryStreamMultiCallable[_audience_service_pb2.WatchMembershipRequest, _audience_service_pb2.WatchMembershipResponse]  # type: ignore[assignment]
-    """A calculated audience's changes from a cursor on, with progress marks; resumable."""
+    """Streams the changes of a calculated audience from a cursor, with progress marks. Resumable. OUT_OF_RANGE when the
+    cursor has expired.
+    """
     ExplainMembership: _aio.UnaryUnaryMultiCallable[_audience_service_pb2.ExplainMembershipRequest, _audience_service_pb2.ExplainMembershipResponse]  # type: ignore[assignment]
-    """Which criterion lets the user in or keeps it out."""
+    """Explains which criterion includes or excludes a user."""
     ExplainAudience: _aio.UnaryUnaryMultiCallable[_audience_service_pb2.ExplainAudienceRequest, _audience_service_pb2.ExplainAudienceResponse]  # type: ignore[assignment]
-    """The compiled plan, with each step's users and time."""
+    """Returns the compiled query plan with the users and the time of each step."""
 
 class AudienceServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Sizes and membership. One evaluator stands behind every method: estimate, count, check, activation and export never disagree.
+    """Sizes and membership of audiences. All methods share one evaluator, so estimates, counts, checks, activation and
+    exports agree.
 
-    Reads take `at_least`, a revision that some write answered: they see that write, or fail with DEADLINE_EXCEEDED; never older.
+    Reads accept `at_least`, a revision of an earlier write. They include that write or fail with DEADLINE_EXCEEDED.
     """
 
     @_abc_1.abstractmethod
@@ -126,7 +133,7 @@ class AudienceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audience_service_pb2.GetAudienceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audience_service_pb2.GetAudienceResponse, _abc.Awaitable[_audience_service_pb2.GetAudienceResponse]]:
-        """Gets an audience with the one size to show."""
+        """Gets an audience with the size to show. NOT_FOUND when it does not exist."""
 
     @_abc_1.abstractmethod
     def ListAudiences(
@@ -134,7 +141,7 @@ class AudienceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audience_service_pb2.ListAudiencesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audience_service_pb2.ListAudiencesResponse, _abc.Awaitable[_audience_service_pb2.ListAudiencesResponse]]:
-        """Lists audiences, without sizes."""
+        """Lists audiences without sizes, in order of name."""
 
     @_abc_1.abstractmethod
     def UpdateAudience(
@@ -142,7 +149,7 @@ class AudienceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audience_service_pb2.UpdateAudienceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audience_service_pb2.UpdateAudienceResponse, _abc.Awaitable[_audience_service_pb2.UpdateAudienceResponse]]:
-        """Changes the external name."""
+        """Updates the external name. ABORTED when the etag does not match."""
 
     @_abc_1.abstractmethod
     def EstimateAudience(
@@ -150,7 +157,7 @@ class AudienceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audience_service_pb2.EstimateAudienceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audience_service_pb2.EstimateAudienceResponse, _abc.Awaitable[_audience_service_pb2.EstimateAudienceResponse]]:
-        """The size of a milestone, saved or draft, and of each labelled criterion by itself, at once."""
+        """Estimates the size of a saved or draft milestone and of each of its labelled criteria."""
 
     @_abc_1.abstractmethod
     def CountAudience(
@@ -158,7 +165,7 @@ class AudienceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audience_service_pb2.CountAudienceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audience_service_pb2.CountAudienceResponse, _abc.Awaitable[_audience_service_pb2.CountAudienceResponse]]:
-        """The exact size, now."""
+        """Counts the users of a milestone or audience exactly."""
 
     @_abc_1.abstractmethod
     def CompareAudiences(
@@ -166,7 +173,7 @@ class AudienceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audience_service_pb2.CompareAudiencesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audience_service_pb2.CompareAudiencesResponse, _abc.Awaitable[_audience_service_pb2.CompareAudiencesResponse]]:
-        """The exact size of every intersection of 2-5 audiences."""
+        """Counts every intersection of 2-5 audiences exactly."""
 
     @_abc_1.abstractmethod
     def GetJourneyFunnel(
@@ -174,7 +181,7 @@ class AudienceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audience_service_pb2.GetJourneyFunnelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audience_service_pb2.GetJourneyFunnelResponse, _abc.Awaitable[_audience_service_pb2.GetJourneyFunnelResponse]]:
-        """Each milestone's size and its share of its parent."""
+        """Returns the size of each milestone and its share of its parent."""
 
     @_abc_1.abstractmethod
     def PreviewJourney(
@@ -182,7 +189,7 @@ class AudienceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audience_service_pb2.PreviewJourneyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audience_service_pb2.PreviewJourneyResponse, _abc.Awaitable[_audience_service_pb2.PreviewJourneyResponse]]:
-        """The funnel of a journey that is not saved."""
+        """Returns the funnel of a journey that is not saved."""
 
     @_abc_1.abstractmethod
     def ListAudienceSizes(
@@ -190,7 +197,7 @@ class AudienceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audience_service_pb2.ListAudienceSizesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audience_service_pb2.ListAudienceSizesResponse, _abc.Awaitable[_audience_service_pb2.ListAudienceSizesResponse]]:
-        """How a calculated audience's size went, by hour or day."""
+        """Lists past sizes of a calculated audience by hour or day, latest first."""
 
     @_abc_1.abstractmethod
     def CheckMembership(
@@ -198,7 +205,7 @@ class AudienceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audience_service_pb2.CheckMembershipRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audience_service_pb2.CheckMembershipResponse, _abc.Awaitable[_audience_service_pb2.CheckMembershipResponse]]:
-        """Is this user in?"""
+        """Checks whether a user is in an audience."""
 
     @_abc_1.abstractmethod
     def BatchCheckMembership(
@@ -206,7 +213,7 @@ class AudienceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audience_service_pb2.BatchCheckMembershipRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audience_service_pb2.BatchCheckMembershipResponse, _abc.Awaitable[_audience_service_pb2.BatchCheckMembershipResponse]]:
-        """Many users in many audiences, one answer each."""
+        """Checks several users against several audiences."""
 
     @_abc_1.abstractmethod
     def ListUserAudiences(
@@ -214,7 +221,7 @@ class AudienceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audience_service_pb2.ListUserAudiencesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audience_service_pb2.ListUserAudiencesResponse, _abc.Awaitable[_audience_service_pb2.ListUserAudiencesResponse]]:
-        """The audiences a user is in."""
+        """Lists the audiences of a user."""
 
     @_abc_1.abstractmethod
     def ListMembers(
@@ -222,7 +229,7 @@ class AudienceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audience_service_pb2.ListMembersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audience_service_pb2.ListMembersResponse, _abc.Awaitable[_audience_service_pb2.ListMembersResponse]]:
-        """The users in an audience, in pages."""
+        """Lists the members of an audience in pages."""
 
     @_abc_1.abstractmethod
     def ExportMembers(
@@ -230,7 +237,7 @@ class AudienceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audience_service_pb2.ExportMembersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_audience_service_pb2.ExportMembersResponse], _abc.AsyncIterator[_audience_service_pb2.ExportMembersResponse]]:
-        """The users in an audience, as a stream."""
+        """Streams the members of an audience."""
 
     @_abc_1.abstractmethod
     def WatchMembership(
@@ -238,7 +245,9 @@ class AudienceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audience_service_pb2.WatchMembershipRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_audience_service_pb2.WatchMembershipResponse], _abc.AsyncIterator[_audience_service_pb2.WatchMembershipResponse]]:
-        """A calculated audience's changes from a cursor on, with progress marks; resumable."""
+        """Streams the changes of a calculated audience from a cursor, with progress marks. Resumable. OUT_OF_RANGE when the
+        cursor has expired.
+        """
 
     @_abc_1.abstractmethod
     def ExplainMembership(
@@ -246,7 +255,7 @@ class AudienceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audience_service_pb2.ExplainMembershipRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audience_service_pb2.ExplainMembershipResponse, _abc.Awaitable[_audience_service_pb2.ExplainMembershipResponse]]:
-        """Which criterion lets the user in or keeps it out."""
+        """Explains which criterion includes or excludes a user."""
 
     @_abc_1.abstractmethod
     def ExplainAudience(
@@ -254,6 +263,6 @@ class AudienceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audience_service_pb2.ExplainAudienceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audience_service_pb2.ExplainAudienceResponse, _abc.Awaitable[_audience_service_pb2.ExplainAudienceResponse]]:
-        """The compiled plan, with each step's users and time."""
+        """Returns the compiled query plan with the users and the time of each step."""
 
 def add_AudienceServiceServicer_to_server(servicer: AudienceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -29,28 +29,38 @@ class _ValueKind:
 class _ValueKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ValueKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     VALUE_KIND_UNSPECIFIED: _ValueKind.ValueType  # 0
+    """Not set."""
     VALUE_KIND_STRING: _ValueKind.ValueType  # 1
+    """A string."""
     VALUE_KIND_NUMBER: _ValueKind.ValueType  # 2
+    """A number."""
     VALUE_KIND_BOOL: _ValueKind.ValueType  # 3
+    """A boolean."""
     VALUE_KIND_TIME: _ValueKind.ValueType  # 4
+    """A time."""
     VALUE_KIND_LIST: _ValueKind.ValueType  # 5
+    """A list of strings."""
 
 class ValueKind(_ValueKind, metaclass=_ValueKindEnumTypeWrapper):
-    """The kind of a value."""
+    """Kind of a value."""
 
 VALUE_KIND_UNSPECIFIED: ValueKind.ValueType  # 0
+"""Not set."""
 VALUE_KIND_STRING: ValueKind.ValueType  # 1
+"""A string."""
 VALUE_KIND_NUMBER: ValueKind.ValueType  # 2
+"""A number."""
 VALUE_KIND_BOOL: ValueKind.ValueType  # 3
+"""A boolean."""
 VALUE_KIND_TIME: ValueKind.ValueType  # 4
+"""A time."""
 VALUE_KIND_LIST: ValueKind.ValueType  # 5
+"""A list of strings."""
 Global___ValueKind: _TypeAlias = ValueKind  # noqa: Y015
 
 @_typing.final
 class EventName(_message.Message):
-    """An event name as it came through one input, with one type. Figures are exact; names of which nothing is left
-    (their users were erased) are not listed.
-    """
+    """An event name from one input with one type. Figures are exact. Names without events are not listed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -62,15 +72,23 @@ class EventName(_message.Message):
     FIRST_TIME_FIELD_NUMBER: _builtins.int
     LAST_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """The event name."""
     type: _data_pb2.EventType.ValueType
+    """Type of the events."""
     input: _builtins.str
+    """Name of the input."""
     events: _builtins.int
+    """Number of events."""
     users: _builtins.int
-    """Users that have such events."""
+    """Users who have such events."""
     @_builtins.property
-    def first_time(self) -> _timestamp_pb2.Timestamp: ...
+    def first_time(self) -> _timestamp_pb2.Timestamp:
+        """Time of the earliest event."""
+
     @_builtins.property
-    def last_time(self) -> _timestamp_pb2.Timestamp: ...
+    def last_time(self) -> _timestamp_pb2.Timestamp:
+        """Time of the latest event."""
+
     def __init__(
         self,
         *,
@@ -92,7 +110,7 @@ Global___EventName: _TypeAlias = EventName  # noqa: Y015
 
 @_typing.final
 class ListEventNamesRequest(_message.Message):
-    """See ListEventNames."""
+    """Which page of event names to list."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -102,14 +120,15 @@ class ListEventNamesRequest(_message.Message):
     PREFIX_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}`."""
+    """Required. Name of the account, `accounts/{a}`."""
     page_size: _builtins.int
-    """Default 50, at most 1,000."""
+    """Maximum results per page. 0 = 50; values over 1,000 are taken as 1,000."""
     page_token: _builtins.str
+    """`next_page_token` of the previous page. Parent and filters must not change. Empty = first page."""
     prefix: _builtins.str
-    """Names that start with this."""
+    """Only names that start with this."""
     input: _builtins.str
-    """Only this input."""
+    """Only names from this input. Empty = all inputs."""
     def __init__(
         self,
         *,
@@ -129,15 +148,18 @@ Global___ListEventNamesRequest: _TypeAlias = ListEventNamesRequest  # noqa: Y015
 
 @_typing.final
 class ListEventNamesResponse(_message.Message):
-    """See ListEventNames."""
+    """One page of event names."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_NAMES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Token of the next page. Empty on the last page."""
     @_builtins.property
-    def event_names(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventName]: ...
+    def event_names(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventName]:
+        """The event names of this page."""
+
     def __init__(
         self,
         *,
@@ -154,7 +176,7 @@ Global___ListEventNamesResponse: _TypeAlias = ListEventNamesResponse  # noqa: Y0
 
 @_typing.final
 class Attribute(_message.Message):
-    """An attribute of users (by workspace) or of events (by event name)."""
+    """An attribute of users in one workspace, or of events with one name."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -166,27 +188,26 @@ class Attribute(_message.Message):
     FIRST_TIME_FIELD_NUMBER: _builtins.int
     LAST_TIME_FIELD_NUMBER: _builtins.int
     key: _builtins.str
+    """Key of the attribute."""
     workspace: _builtins.str
-    """For an attribute of users."""
+    """Name of the workspace, for an attribute of users."""
     event_name: _builtins.str
-    """For an attribute of events."""
+    """Event name, for an attribute of events."""
     users: _builtins.int
-    """Users that have it, for an attribute of users."""
+    """Users who have it, for an attribute of users."""
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___ValueKind.ValueType]:
-        """The kinds of its values, in order of number. More than one often means an input that is set up wrongly."""
+        """Kinds of its values, in order of number. Several kinds often mean that an input is misconfigured."""
 
     @_builtins.property
     def first_time(self) -> _timestamp_pb2.Timestamp:
-        """When the earliest of what there is was sent, by the caller's own time. For an attribute of events: the time
-        of the first event that carries it. For an attribute of users: of every user that has it, the time of the
-        update by which they have it (each update that sets it again takes the place of the one before), and of
-        those the earliest. What was overwritten, unset or erased counts no longer.
+        """Earliest time of the values that are stored. For events: the time of the first event with the attribute. For
+        users: the earliest write time of the current values. Overwritten, unset and erased values do not count.
         """
 
     @_builtins.property
     def last_time(self) -> _timestamp_pb2.Timestamp:
-        """The latest of the same times: one long ago means that the attribute is sent no more."""
+        """Latest of the same times. An old one means that the attribute is no longer sent."""
 
     def __init__(
         self,
@@ -209,7 +230,7 @@ Global___Attribute: _TypeAlias = Attribute  # noqa: Y015
 
 @_typing.final
 class ListAttributesRequest(_message.Message):
-    """See ListAttributes."""
+    """Which page of attributes to list."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -221,18 +242,19 @@ class ListAttributesRequest(_message.Message):
     WORKSPACE_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}`."""
+    """Required. Name of the account, `accounts/{a}`."""
     page_size: _builtins.int
-    """Default 50, at most 1,000."""
+    """Maximum results per page. 0 = 50; values over 1,000 are taken as 1,000."""
     page_token: _builtins.str
+    """`next_page_token` of the previous page. Parent and filters must not change. Empty = first page."""
     prefix: _builtins.str
-    """Keys that start with this."""
+    """Only keys that start with this."""
     event_name: _builtins.str
-    """Attributes of this event name, or of users when empty."""
+    """Event name, for attributes of events. Empty = attributes of users."""
     workspace: _builtins.str
-    """Only attributes of users in this workspace. Not together with `event_name`."""
+    """Only attributes of users in this workspace. Excludes `event_name`."""
     input: _builtins.str
-    """Only what events through this input came with. Needs `event_name`."""
+    """Only attributes of events from this input. Requires `event_name`."""
     def __init__(
         self,
         *,
@@ -254,15 +276,18 @@ Global___ListAttributesRequest: _TypeAlias = ListAttributesRequest  # noqa: Y015
 
 @_typing.final
 class ListAttributesResponse(_message.Message):
-    """See ListAttributes."""
+    """One page of attributes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Token of the next page. Empty on the last page."""
     @_builtins.property
-    def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attribute]: ...
+    def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attribute]:
+        """The attributes of this page."""
+
     def __init__(
         self,
         *,
@@ -279,8 +304,8 @@ Global___ListAttributesResponse: _TypeAlias = ListAttributesResponse  # noqa: Y0
 
 @_typing.final
 class ValueCount(_message.Message):
-    """A value and how many users have it. The elements of lists are counted as strings, one by one, as criteria
-    compare them; so a string counts users that have it as their value or in their list.
+    """A value and the number of users who have it. List elements are counted one by one as strings, as criteria compare
+    them.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -288,8 +313,11 @@ class ValueCount(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     USERS_FIELD_NUMBER: _builtins.int
     users: _builtins.int
+    """Users who have it as their value or in their list."""
     @_builtins.property
-    def value(self) -> _value_pb2.Value: ...
+    def value(self) -> _value_pb2.Value:
+        """The value."""
+
     def __init__(
         self,
         *,
@@ -306,7 +334,7 @@ Global___ValueCount: _TypeAlias = ValueCount  # noqa: Y015
 
 @_typing.final
 class ListAttributeValuesRequest(_message.Message):
-    """See ListAttributeValues."""
+    """Which page of attribute values to list."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -316,14 +344,15 @@ class ListAttributeValuesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}/workspaces/{w}`."""
+    """Required. Name of the workspace, `accounts/{a}/workspaces/{w}`."""
     key: _builtins.str
-    """Required."""
+    """Required. Key of the attribute."""
     prefix: _builtins.str
-    """Strings that start with this, and no other kinds of value."""
+    """Only strings that start with this, and no other kinds of value."""
     page_size: _builtins.int
-    """Default 50, at most 1,000; most frequent first, of equal counts in order of kind and value."""
+    """Maximum results per page. 0 = 50; values over 1,000 are taken as 1,000."""
     page_token: _builtins.str
+    """`next_page_token` of the previous page. Parent and filters must not change. Empty = first page."""
     def __init__(
         self,
         *,
@@ -343,15 +372,18 @@ Global___ListAttributeValuesRequest: _TypeAlias = ListAttributeValuesRequest  # 
 
 @_typing.final
 class ListAttributeValuesResponse(_message.Message):
-    """See ListAttributeValues."""
+    """One page of attribute values."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VALUES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Token of the next page. Empty on the last page."""
     @_builtins.property
-    def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___ValueCount]: ...
+    def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___ValueCount]:
+        """The values of this page: most frequent first, equal counts in order of kind and value."""
+
     def __init__(
         self,
         *,
@@ -368,7 +400,7 @@ Global___ListAttributeValuesResponse: _TypeAlias = ListAttributeValuesResponse  
 
 @_typing.final
 class User(_message.Message):
-    """A user as the service knows it."""
+    """A user with everything stored except events."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -398,18 +430,23 @@ class User(_message.Message):
     IDENTITIES_FIELD_NUMBER: _builtins.int
     CONSENTS_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
+    """Id of the user."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserInput]:
-        """The inputs it belongs to."""
+        """The inputs that the user has data from."""
 
     @_builtins.property
     def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserAttributes]:
-        """By workspace."""
+        """Attributes, grouped by workspace."""
 
     @_builtins.property
-    def identities(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def identities(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Identities: type (email, phone, device_id, ...) to value."""
+
     @_builtins.property
-    def consents(self) -> _containers.RepeatedCompositeFieldContainer[_data_pb2.ConsentUpdate]: ...
+    def consents(self) -> _containers.RepeatedCompositeFieldContainer[_data_pb2.ConsentUpdate]:
+        """Latest state of each consent."""
+
     def __init__(
         self,
         *,
@@ -429,7 +466,7 @@ Global___User: _TypeAlias = User  # noqa: Y015
 
 @_typing.final
 class UserInput(_message.Message):
-    """When a user came through an input."""
+    """First and last time of a user's data from one input."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -437,10 +474,15 @@ class UserInput(_message.Message):
     FIRST_SEEN_FIELD_NUMBER: _builtins.int
     LAST_SEEN_FIELD_NUMBER: _builtins.int
     input: _builtins.str
+    """Name of the input."""
     @_builtins.property
-    def first_seen(self) -> _timestamp_pb2.Timestamp: ...
+    def first_seen(self) -> _timestamp_pb2.Timestamp:
+        """Time of the earliest data."""
+
     @_builtins.property
-    def last_seen(self) -> _timestamp_pb2.Timestamp: ...
+    def last_seen(self) -> _timestamp_pb2.Timestamp:
+        """Time of the latest data."""
+
     def __init__(
         self,
         *,
@@ -458,7 +500,7 @@ Global___UserInput: _TypeAlias = UserInput  # noqa: Y015
 
 @_typing.final
 class UserAttributes(_message.Message):
-    """A user's attributes in one workspace."""
+    """Attributes of a user in one workspace."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -486,8 +528,11 @@ class UserAttributes(_message.Message):
     WORKSPACE_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     workspace: _builtins.str
+    """Name of the workspace."""
     @_builtins.property
-    def attributes(self) -> _containers.MessageMap[_builtins.str, _value_pb2.Value]: ...
+    def attributes(self) -> _containers.MessageMap[_builtins.str, _value_pb2.Value]:
+        """Attributes: key to value."""
+
     def __init__(
         self,
         *,
@@ -504,16 +549,16 @@ Global___UserAttributes: _TypeAlias = UserAttributes  # noqa: Y015
 
 @_typing.final
 class GetUserRequest(_message.Message):
-    """See GetUser."""
+    """The user to get."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PARENT_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}`."""
+    """Required. Name of the account, `accounts/{a}`."""
     user_id: _builtins.str
-    """Required."""
+    """Required. Id of the user."""
     def __init__(
         self,
         *,
@@ -530,15 +575,18 @@ Global___GetUserRequest: _TypeAlias = GetUserRequest  # noqa: Y015
 
 @_typing.final
 class GetUserResponse(_message.Message):
-    """See GetUser."""
+    """The user."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     USER_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
+    """Revision of the data that the answer reflects."""
     @_builtins.property
-    def user(self) -> Global___User: ...
+    def user(self) -> Global___User:
+        """The user."""
+
     def __init__(
         self,
         *,

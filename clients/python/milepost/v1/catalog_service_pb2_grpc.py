@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class CatalogServiceStub:
-    """What has been seen: names, kinds and values to choose from, and single users.
+    """Names, kinds and values in the data, and single users.
     """
 
     def __init__(self, channel):
@@ -58,32 +58,32 @@ class CatalogServiceStub:
 
 
 class CatalogServiceServicer:
-    """What has been seen: names, kinds and values to choose from, and single users.
+    """Names, kinds and values in the data, and single users.
     """
 
     def ListEventNames(self, request, context):
-        """Event names seen, in order of name, input and type.
+        """Lists event names in order of name, input and type.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAttributes(self, request, context):
-        """Attributes seen, of users or of the events of one name, in order of key and workspace.
+        """Lists attributes of users, or of events with one name, in order of key and workspace.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAttributeValues(self, request, context):
-        """The most frequent values of a user attribute.
+        """Lists the most frequent values of a user attribute.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetUser(self, request, context):
-        """All that is known of a user, except the events.
+        """Gets everything stored about a user except events. NOT_FOUND when the user is unknown.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,7 +121,7 @@ def add_CatalogServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CatalogService:
-    """What has been seen: names, kinds and values to choose from, and single users.
+    """Names, kinds and values in the data, and single users.
     """
 
     @staticmethod

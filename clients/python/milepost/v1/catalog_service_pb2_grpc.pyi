@@ -27,37 +27,37 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CatalogServiceStub:
-    """What has been seen: names, kinds and values to choose from, and single users."""
+    """Names, kinds and values in the data, and single users."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CatalogServiceAsyncStub: ...
     ListEventNames: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ListEventNamesRequest, _catalog_service_pb2.ListEventNamesResponse]
-    """Event names seen, in order of name, input and type."""
+    """Lists event names in order of name, input and type."""
     ListAttributes: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ListAttributesRequest, _catalog_service_pb2.ListAttributesResponse]
-    """Attributes seen, of users or of the events of one name, in order of key and workspace."""
+    """Lists attributes of users, or of events with one name, in order of key and workspace."""
     ListAttributeValues: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ListAttributeValuesRequest, _catalog_service_pb2.ListAttributeValuesResponse]
-    """The most frequent values of a user attribute."""
+    """Lists the most frequent values of a user attribute."""
     GetUser: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.GetUserRequest, _catalog_service_pb2.GetUserResponse]
-    """All that is known of a user, except the events."""
+    """Gets everything stored about a user except events. NOT_FOUND when the user is unknown."""
 
 @_typing.type_check_only
 class CatalogServiceAsyncStub(CatalogServiceStub):
-    """What has been seen: names, kinds and values to choose from, and single users."""
+    """Names, kinds and values in the data, and single users."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListEventNames: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ListEventNamesRequest, _catalog_service_pb2.ListEventNamesResponse]  # type: ignore[assignment]
-    """Event names seen, in order of name, input and type."""
+    """Lists event names in order of name, input and type."""
     ListAttributes: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ListAttributesRequest, _catalog_service_pb2.ListAttributesResponse]  # type: ignore[assignment]
-    """Attributes seen, of users or of the events of one name, in order of key and workspace."""
+    """Lists attributes of users, or of events with one name, in order of key and workspace."""
     ListAttributeValues: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ListAttributeValuesRequest, _catalog_service_pb2.ListAttributeValuesResponse]  # type: ignore[assignment]
-    """The most frequent values of a user attribute."""
+    """Lists the most frequent values of a user attribute."""
     GetUser: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.GetUserRequest, _catalog_service_pb2.GetUserResponse]  # type: ignore[assignment]
-    """All that is known of a user, except the events."""
+    """Gets everything stored about a user except events. NOT_FOUND when the user is unknown."""
 
 class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What has been seen: names, kinds and values to choose from, and single users."""
+    """Names, kinds and values in the data, and single users."""
 
     @_abc_1.abstractmethod
     def ListEventNames(
@@ -65,7 +65,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_service_pb2.ListEventNamesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_service_pb2.ListEventNamesResponse, _abc.Awaitable[_catalog_service_pb2.ListEventNamesResponse]]:
-        """Event names seen, in order of name, input and type."""
+        """Lists event names in order of name, input and type."""
 
     @_abc_1.abstractmethod
     def ListAttributes(
@@ -73,7 +73,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_service_pb2.ListAttributesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_service_pb2.ListAttributesResponse, _abc.Awaitable[_catalog_service_pb2.ListAttributesResponse]]:
-        """Attributes seen, of users or of the events of one name, in order of key and workspace."""
+        """Lists attributes of users, or of events with one name, in order of key and workspace."""
 
     @_abc_1.abstractmethod
     def ListAttributeValues(
@@ -81,7 +81,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_service_pb2.ListAttributeValuesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_service_pb2.ListAttributeValuesResponse, _abc.Awaitable[_catalog_service_pb2.ListAttributeValuesResponse]]:
-        """The most frequent values of a user attribute."""
+        """Lists the most frequent values of a user attribute."""
 
     @_abc_1.abstractmethod
     def GetUser(
@@ -89,6 +89,6 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_service_pb2.GetUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_service_pb2.GetUserResponse, _abc.Awaitable[_catalog_service_pb2.GetUserResponse]]:
-        """All that is known of a user, except the events."""
+        """Gets everything stored about a user except events. NOT_FOUND when the user is unknown."""
 
 def add_CatalogServiceServicer_to_server(servicer: CatalogServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -28,24 +28,30 @@ class _ConnectionState:
 class _ConnectionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ConnectionState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CONNECTION_STATE_UNSPECIFIED: _ConnectionState.ValueType  # 0
+    """Not set."""
     CONNECTION_STATE_INACTIVE: _ConnectionState.ValueType  # 1
+    """Does not deliver."""
     CONNECTION_STATE_ACTIVE: _ConnectionState.ValueType  # 2
+    """Delivers members and changes."""
     CONNECTION_STATE_FAULTED: _ConnectionState.ValueType  # 3
-    """The retry budget is spent; the cursor is kept until ResumeConnection."""
+    """Stopped after its output failed for longer than the retry budget. ResumeConnection continues from the cursor."""
 
 class ConnectionState(_ConnectionState, metaclass=_ConnectionStateEnumTypeWrapper):
-    """Whether a connection delivers."""
+    """State of a connection."""
 
 CONNECTION_STATE_UNSPECIFIED: ConnectionState.ValueType  # 0
+"""Not set."""
 CONNECTION_STATE_INACTIVE: ConnectionState.ValueType  # 1
+"""Does not deliver."""
 CONNECTION_STATE_ACTIVE: ConnectionState.ValueType  # 2
+"""Delivers members and changes."""
 CONNECTION_STATE_FAULTED: ConnectionState.ValueType  # 3
-"""The retry budget is spent; the cursor is kept until ResumeConnection."""
+"""Stopped after its output failed for longer than the retry budget. ResumeConnection continues from the cursor."""
 Global___ConnectionState: _TypeAlias = ConnectionState  # noqa: Y015
 
 @_typing.final
 class Output(_message.Message):
-    """Where audiences are sent."""
+    """A destination for audiences."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -60,26 +66,38 @@ class Output(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`accounts/{a}/outputs/{o}`."""
+    """Resource name, `accounts/{a}/outputs/{o}`. Chosen when created."""
     display_name: _builtins.str
+    """Name to show, at most 100 characters."""
     etag: _builtins.str
+    """Output only. Changes with every update. Send it back to update only the version that was read."""
     @_builtins.property
-    def webhook(self) -> Global___WebhookOutput: ...
+    def webhook(self) -> Global___WebhookOutput:
+        """An HTTP endpoint."""
+
     @_builtins.property
-    def nats(self) -> Global___NatsOutput: ...
+    def nats(self) -> Global___NatsOutput:
+        """A NATS JetStream stream."""
+
     @_builtins.property
-    def redis(self) -> Global___RedisOutput: ...
+    def redis(self) -> Global___RedisOutput:
+        """A Redis stream."""
+
     @_builtins.property
-    def kafka(self) -> Global___KafkaOutput: ...
+    def kafka(self) -> Global___KafkaOutput:
+        """A Kafka topic."""
+
     @_builtins.property
-    def file(self) -> Global___FileOutput: ...
+    def file(self) -> Global___FileOutput:
+        """A file on the server's disk."""
+
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only."""
+        """Output only. Time of creation."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only."""
+        """Output only. Time of the last update."""
 
     def __init__(
         self,
@@ -107,15 +125,18 @@ Global___Output: _TypeAlias = Output  # noqa: Y015
 
 @_typing.final
 class WebhookOutput(_message.Message):
-    """HTTP POST of CloudEvents, signed after Standard Webhooks."""
+    """Sends CloudEvents by HTTP POST, signed according to Standard Webhooks."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     URL_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
     url: _builtins.str
+    """Required. `http` or `https` URL."""
     secret: _builtins.str
-    """Input only. The signing secret, `whsec_...`; never shown again."""
+    """Input only. Signing secret: `whsec_` and the base64 of 24-64 bytes. Never returned. An update without it keeps
+    the stored one.
+    """
     def __init__(
         self,
         *,
@@ -132,15 +153,16 @@ Global___WebhookOutput: _TypeAlias = WebhookOutput  # noqa: Y015
 
 @_typing.final
 class NatsOutput(_message.Message):
-    """A NATS JetStream stream."""
+    """Publishes to a NATS JetStream stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SERVERS_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     servers: _builtins.str
-    """`nats://host:port`, several separated by commas."""
+    """Required. `nats://host:port`; separate several with commas."""
     subject: _builtins.str
+    """Required. Subject to publish to."""
     def __init__(
         self,
         *,
@@ -157,7 +179,7 @@ Global___NatsOutput: _TypeAlias = NatsOutput  # noqa: Y015
 
 @_typing.final
 class RedisOutput(_message.Message):
-    """A Redis stream."""
+    """Appends to a Redis stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -165,10 +187,11 @@ class RedisOutput(_message.Message):
     STREAM_FIELD_NUMBER: _builtins.int
     MAX_LENGTH_FIELD_NUMBER: _builtins.int
     url: _builtins.str
-    """`redis://host:port/db`."""
+    """Required. `redis://host:port/db`, or `rediss` for TLS."""
     stream: _builtins.str
+    """Required. Key of the stream."""
     max_length: _builtins.int
-    """Approximate greatest length; 0 = unbounded."""
+    """Approximate maximum length of the stream. 0 = unlimited."""
     def __init__(
         self,
         *,
@@ -186,14 +209,16 @@ Global___RedisOutput: _TypeAlias = RedisOutput  # noqa: Y015
 
 @_typing.final
 class KafkaOutput(_message.Message):
-    """A Kafka topic."""
+    """Produces to a Kafka topic."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     BOOTSTRAP_SERVERS_FIELD_NUMBER: _builtins.int
     TOPIC_FIELD_NUMBER: _builtins.int
     bootstrap_servers: _builtins.str
+    """Required. `host:port`; separate several with commas."""
     topic: _builtins.str
+    """Required. Topic to produce to."""
     def __init__(
         self,
         *,
@@ -210,13 +235,13 @@ Global___KafkaOutput: _TypeAlias = KafkaOutput  # noqa: Y015
 
 @_typing.final
 class FileOutput(_message.Message):
-    """A file of one CloudEvent in JSON a line, on the server's disk below its configured output directory."""
+    """Appends one CloudEvent as JSON per line to a file in the server's output directory."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PATH_FIELD_NUMBER: _builtins.int
     path: _builtins.str
-    """A relative path without `..`; each connection writes a file of its own, `{account id}/{path}/{connection id}.ndjson`."""
+    """Required. Relative path without `..`. Each connection writes to `{account id}/{path}/{connection id}.ndjson`."""
     def __init__(
         self,
         *,
@@ -232,17 +257,17 @@ Global___FileOutput: _TypeAlias = FileOutput  # noqa: Y015
 
 @_typing.final
 class Batching(_message.Message):
-    """How changes are grouped on their way out."""
+    """How changes are grouped into batches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MAX_CHANGES_FIELD_NUMBER: _builtins.int
     MAX_AGE_FIELD_NUMBER: _builtins.int
     max_changes: _builtins.int
-    """At most this many changes a batch; 0 = the server's default."""
+    """Maximum changes per batch, 1 to 10,000. 0 = 500."""
     @_builtins.property
     def max_age(self) -> _duration_pb2.Duration:
-        """At most this long before a smaller batch goes; unset = the server's default."""
+        """Maximum wait before an incomplete batch is sent, at most an hour. Unset = 1 s."""
 
     def __init__(
         self,
@@ -260,7 +285,7 @@ Global___Batching: _TypeAlias = Batching  # noqa: Y015
 
 @_typing.final
 class Connection(_message.Message):
-    """One audience to one output."""
+    """Delivers one audience to one output."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -277,35 +302,38 @@ class Connection(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`accounts/{a}/connections/{c}`."""
+    """Resource name, `accounts/{a}/connections/{c}`. Chosen when created."""
     audience: _builtins.str
-    """Required. `accounts/{a}/audiences/{id}`. Cannot be changed."""
+    """Required. Name of the audience, `accounts/{a}/audiences/{id}`. Immutable."""
     output: _builtins.str
-    """Required. `accounts/{a}/outputs/{o}`. Cannot be changed."""
+    """Required. Name of the output, `accounts/{a}/outputs/{o}`. Immutable."""
     state: Global___ConnectionState.ValueType
-    """Output only. See ActivateConnection."""
+    """Output only. Changed by ActivateConnection, DeactivateConnection and ResumeConnection."""
     delivered_sequence: _builtins.int
-    """Output only. Sequence of the last change delivered."""
+    """Output only. Sequence number of the last delivered change."""
     fault: _builtins.str
-    """Output only. Why it is FAULTED, or what is being retried."""
+    """Output only. Why the connection is FAULTED, or the error being retried."""
     etag: _builtins.str
+    """Output only. Changes with every update. Send it back to update only the version that was read."""
     @_builtins.property
     def identities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Identity types to send with each change; default none."""
+        """Identity types to send with each change, at most 100. Default: none."""
 
     @_builtins.property
     def attributes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """User attributes to send with each change; default none."""
+        """User attributes to send with each change, at most 100. Default: none."""
 
     @_builtins.property
-    def batching(self) -> Global___Batching: ...
+    def batching(self) -> Global___Batching:
+        """How changes are grouped into batches."""
+
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only."""
+        """Output only. Time of creation."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only."""
+        """Output only. Time of the last update."""
 
     def __init__(
         self,

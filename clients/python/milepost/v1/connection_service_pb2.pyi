@@ -22,7 +22,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class CreateOutputRequest(_message.Message):
-    """See CreateOutput."""
+    """The output to create."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -31,13 +31,15 @@ class CreateOutputRequest(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}`."""
+    """Required. Name of the account, `accounts/{a}`."""
     output_id: _builtins.str
-    """1-63 of `a-z0-9-`, starting with a letter; empty = the server chooses."""
+    """Id of the new output: 1-63 characters of `a-z0-9-`, starting with a letter. Empty = the server chooses."""
     request_id: _builtins.str
-    """A repeat under the same id gives the first answer again."""
+    """Idempotency key, at most 256 bytes. A repeat within 7 days returns the first response."""
     @_builtins.property
-    def output(self) -> _connection_pb2.Output: ...
+    def output(self) -> _connection_pb2.Output:
+        """The output to create. Its `name` and output-only fields are ignored."""
+
     def __init__(
         self,
         *,
@@ -56,16 +58,18 @@ Global___CreateOutputRequest: _TypeAlias = CreateOutputRequest  # noqa: Y015
 
 @_typing.final
 class CreateOutputResponse(_message.Message):
-    """See CreateOutput."""
+    """The created output."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     OUTPUT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
-    """The state that includes this write."""
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     @_builtins.property
-    def output(self) -> _connection_pb2.Output: ...
+    def output(self) -> _connection_pb2.Output:
+        """The output after the call."""
+
     def __init__(
         self,
         *,
@@ -82,13 +86,13 @@ Global___CreateOutputResponse: _TypeAlias = CreateOutputResponse  # noqa: Y015
 
 @_typing.final
 class GetOutputRequest(_message.Message):
-    """See GetOutput."""
+    """The output to get."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. `accounts/{a}/outputs/{o}`."""
+    """Required. Name of the output, `accounts/{a}/outputs/{o}`."""
     def __init__(
         self,
         *,
@@ -104,13 +108,15 @@ Global___GetOutputRequest: _TypeAlias = GetOutputRequest  # noqa: Y015
 
 @_typing.final
 class GetOutputResponse(_message.Message):
-    """See GetOutput."""
+    """The output."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     OUTPUT_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def output(self) -> _connection_pb2.Output: ...
+    def output(self) -> _connection_pb2.Output:
+        """The output."""
+
     def __init__(
         self,
         *,
@@ -126,7 +132,7 @@ Global___GetOutputResponse: _TypeAlias = GetOutputResponse  # noqa: Y015
 
 @_typing.final
 class ListOutputsRequest(_message.Message):
-    """See ListOutputs."""
+    """Which page of outputs to list."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -134,11 +140,11 @@ class ListOutputsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}`."""
+    """Required. Name of the account, `accounts/{a}`."""
     page_size: _builtins.int
-    """Default 50, at most 1,000."""
+    """Maximum results per page. 0 = 50; values over 1,000 are taken as 1,000."""
     page_token: _builtins.str
-    """From the previous answer; the other fields must be the same."""
+    """`next_page_token` of the previous page. Parent and filters must not change. Empty = first page."""
     def __init__(
         self,
         *,
@@ -156,16 +162,18 @@ Global___ListOutputsRequest: _TypeAlias = ListOutputsRequest  # noqa: Y015
 
 @_typing.final
 class ListOutputsResponse(_message.Message):
-    """See ListOutputs."""
+    """One page of outputs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     OUTPUTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """Token of the next page. Empty on the last page."""
     @_builtins.property
-    def outputs(self) -> _containers.RepeatedCompositeFieldContainer[_connection_pb2.Output]: ...
+    def outputs(self) -> _containers.RepeatedCompositeFieldContainer[_connection_pb2.Output]:
+        """The outputs of this page, in order of name."""
+
     def __init__(
         self,
         *,
@@ -182,7 +190,7 @@ Global___ListOutputsResponse: _TypeAlias = ListOutputsResponse  # noqa: Y015
 
 @_typing.final
 class UpdateOutputRequest(_message.Message):
-    """See UpdateOutput."""
+    """The changes to an output."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -190,11 +198,11 @@ class UpdateOutputRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def output(self) -> _connection_pb2.Output:
-        """Required; `name` says which, `etag` (optional) which version."""
+        """Required. `name` selects the output. A set `etag` must match the current one."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields to change; empty = every field that is set."""
+        """Fields to change. Empty = every field that is set."""
 
     def __init__(
         self,
@@ -212,16 +220,18 @@ Global___UpdateOutputRequest: _TypeAlias = UpdateOutputRequest  # noqa: Y015
 
 @_typing.final
 class UpdateOutputResponse(_message.Message):
-    """See UpdateOutput."""
+    """The updated output."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     OUTPUT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
-    """The state that includes this write."""
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     @_builtins.property
-    def output(self) -> _connection_pb2.Output: ...
+    def output(self) -> _connection_pb2.Output:
+        """The output after the call."""
+
     def __init__(
         self,
         *,
@@ -238,16 +248,16 @@ Global___UpdateOutputResponse: _TypeAlias = UpdateOutputResponse  # noqa: Y015
 
 @_typing.final
 class DeleteOutputRequest(_message.Message):
-    """See DeleteOutput."""
+    """The output to delete."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. `accounts/{a}/outputs/{o}`."""
+    """Required. Name of the output, `accounts/{a}/outputs/{o}`."""
     etag: _builtins.str
-    """When given and no longer fitting: ABORTED."""
+    """Fails with ABORTED when this is set and does not match the current etag."""
     def __init__(
         self,
         *,
@@ -264,12 +274,13 @@ Global___DeleteOutputRequest: _TypeAlias = DeleteOutputRequest  # noqa: Y015
 
 @_typing.final
 class DeleteOutputResponse(_message.Message):
-    """See DeleteOutput."""
+    """The revision after the output was deleted."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     def __init__(
         self,
         *,
@@ -285,7 +296,7 @@ Global___DeleteOutputResponse: _TypeAlias = DeleteOutputResponse  # noqa: Y015
 
 @_typing.final
 class CreateConnectionRequest(_message.Message):
-    """See CreateConnection."""
+    """The connection to create."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -294,13 +305,15 @@ class CreateConnectionRequest(_message.Message):
     CONNECTION_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}`."""
+    """Required. Name of the account, `accounts/{a}`."""
     connection_id: _builtins.str
-    """1-63 of `a-z0-9-`, starting with a letter; empty = the server chooses."""
+    """Id of the new connection: 1-63 characters of `a-z0-9-`, starting with a letter. Empty = the server chooses."""
     request_id: _builtins.str
-    """A repeat under the same id gives the first answer again."""
+    """Idempotency key, at most 256 bytes. A repeat within 7 days returns the first response."""
     @_builtins.property
-    def connection(self) -> _connection_pb2.Connection: ...
+    def connection(self) -> _connection_pb2.Connection:
+        """The connection to create. Its `name` and output-only fields are ignored."""
+
     def __init__(
         self,
         *,
@@ -319,16 +332,18 @@ Global___CreateConnectionRequest: _TypeAlias = CreateConnectionRequest  # noqa: 
 
 @_typing.final
 class CreateConnectionResponse(_message.Message):
-    """See CreateConnection."""
+    """The created connection."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CONNECTION_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
-    """The state that includes this write."""
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     @_builtins.property
-    def connection(self) -> _connection_pb2.Connection: ...
+    def connection(self) -> _connection_pb2.Connection:
+        """The connection after the call."""
+
     def __init__(
         self,
         *,
@@ -345,13 +360,13 @@ Global___CreateConnectionResponse: _TypeAlias = CreateConnectionResponse  # noqa
 
 @_typing.final
 class GetConnectionRequest(_message.Message):
-    """See GetConnection."""
+    """The connection to get."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. `accounts/{a}/connections/{c}`."""
+    """Required. Name of the connection, `accounts/{a}/connections/{c}`."""
     def __init__(
         self,
         *,
@@ -367,13 +382,15 @@ Global___GetConnectionRequest: _TypeAlias = GetConnectionRequest  # noqa: Y015
 
 @_typing.final
 class GetConnectionResponse(_message.Message):
-    """See GetConnection."""
+    """The connection."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CONNECTION_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def connection(self) -> _connection_pb2.Connection: ...
+    def connection(self) -> _connection_pb2.Connection:
+        """The connection."""
+
     def __init__(
         self,
         *,
@@ -389,7 +406,7 @@ Global___GetConnectionResponse: _TypeAlias = GetConnectionResponse  # noqa: Y015
 
 @_typing.final
 class ListConnectionsRequest(_message.Message):
-    """See ListConnections."""
+    """Which page of connections to list."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -399,15 +416,15 @@ class ListConnectionsRequest(_message.Message):
     AUDIENCE_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}`."""
+    """Required. Name of the account, `accounts/{a}`."""
     page_size: _builtins.int
-    """Default 50, at most 1,000."""
+    """Maximum results per page. 0 = 50; values over 1,000 are taken as 1,000."""
     page_token: _builtins.str
-    """From the previous answer; the other fields must be the same."""
+    """`next_page_token` of the previous page. Parent and filters must not change. Empty = first page."""
     audience: _builtins.str
-    """Only those of this audience."""
+    """Only connections of this audience. Empty = all."""
     output: _builtins.str
-    """Only those of this output."""
+    """Only connections to this output. Empty = all."""
     def __init__(
         self,
         *,
@@ -427,16 +444,18 @@ Global___ListConnectionsRequest: _TypeAlias = ListConnectionsRequest  # noqa: Y0
 
 @_typing.final
 class ListConnectionsResponse(_message.Message):
-    """See ListConnections."""
+    """One page of connections."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CONNECTIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """Token of the next page. Empty on the last page."""
     @_builtins.property
-    def connections(self) -> _containers.RepeatedCompositeFieldContainer[_connection_pb2.Connection]: ...
+    def connections(self) -> _containers.RepeatedCompositeFieldContainer[_connection_pb2.Connection]:
+        """The connections of this page, in order of name."""
+
     def __init__(
         self,
         *,
@@ -453,7 +472,7 @@ Global___ListConnectionsResponse: _TypeAlias = ListConnectionsResponse  # noqa: 
 
 @_typing.final
 class UpdateConnectionRequest(_message.Message):
-    """See UpdateConnection."""
+    """The changes to a connection."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -461,11 +480,11 @@ class UpdateConnectionRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def connection(self) -> _connection_pb2.Connection:
-        """Required; `name` says which, `etag` (optional) which version."""
+        """Required. `name` selects the connection. A set `etag` must match the current one."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields to change; empty = every field that is set."""
+        """Fields to change. Empty = every field that is set."""
 
     def __init__(
         self,
@@ -483,16 +502,18 @@ Global___UpdateConnectionRequest: _TypeAlias = UpdateConnectionRequest  # noqa: 
 
 @_typing.final
 class UpdateConnectionResponse(_message.Message):
-    """See UpdateConnection."""
+    """The updated connection."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CONNECTION_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
-    """The state that includes this write."""
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     @_builtins.property
-    def connection(self) -> _connection_pb2.Connection: ...
+    def connection(self) -> _connection_pb2.Connection:
+        """The connection after the call."""
+
     def __init__(
         self,
         *,
@@ -509,16 +530,16 @@ Global___UpdateConnectionResponse: _TypeAlias = UpdateConnectionResponse  # noqa
 
 @_typing.final
 class DeleteConnectionRequest(_message.Message):
-    """See DeleteConnection."""
+    """The connection to delete."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. `accounts/{a}/connections/{c}`."""
+    """Required. Name of the connection, `accounts/{a}/connections/{c}`."""
     etag: _builtins.str
-    """When given and no longer fitting: ABORTED."""
+    """Fails with ABORTED when this is set and does not match the current etag."""
     def __init__(
         self,
         *,
@@ -535,12 +556,13 @@ Global___DeleteConnectionRequest: _TypeAlias = DeleteConnectionRequest  # noqa: 
 
 @_typing.final
 class DeleteConnectionResponse(_message.Message):
-    """See DeleteConnection."""
+    """The revision after the connection was deleted."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     def __init__(
         self,
         *,
@@ -556,16 +578,16 @@ Global___DeleteConnectionResponse: _TypeAlias = DeleteConnectionResponse  # noqa
 
 @_typing.final
 class ActivateConnectionRequest(_message.Message):
-    """See ActivateConnection."""
+    """The connection to activate."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. `accounts/{a}/connections/{c}`."""
+    """Required. Name of the connection, `accounts/{a}/connections/{c}`."""
     etag: _builtins.str
-    """When given and no longer fitting: ABORTED."""
+    """Fails with ABORTED when this is set and does not match the current etag."""
     def __init__(
         self,
         *,
@@ -582,15 +604,18 @@ Global___ActivateConnectionRequest: _TypeAlias = ActivateConnectionRequest  # no
 
 @_typing.final
 class ActivateConnectionResponse(_message.Message):
-    """See ActivateConnection."""
+    """The activated connection."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CONNECTION_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     @_builtins.property
-    def connection(self) -> _connection_pb2.Connection: ...
+    def connection(self) -> _connection_pb2.Connection:
+        """The connection after the call."""
+
     def __init__(
         self,
         *,
@@ -607,16 +632,16 @@ Global___ActivateConnectionResponse: _TypeAlias = ActivateConnectionResponse  # 
 
 @_typing.final
 class DeactivateConnectionRequest(_message.Message):
-    """See DeactivateConnection."""
+    """The connection to deactivate."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. `accounts/{a}/connections/{c}`."""
+    """Required. Name of the connection, `accounts/{a}/connections/{c}`."""
     etag: _builtins.str
-    """When given and no longer fitting: ABORTED."""
+    """Fails with ABORTED when this is set and does not match the current etag."""
     def __init__(
         self,
         *,
@@ -633,15 +658,18 @@ Global___DeactivateConnectionRequest: _TypeAlias = DeactivateConnectionRequest  
 
 @_typing.final
 class DeactivateConnectionResponse(_message.Message):
-    """See DeactivateConnection."""
+    """The deactivated connection."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CONNECTION_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     @_builtins.property
-    def connection(self) -> _connection_pb2.Connection: ...
+    def connection(self) -> _connection_pb2.Connection:
+        """The connection after the call."""
+
     def __init__(
         self,
         *,
@@ -658,16 +686,16 @@ Global___DeactivateConnectionResponse: _TypeAlias = DeactivateConnectionResponse
 
 @_typing.final
 class ResumeConnectionRequest(_message.Message):
-    """See ResumeConnection."""
+    """The connection to resume."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. `accounts/{a}/connections/{c}`."""
+    """Required. Name of the connection, `accounts/{a}/connections/{c}`."""
     etag: _builtins.str
-    """When given and no longer fitting: ABORTED."""
+    """Fails with ABORTED when this is set and does not match the current etag."""
     def __init__(
         self,
         *,
@@ -684,15 +712,18 @@ Global___ResumeConnectionRequest: _TypeAlias = ResumeConnectionRequest  # noqa: 
 
 @_typing.final
 class ResumeConnectionResponse(_message.Message):
-    """See ResumeConnection."""
+    """The resumed connection."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CONNECTION_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     @_builtins.property
-    def connection(self) -> _connection_pb2.Connection: ...
+    def connection(self) -> _connection_pb2.Connection:
+        """The connection after the call."""
+
     def __init__(
         self,
         *,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ConnectionServiceStub:
-    """Outputs and the connections of audiences to them.
+    """Outputs, and the connections of audiences to them.
     """
 
     def __init__(self, channel):
@@ -103,96 +103,98 @@ class ConnectionServiceStub:
 
 
 class ConnectionServiceServicer:
-    """Outputs and the connections of audiences to them.
+    """Outputs, and the connections of audiences to them.
     """
 
     def CreateOutput(self, request, context):
-        """Creates a Output.
+        """Creates an output. ALREADY_EXISTS when the id is taken.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetOutput(self, request, context):
-        """Gets one.
+        """Gets an output by name. NOT_FOUND when it does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListOutputs(self, request, context):
-        """Lists them, in order of name.
+        """Lists outputs in order of name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateOutput(self, request, context):
-        """Updates the fields named in the mask; an etag that no longer fits is ABORTED.
+        """Updates the fields named in the mask. ABORTED when the etag does not match.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteOutput(self, request, context):
-        """Deletes an output without connections.
+        """Deletes an output. FAILED_PRECONDITION while it has connections.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateConnection(self, request, context):
-        """Connects an audience to an output, INACTIVE.
+        """Connects an audience to an output. The connection starts INACTIVE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetConnection(self, request, context):
-        """Gets one.
+        """Gets a connection by name. NOT_FOUND when it does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListConnections(self, request, context):
-        """Lists them, in order of name.
+        """Lists connections in order of name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateConnection(self, request, context):
-        """Updates the fields named in the mask; an etag that no longer fits is ABORTED.
+        """Updates the fields named in the mask. ABORTED when the etag does not match.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteConnection(self, request, context):
-        """Deletes a connection; an active one is deactivated first.
+        """Deletes a connection. An active one is deactivated first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ActivateConnection(self, request, context):
-        """Switches it on: the audience and its ancestors calculate, every member is sent as entered, then every change. Uses one of
-        the account's credits unless the audience has an active connection already; none left: RESOURCE_EXHAUSTED, nothing changed.
+        """Activates a connection: the audience and its ancestors are calculated, every member is sent as entered, then
+        every change. Uses one credit of the account unless the audience is activated already. RESOURCE_EXHAUSTED when no
+        credit is left; nothing changes then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeactivateConnection(self, request, context):
-        """Switches it off: updates stop, the credit returns, ancestors that nobody else needs stop too.
+        """Deactivates a connection: delivery stops and the credit is returned. Ancestors stop too, unless another
+        connection needs them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResumeConnection(self, request, context):
-        """Lets a FAULTED connection go on from its cursor.
+        """Resumes a FAULTED connection from its cursor. Takes a credit again: RESOURCE_EXHAUSTED when none is left.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -275,7 +277,7 @@ def add_ConnectionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ConnectionService:
-    """Outputs and the connections of audiences to them.
+    """Outputs, and the connections of audiences to them.
     """
 
     @staticmethod

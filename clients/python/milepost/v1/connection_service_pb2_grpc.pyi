@@ -27,77 +27,83 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ConnectionServiceStub:
-    """Outputs and the connections of audiences to them."""
+    """Outputs, and the connections of audiences to them."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ConnectionServiceAsyncStub: ...
     CreateOutput: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.CreateOutputRequest, _connection_service_pb2.CreateOutputResponse]
-    """Creates a Output."""
+    """Creates an output. ALREADY_EXISTS when the id is taken."""
     GetOutput: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.GetOutputRequest, _connection_service_pb2.GetOutputResponse]
-    """Gets one."""
+    """Gets an output by name. NOT_FOUND when it does not exist."""
     ListOutputs: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.ListOutputsRequest, _connection_service_pb2.ListOutputsResponse]
-    """Lists them, in order of name."""
+    """Lists outputs in order of name."""
     UpdateOutput: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.UpdateOutputRequest, _connection_service_pb2.UpdateOutputResponse]
-    """Updates the fields named in the mask; an etag that no longer fits is ABORTED."""
+    """Updates the fields named in the mask. ABORTED when the etag does not match."""
     DeleteOutput: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.DeleteOutputRequest, _connection_service_pb2.DeleteOutputResponse]
-    """Deletes an output without connections."""
+    """Deletes an output. FAILED_PRECONDITION while it has connections."""
     CreateConnection: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.CreateConnectionRequest, _connection_service_pb2.CreateConnectionResponse]
-    """Connects an audience to an output, INACTIVE."""
+    """Connects an audience to an output. The connection starts INACTIVE."""
     GetConnection: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.GetConnectionRequest, _connection_service_pb2.GetConnectionResponse]
-    """Gets one."""
+    """Gets a connection by name. NOT_FOUND when it does not exist."""
     ListConnections: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.ListConnectionsRequest, _connection_service_pb2.ListConnectionsResponse]
-    """Lists them, in order of name."""
+    """Lists connections in order of name."""
     UpdateConnection: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.UpdateConnectionRequest, _connection_service_pb2.UpdateConnectionResponse]
-    """Updates the fields named in the mask; an etag that no longer fits is ABORTED."""
+    """Updates the fields named in the mask. ABORTED when the etag does not match."""
     DeleteConnection: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.DeleteConnectionRequest, _connection_service_pb2.DeleteConnectionResponse]
-    """Deletes a connection; an active one is deactivated first."""
+    """Deletes a connection. An active one is deactivated first."""
     ActivateConnection: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.ActivateConnectionRequest, _connection_service_pb2.ActivateConnectionResponse]
-    """Switches it on: the audience and its ancestors calculate, every member is sent as entered, then every change. Uses one of
-    the account's credits unless the audience has an active connection already; none left: RESOURCE_EXHAUSTED, nothing changed.
+    """Activates a connection: the audience and its ancestors are calculated, every member is sent as entered, then
+    every change. Uses one credit of the account unless the audience is activated already. RESOURCE_EXHAUSTED when no
+    credit is left; nothing changes then.
     """
     DeactivateConnection: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.DeactivateConnectionRequest, _connection_service_pb2.DeactivateConnectionResponse]
-    """Switches it off: updates stop, the credit returns, ancestors that nobody else needs stop too."""
+    """Deactivates a connection: delivery stops and the credit is returned. Ancestors stop too, unless another
+    connection needs them.
+    """
     ResumeConnection: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.ResumeConnectionRequest, _connection_service_pb2.ResumeConnectionResponse]
-    """Lets a FAULTED connection go on from its cursor."""
+    """Resumes a FAULTED connection from its cursor. Takes a credit again: RESOURCE_EXHAUSTED when none is left."""
 
 @_typing.type_check_only
 class ConnectionServiceAsyncStub(ConnectionServiceStub):
-    """Outputs and the connections of audiences to them."""
+    """Outputs, and the connections of audiences to them."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateOutput: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.CreateOutputRequest, _connection_service_pb2.CreateOutputResponse]  # type: ignore[assignment]
-    """Creates a Output."""
+    """Creates an output. ALREADY_EXISTS when the id is taken."""
     GetOutput: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.GetOutputRequest, _connection_service_pb2.GetOutputResponse]  # type: ignore[assignment]
-    """Gets one."""
+    """Gets an output by name. NOT_FOUND when it does not exist."""
     ListOutputs: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.ListOutputsRequest, _connection_service_pb2.ListOutputsResponse]  # type: ignore[assignment]
-    """Lists them, in order of name."""
+    """Lists outputs in order of name."""
     UpdateOutput: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.UpdateOutputRequest, _connection_service_pb2.UpdateOutputResponse]  # type: ignore[assignment]
-    """Updates the fields named in the mask; an etag that no longer fits is ABORTED."""
+    """Updates the fields named in the mask. ABORTED when the etag does not match."""
     DeleteOutput: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.DeleteOutputRequest, _connection_service_pb2.DeleteOutputResponse]  # type: ignore[assignment]
-    """Deletes an output without connections."""
+    """Deletes an output. FAILED_PRECONDITION while it has connections."""
     CreateConnection: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.CreateConnectionRequest, _connection_service_pb2.CreateConnectionResponse]  # type: ignore[assignment]
-    """Connects an audience to an output, INACTIVE."""
+    """Connects an audience to an output. The connection starts INACTIVE."""
     GetConnection: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.GetConnectionRequest, _connection_service_pb2.GetConnectionResponse]  # type: ignore[assignment]
-    """Gets one."""
+    """Gets a connection by name. NOT_FOUND when it does not exist."""
     ListConnections: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.ListConnectionsRequest, _connection_service_pb2.ListConnectionsResponse]  # type: ignore[assignment]
-    """Lists them, in order of name."""
+    """Lists connections in order of name."""
     UpdateConnection: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.UpdateConnectionRequest, _connection_service_pb2.UpdateConnectionResponse]  # type: ignore[assignment]
-    """Updates the fields named in the mask; an etag that no longer fits is ABORTED."""
+    """Updates the fields named in the mask. ABORTED when the etag does not match."""
     DeleteConnection: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.DeleteConnectionRequest, _connection_service_pb2.DeleteConnectionResponse]  # type: ignore[assignment]
-    """Deletes a connection; an active one is deactivated first."""
+    """Deletes a connection. An active one is deactivated first."""
     ActivateConnection: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.ActivateConnectionRequest, _connection_service_pb2.ActivateConnectionResponse]  # type: ignore[assignment]
-    """Switches it on: the audience and its ancestors calculate, every member is sent as entered, then every change. Uses one of
-    the account's credits unless the audience has an active connection already; none left: RESOURCE_EXHAUSTED, nothing changed.
+    """Activates a connection: the audience and its ancestors are calculated, every member is sent as entered, then
+    every change. Uses one credit of the account unless the audience is activated already. RESOURCE_EXHAUSTED when no
+    credit is left; nothing changes then.
     """
     DeactivateConnection: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.DeactivateConnectionRequest, _connection_service_pb2.DeactivateConnectionResponse]  # type: ignore[assignment]
-    """Switches it off: updates stop, the credit returns, ancestors that nobody else needs stop too."""
+    """Deactivates a connection: delivery stops and the credit is returned. Ancestors stop too, unless another
+    connection needs them.
+    """
     ResumeConnection: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.ResumeConnectionRequest, _connection_service_pb2.ResumeConnectionResponse]  # type: ignore[assignment]
-    """Lets a FAULTED connection go on from its cursor."""
+    """Resumes a FAULTED connection from its cursor. Takes a credit again: RESOURCE_EXHAUSTED when none is left."""
 
 class ConnectionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Outputs and the connections of audiences to them."""
+    """Outputs, and the connections of audiences to them."""
 
     @_abc_1.abstractmethod
     def CreateOutput(
@@ -105,7 +111,7 @@ class ConnectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _connection_service_pb2.CreateOutputRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_connection_service_pb2.CreateOutputResponse, _abc.Awaitable[_connection_service_pb2.CreateOutputResponse]]:
-        """Creates a Output."""
+        """Creates an output. ALREADY_EXISTS when the id is taken."""
 
     @_abc_1.abstractmethod
     def GetOutput(
@@ -113,7 +119,7 @@ class ConnectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _connection_service_pb2.GetOutputRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_connection_service_pb2.GetOutputResponse, _abc.Awaitable[_connection_service_pb2.GetOutputResponse]]:
-        """Gets one."""
+        """Gets an output by name. NOT_FOUND when it does not exist."""
 
     @_abc_1.abstractmethod
     def ListOutputs(
@@ -121,7 +127,7 @@ class ConnectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _connection_service_pb2.ListOutputsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_connection_service_pb2.ListOutputsResponse, _abc.Awaitable[_connection_service_pb2.ListOutputsResponse]]:
-        """Lists them, in order of name."""
+        """Lists outputs in order of name."""
 
     @_abc_1.abstractmethod
     def UpdateOutput(
@@ -129,7 +135,7 @@ class ConnectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _connection_service_pb2.UpdateOutputRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_connection_service_pb2.UpdateOutputResponse, _abc.Awaitable[_connection_service_pb2.UpdateOutputResponse]]:
-        """Updates the fields named in the mask; an etag that no longer fits is ABORTED."""
+        """Updates the fields named in the mask. ABORTED when the etag does not match."""
 
     @_abc_1.abstractmethod
     def DeleteOutput(
@@ -137,7 +143,7 @@ class ConnectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _connection_service_pb2.DeleteOutputRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_connection_service_pb2.DeleteOutputResponse, _abc.Awaitable[_connection_service_pb2.DeleteOutputResponse]]:
-        """Deletes an output without connections."""
+        """Deletes an output. FAILED_PRECONDITION while it has connections."""
 
     @_abc_1.abstractmethod
     def CreateConnection(
@@ -145,7 +151,7 @@ class ConnectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _connection_service_pb2.CreateConnectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_connection_service_pb2.CreateConnectionResponse, _abc.Awaitable[_connection_service_pb2.CreateConnectionResponse]]:
-        """Connects an audience to an output, INACTIVE."""
+        """Connects an audience to an output. The connection starts INACTIVE."""
 
     @_abc_1.abstractmethod
     def GetConnection(
@@ -153,7 +159,7 @@ class ConnectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _connection_service_pb2.GetConnectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_connection_service_pb2.GetConnectionResponse, _abc.Awaitable[_connection_service_pb2.GetConnectionResponse]]:
-        """Gets one."""
+        """Gets a connection by name. NOT_FOUND when it does not exist."""
 
     @_abc_1.abstractmethod
     def ListConnections(
@@ -161,7 +167,7 @@ class ConnectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _connection_service_pb2.ListConnectionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_connection_service_pb2.ListConnectionsResponse, _abc.Awaitable[_connection_service_pb2.ListConnectionsResponse]]:
-        """Lists them, in order of name."""
+        """Lists connections in order of name."""
 
     @_abc_1.abstractmethod
     def UpdateConnection(
@@ -169,7 +175,7 @@ class ConnectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _connection_service_pb2.UpdateConnectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_connection_service_pb2.UpdateConnectionResponse, _abc.Awaitable[_connection_service_pb2.UpdateConnectionResponse]]:
-        """Updates the fields named in the mask; an etag that no longer fits is ABORTED."""
+        """Updates the fields named in the mask. ABORTED when the etag does not match."""
 
     @_abc_1.abstractmethod
     def DeleteConnection(
@@ -177,7 +183,7 @@ class ConnectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _connection_service_pb2.DeleteConnectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_connection_service_pb2.DeleteConnectionResponse, _abc.Awaitable[_connection_service_pb2.DeleteConnectionResponse]]:
-        """Deletes a connection; an active one is deactivated first."""
+        """Deletes a connection. An active one is deactivated first."""
 
     @_abc_1.abstractmethod
     def ActivateConnection(
@@ -185,8 +191,9 @@ class ConnectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _connection_service_pb2.ActivateConnectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_connection_service_pb2.ActivateConnectionResponse, _abc.Awaitable[_connection_service_pb2.ActivateConnectionResponse]]:
-        """Switches it on: the audience and its ancestors calculate, every member is sent as entered, then every change. Uses one of
-        the account's credits unless the audience has an active connection already; none left: RESOURCE_EXHAUSTED, nothing changed.
+        """Activates a connection: the audience and its ancestors are calculated, every member is sent as entered, then
+        every change. Uses one credit of the account unless the audience is activated already. RESOURCE_EXHAUSTED when no
+        credit is left; nothing changes then.
         """
 
     @_abc_1.abstractmethod
@@ -195,7 +202,9 @@ class ConnectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _connection_service_pb2.DeactivateConnectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_connection_service_pb2.DeactivateConnectionResponse, _abc.Awaitable[_connection_service_pb2.DeactivateConnectionResponse]]:
-        """Switches it off: updates stop, the credit returns, ancestors that nobody else needs stop too."""
+        """Deactivates a connection: delivery stops and the credit is returned. Ancestors stop too, unless another
+        connection needs them.
+        """
 
     @_abc_1.abstractmethod
     def ResumeConnection(
@@ -203,6 +212,6 @@ class ConnectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _connection_service_pb2.ResumeConnectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_connection_service_pb2.ResumeConnectionResponse, _abc.Awaitable[_connection_service_pb2.ResumeConnectionResponse]]:
-        """Lets a FAULTED connection go on from its cursor."""
+        """Resumes a FAULTED connection from its cursor. Takes a credit again: RESOURCE_EXHAUSTED when none is left."""
 
 def add_ConnectionServiceServicer_to_server(servicer: ConnectionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -30,41 +30,49 @@ class _Aggregate:
 class _AggregateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Aggregate.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     AGGREGATE_UNSPECIFIED: _Aggregate.ValueType  # 0
-    """COUNT."""
+    """Taken as COUNT."""
     AGGREGATE_COUNT: _Aggregate.ValueType  # 1
+    """Number of events."""
     AGGREGATE_DISTINCT_DAYS: _Aggregate.ValueType  # 2
-    """Calendar days with an event, in the account's time zone."""
+    """Number of calendar days with an event, in the account's time zone."""
     AGGREGATE_SUM: _Aggregate.ValueType  # 3
-    """Shortest decimal forms added exactly: 0.1 + 0.2 equals 0.3."""
+    """Sum of the values. Adds their shortest decimal forms exactly: 0.1 + 0.2 equals 0.3."""
     AGGREGATE_AVERAGE: _Aggregate.ValueType  # 4
+    """Average of the values."""
     AGGREGATE_MIN: _Aggregate.ValueType  # 5
+    """Smallest value."""
     AGGREGATE_MAX: _Aggregate.ValueType  # 6
+    """Largest value."""
     AGGREGATE_DISTINCT: _Aggregate.ValueType  # 7
-    """Distinct values, of any kind."""
+    """Number of distinct values of any kind."""
     AGGREGATE_FIRST: _Aggregate.ValueType  # 8
-    """The value of the earliest event."""
+    """Value of the earliest event."""
     AGGREGATE_LAST: _Aggregate.ValueType  # 9
-    """The value of the latest event."""
+    """Value of the latest event."""
 
 class Aggregate(_Aggregate, metaclass=_AggregateEnumTypeWrapper):
-    """What is computed over a user's events before the test."""
+    """Function over a user's events."""
 
 AGGREGATE_UNSPECIFIED: Aggregate.ValueType  # 0
-"""COUNT."""
+"""Taken as COUNT."""
 AGGREGATE_COUNT: Aggregate.ValueType  # 1
+"""Number of events."""
 AGGREGATE_DISTINCT_DAYS: Aggregate.ValueType  # 2
-"""Calendar days with an event, in the account's time zone."""
+"""Number of calendar days with an event, in the account's time zone."""
 AGGREGATE_SUM: Aggregate.ValueType  # 3
-"""Shortest decimal forms added exactly: 0.1 + 0.2 equals 0.3."""
+"""Sum of the values. Adds their shortest decimal forms exactly: 0.1 + 0.2 equals 0.3."""
 AGGREGATE_AVERAGE: Aggregate.ValueType  # 4
+"""Average of the values."""
 AGGREGATE_MIN: Aggregate.ValueType  # 5
+"""Smallest value."""
 AGGREGATE_MAX: Aggregate.ValueType  # 6
+"""Largest value."""
 AGGREGATE_DISTINCT: Aggregate.ValueType  # 7
-"""Distinct values, of any kind."""
+"""Number of distinct values of any kind."""
 AGGREGATE_FIRST: Aggregate.ValueType  # 8
-"""The value of the earliest event."""
+"""Value of the earliest event."""
 AGGREGATE_LAST: Aggregate.ValueType  # 9
-"""The value of the latest event."""
+"""Value of the latest event."""
 Global___Aggregate: _TypeAlias = Aggregate  # noqa: Y015
 
 class _CalendarUnit:
@@ -74,33 +82,45 @@ class _CalendarUnit:
 class _CalendarUnitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CalendarUnit.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CALENDAR_UNIT_UNSPECIFIED: _CalendarUnit.ValueType  # 0
+    """Not set."""
     CALENDAR_UNIT_HOUR: _CalendarUnit.ValueType  # 1
+    """Hours."""
     CALENDAR_UNIT_DAY: _CalendarUnit.ValueType  # 2
+    """Days."""
     CALENDAR_UNIT_WEEK: _CalendarUnit.ValueType  # 3
-    """ISO weeks, from Monday."""
+    """ISO weeks, starting on Monday."""
     CALENDAR_UNIT_MONTH: _CalendarUnit.ValueType  # 4
+    """Months."""
     CALENDAR_UNIT_QUARTER: _CalendarUnit.ValueType  # 5
+    """Quarters."""
     CALENDAR_UNIT_YEAR: _CalendarUnit.ValueType  # 6
+    """Years."""
 
 class CalendarUnit(_CalendarUnit, metaclass=_CalendarUnitEnumTypeWrapper):
-    """Units of a calendar window."""
+    """Unit of a calendar window."""
 
 CALENDAR_UNIT_UNSPECIFIED: CalendarUnit.ValueType  # 0
+"""Not set."""
 CALENDAR_UNIT_HOUR: CalendarUnit.ValueType  # 1
+"""Hours."""
 CALENDAR_UNIT_DAY: CalendarUnit.ValueType  # 2
+"""Days."""
 CALENDAR_UNIT_WEEK: CalendarUnit.ValueType  # 3
-"""ISO weeks, from Monday."""
+"""ISO weeks, starting on Monday."""
 CALENDAR_UNIT_MONTH: CalendarUnit.ValueType  # 4
+"""Months."""
 CALENDAR_UNIT_QUARTER: CalendarUnit.ValueType  # 5
+"""Quarters."""
 CALENDAR_UNIT_YEAR: CalendarUnit.ValueType  # 6
+"""Years."""
 Global___CalendarUnit: _TypeAlias = CalendarUnit  # noqa: Y015
 
 @_typing.final
 class Criteria(_message.Message):
-    """A criterion is a set of users. `not` is its complement within the journey's users, users without any data for it included, so that
-    De Morgan and double negation hold for every criterion and there is no third truth value.
+    """A set of users. `not` is the complement within the journey's users, including users without matching data. De
+    Morgan's laws and double negation hold for every criterion; there is no third truth value.
 
-    Limits: 32 levels deep, 500 nodes.
+    Limits: 32 levels, 500 nodes.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -117,29 +137,43 @@ class Criteria(_message.Message):
     IDENTITY_FIELD_NUMBER: _builtins.int
     BUCKET_FIELD_NUMBER: _builtins.int
     label: _builtins.str
-    """An optional name of this node: EstimateAudience answers with the size of each labelled criterion by itself."""
+    """Optional label. EstimateAudience returns the size of each labelled criterion by itself."""
     @_builtins.property
     def all_of(self) -> Global___CriteriaList:
-        """Every child is true; empty = everyone."""
+        """Every child matches. Empty = all users."""
 
     @_builtins.property
     def any_of(self) -> Global___CriteriaList:
-        """Some child is true; empty = no one."""
+        """At least one child matches. Empty = no users."""
 
     @_builtins.property
-    def user_attribute(self) -> Global___UserAttributeCriterion: ...
+    def user_attribute(self) -> Global___UserAttributeCriterion:
+        """A test on a user attribute."""
+
     @_builtins.property
-    def event(self) -> Global___EventCriterion: ...
+    def event(self) -> Global___EventCriterion:
+        """A test on the user's events."""
+
     @_builtins.property
-    def sequence(self) -> Global___SequenceCriterion: ...
+    def sequence(self) -> Global___SequenceCriterion:
+        """Events in a given order."""
+
     @_builtins.property
-    def audience(self) -> Global___AudienceCriterion: ...
+    def audience(self) -> Global___AudienceCriterion:
+        """Membership in another audience."""
+
     @_builtins.property
-    def consent(self) -> Global___ConsentCriterion: ...
+    def consent(self) -> Global___ConsentCriterion:
+        """The state of a consent."""
+
     @_builtins.property
-    def identity(self) -> Global___IdentityCriterion: ...
+    def identity(self) -> Global___IdentityCriterion:
+        """A test on an identity."""
+
     @_builtins.property
-    def bucket(self) -> Global___BucketCriterion: ...
+    def bucket(self) -> Global___BucketCriterion:
+        """A stable random share of the users."""
+
     def __init__(
         self,
         *,
@@ -166,13 +200,15 @@ Global___Criteria: _TypeAlias = Criteria  # noqa: Y015
 
 @_typing.final
 class CriteriaList(_message.Message):
-    """Criteria in order."""
+    """A list of criteria."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CRITERIA_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def criteria(self) -> _containers.RepeatedCompositeFieldContainer[Global___Criteria]: ...
+    def criteria(self) -> _containers.RepeatedCompositeFieldContainer[Global___Criteria]:
+        """The criteria, in order."""
+
     def __init__(
         self,
         *,
@@ -188,16 +224,20 @@ Global___CriteriaList: _TypeAlias = CriteriaList  # noqa: Y015
 
 @_typing.final
 class UserAttributeCriterion(_message.Message):
-    """True when the attribute, in at least one workspace of the journey's inputs, passes the test."""
+    """Matches when the attribute passes the test in at least one workspace of the journey's inputs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_FIELD_NUMBER: _builtins.int
     TEST_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """The attribute's key. Built in: `$first_seen` and `$last_seen`, times over the journey's inputs."""
+    """Key of the attribute. `$first_seen` and `$last_seen` are built in: the first and last time of the user's data
+    over the journey's inputs.
+    """
     @_builtins.property
-    def test(self) -> Global___ValueTest: ...
+    def test(self) -> Global___ValueTest:
+        """Required. Test on the value."""
+
     def __init__(
         self,
         *,
@@ -214,7 +254,9 @@ Global___UserAttributeCriterion: _TypeAlias = UserAttributeCriterion  # noqa: Y0
 
 @_typing.final
 class ValueTest(_message.Message):
-    """A test on one value. A missing value, or one of another kind, passes no test. On a list it passes when some element passes."""
+    """A test on one value. A missing value and a value of another kind never pass. A list passes when one of its elements
+    does.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -237,18 +279,20 @@ class ValueTest(_message.Message):
     OLDER_THAN_FIELD_NUMBER: _builtins.int
     NEAR_FIELD_NUMBER: _builtins.int
     ignore_case: _builtins.bool
-    """Unicode case folding for the string tests."""
+    """Ignores case in string tests, by Unicode case folding."""
     contains: _builtins.str
-    """Strings."""
+    """The string contains this."""
     starts_with: _builtins.str
+    """The string starts with this."""
     ends_with: _builtins.str
+    """The string ends with this."""
     glob: _builtins.str
-    """The whole string: `*` any characters, `?` one."""
+    """The whole string matches this pattern: `*` any characters, `?` one character."""
     matches: _builtins.str
-    """RE2 syntax, unanchored, linear time."""
+    """The string matches this RE2 expression, unanchored."""
     @_builtins.property
     def exists(self) -> Global___ExistsTest:
-        """There is a value; on a list, at least one element."""
+        """The value exists. A list needs at least one element."""
 
     @_builtins.property
     def equals(self) -> _value_pb2.Value:
@@ -256,33 +300,39 @@ class ValueTest(_message.Message):
 
     @_builtins.property
     def greater_than(self) -> _value_pb2.Value:
-        """Numbers and times."""
+        """Greater than this number or time."""
 
     @_builtins.property
-    def greater_or_equal(self) -> _value_pb2.Value: ...
+    def greater_or_equal(self) -> _value_pb2.Value:
+        """Greater than or equal to this number or time."""
+
     @_builtins.property
-    def less_than(self) -> _value_pb2.Value: ...
+    def less_than(self) -> _value_pb2.Value:
+        """Less than this number or time."""
+
     @_builtins.property
-    def less_or_equal(self) -> _value_pb2.Value: ...
+    def less_or_equal(self) -> _value_pb2.Value:
+        """Less than or equal to this number or time."""
+
     @_builtins.property
     def between(self) -> Global___BetweenTest:
-        """Both ends included."""
+        """Between two numbers or times, both inclusive."""
 
     @_builtins.property
     def semver(self) -> Global___SemverTest:
-        """Version strings."""
+        """A comparison of version strings."""
 
     @_builtins.property
     def within_last(self) -> _duration_pb2.Duration:
-        """Times in (now - d, now]."""
+        """The time lies in (now - d, now]."""
 
     @_builtins.property
     def older_than(self) -> _duration_pb2.Duration:
-        """Times up to and including now - d."""
+        """The time is at most now - d."""
 
     @_builtins.property
     def near(self) -> Global___NearTest:
-        """"lat,long" strings."""
+        """The "lat,long" string lies near a point."""
 
     def __init__(
         self,
@@ -317,7 +367,7 @@ Global___ValueTest: _TypeAlias = ValueTest  # noqa: Y015
 
 @_typing.final
 class ExistsTest(_message.Message):
-    """There is a value."""
+    """Passes when there is a value."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -334,13 +384,15 @@ Global___ExistsTest: _TypeAlias = ExistsTest  # noqa: Y015
 
 @_typing.final
 class ValueList(_message.Message):
-    """Values to be equal to."""
+    """A list of values."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VALUES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def values(self) -> _containers.RepeatedCompositeFieldContainer[_value_pb2.Value]: ...
+    def values(self) -> _containers.RepeatedCompositeFieldContainer[_value_pb2.Value]:
+        """The values, at most 10,000."""
+
     def __init__(
         self,
         *,
@@ -356,16 +408,20 @@ Global___ValueList: _TypeAlias = ValueList  # noqa: Y015
 
 @_typing.final
 class BetweenTest(_message.Message):
-    """low <= value <= high; both numbers or both times."""
+    """low <= value <= high. Both are numbers or both are times."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     LOW_FIELD_NUMBER: _builtins.int
     HIGH_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def low(self) -> _value_pb2.Value: ...
+    def low(self) -> _value_pb2.Value:
+        """Lower bound, inclusive."""
+
     @_builtins.property
-    def high(self) -> _value_pb2.Value: ...
+    def high(self) -> _value_pb2.Value:
+        """Upper bound, inclusive."""
+
     def __init__(
         self,
         *,
@@ -382,7 +438,7 @@ Global___BetweenTest: _TypeAlias = BetweenTest  # noqa: Y015
 
 @_typing.final
 class SemverTest(_message.Message):
-    """Precedence of version strings after Semantic Versioning 2.0.0."""
+    """A comparison by the precedence of Semantic Versioning 2.0.0."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -392,10 +448,15 @@ class SemverTest(_message.Message):
     LESS_THAN_FIELD_NUMBER: _builtins.int
     LESS_OR_EQUAL_FIELD_NUMBER: _builtins.int
     equals: _builtins.str
+    """Same precedence as this version."""
     greater_than: _builtins.str
+    """Higher precedence than this version."""
     greater_or_equal: _builtins.str
+    """Same or higher precedence than this version."""
     less_than: _builtins.str
+    """Lower precedence than this version."""
     less_or_equal: _builtins.str
+    """Same or lower precedence than this version."""
     def __init__(
         self,
         *,
@@ -417,7 +478,7 @@ Global___SemverTest: _TypeAlias = SemverTest  # noqa: Y015
 
 @_typing.final
 class NearTest(_message.Message):
-    """Within `meters` of a point, on the great circle."""
+    """Within a great-circle distance of a point."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -425,10 +486,11 @@ class NearTest(_message.Message):
     LONGITUDE_FIELD_NUMBER: _builtins.int
     METERS_FIELD_NUMBER: _builtins.int
     latitude: _builtins.float
-    """Decimal degrees, -90 to 90."""
+    """Latitude in decimal degrees, -90 to 90."""
     longitude: _builtins.float
-    """Decimal degrees, -180 to 180."""
+    """Longitude in decimal degrees, -180 to 180."""
     meters: _builtins.float
+    """Maximum distance in meters, 0 or more."""
     def __init__(
         self,
         *,
@@ -446,7 +508,7 @@ Global___NearTest: _TypeAlias = NearTest  # noqa: Y015
 
 @_typing.final
 class NumberTest(_message.Message):
-    """A test on the number that an aggregate gives."""
+    """A test on the result of an aggregate."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -458,13 +520,18 @@ class NumberTest(_message.Message):
     LESS_OR_EQUAL_FIELD_NUMBER: _builtins.int
     BETWEEN_FIELD_NUMBER: _builtins.int
     equals: _builtins.float
+    """Equal to this number."""
     greater_than: _builtins.float
+    """Greater than this number."""
     greater_or_equal: _builtins.float
+    """Greater than or equal to this number."""
     less_than: _builtins.float
+    """Less than this number."""
     less_or_equal: _builtins.float
+    """Less than or equal to this number."""
     @_builtins.property
     def between(self) -> Global___NumberBetween:
-        """Both ends included."""
+        """Between two numbers, both inclusive."""
 
     def __init__(
         self,
@@ -488,13 +555,15 @@ Global___NumberTest: _TypeAlias = NumberTest  # noqa: Y015
 
 @_typing.final
 class NumberList(_message.Message):
-    """Numbers to be equal to."""
+    """A list of numbers."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VALUES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The numbers."""
+
     def __init__(
         self,
         *,
@@ -517,7 +586,9 @@ class NumberBetween(_message.Message):
     LOW_FIELD_NUMBER: _builtins.int
     HIGH_FIELD_NUMBER: _builtins.int
     low: _builtins.float
+    """Lower bound, inclusive."""
     high: _builtins.float
+    """Upper bound, inclusive."""
     def __init__(
         self,
         *,
@@ -534,8 +605,8 @@ Global___NumberBetween: _TypeAlias = NumberBetween  # noqa: Y015
 
 @_typing.final
 class EventCriterion(_message.Message):
-    """True when the aggregate over the user's matching events passes the test. With no event taking part COUNT, DISTINCT_DAYS, DISTINCT and
-    SUM are 0; the others are undefined and pass no test.
+    """Matches when the aggregate over the user's matching events passes the test. Without matching events COUNT,
+    DISTINCT_DAYS, DISTINCT and SUM are 0; other aggregates are undefined and never pass.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -549,27 +620,28 @@ class EventCriterion(_message.Message):
     OF_FIELD_NUMBER: _builtins.int
     TEST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The events' name; empty = any."""
+    """Event name. Empty = any."""
     type: _data_pb2.EventType.ValueType
-    """The events' type; unspecified = any."""
+    """Event type. Unspecified = any."""
     aggregate: Global___Aggregate.ValueType
+    """Function over the events."""
     of: _builtins.str
-    """The event attribute to aggregate, for SUM, AVERAGE, MIN, MAX, DISTINCT, FIRST and LAST."""
+    """Event attribute to aggregate. Required by SUM, AVERAGE, MIN, MAX, DISTINCT, FIRST and LAST."""
     @_builtins.property
     def where(self) -> Global___EventCondition:
-        """Conditions on the event's own attributes; all parts see the same event."""
+        """Condition on the attributes of each event. All parts apply to the same event."""
 
     @_builtins.property
     def inputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """A subset of the journey's inputs, by name; empty = all of them."""
+        """Names of some of the journey's inputs. Empty = all of them."""
 
     @_builtins.property
     def window(self) -> Global___Window:
-        """When; none = all retained events."""
+        """Time window of the events. Unset = all retained events."""
 
     @_builtins.property
     def test(self) -> Global___NumberTest:
-        """Omitted = greater_than 0."""
+        """Test on the result. Unset = greater than 0."""
 
     def __init__(
         self,
@@ -602,11 +674,17 @@ class EventCondition(_message.Message):
     NOT_FIELD_NUMBER: _builtins.int
     ATTRIBUTE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def all_of(self) -> Global___EventConditionList: ...
+    def all_of(self) -> Global___EventConditionList:
+        """Every condition holds. Empty = always."""
+
     @_builtins.property
-    def any_of(self) -> Global___EventConditionList: ...
+    def any_of(self) -> Global___EventConditionList:
+        """At least one condition holds. Empty = never."""
+
     @_builtins.property
-    def attribute(self) -> Global___EventAttributeCondition: ...
+    def attribute(self) -> Global___EventAttributeCondition:
+        """A test on an attribute of the event."""
+
     def __init__(
         self,
         *,
@@ -626,13 +704,15 @@ Global___EventCondition: _TypeAlias = EventCondition  # noqa: Y015
 
 @_typing.final
 class EventConditionList(_message.Message):
-    """Conditions in order."""
+    """A list of conditions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CONDITIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def conditions(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventCondition]: ...
+    def conditions(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventCondition]:
+        """The conditions, in order."""
+
     def __init__(
         self,
         *,
@@ -648,15 +728,18 @@ Global___EventConditionList: _TypeAlias = EventConditionList  # noqa: Y015
 
 @_typing.final
 class EventAttributeCondition(_message.Message):
-    """The event's attribute passes the test."""
+    """Holds when the attribute of the event passes the test."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_FIELD_NUMBER: _builtins.int
     TEST_FIELD_NUMBER: _builtins.int
     key: _builtins.str
+    """Key of the attribute."""
     @_builtins.property
-    def test(self) -> Global___ValueTest: ...
+    def test(self) -> Global___ValueTest:
+        """Required. Test on the value."""
+
     def __init__(
         self,
         *,
@@ -673,7 +756,7 @@ Global___EventAttributeCondition: _TypeAlias = EventAttributeCondition  # noqa: 
 
 @_typing.final
 class Window(_message.Message):
-    """Which events count, by their time, exact to the microsecond at both ends."""
+    """Selects events by their time, with microsecond precision."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -683,18 +766,20 @@ class Window(_message.Message):
     CALENDAR_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def last(self) -> _duration_pb2.Duration:
-        """(now - d, now]."""
+        """Times in (now - d, now]."""
 
     @_builtins.property
     def between_ago(self) -> Global___BetweenAgo:
-        """(now - from, now - to]."""
+        """Times in (now - from, now - to]."""
 
     @_builtins.property
     def range(self) -> Global___TimeRange:
-        """[start, end)."""
+        """Times in [start, end)."""
 
     @_builtins.property
-    def calendar(self) -> Global___CalendarWindow: ...
+    def calendar(self) -> Global___CalendarWindow:
+        """Whole calendar units."""
+
     def __init__(
         self,
         *,
@@ -715,14 +800,16 @@ Global___Window: _TypeAlias = Window  # noqa: Y015
 
 @_typing.final
 class BetweenAgo(_message.Message):
-    """(now - from, now - to], with from > to."""
+    """Times in (now - from, now - to]. `from` is greater than `to`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     FROM_FIELD_NUMBER: _builtins.int
     TO_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def to(self) -> _duration_pb2.Duration: ...
+    def to(self) -> _duration_pb2.Duration:
+        """Age of the end of the window. Must not be negative."""
+
     def __init__(
         self,
         *,
@@ -738,16 +825,20 @@ Global___BetweenAgo: _TypeAlias = BetweenAgo  # noqa: Y015
 
 @_typing.final
 class TimeRange(_message.Message):
-    """[start, end); a missing end is open."""
+    """Times in [start, end)."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     START_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def start(self) -> _timestamp_pb2.Timestamp: ...
+    def start(self) -> _timestamp_pb2.Timestamp:
+        """Start, inclusive. Unset = no lower bound."""
+
     @_builtins.property
-    def end(self) -> _timestamp_pb2.Timestamp: ...
+    def end(self) -> _timestamp_pb2.Timestamp:
+        """End, exclusive. Unset = no upper bound."""
+
     def __init__(
         self,
         *,
@@ -764,7 +855,7 @@ Global___TimeRange: _TypeAlias = TimeRange  # noqa: Y015
 
 @_typing.final
 class CalendarWindow(_message.Message):
-    """`count` whole units, the last of which is `offset` units before the one that contains now. "this month" is {MONTH}, "yesterday"
+    """`count` whole units. The last one is `offset` units before the current one. "This month" is {MONTH}, "yesterday"
     {DAY, offset 1}, "the previous 2 weeks" {WEEK, count 2, offset 1}.
     """
 
@@ -775,11 +866,13 @@ class CalendarWindow(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     unit: Global___CalendarUnit.ValueType
+    """Required. The unit."""
     count: _builtins.int
-    """0 is taken as 1."""
+    """Number of units, 1 to 100,000. 0 = 1."""
     offset: _builtins.int
+    """Units between the last one and the current one, 0 to 100,000."""
     time_zone: _builtins.str
-    """IANA; empty = the account's. Days have 23 or 25 hours where clocks change."""
+    """IANA time zone. Empty = the account's. Days have 23 or 25 hours when the clocks change."""
     def __init__(
         self,
         *,
@@ -798,7 +891,7 @@ Global___CalendarWindow: _TypeAlias = CalendarWindow  # noqa: Y015
 
 @_typing.final
 class SequenceCriterion(_message.Message):
-    """True when events matching the steps happened in that order, strictly later each."""
+    """Matches when events that match the steps happened in this order, each strictly later than the one before."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -807,15 +900,15 @@ class SequenceCriterion(_message.Message):
     WINDOW_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceStep]:
-        """1 to 20."""
+        """Required. 1 to 20 steps."""
 
     @_builtins.property
     def within(self) -> _duration_pb2.Duration:
-        """The last no later than this after the first; unset = no limit."""
+        """Maximum time between the first and the last step. Unset = no limit."""
 
     @_builtins.property
     def window(self) -> Global___Window:
-        """All steps inside this window; none = all retained events."""
+        """Time window of all steps. Unset = all retained events."""
 
     def __init__(
         self,
@@ -843,14 +936,16 @@ class SequenceStep(_message.Message):
     WHERE_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Empty = any."""
+    """Event name. Empty = any."""
     type: _data_pb2.EventType.ValueType
-    """Unspecified = any."""
+    """Event type. Unspecified = any."""
     @_builtins.property
-    def where(self) -> Global___EventCondition: ...
+    def where(self) -> Global___EventCondition:
+        """Condition on the event. Unset = any event."""
+
     @_builtins.property
     def inputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """A subset of the journey's inputs; empty = all of them."""
+        """Names of some of the journey's inputs. Empty = all of them."""
 
     def __init__(
         self,
@@ -870,13 +965,13 @@ Global___SequenceStep: _TypeAlias = SequenceStep  # noqa: Y015
 
 @_typing.final
 class AudienceCriterion(_message.Message):
-    """True when the user is in that audience. A cycle is refused when written."""
+    """Matches when the user is in another audience. A cycle fails with INVALID_ARGUMENT when it is saved."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`accounts/{a}/audiences/{id}`."""
+    """Required. Name of the audience, `accounts/{a}/audiences/{id}`."""
     def __init__(
         self,
         *,
@@ -892,7 +987,7 @@ Global___AudienceCriterion: _TypeAlias = AudienceCriterion  # noqa: Y015
 
 @_typing.final
 class ConsentCriterion(_message.Message):
-    """True when the user's latest consent state for the regulation and purpose is that."""
+    """Matches when the user's latest state for a regulation and purpose equals `state`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -900,8 +995,11 @@ class ConsentCriterion(_message.Message):
     PURPOSE_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     regulation: _builtins.str
+    """Required. Regulation, for example "gdpr"."""
     purpose: _builtins.str
+    """Required. Purpose, for example "marketing"."""
     state: _data_pb2.ConsentState.ValueType
+    """Required. State to match."""
     def __init__(
         self,
         *,
@@ -919,15 +1017,18 @@ Global___ConsentCriterion: _TypeAlias = ConsentCriterion  # noqa: Y015
 
 @_typing.final
 class IdentityCriterion(_message.Message):
-    """True when the user's identity of that type passes the test."""
+    """Matches when the user's identity of a type passes the test."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TYPE_FIELD_NUMBER: _builtins.int
     TEST_FIELD_NUMBER: _builtins.int
     type: _builtins.str
+    """Required. Identity type, for example "email"."""
     @_builtins.property
-    def test(self) -> Global___ValueTest: ...
+    def test(self) -> Global___ValueTest:
+        """Required. Test on the identity."""
+
     def __init__(
         self,
         *,
@@ -944,7 +1045,9 @@ Global___IdentityCriterion: _TypeAlias = IdentityCriterion  # noqa: Y015
 
 @_typing.final
 class BucketCriterion(_message.Message):
-    """True when XXH3-64 of salt, a zero byte and the user id, as a share of 2^64, falls in [from_percent, to_percent)."""
+    """Matches a stable share of the users: those whose XXH3-64 hash of salt, a zero byte and user id, as a percentage of
+    2^64, lies in [from_percent, to_percent).
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -952,8 +1055,11 @@ class BucketCriterion(_message.Message):
     FROM_PERCENT_FIELD_NUMBER: _builtins.int
     TO_PERCENT_FIELD_NUMBER: _builtins.int
     salt: _builtins.str
+    """Salt of the hash. Different salts give independent shares."""
     from_percent: _builtins.float
+    """Start of the share in percent, inclusive, 0 to 100."""
     to_percent: _builtins.float
+    """End of the share in percent, exclusive, 0 to 100."""
     def __init__(
         self,
         *,

@@ -28,23 +28,33 @@ class _EventType:
 class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     EVENT_TYPE_UNSPECIFIED: _EventType.ValueType  # 0
-    """Taken as CUSTOM when sent; "any type" in a criterion."""
+    """Taken as CUSTOM in an event, and as any type in a criterion."""
     EVENT_TYPE_CUSTOM: _EventType.ValueType  # 1
+    """An event defined by the caller."""
     EVENT_TYPE_SCREEN_VIEW: _EventType.ValueType  # 2
+    """A view of a screen or page."""
     EVENT_TYPE_COMMERCE: _EventType.ValueType  # 3
+    """A commerce event, for example a purchase."""
     EVENT_TYPE_SESSION: _EventType.ValueType  # 4
+    """A session event, for example its start or end."""
     EVENT_TYPE_LIFECYCLE: _EventType.ValueType  # 5
+    """An event in the life of an app, for example its installation."""
 
 class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
-    """The type of an event."""
+    """Type of an event."""
 
 EVENT_TYPE_UNSPECIFIED: EventType.ValueType  # 0
-"""Taken as CUSTOM when sent; "any type" in a criterion."""
+"""Taken as CUSTOM in an event, and as any type in a criterion."""
 EVENT_TYPE_CUSTOM: EventType.ValueType  # 1
+"""An event defined by the caller."""
 EVENT_TYPE_SCREEN_VIEW: EventType.ValueType  # 2
+"""A view of a screen or page."""
 EVENT_TYPE_COMMERCE: EventType.ValueType  # 3
+"""A commerce event, for example a purchase."""
 EVENT_TYPE_SESSION: EventType.ValueType  # 4
+"""A session event, for example its start or end."""
 EVENT_TYPE_LIFECYCLE: EventType.ValueType  # 5
+"""An event in the life of an app, for example its installation."""
 Global___EventType: _TypeAlias = EventType  # noqa: Y015
 
 class _ConsentState:
@@ -54,20 +64,26 @@ class _ConsentState:
 class _ConsentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ConsentState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CONSENT_STATE_UNSPECIFIED: _ConsentState.ValueType  # 0
+    """Not set."""
     CONSENT_STATE_GIVEN: _ConsentState.ValueType  # 1
+    """The user gave the consent."""
     CONSENT_STATE_DENIED: _ConsentState.ValueType  # 2
+    """The user denied the consent."""
 
 class ConsentState(_ConsentState, metaclass=_ConsentStateEnumTypeWrapper):
-    """The state of a consent."""
+    """State of a consent."""
 
 CONSENT_STATE_UNSPECIFIED: ConsentState.ValueType  # 0
+"""Not set."""
 CONSENT_STATE_GIVEN: ConsentState.ValueType  # 1
+"""The user gave the consent."""
 CONSENT_STATE_DENIED: ConsentState.ValueType  # 2
+"""The user denied the consent."""
 Global___ConsentState: _TypeAlias = ConsentState  # noqa: Y015
 
 @_typing.final
 class Event(_message.Message):
-    """Something a user did, at a time."""
+    """An action of a user at a point in time."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -100,22 +116,24 @@ class Event(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     EVENT_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Required. The caller's own id of the user, 1-256 bytes of UTF-8."""
+    """Required. Id of the user in the caller's system, 1-256 bytes of UTF-8."""
     input: _builtins.str
-    """The input it came through, `accounts/{a}/workspaces/{w}/inputs/{i}`. Empty: the request's `input`."""
+    """Name of the input, `accounts/{a}/workspaces/{w}/inputs/{i}`. Empty = the `input` of the request."""
     name: _builtins.str
-    """Required. The event's name, at most 256 bytes."""
+    """Required. Event name, at most 256 bytes."""
     type: Global___EventType.ValueType
-    """The event's type; unspecified is CUSTOM."""
+    """Event type. Unspecified = CUSTOM."""
     event_id: _builtins.str
-    """When given, a second event with the same id on the same input is a duplicate: counted in the answer, applied once."""
+    """Optional deduplication key. A second event with the same id on the same input counts as a duplicate and is not
+    stored.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """Required. When it happened. Events count at this time, in whatever order they arrive."""
+        """Required. Time of the event, at most 24 hours ahead of the server's clock. Events may arrive in any order."""
 
     @_builtins.property
     def attributes(self) -> _containers.MessageMap[_builtins.str, _value_pb2.Value]:
-        """At most 100 attributes; names at most 256 bytes."""
+        """At most 100 attributes. Keys have at most 256 bytes."""
 
     def __init__(
         self,
@@ -138,7 +156,7 @@ Global___Event: _TypeAlias = Event  # noqa: Y015
 
 @_typing.final
 class UserUpdate(_message.Message):
-    """A change to what is known of a user."""
+    """A change to the data of a user."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -192,12 +210,14 @@ class UserUpdate(_message.Message):
     UNSET_IDENTITIES_FIELD_NUMBER: _builtins.int
     CONSENTS_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Required. The caller's own id of the user, 1-256 bytes of UTF-8."""
+    """Required. Id of the user in the caller's system, 1-256 bytes of UTF-8."""
     input: _builtins.str
-    """The input it came through. Empty: the request's `input`. Attributes are kept for the input's workspace."""
+    """Name of the input. Empty = the `input` of the request. Attributes are stored for the input's workspace."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """When this became true; unset is the server's clock. Per attribute the latest time wins, whatever the order of arrival."""
+        """Time of the change. Unset = the server's clock. The latest time wins per attribute, identity and consent, in any
+        order of arrival.
+        """
 
     @_builtins.property
     def attributes(self) -> _containers.MessageMap[_builtins.str, _value_pb2.Value]:
@@ -205,7 +225,7 @@ class UserUpdate(_message.Message):
 
     @_builtins.property
     def unset_attributes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Attributes to unset; an unset is a write with a time like any other."""
+        """Attributes to unset. An unset has a time like any other write."""
 
     @_builtins.property
     def identities(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -241,7 +261,7 @@ Global___UserUpdate: _TypeAlias = UserUpdate  # noqa: Y015
 
 @_typing.final
 class ConsentUpdate(_message.Message):
-    """A consent given or denied by a user."""
+    """The state of one consent of a user."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -249,10 +269,11 @@ class ConsentUpdate(_message.Message):
     PURPOSE_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     regulation: _builtins.str
-    """The regulation, for example "gdpr" or "ccpa"."""
+    """Regulation, for example "gdpr" or "ccpa"."""
     purpose: _builtins.str
-    """The purpose, for example "marketing"."""
+    """Purpose, for example "marketing"."""
     state: Global___ConsentState.ValueType
+    """State of the consent."""
     def __init__(
         self,
         *,

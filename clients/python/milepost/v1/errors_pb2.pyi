@@ -23,32 +23,35 @@ class _ErrorReason:
 class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
+    """Not set."""
     ERROR_REASON_INVALID_ARGUMENT: _ErrorReason.ValueType  # 1
-    """INVALID_ARGUMENT. Fields are at fault; see the BadRequest."""
+    """INVALID_ARGUMENT. Some fields are invalid; see the BadRequest."""
     ERROR_REASON_INVALID_CRITERIA: _ErrorReason.ValueType  # 2
-    """INVALID_ARGUMENT. The criteria are refused; see the BadRequest."""
+    """INVALID_ARGUMENT. The criteria are invalid; see the BadRequest."""
     ERROR_REASON_INVALID_PAGE_TOKEN: _ErrorReason.ValueType  # 3
-    """INVALID_ARGUMENT. The page token is not one this method gave for this request."""
+    """INVALID_ARGUMENT. The page token does not belong to this method and request."""
     ERROR_REASON_INVALID_REVISION: _ErrorReason.ValueType  # 4
-    """INVALID_ARGUMENT. The revision token is of another store."""
+    """INVALID_ARGUMENT. The revision belongs to another store."""
     ERROR_REASON_BATCH_REFUSED: _ErrorReason.ValueType  # 5
-    """INVALID_ARGUMENT. No event or user of the batch could be taken; see the BadRequest."""
+    """INVALID_ARGUMENT. Every event or user of the batch was rejected; see the BadRequest."""
     ERROR_REASON_BATCH_TOO_LARGE: _ErrorReason.ValueType  # 6
-    """INVALID_ARGUMENT. More events, users or bytes than a batch may have. Metadata: limit, actual."""
+    """INVALID_ARGUMENT. The batch has too many events, users or bytes. Metadata: limit, actual."""
     ERROR_REASON_RESOURCE_NOT_FOUND: _ErrorReason.ValueType  # 7
-    """NOT_FOUND. Metadata: resource."""
+    """NOT_FOUND. The resource does not exist. Metadata: resource."""
     ERROR_REASON_RESOURCE_ALREADY_EXISTS: _ErrorReason.ValueType  # 8
-    """ALREADY_EXISTS. Metadata: resource."""
+    """ALREADY_EXISTS. The id is taken. Metadata: resource."""
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 9
-    """ABORTED. The resource changed since the caller read it. Metadata: resource."""
+    """ABORTED. The resource changed since it was read. Metadata: resource."""
     ERROR_REASON_MILESTONE_HAS_CHILDREN: _ErrorReason.ValueType  # 10
     """FAILED_PRECONDITION. The milestone has children. Metadata: children."""
     ERROR_REASON_AUDIENCE_IN_USE: _ErrorReason.ValueType  # 11
-    """FAILED_PRECONDITION. Criteria elsewhere name its audience. Metadata: milestones."""
+    """FAILED_PRECONDITION. Criteria of other milestones name the audience. Metadata: milestones."""
     ERROR_REASON_REMAINING_USERS_EXISTS: _ErrorReason.ValueType  # 12
     """FAILED_PRECONDITION. The split already has a remaining-users milestone. Metadata: milestone."""
     ERROR_REASON_REMAINING_USERS_NEED_CRITERIA: _ErrorReason.ValueType  # 13
-    """FAILED_PRECONDITION. Remaining users need a criteria sibling before them. Metadata: milestone, if one stands in the way."""
+    """FAILED_PRECONDITION. A remaining-users milestone needs a criteria sibling before it. Metadata: milestone, when
+    one prevents the change.
+    """
     ERROR_REASON_JOURNEY_NOT_EMPTY: _ErrorReason.ValueType  # 14
     """FAILED_PRECONDITION. The journey has milestones."""
     ERROR_REASON_PARENT_IN_OTHER_JOURNEY: _ErrorReason.ValueType  # 15
@@ -56,70 +59,74 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_OUTPUT_IN_USE: _ErrorReason.ValueType  # 16
     """FAILED_PRECONDITION. The output has connections. Metadata: connections."""
     ERROR_REASON_CONNECTION_STATE: _ErrorReason.ValueType  # 17
-    """FAILED_PRECONDITION. The connection is not in the state this needs. Metadata: state."""
+    """FAILED_PRECONDITION. The connection is not in the state that the call requires. Metadata: state."""
     ERROR_REASON_ALIAS_CYCLE: _ErrorReason.ValueType  # 18
-    """FAILED_PRECONDITION. The alias would make a cycle."""
+    """FAILED_PRECONDITION. The alias would create a cycle."""
     ERROR_REASON_NO_AUDIENCE_CREDIT: _ErrorReason.ValueType  # 19
-    """RESOURCE_EXHAUSTED. No credit left to activate another audience. Metadata: limit."""
+    """RESOURCE_EXHAUSTED. The account's limit of activated audiences is reached. Metadata: limit."""
     ERROR_REASON_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 20
     """RESOURCE_EXHAUSTED. A configured limit on resources or streams is reached. Metadata: limit."""
     ERROR_REASON_STORE_FULL: _ErrorReason.ValueType  # 21
-    """RESOURCE_EXHAUSTED. The store has no room; reads go on."""
+    """RESOURCE_EXHAUSTED. The store has no space left. Reads continue."""
     ERROR_REASON_REVISION_NOT_REACHED: _ErrorReason.ValueType  # 22
-    """DEADLINE_EXCEEDED. The store had not reached the asked-for revision in time."""
+    """DEADLINE_EXCEEDED. The store did not reach the requested revision in time."""
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 23
-    """DEADLINE_EXCEEDED."""
+    """DEADLINE_EXCEEDED. The call did not finish in time."""
     ERROR_REASON_CURSOR_EXPIRED: _ErrorReason.ValueType  # 24
-    """OUT_OF_RANGE. The change log no longer reaches back to the cursor. Metadata: oldest_cursor."""
+    """OUT_OF_RANGE. The cursor is older than the change log. Metadata: oldest_cursor."""
     ERROR_REASON_NOT_BUILT: _ErrorReason.ValueType  # 25
-    """UNIMPLEMENTED. In the contract, not in this build."""
+    """UNIMPLEMENTED. This build does not implement the method or feature."""
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 26
-    """UNAVAILABLE. Stopping, or the store is not open."""
+    """UNAVAILABLE. The service is stopping, or the store is not open."""
     ERROR_REASON_DATA_LOSS: _ErrorReason.ValueType  # 27
     """DATA_LOSS. A stored value failed its checksum. Metadata: key_family."""
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 28
-    """UNAUTHENTICATED. No valid key came with the call."""
+    """UNAUTHENTICATED. The call has no valid API key."""
     ERROR_REASON_SCOPE_MISSING: _ErrorReason.ValueType  # 29
-    """PERMISSION_DENIED. The key lacks the scope, or is another account's. Metadata: scope."""
+    """PERMISSION_DENIED. The key lacks the scope, or belongs to another account. Metadata: scope."""
     ERROR_REASON_ALREADY_ALIASED: _ErrorReason.ValueType  # 30
-    """FAILED_PRECONDITION. `from` is an alias of another user already."""
+    """FAILED_PRECONDITION. `from` is already an alias of another user."""
     ERROR_REASON_VERIFICATION_UNDER_WAY: _ErrorReason.ValueType  # 31
-    """FAILED_PRECONDITION. Another verification of the store is under way."""
+    """FAILED_PRECONDITION. Another verification of the store is running."""
     ERROR_REASON_CLOCK_DIFFERS: _ErrorReason.ValueType  # 32
-    """FAILED_PRECONDITION. The server's clock shows another time than the one confirmed. Metadata: wall_time."""
+    """FAILED_PRECONDITION. The server's clock differs from the given time. Metadata: wall_time."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
-    """Why a call failed: the `reason` of the `google.rpc.ErrorInfo` that comes with every error, domain `milepost`. The canonical code and
-    the metadata keys are named with each. Faults in fields come with a `google.rpc.BadRequest` as well, one violation a fault.
+    """Why a call failed: the `reason` of the `google.rpc.ErrorInfo` in every error, with the domain `milepost`. Each
+    value lists its canonical code and metadata keys. Errors in fields also carry a `google.rpc.BadRequest` with one
+    violation per error.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
+"""Not set."""
 ERROR_REASON_INVALID_ARGUMENT: ErrorReason.ValueType  # 1
-"""INVALID_ARGUMENT. Fields are at fault; see the BadRequest."""
+"""INVALID_ARGUMENT. Some fields are invalid; see the BadRequest."""
 ERROR_REASON_INVALID_CRITERIA: ErrorReason.ValueType  # 2
-"""INVALID_ARGUMENT. The criteria are refused; see the BadRequest."""
+"""INVALID_ARGUMENT. The criteria are invalid; see the BadRequest."""
 ERROR_REASON_INVALID_PAGE_TOKEN: ErrorReason.ValueType  # 3
-"""INVALID_ARGUMENT. The page token is not one this method gave for this request."""
+"""INVALID_ARGUMENT. The page token does not belong to this method and request."""
 ERROR_REASON_INVALID_REVISION: ErrorReason.ValueType  # 4
-"""INVALID_ARGUMENT. The revision token is of another store."""
+"""INVALID_ARGUMENT. The revision belongs to another store."""
 ERROR_REASON_BATCH_REFUSED: ErrorReason.ValueType  # 5
-"""INVALID_ARGUMENT. No event or user of the batch could be taken; see the BadRequest."""
+"""INVALID_ARGUMENT. Every event or user of the batch was rejected; see the BadRequest."""
 ERROR_REASON_BATCH_TOO_LARGE: ErrorReason.ValueType  # 6
-"""INVALID_ARGUMENT. More events, users or bytes than a batch may have. Metadata: limit, actual."""
+"""INVALID_ARGUMENT. The batch has too many events, users or bytes. Metadata: limit, actual."""
 ERROR_REASON_RESOURCE_NOT_FOUND: ErrorReason.ValueType  # 7
-"""NOT_FOUND. Metadata: resource."""
+"""NOT_FOUND. The resource does not exist. Metadata: resource."""
 ERROR_REASON_RESOURCE_ALREADY_EXISTS: ErrorReason.ValueType  # 8
-"""ALREADY_EXISTS. Metadata: resource."""
+"""ALREADY_EXISTS. The id is taken. Metadata: resource."""
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 9
-"""ABORTED. The resource changed since the caller read it. Metadata: resource."""
+"""ABORTED. The resource changed since it was read. Metadata: resource."""
 ERROR_REASON_MILESTONE_HAS_CHILDREN: ErrorReason.ValueType  # 10
 """FAILED_PRECONDITION. The milestone has children. Metadata: children."""
 ERROR_REASON_AUDIENCE_IN_USE: ErrorReason.ValueType  # 11
-"""FAILED_PRECONDITION. Criteria elsewhere name its audience. Metadata: milestones."""
+"""FAILED_PRECONDITION. Criteria of other milestones name the audience. Metadata: milestones."""
 ERROR_REASON_REMAINING_USERS_EXISTS: ErrorReason.ValueType  # 12
 """FAILED_PRECONDITION. The split already has a remaining-users milestone. Metadata: milestone."""
 ERROR_REASON_REMAINING_USERS_NEED_CRITERIA: ErrorReason.ValueType  # 13
-"""FAILED_PRECONDITION. Remaining users need a criteria sibling before them. Metadata: milestone, if one stands in the way."""
+"""FAILED_PRECONDITION. A remaining-users milestone needs a criteria sibling before it. Metadata: milestone, when
+one prevents the change.
+"""
 ERROR_REASON_JOURNEY_NOT_EMPTY: ErrorReason.ValueType  # 14
 """FAILED_PRECONDITION. The journey has milestones."""
 ERROR_REASON_PARENT_IN_OTHER_JOURNEY: ErrorReason.ValueType  # 15
@@ -127,35 +134,35 @@ ERROR_REASON_PARENT_IN_OTHER_JOURNEY: ErrorReason.ValueType  # 15
 ERROR_REASON_OUTPUT_IN_USE: ErrorReason.ValueType  # 16
 """FAILED_PRECONDITION. The output has connections. Metadata: connections."""
 ERROR_REASON_CONNECTION_STATE: ErrorReason.ValueType  # 17
-"""FAILED_PRECONDITION. The connection is not in the state this needs. Metadata: state."""
+"""FAILED_PRECONDITION. The connection is not in the state that the call requires. Metadata: state."""
 ERROR_REASON_ALIAS_CYCLE: ErrorReason.ValueType  # 18
-"""FAILED_PRECONDITION. The alias would make a cycle."""
+"""FAILED_PRECONDITION. The alias would create a cycle."""
 ERROR_REASON_NO_AUDIENCE_CREDIT: ErrorReason.ValueType  # 19
-"""RESOURCE_EXHAUSTED. No credit left to activate another audience. Metadata: limit."""
+"""RESOURCE_EXHAUSTED. The account's limit of activated audiences is reached. Metadata: limit."""
 ERROR_REASON_LIMIT_EXCEEDED: ErrorReason.ValueType  # 20
 """RESOURCE_EXHAUSTED. A configured limit on resources or streams is reached. Metadata: limit."""
 ERROR_REASON_STORE_FULL: ErrorReason.ValueType  # 21
-"""RESOURCE_EXHAUSTED. The store has no room; reads go on."""
+"""RESOURCE_EXHAUSTED. The store has no space left. Reads continue."""
 ERROR_REASON_REVISION_NOT_REACHED: ErrorReason.ValueType  # 22
-"""DEADLINE_EXCEEDED. The store had not reached the asked-for revision in time."""
+"""DEADLINE_EXCEEDED. The store did not reach the requested revision in time."""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 23
-"""DEADLINE_EXCEEDED."""
+"""DEADLINE_EXCEEDED. The call did not finish in time."""
 ERROR_REASON_CURSOR_EXPIRED: ErrorReason.ValueType  # 24
-"""OUT_OF_RANGE. The change log no longer reaches back to the cursor. Metadata: oldest_cursor."""
+"""OUT_OF_RANGE. The cursor is older than the change log. Metadata: oldest_cursor."""
 ERROR_REASON_NOT_BUILT: ErrorReason.ValueType  # 25
-"""UNIMPLEMENTED. In the contract, not in this build."""
+"""UNIMPLEMENTED. This build does not implement the method or feature."""
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 26
-"""UNAVAILABLE. Stopping, or the store is not open."""
+"""UNAVAILABLE. The service is stopping, or the store is not open."""
 ERROR_REASON_DATA_LOSS: ErrorReason.ValueType  # 27
 """DATA_LOSS. A stored value failed its checksum. Metadata: key_family."""
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 28
-"""UNAUTHENTICATED. No valid key came with the call."""
+"""UNAUTHENTICATED. The call has no valid API key."""
 ERROR_REASON_SCOPE_MISSING: ErrorReason.ValueType  # 29
-"""PERMISSION_DENIED. The key lacks the scope, or is another account's. Metadata: scope."""
+"""PERMISSION_DENIED. The key lacks the scope, or belongs to another account. Metadata: scope."""
 ERROR_REASON_ALREADY_ALIASED: ErrorReason.ValueType  # 30
-"""FAILED_PRECONDITION. `from` is an alias of another user already."""
+"""FAILED_PRECONDITION. `from` is already an alias of another user."""
 ERROR_REASON_VERIFICATION_UNDER_WAY: ErrorReason.ValueType  # 31
-"""FAILED_PRECONDITION. Another verification of the store is under way."""
+"""FAILED_PRECONDITION. Another verification of the store is running."""
 ERROR_REASON_CLOCK_DIFFERS: ErrorReason.ValueType  # 32
-"""FAILED_PRECONDITION. The server's clock shows another time than the one confirmed. Metadata: wall_time."""
+"""FAILED_PRECONDITION. The server's clock differs from the given time. Metadata: wall_time."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -31,24 +31,32 @@ class _TimeUnitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TimeUnit.Val
     TIME_UNIT_UNSPECIFIED: _TimeUnit.ValueType  # 0
     """Taken as MICROSECONDS."""
     TIME_UNIT_SECONDS: _TimeUnit.ValueType  # 1
+    """Seconds."""
     TIME_UNIT_MILLISECONDS: _TimeUnit.ValueType  # 2
+    """Milliseconds."""
     TIME_UNIT_MICROSECONDS: _TimeUnit.ValueType  # 3
+    """Microseconds."""
     TIME_UNIT_NANOSECONDS: _TimeUnit.ValueType  # 4
+    """Nanoseconds."""
 
 class TimeUnit(_TimeUnit, metaclass=_TimeUnitEnumTypeWrapper):
-    """What an integer that stands for a time counts, since 1970-01-01T00:00:00Z."""
+    """Unit of integer times since 1970-01-01T00:00:00Z."""
 
 TIME_UNIT_UNSPECIFIED: TimeUnit.ValueType  # 0
 """Taken as MICROSECONDS."""
 TIME_UNIT_SECONDS: TimeUnit.ValueType  # 1
+"""Seconds."""
 TIME_UNIT_MILLISECONDS: TimeUnit.ValueType  # 2
+"""Milliseconds."""
 TIME_UNIT_MICROSECONDS: TimeUnit.ValueType  # 3
+"""Microseconds."""
 TIME_UNIT_NANOSECONDS: TimeUnit.ValueType  # 4
+"""Nanoseconds."""
 Global___TimeUnit: _TypeAlias = TimeUnit  # noqa: Y015
 
 @_typing.final
 class Rejection(_message.Message):
-    """A row of a batch that was not taken."""
+    """A row that was not stored."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -57,13 +65,13 @@ class Rejection(_message.Message):
     FIELD_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     index: _builtins.int
-    """Place in the batch, from 0."""
+    """Position in the batch, from 0."""
     reason: _builtins.str
-    """UPPER_SNAKE, for programs."""
+    """Reason for programs, in UPPER_SNAKE_CASE."""
     field: _builtins.str
-    """Path of the field at fault, for example `events[3].user_id`."""
+    """Path of the invalid field, for example `events[3].user_id`."""
     description: _builtins.str
-    """For people."""
+    """Reason for people."""
     def __init__(
         self,
         *,
@@ -82,7 +90,7 @@ Global___Rejection: _TypeAlias = Rejection  # noqa: Y015
 
 @_typing.final
 class IngestEventsRequest(_message.Message):
-    """See IngestEvents."""
+    """A batch of events."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -91,14 +99,14 @@ class IngestEventsRequest(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}`."""
+    """Required. Name of the account, `accounts/{a}`."""
     input: _builtins.str
-    """The input of events that name none."""
+    """Name of the input of events without one."""
     request_id: _builtins.str
-    """A batch repeated under the same id gives the first answer again and is applied once."""
+    """Idempotency key, at most 256 bytes. A repeat within 24 hours returns the first response and is applied once."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_data_pb2.Event]:
-        """At most 10,000, and 4 MiB."""
+        """At most 10,000 events and 4 MiB."""
 
     def __init__(
         self,
@@ -118,7 +126,7 @@ Global___IngestEventsRequest: _TypeAlias = IngestEventsRequest  # noqa: Y015
 
 @_typing.final
 class IngestEventsResponse(_message.Message):
-    """See IngestEvents."""
+    """The result of a batch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -127,12 +135,15 @@ class IngestEventsResponse(_message.Message):
     DUPLICATES_FIELD_NUMBER: _builtins.int
     REJECTIONS_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
-    """Reads with `at_least` this revision see the batch."""
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     accepted: _builtins.int
+    """Events stored."""
     duplicates: _builtins.int
-    """Events whose event_id had been seen on their input."""
+    """Events whose event_id was already stored for their input."""
     @_builtins.property
-    def rejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rejection]: ...
+    def rejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rejection]:
+        """The rejected events."""
+
     def __init__(
         self,
         *,
@@ -151,16 +162,18 @@ Global___IngestEventsResponse: _TypeAlias = IngestEventsResponse  # noqa: Y015
 
 @_typing.final
 class StreamEventsRequest(_message.Message):
-    """See StreamEvents."""
+    """One batch of a stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     BATCH_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """The caller's number of this batch, given back with its acknowledgement."""
+    """Number chosen by the caller. The acknowledgement returns it."""
     @_builtins.property
-    def batch(self) -> Global___IngestEventsRequest: ...
+    def batch(self) -> Global___IngestEventsRequest:
+        """The batch."""
+
     def __init__(
         self,
         *,
@@ -177,15 +190,18 @@ Global___StreamEventsRequest: _TypeAlias = StreamEventsRequest  # noqa: Y015
 
 @_typing.final
 class StreamEventsResponse(_message.Message):
-    """See StreamEvents."""
+    """Acknowledgement of one batch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
+    """`sequence` of the batch."""
     @_builtins.property
-    def result(self) -> Global___IngestEventsResponse: ...
+    def result(self) -> Global___IngestEventsResponse:
+        """Result of the batch."""
+
     def __init__(
         self,
         *,
@@ -202,11 +218,12 @@ Global___StreamEventsResponse: _TypeAlias = StreamEventsResponse  # noqa: Y015
 
 @_typing.final
 class ImportHeader(_message.Message):
-    """What the columns of an import mean. A null is no value; so is an empty string, except in an attribute. Any column may be dictionary
-    encoded.
+    """Describes the columns of an import of events. Null means no value, and so does an empty string except in an
+    attribute. Any column may be dictionary encoded.
 
-    A row without a user id, a name or a time, or with a value that cannot be converted, is refused by itself. A column whose type has no
-    meaning (binary, struct, map, duration, ...) fails the call with INVALID_ARGUMENT that names the column and its type.
+    A row is rejected when it has no user id, name or time, or a value that cannot be converted. A column of an
+    unsupported type (binary, struct, map, duration, ...) fails the call with INVALID_ARGUMENT, which names the column
+    and its type.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -249,62 +266,62 @@ class ImportHeader(_message.Message):
     TIME_FORMAT_FIELD_NUMBER: _builtins.int
     DEFAULT_TIME_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}`."""
+    """Required. Name of the account, `accounts/{a}`."""
     input: _builtins.str
-    """The input of rows without one; required unless there is an `input_column`. One that does not exist fails the call with NOT_FOUND
-    before any row is taken.
+    """Name of the input of rows without one. Required unless `input_column` is set. NOT_FOUND, before any row is
+    written, when it does not exist.
     """
     user_id_column: _builtins.str
-    """Column of the user ids: strings, or integers, which are written as decimals. Empty = `user_id`."""
+    """Column of user ids: strings or integers. Integers are written as decimals. Empty = `user_id`."""
     name_column: _builtins.str
-    """Column of the event names: strings. Empty = `name`. May be missing when there is a `default_name`."""
+    """Column of event names: strings. Empty = `name`. Optional with `default_name`."""
     time_column: _builtins.str
-    """Column of the times: timestamps (those without a zone are UTC; finer than microseconds is cut off), dates (midnight UTC), integers in
-    `time_unit`, or strings: RFC 3339, also with a space for the T, without an offset (then UTC), without seconds or without a time of day
-    (then midnight); an offset may be written `+0100`, `+01` or `UTC`; or digits that are a number in `time_unit`, or a time in
-    `time_format`. Empty = `time`. May be missing when there is a `default_time`.
+    """Column of event times. Empty = `time`. Optional with `default_time`. Timestamps without a zone are UTC; digits
+    beyond microseconds are cut off. Dates are midnight UTC. Integers count `time_unit`. Strings are RFC 3339, with
+    these variants: a space for the T, no offset (UTC), no seconds, no time of day (midnight), an offset of the form
+    `+0100`, `+01` or `UTC`. Strings may also be integers in `time_unit` or times in `time_format`.
     """
     event_id_column: _builtins.str
-    """Column of the event ids: strings or integers. Empty = `event_id`, which may be missing."""
+    """Column of event ids: strings or integers. Empty = `event_id`. Optional."""
     default_name: _builtins.str
-    """Event name for rows without one."""
+    """Event name of rows without one."""
     skip_rows: _builtins.int
-    """Rows to skip at the start of the stream: those a former, broken import had acknowledged."""
+    """Rows to skip at the start of the stream: those that an interrupted import had acknowledged."""
     type_column: _builtins.str
-    """Column of the event types: strings, the names of EventType in any case, with or without `EVENT_TYPE_`, or its numbers. Empty = there
-    is none.
+    """Column of event types: names of EventType in any case, with or without `EVENT_TYPE_`, or numbers. Empty = no
+    column.
     """
     input_column: _builtins.str
-    """Column of the inputs, `accounts/{a}/workspaces/{w}/inputs/{i}`. Empty = there is none."""
+    """Column of input names, `accounts/{a}/workspaces/{w}/inputs/{i}`. Empty = no column."""
     default_type: _data_pb2.EventType.ValueType
-    """Type of rows without one; unspecified is CUSTOM."""
+    """Event type of rows without one. Unspecified = CUSTOM."""
     request_id: _builtins.str
-    """An import repeated under the same id, in the same record batches, is applied once: each batch of rows is recognised by this id and its
-    place, for as long as request ids are remembered. At most 200 bytes. Empty = not recognised.
+    """Idempotency key, at most 200 bytes. A repeat of the same record batches is applied once: each batch is recognised
+    by this id and its position for 24 hours. Empty = no deduplication.
     """
     time_unit: Global___TimeUnit.ValueType
-    """What integers in times count."""
+    """Unit of integer times."""
     decimal_comma: _builtins.bool
-    """Numbers in texts are written with a comma, `9,5`, and not with a point."""
+    """True when numbers in strings use a decimal comma, `9,5`."""
     time_format: _builtins.str
-    """A further form of times in texts, as strptime has it: `%d.%m.%Y %H:%M`. Known are %Y %y %m %b %B %d %H %I %p %M %S %f %z %a %A %F %D %T
-    %R %%. Empty = none.
+    """Additional format of times in strings, as in strptime: `%d.%m.%Y %H:%M`. Supports %Y %y %m %b %B %d %H %I %p %M
+    %S %f %z %a %A %F %D %T %R %%. Empty = none.
     """
     @_builtins.property
     def attribute_kinds(self) -> _containers.ScalarMap[_builtins.str, _catalog_service_pb2.ValueKind.ValueType]:
-        """Attribute columns to read as another kind than their own type says: strings as NUMBER, BOOL ("true" or "false", in any case) or TIME
-        (as in `time_column`), integers as TIME (in `time_unit`), anything but lists as STRING. A value that does not fit refuses its row. A
-        number in a text refuses it too when it is whole and no double holds it exactly (9007199254740993), or is beyond the range of a double;
-        a fraction becomes the nearest double.
+        """Attribute columns to read as another kind than their type: strings as NUMBER, BOOL ("true" or "false" in any
+        case) or TIME (as in `time_column`), integers as TIME (in `time_unit`), anything but lists as STRING. A row with
+        a value that does not fit is rejected. Numbers in strings are rejected when they are whole and not exact as a
+        double (9007199254740993), or beyond the range of a double; fractions become the nearest double.
 
-        Without an entry here, every column that is named nowhere above is an attribute of the kind its type says: strings; numbers (integers,
-        floats, decimals; an integer or a decimal beyond 2^53 refuses its row); bools; times (timestamps and dates); lists of strings. A dense or sparse
-        union has a value of one of these in each row.
+        Every other column that this header does not name is an attribute of the kind of its type: strings; numbers
+        (integers, floats, decimals; a row with an integer or a decimal beyond 2^53 is rejected); bools; times
+        (timestamps and dates); lists of strings. A dense or sparse union has a value of one of these in each row.
         """
 
     @_builtins.property
     def default_time(self) -> _timestamp_pb2.Timestamp:
-        """Time of rows without one. With it the time's column may be missing."""
+        """Time of rows without one."""
 
     def __init__(
         self,
@@ -337,17 +354,17 @@ Global___ImportHeader: _TypeAlias = ImportHeader  # noqa: Y015
 
 @_typing.final
 class ImportEventsRequest(_message.Message):
-    """See ImportEvents."""
+    """One piece of an import."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     HEADER_FIELD_NUMBER: _builtins.int
     ARROW_FIELD_NUMBER: _builtins.int
     arrow: _builtins.bytes
-    """Then the Arrow IPC stream, cut anywhere."""
+    """The Arrow IPC stream, split at any byte."""
     @_builtins.property
     def header(self) -> Global___ImportHeader:
-        """First."""
+        """First message only."""
 
     def __init__(
         self,
@@ -367,7 +384,7 @@ Global___ImportEventsRequest: _TypeAlias = ImportEventsRequest  # noqa: Y015
 
 @_typing.final
 class RefusedRows(_message.Message):
-    """Rows of an import that were not taken, for one reason. A row is named once."""
+    """Rows of an import that were rejected for one reason. Each row is listed once."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -376,14 +393,14 @@ class RefusedRows(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """UPPER_SNAKE, for programs."""
+    """Reason for programs, in UPPER_SNAKE_CASE."""
     field: _builtins.str
-    """Path of the field at fault below the row, for example `user_id`."""
+    """Path of the invalid field within the row, for example `user_id`."""
     description: _builtins.str
-    """For people."""
+    """Reason for people."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Places in the stream, from 0, ascending; skipped rows count."""
+        """Positions in the stream, from 0, ascending. Skipped rows count."""
 
     def __init__(
         self,
@@ -403,7 +420,7 @@ Global___RefusedRows: _TypeAlias = RefusedRows  # noqa: Y015
 
 @_typing.final
 class ImportEventsResponse(_message.Message):
-    """See ImportEvents."""
+    """The result of an import of events."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -414,18 +431,20 @@ class ImportEventsResponse(_message.Message):
     REJECTIONS_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
-    """Reads with `at_least` this revision see the import."""
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     accepted: _builtins.int
+    """Events stored."""
     duplicates: _builtins.int
-    """Events whose event_id had been seen on their input."""
+    """Events whose event_id was already stored for their input."""
     rejected: _builtins.int
+    """Rows rejected."""
     @_builtins.property
     def rejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rejection]:
-        """The first refused rows, at most 1,000; `index` is the row in the stream."""
+        """The first 1,000 rejected rows. `index` is the row in the stream."""
 
     @_builtins.property
     def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusedRows]:
-        """Every refused row, as long as there are at most 1,048,576; otherwise the first ones. `rejected` counts all."""
+        """All rejected rows, up to 1,048,576; beyond that the first ones. `rejected` counts all."""
 
     def __init__(
         self,
@@ -447,7 +466,7 @@ Global___ImportEventsResponse: _TypeAlias = ImportEventsResponse  # noqa: Y015
 
 @_typing.final
 class ConsentColumn(_message.Message):
-    """A column that says whether users gave a consent."""
+    """A column of consents."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -457,18 +476,18 @@ class ConsentColumn(_message.Message):
     GIVEN_VALUES_FIELD_NUMBER: _builtins.int
     DENIED_VALUES_FIELD_NUMBER: _builtins.int
     column: _builtins.str
-    """Required. The column: strings, bools, integers, or a dictionary of these."""
+    """Required. Name of the column: strings, bools or integers."""
     regulation: _builtins.str
-    """Required. The regulation, for example "gdpr"."""
+    """Required. Regulation, for example "gdpr"."""
     purpose: _builtins.str
-    """Required. The purpose, for example "marketing"."""
+    """Required. Purpose, for example "marketing"."""
     @_builtins.property
     def given_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Values that mean GIVEN, compared as text without regard to case. Empty: `given`, `true`."""
+        """Values that mean GIVEN, compared as text in any case. Empty = `given`, `true`."""
 
     @_builtins.property
     def denied_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Values that mean DENIED, compared as text without regard to case. Empty: `denied`, `false`."""
+        """Values that mean DENIED, compared as text in any case. Empty = `denied`, `false`."""
 
     def __init__(
         self,
@@ -489,11 +508,12 @@ Global___ConsentColumn: _TypeAlias = ConsentColumn  # noqa: Y015
 
 @_typing.final
 class ImportUsersHeader(_message.Message):
-    """What the columns of an import of users mean. Any column may be dictionary encoded. A column whose type has no meaning where it stands
-    fails the call with INVALID_ARGUMENT that names the column and its type.
+    """Describes the columns of an import of users. Any column may be dictionary encoded. A column of an unsupported type
+    fails the call with INVALID_ARGUMENT, which names the column and its type.
 
-    Each row is one UserUpdate: every value it has is written with the row's time, and per attribute, identity and consent the latest time
-    wins. A user may have any number of rows. A row without a user id, or with a value that cannot be converted, is refused by itself.
+    Each row is one UserUpdate: its values are written with the row's time, and the latest time wins per attribute,
+    identity and consent. A user may have several rows. A row is rejected when it has no user id or a value that cannot
+    be converted.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -555,52 +575,54 @@ class ImportUsersHeader(_message.Message):
     DECIMAL_COMMA_FIELD_NUMBER: _builtins.int
     TIME_FORMAT_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}`."""
+    """Required. Name of the account, `accounts/{a}`."""
     input: _builtins.str
-    """The input of rows without one. Attributes are kept for the input's workspace."""
+    """Name of the input of rows without one. Attributes are stored for the input's workspace."""
     user_id_column: _builtins.str
-    """Column of the user ids: strings, or integers, which are written as decimals. Empty = `user_id`."""
+    """Column of user ids: strings or integers. Integers are written as decimals. Empty = `user_id`."""
     time_column: _builtins.str
-    """Column of the times at which the values became true, in the forms that ImportHeader.time_column takes. Empty = `time`, which may be
-    missing.
-    """
+    """Column of the times of the values, as in ImportHeader.time_column. Empty = `time`. Optional."""
     input_column: _builtins.str
-    """Column of the inputs, `accounts/{a}/workspaces/{w}/inputs/{i}`. Empty = there is none."""
+    """Column of input names, `accounts/{a}/workspaces/{w}/inputs/{i}`. Empty = no column."""
     time_unit: Global___TimeUnit.ValueType
-    """What integers in times count."""
+    """Unit of integer times."""
     unset_nulls: _builtins.bool
-    """What a null means in a column of attributes or identities. By default nothing: what is known of the user stays. When set, it unsets
-    the attribute or identity, which is a write with a time like any other. Consents are never unset.
+    """What null does in a column of attributes or identities. False = nothing: the stored value stays. True = it unsets
+    the value, with the row's time. Consents are never unset.
     """
     skip_rows: _builtins.int
-    """Rows to skip at the start of the stream: those a former, broken import had acknowledged."""
+    """Rows to skip at the start of the stream: those that an interrupted import had acknowledged."""
     request_id: _builtins.str
-    """An import repeated under the same id, in the same record batches, is applied once, as in ImportHeader.request_id."""
+    """Idempotency key, as in ImportHeader.request_id."""
     decimal_comma: _builtins.bool
-    """Numbers in texts are written with a comma, as in ImportHeader.decimal_comma."""
+    """True when numbers in strings use a decimal comma, as in ImportHeader.decimal_comma."""
     time_format: _builtins.str
-    """A further form of times in texts, as in ImportHeader.time_format. Empty = none."""
+    """Additional format of times in strings, as in ImportHeader.time_format. Empty = none."""
     @_builtins.property
     def default_time(self) -> _timestamp_pb2.Timestamp:
-        """Time of rows without one. Unset is the server's clock when the import begins."""
+        """Time of rows without one. Unset = the server's clock at the start of the import."""
 
     @_builtins.property
     def attribute_kinds(self) -> _containers.ScalarMap[_builtins.str, _catalog_service_pb2.ValueKind.ValueType]:
-        """Attribute columns to read as another kind than their own type says, as in ImportHeader.attribute_kinds. Every column that is named
-        nowhere else in this header is an attribute.
+        """Attribute columns to read as another kind than their type, as in ImportHeader.attribute_kinds. Every column that
+        this header does not name is an attribute.
         """
 
     @_builtins.property
     def identity_columns(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Columns of identities: column to identity type (email, phone, customer_id, ...). Strings or integers; an empty string is no value."""
+        """Columns of identities: column to identity type (email, phone, customer_id, ...). Strings or integers; an empty
+        string is no value.
+        """
 
     @_builtins.property
     def consent_columns(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsentColumn]:
-        """Columns of consents. A null or an empty string is no write; any other value that is neither given nor denied refuses its row."""
+        """Columns of consents. Null and the empty string write nothing. A row with a value that is neither given nor denied
+        is rejected.
+        """
 
     @_builtins.property
     def ignored_columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Columns to leave out. One that the stream does not have is an error."""
+        """Columns to ignore. INVALID_ARGUMENT when the stream does not have one of them."""
 
     def __init__(
         self,
@@ -632,17 +654,17 @@ Global___ImportUsersHeader: _TypeAlias = ImportUsersHeader  # noqa: Y015
 
 @_typing.final
 class ImportUsersRequest(_message.Message):
-    """See ImportUsers."""
+    """One piece of an import."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     HEADER_FIELD_NUMBER: _builtins.int
     ARROW_FIELD_NUMBER: _builtins.int
     arrow: _builtins.bytes
-    """Then the Arrow IPC stream, cut anywhere."""
+    """The Arrow IPC stream, split at any byte."""
     @_builtins.property
     def header(self) -> Global___ImportUsersHeader:
-        """First."""
+        """First message only."""
 
     def __init__(
         self,
@@ -662,7 +684,7 @@ Global___ImportUsersRequest: _TypeAlias = ImportUsersRequest  # noqa: Y015
 
 @_typing.final
 class ImportUsersResponse(_message.Message):
-    """See ImportUsers."""
+    """The result of an import of users."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -672,17 +694,18 @@ class ImportUsersResponse(_message.Message):
     REJECTIONS_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
-    """Reads with `at_least` this revision see the import."""
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     accepted: _builtins.int
-    """Rows that were taken. Rows about one user are counted each."""
+    """Rows stored. Several rows of one user count separately."""
     rejected: _builtins.int
+    """Rows rejected."""
     @_builtins.property
     def rejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rejection]:
-        """The first refused rows, at most 1,000; `index` is the row in the stream."""
+        """The first 1,000 rejected rows. `index` is the row in the stream."""
 
     @_builtins.property
     def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusedRows]:
-        """Every refused row, as long as there are at most 1,048,576; otherwise the first ones. `rejected` counts all."""
+        """All rejected rows, up to 1,048,576; beyond that the first ones. `rejected` counts all."""
 
     def __init__(
         self,
@@ -703,7 +726,7 @@ Global___ImportUsersResponse: _TypeAlias = ImportUsersResponse  # noqa: Y015
 
 @_typing.final
 class UpsertUsersRequest(_message.Message):
-    """See UpsertUsers."""
+    """A batch of user updates."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -712,14 +735,14 @@ class UpsertUsersRequest(_message.Message):
     USERS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}`."""
+    """Required. Name of the account, `accounts/{a}`."""
     input: _builtins.str
-    """The input of updates that name none."""
+    """Name of the input of updates without one."""
     request_id: _builtins.str
-    """A batch repeated under the same id gives the first answer again and is applied once."""
+    """Idempotency key, at most 256 bytes. A repeat within 24 hours returns the first response and is applied once."""
     @_builtins.property
     def users(self) -> _containers.RepeatedCompositeFieldContainer[_data_pb2.UserUpdate]:
-        """At most 10,000, and 4 MiB."""
+        """At most 10,000 updates and 4 MiB."""
 
     def __init__(
         self,
@@ -739,7 +762,7 @@ Global___UpsertUsersRequest: _TypeAlias = UpsertUsersRequest  # noqa: Y015
 
 @_typing.final
 class UpsertUsersResponse(_message.Message):
-    """See UpsertUsers."""
+    """The result of a batch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -747,9 +770,13 @@ class UpsertUsersResponse(_message.Message):
     ACCEPTED_FIELD_NUMBER: _builtins.int
     REJECTIONS_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     accepted: _builtins.int
+    """Updates stored."""
     @_builtins.property
-    def rejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rejection]: ...
+    def rejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rejection]:
+        """The rejected updates."""
+
     def __init__(
         self,
         *,
@@ -767,7 +794,7 @@ Global___UpsertUsersResponse: _TypeAlias = UpsertUsersResponse  # noqa: Y015
 
 @_typing.final
 class AliasUserRequest(_message.Message):
-    """See AliasUser."""
+    """The alias to create."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -775,9 +802,11 @@ class AliasUserRequest(_message.Message):
     FROM_USER_ID_FIELD_NUMBER: _builtins.int
     TO_USER_ID_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}`."""
+    """Required. Name of the account, `accounts/{a}`."""
     from_user_id: _builtins.str
+    """Required. Id that becomes an alias."""
     to_user_id: _builtins.str
+    """Required. Id that receives the data."""
     def __init__(
         self,
         *,
@@ -795,12 +824,13 @@ Global___AliasUserRequest: _TypeAlias = AliasUserRequest  # noqa: Y015
 
 @_typing.final
 class AliasUserResponse(_message.Message):
-    """See AliasUser."""
+    """The revision after the merge."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     def __init__(
         self,
         *,
@@ -816,17 +846,17 @@ Global___AliasUserResponse: _TypeAlias = AliasUserResponse  # noqa: Y015
 
 @_typing.final
 class DeleteUsersRequest(_message.Message):
-    """See DeleteUsers."""
+    """The users to erase."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PARENT_FIELD_NUMBER: _builtins.int
     USER_IDS_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}`."""
+    """Required. Name of the account, `accounts/{a}`."""
     @_builtins.property
     def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """At most 10,000."""
+        """Ids of at most 10,000 users. Unknown ids are ignored."""
 
     def __init__(
         self,
@@ -844,15 +874,16 @@ Global___DeleteUsersRequest: _TypeAlias = DeleteUsersRequest  # noqa: Y015
 
 @_typing.final
 class DeleteUsersResponse(_message.Message):
-    """See DeleteUsers."""
+    """The result of the deletion."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REVISION_FIELD_NUMBER: _builtins.int
     DELETED_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     deleted: _builtins.int
-    """Users that existed."""
+    """Users that existed and were erased."""
     def __init__(
         self,
         *,

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class IngestServiceStub:
-    """Data coming in. An acknowledged write is on disk, and every answer carries the revision at which it is visible.
+    """Writes events and user data. An acknowledged write is on disk, and every response has the revision that includes
+    it.
     """
 
     def __init__(self, channel):
@@ -73,57 +74,60 @@ class IngestServiceStub:
 
 
 class IngestServiceServicer:
-    """Data coming in. An acknowledged write is on disk, and every answer carries the revision at which it is visible.
+    """Writes events and user data. An acknowledged write is on disk, and every response has the revision that includes
+    it.
     """
 
     def IngestEvents(self, request, context):
-        """Takes a batch of events. An event that is refused is named in the answer, the others are taken; when none can be taken the call
-        fails with INVALID_ARGUMENT.
+        """Writes a batch of events. The response lists rejected events; the others are stored. INVALID_ARGUMENT when all
+        are rejected.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamEvents(self, request_iterator, context):
-        """Takes batches of events one after another and acknowledges each; unacknowledged batches may be sent again under their request_id.
+        """Writes batches of events in order and acknowledges each one. Send unacknowledged batches again with the same
+        request_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportEvents(self, request_iterator, context):
-        """Takes an Arrow IPC stream of events, in pieces, for bulk import: see ImportHeader for what its columns mean. Rows are taken in batches,
-        each acknowledged as a whole; a row that is refused does not hold back its neighbours. When the call fails, the batches before the
-        failure stay: send the import again under the same request_id, and nothing is applied twice.
+        """Imports events from an Arrow IPC stream, sent in pieces; ImportHeader describes the columns. Rows are written in
+        batches, each of them atomic. Rejected rows do not affect others. When the call fails, earlier batches stay: send
+        the import again with the same request_id, and nothing is applied twice.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportUsers(self, request_iterator, context):
-        """Takes an Arrow IPC stream of user updates, in pieces, for bulk import: see ImportUsersHeader for what its columns mean. Each row has the
-        effect of one UserUpdate. Batches, refused rows and failures are as in ImportEvents.
+        """Imports user updates from an Arrow IPC stream, sent in pieces; ImportUsersHeader describes the columns. Each row
+        has the effect of one UserUpdate. Batches, rejected rows and failures are as in ImportEvents.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpsertUsers(self, request, context):
-        """Creates users or changes what is known of them.
+        """Creates users or updates their data.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AliasUser(self, request, context):
-        """Afterwards everything is as if all of `from`'s data had been sent as `to` from the start; later data for `from` goes to `to`.
+        """Merges `from` into `to`, as if all data of `from` had always been sent as `to`. Later data of `from` goes to
+        `to`. FAILED_PRECONDITION when the alias creates a cycle or `from` is an alias already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteUsers(self, request, context):
-        """Erases users: profile, events, index, memberships. Members' exits are still sent, by id only.
+        """Erases users: profiles, events, index entries and memberships. Exits are still sent, with the id only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -176,7 +180,8 @@ def add_IngestServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class IngestService:
-    """Data coming in. An acknowledged write is on disk, and every answer carries the revision at which it is visible.
+    """Writes events and user data. An acknowledged write is on disk, and every response has the revision that includes
+    it.
     """
 
     @staticmethod

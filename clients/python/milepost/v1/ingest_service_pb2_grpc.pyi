@@ -27,63 +27,77 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class IngestServiceStub:
-    """Data coming in. An acknowledged write is on disk, and every answer carries the revision at which it is visible."""
+    """Writes events and user data. An acknowledged write is on disk, and every response has the revision that includes
+    it.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> IngestServiceAsyncStub: ...
     IngestEvents: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.IngestEventsRequest, _ingest_service_pb2.IngestEventsResponse]
-    """Takes a batch of events. An event that is refused is named in the answer, the others are taken; when none can be taken the call
-    fails with INVALID_ARGUMENT.
+    """Writes a batch of events. The response lists rejected events; the others are stored. INVALID_ARGUMENT when all
+    are rejected.
     """
     StreamEvents: _grpc.StreamStreamMultiCallable[_ingest_service_pb2.StreamEventsRequest, _ingest_service_pb2.StreamEventsResponse]
-    """Takes batches of events one after another and acknowledges each; unacknowledged batches may be sent again under their request_id."""
+    """Writes batches of events in order and acknowledges each one. Send unacknowledged batches again with the same
+    request_id.
+    """
     ImportEvents: _grpc.StreamUnaryMultiCallable[_ingest_service_pb2.ImportEventsRequest, _ingest_service_pb2.ImportEventsResponse]
-    """Takes an Arrow IPC stream of events, in pieces, for bulk import: see ImportHeader for what its columns mean. Rows are taken in batches,
-    each acknowledged as a whole; a row that is refused does not hold back its neighbours. When the call fails, the batches before the
-    failure stay: send the import again under the same request_id, and nothing is applied twice.
+    """Imports events from an Arrow IPC stream, sent in pieces; ImportHeader describes the columns. Rows are written in
+    batches, each of them atomic. Rejected rows do not affect others. When the call fails, earlier batches stay: send
+    the import again with the same request_id, and nothing is applied twice.
     """
     ImportUsers: _grpc.StreamUnaryMultiCallable[_ingest_service_pb2.ImportUsersRequest, _ingest_service_pb2.ImportUsersResponse]
-    """Takes an Arrow IPC stream of user updates, in pieces, for bulk import: see ImportUsersHeader for what its columns mean. Each row has the
-    effect of one UserUpdate. Batches, refused rows and failures are as in ImportEvents.
+    """Imports user updates from an Arrow IPC stream, sent in pieces; ImportUsersHeader describes the columns. Each row
+    has the effect of one UserUpdate. Batches, rejected rows and failures are as in ImportEvents.
     """
     UpsertUsers: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.UpsertUsersRequest, _ingest_service_pb2.UpsertUsersResponse]
-    """Creates users or changes what is known of them."""
+    """Creates users or updates their data."""
     AliasUser: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.AliasUserRequest, _ingest_service_pb2.AliasUserResponse]
-    """Afterwards everything is as if all of `from`'s data had been sent as `to` from the start; later data for `from` goes to `to`."""
+    """Merges `from` into `to`, as if all data of `from` had always been sent as `to`. Later data of `from` goes to
+    `to`. FAILED_PRECONDITION when the alias creates a cycle or `from` is an alias already.
+    """
     DeleteUsers: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.DeleteUsersRequest, _ingest_service_pb2.DeleteUsersResponse]
-    """Erases users: profile, events, index, memberships. Members' exits are still sent, by id only."""
+    """Erases users: profiles, events, index entries and memberships. Exits are still sent, with the id only."""
 
 @_typing.type_check_only
 class IngestServiceAsyncStub(IngestServiceStub):
-    """Data coming in. An acknowledged write is on disk, and every answer carries the revision at which it is visible."""
+    """Writes events and user data. An acknowledged write is on disk, and every response has the revision that includes
+    it.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     IngestEvents: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.IngestEventsRequest, _ingest_service_pb2.IngestEventsResponse]  # type: ignore[assignment]
-    """Takes a batch of events. An event that is refused is named in the answer, the others are taken; when none can be taken the call
-    fails with INVALID_ARGUMENT.
+    """Writes a batch of events. The response lists rejected events; the others are stored. INVALID_ARGUMENT when all
+    are rejected.
     """
     StreamEvents: _aio.StreamStreamMultiCallable[_ingest_service_pb2.StreamEventsRequest, _ingest_service_pb2.StreamEventsResponse]  # type: ignore[assignment]
-    """Takes batches of events one after another and acknowledges each; unacknowledged batches may be sent again under their request_id."""
+    """Writes batches of events in order and acknowledges each one. Send unacknowledged batches again with the same
+    request_id.
+    """
     ImportEvents: _aio.StreamUnaryMultiCallable[_ingest_service_pb2.ImportEventsRequest, _ingest_service_pb2.ImportEventsResponse]  # type: ignore[assignment]
-    """Takes an Arrow IPC stream of events, in pieces, for bulk import: see ImportHeader for what its columns mean. Rows are taken in batches,
-    each acknowledged as a whole; a row that is refused does not hold back its neighbours. When the call fails, the batches before the
-    failure stay: send the import again under the same request_id, and nothing is applied twice.
+    """Imports events from an Arrow IPC stream, sent in pieces; ImportHeader describes the columns. Rows are written in
+    batches, each of them atomic. Rejected rows do not affect others. When the call fails, earlier batches stay: send
+    the import again with the same request_id, and nothing is applied twice.
     """
     ImportUsers: _aio.StreamUnaryMultiCallable[_ingest_service_pb2.ImportUsersRequest, _ingest_service_pb2.ImportUsersResponse]  # type: ignore[assignment]
-    """Takes an Arrow IPC stream of user updates, in pieces, for bulk import: see ImportUsersHeader for what its columns mean. Each row has the
-    effect of one UserUpdate. Batches, refused rows and failures are as in ImportEvents.
+    """Imports user updates from an Arrow IPC stream, sent in pieces; ImportUsersHeader describes the columns. Each row
+    has the effect of one UserUpdate. Batches, rejected rows and failures are as in ImportEvents.
     """
     UpsertUsers: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.UpsertUsersRequest, _ingest_service_pb2.UpsertUsersResponse]  # type: ignore[assignment]
-    """Creates users or changes what is known of them."""
+    """Creates users or updates their data."""
     AliasUser: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.AliasUserRequest, _ingest_service_pb2.AliasUserResponse]  # type: ignore[assignment]
-    """Afterwards everything is as if all of `from`'s data had been sent as `to` from the start; later data for `from` goes to `to`."""
+    """Merges `from` into `to`, as if all data of `from` had always been sent as `to`. Later data of `from` goes to
+    `to`. FAILED_PRECONDITION when the alias creates a cycle or `from` is an alias already.
+    """
     DeleteUsers: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.DeleteUsersRequest, _ingest_service_pb2.DeleteUsersResponse]  # type: ignore[assignment]
-    """Erases users: profile, events, index, memberships. Members' exits are still sent, by id only."""
+    """Erases users: profiles, events, index entries and memberships. Exits are still sent, with the id only."""
 
 class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Data coming in. An acknowledged write is on disk, and every answer carries the revision at which it is visible."""
+    """Writes events and user data. An acknowledged write is on disk, and every response has the revision that includes
+    it.
+    """
 
     @_abc_1.abstractmethod
     def IngestEvents(
@@ -91,8 +105,8 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_service_pb2.IngestEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.IngestEventsResponse, _abc.Awaitable[_ingest_service_pb2.IngestEventsResponse]]:
-        """Takes a batch of events. An event that is refused is named in the answer, the others are taken; when none can be taken the call
-        fails with INVALID_ARGUMENT.
+        """Writes a batch of events. The response lists rejected events; the others are stored. INVALID_ARGUMENT when all
+        are rejected.
         """
 
     @_abc_1.abstractmethod
@@ -101,7 +115,9 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_ingest_service_pb2.StreamEventsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ingest_service_pb2.StreamEventsResponse], _abc.AsyncIterator[_ingest_service_pb2.StreamEventsResponse]]:
-        """Takes batches of events one after another and acknowledges each; unacknowledged batches may be sent again under their request_id."""
+        """Writes batches of events in order and acknowledges each one. Send unacknowledged batches again with the same
+        request_id.
+        """
 
     @_abc_1.abstractmethod
     def ImportEvents(
@@ -109,9 +125,9 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_ingest_service_pb2.ImportEventsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.ImportEventsResponse, _abc.Awaitable[_ingest_service_pb2.ImportEventsResponse]]:
-        """Takes an Arrow IPC stream of events, in pieces, for bulk import: see ImportHeader for what its columns mean. Rows are taken in batches,
-        each acknowledged as a whole; a row that is refused does not hold back its neighbours. When the call fails, the batches before the
-        failure stay: send the import again under the same request_id, and nothing is applied twice.
+        """Imports events from an Arrow IPC stream, sent in pieces; ImportHeader describes the columns. Rows are written in
+        batches, each of them atomic. Rejected rows do not affect others. When the call fails, earlier batches stay: send
+        the import again with the same request_id, and nothing is applied twice.
         """
 
     @_abc_1.abstractmethod
@@ -120,8 +136,8 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_ingest_service_pb2.ImportUsersRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.ImportUsersResponse, _abc.Awaitable[_ingest_service_pb2.ImportUsersResponse]]:
-        """Takes an Arrow IPC stream of user updates, in pieces, for bulk import: see ImportUsersHeader for what its columns mean. Each row has the
-        effect of one UserUpdate. Batches, refused rows and failures are as in ImportEvents.
+        """Imports user updates from an Arrow IPC stream, sent in pieces; ImportUsersHeader describes the columns. Each row
+        has the effect of one UserUpdate. Batches, rejected rows and failures are as in ImportEvents.
         """
 
     @_abc_1.abstractmethod
@@ -130,7 +146,7 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_service_pb2.UpsertUsersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.UpsertUsersResponse, _abc.Awaitable[_ingest_service_pb2.UpsertUsersResponse]]:
-        """Creates users or changes what is known of them."""
+        """Creates users or updates their data."""
 
     @_abc_1.abstractmethod
     def AliasUser(
@@ -138,7 +154,9 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_service_pb2.AliasUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.AliasUserResponse, _abc.Awaitable[_ingest_service_pb2.AliasUserResponse]]:
-        """Afterwards everything is as if all of `from`'s data had been sent as `to` from the start; later data for `from` goes to `to`."""
+        """Merges `from` into `to`, as if all data of `from` had always been sent as `to`. Later data of `from` goes to
+        `to`. FAILED_PRECONDITION when the alias creates a cycle or `from` is an alias already.
+        """
 
     @_abc_1.abstractmethod
     def DeleteUsers(
@@ -146,6 +164,6 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_service_pb2.DeleteUsersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.DeleteUsersResponse, _abc.Awaitable[_ingest_service_pb2.DeleteUsersResponse]]:
-        """Erases users: profile, events, index, memberships. Members' exits are still sent, by id only."""
+        """Erases users: profiles, events, index entries and memberships. Exits are still sent, with the id only."""
 
 def add_IngestServiceServicer_to_server(servicer: IngestServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

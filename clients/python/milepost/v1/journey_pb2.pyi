@@ -28,21 +28,21 @@ class _MilestoneKind:
 class _MilestoneKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MilestoneKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     MILESTONE_KIND_UNSPECIFIED: _MilestoneKind.ValueType  # 0
-    """CRITERIA."""
+    """Taken as CRITERIA."""
     MILESTONE_KIND_CRITERIA: _MilestoneKind.ValueType  # 1
-    """The parent's users, true for its criteria and for none of the criteria of the siblings before it."""
+    """Users of the parent that match its criteria and none of the criteria of earlier siblings."""
     MILESTONE_KIND_REMAINING_USERS: _MilestoneKind.ValueType  # 2
-    """The parent's users that match none of the criteria of the siblings."""
+    """Users of the parent that match the criteria of no sibling."""
 
 class MilestoneKind(_MilestoneKind, metaclass=_MilestoneKindEnumTypeWrapper):
-    """How a milestone chooses its users."""
+    """How a milestone selects its users."""
 
 MILESTONE_KIND_UNSPECIFIED: MilestoneKind.ValueType  # 0
-"""CRITERIA."""
+"""Taken as CRITERIA."""
 MILESTONE_KIND_CRITERIA: MilestoneKind.ValueType  # 1
-"""The parent's users, true for its criteria and for none of the criteria of the siblings before it."""
+"""Users of the parent that match its criteria and none of the criteria of earlier siblings."""
 MILESTONE_KIND_REMAINING_USERS: MilestoneKind.ValueType  # 2
-"""The parent's users that match none of the criteria of the siblings."""
+"""Users of the parent that match the criteria of no sibling."""
 Global___MilestoneKind: _TypeAlias = MilestoneKind  # noqa: Y015
 
 @_typing.final
@@ -61,30 +61,30 @@ class Journey(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`accounts/{a}/journeys/{j}`."""
+    """Resource name, `accounts/{a}/journeys/{j}`. Chosen when created."""
     display_name: _builtins.str
-    """At most 100 characters."""
+    """Name to show, at most 100 characters."""
     audience_count: _builtins.int
-    """Output only. Audiences of this journey, one a milestone."""
+    """Output only. Audiences of the journey, one per milestone."""
     active_audience_count: _builtins.int
-    """Output only. Those with an active connection."""
+    """Output only. Audiences with an active connection."""
     etag: _builtins.str
-    """Changes with every update; send it back to change only what you have read."""
+    """Output only. Changes with every update. Send it back to update only the version that was read."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Inputs of any workspaces, by name; none given = all, present and future."""
+        """Names of inputs of any workspaces. Empty = all inputs, including later ones."""
 
     @_builtins.property
     def connected_outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Output only. Outputs that some audience of this journey has a connection to, by name."""
+        """Output only. Names of the outputs that audiences of the journey are connected to."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only."""
+        """Output only. Time of creation."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only. The last change to the journey or one of its milestones."""
+        """Output only. Time of the last change to the journey or its milestones."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ Global___Journey: _TypeAlias = Journey  # noqa: Y015
 
 @_typing.final
 class Milestone(_message.Message):
-    """A step of a journey. Splits are exclusive: left to right, first match wins."""
+    """A step of a journey. Siblings are exclusive: the first match from left to right takes the user."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -124,29 +124,30 @@ class Milestone(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`accounts/{a}/journeys/{j}/milestones/{m}`."""
+    """Resource name, `accounts/{a}/journeys/{j}/milestones/{m}`. Chosen when created."""
     display_name: _builtins.str
-    """At most 100 characters."""
+    """Name to show, at most 100 characters."""
     parent_milestone: _builtins.str
-    """Another milestone of this journey, by name; empty = the journey's start. Cannot be changed."""
+    """Name of the parent milestone in the same journey. Empty = the start of the journey. Immutable."""
     position: _builtins.int
-    """Output only. Place among its siblings, from 0; remaining users are always last."""
+    """Output only. Position among its siblings, from 0. Remaining users are always last."""
     kind: Global___MilestoneKind.ValueType
-    """Cannot be changed."""
+    """How the milestone selects its users. Immutable."""
     audience: _builtins.str
-    """Output only. `accounts/{a}/audiences/{id}`, made with the milestone."""
+    """Output only. Name of the audience, `accounts/{a}/audiences/{id}`. Created with the milestone."""
     etag: _builtins.str
+    """Output only. Changes with every update. Send it back to update only the version that was read."""
     @_builtins.property
     def criteria(self) -> _criteria_pb2.Criteria:
         """Required for CRITERIA, absent for REMAINING_USERS."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only."""
+        """Output only. Time of creation."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only."""
+        """Output only. Time of the last update."""
 
     def __init__(
         self,
@@ -172,7 +173,7 @@ Global___Milestone: _TypeAlias = Milestone  # noqa: Y015
 
 @_typing.final
 class Warning(_message.Message):
-    """Something that may be a mistake but is not refused, for example an event name never seen."""
+    """A possible mistake that does not fail the call, for example an unknown event name."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -181,6 +182,7 @@ class Warning(_message.Message):
     field: _builtins.str
     """Path of the field."""
     description: _builtins.str
+    """What may be wrong."""
     def __init__(
         self,
         *,

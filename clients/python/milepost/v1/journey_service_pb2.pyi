@@ -22,7 +22,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class CreateJourneyRequest(_message.Message):
-    """See CreateJourney."""
+    """The journey to create."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -31,13 +31,15 @@ class CreateJourneyRequest(_message.Message):
     JOURNEY_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}`."""
+    """Required. Name of the account, `accounts/{a}`."""
     journey_id: _builtins.str
-    """1-63 of `a-z0-9-`, starting with a letter; empty = the server chooses."""
+    """Id of the new journey: 1-63 characters of `a-z0-9-`, starting with a letter. Empty = the server chooses."""
     request_id: _builtins.str
-    """A repeat under the same id gives the first answer again."""
+    """Idempotency key, at most 256 bytes. A repeat within 7 days returns the first response."""
     @_builtins.property
-    def journey(self) -> _journey_pb2.Journey: ...
+    def journey(self) -> _journey_pb2.Journey:
+        """The journey to create. Its `name` and output-only fields are ignored."""
+
     def __init__(
         self,
         *,
@@ -56,16 +58,18 @@ Global___CreateJourneyRequest: _TypeAlias = CreateJourneyRequest  # noqa: Y015
 
 @_typing.final
 class CreateJourneyResponse(_message.Message):
-    """See CreateJourney."""
+    """The created journey."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     JOURNEY_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
-    """The state that includes this write."""
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     @_builtins.property
-    def journey(self) -> _journey_pb2.Journey: ...
+    def journey(self) -> _journey_pb2.Journey:
+        """The journey after the call."""
+
     def __init__(
         self,
         *,
@@ -82,13 +86,13 @@ Global___CreateJourneyResponse: _TypeAlias = CreateJourneyResponse  # noqa: Y015
 
 @_typing.final
 class GetJourneyRequest(_message.Message):
-    """See GetJourney."""
+    """The journey to get."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. `accounts/{a}/journeys/{j}`."""
+    """Required. Name of the journey, `accounts/{a}/journeys/{j}`."""
     def __init__(
         self,
         *,
@@ -104,13 +108,15 @@ Global___GetJourneyRequest: _TypeAlias = GetJourneyRequest  # noqa: Y015
 
 @_typing.final
 class GetJourneyResponse(_message.Message):
-    """See GetJourney."""
+    """The journey."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     JOURNEY_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def journey(self) -> _journey_pb2.Journey: ...
+    def journey(self) -> _journey_pb2.Journey:
+        """The journey."""
+
     def __init__(
         self,
         *,
@@ -126,7 +132,7 @@ Global___GetJourneyResponse: _TypeAlias = GetJourneyResponse  # noqa: Y015
 
 @_typing.final
 class ListJourneysRequest(_message.Message):
-    """See ListJourneys."""
+    """Which page of journeys to list."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -136,15 +142,15 @@ class ListJourneysRequest(_message.Message):
     QUERY_FIELD_NUMBER: _builtins.int
     ORDER_BY_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}`."""
+    """Required. Name of the account, `accounts/{a}`."""
     page_size: _builtins.int
-    """Default 50, at most 1,000."""
+    """Maximum results per page. 0 = 50; values over 1,000 are taken as 1,000."""
     page_token: _builtins.str
-    """From the previous answer; the other fields must be the same."""
+    """`next_page_token` of the previous page. Parent and filters must not change. Empty = first page."""
     query: _builtins.str
-    """Part of the display name, whatever the case; empty = all."""
+    """Part of the display name, in any case. Empty = all."""
     order_by: _builtins.str
-    """`name`, `display_name`, `create_time` or `update_time`, with ` desc` to turn it round; empty = `name`."""
+    """`name`, `display_name`, `create_time` or `update_time`, followed by ` desc` for descending order. Empty = `name`."""
     def __init__(
         self,
         *,
@@ -164,16 +170,18 @@ Global___ListJourneysRequest: _TypeAlias = ListJourneysRequest  # noqa: Y015
 
 @_typing.final
 class ListJourneysResponse(_message.Message):
-    """See ListJourneys."""
+    """One page of journeys."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     JOURNEYS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """Token of the next page. Empty on the last page."""
     @_builtins.property
-    def journeys(self) -> _containers.RepeatedCompositeFieldContainer[_journey_pb2.Journey]: ...
+    def journeys(self) -> _containers.RepeatedCompositeFieldContainer[_journey_pb2.Journey]:
+        """The journeys of this page, in the requested order."""
+
     def __init__(
         self,
         *,
@@ -190,7 +198,7 @@ Global___ListJourneysResponse: _TypeAlias = ListJourneysResponse  # noqa: Y015
 
 @_typing.final
 class UpdateJourneyRequest(_message.Message):
-    """See UpdateJourney."""
+    """The changes to a journey."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -198,11 +206,11 @@ class UpdateJourneyRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def journey(self) -> _journey_pb2.Journey:
-        """Required; `name` says which, `etag` (optional) which version."""
+        """Required. `name` selects the journey. A set `etag` must match the current one."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields to change; empty = every field that is set."""
+        """Fields to change. Empty = every field that is set."""
 
     def __init__(
         self,
@@ -220,16 +228,18 @@ Global___UpdateJourneyRequest: _TypeAlias = UpdateJourneyRequest  # noqa: Y015
 
 @_typing.final
 class UpdateJourneyResponse(_message.Message):
-    """See UpdateJourney."""
+    """The updated journey."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     JOURNEY_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
-    """The state that includes this write."""
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     @_builtins.property
-    def journey(self) -> _journey_pb2.Journey: ...
+    def journey(self) -> _journey_pb2.Journey:
+        """The journey after the call."""
+
     def __init__(
         self,
         *,
@@ -246,16 +256,16 @@ Global___UpdateJourneyResponse: _TypeAlias = UpdateJourneyResponse  # noqa: Y015
 
 @_typing.final
 class DeleteJourneyRequest(_message.Message):
-    """See DeleteJourney."""
+    """The journey to delete."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. `accounts/{a}/journeys/{j}`."""
+    """Required. Name of the journey, `accounts/{a}/journeys/{j}`."""
     etag: _builtins.str
-    """When given and no longer fitting: ABORTED."""
+    """Fails with ABORTED when this is set and does not match the current etag."""
     def __init__(
         self,
         *,
@@ -272,12 +282,13 @@ Global___DeleteJourneyRequest: _TypeAlias = DeleteJourneyRequest  # noqa: Y015
 
 @_typing.final
 class DeleteJourneyResponse(_message.Message):
-    """See DeleteJourney."""
+    """The revision after the journey was deleted."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     def __init__(
         self,
         *,
@@ -293,7 +304,7 @@ Global___DeleteJourneyResponse: _TypeAlias = DeleteJourneyResponse  # noqa: Y015
 
 @_typing.final
 class CreateMilestoneRequest(_message.Message):
-    """See CreateMilestone."""
+    """The milestone to create."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -302,13 +313,15 @@ class CreateMilestoneRequest(_message.Message):
     MILESTONE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}/journeys/{j}`."""
+    """Required. Name of the journey, `accounts/{a}/journeys/{j}`."""
     milestone_id: _builtins.str
-    """1-63 of `a-z0-9-`, starting with a letter; empty = the server chooses."""
+    """Id of the new milestone: 1-63 characters of `a-z0-9-`, starting with a letter. Empty = the server chooses."""
     request_id: _builtins.str
-    """A repeat under the same id gives the first answer again."""
+    """Idempotency key, at most 256 bytes. A repeat within 7 days returns the first response."""
     @_builtins.property
-    def milestone(self) -> _journey_pb2.Milestone: ...
+    def milestone(self) -> _journey_pb2.Milestone:
+        """The milestone to create. Its `name` and output-only fields are ignored."""
+
     def __init__(
         self,
         *,
@@ -327,7 +340,7 @@ Global___CreateMilestoneRequest: _TypeAlias = CreateMilestoneRequest  # noqa: Y0
 
 @_typing.final
 class CreateMilestoneResponse(_message.Message):
-    """See CreateMilestone."""
+    """The created milestone."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -335,11 +348,15 @@ class CreateMilestoneResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
-    """The state that includes this write."""
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     @_builtins.property
-    def milestone(self) -> _journey_pb2.Milestone: ...
+    def milestone(self) -> _journey_pb2.Milestone:
+        """The milestone after the call."""
+
     @_builtins.property
-    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_journey_pb2.Warning]: ...
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_journey_pb2.Warning]:
+        """Possible mistakes in the criteria that did not fail the call."""
+
     def __init__(
         self,
         *,
@@ -357,13 +374,13 @@ Global___CreateMilestoneResponse: _TypeAlias = CreateMilestoneResponse  # noqa: 
 
 @_typing.final
 class GetMilestoneRequest(_message.Message):
-    """See GetMilestone."""
+    """The milestone to get."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. `accounts/{a}/journeys/{j}/milestones/{m}`."""
+    """Required. Name of the milestone, `accounts/{a}/journeys/{j}/milestones/{m}`."""
     def __init__(
         self,
         *,
@@ -379,13 +396,15 @@ Global___GetMilestoneRequest: _TypeAlias = GetMilestoneRequest  # noqa: Y015
 
 @_typing.final
 class GetMilestoneResponse(_message.Message):
-    """See GetMilestone."""
+    """The milestone."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MILESTONE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def milestone(self) -> _journey_pb2.Milestone: ...
+    def milestone(self) -> _journey_pb2.Milestone:
+        """The milestone."""
+
     def __init__(
         self,
         *,
@@ -401,7 +420,7 @@ Global___GetMilestoneResponse: _TypeAlias = GetMilestoneResponse  # noqa: Y015
 
 @_typing.final
 class ListMilestonesRequest(_message.Message):
-    """See ListMilestones."""
+    """Which page of milestones to list."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -409,11 +428,11 @@ class ListMilestonesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `accounts/{a}/journeys/{j}`."""
+    """Required. Name of the journey, `accounts/{a}/journeys/{j}`."""
     page_size: _builtins.int
-    """Default 50, at most 1,000."""
+    """Maximum results per page. 0 = 50; values over 1,000 are taken as 1,000."""
     page_token: _builtins.str
-    """From the previous answer; the other fields must be the same."""
+    """`next_page_token` of the previous page. Parent and filters must not change. Empty = first page."""
     def __init__(
         self,
         *,
@@ -431,16 +450,18 @@ Global___ListMilestonesRequest: _TypeAlias = ListMilestonesRequest  # noqa: Y015
 
 @_typing.final
 class ListMilestonesResponse(_message.Message):
-    """See ListMilestones."""
+    """One page of milestones."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MILESTONES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """Token of the next page. Empty on the last page."""
     @_builtins.property
-    def milestones(self) -> _containers.RepeatedCompositeFieldContainer[_journey_pb2.Milestone]: ...
+    def milestones(self) -> _containers.RepeatedCompositeFieldContainer[_journey_pb2.Milestone]:
+        """The milestones of this page, parents before children and siblings in order."""
+
     def __init__(
         self,
         *,
@@ -457,7 +478,7 @@ Global___ListMilestonesResponse: _TypeAlias = ListMilestonesResponse  # noqa: Y0
 
 @_typing.final
 class UpdateMilestoneRequest(_message.Message):
-    """See UpdateMilestone."""
+    """The changes to a milestone."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -465,11 +486,11 @@ class UpdateMilestoneRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def milestone(self) -> _journey_pb2.Milestone:
-        """Required; `name` says which, `etag` (optional) which version."""
+        """Required. `name` selects the milestone. A set `etag` must match the current one."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields to change; empty = every field that is set."""
+        """Fields to change. Empty = every field that is set."""
 
     def __init__(
         self,
@@ -487,7 +508,7 @@ Global___UpdateMilestoneRequest: _TypeAlias = UpdateMilestoneRequest  # noqa: Y0
 
 @_typing.final
 class UpdateMilestoneResponse(_message.Message):
-    """See UpdateMilestone."""
+    """The updated milestone."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -495,11 +516,15 @@ class UpdateMilestoneResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
-    """The state that includes this write."""
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     @_builtins.property
-    def milestone(self) -> _journey_pb2.Milestone: ...
+    def milestone(self) -> _journey_pb2.Milestone:
+        """The milestone after the call."""
+
     @_builtins.property
-    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_journey_pb2.Warning]: ...
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_journey_pb2.Warning]:
+        """Possible mistakes in the criteria that did not fail the call."""
+
     def __init__(
         self,
         *,
@@ -517,16 +542,16 @@ Global___UpdateMilestoneResponse: _TypeAlias = UpdateMilestoneResponse  # noqa: 
 
 @_typing.final
 class DeleteMilestoneRequest(_message.Message):
-    """See DeleteMilestone."""
+    """The milestone to delete."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. `accounts/{a}/journeys/{j}/milestones/{m}`."""
+    """Required. Name of the milestone, `accounts/{a}/journeys/{j}/milestones/{m}`."""
     etag: _builtins.str
-    """When given and no longer fitting: ABORTED."""
+    """Fails with ABORTED when this is set and does not match the current etag."""
     def __init__(
         self,
         *,
@@ -543,12 +568,13 @@ Global___DeleteMilestoneRequest: _TypeAlias = DeleteMilestoneRequest  # noqa: Y0
 
 @_typing.final
 class DeleteMilestoneResponse(_message.Message):
-    """See DeleteMilestone."""
+    """The revision after the milestone was deleted."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     def __init__(
         self,
         *,
@@ -564,7 +590,7 @@ Global___DeleteMilestoneResponse: _TypeAlias = DeleteMilestoneResponse  # noqa: 
 
 @_typing.final
 class CloneJourneyRequest(_message.Message):
-    """See CloneJourney."""
+    """The journey to copy."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -573,12 +599,13 @@ class CloneJourneyRequest(_message.Message):
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. The journey to copy."""
+    """Required. Name of the journey to copy."""
     journey_id: _builtins.str
-    """Id of the copy; empty = the server chooses."""
+    """Id of the copy. Empty = the server chooses."""
     display_name: _builtins.str
-    """Display name of the copy; empty = the original's with " (copy)"."""
+    """Display name of the copy. Empty = that of the original with " (copy)"."""
     request_id: _builtins.str
+    """Idempotency key, at most 256 bytes. A repeat within 7 days returns the first response."""
     def __init__(
         self,
         *,
@@ -597,15 +624,18 @@ Global___CloneJourneyRequest: _TypeAlias = CloneJourneyRequest  # noqa: Y015
 
 @_typing.final
 class CloneJourneyResponse(_message.Message):
-    """See CloneJourney."""
+    """The new journey."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     JOURNEY_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     @_builtins.property
-    def journey(self) -> _journey_pb2.Journey: ...
+    def journey(self) -> _journey_pb2.Journey:
+        """The copy."""
+
     def __init__(
         self,
         *,
@@ -622,7 +652,7 @@ Global___CloneJourneyResponse: _TypeAlias = CloneJourneyResponse  # noqa: Y015
 
 @_typing.final
 class MoveMilestoneRequest(_message.Message):
-    """See MoveMilestone."""
+    """The milestone to move."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -630,11 +660,11 @@ class MoveMilestoneRequest(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. `accounts/{a}/journeys/{j}/milestones/{m}`."""
+    """Required. Name of the milestone, `accounts/{a}/journeys/{j}/milestones/{m}`."""
     position: _builtins.int
-    """The new place among its siblings, from 0; beyond the last = last before remaining users."""
+    """New position among its siblings, from 0. A position beyond the last one = last before remaining users."""
     etag: _builtins.str
-    """When given and no longer fitting: ABORTED."""
+    """Fails with ABORTED when this is set and does not match the current etag."""
     def __init__(
         self,
         *,
@@ -652,15 +682,18 @@ Global___MoveMilestoneRequest: _TypeAlias = MoveMilestoneRequest  # noqa: Y015
 
 @_typing.final
 class MoveMilestoneResponse(_message.Message):
-    """See MoveMilestone."""
+    """The moved milestone."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MILESTONE_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
     @_builtins.property
-    def milestone(self) -> _journey_pb2.Milestone: ...
+    def milestone(self) -> _journey_pb2.Milestone:
+        """The milestone after the call."""
+
     def __init__(
         self,
         *,

@@ -102,14 +102,14 @@ class JourneyServiceServicer:
     """
 
     def CreateJourney(self, request, context):
-        """Creates a Journey.
+        """Creates a journey without milestones. ALREADY_EXISTS when the id is taken.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetJourney(self, request, context):
-        """Gets one.
+        """Gets a journey by name. NOT_FOUND when it does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,49 +123,52 @@ class JourneyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateJourney(self, request, context):
-        """Updates the fields named in the mask: `display_name`, `inputs`. Membership follows; downstream gets the differences.
+        """Updates the fields named in the mask: `display_name`, `inputs`. Memberships are recalculated and the differences
+        sent. ABORTED when the etag does not match.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteJourney(self, request, context):
-        """Deletes a journey without milestones.
+        """Deletes a journey. FAILED_PRECONDITION while it has milestones.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateMilestone(self, request, context):
-        """Adds a milestone and its audience, behind its siblings but before remaining users.
+        """Creates a milestone and its audience after its siblings, before remaining users.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetMilestone(self, request, context):
-        """Gets one.
+        """Gets a milestone by name. NOT_FOUND when it does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListMilestones(self, request, context):
-        """Lists a journey's milestones, parents before children and siblings in order.
+        """Lists the milestones of a journey, parents before children and siblings in order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateMilestone(self, request, context):
-        """Updates the fields named in the mask: `display_name`, `criteria`. Downstream gets the differences.
+        """Updates the fields named in the mask: `display_name`, `criteria`. Memberships are recalculated and the
+        differences sent. ABORTED when the etag does not match.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteMilestone(self, request, context):
-        """Deletes a milestone without children, its audience and its connections; members' exits are sent first.
+        """Deletes a milestone with its audience and connections. The exits of its members are sent first.
+        FAILED_PRECONDITION while it has children or other criteria name its audience.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -179,7 +182,7 @@ class JourneyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def MoveMilestone(self, request, context):
-        """Gives a criteria milestone another place among its siblings.
+        """Moves a criteria milestone to another position among its siblings.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

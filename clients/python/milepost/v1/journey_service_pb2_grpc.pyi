@@ -34,29 +34,35 @@ class JourneyServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> JourneyServiceAsyncStub: ...
     CreateJourney: _grpc.UnaryUnaryMultiCallable[_journey_service_pb2.CreateJourneyRequest, _journey_service_pb2.CreateJourneyResponse]
-    """Creates a Journey."""
+    """Creates a journey without milestones. ALREADY_EXISTS when the id is taken."""
     GetJourney: _grpc.UnaryUnaryMultiCallable[_journey_service_pb2.GetJourneyRequest, _journey_service_pb2.GetJourneyResponse]
-    """Gets one."""
+    """Gets a journey by name. NOT_FOUND when it does not exist."""
     ListJourneys: _grpc.UnaryUnaryMultiCallable[_journey_service_pb2.ListJourneysRequest, _journey_service_pb2.ListJourneysResponse]
     """Lists journeys with their counts."""
     UpdateJourney: _grpc.UnaryUnaryMultiCallable[_journey_service_pb2.UpdateJourneyRequest, _journey_service_pb2.UpdateJourneyResponse]
-    """Updates the fields named in the mask: `display_name`, `inputs`. Membership follows; downstream gets the differences."""
+    """Updates the fields named in the mask: `display_name`, `inputs`. Memberships are recalculated and the differences
+    sent. ABORTED when the etag does not match.
+    """
     DeleteJourney: _grpc.UnaryUnaryMultiCallable[_journey_service_pb2.DeleteJourneyRequest, _journey_service_pb2.DeleteJourneyResponse]
-    """Deletes a journey without milestones."""
+    """Deletes a journey. FAILED_PRECONDITION while it has milestones."""
     CreateMilestone: _grpc.UnaryUnaryMultiCallable[_journey_service_pb2.CreateMilestoneRequest, _journey_service_pb2.CreateMilestoneResponse]
-    """Adds a milestone and its audience, behind its siblings but before remaining users."""
+    """Creates a milestone and its audience after its siblings, before remaining users."""
     GetMilestone: _grpc.UnaryUnaryMultiCallable[_journey_service_pb2.GetMilestoneRequest, _journey_service_pb2.GetMilestoneResponse]
-    """Gets one."""
+    """Gets a milestone by name. NOT_FOUND when it does not exist."""
     ListMilestones: _grpc.UnaryUnaryMultiCallable[_journey_service_pb2.ListMilestonesRequest, _journey_service_pb2.ListMilestonesResponse]
-    """Lists a journey's milestones, parents before children and siblings in order."""
+    """Lists the milestones of a journey, parents before children and siblings in order."""
     UpdateMilestone: _grpc.UnaryUnaryMultiCallable[_journey_service_pb2.UpdateMilestoneRequest, _journey_service_pb2.UpdateMilestoneResponse]
-    """Updates the fields named in the mask: `display_name`, `criteria`. Downstream gets the differences."""
+    """Updates the fields named in the mask: `display_name`, `criteria`. Memberships are recalculated and the
+    differences sent. ABORTED when the etag does not match.
+    """
     DeleteMilestone: _grpc.UnaryUnaryMultiCallable[_journey_service_pb2.DeleteMilestoneRequest, _journey_service_pb2.DeleteMilestoneResponse]
-    """Deletes a milestone without children, its audience and its connections; members' exits are sent first."""
+    """Deletes a milestone with its audience and connections. The exits of its members are sent first.
+    FAILED_PRECONDITION while it has children or other criteria name its audience.
+    """
     CloneJourney: _grpc.UnaryUnaryMultiCallable[_journey_service_pb2.CloneJourneyRequest, _journey_service_pb2.CloneJourneyResponse]
     """Copies a journey with its milestones, without connections."""
     MoveMilestone: _grpc.UnaryUnaryMultiCallable[_journey_service_pb2.MoveMilestoneRequest, _journey_service_pb2.MoveMilestoneResponse]
-    """Gives a criteria milestone another place among its siblings."""
+    """Moves a criteria milestone to another position among its siblings."""
 
 @_typing.type_check_only
 class JourneyServiceAsyncStub(JourneyServiceStub):
@@ -64,29 +70,35 @@ class JourneyServiceAsyncStub(JourneyServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateJourney: _aio.UnaryUnaryMultiCallable[_journey_service_pb2.CreateJourneyRequest, _journey_service_pb2.CreateJourneyResponse]  # type: ignore[assignment]
-    """Creates a Journey."""
+    """Creates a journey without milestones. ALREADY_EXISTS when the id is taken."""
     GetJourney: _aio.UnaryUnaryMultiCallable[_journey_service_pb2.GetJourneyRequest, _journey_service_pb2.GetJourneyResponse]  # type: ignore[assignment]
-    """Gets one."""
+    """Gets a journey by name. NOT_FOUND when it does not exist."""
     ListJourneys: _aio.UnaryUnaryMultiCallable[_journey_service_pb2.ListJourneysRequest, _journey_service_pb2.ListJourneysResponse]  # type: ignore[assignment]
     """Lists journeys with their counts."""
     UpdateJourney: _aio.UnaryUnaryMultiCallable[_journey_service_pb2.UpdateJourneyRequest, _journey_service_pb2.UpdateJourneyResponse]  # type: ignore[assignment]
-    """Updates the fields named in the mask: `display_name`, `inputs`. Membership follows; downstream gets the differences."""
+    """Updates the fields named in the mask: `display_name`, `inputs`. Memberships are recalculated and the differences
+    sent. ABORTED when the etag does not match.
+    """
     DeleteJourney: _aio.UnaryUnaryMultiCallable[_journey_service_pb2.DeleteJourneyRequest, _journey_service_pb2.DeleteJourneyResponse]  # type: ignore[assignment]
-    """Deletes a journey without milestones."""
+    """Deletes a journey. FAILED_PRECONDITION while it has milestones."""
     CreateMilestone: _aio.UnaryUnaryMultiCallable[_journey_service_pb2.CreateMilestoneRequest, _journey_service_pb2.CreateMilestoneResponse]  # type: ignore[assignment]
-    """Adds a milestone and its audience, behind its siblings but before remaining users."""
+    """Creates a milestone and its audience after its siblings, before remaining users."""
     GetMilestone: _aio.UnaryUnaryMultiCallable[_journey_service_pb2.GetMilestoneRequest, _journey_service_pb2.GetMilestoneResponse]  # type: ignore[assignment]
-    """Gets one."""
+    """Gets a milestone by name. NOT_FOUND when it does not exist."""
     ListMilestones: _aio.UnaryUnaryMultiCallable[_journey_service_pb2.ListMilestonesRequest, _journey_service_pb2.ListMilestonesResponse]  # type: ignore[assignment]
-    """Lists a journey's milestones, parents before children and siblings in order."""
+    """Lists the milestones of a journey, parents before children and siblings in order."""
     UpdateMilestone: _aio.UnaryUnaryMultiCallable[_journey_service_pb2.UpdateMilestoneRequest, _journey_service_pb2.UpdateMilestoneResponse]  # type: ignore[assignment]
-    """Updates the fields named in the mask: `display_name`, `criteria`. Downstream gets the differences."""
+    """Updates the fields named in the mask: `display_name`, `criteria`. Memberships are recalculated and the
+    differences sent. ABORTED when the etag does not match.
+    """
     DeleteMilestone: _aio.UnaryUnaryMultiCallable[_journey_service_pb2.DeleteMilestoneRequest, _journey_service_pb2.DeleteMilestoneResponse]  # type: ignore[assignment]
-    """Deletes a milestone without children, its audience and its connections; members' exits are sent first."""
+    """Deletes a milestone with its audience and connections. The exits of its members are sent first.
+    FAILED_PRECONDITION while it has children or other criteria name its audience.
+    """
     CloneJourney: _aio.UnaryUnaryMultiCallable[_journey_service_pb2.CloneJourneyRequest, _journey_service_pb2.CloneJourneyResponse]  # type: ignore[assignment]
     """Copies a journey with its milestones, without connections."""
     MoveMilestone: _aio.UnaryUnaryMultiCallable[_journey_service_pb2.MoveMilestoneRequest, _journey_service_pb2.MoveMilestoneResponse]  # type: ignore[assignment]
-    """Gives a criteria milestone another place among its siblings."""
+    """Moves a criteria milestone to another position among its siblings."""
 
 class JourneyServiceServicer(metaclass=_abc_1.ABCMeta):
     """Journeys and their milestones."""
@@ -97,7 +109,7 @@ class JourneyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _journey_service_pb2.CreateJourneyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_journey_service_pb2.CreateJourneyResponse, _abc.Awaitable[_journey_service_pb2.CreateJourneyResponse]]:
-        """Creates a Journey."""
+        """Creates a journey without milestones. ALREADY_EXISTS when the id is taken."""
 
     @_abc_1.abstractmethod
     def GetJourney(
@@ -105,7 +117,7 @@ class JourneyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _journey_service_pb2.GetJourneyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_journey_service_pb2.GetJourneyResponse, _abc.Awaitable[_journey_service_pb2.GetJourneyResponse]]:
-        """Gets one."""
+        """Gets a journey by name. NOT_FOUND when it does not exist."""
 
     @_abc_1.abstractmethod
     def ListJourneys(
@@ -121,7 +133,9 @@ class JourneyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _journey_service_pb2.UpdateJourneyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_journey_service_pb2.UpdateJourneyResponse, _abc.Awaitable[_journey_service_pb2.UpdateJourneyResponse]]:
-        """Updates the fields named in the mask: `display_name`, `inputs`. Membership follows; downstream gets the differences."""
+        """Updates the fields named in the mask: `display_name`, `inputs`. Memberships are recalculated and the differences
+        sent. ABORTED when the etag does not match.
+        """
 
     @_abc_1.abstractmethod
     def DeleteJourney(
@@ -129,7 +143,7 @@ class JourneyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _journey_service_pb2.DeleteJourneyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_journey_service_pb2.DeleteJourneyResponse, _abc.Awaitable[_journey_service_pb2.DeleteJourneyResponse]]:
-        """Deletes a journey without milestones."""
+        """Deletes a journey. FAILED_PRECONDITION while it has milestones."""
 
     @_abc_1.abstractmethod
     def CreateMilestone(
@@ -137,7 +151,7 @@ class JourneyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _journey_service_pb2.CreateMilestoneRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_journey_service_pb2.CreateMilestoneResponse, _abc.Awaitable[_journey_service_pb2.CreateMilestoneResponse]]:
-        """Adds a milestone and its audience, behind its siblings but before remaining users."""
+        """Creates a milestone and its audience after its siblings, before remaining users."""
 
     @_abc_1.abstractmethod
     def GetMilestone(
@@ -145,7 +159,7 @@ class JourneyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _journey_service_pb2.GetMilestoneRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_journey_service_pb2.GetMilestoneResponse, _abc.Awaitable[_journey_service_pb2.GetMilestoneResponse]]:
-        """Gets one."""
+        """Gets a milestone by name. NOT_FOUND when it does not exist."""
 
     @_abc_1.abstractmethod
     def ListMilestones(
@@ -153,7 +167,7 @@ class JourneyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _journey_service_pb2.ListMilestonesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_journey_service_pb2.ListMilestonesResponse, _abc.Awaitable[_journey_service_pb2.ListMilestonesResponse]]:
-        """Lists a journey's milestones, parents before children and siblings in order."""
+        """Lists the milestones of a journey, parents before children and siblings in order."""
 
     @_abc_1.abstractmethod
     def UpdateMilestone(
@@ -161,7 +175,9 @@ class JourneyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _journey_service_pb2.UpdateMilestoneRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_journey_service_pb2.UpdateMilestoneResponse, _abc.Awaitable[_journey_service_pb2.UpdateMilestoneResponse]]:
-        """Updates the fields named in the mask: `display_name`, `criteria`. Downstream gets the differences."""
+        """Updates the fields named in the mask: `display_name`, `criteria`. Memberships are recalculated and the
+        differences sent. ABORTED when the etag does not match.
+        """
 
     @_abc_1.abstractmethod
     def DeleteMilestone(
@@ -169,7 +185,9 @@ class JourneyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _journey_service_pb2.DeleteMilestoneRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_journey_service_pb2.DeleteMilestoneResponse, _abc.Awaitable[_journey_service_pb2.DeleteMilestoneResponse]]:
-        """Deletes a milestone without children, its audience and its connections; members' exits are sent first."""
+        """Deletes a milestone with its audience and connections. The exits of its members are sent first.
+        FAILED_PRECONDITION while it has children or other criteria name its audience.
+        """
 
     @_abc_1.abstractmethod
     def CloneJourney(
@@ -185,6 +203,6 @@ class JourneyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _journey_service_pb2.MoveMilestoneRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_journey_service_pb2.MoveMilestoneResponse, _abc.Awaitable[_journey_service_pb2.MoveMilestoneResponse]]:
-        """Gives a criteria milestone another place among its siblings."""
+        """Moves a criteria milestone to another position among its siblings."""
 
 def add_JourneyServiceServicer_to_server(servicer: JourneyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Value(_message.Message):
-    """A value of an attribute. Its kind is kept as sent: the string "12" is not the number 12 and `true` is not 1."""
+    """An attribute value. Its kind is kept as sent: the string "12" is not the number 12, and `true` is not 1."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -31,16 +31,19 @@ class Value(_message.Message):
     TIME_VALUE_FIELD_NUMBER: _builtins.int
     LIST_VALUE_FIELD_NUMBER: _builtins.int
     string_value: _builtins.str
-    """At most 4,096 bytes of UTF-8."""
+    """A string of at most 4,096 bytes of UTF-8."""
     number_value: _builtins.float
-    """An IEEE double; NaN and infinities are refused."""
+    """An IEEE 754 double. NaN and infinities are rejected."""
     bool_value: _builtins.bool
+    """A boolean."""
     @_builtins.property
     def time_value(self) -> _timestamp_pb2.Timestamp:
-        """Kept to the microsecond; finer digits are cut off."""
+        """A time. Digits beyond microseconds are cut off."""
 
     @_builtins.property
-    def list_value(self) -> Global___StringList: ...
+    def list_value(self) -> Global___StringList:
+        """A list of strings."""
+
     def __init__(
         self,
         *,
@@ -62,13 +65,15 @@ Global___Value: _TypeAlias = Value  # noqa: Y015
 
 @_typing.final
 class StringList(_message.Message):
-    """A list of strings: at most 1,000 of at most 512 bytes each."""
+    """A list of at most 1,000 strings of at most 512 bytes each."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VALUES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The strings."""
+
     def __init__(
         self,
         *,
