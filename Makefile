@@ -12,7 +12,7 @@ STAMP := $(VENV)/.made-with-$(subst $(COMMA),-,$(EXTRAS))
 PACKAGES := engine service clients/python/milepost tests tools
 
 .DEFAULT_GOAL := help
-.PHONY: help env run test lint format protos breaking bench kill clock model damage fuzz-criteria clean
+.PHONY: help env run test quick coverage lint format hooks protos breaking bench profile kill clock model damage fuzz-criteria clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,15 @@ run: env ## Start the service on ./data with the sample data and its journey (AR
 test: env ## Run the tests (ARGS="tests/engine -k sequence"; WORKERS=0 for one process)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
+quick: lint ## Lint, then the tests nearest to what changed since main, in about a minute (AGAINST=main~3)
+	$(BIN)/python tools/quick.py --against $(or $(AGAINST),main)
+
+coverage: env ## Run the tests and print the share of lines and branches that they run (ARGS as for test)
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
 lint: env ## Check style, types, the contract, and that the stubs are fresh
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,6 +51,9 @@ format: env ## Put the code into the form that lint wants
 	$(BIN)/ruff format .
 	$(BIN)/buf format --write
 
+hooks: env ## Check style and stubs before each commit (local hooks, no network)
+	$(BIN)/pre-commit install
+
 protos: env ## Generate the stubs in clients/python/milepost/v1 from protos/
 	$(BIN)/python tools/generate_protos.py
 
@@ -50,6 +62,10 @@ breaking: env ## Check that the contract breaks no caller of AGAINST (a git ref,
 
 bench: env ## Run the benchmarks (ARGS are passed on)
 	$(BIN)/python -m tests.bench $(ARGS)
+
+profile: ## Record a running service with py-spy into profile.svg (ARGS="--pid 1234 --seconds 30")
+	@test -x $(BIN)/py-spy || $(MAKE) env EXTRAS=$(EXTRAS),bench
+	$(BIN)/python tools/profile_service.py $(ARGS)
 
 kill: env ## Kill the service again and again and check what it kept (ROUNDS=1000; ARGS="--seed 7 --jobs 2")
 	$(BIN)/python -m tests.faults.kill_rounds --rounds $(or $(ROUNDS),20) $(ARGS)
@@ -67,5 +83,5 @@ damage: env ## Damage a store byte by byte and check what it answers (PLACES=300
 	$(BIN)/python -m tests.faults.damage --places $(or $(PLACES),300) $(ARGS)
 
 clean: ## Remove the environment, the caches and what the builds left (never ./data)
-	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,32 @@
+"""`engine` has one public face: what an embedding program needs first."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+import engine
+from engine.backends.local.backend import LocalBackend
+
+
+def test_every_name_of_the_face_is_there_once_and_none_is_missing() -> None:
+    assert len(set(engine.__all__)) == len(engine.__all__)
+    public = {
+        name
+        for name, value in vars(engine).items()
+        if not name.startswith("_") and not inspect.ismodule(value) and name != "annotations"
+    }
+    assert public == set(engine.__all__)
+
+
+def test_a_program_with_the_face_alone_reads_refusals_as_data(tmp_path: Path) -> None:
+    opened = engine.Engine(LocalBackend.open(tmp_path / "store"))
+    try:
+        with pytest.raises(engine.NotFound) as refused:
+            opened.accounts.get_account("accounts/none")
+    finally:
+        opened.close()
+    assert isinstance(refused.value, engine.MilepostError)
+    assert refused.value.reason == "RESOURCE_NOT_FOUND"
