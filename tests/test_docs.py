@@ -28,7 +28,18 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 IMPORT = (ROOT / "docs" / "import.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+TESTS = (ROOT / "docs" / "tests.md").read_text(encoding="utf-8")
 JOURNEYS = (ROOT / "docs" / "journeys.md").read_text(encoding="utf-8")
+
+TOP_LEVEL = ("engine", "service", "clients", "protos", "tests", "tools", "docs")
+DECISIONS = sorted(path for path in (ROOT / "docs" / "decisions").glob("0*.md"))
+PAGES_WITH_PATHS = [
+    "CONTRIBUTING.md",
+    "docs/architecture.md",
+    "docs/tests.md",
+    *(str(path.relative_to(ROOT)) for path in DECISIONS),
+]
 
 
 def between(text: str, start: str) -> str:
@@ -96,15 +107,42 @@ def test_the_client_s_default_address_is_the_service_s() -> None:
     assert f"localhost:{Config().port}" == DEFAULT_TARGET
 
 
-@pytest.mark.parametrize(
-    "text",
-    [README, OPERATIONS, JOURNEYS, IMPORT],
-    ids=["README.md", "docs/operations.md", "docs/journeys.md", "docs/import.md"],
-)
-def test_linked_files_exist(text: str) -> None:
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
-    base = ROOT if text is README else ROOT / "docs"
-    assert [link for link in links if not (base / link).exists()] == []
+PAGES = sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The fragments that a page's headings can be linked by."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_linked_files_and_headings_exist(page: str) -> None:
+    path = ROOT / page
+    for link in re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8")):
+        if link.startswith("http"):
+            continue
+        file, _, anchor = link.partition("#")
+        target = path.parent / file if file else path
+        assert target.exists(), f"{page} links to {link}"
+        assert not anchor or anchor in anchors_of(target), f"{page} links to {link}"
+
+
+def test_decisions_are_numbered_and_listed() -> None:
+    titles = [path.read_text(encoding="utf-8").splitlines()[0] for path in DECISIONS]
+    index = (ROOT / "docs" / "decisions" / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^(\d+)\. \[(.+)\]\((.+)\)$", index, re.MULTILINE)
+    assert [f"# {number}. {title}" for number, title, _ in listed] == titles
+    assert [file for _, _, file in listed] == [path.name for path in DECISIONS]
+    assert [path.name[:4] for path in DECISIONS] == [f"{n:04}" for n in range(1, len(DECISIONS) + 1)]
+
+
+def test_targets_of_make_on_the_page_for_contributors_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`make ([a-z-]+)", contributing + TESTS + README))
+    assert named != set()
+    assert named <= targets
 
 
 def test_the_readme_s_first_journey_prints_what_it_says(tmp_path: Path) -> None:
@@ -181,3 +219,39 @@ def test_the_limits_on_the_page_on_imports() -> None:
     assert f"{ndjson.SEGMENT_ROWS:,} of NDJSON" in IMPORT
     assert f"appends {IMPORT_BATCH_ROWS:,} rows at a time" in IMPORT
     assert timedelta(hours=REQUEST_HORIZON_HOURS) == progress.REMEMBERED
+
+
+def names_in(path: Path) -> set[str]:
+    """What a module defines at its top level."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign):
+            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_PATHS)
+def test_files_and_names_on_a_page_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = re.findall(rf"`((?:{'|'.join(TOP_LEVEL)})/[\w./-]*)(?:::(\w+))?`", text)
+    assert named != []
+    for path, name in named:
+        assert (ROOT / path).exists(), f"{page} names {path}"
+        assert not name or name in names_in(ROOT / path), f"{page} names {name} in {path}"
+
+
+def test_the_packages_on_the_page_on_architecture_are_those_of_the_engine_and_the_service() -> None:
+    _, _, after = ARCHITECTURE.partition("```\n")
+    drawn = after.partition("```")[0]
+    for package in ("engine", "engine/backends/local", "service"):
+        inside = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")} - {"backends"}
+        assert [name for name in sorted(inside) if f"{name}/" not in drawn] == []
+
+
+def test_the_glossary_is_in_order_and_says_each_term_once() -> None:
+    _, _, glossary = ARCHITECTURE.partition("## Glossary")
+    terms = re.findall(r"^\| ([^|]+) \|", glossary.partition("\n## ")[0], re.MULTILINE)[2:]
+    assert len(terms) > 30
+    assert terms == sorted(set(terms), key=str.lower)

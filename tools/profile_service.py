@@ -34,8 +34,8 @@ def main() -> int:
     arguments = parser.parse_args()
     pid = owner_of(arguments.data) if arguments.pid is None else arguments.pid
     py_spy = Path(sys.executable).with_name("py-spy")
-    command = [py_spy, "record", "--pid", str(pid), "--duration", str(arguments.seconds)]
-    return subprocess.run([*command, "--threads", "--output", arguments.out]).returncode
+    command = [str(py_spy), "record", "--pid", str(pid), "--duration", str(arguments.seconds)]
+    return subprocess.run([*command, "--threads", "--output", str(arguments.out)]).returncode
 
 
 if __name__ == "__main__":
