@@ -49,30 +49,31 @@ LOG                   position u64                                  compressed M
 ====================  ============================================  ==========================================
 
 Index environment: names, users and their data. A *user* is a group u8 and a dense id u32; a *page* is dense
-id >> 12; a *field* is what `names.Space.FIELD` numbers: an attribute of a workspace, a type of identity or a
-consent. Bitmaps are those of `page_cache.BITMAP`.
+id >> 12; a *field* is what `name_table.Space.FIELD` numbers: an attribute of a workspace, a type of identity
+or a consent. Bitmaps are those of `page_cache.BITMAP`.
 
 ====================  ============================================  ==========================================
 family                key parts                                     value
 ====================  ============================================  ==========================================
-META                  name                                          `checkpointed`: MessagePack of
-`CheckpointedState` DOCUMENT              the document's key                            the document NAME
-space u8, account u32, number u32             the name, UTF-8 USER_RUN              account u32, run u32
-MessagePack of `runs.RunRecord` USER_FILTER           account u32, run u32                          Bloom
-filter, bits USER_BLOCK            account u32, run u32, block u32               sorted items of
-`user_index.USER_RUNS` ALIAS_OF              account u32, user id                          MessagePack of
-`directory.Alias` ALIASES               account u32, user id                          MessagePack list: ids
-that are its aliases USER_COUNT            account u32, group u8                         u32: the next dense
-id USER_IDS              account u32, group u8, page u32               `id_pages.IdPage` USER_PARTITIONS
-account u32, group u8, page u32               u16[4,096] partitions ALIVE                 account u32, group
-u8                         bitmap PROFILE               account u32, group u8, dense id u32
-MessagePack, as `profiles.ProfileCodec` PROFILED              account u32, group u8
-bitmap: who has a profile FIELD_PRESENT         account u32, field u32, kind u8, group u8     bitmap
+META                  name                                          `folded`: `positions.CheckpointedState`
+DOCUMENT              the document's key                            the document
+NAME                  space u8, account u32, number u32             the name, UTF-8
+USER_RUN              account u32, run u32                          MessagePack of `sorted_runs.RunRecord`
+USER_FILTER           account u32, run u32                          Bloom filter, bits
+USER_BLOCK            account u32, run u32, block u32               sorted items of `id_index.USER_RUNS`
+ALIAS_OF              account u32, user id                          MessagePack of `directory.Alias`
+ALIASES               account u32, user id                          MessagePack list: ids that are its aliases
+USER_COUNT            account u32, group u8                         u32: the next dense id
+USER_IDS              account u32, group u8, page u32               `id_pages.IdPage`
+USER_PARTITIONS       account u32, group u8, page u32               u16[4,096] partitions
+ALIVE                 account u32, group u8                         bitmap
+PROFILE               account u32, group u8, dense id u32           as `profile_codec.ProfileCodec` writes it
+PROFILED              account u32, group u8                         bitmap: who has a profile
+FIELD_PRESENT         account u32, field u32, kind u8, group u8     bitmap
 FIELD_VALUE           account u32, field u32, kind u8, group u8,    bitmap of the users with that value, or
                       value                                         with that element in their list
 FIELD_TEXT            as FIELD_VALUE, the value a digest            a string too long to be part of a key
-FIELD_COLUMN          account u32, field u32, kind u8, group u8,    f64[4,096] or i64[4,096],
-`page_cache.column`
+FIELD_COLUMN          account u32, field u32, kind u8, group u8,    `page_cache.column` of f64 or i64[4,096]
                       page u32
 WRITE_TIMES           account u32, group u8, page u32               MessagePack of `write_times.PageSpans`
 BELONGS               account u32, input u32, group u8              bitmap
@@ -84,30 +85,29 @@ Index environment: deduplication and stored memberships.
 ====================  ============================================  ==========================================
 family                key parts                                     value
 ====================  ============================================  ==========================================
-DEDUPE_RUN            run u32                                       MessagePack of `runs.RunRecord`
+DEDUPE_RUN            run u32                                       MessagePack of `sorted_runs.RunRecord`
 DEDUPE_FILTER         run u32                                       Bloom filter, bits
 DEDUPE_BLOCK          run u32, block u32                            sorted items of `dedupe.EVENT_ID_RUNS`
 REQUEST               account u32, digest                           MessagePack of `dedupe.Answered`
 REQUEST_ARRIVAL       arrival u64, account u32, digest              empty: finds answers past the horizon
-MEMBERSHIP            audience name                                 MessagePack of `membership.StoredState`
+MEMBERSHIP            audience name                                 MessagePack of `store.StoredState`
 MEMBERS               membership u32, group u8                      bitmap
-CHANGES               membership u32, first sequence u64            MessagePack of `membership.ChangeRecord`
-ERASED                account u32, group u8, dense id u32           MessagePack of `membership.ErasedUser`
+CHANGES               membership u32, first sequence u64            MessagePack of `store.ChangeRecord`
+ERASED                account u32, group u8, dense id u32           MessagePack of `store.ErasedUser`
 ====================  ============================================  ==========================================
 
 Index environment: event tables (`engine.backends.local.events`). A *table* is account u32, input u32, event
-name u32, event type u8, group u8. A *slice* is a table, level u8 and the slice's number plus 2^31 as u32.
+name u32, event type u8, group u8. A *slice* is a table, level u8 and the slice's number plus 2^31 as u32. A
 *part* is a u32 that the table gives out once.
 
 ====================  ============================================  ==========================================
 family                key parts                                     value
 ====================  ============================================  ==========================================
-EVENT_TABLE           table                                         MessagePack of `TableRecord` EVENT_SLICE
-slice                                         MessagePack of `SliceRecord`: its parts EVENT_COLUMN
-slice, part, attribute u32, kind u8           one encoded column (`events.columns`) EVENT_CHECKPOINT
-account u32                                   u64: how many checkpoints wrote event tables
-====================  ============================================
-==========================================
+EVENT_TABLE           table                                         MessagePack of `TableRecord`
+EVENT_SLICE           slice                                         MessagePack of `SliceRecord`: its parts
+EVENT_COLUMN          slice, part, attribute u32, kind u8           one encoded column (`events.columns`)
+EVENT_CHECKPOINT      account u32                                   u64: number of checkpoints with event rows
+====================  ============================================  ==========================================
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from engine.backends.local.storage.transactions import ReadTransaction, Writable
 from engine.clock import Stamp
 from engine.values import Micros
 
-CHECKPOINTED, TRIMMED = b"checkpointed", b"trimmed"
-"""Names of the records, in the family META."""
+CHECKPOINTED, TRIMMED = b"folded", b"trimmed"
+"""Names of the records in the family META, as stored: older versions called the first one `folded`."""
 
 _CHECKPOINTED_KEY, _TRIMMED_KEY = key(Family.META, CHECKPOINTED), key(Family.META, TRIMMED)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -11,7 +12,7 @@ import pytest
 
 from engine.backends.local.storage.copying import write_copy
 from engine.backends.local.storage.keys import Family, key
-from engine.backends.local.storage.positions import CheckpointedState, write_checkpointed
+from engine.backends.local.storage.positions import CheckpointedState, write_checkpointed, write_trimmed
 from engine.backends.local.storage.store import Store
 from engine.errors import DataLoss, StoreUnavailable
 from tests.stores import go_on_with
@@ -25,6 +26,18 @@ def test_a_store_keeps_its_id_and_groups(tmp_path: Path) -> None:
     again = Store.open(tmp_path, groups=2)
     assert (again.store_id, again.groups) == (store_id, 8)
     again.close()
+
+
+def test_meta_records_keep_the_names_that_older_versions_stored(tmp_path: Path) -> None:
+    with closing(Store.open(tmp_path)) as store:
+        with store.index.writing() as txn:
+            write_checkpointed(txn, CheckpointedState(7))
+        with store.log.writing() as txn:
+            write_trimmed(txn, 7)
+        for environment, position in ((store.index, b"folded"), (store.log, b"trimmed")):
+            with environment.reading() as read:
+                names = {stored[1:] for stored in read.keys(key(Family.META))}
+            assert names == {b"commit", b"header", b"session", position}
 
 
 @pytest.mark.parametrize("groups", [0, 3, 128])
