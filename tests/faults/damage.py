@@ -36,7 +36,7 @@ from engine.backends.local import offline
 from engine.backends.local.backend import LocalBackend
 from engine.errors import MilepostError
 from engine.upkeep import StoreFault
-from tests.faults.damage_places import Span, spans_by_kind
+from tests.faults.damage_spans import Span, spans_by_kind
 from tests.faults.damage_world import SETTINGS, Ask, make, questions, writes
 
 SEED_BITS = 32
@@ -50,7 +50,7 @@ VERDICTS = ("found", "equal", "missed")
 
 
 @dataclass(frozen=True)
-class UserRef:
+class Flip:
     """A byte of a file, and what is added to it, modulo 256, by XOR."""
 
     kind: str
@@ -77,7 +77,7 @@ class Observed:
 class Ended:
     """How a place ended, and what to know about it."""
 
-    place: UserRef
+    flip: Flip
     outcome: str
     verdict: str
     detail: str
@@ -111,22 +111,22 @@ class Campaign:
         """All bytes, by kind."""
         return self._kinds
 
-    def places(self, count: int) -> Iterator[UserRef]:
+    def flips(self, count: int) -> Iterator[Flip]:
         """UserRefs of all kinds in turn, in an order drawn anew each time."""
         kinds: list[str] = []
         for _ in range(count):
             kinds = kinds or self._source.sample(list(self._kinds), len(self._kinds))
             kind = kinds.pop()
             span: Span = self._source.choice(self._kinds[kind])
-            yield UserRef(
+            yield Flip(
                 kind, span.file, self._source.randrange(span.start, span.end), self._source.randrange(1, 256)
             )
 
-    def play(self, place: UserRef) -> Ended:
+    def play(self, flip: Flip) -> Ended:
         """Damages the place and tells what came of it."""
-        seen = self._observed(place)
+        seen = self._observed(flip)
         if isinstance(seen, str):
-            return Ended(place, "crashed", "found", seen)
+            return Ended(flip, "crashed", "found", seen)
         wrong = {
             at: f"{answer[:200]} instead of {self._reference.answers[at][:200]}"
             for at, answer in seen.answers.items()
@@ -135,12 +135,12 @@ class Campaign:
         verdict = "found" if seen.found else "equal" if seen.is_equal else "missed"
         if wrong or seen.unmeant:
             at, what = next(iter({**wrong, **seen.unmeant}.items()))
-            return Ended(place, "wrong", verdict, f"{at}: {what}")
+            return Ended(flip, "wrong", verdict, f"{at}: {what}")
         outcome = "right" if not seen.errors else "refused" if "open" in seen.errors else "errors"
         detail = next(iter(seen.errors.values()), seen.found)
-        return Ended(place, outcome, verdict, detail)
+        return Ended(flip, outcome, verdict, detail)
 
-    def _observed(self, place: UserRef | None) -> Observed | str:
+    def _observed(self, flip: Flip | None) -> Observed | str:
         """What a process of its own sees; a text when it does not come to an end."""
         for file, content in self._files.items():
             # In place: the store is told from a copy by its lock file.
@@ -148,7 +148,7 @@ class Campaign:
         read, write = os.pipe()
         process = os.fork()
         if not process:
-            _as_child(read, write, lambda: observe(self._room, place, self._content))
+            _as_child(read, write, lambda: observe(self._room, flip, self._content))
         os.close(write)
         with os.fdopen(read, "rb") as pipe:
             told = pipe.read()
@@ -173,13 +173,13 @@ def _as_child(read: int, write: int, work: object) -> None:
         os._exit(0)
 
 
-def observe(room: Path, place: UserRef | None, content: dict[str, dict[bytes, bytes]]) -> Observed:
+def observe(room: Path, flip: Flip | None, content: dict[str, dict[bytes, bytes]]) -> Observed:
     """Damages the store and asks it everything."""
     store = room / "store"
     seen = Observed()
     with tempfile.TemporaryDirectory(dir=room) as directory:
-        if place is not None:
-            damage(store, place)
+        if flip is not None:
+            damage(store, flip)
         seen.found = verified(store)
         if not seen.found:
             seen.is_equal = content_of(store) == content
@@ -234,13 +234,13 @@ def _back_up(
         seen.unmeant[at] = traceback.format_exc()
 
 
-def damage(directory: Path, place: UserRef) -> None:
+def damage(directory: Path, flip: Flip) -> None:
     """Changes the byte in the file."""
-    with (directory / place.file / "data.mdb").open("r+b") as file:
-        file.seek(place.at)
+    with (directory / flip.file / "data.mdb").open("r+b") as file:
+        file.seek(flip.at)
         before = file.read(1)[0]
-        file.seek(place.at)
-        file.write(bytes([before ^ place.bits]))
+        file.seek(flip.at)
+        file.write(bytes([before ^ flip.bits]))
 
 
 def verified(directory: Path) -> str:
@@ -274,7 +274,7 @@ def table(ended: Sequence[Ended]) -> str:
     """How places ended, by kind."""
     counts: dict[str, Counter[str]] = {}
     for each in ended:
-        counts.setdefault(each.place.kind, Counter()).update(("places", each.outcome, each.verdict))
+        counts.setdefault(each.flip.kind, Counter()).update(("places", each.outcome, each.verdict))
     columns = ("places", *OUTCOMES, *VERDICTS)
     width = max(map(len, counts))
     lines = [f"{'kind':{width}}" + "".join(f"{column:>9}" for column in columns)]
@@ -290,12 +290,12 @@ def _play(job: tuple[Path, int, int]) -> list[Ended]:
     room.mkdir(parents=True, exist_ok=True)
     campaign = Campaign(room, seed)
     ended = []
-    for number, place in enumerate(campaign.places(count), 1):
-        ended.append(campaign.play(place))
+    for number, flip in enumerate(campaign.flips(count), 1):
+        ended.append(campaign.play(flip))
         if ended[-1].is_bad:
             print(f"BAD {ended[-1]}", flush=True)
         if number % PROGRESS_PLACES == 0:
-            print(f"seed {seed}: {number} places of {count}", flush=True)
+            print(f"seed {seed}: {number} flips of {count}", flush=True)
     return ended
 
 
@@ -309,7 +309,7 @@ def main() -> int:
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
     with tempfile.TemporaryDirectory(dir=arguments.directory) as room:
-        each = -(-arguments.places // arguments.jobs)
+        each = -(-arguments.flips // arguments.jobs)
         jobs = [(Path(room) / str(at), arguments.seed + at, each) for at in range(arguments.jobs)]
         if len(jobs) == 1:
             found = [_play(jobs[0])]
@@ -319,7 +319,7 @@ def main() -> int:
     ended = [each for of_job in found for each in of_job]
     print(table(ended))
     bad = [each for each in ended if each.is_bad]
-    print(f"{len(ended)} places, seed {arguments.seed}: {len(bad)} wrong, crashed or missed")
+    print(f"{len(ended)} flips, seed {arguments.seed}: {len(bad)} wrong, crashed or missed")
     return 1 if bad else 0
 
 

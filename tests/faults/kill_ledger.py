@@ -189,7 +189,7 @@ def slots_in(slots: Slots) -> list[int]:
 
 # --- updates of users ---------------------------------------------------------------------------------------
 
-UserRef = tuple[str, str]
+AttributeRef = tuple[str, str]
 """A user and an attribute of it."""
 Written = tuple[datetime, float | None]
 """When a value was written, and the value; None = unset."""
@@ -228,7 +228,7 @@ MARKER_USER = "marker"
 class UserLedger:
     """The updates of one writer, which has one batch in flight at most."""
 
-    present: dict[UserRef, Written] = field(default_factory=dict)
+    present: dict[AttributeRef, Written] = field(default_factory=dict)
     answered: deque[UpdateBatch] = field(default_factory=lambda: deque(maxlen=16))
     lost: list[UpdateBatch] = field(default_factory=list)
     revision: int = 0
@@ -263,7 +263,7 @@ class UserLedger:
         if batch.request_id:
             self.answered.append(batch)
 
-    def _after(self, batch: UpdateBatch) -> dict[UserRef, Written]:
+    def _after(self, batch: UpdateBatch) -> dict[AttributeRef, Written]:
         after = dict(self.present)
         for row in batch.rows:
             for key, value in row.attributes.items():
@@ -276,7 +276,7 @@ class UserLedger:
         """The users of all batches since the last `settle`."""
         return frozenset(self._touched)
 
-    def values(self, user_ids: Iterable[str]) -> dict[UserRef, float]:
+    def values(self, user_ids: Iterable[str]) -> dict[AttributeRef, float]:
         """What the store must show of these users."""
         wanted = set(user_ids)
         return {
@@ -285,7 +285,7 @@ class UserLedger:
             if place[0] in wanted and value is not None
         }
 
-    def settle(self, observed: Mapping[UserRef, float]) -> Faults:
+    def settle(self, observed: Mapping[AttributeRef, float]) -> Faults:
         """As `EventLedger.settle`, from the attributes of the touched users."""
         batch, self._in_flight, self.lost = self._in_flight, None, []
         if batch is not None and not batch.in_store:

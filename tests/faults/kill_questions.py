@@ -14,7 +14,7 @@ from milepost.v1.audience_service_pb2 import (
 )
 from milepost.v1.catalog_service_pb2 import GetUserRequest
 from milepost.values import from_value
-from tests.faults.kill_ledger import SLOTS, Slots, UserRef
+from tests.faults.kill_ledger import SLOTS, AttributeRef, Slots
 from tests.faults.kill_writers import EVENT_NAME, INPUTS
 
 DOUBLED = "doubled"
@@ -85,9 +85,9 @@ class Questions:
         ):
             yield from page.user_ids
 
-    def attributes(self, user_ids: Iterable[str]) -> dict[UserRef, float]:
+    def attributes(self, user_ids: Iterable[str]) -> dict[AttributeRef, float]:
         """Every number that is known of these users, those that there are, by user and attribute."""
-        found: dict[UserRef, float] = {}
+        found: dict[AttributeRef, float] = {}
         for user_id in user_ids:
             request = GetUserRequest(parent=self._client.account_name, user_id=user_id)
             try:

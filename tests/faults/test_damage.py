@@ -6,16 +6,16 @@ from pathlib import Path
 
 from engine.backends.local.storage.keys import Family
 from tests.faults.damage import Campaign, table
-from tests.faults.damage_places import families_met
+from tests.faults.damage_spans import families_met
 
 SEED = 20261128
-PLACES = 30
+FLIPS = 30
 
 
 def test_no_damaged_byte_makes_an_answer_wrong(tmp_path: Path) -> None:
     campaign = Campaign(tmp_path, SEED)
     # There are keys of every family, and bytes of every kind of page.
     assert families_met(campaign.spans) == {family.name for family in Family}
-    ended = [campaign.play(place) for place in campaign.places(PLACES)]
+    ended = [campaign.play(flip) for flip in campaign.flips(FLIPS)]
     assert [each for each in ended if each.is_bad] == [], table(ended)
     assert {each.verdict for each in ended} == {"found", "equal"}

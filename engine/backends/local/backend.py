@@ -537,11 +537,11 @@ class LocalBackend:
             dirty = memberships.dirty(state.scope)
             flags: list[bool | None] = []
             for user_id in user_ids:
-                place = None if account is None else account.directory.find(user_id)
-                if place is None:
+                ref = None if account is None else account.directory.find(user_id)
+                if ref is None:
                     flags.append(False)
                     continue
-                group, dense = place >> GROUP_SHIFT, place & DENSE_MASK
+                group, dense = ref >> GROUP_SHIFT, ref & DENSE_MASK
                 is_dirty = dirty is None or dense in dirty[group]
                 flags.append(None if is_dirty else dense in memberships.members(state, group))
             return tuple(flags)

@@ -82,7 +82,7 @@ def store_figures(directory: Path) -> StoreFigures:
             checkpointed_revision=checkpointed,
             users=_users(index),
             events=sum(table.rows for table in tables),
-            is_purging=any(table.marked for table in tables),
+            is_purging=any(table.has_tombstones for table in tables),
             kinds=stored_kinds(log, index),
             files=view.files(),
         )

@@ -112,18 +112,18 @@ class Account:
         touched: set[UserRef] = set()
         changed: set[ReadKey] = set()
         taken = [record for record, is_repeated in zip(records, repeated, strict=True) if not is_repeated]
-        places = self.directory.places([record.user_id for record in taken]).tolist()
-        for record, place in zip(taken, places, strict=True):
+        refs = self.directory.refs([record.user_id for record in taken]).tolist()
+        for record, ref in zip(taken, refs, strict=True):
             sequence += 1
-            touched.add(place)
+            touched.add(ref)
             input_number = self.inputs.number(record.input)
-            self.seen.saw(input_number, place, record.time)
+            self.seen.saw(input_number, ref, record.time)
             if type(record) is EventRecord:
-                row = self._row(record, place, input_number, sequence)
+                row = self._row(record, ref, input_number, sequence)
                 rows.append(row)
                 changed.add(("events", input_number, row.name_number, row.group))
             elif type(record) is UserRecord:
-                self.properties.write(place, self._writes(record, sequence))
+                self.properties.write(ref, self._writes(record, sequence))
         self.tables.add(rows)
         self._touch(changed)
         return touched
@@ -135,8 +135,8 @@ class Account:
         Answers the users they touched, by group. `yield_lock` is called now and then and may let others read.
         """
         self.seen.begin()
-        places = self.directory.places(columns.user_ids.entries)
-        users = RowUsers(places, columns.user_ids.codes)
+        refs = self.directory.refs(columns.user_ids.entries)
+        users = RowUsers(refs, columns.user_ids.codes)
         input_numbers = [self.inputs.number(name) for name in columns.inputs.entries]
         touched = self._see(users, input_numbers, columns)
         yield_lock()
@@ -156,11 +156,11 @@ class Account:
         self.seen.begin()
         self.properties.begin()
         counts = np.array(self.directory.counts)
-        users = RowUsers(self.directory.places(columns.user_ids.entries), columns.user_ids.codes)
+        users = RowUsers(self.directory.refs(columns.user_ids.entries), columns.user_ids.codes)
         touched = self._see(users, [self.inputs.number(name) for name in columns.inputs.entries], columns)
-        places = users.row_places
-        is_new = (places & DENSE_MASK) >= counts[places >> GROUP_SHIFT]
-        rows = UserRows(places, columns.times, sequence, is_new)
+        refs = users.row_refs
+        is_new = (refs & DENSE_MASK) >= counts[refs >> GROUP_SHIFT]
+        rows = UserRows(refs, columns.times, sequence, is_new)
         write_columns(self.properties, rows, field_columns(columns, self._field))
         self._touch(set())
         return touched
@@ -177,11 +177,11 @@ class Account:
                 touched[group] = touched.get(group, _NOBODY) | bitmap_of(ids)
         return touched
 
-    def _row(self, record: EventRecord, place: UserRef, input_number: int, sequence: int) -> EventRow:
+    def _row(self, record: EventRecord, ref: UserRef, input_number: int, sequence: int) -> EventRow:
         numbers = self._attribute_numbers
         return EventRow(
-            place >> GROUP_SHIFT,
-            place & DENSE_MASK,
+            ref >> GROUP_SHIFT,
+            ref & DENSE_MASK,
             input_number,
             self.events.number(record.name),
             record.type,
@@ -222,19 +222,19 @@ class Account:
         is none.
         """
         canonical = self.directory.canonical(user_id)
-        place = self.directory.find(canonical)
-        if place is not None:
-            self._take(canonical, place)
+        ref = self.directory.find(canonical)
+        if ref is not None:
+            self._take(canonical, ref)
         self.directory.unlink_aliases(canonical)
-        return None if place is None else (canonical, place)
+        return None if ref is None else (canonical, ref)
 
     def _take(
-        self, user_id: str, place: UserRef
+        self, user_id: str, ref: UserRef
     ) -> tuple[list[EventRow], dict[int, Write], dict[int, tuple[Micros, Micros]]]:
-        rows = self.tables.extract(place >> GROUP_SHIFT, place & DENSE_MASK)
-        writes = self.properties.take(place)
-        times = self.seen.take(tuple(self.inputs.names), place)
-        self.directory.retire(user_id, place)
+        rows = self.tables.extract(ref >> GROUP_SHIFT, ref & DENSE_MASK)
+        writes = self.properties.take(ref)
+        times = self.seen.take(tuple(self.inputs.names), ref)
+        self.directory.retire(user_id, ref)
         self._touch(set())
         self.cache.clear()
         return rows, writes, times
@@ -274,7 +274,7 @@ class Account:
             return None
         rows, writes, times = self._take(from_user_id, before)
         self.directory.link(from_user_id, to_user_id)
-        after = int(self.directory.places([to_user_id])[0])
+        after = int(self.directory.refs([to_user_id])[0])
         for row in rows:
             row.group, row.user = after >> GROUP_SHIFT, after & DENSE_MASK
         self.tables.add(rows)
@@ -290,13 +290,13 @@ class Account:
     def profile(self, user_id: str) -> Profile | None:
         """All that is known of a user, except the events."""
         canonical = self.directory.canonical(user_id)
-        place = self.directory.find(canonical)
-        if place is None:
+        ref = self.directory.find(canonical)
+        if ref is None:
             return None
         attributes: dict[str, dict[str, tuple[Micros, Value]]] = {}
         identities: dict[str, tuple[Micros, str]] = {}
         consents: dict[tuple[str, str], tuple[Micros, ConsentState]] = {}
-        for number, (time, _, value) in sorted(self.properties.profile(place).items()):
+        for number, (time, _, value) in sorted(self.properties.profile(ref).items()):
             if value is None:
                 continue
             field = field_of(self.fields.names[number])
@@ -307,7 +307,7 @@ class Account:
                     identities[field.scope] = (time, str(value))
                 case FieldKind.CONSENT:
                     consents[field.scope, field.key] = (time, ConsentState(str(value)))
-        seen = {name: self.seen.times(number, place) for name, number in self.inputs.numbers.items()}
+        seen = {name: self.seen.times(number, ref) for name, number in self.inputs.numbers.items()}
         return Profile(
             user_id=canonical,
             seen={name: times for name, times in seen.items() if times is not None},

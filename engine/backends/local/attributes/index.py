@@ -92,10 +92,10 @@ class Properties:
         self._open.clear()
         self.write_times.begin()
 
-    def profile(self, place: UserRef) -> ProfileData:
+    def profile(self, ref: UserRef) -> ProfileData:
         """The latest writes of a user by field. Not to be changed by the caller."""
-        cached = self._page_cache.find(self._profile_key(place), PROFILE)
-        return (cached.value if cached is not None else None) or self._no_profile(place)
+        cached = self._page_cache.find(self._profile_key(ref), PROFILE)
+        return (cached.value if cached is not None else None) or self._no_profile(ref)
 
     def profile_updates(self, profile_key: bytes) -> list[ProfileUpdate]:
         """The writes of a user by update, for the caller to change."""
@@ -116,63 +116,63 @@ class Properties:
         """Replaces the writes of a user."""
         self._page_cache.put_encoded(profile_key, encode_updates(updates))
 
-    def profile_keys(self, places: UserRefs) -> list[bytes]:
+    def profile_keys(self, refs: UserRefs) -> list[bytes]:
         """The keys of the profiles of users."""
-        keys = np.zeros(len(places), _PROFILE_KEY)
+        keys = np.zeros(len(refs), _PROFILE_KEY)
         keys["start"] = np.void(key(Family.PROFILE, self._account))
-        keys["group"] = places >> GROUP_SHIFT
-        keys["dense"] = places & DENSE_MASK
+        keys["group"] = refs >> GROUP_SHIFT
+        keys["dense"] = refs & DENSE_MASK
         found: list[bytes] = keys.view(f"V{_PROFILE_KEY.itemsize}").tolist()
         return found
 
-    def _unkept_profile(self, place: UserRef) -> ProfileData:
-        return self._page_cache.read(self._profile_key(place), PROFILE) or self._no_profile(place)
+    def _unkept_profile(self, ref: UserRef) -> ProfileData:
+        return self._page_cache.read(self._profile_key(ref), PROFILE) or self._no_profile(ref)
 
-    def _no_profile(self, place: UserRef) -> ProfileData:
+    def _no_profile(self, ref: UserRef) -> ProfileData:
         """Raises DataLoss when the user has one."""
-        if place & DENSE_MASK in self._found(self._profiled_key(place >> GROUP_SHIFT)):
-            raise missing_keys(self._profile_key(place))
+        if ref & DENSE_MASK in self._found(self._profiled_key(ref >> GROUP_SHIFT)):
+            raise missing_keys(self._profile_key(ref))
         return {}
 
     def _profiled_key(self, group: int) -> bytes:
         return key(Family.PROFILED, self._account, group)
 
-    def _changing_profile(self, place: UserRef) -> CachedPage[ProfileData]:
+    def _changing_profile(self, ref: UserRef) -> CachedPage[ProfileData]:
         """The profile of a user, which is about to change."""
-        cached = self._page_cache.get(self._profile_key(place), PROFILE)
+        cached = self._page_cache.get(self._profile_key(ref), PROFILE)
         if not cached.value:
-            self._no_profile(place)
+            self._no_profile(ref)
         self._page_cache.changed(cached)
         return cached
 
-    def _profile_key(self, place: UserRef) -> bytes:
-        return key(Family.PROFILE, self._account, place >> GROUP_SHIFT, place & DENSE_MASK)
+    def _profile_key(self, ref: UserRef) -> bytes:
+        return key(Family.PROFILE, self._account, ref >> GROUP_SHIFT, ref & DENSE_MASK)
 
-    def write(self, place: UserRef, writes: Iterable[tuple[int, Write]]) -> None:
+    def write(self, ref: UserRef, writes: Iterable[tuple[int, Write]]) -> None:
         """Takes writes to a user's fields; each counts unless a later one is there."""
-        profile = self._changing_profile(place).value
+        profile = self._changing_profile(ref).value
         is_new = not profile
-        spans = self.write_times.of_page(place)
+        spans = self.write_times.of_page(ref)
         for field, write in writes:
             before = profile.get(field, _NO_WRITE)
             if write[:2] >= before[:2]:
                 profile[field] = write
-                self._move(field, place, before, write, spans)
+                self._move(field, ref, before, write, spans)
         if is_new and profile:
-            self._profiled(place >> GROUP_SHIFT).add(place & DENSE_MASK)
+            self._profiled(ref >> GROUP_SHIFT).add(ref & DENSE_MASK)
 
-    def take(self, place: UserRef) -> ProfileData:
+    def take(self, ref: UserRef) -> ProfileData:
         """Removes a user's fields and answers them."""
         self.begin()
-        cached = self._changing_profile(place)
+        cached = self._changing_profile(ref)
         taken, cached.value = cached.value, {}
-        self._profiled(place >> GROUP_SHIFT).discard(place & DENSE_MASK)
-        spans = self.write_times.of_page(place)
+        self._profiled(ref >> GROUP_SHIFT).discard(ref & DENSE_MASK)
+        spans = self.write_times.of_page(ref)
         for field, write in taken.items():
-            self._move(field, place, write, _NO_WRITE, spans)
+            self._move(field, ref, write, _NO_WRITE, spans)
         return taken
 
-    def _move(self, field: int, place: UserRef, old: Write, new: Write, spans: PageSpans) -> None:
+    def _move(self, field: int, ref: UserRef, old: Write, new: Write, spans: PageSpans) -> None:
         """A write takes the place of another: the index follows, and the spans of the user's page."""
         was_at, _, before = old
         is_at, _, after = new
@@ -185,7 +185,7 @@ class Properties:
             spans[field] = Span(is_at, is_at)
         if type(before) is type(after) and before == after:
             return
-        group, dense = place >> GROUP_SHIFT, place & DENSE_MASK
+        group, dense = ref >> GROUP_SHIFT, ref & DENSE_MASK
         self.touched.add(("field", field, group))
         if before is not None:
             self._unindex(field, group, dense, before)
@@ -234,12 +234,12 @@ class Properties:
         if not cached.value and len(stored_value) > TEXT_IN_KEY_BYTES_MAX:
             self._set_text(cached.key, "")
 
-    def have_profiles(self, places: UserRefs) -> None:
+    def have_profiles(self, refs: UserRefs) -> None:
         """Notes that these users have a profile from now on."""
-        groups = places >> GROUP_SHIFT
+        groups = refs >> GROUP_SHIFT
         for group in np.unique(groups).tolist():
             cached = self._profiled_cell(group)
-            cached.value |= bitmap_of((places[groups == group] & DENSE_MASK).astype(np.uint32))
+            cached.value |= bitmap_of((refs[groups == group] & DENSE_MASK).astype(np.uint32))
 
     def _profiled(self, group: int) -> BitMap:
         """The bitmap of who has a profile, which is about to change."""

@@ -40,7 +40,7 @@ class UserRows(NamedTuple):
     Row i has the arrival sequence number `sequence` + 1 + i.
     """
 
-    places: UserRefs
+    refs: UserRefs
     times: Int64s
     sequence: int
     is_new: Bools
@@ -112,7 +112,7 @@ def write_columns(properties: Properties, rows: UserRows, columns: Iterable[Fiel
     by_field: dict[int, list[FieldColumn]] = {}
     for column in columns:
         by_field.setdefault(column.field, []).append(column)
-    is_repeated = _repeated(rows.places)
+    is_repeated = _repeated(rows.refs)
     if is_repeated.any():
         by_field = {field: _latest(rows, found) for field, found in by_field.items()}
     written = _Written(rows, sorted(by_field.items()))
@@ -126,11 +126,11 @@ def write_columns(properties: Properties, rows: UserRows, columns: Iterable[Fiel
         _follow(properties, rows, field, counting, replaced)
 
 
-def _repeated(places: UserRefs) -> Bools:
+def _repeated(refs: UserRefs) -> Bools:
     """Whether the user of a row has another row as well."""
-    order = np.argsort(places, kind="stable")
-    same = places[order[1:]] == places[order[:-1]]
-    repeated = np.zeros(len(places), np.bool_)
+    order = np.argsort(refs, kind="stable")
+    same = refs[order[1:]] == refs[order[:-1]]
+    repeated = np.zeros(len(refs), np.bool_)
     repeated[order[1:][same]] = True
     repeated[order[:-1][same]] = True
     return repeated
@@ -139,7 +139,7 @@ def _repeated(places: UserRefs) -> Bools:
 def _latest(rows: UserRows, columns: Sequence[FieldColumn]) -> list[FieldColumn]:
     """Of the writes to one field the latest of each user, of equal times the one that arrived last."""
     written = np.concatenate([column.rows for column in columns])
-    owners = rows.places[written]
+    owners = rows.refs[written]
     order = np.lexsort((written, rows.times[written], owners))
     owners = owners[order]
     is_last = np.append(owners[1:] != owners[:-1], True)
@@ -159,7 +159,7 @@ class _Written:
     def __init__(self, rows: UserRows, fields: Sequence[tuple[int, Sequence[FieldColumn]]]) -> None:
         self.rows = rows
         self._fields = fields
-        self.is_any = np.zeros(len(rows.places), np.bool_)
+        self.is_any = np.zeros(len(rows.refs), np.bool_)
         """Whether a row writes anything."""
         for _, columns in fields:
             for column in columns:
@@ -167,7 +167,7 @@ class _Written:
 
     def by_row(self, chosen: Int64s) -> Iterator[dict[int, Value | None]]:
         """For each of some rows, all of which write something, the values by field."""
-        position = np.full(len(self.rows.places), -1)
+        position = np.full(len(self.rows.refs), -1)
         position[chosen] = np.arange(len(chosen))
         fields: list[int] = []
         values: list[list[Any]] = []
@@ -194,14 +194,14 @@ class _Written:
 def _put_first_profiles(properties: Properties, written: _Written, chosen: Int64s) -> None:
     """Makes the profiles of users who had none, from one row each."""
     rows = written.rows
-    keys = properties.profile_keys(rows.places[chosen])
+    keys = properties.profile_keys(rows.refs[chosen])
     times = rows.times[chosen].tolist()
     sequences = (rows.sequence + 1 + chosen).tolist()
     properties.put_first_profiles(
         (key, [(time, sequence, values)])
         for key, time, sequence, values in zip(keys, times, sequences, written.by_row(chosen), strict=True)
     )
-    properties.have_profiles(rows.places[chosen])
+    properties.have_profiles(rows.refs[chosen])
 
 
 class _Replaced:
@@ -210,7 +210,7 @@ class _Replaced:
     """
 
     def __init__(self) -> None:
-        self.places: list[UserRef] = []
+        self.refs: list[UserRef] = []
         self.times: list[Micros] = []
         self.gone: list[tuple[UserRef, Value]] = []
         self.late_rows: list[int] = []
@@ -227,25 +227,25 @@ class _MergedProfiles:
     def put(self, written: _Written, chosen: Int64s) -> None:
         """Merges what rows write into the profiles of their users."""
         rows = written.rows
-        chosen = chosen[np.argsort(rows.places[chosen], kind="stable")]
-        places = rows.places[chosen]
-        keys = self._properties.profile_keys(places)
-        of_row = (keys, places.tolist(), rows.times[chosen].tolist(), chosen.tolist(), written.by_row(chosen))
-        for key, place, time, row, values in zip(*of_row, strict=True):
+        chosen = chosen[np.argsort(rows.refs[chosen], kind="stable")]
+        refs = rows.refs[chosen]
+        keys = self._properties.profile_keys(refs)
+        of_row = (keys, refs.tolist(), rows.times[chosen].tolist(), chosen.tolist(), written.by_row(chosen))
+        for key, ref, time, row, values in zip(*of_row, strict=True):
             updates = self._properties.profile_updates(key)
             if updates:
-                updates = self._kept(updates, place, time, row, values)
+                updates = self._kept(updates, ref, time, row, values)
             if values:
                 updates.append((time, rows.sequence + 1 + row, values))
                 if len(updates) > 1:
                     updates.sort(key=_UPDATE_ORDER)
             self._properties.put_profile(key, updates)
-        self._properties.have_profiles(places)
+        self._properties.have_profiles(refs)
 
     def _kept(
         self,
         updates: Sequence[ProfileUpdate],
-        place: UserRef,
+        ref: UserRef,
         time: Micros,
         row: int,
         values: dict[int, Value | None],
@@ -266,7 +266,7 @@ class _MergedProfiles:
                 for field in written:
                     was = earlier[field]
                     if was is not None:
-                        self._replace(field, place, was_at, was, values[field])
+                        self._replace(field, ref, was_at, was, values[field])
                 if len(written) == len(earlier):
                     continue
                 for field in written:
@@ -274,14 +274,14 @@ class _MergedProfiles:
             kept.append(update)
         return kept
 
-    def _replace(self, field: int, place: UserRef, was_at: Micros, was: Value, now: Value | None) -> None:
+    def _replace(self, field: int, ref: UserRef, was_at: Micros, was: Value, now: Value | None) -> None:
         replaced = self.replaced[field]
-        replaced.places.append(place)
+        replaced.refs.append(ref)
         replaced.times.append(was_at)
         kind = type(was)
         # The page of a column is overwritten anyway.
         if kind is not type(now) or (was != now and kind is not float and kind is not int):
-            replaced.gone.append((place, was))
+            replaced.gone.append((ref, was))
 
 
 # --- index --------------------------------------------------------------------------------------------------
@@ -292,24 +292,24 @@ def _follow(
 ) -> None:
     """The index and the spans of a field follow the writes that count, of which each user has one."""
     _unindex(properties, field, replaced.gone)
-    properties.write_times.remove_many(field, np.array(replaced.places, np.int64), replaced.times)
+    properties.write_times.remove_many(field, np.array(replaced.refs, np.int64), replaced.times)
     for column in columns:
-        places = rows.places[column.rows]
-        for group in np.unique(places >> GROUP_SHIFT).tolist():
+        refs = rows.refs[column.rows]
+        for group in np.unique(refs >> GROUP_SHIFT).tolist():
             properties.touched.add(("field", field, group))
         if column.kind is None:
             continue
-        order = np.argsort(places)
-        sorted_places = places[order]
-        _index(properties, column, sorted_places, column.data[order])
-        properties.write_times.add_many(field, sorted_places, rows.times[column.rows[order]])
+        order = np.argsort(refs)
+        sorted_refs = refs[order]
+        _index(properties, column, sorted_refs, column.data[order])
+        properties.write_times.add_many(field, sorted_refs, rows.times[column.rows[order]])
 
 
 def _unindex(properties: Properties, field: int, gone: Sequence[tuple[UserRef, Value]]) -> None:
     present: dict[tuple[int, int], list[int]] = defaultdict(list)
     valued: dict[tuple[Kind, int, bytes], list[int]] = defaultdict(list)
-    for place, value in gone:
-        kind, group, dense = kind_of(value), place >> GROUP_SHIFT, place & DENSE_MASK
+    for ref, value in gone:
+        kind, group, dense = kind_of(value), ref >> GROUP_SHIFT, ref & DENSE_MASK
         present[EMPTY_LIST if value == () else kind, group].append(dense)
         if kind in _PAGED_KINDS:
             properties.unset_column(field, kind, group, dense)
@@ -322,24 +322,24 @@ def _unindex(properties: Properties, field: int, gone: Sequence[tuple[UserRef, V
         properties.discard_from_value(field, kind, group, stored, users)
 
 
-def _index(properties: Properties, column: FieldColumn, places: UserRefs, data: npt.NDArray[Any]) -> None:
+def _index(properties: Properties, column: FieldColumn, refs: UserRefs, data: npt.NDArray[Any]) -> None:
     """Enters values of one kind, whose users are given in order."""
     field, kind = column.field, column.kind
     assert kind is not None
     empty = [code for code, value in enumerate(column.entries) if value == ()]
     is_empty = np.isin(data, empty) if empty else np.zeros(len(data), np.bool_)
-    _present(properties, field, kind, places[~is_empty])
-    _present(properties, field, EMPTY_LIST, places[is_empty])
+    _present(properties, field, kind, refs[~is_empty])
+    _present(properties, field, EMPTY_LIST, refs[is_empty])
     if kind in _PAGED_KINDS:
-        for start, end in itertools.pairwise(runs(places >> PAGE_BITS).tolist()):
-            group, dense = int(places[start]) >> GROUP_SHIFT, int(places[start]) & DENSE_MASK
+        for start, end in itertools.pairwise(runs(refs >> PAGE_BITS).tolist()):
+            group, dense = int(refs[start]) >> GROUP_SHIFT, int(refs[start]) & DENSE_MASK
             page = as_numpy(properties.column_cell(field, kind, group, dense).value)
-            page[places[start:end] & PAGE_MASK] = data[start:end]
+            page[refs[start:end] & PAGE_MASK] = data[start:end]
         return
     # A stable sort leaves the users of a value in order.
-    keys = (places >> GROUP_SHIFT) * len(column.entries) + data
+    keys = (refs >> GROUP_SHIFT) * len(column.entries) + data
     order = np.argsort(keys, kind="stable")
-    users = (places[order] & DENSE_MASK).astype(np.uint32)
+    users = (refs[order] & DENSE_MASK).astype(np.uint32)
     stored: dict[int, tuple[bytes, ...]] = {}
     for start, end in itertools.pairwise(runs(keys[order]).tolist()):
         group, code = divmod(int(keys[order[start]]), len(column.entries))
@@ -349,7 +349,7 @@ def _index(properties: Properties, column: FieldColumn, places: UserRefs, data: 
             properties.add_to_value(field, kind, group, value, users[start:end])
 
 
-def _present(properties: Properties, field: int, kind: int, places: UserRefs) -> None:
-    for start, end in itertools.pairwise(runs(places >> GROUP_SHIFT).tolist()):
-        cached = properties.present_cell(field, kind, int(places[start]) >> GROUP_SHIFT)
-        cached.value |= bitmap_of(places[start:end] & DENSE_MASK)
+def _present(properties: Properties, field: int, kind: int, refs: UserRefs) -> None:
+    for start, end in itertools.pairwise(runs(refs >> GROUP_SHIFT).tolist()):
+        cached = properties.present_cell(field, kind, int(refs[start]) >> GROUP_SHIFT)
+        cached.value |= bitmap_of(refs[start:end] & DENSE_MASK)

@@ -126,41 +126,41 @@ class WriteTimes:
         """Starts a run of writes: pages found in one session may be gone in the next."""
         self._open.clear()
 
-    def of_page(self, place: UserRef) -> PageSpans:
+    def of_page(self, ref: UserRef) -> PageSpans:
         """The spans of the page that a user is in, which are about to change."""
-        spans = self._open.get(place >> PAGE_BITS)
+        spans = self._open.get(ref >> PAGE_BITS)
         if spans is None:
             cached = self._page_cache.get(
-                self._key(place >> GROUP_SHIFT, (place & DENSE_MASK) >> PAGE_BITS), SPANS
+                self._key(ref >> GROUP_SHIFT, (ref & DENSE_MASK) >> PAGE_BITS), SPANS
             )
             self._page_cache.changed(cached)
-            spans = self._open[place >> PAGE_BITS] = cached.value
+            spans = self._open[ref >> PAGE_BITS] = cached.value
         return spans
 
-    def add_many(self, field: int, places: UserRefs, times: Int64s) -> None:
+    def add_many(self, field: int, refs: UserRefs, times: Int64s) -> None:
         """Users, all different and in order, have the field by writes at these times."""
-        bounds = runs(places >> PAGE_BITS)
+        bounds = runs(refs >> PAGE_BITS)
         starts = bounds[:-1]
-        if not len(places):
+        if not len(refs):
             return
         first, last = np.minimum.reduceat(times, starts), np.maximum.reduceat(times, starts)
         of_page = np.repeat(np.arange(len(starts)), np.diff(bounds))
         at_first = np.add.reduceat(times == first[of_page], starts, dtype=np.int64)
         at_last = np.add.reduceat(times == last[of_page], starts, dtype=np.int64)
         spans_of_pages = zip(first.tolist(), last.tolist(), at_first.tolist(), at_last.tolist(), strict=True)
-        for place, ends in zip(places[starts].tolist(), spans_of_pages, strict=True):
-            spans = self.of_page(place)
+        for ref, ends in zip(refs[starts].tolist(), spans_of_pages, strict=True):
+            spans = self.of_page(ref)
             if field in spans:
                 spans[field].join(Span(*ends))
             else:
                 spans[field] = Span(*ends)
 
-    def remove_many(self, field: int, places: UserRefs, times: Sequence[Micros]) -> None:
+    def remove_many(self, field: int, refs: UserRefs, times: Sequence[Micros]) -> None:
         """Writes at these times, by which different users had the field, are there no more."""
-        order = np.argsort(places)
-        places, removed = places[order], np.array(times, np.int64)[order]
-        for start, end in itertools.pairwise(runs(places >> PAGE_BITS).tolist()):
-            self.of_page(int(places[start]))[field].leave(removed[start:end])
+        order = np.argsort(refs)
+        refs, removed = refs[order], np.array(times, np.int64)[order]
+        for start, end in itertools.pairwise(runs(refs >> PAGE_BITS).tolist()):
+            self.of_page(int(refs[start]))[field].leave(removed[start:end])
 
     def _key(self, group: int, page: int) -> bytes:
         return key(Family.WRITE_TIMES, self._account, group, page)

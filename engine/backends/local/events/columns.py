@@ -86,9 +86,9 @@ class NumberColumn:
             self._doubles = self.mantissas.astype(np.float64) / 10.0**self.exponent
         return self._doubles
 
-    def at(self, places: Ints | slice) -> NumberColumn:
-        mantissas = None if self.mantissas is None else self.mantissas[places]
-        doubles = None if self._doubles is None else self._doubles[places]
+    def at(self, positions: Ints | slice) -> NumberColumn:
+        mantissas = None if self.mantissas is None else self.mantissas[positions]
+        doubles = None if self._doubles is None else self._doubles[positions]
         return NumberColumn(None, mantissas, self.exponent, doubles)
 
     def passing(self, matcher: Matcher) -> Bools:
@@ -128,8 +128,8 @@ class TimeColumn:
     def __len__(self) -> int:
         return len(self.times)
 
-    def at(self, places: Ints | slice) -> TimeColumn:
-        return TimeColumn(None, self.times[places])
+    def at(self, positions: Ints | slice) -> TimeColumn:
+        return TimeColumn(None, self.times[positions])
 
     def passing(self, matcher: Matcher) -> Bools:
         passed = np.zeros(len(self.times), np.bool_)
@@ -201,8 +201,8 @@ class DictionaryColumn:
     def __len__(self) -> int:
         return len(self.codes)
 
-    def at(self, places: Ints | slice) -> DictionaryColumn:
-        return DictionaryColumn(None, self.codes[places], self.entries)
+    def at(self, positions: Ints | slice) -> DictionaryColumn:
+        return DictionaryColumn(None, self.codes[positions], self.entries)
 
     def trimmed(self) -> DictionaryColumn:
         """The same values without entries that no row has any more."""
@@ -284,8 +284,8 @@ def at_rows(column: Column, rows: Positions | None) -> tuple[Positions | None, C
         return column.positions, column
     if column.positions is None:
         return None, column.at(rows)
-    found, places = find_sorted(column.positions, rows)
-    return found, column.at(places)
+    found, positions = find_sorted(column.positions, rows)
+    return found, column.at(positions)
 
 
 def joined(pieces: Sequence[tuple[int, int, Column]], order: Positions) -> Column:

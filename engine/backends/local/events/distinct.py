@@ -47,8 +47,8 @@ def distinct_days(parts: Sequence[Part], step: ResolvedEventMatch, universe: Uni
         ]
 
     tag = (Aggregate.DISTINCT_DAYS, step.time_zone)
-    found = _marked(parts, step, universe, tag, gathered, _coded_days)
-    if isinstance(found, _Marks):
+    found = _value_bits(parts, step, universe, tag, gathered, _coded_days)
+    if isinstance(found, _ValueBits):
         return found.counts()
     slots, days = [], []
     for rows, row_days in found:
@@ -74,8 +74,8 @@ def distinct_values(parts: Sequence[Part], step: ResolvedEventMatch, universe: U
         ]
         return [pair for pair in found if pair is not None]
 
-    found = _marked(parts, step, universe, (Aggregate.DISTINCT, step.of), gathered, _coded_values)
-    if isinstance(found, _Marks):
+    found = _value_bits(parts, step, universe, (Aggregate.DISTINCT, step.of), gathered, _coded_values)
+    if isinstance(found, _ValueBits):
         return found.counts()
     columns = [column for _, column in found]
     codes = _integer_codes(columns, universe.slots)
@@ -90,7 +90,7 @@ def distinct_values(parts: Sequence[Part], step: ResolvedEventMatch, universe: U
 
 
 @dataclass(slots=True)
-class _Marks:
+class _ValueBits:
     """For each slot the values it has: the bits that `numbers` gives them. Once there are too many values,
     there are no masks.
     """
@@ -104,21 +104,21 @@ class _Marks:
         return self.masks.nbytes + len(self.numbers) * _MARK_BYTES_GUESS
 
     @classmethod
-    def of_pieces(cls, pieces: Sequence[tuple[Rows, T]], slots: int, coded: _Coder[T]) -> _Marks:
-        marks = cls(np.zeros(slots, np.uint64))
-        marks.add(pieces, coded)
-        return marks
+    def of_pieces(cls, pieces: Sequence[tuple[Rows, T]], slots: int, coded: _Coder[T]) -> _ValueBits:
+        bits = cls(np.zeros(slots, np.uint64))
+        bits.add(pieces, coded)
+        return bits
 
     def add(self, pieces: Sequence[tuple[Rows, T]], coded: _Coder[T]) -> None:
         """Marks the values of more rows."""
         for rows, values in pieces:
             found = None if self.are_too_many else coded(values)
-            if found is None or not self._mark(rows, *found):
+            if found is None or not self._set(rows, *found):
                 self.are_too_many = True
                 self.masks = np.zeros(0, np.uint64)
                 return
 
-    def _mark(self, rows: Rows, codes: Ints, keys: Sequence[Hashable]) -> bool:
+    def _set(self, rows: Rows, codes: Ints, keys: Sequence[Hashable]) -> bool:
         numbers = [self.numbers.setdefault(key, len(self.numbers)) for key in keys]
         if len(self.numbers) > MARKS_MAX:
             return False
@@ -126,11 +126,11 @@ class _Marks:
         self.masks[rows.slots] |= np.bitwise_or.reduceat(bits[codes], rows.starts[:-1])
         return True
 
-    def widened(self, slots: int) -> _Marks:
+    def widened(self, slots: int) -> _ValueBits:
         """A copy for at least as many slots."""
         masks = np.zeros(slots, np.uint64)
         masks[: len(self.masks)] = self.masks
-        return _Marks(masks, dict(self.numbers), self.are_too_many)
+        return _ValueBits(masks, dict(self.numbers), self.are_too_many)
 
     def counts(self) -> Ints:
         """How many values each slot has."""
@@ -141,29 +141,29 @@ _Coder: TypeAlias = Callable[[T], Coded | None]
 _Gatherer: TypeAlias = Callable[[Sequence[Part], Universe], list[tuple[Rows, T]]]
 
 
-def _marked(
+def _value_bits(
     parts: Sequence[Part],
     step: ResolvedEventMatch,
     universe: Universe,
     tag: Hashable,
     gathered: _Gatherer[T],
     coded: _Coder[T],
-) -> _Marks | list[tuple[Rows, T]]:
+) -> _ValueBits | list[tuple[Rows, T]]:
     """The marks of all rows; all the rows, at least some, and their values when there are too many values."""
     lasting, others = lasting_parts(parts, step.selection, universe)
-    marks = _Marks(np.zeros(universe.slots, np.uint64))
+    bits = _ValueBits(np.zeros(universe.slots, np.uint64))
     if lasting:
         whole = Universe(lasting, None)
         kept = derived_of_all(
-            lasting, tag, lambda: _Marks.of_pieces(gathered(lasting, whole), whole.slots, coded)
+            lasting, tag, lambda: _ValueBits.of_pieces(gathered(lasting, whole), whole.slots, coded)
         )
-        marks = kept.widened(universe.slots)
+        bits = kept.widened(universe.slots)
     pieces = gathered(others, universe)
-    marks.add(pieces, coded)
-    if marks.are_too_many:
+    bits.add(pieces, coded)
+    if bits.are_too_many:
         return pieces + gathered(lasting, universe)
     universe.looked_at += sum(part.record.users for part in lasting)
-    return marks
+    return bits
 
 
 def _coded_days(days: Int64s) -> Coded | None:
@@ -213,13 +213,13 @@ class _ValueCodes:
             values = column.entries.values
             if len(values) <= len(column):
                 return self._numbered(column.entries.kind, values)[column.codes]
-            used, places = np.unique(column.codes, return_inverse=True)
-            return self._numbered(column.entries.kind, [values[code] for code in used.tolist()])[places]
+            used, indexes = np.unique(column.codes, return_inverse=True)
+            return self._numbered(column.entries.kind, [values[code] for code in used.tolist()])[indexes]
         if isinstance(column, NumberColumn):
-            numbers, places = np.unique(column.doubles, return_inverse=True)
-            return self._numbered(Kind.NUMBER, numbers.tolist())[places]
-        times, places = np.unique(column.times, return_inverse=True)
-        return self._numbered(Kind.TIME, times.tolist())[places]
+            numbers, indexes = np.unique(column.doubles, return_inverse=True)
+            return self._numbered(Kind.NUMBER, numbers.tolist())[indexes]
+        times, indexes = np.unique(column.times, return_inverse=True)
+        return self._numbered(Kind.TIME, times.tolist())[indexes]
 
     def _numbered(self, kind: Kind, values: list[Value]) -> Int64s:
         numbers = self._numbers[kind]

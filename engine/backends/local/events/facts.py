@@ -35,9 +35,9 @@ def facts_of(tables: Iterable[Table]) -> list[TableFacts]:
         facts = _facts(table)
         if facts is None:
             continue
-        place = facts[:2]
-        before = found.get(place)
-        found[place] = facts if before is None else _together(before, facts)
+        key = facts[:2]
+        before = found.get(key)
+        found[key] = facts if before is None else _together(before, facts)
     return list(found.values())
 
 
@@ -100,12 +100,12 @@ def column_spans(tables: Iterable[Table]) -> dict[ColumnKey, TimeSpan]:
     found: dict[ColumnKey, TimeSpan] = {}
     parts = [part for table in tables for part in live_parts(table)]
     # Marked parts last: of their columns only those that may widen what is found are looked into.
-    for part in sorted(parts, key=lambda part: part.is_marked):
+    for part in sorted(parts, key=lambda part: part.has_tombstones):
         for tag, recorded in part.column_spans():
             known = found.get(tag)
             if known is not None and known.first <= recorded.first and recorded.last <= known.last:
                 continue
-            span = _live_column_span(part, tag) if part.is_marked else recorded
+            span = _live_column_span(part, tag) if part.has_tombstones else recorded
             if span is not None:
                 found[tag] = span if known is None else known.joined(span)
     return found

@@ -45,9 +45,9 @@ class RowSet:
             sequences=np.fromiter((row.sequence for row in rows), np.int64, count),
             columns={
                 (attribute, kind): column_of(
-                    kind, None if len(values) == count else np.array(places, np.int64), values
+                    kind, None if len(values) == count else np.array(positions, np.int64), values
                 )
-                for (attribute, kind), (places, values) in _attribute_values(rows).items()
+                for (attribute, kind), (positions, values) in _attribute_values(rows).items()
             },
         )
 
@@ -76,7 +76,7 @@ class Frame(RowSet):
         spans = [(int(frame.sequences.min()), int(frame.sequences.max())) for frame in frames]
         arrived = sorted(range(len(frames)), key=spans.__getitem__)
         in_turn = all(spans[before][1] < spans[after][0] for before, after in itertools.pairwise(arrived))
-        return cls._joined([frames[place] for place in arrived], in_turn=in_turn)
+        return cls._joined([frames[position] for position in arrived], in_turn=in_turn)
 
     @classmethod
     def _joined(cls, pieces: Sequence[RowSet], *, in_turn: bool) -> Frame:
@@ -111,12 +111,12 @@ class Frame(RowSet):
 def _attribute_values(rows: Sequence[EventRow]) -> dict[ColumnKey, tuple[list[int], list[Any]]]:
     """For each column the places of the rows that have a value, and the values."""
     by_type: dict[tuple[int, type], tuple[list[int], list[Any]]] = {}
-    for place, row in enumerate(rows):
+    for position, row in enumerate(rows):
         for attribute, value in row.attributes.items():
             found = by_type.get((attribute, value.__class__))
             if found is None:
                 found = by_type[attribute, value.__class__] = ([], [])
-            found[0].append(place)
+            found[0].append(position)
             found[1].append(value)
     return {
         (attribute, kind_of(values[0])): found

@@ -57,17 +57,17 @@ class ArrivedRows:
 
     def __init__(self, columns: EventColumns, users: RowUsers, numbers: ColumnNumbers, sequence: int) -> None:
         """The first row has the arrival sequence number after `sequence`."""
-        self.places = users.row_places
+        self.refs = users.row_refs
         self.times = columns.times
         self.sequence = sequence
-        self.table_codes, self.table_entries = _tables_of(columns, self.places >> GROUP_SHIFT, numbers)
+        self.table_codes, self.table_entries = _tables_of(columns, self.refs >> GROUP_SHIFT, numbers)
         self.values: dict[ColumnKey, ColumnValues] = {
             (number, column.kind): (column.rows, column.data, column.entries)
             for number, column in zip(numbers.attributes, columns.attributes, strict=True)
         }
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.refs)
 
     def tables(self) -> set[tuple[int, int, int]]:
         """Input, name and group of the tables that have rows here."""
@@ -106,36 +106,36 @@ def _tables_of(
 
 
 class RowUsers:
-    """Whose the rows of a batch are: a place for each entry of the user ids, and an entry for each row."""
+    """Whose the rows of a batch are: a user ref for each entry of the user ids, and an entry for each row."""
 
-    def __init__(self, places: Int64s, codes: Uint32s) -> None:
-        self._places = places
+    def __init__(self, refs: Int64s, codes: Uint32s) -> None:
+        self._refs = refs
         self._codes = codes
 
     @property
-    def row_places(self) -> Int64s:
-        return self._places[self._codes]
+    def row_refs(self) -> Int64s:
+        return self._refs[self._codes]
 
     def spans(self, times: Int64s, rows: Rows | None) -> Iterator[tuple[int, Uint32s, Int64s, Int64s]]:
         """By group the users of some rows (None = all), ascending, and their first and last times."""
         codes = self._codes if rows is None else self._codes[rows]
         times = times if rows is None else times[rows]
-        first = np.full(len(self._places), TIME_MAX_MICROS + 1)
-        last = np.full(len(self._places), TIME_MIN_MICROS - 1)
+        first = np.full(len(self._refs), TIME_MAX_MICROS + 1)
+        last = np.full(len(self._refs), TIME_MIN_MICROS - 1)
         np.minimum.at(first, codes, times)
         np.maximum.at(last, codes, times)
         used = np.flatnonzero(last >= TIME_MIN_MICROS)
-        order = used[np.argsort(self._places[used])]
-        places, first, last = self._places[order], first[order], last[order]
-        bounds = runs(places)
-        if len(bounds) <= len(places):
+        order = used[np.argsort(self._refs[used])]
+        refs, first, last = self._refs[order], first[order], last[order]
+        bounds = runs(refs)
+        if len(bounds) <= len(refs):
             # Several entries lead to one user: ids that repeat, or aliases.
             starts = bounds[:-1]
             first, last = np.minimum.reduceat(first, starts), np.maximum.reduceat(last, starts)
-            places = places[starts]
-        groups = places >> GROUP_SHIFT
+            refs = refs[starts]
+        groups = refs >> GROUP_SHIFT
         for start, end in itertools.pairwise(runs(groups).tolist()):
-            dense = (places[start:end] & DENSE_MASK).astype(np.uint32)
+            dense = (refs[start:end] & DENSE_MASK).astype(np.uint32)
             yield int(groups[start]), dense, first[start:end], last[start:end]
 
 
@@ -146,8 +146,8 @@ def sets_of(batches: Sequence[ArrivedRows]) -> Iterator[tuple[ArrivedTable, RowS
     codes, tables = joined_codes([(batch.table_codes, batch.table_entries) for batch in batches])
     # Radix sort, as the codes are small.
     order = np.argsort(codes, kind="stable")
-    places = _one([batch.places for batch in batches])[order]
-    users = (places & DENSE_MASK).astype(np.uint32)
+    refs = _one([batch.refs for batch in batches])[order]
+    users = (refs & DENSE_MASK).astype(np.uint32)
     times = _one([batch.times for batch in batches])[order]
     sequences = _one([batch.sequence + 1 + np.arange(len(batch)) for batch in batches])[order]
     columns = {key: _SortedValues(key[1], found, order) for key, found in _merged(batches).items()}
@@ -196,8 +196,8 @@ class _SortedValues:
         if rows is None:
             self._column = column.at(order)
             return
-        self._positions, places = reordered(rows, order)
-        self._column = column.at(places)
+        self._positions, rows_kept = reordered(rows, order)
+        self._column = column.at(rows_kept)
 
     def piece(self, start: int, end: int) -> Column | None:
         """The values of the rows from start to end; None when they have none."""

@@ -59,7 +59,7 @@ class TimeSpan(NamedTuple):
         return TimeSpan(min(self.first, other.first), max(self.last, other.last))
 
 
-class Marks(NamedTuple):
+class Tombstones(NamedTuple):
     """Which rows of a part count no more: those of some users, and those before an instant."""
 
     removed: list[int]
@@ -188,7 +188,7 @@ class Part:
 
     def live_rows(self) -> Bools | None:
         """Which rows are live; None when all are."""
-        return self._derived("live_rows", self._find_live_rows) if self.is_marked else None
+        return self._derived("live_rows", self._find_live_rows) if self.has_tombstones else None
 
     def _find_live_rows(self) -> Bools:
         if self.floor is None:
@@ -202,17 +202,17 @@ class Part:
         """
         if self.removed:
             kept = np.flatnonzero(~np.isin(ids, self.removed_users()))
-            places, at = find_sorted(self.users(), ids[kept])
-            places = kept[places]
+            positions, at = find_sorted(self.users(), ids[kept])
+            positions = kept[positions]
         else:
-            places, at = find_sorted(self.users(), ids)
+            positions, at = find_sorted(self.users(), ids)
         offsets = self.offsets()
         lengths = offsets[at + 1] - offsets[at]
-        row_places, rows = np.repeat(places, lengths), ranges(offsets[at], lengths)
+        row_positions, rows = np.repeat(positions, lengths), ranges(offsets[at], lengths)
         if self.floor is not None:
             live = self.times()[rows] >= self.floor
-            return row_places[live], rows[live]
-        return row_places, rows
+            return row_positions[live], rows[live]
+        return row_positions, rows
 
     def frame(self) -> Frame:
         """All live rows."""
@@ -251,7 +251,7 @@ class Part:
         return attributes
 
     @property
-    def is_marked(self) -> bool:
+    def has_tombstones(self) -> bool:
         """Whether some of its rows may not be live."""
         return bool(self.removed) or self.floor is not None
 
@@ -314,13 +314,13 @@ class Part:
         self._forget("live_rows")
         return True
 
-    def marks(self) -> Marks:
+    def tombstones(self) -> Tombstones:
         """The marks as they are by now."""
-        return Marks(sorted(self.removed), self.floor)
+        return Tombstones(sorted(self.removed), self.floor)
 
-    def marked_record(self, marks: Marks) -> PartRecord:
+    def record_with_tombstones(self, tombstones: Tombstones) -> PartRecord:
         """The record with such marks."""
-        return msgspec.structs.replace(self.record, removed=marks.removed, floor=marks.floor)
+        return msgspec.structs.replace(self.record, removed=tombstones.removed, floor=tombstones.floor)
 
     def overlaps(self, start: int | None, end: int | None) -> bool:
         """Whether some live row may lie in [start, end)."""

@@ -59,9 +59,9 @@ class Universe:
 class Rows:
     """Some rows of a part, at least one, and the slots of their users; both ascending."""
 
-    def __init__(self, part: Part, places: Positions | None, row_slots: Ints) -> None:
+    def __init__(self, part: Part, positions: Positions | None, row_slots: Ints) -> None:
         self.part = part
-        self.places = places
+        self.positions = positions
         self.row_slots = row_slots
 
     @cached_property
@@ -81,20 +81,20 @@ class Rows:
 
     def at(self, values: Int64s) -> Int64s:
         """The rows' own items of an array over the part's rows."""
-        return values if self.places is None else values[self.places]
+        return values if self.positions is None else values[self.positions]
 
     def with_column(self, attribute: int, kind: Kind) -> tuple[Rows, Column] | None:
         """The rows that have a value of this attribute and kind, and the values; None when no row has."""
         column = self.part.column(attribute, kind)
         if column is None:
             return None
-        found, values = at_rows(column, self.places)
+        found, values = at_rows(column, self.positions)
         if not len(values):
             return None
         if found is None:
             return self, values
-        places = found if self.places is None else self.places[found]
-        return Rows(self.part, places, self.row_slots[found]), values
+        positions = found if self.positions is None else self.positions[found]
+        return Rows(self.part, positions, self.row_slots[found]), values
 
 
 def select_rows(part: Part, selection: ResolvedSelection, universe: Universe) -> Rows | None:
@@ -105,7 +105,7 @@ def select_rows(part: Part, selection: ResolvedSelection, universe: Universe) ->
     if not part.within(start, end):
         rows = _filtered(rows, _in_time(rows.at(part.times()), start, end))
     if selection.where is not None and len(rows.row_slots):
-        rows = _filtered(rows, condition_holds(selection.where, part, rows.places, len(rows.row_slots)))
+        rows = _filtered(rows, condition_holds(selection.where, part, rows.positions, len(rows.row_slots)))
     return rows if len(rows.row_slots) else None
 
 
@@ -137,8 +137,8 @@ def lasting_parts(
 
 def _universe_rows(part: Part, universe: Universe) -> Rows:
     if universe.ids is not None:
-        slots, places = part.rows_of(universe.ids)
-        return Rows(part, places, slots)
+        slots, positions = part.rows_of(universe.ids)
+        return Rows(part, positions, slots)
     live = part.live_rows()
     rows = Rows(part, None, part.row_users())
     if live is not None:
@@ -149,34 +149,34 @@ def _universe_rows(part: Part, universe: Universe) -> Rows:
 
 def _filtered(rows: Rows, kept: Bools) -> Rows:
     found = np.flatnonzero(kept)
-    return Rows(rows.part, found if rows.places is None else rows.places[found], rows.row_slots[found])
+    return Rows(rows.part, found if rows.positions is None else rows.positions[found], rows.row_slots[found])
 
 
 def _in_time(times: Int64s, start: int | None, end: int | None) -> Bools:
     return integers_between(times, start, None if end is None else end - 1)
 
 
-def condition_holds(condition: RowCondition, part: Part, places: Positions | None, count: int) -> Bools:
+def condition_holds(condition: RowCondition, part: Part, positions: Positions | None, count: int) -> Bools:
     """For each of `count` rows at `places` (None = all of the part) whether the condition holds."""
     match condition:
         case WhereAll(conditions=conditions):
             held = np.ones(count, np.bool_)
             for child in conditions:
-                held &= condition_holds(child, part, places, count)
+                held &= condition_holds(child, part, positions, count)
             return held
         case WhereAny(conditions=conditions):
             held = np.zeros(count, np.bool_)
             for child in conditions:
-                held |= condition_holds(child, part, places, count)
+                held |= condition_holds(child, part, positions, count)
             return held
         case WhereNot(condition=child):
-            return ~condition_holds(child, part, places, count)
+            return ~condition_holds(child, part, positions, count)
         case WhereAttribute():
-            return _attribute_passes(condition, part, places, count)
+            return _attribute_passes(condition, part, positions, count)
 
 
 def _attribute_passes(
-    condition: WhereAttribute[int, ResolvedTest], part: Part, places: Positions | None, count: int
+    condition: WhereAttribute[int, ResolvedTest], part: Part, positions: Positions | None, count: int
 ) -> Bools:
     matcher = matcher_of(condition.test)
     held = np.zeros(count, np.bool_)
@@ -184,7 +184,7 @@ def _attribute_passes(
         column = part.column(condition.key, kind)
         if column is None:
             continue
-        found, values = at_rows(column, places)
+        found, values = at_rows(column, positions)
         passed = values.passing(matcher)
         if found is None:
             held |= passed

@@ -97,11 +97,11 @@ class _Timeline:
 
     def keys(self, slots: Ints, times: Int64s) -> Int64s:
         """Sorted, each once."""
-        places = times - self._first if self._distinct is None else np.searchsorted(self._distinct, times)
-        keys = slots.astype(np.int64) * self.span + places
+        offsets = times - self._first if self._distinct is None else np.searchsorted(self._distinct, times)
+        keys = slots.astype(np.int64) * self.span + offsets
         return keys if (keys[1:] > keys[:-1]).all() else sorted_distinct(keys)
 
     def times(self, keys: Int64s) -> Int64s:
         """The times in keys, from the first on."""
-        places: Int64s = keys % self.span
-        return places if self._distinct is None else self._distinct[places]
+        offsets: Int64s = keys % self.span
+        return offsets if self._distinct is None else self._distinct[offsets]

@@ -92,19 +92,19 @@ def _days_of(times: Int64s) -> tuple[Int64s, Ints]:
     days = times // MICROS_PER_DAY
     first, last = int(days.min()), int(days.max())
     if last - first > DAYS_COUNTED_MAX:
-        distinct, places = np.unique(days, return_inverse=True)
-        return distinct, smallest(places)
+        distinct, day_indexes = np.unique(days, return_inverse=True)
+        return distinct, smallest(day_indexes)
     days -= first
     rows = np.bincount(days)
-    places = np.cumsum(rows > 0) - 1
-    return np.flatnonzero(rows) + first, smallest(places)[days]
+    day_indexes = np.cumsum(rows > 0) - 1
+    return np.flatnonzero(rows) + first, smallest(day_indexes)[days]
 
 
-def _rows_by_key(keys: Sequence[SliceKey], place_of_row: Ints) -> Iterator[tuple[SliceKey, Positions]]:
+def _rows_by_key(keys: Sequence[SliceKey], index_of_row: Ints) -> Iterator[tuple[SliceKey, Positions]]:
     """The rows of each key, ascending, for rows that have places in the list of keys."""
     numbers: dict[SliceKey, int] = {}
-    number_of_place = np.array([numbers.setdefault(found, len(numbers)) for found in keys])
-    number_of_row = smallest(number_of_place)[place_of_row]
+    number_of_index = np.array([numbers.setdefault(found, len(numbers)) for found in keys])
+    number_of_row = smallest(number_of_index)[index_of_row]
     # Radix sort, as the numbers are small.
     order = np.argsort(number_of_row, kind="stable")
     ends = np.cumsum(np.bincount(number_of_row)).tolist()

@@ -30,7 +30,7 @@ from engine.backends.local.events.compaction import (
 )
 from engine.backends.local.events.frame import Frame, RowSet
 from engine.backends.local.events.model import EventRow
-from engine.backends.local.events.part import Marks, Part, PartRecord
+from engine.backends.local.events.part import Part, PartRecord, Tombstones
 from engine.backends.local.events.slices import (
     NUMBER_BIAS,
     SLICE_ROWS_MAX,
@@ -60,7 +60,7 @@ class TableRecord(msgspec.Struct, array_like=True):
     next_part: int = 1
     rows: int = 0
     bytes: int = 0
-    marked: bool = False
+    has_tombstones: bool = False
     needs_compaction: bool = False
 
 
@@ -104,7 +104,7 @@ class _Staged:
     """Parts to be written."""
     gone: list[Part] = field(default_factory=list)
     """Stored parts to be deleted."""
-    marks: dict[SliceKey, list[tuple[Part, Marks]]] = field(default_factory=dict)
+    tombstones: dict[SliceKey, list[tuple[Part, Tombstones]]] = field(default_factory=dict)
     """The parts of changed slices, with the marks they had when all this was decided."""
 
 
@@ -121,7 +121,7 @@ class Table:
         self._fresh: list[Part] = []
         self._checkpointing: list[Part] = []
         self._staged: _Staged | None = None
-        self._remarked: set[SliceKey] = set()
+        self._new_tombstones: set[SliceKey] = set()
         self._was_read = False
         """Since the last checkpoint. What is written of other tables does not take the room of what is read.
         """
@@ -141,13 +141,13 @@ class Table:
     def has_changes(self) -> bool:
         """Whether a checkpoint has something to write."""
         return bool(
-            self._pending or self._pending_sets or self._fresh or self._checkpointing or self._remarked
+            self._pending or self._pending_sets or self._fresh or self._checkpointing or self._new_tombstones
         )
 
     @property
     def is_purging(self) -> bool:
         """Whether rows are still stored that a checkpoint is to get rid of."""
-        return self.record.marked or bool(self._remarked)
+        return self.record.has_tombstones or bool(self._new_tombstones)
 
     @property
     def fresh_rows(self) -> int:
@@ -185,7 +185,7 @@ class Table:
             parts = [part for part in self.parts(None, None) if part.is_live]
             mask = np.zeros(max((part.record.user_max + 1 for part in parts), default=0), np.bool_)
             for part in parts:
-                mask[part.live_counts()[0] if part.is_marked else part.users()] = True
+                mask[part.live_counts()[0] if part.has_tombstones else part.users()] = True
             users = _Users(bitmap_of_mask(mask))
             self._loader.cache.put(self._users_key, users)
         return len(users.ids)
@@ -264,13 +264,13 @@ class Table:
                     )
                 part.remove(user)
                 if slice_key is not None:
-                    self._remarked.add(slice_key)
+                    self._new_tombstones.add(slice_key)
         self._fresh = [part for part in self._fresh if part.is_live]
         # The rows that a checkpoint has written already were removed after it: they are marked there as well.
         for slice_key, part in self._staged_parts():
             if part.has_user(user):
                 part.remove(user)
-                self._remarked.add(slice_key)
+                self._new_tombstones.add(slice_key)
         users = self._kept_users()
         if users is not None:
             users.ids.discard(user)
@@ -281,15 +281,15 @@ class Table:
         self._flush_pending()
         unstored = [part for part in (*self._checkpointing, *self._fresh) if part.remove_before(instant)]
         self._fresh = [part for part in self._fresh if part.is_live]
-        remarked = {
+        new_tombstones = {
             slice_key
             for slice_key, part in (*_parts_in(self._loaded_slices()), *self._staged_parts())
             if part.remove_before(instant)
         }
-        self._remarked |= remarked
-        if unstored or remarked:
+        self._new_tombstones |= new_tombstones
+        if unstored or new_tombstones:
             self._loader.cache.drop(self._users_key)
-        return bool(unstored or remarked)
+        return bool(unstored or new_tombstones)
 
     def _staged_parts(self) -> Iterator[tuple[SliceKey, Part]]:
         return _parts_in(self._staged.slices if self._staged else {})
@@ -301,7 +301,7 @@ class Table:
         """Whether a checkpoint has something to do here."""
         return (
             self.has_changes
-            or (self.record.marked and not allowances.purge.is_used_up)
+            or (self.record.has_tombstones and not allowances.purge.is_used_up)
             or (self.record.needs_compaction and not allowances.compaction.is_used_up)
         )
 
@@ -322,16 +322,16 @@ class Table:
         if len(frame):
             for slice_key, rows in rows_by_slice(frame.times, slices):
                 piece = frame if rows is None else frame.take(rows)
-                self._place(staged, slice_key, slices.get(slice_key, []), piece, allowances.compaction)
+                self._add_to_slice(staged, slice_key, slices.get(slice_key, []), piece, allowances.compaction)
         self._purge(staged, slices, allowances.purge)
         self._join_past_parts(staged, slices, allowances.compaction)
-        for slice_key in self._remarked & slices.keys():
+        for slice_key in self._new_tombstones & slices.keys():
             staged.slices.setdefault(slice_key, slices[slice_key])
-        self._remarked = set()
+        self._new_tombstones = set()
         self._record(staged, slices)
         self._staged = staged
 
-    def _place(
+    def _add_to_slice(
         self, staged: _Staged, slice_key: SliceKey, parts: list[Part], frame: Frame, allowance: Allowance
     ) -> None:
         """Adds rows to the parts of a slice, which splits or merges parts when there are too many."""
@@ -402,12 +402,12 @@ class Table:
         """Notes what goes, and what is known of all that stays."""
         for slice_key, parts in staged.slices.items():
             staged.gone += [part for part in slices.get(slice_key, ()) if part not in parts]
-            staged.marks[slice_key] = [(part, part.marks()) for part in parts]
+            staged.tombstones[slice_key] = [(part, part.tombstones()) for part in parts]
         after = {**slices, **staged.slices}
         parts_after = [part for _, part in _parts_in(after)]
         staged.record.rows = rows_in(parts_after)
         staged.record.bytes = sum(part.record.bytes for part in parts_after)
-        staged.record.marked = any(is_to_be_rewritten(part) for part in parts_after)
+        staged.record.has_tombstones = any(is_to_be_rewritten(part) for part in parts_after)
         staged.record.needs_compaction = any(
             needs_compaction(parts) for found, parts in after.items() if found.end_day <= staged.last_day
         )
@@ -423,10 +423,10 @@ class Table:
             staged.record.bytes += part.record.bytes
         for part in staged.gone:
             txn.delete_prefix(part.prefix)
-        for slice_key, marked in staged.marks.items():
+        for slice_key, has_tombstones in staged.tombstones.items():
             record_key = key(Family.EVENT_SLICE, *self._stored_key(slice_key))
-            if marked:
-                records = [part.marked_record(marks) for part, marks in marked]
+            if has_tombstones:
+                records = [part.record_with_tombstones(tombstones) for part, tombstones in has_tombstones]
                 txn.put(record_key, _encoder.encode(SliceRecord(records)))
             else:
                 txn.delete(record_key)
@@ -458,7 +458,7 @@ class Table:
         if self._staged is None:
             return
         slices = self._loaded_slices()
-        self._remarked |= self._staged.slices.keys() & slices.keys()
+        self._new_tombstones |= self._staged.slices.keys() & slices.keys()
         self._fresh = [*self._checkpointing, *self._fresh]
         self._checkpointing = []
         self._staged = None

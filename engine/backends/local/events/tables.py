@@ -57,7 +57,7 @@ class _Group:
         self._by_input: dict[int, list[Table]] = {}
         self._by_event: dict[int, list[Table]] = {}
 
-    def place(self, table: Table) -> None:
+    def add(self, table: Table) -> None:
         """Adds a table that is not there yet."""
         _, input_number, name_number, event_type, _ = table.key
         self.tables[input_number, name_number, event_type] = table
@@ -121,7 +121,7 @@ class EventTables:
                 _, input_number, name_number, event_type, group = map(int, parts_of(found))
                 record = Table.decode_record(stored)
                 table_key = (account, input_number, name_number, event_type, group)
-                self._groups[group].place(Table(self._loader, table_key, record))
+                self._groups[group].add(Table(self._loader, table_key, record))
 
     # --- adding ---------------------------------------------------------------------------------------------
 
@@ -161,7 +161,7 @@ class EventTables:
 
     def _new_table(self, group: int, short: _Short) -> Table:
         table = Table(self._loader, (self._account, *short, group))
-        self._groups[group].place(table)
+        self._groups[group].add(table)
         return table
 
     def extract(self, group: int, user: int) -> list[EventRow]:
@@ -283,13 +283,13 @@ class EventTables:
             tables = self._all()
             allowances = Allowances(sum(table.fresh_rows for table in tables))
             first = self._turn % len(tables) if tables else 0
-            for place, table in enumerate((*tables[first:], *tables[:first]), first):
+            for position, table in enumerate((*tables[first:], *tables[:first]), first):
                 if table.has_work(allowances):
                     table.stage(allowances)
                     self._staged.append(table)
                     # The next checkpoint begins where this one may rewrite no more.
                     if not allowances.compaction.was_refused:
-                        self._turn = place + 1
+                        self._turn = position + 1
                     yield_lock()
 
     def write(self, txn: Writable) -> None:

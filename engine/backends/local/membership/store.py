@@ -152,7 +152,7 @@ class Memberships:
 
     # --- dirty users ---
 
-    def mark(self, account: str, touched: Mapping[int, BitMap]) -> None:
+    def mark_dirty(self, account: str, touched: Mapping[int, BitMap]) -> None:
         """Users of the account, by group, were touched by new data."""
         for scope in self._scopes.values():
             if scope.account == account and not scope.whole:
@@ -290,8 +290,8 @@ class Memberships:
         their exits wait in memory for `record_waiting`, which comes before the checkpoint that trims the log.
         """
         gone = self._no_users()
-        for place in users:
-            gone[place >> GROUP_SHIFT].add(place & DENSE_MASK)
+        for ref in users:
+            gone[ref >> GROUP_SHIFT].add(ref & DENSE_MASK)
         for scope in self._scopes.values():
             if scope.account == account.name:
                 for group, dirty in enumerate(scope.groups):
@@ -327,8 +327,8 @@ class Memberships:
                 if state.first_sequence <= state.last_sequence
             }
             kept = {}
-            for place, user_id in exits.users.items() if named else ():
-                stored = key(Family.ERASED, exits.account_number, place >> GROUP_SHIFT, place & DENSE_MASK)
+            for ref, user_id in exits.users.items() if named else ():
+                stored = key(Family.ERASED, exits.account_number, ref >> GROUP_SHIFT, ref & DENSE_MASK)
                 kept[stored] = ErasedUser(user_id, dict(named), exits.erased_at)
                 txn.put(stored, msgspec.msgpack.encode(kept[stored]))
         self._erased.update(kept)

@@ -23,7 +23,7 @@ Int64s: TypeAlias = npt.NDArray[np.int64]
 Uint32s: TypeAlias = npt.NDArray[np.uint32]
 Floats: TypeAlias = npt.NDArray[np.float64]
 Positions: TypeAlias = npt.NDArray[np.int64]
-"""UserRefs of rows in a part, ascending."""
+"""Positions of rows in a part, ascending."""
 
 _HEADER = struct.Struct("<BBxxIIqq")
 _DTYPES = tuple(np.dtype(name) for name in ("u1", "<u2", "<u4", "<u8", "i1", "<i2", "<i4", "<i8"))
@@ -118,9 +118,9 @@ def _sort_ties(order: Positions, packed: Int64s, keys: Sequence[Ints]) -> None:
     in_tie = np.zeros(len(order), np.bool_)
     in_tie[1:] = tied
     in_tie[:-1] |= tied
-    places = np.flatnonzero(in_tie)
-    rows = order[places]
-    order[places] = rows[np.lexsort([key[rows] for key in reversed(keys)])]
+    positions = np.flatnonzero(in_tie)
+    rows = order[positions]
+    order[positions] = rows[np.lexsort([key[rows] for key in reversed(keys)])]
 
 
 def sorted_distinct(values: Int64s) -> Int64s:
@@ -150,10 +150,10 @@ def find_sorted(haystack: Ints, needles: Ints) -> tuple[Positions, Positions]:
     """
     if not len(haystack) or not len(needles):
         return _EMPTY, _EMPTY
-    places = np.searchsorted(haystack, needles)
-    places[places == len(haystack)] = 0
-    found = np.flatnonzero(haystack[places] == needles)
-    return found, places[found]
+    positions = np.searchsorted(haystack, needles)
+    positions[positions == len(haystack)] = 0
+    found = np.flatnonzero(haystack[positions] == needles)
+    return found, positions[found]
 
 
 _PACKED_BITS_MAX = 63

@@ -38,7 +38,7 @@ class Stage(Enum):
     COMPLETE = "complete"
 
 
-class UserRef(msgspec.Struct, frozen=True):
+class Location(msgspec.Struct, frozen=True):
     """Where a directory is, as told by its lock file. It stays the same when the directory is renamed, when
     its volume is mounted elsewhere, and on a snapshot of the volume. A copy has another one.
 
@@ -49,8 +49,8 @@ class UserRef(msgspec.Struct, frozen=True):
     inode: int
     generation: int | None = None
 
-    def is_same(self, other: UserRef) -> bool:
-        """Whether both may be one place."""
+    def is_same(self, other: Location) -> bool:
+        """Whether both may be one location."""
         generations = {self.generation, other.generation} - {None}
         return self.inode == other.inode and len(generations) <= 1
 
@@ -59,7 +59,8 @@ class Identity(msgspec.Struct, frozen=True):
     """What a lock file says. `previous_id` is the id that an adoption replaces."""
 
     store_id: str
-    place: UserRef
+    location: Location = msgspec.field(name="place")
+    """Stored as `place`."""
     stage: Stage = Stage.COMPLETE
     previous_id: str = ""
 
@@ -82,13 +83,13 @@ class StoreLock:
             ) from error
 
     @property
-    def place(self) -> UserRef:
+    def location(self) -> Location:
         """Where the lock file is."""
         try:
             answer = fcntl.ioctl(self._descriptor, _FS_IOC_GETVERSION, bytes(8))
         except OSError:
-            return UserRef(os.fstat(self._descriptor).st_ino)
-        return UserRef(os.fstat(self._descriptor).st_ino, int.from_bytes(answer[:4], "little"))
+            return Location(os.fstat(self._descriptor).st_ino)
+        return Location(os.fstat(self._descriptor).st_ino, int.from_bytes(answer[:4], "little"))
 
     def identity(self) -> Identity | None:
         """As `read_identity`."""
@@ -96,7 +97,7 @@ class StoreLock:
 
     def write(self, store_id: str, stage: Stage = Stage.COMPLETE, previous_id: str = "") -> None:
         """Replaces the identity, with this place, and syncs it. Raises LimitExceeded (STORE_FULL)."""
-        content = msgspec.json.encode(Identity(store_id, self.place, stage, previous_id))
+        content = msgspec.json.encode(Identity(store_id, self.location, stage, previous_id))
         line = content + b" " + xxhash.xxh3_64_hexdigest(content).encode()
         try:
             os.pwrite(self._descriptor, line.ljust(IDENTITY_BYTES - 1) + b"\n", 0)

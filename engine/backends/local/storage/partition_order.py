@@ -59,8 +59,8 @@ def _drawn(numbers: Iterable[int], seed: int, purpose: bytes) -> tuple[int, ...]
     """The numbers in an order that depends on the seed alone and tells nothing about it."""
     keyed = seed.to_bytes(_SEED_BYTES, "little")
 
-    def place(number: int) -> bytes:
+    def sampling_key(number: int) -> bytes:
         text = number.to_bytes(_NUMBER_BYTES, "little")
         return hashlib.blake2b(text, key=keyed, person=purpose, digest_size=16).digest()
 
-    return tuple(sorted(numbers, key=place))
+    return tuple(sorted(numbers, key=sampling_key))

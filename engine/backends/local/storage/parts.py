@@ -15,7 +15,7 @@ from engine.backends.local.storage.data_file import BrokenFile, check_data_file
 from engine.backends.local.storage.environment import DATA_FILE
 from engine.backends.local.storage.header import StoreHeader, read_header, read_store_id
 from engine.backends.local.storage.keys import Family
-from engine.backends.local.storage.ownership import LOCK_FILE, Identity, Stage, UserRef, lost_lock
+from engine.backends.local.storage.ownership import LOCK_FILE, Identity, Location, Stage, lost_lock
 from engine.backends.local.storage.positions import read_checkpointed, read_reach
 from engine.backends.local.storage.session import read_session
 from engine.backends.local.storage.transactions import ReadTransaction
@@ -216,9 +216,9 @@ def refuse_missing_lock(directory: Path) -> NoReturn:
     )
 
 
-def refuse_other_place(directory: Path, identity: Identity, place: UserRef) -> None:
+def refuse_other_location(directory: Path, identity: Identity, location: Location) -> None:
     """Raises StoreUnavailable (STORE_COPIED) when the lock file was copied here."""
-    if not identity.place.is_same(place):
+    if not identity.location.is_same(location):
         raise StoreUnavailable(
             f"the store {identity.store_id} in {directory} was copied, or moved from another file system. "
             f"Give the copy an id of its own with `milepost store adopt --data {directory}`; if the original "

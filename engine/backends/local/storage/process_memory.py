@@ -30,7 +30,7 @@ TRIM_SECONDS = 5.0
 
 _M_ARENA_MAX = -8
 _RESIDENT_PAGES_FIELD, _SHARED_PAGES_FIELD = 1, 2
-"""UserRefs in /proc/self/statm: resident pages, and those of them that belong to files."""
+"""Fields of /proc/self/statm: resident pages, and those of them that belong to files."""
 
 
 def limit_arenas() -> None:

@@ -117,9 +117,9 @@ class Run:
         for start, end in itertools.pairwise(starts_of(blocks).tolist()):
             block = int(blocks[start])
             items = self.block(block, txn)
-            found, places = _places_in(items, keys[rows[start:end]], self._form.payload_bits)
+            found, positions = _positions_in(items, keys[rows[start:end]], self._form.payload_bits)
             if len(found):
-                yield _Hits(block, items, rows[start:end][found], places)
+                yield _Hits(block, items, rows[start:end][found], positions)
 
     def block(self, number: int, txn: ReadTransaction) -> Items:
         """The items of a block, valid as long as the transaction; none when the run has been deleted since it
@@ -142,25 +142,25 @@ class _Hits(NamedTuple):
     block: int
     items: Items
     rows: Positions
-    places: Positions
+    positions: Positions
 
 
-def _places_in(items: Items, keys: Keys, payload_bits: int) -> tuple[Positions, Positions]:
+def _positions_in(items: Items, keys: Keys, payload_bits: int) -> tuple[Positions, Positions]:
     """The keys that are among sorted items, and where; all of them when a key has several items."""
     highs, lows = items["high"].astype(np.uint64), items["low"].astype(np.uint64)
     at = np.searchsorted(highs, keys[:, 0])
     left = np.arange(len(keys))
     found: list[Positions] = [left[:0]]
-    places: list[Positions] = [left[:0]]
+    positions: list[Positions] = [left[:0]]
     while True:
         left = left[at[left] < len(highs)]
         left = left[highs[at[left]] == keys[left, 0]]
         if not len(left):
-            return np.concatenate(found), np.concatenate(places)
+            return np.concatenate(found), np.concatenate(positions)
         # Unless the first parts of two hashes are equal, this ends after the first turn.
         hit = left[(lows[at[left]] ^ keys[left, 1]) >> np.uint64(payload_bits) == 0]
         found.append(hit)
-        places.append(at[hit])
+        positions.append(at[hit])
         at[left] += 1
 
 
@@ -225,7 +225,7 @@ class Runs:
                 for run, rows in candidates:
                     for hits in run.search(keys[rows], txn) if len(rows) else ():
                         found.append(rows[hits.rows])
-                        lows.append(hits.items["low"][hits.places].astype(np.uint64))
+                        lows.append(hits.items["low"][hits.positions].astype(np.uint64))
         return np.concatenate(found), np.concatenate(lows)
 
     @property
@@ -259,8 +259,8 @@ class Runs:
                 rows = np.flatnonzero(run.may_hold(keys))
                 count, fences = run.record.count, list(run.record.fences)
                 for hits in run.search(keys[rows], read) if len(rows) else ():
-                    same = hits.items["low"][hits.places] == lows[rows[hits.rows]]
-                    kept = np.delete(hits.items, hits.places[same])
+                    same = hits.items["low"][hits.positions] == lows[rows[hits.rows]]
+                    kept = np.delete(hits.items, hits.positions[same])
                     txn.put(key(self._form.block, *run.at, hits.block), kept.tobytes())
                     count -= len(hits.items) - len(kept)
                     fences[hits.block] = int(kept["high"][0]) if len(kept) else fences[hits.block]

@@ -45,7 +45,7 @@ from engine.backends.local.storage.parts import (
     refuse_empty_lock,
     refuse_foreign_content,
     refuse_missing_lock,
-    refuse_other_place,
+    refuse_other_location,
     refuse_strangers,
     refuse_unfinished,
 )
@@ -158,7 +158,7 @@ def _check_existing(directory: Path, lock: StoreLock) -> StoreHeader:
         refuse_unfinished(directory, identity)
     _refuse_strangers(directory, identity)
     if identity is not None:
-        refuse_other_place(directory, identity, lock.place)
+        refuse_other_location(directory, identity, lock.location)
     upgrade(directory)
     header = check_parts(directory, identity)
     if identity is None:

@@ -86,32 +86,32 @@ class Directory:
     def find(self, user_id: str) -> UserRef | None:
         """The place of the user that the id, or what it is an alias of, names."""
         keys = self._index.keys((user_id,))
-        place = int(self._index.find(keys)[0])
-        if place != UNKNOWN:
-            return place
+        ref = int(self._index.find(keys)[0])
+        if ref != UNKNOWN:
+            return ref
         alias = self._alias(user_id)
         if alias is None:
             return None
-        places = self._index.find(self._index.keys((alias.user_id,)))
-        if places[0] == UNKNOWN:
+        refs = self._index.find(self._index.keys((alias.user_id,)))
+        if refs[0] == UNKNOWN:
             return None
-        self._index.remember(keys, places)
-        return int(places[0])
+        self._index.remember(keys, refs)
+        return int(refs[0])
 
-    def places(self, user_ids: Sequence[str]) -> UserRefs:
+    def refs(self, user_ids: Sequence[str]) -> UserRefs:
         """The places of users, in order, who all exist from now on. Ids may repeat."""
         keys = self._index.keys(user_ids)
-        places = self._index.find(keys)
-        missing = np.flatnonzero(places == UNKNOWN).tolist()
+        refs = self._index.find(keys)
+        missing = np.flatnonzero(refs == UNKNOWN).tolist()
         if missing:
             first = {user_ids[at]: at for at in reversed(missing)}
             rows = np.fromiter(first.values(), np.int64, len(first))
-            places[rows] = self._places_of_missing(list(first), keys[rows])
+            refs[rows] = self._refs_of_missing(list(first), keys[rows])
             if len(first) < len(missing):
-                places[missing] = places[[first[user_ids[at]] for at in missing]]
-        return places
+                refs[missing] = refs[[first[user_ids[at]] for at in missing]]
+        return refs
 
-    def _places_of_missing(self, user_ids: Sequence[str], keys: Keys) -> UserRefs:
+    def _refs_of_missing(self, user_ids: Sequence[str], keys: Keys) -> UserRefs:
         """The places of different ids that are not in the index: aliases, or users to be made."""
         if not self._has_aliases:
             return self._create(user_ids, keys)
@@ -120,14 +120,14 @@ class Directory:
         }
         if not aliases:
             return self._create(user_ids, keys)
-        places = np.empty(len(user_ids), np.int64)
+        refs = np.empty(len(user_ids), np.int64)
         of_aliases = np.fromiter(aliases, np.int64, len(aliases))
-        places[of_aliases] = self.places([alias.user_id for alias in aliases.values()])
-        self._index.remember(keys[of_aliases], places[of_aliases])
+        refs[of_aliases] = self.refs([alias.user_id for alias in aliases.values()])
+        self._index.remember(keys[of_aliases], refs[of_aliases])
         others = np.delete(np.arange(len(user_ids)), of_aliases)
         # Those made for the aliases may be among them.
-        places[others] = self.places([user_ids[at] for at in others.tolist()])
-        return places
+        refs[others] = self.refs([user_ids[at] for at in others.tolist()])
+        return refs
 
     def canonical(self, user_id: str) -> str:
         """The id itself, or what it is an alias of."""
@@ -160,16 +160,16 @@ class Directory:
         """Makes users that do not exist yet, in order."""
         partitions = np.fromiter(map(partition_of, user_ids), np.uint16, len(user_ids))
         groups = self.partitions.group_of[partitions]
-        places = np.empty(len(user_ids), np.int64)
+        refs = np.empty(len(user_ids), np.int64)
         for group in np.unique(groups).tolist():
             rows = np.flatnonzero(groups == group)
             first = self.counts[group]
             self.counts[group] = first + len(rows)
-            places[rows] = (group << GROUP_SHIFT) + first + np.arange(len(rows))
+            refs[rows] = (group << GROUP_SHIFT) + first + np.arange(len(rows))
             self._enter(group, first, [user_ids[row] for row in rows.tolist()], partitions[rows])
             self.touched.add(("users", group))
-        self._index.add(keys, places)
-        return places
+        self._index.add(keys, refs)
+        return refs
 
     def _enter(self, group: int, first: int, user_ids: list[str], partitions: npt.NDArray[np.uint16]) -> None:
         """Writes new users of a group, with dense ids from `first`, into its pages."""
@@ -290,16 +290,16 @@ class Directory:
         self._has_aliases = True
         self._forget(moved)
 
-    def retire(self, user_id: str, place: UserRef) -> None:
+    def retire(self, user_id: str, ref: UserRef) -> None:
         """Takes a canonical user out: its id names nobody, its dense id is spent."""
-        group, dense = place >> GROUP_SHIFT, place & DENSE_MASK
+        group, dense = ref >> GROUP_SHIFT, ref & DENSE_MASK
         ids = self._page_cache.get(key(Family.USER_IDS, self._account, group, dense >> PAGE_BITS), ID_PAGE)
         ids.value.clear(dense & PAGE_MASK)
         alive = self._page_cache.get(key(Family.ALIVE, self._account, group), BITMAP)
         alive.value.discard(dense)
         for cached in (ids, alive):
             self._page_cache.changed(cached)
-        self._index.remove(self._index.keys((user_id,)), place)
+        self._index.remove(self._index.keys((user_id,)), ref)
         self._forget(self._aliases(user_id))
 
     def unlink_aliases(self, user_id: str) -> None:
@@ -345,11 +345,11 @@ class Directory:
         self._writing = {}
 
 
-def by_group(places: Iterable[UserRef]) -> dict[int, BitMap]:
+def by_group(refs: Iterable[UserRef]) -> dict[int, BitMap]:
     """The dense ids of places, by group."""
     users: dict[int, list[int]] = {}
-    for place in places:
-        users.setdefault(place >> GROUP_SHIFT, []).append(place & DENSE_MASK)
+    for ref in refs:
+        users.setdefault(ref >> GROUP_SHIFT, []).append(ref & DENSE_MASK)
     return {group: BitMap(dense, optimize=False) for group, dense in users.items()}
 
 

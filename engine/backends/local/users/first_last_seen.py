@@ -68,9 +68,9 @@ class FirstLastSeen:
         self._pages.clear()
         self._belongs.clear()
 
-    def saw(self, input_number: int, place: UserRef, time: Micros) -> None:
+    def saw(self, input_number: int, ref: UserRef, time: Micros) -> None:
         """Something came through the input for the user at that time."""
-        self._see(input_number, place, time, time)
+        self._see(input_number, ref, time, time)
 
     def saw_many(self, input_number: int, group: int, users: Uint32s, first: Int64s, last: Int64s) -> None:
         """Something came through the input for different users of a group, given in ascending order, between
@@ -105,8 +105,8 @@ class FirstLastSeen:
         for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
             if end - start < VECTOR_USERS_MIN:
                 for at in range(start, end):
-                    place = group << GROUP_SHIFT | int(users[at])
-                    self._widen(input_number, place, int(first[at]), int(last[at]))
+                    ref = group << GROUP_SHIFT | int(users[at])
+                    self._widen(input_number, ref, int(first[at]), int(last[at]))
                 continue
             page = self._page(input_number, group << GROUP_SHIFT | int(users[start]))
             times = as_numpy(page.value)
@@ -119,18 +119,18 @@ class FirstLastSeen:
         # Not before: when a page cannot be read, nothing is lost and all of it is done again.
         del self._waiting[input_number, group], self._waiting_users[input_number, group]
 
-    def _see(self, input_number: int, place: UserRef, first: Micros, last: Micros) -> None:
-        if self._widen(input_number, place, first, last):
-            self._belonging(input_number, place >> GROUP_SHIFT).value.add(place & DENSE_MASK)
-        self.touched.add(("seen", input_number, place >> GROUP_SHIFT))
+    def _see(self, input_number: int, ref: UserRef, first: Micros, last: Micros) -> None:
+        if self._widen(input_number, ref, first, last):
+            self._belonging(input_number, ref >> GROUP_SHIFT).value.add(ref & DENSE_MASK)
+        self.touched.add(("seen", input_number, ref >> GROUP_SHIFT))
 
-    def _widen(self, input_number: int, place: UserRef, first: Micros, last: Micros) -> bool:
+    def _widen(self, input_number: int, ref: UserRef, first: Micros, last: Micros) -> bool:
         """Whether the user had no times before."""
-        page = self._pages.get((input_number, place >> PAGE_BITS))
+        page = self._pages.get((input_number, ref >> PAGE_BITS))
         if page is None:
-            page = self._page(input_number, place)
+            page = self._page(input_number, ref)
         times = page.value
-        slot = place & PAGE_MASK
+        slot = ref & PAGE_MASK
         latest = times[slot + PAGE_USERS]
         if latest == ABSENT_TIME:
             times[slot] = first
@@ -142,11 +142,11 @@ class FirstLastSeen:
             times[slot] = first
         return False
 
-    def _page(self, input_number: int, place: UserRef) -> CachedPage[array.array[int]]:
-        page = self._page_key(input_number, place >> GROUP_SHIFT, place & DENSE_MASK)
+    def _page(self, input_number: int, ref: UserRef) -> CachedPage[array.array[int]]:
+        page = self._page_key(input_number, ref >> GROUP_SHIFT, ref & DENSE_MASK)
         cached = self._page_cache.get(page, SEEN_TIMES)
         self._page_cache.changed(cached)
-        self._pages[input_number, place >> PAGE_BITS] = cached
+        self._pages[input_number, ref >> PAGE_BITS] = cached
         return cached
 
     def _page_key(self, input_number: int, group: int, dense: int) -> bytes:
@@ -164,38 +164,38 @@ class FirstLastSeen:
             self.touched.add(("belongs", input_number, group))
         return cached
 
-    def times(self, input_number: int, place: UserRef) -> tuple[Micros, Micros] | None:
+    def times(self, input_number: int, ref: UserRef) -> tuple[Micros, Micros] | None:
         """First and last time of a user through an input, or None when it does not belong to it."""
-        self._settle(input_number, place >> GROUP_SHIFT)
+        self._settle(input_number, ref >> GROUP_SHIFT)
         page = self._page_cache.find(
-            self._page_key(input_number, place >> GROUP_SHIFT, place & DENSE_MASK), SEEN_TIMES
+            self._page_key(input_number, ref >> GROUP_SHIFT, ref & DENSE_MASK), SEEN_TIMES
         )
-        slot = place & PAGE_MASK
+        slot = ref & PAGE_MASK
         if page is None or page.value[slot] == ABSENT_TIME:
             return None
         return page.value[slot], page.value[slot + PAGE_USERS]
 
-    def take(self, inputs: Sequence[int], place: UserRef) -> dict[int, tuple[Micros, Micros]]:
+    def take(self, inputs: Sequence[int], ref: UserRef) -> dict[int, tuple[Micros, Micros]]:
         """Removes a user and answers its times by input."""
         self.begin()
         taken = {}
         for number in inputs:
-            times = self.times(number, place)
+            times = self.times(number, ref)
             if times is None:
                 continue
             taken[number] = times
-            self.touched.add(("seen", number, place >> GROUP_SHIFT))
-            page = self._page(number, place).value
-            slot = place & PAGE_MASK
+            self.touched.add(("seen", number, ref >> GROUP_SHIFT))
+            page = self._page(number, ref).value
+            slot = ref & PAGE_MASK
             page[slot] = page[slot + PAGE_USERS] = ABSENT_TIME
-            self._belonging(number, place >> GROUP_SHIFT).value.discard(place & DENSE_MASK)
+            self._belonging(number, ref >> GROUP_SHIFT).value.discard(ref & DENSE_MASK)
         return taken
 
-    def give(self, place: UserRef, times: dict[int, tuple[Micros, Micros]]) -> None:
+    def give(self, ref: UserRef, times: dict[int, tuple[Micros, Micros]]) -> None:
         """Adds what `take` answered for another user."""
         self.begin()
         for number, (first, last) in times.items():
-            self._see(number, place, first, last)
+            self._see(number, ref, first, last)
 
     # --- answers ---
 

@@ -39,9 +39,9 @@ class UserHashTable:
     def find(self, keys: Keys) -> UserRefs:
         """The place of each, or UNKNOWN."""
         lows = self._slots[self._probe(keys), 1]
-        places: UserRefs = (lows & np.uint64(USER_REF_MASK)).astype(np.int64)
-        places[places >= _GONE] = UNKNOWN
-        return places
+        refs: UserRefs = (lows & np.uint64(USER_REF_MASK)).astype(np.int64)
+        refs[refs >= _GONE] = UNKNOWN
+        return refs
 
     def _homes(self, keys: Keys) -> UserRefs:
         """Where keys belong: the first 32 bits as a fraction of the table."""
@@ -62,9 +62,9 @@ class UserHashTable:
         held = self._slots[slots]
         return np.asarray(_differ(held, keys) & (held[:, 1] != np.uint64(_FREE)))
 
-    def put(self, keys: Keys, places: UserRefs) -> None:
+    def put(self, keys: Keys, refs: UserRefs) -> None:
         """Remembers the places of keys, of which equal ones have equal places."""
-        self.put_rows(rows_of(keys, places))
+        self.put_rows(rows_of(keys, refs))
 
     def forget(self, keys: Keys) -> None:
         """Knows these keys no more."""
@@ -87,21 +87,21 @@ class UserHashTable:
             rows = rows[lost]
 
     def _grow(self, more: int) -> None:
-        self._place(self.rows(), more)
+        self._rebuild(self.rows(), more)
 
     def rows(self) -> Keys:
         """All that is known: keys whose low bits are the places."""
-        places = self._slots[:, 1] & np.uint64(USER_REF_MASK)
-        return self._slots[places < np.uint64(_GONE)]
+        refs = self._slots[:, 1] & np.uint64(USER_REF_MASK)
+        return self._slots[refs < np.uint64(_GONE)]
 
     @classmethod
     def of(cls, rows: Keys) -> UserHashTable:
         """A table of these rows, of which equal keys have equal places."""
         known = cls()
-        known._place(rows, 0)
+        known._rebuild(rows, 0)
         return known
 
-    def _place(self, rows: Keys, more: int) -> None:
+    def _rebuild(self, rows: Keys, more: int) -> None:
         """Starts anew with these rows, and room for more."""
         # In order already, or several times over: what a stable sort is fast for.
         rows = rows[np.argsort(rows[:, 0], kind="stable")]
@@ -122,10 +122,10 @@ class UserHashTable:
         self._insert(rows[fitting:])
 
 
-def rows_of(keys: Keys, places: UserRefs) -> Keys:
+def rows_of(keys: Keys, refs: UserRefs) -> Keys:
     """Keys with their places in the low bits."""
     rows = keys.copy()
-    rows[:, 1] |= places.astype(np.uint64)
+    rows[:, 1] |= refs.astype(np.uint64)
     return rows
 
 

@@ -77,15 +77,15 @@ class UserIndex:
 
     def find(self, keys: Keys) -> UserRefs:
         """The place of each, or UNKNOWN."""
-        places = self._hash_table.find(keys)
+        refs = self._hash_table.find(keys)
         if not self._knows_all:
-            missing = np.flatnonzero(places == UNKNOWN)
+            missing = np.flatnonzero(refs == UNKNOWN)
             if self._is_worth_loading(len(missing)):
                 self._load()
                 return self._hash_table.find(keys)
             if len(missing):
-                places[missing] = self._find_stored(keys[missing])
-        return places
+                refs[missing] = self._find_stored(keys[missing])
+        return refs
 
     def _is_worth_loading(self, missing: int) -> bool:
         """Whether so many of the stored users are asked for at once that reading all of them costs no more
@@ -103,28 +103,28 @@ class UserIndex:
         self._hash_table, self._knows_all = stored, True
 
     def _find_stored(self, keys: Keys) -> UserRefs:
-        places = np.full(len(keys), UNKNOWN)
+        refs = np.full(len(keys), UNKNOWN)
         rows, lows = self._runs.find(keys)
         found = (lows & np.uint64(USER_REF_MASK)).astype(np.int64)
         if self._gone or self._writing_gone:
             there = ~np.isin(found, np.array([*self._gone, *self._writing_gone]))
             rows, found = rows[there], found[there]
-        places[rows] = found
+        refs[rows] = found
         rows = np.unique(rows)
-        self.remember(keys[rows], places[rows])
-        return places
+        self.remember(keys[rows], refs[rows])
+        return refs
 
     # --- changing -------------------------------------------------------------------------------------------
 
-    def add(self, keys: Keys, places: UserRefs) -> None:
+    def add(self, keys: Keys, refs: UserRefs) -> None:
         """New users, all different."""
-        rows = rows_of(keys, places)
+        rows = rows_of(keys, refs)
         self._fresh.append(rows)
         self._remember_rows(rows)
 
-    def remember(self, keys: Keys, places: UserRefs) -> None:
+    def remember(self, keys: Keys, refs: UserRefs) -> None:
         """Has different keys, of aliases for example, found in memory from now on, for a while."""
-        self._remember_rows(rows_of(keys, places))
+        self._remember_rows(rows_of(keys, refs))
 
     def _remember_rows(self, rows: Keys) -> None:
         if len(self._hash_table) + len(rows) > HASH_TABLE_USERS_MAX:
@@ -142,9 +142,9 @@ class UserIndex:
         """What was remembered of different keys holds no more."""
         self._hash_table.forget(keys)
 
-    def remove(self, keys: Keys, place: int) -> None:
+    def remove(self, keys: Keys, ref: int) -> None:
         """The user (one key) that had the place is gone."""
-        self._gone[place] = keys
+        self._gone[ref] = keys
         self._hash_table.forget(keys)
 
     # --- checkpointing
@@ -182,8 +182,8 @@ def _without(rows: Keys, gone: Collection[int]) -> Keys:
     """The rows that have none of the places."""
     if not gone:
         return rows
-    places = rows[:, 1] & np.uint64(USER_REF_MASK)
-    return rows[~np.isin(places, np.array([*gone], np.uint64))]
+    refs = rows[:, 1] & np.uint64(USER_REF_MASK)
+    return rows[~np.isin(refs, np.array([*gone], np.uint64))]
 
 
 def _items(rows: Keys) -> Items:

@@ -119,8 +119,13 @@ def _check_totals(known: _Tables, table: Numbers) -> None:
     expect(record.rows == rows, Family.EVENT_TABLE, f"says {record.rows} rows; parts say {rows}", stored)
     size = sum(part.record.bytes for part in parts)
     expect(record.bytes == size, Family.EVENT_TABLE, f"says {record.bytes} bytes; parts say {size}", stored)
-    marked = any(part.removed for part in parts)
-    expect(record.marked or not marked, Family.EVENT_TABLE, "does not know of removed users", stored)
+    is_removed = any(part.removed for part in parts)
+    expect(
+        record.has_tombstones or not is_removed,
+        Family.EVENT_TABLE,
+        "does not know of removed users",
+        stored,
+    )
     numbers = [part.record.number for part in parts]
     expect(len(set(numbers)) == len(numbers), Family.EVENT_SLICE, "shares a number of a part", stored)
     expect(max(numbers, default=0) < record.next_part, Family.EVENT_TABLE, "would repeat a part", stored)

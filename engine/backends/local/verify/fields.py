@@ -39,26 +39,26 @@ _MODULUS = (1 << 64) - 1
 _BITS_OF_NUMBER = struct.Struct("<d")
 _NUMBER_OF_BITS = struct.Struct("<Q")
 
-UserRef = tuple[int, int, int, int]
+_IndexKey = tuple[int, int, int, int]
 """Account, field, kind and group."""
 
 
 class _Sums:
-    """Numbers and sums by place."""
+    """Count and sum for each field, kind and group."""
 
     def __init__(self) -> None:
-        self._sums: dict[UserRef, tuple[int, int]] = {}
+        self._sums: dict[_IndexKey, tuple[int, int]] = {}
 
-    def add(self, place: UserRef, count: int, term: int) -> None:
-        before = self._sums.get(place, (0, 0))
-        self._sums[place] = (before[0] + count, (before[1] + term) & _MODULUS)
+    def add(self, at: _IndexKey, count: int, term: int) -> None:
+        before = self._sums.get(at, (0, 0))
+        self._sums[at] = (before[0] + count, (before[1] + term) & _MODULUS)
 
-    def difference(self, other: _Sums) -> Iterator[tuple[UserRef, int, int]]:
+    def difference(self, other: _Sums) -> Iterator[tuple[_IndexKey, int, int]]:
         """Where the two differ, and how many there are in each."""
-        for place in sorted(self._sums.keys() | other._sums.keys()):
-            one, two = self._sums.get(place, (0, 0)), other._sums.get(place, (0, 0))
+        for at in sorted(self._sums.keys() | other._sums.keys()):
+            one, two = self._sums.get(at, (0, 0)), other._sums.get(at, (0, 0))
             if one != two:
-                yield place, one[0], two[0]
+                yield at, one[0], two[0]
 
 
 class _Expected:
@@ -70,14 +70,14 @@ class _Expected:
     def add(self, account: int, group: int, dense: int, field: int, value: Value) -> None:
         """A user has the value."""
         kind = kind_of(value)
-        place = (account, field, int(kind), group)
-        self.present.add((account, field, EMPTY_LIST, group) if value == () else place, 1, _weight(dense))
+        at = (account, field, int(kind), group)
+        self.present.add((account, field, EMPTY_LIST, group) if value == () else at, 1, _weight(dense))
         if kind is Kind.NUMBER or kind is Kind.TIME:
-            self.columns.add(place, 1, _bits(value) * _weight(dense))
+            self.columns.add(at, 1, _bits(value) * _weight(dense))
             return
         for stored_value in stored_values(value):
             term = xxhash.xxh3_64_intdigest(value_key_suffix(stored_value)) * _weight(dense)
-            self.values.add(place, 1, term)
+            self.values.add(at, 1, term)
 
 
 def _weight(dense: int) -> int:

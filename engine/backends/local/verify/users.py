@@ -128,8 +128,8 @@ def _check_index(examination: Examination) -> Iterator[None]:
 
     def check_items(at: At, items: Items) -> None:
         keys = USER_RUNS.keys(items)
-        places = (items["low"] & np.uint64(USER_REF_MASK)).astype(np.int64)
-        groups, dense = places >> GROUP_SHIFT, places & DENSE_MASK
+        refs = (items["low"] & np.uint64(USER_REF_MASK)).astype(np.int64)
+        groups, dense = refs >> GROUP_SHIFT, refs & DENSE_MASK
         wrong = len(items)
         for group in np.unique(groups).tolist():
             known = examination.user_keys.get((at[0], group), _NO_KEYS)
@@ -181,5 +181,5 @@ def _alias_of(examination: Examination, account: int, name: str) -> str | None:
 
 
 def _users(wrong: npt.NDArray[np.bool_], start: int) -> str:
-    places = np.flatnonzero(wrong)
-    return f"{len(places)} users, the first of them {start + int(places[0])}" if len(places) else "nobody"
+    at = np.flatnonzero(wrong)
+    return f"{len(at)} users, the first of them {start + int(at[0])}" if len(at) else "nobody"

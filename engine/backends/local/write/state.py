@@ -161,7 +161,7 @@ class State:
                 records = entry.records[start:end]
                 touched = account.apply(records, repeated[start:end], self._sequence)
                 self._sequence += len(records)
-                self.memberships.mark(account.name, by_group(touched))
+                self.memberships.mark_dirty(account.name, by_group(touched))
         return self._answered(position, entry, account, len(entry.records), sum(repeated))
 
     def _import(self, position: int, entry: ImportEntry) -> Appended:
@@ -179,7 +179,7 @@ class State:
             with self.locked():
                 touched = account.apply_columns(chunk, self._sequence, self._lock.yield_lock)
                 self._sequence += len(chunk)
-                self.memberships.mark(account.name, touched)
+                self.memberships.mark_dirty(account.name, touched)
         return self._answered(position, entry, account, count, count - len(columns))
 
     def _import_users(self, position: int, entry: UserImportEntry) -> Appended:
@@ -192,7 +192,7 @@ class State:
             with self.locked():
                 touched = account.apply_user_columns(chunk, self._sequence)
                 self._sequence += len(chunk)
-                self.memberships.mark(account.name, touched)
+                self.memberships.mark_dirty(account.name, touched)
         return self._answered(position, entry, account, len(entry.columns), 0)
 
     def _first_answer(self, position: int, entry: BatchEntry) -> Appended | None:
@@ -269,7 +269,7 @@ class State:
                 if moved is not None:
                     before, after = moved
                     self.memberships.erased(account, {before: entry.from_user_id}, _stamp(entry).settled)
-                    self.memberships.mark(account.name, by_group([after]))
+                    self.memberships.mark_dirty(account.name, by_group([after]))
             self._reach(position, entry)
         return Appended(position, 1, 0)
 

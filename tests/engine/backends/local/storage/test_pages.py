@@ -15,7 +15,7 @@ from engine.backends.local.storage.environment import Environment
 from engine.backends.local.storage.keys import Family, key
 from engine.backends.local.storage.pages import check_pages, read_meta
 from engine.errors import DataLoss
-from tests.faults.damage_places import HEADER, NODE, PAGE, spans_by_kind
+from tests.faults.damage_spans import HEADER, NODE, PAGE, spans_by_kind
 from tests.faults.damage_world import make
 
 SEED = 7

@@ -1,4 +1,4 @@
-"""UserRefs in memory: as a dict has them, whatever the hashes."""
+"""The user hash table answers as a dict has them, whatever the hashes."""
 
 from __future__ import annotations
 
