@@ -255,3 +255,16 @@ def test_the_glossary_is_in_order_and_says_each_term_once() -> None:
     terms = re.findall(r"^\| ([^|]+) \|", glossary.partition("\n## ")[0], re.MULTILINE)[2:]
     assert len(terms) > 30
     assert terms == sorted(set(terms), key=str.lower)
+
+
+def test_renamed_settings_in_the_changelog_are_settings_now_and_were_not_kept() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(--[\w-]+)`, `(\w+)` \| `(--[\w-]+)`, `(\w+)` \|$", changelog, re.MULTILINE)
+    settings = {flag_of(field.name): variable_of(field.name) for field in fields()}
+    assert len(rows) == between(changelog, "renamed").count("\n| `")
+    for flag_before, _, flag_now, variable_now in rows:
+        assert flag_before not in settings
+        assert settings[flag_now] == variable_now
+    new = re.findall(r"`(--[\w-]+)`", changelog.partition("New settings: ")[2].partition("\n")[0])
+    assert new != []
+    assert set(new) <= set(settings)
