@@ -1,16 +1,16 @@
 """Every error the engine raises on purpose, drawn as a tree.
 
 MilepostError
-├── InvalidInput            the request itself is wrong; carries one violation per fault
+├── InvalidInput            the request is invalid; carries one violation per fault
 ├── NotFound                a named resource does not exist (for this account)
 ├── AlreadyExists           a chosen id is taken
-├── FailedPrecondition      the request is fine, but the state forbids it
+├── FailedPrecondition      the request is valid, but the state forbids it
 ├── EtagMismatch            the resource changed since the caller read it
-├── LimitExceeded           a credit, quota or size limit stands in the way
-├── RevisionNotReached      the deadline came before the asked-for revision
-├── DeadlineExceeded        the deadline came before the answer
-├── CursorExpired           the change log no longer reaches back to the cursor
-├── Unsupported             the contract has it, this build does not
+├── LimitExceeded           a credit, quota or size limit is reached
+├── RevisionNotReached      the deadline passed before the requested revision was reached
+├── DeadlineExceeded        the deadline passed before the answer was ready
+├── CursorExpired           the cursor is older than the change log
+├── Unsupported             this build does not implement it
 ├── StoreUnavailable        the store is closing or owned by another process
 └── DataLoss                a stored value failed its checksum
 
@@ -33,7 +33,7 @@ class Violation(msgspec.Struct, frozen=True):
 
 
 class Warning(msgspec.Struct, frozen=True):
-    """Something a caller may have mistyped but that is not refused: an event or attribute name never seen."""
+    """A possible mistake that does not fail the call: an unknown event or attribute name."""
 
     field: str
     description: str
@@ -52,7 +52,7 @@ class MilepostError(Exception):
 
 
 class InvalidInput(MilepostError):
-    """The request is wrong whatever the state; `violations` names every fault found, not only the first."""
+    """The request is invalid in any state. `violations` lists every fault."""
 
     default_reason = "INVALID_ARGUMENT"
 
@@ -80,7 +80,7 @@ class NotFound(MilepostError):
 
 
 class AlreadyExists(MilepostError):
-    """The chosen id is taken."""
+    """The id is already taken."""
 
     default_reason = "RESOURCE_ALREADY_EXISTS"
 
@@ -89,7 +89,7 @@ class AlreadyExists(MilepostError):
 
 
 class FailedPrecondition(MilepostError):
-    """The state forbids it; the message names what stands in the way."""
+    """The current state forbids the call. The message names the obstacle."""
 
     default_reason = "FAILED_PRECONDITION"
 
@@ -101,31 +101,31 @@ class EtagMismatch(MilepostError):
 
 
 class LimitExceeded(MilepostError):
-    """No credit, quota or room left; nothing was changed."""
+    """A credit, quota or size limit is reached. Nothing was changed."""
 
     default_reason = "LIMIT_EXCEEDED"
 
 
 class RevisionNotReached(MilepostError):
-    """The store had not reached the asked-for revision when the deadline came."""
+    """The store did not reach the requested revision before the deadline."""
 
     default_reason = "REVISION_NOT_REACHED"
 
 
 class DeadlineExceeded(MilepostError):
-    """The deadline came before the answer."""
+    """The deadline passed before the answer was ready."""
 
     default_reason = "DEADLINE_EXCEEDED"
 
 
 class CursorExpired(MilepostError):
-    """The cursor is older than the change log; `metadata["oldest_cursor"]` is the oldest that still works."""
+    """The cursor is older than the change log. `metadata["oldest_cursor"]` is the oldest valid one."""
 
     default_reason = "CURSOR_EXPIRED"
 
 
 class Unsupported(MilepostError):
-    """The contract has it, this build does not."""
+    """This build does not implement the method or feature."""
 
     default_reason = "NOT_BUILT"
 

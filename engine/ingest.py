@@ -1,4 +1,4 @@
-"""Data at the door: every row is held against the limits, what is refused is named, the rest goes in."""
+"""Ingestion: checks every row against the limits, stores the valid ones and reports the others."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from engine.user_columns import UserColumns
 
 
 class Rejection(msgspec.Struct, frozen=True):
-    """A row of a batch that is not taken. `field` is a path in the request, such as `events[3].user_id`."""
+    """A rejected row of a batch. `field` is a path in the request, such as `events[3].user_id`."""
 
     index: int
     reason: str
@@ -41,7 +41,7 @@ class Rejection(msgspec.Struct, frozen=True):
 
 
 class Ingested(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a batch; see `Appended`."""
+    """Result of a batch; see `Appended`."""
 
     revision: int
     accepted: int
@@ -51,14 +51,14 @@ class Ingested(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IngestedColumns(msgspec.Struct, frozen=True):
-    """What became of a batch of columns. Rows of `faults` are places in the batch."""
+    """Result of a batch of columns. Rows of `faults` are indexes into the batch."""
 
     appended: Appended
     faults: tuple[RowFaults, ...]
 
 
 class ColumnBatch(NamedTuple):
-    """A batch of events by column: the place of each row in the request, and the rows that had no shape."""
+    """A batch of events by column, the index of each row in the request, and the malformed rows."""
 
     columns: EventColumns
     places: Sequence[int]
@@ -69,7 +69,7 @@ R = TypeVar("R", EventRecord, UserRecord)
 
 
 class Ingest:
-    """Checks and appends. `appended` is told the account after each write."""
+    """Checks and appends rows. Calls `appended` with the account after each write."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Ingest:
         self._appended = appended
 
     def events(self, account: str, rows: Sequence[EventRecord | Rejection], request_id: str = "") -> Ingested:
-        """Appends the events that pass; a row that is already a Rejection stays one, in its place.
+        """Appends the valid events. A row that is already a Rejection is returned as it is.
 
         Raises NotFound (the account), InvalidInput: BATCH_TOO_LARGE, or BATCH_REFUSED when there are rows and
         none can be taken; LimitExceeded when there is no room.
@@ -98,7 +98,7 @@ class Ingest:
         )
 
     def users(self, account: str, rows: Sequence[UserRecord | Rejection], request_id: str = "") -> Ingested:
-        """Appends the user updates that pass. As `events`."""
+        """Appends the valid user updates. Raises as `events`."""
         self._account(account)
         times = Times.by_clock(self._clock.bounds())
         return self._ingest(
@@ -106,7 +106,7 @@ class Ingest:
         )
 
     def columns(self, account: str, columns: EventColumns, request_id: str = "") -> IngestedColumns:
-        """Appends the rows that pass. A batch of which nothing can be taken is answered with its faults.
+        """Appends the valid rows. A batch without valid rows returns its faults and raises nothing.
 
         Raises NotFound (the account), InvalidInput (the request id), LimitExceeded when there is no room.
         """
@@ -150,7 +150,7 @@ class Ingest:
     def _checked(
         self, account: str, columns: EventColumns, request_id: str
     ) -> tuple[EventColumns, list[RowFaults]]:
-        """The rows that pass, trimmed, and why the others do not."""
+        """The valid rows, trimmed, and the faults of the others."""
         retention = self._account(account).event_retention
         self._check_request_id(request_id)
         inputs: dict[str, bool] = {}
@@ -163,7 +163,7 @@ class Ingest:
         return _without_faults(columns, faults), faults
 
     def check_input(self, account: str, name: str, field: str) -> None:
-        """Checks an input that is given once for many rows. Raises InvalidInput for a name that is malformed
+        """Checks an input that applies to many rows. Raises InvalidInput for a name that is malformed
         or of another account, NotFound.
         """
         check_resource_name(name, field, Resource.INPUT)
@@ -172,13 +172,13 @@ class Ingest:
         self._repository.get(Input, name)
 
     def alias(self, account: str, from_user_id: str, to_user_id: str) -> int:
-        """From now on `from` is `to`; the revision at which it is visible. Raises NotFound, InvalidInput,
+        """Makes `from` an alias of `to` and returns the revision. Raises NotFound, InvalidInput,
         FailedPrecondition on a cycle.
         """
         self._account(account)
         faults = self._user_id_faults({"from_user_id": from_user_id, "to_user_id": to_user_id})
         if from_user_id == to_user_id:
-            faults = [*faults, Violation("to_user_id", "must be another user")]
+            faults = [*faults, Violation("to_user_id", "must differ from from_user_id")]
         if faults:
             raise InvalidInput(faults)
         revision = self._backend.alias(account, from_user_id, to_user_id)

@@ -1,4 +1,4 @@
-"""Limits on everything a caller can send, each with its unit in its name.
+"""Limits on caller input. Each name ends with its unit.
 
 The constants are the defaults; a deployment changes them through one `Limits`, which the service builds from
 its configuration and hands to whatever checks input.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-# --- data that comes in ---
+# --- incoming data ---
 
 BATCH_EVENTS_MAX = 10_000
 BATCH_BYTES_MAX = 4 * 1024 * 1024
@@ -26,13 +26,13 @@ DISPLAY_NAME_CHARACTERS_MAX = 100
 # --- erased users ---
 
 ERASED_IDS_DAYS = 30
-"""Days that the id of an erased user is kept in change logs for watchers who have not read of the exit. A
+"""Days to keep the id of an erased user in change logs so that lagging watchers still receive the exit. A
 connection that has not delivered it keeps the id for longer."""
 
 # --- change logs of activated audiences ---
 
 CHANGES_DAYS = 7
-"""Days that changes of a membership are kept for watchers to resume from, unless the account's retention is
+"""Days to keep membership changes for watchers to resume from, unless the account's retention is
 shorter. A connection that has not delivered one keeps it for longer."""
 
 # --- criteria ---
@@ -48,7 +48,7 @@ CALENDAR_UNITS_MAX = 100_000
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """The limits in force."""
+    """The limits of a deployment."""
 
     erased_ids_days: int = ERASED_IDS_DAYS
     changes_days: int = CHANGES_DAYS

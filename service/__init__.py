@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the service until SIGTERM or SIGINT and answers the exit status; `python -m service` is the same.
+    """Runs the service until SIGTERM or SIGINT and returns the exit status; `python -m service` is the same.
 
     `argv` are the flags (`--help` lists them), by default those of this process.
     """

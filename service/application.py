@@ -51,21 +51,21 @@ class Application:
 
     @property
     def address(self) -> str:
-        """Where it listens, with the real port."""
+        """Listening address with the actual port."""
         return self._server.address
 
     @property
     def port(self) -> int:
-        """The real port."""
+        """The actual port."""
         return self._server.port
 
     @property
     def in_flight(self) -> int:
-        """Calls that are not over."""
+        """Number of running calls."""
         return self._server.in_flight
 
     def start(self) -> None:
-        """Serves, refreshes, delivers and removes what is too old from now on."""
+        """Starts the server, the refresher, delivery and retention."""
         self._timekeeper.start()
         self._refresher.start()
         self._retainer.start()
@@ -74,7 +74,7 @@ class Application:
         self._write_watch.start()
 
     def stop(self) -> None:
-        """NOT_SERVING, drain, then the threads, the store last. A second call does nothing."""
+        """Reports NOT_SERVING, drains calls, stops the threads and closes the store. Idempotent."""
         if self._stopped:
             return
         self._stopped = True

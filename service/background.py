@@ -1,4 +1,4 @@
-"""The threads beside the server: for activated audiences, for what is too old, and for the clock."""
+"""Background threads: refresh of audiences, retention, write health and the clock."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _retention_logger = structlog.get_logger("milepost.retention")
 
 
 class Refresher(Repeating):
-    """Brings activated audiences up to date, with new data and with time passing, until stopped.
+    """Refreshes activated audiences after new data and as time passes, until stopped.
 
     A round begins as soon as something has changed, and after `interval_s` at the latest, since windows slide
     without any data. Between two rounds it rests for as long as the last one took, so that refreshing never
@@ -43,13 +43,13 @@ class Refresher(Repeating):
         return self._round()
 
     def _round(self) -> float:
-        """Refreshes once and answers how long to rest."""
+        """Refreshes once and returns the pause in seconds."""
         began = time.monotonic()
         try:
             self._live.refresh_all()
         # A refresh that fails leaves memberships as they were; the next one starts from there.
         except LimitExceeded as error:
-            _logger.warning("refresh waits for room", error=error.message)
+            _logger.warning("refresh delayed: no space left", error=error.message)
             return FAILURE_WAIT_S
         except Exception:
             _logger.exception("refresh failed")
@@ -58,7 +58,7 @@ class Refresher(Repeating):
 
 
 class Retainer(Repeating):
-    """Removes events that their account's retention is over for, at once and then every `interval_s`, until
+    """Sweeps events beyond their account's retention, at once and then every `interval_s`, until
     stopped.
     """
 
@@ -72,7 +72,7 @@ class Retainer(Repeating):
             self._retention.run()
         except Exception:
             # Nothing is removed that should stay, and what should go is found again the next time.
-            _retention_logger.exception("removing old events failed")
+            _retention_logger.exception("retention sweep failed")
         return self._interval_s
 
 
@@ -91,9 +91,9 @@ class WriteWatch(Repeating):
         if message != self._message:
             self._message = message
             if fault is None:
-                _write_logger.warning("writes are taken again")
+                _write_logger.warning("writes resumed")
             else:
-                _write_logger.error("writes are refused", reason=fault.reason, error=message)
+                _write_logger.error("writes rejected", reason=fault.reason, error=message)
         self._report(fault is None)
         return WRITES_INTERVAL_S
 
@@ -111,10 +111,10 @@ class Timekeeper(Repeating):
         try:
             self._clock.keep()
         except LimitExceeded as error:
-            _clock_logger.warning("the time waits for room to be stored", error=error.message)
+            _clock_logger.warning("clock not stored: no space left", error=error.message)
             return FAILURE_WAIT_S
         except Exception:
             # A start compares with an older time then, and waits where it need not.
-            _clock_logger.exception("storing the time failed")
+            _clock_logger.exception("storing the clock failed")
             return FAILURE_WAIT_S
         return CLOCK_INTERVAL_S

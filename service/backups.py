@@ -1,4 +1,4 @@
-"""Backups below the configured directory."""
+"""Backups in the configured directory."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ UNFINISHED_PREFIX = ".unfinished-"
 
 
 def write_backup(backend: Backend, backup_dir: Path, backup_id: str) -> Path:
-    """Writes a consistent copy of the store and answers its directory.
+    """Writes a consistent copy of the store and returns its directory.
 
     The copy gets its name once it is whole, so that a directory of that name is always a complete backup.
-    Raises InvalidInput for what is no id, AlreadyExists when it is taken.
+    Raises InvalidInput for a malformed id, AlreadyExists when it is taken.
     """
     if not backup_id:
         raise InvalidInput.one("backup_id", "is required")

@@ -25,7 +25,7 @@ _logger = structlog.get_logger("milepost.service")
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Serves until SIGTERM or SIGINT, and answers the exit status.
+    """Serves until SIGTERM or SIGINT and returns the exit status.
 
     Once serving it prints `ready address=HOST:PORT` on stdout; everything else goes to the log on stderr.
     """
@@ -75,7 +75,7 @@ class StopSignals:
 
 def _announce(application: Application, port_file: Path | None) -> None:
     if port_file is not None:
-        # Renamed into place, so that whoever waits for the file never reads half a number.
+        # Renamed into place: a reader never sees a partial number.
         unfinished = port_file.with_name(port_file.name + ".unfinished")
         unfinished.write_text(f"{application.port}\n", encoding="ascii")
         unfinished.replace(port_file)

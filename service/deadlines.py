@@ -1,4 +1,4 @@
-"""How long a call may take: the caller's deadline, or the server's own limit when it comes first."""
+"""Deadlines of calls: the caller's deadline, capped by the server's limit."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Deadlines:
     call_s_max: float
 
     def of(self, context: grpc.ServicerContext) -> float:
-        """The instant by which the answer must be there; a call without a deadline gets the limit."""
+        """Deadline of a unary call. A call without a deadline gets the limit."""
         return time.monotonic() + min(context.time_remaining(), self.call_s_max)
 
     def of_stream(self, context: grpc.ServicerContext) -> float | None:
-        """The caller's deadline alone: a stream may last as long as the caller wants."""
+        """Deadline of a stream: the caller's only, or None."""
         remaining_s = context.time_remaining()
         # A call without a deadline has a number of seconds left too, one that no thread can wait for.
         return None if remaining_s > threading.TIMEOUT_MAX else time.monotonic() + remaining_s

@@ -1,4 +1,4 @@
-"""Engine errors as canonical codes: the one place.
+"""Maps engine errors to canonical status codes, in this file only.
 
 Every error that a caller sees carries `google.rpc.ErrorInfo` (reason, domain `milepost`, metadata), and
 `google.rpc.BadRequest` with one violation a fault where fields are at fault. The reasons are those of
@@ -72,13 +72,13 @@ _logger = structlog.get_logger("milepost.service")
 
 
 def code_of(error: BaseException) -> grpc.StatusCode:
-    """The canonical code a caller gets for the error."""
+    """The canonical status code of the error."""
     reason = reason_of(error)
     return grpc.StatusCode.INTERNAL if reason is None else CODES[reason]
 
 
 def reason_of(error: BaseException) -> str | None:
-    """The reason a caller is told: the error's own, or where that is none of the contract's (a store tells
+    """The reason in the status: the error's own, or when the contract does not have it (a store tells
     its operators more) that of its class. None for a defect.
     """
     if not isinstance(error, MilepostError):
@@ -89,7 +89,7 @@ def reason_of(error: BaseException) -> str | None:
 
 
 def status_of(error: BaseException) -> status_pb2.Status:
-    """The status for an error. A defect is logged with its traceback, under the id the caller is told."""
+    """The status of an error. A defect is logged with its traceback and the correlation id of the status."""
     reason = reason_of(error)
     if reason is None or not isinstance(error, MilepostError):
         return _defect(error)
@@ -104,7 +104,7 @@ def status_of(error: BaseException) -> status_pb2.Status:
 
 
 def abort(context: grpc.ServicerContext, error: BaseException) -> None:
-    """Ends the call with the error's status. Raises, as `context.abort` does."""
+    """Aborts the call with the error's status. Raises, as `context.abort` does."""
     context.abort_with_status(rpc_status.to_status(status_of(error)))
 
 
@@ -124,7 +124,7 @@ def _error_info(reason: str, metadata: dict[str, str]) -> error_details_pb2.Erro
 
 
 def _bad_request(violations: Sequence[Violation]) -> tuple[error_details_pb2.BadRequest, int]:
-    """The first violations, as many as fit, and how many were left out."""
+    """The first violations that fit, and the number left out."""
     bad_request = error_details_pb2.BadRequest()
     size_bytes = 0
     for index, violation in enumerate(violations):

@@ -1,4 +1,4 @@
-"""What happens around every call: admission, size, errors, access log.
+"""Wraps every call: admission, size limits, errors and the access log.
 
 One interceptor wraps each method once and keeps the wrapped handler. A wrapped call is admitted or refused
 before it takes a thread, its message is measured before it is parsed, and whatever it raises is given its
@@ -53,7 +53,7 @@ _logger = structlog.get_logger("milepost.access")
 
 
 class Workers(ThreadPoolExecutor):
-    """A pool of threads that knows how many calls it holds, running and waiting, and how many it may hold."""
+    """A thread pool that counts and limits its calls, running and queued."""
 
     def __init__(self, name: str, threads: int, in_flight_max: int) -> None:
         super().__init__(max_workers=threads, thread_name_prefix=name)
@@ -64,16 +64,16 @@ class Workers(ThreadPoolExecutor):
 
     @property
     def in_flight(self) -> int:
-        """Calls accepted and not yet over."""
+        """Number of calls running or queued."""
         return self._in_flight
 
     @property
     def full(self) -> bool:
-        """Whether another call would be one too many."""
+        """Whether the limit of calls is reached."""
         return self._in_flight >= self.in_flight_max
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Runs `fn` in a thread of the pool and counts it until it is over."""
+        """Runs `fn` in the pool and counts it until it ends."""
         with self._lock:
             self._in_flight += 1
         try:
@@ -101,11 +101,11 @@ class Pools:
 
     @property
     def in_flight(self) -> int:
-        """Calls of all kinds that are not over."""
+        """Number of calls of all kinds running or queued."""
         return sum(pool.in_flight for pool in self._all)
 
     def shutdown(self) -> None:
-        """Lets the threads end once their calls are over."""
+        """Lets the threads end after their calls."""
         for pool in self._all:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -116,13 +116,13 @@ class Pools:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """Stands for a message that was not parsed; raised as its error once the call runs."""
+    """Placeholder for a message that was not parsed. Its error is raised when the call runs."""
 
     error: MilepostError
 
 
 class CallInterceptor(grpc.ServerInterceptor):
-    """Admission, size, errors and access log for every method of the contract."""
+    """Applies admission, size limits, errors and the access log to every method."""
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class CallInterceptor(grpc.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        """The wrapped handler, or one that refuses because too many calls are in flight."""
+        """The wrapped handler, or one that rejects the call when too many are in flight."""
         method = handler_call_details.method
         handler = self._wrapped.get(method)
         if handler is None:
@@ -199,7 +199,9 @@ class CallInterceptor(grpc.ServerInterceptor):
             try:
                 return parse(data)
             except DecodeError:
-                return Unreadable(InvalidInput.one("request", "is no message of this method"))
+                return Unreadable(
+                    InvalidInput.one("request", "could not be parsed as a message of this method")
+                )
 
         return read
 
@@ -209,7 +211,7 @@ class CallInterceptor(grpc.ServerInterceptor):
             try:
                 answer = behaviour(self._readable(request), context)
             except grpc.RpcError:
-                # The caller went away in the middle of the request; there is nobody to tell.
+                # The caller disconnected during the request: there is no one to answer.
                 raise
             except Exception as error:
                 self._log(method, context, error, time.monotonic() - started)
@@ -250,10 +252,10 @@ class CallInterceptor(grpc.ServerInterceptor):
 
     def _may_go_on(self) -> None:
         if self._stopping.is_set():
-            raise StoreUnavailable("the service is stopping: send what is not acknowledged elsewhere")
+            raise StoreUnavailable("the service is stopping; send unacknowledged batches again")
 
     def _in_this_state(self, error: Exception) -> Exception:
-        """A call that fails because the service is stopping is told so, whatever broke under it."""
+        """While the service stops, reports that as the reason of any failure."""
         if self._stopping.is_set() and not isinstance(error, MilepostError):
             return StoreUnavailable("the service is stopping")
         return error
@@ -289,7 +291,7 @@ def _too_large(field: str | None, actual: int, limit: int) -> InvalidInput:
 
 
 def _checked(request: Any) -> Any:
-    """The request; raises the error of an unreadable one."""
+    """The request. Raises the error of an unreadable one."""
     if isinstance(request, Unreadable):
         raise request.error
     return request

@@ -1,4 +1,4 @@
-"""Limits of the transport, each with its unit in its name; those on data are in `engine.limits`."""
+"""Limits of the transport. Each name ends with its unit. Limits on data are in `engine.limits`."""
 
 from __future__ import annotations
 
@@ -42,4 +42,4 @@ IMPORT_REQUEST_ID_BYTES_MAX = 200
 """Shorter than other request ids, because the place of each batch is added."""
 IMPORT_REJECTIONS_MAX = 1_000
 IMPORT_REFUSED_ROWS_MAX = 1 << 20
-"""Refused rows that an answer names; so many take 3 MiB, and clients take messages of 4."""
+"""Maximum rejected rows in a response. They take 3 MiB, below the 4 MiB that clients accept."""

@@ -1,4 +1,4 @@
-"""What the contract has and this build has not: the only list of it.
+"""Methods and outputs that this build does not implement.
 
 Calling one of these answers UNIMPLEMENTED with `ErrorInfo` NOT_BUILT. The README's list is held against this
 one by a test.

@@ -1,4 +1,4 @@
-"""What is done with the directory of a store that is not served, in the messages of AdminService.
+"""Operations on a store that no service has open, in the messages of AdminService.
 
 The command `milepost store` shows both alike.
 """
@@ -16,7 +16,7 @@ from service.convert.upkeep import finding_messages, stats_message
 
 
 class OfflineError(Exception):
-    """What was asked cannot be done; the message says why."""
+    """The operation failed. The message gives the reason."""
 
 
 def verify(directory: Path) -> Iterator[pb.VerifyStoreResponse]:
@@ -32,13 +32,13 @@ def stats(directory: Path) -> pb.GetStoreStatsResponse:
 
 
 def restore(backup: Path, directory: Path) -> pb.GetStoreStatsResponse:
-    """Makes a store of a backup in an empty or missing directory."""
+    """Restores a backup into an empty or missing directory."""
     with _told():
         return stats_message(offline.restore(backup, directory))
 
 
 def compact(directory: Path) -> tuple[int, int]:
-    """Writes the files of a store anew; the bytes they took before and take now."""
+    """Rewrites the files of a store. Returns their bytes before and after."""
     with _told():
         before_bytes, after_bytes = offline.compact(directory)
     return before_bytes, after_bytes
@@ -51,7 +51,7 @@ def upgrade(directory: Path) -> tuple[tuple[str, ...], int]:
 
 
 def adopt(directory: Path, *, moved: bool = False) -> str:
-    """Makes a copied directory a store where it is; the id that it has then."""
+    """Turns a copied directory into a store and returns its new id."""
     with _told():
         return offline.adopt(directory, moved=moved)
 

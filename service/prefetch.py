@@ -1,4 +1,4 @@
-"""Work done ahead in a thread, while what came of the former piece is used."""
+"""Prefetches the items of an iterator in a thread."""
 
 from __future__ import annotations
 

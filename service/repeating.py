@@ -1,4 +1,4 @@
-"""A thread beside the server that does the same again and again."""
+"""A background thread that repeats one task."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 
 
 class Repeating(ABC):
-    """Takes a turn, rests for as long as the turn says, and so on until stopped."""
+    """Runs a task, pauses as long as it asks for, and repeats until stopped."""
 
     def __init__(self, name: str) -> None:
         self._stopping = threading.Event()
@@ -18,7 +18,7 @@ class Repeating(ABC):
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread and waits until a turn that is under way is over."""
+        """Stops the thread and waits for the current turn."""
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join()
@@ -29,4 +29,4 @@ class Repeating(ABC):
 
     @abstractmethod
     def _turn(self) -> float:
-        """Does the work once and answers how many seconds to rest. Raises nothing."""
+        """Runs the task once and returns the pause in seconds. Never raises."""

@@ -1,4 +1,4 @@
-"""The gRPC server: services, health, reflection, limits, and an orderly end."""
+"""The gRPC server: services, health, reflection, limits and graceful shutdown."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ SERVER_OPTIONS = (
 
 
 class CannotListen(OSError):
-    """The address is taken or is none of this machine's."""
+    """The address is in use, or does not belong to this machine."""
 
 
 class Server:
-    """A gRPC server around an engine, bound to its port but not yet serving."""
+    """A gRPC server for an engine. It is bound to its port; `start` makes it serve."""
 
     def __init__(self, engine: Engine, config: Config) -> None:
         self._config = config
@@ -102,21 +102,21 @@ class Server:
 
     @property
     def address(self) -> str:
-        """Where it listens, with the real port."""
+        """Listening address with the actual port."""
         return f"{self._config.host}:{self.port}"
 
     @property
     def in_flight(self) -> int:
-        """Calls of the contract that are not over."""
+        """Number of running calls of the contract."""
         return self._pools.in_flight
 
     def start(self) -> None:
-        """Begins to serve, and says so to health checks."""
+        """Starts serving and reports SERVING to health checks."""
         self._server.start()
         self._report(health_pb2.HealthCheckResponse.SERVING)
 
     def stop(self) -> None:
-        """NOT_SERVING first, then streams end and calls under way finish, at most `stop_grace_s`."""
+        """Reports NOT_SERVING, ends streams and waits up to `stop_grace_s` for running calls."""
         self._health.enter_graceful_shutdown()
         self._stopping.set()
         stopped = self._server.stop(self._config.stop_grace_s)
@@ -166,7 +166,7 @@ class Server:
         self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
 
     def report_writes(self, are_taken: bool) -> None:
-        """Says to health checks of the service that takes data whether it does."""
+        """Reports to health checks of IngestService whether writes are accepted."""
         statuses = health_pb2.HealthCheckResponse
         self._health.set(INGEST_SERVICE, statuses.SERVING if are_taken else statuses.NOT_SERVING)
 

@@ -1,6 +1,6 @@
 """Checks of events and user updates by column: each distinct text once, numbers and times as arrays.
 
-A row is refused for the reason that `check_event` or `check_user` of `rows` gives; tests hold this.
+A row is rejected for the same reason as in `check_event` or `check_user` of `rows`; tests compare them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 class RowFaults(msgspec.Struct, frozen=True):
-    """Rows of a batch that are refused for one reason; `field` is a path below the row, `rows` ascend."""
+    """Rows rejected for one reason. `field` is a path within the row; `rows` ascend."""
 
     reason: str
     field: str
@@ -66,7 +66,7 @@ def _found(
     limits: Limits,
     input_fault: Callable[[str], Fault | None],
 ) -> _Found:
-    """Faults in the order in which `check_event` looks for them, each with the rows that have it."""
+    """Faults in the order of `check_event`, each with the rows that have it."""
     times = columns.times
     yield from _name_faults("user_id", columns.user_ids, limits)
     yield from _name_faults("name", columns.names, limits)
@@ -132,7 +132,7 @@ def _name_faults(field: str, column: TextColumn, limits: Limits) -> _Found:
 
 
 def _are_short(texts: Sequence[str], bytes_max: int) -> bool:
-    """Whether none can be longer, as the longest of them tells for all."""
+    """Whether every text is short enough, judged by the longest one."""
     return max(map(len, texts), default=0) * UTF8_BYTES_MAX <= bytes_max
 
 
@@ -188,7 +188,7 @@ def _value_faults(column: ValueColumn, count: int, limits: Limits) -> _Found:
 
 
 def _entry_faults(field: str, column: ValueColumn, count: int, limits: Limits) -> _Found:
-    """Faults of strings, bools and lists, each distinct one looked at once."""
+    """Faults of strings, bools and lists. Checks each distinct value once."""
     faulty = {
         code: fault
         for code, value in enumerate(column.entries)
@@ -199,7 +199,7 @@ def _entry_faults(field: str, column: ValueColumn, count: int, limits: Limits) -
 
 
 def _spread(mask: Mask, rows: Rows | None, count: int) -> Mask:
-    """A mask over values of those rows (None = all) as one over the rows of the batch."""
+    """Turns a mask over the values of `rows` (None = all) into a mask over the batch."""
     if rows is None:
         return mask
     spread = np.zeros(count, np.bool_)

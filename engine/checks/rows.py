@@ -12,14 +12,14 @@ from engine.values import MICROS_PER_DAY, TIME_MAX_MICROS, TIME_MIN_MICROS, Kind
 
 UTF8_BYTES_MAX = 4
 EVENT_AHEAD_MAX = MICROS_PER_DAY
-"""An event may lie this far ahead of the server's clock."""
+"""Maximum time of an event ahead of the server's clock."""
 
 Fault: TypeAlias = tuple[str, str, str]
 """Reason, field below the row ("" = the row), description."""
 
 
 class Times(NamedTuple):
-    """The times that data may have: `oldest` None = however old."""
+    """Range of valid times. `oldest` None = no limit."""
 
     oldest: Micros | None
     latest: Micros
@@ -34,7 +34,7 @@ class Times(NamedTuple):
 
 
 def is_longer(text: str, bytes_max: int) -> bool:
-    """Whether the text has more bytes in UTF-8; short ones are not encoded to find out."""
+    """Whether the text has more than `bytes_max` bytes of UTF-8. Encodes long texts only."""
     return len(text) * UTF8_BYTES_MAX > bytes_max and len(text.encode()) > bytes_max
 
 
@@ -97,7 +97,7 @@ def _attributes_fault(attributes: Mapping[str, Value | None], limits: Limits) ->
     key_glance = limits.name_bytes_max // UTF8_BYTES_MAX
     text_glance = limits.string_bytes_max // UTF8_BYTES_MAX
     for key, value in attributes.items():
-        # Nearly every attribute is a short string or a finite number under a short key: told at a glance.
+        # Fast path: nearly every attribute is a short string or a finite number under a short key.
         if 0 < len(key) <= key_glance and (
             len(value) <= text_glance if type(value) is str else type(value) is float and isfinite(value)
         ):

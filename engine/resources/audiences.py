@@ -59,7 +59,7 @@ class AudienceRecords:
         if journey:
             check_name(journey, "journey", Resource.JOURNEY)
             if account_of(journey) != parent:
-                raise InvalidInput.one("journey", f"is no journey of {parent}")
+                raise InvalidInput.one("journey", f"is not a journey of {parent}")
             self._repository.get(Journey, journey)
             audiences = tuple(a for a in audiences if journey_of(a.milestone) == journey)
         question = ("list_audiences", parent, journey)

@@ -1,4 +1,4 @@
-"""Checks that every resource shares: display names, update masks, etags."""
+"""Checks shared by all resources: display names, update masks, etags."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def display_name_faults(display_name: str, field: str, limits: Limits) -> Iterab
 
 
 def refuse_if_any(violations: Iterable[Violation]) -> None:
-    """Raises InvalidInput with all of them, if there is one."""
+    """Raises InvalidInput with all violations, if there are any."""
     found = tuple(violations)
     if found:
         raise InvalidInput(found)
 
 
 def masked_values(record: Record, fields: Collection[str], allowed: Collection[str]) -> dict[str, Any]:
-    """The record's values of the fields to change. Raises InvalidInput for one that cannot be changed."""
+    """The record's values of `fields`. Raises InvalidInput for a field that cannot be changed."""
     unknown = [field for field in fields if field not in allowed]
     if unknown:
         raise InvalidInput(
@@ -38,6 +38,6 @@ def masked_values(record: Record, fields: Collection[str], allowed: Collection[s
 
 
 def check_etag(record: Record, etag: str) -> None:
-    """Raises EtagMismatch when an etag is given and is not the record's."""
+    """Raises EtagMismatch when `etag` is set and differs from the record's."""
     if etag and etag != etag_of(record):
         raise EtagMismatch(f"{record.name} changed since it was read", metadata={"resource": record.name})

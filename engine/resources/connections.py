@@ -47,7 +47,7 @@ OPTED_IN_NAMES_MAX = 100
 
 
 class Connections(Outputs):
-    """Creates, reads, changes and switches connections; and the outputs they lead to."""
+    """Manages connections and their outputs."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class Connections(Outputs):
             return updated
 
     def delete_connection(self, name: str, etag: str = "") -> None:
-        """Deletes a connection; one that is live is deactivated by it. Raises NotFound, EtagMismatch."""
+        """Deletes a connection and deactivates a live one. Raises NotFound, EtagMismatch."""
         check_name(name, "name", Resource.CONNECTION)
         with self._repository.writing() as changes:
             known = self._repository.get(Connection, name)
@@ -165,7 +165,7 @@ class Connections(Outputs):
     # --- states ---------------------------------------------------------------------------------------------
 
     def activate(self, name: str, etag: str = "") -> Connection:
-        """Switches an INACTIVE connection on; one that is ACTIVE stays as it is.
+        """Activates an INACTIVE connection. An ACTIVE one stays unchanged.
 
         Uses a credit of the account unless the audience is activated already. Raises NotFound, EtagMismatch,
         FailedPrecondition, LimitExceeded (nothing changed).
@@ -182,8 +182,8 @@ class Connections(Outputs):
                 changes,
                 known,
                 state=ConnectionState.ACTIVE,
-                # A membership without history tells of its members by their first changes; otherwise those
-                # present come first and the changes after what they reflect.
+                # A membership without history sends its members as changes. Otherwise the current
+                # members come first, then the changes after that state.
                 delivered=0 if stored is None else stored.last_sequence,
                 snapshot_after=None if stored is None else "",
                 activation=known.activation + 1,
@@ -192,7 +192,7 @@ class Connections(Outputs):
         return activated
 
     def deactivate(self, name: str, etag: str = "") -> Connection:
-        """Switches a connection off, whatever it had still to deliver; the credit returns. Raises NotFound,
+        """Deactivates a connection, drops undelivered changes and returns the credit. Raises NotFound,
         EtagMismatch, FailedPrecondition.
         """
         with self._repository.writing() as changes:
@@ -200,7 +200,7 @@ class Connections(Outputs):
             if known.state is ConnectionState.INACTIVE:
                 return known
             if self._repository.find(Closing, known.audience) is not None:
-                raise _wrong_state(known, "its audience is deleted and the last exits are being sent")
+                raise _wrong_state(known, "its audience was deleted and its last exits are being sent")
             deactivated = self._put(
                 changes,
                 known,
@@ -213,13 +213,13 @@ class Connections(Outputs):
         return deactivated
 
     def resume(self, name: str, etag: str = "") -> Connection:
-        """Lets a FAULTED connection go on from its cursor; it takes a credit again. Raises NotFound,
+        """Resumes a FAULTED connection from its cursor and takes a credit again. Raises NotFound,
         EtagMismatch, FailedPrecondition, LimitExceeded.
         """
         with self._repository.writing() as changes:
             known = self._known(name, etag)
             if known.state is not ConnectionState.FAULTED:
-                raise _wrong_state(known, "only a FAULTED one is resumed")
+                raise _wrong_state(known, "only a FAULTED connection can be resumed")
             if self._repository.find(Closing, known.audience) is None:
                 self._take_credit(known)
             resumed = self._put(changes, known, state=ConnectionState.ACTIVE, fault="")
@@ -227,7 +227,7 @@ class Connections(Outputs):
         return resumed
 
     def mark_faulted(self, name: str, why: str) -> Connection:
-        """Stops an ACTIVE connection that cannot deliver; its cursor is kept. Raises NotFound."""
+        """Marks an ACTIVE connection FAULTED and keeps its cursor. Raises NotFound."""
         with self._repository.writing() as changes:
             known = self._repository.get(Connection, name)
             if known.state is not ConnectionState.ACTIVE:

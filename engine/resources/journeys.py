@@ -104,7 +104,9 @@ class Journeys:
         field, _, direction = order_by.strip().partition(" ")
         field = field or "name"
         if field not in ORDERS or direction.strip() not in ("", "asc", "desc"):
-            raise InvalidInput.one("order_by", f"must be one of {', '.join(ORDERS)}, perhaps with ' desc'")
+            raise InvalidInput.one(
+                "order_by", f"must be one of {', '.join(ORDERS)}, optionally followed by ' desc'"
+            )
         checkpointed = query.casefold()
         journeys = self._repository.scan(Journey, f"{parent}/journeys/")
         return page_of(

@@ -87,7 +87,7 @@ class Forest:
         return tuple(m.name for m in milestones if audience in audiences_in(m.criteria))
 
     def is_cyclic(self, tree: JourneyTree) -> bool:
-        """Whether some audience would be made from itself if `tree` were saved.
+        """Whether an audience would depend on itself if `tree` were saved.
 
         All its milestones are looked at, since what one of them takes changes its later siblings.
         """

@@ -156,7 +156,7 @@ class Milestones:
         return self._criteria.require(tree, tree_milestone(milestone), milestone.criteria, CRITERIA_FIELD)
 
     def _put_renumbered(self, changes: Changes, siblings: Iterable[Milestone], now: Micros) -> None:
-        """Writes those of the siblings that are new or get another place. Remaining users go last."""
+        """Writes the siblings that are new or change position. Remaining users go last."""
         ordered = sorted(siblings, key=lambda m: not _is_criteria(m))
         for position, sibling in enumerate(ordered):
             is_new = self._repository.find(Milestone, sibling.name) is None
@@ -187,7 +187,7 @@ class Milestones:
         return Written(updated, warnings)
 
     def move_milestone(self, name: str, position: int, etag: str = "") -> Milestone:
-        """Gives a criteria milestone another place, from 0, among its siblings; beyond the last = last before
+        """Moves a criteria milestone to a position, from 0, among its siblings; beyond the last = last before
         remaining users. Raises NotFound, EtagMismatch, InvalidInput.
         """
         check_name(name, "name", Resource.MILESTONE)
@@ -197,7 +197,7 @@ class Milestones:
             known = self._repository.get(Milestone, name)
             check_etag(known, etag)
             if not _is_criteria(known):
-                raise InvalidInput.one("name", "remaining users are always last")
+                raise InvalidInput.one("name", "remaining users cannot move: they are always last")
             journey = journey_of(name)
             others = [m for m in self.siblings(journey, known.parent) if m.name != name]
             room = sum(map(_is_criteria, others))
@@ -210,7 +210,7 @@ class Milestones:
         return self._repository.get(Milestone, name)
 
     def _refuse_cycle(self, journey: str, ordered: Sequence[Milestone]) -> None:
-        """A later sibling depends on an earlier one, so that a new order may close a cycle of audiences."""
+        """Later siblings depend on earlier ones, so a new order may create a cycle of audiences."""
         tree = self._forest.tree(journey)
         places = {milestone.name: place for place, milestone in enumerate(ordered)}
         moved = tuple(
@@ -219,7 +219,7 @@ class Milestones:
         if self._forest.is_cyclic(msgspec.structs.replace(tree, milestones=moved)):
             raise InvalidInput.one(
                 "position",
-                "in this order an audience named in the criteria would be made from itself",
+                "in this order an audience would depend on itself",
                 reason="INVALID_CRITERIA",
             )
 
@@ -303,7 +303,7 @@ def _refuse_misfit(milestone: Milestone) -> None:
 
 
 def _refuse_second_remaining(milestone: Milestone, siblings: Sequence[Milestone]) -> None:
-    """At most one a split, and only once a criteria sibling exists."""
+    """At most one per split, and only after a criteria sibling exists."""
     if _is_criteria(milestone):
         return
     for sibling in siblings:

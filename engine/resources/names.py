@@ -1,4 +1,4 @@
-"""Ids and resource names: what they may look like, and making new ones."""
+"""Ids and resource names: their form, and generation of new ids."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _ID_PATTERN = re.compile(_ID)
 _ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 
 ANY = "-"
-"""In place of an id in the parent of a list: all of them."""
+"""Wildcard id in the parent of a list."""
 
 
 class Resource(enum.Enum):
-    """The kinds of resource, each with the shape of its names."""
+    """Kinds of resource with the pattern of their names."""
 
     ACCOUNT = "accounts/{account}"
     WORKSPACE = "accounts/{account}/workspaces/{workspace}"
@@ -36,20 +36,20 @@ _PATTERNS = {kind: re.compile(re.sub(r"\{\w+\}", lambda _: _ID, kind.value)) for
 
 
 def is_name(name: str, *kinds: Resource) -> bool:
-    """Whether `name` has the shape of a name of one of the kinds."""
+    """Whether `name` is a well-formed name of one of the kinds."""
     return any(_PATTERNS[kind].fullmatch(name) for kind in kinds)
 
 
 def check_name(name: str, field: str, *kinds: Resource) -> None:
-    """Raises InvalidInput naming `field` unless `name` has the shape of a name of one of the kinds."""
+    """Raises InvalidInput for `field` unless `name` is a well-formed name of one of the kinds."""
     if not is_name(name, *kinds):
         shapes = " or ".join(kind.value for kind in kinds)
-        problem = "is required" if not name else f"{name!r} is no name"
-        raise InvalidInput.one(field, f"{problem}: {shapes}")
+        problem = f"expected {shapes}, got {name!r}" if name else f"is required: {shapes}"
+        raise InvalidInput.one(field, problem)
 
 
 def chosen_or_made_id(chosen: str, field: str) -> str:
-    """The caller's id when it is a valid one, a new random id when it is empty. Raises InvalidInput."""
+    """The caller's id, or a new random one when it is empty. Raises InvalidInput when it is malformed."""
     if not chosen:
         return made_id()
     if not _ID_PATTERN.fullmatch(chosen):

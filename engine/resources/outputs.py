@@ -1,4 +1,4 @@
-"""Where audiences are sent: the records, and what each kind of output must say."""
+"""Outputs: their records and the checks of each kind."""
 
 from __future__ import annotations
 

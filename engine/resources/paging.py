@@ -1,7 +1,7 @@
-"""Pages of lists, and the opaque tokens that lead from one to the next.
+"""Pages of lists, and the opaque page tokens.
 
-A token holds where to go on and a digest of what was asked (method, parent, filters), so that it works for
-that question only.
+A token holds the position and a digest of the query (method, parent, filters), so it is valid for
+that query only.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ T = TypeVar("T")
 R = TypeVar("R", bound=Record)
 
 Key: TypeAlias = tuple[str | int, ...]
-"""An item's place in the order of a list."""
+"""Sort key of an item."""
 Question: TypeAlias = tuple[str | int | None, ...]
-"""Method, parent and filters: what a token is bound to."""
+"""Method, parent and filters that a token is bound to."""
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):
-    """Some items of a list, and the token of the next page ("" = that was all)."""
+    """Some items of a list and the token of the next page ("" = last page)."""
 
     items: tuple[T, ...]
     next_page_token: str
 
 
 def page_size_of(page_size: int) -> int:
-    """The size in force: 0 is the default, more than the largest is the largest. Raises InvalidInput."""
+    """The effective page size: 0 = default, capped at the maximum. Raises InvalidInput when negative."""
     if page_size < 0:
         raise InvalidInput.one("page_size", "must not be negative")
     return min(page_size or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
@@ -50,7 +50,7 @@ def encode_token(question: Question, position: object) -> str:
 
 
 def decode_token(question: Question, token: str, position_type: type[T]) -> T:
-    """The position in a token. Raises InvalidInput when the token was not made for this question."""
+    """The position in a token. Raises InvalidInput when the token belongs to another query."""
     try:
         body = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         digest, position = msgspec.msgpack.decode(body, type=tuple[str, msgspec.Raw])
@@ -62,9 +62,9 @@ def decode_token(question: Question, token: str, position_type: type[T]) -> T:
 
 
 def bad_token() -> InvalidInput:
-    """The refusal of a token."""
+    """The error for an invalid token."""
     return InvalidInput.one(
-        "page_token", "is not one that this method gave for this request", reason="INVALID_PAGE_TOKEN"
+        "page_token", "does not belong to this method and request", reason="INVALID_PAGE_TOKEN"
     )
 
 
@@ -83,7 +83,7 @@ def page_of(
 ) -> Page[T]:
     """The page of `items`, in order of `key`, that follows the token.
 
-    `key` is unique among the items, so that a walk goes on at the right place also when items came or went.
+    `key` is unique, so paging continues correctly when items are added or removed.
     """
     size = page_size_of(page_size)
     ordered = sorted(((key(item), item) for item in items), key=lambda pair: pair[0], reverse=descending)

@@ -1,7 +1,7 @@
-"""Creates repeated under the same `request_id` give the first answer again.
+"""Idempotent creates: a repeat with the same `request_id` returns the first response.
 
-The first answer is stored in the commit that makes it true, and forgotten `ANSWERS_KEPT_DAYS` later, by the
-clock that removals go by.
+The response is stored in the same commit as the resource and dropped `ANSWERS_KEPT_DAYS` later, by the
+clock that removals use.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _Answer(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Requests:
-    """The stored answers."""
+    """The stored responses."""
 
     def __init__(self, repository: Repository, limits: Limits, stamp: Callable[[], Stamp]) -> None:
         self._repository = repository
@@ -45,7 +45,7 @@ class Requests:
     def first_answer(
         self, method: str, parent: str, request_id: str, kind: type[R]
     ) -> tuple[R, tuple[Warning, ...]] | None:
-        """What the first call under this id answered, or None. Raises InvalidInput for too long an id."""
+        """The response of the first call with this id, or None. Raises InvalidInput for too long an id."""
         if not request_id:
             return None
         if len(request_id.encode()) > self._limits.name_bytes_max:
@@ -66,7 +66,7 @@ class Requests:
         *,
         warnings: tuple[Warning, ...] = (),
     ) -> None:
-        """Stores an answer with the other changes of its commit, and forgets some of the oldest."""
+        """Stores a response in the commit of `changes` and drops some expired ones."""
         if not request_id:
             return
         now = self._stamp()
@@ -83,5 +83,5 @@ class Requests:
 
 
 def _key(method: str, parent: str, request_id: str) -> str:
-    # Hashed, since a parent and an id together may be longer than a document's key.
+    # Hashed: a parent and an id together may exceed the length of a document key.
     return f"{_ANSWER}{xxhash.xxh3_128_hexdigest(msgspec.msgpack.encode((method, parent, request_id)))}"

@@ -1,4 +1,4 @@
-"""One import from its stream to its answer: rows are converted while the batch before them is appended."""
+"""Runs one import: converts rows while the previous batch is appended."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ USERS = Form(user_layout_of, convert_users, attrgetter("user_columns"), pb.Impor
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows to append at once. `first_row` is their place in the stream."""
+    """Rows to append together. `first_row` is their index in the stream."""
 
     first_row: int
     request_id: str
@@ -111,19 +111,19 @@ class Importing:
         return tally.response(self.token)
 
     def _check(self, header: Header) -> None:
-        """Refuses, before any row, what would be refused of every row."""
+        """Rejects, before any row, what would be rejected in every row."""
         check_name(header.parent, "header.parent", Resource.ACCOUNT)
         self.engine.accounts.get_account(header.parent)
         if header.input:
             self.engine.ingest.check_input(header.parent, header.input, "header.input")
         elif not header.input_column:
-            raise InvalidInput.one("header.input", "is required, as there is no input_column")
+            raise InvalidInput.one("header.input", "is required without input_column")
 
 
 def _header(requests: Iterator[Request]) -> Header:
     first = next(requests, None)
     if first is None or first.WhichOneof("part") != "header":
-        raise InvalidInput.one("header", "is required, before any bytes of the stream")
+        raise InvalidInput.one("header", "is required in the first message")
     if is_longer(first.header.request_id, IMPORT_REQUEST_ID_BYTES_MAX):
         raise InvalidInput.one("header.request_id", f"is longer than {IMPORT_REQUEST_ID_BYTES_MAX} bytes")
     if first.header.skip_rows < 0:
@@ -134,7 +134,7 @@ def _header(requests: Iterator[Request]) -> Header:
 def _pieces(requests: Iterator[Request]) -> Iterator[bytes]:
     for request in requests:
         if request.WhichOneof("part") != "arrow":
-            raise InvalidInput.one("header", "may come only once, first")
+            raise InvalidInput.one("header", "must be sent once, in the first message")
         yield request.arrow
 
 
@@ -172,7 +172,7 @@ def _converted(batch: pa.RecordBatch, layout: Any, form: Form) -> Converted[Any]
 
 
 class _Tally:
-    """What became of the rows so far."""
+    """Counts of the rows so far."""
 
     def __init__(self, skipped_rows: int, revision: int, response: Response) -> None:
         self.rows = skipped_rows
@@ -181,7 +181,7 @@ class _Tally:
         self._refused: dict[tuple[str, str, str], pb.RefusedRows] = {}
 
     def add(self, batch: Batch, ingested: IngestedColumns) -> None:
-        """Counts a batch and names its refused rows, in the order of their reasons."""
+        """Adds a batch and its rejected rows, in the order of their reasons."""
         converted, response = batch.converted, self._response
         appended = ingested.appended
         self._revision = max(self._revision, appended.revision)

@@ -1,4 +1,4 @@
-"""What the columns of an import mean: the header held against the names that the stream has."""
+"""Resolves the header of an import against the columns of its stream."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Layout:
 
 
 class ColumnNames:
-    """The names of a stream's columns, to find those that a header names."""
+    """The column names of a stream, for lookups by the header."""
 
     def __init__(self, columns: Sequence[str], faults: ShapeFaults) -> None:
         self._columns = columns
@@ -119,7 +119,7 @@ def grammar_of(
     """How texts and integers are read. Notes a fault for a unit or a format without meaning."""
     unit_nanos = _NANOS_OF_UNIT.get(header.time_unit)
     if unit_nanos is None:
-        faults.add("header.time_unit", "is no unit of time")
+        faults.add("header.time_unit", "is not a time unit")
         return Grammar()
     try:
         return Grammar(header.decimal_comma, header.time_format, unit_nanos)
@@ -140,7 +140,7 @@ def attribute_kinds(
         if name not in attributes:
             faults.add(f"header.attribute_kinds[{name!r}]", "the stream has no attribute of this name")
         elif kind is None:
-            faults.add(f"header.attribute_kinds[{name!r}]", "is no kind of value")
+            faults.add(f"header.attribute_kinds[{name!r}]", "is not a value kind")
         else:
             kinds[name] = kind
     return kinds

@@ -35,12 +35,12 @@ _BUFFER = np.dtype([("offset", "<i8"), ("length", "<i8")])
 
 
 def broken(reason: str) -> InvalidInput:
-    """The refusal of a stream that cannot be read."""
-    return InvalidInput.one(ARROW, f"is no Arrow IPC stream, or broken: {reason}")
+    """The error for an unreadable stream."""
+    return InvalidInput.one(ARROW, f"is not a valid Arrow IPC stream: {reason}")
 
 
 def too_large(actual: int, limit: int) -> InvalidInput:
-    """The refusal of a record batch, or of dictionaries, that are too large to hold."""
+    """The error for record batches or dictionaries that are too large."""
     described = f"has a record batch of {actual:,} bytes; at most {limit:,} are allowed: cut it smaller"
     metadata = {"limit": str(limit), "actual": str(actual)}
     return InvalidInput([Violation(ARROW, described)], reason="BATCH_TOO_LARGE", metadata=metadata)

@@ -18,7 +18,7 @@ _NOTHING = memoryview(b"")
 
 
 def unreadable(error: Exception) -> InvalidInput:
-    """The refusal of a stream that Arrow cannot read."""
+    """The error for a stream that Arrow cannot read."""
     return broken(str(error).partition("\n")[0])
 
 
@@ -105,7 +105,7 @@ class RecordBatches:
 
 
 def recut(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of at most `IMPORT_BATCH_ROWS`, small ones put together.
+    """The same rows in batches of at most `IMPORT_BATCH_ROWS`, with small batches merged.
 
     Depends on nothing but the record batches, so that an import sent again is cut as it was.
     """

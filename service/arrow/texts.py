@@ -19,10 +19,10 @@ TEXT_OR_INTEGER = "strings or integers"
 
 SAMPLE_ROWS = 8_192
 DISTINCT_SHARE = 0.99
-"""When so many of a sample are distinct, looking for repetitions costs more than it saves."""
+"""Share of distinct values in a sample from which deduplication costs more than it saves."""
 
 Codes = npt.NDArray[np.int64]
-"""A place in the entries for each row; -1 where there is no value."""
+"""Index into the entries per row; -1 = no value."""
 
 
 def is_text(type_: pa.DataType) -> bool:

@@ -93,7 +93,7 @@ def _consent(batch: pa.RecordBatch, layout: ConsentLayout, faults: Faults) -> Co
     codes = np.array([*meanings, _NO_WRITE], np.int64)[texts.codes]
     known = ", ".join(repr(value) for value in sorted(layout.states))
     name = f"consents[{layout.regulation}/{layout.purpose}]"
-    faults.add(INVALID_VALUE, name, f"is none of {known}", codes == _NO_STATE)
+    faults.add(INVALID_VALUE, name, f"must be one of {known}", codes == _NO_STATE)
     rows = np.flatnonzero(codes >= 0)
     if not len(rows):
         return None

@@ -1,4 +1,4 @@
-"""What the columns of an import of users mean: the header held against the names that the stream has."""
+"""Resolves the header of an import of users against the columns of its stream."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _consents(header: pb.ImportUsersHeader, faults: ShapeFaults) -> tuple[Consen
             if not value:
                 faults.add(f"{path}.{field}", "is required")
         if name in found:
-            faults.add(path, f"the consent {'/'.join(name)!r} has another column already")
+            faults.add(path, f"the consent {'/'.join(name)!r} already has a column")
         given = {value.lower() for value in consent.given_values or GIVEN_VALUES}
         denied = {value.lower() for value in consent.denied_values or DENIED_VALUES}
         for value in sorted(given & denied):

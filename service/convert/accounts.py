@@ -8,7 +8,7 @@ from milepost.v1 import account_pb2
 from service.convert.faults import ShapeFaults
 from service.convert.times import duration, duration_message, timestamp
 
-UNKNOWN_INPUT_KIND = "is no kind of input"
+UNKNOWN_INPUT_KIND = "is not an input kind"
 
 _INPUT_KINDS = {
     account_pb2.INPUT_KIND_UNSPECIFIED: InputKind.UNSPECIFIED,

@@ -40,8 +40,8 @@ from service.convert.windows import window_message, window_of
 INVALID_CRITERIA = "INVALID_CRITERIA"
 NO_NODE = "must have exactly one node"
 NO_CONDITION = "must have exactly one condition"
-UNKNOWN_TYPE = "is no type of event"
-UNKNOWN_AGGREGATE = "is no aggregate"
+UNKNOWN_TYPE = "is not an event type"
+UNKNOWN_AGGREGATE = "is not an aggregate"
 NO_CONSENT_STATE = "must be GIVEN or DENIED"
 
 _AGGREGATES = {

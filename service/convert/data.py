@@ -28,7 +28,7 @@ from service.convert.values import BadValue, fill_value, value_of
 REQUIRED = "REQUIRED"
 INVALID_VALUE = "INVALID_VALUE"
 TIME_MISSING = "is required"
-UNKNOWN_TYPE = "is no type of event"
+UNKNOWN_TYPE = "is not an event type"
 NO_CONSENT_STATE = "must be GIVEN or DENIED"
 
 EVENT_TYPES = {int(member): member for member in EventType} | {0: EventType.CUSTOM}

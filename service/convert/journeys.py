@@ -9,7 +9,7 @@ from milepost.v1 import audience_pb2, journey_pb2
 from service.convert.criteria import criteria_message, criterion_of
 from service.convert.times import timestamp
 
-UNKNOWN_MILESTONE_KIND = "is no kind of milestone"
+UNKNOWN_MILESTONE_KIND = "is not a milestone kind"
 
 _MILESTONE_KINDS: dict[int, MilestoneKind] = {
     journey_pb2.MILESTONE_KIND_UNSPECIFIED: MilestoneKind.CRITERIA,

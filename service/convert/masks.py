@@ -64,6 +64,6 @@ def _fault(message: Message, path: str, changeable: Mapping[str, tuple[str, ...]
     if path in changeable:
         return ""
     if path not in message.DESCRIPTOR.fields_by_name:
-        return f"{path!r} is no field of {message.DESCRIPTOR.name}"
+        return f"{path!r} is not a field of {message.DESCRIPTOR.name}"
     fixed = IMMUTABLE.get(message.DESCRIPTOR.name, frozenset())
     return f"{path!r} cannot be changed" if path in fixed else ""

@@ -26,5 +26,5 @@ def revision_of(token: str, store_id: str, *, field: str = "at_least") -> int:
         return 0
     match = _TOKEN.fullmatch(token)
     if match is None or match[1] != store_id:
-        raise InvalidInput.one(field, "is no revision of this store", reason="INVALID_REVISION")
+        raise InvalidInput.one(field, "is not a revision of this store", reason="INVALID_REVISION")
     return int(match[2], 16)

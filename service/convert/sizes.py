@@ -17,7 +17,7 @@ from service.convert.revisions import revision_token
 from service.convert.times import duration, duration_message, timestamp
 
 UNKNOWN_INTERVAL = "must be HOUR or DAY"
-NO_START = "or snapshot is required"
+NO_START = "is required unless snapshot is set"
 NO_TARGET = "must have a name or a draft"
 
 _SIZE_STATES = {

@@ -23,7 +23,7 @@ from service.convert.values import fill_value, value_at
 
 NO_TEST = "must have exactly one test"
 NO_COMPARISON = "must have exactly one comparison"
-NOT_ORDERED = "must be a number or a time: nothing else has an order"
+NOT_ORDERED = "must be a number or a time"
 
 OPERATORS: dict[str, type[ValueTest]] = {
     field: struct for struct in get_args(ValueTest) for field in struct.fields()

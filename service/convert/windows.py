@@ -8,7 +8,7 @@ from service.convert.faults import ShapeFaults
 from service.convert.times import duration, duration_message, instant, timestamp
 
 NO_WINDOW = "must have exactly one window"
-NO_UNIT = "must be a unit of the calendar"
+NO_UNIT = "must be a calendar unit"
 
 _UNITS = {
     criteria_pb2.CALENDAR_UNIT_HOUR: CalendarUnit.HOUR,

@@ -1,4 +1,4 @@
-"""Keeps one sender for each connection that delivers."""
+"""Runs one sender per active connection."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _logger = structlog.get_logger("milepost.delivery")
 
 
 class Dispatcher(Repeating):
-    """Starts and ends senders as connections are switched on and off, until stopped."""
+    """Starts and stops senders as connections are activated and deactivated."""
 
     def __init__(self, engine: Engine, output_dir: Path, retry: RetryPolicy) -> None:
         super().__init__("dispatcher")
@@ -33,7 +33,7 @@ class Dispatcher(Repeating):
         self._senders: dict[str, Sender] = {}
 
     def stop(self) -> None:
-        """Ends all senders after the batches that are under way, and waits for them."""
+        """Stops all senders after their current batch and waits for them."""
         super().stop()
         for sender in self._senders.values():
             sender.ask_to_stop()

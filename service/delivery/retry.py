@@ -1,4 +1,4 @@
-"""How a batch that was not taken is tried again: exponential backoff with jitter, within a budget of time."""
+"""Retries of failed batches: exponential backoff with jitter, within a time budget."""
 
 from __future__ import annotations
 

@@ -24,15 +24,15 @@ from service.delivery.retry import RetryPolicy
 from service.delivery.sinks.sink import Sink, SinkError
 
 IDLE_WAIT_S = 0.5
-"""How long a wait for changes lasts before the sender looks whether it is still wanted."""
+"""Maximum wait for changes between checks of the stop flag."""
 IDLE_PAUSE_S = 0.05
-"""Between two looks at a membership that is not there yet."""
+"""Pause between checks for a membership that does not exist yet."""
 
 _logger = structlog.get_logger("milepost.delivery")
 
 
 class Sender:
-    """Delivers for one connection until it is stopped, or the connection delivers no longer."""
+    """Delivers one connection until it is stopped or no longer active."""
 
     def __init__(
         self,
@@ -62,11 +62,11 @@ class Sender:
         self._thread.start()
 
     def ask_to_stop(self) -> None:
-        """Ends the thread after the batch that is under way."""
+        """Stops the thread after the current batch."""
         self._stopping.set()
 
     def join(self) -> None:
-        """Waits for the end of the thread."""
+        """Waits until the thread has ended."""
         self._thread.join()
 
     # --- rounds ---------------------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ class Sender:
             self._close_output()
 
     def _round(self) -> bool:
-        """Delivers a batch or waits for one; False when the connection delivers no longer."""
+        """Delivers a batch or waits for one. False when the connection is no longer active."""
         connection = self._engine.connections.get_connection(self.outgoing.connection.name)
         if connection.state is not ConnectionState.ACTIVE:
             return False
@@ -107,7 +107,7 @@ class Sender:
         return True
 
     def _gathered(self, connection: Connection) -> DeliveryBatch:
-        """A batch as large as it may get, or as it has got when the oldest change has waited long enough."""
+        """A full batch, or a smaller one once its oldest change has waited long enough."""
         outbox = self._engine.outbox
         batch = outbox.pull(connection, connection.batch_changes)
         deadline = time.monotonic() + connection.batch_age / MICROS_PER_SECOND

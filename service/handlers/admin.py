@@ -58,7 +58,7 @@ class AdminHandlers(admin_service_pb2_grpc.AdminServiceServicer):
     ) -> pb.ConfirmClockResponse:
         time = optional_instant(request.time, request.HasField("time"), "time")
         if time is None:
-            raise InvalidInput.one("time", "is required: what time it is, by another clock than the server's")
+            raise InvalidInput.one("time", "is required: the current time by a clock other than the server's")
         return pb.ConfirmClockResponse(clock=clock_message(self._runtime.engine.clock.confirm(time)))
 
     def VerifyStore(
@@ -67,7 +67,7 @@ class AdminHandlers(admin_service_pb2_grpc.AdminServiceServicer):
         yield from finding_messages(self._findings(context))
 
     def _findings(self, context: grpc.ServicerContext) -> Iterator[Finding]:
-        """What is found, until the caller or the service has enough of it."""
+        """Findings, until the caller cancels or the service stops."""
         for finding in self._runtime.engine.backend.verify():
             if self._runtime.stopping.is_set():
                 raise StoreUnavailable("the service is stopping")

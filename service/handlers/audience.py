@@ -255,7 +255,7 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
         )
         yield from map(convert.watch_message, items)
         if self._runtime.stopping.is_set():
-            raise StoreUnavailable("the service is stopping: go on elsewhere from the last cursor")
+            raise StoreUnavailable("the service is stopping; reconnect and resume from the last cursor")
 
     def ExplainMembership(
         self, request: pb.ExplainMembershipRequest, context: grpc.ServicerContext

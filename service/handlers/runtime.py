@@ -1,4 +1,4 @@
-"""What every handler is given."""
+"""Dependencies shared by all handlers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Runtime:
         return self.engine.backend.store_id
 
     def revision(self) -> str:
-        """Token of the newest state: what a write to a resource answers with."""
+        """Token of the newest revision, returned by writes to resources."""
         return self.token(self.engine.backend.revision())
 
     def token(self, revision: int) -> str:
@@ -40,13 +40,13 @@ class Runtime:
         return revision_token(self.store_id, revision)
 
     def at_least(self, token: str) -> int:
-        """The revision that a read asks for. Raises InvalidInput."""
+        """The revision requested by a read. Raises InvalidInput."""
         return revision_of(token, self.store_id)
 
     def deadline(self, context: grpc.ServicerContext) -> float:
-        """The instant of `time.monotonic()` by which the call must be answered."""
+        """Deadline of the call on `time.monotonic()`."""
         return self.deadlines.of(context)
 
     def stream_deadline(self, context: grpc.ServicerContext) -> float | None:
-        """The same for a stream; None when the caller has set none."""
+        """Deadline of a stream; None when the caller set none."""
         return self.deadlines.of_stream(context)

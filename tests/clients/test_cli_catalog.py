@@ -172,7 +172,7 @@ def test_no_more_values_are_counted_than_shown(fake: Fake) -> None:
 def test_an_input_without_a_workspace_is_refused_before_asking(fake: Fake) -> None:
     result = run("events", "--input", "web")
     assert result.exit_code == 2
-    assert "'web' is no WORKSPACE/INPUT" in result.output
+    assert "'web' is not of the form WORKSPACE/INPUT" in result.output
     assert fake.requests == []
 
 

@@ -118,10 +118,10 @@ def test_a_text_is_read_as_json_would_be() -> None:
 @pytest.mark.parametrize(
     ("text", "faults"),
     [
-        ("journey: [", [("", "is no YAML: ")]),
+        ("journey: [", [("", "is not valid YAML: ")]),
         ("- 1", [("", "must be a mapping with journey"), ("journey", "must be 1-63 of")]),
         ("journey: Win", [("journey", "must be 1-63 of")]),
-        ("journey: j\njourney: k", [("", "is no YAML: the key 'journey' is there twice")]),
+        ("journey: j\njourney: k", [("", "is not valid YAML: the key 'journey' is there twice")]),
         ("{journey: j, name: x}", [("", "has no field 'name'")]),
         ("{journey: j, display_name: 7}", [("display_name", "must be a string")]),
         (

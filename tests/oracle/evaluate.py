@@ -271,7 +271,7 @@ def _checkpoint_numbers(aggregate: Aggregate, numbers: list[tuple[Micros, Fracti
             latest = max(time for time, _ in numbers)
             return [number for time, number in numbers if time == latest][-1]
         case _:
-            raise AssertionError(f"{aggregate} is no aggregate of numbers")
+            raise AssertionError(f"{aggregate} is not an aggregate of numbers")
 
 
 def continues(steps: Sequence[Sequence[Micros]], after: Micros, until: Micros | None) -> bool:

@@ -316,7 +316,7 @@ def test_a_stream_that_breaks_off_says_how_many_rows_are_dealt_with(
     refusal = refusal_of_import(service, requests(header(), whole[: len(whole) - 100]))
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
     assert list(refusal.violations) == ["arrow"]
-    assert refusal.violations["arrow"].startswith("is no Arrow IPC stream, or broken: ")
+    assert refusal.violations["arrow"].startswith("is not a valid Arrow IPC stream: ")
     assert refusal.metadata["rows"] == "4"
     assert events_of(service) == 4
     # The rest goes in by skipping those.
@@ -336,16 +336,16 @@ def corrupted() -> bytes:
 @pytest.mark.parametrize(
     ("sent", "field", "description"),
     [
-        ([], "header", "is required, before any bytes of the stream"),
-        ([pb.ImportEventsRequest()], "header", "is required, before any bytes of the stream"),
-        ([pb.ImportEventsRequest(arrow=b"x")], "header", "is required, before any bytes of the stream"),
-        (requests(header(), b""), "arrow", "is no Arrow IPC stream, or broken: "),
+        ([], "header", "is required in the first message"),
+        ([pb.ImportEventsRequest()], "header", "is required in the first message"),
+        ([pb.ImportEventsRequest(arrow=b"x")], "header", "is required in the first message"),
+        (requests(header(), b""), "arrow", "is not a valid Arrow IPC stream: "),
         (requests(header(), b"user_id,name\nann,buy\n" * 10), "arrow", ""),
         (requests(header(), corrupted()), "arrow", ""),
         (
             [*requests(header(), arrow_bytes(batch("a"))[:8]), pb.ImportEventsRequest(header=header())],
             "header",
-            "may come only once, first",
+            "must be sent once, in the first message",
         ),
         (requests(header(request_id="r" * 201), b""), "header.request_id", "is longer than 200 bytes"),
         (requests(header(skip_rows=-1), b""), "header.skip_rows", "must not be negative"),

@@ -168,8 +168,8 @@ def test_refused_rows_are_named_with_their_columns(service: Serving) -> None:
     )
     assert (answer.accepted, answer.rejected) == (1, 5)
     assert refused(answer) == {
-        ("INVALID_VALUE", "attributes['age']", "is no number"): [2],
-        ("INVALID_VALUE", "consents[gdpr/ads]", "is none of 'given', 'no'"): [3],
+        ("INVALID_VALUE", "attributes['age']", "is not a number"): [2],
+        ("INVALID_VALUE", "consents[gdpr/ads]", "must be one of 'given', 'no'"): [3],
         ("REQUIRED", "user_id", "is required"): [1],
         ("NAME_TOO_LONG", "user_id", "is longer than 256 bytes"): [4],
         ("UPDATE_IN_FUTURE", "time", "is more than 24 h ahead of the server's clock"): [5],

@@ -227,7 +227,7 @@ def test_an_alias_of_nobody_and_of_oneself(service: Serving) -> None:
     empty = refused(service, call, ingest_service_pb2.AliasUserRequest(parent=ACCOUNT))
     assert (empty.code, set(empty.violations)) == (INVALID, {"from_user_id", "to_user_id"})
     request = ingest_service_pb2.AliasUserRequest(parent=ACCOUNT, from_user_id="u1", to_user_id="u1")
-    assert refused(service, call, request).violations == {"to_user_id": "must be another user"}
+    assert refused(service, call, request).violations == {"to_user_id": "must differ from from_user_id"}
 
 
 def test_an_alias_cycle_and_a_second_alias(service: Serving) -> None:
@@ -276,7 +276,7 @@ def test_an_account_at_fault(service: Serving) -> None:
 
 @pytest.mark.parametrize(
     ("paths", "field"),
-    [(["nme"], "'nme' is no field of Journey"), (["inputs.x"], "'inputs.x' is no field of Journey")],
+    [(["nme"], "'nme' is not a field of Journey"), (["inputs.x"], "'inputs.x' is not a field of Journey")],
 )
 def test_an_update_mask_of_no_fields(service: Serving, paths: list[str], field: str) -> None:
     request = journey_service_pb2.UpdateJourneyRequest(
@@ -391,7 +391,7 @@ def test_a_kind_of_milestone_that_there_is_not(service: Serving) -> None:
     milestone = journey_pb2.Milestone(criteria=criteria("all_of {}"))
     milestone.MergeFromString(b"\x28\x4d")  # kind: 77
     refusal = refused(service, service.journeys.CreateMilestone, create(milestone))
-    assert (refusal.code, refusal.violations) == (INVALID, {"milestone.kind": "is no kind of milestone"})
+    assert (refusal.code, refusal.violations) == (INVALID, {"milestone.kind": "is not a milestone kind"})
 
 
 @pytest.mark.parametrize(

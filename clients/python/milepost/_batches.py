@@ -33,7 +33,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Rejected:
-    """A row that was not taken: its place in everything sent, from 0, and why."""
+    """A rejected row: its index in everything sent, from 0, and the reason."""
 
     index: int
     reason: str
@@ -43,7 +43,7 @@ class Rejected:
 
 @dataclass
 class Sent:
-    """What became of the rows sent so far.
+    """Result of the rows sent so far.
 
     `revision` is the last one acknowledged: a read with `at_least` that revision sees all of them. At most
     `KEPT_REJECTIONS_MAX` rejections are kept; `rejected` counts all.
@@ -57,11 +57,11 @@ class Sent:
 
     @property
     def rows(self) -> int:
-        """Rows acknowledged, whatever became of them."""
+        """Rows acknowledged: accepted, duplicate or rejected."""
         return self.accepted + self.duplicates + self.rejected
 
     def add(self, other: Sent) -> None:
-        """Counts what became of another batch."""
+        """Adds the result of another batch."""
         self.accepted += other.accepted
         self.duplicates += other.duplicates
         self.rejected += other.rejected

@@ -82,7 +82,7 @@ class FriendlyChannel(grpc.Channel):
         self._channel.unsubscribe(callback)
 
     def close(self) -> None:
-        """Closes the connection; calls under way are cancelled."""
+        """Closes the connection and cancels running calls."""
         self._channel.close()
 
     def __enter__(self) -> FriendlyChannel:

@@ -1,4 +1,4 @@
-"""What an import sends and what it is answered. Uses pyarrow, which not every caller has, once called."""
+"""Requests and results of imports. Imports the optional pyarrow when called."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Response = ImportEventsResponse | ImportUsersResponse
 
 @dataclass(frozen=True)
 class RefusedRows:
-    """Rows that were not taken, for one reason: their places in the stream, from 0, ascending."""
+    """Rows rejected for one reason: their indexes in the stream, from 0, ascending."""
 
     reason: str
     field: str

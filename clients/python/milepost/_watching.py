@@ -1,4 +1,4 @@
-"""Follows an audience over broken connections."""
+"""Follows an audience and reconnects after failures."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Watch:
                 time.sleep(min(BACKOFF_FIRST_SECONDS * 2**failures, BACKOFF_LAST_SECONDS))
 
     def close(self) -> None:
-        """Ends the watch; may be called from another thread."""
+        """Ends the watch. May be called from any thread."""
         self._closed = True
         if self._stream is not None:
             self._stream.cancel()

@@ -115,11 +115,11 @@ Made = TypeVar("Made")
 
 
 class Client:
-    """A connection to a Milepost service, and an account to work in.
+    """A connection to a Milepost service, with a default account.
 
     The stubs `accounts`, `ingest`, `catalog`, `journeys`, `audiences`, `connections` and `admin` reach every
     method; calls through them get `timeout` (seconds) and the API key, and raise `milepost.errors`. Reads are
-    tried again while the service is unavailable; the helpers that write use request ids and do so too.
+    retried while the service is unavailable; helpers that write use request ids and are retried too.
 
     Wherever a helper takes a name it takes an id too, in the client's account: "winback" for a journey,
     "winback/bought" for a milestone. Safe to use from several threads. Close it, or use it in a `with`.
@@ -154,7 +154,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Closes the connection; calls under way are cancelled."""
+        """Closes the connection and cancels running calls."""
         self.channel.close()
 
     # --- names ---
@@ -205,11 +205,11 @@ class Client:
     # --- readiness ---
 
     def is_serving(self, timeout: float = HEALTH_CALL_SECONDS) -> bool:
-        """Whether the service answers that it is SERVING, within `timeout` seconds."""
+        """Whether the service reports SERVING within `timeout` seconds."""
         return is_serving(self._plain_channel, timeout)
 
     def wait_until_serving(self, timeout: float) -> bool:
-        """Waits until the service is SERVING; False when it is not within `timeout` seconds."""
+        """Waits until the service is SERVING. False after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while (remaining := deadline - time.monotonic()) > 0:
             if self.is_serving(min(remaining, HEALTH_CALL_SECONDS)):
@@ -229,7 +229,7 @@ class Client:
         concurrency: int = SEND_CONCURRENCY,
         progress: Progress | None = None,
     ) -> Sent:
-        """Sends events in batches below the service's limits; `input` is that of events that name none.
+        """Sends events in batches below the service's limits. `input` applies to events without one.
 
         Each batch has a request id, `request_id` and its number, and is sent again under it while the service
         is out of reach, so it is applied once. Give a `request_id` of your own to repeat a whole import after
@@ -248,7 +248,7 @@ class Client:
         concurrency: int = SEND_CONCURRENCY,
         progress: Progress | None = None,
     ) -> Sent:
-        """Creates users or changes what is known of them; batches as in `ingest_events`."""
+        """Creates users or updates their data, in batches as in `ingest_events`."""
         send = users_sender(self.ingest.UpsertUsers, self.account_name, input)
         return send(users, request_id or str(uuid.uuid4()), batch_rows, concurrency, progress)
 
@@ -384,7 +384,7 @@ class Client:
     def list_audience_sizes(
         self, target: str, *, interval: SizeInterval.ValueType = SIZE_INTERVAL_DAY
     ) -> Iterator[AudienceSizePoint]:
-        """How a calculated audience's size went, by day or `SIZE_INTERVAL_HOUR`, latest first."""
+        """Past sizes of a calculated audience, by day or `SIZE_INTERVAL_HOUR`, latest first."""
         request = ListAudienceSizesRequest(
             parent=self.audience_name(target), page_size=PAGE_SIZE, interval=interval
         )
@@ -407,7 +407,7 @@ class Client:
         return self.journeys.GetMilestone(request).milestone
 
     def get_audience(self, target: str) -> Audience:
-        """An audience with the one size to show."""
+        """An audience with the size to show."""
         return self.audiences.GetAudience(GetAudienceRequest(name=self.audience_name(target))).audience
 
     # --- sizes and membership ---
@@ -465,7 +465,7 @@ class Client:
     def check_many(
         self, user_ids: Sequence[str], audiences: Sequence[str], *, at_least: str = ""
     ) -> dict[str, set[str]]:
-        """For each user the names of those audiences that it is in; at most 10,000 pairs."""
+        """The names of the audiences of each user. At most 10,000 pairs."""
         asked = [self.audience_name(audience) for audience in audiences]
         answer = self.audiences.BatchCheckMembership(
             BatchCheckMembershipRequest(
@@ -484,7 +484,7 @@ class Client:
     def watch(
         self, target: str, *, cursor: int | None = None, progress_interval: timedelta | None = None
     ) -> Watch:
-        """A calculated audience's changes behind `cursor`; without one, first every present member.
+        """Changes of a calculated audience after `cursor`. Without one, every current member comes first.
 
         Iterating over it gives `MembershipSnapshot`, `MembershipChange` and `ProgressMark` messages and goes
         on over broken connections; see `Watch`.
@@ -500,7 +500,7 @@ class Client:
     # --- create, or get what is there ---
 
     def ensure_account(self, *, display_name: str = "") -> Account:
-        """The client's account, created if need be."""
+        """The client's account, created if missing."""
         account = Account(display_name=display_name or self.account_id)
         return _ensure(
             self.get_account,
@@ -512,7 +512,7 @@ class Client:
         )
 
     def ensure_workspace(self, workspace_id: str, *, display_name: str = "") -> Workspace:
-        """A workspace, created if need be."""
+        """A workspace, created if missing."""
         name = names.workspace(self.account_id, workspace_id)
         workspace = Workspace(display_name=display_name or workspace_id)
         return _ensure(
@@ -527,7 +527,7 @@ class Client:
         )
 
     def ensure_input(self, workspace_id: str, input_id: str, *, display_name: str = "") -> Input:
-        """An input, created if need be, and its workspace."""
+        """An input, created with its workspace if missing."""
         parent = self.ensure_workspace(workspace_id).name
         name = names.input_(self.account_id, workspace_id, input_id)
         made = Input(display_name=display_name or input_id)
@@ -543,7 +543,7 @@ class Client:
     def ensure_journey(
         self, journey_id: str, *, display_name: str = "", inputs: Sequence[str] = ()
     ) -> Journey:
-        """A journey, created if need be; one that is there stays as it is."""
+        """A journey, created if missing. An existing one stays unchanged."""
         journey = Journey(display_name=display_name or journey_id, inputs=inputs)
         return _ensure(
             lambda: self.get_journey(journey_id),
@@ -563,7 +563,7 @@ class Client:
         display_name: str = "",
         parent_milestone: str = "",
     ) -> Milestone:
-        """A milestone, created if need be; one that is there stays as it is. No criteria: remaining users."""
+        """A milestone, created if missing. An existing one stays unchanged. No criteria = remaining users."""
         parent = self.journey_name(journey)
         milestone = Milestone(
             display_name=display_name or milestone_id,
@@ -581,7 +581,7 @@ class Client:
         )
 
     def ensure_file_output(self, output_id: str, *, path: str = "") -> Output:
-        """An output of NDJSON files on the service's disk, created if need be; default path: its id."""
+        """An output of NDJSON files on the service's disk, created if missing. Default path: its id."""
         name = names.output(self.account_id, output_id)
         output = Output(display_name=output_id, file=FileOutput(path=path or output_id))
         return _ensure(
@@ -594,7 +594,7 @@ class Client:
         )
 
     def ensure_connection(self, connection_id: str, *, target: str, output: str) -> Connection:
-        """A connection of an audience to an output, created INACTIVE if need be."""
+        """A connection of an audience to an output, created INACTIVE if missing."""
         name = names.connection(self.account_id, connection_id)
         connection = Connection(audience=self.audience_name(target), output=output)
         return _ensure(
@@ -611,12 +611,12 @@ class Client:
     # --- activation ---
 
     def activate(self, connection: str) -> Connection:
-        """Switches a connection on, given by name or id."""
+        """Activates a connection, given by name or id."""
         request = ActivateConnectionRequest(name=self._connection_name(connection))
         return self.connections.ActivateConnection(request).connection
 
     def deactivate(self, connection: str) -> Connection:
-        """Switches a connection off, given by name or id."""
+        """Deactivates a connection, given by name or id."""
         request = DeactivateConnectionRequest(name=self._connection_name(connection))
         return self.connections.DeactivateConnection(request).connection
 

@@ -57,7 +57,7 @@ Made = TypeVar("Made")
 
 
 class Testable(ABC, Generic[Made]):
-    """Something that has a value: its methods are the tests on it.
+    """Something with a value. Its methods are tests on the value.
 
     A missing value, or one of another kind, passes no test; on a list a test passes when some element passes.
     """
@@ -186,7 +186,7 @@ class _EventAttribute(Testable[EventCondition]):
 
 
 class Number:
-    """The number an aggregate gives; comparing it makes the criterion."""
+    """The result of an aggregate. A comparison makes the criterion."""
 
     def __init__(self, criterion: pb.EventCriterion) -> None:
         self._criterion = criterion
@@ -369,7 +369,7 @@ def any_of(*parts: Criteria | Events) -> Criteria: ...
 @overload
 def any_of(*parts: EventCondition) -> EventCondition: ...
 def any_of(*parts: Criteria | Events | EventCondition) -> Criteria | EventCondition:
-    """Some part is true; without parts, no one. Conditions on an event make a condition."""
+    """At least one part is true. Without parts, no user. Conditions on an event make a condition."""
     conditions = [part for part in parts if isinstance(part, EventCondition)]
     if conditions:
         return EventCondition(any_of=_condition_list(parts, conditions))

@@ -19,7 +19,7 @@ def make_event(
     input: str = "",
     type: EventType.ValueType = EVENT_TYPE_UNSPECIFIED,
 ) -> Event:
-    """Something a user did; with an `event_id` it is applied once however often it is sent.
+    """Makes an event. With an `event_id` it is stored once, even when it is sent again.
 
     >>> from datetime import UTC
     >>> made = make_event("ann", "buy", datetime(2026, 1, 1, tzinfo=UTC), {"price": 9.5})
@@ -47,7 +47,7 @@ def make_user_update(
     consents: Iterable[ConsentUpdate] = (),
     input: str = "",
 ) -> UserUpdate:
-    """A change to what is known of a user, as of `time`; without one, as of the service's clock."""
+    """Makes a user update as of `time`. Default: the service's clock."""
     return UserUpdate(
         user_id=user_id,
         input=input,

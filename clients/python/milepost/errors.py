@@ -66,7 +66,7 @@ class MilepostError(Exception):
 
 
 class InvalidArgument(MilepostError):
-    """The request is wrong whatever the state."""
+    """The request is invalid in any state."""
 
 
 class NotFound(MilepostError):
@@ -74,27 +74,27 @@ class NotFound(MilepostError):
 
 
 class AlreadyExists(MilepostError):
-    """The chosen id is taken."""
+    """The id is already taken."""
 
 
 class FailedPrecondition(MilepostError):
-    """The state forbids it; message and metadata name what stands in the way."""
+    """The current state forbids the call. Message and metadata name the obstacle."""
 
 
 class Aborted(MilepostError):
-    """The etag no longer fits."""
+    """The etag does not match: the resource changed since it was read."""
 
 
 class OutOfRange(MilepostError):
-    """The change log no longer reaches back to the cursor; `metadata["oldest_cursor"]` still works."""
+    """The cursor is older than the change log. `metadata["oldest_cursor"]` is the oldest valid one."""
 
 
 class ResourceExhausted(MilepostError):
-    """No audience credit left, or a configured limit reached; `metadata["limit"]` is the limit."""
+    """The credit of audiences or another limit is used up. `metadata["limit"]` is the limit."""
 
 
 class DeadlineExceeded(MilepostError):
-    """No answer within the timeout. A write may have been taken: repeat it under the same request id."""
+    """No answer within the timeout. A write may have succeeded: repeat it with the same request id."""
 
 
 class Unavailable(MilepostError):
@@ -102,11 +102,11 @@ class Unavailable(MilepostError):
 
 
 class Unimplemented(MilepostError):
-    """The service that answered does not have this method yet."""
+    """The service does not implement this method."""
 
 
 class Unauthenticated(MilepostError):
-    """No valid API key came with the call."""
+    """The call has no valid API key."""
 
 
 class PermissionDenied(MilepostError):

@@ -42,9 +42,9 @@ from milepost.v1.catalog_service_pb2 import (
     ValueKind,
 )
 
-NOT_A_NUMBER = "is no number"
+NOT_A_NUMBER = "is not a number"
 NOT_A_BOOL = "must be true or false"
-NOT_A_TIME = "is no time"
+NOT_A_TIME = "is not a time"
 INEXACT = "is an integer beyond 2^53, which no number holds exactly"
 TOO_LARGE = "is beyond the range of a number"
 

@@ -131,7 +131,7 @@ Resolved: TypeAlias = NumberRange | InstantRange
 
 def _check_ordered(faults: Faults, path: str, operand: Value) -> None:
     if kind_of(operand) not in ORDERED:
-        faults.add(path, "must be a number or a time: nothing else has an order")
+        faults.add(path, "must be a number or a time")
     else:
         faults.check_value(path, operand)
 

@@ -1,1 +1,1 @@
-"""Where deliveries go: one file for each kind of output."""
+"""Sinks: one file per kind of output."""

@@ -107,7 +107,7 @@ def _ids(lines: Iterable[bytes]) -> Iterator[str]:
         try:
             yield msgspec.json.decode(line, type=_Line).id
         except (msgspec.DecodeError, UnicodeDecodeError):
-            # Somebody else wrote into the file; what is not an event is no repetition of one.
+            # The file has foreign lines. They cannot be duplicates of an event.
             continue
 
 

@@ -1,4 +1,4 @@
-"""What an output must do, whatever it is."""
+"""The interface of sinks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 
 class SinkError(Exception):
-    """A batch was not taken. It is tried again, after `retry_after_s` when the other side said so, unless
+    """A batch failed. It is retried, after `retry_after_s` when the receiver asked for it, unless
     `final`.
     """
 
@@ -27,10 +27,10 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class Sink(Protocol):
-    """Where the changes of one connection go. Used by one thread at a time."""
+    """Destination of one connection's changes. Used by one thread at a time."""
 
     def deliver(self, events: Sequence[Event]) -> None:
-        """Hands the events over, in order; on return they will not be lost. Raises SinkError."""
+        """Delivers the events in order. They are durable on return. Raises SinkError."""
         ...
 
     def close(self) -> None: ...

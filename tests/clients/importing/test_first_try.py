@@ -44,7 +44,7 @@ FIRST_TRIES = [
     (["--format", "parquet"], {}, 1, "is no Parquet file"),
     (["--time-unit", "h"], {}, 2, "--time-unit must be one of"),
     # Read in full, and no row can be taken: nothing is in the service either.
-    (["--time-column", "name"], {}, 3, "3 rows rejected, time: is no time"),
+    (["--time-column", "name"], {}, 3, "3 rows rejected, time: is not a time"),
     (["--input-column", "name"], {"input": ""}, 3, "3 rows rejected, input: input 'buy' does not exist"),
 ]
 

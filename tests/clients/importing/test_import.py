@@ -205,9 +205,9 @@ def test_a_bad_value_in_a_csv_file_refuses_its_row_alone(service: Serving, tmp_p
     told = rejected(tmp_path / "e.csv.rejected.ndjson")
     assert [(each["row"], each["reason"], each["field"], each["description"]) for each in told] == [
         (3, "MALFORMED", "", "has 3 columns; 6 are expected"),
-        (1, "INVALID_VALUE", "time", "is no time"),
-        (2, "INVALID_VALUE", "attributes['amount']", "is no number"),
-        (5, "INVALID_VALUE", "attributes['seen']", "is no time"),
+        (1, "INVALID_VALUE", "time", "is not a time"),
+        (2, "INVALID_VALUE", "attributes['amount']", "is not a number"),
+        (5, "INVALID_VALUE", "attributes['seen']", "is not a time"),
     ]
     assert told[0]["data"] == "dan,buy,2024-01-01"
     assert told[2]["data"]["name"] == "b,u\ny"

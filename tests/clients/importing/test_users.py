@@ -117,7 +117,7 @@ def test_values_of_consents_may_be_named(target: Target, tmp_path: Path) -> None
     options = ("--users", "--consent", "ads:gdpr/ads", "--given", "ja", "--denied", "nein")
     result = target.run(path, *options)
     assert result.exit_code == 3, result.output
-    assert "consents[gdpr/ads]: is none of 'ja', 'nein'" in result.stdout
+    assert "consents[gdpr/ads]: must be one of 'ja', 'nein'" in result.stdout
     states = {name: [each.state for each in user(target, name).consents] for name in ("ann", "bob", "dan")}
     assert states == {"ann": [CONSENT_STATE_GIVEN], "bob": [CONSENT_STATE_DENIED], "dan": []}
 

@@ -134,7 +134,7 @@ def test_an_attribute_of_each_type(array: Any, expected: list[tuple[Kind, Value]
             VALUE_KIND_NUMBER,
             pa.array(["1", "-2.5e1", ".5", "", "1,5", "0x1", "inf", "nan", " 1", None]),
             {0: 1.0, 1: -25.0, 2: 0.5},
-            "is no number",
+            "is not a number",
         ),
         (
             VALUE_KIND_BOOL,
@@ -142,9 +142,9 @@ def test_an_attribute_of_each_type(array: Any, expected: list[tuple[Kind, Value]
             {0: True, 1: False},
             "must be true or false",
         ),
-        (VALUE_KIND_TIME, pa.array(["1970-01-02", "soon", None]), {0: 86_400 * SECOND}, "is no time"),
+        (VALUE_KIND_TIME, pa.array(["1970-01-02", "soon", None]), {0: 86_400 * SECOND}, "is not a time"),
         (VALUE_KIND_TIME, pa.array(["1970-01-02", None], pa.string_view()), {0: 86_400 * SECOND}, ""),
-        (VALUE_KIND_NUMBER, pa.array(["1", "x"], pa.string_view()), {0: 1.0}, "is no number"),
+        (VALUE_KIND_NUMBER, pa.array(["1", "x"], pa.string_view()), {0: 1.0}, "is not a number"),
         (VALUE_KIND_TIME, pa.array([7, None]), {0: 7}, ""),
         (VALUE_KIND_STRING, pa.array([12, None]), {0: "12"}, ""),
         (VALUE_KIND_STRING, pa.array([True, None]), {0: "true"}, ""),
@@ -229,7 +229,7 @@ def test_times_in_text() -> None:
         (
             "INVALID_VALUE",
             "time",
-            "is no time",
+            "is not a time",
             [row for row, each in enumerate(texts_) if each in NO_TIMES],
         ),
     ]
@@ -316,9 +316,9 @@ def test_defaults_stand_in_for_nulls_and_empty_texts() -> None:
 def test_types_may_be_numbers_and_unknown_ones_refuse_their_rows() -> None:
     made = converted({"type": pa.array([0, 5, 6, None, -1])}, type_column="type")
     assert made.columns.types.tolist() == [EventType.CUSTOM, EventType.LIFECYCLE, EventType.CUSTOM]
-    assert faults(made) == [("INVALID_VALUE", "type", "is no type of event", [2, 4])]
+    assert faults(made) == [("INVALID_VALUE", "type", "is not an event type", [2, 4])]
     made = converted({"type": pa.array(["custom", "else"])}, type_column="type")
-    assert faults(made) == [("INVALID_VALUE", "type", "is no type of event", [1])]
+    assert faults(made) == [("INVALID_VALUE", "type", "is not an event type", [1])]
 
 
 def test_a_row_is_refused_once_for_its_first_fault() -> None:
@@ -377,14 +377,14 @@ def test_a_row_is_refused_once_for_its_first_fault() -> None:
             {
                 "header.user_id_column": "the stream has no column 'u'; it has 'user_id', 'name', 'time'",
                 "header.type_column": "the stream has no column 't'",
-                "header.attribute_kinds['x']": "is no kind of value",
+                "header.attribute_kinds['x']": "is not a value kind",
                 "header.attribute_kinds['y']": "the stream has no attribute of this name",
             },
         ),
         (
             {"x": pa.array([1])},
             {"default_type": 17, "time_unit": 17},
-            {"header.default_type": "is no type of event", "header.time_unit": "is no unit of time"},
+            {"header.default_type": "is not an event type", "header.time_unit": "is not a time unit"},
         ),
     ],
 )
@@ -412,7 +412,7 @@ def test_a_kind_that_a_type_cannot_be_refuses_rows() -> None:
     made = converted({"x": mixed}, attribute_kinds={"x": VALUE_KIND_NUMBER})
     assert [(rows, description) for _, _, description, rows in faults(made)] == [
         ([0], "has the type bool; it must be numbers or strings"),
-        ([2], "is no number"),
+        ([2], "is not a number"),
     ]
     assert values(made, "x") == [(N, 7.0)]
     lists = pa.array([["a"], None])

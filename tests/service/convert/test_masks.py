@@ -68,8 +68,8 @@ def test_a_path_means_fields_of_the_record(
 @pytest.mark.parametrize(
     ("path", "fault"),
     [
-        ("nope", "'nope' is no field of Milestone"),
-        ("criteria.label", "'criteria.label' is no field of Milestone"),
+        ("nope", "'nope' is not a field of Milestone"),
+        ("criteria.label", "'criteria.label' is not a field of Milestone"),
         ("kind", "'kind' cannot be changed"),
     ],
 )

@@ -32,11 +32,17 @@ def estimate(
     audience: Annotated[str, typer.Argument(help="JOURNEY/MILESTONE, an audience, or a journey.")],
     criteria: Annotated[
         Path | None,
-        typer.Option(help="Criteria in JSON, not saved, below the given journey or milestone."),
+        typer.Option(help="Unsaved criteria as JSON, below the given journey or milestone."),
     ] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Exact, whatever it takes.")] = False,
-    max_relative_error: Annotated[float | None, typer.Option(help="For example 0.05.")] = None,
-    time_budget_ms: Annotated[int | None, typer.Option(help="The best that fits in this time.")] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Compute the exact size, regardless of time.")
+    ] = False,
+    max_relative_error: Annotated[
+        float | None, typer.Option(help="Maximum relative error of the estimate, for example 0.05.")
+    ] = None,
+    time_budget_ms: Annotated[
+        int | None, typer.Option(help="Best precision within this time, in milliseconds.")
+    ] = None,
     target: Target = DEFAULT_TARGET,
     account: AccountId = DEFAULT_ACCOUNT,
     api_key: ApiKey = "",
@@ -60,7 +66,7 @@ def check(
     account: AccountId = DEFAULT_ACCOUNT,
     api_key: ApiKey = "",
 ) -> None:
-    """Say whether users are in an audience."""
+    """Show whether users are in an audience."""
     with open_client(target, account, api_key) as client:
         name = client.audience_name(audience)
         for start in range(0, len(users), CHECK_USERS_MAX):
@@ -71,12 +77,12 @@ def check(
 
 def members(
     audience: Audience,
-    limit: Annotated[int | None, typer.Option(help="At most this many.", min=1)] = None,
+    limit: Annotated[int | None, typer.Option(help="Maximum number of lines.", min=1)] = None,
     target: Target = DEFAULT_TARGET,
     account: AccountId = DEFAULT_ACCOUNT,
     api_key: ApiKey = "",
 ) -> None:
-    """Print the ids of an audience's users, one a line."""
+    """Print the ids of an audience's members, one per line."""
     with open_client(target, account, api_key) as client:
         for user_id in islice(client.list_members(audience), limit):
             print(user_id)

@@ -26,19 +26,17 @@ from milepost.values import from_value, to_datetime
 VALUES_SHOWN = 20
 PAGE_SIZE_MAX = 1_000
 
-app = typer.Typer(
-    help="Look at the events, attributes and values that were sent.", no_args_is_help=True, cls=Group
-)
+app = typer.Typer(help="List the events, attributes and values in the data.", no_args_is_help=True, cls=Group)
 
 
 def _input(text: str) -> str:
     if text and "/" not in text:
-        raise typer.BadParameter(f"{text!r} is no WORKSPACE/INPUT")
+        raise typer.BadParameter(f"{text!r} is not of the form WORKSPACE/INPUT")
     return text
 
 
-Prefix = Annotated[str, typer.Option(help="Only what starts with this.")]
-Input = Annotated[str, typer.Option(help="Only what came through this WORKSPACE/INPUT.", callback=_input)]
+Prefix = Annotated[str, typer.Option(help="Only names that start with this.")]
+Input = Annotated[str, typer.Option(help="Only data from this WORKSPACE/INPUT.", callback=_input)]
 
 
 @app.command()
@@ -67,7 +65,7 @@ def events(
 
 @app.command()
 def attributes(
-    event: Annotated[str, typer.Option(help="Attributes of this event name, not of users.")] = "",
+    event: Annotated[str, typer.Option(help="Attributes of events with this name, instead of users.")] = "",
     workspace: Annotated[str, typer.Option(help="Only attributes of users in this workspace.")] = "",
     input: Input = "",
     prefix: Prefix = "",
@@ -75,7 +73,7 @@ def attributes(
     account: AccountId = DEFAULT_ACCOUNT,
     api_key: ApiKey = "",
 ) -> None:
-    """List attributes of users, or of an event, with the kinds of their values and when they were sent."""
+    """List attributes of users, or of an event, with the kinds and times of their values."""
     with open_client(target, account, api_key) as client:
         found = list(
             client.list_attributes(event_name=event, workspace=workspace, input=input, prefix=prefix)
@@ -102,12 +100,12 @@ def values(
     workspace: Annotated[str, typer.Argument(help="The workspace's id or name.")],
     attribute: Annotated[str, typer.Argument(help="The attribute's key.")],
     prefix: Annotated[str, typer.Option(help="Only strings that start with this.")] = "",
-    limit: Annotated[int, typer.Option(help="At most this many.", min=1)] = VALUES_SHOWN,
+    limit: Annotated[int, typer.Option(help="Maximum number of lines.", min=1)] = VALUES_SHOWN,
     target: Target = DEFAULT_TARGET,
     account: AccountId = DEFAULT_ACCOUNT,
     api_key: ApiKey = "",
 ) -> None:
-    """List the values that users have for an attribute, most frequent first."""
+    """List the values of a user attribute, most frequent first."""
     with open_client(target, account, api_key) as client:
         found = client.list_attribute_values(
             workspace, attribute, prefix=prefix, page_size=min(limit, PAGE_SIZE_MAX)

@@ -14,9 +14,7 @@ from milepost.errors import MilepostError, Unavailable
 Target = Annotated[
     str, typer.Option("--target", envvar="MILEPOST_TARGET", help="Address of the service, host:port.")
 ]
-AccountId = Annotated[
-    str, typer.Option("--account", envvar="MILEPOST_ACCOUNT", help="The account that ids are looked up in.")
-]
+AccountId = Annotated[str, typer.Option("--account", envvar="MILEPOST_ACCOUNT", help="Account of the ids.")]
 ApiKey = Annotated[
     str,
     typer.Option("--api-key", envvar="MILEPOST_API_KEY", help="Secret of an API key."),

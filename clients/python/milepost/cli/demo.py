@@ -27,11 +27,13 @@ QUIET = ("--log-level", "warning")
 
 
 def demo(
-    data: Annotated[Path, typer.Option(help="Directory of the store; made if need be.")] = Path("data"),
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 = a free one.", min=0, max=65_535)] = PORT,
+    data: Annotated[Path, typer.Option(help="Store directory. Created if missing.")] = Path("data"),
+    port: Annotated[
+        int, typer.Option(help="Port to listen on. 0 picks a free port.", min=0, max=65_535)
+    ] = PORT,
     exit_: Annotated[bool, typer.Option("--exit", help="Stop after showing the journey.")] = False,
 ) -> None:
-    """Start the service, load the sample unless it is there, show its journey, and keep serving."""
+    """Start the service, load the sample if missing, show its journey, and keep serving."""
     require_service()
     # SIGTERM ends the demo as Ctrl-C does, so that the child is stopped in either case.
     signal.signal(signal.SIGTERM, _interrupt)

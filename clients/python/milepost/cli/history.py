@@ -37,7 +37,7 @@ POINTS_SHOWN = 30
 BAR_CELLS = 32
 _LEVELS = "▁▂▃▄▅▆▇█"
 
-app = typer.Typer(help="Look at audiences.", no_args_is_help=True, cls=CommandGroup)
+app = typer.Typer(help="Show the sizes and members of audiences.", no_args_is_help=True, cls=CommandGroup)
 
 
 class Interval(enum.StrEnum):
@@ -59,13 +59,15 @@ def group() -> None:
 @app.command()
 def history(
     audience: Audience,
-    interval: Annotated[Interval, typer.Option(help="One line an hour or a day.")] = Interval.DAY,
-    points: Annotated[int, typer.Option(help="At most so many, the latest.", min=1)] = POINTS_SHOWN,
+    interval: Annotated[Interval, typer.Option(help="Interval of the lines: hour or day.")] = Interval.DAY,
+    points: Annotated[
+        int, typer.Option(help="Maximum number of points, latest first.", min=1)
+    ] = POINTS_SHOWN,
     target: Target = DEFAULT_TARGET,
     account: AccountId = DEFAULT_ACCOUNT,
     api_key: ApiKey = "",
 ) -> None:
-    """Draw how a calculated audience's size went, with the users added and dropped."""
+    """Draw the size history of a calculated audience, with the users added and dropped."""
     out = console()
     with open_client(target, account, api_key) as client:
         found = client.get_audience(audience)

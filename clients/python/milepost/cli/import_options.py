@@ -20,20 +20,20 @@ Delimiter = Annotated[
     str,
     typer.Option(
         "--delimiter",
-        help="What separates values in CSV files: one character, or tab. Default: a comma; a tab for .tsv.",
+        help="Separator in CSV files: one character, or tab. Default: comma; tab for .tsv.",
         rich_help_panel=_PANEL,
     ),
 ]
 DecimalComma = Annotated[
     bool,
-    typer.Option("--decimal-comma", help="Numbers in texts are written 9,5.", rich_help_panel=_PANEL),
+    typer.Option("--decimal-comma", help="Numbers use a decimal comma: 9,5.", rich_help_panel=_PANEL),
 ]
 NullValue = Annotated[
     list[str] | None,
     typer.Option(
         "--null-value",
         metavar="TEXT",
-        help="A text of a CSV file that stands for no value, like NA. May be repeated.",
+        help="CSV text that means no value, like NA. Repeatable.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -42,7 +42,7 @@ TimeFormat = Annotated[
     typer.Option(
         "--time-format",
         metavar="FORMAT",
-        help="How times are written, as strptime has it: '%d.%m.%Y %H:%M'. RFC 3339 is always read.",
+        help="Time format, as in strptime: '%d.%m.%Y %H:%M'. RFC 3339 is always accepted.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -51,7 +51,7 @@ DefaultTime = Annotated[
     typer.Option(
         "--default-time",
         metavar="TIME",
-        help="Time of rows without one, in RFC 3339; the time column may then be missing.",
+        help="Time of rows without one, in RFC 3339. Makes the time column optional.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -60,7 +60,7 @@ Exclude = Annotated[
     typer.Option(
         "--exclude",
         metavar="COLUMN",
-        help="A column to leave out, or a pattern like 'utm_*'. May be repeated.",
+        help="Column to ignore, or a pattern like 'utm_*'. Repeatable.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -69,7 +69,7 @@ Flatten = Annotated[
     typer.Option(
         "--flatten",
         metavar="COLUMN",
-        help="A column of objects whose members become columns, like properties. May be repeated.",
+        help="Object column whose members become columns, like properties. Repeatable.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -77,7 +77,7 @@ SkipObjects = Annotated[
     bool,
     typer.Option(
         "--skip-objects",
-        help="Leave out and count objects that no attribute can hold, instead of rejecting their rows.",
+        help="Drop and count objects that attributes cannot hold, instead of rejecting their rows.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -85,7 +85,7 @@ Profile = Annotated[
     str,
     typer.Option(
         "--profile",
-        help=f"The columns of a known export: {', '.join(PROFILES)}.",
+        help=f"Columns of a known export: {', '.join(PROFILES)}.",
         rich_help_panel=_PANEL,
     ),
 ]

@@ -16,7 +16,7 @@ Users = Annotated[
     bool,
     typer.Option(
         "--users",
-        help="The rows are users: columns are attributes, identities and consents. The time column may be"
+        help="Rows are users: columns are attributes, identities and consents. The time column may be"
         " missing; rows without a time are of --default-time, or of now.",
         rich_help_panel=_PANEL,
     ),
@@ -26,7 +26,7 @@ Identity = Annotated[
     typer.Option(
         "--identity",
         metavar="COLUMN:TYPE",
-        help="A column of identities and their type: mail:email. May be repeated.",
+        help="Identity column and its type: mail:email. Repeatable.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -35,7 +35,7 @@ ConsentOption = Annotated[
     typer.Option(
         "--consent",
         metavar="COLUMN:REGULATION/PURPOSE",
-        help="A column that says whether a consent is given: ads_ok:gdpr/ads. May be repeated.",
+        help="Consent column with its regulation and purpose: ads_ok:gdpr/ads. Repeatable.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -44,7 +44,7 @@ Given = Annotated[
     typer.Option(
         "--given",
         metavar="TEXT",
-        help="A value of consent columns that means given, in any case. Default: given, true.",
+        help="Consent value that means given, in any case. Default: given, true.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -53,7 +53,7 @@ Denied = Annotated[
     typer.Option(
         "--denied",
         metavar="TEXT",
-        help="A value of consent columns that means denied, in any case. Default: denied, false.",
+        help="Consent value that means denied, in any case. Default: denied, false.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -61,7 +61,7 @@ UnsetNulls = Annotated[
     bool,
     typer.Option(
         "--unset-nulls",
-        help="A row without a value unsets the attribute or identity. Default: what is known stays.",
+        help="Unset the attribute or identity of a row without a value. Default: keep it.",
         rich_help_panel=_PANEL,
     ),
 ]

@@ -44,19 +44,22 @@ KINDS = ("string", "number", "bool", "time")
 def import_(
     context: typer.Context,
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Parquet, CSV or NDJSON; - is the standard input.")
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Parquet, CSV or NDJSON files; - reads standard input."),
     ],
     input_: Annotated[str, typer.Option("--input", help="Input of rows without one: workspace/input.")] = "",
-    format_: Annotated[Format, typer.Option("--format", help="auto: told by the name.")] = Format.AUTO,
-    user_id_column: Annotated[str, typer.Option(help="Column of the user ids.")] = "user_id",
-    name_column: Annotated[str, typer.Option(help="Column of the event names.")] = "name",
-    time_column: Annotated[str, typer.Option(help="Column of the times.")] = "time",
-    event_id_column: Annotated[str, typer.Option(help="Column of the event ids.")] = "event_id",
-    type_column: Annotated[str, typer.Option(help="Column of the event types.")] = "",
-    input_column: Annotated[str, typer.Option(help="Column of the inputs, by full name.")] = "",
+    format_: Annotated[
+        Format, typer.Option("--format", help="File format. auto: by the file name.")
+    ] = Format.AUTO,
+    user_id_column: Annotated[str, typer.Option(help="Column of user ids.")] = "user_id",
+    name_column: Annotated[str, typer.Option(help="Column of event names.")] = "name",
+    time_column: Annotated[str, typer.Option(help="Column of times.")] = "time",
+    event_id_column: Annotated[str, typer.Option(help="Column of event ids.")] = "event_id",
+    type_column: Annotated[str, typer.Option(help="Column of event types.")] = "",
+    input_column: Annotated[str, typer.Option(help="Column of inputs, by resource name.")] = "",
     default_name: Annotated[str, typer.Option(help="Event name of rows without one.")] = "",
     default_type: Annotated[str, typer.Option(help="Type of rows without one: custom, commerce, ...")] = "",
-    time_unit: Annotated[str, typer.Option(help="What integer times count: s, ms, us or ns.")] = "us",
+    time_unit: Annotated[str, typer.Option(help="Unit of integer times: s, ms, us or ns.")] = "us",
     time_format: options.TimeFormat = "",
     default_time: options.DefaultTime = "",
     delimiter: options.Delimiter = "",
@@ -74,7 +77,7 @@ def import_(
     unset_nulls: of_users.UnsetNulls = False,
     column: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME:KIND", help=f"Read an attribute as another kind: {', '.join(KINDS)}."),
+        typer.Option(metavar="NAME:KIND", help=f"Read an attribute as this kind: {', '.join(KINDS)}."),
     ] = None,
     skip_without_user: Annotated[
         bool, typer.Option("--skip-without-user", help="Skip and count rows without a user id.")
@@ -82,7 +85,7 @@ def import_(
     create: Annotated[
         bool, typer.Option("--create", help="Create the account and the input if they are missing.")
     ] = False,
-    request_id: Annotated[str, typer.Option(help="Makes this another import of the same file.")] = "",
+    request_id: Annotated[str, typer.Option(help="Import the same file again under this id.")] = "",
     side_dir: Annotated[
         Path | None,
         typer.Option(help="Directory for rejected rows and progress. Default: beside each file."),
@@ -92,20 +95,20 @@ def import_(
     ] = None,
     progress_file: Annotated[Path | None, typer.Option(help="Default: FILE.milepost-import.json.")] = None,
     from_start: Annotated[
-        bool, typer.Option("--from-start", help="Import again what was imported before.")
+        bool, typer.Option("--from-start", help="Ignore earlier progress and import again.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Go on even if rows could count twice.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Continue even if rows could count twice.")] = False,
     segment_rows: Annotated[
-        int, typer.Option(help="Rows in one call, at most.", min=1, max=SEGMENT_ROWS)
+        int, typer.Option(help="Maximum rows per call.", min=1, max=SEGMENT_ROWS)
     ] = SEGMENT_ROWS,
     account: AccountId = DEFAULT_ACCOUNT,
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = "",
 ) -> None:
-    """Import files of events or users. A run that broke off goes on with the next; nothing is applied twice.
+    """Import files of events or users. The next run resumes an interrupted one; nothing is applied twice.
 
-    Exit status: 0 everything taken; 3 some rows rejected (they are in a file, with reasons); 1 a file failed
-    (the others went on) or the run broke off; 2 an option cannot be used; 130 stopped by Ctrl-C or SIGTERM.
+    Exit status: 0 all rows imported; 3 some rows rejected (written to a file with reasons); 1 a file failed
+    (the others continue) or the run was interrupted; 2 invalid option; 130 stopped by Ctrl-C or SIGTERM.
     """
     if progress_file is not None and len(files) > 1:
         raise _usage("--progress-file is for one file")

@@ -27,7 +27,7 @@ from milepost.values import to_datetime
 
 WATCH_SECONDS = 2.0
 
-app = typer.Typer(help="Look at journeys, and apply whole ones.", no_args_is_help=True, cls=Group)
+app = typer.Typer(help="List, show, compare and apply journeys.", no_args_is_help=True, cls=Group)
 app.command()(plot.plot)
 app.command()(journey_files.apply)
 app.command()(journey_files.diff)
@@ -37,8 +37,8 @@ app.command()(journey_files.export)
 @app.command()
 def show(
     journey: Annotated[str, typer.Argument(help="The journey's id or name.")],
-    watch: Annotated[bool, typer.Option("--watch", help="Draw it again and again, until Ctrl-C.")] = False,
-    interval: Annotated[float, typer.Option(help="Seconds between two drawings.", min=0.1)] = WATCH_SECONDS,
+    watch: Annotated[bool, typer.Option("--watch", help="Redraw until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option(help="Seconds between redraws.", min=0.1)] = WATCH_SECONDS,
     target: Target = DEFAULT_TARGET,
     account: AccountId = DEFAULT_ACCOUNT,
     api_key: ApiKey = "",

@@ -25,7 +25,7 @@ from milepost.client import Client
 STANDARD_STREAM = "-"
 CHANGES_STATUS = 2
 
-File = Annotated[str, typer.Argument(help="A journey as YAML; `-` = standard input.")]
+File = Annotated[str, typer.Argument(help="Journey as YAML; `-` reads standard input.")]
 
 
 def apply(
@@ -34,7 +34,7 @@ def apply(
     account: AccountId = DEFAULT_ACCOUNT,
     api_key: ApiKey = "",
 ) -> None:
-    """Make a journey what a file says: create, change, move and delete its milestones. Twice is once."""
+    """Apply a journey file: create, change, move and delete milestones. Idempotent."""
     out = console()
     with open_client(target, account, api_key) as client:
         difference = _compared(client, file, out)
@@ -46,13 +46,13 @@ def apply(
 def diff(
     file: File,
     exit_code: Annotated[
-        bool, typer.Option("--exit-code", help="End with status 2 when something would change.")
+        bool, typer.Option("--exit-code", help="Exit with status 2 when something would change.")
     ] = False,
     target: Target = DEFAULT_TARGET,
     account: AccountId = DEFAULT_ACCOUNT,
     api_key: ApiKey = "",
 ) -> None:
-    """Show what applying a file would change, and every size before and after."""
+    """Show what applying a file would change, with every size before and after."""
     out = console()
     with open_client(target, account, api_key) as client:
         difference = _compared(client, file, out)
@@ -64,12 +64,14 @@ def diff(
 
 def export(
     journey: Annotated[str, typer.Argument(help="The journey's id or name.")],
-    file: Annotated[str, typer.Argument(help="Where to write; `-` = standard output.")] = STANDARD_STREAM,
+    file: Annotated[
+        str, typer.Argument(help="File to write; `-` writes to standard output.")
+    ] = STANDARD_STREAM,
     target: Target = DEFAULT_TARGET,
     account: AccountId = DEFAULT_ACCOUNT,
     api_key: ApiKey = "",
 ) -> None:
-    """Write a journey as a file that applies to the very same journey."""
+    """Export a journey as a file that `apply` reads."""
     with open_client(target, account, api_key) as client:
         text = journeys.dumps(journeys.read(client, journey))
     if file == STANDARD_STREAM:

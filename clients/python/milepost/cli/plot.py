@@ -30,7 +30,7 @@ def plot(
     account: AccountId = DEFAULT_ACCOUNT,
     api_key: ApiKey = "",
 ) -> None:
-    """Write a journey as a picture: its tree with the size of each milestone."""
+    """Write a journey's tree with the size of each milestone as a picture."""
     draw = _DRAWN_BY.get(out.suffix.lower())
     if draw is None:
         print(f"milepost: {out}: must end in {' or '.join(_DRAWN_BY)}", file=sys.stderr)

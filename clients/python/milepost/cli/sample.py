@@ -21,7 +21,7 @@ PLAIN_PROGRESS_SECONDS = 5.0
 """In a pipe, a line this often instead of a bar."""
 
 app = typer.Typer(
-    help="The sample: a year of purchases of 2,469 households.", no_args_is_help=True, cls=Group
+    help="Sample data: a year of purchases of 2,469 households.", no_args_is_help=True, cls=Group
 )
 
 

@@ -45,17 +45,17 @@ BROKEN_OFF = "the verification was broken off"
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 _UNIT_STEP = 1_024
 
-app = typer.Typer(help="Look after a store.", no_args_is_help=True, cls=Group)
+app = typer.Typer(help="Inspect, back up and maintain a store.", no_args_is_help=True, cls=Group)
 
 Directory = Annotated[
-    Path | None, typer.Option("--data", help="Look into this directory instead of asking the service.")
+    Path | None, typer.Option("--data", help="Read this store directory instead of asking the service.")
 ]
-Data = Annotated[Path, typer.Option("--data", help="Directory of a store that is not served.")]
+Data = Annotated[Path, typer.Option("--data", help="Directory of a store that no service has open.")]
 
 
 @app.command()
 def stats(data: Directory = None, target: Target = DEFAULT_TARGET, api_key: ApiKey = "") -> None:
-    """Show users, events, bytes by kind, and what the files take."""
+    """Show users, events, bytes by kind, and the size of each file."""
     if data is None:
         with open_client(target, DEFAULT_ACCOUNT, api_key) as client:
             found = client.admin.GetStoreStats(GetStoreStatsRequest())
@@ -69,7 +69,7 @@ def stats(data: Directory = None, target: Target = DEFAULT_TARGET, api_key: ApiK
 
 @app.command()
 def verify(data: Directory = None, target: Target = DEFAULT_TARGET, api_key: ApiKey = "") -> None:
-    """Read and check everything that is stored. Exit status 1 when something is wrong."""
+    """Read and check everything in the store. Exit status 1 when it finds a fault."""
     out = console()
     if data is None:
         with open_client(target, DEFAULT_ACCOUNT, api_key) as client:
@@ -88,12 +88,14 @@ def verify(data: Directory = None, target: Target = DEFAULT_TARGET, api_key: Api
 def clock(
     confirm: Annotated[
         bool,
-        typer.Option("--confirm", help="Say that it is right; refused where this machine's clock differs."),
+        typer.Option(
+            "--confirm", help="Confirm the server's clock. Fails when this machine's clock differs."
+        ),
     ] = False,
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = "",
 ) -> None:
-    """Show the service's clock and how far it is believed; after a jump nothing is removed until it is."""
+    """Show the service's clock and its state. After a jump, removals wait until the clock is trusted."""
     with open_client(target, DEFAULT_ACCOUNT, api_key) as client:
         if confirm:
             here = Timestamp()
@@ -110,7 +112,7 @@ def backup(
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = "",
 ) -> None:
-    """Write a consistent copy of the store below the server's backup directory, while it serves.
+    """Write a consistent copy of the store to the server's backup directory, while it serves.
 
     The copy is verified; a damaged store is not backed up.
     """
@@ -124,7 +126,7 @@ def restore(
     backup: Annotated[Path, typer.Argument(help="Directory of a backup.")],
     data: Data,
 ) -> None:
-    """Make a store of a backup, in an empty or new directory. The backup is verified on the way."""
+    """Restore a backup into an empty or new directory. Verifies the backup first."""
     with _offline():
         from service import offline
 
@@ -135,7 +137,7 @@ def restore(
 
 @app.command()
 def compact(data: Data) -> None:
-    """Write the files of a store anew, without free pages and without what was deleted."""
+    """Rewrite the files of a store without free pages and deleted data."""
     with _offline():
         from service import offline
 
@@ -145,7 +147,7 @@ def compact(data: Data) -> None:
 
 @app.command()
 def upgrade(data: Data) -> None:
-    """Rewrite a store of the format version before, as starting the service on it does."""
+    """Upgrade a store of the previous format version, as starting the service does."""
     with _offline():
         from service import offline
 
@@ -158,12 +160,13 @@ def upgrade(data: Data) -> None:
 def adopt(
     data: Data,
     moved: Annotated[
-        bool, typer.Option("--moved", help="Keep the id: the original is gone and will not be used again.")
+        bool,
+        typer.Option("--moved", help="Keep the store id: the original is gone and will not be used again."),
     ] = False,
 ) -> None:
-    """Make a store of a copied directory, under an id of its own.
+    """Turn a copied directory into a store with a new id.
 
-    Also after putting back a snapshot of a volume, and when the file `lock` was lost.
+    Use it too after restoring a volume snapshot, and when the file `lock` was lost.
     """
     with _offline():
         from service import offline

@@ -127,7 +127,7 @@ def loads(text: str) -> JourneyDocument:
     try:
         tree = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise DocumentError([("", f"is no YAML: {error}")]) from error
+        raise DocumentError([("", f"is not valid YAML: {error}")]) from error
     except RecursionError as error:
         raise DocumentError([("", "is nested too deeply")]) from error
     reader = _Reader()
