@@ -71,13 +71,13 @@ class Retainer(Repeating):
         try:
             self._retention.run()
         except Exception:
-            # Nothing is removed that should stay, and what should go is found again the next time.
+            # Safe to repeat: the next sweep finds the remaining events.
             _retention_logger.exception("retention sweep failed")
         return self._interval_s
 
 
 class WriteWatch(Repeating):
-    """Tells `report` every `WRITES_INTERVAL_S` whether writes are taken, and logs when that changes."""
+    """Reports every `WRITES_INTERVAL_S` whether writes are accepted, and logs changes."""
 
     def __init__(self, fault: Callable[[], MilepostError | None], report: Callable[[bool], None]) -> None:
         super().__init__("writes")

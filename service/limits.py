@@ -34,12 +34,12 @@ IMPORT_BATCH_BYTES_MAX = 64 * 1024 * 1024
 """The largest record batch of an import, and the most of a stream's dictionaries together, both unpacked.
 Three batches are held at a time."""
 IMPORT_BATCH_ROWS = 1 << 17
-"""Rows appended at a time, at most. This and the next cannot be set: by them an import that is sent again is
+"""Maximum rows appended at a time. This and the next limit are fixed: by them a repeated import is
 recognised."""
 IMPORT_GATHERED_BYTES_MAX = 32 * 1024 * 1024
-"""Small record batches are put together up to this."""
+"""Small record batches are merged up to this size."""
 IMPORT_REQUEST_ID_BYTES_MAX = 200
-"""Shorter than other request ids, because the place of each batch is added."""
+"""Shorter than other request ids, because the index of each batch is appended."""
 IMPORT_REJECTIONS_MAX = 1_000
 IMPORT_REFUSED_ROWS_MAX = 1 << 20
 """Maximum rejected rows in a response. They take 3 MiB, below the 4 MiB that clients accept."""

@@ -15,4 +15,4 @@ METHODS_NOT_BUILT = frozenset(
 )
 
 OUTPUT_KINDS_NOT_BUILT = frozenset({"webhook", "nats", "redis", "kafka"})
-"""Kinds of output, as the fields of `Output`; CreateOutput with one of them answers as above."""
+"""Fields of `Output`. CreateOutput fails in the same way for them."""

@@ -41,7 +41,7 @@ class Accounts:
     # --- accounts -------------------------------------------------------------------------------------------
 
     def create_account(self, account_id: str, account: Account, request_id: str = "") -> Account:
-        """Creates a tenant; its `name` is made from the id. Raises AlreadyExists, InvalidInput."""
+        """Creates an account. Its `name` is built from the id. Raises AlreadyExists, InvalidInput."""
         with self._repository.writing() as changes:
             answered = self._requests.first_answer("create_account", "", request_id, Account)
             if answered is not None:
@@ -88,7 +88,7 @@ class Accounts:
             return updated
 
     def active_audience_count(self, account: str) -> int:
-        """How many of the account's audiences are activated now."""
+        """Number of activated audiences of the account."""
         return len(self._activation.activated(account))
 
     def _account_faults(self, account: Account) -> Iterable[Violation]:
@@ -152,7 +152,7 @@ class Accounts:
     # --- inputs ---------------------------------------------------------------------------------------------
 
     def create_input(self, parent: str, input_id: str, input: Input, request_id: str = "") -> Input:
-        """Creates an input; journeys over all inputs include it from now on. Raises NotFound, AlreadyExists,
+        """Creates an input. Journeys over all inputs include it immediately. Raises NotFound, AlreadyExists,
         InvalidInput.
         """
         check_name(parent, "parent", Resource.WORKSPACE)

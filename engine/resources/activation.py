@@ -1,4 +1,4 @@
-"""What follows from connections: which audiences are activated and which are calculated. Derived, never
+"""Activated and calculated audiences, derived from connections and never
 stored.
 """
 
@@ -14,7 +14,7 @@ LIVE_STATES = frozenset({ConnectionState.ACTIVE, ConnectionState.FAULTED})
 
 
 class Activation:
-    """Derives from the records, again only when they have changed."""
+    """Derives the sets from the records and caches them until the records change."""
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
@@ -25,7 +25,7 @@ class Activation:
         return self._of(account)[0]
 
     def calculated(self, account: str) -> frozenset[str]:
-        """Audiences whose membership is kept: those with a live connection, and all their ancestors."""
+        """Audiences with stored membership: those with a live connection, and their ancestors."""
         return self._of(account)[1]
 
     def _of(self, account: str) -> tuple[frozenset[str], frozenset[str]]:

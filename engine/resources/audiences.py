@@ -1,4 +1,4 @@
-"""The records of audiences. They are made and deleted with their milestones."""
+"""The records of audiences. They are created and deleted with their milestones."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class AudienceRecords:
         return self._repository.get(Audience, name if milestone is None else milestone.audience)
 
     def milestone(self, audience: Audience) -> Milestone:
-        """The milestone whose users it holds."""
+        """The milestone of the audience."""
         return self._repository.get(Milestone, audience.milestone)
 
     def display_name(self, name: str) -> str:

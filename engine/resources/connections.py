@@ -244,7 +244,7 @@ class Connections(Outputs):
         snapshot_after: str | None = None,
         activation: int | None = None,
     ) -> Connection | None:
-        """Moves a live connection's durable cursor forward; never back, and not when the connection has been
+        """Advances a live connection's durable cursor. Does nothing when the connection has been
         activated anew since `activation`.
 
         None when the connection is gone: deleted, or it has delivered the last exit of a deleted audience and

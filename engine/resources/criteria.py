@@ -1,4 +1,4 @@
-"""Criteria held against what the account has: its inputs, its audiences, the names it has seen."""
+"""Validates criteria against the account: its inputs, audiences and known names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CriteriaCheck:
         self._limits = limits
 
     def check(self, tree: JourneyTree, milestone: TreeMilestone, criterion: Criterion, root: str) -> Checked:
-        """What is wrong with `criterion` as that of `milestone` in `tree`; paths start at `root`."""
+        """The faults of `criterion` as that of `milestone` in `tree`. Paths start at `root`."""
         account = account_of(tree.name)
         seen = self._backend.seen_names(account)
         context = Context(
@@ -45,7 +45,7 @@ class CriteriaCheck:
         return checked.warnings
 
     def _reference(self, tree: JourneyTree, milestone: TreeMilestone, name: str) -> AudienceReference:
-        """What `milestone` would refer to by naming that audience, and that one alone."""
+        """What `milestone` would depend on by naming that audience alone."""
         alone = tree.with_draft(
             TreeMilestone(
                 id=milestone.id,

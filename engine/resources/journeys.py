@@ -39,7 +39,7 @@ Changed: TypeAlias = Callable[[str], None]
 
 
 class JourneySummary(msgspec.Struct, frozen=True, kw_only=True):
-    """What a list shows of a journey. `connected_outputs` are names, sorted."""
+    """Summary of a journey in a list. `connected_outputs` are sorted names."""
 
     audience_count: int
     active_audience_count: int
@@ -94,9 +94,9 @@ class Journeys:
     def list_journeys(
         self, parent: str, *, page_size: int = 0, page_token: str = "", query: str = "", order_by: str = ""
     ) -> Page[Journey]:
-        """The account's journeys whose display name contains `query`, whatever the case.
+        """The account's journeys whose display name contains `query`, in any case.
 
-        `order_by` is one of `ORDERS`, with " desc" to turn it round; "" = "name". Raises NotFound,
+        `order_by` is one of `ORDERS`, with " desc" for descending order; "" = "name". Raises NotFound,
         InvalidInput.
         """
         check_name(parent, "parent", Resource.ACCOUNT)
@@ -233,7 +233,7 @@ class Journeys:
                 yield Violation(f"journey.inputs[{index}]", f"input {name!r} is named twice")
 
     def _criteria_faults(self, journey: Journey) -> Iterable[Violation]:
-        """Criteria may name inputs of their own, which must stay among the journey's."""
+        """Inputs named in criteria must stay among the journey's."""
         milestones = self._forest.milestones(journey.name)
         tree = JourneyTree(
             name=journey.name,

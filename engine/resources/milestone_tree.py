@@ -27,7 +27,7 @@ Overlay: TypeAlias = dict[str, JourneyTree]
 
 
 class Forest:
-    """Builds the trees, again only when the records have changed. Milestones go by their resource names."""
+    """Builds the trees and caches them until the records change. Milestone ids are resource names."""
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
@@ -43,7 +43,7 @@ class Forest:
         return tuple(record.name for record in self._repository.scan(Input, f"{account}/workspaces/"))
 
     def inputs(self, journey: Journey) -> tuple[str, ...]:
-        """The inputs a journey reads; none chosen = all there are now."""
+        """The inputs of a journey. None chosen = all current inputs."""
         return journey.inputs or self.all_inputs(account_of(journey.name))
 
     def milestones(self, journey: str) -> tuple[Milestone, ...]:

@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 
 class Written(msgspec.Struct, Generic[T], frozen=True):
-    """A record as written, and what may be mistyped in it."""
+    """A written record and its warnings."""
 
     record: T
     warnings: tuple[Warning, ...] = ()
@@ -94,9 +94,9 @@ class Milestones:
     def create_milestone(
         self, parent: str, milestone_id: str, milestone: Milestone, request_id: str = ""
     ) -> Written[Milestone]:
-        """Adds a milestone and its audience, behind its siblings but before remaining users.
+        """Creates a milestone and its audience after its siblings, before remaining users.
 
-        Of `milestone` the display name, parent, kind and criteria are taken. Raises NotFound, AlreadyExists,
+        Uses display name, parent, kind and criteria of `milestone`. Raises NotFound, AlreadyExists,
         InvalidInput, FailedPrecondition.
         """
         check_name(parent, "parent", Resource.JOURNEY)
@@ -295,7 +295,7 @@ def _is_criteria(milestone: Milestone) -> bool:
 
 
 def _refuse_misfit(milestone: Milestone) -> None:
-    """Criteria milestones have criteria and remaining users have none."""
+    """Raises InvalidInput unless criteria are present exactly for a CRITERIA milestone."""
     if _is_criteria(milestone) and milestone.criteria is None:
         raise InvalidInput.one(CRITERIA_FIELD, "is required for a CRITERIA milestone")
     if not _is_criteria(milestone) and milestone.criteria is not None:

@@ -22,7 +22,7 @@ BATCH_AGE_DEFAULT_MICROS = MICROS_PER_SECOND
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What every resource has."""
+    """Fields of every resource."""
 
     name: str
     create_time: Micros = 0
@@ -30,7 +30,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Account(Record, frozen=True, kw_only=True):
-    """The tenant. `event_retention` 0 = keep all."""
+    """A tenant. `event_retention` 0 = keep all."""
 
     display_name: str = ""
     active_audience_limit: int = ACTIVE_AUDIENCE_LIMIT_DEFAULT
@@ -45,7 +45,7 @@ class Workspace(Record, frozen=True, kw_only=True):
 
 
 class InputKind(enum.StrEnum):
-    """What kind of source an input is."""
+    """Kind of source of an input."""
 
     UNSPECIFIED = ""
     IOS = "ios"
@@ -56,7 +56,7 @@ class InputKind(enum.StrEnum):
 
 
 class Input(Record, frozen=True, kw_only=True):
-    """Where data comes from."""
+    """A source of data."""
 
     display_name: str = ""
     kind: InputKind = InputKind.UNSPECIFIED
@@ -125,14 +125,14 @@ class File(msgspec.Struct, frozen=True, tag="file"):
 
 
 class Output(Record, frozen=True, kw_only=True):
-    """Where audiences are sent."""
+    """A destination for audiences."""
 
     display_name: str = ""
     target: Webhook | Nats | Redis | Kafka | File
 
 
 class ConnectionState(enum.StrEnum):
-    """Whether a connection delivers."""
+    """State of a connection."""
 
     INACTIVE = "inactive"
     ACTIVE = "active"
@@ -140,7 +140,7 @@ class ConnectionState(enum.StrEnum):
 
 
 class Connection(Record, frozen=True, kw_only=True):
-    """One audience to one output. `fault` says why it is FAULTED."""
+    """Delivers one audience to one output. `fault` is the reason of FAULTED."""
 
     audience: str
     output: str
@@ -161,7 +161,7 @@ class Connection(Record, frozen=True, kw_only=True):
 
 
 class Closing(Record, frozen=True, kw_only=True):
-    """A deleted audience of which something may be left to do: telling of its members' exits, then forgetting
+    """A deleted audience with work left: sending its members' exits, then dropping
     its membership.
 
     `name` is the audience's. `through` is the sequence of the last exit, None until the exits are recorded.
@@ -174,8 +174,8 @@ class Closing(Record, frozen=True, kw_only=True):
 
 
 def etag_of(record: Record) -> str:
-    """A short digest that changes whenever the record's own fields do: neither the time of the last change
-    nor how far a connection has got count.
+    """A short digest of the record's own fields. It ignores the time of the last change
+    and the progress of a connection.
     """
     record = msgspec.structs.replace(record, update_time=0)
     if isinstance(record, Connection):

@@ -46,7 +46,7 @@ _PREFIXES: dict[type[Record], str] = {
 
 
 class Changes:
-    """A group of changes on its way to one commit."""
+    """A group of changes for one commit."""
 
     def __init__(self) -> None:
         self._puts: dict[str, bytes] = {}
@@ -64,7 +64,7 @@ class Changes:
         self._records[type(record), record.name] = None
 
     def put_document(self, key: str, value: bytes) -> None:
-        """Writes a document that is no resource, in the same commit."""
+        """Writes a document that is not a resource, in the same commit."""
         self._deletes.pop(key, None)
         self._puts[key] = value
 
@@ -105,7 +105,7 @@ class Repository:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Reads inside see one state: no group of changes becomes visible in between."""
+        """Reads inside see one state: no other commit becomes visible."""
         with self._reading:
             yield
 

@@ -22,7 +22,7 @@ _INPUT_KIND_MESSAGES = {kind: message for message, kind in _INPUT_KINDS.items()}
 
 
 def account_of_message(message: account_pb2.Account) -> Account:
-    """The record of an account; the engine puts defaults for what is unset. Raises InvalidInput."""
+    """The record of an account. The engine fills in defaults. Raises InvalidInput."""
     faults = ShapeFaults()
     retention = duration(message.event_retention, "account.event_retention", faults)
     faults.raise_if_any()
@@ -36,7 +36,7 @@ def account_of_message(message: account_pb2.Account) -> Account:
 
 
 def account_message(account: Account, active_audience_count: int) -> account_pb2.Account:
-    """The message for an account."""
+    """The message of an account."""
     message = account_pb2.Account(
         name=account.name,
         display_name=account.display_name,

@@ -31,7 +31,7 @@ _STATE_MESSAGES = {
 
 
 def output_of_message(message: connection_pb2.Output, *, needs_kind: bool = True) -> Output:
-    """The record of an output. Raises InvalidInput when it has no kind, Unsupported for a kind not built.
+    """The record of an output. Raises InvalidInput without a kind, Unsupported for a kind that is not built.
 
     An update that leaves the kind as it is needs none.
     """
@@ -44,7 +44,7 @@ def output_of_message(message: connection_pb2.Output, *, needs_kind: bool = True
 
 
 def output_message(output: Output) -> connection_pb2.Output:
-    """The message for an output. A webhook's secret is not shown."""
+    """The message of an output, without a webhook's secret."""
     message = connection_pb2.Output(
         name=output.name,
         display_name=output.display_name,

@@ -36,7 +36,7 @@ EVENT_TYPES = {int(member): member for member in EventType} | {0: EventType.CUST
 
 
 class Malformed(ValueError):
-    """A row without shape: the field below the row, and what is wrong with it."""
+    """A malformed row: the path of the field within the row, and the fault."""
 
     def __init__(self, field: str, description: str, reason: str = INVALID_VALUE) -> None:
         super().__init__(description)
@@ -45,7 +45,7 @@ class Malformed(ValueError):
 
 
 def event_records(messages: Iterable[data_pb2.Event], input_: str) -> list[EventRecord | Rejection]:
-    """A record for each event, or why it has none, in order. `input_` is that of events that name none."""
+    """A record or a Rejection per event, in order. `input_` applies to events without one."""
     rows: list[EventRecord | Rejection] = []
     for message in messages:
         try:
@@ -81,7 +81,7 @@ def _event(message: data_pb2.Event, input_: str) -> EventRecord:
 
 
 def event_time(message: data_pb2.Event) -> Micros:
-    """When the event happened. Raises Malformed."""
+    """The time of the event. Raises Malformed."""
     time = message.time
     seconds, nanos = time.seconds, time.nanos
     if not (seconds or nanos) and not message.HasField("time"):
@@ -92,7 +92,7 @@ def event_time(message: data_pb2.Event) -> Micros:
 
 
 def event_type(message: data_pb2.Event) -> EventType:
-    """The type of an event, CUSTOM where it names none. Raises Malformed."""
+    """The type of an event. Unspecified = CUSTOM. Raises Malformed."""
     type_ = EVENT_TYPES.get(message.type)
     if type_ is None:
         raise Malformed("type", UNKNOWN_TYPE)
@@ -102,7 +102,7 @@ def event_type(message: data_pb2.Event) -> EventType:
 def user_records(
     messages: Iterable[data_pb2.UserUpdate], input_: str, now: Micros
 ) -> list[UserRecord | Rejection]:
-    """A record for each update, or why it has none, in order. Updates without a time are of `now`."""
+    """A record or a Rejection per update, in order. Updates without a time get `now`."""
     rows: list[UserRecord | Rejection] = []
     for message in messages:
         try:
@@ -147,12 +147,12 @@ def attribute_value(key: str, message: value_pb2.Value) -> Value:
 
 
 def rejection_of(rows: str, index: int, error: Malformed) -> Rejection:
-    """Why the row at that place of `events` or `users` is not taken."""
+    """The Rejection of the row at an index of `events` or `users`."""
     return Rejection(index, error.reason, f"{rows}[{index}].{error.field}", str(error))
 
 
 def rejection_messages(rejections: Iterable[Rejection]) -> list[ingest_service_pb2.Rejection]:
-    """The rows that were not taken."""
+    """The messages of rejected rows."""
     return [
         ingest_service_pb2.Rejection(index=r.index, reason=r.reason, field=r.field, description=r.description)
         for r in rejections
@@ -160,7 +160,7 @@ def rejection_messages(rejections: Iterable[Rejection]) -> list[ingest_service_p
 
 
 def user_message(profile: Profile) -> catalog_service_pb2.User:
-    """All that is known of a user, except the events."""
+    """Everything stored about a user except events."""
     message = catalog_service_pb2.User(user_id=profile.user_id)
     for input_, (first, last) in sorted(profile.seen.items()):
         message.inputs.add(input=input_, first_seen=timestamp(first), last_seen=timestamp(last))

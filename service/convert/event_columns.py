@@ -90,7 +90,7 @@ def _add_attributes(message: data_pb2.Event, row: int, values: dict[Kind, _Lists
 
 
 def _forget_row(row: int, values: dict[Kind, _Lists]) -> None:
-    """Takes out what a row had given before it turned out malformed."""
+    """Removes the values of a row that turned out malformed."""
     for lists in values.values():
         for rows, found in lists.values():
             if rows and rows[-1] == row:

@@ -1,4 +1,4 @@
-"""Faults in the shape of a message, gathered so that a caller sees all of them at once."""
+"""Collects the faults of a message, so that a caller sees all of them at once."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class ShapeFaults:
         self._violations: list[Violation] = []
 
     def add(self, path: str, description: str) -> None:
-        """Notes a fault of the field at `path`."""
+        """Adds a fault of the field at `path`."""
         self._violations.append(Violation(path, description))
 
     def raise_if_any(self, *, reason: str = "") -> None:
-        """Raises InvalidInput with every fault noted so far, if there is one."""
+        """Raises InvalidInput with every fault, if there are any."""
         if self._violations:
             raise InvalidInput(self._violations, reason=reason)

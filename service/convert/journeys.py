@@ -36,7 +36,7 @@ def journey_of_message(message: journey_pb2.Journey) -> Journey:
 
 
 def journey_message(journey: Journey, summary: JourneySummary) -> journey_pb2.Journey:
-    """The message for a journey, with what follows from its milestones and connections."""
+    """The message of a journey, with the fields derived from its milestones and connections."""
     return journey_pb2.Journey(
         name=journey.name,
         display_name=journey.display_name,
@@ -51,7 +51,7 @@ def journey_message(journey: Journey, summary: JourneySummary) -> journey_pb2.Jo
 
 
 def milestone_of_message(message: journey_pb2.Milestone) -> Milestone:
-    """The record of a milestone. Raises InvalidInput for criteria without shape."""
+    """The record of a milestone. Raises InvalidInput for malformed criteria."""
     criteria = None
     if message.HasField("criteria"):
         criteria = criterion_of(message.criteria, "milestone.criteria")
@@ -82,7 +82,7 @@ def milestone_message(milestone: Milestone) -> journey_pb2.Milestone:
 
 
 def audience_of_message(message: audience_pb2.Audience) -> Audience:
-    """The record of an audience: what a caller can set of it."""
+    """The record of an audience with the fields that a caller can set."""
     return Audience(name=message.name, external_name=message.external_name, milestone=message.milestone)
 
 

@@ -20,7 +20,7 @@ M = TypeVar("M", bound=Message)
 
 
 def message_from_tree(tree: Any, message: M, *, field: str, reason: str = "") -> M:
-    """Fills `message` from a tree of dicts, lists and scalars. Raises InvalidInput for what does not fit."""
+    """Fills `message` from a tree of dicts, lists and scalars. Raises InvalidInput on a mismatch."""
     try:
         return json_format.ParseDict(tree, message)
     except (json_format.ParseError, RecursionError, TypeError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""Update masks: which fields of a record a caller wants changed.
+"""Update masks: the fields of a record to change.
 
 An empty mask means every field that is set. `name`, `etag` and output-only fields may be named, because
 callers send back what they have read; they are passed over.
@@ -48,7 +48,7 @@ IMMUTABLE = {
 def masked_fields(
     message: Message, mask: FieldMask, changeable: Mapping[str, tuple[str, ...]]
 ) -> frozenset[str]:
-    """The fields of the record to change. Raises InvalidInput for paths that name none of them."""
+    """The fields of the record to change. Raises InvalidInput for unknown paths."""
     paths = list(mask.paths)
     if not paths:
         paths = [field.name for field, _ in message.ListFields() if field.name in changeable]

@@ -1,4 +1,4 @@
-"""Revision tokens: which state of which store a write led to, opaque to callers.
+"""Revision tokens: a store and its revision, opaque to callers.
 
 A token of another store, for example from before a restore into a new one, is refused rather than compared.
 """
@@ -18,7 +18,7 @@ def revision_token(store_id: str, revision: int) -> str:
 
 
 def revision_of(token: str, store_id: str, *, field: str = "at_least") -> int:
-    """The revision a token names; 0, which every state satisfies, for an empty one.
+    """The revision of a token. An empty token gives 0, which every state satisfies.
 
     Raises InvalidInput with reason INVALID_REVISION for a token that this store has not given.
     """

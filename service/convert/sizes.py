@@ -50,7 +50,7 @@ _INTERVALS: dict[int, SizeInterval] = {
 def target_of(
     request: audience_service_pb2.EstimateAudienceRequest | audience_service_pb2.ExplainAudienceRequest,
 ) -> model.Target:
-    """The milestone or draft that a request is about. Raises InvalidInput when it names neither."""
+    """The milestone or draft of a request. Raises InvalidInput when it has neither."""
     match request.WhichOneof("target"):
         case "name":
             return model.SavedTarget(request.name)
@@ -70,7 +70,7 @@ def _draft(message: audience_service_pb2.MilestoneDraft) -> model.Draft:
 
 
 def precision_of(request: audience_service_pb2.EstimateAudienceRequest) -> model.Precision:
-    """How good an estimate must be. `exact: false` is the default, as if nothing had been said."""
+    """The precision of an estimate. `exact: false` is the same as unset."""
     match request.WhichOneof("precision"):
         case "exact":
             return model.Exact() if request.exact else model.Default()
@@ -105,7 +105,7 @@ def _preview_milestone(message: audience_service_pb2.PreviewMilestone, path: str
 
 
 def watch_cursor(request: audience_service_pb2.WatchMembershipRequest) -> int | None:
-    """The cursor to watch from, None for a snapshot first. Raises InvalidInput when neither is asked for."""
+    """The cursor to watch from, None = snapshot first. Raises InvalidInput when neither is set."""
     if request.WhichOneof("start") == "cursor":
         return request.cursor
     if request.snapshot:
@@ -133,7 +133,7 @@ def evaluation_message(
     | model.AudienceExplanation,
     store_id: str,
 ) -> audience_pb2.Evaluation:
-    """Which data and instant an answer holds for, and how long it took."""
+    """Revision, instant and duration of an evaluation."""
     return audience_pb2.Evaluation(
         as_of=timestamp(answer.as_of),
         revision=revision_token(store_id, answer.revision),
@@ -154,7 +154,7 @@ def size_message(size: model.Size) -> audience_pb2.Size:
 
 
 def shown_size_message(shown: model.ShownSize, store_id: str) -> audience_pb2.AudienceSize:
-    """The one size that an audience shows."""
+    """The size that an audience shows."""
     return audience_pb2.AudienceSize(
         kind=_SIZE_KINDS[shown.kind],
         size=size_message(shown.size),
@@ -168,7 +168,7 @@ def shown_size_message(shown: model.ShownSize, store_id: str) -> audience_pb2.Au
 
 
 def warning_messages(warnings: Iterable[Warning]) -> list[journey_pb2.Warning]:
-    """What may be a mistake but was not refused."""
+    """Possible mistakes that did not fail the call."""
     return [journey_pb2.Warning(field=w.field, description=w.description) for w in warnings]
 
 
@@ -198,7 +198,7 @@ def intersection_messages(comparison: model.Comparison) -> list[audience_service
 
 
 def funnel_step_messages(funnel: model.Funnel) -> list[audience_service_pb2.FunnelStep]:
-    """Each milestone's part in the funnel."""
+    """The milestones of a funnel."""
     return [
         audience_service_pb2.FunnelStep(
             milestone=step.milestone,
@@ -216,7 +216,7 @@ def funnel_step_messages(funnel: model.Funnel) -> list[audience_service_pb2.Funn
 
 
 def size_point_messages(points: Iterable[model.SizePoint]) -> list[audience_service_pb2.AudienceSizePoint]:
-    """How a size went."""
+    """The points of a size history."""
     return [
         audience_service_pb2.AudienceSizePoint(
             start_time=timestamp(point.start), users=point.users, added=point.added, dropped=point.dropped
@@ -242,7 +242,7 @@ def batch_check_message(
 
 
 def change_message(change: Change) -> audience_pb2.MembershipChange:
-    """One user entered or exited."""
+    """A membership change."""
     return audience_pb2.MembershipChange(
         sequence=change.sequence,
         user_id=change.user_id,
@@ -252,7 +252,7 @@ def change_message(change: Change) -> audience_pb2.MembershipChange:
 
 
 def watch_message(item: model.WatchItem) -> audience_service_pb2.WatchMembershipResponse:
-    """One piece of a watched audience's stream."""
+    """One message of a watch stream."""
     match item:
         case model.WatchSnapshot():
             snapshot = audience_service_pb2.MembershipSnapshot(user_ids=item.user_ids)
@@ -268,7 +268,7 @@ def watch_message(item: model.WatchItem) -> audience_service_pb2.WatchMembership
 def membership_explanation_message(
     answer: model.MembershipExplanation, store_id: str
 ) -> audience_service_pb2.ExplainMembershipResponse:
-    """Which criterion lets a user in or keeps it out."""
+    """The explanation of a user's membership."""
     return audience_service_pb2.ExplainMembershipResponse(
         member=answer.member,
         in_journey=answer.in_journey,

@@ -34,7 +34,7 @@ def micros_of(message: Timestamp) -> Micros | None:
 
 
 def instant(message: Timestamp, path: str, faults: ShapeFaults) -> Micros:
-    """The instant in microseconds; when it has none, a fault is noted and the answer is 0."""
+    """The instant in microseconds. Adds a fault and returns 0 when it is malformed."""
     micros = micros_of(message)
     if micros is None:
         faults.add(path, OUT_OF_RANGE)
@@ -43,7 +43,7 @@ def instant(message: Timestamp, path: str, faults: ShapeFaults) -> Micros:
 
 
 def duration(message: Duration, path: str, faults: ShapeFaults) -> Micros:
-    """The duration in microseconds, negative ones included; when malformed, a fault is noted and it is 0."""
+    """The duration in microseconds, may be negative. Adds a fault and returns 0 when it is malformed."""
     seconds, nanos = message.seconds, message.nanos
     in_range = abs(seconds) <= DURATION_SECONDS_MAX and abs(nanos) < NANOS_PER_SECOND
     if not in_range or seconds * nanos < 0:

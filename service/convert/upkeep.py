@@ -1,4 +1,4 @@
-"""Figures of a store and what a verification finds, as messages."""
+"""Messages of store figures and verification findings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def stats_message(figures: StoreFigures) -> pb.GetStoreStatsResponse:
 
 
 def finding_messages(findings: Iterator[Finding]) -> Iterator[pb.VerifyStoreResponse]:
-    """What a verification finds, with progress once a second only."""
+    """The findings of a verification, with progress once a second."""
     due = time.monotonic() + PROGRESS_INTERVAL_S
     for finding in findings:
         if isinstance(finding, StoreProgress):

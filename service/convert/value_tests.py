@@ -35,7 +35,7 @@ _ORDERED = float | Micros
 
 
 def value_test(message: criteria_pb2.ValueTest, path: str, faults: ShapeFaults) -> ValueTest:
-    """The test in the message; when it has none, a fault is noted and the answer is `Exists()`."""
+    """The test in the message. Adds a fault and returns `Exists()` when it has none."""
     chosen: str | None = message.WhichOneof("test")
     if chosen is None:
         faults.add(path, NO_TEST)
@@ -128,7 +128,7 @@ def _ordered(message: value_pb2.Value, path: str, faults: ShapeFaults) -> float 
 
 
 def number_test(message: criteria_pb2.NumberTest, path: str, faults: ShapeFaults) -> NumberTest:
-    """The test in the message; when it has none, a fault is noted and the answer is `Equals(0)`."""
+    """The test in the message. Adds a fault and returns `Equals(0)` when it has none."""
     field = message.WhichOneof("test")
     match field:
         case "equals":

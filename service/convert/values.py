@@ -11,7 +11,7 @@ NO_KIND = "must have exactly one of string_value, number_value, bool_value, time
 
 
 class BadValue(ValueError):
-    """A value that no attribute can have; the message says why."""
+    """A value that attributes cannot have. The message gives the reason."""
 
 
 def value_of(message: value_pb2.Value) -> Value:
@@ -44,7 +44,7 @@ def value_of(message: value_pb2.Value) -> Value:
 
 
 def value_at(message: value_pb2.Value, path: str, faults: ShapeFaults) -> Value:
-    """The value in the message; when there is none, a fault is noted and the answer is an empty string."""
+    """The value in the message. Adds a fault and returns "" when it has none."""
     if message.WhichOneof("kind") == "time_value":
         return instant(message.time_value, path, faults)
     try:

@@ -22,7 +22,7 @@ _UNIT_MESSAGES = {unit: message for message, unit in _UNITS.items()}
 
 
 def window_of(message: criteria_pb2.Window, path: str, faults: ShapeFaults) -> Window | None:
-    """The window in the message; when it has none, a fault is noted and the answer is None."""
+    """The window in the message. Adds a fault and returns None when it has none."""
     match message.WhichOneof("window"):
         case "last":
             return Last(duration=duration(message.last, f"{path}.last", faults))

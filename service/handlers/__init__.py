@@ -1,1 +1,1 @@
-"""One thin servicer for each service of the contract: convert, ask the engine, convert back."""
+"""One thin servicer per service of the contract: convert, call the engine, convert back."""

@@ -1,4 +1,4 @@
-"""AccountService: tenants, workspaces and inputs."""
+"""AccountService: accounts, workspaces and inputs."""
 
 from __future__ import annotations
 

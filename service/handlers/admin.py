@@ -1,4 +1,4 @@
-"""AdminService: what this server is, what it stores, and backups."""
+"""AdminService: server, store, clock and backups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CatalogService: what data came with, and single users."""
+"""CatalogService: names and values in the data, and single users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""IngestService: data coming in."""
+"""IngestService: writes of events and users."""
 
 from __future__ import annotations
 
