@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from engine import Engine
 from engine.backends.local.backend import LocalBackend
 from engine.backends.local.settings import LocalSettings
 from engine.clock import Clock
-from engine.engine import Engine
 from engine.values import MICROS_PER_SECOND
 from service.background import Refresher, Retainer, Timekeeper, WriteWatch
 from service.config import Config

@@ -9,7 +9,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from engine.engine import Engine
+from engine import Engine
 from milepost.v1 import (
     account_service_pb2_grpc,
     admin_service_pb2_grpc,

@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from engine import DEFAULT_LIMITS
+from engine.audiences.members import BATCH_PAIRS_MAX
+from engine.audiences.sizes import COMPARED_MAX
 from engine.backends.local.storage.dedupe import REQUEST_HORIZON_HOURS
+from engine.backends.local.write.state import IMPORT_CHUNK_USERS
+from engine.checks.rows import EVENT_AHEAD_MAX
+from engine.resources.paging import PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX
+from engine.values import MICROS_PER_HOUR
 from milepost import journeys
 from milepost.cli.app import app
 from milepost.cli.service_process import ServiceProcess
@@ -21,7 +28,12 @@ from milepost.importing import ndjson, progress
 from milepost.importing.source import SEGMENT_ROWS
 from service.config import Config, fields, flag_of, variable_of
 from service.convert.criteria import criterion_of
-from service.limits import IMPORT_BATCH_ROWS
+from service.limits import (
+    IMPORT_BATCH_ROWS,
+    IMPORT_REFUSED_ROWS_MAX,
+    IMPORT_REQUEST_ID_BYTES_MAX,
+    RECEIVE_BYTES_MAX,
+)
 from service.not_built import METHODS_NOT_BUILT, OUTPUT_KINDS_NOT_BUILT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -252,7 +264,7 @@ def test_the_packages_on_the_page_on_architecture_are_those_of_the_engine_and_th
 
 def test_the_glossary_is_in_order_and_says_each_term_once() -> None:
     _, _, glossary = ARCHITECTURE.partition("## Glossary")
-    terms = re.findall(r"^\| ([^|]+) \|", glossary.partition("\n## ")[0], re.MULTILINE)[2:]
+    terms = re.findall(r"^\| ([^|]+) \|", glossary.partition("\n## ")[0], re.MULTILINE)[1:]
     assert len(terms) > 30
     assert terms == sorted(set(terms), key=str.lower)
 
@@ -268,3 +280,29 @@ def test_renamed_settings_in_the_changelog_are_settings_now_and_were_not_kept() 
     new = re.findall(r"`(--[\w-]+)`", changelog.partition("New settings: ")[2].partition("\n")[0])
     assert new != []
     assert set(new) <= set(settings)
+
+
+def test_limits_that_cannot_be_set_on_the_page_on_operations() -> None:
+    _, _, after = OPERATIONS.partition("## Limits that cannot be set")
+    listed = dict(re.findall(r"^\| (.+?) \| (.+) \|$", after.partition("\n\n##")[0], re.MULTILINE)[1:])
+    limits = {
+        "events ahead of the server's clock": f"{EVENT_AHEAD_MAX // MICROS_PER_HOUR} h",
+        "levels of nested criteria and conditions": DEFAULT_LIMITS.criteria_depth_max,
+        "criteria, steps and conditions in one criterion": DEFAULT_LIMITS.criteria_nodes_max,
+        "values in one `in`": DEFAULT_LIMITS.in_values_max,
+        "steps of a sequence": DEFAULT_LIMITS.sequence_steps_max,
+        "rows of an import appended at a time": (
+            f"{IMPORT_BATCH_ROWS:,}; users are applied {IMPORT_CHUNK_USERS:,} at a time"
+        ),
+        "refused rows that an import names": f"{IMPORT_REFUSED_ROWS_MAX:,}; all are counted",
+        "`request_id` of an import": f"{IMPORT_REQUEST_ID_BYTES_MAX} bytes",
+        "`page_size`": f"{PAGE_SIZE_MAX:,}, default {PAGE_SIZE_DEFAULT}",
+        "pairs of a BatchCheckMembership": BATCH_PAIRS_MAX,
+        "audiences of a CompareAudiences": COMPARED_MAX,
+        "message on the wire": (
+            f"{RECEIVE_BYTES_MAX // 2**20} MiB; below that, `--batch-bytes-max` answers with a reason"
+        ),
+    }
+    assert listed == {
+        what: f"{limit:,}" if isinstance(limit, int) else limit for what, limit in limits.items()
+    }

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from engine import Engine
 from engine.checks import RowFaults, is_longer
-from engine.engine import Engine
 from engine.errors import InvalidInput, MilepostError
 from engine.ingest import Ingest, IngestedColumns
 from engine.resources.names import Resource, check_name

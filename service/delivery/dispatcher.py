@@ -6,8 +6,8 @@ from pathlib import Path
 
 import structlog
 
+from engine import Engine
 from engine.audiences.outbox import Outgoing
-from engine.engine import Engine
 from engine.errors import Unsupported
 from engine.resources.records import File, account_of
 from service.delivery.retry import RetryPolicy

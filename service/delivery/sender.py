@@ -13,9 +13,9 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
+from engine import Engine
 from engine.audiences.model import DeliveryBatch
 from engine.audiences.outbox import Outgoing
-from engine.engine import Engine
 from engine.errors import CursorExpired, NotFound, StoreUnavailable
 from engine.resources.records import Connection, ConnectionState, account_of
 from engine.values import MICROS_PER_SECOND

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc
 
-from engine.engine import Engine
+from engine import Engine
 from engine.values import Micros
 from service.convert.revisions import revision_of, revision_token
 from service.deadlines import Deadlines

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from engine import Engine
 from engine.backends.base import EventRecord, Record, UserRecord
 from engine.backends.local.backend import LocalBackend
 from engine.backends.local.settings import LocalSettings
 from engine.backends.local.storage.header import GROUPS_DEFAULT
 from engine.criteria.model import EventType
-from engine.engine import Engine
 from engine.resources.records import Account, Input, Journey, Workspace
 from engine.values import MICROS_PER_DAY, MICROS_PER_SECOND, Micros
 

@@ -20,6 +20,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from engine import Engine
 from engine.audiences.model import AudienceExplanation, Draft, Estimate, SavedTarget, SizeState, Target
 from engine.criteria.model import (
     Aggregate,
@@ -38,7 +39,6 @@ from engine.criteria.model import (
     UserAttribute,
     WithinLast,
 )
-from engine.engine import Engine
 from engine.errors import NotFound
 from engine.resources.records import Milestone, MilestoneKind
 from engine.values import MICROS_PER_DAY, MICROS_PER_SECOND, Micros

@@ -23,6 +23,7 @@ import msgspec
 import numpy as np
 from rich.console import Console
 
+from engine import Engine
 from engine.audiences.estimate import EXACT_BUDGET_DEFAULT_MS
 from engine.audiences.model import (
     Default,
@@ -37,7 +38,6 @@ from engine.audiences.model import (
 )
 from engine.backends.base import UserRecord
 from engine.criteria.model import AllOf, AnyOf, Criterion, Not
-from engine.engine import Engine
 from tests.bench.intervals import marketing_predicate, random_criterion
 from tests.bench.marketing_world import JOURNEY, NOW, Scale, open_engine
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine import Engine
 from engine.backends.base import EventRecord, UserRecord
 from engine.backends.local.backend import LocalBackend
 from engine.criteria.model import Criterion, Event, EventType, Last
-from engine.engine import Engine
 from engine.ingest import Ingested
 from engine.resources.records import (
     Account,

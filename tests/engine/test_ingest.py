@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from engine import Engine
 from engine.backends.base import EventRecord, UserRecord
 from engine.checks import is_longer
 from engine.criteria.model import ConsentState
-from engine.engine import Engine
 from engine.errors import FailedPrecondition, InvalidInput, NotFound
 from engine.ingest import Rejection
 from engine.limits import Limits

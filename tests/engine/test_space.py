@@ -9,13 +9,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from engine import Engine
 from engine.audiences import members
 from engine.backends.base import EventRecord
 from engine.backends.local.backend import LocalBackend
 from engine.backends.local.settings import LocalSettings
 from engine.clock import Stamp
 from engine.criteria.model import EventType
-from engine.engine import Engine
 from engine.resources.records import Account
 from engine.upkeep import StoreFile
 from engine.values import MICROS_PER_DAY

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import msgspec
 
+from engine import Engine
 from engine.audiences.live import STORED_AGE_MICROS_MAX
 from engine.audiences.model import MembershipStatus, SavedTarget
 from engine.backends.base import Change, EventRecord
 from engine.backends.local.backend import LocalBackend
 from engine.clock import Clock, ClockState
 from engine.criteria.model import Criterion, EventType, Not
-from engine.engine import Engine
 from engine.retention import PAST_QUESTIONS_MICROS
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_SECOND, Micros
 from tests.engine.audiences.running import Running

@@ -13,7 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from engine.engine import Engine
+from engine import Engine
 from engine.resources.accounts import Accounts
 from milepost.v1 import (
     account_service_pb2,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.engine import Engine
+from engine import Engine
 from engine.resources.milestone_tree import with_audiences_renamed
 from engine.resources.records import (
     Account,

@@ -8,13 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from engine import Engine
 from engine.audiences.history import DAYS_KEPT, HOURS_KEPT, TICKS_KEPT, SizeHistory, _Stored
 from engine.audiences.model import SizeInterval, SizePoint
 from engine.backends.base import Membership
 from engine.backends.local.backend import LocalBackend
 from engine.clock import Clock
 from engine.criteria.zones import load_zone
-from engine.engine import Engine
 from engine.resources.records import Account
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_SECOND
 from tests.engine.machine import Machine

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from engine import Engine
 from engine.audiences.live import OLD_CHANGES_MICROS
 from engine.audiences.model import SizeKind, SizeState
 from engine.backends.base import Change
 from engine.criteria.model import AllOf, Audience, Compare, Event, Not, Range
-from engine.engine import Engine
 from engine.errors import CursorExpired, DataLoss, NotFound
 from engine.limits import CHANGES_DAYS, ERASED_IDS_DAYS
 from engine.resources.records import (

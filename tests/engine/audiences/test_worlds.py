@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from engine import Engine
 from engine.audiences.model import MembershipStatus, SavedTarget
 from engine.backends.base import Members
 from engine.backends.local.backend import LocalBackend
-from engine.engine import Engine
 from engine.resources.records import Milestone
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR
 from tests.engine.audiences.running import Running
