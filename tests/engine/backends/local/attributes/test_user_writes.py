@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +39,7 @@ from tests.conformance.as_columns import user_columns_of
 from tests.conformance.drawing import INSTANTS, KEYS, PURPOSES, STRINGS, VALUES
 from tests.conformance.site import ACCOUNT, APP, DESK, NOON, SHOP, WEB, event, update
 from tests.engine.backends.local.walk.store import unsynced
+from tests.stores import crash_image
 
 USER_IDS = tuple(f"user-{i}" for i in range(12))
 EMAILS = st.dictionaries(st.just("email"), st.none() | st.sampled_from(STRINGS), max_size=1)
@@ -274,9 +274,9 @@ def test_an_update_replayed_from_the_log_gives_the_same_profile(tmp_path: Path) 
     updates = [update(f"user-{i}", plan="gold", age=float(i)) for i in range(500)]
     backend.append_user_columns(ACCOUNT, user_columns_of(updates), request_id="r")
     # What a crash leaves behind: closing would checkpoint.
-    shutil.copytree(tmp_path / "store", tmp_path / "crashed")
+    crashed = crash_image(tmp_path / "store", tmp_path / "crashed")
     backend.close()
-    again = LocalBackend.open(tmp_path / "crashed", settings=never)
+    again = LocalBackend.open(crashed, settings=never)
     profile = again.profile(ACCOUNT, "user-499")
     assert profile is not None
     assert profile.attributes == {SHOP: {"plan": (NOON, "gold"), "age": (NOON, 499.0)}}
