@@ -79,8 +79,8 @@ model: env ## Walk at random over a store and compare with the oracle (OPERATION
 fuzz-criteria: env ## Compare random criteria with the oracle (WORLDS=20000; ARGS="--seed 7 --jobs 2")
 	$(BIN)/python -m tests.oracle.campaign --worlds $(or $(WORLDS),20000) $(ARGS)
 
-damage: env ## Damage a store byte by byte and check what it answers (PLACES=300; ARGS="--seed 7 --jobs 2")
-	$(BIN)/python -m tests.faults.damage --places $(or $(PLACES),300) $(ARGS)
+damage: env ## Damage a store byte by byte and check what it answers (FLIPS=300; ARGS="--seed 7 --jobs 2")
+	$(BIN)/python -m tests.faults.damage --flips $(or $(FLIPS),300) $(ARGS)
 
 clean: ## Remove the environment, the caches and what the builds left (never ./data)
 	rm -rf $(VENV) build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

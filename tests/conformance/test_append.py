@@ -151,7 +151,7 @@ def test_identities_and_consents_belong_to_the_account(site: Site) -> None:
     assert profile.consents == {GDPR: (NOON + 1, ConsentState.DENIED)}
 
 
-def test_nobody_has_no_profile(site: Site) -> None:
+def test_an_unknown_user_has_no_profile(site: Site) -> None:
     assert site.backend.profile(ACCOUNT, "ada") is None
     site.send(event("bob"))
     assert site.backend.profile(ACCOUNT, "ada") is None

@@ -174,7 +174,7 @@ def test_members_that_come_and_go_between_pages_move_no_others(site: Site) -> No
 
 
 @pytest.mark.parametrize("after", ["user-3", "zz00000000", "0", "00000000000"])
-def test_an_after_of_somebody_else_is_refused(site: Site, after: str) -> None:
+def test_a_foreign_page_position_is_refused(site: Site, after: str) -> None:
     site.send(event("ada"))
     with pytest.raises(InvalidInput):
         site.backend.execute(plan_of(EVERYONE), Members(after=after))

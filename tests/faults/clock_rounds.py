@@ -51,8 +51,8 @@ def play(job: tuple[int, int]) -> Played:
         try:
             played.play()
         except Exception as error:  # whatever is raised is a fault, to be reported with its round
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            fault = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            fault = f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})"
     return Played(number, played.jumps, played.removals, fault)
 
 

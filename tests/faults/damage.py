@@ -1,13 +1,13 @@
 """A store damaged in one byte at a time, over all kinds of keys, values, pages, logs and headers.
 
-    python -m tests.faults.damage --places 300 --seed 7
+    python -m tests.faults.damage --flips 300 --seed 7
 
-For each place the byte is changed in the file, and in a process of its own 1. the store is verified; 2. it
+For each flip the byte is changed in the file, and in a process of its own 1. the store is verified; 2. it
 is opened and asked everything that can be asked, backed up, written to, checkpointed, opened again and asked
    again. Every answer has to be the one of the store that was not damaged, or an error that is meant; a
    backup has to be refused, or to have the same content.
 
-So a place ends as *refused* (the store does not open, with a message), *errors* (some calls are refused, all
+So a flip ends as *refused* (the store does not open, with a message), *errors* (some calls are refused, all
 others are right), *right* (all of them), *wrong* or *crashed*. Verification has to *find* the damage, or all
 keys and values are what they were (*equal*). Exits with 1 when an answer was wrong, a process crashed, or
 damage was missed that is not harmless.
@@ -40,9 +40,9 @@ from tests.faults.damage_spans import Span, spans_by_kind
 from tests.faults.damage_world import SETTINGS, Ask, make, questions, writes
 
 SEED_BITS = 32
-PLACES = 300
+FLIPS = 300
 PLACE_SECONDS_MAX = 120
-PROGRESS_PLACES = 25
+PROGRESS_FLIPS = 25
 
 FILES = ("index/data.mdb", "log/data.mdb", "lock")
 OUTCOMES = ("refused", "errors", "right", "wrong", "crashed")
@@ -75,7 +75,7 @@ class Observed:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a place ended, and what to know about it."""
+    """How a flip ended, with details."""
 
     flip: Flip
     outcome: str
@@ -112,7 +112,7 @@ class Campaign:
         return self._kinds
 
     def flips(self, count: int) -> Iterator[Flip]:
-        """UserRefs of all kinds in turn, in an order drawn anew each time."""
+        """Flips of all kinds in turn, in an order that is drawn again each time."""
         kinds: list[str] = []
         for _ in range(count):
             kinds = kinds or self._source.sample(list(self._kinds), len(self._kinds))
@@ -123,7 +123,7 @@ class Campaign:
             )
 
     def play(self, flip: Flip) -> Ended:
-        """Damages the place and tells what came of it."""
+        """Applies the flip and returns the outcome."""
         seen = self._observed(flip)
         if isinstance(seen, str):
             return Ended(flip, "crashed", "found", seen)
@@ -143,7 +143,7 @@ class Campaign:
     def _observed(self, flip: Flip | None) -> Observed | str:
         """What a process of its own sees; a text when it does not come to an end."""
         for file, content in self._files.items():
-            # In place: the store is told from a copy by its lock file.
+            # Overwrite the files: the lock file tells a store from a copy.
             (self._room / "store" / file).write_bytes(content)
         read, write = os.pipe()
         process = os.fork()
@@ -271,11 +271,11 @@ def content_of(directory: Path) -> dict[str, dict[bytes, bytes]]:
 
 
 def table(ended: Sequence[Ended]) -> str:
-    """How places ended, by kind."""
+    """How flips ended, by kind."""
     counts: dict[str, Counter[str]] = {}
     for each in ended:
-        counts.setdefault(each.flip.kind, Counter()).update(("places", each.outcome, each.verdict))
-    columns = ("places", *OUTCOMES, *VERDICTS)
+        counts.setdefault(each.flip.kind, Counter()).update(("flips", each.outcome, each.verdict))
+    columns = ("flips", *OUTCOMES, *VERDICTS)
     width = max(map(len, counts))
     lines = [f"{'kind':{width}}" + "".join(f"{column:>9}" for column in columns)]
     for kind, found in sorted(counts.items()):
@@ -294,7 +294,7 @@ def _play(job: tuple[Path, int, int]) -> list[Ended]:
         ended.append(campaign.play(flip))
         if ended[-1].is_bad:
             print(f"BAD {ended[-1]}", flush=True)
-        if number % PROGRESS_PLACES == 0:
+        if number % PROGRESS_FLIPS == 0:
             print(f"seed {seed}: {number} flips of {count}", flush=True)
     return ended
 
@@ -302,7 +302,7 @@ def _play(job: tuple[Path, int, int]) -> list[Ended]:
 def main() -> int:
     """Runs the campaign and prints its table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--places", type=int, default=PLACES)
+    parser.add_argument("--flips", type=int, default=FLIPS)
     parser.add_argument("--seed", type=int, default=secrets.randbits(SEED_BITS))
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--directory", type=Path, help="where the stores are made, instead of below /tmp")

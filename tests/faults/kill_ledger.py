@@ -267,9 +267,9 @@ class UserLedger:
         after = dict(self.present)
         for row in batch.rows:
             for key, value in row.attributes.items():
-                place = (row.user_id, key)
-                if not row.fault and (place not in after or after[place][0] < row.time):
-                    after[place] = (row.time, value)
+                at = (row.user_id, key)
+                if not row.fault and (at not in after or after[at][0] < row.time):
+                    after[at] = (row.time, value)
         return after
 
     def touched(self) -> frozenset[str]:
@@ -279,11 +279,7 @@ class UserLedger:
     def values(self, user_ids: Iterable[str]) -> dict[AttributeRef, float]:
         """What the store must show of these users."""
         wanted = set(user_ids)
-        return {
-            place: value
-            for place, (_, value) in self.present.items()
-            if place[0] in wanted and value is not None
-        }
+        return {at: value for at, (_, value) in self.present.items() if at[0] in wanted and value is not None}
 
     def settle(self, observed: Mapping[AttributeRef, float]) -> Faults:
         """As `EventLedger.settle`, from the attributes of the touched users."""
@@ -295,9 +291,9 @@ class UserLedger:
                 self.present = self._after(batch)
                 self._remember(batch)
         wanted = self.values(self._touched)
-        for place in sorted(wanted.keys() | observed.keys()):
-            if observed.get(place) != wanted.get(place):
-                self.faults.append(f"{place} is {observed.get(place)}, not {wanted.get(place)}")
+        for at in sorted(wanted.keys() | observed.keys()):
+            if observed.get(at) != wanted.get(at):
+                self.faults.append(f"{at} is {observed.get(at)}, not {wanted.get(at)}")
         self._touched.clear()
         found_faults, self.faults = self.faults, []
         return found_faults

@@ -61,7 +61,7 @@ class Caller:
         return read_refusal(end.value)
 
 
-def test_streams_without_a_word_do_not_keep_a_service_from_stopping(tmp_path: Path) -> None:
+def test_idle_streams_do_not_keep_a_service_from_stopping(tmp_path: Path) -> None:
     store = tmp_path / "store"
     let_go = threading.Event()
     # 1.

@@ -46,7 +46,7 @@ LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     },
     "engine.backends.local.events.decimals": {"MANTISSA_MAX": (0, 10), "EXPONENT_MAX": (0, 1)},
     "engine.backends.local.events.distinct": {
-        "MARKS_MAX": (0, 2),
+        "VALUE_BITS_MAX": (0, 2),
         "_PAIR_MAX": (0, 8),
         "FLAGS_PER_PAIR_MAX": (0, 1_000),
     },

@@ -1,9 +1,9 @@
-"""`LocalBackend`: the whole of `engine.backends.base.Backend` in one process, over one directory.
+"""`LocalBackend`: `engine.backends.base.Backend` in one process, over one directory.
 
-Locks are taken in this order: checkpoint, apply (`Writer`), index, that of `Catalogs`, state (`State`). The
-index lock is held by those who write to the index while they hold the state lock, and by whoever writes to
-it for long. A request that writes is logged and synced outside the state lock and applied under it in
-chunks; a request that reads holds it for one answer.
+Locks are taken in this order: checkpoint, apply (`Writer`), index, that of `Catalogs`, state (`State`). A
+thread that writes to the index holds the index lock, briefly under the state lock or for longer without it. A
+write request is logged and synced outside the state lock and applied under it in chunks. A read request holds
+it for one answer.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class LocalBackend:
         self._upkeep = Upkeep(store)
         self._is_full = False
         self._checkpoint_damage: DataLoss | None = None
-        """What keeps the log from being checkpointed."""
+        """The error that prevents checkpoints, or None."""
         if not store.partitions.drawn_groups:
             _log.info(
                 "the store was made by an earlier version: its groups of users stay runs of neighbouring"
@@ -138,11 +138,11 @@ class LocalBackend:
         settings: LocalSettings | None = None,
         clock: Callable[[], Stamp] = wall_stamp,
     ) -> LocalBackend:
-        """Opens or creates the store in a directory and replays what its log has beyond the index.
+        """Opens or creates the store in a directory and replays log entries that are newer than the index.
 
-        `clock` stamps what arrives: horizons of event ids and request ids go by it.
+        `clock` stamps arrivals. The horizons of event ids and request ids follow it.
 
-        Raises StoreUnavailable when another process owns it, DataLoss when it is damaged.
+        Raises StoreUnavailable when another process owns the store, DataLoss when it is damaged.
         """
         settings = settings or LocalSettings()
         store = Store.open(directory, groups=settings.groups, map_bytes=settings.map_bytes)
@@ -182,8 +182,8 @@ class LocalBackend:
         self._writer.check()
 
     def _check_room(self) -> None:
-        """Raises LimitExceeded, or DataLoss where that is for damage, while what was acknowledged cannot be
-        checkpointed: it has to be kept in memory and in the log, which must not become ever more.
+        """Raises LimitExceeded, or DataLoss in case of damage, while acknowledged data cannot be
+        checkpointed. It stays in memory and in the log, which must not grow without bound.
         """
         self._check()
         damage = self._checkpoint_damage
@@ -197,14 +197,14 @@ class LocalBackend:
             raise LimitExceeded("the store is full: its log cannot be checkpointed", reason="STORE_FULL")
 
     def write_fault(self) -> MilepostError | None:
-        """Why writes are refused for now; None when they are not."""
+        """The error with which writes are refused; None when they are accepted."""
         try:
             self._check_room()
         except MilepostError as error:
             return error
         return None
 
-    # --- what goes in ---------------------------------------------------------------------------------------
+    # --- writing --------------------------------------------------------------------------------------------
 
     def append(self, account: str, records: Sequence[Record], *, request_id: str = "") -> Appended:
         """Makes the records durable, then visible, in order. A `request_id` seen before is answered without
@@ -217,7 +217,7 @@ class LocalBackend:
         return self._writer.write(lambda at: AppendEntry(account, at.arrival, request_id, batch, at.settled))
 
     def append_columns(self, account: str, columns: EventColumns, *, request_id: str = "") -> Appended:
-        """As `append`, for events that come as columns."""
+        """As `append`, for events in columns."""
         self._check_room()
         if not len(columns) and not request_id:
             return Appended(self.revision(), 0, 0)
@@ -226,7 +226,7 @@ class LocalBackend:
         )
 
     def append_user_columns(self, account: str, columns: UserColumns, *, request_id: str = "") -> Appended:
-        """As `append`, for user updates that come as columns."""
+        """As `append`, for user updates in columns."""
         self._check_room()
         if not len(columns) and not request_id:
             return Appended(self.revision(), 0, 0)
@@ -241,14 +241,14 @@ class LocalBackend:
         self._check_room()
         gone = tuple(user_ids)
         answer = self._writer.write(lambda at: EraseEntry(account, at.arrival, gone, at.settled))
-        # Until the log is trimmed it still tells what was erased.
+        # The log contains the erased data until it is trimmed.
         self.checkpoint()
         return answer
 
     def remove_events(self, account: str, before: Micros) -> int:
         """Removes the account's events before an instant, for good; logs nothing when there are none."""
         for group in range(self._store.groups):
-            # Group by group, so that others ask in between.
+            # Group by group, so that other questions run in between.
             with self._locked():
                 found = self._state.find_account(account)
                 is_due = found is not None and found.tables.has_before(group, before)
@@ -259,7 +259,8 @@ class LocalBackend:
         return self.revision()
 
     def alias(self, account: str, from_user_id: str, to_user_id: str) -> int:
-        """Makes `from` an alias of `to`, and of whatever `to` is an alias of. Repeating it changes nothing.
+        """Makes `from` an alias of `to`, or of the user that `to` is an alias of. Repeating it changes
+        nothing.
 
         Raises FailedPrecondition: ALIAS_CYCLE, or ALREADY_ALIASED when `from` is an alias of another user.
         """
@@ -269,7 +270,7 @@ class LocalBackend:
         )
         return answer.revision
 
-    # --- what is asked --------------------------------------------------------------------------------------
+    # --- executing plans ------------------------------------------------------------------------------------
 
     @overload
     def execute(
@@ -351,7 +352,7 @@ class LocalBackend:
         return self._store.partitions.order[:partition_count]
 
     def universe_size(self, account: str, inputs: Sequence[str]) -> int:
-        """How many users belong to at least one of the inputs."""
+        """Number of users that belong to at least one of the inputs."""
         with self._locked():
             found = self._state.find_account(account)
             return 0 if found is None else found.universe_size(inputs)
@@ -359,8 +360,8 @@ class LocalBackend:
     def outlook(
         self, plan: Plan, inputs: Sequence[str], *, min_revision: int = 0, deadline: float | None = None
     ) -> Outlook:
-        """How many users belong to the inputs, and what counting the plan's roots over everyone would
-        take.
+        """Number of users that belong to the inputs, and the estimated time of counting the plan's roots over
+        everyone.
         """
         self._await(min_revision, deadline)
         with self._locked(deadline):
@@ -371,13 +372,13 @@ class LocalBackend:
             return Outlook(account.universe_size(inputs), work)
 
     def profile(self, account: str, user_id: str) -> Profile | None:
-        """All that is known of a user, except the events; of an alias, what is known of its user."""
+        """The profile of a user, or of the user an alias names: everything except its events."""
         with self._locked():
             found = self._state.find_account(account)
             return None if found is None else found.profile(user_id)
 
     def seen_names(self, account: str) -> SeenNames:
-        """Names that data has come with so far."""
+        """Names that occur in the data."""
         with self._locked():
             found = self._state.find_account(account)
             nothing: frozenset[str] = frozenset()
@@ -479,7 +480,7 @@ class LocalBackend:
         dirty: Sequence[BitMap] | None,
         moved_by_time: Plan | None,
     ) -> list[list[GroupChanges]]:
-        """For each membership who enters and exits, by group, among dirty and moved users (None = all)."""
+        """Entries and exits of each membership by group, among dirty and moved users (None = all)."""
         changes: list[list[GroupChanges]] = [[] for _ in states]
         bound = self._executor.bind(plan, account)
         moved = None if moved_by_time is None else self._executor.bind(moved_by_time, account)
@@ -498,7 +499,7 @@ class LocalBackend:
         return changes
 
     def pending(self, scope: str) -> int:
-        """How many users are dirty in the scope; everyone after a restart, until its first refresh."""
+        """Number of dirty users in the scope. After a restart every user is dirty until the first refresh."""
         with self._locked():
             pending = self._state.memberships.pending(scope)
             if pending is not None:
@@ -527,8 +528,8 @@ class LocalBackend:
             return member_page(account, ask, groups, state.revision)
 
     def stored_contains(self, audience: str, user_ids: Sequence[str]) -> tuple[bool | None, ...]:
-        """For each user whether the stored membership has it; None for dirty ones. Raises NotFound when it is
-        not stored.
+        """For each user whether it is a stored member; None for dirty users. Raises NotFound when the
+        membership is not stored.
         """
         with self._locked():
             memberships = self._state.memberships
@@ -558,37 +559,37 @@ class LocalBackend:
         return self._state.memberships.wait(audience, after, deadline)
 
     def trim_changes(self, audience: str, through: int) -> None:
-        """Forgets changes up to and including that sequence."""
+        """Deletes changes up to and including that sequence."""
         with self._index_lock, self._locked():
             self._state.memberships.trim(audience, through)
 
     def erased_through(self, audience: str, before: Micros) -> int:
-        """The last change of the audience that names a user erased before an instant; 0 when none does."""
+        """The last change of the audience that names a user erased before an instant; 0: none."""
         with self._locked():
             return self._state.memberships.erased_through(audience, before)
 
     def exit_all(self, audience: str, as_of: Micros) -> Membership:
-        """Empties the stored membership, recording every member's exit."""
+        """Empties the stored membership and records the exit of every member."""
         with self._index_lock, self._locked():
             return self._state.memberships.exit_all(audience, as_of, self._state.position)
 
     def drop_membership(self, audience: str) -> None:
-        """Forgets the stored membership and its change log."""
+        """Deletes the stored membership and its change log."""
         with self._index_lock, self._locked():
             self._state.memberships.drop(audience)
 
     def drop_scope(self, scope: str) -> None:
-        """Stops tracking dirty users for a scope that has no stored membership left."""
+        """Stops tracking dirty users of a scope without stored memberships."""
         with self._locked():
             self._state.memberships.drop_scope(scope)
 
     # --- the store as a whole -------------------------------------------------------------------------------
 
     def checkpoint(self) -> int:
-        """Writes all that is only in the log into the index, trims the log, and answers the checkpointed
+        """Writes everything that is only in the log to the index, trims the log, and returns the checkpointed
         revision.
 
-        Raises LimitExceeded when the disk is full; nothing is lost and the next checkpoint tries again.
+        Raises LimitExceeded when the disk is full. Nothing is lost and the next checkpoint tries again.
         """
         self._check()
         return self._checkpoint()
@@ -613,15 +614,13 @@ class LocalBackend:
                 raise
             self._is_full, self._checkpoint_damage = False, None
             with suppress(LimitExceeded):
-                # Merging saves time later but needs room now: the next checkpoint tries again.
+                # Merging needs disk now to save time later: the next checkpoint tries again.
                 self._merge_runs()
         return checkpointed
 
     @property
     def _has_to_checkpoint(self) -> bool:
-        """Whether something is only in the log, the log has more than that, or stored rows are to be
-        rewritten.
-        """
+        """Whether a checkpoint has work: unwritten data, a log to trim, or stored rows to rewrite."""
         is_to_be_written = self._state.position > min(self._state.checkpointed.position, self._log.trimmed)
         return is_to_be_written or self._purging or self._compaction_needed
 
@@ -634,15 +633,15 @@ class LocalBackend:
             return any(account.tables.needs_compaction for account in self._state.accounts())
 
     def purge(self) -> None:
-        """Checkpoints until no row is stored any more that was erased."""
+        """Checkpoints until no erased row is stored."""
         self._check()
         self._checkpoint()
         while self._purging:
             self._checkpoint()
 
     def _write_state(self) -> None:
-        """Collects under the locks what has changed, and writes it without them: entries are applied and
-        questions answered meanwhile.
+        """Collects changes under the locks and writes them without: entries are applied and questions
+        answered meanwhile.
         """
         changes = WriteBuffer()
         with self._writer.paused(), self._index_lock, self._state.locked():
@@ -661,7 +660,7 @@ class LocalBackend:
             self._state.commit()
 
     def _merge_runs(self) -> None:
-        """Some of each kind of runs: the next checkpoint goes on."""
+        """Merges some runs of each kind. The next checkpoint continues."""
         event_ids = self._state.event_ids
         mergeable = [(event_ids.runs, some) for some in event_ids.mergeable()]
         with self._state.locked():
@@ -673,7 +672,7 @@ class LocalBackend:
                     with self._index_lock:
                         merged = runs.merge(some)
                 except DataLoss as damage:
-                    # They stay as they are: nothing else depends on it.
+                    # Unmerged runs stay as they are; nothing depends on the merge.
                     _log.warning("runs are not merged any more: %s", damage.message)
                     runs.give_up(some)
                     continue
@@ -682,7 +681,7 @@ class LocalBackend:
                 runs.discard(some)
 
     def _checkpoint_now_and_then(self) -> None:
-        """The background thread: checkpoints when enough has come, or some time after the first."""
+        """The background thread: checkpoints after enough records, or some time after the first."""
         since: float | None = None
         while not self._closing.wait(min(CHECKPOINT_POLL_SECONDS, self._settings.checkpoint_seconds)):
             if not self._has_to_checkpoint:
@@ -708,7 +707,7 @@ class LocalBackend:
                     damage.metadata.get("key_family", "unknown family"),
                 )
             except Exception:
-                # The log keeps everything; the next attempt comes after another interval.
+                # The log keeps everything. The next attempt follows after another interval.
                 _log.exception("checkpointing failed")
             give_back()
             since = None
@@ -738,7 +737,7 @@ class LocalBackend:
             )
 
     def figures(self, deadline: float | None = None) -> StoreFigures:
-        """All figures, counted from one state of the index while others go on."""
+        """All figures, counted over one state of the index without blocking others."""
         self._check()
         with self._store.log.reading() as log, self._store.index.reading() as index:
             kinds = stored_kinds(log, index, self._expiry(deadline))
@@ -756,7 +755,7 @@ class LocalBackend:
         )
 
     def verify(self) -> Iterator[Finding]:
-        """Reads and cross-checks everything that is stored, one verification at a time."""
+        """Reads and cross-checks everything stored. Only one verification runs at a time."""
         self._check()
         return self._upkeep.verify()
 
@@ -769,13 +768,11 @@ class LocalBackend:
         return check
 
     def capabilities(self) -> Capabilities:
-        """What this backend can do beyond the boundary's minimum."""
+        """Capabilities beyond the minimum of the boundary."""
         return Capabilities(name="local", backup=True, groups=self._store.groups)
 
     def close(self) -> None:
-        """Checkpoints, and lets another process own the store. Whoever waits is let go; closing twice is
-        allowed.
-        """
+        """Checkpoints, releases the store, and wakes all waiters. Closing twice is allowed."""
         self._closing.set()
         self._catalogs.close()
         self._state.memberships.close()
@@ -788,7 +785,7 @@ class LocalBackend:
                 self._writer.close()
                 self._checkpoint()
             except MilepostError as error:
-                # What is not checkpointed is in the log, and is replayed by whoever opens the store next.
+                # The log holds what is not checkpointed. The next opening replays it.
                 _log.warning("the store closes without a checkpoint: %s", error.message)
             finally:
                 self._shut()
@@ -800,13 +797,13 @@ class LocalBackend:
         if self._upkeep.close():
             self._store.close()
         else:
-            _log.warning("the store is left open: somebody is still reading all of it")
+            _log.warning("close timed out: a backup or verification still holds a read transaction")
 
 
 def _nobody(
     plan: Plan, ask: Count | Members | Contains, partitions: PartitionSet, revision: int
 ) -> Counts | MemberPage | Containment:
-    """The answer for an account that no data ever came for."""
+    """The answer for an account without data."""
     match ask:
         case Count():
             fraction = 1.0 if partitions is None else len(set(partitions)) / PARTITION_COUNT

@@ -1,7 +1,8 @@
-"""What can be done with a store's directory while nobody serves it: verify, figures, restore, compact, adopt.
+"""Offline operations on a store's directory: verify, figures, restore, compact, adopt.
 
-Verifying and counting only read, also beside a process that owns the store: they see what it committed last.
-Restoring and compacting write a copy into a directory of its own first and put it in place once it is whole.
+Verifying and counting only read. They may run beside the process that owns the store and then see its last
+commit. Restoring and compacting build a copy in a directory of its own and move it into position once it is
+complete.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ from engine.upkeep import Finding, StoreFigures
 
 
 class Compacted(NamedTuple):
-    """What the files of a store took on disk before and after, in bytes."""
+    """Disk usage of the store's files before and after, in bytes."""
 
     before_bytes: int
     after_bytes: int
@@ -99,7 +100,7 @@ def _users(index: ReadTransaction) -> int:
 
 @contextmanager
 def _reading(directory: Path) -> Iterator[View]:
-    """Both parts of a store or backup, beside whoever owns it."""
+    """Both parts of a store or backup, without taking ownership."""
     identity = _identity(directory)
     with viewed(directory, identity) as view:
         refuse_empty_lock(directory, identity, view.log)
@@ -107,8 +108,8 @@ def _reading(directory: Path) -> Iterator[View]:
 
 
 def _identity(directory: Path) -> Identity | None:
-    """What the lock file says of the store in a directory; None in a backup, which has none. Raises
-    StoreUnavailable when there is no store at all (STORE_MISSING) or it is not completed (STORE_UNFINISHED).
+    """The identity in the lock file of a directory; None for a backup, which has no lock file. Raises
+    StoreUnavailable when there is no store at all (STORE_MISSING) or it is incomplete (STORE_UNFINISHED).
     """
     identity = _found(directory)
     if identity is not None:
@@ -142,7 +143,7 @@ def restore(backup: Path, directory: Path) -> StoreFigures:
         directory.mkdir(parents=True)
     _refuse_all_but_interrupted_restore(directory)
     with owned(directory) as lock:
-        # Once more, now that no other process can be about to make a store here.
+        # Check again: from here on no other process can create a store here.
         _refuse_all_but_interrupted_restore(directory)
         store_id = new_store_id()
         lock.write(store_id, Stage.RESTORING)
@@ -168,7 +169,7 @@ def _refuse_all_but_interrupted_restore(directory: Path) -> None:
 
 
 def _clear(directory: Path) -> None:
-    """Removes what a restore has put into a directory."""
+    """Removes the files that a restore created in a directory."""
     remove_unfinished(directory)
     for part in STORE_PARTS:
         with suppress(FileNotFoundError):
@@ -210,7 +211,7 @@ def compact(directory: Path) -> Compacted:
             before = sum(file.disk_bytes for file in view.files())
             _copy(view, unfinished)
         for part in STORE_PARTS:
-            # Each file says the same as the one it takes the place of: whatever comes in between fits.
+            # Each new file has the content of the one it replaces, so a crash in between leaves a valid pair.
             (unfinished / part / DATA_FILE).replace(directory / part / DATA_FILE)
             sync_directory(directory / part)
         with viewed(directory, identity, is_owned=True) as view:
@@ -234,19 +235,18 @@ def upgrade_store(directory: Path) -> tuple[tuple[str, ...], int]:
 
 
 def adopt(directory: Path, *, moved: bool = False) -> str:
-    """Makes this place the place of the store in a directory, which was copied here or whose lock file was
-    lost, and answers the id that it has now.
+    """Adopts a directory whose store was copied here or has lost its lock file, and returns the store's id.
 
-    The store gets a new id, since the one it was copied from may go on under the old: revisions handed out
-    before are refused. With `moved` it keeps its id; then the original must not be used any more. Repeating
-    an adoption that was interrupted completes it.
+    The store gets a new id, since the original may go on under the old one: revisions handed out before are
+    refused. With `moved` it keeps its id; the original must then not be used any more. Repeating an
+    interrupted adoption completes it.
 
-    Raises StoreUnavailable when another process owns the store or there is none, DataLoss when a part of it
-    is missing, damaged, or belongs to another store or time; nothing is changed then.
+    Raises StoreUnavailable when another process owns the store or there is none, DataLoss when a part is
+    missing, damaged, or belongs to another store or time. Nothing is changed then.
     """
     identity = _adoptable(directory)
     with viewed(directory, identity):
-        # A lock file is made only where there is a store.
+        # Create a lock file only where there is a store.
         pass
     with owned(directory) as lock:
         with viewed(directory, identity, is_owned=True) as view:

@@ -1,4 +1,4 @@
-"""What can be set about the embedded backend, and the defaults."""
+"""Settings of the embedded backend, and their defaults."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.backends.local.storage.page_cache import CACHE_BYTES_DEFAULT
 
 CACHE_BYTES_PER_USER = 20
 COLUMN_CACHE_BYTES_PER_USER = 24
-"""On top of the defaults, which are what a store without users has."""
+"""Bytes per user, added to the default, which is for a store without users."""
 CHECKPOINT_RECORDS = 200_000
 CHECKPOINT_SECONDS = 30.0
 APPLY_CHUNK_RECORDS = 500
@@ -26,19 +26,20 @@ class LocalSettings(msgspec.Struct, frozen=True, kw_only=True):
     groups: int = GROUPS_DEFAULT
     """Fixed when the store is created; an existing store keeps its own."""
     map_bytes: int = MAP_BYTES_DEFAULT
-    """The most each of the two LMDB environments may grow to."""
+    """Maximum size of each of the two LMDB environments, in bytes."""
     cache_bytes: int | None = None
-    """What clean page_cache may take in memory; fresh writes come on top until the next checkpoint. None: by
-    users.
+    """Memory budget of clean pages, in bytes. Dirty pages come on top until the next checkpoint. None: set by
+    the number of users.
     """
     column_cache_bytes: int | None = None
-    """What decoded columns of events may take in memory. None: by users."""
+    """Memory budget of decoded event columns, in bytes. None: set by the number of users."""
     checkpoint_records: int = CHECKPOINT_RECORDS
     checkpoint_seconds: float = CHECKPOINT_SECONDS
-    """A checkpoint starts after so many records, or so long after the first record that is not checkpointed.
+    """A checkpoint starts after this many records, or this long after the first record that is not
+    checkpointed.
     """
     apply_chunk_records: int = APPLY_CHUNK_RECORDS
-    """Queries wait for no more than so many records of a batch."""
+    """Records of a batch applied per hold of the lock: queries wait for at most this many."""
     dedupe_horizon_days: int = DEDUPE_HORIZON_DAYS
     request_horizon_hours: int = REQUEST_HORIZON_HOURS
     changes_retained_max: int = CHANGES_RETAINED_MAX
@@ -46,11 +47,11 @@ class LocalSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a read without a deadline waits for its revision."""
 
     def page_budget_bytes(self, users: int) -> int:
-        """What clean page_cache may take in a store of so many users."""
+        """Default budget of clean pages for a number of users, in bytes."""
         by_users = CACHE_BYTES_DEFAULT + users * CACHE_BYTES_PER_USER
         return by_users if self.cache_bytes is None else self.cache_bytes
 
     def column_budget_bytes(self, users: int) -> int:
-        """What decoded columns may take in a store of so many users."""
+        """Default budget of decoded columns for a number of users, in bytes."""
         by_users = COLUMN_CACHE_BYTES_DEFAULT + users * COLUMN_CACHE_BYTES_PER_USER
         return by_users if self.column_cache_bytes is None else self.column_cache_bytes

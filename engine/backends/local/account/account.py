@@ -1,6 +1,6 @@
-"""One account's data: its users, their fields and events, and how log entries change them.
+"""One account's data: its users, fields and events, and how log entries change them.
 
-Everything here is a function of the log's order: no clock and no chance, so that replay reaches the same
+Everything here depends only on the order of the log: no clock and no randomness. So a replay reaches the same
 state.
 """
 
@@ -51,7 +51,7 @@ from engine.user_columns import UserColumns
 from engine.values import Micros, Value
 
 BUCKET_COLUMNS_MAX = 64
-"""How many (group, salt) columns of hashes are kept, eight bytes a user each."""
+"""(group, salt) columns of hashes that are cached, at eight bytes a user."""
 
 _NOBODY = BitMap(optimize=False)
 
@@ -69,7 +69,7 @@ class _EventAttributes(dict[str, int]):
 
 
 class Account:
-    """The state of one account. Called with the state lock held, inside a session of the page_cache."""
+    """The state of one account. Call with the state lock held, inside a session of the page cache."""
 
     def __init__(
         self, store: Store, page_cache: PageCache, columns: ColumnCache, names: Names, name: str
@@ -103,8 +103,8 @@ class Account:
     # --- what the log says ---
 
     def apply(self, records: Sequence[Record], repeated: Sequence[bool], sequence: int) -> set[UserRef]:
-        """Applies records in order, the first with that arrival sequence number, save those marked as
-        repeated. Answers the places of the users they touched.
+        """Applies records in order, except those flagged as repeated. `sequence` is the arrival sequence
+        number of the first. Returns the refs of touched users.
         """
         self.seen.begin()
         self.properties.begin()
@@ -131,8 +131,8 @@ class Account:
     def apply_columns(
         self, columns: EventColumns, sequence: int, yield_lock: Callable[[], None]
     ) -> dict[int, BitMap]:
-        """Applies events that come as columns, the first with the arrival sequence number after `sequence`.
-        Answers the users they touched, by group. `yield_lock` is called now and then and may let others read.
+        """Applies events that arrive as columns; the first has the arrival sequence number after `sequence`.
+        Returns the touched users by group. Calls `yield_lock` from time to time, which may let others read.
         """
         self.seen.begin()
         refs = self.directory.refs(columns.user_ids.entries)
@@ -168,7 +168,7 @@ class Account:
     def _see(
         self, users: RowUsers, input_numbers: Sequence[int], columns: EventColumns | UserColumns
     ) -> dict[int, BitMap]:
-        """Notes when users were seen through the inputs; answers them by group."""
+        """Records when the inputs had data for users; returns the users by group."""
         touched: dict[int, BitMap] = {}
         for entry, input_number in enumerate(input_numbers):
             rows = None if len(input_numbers) == 1 else np.flatnonzero(columns.inputs.codes == entry)
@@ -208,7 +208,7 @@ class Account:
         return number
 
     def _touch(self, changed: set[ReadKey]) -> None:
-        """Voids cached answers that read what changed."""
+        """Invalidates cached answers that read what changed."""
         changed |= {("events", number, ANY_NAME, group) for _, number, _, group in changed}
         changed |= self.properties.touched
         changed |= self.seen.touched
@@ -218,8 +218,8 @@ class Account:
             touched.clear()
 
     def erase(self, user_id: str) -> tuple[str, UserRef] | None:
-        """Removes the user that an id names, with its aliases; answers its own id and place, None when there
-        is none.
+        """Removes the user that an id names, with its aliases. Returns its own id and ref, or None when there
+        is no such user.
         """
         canonical = self.directory.canonical(user_id)
         ref = self.directory.find(canonical)
@@ -240,13 +240,13 @@ class Account:
         return rows, writes, times
 
     def remove_events(self, before: Micros) -> None:
-        """Removes all events before an instant. Their users stay, and so do the times they were seen at."""
+        """Removes all events before an instant. Users and their first/last seen times stay."""
         removed = self.tables.remove_before(before)
         self._touch({("events", *table) for table in removed})
 
     def check_alias(self, from_user_id: str, to_user_id: str) -> bool:
-        """Whether the alias is still to be made. Raises FailedPrecondition when it would close a cycle
-        (ALIAS_CYCLE) or `from` is an alias of another user already (ALREADY_ALIASED).
+        """Whether the alias does not exist yet. Raises FailedPrecondition when it would close a cycle
+        (ALIAS_CYCLE) or `from` is already an alias of another user (ALREADY_ALIASED).
         """
         alias_of = self.directory.canonical(from_user_id)
         target = self.directory.canonical(to_user_id)
@@ -265,7 +265,7 @@ class Account:
         )
 
     def alias(self, from_user_id: str, to_user_id: str) -> tuple[UserRef, UserRef] | None:
-        """Makes `from` an alias, after `check_alias`, moving its data; answers the places it had and has, or
+        """Makes `from` an alias, after `check_alias`, and moves its data. Returns its old and new ref, or
         None when there was no data.
         """
         before = self.directory.find(from_user_id)
@@ -285,10 +285,10 @@ class Account:
         self.cache.clear()
         return before, after
 
-    # --- what is known ---
+    # --- profiles and names ---
 
     def profile(self, user_id: str) -> Profile | None:
-        """All that is known of a user, except the events."""
+        """The profile of a user: everything except its events."""
         canonical = self.directory.canonical(user_id)
         ref = self.directory.find(canonical)
         if ref is None:
@@ -317,12 +317,12 @@ class Account:
         )
 
     def universe_size(self, inputs: Sequence[str]) -> int:
-        """How many users belong to at least one of the inputs."""
+        """Number of users that belong to at least one of the inputs."""
         numbers = [number for name in inputs if (number := self.inputs.find(name)) is not None]
         return sum(len(self.seen.users(numbers, group)) for group in range(self.groups))
 
     def seen_names(self) -> SeenNames:
-        """Every name of an event, a user attribute and an event attribute that data has come with."""
+        """Every event name, user attribute and event attribute that occurs in the data."""
         fields = (field_of(name) for name in self.fields.numbers)
         return SeenNames(
             events=frozenset(self.events.numbers),
@@ -346,25 +346,25 @@ class Account:
     # --- checkpointing ---
 
     def prepare(self, yield_lock: Callable[[], None]) -> None:
-        """Sets what is neither in page_cache nor in names apart for `write`."""
+        """Collects what is neither in the page cache nor in the name tables for `write`."""
         self.directory.prepare()
         self.properties.prepare()
         self.seen.settle()
         self.tables.prepare(yield_lock)
 
     def write(self, txn: Writable) -> None:
-        """Writes what was set apart. Needs no lock."""
+        """Writes what `prepare` collected. Needs no lock."""
         self.directory.write(txn)
         self.tables.write(txn)
 
     def commit(self) -> None:
-        """What was collected is in the index."""
+        """Finishes a checkpoint that has committed."""
         self.directory.commit()
         self.properties.commit()
         self.tables.settle()
 
     def rollback(self) -> None:
-        """The transaction of `write` was not committed. The event tables see that for themselves."""
+        """Takes back a checkpoint that did not commit. The event tables detect that themselves."""
         self.directory.rollback()
         self.properties.rollback()
 

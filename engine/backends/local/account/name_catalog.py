@@ -1,8 +1,8 @@
-"""What an account's data came with: event names and attributes, with figures that are exact at any time.
+"""Event names and attributes of an account, with figures that are always exact.
 
-Nothing here reads rows. Events and their attributes are answered from what is known of parts of tables,
-attributes of users from the sizes of bitmaps and what is known of pages of profiles. Names are found by
-bisection in lists that are sorted anew when names were added.
+Nothing here reads rows. Figures of events come from part metadata; figures of user attributes come from
+bitmap sizes and from the write time spans. Names are found by bisection in lists that are sorted again after
+names were added.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class _Answer(enum.Enum):
 
 Unfinished: TypeAlias = Literal[_Answer.UNFINISHED]
 UNFINISHED: Final = _Answer.UNFINISHED
-"""Some of what an answer needs was read, and others should have their turn before more is."""
+"""Part of the answer has been read. The caller should release the lock to others and ask again."""
 
 
 class Catalog:
-    """The names of one account. Called with the state lock held, inside a session of the page_cache."""
+    """The names of one account. Call with the state lock held, inside a session of the page cache."""
 
     def __init__(
         self,
@@ -56,8 +56,8 @@ class Catalog:
     # --- events ---------------------------------------------------------------------------------------------
 
     def event_names(self, input: str, prefix: str, start: str) -> list[str]:
-        """Names that start with `prefix`, through an input when one is given, in order, from `start` on. Of
-        some, nothing may be left.
+        """Names that start with `prefix`, optionally through one input, in order, from `start`. Some may have
+        no events left.
         """
         if input:
             number = self._inputs.find(input)
@@ -111,8 +111,8 @@ class Catalog:
     # --- users ----------------------------------------------------------------------------------------------
 
     def user_attributes(self, workspace: str, prefix: str, start: AttributePlace) -> list[AttributePlace]:
-        """Attributes of users (key and workspace) whose keys start with `prefix`, in one workspace when it is
-        given, in order, from `start` on. Some may have no user left.
+        """User attributes (key and workspace) whose keys start with `prefix`, optionally of one workspace, in
+        order, from `start`. Some may have no users left.
         """
         self._sort_attributes()
         at = bisect_left(self._sorted_attributes, max(start, (prefix, "")))
@@ -125,7 +125,7 @@ class Catalog:
         return found
 
     def user_attribute(self, place: AttributePlace) -> AttributeFacts | Unfinished | None:
-        """The figures of an attribute; None when no user has it, UNFINISHED to be asked again."""
+        """The figures of an attribute. None: no user has it. UNFINISHED: ask again."""
         number = self._attribute_numbers[place]
         users: dict[Kind, int] = {}
         for stored_kind in (*Kind, EMPTY_LIST):

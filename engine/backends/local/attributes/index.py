@@ -1,9 +1,9 @@
-"""User-level data: attributes of workspaces, identities and consents, all of them *fields*.
+"""User-level data: workspace attributes, identities and consents, all of them *fields*.
 
-A profile per user holds, by field, the latest write as (time, sequence, value); a value None is an unset,
-kept because it is a write and may be older than another that arrives later. Beside it an index by field, kind
-and group: for strings, bools and elements of lists a bitmap for each value, for numbers and times a column,
-and for each kind a bitmap of who has one. Between which times the writes lie is kept by page (`write_times`).
+Each user has a profile: by field, the latest write as (time, sequence, value). Value None is an unset. It is
+kept because an older write may still arrive. The index is by field, kind and group: a bitmap per value for
+strings, bools and list elements; a column for numbers and times; and a bitmap of the users that have the
+kind. The span of write times is kept per page (`write_times`).
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT, User
 from engine.values import Kind, Micros, Value, kind_of
 
 TEXT_IN_KEY_BYTES_MAX = 256
-"""Longer strings are keyed by their digest, the string stored apart."""
+"""Bytes; longer strings are keyed by their digest and the string is stored apart."""
 
 EMPTY_LIST = 0
-"""The kind under which users with an empty list are found; no value of `Kind`."""
+"""Index kind for users with an empty list; not a value of `Kind`."""
 
 PLAIN_SUFFIX, DIGEST_SUFFIX = b"\0", b"\1"
-"""With what the part of a key begins that holds a value, or the digest of a long one."""
+"""First byte of the value part of a key: the value itself, or the digest of a long one."""
 _NO_WRITE: Write = (-(1 << 63), 0, None)
-"""Instead of a write where there is none: any write is later."""
+"""Stands for "no write": any write is later."""
 _PROFILE_KEY = np.dtype([("start", "V5"), ("group", ">u1"), ("dense", ">u4")])
 _BOOLS = {False: b"\0", True: b"\1"}
 
@@ -68,7 +68,7 @@ _TEXT: MessageCodec[str] = MessageCodec(str, str)
 
 
 class Properties:
-    """The fields of one account's users. Called with the state lock held."""
+    """The fields of one account's users. Call with the state lock held."""
 
     def __init__(self, page_cache: PageCache, account: int) -> None:
         self._page_cache = page_cache
@@ -78,27 +78,26 @@ class Properties:
         self._term_dictionaries = TermDictionaries()
         self.write_times = WriteTimes(page_cache, account, self.users_with, self._unkept_profile)
         self._open: dict[tuple[int, int, int], CachedPage[Any]] = {}
-        """PageCache of this run of writes: columns by (field, kind, page), presence by (field, kind,
-        ~group), who
-        has a profile by (0, 0, ~group), since fields are numbered from 1.
+        """Pages of the current run of writes: columns by (field, kind, page), presence by (field, kind,
+        ~group), and the users with a profile by (0, 0, ~group). Field numbers start at 1.
         """
         self.touched: set[ReadKey] = set()
-        """Read keys of what was written since the caller last took them."""
+        """Read keys that changed since the caller last took them."""
 
     # --- writing ---
 
     def begin(self) -> None:
-        """Starts a run of writes: page_cache found in one session may be gone in the next."""
+        """Starts a run of writes. Pages found in one session may be evicted before the next."""
         self._open.clear()
         self.write_times.begin()
 
     def profile(self, ref: UserRef) -> ProfileData:
-        """The latest writes of a user by field. Not to be changed by the caller."""
+        """The latest writes of a user by field. Do not modify the result."""
         cached = self._page_cache.find(self._profile_key(ref), PROFILE)
         return (cached.value if cached is not None else None) or self._no_profile(ref)
 
     def profile_updates(self, profile_key: bytes) -> list[ProfileUpdate]:
-        """The writes of a user by update, for the caller to change."""
+        """The writes of a user by update. The caller may modify the result."""
         encoded = self._page_cache.encoded(profile_key)
         if encoded is None:
             _, group, dense = map(int, parts_of(profile_key))
@@ -107,7 +106,7 @@ class Properties:
         return decode_updates(encoded)
 
     def put_first_profiles(self, profiles: Iterable[tuple[bytes, list[ProfileUpdate]]]) -> None:
-        """Puts the writes of users that had none, by key."""
+        """Stores the writes of users that have none yet, by key."""
         self._page_cache.add_encoded(
             {profile_key: encode_updates(updates) for profile_key, updates in profiles}
         )
@@ -117,7 +116,7 @@ class Properties:
         self._page_cache.put_encoded(profile_key, encode_updates(updates))
 
     def profile_keys(self, refs: UserRefs) -> list[bytes]:
-        """The keys of the profiles of users."""
+        """Profile keys of users."""
         keys = np.zeros(len(refs), _PROFILE_KEY)
         keys["start"] = np.void(key(Family.PROFILE, self._account))
         keys["group"] = refs >> GROUP_SHIFT
@@ -138,7 +137,7 @@ class Properties:
         return key(Family.PROFILED, self._account, group)
 
     def _changing_profile(self, ref: UserRef) -> CachedPage[ProfileData]:
-        """The profile of a user, which is about to change."""
+        """The profile of a user, to be modified."""
         cached = self._page_cache.get(self._profile_key(ref), PROFILE)
         if not cached.value:
             self._no_profile(ref)
@@ -149,7 +148,7 @@ class Properties:
         return key(Family.PROFILE, self._account, ref >> GROUP_SHIFT, ref & DENSE_MASK)
 
     def write(self, ref: UserRef, writes: Iterable[tuple[int, Write]]) -> None:
-        """Takes writes to a user's fields; each counts unless a later one is there."""
+        """Applies writes to a user's fields. A write is ignored when a later one exists."""
         profile = self._changing_profile(ref).value
         is_new = not profile
         spans = self.write_times.of_page(ref)
@@ -162,7 +161,7 @@ class Properties:
             self._profiled(ref >> GROUP_SHIFT).add(ref & DENSE_MASK)
 
     def take(self, ref: UserRef) -> ProfileData:
-        """Removes a user's fields and answers them."""
+        """Removes a user's fields and returns them."""
         self.begin()
         cached = self._changing_profile(ref)
         taken, cached.value = cached.value, {}
@@ -173,7 +172,7 @@ class Properties:
         return taken
 
     def _move(self, field: int, ref: UserRef, old: Write, new: Write, spans: PageSpans) -> None:
-        """A write takes the place of another: the index follows, and the spans of the user's page."""
+        """Replaces one write by another in the index and in the span of the user's page."""
         was_at, _, before = old
         is_at, _, after = new
         if before is None and after is None:
@@ -215,7 +214,7 @@ class Properties:
     def add_to_value(
         self, field: int, kind: Kind, group: int, stored_value: bytes, users: npt.NDArray[np.uint32]
     ) -> None:
-        """Enters users, given in order, who have a value."""
+        """Indexes users that have a value. Users are ascending."""
         cached = self._value_bitmap(field, kind, group, stored_value)
         if len(users) == 1:
             cached.value.add(int(users[0]))
@@ -226,7 +225,7 @@ class Properties:
     def discard_from_value(
         self, field: int, kind: Kind, group: int, stored_value: bytes, users: Iterable[int]
     ) -> None:
-        """Takes out users who have a value no more."""
+        """Removes users that no longer have a value."""
         cached = self._value_bitmap(field, kind, group, stored_value)
         for user in users:
             cached.value.discard(user)
@@ -235,14 +234,14 @@ class Properties:
             self._set_text(cached.key, "")
 
     def have_profiles(self, refs: UserRefs) -> None:
-        """Notes that these users have a profile from now on."""
+        """Records that these users have a profile."""
         groups = refs >> GROUP_SHIFT
         for group in np.unique(groups).tolist():
             cached = self._profiled_cell(group)
             cached.value |= bitmap_of((refs[groups == group] & DENSE_MASK).astype(np.uint32))
 
     def _profiled(self, group: int) -> BitMap:
-        """The bitmap of who has a profile, which is about to change."""
+        """The bitmap of users with a profile, to be modified."""
         return self._profiled_cell(group).value
 
     def _profiled_cell(self, group: int) -> CachedPage[BitMap]:
@@ -254,7 +253,7 @@ class Properties:
         return cached
 
     def present_cell(self, field: int, kind: int, group: int) -> CachedPage[BitMap]:
-        """The bitmap of who has a value of the kind, which is about to change."""
+        """The bitmap of users with a value of the kind, to be modified."""
         cached = self._open.get((field, kind, ~group))
         if cached is None:
             cached = self._page_cache.get(
@@ -265,12 +264,12 @@ class Properties:
         return cached
 
     def unset_column(self, field: int, kind: Kind, group: int, dense: int) -> None:
-        """A user has no number or time any more."""
+        """Removes a user's number or time."""
         absent = ABSENT_NUMBER if kind is Kind.NUMBER else ABSENT_TIME
         self.column_cell(field, kind, group, dense).value[dense & PAGE_MASK] = absent
 
     def column_cell(self, field: int, kind: Kind, group: int, dense: int) -> CachedPage[array.array[Any]]:
-        """The page of numbers or times that a user is in, which is about to change."""
+        """The user's page of numbers or times, to be modified."""
         page = (group << GROUP_SHIFT | dense) >> PAGE_BITS
         cached = self._open.get((field, kind, page))
         if cached is None:
@@ -283,11 +282,11 @@ class Properties:
         return key(Family.FIELD_COLUMN, self._account, field, kind, group, dense >> PAGE_BITS)
 
     def _value_bitmap(self, field: int, kind: Kind, group: int, stored_value: bytes) -> CachedPage[BitMap]:
-        """The bitmap of a value that is about to change."""
+        """The bitmap of a value, to be modified."""
         prefix = key(Family.FIELD_VALUE, self._account, field, kind, group)
         cached = self._page_cache.get(prefix + value_key_suffix(stored_value), BITMAP)
         if not cached.value:
-            # An empty bitmap is not in the store, or will not be: enumeration has to find it here.
+            # Empty bitmaps are not stored, so enumeration has to find this one in memory.
             self._fresh_values.setdefault(prefix, set()).add(cached.key)
             if len(stored_value) > TEXT_IN_KEY_BYTES_MAX:
                 self._set_text(cached.key, stored_value.decode())
@@ -299,18 +298,18 @@ class Properties:
         self._page_cache.changed(cached)
 
     def prepare(self) -> None:
-        """A checkpoint is about to collect what is dirty."""
+        """Prepares a checkpoint, before the dirty pages are collected."""
         self._writing_values, self._fresh_values = self._fresh_values, {}
 
     def commit(self) -> None:
-        """The checkpoint has committed."""
+        """Finishes a checkpoint that has committed."""
         for prefix, values in self._writing_values.items():
             plain = prefix + PLAIN_SUFFIX
             self._term_dictionaries.add(plain, [v[len(plain) :] for v in values if v.startswith(plain)])
         self._writing_values = {}
 
     def rollback(self) -> None:
-        """The checkpoint was not committed."""
+        """Takes back a checkpoint that did not commit."""
         for prefix, values in self._writing_values.items():
             self._fresh_values.setdefault(prefix, set()).update(values)
         self._writing_values = {}
@@ -318,22 +317,22 @@ class Properties:
     # --- answers ---
 
     def present(self, field: int, kind: int, group: int) -> BitMap:
-        """Users whose field is of the kind. Not to be changed by the caller."""
+        """Users whose field has the kind. Do not modify the result."""
         return self._found(key(Family.FIELD_PRESENT, self._account, field, kind, group))
 
     def users_with(self, field: int, group: int) -> BitMap:
-        """Users that have the field, whatever its kind."""
+        """Users that have the field, of any kind."""
         kinds = (self.present(field, kind, group) for kind in (*Kind, EMPTY_LIST))
         return BitMap.union(*kinds)
 
     def first_and_last(self, field: int, groups: int) -> tuple[Micros, Micros] | None:
-        """The first and the last time of the writes by which users have the field, some of whom there are;
-        None = to be asked again (`WriteTimes.first_and_last`).
+        """First and last time of the current writes to the field, which must have users. None: ask again
+        (`WriteTimes.first_and_last`).
         """
         return self.write_times.first_and_last(field, groups)
 
     def with_value(self, field: int, kind: Kind, group: int, value: str | bool) -> BitMap:
-        """Users whose field is this string or bool, or is a list with this element. Not to be changed."""
+        """Users whose field is this string or bool, or a list with this element. Do not modify the result."""
         prefix = key(Family.FIELD_VALUE, self._account, field, kind, group)
         return self._found(prefix + value_suffix(value))
 
@@ -344,8 +343,8 @@ class Properties:
     def texts(
         self, field: int, kind: Kind, group: int, literal: bytes = b""
     ) -> Iterator[tuple[str, Callable[[], BitMap]]]:
-        """String values (or list elements) of a field with their users, which are loaded when asked for: at
-        least those that contain the literal. A value may come twice.
+        """String values or list elements of a field, with users that are loaded on demand. Includes at least
+        the strings that contain the literal. A value may come twice.
         """
         prefix = key(Family.FIELD_VALUE, self._account, field, kind, group)
         fresh = self._fresh_values.get(prefix, set()) | self._writing_values.get(prefix, set())
@@ -357,7 +356,7 @@ class Properties:
             yield self._text_of(value_key, prefix), functools.partial(self._found, value_key)
 
     def _stored(self, prefix: bytes) -> Iterator[bytes]:
-        """What follows the prefix in the keys stored under it."""
+        """The suffixes of the keys stored under the prefix."""
         return (found[len(prefix) :] for found in self._page_cache.reading().keys(prefix))
 
     def _text_of(self, value_key: bytes, prefix: bytes) -> str:
@@ -365,14 +364,14 @@ class Properties:
         return suffix[1:].decode() if suffix[:1] == PLAIN_SUFFIX else self._text(value_key)
 
     def _text(self, value_key: bytes) -> str:
-        """A string that is too long for its key; "" when nobody has it any more."""
+        """A string that is too long for its key; "" when no user has it any more."""
         cached = self._page_cache.find(text_key(value_key), _TEXT)
         if cached is None:
             raise missing_keys(text_key(value_key))
         return cached.value
 
     def match_column(self, field: int, kind: Kind, group: int, ranges: Ranges, count: int) -> BitMap:
-        """Users of the group, which has `count` ids, whose number or time lies in the ranges."""
+        """Users of the group (of `count` ids) whose number or time lies in the ranges."""
         mask = np.zeros(count, np.bool_)
         codec = column_codec(kind)
         for start in range(0, count, PAGE_USERS):
@@ -384,7 +383,7 @@ class Properties:
     def match_users(
         self, fields: Iterable[int], group: int, users: BitMap, passes: Callable[[Value], bool]
     ) -> BitMap:
-        """Those of a few users of whom some field passes, by their profiles."""
+        """The users, out of a few, for which some field passes; read from their profiles."""
         passing = []
         for dense in users:
             profile = self.profile(group << GROUP_SHIFT | dense)
@@ -397,12 +396,12 @@ class Properties:
 
 
 def column_codec(kind: Kind) -> ColumnCodec:
-    """The form of a column's pages."""
+    """The codec of a column's pages."""
     return NUMBERS if kind is Kind.NUMBER else TIMES
 
 
 def stored_values(value: Value) -> tuple[bytes, ...]:
-    """The bytes under which a string, a bool or the elements of a list are indexed."""
+    """The key bytes of an indexed string, bool or list element."""
     if type(value) is tuple:
         return tuple({element.encode() for element in value})
     if type(value) is str:
@@ -411,19 +410,19 @@ def stored_values(value: Value) -> tuple[bytes, ...]:
 
 
 def value_suffix(value: str | bool) -> bytes:
-    """The part of a key that stands for a string or a bool."""
+    """The key part of a string or a bool."""
     return value_key_suffix(stored_values(value)[0])
 
 
 def value_key_suffix(stored_value: bytes) -> bytes:
-    """The part of a key that stands for an indexed value."""
+    """The key part of an indexed value."""
     if len(stored_value) <= TEXT_IN_KEY_BYTES_MAX:
         return PLAIN_SUFFIX + stored_value
     return DIGEST_SUFFIX + xxhash.xxh3_128_digest(stored_value)
 
 
 def text_key(value_key: bytes) -> bytes:
-    """Where the string is stored that a value's key has the digest of."""
+    """The key of the string behind a digest."""
     return key(Family.FIELD_TEXT) + value_key[1:]
 
 

@@ -1,7 +1,7 @@
-"""How a user's profile is stored: the latest write of each field.
+"""The stored form of a profile: the latest write of each field.
 
-Fields that one update set share its time and arrival, so these are stored once for all of them, which halves
-a profile of five fields. The form is canonical: equal profiles are stored in equal bytes.
+Fields set by one update share its time and arrival, so both are stored once per update. This halves a profile
+of five fields. The form is canonical: equal profiles have equal bytes.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ ProfileData: TypeAlias = dict[int, Write]
 """The writes by field."""
 
 MEMORY_BYTES_PER_STORED_BYTE = 14
-"""Measured on profiles of five fields: a tuple a field, numbers and strings of their own."""
+"""Memory of a profile per stored byte, measured on profiles of five fields."""
 
 ProfileUpdate: TypeAlias = tuple[Micros, int, dict[int, Value | None]]
-"""Time, arrival sequence, and the values by field, fields ascending."""
+"""Time, arrival sequence and the values by field, in field order."""
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[list[ProfileUpdate]] = msgspec.msgpack.Decoder(list[ProfileUpdate])
 
 encode_updates: Callable[[list[ProfileUpdate]], bytes] = _encoder.encode
-"""The stored form of a profile from its updates, in order and none of them empty."""
+"""The stored form of a profile. Updates are in order and not empty."""
 decode_updates: Callable[[bytes], list[ProfileUpdate]] = _decoder.decode
 """The inverse of `encode_updates`."""
 

@@ -1,7 +1,7 @@
-"""The distinct strings of a field, kept together in memory.
+"""The term dictionary: the distinct strings of a field, in memory.
 
-A test on strings that is no lookup asks every distinct value. Walking a million keys of the index for it
-takes about a second, looking for a literal in the same strings joined to one takes milliseconds.
+A string test that is no lookup must look at every distinct value. Scanning a million index keys takes about a
+second; searching the same strings joined into one takes milliseconds.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Iterator
 VOCABULARY_BYTES_DEFAULT = 64 * 1024 * 1024
 """Strings of all fields of an account kept in memory."""
 
-# No byte of UTF-8, so that no literal is found across two strings.
+# Not a byte of UTF-8, so no literal matches across two strings.
 _BETWEEN = b"\xff"
 
 
 class TermDictionary:
-    """Strings joined to one, and, apart, strings that came since."""
+    """Strings joined into one, and the strings added since, apart."""
 
     def __init__(self, texts: Iterable[bytes]) -> None:
         self._joined = _BETWEEN + b"".join(text + _BETWEEN for text in texts)
@@ -25,16 +25,16 @@ class TermDictionary:
 
     @property
     def nbytes(self) -> int:
-        """About how much memory it takes."""
+        """Approximate memory in bytes."""
         return len(self._joined) + sum(len(text) for text in self._later)
 
     @property
     def is_scattered(self) -> bool:
-        """Joining anew would pay: too much has come since."""
+        """Whether rejoining pays: many strings were added since."""
         return len(self._later) > len(self._joined) // 256 + 64
 
     def add(self, texts: Iterable[bytes]) -> None:
-        """More strings; one that is there already comes twice from now on."""
+        """Adds strings. A string that is already present is then returned twice."""
         self._later.extend(texts)
 
     def containing(self, literal: bytes) -> Iterator[bytes]:
@@ -55,14 +55,14 @@ class TermDictionary:
 
 
 class TermDictionaries:
-    """The term_dictionaries used last, by the prefix of their keys, up to a number of bytes."""
+    """The most recently used term dictionaries by key prefix, up to a number of bytes."""
 
     def __init__(self, bytes_max: int = VOCABULARY_BYTES_DEFAULT) -> None:
         self._bytes_max = bytes_max
         self._held: OrderedDict[bytes, TermDictionary] = OrderedDict()
 
     def get(self, prefix: bytes, stored: Callable[[], Iterable[bytes]]) -> TermDictionary:
-        """The term_dictionary under the prefix, made of what is stored there when it is not held."""
+        """The term dictionary of the prefix, built from the stored keys when it is not cached."""
         found = self._held.get(prefix)
         if found is None or found.is_scattered:
             found = self._held[prefix] = TermDictionary(stored())
@@ -72,7 +72,7 @@ class TermDictionaries:
         return found
 
     def add(self, prefix: bytes, texts: Iterable[bytes]) -> None:
-        """Strings that have been stored under the prefix."""
+        """Adds strings that were stored under the prefix."""
         found = self._held.get(prefix)
         if found is not None:
             found.add(texts)

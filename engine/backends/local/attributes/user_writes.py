@@ -1,9 +1,9 @@
-"""User updates that come as columns, written field by field instead of user by user.
+"""User updates that arrive as columns, applied field by field instead of user by user.
 
-The outcome is that of `Properties.write` for the same updates in order: in a profile the latest write of each
-field, beside it the index and the spans of write times. Of several rows about one user only the latest write
-of each field is written. Profiles are put in their stored form: most users of an import are new, and nobody
-asks for them before they are checkpointed.
+The result equals that of `Properties.write` for the same updates in order: the latest write of each field in
+the profile, with its index entry and write time span. When a batch has several rows for a user, only the
+latest write of each field is applied. New profiles are stored in encoded form: most users of an import are
+new, and few are read before the checkpoint.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from engine.values import Kind, Micros, Value, kind_of
 
 _PAGED_KINDS = (Kind.NUMBER, Kind.TIME)
 _NOTHING = object()
-"""In place of a value where a row does not write a field."""
+"""Stands for a value where a row does not write a field."""
 _UPDATE_ORDER = operator.itemgetter(0, 1)
 
 
 class UserRows(NamedTuple):
-    """The rows of a batch: whose they are, when they became true, and which users did not exist before it.
-    Row i has the arrival sequence number `sequence` + 1 + i.
+    """The rows of a batch: user ref, time, and whether the batch created the user. Row i has the arrival
+    sequence number `sequence` + 1 + i.
     """
 
     refs: UserRefs
@@ -47,8 +47,8 @@ class UserRows(NamedTuple):
 
 
 class FieldColumn(NamedTuple):
-    """Writes of one kind to one field: the rows, and for each a number, a time or a code of `entries`, as in
-    `ValueColumn`. Kind None: the rows unset the field.
+    """Writes of one kind to one field: the rows, and for each a number, a time or a code into `entries`, as
+    in `ValueColumn`. Kind None: the rows unset the field.
     """
 
     field: int
@@ -62,11 +62,11 @@ class FieldColumn(NamedTuple):
         return self._replace(rows=self.rows[mask], data=self.data[mask])
 
     def without(self, rows: Sequence[int]) -> FieldColumn:
-        """The writes of other rows."""
+        """The same writes for other row numbers."""
         return self.where(~np.isin(self.rows, rows)) if rows else self
 
     def values(self) -> npt.NDArray[np.object_]:
-        """The values in Python's own form, None where the field is unset."""
+        """The values as Python objects; None where the field is unset."""
         if self.kind is None:
             return np.full(len(self.rows), None, object)
         if self.kind in _PAGED_KINDS:
@@ -76,7 +76,7 @@ class FieldColumn(NamedTuple):
 
 
 def field_columns(columns: UserColumns, field: Callable[[FieldKind, str, str], int]) -> Iterator[FieldColumn]:
-    """The writes by field. `field` answers the number of a field by kind, scope and key."""
+    """The writes by field. `field` returns a field's number by kind, scope and key."""
     count = len(columns)
     workspaces = [workspace_of(name) for name in columns.inputs.entries]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(workspaces))}
@@ -108,7 +108,7 @@ def _unset(rows: Int64s | None, count: int) -> FieldColumn:
 
 
 def write_columns(properties: Properties, rows: UserRows, columns: Iterable[FieldColumn]) -> None:
-    """Takes the writes of a batch; each counts unless a later one is there."""
+    """Applies the writes of a batch. A write is ignored when a later one exists."""
     by_field: dict[int, list[FieldColumn]] = {}
     for column in columns:
         by_field.setdefault(column.field, []).append(column)
@@ -127,7 +127,7 @@ def write_columns(properties: Properties, rows: UserRows, columns: Iterable[Fiel
 
 
 def _repeated(refs: UserRefs) -> Bools:
-    """Whether the user of a row has another row as well."""
+    """For each row, whether its user has another row."""
     order = np.argsort(refs, kind="stable")
     same = refs[order[1:]] == refs[order[:-1]]
     repeated = np.zeros(len(refs), np.bool_)
@@ -137,7 +137,7 @@ def _repeated(refs: UserRefs) -> Bools:
 
 
 def _latest(rows: UserRows, columns: Sequence[FieldColumn]) -> list[FieldColumn]:
-    """Of the writes to one field the latest of each user, of equal times the one that arrived last."""
+    """The latest write of each user to one field; of equal times the one that arrived last."""
     written = np.concatenate([column.rows for column in columns])
     owners = rows.refs[written]
     order = np.lexsort((written, rows.times[written], owners))
@@ -154,19 +154,19 @@ def _latest(rows: UserRows, columns: Sequence[FieldColumn]) -> list[FieldColumn]
 
 
 class _Written:
-    """What rows write to profiles. `fields` come in ascending order, as profiles have them."""
+    """What rows write to profiles. `fields` are ascending, as in profiles."""
 
     def __init__(self, rows: UserRows, fields: Sequence[tuple[int, Sequence[FieldColumn]]]) -> None:
         self.rows = rows
         self._fields = fields
         self.is_any = np.zeros(len(rows.refs), np.bool_)
-        """Whether a row writes anything."""
+        """For each row, whether it writes anything."""
         for _, columns in fields:
             for column in columns:
                 self.is_any[column.rows] = True
 
     def by_row(self, chosen: Int64s) -> Iterator[dict[int, Value | None]]:
-        """For each of some rows, all of which write something, the values by field."""
+        """The values by field of each chosen row. Every chosen row writes something."""
         position = np.full(len(self.rows.refs), -1)
         position[chosen] = np.arange(len(chosen))
         fields: list[int] = []
@@ -184,7 +184,7 @@ class _Written:
                 fields.append(field)
                 values.append(of_field.tolist())
                 missing += len(chosen) - count
-        # One column after the other, zipped: nothing here is called for a row but dict.
+        # Columns are zipped, so `dict` is the only call per row.
         rows = (zip(fields, row, strict=True) for row in zip(*values, strict=True))
         if not missing:
             return map(dict, rows)
@@ -192,7 +192,7 @@ class _Written:
 
 
 def _put_first_profiles(properties: Properties, written: _Written, chosen: Int64s) -> None:
-    """Makes the profiles of users who had none, from one row each."""
+    """Creates profiles for users that have none, from one row each."""
     rows = written.rows
     keys = properties.profile_keys(rows.refs[chosen])
     times = rows.times[chosen].tolist()
@@ -205,8 +205,8 @@ def _put_first_profiles(properties: Properties, written: _Written, chosen: Int64
 
 
 class _Replaced:
-    """What became of the writes to one field: the places and times of writes that were replaced, values that
-    hold no more, and the rows that came too late.
+    """Outcome of the writes to one field: users and times of replaced writes, removed values, and rows that
+    came too late.
     """
 
     def __init__(self) -> None:
@@ -217,7 +217,7 @@ class _Replaced:
 
 
 class _MergedProfiles:
-    """Profiles of users who may have writes already."""
+    """Profiles of users that may already have writes."""
 
     def __init__(self, properties: Properties) -> None:
         self._properties = properties
@@ -225,7 +225,7 @@ class _MergedProfiles:
         """By field."""
 
     def put(self, written: _Written, chosen: Int64s) -> None:
-        """Merges what rows write into the profiles of their users."""
+        """Merges rows into the profiles of their users."""
         rows = written.rows
         chosen = chosen[np.argsort(rows.refs[chosen], kind="stable")]
         refs = rows.refs[chosen]
@@ -250,9 +250,9 @@ class _MergedProfiles:
         row: int,
         values: dict[int, Value | None],
     ) -> list[ProfileUpdate]:
-        """What a row leaves of earlier updates. Values that come too late are taken out of the row's.
+        """What a row leaves of earlier updates. Removes values that come too late from the row.
 
-        The rows of a batch arrived after all that is in a profile, so only times are compared.
+        Rows of a batch arrive after everything in a profile, so comparing times is enough.
         """
         kept = []
         for update in updates:
@@ -279,7 +279,7 @@ class _MergedProfiles:
         replaced.refs.append(ref)
         replaced.times.append(was_at)
         kind = type(was)
-        # The page of a column is overwritten anyway.
+        # The column page is overwritten in any case.
         if kind is not type(now) or (was != now and kind is not float and kind is not int):
             replaced.gone.append((ref, was))
 
@@ -290,7 +290,7 @@ class _MergedProfiles:
 def _follow(
     properties: Properties, rows: UserRows, field: int, columns: Sequence[FieldColumn], replaced: _Replaced
 ) -> None:
-    """The index and the spans of a field follow the writes that count, of which each user has one."""
+    """Updates the index and spans of a field. Each user has one write here."""
     _unindex(properties, field, replaced.gone)
     properties.write_times.remove_many(field, np.array(replaced.refs, np.int64), replaced.times)
     for column in columns:
@@ -323,7 +323,7 @@ def _unindex(properties: Properties, field: int, gone: Sequence[tuple[UserRef, V
 
 
 def _index(properties: Properties, column: FieldColumn, refs: UserRefs, data: npt.NDArray[Any]) -> None:
-    """Enters values of one kind, whose users are given in order."""
+    """Indexes values of one kind. Users are ascending."""
     field, kind = column.field, column.kind
     assert kind is not None
     empty = [code for code, value in enumerate(column.entries) if value == ()]
@@ -336,7 +336,7 @@ def _index(properties: Properties, column: FieldColumn, refs: UserRefs, data: np
             page = as_numpy(properties.column_cell(field, kind, group, dense).value)
             page[refs[start:end] & PAGE_MASK] = data[start:end]
         return
-    # A stable sort leaves the users of a value in order.
+    # A stable sort keeps the users of a value in order.
     keys = (refs >> GROUP_SHIFT) * len(column.entries) + data
     order = np.argsort(keys, kind="stable")
     users = (refs[order] & DENSE_MASK).astype(np.uint32)

@@ -1,10 +1,11 @@
-"""Between which times the writes lie by which users have their fields, without a column of times a field.
+"""Earliest and latest write time of each field, without a column of times per field.
 
-A profile holds the time of each write. For a page of users there is, beside their profiles, the *span* of the
-times of each field, and how many writes are at each end of it. A write widens it at once. When the last write
-at an end is replaced or removed the end is *loose*: all others lie inside. An answer needs only the outermost
-ends of all pages, so the profiles of a page are read when a loose end is the outermost: seldom, unless most
-users are written anew between two questions, each at a time of its own.
+A profile holds the time of each write. For a page of users there is, beside their profiles, the *span* of
+times of each field and the number of writes at each end of it. A new write widens the span at once. When the
+last write at an end is replaced or removed, that end becomes *loose*: all other writes lie inside it. An
+answer needs only the outermost ends of all pages. So the profiles of a page are read only when its loose end
+is the outermost. That is rare, unless most users are rewritten between two questions, each at a different
+time.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from engine.values import Micros, Value
 
 
 class Span(msgspec.Struct, array_like=True, gc=False):
-    """First and last time of the writes to one field by which users of a page have it, and how many of them
-    are at just these times: none when the end is loose.
+    """First and last time of the current writes to one field in a page, and the number of writes at exactly
+    these times. A count of 0 marks a loose end.
     """
 
     first: Micros
@@ -42,8 +43,8 @@ class Span(msgspec.Struct, array_like=True, gc=False):
     at_last: int = 1
 
     def replace(self, before: Micros | None, after: Micros | None) -> None:
-        """A write was at `before` and is at `after`; None = there was, or is, no value."""
-        # On the way of every write that comes in: no further calls.
+        """Moves a write from `before` to `after`. None: no value before, or after."""
+        # Every incoming write passes here, so it calls nothing else.
         first, last = self.first, self.last
         if before is not None:
             if before == first:
@@ -64,12 +65,12 @@ class Span(msgspec.Struct, array_like=True, gc=False):
             self.at_first += 1
 
     def leave(self, times: Int64s) -> None:
-        """Writes at these times are there no more."""
+        """Removes writes at these times."""
         self.at_first -= int(np.count_nonzero(times == self.first))
         self.at_last -= int(np.count_nonzero(times == self.last))
 
     def join(self, other: Span) -> None:
-        """As many writes as another span has came to these."""
+        """Adds the writes of another span."""
         if other.last > self.last:
             self.last, self.at_last = other.last, other.at_last
         elif other.last == self.last:
@@ -80,7 +81,9 @@ class Span(msgspec.Struct, array_like=True, gc=False):
             self.at_first += other.at_first
 
     def count(self, users: int) -> None:
-        """So many users have the field: when all of their writes are at one end, so is the other end."""
+        """Tightens the span given the number of users that have the field: when all their writes are at one
+        end, so is the other end.
+        """
         if self.at_last == users:
             self.first, self.at_first = self.last, users
         elif self.at_first == users:
@@ -88,13 +91,13 @@ class Span(msgspec.Struct, array_like=True, gc=False):
 
 
 PageSpans = dict[int, Span]
-"""By field; of some fields nobody may be left."""
+"""Spans by field. A field may have no users left."""
 
 SPANS: MessageCodec[PageSpans] = MessageCodec(PageSpans, dict)
 
 
 class _At(NamedTuple):
-    """A span and the page of users it is of."""
+    """A span and its page of users."""
 
     span: Span
     group: int
@@ -102,10 +105,10 @@ class _At(NamedTuple):
 
 
 class WriteTimes:
-    """The spans of one account's fields. Called with the state lock held, inside a session of the page_cache.
+    """The spans of one account's fields. Call with the state lock held, inside a session of the page cache.
 
-    `users_with` answers who of a group has a value for a field, `profile_of` the writes of one of them, by
-    field.
+    `users_with` returns the users of a group that have a value for a field, `profile_of` the writes of one
+    user by field.
     """
 
     def __init__(
@@ -120,14 +123,14 @@ class WriteTimes:
         self._users_with = users_with
         self._profile_of = profile_of
         self._open: dict[int, PageSpans] = {}
-        """The pages of this run of writes."""
+        """Pages of the current run of writes."""
 
     def begin(self) -> None:
-        """Starts a run of writes: pages found in one session may be gone in the next."""
+        """Starts a run of writes. Pages found in one session may be evicted before the next."""
         self._open.clear()
 
     def of_page(self, ref: UserRef) -> PageSpans:
-        """The spans of the page that a user is in, which are about to change."""
+        """The spans of the user's page, to be modified."""
         spans = self._open.get(ref >> PAGE_BITS)
         if spans is None:
             cached = self._page_cache.get(
@@ -138,7 +141,7 @@ class WriteTimes:
         return spans
 
     def add_many(self, field: int, refs: UserRefs, times: Int64s) -> None:
-        """Users, all different and in order, have the field by writes at these times."""
+        """Adds writes at these times to the field. Users are distinct and ascending."""
         bounds = runs(refs >> PAGE_BITS)
         starts = bounds[:-1]
         if not len(refs):
@@ -156,7 +159,7 @@ class WriteTimes:
                 spans[field] = Span(*ends)
 
     def remove_many(self, field: int, refs: UserRefs, times: Sequence[Micros]) -> None:
-        """Writes at these times, by which different users had the field, are there no more."""
+        """Removes writes at these times from the field. Users are distinct."""
         order = np.argsort(refs)
         refs, removed = refs[order], np.array(times, np.int64)[order]
         for start, end in itertools.pairwise(runs(refs >> PAGE_BITS).tolist()):
@@ -168,13 +171,13 @@ class WriteTimes:
     # --- answers --------------------------------------------------------------------------------------------
 
     def first_and_last(self, field: int, groups: int) -> tuple[Micros, Micros] | None:
-        """The first and the last time of the writes by which users have the field, some of whom there are.
+        """First and last time of the current writes to the field, which must have users.
 
-        None: this took the reading of a page of profiles, and may take more; to be asked again, after others
-        had their turn.
+        None: a page of profiles was read and more may be needed. Ask again after releasing the lock to
+        others.
         """
         spans = list(self._spans(field, groups))
-        # Of two ends at one time a loose one comes second.
+        # At equal times an exact end sorts before a loose one.
         first = min(spans, key=lambda at: (at.span.first, not at.span.at_first))
         last = max(spans, key=lambda at: (at.span.last, bool(at.span.at_last)))
         if first.span.at_first and last.span.at_last:
@@ -184,7 +187,7 @@ class WriteTimes:
         return None
 
     def _spans(self, field: int, groups: int) -> Iterator[_At]:
-        """The field's spans in pages where somebody has it."""
+        """The field's spans in pages where at least one user has it."""
         for group in range(groups):
             users = self._users_with(field, group)
             for page in range((users.max() >> PAGE_BITS) + 1 if users else 0):
@@ -201,9 +204,7 @@ class WriteTimes:
         return cached
 
     def _tighten(self, group: int, page: int) -> None:
-        """Makes every end in a page the true one, from the profiles of those who have a field with a loose
-        one.
-        """
+        """Recomputes every loose end of a page from the profiles."""
         cached = self._page(group, page)
         fields = [field for field, span in cached.value.items() if not (span.at_first and span.at_last)]
         here = BitMap(range(page * PAGE_USERS, (page + 1) * PAGE_USERS))

@@ -1,1 +1,1 @@
-"""The catalog: names and values that data came with."""
+"""The catalog: names and values that occur in the data."""

@@ -1,5 +1,7 @@
-"""Pages of the catalog: the state is locked for one entry at a time, or for less, so that other questions are
-answered in between, and the values of an attribute are counted without that lock.
+"""Pages of the catalog.
+
+The state lock is taken for one entry at a time, or less, so other questions are answered in between. Values
+of an attribute are counted without that lock.
 """
 
 from __future__ import annotations
@@ -20,9 +22,8 @@ from engine.errors import DeadlineExceeded, StoreUnavailable
 
 
 class Catalogs:
-    """The catalogs of all accounts, as `engine.backends.base.Backend` describes them. `check` raises when
-    the store
-    cannot be read.
+    """The catalogs of all accounts, as `engine.backends.base.Backend` describes them. `check` raises when the
+    store cannot be read.
     """
 
     def __init__(self, state: State, index: Environment, check: Callable[[], None]) -> None:
@@ -119,7 +120,7 @@ class Catalogs:
         limit: int,
         deadline: float | None,
     ) -> tuple[ValueCount, ...]:
-        """The values of a user attribute, most users first; one such question after the other."""
+        """The values of a user attribute, most users first. Only one such question runs at a time."""
         with ExitStack() as stack:
             stack.enter_context(self.still(deadline))
             with self._locked(deadline):
@@ -127,7 +128,7 @@ class Catalogs:
                 field = None if found is None else found.fields.find(_field(workspace, key))
                 if found is None or field is None:
                     return ()
-                # Begun with the state locked, so that both are of one moment.
+                # Begun under the state lock, so both show the same moment.
                 txn = stack.enter_context(self._index.reading())
                 counts = ValueCounts(
                     self._state.page_cache,
@@ -146,7 +147,7 @@ class Catalogs:
 
     @contextmanager
     def still(self, deadline: float | None = None) -> Iterator[None]:
-        """While this block runs no values are counted by others."""
+        """While this block runs, no one else counts values."""
         if not self._counting.acquire(deadline):
             raise DeadlineExceeded("the deadline passed while waiting for the store")
         try:
@@ -155,7 +156,7 @@ class Catalogs:
             self._counting.release()
 
     def close(self) -> None:
-        """Ends what is being counted."""
+        """Stops counts under way."""
         self._closing = True
 
     @contextmanager

@@ -1,9 +1,9 @@
-"""How many users have each value of an attribute, most frequent first.
+"""Number of users for each value of an attribute, most frequent first.
 
-An attribute may have as many values as there are users, so its values are counted beside the writers: what
-the index has not yet is copied while the state is locked (`ValueCounts`), the rest is read from a read
-transaction that began at the same moment. Both together are one state of the store, whatever happens next.
-Strings are merged from sorted scans and never held together.
+An attribute may have as many values as users, so values are counted without blocking writers. Counts that are
+not in the index yet are copied under the state lock (`ValueCounts`). The rest is read from a read transaction
+begun at the same moment. Both together are one state of the store. Strings are merged from sorted scans and
+never held in memory together.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ VALUES_PER_CHECK = 1_024
 
 
 _Rank = tuple[int, int, Any]
-"""A value's place in the list: its users, negative, then its kind and the value itself."""
+"""Sort key of a value: minus its users, its kind, and the value."""
 
 
 class ValueCounts:
-    """The values of one field. Made with the state lock held, in which `txn` began; read without it, until
-    `txn` ends. `check` is called now and then and may raise.
+    """The values of one field. Created under the state lock, in which `txn` began; read without it until
+    `txn` ends. `check` is called from time to time and may raise.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class ValueCounts:
                 self._texts[stored] = value
 
     def top(self, prefix: str, after: ValueCount | None, limit: int) -> list[ValueCount]:
-        """The first values behind `after`, at most `limit`: strings that start with `prefix`, or all kinds of
-        values when it is empty.
+        """Up to `limit` values after `after`: strings that start with `prefix`, or values of all kinds when
+        it is empty.
         """
         ranks: Iterable[_Rank] = self._strings(prefix)
         if not prefix:
@@ -112,8 +112,8 @@ class ValueCounts:
                 yield -users, kind, text
 
     def _scan(self, value_prefix: bytes, wanted: bytes) -> Iterator[tuple[bytes, bytes, int]]:
-        """Suffix, prefix and users of the values in one group, by suffix: short ones that begin with `wanted`
-        and all long ones.
+        """Suffix, prefix and users of the values in one group, by suffix: short values that begin with
+        `wanted`, and all long ones.
         """
         starts = [DIGEST_SUFFIX]
         if len(wanted) <= TEXT_IN_KEY_BYTES_MAX:
@@ -161,7 +161,7 @@ class ValueCounts:
         return 0 if stored is None else _size(stored)
 
     def _column(self, kind: Kind, after: ValueCount | None, limit: int) -> Iterator[_Rank]:
-        """The first of the numbers or times behind `after`."""
+        """The first numbers or times after `after`."""
         pages = [page for group in self._groups for page in self._present(kind, group)]
         if not pages:
             return
@@ -185,7 +185,7 @@ class ValueCounts:
         for page in itertools.chain(pages, map(codec.decode, stored_pages)):
             self._check()
             values = as_numpy(page)
-            # Adding 0 makes 0.0 of -0.0, which is the same number.
+            # Adding 0 turns -0.0 into 0.0: they are the same number.
             yield values[codec.is_present(values)] + 0
 
     def _value_prefix(self, kind: Kind, group: int) -> bytes:
@@ -193,5 +193,5 @@ class ValueCounts:
 
 
 def _size(stored: memoryview) -> int:
-    # A set of one user is most of the sets of an attribute with many values: it need not be made.
+    # With many values most sets have one user; no bitmap is built for those.
     return 1 if len(stored) == U32_BYTES else len(BITMAP.decode(stored))

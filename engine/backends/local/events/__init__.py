@@ -1,7 +1,7 @@
-"""Event tables: every event of an account as columns, and the aggregates and sequences over them.
+"""Event tables: the events of an account as columns, with aggregates and sequences over them.
 
-`EventTables` is the entrance; `EventRow` goes in, the `Resolved…` structs ask. `ColumnCache` is shared by the
-accounts of a store.
+`EventTables` is the entry point. It takes `EventRow` in and answers the `Resolved…` structs. The accounts of
+a store share one `ColumnCache`.
 """
 
 from engine.backends.local.events.cache import COLUMN_CACHE_BYTES_DEFAULT as COLUMN_CACHE_BYTES_DEFAULT

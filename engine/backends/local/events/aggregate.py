@@ -1,7 +1,7 @@
-"""Aggregates over a user's rows, for all users at once, tested against intervals.
+"""Aggregates over each user's rows, for all users at once, tested against intervals.
 
-Every function answers a mask over the slots of the universe: the users with at least one row taking part
-whose aggregate lies in the intervals. Rows of several tables, slices and parts add up here.
+Every function returns a mask over the slots of the universe: users that have at least one selected row and
+whose aggregate lies in the intervals. Rows of several tables, slices and parts are combined.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from engine.criteria.ranges import Interval
 from engine.values import Kind
 
 DENSE_SHARE = 16
-"""A part adds its counts as one dense array when at least one in so many slots has rows in it."""
+"""A part adds its counts as one dense array when at least one slot in sixteen has rows."""
 
 
 def passing(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> Bools:
-    """Which slots pass the step."""
+    """Mask of slots that pass the step."""
     match step.aggregate:
         case Aggregate.COUNT:
             return _in_intervals(count_rows(parts, step, universe), step.intervals)
@@ -55,7 +55,7 @@ def passing(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe)
 
 @dataclass(frozen=True, slots=True)
 class _Counts:
-    """How many rows users have: some, given in ascending order, or (None) each slot."""
+    """Row counts of some users (ascending), or (None) of every slot."""
 
     users: Uint32s | None
     counts: Ints
@@ -66,7 +66,7 @@ class _Counts:
 
     @classmethod
     def of_parts(cls, parts: Sequence[Part]) -> _Counts:
-        """Of all rows of the parts, in the form that takes less room."""
+        """Counts over all rows of the parts, in the smaller form."""
         slots = max(part.record.user_max + 1 for part in parts)
         counts: Ints = np.zeros(slots, np.min_scalar_type(sum(part.record.peak for part in parts)))
         for part in parts:
@@ -77,7 +77,7 @@ class _Counts:
         return cls(users.astype(np.uint32), smallest(counts[users]))
 
     def add_to(self, counts: Ints) -> None:
-        """Adds them to those of more slots."""
+        """Adds these counts to an array with at least as many slots."""
         if self.users is None:
             counts[: len(self.counts)] += self.counts.astype(counts.dtype, copy=False)
         else:
@@ -85,7 +85,7 @@ class _Counts:
 
 
 def count_rows(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> Ints:
-    """How many rows each slot has."""
+    """Number of rows of each slot."""
     peak = sum(part.record.peak for part in parts)
     counts: Ints = np.zeros(universe.slots, np.min_scalar_type(peak))
     start, end = step.selection.time.start, step.selection.time.end
@@ -113,7 +113,7 @@ def _add_whole_part(counts: Ints, part: Part) -> None:
 
 
 def _in_intervals(counts: Ints, intervals: Iterable[Interval]) -> Bools:
-    """Which counts lie in an interval and are not 0."""
+    """Mask of counts that lie in an interval and are not 0."""
     passed = np.zeros(len(counts), np.bool_)
     for interval in intervals:
         low, high = integer_bounds(interval)
@@ -125,7 +125,7 @@ def _in_intervals(counts: Ints, intervals: Iterable[Interval]) -> Bools:
 
 
 def _number_rows(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> list[NumberRows]:
-    """The rows that have a number `of`, and the numbers."""
+    """Rows that have a number in `of`, and the numbers."""
     found = []
     for rows in selected(parts, step.selection, universe):
         pair = rows.with_column(step.of, Kind.NUMBER)
@@ -137,7 +137,7 @@ def _number_rows(parts: Sequence[Part], step: ResolvedEventMatch, universe: Univ
 def _totals(
     parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe
 ) -> tuple[Totals, Callable[[], list[NumberRows]]]:
-    """What there is to add up, and all its rows."""
+    """The numbers to add up, and all rows."""
     lasting, others = lasting_parts(parts, step.selection, universe)
     rows = _number_rows(others, step, universe)
     totals = Totals.of_rows(rows, universe.slots)
@@ -155,7 +155,7 @@ def _totals(
 
 @dataclass(frozen=True, slots=True)
 class _Extremes:
-    """The least or the greatest number of each slot, and which slots have one."""
+    """The least or greatest number of each slot, and the slots that have one."""
 
     numbers: Floats
     present: Bools
@@ -176,7 +176,7 @@ class _Extremes:
         return cls(extremes, present)
 
     def take_in(self, other: _Extremes, better: np.ufunc) -> None:
-        """Adds the others, which have no more slots than these."""
+        """Adds others, with at most as many slots."""
         count = len(other.present)
         better(self.numbers[:count], other.numbers, out=self.numbers[:count])
         self.present[:count] |= other.present
@@ -197,7 +197,7 @@ def _extreme(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe
 
 
 def _at_end(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> Bools:
-    """FIRST and LAST: by time, of equal times by arrival."""
+    """FIRST and LAST: by time, at equal times by arrival."""
     lasting, others = lasting_parts(parts, step.selection, universe)
     ends = _Ends(np.zeros(universe.slots), np.zeros(universe.slots, np.bool_))
     low = min((part.record.time_min for part in lasting), default=0)
@@ -224,7 +224,7 @@ def _at_end(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe)
 
 @dataclass(frozen=True, slots=True)
 class _Ends:
-    """The first or the last number of each slot so far, and which slots have one."""
+    """The first or last number of each slot so far, and the slots that have one."""
 
     numbers: Floats
     present: Bools
@@ -234,13 +234,13 @@ class _Ends:
         return self.numbers.nbytes + self.present.nbytes
 
     def overrule(self, nearer: _Ends) -> None:
-        """Takes over those of a stretch of time that is nearer to the end; it has no more slots."""
+        """Takes over the numbers of a time range nearer to the wanted end. It has at most as many slots."""
         count = len(nearer.present)
         np.copyto(self.numbers[:count], nearer.numbers, where=nearer.present)
         self.present[:count] |= nearer.present
 
     def approach(self, parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> None:
-        """Goes on through parts that are nearer to the end than all before."""
+        """Continues with parts nearer to the wanted end than all before."""
         first = step.aggregate is Aggregate.FIRST
         sign = 1 if first else -1
         furthest = np.iinfo(np.int64).max
@@ -252,7 +252,7 @@ class _Ends:
                 ends = rows.starts[:-1] if first else rows.starts[1:] - 1
                 slots = rows.slots
                 if overlaps:
-                    # What an earlier stretch of time left in `times` is further than anything of this one.
+                    # Times left by an earlier range are further from the end than anything in this one.
                     time = sign * rows.at(rows.part.times())[ends]
                     sequence = sign * rows.at(rows.part.sequences())[ends]
                     nearer = (time < times[slots]) | ((time == times[slots]) & (sequence < sequences[slots]))
@@ -264,8 +264,8 @@ class _Ends:
 
 
 def _approaching(parts: Sequence[Part], first: bool) -> list[tuple[Part, bool]]:
-    """The parts from the furthest to the nearest to the wanted end of time, and whether each has a time in
-    common with another. One that has none overrules all before it.
+    """Parts from the furthest to the nearest to the wanted end of time, and whether each overlaps another in
+    time. A part without overlap overrides all before it.
     """
     ordered = sorted(parts, key=lambda part: part.record.time_min)
     stretches: list[list[Part]] = []

@@ -1,7 +1,7 @@
-"""Reading columns: verified, decoded and kept, least recently used ones dropped.
+"""The column cache: columns are verified, decoded and kept; the least recently used are dropped.
 
-A stored value is verified against its checksum whenever it is read from LMDB; what is kept here is a decoded
-copy of a verified value, so nothing is verified twice and nothing unverified is served.
+A stored value is verified against its checksum on every read from LMDB. The cache holds decoded copies of
+verified values. So nothing is verified twice and nothing unverified is served.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from engine.backends.local.storage.transactions import Readable, ReadTransaction
 COLUMN_CACHE_BYTES_DEFAULT = 48 << 20
 
 Key = tuple[int, Hashable]
-"""The holder's number and which of its columns."""
+"""Number of the owner, and the column."""
 
 
 class Sized(Protocol):
-    """Anything that knows its size."""
+    """Anything with a size in bytes."""
 
     @property
     def nbytes(self) -> int: ...
@@ -32,7 +32,7 @@ S = TypeVar("S", bound=Sized)
 
 
 class ColumnCache:
-    """Decoded columns of all event tables of a store, up to a number of bytes."""
+    """Decoded columns of all event tables of a store, up to a limit in bytes."""
 
     def __init__(self, bytes_max: int = COLUMN_CACHE_BYTES_DEFAULT) -> None:
         self._bytes_max = bytes_max
@@ -42,19 +42,19 @@ class ColumnCache:
 
     @property
     def nbytes(self) -> int:
-        """What the columns take."""
+        """Bytes of the columns."""
         return self._bytes
 
     def limit(self, bytes_max: int) -> None:
-        """Sets how many bytes the columns may take, from the next one that comes."""
+        """Sets the limit in bytes. It applies from the next column on."""
         self._bytes_max = bytes_max
 
     def holder(self) -> int:
-        """A number that no other holder of columns has in this cache."""
+        """A number for a new owner of columns, unique in this cache."""
         return next(self._numbers)
 
     def get(self, key: Key) -> Sized | None:
-        """The column, if it is there."""
+        """The column, or None."""
         held = self._held.get(key)
         if held is None:
             return None
@@ -62,7 +62,7 @@ class ColumnCache:
         return held[0]
 
     def put(self, key: Key, column: Sized) -> None:
-        """Keeps the column, and drops others when there are too many bytes."""
+        """Adds the column and evicts others when the limit is exceeded."""
         self.drop(key)
         size = column.nbytes
         self._held[key] = (column, size)
@@ -71,20 +71,20 @@ class ColumnCache:
             self._bytes -= self._held.popitem(last=False)[1][1]
 
     def put_if_room(self, key: Key, column: Sized) -> None:
-        """Keeps the column when no other has to go for it."""
+        """Adds the column if nothing has to be evicted for it."""
         if self._bytes + column.nbytes <= self._bytes_max:
             self.put(key, column)
 
     def drop(self, key: Key) -> None:
-        """Forgets the column."""
+        """Drops the column."""
         held = self._held.pop(key, None)
         if held is not None:
             self._bytes -= held[1]
 
 
 class Keeping(enum.Enum):
-    """What becomes of columns that are loaded: all are kept; those for which no other has to go, as what is
-    made of them is kept; none, as others are wanted again.
+    """What to do with loaded columns. ALL: cache them. WHAT_FITS: cache them only if nothing has to be
+    evicted, since the result is cached. NOTHING: do not cache them, since others are needed again.
     """
 
     ALL = enum.auto()
@@ -103,7 +103,7 @@ class Loader:
 
     @contextmanager
     def session(self) -> Iterator[ReadTransaction]:
-        """Everything loaded in the block comes from one state. Sessions nest."""
+        """Everything loaded in the block comes from one state. Sessions may nest."""
         if self._txn is not None:
             yield self._txn
             return
@@ -116,7 +116,7 @@ class Loader:
 
     @contextmanager
     def keeping(self, keeping: Keeping) -> Iterator[None]:
-        """What is loaded in the block is kept in the cache so far."""
+        """Caches what is loaded in the block to this extent."""
         before, self._keeping = self._keeping, keeping
         try:
             yield
@@ -134,8 +134,8 @@ class Loader:
                 pass
 
     def column(self, cache_key: Key, key: bytes, decode: Callable[[memoryview], S]) -> S:
-        """The column stored under `key`. `decode` copies what it keeps. Raises DataLoss when it is damaged or
-        gone.
+        """The column stored under `key`. `decode` copies what it keeps. Raises DataLoss when the column is
+        damaged or missing.
         """
         held = self.cache.get(cache_key)
         if held is not None:

@@ -59,7 +59,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 @dataclass(slots=True)
 class NumberColumn:
-    """Doubles, or `mantissas` × 10^-`exponent`; exactly one of the two forms is there at first."""
+    """Doubles, or `mantissas` × 10^-`exponent`. Initially exactly one form is present."""
 
     positions: Positions | None
     mantissas: Ints | None
@@ -79,10 +79,10 @@ class NumberColumn:
 
     @property
     def doubles(self) -> Floats:
-        """The values as they were sent."""
+        """The original values."""
         if self._doubles is None:
             assert self.mantissas is not None
-            # Both operands are exact and the division is rounded correctly, so this is the double itself.
+            # Both operands are exact and division rounds correctly, so this is the original double.
             self._doubles = self.mantissas.astype(np.float64) / 10.0**self.exponent
         return self._doubles
 
@@ -98,7 +98,7 @@ class NumberColumn:
         return passed
 
     def between(self, interval: Interval) -> Bools:
-        """Which values lie in the interval."""
+        """Mask of values in the interval."""
         if self.mantissas is None:
             return doubles_between(self.doubles, interval)
         return integers_between(self.mantissas, *integer_bounds(interval, self.exponent))
@@ -149,7 +149,7 @@ class TimeColumn:
 
 
 class Entries:
-    """The distinct values of a dictionary, decoded when first needed."""
+    """Distinct values of a dictionary, decoded on first use."""
 
     __slots__ = ("_blob", "_values", "count", "kind", "passing")
 
@@ -158,7 +158,7 @@ class Entries:
         self.count = count
         self._blob = blob
         self._values = values
-        # The last test and its outcome: the same test runs over a part again and again.
+        # The last test and its result: the same test often runs over a part repeatedly.
         self.passing: tuple[Matcher, Bools] | None = None
 
     @property
@@ -174,7 +174,7 @@ class Entries:
         return self._blob or compressed(b"".join(map(_encoder.encode, self.values)))
 
     def test(self, matcher: Matcher) -> Bools:
-        """Which entries pass; each is tested once."""
+        """Mask of entries that pass. Each is tested once."""
         last = self.passing
         if last is not None and last[0] is matcher:
             return last[1]
@@ -193,7 +193,7 @@ class DictionaryColumn:
 
     @classmethod
     def of(cls, positions: Positions | None, kind: Kind, values: Sequence[Value]) -> DictionaryColumn:
-        """Numbers the distinct values in the order they come."""
+        """Numbers distinct values in order of first occurrence."""
         numbers: dict[Value, int] = {}
         codes = np.array([numbers.setdefault(value, len(numbers)) for value in values], np.int64)
         return cls(positions, smallest(codes), Entries(kind, len(numbers), values=list(numbers)))
@@ -205,7 +205,7 @@ class DictionaryColumn:
         return DictionaryColumn(None, self.codes[positions], self.entries)
 
     def trimmed(self) -> DictionaryColumn:
-        """The same values without entries that no row has any more."""
+        """The same values without unused entries."""
         if len(self.codes) < self.entries.count:
             # A few rows of a large dictionary.
             used, codes = np.unique(self.codes, return_inverse=True)
@@ -222,7 +222,7 @@ class DictionaryColumn:
 
     def passing(self, matcher: Matcher) -> Bools:
         if len(self.codes) < self.entries.count:
-            # A few rows of a large dictionary: decide their entries only.
+            # A few rows of a large dictionary: test only their entries.
             used, codes = np.unique(self.codes, return_inverse=True)
             values = self.entries.values
             outcomes = np.fromiter((matcher.passes(values[code]) for code in used), np.bool_, len(used))
@@ -230,7 +230,7 @@ class DictionaryColumn:
         entries = self.entries.test(matcher)
         passing = np.flatnonzero(entries)
         if len(passing) == 1:
-            # Comparing small integers is several times as fast as looking each of them up.
+            # Comparing small integers is several times faster than looking each one up.
             passed: Bools = self.codes == int(passing[0])
             return passed
         return entries[self.codes]
@@ -277,7 +277,7 @@ def column_of(kind: Kind, positions: Positions | None, values: Sequence[Any]) ->
 
 
 def at_rows(column: Column, rows: Positions | None) -> tuple[Positions | None, Column]:
-    """The column's values for some rows (None = all): which of them have one, as places in `rows` (None =
+    """The column's values for some rows (None = all): positions in `rows` of those that have a value (None =
     all), and the values.
     """
     if rows is None:
@@ -289,8 +289,8 @@ def at_rows(column: Column, rows: Positions | None) -> tuple[Positions | None, C
 
 
 def joined(pieces: Sequence[tuple[int, int, Column]], order: Positions) -> Column:
-    """One column out of those of several sets of rows that follow each other, each with the place of its
-    first row and the number of its rows; the rows of the result are those places in `order`.
+    """Joins the columns of consecutive sets of rows. Each column comes with the position of its first row and
+    its number of rows. `order` selects the rows of the result.
     """
     columns = [column for _, _, column in pieces]
     count = sum(map(len, columns))
@@ -311,8 +311,8 @@ def joined(pieces: Sequence[tuple[int, int, Column]], order: Positions) -> Colum
 
 
 def reordered(rows: Positions, order: Positions) -> tuple[Positions, Positions]:
-    """For values that only some rows have, when all rows are put in an order: the rows that have a value
-    then, and the place of each one's value.
+    """For a sparse column whose rows are reordered: the new positions of rows that have a value, and the
+    index of each value.
     """
     value_of = np.full(len(order), -1, np.int64)
     value_of[rows] = np.arange(len(rows))
@@ -343,12 +343,12 @@ def _joined_numbers(
 
 
 def joined_codes(pieces: Iterable[tuple[Ints, Sequence[Hashable]]]) -> tuple[Ints, list[Any]]:
-    """Codes of several dictionaries, all of one kind, as codes of one, and its entries, all different."""
+    """Merges dictionaries of one kind: the codes, and the distinct entries."""
     numbers: dict[Hashable, int] = {}
     known: dict[int, tuple[Sequence[Hashable], Int64s]] = {}
     codes: list[Int64s] = []
     for own, entries in pieces:
-        # Pieces of one batch share their dictionary, which is gone through once.
+        # Pieces of one batch share a dictionary, which is processed once.
         if id(entries) not in known:
             found = np.array([numbers.setdefault(entry, len(numbers)) for entry in entries], np.int64)
             known[id(entries)] = entries, found
@@ -357,9 +357,7 @@ def joined_codes(pieces: Iterable[tuple[Ints, Sequence[Hashable]]]) -> tuple[Int
 
 
 def doubles_between(values: Floats, interval: Interval) -> Bools:
-    """Which doubles lie in the interval. Bounds compare as their shortest decimals do, which order as the
-    doubles themselves.
-    """
+    """Mask of doubles in the interval. Bounds compare as shortest decimals, which order like doubles."""
     passed = np.ones(len(values), np.bool_)
     if interval.low is not None:
         passed &= values >= interval.low if interval.low_included else values > interval.low
@@ -369,7 +367,7 @@ def doubles_between(values: Floats, interval: Interval) -> Bools:
 
 
 def integers_between(values: Ints, low: int | None, high: int | None) -> Bools:
-    """Which integers lie in [low, high], of any size; None is unbounded."""
+    """Mask of integers in [low, high], of any size. None: unbounded."""
     limits = np.iinfo(values.dtype)
     if (low is not None and low > limits.max) or (high is not None and high < limits.min):
         return np.zeros(len(values), np.bool_)

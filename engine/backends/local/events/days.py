@@ -14,16 +14,16 @@ from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_SECOND
 _SPAN_DAYS = 128
 _SPAN_MICROS = _SPAN_DAYS * MICROS_PER_DAY
 _PROBE_MICROS = 3 * MICROS_PER_HOUR
-"""Clocks have never changed twice within so short a time."""
+"""No zone has changed its offset twice within this time, in microseconds."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# A day inside what `datetime` can hold, so that every offset from UTC fits.
+# One day inside the limits of `datetime`, so that every offset from UTC fits.
 _FIRST_MICROS = -62_135_596_800 * MICROS_PER_SECOND + MICROS_PER_DAY
 _LAST_MICROS = 253_402_300_799 * MICROS_PER_SECOND - MICROS_PER_DAY
 
 
 def local_days(times: Int64s, time_zone: str) -> Int64s:
-    """The number of the calendar day, since 1970-01-01, on which each instant falls in the zone."""
+    """Calendar day of each instant in the zone, in days since 1970-01-01."""
     if time_zone == "UTC" or not len(times):
         return times // MICROS_PER_DAY
     spans = sorted_distinct(times // _SPAN_MICROS)
@@ -37,8 +37,8 @@ def local_days(times: Int64s, time_zone: str) -> Int64s:
 
 @functools.lru_cache(maxsize=4_096)
 def _offsets(time_zone: str, span: int) -> tuple[Int64s, Int64s]:
-    """Within a span of days: the instants from which an offset holds, the first being the span's own start,
-    and the offsets in microseconds.
+    """Offset changes within a span of days: the instants from which each offset holds (the first is the start
+    of the span), and the offsets in microseconds.
     """
     start, end = span * _SPAN_MICROS, (span + 1) * _SPAN_MICROS
     starts, offsets = [start], [_offset(time_zone, start)]
@@ -51,7 +51,7 @@ def _offsets(time_zone: str, span: int) -> tuple[Int64s, Int64s]:
 
 
 def _change(time_zone: str, before: int, after: int) -> int:
-    """The second at which the offset changes between the two instants."""
+    """The second at which the offset changes between two instants."""
     old = _offset(time_zone, before)
     low, high = before // MICROS_PER_SECOND, after // MICROS_PER_SECOND
     while high - low > 1:

@@ -1,7 +1,7 @@
-"""Exact decimal arithmetic on doubles, each standing for its shortest decimal form.
+"""Exact decimal arithmetic on doubles, each read as its shortest decimal form.
 
-0.1 stands for one tenth, not for the double nearest to it, so 0.1 + 0.2 equals 0.3. Columns of ordinary
-figures are integers with one decimal exponent and add up as integers; the rest goes through `decimal`.
+0.1 means one tenth, not the nearest double, so 0.1 + 0.2 equals 0.3. Columns of ordinary figures are integers
+with one decimal exponent and add up as integers. All others use `decimal`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from engine.backends.local.storage.arrays import Floats, Int64s, Ints
 from engine.criteria.ranges import Interval
 
 MANTISSA_MAX = 10**15 - 1
-"""Two decimals of up to 15 significant digits are never the same double, so such a decimal that rounds to a
-double is its shortest form."""
+"""Two decimals of up to 15 significant digits never share a double. So a decimal of that length that rounds
+to a double is its shortest form.
+"""
 EXPONENT_MAX = 15
 
 _SAMPLE_VALUES = 64
-"""So many values say which exponent is worth trying first on all of them."""
+"""Values sampled to choose the exponent that is tried first."""
 
 # Sums of doubles have digits from 10^309 (and a few more, for many of them) down to 10^-324.
 _EXACT = Context(prec=700, Emax=10_000, Emin=-10_000, traps=[Inexact])
@@ -34,7 +35,7 @@ def scaled(values: Floats) -> tuple[Int64s, int] | None:
     """
     exponent = 0
     if len(values) > _SAMPLE_VALUES:
-        # No exponent that is too small for some of the values will do for all.
+        # An exponent that is too small for some of the values is too small for all.
         found = scaled(values[:_SAMPLE_VALUES])
         if found is None:
             return None
@@ -54,7 +55,7 @@ def scaled(values: Floats) -> tuple[Int64s, int] | None:
             if exponent > EXPONENT_MAX:
                 return None
         if len(left) < len(values):
-            # Those that were settled by a smaller exponent have to fit the greatest as well.
+            # Values that fit a smaller exponent must fit the greatest as well.
             mantissas = np.rint(values * power)
             if not _fits(mantissas) or (mantissas / power != values).any():
                 return None
@@ -62,13 +63,13 @@ def scaled(values: Floats) -> tuple[Int64s, int] | None:
 
 
 def _fits(mantissas: Floats) -> bool:
-    # Written so that what is not a number does not fit.
+    # Written so that NaN does not fit.
     return not len(mantissas) or bool(mantissas.max() <= MANTISSA_MAX and mantissas.min() >= -MANTISSA_MAX)
 
 
 def rescaled(pieces: Sequence[tuple[Ints, int]]) -> tuple[Ints, int] | None:
-    """Mantissas of several columns, each with its exponent, one after the other as mantissas of one: what
-    `scaled` finds for all their values; None when they do not fit one exponent.
+    """Mantissas of several columns, concatenated under one exponent: what `scaled` returns for all their
+    values. None when they do not fit one exponent.
     """
     exponent = max(exponent for _, exponent in pieces)
     powers = [10 ** (exponent - own) for _, own in pieces]
@@ -92,7 +93,7 @@ def rescaled(pieces: Sequence[tuple[Ints, int]]) -> tuple[Ints, int] | None:
 
 
 def _has_last_digit(mantissas: Ints) -> bool:
-    """Whether any of them is no multiple of ten: nearly always one of the first is none."""
+    """Whether any is not a multiple of ten. One of the first usually is not."""
     sample = mantissas[:_SAMPLE_VALUES]
     return bool((sample % 10).any() or (mantissas % 10).any())
 
@@ -104,7 +105,7 @@ def shortest(number: float) -> Decimal:
 
 @functools.lru_cache(maxsize=4_096)
 def integer_bounds(interval: Interval, exponent: int = 0) -> tuple[int | None, int | None]:
-    """The least and the greatest integer m with m × 10^-exponent in the interval; None is unbounded."""
+    """The least and the greatest integer m with m × 10^-exponent in the interval. None: unbounded."""
     low = high = None
     with localcontext(_EXACT):
         if interval.low is not None:

@@ -1,7 +1,7 @@
-"""DISTINCT and DISTINCT_DAYS: how many different values each slot has.
+"""DISTINCT and DISTINCT_DAYS: the number of distinct values of each slot.
 
-Up to `MARKS_MAX` different values are a bit each of an integer for each slot. Those of whole parts are kept
-between questions. More values than that are numbered and counted as pairs of slot and number.
+Up to `VALUE_BITS_MAX` distinct values are one bit each in an integer per slot. The integers of whole parts
+are cached between questions. With more values, they are numbered and counted as pairs of slot and number.
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ from engine.backends.local.storage.arrays import Int64s, Ints, sorted_distinct
 from engine.criteria.model import Aggregate
 from engine.values import Kind, Value
 
-MARKS_MAX = 64
-"""Different values that are told apart by bits."""
+VALUE_BITS_MAX = 64
+"""Distinct values up to which a bit mask per slot is used; the bits of a u64."""
 
 _PAIR_MAX = 1 << 62
 
 FLAGS_PER_PAIR_MAX = 16
-"""Distinct pairs are found with a flag for each possible pair up to so many flags a pair, else by sorting."""
+"""Flags per pair up to which distinct pairs are found with a flag for each possible pair; above, by sorting.
+"""
 
-_MARK_BYTES_GUESS = 200
+_VALUE_BYTES_GUESS = 200
 
 T = TypeVar("T")
 Coded: TypeAlias = tuple[Ints, Sequence[Hashable]]
-"""A number for each row, and what the numbers from 0 up stand for."""
+"""A number for each row, and the value behind each number from 0."""
 
 
 def distinct_days(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> Ints:
-    """On how many calendar days each slot has rows."""
+    """Number of calendar days on which each slot has rows."""
 
     def gathered(some: Sequence[Part], within: Universe) -> list[tuple[Rows, Int64s]]:
         return [
@@ -53,7 +54,7 @@ def distinct_days(parts: Sequence[Part], step: ResolvedEventMatch, universe: Uni
     slots, days = [], []
     for rows, row_days in found:
         row_slots = rows.row_slots
-        # Most repeats are neighbours, and dropping them here saves sorting them.
+        # Most repeats are neighbours. Dropping them first saves sorting them.
         first = np.ones(len(row_days), np.bool_)
         first[1:] = (row_days[1:] != row_days[:-1]) | (row_slots[1:] != row_slots[:-1])
         slots.append(row_slots[first])
@@ -64,7 +65,7 @@ def distinct_days(parts: Sequence[Part], step: ResolvedEventMatch, universe: Uni
 
 
 def distinct_values(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> Ints:
-    """How many different values of the attribute `of` each slot has."""
+    """Number of distinct values of the attribute `of` for each slot."""
 
     def gathered(some: Sequence[Part], within: Universe) -> list[tuple[Rows, Column]]:
         found = [
@@ -91,8 +92,8 @@ def distinct_values(parts: Sequence[Part], step: ResolvedEventMatch, universe: U
 
 @dataclass(slots=True)
 class _ValueBits:
-    """For each slot the values it has: the bits that `numbers` gives them. Once there are too many values,
-    there are no masks.
+    """A bit mask of values for each slot; `numbers` assigns the bits. There are no masks once there are too
+    many values.
     """
 
     masks: npt.NDArray[np.uint64]
@@ -101,7 +102,7 @@ class _ValueBits:
 
     @property
     def nbytes(self) -> int:
-        return self.masks.nbytes + len(self.numbers) * _MARK_BYTES_GUESS
+        return self.masks.nbytes + len(self.numbers) * _VALUE_BYTES_GUESS
 
     @classmethod
     def of_pieces(cls, pieces: Sequence[tuple[Rows, T]], slots: int, coded: _Coder[T]) -> _ValueBits:
@@ -110,7 +111,7 @@ class _ValueBits:
         return bits
 
     def add(self, pieces: Sequence[tuple[Rows, T]], coded: _Coder[T]) -> None:
-        """Marks the values of more rows."""
+        """Sets the bits of more rows."""
         for rows, values in pieces:
             found = None if self.are_too_many else coded(values)
             if found is None or not self._set(rows, *found):
@@ -120,7 +121,7 @@ class _ValueBits:
 
     def _set(self, rows: Rows, codes: Ints, keys: Sequence[Hashable]) -> bool:
         numbers = [self.numbers.setdefault(key, len(self.numbers)) for key in keys]
-        if len(self.numbers) > MARKS_MAX:
+        if len(self.numbers) > VALUE_BITS_MAX:
             return False
         bits = np.left_shift(np.uint64(1), np.array(numbers, np.uint64))
         self.masks[rows.slots] |= np.bitwise_or.reduceat(bits[codes], rows.starts[:-1])
@@ -133,7 +134,7 @@ class _ValueBits:
         return _ValueBits(masks, dict(self.numbers), self.are_too_many)
 
     def counts(self) -> Ints:
-        """How many values each slot has."""
+        """Number of values of each slot."""
         return np.bitwise_count(self.masks)
 
 
@@ -149,7 +150,7 @@ def _value_bits(
     gathered: _Gatherer[T],
     coded: _Coder[T],
 ) -> _ValueBits | list[tuple[Rows, T]]:
-    """The marks of all rows; all the rows, at least some, and their values when there are too many values."""
+    """The value bits of all rows. With too many values: the rows, at least one, and their values."""
     lasting, others = lasting_parts(parts, step.selection, universe)
     bits = _ValueBits(np.zeros(universe.slots, np.uint64))
     if lasting:
@@ -168,11 +169,11 @@ def _value_bits(
 
 def _coded_days(days: Int64s) -> Coded | None:
     low, high = int(days.min()), int(days.max())
-    return None if high - low >= MARKS_MAX else (days - low, range(low, high + 1))
+    return None if high - low >= VALUE_BITS_MAX else (days - low, range(low, high + 1))
 
 
 def _coded_values(column: Column) -> Coded | None:
-    if not isinstance(column, DictionaryColumn) or column.entries.count > MARKS_MAX:
+    if not isinstance(column, DictionaryColumn) or column.entries.count > VALUE_BITS_MAX:
         return None
     kind = column.entries.kind
     return column.codes, [(kind, value) for value in column.entries.values]
@@ -182,8 +183,8 @@ def _coded_values(column: Column) -> Coded | None:
 
 
 def _integer_codes(columns: list[Column], slot_count: int) -> list[Int64s] | None:
-    """Codes without looking values up: the integers of the numbers, if there is nothing else and they are in
-    a range narrow enough for `distinct_pairs`.
+    """Codes straight from integers, when a column holds nothing else and their range is narrow enough for
+    `distinct_pairs`.
     """
     exponent = max((column.exponent for column in columns if isinstance(column, NumberColumn)), default=0)
     scaled: list[tuple[Ints, int]] = []
@@ -201,10 +202,10 @@ def _integer_codes(columns: list[Column], slot_count: int) -> list[Int64s] | Non
 
 
 class _ValueCodes:
-    """Numbers values across parts: one number for each different value of each kind."""
+    """Numbers distinct values across parts, by kind."""
 
     def __init__(self) -> None:
-        # By kind first: as keys of one dictionary 1.0, True and the instant 1 would be the same.
+        # By kind: in one dictionary 1.0, True and the instant 1 would be equal keys.
         self._numbers: dict[Kind, dict[Value, int]] = {kind: {} for kind in Kind}
         self._given = 0
 
@@ -234,7 +235,7 @@ class _ValueCodes:
 
 
 def distinct_pairs(slots: Ints, codes: Int64s, slot_count: int) -> Ints:
-    """For each slot with how many different codes, from 0 up, it is paired."""
+    """For each slot the number of distinct codes (from 0) paired with it."""
     code_count = int(codes.max()) + 1
     if slot_count * code_count <= FLAGS_PER_PAIR_MAX * len(slots):
         flags = np.zeros((code_count, slot_count), np.uint8)

@@ -1,6 +1,6 @@
-"""What there is in the tables: figures and kinds, from what is known of parts without reading their rows.
+"""Figures and kinds of the tables, from part metadata without reading rows.
 
-Only parts with marks, which a checkpoint rewrites sooner or later, are looked into.
+Only parts with tombstones are read. A checkpoint rewrites those sooner or later.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from engine.values import Micros
 
 
 class TableFacts(NamedTuple):
-    """The events of one name, input and type: how many, of how many users, and the first and last time."""
+    """Events of one name, input and type: their number, their users, and the first and last time."""
 
     input_number: int
     type: EventType
@@ -29,7 +29,7 @@ class TableFacts(NamedTuple):
 
 
 def facts_of(tables: Iterable[Table]) -> list[TableFacts]:
-    """Facts by input and type, those without an event left out. Called within a session."""
+    """Facts by input and type; those without events are left out. Call within a session."""
     found: dict[tuple[int, int], TableFacts] = {}
     for table in tables:
         facts = _facts(table)
@@ -42,7 +42,7 @@ def facts_of(tables: Iterable[Table]) -> list[TableFacts]:
 
 
 class Extent(NamedTuple):
-    """How many live rows there are, and the first and last time of them."""
+    """Number of live rows, and their first and last time."""
 
     rows: int = 0
     first: Micros = 0
@@ -50,7 +50,7 @@ class Extent(NamedTuple):
 
 
 def extent_of(tables: Iterable[Table]) -> Extent:
-    """The rows of tables taken together. Called within a session."""
+    """Combined rows of tables. Call within a session."""
     parts = [part for table in tables for part in live_parts(table)]
     if not parts:
         return Extent()
@@ -79,7 +79,7 @@ def _facts(table: Table) -> TableFacts | None:
 
 
 def _together(one: TableFacts, other: TableFacts) -> TableFacts:
-    """Of two groups, which have no user in common."""
+    """Combines two groups, which share no users."""
     return one._replace(
         events=one.events + other.events,
         users=one.users + other.users,
@@ -94,12 +94,12 @@ def live_parts(table: Table) -> Iterable[Part]:
 
 
 def column_spans(tables: Iterable[Table]) -> dict[ColumnKey, TimeSpan]:
-    """The columns in which a live row has a value, and the first and last time of such rows. Called within a
+    """The columns in which a live row has a value, and the first and last time of such rows. Call within a
     session.
     """
     found: dict[ColumnKey, TimeSpan] = {}
     parts = [part for table in tables for part in live_parts(table)]
-    # Marked parts last: of their columns only those that may widen what is found are looked into.
+    # Parts with tombstones last: only columns that may widen the result are read.
     for part in sorted(parts, key=lambda part: part.has_tombstones):
         for tag, recorded in part.column_spans():
             known = found.get(tag)

@@ -1,6 +1,4 @@
-"""Rows of events in memory, as columns: in any order while they wait, and as frames sorted by user, time and
-arrival.
-"""
+"""Event rows in memory, as columns: unordered sets, and frames sorted by user, time and arrival."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ _NO_TIMES = _NO_SEQUENCES = np.zeros(0, np.int64)
 
 @dataclass(slots=True)
 class RowSet:
-    """Rows of one table, in any order; the first three arrays have one item a row."""
+    """Rows of one table, in any order. The first three arrays have one item per row."""
 
     users: Uint32s
     times: Int64s
@@ -59,7 +57,7 @@ class Frame(RowSet):
 
     @classmethod
     def of_sets(cls, sets: Sequence[RowSet]) -> Frame:
-        """All rows of several sets, the columns without entries that no row has."""
+        """All rows of several sets. Unused dictionary entries are dropped."""
         sequences = np.concatenate([_NO_SEQUENCES, *(piece.sequences for piece in sets)])
         frame = cls._joined(sets, in_turn=bool((sequences[1:] > sequences[:-1]).all()))
         for key, column in frame.columns.items():
@@ -80,9 +78,7 @@ class Frame(RowSet):
 
     @classmethod
     def _joined(cls, pieces: Sequence[RowSet], *, in_turn: bool) -> Frame:
-        """All rows; `in_turn` says that of rows with the same user and time the first to arrive comes first
-        already.
-        """
+        """All rows. `in_turn`: rows with equal user and time already come in order of arrival."""
         users = np.concatenate([_NO_USERS, *(piece.users for piece in pieces)])
         times = np.concatenate([_NO_TIMES, *(piece.times for piece in pieces)])
         sequences = np.concatenate([_NO_SEQUENCES, *(piece.sequences for piece in pieces)])
@@ -109,7 +105,7 @@ class Frame(RowSet):
 
 
 def _attribute_values(rows: Sequence[EventRow]) -> dict[ColumnKey, tuple[list[int], list[Any]]]:
-    """For each column the places of the rows that have a value, and the values."""
+    """For each column the positions of rows that have a value, and the values."""
     by_type: dict[tuple[int, type], tuple[list[int], list[Any]]] = {}
     for position, row in enumerate(rows):
         for attribute, value in row.attributes.items():

@@ -1,4 +1,4 @@
-"""From events that come as columns to the rows of their tables: no Python for a row."""
+"""Turns event columns into rows of their tables, without a Python loop over rows."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from engine.event_columns import EventColumns, Rows
 from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS, Kind, Value
 
 ColumnValues = tuple[Rows | None, npt.NDArray[Any], list[Value]]
-"""Which rows have a value (None = all), the data as in `ValueColumn`, and the entries of its codes."""
+"""Rows that have a value (None = all), the data as in `ValueColumn`, and the entries of its codes."""
 
 PACKED_TABLES_MAX = 1 << 20
-"""Up to so many combinations of group, input, name and type have a place each when they are counted."""
+"""Combinations of group, input, name and type up to which each gets a counter of its own."""
 
 
 class ColumnNumbers(NamedTuple):
-    """The numbers of a batch's names, by entry or by column."""
+    """Numbers of a batch's names, by entry or by column."""
 
     inputs: list[int]
     names: list[int]
@@ -50,9 +50,9 @@ class ArrivedTable(NamedTuple):
 
 
 class ArrivedRows:
-    """Rows of any tables, in the order of arrival, with numbers in place of names.
+    """Rows of any tables in order of arrival, with numbers for names.
 
-    Batches wait in this form, so that small ones are cut into tables together.
+    Batches are buffered in this form, so that small ones are cut into tables together.
     """
 
     def __init__(self, columns: EventColumns, users: RowUsers, numbers: ColumnNumbers, sequence: int) -> None:
@@ -106,7 +106,7 @@ def _tables_of(
 
 
 class RowUsers:
-    """Whose the rows of a batch are: a user ref for each entry of the user ids, and an entry for each row."""
+    """The users of a batch: a user ref for each entry of the user ids, and an entry for each row."""
 
     def __init__(self, refs: Int64s, codes: Uint32s) -> None:
         self._refs = refs
@@ -117,7 +117,7 @@ class RowUsers:
         return self._refs[self._codes]
 
     def spans(self, times: Int64s, rows: Rows | None) -> Iterator[tuple[int, Uint32s, Int64s, Int64s]]:
-        """By group the users of some rows (None = all), ascending, and their first and last times."""
+        """The users of some rows (None = all) by group, ascending, with first and last times."""
         codes = self._codes if rows is None else self._codes[rows]
         times = times if rows is None else times[rows]
         first = np.full(len(self._refs), TIME_MAX_MICROS + 1)
@@ -129,7 +129,7 @@ class RowUsers:
         refs, first, last = self._refs[order], first[order], last[order]
         bounds = runs(refs)
         if len(bounds) <= len(refs):
-            # Several entries lead to one user: ids that repeat, or aliases.
+            # Repeated ids and aliases lead several entries to one user.
             starts = bounds[:-1]
             first, last = np.minimum.reduceat(first, starts), np.maximum.reduceat(last, starts)
             refs = refs[starts]
@@ -140,8 +140,8 @@ class RowUsers:
 
 
 def sets_of(batches: Sequence[ArrivedRows]) -> Iterator[tuple[ArrivedTable, RowSet]]:
-    """The rows of each table, of batches that arrived one after the other. They stay in that order: what a
-    table has gathered until it is read or checkpointed is sorted at once.
+    """The rows of each table, from batches in order of arrival. They keep that order; a table sorts its
+    buffered rows at once when it is read or checkpointed.
     """
     codes, tables = joined_codes([(batch.table_codes, batch.table_entries) for batch in batches])
     # Radix sort, as the codes are small.
@@ -164,7 +164,7 @@ def _one(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
 
 
 def _merged(batches: Sequence[ArrivedRows]) -> dict[ColumnKey, ColumnValues]:
-    """The values of each column over the rows of all batches, entries all different."""
+    """Values of each column over the rows of all batches. Entries are distinct."""
     pieces: dict[ColumnKey, list[tuple[Rows | range, npt.NDArray[Any], list[Value]]]] = {}
     first = 0
     for batch in batches:
@@ -187,7 +187,7 @@ def _joined(
 
 
 class _SortedValues:
-    """The values of a column in the order of the rows by table."""
+    """Values of a column, with rows ordered by table."""
 
     def __init__(self, kind: Kind, values: ColumnValues, order: Positions) -> None:
         rows, data, entries = values
@@ -200,7 +200,7 @@ class _SortedValues:
         self._column = column.at(rows_kept)
 
     def piece(self, start: int, end: int) -> Column | None:
-        """The values of the rows from start to end; None when they have none."""
+        """Values of rows start to end; None when no row has a value."""
         first, last = start, end
         if self._positions is not None:
             first, last = np.searchsorted(self._positions, (start, end)).tolist()
@@ -209,7 +209,7 @@ class _SortedValues:
         piece = self._column.at(slice(first, last))
         if self._positions is not None and last - first < end - start:
             piece.positions = self._positions[first:last] - start
-        # Of a large dictionary only the entries in use wait; a small one is shared by all pieces.
+        # Pieces share a small dictionary; of a large one each keeps only the entries in use.
         if isinstance(piece, DictionaryColumn) and piece.entries.count > len(piece):
             return piece.trimmed()
         return piece

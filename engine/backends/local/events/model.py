@@ -1,7 +1,7 @@
-"""What goes into the event tables and what is asked of them, with numbers in place of names.
+"""Rows and questions of the event tables, with numbers for names.
 
-The asking structs mirror those of `engine.plan.model`. A name that was never interned has the number `NEVER`:
-it selects no table, no row and no value.
+The question structs mirror those of `engine.plan.model`. A name that was never interned has the number
+`NEVER`, which matches no table, row or value.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from engine.criteria.ranges import ALL_TIME, Interval, TimeRange
 from engine.values import Micros, Value
 
 NEVER = -1
-"""The number of a name that no event ever carried."""
+"""Number of a name that no event has carried."""
 
 
 class EventRow(msgspec.Struct, gc=False):
-    """One event of one user. `sequence` is its place in the order of arrival, unique in the store."""
+    """One event of one user. `sequence` is its position in the order of arrival, unique in the store."""
 
     group: int
     user: int
@@ -38,7 +38,7 @@ RowCondition: TypeAlias = Condition[int, ResolvedTest]
 
 
 class ResolvedSelection(msgspec.Struct, frozen=True, kw_only=True):
-    """Which events take part: `EventSelection` with numbers. Name and type None = any."""
+    """Selects events: `EventSelection` with numbers. Name and type None = any."""
 
     inputs: tuple[int, ...]
     name: int | None = None

@@ -1,9 +1,9 @@
 """Parts: immutable columnar chunks of a table's rows, in memory or stored.
 
-Rows are sorted by user, time and arrival, so the rows of `users[i]` are offsets[i] to offsets[i + 1]. A
-stored part loads each column by itself when it is first asked for. Removing a user leaves a mark, and so does
-removing all rows before an instant: such rows stay where they are, count for nothing, and vanish when the
-part is next rewritten. All other rows are live.
+Rows are sorted by user, time and arrival: the rows of `users[i]` are offsets[i] to offsets[i + 1]. A stored
+part loads each column on first use. Removing a user, or all rows before an instant, leaves a tombstone.
+Removed rows stay in the part, are ignored by every read, and disappear when the part is next rewritten. All
+other rows are *live*.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from engine.errors import DataLoss
 from engine.values import Kind, Micros, Value
 
 STRUCTURE = 0xFFFF_FFFF
-"""In keys, stands where the attribute number of a column is: the four arrays that every part has."""
+"""Used in keys instead of an attribute number, for the four arrays of every part."""
 _USERS, _COUNTS, _TIMES, _SEQUENCES = range(4)
 
 S = TypeVar("S", bound=Sized)
@@ -55,20 +55,20 @@ class TimeSpan(NamedTuple):
     last: Micros
 
     def joined(self, other: TimeSpan) -> TimeSpan:
-        """That of both sets of rows."""
+        """The span of both sets of rows."""
         return TimeSpan(min(self.first, other.first), max(self.last, other.last))
 
 
 class Tombstones(NamedTuple):
-    """Which rows of a part count no more: those of some users, and those before an instant."""
+    """Removed rows of a part: all rows of some users, and all rows before an instant."""
 
     removed: list[int]
     floor: Micros | None
 
 
 class PartRecord(msgspec.Struct, array_like=True):
-    """What is known of a part without reading its columns. `peak` is the most rows any user has in it;
-    `removed` and `floor` are its marks: users, and the instant before which rows count no more.
+    """Metadata of a part. `peak` is the largest number of rows of one user. `removed` and `floor` are the
+    tombstones: removed users, and the instant before which all rows are removed.
     """
 
     number: int
@@ -80,7 +80,7 @@ class PartRecord(msgspec.Struct, array_like=True):
     time_max: int
     columns: list[ColumnKey]
     margins: list[tuple[int, int]]
-    """For each column, by how much its first row is later than `time_min` and its last before `time_max`."""
+    """For each column, its first time minus `time_min` and `time_max` minus its last time."""
     bytes: int = 0
     removed: list[int] = []
     floor: int | None = None
@@ -101,14 +101,14 @@ class Part:
         self.removed = set(record.removed)
         self.floor = record.floor
         self.is_damaged = False
-        """Whether `frame` has found so."""
+        """The answer of `frame`."""
         self._expired_rows: int | None = None
 
     @classmethod
     def of_frame(
         cls, loader: Loader, frame: Frame, *, number: int = 0, slice_key: tuple[int, ...] = ()
     ) -> Part:
-        """A part in memory. It is written with `pack` and let go with `release`."""
+        """A part in memory. `pack` writes it, `release` frees its columns."""
         offsets = runs(frame.users)
         held: dict[object, Any] = {
             (STRUCTURE, _USERS): frame.users[offsets[:-1]],
@@ -136,11 +136,11 @@ class Part:
     # --- its arrays ---------------------------------------------------------------------------------------
 
     def users(self) -> Uint32s:
-        """The users that have rows, sorted, removed ones included."""
+        """The users that have rows, sorted, removed users included."""
         return self._column((STRUCTURE, _USERS), lambda data: unpack_integers(data).astype(np.uint32))
 
     def offsets(self) -> Int64s:
-        """Where each user's rows start, and the number of rows at the end."""
+        """Start of each user's rows, followed by the number of rows."""
         return self._column((STRUCTURE, _COUNTS), _offsets_of_counts)
 
     def times(self) -> Int64s:
@@ -150,7 +150,7 @@ class Part:
         return self._column((STRUCTURE, _SEQUENCES), lambda data: unpack_integers(data).astype(np.int64))
 
     def column(self, attribute: int, kind: Kind) -> Column | None:
-        """The values of an attribute that are of one kind; None when no row has any."""
+        """The values of an attribute and kind; None when no row has any."""
         if (attribute, kind) not in self.record.columns:
             return None
         return self._column((attribute, kind), unpack_column)
@@ -160,7 +160,7 @@ class Part:
         return self._derived("row_users", lambda: np.repeat(self.users(), np.diff(self.offsets())))
 
     def dense_counts(self) -> Ints:
-        """How many live rows each dense id up to `user_max` has."""
+        """Number of live rows of each dense id up to `user_max`."""
         return self._derived("dense_counts", self._count_dense)
 
     def _count_dense(self) -> Ints:
@@ -170,7 +170,7 @@ class Part:
         return dense
 
     def live_counts(self) -> tuple[Uint32s, Ints]:
-        """The users that have live rows, and how many each, in the smallest type."""
+        """The users with live rows, and the number of rows of each in the smallest integer type."""
         live = None if self.floor is None else self.live_rows()
         if live is not None:
             live_users = self.row_users()[live]
@@ -187,7 +187,7 @@ class Part:
         return np.fromiter(self.removed, np.uint32, len(self.removed))
 
     def live_rows(self) -> Bools | None:
-        """Which rows are live; None when all are."""
+        """Mask of live rows; None when all rows are live."""
         return self._derived("live_rows", self._find_live_rows) if self.has_tombstones else None
 
     def _find_live_rows(self) -> Bools:
@@ -197,9 +197,7 @@ class Part:
         return live & ~np.isin(self.row_users(), self.removed_users()) if self.removed else live
 
     def rows_of(self, ids: Uint32s) -> tuple[Positions, Positions]:
-        """For sorted users, the places in `ids` of the live rows' users, and those rows; both with an item a
-        row.
-        """
+        """For sorted users, the live rows: for each row the position of its user in `ids`, and the row."""
         if self.removed:
             kept = np.flatnonzero(~np.isin(ids, self.removed_users()))
             positions, at = find_sorted(self.users(), ids[kept])
@@ -226,7 +224,7 @@ class Part:
         return whole if live is None else whole.take(np.flatnonzero(live))
 
     def has_user(self, user: int) -> bool:
-        """Whether a user who was not removed has rows here, live or not."""
+        """Whether a user without a tombstone has rows, live or not."""
         if user > self.record.user_max or user in self.removed:
             return False
         return bool(len(find_sorted(self.users(), np.array([user], np.uint32))[0]))
@@ -252,12 +250,12 @@ class Part:
 
     @property
     def has_tombstones(self) -> bool:
-        """Whether some of its rows may not be live."""
+        """Whether some rows may be removed."""
         return bool(self.removed) or self.floor is not None
 
     @property
     def is_live(self) -> bool:
-        """Whether it has live rows."""
+        """Whether any row is live."""
         if not self.removed or self.is_expired:
             return not self.is_expired
         if self.floor is None:
@@ -267,7 +265,7 @@ class Part:
 
     @property
     def is_expired(self) -> bool:
-        """Whether all its rows lie before its floor."""
+        """Whether all rows lie before the floor."""
         return self.floor is not None and self.record.time_max < self.floor
 
     @property
@@ -276,7 +274,7 @@ class Part:
         return self.record.time_min if self.floor is None else max(self.floor, self.record.time_min)
 
     def expired_rows(self) -> int:
-        """How many rows lie before its floor."""
+        """Number of rows before the floor."""
         if self._expired_rows is None:
             floor = self.floor
             self._expired_rows = 0 if floor is None else int(np.count_nonzero(self.times() < floor))
@@ -284,15 +282,15 @@ class Part:
 
     @property
     def state(self) -> tuple[int, int, Micros | None] | None:
-        """Which of its rows are live, as something that differs from any other part's and after a removal;
-        None for a part in memory, which does not last.
+        """A token for the current live rows: unique among parts and changed by every removal. None for a part
+        in memory.
         """
         return None if self._held is not None else (self._holder, len(self.removed), self.floor)
 
     # --- its life -----------------------------------------------------------------------------------------
 
     def remove(self, user: int) -> None:
-        """From now on the user's rows count for nothing."""
+        """Adds a tombstone for the user."""
         self.removed.add(user)
         self._forget("dense_counts")
         self._forget("live_rows")
@@ -305,7 +303,7 @@ class Part:
         return live is None or bool((self.times()[live] < instant).any())
 
     def remove_before(self, instant: Micros) -> bool:
-        """From now on rows before the instant count for nothing; False when there is no such live row."""
+        """Adds a tombstone for rows before the instant. False when there are no such live rows."""
         if not self.has_before(instant):
             return False
         self.floor = instant
@@ -315,11 +313,11 @@ class Part:
         return True
 
     def tombstones(self) -> Tombstones:
-        """The marks as they are by now."""
+        """The current tombstones."""
         return Tombstones(sorted(self.removed), self.floor)
 
     def record_with_tombstones(self, tombstones: Tombstones) -> PartRecord:
-        """The record with such marks."""
+        """The record with these tombstones."""
         return msgspec.structs.replace(self.record, removed=tombstones.removed, floor=tombstones.floor)
 
     def overlaps(self, start: int | None, end: int | None) -> bool:
@@ -333,7 +331,7 @@ class Part:
         return (start is None or start <= self.live_start) and (end is None or time_max < end)
 
     def column_spans(self) -> Iterator[tuple[ColumnKey, TimeSpan]]:
-        """Each column, and the first and last time of the rows that have a value in it, live or not."""
+        """The columns, with the first and last time of rows that have a value, live or not."""
         record = self.record
         for tag, (later, earlier) in zip(record.columns, record.margins, strict=True):
             yield tag, TimeSpan(record.time_min + later, record.time_max - earlier)
@@ -356,13 +354,11 @@ class Part:
 
     @property
     def prefix(self) -> bytes:
-        """What the keys of all its columns begin with."""
+        """Key prefix of the part's columns."""
         return key(Family.EVENT_COLUMN, *self.slice_key, self.record.number)
 
     def release(self, *, keep: bool) -> None:
-        """The columns are stored: lets go of those in memory, or hands them to the cache, which may drop
-        them.
-        """
+        """Called once the columns are stored: releases those in memory, or moves them to the cache."""
         held, self._held = self._held, None
         if keep and held is not None:
             self._tags |= held.keys()
@@ -370,7 +366,7 @@ class Part:
                 self._loader.keep((self._holder, tag), column)
 
     def dispose(self) -> None:
-        """The part is replaced: lets go of what the cache holds of it."""
+        """Called when the part was replaced: drops its columns from the cache."""
         for tag in self._tags:
             self._loader.cache.drop((self._holder, tag))
 
@@ -402,8 +398,8 @@ class Part:
 
 
 def derived_of_all(parts: Sequence[Part], tag: Hashable, derive: Callable[[], S]) -> S:
-    """What follows from the live rows of stored parts, kept until other columns need the room; it is derived
-    anew when a part has been replaced, added or has lost a user.
+    """A value derived from the live rows of stored parts, cached while there is room. It is derived again
+    when a part is replaced or added, or gets a tombstone.
     """
     loader = parts[0]._loader
     cache_key = (parts[0]._holder, (tag, tuple(part.state for part in parts)))

@@ -1,8 +1,8 @@
-"""Selecting rows: time range, condition and universe over a part.
+"""Row selection: time range, condition and universe over a part.
 
-Users are mapped to *slots*, places in the arrays that aggregates add up in: the dense ids themselves, or,
-when the universe is small, places in the sorted ids of the universe, so that asking about one user costs what
-that user's rows cost.
+Users are mapped to *slots*, indexes into the arrays that aggregates fill. A slot is the dense id itself or,
+for a small universe, its position among the sorted ids of the universe. A question about one user then costs
+no more than that user's rows.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from engine.criteria.operators import ResolvedTest, matcher_of
 from engine.values import MICROS_PER_DAY, Kind
 
 PROBE_COST = 64
-"""Looking a user up in a part costs about as much as reading this many of its users in order."""
+"""Looking up one user in a part costs about as much as reading this many of its users in order."""
 
 
 class Universe:
-    """Who may be in the answer, and how users map to slots."""
+    """The users that may be in the answer, and their slots."""
 
     def __init__(self, parts: Sequence[Part], users: BitMap | None) -> None:
         self._users = users
         self.looked_at = 0
-        """Rows read so far; of parts taken as a whole, the users."""
+        """Rows read so far; for parts read as a whole, their users."""
         total = sum(part.record.users for part in parts)
         self.ids: Uint32s | None = None
         if users is not None and len(users) * len(parts) * PROBE_COST < total + PROBE_COST * len(parts):
@@ -66,21 +66,21 @@ class Rows:
 
     @cached_property
     def starts(self) -> Int64s:
-        """Where each user's rows start among these, and their number at the end."""
+        """Start of each user's rows among these, followed by their number."""
         return runs(self.row_slots)
 
     @cached_property
     def slots(self) -> Ints:
-        """The slots that have rows, each once."""
+        """Distinct slots."""
         return self.row_slots[self.starts[:-1]]
 
     @property
     def counts(self) -> Int64s:
-        """How many rows each of the slots has."""
+        """Number of rows of each slot."""
         return np.diff(self.starts)
 
     def at(self, values: Int64s) -> Int64s:
-        """The rows' own items of an array over the part's rows."""
+        """These rows' items of an array over all rows of the part."""
         return values if self.positions is None else values[self.positions]
 
     def with_column(self, attribute: int, kind: Kind) -> tuple[Rows, Column] | None:
@@ -98,7 +98,7 @@ class Rows:
 
 
 def select_rows(part: Part, selection: ResolvedSelection, universe: Universe) -> Rows | None:
-    """The rows of a part that take part; None when there are none."""
+    """The rows of a part that are selected; None when there are none."""
     rows = _universe_rows(part, universe)
     universe.looked_at += len(rows.row_slots)
     start, end = selection.time.start, selection.time.end
@@ -110,7 +110,7 @@ def select_rows(part: Part, selection: ResolvedSelection, universe: Universe) ->
 
 
 def selected(parts: Sequence[Part], selection: ResolvedSelection, universe: Universe) -> Iterator[Rows]:
-    """The rows that take part, part by part."""
+    """The selected rows, part by part."""
     for part in parts:
         rows = select_rows(part, selection, universe)
         if rows is not None:
@@ -120,8 +120,9 @@ def selected(parts: Sequence[Part], selection: ResolvedSelection, universe: Univ
 def lasting_parts(
     parts: Sequence[Part], selection: ResolvedSelection, universe: Universe
 ) -> tuple[list[Part], list[Part]]:
-    """The parts all of whose rows take part and that are likely to be the same at the next question, and
-    the others: those in memory, at an edge of the window, or with the last day's rows, where more arrive.
+    """Splits parts: those whose rows are all selected and that are likely to be unchanged at the next
+    question, and the others. Others are in memory, at an edge of the window, or hold the latest day, where
+    rows still arrive.
     """
     if universe.ids is not None or selection.where is not None:
         return [], list(parts)
@@ -157,7 +158,7 @@ def _in_time(times: Int64s, start: int | None, end: int | None) -> Bools:
 
 
 def condition_holds(condition: RowCondition, part: Part, positions: Positions | None, count: int) -> Bools:
-    """For each of `count` rows at `places` (None = all of the part) whether the condition holds."""
+    """Mask over `count` rows at `positions` (None = all of the part): whether the condition holds."""
     match condition:
         case WhereAll(conditions=conditions):
             held = np.ones(count, np.bool_)

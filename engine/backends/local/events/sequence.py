@@ -1,9 +1,9 @@
 """Sequences: events in a given order, each strictly later than the one before, within a time of the first.
 
 Taking the earliest event for each step is wrong once there is a limit: a later start may succeed where the
-earliest fails. So for every event that can end a chain of the first i steps the latest possible start of such
-a chain is kept. That start never decreases with the event's time, hence the best chain to extend is the one
-ending in the last event of the step before that is strictly earlier, and one binary search an event finds it.
+earliest fails. So for every event that can end a chain of the first i steps, the latest possible start of
+such a chain is kept. That start never decreases with the event's time. The best chain to extend is therefore
+the one that ends in the last strictly earlier event of the previous step, which one binary search finds.
 """
 
 from __future__ import annotations
@@ -24,16 +24,18 @@ _KEY_MAX = 1 << 62
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
 
 StepRows = tuple[Ints, Int64s]
-"""Slots and times of the rows that match a step, unordered."""
+"""Slots and times of rows that match a step, unordered."""
 
 
 def sequence_passing(
     steps: Sequence[tuple[ResolvedSelection, Sequence[Part]]], within: Micros | None, universe: Universe
 ) -> Bools:
-    """Which slots have events e1 < e2 < …, ei matching step i, the last at most `within` after the first."""
+    """Slots that have events e1 < e2 < …, where ei matches step i and the last is at most `within` after the
+    first.
+    """
     passed = np.zeros(universe.slots, np.bool_)
     matched: dict[bytes, StepRows] = {}
-    # By their bytes, not by equality: to Python a test for 1.0 and one for True are the same.
+    # Compare by bytes: Python considers a test for 1.0 and one for True equal.
     order = [_encoder.encode(selection) for selection, _ in steps]
     for encoded, (selection, parts) in zip(order, steps, strict=True):
         if encoded not in matched:
@@ -50,7 +52,7 @@ def sequence_passing(
             return passed
         later = keys[encoded]
         before = np.searchsorted(ends, later, "left") - 1
-        # The event before must be the same user's: not below the user's first possible key.
+        # The previous event must belong to the same user: its key is at least the user's first one.
         possible = (before >= 0) & (ends[before] >= later - later % timeline.span)
         ends, starts = later[possible], starts[before[possible]]
     if within is not None:
@@ -69,7 +71,7 @@ def _step_rows(selection: ResolvedSelection, parts: Sequence[Part], universe: Un
 
 
 def _present_in_all(matched: Iterable[StepRows], slots: int) -> Bools:
-    """The slots that have rows in every step, which are few when one step is rare."""
+    """Slots with rows in every step; few when one step is rare."""
     candidates = np.ones(slots, np.bool_)
     for row_slots, _ in matched:
         present = np.zeros(slots, np.bool_)
@@ -84,7 +86,7 @@ def _of_candidates(rows: StepRows, candidates: Bools) -> StepRows:
 
 
 class _Timeline:
-    """How a slot and a time make one sortable integer: slot × span + place of the time."""
+    """Combines slot and time into one sortable integer: slot × span + offset of the time."""
 
     def __init__(self, matched: Sequence[StepRows], slots: int) -> None:
         self._first = min(int(times.min()) for _, times in matched)
@@ -96,12 +98,12 @@ class _Timeline:
             self.span = len(self._distinct)
 
     def keys(self, slots: Ints, times: Int64s) -> Int64s:
-        """Sorted, each once."""
+        """Sorted distinct keys."""
         offsets = times - self._first if self._distinct is None else np.searchsorted(self._distinct, times)
         keys = slots.astype(np.int64) * self.span + offsets
         return keys if (keys[1:] > keys[:-1]).all() else sorted_distinct(keys)
 
     def times(self, keys: Int64s) -> Int64s:
-        """The times in keys, from the first on."""
+        """Time offsets in keys, from the first time."""
         offsets: Int64s = keys % self.span
         return offsets if self._distinct is None else self._distinct[offsets]

@@ -1,9 +1,9 @@
-"""Slices: dyadic, day-aligned ranges of time that a table's stored parts sit in.
+"""Slices: dyadic, day-aligned time ranges that hold a table's stored parts.
 
-Slice (level, number) covers the UTC days number << level up to (number + 1) << level. A table's slices do not
-overlap: days fall into a root of 2^`ROOT_LEVEL` days until that holds too many rows and splits in two, and
-so on down to single days. Sparse tables so have few slices, dense ones one for a day or a few, and a window
-reads whole slices plus at most one slice at either end where the times decide row by row.
+Slice (level, number) covers the UTC days from number << level to (number + 1) << level. The slices of a table
+do not overlap. Days start in a root of 2^`ROOT_LEVEL` days. A slice with too many rows splits in two, down to
+single days. So sparse tables have few slices and dense ones have one per day or few days. A window reads
+whole slices plus at most one slice at either end, where times are checked row by row.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from engine.values import MICROS_PER_DAY
 
 ROOT_LEVEL = 10
 SLICE_ROWS_MAX = 1 << 16
-"""A slice of several days with more rows is split."""
+"""Rows above which a slice of several days is split."""
 
 DAYS_COUNTED_MAX = 1 << 16
-"""Days that are further apart than this are not counted one by one."""
+"""Span of days above which rows are not counted day by day."""
 
 NUMBER_BIAS = 1 << 31
-"""Added to a slice's number in keys, where numbers are unsigned: years before 1970 have negative days."""
+"""Added to a slice's number in keys, which are unsigned: days before 1970 are negative."""
 
 
 class SliceKey(NamedTuple):
-    """Which days a slice covers."""
+    """The days a slice covers."""
 
     level: int
     number: int
@@ -48,7 +48,7 @@ class SliceKey(NamedTuple):
 
 
 def slice_for_day(first_days: list[int], slices: dict[int, SliceKey], day: int) -> SliceKey:
-    """The slice that a row of that day belongs to: an existing one, or the largest that overlaps none.
+    """The slice for a row of that day: an existing one, or the largest that overlaps none.
 
     `slices` are the existing ones by first day, `first_days` its sorted keys.
     """
@@ -64,7 +64,7 @@ def slice_for_day(first_days: list[int], slices: dict[int, SliceKey], day: int) 
 
 
 def rows_by_slice(times: Int64s, existing: Iterable[SliceKey]) -> Iterator[tuple[SliceKey, Positions | None]]:
-    """The rows of each slice, ascending (None = all of them), for rows with these times."""
+    """Rows of each slice, ascending (None = all), for rows with these times."""
     slices = {found.first_day: found for found in existing}
     first_days = sorted(slices)
     first = slice_for_day(first_days, slices, int(times.min()) // MICROS_PER_DAY)
@@ -76,8 +76,8 @@ def rows_by_slice(times: Int64s, existing: Iterable[SliceKey]) -> Iterator[tuple
 
 
 def rows_by_child(times: Int64s, parent: SliceKey, rows_max: int) -> Iterator[tuple[SliceKey, Positions]]:
-    """The rows of the slices that a slice splits into, ascending: all of one level, the highest at which none
-    has more than `rows_max`, or single days. Children without rows are left out.
+    """Rows of the slices that a slice splits into, ascending. All are of one level: the highest at which none
+    has more than `rows_max`, or single days. Empty children are left out.
     """
     days, day_of_row = _days_of(times)
     rows_of_day = np.bincount(day_of_row)
@@ -88,7 +88,7 @@ def rows_by_child(times: Int64s, parent: SliceKey, rows_max: int) -> Iterator[tu
 
 
 def _days_of(times: Int64s) -> tuple[Int64s, Ints]:
-    """The different days, ascending, and for each row the place of its day."""
+    """The distinct days, ascending, and for each row the index of its day."""
     days = times // MICROS_PER_DAY
     first, last = int(days.min()), int(days.max())
     if last - first > DAYS_COUNTED_MAX:
@@ -101,7 +101,7 @@ def _days_of(times: Int64s) -> tuple[Int64s, Ints]:
 
 
 def _rows_by_key(keys: Sequence[SliceKey], index_of_row: Ints) -> Iterator[tuple[SliceKey, Positions]]:
-    """The rows of each key, ascending, for rows that have places in the list of keys."""
+    """Rows of each key, ascending. `index_of_row` is the index of each row's key in `keys`."""
     numbers: dict[SliceKey, int] = {}
     number_of_index = np.array([numbers.setdefault(found, len(numbers)) for found in keys])
     number_of_row = smallest(number_of_index)[index_of_row]

@@ -1,8 +1,8 @@
 """SUM and AVERAGE, exact in decimals.
 
-Columns of integers with decimal exponents add up as 64-bit integers, as long as no sum can overflow.
-Otherwise doubles decide the users whose sum is certainly inside or outside, by a bound on the rounding error,
-and only those near a limit of the test are added up with `decimal`.
+Columns of integers with a decimal exponent add up as 64-bit integers when no sum can overflow. Otherwise
+doubles, with a bound on their rounding error, decide the users whose sum is clearly inside or outside. Only
+sums near a limit of the test are computed with `decimal`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _INTEGER_MAX = 1 << 62
 _DOUBLE_INTEGER_MAX = 1 << 53
 
 _ROUNDING = 2.0**-50
-"""More than the relative error of a double, of its shortest decimal, and of one addition, together."""
+"""Relative: exceeds the errors of a double, its shortest decimal and one addition together."""
 _TINY = 1e-323
-"""More than the absolute error of those three among the smallest doubles."""
+"""Absolute: exceeds those three errors among the smallest doubles."""
 
 _NO_SUMS = np.zeros(0, np.int64)
 
@@ -35,8 +35,8 @@ Intervals = Sequence[Interval]
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums × 10^`exponent` by slot, and of how many numbers they are. No sum of some of the numbers exceeds
-    `bound`, which is `_INTEGER_MAX` when there is no such exponent; then the sums are not there.
+    """Sums × 10^`exponent` and counts by slot. The sum of any subset of the numbers stays within `bound`.
+    `bound` is `_INTEGER_MAX` when no exponent fits; then there are no sums.
     """
 
     sums: Int64s
@@ -46,7 +46,7 @@ class Totals:
 
     @property
     def are_exact(self) -> bool:
-        """Whether the sums are there."""
+        """Whether there are sums."""
         return self.bound < _INTEGER_MAX
 
     @property
@@ -55,7 +55,7 @@ class Totals:
 
     @classmethod
     def of_rows(cls, rows: Sequence[NumberRows], slots: int) -> Totals:
-        """Adds the numbers up."""
+        """Adds the numbers by slot."""
         row_slots = np.concatenate([np.zeros(0, np.int64), *(piece.row_slots for piece, _ in rows)])
         counts: Int64s = np.bincount(row_slots, minlength=slots)
         exponent = max((numbers.exponent for _, numbers in rows), default=0)
@@ -63,7 +63,7 @@ class Totals:
         if bound >= _INTEGER_MAX:
             return cls(_NO_SUMS, counts, exponent, _INTEGER_MAX)
         if bound <= _DOUBLE_INTEGER_MAX:
-            # Doubles add such integers without rounding, and numpy adds doubles by slot fastest.
+            # Doubles add integers of this size exactly, and numpy adds doubles by slot fastest.
             weights = [
                 numbers.mantissas * float(10 ** (exponent - numbers.exponent))
                 for _, numbers in rows
@@ -79,7 +79,7 @@ class Totals:
         return cls(sums, counts, exponent, bound)
 
     def plus(self, other: Totals) -> Totals:
-        """Those of both. The other has no more slots than this."""
+        """The totals of both. The other has at most as many slots."""
         exponent = max(self.exponent, other.exponent)
         factor, other_factor = (10 ** (exponent - totals.exponent) for totals in (self, other))
         bound = self.bound * factor + other.bound * other_factor
@@ -92,7 +92,7 @@ class Totals:
         return Totals(sums, counts, exponent, bound)
 
     def kept(self) -> Totals:
-        """The same in less room."""
+        """The same totals in smaller types."""
         return replace(self, counts=smallest(self.counts))
 
 
@@ -105,7 +105,7 @@ def _bound(numbers: NumberColumn, exponent: int) -> int:
 
 
 def sum_passing(totals: Totals, rows: Callable[[], Sequence[NumberRows]], intervals: Intervals) -> Bools:
-    """Which slots have rows and a sum in the intervals. `rows` are those that the totals are of."""
+    """Slots that have rows and a sum in the intervals. `rows` are the rows behind the totals."""
     if not totals.are_exact:
         return _decided(rows(), totals.counts, intervals, average=False)
     passed = np.zeros(len(totals.sums), np.bool_)
@@ -115,7 +115,7 @@ def sum_passing(totals: Totals, rows: Callable[[], Sequence[NumberRows]], interv
 
 
 def average_passing(totals: Totals, rows: Callable[[], Sequence[NumberRows]], intervals: Intervals) -> Bools:
-    """Which slots have rows and an average in the intervals. `rows` are those that the totals are of."""
+    """Slots that have rows and an average in the intervals. `rows` are the rows behind the totals."""
     if not totals.are_exact:
         return _decided(rows(), totals.counts, intervals, average=True)
     passed = np.zeros(len(totals.sums), np.bool_)
@@ -131,7 +131,7 @@ def average_passing(totals: Totals, rows: Callable[[], Sequence[NumberRows]], in
 
 
 def _average_between(totals: Totals, interval: Interval) -> Bools | None:
-    """Which averages lie in the interval, compared as integers; None when a product could overflow."""
+    """Averages in the interval, compared as integers; None when a product could overflow."""
     sums, counts = totals.sums, totals.counts.astype(np.int64, copy=False)
     passed = np.ones(len(sums), np.bool_)
     for limit, above, included in (
@@ -156,11 +156,11 @@ def _average_between(totals: Totals, interval: Interval) -> Bools | None:
     return passed
 
 
-# --- doubles first, decimals where they cannot tell ---------------------------------------------------------
+# --- doubles first, decimals near a limit -------------------------------------------------------------------
 
 
 class _Approximation:
-    """Sums of doubles, and how far the exact sums can be from them."""
+    """Sums of doubles, and the largest distance of each to the exact sum."""
 
     def __init__(self, rows: Sequence[NumberRows], counts: Ints) -> None:
         self.rows = rows

@@ -1,9 +1,9 @@
 """A table: all events of one account, input, event name, event type and group.
 
-New rows wait in a list; the first read after them, or the checkpoint, turns the list into a part in memory.
-Fresh parts merge as they come, each at least twice the next, so there are few of them. A checkpoint routes
-their rows into slices and *stages* the outcome, which is then written: the table goes on as before until the
-checkpoint's transaction is known to have committed (`settle`), or is taken back (`unstage`).
+New rows are buffered in a list. The first read after them, or the checkpoint, turns the list into a part in
+memory. Fresh parts merge as they come, so that each is at least twice as large as the next. A checkpoint
+routes their rows into slices and *stages* the result, which is then written. The table stays as it was until
+the checkpoint's transaction has committed (`settle`) or is rolled back (`unstage`).
 """
 
 from __future__ import annotations
@@ -52,9 +52,8 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class TableRecord(msgspec.Struct, array_like=True):
-    """What is known of a table without reading its slices. `marked`: some part is to be rewritten;
-    `needs_compaction`:
-    some parts are to become fewer.
+    """Metadata of a table. `has_tombstones`: some part has to be rewritten. `needs_compaction`: some parts
+    should be merged.
     """
 
     next_part: int = 1
@@ -81,7 +80,7 @@ _BITMAP_OVERHEAD_BYTES = 200
 
 @dataclass(slots=True)
 class _Users:
-    """Everyone who has rows."""
+    """All users that have rows."""
 
     ids: BitMap
 
@@ -92,20 +91,18 @@ class _Users:
 
 @dataclass(slots=True)
 class _Staged:
-    """A checkpoint that is not known to have committed: changed slices (an empty list = gone) and the
-    record.
-    """
+    """A checkpoint that may not have committed: changed slices (an empty list: deleted) and the record."""
 
     slices: Slices
     record: TableRecord
     last_day: int = 0
-    """The day of the table's last event: little is still to come for those before."""
+    """Day of the table's last event. Earlier days receive few more rows."""
     new: list[Part] = field(default_factory=list)
     """Parts to be written."""
     gone: list[Part] = field(default_factory=list)
     """Stored parts to be deleted."""
     tombstones: dict[SliceKey, list[tuple[Part, Tombstones]]] = field(default_factory=dict)
-    """The parts of changed slices, with the marks they had when all this was decided."""
+    """Parts of changed slices, with the tombstones they had when the checkpoint was prepared."""
 
 
 class Table:
@@ -123,8 +120,7 @@ class Table:
         self._staged: _Staged | None = None
         self._new_tombstones: set[SliceKey] = set()
         self._was_read = False
-        """Since the last checkpoint. What is written of other tables does not take the room of what is read.
-        """
+        """Rows added since the last checkpoint. Writing other tables must not evict what is read."""
         self._users_key = (loader.cache.holder(), "users")
 
     @staticmethod
@@ -134,7 +130,7 @@ class Table:
 
     @property
     def pending(self) -> list[EventRow]:
-        """The rows that are in no part yet; whoever has a row for this table appends it."""
+        """Rows that are in no part yet. Append new rows here."""
         return self._pending
 
     @property
@@ -146,7 +142,7 @@ class Table:
 
     @property
     def is_purging(self) -> bool:
-        """Whether rows are still stored that a checkpoint is to get rid of."""
+        """Whether removed rows are still stored that a checkpoint has to purge."""
         return self.record.has_tombstones or bool(self._new_tombstones)
 
     @property
@@ -162,7 +158,7 @@ class Table:
     # --- reading --------------------------------------------------------------------------------------------
 
     def parts(self, start: Micros | None, end: Micros | None) -> Iterator[Part]:
-        """The parts that may have rows in [start, end)."""
+        """Parts that may have rows in [start, end)."""
         self._was_read = True
         self._flush_pending()
         first = None if start is None else start // MICROS_PER_DAY
@@ -176,8 +172,8 @@ class Table:
                 yield part
 
     def user_count(self) -> int:
-        """How many users have rows. The set of them is kept while there is room in the cache, and follows
-        what is added and removed, so that a table is gone through once.
+        """Number of users with rows. The set is cached while there is room and follows additions and
+        removals, so a table is scanned once.
         """
         self._flush_pending()
         users = self._kept_users()
@@ -224,7 +220,7 @@ class Table:
     # --- changing -------------------------------------------------------------------------------------------
 
     def pack_pending(self) -> None:
-        """Turns the list of rows into columns, which take a tenth of the memory."""
+        """Turns buffered rows into columns, which take a tenth of the memory."""
         if self._pending:
             self._pending_sets.append(RowSet.of_rows(self._pending))
             self._pending.clear()
@@ -245,7 +241,7 @@ class Table:
         self._fresh.append(part)
 
     def extract(self, user: int) -> list[EventRow]:
-        """Removes a user's rows and answers them, in no order."""
+        """Removes a user's rows and returns them, unordered."""
         _, input_number, name_number, event_type, group = self.key
         type_ = EventType(event_type)
         rows: list[EventRow] = []
@@ -266,7 +262,7 @@ class Table:
                 if slice_key is not None:
                     self._new_tombstones.add(slice_key)
         self._fresh = [part for part in self._fresh if part.is_live]
-        # The rows that a checkpoint has written already were removed after it: they are marked there as well.
+        # A checkpoint under way has written these rows already, so they get a tombstone there too.
         for slice_key, part in self._staged_parts():
             if part.has_user(user):
                 part.remove(user)
@@ -298,7 +294,7 @@ class Table:
     # --------------------------------------------------------------------------------------------
 
     def has_work(self, allowances: Allowances) -> bool:
-        """Whether a checkpoint has something to do here."""
+        """Whether a checkpoint has work to do here."""
         return (
             self.has_changes
             or (self.record.has_tombstones and not allowances.purge.is_used_up)
@@ -306,9 +302,8 @@ class Table:
         )
 
     def stage(self, allowances: Allowances) -> None:
-        """Decides what `write` is to write: fresh rows and changed marks, and other parts as far as the
-        checkpoint
-        may rewrite them.
+        """Decides what `write` writes: fresh rows, new tombstones, and rewritten parts within the allowances
+        of the checkpoint.
         """
         self._flush_pending()
         self._checkpointing += self._fresh
@@ -334,7 +329,7 @@ class Table:
     def _add_to_slice(
         self, staged: _Staged, slice_key: SliceKey, parts: list[Part], frame: Frame, allowance: Allowance
     ) -> None:
-        """Adds rows to the parts of a slice, which splits or merges parts when there are too many."""
+        """Adds rows to the parts of a slice. Splits the slice or merges parts when there are too many."""
         stored_rows = rows_in(parts)
         rows = stored_rows + len(frame)
         is_sound = not any(part.is_damaged for part in parts)
@@ -366,7 +361,7 @@ class Table:
         return part
 
     def _purge(self, staged: _Staged, slices: Slices, allowance: Allowance) -> None:
-        """Drops parts that have no live row, and rewrites those that are to be."""
+        """Drops parts without live rows and rewrites those that need it."""
         for slice_key in slices:
             parts = staged.slices.get(slice_key, slices[slice_key])
             kept = []
@@ -382,7 +377,7 @@ class Table:
                 staged.slices[slice_key] = kept
 
     def _join_past_parts(self, staged: _Staged, slices: Slices, allowance: Allowance) -> None:
-        """Joins the parts of slices whose days are over, where this checkpoint has changed nothing."""
+        """Merges parts of past slices that this checkpoint has not changed."""
         for slice_key, parts in slices.items():
             if (
                 slice_key.end_day > staged.last_day
@@ -399,7 +394,7 @@ class Table:
                 staged.slices[slice_key] = [*kept, *new]
 
     def _record(self, staged: _Staged, slices: Slices) -> None:
-        """Notes what goes, and what is known of all that stays."""
+        """Records what is deleted, and the metadata of everything that stays."""
         for slice_key, parts in staged.slices.items():
             staged.gone += [part for part in slices.get(slice_key, ()) if part not in parts]
             staged.tombstones[slice_key] = [(part, part.tombstones()) for part in parts]
@@ -413,7 +408,7 @@ class Table:
         )
 
     def write(self, txn: Writable) -> None:
-        """Writes what was staged. Needs no lock: of what it reads, nothing changes before `settle`."""
+        """Writes what was staged. Needs no lock: nothing it reads changes before `settle`."""
         staged = self._staged
         assert staged is not None
         for part in staged.new:
@@ -433,7 +428,7 @@ class Table:
         txn.put(key(Family.EVENT_TABLE, *self.key), _encoder.encode(staged.record))
 
     def settle(self) -> None:
-        """The staged checkpoint has committed: its outcome becomes the table's state."""
+        """Finishes the staged checkpoint, which has committed: its outcome becomes the table's state."""
         staged = self._staged
         if staged is None:
             return
@@ -454,7 +449,7 @@ class Table:
         self._staged = None
 
     def unstage(self) -> None:
-        """The staged checkpoint has not committed: everything it wrote is still to be written."""
+        """Takes back the staged checkpoint, which has not committed: its rows have to be written again."""
         if self._staged is None:
             return
         slices = self._loaded_slices()
@@ -465,7 +460,7 @@ class Table:
 
 
 def _joined(parts: Iterable[Part], frame: Frame | None = None) -> Frame | None:
-    """The live rows of parts, and others; None when a part is damaged."""
+    """The live rows of parts, together with other rows; None when a part is damaged."""
     try:
         frames = [part.frame() for part in parts]
     except DataLoss:

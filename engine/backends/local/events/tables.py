@@ -1,4 +1,4 @@
-"""The event tables of one account: what the backend adds to, asks and checkpoints."""
+"""The event tables of one account: adding rows, answering questions, checkpointing."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ from engine.criteria.ranges import ALL_NUMBERS
 from engine.values import MICROS_PER_DAY, Micros
 
 ARRIVED_ROWS_MAX = 1 << 16
-"""Rows that came as columns and wait to be cut into tables together."""
+"""Rows from column batches that are buffered, then cut into tables together."""
 
 PENDING_ROWS_MAX = 1 << 15
-"""Rows that wait as objects, about a kilobyte each, before they become columns."""
+"""Rows buffered as objects, about a kilobyte each, before they become columns."""
 
 _Short = tuple[int, int, int]
-"""A table within an account and group: input number, name number, event type."""
+"""A table of an account and group: input number, name number, event type."""
 
 
 ReadTable = tuple[int, int, int]
-"""What a question names of a table: input number, name number, group."""
+"""The part of a table key that a question names: input number, name number, group."""
 
 
 SLICE_MICROS = 7 * MICROS_PER_DAY
-"""About how much more than the window is read, because rows lie in slices of days and weeks."""
+"""Time read beyond the window, about: rows lie in slices of days and weeks. In microseconds."""
 
 
 class _Group:
-    """The tables of a group, and where to find them by less than their whole key."""
+    """The tables of a group, indexed by parts of their key."""
 
     def __init__(self) -> None:
         self.tables: dict[_Short, Table] = {}
@@ -58,7 +58,7 @@ class _Group:
         self._by_event: dict[int, list[Table]] = {}
 
     def add(self, table: Table) -> None:
-        """Adds a table that is not there yet."""
+        """Adds a new table."""
         _, input_number, name_number, event_type, _ = table.key
         self.tables[input_number, name_number, event_type] = table
         self._by_name.setdefault((input_number, name_number), []).append(table)
@@ -88,21 +88,21 @@ class _Group:
 
 
 class EventStatistics(NamedTuple):
-    """Rows, those that were removed included until they are purged, and bytes of the stored ones."""
+    """Number of rows, removed ones included until they are purged, and bytes of the stored ones."""
 
     events: int
     bytes: int
 
 
 class EventTables:
-    """All event tables of an account. Every method but `write` is called with the backend's state lock held.
+    """All event tables of an account. Call every method except `write` with the backend's state lock held.
 
-    A checkpoint needs no second call: reads find out by themselves whether its transaction has committed,
-    which it may do at any time, in the middle of a read as well.
+    A checkpoint needs no commit call: a read detects by itself whether the transaction has committed, even
+    when that happens during the read.
     """
 
     def __init__(self, store: Store, account: int, groups: int, cache: ColumnCache | None = None) -> None:
-        """`cache` is shared by the accounts of a store; without one the account gets its own."""
+        """`cache` is shared by the accounts of a store. None: the account gets its own."""
         self._account = account
         self._loader = Loader(store.index, cache or ColumnCache())
         self._groups = [_Group() for _ in range(groups)]
@@ -114,7 +114,7 @@ class EventTables:
         self._checkpoint_number = 0
         self._checkpoint_key = key(Family.EVENT_CHECKPOINT, account)
         self.rows_looked_at = 0
-        """Rows read so far, of parts counted as a whole the users; callers take differences."""
+        """Rows read so far; for parts read as a whole, their users. Callers take differences."""
         with self._loader.session() as txn:
             self._checkpoint_number = self._committed_checkpoint(txn)
             for found, stored in txn.scan(key(Family.EVENT_TABLE, account)):
@@ -126,7 +126,7 @@ class EventTables:
     # --- adding ---------------------------------------------------------------------------------------------
 
     def add(self, rows: Sequence[EventRow]) -> None:
-        """Takes rows in. The next read sees them."""
+        """Adds rows. The next read sees them."""
         groups = self._groups
         for row in rows:
             short = (row.input_number, row.name_number, row.type)
@@ -143,7 +143,7 @@ class EventTables:
                 table.pack_pending()
 
     def add_columns(self, rows: ArrivedRows) -> None:
-        """Takes rows in that come as columns. The next read sees them."""
+        """Adds rows that arrive as columns. The next read sees them."""
         self._arrived.append(rows)
         self._arrived_rows += len(rows)
         if self._arrived_rows >= ARRIVED_ROWS_MAX:
@@ -165,14 +165,14 @@ class EventTables:
         return table
 
     def extract(self, group: int, user: int) -> list[EventRow]:
-        """Removes a user's rows from all tables and answers them in the order of arrival."""
+        """Removes a user's rows from all tables and returns them in order of arrival."""
         with self._session():
             rows = [row for table in self._groups[group].tables.values() for row in table.extract(user)]
         rows.sort(key=lambda row: row.sequence)
         return rows
 
     def remove_before(self, instant: Micros) -> list[ReadTable]:
-        """Removes every row before the instant; answers the tables that had such rows."""
+        """Removes every row before the instant. Returns the tables that had such rows."""
         with self._session():
             return [
                 (input_number, name_number, group)
@@ -182,8 +182,8 @@ class EventTables:
             ]
 
     def has_before(self, group: int, instant: Micros) -> bool:
-        """Whether the group has any row before the instant. The first question about a table reads what is
-        known of all its parts.
+        """Whether the group has a row before the instant. The first call for a table loads the metadata of
+        its parts.
         """
         with self._session():
             return any(
@@ -233,28 +233,28 @@ class EventTables:
     # --- what there is --------------------------------------------------------------------------------------
 
     def names_through(self, input_number: int) -> set[int]:
-        """The event names that came through an input; of some, nothing may be left."""
+        """Event names of an input. Some may have no rows left."""
         with self._session():
             return {table.key[2] for group in self._groups for table in group.through(input_number)}
 
     def facts(self, name_number: int, input_number: int | None = None) -> list[TableFacts]:
-        """Figures of an event name, by input (None = all of them) and type, in no order. Exact, without what
-        was removed.
+        """Figures of an event name, by input (None = all) and type, unordered. Exact; removed rows do not
+        count.
         """
         with self._session():
             return facts_of(self._named(name_number, input_number))
 
     def attributes(self, name_number: int, input_number: int | None = None) -> dict[ColumnKey, TimeSpan]:
-        """The attributes that events of a name have, through one input or (None) all, with their kinds, and
-        the first and last time of the events that have each. Exact, without what was removed.
+        """Attributes of the events of a name through one input or (None) all: their kinds, and the first and
+        last time of the events that have each. Exact; removed rows do not count.
         """
         with self._session():
             return column_spans(self._named(name_number, input_number))
 
     def expected_rows(self, group: int, selection: ResolvedSelection) -> float:
-        """About how many rows of the group a question about a selection reads, as if they were spread evenly
-        over time. A function of the rows and of the length of the selection's range alone: wherever the range
-        lies, and however the rows are stored, it is the same.
+        """Estimated rows of the group that a question reads, as if rows were spread evenly over time. It
+        depends only on the number of rows and the length of the range: neither the position of the range nor
+        the storage layout changes it.
         """
         with self._session():
             rows, first, last = extent_of(self._groups[group].selected(selection))
@@ -272,13 +272,13 @@ class EventTables:
     def prepare(self, yield_lock: Callable[[], None] = lambda: None) -> None:
         """Decides what a checkpoint writes. It takes effect with the transaction of `write`.
 
-        `yield_lock` is called now and then and may let others read meanwhile, but not change anything.
+        Calls `yield_lock` from time to time, which may let others read but not write.
         """
         with self._session(), self._loader.keeping(Keeping.NOTHING):
             for table in self._staged:
                 table.unstage()
             self._staged = []
-            # Counted up first: who reads in between must not take the checkpoint before for this one.
+            # Increment first: a concurrent read must not take the previous checkpoint for this one.
             self._checkpoint_number += 1
             tables = self._all()
             allowances = Allowances(sum(table.fresh_rows for table in tables))
@@ -287,28 +287,26 @@ class EventTables:
                 if table.has_work(allowances):
                     table.stage(allowances)
                     self._staged.append(table)
-                    # The next checkpoint begins where this one may rewrite no more.
+                    # The next checkpoint starts where this one runs out of its allowance.
                     if not allowances.compaction.was_refused:
                         self._turn = position + 1
                     yield_lock()
 
     def write(self, txn: Writable) -> None:
-        """Writes what was collected. The only method that needs no lock: others may read and change the
-        tables meanwhile.
-        """
+        """Writes what `prepare` decided. Needs no lock: others may read and change the tables meanwhile."""
         for table in self._staged:
             table.write(txn)
         if self._staged:
             txn.put(self._checkpoint_key, self._checkpoint_number.to_bytes(8, "big"))
 
     def settle(self) -> None:
-        """Lets go of what the last checkpoint has stored, without waiting for the next read."""
+        """Releases rows that the last checkpoint has stored, without waiting for the next read."""
         with self._session():
             pass
 
     @contextmanager
     def _session(self) -> Iterator[None]:
-        """One state of the index, and the tables as that state has them."""
+        """Opens one state of the index, with the tables as of that state."""
         with self._loader.session() as txn:
             if self._staged and self._committed_checkpoint(txn) == self._checkpoint_number:
                 for table in self._staged:
@@ -326,18 +324,18 @@ class EventTables:
 
     @property
     def is_purging(self) -> bool:
-        """Whether rows are still stored that a checkpoint is to get rid of."""
+        """Whether removed rows are still stored that a checkpoint has to purge."""
         with self._session():
             return any(table.is_purging for table in self._all())
 
     @property
     def needs_compaction(self) -> bool:
-        """Whether a checkpoint would make parts fewer, with nothing new to write."""
+        """Whether a checkpoint would merge parts even without new rows."""
         with self._session():
             return any(table.record.needs_compaction for table in self._all())
 
     def statistics(self) -> EventStatistics:
-        """How much there is."""
+        """Rows and bytes."""
         with self._session():
             tables = self._all()
         return EventStatistics(

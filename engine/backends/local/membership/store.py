@@ -1,13 +1,13 @@
-"""Stored memberships: who is in an audience, who entered and exited, and who has to be looked at again.
+"""Stored memberships: members of an audience, its change log, and dirty users.
 
-A membership is a bitmap for each group; its change log is made of records, one a refresh, that hold the
-bitmaps of who entered and who exited, so that a million entries cost little. Within a record changes are
-numbered group by group, entered before exited, ascending. Every operation is one durable transaction: what a
-consumer has read is never numbered again.
+A membership is a bitmap per group. Its change log has one record per refresh, with the bitmaps of users that
+entered and exited, so a million entries cost little. Within a record, changes are numbered group by group,
+entries before exits, ascending. Every operation is one durable transaction: a change that a consumer has read
+is never renumbered.
 
-Dirty users are kept in memory by *scope*. After a restart a scope counts as wholly dirty.
+Dirty users are kept in memory by *scope*. After a restart every user of a scope counts as dirty.
 
-The ids of users that were erased are kept apart for as long as a change that is still stored may name them.
+The ids of erased users are kept apart while a stored change may still name them.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from engine.errors import CursorExpired, LimitExceeded, NotFound
 from engine.values import Micros
 
 CHANGES_RETAINED_MAX = 5_000_000
-"""Changes kept for each audience, at least; whole records beyond are deleted with the next refresh."""
+"""Changes kept for each audience, at least. The next refresh deletes whole records beyond this number."""
 
 
 class StoredState(msgspec.Struct, array_like=True):
-    """A membership but for its members. `number` stands for the audience in keys."""
+    """A membership without its members. `number` identifies the audience in keys."""
 
     number: int
     account: str
@@ -51,7 +51,7 @@ class StoredState(msgspec.Struct, array_like=True):
     exited_total: int = 0
 
     def public(self) -> Membership:
-        """The part that crosses the boundary."""
+        """The state as callers of the backend see it."""
         return Membership(
             size=self.size,
             as_of=self.as_of,
@@ -64,15 +64,15 @@ class StoredState(msgspec.Struct, array_like=True):
 
 
 class ChangeRecord(msgspec.Struct, frozen=True, array_like=True):
-    """Changes of one instant: for each group that has any, the bitmaps of who entered and who exited."""
+    """Changes of one instant: bitmaps of entries and exits for each group that has any."""
 
     as_of: Micros
     groups: tuple[tuple[int, bytes, bytes], ...]
 
 
 class ErasedUser(msgspec.Struct, array_like=True):
-    """The id of an erased user, for each membership (by number) the last change that may name it, and when it
-    was erased, by the server's clock.
+    """The id of an erased user, the last change of each membership (by number) that may name it, and the time
+    of erasure by the server's clock.
     """
 
     user_id: str
@@ -82,7 +82,7 @@ class ErasedUser(msgspec.Struct, array_like=True):
 
 @dataclass(frozen=True, slots=True)
 class GroupChanges:
-    """Who entered and exited in one group."""
+    """Entries and exits of one group."""
 
     group: int
     entered: BitMap
@@ -98,7 +98,7 @@ class _Scope:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What is to become of one membership."""
+    """The new content of one membership."""
 
     state: StoredState
     changes: Sequence[GroupChanges]
@@ -107,7 +107,7 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class _Exits:
-    """Erased users of an account, by group and by place with their ids, whose exits are to be recorded."""
+    """Erased users of an account whose exits are to be recorded: dense ids by group, and ids by user ref."""
 
     account: str
     account_number: int
@@ -117,7 +117,7 @@ class _Exits:
 
 
 class Memberships:
-    """All stored memberships. Called with the state lock held, but for `wait`."""
+    """All stored memberships. Call with the state lock held, except `wait`."""
 
     def __init__(
         self, index: Environment, page_cache: PageCache, groups: int, retained_max: int = CHANGES_RETAINED_MAX
@@ -153,35 +153,35 @@ class Memberships:
     # --- dirty users ---
 
     def mark_dirty(self, account: str, touched: Mapping[int, BitMap]) -> None:
-        """Users of the account, by group, were touched by new data."""
+        """Marks users of the account (by group) as dirty after new data."""
         for scope in self._scopes.values():
             if scope.account == account and not scope.whole:
                 for group, users in touched.items():
                     scope.groups[group] |= users
 
     def dirty(self, scope: str) -> list[BitMap] | None:
-        """Dirty users by group; None when everyone counts as dirty."""
+        """Dirty users by group. None: every user is dirty."""
         found = self._scopes.get(scope)
         return None if found is None or found.whole else found.groups
 
     def pending(self, scope: str) -> int | None:
-        """How many users are dirty; None when everyone counts as dirty, 0 for a scope that is not tracked."""
+        """Number of dirty users. None: every user is dirty. 0: the scope is not tracked."""
         found = self._scopes.get(scope)
         if found is None:
             return 0
         return None if found.whole else sum(map(len, found.groups))
 
     def scope_account(self, scope: str) -> str | None:
-        """The account a tracked scope belongs to."""
+        """The account of a tracked scope."""
         found = self._scopes.get(scope)
         return None if found is None else found.account
 
     def refreshed(self, account: str, scope: str) -> None:
-        """Nobody is dirty in the scope any more."""
+        """Clears the dirty users of the scope."""
         self._scopes[scope] = _Scope(account, whole=False, groups=self._no_users())
 
     def drop_scope(self, scope: str) -> None:
-        """Stops tracking the scope unless a membership is stored in it."""
+        """Stops tracking the scope unless it has a stored membership."""
         if not any(state.scope == scope for state in self._states.values()):
             self._scopes.pop(scope, None)
 
@@ -199,7 +199,7 @@ class Memberships:
         return state
 
     def states(self, audiences: Sequence[str], account: str, scope: str) -> dict[str, StoredState]:
-        """The states of memberships, made for those that are about to be stored for the first time."""
+        """The states of memberships. Creates states for audiences that are stored for the first time."""
         free = 1 + max((state.number for state in self._states.values()), default=0)
         states = {}
         for audience in audiences:
@@ -208,7 +208,7 @@ class Memberships:
         return states
 
     def members(self, state: StoredState, group: int) -> BitMap:
-        """The members of a group. Not to be changed by the caller."""
+        """The members of a group. Do not modify the result."""
         members = self._stored_members(state, group)
         for exits in self._waiting:
             if exits.account == state.account:
@@ -222,8 +222,8 @@ class Memberships:
     # --- changing ---
 
     def store(self, updates: Mapping[str, Update], revision: int) -> None:
-        """Writes memberships (audience → update) and their changes in one transaction. Nothing may be waiting
-        (`record_waiting`).
+        """Writes memberships (audience → update) and their changes in one transaction. Call `record_waiting`
+        first: no exits may be pending.
         """
         with self._index.writing() as txn:
             outcome = {a: self._write(txn, a, update, revision) for a, update in updates.items()}
@@ -235,7 +235,7 @@ class Memberships:
     def _write(
         self, txn: WriteTransaction, audience: str, update: Update, revision: int
     ) -> tuple[StoredState, list[int], dict[int, BitMap]]:
-        """Writes one membership; answers its new state, the starts of its records and changed members."""
+        """Writes one membership. Returns its new state, the starts of its records and the changed members."""
         state = msgspec.structs.replace(update.state, as_of=update.as_of, revision=revision)
         starts = list(self._records.get(state.number, ()))
         changes = [change for change in update.changes if change.entered or change.exited]
@@ -262,7 +262,7 @@ class Memberships:
         return state, starts, members
 
     def _limit(self, txn: WriteTransaction, state: StoredState, starts: list[int]) -> None:
-        """Deletes whole records from the front while enough changes remain without them."""
+        """Deletes the oldest records while enough changes remain."""
         while len(starts) > 1 and state.last_sequence - starts[1] + 1 >= self._retained_max:
             txn.delete(key(Family.CHANGES, state.number, starts.pop(0)))
             state.first_sequence = max(state.first_sequence, starts[0])
@@ -284,10 +284,10 @@ class Memberships:
         return self.get(audience).public()
 
     def erased(self, account: Account, users: Mapping[UserRef, str], erased_at: Micros) -> None:
-        """Users are gone: they exit every membership, by id, and are dirty nowhere.
+        """Removes erased users: they exit every membership, by id, and are dirty nowhere.
 
-        Nothing happens for users that exited before, so that replay may say it again. When the store is full
-        their exits wait in memory for `record_waiting`, which comes before the checkpoint that trims the log.
+        Users that have exited before are ignored, so a replay may repeat the call. When the store is full the
+        exits are kept in memory for `record_waiting`, which runs before the checkpoint that trims the log.
         """
         gone = self._no_users()
         for ref in users:
@@ -301,9 +301,7 @@ class Memberships:
             self.record_waiting()
 
     def record_waiting(self) -> None:
-        """Records the exits of erased users that are not recorded yet. Raises LimitExceeded while the store
-        is full.
-        """
+        """Records pending exits of erased users. Raises LimitExceeded while the store is full."""
         while self._waiting:
             self._record(self._waiting[0])
             del self._waiting[0]
@@ -335,7 +333,7 @@ class Memberships:
         self._stored(outcome)
 
     def drop(self, audience: str) -> None:
-        """Forgets a membership and its change log."""
+        """Deletes a membership and its change log."""
         state = self._states.get(audience)
         if state is None:
             return
@@ -351,7 +349,7 @@ class Memberships:
         self._notify()
 
     def trim(self, audience: str, through: int) -> None:
-        """Forgets changes up to and including a sequence."""
+        """Deletes changes up to and including a sequence."""
         state = self._states.get(audience)
         if state is None or through < state.first_sequence:
             return
@@ -368,14 +366,14 @@ class Memberships:
         self._records[state.number] = starts
 
     def erased_through(self, audience: str, before: Micros) -> int:
-        """The last change that may name a user who was erased before an instant; 0 when there is none."""
+        """The last change that may name a user erased before an instant; 0 when there is none."""
         number = self.get(audience).number
         old = (erased for erased in self._erased.values() if erased.erased_at < before)
         return max((erased.named_through.get(number, 0) for erased in old), default=0)
 
     def _drop_ids(self, txn: WriteTransaction, through: Mapping[int, int]) -> dict[bytes, ErasedUser | None]:
-        """Deletes ids of erased users that no stored change may name once those of each membership (by
-        number) are gone through a sequence; answers what is left of each id's record.
+        """Deletes ids of erased users that no stored change names, once the changes of each membership (by
+        number) are consumed through a sequence. Returns the remaining record of each id.
         """
         left: dict[bytes, ErasedUser | None] = {}
         for stored, erased in self._erased.items():
@@ -399,7 +397,7 @@ class Memberships:
     # --- reading changes ---
 
     def changes(self, account: Account | None, audience: str, after: int, limit: int) -> ChangePage:
-        """Changes with a sequence above `after`, in order. There are none while the account has no data."""
+        """Changes with a sequence above `after`, in order. An account without data has none."""
         state = self.get(audience)
         if after + 1 < state.first_sequence:
             oldest = state.first_sequence - 1
@@ -444,8 +442,8 @@ class Memberships:
     # --- waiting ---
 
     def wait(self, audience: str, after: int, deadline: float) -> bool:
-        """Blocks until there is a change above `after`; False when the membership is dropped or the deadline
-        passes first. Called without the state lock.
+        """Blocks until there is a change above `after`. False: the membership was dropped or the deadline
+        passed. Call without the state lock.
         """
         with self._changed:
             while True:
@@ -464,7 +462,7 @@ class Memberships:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Lets everyone go who waits."""
+        """Wakes all waiters."""
         self._closed = True
         self._notify()
 

@@ -1,9 +1,9 @@
-"""Plans over one consistent state of the store: the algebra of sets, group by group.
+"""Plan execution over one consistent state of the store: set algebra, group by group.
 
-A step is answered for a *restriction*, a set of users outside of which its answer means nothing, or for
-everyone (None). Steps that several others draw from, and roots, are answered once for the whole base of the
-execution and remembered; a step with a single consumer may be asked for the few users that are still in
-question. Everything runs with the state lock held, inside a session of the page_cache.
+A step is answered for a *restriction*: a set of users outside of which the answer has no meaning, or None for
+everyone. Steps with several consumers, and roots, are answered once for the whole base and cached for the
+execution. A step with a single consumer may be asked only for users that are still undecided. Everything runs
+with the state lock held, inside a session of the page cache.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from engine.plan.model import Difference, Intersection, Plan, Source, Step, Unio
 from engine.values import PARTITION_COUNT
 
 NARROW_SHARE = 4
-"""A predicate is asked about some users only when they are fewer than a fourth of their group."""
+"""A predicate is asked for some users only when they are fewer than a fourth of their group."""
 
 BOUND_PLANS_MAX = 256
 
 BLOCKS_MAX = 4
-"""Groups of a sample that are looked at half by half."""
+"""Groups of a sample whose halves are counted separately."""
 
 
 class BoundPlan:
-    """A plan with its names resolved to the store's numbers. Holds until a new name gets a number."""
+    """A plan with names resolved to the store's numbers. Valid until a new name gets a number."""
 
     def __init__(self, plan: Plan, account: Account, names_version: int) -> None:
         self.account = account
@@ -67,7 +67,7 @@ class BoundPlan:
         self.predicates.append(predicate)
         self.encoded.append(encode_step(step) if predicate is not None and predicate.cacheable else b"")
         cost = self._model.add(step).cost
-        # A name that was never seen: nothing is cheaper, or removes more.
+        # An unknown name: nothing is cheaper or removes more users.
         self.costs.append(0.0 if isinstance(predicate, EmptyPredicate) else cost)
 
 
@@ -86,12 +86,12 @@ class GroupRun:
         self.cached: set[int] = set()
 
     def users(self, index: int) -> BitMap:
-        """The users of a step, within the base. Not to be changed by the caller."""
+        """The users of a step, within the base. Do not modify the result."""
         found = self.step(index, self._base)
         return found if self._base is None else found & self._base
 
     def size(self, index: int) -> int:
-        """How many users a step has within the base, without making the set of an outermost intersection or
+        """Number of users of a step within the base. Does not build the set of an outermost intersection or
         difference.
         """
         step = self._plan.steps[index]
@@ -113,7 +113,7 @@ class GroupRun:
         return Block(tuple(map(len, sets)), tuple(map(halvings.counts, sets)))
 
     def step(self, index: int, restriction: BitMap | None) -> BitMap:
-        """A step's users, right within the restriction (which lies within the base)."""
+        """A step's users, exact within the restriction, which lies within the base."""
         found = self._memo.get(index)
         if found is not None:
             return found
@@ -176,20 +176,20 @@ class GroupRun:
         return users
 
     def trace(self, index: int) -> int:
-        """Answers a step for the whole base, remembering it; how many users it has."""
+        """Answers a step for the whole base and caches it. Returns the number of its users."""
         self._memo[index] = found = self._answer(index, self._base)
         return len(found)
 
 
 class Executor:
-    """Answers plans. The caller holds the state lock and tells the account and the revision."""
+    """Executes plans. The caller holds the state lock and passes the account and the revision."""
 
     def __init__(self, names: Names) -> None:
         self._names = names
         self._bound: OrderedDict[bytes, BoundPlan] = OrderedDict()
 
     def bind(self, plan: Plan, account: Account) -> BoundPlan:
-        """The plan with its names resolved, kept from before unless a new name came."""
+        """The plan with resolved names, cached until a new name comes."""
         encoded = plan.encode()
         bound = self._bound.get(encoded)
         if bound is None or bound.names_version != self._names.version:
@@ -200,12 +200,12 @@ class Executor:
         return bound
 
     def work(self, plan: BoundPlan) -> float:
-        """About how many microseconds the plan takes over everyone, from what one group holds: groups are
-        alike, because users are spread over them by a hash.
+        """Estimated microseconds of the plan over everyone, from one group: groups are alike, since a hash
+        distributes users over them.
         """
         group = plan.account.directory.partitions.groups[0]
         works = [STEP_US + (0.0 if each is None else each.work(group)) for each in plan.predicates]
-        # The exact sum, which no order of the steps changes.
+        # An exact sum, independent of the order of steps.
         return math.fsum(works) * plan.account.groups
 
     def count(
@@ -249,13 +249,13 @@ class Executor:
         revision: int,
         deadline: float | None,
     ) -> Containment:
-        """For each user, which roots have it."""
+        """The roots that contain each user."""
         find = plan.account.directory.find
-        places = [find(user_id) for user_id in ask.user_ids]
+        refs = [find(user_id) for user_id in ask.user_ids]
         chosen = _chosen(partitions)
         sets: dict[int, list[BitMap]] = {}
-        for group in {place >> GROUP_SHIFT for place in places if place is not None}:
-            base = BitMap([p & DENSE_MASK for p in places if p is not None and p >> GROUP_SHIFT == group])
+        for group in {ref >> GROUP_SHIFT for ref in refs if ref is not None}:
+            base = BitMap([p & DENSE_MASK for p in refs if p is not None and p >> GROUP_SHIFT == group])
             if chosen is not None:
                 base &= plan.account.directory.in_partitions(group, chosen)
             run = GroupRun(plan, group, base, deadline)
@@ -263,14 +263,14 @@ class Executor:
         nowhere = (False,) * len(plan.roots)
         flags = tuple(
             nowhere
-            if place is None
-            else tuple((place & DENSE_MASK) in users for users in sets[place >> GROUP_SHIFT])
-            for place in places
+            if ref is None
+            else tuple((ref & DENSE_MASK) in users for users in sets[ref >> GROUP_SHIFT])
+            for ref in refs
         )
         return Containment(flags, revision)
 
     def trace(self, plan: BoundPlan, revision: int, deadline: float | None) -> Trace:
-        """Every step by itself, over every partition."""
+        """Every step on its own, over every partition."""
         users = [0] * len(plan.steps)
         elapsed = [0.0] * len(plan.steps)
         looked_at = [0] * len(plan.steps)
@@ -327,7 +327,7 @@ def _bases(
 
 
 def encode_after(group: int, dense: int) -> str:
-    """A place in the order of members, as an opaque string."""
+    """A position in the order of members, as an opaque string."""
     return f"{group:02x}{dense:08x}"
 
 

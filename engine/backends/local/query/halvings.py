@@ -1,9 +1,9 @@
-"""How much a set of users varies between the partitions of a group.
+"""Halvings: how much a set of users varies between the partitions of a group.
 
-The partitions of a group are halved in several ways, each independent of the others (rows of a Hadamard
-matrix over their sampling order). Of a simple random sample the members in a half deviate from their share by
-as much as chance allows; where whole partitions are alike they deviate more. Counting halves costs a few
-microseconds each; counting every partition costs as much as the question itself.
+The partitions of a group are halved in several independent ways (rows of a Hadamard matrix over their
+sampling order). In a simple random sample, the members in a half deviate from their share only by chance.
+Where whole partitions are alike, they deviate more. Counting halves takes a few microseconds each; counting
+every partition takes as long as the question itself.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask, ids
 HALVINGS_MAX = 32
 
 SPARSE_SHARE = 12
-"""A set of fewer users than this part of the group is counted partition by partition."""
+"""A set with fewer users than one twelfth of the group is counted partition by partition."""
 
 
 class Halvings:
-    """The halves of one group. Dense ids are added in order; those of erased users stay, in no set."""
+    """The halves of one group. Dense ids are added in order. Erased users keep theirs and are in no set."""
 
     def __init__(self, partitions: int) -> None:
         numbers = np.arange(partitions)
@@ -33,11 +33,11 @@ class Halvings:
 
     @property
     def known(self) -> int:
-        """How many dense ids have been added."""
+        """Number of dense ids added."""
         return len(self._ranks)
 
     def extend(self, ranks: npt.NDArray[np.uint16]) -> None:
-        """Adds the next dense ids, each by the place of its partition in the group."""
+        """Adds the next dense ids, each by the position of its partition in the group."""
         first = self.known
         self._ranks = np.concatenate((self._ranks, ranks))
         sides = self._in_half[ranks]
@@ -48,7 +48,7 @@ class Halvings:
             half |= bitmap_of((first + np.flatnonzero(sides[:, way])).astype(np.uint32))
 
     def counts(self, users: BitMap) -> tuple[int, ...]:
-        """How many of the users lie in each half."""
+        """Number of the users in each half."""
         if len(users) * SPARSE_SHARE < self.known:
             by_rank = np.bincount(self._ranks[ids_of(users)], minlength=len(self._weights))
             return tuple((by_rank @ self._weights).tolist())

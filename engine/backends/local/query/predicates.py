@@ -1,7 +1,7 @@
 """The predicates of a plan, resolved to numbers and answered for one group.
 
-Each answers in two ways: for the whole group, and exactly for some users only (what it says of others then
-means nothing). No answer may be changed by its caller: it may be a bitmap of the index itself.
+Each answers in two ways: for the whole group, or exactly for some users only (the answer has no meaning for
+others). Do not modify an answer: it may be a bitmap of the index itself.
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ from engine.values import Kind
 
 PROFILE_USERS_MAX = 64
 PROFILE_USERS_OVER_SCAN_MAX = 1_024
-"""Up to so many users a test is decided by their profiles, not by a column or by a scan of texts."""
+"""Users up to which a test reads profiles instead of a column or a scan of strings."""
 BUCKET_USERS_MAX = 4_096
-"""Up to so many users are hashed by themselves; a column of hashes is kept for more."""
+"""Users up to which each is hashed on its own; above, a column of hashes is cached."""
 
-# What a warm question costs, in microseconds of one ordinary core. They decide how large a sample is read
-# (`engine.audiences.estimate`), so that a change to them changes answers.
+# Costs of a question on warm data, in microseconds of one ordinary core. They decide the size of a sample
+# (`engine.audiences.estimate`), so changing them changes answers.
 STEP_US = 15.0
-"""A step over a group, whatever it does."""
+"""Fixed cost of a step over a group."""
 COLUMN_US = 0.002
 """A value of a column."""
 TEXT_US = 0.02
-"""A user that has a string, where every distinct string is tested."""
+"""A user with a string, where every distinct string is tested."""
 PROFILE_US = 2.0
-"""A user decided by the profile."""
+"""A user decided by its profile."""
 SEQUENCE_US = 0.05
 WHERE_US = 0.01
 ROW_US = {
@@ -82,8 +82,8 @@ ROW_US = {
 
 
 class Predicate(Protocol):
-    """A predicate. `source` is what traces report; a `cacheable` answer may be kept
-    for as long as its `reads` are untouched; `among` is worth while for up to `narrow_max` users.
+    """A predicate. `source` appears in traces. A `cacheable` answer may be cached while its `reads` are
+    untouched. `among` pays off for up to `narrow_max` users.
     """
 
     source: str
@@ -97,13 +97,13 @@ class Predicate(Protocol):
     def among(self, group: int, users: BitMap) -> BitMap: ...
 
     def work(self, group: int) -> float:
-        """About how many microseconds `everyone` takes with the data in memory, reckoned from the data alone:
-        not from how they are stored, what is cached, or the clock.
+        """Estimated microseconds of `everyone` on warm data. It depends on the data alone: not on the storage
+        layout, the caches or the clock.
         """
         ...
 
     def looked_at(self) -> int:
-        """Rows or values looked at since the last call."""
+        """Rows or values read since the last call."""
         ...
 
 
@@ -127,7 +127,7 @@ class _Base:
 
 
 class EmptyPredicate(_Base):
-    """The empty set, also where a name was never seen."""
+    """The empty set; also stands for unknown names."""
 
     def everyone(self, group: int) -> BitMap:
         return BitMap()
@@ -158,7 +158,7 @@ class UniversePredicate(_Base):
 
 
 class SeenPredicate(_Base):
-    """Users whose first or last sign of life lies in ranges."""
+    """Users whose first or last seen time lies in ranges."""
 
     source = "column"
     cacheable = True
@@ -187,7 +187,7 @@ class SeenPredicate(_Base):
 
 
 class FieldPredicate(_Base):
-    """Users of whom one of the fields passes a test: attributes, identities, consents."""
+    """Users for which one of the fields passes a test: attributes, identities, consents."""
 
     def __init__(self, account: Account, fields: tuple[int, ...], test: ResolvedTest) -> None:
         super().__init__()
@@ -252,7 +252,7 @@ class FieldPredicate(_Base):
         return work
 
     def _sets(self, field: int, group: int) -> Iterable[BitMap]:
-        """Sets whose union are the users of whom this field passes."""
+        """Sets whose union is the users for which this field passes."""
         properties = self._properties
         if self._exists:
             self._looked_at += len(Kind)
@@ -406,7 +406,7 @@ class SequencePredicate(_EventsPredicate):
 
 
 def _conditions(where: RowCondition | None) -> int:
-    """How many tests a condition makes of a row."""
+    """Number of tests a condition makes per row."""
     return sum(1 for _ in tests_in(where))
 
 
@@ -415,7 +415,7 @@ def _united(sets: list[BitMap]) -> BitMap:
         return BitMap()
     if len(sets) == 1:
         return sets[0]
-    # Not `BitMap.union`, which ends with a run optimisation that makes later operations slow.
+    # Not `BitMap.union`: its final run optimisation slows down later operations.
     users = sets[0] | sets[1]
     for more in sets[2:]:
         users |= more
@@ -426,7 +426,7 @@ def _united(sets: list[BitMap]) -> BitMap:
 
 
 def resolve(account: Account, step: Step) -> Predicate | None:
-    """The predicate that answers a step from the account's data; None for a step made from other steps."""
+    """The predicate that answers a step from the account's data. None: the step combines other steps."""
     return _Resolver(account).visit(step)
 
 

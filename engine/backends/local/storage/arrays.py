@@ -1,8 +1,8 @@
-"""Arrays of integers: how they are packed into bytes, and the few operations on sorted rows.
+"""Integer arrays: the packed form, and operations on sorted rows.
 
 Packed form: dtype code u8, form u8 (`engine.backends.local.storage.compression`), two zero bytes, count u32,
-bytes that follow u32, `base` and `unit` (i64 each), then the items, little-endian; item i stands for base +
-unit × stored[i].
+length in bytes of the rest u32, `base` and `unit` (i64 each), then the items, little-endian. Item i stands
+for base + unit × stored[i].
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _UNSIGNED = tuple((int(np.iinfo(dtype).max), dtype) for dtype in _DTYPES[:4])
 _SIGNED = tuple((int(np.iinfo(dtype).max), dtype) for dtype in _DTYPES[4:])
 
 TIME_UNITS = (MICROS_PER_SECOND, MICROS_PER_SECOND // 1_000)
-"""Resolutions that senders use: when all times of a column share one, it is divided out."""
+"""Time resolutions of senders: a unit that all times of a column share is divided out."""
 
 
 def smallest(values: Ints) -> Ints:
@@ -60,7 +60,7 @@ def pack_integers(values: Ints, *, rebase: bool = False, units: tuple[int, ...] 
 
 
 def packed_size(data: memoryview) -> int:
-    """How many bytes the packed array at the start of `data` takes."""
+    """Length in bytes of the packed array at the start of `data`."""
     _, _, _, following, _, _ = _HEADER.unpack_from(data)
     return int(_HEADER.size + following)
 
@@ -79,10 +79,10 @@ def unpack_integers(data: memoryview) -> Ints:
 
 
 def sort_order(*keys: Ints) -> Positions:
-    """The places of rows in the order of the keys, the first of them the most significant; rows with equal
-    keys stay in order. The values of a key span less than 2^63.
+    """The positions of rows sorted by the keys, most significant key first. The sort is stable. The values of
+    a key span less than 2^63.
     """
-    # One key of 63 bits sorts in half the time of two, and in less where stretches are sorted already.
+    # One key of 63 bits sorts in half the time of two, and faster where runs are sorted already.
     packed, is_whole = _packed_keys(keys)
     order = np.argsort(packed, kind="stable")
     if not is_whole:
@@ -91,8 +91,8 @@ def sort_order(*keys: Ints) -> Positions:
 
 
 def _packed_keys(keys: Sequence[Ints]) -> tuple[Int64s, bool]:
-    """One integer a row that orders as the keys do, and whether that is all of them: of keys that do not fit
-    the lowest bits are left out.
+    """One integer per row that sorts like the keys, and whether it holds all of them. When the keys do not
+    fit, their lowest bits are dropped.
     """
     packed = np.zeros(len(keys[0]), np.int64)
     if not len(packed):
@@ -113,7 +113,7 @@ def _packed_keys(keys: Sequence[Ints]) -> tuple[Int64s, bool]:
 
 
 def _sort_ties(order: Positions, packed: Int64s, keys: Sequence[Ints]) -> None:
-    """Puts rows whose packed keys, given in `order`, are equal into the order of their whole keys."""
+    """Sorts rows with equal packed keys (given in `order`) by their full keys."""
     tied = packed[1:] == packed[:-1]
     in_tie = np.zeros(len(order), np.bool_)
     in_tie[1:] = tied
@@ -124,13 +124,13 @@ def _sort_ties(order: Positions, packed: Int64s, keys: Sequence[Ints]) -> None:
 
 
 def sorted_distinct(values: Int64s) -> Int64s:
-    """The different values, sorted. Fast for values that come in sorted stretches, as those of parts do."""
+    """The distinct values, sorted. Fast for values in sorted stretches, as parts have them."""
     values = np.sort(values, kind="stable")
     return values[runs(values)[:-1]]
 
 
 def runs(values: Ints) -> Int64s:
-    """Where each run of equal neighbours starts, and the length of `values` at the end."""
+    """Start of each run of equal neighbours, followed by the length of `values`."""
     if not len(values):
         return np.zeros(1, np.int64)
     changes = np.flatnonzero(values[1:] != values[:-1]) + 1
@@ -145,8 +145,8 @@ def ranges(starts: Int64s, lengths: Int64s) -> Positions:
 
 
 def find_sorted(haystack: Ints, needles: Ints) -> tuple[Positions, Positions]:
-    """For the needles that occur in a sorted haystack without repeats: where in the needles they are, and
-    where in the haystack.
+    """Positions of needles that occur in a sorted haystack of distinct values: in the needles, and in the
+    haystack.
     """
     if not len(haystack) or not len(needles):
         return _EMPTY, _EMPTY

@@ -1,4 +1,4 @@
-"""Building parts beside what is there, and putting them in place once they are whole."""
+"""Building new parts in a directory of their own, and moving them into position once they are complete."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Compressing what is stored: Zstandard where it shrinks the bytes, the bytes themselves where it does not.
+"""Compression of stored values: Zstandard where it shrinks the bytes, otherwise the bytes themselves.
 
-The fastest level: beside level 3 its output is 1 to 2 % larger here, and a part is written many times before
-it is merged for the last time.
+It uses the fastest level. Level 3 saves only 1 to 2 % more here, and a part is written many times before its
+last merge.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import zstandard
 
 ZSTD_LEVEL = 1
 COMPRESSED_BYTES_MIN = 64
-"""Shorter ones are not tried: the frame around them is a dozen bytes."""
+"""Bytes below which compression is not tried: its frame takes a dozen bytes."""
 
 SAMPLED_ITEMS = 2_048
-"""Arrays of more items are compressed once, others in every form."""
+"""Items above which a sample decides the form of an array. Shorter arrays are compressed in every form."""
 
 _PLAIN, _ZSTD, _PLANES = range(3)
 """Forms, on disk: as it is, compressed, and compressed by planes of bytes."""
 
 
 class _Contexts(threading.local):
-    """Contexts are dear to make and serve one thread at a time."""
+    """Compression contexts are expensive to create and serve one thread at a time."""
 
     def __init__(self) -> None:
         self.compress = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress
@@ -36,7 +36,7 @@ _contexts = _Contexts()
 
 
 def compressed(data: bytes) -> bytes:
-    """The data behind one byte that says in which form it is."""
+    """The stored form: one byte for the form, then the data."""
     if len(data) >= COMPRESSED_BYTES_MIN:
         shrunk = _contexts.compress(data)
         if len(shrunk) < len(data):
@@ -51,11 +51,11 @@ def decompressed(stored: bytes | memoryview) -> bytes:
 
 
 def compressed_items(items: npt.NDArray[Any]) -> tuple[int, bytes]:
-    """The form chosen for an array's memory, and the bytes.
+    """The chosen form of an array, and its bytes.
 
-    By planes, all first bytes of the items precede all second bytes and so on: sorted or small numbers are
-    alike in their high bytes and differ in the low ones, which cannot be compressed. Runs of equal items
-    shrink further when they are left whole. Of long arrays, items in the middle tell which is shorter.
+    By planes: all first bytes of the items, then all second bytes, and so on. Sorted or small numbers agree
+    in their high bytes and differ in the low ones, which do not compress. Runs of equal items compress better
+    without planes. For long arrays a sample from the middle decides.
     """
     if items.nbytes < COMPRESSED_BYTES_MIN:
         return _PLAIN, items.tobytes()

@@ -12,9 +12,9 @@ from engine.backends.local.storage.lmdb_errors import translated
 from engine.backends.local.storage.transactions import ReadTransaction, mark_commit
 
 COPY_MAP_BYTES = 1 << 40
-"""Address space for a copy while it is written: more than any store takes."""
+"""Address space for a copy while it is written, in bytes: larger than any store."""
 COPY_BATCH_BYTES = 8 << 20
-"""What a copy writes in one transaction, all of it in memory until then."""
+"""Bytes a copy writes in one transaction. All of it is in memory until the commit."""
 
 
 def write_copy(source: ReadTransaction, directory: Path, rest: Callable[[], None] = lambda: None) -> None:

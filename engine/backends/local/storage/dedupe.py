@@ -38,14 +38,14 @@ DEDUPE_HORIZON_DAYS = 30
 REQUEST_HORIZON_HOURS = 24
 
 IDS_KEPT_MIN = MICROS_PER_DAY
-"""However old its event, an id is remembered for this long after it arrived."""
+"""Minimum time an id is remembered after it arrived, however old its event."""
 
 DIGEST_BYTES = 12
 RUN_SPAN_MAX_SHARE = 0.1
 RUNS_DROPPED_MAX = 64
 REQUESTS_DROPPED_MAX = 50_000
 MERGES_MAX = 16
-"""What a checkpoint drops and merges at most; the next one goes on."""
+"""Limits of one checkpoint. The next one continues."""
 
 EVENT_ID_RUNS = RunForm(
     record=Family.DEDUPE_RUN,
@@ -82,9 +82,7 @@ class _Fresh:
 
 
 class DuplicatesUnknown(DataLoss):
-    """Whether events were seen before cannot be told, as what is known of their ids is damaged. Nothing was
-    changed.
-    """
+    """Duplicates cannot be detected: the stored event ids are damaged. Nothing was changed."""
 
 
 class EventIds:
@@ -96,11 +94,11 @@ class EventIds:
         self._writing: dict[int, _Fresh] = {}
         self._runs = Runs(index, EVENT_ID_RUNS)
         self._expired: dict[int, Micros] = {}
-        """By account the instant before which events were removed last, as far as this process has seen."""
+        """By account, the instant before which events were last removed, as far as this process knows."""
 
     def take(self, account: int, digests: Sequence[bytes], newest_event: Micros, stamp: Stamp) -> list[bool]:
-        """For each digest, in order, whether it was seen before; all are seen from now on. Digests repeated
-        within the sequence count. `newest_event` is the latest time among their events.
+        """For each digest, in order, whether it is a duplicate; records all of them. Repeats within the
+        sequence count. `newest_event`: the latest time among their events.
         """
         try:
             old = self._in_runs(account, digests, stamp.settled)
@@ -123,7 +121,7 @@ class EventIds:
         return seen
 
     def _in_runs(self, account: int, digests: Sequence[bytes], settled: Micros) -> frozenset[bytes]:
-        # Runs that are past their time are looked into no more, whether or not a checkpoint has dropped them
+        # Expired runs are ignored, whether or not a checkpoint has dropped them
         # yet: a replay, which meets the index of a later checkpoint, must decide alike.
         runs = [
             run
@@ -139,24 +137,24 @@ class EventIds:
         record = run.record
         if record.last_arrival < settled - self._horizon:
             return True
-        # All its events are older than what the account keeps: sent again, they are refused for their age.
+        # All its events are older than the retention: sent again, they are refused for their age.
         expired = self._expired.get(record.account)
         is_expired = expired is not None and record.newest_event < expired
         return is_expired and record.last_arrival < settled - IDS_KEPT_MIN
 
     def expire(self, account: int, before: Micros) -> None:
-        """The account's events before an instant were removed, and so are ids that none but such had."""
+        """Drops ids of the account that belong only to events before an instant, which were removed."""
         self._expired[account] = max(before, self._expired.get(account, before))
 
     # --- checkpointing ---
 
     def prepare(self) -> None:
-        """Sets the fresh digests apart for `write`, which needs no lock."""
+        """Collects fresh digests for `write`, which needs no lock."""
         self._writing, self._fresh = self._fresh, {}
 
     def write(self, txn: Writable, stamp: Stamp) -> None:
-        """Writes what was collected, a run for each account, and deletes runs that are past their time, at
-        most `RUNS_DROPPED_MAX`.
+        """Writes a run of collected digests for each account and deletes expired runs, at most
+        `RUNS_DROPPED_MAX`.
         """
         past = (run for run in self._runs.all if self._is_past(run, stamp.settled))
         for run in itertools.islice(past, RUNS_DROPPED_MAX):
@@ -169,12 +167,12 @@ class EventIds:
                 self._runs.stage_new(txn, _items(fresh.digests), record)
 
     def commit(self) -> None:
-        """What was collected is in the index."""
+        """Finishes a checkpoint that has committed."""
         self._runs.commit()
         self._writing = {}
 
     def rollback(self) -> None:
-        """What was collected did not reach the index."""
+        """Takes back a checkpoint that did not commit."""
         self._runs.rollback()
         for account, writing in self._writing.items():
             fresh = self._fresh.get(account)
@@ -187,12 +185,12 @@ class EventIds:
 
     @property
     def runs(self) -> Runs:
-        """What was checkpointed, to be merged now and then."""
+        """The runs on disk, merged from time to time."""
         return self._runs
 
     def mergeable(self) -> list[list[Run]]:
-        """Groups of runs that are worth merging: of one account and tier, and not so far apart in time that
-        ids stay much longer than they have to. At most `MERGES_MAX`, the accounts with most runs first.
+        """Groups of runs to merge: of one account and tier, and close enough in time that merging does not
+        keep ids much longer. At most `MERGES_MAX`, accounts with most runs first.
         """
         by_account: dict[int, list[Run]] = {}
         for run in self._runs.all:
@@ -204,7 +202,7 @@ class EventIds:
         return list(itertools.islice(filter(None, groups), MERGES_MAX))
 
     def _span_max(self, account: int, runs: Sequence[Run]) -> Micros:
-        """How far apart runs may have arrived to be merged: a share of the time that ids are kept for."""
+        """Largest difference in arrival of runs to be merged: a share of the time ids are kept."""
         kept = self._horizon
         if account in self._expired:
             newest = max(run.record.last_arrival for run in runs)
@@ -213,7 +211,7 @@ class EventIds:
 
 
 def event_digests(account: int, inputs: Sequence[int], event_ids: Sequence[str]) -> list[bytes]:
-    """The digests of event ids, each on the input of the same place."""
+    """The digests of event ids. Ids and inputs have the same length."""
     prefixes = {number: b"%d/%d/" % (account, number) for number in set(inputs)}
     digest = xxhash.xxh3_128_digest
     return [
@@ -254,15 +252,15 @@ class Requests:
         return answered.answer if answered.arrival >= now - self._horizon else None
 
     def add(self, account: int, request_id: str, arrival: Micros, answer: Appended) -> None:
-        """Remembers the first answer."""
+        """Stores the first answer."""
         self._fresh[account, xxhash.xxh3_128_digest(request_id.encode())] = Answered(arrival, answer)
 
     def prepare(self) -> None:
-        """Sets the fresh answers apart for `write`, which needs no lock."""
+        """Collects fresh answers for `write`, which needs no lock."""
         self._writing, self._fresh = self._fresh, {}
 
     def write(self, txn: Writable, now: Micros) -> None:
-        """Writes what was collected, and deletes answers past the horizon, at most `REQUESTS_DROPPED_MAX`."""
+        """Writes collected answers and deletes expired ones, at most `REQUESTS_DROPPED_MAX`."""
         for (account, digest), answered in sorted(self._writing.items()):
             txn.put(key(Family.REQUEST, account, digest), msgspec.msgpack.encode(answered))
             txn.put(key(Family.REQUEST_ARRIVAL, answered.arrival, account, digest), b"")
@@ -278,16 +276,16 @@ class Requests:
             account_and_digest = stored[len(end) :]
             account, digest = int.from_bytes(account_and_digest[:4], "big"), account_and_digest[4:]
             answered = read.get(key(Family.REQUEST, account, digest))
-            # The same id may have been given a second answer since.
+            # The same id may have got a second answer meanwhile.
             is_old = answered is not None and msgspec.msgpack.decode(answered, type=Answered).arrival < oldest
             if is_old and (account, digest) not in self._writing:
                 txn.delete(key(Family.REQUEST, account, digest))
 
     def commit(self) -> None:
-        """What was collected is in the index."""
+        """Finishes a checkpoint that has committed."""
         self._writing = {}
 
     def rollback(self) -> None:
-        """What was collected did not reach the index."""
+        """Takes back a checkpoint that did not commit."""
         self._fresh = {**self._writing, **self._fresh}
         self._writing = {}

@@ -1,6 +1,6 @@
-"""The resource records: a small durable map, answered from memory.
+"""Resource records: a small durable map, read from memory.
 
-It lives in the index environment, in transactions of its own, apart from the checkpoint.
+It lives in the index environment, with transactions of its own, apart from checkpoints.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A lock that serves its waiters in the order they came.
+"""A lock that serves waiters in order of arrival.
 
-`threading.Lock` lets the thread that just released it take it again at once, so that a writer applying a long
-batch in chunks would starve every reader. This one is handed over to the longest waiting thread.
+`threading.Lock` may give the lock back at once to the thread that just released it. A writer that applies a
+long batch in chunks would then starve every reader. This lock is handed to the longest waiting thread.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class FairLock:
         self._depth = 0
 
     def acquire(self, deadline: float | None = None) -> bool:
-        """Takes the lock; False when the deadline, a `time.monotonic()` instant, passes first."""
+        """Acquires the lock. False: the deadline, a `time.monotonic()` instant, passed first."""
         me = threading.get_ident()
         if self._owner == me:
             self._depth += 1
@@ -49,11 +49,11 @@ class FairLock:
             if turn in self._waiting:
                 self._waiting.remove(turn)
                 return False
-        # It was handed over between the timeout and here.
+        # The lock was handed over after the timeout.
         return turn.acquire()
 
     def release(self) -> None:
-        """Gives the lock back, to the first waiter if there is one."""
+        """Releases the lock and hands it to the first waiter."""
         if self._owner != threading.get_ident():
             raise RuntimeError("the lock is released by a thread that does not hold it")
         self._depth -= 1
@@ -67,7 +67,7 @@ class FairLock:
                 self._owner = None
 
     def yield_lock(self) -> None:
-        """Lets those go first who wait, if the lock is held once only."""
+        """Lets all current waiters go first, if the lock is held only once."""
         if self._depth == 1 and self._waiting:
             self.release()
             self.acquire()
@@ -83,4 +83,4 @@ class FairLock:
 
 
 _HANDED_OVER = -1
-"""No thread's ident: the lock is on its way to a waiter."""
+"""Not a thread id: the lock is being handed to a waiter."""

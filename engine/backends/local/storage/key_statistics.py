@@ -1,4 +1,4 @@
-"""How many keys and bytes there are of each kind of data, counted from the keys of one state of the store."""
+"""Number of keys and bytes of each kind of data, counted over one state of the store."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ KINDS: dict[Family, str] = {
     Family.EVENT_COLUMN: "events",
     Family.EVENT_CHECKPOINT: "events",
 }
-"""What operators call the data of a family."""
+"""The operator-facing name of a family's data."""
 
 LOG_FAMILIES = (Family.META, Family.RANGE, Family.LOG)
 INDEX_FAMILIES = tuple(family for family in Family if family is not Family.LOG)

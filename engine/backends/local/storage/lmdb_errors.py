@@ -1,4 +1,4 @@
-"""What LMDB raises, as errors of the engine."""
+"""Translates LMDB exceptions into engine errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BROKEN_TREE = (
     lmdb.VersionMismatchError,
 )
 
-# What the system says when a file cannot grow: the disk, a quota or a limit of the process is in the way.
+# System errors of a file that cannot grow: the disk, a quota or a process limit.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

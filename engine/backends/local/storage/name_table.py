@@ -39,11 +39,11 @@ class NameSpace:
         self.names: dict[int, str] = {}
 
     def find(self, name: str) -> int | None:
-        """The number of a name, or None when it was never seen."""
+        """The number of a name, or None when it has none."""
         return self.numbers.get(name)
 
     def number(self, name: str) -> int:
-        """The number of a name, given now when it has none."""
+        """The number of a name; assigns one when it has none."""
         number = self.numbers.get(name)
         if number is None:
             number = len(self.numbers) + 1
@@ -53,7 +53,7 @@ class NameSpace:
         return number
 
     def load(self, number: int, name: str) -> None:
-        """Takes in a pair that was stored before."""
+        """Adds a stored pair."""
         self.numbers[name] = number
         self.names[number] = name
 
@@ -63,7 +63,7 @@ class Names:
 
     def __init__(self, index: Environment) -> None:
         self.version = 0
-        """Grows with every new name: what was resolved under an older one may resolve differently now."""
+        """Grows with every new name. Names resolved under an older version may resolve differently now."""
         self.fresh: list[tuple[bytes, str]] = []
         self._writing: list[tuple[bytes, str]] = []
         self._spaces: dict[tuple[Space, int], NameSpace] = {}
@@ -73,27 +73,27 @@ class Names:
                 self.space(Space(space), account).load(number, bytes(name).decode())
 
     def space(self, space: Space, account: int = NO_ACCOUNT) -> NameSpace:
-        """One name space, made on first use."""
+        """One name space, created on first use."""
         found = self._spaces.get((space, account))
         if found is None:
             found = self._spaces[space, account] = NameSpace(self, space, account)
         return found
 
     def prepare(self) -> None:
-        """Sets the names that are new since the last checkpoint apart for `write`, which needs no lock."""
+        """Collects names that are new since the last checkpoint for `write`, which needs no lock."""
         self._writing, self.fresh = self.fresh, []
 
     def write(self, txn: Writable) -> None:
-        """Writes what was collected."""
+        """Writes what `prepare` collected."""
         for stored, name in self._writing:
             txn.put(stored, name.encode())
 
     def commit(self) -> None:
-        """What was collected is in the index."""
+        """Finishes a checkpoint that has committed."""
         self._writing.clear()
 
     def rollback(self) -> None:
-        """What was collected did not reach the index."""
+        """Takes back a checkpoint that did not commit."""
         self.fresh = [*self._writing, *self.fresh]
         self._writing.clear()
 

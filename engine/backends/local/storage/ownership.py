@@ -1,7 +1,7 @@
 """Which process owns a store, and which store a directory holds.
 
 The file `lock` is locked (flock) by the process that owns the store, for as long as it lives. It also holds
-the identity of the store: its id, the place it was put in, and whether something that was begun with the
+the identity of the store: its id, its location, and whether something that was begun with the
 directory has been completed. The file is written in place, since a rename would take the lock away; what it
 holds fits a disk sector, which is written as a whole.
 """
@@ -96,7 +96,7 @@ class StoreLock:
         return _decoded(os.pread(self._descriptor, IDENTITY_BYTES, 0), self._directory)
 
     def write(self, store_id: str, stage: Stage = Stage.COMPLETE, previous_id: str = "") -> None:
-        """Replaces the identity, with this place, and syncs it. Raises LimitExceeded (STORE_FULL)."""
+        """Replaces the identity, with this location, and syncs it. Raises LimitExceeded (STORE_FULL)."""
         content = msgspec.json.encode(Identity(store_id, self.location, stage, previous_id))
         line = content + b" " + xxhash.xxh3_64_hexdigest(content).encode()
         try:

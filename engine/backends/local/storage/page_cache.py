@@ -1,10 +1,10 @@
-"""Write-back page_cache: bitmaps, columns and profiles, loaded on first touch, changed in place, written by
-checkpoints.
+"""The page cache: a write-back cache of bitmaps, columns and profiles.
 
-Readers and writers share the same objects under the backend's state lock, so every acknowledged write is
-seen at once and nothing has to be merged. A cached that changed is dirty until the next checkpoint writes
-it; clean page_cache are dropped, least recently used first, when together they exceed the budget. What
-counts is about how much memory a cached takes, which for profiles is ten times what is stored.
+Pages are loaded on first use, modified in memory, and written by checkpoints. Readers and writers share the
+same objects under the backend's state lock, so an acknowledged write is visible at once and nothing has to be
+merged. A modified page is dirty until the next checkpoint writes it. Clean pages are evicted, least recently
+used first, when together they exceed the budget. The budget counts approximate memory, which for profiles is
+ten times the stored size.
 """
 
 from __future__ import annotations
@@ -29,13 +29,11 @@ T = TypeVar("T")
 CACHE_BYTES_DEFAULT = 24 << 20
 EVICT_TO_SHARE = 0.75
 EVICT_AGAIN_GROWTH = 1.1
-"""PageCache that could not go, as they wait for a checkpoint, are looked through again after so much more
-has come.
-"""
+"""Retry eviction after the cache has grown by this factor. Until then, dirty pages are not scanned again."""
 PAGES_PER_YIELD = 500
 CACHED_PAGE_OVERHEAD_BYTES = 350
 MESSAGE_BYTES_PER_STORED_BYTE = 9
-"""Measured: dicts of tuples and lists of strings, beside their MessagePack."""
+"""Memory of a value per byte of MessagePack, measured on dicts of tuples and lists of strings."""
 
 PAGE_BITS = 12
 PAGE_USERS = 1 << PAGE_BITS
@@ -48,7 +46,7 @@ U32_BYTES = 4
 
 
 class Codec(Protocol[T]):
-    """How a cached's value is made, read and written."""
+    """How the value of a page is created, decoded and encoded."""
 
     def empty(self) -> T: ...
 
@@ -59,7 +57,7 @@ class Codec(Protocol[T]):
         ...
 
     def memory_bytes(self, stored_bytes: int) -> int:
-        """About how much memory the value takes that is stored in so many bytes."""
+        """Approximate memory of a value with this stored size, in bytes."""
         ...
 
 
@@ -84,9 +82,9 @@ class _BitMaps:
 
 
 class ColumnCodec:
-    """An array of fixed length in which `absent` marks places without a value.
+    """An array of fixed length in which `absent` marks entries without a value.
 
-    Stored whole, or, when less than half is there, as u16 positions and their values.
+    It is stored whole, or, when less than half full, as u16 positions and their values.
     """
 
     def __init__(self, typecode: str, absent: float, length: int) -> None:
@@ -134,7 +132,7 @@ _WHOLE, _SPARSE = 0, 1
 
 
 class MessageCodec(Generic[T]):
-    """Any type that MessagePack holds; falsy values are not stored."""
+    """Any MessagePack type. Falsy values are not stored."""
 
     def __init__(self, kind: Any, empty: type[T]) -> None:
         self._empty = empty
@@ -160,11 +158,11 @@ NUMBERS = ColumnCodec("d", ABSENT_NUMBER, PAGE_USERS)
 TIMES = ColumnCodec("q", ABSENT_TIME, PAGE_USERS)
 PARTITIONS = ColumnCodec("H", 0xFFFF, PAGE_USERS)
 SEEN_TIMES = ColumnCodec("q", ABSENT_TIME, 2 * PAGE_USERS)
-"""First times of a page's users, then last times."""
+"""First times of a page's users, followed by their last times."""
 
 
 class CachedPage(Generic[T]):
-    """A value and where it is stored."""
+    """A page: a value and its key."""
 
     __slots__ = ("codec", "dirty", "key", "size", "used", "value")
 
@@ -185,7 +183,7 @@ class _Session:
 
 
 class PageCache:
-    """All page_cache of a store. Every method is called with the state lock held, inside a `session`."""
+    """The page cache of a store. Call every method with the state lock held, inside a `session`."""
 
     def __init__(self, index: Environment, bytes_max: int = CACHE_BYTES_DEFAULT) -> None:
         self._index = index
@@ -195,19 +193,19 @@ class PageCache:
         self._page_cache: dict[bytes, CachedPage[Any]] = {}
         self._dirty: dict[bytes, CachedPage[Any]] = {}
         self._writing: dict[bytes, CachedPage[Any]] = {}
-        # Values that were put in their stored form and that nobody asked for since. Of an object a value, as
-        # page_cache are, the garbage collector makes many times what it takes to put one.
+        # Values that were put in encoded form and not read since. Bytes, since with an object per value the
+        # garbage collector would cost many times as much as storing them.
         self._encoded: dict[bytes, bytes] = {}
         self._writing_encoded: dict[bytes, bytes] = {}
         self._session = _Session()
 
     def limit(self, bytes_max: int) -> None:
-        """Sets how much memory clean page_cache may take, from the end of the next session."""
+        """Sets the memory budget of clean pages. It applies from the end of the next session."""
         self._bytes_max = self._evict_above = bytes_max
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """Everything read in the block comes from one state of the index; evicts at the end."""
+        """Everything read in the block comes from one state of the index. Evicts pages at the end."""
         session = self._session
         session.depth += 1
         self._clock += 1
@@ -221,7 +219,7 @@ class PageCache:
                     self._evict()
 
     def reading(self) -> ReadTransaction:
-        """The session's read transaction, begun when first needed."""
+        """The session's read transaction, begun on first use."""
         session = self._session
         if session.txn is None:
             session.stack = ExitStack()
@@ -234,7 +232,7 @@ class PageCache:
             self._session.stack = self._session.txn = None
 
     def find(self, key: bytes, codec: Codec[T]) -> CachedPage[T] | None:
-        """The cached, or None when there is nothing under the key."""
+        """The page, or None when the key has no value."""
         cached = self._page_cache.get(key)
         if cached is None:
             stored = self._stored(key)
@@ -249,12 +247,12 @@ class PageCache:
         return cached
 
     def _stored(self, key: bytes) -> memoryview | None:
-        """The newest stored form of a value that is in no cached."""
+        """The newest stored form of a value that has no page."""
         encoded = self._encoded.get(key) or self._writing_encoded.get(key)
         return self.reading().get(key) if encoded is None else memoryview(encoded)
 
     def get(self, key: bytes, codec: Codec[T]) -> CachedPage[T]:
-        """The cached, with an empty value when there is nothing under the key."""
+        """The page; with an empty value when the key has none."""
         cached = self.find(key, codec)
         if cached is None:
             cached = CachedPage(key, codec, codec.empty(), _size(codec, 0))
@@ -264,7 +262,7 @@ class PageCache:
         return cached
 
     def read(self, key: bytes, codec: Codec[T]) -> T | None:
-        """The value under the key, not kept for later when it is not here yet; None when there is nothing."""
+        """The value of the key, or None. Does not cache it."""
         cached = self._page_cache.get(key)
         if cached is not None:
             return cast(T, cached.value)
@@ -272,7 +270,7 @@ class PageCache:
         return None if stored is None else codec.decode(stored)
 
     def encoded(self, key: bytes) -> bytes | None:
-        """The stored form of what is under the key; None when there is nothing."""
+        """The stored form of the key's value, or None."""
         cached = self._page_cache.get(key)
         if cached is not None:
             encoded: bytes | None = cached.codec.encode(cached.value)
@@ -281,11 +279,11 @@ class PageCache:
         return None if stored is None else bytes(stored)
 
     def add_encoded(self, values: Mapping[bytes, bytes]) -> None:
-        """Puts values in their stored form under keys that have none."""
+        """Stores encoded values under keys that have none."""
         self._encoded.update(values)
 
     def put_encoded(self, key: bytes, encoded: bytes) -> None:
-        """Puts a value in its stored form, which is not empty, in place of what is under the key."""
+        """Replaces the value of a key by an encoded value, which is not empty."""
         self._encoded[key] = encoded
         cached = self._page_cache.pop(key, None)
         if cached is not None:
@@ -293,14 +291,14 @@ class PageCache:
             self._dirty.pop(key, None)
 
     def changed(self, cached: CachedPage[Any]) -> None:
-        """Notes that the cached's value was changed."""
+        """Marks the page as dirty."""
         if not cached.dirty:
             cached.dirty = True
             self._dirty[cached.key] = cached
 
     def unstored(self, prefixes: tuple[bytes, ...]) -> Iterator[tuple[bytes, Any]]:
-        """Keys under the prefixes, and their values, of which the store may have an older form or none, save
-        those that were put encoded.
+        """Dirty keys under the prefixes, with their values. Values that were put in encoded form are not
+        included.
         """
         for page_cache in (self._writing, self._dirty):
             for stored, cached in page_cache.items():
@@ -308,12 +306,12 @@ class PageCache:
                     yield stored, cached.value
 
     def replace(self, key: bytes, codec: Codec[T], value: T) -> None:
-        """Puts a clean value under a key that the caller wrote itself."""
+        """Adds a clean page for a key that the caller wrote itself."""
         self.get(key, codec).value = value
         self._end_reading()
 
     def forget(self, prefix: bytes) -> None:
-        """Drops every cached under the prefix, after the caller deleted the keys."""
+        """Drops every page under the prefix, after the caller deleted the keys."""
         for key in [key for key in self._page_cache if key.startswith(prefix)]:
             self._bytes -= self._page_cache.pop(key).size
             self._dirty.pop(key, None)
@@ -324,8 +322,8 @@ class PageCache:
         self._end_reading()
 
     def write(self, txn: Writable, yield_lock: Callable[[], None]) -> None:
-        """Writes every dirty cached, in key order, which LMDB takes fastest. Until `commit` or `rollback`
-        they stay here whatever the budget, since the store has an older form of them.
+        """Writes every dirty page in key order, which LMDB takes fastest. The pages stay in the cache until
+        `commit` or `rollback`, whatever the budget: the index still has their old form.
         """
         self._writing, self._dirty = self._dirty, {}
         self._writing_encoded, self._encoded = self._encoded, {}
@@ -348,16 +346,16 @@ class PageCache:
             cached.size = size
 
     def commit(self) -> None:
-        """The transaction of `write` has committed."""
+        """Finishes a checkpoint that has committed."""
         self._writing.clear()
         self._writing_encoded.clear()
         self._evict_above = self._bytes_max
         self._end_reading()
 
     def rollback(self) -> None:
-        """The transaction of `write` was not committed: what it wrote is dirty again."""
+        """Takes back a checkpoint that did not commit: the pages it wrote are dirty again."""
         for key, cached in self._writing.items():
-            # Otherwise it was put encoded since.
+            # Otherwise an encoded value replaced it meanwhile.
             if self._page_cache.get(key) is cached:
                 self.changed(cached)
         for key, encoded in self._writing_encoded.items():

@@ -1,11 +1,11 @@
-"""Which group a partition belongs to, and the order in which partitions are sampled.
+"""The group of each partition, and the order in which partitions are sampled.
 
-Both are drawn from the store's seed, which it tells nobody. A partition follows from the public hash of a
-user id, so an attribute made from the same hash (as experiment buckets made elsewhere are) can follow the
-partitions too: a sample that everyone can foretell would then be no random sample of it.
+Both are drawn from the store's secret seed. A partition follows from the public hash of a user id. An
+attribute made from the same hash, as external experiment buckets are, may follow the partitions too, and a
+predictable sample would then not be random with respect to it.
 
-Stores made before groups were drawn keep theirs, runs of neighbouring partitions, because a user's group is
-in every key of its data. Their order of sampling is drawn all the same.
+Stores created before groups were drawn keep theirs: runs of neighbouring partitions. Their sampling order is
+drawn all the same.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class PartitionOrder:
         self.group_of = np.empty(PARTITION_COUNT, np.int64)
         """The group of each partition."""
         self.rank_in_group = np.empty(PARTITION_COUNT, np.uint16)
-        """The place of each partition in the sampling order of its group, from 0."""
+        """The position of each partition in the sampling order of its group, from 0."""
         self._partitions: list[frozenset[int]] = [frozenset()] * groups
         self.groups: tuple[int, ...] = ()
         """The groups in the order in which they are sampled."""
@@ -56,7 +56,7 @@ class PartitionOrder:
 
 
 def _drawn(numbers: Iterable[int], seed: int, purpose: bytes) -> tuple[int, ...]:
-    """The numbers in an order that depends on the seed alone and tells nothing about it."""
+    """The numbers in an order that depends only on the seed and reveals nothing about it."""
     keyed = seed.to_bytes(_SEED_BYTES, "little")
 
     def sampling_key(number: int) -> bytes:

@@ -1,7 +1,7 @@
-"""How far the log and the index have come, as each of them records it.
+"""Positions: how far the log and the index have come, as each records it.
 
-The index records the position that it reflects, in the transaction of each checkpoint. The log records up to
-which position it was trimmed. So an empty log, too, says how far it had come.
+The index records the position it reflects in the transaction of each checkpoint. The log records the position
+up to which it was trimmed, so even an empty log says how far it had come.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _CHECKPOINTED_KEY, _TRIMMED_KEY = key(Family.META, CHECKPOINTED), key(Family.MET
 
 
 class CheckpointedState(msgspec.Struct, frozen=True):
-    """How far the index has come: the log position, and at that position the arrival sequence, when the entry
-    arrived, and the time by which things are old (None in older stores: when it arrived).
+    """The checkpointed state: log position, the arrival sequence at that position, when the entry arrived,
+    and the time that ages are measured from (None in older stores: the arrival).
     """
 
     position: int = 0
@@ -38,8 +38,8 @@ class CheckpointedState(msgspec.Struct, frozen=True):
 
 
 class LogReach(NamedTuple):
-    """The positions that the log has: above `trimmed`, up to and including `newest`. None where the log does
-    not say: one without entries, written by a build that recorded nothing.
+    """The positions in the log: above `trimmed`, up to and including `newest`. None where the log does not
+    say: it has no entries and was written by a build that recorded nothing.
     """
 
     trimmed: int | None

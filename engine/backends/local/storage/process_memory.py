@@ -1,8 +1,8 @@
-"""Giving memory back to the system, where that is Linux with glibc; elsewhere nothing happens.
+"""Returns memory to the system on Linux with glibc; elsewhere does nothing.
 
-A store works in bursts: batches and checkpoints allocate much and free it again. What is freed stays with the
-process, spread over an arena for each of many threads, unless the allocator is told otherwise. And every page
-of a mapped file that was read once counts as resident until the kernel needs it for something else.
+A store works in bursts: batches and checkpoints allocate much and free it again. Freed memory stays with the
+process, spread over the arenas of many threads, unless the allocator is told otherwise. And every page of a
+mapped file that was read once counts as resident until the kernel needs it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 ARENAS_MAX = 2
-"""Threads take turns in Python anyhow: more arenas save no waiting, and each keeps what was freed in it."""
+"""Arenas of the allocator. Python threads take turns anyway, so more would save no waiting and keep more
+freed memory.
+"""
 
 MAPPED_BYTES_MAX = 32 << 20
-"""Pages of the store that may be resident besides: reading as much again costs less than a millisecond."""
+"""Bytes of mapped store pages that may stay resident. Reading that much again takes less than a millisecond.
+"""
 
 POLL_SECONDS = 0.2
 FREED_BYTES_MIN = 16 << 20
-"""Freed memory is looked for when the process has grown by this much,"""
+"""Bytes of growth of the process after which freed memory is returned,"""
 TRIM_SECONDS = 5.0
 """and at most this often."""
 
@@ -34,7 +37,7 @@ _RESIDENT_PAGES_FIELD, _SHARED_PAGES_FIELD = 1, 2
 
 
 def limit_arenas() -> None:
-    """Has all threads of the process share a few arenas. To be called before there are threads."""
+    """Makes all threads share a few arenas. Call before threads start."""
     mallopt = _function("mallopt")
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, ARENAS_MAX)
@@ -70,14 +73,14 @@ def _resident_bytes() -> tuple[int, int]:
 
 
 class FreedMemory:
-    """Gives memory back that questions and batches have freed."""
+    """Returns memory freed by questions and batches."""
 
     def __init__(self) -> None:
         self._kept_bytes = own_bytes()
         self._trimmed_at = -math.inf
 
     def check(self) -> None:
-        """Gives back when the process has grown since the last time."""
+        """Returns memory when the process has grown since the last time."""
         bytes_now, now = own_bytes(), time.monotonic()
         self._kept_bytes = min(self._kept_bytes, bytes_now)
         if bytes_now < self._kept_bytes + FREED_BYTES_MIN or now < self._trimmed_at + TRIM_SECONDS:
@@ -87,22 +90,22 @@ class FreedMemory:
 
 
 class MappedPages:
-    """Keeps few pages of some files resident."""
+    """Limits the resident pages of some files."""
 
     def __init__(self, files: Collection[Path]) -> None:
         self._files = files
         self._others_bytes = mapped_bytes()
 
     def check(self) -> None:
-        """Lets go of the pages when there are too many."""
+        """Releases the pages when there are too many."""
         if mapped_bytes() > self._others_bytes + MAPPED_BYTES_MAX:
             let_go_of(self._files)
             self._others_bytes = mapped_bytes()
 
 
 def keep_small(files: Collection[Path], until: threading.Event) -> None:
-    """Gives back what is free and lets go of pages of the files that were read, now and then until the event
-    is set. The files stay mapped as long as this runs.
+    """Returns free memory and releases pages of the files from time to time until the event is set. The files
+    must stay mapped as long as this runs.
     """
     pages, freed = MappedPages(files), FreedMemory()
     while not until.wait(POLL_SECONDS):
@@ -111,10 +114,10 @@ def keep_small(files: Collection[Path], until: threading.Event) -> None:
 
 
 def let_go_of(files: Collection[Path]) -> None:
-    """Has the mapped pages of files that are only read count as the kernel's cache again; whoever reads one
-    next finds it there, as long as the kernel had no better use for the room.
+    """Turns mapped pages of read-only files back into kernel cache. The next reader finds them there unless
+    the kernel needed the memory.
 
-    No mapping of the files may end meanwhile: its addresses could belong to somebody else by then.
+    No mapping of the files may end meanwhile: its addresses could be reused by others.
     """
     madvise = _function("madvise")
     if madvise is None:
@@ -125,7 +128,7 @@ def let_go_of(files: Collection[Path]) -> None:
     except OSError:
         return
     for mapping in mappings.splitlines():
-        # Addresses, permissions, offset, device, inode and name, of which only the name may have blanks.
+        # Addresses, permissions, offset, device, inode and name. Only the name may contain blanks.
         addresses, *_, name = mapping.split(maxsplit=5)
         if name in names:
             start, end = (int(address, 16) for address in addresses.split("-"))

@@ -1,4 +1,4 @@
-"""Which entries of a column lie in a set of ranges."""
+"""Tests which entries of a column lie in a set of ranges."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from engine.criteria.ranges import Interval, TimeRange
 from engine.values import TIME_MAX_MICROS
 
 COMPARED_RANGES_MAX = 4
-"""Up to so many ranges are compared one by one; more are found by bisection."""
+"""Ranges up to which each is compared; above, bisection is used."""
 
 
 class Ranges:
-    """Sorted, disjoint ranges, both ends included, of one dtype. Absent entries lie in none."""
+    """Sorted, disjoint ranges of one dtype, both ends included. Absent entries lie in none."""
 
     def __init__(self, lows: npt.NDArray[Any], highs: npt.NDArray[Any]) -> None:
         self._lows = lows
         self._highs = highs
-        # A side on which nothing is left out needs no comparison: absent numbers are NaN and fail any, absent
+        # A side that excludes nothing needs no comparison: absent numbers are NaN and fail any; absent
         # times lie below every low.
         open_high = np.inf if highs.dtype == np.float64 else TIME_MAX_MICROS
         self._spans = [

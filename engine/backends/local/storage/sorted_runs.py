@@ -1,13 +1,13 @@
-"""Sorted runs: hashes in the store that are found by the batch, however many there are.
+"""Sorted runs: hashes on disk, looked up a batch at a time.
 
-Who remembers hashes for long, of event ids and of user ids, writes those that came since the last checkpoint
-as one *run*: items sorted by their first 64 bits, in blocks, with a Bloom filter that is kept in memory. A
-batch is probed in all filters at once, and only blocks that may hold one of its hashes are read. Runs of
-similar size are merged in the background, so that their number, and how often an item is written anew, grow
-with the logarithm of the items (the log-structured merge tree of O'Neil et al., 1996).
+The indexes of event ids and user ids write the hashes added since the last checkpoint as one *run*: items
+sorted by their first 64 bits, in blocks, with a Bloom filter that is kept in memory. A batch probes all
+filters at once and reads only blocks that may hold one of its hashes. Runs of similar size are merged in the
+background, so their number and the rewrites of an item grow with the logarithm of the number of items (the
+log-structured merge tree of O'Neil et al., 1996).
 
-An item has two parts, the second of which may end in a payload. Keys are items without payload: arrays of
-shape (n, 2), u64, the bits of the payload zero.
+An item has two parts; the second may end in a payload. Keys are items without payload: arrays of shape (n,
+2), u64, with the payload bits zero.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ Items: TypeAlias = npt.NDArray[np.void]
 """Structured as the form says, with the fields `high` and `low`."""
 
 BLOCK_BYTES = 65_512
-"""What fills 16 pages of LMDB, next to the page's header and the checksum."""
+"""Bytes of a block: 16 LMDB pages, minus the page header and the checksum."""
 RUN_ITEMS_MAX = 4 << 20
 RUNS_PER_TIER_MAX = 8
 TIER_BITS = 3
-"""Runs are of one tier when they differ by less than eight times or so."""
+"""Runs are of one tier when their sizes differ by less than a factor of about 2^3."""
 FILTER_BITS_PER_ITEM = 16
 FILTER_PROBES = 4
 
@@ -59,7 +59,7 @@ class RunForm(NamedTuple):
         return keys
 
     def items_of(self, stored: Iterable[bytes]) -> Items:
-        """Stored items, joined as bytes: numpy would join them in the byte order of the machine."""
+        """Concatenates stored items as bytes: numpy would convert them to native byte order."""
         return np.frombuffer(b"".join(stored), self.items)
 
     def sorted(self, items: Items) -> Items:
@@ -73,8 +73,8 @@ class RunForm(NamedTuple):
 
 
 class RunRecord(msgspec.Struct, array_like=True):
-    """A run as stored: how many items, and the first part each block starts with. Of event ids also when the
-    first and the last of them arrived, their account (0 = of any), and the newest time of their events.
+    """A stored run: number of items and the first part of each block's first item. For event ids also the
+    first and last arrival, the account (0 = any), and the latest event time.
     """
 
     count: int
@@ -86,7 +86,7 @@ class RunRecord(msgspec.Struct, array_like=True):
 
 
 class Run:
-    """A run and its filter in memory. `at` are the parts of its keys, the last of which is its number."""
+    """A run and its filter in memory. `at`: the parts of its keys, ending with its number."""
 
     def __init__(self, form: RunForm, at: tuple[int, ...], record: RunRecord, bits: Keys) -> None:
         self.at = at
@@ -105,10 +105,10 @@ class Run:
         return held
 
     def search(self, keys: Keys, txn: ReadTransaction) -> Iterator[_Hits]:
-        """Where the keys are found, block by block."""
+        """The hits of the keys, block by block."""
         highs = keys[:, 0]
         order = np.argsort(highs)
-        # Equal first parts may run across a block's edge.
+        # Equal first parts may span a block boundary.
         first = np.maximum(np.searchsorted(self._fences, highs[order], "left") - 1, 0)
         last = np.maximum(np.searchsorted(self._fences, highs[order], "right") - 1, 0)
         rows, blocks = np.repeat(order, last - first + 1), ranges(first, last - first + 1)
@@ -122,8 +122,8 @@ class Run:
                 yield _Hits(block, items, rows[start:end][found], positions)
 
     def block(self, number: int, txn: ReadTransaction) -> Items:
-        """The items of a block, valid as long as the transaction; none when the run has been deleted since it
-        was loaded. Raises DataLoss when the block is missing or damaged.
+        """The items of a block, valid for the length of the transaction. Empty when the run was deleted after
+        it was loaded. Raises DataLoss when the block is missing or damaged.
         """
         at = key(self._form.block, *self.at, number)
         stored = txn.get(at)
@@ -137,7 +137,7 @@ class Run:
 
 
 class _Hits(NamedTuple):
-    """Keys found in a block: which they are, and the places of their items."""
+    """Keys found in a block, and the positions of their items."""
 
     block: int
     items: Items
@@ -146,7 +146,7 @@ class _Hits(NamedTuple):
 
 
 def _positions_in(items: Items, keys: Keys, payload_bits: int) -> tuple[Positions, Positions]:
-    """The keys that are among sorted items, and where; all of them when a key has several items."""
+    """The keys among sorted items and their positions; every position of a key with several items."""
     highs, lows = items["high"].astype(np.uint64), items["low"].astype(np.uint64)
     at = np.searchsorted(highs, keys[:, 0])
     left = np.arange(len(keys))
@@ -157,7 +157,7 @@ def _positions_in(items: Items, keys: Keys, payload_bits: int) -> tuple[Position
         left = left[highs[at[left]] == keys[left, 0]]
         if not len(left):
             return np.concatenate(found), np.concatenate(positions)
-        # Unless the first parts of two hashes are equal, this ends after the first turn.
+        # One iteration is enough unless the first parts of two hashes are equal.
         hit = left[(lows[at[left]] ^ keys[left, 1]) >> np.uint64(payload_bits) == 0]
         found.append(hit)
         positions.append(at[hit])
@@ -165,8 +165,8 @@ def _positions_in(items: Items, keys: Keys, payload_bits: int) -> tuple[Position
 
 
 def _filter_bits(keys: Keys, words: int, payload_bits: int) -> Iterator[Keys]:
-    """The bits of a filter that the keys set, probe by probe. Two independent parts of a hash make as many
-    hashes as are needed.
+    """Filter bits of the keys, probe by probe. All hashes are derived from the two independent parts of a
+    key.
     """
     hashes, step = keys[:, 0].copy(), keys[:, 1] >> np.uint64(payload_bits) | np.uint64(1)
     for _ in range(FILTER_PROBES):
@@ -188,8 +188,9 @@ _WORD_BITS = 64
 class Runs:
     """All runs of one form under one prefix.
 
-    A checkpoint stages what it adds, drops and removes, which takes effect with `commit`. Lookups go on
-    meanwhile: what they may see too early is only that an item is gone which somebody else knows to be gone.
+    A checkpoint stages what it adds, drops and removes; `commit` makes it effective. Lookups continue
+    meanwhile. They may miss a staged removal's item early, which is harmless: the caller already knows that
+    it is gone.
     """
 
     def __init__(self, index: Environment, form: RunForm, prefix: tuple[int, ...] = ()) -> None:
@@ -211,8 +212,8 @@ class Runs:
                 self._next_number = at[-1] + 1
 
     def find(self, keys: Keys, among: Sequence[Run] | None = None) -> tuple[Positions, Keys]:
-        """Which of the keys are in a run (`among` some of them, or all), and the second parts of their items;
-        a key that is in several runs comes several times.
+        """The keys that are in a run (of `among`, or of all), and the second parts of their items. A key in
+        several runs is returned several times.
         """
         nothing = np.zeros(0, np.uint64)
         found: list[Positions] = [np.zeros(0, np.int64)]
@@ -230,7 +231,7 @@ class Runs:
 
     @property
     def count(self) -> int:
-        """How many items there are."""
+        """Number of items."""
         return sum(run.record.count for run in self.all)
 
     def items(self) -> Items:
@@ -242,7 +243,7 @@ class Runs:
     # --------------------------------------------------------------------------------------------
 
     def stage_new(self, txn: Writable, items: Items, record: RunRecord | None = None) -> None:
-        """Writes a run of items. `record` has what is known of it but for the items."""
+        """Writes a run of items. `record`: its metadata without the figures of the items."""
         run = self._write(txn, self._form.sorted(items), record or RunRecord(0, []))
         self._staged[run.at] = run
 
@@ -252,7 +253,7 @@ class Runs:
         self._staged[run.at] = None
 
     def stage_removal(self, txn: Writable, removed: Items) -> None:
-        """Removes items, with just these payloads, from the runs that have them."""
+        """Removes items with exactly these payloads from their runs."""
         keys, lows = self._form.keys(removed), removed["low"]
         with self._index.reading() as read:
             for run in self.all:
@@ -272,7 +273,7 @@ class Runs:
                     self._staged[run.at] = Run(self._form, run.at, record, run.bits)
 
     def commit(self) -> None:
-        """What was staged is in the index."""
+        """Finishes a checkpoint that has committed."""
         runs = {run.at: run for run in self.all}
         for at, run in self._staged.items():
             if run is None:
@@ -283,7 +284,7 @@ class Runs:
         self._staged = {}
 
     def rollback(self) -> None:
-        """What was staged did not reach the index."""
+        """Takes back a checkpoint that did not commit."""
         self._staged = {}
 
     def _write(self, txn: Writable, items: Items, about: RunRecord) -> Run:
@@ -306,14 +307,14 @@ class Runs:
         txn.delete_prefix(key(self._form.block, *run.at))
 
     def give_up(self, runs: Sequence[Run]) -> None:
-        """Never tries to merge these again."""
+        """Excludes these runs from further merges."""
         self._unmergeable |= {run.at for run in runs}
 
     # --- merging, in the background -------------------------------------------------------------------------
 
     def mergeable(self, span_max: Micros | None = None, among: Sequence[Run] | None = None) -> list[Run]:
-        """Runs of one tier that are worth merging, and arrived within the span; empty when there are none.
-        `among`: some of the runs, else all.
+        """Runs of one tier to merge that arrived within the span; empty when there are none. `among`:
+        consider only these.
         """
         tiers: dict[int, list[Run]] = {}
         for run in self.all if among is None else among:
@@ -327,10 +328,9 @@ class Runs:
         return []
 
     def merge(self, runs: Sequence[Run]) -> Run:
-        """Writes one run that holds what several do, in a transaction of its own, while nothing is
-        checkpointed. It
-        needs no lock; `merged` then swaps them and `discard` deletes them. A crash in between leaves items in
-        two runs, which changes no answer.
+        """Merges several runs into a new one, in a transaction of its own, while no checkpoint runs. Needs no
+        lock; `merged` then swaps them and `discard` deletes the old ones. After a crash in between some items
+        are in two runs, which changes no answer.
         """
         with self._index.reading() as txn:
             items = self._form.sorted(self._form.items_of(run.bytes(txn) for run in runs))
@@ -350,14 +350,14 @@ class Runs:
         self.all = [*(run for run in self.all if run not in runs), into]
 
     def discard(self, runs: Sequence[Run]) -> None:
-        """Deletes runs that nothing refers to any more."""
+        """Deletes runs that are no longer referenced."""
         with self._index.writing() as txn:
             for run in runs:
                 self._delete(txn, run)
 
 
 def _fitting(runs: Sequence[Run], span_max: Micros | None) -> list[Run]:
-    """The first of some runs that make one that is not too large and spans not too much time."""
+    """The leading runs that together are not too large and span not too much time."""
     group: list[Run] = []
     for run in runs:
         span = run.record.last_arrival - (group or [run])[0].record.first_arrival

@@ -1,8 +1,8 @@
-"""Answers of whole steps, kept from one execution to the next.
+"""The step cache: answers of whole steps, kept between executions.
 
-A marketer edits one criterion of ten and asks again: the other nine are answered from here. An entry names
-the data it was computed from by *read keys*; every write touches the keys of what it changes, and an entry
-computed before its keys were last touched is void.
+A user edits one criterion of ten and asks again: the other nine are answered from here. An entry names the
+data it was computed from by *read keys*. Every write touches the keys of the data it changes, which
+invalidates entries computed before.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import TypeAlias
 from pyroaring import BitMap
 
 ReadKey: TypeAlias = tuple[object, ...]
-"""("field", field, group), ("belongs", input, group), ("seen", input, group), ("users", group) or
-("events", input, name, group), in which name `ANY_NAME` stands for whatever name.
+"""("field", field, group), ("belongs", input, group), ("seen", input, group), ("users", group) or ("events",
+input, name, group). In the last one, name may be `ANY_NAME`.
 """
 
 ANY_NAME = 0
@@ -24,7 +24,7 @@ ENTRY_OVERHEAD_BYTES = 400
 
 
 class StepCache:
-    """Sets of users by (group, encoded step). Called with the state lock held."""
+    """Sets of users by (group, encoded step). Call with the state lock held."""
 
     def __init__(self, bytes_max: int = STEP_CACHE_BYTES_DEFAULT) -> None:
         self._bytes_max = bytes_max
@@ -34,14 +34,14 @@ class StepCache:
         self._entries: dict[tuple[int, bytes], tuple[int, int, BitMap]] = {}
 
     def touch(self, keys: Iterable[ReadKey]) -> None:
-        """The data behind the keys has changed."""
+        """Invalidates entries that read these keys."""
         self._clock += 1
         clock = self._clock
         for read_key in keys:
             self._touched[read_key] = clock
 
     def find(self, group: int, step: bytes, reads: Iterable[ReadKey]) -> BitMap | None:
-        """The set, if none of what it was computed from has changed. Not to be changed by the caller."""
+        """The set, if its data has not changed. Do not modify the result."""
         entry = self._entries.pop((group, step), None)
         if entry is None:
             return None
@@ -54,7 +54,7 @@ class StepCache:
         return users
 
     def add(self, group: int, step: bytes, users: BitMap, spread: int) -> None:
-        """Keeps a set computed from the present data; `spread` is how many ids its group has."""
+        """Adds a set computed from the current data. `spread`: number of ids in its group."""
         size = min(2 * len(users), spread // 8) + len(step) + ENTRY_OVERHEAD_BYTES
         before = self._entries.pop((group, step), None)
         self._entries[group, step] = (self._clock, size, users)
@@ -63,7 +63,7 @@ class StepCache:
             self._bytes -= self._entries.pop(next(iter(self._entries)))[1]
 
     def clear(self) -> None:
-        """Forgets everything, after a user was erased or became an alias."""
+        """Clears the cache, after a user was erased or became an alias."""
         self._entries.clear()
         self._touched.clear()
         self._bytes = 0

@@ -1,8 +1,9 @@
-"""From format version 5 to 6: checksums cover keys, keys are counted, and it is known who has a profile.
+"""Upgrade of format version 5 to 6: checksums cover keys, keys are counted, and users with a profile are
+recorded.
 
-Each environment is written anew beside the old one, which a rename then replaces: whatever ends the process
-before that moment leaves the old file as it was, and the next attempt does what is still to be done. Nobody
-else may own the store meanwhile. On disk this takes as much again as the larger of the two files has in use.
+Each environment is rewritten beside the old one, then replaces it by a rename. Until then a crash leaves the
+old file as it was, and the next attempt does the rest. The caller owns the store meanwhile. It needs as much
+disk again as the larger of the two files uses.
 """
 
 from __future__ import annotations
@@ -168,7 +169,7 @@ def _new_header(value: memoryview) -> bytes:
 
 
 class _Progress:
-    """Says now and then how far it has come."""
+    """Logs progress from time to time."""
 
     def __init__(self, name: str, keys: int) -> None:
         self._name = name

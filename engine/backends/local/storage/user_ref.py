@@ -1,4 +1,4 @@
-"""UserRefs: where a user is, its group and its dense id in one number."""
+"""User refs: the group and dense id of a user in one number."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ GROUP_SHIFT = 32
 DENSE_MASK = (1 << GROUP_SHIFT) - 1
 
 USER_REF_BITS = 40
-"""A place has less than so many bits: there are at most 64 groups."""
+"""Bits of a user ref: there are at most 64 groups."""
 USER_REF_MASK = (1 << USER_REF_BITS) - 1

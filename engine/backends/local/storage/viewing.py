@@ -1,4 +1,4 @@
-"""Reading both parts of a store in one state, without changing anything."""
+"""A read-only view of both parts of a store in one state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from engine.upkeep import StoreFile
 
 ATTEMPTS_MAX = 5
 ATTEMPT_SECONDS = 0.05
-"""A checkpoint between the two transactions makes one part look older than the other: both are begun again.
+"""A checkpoint between the two transactions makes one part look older. Both are begun again after this pause.
 """
 
 

@@ -1,7 +1,7 @@
-"""The write-ahead log: what was acknowledged and is not yet checkpointed.
+"""The write-ahead log: acknowledged data that is not checkpointed yet.
 
-One LMDB environment of its own, one value per entry, keyed by position. Positions start at 1, never repeat,
-and are the store's revisions. Entries that wait together are committed together, with one fsync.
+It is an LMDB environment of its own with one value per entry, keyed by position. Positions start at 1, never
+repeat, and are the store's revisions. Pending entries are committed together, with one fsync.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class RefusedEntry(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
 
 
 BatchEntry: TypeAlias = AppendEntry | ImportEntry | UserImportEntry
-"""Data that came in; a batch may carry a request id."""
+"""A logged write. A batch may carry a request id."""
 LogEntry: TypeAlias = BatchEntry | EraseEntry | AliasEntry | ExpireEntry | RefusedEntry
 
 _encoder = msgspec.msgpack.Encoder()
@@ -100,7 +100,7 @@ _decoder: msgspec.msgpack.Decoder[LogEntry] = msgspec.msgpack.Decoder(LogEntry)
 
 
 RESERVE_SHARE = 1 / 16
-"""The part of the log's file that entries do not fill: deleting them takes pages too."""
+"""Share of the log's file kept free: deleting entries takes pages too."""
 CHECKPOINT_AT_ROOM_SHARE = 1 / 2
 
 
@@ -122,7 +122,7 @@ class WriteAheadLog:
         return self._position
 
     def append(self, encoded: Sequence[bytes]) -> int:
-        """Makes entries durable with one commit and answers the position of the first; the others follow it.
+        """Commits entries together and returns the position of the first; the others follow it.
 
         Raises LimitExceeded when there is no room, with nothing written.
         """
@@ -165,7 +165,7 @@ class WriteAheadLog:
 
     @property
     def trimmed(self) -> int:
-        """Entries up to this position are gone."""
+        """Entries up to this position are deleted."""
         return self._trimmed
 
     def trim(self, through: int) -> None:

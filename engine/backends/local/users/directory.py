@@ -1,7 +1,7 @@
-"""Users: the caller's user id ↔ (group, dense id), who is alive, aliases and partitions.
+"""The user directory: user id ↔ user ref (group, dense id), live users, aliases and partitions.
 
-`PartitionOrder` says which partitions form a group. Within a group users get dense ids in first-seen order;
-the id of an erased user is never given again.
+`PartitionOrder` assigns partitions to groups. Within a group users get dense ids in first-seen order. The
+dense id of an erased user is never reused.
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ ID_LIST: MessageCodec[list[str]] = MessageCodec(list[str], list)
 
 
 class Alias(NamedTuple):
-    """What an alias stands for: the id of its user, and the id it was made an alias of, which may be an alias
-    itself.
-    """
+    """The user an alias resolves to, and the id it was made an alias of, which may itself be an alias."""
 
     user_id: str
     alias_of: str
@@ -55,7 +53,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Directory:
-    """The users of one account. Called with the state lock held."""
+    """The users of one account. Call with the state lock held."""
 
     def __init__(
         self, page_cache: PageCache, index: UserIndex, account: int, partitions: PartitionOrder
@@ -69,7 +67,7 @@ class Directory:
         self._writing: dict[str, Alias | None] = {}
         self._writing_counts: list[int] = []
         self.touched: set[ReadKey] = set()
-        """Read keys of what changed since the caller last took them."""
+        """Read keys that changed since the caller last took them."""
         self._halvings: dict[int, Halvings] = {}
         self._partition_sets: dict[tuple[int, frozenset[int]], tuple[int, BitMap]] = {}
         self.counts = [self._stored_count(group) for group in range(self.groups)]
@@ -81,10 +79,10 @@ class Directory:
         stored = self._page_cache.reading().get(key(Family.USER_COUNT, self._account, group))
         return 0 if stored is None else int.from_bytes(stored, "little")
 
-    # --- user id → place ---
+    # --- user id → user ref ---
 
     def find(self, user_id: str) -> UserRef | None:
-        """The place of the user that the id, or what it is an alias of, names."""
+        """The ref of the user that the id names, after resolving aliases."""
         keys = self._index.keys((user_id,))
         ref = int(self._index.find(keys)[0])
         if ref != UNKNOWN:
@@ -99,7 +97,7 @@ class Directory:
         return int(refs[0])
 
     def refs(self, user_ids: Sequence[str]) -> UserRefs:
-        """The places of users, in order, who all exist from now on. Ids may repeat."""
+        """The refs of users, in order. Creates users that do not exist. Ids may repeat."""
         keys = self._index.keys(user_ids)
         refs = self._index.find(keys)
         missing = np.flatnonzero(refs == UNKNOWN).tolist()
@@ -112,7 +110,7 @@ class Directory:
         return refs
 
     def _refs_of_missing(self, user_ids: Sequence[str], keys: Keys) -> UserRefs:
-        """The places of different ids that are not in the index: aliases, or users to be made."""
+        """The refs of distinct ids that are not in the index: aliases and new users."""
         if not self._has_aliases:
             return self._create(user_ids, keys)
         aliases = {
@@ -125,17 +123,17 @@ class Directory:
         refs[of_aliases] = self.refs([alias.user_id for alias in aliases.values()])
         self._index.remember(keys[of_aliases], refs[of_aliases])
         others = np.delete(np.arange(len(user_ids)), of_aliases)
-        # Those made for the aliases may be among them.
+        # Resolving the aliases may have created some of them.
         refs[others] = self.refs([user_ids[at] for at in others.tolist()])
         return refs
 
     def canonical(self, user_id: str) -> str:
-        """The id itself, or what it is an alias of."""
+        """The id itself, or the user it is an alias of."""
         alias = self._alias(user_id)
         return user_id if alias is None else alias.user_id
 
     def leads_to(self, user_id: str, end: str) -> bool:
-        """Whether the id, or one that it is an alias of directly or through others, is `end`."""
+        """Whether the chain of aliases from the id reaches `end`."""
         while user_id != end:
             alias = self._alias(user_id)
             if alias is None:
@@ -144,7 +142,7 @@ class Directory:
         return True
 
     def _alias(self, user_id: str) -> Alias | None:
-        """What an id is an alias of, None when it is none."""
+        """What the id is an alias of, or None."""
         if not self._has_aliases:
             return None
         for changed in (self._fresh, self._writing):
@@ -157,7 +155,7 @@ class Directory:
         self._index.forget(self._index.keys(user_ids))
 
     def _create(self, user_ids: Sequence[str], keys: Keys) -> UserRefs:
-        """Makes users that do not exist yet, in order."""
+        """Creates new users, in order."""
         partitions = np.fromiter(map(partition_of, user_ids), np.uint16, len(user_ids))
         groups = self.partitions.group_of[partitions]
         refs = np.empty(len(user_ids), np.int64)
@@ -172,7 +170,7 @@ class Directory:
         return refs
 
     def _enter(self, group: int, first: int, user_ids: list[str], partitions: npt.NDArray[np.uint16]) -> None:
-        """Writes new users of a group, with dense ids from `first`, into its pages."""
+        """Writes new users of a group into its pages, with dense ids from `first`."""
         alive = self._page_cache.get(key(Family.ALIVE, self._account, group), BITMAP)
         alive.value.add_range(first, first + len(user_ids))
         self._page_cache.changed(alive)
@@ -191,7 +189,7 @@ class Directory:
                 self._page_cache.changed(cached)
             taken += fits
 
-    # --- place → user id ---
+    # --- user ref → user id ---
 
     def user_ids(self, group: int, users: Iterable[int]) -> list[str]:
         """The ids of users of one group, in the order given."""
@@ -214,11 +212,11 @@ class Directory:
         return ids
 
     def alive(self, group: int) -> BitMap:
-        """Every user of the group. Not to be changed by the caller."""
+        """Every user of the group. Do not modify the result."""
         return self._page_cache.get(key(Family.ALIVE, self._account, group), BITMAP).value
 
     def size(self) -> int:
-        """How many users the account has."""
+        """Number of users in the account."""
         return sum(len(self.alive(group)) for group in range(self.groups))
 
     # --- partitions ---
@@ -234,7 +232,7 @@ class Directory:
         return cached[1] & self.alive(group)
 
     def _keep_partition_set(self, group: int, partitions: frozenset[int]) -> tuple[int, BitMap]:
-        """Every dense id ever given in the partitions, which only grows, and how many ids there were."""
+        """Every dense id ever assigned in the partitions, and their number. Both only grow."""
         chosen = np.zeros(1 << 16, np.bool_)
         chosen[list(partitions)] = True
         users = bitmap_of_mask(chosen[self._partitions_from(group, 0)])
@@ -273,9 +271,7 @@ class Directory:
         return key(Family.ALIASES, self._account, user_id.encode())
 
     def link(self, from_user_id: str, to_user_id: str) -> None:
-        """Makes `from`, which has been retired and is no alias, and its own aliases, aliases of what `to`
-        stands for.
-        """
+        """Makes `from` and its own aliases aliases of the user of `to`. `from` is retired and no alias."""
         target = self.canonical(to_user_id)
         before = self._page_cache.get(self._aliases_key(from_user_id), ID_LIST)
         after = self._page_cache.get(self._aliases_key(target), ID_LIST)
@@ -291,7 +287,7 @@ class Directory:
         self._forget(moved)
 
     def retire(self, user_id: str, ref: UserRef) -> None:
-        """Takes a canonical user out: its id names nobody, its dense id is spent."""
+        """Removes a canonical user. Its id names nobody and its dense id is not reused."""
         group, dense = ref >> GROUP_SHIFT, ref & DENSE_MASK
         ids = self._page_cache.get(key(Family.USER_IDS, self._account, group, dense >> PAGE_BITS), ID_PAGE)
         ids.value.clear(dense & PAGE_MASK)
@@ -303,7 +299,7 @@ class Directory:
         self._forget(self._aliases(user_id))
 
     def unlink_aliases(self, user_id: str) -> None:
-        """Forgets every alias of a canonical id."""
+        """Deletes every alias of a canonical id."""
         aliases = self._page_cache.get(self._aliases_key(user_id), ID_LIST)
         self._fresh.update(dict.fromkeys(aliases.value))
         self._forget(aliases.value)
@@ -313,7 +309,7 @@ class Directory:
     # --- checkpointing ---
 
     def prepare(self) -> None:
-        """Sets what is new since the last checkpoint, and not in page_cache, apart for `write`, which needs
+        """Collects what is new since the last checkpoint and not in the page cache for `write`, which needs
         no lock.
         """
         self._index.prepare()
@@ -321,7 +317,7 @@ class Directory:
         self._writing_counts = list(self.counts)
 
     def write(self, txn: Writable) -> None:
-        """Writes what was collected."""
+        """Writes what `prepare` collected."""
         self._index.write(txn)
         prefix = key(Family.ALIAS_OF, self._account)
         for user_id, alias in sorted(self._writing.items()):
@@ -334,19 +330,19 @@ class Directory:
             txn.put(key(Family.USER_COUNT, self._account, group), count.to_bytes(U32_BYTES, "little"))
 
     def commit(self) -> None:
-        """What was collected is in the index."""
+        """Finishes a checkpoint that has committed."""
         self._index.commit()
         self._writing = {}
 
     def rollback(self) -> None:
-        """What was collected did not reach the index."""
+        """Takes back a checkpoint that did not commit."""
         self._index.rollback()
         self._fresh = {**self._writing, **self._fresh}
         self._writing = {}
 
 
 def by_group(refs: Iterable[UserRef]) -> dict[int, BitMap]:
-    """The dense ids of places, by group."""
+    """The dense ids of user refs, by group."""
     users: dict[int, list[int]] = {}
     for ref in refs:
         users.setdefault(ref >> GROUP_SHIFT, []).append(ref & DENSE_MASK)

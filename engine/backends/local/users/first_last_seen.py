@@ -1,8 +1,8 @@
-"""Which inputs a user came through, and when first and last.
+"""First and last seen: the inputs of each user, with the first and the last time.
 
-For each input and group a bitmap of the users that belong to it and pages of two columns of times. An event
-and an update count alike; times take the minimum and maximum, whatever the order of arrival. So the times of
-large batches may wait, until they are read or there are enough of them to be worth going through the pages.
+Each input and group has a bitmap of its users and pages with two columns of times. Events and updates count
+alike. Times take the minimum and the maximum, so the order of arrival does not matter. The times of large
+batches are therefore buffered until they are read, or until they are worth a pass over the pages.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT, User
 from engine.values import TIME_MAX_MICROS, Micros
 
 VECTOR_USERS_MIN = 16
-"""Fewer users of a page than this are gone through one by one."""
+"""Users of a page below which they are updated one by one; a pass over the whole page costs more."""
 
 WAITING_USERS_MAX = 1 << 15
-"""The times of about so many users wait, of 20 bytes each, for each input and group."""
+"""Users whose times are buffered for each input and group, at 20 bytes each."""
 WAITING_BATCHES_MAX = 1 << 8
-"""So many batches at most: what a small one takes is mostly the arrays themselves."""
+"""Batches buffered at most: a small batch takes little more memory than its array objects."""
 
 
 class _Spans(NamedTuple):
-    """Different users of a group, ascending, and their first and last times."""
+    """Distinct users of a group, ascending, with their first and last times."""
 
     users: Uint32s
     first: Int64s
@@ -61,20 +61,20 @@ class FirstLastSeen:
         self._waiting: dict[tuple[int, int], list[_Spans]] = {}
         self._waiting_users: dict[tuple[int, int], int] = {}
         self.touched: set[ReadKey] = set()
-        """Read keys of what changed since the caller last took them."""
+        """Read keys that changed since the caller last took them."""
 
     def begin(self) -> None:
-        """Starts a run of `saw` calls: pages found in one session may be gone in the next."""
+        """Starts a run of `saw` calls. Pages found in one session may be evicted before the next."""
         self._pages.clear()
         self._belongs.clear()
 
     def saw(self, input_number: int, ref: UserRef, time: Micros) -> None:
-        """Something came through the input for the user at that time."""
+        """Records that the input had data for the user at that time."""
         self._see(input_number, ref, time, time)
 
     def saw_many(self, input_number: int, group: int, users: Uint32s, first: Int64s, last: Int64s) -> None:
-        """Something came through the input for different users of a group, given in ascending order, between
-        those times.
+        """Records that the input had data for distinct users of a group between those times. Users come in
+        ascending order.
         """
         self.touched.add(("seen", input_number, group))
         new = bitmap_of(users)
@@ -91,7 +91,7 @@ class FirstLastSeen:
             self._settle(input_number, group)
 
     def settle(self) -> None:
-        """Nothing waits any more."""
+        """Discards all buffered times."""
         for input_number, group in list(self._waiting):
             self._settle(input_number, group)
 
@@ -114,9 +114,9 @@ class FirstLastSeen:
             earliest, latest = times[slots], times[slots + PAGE_USERS]
             absent = latest == ABSENT_TIME
             times[slots] = np.where(absent, first[start:end], np.minimum(earliest, first[start:end]))
-            # The mark of an absent time is the least of all, so it loses here.
+            # The value for "no time" is the smallest of all, so any time wins here.
             times[slots + PAGE_USERS] = np.maximum(latest, last[start:end])
-        # Not before: when a page cannot be read, nothing is lost and all of it is done again.
+        # Only now: if a page cannot be read, the buffer stays whole and is applied again.
         del self._waiting[input_number, group], self._waiting_users[input_number, group]
 
     def _see(self, input_number: int, ref: UserRef, first: Micros, last: Micros) -> None:
@@ -125,7 +125,7 @@ class FirstLastSeen:
         self.touched.add(("seen", input_number, ref >> GROUP_SHIFT))
 
     def _widen(self, input_number: int, ref: UserRef, first: Micros, last: Micros) -> bool:
-        """Whether the user had no times before."""
+        """Whether the user had no times until now."""
         page = self._pages.get((input_number, ref >> PAGE_BITS))
         if page is None:
             page = self._page(input_number, ref)
@@ -165,7 +165,7 @@ class FirstLastSeen:
         return cached
 
     def times(self, input_number: int, ref: UserRef) -> tuple[Micros, Micros] | None:
-        """First and last time of a user through an input, or None when it does not belong to it."""
+        """First and last time of a user on an input. None: the user does not belong to the input."""
         self._settle(input_number, ref >> GROUP_SHIFT)
         page = self._page_cache.find(
             self._page_key(input_number, ref >> GROUP_SHIFT, ref & DENSE_MASK), SEEN_TIMES
@@ -176,7 +176,7 @@ class FirstLastSeen:
         return page.value[slot], page.value[slot + PAGE_USERS]
 
     def take(self, inputs: Sequence[int], ref: UserRef) -> dict[int, tuple[Micros, Micros]]:
-        """Removes a user and answers its times by input."""
+        """Removes a user and returns its times by input."""
         self.begin()
         taken = {}
         for number in inputs:
@@ -192,7 +192,7 @@ class FirstLastSeen:
         return taken
 
     def give(self, ref: UserRef, times: dict[int, tuple[Micros, Micros]]) -> None:
-        """Adds what `take` answered for another user."""
+        """Adds to a user what `take` returned for another one."""
         self.begin()
         for number, (first, last) in times.items():
             self._see(number, ref, first, last)
@@ -200,8 +200,8 @@ class FirstLastSeen:
     # --- answers ---
 
     def users(self, inputs: Sequence[int], group: int, among: BitMap | None = None) -> BitMap:
-        """Users that belong to at least one of the inputs, all of them or those `among` others. Not to be
-        changed by the caller.
+        """Users that belong to at least one of the inputs, optionally only `among` some. Do not modify the
+        result.
         """
         users: BitMap | None = None
         for number in inputs:
@@ -213,9 +213,7 @@ class FirstLastSeen:
         return BitMap() if users is None else users
 
     def match(self, inputs: Sequence[int], group: int, last: bool, ranges: Ranges, count: int) -> BitMap:
-        """Users of the group, which has `count` ids, whose last (or first) time over the inputs lies in the
-        ranges.
-        """
+        """Users of the group (of `count` ids) whose last or first time over the inputs lies in the ranges."""
         mask = np.zeros(count, np.bool_)
         for start in range(0, count, PAGE_USERS):
             times = self._times_of_page(inputs, group, start, last)
@@ -262,17 +260,17 @@ class FirstLastSeen:
             return halves[0]
         if last:
             return np.asarray(np.maximum.reduce(halves))
-        # The mark of an absent time is the least of all: it must lose here.
+        # The value for "no time" is the smallest of all: any time must win here.
         earliest = np.minimum.reduce([np.where(h == ABSENT_TIME, TIME_MAX_MICROS + 1, h) for h in halves])
         return np.where(earliest > TIME_MAX_MICROS, ABSENT_TIME, earliest)
 
 
 def _joined(pieces: Sequence[_Spans]) -> _Spans:
-    """All users of several spans, each with its first and last time of all."""
+    """Users of several batches, each with its overall first and last time."""
     if len(pieces) == 1:
         return pieces[0]
     users, first, last = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
-    # Each piece is sorted: a stable sort merges them.
+    # Each piece is sorted, so a stable sort merges them.
     order = np.argsort(users, kind="stable")
     users = users[order]
     starts = runs(users)[:-1]

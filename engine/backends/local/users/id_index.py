@@ -1,13 +1,13 @@
-"""Where users are: the hash of a user id → the user's place.
+"""The user id index: hash of a user id → user ref.
 
-What stands for a user id is the first 88 bits of its XXH3-128 with a seed that is drawn when the store is
-created and never told, so that nobody can prepare ids that collide; among ten million users, the chance that
-any two share one is 2 in 10^13. Hashes and places are arrays throughout: a batch of a hundred thousand users
-is found, made and written without touching them one by one.
+A user id is represented by the first 88 bits of its XXH3-128. The seed is drawn when the store is created and
+never leaves it, so nobody can prepare ids that collide. Among ten million users the chance of any collision
+is 2 in 10^13. Hashes and refs are numpy arrays throughout: a batch of a hundred thousand users is looked up,
+created and written without a Python loop.
 
-All users of an account may be in memory (`UserHashTable`); when it has too many, those seen lately. In the
-store they are sorted runs (`engine.backends.local.storage.sorted_runs`), from which a checkpoint removes
-users that are gone.
+Users of an account are kept in memory in a `UserHashTable`: all of them, or the recently used ones when there
+are too many. On disk they are sorted runs (`engine.backends.local.storage.sorted_runs`); each checkpoint
+removes erased users from them.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from engine.backends.local.storage.user_ref import USER_REF_BITS, USER_REF_MASK,
 from engine.backends.local.users.hash_table import UNKNOWN, UserHashTable, rows_of
 
 HASH_TABLE_USERS_MAX = 32_000_000
-"""How many places of an account are kept in memory, about 30 bytes each, before all are forgotten."""
+"""User refs of an account kept in memory, about 30 bytes each. Above this all are dropped."""
 
 LOADED_USERS_PER_MISSING_ONE = 128
-"""So many users are read from the store in the time in which one is found there."""
+"""Users a sequential scan reads in the time of one lookup in the store."""
 
 USER_RUNS = RunForm(
     record=Family.USER_RUN,
@@ -43,7 +43,7 @@ _HASH_MASK = np.uint64(((1 << 64) - 1) ^ USER_REF_MASK)
 
 
 def user_keys(user_ids: Sequence[str], seed: int) -> Keys:
-    """What stands for user ids, in order."""
+    """The keys of user ids, in order."""
     digests = map(xxhash.xxh3_128_digest, map(str.encode, user_ids), itertools.repeat(seed))
     keys = np.frombuffer(b"".join(digests), ">u8").reshape(-1, 2).astype(np.uint64)
     keys[:, 1] &= _HASH_MASK
@@ -51,7 +51,7 @@ def user_keys(user_ids: Sequence[str], seed: int) -> Keys:
 
 
 class UserIndex:
-    """The users of one account that have a place. Called with the state lock held, save `write`."""
+    """The users of one account that have a ref. Call with the state lock held, except `write`."""
 
     def __init__(self, index: Environment, account: int, seed: int) -> None:
         self._seed = seed
@@ -60,23 +60,23 @@ class UserIndex:
         self._knows_all = not self._runs.all
         self._fresh: list[Keys] = []
         self._gone: dict[int, Keys] = {}
-        """By place, those that are in fresh rows or in the store and must not be found."""
+        """Erased users by ref. They are still in fresh rows or on disk and must not be found."""
         self._writing: list[Keys] = []
         self._writing_gone: dict[int, Keys] = {}
 
     @property
     def runs(self) -> Runs:
-        """What was checkpointed, to be merged now and then."""
+        """The runs on disk, merged from time to time."""
         return self._runs
 
     def keys(self, user_ids: Sequence[str]) -> Keys:
-        """What stands for user ids, in order."""
+        """The keys of user ids, in order."""
         return user_keys(user_ids, self._seed)
 
     # --- finding --------------------------------------------------------------------------------------------
 
     def find(self, keys: Keys) -> UserRefs:
-        """The place of each, or UNKNOWN."""
+        """The ref of each key, or UNKNOWN."""
         refs = self._hash_table.find(keys)
         if not self._knows_all:
             missing = np.flatnonzero(refs == UNKNOWN)
@@ -88,17 +88,17 @@ class UserIndex:
         return refs
 
     def _is_worth_loading(self, missing: int) -> bool:
-        """Whether so many of the stored users are asked for at once that reading all of them costs no more
-        than finding these, who are not the last ones: replays and loads after a restart.
+        """Whether a scan of all stored users is cheaper than looking these up. Replays and the first loads
+        after a restart ask for that many.
         """
         stored = self._runs.count
-        # With no room for as many again they would soon have to be forgotten, and read anew.
+        # Without room for twice as many they would soon be dropped and read again.
         return 0 < stored <= min(LOADED_USERS_PER_MISSING_ONE * missing, HASH_TABLE_USERS_MAX // 2)
 
     def _load(self) -> None:
         rows = self._runs.items().view("<u8").reshape(-1, 2)
         stored = UserHashTable.of(_without(rows, (*self._gone, *self._writing_gone)))
-        # What came since, and aliases.
+        # Users that were added since, and aliases.
         stored.put_rows(self._hash_table.rows())
         self._hash_table, self._knows_all = stored, True
 
@@ -117,20 +117,20 @@ class UserIndex:
     # --- changing -------------------------------------------------------------------------------------------
 
     def add(self, keys: Keys, refs: UserRefs) -> None:
-        """New users, all different."""
+        """Adds new users with distinct keys."""
         rows = rows_of(keys, refs)
         self._fresh.append(rows)
         self._remember_rows(rows)
 
     def remember(self, keys: Keys, refs: UserRefs) -> None:
-        """Has different keys, of aliases for example, found in memory from now on, for a while."""
+        """Caches distinct keys, for example those of aliases."""
         self._remember_rows(rows_of(keys, refs))
 
     def _remember_rows(self, rows: Keys) -> None:
         if len(self._hash_table) + len(rows) > HASH_TABLE_USERS_MAX:
             self._hash_table = UserHashTable()
             self._knows_all = False
-            # What is not in the store is here or nowhere.
+            # Fresh users are only in memory.
             unstored = [*self._writing, *self._fresh]
             if unstored:
                 self._hash_table.put_rows(
@@ -139,11 +139,11 @@ class UserIndex:
         self._hash_table.put_rows(rows)
 
     def forget(self, keys: Keys) -> None:
-        """What was remembered of different keys holds no more."""
+        """Removes distinct keys from the cache."""
         self._hash_table.forget(keys)
 
     def remove(self, keys: Keys, ref: int) -> None:
-        """The user (one key) that had the place is gone."""
+        """Removes the user with this key and ref."""
         self._gone[ref] = keys
         self._hash_table.forget(keys)
 
@@ -151,12 +151,12 @@ class UserIndex:
     # --------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Sets what is new since the last checkpoint apart for `write`, which needs no lock."""
+        """Collects what is new since the last checkpoint for `write`, which needs no lock."""
         self._writing, self._fresh = self._fresh, []
         self._writing_gone, self._gone = self._gone, {}
 
     def write(self, txn: Writable) -> None:
-        """Writes what was collected."""
+        """Writes what `prepare` collected."""
         if self._writing_gone:
             keys = np.concatenate(list(self._writing_gone.values()))
             self._runs.stage_removal(txn, _items(rows_of(keys, np.array([*self._writing_gone]))))
@@ -166,12 +166,12 @@ class UserIndex:
                 self._runs.stage_new(txn, _items(rows))
 
     def commit(self) -> None:
-        """What was collected is in the index."""
+        """Finishes a checkpoint that has committed."""
         self._runs.commit()
         self._writing, self._writing_gone = [], {}
 
     def rollback(self) -> None:
-        """What was collected did not reach the index."""
+        """Takes back a checkpoint that did not commit."""
         self._runs.rollback()
         self._fresh = [*self._writing, *self._fresh]
         self._gone = {**self._writing_gone, **self._gone}
@@ -179,7 +179,7 @@ class UserIndex:
 
 
 def _without(rows: Keys, gone: Collection[int]) -> Keys:
-    """The rows that have none of the places."""
+    """The rows without these refs."""
     if not gone:
         return rows
     refs = rows[:, 1] & np.uint64(USER_REF_MASK)

@@ -1,9 +1,8 @@
-"""Pages of user ids: the texts of neighbouring dense ids, joined, and where each ends.
+"""Pages of user ids: the ids of neighbouring dense ids as one joined text, and where each ends.
 
-A list of strings would take sixty bytes more for each of them, in small pieces all over the heap that pin the
-memory around them.
+A list of strings would take sixty bytes more for each id, scattered over the heap.
 
-Stored form: the lengths in bytes, packed (`events.arrays`), then the joined UTF-8, compressed.
+Stored form: the packed byte lengths (`events.arrays`), then the joined UTF-8, compressed.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from engine.backends.local.storage.arrays import Int64s, pack_integers, packed_s
 from engine.backends.local.storage.compression import compressed, decompressed
 
 _MEMORY_BYTES_PER_STORED_BYTE = 4
-"""Measured: ids of eight to forty bytes, compressed, beside the bytes themselves and their ends."""
+"""Memory of a page per stored byte, measured with ids of 8 to 40 bytes."""
 
 
 class IdPage:
-    """Texts by slot, from 0; "" where there is nobody any more."""
+    """Ids by slot, from 0; "" for an erased user."""
 
     __slots__ = ("_ends", "_joined")
 
     def __init__(self) -> None:
         self._joined = b""
         self._ends = np.zeros(1, np.int64)
-        """Where the texts end, after a 0."""
+        """End offset of each id, after a leading 0."""
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -37,20 +36,20 @@ class IdPage:
         return self._joined[self._ends[slot] : self._ends[slot + 1]].decode()
 
     def extend(self, texts: Sequence[str]) -> None:
-        """Adds texts behind the last slot."""
+        """Appends ids after the last slot."""
         encoded = list(map(str.encode, texts))
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         self._joined = b"".join((self._joined, *encoded))
         self._ends = np.concatenate((self._ends, self._ends[-1] + np.cumsum(lengths)))
 
     def clear(self, slot: int) -> None:
-        """Puts "" into a slot."""
+        """Clears a slot to ""."""
         start, end = self._ends[slot], self._ends[slot + 1]
         self._joined = self._joined[:start] + self._joined[end:]
         self._ends = np.concatenate((self._ends[: slot + 1], self._ends[slot + 1 :] - (end - start)))
 
     def texts(self, start: int = 0) -> list[str]:
-        """All texts from a slot on."""
+        """All ids from a slot on."""
         ends = self._ends[start:].tolist()
         whole = self._joined.decode()
         if len(whole) == len(self._joined):
@@ -63,7 +62,7 @@ class IdPage:
 
     @classmethod
     def unpack(cls, stored: memoryview) -> IdPage:
-        """The inverse of `pack`. Raises ValueError when the lengths are not those of the texts."""
+        """The inverse of `pack`. Raises ValueError when the lengths do not match the text."""
         page = cls()
         lengths: Int64s = unpack_integers(stored).astype(np.int64)
         page._joined = decompressed(stored[packed_size(stored) :])
@@ -74,7 +73,7 @@ class IdPage:
 
 
 class _IdPages:
-    """The codec of page_cache that are pages of ids."""
+    """The page cache codec for pages of ids."""
 
     def empty(self) -> IdPage:
         return IdPage()

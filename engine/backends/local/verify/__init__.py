@@ -109,7 +109,7 @@ def verify_transactions(log: ReadTransaction, index: ReadTransaction) -> Iterato
 
 
 def refuse_faults(findings: Iterable[Finding], what: str) -> None:
-    """Goes through a verification and raises DataLoss at its first fault; `what` says what was verified."""
+    """Runs a verification and raises DataLoss at its first fault. `what`: what was verified."""
     for finding in findings:
         if isinstance(finding, StoreFault):
             where = f"{finding.family} {finding.key}".strip()
@@ -123,7 +123,7 @@ def _steps(checker: Checker, families: tuple[Family, ...], examination: Examinat
         for step, _ in enumerate(checker(examination), 1):
             yield step
     except Exception as error:
-        # Whatever damage breaks a checker is itself a finding, and the other families are still to be read.
+        # An exception in a checker is a finding too; the other families are still checked.
         examination.fault(families[0], f"the check of {_named(families)} broke off: {error}")
 
 

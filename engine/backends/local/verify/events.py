@@ -21,7 +21,7 @@ from engine.backends.local.verify.examination import Examination, as_is
 from engine.values import MICROS_PER_DAY
 
 PART_CACHE_BYTES = 1 << 20
-"""The columns of one part are looked at once; nothing is gained by keeping more."""
+"""Bytes of the column cache. Columns of a part are read once, so caching more gains nothing."""
 
 STRUCTURE_COLUMNS = 4
 """Users, counts, times and arrivals."""
@@ -170,7 +170,7 @@ def _check_part(known: _Tables, part: Part, stored: set[tuple[int, int]]) -> Non
         try:
             faults = [*_structure_faults(part), *_column_faults(part), *_user_faults(examination, part)]
         except Exception as error:
-            # Decoders raise whatever they like over bytes that are none of theirs.
+            # Decoders may raise anything on foreign bytes.
             faults = [f"cannot be decoded: {error}"]
     part.dispose()
     for fault in faults:

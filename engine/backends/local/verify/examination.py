@@ -1,4 +1,4 @@
-"""What a checker is given: sound values, what other checkers have learnt, and where to tell faults."""
+"""What checkers share: sound values, results of earlier checkers, and where to report faults."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Examination:
         self.counts = {family: Count() for family in Family}
         self._faults: deque[StoreFault] = deque()
         self._damaged: set[Family] = set()
-        # What checkers learn for those that come after them.
+        # Results for later checkers.
         self.store_id = ""
         self.seed = 0
         self.checkpointed = 0
@@ -101,7 +101,7 @@ class Examination:
             try:
                 decoded = decode(value)
             except Exception as error:
-                # Decoders raise whatever they like over bytes that are none of theirs.
+                # Decoders may raise anything on foreign bytes.
                 self.damage(family, f"cannot be decoded: {error}", stored)
                 continue
             yield Found(parts, stored, decoded)
@@ -122,22 +122,22 @@ class Examination:
     # --- telling --------------------------------------------------------------------------------------------
 
     def fault(self, family: Family, description: str, stored: bytes = b"") -> None:
-        """Something is wrong with a family, or with what is under one of its keys."""
+        """Reports a fault in a family, or in the value of one of its keys."""
         self.counts[family].faults += 1
         self._faults.append(StoreFault(family.name, readable(stored), description))
 
     def expect(self, holds: bool, family: Family, description: str, stored: bytes = b"") -> None:
-        """Tells a fault unless it holds."""
+        """Reports a fault unless the condition holds."""
         if not holds:
             self.fault(family, description, stored)
 
     @property
     def has_faults(self) -> bool:
-        """Whether something was told."""
+        """Whether a fault was reported."""
         return any(count.faults for count in self.counts.values())
 
     def take_faults(self) -> Iterator[StoreFault]:
-        """The faults told since the last time."""
+        """The faults reported since the last call."""
         while self._faults:
             yield self._faults.popleft()
 

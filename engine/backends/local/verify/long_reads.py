@@ -1,7 +1,7 @@
-"""Reading a whole store while it is used: verification and copies, each over one state.
+"""Long reads: verification and copies of a store in use, each over one state.
 
-Both hold a read transaction for as long as they take. Pages that are freed meanwhile are not reused, so the
-file grows by what is written; nothing else waits for them.
+Both hold a read transaction for as long as they take. Pages freed meanwhile are not reused, so the file grows
+by what is written. Nothing else waits for them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from engine.errors import DataLoss, FailedPrecondition, StoreUnavailable
 from engine.upkeep import Finding, StoreProgress
 
 REST_SECONDS = 0.001
-"""How long a verification or a copy rests now and then: others compete with it for one interpreter."""
+"""Seconds a long read pauses from time to time, since it competes with others for one interpreter."""
 
 END_SECONDS_MAX = 10.0
-"""How long closing waits for a reader of the whole store to notice."""
+"""Seconds closing waits for a long read to stop."""
 
 
 class Upkeep:
@@ -86,8 +86,8 @@ class Upkeep:
             raise StoreUnavailable("the store is closing", reason="STORE_CLOSED")
 
     def close(self) -> bool:
-        """Ends what is under way and waits for it. False when somebody still holds a transaction: then the
-        environments must stay open.
+        """Stops long reads and waits for them. False: a transaction is still open, so the environments must
+        stay open.
         """
         self._closing.set()
         return all(lock.acquire(timeout=END_SECONDS_MAX) for lock in (self._copying, self._verifying))

@@ -42,8 +42,8 @@ def _nameless(examination: Examination, erased: Sets) -> Sets:
     if not examination.is_sound(Family.ERASED, Family.USER_IDS, Family.USER_COUNT):
         return {}
     return {
-        place: bitmap_of_mask(hashes == 0) - examination.set_of(erased, *place)
-        for place, hashes in examination.user_hashes.items()
+        at: bitmap_of_mask(hashes == 0) - examination.set_of(erased, *at)
+        for at, hashes in examination.user_hashes.items()
     }
 
 

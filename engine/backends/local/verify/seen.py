@@ -1,4 +1,4 @@
-"""Which inputs users came through, and when."""
+"""Checks first and last seen times per input."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from engine.backends.local.verify.examination import Examination, Sets
 
 
 def check_seen(examination: Examination) -> Iterator[None]:
-    """Whoever belongs to an input is alive and has a first and a last time, and nobody else has."""
+    """Exactly the users that belong to an input have first and last times for it, and they are alive."""
     for (account, input_number, group), stored, users in examination.values(Family.BELONGS, BITMAP.decode):
         examination.belongs[account, input_number, group] = users
         if examination.is_sound(Family.ALIVE):

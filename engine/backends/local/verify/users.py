@@ -1,4 +1,4 @@
-"""The directory: user ids ↔ places, who is alive, partitions and aliases."""
+"""Checks the user directory: user ids ↔ user refs, live users, partitions and aliases."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HASH_BITS = 64
 
 
 def check_users(examination: Examination) -> Iterator[None]:
-    """Every id leads to its place and every place to its id, in the group and partition of the id."""
+    """Every id leads to its ref and every ref to its id, in the group and partition of the id."""
     yield from _check_counts(examination)
     yield from _check_ids(examination)
     yield from _check_partitions(examination)
@@ -120,7 +120,7 @@ def _check_alive(examination: Examination) -> Iterator[None]:
 
 
 def _check_index(examination: Examination) -> Iterator[None]:
-    """Each item leads to the place of the user whose key it is, and each user has one."""
+    """Each item leads to the ref of the user with its key, and each user has one."""
     if not examination.is_sound(Family.META, Family.USER_IDS, Family.USER_COUNT):
         yield from check_runs(examination, USER_RUNS)
         return
@@ -139,9 +139,7 @@ def _check_index(examination: Examination) -> Iterator[None]:
                 found[at[0], group][dense[rows]] = True
             wrong -= len(rows)
         stored = key(Family.USER_RUN, *at)
-        examination.expect(
-            not wrong, Family.USER_BLOCK, f"lead {wrong} times to the place of somebody else", stored
-        )
+        examination.expect(not wrong, Family.USER_BLOCK, f"lead {wrong} times to another user", stored)
 
     yield from check_runs(examination, USER_RUNS, check_items)
     if examination.is_sound(*_RUN_FAMILIES):

@@ -1,8 +1,7 @@
-"""From a request to an applied entry: log, fsync, apply, answer.
+"""Group commit: from a request to an applied entry (log, fsync, apply, answer).
 
-Writers that come at the same time share one commit: whoever gets the commit lock first writes everybody's
-entries. While one group of entries is applied the next one is already being synced. Entries are applied in
-the order of the log.
+Concurrent writers share one commit: the first to get the commit lock writes the entries of all. While one
+group of entries is applied, the next one is already being synced. Entries are applied in log order.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from engine.clock import Stamp
 from engine.errors import FailedPrecondition, MilepostError, StoreUnavailable
 
 IMPORTED_PER_RECORD = 10
-"""So many events that come as columns are applied in the time of one that comes as a record."""
+"""Events in columns that are applied in the time of one event record."""
 IMPORTED_USERS_PER_RECORD = 2
-"""The same for user updates, which take more memory until they are checkpointed."""
+"""The same for user updates, which take more memory until the next checkpoint."""
 
 
 class _Ticket:
-    """One entry on its way."""
+    """One entry to be logged and applied."""
 
     def __init__(self, entry: LogEntry) -> None:
         self.entry = entry
@@ -65,27 +64,26 @@ class Writer:
         self.records_since_checkpoint = 0
 
     def replay(self) -> None:
-        """Applies what the log has beyond the index."""
+        """Applies log entries that are newer than the index."""
         for position, entry in self._log.replay(self._state.position):
-            # An alias that was refused is in the log as well, and is refused again.
+            # Refused aliases are in the log too and are refused again.
             with suppress(FailedPrecondition):
                 try:
                     self._apply(position, entry)
                 except DuplicatesUnknown:
-                    # Refused then as well, unless it was acknowledged before its ids were damaged.
+                    # It was refused then too, unless its ids were damaged after the acknowledgement.
                     if not self._log.is_refused(position):
                         raise
 
     def write(self, entry_at: Callable[[Stamp], LogEntry]) -> Appended:
-        """Logs the entry that `entry_at` makes of when it came, applies it, and answers what became of
-        it.
+        """Logs the entry that `entry_at` builds from its arrival, applies it, and returns the result.
 
         Raises LimitExceeded when the log is full, with nothing applied; FailedPrecondition for a refused
         alias; StoreUnavailable after a failure that left the state unknown.
         """
         self.check()
         with self._enqueue_lock:
-            # Under the lock, so that times are read in the order of the log.
+            # Under the lock, so that arrival times follow log order.
             ticket = _Ticket(entry_at(self._clock()))
             self._waiting.append(ticket)
         with self._commit_lock:
@@ -133,7 +131,7 @@ class Writer:
 
     @property
     def _has_note(self) -> bool:
-        """Whether what comes next is a note that nobody waits for."""
+        """Whether the next entry is a note without a waiting caller."""
         return bool(self._logged) and isinstance(self._logged[0].entry, RefusedEntry)
 
     def _decide(self, ticket: _Ticket) -> None:
@@ -145,12 +143,12 @@ class Writer:
         except DuplicatesUnknown as refusal:
             self._refuse(ticket, refusal)
         except BaseException as failure:
-            # Logged, but applied in part or not at all: only a replay can tell.
+            # Logged, but applied partly or not at all: only a replay restores a known state.
             self._failure = self._failure or failure
             ticket.error = failure if isinstance(failure, MilepostError) else self._unavailable(failure)
 
     def _refuse(self, ticket: _Ticket, refusal: MilepostError) -> None:
-        """Notes in the log that an entry was refused, so that a replay refuses it too."""
+        """Logs that an entry was refused, so that a replay refuses it too."""
         entry = ticket.entry
         try:
             with self._commit_lock:
@@ -173,11 +171,11 @@ class Writer:
             self.records_since_checkpoint += _weight(entry)
 
     def paused(self) -> AbstractContextManager[bool]:
-        """While this block runs no entry is applied; logging goes on."""
+        """While this block runs no entry is applied. Logging continues."""
         return self._apply_lock
 
     def close(self) -> None:
-        """Refuses new entries, and applies those that are logged already."""
+        """Refuses new entries and applies those already logged."""
         with self._commit_lock:
             self._closed = True
         with self._apply_lock:
@@ -186,7 +184,7 @@ class Writer:
 
 
 def _weight(entry: LogEntry) -> int:
-    """How many records of an append take as long to replay."""
+    """Number of append records with the same replay cost."""
     match entry:
         case AppendEntry():
             return len(entry.records)

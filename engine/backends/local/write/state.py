@@ -1,7 +1,7 @@
-"""The state that the log leads to: accounts, what was seen before, and how far the log has been applied.
+"""The state built from the log: accounts, seen event ids and requests, and the applied position.
 
-`apply` is deterministic in the log's order. It takes the state lock in chunks, so queries run in between;
-everybody else takes the lock for one question at a time.
+`apply` depends only on log order. It takes the state lock in chunks, so queries run in between. All other
+callers take the lock for one question at a time.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ from engine.user_columns import UserColumns
 from engine.values import TIME_MIN_MICROS
 
 IMPORT_CHUNK_ROWS = 1 << 17
-"""So many rows of an import are applied at a time; queries run in between."""
+"""Rows of an import applied per hold of the lock; queries run in between."""
 IMPORT_CHUNK_USERS = 1 << 14
-"""The same for user updates, each of which becomes visible as a whole and costs several times as much."""
+"""The same for user updates. Each becomes visible as a whole and costs several times as much."""
 
 
 class State:
-    """Everything in memory of one store."""
+    """The in-memory state of one store."""
 
     def __init__(self, store: Store, settings: LocalSettings) -> None:
         self._store = store
@@ -81,7 +81,7 @@ class State:
         self._writing = CheckpointedState()
 
     def _limit_caches(self) -> None:
-        """Gives the caches what the number of users in the index allows them."""
+        """Sets the cache budgets by the number of users in the index."""
         with self._store.index.reading() as txn:
             users = sum(int.from_bytes(count, "little") for _, count in txn.scan(key(Family.USER_COUNT)))
         self.page_cache.limit(self._settings.page_budget_bytes(users))
@@ -89,9 +89,8 @@ class State:
 
     @contextmanager
     def locked(self, deadline: float | None = None) -> Iterator[None]:
-        """The state lock and a session of the page_cache. Raises DeadlineExceeded when the deadline passes
-        before
-        it is this thread's turn.
+        """Holds the state lock and a session of the page cache. Raises DeadlineExceeded when the deadline
+        passes before the thread gets the lock.
         """
         if not self._lock.acquire(deadline):
             raise DeadlineExceeded("the deadline passed while waiting for the store")
@@ -102,14 +101,14 @@ class State:
             self._lock.release()
 
     def find_account(self, name: str) -> Account | None:
-        """The account, or None when no data ever came for it. Reading must not number an account: numbers
-        follow the log.
+        """The account, or None when it has never had data. Reading must not number an account: numbers follow
+        log order.
         """
         known = self._accounts.get(name) or self.names.space(Space.ACCOUNT).find(name)
         return None if known is None else self._account(name)
 
     def accounts(self) -> list[Account]:
-        """Every account that has data."""
+        """Every account with data."""
         return [self._account(name) for name in list(self.names.space(Space.ACCOUNT).numbers)]
 
     def _account(self, name: str) -> Account:
@@ -124,8 +123,8 @@ class State:
 
     def apply(self, position: int, entry: LogEntry) -> Appended:
         """Applies the entry at the next position and makes that revision visible. Raises FailedPrecondition
-        for an alias that is refused, DuplicatesUnknown for events that may have come before; the position is
-        reached all the same.
+        for a refused alias and DuplicatesUnknown for events that may be duplicates. The position advances in
+        both cases.
         """
         try:
             match entry:
@@ -196,7 +195,7 @@ class State:
         return self._answered(position, entry, account, len(entry.columns), 0)
 
     def _first_answer(self, position: int, entry: BatchEntry) -> Appended | None:
-        """The answer to a request that came before; its position is then reached."""
+        """Returns the answer to a repeated request and advances to its position."""
         if not entry.request_id:
             return None
         number = self._account(entry.account).number
@@ -209,7 +208,7 @@ class State:
     def _answered(
         self, position: int, entry: BatchEntry, account: Account, rows: int, duplicates: int
     ) -> Appended:
-        """Remembers what became of a request, and reaches its position."""
+        """Stores the answer to a request and advances to its position."""
         answer = Appended(position, rows - duplicates, duplicates)
         with self.locked():
             if entry.request_id:
@@ -218,7 +217,7 @@ class State:
         return answer
 
     def _repeated_rows(self, account: Account, entry: ImportEntry) -> npt.NDArray[np.bool_]:
-        """For each row whether it is an event that was seen before."""
+        """For each row whether it is a duplicate event."""
         columns = entry.columns
         repeated = np.zeros(len(columns), np.bool_)
         if columns.event_ids is not None:
@@ -232,22 +231,22 @@ class State:
         return repeated
 
     def _repeated(self, account: Account, entry: AppendEntry) -> list[bool]:
-        """For each record whether it is an event that was seen before."""
+        """For each record whether it is a duplicate event."""
         repeated = [False] * len(entry.records)
-        places = []
+        indexes = []
         inputs = []
         event_ids = []
         newest = TIME_MIN_MICROS
         for at, record in enumerate(entry.records):
             if type(record) is EventRecord and record.event_id:
-                places.append(at)
+                indexes.append(at)
                 inputs.append(account.inputs.number(record.input))
                 event_ids.append(record.event_id)
                 newest = max(newest, record.time)
-        if places:
+        if indexes:
             digests = event_digests(account.number, inputs, event_ids)
             known = self.event_ids.take(account.number, digests, newest, _stamp(entry))
-            for at, seen in zip(places, known, strict=True):
+            for at, seen in zip(indexes, known, strict=True):
                 repeated[at] = seen
         return repeated
 
@@ -255,9 +254,7 @@ class State:
         with self.locked():
             account = self._account(entry.account)
             erased = [gone for user_id in entry.user_ids if (gone := account.erase(user_id)) is not None]
-            self.memberships.erased(
-                account, {place: user_id for user_id, place in erased}, _stamp(entry).settled
-            )
+            self.memberships.erased(account, {ref: user_id for user_id, ref in erased}, _stamp(entry).settled)
             self._reach(position, entry)
         return Appended(position, len(erased), 0)
 
@@ -303,9 +300,8 @@ class State:
     # --------------------------------------------------------------------------------------------
 
     def prepare(self, txn: Writable) -> None:
-        """Writes page_cache that are not in the index yet, and sets everything else that is not apart for
-        `write`.
-        Others may read in between; nothing may be applied before this returns.
+        """Writes dirty pages, and collects everything else that is not in the index for `write`. Others may
+        read in between. Nothing may be applied before this returns.
         """
         self._writing = CheckpointedState(self.position, self._sequence, self.arrival, self._settled)
         for part in (self.names, self.event_ids, self.requests):
@@ -315,7 +311,7 @@ class State:
         self.page_cache.write(txn, self._lock.yield_lock)
 
     def write(self, txn: Writable) -> None:
-        """Writes what was set apart, with the position that all of it reflects. Needs no lock."""
+        """Writes what `prepare` collected, with the position it reflects. Needs no lock."""
         self.names.write(txn)
         self.event_ids.write(txn, self._writing.stamp)
         self.requests.write(txn, self._writing.stamp.settled)
@@ -324,14 +320,14 @@ class State:
         write_checkpointed(txn, self._writing)
 
     def commit(self) -> None:
-        """What was collected is in the index."""
+        """Finishes a checkpoint that has committed."""
         for part in self._checkpointing_parts():
             part.commit()
         self.checkpointed = self._writing
         self._limit_caches()
 
     def rollback(self) -> None:
-        """What was collected did not reach the index, and is still to be written."""
+        """Takes back a checkpoint that did not commit; its changes are still to be written."""
         for part in self._checkpointing_parts():
             part.rollback()
 
@@ -347,7 +343,7 @@ C = TypeVar("C", EventColumns, UserColumns)
 
 
 def _chunks(columns: C, rows_max: int) -> Iterator[C]:
-    """The rows in order, so many at a time."""
+    """The rows in order, in chunks."""
     count = len(columns)
     for start in range(0, count, rows_max):
         rows = np.arange(start, min(start + rows_max, count))

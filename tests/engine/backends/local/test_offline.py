@@ -98,7 +98,7 @@ def test_free_pages_are_counted(tmp_path: Path) -> None:
     assert empty.used_bytes + empty.free_bytes <= empty.file_bytes <= empty.limit_bytes == 16 << 20
 
 
-def test_what_is_no_store(tmp_path: Path) -> None:
+def test_a_directory_without_a_store_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for ask in (faults_of, store_figures, compact):
         with pytest.raises(StoreUnavailable) as raised:

@@ -68,7 +68,7 @@ def test_the_lock_is_handed_over_in_the_order_of_arrival() -> None:
     assert order == [0, 1, 2, 3, 4, 99]
 
 
-def test_a_breath_lets_everybody_else_go_first() -> None:
+def test_yield_lock_lets_all_waiters_go_first() -> None:
     lock, order = FairLock(), list[str]()
 
     def take() -> None:
@@ -90,7 +90,7 @@ def test_a_breath_lets_everybody_else_go_first() -> None:
     assert order == ["still held", "waiter", "after"]
 
 
-def test_a_deadline_gives_up_the_place_in_the_queue() -> None:
+def test_a_waiter_leaves_the_queue_at_its_deadline() -> None:
     lock = FairLock()
     answers: list[bool] = []
     with lock:
@@ -125,7 +125,7 @@ def test_an_answer_is_kept_until_what_it_read_is_touched() -> None:
     assert cache.find(0, b"step", reads) is None
 
 
-def test_the_answers_longest_unasked_go_first() -> None:
+def test_the_least_recently_used_answers_are_evicted_first() -> None:
     cache = StepCache(bytes_max=3_000)
     for number in range(6):
         cache.add(0, b"%d" % number, BitMap([number]), 100)

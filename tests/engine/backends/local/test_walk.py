@@ -11,9 +11,7 @@ from tests.engine.backends.local.walk.chapter import WEIGHTS, Chapter
 CHAPTERS = 8
 
 
-def test_whatever_happens_to_a_store_it_answers_as_the_oracle(
-    tmp_path: Path, pytestconfig: pytest.Config
-) -> None:
+def test_a_random_walk_of_a_store_answers_as_the_oracle(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     seed, happened = pytestconfig.getoption("--hypothesis-seed"), set[str]()
     for number in range(CHAPTERS):
         chapter = Chapter(f"{seed} {number}", tmp_path / str(number))

@@ -19,7 +19,7 @@ def test_what_contains_the_literal_is_found(first: list[str], later: list[str], 
     assert found == sorted(text for text in first + later if literal in text)
 
 
-def test_vocabularies_are_made_once_grow_and_are_made_anew_when_scattered() -> None:
+def test_term_dictionaries_are_built_once_grow_and_are_rejoined_when_scattered() -> None:
     made: list[int] = []
 
     def stored() -> list[bytes]:
@@ -37,7 +37,7 @@ def test_vocabularies_are_made_once_grow_and_are_made_anew_when_scattered() -> N
     assert len(made) == 2
 
 
-def test_the_least_used_goes_when_there_are_too_many_bytes() -> None:
+def test_the_least_recently_used_dictionary_is_evicted_over_the_budget() -> None:
     made: list[bytes] = []
 
     def get(prefix: bytes) -> TermDictionary:

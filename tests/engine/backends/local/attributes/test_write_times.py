@@ -21,7 +21,7 @@ from engine.errors import DataLoss
 GROUPS = 2
 FIELDS = (1, 2)
 PAGES = 3
-PLACES = [
+REFS = [
     group << GROUP_SHIFT | page * PAGE_USERS + user
     for group in range(GROUPS)
     for page in range(PAGES)
@@ -56,27 +56,26 @@ class Users:
     def users_with(self, field: int, group: int) -> BitMap:
         """Who of the group has a value."""
         return BitMap(
-            place & DENSE_MASK
-            for place, writes in self.times.items()
-            if place >> GROUP_SHIFT == group and writes.get(field) is not None
+            ref & DENSE_MASK
+            for ref, writes in self.times.items()
+            if ref >> GROUP_SHIFT == group and writes.get(field) is not None
         )
 
-    def profile_of(self, place: int) -> Mapping[int, tuple[int, int, str | None]]:
+    def profile_of(self, ref: int) -> Mapping[int, tuple[int, int, str | None]]:
         """A user's writes, unsets among them."""
         self.profiles_read += 1
         return {
-            field: (0, 0, None) if time is None else (time, 0, "x")
-            for field, time in self.times[place].items()
+            field: (0, 0, None) if time is None else (time, 0, "x") for field, time in self.times[ref].items()
         }
 
     def write(self, writes: Iterable[tuple[int, int, int | None]]) -> None:
-        """Some (place, field, time), None without a value, in one run."""
+        """Some (ref, field, time), None without a value, in one run."""
         with self.page_cache.session():
             self.spans.begin()
-            for place, field, time in writes:
-                user = self.times.setdefault(place, {})
+            for ref, field, time in writes:
+                user = self.times.setdefault(ref, {})
                 before, user[field] = user.get(field), time
-                spans = self.spans.of_page(place)
+                spans = self.spans.of_page(ref)
                 if field in spans:
                     spans[field].replace(before, time)
                 elif time is not None:
@@ -90,7 +89,7 @@ class Users:
 
     def asked(self, field: int) -> tuple[tuple[int, int], int]:
         """The answer, and how often it was not there yet."""
-        for again in range(2 * len(PLACES)):
+        for again in range(2 * len(REFS)):
             with self.page_cache.session():
                 found = self.spans.first_and_last(field, GROUPS)
             if found is not None:
@@ -107,7 +106,7 @@ class Users:
 def test_times_are_those_of_the_writes_that_hold(index: Environment, cache_bytes: int) -> None:
     times = st.none() | st.integers(-3, 12)
     writes = st.lists(
-        st.tuples(st.sampled_from(PLACES), st.sampled_from(FIELDS), times), min_size=1, max_size=12
+        st.tuples(st.sampled_from(REFS), st.sampled_from(FIELDS), times), min_size=1, max_size=12
     )
     actions = st.sampled_from(("go on", "ask", "checkpoint", "checkpoint and open"))
 
@@ -132,49 +131,49 @@ def test_times_are_those_of_the_writes_that_hold(index: Environment, cache_bytes
 
 def test_writes_that_only_add_or_go_on_take_no_profile(index: Environment) -> None:
     users = Users(index)
-    users.write((place, 1, 100 + at) for at, place in enumerate(PLACES))
+    users.write((ref, 1, 100 + at) for at, ref in enumerate(REFS))
     assert users.asked(1) == ((100, 117), 0)
     # The latest write of all goes on in time, and one in the middle of its page goes.
-    users.write([(PLACES[-1], 1, 500), (PLACES[1], 1, None)])
+    users.write([(REFS[-1], 1, 500), (REFS[1], 1, None)])
     assert users.asked(1) == ((100, 500), 0)
     assert users.profiles_read == 0
 
 
 def test_an_end_that_others_reach_beyond_is_left_loose(index: Environment) -> None:
     users = Users(index)
-    users.write((place, 1, 100 + at) for at, place in enumerate(PLACES))
+    users.write((ref, 1, 100 + at) for at, ref in enumerate(REFS))
     # The first of every page but the first is written anew: none of them was the first of all.
-    users.write((place, 1, 400) for place in PLACES[3::3])
+    users.write((ref, 1, 400) for ref in REFS[3::3])
     assert users.asked(1) == ((100, 400), 0)
     assert users.profiles_read == 0
 
 
 def test_a_loose_end_takes_no_profile_when_another_write_is_as_far_out(index: Environment) -> None:
     users = Users(index)
-    users.write((place, 1, time) for place, time in zip(PLACES[:9], (1, 5, 9) * 3, strict=True))
+    users.write((ref, 1, time) for ref, time in zip(REFS[:9], (1, 5, 9) * 3, strict=True))
     # In the first and the last page nobody is at either end any more.
-    users.write((PLACES[at], 1, None) for at in (0, 2, 6, 8))
+    users.write((REFS[at], 1, None) for at in (0, 2, 6, 8))
     assert users.asked(1) == ((1, 9), 0)
     # Writes reach beyond the ends that were loose.
-    users.write([(PLACES[3], 1, None), (PLACES[5], 1, None), (PLACES[0], 1, 0), (PLACES[8], 1, 10)])
+    users.write([(REFS[3], 1, None), (REFS[5], 1, None), (REFS[0], 1, 0), (REFS[8], 1, 10)])
     assert users.asked(1) == ((0, 10), 0)
     assert users.profiles_read == 0
 
 
 def test_an_end_is_loose_once_the_last_of_several_writes_there_has_gone(index: Environment) -> None:
     users = Users(index)
-    users.write((place, 1, time) for place, time in zip(PLACES[:6], (1, 1, 5, 9, 9, 6), strict=True))
-    users.write([(PLACES[0], 1, None), (PLACES[3], 1, None)])
+    users.write((ref, 1, time) for ref, time in zip(REFS[:6], (1, 1, 5, 9, 9, 6), strict=True))
+    users.write([(REFS[0], 1, None), (REFS[3], 1, None)])
     assert users.asked(1) == ((1, 9), 0)
-    users.write([(PLACES[1], 1, 7), (PLACES[4], 1, None)])
+    users.write([(REFS[1], 1, 7), (REFS[4], 1, None)])
     assert users.asked(1)[0] == (5, 7)
     assert users.profiles_read == 2
 
 
 def test_the_page_of_a_loose_outermost_end_is_read_once(index: Environment) -> None:
     users = Users(index)
-    users.write((place, field, 100 + at) for at, place in enumerate(PLACES) for field in FIELDS)
-    users.write((PLACES[0], field, 400) for field in FIELDS)
+    users.write((ref, field, 100 + at) for at, ref in enumerate(REFS) for field in FIELDS)
+    users.write((REFS[0], field, 400) for field in FIELDS)
     assert users.asked(1) == ((101, 400), 1)
     assert users.profiles_read == 3
     # The other field was looked at on the way, and what was found is stored.
@@ -186,27 +185,27 @@ def test_the_page_of_a_loose_outermost_end_is_read_once(index: Environment) -> N
 
 def test_users_written_anew_at_one_time_take_no_profile(index: Environment) -> None:
     users = Users(index)
-    users.write((place, 1, 100 + at) for at, place in enumerate(PLACES))
-    users.write((place, 1, 400) for place in PLACES)
+    users.write((ref, 1, 100 + at) for at, ref in enumerate(REFS))
+    users.write((ref, 1, 400) for ref in REFS)
     assert users.asked(1) == ((400, 400), 0)
     # One of many at the first time goes, and everybody at the last but those.
-    users.write([(PLACES[0], 1, 500), (PLACES[1], 1, 600), (PLACES[1], 1, None), (PLACES[0], 1, None)])
+    users.write([(REFS[0], 1, 500), (REFS[1], 1, 600), (REFS[1], 1, None), (REFS[0], 1, None)])
     assert users.asked(1) == ((400, 400), 0)
     assert users.profiles_read == 0
 
 
 def test_a_page_that_nobody_is_left_in_counts_for_nothing(index: Environment) -> None:
     users = Users(index)
-    users.write([(PLACES[0], 1, 1), (PLACES[3], 1, 5), (PLACES[3], 2, 1), (PLACES[6], 1, 9)])
-    users.write([(PLACES[0], 1, None), (PLACES[6], 1, None)])
+    users.write([(REFS[0], 1, 1), (REFS[3], 1, 5), (REFS[3], 2, 1), (REFS[6], 1, 9)])
+    users.write([(REFS[0], 1, None), (REFS[6], 1, None)])
     assert users.asked(1) == ((5, 5), 0)
-    users.write([(PLACES[0], 1, 7)])
+    users.write([(REFS[0], 1, 7)])
     assert users.asked(1)[0] == (5, 7)
 
 
 def test_a_page_whose_times_are_gone_is_a_loss(index: Environment) -> None:
     users = Users(index)
-    users.write([(PLACES[0], 1, 1), (PLACES[3], 1, 5)])
+    users.write([(REFS[0], 1, 1), (REFS[3], 1, 5)])
     users.checkpoint()
     with index.writing() as txn:
         assert txn.delete(key(Family.WRITE_TIMES, users.account, 0, 1))

@@ -126,7 +126,7 @@ def test_closing_ends_a_count_and_waits_for_its_end(
     assert not closer.is_alive()
 
 
-def test_who_waits_for_another_count_waits_to_the_deadline_only(
+def test_waiting_for_another_count_ends_at_the_deadline(
     backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(backend, BEFORE, TIME)

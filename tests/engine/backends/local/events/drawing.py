@@ -53,8 +53,8 @@ def rows(count_max: int = 25) -> st.SearchStrategy[list[EventRow]]:
     )
     return st.lists(one, max_size=count_max).map(
         lambda drawn: [
-            EventRow(group, user, input_number, name, type_, time, 100 + 3 * place, held)
-            for place, (group, user, input_number, name, type_, time, held) in enumerate(drawn)
+            EventRow(group, user, input_number, name, type_, time, 100 + 3 * index, held)
+            for index, (group, user, input_number, name, type_, time, held) in enumerate(drawn)
         ]
     )
 

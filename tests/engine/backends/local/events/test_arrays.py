@@ -91,16 +91,18 @@ def test_runs_and_distinct_values(values: list[int]) -> None:
 def test_ranges_are_concatenated(pairs: list[tuple[int, int]]) -> None:
     starts = np.array([start for start, _ in pairs], np.int64)
     lengths = np.array([length for _, length in pairs], np.int64)
-    expected = [place for start, length in pairs for place in range(start, start + length)]
+    expected = [position for start, length in pairs for position in range(start, start + length)]
     assert ranges(starts, lengths).tolist() == expected
 
 
 @given(st.sets(NARROW), st.lists(NARROW))
-def test_found_needles_and_their_places(haystack: set[int], needles: list[int]) -> None:
+def test_positions_of_found_needles(haystack: set[int], needles: list[int]) -> None:
     ordered = sorted(haystack)
-    found, places = find_sorted(np.array(ordered, np.int64), np.array(needles, np.int64))
-    assert found.tolist() == [place for place, needle in enumerate(needles) if needle in haystack]
-    assert [ordered[place] for place in places] == [needle for needle in needles if needle in haystack]
+    found, positions = find_sorted(np.array(ordered, np.int64), np.array(needles, np.int64))
+    assert found.tolist() == [position for position, needle in enumerate(needles) if needle in haystack]
+    assert [ordered[position] for position in positions] == [
+        needle for needle in needles if needle in haystack
+    ]
 
 
 @given(
@@ -114,4 +116,6 @@ def test_rows_sort_by_all_their_keys_and_stay_in_order_where_those_are_equal(
 ) -> None:
     # Users and instants of all years do not fit 63 bits together.
     columns = np.array([row[:keys] for row in rows], np.int64).reshape(-1, keys).T
-    assert sort_order(*columns).tolist() == sorted(range(len(rows)), key=lambda place: rows[place][:keys])
+    assert sort_order(*columns).tolist() == sorted(
+        range(len(rows)), key=lambda position: rows[position][:keys]
+    )

@@ -62,9 +62,9 @@ def test_a_test_passes_on_the_column_as_on_each_value(values: list[Any], test: R
     if kind in matcher.kinds:
         assert column.passing(matcher).tolist() == expected
         assert column.passing(matcher).tolist() == expected
-        for place in range(len(values)):
-            _, one = at_rows(column, np.array([place]))
-            assert one.passing(matcher).tolist() == [expected[place]]
+        for index in range(len(values)):
+            _, one = at_rows(column, np.array([index]))
+            assert one.passing(matcher).tolist() == [expected[index]]
     else:
         assert not any(expected)
 
@@ -77,10 +77,10 @@ def test_joined_columns_keep_every_value_at_its_row(
     pieces, held, rows = [], dict[int, Any](), 0
     for values in filter(None, (first, second)):
         count = len(values) + (random.randrange(1, 5) if sparse else 0)
-        places = sorted(random.sample(range(count), len(values)))
-        positions = np.array(places) if sparse else None
+        filled = sorted(random.sample(range(count), len(values)))
+        positions = np.array(filled) if sparse else None
         pieces.append((rows, count, column_of(kind_of(first[0]), positions, values)))
-        held.update((rows + place, value) for place, value in zip(places, values, strict=True))
+        held.update((rows + index, value) for index, value in zip(filled, values, strict=True))
         rows += count
     order = random.sample(range(rows), rows)
 
@@ -142,5 +142,5 @@ def test_ordinary_prices_are_integers_and_long_doubles_stay_what_they_are() -> N
 def test_entries_without_rows_are_dropped(kept: list[int]) -> None:
     values = ["a", "b", "a", "c"]
     column = DictionaryColumn.of(None, Kind.STRING, values).at(np.array(kept)).trimmed()
-    assert values_of(column) == [values[place] for place in kept]
-    assert sorted(map(str, column.entries.values)) == sorted({values[place] for place in kept})
+    assert values_of(column) == [values[index] for index in kept]
+    assert sorted(map(str, column.entries.values)) == sorted({values[index] for index in kept})

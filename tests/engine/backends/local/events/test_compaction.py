@@ -81,9 +81,7 @@ def history(store: Store, new_account: NewAccount, monkeypatch: pytest.MonkeyPat
     return history
 
 
-def test_a_few_late_rows_do_not_have_all_others_rewritten(
-    history: History, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_few_late_rows_do_not_rewrite_all_others(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "COMPACTED_ROWS_PER_CHECKPOINT", 20)
     monkeypatch.setattr(compaction, "LATE_SHARE_MAX", 1)
     history.write(*range(DAYS - 1))
@@ -113,7 +111,9 @@ def test_checkpoints_with_nothing_new_join_what_had_to_wait(
     assert history.users() == users
 
 
-def test_every_table_has_its_turn(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_postponed_tables_are_rewritten_by_later_checkpoints(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(compaction, "COMPACTED_ROWS_PER_CHECKPOINT", 60)
     before = {name: len(parts) for name, parts in history.parts().items()}
     joined: list[int] = []
@@ -138,7 +138,7 @@ def test_parts_stay_few_whatever_the_allowance(history: History, monkeypatch: py
     assert history.tables.statistics().events == 6 * ROWS_A_CHECKPOINT + 60 * 2 * len(NAMES)
 
 
-def test_checkpoints_leave_the_room_of_what_is_read_alone(
+def test_checkpoints_do_not_evict_columns_that_are_read(
     store: Store, new_account: NewAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(table_module, "SLICE_ROWS_MAX", 1)
@@ -153,7 +153,7 @@ def test_checkpoints_leave_the_room_of_what_is_read_alone(
 
 
 @pytest.mark.parametrize("was_read", [False, True])
-def test_new_parts_of_what_is_read_stay_at_hand(
+def test_new_parts_of_tables_that_are_read_stay_cached(
     store: Store, new_account: NewAccount, was_read: bool
 ) -> None:
     cache = ColumnCache()

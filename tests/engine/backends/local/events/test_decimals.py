@@ -55,7 +55,7 @@ def test_scaled_integers_are_the_shortest_decimals(values: list[float]) -> None:
 
 
 @given(st.lists(prices | finite, min_size=1, max_size=4), st.integers(0, 300))
-def test_whichever_values_come_first_columns_are_scaled_alike(values: list[float], ones: int) -> None:
+def test_scaling_does_not_depend_on_the_order_of_values(values: list[float], ones: int) -> None:
     alone = scaled(np.array([1.0, *values]))
     for column in ([*values, *[1.0] * ones], [*[1.0] * ones, *values]):
         found = scaled(np.array([1.0, *column]))

@@ -30,13 +30,13 @@ def facts_by_hand(rows: Iterable[EventRow], name: int, input_number: int | None)
             tables.setdefault((row.input_number, row.type), []).append(row)
     return [
         TableFacts(
-            *place,
+            *key,
             events=len(found),
             users=len({(row.group, row.user) for row in found}),
             first_time=min(row.time for row in found),
             last_time=max(row.time for row in found),
         )
-        for place, found in sorted(tables.items())
+        for key, found in sorted(tables.items())
     ]
 
 
@@ -71,7 +71,7 @@ def checkpoint(store: Store, tables: EventTables, *, abort: bool = False) -> Non
 
 @pytest.mark.parametrize("cache_bytes", [1, 1 << 20])
 @pytest.mark.parametrize("purge_rows", [0, 1 << 18])
-def test_facts_are_those_of_the_rows_that_are_left(
+def test_facts_cover_exactly_the_live_rows(
     store: Store,
     new_account: Callable[[], int],
     monkeypatch: pytest.MonkeyPatch,
@@ -115,20 +115,20 @@ def test_facts_are_those_of_the_rows_that_are_left(
 def test_only_the_users_of_stored_events_are_read(store: Store, new_account: Callable[[], int]) -> None:
     account = new_account()
     tables = EventTables(store, account, GROUPS)
-    times = [drawing.BASE_DAY * MICROS_PER_DAY + place for place in range(100)]
+    times = [drawing.BASE_DAY * MICROS_PER_DAY + index for index in range(100)]
     tables.add(
         [
             EventRow(
                 0,
-                place // 2,
+                index // 2,
                 1,
                 1,
                 EventType.CUSTOM,
                 time,
-                place,
-                {1: 1.0, 2: True} if place == 7 else {1: 1.0},
+                index,
+                {1: 1.0, 2: True} if index == 7 else {1: 1.0},
             )
-            for place, time in enumerate(times)
+            for index, time in enumerate(times)
         ]
     )
     checkpoint(store, tables)

@@ -33,8 +33,8 @@ def arrived(first: int, users: list[int], names: list[int], values: list[str]) -
         time_bytes=np.arange(100 + count, 100, -1).astype("<i8").tobytes(),
         attributes=[ValueColumn.of("x", Kind.STRING, None, np.arange(count), values)],
     )
-    places = (1 << GROUP_SHIFT) + np.array([10, 11, 12])
-    return ArrivedRows(columns, RowUsers(places, columns.user_ids.codes), NUMBERS, first)
+    refs = (1 << GROUP_SHIFT) + np.array([10, 11, 12])
+    return ArrivedRows(columns, RowUsers(refs, columns.user_ids.codes), NUMBERS, first)
 
 
 def test_batches_that_waited_are_cut_into_tables_together() -> None:
@@ -79,9 +79,9 @@ def column_batch(rows: list[Any]) -> EventColumns:
     users, inputs, names, types, times, *attributes = map(list, zip(*rows, strict=True))
     columns = []
     for name, kind, values in zip("xyz", (Kind.NUMBER, Kind.STRING, Kind.TIME), attributes, strict=True):
-        held = [place for place, value in enumerate(values) if value is not None]
+        held = [index for index, value in enumerate(values) if value is not None]
         if held:
-            data = np.array([values[place] for place in held])
+            data = np.array([values[index] for index in held])
             at = None if len(held) == len(values) else np.array(held)
             columns.append(ValueColumn.of(name, kind, at, data, "pqrp" if kind is Kind.STRING else ""))
     return EventColumns(
@@ -97,7 +97,7 @@ def column_batch(rows: list[Any]) -> EventColumns:
 @pytest.mark.parametrize("packed_max", [0, 1 << 20])
 @given(batches=st.lists(st.lists(events, min_size=1, max_size=8), min_size=1, max_size=3))
 def test_every_row_comes_to_its_table_with_its_values(packed_max: int, batches: list[list[Any]]) -> None:
-    places = np.array([user % 2 << GROUP_SHIFT | user for user in range(6)])
+    refs = np.array([user % 2 << GROUP_SHIFT | user for user in range(6)])
     arrived, expected, sequence = [], dict[int, Any](), 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importing, "PACKED_TABLES_MAX", packed_max)
@@ -105,7 +105,7 @@ def test_every_row_comes_to_its_table_with_its_values(packed_max: int, batches: 
             columns = column_batch(rows)
             attributes = ["xyz".index(column.name) + 7 for column in columns.attributes]
             numbers = ColumnNumbers(MANY.inputs, MANY.names, attributes)
-            users = RowUsers(places, columns.user_ids.codes)
+            users = RowUsers(refs, columns.user_ids.codes)
             arrived.append(ArrivedRows(columns, users, numbers, sequence))
             assert arrived[-1].tables() == {
                 (MANY.inputs[input_], MANY.names[name], user % 2) for user, input_, name, *_ in rows

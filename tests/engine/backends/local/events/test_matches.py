@@ -124,15 +124,15 @@ def lived(store: Store, account: int, life: list[tuple[list[EventRow], str]]) ->
 
 @pytest.fixture(
     params=[(4, 2, 64, 0.25), (4, 2, 2, 1.0), (1 << 16, 8, 64, 1.0)],
-    ids=["small slices", "small slices, two marks", "usual limits"],
+    ids=["small slices", "small slices, two value bits", "usual limits"],
 )
 def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a share of 1, rows before a floor stay where they are for as long as any others do."""
-    rows_max, parts_max, marks_max, expired_share = request.param
+    rows_max, parts_max, value_bits_max, expired_share = request.param
     monkeypatch.setattr(compaction, "EXPIRED_SHARE_MAX", expired_share)
     monkeypatch.setattr(table_module, "SLICE_ROWS_MAX", rows_max)
     monkeypatch.setattr(table_module, "SLICE_PARTS_MAX", parts_max)
-    monkeypatch.setattr(distinct, "MARKS_MAX", marks_max)
+    monkeypatch.setattr(distinct, "VALUE_BITS_MAX", value_bits_max)
 
 
 @pytest.mark.usefixtures("limits")

@@ -120,7 +120,7 @@ def test_every_aggregate_of_worked_out_figures(tables: EventTables) -> None:
 def test_sums_and_averages_at_the_very_limit(tables: EventTables, beside: float) -> None:
     """`beside` decides how the column is kept: as integers, or as doubles, whose sums are off by a hair."""
     tables.add([row(1, NOON, 1, _1=0.1), row(1, NOON, 2, _1=0.2)])
-    tables.add([row(2, NOON, 3 + place, _1=0.1) for place in range(10)])
+    tables.add([row(2, NOON, 3 + index, _1=0.1) for index in range(10)])
     tables.add([row(3, NOON, 20, _1=beside), row(3, NOON, 21, _1=-beside)])
     assert 0.1 + 0.2 > 0.3
     assert functools.reduce(operator.add, [0.1] * 10) < 1.0
@@ -141,7 +141,7 @@ def test_sums_and_averages_at_the_very_limit(tables: EventTables, beside: float)
 def test_sums_of_large_integers_and_columns_of_different_exponents(tables: EventTables) -> None:
     """Past 2^53 hundredths doubles could no longer add the integers."""
     large, hundred = 999_999_999_999.0, range(100)
-    tables.add([row(1, NOON, place, _1=large) for place in hundred])
+    tables.add([row(1, NOON, index, _1=large) for index in hundred])
     tables.add([EventRow(0, 1, 2, 1, EventType.CUSTOM, NOON, 200, {1: 0.25})])
     tables.add([EventRow(0, 2, 2, 1, EventType.CUSTOM, NOON, 201, {1: 0.75})])
     both = ResolvedSelection(inputs=(1, 2))
@@ -161,14 +161,14 @@ def test_of_equal_times_the_first_and_the_last_to_arrive_count(
 ) -> None:
     """The rows come through three inputs, out of order, and sit in as many tables and more parts."""
     arrival = [6, 2, 9, 1, 5, 8, 3, 7, 4]
-    for place, sequence in enumerate(arrival):
+    for index, sequence in enumerate(arrival):
         attributes: dict[int, Value] = {1: float(sequence)}
-        tables.add([EventRow(0, 1, place % 3, 1, EventType.CUSTOM, NOON, sequence, attributes)])
+        tables.add([EventRow(0, 1, index % 3, 1, EventType.CUSTOM, NOON, sequence, attributes)])
         assert tables.users(0, ResolvedSelection(inputs=(0, 1, 2)))
-        if place in checkpoint_after:
+        if index in checkpoint_after:
             checkpoint(store, tables)
     for inputs in ((0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2), (2, 1, 0)):
-        held = [float(sequence) for place, sequence in enumerate(arrival) if place % 3 in inputs]
+        held = [float(sequence) for index, sequence in enumerate(arrival) if index % 3 in inputs]
         for aggregate, expected in ((Aggregate.FIRST, min(held)), (Aggregate.LAST, max(held))):
             for number in held:
                 step = ResolvedEventMatch(
@@ -190,7 +190,7 @@ def test_the_first_and_the_last_of_parts_that_overlap_and_parts_that_do_not(
     """
     monkeypatch.setattr(table_module, "SLICE_ROWS_MAX", 8)
     batches = [
-        [(day, place % 5, day * 10 + place, place % 3) for day in range(4) for place in range(6)],
+        [(day, index % 5, day * 10 + index, index % 3) for day in range(4) for index in range(6)],
         [(1, 0, 51, 1), (1, 1, 52, 0), (1, 2, 53, 5)],
         [(6, 1, 61, 0), (6, 2, 62, 2)],
         [(6, 1, 63, 0), (6, 2, 64, 1), (7, 4, 65, 0)],
@@ -199,8 +199,8 @@ def test_the_first_and_the_last_of_parts_that_overlap_and_parts_that_do_not(
     held: list[EventRow] = []
     for number, batch in enumerate(batches):
         rows = [
-            row(user, NOON + day * MICROS_PER_DAY + late, 1 + len(held) + place, _1=float(value))
-            for place, (day, user, value, late) in enumerate(batch)
+            row(user, NOON + day * MICROS_PER_DAY + late, 1 + len(held) + index, _1=float(value))
+            for index, (day, user, value, late) in enumerate(batch)
         ]
         tables.add(rows)
         held += rows
@@ -270,10 +270,10 @@ def test_dense_and_sparse_parts_count_alike(
             row(
                 drawn.randrange(users_max),
                 (DAY + drawn.randrange(40)) * MICROS_PER_DAY + drawn.randrange(MICROS_PER_DAY),
-                len(rows) + place,
+                len(rows) + index,
                 _1=drawn.randrange(2_000) / 100,
             )
-            for place in range(300)
+            for index in range(300)
         ]
         rows += new
         tables.add(new)
@@ -363,9 +363,9 @@ def test_rows_before_an_instant_leave_disk_as_soon_as_that_pays(
     """A slice of 1,024 days with ten rows a day, from which ever more days are removed."""
     account = new_account()
     tables = EventTables(store, account, 1)
-    tables.add([row(place % 10, DAY * MICROS_PER_DAY + place, place) for place in range(100)])
-    days = [DAY * MICROS_PER_DAY + (1 + place // 10) * MICROS_PER_DAY for place in range(200)]
-    tables.add([row(place % 10, time, 100 + place) for place, time in enumerate(days)])
+    tables.add([row(index % 10, DAY * MICROS_PER_DAY + index, index) for index in range(100)])
+    days = [DAY * MICROS_PER_DAY + (1 + index // 10) * MICROS_PER_DAY for index in range(200)]
+    tables.add([row(index % 10, time, 100 + index) for index, time in enumerate(days)])
     checkpoint(store, tables)
     for day, counted_rows, on_disk in (
         (DAY, 300, 300),  # nothing is so old
@@ -389,9 +389,7 @@ def test_rows_before_an_instant_leave_disk_as_soon_as_that_pays(
     assert stored_slices(store, account) == []
 
 
-def test_an_erased_user_leaves_nothing_among_rows_that_count_no_more(
-    store: Store, new_account: NewAccount
-) -> None:
+def test_erasing_a_user_purges_rows_before_the_floor_too(store: Store, new_account: NewAccount) -> None:
     account = new_account()
     tables = EventTables(store, account, 1)
     tables.add([row(7, NOON, 1, _1="<7>")])
@@ -515,7 +513,7 @@ def test_a_removed_user_may_come_back(store: Store, tables: EventTables) -> None
 
 
 @pytest.mark.parametrize("is_written", [False, True])
-def test_what_happens_between_a_checkpoint_and_its_commit_is_kept(
+def test_changes_between_a_checkpoint_and_its_commit_are_kept(
     store: Store, new_account: NewAccount, is_written: bool
 ) -> None:
     account = new_account()
@@ -539,7 +537,7 @@ def test_what_happens_between_a_checkpoint_and_its_commit_is_kept(
 
 
 @pytest.mark.parametrize("is_written", [False, True])
-def test_what_is_removed_between_a_checkpoint_and_its_commit_stays_away(
+def test_removals_between_a_checkpoint_and_its_commit_are_kept(
     store: Store, new_account: NewAccount, is_written: bool
 ) -> None:
     """Of rows that the checkpoint writes anew, of those it leaves alone, and of those it merges."""
@@ -708,11 +706,11 @@ def test_an_aggregate_asked_again_follows_every_change(
             row(
                 user,
                 NOON + day * MICROS_PER_DAY,
-                1 + len(held) + place,
+                1 + len(held) + index,
                 _1=number * (day + 2 * user + 1),
                 _2=str((day + user) % 4),
             )
-            for place, (day, user) in enumerate(days_and_users)
+            for index, (day, user) in enumerate(days_and_users)
         ]
         tables.add(rows)
         held.extend(rows)
@@ -757,7 +755,7 @@ def test_what_a_match_looked_at_is_counted(store: Store, tables: EventTables) ->
     assert tables.rows_looked_at == 2_001
 
 
-def test_damage_anywhere_is_a_loss_and_never_a_smaller_number(tmp_path: Path) -> None:
+def test_damage_anywhere_is_data_loss_and_never_a_smaller_number(tmp_path: Path) -> None:
     """Flips one byte of every stored value in turn."""
     store = Store.open(tmp_path, groups=1)
     tables = EventTables(store, 1, 1)
@@ -808,7 +806,7 @@ def test_accounts_and_groups_are_apart(store: Store, new_account: NewAccount) ->
     assert [set(second.users(group, ANYTHING)) for group in (0, 1)] == [{3}, set()]
 
 
-def test_nothing_selected_is_no_one(tables: EventTables) -> None:
+def test_an_empty_selection_matches_nobody(tables: EventTables) -> None:
     tables.add([row(1)])
     every = (ALL_NUMBERS,)
     for selection in (ResolvedSelection(inputs=()), ResolvedSelection(inputs=(1,), name=-1)):
@@ -818,7 +816,7 @@ def test_nothing_selected_is_no_one(tables: EventTables) -> None:
     assert not tables.match(0, ResolvedEventMatch(selection=ANYTHING, intervals=every), BitMap())
 
 
-def test_rows_wait_as_objects_only_up_to_a_number_and_are_seen_all_the_same(
+def test_rows_are_buffered_as_objects_up_to_a_limit_and_stay_visible(
     store: Store, new_account: NewAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tables_module, "PENDING_ROWS_MAX", 10)

@@ -61,7 +61,7 @@ def fault_of(file: Path) -> str:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_file_that_is_cut_anywhere_is_told_or_has_lost_nothing(tmp_path: Path, seed: int) -> None:
+def test_a_truncated_file_is_reported_or_has_lost_nothing(tmp_path: Path, seed: int) -> None:
     kept = fill(tmp_path, seed)
     file = tmp_path / "data.mdb"
     whole = file.read_bytes()
@@ -94,7 +94,7 @@ def test_a_whole_file_may_be_shorter_than_its_last_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", [0, 1])
-def test_damaged_metas_are_told(tmp_path: Path, page: int) -> None:
+def test_damaged_meta_pages_are_reported(tmp_path: Path, page: int) -> None:
     fill(tmp_path, 1)
     file = tmp_path / "data.mdb"
     content = bytearray(file.read_bytes())

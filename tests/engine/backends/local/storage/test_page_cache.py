@@ -54,12 +54,12 @@ def test_bitmaps_come_back(users: set[int]) -> None:
 
 
 @pytest.mark.parametrize("codec", [NUMBERS, TIMES])
-@given(places=st.sets(st.integers(0, PAGE_USERS - 1), max_size=20), dense=st.booleans())
-def test_columns_come_back(codec: Codec[array.array[Any]], places: set[int], dense: bool) -> None:
+@given(slots=st.sets(st.integers(0, PAGE_USERS - 1), max_size=20), dense=st.booleans())
+def test_columns_come_back(codec: Codec[array.array[Any]], slots: set[int], dense: bool) -> None:
     column = codec.empty()
-    chosen = set(range(PAGE_USERS)) - places if dense else places
-    for place in chosen:
-        column[place] = place - 7 if codec is TIMES else place / 3
+    chosen = set(range(PAGE_USERS)) - slots if dense else slots
+    for slot in chosen:
+        column[slot] = slot - 7 if codec is TIMES else slot / 3
     encoded = codec.encode(column)
     if encoded is None:
         assert not chosen
@@ -77,7 +77,7 @@ def test_an_empty_page_marks_absence() -> None:
 # --- the cache ----------------------------------------------------------------------------------------------
 
 
-def test_a_cell_that_changed_is_written_and_an_empty_one_deleted(index: Environment) -> None:
+def test_a_dirty_page_is_written_and_an_empty_one_deleted(index: Environment) -> None:
     page_cache = PageCache(index)
     with page_cache.session():
         for name, users in ((b"\x15a", {1, 2}), (b"\x15b", {3})):
@@ -98,7 +98,7 @@ def test_a_cell_that_changed_is_written_and_an_empty_one_deleted(index: Environm
         assert again.find(b"\x15b", BITMAP) is None
 
 
-def test_dirty_cells_outlive_any_budget(index: Environment) -> None:
+def test_dirty_pages_are_never_evicted(index: Environment) -> None:
     page_cache = PageCache(index, bytes_max=2_000)
     for number in range(100):
         with page_cache.session():
@@ -111,7 +111,7 @@ def test_dirty_cells_outlive_any_budget(index: Environment) -> None:
         ]
 
 
-def test_clean_cells_are_evicted_least_recently_used_first(index: Environment) -> None:
+def test_clean_pages_are_evicted_least_recently_used_first(index: Environment) -> None:
     page_cache = PageCache(index, bytes_max=2_000)
     with page_cache.session():
         for number in range(100):
@@ -132,7 +132,7 @@ def test_clean_cells_are_evicted_least_recently_used_first(index: Environment) -
         assert page_cache.get(b"\x1599", BITMAP).value == BitMap([99])
 
 
-def test_cells_being_written_stay_until_the_commit(index: Environment) -> None:
+def test_pages_being_written_stay_until_the_commit(index: Environment) -> None:
     """Between collecting and committing the store has an older form of them, so they may not be evicted."""
     page_cache = PageCache(index, bytes_max=0)
     with page_cache.session():
@@ -150,7 +150,7 @@ def test_cells_being_written_stay_until_the_commit(index: Environment) -> None:
         assert PageCache(index).find(b"\x15a", BITMAP) is not None
 
 
-def test_what_counts_is_memory_rather_than_what_is_stored(index: Environment) -> None:
+def test_the_budget_counts_memory_not_stored_bytes(index: Environment) -> None:
     """Five profiles would fit by what is stored."""
     profiles: MessageCodec[dict[int, str]] = MessageCodec(dict[int, str], dict)
     page_cache = PageCache(index, bytes_max=6_000)
@@ -169,7 +169,7 @@ def test_what_counts_is_memory_rather_than_what_is_stored(index: Environment) ->
         ] * 3
 
 
-def test_cells_that_wait_for_a_checkpoint_are_not_looked_through_again_and_again(
+def test_dirty_pages_are_not_scanned_again_before_the_next_checkpoint(
     index: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page_cache = PageCache(index, bytes_max=0)

@@ -34,7 +34,7 @@ print((before - resident_bytes()) // 1_000_000)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is another one")
-def test_what_was_freed_within_the_heap_goes_back() -> None:
+def test_memory_freed_within_the_heap_is_returned() -> None:
     done = subprocess.run([sys.executable, "-c", _PROGRAM], check=True, capture_output=True, text=True)
     assert int(done.stdout) >= MEGABYTES_FREED
 
@@ -58,9 +58,7 @@ def test_pages_of_a_store_are_let_go_and_read_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is another one")
-def test_pages_are_let_go_only_when_there_are_too_many(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_pages_are_released_only_above_the_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     resident = [100 << 20]
     let_go: list[object] = []
 
@@ -77,7 +75,7 @@ def test_pages_are_let_go_only_when_there_are_too_many(
         assert let_go == [[tmp_path]] * times
 
 
-def test_freed_memory_is_looked_for_when_the_process_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_freed_memory_is_returned_after_the_process_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
     own, now, given_back = [100], [0.0], [0]
 
     def give_back() -> None:

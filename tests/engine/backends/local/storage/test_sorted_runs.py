@@ -79,7 +79,7 @@ def test_a_removal_takes_the_item_with_that_payload_only(index: Environment) -> 
         assert opened.all[0].record.fences == [1, 5, 7]
 
 
-def test_a_run_that_loses_everything_goes(index: Environment) -> None:
+def test_an_empty_run_is_deleted(index: Environment) -> None:
     runs = Runs(index, USER_RUNS, (1,))
     rows = [(high, 0, high) for high in range(7)]
     checkpoint(runs, index, *rows)
@@ -122,7 +122,7 @@ def test_merged_runs_hold_what_all_of_them_held(index: Environment) -> None:
         assert len(list(txn.keys(key(Family.USER_BLOCK)))) == 39 // 3
 
 
-def test_a_filter_that_is_missing_is_told(index: Environment) -> None:
+def test_a_missing_filter_is_reported(index: Environment) -> None:
     checkpoint(Runs(index, USER_RUNS, (1,)), index, (1, 0, 1))
     with index.writing() as txn:
         assert txn.delete(key(Family.USER_FILTER, 1, 1))

@@ -82,7 +82,7 @@ def test_a_store_of_another_format_is_refused(tmp_path: Path) -> None:
     assert refused.value.reason == "STORE_FORMAT"
 
 
-def test_an_index_whose_log_is_gone_is_a_loss(tmp_path: Path) -> None:
+def test_an_index_without_its_log_is_data_loss(tmp_path: Path) -> None:
     Store.open(tmp_path).close()
     for file in (tmp_path / "log").iterdir():
         file.unlink()
@@ -90,7 +90,7 @@ def test_an_index_whose_log_is_gone_is_a_loss(tmp_path: Path) -> None:
         Store.open(tmp_path)
 
 
-def test_an_index_of_another_store_is_a_loss(tmp_path: Path) -> None:
+def test_an_index_of_another_store_is_data_loss(tmp_path: Path) -> None:
     Store.open(tmp_path / "a").close()
     Store.open(tmp_path / "b").close()
     (tmp_path / "a" / "index" / "data.mdb").write_bytes((tmp_path / "b" / "index" / "data.mdb").read_bytes())
@@ -115,7 +115,7 @@ def test_a_copy_opens_with_the_same_values(tmp_path: Path) -> None:
     copy.close()
 
 
-def test_a_store_that_is_renamed_is_where_it_was(tmp_path: Path) -> None:
+def test_a_renamed_store_keeps_its_location(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "a")
     store_id = store.store_id
     store.close()

@@ -96,8 +96,8 @@ class Walk:
         assert {number for kind, number, _ in self.seen.touched if kind == "seen"} == taken.keys()
 
     def ask(self, input_number: int, group: int, user: int, bound: int, last: bool) -> None:
-        place = group << GROUP_SHIFT | user
-        assert self.seen.times(input_number, place) == self.times.get((input_number, group, user))
+        ref = group << GROUP_SHIFT | user
+        assert self.seen.times(input_number, ref) == self.times.get((input_number, group, user))
         ranges = Ranges(np.array([bound]), np.array([TIME_MAX_MICROS]))
         expected = {
             user
@@ -142,7 +142,7 @@ def test_the_order_of_arrival_and_waiting_change_nothing(
                 state.ask(number, group, user, 0, last=True)
 
 
-def test_what_waits_is_read_and_settles(index: Environment) -> None:
+def test_buffered_times_are_visible_to_reads(index: Environment) -> None:
     state = Walk(index)
     with state.page_cache.session():
         for time in (7, 3, 5):

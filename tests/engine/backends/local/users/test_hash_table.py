@@ -31,27 +31,27 @@ def test_finds_what_was_put_and_not_forgotten(
     turns: list[tuple[bool, dict[tuple[int, int], int]]], others: list[tuple[int, int]]
 ) -> None:
     known, expected = UserHashTable(), dict[tuple[int, int], int]()
-    for is_put, places in turns:
-        keys = keys_of(list(places))
+    for is_put, refs in turns:
+        keys = keys_of(list(refs))
         if is_put:
-            known.put(keys, np.array(list(places.values()), np.int64))
-            expected |= places
+            known.put(keys, np.array(list(refs.values()), np.int64))
+            expected |= refs
         else:
             known.forget(keys)
-            for key in places:
+            for key in refs:
                 expected.pop(key, None)
-        asked = [*expected, *places, *others]
+        asked = [*expected, *refs, *others]
         assert known.find(keys_of(asked)).tolist() == [expected.get(key, UNKNOWN) for key in asked]
 
 
 @given(rows=st.dictionaries(DRAWN, st.integers(0, 1 << 38)), repeated=st.sets(st.integers(0, 50)))
 def test_a_table_of_rows_that_repeat(rows: dict[tuple[int, int], int], repeated: set[int]) -> None:
-    keys, places = keys_of(list(rows)), np.array(list(rows.values()), np.int64)
+    keys, refs = keys_of(list(rows)), np.array(list(rows.values()), np.int64)
     whole = keys.copy()
-    whole[:, 1] |= places.astype(np.uint64)
+    whole[:, 1] |= refs.astype(np.uint64)
     again = whole[[at for at in sorted(repeated) if at < len(whole)]]
     known = UserHashTable.of(np.concatenate((whole, again)))
-    assert known.find(keys).tolist() == places.tolist()
+    assert known.find(keys).tolist() == refs.tolist()
     assert len(known) == len(known.rows()) == len(rows)
 
 
@@ -59,11 +59,11 @@ def test_grows_with_a_million_users_and_stays_half_full() -> None:
     drawn = np.random.default_rng(7)
     keys = drawn.integers(0, 1 << 64, (1_000_000, 2), np.uint64)
     keys[:, 1] &= ~np.uint64((1 << USER_REF_BITS) - 1)
-    places = drawn.integers(0, 1 << 38, len(keys))
+    refs = drawn.integers(0, 1 << 38, len(keys))
     known = UserHashTable()
     for start in range(0, len(keys), 70_000):
-        known.put(keys[start : start + 70_000], places[start : start + 70_000])
+        known.put(keys[start : start + 70_000], refs[start : start + 70_000])
     assert len(known) == 1_000_000
-    assert (known.find(keys) == places).all()
+    assert (known.find(keys) == refs).all()
     assert (known.find(keys ^ np.uint64(1 << 63)) == UNKNOWN).all()
     assert 16 / 0.7 <= known._slots.nbytes / len(known) <= 16 / 0.5

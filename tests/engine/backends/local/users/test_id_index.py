@@ -43,7 +43,7 @@ class Life(RuleBasedStateMachine):
         self.expected: dict[str, int] = {}
         self.checkpointed: dict[str, int] = {}
         self.collected: dict[str, int] | None = None
-        self.next_place = 0
+        self.next_ref = 0
 
     @initialize(known=st.sampled_from([2, 6, 1_000]), loaded=st.sampled_from([0, 2, 128]))
     def limit(self, known: int, loaded: int) -> None:
@@ -60,10 +60,10 @@ class Life(RuleBasedStateMachine):
     def come(self, names: set[str]) -> None:
         new = sorted(names - self.expected.keys())
         if new:
-            places = np.arange(self.next_place, self.next_place + len(new))
-            self.next_place += len(new)
-            self.users.add(self.users.keys(new), places)
-            self.expected |= dict(zip(new, places.tolist(), strict=True))
+            refs = np.arange(self.next_ref, self.next_ref + len(new))
+            self.next_ref += len(new)
+            self.users.add(self.users.keys(new), refs)
+            self.expected |= dict(zip(new, refs.tolist(), strict=True))
 
     @rule(name=st.sampled_from(NAMES))
     def go(self, name: str) -> None:
@@ -121,7 +121,7 @@ def test_users_come_and_go(tmp_path: Path) -> None:
     Life.TestCase("runTest").runTest()
 
 
-def test_what_is_gone_leaves_no_key_behind(tmp_path: Path) -> None:
+def test_removed_users_leave_no_key_behind(tmp_path: Path) -> None:
     """Neither in a run nor in what says where its blocks begin."""
     index = Environment(tmp_path / "index", map_bytes=1 << 26)
     users = UserIndex(index, 1, SEED)
@@ -151,7 +151,7 @@ def test_keys_follow_from_id_and_seed() -> None:
     assert (keys[:, 1] & np.uint64((1 << 40) - 1)).tolist() == [0, 0, 0]
 
 
-def test_who_goes_while_nothing_is_remembered_is_not_found_in_the_store(tmp_path: Path) -> None:
+def test_removed_users_are_not_found_in_the_store_with_an_empty_cache(tmp_path: Path) -> None:
     """Neither before the checkpoint that removes its item, nor between that checkpoint's two halves."""
     index = Environment(tmp_path / "index", map_bytes=1 << 26)
     users = UserIndex(index, 1, SEED)

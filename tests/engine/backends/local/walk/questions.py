@@ -178,13 +178,13 @@ def expected_profile(user: History) -> dict[str, Any]:
 
 
 def _note(writes: dict[Any, list[Any]], record: UserRecord, values: Mapping[Any, object]) -> None:
-    for place, value in values.items():
-        writes.setdefault(place, []).append((record.time, (record.time, value)))
+    for key, value in values.items():
+        writes.setdefault(key, []).append((record.time, (record.time, value)))
 
 
 def _latest(writes: dict[Any, list[Any]]) -> dict[Any, Any]:
-    latest = {place: last_write(written) for place, written in writes.items()}
-    return {place: write for place, write in latest.items() if write[1] is not None}
+    latest = {key: last_write(written) for key, written in writes.items()}
+    return {key: write for key, write in latest.items() if write[1] is not None}
 
 
 def _in_order(part: object) -> object:
