@@ -18,6 +18,7 @@ Arrival times come from the log, never from the clock, so that replay decides as
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,8 @@ from engine.backends.local.storage.transactions import ReadTransaction, Writable
 from engine.clock import Stamp
 from engine.errors import DataLoss
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, Micros
+
+_log = logging.getLogger(__name__)
 
 DEDUPE_HORIZON_DAYS = 30
 REQUEST_HORIZON_HOURS = 24
@@ -92,7 +95,12 @@ class EventIds:
         self._horizon = horizon_days * MICROS_PER_DAY
         self._fresh: dict[int, _Fresh] = {}
         self._writing: dict[int, _Fresh] = {}
-        self._runs = Runs(index, EVENT_ID_RUNS)
+        self._runs = Runs(index, EVENT_ID_RUNS, may_be_damaged=True)
+        if self._runs.damage is not None:
+            _log.error(
+                "batches with event ids are refused, reads go on: %s; restore a backup",
+                self._runs.damage.message,
+            )
         self._expired: dict[int, Micros] = {}
         """By account, the instant before which events were last removed, as far as this process knows."""
 
@@ -121,6 +129,8 @@ class EventIds:
         return seen
 
     def _in_runs(self, account: int, digests: Sequence[bytes], settled: Micros) -> frozenset[bytes]:
+        if self._runs.damage is not None:
+            raise self._runs.damage
         # Expired runs are ignored, whether or not a checkpoint has dropped them
         # yet: a replay, which meets the index of a later checkpoint, must decide alike.
         runs = [

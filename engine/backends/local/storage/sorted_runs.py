@@ -13,6 +13,7 @@ An item has two parts; the second may end in a payload. Keys are items without p
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -25,7 +26,10 @@ from engine.backends.local.storage.arrays import runs as starts_of
 from engine.backends.local.storage.environment import Environment
 from engine.backends.local.storage.keys import Family, key, parts_of
 from engine.backends.local.storage.transactions import ReadTransaction, Writable, missing_keys
+from engine.errors import DataLoss
 from engine.values import Micros
+
+_log = logging.getLogger(__name__)
 
 Keys: TypeAlias = npt.NDArray[np.uint64]
 Items: TypeAlias = npt.NDArray[np.void]
@@ -183,6 +187,7 @@ def _filter_of(keys: Keys, payload_bits: int) -> Keys:
 
 
 _WORD_BITS = 64
+_ALL_BITS = (1 << 64) - 1
 
 
 class Runs:
@@ -193,7 +198,12 @@ class Runs:
     it is gone.
     """
 
-    def __init__(self, index: Environment, form: RunForm, prefix: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, index: Environment, form: RunForm, prefix: tuple[int, ...] = (), *, may_be_damaged: bool = False
+    ) -> None:
+        """Loads the runs, without their blocks. With `may_be_damaged`, records of runs that are damaged are
+        kept in `damage` instead of raised; there are no runs then.
+        """
         self._index = index
         self._form = form
         self._prefix = prefix
@@ -201,15 +211,34 @@ class Runs:
         self._staged: dict[tuple[int, ...], Run | None] = {}
         self._unmergeable: set[tuple[int, ...]] = set()
         self._next_number = 1
-        with index.reading() as txn:
-            for stored, value in txn.scan(key(form.record, *prefix)):
-                at = tuple(map(int, parts_of(stored)))
-                record = msgspec.msgpack.decode(value, type=RunRecord)
-                bits = txn.get(key(form.filter, *at))
-                if not bits:
-                    raise missing_keys(key(form.filter, *at))
-                self.all.append(Run(form, at, record, np.frombuffer(bytes(bits), np.uint64)))
-                self._next_number = at[-1] + 1
+        self.damage: DataLoss | None = None
+        try:
+            with index.reading() as txn:
+                self.all.extend(self._load(txn))
+        except DataLoss as damage:
+            if not may_be_damaged:
+                raise
+            self.all, self.damage = [], damage
+        if self.all:
+            self._next_number = self.all[-1].at[-1] + 1
+
+    def _load(self, txn: ReadTransaction) -> Iterator[Run]:
+        for stored, value in txn.scan(key(self._form.record, *self._prefix)):
+            at = tuple(map(int, parts_of(stored)))
+            record = msgspec.msgpack.decode(value, type=RunRecord)
+            yield Run(self._form, at, record, self._filter(txn, at))
+
+    def _filter(self, txn: ReadTransaction, at: tuple[int, ...]) -> Keys:
+        """The filter of a run. One that is damaged excludes nothing: its blocks say what there is."""
+        stored = key(self._form.filter, *at)
+        try:
+            bits = txn.get(stored)
+            if not bits:
+                raise missing_keys(stored)
+        except DataLoss as damage:
+            _log.warning("all blocks of a run are read: %s", damage.message)
+            return np.full(1, _ALL_BITS, np.uint64)
+        return np.frombuffer(bytes(bits), np.uint64)
 
     def find(self, keys: Keys, among: Sequence[Run] | None = None) -> tuple[Positions, Keys]:
         """The keys that are in a run (of `among`, or of all), and the second parts of their items. A key in

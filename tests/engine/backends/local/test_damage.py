@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -108,7 +108,7 @@ def test_the_catalog_names_what_is_damaged(backend: LocalBackend) -> None:
     assert [backend.execute(plan, Count()).sizes for plan in READS.values()] == [(200,)] * len(READS)
 
 
-@pytest.mark.parametrize("family", [Family.NAME, Family.MEMBERSHIP, Family.DEDUPE_RUN, Family.META])
+@pytest.mark.parametrize("family", [Family.NAME, Family.MEMBERSHIP, Family.USER_RUN, Family.META])
 def test_damage_that_concerns_everything_keeps_the_store_closed(tmp_path: Path, family: Family) -> None:
     backend = LocalBackend.open(tmp_path / "store", settings=SETTINGS)
     backend.append(ACCOUNT, [event("ada", event_id="1")])
@@ -218,7 +218,7 @@ def test_damage_that_keeps_checkpoints_from_succeeding_takes_writes_out_of_servi
         with pytest.raises(DataLoss) as raised:
             write()
         assert raised.value.metadata["key_family"] == "SEEN"
-        assert "writes are out of service" in raised.value.message
+        assert "writes are refused" in raised.value.message
         assert "restore a backup" in raised.value.message
     assert backend._log.position == logged
     fault = backend.write_fault()
@@ -282,4 +282,63 @@ def test_damaged_event_ids_keep_neither_reads_nor_checkpoints_from_going_on(dire
     assert crashed.revision() == again.revision()
     assert crashed.execute(EVERYONE, Count()).sizes == sizes
     crashed.close()
+    again.close()
+
+
+def damage_key(backend: LocalBackend, family: Family) -> None:
+    """Changes one byte of the first key of a family."""
+    with backend._store.index._env.begin(write=True) as txn:
+        stored = next(found for found, _ in txn.cursor() if family_of(found) is family)
+        value = txn.get(stored)
+        assert value is not None
+        txn.delete(stored)
+        txn.put(stored[:-1] + bytes([stored[-1] ^ 4]), value)
+
+
+@pytest.mark.parametrize("spoil", [damage, damage_key])
+@pytest.mark.parametrize("family", [Family.DEDUPE_FILTER, Family.USER_FILTER])
+def test_a_damaged_filter_changes_no_answer(
+    directory: Path, family: Family, spoil: Callable[[LocalBackend, Family], None]
+) -> None:
+    """What it would have excluded is looked up in the blocks."""
+    backend = LocalBackend.open(directory, settings=SETTINGS)
+    backend.append(ACCOUNT, [event("ada", event_id="1"), event("ada", event_id="2")])
+    backend.checkpoint()
+    spoil(backend, family)
+    backend.close()
+    again = LocalBackend.open(directory, settings=SETTINGS)
+    answer = again.append(ACCOUNT, [event("ada", event_id=number) for number in "213"])
+    assert (answer.accepted, answer.duplicates) == (1, 2)
+    assert again.append(ACCOUNT, [event("user-7"), event("grace")]).accepted == 2
+    assert again.execute(EVERYONE, Count()).sizes == (202,)
+    assert again.checkpoint() == again.revision()
+    faults = {finding.family for finding in again.verify() if isinstance(finding, StoreFault)}
+    assert family.name in faults
+    again.close()
+
+
+@pytest.mark.parametrize("spoil", [damage, damage_key])
+def test_a_damaged_run_of_event_ids_refuses_batches_with_ids_only(
+    directory: Path, spoil: Callable[[LocalBackend, Family], None], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    backend = LocalBackend.open(directory, settings=SETTINGS)
+    backend.append(ACCOUNT, [event("ada", event_id="1")])
+    backend.checkpoint()
+    spoil(backend, Family.DEDUPE_RUN)
+    backend.close()
+    again = LocalBackend.open(directory, settings=SETTINGS)
+    assert again.execute(EVERYONE, Count()).sizes == (201,)
+    for write in (
+        lambda: again.append(ACCOUNT, [event("ada", event_id="9"), event("someone new")]),
+        lambda: again.append_columns(ACCOUNT, columns_of([event("ada", event_id="9")])),
+    ):
+        with pytest.raises(DataLoss) as raised:
+            write()
+        assert raised.value.metadata["key_family"] == "DEDUPE_RUN"
+    assert again.append(ACCOUNT, [event("grace")]).accepted == 1
+    assert again.checkpoint() == again.revision()
+    assert again.write_fault() is None
+    assert again.execute(EVERYONE, Count()).sizes == (202,)
+    with pytest.raises(DataLoss):
+        again.snapshot(tmp_path_factory.mktemp("backup"))
     again.close()
