@@ -220,3 +220,65 @@ def test_random_times_in_random_formats_are_those_of_strptime() -> None:
         read, known = TimeFormat(format_).micros(pa.array(texts))
         assert known.all()
         assert read.tolist() == [round(each.timestamp()) * MICROS for each in own]
+
+
+PIECES = [
+    *"0123456789.+-eExX ,:TZz",
+    "inf",
+    "nan",
+    "00",
+    "2026-11-01",
+    "T10:00:00Z",
+    "10:00",
+    " 24:00",
+    "+0100",
+    "+01",
+]
+SOUND = [
+    "12",
+    "-2.5",
+    "1e3",
+    "2026-11-01T10:00:00Z",
+    "2026-11-01 10:00:00.123456+01:00",
+    "2026-11-01T10:00:00-0130",
+]
+"""Columns of these only are read in one go."""
+
+
+def random_text(rng: random.Random) -> str:
+    text = rng.choice([*SOUND, ""])
+    if rng.random() < 0.5:
+        at = rng.randrange(len(text) + 1)
+        text = text[:at] + rng.choice(PIECES) + text[at + rng.randrange(3) :]
+    return text
+
+
+def test_a_text_is_the_same_by_itself_and_in_any_column() -> None:
+    """A column that Arrow can read as a whole is read so: that must not take what the grammar does not."""
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    grammar = Grammar()
+    texts = [*PIECES, *SOUND, *(random_text(rng) for _ in range(120))]
+    # Beside others that are certainly none, each text is looked at by itself.
+    beside = pa.array([*texts, "-"])
+    numbers, times = grammar.numbers(beside), grammar.times(beside)
+    fitting = {kind: grammar.fits(kind, beside) for kind in (VALUE_KIND_NUMBER, VALUE_KIND_TIME)}
+    for place, text in enumerate(texts):
+        assert {kind: fits(kind, text) for kind in fitting} == {k: each[place] for k, each in fitting.items()}
+        flawed = "bad" if numbers.bad[place] else "inexact" if numbers.inexact[place] else None
+        flawed = flawed or ("too large" if numbers.too_large[place] else None)
+        if text:
+            assert number(text) == (flawed or numbers.values[place]), text
+        assert time(text) == (
+            int(times.micros[place]) if times.has[place] and not times.bad[place] else None
+        ), text
+
+
+@pytest.mark.parametrize("type_", [pa.string(), pa.large_string()])
+def test_plain_numbers_in_slices_with_nulls(type_: Any) -> None:
+    texts = pa.array(["x", None, "007", "0", "+1", "-0.5", None, "-05", "12", ".5", None], type_)[1:]
+    found = Grammar().fits(VALUE_KIND_NUMBER, texts).tolist()
+    assert found == [False, False, True, False, True, False, False, True, True, False]
+    assert Grammar().fits(VALUE_KIND_NUMBER, texts[-1:]).tolist() == [False]
+    assert Grammar().numbers(texts).values[[1, 2, 3, 4, 6, 7, 8]].tolist() == [7, 0, 1, -0.5, -5, 12, 0.5]

@@ -39,3 +39,14 @@ def integers(array: pa.Array) -> npt.NDArray[Any]:
     if pa.types.is_uint64(array.type):
         return items(array, np.uint64)
     return items(array.cast(pa.int64()), np.int64)
+
+
+def first_bytes(texts: pa.Array) -> npt.NDArray[np.uint8]:
+    """The first byte of each text of an array of strings; any byte where there is null or no text."""
+    wide = pa.types.is_large_string(texts.type)
+    _, offsets, data = texts.buffers()
+    if data is None or not data.size or not len(texts):
+        return np.zeros(len(texts), np.uint8)
+    starts = np.frombuffer(offsets, np.int64 if wide else np.int32)[texts.offset : texts.offset + len(texts)]
+    everything = np.frombuffer(data, np.uint8)
+    return everything[np.minimum(starts, data.size - 1)]

@@ -33,7 +33,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute
 
-from milepost.arrays import Mask, has_value, integers, items, truth
+from milepost.arrays import Mask, first_bytes, has_value, integers, items, truth
 from milepost.time_formats import TimeFormat
 from milepost.v1.catalog_service_pb2 import (
     VALUE_KIND_BOOL,
@@ -66,6 +66,7 @@ _EXPONENT = r"([eE][+-]?[0-9]+)?$"
 _NUMBER = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)" + _EXPONENT
 _PLAIN_NUMBER = r"^-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)" + _EXPONENT
 """Without what postal codes and telephone numbers have: leading zeros and a plus sign."""
+_NOT_PLAIN_STARTS = np.frombuffer(b"0+-", np.uint8)
 
 # The digits of an integer stay below 2^63.
 _INTEGER = r"^[+-]?[0-9]{1,18}$"
@@ -74,6 +75,8 @@ _DAY = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 _TO_MINUTES = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}"
 _LOCAL = _TO_MINUTES + r":[0-9]{2}(\.[0-9]{1,9})?$"
 _ZONED = _LOCAL[:-1] + r"([Zz]|[+-][0-9]{2}:[0-5][0-9])$"
+_TRIED = 32
+_ZONED_BYTES_MIN = len("2026-11-01T10:00:00Z")
 _LOOSE = _TO_MINUTES + r"(:[0-9]{2}(\.[0-9]{1,9})?)?( ?([Zz]|UTC|[+-][0-9]{2}(:?[0-5][0-9])?))?$"
 _TO_STRICT = (
     # Seconds first, so that each of the others finds them before the offset.
@@ -131,8 +134,9 @@ class Grammar:
     def numbers(self, texts: pa.Array) -> Numbers:
         """The numbers that the texts state."""
         has = has_value(texts)
-        fits = self._matches(texts, _NUMBER)
-        doubles = items(self._doubles(texts, fits), np.float64)
+        whole = self._all_doubles(texts)
+        fits = has if whole is not None else self._matches(texts, _NUMBER)
+        doubles = items(self._doubles(texts, fits), np.float64) if whole is None else whole
         inexact, too_large = np.zeros(len(texts), np.bool_), fits & ~np.isfinite(doubles)
         for row in np.flatnonzero(fits & ~too_large & (np.abs(doubles) >= INTEGER_EXACT_MAX)).tolist():
             inexact[row] = not _is_held(self._with_point(texts[row].as_py()), float(doubles[row]))
@@ -162,7 +166,7 @@ class Grammar:
     def fits(self, kind: ValueKind.ValueType, texts: pa.Array) -> Mask:
         """Which texts are by themselves, without a kind given, of this kind. False where there is null."""
         if kind == VALUE_KIND_NUMBER:
-            return self._matches(texts, _PLAIN_NUMBER)
+            return self._plain_numbers(texts)
         if kind == VALUE_KIND_BOOL:
             return _matches(texts, _BOOL)
         assert kind == VALUE_KIND_TIME
@@ -177,6 +181,8 @@ class Grammar:
             own, fits = self._format.micros(texts)
             taken = fits & ~read
             micros[taken], read[taken] = own[taken], True
+        elif (zoned := _all_zoned(texts)) is not None:
+            return Instants(zoned, has, read & ~has)
         for pattern, suffix in ((_ZONED, ""), (_LOCAL, "Z"), (_DAY, "T00:00:00Z"), (_LOOSE, None)):
             if read.all():
                 break
@@ -187,6 +193,25 @@ class Grammar:
                     _strict(some) if suffix is None else _ended(some, suffix)
                 )
         return Instants(micros, has, ~read)
+
+    def _all_doubles(self, texts: pa.Array) -> npt.NDArray[np.float64] | None:
+        """The doubles of texts that are all numbers; None when some are not, or it takes a closer look."""
+        cast = None if self.decimal_comma else _cast_whole(texts, pa.float64())
+        if cast is None:
+            return None
+        doubles = items(cast, np.float64)
+        # Besides numbers, Arrow takes infinities and NaN.
+        return doubles if np.isfinite(doubles[has_value(texts)]).all() else None
+
+    def _plain_numbers(self, texts: pa.Array) -> Mask:
+        """Which texts are numbers without leading zeros and plus signs."""
+        if self._all_doubles(texts) is None:
+            return self._matches(texts, _PLAIN_NUMBER)
+        fits = has_value(texts).copy()
+        rows = np.flatnonzero(fits & np.isin(first_bytes(texts), _NOT_PLAIN_STARTS))
+        if len(rows):
+            fits[rows] = _matches(texts.take(pa.array(rows)), _PLAIN_NUMBER)
+        return fits
 
     def _matches(self, texts: pa.Array, pattern: str) -> Mask:
         return _matches(texts, pattern.replace(r"\.", ",") if self.decimal_comma else pattern)
@@ -257,6 +282,29 @@ def _ended(texts: pa.Array, suffix: str) -> pa.Array:
     return pa.compute.binary_join_element_wise(
         texts, pa.scalar(suffix, texts.type), pa.scalar("", texts.type)
     )
+
+
+def _all_zoned(texts: pa.Array) -> Micros | None:
+    """Microseconds of texts that all have a time of day and an offset; None when some have not, or it takes a
+    closer look. Arrow takes hours without minutes, but no such text is that long.
+    """
+    lengths = integers(pa.compute.binary_length(texts))
+    if not len(lengths) or lengths[has_value(texts)].min(initial=_ZONED_BYTES_MIN) < _ZONED_BYTES_MIN:
+        return None
+    cast = _cast_whole(texts, pa.timestamp("us", "UTC"))
+    return None if cast is None else items(cast.view(pa.int64()), np.int64).copy()
+
+
+def _cast_whole(texts: pa.Array, type_: Any) -> pa.Array | None:
+    """All of the texts as Arrow reads them, None when it refuses one. A refusal takes it long, so that some
+    texts are tried first.
+    """
+    try:
+        if len(texts) > _TRIED:
+            texts.take(pa.array(np.linspace(0, len(texts) - 1, _TRIED, dtype=np.int64))).cast(type_)
+        return texts.cast(type_)
+    except pa.ArrowInvalid:
+        return None
 
 
 def _strict(texts: pa.Array) -> pa.Array:
