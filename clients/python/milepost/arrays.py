@@ -49,4 +49,5 @@ def first_bytes(texts: pa.Array) -> npt.NDArray[np.uint8]:
         return np.zeros(len(texts), np.uint8)
     starts = np.frombuffer(offsets, np.int64 if wide else np.int32)[texts.offset : texts.offset + len(texts)]
     everything = np.frombuffer(data, np.uint8)
-    return everything[np.minimum(starts, data.size - 1)]
+    found: npt.NDArray[np.uint8] = everything[np.minimum(starts, data.size - 1)]
+    return found

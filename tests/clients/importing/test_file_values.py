@@ -622,12 +622,28 @@ def test_a_header_that_cannot_be_used(tmp_path: Path, content: str, message: str
         stored(path)
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize(
+    ("encoding", "named"), [("utf-16", "UTF-16"), ("utf-16-le", "UTF-16LE"), ("utf-16-be", "UTF-16BE")]
+)
 @pytest.mark.parametrize("name", ["e.csv", "e.ndjson"])
-def test_utf16_is_named(tmp_path: Path, encoding: str, name: str) -> None:
+def test_utf16_is_named(tmp_path: Path, encoding: str, named: str, name: str) -> None:
     path = tmp_path / name
     path.write_bytes("user_id,name,time\nu,buy,1\n".encode(encoding))
-    with pytest.raises(CannotImport, match=rf"{name}, line 1: the file is UTF-16.* iconv -f UTF-16"):
+    with pytest.raises(CannotImport, match=rf"{name}, line 1: the file is UTF-16.* iconv -f {named} "):
+        stored(path)
+
+
+@pytest.mark.parametrize("rows", [1, 1_000])
+def test_a_zero_byte_is_a_character_wherever_it_stands(tmp_path: Path, rows: int) -> None:
+    path = tmp_path / "e.csv"
+    path.write_text("user_id,name,time,a\n" + "u,buy,1,x\n" * rows + "u,buy,1,a\0b\n")
+    assert stored(path).column("a") == [(S, "x")] * rows + [(S, "a\0b")]
+
+
+def test_zero_bytes_in_the_header_are_another_format(tmp_path: Path) -> None:
+    path = tmp_path / "e.csv"
+    path.write_bytes(b"PK\x03\x04\0\0not text\n")
+    with pytest.raises(CannotImport, match=r"e\.csv, line 1: the file has zero bytes"):
         stored(path)
 
 

@@ -103,3 +103,13 @@ def test_objects_that_are_left_out_are_counted(target: Target, tmp_path: Path) -
     result = target.run(file, "--from-start", "--force")
     assert result.exit_code == 3
     assert len(rejected(tmp_path / "e.ndjson.rejected.ndjson")) == 4
+
+
+def test_of_a_long_value_the_start_is_shown(target: Target, tmp_path: Path) -> None:
+    file = write(tmp_path / "e.csv", ["1.5", "x" * 100_000, "2"])
+    result = target.run(file)
+    shown = f"'{'x' * 60}'... (100,000 characters)"
+    why = f"amount: string, because {shown} (e.csv, row 1) is no number; 2 of 3 are"
+    assert f"warning: {why}. With --column amount:number its row is rejected\n" in result.stderr
+    assert "--null-value" not in result.stderr
+    assert len(result.output) < 2_000

@@ -73,10 +73,10 @@ def doubts(told: Told) -> Iterator[str]:
         assert each.misfit is not None
         assert each.almost is not None
         kind = ValueKind.Name(each.almost).removeprefix("VALUE_KIND_").lower()
-        yield (
-            f"{each}. With --null-value {shlex.quote(each.misfit.value)} it is no value, with --column"
-            f" {shlex.quote(f'{each.column}:{kind}')} its row is rejected"
-        )
+        way = f"with --column {shlex.quote(f'{each.column}:{kind}')} its row is rejected"
+        if each.misfit.is_short:
+            way = f"with --null-value {shlex.quote(each.misfit.value)} it is no value, {way}"
+        yield f"{each}. {way[0].upper()}{way[1:]}"
 
 
 def _left_out(columns: Mapping[str, int]) -> Iterator[str]:

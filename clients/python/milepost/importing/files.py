@@ -42,15 +42,26 @@ def open_text(path: Path) -> Iterator[BinaryIO]:
 
 def _check_encoding(path: Path, file: BinaryIO) -> None:
     start = file.read(_LOOKED_AT_BYTES)
-    if start.startswith(_UTF16) or b"\0" in start:
-        encoding = "UTF-16" if start.startswith(_UTF16) or start.count(b"\0") * 3 > len(start) else "no text"
+    if (encoding := _utf16(start)) is not None:
         raise CannotImport(
-            f"{path}, line 1: the file is {encoding}, not UTF-8. Convert it:"
-            f" iconv -f UTF-16 -t UTF-8 {path.name} > converted-{path.name}"
-            if encoding == "UTF-16"
-            else f"{path}, line 1: the file has zero bytes and is no UTF-8 text: is it of another format?"
+            f"{path}, line 1: the file is UTF-16, not UTF-8. Convert it:"
+            f" iconv -f {encoding} -t UTF-8 {path.name} > converted-{path.name}"
+        )
+    # Further down a zero byte is a character like any other, wherever it stands.
+    if b"\0" in start.lstrip(b"\r\n").split(b"\n", 1)[0]:
+        raise CannotImport(
+            f"{path}, line 1: the file has zero bytes and is no UTF-8 text: is it of another format?"
         )
     file.seek(len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0)
+
+
+def _utf16(start: bytes) -> str | None:
+    """The encoding's name when a file starts like UTF-16, with a byte order mark or without."""
+    if start.startswith(_UTF16):
+        return "UTF-16"
+    if start.count(b"\0") * 3 <= len(start):
+        return None
+    return "UTF-16LE" if start[1::2].count(b"\0") >= start[::2].count(b"\0") else "UTF-16BE"
 
 
 KEPT_INPUT = "standard-input"

@@ -23,6 +23,7 @@ from milepost.v1.catalog_service_pb2 import (
 _TOLD_KINDS = (VALUE_KIND_BOOL, VALUE_KIND_NUMBER, VALUE_KIND_TIME)
 VALUES_MIN = 1_000
 """Of fewer values, the first ones may be the exceptions."""
+_SHOWN_CHARACTERS = 60
 _NAMES = {
     VALUE_KIND_BOOL: "bool",
     VALUE_KIND_NUMBER: "number",
@@ -38,6 +39,18 @@ class Misfit:
     file: Path
     row: int
     value: str
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the value fits into a message."""
+        return len(self.value) <= _SHOWN_CHARACTERS
+
+    @property
+    def shown(self) -> str:
+        """The value for a message, quoted; of a long one its start."""
+        if self.is_short:
+            return repr(self.value)
+        return f"{self.value[:_SHOWN_CHARACTERS]!r}... ({len(self.value):,} characters)"
 
 
 @dataclass(frozen=True)
@@ -60,7 +73,7 @@ class ColumnTold:
             return f"{self.column}: {_NAMES[self.kind]}"
         where = f"{self.misfit.file.name}, row {self.misfit.row}"
         return (
-            f"{self.column}: {_NAMES[self.kind]}, because {self.misfit.value!r} ({where}) is no"
+            f"{self.column}: {_NAMES[self.kind]}, because {self.misfit.shown} ({where}) is no"
             f" {_NAMES[self.almost]}; {self.fitting:,} of {self.values:,} are"
         )
 
