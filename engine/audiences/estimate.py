@@ -38,7 +38,10 @@ from engine.plan.model import Empty, Plan
 from engine.values import PARTITION_COUNT
 
 EXACT_BUDGET_DEFAULT_MS = 50
-"""The budget of a caller who names none."""
+"""Without a precision, what is reckoned to take no longer is exact; for the rest the smallest sample is read.
+Reckonings are about data in memory, and the same question reads the same sample also when they are not, which
+takes several times as long: so the first answer after a start comes soon too.
+"""
 
 EXACT_AT_ONCE_USERS_MAX = 20_000
 """So few users are counted whatever the budget."""
@@ -121,9 +124,10 @@ class Estimator:
             case MaxRelativeError(value=error_max):
                 return self._until_precise(question, outlook, error_max)
             case TimeBudget(micros=micros):
-                return self._within(question, outlook, micros)
+                return self._within(question, outlook, micros, self._largest_fitting(outlook, micros))
             case _:
-                return self._within(question, outlook, EXACT_BUDGET_DEFAULT_MS * 1_000)
+                budget = EXACT_BUDGET_DEFAULT_MS * 1_000
+                return self._within(question, outlook, budget, self._levels[0])
 
     def _everything(self, question: Question, deadline: float | None = None) -> Sampled:
         counts = self._read(question, PARTITION_COUNT, deadline)
@@ -159,18 +163,20 @@ class Estimator:
 
     # --- within a time ------------------------------------------------------------------------------------
 
-    def _within(self, question: Question, outlook: Outlook, budget: float) -> Sampled:
-        """Everything, or the largest sample, that is reckoned to fit a budget (microseconds). The smallest
-        sample is the floor: it is what a budget gets that nothing fits.
+    def _largest_fitting(self, outlook: Outlook, budget: float) -> int:
+        """The largest sample that is reckoned to fit a budget (microseconds). The smallest is the floor: it
+        is what a budget gets that nothing fits.
         """
+        fitting = [level for level in self._levels if outlook.work * level <= budget * PARTITION_COUNT]
+        return max(fitting, default=self._levels[0])
+
+    def _within(self, question: Question, outlook: Outlook, budget: float, level: int) -> Sampled:
+        """Everything, if it is reckoned or known to fit a budget (microseconds), or else a sample."""
         if outlook.work <= budget:
             return self._everything(question)
         known = self._measured.find(question.plan.account, question.name, outlook.work)
         if known is not None and known <= budget:
             return self._everything(question)
-        first = self._levels[0]
-        fitting = [level for level in self._levels if outlook.work * level <= budget * PARTITION_COUNT]
-        level = max(fitting, default=first)
         begun = self._timer()
         answer = self._sample(question, outlook, level)
         spent = (self._timer() - begun) * 1e6
