@@ -6,8 +6,9 @@ read depends on the plan, the data and the budget, and on nothing else. It is re
 accounts, other questions, their budgets or the order of the criteria change it. The sample is a prefix of the
 store's own order of partitions: the same users each time, and a larger sample contains every smaller one.
 
-One thing a clock may do: where the sample was quick enough that everything should fit the budget, everything
-is read, and if it did fit, the question is answered exactly from then on (`MeasuredTimes`).
+One thing a clock may do: where the reckoning lies near the budget and the sample was quick enough that
+everything should fit, everything is read, and if it did fit, the question is answered exactly from then on
+(`MeasuredTimes`).
 """
 
 from __future__ import annotations
@@ -52,6 +53,11 @@ LEVELS_PARTITIONS = (64, 128, 256, 512, PARTITION_COUNT)
 FIRST_LEVEL_PARTITIONS_MAX = 256
 """A first sample is a whole group of the backend's, if that is no more than this: sets that are kept from one
 question to the next are a group's, so a part of one costs as much.
+"""
+
+RECKONING_ERROR_MAX = 2.0
+"""A measured time is not believed where the reckoning says more than this many times the budget: sets that
+were kept from the question before made it short, and the next write or another instant makes it long.
 """
 
 RETRY_SECONDS = 60.0
@@ -148,7 +154,7 @@ class Estimator:
         answer = self._everything(question)
         micros = (self._timer() - begun) * 1e6
         budget = EXACT_BUDGET_DEFAULT_MS * 1_000
-        if micros <= budget < outlook.work:
+        if micros <= budget < outlook.work and _may_fit(outlook, budget):
             self._keep(question, outlook, micros)
         return answer
 
@@ -174,6 +180,8 @@ class Estimator:
         """Everything, if it is reckoned or known to fit a budget (microseconds), or else a sample."""
         if outlook.work <= budget:
             return self._everything(question)
+        if not _may_fit(outlook, budget):
+            return self._sample(question, outlook, level)
         known = self._measured.find(question.plan.account, question.name, outlook.work)
         if known is not None and known <= budget:
             return self._everything(question)
@@ -262,6 +270,11 @@ class Estimator:
         return self._backend.execute(
             plan, Count(), min_revision=question.at_least, deadline=question.deadline
         )
+
+
+def _may_fit(outlook: Outlook, budget: float) -> bool:
+    """Whether everything may take no longer than a budget (microseconds) although it is reckoned to."""
+    return outlook.work <= budget * RECKONING_ERROR_MAX
 
 
 def _stand_for(counts: Counts, plan: Plan, population: int) -> Sampled:
