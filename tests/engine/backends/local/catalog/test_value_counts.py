@@ -89,13 +89,13 @@ def test_a_checkpoint_that_has_committed_but_is_not_settled(
     write(backend, BEFORE, TIME + 1)
     found: list[tuple[ValueCount, ...]] = []
     state = backend._state
-    written = state.commit
+    commit = state.commit
 
     def ask_first() -> None:
         found.append(counted(backend))
-        written()
+        commit()
 
-    monkeypatch.setattr(state, "written", ask_first)
+    monkeypatch.setattr(state, "commit", ask_first)
     backend.checkpoint()
     assert found == [COUNTS]
 
