@@ -7,7 +7,7 @@ In each round a world of the oracle happens in a store with activated audiences 
 After each step
 1. no event is removed, and no event id or request id forgotten, that would be kept by a clock that is right;
 2. checks, lists and the change logs say the same, also while the clock is wrong; each jump has left a line;
-3. once the clock is right, counts, estimates, checks and folded changes are those of the oracle;
+3. once the clock is right, counts, estimates, checks and accumulated changes are those of the oracle;
 4. in the end the clock is believed, and what the retention is over for is removed.
 
 Round n of a seed is the same on every machine. Stops at the first fault, and exits with 1.

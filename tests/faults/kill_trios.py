@@ -24,7 +24,7 @@ STATES: tuple[tuple[Slots, Slots, Slots], ...] = (
     (0b1011, 0b1011, 0b0100),
     (0b1011, 0b1011, 0),
 )
-"""What is asked of `x`, `y` and `z` after so many steps: their slots. An alias has those of its user."""
+"""Expected slots of `x`, `y` and `z` after each step. An alias has the slots of its user."""
 ALIASED = 2
 """Steps after which `x` is no user any more."""
 

@@ -91,7 +91,7 @@ class Site:
         return True
 
     def check_answers(self) -> None:
-        """Everybody has exactly one event for each batch that was acknowledged, whoever is asked."""
+        """Every user has exactly one event for each acknowledged batch."""
         criteria = event("buy").count().equals(self.acknowledged)
         draft = MilestoneDraft(
             journey=self.client.journey_name("counting"), kind=MILESTONE_KIND_CRITERIA, criteria=criteria

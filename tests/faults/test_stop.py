@@ -3,7 +3,7 @@
 1. The service is a process of its own, and would give calls under way ten minutes.
 2. Callers keep streams open: one has sent batches and had them acknowledged, one has sent nothing at all,
    imports stand before and behind their header. None sends more, none says that it is done.
-3. SIGTERM: every caller is told UNAVAILABLE, and the service ends by itself, with status 0.
+3. SIGTERM: every caller gets UNAVAILABLE, and the service ends by itself, with status 0.
 4. Started again it has what was acknowledged, once.
 """
 
@@ -55,7 +55,7 @@ class Caller:
         self._let_go.wait()
 
     def refusal(self) -> Refusal:
-        """What the call is told in the end."""
+        """The final status of the call."""
         with pytest.raises(grpc.RpcError) as end:
             self.call.result() if isinstance(self.call, grpc.Future) else next(self.call)
         return read_refusal(end.value)

@@ -33,8 +33,8 @@ DATA_FILE, READERS_FILE = "data.mdb", "lock.mdb"
 META_PAGES = 2
 
 PAGES_CHECKED_FIRST = 2_048
-"""Files with at most so many pages of keys are looked through before they are used, which takes 25 ms; larger
-ones while they are.
+"""Files up to this many key pages are checked before they are used, which takes 25 ms. Larger files are
+checked while they are used.
 """
 REST_SECONDS = 0.001
 
@@ -96,7 +96,7 @@ class Environment:
             raise
 
     def _check_in_background(self, meta: Meta) -> None:
-        """A large file is looked through while it is used. The state that is looked at stays as it is."""
+        """Checks a large file while it is used. The checked state stays as it is."""
         held = self._env.begin()
 
         def check() -> None:

@@ -32,7 +32,7 @@ class KeyCount(NamedTuple):
     hashes: int = 0
 
     def plus(self, keys: int, hashes: int) -> KeyCount:
-        """With so many more keys."""
+        """The range with this many more keys."""
         return KeyCount(self.keys + keys, (self.hashes + hashes) & _HASH_MASK)
 
     def pack(self) -> bytes:
@@ -75,11 +75,11 @@ class KeyCounts:
             self.change(range_, 1, xxhash.xxh3_64_intdigest(stored) if hash_ is None else hash_)
 
     def change(self, range_: bytes, keys: int, hashes: int) -> None:
-        """A range has so many keys more, or (below 0) fewer."""
+        """Adds this many keys to a range; fewer when negative."""
         self._counts[range_] = self._counts.get(range_, NO_KEYS).plus(keys, hashes)
 
     def take(self) -> dict[bytes, KeyCount]:
-        """What was counted since the last time."""
+        """The counts since the last call."""
         counts, self._counts = self._counts, {}
         return counts
 

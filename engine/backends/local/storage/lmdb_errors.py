@@ -39,7 +39,7 @@ def translated(file: Path | None = None) -> Iterator[None]:
     except _BROKEN_TREE as error:
         raise DataLoss("the pages of the store are damaged") from error
     except lmdb.Error as error:
-        # A write that was cut short for want of room is told as any other failure to write.
+        # LMDB reports a write that was cut short by a full disk like any other failed write.
         is_short = error.code == errno.EIO and file is not None and _is_short_of_room(file)
         if error.code in NO_ROOM or is_short:
             raise LimitExceeded("the store is full", reason="STORE_FULL") from error

@@ -116,8 +116,8 @@ class StoreLock:
 
 @contextmanager
 def owned(directory: Path) -> Iterator[StoreLock]:
-    """For the length of the block nobody else owns the store in the directory. Raises StoreUnavailable
-    (STORE_LOCKED) when somebody does.
+    """Owns the store in the directory for the length of the block. Raises StoreUnavailable (STORE_LOCKED)
+    when another process owns it.
     """
     lock = StoreLock(directory)
     try:

@@ -1,9 +1,9 @@
-"""Verification: every key of a store is read, and values that speak of the same thing have to agree.
+"""Verification: reads every key of a store and cross-checks values that describe the same data.
 
-`verify` walks each family once, through the checker of the room it belongs to. A value that fails its
-checksum is told once and left out; what can only be compared with a family in which something is damaged is
-not compared, so that one fault is not told as a thousand. Memory holds the bitmaps of users, 24 bytes for
-each of them, the items of one run, the spans of writes, and what is known of the parts of event tables.
+`verify` scans each family once, with the checker of its room. A value that fails its checksum is reported
+once and left out. Values that refer to a damaged family are not compared, so one fault is not reported as a
+thousand. It holds in memory the bitmaps of users, 24 bytes per user, the items of one run, the spans of
+writes, and the metadata of the parts of event tables.
 """
 
 from __future__ import annotations

@@ -76,9 +76,10 @@ class Examination:
     def values(
         self, family: Family, decode: Callable[[memoryview], T], txn: ReadTransaction | None = None
     ) -> Iterator[Found[T]]:
-        """Every value of a family that passes its checksum and can be decoded; the others are told as faults.
+        """Every value of a family that passes its checksum and can be decoded. The others are reported as
+        faults.
 
-        A value that is a view holds until the verification ends.
+        A value that is a view is valid until the verification ends.
         """
         count = self.counts[family]
         txn = txn or self.index

@@ -1,4 +1,4 @@
-"""Data files that are cut, emptied or overwritten are told before LMDB maps them."""
+"""Truncated, emptied or overwritten data files are reported before LMDB maps them."""
 
 from __future__ import annotations
 

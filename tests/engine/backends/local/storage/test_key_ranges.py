@@ -1,4 +1,4 @@
-"""Keys that are damaged or gone are told apart from keys that were never there."""
+"""Damaged or missing keys are distinguished from keys that never existed."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def play(job: Job) -> tuple[Counter[str], str]:
 
 
 def jobs_of(seed: int, first: int, operations: int) -> Iterator[Job]:
-    """The chapters from `first` on that make so many operations."""
+    """The chapters from `first` on that add up to this many operations."""
     for number, start in enumerate(range(0, operations, OPERATIONS), first):
         yield Job(seed, number, min(OPERATIONS, operations - start))
 
