@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from engine.backends.base import AttributeFacts, Backend, EventNameFacts, ValueCount
+from engine.backends.base import AttributeFacts, CatalogReader, EventNameFacts, ValueCount
 from engine.errors import InvalidInput
 from engine.resources.names import Resource, check_name
 from engine.resources.paging import Page, Question, decode_token, encode_token, page_size_of
@@ -27,7 +27,7 @@ class Catalog:
     DeadlineExceeded and DataLoss.
     """
 
-    def __init__(self, repository: Repository, backend: Backend) -> None:
+    def __init__(self, repository: Repository, backend: CatalogReader) -> None:
         self._repository = repository
         self._backend = backend
 

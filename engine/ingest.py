@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 import numpy as np
 
-from engine.backends.base import Appended, Backend, EventRecord, UserRecord
+from engine.backends.base import Appended, DataWriter, EventRecord, UserRecord
 from engine.checks import (
     Fault,
     RowFaults,
@@ -74,7 +74,7 @@ class Ingest:
     def __init__(
         self,
         repository: Repository,
-        backend: Backend,
+        backend: DataWriter,
         limits: Limits,
         clock: Clock,
         appended: Callable[[str], None],

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from engine.backends.base import Backend
+from engine.backends.base import DataWriter
 from engine.errors import MilepostError
 from engine.resources.records import Account
 from engine.resources.repository import Repository
@@ -30,7 +30,7 @@ PAST_QUESTIONS_MICROS = MICROS_PER_DAY
 class Retention:
     """Removes what is too old to count. Safe to call from several threads."""
 
-    def __init__(self, repository: Repository, backend: Backend, settled: Callable[[], Micros]) -> None:
+    def __init__(self, repository: Repository, backend: DataWriter, settled: Callable[[], Micros]) -> None:
         self._repository = repository
         self._backend = backend
         self._settled = settled

@@ -6,14 +6,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from engine.backends.base import Backend
+from engine.backends.base import Upkeep
 from engine.errors import AlreadyExists, InvalidInput
 from engine.resources.names import chosen_or_made_id
 
 UNFINISHED_PREFIX = ".unfinished-"
 
 
-def write_backup(backend: Backend, backup_dir: Path, backup_id: str) -> Path:
+def write_backup(store: Upkeep, backup_dir: Path, backup_id: str) -> Path:
     """Writes a consistent copy of the store and returns its directory.
 
     The copy gets its name once it is whole, so that a directory of that name is always a complete backup.
@@ -27,7 +27,7 @@ def write_backup(backend: Backend, backup_dir: Path, backup_id: str) -> Path:
     backup_dir.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED_PREFIX, dir=backup_dir))
     try:
-        backend.snapshot(unfinished)
+        store.snapshot(unfinished)
         unfinished.rename(directory)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)

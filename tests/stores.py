@@ -1,11 +1,19 @@
-"""Copies of stores that tests go on with."""
+"""Stores as tests have them: put away, and copied."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
+from engine.backends.base import Store
+from engine.backends.local.backend import LocalBackend
 from engine.backends.local.offline import adopt
+
+
+def settle(store: Store) -> None:
+    """Has a store put away what it keeps in memory: a checkpoint, where the backend has such a thing."""
+    if isinstance(store, LocalBackend):
+        store.checkpoint()
 
 
 def go_on_with(directory: Path) -> Path:

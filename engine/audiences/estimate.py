@@ -20,6 +20,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 
@@ -33,7 +34,7 @@ from engine.audiences.sampling import (
     failed_size,
     relative_error,
 )
-from engine.backends.base import Backend, Count, Counts, Outlook
+from engine.backends.base import Count, Counts, DocumentKeeper, Outlook, PlanExecutor, UserReader
 from engine.errors import DataLoss, DeadlineExceeded, InvalidInput, MilepostError
 from engine.plan.model import Empty, Plan
 from engine.values import PARTITION_COUNT
@@ -93,17 +94,24 @@ class Question:
     deadline: float | None
 
 
+class Samples(PlanExecutor, UserReader, DocumentKeeper, Protocol):
+    """Executes plans over samples of users, and keeps what was measured of that."""
+
+
 class Estimator:
     """Answers questions about sizes. Safe to call from several threads."""
 
-    def __init__(self, backend: Backend, timer: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, backend: Samples, timer: Callable[[], float] = time.perf_counter) -> None:
         self._backend = backend
         self._timer = timer
         self._measured = MeasuredTimes(backend.documents)
         self._lock = threading.Lock()
         self._failed_trials: OrderedDict[bytes, float] = OrderedDict()
-        group = PARTITION_COUNT // backend.capabilities().groups
-        first = next(level for level in LEVELS_PARTITIONS if level >= min(group, FIRST_LEVEL_PARTITIONS_MAX))
+        first = next(
+            level
+            for level in LEVELS_PARTITIONS
+            if level >= min(backend.smallest_sample(), FIRST_LEVEL_PARTITIONS_MAX)
+        )
         self._levels = tuple(level for level in LEVELS_PARTITIONS if level >= first)
 
     def sizes(self, question: Question) -> Sampled:

@@ -12,7 +12,7 @@ import struct
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import assert_never
+from typing import Protocol, assert_never
 
 import msgspec
 
@@ -25,7 +25,7 @@ from engine.audiences.model import (
     Target,
 )
 from engine.audiences.targets import Located, Targets
-from engine.backends.base import Backend, Contains, Profile
+from engine.backends.base import Contains, PlanExecutor, Profile, UserReader
 from engine.criteria.model import (
     FIRST_SEEN,
     LAST_SEEN,
@@ -55,10 +55,14 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LARGEST = 1.7976931348623157e308
 
 
+class Explains(PlanExecutor, UserReader, Protocol):
+    """Executes plans, and knows single users."""
+
+
 class Explainer:
     """Answers with reasons."""
 
-    def __init__(self, targets: Targets, backend: Backend) -> None:
+    def __init__(self, targets: Targets, backend: Explains) -> None:
         self._targets = targets
         self._backend = backend
 
@@ -143,7 +147,7 @@ class _Seen:
     """What one user shows to criteria."""
 
     def __init__(
-        self, backend: Backend, located: Located, user_id: str, as_of: Micros, deadline: float | None
+        self, backend: Explains, located: Located, user_id: str, as_of: Micros, deadline: float | None
     ) -> None:
         self._backend = backend
         self._located = located

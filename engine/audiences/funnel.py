@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from engine.audiences.model import Funnel, FunnelStep, PreviewMilestone
 from engine.audiences.targets import refuse_remaining, with_universe_root
-from engine.backends.base import Backend, Count
+from engine.backends.base import Count, PlanExecutor
 from engine.errors import InvalidInput, Violation, Warning
 from engine.plan.compile import compile_journey
 from engine.plan.tree import JourneyTree, TreeMilestone
@@ -30,7 +30,7 @@ class Funnels:
         forest: Forest,
         activation: Activation,
         criteria: CriteriaCheck,
-        backend: Backend,
+        backend: PlanExecutor,
     ) -> None:
         self._repository = repository
         self._forest = forest

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import msgspec
 import xxhash
@@ -23,7 +24,7 @@ from engine.audiences.change_marks import ChangeMarks
 from engine.audiences.history import SizeHistory
 from engine.audiences.model import WatchItem
 from engine.audiences.watch import PROGRESS_INTERVAL_DEFAULT_MICROS, Watcher
-from engine.backends.base import Backend, Count, Membership
+from engine.backends.base import Count, DocumentKeeper, Membership, MembershipStore, PlanExecutor, UserReader
 from engine.clock import Clock, ClockState
 from engine.criteria.zones import load_zone
 from engine.errors import MilepostError
@@ -120,6 +121,10 @@ class _Journey:
     predicted_seconds: float = 0.0
 
 
+class Refreshes(PlanExecutor, UserReader, MembershipStore, DocumentKeeper, Protocol):
+    """Keeps memberships, and can tell how many users a refresh is about."""
+
+
 class Live:
     """The stored memberships of all journeys. Safe to call from several threads."""
 
@@ -128,7 +133,7 @@ class Live:
         repository: Repository,
         forest: Forest,
         activation: Activation,
-        backend: Backend,
+        backend: Refreshes,
         history: SizeHistory,
         exact_since: Callable[[str], Micros],
         clock: Clock,

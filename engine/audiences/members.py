@@ -7,10 +7,11 @@ touched since; they, and all users of other audiences, are evaluated by the same
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import msgspec
 
-from engine.audiences.explain import Explainer
+from engine.audiences.explain import Explainer, Explains
 from engine.audiences.live import Live
 from engine.audiences.model import (
     AudienceExplanation,
@@ -24,7 +25,7 @@ from engine.audiences.model import (
     UserMemberships,
 )
 from engine.audiences.targets import Located, Targets
-from engine.backends.base import Backend, Contains
+from engine.backends.base import Contains, MembershipReader, Store
 from engine.backends.base import Members as AskMembers
 from engine.errors import InvalidInput
 from engine.limits import Limits
@@ -61,6 +62,10 @@ class Answers(msgspec.Struct, frozen=True):
     revision: int
 
 
+class Checks(Explains, MembershipReader, Store, Protocol):
+    """Executes plans, and knows memberships that are stored."""
+
+
 class Members:
     """Answers questions about who is in. `at_least` is a revision the data must have reached; `deadline` an
     instant of `time.monotonic()`. All raise RevisionNotReached, DeadlineExceeded, DataLoss.
@@ -73,7 +78,7 @@ class Members:
         records: AudienceRecords,
         targets: Targets,
         live: Live,
-        backend: Backend,
+        backend: Checks,
         limits: Limits,
         clock: Callable[[], Micros],
     ) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import msgspec
 
 from engine.audiences.model import DeliveryBatch, DeliveryCursor
-from engine.backends.base import Backend, Change, Members
+from engine.backends.base import Change, Members, MembershipReader
 from engine.errors import NotFound
 from engine.resources.connections import Connections
 from engine.resources.records import Audience, Closing, Connection, ConnectionState, Milestone, Output
@@ -34,7 +34,7 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
 class Outbox:
     """Reads what is to be delivered. Safe to call from several threads, for different connections."""
 
-    def __init__(self, repository: Repository, connections: Connections, backend: Backend) -> None:
+    def __init__(self, repository: Repository, connections: Connections, backend: MembershipReader) -> None:
         self._repository = repository
         self._connections = connections
         self._backend = backend

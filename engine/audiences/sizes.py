@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import msgspec
 
-from engine.audiences.estimate import Estimator, Question, check_precision
+from engine.audiences.estimate import Estimator, Question, Samples, check_precision
 from engine.audiences.funnel import Funnels
 from engine.audiences.history import SizeHistory
 from engine.audiences.live import Live
@@ -32,8 +33,8 @@ from engine.audiences.model import (
 )
 from engine.audiences.sampling import exact_size, failed_size
 from engine.audiences.targets import Targets
-from engine.backends.base import Backend
 from engine.backends.base import Count as AskCount
+from engine.backends.base import MembershipReader, Store
 from engine.criteria.zones import load_zone
 from engine.errors import InvalidInput
 from engine.plan.compile import compile_intersections
@@ -58,6 +59,10 @@ class Stopwatch:
         return round((time.perf_counter() - self._begun) * MICROS_PER_SECOND)
 
 
+class Sized(Samples, MembershipReader, Store, Protocol):
+    """Executes plans over samples or over everyone, and knows sizes that are stored."""
+
+
 class Sizes:
     """Answers questions about how many. `as_of` None = now; `at_least` is a revision the data must have
     reached; `deadline` an instant of `time.monotonic()`.
@@ -65,7 +70,7 @@ class Sizes:
 
     def __init__(
         self,
-        backend: Backend,
+        backend: Sized,
         forest: Forest,
         records: AudienceRecords,
         targets: Targets,

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from engine.audiences.model import WatchChanges, WatchItem, WatchProgress, WatchSnapshot
-from engine.backends.base import Backend, Members, Membership
+from engine.backends.base import Members, Membership, MembershipReader
 from engine.errors import CursorExpired, FailedPrecondition, InvalidInput, NotFound
 from engine.resources.names import Resource, check_name
 from engine.resources.records import Audience, Closing
@@ -35,7 +35,7 @@ class Watcher:
         repository: Repository,
         calculated: Callable[[str], bool],
         reached: Callable[[str], Micros],
-        backend: Backend,
+        backend: MembershipReader,
     ) -> None:
         self._repository = repository
         self._calculated = calculated

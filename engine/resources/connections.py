@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable
 
 import msgspec
 
-from engine.backends.base import Backend
+from engine.backends.base import MembershipReader
 from engine.clock import Clock
 from engine.errors import AlreadyExists, FailedPrecondition, LimitExceeded, Violation
 from engine.limits import Limits
@@ -53,7 +53,7 @@ class Connections(Outputs):
         self,
         repository: Repository,
         activation: Activation,
-        backend: Backend,
+        backend: MembershipReader,
         limits: Limits,
         clock: Clock,
         changed: Changed,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.backends.base import Backend
+from engine.backends.base import CatalogReader
 from engine.criteria.model import Audience as AudienceCriterion
 from engine.criteria.model import Criterion
 from engine.criteria.validation import AudienceReference, Checked, Context, SeenNames, validate
@@ -16,7 +16,7 @@ from engine.resources.records import account_of
 class CriteriaCheck:
     """Validates the criteria of milestones, saved or not."""
 
-    def __init__(self, forest: Forest, backend: Backend, limits: Limits) -> None:
+    def __init__(self, forest: Forest, backend: CatalogReader, limits: Limits) -> None:
         self._forest = forest
         self._backend = backend
         self._limits = limits

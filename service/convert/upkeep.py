@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from engine.upkeep import Finding, StoreFault, StoreFigures, StoreProgress
+from engine.backends.base.upkeep import Finding, StoreFault, StoreFigures, StoreProgress
 from milepost.v1 import admin_service_pb2 as pb
 from service.convert.revisions import revision_token
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import grpc
 
+from engine.backends.base import Finding, Upkeep, upkeep_of
 from engine.errors import InvalidInput, StoreUnavailable
-from engine.upkeep import Finding
 from milepost.v1 import admin_service_pb2 as pb
 from milepost.v1 import admin_service_pb2_grpc
 from service.backups import write_backup
@@ -22,6 +22,9 @@ class AdminHandlers(admin_service_pb2_grpc.AdminServiceServicer):
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+
+    def _upkeep(self) -> Upkeep:
+        return upkeep_of(self._runtime.engine.backend)
 
     def GetServerInfo(
         self, request: pb.GetServerInfoRequest, context: grpc.ServicerContext
@@ -42,13 +45,13 @@ class AdminHandlers(admin_service_pb2_grpc.AdminServiceServicer):
         self, request: pb.CreateBackupRequest, context: grpc.ServicerContext
     ) -> pb.CreateBackupResponse:
         revision = self._runtime.revision()
-        directory = write_backup(self._runtime.engine.backend, self._runtime.backup_dir, request.backup_id)
+        directory = write_backup(self._upkeep(), self._runtime.backup_dir, request.backup_id)
         return pb.CreateBackupResponse(directory=str(directory), revision=revision)
 
     def GetStoreStats(
         self, request: pb.GetStoreStatsRequest, context: grpc.ServicerContext
     ) -> pb.GetStoreStatsResponse:
-        return stats_message(self._runtime.engine.backend.figures(self._runtime.deadline(context)))
+        return stats_message(self._upkeep().figures(self._runtime.deadline(context)))
 
     def GetClock(self, request: pb.GetClockRequest, context: grpc.ServicerContext) -> pb.GetClockResponse:
         return pb.GetClockResponse(clock=clock_message(self._runtime.engine.clock.status()))
@@ -68,7 +71,7 @@ class AdminHandlers(admin_service_pb2_grpc.AdminServiceServicer):
 
     def _findings(self, context: grpc.ServicerContext) -> Iterator[Finding]:
         """Findings, until the caller cancels or the service stops."""
-        for finding in self._runtime.engine.backend.verify():
+        for finding in self._upkeep().verify():
             if self._runtime.stopping.is_set():
                 raise StoreUnavailable("the service is stopping")
             if not context.is_active():

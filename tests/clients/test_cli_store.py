@@ -21,6 +21,7 @@ from milepost.v1.ingest_service_pb2 import IngestEventsRequest
 from tests.engine.backends.local.storage.test_upgrade import ARCHIVE as OLD_STORE
 from tests.harness import ACCOUNT, INPUT, Serving, serving
 from tests.service.test_store_upkeep import EVENTS, NOON, USERS, fill
+from tests.stores import settle
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ def test_a_directory_is_verified_beside_the_service_that_writes_to_it(
                 IngestEventsRequest(parent=ACCOUNT, input=INPUT, events=[event], request_id=f"more-{number}")
             )
             if number % 10 == 0:
-                service.application.engine.backend.checkpoint()
+                settle(service.application.engine.backend)
 
     writer = threading.Thread(target=write)
     writer.start()

@@ -12,7 +12,7 @@ from engine.criteria.model import EventType
 from engine.plan.model import Plan, Step, Universe
 from engine.values import Micros, Value
 from tests.oracle.world import Alias, Batch, Erase, Expire, Operation
-from tests.stores import go_on_with
+from tests.stores import go_on_with, settle
 
 ACCOUNT = "accounts/acme"
 WEB = f"{ACCOUNT}/workspaces/shop/inputs/web"
@@ -41,6 +41,10 @@ class Site:
         """Closes the store and opens it again."""
         self.backend.close()
         self.backend = self._opener(self.directory)
+
+    def settle(self) -> None:
+        """Puts away what the store keeps in memory, so that answers come from what it stored."""
+        settle(self.backend)
 
     def open_copy(self, directory: Path) -> Backend:
         """Opens another directory with the same kind of backend."""

@@ -56,7 +56,7 @@ def test_event_ids_of_accounts_are_apart(site: Site) -> None:
 def test_event_ids_are_known_after_a_restart(site: Site, checkpoint: bool) -> None:
     site.send(*(event("ada", event_id=str(i)) for i in range(100)))
     if checkpoint:
-        site.backend.checkpoint()
+        site.settle()
     site.restart()
     answer = site.send(*(event("ada", event_id=str(i)) for i in range(50, 150)))
     assert (answer.accepted, answer.duplicates) == (50, 50)
@@ -115,7 +115,7 @@ def test_the_latest_time_wins_whatever_the_order(site: Site) -> None:
 def test_of_equal_times_the_later_arrival_wins(site: Site) -> None:
     site.send(update("ada", plan="first"), update("ada", plan="second"))
     site.send(update("ada", plan="third"))
-    site.backend.checkpoint()
+    site.settle()
     site.send(update("ada", plan=4.0))
     profile = site.backend.profile(ACCOUNT, "ada")
     assert profile is not None
@@ -175,7 +175,7 @@ def test_an_attribute_ends_as_its_last_write(
     for at, (time, value) in enumerate(history):
         shared_site.backend.append(account, [UserRecord("ada", through, time, {"v": value})])
         if at == checkpoint_after:
-            shared_site.backend.checkpoint()
+            shared_site.settle()
     latest = max(time for time, _ in history)
     expected = [value for time, value in history if time == latest][-1]
     profile = shared_site.backend.profile(account, "ada")

@@ -219,7 +219,7 @@ def test_the_catalog_is_what_is_counted_by_hand(
         if then == "look":
             assert_catalog(shared_site, world(), "", event_name)
         elif then == "checkpoint":
-            shared_site.backend.checkpoint()
+            shared_site.settle()
         elif then == "restart":
             shared_site.restart()
     assert_catalog(shared_site, world(), prefix, event_name)
@@ -266,7 +266,7 @@ def test_what_only_an_erased_user_sent_is_gone(site: Site) -> None:
         update("ada", time=NOON - 9, nick="a", plan="gold"),
         update("bob", plan="gold"),
     )
-    site.backend.checkpoint()
+    site.settle()
     site.backend.erase(ACCOUNT, ["ada"])
     for _ in range(2):
         [names] = site.backend.event_names(ACCOUNT, limit=ALL)
@@ -355,7 +355,7 @@ def test_values_most_frequent_first_then_by_kind_and_value(site: Site, checkpoin
     values: list[Value] = ["b", "a", ("a", "a", "c"), (), True, 2.0, 2.0, -0.0, 0.0, NOON, NOON + 1]
     site.send(*(update(f"user-{at}", plan=value) for at, value in enumerate(values)))
     if checkpoint:
-        site.backend.checkpoint()
+        site.settle()
     expected: list[tuple[Value, int]] = [
         ("a", 2),
         (0.0, 2),
@@ -373,7 +373,7 @@ def test_values_most_frequent_first_then_by_kind_and_value(site: Site, checkpoin
 def test_values_that_start_alike_among_many(site: Site) -> None:
     numbers = range(3_000)
     site.send(*(update(f"user-{n}", plan=f"{n % 1_500:04}") for n in numbers))
-    site.backend.checkpoint()
+    site.settle()
     site.send(*(update(f"user-{n}", time=NOON + 1, plan=f"014{n}") for n in range(3)))
     found = site.backend.attribute_values(ACCOUNT, SHOP, "plan", prefix="014", limit=5)
     assert found == tuple(ValueCount(f"014{n}", 3 if n < 3 else 2) for n in range(5))
@@ -385,7 +385,7 @@ def test_a_stored_value_counts_no_longer_once_another_is_written(
     site: Site, before: Value, after: Value | None
 ) -> None:
     site.send(update("ada", plan=before), update("bob", plan="other"))
-    site.backend.checkpoint()
+    site.settle()
     site.send(update("ada", time=NOON + 1, plan=after))
     found = site.backend.attribute_values(ACCOUNT, SHOP, "plan", limit=ALL)
     now: tuple[Value, ...] = after if type(after) is tuple else () if after is None else (after,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -46,7 +47,7 @@ def test_every_step_is_what_brute_force_says(
     world, plan = drawn
     shared_site.happen(world.account, world.operations)
     if checkpointed:
-        shared_site.backend.checkpoint()
+        shared_site.settle()
     expected = root_sets(plan, histories(world))
     assert shared_site.members(plan) == expected
     assert shared_site.sizes(plan) == tuple(map(len, expected))
@@ -271,7 +272,8 @@ def test_the_outlook_depends_on_the_question_and_the_accounts_own_data_alone(sit
     assert work(seen(40)) > work(seen(20)) == work(seen(20, until=1_000))
     site.members(plan_of(gold, rich, seen(20)))
     site.backend.append("accounts/other", [event(f"user-{i}") for i in range(100)])
-    for change in (lambda: None, site.backend.checkpoint, site.restart):
+    changes: tuple[Callable[[], None], ...] = (lambda: None, site.settle, site.restart)
+    for change in changes:
         change()
         assert work(seen(20), rich, EVERYONE, gold) == whole
     site.send(*(event(f"user-{i}", time=NOON) for i in range(2_000)))

@@ -30,14 +30,14 @@ def test_events_before_the_instant_go_and_all_else_stays(site: Site, checkpoint:
     )
     before = {user: site.backend.profile(ACCOUNT, user) for user in ("ada", "bob", "cleo")}
     if checkpoint in ("before", "between"):
-        site.backend.checkpoint()
+        site.settle()
     # Whatever is kept of answers is forgotten.
     assert bought(site) == {"ada", "bob"}
     assert bought(site, 2.0) == {"ada"}
     revision = site.backend.remove_events(ACCOUNT, NOON - DAY)
     assert revision == site.backend.revision() == 2
     if checkpoint in ("between", "after"):
-        site.backend.checkpoint()
+        site.settle()
     for _ in range(2):
         assert bought(site) == {"ada"}
         assert bought(site, 2.0) == frozenset()

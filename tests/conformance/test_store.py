@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.backends.base import Count, Members
+from engine.backends.base import Count, Members, StoreVerified, upkeep_of
 from engine.errors import FailedPrecondition, StoreUnavailable
 from engine.plan.model import Universe
 from tests.conformance.site import ACCOUNT, AUDIENCE, INPUTS, JOURNEY, WEB, Site, event, plan_of, update
@@ -53,9 +53,9 @@ def test_a_snapshot_is_a_store_of_its_own(site: Site, tmp_path: Path, checkpoint
     site.backend.documents.commit({"a": b"1"})
     site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], EVERYONE)
     if checkpoint:
-        site.backend.checkpoint()
+        site.settle()
     site.send(event("cleo"))
-    site.backend.snapshot(tmp_path / "copy")
+    upkeep_of(site.backend).snapshot(tmp_path / "copy")
     site.send(event("dan"))
     copy = site.open_snapshot(tmp_path / "copy")
     try:
@@ -73,7 +73,7 @@ def test_a_snapshot_overwrites_nothing(site: Site, tmp_path: Path) -> None:
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy" / "precious").touch()
     with pytest.raises(FailedPrecondition) as raised:
-        site.backend.snapshot(tmp_path / "copy")
+        upkeep_of(site.backend).snapshot(tmp_path / "copy")
     assert raised.value.reason == "DIRECTORY_NOT_EMPTY"
 
 
@@ -84,13 +84,27 @@ def test_figures_follow_the_data(site: Site) -> None:
     site.send(event("ada"), event("ada"), update("bob"))
     site.backend.append("accounts/other", [event("ada")])
     before = site.backend.stats()
-    assert (before.users, before.events, before.revision, before.checkpointed_revision) == (3, 3, 2, 0)
-    assert site.backend.checkpoint() == 2
+    assert (before.users, before.events, before.revision) == (3, 3, 2)
+    site.settle()
     after = site.backend.stats()
-    assert (after.users, after.events, after.revision, after.checkpointed_revision) == (3, 3, 2, 2)
-    assert 0 < after.log_bytes < after.disk_bytes
+    assert (after.users, after.events, after.revision) == (3, 3, 2)
+    assert 0 <= after.log_bytes < after.disk_bytes
     assert after.store_id == site.backend.store_id
-    assert site.backend.capabilities().backup
+
+
+def test_all_figures_agree_with_those_that_cost_nothing(site: Site) -> None:
+    site.send(event("ada"), event("ada"), update("bob"))
+    stats, figures = site.backend.stats(), upkeep_of(site.backend).figures()
+    assert (figures.users, figures.events, figures.revision) == (2, 2, 1)
+    assert (figures.users, figures.events, figures.revision) == (stats.users, stats.events, stats.revision)
+    assert figures.store_id == stats.store_id
+
+
+def test_a_sound_store_is_verified(site: Site) -> None:
+    site.send(event("ada"), update("bob"))
+    *_, last = upkeep_of(site.backend).verify()
+    assert isinstance(last, StoreVerified)
+    assert (last.faults, last.revision, last.store_id) == (0, 1, site.backend.store_id)
 
 
 def test_a_store_keeps_its_identity(site: Site, tmp_path: Path) -> None:
@@ -121,7 +135,5 @@ def test_a_closed_store_refuses_everything(site: Site) -> None:
         site.backend.execute(EVERYONE, Count())
     with pytest.raises(StoreUnavailable):
         site.backend.documents.commit({"a": b"1"})
-    with pytest.raises(StoreUnavailable):
-        site.backend.checkpoint()
     with pytest.raises(StoreUnavailable):
         site.backend.universe_size(ACCOUNT, [WEB])

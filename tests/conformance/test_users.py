@@ -77,7 +77,7 @@ def test_an_alias_is_as_if_all_had_been_sent_as_the_other(
     before = rewritten(world, aliased, {})
     shared_site.happen(aliased, [*before[:at], Alias("ada", "bob"), *before[at:]])
     if checkpoint:
-        shared_site.backend.checkpoint()
+        shared_site.settle()
     shared_site.happen(direct, rewritten(world, direct, {"ada": "bob"}))
     others = [user_id for user_id in USER_IDS if user_id != "ada"]
     assert_same_users(shared_site, moved(plan, aliased), moved(plan, direct), others)
@@ -204,7 +204,7 @@ def test_erased_users_count_nowhere(site: Site) -> None:
     assert len(site.users()) == 25
     assert site.backend.universe_size(ACCOUNT, [WEB]) == 25
     assert site.backend.stats().users == 25
-    site.backend.checkpoint()
+    site.settle()
     assert site.backend.stats().events == 25
 
 

@@ -12,12 +12,12 @@ import pytest
 from engine import Engine
 from engine.audiences import members
 from engine.backends.base import EventRecord
+from engine.backends.base.upkeep import StoreFile
 from engine.backends.local.backend import LocalBackend
 from engine.backends.local.settings import LocalSettings
 from engine.clock import Stamp
 from engine.criteria.model import EventType
 from engine.resources.records import Account
-from engine.upkeep import StoreFile
 from engine.values import MICROS_PER_DAY
 from tests.engine.site import ACCOUNT, NOW, WEB, Site, did
 

@@ -26,6 +26,7 @@ from tests.oracle import world as drawn
 from tests.oracle.evaluate import Oracle
 from tests.oracle.generate import draw_world
 from tests.oracle.palette import Chooser, draw_palette
+from tests.stores import settle
 
 SECOND, HOUR, DAY = MICROS_PER_SECOND, MICROS_PER_HOUR, MICROS_PER_DAY
 JUMPS = (120 * SECOND, HOUR, 5 * HOUR, DAY, 9 * DAY, 60 * DAY, 400 * DAY, 4_000 * DAY)
@@ -164,7 +165,7 @@ class ClockRound:
             case 3:
                 self._restart(self._source.choice((0, 0, self._jump())))
             case 4:
-                self._engine.backend.checkpoint()
+                settle(self._engine.backend)
         self._look()
 
     def _jump(self) -> Micros:
@@ -223,7 +224,7 @@ class ClockRound:
         self._fold_changes()
         self._agree()
         if self._source.random() < 0.3:
-            self._engine.backend.checkpoint()
+            settle(self._engine.backend)
         self._check_sentinels()
         self._check_duplicates()
 

@@ -32,10 +32,10 @@ from pathlib import Path
 
 import lmdb
 
+from engine.backends.base.upkeep import StoreFault
 from engine.backends.local import offline
 from engine.backends.local.backend import LocalBackend
 from engine.errors import MilepostError
-from engine.upkeep import StoreFault
 from tests.faults.damage_spans import Span, spans_by_kind
 from tests.faults.damage_world import SETTINGS, Ask, make, questions, writes
 

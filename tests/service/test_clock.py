@@ -22,6 +22,7 @@ from milepost.v1 import admin_service_pb2 as pb
 from milepost.v1.account_pb2 import Account
 from milepost.v1.account_service_pb2 import UpdateAccountRequest
 from tests.harness import ACCOUNT, INPUT, Serving, eventually, refusal_of, serving
+from tests.stores import settle
 
 DAY_S = 86_400
 SETTINGS = {"access_log": "none", "checkpoint_s": 0.05, "retention_interval_s": 0.05}
@@ -75,7 +76,7 @@ def members(service: Serving, audience: str) -> int:
 def swept(service: Serving) -> int:
     """The events that are left after a sweep of the retention."""
     service.application.engine.retention.run()
-    service.application.engine.backend.checkpoint()
+    settle(service.application.engine.backend)
     return events(service)
 
 

@@ -9,6 +9,7 @@ import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from engine.backends.base import upkeep_of
 from engine.backends.local.storage.keys import Family, family_of
 from engine.backends.local.storage.transactions import CHECKSUM_BYTES
 from milepost.v1 import admin_service_pb2, audience_service_pb2, ingest_service_pb2, journey_service_pb2
@@ -17,6 +18,7 @@ from milepost.v1.data_pb2 import Event, UserUpdate
 from milepost.v1.journey_pb2 import MILESTONE_KIND_CRITERIA, Journey, Milestone
 from service import offline
 from tests.harness import ACCOUNT, INPUT, Serving, refusal_of, serving
+from tests.stores import settle
 
 EVENTS, USERS = 300, 100
 NOON = Timestamp(seconds=1_750_000_000)
@@ -60,7 +62,7 @@ def fill(service: Serving) -> str:
     has_plan.user_attribute.test.exists.SetInParent()
     for milestone_id, criteria in (("buys", buys), ("has-plan", has_plan)):
         create_milestone(service, milestone_id, criteria)
-    service.application.engine.backend.checkpoint()
+    settle(service.application.engine.backend)
     return str(answer.revision)
 
 
@@ -183,7 +185,7 @@ def test_a_damaged_store_is_not_backed_up(tmp_path: Path, hurt: str) -> None:
 
 def test_one_verification_at_a_time(service: Serving) -> None:
     fill(service)
-    under_way = service.application.engine.backend.verify()
+    under_way = upkeep_of(service.application.engine.backend).verify()
     next(under_way)
     refusal = refusal_of(service.admin.VerifyStore, VERIFY)
     assert refusal.code is grpc.StatusCode.FAILED_PRECONDITION

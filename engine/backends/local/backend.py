@@ -1,4 +1,4 @@
-"""`LocalBackend`: `engine.backends.base.Backend` in one process, over one directory.
+"""`LocalBackend`: every role of a backend (`engine.backends.base`) in one process, over one directory.
 
 Locks are taken in this order: checkpoint, apply (`Writer`), index, that of `Catalogs`, state (`State`). A
 thread that writes to the index holds the index lock, briefly under the state lock or for longer without it. A
@@ -38,12 +38,14 @@ from engine.backends.base import (
     PartitionSet,
     Profile,
     Record,
+    Role,
     SeenNames,
     Stats,
     StepTrace,
     Trace,
     ValueCount,
 )
+from engine.backends.base.upkeep import Finding, StoreFigures
 from engine.backends.local.account.account import Account
 from engine.backends.local.catalog.pages import Catalogs
 from engine.backends.local.membership.store import GroupChanges, StoredState, Update
@@ -80,7 +82,6 @@ from engine.errors import (
 )
 from engine.event_columns import EventColumns
 from engine.plan.model import Plan
-from engine.upkeep import Finding, StoreFigures
 from engine.user_columns import UserColumns
 from engine.values import PARTITION_COUNT, Micros
 
@@ -350,6 +351,10 @@ class LocalBackend:
         if not 1 <= partition_count <= PARTITION_COUNT:
             raise InvalidInput.one("partition_count", f"1 to {PARTITION_COUNT}")
         return self._store.partitions.order[:partition_count]
+
+    def smallest_sample(self) -> int:
+        """A group: its bitmaps are read whole."""
+        return PARTITION_COUNT // self._store.groups
 
     def universe_size(self, account: str, inputs: Sequence[str]) -> int:
         """Number of users that belong to at least one of the inputs."""
@@ -729,7 +734,6 @@ class LocalBackend:
             return Stats(
                 store_id=self.store_id,
                 revision=self._state.position,
-                checkpointed_revision=self._state.checkpointed.position,
                 users=sum(account.directory.size() for account in accounts),
                 events=sum(account.tables.statistics().events for account in accounts),
                 disk_bytes=self._store.index.disk_bytes() + log_bytes,
@@ -741,12 +745,12 @@ class LocalBackend:
         self._check()
         with self._store.log.reading() as log, self._store.index.reading() as index:
             kinds = stored_kinds(log, index, self._expiry(deadline))
-        stats = self.stats()
+        checkpointed, stats = self._state.checkpointed.position, self.stats()
         return StoreFigures(
             store_id=self.store_id,
             format_version=FORMAT_VERSION,
             revision=stats.revision,
-            checkpointed_revision=stats.checkpointed_revision,
+            checkpointed_revision=checkpointed,
             users=stats.users,
             events=stats.events,
             is_purging=self._is_purging(),
@@ -768,8 +772,8 @@ class LocalBackend:
         return check
 
     def capabilities(self) -> Capabilities:
-        """Capabilities beyond the minimum of the boundary."""
-        return Capabilities(name="local", backup=True, groups=self._store.groups)
+        """All roles."""
+        return Capabilities(name="local", roles=frozenset(Role))
 
     def close(self) -> None:
         """Checkpoints, releases the store, and wakes all waiters. Closing twice is allowed."""

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 from pyroaring import BitMap
 
+from engine.backends.base.upkeep import Finding, StoreFigures
 from engine.backends.local.backend import LocalBackend
 from engine.backends.local.events.table import Table
 from engine.backends.local.storage.building import (
@@ -47,7 +48,6 @@ from engine.backends.local.storage.upgrade import is_old, write_upgraded
 from engine.backends.local.storage.viewing import View, viewed
 from engine.backends.local.verify import refuse_faults, verify_transactions
 from engine.errors import DataLoss, FailedPrecondition, StoreUnavailable
-from engine.upkeep import Finding, StoreFigures
 
 
 class Compacted(NamedTuple):

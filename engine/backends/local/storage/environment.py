@@ -18,11 +18,11 @@ from pathlib import Path
 
 import lmdb
 
+from engine.backends.base.upkeep import StoreFile
 from engine.backends.local.storage.lmdb_errors import translated
 from engine.backends.local.storage.pages import Meta, check_pages, read_meta
 from engine.backends.local.storage.transactions import ReadTransaction, WriteTransaction
 from engine.errors import DataLoss, StoreUnavailable
-from engine.upkeep import StoreFile
 
 MAP_BYTES_DEFAULT = 256 << 30
 READERS_MAX = 512

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from engine.backends.base.upkeep import StoredKind
 from engine.backends.local.storage.keys import Family, key
 from engine.backends.local.storage.transactions import ReadTransaction
-from engine.upkeep import StoredKind
 
 KINDS: dict[Family, str] = {
     Family.META: "store",

@@ -8,13 +8,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.backends.base.upkeep import StoreFile
 from engine.backends.local.storage.environment import Environment
 from engine.backends.local.storage.header import StoreHeader
 from engine.backends.local.storage.ownership import Identity
 from engine.backends.local.storage.parts import check_pair, refuse_broken_files
 from engine.backends.local.storage.transactions import ReadTransaction
 from engine.errors import DataLoss
-from engine.upkeep import StoreFile
 
 ATTEMPTS_MAX = 5
 ATTEMPT_SECONDS = 0.05

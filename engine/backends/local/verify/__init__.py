@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from engine.backends.base.upkeep import FamilyFigures, Finding, StoreFault, StoreProgress, StoreVerified
 from engine.backends.local.storage.key_statistics import INDEX_FAMILIES, KINDS, LOG_FAMILIES
 from engine.backends.local.storage.keys import Family
 from engine.backends.local.storage.transactions import Readable, ReadTransaction
@@ -23,7 +24,6 @@ from engine.backends.local.verify.names import check_documents, check_log, check
 from engine.backends.local.verify.seen import check_seen
 from engine.backends.local.verify.users import check_users
 from engine.errors import DataLoss
-from engine.upkeep import FamilyFigures, Finding, StoreFault, StoreProgress, StoreVerified
 
 KEYS_PER_PROGRESS = 256
 

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from pyroaring import BitMap
 
+from engine.backends.base.upkeep import StoreFault
 from engine.backends.local.storage.header import GROUPS_MAX
 from engine.backends.local.storage.key_ranges import KeyCounts
 from engine.backends.local.storage.keys import Family, parts_of
 from engine.backends.local.storage.page_cache import U32_BYTES
 from engine.backends.local.storage.transactions import ReadTransaction
-from engine.upkeep import StoreFault
 
 T = TypeVar("T")
 

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
+from engine.backends.base.upkeep import Finding, StoreProgress
 from engine.backends.local.storage.building import sync_directory
 from engine.backends.local.storage.copying import write_copy
 from engine.backends.local.storage.store import Store
 from engine.backends.local.storage.viewing import viewed
 from engine.backends.local.verify import refuse_faults, verify, verify_transactions
 from engine.errors import DataLoss, FailedPrecondition, StoreUnavailable
-from engine.upkeep import Finding, StoreProgress
 
 REST_SECONDS = 0.001
 """Seconds a long read pauses from time to time, since it competes with others for one interpreter."""

@@ -227,6 +227,17 @@ def broken_disk(*_: object) -> None:
     raise OSError("the disk is broken")
 
 
+def test_a_checkpoint_reaches_the_newest_revision(backend: LocalBackend) -> None:
+    backend.append(ACCOUNT, [event("ada")])
+    backend.append(ACCOUNT, [event("bob")])
+    assert backend.figures().checkpointed_revision == 0
+    assert backend.checkpoint() == backend.figures().checkpointed_revision == 2
+    assert 0 < backend.stats().log_bytes < backend.stats().disk_bytes
+    backend.close()
+    with pytest.raises(StoreUnavailable):
+        backend.checkpoint()
+
+
 def test_a_checkpoint_that_fails_loses_nothing(
     backend: LocalBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,7 +246,7 @@ def test_a_checkpoint_that_fails_loses_nothing(
         patch.setattr(WriteBuffer, "write_to", broken_disk)
         with pytest.raises(OSError, match="broken"):
             backend.checkpoint()
-    assert backend.stats().checkpointed_revision == 0
+    assert backend.figures().checkpointed_revision == 0
     assert backend.append(ACCOUNT, [event("bob", event_id="1"), event("cleo")]).duplicates == 1
     assert backend.append(ACCOUNT, [], request_id="r").repeated
     assert backend.checkpoint() == backend.revision()

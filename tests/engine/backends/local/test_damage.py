@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.backends.base import Count
+from engine.backends.base.upkeep import StoreFault
 from engine.backends.local.backend import LocalBackend
 from engine.backends.local.events import table as table_module
 from engine.backends.local.settings import LocalSettings
@@ -28,7 +29,6 @@ from engine.plan.model import (
     TimeRange,
     Universe,
 )
-from engine.upkeep import StoreFault
 from engine.values import MICROS_PER_DAY
 from tests.conformance.as_columns import columns_of
 from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, NOON, SHOP, WEB, event, plan_of, update

@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 
 from engine.backends.base import Record, UserRecord
+from engine.backends.base.upkeep import StoreVerified
 from engine.backends.local.backend import LocalBackend
 from engine.backends.local.events import compaction
 from engine.backends.local.offline import compact, verify_store
 from engine.backends.local.settings import LocalSettings
 from engine.backends.local.storage import compression
 from engine.plan.model import Universe
-from engine.upkeep import StoreVerified
 from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, NOON, WEB, event, plan_of
 
 SETTINGS = LocalSettings(groups=2, checkpoint_seconds=3_600.0)

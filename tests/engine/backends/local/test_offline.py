@@ -10,6 +10,7 @@ import lmdb
 import pytest
 
 from engine.backends.base import Members
+from engine.backends.base.upkeep import StoreFault, StoreVerified
 from engine.backends.local.backend import LocalBackend
 from engine.backends.local.offline import compact, restore, store_figures, verify_store
 from engine.backends.local.settings import LocalSettings
@@ -18,7 +19,6 @@ from engine.backends.local.storage.header import FORMAT_VERSION, StoreHeader, wr
 from engine.backends.local.storage.keys import Family, key
 from engine.errors import DataLoss, FailedPrecondition, StoreUnavailable
 from engine.plan.model import Universe
-from engine.upkeep import StoreFault, StoreVerified
 from tests.conformance.site import ACCOUNT, SHOP, WEB, event, plan_of, update
 from tests.stores import go_on_with
 

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from engine.backends.base import Record
+from engine.backends.base.upkeep import StoreFault, StoreProgress, StoreVerified
 from engine.backends.local.attributes.write_times import SPANS
 from engine.backends.local.backend import LocalBackend
 from engine.backends.local.events.table import SliceRecord
@@ -22,7 +23,6 @@ from engine.backends.local.storage.transactions import CHECKSUM_BYTES
 from engine.backends.local.verify import CHECKERS
 from engine.errors import FailedPrecondition
 from engine.plan.model import Universe
-from engine.upkeep import StoreFault, StoreProgress, StoreVerified
 from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, WEB, event, plan_of, update
 from tests.stores import crash_image
 

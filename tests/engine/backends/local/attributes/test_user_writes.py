@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.backends.base import UserRecord
+from engine.backends.base.upkeep import StoreFault
 from engine.backends.local.attributes.index import column_codec
 from engine.backends.local.backend import LocalBackend
 from engine.backends.local.settings import LocalSettings
@@ -33,7 +34,6 @@ from engine.backends.local.storage.transactions import ReadTransaction
 from engine.backends.local.users.id_pages import ID_PAGE
 from engine.backends.local.write import state
 from engine.criteria.model import ConsentState
-from engine.upkeep import StoreFault
 from engine.values import Kind, Value
 from tests.conformance.as_columns import user_columns_of
 from tests.conformance.drawing import INSTANTS, KEYS, PURPOSES, STRINGS, VALUES

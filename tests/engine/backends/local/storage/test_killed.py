@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from engine.backends.base import Count
+from engine.backends.base.upkeep import StoreFault
 from engine.backends.local import offline
 from engine.backends.local.backend import LocalBackend
 from engine.backends.local.settings import LocalSettings
 from engine.errors import MilepostError
 from engine.plan.model import Universe
-from engine.upkeep import StoreFault
 from tests.conformance.site import ACCOUNT, WEB, event, plan_of
 
 SETTINGS = LocalSettings(groups=2, checkpoint_seconds=3_600.0)

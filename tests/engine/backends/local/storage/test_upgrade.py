@@ -16,6 +16,7 @@ import lmdb
 import pytest
 
 from engine.backends.base import Count, Members
+from engine.backends.base.upkeep import StoreFault
 from engine.backends.local import offline
 from engine.backends.local.backend import LocalBackend
 from engine.backends.local.settings import LocalSettings
@@ -35,7 +36,6 @@ from engine.plan.model import (
     Plan,
     Universe,
 )
-from engine.upkeep import StoreFault
 from tests.conformance.site import ACCOUNT, AUDIENCE, SHOP, WEB, event, plan_of
 
 ARCHIVE = Path(__file__).parent / "store-v5.tar.xz"

@@ -13,13 +13,13 @@ from unittest import mock
 
 import lmdb
 
+from engine.backends.base.upkeep import StoreFault
 from engine.backends.local import offline
 from engine.backends.local.backend import LocalBackend
 from engine.backends.local.settings import LocalSettings
 from engine.backends.local.storage.transactions import WriteBuffer
 from engine.backends.local.storage.write_ahead_log import WriteAheadLog
 from engine.errors import LimitExceeded
-from engine.upkeep import StoreFault
 from tests.oracle.engine_side import EngineSide
 from tests.stores import crash_image
 

@@ -1,11 +1,13 @@
-"""What is told of a store as a whole: figures by kind, and what a verification finds.
+"""Upkeep: copies, figures and verification of a store as a whole. An optional role.
 
 Operators read these; nothing here is needed to answer a question about users.
 """
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
@@ -35,21 +37,22 @@ class StoreFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoreFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that can be counted about a store.
+    """Everything that can be counted about a store. What a backend does not have keeps its default.
 
-    While `is_purging`, checkpoints are still to rewrite rows that were removed; `events` counts them until
-    then.
+    While `is_purging`, rows that were removed are still to be rewritten; `events` counts them until then.
     """
 
     store_id: str
-    format_version: int
     revision: int
-    checkpointed_revision: int
     users: int
     events: int
-    is_purging: bool
-    kinds: tuple[StoredKind, ...]
-    files: tuple[StoreFile, ...]
+    kinds: tuple[StoredKind, ...] = ()
+    files: tuple[StoreFile, ...] = ()
+    is_purging: bool = False
+    checkpointed_revision: int = 0
+    """Through which revision a start finds everything in the index; 0 when a start replays nothing."""
+    format_version: int = 0
+    """0 when the backend's files have none."""
 
 
 class FamilyFigures(msgspec.Struct, frozen=True):
@@ -92,3 +95,25 @@ class StoreVerified(msgspec.Struct, frozen=True):
 
 
 Finding: TypeAlias = StoreProgress | StoreFault | StoreVerified
+
+
+@runtime_checkable
+class Upkeep(Protocol):
+    """Copies, counts and verifies what is stored, while reads and writes go on."""
+
+    def snapshot(self, directory: Path) -> None:
+        """Writes a consistent copy into an empty or missing directory, while reads and writes go on."""
+        ...
+
+    def figures(self, deadline: float | None = None) -> StoreFigures:
+        """All figures. Reads every key, though no value, without holding up anybody. Raises
+        DeadlineExceeded.
+        """
+        ...
+
+    def verify(self) -> Iterator[Finding]:
+        """Reads and cross-checks everything that is stored, in one state of the store, while reads and writes
+        go on: faults as they are found, progress now and then, and a `StoreVerified` last. Whoever closes the
+        iterator ends the work. Raises FailedPrecondition while another verification is under way.
+        """
+        ...
