@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from engine import Engine
-from engine.backends.local.backend import LocalBackend
-from engine.backends.local.settings import LocalSettings
+from engine.backends import registry
 from engine.clock import Clock
 from engine.values import MICROS_PER_SECOND
 from service.background import Refresher, Retainer, Timekeeper, WriteWatch
@@ -21,20 +20,14 @@ class Application:
 
     def __init__(self, config: Config) -> None:
         self._stopped = False
-        settings = LocalSettings(
-            groups=config.groups,
-            map_bytes=config.map_bytes,
-            checkpoint_records=config.checkpoint_records,
-            checkpoint_seconds=config.checkpoint_s,
-            cache_bytes=config.page_cache_bytes or None,
-            column_cache_bytes=config.column_cache_bytes or None,
-        )
         clock = Clock(
             follow_after=round(config.clock_follow_s * MICROS_PER_SECOND),
             settle_after=round(config.clock_settle_s * MICROS_PER_SECOND),
             trusted_at_start=config.clock == "trust",
         )
-        self._backend = LocalBackend.open(config.data_dir, settings=settings, clock=clock.stamp)
+        self._backend = registry.open_backend(
+            config.store_url, settings=config.store_settings, clock=clock.stamp
+        )
         try:
             self.engine = Engine(self._backend, limits=config.limits, clock=clock)
             self._server = Server(self.engine, config)

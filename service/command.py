@@ -11,7 +11,7 @@ from pathlib import Path
 
 import structlog
 
-from engine.backends.local.storage.process_memory import limit_arenas
+from engine.backends import registry
 from engine.errors import MilepostError
 from service import logs
 from service.application import Application
@@ -35,7 +35,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         print(f"milepost: {error}", file=sys.stderr)
         return EXIT_USAGE
     logs.configure(config.log_format, config.log_level)
-    limit_arenas()
+    registry.prepare_process(config.store_url)
     stopping = StopSignals()
     try:
         application = Application(config)

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from engine import limits as data
-from engine.backends.local.settings import CHECKPOINT_RECORDS, CHECKPOINT_SECONDS
-from engine.backends.local.storage.environment import MAP_BYTES_DEFAULT
-from engine.backends.local.storage.header import GROUPS_DEFAULT
+from engine.backends import registry
 from engine.clock import FOLLOW_AFTER_MICROS, SETTLE_AFTER_MICROS
+from engine.errors import InvalidInput
 from engine.limits import Limits
 from engine.retention import RETENTION_INTERVAL_S
 from engine.values import MICROS_PER_SECOND
@@ -37,6 +36,9 @@ PORT_MAX = 65_535
 REFRESH_INTERVAL_MS = 200
 PATH_DEFAULT = Path("data")
 MAP_BYTES_MIN = 1 << 20
+
+_LOCAL = registry.registration(registry.DEFAULT_BACKEND).settings
+"""Defaults of the embedded backend's settings."""
 
 
 class ConfigError(ValueError):
@@ -57,6 +59,9 @@ class Config:
     """All settings. Sizes are in bytes; a time's unit is the end of its name."""
 
     data_dir: Annotated[Path, Setting("Store directory. Created if missing.")] = PATH_DEFAULT
+    store: Annotated[
+        str | None, Setting("Store URL, BACKEND:LOCATION (default: local: and the data directory).")
+    ] = None
     host: Annotated[str, Setting("Address to listen on.")] = HOST_DEFAULT
     port: Annotated[
         int, Setting("Port to listen on. 0 picks a free port and prints it when ready.", 0, PORT_MAX)
@@ -73,23 +78,23 @@ class Config:
     groups: Annotated[
         int,
         Setting("Partition groups of a new store, a power of two. The smallest sample is one group.", 1, 64),
-    ] = GROUPS_DEFAULT
+    ] = _LOCAL["groups"]
     map_bytes: Annotated[
         int,
         Setting(
             "Maximum size of the index and of the log, in bytes each. Reserves address space, not memory.",
             MAP_BYTES_MIN,
         ),
-    ] = MAP_BYTES_DEFAULT
+    ] = _LOCAL["map_bytes"]
     checkpoint_records: Annotated[
         int,
         Setting(
             "Log records that trigger a checkpoint. A start replays the records after the last checkpoint.", 1
         ),
-    ] = CHECKPOINT_RECORDS
+    ] = _LOCAL["checkpoint_records"]
     checkpoint_s: Annotated[
         float, Setting("Maximum age of the oldest log record before a checkpoint starts, in seconds.", 0.01)
-    ] = CHECKPOINT_SECONDS
+    ] = _LOCAL["checkpoint_seconds"]
     page_cache_bytes: Annotated[
         int,
         Setting("Page cache size in bytes: users, sets and profiles. 0 = 25,165,824 plus 20 per user.", 0),
@@ -177,14 +182,37 @@ class Config:
     ] = transport.SLOW_CALL_MS
 
     @property
+    def store_url(self) -> str:
+        """The store to serve."""
+        return self.store or f"{registry.DEFAULT_BACKEND}:{self.data_dir}"
+
+    @property
+    def directory(self) -> Path:
+        """The data directory: the embedded store's own, wherever `store` has it."""
+        backend, location = registry.split_url(self.store_url)
+        return Path(location) if backend == registry.DEFAULT_BACKEND else self.data_dir
+
+    @property
+    def store_settings(self) -> Mapping[str, Any]:
+        """Settings for the store's backend, which takes those it knows."""
+        return {
+            "groups": self.groups,
+            "map_bytes": self.map_bytes,
+            "checkpoint_records": self.checkpoint_records,
+            "checkpoint_seconds": self.checkpoint_s,
+            "cache_bytes": self.page_cache_bytes or None,
+            "column_cache_bytes": self.column_cache_bytes or None,
+        }
+
+    @property
     def outputs(self) -> Path:
         """Directory for file outputs."""
-        return self.output_dir or self.data_dir / "outputs"
+        return self.output_dir or self.directory / "outputs"
 
     @property
     def backups(self) -> Path:
         """Directory for backups."""
-        return self.backup_dir or self.data_dir / "backups"
+        return self.backup_dir or self.directory / "backups"
 
     @property
     def limits(self) -> Limits:
@@ -208,7 +236,8 @@ class _Field:
 
     @property
     def metavar(self) -> str:
-        return "|".join(self.choices) or {int: "N", float: "N", str: "TEXT"}.get(self.kind, "PATH")
+        names = {int: "N", float: "N", str: "TEXT", str | None: "TEXT"}
+        return "|".join(self.choices) or names.get(self.kind, "PATH")
 
     @property
     def help(self) -> str:
@@ -233,17 +262,38 @@ def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
     """
     flags = vars(_parser().parse_args(arguments))
     given: dict[str, Any] = {}
+    sources: dict[str, str] = {}
     for field in fields():
         text, source = flags[field.name], flag_of(field.name)
         if text is None:
             source = variable_of(field.name)
             text = environment.get(source)
         if text is not None:
-            given[field.name] = _value(field, text, source)
+            given[field.name], sources[field.name] = _value(field, text, source), source
+    _settle_store(given, sources)
     config = Config(**given)
     if config.groups.bit_count() != 1:
         raise ConfigError(f"{flag_of('groups')} must be a power of two, got {config.groups}")
     return config
+
+
+def _settle_store(given: dict[str, Any], sources: Mapping[str, str]) -> None:
+    """Checks the store's URL. The embedded store is named once: by URL or by directory, and a flag of the one
+    wins over the variable of the other.
+    """
+    if "store" not in given:
+        return
+    try:
+        backend, _ = registry.split_url(given["store"])
+        registry.registration(backend)
+    except InvalidInput as error:
+        raise ConfigError(f"{sources['store']}: {error.violations[0].description}") from None
+    if backend != registry.DEFAULT_BACKEND or "data_dir" not in given:
+        return
+    by_flag = [name for name in ("store", "data_dir") if sources[name] == flag_of(name)]
+    if len(by_flag) != 1:
+        raise ConfigError(f"{sources['store']} and {sources['data_dir']} both name the store: give one")
+    del given["data_dir" if by_flag == ["store"] else "store"]
 
 
 def flag_of(name: str) -> str:
@@ -277,7 +327,7 @@ def _value(field: _Field, text: str, source: str) -> Any:
         return _number(field, text, source)
     if not text:
         raise ConfigError(f"{source} must not be empty")
-    return text if field.kind is str else Path(text)
+    return text if field.kind in (str, str | None) else Path(text)
 
 
 def _number(field: _Field, text: str, source: str) -> int | float:

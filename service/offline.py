@@ -9,10 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from engine.backends.local import offline
+from engine.backends import registry
+from engine.backends.registry import OfflineTools
 from engine.errors import MilepostError
 from milepost.v1 import admin_service_pb2 as pb
 from service.convert.upkeep import finding_messages, stats_message
+
+
+def _tools() -> OfflineTools:
+    tools = registry.registration(registry.DEFAULT_BACKEND).offline
+    assert tools is not None, "the embedded backend announces them"
+    return tools
 
 
 class OfflineError(Exception):
@@ -22,38 +29,38 @@ class OfflineError(Exception):
 def verify(directory: Path) -> Iterator[pb.VerifyStoreResponse]:
     """As VerifyStore."""
     with _told():
-        yield from finding_messages(offline.verify_store(directory))
+        yield from finding_messages(_tools().verify_store(directory))
 
 
 def stats(directory: Path) -> pb.GetStoreStatsResponse:
     """As GetStoreStats, with users and events as they are checkpointed."""
     with _told():
-        return stats_message(offline.store_figures(directory))
+        return stats_message(_tools().store_figures(directory))
 
 
 def restore(backup: Path, directory: Path) -> pb.GetStoreStatsResponse:
     """Restores a backup into an empty or missing directory."""
     with _told():
-        return stats_message(offline.restore(backup, directory))
+        return stats_message(_tools().restore(backup, directory))
 
 
 def compact(directory: Path) -> tuple[int, int]:
     """Rewrites the files of a store. Returns their bytes before and after."""
     with _told():
-        before_bytes, after_bytes = offline.compact(directory)
+        before_bytes, after_bytes = _tools().compact(directory)
     return before_bytes, after_bytes
 
 
 def upgrade(directory: Path) -> tuple[tuple[str, ...], int]:
     """Upgrades the store's files to the present format: those that were of another, and the version."""
     with _told():
-        return offline.upgrade_store(directory)
+        return _tools().upgrade_store(directory)
 
 
 def adopt(directory: Path, *, moved: bool = False) -> str:
     """Turns a copied directory into a store and returns its new id."""
     with _told():
-        return offline.adopt(directory, moved=moved)
+        return _tools().adopt(directory, moved=moved)
 
 
 @contextmanager

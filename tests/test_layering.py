@@ -4,12 +4,15 @@ service → engine.{resources, audiences} → engine.{plan, criteria}, engine.ba
 engine.backends.base ← engine.backends.local
 
 The rules are data (`RULES`). The imports are read from the source, so an import inside a function or under
-`TYPE_CHECKING` counts too.
+`TYPE_CHECKING` counts too. What a module imports, all that it leads to included, keeps the rules of that
+module. A backend is reached through `engine.backends.registry` alone, which names it but imports it not.
 """
 
 from __future__ import annotations
 
 import ast
+import dataclasses
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +29,7 @@ SQL = ("sqlite3", "duckdb", "chdb", "clickhouse_connect", "sqlalchemy")
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module; `lazy` when a function imports it on being called."""
+    """One imported module; `lazy` when only a call or a type checker imports it."""
 
     module: str
     lazy: bool
@@ -35,11 +38,15 @@ class Import:
 
 @dataclass(frozen=True)
 class Rule:
-    """Modules at or below `layer`, but not below `except_below`, import nothing at or below `forbidden`."""
+    """Modules at or below `layer`, but not below `except_below`, import nothing at or below `forbidden`, nor
+    anything that leads there.
+    """
 
     layer: str
     forbidden: tuple[str, ...]
     except_below: str | None = None
+    leads_by_lazy_imports: bool = True
+    """False: what a module on the way imports only when it is called does not lead anywhere."""
 
     def binds(self, module: str) -> bool:
         excepted = self.except_below is not None and is_within(module, self.except_below)
@@ -51,17 +58,18 @@ RULES = (
     # Dense ids and bitmaps stay inside a backend; members cross its boundary as user ids.
     Rule("engine", STORES, except_below="engine.backends.local"),
     *(
-        Rule(layer, (*SQL, "numpy", "engine.backends.local", "engine.resources", "engine.audiences"))
-        for layer in ("engine.criteria", "engine.plan", "engine.backends.base")
+        Rule(layer, (*SQL, "numpy", "engine.resources", "engine.audiences"))
+        for layer in ("engine.criteria", "engine.plan")
     ),
+    # Columns that are written are numpy arrays.
+    Rule("engine.backends.base", SQL),
     Rule("engine.criteria", ("engine.plan", "engine.backends.base")),
-    Rule("engine.backends.local", ("engine.resources", "engine.audiences")),
-    Rule("engine.resources", ("engine.backends.local",)),
-    Rule("engine.audiences", ("engine.backends.local",)),
-    Rule("service", (*STORES, *SQL, "tests")),
+    Rule("engine.backends", ("engine.resources", "engine.audiences")),
+    Rule("engine", ("engine.backends.local",), except_below="engine.backends.local"),
+    Rule("service", (*STORES, *SQL, "engine.backends.local", "tests")),
     # Not every server has it: only what an import calls may need it.
     Rule("engine", ("pyarrow",)),
-    Rule("service", ("pyarrow",), except_below="service.arrow"),
+    Rule("service", ("pyarrow",), except_below="service.arrow", leads_by_lazy_imports=False),
     Rule("milepost", ("engine", "service", "tests", *STORES)),
 )
 
@@ -91,7 +99,8 @@ def imports_of(source: str, module: str, is_package: bool) -> Iterator[Import]:
             base = _absolute(node, module, is_package)
             yield Import(base, lazy, node.lineno)
             yield from (Import(f"{base}.{alias.name}", lazy, node.lineno) for alias in node.names)
-        inside = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        is_typing = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        inside = lazy or is_typing or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         pending.extend((child, inside) for child in ast.iter_child_nodes(node))
 
 
@@ -107,9 +116,7 @@ def _absolute(node: ast.ImportFrom, module: str, is_package: bool) -> str:
 def breaches(source: str, module: str, is_package: bool = False) -> list[str]:
     """One line for each import of `module` that a rule forbids."""
     found = set()
-    for imported in imports_of(source, module, is_package):
-        if imported.lazy and module in MAY_IMPORT_SERVICE_LAZILY and is_within(imported.module, "service"):
-            continue
+    for imported in counted_imports(source, module, is_package):
         for rule in RULES:
             if not rule.binds(module):
                 continue
@@ -119,6 +126,46 @@ def breaches(source: str, module: str, is_package: bool = False) -> list[str]:
                 if is_within(imported.module, forbidden)
             }
     return sorted(found)
+
+
+def counted_imports(source: str, module: str, is_package: bool = False) -> Iterator[Import]:
+    """Every import but those of the service by commands that may have it."""
+    for imported in imports_of(source, module, is_package):
+        is_exempt = imported.lazy and module in MAY_IMPORT_SERVICE_LAZILY
+        if not (is_exempt and is_within(imported.module, "service")):
+            yield imported
+
+
+Graph = dict[str, tuple[Import, ...]]
+"""Module → what it imports."""
+
+
+def import_graph() -> Graph:
+    """All imports of all source files."""
+    return {
+        module: tuple(counted_imports(path.read_text(encoding="utf-8"), module, path.name == "__init__.py"))
+        for path, module in source_files()
+    }
+
+
+def ways_to_breach(graph: Graph, rule: Rule) -> Iterator[tuple[str, ...]]:
+    """For each import of what the rule forbids, the shortest way to it from a module that the rule binds."""
+    ways: dict[str, tuple[str, ...]] = {module: (module,) for module in graph if rule.binds(module)}
+    pending = deque(ways)
+    while pending:
+        at = pending.popleft()
+        for imported in graph[at]:
+            if imported.lazy and not rule.leads_by_lazy_imports:
+                continue
+            if any(is_within(imported.module, forbidden) for forbidden in rule.forbidden):
+                yield (*ways[at], imported.module)
+                continue
+            # Importing a.b.c runs a and a.b as well.
+            parts = imported.module.split(".")
+            for name in (".".join(parts[:end]) for end in range(1, len(parts) + 1)):
+                if name in graph and name not in ways:
+                    ways[name] = (*ways[at], name)
+                    pending.append(name)
 
 
 def source_files() -> Iterator[tuple[Path, str]]:
@@ -134,6 +181,28 @@ def test_no_module_imports_against_the_direction() -> None:
         for line in breaches(path.read_text(encoding="utf-8"), module, path.name == "__init__.py")
     ]
     assert found == []
+
+
+def test_no_module_leads_against_the_direction() -> None:
+    graph = import_graph()
+    assert [" → ".join(way) for rule in RULES for way in ways_to_breach(graph, rule)] == []
+
+
+def test_a_way_through_other_modules_is_found() -> None:
+    rule = Rule("service", ("lmdb",), except_below="service.arrow", leads_by_lazy_imports=False)
+    graph: Graph = {
+        "service.a": (Import("engine.b.C", lazy=False, line=1),),
+        "service.lazy": (Import("engine.f", lazy=True, line=1),),
+        "engine": (),
+        "engine.b": (Import("engine.d.e", lazy=False, line=1),),
+        "engine.d": (Import("lmdb", lazy=False, line=1),),
+        "engine.d.e": (),
+        "engine.f": (Import("lmdb", lazy=False, line=1),),
+    }
+    eager = ("service.a", "engine.b", "engine.d", "lmdb")
+    assert list(ways_to_breach(graph, rule)) == [eager]
+    strict = dataclasses.replace(rule, leads_by_lazy_imports=True)
+    assert set(ways_to_breach(graph, strict)) == {eager, ("service.lazy", "engine.f", "lmdb")}
 
 
 @pytest.mark.parametrize("layer", sorted({rule.layer for rule in RULES}))
@@ -171,6 +240,12 @@ def test_every_layer_with_a_rule_exists(layer: str) -> None:
             ["engine.resources.tree:2 imports engine.backends.local"],
         ),
         ("engine.backends.localities", "import lmdb", ["engine.backends.localities:1 imports lmdb"]),
+        (
+            "service.config",
+            "from engine.backends.local import settings",
+            ["service.config:1 imports engine.backends.local"],
+        ),
+        ("service.config", "from engine.backends import registry", []),
         ("service.handlers.ingest", "import lmdb", ["service.handlers.ingest:1 imports lmdb"]),
         ("milepost.client", "def f():\n    import service.server", ["milepost.client:2 imports service"]),
         ("milepost.cli.serve", "def f():\n    from service import server", []),

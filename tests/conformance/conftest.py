@@ -1,32 +1,45 @@
-"""The backends that the suite runs against, each opened in a directory of its own."""
+"""The backends that the suite runs against: every registered one, each opened in a directory of its own.
+
+A test says which roles it needs (`pytest.mark.needs`); it is left out for a backend that does not announce
+them, and must get by with them.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
+import msgspec
 import pytest
 
-from engine.backends.base import Backend
-from engine.backends.local.backend import LocalBackend
+from engine.backends import registry
+from engine.backends.base import PROTOCOLS, Backend, Role
 from engine.backends.local.settings import LocalSettings
 from tests.conformance.as_columns import ColumnsBackend
 from tests.conformance.site import Site
 
 Opener = Callable[[Path], Backend]
 
+SETTINGS = {"checkpoint_seconds": 3_600.0}
+"""A store checkpoints only when asked to; a backend without checkpoints does not take it."""
 
-def open_local(directory: Path) -> Backend:
-    """The embedded backend, checkpointing only when asked to."""
-    return LocalBackend.open(directory, settings=LocalSettings(checkpoint_seconds=3_600.0))
+
+def open_registered(name: str, directory: Path) -> Backend:
+    """The backend of a name, in whatever roles it has."""
+    return cast(Backend, registry.open_store(f"{name}:{directory}", settings=SETTINGS))
 
 
 def open_by_column(directory: Path) -> Backend:
-    """The same, taking events by column."""
-    return ColumnsBackend.open(directory, settings=LocalSettings(checkpoint_seconds=3_600.0))
+    """The embedded backend, taking events by column."""
+    return ColumnsBackend.open(directory, settings=msgspec.convert(SETTINGS, LocalSettings))
 
 
-BACKENDS: dict[str, Opener] = {"local": open_local, "local, by column": open_by_column}
+BACKENDS: dict[str, Opener] = {
+    **{name: functools.partial(open_registered, name) for name in registry.names()},
+    "local, by column": open_by_column,
+}
 
 
 @pytest.fixture(params=BACKENDS)
@@ -43,3 +56,39 @@ def shared_site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     opened = Site(BACKENDS[request.param], tmp_path_factory.mktemp("conformance"))
     yield opened
     opened.backend.close()
+
+
+@pytest.fixture(autouse=True)
+def _only_needed_roles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = [name for name in ("site", "shared_site") if name in request.fixturenames]
+    if not used:
+        return
+    marks = list(request.node.iter_markers("needs"))
+    if not marks:
+        pytest.fail("says not which roles it needs: pytest.mark.needs(Role.PLANS, ...)", pytrace=False)
+    needed: set[Role] = {role for mark in marks for role in mark.args}
+    backend = request.getfixturevalue(used[0]).backend
+    able = backend.capabilities()
+    missing = needed - able.roles
+    if missing:
+        pytest.skip(f"{able.name} has no role {', '.join(sorted(role.value for role in missing))}")
+    allowed = {method for role in needed for method in methods_of(role)}
+    for role in able.roles - needed:
+        for method in methods_of(role) - allowed:
+            monkeypatch.setattr(backend, method, functools.partial(_refuse, role, method))
+
+
+def methods_of(role: Role) -> frozenset[str]:
+    """The names of a role's methods, without properties."""
+    kinds = PROTOCOLS[role].__mro__
+    return frozenset(
+        name
+        for kind in kinds
+        if getattr(kind, "_is_protocol", False)
+        for name, value in vars(kind).items()
+        if callable(value) and not name.startswith("_")
+    )
+
+
+def _refuse(role: Role, method: str, *_: Any, **__: Any) -> None:
+    raise AssertionError(f"{method} belongs to the role {role.value!r}, which this test does not name")

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.backends.base import Appended, EventRecord, UserRecord
+from engine.backends.base import Appended, EventRecord, Role, UserRecord
 from engine.criteria.model import ConsentState, EventType, Exists
 from engine.plan.model import AttributeMatch, EventMatch, EventSelection, Interval
 from engine.values import Micros, Value
 from tests.conformance.site import ACCOUNT, APP, DESK, NOON, SHOP, SUPPORT, WEB, Site, event, plan_of, update
 from tests.oracle.world import fresh_account
+
+pytestmark = pytest.mark.needs(Role.WRITING, Role.PLANS, Role.USERS)
 
 GDPR = ("gdpr", "ads")
 
@@ -191,6 +193,7 @@ def test_an_attribute_ends_as_its_last_write(
 # --- names and times ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.needs(Role.CATALOG)
 def test_names_are_known_once_seen(site: Site) -> None:
     site.send(EventRecord("ada", WEB, "buy", EventType.COMMERCE, NOON, {"price": 1.0}))
     site.send(UserRecord("ada", WEB, NOON, {"plan": "gold"}, {"email": "a@x"}))

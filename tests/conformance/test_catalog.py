@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.backends.base import AttributeFacts, EventNameFacts, EventRecord, UserRecord, ValueCount
+from engine.backends.base import AttributeFacts, EventNameFacts, EventRecord, Role, UserRecord, ValueCount
 from engine.criteria.model import EventType
 from engine.errors import DeadlineExceeded
 from engine.values import Kind, Micros, Value, kind_of
@@ -28,6 +28,8 @@ from tests.conformance.drawing import (
 from tests.conformance.site import ACCOUNT, APP, DESK, NOON, SHOP, SUPPORT, WEB, Site, event, update
 from tests.oracle.history import Aliases, History, histories
 from tests.oracle.world import Alias, Batch, Erase, Expire, Operation, World, fresh_account
+
+pytestmark = pytest.mark.needs(Role.WRITING, Role.PLANS, Role.CATALOG)
 
 HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 PREFIXES = ("", "b", "p", "12", "go", "Gold", LONG, LONG + "!", "x" * 400)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.backends.base import Contains, Count, Members, Outlook
+from engine.backends.base import Contains, Count, Members, Outlook, Role
 from engine.criteria.model import Equals, Text
 from engine.errors import DeadlineExceeded, InvalidInput, RevisionNotReached
 from engine.plan.model import (
@@ -32,6 +32,8 @@ from tests.conformance.site import ACCOUNT, APP, NOON, SHOP, WEB, Site, event, l
 from tests.oracle.history import histories
 from tests.oracle.plans import root_sets
 from tests.oracle.world import World
+
+pytestmark = pytest.mark.needs(Role.WRITING, Role.PLANS, Role.USERS)
 
 HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.backends.base import Backend, Change, Members
+from engine.backends.base import Backend, Change, Members, Role
 from engine.criteria.model import Equals
 from engine.errors import CursorExpired, NotFound
 from engine.plan.model import AttributeMatch, EventMatch, EventSelection, Interval, Plan, TimeRange, Universe
@@ -20,6 +20,8 @@ from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, NOON, SHOP, WEB, 
 from tests.oracle.history import histories
 from tests.oracle.plans import root_sets
 from tests.oracle.world import Alias, Erase, Operation, World
+
+pytestmark = pytest.mark.needs(Role.WRITING, Role.PLANS, Role.MEMBERSHIP)
 
 HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 OTHER = f"{ACCOUNT}/audiences/second"

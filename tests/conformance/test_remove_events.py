@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from engine.backends.base import Role
 from engine.criteria.model import Exists
 from engine.plan.model import AttributeMatch, EventMatch, EventSelection, InstantRange, Interval, SeenMatch
 from engine.plan.model import TimeRange as Span
 from engine.values import MICROS_PER_DAY
 from tests.conformance.site import ACCOUNT, INPUTS, NOON, SHOP, WEB, Site, event, plan_of, update
+
+pytestmark = pytest.mark.needs(Role.WRITING, Role.PLANS, Role.USERS, Role.CATALOG)
 
 DAY = MICROS_PER_DAY
 

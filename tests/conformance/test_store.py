@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.backends.base import Count, Members, StoreVerified, upkeep_of
+from engine.backends.base import Count, Members, Role, StoreVerified, upkeep_of
 from engine.errors import FailedPrecondition, StoreUnavailable
 from engine.plan.model import Universe
 from tests.conformance.site import ACCOUNT, AUDIENCE, INPUTS, JOURNEY, WEB, Site, event, plan_of, update
@@ -17,6 +17,7 @@ EVERYONE = plan_of(Universe(inputs=tuple(sorted(INPUTS))))
 # --- documents ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.needs(Role.DOCUMENTS)
 def test_documents_are_kept_in_key_order(site: Site) -> None:
     documents = site.backend.documents
     documents.commit({"j/2": b"two", "j/1": b"one", "k/1": b"other", "j": b"root", "j/é": b"last"})
@@ -28,6 +29,7 @@ def test_documents_are_kept_in_key_order(site: Site) -> None:
         documents = site.backend.documents
 
 
+@pytest.mark.needs(Role.DOCUMENTS)
 def test_a_commit_puts_and_deletes_together(site: Site) -> None:
     site.backend.documents.commit({"a": b"1", "b": b"2"})
     site.backend.documents.commit({"a": b"3"}, deletes=["b", "never"])
@@ -37,6 +39,7 @@ def test_a_commit_puts_and_deletes_together(site: Site) -> None:
         site.restart()
 
 
+@pytest.mark.needs(Role.DOCUMENTS)
 def test_a_commit_that_is_refused_changes_nothing(site: Site) -> None:
     site.backend.documents.commit({"a": b"1"})
     with pytest.raises(ValueError, match="1 to 510 bytes"):
@@ -48,6 +51,7 @@ def test_a_commit_that_is_refused_changes_nothing(site: Site) -> None:
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.needs(Role.UPKEEP, Role.WRITING, Role.PLANS, Role.MEMBERSHIP, Role.DOCUMENTS)
 def test_a_snapshot_is_a_store_of_its_own(site: Site, tmp_path: Path, checkpoint: bool) -> None:
     site.send(event("ada"), update("bob", plan="gold"))
     site.backend.documents.commit({"a": b"1"})
@@ -69,6 +73,7 @@ def test_a_snapshot_is_a_store_of_its_own(site: Site, tmp_path: Path, checkpoint
     assert site.users() == {"ada", "bob", "cleo", "dan"}
 
 
+@pytest.mark.needs(Role.UPKEEP)
 def test_a_snapshot_overwrites_nothing(site: Site, tmp_path: Path) -> None:
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy" / "precious").touch()
@@ -80,6 +85,7 @@ def test_a_snapshot_overwrites_nothing(site: Site, tmp_path: Path) -> None:
 # --- figures ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.needs(Role.WRITING)
 def test_figures_follow_the_data(site: Site) -> None:
     site.send(event("ada"), event("ada"), update("bob"))
     site.backend.append("accounts/other", [event("ada")])
@@ -92,6 +98,7 @@ def test_figures_follow_the_data(site: Site) -> None:
     assert after.store_id == site.backend.store_id
 
 
+@pytest.mark.needs(Role.UPKEEP, Role.WRITING)
 def test_all_figures_agree_with_those_that_cost_nothing(site: Site) -> None:
     site.send(event("ada"), event("ada"), update("bob"))
     stats, figures = site.backend.stats(), upkeep_of(site.backend).figures()
@@ -100,6 +107,7 @@ def test_all_figures_agree_with_those_that_cost_nothing(site: Site) -> None:
     assert figures.store_id == stats.store_id
 
 
+@pytest.mark.needs(Role.UPKEEP, Role.WRITING)
 def test_a_sound_store_is_verified(site: Site) -> None:
     site.send(event("ada"), update("bob"))
     *_, last = upkeep_of(site.backend).verify()
@@ -107,6 +115,7 @@ def test_a_sound_store_is_verified(site: Site) -> None:
     assert (last.faults, last.revision, last.store_id) == (0, 1, site.backend.store_id)
 
 
+@pytest.mark.needs
 def test_a_store_keeps_its_identity(site: Site, tmp_path: Path) -> None:
     store_id = site.backend.store_id
     site.restart()
@@ -119,12 +128,14 @@ def test_a_store_keeps_its_identity(site: Site, tmp_path: Path) -> None:
 # --- the end ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.needs
 def test_one_process_owns_a_store(site: Site) -> None:
     with pytest.raises(StoreUnavailable) as raised:
         site.open_copy(site.directory)
     assert raised.value.reason == "STORE_LOCKED"
 
 
+@pytest.mark.needs(Role.WRITING, Role.PLANS, Role.USERS, Role.DOCUMENTS)
 def test_a_closed_store_refuses_everything(site: Site) -> None:
     site.send(event("ada"))
     site.backend.close()

@@ -9,12 +9,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.backends.base import EventRecord, Profile, Record
+from engine.backends.base import EventRecord, Profile, Record, Role
 from engine.errors import FailedPrecondition
 from engine.plan.model import Plan
 from tests.conformance.drawing import USER_IDS, plans, worlds
 from tests.conformance.site import ACCOUNT, NOON, SHOP, WEB, Site, event, update
 from tests.oracle.world import Alias, Batch, Erase, Operation, World, fresh_account
+
+pytestmark = pytest.mark.needs(Role.WRITING, Role.PLANS, Role.USERS)
 
 HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine import Engine
 from engine.backends.base import EventRecord, UserRecord
-from engine.backends.local.backend import LocalBackend
+from engine.backends.registry import open_backend
 from engine.criteria.model import Criterion, Event, EventType, Last
 from engine.ingest import Ingested
 from engine.resources.records import (
@@ -60,7 +60,7 @@ class Site:
 
     def open(self) -> None:
         """Opens the store; after `engine.close()`, again."""
-        self.backend = LocalBackend.open(self.directory)
+        self.backend = open_backend(f"local:{self.directory}")
         self.engine = Engine(self.backend, clock=self.clock)
 
     def add(

@@ -11,6 +11,7 @@ from engine.errors import LimitExceeded
 from engine.resources.records import Account, Input, Milestone, Workspace
 from engine.values import MICROS_PER_DAY
 from tests.engine.site import ACCOUNT, NOW, WEB, Site, did, event
+from tests.stores import settle
 
 DAY = MICROS_PER_DAY
 MIDNIGHT = NOW // DAY * DAY
@@ -72,7 +73,7 @@ def test_users_stay_with_all_but_their_events(site: Site) -> None:
     before = site.backend.profile(ACCOUNT, "u1")
     retain(site, DAY)
     site.engine.retention.run()
-    site.backend.checkpoint()
+    settle(site.backend)
     assert site.backend.profile(ACCOUNT, "u1") == before
     assert site.backend.universe_size(ACCOUNT, [WEB]) == 1
     assert site.backend.stats().events == 0

@@ -34,6 +34,8 @@ ROWS_A_BATCH = 200
 class SteadySite(Site):
     """A store that takes the same number of events every day."""
 
+    backend: LocalBackend
+
     def open(self) -> None:
         self.backend = LocalBackend.open(self.directory, settings=SETTINGS)
         self.engine = Engine(self.backend, clock=self.clock)

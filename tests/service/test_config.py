@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.backends import registry
 from engine.limits import Limits
 from service.config import Config, ConfigError, fields, flag_of, load, variable_of
 
@@ -24,6 +25,29 @@ def test_a_flag_wins_over_a_variable() -> None:
     config = load(["--port", "0"], environment)
     assert (config.port, config.data_dir) == (0, Path("/var/lib/milepost"))
     assert config.outputs == Path("/var/lib/milepost/outputs")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "url"),
+    [
+        ([], {}, "local:data"),
+        (["--data-dir", "d"], {}, "local:d"),
+        (["--store", "local:s"], {}, "local:s"),
+        ([], {"MILEPOST_STORE": "local:s"}, "local:s"),
+        (["--data-dir", "d"], {"MILEPOST_STORE": "local:s"}, "local:d"),
+        (["--store", "local:s"], {"MILEPOST_DATA_DIR": "d"}, "local:s"),
+    ],
+)
+def test_a_store_is_named_by_url_or_directory(
+    arguments: list[str], environment: dict[str, str], url: str
+) -> None:
+    config = load(arguments, environment)
+    assert config.store_url == url
+    assert config.backups == Path(url.removeprefix("local:")) / "backups"
+
+
+def test_the_embedded_backend_takes_every_store_setting() -> None:
+    assert set(Config().store_settings) <= set(registry.registration("local").settings)
 
 
 def test_other_variables_are_none_of_ours() -> None:
@@ -46,6 +70,17 @@ def test_limits_reach_the_engine() -> None:
         (["--log-format", "xml"], {}, "--log-format must be one of json, console, got 'xml'"),
         ([], {"MILEPOST_DATA_DIR": ""}, "MILEPOST_DATA_DIR must not be empty"),
         (["--groups", "3"], {}, "--groups must be a power of two, got 3"),
+        (["--store", "data"], {}, "--store: must be BACKEND:LOCATION, such as local:data; got 'data'"),
+        (
+            [],
+            {"MILEPOST_STORE": "nothing:x"},
+            "MILEPOST_STORE: unknown backend 'nothing'; available: local",
+        ),
+        (
+            ["--store", "local:a", "--data-dir", "b"],
+            {},
+            "--store and --data-dir both name the store: give one",
+        ),
         (["--batch-bytes-max", "99999999"], {}, "--batch-bytes-max must be between 1 and"),
     ],
 )

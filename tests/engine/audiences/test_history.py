@@ -12,7 +12,7 @@ from engine import Engine
 from engine.audiences.history import DAYS_KEPT, HOURS_KEPT, TICKS_KEPT, SizeHistory, _Stored
 from engine.audiences.model import SizeInterval, SizePoint
 from engine.backends.base import Membership
-from engine.backends.local.backend import LocalBackend
+from engine.backends.registry import open_backend
 from engine.clock import Clock
 from engine.criteria.zones import load_zone
 from engine.resources.records import Account
@@ -203,7 +203,7 @@ def test_a_clock_that_goes_back_takes_its_periods_with_it(site: Site) -> None:
 def test_a_wrong_clock_pushes_no_point_out(tmp_path: Path, jump: int) -> None:
     machine = Machine(NOW)
     clock = Clock(machine.wall, machine.monotonic, follow_after=0, trusted_at_start=True)
-    engine = Engine(LocalBackend.open(tmp_path / "store", clock=clock.stamp), clock=clock)
+    engine = Engine(open_backend(f"local:{tmp_path / 'store'}", clock=clock.stamp), clock=clock)
     history = SizeHistory(engine.backend.documents)
 
     def roll(size: int) -> None:

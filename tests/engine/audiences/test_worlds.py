@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from engine import Engine
 from engine.audiences.model import MembershipStatus, SavedTarget
 from engine.backends.base import Members
-from engine.backends.local.backend import LocalBackend
+from engine.backends.registry import open_backend
 from engine.limits import Limits
 from engine.resources.records import Milestone
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR
@@ -47,7 +47,7 @@ class Clocked(Running):
         self.engine = self._opened()
 
     def _opened(self) -> Engine:
-        return Engine(LocalBackend.open(self.directory), limits=KEEPS_CHANGES, clock=self.clock)
+        return Engine(open_backend(f"local:{self.directory}"), limits=KEEPS_CHANGES, clock=self.clock)
 
 
 @pytest.fixture(scope="module")

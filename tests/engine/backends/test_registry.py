@@ -1,0 +1,118 @@
+"""Backends are opened by URL, those of other distributions too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.backends import registry
+from engine.backends.base import Capabilities, Role, Stats, upkeep_of
+from engine.backends.registry import Registration
+from engine.clock import Stamp
+from engine.errors import InvalidInput, Unsupported
+from engine.values import Micros
+
+
+class Idle:
+    """A store that does nothing, and says so."""
+
+    store_id = "idle"
+    is_closed = False
+
+    def __init__(self, location: str, settings: Mapping[str, Any]) -> None:
+        self.location, self.settings = location, settings
+
+    def revision(self) -> int:
+        return 0
+
+    def newest_arrival(self) -> Micros:
+        return 0
+
+    def stats(self) -> Stats:
+        return Stats(store_id="idle", revision=0, users=0, events=0, disk_bytes=0, log_bytes=0)
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities("idle", frozenset({Role.USERS}))
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+opened: list[Idle] = []
+
+
+def open_idle(location: str, settings: Mapping[str, Any], clock: Callable[[], Stamp]) -> Idle:
+    opened.append(Idle(location, settings))
+    return opened[-1]
+
+
+IDLE = Registration(open=open_idle, settings={"depth": 3})
+
+
+@pytest.fixture(autouse=True)
+def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = registry.ENTRY_POINT_GROUP
+    others = (
+        EntryPoint("idle", f"{__name__}:IDLE", group),
+        EntryPoint("wrong", f"{__name__}:open_idle", group),
+        EntryPoint("local", f"{__name__}:IDLE", group),
+    )
+    monkeypatch.setattr(registry, "entry_points", lambda *, group: others)
+    monkeypatch.setattr(EntryPoint, "load", load)
+
+
+def load(found: EntryPoint) -> object:
+    """As `EntryPoint.load`, for what this file has as well, under whatever name it was imported."""
+    module, _, name = found.value.partition(":")
+    return globals()[name] if module == __name__ else original_load(found)
+
+
+original_load = EntryPoint.load
+
+
+def test_the_embedded_backend(tmp_path: Path) -> None:
+    backend = registry.open_backend(f"local:{tmp_path / 'store'}", settings={"groups": 4, "depth": 9})
+    assert backend.capabilities() == Capabilities("local", frozenset(Role))
+    assert backend.smallest_sample() == 1_024 // 4
+    assert upkeep_of(backend).figures().users == 0
+    backend.close()
+
+
+def test_a_backend_of_another_distribution_is_opened_with_its_own_settings() -> None:
+    assert registry.names() == ("idle", "local", "wrong")
+    store = registry.open_store("idle:host:99/db", settings={"groups": 4, "depth": 9})
+    assert isinstance(store, Idle)
+    assert (store.location, store.settings) == ("host:99/db", {"depth": 9})
+    with pytest.raises(Unsupported, match="'idle' does not have the role upkeep"):
+        upkeep_of(store)
+
+
+def test_a_store_without_the_roles_of_the_engine_is_closed_again() -> None:
+    lacking = "catalog, documents, membership, plans, writing"
+    with pytest.raises(Unsupported, match=f"'idle' does not have the role {lacking}"):
+        registry.open_backend("idle:anywhere")
+    assert opened[-1].is_closed
+
+
+@pytest.mark.parametrize(
+    ("url", "description"),
+    [
+        ("nothing:x", "unknown backend 'nothing'; available: idle, local, wrong"),
+        ("data", "must be BACKEND:LOCATION, such as local:data; got 'data'"),
+        ("local:", "must be BACKEND:LOCATION, such as local:data; got 'local:'"),
+        (":data", "must be BACKEND:LOCATION, such as local:data; got ':data'"),
+    ],
+)
+def test_what_is_no_store_is_named(url: str, description: str) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        registry.open_store(url)
+    assert refusal.value.message == f"store: {description}"
+
+
+def test_what_is_registered_must_be_a_backend() -> None:
+    with pytest.raises(Unsupported, match="of backend 'wrong' is no Registration"):
+        registry.open_store("wrong:x")
