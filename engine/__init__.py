@@ -1,9 +1,9 @@
 """The Milepost rule engine: criteria, plans, journeys and audiences. It knows neither gRPC nor the network.
 
     from engine import Engine
-    from engine.backends.local.backend import LocalBackend
+    from engine.backends.registry import open_backend
 
-    engine = Engine(LocalBackend.open(Path("data")))
+    engine = Engine(open_backend("local:data"))
 
 `__all__` names what an embedding program needs first; the rest is imported from its own module.
 """

@@ -160,9 +160,10 @@ def ways_to_breach(graph: Graph, rule: Rule) -> Iterator[tuple[str, ...]]:
             if any(is_within(imported.module, forbidden) for forbidden in rule.forbidden):
                 yield (*ways[at], imported.module)
                 continue
-            # Importing a.b.c runs a and a.b as well.
+            # Importing a.b.c runs a.b as well. It also runs a, but a public face leads everywhere:
+            # that counts only for those who import from it.
             parts = imported.module.split(".")
-            for name in (".".join(parts[:end]) for end in range(1, len(parts) + 1)):
+            for name in (".".join(parts[:end]) for end in range(min(2, len(parts)), len(parts) + 1)):
                 if name in graph and name not in ways:
                     ways[name] = (*ways[at], name)
                     pending.append(name)
