@@ -280,3 +280,28 @@ def test_rows_without_a_user_are_skipped_and_counted(target: Target, tmp_path: P
     # The rejected row is named by its place in the file.
     assert [each["row"] for each in rejected(tmp_path / f"e.{suffix}.rejected.ndjson")] == [5]
     assert target.events() == 2
+
+
+@pytest.mark.parametrize("damage", ["imports", "entries", "entry", "missing", "more", "type", "text"])
+def test_a_damaged_progress_file_is_refused_with_ways_on(target: Target, tmp_path: Path, damage: str) -> None:
+    file = write_csv(tmp_path / "e.csv", 3, event_ids=True)
+    assert target.run(file).exit_code == 0
+    progress = tmp_path / "e.csv.milepost-import.json"
+    stored = json.loads(progress.read_text())
+    entry = stored["imports"][0]
+    if damage in ("missing", "more", "type"):
+        changed = {**entry, "more": 1} if damage == "more" else {**entry, "rows": "3"}
+        stored["imports"] = [changed if damage != "missing" else {"account": entry["account"]}]
+    else:
+        broken = {
+            "imports": {"version": 3},
+            "entries": {**stored, "imports": 5},
+            "entry": {**stored, "imports": [5]},
+        }
+        stored = broken.get(damage, "text")
+    progress.write_text(json.dumps(stored))
+    result = target.run(file)
+    assert (result.exit_code, type(result.exception)) == (1, SystemExit)
+    assert "so what was imported before is not known. --from-start --force imports" in result.stderr
+    assert target.run(file, "--from-start", "--force").exit_code == 0
+    assert target.events() == 3

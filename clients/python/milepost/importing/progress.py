@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -178,6 +178,29 @@ def _text(name: str, value: Any) -> str:
     return SEPARATOR.join(map(str, value)) if isinstance(value, tuple | list | frozenset) else str(value)
 
 
+_FIELDS = {each.name: each for each in dataclasses.fields(Progress)}
+_JSON_TYPES: Mapping[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "bool": (bool,),
+    "dict[str, Any]": (dict,),
+    "dict[str, str]": (dict,),
+    "dict[str, int]": (dict,),
+    "dict[str, int] | None": (dict, type(None)),
+}
+"""By the annotations of `Progress`."""
+
+
+def _is_progress(entry: object) -> bool:
+    """Whether an entry can be read as `Progress`."""
+    if not isinstance(entry, dict):
+        return False
+    required = {name for name, each in _FIELDS.items() if each.default is each.default_factory is MISSING}
+    if not required <= entry.keys() <= _FIELDS.keys():
+        return False
+    return all(isinstance(value, _JSON_TYPES[str(_FIELDS[name].type)]) for name, value in entry.items())
+
+
 class ProgressFile:
     """The file on the disk, seen from an import into one account."""
 
@@ -232,7 +255,10 @@ class ProgressFile:
         if not isinstance(stored, dict) or stored.get("version") != VERSION:
             self._fault = "was written by another version of milepost"
             return []
-        entries: list[dict[str, Any]] = stored["imports"]
+        entries: Any = stored.get("imports")
+        if not isinstance(entries, list) or not all(map(_is_progress, entries)):
+            self._fault = "does not hold what this version of milepost writes"
+            return []
         return entries
 
 
