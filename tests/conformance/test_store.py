@@ -128,7 +128,7 @@ def test_a_store_keeps_its_identity(site: Site, tmp_path: Path) -> None:
 # --- the end ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.needs
+@pytest.mark.needs(Role.WRITING)
 def test_one_process_owns_a_store(site: Site) -> None:
     with pytest.raises(StoreUnavailable) as raised:
         site.open_copy(site.directory)
