@@ -283,3 +283,12 @@ def test_plain_numbers_in_slices_with_nulls(type_: Any) -> None:
     assert found == [False, False, True, False, True, False, False, True, True, False]
     assert Grammar().fits(VALUE_KIND_NUMBER, texts[-1:]).tolist() == [False]
     assert Grammar().numbers(texts).values[[1, 2, 3, 4, 6, 7, 8]].tolist() == [7, 0, 1, -0.5, -5, 12, 0.5]
+
+
+@pytest.mark.parametrize("type_", [pa.string(), pa.large_string()])
+def test_nulls_among_times_are_no_value_and_not_bad(type_: Any) -> None:
+    texts = pa.array([None, "2026-11-01T10:00:00Z", None, "2026-11-01T10:00:00+01:00"], type_)
+    found = Grammar().times(texts)
+    assert found.has.tolist() == [False, True, False, True]
+    assert not found.bad.any()
+    assert found.micros[[1, 3]].tolist() == [1_793_527_200_000_000, 1_793_523_600_000_000]

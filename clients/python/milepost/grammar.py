@@ -182,7 +182,7 @@ class Grammar:
             taken = fits & ~read
             micros[taken], read[taken] = own[taken], True
         elif (zoned := _all_zoned(texts)) is not None:
-            return Instants(zoned, has, read & ~has)
+            return Instants(np.where(has, zoned, micros), has, np.zeros(len(texts), np.bool_))
         for pattern, suffix in ((_ZONED, ""), (_LOCAL, "Z"), (_DAY, "T00:00:00Z"), (_LOOSE, None)):
             if read.all():
                 break

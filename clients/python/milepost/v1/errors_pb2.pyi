@@ -49,9 +49,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_REMAINING_USERS_EXISTS: _ErrorReason.ValueType  # 12
     """FAILED_PRECONDITION. The split already has a remaining-users milestone. Metadata: milestone."""
     ERROR_REASON_REMAINING_USERS_NEED_CRITERIA: _ErrorReason.ValueType  # 13
-    """FAILED_PRECONDITION. A remaining-users milestone needs a criteria sibling before it. Metadata: milestone, when
-    one prevents the change.
-    """
+    """FAILED_PRECONDITION. Remaining users need a criteria sibling before them. Metadata: milestone, if it prevents it."""
     ERROR_REASON_JOURNEY_NOT_EMPTY: _ErrorReason.ValueType  # 14
     """FAILED_PRECONDITION. The journey has milestones."""
     ERROR_REASON_PARENT_IN_OTHER_JOURNEY: _ErrorReason.ValueType  # 15
@@ -124,9 +122,7 @@ ERROR_REASON_AUDIENCE_IN_USE: ErrorReason.ValueType  # 11
 ERROR_REASON_REMAINING_USERS_EXISTS: ErrorReason.ValueType  # 12
 """FAILED_PRECONDITION. The split already has a remaining-users milestone. Metadata: milestone."""
 ERROR_REASON_REMAINING_USERS_NEED_CRITERIA: ErrorReason.ValueType  # 13
-"""FAILED_PRECONDITION. A remaining-users milestone needs a criteria sibling before it. Metadata: milestone, when
-one prevents the change.
-"""
+"""FAILED_PRECONDITION. Remaining users need a criteria sibling before them. Metadata: milestone, if it prevents it."""
 ERROR_REASON_JOURNEY_NOT_EMPTY: ErrorReason.ValueType  # 14
 """FAILED_PRECONDITION. The journey has milestones."""
 ERROR_REASON_PARENT_IN_OTHER_JOURNEY: ErrorReason.ValueType  # 15

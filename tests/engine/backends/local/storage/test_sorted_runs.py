@@ -15,7 +15,6 @@ from engine.backends.local.storage.sorted_runs import Items, Keys, Runs
 from engine.backends.local.storage.transactions import WriteBuffer
 from engine.backends.local.storage.user_ref import USER_REF_BITS
 from engine.backends.local.users.id_index import USER_RUNS
-from engine.errors import DataLoss
 
 
 @pytest.fixture
@@ -122,10 +121,12 @@ def test_merged_runs_hold_what_all_of_them_held(index: Environment) -> None:
         assert len(list(txn.keys(key(Family.USER_BLOCK)))) == 39 // 3
 
 
-def test_a_missing_filter_is_reported(index: Environment) -> None:
+def test_a_missing_filter_excludes_nothing_and_is_logged(
+    index: Environment, caplog: pytest.LogCaptureFixture
+) -> None:
     checkpoint(Runs(index, USER_RUNS, (1,)), index, (1, 0, 1))
     with index.writing() as txn:
         assert txn.delete(key(Family.USER_FILTER, 1, 1))
-    with pytest.raises(DataLoss) as raised:
-        Runs(index, USER_RUNS, (1,))
-    assert raised.value.metadata["key_family"] == "USER_FILTER"
+    runs = Runs(index, USER_RUNS, (1,))
+    assert found(runs, (1, 0), (2, 0)) == {(1, 0, 1)}
+    assert "USER_FILTER" in caplog.text
