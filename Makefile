@@ -4,15 +4,21 @@ PYTHON ?= python3
 VENV := .venv
 EXTRAS ?= dev,sample
 ARGS ?=
-WORKERS ?= 2
+# One more than the cores that tests are timed on: most wait for processes.
+WORKERS ?= 3
 
 BIN := $(VENV)/bin
 COMMA := ,
 STAMP := $(VENV)/.made-with-$(subst $(COMMA),-,$(EXTRAS))
-PACKAGES := engine service clients/python/milepost tests tools
+# A file to a worker, in the order that tests/conftest.py chooses.
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PACKAGES := engine service clients/python/milepost clients/load tests tools
+
+# Tests start hundreds of processes; without bytecode files each compiles everything again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help env run test quick coverage lint format hooks protos breaking bench profile kill clock model damage fuzz-criteria clean
+.PHONY: help env run test wheels packages quick coverage lint format hooks protos client breaking bench load profile kill restarts clock model damage fuzz-criteria fuzz-calls deploy-files clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,30 +27,38 @@ env: $(STAMP) ## Make or renew .venv (PYTHON=python3.12; EXTRAS=dev,sample,bench
 
 $(STAMP): pyproject.toml clients/python/pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e clients/python -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e 'clients/python[cli]' -e '.[$(EXTRAS)]'
 	@touch $@
 
 run: env ## Start the service on ./data with the sample data and its journey (ARGS are passed on)
 	$(BIN)/milepost demo --data data $(ARGS)
 
 test: env ## Run the tests (ARGS="tests/engine -k sequence"; WORKERS=0 for one process)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+
+wheels: env ## Build both packages into dist/
+	$(BIN)/python -m build --outdir dist clients/python
+	$(BIN)/python -m build --outdir dist .
+
+packages: env ## Build both packages and use what was built (PYTHONS="python3.11 python3.13" installs it from the index into a fresh environment of each)
+	$(BIN)/python tools/try_packages.py $(PYTHONS)
 
 quick: lint ## Lint, then the tests nearest to what changed since main, in about a minute (AGAINST=main~3)
 	$(BIN)/python tools/quick.py --against $(or $(AGAINST),main)
 
 coverage: env ## Run the tests and print the share of lines and branches that they run (ARGS as for test)
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/coverage run -m pytest $(PARALLEL) $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-lint: env ## Check style, types, the contract, and that the stubs are fresh
+lint: env ## Check style, types, the contract, and that stubs and the synchronous client are fresh
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(PACKAGES)
 	$(BIN)/buf lint
 	$(BIN)/python tools/generate_protos.py --check
+	$(BIN)/python tools/generate_client.py --check
 
 format: env ## Put the code into the form that lint wants
 	$(BIN)/ruff check --fix .
@@ -57,11 +71,17 @@ hooks: env ## Check style and stubs before each commit (local hooks, no network)
 protos: env ## Generate the stubs in clients/python/milepost/v1 from protos/
 	$(BIN)/python tools/generate_protos.py
 
+client: env ## Generate the synchronous client in clients/python/milepost/client from milepost/aio
+	$(BIN)/python tools/generate_client.py
+
 breaking: env ## Check that the contract breaks no caller of AGAINST (a git ref, default main)
 	$(BIN)/buf breaking --against '.git#ref=$(or $(AGAINST),main)'
 
 bench: env ## Run the benchmarks (ARGS are passed on)
 	$(BIN)/python -m tests.bench $(ARGS)
+
+load: env ## Put a load on a service and print calls, errors and latencies (ARGS="studio --seconds 30"; ARGS="--target HOST:PORT")
+	$(BIN)/python -m clients.load $(ARGS)
 
 profile: ## Record a running service with py-spy into profile.svg (ARGS="--pid 1234 --seconds 30")
 	@test -x $(BIN)/py-spy || $(MAKE) env EXTRAS=$(EXTRAS),bench
@@ -70,7 +90,10 @@ profile: ## Record a running service with py-spy into profile.svg (ARGS="--pid 1
 kill: env ## Kill the service again and again and check what it kept (ROUNDS=1000; ARGS="--seed 7 --jobs 2")
 	$(BIN)/python -m tests.faults.kill_rounds --rounds $(or $(ROUNDS),20) $(ARGS)
 
-clock: env ## Let the clock jump under random worlds and hold what is left against the oracle (ROUNDS=200; ARGS="--seed 7 --jobs 2")
+restarts: env ## Stop the service under load and start it again, and check how calls end (ROUNDS=200; ARGS="--readers 1")
+	$(BIN)/python -m tests.faults.restarts --rounds $(or $(ROUNDS),20) $(ARGS)
+
+clock: env ## Let the clock jump under random worlds and compare what is left with the oracle (ROUNDS=200; ARGS="--seed 7 --jobs 2")
 	$(BIN)/python -m tests.faults.clock_rounds --rounds $(or $(ROUNDS),20) $(ARGS)
 
 model: env ## Walk at random over a store and compare with the oracle (OPERATIONS=200000; ARGS="--seed 7 --jobs 2")
@@ -79,8 +102,14 @@ model: env ## Walk at random over a store and compare with the oracle (OPERATION
 fuzz-criteria: env ## Compare random criteria with the oracle (WORLDS=20000; ARGS="--seed 7 --jobs 2")
 	$(BIN)/python -m tests.oracle.campaign --worlds $(or $(WORLDS),20000) $(ARGS)
 
+fuzz-calls: env ## Send anything to every method and check how the calls end (CALLS=100000; ARGS="--seed 7")
+	$(BIN)/python -m tests.faults.fuzz_calls --calls $(or $(CALLS),100000) $(ARGS)
+
 damage: env ## Damage a store byte by byte and check what it answers (FLIPS=300; ARGS="--seed 7 --jobs 2")
 	$(BIN)/python -m tests.faults.damage --flips $(or $(FLIPS),300) $(ARGS)
+
+deploy-files: env ## Check the files of docs/deploy with the tools that are installed (ARGS=--strict: all must be)
+	$(BIN)/python tools/check_deploy.py $(ARGS)
 
 clean: ## Remove the environment, the caches and what the builds left (never ./data)
 	rm -rf $(VENV) build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,7 +1,7 @@
-"""The catalog: what an account's data came with, for builders of criteria to choose from.
+"""The catalog: names and values in an account's data, for building criteria.
 
-All figures are exact and without erased users; nothing of which nothing is left is listed. An attribute whose
-values are of several kinds, or an input with names that no other has, is often one that is set up wrongly.
+All figures are exact and exclude erased users; names without data are not listed. An attribute with values of
+several kinds, or an input with names that no other input has, often points to a faulty integration.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 from engine.backends.base import AttributeFacts, CatalogReader, EventNameFacts, ValueCount
 from engine.errors import InvalidInput
 from engine.resources.names import Resource, check_name
-from engine.resources.paging import Page, Question, decode_token, encode_token, page_size_of
+from engine.resources.paging import Page, Question, page_size_of
 from engine.resources.records import Account, Input, Workspace, account_of
 from engine.resources.repository import Repository
 
@@ -41,12 +41,12 @@ class Catalog:
         page_token: str = "",
         deadline: float | None = None,
     ) -> Page[EventNameFacts]:
-        """The event names of an account that start with `prefix`, through one input or ("") all, in order of
+        """Event names of an account that start with `prefix`, through one input or ("") all, in order of
         name, input and type.
         """
         self._check_account(parent)
         self._check_input(parent, input)
-        return _page(
+        return self._page(
             lambda after, limit: self._backend.event_names(
                 parent, input=input, prefix=prefix, after=after, limit=limit, deadline=deadline
             ),
@@ -69,21 +69,23 @@ class Catalog:
         page_token: str = "",
         deadline: float | None = None,
     ) -> Page[AttributeFacts]:
-        """The attributes of an account's users, in one workspace or ("") all; or, with an `event_name`, those
-        of its events, through one input or ("") all. In order of key and workspace.
+        """Attributes of an account's users, in one workspace or ("") all; or, with an `event_name`, of its
+        events, through one input or ("") all. In order of key and workspace.
         """
         self._check_account(parent)
         if event_name:
             if workspace:
-                raise InvalidInput.one("workspace", "is for attributes of users: without event_name")
+                raise InvalidInput.one(
+                    "workspace", "applies to user attributes only; leave it out with event_name"
+                )
             self._check_input(parent, input)
             return self._event_attributes(parent, event_name, input, prefix, page_size, page_token, deadline)
         if input:
-            raise InvalidInput.one("input", "is for attributes of events: with event_name")
+            raise InvalidInput.one("input", "applies to event attributes only; set event_name as well")
         if workspace:
             self._check_within(parent, workspace, "workspace", Resource.WORKSPACE)
             self._repository.get(Workspace, workspace)
-        return _page(
+        return self._page(
             lambda after, limit: self._backend.user_attributes(
                 parent, workspace=workspace, prefix=prefix, after=after, limit=limit, deadline=deadline
             ),
@@ -104,7 +106,7 @@ class Catalog:
         page_token: str,
         deadline: float | None,
     ) -> Page[AttributeFacts]:
-        return _page(
+        return self._page(
             lambda after, limit: self._backend.event_attributes(
                 parent, event_name, input=input, prefix=prefix, after=after, limit=limit, deadline=deadline
             ),
@@ -120,39 +122,68 @@ class Catalog:
         parent: str,
         key: str,
         *,
+        event_name: str = "",
+        input: str = "",
         prefix: str = "",
         page_size: int = 0,
         page_token: str = "",
         deadline: float | None = None,
     ) -> Page[ValueCount]:
-        """The values that a workspace's users have for an attribute, most frequent first, then in order of
-        kind and value; with a prefix, only strings that start with it. Elements of lists count as strings.
+        """The values that the users of a workspace have for an attribute; or, with an `event_name`, those
+        that an account's events of that name carry, through one input or ("") all. Most frequent first, then
+        in order of kind and value; with a prefix, only strings that start with it. Elements of lists count as
+        strings.
 
-        Pages are counted one by one: when data arrive in between, a value that moved in the order may be
-        missed or come twice.
+        Pages are counted independently: when data arrive in between, a value whose position changed may be
+        missed or listed twice.
         """
-        check_name(parent, "parent", Resource.WORKSPACE)
-        self._repository.get(Workspace, parent)
+        if event_name:
+            self._check_account(parent)
+            self._check_input(parent, input)
+        else:
+            check_name(parent, "parent", Resource.WORKSPACE)
+            self._repository.get(Workspace, parent)
+            if input:
+                raise InvalidInput.one("input", "applies to event attributes only; set event_name as well")
         if not key:
             raise InvalidInput.one("key", "is required")
-        return _page(
-            lambda after, limit: self._backend.attribute_values(
-                account_of(parent),
-                parent,
-                key,
-                prefix=prefix,
-                after=after,
-                limit=limit,
-                deadline=deadline,
-            ),
-            lambda count: count,
-            ValueCount,
-            ("list_attribute_values", parent, key, prefix),
-            page_size,
-            page_token,
-        )
 
-    # --- what a request names -------------------------------------------------------------------------------
+        def values(after: ValueCount | None, limit: int) -> tuple[ValueCount, ...]:
+            if event_name:
+                return self._backend.event_attribute_values(
+                    parent,
+                    event_name,
+                    key,
+                    input=input,
+                    prefix=prefix,
+                    after=after,
+                    limit=limit,
+                    deadline=deadline,
+                )
+            return self._backend.attribute_values(
+                account_of(parent), parent, key, prefix=prefix, after=after, limit=limit, deadline=deadline
+            )
+
+        question = ("list_attribute_values", parent, key, event_name, input, prefix)
+        return self._page(values, lambda count: count, ValueCount, question, page_size, page_token)
+
+    def _page(
+        self,
+        ask: Callable[[P | None, int], tuple[T, ...]],
+        place: Callable[[T], P],
+        place_type: type[P],
+        question: Question,
+        page_size: int,
+        page_token: str,
+    ) -> Page[T]:
+        """The page after the token's position. Reads one item more to know whether another page follows."""
+        size = page_size_of(page_size)
+        after = self._repository.pages.decode(question, page_token, place_type) if page_token else None
+        found = ask(after, size + 1)
+        token = self._repository.pages.encode(question, place(found[size - 1])) if len(found) > size else ""
+        return Page(found[:size], token)
+
+    # --- resolving names ------------------------------------------------------------------------------------
 
     def _check_account(self, parent: str) -> None:
         check_name(parent, "parent", Resource.ACCOUNT)
@@ -166,20 +197,4 @@ class Catalog:
     def _check_within(self, account: str, name: str, field: str, kind: Resource) -> None:
         check_name(name, field, kind)
         if account_of(name) != account:
-            raise InvalidInput.one(field, f"{name!r} is not of {account}")
-
-
-def _page(
-    ask: Callable[[P | None, int], tuple[T, ...]],
-    place: Callable[[T], P],
-    place_type: type[P],
-    question: Question,
-    page_size: int,
-    page_token: str,
-) -> Page[T]:
-    """The page behind the place in the token. One more is asked for, to know whether there are more."""
-    size = page_size_of(page_size)
-    after = decode_token(question, page_token, place_type) if page_token else None
-    found = ask(after, size + 1)
-    token = encode_token(question, place(found[size - 1])) if len(found) > size else ""
-    return Page(found[:size], token)
+            raise InvalidInput.one(field, f"must belong to {account}, got {name!r}")

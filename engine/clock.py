@@ -1,22 +1,22 @@
-"""The clock: what time it is, and which time may remove things.
+"""The clock: the current time, and the time that decides about removals.
 
 The machine's wall clock can be wrong: a dead battery, a wrong time server, an operator's slip, a virtual
 machine that was paused. So there are two readings:
 
-`now`      what questions, windows and new records go by. It follows the wall clock. After a *jump* (the wall
-           clock and the monotonic clock disagree) it first runs on as before, and follows once the wall
-           clock has been steady for `follow_after`, or at once when the jump leads back towards `settled`.
-`settled`  what everything goes by that cannot be undone: retention, and how long event ids, request ids,
-           change logs and ids of erased users are kept. After a jump, or a start at which the wall clock is
-           far from the newest time the store knows, it runs on as before until the wall clock has been steady
+`now`      decides questions, windows and new records. It follows the wall clock. After a *jump* (the wall
+           clock and the monotonic clock disagree) it continues as before, and follows once the wall
+           clock has been steady for `follow_after`, or immediately when the jump leads back to `settled`.
+`settled`  decides everything irreversible: retention, and how long event ids, request ids,
+           change logs and ids of erased users are kept. After a jump, or a start with the wall clock
+           far from the store's latest time, it continues as before until the wall clock has been steady
            for `settle_after`, or an operator confirms it.
 
-What is kept for a horizon carries the latest time that either has shown since they parted, running on, so
-that it is never taken for older than it is. It goes when the settled time has passed the horizon (`Stamp`).
-While the wall clock is believed, all of them are the same instant.
+Records kept for a horizon carry the latest time either reading has shown since they diverged, so that they
+never look older than they are. They expire when the settled time has passed the horizon (`Stamp`). While the
+wall clock is trusted, all readings are the same instant.
 
-The settled time is stored now and then, so that a start can compare. Stores that never stored one compare
-with the arrival of their newest write.
+The settled time is stored from time to time, so that a start can compare. Stores without one compare with the
+arrival of their latest write.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ import msgspec
 
 from engine.backends.base import Documents
 from engine.errors import FailedPrecondition
+from engine.measures import Counter
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_SECOND, Micros
 
 NANOS_PER_MICRO = 1_000
@@ -41,13 +42,15 @@ JUMP_MICROS = 10 * MICROS_PER_SECOND
 """Wall clock and monotonic clock may differ by this much between two readings. Time servers slew by less."""
 
 RESTART_GAP_MICROS = MICROS_PER_HOUR
-"""A start this long after the newest time a store knows needs no confirmation: deployments and reboots."""
+"""A start at most this long after the latest time a store knows needs no confirmation: deployments and
+reboots.
+"""
 
 FOLLOW_AFTER_MICROS = 60 * MICROS_PER_SECOND
 SETTLE_AFTER_MICROS = MICROS_PER_DAY
 
 CONFIRM_WITHIN_MICROS = 300 * MICROS_PER_SECOND
-"""A confirmation names the time; the wall clock may differ from it by this much."""
+"""Maximum difference between the wall clock and the time that a confirmation names."""
 
 SAVE_INTERVAL_MICROS = 60 * MICROS_PER_SECOND
 
@@ -58,25 +61,25 @@ _log = logging.getLogger(__name__)
 
 
 class Stamp(NamedTuple):
-    """When something came: `arrival` is what to write down, `settled` decides what is old by then."""
+    """The time of an arrival: `arrival` is recorded, `settled` decides what is expired by then."""
 
     arrival: Micros
     settled: Micros
 
 
 class ClockState(enum.Enum):
-    """How far the wall clock is believed."""
+    """Trust in the wall clock."""
 
     SETTLED = "settled"
-    """Wholly: answers and removals go by it."""
+    """Trusted for answers and removals."""
     FOLLOWED = "followed"
-    """Answers go by it; removals still wait."""
+    """Trusted for answers; removals still wait."""
     HELD = "held"
-    """It jumped a moment ago. Neither goes by it: time runs on from before the jump."""
+    """It has just jumped. Not trusted: time continues from before the jump."""
 
 
 class ClockStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The readings of one instant. `wait` is how much longer the wall clock must be steady before `settled`
+    """The readings of one instant. `wait` is the time the wall clock must still be steady before `settled`
     follows it; 0 when it does.
     """
 
@@ -88,8 +91,8 @@ class ClockStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Stored(msgspec.Struct, array_like=True, frozen=True):
-    """What a start compares with: the settled time, the wall clock then and for how long that was steady, and
-    what was written down as the time.
+    """Stored for comparison at a start: the settled time, the wall clock at that time and for how long it was
+    steady, and the recorded time.
     """
 
     settled: Micros
@@ -105,7 +108,7 @@ def wall_micros() -> Micros:
 
 
 def wall_stamp() -> Stamp:
-    """The wall clock, believed."""
+    """The trusted wall clock."""
     wall = wall_micros()
     return Stamp(wall, wall)
 
@@ -139,38 +142,39 @@ class Clock:
         self._wall = self._now = self._settled = self._latest = wall()
         self._monotonic = monotonic()
         self._unknown: Micros = 0
-        """How much later than `settled` it may be, since nobody knows for how long the service was down."""
+        """Maximum lead over `settled` at a start: the downtime is unknown."""
         self._saved: _Stored | None = None
+        self.jumps = Counter()
+        """Jumps of the wall clock, those back to the expected time included."""
 
     @classmethod
     def of(cls, source: Callable[[], Micros]) -> Clock:
-        """A clock that goes by a function alone, and believes it: for replays and experiments."""
+        """A clock that trusts a function alone: for replays and experiments."""
         return cls(source, source, follow_after=0, trusted_at_start=True)
 
-    def __call__(self) -> Micros:
-        return self.now()
-
     def now(self) -> Micros:
-        """The time that answers go by."""
+        """The time for answers."""
         with self._lock:
             self._look()
             return self._now
 
+    __call__ = now
+
     def settled(self) -> Micros:
-        """The time that removals go by."""
+        """The time for removals."""
         with self._lock:
             self._look()
             return self._settled
 
     def stamp(self) -> Stamp:
-        """Both readings, for something that is kept for a horizon."""
+        """Both readings, for a record that is kept for a horizon."""
         with self._lock:
             self._look()
             return Stamp(self._latest, self._settled)
 
     def bounds(self) -> tuple[Micros, Micros]:
-        """The earliest and the latest that it can be by any reading. Data that is within limits by one of
-        them is taken: what is refused wrongly may never come again.
+        """The earliest and latest time of any reading. Data within the limits by one of them is accepted:
+        wrongly refused data may never be sent again.
         """
         with self._lock:
             self._look()
@@ -193,7 +197,7 @@ class Clock:
     # --- starting, confirming, keeping ---
 
     def start(self, documents: Documents, newest_arrival: Micros) -> None:
-        """Compares the wall clock with the newest time that a store knows, and keeps it there from now on."""
+        """Compares the wall clock with the latest time of a store, and saves it there from then on."""
         with self._lock:
             self._documents = documents
             stored = documents.get(_KEY)
@@ -214,18 +218,18 @@ class Clock:
         is_behind = is_held = self._wall < known
         saved = self._saved
         if saved is not None and saved.state != ClockState.SETTLED.value:
-            # The same clock as before the restart, still waiting to be believed.
+            # The same clock as before the restart, still waiting to be trusted.
             passed = self._wall - saved.wall
             if 0 <= passed <= RESTART_GAP_MICROS:
                 self._settled, self._steady = saved.settled + passed, saved.steady + passed
                 is_held = is_behind and saved.state == ClockState.HELD.value
-        # Nobody knows for how long the service was down, so a clock ahead may well be right. A clock behind
-        # contradicts what the store has seen.
+        # The downtime is unknown, so a clock ahead may be right. A clock behind contradicts what the store
+        # has seen.
         self._state = ClockState.HELD if is_held else ClockState.FOLLOWED
         self._now = self._settled if is_held else self._wall
         self._latest = max(self._now, self._settled, 0 if saved is None else saved.latest)
         _log.warning(
-            "the clock shows %s, %s %s the newest time this store knows (%s); nothing is removed until it"
+            "the clock shows %s, %s %s the latest time this store knows (%s); nothing is removed until it"
             " has been steady for %s, or is confirmed: milepost store clock --confirm",
             _shown(self._wall),
             _length(abs(self._wall - known)),
@@ -235,8 +239,8 @@ class Clock:
         )
 
     def confirm(self, time: Micros) -> ClockStatus:
-        """An operator says that the wall clock is right: everything goes by it at once. `time` is what the
-        operator takes the time to be.
+        """Called when an operator confirms the wall clock: everything follows it immediately. `time` is the
+        operator's time.
 
         Raises FailedPrecondition when the wall clock shows another time.
         """
@@ -244,14 +248,14 @@ class Clock:
             self._look()
             if abs(self._wall - time) > CONFIRM_WITHIN_MICROS:
                 raise FailedPrecondition(
-                    f"the server's clock shows {_shown(self._wall)}, not {_shown(time)}: set it right, or"
-                    " confirm the time it shows",
+                    f"the server's clock shows {_shown(self._wall)}, not {_shown(time)}: correct the clock"
+                    " or confirm the time it shows",
                     reason="CLOCK_DIFFERS",
                     metadata={"wall_time": _shown(self._wall)},
                 )
             if self._state is not ClockState.SETTLED:
                 _log.warning(
-                    "the clock was confirmed: removals go by %s, not %s any more",
+                    "the clock was confirmed: removals use %s instead of %s",
                     _shown(self._wall),
                     _shown(self._settled),
                 )
@@ -260,7 +264,7 @@ class Clock:
         return self.status()
 
     def save(self) -> None:
-        """Stores the settled time where a start can find it. Raises LimitExceeded when the store is full."""
+        """Stores the settled time for the next start. Raises LimitExceeded when the store is full."""
         with self._lock:
             self._look()
             if self._documents is None:
@@ -270,9 +274,7 @@ class Clock:
         documents.commit({_KEY: msgspec.msgpack.encode(saved)})
 
     def keep(self) -> None:
-        """Looks at the clock, and saves when the last time is a while ago or the state is another one. To be
-        called every second or so.
-        """
+        """Reads the clock, and saves it after an interval or a change of state. Call about every second."""
         with self._lock:
             self._look()
             saved = self._saved
@@ -284,10 +286,10 @@ class Clock:
         if is_due:
             self.save()
 
-    # --- looking ---
+    # --- reading ---
 
     def _look(self) -> None:
-        """Takes a reading, and judges what the wall clock did since the last one by the monotonic clock."""
+        """Takes a reading, and judges the wall clock since the last one by the monotonic clock."""
         wall, monotonic = self._read_wall(), self._read_monotonic()
         elapsed = max(0, monotonic - self._monotonic)
         jumped = wall - (self._wall + elapsed)
@@ -295,7 +297,7 @@ class Clock:
         is_jump = abs(jumped) > JUMP_MICROS
         if self._state is ClockState.SETTLED and not is_jump:
             self._now = wall
-            # The wall clock may be slewed back a little; what removals go by never does.
+            # The wall clock may be slewed back slightly; the settled time never goes back.
             self._latest = self._settled = max(self._settled, wall)
             return
         self._now += elapsed
@@ -309,6 +311,7 @@ class Clock:
             self._latest = max(self._latest, self._now)
 
     def _jump(self, jumped: Micros) -> None:
+        self.jumps.add()
         self._steady = 0
         if self._is_back():
             return
@@ -323,9 +326,9 @@ class Clock:
             "ahead" if jumped > 0 else "back",
             _length(abs(jumped)),
             _shown(self._wall),
-            "answers go by it"
+            "answers use it"
             if is_followed
-            else f"answers go by the time before, {_shown(self._now)}, for {_length(self._follow_after)}",
+            else f"answers continue from {_shown(self._now)} for {_length(self._follow_after)}",
             _length(self._settle_after),
         )
 
@@ -336,7 +339,7 @@ class Clock:
         if self._state is ClockState.HELD and self._steady >= self._follow_after:
             self._state = ClockState.FOLLOWED
             _log.warning(
-                "the clock has been steady for %s: answers go by %s from now on, removals still by %s",
+                "the clock has been steady for %s: answers now use %s, removals still use %s",
                 _length(self._steady),
                 _shown(self._wall),
                 _shown(self._settled),
@@ -345,7 +348,7 @@ class Clock:
             self._now = self._wall
         if self._steady >= self._settle_after:
             _log.warning(
-                "the clock has been steady for %s: removals go by %s from now on, not %s",
+                "the clock has been steady for %s: removals now use %s instead of %s",
                 _length(self._steady),
                 _shown(self._wall),
                 _shown(self._settled),
@@ -353,10 +356,10 @@ class Clock:
             self._settle()
 
     def _is_back(self) -> bool:
-        """Whether the wall clock shows the settled time again, which then holds for everything."""
+        """Whether the wall clock shows the settled time again, which then applies to everything."""
         if not -JUMP_MICROS <= self._wall - self._settled <= max(JUMP_MICROS, self._unknown):
             return False
-        _log.warning("the clock shows the time it was expected to again, %s", _shown(self._wall))
+        _log.warning("the clock shows the expected time again, %s", _shown(self._wall))
         settled = max(self._settled, self._wall)
         self._settle()
         self._latest = self._settled = settled

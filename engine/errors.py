@@ -1,4 +1,4 @@
-"""Every error the engine raises on purpose, drawn as a tree.
+"""The errors that callers see, drawn as a tree.
 
 MilepostError
 ├── InvalidInput            the request is invalid; carries one violation per fault
@@ -9,7 +9,8 @@ MilepostError
 ├── LimitExceeded           a credit, quota or size limit is reached
 ├── RevisionNotReached      the deadline passed before the requested revision was reached
 ├── DeadlineExceeded        the deadline passed before the answer was ready
-├── CursorExpired           the cursor is older than the change log
+├── Aborted                 the call was ended before it was done; the caller may make it again
+├── CursorExpired           the cursor is older than the change log, or of another epoch
 ├── Unsupported             this build does not implement it
 ├── StoreUnavailable        the store is closing or owned by another process
 └── DataLoss                a stored value failed its checksum
@@ -20,23 +21,55 @@ classes to canonical gRPC codes in one place; nothing here knows about gRPC.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from engine.limits import VIOLATIONS_MAX
+
 
 class Violation(msgspec.Struct, frozen=True):
-    """One fault in a request: the path of the field, as in the proto messages, and what is wrong with it."""
+    """One fault in a request: the path of the field, as in documents, and a description."""
 
     field: str
     description: str
 
 
 class Warning(msgspec.Struct, frozen=True):
-    """A possible mistake that does not fail the call: an unknown event or attribute name."""
+    """A possible mistake that does not fail the call, such as an unknown event name. `reason` is UPPER_SNAKE
+    and stable. engine/criteria/warnings.py makes them all.
+    """
 
     field: str
     description: str
+    reason: str = ""
+
+
+class Violations:
+    """Collects faults: keeps the first `VIOLATIONS_MAX` and counts the others."""
+
+    def __init__(self, violations: Iterable[Violation] = ()) -> None:
+        self.listed: list[Violation] = []
+        self.left_out = 0
+        self.extend(violations)
+
+    def __bool__(self) -> bool:
+        return bool(self.listed)
+
+    def add(self, violation: Violation) -> None:
+        """Adds one fault."""
+        if len(self.listed) < VIOLATIONS_MAX:
+            self.listed.append(violation)
+        else:
+            self.left_out += 1
+
+    def extend(self, violations: Iterable[Violation] | Violations) -> None:
+        """Adds each fault, and those that another collection counts."""
+        if isinstance(violations, Violations):
+            self.left_out += violations.left_out
+            violations = violations.listed
+        for violation in violations:
+            self.add(violation)
 
 
 class MilepostError(Exception):
@@ -52,17 +85,26 @@ class MilepostError(Exception):
 
 
 class InvalidInput(MilepostError):
-    """The request is invalid in any state. `violations` lists every fault."""
+    """The request is invalid in any state. `violations` lists its first faults, and `left_out` counts those
+    beyond `VIOLATIONS_MAX`.
+    """
 
     default_reason = "INVALID_ARGUMENT"
 
     def __init__(
-        self, violations: Sequence[Violation], *, reason: str = "", metadata: Mapping[str, str] | None = None
+        self,
+        violations: Iterable[Violation] | Violations,
+        *,
+        reason: str = "",
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
+        found = Violations()
+        found.extend(violations)
         super().__init__(
-            "; ".join(f"{v.field}: {v.description}" for v in violations), reason=reason, metadata=metadata
+            "; ".join(f"{v.field}: {v.description}" for v in found.listed), reason=reason, metadata=metadata
         )
-        self.violations = tuple(violations)
+        self.violations = tuple(found.listed)
+        self.left_out = found.left_out
 
     @classmethod
     def one(cls, field: str, description: str, *, reason: str = "") -> InvalidInput:
@@ -116,6 +158,12 @@ class DeadlineExceeded(MilepostError):
     """The deadline passed before the answer was ready."""
 
     default_reason = "DEADLINE_EXCEEDED"
+
+
+class Aborted(MilepostError):
+    """The call was ended before it was done, for a reason that passes: the caller may make it again."""
+
+    default_reason = "ABORTED"
 
 
 class CursorExpired(MilepostError):

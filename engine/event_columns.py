@@ -1,11 +1,11 @@
-"""Events as columns, for import in bulk: the form in which a batch crosses the boundary and is logged.
+"""Events as columns, for bulk import: the form of a batch at the boundary and in the log.
 
 A batch of events row by row costs tens of microseconds an event in Python; by column it costs one or two.
-Texts that repeat are a dictionary of entries and a code for each row, so that whatever has to be done with a
-text (a check, a number, a place) is done once for each entry.
+Repeated strings are a dictionary of entries and a code for each row, so any work on a string (a check, a
+number, a lookup) is done once per entry.
 
-All arrays are little-endian bytes, so that the structs go into the log as they are; the properties give them
-as numpy arrays without a copy.
+All arrays are little-endian bytes, so the structs can be logged unchanged; the properties return them as
+numpy arrays without a copy.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from engine.values import Kind, Value
 
 Codes: TypeAlias = npt.NDArray[np.uint32]
 Rows: TypeAlias = npt.NDArray[np.int64]
-"""Places of rows in a batch, ascending, from 0."""
+"""Positions of rows in a batch, ascending, from 0."""
 
 _CODE = np.dtype("<u4")
 _DATA_TYPES = {Kind.NUMBER: np.dtype("<f8"), Kind.TIME: np.dtype("<i8")}
 
 
 class TextColumn(msgspec.Struct, frozen=True, array_like=True):
-    """A text for each row: `entries[codes[row]]`. Entries may repeat."""
+    """A string for each row: `entries[codes[row]]`. Entries may repeat."""
 
     entries: list[str]
     code_bytes: bytes
@@ -39,7 +39,7 @@ class TextColumn(msgspec.Struct, frozen=True, array_like=True):
 
     @classmethod
     def same(cls, text: str, count: int) -> TextColumn:
-        """The same text for every row."""
+        """The same string for every row."""
         return cls([text], bytes(_CODE.itemsize * count))
 
     @property
@@ -47,11 +47,11 @@ class TextColumn(msgspec.Struct, frozen=True, array_like=True):
         return np.frombuffer(self.code_bytes, _CODE)
 
     def take(self, rows: Rows) -> TextColumn:
-        """Some of the rows, without the entries that none of them has."""
+        """Some of the rows, without unused entries."""
         return TextColumn(self.entries, self.codes[rows].tobytes()).trimmed()
 
     def trimmed(self) -> TextColumn:
-        """The same texts without entries that no row has."""
+        """The same strings without unused entries."""
         in_use = np.zeros(len(self.entries), np.bool_)
         in_use[self.codes] = True
         if in_use.all():
@@ -107,7 +107,7 @@ class ValueColumn(msgspec.Struct, frozen=True, array_like=True):
 
 
 class EventColumns(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """A batch of events, column by column. `event_ids` is None when no row has one, "" for a row without."""
+    """A batch of events by column. `event_ids` is None when no row has one, "" in rows without one."""
 
     user_ids: TextColumn
     inputs: TextColumn
@@ -117,7 +117,7 @@ class EventColumns(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     time_bytes: bytes
     """The time of each row, i64 microseconds."""
     attributes: list[ValueColumn]
-    """An attribute has one column for each kind of value that came; a row has a value in one of them."""
+    """An attribute has one column for each kind of its values; a row has a value in at most one of them."""
     event_ids: list[str] | None = None
 
     def __len__(self) -> int:
@@ -132,7 +132,7 @@ class EventColumns(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
         return np.frombuffer(self.type_bytes, np.uint8)
 
     def trimmed(self) -> EventColumns:
-        """The same rows without user ids, inputs and names that no row has, as a backend takes them."""
+        """The same rows without unused user ids, inputs and names, as a backend expects them."""
         return msgspec.structs.replace(
             self,
             user_ids=self.user_ids.trimmed(),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from contextlib import contextmanager
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import msgspec
 import numpy as np
@@ -19,16 +21,28 @@ from engine.checks import (
     check_user,
     check_user_columns,
     is_longer,
+    shortened,
 )
 from engine.clock import Clock
 from engine.errors import InvalidInput, Violation
-from engine.event_columns import EventColumns
+from engine.event_columns import EventColumns, Rows
 from engine.limits import Limits
+from engine.new_names import (
+    Batch,
+    EventColumnNames,
+    NewNames,
+    RecordNames,
+    UserColumnNames,
+)
 from engine.resources.names import Resource
 from engine.resources.names import check_name as check_resource_name
 from engine.resources.records import Account, Input, account_of
 from engine.resources.repository import Repository
 from engine.user_columns import UserColumns
+from engine.write_gate import WriteGate
+
+INPUTS_NAMED_MAX = 100
+"""Inputs of a batch after which the faults of further ones do not name them."""
 
 
 class Rejection(msgspec.Struct, frozen=True):
@@ -66,6 +80,22 @@ class ColumnBatch(NamedTuple):
 
 
 R = TypeVar("R", EventRecord, UserRecord)
+C = TypeVar("C", EventColumns, UserColumns)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _gated(
+    write: Callable[Concatenate[Ingest, str, P], T],
+) -> Callable[Concatenate[Ingest, str, P], T]:
+    """A write of an account, during which nothing in it is deleted."""
+
+    @functools.wraps(write)
+    def gated(self: Ingest, account: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._gate.writing(account):
+            return write(self, account, *args, **kwargs)
+
+    return gated
 
 
 class Ingest:
@@ -75,21 +105,25 @@ class Ingest:
         self,
         repository: Repository,
         backend: DataWriter,
+        gate: WriteGate,
         limits: Limits,
         clock: Clock,
         appended: Callable[[str], None],
     ) -> None:
         self._repository = repository
         self._backend = backend
+        self._gate = gate
         self._limits = limits
         self._clock = clock
         self._appended = appended
+        self._names = NewNames(backend, limits, self._names_max)
 
+    @_gated
     def events(self, account: str, rows: Sequence[EventRecord | Rejection], request_id: str = "") -> Ingested:
         """Appends the valid events. A row that is already a Rejection is returned as it is.
 
-        Raises NotFound (the account), InvalidInput: BATCH_TOO_LARGE, or BATCH_REFUSED when there are rows and
-        none can be taken; LimitExceeded when there is no room.
+        Raises NotFound (the account); InvalidInput: BATCH_TOO_LARGE, or BATCH_REFUSED when there are rows and
+        all are rejected; LimitExceeded when the store is full.
         """
         retention = self._account(account).event_retention
         times = Times.by_clock(self._clock.bounds(), retention)
@@ -97,6 +131,7 @@ class Ingest:
             account, rows, "events", lambda record: check_event(record, times, self._limits), request_id
         )
 
+    @_gated
     def users(self, account: str, rows: Sequence[UserRecord | Rejection], request_id: str = "") -> Ingested:
         """Appends the valid user updates. Raises as `events`."""
         self._account(account)
@@ -105,62 +140,77 @@ class Ingest:
             account, rows, "users", lambda record: check_user(record, times, self._limits), request_id
         )
 
+    @_gated
     def columns(self, account: str, columns: EventColumns, request_id: str = "") -> IngestedColumns:
         """Appends the valid rows. A batch without valid rows returns its faults and raises nothing.
 
-        Raises NotFound (the account), InvalidInput (the request id), LimitExceeded when there is no room.
+        Raises NotFound (the account), InvalidInput (the request id), LimitExceeded when the store is full.
         """
-        columns, faults = self._checked(account, columns, request_id)
-        appended = self._backend.append_columns(account, columns, request_id=request_id)
+        checked = self._event_faults(account, columns, request_id)
+        with self._admitting(account, columns, checked, EventColumnNames) as (kept, faults):
+            appended = self._backend.append_columns(account, kept, request_id=request_id)
         self._appended(account)
         return IngestedColumns(appended=appended, faults=tuple(faults))
 
+    @_gated
     def event_columns(self, account: str, batch: ColumnBatch, request_id: str = "") -> Ingested:
         """As `events`, for a batch by column."""
         self._check_batch_size("events", len(batch.places) + len(batch.rejections))
-        columns, faults = self._checked(account, batch.columns, request_id)
-        rejections = [*batch.rejections]
-        for fault in faults:
-            for place in map(batch.places.__getitem__, fault.rows.tolist()):
-                field = f"events[{place}].{fault.field}"
-                rejections.append(Rejection(place, fault.reason, field, fault.description))
-        rejections.sort(key=lambda rejection: rejection.index)
-        if rejections and not len(columns):
-            raise InvalidInput(list(_violations(rejections)), reason="BATCH_REFUSED")
-        appended = self._backend.append_columns(account, columns, request_id=request_id)
+        checked = self._event_faults(account, batch.columns, request_id)
+        with self._admitting(account, batch.columns, checked, EventColumnNames) as (kept, faults):
+            rejections = list(batch.rejections)
+            for fault in faults:
+                for place in map(batch.places.__getitem__, fault.rows.tolist()):
+                    field = f"events[{place}].{fault.field}"
+                    rejections.append(Rejection(place, fault.reason, field, fault.description))
+            _refuse_if_all(rejections, len(kept))
+            appended = self._backend.append_columns(account, kept, request_id=request_id)
         self._appended(account)
         return _ingested(appended, rejections)
 
+    @_gated
     def user_columns(self, account: str, columns: UserColumns, request_id: str = "") -> IngestedColumns:
         """As `columns`, for user updates."""
         self._account(account)
         self._check_request_id(request_id)
         inputs: dict[str, bool] = {}
-        faults = check_user_columns(
+        checked = check_user_columns(
             columns,
             Times.by_clock(self._clock.bounds()),
             self._limits,
             lambda name: self._input_fault(account, name, inputs),
         )
-        kept = _without_faults(columns, faults)
-        appended = self._backend.append_user_columns(account, kept, request_id=request_id)
+        with self._admitting(account, columns, checked, UserColumnNames) as (kept, faults):
+            appended = self._backend.append_user_columns(account, kept, request_id=request_id)
         self._appended(account)
         return IngestedColumns(appended=appended, faults=tuple(faults))
 
-    def _checked(
-        self, account: str, columns: EventColumns, request_id: str
-    ) -> tuple[EventColumns, list[RowFaults]]:
-        """The valid rows, trimmed, and the faults of the others."""
+    def _event_faults(self, account: str, columns: EventColumns, request_id: str) -> list[RowFaults]:
         retention = self._account(account).event_retention
         self._check_request_id(request_id)
         inputs: dict[str, bool] = {}
-        faults = check_columns(
+        return check_columns(
             columns,
             Times.by_clock(self._clock.bounds(), retention),
             self._limits,
             lambda name: self._input_fault(account, name, inputs),
         )
-        return _without_faults(columns, faults), faults
+
+    @contextmanager
+    def _admitting(
+        self, account: str, columns: C, faults: list[RowFaults], names_of: Callable[[C], Batch]
+    ) -> Iterator[tuple[C, list[RowFaults]]]:
+        """The rows to append inside the block, and the faults of the others, those of new names included."""
+        rows = _rows_without(len(columns), faults)
+        kept = columns.trimmed() if len(rows) == len(columns) else columns.take(rows)
+        with self._names.admitting(account, names_of(kept)) as refused:
+            if refused:
+                own: list[RowFaults] = [
+                    msgspec.structs.replace(fault, rows=rows[fault.rows]) for fault in refused
+                ]
+                faults = [*faults, *own]
+                kept = columns.take(_rows_without(len(columns), faults))
+            yield kept, faults
 
     def check_input(self, account: str, name: str, field: str) -> None:
         """Checks an input that applies to many rows. Raises InvalidInput for a name that is malformed
@@ -171,6 +221,7 @@ class Ingest:
             raise InvalidInput.one(field, f"must be an input of {account}")
         self._repository.get(Input, name)
 
+    @_gated
     def alias(self, account: str, from_user_id: str, to_user_id: str) -> int:
         """Makes `from` an alias of `to` and returns the revision. Raises NotFound, InvalidInput,
         FailedPrecondition on a cycle.
@@ -185,6 +236,7 @@ class Ingest:
         self._appended(account)
         return revision
 
+    @_gated
     def erase(self, account: str, user_ids: Sequence[str]) -> Appended:
         """Removes the users; `accepted` counts those that existed. Raises NotFound, InvalidInput."""
         self._account(account)
@@ -199,6 +251,9 @@ class Ingest:
     def _account(self, name: str) -> Account:
         check_resource_name(name, "parent", Resource.ACCOUNT)
         return self._repository.get(Account, name)
+
+    def _names_max(self, account: str) -> int:
+        return self._repository.get(Account, account).quotas.effective().names_max
 
     def _user_id_faults(self, user_ids: Mapping[str, str]) -> list[Violation]:
         checked = ((f, check_name(f, user_id, self._limits)) for f, user_id in user_ids.items())
@@ -228,6 +283,7 @@ class Ingest:
         self._check_batch_size(field, len(rows))
         self._check_request_id(request_id)
         accepted: list[R] = []
+        places: list[int] = []
         rejections: list[Rejection] = []
         inputs: dict[str, bool] = {}
         for index, row in enumerate(rows):
@@ -237,12 +293,19 @@ class Ingest:
             fault = check(row) or self._input_fault(account, row.input, inputs)
             if fault is None:
                 accepted.append(row)
+                places.append(index)
             else:
                 reason, below, description = fault
                 rejections.append(Rejection(index, reason, f"{field}[{index}].{below}", description))
-        if rejections and not accepted:
-            raise InvalidInput(list(_violations(rejections)), reason="BATCH_REFUSED")
-        appended = self._backend.append(account, accepted, request_id=request_id)
+        with self._names.admitting(account, RecordNames(accepted)) as refused:
+            for each in refused:
+                for place in map(places.__getitem__, each.rows.tolist()):
+                    path = f"{field}[{place}].{each.field}"
+                    rejections.append(Rejection(place, each.reason, path, each.description))
+            if refused:
+                accepted = [accepted[at] for at in _rows_without(len(accepted), refused).tolist()]
+            _refuse_if_all(rejections, len(accepted))
+            appended = self._backend.append(account, accepted, request_id=request_id)
         self._appended(account)
         return _ingested(appended, rejections)
 
@@ -253,21 +316,26 @@ class Ingest:
         if known[name]:
             return None
         if not name:
-            return "REQUIRED", "input", "is required, here or for the whole request"
-        return "UNKNOWN_INPUT", "input", f"input {name!r} does not exist"
+            return "REQUIRED", "input", "is required in the row or for the whole request"
+        # Rows with the same fault are rejected together, so a batch has few different faults.
+        if len(known) > INPUTS_NAMED_MAX:
+            return "UNKNOWN_INPUT", "input", "the input does not exist"
+        return "UNKNOWN_INPUT", "input", f"input {shortened(name)!r} does not exist"
 
 
-C = TypeVar("C", EventColumns, UserColumns)
-
-
-def _without_faults(columns: C, faults: Sequence[RowFaults]) -> C:
-    """The rows without a fault, trimmed."""
-    if not faults:
-        return columns.trimmed()
-    kept = np.ones(len(columns), np.bool_)
+def _rows_without(count: int, faults: Iterable[RowFaults]) -> Rows:
+    """The rows without a fault."""
+    kept = np.ones(count, np.bool_)
     for fault in faults:
         kept[fault.rows] = False
-    return columns.take(np.flatnonzero(kept))
+    return np.flatnonzero(kept)
+
+
+def _refuse_if_all(rejections: list[Rejection], kept: int) -> None:
+    """Sorts rejections. Raises InvalidInput when they leave no row."""
+    rejections.sort(key=lambda rejection: rejection.index)
+    if rejections and not kept:
+        raise InvalidInput(list(_violations(rejections)), reason="BATCH_REFUSED")
 
 
 def _ingested(appended: Appended, rejections: Sequence[Rejection]) -> Ingested:

@@ -1,7 +1,7 @@
 """Limits on caller input. Each name ends with its unit.
 
 The constants are the defaults; a deployment changes them through one `Limits`, which the service builds from
-its configuration and hands to whatever checks input.
+its configuration and passes to all checks of input.
 """
 
 from __future__ import annotations
@@ -18,10 +18,70 @@ NAME_BYTES_MAX = 256
 STRING_BYTES_MAX = 4_096
 LIST_ITEMS_MAX = 1_000
 LIST_ITEM_BYTES_MAX = 512
+BATCH_NEW_NAMES_MAX = 1_000
+"""Names in a batch that the account does not have yet: of events, their attributes, attributes of users,
+identity types and consents, together.
+"""
+BATCH_COLUMNS_MAX = 20_000
+"""Different attributes of the events of a batch, counted by kind of value."""
+UPDATE_IDENTITIES_MAX = 100
+"""Identities that one user update sets or unsets."""
+UPDATE_CONSENTS_MAX = 100
+"""Consents that one user update sets."""
+
+USER_ALIASES_MAX = 1_000
+"""Aliases of one user. Merging it into another user moves all of them."""
+
+# --- requests ---
+
+MESSAGE_ELEMENTS_MAX = 500_000
+"""Messages in all lists and maps of a request together. An empty one takes two bytes on the wire and about a
+hundred in memory.
+"""
+LIST_LENGTH_MAX = 1_000
+"""Elements of a list of a request that has no limit of its own."""
+FIELD_MASK_PATHS_MAX = 100
+JOURNEY_INPUTS_MAX = 1_000
+JOURNEY_OUTPUTS_MAX = 10_000
+"""Names in `connected_outputs` of a journey that a caller sends back. The service ignores them."""
+API_KEY_SCOPES_MAX = 16
+IMPORT_COLUMNS_MAX = 10_000
+"""Columns that the header of an import names in one of its lists."""
+CONSENT_VALUES_MAX = 100
+"""Values of a column that mean GIVEN, and that mean DENIED."""
 
 # --- resources ---
 
 DISPLAY_NAME_CHARACTERS_MAX = 100
+RESOURCE_TEXT_BYTES_MAX = 4_096
+"""Any text of a request that writes a resource. Most have closer limits, and criteria have their own."""
+OUTPUT_URL_BYTES_MAX = 2_048
+OUTPUT_SERVERS_BYTES_MAX = 2_048
+"""Addresses of the servers of an output, separated by commas."""
+OUTPUT_NAME_BYTES_MAX = 249
+"""A subject, stream or topic. Kafka allows no longer name of a topic."""
+OUTPUT_PATH_BYTES_MAX = 1_024
+OUTPUT_PATH_FOLDERS_MAX = 16
+OUTPUT_FOLDER_BYTES_MAX = 255
+"""The longest name of one folder that file systems allow."""
+JOURNEY_MILESTONES_MAX = 1_000
+JOURNEY_LEVELS_MAX = 20
+"""Milestones on the way from the start to the deepest one. Parsers of protobuf allow 100 nested messages, and
+a document with criteria of the greatest depth must fit."""
+JOURNEY_VERSIONS_MAX = 100
+"""Past versions kept of a journey."""
+JOURNEY_VERSION_BYTES_MAX = 16 * 1024 * 1024
+"""Size of the past versions kept of a journey."""
+API_KEYS_MAX = 100
+"""API keys of an account, and of operators."""
+
+PAGE_TOKEN_BYTES = 1024
+"""What a page token has besides values and names: resource names, numbers and its signature."""
+
+# --- refusals ---
+
+VIOLATIONS_MAX = 100
+"""Faults listed of one request; the others are counted."""
 
 # --- erased users ---
 
@@ -42,9 +102,70 @@ CRITERIA_DEPTH_MAX = 32
 CRITERIA_NODES_MAX = 500
 """Criteria, sequence steps and event conditions together."""
 IN_VALUES_MAX = 10_000
+PATTERN_BYTES_MAX = 1_024
+"""A `glob` or a `matches`."""
+GLOB_WILDCARDS_MAX = 32
+EXPRESSION_INSTRUCTIONS_MAX = 4_000
+"""Instructions that a `matches` compiles to. A string costs at most so many steps for each of its bytes."""
 SEQUENCE_STEPS_MAX = 20
+CRITERIA_INPUTS_MAX = 1_000
+"""Inputs that the events and steps of one milestone's criteria name, together."""
 CALENDAR_UNITS_MAX = 100_000
 """Largest `count` and `offset` of a calendar window, in its units."""
+
+
+# --- quotas -------------------------------------------------------------------------------------------------
+
+ACCOUNTS_MAX = 10_000
+"""Accounts of a store."""
+ACCOUNT_WORKSPACES_MAX = 100
+ACCOUNT_INPUTS_MAX = 1_000
+ACCOUNT_JOURNEYS_MAX = 1_000
+ACCOUNT_MILESTONES_MAX = 10_000
+ACCOUNT_OUTPUTS_MAX = 1_000
+ACCOUNT_CONNECTIONS_MAX = 1_000
+ACCOUNT_RECORD_BYTES_MAX = 256 * 1024 * 1024
+ACCOUNT_NAMES_MAX = 10_000
+"""Names that data came with: of events, attributes, identity types and consents."""
+
+
+ACCOUNT_CALLS_PER_SECOND_MAX = 20_000
+ACCOUNT_IN_FLIGHT_MAX = 1_000
+"""Calls of all API keys of an account, running ones with streams."""
+
+
+class Quotas(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Limits of one account, which belong to operators. 0 = the default."""
+
+    workspaces_max: int = 0
+    inputs_max: int = 0
+    journeys_max: int = 0
+    milestones_max: int = 0
+    outputs_max: int = 0
+    connections_max: int = 0
+    record_bytes_max: int = 0
+    names_max: int = 0
+    calls_per_second_max: int = 0
+    in_flight_max: int = 0
+
+    def effective(self) -> Quotas:
+        """With the default of each that is not set."""
+        return Quotas(**{name: getattr(self, name) or getattr(DEFAULT_QUOTAS, name) for name in QUOTA_FIELDS})
+
+
+QUOTA_FIELDS = Quotas.__struct_fields__
+DEFAULT_QUOTAS = Quotas(
+    workspaces_max=ACCOUNT_WORKSPACES_MAX,
+    inputs_max=ACCOUNT_INPUTS_MAX,
+    journeys_max=ACCOUNT_JOURNEYS_MAX,
+    milestones_max=ACCOUNT_MILESTONES_MAX,
+    outputs_max=ACCOUNT_OUTPUTS_MAX,
+    connections_max=ACCOUNT_CONNECTIONS_MAX,
+    record_bytes_max=ACCOUNT_RECORD_BYTES_MAX,
+    names_max=ACCOUNT_NAMES_MAX,
+    calls_per_second_max=ACCOUNT_CALLS_PER_SECOND_MAX,
+    in_flight_max=ACCOUNT_IN_FLIGHT_MAX,
+)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,12 +180,22 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     string_bytes_max: int = STRING_BYTES_MAX
     list_items_max: int = LIST_ITEMS_MAX
     list_item_bytes_max: int = LIST_ITEM_BYTES_MAX
+    batch_new_names_max: int = BATCH_NEW_NAMES_MAX
     display_name_characters_max: int = DISPLAY_NAME_CHARACTERS_MAX
     criteria_depth_max: int = CRITERIA_DEPTH_MAX
     criteria_nodes_max: int = CRITERIA_NODES_MAX
     in_values_max: int = IN_VALUES_MAX
+    pattern_bytes_max: int = PATTERN_BYTES_MAX
+    glob_wildcards_max: int = GLOB_WILDCARDS_MAX
+    expression_instructions_max: int = EXPRESSION_INSTRUCTIONS_MAX
     sequence_steps_max: int = SEQUENCE_STEPS_MAX
+    criteria_inputs_max: int = CRITERIA_INPUTS_MAX
     calendar_units_max: int = CALENDAR_UNITS_MAX
+
+    @property
+    def page_token_bytes_max(self) -> int:
+        """Length of a page token: a position has at most one value and a few names, written in base64."""
+        return 2 * (self.string_bytes_max + 8 * self.name_bytes_max + PAGE_TOKEN_BYTES)
 
 
 DEFAULT_LIMITS = Limits()

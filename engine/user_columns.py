@@ -1,7 +1,7 @@
-"""User updates as columns, for import in bulk: the form in which a batch crosses the boundary and is logged.
+"""User updates as columns, for bulk import: the form of a batch at the boundary and in the log.
 
 The counterpart of `event_columns`, with the same building blocks. A row is one `UserRecord`: an attribute or
-identity that a row neither sets nor unsets is left alone.
+identity that a row neither sets nor unsets is left unchanged.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class UnsetColumn(msgspec.Struct, frozen=True, array_like=True):
         return None if self.row_bytes is None else np.frombuffer(self.row_bytes, _ROW).astype(np.int64)
 
     def take(self, rows: Rows, count: int) -> UnsetColumn:
-        """Those of some of the `count` rows."""
+        """The same for some of the `count` rows."""
         own = self.rows
         if own is None:
             return self
@@ -54,14 +54,14 @@ class ConsentColumn(msgspec.Struct, frozen=True, array_like=True):
 class UserColumns(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """A batch of user updates, column by column.
 
-    An attribute has one column for each kind of value that came; a row sets it in one of them, or unsets it,
+    An attribute has one column for each kind of its values; a row sets it in one of them, unsets it,
     or does neither. Identities are strings.
     """
 
     user_ids: TextColumn
     inputs: TextColumn
     time_bytes: bytes
-    """The time of each row, i64 microseconds: when all that it says became true."""
+    """The time of each row, i64 microseconds: when its content became true."""
     attributes: list[ValueColumn] = []
     unset_attributes: list[UnsetColumn] = []
     identities: list[ValueColumn] = []
@@ -76,7 +76,7 @@ class UserColumns(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
         return np.frombuffer(self.time_bytes, "<i8")
 
     def trimmed(self) -> UserColumns:
-        """The same rows without user ids and inputs that no row has, as a backend takes them."""
+        """The same rows without unused user ids and inputs, as a backend expects them."""
         return msgspec.structs.replace(self, user_ids=self.user_ids.trimmed(), inputs=self.inputs.trimmed())
 
     def take(self, rows: Rows) -> UserColumns:

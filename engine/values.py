@@ -62,8 +62,7 @@ def kind_of(value: Value) -> Kind:
 
 
 def partition_of(user_id: str) -> int:
-    """The virtual partition of a user, 0 to 1,023: the top 10 bits of XXH3-64 of the user id, for ever the
-    same.
+    """The virtual partition of a user, 0 to 1,023: the top 10 bits of XXH3-64 of the user id. Never changes.
 
     Because it is a hash, any set of partitions is a uniform random sample of the users.
     """
@@ -71,5 +70,5 @@ def partition_of(user_id: str) -> int:
 
 
 def bucket_of(salt: str, user_id: str) -> int:
-    """XXH3-64 of salt, a zero byte and the user id: the user's place in [0, 2^64) for experiment buckets."""
+    """XXH3-64 of salt, a zero byte and the user id: its position in [0, 2^64) for experiment buckets."""
     return xxhash.xxh3_64_intdigest(salt.encode() + b"\0" + user_id.encode())

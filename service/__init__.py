@@ -10,7 +10,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     `argv` are the flags (`--help` lists them), by default those of this process.
     """
-    # Imported only now, so that a part of the service can be used without all of it.
+    # Imported here, so that parts of the service can be used without loading all of it. Signals come first:
+    # loading the rest takes a quarter of a second, in which a signal would kill the process.
+    from service.signals import Signals
+
+    signals = Signals()
     from service.command import run
 
-    return run(argv)
+    return run(argv, signals)

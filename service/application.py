@@ -1,18 +1,37 @@
-"""The whole service in one object: store, engine, server and the threads beside them."""
+"""The whole service in one object: store, engine, server and background threads."""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from importlib import metadata
+
+import structlog
 
 from engine import Engine
 from engine.backends import registry
 from engine.clock import Clock
+from engine.measures import Counter, Measure
 from engine.values import MICROS_PER_SECOND
 from service.background import Refresher, Retainer, Timekeeper, WriteWatch
+from service.backups import check_backup_dir
+from service.command_line import DISTRIBUTION
 from service.config import Config
 from service.delivery.dispatcher import Dispatcher
 from service.delivery.retry import RetryPolicy
+from service.delivery.sinks.file import check_output_dir
+from service.readers.front import Front
+from service.readers.supervisor import measures_of
 from service.server import Server
+from service.telemetry.application_metrics import ServiceMetrics
+from service.telemetry.descriptors import DescriptorWatch
+from service.telemetry.endpoint import MetricsEndpoint
+from service.telemetry.line_limit import LeftOutLog
+from service.telemetry.traces import Tracing
 
 MS_PER_SECOND = 1_000
+
+_logger = structlog.get_logger("milepost.service")
 
 
 class Application:
@@ -20,6 +39,12 @@ class Application:
 
     def __init__(self, config: Config) -> None:
         self._stopped = False
+        self._config = config
+        began = time.monotonic()
+        if config.backup_dir is not None:
+            check_backup_dir(config.backup_dir)
+        if config.output_dir is not None:
+            check_output_dir(config.output_dir)
         clock = Clock(
             follow_after=round(config.clock_follow_s * MICROS_PER_SECOND),
             settle_after=round(config.clock_settle_s * MICROS_PER_SECOND),
@@ -28,9 +53,17 @@ class Application:
         self._backend = registry.open_backend(
             config.store_url, settings=config.store_settings, clock=clock.stamp
         )
+        self._log_store(time.monotonic() - began)
         try:
             self.engine = Engine(self._backend, limits=config.limits, clock=clock)
-            self._server = Server(self.engine, config)
+            version, (backend, _) = metadata.version(DISTRIBUTION), registry.split_url(config.store_url)
+            self._metrics = ServiceMetrics(version, backend)
+            self._tracing = Tracing() if config.traces == "otlp" else None
+            outer = [self._metrics.calls, *([self._tracing] if self._tracing else [])]
+            self._front = Front(config, self.engine) if config.readers else None
+            own_socket = None if self._front is None else self._front.socket.path
+            self._server = Server(self.engine, config, outer, own_socket)
+            self._endpoint = self._serve_metrics(config)
         except BaseException:
             self._backend.close()
             raise
@@ -39,18 +72,54 @@ class Application:
         self._write_watch = WriteWatch(self._backend.write_fault, self._server.report_writes)
         self._retainer = Retainer(self.engine.retention, interval_s=config.retention_interval_s)
         self._dispatcher = Dispatcher(
-            self.engine, config.outputs, RetryPolicy(budget_s=config.retry_budget_s)
+            self.engine,
+            config.outputs,
+            RetryPolicy(budget_s=config.retry_budget_s),
+            threads=config.delivery_threads,
+            attempt_s_max=config.delivery_attempt_s_max,
+            open_outputs_max=config.open_outputs_max,
         )
+        self._left_out_log = LeftOutLog(self._server.log_limit)
+        self._descriptors = DescriptorWatch()
+        self._metrics.add(self._measures)
+
+    def _serve_metrics(self, config: Config) -> MetricsEndpoint | None:
+        if config.metrics_port is None:
+            return None
+        return MetricsEndpoint(
+            self._metrics.registry, self._server.is_serving, config.metrics_host, config.metrics_port
+        )
+
+    def _measures(self) -> Iterator[Measure]:
+        yield from self._server.measures()
+        yield from measures_of(0, Counter()) if self._front is None else self._front.measures()
+        yield from self._dispatcher.measures()
+        yield from self.engine.measures()
+
+    @property
+    def metrics_address(self) -> str | None:
+        """Address that metrics are served on, with the actual port; None without metrics."""
+        return None if self._endpoint is None else self._endpoint.address
 
     @property
     def address(self) -> str:
         """Listening address with the actual port."""
-        return self._server.address
+        return f"{self._config.host}:{self.port}"
 
     @property
     def port(self) -> int:
         """The actual port."""
-        return self._server.port
+        return self._server.port if self._front is None else self._front.port
+
+    @property
+    def reader_pids(self) -> list[int]:
+        """Process ids of the readers that run."""
+        return [] if self._front is None else self._front.pids
+
+    @property
+    def spare_reader_pid(self) -> int | None:
+        """Process id of the reader in reserve; None while there is none."""
+        return None if self._front is None else self._front.spare_pid
 
     @property
     def in_flight(self) -> int:
@@ -65,6 +134,30 @@ class Application:
         self._dispatcher.start()
         self._server.start()
         self._write_watch.start()
+        self._left_out_log.start()
+        self._descriptors.start()
+        if self._front is not None:
+            self._front.start(self._server.health, self._metrics.add_answered)
+
+    def reload(self) -> None:
+        """Reads again what can change while the service runs: the TLS files. Settings are read at a start."""
+        if self._front is not None:
+            self._front.reload()
+        if not self._server.reload():
+            _logger.warning("SIGHUP changes nothing: settings are read at a start; restart to apply them")
+
+    def _log_store(self, seconds: float) -> None:
+        stats = self._backend.stats()
+        _logger.info(
+            "store opened",
+            store_id=stats.store_id,
+            revision=stats.revision,
+            users=stats.users,
+            events=stats.events,
+            disk_bytes=stats.disk_bytes,
+            log_bytes=stats.log_bytes,
+            seconds=round(seconds, 3),
+        )
 
     def stop(self) -> None:
         """Reports NOT_SERVING, drains calls, stops the threads and closes the store. Idempotent."""
@@ -72,9 +165,19 @@ class Application:
             return
         self._stopped = True
         self._write_watch.stop()
+        if self._front is not None:
+            self._front.stop()
         self._server.stop()
+        self._left_out_log.stop()
+        self._descriptors.stop()
+        if self._endpoint is not None:
+            self._endpoint.stop()
+        if self._tracing is not None:
+            self._tracing.stop()
         self._dispatcher.stop()
         self._refresher.stop()
         self._retainer.stop()
         self._timekeeper.stop()
+        if self._front is not None:
+            self._front.close()
         self.engine.close()

@@ -17,7 +17,7 @@ CLOCK_INTERVAL_S = 1.0
 WRITES_INTERVAL_S = 0.5
 REST_S_MIN = 0.02
 FAILURE_WAIT_S = 5.0
-"""After a failed refresh: long enough not to fill the log with one and the same defect."""
+"""Pause after a failed refresh, so that a repeated error does not fill the log."""
 
 _logger = structlog.get_logger("milepost.refresh")
 _clock_logger = structlog.get_logger("milepost.clock")
@@ -28,9 +28,9 @@ _retention_logger = structlog.get_logger("milepost.retention")
 class Refresher(Repeating):
     """Refreshes activated audiences after new data and as time passes, until stopped.
 
-    A round begins as soon as something has changed, and after `interval_s` at the latest, since windows slide
-    without any data. Between two rounds it rests for as long as the last one took, so that refreshing never
-    takes more than half of the machine from those who write.
+    A round begins as soon as something has changed, and after `interval_s` at the latest, since windows move
+    without new data. The pause between rounds is as long as the last round, so refreshing takes at most half
+    of the time.
     """
 
     def __init__(self, live: Live, *, interval_s: float) -> None:
@@ -38,16 +38,19 @@ class Refresher(Repeating):
         self._live = live
         self._interval_s = interval_s
 
+    def _wake(self) -> None:
+        self._live.wake()
+
     def _turn(self) -> float:
         self._live.wait_for_work(self._interval_s)
-        return self._round()
+        return 0.0 if self._stopping.is_set() else self._round()
 
     def _round(self) -> float:
         """Refreshes once and returns the pause in seconds."""
         began = time.monotonic()
         try:
             self._live.refresh_all()
-        # A refresh that fails leaves memberships as they were; the next one starts from there.
+        # A failed refresh changes no memberships; the next one retries.
         except LimitExceeded as error:
             _logger.warning("refresh delayed: no space left", error=error.message)
             return FAILURE_WAIT_S
@@ -58,7 +61,7 @@ class Refresher(Repeating):
 
 
 class Retainer(Repeating):
-    """Sweeps events beyond their account's retention, at once and then every `interval_s`, until
+    """Sweeps events beyond their account's retention, immediately and then every `interval_s`, until
     stopped.
     """
 
@@ -99,7 +102,7 @@ class WriteWatch(Repeating):
 
 
 class Timekeeper(Repeating):
-    """Looks at the clock every `CLOCK_INTERVAL_S`, so that a jump is noticed, and stores the time for the
+    """Reads the clock every `CLOCK_INTERVAL_S`, so that a jump is noticed, and stores the time for the
     next start to compare with.
     """
 
@@ -114,7 +117,7 @@ class Timekeeper(Repeating):
             _clock_logger.warning("clock not stored: no space left", error=error.message)
             return FAILURE_WAIT_S
         except Exception:
-            # A start compares with an older time then, and waits where it need not.
+            # The next start compares with an older time, and may wait unnecessarily.
             _clock_logger.exception("storing the clock failed")
             return FAILURE_WAIT_S
         return CLOCK_INTERVAL_S

@@ -2,82 +2,142 @@
 
 from __future__ import annotations
 
+import gc
 import os
-import signal
-import socket
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 import structlog
 
 from engine.backends import registry
 from engine.errors import MilepostError
-from service import logs
+from service import logs, systemd
 from service.application import Application
-from service.config import ConfigError, load
+from service.command_line import DISTRIBUTION
+from service.config import Config, ConfigError, given_settings, load, unknown_variables
+from service.interpreter import share_interpreter
+from service.signals import RELOAD_SIGNAL, Signals
+from service.telemetry.descriptors import raise_limit
+from service.telemetry.traces import missing_for
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _logger = structlog.get_logger("milepost.service")
 
 
-def run(argv: Sequence[str] | None = None) -> int:
+def run(argv: Sequence[str] | None, signals: Signals) -> int:
     """Serves until SIGTERM or SIGINT and returns the exit status.
 
     Once serving it prints `ready address=HOST:PORT` on stdout; everything else goes to the log on stderr.
     """
     try:
         config = load(sys.argv[1:] if argv is None else argv, os.environ)
+        _check_port_file(config.port_file)
+        _check_traces(config)
     except ConfigError as error:
         print(f"milepost: {error}", file=sys.stderr)
         return EXIT_USAGE
     logs.configure(config.log_format, config.log_level)
-    registry.prepare_process(config.store_url)
-    stopping = StopSignals()
+    _log_start(config)
+    raise_limit()
+    share_interpreter()
     try:
-        application = Application(config)
+        _serve(config, signals)
     except (MilepostError, OSError) as error:
-        print(f"milepost: {error}", file=sys.stderr)
+        if config.log_format == "json":
+            _logger.error("start failed", error=str(error))
+        else:
+            print(f"milepost: {error}", file=sys.stderr)
         return EXIT_FAILED
-    application.start()
-    try:
-        _announce(application, config.port_file)
-        stopping.wait()
-        _logger.info("stopping")
-    finally:
-        application.stop()
+    except Exception:
+        _logger.exception("start failed")
+        return EXIT_FAILED
     _logger.info("stopped")
     return 0
 
 
-class StopSignals:
-    """Waits for a signal to stop, from when it is made, in the main thread.
+def _serve(config: Config, signals: Signals) -> None:
+    """Opens the store and serves it until a stop signal. One that arrives earlier ends the start."""
+    registry.prepare_process(config.store_url)
+    if signals.is_stop_requested():
+        return
+    application = Application(config)
+    try:
+        # A store that is being opened is opened completely, since that may take a replay or an upgrade.
+        if not signals.is_stop_requested():
+            application.start()
+            _leave_out_of_collections()
+            _announce(application, config.port_file)
+            _wait_for_stop(application, signals)
+        _logger.info("stopping")
+        systemd.stopping()
+    finally:
+        application.stop()
 
-    Signals come through a socket, as neither an event nor a queue that a handler fills is sure to wake the
-    main thread: the system may give a signal to any thread, and handlers run in the main one, when it wakes.
-    """
 
-    def __init__(self) -> None:
-        self._receiver, self._sender = socket.socketpair()
-        self._sender.setblocking(False)
-        signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
-        for number in STOP_SIGNALS:
-            # A signal without a handler would end the process.
-            signal.signal(number, lambda number, frame: None)
+def _leave_out_of_collections() -> None:
+    """What a start has loaded stays: a collection that looked at all of it would stop every thread."""
+    gc.collect()
+    gc.freeze()
 
-    def wait(self) -> None:
-        """Returns when one has come."""
-        self._receiver.recv(1)
+
+def _wait_for_stop(application: Application, signals: Signals) -> None:
+    while signals.wait() is RELOAD_SIGNAL:
+        systemd.reloading()
+        application.reload()
+        systemd.ready(_status(application))
+
+
+def _check_port_file(port_file: Path | None) -> None:
+    """Tries to write into the directory of the port file, before the store is opened."""
+    if port_file is None:
+        return
+    try:
+        unfinished = _unfinished(port_file)
+        unfinished.touch()
+        unfinished.unlink()
+    except OSError as error:
+        raise ConfigError(f"--port-file {port_file} cannot be written: {error.strerror}") from None
+
+
+def _check_traces(config: Config) -> None:
+    missing = missing_for(config.traces)
+    if missing:
+        raise ConfigError(f"--traces {config.traces}: {missing}")
+
+
+def _unfinished(port_file: Path) -> Path:
+    return port_file.with_name(port_file.name + ".unfinished")
+
+
+def _log_start(config: Config) -> None:
+    _logger.info(
+        "starting",
+        version=metadata.version(DISTRIBUTION),
+        python=sys.version.split()[0],
+        pid=os.getpid(),
+        store=config.store_url,
+        settings=given_settings(config),
+    )
+    backend, _ = registry.split_url(config.store_url)
+    for name, nearest in unknown_variables(os.environ, backend).items():
+        _logger.warning("unknown variable ignored", variable=name, did_you_mean=nearest or None)
 
 
 def _announce(application: Application, port_file: Path | None) -> None:
     if port_file is not None:
         # Renamed into place: a reader never sees a partial number.
-        unfinished = port_file.with_name(port_file.name + ".unfinished")
+        unfinished = _unfinished(port_file)
         unfinished.write_text(f"{application.port}\n", encoding="ascii")
         unfinished.replace(port_file)
     print(f"ready address={application.address}", flush=True)
-    _logger.info("ready", address=application.address)
+    metrics = {"metrics": application.metrics_address} if application.metrics_address else {}
+    _logger.info("ready", address=application.address, **metrics)
+    systemd.ready(_status(application))
+
+
+def _status(application: Application) -> str:
+    return f"serving on {application.address}"

@@ -1,63 +1,64 @@
-"""Settings: flags, then `MILEPOST_*` variables, then defaults.
+"""Settings: flags, then `MILEPOST_*` variables, then the configuration file, then defaults.
 
-Every field of `Config` is a flag (`data_dir` → `--data-dir`) and a variable (`MILEPOST_DATA_DIR`); the flag
-wins. `--help` lists them with defaults and units.
+Every field of `Config`, and every setting of the store's backend, is a flag (`data_dir` → `--data-dir`), a
+variable (`MILEPOST_DATA_DIR`) and a key of the configuration file (`data_dir`). `--help` lists them with
+defaults and units.
 """
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import math
-import typing
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import msgspec
+
 from engine import limits as data
+from engine.audiences.live import REFRESH_INTERVAL_MS
 from engine.backends import registry
+from engine.backends.settings import Declared, Setting, declared
 from engine.clock import FOLLOW_AFTER_MICROS, SETTLE_AFTER_MICROS
-from engine.errors import InvalidInput
+from engine.errors import InvalidInput, Unsupported
 from engine.limits import Limits
 from engine.retention import RETENTION_INTERVAL_S
 from engine.values import MICROS_PER_SECOND
+from service import config_file
 from service import limits as transport
-from service.interceptors import AccessLog
+from service.access_log import AccessLog
+from service.auth.tls import TlsFiles
+from service.command_line import VARIABLE_PREFIX, early_value, flag_of, parser_of, variable_of
 from service.logs import LogFormat, LogLevel
+from service.setting_values import InvalidValue, value_of
+from service.telemetry.traces import Traces
 
 ClockTrust = Literal["check", "trust"]
-"""Whether the service compares the clock with the newest time in the store when it starts."""
+"""Whether the service compares the clock with the latest time in the store when it starts."""
 
-VARIABLE_PREFIX = "MILEPOST_"
 HOST_DEFAULT = "127.0.0.1"
 PORT_DEFAULT = 7443
 PORT_MAX = 65_535
-REFRESH_INTERVAL_MS = 200
 PATH_DEFAULT = Path("data")
-MAP_BYTES_MIN = 1 << 20
-
-_LOCAL = registry.registration(registry.DEFAULT_BACKEND).settings
-"""Defaults of the embedded backend's settings."""
+CLIENT_VARIABLES = frozenset(
+    VARIABLE_PREFIX + name
+    for name in ("TARGET", "ACCOUNT", "API_KEY", "TLS", "TLS_CA", "TLS_CERT", "TLS_KEY")
+)
+"""Variables of the command line, which may be set where the service starts."""
+SECRET_ENDINGS = ("_key", "_secret", "_token", "_password")
+"""Settings whose values are not logged; a file that holds one is named `…_file`."""
 
 
 class ConfigError(ValueError):
     """Invalid setting. The message names it and the reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """A field's `--help` text and its range."""
-
-    description: str
-    least: float = -math.inf
-    most: float = math.inf
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(msgspec.Struct, frozen=True, kw_only=True):
     """All settings. Sizes are in bytes; a time's unit is the end of its name."""
 
+    config_file: Annotated[
+        Path | None, Setting("TOML file with settings. Flags and variables win over it.")
+    ] = None
     data_dir: Annotated[Path, Setting("Store directory. Created if missing.")] = PATH_DEFAULT
     store: Annotated[
         str | None, Setting("Store URL, BACKEND:LOCATION (default: local: and the data directory).")
@@ -66,6 +67,17 @@ class Config:
     port: Annotated[
         int, Setting("Port to listen on. 0 picks a free port and prints it when ready.", 0, PORT_MAX)
     ] = PORT_DEFAULT
+    insecure_listen: Annotated[
+        bool, Setting("Listen on an address that other machines reach although no API key is needed.")
+    ] = False
+    tls_cert_file: Annotated[
+        Path | None,
+        Setting("PEM file with the server's certificate. With it and the key, only TLS is served."),
+    ] = None
+    tls_key_file: Annotated[Path | None, Setting("PEM file with the key of the certificate.")] = None
+    tls_client_ca_file: Annotated[
+        Path | None, Setting("PEM file with CAs. Callers then need a certificate of one of them.")
+    ] = None
     port_file: Annotated[Path | None, Setting("File to write the port to once the service is ready.")] = None
     output_dir: Annotated[
         Path | None,
@@ -75,33 +87,8 @@ class Config:
         Path | None,
         Setting("Directory for backups (default: backups in the data directory)."),
     ] = None
-    groups: Annotated[
-        int,
-        Setting("Partition groups of a new store, a power of two. The smallest sample is one group.", 1, 64),
-    ] = _LOCAL["groups"]
-    map_bytes: Annotated[
-        int,
-        Setting(
-            "Maximum size of the index and of the log, in bytes each. Reserves address space, not memory.",
-            MAP_BYTES_MIN,
-        ),
-    ] = _LOCAL["map_bytes"]
-    checkpoint_records: Annotated[
-        int,
-        Setting(
-            "Log records that trigger a checkpoint. A start replays the records after the last checkpoint.", 1
-        ),
-    ] = _LOCAL["checkpoint_records"]
-    checkpoint_s: Annotated[
-        float, Setting("Maximum age of the oldest log record before a checkpoint starts, in seconds.", 0.01)
-    ] = _LOCAL["checkpoint_seconds"]
-    page_cache_bytes: Annotated[
-        int,
-        Setting("Page cache size in bytes: users, sets and profiles. 0 = 25,165,824 plus 20 per user.", 0),
-    ] = 0
-    column_cache_bytes: Annotated[
-        int, Setting("Event column cache size in bytes. 0 = 50,331,648 plus 24 per user.", 0)
-    ] = 0
+    store_settings: Mapping[str, Any] = {}
+    """Settings of the store's backend, which declares them; those not given have its defaults."""
     refresh_interval_ms: Annotated[
         int, Setting("Interval between refreshes of activated audiences, in milliseconds.", 1)
     ] = REFRESH_INTERVAL_MS
@@ -118,7 +105,7 @@ class Config:
     ] = data.CHANGES_DAYS
     clock: Annotated[
         ClockTrust,
-        Setting("Clock check at start: compare the clock with the newest time in the store, or trust it."),
+        Setting("Clock check at start: compare the clock with the latest time in the store, or trust it."),
     ] = "check"
     clock_follow_s: Annotated[
         float, Setting("Steady time after a clock jump before reads use the new time, in seconds.", 0)
@@ -127,24 +114,61 @@ class Config:
         float, Setting("Steady time after a clock jump before removals use the new time, in seconds.", 0)
     ] = SETTLE_AFTER_MICROS / MICROS_PER_SECOND
 
+    readers: Annotated[
+        int,
+        Setting(
+            "Processes that answer checks beside the one with the store, and hand on to it all else.",
+            0,
+            transport.READERS_MAX,
+        ),
+    ] = 0
     worker_threads: Annotated[int, Setting("Threads for unary calls.", 1)] = transport.WORKER_THREADS
     in_flight_max: Annotated[int, Setting("Maximum unary calls in flight, queued ones included.", 1)] = (
         transport.IN_FLIGHT_MAX
     )
-    streams_max: Annotated[
-        int, Setting("Maximum concurrent event streams, exports and reflection streams.", 1)
-    ] = transport.STREAMS_MAX
+    streams_max: Annotated[int, Setting("Maximum concurrent StreamEvents streams.", 1)] = (
+        transport.STREAMS_MAX
+    )
     imports_max: Annotated[int, Setting("Maximum concurrent imports.", 1)] = transport.IMPORTS_MAX
+    exports_max: Annotated[int, Setting("Maximum concurrent ExportMembers streams.", 1)] = (
+        transport.EXPORTS_MAX
+    )
     watchers_max: Annotated[int, Setting("Maximum concurrent WatchMembership streams.", 1)] = (
         transport.WATCHERS_MAX
     )
+    jobs_max: Annotated[
+        int, Setting("Maximum concurrent CreateBackup, VerifyStore and GetStoreStats calls.", 1)
+    ] = transport.JOBS_MAX
+    stream_idle_s: Annotated[
+        float,
+        Setting(
+            "Maximum wait for a caller to send a stream's next request or to read an answer, in seconds.",
+            0.1,
+        ),
+    ] = transport.STREAM_IDLE_S
     call_s_max: Annotated[
         float, Setting("Maximum duration of a unary call, in seconds. Caps the caller's deadline.", 1)
     ] = transport.CALL_S_MAX
+    key_calls_per_second_max: Annotated[
+        int, Setting("Maximum calls per second of an API key without its own limit.", 1)
+    ] = transport.KEY_CALLS_PER_SECOND_MAX
+    key_in_flight_max: Annotated[
+        int, Setting("Maximum running calls of an API key without its own limit, streams included.", 1)
+    ] = transport.KEY_IN_FLIGHT_MAX
     stop_grace_s: Annotated[
         float, Setting("Grace period for running calls after SIGTERM, in seconds.", 0)
     ] = transport.STOP_GRACE_S
 
+    delivery_threads: Annotated[
+        int,
+        Setting("Threads that deliver the changes of all connections.", 1, transport.DELIVERY_THREADS_MAX),
+    ] = transport.DELIVERY_THREADS
+    delivery_attempt_s_max: Annotated[
+        float, Setting("Maximum duration of one attempt to deliver a batch, in seconds.", 0.1)
+    ] = transport.DELIVERY_ATTEMPT_S_MAX
+    open_outputs_max: Annotated[
+        int, Setting("Maximum files and connections that outputs keep open between batches.", 1)
+    ] = transport.OPEN_OUTPUTS_MAX
     retry_budget_s: Annotated[
         float,
         Setting("Time an output may keep failing before its connections become FAULTED, in seconds.", 0),
@@ -170,13 +194,42 @@ class Config:
     list_item_bytes_max: Annotated[
         int, Setting("Maximum length of a string in a list value, in bytes.", 1)
     ] = data.LIST_ITEM_BYTES_MAX
+    batch_new_names_max: Annotated[
+        int,
+        Setting(
+            "Maximum names of events, attributes and so on in a batch that the account does not have.", 1
+        ),
+    ] = data.BATCH_NEW_NAMES_MAX
     display_name_characters_max: Annotated[
         int, Setting("Maximum length of a display name, in characters.", 1)
     ] = data.DISPLAY_NAME_CHARACTERS_MAX
 
     log_format: Annotated[LogFormat, Setting("Log format on stderr.")] = "console"
     log_level: Annotated[LogLevel, Setting("Minimum log level.")] = "info"
-    access_log: Annotated[AccessLog, Setting("Calls to log. problems = failed or slow calls.")] = "problems"
+    access_log: Annotated[
+        AccessLog,
+        Setting("Calls to log. problems = failed or slow calls, not a Get that finds nothing."),
+    ] = "problems"
+    access_log_lines_max: Annotated[
+        int,
+        Setting(
+            "Maximum lines on problems for one method, code and reason in 10 seconds. 0 = no limit. The"
+            " others are counted in one line.",
+            0,
+        ),
+    ] = transport.ACCESS_LOG_LINES_MAX
+    metrics_port: Annotated[
+        int | None,
+        Setting(
+            "Port for Prometheus metrics (default: none). 0 picks a free port and logs it when ready.",
+            0,
+            PORT_MAX,
+        ),
+    ] = None
+    metrics_host: Annotated[str, Setting("Address that metrics are served on.")] = HOST_DEFAULT
+    traces: Annotated[
+        Traces, Setting("Traces of calls: none, or OpenTelemetry over OTLP, set up by OTEL_* variables.")
+    ] = "off"
     slow_call_ms: Annotated[
         int, Setting("Duration from which a call counts as slow, in milliseconds.", 1)
     ] = transport.SLOW_CALL_MS
@@ -188,21 +241,16 @@ class Config:
 
     @property
     def directory(self) -> Path:
-        """The data directory: the embedded store's own, wherever `store` has it."""
+        """The data directory: the embedded store's, even when `store` names it."""
         backend, location = registry.split_url(self.store_url)
         return Path(location) if backend == registry.DEFAULT_BACKEND else self.data_dir
 
     @property
-    def store_settings(self) -> Mapping[str, Any]:
-        """Settings for the store's backend, which takes those it knows."""
-        return {
-            "groups": self.groups,
-            "map_bytes": self.map_bytes,
-            "checkpoint_records": self.checkpoint_records,
-            "checkpoint_seconds": self.checkpoint_s,
-            "cache_bytes": self.page_cache_bytes or None,
-            "column_cache_bytes": self.column_cache_bytes or None,
-        }
+    def tls(self) -> TlsFiles | None:
+        """The files for TLS; None = plain text."""
+        if self.tls_cert_file is None or self.tls_key_file is None:
+            return None
+        return TlsFiles(self.tls_cert_file, self.tls_key_file, self.tls_client_ca_file)
 
     @property
     def outputs(self) -> Path:
@@ -217,127 +265,148 @@ class Config:
     @property
     def limits(self) -> Limits:
         """The engine's limits."""
-        names = {field.name for field in dataclasses.fields(self)} & set(Limits.__struct_fields__)
+        names = set(self.__struct_fields__) & set(Limits.__struct_fields__)
         return Limits(**{name: getattr(self, name) for name in names})
 
 
-@dataclass(frozen=True, slots=True)
-class _Field:
-    """A field of `Config` as a command-line flag."""
-
-    name: str
-    kind: Any
-    setting: Setting
-    default: Any
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        return typing.get_args(self.kind) if typing.get_origin(self.kind) is typing.Literal else ()
-
-    @property
-    def metavar(self) -> str:
-        names = {int: "N", float: "N", str: "TEXT", str | None: "TEXT"}
-        return "|".join(self.choices) or names.get(self.kind, "PATH")
-
-    @property
-    def help(self) -> str:
-        shown = "" if self.default is None else f" (default: {self.default})"
-        return f"{self.setting.description}{shown}"
-
-
-def fields() -> tuple[_Field, ...]:
-    """Every setting, in the order of `Config`."""
-    hints = typing.get_type_hints(Config, include_extras=True)
-    found = []
-    for field in dataclasses.fields(Config):
-        kind, setting = typing.get_args(hints[field.name])
-        found.append(_Field(field.name, kind, setting, field.default))
-    return tuple(found)
+def fields(backend: str = registry.DEFAULT_BACKEND) -> tuple[Declared, ...]:
+    """Every setting, in the order of `Config`, with those of a backend in their place."""
+    of_the_store = declared(registry.registration(backend).settings)
+    before = Config.__struct_fields__[: Config.__struct_fields__.index("store_settings")]
+    own = declared(Config)
+    return (
+        *(field for field in own if field.name in before),
+        *of_the_store,
+        *(field for field in own if field.name not in before),
+    )
 
 
 def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
-    """Read the settings from a command line and an environment.
+    """Read the settings from a command line, an environment, and the configuration file that they name.
 
-    Raises ConfigError for an invalid value. Exits, as argparse does, on `--help` and on an unknown flag.
+    Raises ConfigError for an invalid value. Exits, as argparse does, on `--help` and `--version`, and on
+    an unknown flag.
     """
-    flags = vars(_parser().parse_args(arguments))
+    file = _file_of(arguments, environment)
+    in_file = _read_file(file)
+    known = fields(_backend_of(arguments, environment, in_file))
+    flags = vars(parser_of(known).parse_args(arguments))
+    if file is not None:
+        _check_file(file, in_file, known)
     given: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    for field in fields():
-        text, source = flags[field.name], flag_of(field.name)
-        if text is None:
-            source = variable_of(field.name)
-            text = environment.get(source)
-        if text is not None:
-            given[field.name], sources[field.name] = _value(field, text, source), source
+    sources: dict[str, Source] = {}
+    for field in known:
+        for source, text in (
+            (Source(0, flag_of(field.name)), flags[field.name]),
+            (Source(1, variable_of(field.name)), environment.get(variable_of(field.name))),
+            (Source(2, f"{field.name} in {file}"), in_file.get(field.name)),
+        ):
+            if text is not None:
+                given[field.name], sources[field.name] = _value(field, text, source.name), source
+                break
     _settle_store(given, sources)
-    config = Config(**given)
-    if config.groups.bit_count() != 1:
-        raise ConfigError(f"{flag_of('groups')} must be a power of two, got {config.groups}")
-    return config
+    _check_tls(given)
+    own = {name: value for name, value in given.items() if name in Config.__struct_fields__}
+    return Config(**own, store_settings={name: given[name] for name in given.keys() - own.keys()})
 
 
-def _settle_store(given: dict[str, Any], sources: Mapping[str, str]) -> None:
-    """Checks the store's URL. The embedded store is named once: by URL or by directory, and a flag of the one
-    wins over the variable of the other.
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a value comes from, as messages name it. The lowest rank wins."""
+
+    rank: int
+    name: str
+
+
+def given_settings(config: Config) -> dict[str, str]:
+    """The settings that differ from their defaults, for the log. Secrets are not shown."""
+    backend, _ = registry.split_url(config.store_url)
+    shown = {}
+    for field in fields(backend):
+        value = config.store_settings.get(field.name, getattr(config, field.name, field.default))
+        if value != field.default:
+            shown[field.name] = "(hidden)" if field.name.endswith(SECRET_ENDINGS) else str(value)
+    return shown
+
+
+def unknown_variables(environment: Mapping[str, str], backend: str) -> dict[str, str]:
+    """Variables that look like settings and are none, each with the nearest one that is ("" without one).
+
+    A misspelt variable changes nothing, so the service says so. It does not refuse to start: others set
+    variables of this form too, such as Kubernetes for a service named milepost.
     """
-    if "store" not in given:
-        return
+    known = {variable_of(field.name) for field in fields(backend)} | CLIENT_VARIABLES
+    names = sorted(name for name in environment if name.startswith(VARIABLE_PREFIX) and name not in known)
+    return {name: next(iter(difflib.get_close_matches(name, sorted(known), 1)), "") for name in names}
+
+
+def _file_of(arguments: Sequence[str], environment: Mapping[str, str]) -> Path | None:
+    text = early_value(arguments, "config_file") or environment.get(variable_of("config_file"))
+    return Path(text) if text else None
+
+
+def _read_file(file: Path | None) -> dict[str, str]:
     try:
-        backend, _ = registry.split_url(given["store"])
+        return {} if file is None else config_file.read(file)
+    except config_file.InvalidFile as error:
+        raise ConfigError(str(error)) from None
+
+
+def _check_file(file: Path, in_file: Mapping[str, str], known: Sequence[Declared]) -> None:
+    names = {field.name for field in known} - {"config_file"}
+    try:
+        config_file.check_keys(file, in_file, names)
+    except config_file.InvalidFile as error:
+        raise ConfigError(str(error)) from None
+
+
+def _backend_of(arguments: Sequence[str], environment: Mapping[str, str], in_file: Mapping[str, str]) -> str:
+    """The backend whose settings can be given. For a faulty URL, the default backend, so that `--help` works
+    and other faults are reported first.
+    """
+    url = early_value(arguments, "store") or environment.get(variable_of("store")) or in_file.get("store")
+    try:
+        return _checked_backend(url, flag_of("store"))
+    except ConfigError:
+        return registry.DEFAULT_BACKEND
+
+
+def _settle_store(given: dict[str, Any], sources: Mapping[str, Source]) -> None:
+    """Checks the store's URL. The embedded store is named either by URL or by directory; a flag for one
+    overrides the variable of the other, and a variable the file.
+    """
+    backend = _checked_backend(given.get("store"), sources["store"].name if "store" in sources else "")
+    if backend != registry.DEFAULT_BACKEND or not {"store", "data_dir"} <= given.keys():
+        return
+    url, directory = sources["store"], sources["data_dir"]
+    if url.rank == directory.rank:
+        raise ConfigError(f"{url.name} and {directory.name} both name the store; set only one")
+    del given["data_dir" if url.rank < directory.rank else "store"]
+
+
+def _check_tls(given: Mapping[str, Any]) -> None:
+    """Raises ConfigError when only some of the files for TLS are named: plain text is served without them."""
+    names = ("tls_cert_file", "tls_key_file")
+    if given.keys() & {*names, "tls_client_ca_file"} and not set(names) <= given.keys():
+        raise ConfigError(f"{flag_of(names[0])} and {flag_of(names[1])} belong together; set both")
+
+
+def _checked_backend(url: str | None, source: str) -> str:
+    """The backend of a URL, which can be loaded; the default one's without a URL."""
+    if url is None:
+        return registry.DEFAULT_BACKEND
+    try:
+        backend, _ = registry.split_url(url)
         registry.registration(backend)
     except InvalidInput as error:
-        raise ConfigError(f"{sources['store']}: {error.violations[0].description}") from None
-    if backend != registry.DEFAULT_BACKEND or "data_dir" not in given:
-        return
-    by_flag = [name for name in ("store", "data_dir") if sources[name] == flag_of(name)]
-    if len(by_flag) != 1:
-        raise ConfigError(f"{sources['store']} and {sources['data_dir']} both name the store: give one")
-    del given["data_dir" if by_flag == ["store"] else "store"]
+        raise ConfigError(f"{source}: {error.violations[0].description}") from None
+    except Unsupported as error:
+        raise ConfigError(f"{source}: {error.message}") from None
+    return backend
 
 
-def flag_of(name: str) -> str:
-    """`data_dir` → `--data-dir`."""
-    return "--" + name.replace("_", "-")
-
-
-def variable_of(name: str) -> str:
-    """`data_dir` → `MILEPOST_DATA_DIR`."""
-    return VARIABLE_PREFIX + name.upper()
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m service",
-        description="Milepost: a gRPC service for customer journeys and audiences.",
-        epilog=f"Each flag has a variable, {variable_of('data_dir')} for --data-dir. The flag wins.",
-        allow_abbrev=False,
-    )
-    for field in fields():
-        parser.add_argument(flag_of(field.name), help=field.help, metavar=field.metavar)
-    return parser
-
-
-def _value(field: _Field, text: str, source: str) -> Any:
-    if field.choices:
-        if text not in field.choices:
-            raise ConfigError(f"{source} must be one of {', '.join(field.choices)}, got {text!r}")
-        return text
-    if field.kind in (int, float):
-        return _number(field, text, source)
-    if not text:
-        raise ConfigError(f"{source} must not be empty")
-    return text if field.kind in (str, str | None) else Path(text)
-
-
-def _number(field: _Field, text: str, source: str) -> int | float:
+def _value(field: Declared, text: str, source: str) -> Any:
     try:
-        value: int | float = field.kind(text)
-    except ValueError:
-        raise ConfigError(f"{source} must be a number, got {text!r}") from None
-    least, most = field.setting.least, field.setting.most
-    # This order of comparison also rejects NaN.
-    if not least <= value <= most:
-        bounds = f"at least {least:g}" if most == math.inf else f"between {least:g} and {most:g}"
-        raise ConfigError(f"{source} must be {bounds}, got {text}")
-    return value
+        return value_of(field, text)
+    except InvalidValue as error:
+        raise ConfigError(f"{source} {error}") from None

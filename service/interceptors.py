@@ -1,124 +1,49 @@
 """Wraps every call: admission, size limits, errors and the access log.
 
-One interceptor wraps each method once and keeps the wrapped handler. A wrapped call is admitted or refused
-before it takes a thread, its message is measured before it is parsed, and whatever it raises is given its
-canonical code. Streams run in pools of their own, so that watchers can never take the threads of other calls.
+One interceptor wraps each method once and caches the wrapped handler. So it has to be the outermost one, and
+an interceptor behind it sees a method once, not every call. A call is admitted or refused before it takes a
+thread, its message is measured before it is parsed, and its errors are mapped to canonical codes. Each kind
+of call runs in a pool of its own (`service.pools`), so that no kind takes the threads of another.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import grpc
-import structlog
-from google.protobuf.message import DecodeError
 
-from engine.errors import (
-    InvalidInput,
-    LimitExceeded,
-    MilepostError,
-    StoreUnavailable,
-    Unsupported,
-    Violation,
-)
-from service.errors import abort, code_of
+from engine.errors import DeadlineExceeded, MilepostError, StoreUnavailable, Unsupported
+from service.access_log import CallLog
+from service.auth.caller import current_call
+from service.auth.gate import Gate
+from service.auth.gated import gated
+from service.convert.text_limits import WRITES, refuse_long_texts
+from service.deaf_callers import DeafCallers
+from service.errors import abort
+from service.limits import METHOD_SHOWN_CHARACTERS_MAX, PROBE_IDLE_S
+from service.methods import MADE_FOR, ONE_CALL, UNKNOWN_METHOD, Kind, is_health, kind_of
 from service.not_built import METHODS_NOT_BUILT
-from service.prefetch import Prefetch
-
-OWN_PREFIX = "/milepost.v1."
-HEALTH_PREFIX = "/grpc.health.v1.Health/"
-WATCH_METHOD = "/milepost.v1.AudienceService/WatchMembership"
-IMPORT_METHODS = ("/milepost.v1.IngestService/ImportEvents", "/milepost.v1.IngestService/ImportUsers")
-INGEST_METHODS = {
-    "/milepost.v1.IngestService/IngestEvents": "events",
-    "/milepost.v1.IngestService/StreamEvents": "batch.events",
-    "/milepost.v1.IngestService/UpsertUsers": "users",
-    **dict.fromkeys(IMPORT_METHODS, "arrow"),
-}
-"""Methods that take batches, and the field that makes them large."""
-
-REQUESTS_AHEAD = 1
-"""Requests of a stream that wait to be handled; one more may wait for its place."""
-
-AccessLog = Literal["all", "problems", "none"]
+from service.pools import Pools, Workers
+from service.reading import RequestReader, checked
+from service.requests import RequestStreams
+from service.stopping import Stopping
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-
-_logger = structlog.get_logger("milepost.access")
-
-
-class Workers(ThreadPoolExecutor):
-    """A thread pool that counts and limits its calls, running and queued."""
-
-    def __init__(self, name: str, threads: int, in_flight_max: int) -> None:
-        super().__init__(max_workers=threads, thread_name_prefix=name)
-        self.name = name
-        self.in_flight_max = in_flight_max
-        self._in_flight = 0
-        self._lock = threading.Lock()
-
-    @property
-    def in_flight(self) -> int:
-        """Number of calls running or queued."""
-        return self._in_flight
-
-    @property
-    def full(self) -> bool:
-        """Whether the limit of calls is reached."""
-        return self._in_flight >= self.in_flight_max
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Runs `fn` in the pool and counts it until it ends."""
-        with self._lock:
-            self._in_flight += 1
-        try:
-            future = super().submit(fn, *args, **kwargs)
-        except RuntimeError:
-            self._done()
-            raise
-        future.add_done_callback(lambda _: self._done())
-        return future
-
-    def _done(self) -> None:
-        with self._lock:
-            self._in_flight -= 1
+Behaviour: TypeAlias = Callable[..., Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Pools:
-    """Threads by kind of call. `refusals` answers calls that are not admitted: they need no worker."""
+class Admitted(NamedTuple):
+    """A wrapped method: its handler, and the pool that says whether a call of it is admitted."""
 
-    unary: Workers
-    streams: Workers
-    imports: Workers
-    watchers: Workers
-    refusals: Workers
-
-    @property
-    def in_flight(self) -> int:
-        """Number of calls of all kinds running or queued."""
-        return sum(pool.in_flight for pool in self._all)
-
-    def shutdown(self) -> None:
-        """Lets the threads end after their calls."""
-        for pool in self._all:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-    @property
-    def _all(self) -> tuple[Workers, ...]:
-        return self.unary, self.streams, self.imports, self.watchers, self.refusals
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """Placeholder for a message that was not parsed. Its error is raised when the call runs."""
-
-    error: MilepostError
+    handler: Handler
+    pool: Workers
+    stops: bool
+    """Whether calls are refused once the service is stopping."""
+    is_open: bool
+    """Whether calls need no API key."""
 
 
 class CallInterceptor(grpc.ServerInterceptor):
@@ -127,177 +52,182 @@ class CallInterceptor(grpc.ServerInterceptor):
     def __init__(
         self,
         pools: Pools,
+        gate: Gate,
         *,
-        message_bytes_max: int,
-        access_log: AccessLog,
-        slow_call_ms: int,
-        stopping: threading.Event,
+        reader: RequestReader,
+        stream_idle_s: float,
+        deaf_callers: DeafCallers,
+        log: CallLog,
+        stopping: Stopping,
     ) -> None:
         self._pools = pools
-        self._message_bytes_max = message_bytes_max
-        self._access_log = access_log
-        self._slow_call_s = slow_call_ms / 1_000
+        self._gate = gate
+        self._reader = reader
+        self._streams = RequestStreams(stopping, stream_idle_s)
+        self._deaf_callers = deaf_callers
+        self._call_log = log
         self._stopping = stopping
-        self._wrapped: dict[str, Handler] = {}
+        self._wrapped: dict[str, Admitted] = {}
 
     def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        """The wrapped handler, or one that rejects the call when too many are in flight."""
+    ) -> Handler:
+        """The wrapped handler, or one that refuses the call."""
         method = handler_call_details.method
-        handler = self._wrapped.get(method)
-        if handler is None:
+        admitted = self._wrapped.get(method)
+        if admitted is None:
             inner = continuation(handler_call_details)
-            if inner is None or method.startswith(HEALTH_PREFIX):
-                return inner
-            handler = self._wrapped[method] = self._wrap(method, inner)
-        pool = self._pool_of(method, handler)
-        if pool.full:
-            return self._refusal(method, pool, handler)
+            if inner is None:
+                return self._refusal(method, None, _unknown(method))
+            admitted = self._wrapped[method] = self._wrap(method, inner)
+        handler, pool, stops, is_open = admitted
+        try:
+            if stops:
+                self._stopping.refuse()
+            if not is_open:
+                self._gate.admit(method, handler_call_details.invocation_metadata)
+            pool.refuse_if_full()
+        except MilepostError as error:
+            return self._refusal(method, handler, error)
         return handler
 
-    def _pool_of(self, method: str, handler: Handler) -> Workers:
-        if method == WATCH_METHOD:
-            return self._pools.watchers
-        if method in IMPORT_METHODS:
-            return self._pools.imports
-        if handler.request_streaming or handler.response_streaming:
-            return self._pools.streams
-        return self._pools.unary
+    def _refusal(self, method: str, handler: Handler | None, error: MilepostError) -> Handler:
+        """A handler that refuses one call, of the same form as `handler`. None: the caller alone knows the
+        form, and no request is awaited.
+        """
 
-    # --- refusing -------------------------------------------------------------------------------------------
-
-    def _refusal(self, method: str, pool: Workers, handler: Handler) -> Handler:
         def refuse(_request: object, context: grpc.ServicerContext) -> Any:
-            error = LimitExceeded(
-                f"{pool.in_flight_max} calls of this kind are in flight already",
-                metadata={"limit": str(pool.in_flight_max), "pool": pool.name},
-            )
-            self._log(method, context, error, 0.0)
-            abort(context, error)
+            self._abort(method, context, error, 0.0)
 
+        vars(refuse)[MADE_FOR] = UNKNOWN_METHOD if handler is None else ONE_CALL
+        if handler is None:
+            handler = grpc.stream_stream_rpc_method_handler(refuse)
         return _handler_like(handler, refuse, self._pools.refusals)
 
     # --- wrapping -------------------------------------------------------------------------------------------
 
-    def _wrap(self, method: str, inner: Handler) -> Handler:
+    def _wrap(self, method: str, inner: Handler) -> Admitted:
+        kind, is_open = kind_of(method), is_health(method)
+        pool = self._pools[kind]
         behaviour = _not_built(method) if method in METHODS_NOT_BUILT else _behaviour_of(inner)
-        wrapped = self._streaming if inner.response_streaming else self._unary
-        deserializer = self._measured(method, inner.request_deserializer)
-        return _handler_like(inner, wrapped(method, behaviour), self._pool_of(method, inner), deserializer)
+        if method.rpartition("/")[2].startswith(WRITES):
+            behaviour = _limited(behaviour)
+        if not is_open:
+            behaviour = gated(behaviour, method, self._gate, response_streaming=inner.response_streaming)
+        if inner.request_streaming:
+            behaviour = self._reading(behaviour, PROBE_IDLE_S if kind is Kind.PROBE else None)
+        if getattr(behaviour, "experimental_non_blocking", False):
+            wrapped = self._calling_back(method, behaviour)
+        elif inner.response_streaming:
+            wrapped = self._streaming(method, pool, behaviour)
+        else:
+            wrapped = self._unary(method, pool, behaviour)
+        read = self._reader.of(method, inner.request_deserializer)
+        handler = _handler_like(inner, wrapped, pool, read)
+        return Admitted(handler, pool, stops=kind is not Kind.PROBE, is_open=is_open)
 
-    def _measured(self, method: str, parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
-        field = INGEST_METHODS.get(method)
+    def _reading(self, behaviour: Behaviour, idle_s_max: float | None) -> Behaviour:
+        """Reads the requests of a stream within its limits."""
 
-        def read(data: bytes) -> Any:
-            if len(data) > self._message_bytes_max:
-                return Unreadable(_too_large(field, len(data), self._message_bytes_max))
-            if parse is None:
-                return data
-            try:
-                return parse(data)
-            except DecodeError:
-                return Unreadable(
-                    InvalidInput.one("request", "could not be parsed as a message of this method")
-                )
+        def call(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
+            # Here, as handlers may read the requests in another thread.
+            may_go_on = partial(self._gate.check, *current_call())
+            return behaviour(self._streams.read(requests, may_go_on, idle_s_max), context)
 
-        return read
+        return call
 
-    def _unary(self, method: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
+    def _unary(self, method: str, pool: Workers, behaviour: Behaviour) -> Behaviour:
         def call(request: Any, context: grpc.ServicerContext) -> Any:
             started = time.monotonic()
             try:
-                answer = behaviour(self._readable(request), context)
+                self._stopping.refuse_late()
+                answer = behaviour(checked(request), context)
             except grpc.RpcError:
                 # The caller disconnected during the request: there is no one to answer.
                 raise
             except Exception as error:
-                self._log(method, context, error, time.monotonic() - started)
-                abort(context, self._in_this_state(error))
+                self._abort(method, context, error, time.monotonic() - started)
             else:
-                self._log(method, context, None, time.monotonic() - started)
+                self._call_log.succeeded(method, context, time.monotonic() - started)
                 return answer
+            finally:
+                pool.leave()
 
         return call
 
-    def _streaming(self, method: str, behaviour: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
+    def _streaming(self, method: str, pool: Workers, behaviour: Behaviour) -> Callable[..., Iterator[Any]]:
         def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             started = time.monotonic()
             try:
-                yield from behaviour(self._readable(request), context)
+                answers = behaviour(checked(request), context)
+                for answer in self._deaf_callers.sent(answers, method, context):
+                    self._stopping.refuse_late()
+                    yield answer
             except Exception as error:
                 if context.is_active():
-                    self._log(method, context, error, time.monotonic() - started)
-                    abort(context, self._in_this_state(error))
+                    self._abort(method, context, error, time.monotonic() - started)
             else:
-                self._log(method, context, None, time.monotonic() - started)
+                self._call_log.finished(method, context, time.monotonic() - started)
+            finally:
+                pool.leave()
 
         return call
 
-    def _readable(self, request: Any) -> Any:
-        """The request as the handler expects it; an unreadable one raises its error, also within a stream."""
-        if hasattr(request, "__next__"):
-            return self._requests(request)
-        return _checked(request)
+    def _calling_back(self, method: str, behaviour: Behaviour) -> Behaviour:
+        """A stream of answers that takes no thread between them: the behaviour keeps `send`."""
 
-    def _requests(self, requests: Iterator[Any]) -> Iterator[Any]:
-        """The requests of a stream, until the service stops."""
-        # Waiting for a request cannot be broken off, and a caller may send none for as long as it likes.
-        with Prefetch(requests, depth=REQUESTS_AHEAD, name="requests", may_go_on=self._may_go_on) as ahead:
-            for request in ahead:
-                self._may_go_on()
-                yield _checked(request)
+        def call(request: Any, context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
+            try:
+                behaviour(checked(request), context, send)
+            except Exception as error:
+                self._abort(method, context, error, 0.0)
 
-    def _may_go_on(self) -> None:
-        if self._stopping.is_set():
-            raise StoreUnavailable("the service is stopping; send unacknowledged batches again")
+        vars(call)["experimental_non_blocking"] = True
+        return call
+
+    # --- refusing -------------------------------------------------------------------------------------------
+
+    def _abort(self, method: str, context: grpc.ServicerContext, error: Exception, elapsed_s: float) -> None:
+        """Logs the error and ends the call with its status. Raises, as `context.abort` does."""
+        self._call_log.failed(method, context, elapsed_s, error)
+        reported = self._in_this_state(error)
+        is_stop = self._stopping.is_set() and isinstance(reported, StoreUnavailable)
+        abort(context, reported, retry_in_s=self._stopping.retry_in_s if is_stop else None)
 
     def _in_this_state(self, error: Exception) -> Exception:
-        """While the service stops, reports that as the reason of any failure."""
+        """While the service stops, that is the cause of any defect, and of work that was told to end."""
+        if self._stopping.grace_over and isinstance(error, DeadlineExceeded):
+            return StoreUnavailable("the service is stopping and the call took longer than its grace period")
         if self._stopping.is_set() and not isinstance(error, MilepostError):
             return StoreUnavailable("the service is stopping")
         return error
 
-    def _log(
-        self, method: str, context: grpc.ServicerContext, error: Exception | None, elapsed_s: float
-    ) -> None:
-        problem = error is not None or elapsed_s >= self._slow_call_s
-        if self._access_log == "none" or (self._access_log == "problems" and not problem):
-            return
-        fields: dict[str, Any] = {"method": method, "peer": context.peer()}
-        fields["elapsed_ms"] = round(elapsed_s * 1_000, 3)
-        fields["code"] = "OK" if error is None else code_of(error).name
-        if isinstance(error, MilepostError):
-            fields["reason"] = error.reason
-        _logger.info("call", **fields)
+
+def _unknown(method: str) -> Unsupported:
+    shown = method[:METHOD_SHOWN_CHARACTERS_MAX]
+    return Unsupported(
+        f"the server has no method {shown}", reason="UNKNOWN_METHOD", metadata={"method": shown}
+    )
 
 
-def _not_built(method: str) -> Callable[..., Any]:
+def _not_built(method: str) -> Behaviour:
     def refuse(_request: object, _context: grpc.ServicerContext) -> Any:
-        raise Unsupported(f"{method} is not built yet", metadata={"method": method})
+        raise Unsupported(f"{method} is not implemented", metadata={"method": method})
 
     return refuse
 
 
-def _too_large(field: str | None, actual: int, limit: int) -> InvalidInput:
-    violation = Violation(field or "request", f"has {actual:,} bytes; at most {limit:,} are allowed")
-    return InvalidInput(
-        [violation],
-        reason="BATCH_TOO_LARGE" if field else "INVALID_ARGUMENT",
-        metadata={"limit": str(limit), "actual": str(actual)},
-    )
+def _limited(behaviour: Behaviour) -> Behaviour:
+    def check_first(request: Any, context: grpc.ServicerContext) -> Any:
+        refuse_long_texts(request)
+        return behaviour(request, context)
+
+    return check_first
 
 
-def _checked(request: Any) -> Any:
-    """The request. Raises the error of an unreadable one."""
-    if isinstance(request, Unreadable):
-        raise request.error
-    return request
-
-
-def _behaviour_of(handler: Handler) -> Callable[..., Any]:
+def _behaviour_of(handler: Handler) -> Behaviour:
     behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
     assert behaviour is not None
     return behaviour
@@ -305,18 +235,18 @@ def _behaviour_of(handler: Handler) -> Callable[..., Any]:
 
 def _handler_like(
     handler: Handler,
-    behaviour: Callable[..., Any],
+    behaviour: Behaviour,
     pool: Workers,
     deserializer: Callable[[bytes], Any] | None = None,
 ) -> Handler:
-    """A handler of the same form as `handler` around another behaviour, which runs in a thread of `pool`."""
+    """A handler of the same kind as `handler` with another behaviour, which runs in a thread of `pool`."""
     form = {
         (False, False): grpc.unary_unary_rpc_method_handler,
         (False, True): grpc.unary_stream_rpc_method_handler,
         (True, False): grpc.stream_unary_rpc_method_handler,
         (True, True): grpc.stream_stream_rpc_method_handler,
     }[handler.request_streaming, handler.response_streaming]
-    # The server looks for the pool to use in this attribute of the behaviour.
+    # gRPC reads the thread pool from this attribute of the behaviour.
     vars(behaviour)["experimental_thread_pool"] = pool
     return form(
         behaviour,

@@ -3,43 +3,79 @@
 from __future__ import annotations
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
-"""The largest request taken."""
+"""Maximum size of a request."""
 RECEIVE_BYTES_MAX = 16 * 1024 * 1024
-"""The largest message read from the wire. Larger than `MESSAGE_BYTES_MAX` so that a request that is too large
-is answered with a reason; beyond this one the transport itself refuses with RESOURCE_EXHAUSTED."""
+"""Maximum size of a message on the wire. Larger than `MESSAGE_BYTES_MAX`, so that an oversized request gets
+an answer with a reason; beyond this limit the transport itself refuses with RESOURCE_EXHAUSTED.
+"""
+
+METHOD_SHOWN_CHARACTERS_MAX = 200
+"""How much of the name of an unknown method its refusal repeats."""
 
 WORKER_THREADS = 16
 IN_FLIGHT_MAX = 1_000
-"""Unary calls accepted and not yet answered, running or waiting for a worker."""
+"""Maximum unary calls in flight, running or waiting for a worker."""
 STREAMS_MAX = 32
-"""Streams of events, exports and reflection: each occupies a thread for as long as it lasts."""
+"""StreamEvents calls. Each stream of any kind occupies a thread."""
+EXPORTS_MAX = 16
+"""ExportMembers calls."""
 WATCHERS_MAX = 64
 """WatchMembership streams."""
 IMPORTS_MAX = 4
-"""ImportEvents and ImportUsers calls at a time, of all accounts."""
+"""Maximum concurrent ImportEvents and ImportUsers calls, over all accounts."""
+JOBS_MAX = 4
+"""CreateBackup, VerifyStore and GetStoreStats calls: work of minutes."""
+READERS_MAX = 64
+READER_THREADS = 64
+"""Threads of a reader for calls with one answer: most of them wait for the writer."""
+PROBES_MAX = 256
+"""Health checks and reflection calls, running or waiting for one of their threads."""
+MESSAGE_S_MAX = 30.0
+"""How long a call with one request waits for it. A slow caller needs that long for a large one."""
+STREAM_IDLE_S = 120.0
+"""How long a stream of events or an import waits for the caller's next request."""
+PROBE_IDLE_S = 5.0
+"""How long a reflection stream waits for the caller's next request."""
 CALL_S_MAX = 60.0
-"""The longest a unary call works for, whatever its deadline."""
+"""Maximum duration of a unary call, whatever its deadline."""
 SLOW_CALL_MS = 1_000
+ACCESS_LOG_LINES_MAX = 10
+"""Maximum lines of the access log for calls that are alike, in one period."""
 STOP_GRACE_S = 10.0
+KEY_CALLS_PER_SECOND_MAX = 10_000
+KEY_IN_FLIGHT_MAX = 500
+"""Running calls of an API key, streams included."""
 RETRY_BUDGET_S = 900.0
-"""How long a connection's output may fail before the connection is FAULTED."""
+"""Time an output may keep failing before its connection becomes FAULTED."""
+DELIVERY_THREADS = 8
+DELIVERY_THREADS_MAX = 1_000
+"""They are all made at the start."""
+DELIVERY_ATTEMPT_S_MAX = 30.0
+"""How long one attempt to deliver a batch may take."""
+OPEN_OUTPUTS_MAX = 128
+"""Files and connections that outputs keep open between batches."""
 
 KEEPALIVE_TIME_MS = 60_000
-"""An idle connection is probed this often, so that a dead peer's streams end."""
+"""Interval between probes of an idle connection, so that a dead peer's streams end."""
 KEEPALIVE_TIMEOUT_MS = 20_000
 CLIENT_PING_INTERVAL_MS_MIN = 10_000
-"""Clients and proxies may ping this often, with or without calls."""
+"""Minimum interval between pings of clients and proxies, with or without calls."""
 
 IMPORT_BATCH_BYTES_MAX = 64 * 1024 * 1024
-"""The largest record batch of an import, and the most of a stream's dictionaries together, both unpacked.
-Three batches are held at a time."""
+"""Maximum unpacked size of an import's record batch, and of a stream's dictionaries together. Three batches
+are held in memory at a time.
+"""
 IMPORT_BATCH_ROWS = 1 << 17
-"""Maximum rows appended at a time. This and the next limit are fixed: by them a repeated import is
-recognised."""
+"""Maximum rows per append. This limit and the next one never change, because repeated imports are recognised
+by the resulting batches.
+"""
 IMPORT_GATHERED_BYTES_MAX = 32 * 1024 * 1024
 """Small record batches are merged up to this size."""
 IMPORT_REQUEST_ID_BYTES_MAX = 200
-"""Shorter than other request ids, because the index of each batch is appended."""
+"""Maximum length of an import's request id: shorter than others, because the index of each batch is appended.
+"""
 IMPORT_REJECTIONS_MAX = 1_000
+IMPORT_REASONS_MAX = 1_000
+"""Different faults that an import describes; further rows are listed by reason and field alone."""
 IMPORT_REFUSED_ROWS_MAX = 1 << 20
 """Maximum rejected rows in a response. They take 3 MiB, below the 4 MiB that clients accept."""

@@ -1,18 +1,20 @@
 """Methods and outputs that this build does not implement.
 
-Calling one of these answers UNIMPLEMENTED with `ErrorInfo` NOT_BUILT. The README's list is held against this
-one by a test.
+Calling one of them returns UNIMPLEMENTED with `ErrorInfo` NOT_BUILT. A test compares the README's list with
+this one.
 """
 
 from __future__ import annotations
 
-METHODS_NOT_BUILT = frozenset(
-    {
-        "/milepost.v1.AccountService/CreateApiKey",
-        "/milepost.v1.AccountService/ListApiKeys",
-        "/milepost.v1.AccountService/DeleteApiKey",
-    }
-)
+from engine.resources.targets import TARGETS
+from milepost.v1.connection_pb2 import Output
+from service.delivery.sinks import SINKS
 
-OUTPUT_KINDS_NOT_BUILT = frozenset({"webhook", "nats", "redis", "kafka"})
-"""Fields of `Output`. CreateOutput fails in the same way for them."""
+METHODS_NOT_BUILT: frozenset[str] = frozenset()
+
+OUTPUT_KINDS = tuple(field.name for field in Output.DESCRIPTOR.oneofs_by_name["kind"].fields)
+"""Every kind of output of the contract: fields of `Output`."""
+OUTPUT_KINDS_NOT_BUILT = frozenset(
+    kind for kind, target in TARGETS.items() if target.sends and target not in SINKS
+)
+"""Those that need a sink and have none. CreateOutput fails in the same way for them."""

@@ -1,4 +1,4 @@
-"""Operations on a store that no service has open, in the messages of AdminService.
+"""Operations on a store that no service has open, with the messages of AdminService.
 
 The command `milepost store` shows both alike.
 """
@@ -18,7 +18,7 @@ from service.convert.upkeep import finding_messages, stats_message
 
 def _tools() -> OfflineTools:
     tools = registry.registration(registry.DEFAULT_BACKEND).offline
-    assert tools is not None, "the embedded backend announces them"
+    assert tools is not None, "the embedded backend has offline operations"
     return tools
 
 
@@ -33,7 +33,7 @@ def verify(directory: Path) -> Iterator[pb.VerifyStoreResponse]:
 
 
 def stats(directory: Path) -> pb.GetStoreStatsResponse:
-    """As GetStoreStats, with users and events as they are checkpointed."""
+    """As GetStoreStats, with users and events as of the last checkpoint."""
     with _told():
         return stats_message(_tools().store_figures(directory))
 
@@ -52,7 +52,7 @@ def compact(directory: Path) -> tuple[int, int]:
 
 
 def upgrade(directory: Path) -> tuple[tuple[str, ...], int]:
-    """Upgrades the store's files to the present format: those that were of another, and the version."""
+    """Upgrades the store's files to the current format. Returns the upgraded files and the version."""
     with _told():
         return _tools().upgrade_store(directory)
 

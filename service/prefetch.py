@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
@@ -13,18 +14,24 @@ _POLL_S = 0.1
 
 
 class Prefetch(Generic[T]):
-    """The items of an iterator, made by a thread of their own, at most `depth` of them waiting.
+    """The items of an iterator, produced by a separate thread, at most `depth` of them queued.
 
-    An error of the iterator is raised in its place. While the next item is not there, `may_go_on` is called
-    again and again, and what it raises ends the iteration. Leaving the `with` lets the thread end once it
-    asks for the next item; it is not waited for, since that may be a caller who sends nothing.
+    An error of the iterator is raised at its position. While the next item is missing, `while_waiting` is
+    called repeatedly with the seconds waited for it, and any error it raises ends the iteration. Leaving the
+    `with` lets the thread end when it requests the next item; it is not joined, since it may be waiting for a
+    caller that sends nothing.
     """
 
     def __init__(
-        self, items: Iterator[T], *, depth: int, name: str, may_go_on: Callable[[], None] = lambda: None
+        self,
+        items: Iterator[T],
+        *,
+        depth: int,
+        name: str,
+        while_waiting: Callable[[float], None] = lambda waited_s: None,
     ) -> None:
         self._items = items
-        self._may_go_on = may_go_on
+        self._while_waiting = while_waiting
         self._made: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(depth)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -47,11 +54,12 @@ class Prefetch(Generic[T]):
                 return
 
     def _next(self) -> tuple[bool, T | BaseException | None]:
+        since = time.monotonic()
         while True:
             try:
                 return self._made.get(timeout=_POLL_S)
             except queue.Empty:
-                self._may_go_on()
+                self._while_waiting(time.monotonic() - since)
 
     def _work(self) -> None:
         try:

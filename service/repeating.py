@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 
 
 class Repeating(ABC):
-    """Runs a task, pauses as long as it asks for, and repeats until stopped."""
+    """Runs a task, pauses for the time it returns, and repeats until stopped."""
 
     def __init__(self, name: str) -> None:
         self._stopping = threading.Event()
@@ -20,8 +20,12 @@ class Repeating(ABC):
     def stop(self) -> None:
         """Stops the thread and waits for the current turn."""
         self._stopping.set()
+        self._wake()
         if self._thread.ident is not None:
             self._thread.join()
+
+    def _wake(self) -> None:  # noqa: B027 (most tasks wait for nothing else)
+        """Ends a wait within the turn, other than the pause after it."""
 
     def _run(self) -> None:
         while not self._stopping.is_set():

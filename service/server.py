@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import threading
+import time
+from collections.abc import Iterator, Sequence
 from importlib import metadata
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from engine import Engine
+from engine.limits import Limits
+from engine.measures import Measure
 from milepost.v1 import (
     account_service_pb2_grpc,
     admin_service_pb2_grpc,
@@ -19,8 +22,18 @@ from milepost.v1 import (
     ingest_service_pb2_grpc,
     journey_service_pb2_grpc,
 )
+from service.access_log import CallLog
+from service.auth.gate import Gate
+from service.auth.listening import CannotListen, check_address
+from service.auth.snapshot import snapshot_of
+from service.auth.tls import Certificates
+from service.backups import Backups
+from service.command_line import DISTRIBUTION
 from service.config import Config
+from service.connections import hang_up
+from service.convert.revisions import Revisions
 from service.deadlines import Deadlines
+from service.deaf_callers import DeafCallers
 from service.handlers.account import AccountHandlers
 from service.handlers.admin import AdminHandlers
 from service.handlers.audience import AudienceHandlers
@@ -29,21 +42,30 @@ from service.handlers.connection import ConnectionHandlers
 from service.handlers.ingest import IngestHandlers
 from service.handlers.journey import JourneyHandlers
 from service.handlers.runtime import Runtime
-from service.interceptors import CallInterceptor, Pools, Workers
+from service.health import Health
+from service.interceptors import CallInterceptor
 from service.limits import (
     CLIENT_PING_INTERVAL_MS_MIN,
     KEEPALIVE_TIME_MS,
     KEEPALIVE_TIMEOUT_MS,
     RECEIVE_BYTES_MAX,
 )
+from service.methods import Kind
+from service.pools import Pools
+from service.reading import RequestReader
+from service.reflection import add_reflection
+from service.stopping import Stopping
+from service.telemetry.line_limit import LineLimit
 
-DISTRIBUTION = "milepost-server"
 CONTRACT = "milepost.v1"
-OVERALL = ""
-"""The name under which `grpc.health.v1` reports the server as a whole."""
-REFUSAL_THREADS = 2
-HEALTH_THREADS = 2
-DRAIN_POLL_S = 0.05
+DRAIN_POLL_S = 0.02
+LAST_ANSWERS_S = 0.1
+"""Time for the transport to send the last answers."""
+SOCKET_MODE = 0o600
+CALLS_END_S_MAX = 2.0
+"""How long calls that are told to end after their grace period may take for it."""
+SERVER_END_S_MAX = 2.0
+"""How long gRPC may take to end once its connections are gone."""
 
 
 INGEST_SERVICE = f"{CONTRACT}.IngestService"
@@ -63,7 +85,7 @@ SERVICE_NAMES = tuple(
 SERVER_OPTIONS = (
     ("grpc.max_receive_message_length", RECEIVE_BYTES_MAX),
     ("grpc.max_send_message_length", -1),
-    # Two servers on one port would share its calls, and each know only its own store.
+    # Two servers on one port would split its calls between two stores.
     ("grpc.so_reuseport", 0),
     ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
@@ -73,30 +95,39 @@ SERVER_OPTIONS = (
 )
 
 
-class CannotListen(OSError):
-    """The address is in use, or does not belong to this machine."""
-
-
 class Server:
-    """A gRPC server for an engine. It is bound to its port; `start` makes it serve."""
+    """A gRPC server for an engine. It binds its port at once; `start` begins to serve."""
 
-    def __init__(self, engine: Engine, config: Config) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        config: Config,
+        outer: Sequence[grpc.ServerInterceptor] = (),
+        own_socket: Path | None = None,
+    ) -> None:
+        """`outer` are interceptors around the service's own. With `own_socket` the server listens there, and
+        readers have the port.
+        """
         self._config = config
-        self._stopping = threading.Event()
-        self._pools = Pools(
-            unary=Workers("unary", config.worker_threads, config.in_flight_max),
-            streams=Workers("stream", config.streams_max, config.streams_max),
-            imports=Workers("import", config.imports_max, config.imports_max),
-            watchers=Workers("watcher", config.watchers_max, config.watchers_max),
-            refusals=Workers("refusal", REFUSAL_THREADS, config.in_flight_max),
+        self.log_limit = LineLimit(config.access_log_lines_max)
+        """Limit of the access log's lines."""
+        self._stopping = Stopping()
+        self._gate = Gate(
+            engine.clock,
+            calls_per_second_max=config.key_calls_per_second_max,
+            in_flight_max=config.key_in_flight_max,
         )
-        self._health_pool = Workers("health", HEALTH_THREADS, config.in_flight_max)
-        self._health = health.HealthServicer(
-            experimental_non_blocking=True, experimental_thread_pool=self._health_pool
-        )
+        engine.api_keys.subscribe(lambda *records: self._gate.publish(snapshot_of(*records)))
+        self._pools = Pools.of(config)
+        self._deaf_callers = DeafCallers(config.stream_idle_s)
+        self._health = Health()
         self._server = grpc.server(
-            self._pools.unary, interceptors=[self._interceptor()], options=SERVER_OPTIONS
+            self._pools[Kind.UNARY],
+            interceptors=[*outer, self._interceptor(engine.limits)],
+            options=SERVER_OPTIONS,
         )
+        self._own_socket = own_socket
+        self._certificates = None if config.tls is None else Certificates(config.tls)
         self._add_services(engine)
         self.port = self._bind()
 
@@ -110,48 +141,79 @@ class Server:
         """Number of running calls of the contract."""
         return self._pools.in_flight
 
+    def is_serving(self, service: str) -> bool | None:
+        """What health checks of a service answer; None for what is no service. "" is the server."""
+        return self._health.is_serving(service)
+
+    def measures(self) -> Iterator[Measure]:
+        """Calls of each pool."""
+        return self._pools.measures()
+
+    def reload(self) -> bool:
+        """Reads the TLS files again. False when there are none."""
+        if self._certificates is None:
+            return False
+        self._certificates.refresh()
+        return True
+
     def start(self) -> None:
         """Starts serving and reports SERVING to health checks."""
+        self._pools.first_messages.start()
+        self._deaf_callers.start()
         self._server.start()
         self._report(health_pb2.HealthCheckResponse.SERVING)
 
     def stop(self) -> None:
-        """Reports NOT_SERVING, ends streams and waits up to `stop_grace_s` for running calls."""
+        """Reports NOT_SERVING and ends the server: running calls within `stop_grace_s`, later ones at once.
+
+        Nothing ends CANCELLED, which callers do not try again. gRPC itself cancels what reaches a server that
+        is being shut down, so callers are refused with UNAVAILABLE as long as they are connected, and hung up
+        on before the shutdown.
+        """
         self._health.enter_graceful_shutdown()
         self._stopping.set()
-        stopped = self._server.stop(self._config.stop_grace_s)
-        while not stopped.wait(DRAIN_POLL_S):
-            if not self._pools.in_flight:
-                # What is left are health checks that watch, which end only with the server. The answers of
-                # the last calls have had the time of one more look to go out.
-                stopped.wait(DRAIN_POLL_S)
-                self._server.stop(None)
+        self._pools.first_messages.refuse_all(self._stopping.retry_in_s)
+        self._drain(self._config.stop_grace_s)
+        self._stopping.end_grace()
+        self._drain(CALLS_END_S_MAX)
+        time.sleep(LAST_ANSWERS_S)
+        if self._own_socket is None:
+            hang_up(self.port)
+        # A call whose answer was under way when its connection ended may stay in gRPC for ever.
+        self._server.stop(0).wait(SERVER_END_S_MAX)
+        self._deaf_callers.stop()
         self._pools.shutdown()
-        self._health_pool.shutdown(wait=False)
 
-    def _interceptor(self) -> CallInterceptor:
+    def _drain(self, within_s: float) -> None:
+        deadline = time.monotonic() + within_s
+        while self._pools.in_flight and time.monotonic() < deadline:
+            time.sleep(DRAIN_POLL_S)
+
+    def _interceptor(self, limits: Limits) -> CallInterceptor:
         return CallInterceptor(
             self._pools,
-            message_bytes_max=self._config.batch_bytes_max,
-            access_log=self._config.access_log,
-            slow_call_ms=self._config.slow_call_ms,
+            self._gate,
+            reader=RequestReader(self._config.batch_bytes_max, limits),
+            stream_idle_s=self._config.stream_idle_s,
+            deaf_callers=self._deaf_callers,
+            log=CallLog(self._config.access_log, self._config.slow_call_ms, self.log_limit),
             stopping=self._stopping,
         )
 
     def _add_services(self, engine: Engine) -> None:
         runtime = Runtime(
             engine=engine,
-            deadlines=Deadlines(self._config.call_s_max),
+            revisions=Revisions(engine.backend.store_id, engine.signer, engine.backend.revision),
+            deadlines=Deadlines(self._config.call_s_max, self._stopping),
             stopping=self._stopping,
+            gate=self._gate,
             import_batch_bytes_max=self._config.import_batch_bytes_max,
-            backup_dir=self._config.backups,
+            backups=Backups(self._config.backups, engine.pages, engine.clock),
             start_time=engine.clock(),
             version=metadata.version(DISTRIBUTION),
         )
         server = self._server
-        # Methods that are not built have no handlers: the interceptor answers them (`not_built`).
-        account_handlers = AccountHandlers(runtime)  # type: ignore[abstract]
-        account_service_pb2_grpc.add_AccountServiceServicer_to_server(account_handlers, server)
+        account_service_pb2_grpc.add_AccountServiceServicer_to_server(AccountHandlers(runtime), server)
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(AdminHandlers(runtime), server)
         audience_service_pb2_grpc.add_AudienceServiceServicer_to_server(AudienceHandlers(runtime), server)
         catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server(CatalogHandlers(runtime), server)
@@ -161,22 +223,38 @@ class Server:
         ingest_service_pb2_grpc.add_IngestServiceServicer_to_server(IngestHandlers(runtime), server)
         journey_service_pb2_grpc.add_JourneyServiceServicer_to_server(JourneyHandlers(runtime), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
+        add_reflection((*SERVICE_NAMES, health.SERVICE_NAME), server)
         self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
 
+    @property
+    def health(self) -> Health:
+        """What health checks answer."""
+        return self._health
+
     def report_writes(self, are_taken: bool) -> None:
-        """Reports to health checks of IngestService whether writes are accepted."""
+        """Reports in health checks of IngestService whether writes are accepted."""
         statuses = health_pb2.HealthCheckResponse
         self._health.set(INGEST_SERVICE, statuses.SERVING if are_taken else statuses.NOT_SERVING)
 
     def _report(self, status: int) -> None:
-        for name in (OVERALL, *SERVICE_NAMES):
+        for name in (health.OVERALL_HEALTH, *SERVICE_NAMES):
             self._health.set(name, status)
 
     def _bind(self) -> int:
+        check_address(
+            self._config.host,
+            keys_required=self._gate.required,
+            insecure=self._config.insecure_listen,
+            encrypted=self._certificates is not None,
+        )
         address = f"{self._config.host}:{self._config.port}"
         try:
+            if self._own_socket is not None:
+                self._server.add_insecure_port(f"unix:{self._own_socket}")
+                self._own_socket.chmod(SOCKET_MODE)
+                return self._config.port
+            if self._certificates is not None:
+                return self._server.add_secure_port(address, self._certificates.credentials())
             return self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise CannotListen(f"cannot listen on {address}: {error}") from error

@@ -1,4 +1,4 @@
-"""Requests of an import, as any client may make them."""
+"""Builds import requests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def header(**fields: Any) -> pb.ImportHeader:
 def requests(
     header_: pb.ImportHeader, stream: bytes, piece_bytes: int = PIECE_BYTES
 ) -> Iterator[pb.ImportEventsRequest]:
-    """The header, then the stream in pieces that respect no boundary in it."""
+    """The header, then the stream in chunks at arbitrary boundaries."""
     yield pb.ImportEventsRequest(header=header_)
     for start in range(0, len(stream), piece_bytes):
         yield pb.ImportEventsRequest(arrow=stream[start : start + piece_bytes])

@@ -1,22 +1,42 @@
-"""Settings of every test: how Hypothesis draws its examples, and the seed a failed run is repeated with."""
+"""Settings of all tests: the Hypothesis profile, and the seed that repeats a failed run."""
 
 from __future__ import annotations
 
 import secrets
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-# The machine decides no test, so examples have no deadline; a failure prints the blob that reproduces it.
+from tests.service_log import keep_apart
+
+# Timing never decides a test, so examples have no deadline; a failure prints the blob that reproduces it.
 settings.register_profile("milepost", deadline=None, derandomize=False, print_blob=True)
 settings.load_profile("milepost")
 
 SEED_BITS = 32
 
+LONG_FILES = (
+    "spec/test_criteria_worlds.py",
+    "engine/backends/local/test_walk.py",
+    "conformance/test_execute.py",
+    "conformance/test_membership.py",
+    "spec/test_sample_journey.py",
+    "engine/backends/local/events/test_matches.py",
+    "faults/test_kill_rounds.py",
+    "bench/test_growth.py",
+    "bench/test_intervals.py",
+    "spec/test_sample_duckdb.py",
+    "conformance/test_users.py",
+    "clients/test_sample.py",
+)
+"""The files that take longest. They come first, so that no worker is busy long after the others."""
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the seed of this run before Hypothesis reads it, unless `--hypothesis-seed` gives one."""
+    keep_apart()
     if config.getoption("--hypothesis-seed") is None:
         config.option.hypothesis_seed = str(secrets.randbits(SEED_BITS))
 
@@ -24,3 +44,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> str:
     """Name the seed of this run."""
     return f"examples are drawn with --hypothesis-seed={config.getoption('--hypothesis-seed')}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    tests = Path(__file__).parent
+    ranks = {tests / file: rank for rank, file in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))

@@ -1,4 +1,4 @@
-"""Real servers for tests: one in this process, or one in a process of its own that can be killed.
+"""Real servers for tests: one in this process, or one in a separate process that can be killed.
 
 Both listen on 127.0.0.1 at a free port, over a store below a directory that the test chooses.
 
@@ -9,6 +9,7 @@ Both listen on 127.0.0.1 at a free port, over a store below a directory that the
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,15 +41,17 @@ INPUT = f"{WORKSPACE}/inputs/i"
 
 CALL_TIMEOUT_S = 60.0
 EVENTUALLY_S = 60.0
-"""A guard against waiting for ever; nothing comes near it."""
+"""A guard against waiting for ever."""
 POLL_S = 0.02
+READERS = int(os.environ.get("MILEPOST_TEST_READERS", "0"))
+"""Readers of a service whose test does not say: the tests of the service hold with any number."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """What a refused call said."""
+    """The status of a refused call."""
 
     code: grpc.StatusCode
     message: str
@@ -63,7 +66,9 @@ class Stubs:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.channel = grpc.insecure_channel(address, [("grpc.max_receive_message_length", -1)])
+        # Channels with the same options would share one connection.
+        options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+        self.channel = grpc.insecure_channel(address, options)
 
     @cached_property
     def accounts(self) -> account_service_pb2_grpc.AccountServiceStub:
@@ -124,8 +129,13 @@ class Serving(Stubs):
 
 @contextmanager
 def serving(directory: Path, **settings: Any) -> Iterator[Serving]:
-    """A service over the store in `directory`, with these settings (see `Config`); stopped at the end."""
-    config = Config(data_dir=directory, port=0, **settings)
+    """A service over the store in `directory`, with these settings, of `Config` and of the store; stopped at
+    the end.
+    """
+    settings = {"readers": READERS, **settings}
+    own = {name: value for name, value in settings.items() if name in Config.__struct_fields__}
+    of_the_store = {name: settings[name] for name in settings.keys() - own.keys()}
+    config = Config(data_dir=directory, port=0, **own, store_settings=of_the_store)
     application = Application(config)
     application.start()
     service = Serving(application, config)
@@ -136,8 +146,13 @@ def serving(directory: Path, **settings: Any) -> Iterator[Serving]:
         application.stop()
 
 
+def bearer(secret: str) -> tuple[tuple[str, str], ...]:
+    """The metadata that authenticates a call."""
+    return (("authorization", f"Bearer {secret}"),)
+
+
 def refusal_of(call: Callable[..., Any], request: Any) -> Refusal:
-    """What the call says when it refuses the request; fails when it does not."""
+    """The refusal of the call; fails if the call succeeds."""
     try:
         answer = call(request, timeout=CALL_TIMEOUT_S)
         if hasattr(answer, "__next__"):
@@ -164,7 +179,7 @@ def read_refusal(error: grpc.RpcError) -> Refusal:
 
 
 def eventually(condition: Callable[[], T], *, within_s: float = EVENTUALLY_S) -> T:
-    """What `condition` answers once it is true; fails when that does not come."""
+    """The value of `condition` once it is true; fails after a timeout."""
     deadline = time.monotonic() + within_s
     while True:
         answer = condition()

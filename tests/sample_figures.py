@@ -1,4 +1,4 @@
-"""Who is in each milestone of the sample journey, by SQL over the dataset's own files."""
+"""The users of each milestone of the sample journey, by SQL over the dataset's own files."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The Complete Journey in an embedded store, loaded once for whoever wants to ask about it.
+"""The Complete Journey in an embedded store, loaded once and shared by tests.
 
-The events and profiles are those the client's sample loader sends; here they enter the backend directly, as
-records, so that what the criteria are tested on does not depend on the service.
+The events and profiles are those the client's sample loader sends. Here they enter the backend directly, as
+records, so that criteria tests do not depend on the service.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Stores as tests have them: put away, and copied."""
+"""Helpers for stores in tests: flushing and copying."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from engine.backends.local.offline import adopt
 
 
 def settle(store: Store) -> None:
-    """Has a store put away what it keeps in memory: a checkpoint, where the backend has such a thing."""
+    """Flushes a store's memory to disk: a checkpoint, if the backend has one."""
     if isinstance(store, LocalBackend):
         store.checkpoint()
 
 
 def go_on_with(directory: Path) -> Path:
-    """Lets a backup, or a copy of a store, be opened where it is, as the store that it is a copy of."""
+    """Lets a backup or a copy be opened in place, as the original store."""
     adopt(directory, moved=True)
     return directory
 
 
 def crash_image(directory: Path, into: Path) -> Path:
-    """What the disk holds of a store at this moment, in another directory, ready to be opened."""
+    """A copy of the store's files at this moment, ready to be opened."""
     shutil.copytree(directory, into)
     return go_on_with(into)

@@ -3,8 +3,8 @@
     python tools/generate_protos.py            # rewrite clients/python/milepost/v1
     python tools/generate_protos.py --check    # compare only; exit 1 and name every file that differs
 
-Each `.proto` gives `*_pb2.py`, and `*_pb2_grpc.py` where it defines a service, with a typed `.pyi` beside
-either. The import path equals the proto package: `from milepost.v1 import journey_service_pb2`.
+Each `.proto` gives `*_pb2.py`, and `*_pb2_grpc.py` if it defines a service, each with a typed `.pyi`.
+The import path equals the proto package: `from milepost.v1 import journey_service_pb2`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ INIT_TEXT = '"""Generated messages and service stubs of the package `milepost.v1
 
 
 def generate(protos: Path, destination: Path) -> None:
-    """Write the stubs of every `.proto` under `protos` below `destination`, which is an import root.
+    """Write the stubs of every `.proto` under `protos` below `destination`, an import root.
 
     Raises SystemExit when there is nothing to generate or the compiler refuses a file.
     """
@@ -59,7 +59,7 @@ def generate(protos: Path, destination: Path) -> None:
 
 
 def _drop_empty_service_stubs(package: Path, stem: str) -> None:
-    # The gRPC generator writes a file for every source, also for those that hold messages only.
+    # The gRPC generator also writes files for sources without services.
     service_stub = package / f"{stem}_pb2_grpc.py"
     if "class " not in service_stub.read_text(encoding="utf-8"):
         service_stub.unlink()
@@ -76,13 +76,13 @@ def stub_texts(package: Path) -> dict[str, str]:
 
 
 def differences(committed: dict[str, str], fresh: dict[str, str]) -> list[str]:
-    """One line for each file that is missing, left over, or not what the generator writes now."""
+    """One line for each file that is missing, stale, or different from the generator's output."""
     found = []
     for name in sorted(committed.keys() | fresh.keys()):
         if name not in committed:
             found.append(f"missing: {name}")
         elif name not in fresh:
-            found.append(f"left over, its .proto is gone: {name}")
+            found.append(f"stale, its .proto no longer exists: {name}")
         elif committed[name] != fresh[name]:
             found.append(f"differs from its .proto: {name}")
     return found
@@ -104,14 +104,14 @@ def main(arguments: list[str] | None = None) -> int:
         for line in found:
             print(line, file=sys.stderr)
         if found:
-            print("the stubs are not fresh: run `make protos` and commit the result", file=sys.stderr)
+            print("the stubs are outdated: run `make protos` and commit the result", file=sys.stderr)
         return 1 if found else 0
     package.mkdir(parents=True, exist_ok=True)
     for name in stub_texts(package).keys() - fresh.keys():
         (package / name).unlink()
     for name, text in fresh.items():
         (package / name).write_text(text, encoding="utf-8")
-    print(f"{len(fresh)} files in {package}, {len(found)} of them changed")
+    print(f"{len(fresh)} files in {package}, {len(found)} changed")
     return 0
 
 

@@ -1,7 +1,7 @@
-"""`make profile`: records with py-spy where a running service spends its time, as a flame graph.
+"""`make profile`: records a flame graph of a running service with py-spy.
 
 The service is the process that holds the lock of the data directory. py-spy reads its memory: on most systems
-that needs root, or a process of one's own with `kernel.yama.ptrace_scope` at 0.
+that needs root, or your own process with `kernel.yama.ptrace_scope` at 0.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def owner_of(data_dir: Path) -> int:
                 return int(descriptor.parts[2])
         except OSError:
             continue  # the process has ended, or belongs to another user
-    raise SystemExit(f"no process of yours serves {data_dir}: start one, or name it with PID=")
+    raise SystemExit(f"found no service for {data_dir}: start one, or pass PID=")
 
 
 def main() -> int:
@@ -29,7 +29,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pid", type=int, help="process to record (default: the one that serves --data)")
     parser.add_argument("--data", type=Path, default=Path("data"), help="data directory of the service")
-    parser.add_argument("--seconds", type=int, default=30, help="how long to record")
+    parser.add_argument("--seconds", type=int, default=30, help="duration of the recording")
     parser.add_argument("--out", type=Path, default=Path("profile.svg"), help="file to write")
     arguments = parser.parse_args()
     pid = owner_of(arguments.data) if arguments.pid is None else arguments.pid

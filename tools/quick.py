@@ -1,4 +1,4 @@
-"""`make quick`: the tests nearest to what changed since a commit, within a budget of time.
+"""`make quick`: the tests nearest to the changes since a commit, within a time budget.
 
 Changed test files run first, then tests named after a changed module, then tests that import one. `make test`
 runs everything.
@@ -18,15 +18,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS_MAX = 35.0
-"""What lint leaves of a minute on two cores."""
+"""Time that lint leaves of a minute on two cores."""
 FILES_MAX = 15
-"""Importing more of them would take the budget by itself."""
+"""Importing more files would use up the budget."""
 ALWAYS = ("tests/test_docs.py", "tests/test_layering.py")
 """Cheap tests that any change can break. They run last."""
 
 
 class Budget:
-    """A pytest plugin that ends the session after the first test that outlasts the budget."""
+    """A pytest plugin that ends the session after the first test that exceeds the budget."""
 
     def __init__(self, seconds: float) -> None:
         self._deadline = time.monotonic() + seconds
@@ -34,14 +34,14 @@ class Budget:
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> None:
-        """Looks at the clock after each test."""
+        """Checks the time after each test."""
         if time.monotonic() > self._deadline:
             self.is_spent = True
-            item.session.shouldstop = "the budget of `make quick` is spent"
+            item.session.shouldstop = "`make quick` has used its budget"
 
 
 def changed_files(against: str) -> list[str]:
-    """Paths changed since the branch left `against`, with what is not committed or not tracked yet."""
+    """Paths changed since the branch left `against`, including uncommitted and untracked files."""
     base = _git("merge-base", against, "HEAD")[0]
     return sorted({*_git("diff", "--name-only", base), *_git("ls-files", "--others", "--exclude-standard")})
 
@@ -52,7 +52,7 @@ def _git(*arguments: str) -> list[str]:
 
 
 def nearest_tests(changed: Iterable[str], tests: Iterable[str]) -> list[str]:
-    """The test files of `tests` that `changed` reaches. Nearest first: changed itself, named after a changed
+    """The test files of `tests` affected by `changed`, nearest first: changed itself, named after a changed
     module, importing one.
     """
     changed = set(changed)
@@ -89,7 +89,7 @@ def imports_of(source: str) -> set[str]:
 def main() -> int:
     """Runs the tests. Returns pytest's status, 0 when the budget ended a run without failures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--against", default="main", help="git ref that changes are compared with")
+    parser.add_argument("--against", default="main", help="git ref to compare with")
     parser.add_argument("--seconds", type=float, default=SECONDS_MAX, help="budget for the tests")
     arguments = parser.parse_args()
     tests = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "tests").rglob("test_*.py"))]

@@ -1,23 +1,20 @@
-"""How many of a plan's users there are, as exactly as the time allows.
+"""Estimates how many users a plan selects, as exactly as the time allows.
 
-The same question has the same answer for as long as its account's data stand still: how large a sample is
-read depends on the plan, the data and the budget, and on nothing else. It is reckoned before anything is read
-(`Outlook.work`), from what the data are and not from what a clock says, so that neither a restart nor other
-accounts, other questions, their budgets or the order of the criteria change it. The sample is a prefix of the
-store's own order of partitions: the same users each time, and a larger sample contains every smaller one.
+The same question has the same answer while the account's data stand still: the sample size depends on the
+plan, the data and the budget only. It is computed from a cost estimate (`Outlook.work`) before anything is
+read, not from a clock. Restarts, other accounts, other questions and their budgets, and the order of the
+criteria do not change it. The sample is a prefix of the store's own partition order: the same users each
+time, and a larger sample contains every smaller one.
 
-One thing a clock may do: where the reckoning lies near the budget and the sample was quick enough that
-everything should fit, everything is read, and if it did fit, the question is answered exactly from then on
-(`MeasuredTimes`).
+A clock decides one case: when the estimate is near the budget and the sample was fast enough, everything is
+read. If that fits the budget, the question is answered exactly from then on (`MeasuredTimes`).
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -35,36 +32,40 @@ from engine.audiences.sampling import (
     relative_error,
 )
 from engine.backends.base import Count, Counts, DocumentKeeper, Outlook, PlanExecutor, UserReader
+from engine.bounded_cache import BoundedCache
 from engine.errors import DataLoss, DeadlineExceeded, InvalidInput, MilepostError
 from engine.plan.model import Empty, Plan
 from engine.values import PARTITION_COUNT
 
 EXACT_BUDGET_DEFAULT_MS = 50
-"""Without a precision, what is reckoned to take no longer is exact; for the rest the smallest sample is read.
-Reckonings are about data in memory, and the same question reads the same sample also when they are not, which
-takes several times as long: so the first answer after a start comes soon too.
+"""Without a precision, a question with at most this estimated time is answered exactly; any other reads the
+smallest sample. Estimates assume data in memory. A cold read of the same sample takes several times as long,
+so a low limit keeps the first answer after a start fast.
 """
 
 EXACT_AT_ONCE_USERS_MAX = 20_000
-"""So few users are counted whatever the budget."""
+"""Up to this many users are counted exactly, whatever the budget."""
 
 LEVELS_PARTITIONS = (64, 128, 256, 512, PARTITION_COUNT)
-"""Samples, each contained in the next."""
+"""Sample sizes; each sample is contained in the next."""
 
 FIRST_LEVEL_PARTITIONS_MAX = 256
-"""A first sample is a whole group of the backend's, if that is no more than this: sets that are kept from one
-question to the next are a group's, so a part of one costs as much.
+"""The first sample is a whole group of the backend when that has at most this many partitions: cached sets
+cover a group, so reading part of one costs as much.
 """
 
 RECKONING_ERROR_MAX = 2.0
-"""A measured time is not believed where the reckoning says more than this many times the budget: sets that
-were kept from the question before made it short, and the next write or another instant makes it long.
+"""A measured time is ignored when the estimate exceeds the budget by more than this factor: sets cached by an
+earlier question made it short, and the next write or instant makes it long again.
 """
 
 RETRY_SECONDS = 60.0
-"""After everything took too long it is not tried again for the same question for this time."""
+"""Delay before a question that exceeded its budget is counted exactly again."""
 
-TRIALS_REMEMBERED_MAX = 1_024
+TRIAL_CACHE_BYTES_MAX = 512 << 10
+"""Questions that exceeded their budget, in bytes of memory."""
+TRIAL_BYTES = 300
+"""Memory of one, with its name."""
 
 _log = logging.getLogger(__name__)
 
@@ -80,10 +81,10 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A plan whose last root is the journey's users, and what is known about the asking.
+    """A plan whose last root is the journey's users, with what is known about the question.
 
-    `name` makes a name for the question that does not depend on its instant or on the order of its criteria,
-    and is called when it is needed; `inputs` are the journey's.
+    `name` returns a name for the question that depends neither on its instant nor on the order of its
+    criteria; it is called only when needed. `inputs` are the journey's.
     """
 
     plan: Plan
@@ -95,18 +96,17 @@ class Question:
 
 
 class Samples(PlanExecutor, UserReader, DocumentKeeper, Protocol):
-    """Executes plans over samples of users, and keeps what was measured of that."""
+    """Executes plans over samples of users, and stores measured times."""
 
 
 class Estimator:
-    """Answers questions about sizes. Safe to call from several threads."""
+    """Estimates sizes. Safe to call from several threads."""
 
     def __init__(self, backend: Samples, timer: Callable[[], float] = time.perf_counter) -> None:
         self._backend = backend
         self._timer = timer
         self._measured = MeasuredTimes(backend.documents)
-        self._lock = threading.Lock()
-        self._failed_trials: OrderedDict[bytes, float] = OrderedDict()
+        self._failed_trials: BoundedCache[bytes, float] = BoundedCache("trials", TRIAL_CACHE_BYTES_MAX)
         first = next(
             level
             for level in LEVELS_PARTITIONS
@@ -117,7 +117,7 @@ class Estimator:
     def sizes(self, question: Question) -> Sampled:
         """The sizes of the roots, sampled or exact.
 
-        A root whose stored data are corrupt is FAILED; the others are answered. Raises InvalidInput,
+        A root that reads corrupt data is FAILED; the others are answered. Raises InvalidInput,
         RevisionNotReached, DeadlineExceeded, and DataLoss when not even the population can be counted.
         """
         check_precision(question.precision)
@@ -128,6 +128,10 @@ class Estimator:
             return self._answer(question, outlook)
         except DataLoss:
             return self._root_by_root(question)
+
+    def forget_account(self, account: str) -> None:
+        """Forgets a deleted account."""
+        self._measured.forget(account)
 
     def _answer(self, question: Question, outlook: Outlook) -> Sampled:
         if outlook.users <= EXACT_AT_ONCE_USERS_MAX:
@@ -151,7 +155,7 @@ class Estimator:
     def _sample(self, question: Question, outlook: Outlook, level: int) -> Sampled:
         counts = self._read(question, level)
         if not counts.sizes[-1]:
-            # Nothing can be said from nobody.
+            # An empty sample supports no estimate.
             return self._everything(question)
         return _stand_for(counts, question.plan, outlook.users)
 
@@ -167,7 +171,7 @@ class Estimator:
         return answer
 
     def _keep(self, question: Question, outlook: Outlook, micros: float) -> bool:
-        """Keeps how long an exact answer took; False when that cannot be made durable."""
+        """Stores the time of an exact answer; False when that cannot be made durable."""
         try:
             self._measured.keep(question.plan.account, question.name(), outlook.work, micros)
         except MilepostError as error:
@@ -175,17 +179,15 @@ class Estimator:
             return False
         return True
 
-    # --- within a time ------------------------------------------------------------------------------------
+    # --- within a budget ----------------------------------------------------------------------------------
 
     def _largest_fitting(self, outlook: Outlook, budget: float) -> int:
-        """The largest sample that is reckoned to fit a budget (microseconds). The smallest is the floor: it
-        is what a budget gets that nothing fits.
-        """
+        """The largest sample whose estimated time fits a budget (microseconds), or else the smallest."""
         fitting = [level for level in self._levels if outlook.work * level <= budget * PARTITION_COUNT]
         return max(fitting, default=self._levels[0])
 
     def _within(self, question: Question, outlook: Outlook, budget: float, level: int) -> Sampled:
-        """Everything, if it is reckoned or known to fit a budget (microseconds), or else a sample."""
+        """Everything if its estimated or measured time fits a budget (microseconds), otherwise a sample."""
         if outlook.work <= budget:
             return self._everything(question)
         if not _may_fit(outlook, budget):
@@ -201,7 +203,9 @@ class Estimator:
         return answer
 
     def _tried(self, question: Question, outlook: Outlook, budget: float) -> Sampled | None:
-        """Everything, if it can be read in the time and that will be known after a restart."""
+        """Everything, read within the budget (microseconds). None when the reading takes longer, or when its
+        time cannot be stored: after a restart the answer would be a sample again.
+        """
         latest = time.monotonic() + budget / 1e6
         begun = self._timer()
         try:
@@ -218,23 +222,20 @@ class Estimator:
         return answer if self._keep(question, outlook, micros) else None
 
     def _may_try(self, name: bytes) -> bool:
-        with self._lock:
-            return self._timer() >= self._failed_trials.get(name, -math.inf)
+        again = self._failed_trials.get(name)
+        return again is None or self._timer() >= again
 
     def _note_failed_trial(self, name: bytes) -> None:
-        with self._lock:
-            self._failed_trials[name] = self._timer() + RETRY_SECONDS
-            self._failed_trials.move_to_end(name)
-            if len(self._failed_trials) > TRIALS_REMEMBERED_MAX:
-                self._failed_trials.popitem(last=False)
+        self._failed_trials.put(name, self._timer() + RETRY_SECONDS, TRIAL_BYTES)
 
-    # --- as exact as asked --------------------------------------------------------------------------------
+    # --- to a precision -----------------------------------------------------------------------------------
 
     def _until_precise(self, question: Question, outlook: Outlook, error_max: float) -> Sampled:
         """Larger and larger samples until every size is precise enough.
 
-        The width of an interval falls with the square root of the sample, which tells the level to go to.
-        Starts from the smallest sample each time, because what was enough an hour ago need not be enough now.
+        The width of an interval falls with the square root of the sample size, which gives the next size to
+        try. Every call starts from the smallest sample: a size that was enough an hour ago may not be enough
+        now.
         """
         level = self._levels[0]
         while level < PARTITION_COUNT:
@@ -261,7 +262,9 @@ class Estimator:
         )
 
     def _root_by_root(self, question: Question) -> Sampled:
-        """Every root in a plan of its own, so that what is corrupt fails by itself. All exact."""
+        """Executes each root as its own plan, so that corrupt data fails only the roots that read it. All
+        exact.
+        """
         *asked, universe = question.plan.roots
         plan = msgspec.structs.replace(question.plan, roots=(universe,))
         population = self._count_alone(question, plan)
@@ -281,20 +284,20 @@ class Estimator:
 
 
 def _may_fit(outlook: Outlook, budget: float) -> bool:
-    """Whether everything may take no longer than a budget (microseconds) although it is reckoned to."""
+    """Whether everything may fit a budget (microseconds) that its estimated time exceeds."""
     return outlook.work <= budget * RECKONING_ERROR_MAX
 
 
 def _stand_for(counts: Counts, plan: Plan, population: int) -> Sampled:
-    """What the counts of a sample say about everyone. The last root is the sample's own size."""
-    # Users may have come between counting everyone and reading the sample.
+    """Sizes estimated from the counts of a sample. The last root is the sample's own size."""
+    # Users may arrive between counting everyone and reading the sample.
     population = max(population, counts.sizes[-1])
     sizes = coherent(tuple(_sizes(counts, plan, population)), plan)
     return Sampled(sizes, population, counts.revision)
 
 
 def _sizes(counts: Counts, plan: Plan, population: int) -> Iterator[Size]:
-    """A size for each root but the last. Of everyone and of nobody the number is known."""
+    """A size for each root but the last. The sizes of everyone and of the empty set are exact."""
     *hits, sampled = counts.sizes
     *roots, universe = plan.roots
     effects = design_effects(counts.blocks, len(roots))
@@ -308,12 +311,12 @@ def _sizes(counts: Counts, plan: Plan, population: int) -> Iterator[Size]:
 
 
 def _error(size: Size) -> float:
-    """A size's relative error; infinite while there is too little to estimate from."""
+    """A size's relative error; infinite when the sample is too small to estimate from."""
     return math.inf if size.state is SizeState.TOO_SMALL else relative_error(size)
 
 
 def check_precision(precision: Precision) -> None:
-    """Raises InvalidInput for a precision that cannot be."""
+    """Raises InvalidInput for a precision that is out of range."""
     match precision:
         case MaxRelativeError(value=value):
             if not (value > 0 and math.isfinite(value)):

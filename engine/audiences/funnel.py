@@ -7,7 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from engine.audiences.model import Funnel, FunnelStep, PreviewMilestone
 from engine.audiences.targets import refuse_remaining, with_universe_root
 from engine.backends.base import Count, PlanExecutor
-from engine.errors import InvalidInput, Violation, Warning
+from engine.criteria.model import Criterion
+from engine.criteria.warnings import siblings_take_everyone
+from engine.errors import InvalidInput, Violation, Violations, Warning
+from engine.limits import JOURNEY_MILESTONES_MAX
 from engine.plan.compile import compile_journey
 from engine.plan.tree import JourneyTree, TreeMilestone
 from engine.resources.activation import Activation
@@ -17,8 +20,6 @@ from engine.resources.names import Resource, check_name
 from engine.resources.records import Account, Input, Journey, Milestone, MilestoneKind, account_of
 from engine.resources.repository import Repository
 from engine.values import Micros
-
-PREVIEW_MILESTONES_MAX = 1_000
 
 
 class Funnels:
@@ -72,7 +73,7 @@ class Funnels:
         at_least: int,
         deadline: float | None,
     ) -> Funnel:
-        """The funnel of a journey that is not saved. Raises NotFound, InvalidInput, FailedPrecondition."""
+        """The funnel of an unsaved journey. Raises NotFound, InvalidInput, FailedPrecondition."""
         check_name(account, "parent", Resource.ACCOUNT)
         self._repository.get(Account, account)
         faults = [*self._input_faults(account, inputs), *_shape_faults(milestones)]
@@ -89,7 +90,7 @@ class Funnels:
             as_of=as_of,
             revision=revision,
             elapsed=0,
-            warnings=warnings,
+            warnings=(*warnings, *_split_warnings(tree, users, population)),
         )
 
     def _counted(
@@ -118,20 +119,30 @@ class Funnels:
             inputs=tuple(sorted(set(inputs) or self._forest.all_inputs(account))),
             milestones=tuple(_tree_milestones(milestones)),
         )
-        faults: list[Violation] = []
-        warnings: list[Warning] = []
+        faults = Violations()
+        criteria: dict[str, Criterion] = {}
         for index, located in enumerate(tree.milestones):
             if located.kind is MilestoneKind.REMAINING_USERS:
                 others = [m for m in tree.children(located.parent) if m.id != located.id]
                 refuse_remaining(others, [m for m in others if m.kind is MilestoneKind.REMAINING_USERS])
             if located.criterion is not None:
                 path = f"milestones[{index}].criteria"
-                checked = self._criteria.check(tree, located, located.criterion, path)
-                faults += checked.violations
-                warnings += checked.warnings
+                criteria[path] = located.criterion
+                faults.extend(self._criteria.faults(tree, located, located.criterion, path))
         if faults:
             raise InvalidInput(faults, reason="INVALID_CRITERIA")
-        return tree, tuple(warnings)
+        return tree, self._criteria.warnings(tree).of_all(criteria)
+
+
+def _split_warnings(tree: JourneyTree, users: dict[str, int], population: int) -> Iterator[Warning]:
+    """A warning for each milestone whose earlier siblings take all users of its parent."""
+    for index, milestone in enumerate(tree.milestones):
+        if milestone.criterion is None:
+            continue
+        before = [sibling.id for sibling in tree.before(milestone)]
+        above = population if milestone.parent is None else users[milestone.parent]
+        if above and sum(users[sibling] for sibling in before) == above:
+            yield siblings_take_everyone(f"milestones[{index}].criteria", before)
 
 
 def _as_preview(milestone: Milestone) -> PreviewMilestone:
@@ -156,9 +167,9 @@ def _tree_milestones(milestones: Iterable[PreviewMilestone]) -> Iterator[TreeMil
 
 
 def _shape_faults(milestones: Sequence[PreviewMilestone]) -> Iterator[Violation]:
-    """Ids are unique, parents come before children, criteria are there exactly where they belong."""
-    if len(milestones) > PREVIEW_MILESTONES_MAX:
-        yield Violation("milestones", f"at most {PREVIEW_MILESTONES_MAX} are allowed")
+    """Checks that ids are unique, parents come before children, and criteria are exactly where required."""
+    if len(milestones) > JOURNEY_MILESTONES_MAX:
+        yield Violation("milestones", f"at most {JOURNEY_MILESTONES_MAX} are allowed")
         return
     known = {""}
     for index, milestone in enumerate(milestones):
@@ -166,9 +177,11 @@ def _shape_faults(milestones: Sequence[PreviewMilestone]) -> Iterator[Violation]
         if not milestone.id:
             yield Violation(f"{path}.id", "is required")
         elif milestone.id in known:
-            yield Violation(f"{path}.id", f"{milestone.id!r} is there twice")
+            yield Violation(f"{path}.id", f"{milestone.id!r} is used twice")
         if milestone.parent not in known:
-            yield Violation(f"{path}.parent", f"{milestone.parent!r} is no milestone before this one")
+            yield Violation(
+                f"{path}.parent", f"expected the id of an earlier milestone, got {milestone.parent!r}"
+            )
         known.add(milestone.id)
         has_criteria = milestone.criteria is not None
         if has_criteria is not (milestone.kind is MilestoneKind.CRITERIA):

@@ -1,16 +1,15 @@
-"""How the sizes of calculated audiences went, bounded in space.
+"""Size histories of calculated audiences, bounded in space.
 
-For each audience one document holds a point for every closed period of three lengths: ticks of ten minutes
-for a bit over a day (the figures of the last 24 hours), hours, and days of the account's time zone. Added and
-dropped are differences of the membership's totals, taken when a period closes, so that nothing has to be
-counted change by change and nothing is lost by a crash. A period in which nothing changed has its point too.
+One document for each audience holds a point for every closed period of three lengths: ticks of ten minutes
+for slightly more than a day (the figures of the last 24 hours), hours, and days in the account's time zone.
+Added and dropped are differences of the membership's totals, taken when a period closes, so changes are not
+counted one by one and a crash loses nothing. A period without changes has a point too.
 """
 
 from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator
-from datetime import date, datetime, time, timedelta
 from enum import Enum
 from zoneinfo import ZoneInfo
 
@@ -18,6 +17,7 @@ import msgspec
 
 from engine.audiences.model import SizeInterval, SizePoint
 from engine.backends.base import Documents, Membership
+from engine.criteria.zones import day_of, start_of_day
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_SECOND, Micros
 
 TICK_MICROS = 600 * MICROS_PER_SECOND
@@ -27,7 +27,7 @@ DAYS_KEPT = 400
 
 
 class Period(Enum):
-    """What is kept a point for: how long one lasts (a day: about) and how many of them there are."""
+    """A period length: its duration (for days: approximate) and the number of points kept."""
 
     TICK = (TICK_MICROS, TICKS_KEPT)
     HOUR = (MICROS_PER_HOUR, HOURS_KEPT)
@@ -38,12 +38,11 @@ class Period(Enum):
         self.points_kept = points_kept
 
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=ZoneInfo("UTC"))
 _PREFIX = "sizes/"
 
 
 class _Series(msgspec.Struct, array_like=True):
-    """Closed periods, oldest first, and where the open one began: its start and the totals then."""
+    """Closed periods, oldest first, and the open one: its start and the totals at that time."""
 
     start: Micros
     entered_total: int
@@ -52,7 +51,7 @@ class _Series(msgspec.Struct, array_like=True):
 
 
 class _Stored(msgspec.Struct, array_like=True):
-    """The series of one audience; all three open at the same membership."""
+    """The series of one audience, all opened at the same membership."""
 
     ticks: _Series
     hours: _Series
@@ -60,14 +59,16 @@ class _Stored(msgspec.Struct, array_like=True):
 
 
 class SizeHistory:
-    """Reads and writes the histories. One writer for each audience at a time."""
+    """Reads and writes the histories. At most one writer for each audience."""
 
     def __init__(self, documents: Documents) -> None:
         self._documents = documents
         self._cached: dict[str, _Stored] = {}
 
     def begin(self, audience: str, membership: Membership, now: Micros, zone: ZoneInfo) -> None:
-        """The membership has been calculated for the first time (again): its first members are not added."""
+        """Called when the membership has been calculated for the first time: its first members do not count
+        as added.
+        """
         before = self._find(audience)
         starts = _starts(now, zone)
         series = []
@@ -84,9 +85,9 @@ class SizeHistory:
         zone: ZoneInfo,
         settled: Micros | None = None,
     ) -> None:
-        """Closes the periods that ended before `now` at the membership as it stands, if any did. When the
-        clock went back, periods after `now` are undone. Those after `settled` (`engine.clock`; None = `now`),
-        which may never come, push none before it out.
+        """Closes the periods that ended before `now` with the current totals. When the clock went back,
+        periods after `now` are undone. Periods after `settled` (`engine.clock`; None = `now`) may be the
+        result of a wrong clock and displace no others.
         """
         stored = self._find(audience)
         if stored is None:
@@ -100,7 +101,7 @@ class SizeHistory:
             self._put(audience, _Stored(*rolled))
 
     def last_day(self, audience: str, membership: Membership, now: Micros) -> tuple[int, int]:
-        """Users added and dropped in the last 24 hours, to the ten minutes."""
+        """Users added and dropped in the last 24 hours, to within ten minutes."""
         stored = self._find(audience)
         if stored is None:
             return 0, 0
@@ -115,9 +116,7 @@ class SizeHistory:
         now: Micros,
         zone: ZoneInfo,
     ) -> tuple[SizePoint, ...]:
-        """Every point kept, oldest first; the last is the period under way while the audience is
-        calculated.
-        """
+        """All points, oldest first; the last is the current period while the audience is calculated."""
         stored = self._find(audience)
         if stored is None:
             return ()
@@ -130,7 +129,7 @@ class SizeHistory:
         return tuple(_with_open(_rolled(series, start, membership, period, zone, now), membership))
 
     def forget(self, audience: str) -> None:
-        """The audience is deleted."""
+        """Removes the audience's history."""
         self._documents.commit({}, [_PREFIX + audience])
         self._cached.pop(audience, None)
 
@@ -157,18 +156,9 @@ def _series_of(stored: _Stored | None) -> tuple[_Series | None, _Series | None, 
 
 
 def _starts(now: Micros, zone: ZoneInfo) -> tuple[Micros, Micros, Micros]:
-    """When the tick, hour and day that `now` lies in began."""
-    midnight = _midnight(_local(now, zone).date(), zone)
+    """The start of the tick, hour and day that contain `now`."""
+    midnight = start_of_day(day_of(now, zone), zone)
     return now - now % TICK_MICROS, now - now % MICROS_PER_HOUR, midnight
-
-
-def _local(instant: Micros, zone: ZoneInfo) -> datetime:
-    return (_EPOCH + timedelta(microseconds=instant)).astimezone(zone)
-
-
-def _midnight(day: date, zone: ZoneInfo) -> Micros:
-    """The first instant of a day of the zone's."""
-    return (datetime.combine(day, time(), tzinfo=zone) - _EPOCH) // timedelta(microseconds=1)
 
 
 def _rolled(
@@ -179,8 +169,8 @@ def _rolled(
     zone: ZoneInfo,
     settled: Micros,
 ) -> _Series:
-    """The series with the period that begins at `start` open. Whatever changed since the last roll did so in
-    the period that was open then, because each change is rolled first: later ones were quiet.
+    """The series with the period that begins at `start` open. Every change is rolled first, so all changes
+    since the last roll belong to the period that was open then, and later periods had none.
     """
     if start == series.start:
         return series
@@ -194,9 +184,7 @@ def _rolled(
 
 
 def _taken_back(series: _Series, start: Micros) -> _Series:
-    """The clock went back, so periods that it was ahead in never were: what came and went in them belongs to
-    the one that is open now.
-    """
+    """Undoes the periods after a clock that went back: their changes count in the period that is open now."""
     kept = [point for point in series.points if point.start < start]
     undone = [point for point in series.points if point.start >= start]
     return _Series(
@@ -208,14 +196,13 @@ def _taken_back(series: _Series, start: Micros) -> _Series:
 
 
 def _between(start: Micros, end: Micros, period: Period, zone: ZoneInfo) -> Iterator[Micros]:
-    """Where the periods between two of them begin, no more of the latest than are kept."""
+    """The starts of the periods between two instants, at most the latest that are kept."""
     if period is Period.DAY:
-        first, last = _local(start, zone).date(), _local(end, zone).date()
-        for days in range(min((last - first).days, period.points_kept + 1) - 1, 0, -1):
-            day = last - timedelta(days=days)
-            midnight = _midnight(day, zone)
-            # A zone that moved across the date line has left out a day.
-            if _local(midnight, zone).date() == day:
+        first, last = day_of(start, zone), day_of(end, zone)
+        for day in range(max(first + 1, last - period.points_kept), last):
+            midnight = start_of_day(day, zone)
+            # A zone that moved across the date line skipped a day.
+            if day_of(midnight, zone) == day:
                 yield midnight
     else:
         earliest = max(start + period.length, end - period.points_kept * period.length)

@@ -1,8 +1,8 @@
-"""Measured times of exact answers, so that a question that was once found to fit its budget stays exact.
+"""Measured times of exact answers: a question once found to fit its budget stays exact.
 
-How large a sample is read is decided from a reckoning (`Outlook.work`), which knows no caches and no machine.
-Where an exact answer turned out to fit although the reckoning says it would not, its time is kept here, in a
-document of the account's, before the first answer is given that rests on it: a restart forgets nothing.
+The sample size follows from a cost estimate (`Outlook.work`) that ignores caches and the machine. When an
+exact answer fits a budget that its estimate exceeds, its time is stored in a document of the account before
+the first answer that relies on it, so that it survives a restart.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import msgspec
 from engine.backends.base import Documents
 
 MEASURED_MAX = 1_024
-"""Questions of an account whose times are kept; the oldest go first."""
+"""Questions per account whose times are kept; the oldest are dropped first."""
 
 GROWTH_MAX = 1.25
-"""A time no longer holds when the reckoning says that the work has grown by more than this."""
+"""A measured time expires when the estimate has grown by more than this factor."""
 
 _PREFIX = "estimates/"
 
 
 class _Measured(msgspec.Struct, array_like=True):
-    """A question, the work it was reckoned to be, and the microseconds that it took."""
+    """A question, its estimated and its measured time, both in microseconds."""
 
     question: bytes
     work: float
@@ -32,7 +32,7 @@ class _Measured(msgspec.Struct, array_like=True):
 
 
 class MeasuredTimes:
-    """The times of every account. Safe to call from several threads."""
+    """Measured times of all accounts. Safe to call from several threads."""
 
     def __init__(self, documents: Documents) -> None:
         self._documents = documents
@@ -40,8 +40,8 @@ class MeasuredTimes:
         self._loaded: dict[str, dict[bytes, _Measured]] = {}
 
     def find(self, account: str, name: Callable[[], bytes], work: float) -> float | None:
-        """The microseconds that the exact answer takes, if they are known and the work is still about the
-        same. `name` makes the question's name, where it is needed.
+        """The measured microseconds of the exact answer; None when unknown or when the estimate has changed
+        too much. `name` returns the question's name and is called only when needed.
         """
         with self._lock:
             times = self._of(account)
@@ -51,7 +51,7 @@ class MeasuredTimes:
         return found.micros if found is not None and work <= found.work * GROWTH_MAX else None
 
     def keep(self, account: str, question: bytes, work: float, micros: float) -> None:
-        """Keeps a time, durably on return; of two for about the same work the shorter. Raises LimitExceeded
+        """Stores a time, durable on return; of two for about the same work the shorter. Raises LimitExceeded
         when the store is full.
         """
         with self._lock:
@@ -66,6 +66,12 @@ class MeasuredTimes:
             encoded = msgspec.msgpack.encode(list(changed.values()))
             self._documents.commit({_PREFIX + account: encoded})
             self._loaded[account] = changed
+
+    def forget(self, account: str) -> None:
+        """Removes the times of a deleted account."""
+        with self._lock:
+            self._loaded.pop(account, None)
+            self._documents.commit({}, [_PREFIX + account])
 
     def _of(self, account: str) -> dict[bytes, _Measured]:
         found = self._loaded.get(account)

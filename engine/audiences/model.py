@@ -1,7 +1,7 @@
-"""What is asked of audiences and what is answered, as plain data.
+"""Questions about audiences and their answers, as plain data.
 
-Times are microseconds since the Unix epoch, durations and `elapsed` microseconds. `revision` is the backend's
-number; the service makes a token of it.
+Times are microseconds since the Unix epoch, durations and `elapsed` are microseconds. `revision` is the
+backend's number; the service turns it into a token.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from engine.errors import Warning
 from engine.resources.records import Audience, Journey, MilestoneKind
 from engine.values import Micros
 
-# --- what is asked ------------------------------------------------------------------------------------------
+# --- questions ----------------------------------------------------------------------------------------------
 
 
 class SavedTarget(msgspec.Struct, frozen=True):
@@ -27,8 +27,8 @@ class SavedTarget(msgspec.Struct, frozen=True):
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True):
-    """A milestone that is not saved. With `replaces` it stands in for that milestone, at its parent and
-    place; otherwise it comes behind its siblings and before remaining users.
+    """An unsaved milestone. With `replaces` it takes the position of that milestone; otherwise it comes after
+    its siblings and before remaining users.
     """
 
     journey: str
@@ -42,7 +42,7 @@ Target: TypeAlias = SavedTarget | Draft
 
 
 class PreviewMilestone(msgspec.Struct, frozen=True, kw_only=True):
-    """One milestone of a journey that is not saved; `parent` is another one's id or "" for the start."""
+    """One milestone of an unsaved journey; `parent` is the id of another one, or "" for the start."""
 
     id: str
     parent: str = ""
@@ -56,17 +56,17 @@ class Default(msgspec.Struct, frozen=True, tag=True):
 
 
 class Exact(msgspec.Struct, frozen=True, tag=True):
-    """Exact, whatever it takes."""
+    """Exact, however long it takes."""
 
 
 class MaxRelativeError(msgspec.Struct, frozen=True, tag=True):
-    """Half the width of the 95 % interval over the size, at most; greater than 0."""
+    """Maximum half-width of the 95 % interval, relative to the size; greater than 0."""
 
     value: float
 
 
 class TimeBudget(msgspec.Struct, frozen=True, tag=True):
-    """The best that fits in this time; greater than 0."""
+    """As exact as this time allows; greater than 0."""
 
     micros: Micros
 
@@ -77,7 +77,7 @@ Precision: TypeAlias = Default | Exact | MaxRelativeError | TimeBudget
 
 
 class SizeState(enum.StrEnum):
-    """How a size was found."""
+    """How a size was determined."""
 
     EXACT = "exact"
     ESTIMATED = "estimated"
@@ -87,8 +87,8 @@ class SizeState(enum.StrEnum):
 
 
 class Size(msgspec.Struct, frozen=True, kw_only=True):
-    """How many users. `lower` and `upper` hold the true size in 95 % of cases and equal `users` when EXACT;
-    `failure` says why when FAILED.
+    """A number of users. `lower` and `upper` hold the true size in 95 % of cases and equal `users` when
+    EXACT; `failure` is the reason when FAILED.
     """
 
     state: SizeState
@@ -100,7 +100,7 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LabelledSize(msgspec.Struct, frozen=True):
-    """One labelled criterion by itself, among the users the milestone draws from."""
+    """One labelled criterion alone, among the users the milestone draws from."""
 
     label: str
     path: str
@@ -108,8 +108,8 @@ class LabelledSize(msgspec.Struct, frozen=True):
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to `Sizes.estimate`. `population` is the journey's start, exact; `draw` the users the
-    milestone draws from: its parent's, less those that an earlier sibling took.
+    """The answer to `Sizes.estimate`. `population` is the size of the journey's start, exact; `draw` the
+    users the milestone draws from: its parent's, minus those of earlier siblings.
     """
 
     size: Size
@@ -149,8 +149,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FunnelStep(msgspec.Struct, frozen=True, kw_only=True):
-    """A milestone's part in the funnel. `milestone` and `parent` are names, or ids in a preview. Shares are 0
-    to 1, and 0 when there is nobody to share.
+    """One milestone of the funnel. `milestone` and `parent` are names, or ids in a preview. Shares are 0 to
+    1, and 0 when the parent has no users.
     """
 
     milestone: str
@@ -177,7 +177,7 @@ class Funnel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SizeKind(enum.StrEnum):
-    """Which of an audience's sizes is shown."""
+    """Which of its sizes an audience shows."""
 
     ESTIMATE = "estimate"
     CALCULATING = "calculating"
@@ -185,8 +185,8 @@ class SizeKind(enum.StrEnum):
 
 
 class ShownSize(msgspec.Struct, frozen=True, kw_only=True):
-    """The one size that an audience shows. `progress` is 0 to 1 while CALCULATING; the figures of the last
-    day come with REAL.
+    """The size that an audience shows. `progress` is 0 to 1 while CALCULATING; the figures of the last
+    day are set with REAL.
     """
 
     kind: SizeKind
@@ -219,7 +219,7 @@ class SizePoint(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Check(msgspec.Struct, frozen=True):
-    """Whether one user is in, and the instant and data that holds for."""
+    """Whether one user is a member, with the instant and data revision of the answer."""
 
     member: bool
     as_of: Micros
@@ -234,17 +234,16 @@ class MembershipStatus(enum.StrEnum):
     UNKNOWN_AUDIENCE = "unknown_audience"
 
 
-class UserMemberships(msgspec.Struct, frozen=True):
-    """One user's answers, in the order of the audiences asked for."""
-
-    user_id: str
-    statuses: tuple[MembershipStatus, ...]
-
-
 class BatchCheck(msgspec.Struct, frozen=True):
-    """Answers in the order of the users asked for. `as_of` is the oldest instant among them."""
+    """Answers in the order of the requested users. `as_of` is the oldest instant among them.
 
-    users: tuple[UserMemberships, ...]
+    Many users share few combinations of statuses, so each is held once: `patterns[rows[i]]` has the statuses
+    of `user_ids[i]`, in the order of the requested audiences.
+    """
+
+    user_ids: tuple[str, ...]
+    rows: list[int]
+    patterns: tuple[tuple[MembershipStatus, ...], ...]
     as_of: Micros
     revision: int
 
@@ -271,7 +270,7 @@ class MemberPage(msgspec.Struct, frozen=True):
 
 
 class WatchSnapshot(msgspec.Struct, frozen=True):
-    """Some of the present members."""
+    """Some of the current members."""
 
     user_ids: tuple[str, ...]
 
@@ -283,10 +282,11 @@ class WatchChanges(msgspec.Struct, frozen=True):
 
 
 class WatchProgress(msgspec.Struct, frozen=True):
-    """Everything up to this cursor and instant has been given."""
+    """Everything up to this cursor and instant has been sent. The cursor is one of this epoch."""
 
     cursor: int
     as_of: Micros
+    epoch: str
 
 
 WatchItem: TypeAlias = WatchSnapshot | WatchChanges | WatchProgress
@@ -295,8 +295,9 @@ WatchItem: TypeAlias = WatchSnapshot | WatchChanges | WatchProgress
 
 
 class CriterionVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """A node of the criteria as it stands for one user. It is decisive when its parent's answer would change
-    with it. `seen` is the attribute's value or the aggregate's number, "" when there is nothing to show.
+    """A node of the criteria evaluated for one user. It is decisive when its parent's verdict would change if
+    only this one did; the whole criterion's parent is the membership. `seen` is the attribute's
+    values in JSON form, times as RFC 3339, or the aggregate's number; "" when there is nothing to show.
     """
 
     path: str
@@ -309,7 +310,7 @@ class CriterionVerdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MilestoneVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """A milestone on the way from the start. `taken_by` is the earlier sibling that took the user, or ""."""
+    """A milestone on the path from the start. `taken_by` is the earlier sibling that took the user, or ""."""
 
     milestone: str
     member: bool
@@ -318,7 +319,7 @@ class MilestoneVerdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MembershipExplanation(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a user is in or not. `in_journey` is False when it came through none of the journey's inputs."""
+    """Why a user is a member or not. `in_journey` is False when it came through none of its inputs."""
 
     member: bool
     in_journey: bool
@@ -329,7 +330,7 @@ class MembershipExplanation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlanStep(msgspec.Struct, frozen=True, kw_only=True):
-    """A step of a compiled plan and what executing it took."""
+    """A step of a compiled plan and the cost of executing it."""
 
     index: int
     operator: str
@@ -350,14 +351,15 @@ class AudienceExplanation(msgspec.Struct, frozen=True, kw_only=True):
     as_of: Micros
     revision: int
     elapsed: Micros
+    warnings: tuple[Warning, ...] = ()
 
 
 # --- delivering ---------------------------------------------------------------------------------------------
 
 
 class DeliveryCursor(msgspec.Struct, frozen=True):
-    """How far a connection's stream has got. While `snapshot_after` is not None the members present at
-    activation are being sent, and this is the last one sent ("" = none yet).
+    """Progress of a connection's stream. While `snapshot_after` is not None, the members at activation are
+    being sent, and this is the last one sent ("" = none yet).
     """
 
     sequence: int
@@ -365,7 +367,7 @@ class DeliveryCursor(msgspec.Struct, frozen=True):
 
 
 class DeliveryBatch(msgspec.Struct, frozen=True):
-    """Changes to deliver, in order, and the cursor to hand to `Outbox.advance` once they are delivered."""
+    """Changes to deliver, in order, and the cursor to pass to `Deliveries.advance` after delivery."""
 
     changes: tuple[Change, ...]
     cursor: DeliveryCursor

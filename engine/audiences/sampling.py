@@ -1,25 +1,25 @@
-"""From hits in a sample to a size with bounds.
+"""Sizes with confidence bounds, from hits in a sample.
 
-Partitions are cut by a uniform hash of the user id and sampled in an order that the store keeps to itself, so
-the users of the partitions read are a random sample, without replacement, of the N users of the journey. How
-many of them were read, n, is counted exactly.
+Partitions are cut by a uniform hash of the user id and sampled in a secret order that the store fixes, so the
+users of the partitions read are a random sample, without replacement, of the N users of the journey. Their
+number n is counted exactly.
 
 Where hits are many, the interval is Wilson's score interval (E. B. Wilson, "Probable inference, the law of
 succession, and statistical inference", JASA 22, 1927; L. D. Brown, T. T. Cai, A. DasGupta, "Interval
 estimation for a binomial proportion", Statistical Science 16, 2001) over an effective sample. Its size is
 n (N - 1) / (N - n), the finite-population correction (W. G. Cochran, "Sampling Techniques", 3rd ed., 1977,
-sections 2.8 and 3.3), over the design effect: by how much the hits vary more between partitions than those of
+sections 2.8 and 3.3), over the design effect: the variance of the hits between partitions relative to that of
 a simple random sample would (Cochran, chapter 9; the effective sample inside the score interval as in E. L.
 Korn, B. I. Graubard, "Confidence intervals for proportions with small expected number of positive counts
-estimated from survey data", Survey Methodology 24, 1998). An attribute made from the same hash as the
-partitions has a large one.
+estimated from survey data", Survey Methodology 24, 1998). An attribute derived from the hash that cuts the
+partitions has a large design effect.
 
-Where few were hit, or few were not, the interval also holds the exact bounds of the hypergeometric
+With few hits, or few misses, the interval also includes the exact bounds of the hypergeometric
 distribution, those in which neither tail has more than 2.5 % (C. J. Clopper, E. S. Pearson, Biometrika 26,
 1934), so that small sizes keep their 95 % too.
 
-Bounds are rounded outwards, and never contradict what was seen: the hits are members and the other users read
-are not. Each interval holds its true size in 95 % of cases; several hold together less often.
+Bounds are rounded outwards and never contradict the sample: the hits are members and the other users read are
+not. Each interval holds its true size in 95 % of cases; several together hold less often.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ Z_95 = 1.959963984540054
 """The 97.5 % point of the normal distribution: 95 % lie within it on both sides."""
 
 TAIL = 0.025
-"""The chance that the exact bounds leave to either side."""
+"""The probability that the exact bounds leave in each tail."""
 
 HITS_MIN = 10
 """Fewer hits than this are TOO_SMALL to estimate from."""
 
 FEW_HITS = 50
-"""Up to this many hits, or users that were not hit, the exact bounds are looked at as well."""
+"""Up to this many hits or misses, the exact bounds are computed too."""
 
 
 def exact_size(users: int) -> Size:
-    """A size that everyone was counted for."""
+    """A size counted over all users."""
     return Size(state=SizeState.EXACT, users=users, lower=users, upper=users, sampled_fraction=1.0)
 
 
 def failed_size(why: str) -> Size:
-    """A size that could not be found."""
+    """A size that could not be determined."""
     return Size(state=SizeState.FAILED, failure=why)
 
 
 def estimated_size(hits: int, sampled: int, population: int, design_effect: float = 1.0) -> Size:
-    """The size that `hits` of `sampled` users stand for in a population; EXACT when all were read.
+    """The population size estimated from `hits` of `sampled` users; EXACT when all were read.
 
-    `sampled` is at least 1: nothing can be said from nobody.
+    `sampled` is at least 1: an empty sample supports no estimate.
     """
     if sampled >= population:
         return exact_size(hits)
@@ -77,7 +77,7 @@ def estimated_size(hits: int, sampled: int, population: int, design_effect: floa
 
 
 def interval_95(hits: int, sampled: int, population: int, design_effect: float = 1.0) -> tuple[int, int]:
-    """Bounds that hold the number of members of the population in 95 % of samples (see the module).
+    """Bounds that contain the number of members in 95 % of samples (see the module).
 
     0 <= hits <= sampled < population, sampled > 0, design_effect >= 1.
     """
@@ -104,8 +104,8 @@ def _score_interval(hits: int, sampled: int, population: int, design_effect: flo
 
 
 def _widened(lower: int, upper: int, hits: int, sampled: int, population: int) -> tuple[int, int]:
-    """The bounds moved outwards over every size under which neither this many hits or more, nor this many or
-    fewer, are a chance of no more than `TAIL`.
+    """The bounds moved outwards to include every size under which at least this many hits, and at most this
+    many, each have a probability above `TAIL`.
     """
     least, most = hits, population - (sampled - hits)
     return (
@@ -115,8 +115,8 @@ def _widened(lower: int, upper: int, hits: int, sampled: int, population: int) -
 
 
 def _farthest(start: int, end: int, holds: Callable[[int], bool]) -> int:
-    """The number farthest from `start` towards `end` for which a condition holds that, once false, stays so;
-    `start` when there is none.
+    """The number farthest from `start` towards `end` for which a monotone condition holds; `start` when there
+    is none.
     """
     way, room = (1, end - start) if end >= start else (-1, start - end)
     good, step = 0, 1
@@ -133,7 +133,7 @@ def _farthest(start: int, end: int, holds: Callable[[int], bool]) -> int:
 
 
 def _at_most(hits: int, sampled: int, population: int, size: int) -> float:
-    """The chance that a sample has no more than `hits` of `size` members (hypergeometric)."""
+    """The probability that a sample has at most `hits` of `size` members (hypergeometric)."""
     others = population - size
     least = max(0, sampled - others)
     if hits < least:
@@ -152,7 +152,7 @@ def _choose(n: int, k: int) -> float:
 
 
 def relative_error(size: Size) -> float:
-    """Half the width of the interval over the size; 0 for an exact one, infinite for an estimate of none."""
+    """Half the width of the interval over the size; 0 for an exact one, infinite for an estimate of 0."""
     half = (size.upper - size.lower) / 2
     if half == 0:
         return 0.0
@@ -163,14 +163,14 @@ def relative_error(size: Size) -> float:
 
 
 def design_effects(blocks: Sequence[Block], roots: int) -> list[float]:
-    """For each of the first roots how much more it varies between partitions than a simple random sample; 1
-    where it does not. The last root of the blocks is everyone.
+    """For each of the first roots its variance between partitions relative to a simple random sample; at
+    least 1. The last root of the blocks is everyone.
     """
     return [max(1.0, _mean(_deviations(blocks, root))) for root in range(roots)]
 
 
 def _deviations(blocks: Sequence[Block], root: int) -> Iterator[float]:
-    """The squared deviations of a root's halves, in units of what chance makes them."""
+    """The squared deviations between a root's halves, in units of their expected variance."""
     for block in blocks:
         hits, users = block.sizes[root], block.sizes[-1]
         if not 0 < hits < users:
@@ -188,8 +188,8 @@ def _mean(numbers: Iterator[float]) -> float:
 
 
 def coherent(sizes: Sequence[Size], plan: Plan) -> tuple[Size, ...]:
-    """The sizes of a plan's first roots, bounds made to agree: what lies within another set has no bound
-    above that one's.
+    """The sizes of a plan's first roots with consistent bounds: the bound of a subset never exceeds that of
+    its superset.
     """
     roots = plan.roots[: len(sizes)]
     wider = _wider_roots(plan, roots)
@@ -205,7 +205,7 @@ def coherent(sizes: Sequence[Size], plan: Plan) -> tuple[Size, ...]:
 
 
 def _wider_roots(plan: Plan, roots: Sequence[int]) -> list[list[int]]:
-    """For each root the others that hold it whatever the data, as the forms of the steps tell."""
+    """For each root the others that contain it whatever the data, judged by the form of their steps."""
     direct: list[set[int]] = [set() for _ in plan.steps]
     for index, step in enumerate(plan.steps):
         match step:
@@ -237,6 +237,6 @@ def _reached(start: int, direct: Sequence[set[int]]) -> set[int]:
 
 
 def _holds(plan: Plan, step: int, around: set[int]) -> bool:
-    """Whether the step holds a set that all of the steps `around` hold."""
+    """Whether the step contains a set that all of the steps `around` contain."""
     found = plan.steps[step]
     return step in around or (isinstance(found, Intersection) and around.issuperset(found.operands))

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from engine.audiences.estimate import Estimator, Question, Samples, check_precision
+from engine.audiences.estimate import Estimator, Question, Sampled, Samples, check_precision
 from engine.audiences.funnel import Funnels
 from engine.audiences.history import SizeHistory
 from engine.audiences.live import Live
@@ -32,15 +32,17 @@ from engine.audiences.model import (
     Target,
 )
 from engine.audiences.sampling import exact_size, failed_size
-from engine.audiences.targets import Targets
+from engine.audiences.targets import Located, Targets
 from engine.backends.base import Count as AskCount
 from engine.backends.base import MembershipReader, Store
+from engine.criteria.warnings import siblings_take_everyone
 from engine.criteria.zones import load_zone
 from engine.errors import InvalidInput
 from engine.plan.compile import compile_intersections
+from engine.plan.model import Plan
 from engine.resources.audiences import AudienceRecords
 from engine.resources.milestone_tree import Forest
-from engine.resources.paging import Page, page_of
+from engine.resources.paging import Page, Pages
 from engine.resources.records import account_of
 from engine.values import MICROS_PER_SECOND, Micros
 
@@ -55,16 +57,16 @@ class Stopwatch:
         self._begun = time.perf_counter()
 
     def elapsed(self) -> Micros:
-        """Microseconds since it was made."""
+        """Microseconds since creation."""
         return round((time.perf_counter() - self._begun) * MICROS_PER_SECOND)
 
 
 class Sized(Samples, MembershipReader, Store, Protocol):
-    """Executes plans over samples or over everyone, and knows sizes that are stored."""
+    """Executes plans over samples or over everyone, and reads stored sizes."""
 
 
 class Sizes:
-    """Answers questions about how many. `as_of` None = now; `at_least` is a revision the data must have
+    """Answers questions about sizes. `as_of` None = now; `at_least` is a revision the data must have
     reached; `deadline` an instant of `time.monotonic()`.
     """
 
@@ -77,6 +79,7 @@ class Sizes:
         live: Live,
         history: SizeHistory,
         funnels: Funnels,
+        pages: Pages,
         clock: Callable[[], Micros],
     ) -> None:
         self._backend = backend
@@ -86,8 +89,13 @@ class Sizes:
         self._live = live
         self._history = history
         self._funnels = funnels
+        self._pages = pages
         self._estimator = Estimator(backend)
         self._clock = clock
+
+    def forget_account(self, account: str) -> None:
+        """Forgets a deleted account."""
+        self._estimator.forget_account(account)
 
     def estimate(
         self,
@@ -98,7 +106,7 @@ class Sizes:
         at_least: int = 0,
         deadline: float | None = None,
     ) -> Estimate:
-        """The size of a milestone, saved or draft, and of each labelled criterion by itself.
+        """The size of a milestone, saved or draft, and of each labelled criterion alone.
 
         Raises NotFound, InvalidInput, FailedPrecondition, RevisionNotReached, DeadlineExceeded.
         """
@@ -108,17 +116,32 @@ class Sizes:
         located = self._targets.locate(target)
         warnings = self._targets.warnings(located)
         instant = self._clock() if as_of is None else as_of
-        compiled = located.compile(instant)
-        sampled = self._estimator.sizes(
-            Question(
-                plan=compiled.plan,
-                inputs=located.tree.inputs,
-                name=lambda: self._targets.question_name(target, located),
-                precision=precision,
-                at_least=at_least,
-                deadline=deadline,
+
+        def sampled_of(asked: Target, place: Located, plan: Plan) -> Sampled:
+            return self._estimator.sizes(
+                Question(
+                    plan=plan,
+                    inputs=place.tree.inputs,
+                    name=lambda: self._targets.question_name(asked, place),
+                    precision=precision,
+                    at_least=at_least,
+                    deadline=deadline,
+                )
             )
-        )
+
+        def users_above() -> int:
+            if milestone.parent is None:
+                return sampled.population
+            above = self._targets.saved(milestone.parent)
+            plan = above.compile(instant).plan
+            return sampled_of(SavedTarget(milestone.parent), above, plan).sizes[0].users
+
+        compiled = located.compile(instant)
+        sampled = sampled_of(target, located, compiled.plan)
+        milestone = located.milestone
+        before = [sibling.id for sibling in located.tree.before(milestone)]
+        if before and milestone.criterion and sampled.sizes[1] == exact_size(0) and users_above():
+            warnings = (*warnings, siblings_take_everyone(located.criteria_field, before))
         return Estimate(
             size=sampled.sizes[0],
             labelled=tuple(
@@ -169,7 +192,8 @@ class Sizes:
         watch = Stopwatch()
         if not COMPARED_MIN <= len(names) <= COMPARED_MAX:
             raise InvalidInput.one(
-                "audiences", f"must name {COMPARED_MIN} to {COMPARED_MAX} audiences, not {len(names)}"
+                "audiences",
+                f"must name {COMPARED_MIN} to {COMPARED_MAX} different audiences, not {len(names)}",
             )
         audiences = [self._records.of(name, f"audiences[{i}]").name for i, name in enumerate(names)]
         if len(set(audiences)) < len(audiences):
@@ -219,7 +243,7 @@ class Sizes:
         at_least: int = 0,
         deadline: float | None = None,
     ) -> Funnel:
-        """The funnel of a journey that is not saved. Raises NotFound, InvalidInput, FailedPrecondition,
+        """The funnel of an unsaved journey. Raises NotFound, InvalidInput, FailedPrecondition,
         RevisionNotReached, DeadlineExceeded, DataLoss.
         """
         watch = Stopwatch()
@@ -228,8 +252,8 @@ class Sizes:
         return msgspec.structs.replace(funnel, elapsed=watch.elapsed())
 
     def shown(self, audience: str, *, deadline: float | None = None) -> ShownSize:
-        """The one size an audience shows: an estimate until its membership is needed, then the real one once
-        it is there. Raises NotFound, DeadlineExceeded.
+        """The size that an audience shows: an estimate until its membership is needed, then the real size
+        once that is calculated. Raises NotFound, DeadlineExceeded.
         """
         record = self._records.get(audience)
         if not self._live.calculated(record.name):
@@ -273,15 +297,15 @@ class Sizes:
         page_size: int = 0,
         page_token: str = "",
     ) -> Page[SizePoint]:
-        """How a calculated audience's size went, by hour (UTC) or day (of the account), latest first. Raises
-        NotFound, InvalidInput.
+        """History of a calculated audience's size, by hour (UTC) or day (of the account), latest first.
+        Raises NotFound, InvalidInput.
         """
         record = self._records.get(audience)
         zone = load_zone(self._forest.account(account_of(record.name)).time_zone)
         points = self._history.points(
             record.name, interval, self._backend.membership(record.name), self._clock(), zone
         )
-        return page_of(
+        return self._pages.of(
             points,
             lambda point: (point.start,),
             ("list_audience_sizes", audience, interval.value),

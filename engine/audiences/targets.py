@@ -1,14 +1,16 @@
-"""What a question is about: saved milestones and drafts, as trees that plans are compiled from."""
+"""Targets of questions: saved milestones and drafts, as trees that plans are compiled from."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import msgspec
 
 from engine.audiences.model import Draft, SavedTarget, Target
+from engine.bounded_cache import BoundedCache
 from engine.criteria.faults import CRITERIA_PATH
-from engine.errors import FailedPrecondition, InvalidInput, Warning
+from engine.errors import FailedPrecondition, InvalidInput, NotFound, Warning
 from engine.plan.canonical import canonical_digest
 from engine.plan.compile import CompiledMilestone, compile_milestone
 from engine.plan.model import Plan, Universe, encode_step
@@ -23,25 +25,33 @@ from engine.resources.repository import Repository
 from engine.values import MICROS_PER_SECOND, Micros
 
 NAMING_INSTANT: Micros = 1_577_836_800 * MICROS_PER_SECOND
-"""2020-01-01T00:00:00Z: where questions are compiled that are to have the same name at any instant."""
+"""2020-01-01T00:00:00Z: the instant used to compile questions whose names must not depend on time."""
 
-NAMES_KEPT_MAX = 1_024
+NAME_CACHE_BYTES_MAX = 1 << 20
+"""Names of questions that are kept, in bytes of memory."""
+NAME_BYTES = 400
+"""Memory of a name and the digest it is found by."""
 
 DRAFT_FIELD = "draft"
+DRAFT_CRITERIA = f"{DRAFT_FIELD}.criteria"
 _DRAFT_ID = "draft"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Located:
-    """A milestone in its tree. `id` is its resource name, or another string for a draft. `warnings` are those
-    of a draft, which is checked when it is located; None for a saved milestone.
-    """
+    """A milestone in its tree. `id` is its resource name, or any other string for a draft."""
 
     account: Account
     tree: JourneyTree
     id: str
     resolver: AudienceResolver
-    warnings: tuple[Warning, ...] | None = None
+    criteria_field: str = CRITERIA_PATH
+    """The field of the request, or of the milestone, that holds the criteria."""
+
+    @property
+    def milestone(self) -> TreeMilestone:
+        """The milestone itself."""
+        return self.tree.milestone(self.id)
 
     def compile(self, as_of: Micros, *, with_labels: bool = True) -> CompiledMilestone:
         """The milestone's plan; the last root is the journey's users."""
@@ -62,7 +72,7 @@ def with_universe_root(plan: Plan, inputs: tuple[str, ...]) -> Plan:
 
 
 class Targets:
-    """Finds what a question is about and refuses what cannot be."""
+    """Locates targets and rejects invalid ones."""
 
     def __init__(
         self, repository: Repository, forest: Forest, records: AudienceRecords, criteria: CriteriaCheck
@@ -71,19 +81,19 @@ class Targets:
         self._forest = forest
         self._records = records
         self._criteria = criteria
-        self._names: dict[tuple[int, bytes], bytes] = {}
+        self._names: BoundedCache[tuple[int, bytes], bytes] = BoundedCache("names", NAME_CACHE_BYTES_MAX)
 
     def question_name(self, target: Target, located: Located) -> bytes:
-        """A name for the question of how many a target has, whatever the instant and the order in which its
-        criteria are written.
+        """A name for the question of a target's size, independent of the instant and of the order of its
+        criteria.
         """
         kinds = (AccountRecord, Input, Journey, Milestone, Audience)
-        key = self._repository.generation(*kinds), msgspec.msgpack.encode(target)
+        encoded = msgspec.msgpack.encode(target)
+        key = self._repository.generation(*kinds), hashlib.sha256(encoded).digest()
         name = self._names.get(key)
         if name is None:
-            if len(self._names) >= NAMES_KEPT_MAX:
-                self._names.clear()
-            name = self._names[key] = canonical_digest(located.compile(NAMING_INSTANT).plan)
+            name = canonical_digest(located.compile(NAMING_INSTANT).plan)
+            self._names.put(key, name, NAME_BYTES)
         return name
 
     def locate(self, target: Target) -> Located:
@@ -103,16 +113,14 @@ class Targets:
             )
 
     def warnings(self, located: Located) -> tuple[Warning, ...]:
-        """What may be mistyped in the milestone's criteria."""
-        if located.warnings is not None:
-            return located.warnings
-        milestone = located.tree.milestone(located.id)
-        if milestone.criterion is None:
+        """Possible mistakes in the milestone's criteria."""
+        criterion = located.milestone.criterion
+        if criterion is None:
             return ()
-        return self._criteria.check(located.tree, milestone, milestone.criterion, CRITERIA_PATH).warnings
+        return self._criteria.warnings(located.tree).of(criterion, located.criteria_field)
 
     def draft(self, draft: Draft) -> Located:
-        """A draft in the tree as it would be if it were saved. Raises NotFound, InvalidInput,
+        """A draft in its tree, as if it were saved. Raises NotFound, InvalidInput,
         FailedPrecondition.
         """
         check_name(draft.journey, f"{DRAFT_FIELD}.journey", Resource.JOURNEY)
@@ -121,10 +129,8 @@ class Targets:
             saved = self._forest.tree(draft.journey)
             milestone = self._replacing(draft) if draft.replaces else self._added(draft, saved)
             self._refuse_misfit(milestone)
-            warnings: tuple[Warning, ...] = ()
             if milestone.criterion is not None:
-                path = f"{DRAFT_FIELD}.criteria"
-                warnings = self._criteria.require(saved, milestone, milestone.criterion, path)
+                self._criteria.require(saved, milestone, milestone.criterion, DRAFT_CRITERIA)
             tree = saved.with_draft(milestone)
             account = account_of(draft.journey)
             return Located(
@@ -132,14 +138,14 @@ class Targets:
                 tree=tree,
                 id=milestone.id,
                 resolver=self._forest.resolver(account, {tree.name: tree}),
-                warnings=warnings,
+                criteria_field=DRAFT_CRITERIA,
             )
 
     def _replacing(self, draft: Draft) -> TreeMilestone:
         field = f"{DRAFT_FIELD}.replaces"
         check_name(draft.replaces, field, Resource.MILESTONE)
         if journey_of(draft.replaces) != draft.journey:
-            raise InvalidInput.one(field, f"is no milestone of {draft.journey}")
+            raise InvalidInput.one(field, f"must name a milestone of {draft.journey}")
         saved = tree_milestone(self._repository.get(Milestone, draft.replaces))
         return msgspec.structs.replace(saved, criterion=draft.criteria)
 
@@ -148,6 +154,8 @@ class Targets:
         parent = draft.parent or None
         if parent is not None:
             check_name(parent, field, Resource.MILESTONE)
+            if account_of(parent) != account_of(draft.journey):
+                raise NotFound(parent)
             self._repository.get(Milestone, parent)
             if journey_of(parent) != draft.journey:
                 raise FailedPrecondition(
@@ -167,11 +175,10 @@ class Targets:
         )
 
     def _refuse_misfit(self, milestone: TreeMilestone) -> None:
-        field = f"{DRAFT_FIELD}.criteria"
         if milestone.kind is MilestoneKind.CRITERIA and milestone.criterion is None:
-            raise InvalidInput.one(field, "is required for a CRITERIA milestone")
+            raise InvalidInput.one(DRAFT_CRITERIA, "is required for a CRITERIA milestone")
         if milestone.kind is MilestoneKind.REMAINING_USERS and milestone.criterion is not None:
-            raise InvalidInput.one(field, "must be absent for a REMAINING_USERS milestone")
+            raise InvalidInput.one(DRAFT_CRITERIA, "must be absent for a REMAINING_USERS milestone")
 
 
 def refuse_remaining(siblings: list[TreeMilestone], remaining: list[TreeMilestone]) -> None:

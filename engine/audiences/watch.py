@@ -1,20 +1,25 @@
-"""The change stream of one calculated audience, for as long as somebody listens.
+"""The change stream of one calculated audience, until the watcher stops.
 
-A snapshot is read page by page while changes go on: the cursor is taken first, so that whatever happens to a
-user during the snapshot comes again as a change after it, and the last word on each user is right. Each
-listener reads the stored change log at its own pace; nothing waits for it.
+A snapshot is read page by page while the membership changes. The cursor is taken first, so every change
+during the snapshot is repeated after it and the last item for each user is right. Each watcher reads the
+stored change log at its own pace; nothing waits for it.
+
+A cursor belongs to an epoch: one calculation of the audience in one store. Calculated anew, or restored from
+a backup, the same sequence numbers mean other changes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from engine.audiences.model import WatchChanges, WatchItem, WatchProgress, WatchSnapshot
-from engine.backends.base import Members, Membership, MembershipReader
+from engine.backends.base import ChangePage, Members, Membership, MembershipReader, Store
 from engine.errors import CursorExpired, FailedPrecondition, InvalidInput, NotFound
 from engine.resources.names import Resource, check_name
-from engine.resources.records import Audience, Closing
+from engine.resources.records import Audience, Closing, Milestone
 from engine.resources.repository import Repository
 from engine.values import MICROS_PER_SECOND, Micros
 
@@ -24,7 +29,12 @@ SNAPSHOT_PAGE_USERS = 1_000
 CHANGES_PAGE = 1_000
 
 STOP_POLL_SECONDS = 0.25
-"""How long a wait may go on before asking whether anybody still listens."""
+"""Maximum wait before checking whether the watcher has stopped."""
+EPOCH_BYTES = 8
+
+
+class WatchedStore(Store, MembershipReader, Protocol):
+    """A store with memberships to watch."""
 
 
 class Watcher:
@@ -35,7 +45,7 @@ class Watcher:
         repository: Repository,
         calculated: Callable[[str], bool],
         reached: Callable[[str], Micros],
-        backend: MembershipReader,
+        backend: WatchedStore,
     ) -> None:
         self._repository = repository
         self._calculated = calculated
@@ -48,20 +58,25 @@ class Watcher:
         cursor: int | None,
         progress_interval: Micros,
         stopped: Callable[[], bool],
+        epoch: str = "",
     ) -> Iterator[WatchItem]:
-        """Items until `stopped`. The faults of the request are raised by this call, not by the first item.
+        """Items of an audience, or that of a milestone, until `stopped`. An invalid request is refused by
+        this call, not by the first item. The cursor must be of the `epoch`; "" = of whichever it is.
 
-        Raises NotFound, InvalidInput, FailedPrecondition when the audience is not calculated, and from the
-        stream CursorExpired, naming the oldest cursor, or NotFound once the audience is deleted and its last
-        exit given.
+        Raises NotFound, InvalidInput, and FailedPrecondition when the audience is not calculated. The stream
+        raises CursorExpired, naming the oldest cursor, also when another epoch begins; and NotFound once the
+        audience is deleted and its last exit was sent.
         """
-        check_name(audience, "audience", Resource.AUDIENCE)
+        check_name(audience, "audience", Resource.AUDIENCE, Resource.MILESTONE)
+        milestone = self._repository.find(Milestone, audience)
+        if milestone is not None:
+            audience = milestone.audience
         if cursor is not None and cursor < 0:
             raise InvalidInput.one("cursor", "must not be negative")
         if progress_interval < PROGRESS_INTERVAL_MIN_MICROS:
             raise InvalidInput.one("progress_interval", "must be at least 0.1 s")
         self._require_calculated(audience)
-        return self._items(audience, cursor, progress_interval / MICROS_PER_SECOND, stopped)
+        return self._items(audience, cursor, epoch, progress_interval / MICROS_PER_SECOND, stopped)
 
     def _require_calculated(self, audience: str) -> None:
         if self._repository.find(Closing, audience) is not None:
@@ -71,42 +86,64 @@ class Watcher:
             raise FailedPrecondition(
                 f"{audience} is not calculated: neither it nor a descendant has an active connection",
                 reason="CONNECTION_STATE",
-                metadata={"state": "INACTIVE"},
+                metadata={"state": "INACTIVE", "audience": audience},
             )
 
     def _items(
-        self, audience: str, cursor: int | None, progress_seconds: float, stopped: Callable[[], bool]
+        self,
+        audience: str,
+        cursor: int | None,
+        epoch: str,
+        progress_seconds: float,
+        stopped: Callable[[], bool],
     ) -> Iterator[WatchItem]:
         membership = self._first_calculated(audience, stopped)
         if membership is None:
             return
         if cursor is None:
-            cursor = membership.last_sequence
+            cursor, epoch = membership.last_sequence, self._epoch(membership)
             yield from self._snapshot(audience, stopped)
-            yield WatchProgress(cursor, membership.as_of)
+            self._require_epoch(audience, cursor, epoch)
+            yield WatchProgress(cursor, membership.as_of, epoch)
+        epoch = epoch or self._epoch(membership)
         marked = time.monotonic()
         while not stopped():
-            membership = self._stored(audience)
-            if cursor > membership.last_sequence:
-                raise _expired(audience, membership.first_sequence - 1)
-            # Read before the changes are, so that every change up to it will have been given.
+            self._require_epoch(audience, cursor, epoch)
+            # Read before the changes, so that every change up to it will have been sent.
             reached = self._reached(audience)
-            page = self._backend.changes(audience, cursor, CHANGES_PAGE)
+            page = self._changes(audience, cursor, epoch)
             if page.changes:
                 cursor = page.changes[-1].sequence
                 yield WatchChanges(page.changes)
             now = time.monotonic()
             if page.caught_up and now - marked >= progress_seconds:
-                # Not the later of the two: once a clock that was ahead is right again, the stored instant may
-                # be the wrong one until the next round.
-                yield WatchProgress(cursor, reached or page.as_of)
+                # Not the later of the two: after a clock that was ahead is corrected, the stored instant may
+                # be wrong until the next round.
+                yield WatchProgress(cursor, reached or page.as_of, epoch)
                 marked = now
             elif page.caught_up:
                 wait = min(STOP_POLL_SECONDS, marked + progress_seconds - now)
                 self._backend.wait_for_changes(audience, cursor, now + wait)
 
+    def _changes(self, audience: str, cursor: int, epoch: str) -> ChangePage:
+        page = self._backend.changes(audience, cursor, CHANGES_PAGE)
+        membership = self._backend.membership(audience)
+        # The changes were read after the epoch was looked at. A dropped membership has no other epoch.
+        if page.changes and membership is not None and epoch != self._epoch(membership):
+            raise _expired(audience, membership.first_sequence - 1)
+        return page
+
+    def _epoch(self, membership: Membership) -> str:
+        named = f"{self._backend.store_id}/{membership.calculation}".encode()
+        return hashlib.blake2b(named, digest_size=EPOCH_BYTES).hexdigest()
+
+    def _require_epoch(self, audience: str, cursor: int, epoch: str) -> None:
+        membership = self._stored(audience)
+        if epoch != self._epoch(membership) or cursor > membership.last_sequence:
+            raise _expired(audience, membership.first_sequence - 1)
+
     def _first_calculated(self, audience: str, stopped: Callable[[], bool]) -> Membership | None:
-        """The membership, waited for while its first calculation is under way; None when stopped."""
+        """The membership once its first calculation is done; None when stopped."""
         while not stopped():
             membership = self._backend.membership(audience)
             if membership is not None:
@@ -135,6 +172,7 @@ class Watcher:
 
 def _expired(audience: str, oldest: int) -> CursorExpired:
     return CursorExpired(
-        f"the change log of {audience} has begun anew since that cursor was given",
+        f"{audience} was calculated anew, or its store restored, since that cursor was issued: start with a "
+        "snapshot",
         metadata={"oldest_cursor": str(oldest)},
     )

@@ -1,7 +1,7 @@
 """Backends by name: `local:DIR` opens the embedded one.
 
-Those of other distributions are found by the entry points of the group `milepost.backends`: each names a
-backend, and its value is a `Registration`.
+Backends of other distributions are found through the entry point group `milepost.backends`: each entry names
+a backend, and its value is a `Registration`.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from typing import Any, Protocol
 
 import msgspec
 
-from engine.backends.base import Backend, Finding, Store, StoreFigures, backend_of
+from engine.backends.base import Backend, Finding, ServingTools, Store, StoreFigures, backend_of
 from engine.clock import Stamp, wall_stamp
 from engine.errors import InvalidInput, Unsupported
 
 ENTRY_POINT_GROUP = "milepost.backends"
 DEFAULT_BACKEND = "local"
 
-BUILT_IN = (EntryPoint("local", "engine.backends.local.registration:LOCAL", ENTRY_POINT_GROUP),)
-"""Named, not imported: a backend is loaded when it is asked for."""
+BUILT_IN = {"local": EntryPoint("local", "engine.backends.local.registration:LOCAL", ENTRY_POINT_GROUP)}
+"""By name, not imported: a backend is loaded on first use."""
 
 
 class Opener(Protocol):
     """Opens or creates the store at a location, the part of its URL after the name.
 
-    `settings` are some of `Registration.settings`; `clock` stamps what arrives. Raises StoreUnavailable when
-    the store cannot be had, DataLoss when it is damaged.
+    `settings` are fields of `Registration.settings`; `clock` stamps arrivals. Raises StoreUnavailable when
+    the store is not available, DataLoss when it is damaged.
     """
 
     def __call__(
@@ -37,13 +37,13 @@ class Opener(Protocol):
 
 
 class OfflineTools(Protocol):
-    """What can be done with a store that nobody serves, by its location: an optional role beside the store.
+    """Offline operations on a store, by its location: an optional role beside the store.
 
-    The arguments and errors are told by `engine.backends.local.offline`.
+    Arguments and errors are those of `engine.backends.local.offline`.
     """
 
     def verify_store(self, directory: Path) -> Iterator[Finding]:
-        """Reads and cross-checks everything that is stored."""
+        """Reads and cross-checks everything stored."""
         ...
 
     def store_figures(self, directory: Path) -> StoreFigures:
@@ -51,53 +51,59 @@ class OfflineTools(Protocol):
         ...
 
     def restore(self, backup: Path, directory: Path) -> StoreFigures:
-        """Makes a store of a backup, and answers its figures."""
+        """Restores a backup, and returns its figures."""
         ...
 
     def compact(self, directory: Path) -> tuple[int, int]:
-        """Writes the files anew, and answers their bytes before and after."""
+        """Rewrites the files, and returns their sizes before and after."""
         ...
 
     def upgrade_store(self, directory: Path) -> tuple[tuple[str, ...], int]:
-        """Upgrades to the present format, and answers which parts were to be upgraded, and its version."""
+        """Upgrades to the current format, and returns the upgraded parts and their version."""
         ...
 
     def adopt(self, directory: Path, *, moved: bool = False) -> str:
-        """Makes a copied directory a store of its own, and answers its id."""
+        """Turns a copied directory into an independent store, and returns its id."""
         ...
 
 
+class NoSettings(msgspec.Struct, frozen=True):
+    """The settings of a backend that has none."""
+
+
 class Registration(msgspec.Struct, frozen=True, kw_only=True):
-    """A backend as the registry knows it."""
+    """A backend in the registry."""
 
     open: Opener
-    settings: Mapping[str, Any] = {}
-    """The settings it takes, with their defaults."""
+    settings: type[msgspec.Struct] = NoSettings
+    """Its settings: fields with defaults. Those that a `Setting` describes become flags of the service."""
     prepare_process: Callable[[], None] | None = None
-    """What a process that serves such a store does before it has threads."""
+    """Called in a process that serves such a store, before it starts threads."""
     offline: OfflineTools | None = None
+    serving: ServingTools | None = None
+    """For services with readers, processes that answer checks beside the one with the store."""
 
 
 def names() -> tuple[str, ...]:
     """The names of all backends that can be opened here, in order."""
-    return tuple(sorted(_entry_points()))
+    return tuple(sorted({*BUILT_IN, *(found.name for found in entry_points(group=ENTRY_POINT_GROUP))}))
 
 
 def registration(name: str) -> Registration:
-    """The backend of a name. Raises InvalidInput, listing those there are, for another; Unsupported when what
-    is registered is none.
+    """The backend with that name. Raises InvalidInput, listing the available names, when it is unknown;
+    Unsupported when its entry point is not a `Registration`.
     """
-    found = _entry_points().get(name)
+    found = _entry_point(name)
     if found is None:
         raise InvalidInput.one("store", f"unknown backend {name!r}; available: {', '.join(names())}")
     loaded = found.load()
     if not isinstance(loaded, Registration):
-        raise Unsupported(f"the entry point {found.value!r} of backend {name!r} is no Registration")
+        raise Unsupported(f"the entry point {found.value!r} of backend {name!r} is not a Registration")
     return loaded
 
 
 def split_url(url: str) -> tuple[str, str]:
-    """`local:DIR` → name and location. Raises InvalidInput for what is no such URL."""
+    """`local:DIR` → name and location. Raises InvalidInput for a malformed URL."""
     name, colon, location = url.partition(":")
     if not (name and colon and location):
         raise InvalidInput.one("store", f"must be BACKEND:LOCATION, such as local:data; got {url!r}")
@@ -107,21 +113,23 @@ def split_url(url: str) -> tuple[str, str]:
 def open_store(
     url: str, *, settings: Mapping[str, Any] | None = None, clock: Callable[[], Stamp] = wall_stamp
 ) -> Store:
-    """Opens the store at a URL, whatever its roles. Settings that its backend does not take are left out, as
-    a service has flags for several backends.
+    """Opens the store at a URL, whatever its roles.
 
-    Raises as `registration` and `Opener` do.
+    Raises as `registration` and `Opener` do, and InvalidInput for a setting that the backend does not take.
     """
     name, location = split_url(url)
     found = registration(name)
-    taken = {key: value for key, value in (settings or {}).items() if key in found.settings}
-    return found.open(location, taken, clock)
+    settings = settings or {}
+    for key in settings:
+        if key not in found.settings.__struct_fields__:
+            raise InvalidInput.one(key, f"is no setting of the backend {name!r}")
+    return found.open(location, settings, clock)
 
 
 def open_backend(
     url: str, *, settings: Mapping[str, Any] | None = None, clock: Callable[[], Stamp] = wall_stamp
 ) -> Backend:
-    """As `open_store`, for a store that has every role that the engine needs; Unsupported otherwise."""
+    """As `open_store`, for a store that needs all roles the engine uses; raises Unsupported otherwise."""
     store = open_store(url, settings=settings, clock=clock)
     try:
         return backend_of(store)
@@ -131,12 +139,15 @@ def open_backend(
 
 
 def prepare_process(url: str) -> None:
-    """Does what the backend of a URL wants done in a process of its own, before that has threads."""
+    """Runs the preparation that the backend of a URL needs, before the process starts threads."""
     prepare = registration(split_url(url)[0]).prepare_process
     if prepare is not None:
         prepare()
 
 
-def _entry_points() -> dict[str, EntryPoint]:
-    # What is built in comes last: nobody else's backend takes its name.
-    return {found.name: found for found in (*entry_points(group=ENTRY_POINT_GROUP), *BUILT_IN)}
+def _entry_point(name: str) -> EntryPoint | None:
+    # Built-in backends come first, so that no other takes their names. Scanning all installed packages takes
+    # 30 ms.
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    return next(iter(entry_points(group=ENTRY_POINT_GROUP, name=name)), None)

@@ -1,4 +1,4 @@
-"""Checks of events and user updates by column: each distinct text once, numbers and times as arrays.
+"""Checks of events and user updates by column: each distinct string once, numbers and times as arrays.
 
 A row is rejected for the same reason as in `check_event` or `check_user` of `rows`; tests compare them.
 """
@@ -11,7 +11,18 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from engine.checks.rows import UTF8_BYTES_MAX, Fault, Times, check_name, check_value, is_longer
+from engine.checks.rows import (
+    UTF8_BYTES_MAX,
+    Fault,
+    Times,
+    attribute_count_fault,
+    check_key,
+    check_name,
+    check_value,
+    consent_count_fault,
+    identity_count_fault,
+    is_longer,
+)
 from engine.event_columns import EventColumns, Rows, TextColumn, ValueColumn
 from engine.limits import Limits
 from engine.user_columns import UserColumns
@@ -70,6 +81,7 @@ def _found(
     times = columns.times
     yield from _name_faults("user_id", columns.user_ids, limits)
     yield from _name_faults("name", columns.names, limits)
+    yield from _time_faults(times)
     if allowed.oldest is not None:
         too_old = "EVENT_TOO_OLD", "time", "is older than the account's event retention"
         yield too_old, times < allowed.oldest
@@ -77,8 +89,7 @@ def _found(
     yield in_future, times > allowed.latest
     if columns.event_ids is not None:
         yield from _event_id_faults(columns.event_ids, limits)
-    yield from _time_faults(times)
-    yield from _count_faults(len(columns), [column.rows for column in columns.attributes], limits)
+    yield from _attribute_count_faults(len(columns), [column.rows for column in columns.attributes], limits)
     for column in columns.attributes:
         yield from _value_faults(column, len(columns), limits)
     yield from _text_faults(columns.inputs, input_fault)
@@ -93,18 +104,20 @@ def _found_of_users(
     yield from _time_faults(times)
     in_future = "UPDATE_IN_FUTURE", "time", "is more than 24 h ahead of the server's clock"
     yield in_future, times > allowed.latest
+    identities = [(column.name, column.rows) for column in columns.identities]
+    identities += [(column.name, column.rows) for column in columns.unset_identities]
+    yield from _count_faults(count, [rows for _, rows in identities], identity_count_fault)
+    yield from _count_faults(count, [each.states.rows for each in columns.consents], consent_count_fault)
     for identity in columns.identities:
         yield from _entry_faults(f"identities[{identity.name!r}]", identity, count, limits)
     for consent in columns.consents:
         for name in (consent.regulation, consent.purpose):
             yield from _key_fault("consents", name, consent.states.rows, count, limits)
-    identities = [(column.name, column.rows) for column in columns.identities]
-    identities += [(column.name, column.rows) for column in columns.unset_identities]
     for name, rows in identities:
         yield from _key_fault("identities", name, rows, count, limits)
     unset = [(column.name, column.rows) for column in columns.unset_attributes]
     attributes = [column.rows for column in columns.attributes] + [rows for _, rows in unset]
-    yield from _count_faults(count, attributes, limits)
+    yield from _attribute_count_faults(count, attributes, limits)
     for name, rows in unset:
         yield from _key_fault("attributes", name, rows, count, limits)
     for column in columns.attributes:
@@ -118,8 +131,8 @@ def _time_faults(times: npt.NDArray[np.int64]) -> _Found:
 
 
 def _key_fault(field: str, name: str, rows: Rows | None, count: int, limits: Limits) -> _Found:
-    """The fault of the rows that write under a name, when it is the name's."""
-    fault = check_name(field, name, limits)
+    """The fault of rows that write an attribute of this name, when the name itself is invalid."""
+    fault = check_key(field, name, limits)
     if fault is not None:
         has = np.ones(count if rows is None else len(rows), np.bool_)
         yield fault, _spread(has, rows, count)
@@ -132,7 +145,7 @@ def _name_faults(field: str, column: TextColumn, limits: Limits) -> _Found:
 
 
 def _are_short(texts: Sequence[str], bytes_max: int) -> bool:
-    """Whether every text is short enough, judged by the longest one."""
+    """Whether every string is short enough."""
     return max(map(len, texts), default=0) * UTF8_BYTES_MAX <= bytes_max
 
 
@@ -157,21 +170,29 @@ def _event_id_faults(event_ids: Sequence[str], limits: Limits) -> _Found:
     yield fault, np.fromiter(too_long, np.bool_, len(event_ids))
 
 
-def _count_faults(count_of_rows: int, attributes: Sequence[Rows | None], limits: Limits) -> _Found:
-    """`attributes` are the rows that each column has a value of, None = all."""
-    attributes_max = limits.event_attributes_max
-    if len(attributes) <= attributes_max:
+def _attribute_count_faults(count_of_rows: int, attributes: Sequence[Rows | None], limits: Limits) -> _Found:
+    return _count_faults(count_of_rows, attributes, lambda count: attribute_count_fault(count, limits))
+
+
+def _count_faults(
+    count_of_rows: int, columns: Sequence[Rows | None], fault_of: Callable[[int], Fault | None]
+) -> _Found:
+    """Faults of rows with a value in too many columns. `columns` are the rows with a value in each, None =
+    all.
+    """
+    if fault_of(len(columns)) is None:
         return
     counts = np.zeros(count_of_rows, np.int64)
-    for rows in attributes:
+    for rows in columns:
         counts[slice(None) if rows is None else rows] += 1
-    for count in np.unique(counts[counts > attributes_max]).tolist():
-        description = f"has {count} attributes; at most {attributes_max} are allowed"
-        yield ("TOO_MANY_ATTRIBUTES", "attributes", description), counts == count
+    for count in np.unique(counts).tolist():
+        fault = fault_of(count)
+        if fault is not None:
+            yield fault, counts == count
 
 
 def _value_faults(column: ValueColumn, count: int, limits: Limits) -> _Found:
-    fault = check_name("attributes", column.name, limits)
+    fault = check_key("attributes", column.name, limits)
     if fault is not None:
         yield from _key_fault("attributes", column.name, column.rows, count, limits)
         return

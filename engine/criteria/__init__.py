@@ -1,3 +1,1 @@
-"""The criteria language: what a criterion is, which ones are refused, and what each one means for one
-value.
-"""
+"""The criteria language: its nodes, their validation, and their meaning for one value."""

@@ -1,8 +1,8 @@
 """Conditions on one event: and, or and not over tests on its attributes.
 
 One model in three stages: a criterion names attributes and holds tests of the language, a plan holds tests
-with the clock taken out, and a backend may put numbers in the place of names. `mapped` leads from one stage
-to the next.
+with the clock resolved, and a backend may replace names by numbers. `mapped` converts one stage into the
+next.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class _Condition(msgspec.Struct, frozen=True, kw_only=True, tag_field="node", om
 
 
 class WhereAll(_Condition, Generic[Key_co, Test_co], frozen=True, tag="all_of", kw_only=True):
-    """Every condition holds of the same event; none given = every event."""
+    """Every condition holds for the same event; without conditions = every event."""
 
     conditions: tuple[Condition[Key_co, Test_co], ...] = ()
 
 
 class WhereAny(_Condition, Generic[Key_co, Test_co], frozen=True, tag="any_of", kw_only=True):
-    """Some condition holds; none given = no event."""
+    """Some condition holds; without conditions = no event."""
 
     conditions: tuple[Condition[Key_co, Test_co], ...] = ()
 
@@ -63,7 +63,7 @@ def mapped(
     condition: Condition[Key, Test],
     change: Callable[[WhereAttribute[Key, Test]], WhereAttribute[OtherKey, OtherTest]],
 ) -> Condition[OtherKey, OtherTest]:
-    """The same condition with each test replaced by what `change` makes of it."""
+    """The same condition with each test replaced by `change` of it."""
     match condition:
         case WhereAll():
             return WhereAll(conditions=tuple(mapped(part, change) for part in condition.conditions))
@@ -78,7 +78,7 @@ def mapped(
 
 
 def tests_in(condition: Condition[Key, Test] | None) -> Iterator[WhereAttribute[Key, Test]]:
-    """The tests in a condition, in reading order; none for no condition."""
+    """The tests in a condition, in reading order; empty without a condition."""
     match condition:
         case WhereAll() | WhereAny():
             for part in condition.conditions:
@@ -94,10 +94,10 @@ def tests_in(condition: Condition[Key, Test] | None) -> Iterator[WhereAttribute[
 
 
 class Describable(Protocol):
-    """A test that can say what it tests."""
+    """A test with a description."""
 
     def describe(self) -> str:
-        """In words, after the name of what is tested."""
+        """Description, to follow the name of the tested value."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Criteria in words, for people who ask why a user is in an audience and what a plan does."""
+"""Criteria in words, for explanations of membership and plans."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from engine.criteria.words import duration_in_words, number_in_words, quoted, ra
 
 
 def describe_criterion(criterion: Criterion) -> str:
-    """One line about a node. Groups say how many parts they have; the parts have lines of their own."""
+    """One line about a node. Groups state the number of their parts, which have their own lines."""
     return _Description().visit(criterion, None)
 
 

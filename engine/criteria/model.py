@@ -1,8 +1,8 @@
 """The criteria language as plain data.
 
-The structs mirror the messages of `milepost/v1/criteria.proto` field by field, so that a fault's path reads
-the same on both sides. They are what is stored with a milestone, validated by `validation`, and compiled into
-a plan by `engine.plan`. Tests on a value are in `operators`, one file per family, and come from here too.
+The structs mirror the messages of `milepost/v1/criteria.proto` field by field, so that the path of a fault is
+the same on both sides. They are stored with a milestone, validated by `validation`, and compiled into a plan
+by `engine.plan`. Tests on a value are in `operators`, one file per family, and are re-exported here.
 """
 
 from __future__ import annotations
@@ -81,9 +81,10 @@ class Calendar(_Node, frozen=True, tag="calendar", kw_only=True):
 
     offset 0, count 1: the current unit ("this month", to its end). offset 1, count 1: the unit before
     ("yesterday"). offset 1, count 2: "the previous two weeks". In `time_zone` (IANA; "" = the account's),
-    with days of 23 or 25 hours where clocks change. An hour is always 3,600 seconds long and begins where the
-    local clock shows a full hour. A day begins at local midnight; at the first of two, and where clocks skip
-    midnight, at the moment they jump.
+    with days of 23 or 25 hours where clocks change. The windows of a unit tile time. An hour begins where the
+    local clock shows a full hour or jumps over one: it lasts 3,600 seconds, and 30 or 90 minutes where clocks
+    change by 30. A day begins at local midnight; the first of two, or where clocks skip midnight, the moment
+    they jump.
     """
 
     unit: CalendarUnit
@@ -109,7 +110,7 @@ class EventType(enum.IntEnum):
 
 
 class Aggregate(enum.StrEnum):
-    """What is computed over a user's events before the test."""
+    """The value computed over a user's events before the test."""
 
     COUNT = "count"
     DISTINCT_DAYS = "distinct_days"
@@ -123,17 +124,17 @@ class Aggregate(enum.StrEnum):
 
     @property
     def is_of_attribute(self) -> bool:
-        """It looks at an attribute of the events, not at the events alone."""
+        """Whether it reads an attribute of the events."""
         return self not in (Aggregate.COUNT, Aggregate.DISTINCT_DAYS)
 
     @property
     def is_whole_number(self) -> bool:
-        """It counts something."""
+        """Whether it is a count."""
         return self in (Aggregate.COUNT, Aggregate.DISTINCT_DAYS, Aggregate.DISTINCT)
 
     @property
     def is_zero_without_events(self) -> bool:
-        """It is 0 when no event takes part; the others are undefined then and pass no test."""
+        """Whether it is 0 without events; the others are then undefined and pass no test."""
         return self.is_whole_number or self is Aggregate.SUM
 
 
@@ -149,19 +150,19 @@ class _Criterion(_Node, frozen=True, kw_only=True):
 
 
 class AllOf(_Criterion, frozen=True, tag="all_of", kw_only=True):
-    """Every child is true; none = everyone."""
+    """Every child is true; without children = everyone."""
 
     criteria: tuple[Criterion, ...] = ()
 
 
 class AnyOf(_Criterion, frozen=True, tag="any_of", kw_only=True):
-    """Some child is true; none = no one."""
+    """Some child is true; without children = no one."""
 
     criteria: tuple[Criterion, ...] = ()
 
 
 class Not(_Criterion, frozen=True, tag="not", kw_only=True):
-    """Everyone of the journey's users not in the set of the child."""
+    """The journey's users for whom the child is not true."""
 
     criterion: Criterion
 
@@ -169,7 +170,8 @@ class Not(_Criterion, frozen=True, tag="not", kw_only=True):
 class UserAttribute(_Criterion, frozen=True, tag="user_attribute", kw_only=True):
     """The attribute passes the test in at least one workspace of the journey's inputs.
 
-    `$first_seen` and `$last_seen` are built in: times over the journey's inputs.
+    `$first_seen` and `$last_seen` are built in: times over the journey's inputs; and `$user_id`, the id as
+    a string.
     """
 
     key: str
@@ -242,4 +244,5 @@ Criterion: TypeAlias = (
 
 FIRST_SEEN = "$first_seen"
 LAST_SEEN = "$last_seen"
-BUILT_IN_ATTRIBUTES = frozenset({FIRST_SEEN, LAST_SEEN})
+USER_ID = "$user_id"
+BUILT_IN_ATTRIBUTES = frozenset({FIRST_SEEN, LAST_SEEN, USER_ID})

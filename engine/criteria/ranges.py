@@ -1,6 +1,6 @@
-"""Ranges of instants and intervals of numbers: the form every ordering takes once the clock is out of it.
+"""Ranges of instants and intervals of numbers: the clock-independent form of every ordering test.
 
-Sets of them are tuples, sorted, disjoint and never touching: `merged_ranges` and `merged_intervals` bring any
+Sets of them are tuples, sorted, disjoint and not touching: `merged_ranges` and `merged_intervals` convert any
 tuple into that form, in which the empty tuple is the empty set.
 """
 
@@ -22,11 +22,11 @@ class TimeRange(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def is_empty(self) -> bool:
-        """No instant lies in it."""
+        """Whether it contains no instant."""
         return self.start is not None and self.end is not None and self.start >= self.end
 
     def holds(self, instant: Micros) -> bool:
-        """The instant lies in it."""
+        """Whether it contains the instant."""
         return (self.start is None or self.start <= instant) and (self.end is None or instant < self.end)
 
 
@@ -34,7 +34,7 @@ ALL_TIME = TimeRange()
 
 
 class Interval(msgspec.Struct, frozen=True, array_like=True):
-    """Numbers between low and high; None is unbounded. A bound stands for its shortest decimal form."""
+    """Numbers between low and high; None is unbounded. A bound means its shortest decimal form."""
 
     low: float | None = None
     low_included: bool = True
@@ -43,7 +43,7 @@ class Interval(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def is_empty(self) -> bool:
-        """No number lies in it."""
+        """Whether it contains no number."""
         if self.low is None or self.high is None:
             return False
         return self.low > self.high or (
@@ -51,7 +51,7 @@ class Interval(msgspec.Struct, frozen=True, array_like=True):
         )
 
     def holds(self, number: float) -> bool:
-        """The number lies in it."""
+        """Whether it contains the number."""
         above = self.low is None or self.low < number or (self.low_included and self.low == number)
         below = self.high is None or number < self.high or (self.high_included and self.high == number)
         return above and below
@@ -60,7 +60,7 @@ class Interval(msgspec.Struct, frozen=True, array_like=True):
 ALL_NUMBERS = Interval()
 
 Edge = tuple[float, int]
-"""A place on the number line between two numbers: (x, 0) just before x, (x, 1) just after it."""
+"""A position between two numbers: (x, 0) is just before x, (x, 1) just after it."""
 
 
 def _low_edge(interval: Interval) -> Edge:
@@ -105,7 +105,7 @@ def complement(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
 
 
 def hold_number(intervals: Iterable[Interval], number: float) -> bool:
-    """The number lies in one of the intervals."""
+    """Whether one of the intervals contains the number."""
     return any(interval.holds(number) for interval in intervals)
 
 
@@ -140,12 +140,12 @@ def merged_ranges(ranges: Iterable[TimeRange]) -> tuple[TimeRange, ...]:
 def symmetric_difference(one: Iterable[TimeRange], other: Iterable[TimeRange]) -> tuple[TimeRange, ...]:
     """Instants in exactly one of two sets of ranges."""
     spans = (*merged_ranges(one), *merged_ranges(other))
-    # Passing a bound of either set changes sides; passing one of each at the same instant changes nothing.
+    # Crossing a bound of one set enters or leaves the result; bounds of both at one instant cancel out.
     bounds = sorted(bound for span in spans for bound in _bounds(span))
     pieces = zip(bounds[::2], bounds[1::2], strict=True)
     return merged_ranges(_range(low, high) for low, high in pieces if low < high)
 
 
 def hold_instant(ranges: Iterable[TimeRange], instant: Micros) -> bool:
-    """The instant lies in one of the ranges."""
+    """Whether one of the ranges contains the instant."""
     return any(span.holds(instant) for span in ranges)

@@ -117,7 +117,7 @@ def walk(criterion: Criterion) -> Iterator[Criterion]:
 
 
 def with_children(criterion: Criterion, change: Callable[[Criterion], Criterion]) -> Criterion:
-    """The same node with each direct child replaced by what `change` makes of it."""
+    """The same node with each direct child replaced by `change` of it."""
     match criterion:
         case AllOf() | AnyOf():
             return msgspec.structs.replace(criterion, criteria=tuple(map(change, criterion.criteria)))

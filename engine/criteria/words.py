@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Collection, Iterable
 
 from engine.criteria.ranges import Interval, TimeRange
 from engine.values import (
@@ -12,6 +13,7 @@ from engine.values import (
     MICROS_PER_SECOND,
     TIME_MAX_MICROS,
     TIME_MIN_MICROS,
+    Kind,
     Micros,
     Value,
 )
@@ -24,6 +26,13 @@ SYMBOLS = {
     "less_than": "<",
     "less_or_equal": "<=",
     "equals": "=",
+}
+_PLURALS = {
+    Kind.STRING: "strings",
+    Kind.NUMBER: "numbers",
+    Kind.BOOL: "booleans",
+    Kind.TIME: "times",
+    Kind.LIST: "lists",
 }
 _EPOCH = dt.datetime(1970, 1, 1)
 
@@ -59,7 +68,7 @@ def ranges_in_words(ranges: tuple[TimeRange, ...]) -> str:
 
 
 def value_in_words(of: Value) -> str:
-    """A value as JSON would have it, times as RFC 3339."""
+    """A value in JSON form, times as RFC 3339."""
     if type(of) is float:
         return number_in_words(of)
     if type(of) is int:
@@ -68,14 +77,33 @@ def value_in_words(of: Value) -> str:
 
 
 def values_in_words(values: tuple[Value, ...]) -> str:
-    """The first few values, and how many more there are."""
+    """The first few values, and the number of others."""
     shown = ", ".join(map(value_in_words, values[:VALUES_SHOWN_MAX]))
     more = len(values) - VALUES_SHOWN_MAX
     return f"[{shown}, and {more} more]" if more > 0 else f"[{shown}]"
 
 
+def kinds_in_words(kinds: Iterable[Kind], last: str) -> str:
+    """Kinds of value in the plural, the last one after the word `last`."""
+    *others, final = (_PLURALS[kind] for kind in sorted(kinds))
+    return f"{', '.join(others)} {last} {final}" if others else final
+
+
+def kind_in_words(kinds: Iterable[Kind], *, article: bool = True) -> str:
+    """Kinds of value in the singular."""
+    before = "a " if article else ""
+    return " or ".join(before + _PLURALS[kind].removesuffix("s") for kind in sorted(kinds))
+
+
+def sendable_kinds(kinds: Collection[Kind]) -> Collection[Kind]:
+    """What to send so that a test of these kinds can pass. A test on strings takes lists of them as well,
+    which would be one word too many.
+    """
+    return set(kinds) - {Kind.LIST} if Kind.STRING in kinds else kinds
+
+
 def ignoring_case(ignored: bool) -> str:
-    """What follows an operand when case is ignored."""
+    """The suffix of an operand when case is ignored."""
     return " ignoring case" if ignored else ""
 
 
@@ -90,7 +118,7 @@ def number_in_words(of: float) -> str:
 
 
 def instant_in_words(micros: Micros) -> str:
-    """RFC 3339 in UTC; instants before the year 1 or after 9999 say so."""
+    """RFC 3339 in UTC; a phrase for instants before the year 1 or after 9999."""
     if micros < TIME_MIN_MICROS:
         return "the beginning of time"
     if micros > TIME_MAX_MICROS:
@@ -99,7 +127,7 @@ def instant_in_words(micros: Micros) -> str:
 
 
 def duration_in_words(micros: Micros) -> str:
-    """The largest unit that says it in whole numbers: days, hours, else seconds."""
+    """In the largest unit that gives a whole number: days, hours, otherwise seconds."""
     for unit, name in ((MICROS_PER_DAY, "day"), (MICROS_PER_HOUR, "hour")):
         if micros and micros % unit == 0:
             return f"{micros // unit} {name}{'' if micros == unit else 's'}"

@@ -1,4 +1,4 @@
-"""A name for a question, whatever the order in which it was put."""
+"""A name for a question that does not depend on the order of its parts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from engine.plan.model import Difference, Intersection, Plan, Source, Step, Unio
 
 
 def canonical_digest(plan: Plan) -> bytes:
-    """16 bytes that name the account, the set of the first root and those of the others: the same for every
-    order of the steps, of the operands of Intersection and Union, and of the roots behind the first. The
-    plan's instant counts by the ranges that it led to.
+    """16 bytes that name the account, the set of the first root and those of the others. The same for every
+    order of the steps, of the operands of Intersection and Union, and of the roots after the first. The
+    plan's instant matters only through the ranges derived from it.
     """
     names: list[bytes] = []
     for step in plan.steps:

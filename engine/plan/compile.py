@@ -1,11 +1,10 @@
-"""Criteria and a journey's tree become one plan.
+"""Compiles criteria and a journey's tree into one plan.
 
-A milestone draws from its parent's users (or the journey's start) minus those true for the criteria of a
-sibling before it, and keeps those true for its own. REMAINING_USERS keeps all that it draws. An audience
-named in a criterion stands for its milestone's set, drawn in its own journey.
+A milestone draws from its parent's users (or the journey's start) minus those that match an earlier sibling,
+and keeps those that match its own criteria. REMAINING_USERS keeps all that it draws. An audience named in a
+criterion means its milestone's set, drawn in its own journey.
 
-Every function answers with plans of which the first root is what was asked for, optimised unless `passes`
-says otherwise.
+Every function returns plans whose first root is the requested set, optimised unless `passes` says otherwise.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class CompiledJourney(msgspec.Struct, frozen=True):
 
 
 class CompiledIntersections(msgspec.Struct, frozen=True):
-    """Root i holds the users in all of the audiences `subsets[i]`, indices into those asked about."""
+    """Root i holds the users in all of the audiences `subsets[i]`, indices into the requested audiences."""
 
     plan: Plan
     subsets: tuple[tuple[int, ...], ...]
@@ -68,7 +67,7 @@ class Planner:
     def __init__(self, account: Account, as_of: Micros, resolver: AudienceResolver) -> None:
         self.account = account
         self.as_of = as_of
-        self.steps = StepList()
+        self.steps = StepList(as_of)
         self._resolver = resolver
         self._universes: dict[str, int] = {}
         self._members: dict[tuple[str, str], int] = {}
@@ -84,11 +83,10 @@ class Planner:
     def criterion(
         self, journey: JourneyTree, criterion: Criterion, path: str = CRITERIA_PATH
     ) -> CompiledNode:
-        """The criterion as one of the journey's. Audiences that it names are compiled first."""
+        """Compiles the criterion for the journey. Audiences that it names are compiled first."""
         compiler = CriterionCompiler(
             steps=self.steps,
             account=self.account,
-            as_of=self.as_of,
             inputs=universe_of(journey.inputs).inputs,
             universe=self.universe(journey),
             audience_step=self._audience,
@@ -119,7 +117,7 @@ class Planner:
         return self._criteria.get((journey.name, milestone_id))
 
     def plan(self, roots: Sequence[int], passes: Sequence[Pass]) -> Plan:
-        """What has been compiled so far, reduced to what the roots need."""
+        """The steps compiled so far, reduced to those the roots need."""
         raw = Plan(
             account=self.account.name, as_of=self.as_of, steps=tuple(self.steps.steps), roots=tuple(roots)
         )
@@ -140,9 +138,7 @@ class Planner:
             self._members[key] = self.steps.intersection([draw, self._criteria[key].step])
 
     def _draw(self, journey: JourneyTree, milestone: TreeMilestone) -> int:
-        """The draw of the sibling before less that sibling's matches, so that a split makes each difference
-        once.
-        """
+        """The previous sibling's draw minus its matches, so that a split computes each difference once."""
         sibling = journey.just_before(milestone)
         if sibling is None:
             if milestone.parent is None:
@@ -150,7 +146,7 @@ class Planner:
             return self._members[journey.name, milestone.parent]
         previous = (journey.name, sibling.id)
         if previous not in self._criteria:
-            # Without criteria everyone it draws is its own.
+            # Without criteria it keeps everyone it draws.
             return self.steps.union([])
         return self.steps.add(
             Difference(minuend=self._draws[previous], subtrahend=self._criteria[previous].step)
@@ -175,8 +171,8 @@ def compile_milestone(
     with_labels: bool = True,
     passes: Sequence[Pass] = ALL_PASSES,
 ) -> CompiledMilestone:
-    """The plan of one milestone: its users, those it draws from, and each labelled criterion by itself among
-    the latter. For a milestone that is not saved, `journey` is the tree `with_draft` makes.
+    """The plan of one milestone: its users, those it draws from, and each labelled criterion alone among the
+    latter. For an unsaved milestone, `journey` is the tree that `with_draft` returns.
     """
     planner = Planner(account, as_of, resolver)
     draw = planner.draw(journey, milestone_id)

@@ -1,7 +1,7 @@
-"""What a step costs and how many users it is expected to hold: the one cost model.
+"""The cost model: expected cost and size of a step.
 
-The planner orders operands by it, and so does a backend when it executes them. Costs are rough figures in the
-unit "one stored bitmap"; shares come from statistics, where there are some.
+The planner orders operands by it, and so does a backend when it executes them. Costs are rough figures in
+units of one stored bitmap; shares come from statistics when available.
 """
 
 from __future__ import annotations
@@ -27,23 +27,24 @@ from engine.plan.model import (
     Step,
     Union,
     Universe,
+    UserIdMatch,
 )
 from engine.plan.statistics import NoStatistics, Statistics
 from engine.plan.visitor import StepVisitor
 from engine.values import Kind, Value
 
 LOOKUP_COST = 1.0
-"""A bitmap that is stored as it is."""
+"""A stored bitmap."""
 COLUMN_COST = 4.0
 """A number or a time for each user."""
 TEXT_SCAN_COST = 8.0
 """A test for each distinct string."""
 EVENTS_COST = 16.0
-"""The users of events in a window, counted."""
+"""Counting a user's events in a window."""
 CONDITION_COST = 4.0
-"""On top, the attributes that `where` tests."""
+"""In addition, the attributes that `where` tests."""
 AGGREGATE_COST = 4.0
-"""On top, the attribute that is aggregated."""
+"""In addition, the aggregated attribute."""
 SEQUENCE_COST = 32.0
 """The times of all events of each step."""
 COMBINATION_COST = 1.0
@@ -53,7 +54,7 @@ SHARE_UNKNOWN = 0.25
 
 
 class Access(enum.Enum):
-    """How users whose attribute passes a test are found."""
+    """The access path for users whose attribute passes a test."""
 
     LOOKUP = LOOKUP_COST
     COLUMN = COLUMN_COST
@@ -61,7 +62,7 @@ class Access(enum.Enum):
 
 
 def access_of(test: ResolvedTest) -> Access:
-    """The dearest thing that a test on an attribute needs looked at."""
+    """The most expensive access path that a test on an attribute needs."""
     if isinstance(test, Exists):
         return Access.LOOKUP
     kinds = matcher_of(test).kinds
@@ -78,19 +79,19 @@ _COLUMNS = frozenset({Kind.NUMBER, Kind.TIME})
 
 
 def equal_to(test: ResolvedTest) -> tuple[Value, ...]:
-    """The values that a test compares with, when it asks for equality; else none."""
+    """The values that a test compares with, if it is an equality test; otherwise none."""
     if isinstance(test, Equals):
         return (test.value,)
     return test.values if isinstance(test, In) else ()
 
 
 def looks_up_texts(test: ResolvedTest) -> bool:
-    """Strings that pass are known beforehand, letter by letter."""
+    """Whether the passing strings are known exactly."""
     return isinstance(test, Equals | In) and not test.ignore_case
 
 
 class Estimate(NamedTuple):
-    """What a step is expected to cost, its operands included, and the share of users in its set, 0 to 1."""
+    """The expected cost of a step, including its operands, and the share of users in its set, 0 to 1."""
 
     cost: float
     share: float
@@ -133,6 +134,9 @@ class CostModel(StepVisitor[Estimate]):
         return self._predicate(step, COLUMN_COST)
 
     def identity(self, step: IdentityMatch) -> Estimate:
+        return self._predicate(step, access_of(step.test).value)
+
+    def user_id(self, step: UserIdMatch) -> Estimate:
         return self._predicate(step, access_of(step.test).value)
 
     def consent(self, step: ConsentMatch) -> Estimate:

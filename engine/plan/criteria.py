@@ -1,7 +1,7 @@
-"""One criterion becomes steps: for each node of the language, the set of users that it denotes.
+"""Compiles one criterion into steps: for each node, the set of users that it denotes.
 
-To add a node: a method of `CriterionVisitor`, which every visitor then has to have, and the step that decides
-it in `engine.plan.model`.
+To add a node: add a method to `CriterionVisitor`, which every visitor must then implement, and the step that
+decides it to `engine.plan.model`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from typing import TypeAlias
+
+import msgspec
 
 from engine.criteria.model import (
     BUILT_IN_ATTRIBUTES,
     LAST_SEEN,
+    USER_ID,
     Aggregate,
     AllOf,
     AnyOf,
@@ -43,32 +47,46 @@ from engine.plan.model import (
     IdentityMatch,
     InstantRange,
     Intersection,
+    RowFilter,
     SeenMatch,
     SequenceMatch,
     TimeRange,
     Union,
     Universe,
+    UserIdMatch,
 )
 from engine.plan.model import Step as PlanStep
 from engine.plan.resolve import resolve_number_test, resolve_where
 from engine.plan.tree import Account, workspaces_of
 from engine.plan.windows import events_range
-from engine.values import Micros
+from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS, Micros
 
 HASHES = 2**64
-"""How many places there are for a user in `bucket_of`."""
+"""Number of values of `bucket_of`."""
+
+StepMaker: TypeAlias = Callable[[Micros], PlanStep]
+"""Makes a predicate step as of an instant."""
 
 
 class StepList:
-    """A plan in the making: steps in dependency order."""
+    """A plan under construction: steps in dependency order, as of one instant."""
 
-    def __init__(self) -> None:
+    def __init__(self, as_of: Micros) -> None:
+        self._as_of = as_of
         self.steps: list[PlanStep] = []
+        self.makers: dict[int, StepMaker] = {}
+        """What makes the steps that may depend on the instant, by index."""
 
     def add(self, step: PlanStep) -> int:
-        """Appends a step and answers its index."""
+        """Appends a step and returns its index."""
         self.steps.append(step)
         return len(self.steps) - 1
+
+    def add_timed(self, make: StepMaker) -> int:
+        """Appends a step that may depend on the instant."""
+        index = self.add(make(self._as_of))
+        self.makers[index] = make
+        return index
 
     def intersection(self, operands: list[int]) -> int:
         """The step for users in all of one or more operands."""
@@ -94,13 +112,12 @@ class CompiledNode:
 @dataclass(frozen=True)
 class CriterionCompiler(CriterionVisitor[str, CompiledNode]):
     """Compiles criteria of one journey; the context of a visit is the path of the node's message. `universe`
-    is the step of the journey's users, against which every complement is taken; `audience_step` gives the
-    step of an audience by its name, compiled before.
+    is the step of the journey's users, from which every complement is taken; `audience_step` returns the step
+    of an audience by its name.
     """
 
     steps: StepList
     account: Account
-    as_of: Micros
     inputs: tuple[str, ...]
     universe: int
     audience_step: Callable[[str], int]
@@ -125,13 +142,13 @@ class CriterionCompiler(CriterionVisitor[str, CompiledNode]):
         return CompiledNode(path, criterion, self._everyone_but(child.step), (child,))
 
     def user_attribute(self, criterion: UserAttribute, path: str) -> CompiledNode:
-        return CompiledNode(path, criterion, self.steps.add(self._attribute(criterion)))
+        return CompiledNode(path, criterion, self._attribute(criterion))
 
     def event(self, criterion: Event, path: str) -> CompiledNode:
         return CompiledNode(path, criterion, self._event(criterion))
 
     def sequence(self, criterion: Sequence, path: str) -> CompiledNode:
-        return CompiledNode(path, criterion, self.steps.add(self._sequence(criterion)))
+        return CompiledNode(path, criterion, self._sequence(criterion))
 
     def audience(self, criterion: Audience, path: str) -> CompiledNode:
         return CompiledNode(path, criterion, self.audience_step(criterion.name))
@@ -141,58 +158,88 @@ class CriterionCompiler(CriterionVisitor[str, CompiledNode]):
         return CompiledNode(path, criterion, self.steps.add(step))
 
     def identity(self, criterion: Identity, path: str) -> CompiledNode:
-        step = IdentityMatch(type=criterion.type, test=criterion.test.resolve(self.as_of))
-        return CompiledNode(path, criterion, self.steps.add(step))
+        step = self.steps.add_timed(
+            lambda as_of: IdentityMatch(type=criterion.type, test=criterion.test.resolve(as_of))
+        )
+        return CompiledNode(path, criterion, step)
 
     def bucket(self, criterion: Bucket, path: str) -> CompiledNode:
         return CompiledNode(path, criterion, self.steps.add(_bucket(criterion)))
 
-    def selection(self, selected: Event | Step, time: TimeRange) -> EventSelection:
-        """The events that an event criterion or a step of a sequence is about."""
-        where = selected.where
-        return EventSelection(
-            inputs=tuple(sorted(set(selected.inputs))) or self.inputs,
-            name=selected.name,
-            type=selected.type,
-            time=time,
-            where=None if where is None else resolve_where(where, self.as_of),
-        )
+    def _selection(self, selected: Event | Step) -> Callable[[TimeRange, Micros], EventSelection]:
+        """What selects the events of an event criterion or of a step of a sequence: those in a time range, as
+        of an instant.
+        """
+        inputs = tuple(sorted(set(selected.inputs))) or self.inputs
+        name, type_ = selected.name, selected.type
+        condition = _row_filter(selected)
+
+        def select(time: TimeRange, as_of: Micros) -> EventSelection:
+            return EventSelection(inputs=inputs, name=name, type=type_, time=time, where=condition(as_of))
+
+        return select
 
     def _everyone_but(self, step: int) -> int:
         return self.steps.add(Difference(minuend=self.universe, subtrahend=step))
 
-    def _attribute(self, criterion: UserAttribute) -> PlanStep:
-        test = criterion.test.resolve(self.as_of)
-        if criterion.key not in BUILT_IN_ATTRIBUTES:
-            return AttributeMatch(workspaces=workspaces_of(self.inputs), key=criterion.key, test=test)
-        return SeenMatch(
-            inputs=self.inputs,
-            last=criterion.key == LAST_SEEN,
-            test=InstantRange(matcher_of(test).instants),
+    def _attribute(self, criterion: UserAttribute) -> int:
+        key, test = criterion.key, criterion.test
+        if key not in BUILT_IN_ATTRIBUTES:
+            workspaces = workspaces_of(self.inputs)
+            return self.steps.add_timed(
+                lambda as_of: AttributeMatch(workspaces=workspaces, key=key, test=test.resolve(as_of))
+            )
+        if key == USER_ID:
+            return self.steps.add_timed(lambda as_of: UserIdMatch(test=test.resolve(as_of)))
+        return self.steps.add_timed(
+            lambda as_of: SeenMatch(
+                inputs=self.inputs,
+                last=key == LAST_SEEN,
+                test=InstantRange(matcher_of(test.resolve(as_of)).instants),
+            )
         )
 
     def _event(self, event: Event) -> int:
         intervals = resolve_number_test(event.test)
-        # The number of a user without events taking part is 0, but a predicate holds no such user. So where 0
-        # passes, the predicate is about the numbers that do not pass, and everyone else is in.
+        # Without events the number is 0, but an event predicate never contains such users. So where 0 passes,
+        # the predicate selects the numbers that do not pass, and its complement is the result.
         zero_passes = event.aggregate.is_zero_without_events and hold_number(intervals, 0.0)
-        by_day = event.aggregate is Aggregate.DISTINCT_DAYS
-        predicate = self.steps.add(
-            EventMatch(
-                selection=self.selection(event, events_range(event.window, self.as_of, self.account)),
+        if zero_passes:
+            intervals = complement(intervals)
+        time_zone = self.account.time_zone if event.aggregate is Aggregate.DISTINCT_DAYS else "UTC"
+        select = self._selection(event)
+        predicate = self.steps.add_timed(
+            lambda as_of: EventMatch(
+                selection=select(events_range(event.window, as_of, self.account), as_of),
                 aggregate=event.aggregate,
                 of=event.of,
-                time_zone=self.account.time_zone if by_day else "UTC",
-                intervals=complement(intervals) if zero_passes else intervals,
+                time_zone=time_zone,
+                intervals=intervals,
             )
         )
         return self._everyone_but(predicate) if zero_passes else predicate
 
-    def _sequence(self, sequence: Sequence) -> PlanStep:
-        time = events_range(sequence.window, self.as_of, self.account)
-        return SequenceMatch(
-            steps=tuple(self.selection(step, time) for step in sequence.steps), within=sequence.within
-        )
+    def _sequence(self, sequence: Sequence) -> int:
+        selects = [self._selection(step) for step in sequence.steps]
+
+        def make(as_of: Micros) -> PlanStep:
+            time = events_range(sequence.window, as_of, self.account)
+            return SequenceMatch(
+                steps=tuple(select(time, as_of) for select in selects), within=sequence.within
+            )
+
+        return self.steps.add_timed(make)
+
+
+def _row_filter(selected: Event | Step) -> Callable[[Micros], RowFilter | None]:
+    """The condition on one event as of an instant; one object if it is the same at all of them."""
+    where = selected.where
+    if where is None:
+        return lambda as_of: None
+    first, last = (resolve_where(where, end) for end in (TIME_MIN_MICROS, TIME_MAX_MICROS))
+    if msgspec.msgpack.encode(first) == msgspec.msgpack.encode(last):
+        return lambda as_of: first
+    return lambda as_of: resolve_where(where, as_of)
 
 
 def universe_of(inputs: tuple[str, ...]) -> Universe:
@@ -206,5 +253,5 @@ def _bucket(criterion: Bucket) -> PlanStep:
 
 
 def _place(percent: float) -> int:
-    """The first place at or beyond this share. A percentage stands for its shortest decimal form."""
+    """The first bucket at or beyond this share. A percentage stands for its shortest decimal form."""
     return math.ceil(Fraction(Decimal(repr(percent))) * HASHES / 100)

@@ -1,13 +1,12 @@
-"""Expiry: which users can enter or leave an audience because time passes, with no new data.
+"""Expiry: the users who can enter or leave an audience as time passes, without new data.
 
-A journey is compiled at both instants. The two lists of steps have the same shape, since the clock decides
-nothing but ranges of time inside them. Where a pair of steps differs, a user can change sides only with
-something of theirs in the time that one range has and the other lacks: an event, a user attribute, an
-attribute of an event, the first or the last sign of life. Those users are looked for.
+A journey is compiled at both instants. The two lists of steps have the same shape, since the clock only
+decides ranges of time inside them. Where a pair of steps differs, a user's membership can change only with
+data in the time that one range covers and the other does not: an event, a user attribute, an event attribute,
+or a first or last seen time. The plan finds those users.
 
-The answer is an upper bound: aggregates, sequences and the tree are not evaluated. Every kind of step has its
-method here; a step that differs in a way its method does not expect raises `UnexpectedChange` instead of
-never expiring.
+The result is an upper bound: aggregates, sequences and the tree are not evaluated. Every kind of step has its
+method here. A step that differs in an unexpected way raises `UnexpectedChange`, rather than never expire.
 """
 
 from __future__ import annotations
@@ -42,6 +41,7 @@ from engine.plan.model import (
     Step,
     Union,
     Universe,
+    UserIdMatch,
     encode_step,
 )
 from engine.plan.passes import Pass, optimise
@@ -55,11 +55,11 @@ from engine.values import Micros
 Part = TypeVar("Part", bound=msgspec.Struct)
 
 PASSES: tuple[Pass, ...] = (simplify_rows, fold_constants, share)
-"""A union of predicates has no groups for the other passes to work on."""
+"""A union of predicates offers nothing to the other passes."""
 
 
 class UnexpectedChange(TypeError):
-    """A step depends on time in a way that expiry does not know: a fault in this module, not in the input."""
+    """A step depends on time in an unsupported way: a bug in this module, not in the input."""
 
 
 def expiry_plan(
@@ -69,16 +69,16 @@ def expiry_plan(
     after_as_of: Micros,
     resolver: AudienceResolver,
 ) -> Plan | None:
-    """A plan whose only root holds at least every user whose membership of any milestone of the journey
+    """A plan whose only root contains at least every user whose membership in any milestone of the journey
     differs between the two instants, given the same data. The instants may come in either order.
 
-    None when there can be no such user: nothing in the journey, or in the audiences it names, depends on
-    time, or no window moved. Raises NotFound and AudienceCycle as compiling does.
+    None when there are no such users: nothing in the journey, or in the audiences it names, depends on time,
+    or no window moved. Raises NotFound and AudienceCycle as compiling does.
     """
     before, after = (
         _compiled_steps(account, journey, as_of, resolver) for as_of in (before_as_of, after_as_of)
     )
-    # Milestones ask about the same windows again and again; each distinct step is looked for once.
+    # Milestones often share windows; each distinct step is handled once.
     found = {
         encode_step(step): step
         for old, new in zip(before, after, strict=True)
@@ -87,7 +87,7 @@ def expiry_plan(
     }
     if not found:
         return None
-    plan = StepList()
+    plan = StepList(after_as_of)
     root = plan.union([plan.add(step) for step in found.values()])
     raw = Plan(account=account.name, as_of=after_as_of, steps=tuple(plan.steps), roots=(root,))
     return optimise(raw, PASSES)
@@ -130,6 +130,9 @@ class _Expiry(StepVisitor[Iterator[Step]]):
     def consent(self, step: ConsentMatch) -> Iterator[Step]:
         return self._independent_of_time(step)
 
+    def user_id(self, step: UserIdMatch) -> Iterator[Step]:
+        return self._independent_of_time(step)
+
     def bucket(self, step: BucketMatch) -> Iterator[Step]:
         return self._independent_of_time(step)
 
@@ -160,7 +163,7 @@ class _Expiry(StepVisitor[Iterator[Step]]):
 
 
 def _same_but_for(fields: tuple[str, ...], before: object, after: Part) -> Part:
-    """`before`, which has to be what `after` is except for these fields. Raises UnexpectedChange."""
+    """Returns `before`, which must equal `after` except for these fields. Raises UnexpectedChange."""
     kind = type(after)
     if isinstance(before, kind):
         same = msgspec.structs.replace(before, **{field: getattr(after, field) for field in fields})
@@ -173,15 +176,15 @@ def _changed(before: ResolvedTest, after: ResolvedTest) -> ResolvedTest:
     """A test for the values that may pass at one of the instants only."""
     if isinstance(before, InstantRange) and isinstance(after, InstantRange):
         return InstantRange(symmetric_difference(before.ranges, after.ranges))
-    # How a test of this form moves is unknown, but a missing value passes no test at any time.
+    # How this test moves is unknown, but a missing value never passes.
     return Exists()
 
 
 def _changed_events(before: EventSelection, after: EventSelection) -> Iterator[Step]:
-    """Users with an event that may have come into the selection or gone out of it."""
+    """Users with an event that may have entered or left the selection."""
     _same_but_for(("time", "where"), before, after)
     conditions = tuple(_changed_conditions(before.where, after.where))
-    # When the condition moves too, what it says of an event outside one of the windows is left open.
+    # When the condition changes too, its result for events outside one of the windows is left open.
     where = None if conditions else after.where
     for span in symmetric_difference((before.time,), (after.time,)):
         yield _some_event(msgspec.structs.replace(after, time=span, where=where))
@@ -196,7 +199,7 @@ def _some_event(selection: EventSelection) -> Step:
 
 
 def _changed_conditions(before: RowFilter | None, after: RowFilter | None) -> Iterator[RowFilter]:
-    """One condition for each test inside `where` that moves: the attribute may pass at one instant only."""
+    """One condition for each time-dependent test in `where`: the attribute may pass at one instant only."""
     for old, new in zip(tests_in(before), tests_in(after), strict=True):
         if old != new:
             old = _same_but_for(("test",), old, new)

@@ -1,19 +1,32 @@
-"""Plans and verdicts for people.
+"""Readable plans and verdicts.
 
-`describe_plan` says what each step of a plan does, for ExplainAudience. `compile_explanation` makes a plan
-with a root for every criterion on the way from a journey's start to a milestone; `explain` turns what a
-backend says of one user about those roots into a tree of reasons, for ExplainMembership.
+`describe_plan` describes each step of a plan, for ExplainAudience. `compile_explanation` builds a plan with a
+root for every criterion on the path from a journey's start to a milestone; `explain` turns a backend's
+answers for one user into a tree of reasons, for ExplainMembership.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import assert_never
 
 import msgspec
 
 from engine.criteria.conditions import condition_in_words
 from engine.criteria.describe import describe_criterion
-from engine.criteria.model import AllOf, AnyOf, Criterion
+from engine.criteria.model import (
+    AllOf,
+    AnyOf,
+    Audience,
+    Bucket,
+    Consent,
+    Criterion,
+    Event,
+    Identity,
+    Not,
+    UserAttribute,
+)
+from engine.criteria.model import Sequence as SequenceCriterion
 from engine.criteria.words import intervals_in_words, quoted, range_in_words
 from engine.plan.compile import Planner
 from engine.plan.criteria import HASHES, CompiledNode
@@ -34,6 +47,7 @@ from engine.plan.model import (
     Step,
     Union,
     Universe,
+    UserIdMatch,
     operands_of,
 )
 from engine.plan.passes import ALL_PASSES, Pass
@@ -51,22 +65,18 @@ class StepText(msgspec.Struct, frozen=True):
     operator: str
     text: str
     operands: tuple[int, ...]
-    is_root: bool
 
 
 def describe_plan(plan: Plan) -> tuple[StepText, ...]:
     """The steps of a plan in words, in its order."""
-    roots = set(plan.roots)
     return tuple(
-        StepText(
-            index, str(step.__struct_config__.tag), describe_step(step), operands_of(step), index in roots
-        )
+        StepText(index, str(step.__struct_config__.tag), describe_step(step), operands_of(step))
         for index, step in enumerate(plan.steps)
     )
 
 
 def describe_step(step: Step) -> str:
-    """What one step does."""
+    """Describes one step."""
     return _Description().visit(step)
 
 
@@ -95,6 +105,9 @@ class _Description(StepVisitor[str]):
 
     def identity(self, step: IdentityMatch) -> str:
         return f"identity {quoted(step.type)} {step.test.describe()}"
+
+    def user_id(self, step: UserIdMatch) -> str:
+        return f"user id {step.test.describe()}"
 
     def consent(self, step: ConsentMatch) -> str:
         under = f"{quoted(step.regulation)} for {quoted(step.purpose)}"
@@ -140,7 +153,7 @@ def _selection(selection: EventSelection) -> str:
 
 
 class ExplainedNode(msgspec.Struct, frozen=True):
-    """A node of a criterion and the root that says for whom it is true."""
+    """A node of a criterion, and the root of the users for whom it is true."""
 
     path: str
     criterion: Criterion
@@ -149,8 +162,8 @@ class ExplainedNode(msgspec.Struct, frozen=True):
 
 
 class ExplainedMilestone(msgspec.Struct, frozen=True):
-    """A milestone on the way: its root, its criterion if it has one, and the siblings before it (ids) with
-    the roots of their users.
+    """A milestone on the path: its root, its criterion if it has one, and its earlier siblings (ids) with the
+    roots of their users.
     """
 
     id: str
@@ -160,18 +173,18 @@ class ExplainedMilestone(msgspec.Struct, frozen=True):
 
 
 class CompiledExplanation(msgspec.Struct, frozen=True):
-    """Root 0 is the journey's users; `milestones` lead from the start to the one asked about."""
+    """Root 0 is the journey's users; `milestones` lead from the start to the target."""
 
     plan: Plan
     milestones: tuple[ExplainedMilestone, ...]
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """A criterion as it stands for one user.
+    """A criterion evaluated for one user.
 
-    `decisive` marks the reasons: a node is decisive when its parent is and its verdict is what made the
-    parent's. So the decisive criteria without children are what lets the user in or keeps it out. Of an
-    all_of that is false the false children are, of one that is true all; of an any_of the other way round.
+    `decisive` means that the parent's verdict would be another if only this one were. The parent of the whole
+    criterion is the milestone: its root is decisive when the user is in the parent milestone and no earlier
+    sibling took it. So where a node and all nodes above it are decisive, that node alone decides membership.
     """
 
     path: str
@@ -184,8 +197,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MilestoneExplanation(msgspec.Struct, frozen=True, kw_only=True):
-    """A milestone as it stands for one user. `taken_by` is the id of the sibling before it that took the
-    user, "" when none did; `criterion` is None for REMAINING_USERS.
+    """A milestone evaluated for one user. `taken_by` is the id of the earlier sibling that took the user, ""
+    when none did; `criterion` is None for REMAINING_USERS.
     """
 
     id: str
@@ -213,7 +226,7 @@ def compile_explanation(
         return len(roots) - 1
 
     def explained(node: CompiledNode) -> ExplainedNode:
-        # Users of other journeys can pass a predicate; only the journey's users are in the set.
+        # Users of other journeys can pass a predicate; only the journey's users belong to the set.
         own = root(planner.steps.intersection([universe, node.step]))
         return ExplainedNode(node.path, node.criterion, own, tuple(map(explained, node.children)))
 
@@ -242,36 +255,52 @@ def _way_to(journey: JourneyTree, milestone_id: str) -> list[TreeMilestone]:
 
 
 def explain(compiled: CompiledExplanation, flags: Sequence[bool]) -> tuple[MilestoneExplanation, ...]:
-    """What the flags of one user (one for each root, as `Containment` has them) mean, from the start down to
-    the milestone asked about.
+    """Interprets the flags of one user (one for each root, as in `Containment`), from the start to the target
+    milestone.
     """
-    return tuple(
-        MilestoneExplanation(
-            id=milestone.id,
-            member=flags[milestone.root],
-            taken_by=next((sibling for sibling, root in milestone.siblings if flags[root]), ""),
-            criterion=_explain(milestone.criterion, flags, decisive=True) if milestone.criterion else None,
+    found: list[MilestoneExplanation] = []
+    is_above = flags[0]
+    for milestone in compiled.milestones:
+        taken_by = next((sibling for sibling, root in milestone.siblings if flags[root]), "")
+        criterion, is_reached = milestone.criterion, is_above and not taken_by
+        found.append(
+            MilestoneExplanation(
+                id=milestone.id,
+                member=flags[milestone.root],
+                taken_by=taken_by,
+                criterion=_explain(criterion, flags, decisive=is_reached) if criterion else None,
+            )
         )
-        for milestone in compiled.milestones
-    )
+        is_above = flags[milestone.root]
+    return tuple(found)
 
 
 def _explain(node: ExplainedNode, flags: Sequence[bool], *, decisive: bool) -> Explanation:
-    verdict = flags[node.root]
+    verdicts = [flags[child.root] for child in node.children]
     return Explanation(
         path=node.path,
         label=node.criterion.label,
         description=describe_criterion(node.criterion),
-        verdict=verdict,
+        verdict=flags[node.root],
         decisive=decisive,
         criterion=node.criterion,
         children=tuple(
-            _explain(child, flags, decisive=decisive and _made(node.criterion, verdict, flags[child.root]))
-            for child in node.children
+            _explain(child, flags, decisive=_is_decisive(node.criterion, verdict, verdicts))
+            for child, verdict in zip(node.children, verdicts, strict=True)
         ),
     )
 
 
-def _made(parent: Criterion, verdict: bool, child_verdict: bool) -> bool:
-    """A child with this verdict is a reason for the parent's."""
-    return child_verdict is verdict if isinstance(parent, AllOf | AnyOf) else True
+def _is_decisive(parent: Criterion, verdict: bool, verdicts: Sequence[bool]) -> bool:
+    """Whether the parent's verdict depends on this child's, given those of all its children."""
+    match parent:
+        case AllOf():
+            return verdicts.count(False) == (not verdict)
+        case AnyOf():
+            return verdicts.count(True) == verdict
+        case Not():
+            return True
+        case UserAttribute() | Event() | SequenceCriterion() | Audience() | Consent() | Identity() | Bucket():
+            raise AssertionError(f"a {type(parent).__name__} has no children")
+        case _:
+            assert_never(parent)

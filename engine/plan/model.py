@@ -1,18 +1,17 @@
 """The plan: a directed acyclic graph of user sets, as plain data.
 
-A plan is a list of steps in dependency order. Each step denotes a set of users; set steps name earlier steps
-by their index, predicate steps are decided for one user by that user's data alone. `roots` are the steps a
-caller wants the sets of: the size of a milestone and of each of its labelled criteria come from one plan with
-several roots.
+A plan is a list of steps in dependency order. Each step denotes a set of users. Set steps refer to earlier
+steps by index; predicate steps are decided for each user from that user's data alone. `roots` are the steps
+whose sets the caller wants: one plan with several roots gives the size of a milestone and of each of its
+labelled criteria.
 
 Everything that depends on the clock, on time zones or on the journey's inputs has been resolved: windows are
 absolute half-open ranges, "older than 30 days" is a range of times, "all inputs" is a list. `not c` is
-`Difference(universe, c)`, never a flip; a remaining-users split is a difference as well. A plan holds no
-dense ids, no bitmaps and no SQL, and MessagePack of it is stable, so that its hash names it. The tags of
-steps are what ExplainAudience shows.
+`Difference(universe, c)`; a remaining-users split is a difference as well. A plan contains no dense ids,
+bitmaps or SQL. Its MessagePack is stable, so its hash names it. The tags of steps appear in ExplainAudience.
 
-Beware of struct equality here: in Python `Equals(1) == Equals(True) == Equals(1.0)`. Two steps are the same
-step exactly when their MessagePack encodings (`encode_step`) are the same bytes.
+Do not compare steps with `==`: in Python `Equals(1) == Equals(True) == Equals(1.0)`. Two steps are the same
+exactly when their MessagePack encodings (`encode_step`) are the same bytes.
 """
 
 from __future__ import annotations
@@ -39,12 +38,12 @@ SOME_EVENT = (Interval(low=1.0),)
 
 
 RowFilter: TypeAlias = Condition[str, ResolvedTest]
-"""A condition on one event, with the clock taken out."""
+"""A condition on one event, independent of the clock."""
 
 
 class EventSelection(msgspec.Struct, frozen=True, kw_only=True):
-    """Which events take part: through `inputs` (resource names, sorted), of a name ("" = any) and type (None
-    = any), inside the time range, passing the filter.
+    """The selected events: through `inputs` (resource names, sorted), with a name ("" = any) and type (None =
+    any), inside the time range, passing the filter.
     """
 
     inputs: tuple[str, ...]
@@ -62,7 +61,7 @@ class _Step(msgspec.Struct, frozen=True, kw_only=True, tag_field="op"):
 
 
 class Universe(_Step, frozen=True, tag="universe", kw_only=True):
-    """Users that belong to at least one of the inputs (resource names, sorted). No input: no one."""
+    """Users that belong to at least one of the inputs (resource names, sorted). Without inputs: no one."""
 
     inputs: tuple[str, ...]
 
@@ -101,9 +100,9 @@ class AttributeMatch(_Step, frozen=True, tag="attribute", kw_only=True):
 
 
 class SeenMatch(_Step, frozen=True, tag="seen", kw_only=True):
-    """Users whose first (or last) sign of life over `inputs`, event or update, lies in one of the ranges.
+    """Users whose first (or last) seen time over `inputs`, by events or updates, lies in one of the ranges.
 
-    With `last` the latest over the inputs is tested, else the earliest. Users that came through none of the
+    `last` tests the latest time over the inputs, otherwise the earliest. Users that came through none of the
     inputs do not match.
     """
 
@@ -121,6 +120,12 @@ class IdentityMatch(_Step, frozen=True, tag="identity", kw_only=True):
     test: ResolvedTest
 
 
+class UserIdMatch(_Step, frozen=True, tag="user_id", kw_only=True):
+    """Users whose own id, as a string, passes the test. Aliases of it are not tested."""
+
+    test: ResolvedTest
+
+
 class ConsentMatch(_Step, frozen=True, tag="consent", kw_only=True):
     """Users whose latest consent for regulation and purpose has that state. Consents belong to the
     account.
@@ -132,13 +137,13 @@ class ConsentMatch(_Step, frozen=True, tag="consent", kw_only=True):
 
 
 class EventMatch(_Step, frozen=True, tag="event", kw_only=True):
-    """Users with at least one event taking part and whose aggregate over those events lies in `intervals`.
+    """Users with at least one qualifying event and whose aggregate over those events lies in `intervals`.
 
-    Taking part: in the selection and, for every aggregate but COUNT and DISTINCT_DAYS, having a fitting
+    Qualifying: in the selection and, for every aggregate but COUNT and DISTINCT_DAYS, with a fitting
     attribute `of` (a number; any kind for DISTINCT). Users without such an event never match; where a test
     holds for 0, the planner subtracts from the universe. DISTINCT_DAYS counts calendar days in `time_zone`.
     SUM and AVERAGE add shortest decimal forms exactly. FIRST and LAST take the number of the event earliest
-    or latest in time; of equal times the first or the last to arrive.
+    or latest in time; of equal times the first or last to arrive.
     """
 
     selection: EventSelection
@@ -166,12 +171,19 @@ class BucketMatch(_Step, frozen=True, tag="bucket", kw_only=True):
 
 
 Predicate: TypeAlias = (
-    AttributeMatch | SeenMatch | IdentityMatch | ConsentMatch | EventMatch | SequenceMatch | BucketMatch
+    AttributeMatch
+    | SeenMatch
+    | IdentityMatch
+    | UserIdMatch
+    | ConsentMatch
+    | EventMatch
+    | SequenceMatch
+    | BucketMatch
 )
 Source: TypeAlias = Universe | Empty | Predicate
 """Steps that a backend answers from its data."""
 Combination: TypeAlias = Intersection | Union | Difference
-"""Steps that are made from other steps."""
+"""Steps that combine other steps."""
 Step: TypeAlias = Source | Combination
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
@@ -183,7 +195,7 @@ def encode_step(step: Step) -> bytes:
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """Steps in dependency order, and the indices of those whose sets are asked for."""
+    """Steps in dependency order, and the indices of those whose sets are requested."""
 
     version: int = PLAN_VERSION
     account: str
@@ -206,7 +218,7 @@ def decode_plan(data: bytes) -> Plan:
 
 
 def operands_of(step: Step) -> tuple[int, ...]:
-    """The indices of the earlier steps that a step draws from."""
+    """The indices of a step's operands."""
     match step:
         case Intersection() | Union():
             return step.operands
@@ -217,5 +229,5 @@ def operands_of(step: Step) -> tuple[int, ...]:
 
 
 def _no_operands(step: Source) -> tuple[int, ...]:
-    """Nothing, for a step that the type checker knows to draw from no other."""
+    """Empty, for a step without operands."""
     return ()

@@ -1,6 +1,4 @@
-"""Tests and conditions with the clock taken out: what `engine.criteria.model` says becomes what a plan
-carries.
-"""
+"""Resolves the clock in tests and conditions: from `engine.criteria.model` to the form that plans carry."""
 
 from __future__ import annotations
 
@@ -23,10 +21,10 @@ def resolve_number_test(test: NumberTest | None) -> tuple[Interval, ...]:
     """The numbers that pass the test of an aggregate; None is `greater_than 0`."""
     if test is None:
         return MORE_THAN_ZERO
-    # The clock has no say in numbers, so any instant will do.
+    # Numbers do not depend on the clock, so any instant works.
     return matcher_of(test.resolve(0)).numbers
 
 
 def resolve_where(where: Where, as_of: Micros) -> RowFilter:
-    """The condition on one event as it stands at `as_of`."""
+    """The condition on one event at `as_of`."""
     return mapped(where, lambda each: WhereAttribute(key=each.key, test=each.test.resolve(as_of)))

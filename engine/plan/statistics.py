@@ -1,4 +1,4 @@
-"""What a backend may know about predicates, for the order in which operands are looked at.
+"""Estimates about predicates that a backend may have, for ordering operands.
 
 Statistics change which of several equal plans is chosen, never an answer.
 """
@@ -14,13 +14,13 @@ class Statistics(Protocol):
     """Estimates about one account's users."""
 
     def share(self, predicate: Predicate) -> float | None:
-        """The share of the users, 0 to 1, for whom the predicate is expected to hold; None = no idea."""
+        """The share of the users, 0 to 1, for whom the predicate is expected to hold; None = unknown."""
         ...
 
 
 class NoStatistics:
-    """Nothing is known."""
+    """No estimates."""
 
     def share(self, predicate: Predicate) -> float | None:
-        """None, for every predicate."""
+        """Always None."""
         return None

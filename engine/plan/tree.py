@@ -1,7 +1,7 @@
-"""What the planner needs to know of an account and its journeys: plain data, made by whoever stores them.
+"""The planner's view of an account and its journeys, as plain data.
 
 A journey is a tree of milestones. Siblings are exclusive, left to right, first match wins; REMAINING_USERS is
-always the last sibling and draws whoever matches none of the others.
+always the last sibling and keeps the users that match none of the others.
 """
 
 from __future__ import annotations
@@ -20,16 +20,14 @@ from engine.values import Micros
 
 
 class MilestoneKind(enum.StrEnum):
-    """How a milestone chooses among the users it draws from."""
+    """How a milestone selects from the users it draws."""
 
     CRITERIA = "criteria"
     REMAINING_USERS = "remaining_users"
 
 
 class Account(msgspec.Struct, frozen=True):
-    """The tenant: resource name `accounts/{a}`, IANA time zone, and for how long its events count (0 = for
-    ever).
-    """
+    """The tenant: resource name `accounts/{a}`, IANA time zone, and event retention (0 = unlimited)."""
 
     name: str
     time_zone: str = "UTC"
@@ -82,17 +80,17 @@ class JourneyTree(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return list(self._splits.get(parent, ()))
 
     def just_before(self, milestone: TreeMilestone) -> TreeMilestone | None:
-        """The sibling that chooses its users just before `milestone` does; None for the first."""
+        """The sibling directly before `milestone`; None for the first."""
         return self._before.get(milestone.id)
 
     def before(self, milestone: TreeMilestone) -> list[TreeMilestone]:
-        """The siblings that choose their users before `milestone` does, left to right."""
+        """The siblings before `milestone`, left to right."""
         siblings = self.children(milestone.parent)
         return siblings[: [sibling.id for sibling in siblings].index(milestone.id)]
 
     def with_draft(self, draft: TreeMilestone) -> JourneyTree:
-        """This journey as it would be with `draft` saved, instead of the milestone with its id if there is
-        one; siblings at its position and later move one to the right.
+        """This journey with `draft` saved: it replaces the milestone with its id or else is inserted, and
+        siblings at its position and later move one to the right.
         """
         others = tuple(
             msgspec.structs.replace(other, position=other.position + 1)
@@ -115,7 +113,7 @@ Located: TypeAlias = tuple[JourneyTree, TreeMilestone]
 
 
 class AudienceCycle(ValueError):
-    """An audience is, through others, made from itself; refused when written."""
+    """An audience depends on itself, possibly through others; refused when written."""
 
 
 def workspaces_of(inputs: tuple[str, ...]) -> tuple[str, ...]:
@@ -130,11 +128,11 @@ def audiences_in(criterion: Criterion | None) -> Iterator[str]:
 
 
 def made_of(journey: JourneyTree, milestone_ids: Sequence[str], resolver: AudienceResolver) -> list[Located]:
-    """Every milestone that decides who is in these, themselves included, each after those it depends on.
+    """These milestones and all they depend on, in dependency order.
 
     A milestone depends on its parent, on the sibling before it (and so on all of them) and on the audiences
-    that its criteria name, in this journey or in others. Raises AudienceCycle. Cost and memory follow the
-    answer, whatever its depth.
+    that its criteria name, in this journey or in others. Raises AudienceCycle. Time and memory grow with the
+    result, not with its depth.
     """
     order: dict[tuple[str, str], Located] = {}
     opened: set[tuple[str, str]] = set()
@@ -147,7 +145,7 @@ def made_of(journey: JourneyTree, milestone_ids: Sequence[str], resolver: Audien
             order[key] = located
             opened.discard(key)
         elif key in opened:
-            raise AudienceCycle(f"milestone {key[1]!r} of {key[0]!r} is made from itself")
+            raise AudienceCycle(f"milestone {key[1]!r} of {key[0]!r} depends on itself")
         elif key not in order:
             opened.add(key)
             pending.append((located, True))

@@ -1,8 +1,8 @@
 """One function of plan steps that cannot skip a kind of step.
 
-Costs, expiry, descriptions and a backend's executor subclass `StepVisitor`. A new step needs a case in
+Costs, expiry, descriptions and a backend's predicates subclass `StepVisitor`. A new step needs a case in
 `visit` and an abstract method: the type checker, and Python itself, then reject every visitor that does not
-handle it. Optimiser passes are the exception: a pass leaves a step it does not know as it is, which is always
+handle it. Optimiser passes are the exception: a pass leaves unknown steps unchanged, which is always
 right.
 """
 
@@ -25,6 +25,7 @@ from engine.plan.model import (
     Step,
     Union,
     Universe,
+    UserIdMatch,
 )
 
 Result = TypeVar("Result")
@@ -33,7 +34,7 @@ Result = TypeVar("Result")
 class StepVisitor(ABC, Generic[Result]):
     """A function of one step, with a method for each kind of step."""
 
-    def visit(self, step: Step) -> Result:
+    def visit(self, step: Step) -> Result:  # noqa: C901 (one case for each kind of step)
         """Calls the method for this kind of step."""
         match step:
             case Universe():
@@ -52,6 +53,8 @@ class StepVisitor(ABC, Generic[Result]):
                 return self.seen(step)
             case IdentityMatch():
                 return self.identity(step)
+            case UserIdMatch():
+                return self.user_id(step)
             case ConsentMatch():
                 return self.consent(step)
             case EventMatch():
@@ -86,6 +89,9 @@ class StepVisitor(ABC, Generic[Result]):
 
     @abstractmethod
     def identity(self, step: IdentityMatch) -> Result: ...
+
+    @abstractmethod
+    def user_id(self, step: UserIdMatch) -> Result: ...
 
     @abstractmethod
     def consent(self, step: ConsentMatch) -> Result: ...

@@ -1,16 +1,15 @@
-"""Activated and calculated audiences, derived from connections and never
-stored.
-"""
+"""Activated and calculated audiences, derived from connections and never stored."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from engine.limits import ACCOUNTS_MAX
 from engine.resources.records import Audience, Connection, ConnectionState, Milestone
 from engine.resources.repository import Repository
 
 LIVE_STATES = frozenset({ConnectionState.ACTIVE, ConnectionState.FAULTED})
-"""States in which a connection has a cursor to keep: a FAULTED one goes on from it when resumed."""
+"""States in which a connection keeps a cursor: a FAULTED one continues from it when resumed."""
 
 
 class Activation:
@@ -37,10 +36,13 @@ class Activation:
             connections = self._repository.scan(Connection, f"{account}/connections/")
             active = {c.audience for c in connections if c.state is ConnectionState.ACTIVE}
             live = {c.audience for c in connections if c.state in LIVE_STATES}
-            # A connection may outlive its audience for as long as it has exits to deliver.
+            # A connection may outlive its audience while it has exits to deliver.
             present = {name for name in live if self._repository.find(Audience, name) is not None}
             activated = frozenset(active & present)
             calculated = frozenset(self._with_ancestors(present))
+            if len(self._derived) >= ACCOUNTS_MAX:
+                # Deleted accounts are among them.
+                self._derived.clear()
             self._derived[account] = (generation, activated, calculated)
             return activated, calculated
 

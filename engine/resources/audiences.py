@@ -11,7 +11,7 @@ from engine.limits import Limits
 from engine.resources.activation import Activation
 from engine.resources.checks import check_etag, masked_values
 from engine.resources.names import Resource, check_name
-from engine.resources.paging import Page, page_by_name
+from engine.resources.paging import Page
 from engine.resources.records import Account, Audience, Journey, Milestone, account_of, journey_of
 from engine.resources.repository import Repository
 from engine.values import Micros
@@ -36,7 +36,10 @@ class AudienceRecords:
         return self._repository.get(Audience, name)
 
     def of(self, name: str, field: str = "name") -> Audience:
-        """The audience of that name, or that of the milestone of that name. Raises NotFound."""
+        """The audience with that name, or that of the milestone with that name. Raises NotFound."""
+        record = self._repository.find(Audience, name)
+        if record is not None:
+            return record
         check_name(name, field, Resource.AUDIENCE, Resource.MILESTONE)
         milestone = self._repository.find(Milestone, name)
         return self._repository.get(Audience, name if milestone is None else milestone.audience)
@@ -59,11 +62,11 @@ class AudienceRecords:
         if journey:
             check_name(journey, "journey", Resource.JOURNEY)
             if account_of(journey) != parent:
-                raise InvalidInput.one("journey", f"is not a journey of {parent}")
+                raise InvalidInput.one("journey", f"must name a journey of {parent}")
             self._repository.get(Journey, journey)
             audiences = tuple(a for a in audiences if journey_of(a.milestone) == journey)
         question = ("list_audiences", parent, journey)
-        return page_by_name(audiences, question, page_size=page_size, page_token=page_token)
+        return self._repository.pages.by_name(audiences, question, page_size=page_size, page_token=page_token)
 
     def update(self, record: Audience, fields: Collection[str], etag: str = "") -> Audience:
         """Changes `external_name`. Raises NotFound, EtagMismatch, InvalidInput."""

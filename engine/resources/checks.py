@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from engine.errors import EtagMismatch, InvalidInput, Violation
+from engine.errors import EtagMismatch, InvalidInput, Violation, Violations
 from engine.limits import Limits
-from engine.resources.records import Record, etag_of
+from engine.resources.records import Input, Journey, Record, account_of, etag_of
+from engine.resources.repository import Repository
 
 
 def display_name_faults(display_name: str, field: str, limits: Limits) -> Iterable[Violation]:
@@ -17,9 +18,24 @@ def display_name_faults(display_name: str, field: str, limits: Limits) -> Iterab
         yield Violation(field, f"has {len(display_name)} characters; at most {characters_max} are allowed")
 
 
+def input_faults(repository: Repository, journey: Journey, field: str) -> Iterable[Violation]:
+    """Violations for inputs of a journey that do not exist in its account or are named twice. `field` is the
+    path of the message with the field `inputs`.
+    """
+    account = account_of(journey.name)
+    named: set[str] = set()
+    for index, name in enumerate(journey.inputs):
+        path = f"{field}.inputs[{index}]"
+        if account_of(name) != account or repository.find(Input, name) is None:
+            yield Violation(path, f"input {name!r} does not exist")
+        elif name in named:
+            yield Violation(path, f"input {name!r} is named twice")
+        named.add(name)
+
+
 def refuse_if_any(violations: Iterable[Violation]) -> None:
     """Raises InvalidInput with all violations, if there are any."""
-    found = tuple(violations)
+    found = Violations(violations)
     if found:
         raise InvalidInput(found)
 

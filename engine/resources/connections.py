@@ -5,8 +5,8 @@
         └──── deactivate ─────┘  └──────── resume ────────┘ │
         └───────────────────── deactivate ──────────────────┘
 
-A connection's cursor is `delivered`; `snapshot_after` says that the members present at activation come first
-(see `engine.audiences.outbox`).
+A connection's cursor is `delivered`; `snapshot_after` means that the members at activation come first
+(see `engine.audiences.deliveries`).
 """
 
 from __future__ import annotations
@@ -17,14 +17,21 @@ import msgspec
 
 from engine.backends.base import MembershipReader
 from engine.clock import Clock
-from engine.errors import AlreadyExists, FailedPrecondition, LimitExceeded, Violation
+from engine.errors import (
+    AlreadyExists,
+    CursorExpired,
+    FailedPrecondition,
+    InvalidInput,
+    LimitExceeded,
+    Violation,
+)
 from engine.limits import Limits
 from engine.resources.activation import LIVE_STATES, Activation
 from engine.resources.checks import check_etag, masked_values, refuse_if_any
 from engine.resources.journeys import Changed
 from engine.resources.names import Resource, check_name, chosen_or_made_id
 from engine.resources.outputs import Outputs
-from engine.resources.paging import Page, page_by_name
+from engine.resources.paging import Page
 from engine.resources.records import (
     BATCH_AGE_DEFAULT_MICROS,
     BATCH_CHANGES_DEFAULT,
@@ -73,7 +80,7 @@ class Connections(Outputs):
         with self._repository.writing() as changes:
             answered = self._requests.first_answer("create_connection", parent, request_id, Connection)
             if answered is not None:
-                return answered[0]
+                return answered
             self._repository.get(Account, parent)
             name = f"{parent}/connections/{chosen_or_made_id(connection_id, 'connection_id')}"
             if self._repository.find(Connection, name) is not None:
@@ -112,7 +119,9 @@ class Connections(Outputs):
             if audience in ("", connection.audience) and output in ("", connection.output)
         )
         question = ("list_connections", parent, audience, output)
-        return page_by_name(connections, question, page_size=page_size, page_token=page_token)
+        return self._repository.pages.by_name(
+            connections, question, page_size=page_size, page_token=page_token
+        )
 
     def update_connection(self, record: Connection, fields: Collection[str], etag: str = "") -> Connection:
         """Changes the named fields: `identities`, `attributes`, `batch_changes`, `batch_age`.
@@ -151,7 +160,11 @@ class Connections(Outputs):
             yield Violation("connection.batching.max_changes", f"must be 1 to {BATCH_CHANGES_MAX}")
         if not 1 <= connection.batch_age <= BATCH_AGE_MAX_MICROS:
             yield Violation("connection.batching.max_age", "must be more than 0 and at most an hour")
+        output = self._repository.find(Output, connection.output)
+        is_watch = output is not None and not output.target.sends
         for field, names in (("identities", connection.identities), ("attributes", connection.attributes)):
+            if is_watch and names:
+                yield Violation(f"connection.{field}", "must be empty: a watch has user ids only")
             if len(names) > OPTED_IN_NAMES_MAX:
                 yield Violation(
                     f"connection.{field}", f"has {len(names)}; at most {OPTED_IN_NAMES_MAX} are allowed"
@@ -244,11 +257,11 @@ class Connections(Outputs):
         snapshot_after: str | None = None,
         activation: int | None = None,
     ) -> Connection | None:
-        """Advances a live connection's durable cursor. Does nothing when the connection has been
+        """Advances a live connection's durable cursor. Does nothing when the connection was
         activated anew since `activation`.
 
-        None when the connection is gone: deleted, or it has delivered the last exit of a deleted audience and
-        goes with this.
+        None when the connection no longer exists: it was deleted, or has just delivered the last exit of a
+        deleted audience and is removed.
         """
         with self._repository.writing() as changes:
             known = self._repository.find(Connection, name)
@@ -266,6 +279,40 @@ class Connections(Outputs):
                 return advanced
         self._changed(self._journey_of(known.audience))
         return None
+
+    def watched(self, name: str, field: str = "name") -> Connection:
+        """An ACTIVE connection to a `Watch` output. Raises NotFound, InvalidInput, FailedPrecondition."""
+        check_name(name, field, Resource.CONNECTION)
+        with self._repository.reading():
+            known = self._repository.get(Connection, name)
+            output = self._repository.get(Output, known.output)
+        if output.target.sends:
+            raise InvalidInput.one(field, f"{name} delivers to {output.name}, which is not of kind watch")
+        if known.state is not ConnectionState.ACTIVE:
+            raise _wrong_state(known, "activate it first")
+        return known
+
+    def acknowledge(self, name: str, cursor: int, activation: int) -> Connection:
+        """Advances the cursor of a connection to a `Watch` output. A cursor before it changes nothing.
+
+        Raises NotFound, InvalidInput, FailedPrecondition, and CursorExpired when the connection was activated
+        again since `activation`.
+        """
+        with self._repository.writing():
+            known = self.watched(name)
+            if activation != known.activation:
+                raise CursorExpired(
+                    f"{name} was activated again since that cursor was issued; watch it again",
+                    metadata={"oldest_cursor": str(known.delivered)},
+                )
+            stored = self._backend.membership(known.audience)
+            last = 0 if stored is None else stored.last_sequence
+            if not 0 <= cursor <= last:
+                raise InvalidInput.one("cursor", f"must be 0 to {last}, the last change")
+            if cursor < known.delivered:
+                return known
+            advanced = self.advance(name, cursor, activation=activation)
+            return advanced or msgspec.structs.replace(known, delivered=cursor, snapshot_after=None)
 
     def _known(self, name: str, etag: str) -> Connection:
         check_name(name, "name", Resource.CONNECTION)

@@ -1,51 +1,76 @@
-"""Validates criteria against the account: its inputs, audiences and known names."""
+"""Checks criteria against the account: faults by its inputs and audiences, warnings by its data."""
 
 from __future__ import annotations
 
-from engine.backends.base import CatalogReader
+from collections.abc import Collection
+
+from engine.backends.base import LookupReader
 from engine.criteria.model import Audience as AudienceCriterion
 from engine.criteria.model import Criterion
-from engine.criteria.validation import AudienceReference, Checked, Context, SeenNames, validate
-from engine.errors import InvalidInput, NotFound, Warning
+from engine.criteria.validation import AudienceReference, Context, validate
+from engine.errors import InvalidInput, NotFound, Violation
 from engine.limits import Limits
 from engine.plan.tree import AudienceCycle, JourneyTree, TreeMilestone, made_of
+from engine.resources.data_warnings import DataWarnings
 from engine.resources.milestone_tree import Forest
 from engine.resources.records import account_of
 
 
 class CriteriaCheck:
-    """Validates the criteria of milestones, saved or not."""
+    """Checks the criteria of milestones, saved or not."""
 
-    def __init__(self, forest: Forest, backend: CatalogReader, limits: Limits) -> None:
+    def __init__(self, forest: Forest, backend: LookupReader, limits: Limits) -> None:
         self._forest = forest
         self._backend = backend
         self._limits = limits
 
-    def check(self, tree: JourneyTree, milestone: TreeMilestone, criterion: Criterion, root: str) -> Checked:
-        """The faults of `criterion` as that of `milestone` in `tree`. Paths start at `root`."""
-        account = account_of(tree.name)
-        seen = self._backend.seen_names(account)
+    def faults(
+        self,
+        tree: JourneyTree,
+        milestone: TreeMilestone,
+        criterion: Criterion,
+        root: str,
+        *,
+        deleted: Collection[str] = (),
+    ) -> tuple[Violation, ...]:
+        """The faults of `criterion` as the criterion of `milestone` in `tree`. Paths start at `root`.
+
+        `deleted` are audiences that the same write deletes.
+        """
         context = Context(
-            inputs=frozenset(self._forest.all_inputs(account)),
+            inputs=frozenset(self._forest.all_inputs(account_of(tree.name))),
             journey_inputs=frozenset(tree.inputs),
-            audience=lambda name: self._reference(tree, milestone, name),
-            seen=SeenNames(seen.events, seen.user_attributes, seen.event_attributes),
+            audience=lambda name: (
+                AudienceReference.DELETED if name in deleted else self._reference(tree, milestone, name)
+            ),
             root=root,
             limits=self._limits,
         )
         return validate(criterion, context)
 
-    def require(
-        self, tree: JourneyTree, milestone: TreeMilestone, criterion: Criterion, root: str
-    ) -> tuple[Warning, ...]:
-        """The warnings about a criterion without faults. Raises InvalidInput with every fault."""
-        checked = self.check(tree, milestone, criterion, root)
-        if checked.violations:
-            raise InvalidInput(checked.violations, reason="INVALID_CRITERIA")
-        return checked.warnings
+    def require(self, tree: JourneyTree, milestone: TreeMilestone, criterion: Criterion, root: str) -> None:
+        """Raises InvalidInput with every fault."""
+        faults = self.faults(tree, milestone, criterion, root)
+        if faults:
+            raise InvalidInput(faults, reason="INVALID_CRITERIA")
+
+    def warnings(self, tree: JourneyTree) -> DataWarnings:
+        """Warnings about valid criteria of the journey. They look at data, so ask without holding a lock."""
+        account = account_of(tree.name)
+        resolve = self._forest.resolver(account, {tree.name: tree})
+
+        def inputs_of(audience: str) -> tuple[str, ...]:
+            try:
+                return resolve(audience)[0].inputs
+            except NotFound:
+                # Deleted since the criteria were checked.
+                return ()
+
+        all_inputs = self._forest.all_inputs(account)
+        return DataWarnings(self._backend, account, tree.inputs, all_inputs, inputs_of)
 
     def _reference(self, tree: JourneyTree, milestone: TreeMilestone, name: str) -> AudienceReference:
-        """What `milestone` would depend on by naming that audience alone."""
+        """The dependencies that naming the audience would add to `milestone`."""
         alone = tree.with_draft(
             TreeMilestone(
                 id=milestone.id,

@@ -13,21 +13,28 @@ from engine.errors import AlreadyExists, FailedPrecondition, InvalidInput, Viola
 from engine.limits import Limits
 from engine.plan.tree import JourneyTree
 from engine.resources.activation import Activation
-from engine.resources.checks import check_etag, display_name_faults, masked_values, refuse_if_any
+from engine.resources.checks import (
+    check_etag,
+    display_name_faults,
+    input_faults,
+    masked_values,
+    refuse_if_any,
+)
 from engine.resources.criteria import CriteriaCheck
 from engine.resources.milestone_tree import Forest, in_tree_order, tree_milestone, with_audiences_renamed
 from engine.resources.names import Resource, check_name, chosen_or_made_id, made_id
-from engine.resources.paging import Page, page_of
+from engine.resources.paging import Page
+from engine.resources.planning import planned
 from engine.resources.records import (
     Account,
     Audience,
     Connection,
-    Input,
     Journey,
     account_of,
 )
 from engine.resources.repository import Changes, Repository
 from engine.resources.requests import Requests
+from engine.resources.versions import Versions
 from engine.values import Micros
 
 JOURNEY_FIELDS = frozenset({"display_name", "inputs"})
@@ -35,7 +42,7 @@ ORDERS = ("name", "display_name", "create_time", "update_time")
 COPY_SUFFIX = " (copy)"
 
 Changed: TypeAlias = Callable[[str], None]
-"""Told the name of a journey whose milestones, inputs or connections have changed."""
+"""Called with the name of a journey whose milestones, inputs or connections have changed."""
 
 
 class JourneySummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +63,7 @@ class Journeys:
         forest: Forest,
         activation: Activation,
         criteria: CriteriaCheck,
+        versions: Versions,
         limits: Limits,
         clock: Clock,
         changed: Changed,
@@ -64,6 +72,7 @@ class Journeys:
         self._forest = forest
         self._activation = activation
         self._criteria = criteria
+        self._versions = versions
         self._requests = Requests(repository, limits, clock.stamp)
         self._limits = limits
         self._clock = clock
@@ -75,7 +84,7 @@ class Journeys:
         with self._repository.writing() as changes:
             answered = self._requests.first_answer("create_journey", parent, request_id, Journey)
             if answered is not None:
-                return answered[0]
+                return answered
             self._repository.get(Account, parent)
             now = self._clock()
             created = msgspec.structs.replace(
@@ -109,7 +118,7 @@ class Journeys:
             )
         checkpointed = query.casefold()
         journeys = self._repository.scan(Journey, f"{parent}/journeys/")
-        return page_of(
+        return self._repository.pages.of(
             (journey for journey in journeys if checkpointed in journey.display_name.casefold()),
             lambda journey: (getattr(journey, field), journey.name),
             ("list_journeys", parent, query, order_by),
@@ -124,14 +133,19 @@ class Journeys:
         """
         check_name(record.name, "journey.name", Resource.JOURNEY)
         values = masked_values(record, fields, JOURNEY_FIELDS)
-        with self._repository.writing() as changes:
+
+        def changed() -> Journey:
             known = self._repository.get(Journey, record.name)
             check_etag(known, etag)
-            updated = msgspec.structs.replace(known, **values, update_time=self._clock())
-            refuse_if_any(self._faults(updated))
-            if updated.inputs != known.inputs:
-                refuse_if_any(self._criteria_faults(updated))
-            changes.put(updated)
+            changed = msgspec.structs.replace(known, **values, update_time=self._clock())
+            refuse_if_any(self._faults(changed))
+            if changed.inputs != known.inputs:
+                refuse_if_any(self._criteria_faults(changed))
+            return changed
+
+        plan = planned(self._repository, account_of(record.name), changed)
+        with self._repository.writing() as changes:
+            updated = self._versions.put(changes, plan())
         self._changed(record.name)
         return updated
 
@@ -149,14 +163,15 @@ class Journeys:
                     metadata={"milestones": ",".join(m.name for m in milestones)},
                 )
             changes.delete(known)
+            self._versions.delete(changes, name)
         self._changed(name)
 
     def clone_journey(
         self, name: str, journey_id: str = "", display_name: str = "", request_id: str = ""
     ) -> Journey:
-        """A copy with all milestones, under the same ids, and audiences of its own, without connections.
+        """A copy with all milestones, with the same ids, and its own audiences, without connections.
 
-        Where a criterion names an audience of the journey itself, the copy's names the copy's. Raises
+        Where a criterion names an audience of the same journey, the copy names its own. Raises
         NotFound, AlreadyExists, InvalidInput.
         """
         check_name(name, "name", Resource.JOURNEY)
@@ -164,7 +179,7 @@ class Journeys:
         with self._repository.writing() as changes:
             answered = self._requests.first_answer("clone_journey", parent, request_id, Journey)
             if answered is not None:
-                return answered[0]
+                return answered
             original = self._repository.get(Journey, name)
             now = self._clock()
             copy = msgspec.structs.replace(
@@ -173,6 +188,7 @@ class Journeys:
                 display_name=display_name or self._copied_display_name(original.display_name),
                 create_time=now,
                 update_time=now,
+                version=1,
             )
             refuse_if_any(self._faults(copy))
             changes.put(copy)
@@ -225,12 +241,7 @@ class Journeys:
 
     def _faults(self, journey: Journey) -> Iterable[Violation]:
         yield from display_name_faults(journey.display_name, "journey.display_name", self._limits)
-        account = account_of(journey.name)
-        for index, name in enumerate(journey.inputs):
-            if account_of(name) != account or self._repository.find(Input, name) is None:
-                yield Violation(f"journey.inputs[{index}]", f"input {name!r} does not exist")
-            elif name in journey.inputs[:index]:
-                yield Violation(f"journey.inputs[{index}]", f"input {name!r} is named twice")
+        yield from input_faults(self._repository, journey, "journey")
 
     def _criteria_faults(self, journey: Journey) -> Iterable[Violation]:
         """Inputs named in criteria must stay among the journey's."""
@@ -243,6 +254,5 @@ class Journeys:
         for milestone in milestones:
             if milestone.criteria is not None:
                 located = tree_milestone(milestone)
-                checked = self._criteria.check(tree, located, milestone.criteria, CRITERIA_PATH)
-                for fault in checked.violations:
+                for fault in self._criteria.faults(tree, located, milestone.criteria, CRITERIA_PATH):
                     yield Violation("journey.inputs", f"{milestone.name}: {fault.field}: {fault.description}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TypeAlias
 
 import msgspec
@@ -23,7 +23,7 @@ from engine.resources.records import Account, Input, Journey, Milestone, account
 from engine.resources.repository import Repository
 
 Overlay: TypeAlias = dict[str, JourneyTree]
-"""Trees, by journey name, that stand in for the saved ones: drafts, and writes under way."""
+"""Trees by journey name that replace the saved ones: drafts and pending writes."""
 
 
 class Forest:
@@ -31,7 +31,9 @@ class Forest:
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
-        self._trees: dict[str, tuple[int, JourneyTree]] = {}
+        self._trees: dict[str, JourneyTree] = {}
+        self._generation = 0
+        """That of the cached trees, which hold no record that has been replaced."""
 
     def account(self, name: str) -> PlanAccount:
         """The planner's view of an account. Raises NotFound."""
@@ -43,7 +45,7 @@ class Forest:
         return tuple(record.name for record in self._repository.scan(Input, f"{account}/workspaces/"))
 
     def inputs(self, journey: Journey) -> tuple[str, ...]:
-        """The inputs of a journey. None chosen = all current inputs."""
+        """The inputs of a journey. None selected = all current inputs."""
         return journey.inputs or self.all_inputs(account_of(journey.name))
 
     def milestones(self, journey: str) -> tuple[Milestone, ...]:
@@ -54,22 +56,25 @@ class Forest:
         """The saved journey. Raises NotFound."""
         with self._repository.reading():
             generation = self._repository.generation(Input, Journey, Milestone)
+            if self._generation != generation:
+                self._trees.clear()
+                self._generation = generation
             known = self._trees.get(journey)
-            if known is not None and known[0] == generation:
-                return known[1]
+            if known is not None:
+                return known
             record = self._repository.get(Journey, journey)
             tree = JourneyTree(
                 name=journey,
                 inputs=tuple(sorted(self.inputs(record))),
                 milestones=tuple(tree_milestone(milestone) for milestone in self.milestones(journey)),
             )
-            self._trees[journey] = (generation, tree)
+            self._trees[journey] = tree
             return tree
 
     def resolver(
         self, account: str, overlay: Overlay | None = None
     ) -> Callable[[str], tuple[JourneyTree, str]]:
-        """From an audience of the account to its tree and milestone. The resolver raises NotFound."""
+        """Resolves an audience of the account to its tree and milestone. The resolver raises NotFound."""
         trees = overlay or {}
 
         def resolve(audience: str) -> tuple[JourneyTree, str]:
@@ -81,15 +86,18 @@ class Forest:
 
         return resolve
 
-    def referring(self, audience: str) -> tuple[str, ...]:
-        """The milestones (names) of the account whose criteria name the audience."""
-        milestones = self._repository.scan(Milestone, f"{account_of(audience)}/journeys/")
-        return tuple(m.name for m in milestones if audience in audiences_in(m.criteria))
+    def referring(self, audiences: Collection[str]) -> tuple[str, ...]:
+        """The milestones (names) of the account whose criteria name one of its audiences."""
+        if not audiences:
+            return ()
+        account = account_of(next(iter(audiences)))
+        milestones = self._repository.scan(Milestone, f"{account}/journeys/")
+        return tuple(m.name for m in milestones if any(a in audiences for a in audiences_in(m.criteria)))
 
     def is_cyclic(self, tree: JourneyTree) -> bool:
         """Whether an audience would depend on itself if `tree` were saved.
 
-        All its milestones are looked at, since what one of them takes changes its later siblings.
+        All its milestones are checked, since each affects its later siblings.
         """
         resolver = self.resolver(account_of(tree.name), {tree.name: tree})
         try:

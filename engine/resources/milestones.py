@@ -1,6 +1,6 @@
 """Milestones and the rules of splits.
 
-Siblings are numbered from 0 without gaps, remaining users last. A milestone and its audience are made and
+Siblings are numbered from 0 without gaps, remaining users last. A milestone and its audience are created and
 deleted together.
 """
 
@@ -12,15 +12,16 @@ from typing import Generic, TypeVar
 import msgspec
 
 from engine.clock import Clock
-from engine.errors import AlreadyExists, FailedPrecondition, InvalidInput, Warning
-from engine.limits import Limits
+from engine.errors import AlreadyExists, FailedPrecondition, InvalidInput, LimitExceeded, NotFound, Warning
+from engine.limits import JOURNEY_LEVELS_MAX, JOURNEY_MILESTONES_MAX, Limits
 from engine.resources.activation import LIVE_STATES
 from engine.resources.checks import check_etag, display_name_faults, masked_values, refuse_if_any
 from engine.resources.criteria import CriteriaCheck
 from engine.resources.journeys import Changed
 from engine.resources.milestone_tree import Forest, in_tree_order, tree_milestone
 from engine.resources.names import Resource, check_name, chosen_or_made_id, is_name, made_id
-from engine.resources.paging import Page, page_of
+from engine.resources.paging import Page
+from engine.resources.planning import planned
 from engine.resources.records import (
     Audience,
     Closing,
@@ -33,7 +34,11 @@ from engine.resources.records import (
 )
 from engine.resources.repository import Changes, Repository
 from engine.resources.requests import Requests
+from engine.resources.versions import Versions
 from engine.values import Micros
+
+REMAINING_USERS_NAME = "Remaining users"
+"""Display name of remaining users that are given none."""
 
 MILESTONE_FIELDS = frozenset({"display_name", "criteria"})
 PARENT_FIELD = "milestone.parent_milestone"
@@ -57,6 +62,7 @@ class Milestones:
         repository: Repository,
         forest: Forest,
         criteria: CriteriaCheck,
+        versions: Versions,
         limits: Limits,
         clock: Clock,
         changed: Changed,
@@ -64,6 +70,7 @@ class Milestones:
         self._repository = repository
         self._forest = forest
         self._criteria = criteria
+        self._versions = versions
         self._requests = Requests(repository, limits, clock.stamp)
         self._limits = limits
         self._clock = clock
@@ -80,7 +87,7 @@ class Milestones:
         """The journey's milestones, parents before children and siblings in order. Raises NotFound."""
         check_name(parent, "parent", Resource.JOURNEY)
         self._repository.get(Journey, parent)
-        page = page_of(
+        page = self._repository.pages.of(
             in_tree_order(self._forest.milestones(parent)),
             lambda placed: placed[0],
             ("list_milestones", parent),
@@ -100,35 +107,47 @@ class Milestones:
         InvalidInput, FailedPrecondition.
         """
         check_name(parent, "parent", Resource.JOURNEY)
+        plan = planned(
+            self._repository, account_of(parent), lambda: self._created(parent, milestone_id, milestone)
+        )
         with self._repository.writing() as changes:
-            answered = self._requests.first_answer("create_milestone", parent, request_id, Milestone)
-            if answered is not None:
-                return Written(*answered)
-            journey = self._repository.get(Journey, parent)
-            name = f"{parent}/milestones/{chosen_or_made_id(milestone_id, 'milestone_id')}"
-            if self._repository.find(Milestone, name) is not None:
-                raise AlreadyExists(name)
-            siblings = self.siblings(parent, self._parent_of(parent, milestone))
-            _refuse_misfit(milestone)
-            _refuse_second_remaining(milestone, siblings)
-            now = self._clock()
-            created = msgspec.structs.replace(
-                milestone,
-                name=name,
-                position=sum(map(_is_criteria, siblings)),
-                audience=f"{account_of(parent)}/audiences/{made_id()}",
-                create_time=now,
-                update_time=now,
-            )
-            warnings = self._checked(created)
-            self._put_renumbered(changes, [*siblings, created], now)
-            changes.put(Audience(name=created.audience, milestone=name, create_time=now, update_time=now))
-            changes.put(msgspec.structs.replace(journey, update_time=now))
-            self._requests.remember(
-                changes, "create_milestone", parent, request_id, created, warnings=warnings
-            )
+            created = self._requests.first_answer("create_milestone", parent, request_id, Milestone)
+            if created is None:
+                created, siblings = plan()
+                self._put_created(changes, created, siblings)
+                self._requests.remember(changes, "create_milestone", parent, request_id, created)
         self._changed(parent)
-        return Written(created, warnings)
+        return Written(created, self._warnings(created))
+
+    def _created(
+        self, parent: str, milestone_id: str, milestone: Milestone
+    ) -> tuple[Milestone, Sequence[Milestone]]:
+        """The milestone to create, and its siblings."""
+        self._repository.get(Journey, parent)
+        name = f"{parent}/milestones/{chosen_or_made_id(milestone_id, 'milestone_id')}"
+        if self._repository.find(Milestone, name) is not None:
+            raise AlreadyExists(name)
+        siblings = self.siblings(parent, self._parent_of(parent, milestone))
+        _refuse_misfit(milestone)
+        _refuse_second_remaining(milestone, siblings)
+        self._refuse_outgrown(parent, milestone.parent)
+        now = self._clock()
+        created = msgspec.structs.replace(
+            _named(milestone),
+            name=name,
+            position=sum(map(_is_criteria, siblings)),
+            audience=f"{account_of(parent)}/audiences/{made_id()}",
+            create_time=now,
+            update_time=now,
+        )
+        self._refuse_faults(created)
+        return created, siblings
+
+    def _put_created(self, changes: Changes, created: Milestone, siblings: Sequence[Milestone]) -> None:
+        now = created.create_time
+        self._put_renumbered(changes, [*siblings, created], now)
+        changes.put(Audience(name=created.audience, milestone=created.name, create_time=now, update_time=now))
+        self._touch(changes, journey_of(created.name), now)
 
     def siblings(self, journey: str, parent: str) -> tuple[Milestone, ...]:
         """The children of a milestone, or of the start (""), in order."""
@@ -148,12 +167,32 @@ class Milestones:
             )
         return parent
 
-    def _checked(self, milestone: Milestone) -> tuple[Warning, ...]:
+    def _refuse_outgrown(self, journey: str, parent: str) -> None:
+        """Raises LimitExceeded when the journey cannot take one more milestone below `parent`."""
+        if len(self._forest.milestones(journey)) >= JOURNEY_MILESTONES_MAX:
+            raise LimitExceeded(f"{journey} has {JOURNEY_MILESTONES_MAX} milestones, the most it can have")
+        levels = 1
+        while parent:
+            parent = self._repository.get(Milestone, parent).parent
+            levels += 1
+        if levels > JOURNEY_LEVELS_MAX:
+            raise LimitExceeded(f"a journey can have {JOURNEY_LEVELS_MAX} levels of milestones at most")
+
+    def _refuse_faults(self, milestone: Milestone) -> None:
         refuse_if_any(display_name_faults(milestone.display_name, "milestone.display_name", self._limits))
+        if milestone.criteria is not None:
+            tree = self._forest.tree(journey_of(milestone.name))
+            self._criteria.require(tree, tree_milestone(milestone), milestone.criteria, CRITERIA_FIELD)
+
+    def _warnings(self, milestone: Milestone) -> tuple[Warning, ...]:
+        """The warnings about a milestone that was written; none once its journey is deleted."""
         if milestone.criteria is None:
             return ()
-        tree = self._forest.tree(journey_of(milestone.name))
-        return self._criteria.require(tree, tree_milestone(milestone), milestone.criteria, CRITERIA_FIELD)
+        try:
+            tree = self._forest.tree(journey_of(milestone.name))
+        except NotFound:
+            return ()
+        return self._criteria.warnings(tree).of(milestone.criteria, CRITERIA_FIELD)
 
     def _put_renumbered(self, changes: Changes, siblings: Iterable[Milestone], now: Micros) -> None:
         """Writes the siblings that are new or change position. Remaining users go last."""
@@ -173,18 +212,23 @@ class Milestones:
         """
         check_name(record.name, "milestone.name", Resource.MILESTONE)
         values = masked_values(record, fields, MILESTONE_FIELDS)
-        with self._repository.writing() as changes:
+
+        def changed() -> Milestone:
             known = self._repository.get(Milestone, record.name)
             check_etag(known, etag)
-            now = self._clock()
-            updated = msgspec.structs.replace(known, **values, update_time=now)
+            changed = _named(msgspec.structs.replace(known, **values, update_time=self._clock()))
             if "criteria" in values:
-                _refuse_misfit(updated)
-            warnings = self._checked(updated)
+                _refuse_misfit(changed)
+            self._refuse_faults(changed)
+            return changed
+
+        plan = planned(self._repository, account_of(record.name), changed)
+        with self._repository.writing() as changes:
+            updated = plan()
             changes.put(updated)
-            self._touch(changes, journey_of(record.name), now)
+            self._touch(changes, journey_of(record.name), updated.update_time)
         self._changed(journey_of(record.name))
-        return Written(updated, warnings)
+        return Written(updated, self._warnings(updated))
 
     def move_milestone(self, name: str, position: int, etag: str = "") -> Milestone:
         """Moves a criteria milestone to a position, from 0, among its siblings; beyond the last = last before
@@ -193,24 +237,31 @@ class Milestones:
         check_name(name, "name", Resource.MILESTONE)
         if position < 0:
             raise InvalidInput.one("position", "must not be negative")
-        with self._repository.writing() as changes:
+        journey = journey_of(name)
+
+        def ordered() -> Sequence[Milestone]:
             known = self._repository.get(Milestone, name)
             check_etag(known, etag)
             if not _is_criteria(known):
                 raise InvalidInput.one("name", "remaining users cannot move: they are always last")
-            journey = journey_of(name)
             others = [m for m in self.siblings(journey, known.parent) if m.name != name]
             room = sum(map(_is_criteria, others))
             others.insert(min(position, room), known)
             self._refuse_cycle(journey, others)
+            return others
+
+        plan = planned(self._repository, account_of(name), ordered)
+        with self._repository.writing() as changes:
             now = self._clock()
-            self._put_renumbered(changes, others, now)
+            self._put_renumbered(changes, plan(), now)
             self._touch(changes, journey, now)
         self._changed(journey)
         return self._repository.get(Milestone, name)
 
     def _refuse_cycle(self, journey: str, ordered: Sequence[Milestone]) -> None:
-        """Later siblings depend on earlier ones, so a new order may create a cycle of audiences."""
+        """Raises FailedPrecondition if the new order creates a cycle, since later siblings depend on earlier
+        ones.
+        """
         tree = self._forest.tree(journey)
         places = {milestone.name: place for place, milestone in enumerate(ordered)}
         moved = tuple(
@@ -226,22 +277,23 @@ class Milestones:
     # --- deleting -------------------------------------------------------------------------------------------
 
     def delete_milestone(self, name: str, etag: str = "") -> None:
-        """Deletes a milestone without children, its audience and its connections.
-
-        Connections that were live stay until they have delivered every member's exit (`Closing`). Raises
-        NotFound, EtagMismatch, FailedPrecondition.
+        """Deletes a milestone without children; see `delete_with_audience`. Raises NotFound, EtagMismatch,
+        FailedPrecondition.
         """
         check_name(name, "name", Resource.MILESTONE)
         journey = journey_of(name)
-        with self._repository.writing() as changes:
+
+        def unneeded() -> Milestone:
             known = self._repository.get(Milestone, name)
             check_etag(known, etag)
             self._refuse_needed(known)
+            return known
+
+        plan = planned(self._repository, account_of(name), unneeded)
+        with self._repository.writing() as changes:
+            known = plan()
             now = self._clock()
-            audience = self._repository.get(Audience, known.audience)
-            changes.delete(known)
-            changes.delete(audience)
-            self._delete_connections(changes, known, audience, now)
+            delete_with_audience(self._repository, changes, known, now)
             rest = [m for m in self.siblings(journey, known.parent) if m.name != name]
             self._put_renumbered(changes, rest, now)
             self._touch(changes, journey, now)
@@ -256,7 +308,7 @@ class Milestones:
                 reason="MILESTONE_HAS_CHILDREN",
                 metadata={"children": names},
             )
-        referring = ",".join(self._forest.referring(milestone.audience))
+        referring = ",".join(self._forest.referring({milestone.audience}))
         if referring:
             raise FailedPrecondition(
                 f"{milestone.audience} is named in the criteria of {referring}",
@@ -271,27 +323,35 @@ class Milestones:
                 metadata={"milestone": siblings[-1].name},
             )
 
-    def _delete_connections(
-        self, changes: Changes, milestone: Milestone, audience: Audience, now: Micros
-    ) -> None:
-        connections = self._repository.scan(Connection, f"{account_of(milestone.name)}/connections/")
-        own = [connection for connection in connections if connection.audience == audience.name]
-        for connection in own:
-            if connection.state not in LIVE_STATES:
-                changes.delete(connection)
-        changes.put(
-            Closing(
-                name=audience.name, audience=audience, milestone=milestone, create_time=now, update_time=now
-            )
-        )
-
     def _touch(self, changes: Changes, journey: str, now: Micros) -> None:
         record = self._repository.get(Journey, journey)
-        changes.put(msgspec.structs.replace(record, update_time=now))
+        self._versions.put(changes, msgspec.structs.replace(record, update_time=now))
+
+
+def delete_with_audience(repository: Repository, changes: Changes, milestone: Milestone, now: Micros) -> None:
+    """Deletes a milestone, its audience and its connections.
+
+    Connections that were live stay until they have delivered every member's exit (`Closing`).
+    """
+    audience = repository.get(Audience, milestone.audience)
+    changes.delete(milestone)
+    changes.delete(audience)
+    for connection in repository.scan(Connection, f"{account_of(milestone.name)}/connections/"):
+        if connection.audience == audience.name and connection.state not in LIVE_STATES:
+            changes.delete(connection)
+    changes.put(
+        Closing(name=audience.name, audience=audience, milestone=milestone, create_time=now, update_time=now)
+    )
 
 
 def _is_criteria(milestone: Milestone) -> bool:
     return milestone.kind is MilestoneKind.CRITERIA
+
+
+def _named(milestone: Milestone) -> Milestone:
+    if milestone.display_name or _is_criteria(milestone):
+        return milestone
+    return msgspec.structs.replace(milestone, display_name=REMAINING_USERS_NAME)
 
 
 def _refuse_misfit(milestone: Milestone) -> None:

@@ -10,9 +10,11 @@ from engine.errors import InvalidInput
 
 ID_CHARACTERS_MAX = 63
 ID_CHARACTERS_MADE = 12
+ID_RULE = f"must be 1-{ID_CHARACTERS_MAX} of a-z, 0-9 and -, starting with a letter"
 
 _ID = r"[a-z][a-z0-9-]{0,62}"
 _ID_PATTERN = re.compile(_ID)
+_NUMBER = r"[1-9][0-9]{0,11}"
 _ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 
 ANY = "-"
@@ -30,9 +32,17 @@ class Resource(enum.Enum):
     AUDIENCE = "accounts/{account}/audiences/{audience}"
     OUTPUT = "accounts/{account}/outputs/{output}"
     CONNECTION = "accounts/{account}/connections/{connection}"
+    API_KEY = "accounts/{account}/apiKeys/{api_key}"
+    OPERATOR_KEY = "apiKeys/{api_key}"
+    JOURNEY_VERSION = "accounts/{account}/journeys/{journey}/versions/{number}"
+    BACKUP = "backups/{backup}"
 
 
-_PATTERNS = {kind: re.compile(re.sub(r"\{\w+\}", lambda _: _ID, kind.value)) for kind in Resource}
+def _pattern(shape: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\{\w+\}", lambda part: _NUMBER if part[0] == "{number}" else _ID, shape))
+
+
+_PATTERNS = {kind: _pattern(kind.value) for kind in Resource}
 
 
 def is_name(name: str, *kinds: Resource) -> bool:
@@ -48,14 +58,17 @@ def check_name(name: str, field: str, *kinds: Resource) -> None:
         raise InvalidInput.one(field, problem)
 
 
+def is_id(text: str) -> bool:
+    """Whether `text` is a well-formed id."""
+    return _ID_PATTERN.fullmatch(text) is not None
+
+
 def chosen_or_made_id(chosen: str, field: str) -> str:
     """The caller's id, or a new random one when it is empty. Raises InvalidInput when it is malformed."""
     if not chosen:
         return made_id()
-    if not _ID_PATTERN.fullmatch(chosen):
-        raise InvalidInput.one(
-            field, f"must be 1-{ID_CHARACTERS_MAX} of a-z, 0-9 and -, starting with a letter"
-        )
+    if not is_id(chosen):
+        raise InvalidInput.one(field, ID_RULE)
     return chosen
 
 

@@ -1,12 +1,8 @@
-"""Outputs: their records and the checks of each kind."""
+"""Outputs: creating, reading and changing them. `targets` has their kinds."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Collection, Iterable
-from pathlib import PurePosixPath
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -15,27 +11,12 @@ from engine.errors import AlreadyExists, FailedPrecondition, Violation
 from engine.limits import Limits
 from engine.resources.checks import check_etag, display_name_faults, masked_values, refuse_if_any
 from engine.resources.names import Resource, check_name, chosen_or_made_id
-from engine.resources.paging import Page, page_by_name
-from engine.resources.records import (
-    Account,
-    Connection,
-    File,
-    Kafka,
-    Nats,
-    Output,
-    Redis,
-    Webhook,
-    account_of,
-)
+from engine.resources.paging import Page
+from engine.resources.records import Account, Connection, Output, account_of
 from engine.resources.repository import Repository
 from engine.resources.requests import Requests
 
 OUTPUT_FIELDS = frozenset({"display_name", "target"})
-
-SECRET_PREFIX = "whsec_"
-SECRET_BYTES_MIN = 24
-SECRET_BYTES_MAX = 64
-"""Lengths of a signing secret after Standard Webhooks 1.0.0, "Signature scheme"."""
 
 
 class Outputs:
@@ -53,7 +34,7 @@ class Outputs:
         with self._repository.writing() as changes:
             answered = self._requests.first_answer("create_output", parent, request_id, Output)
             if answered is not None:
-                return answered[0]
+                return answered
             self._repository.get(Account, parent)
             name = f"{parent}/outputs/{chosen_or_made_id(output_id, 'output_id')}"
             if self._repository.find(Output, name) is not None:
@@ -76,20 +57,19 @@ class Outputs:
         self._repository.get(Account, parent)
         outputs = self._repository.scan(Output, f"{parent}/outputs/")
         question = ("list_outputs", parent)
-        return page_by_name(outputs, question, page_size=page_size, page_token=page_token)
+        return self._repository.pages.by_name(outputs, question, page_size=page_size, page_token=page_token)
 
     def update_output(self, record: Output, fields: Collection[str], etag: str = "") -> Output:
-        """Changes the named fields, `display_name` and `target`. A webhook without a secret keeps the one it
-        has. Raises NotFound, EtagMismatch, InvalidInput.
+        """Changes the named fields, `display_name` and `target`. A target without its secret keeps the one
+        it has. Raises NotFound, EtagMismatch, InvalidInput.
         """
         check_name(record.name, "output.name", Resource.OUTPUT)
         values = masked_values(record, fields, OUTPUT_FIELDS)
         with self._repository.writing() as changes:
             known = self._repository.get(Output, record.name)
             check_etag(known, etag)
-            target = values.get("target")
-            if isinstance(target, Webhook) and isinstance(known.target, Webhook) and not target.secret:
-                values["target"] = msgspec.structs.replace(target, secret=known.target.secret)
+            if "target" in values:
+                values["target"] = values["target"].with_secrets_of(known.target)
             updated = msgspec.structs.replace(known, **values, update_time=self._clock())
             refuse_if_any(self._faults(updated))
             changes.put(updated)
@@ -113,58 +93,4 @@ class Outputs:
 
     def _faults(self, output: Output) -> Iterable[Violation]:
         yield from display_name_faults(output.display_name, "output.display_name", self._limits)
-        target = output.target
-        match target:
-            case Webhook():
-                yield from _webhook_faults(target)
-            case Nats():
-                yield from _missing("output.nats", servers=target.servers, subject=target.subject)
-            case Redis():
-                yield from _redis_faults(target)
-            case Kafka():
-                servers = target.bootstrap_servers
-                yield from _missing("output.kafka", bootstrap_servers=servers, topic=target.topic)
-            case File():
-                yield from _file_faults(target)
-
-
-def _missing(path: str, **fields: str) -> Iterable[Violation]:
-    for field, value in fields.items():
-        if not value:
-            yield Violation(f"{path}.{field}", "is required")
-
-
-def _webhook_faults(webhook: Webhook) -> Iterable[Violation]:
-    if not _is_url(webhook.url, "http", "https"):
-        yield Violation("output.webhook.url", "must be an http or https URL with a host")
-    try:
-        secret = base64.b64decode(webhook.secret.removeprefix(SECRET_PREFIX), validate=True)
-    except binascii.Error:
-        secret = b""
-    if not (webhook.secret.startswith(SECRET_PREFIX) and SECRET_BYTES_MIN <= len(secret) <= SECRET_BYTES_MAX):
-        yield Violation(
-            "output.webhook.secret",
-            f"must be {SECRET_PREFIX} and the base64 of {SECRET_BYTES_MIN}-{SECRET_BYTES_MAX} bytes",
-        )
-
-
-def _redis_faults(redis: Redis) -> Iterable[Violation]:
-    if not _is_url(redis.url, "redis", "rediss"):
-        yield Violation("output.redis.url", "must be a redis or rediss URL with a host")
-    yield from _missing("output.redis", stream=redis.stream)
-    if redis.max_length < 0:
-        yield Violation("output.redis.max_length", "must not be negative")
-
-
-def _file_faults(file: File) -> Iterable[Violation]:
-    path = PurePosixPath(file.path)
-    if not file.path or path.is_absolute() or ".." in path.parts or "\0" in file.path:
-        yield Violation("output.file.path", "must be a relative path without '..'")
-
-
-def _is_url(url: str, *schemes: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in schemes and bool(parts.hostname)
-    except ValueError:
-        return False
+        yield from output.target.faults()

@@ -1,8 +1,8 @@
-"""The resources as plain records, in the form in which they are stored as documents.
+"""The resources as plain records, as stored in documents.
 
 Names are the resource names of the contract (`accounts/a/journeys/j`, …). Times are microseconds. An `etag`
-is derived from the record (`etag_of`), never stored. What follows from other records, such as whether an
-audience is activated, is derived as well.
+is derived from the record (`etag_of`), never stored. Values that follow from other records, such as whether
+an audience is activated, are derived as well.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import msgspec
 import xxhash
 
 from engine.criteria.model import Criterion
+from engine.limits import Quotas
 from engine.plan.tree import MilestoneKind as MilestoneKind
+from engine.resources.targets import Target
 from engine.values import MICROS_PER_SECOND, Micros
 
 ACTIVE_AUDIENCE_LIMIT_DEFAULT = 100
@@ -36,6 +38,7 @@ class Account(Record, frozen=True, kw_only=True):
     active_audience_limit: int = ACTIVE_AUDIENCE_LIMIT_DEFAULT
     time_zone: str = "UTC"
     event_retention: Micros = 0
+    quotas: Quotas = Quotas()
 
 
 class Workspace(Record, frozen=True, kw_only=True):
@@ -63,14 +66,17 @@ class Input(Record, frozen=True, kw_only=True):
 
 
 class Journey(Record, frozen=True, kw_only=True):
-    """A tree of milestones over the users of `inputs` (none = all, present and future)."""
+    """A tree of milestones over the users of `inputs` (none = all, present and future). `version` grows with
+    every change to the journey or its milestones.
+    """
 
     display_name: str = ""
     inputs: tuple[str, ...] = ()
+    version: int = 1
 
 
 class Milestone(Record, frozen=True, kw_only=True):
-    """A step of a journey. `parent` is a milestone's name or "" for the start; `position` is its place among
+    """A step of a journey. `parent` is a milestone's name or "" for the start; `position` is its index among
     its siblings.
     """
 
@@ -89,46 +95,11 @@ class Audience(Record, frozen=True, kw_only=True):
     milestone: str
 
 
-class Webhook(msgspec.Struct, frozen=True, tag="webhook"):
-    """HTTP POST, signed with `secret`."""
-
-    url: str
-    secret: str = ""
-
-
-class Nats(msgspec.Struct, frozen=True, tag="nats"):
-    """A NATS JetStream subject."""
-
-    servers: str
-    subject: str
-
-
-class Redis(msgspec.Struct, frozen=True, tag="redis"):
-    """A Redis stream, of at most about `max_length` entries (0 = unbounded)."""
-
-    url: str
-    stream: str
-    max_length: int = 0
-
-
-class Kafka(msgspec.Struct, frozen=True, tag="kafka"):
-    """A Kafka topic."""
-
-    bootstrap_servers: str
-    topic: str
-
-
-class File(msgspec.Struct, frozen=True, tag="file"):
-    """NDJSON files below the server's output directory."""
-
-    path: str
-
-
 class Output(Record, frozen=True, kw_only=True):
     """A destination for audiences."""
 
     display_name: str = ""
-    target: Webhook | Nats | Redis | Kafka | File
+    target: Target
 
 
 class ConnectionState(enum.StrEnum):
@@ -150,19 +121,43 @@ class Connection(Record, frozen=True, kw_only=True):
     batch_changes: int = BATCH_CHANGES_DEFAULT
     batch_age: Micros = BATCH_AGE_DEFAULT_MICROS
     delivered: int = 0
-    """Sequence of the last change delivered: the durable cursor."""
+    """Sequence of the last change delivered, or acknowledged by a watcher: the durable cursor."""
     snapshot_after: str | None = None
-    """While the members present at activation are being sent: the last one sent ("" = none yet). None once
-    only changes are.
-    """
+    """While the members at activation are being sent: the last one sent ("" = none yet). None after that."""
     activation: int = 0
-    """How often it has been activated: a cursor holds for one activation."""
+    """Number of activations: a cursor is valid for one activation."""
     fault: str = ""
 
 
+class Scope(enum.StrEnum):
+    """Permission of an API key. OPERATOR belongs to keys without an account, and only to them."""
+
+    INGEST = "ingest"
+    READ = "read"
+    MANAGE = "manage"
+    ADMIN = "admin"
+    OPERATOR = "operator"
+
+
+class ApiKey(Record, frozen=True, kw_only=True):
+    """A secret with scopes, of an account or of an operator. Times are 0 when there is none, limits when the
+    server's apply.
+    """
+
+    display_name: str = ""
+    scopes: tuple[Scope, ...] = ()
+    expire_time: Micros = 0
+    calls_per_second_max: int = 0
+    in_flight_max: int = 0
+    digest: bytes = b""
+    """Of the secret, which is not stored."""
+    previous_digest: bytes = b""
+    previous_expire_time: Micros = 0
+    rotations: int = 0
+
+
 class Closing(Record, frozen=True, kw_only=True):
-    """A deleted audience with work left: sending its members' exits, then dropping
-    its membership.
+    """A deleted audience with work left: sending its members' exits, then dropping its membership.
 
     `name` is the audience's. `through` is the sequence of the last exit, None until the exits are recorded.
     Connections of the audience that were live stay until they have delivered that far.
@@ -174,12 +169,16 @@ class Closing(Record, frozen=True, kw_only=True):
 
 
 def etag_of(record: Record) -> str:
-    """A short digest of the record's own fields. It ignores the time of the last change
-    and the progress of a connection.
+    """A short digest of the record's own fields. It ignores the time of the last change, the number of a
+    journey's version, the progress of a connection and the digests of secrets.
     """
     record = msgspec.structs.replace(record, update_time=0)
+    if isinstance(record, Journey):
+        record = msgspec.structs.replace(record, version=0)
     if isinstance(record, Connection):
         record = msgspec.structs.replace(record, delivered=0, snapshot_after=None, activation=0, fault="")
+    if isinstance(record, ApiKey):
+        record = msgspec.structs.replace(record, digest=b"", previous_digest=b"")
     return xxhash.xxh3_64_hexdigest(msgspec.msgpack.encode(record))
 
 

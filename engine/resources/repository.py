@@ -1,7 +1,7 @@
 """Records of resources: durable documents, kept decoded in memory, changed in atomic groups.
 
-One process owns the store, and the records of an installation are few beside its users, so that all of them
-are read once and every later read is served from memory.
+One process owns the store, and an installation has few records compared with its users. So all records are
+read once, and every later read is served from memory.
 """
 
 from __future__ import annotations
@@ -9,16 +9,21 @@ from __future__ import annotations
 import bisect
 import itertools
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
 from engine.backends.base import Documents
 from engine.errors import NotFound
+from engine.limits import DEFAULT_LIMITS, Limits, Quotas
+from engine.resources.paging import Pages
+from engine.resources.quotas import Usage, Written
 from engine.resources.records import (
     Account,
+    ApiKey,
     Audience,
     Closing,
     Connection,
@@ -28,7 +33,9 @@ from engine.resources.records import (
     Output,
     Record,
     Workspace,
+    account_of,
 )
+from engine.resources.signing import Signer
 
 R = TypeVar("R", bound=Record)
 
@@ -42,7 +49,17 @@ _PREFIXES: dict[type[Record], str] = {
     Output: "output/",
     Connection: "connection/",
     Closing: "closing/",
+    ApiKey: "api-key/",
 }
+
+
+VERSION_PREFIX = "journey-version/"
+"""Keys of past versions of journeys: this and the journey's name."""
+
+ANSWER_AGE_PREFIX = "answer-age/"
+"""Keys of the answers to creates with a request id: this, the time, and the name of what was created. Their
+values are the keys of the answers.
+"""
 
 
 class Changes:
@@ -63,13 +80,18 @@ class Changes:
         self.delete_document(_key(type(record), record.name))
         self._records[type(record), record.name] = None
 
+    def records_of(self, kind: type[R]) -> dict[str, R | None]:
+        """The records of a kind in this group, by name; None = deleted."""
+        found = {name: record for (each, name), record in self._records.items() if each is kind}
+        return cast(dict[str, R | None], found)
+
     def put_document(self, key: str, value: bytes) -> None:
         """Writes a document that is not a resource, in the same commit."""
         self._deletes.pop(key, None)
         self._puts[key] = value
 
     def delete_document(self, key: str) -> None:
-        """Removes such a document."""
+        """Removes a document that is not a resource."""
         self._puts.pop(key, None)
         self._deletes[key] = None
 
@@ -77,11 +99,29 @@ class Changes:
 class Repository:
     """All records of a store. Safe to call from several threads."""
 
-    def __init__(self, documents: Documents) -> None:
+    def __init__(self, documents: Documents, limits: Limits = DEFAULT_LIMITS) -> None:
         self.documents = documents
+        self.signer = Signer.of_store(documents)
+        self.pages = Pages(self.signer, limits.page_token_bytes_max)
         self._writing = threading.RLock()
         self._tables = {kind: _Table(kind, documents) for kind in _PREFIXES}
+        self._commits = 0
+        self._latest_changes: dict[str, int] = {}
+        """The number of the last commit to each account that exists."""
+        self._latest_deletion = 0
+        self._usage = Usage()
+        for kind, prefix in _PREFIXES.items():
+            for key, stored in documents.scan(prefix):
+                self._usage.load(kind, key[len(prefix) :], len(stored))
+        for key, _ in documents.scan(ANSWER_AGE_PREFIX):
+            self._usage.load(None, _created_name(key), self._answer_bytes(key))
+        self.version_bytes: Counter[str] = Counter()
+        """Size of the past versions of an account's journeys."""
+        for key, stored in documents.scan(VERSION_PREFIX):
+            self.version_bytes[account_of(key.removeprefix(VERSION_PREFIX))] += len(stored)
         self._reading = threading.RLock()
+        self._announced: list[tuple[tuple[type[Record], ...], Callable[[int], None]]] = []
+        self._listeners: list[tuple[frozenset[type[Record]], Callable[[], None]]] = []
 
     def find(self, kind: type[R], name: str) -> R | None:
         """The record of that name, or None."""
@@ -100,8 +140,29 @@ class Repository:
             return self._tables[kind].scan(prefix)
 
     def generation(self, *kinds: type[Record]) -> int:
-        """A number that grows with every change to a record of these kinds."""
-        return sum(self._tables[kind].generation for kind in kinds)
+        """A number that increases with every change to records of these kinds."""
+        generation = 0
+        for kind in kinds:
+            generation += self._tables[kind].generation
+        return generation
+
+    def latest_change(self, account: str) -> int:
+        """A number that differs after each commit to records of the account other than its connections."""
+        return self._latest_changes.get(account, self._latest_deletion)
+
+    def subscribe(self, kinds: Iterable[type[Record]], changed: Callable[[], None]) -> None:
+        """Calls `changed` now, and after each commit with such records before its writer goes on."""
+        with self._writing:
+            self._listeners.append((frozenset(kinds), changed))
+            changed()
+
+    def announce(self, kinds: tuple[type[Record], ...], changes: Callable[[int], None]) -> None:
+        """Calls `changes` with the generation of these kinds: now, and with the next one before a commit of
+        such records becomes visible to anyone.
+        """
+        with self._writing, self._reading:
+            self._announced.append((kinds, changes))
+            changes(self.generation(*kinds))
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -111,18 +172,81 @@ class Repository:
 
     @contextmanager
     def writing(self) -> Iterator[Changes]:
-        """One writer at a time; commits at the end of the block, all or nothing, and not at all when it
-        raises. Reads inside see the state before.
+        """At most one writer; commits all changes at the end of the block, or none when it raises. Reads
+        inside see the state before.
         """
         with self._writing:
             changes = Changes()
             yield changes
             if not changes._puts and not changes._deletes:
                 return
+            added = self._usage.check(self._written(changes), self.quotas_of)
+            version_bytes = self._version_bytes_of(changes)
             self.documents.commit(changes._puts, tuple(changes._deletes))
+            self._usage.add(added)
+            self.version_bytes.update(version_bytes)
             with self._reading:
+                self._announce(changes)
                 for (kind, name), record in changes._records.items():
                     self._tables[kind].apply(name, record)
+                self._number(changes)
+            changed_kinds = {kind for kind, _ in changes._records}
+            for kinds, changed in self._listeners:
+                if kinds & changed_kinds:
+                    changed()
+
+    def _number(self, changes: Changes) -> None:
+        self._commits += 1
+        for kind, name in changes._records:
+            if kind not in (Connection, Closing):
+                self._latest_changes[account_of(name)] = self._commits
+        for name, record in changes.records_of(Account).items():
+            if record is None:
+                del self._latest_changes[name]
+                self._latest_deletion = self._commits
+
+    def _written(self, changes: Changes) -> Iterator[Written]:
+        for kind, name in changes._records:
+            key = _key(kind, name)
+            before, after = self.documents.get(key), changes._puts.get(key)
+            yield Written(
+                kind, name, None if before is None else len(before), None if after is None else len(after)
+            )
+        for key in changes._puts:
+            if key.startswith(ANSWER_AGE_PREFIX):
+                answer = changes._puts[changes._puts[key].decode()]
+                yield Written(None, _created_name(key), None, len(answer))
+        for key in changes._deletes:
+            if key.startswith(ANSWER_AGE_PREFIX):
+                yield Written(None, _created_name(key), self._answer_bytes(key), None)
+
+    def _answer_bytes(self, age_key: str) -> int:
+        answer_key = self.documents.get(age_key) or b""
+        return len(self.documents.get(answer_key.decode()) or b"")
+
+    def _version_bytes_of(self, changes: Changes) -> Counter[str]:
+        """How much the past versions of journeys grow, by account."""
+        grown: Counter[str] = Counter()
+        for key in (*changes._puts, *changes._deletes):
+            if key.startswith(VERSION_PREFIX):
+                before, after = self.documents.get(key) or b"", changes._puts.get(key, b"")
+                grown[account_of(key.removeprefix(VERSION_PREFIX))] += len(after) - len(before)
+        return grown
+
+    def quotas_of(self, account: str) -> Quotas:
+        """The limits of an account, defaults included."""
+        record = self.find(Account, account)
+        return (Quotas() if record is None else record.quotas).effective()
+
+    def _announce(self, changes: Changes) -> None:
+        for kinds, tell in self._announced:
+            changed = sum(kind in kinds for kind, _ in changes._records)
+            if changed:
+                tell(self.generation(*kinds) + changed)
+
+
+def _created_name(age_key: str) -> str:
+    return age_key.removeprefix(ANSWER_AGE_PREFIX).partition("/")[2]
 
 
 def _key(kind: type[Record], name: str) -> str:

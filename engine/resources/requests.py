@@ -6,7 +6,6 @@ clock that removals use.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -14,10 +13,10 @@ import msgspec
 import xxhash
 
 from engine.clock import Stamp
-from engine.errors import InvalidInput, Warning
+from engine.errors import InvalidInput
 from engine.limits import Limits
 from engine.resources.records import Record
-from engine.resources.repository import Changes, Repository
+from engine.resources.repository import ANSWER_AGE_PREFIX, Changes, Repository
 from engine.values import MICROS_PER_DAY
 
 ANSWERS_KEPT_DAYS = 7
@@ -26,12 +25,10 @@ FORGOTTEN_AT_ONCE_MAX = 16
 R = TypeVar("R", bound=Record)
 
 _ANSWER = "answer/"
-_AGE = "answer-age/"
 
 
 class _Answer(msgspec.Struct, frozen=True, array_like=True):
     record: bytes
-    warnings: tuple[Warning, ...]
 
 
 class Requests:
@@ -42,9 +39,7 @@ class Requests:
         self._stamp = stamp
         self._limits = limits
 
-    def first_answer(
-        self, method: str, parent: str, request_id: str, kind: type[R]
-    ) -> tuple[R, tuple[Warning, ...]] | None:
+    def first_answer(self, method: str, parent: str, request_id: str, kind: type[R]) -> R | None:
         """The response of the first call with this id, or None. Raises InvalidInput for too long an id."""
         if not request_id:
             return None
@@ -54,7 +49,7 @@ class Requests:
         if stored is None:
             return None
         answer = msgspec.msgpack.decode(stored, type=_Answer)
-        return msgspec.msgpack.decode(answer.record, type=kind), answer.warnings
+        return msgspec.msgpack.decode(answer.record, type=kind)
 
     def remember(
         self,
@@ -63,21 +58,27 @@ class Requests:
         parent: str,
         request_id: str,
         record: Record,
-        *,
-        warnings: tuple[Warning, ...] = (),
     ) -> None:
         """Stores a response in the commit of `changes` and drops some expired ones."""
         if not request_id:
             return
         now = self._stamp()
         key = _key(method, parent, request_id)
-        answer = _Answer(msgspec.msgpack.encode(record), warnings)
+        answer = _Answer(msgspec.msgpack.encode(record))
         changes.put_document(key, msgspec.msgpack.encode(answer))
-        changes.put_document(f"{_AGE}{now.arrival:020d}/{record.name}", key.encode())
-        expired = f"{_AGE}{now.settled - ANSWERS_KEPT_DAYS * MICROS_PER_DAY:020d}"
-        oldest = itertools.islice(self._repository.documents.scan(_AGE), FORGOTTEN_AT_ONCE_MAX)
+        changes.put_document(f"{ANSWER_AGE_PREFIX}{now.arrival:020d}/{record.name}", key.encode())
+        expired = f"{ANSWER_AGE_PREFIX}{now.settled - ANSWERS_KEPT_DAYS * MICROS_PER_DAY:020d}"
+        oldest = self._repository.documents.scan(ANSWER_AGE_PREFIX, FORGOTTEN_AT_ONCE_MAX)
         for age_key, answer_key in oldest:
             if age_key < expired:
+                changes.delete_document(age_key)
+                changes.delete_document(answer_key.decode())
+
+    def forget(self, changes: Changes, name: str) -> None:
+        """Drops the responses about a deleted resource and what was below it."""
+        for age_key, answer_key in self._repository.documents.scan(ANSWER_AGE_PREFIX):
+            _, _, created = age_key.removeprefix(ANSWER_AGE_PREFIX).partition("/")
+            if f"{created}/".startswith(f"{name}/"):
                 changes.delete_document(age_key)
                 changes.delete_document(answer_key.decode())
 

@@ -1,4 +1,4 @@
-"""Arrow streams of events as the engine's columns, for import in bulk.
+"""Arrow streams of events as the engine's columns, for bulk import.
 
-The only room that knows pyarrow, which not every server has: import it where it is needed, not at start.
+Only this package imports pyarrow, which is optional: import it where it is needed, not at start.
 """

@@ -1,4 +1,4 @@
-"""Arrow arrays as the values of an attribute, each kind a column."""
+"""Converts Arrow arrays into the values of an attribute, one column per kind."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from engine.checks import RowFaults
 from engine.event_columns import Rows, ValueColumn
 from engine.values import Kind
 from milepost.arrays import has_value, integers, items, truth
+from milepost.arrow_types import is_fractional, is_text, is_texts, is_time, kind_of
 from milepost.grammar import (
     INEXACT,
     INTEGER_EXACT_MAX,
     NOT_A_BOOL,
     NOT_A_NUMBER,
-    NOT_A_TIME,
+    OUTSIDE,
     TIME_MAX_MICROS,
     TIME_MIN_MICROS,
     TOO_LARGE,
@@ -27,12 +28,11 @@ from milepost.grammar import (
     is_exact,
 )
 from service.arrow.layout import unfit
-from service.arrow.texts import coded, decoded, is_text, is_texts, without_views
-from service.arrow.times import TIMES, instants, is_time
+from service.arrow.texts import coded, decoded, without_views
+from service.arrow.times import TIMES, instants
 from service.convert.data import INVALID_VALUE
 
 NULL_IN_LIST = "has a null element"
-OUTSIDE = "is outside of the years 1 to 9999"
 
 VALUES = "strings, numbers, bools, timestamps, dates, lists of strings, or a union of these"
 
@@ -48,7 +48,7 @@ _ELEMENT_SEPARATOR = " "
 
 
 class Attribute:
-    """One attribute of a batch on its way to columns."""
+    """One attribute of a batch, being converted to columns."""
 
     def __init__(self, name: str, kind: Kind | None, grammar: Grammar) -> None:
         self._name = name
@@ -59,8 +59,8 @@ class Attribute:
         """The rows of the batch that are being read, None = all."""
 
     def columns(self, array: pa.Array) -> tuple[list[ValueColumn], list[RowFaults]]:
-        """The values, and the rows whose value cannot be converted. Raises InvalidInput for a type that no
-        value can be made of.
+        """The values, and the rows whose value cannot be converted. Raises InvalidInput for an unsupported
+        type.
         """
         found = [column for column in self._columns(array, None) if column.data_bytes]
         faults = [
@@ -72,7 +72,7 @@ class Attribute:
         return found, faults
 
     def _columns(self, array: pa.Array, places: Rows | None) -> Iterator[ValueColumn]:
-        """`places` are the rows of the batch that the array has values of, None = all of them."""
+        """`places` are the rows of the batch with a value in the array, None = all."""
         _check(self._name, array.type, self._kind)
         if pa.types.is_union(array.type):
             for child, rows in _children(array):
@@ -90,7 +90,7 @@ class Attribute:
 
     def _read(self, kind: Kind, array: pa.Array) -> _Read:
         if not _can_be(kind, array.type):
-            # A kind was given. The column may have other types in other batches: only these rows are refused.
+            # The kind is set explicitly. Other batches may have other types: reject these rows only.
             self._refuse(f"has the type {array.type}; it must be {_WANTED[kind]}", has_value(array))
             return (), np.zeros(len(array), np.int64), np.zeros(len(array), np.bool_)
         read = {
@@ -117,7 +117,7 @@ class Attribute:
         entries, codes = coded(array.cast(pa.large_string()))
         has = codes >= 0
         if is_time(array.type):
-            # Arrow writes no time out of range; it writes that it is one.
+            # Arrow cannot format a time out of range and reports the overflow instead.
             micros = instants(self._name, array, self._grammar).micros
             outside = has & ((micros < TIME_MIN_MICROS) | (micros > TIME_MAX_MICROS))
             self._refuse(OUTSIDE, outside)
@@ -139,7 +139,7 @@ class Attribute:
             self._refuse(INEXACT, bad)
             return (), whole.astype(np.float64), has & ~bad
         if pa.types.is_decimal(array.type):
-            # By way of text: that gives the double nearest to the decimal, arithmetic does not always.
+            # Converted through text, which gives the nearest double; arithmetic does not always.
             doubles = items(array.cast(pa.string()).cast(pa.float64()), np.float64)
             bad = _inexact(array, has, doubles)
             self._refuse(INEXACT, bad)
@@ -150,7 +150,7 @@ class Attribute:
         if is_texts(array.type):
             entries, codes = coded(array)
             true, unfit_ = self._grammar.bools(pa.array(entries, pa.large_string()))
-            # The last item is that of rows without a value: their code is -1.
+            # The last item is for rows without a value, whose code is -1.
             bad = np.append(unfit_, False)[codes]
             self._refuse(NOT_A_BOOL, bad)
             return _BOOL_ENTRIES, np.append(true, False)[codes].astype(np.int64), (codes >= 0) & ~bad
@@ -159,13 +159,12 @@ class Attribute:
 
     def _times(self, array: pa.Array) -> _Read:
         read = instants(self._name, array, self._grammar)
-        self._refuse(NOT_A_TIME, read.bad)
-        return (), read.micros, read.has & ~read.bad
+        for description, bad in read.refusals:
+            self._refuse(description, bad)
+        return (), read.micros, read.has & ~read.unfit
 
     def _lists(self, array: pa.Array) -> _Read:
-        """Lists by their elements' codes, written one after another, so that equal lists are found as texts
-        are.
-        """
+        """Lists as joined codes of their elements, so that equal lists are found as strings are."""
         lists = array.cast(pa.large_list(array.type.value_type))
         has = has_value(lists)
         elements, codes = coded(lists.values)
@@ -185,21 +184,12 @@ _Read = tuple[Any, npt.NDArray[Any], npt.NDArray[np.bool_]]
 
 
 def _kind_of(type_: pa.DataType) -> Kind | None:
-    if pa.types.is_dictionary(type_):
-        return _kind_of(type_.value_type)
-    if is_text(type_) or pa.types.is_null(type_):
-        return Kind.STRING
-    if pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_):
-        return Kind.NUMBER
-    if pa.types.is_boolean(type_):
-        return Kind.BOOL
-    if is_time(type_):
-        return Kind.TIME
-    return Kind.LIST if _is_list_of_texts(type_) else None
+    number = kind_of(type_)
+    return None if number is None else Kind(number)
 
 
 def _check(name: str, type_: pa.DataType, kind: Kind | None) -> None:
-    """Raises InvalidInput for a type that no value can be made of, also where no row of this batch has it."""
+    """Raises InvalidInput for an unsupported type, even if no row of this batch has it."""
     if pa.types.is_union(type_):
         for index in range(type_.num_fields):
             _check(name, type_.field(index).type, kind)
@@ -214,29 +204,24 @@ def _can_be(kind: Kind, type_: pa.DataType) -> bool:
         return own not in (None, Kind.LIST)
     if kind is Kind.TIME:
         plain = type_.value_type if pa.types.is_dictionary(type_) else type_
-        return own in (Kind.STRING, Kind.TIME) or bool(pa.types.is_integer(plain))
+        return own in (Kind.STRING, Kind.TIME) or bool(pa.types.is_integer(plain)) or is_fractional(plain)
     return own is kind or (own is Kind.STRING and kind is not Kind.LIST)
 
 
 def _inexact(
     decimals: pa.Array, has: npt.NDArray[np.bool_], doubles: npt.NDArray[Any]
 ) -> npt.NDArray[np.bool_]:
-    """Decimals beyond 2^53 that no double holds, as of texts."""
+    """Rows with integers beyond 2^53 that no double represents."""
     bad: npt.NDArray[np.bool_] = has & (np.abs(doubles) >= INTEGER_EXACT_MAX)
     for row in np.flatnonzero(bad).tolist():
         bad[row] = not is_exact(str(decimals[row].as_py()))
     return bad
 
 
-def _is_list_of_texts(type_: pa.DataType) -> bool:
-    is_list = pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)
-    return bool(is_list) and is_texts(type_.value_type)
-
-
 def _children(union: pa.UnionArray) -> Iterator[tuple[pa.Array, Rows]]:
-    """The values of each type in a union, and the rows that they are of."""
-    # From the buffers, because what pyarrow calls type codes and offsets are those of the array before it was
-    # sliced; its fields are sliced in a sparse union and whole in a dense one, as they should be.
+    """The values of each type in a union, and their rows."""
+    # Read from the buffers: pyarrow's type codes and offsets ignore slicing, while its fields are sliced in a
+    # sparse union and whole in a dense one.
     own = slice(union.offset, union.offset + len(union))
     dense = union.type.mode == "dense"
     buffers = union.buffers()

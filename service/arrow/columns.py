@@ -1,4 +1,4 @@
-"""A batch of Arrow rows as the engine's columns."""
+"""Converts a batch of Arrow rows into the engine's columns."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from engine.criteria.model import EventType
 from engine.event_columns import EventColumns, Rows, TextColumn
 from engine.user_columns import UserColumns
 from engine.values import Micros
-from milepost.grammar import NOT_A_TIME, Grammar, Instants
+from milepost.arrow_types import is_texts
+from milepost.grammar import Grammar, Instants
 from service.arrow.attributes import Attribute
 from service.arrow.layout import Layout, unfit
-from service.arrow.texts import coded, is_texts, text_column, text_rows
+from service.arrow.texts import coded, text_column, text_rows
 from service.arrow.times import instants
 from service.convert.data import EVENT_TYPES, INVALID_VALUE, REQUIRED, TIME_MISSING, UNKNOWN_TYPE
 
@@ -32,8 +33,8 @@ C = TypeVar("C", EventColumns, UserColumns)
 
 @dataclass(frozen=True, slots=True)
 class Converted(Generic[C]):
-    """The rows of a batch that could be converted. `rows` are their places in the batch, None = all; those of
-    `faults` are places in the batch too, and each row is in one of them at most.
+    """The rows of a batch that could be converted. `rows` are their positions in the batch, None = all.
+    `faults` refer to positions in the batch too, with at most one per row.
     """
 
     columns: C
@@ -41,17 +42,17 @@ class Converted(Generic[C]):
     faults: list[RowFaults]
 
     def places(self, rows: Rows) -> Rows:
-        """Places in the batch of rows of `columns`."""
+        """Positions in the batch of rows of `columns`."""
         return rows if self.rows is None else self.rows[rows]
 
 
 def convert(batch: pa.RecordBatch, layout: Layout) -> Converted[EventColumns]:
-    """The batch by columns. Raises InvalidInput for a column whose type has no meaning."""
+    """The batch by columns. Raises InvalidInput for a column of the wrong type."""
     count = batch.num_rows
     times = times_of(batch, layout.time, layout.default_time, layout.grammar)
     faults = Faults(count)
     faults.add(REQUIRED, "time", TIME_MISSING, ~times.has)
-    faults.add(INVALID_VALUE, "time", NOT_A_TIME, times.bad)
+    faults.add_times(times)
     types = _types(batch, layout, faults)
     attributes = []
     for name in layout.attributes:
@@ -75,7 +76,7 @@ def convert(batch: pa.RecordBatch, layout: Layout) -> Converted[EventColumns]:
 
 
 class Faults:
-    """Faults of rows, each row with its first one only."""
+    """Faults of rows, only the first for each row."""
 
     def __init__(self, count: int) -> None:
         self._refused = np.zeros(count, np.bool_)
@@ -91,26 +92,30 @@ class Faults:
             self._refused[rows] = True
             self.found.append(RowFaults(fault.reason, fault.field, fault.description, rows))
 
+    def add_times(self, times: Instants) -> None:
+        """The rows whose time cannot be taken."""
+        for description, bad in times.refusals:
+            self.add(INVALID_VALUE, "time", description, bad)
+
     def others(self) -> Rows | None:
-        """Rows without a fault; None when that is all of them."""
+        """Rows without a fault; None when all are."""
         return np.flatnonzero(~self._refused) if self.found else None
 
 
 def times_of(batch: pa.RecordBatch, column: str | None, default: Micros | None, grammar: Grammar) -> Instants:
-    """The time of each row; the default where there is none."""
+    """The time of each row; the default for rows without one."""
     if column is None:
         times = instants("", pa.nulls(batch.num_rows), grammar)
     else:
         times = instants(column, batch.column(column), grammar)
     if default is None:
         return times
-    return Instants(
-        np.where(times.has, times.micros, default), np.ones_like(times.has), times.has & times.bad
-    )
+    micros = np.where(times.has, times.micros, default)
+    return Instants(micros, np.ones_like(times.has), times.has & times.bad, times.has & times.inexact)
 
 
 def texts_of(batch: pa.RecordBatch, column: str | None, default: str) -> TextColumn:
-    """The texts of a column; `default` where there is none."""
+    """The strings of a column; `default` for rows without one."""
     if column is None:
         return TextColumn.same(default, batch.num_rows)
     return text_column(column, batch.column(column), default)
@@ -125,7 +130,7 @@ def _types(batch: pa.RecordBatch, layout: Layout, faults: Faults) -> npt.NDArray
     if not (is_texts(value_type) or pa.types.is_integer(value_type) or pa.types.is_null(value_type)):
         raise unfit(layout.type, array.type, "the names or the numbers of event types")
     entries, codes = coded(array)
-    # The last entry is that of rows without a type: their code is -1.
+    # The last entry is for rows without a type, whose code is -1.
     numbers = np.array([_type_of(entry, layout) for entry in entries] + [layout.default_type], np.int64)
     types = numbers[codes]
     faults.add(INVALID_VALUE, "type", UNKNOWN_TYPE, types == _NO_TYPE)
@@ -134,13 +139,11 @@ def _types(batch: pa.RecordBatch, layout: Layout, faults: Faults) -> npt.NDArray
 
 def _type_of(entry: str | int, layout: Layout) -> int:
     if isinstance(entry, str):
-        if not entry:
-            return layout.default_type
-        return _TYPE_NAMES.get(entry.upper().removeprefix(TYPE_PREFIX), _NO_TYPE)
-    return (
-        EVENT_TYPES[entry]
-        if entry in EVENT_TYPES and entry
-        else layout.default_type
-        if not entry
-        else _NO_TYPE
-    )
+        named = _TYPE_NAMES.get(entry.upper().removeprefix(TYPE_PREFIX))
+        if named is not None:
+            return named
+        # Files of texts have the numbers too.
+        if entry and not (entry.isascii() and entry.isdecimal()):
+            return _NO_TYPE
+    number = int(entry or 0)
+    return EVENT_TYPES.get(number, _NO_TYPE) if number else layout.default_type

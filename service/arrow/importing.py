@@ -22,9 +22,15 @@ from service.arrow.layout import layout_of
 from service.arrow.stream import BROKEN, RecordBatches, recut, unreadable, without_first
 from service.arrow.user_columns import convert_users
 from service.arrow.user_layout import user_layout_of
-from service.limits import IMPORT_REFUSED_ROWS_MAX, IMPORT_REJECTIONS_MAX, IMPORT_REQUEST_ID_BYTES_MAX
+from service.limits import (
+    IMPORT_REASONS_MAX,
+    IMPORT_REFUSED_ROWS_MAX,
+    IMPORT_REJECTIONS_MAX,
+    IMPORT_REQUEST_ID_BYTES_MAX,
+)
 from service.prefetch import Prefetch
 
+FURTHER_ROWS = "for the same reason as rows whose faults are described"
 BATCHES_AHEAD = 1
 """Converted batches waiting; with the one being converted and the one being appended, three are held."""
 
@@ -222,6 +228,8 @@ class _Tally:
 
     def _named(self, fault: RowFaults) -> pb.RefusedRows:
         key = fault.reason, fault.field, fault.description
+        if key not in self._refused and len(self._refused) >= IMPORT_REASONS_MAX:
+            key = fault.reason, fault.field.partition("[")[0], FURTHER_ROWS
         if key not in self._refused:
             reason, field, description = key
             self._refused[key] = self._response.refused.add(

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from engine.criteria.model import EventType
 from engine.errors import InvalidInput, Violation
+from engine.limits import IMPORT_COLUMNS_MAX
 from engine.values import Kind, Micros
 from milepost.grammar import Grammar
+from milepost.time_units import UNIT_NANOS
 from milepost.v1 import catalog_service_pb2, ingest_service_pb2
 from service.convert.data import EVENT_TYPES, UNKNOWN_TYPE
 from service.convert.faults import ShapeFaults
@@ -19,21 +21,16 @@ USER_ID = "user_id"
 NAME = "name"
 TIME = "time"
 EVENT_ID = "event_id"
+COLUMNS_LISTED_MAX = 100
+"""Columns that an error names."""
 
-_NANOS_OF_UNIT = {
-    ingest_service_pb2.TIME_UNIT_UNSPECIFIED: 1_000,
-    ingest_service_pb2.TIME_UNIT_SECONDS: 1_000_000_000,
-    ingest_service_pb2.TIME_UNIT_MILLISECONDS: 1_000_000,
-    ingest_service_pb2.TIME_UNIT_MICROSECONDS: 1_000,
-    ingest_service_pb2.TIME_UNIT_NANOSECONDS: 1,
-}
 _KINDS = {int(kind): kind for kind in Kind}
 """The numbers of `ValueKind` are those of `Kind`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Which column holds what; None where there is none. `default_time` is in microseconds."""
+    """The column for each field; None when there is none. `default_time` is in microseconds."""
 
     user_id: str
     time: str | None
@@ -43,9 +40,9 @@ class Layout:
     input: str | None
     attributes: tuple[str, ...]
     kinds: Mapping[str, Kind]
-    """Attributes to read as another kind than their type says."""
+    """Attributes to read as a different kind than their type implies."""
     grammar: Grammar
-    """How texts are read, and what integers count as times."""
+    """How texts are read, and what numbers count as times."""
     default_time: Micros | None
     default_name: str
     default_input: str
@@ -56,26 +53,30 @@ class ColumnNames:
     """The column names of a stream, for lookups by the header."""
 
     def __init__(self, columns: Sequence[str], faults: ShapeFaults) -> None:
-        self._columns = columns
+        self._columns = frozenset(columns)
+        self._listed = ", ".join(map(repr, columns[:COLUMNS_LISTED_MAX]))
+        if len(columns) > COLUMNS_LISTED_MAX:
+            self._listed += f" and {len(columns) - COLUMNS_LISTED_MAX} more"
         self._faults = faults
+        if len(columns) > IMPORT_COLUMNS_MAX:
+            faults.add("arrow", f"has {len(columns)} columns; at most {IMPORT_COLUMNS_MAX} are allowed")
         for repeated in (name for name, count in Counter(columns).items() if count > 1):
             faults.add("arrow", f"has more than one column {repeated!r}")
 
     def find(self, field: str, named: str, default: str = "", *, required: bool = False) -> str | None:
-        """The column that a field of the header names, or the default; None when there is none. A fault is
-        noted when it has to be there.
+        """The column that a field of the header names, or the default; None when there is none. Adds a fault
+        when a required one is missing.
         """
         wanted = named or default
         if wanted in self._columns and wanted:
             return wanted
         if named or required:
-            listed = ", ".join(map(repr, self._columns))
-            self._faults.add(f"header.{field}", f"the stream has no column {wanted!r}; it has {listed}")
+            self._faults.add(f"header.{field}", f"the stream has no column {wanted!r}; it has {self._listed}")
         return None
 
 
 def layout_of(header: ingest_service_pb2.ImportHeader, columns: Sequence[str]) -> Layout:
-    """What the columns mean. Raises InvalidInput with every fault."""
+    """Resolves the columns. Raises InvalidInput with every fault."""
     faults = ShapeFaults()
     column = ColumnNames(columns, faults).find
     user_id = column("user_id_column", header.user_id_column, USER_ID, required=True)
@@ -116,8 +117,8 @@ def layout_of(header: ingest_service_pb2.ImportHeader, columns: Sequence[str]) -
 def grammar_of(
     header: ingest_service_pb2.ImportHeader | ingest_service_pb2.ImportUsersHeader, faults: ShapeFaults
 ) -> Grammar:
-    """How texts and integers are read. Notes a fault for a unit or a format without meaning."""
-    unit_nanos = _NANOS_OF_UNIT.get(header.time_unit)
+    """How strings and integers are read. Adds a fault for an invalid unit or format."""
+    unit_nanos = UNIT_NANOS.get(header.time_unit or ingest_service_pb2.TIME_UNIT_MICROSECONDS)
     if unit_nanos is None:
         faults.add("header.time_unit", "is not a time unit")
         return Grammar()
@@ -133,11 +134,12 @@ def attribute_kinds(
     attributes: Sequence[str],
     faults: ShapeFaults,
 ) -> dict[str, Kind]:
-    """The kinds to read attributes as. Notes a fault for a name that is no attribute, or no kind."""
+    """The kinds to read attributes as. Adds a fault for an unknown attribute or kind."""
     kinds = {}
+    known = frozenset(attributes)
     for name, number in given.items():
         kind = _KINDS.get(number)
-        if name not in attributes:
+        if name not in known:
             faults.add(f"header.attribute_kinds[{name!r}]", "the stream has no attribute of this name")
         elif kind is None:
             faults.add(f"header.attribute_kinds[{name!r}]", "is not a value kind")
@@ -147,5 +149,5 @@ def attribute_kinds(
 
 
 def unfit(column: str, type_: object, wanted: str) -> InvalidInput:
-    """The refusal of a column whose type has no meaning where it stands."""
+    """The error for a column of the wrong type."""
     return InvalidInput([Violation(f"arrow[{column!r}]", f"has the type {type_}; it must be {wanted}")])

@@ -1,13 +1,13 @@
-"""The messages of an Arrow IPC stream, each held against what it may take before it is read.
+"""The messages of an Arrow IPC stream, each checked against the size limits before it is read.
 
-Arrow's own reader unpacks a compressed record batch as a whole before anybody can ask for its size: a
-megabyte of it may become gigabytes. But each message says beforehand what it holds. On the wire it is
+Arrow's own reader unpacks a compressed record batch before its size can be checked: one megabyte may become
+gigabytes. But each message announces what it holds. On the wire it is
 
     0xFFFFFFFF, the length of the metadata (int32), the metadata, the body
 
-The metadata is a flatbuffer `Message` (Message.fbs of the Arrow format) with the length of the body and where
-in it each buffer lies. In a compressed body each buffer begins with its size once it is unpacked (int64, -1
-where it is not compressed), and the reader unpacks so many bytes and no more.
+The metadata is a flatbuffer `Message` (Message.fbs of the Arrow format) with the length of the body and the
+position of each buffer in it. In a compressed body each buffer begins with its unpacked size (int64, -1 if it
+is not compressed), and the reader unpacks exactly that many bytes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DICTIONARY_BATCH, _RECORD_BATCH = 2, 3
 _NOT_COMPRESSED = -1
 _SIZE_BYTES = 8
 _EARLY_COMPRESSION = b"ARROW:experimental_compression"
-"""The key of the metadata by which Arrow 0.17 said that a body is compressed."""
+"""Metadata key with which Arrow 0.17 marked a compressed body."""
 _BUFFER = np.dtype([("offset", "<i8"), ("length", "<i8")])
 
 
@@ -41,17 +41,17 @@ def broken(reason: str) -> InvalidInput:
 
 def too_large(actual: int, limit: int) -> InvalidInput:
     """The error for record batches or dictionaries that are too large."""
-    described = f"has a record batch of {actual:,} bytes; at most {limit:,} are allowed: cut it smaller"
+    described = f"has a record batch of {actual:,} bytes; at most {limit:,} are allowed; send smaller batches"
     metadata = {"limit": str(limit), "actual": str(actual)}
     return InvalidInput([Violation(ARROW, described)], reason="BATCH_TOO_LARGE", metadata=metadata)
 
 
 def checked(read: Callable[[int], bytes], bytes_max: int) -> Iterator[bytes]:
-    """The bytes of the stream, in the parts that its reader asks for, one after another.
+    """The bytes of the stream, in the pieces that its reader requests, in order.
 
-    `read` gives so many bytes, fewer only at the end. Raises InvalidInput for a message that has, or unpacks
-    to, more than `bytes_max`, before it is held, and for dictionaries that do so together; and for metadata
-    that are none.
+    `read` returns that many bytes, fewer only at the end. Raises InvalidInput for a message that is, or
+    unpacks to, more than `bytes_max`, before it is held in memory; for dictionaries that together exceed it;
+    and for malformed metadata.
     """
     dictionary_bytes: dict[int, int] = {}
     while True:
@@ -60,7 +60,7 @@ def checked(read: Callable[[int], bytes], bytes_max: int) -> Iterator[bytes]:
         if prefix == _LENGTH.pack(_CONTINUATION):
             prefix = read(_LENGTH.size)
             yield prefix
-        # Before Arrow 0.15 the length came without the mark.
+        # Before Arrow 0.15 there was no marker before the length.
         length = _LENGTH.unpack(prefix)[0] if len(prefix) == _LENGTH.size else 0
         if not length:
             return
@@ -76,22 +76,22 @@ def checked(read: Callable[[int], bytes], bytes_max: int) -> Iterator[bytes]:
 def _body(
     read: Callable[[int], bytes], metadata: bytes, bytes_max: int, dictionary_bytes: dict[int, int]
 ) -> bytes:
-    """The body of a message; notes what the stream's dictionaries take, by their ids."""
+    """The body of a message. Records the sizes of the stream's dictionaries by id."""
     try:
         message = _Message.of(metadata)
     except (struct.error, ValueError, IndexError) as error:
-        raise broken("a message has no metadata that can be read") from error
+        raise broken("the metadata of a message cannot be read") from error
     if message.body_bytes > bytes_max:
         raise too_large(message.body_bytes, bytes_max)
     body = read(message.body_bytes)
     if len(body) < message.body_bytes:
-        # Broken off; the reader says so.
+        # Truncated; the reader reports that.
         return body
     unpacked_bytes = _unpacked_bytes(message, body)
     if unpacked_bytes > bytes_max:
         raise too_large(unpacked_bytes, bytes_max)
     if message.dictionary is not None:
-        # The reader keeps the newest of each, and what was added to it.
+        # The reader keeps the latest dictionary of each id, and its deltas.
         held = dictionary_bytes.get(message.dictionary, 0) if message.is_delta else 0
         dictionary_bytes[message.dictionary] = held + unpacked_bytes
         if sum(dictionary_bytes.values()) > bytes_max:
@@ -100,7 +100,7 @@ def _body(
 
 
 def _unpacked_bytes(message: _Message, body: bytes) -> int:
-    """Bytes of the body's buffers once they are unpacked; those of the body when it is not compressed."""
+    """Unpacked size of the body's buffers, in bytes; the size of the body when it is not compressed."""
     if not message.is_compressed:
         return len(body)
     total = 0
@@ -108,7 +108,7 @@ def _unpacked_bytes(message: _Message, body: bytes) -> int:
         if not length:
             continue
         if offset < 0 or length < _SIZE_BYTES or offset + length > len(body):
-            raise broken("a compressed buffer is not in the body")
+            raise broken("a compressed buffer lies outside of the body")
         size = int.from_bytes(body[offset : offset + _SIZE_BYTES], "little", signed=True)
         if size < _NOT_COMPRESSED:
             raise broken("a compressed buffer has no size")
@@ -118,7 +118,7 @@ def _unpacked_bytes(message: _Message, body: bytes) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Message:
-    """What the metadata say of a message. `dictionary` is the id of the dictionary that it holds."""
+    """The metadata of a message. `dictionary` is the id of its dictionary."""
 
     body_bytes: int
     is_compressed: bool = False
@@ -128,7 +128,7 @@ class _Message:
 
     @classmethod
     def of(cls, metadata: bytes) -> _Message:
-        """Reads the metadata. Raises struct.error, ValueError or IndexError when they cannot be."""
+        """Reads the metadata. Raises struct.error, ValueError or IndexError when it is malformed."""
         # The numbers are those of the fields in Message.fbs.
         message = _Table.root(metadata)
         kind, body_bytes = message.scalar(1, "<B"), message.scalar(3, "<q")
@@ -145,7 +145,7 @@ class _Message:
 
 
 class _Table:
-    """A table of a flatbuffer: fields by number, of which each may be left out."""
+    """A table of a flatbuffer: fields by number, all optional."""
 
     def __init__(self, data: bytes, at: int) -> None:
         self._data = data
@@ -156,23 +156,23 @@ class _Table:
 
     @classmethod
     def root(cls, data: bytes) -> _Table:
-        """The table that a flatbuffer begins with."""
+        """The root table of a flatbuffer."""
         return cls(data, struct.unpack_from("<I", data)[0])
 
     def has(self, field: int) -> bool:
-        """Whether the field is there."""
+        """Whether the field is present."""
         return field < len(self._fields) and self._fields[field] != 0
 
     def scalar(self, field: int, form: str) -> int:
-        """A number; 0 when it is left out."""
+        """A number; 0 when absent."""
         return self._number(form, self._at + self._fields[field]) if self.has(field) else 0
 
     def table(self, field: int) -> _Table:
-        """A table; raises ValueError when it is left out."""
+        """A table; raises ValueError when absent."""
         return _Table(self._data, self._place(field))
 
     def structs(self, field: int, form: np.dtype[Any]) -> Any:
-        """A vector of structs; empty when it is left out."""
+        """A vector of structs; empty when absent."""
         if not self.has(field):
             return np.zeros(0, form)
         at = self._place(field)

@@ -1,4 +1,4 @@
-"""An Arrow IPC stream that comes in pieces, read as record batches and cut into batches to append."""
+"""Reads an Arrow IPC stream in chunks and cuts it into batches to append."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from service.arrow.texts import viewed_bytes
 from service.limits import IMPORT_BATCH_ROWS, IMPORT_GATHERED_BYTES_MAX
 
 BROKEN = (pa.ArrowException, UnicodeDecodeError, OSError)
-"""What reading an Arrow stream raises when it is none, late ones too: names are looked at when used."""
+"""Errors from reading a malformed Arrow stream, also late ones: names are decoded when used."""
 
 _NOTHING = memoryview(b"")
 
@@ -23,7 +23,7 @@ def unreadable(error: Exception) -> InvalidInput:
 
 
 class _Pieces:
-    """The pieces as a file to read from, each message checked before any of its body is given out."""
+    """The chunks as a readable file. Each message is checked before its body is returned."""
 
     closed = False
 
@@ -38,8 +38,8 @@ class _Pieces:
         return True
 
     def read(self, size: int) -> bytes | memoryview:
-        """`size` bytes, fewer only at the end. Raises InvalidInput for a message that may not be read, and
-        whatever the pieces raise.
+        """`size` bytes, fewer only at the end. Raises InvalidInput for a message over a limit, and any error
+        of the chunks.
         """
         try:
             given = list(self._given(size))
@@ -73,10 +73,10 @@ class _Pieces:
 
 
 class RecordBatches:
-    """The record batches of a stream, each checked as far as reading it safely needs."""
+    """The record batches of a stream, checked so that reading them is safe."""
 
     def __init__(self, pieces: Iterator[bytes], batch_bytes_max: int) -> None:
-        """Reads the schema. Raises InvalidInput when there is none, and whatever the pieces raise."""
+        """Reads the schema. Raises InvalidInput when there is none, and any error of the chunks."""
         self._pieces = _Pieces(pieces, batch_bytes_max)
         self._batch_bytes_max = batch_bytes_max
         try:
@@ -86,7 +86,7 @@ class RecordBatches:
         self.schema: pa.Schema = self._reader.schema
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        """Raises as the constructor, and InvalidInput for a record batch that is broken or too large."""
+        """Raises as the constructor, and InvalidInput for a record batch that is malformed or too large."""
         while True:
             try:
                 batch = self._reader.read_next_batch()
@@ -107,7 +107,7 @@ class RecordBatches:
 def recut(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """The same rows in batches of at most `IMPORT_BATCH_ROWS`, with small batches merged.
 
-    Depends on nothing but the record batches, so that an import sent again is cut as it was.
+    Depends only on the record batches, so a repeated import is cut in the same way.
     """
     gathered: list[pa.RecordBatch] = []
     rows = size_bytes = 0
@@ -136,7 +136,7 @@ def _joined(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
     try:
         return [pa.concat_batches(batches)]
     except pa.ArrowInvalid:
-        # Together their dictionaries have more entries than their codes can tell apart.
+        # Their combined dictionaries have more entries than their code type can index.
         return batches
 
 

@@ -1,4 +1,4 @@
-"""Arrow arrays as columns of texts."""
+"""Converts Arrow arrays into string columns."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pyarrow.compute
 
 from engine.event_columns import TextColumn
 from milepost.arrays import has_value, integers
+from milepost.arrow_types import is_text, is_texts
 from service.arrow.layout import unfit
 from service.arrow.messages import too_large
 from service.limits import IMPORT_BATCH_BYTES_MAX
@@ -25,18 +26,6 @@ Codes = npt.NDArray[np.int64]
 """Index into the entries per row; -1 = no value."""
 
 
-def is_text(type_: pa.DataType) -> bool:
-    """Whether values are strings, in any of Arrow's forms but a dictionary."""
-    return bool(
-        pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_)
-    )
-
-
-def is_texts(type_: pa.DataType) -> bool:
-    """The same, dictionaries included."""
-    return is_text(type_.value_type if pa.types.is_dictionary(type_) else type_)
-
-
 def decoded(array: pa.Array) -> pa.Array:
     """The array without a dictionary and without views. Raises InvalidInput when it is too large then."""
     if pa.types.is_dictionary(array.type):
@@ -48,12 +37,12 @@ def decoded(array: pa.Array) -> pa.Array:
 
 
 def without_views(array: pa.Array) -> pa.Array:
-    """The array with each text written out, which most of Arrow's functions need."""
+    """The array with each string materialised, which most Arrow functions need."""
     return array.cast(pa.large_string()) if pa.types.is_string_view(array.type) else array
 
 
 def _decoded_bytes(array: pa.Array) -> int:
-    """Bytes of the texts of all rows, each written out; 0 for values that are no texts."""
+    """Bytes of all strings when materialised; 0 for other types."""
     if not is_texts(array.type):
         return 0
     codes = _codes(array.indices)
@@ -61,7 +50,7 @@ def _decoded_bytes(array: pa.Array) -> int:
 
 
 def viewed_bytes(array: pa.Array) -> int:
-    """Bytes of the texts that an array has as views, each counted, although many may show the same memory."""
+    """Bytes of the strings in a view array, all counted, although they may share memory."""
     type_ = array.type
     if pa.types.is_string_view(type_):
         return int(_lengths(array).sum())
@@ -75,7 +64,7 @@ def viewed_bytes(array: pa.Array) -> int:
 
 
 def _lengths(texts: pa.Array) -> npt.NDArray[np.int64]:
-    """Bytes of each text; anything where there is null."""
+    """Bytes of each string; undefined for null."""
     if pa.types.is_string_view(texts.type):
         # A view has 16 bytes, of which the first four are the length.
         lengths = np.frombuffer(texts.buffers()[1], "<i4")[::4] if len(texts) else np.zeros(0, np.int64)
@@ -84,11 +73,11 @@ def _lengths(texts: pa.Array) -> npt.NDArray[np.int64]:
 
 
 def coded(array: pa.Array) -> tuple[list[Any], Codes]:
-    """Distinct values in Python's own form, and a code for each row."""
+    """Distinct values as Python objects, and a code for each row."""
     if not pa.types.is_dictionary(array.type):
         encoded = decoded(array).dictionary_encode()
         return encoded.dictionary.to_pylist(), _codes(encoded.indices)
-    # Not written out row by row: a long text may be that of many rows.
+    # Not materialised per row: many rows may share a long string.
     dictionary, codes = decoded(array.dictionary), _codes(array.indices)
     if len(dictionary) > len(array):
         has = codes >= 0
@@ -97,7 +86,7 @@ def coded(array: pa.Array) -> tuple[list[Any], Codes]:
     entries = dictionary.to_pylist()
     distinct = {entry: None for entry in entries if entry is not None}
     if len(distinct) < len(entries):
-        # A caller's dictionary may repeat itself, and have a null among its entries.
+        # A caller's dictionary may contain duplicates and a null.
         numbers = {entry: number for number, entry in enumerate(distinct)}
         codes = np.array([*(numbers.get(entry, -1) for entry in entries), -1], np.int64)[codes]
     return list(distinct), codes
@@ -109,7 +98,7 @@ def _codes(indices: pa.Array) -> Codes:
 
 
 def text_column(name: str, array: pa.Array, default: str = "") -> TextColumn:
-    """A text for each row; `default` where there is none or an empty one. Integers are written as decimals.
+    """A string for each row; `default` where it is missing or empty. Integers are written as decimals.
 
     Raises InvalidInput when the type is neither.
     """
@@ -139,9 +128,9 @@ def _hardly_repeats(array: pa.Array) -> bool:
 
 
 def text_rows(name: str, array: pa.Array) -> list[str] | None:
-    """The text of each row, "" where there is none; None when no row has one. As `text_column`."""
+    """The string of each row, "" where missing; None when no row has one. As `text_column`."""
     if array.null_count == len(array):
-        # Only for the check of the type.
+        # Called only to check the type.
         text_column(name, array.slice(0, 0))
         return None
     column = text_column(name, array)

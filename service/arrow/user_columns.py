@@ -1,4 +1,4 @@
-"""A batch of Arrow rows as the engine's user updates by column."""
+"""Converts a batch of Arrow rows into the engine's user updates by column."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from engine.criteria.model import ConsentState
 from engine.event_columns import Rows, TextColumn, ValueColumn
 from engine.user_columns import ConsentColumn, UnsetColumn, UserColumns
 from engine.values import Kind
-from milepost.grammar import NOT_A_TIME
 from service.arrow.attributes import Attribute
 from service.arrow.columns import Converted, Faults, texts_of, times_of
 from service.arrow.texts import text_column
@@ -21,10 +20,10 @@ _NO_WRITE, _NO_STATE = -1, -2
 
 
 def convert_users(batch: pa.RecordBatch, layout: UserLayout) -> Converted[UserColumns]:
-    """The batch by columns. Raises InvalidInput for a column whose type has no meaning."""
+    """The batch by columns. Raises InvalidInput for a column of the wrong type."""
     faults = Faults(batch.num_rows)
     times = times_of(batch, layout.time, layout.default_time, layout.grammar)
-    faults.add(INVALID_VALUE, "time", NOT_A_TIME, times.bad)
+    faults.add_times(times)
     attributes: list[ValueColumn] = []
     unset_attributes: list[UnsetColumn] = []
     for name in layout.attributes:
@@ -32,7 +31,7 @@ def convert_users(batch: pa.RecordBatch, layout: UserLayout) -> Converted[UserCo
         for fault in refused:
             faults.add_rows(fault)
         attributes += columns
-        # A refused row goes as a whole, whatever else is noted of it.
+        # A row with a fault is rejected as a whole.
         unset_attributes += _unset(name, [column.rows for column in columns], batch.num_rows, layout)
     identities: list[ValueColumn] = []
     unset_identities: list[UnsetColumn] = []
@@ -56,7 +55,7 @@ def convert_users(batch: pa.RecordBatch, layout: UserLayout) -> Converted[UserCo
 
 
 def _unset(name: str, written: list[Rows | None], count: int, layout: UserLayout) -> list[UnsetColumn]:
-    """The rows without a value, when these unset."""
+    """The rows without a value, if a missing value unsets."""
     if not layout.unset_nulls or any(rows is None for rows in written):
         return []
     unset = np.ones(count, np.bool_)
@@ -66,7 +65,7 @@ def _unset(name: str, written: list[Rows | None], count: int, layout: UserLayout
 
 
 def _identity(identity: str, texts: TextColumn) -> list[ValueColumn]:
-    """The texts that are not empty."""
+    """The non-empty strings."""
     has = np.array([bool(entry) for entry in texts.entries] + [False])[texts.codes]
     if not has.any():
         return []

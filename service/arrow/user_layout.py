@@ -19,7 +19,7 @@ DENIED_VALUES = ("denied", "false")
 
 @dataclass(frozen=True, slots=True)
 class ConsentLayout:
-    """A column of one consent; `states` are what its values mean, by their text in lower case."""
+    """A column of one consent; `states` maps its values, in lower case, to consent states."""
 
     column: str
     regulation: str
@@ -29,26 +29,26 @@ class ConsentLayout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserLayout:
-    """Which column holds what; None where there is none. `default_time` is in microseconds."""
+    """The column for each field; None when there is none. `default_time` is in microseconds."""
 
     user_id: str
     time: str | None
     input: str | None
     attributes: tuple[str, ...]
     kinds: Mapping[str, Kind]
-    """Attributes to read as another kind than their type says."""
+    """Attributes to read as a different kind than their type implies."""
     identities: Mapping[str, str]
     """Column to identity type."""
     consents: tuple[ConsentLayout, ...]
     grammar: Grammar
-    """How texts are read, and what integers count as times."""
+    """How strings are read, and the unit of integer times."""
     default_time: Micros
     default_input: str
     unset_nulls: bool
 
 
 def user_layout_of(header: pb.ImportUsersHeader, columns: Sequence[str], now: Micros) -> UserLayout:
-    """What the columns mean. Rows without a time are of `now` unless the header has a default. Raises
+    """Resolves the columns. Rows without a time get `now` unless the header has a default. Raises
     InvalidInput with every fault.
     """
     faults = ShapeFaults()
@@ -92,7 +92,7 @@ def user_layout_of(header: pb.ImportUsersHeader, columns: Sequence[str], now: Mi
 def _find_columns_meant_twice(
     header: pb.ImportUsersHeader, own: Sequence[str | None], faults: ShapeFaults
 ) -> None:
-    """Notes columns that the header gives two meanings. One column may hold several consents."""
+    """Adds a fault for each column with two meanings. One column may hold several consents."""
     meanings: dict[str, str] = {column: "the user id, time or input" for column in own if column is not None}
     groups = (
         ("an identity", header.identity_columns),
@@ -129,7 +129,7 @@ def _consents(header: pb.ImportUsersHeader, faults: ShapeFaults) -> tuple[Consen
         elif identity in types:
             other = types[identity]
             faults.add(
-                f"header.identity_columns[{column!r}]", f"{identity!r} has the column {other!r} already"
+                f"header.identity_columns[{column!r}]", f"{identity!r} already has the column {other!r}"
             )
         types.setdefault(identity, column)
     return tuple(found.values())

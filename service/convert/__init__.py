@@ -1,6 +1,5 @@
-"""The contract's messages to the engine's records and back, one file per subject.
+"""Converts messages of the contract into the engine's records and back, one file per subject.
 
-Nothing here decides anything: a message that has no counterpart among the records (no node chosen, a
-timestamp that no calendar has) is refused with the path of the field, everything else is for the engine to
-judge.
+There is no logic here. A message without a counterpart (no node chosen, a timestamp out of range) is refused
+with the path of the field; everything else is for the engine to decide.
 """

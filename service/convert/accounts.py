@@ -1,24 +1,19 @@
-"""Accounts, workspaces and inputs, both ways."""
+"""Accounts, workspaces and inputs, in both directions."""
 
 from __future__ import annotations
 
 from engine.errors import InvalidInput
+from engine.limits import QUOTA_FIELDS, Quotas
 from engine.resources.records import Account, Input, InputKind, Workspace, etag_of
 from milepost.v1 import account_pb2
+from service.convert.enums import members_of, numbers_of
 from service.convert.faults import ShapeFaults
 from service.convert.times import duration, duration_message, timestamp
 
 UNKNOWN_INPUT_KIND = "is not an input kind"
 
-_INPUT_KINDS = {
-    account_pb2.INPUT_KIND_UNSPECIFIED: InputKind.UNSPECIFIED,
-    account_pb2.INPUT_KIND_IOS: InputKind.IOS,
-    account_pb2.INPUT_KIND_ANDROID: InputKind.ANDROID,
-    account_pb2.INPUT_KIND_WEB: InputKind.WEB,
-    account_pb2.INPUT_KIND_SERVER: InputKind.SERVER,
-    account_pb2.INPUT_KIND_FEED: InputKind.FEED,
-}
-_INPUT_KIND_MESSAGES = {kind: message for message, kind in _INPUT_KINDS.items()}
+_INPUT_KIND_MESSAGES = numbers_of(account_pb2.InputKind, InputKind)
+_INPUT_KINDS = members_of(account_pb2.InputKind, InputKind)
 
 
 def account_of_message(message: account_pb2.Account) -> Account:
@@ -32,6 +27,7 @@ def account_of_message(message: account_pb2.Account) -> Account:
         active_audience_limit=message.active_audience_limit,
         time_zone=message.time_zone,
         event_retention=retention,
+        quotas=Quotas(**{name: getattr(message.quotas, name) for name in QUOTA_FIELDS}),
     )
 
 
@@ -46,6 +42,9 @@ def account_message(account: Account, active_audience_count: int) -> account_pb2
         create_time=timestamp(account.create_time),
         update_time=timestamp(account.update_time),
         etag=etag_of(account),
+        quotas=account_pb2.AccountQuotas(
+            **{name: getattr(account.quotas.effective(), name) for name in QUOTA_FIELDS}
+        ),
     )
     if account.event_retention:
         message.event_retention.CopyFrom(duration_message(account.event_retention))

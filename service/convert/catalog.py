@@ -6,16 +6,11 @@ from engine.backends.base import AttributeFacts, EventNameFacts, ValueCount
 from engine.values import Kind
 from milepost.v1 import catalog_service_pb2 as pb
 from milepost.v1 import data_pb2
+from service.convert.enums import numbers_of
 from service.convert.times import timestamp
 from service.convert.values import value_message
 
-_VALUE_KINDS = {
-    Kind.STRING: pb.VALUE_KIND_STRING,
-    Kind.NUMBER: pb.VALUE_KIND_NUMBER,
-    Kind.BOOL: pb.VALUE_KIND_BOOL,
-    Kind.TIME: pb.VALUE_KIND_TIME,
-    Kind.LIST: pb.VALUE_KIND_LIST,
-}
+_VALUE_KINDS = numbers_of(pb.ValueKind, Kind)
 
 
 def event_name_message(facts: EventNameFacts) -> pb.EventName:
@@ -23,7 +18,7 @@ def event_name_message(facts: EventNameFacts) -> pb.EventName:
     return pb.EventName(
         name=facts.name,
         # The numbers of the types are those of the contract.
-        type=data_pb2.EventType.ValueType(facts.type),
+        event_type=data_pb2.EventType.ValueType(facts.type),
         input=facts.input,
         events=facts.events,
         users=facts.users,
@@ -47,4 +42,4 @@ def attribute_message(facts: AttributeFacts) -> pb.Attribute:
 
 def value_count_message(count: ValueCount) -> pb.ValueCount:
     """The message for a value."""
-    return pb.ValueCount(value=value_message(count.value), users=count.users)
+    return pb.ValueCount(value=value_message(count.value), users=count.users, events=count.events)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from engine.clock import ClockState, ClockStatus
 from milepost.v1 import admin_service_pb2 as pb
+from service.convert.enums import numbers_of
 from service.convert.times import duration_message, timestamp
 
-_STATES = {
-    ClockState.SETTLED: pb.CLOCK_STATE_SETTLED,
-    ClockState.FOLLOWED: pb.CLOCK_STATE_FOLLOWED,
-    ClockState.HELD: pb.CLOCK_STATE_HELD,
-}
+_STATES = numbers_of(pb.ClockState, ClockState)
 
 
 def clock_message(status: ClockStatus) -> pb.Clock:

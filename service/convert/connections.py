@@ -1,4 +1,4 @@
-"""Outputs and connections, both ways."""
+"""Outputs and connections, in both directions."""
 
 from __future__ import annotations
 
@@ -8,43 +8,42 @@ from engine.resources.records import (
     BATCH_CHANGES_DEFAULT,
     Connection,
     ConnectionState,
-    File,
-    Kafka,
-    Nats,
     Output,
-    Redis,
-    Webhook,
     etag_of,
 )
+from engine.resources.targets import TARGETS, Target
 from milepost.v1 import connection_pb2
+from service.convert.enums import numbers_of
 from service.convert.faults import ShapeFaults
 from service.convert.times import duration, duration_message, timestamp
-from service.not_built import OUTPUT_KINDS_NOT_BUILT
+from service.not_built import OUTPUT_KINDS, OUTPUT_KINDS_NOT_BUILT
 
-NO_KIND = "must have exactly one of webhook, nats, redis, kafka, file"
+NO_KIND = f"must have exactly one of {', '.join(OUTPUT_KINDS)}"
 
-_STATE_MESSAGES = {
-    ConnectionState.INACTIVE: connection_pb2.CONNECTION_STATE_INACTIVE,
-    ConnectionState.ACTIVE: connection_pb2.CONNECTION_STATE_ACTIVE,
-    ConnectionState.FAULTED: connection_pb2.CONNECTION_STATE_FAULTED,
-}
+_STATE_MESSAGES = numbers_of(connection_pb2.ConnectionState, ConnectionState)
 
 
 def output_of_message(message: connection_pb2.Output, *, needs_kind: bool = True) -> Output:
     """The record of an output. Raises InvalidInput without a kind, Unsupported for a kind that is not built.
 
-    An update that leaves the kind as it is needs none.
+    An update that leaves the kind as it is needs none; the target of its record means nothing.
     """
     kind = message.WhichOneof("kind")
     if kind in OUTPUT_KINDS_NOT_BUILT:
-        raise Unsupported(f"outputs of kind {kind} are not built yet", metadata={"kind": kind})
+        raise Unsupported(f"outputs of kind {kind} are not implemented", metadata={"kind": kind})
     if kind is None and needs_kind:
         raise InvalidInput.one("output", NO_KIND)
-    return Output(name=message.name, display_name=message.display_name, target=File(message.file.path))
+    target = _target(message, kind or OUTPUT_KINDS[0])
+    return Output(name=message.name, display_name=message.display_name, target=target)
+
+
+def _target(message: connection_pb2.Output, kind: str) -> Target:
+    given, struct = getattr(message, kind), TARGETS[kind]
+    return struct(**{field: getattr(given, field) for field in struct.__struct_fields__})
 
 
 def output_message(output: Output) -> connection_pb2.Output:
-    """The message of an output, without a webhook's secret."""
+    """The message of an output, without secrets."""
     message = connection_pb2.Output(
         name=output.name,
         display_name=output.display_name,
@@ -52,21 +51,10 @@ def output_message(output: Output) -> connection_pb2.Output:
         update_time=timestamp(output.update_time),
         etag=etag_of(output),
     )
-    match output.target:
-        case Webhook(url=url):
-            message.webhook.url = url
-        case Nats(servers=servers, subject=subject):
-            message.nats.servers = servers
-            message.nats.subject = subject
-        case Redis(url=url, stream=stream, max_length=max_length):
-            message.redis.url = url
-            message.redis.stream = stream
-            message.redis.max_length = max_length
-        case Kafka(bootstrap_servers=servers, topic=topic):
-            message.kafka.bootstrap_servers = servers
-            message.kafka.topic = topic
-        case File(path=path):
-            message.file.path = path
+    target = getattr(message, output.target.kind())
+    target.SetInParent()
+    for field, value in output.target.shown().items():
+        setattr(target, field, value)
     return message
 
 
@@ -105,4 +93,5 @@ def connection_message(connection: Connection) -> connection_pb2.Connection:
         create_time=timestamp(connection.create_time),
         update_time=timestamp(connection.update_time),
         etag=etag_of(connection),
+        activation=connection.activation,
     )

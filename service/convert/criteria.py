@@ -1,8 +1,8 @@
-"""Criteria, both ways: the recursive message and the engine's nodes.
+"""Criteria in both directions: the recursive message and the engine's nodes.
 
-Every fault in shape is named at once, with the path as in the proto messages, for example
-`milestone.criteria.all_of.criteria[1].event.window`. What a well-shaped criterion means, and whether it is
-sound, is the engine's to say.
+Every structural fault is reported together, with the path as in documents, for example
+`milestone.criteria.all_of.criteria[1].event.window`. The engine validates the meaning of a well-formed
+criterion.
 """
 
 from __future__ import annotations
@@ -31,7 +31,12 @@ from engine.criteria.model import (
     WhereAttribute,
     WhereNot,
 )
+from engine.criteria.visitor import CriterionVisitor
+from engine.limits import DEFAULT_LIMITS, Limits
 from milepost.v1 import criteria_pb2, data_pb2
+from milepost.written_form import written_name
+from service.convert.criteria_limits import check_criteria_limits
+from service.convert.enums import members_of, numbers_of
 from service.convert.faults import ShapeFaults
 from service.convert.times import duration, duration_message
 from service.convert.value_tests import number_test, number_test_message, value_test, value_test_message
@@ -46,38 +51,27 @@ NO_CONSENT_STATE = "must be GIVEN or DENIED"
 
 _AGGREGATES = {
     criteria_pb2.AGGREGATE_UNSPECIFIED: Aggregate.COUNT,
-    criteria_pb2.AGGREGATE_COUNT: Aggregate.COUNT,
-    criteria_pb2.AGGREGATE_DISTINCT_DAYS: Aggregate.DISTINCT_DAYS,
-    criteria_pb2.AGGREGATE_SUM: Aggregate.SUM,
-    criteria_pb2.AGGREGATE_AVERAGE: Aggregate.AVERAGE,
-    criteria_pb2.AGGREGATE_MIN: Aggregate.MIN,
-    criteria_pb2.AGGREGATE_MAX: Aggregate.MAX,
-    criteria_pb2.AGGREGATE_DISTINCT: Aggregate.DISTINCT,
-    criteria_pb2.AGGREGATE_FIRST: Aggregate.FIRST,
-    criteria_pb2.AGGREGATE_LAST: Aggregate.LAST,
+    **members_of(criteria_pb2.Aggregate, Aggregate),
 }
-_AGGREGATE_MESSAGES = {aggregate: message for message, aggregate in _AGGREGATES.items()}
-CONSENT_STATES = {
-    data_pb2.CONSENT_STATE_GIVEN: ConsentState.GIVEN,
-    data_pb2.CONSENT_STATE_DENIED: ConsentState.DENIED,
-}
-CONSENT_STATE_MESSAGES = {state: message for message, state in CONSENT_STATES.items()}
+_AGGREGATE_MESSAGES = numbers_of(criteria_pb2.Aggregate, Aggregate)
+CONSENT_STATES = members_of(data_pb2.ConsentState, ConsentState)
+CONSENT_STATE_MESSAGES = numbers_of(data_pb2.ConsentState, ConsentState)
 _EVENT_TYPES = {int(member): member for member in EventType}
-_EVENT_TYPE_MESSAGES = {
-    EventType.CUSTOM: data_pb2.EVENT_TYPE_CUSTOM,
-    EventType.SCREEN_VIEW: data_pb2.EVENT_TYPE_SCREEN_VIEW,
-    EventType.COMMERCE: data_pb2.EVENT_TYPE_COMMERCE,
-    EventType.SESSION: data_pb2.EVENT_TYPE_SESSION,
-    EventType.LIFECYCLE: data_pb2.EVENT_TYPE_LIFECYCLE,
-}
+_EVENT_TYPE_MESSAGES = numbers_of(data_pb2.EventType, EventType)
 
 
 # --- message → node -----------------------------------------------------------------------------------------
 
 
-def criterion_of(message: criteria_pb2.Criteria, path: str = "criteria") -> Criterion:
-    """The criterion in the message. Raises InvalidInput with reason INVALID_CRITERIA and every fault."""
+def criterion_of(
+    message: criteria_pb2.Criteria, path: str = "criteria", limits: Limits = DEFAULT_LIMITS
+) -> Criterion:
+    """The criterion in the message. Raises InvalidInput with reason INVALID_CRITERIA and every fault; beyond
+    a limit of criteria, before anything is built.
+    """
     faults = ShapeFaults()
+    check_criteria_limits(message, path, limits, faults)
+    faults.raise_if_any(reason=INVALID_CRITERIA)
     criterion = _criterion(message, path, faults)
     faults.raise_if_any(reason=INVALID_CRITERIA)
     return criterion
@@ -88,7 +82,8 @@ def _criterion(message: criteria_pb2.Criteria, path: str, faults: ShapeFaults) -
     if field is None:
         faults.add(path, NO_NODE)
         return AllOf()
-    return _NODE_READERS[field](message, f"{path}.{field}", faults)
+    name = written_name(message.DESCRIPTOR.fields_by_name[field])
+    return _NODE_READERS[field](message, f"{path}.{name}", faults)
 
 
 def _children(
@@ -106,7 +101,7 @@ def _any_of(message: criteria_pb2.Criteria, path: str, faults: ShapeFaults) -> C
 
 
 def _not(message: criteria_pb2.Criteria, path: str, faults: ShapeFaults) -> Criterion:
-    return Not(label=message.label, criterion=_criterion(getattr(message, "not"), path, faults))
+    return Not(label=message.label, criterion=_criterion(message.negation, path, faults))
 
 
 def _user_attribute(message: criteria_pb2.Criteria, path: str, faults: ShapeFaults) -> Criterion:
@@ -125,8 +120,8 @@ def _event(message: criteria_pb2.Criteria, path: str, faults: ShapeFaults) -> Cr
     return Event(
         label=message.label,
         name=node.name,
-        type=_event_type(node.type, path, faults),
-        where=_where(node.where, f"{path}.where", faults) if node.HasField("where") else None,
+        type=_event_type(node.event_type, path, faults),
+        where=_where(node.condition, f"{path}.where", faults) if node.HasField("condition") else None,
         inputs=tuple(node.inputs),
         window=window_of(node.window, f"{path}.window", faults) if node.HasField("window") else None,
         aggregate=aggregate,
@@ -149,8 +144,8 @@ def _sequence(message: criteria_pb2.Criteria, path: str, faults: ShapeFaults) ->
 def _step(message: criteria_pb2.SequenceStep, path: str, faults: ShapeFaults) -> Step:
     return Step(
         name=message.name,
-        type=_event_type(message.type, path, faults),
-        where=_where(message.where, f"{path}.where", faults) if message.HasField("where") else None,
+        type=_event_type(message.event_type, path, faults),
+        where=_where(message.condition, f"{path}.where", faults) if message.HasField("condition") else None,
         inputs=tuple(message.inputs),
     )
 
@@ -170,7 +165,9 @@ def _consent(message: criteria_pb2.Criteria, path: str, faults: ShapeFaults) -> 
 
 def _identity(message: criteria_pb2.Criteria, path: str, faults: ShapeFaults) -> Criterion:
     node = message.identity
-    return Identity(label=message.label, type=node.type, test=value_test(node.test, f"{path}.test", faults))
+    return Identity(
+        label=message.label, type=node.identity_type, test=value_test(node.test, f"{path}.test", faults)
+    )
 
 
 def _bucket(message: criteria_pb2.Criteria, path: str, faults: ShapeFaults) -> Criterion:
@@ -183,7 +180,7 @@ def _bucket(message: criteria_pb2.Criteria, path: str, faults: ShapeFaults) -> C
 _NODE_READERS: dict[str, Callable[[criteria_pb2.Criteria, str, ShapeFaults], Criterion]] = {
     "all_of": _all_of,
     "any_of": _any_of,
-    "not": _not,
+    "negation": _not,
     "user_attribute": _user_attribute,
     "event": _event,
     "sequence": _sequence,
@@ -206,8 +203,8 @@ def _where(message: criteria_pb2.EventCondition, path: str, faults: ShapeFaults)
             return WhereAll(conditions=_conditions(message.all_of.conditions, f"{path}.all_of", faults))
         case "any_of":
             return WhereAny(conditions=_conditions(message.any_of.conditions, f"{path}.any_of", faults))
-        case "not":
-            return WhereNot(condition=_where(getattr(message, "not"), f"{path}.not", faults))
+        case "negation":
+            return WhereNot(condition=_where(message.negation, f"{path}.not", faults))
         case "attribute":
             test = value_test(message.attribute.test, f"{path}.attribute.test", faults)
             return WhereAttribute(key=message.attribute.key, test=test)
@@ -227,48 +224,68 @@ def _conditions(
 def criteria_message(criterion: Criterion) -> criteria_pb2.Criteria:
     """The message for a criterion."""
     message = criteria_pb2.Criteria()
-    _fill(message, criterion)
+    _FILLING.fill(message, criterion)
     return message
 
 
-def _fill(message: criteria_pb2.Criteria, criterion: Criterion) -> None:
-    message.label = criterion.label
-    match criterion:
-        case AllOf() | AnyOf():
-            children = message.all_of if isinstance(criterion, AllOf) else message.any_of
-            children.SetInParent()
-            for child in criterion.criteria:
-                _fill(children.criteria.add(), child)
-        case Not():
-            _fill(getattr(message, "not"), criterion.criterion)
-        case UserAttribute():
-            message.user_attribute.key = criterion.key
-            message.user_attribute.test.CopyFrom(value_test_message(criterion.test))
-        case Event():
-            _fill_event(message.event, criterion)
-        case Sequence():
-            _fill_sequence(message.sequence, criterion)
-        case Audience():
-            message.audience.SetInParent()
-            message.audience.name = criterion.name
-        case Consent():
-            message.consent.regulation = criterion.regulation
-            message.consent.purpose = criterion.purpose
-            message.consent.state = CONSENT_STATE_MESSAGES[criterion.state]
-        case Identity():
-            message.identity.type = criterion.type
-            message.identity.test.CopyFrom(value_test_message(criterion.test))
-        case Bucket():
-            message.bucket.SetInParent()
-            message.bucket.salt = criterion.salt
-            message.bucket.from_percent = criterion.from_percent
-            message.bucket.to_percent = criterion.to_percent
+class _Filling(CriterionVisitor[criteria_pb2.Criteria, None]):
+    """Fills the message of a node."""
+
+    def fill(self, message: criteria_pb2.Criteria, criterion: Criterion) -> None:
+        message.label = criterion.label
+        self.visit(criterion, message)
+
+    def all_of(self, criterion: AllOf, context: criteria_pb2.Criteria) -> None:
+        self._fill_children(context.all_of, criterion.criteria)
+
+    def any_of(self, criterion: AnyOf, context: criteria_pb2.Criteria) -> None:
+        self._fill_children(context.any_of, criterion.criteria)
+
+    def _fill_children(self, message: criteria_pb2.CriteriaList, children: Iterable[Criterion]) -> None:
+        message.SetInParent()
+        for child in children:
+            self.fill(message.criteria.add(), child)
+
+    def not_(self, criterion: Not, context: criteria_pb2.Criteria) -> None:
+        self.fill(context.negation, criterion.criterion)
+
+    def user_attribute(self, criterion: UserAttribute, context: criteria_pb2.Criteria) -> None:
+        context.user_attribute.key = criterion.key
+        context.user_attribute.test.CopyFrom(value_test_message(criterion.test))
+
+    def event(self, criterion: Event, context: criteria_pb2.Criteria) -> None:
+        _fill_event(context.event, criterion)
+
+    def sequence(self, criterion: Sequence, context: criteria_pb2.Criteria) -> None:
+        _fill_sequence(context.sequence, criterion)
+
+    def audience(self, criterion: Audience, context: criteria_pb2.Criteria) -> None:
+        context.audience.SetInParent()
+        context.audience.name = criterion.name
+
+    def consent(self, criterion: Consent, context: criteria_pb2.Criteria) -> None:
+        context.consent.regulation = criterion.regulation
+        context.consent.purpose = criterion.purpose
+        context.consent.state = CONSENT_STATE_MESSAGES[criterion.state]
+
+    def identity(self, criterion: Identity, context: criteria_pb2.Criteria) -> None:
+        context.identity.identity_type = criterion.type
+        context.identity.test.CopyFrom(value_test_message(criterion.test))
+
+    def bucket(self, criterion: Bucket, context: criteria_pb2.Criteria) -> None:
+        context.bucket.SetInParent()
+        context.bucket.salt = criterion.salt
+        context.bucket.from_percent = criterion.from_percent
+        context.bucket.to_percent = criterion.to_percent
+
+
+_FILLING = _Filling()
 
 
 def _fill_event(message: criteria_pb2.EventCriterion, event: Event) -> None:
     message.SetInParent()
     _fill_selection(message, event)
-    # COUNT is what an unset aggregate means; leaving it out keeps the JSON form as a person would write it.
+    # An unset aggregate means COUNT; leaving it out keeps the JSON form short.
     if event.aggregate is not Aggregate.COUNT:
         message.aggregate = _AGGREGATE_MESSAGES[event.aggregate]
     message.of = event.of
@@ -293,10 +310,10 @@ def _fill_selection(
 ) -> None:
     message.name = selected.name
     if selected.type is not None:
-        message.type = _EVENT_TYPE_MESSAGES[selected.type]
+        message.event_type = _EVENT_TYPE_MESSAGES[selected.type]
     message.inputs.extend(selected.inputs)
     if selected.where is not None:
-        _fill_where(message.where, selected.where)
+        _fill_where(message.condition, selected.where)
 
 
 def _fill_where(message: criteria_pb2.EventCondition, where: Where) -> None:
@@ -307,7 +324,7 @@ def _fill_where(message: criteria_pb2.EventCondition, where: Where) -> None:
             for child in where.conditions:
                 _fill_where(children.conditions.add(), child)
         case WhereNot():
-            _fill_where(getattr(message, "not"), where.condition)
+            _fill_where(message.negation, where.condition)
         case WhereAttribute():
             message.attribute.key = where.key
             message.attribute.test.CopyFrom(value_test_message(where.test))

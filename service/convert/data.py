@@ -1,16 +1,23 @@
 """Events, user updates and users.
 
-`event_records` is on the way of every event: it reads each field once and asks a message for as little as it
-can.
+`event_records` runs for every event, so it reads each field once and accesses messages as little as possible.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from engine.backends.base import EventRecord, Profile, UserRecord
+from engine.checks import (
+    Fault,
+    attribute_count_fault,
+    consent_count_fault,
+    identity_count_fault,
+    list_length_fault,
+)
 from engine.criteria.model import ConsentState, EventType
 from engine.ingest import Rejection
+from engine.limits import DEFAULT_LIMITS, Limits
 from engine.values import MICROS_PER_SECOND, Micros, Value
 from milepost.v1 import catalog_service_pb2, data_pb2, ingest_service_pb2, value_pb2
 from service.convert.criteria import CONSENT_STATE_MESSAGES, CONSENT_STATES
@@ -44,20 +51,23 @@ class Malformed(ValueError):
         self.reason = reason
 
 
-def event_records(messages: Iterable[data_pb2.Event], input_: str) -> list[EventRecord | Rejection]:
+def event_records(
+    messages: Iterable[data_pb2.Event], input_: str, limits: Limits = DEFAULT_LIMITS
+) -> list[EventRecord | Rejection]:
     """A record or a Rejection per event, in order. `input_` applies to events without one."""
     rows: list[EventRecord | Rejection] = []
     for message in messages:
         try:
-            rows.append(_event(message, input_))
+            rows.append(_event(message, input_, limits))
         except Malformed as error:
             rows.append(rejection_of("events", len(rows), error))
     return rows
 
 
-def _event(message: data_pb2.Event, input_: str) -> EventRecord:
+def _event(message: data_pb2.Event, input_: str, limits: Limits) -> EventRecord:
     attributes: dict[str, Value] = {}
-    for key, value in message.attributes.items():
+    given = attributes_of(message, limits)
+    for key, value in given.items():
         # The two common kinds first, without a call: see `value_of`.
         text = value.string_value
         if text:
@@ -67,7 +77,9 @@ def _event(message: data_pb2.Event, input_: str) -> EventRecord:
         if number:
             attributes[key] = number
             continue
-        attributes[key] = attribute_value(key, value)
+        other = attribute_value(key, value, limits)
+        if other is not None:
+            attributes[key] = other
     time = event_time(message)
     return EventRecord(
         message.user_id,
@@ -93,26 +105,27 @@ def event_time(message: data_pb2.Event) -> Micros:
 
 def event_type(message: data_pb2.Event) -> EventType:
     """The type of an event. Unspecified = CUSTOM. Raises Malformed."""
-    type_ = EVENT_TYPES.get(message.type)
+    type_ = EVENT_TYPES.get(message.event_type)
     if type_ is None:
         raise Malformed("type", UNKNOWN_TYPE)
     return type_
 
 
 def user_records(
-    messages: Iterable[data_pb2.UserUpdate], input_: str, now: Micros
+    messages: Iterable[data_pb2.UserUpdate], input_: str, now: Micros, limits: Limits = DEFAULT_LIMITS
 ) -> list[UserRecord | Rejection]:
     """A record or a Rejection per update, in order. Updates without a time get `now`."""
     rows: list[UserRecord | Rejection] = []
     for message in messages:
         try:
-            rows.append(_user(message, input_, now))
+            rows.append(_user(message, input_, now, limits))
         except Malformed as error:
             rows.append(rejection_of("users", len(rows), error))
     return rows
 
 
-def _user(message: data_pb2.UserUpdate, input_: str, now: Micros) -> UserRecord:
+def _user(message: data_pb2.UserUpdate, input_: str, now: Micros, limits: Limits) -> UserRecord:
+    _check_lengths(message, limits)
     time = now
     if message.HasField("time"):
         micros = micros_of(message.time)
@@ -121,9 +134,10 @@ def _user(message: data_pb2.UserUpdate, input_: str, now: Micros) -> UserRecord:
         time = micros
     attributes: dict[str, Value | None] = dict.fromkeys(message.unset_attributes)
     for key, value in message.attributes.items():
-        if key in attributes:
+        set_to = attribute_value(key, value, limits)
+        if set_to is not None and key in attributes:
             raise Malformed(f"attributes[{key!r}]", "is both set and unset")
-        attributes[key] = attribute_value(key, value)
+        attributes[key] = set_to
     identities: dict[str, str | None] = dict.fromkeys(message.unset_identities)
     for key, identity in message.identities.items():
         if key in identities:
@@ -138,8 +152,34 @@ def _user(message: data_pb2.UserUpdate, input_: str, now: Micros) -> UserRecord:
     return UserRecord(message.user_id, message.input or input_, time, attributes, identities, consents)
 
 
-def attribute_value(key: str, message: value_pb2.Value) -> Value:
-    """The value of an attribute. Raises Malformed."""
+def attributes_of(message: data_pb2.Event, limits: Limits) -> Mapping[str, value_pb2.Value]:
+    """The attributes of an event, null ones included. Raises Malformed for too many, before any is read."""
+    given = message.attributes
+    _raise_any(attribute_count_fault(len(given), limits))
+    return given
+
+
+def _check_lengths(message: data_pb2.UserUpdate, limits: Limits) -> None:
+    """Raises Malformed for too many attributes, identities or consents, before any is read."""
+    _raise_any(attribute_count_fault(len(message.attributes) + len(message.unset_attributes), limits))
+    _raise_any(identity_count_fault(len(message.identities) + len(message.unset_identities)))
+    _raise_any(consent_count_fault(len(message.consents)))
+
+
+def _raise_any(fault: Fault | None) -> None:
+    if fault is not None:
+        reason, field, description = fault
+        raise Malformed(field, description, reason)
+
+
+def attribute_value(key: str, message: value_pb2.Value, limits: Limits = DEFAULT_LIMITS) -> Value | None:
+    """The value of an attribute; None for null, a message without a kind. Raises Malformed."""
+    kind = message.WhichOneof("kind")
+    if kind is None:
+        return None
+    if kind == "list_value":
+        length = len(message.list_value.values)
+        _raise_any(list_length_fault(f"attributes[{key!r}]", length, limits))
     try:
         return value_of(message)
     except BadValue as error:

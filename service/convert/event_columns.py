@@ -1,6 +1,6 @@
-"""Large batches of events by column, read as `data.event_records` reads them.
+"""Converts large batches of events into columns, with the semantics of `data.event_records`.
 
-From a few dozen events on, what is done once a column costs less than what is done once an event.
+From a few dozen events on, work per column is cheaper than work per event.
 """
 
 from __future__ import annotations
@@ -14,23 +14,35 @@ import numpy.typing as npt
 
 from engine.event_columns import EventColumns, TextColumn, ValueColumn
 from engine.ingest import ColumnBatch, Rejection
+from engine.limits import BATCH_COLUMNS_MAX, DEFAULT_LIMITS, Limits
+from engine.new_names import TOO_MANY_NAMES
 from engine.values import Kind, Value, kind_of
 from milepost.v1 import data_pb2
-from service.convert.data import Malformed, attribute_value, event_time, event_type, rejection_of
+from service.convert.data import (
+    Malformed,
+    attribute_value,
+    attributes_of,
+    event_time,
+    event_type,
+    rejection_of,
+)
 
 BY_COLUMN_EVENTS_MIN = 64
-"""Smaller batches cost less event by event."""
+"""Below this size, event by event is cheaper."""
 
 V = TypeVar("V", bound=Value)
 
 _Lists = defaultdict[str, tuple[list[int], list[Value]]]
-"""For each attribute the rows that have a value of one kind, and the values."""
+"""For each attribute and kind, the rows with a value, and the values."""
 
 
-def event_columns(messages: Iterable[data_pb2.Event], input_: str) -> ColumnBatch:
-    """The events that have the shape of one, and what is wrong with the others. `input_` is that of events
-    that name none.
-    """
+_NO_VALUES: tuple[list[int], list[Value]] = ([], [])
+
+
+def event_columns(
+    messages: Iterable[data_pb2.Event], input_: str, limits: Limits = DEFAULT_LIMITS
+) -> ColumnBatch:
+    """The well-formed events, and the faults of the others. `input_` applies to events without one."""
     places: list[int] = []
     rejections: list[Rejection] = []
     taken: list[data_pb2.Event] = []
@@ -39,11 +51,12 @@ def event_columns(messages: Iterable[data_pb2.Event], input_: str) -> ColumnBatc
     values: dict[Kind, _Lists] = {kind: defaultdict(_no_values) for kind in Kind}
     for place, message in enumerate(messages):
         try:
-            _add_attributes(message, len(taken), values)
+            _add_attributes(message, len(taken), values, limits)
+            _refuse_too_many(values)
             time, type_ = event_time(message), event_type(message)
         except Malformed as error:
             rejections.append(rejection_of("events", place, error))
-            _forget_row(len(taken), values)
+            _forget_row(message, len(taken), values)
             continue
         places.append(place)
         taken.append(message)
@@ -60,7 +73,6 @@ def event_columns(messages: Iterable[data_pb2.Event], input_: str) -> ColumnBatc
             _value_column(name, kind, rows, found, len(taken))
             for kind, lists in values.items()
             for name, (rows, found) in lists.items()
-            if rows
         ],
         event_ids=event_ids if any(event_ids) else None,
     )
@@ -71,9 +83,10 @@ def _no_values() -> tuple[list[int], list[Value]]:
     return [], []
 
 
-def _add_attributes(message: data_pb2.Event, row: int, values: dict[Kind, _Lists]) -> None:
+def _add_attributes(message: data_pb2.Event, row: int, values: dict[Kind, _Lists], limits: Limits) -> None:
+    given = attributes_of(message, limits)
     texts, numbers = values[Kind.STRING], values[Kind.NUMBER]
-    for key, value in message.attributes.items():
+    for key, value in given.items():
         # The two common kinds first, without a call: see `value_of`.
         text = value.string_value
         if text:
@@ -83,19 +96,34 @@ def _add_attributes(message: data_pb2.Event, row: int, values: dict[Kind, _Lists
             lists = numbers[key]
             lists[1].append(number)
         else:
-            other = attribute_value(key, value)
+            other = attribute_value(key, value, limits)
+            if other is None:
+                continue
             lists = values[kind_of(other)][key]
             lists[1].append(other)
         lists[0].append(row)
 
 
-def _forget_row(row: int, values: dict[Kind, _Lists]) -> None:
+def _refuse_too_many(values: dict[Kind, _Lists]) -> None:
+    """Raises Malformed when the batch has too many columns with the latest row."""
+    if sum(map(len, values.values())) > BATCH_COLUMNS_MAX:
+        raise Malformed(
+            "attributes",
+            f"brings the batch over {BATCH_COLUMNS_MAX} different attributes: send it in another batch",
+            TOO_MANY_NAMES,
+        )
+
+
+def _forget_row(message: data_pb2.Event, row: int, values: dict[Kind, _Lists]) -> None:
     """Removes the values of a row that turned out malformed."""
-    for lists in values.values():
-        for rows, found in lists.values():
+    for name in message.attributes:
+        for lists in values.values():
+            rows, found = lists.get(name, _NO_VALUES)
             if rows and rows[-1] == row:
                 rows.pop()
                 found.pop()
+                if not rows:
+                    del lists[name]
 
 
 def _text_column(texts: Sequence[str]) -> TextColumn:
@@ -114,7 +142,7 @@ def _value_column(name: str, kind: Kind, rows: list[int], values: list[Value], c
 
 
 def _numbered(values: Iterable[V]) -> dict[V, int]:
-    """Each distinct value with its place among them. All are of one kind, so that equal ones are the same."""
+    """Each distinct value with its index. All have one kind, so equal values are the same."""
     return {value: number for number, value in enumerate(dict.fromkeys(values))}
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from engine.errors import InvalidInput, Violation
+from engine.errors import InvalidInput, Violation, Violations
 
 
 class ShapeFaults:
     """Collects violations while a message is converted; `raise_if_any` ends the conversion."""
 
     def __init__(self) -> None:
-        self._violations: list[Violation] = []
+        self.violations = Violations()
 
     def add(self, path: str, description: str) -> None:
         """Adds a fault of the field at `path`."""
-        self._violations.append(Violation(path, description))
+        self.violations.add(Violation(path, description))
 
     def raise_if_any(self, *, reason: str = "") -> None:
-        """Raises InvalidInput with every fault, if there are any."""
-        if self._violations:
-            raise InvalidInput(self._violations, reason=reason)
+        """Raises InvalidInput with the faults, if there are any."""
+        if self.violations:
+            raise InvalidInput(self.violations, reason=reason)

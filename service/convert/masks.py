@@ -1,7 +1,7 @@
 """Update masks: the fields of a record to change.
 
-An empty mask means every field that is set. `name`, `etag` and output-only fields may be named, because
-callers send back what they have read; they are passed over.
+An empty mask means every field that is set. `name`, `etag` and output-only fields may be included, because
+callers send back what they have read; they are ignored.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
 from engine.errors import InvalidInput, Violation
+from service.not_built import OUTPUT_KINDS
 
 UPDATE_MASK = "update_mask"
 ALL_FIELDS = "*"
@@ -21,28 +22,33 @@ ACCOUNT_FIELDS = {
     "active_audience_limit": ("active_audience_limit",),
     "time_zone": ("time_zone",),
     "event_retention": ("event_retention",),
+    "quotas": ("quotas",),
 }
 WORKSPACE_FIELDS = {"display_name": ("display_name",)}
 INPUT_FIELDS = {"display_name": ("display_name",), "kind": ("kind",)}
+API_KEY_FIELDS = {
+    field: (field,)
+    for field in ("display_name", "scopes", "expire_time", "calls_per_second_max", "in_flight_max")
+}
 JOURNEY_FIELDS = {"display_name": ("display_name",), "inputs": ("inputs",)}
 MILESTONE_FIELDS = {"display_name": ("display_name",), "criteria": ("criteria",)}
 AUDIENCE_FIELDS = {"external_name": ("external_name",)}
 OUTPUT_FIELDS = {
     "display_name": ("display_name",),
-    **dict.fromkeys(("webhook", "nats", "redis", "kafka", "file"), ("target",)),
+    **dict.fromkeys(OUTPUT_KINDS, ("target",)),
 }
 CONNECTION_FIELDS = {
     "identities": ("identities",),
     "attributes": ("attributes",),
     "batching": ("batch_changes", "batch_age"),
 }
-"""For each resource: its fields that can be changed, and the fields of the record that each stands for."""
+"""For each resource its mutable fields, and the record fields of each."""
 
 IMMUTABLE = {
     "Milestone": frozenset({"parent_milestone", "kind"}),
     "Connection": frozenset({"audience", "output"}),
 }
-"""For each message: the fields that a caller sets once, when creating."""
+"""For each message the fields that can only be set at creation."""
 
 
 def masked_fields(
@@ -66,4 +72,7 @@ def _fault(message: Message, path: str, changeable: Mapping[str, tuple[str, ...]
     if path not in message.DESCRIPTOR.fields_by_name:
         return f"{path!r} is not a field of {message.DESCRIPTOR.name}"
     fixed = IMMUTABLE.get(message.DESCRIPTOR.name, frozenset())
-    return f"{path!r} cannot be changed" if path in fixed else ""
+    if path not in fixed:
+        return ""
+    kind = message.DESCRIPTOR.name.lower()
+    return f"{path!r} cannot be changed: delete the {kind} and create it anew, or create another one"

@@ -5,66 +5,56 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from engine.audiences import model
-from engine.audiences.model import MembershipStatus, SizeInterval, SizeKind, SizeState
+from engine.audiences.model import SizeInterval, SizeKind, SizeState
 from engine.backends.base import Change
 from engine.criteria.model import Criterion
 from engine.errors import InvalidInput, Warning
+from engine.limits import DEFAULT_LIMITS, Limits
 from milepost.v1 import audience_pb2, audience_service_pb2, journey_pb2
 from service.convert.criteria import criterion_of
+from service.convert.enums import members_of, numbers_of
 from service.convert.faults import ShapeFaults
 from service.convert.journeys import MILESTONE_KIND_MESSAGES, milestone_kind
-from service.convert.revisions import revision_token
+from service.convert.revisions import Revisions
 from service.convert.times import duration, duration_message, timestamp
 
 UNKNOWN_INTERVAL = "must be HOUR or DAY"
 NO_START = "is required unless snapshot is set"
 NO_TARGET = "must have a name or a draft"
 
-_SIZE_STATES = {
-    SizeState.EXACT: audience_pb2.SIZE_STATE_EXACT,
-    SizeState.ESTIMATED: audience_pb2.SIZE_STATE_ESTIMATED,
-    SizeState.TOO_SMALL: audience_pb2.SIZE_STATE_TOO_SMALL,
-    SizeState.FAILED: audience_pb2.SIZE_STATE_FAILED,
-    SizeState.PENDING: audience_pb2.SIZE_STATE_PENDING,
-}
-_SIZE_KINDS = {
-    SizeKind.ESTIMATE: audience_pb2.SIZE_KIND_ESTIMATE,
-    SizeKind.CALCULATING: audience_pb2.SIZE_KIND_CALCULATING,
-    SizeKind.REAL: audience_pb2.SIZE_KIND_REAL,
-}
-_STATUSES = {
-    MembershipStatus.MEMBER: audience_service_pb2.MEMBERSHIP_STATUS_MEMBER,
-    MembershipStatus.NOT_MEMBER: audience_service_pb2.MEMBERSHIP_STATUS_NOT_MEMBER,
-    MembershipStatus.UNKNOWN_AUDIENCE: audience_service_pb2.MEMBERSHIP_STATUS_UNKNOWN_AUDIENCE,
-}
-_INTERVALS: dict[int, SizeInterval] = {
+_SIZE_STATES = numbers_of(audience_pb2.SizeState, SizeState)
+_SIZE_KINDS = numbers_of(audience_pb2.SizeKind, SizeKind)
+_INTERVALS = {
     audience_service_pb2.SIZE_INTERVAL_UNSPECIFIED: SizeInterval.DAY,
-    audience_service_pb2.SIZE_INTERVAL_HOUR: SizeInterval.HOUR,
-    audience_service_pb2.SIZE_INTERVAL_DAY: SizeInterval.DAY,
+    **members_of(audience_service_pb2.SizeInterval, SizeInterval),
 }
 
 
-# --- what is asked ------------------------------------------------------------------------------------------
+# --- questions ----------------------------------------------------------------------------------------------
 
 
 def target_of(
     request: audience_service_pb2.EstimateAudienceRequest | audience_service_pb2.ExplainAudienceRequest,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> model.Target:
     """The milestone or draft of a request. Raises InvalidInput when it has neither."""
     match request.WhichOneof("target"):
         case "name":
             return model.SavedTarget(request.name)
         case "draft":
-            return _draft(request.draft)
+            return _draft(request.draft, limits)
     raise InvalidInput.one("name", NO_TARGET)
 
 
-def _draft(message: audience_service_pb2.MilestoneDraft) -> model.Draft:
+def _draft(message: audience_service_pb2.MilestoneDraft, limits: Limits) -> model.Draft:
+    criteria = None
+    if message.HasField("criteria"):
+        criteria = criterion_of(message.criteria, "draft.criteria", limits)
     return model.Draft(
         journey=message.journey,
         parent=message.parent_milestone,
         kind=milestone_kind(message.kind, "draft.kind"),
-        criteria=criterion_of(message.criteria, "draft.criteria") if message.HasField("criteria") else None,
+        criteria=criteria,
         replaces=message.replaces,
     )
 
@@ -85,16 +75,20 @@ def precision_of(request: audience_service_pb2.EstimateAudienceRequest) -> model
 
 
 def preview_milestones(
-    messages: Iterable[audience_service_pb2.PreviewMilestone],
+    messages: Iterable[audience_service_pb2.PreviewMilestone], limits: Limits = DEFAULT_LIMITS
 ) -> tuple[model.PreviewMilestone, ...]:
-    """The milestones of a journey that is not saved. Raises InvalidInput."""
-    return tuple(_preview_milestone(message, f"milestones[{i}]") for i, message in enumerate(messages))
+    """The milestones of an unsaved journey. Raises InvalidInput."""
+    return tuple(
+        _preview_milestone(message, f"milestones[{i}]", limits) for i, message in enumerate(messages)
+    )
 
 
-def _preview_milestone(message: audience_service_pb2.PreviewMilestone, path: str) -> model.PreviewMilestone:
+def _preview_milestone(
+    message: audience_service_pb2.PreviewMilestone, path: str, limits: Limits
+) -> model.PreviewMilestone:
     criteria: Criterion | None = None
     if message.HasField("criteria"):
-        criteria = criterion_of(message.criteria, f"{path}.criteria")
+        criteria = criterion_of(message.criteria, f"{path}.criteria", limits)
     return model.PreviewMilestone(
         id=message.id,
         parent=message.parent,
@@ -121,7 +115,7 @@ def interval_of(number: int) -> SizeInterval:
     return interval
 
 
-# --- what is answered ---------------------------------------------------------------------------------------
+# --- answers ------------------------------------------------------------------------------------------------
 
 
 def evaluation_message(
@@ -131,12 +125,12 @@ def evaluation_message(
     | model.Funnel
     | model.MembershipExplanation
     | model.AudienceExplanation,
-    store_id: str,
+    revisions: Revisions,
 ) -> audience_pb2.Evaluation:
     """Revision, instant and duration of an evaluation."""
     return audience_pb2.Evaluation(
         as_of=timestamp(answer.as_of),
-        revision=revision_token(store_id, answer.revision),
+        revision=revisions.token(answer.revision),
         elapsed=duration_message(answer.elapsed),
     )
 
@@ -153,7 +147,7 @@ def size_message(size: model.Size) -> audience_pb2.Size:
     )
 
 
-def shown_size_message(shown: model.ShownSize, store_id: str) -> audience_pb2.AudienceSize:
+def shown_size_message(shown: model.ShownSize, revisions: Revisions) -> audience_pb2.AudienceSize:
     """The size that an audience shows."""
     return audience_pb2.AudienceSize(
         kind=_SIZE_KINDS[shown.kind],
@@ -163,17 +157,17 @@ def shown_size_message(shown: model.ShownSize, store_id: str) -> audience_pb2.Au
         dropped_last_day=shown.dropped_last_day,
         population=shown.population,
         as_of=timestamp(shown.as_of),
-        revision=revision_token(store_id, shown.revision),
+        revision=revisions.token(shown.revision),
     )
 
 
 def warning_messages(warnings: Iterable[Warning]) -> list[journey_pb2.Warning]:
     """Possible mistakes that did not fail the call."""
-    return [journey_pb2.Warning(field=w.field, description=w.description) for w in warnings]
+    return [journey_pb2.Warning(field=w.field, description=w.description, reason=w.reason) for w in warnings]
 
 
 def estimate_message(
-    estimate: model.Estimate, store_id: str
+    estimate: model.Estimate, revisions: Revisions
 ) -> audience_service_pb2.EstimateAudienceResponse:
     """An estimate, whole and by labelled criterion."""
     return audience_service_pb2.EstimateAudienceResponse(
@@ -184,7 +178,7 @@ def estimate_message(
         ],
         population=estimate.population,
         draw=size_message(estimate.draw),
-        evaluation=evaluation_message(estimate, store_id),
+        evaluation=evaluation_message(estimate, revisions),
         warnings=warning_messages(estimate.warnings),
     )
 
@@ -225,22 +219,6 @@ def size_point_messages(points: Iterable[model.SizePoint]) -> list[audience_serv
     ]
 
 
-def batch_check_message(
-    answer: model.BatchCheck, store_id: str
-) -> audience_service_pb2.BatchCheckMembershipResponse:
-    """One status for each user and audience."""
-    return audience_service_pb2.BatchCheckMembershipResponse(
-        users=[
-            audience_service_pb2.UserMemberships(
-                user_id=user.user_id, statuses=[_STATUSES[status] for status in user.statuses]
-            )
-            for user in answer.users
-        ],
-        as_of=timestamp(answer.as_of),
-        revision=revision_token(store_id, answer.revision),
-    )
-
-
 def change_message(change: Change) -> audience_pb2.MembershipChange:
     """A membership change."""
     return audience_pb2.MembershipChange(
@@ -261,19 +239,21 @@ def watch_message(item: model.WatchItem) -> audience_service_pb2.WatchMembership
             changes = audience_service_pb2.MembershipChanges(changes=map(change_message, item.changes))
             return audience_service_pb2.WatchMembershipResponse(changes=changes)
         case model.WatchProgress():
-            mark = audience_service_pb2.ProgressMark(cursor=item.cursor, as_of=timestamp(item.as_of))
+            mark = audience_service_pb2.ProgressMark(
+                cursor=item.cursor, as_of=timestamp(item.as_of), epoch=item.epoch
+            )
             return audience_service_pb2.WatchMembershipResponse(progress=mark)
 
 
 def membership_explanation_message(
-    answer: model.MembershipExplanation, store_id: str
+    answer: model.MembershipExplanation, revisions: Revisions
 ) -> audience_service_pb2.ExplainMembershipResponse:
     """The explanation of a user's membership."""
     return audience_service_pb2.ExplainMembershipResponse(
         member=answer.member,
         in_journey=answer.in_journey,
         milestones=map(_milestone_verdict, answer.milestones),
-        evaluation=evaluation_message(answer, store_id),
+        evaluation=evaluation_message(answer, revisions),
     )
 
 
@@ -297,14 +277,15 @@ def _criterion_verdict(verdict: model.CriterionVerdict) -> audience_service_pb2.
 
 
 def audience_explanation_message(
-    answer: model.AudienceExplanation, store_id: str
+    answer: model.AudienceExplanation, revisions: Revisions
 ) -> audience_service_pb2.ExplainAudienceResponse:
     """The compiled plan with each step's users and time."""
     return audience_service_pb2.ExplainAudienceResponse(
         steps=map(_plan_step, answer.steps),
         root=answer.root,
         plan_digest=answer.plan_digest,
-        evaluation=evaluation_message(answer, store_id),
+        evaluation=evaluation_message(answer, revisions),
+        warnings=warning_messages(answer.warnings),
     )
 
 

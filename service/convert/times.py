@@ -1,6 +1,6 @@
 """Timestamps and durations of the contract, and the microseconds of the engine.
 
-Finer digits than microseconds are cut off, towards the past for instants and towards zero for durations.
+Digits finer than microseconds are dropped, towards the past for instants and towards zero for durations.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from engine.errors import InvalidInput
@@ -19,14 +20,14 @@ NANOS_PER_SECOND = 1_000_000_000
 SECONDS_MIN = TIME_MIN_MICROS // MICROS_PER_SECOND
 SECONDS_MAX = TIME_MAX_MICROS // MICROS_PER_SECOND
 DURATION_SECONDS_MAX = 315_576_000_000
-"""About 10,000 years, as `google.protobuf.Duration` has it."""
+"""About 10,000 years, the limit of `google.protobuf.Duration`."""
 
 OUT_OF_RANGE = "must lie in the years 1 to 9999, with 0 to 999,999,999 nanoseconds"
 DURATION_OUT_OF_RANGE = "must be within 10,000 years, with seconds and nanoseconds of one sign"
 
 
 def micros_of(message: Timestamp) -> Micros | None:
-    """The instant in microseconds, None when the message names none."""
+    """The instant in microseconds, None when the message is unset."""
     seconds, nanos = message.seconds, message.nanos
     if SECONDS_MIN <= seconds <= SECONDS_MAX and 0 <= nanos < NANOS_PER_SECOND:
         return seconds * MICROS_PER_SECOND + nanos // NANOS_PER_MICRO
@@ -53,13 +54,14 @@ def duration(message: Duration, path: str, faults: ShapeFaults) -> Micros:
     return -whole if seconds < 0 or nanos < 0 else whole
 
 
-def optional_instant(message: Timestamp, present: bool, path: str) -> Micros | None:
-    """The instant of a field that may be unset. Raises InvalidInput when it is malformed."""
-    if not present:
+def optional_instant(request: Message, field: str) -> Micros | None:
+    """The instant of a field of a request that may be unset. Raises InvalidInput when it is malformed."""
+    # Most are unset, and reading a field makes an object.
+    if not request.HasField(field):
         return None
-    micros = micros_of(message)
+    micros = micros_of(getattr(request, field))
     if micros is None:
-        raise InvalidInput.one(path, OUT_OF_RANGE)
+        raise InvalidInput.one(field, OUT_OF_RANGE)
     return micros
 
 

@@ -6,18 +6,23 @@ import time
 from collections.abc import Iterator
 
 from engine.backends.base.upkeep import Finding, StoreFault, StoreFigures, StoreProgress
+from engine.resources.signing import Signer
 from milepost.v1 import admin_service_pb2 as pb
-from service.convert.revisions import revision_token
+from service.backups import Backup
+from service.convert.revisions import Revisions, revision_token
+from service.convert.times import timestamp
 
 PROGRESS_INTERVAL_S = 1.0
 
 
-def stats_message(figures: StoreFigures) -> pb.GetStoreStatsResponse:
-    """All figures of a store."""
+def stats_message(figures: StoreFigures, signer: Signer | None = None) -> pb.GetStoreStatsResponse:
+    """All figures of a store. Without a signer, as for a store that is not served, reads refuse its
+    revisions.
+    """
     return pb.GetStoreStatsResponse(
         store_id=figures.store_id,
-        revision=revision_token(figures.store_id, figures.revision),
-        checkpointed_revision=revision_token(figures.store_id, figures.checkpointed_revision),
+        revision=revision_token(figures.store_id, figures.revision, signer),
+        checkpointed_revision=revision_token(figures.store_id, figures.checkpointed_revision, signer),
         format_version=figures.format_version,
         users=figures.users,
         events=figures.events,
@@ -37,18 +42,20 @@ def stats_message(figures: StoreFigures) -> pb.GetStoreStatsResponse:
     )
 
 
-def finding_messages(findings: Iterator[Finding]) -> Iterator[pb.VerifyStoreResponse]:
-    """The findings of a verification, with progress once a second."""
+def finding_messages(
+    findings: Iterator[Finding], signer: Signer | None = None
+) -> Iterator[pb.VerifyStoreResponse]:
+    """The findings of a verification, with progress once a second; see `stats_message` for the signer."""
     due = time.monotonic() + PROGRESS_INTERVAL_S
     for finding in findings:
         if isinstance(finding, StoreProgress):
             if time.monotonic() < due:
                 continue
             due = time.monotonic() + PROGRESS_INTERVAL_S
-        yield _finding_message(finding)
+        yield _finding_message(finding, signer)
 
 
-def _finding_message(finding: Finding) -> pb.VerifyStoreResponse:
+def _finding_message(finding: Finding, signer: Signer | None = None) -> pb.VerifyStoreResponse:
     if isinstance(finding, StoreProgress):
         progress = pb.VerifyProgress(keys=finding.keys, keys_total=finding.keys_total, bytes=finding.bytes)
         return pb.VerifyStoreResponse(progress=progress)
@@ -61,7 +68,18 @@ def _finding_message(finding: Finding) -> pb.VerifyStoreResponse:
         )
         for each in finding.families
     ]
-    revision = revision_token(finding.store_id, finding.revision)
+    revision = revision_token(finding.store_id, finding.revision, signer)
     return pb.VerifyStoreResponse(
         result=pb.VerifyResult(revision=revision, families=families, faults=finding.faults)
+    )
+
+
+def backup_message(backup: Backup, revisions: Revisions) -> pb.Backup:
+    """A backup."""
+    return pb.Backup(
+        name=backup.name,
+        directory=str(backup.directory),
+        size_bytes=backup.size_bytes,
+        create_time=timestamp(backup.create_time),
+        revision=revisions.token(backup.revision, backup.store_id) if backup.store_id else "",
     )

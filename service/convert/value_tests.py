@@ -1,8 +1,8 @@
-"""Tests on values and on numbers, both ways.
+"""Tests on values and on numbers, in both directions.
 
-Tests on values are converted by the shape of the message and of the operator's struct, so that a new operator
-needs nothing here. The field of `ValueTest` that is set says which struct it is. Its operand is the field
-itself, or a message with a field for each operand, or one with a choice, whose chosen field is the `op`.
+Tests on values are converted by the shape of the message and of the operator's struct, so a new operator
+needs no code here. The set field of `ValueTest` selects the struct. Its operand is the field itself, a
+message with a field for each operand, or a message with a oneof whose set field is the `op`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from engine.criteria.model import Between, Compare, Equals, Exists, In, NumberTest, ValueTest
+from engine.criteria.operators.base import IGNORE_CASE
 from engine.values import Micros
 from milepost.v1 import criteria_pb2, value_pb2
+from milepost.written_form import written_name
 from service.convert.faults import ShapeFaults
 from service.convert.times import duration, duration_message
 from service.convert.values import fill_value, value_at
@@ -24,13 +26,14 @@ from service.convert.values import fill_value, value_at
 NO_TEST = "must have exactly one test"
 NO_COMPARISON = "must have exactly one comparison"
 NOT_ORDERED = "must be a number or a time"
+CASE_DOES_NOT_APPLY = "does not apply to this test; leave it out"
 
 OPERATORS: dict[str, type[ValueTest]] = {
     field: struct for struct in get_args(ValueTest) for field in struct.fields()
 }
-"""The struct for each field of the message."""
+"""The struct for each field of the message, by the name the field has in documents."""
 
-_FIELDS = criteria_pb2.ValueTest.DESCRIPTOR.fields_by_name
+_FIELDS = {written_name(field): field for field in criteria_pb2.ValueTest.DESCRIPTOR.fields}
 _ORDERED = float | Micros
 
 
@@ -40,9 +43,13 @@ def value_test(message: criteria_pb2.ValueTest, path: str, faults: ShapeFaults) 
     if chosen is None:
         faults.add(path, NO_TEST)
         return Exists()
-    struct, path = OPERATORS[chosen], f"{path}.{chosen}"
+    written = written_name(message.DESCRIPTOR.fields_by_name[chosen])
+    struct = OPERATORS[written]
+    if message.ignore_case and IGNORE_CASE not in struct.__struct_fields__:
+        faults.add(f"{path}.{IGNORE_CASE}", CASE_DOES_NOT_APPLY)
+    path = f"{path}.{written}"
     holder: Message = message
-    if _has_operands_inside(_FIELDS[chosen]):
+    if _has_operands_inside(_FIELDS[written]):
         holder = getattr(message, chosen)
         if holder.DESCRIPTOR.oneofs:
             chosen = holder.WhichOneof(holder.DESCRIPTOR.oneofs[0].name)
@@ -53,7 +60,7 @@ def value_test(message: criteria_pb2.ValueTest, path: str, faults: ShapeFaults) 
     for field in msgspec.structs.fields(struct):
         if field.name == "op":
             found[field.name] = chosen
-        elif field.name == "ignore_case":
+        elif field.name == IGNORE_CASE:
             found[field.name] = message.ignore_case
         elif _is_named(holder, field.name):
             found[field.name] = _read(holder, field.name, field.type, f"{path}.{field.name}", faults)
@@ -65,29 +72,30 @@ def value_test(message: criteria_pb2.ValueTest, path: str, faults: ShapeFaults) 
 def value_test_message(test: ValueTest) -> criteria_pb2.ValueTest:
     """The message for a test."""
     message = criteria_pb2.ValueTest()
-    chosen, _, comparison = test.field.partition(".")
+    written, _, comparison = test.field.partition(".")
+    chosen = _FIELDS[written]
     holder: Message = message
-    if _has_operands_inside(_FIELDS[chosen]):
-        holder = getattr(message, chosen)
-        # A message without any field set is a test as well.
+    if _has_operands_inside(chosen):
+        holder = getattr(message, chosen.name)
+        # A message without any set field is also a test.
         holder.SetInParent()
     for name in test.__struct_fields__:
         operand = getattr(test, name)
-        if name == "ignore_case":
+        if name == IGNORE_CASE:
             message.ignore_case = operand
         elif name != "op":
-            _fill(holder, name if _is_named(holder, name) else comparison or chosen, operand)
+            _fill(holder, name if _is_named(holder, name) else comparison or chosen.name, operand)
     return message
 
 
 def _has_operands_inside(field: FieldDescriptor) -> bool:
-    """The field holds a message that is no operand itself but has operands in its fields."""
+    """Whether the field holds a message whose fields are the operands."""
     operands = (value_pb2.Value.DESCRIPTOR, Duration.DESCRIPTOR)
     return field.message_type is not None and field.message_type not in operands
 
 
 def _is_named(holder: Message, operand: str) -> bool:
-    """The operand has a field of its own name in the message inside the test."""
+    """Whether the operand has its own field in the message inside the test."""
     inside = holder.DESCRIPTOR is not criteria_pb2.ValueTest.DESCRIPTOR
     return inside and operand in holder.DESCRIPTOR.fields_by_name
 
@@ -133,8 +141,8 @@ def number_test(message: criteria_pb2.NumberTest, path: str, faults: ShapeFaults
     match field:
         case "equals":
             return Equals(message.equals)
-        case "in":
-            return In(tuple(getattr(message, "in").values))
+        case "one_of":
+            return In(tuple(message.one_of.values))
         case "between":
             return Between(message.between.low, message.between.high)
         case "greater_than" | "greater_or_equal" | "less_than" | "less_or_equal":
@@ -150,9 +158,8 @@ def number_test_message(test: NumberTest) -> criteria_pb2.NumberTest:
         case Equals():
             message.equals = _number(test.value)
         case In():
-            values = getattr(message, "in")
-            values.SetInParent()
-            values.values.extend(_number(value) for value in test.values)
+            message.one_of.SetInParent()
+            message.one_of.values.extend(_number(value) for value in test.values)
         case Compare():
             setattr(message, test.op, _number(test.operand))
         case Between():

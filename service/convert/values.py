@@ -1,4 +1,4 @@
-"""Attribute values, both ways."""
+"""Attribute values, in both directions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from milepost.v1 import value_pb2
 from service.convert.faults import ShapeFaults
 from service.convert.times import OUT_OF_RANGE, instant, micros_of, timestamp
 
-NO_KIND = "must have exactly one of string_value, number_value, bool_value, time_value, list_value"
+NO_KIND = (
+    "must have exactly one of string_value, number_value, bool_value, time_value, list_value; "
+    "for users without a value, put `not` around `exists`"
+)
 
 
 class BadValue(ValueError):
@@ -17,8 +20,8 @@ class BadValue(ValueError):
 def value_of(message: value_pb2.Value) -> Value:
     """The value in the message. Raises BadValue.
 
-    On the way of every event: a string or number that is not empty tells its kind by itself, for less than
-    asking which field of the oneof is set.
+    Called for every event: a non-empty string or number is recognised without the slower query for the set
+    field of the oneof.
     """
     text = message.string_value
     if text:
@@ -65,7 +68,7 @@ def fill_value(message: value_pb2.Value, value: Value) -> None:
     elif type(value) is int:
         message.time_value.CopyFrom(timestamp(value))
     elif type(value) is tuple:
-        # An empty list is a value as well: without this the oneof would stay unset.
+        # An empty list is a value too; without this the oneof would stay unset.
         message.list_value.SetInParent()
         message.list_value.values.extend(value)
 

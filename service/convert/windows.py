@@ -1,24 +1,18 @@
-"""Windows of time, both ways."""
+"""Windows of time, in both directions."""
 
 from __future__ import annotations
 
 from engine.criteria.model import BetweenAgo, Calendar, CalendarUnit, Last, Range, Window
 from milepost.v1 import criteria_pb2
+from service.convert.enums import members_of, numbers_of
 from service.convert.faults import ShapeFaults
 from service.convert.times import duration, duration_message, instant, timestamp
 
 NO_WINDOW = "must have exactly one window"
 NO_UNIT = "must be a calendar unit"
 
-_UNITS = {
-    criteria_pb2.CALENDAR_UNIT_HOUR: CalendarUnit.HOUR,
-    criteria_pb2.CALENDAR_UNIT_DAY: CalendarUnit.DAY,
-    criteria_pb2.CALENDAR_UNIT_WEEK: CalendarUnit.WEEK,
-    criteria_pb2.CALENDAR_UNIT_MONTH: CalendarUnit.MONTH,
-    criteria_pb2.CALENDAR_UNIT_QUARTER: CalendarUnit.QUARTER,
-    criteria_pb2.CALENDAR_UNIT_YEAR: CalendarUnit.YEAR,
-}
-_UNIT_MESSAGES = {unit: message for message, unit in _UNITS.items()}
+_UNITS = members_of(criteria_pb2.CalendarUnit, CalendarUnit)
+_UNIT_MESSAGES = numbers_of(criteria_pb2.CalendarUnit, CalendarUnit)
 
 
 def window_of(message: criteria_pb2.Window, path: str, faults: ShapeFaults) -> Window | None:
@@ -28,10 +22,10 @@ def window_of(message: criteria_pb2.Window, path: str, faults: ShapeFaults) -> W
             return Last(duration=duration(message.last, f"{path}.last", faults))
         case "between_ago":
             ago = message.between_ago
-            start = duration(getattr(ago, "from"), f"{path}.between_ago.from", faults)
-            return BetweenAgo(from_=start, to=duration(ago.to, f"{path}.between_ago.to", faults))
-        case "range":
-            return _range(message.range, f"{path}.range", faults)
+            start = duration(ago.from_age, f"{path}.between_ago.from", faults)
+            return BetweenAgo(from_=start, to=duration(ago.to_age, f"{path}.between_ago.to", faults))
+        case "time_range":
+            return _range(message.time_range, f"{path}.range", faults)
         case "calendar":
             return _calendar(message.calendar, f"{path}.calendar", faults)
     faults.add(path, NO_WINDOW)
@@ -60,14 +54,14 @@ def window_message(window: Window) -> criteria_pb2.Window:
         case Last():
             message.last.CopyFrom(duration_message(window.duration))
         case BetweenAgo():
-            getattr(message.between_ago, "from").CopyFrom(duration_message(window.from_))
-            message.between_ago.to.CopyFrom(duration_message(window.to))
+            message.between_ago.from_age.CopyFrom(duration_message(window.from_))
+            message.between_ago.to_age.CopyFrom(duration_message(window.to))
         case Range():
-            message.range.SetInParent()
+            message.time_range.SetInParent()
             if window.start is not None:
-                message.range.start.CopyFrom(timestamp(window.start))
+                message.time_range.start.CopyFrom(timestamp(window.start))
             if window.end is not None:
-                message.range.end.CopyFrom(timestamp(window.end))
+                message.time_range.end.CopyFrom(timestamp(window.end))
         case Calendar():
             message.calendar.unit = _UNIT_MESSAGES[window.unit]
             message.calendar.count = window.count

@@ -1,6 +1,6 @@
 """Delivery of membership changes to outputs: at least once, in order, from a durable cursor.
 
-`events` makes a CloudEvent of a change, `output` says what an output must do, `file` is the one for NDJSON
-files, `retry` how often and how long a failed batch is tried again, `sender` moves the changes of one
-connection, and `dispatcher` keeps one sender for each connection that delivers.
+The dispatcher keeps one sender for each connection that delivers. A sender reads the connection's changes
+from the engine, makes CloudEvents of them, and gives them to a sink, one for each kind of output (`sinks`).
+`retry` says how often and how long a failed batch is tried again.
 """

@@ -1,8 +1,8 @@
 """CloudEvents 1.0, structured JSON, of membership changes.
 
-`source` is the audience and `id` names the change within it, the same one whenever it is sent, so that a
-consumer recognises a repetition by `source` and `id` as the specification says. `subject` is the user id and
-`time` the instant the change holds for.
+`source` is the audience. `id` names the change within it and is the same for every attempt, so consumers
+recognise duplicates by `source` and `id`, as the specification says. `subject` is the user id and `time` the
+instant the change holds for.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from engine.audiences.outbox import Outgoing
+from engine.audiences.deliveries import Delivery
 from engine.backends.base import Change, Profile
 from engine.resources.records import journey_of
 from engine.values import Micros, Value
@@ -26,26 +26,26 @@ EXITED = "milepost.membership.exited"
 ProfileOf = Callable[[str], Profile | None]
 
 
-def cloud_event(outgoing: Outgoing, change: Change, snapshot: bool, profile_of: ProfileOf) -> Event:
-    """The event for a change; `snapshot` when it tells of a member that was present at activation."""
+def cloud_event(delivery: Delivery, change: Change, snapshot: bool, profile_of: ProfileOf) -> Event:
+    """The event for a change; `snapshot` for a member at activation."""
     as_of = rfc3339(change.as_of)
     data: dict[str, Any] = {
-        "audience": outgoing.audience.name,
-        "display_name": outgoing.milestone.display_name,
-        "external_name": outgoing.audience.external_name,
-        "milestone": outgoing.milestone.name,
-        "journey": journey_of(outgoing.milestone.name),
+        "audience": delivery.audience.name,
+        "display_name": delivery.milestone.display_name,
+        "external_name": delivery.audience.external_name,
+        "milestone": delivery.milestone.name,
+        "journey": journey_of(delivery.milestone.name),
         "user_id": change.user_id,
         "entered": change.entered,
         "sequence": change.sequence,
         "as_of": as_of,
-        **_opted_in(outgoing, change.user_id, profile_of),
+        **_opted_in(delivery, change.user_id, profile_of),
     }
-    event_id = _event_id(outgoing, change, snapshot)
+    event_id = _event_id(delivery, change, snapshot)
     body = {
         "specversion": SPEC_VERSION,
         "id": event_id,
-        "source": f"/{outgoing.audience.name}",
+        "source": f"/{delivery.audience.name}",
         "type": ENTERED if change.entered else EXITED,
         "subject": change.user_id,
         "time": as_of,
@@ -55,17 +55,17 @@ def cloud_event(outgoing: Outgoing, change: Change, snapshot: bool, profile_of: 
     return Event(event_id, msgspec.json.encode(body))
 
 
-def _event_id(outgoing: Outgoing, change: Change, snapshot: bool) -> str:
-    """Names the change. Sequences begin anew when a membership is calculated anew, hence the instant; members
-    present at activation share one sequence, hence the activation and the user.
+def _event_id(delivery: Delivery, change: Change, snapshot: bool) -> str:
+    """Names the change. Sequences restart when a membership is recalculated, hence the instant; members at
+    activation share one sequence, hence the activation and the user.
     """
     if snapshot:
-        return f"{change.sequence}.{outgoing.connection.update_time:x}.{change.user_id}"
+        return f"{change.sequence}.{delivery.connection.update_time:x}.{change.user_id}"
     return f"{change.sequence}.{change.as_of:x}"
 
 
-def _opted_in(outgoing: Outgoing, user_id: str, profile_of: ProfileOf) -> dict[str, Any]:
-    connection = outgoing.connection
+def _opted_in(delivery: Delivery, user_id: str, profile_of: ProfileOf) -> dict[str, Any]:
+    connection = delivery.connection
     if not connection.identities and not connection.attributes:
         return {}
     profile = profile_of(user_id)
@@ -80,7 +80,7 @@ def _identities(profile: Profile, types: tuple[str, ...]) -> dict[str, str]:
 
 
 def _attributes(profile: Profile, keys: tuple[str, ...]) -> dict[str, Any]:
-    """The chosen attributes; of one kept in several workspaces, the write with the latest time."""
+    """The selected attributes; for one in several workspaces, the value written last."""
     latest: dict[str, tuple[Micros, Value]] = {}
     for _, attributes in sorted(profile.attributes.items()):
         for key in keys:

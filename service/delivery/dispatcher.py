@@ -1,69 +1,158 @@
-"""Runs one sender per active connection."""
+"""Delivers all active connections with a fixed number of threads."""
 
 from __future__ import annotations
 
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
 
 from engine import Engine
-from engine.audiences.outbox import Outgoing
-from engine.errors import Unsupported
-from engine.resources.records import File, account_of
+from engine.audiences.deliveries import Delivery
+from engine.measures import Counter, Measure, counted, gauge
+from service.delivery.delivering import Delivering, Terms
 from service.delivery.retry import RetryPolicy
-from service.delivery.sender import Sender
-from service.delivery.sinks.file import FileSink, file_path
+from service.delivery.schedule import Schedule
+from service.delivery.sinks import SINKS
 from service.delivery.sinks.sink import Sink
 from service.repeating import Repeating
 
 LOOK_INTERVAL_S = 0.25
-"""How often the dispatcher looks which connections deliver."""
+"""Interval between checks for connections that were activated or deactivated."""
+WAKE_INTERVAL_S_MIN = 0.02
+"""Shortest pause between checks for changes, so that many small refreshes do not add up."""
+STOP_S_MAX = 10.0
+"""How long a stop waits for the batches that are being delivered. Their cursors are durable."""
 
 _logger = structlog.get_logger("milepost.delivery")
 
 
 class Dispatcher(Repeating):
-    """Starts and stops senders as connections are activated and deactivated."""
+    """Delivers connections as they are activated, until they are deactivated or it is stopped.
 
-    def __init__(self, engine: Engine, output_dir: Path, retry: RetryPolicy) -> None:
+    Its own thread looks for connections and changes. The senders, as many threads as `threads`, take the
+    connections that are due in turn, and deliver a batch each time.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        output_dir: Path,
+        retry: RetryPolicy,
+        *,
+        threads: int,
+        attempt_s_max: float,
+        open_outputs_max: int,
+    ) -> None:
         super().__init__("dispatcher")
         self._engine = engine
         self._output_dir = output_dir
-        self._retry = retry
-        self._senders: dict[str, Sender] = {}
+        self._failures = Counter()
+        self._terms = Terms(engine, self._open_sink, retry, attempt_s_max, self._failures)
+        self._schedule: Schedule[Delivering] = Schedule(threads)
+        self._deliverings: dict[str, Delivering] = {}
+        self._open = OpenOutputs(open_outputs_max)
+        self._refreshes = 0
+        self._look_at = 0.0
+        self._senders = [
+            threading.Thread(target=self._send, name="sender", daemon=True) for _ in range(threads)
+        ]
+
+    def measures(self) -> Iterator[Measure]:
+        """Connections, open outputs and failed attempts."""
+        yield gauge("delivery_connections", "Connections that are being delivered.", len(self._deliverings))
+        yield gauge("delivery_open_outputs", "Files and connections held open to outputs.", len(self._open))
+        yield counted(
+            "delivery_failures_total", "Attempts to deliver that failed, repeats included.", self._failures
+        )
+
+    def start(self) -> None:
+        """Starts the threads."""
+        super().start()
+        for sender in self._senders:
+            sender.start()
 
     def stop(self) -> None:
-        """Stops all senders after their current batch and waits for them."""
+        """Stops after the current batches."""
         super().stop()
-        for sender in self._senders.values():
-            sender.ask_to_stop()
-        for sender in self._senders.values():
-            sender.join()
-        self._senders.clear()
+        self._schedule.close()
+        deadline = time.monotonic() + STOP_S_MAX
+        for sender in self._senders:
+            if sender.ident is not None:
+                sender.join(max(0.0, deadline - time.monotonic()))
+        for delivering in self._deliverings.values():
+            delivering.close_sink()
+
+    # --- looking for work -----------------------------------------------------------------------------------
 
     def _turn(self) -> float:
         try:
-            self._look()
+            if time.monotonic() >= self._look_at:
+                self._look()
+                self._look_at = time.monotonic() + LOOK_INTERVAL_S
+            self._refreshes = self._engine.deliveries.wait_for_refresh(self._refreshes, self._look_at)
+            self._schedule.wake(each for each in self._schedule.waiting() if each.has_news())
         except Exception:
             _logger.exception("dispatcher failed")
-        return LOOK_INTERVAL_S
+            return LOOK_INTERVAL_S
+        return WAKE_INTERVAL_S_MIN
 
     def _look(self) -> None:
-        outgoing = {item.connection.name: item for item in self._engine.outbox.outgoing()}
-        for name in [name for name, sender in self._senders.items() if not sender.is_alive]:
-            del self._senders[name]
-        for name, sender in self._senders.items():
-            if name not in outgoing:
-                sender.ask_to_stop()
-        for name, item in outgoing.items():
-            if name in self._senders:
-                continue
-            sender = self._senders[name] = Sender(self._engine, item, self._open_sink, self._retry)
-            sender.start()
+        active = {delivery.connection.name: delivery for delivery in self._engine.deliveries.active()}
+        for name, delivering in list(self._deliverings.items()):
+            is_over = name not in active or delivering.is_over
+            # One that runs goes on under its name, so that no connection is ever delivered twice at a time.
+            if is_over and self._schedule.remove(delivering):
+                self._open.close(delivering)
+                del self._deliverings[name]
+        for name, delivery in active.items():
+            if name not in self._deliverings:
+                delivering = self._deliverings[name] = Delivering(self._terms, delivery)
+                self._schedule.add(delivering)
 
-    def _open_sink(self, outgoing: Outgoing) -> Sink:
-        target = outgoing.output.target
-        if not isinstance(target, File):
-            raise Unsupported(f"outputs of kind {type(target).__name__} are not built yet")
-        connection = outgoing.connection.name
-        return FileSink(file_path(self._output_dir, account_of(connection), target.path, connection))
+    # --- sending --------------------------------------------------------------------------------------------
+
+    def _send(self) -> None:
+        while (delivering := self._schedule.take()) is not None:
+            at = delivering.step()
+            self._open.used(delivering)
+            self._schedule.put_back(delivering, at)
+            if delivering.has_news():
+                # It came after the step looked, and before the connection was known to wait.
+                self._schedule.wake([delivering])
+
+    def _open_sink(self, delivery: Delivery) -> Sink:
+        return SINKS[type(delivery.output.target)](delivery, self._output_dir)
+
+
+class OpenOutputs:
+    """Keeps at most `most` outputs open between their batches: those used last."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._used: OrderedDict[Delivering, None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._used)
+
+    def used(self, delivering: Delivering) -> None:
+        """Notes a step of a connection, and closes the outputs that were not used for longest."""
+        with self._lock:
+            if delivering.has_open_sink:
+                self._used[delivering] = None
+                self._used.move_to_end(delivering)
+            else:
+                self._used.pop(delivering, None)
+            oldest = [each for each, _ in zip(self._used, range(len(self._used) - self._most), strict=False)]
+        for each in oldest:
+            self.close(each)
+
+    def close(self, delivering: Delivering) -> None:
+        """Closes the output of a connection, unless a step is using it."""
+        if delivering.close_sink():
+            with self._lock:
+                self._used.pop(delivering, None)

@@ -14,8 +14,8 @@ FACTOR = 2.0
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Waits grow from `first_wait_s` by `FACTOR` to `wait_s_max`; after `budget_s` of failing a connection is
-    FAULTED.
+    """Waits grow from `first_wait_s` by `FACTOR` to `wait_s_max`; after failing for `budget_s` a connection
+    becomes FAULTED.
     """
 
     first_wait_s: float = FIRST_WAIT_S
@@ -23,10 +23,10 @@ class RetryPolicy:
     budget_s: float = RETRY_BUDGET_S
 
     def wait_s(self, failures: int, retry_after_s: float | None = None) -> float:
-        """How long to wait after that many failures in a row (from 1).
+        """The wait after that many failures in a row (from 1).
 
-        Half of the wait is random, so that connections broken by one cause do not come back as one. A wait
-        that the other side asked for is a lower bound.
+        Half of the wait is random, so that connections with a common failure do not retry in step. A wait
+        requested by the receiver is a lower bound.
         """
         full = min(self.first_wait_s * FACTOR ** min(failures - 1, 64), self.wait_s_max)
         jittered = full * (0.5 + random.random() / 2)

@@ -10,10 +10,9 @@ from engine.backends.base import Finding, Upkeep, upkeep_of
 from engine.errors import InvalidInput, StoreUnavailable
 from milepost.v1 import admin_service_pb2 as pb
 from milepost.v1 import admin_service_pb2_grpc
-from service.backups import write_backup
 from service.convert.clock import clock_message
 from service.convert.times import optional_instant, timestamp
-from service.convert.upkeep import finding_messages, stats_message
+from service.convert.upkeep import backup_message, finding_messages, stats_message
 from service.handlers.runtime import Runtime
 
 
@@ -44,14 +43,38 @@ class AdminHandlers(admin_service_pb2_grpc.AdminServiceServicer):
     def CreateBackup(
         self, request: pb.CreateBackupRequest, context: grpc.ServicerContext
     ) -> pb.CreateBackupResponse:
-        revision = self._runtime.revision()
-        directory = write_backup(self._upkeep(), self._runtime.backup_dir, request.backup_id)
-        return pb.CreateBackupResponse(directory=str(directory), revision=revision)
+        backend = self._runtime.engine.backend
+        made = self._runtime.backups.create(
+            self._upkeep(),
+            request.backup_id,
+            store_id=backend.store_id,
+            revision=backend.revision(),
+            may_go_on=self._runtime.while_active(context),
+        )
+        message = backup_message(made, self._runtime.revisions)
+        return pb.CreateBackupResponse(directory=message.directory, revision=message.revision, backup=message)
+
+    def ListBackups(
+        self, request: pb.ListBackupsRequest, context: grpc.ServicerContext
+    ) -> pb.ListBackupsResponse:
+        page = self._runtime.backups.list(page_size=request.page_size, page_token=request.page_token)
+        return pb.ListBackupsResponse(
+            backups=[backup_message(backup, self._runtime.revisions) for backup in page.items],
+            next_page_token=page.next_page_token,
+        )
+
+    def DeleteBackup(
+        self, request: pb.DeleteBackupRequest, context: grpc.ServicerContext
+    ) -> pb.DeleteBackupResponse:
+        self._runtime.backups.delete(request.name)
+        return pb.DeleteBackupResponse()
 
     def GetStoreStats(
         self, request: pb.GetStoreStatsRequest, context: grpc.ServicerContext
     ) -> pb.GetStoreStatsResponse:
-        return stats_message(self._upkeep().figures(self._runtime.deadline(context)))
+        return stats_message(
+            self._upkeep().figures(self._runtime.deadline(context)), self._runtime.engine.signer
+        )
 
     def GetClock(self, request: pb.GetClockRequest, context: grpc.ServicerContext) -> pb.GetClockResponse:
         return pb.GetClockResponse(clock=clock_message(self._runtime.engine.clock.status()))
@@ -59,15 +82,17 @@ class AdminHandlers(admin_service_pb2_grpc.AdminServiceServicer):
     def ConfirmClock(
         self, request: pb.ConfirmClockRequest, context: grpc.ServicerContext
     ) -> pb.ConfirmClockResponse:
-        time = optional_instant(request.time, request.HasField("time"), "time")
+        time = optional_instant(request, "time")
         if time is None:
-            raise InvalidInput.one("time", "is required: the current time by a clock other than the server's")
+            raise InvalidInput.one(
+                "time", "is required: the current time, from a clock other than the server's"
+            )
         return pb.ConfirmClockResponse(clock=clock_message(self._runtime.engine.clock.confirm(time)))
 
     def VerifyStore(
         self, request: pb.VerifyStoreRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.VerifyStoreResponse]:
-        yield from finding_messages(self._findings(context))
+        yield from finding_messages(self._findings(context), self._runtime.engine.signer)
 
     def _findings(self, context: grpc.ServicerContext) -> Iterator[Finding]:
         """Findings, until the caller cancels or the service stops."""

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import grpc
 
-from engine.errors import StoreUnavailable
+from engine.errors import InvalidInput, StoreUnavailable
 from engine.resources.records import Audience
 from milepost.v1 import audience_pb2, audience_service_pb2_grpc
 from milepost.v1 import audience_service_pb2 as pb
 from service.convert import sizes as convert
+from service.convert.batch_checks import batch_check_message
 from service.convert.faults import ShapeFaults
 from service.convert.journeys import audience_message, audience_of_message, journey_message
 from service.convert.masks import AUDIENCE_FIELDS, masked_fields
@@ -36,7 +37,7 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
     ) -> pb.GetAudienceResponse:
         record = self._audiences.get(request.name)
         shown = self._sizes.shown(record.name, deadline=self._runtime.deadline(context))
-        size = convert.shown_size_message(shown, self._runtime.store_id)
+        size = convert.shown_size_message(shown, self._runtime.revisions)
         return pb.GetAudienceResponse(audience=self._message(record, size))
 
     def ListAudiences(
@@ -72,27 +73,27 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
         self, request: pb.EstimateAudienceRequest, context: grpc.ServicerContext
     ) -> pb.EstimateAudienceResponse:
         estimate = self._sizes.estimate(
-            convert.target_of(request),
+            convert.target_of(request, self._runtime.engine.limits),
             precision=convert.precision_of(request),
-            as_of=optional_instant(request.as_of, request.HasField("as_of"), "as_of"),
+            as_of=optional_instant(request, "as_of"),
             at_least=self._runtime.at_least(request.at_least),
             deadline=self._runtime.deadline(context),
         )
-        return convert.estimate_message(estimate, self._runtime.store_id)
+        return convert.estimate_message(estimate, self._runtime.revisions)
 
     def CountAudience(
         self, request: pb.CountAudienceRequest, context: grpc.ServicerContext
     ) -> pb.CountAudienceResponse:
         count = self._sizes.count(
             request.name,
-            as_of=optional_instant(request.as_of, request.HasField("as_of"), "as_of"),
+            as_of=optional_instant(request, "as_of"),
             at_least=self._runtime.at_least(request.at_least),
             deadline=self._runtime.deadline(context),
         )
         return pb.CountAudienceResponse(
             users=count.users,
             population=count.population,
-            evaluation=convert.evaluation_message(count, self._runtime.store_id),
+            evaluation=convert.evaluation_message(count, self._runtime.revisions),
         )
 
     def CompareAudiences(
@@ -100,13 +101,13 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
     ) -> pb.CompareAudiencesResponse:
         comparison = self._sizes.compare(
             tuple(request.audiences),
-            as_of=optional_instant(request.as_of, request.HasField("as_of"), "as_of"),
+            as_of=optional_instant(request, "as_of"),
             at_least=self._runtime.at_least(request.at_least),
             deadline=self._runtime.deadline(context),
         )
         return pb.CompareAudiencesResponse(
             intersections=convert.intersection_messages(comparison),
-            evaluation=convert.evaluation_message(comparison, self._runtime.store_id),
+            evaluation=convert.evaluation_message(comparison, self._runtime.revisions),
         )
 
     def GetJourneyFunnel(
@@ -114,7 +115,7 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
     ) -> pb.GetJourneyFunnelResponse:
         funnel = self._sizes.funnel(
             request.name,
-            as_of=optional_instant(request.as_of, request.HasField("as_of"), "as_of"),
+            as_of=optional_instant(request, "as_of"),
             at_least=self._runtime.at_least(request.at_least),
             deadline=self._runtime.deadline(context),
         )
@@ -124,7 +125,7 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
             journey=journey_message(journey, journeys.summary(journey.name)),
             population=funnel.population,
             steps=convert.funnel_step_messages(funnel),
-            evaluation=convert.evaluation_message(funnel, self._runtime.store_id),
+            evaluation=convert.evaluation_message(funnel, self._runtime.revisions),
         )
 
     def PreviewJourney(
@@ -133,15 +134,15 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
         funnel = self._sizes.preview(
             request.parent,
             tuple(request.inputs),
-            convert.preview_milestones(request.milestones),
-            as_of=optional_instant(request.as_of, request.HasField("as_of"), "as_of"),
+            convert.preview_milestones(request.milestones, self._runtime.engine.limits),
+            as_of=optional_instant(request, "as_of"),
             at_least=self._runtime.at_least(request.at_least),
             deadline=self._runtime.deadline(context),
         )
         return pb.PreviewJourneyResponse(
             population=funnel.population,
             steps=convert.funnel_step_messages(funnel),
-            evaluation=convert.evaluation_message(funnel, self._runtime.store_id),
+            evaluation=convert.evaluation_message(funnel, self._runtime.revisions),
             warnings=convert.warning_messages(funnel.warnings),
         )
 
@@ -166,6 +167,7 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
         check = self._members.check(
             request.audience,
             request.user_id,
+            as_of=optional_instant(request, "as_of"),
             at_least=self._runtime.at_least(request.at_least),
             deadline=self._runtime.deadline(context),
         )
@@ -182,10 +184,11 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
             request.parent,
             tuple(request.user_ids),
             tuple(request.audiences),
+            as_of=optional_instant(request, "as_of"),
             at_least=self._runtime.at_least(request.at_least),
             deadline=self._runtime.deadline(context),
         )
-        return convert.batch_check_message(answer, self._runtime.store_id)
+        return batch_check_message(answer, self._runtime.revisions)
 
     def ListUserAudiences(
         self, request: pb.ListUserAudiencesRequest, context: grpc.ServicerContext
@@ -195,6 +198,7 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
             request.user_id,
             page_size=request.page_size,
             page_token=request.page_token,
+            as_of=optional_instant(request, "as_of"),
             at_least=self._runtime.at_least(request.at_least),
             deadline=self._runtime.deadline(context),
         )
@@ -212,7 +216,7 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
             request.parent,
             page_size=request.page_size,
             page_token=request.page_token,
-            as_of=optional_instant(request.as_of, request.HasField("as_of"), "as_of"),
+            as_of=optional_instant(request, "as_of"),
             at_least=self._runtime.at_least(request.at_least),
             deadline=self._runtime.deadline(context),
         )
@@ -228,7 +232,7 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
     ) -> Iterator[pb.ExportMembersResponse]:
         pages = self._members.export(
             request.name,
-            as_of=optional_instant(request.as_of, request.HasField("as_of"), "as_of"),
+            as_of=optional_instant(request, "as_of"),
             at_least=self._runtime.at_least(request.at_least),
             deadline=self._runtime.stream_deadline(context),
         )
@@ -247,15 +251,29 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
             faults = ShapeFaults()
             progress_interval = duration(request.progress_interval, "progress_interval", faults)
             faults.raise_if_any()
+        audience, cursor = self._watch_start(request)
         items = self._runtime.engine.live.watch(
-            request.audience,
-            cursor=convert.watch_cursor(request),
+            audience,
+            cursor=cursor,
+            epoch=request.epoch,
             progress_interval=progress_interval,
-            stopped=lambda: self._runtime.stopping.is_set() or not context.is_active(),
+            stopped=lambda: self._runtime.has_ended(context),
         )
         yield from map(convert.watch_message, items)
         if self._runtime.stopping.is_set():
             raise StoreUnavailable("the service is stopping; reconnect and resume from the last cursor")
+
+    def _watch_start(self, request: pb.WatchMembershipRequest) -> tuple[str, int | None]:
+        """The audience, and the cursor to watch from; None = snapshot first."""
+        if request.WhichOneof("start") != "connection":
+            return request.audience, convert.watch_cursor(request)
+        connection = self._runtime.engine.connections.watched(request.connection, "connection")
+        if (
+            request.audience
+            and self._runtime.engine.audiences.of(request.audience, "audience").name != connection.audience
+        ):
+            raise InvalidInput.one("audience", f"{connection.name} is a connection of {connection.audience}")
+        return connection.audience, None if connection.snapshot_after is not None else connection.delivered
 
     def ExplainMembership(
         self, request: pb.ExplainMembershipRequest, context: grpc.ServicerContext
@@ -263,19 +281,19 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
         answer = self._members.explain_membership(
             request.name,
             request.user_id,
-            as_of=optional_instant(request.as_of, request.HasField("as_of"), "as_of"),
+            as_of=optional_instant(request, "as_of"),
             at_least=self._runtime.at_least(request.at_least),
             deadline=self._runtime.deadline(context),
         )
-        return convert.membership_explanation_message(answer, self._runtime.store_id)
+        return convert.membership_explanation_message(answer, self._runtime.revisions)
 
     def ExplainAudience(
         self, request: pb.ExplainAudienceRequest, context: grpc.ServicerContext
     ) -> pb.ExplainAudienceResponse:
         answer = self._members.explain_audience(
-            convert.target_of(request),
-            as_of=optional_instant(request.as_of, request.HasField("as_of"), "as_of"),
+            convert.target_of(request, self._runtime.engine.limits),
+            as_of=optional_instant(request, "as_of"),
             at_least=self._runtime.at_least(request.at_least),
             deadline=self._runtime.deadline(context),
         )
-        return convert.audience_explanation_message(answer, self._runtime.store_id)
+        return convert.audience_explanation_message(answer, self._runtime.revisions)

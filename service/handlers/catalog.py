@@ -58,6 +58,8 @@ class CatalogHandlers(catalog_service_pb2_grpc.CatalogServiceServicer):
         page = self._catalog.attribute_values(
             request.parent,
             request.key,
+            event_name=request.event_name,
+            input=request.input,
             prefix=request.prefix,
             page_size=request.page_size,
             page_token=request.page_token,

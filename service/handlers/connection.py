@@ -130,3 +130,9 @@ class ConnectionHandlers(connection_service_pb2_grpc.ConnectionServiceServicer):
         return pb.ResumeConnectionResponse(
             connection=convert.connection_message(connection), revision=self._runtime.revision()
         )
+
+    def AcknowledgeChanges(
+        self, request: pb.AcknowledgeChangesRequest, context: grpc.ServicerContext
+    ) -> pb.AcknowledgeChangesResponse:
+        connection = self._connections.acknowledge(request.name, request.cursor, request.activation)
+        return pb.AcknowledgeChangesResponse(connection=convert.connection_message(connection))

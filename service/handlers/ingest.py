@@ -24,6 +24,7 @@ class IngestHandlers(ingest_service_pb2_grpc.IngestServiceServicer):
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._ingest = runtime.engine.ingest
+        self._limits = runtime.engine.limits
 
     def IngestEvents(
         self, request: pb.IngestEventsRequest, context: grpc.ServicerContext
@@ -39,9 +40,11 @@ class IngestHandlers(ingest_service_pb2_grpc.IngestServiceServicer):
     def _events(self, request: pb.IngestEventsRequest) -> pb.IngestEventsResponse:
         parent, events, request_id = request.parent, request.events, request.request_id
         if len(events) < BY_COLUMN_EVENTS_MIN:
-            ingested = self._ingest.events(parent, event_records(events, request.input), request_id)
+            ingested = self._ingest.events(
+                parent, event_records(events, request.input, self._limits), request_id
+            )
         else:
-            batch = event_columns(events, request.input)
+            batch = event_columns(events, request.input, self._limits)
             ingested = self._ingest.event_columns(parent, batch, request_id)
         return pb.IngestEventsResponse(
             revision=self._runtime.token(ingested.revision),
@@ -64,13 +67,15 @@ class IngestHandlers(ingest_service_pb2_grpc.IngestServiceServicer):
         try:
             from service.arrow.importing import Importing
         except ModuleNotFoundError as error:
-            raise Unsupported("this server has no pyarrow: install milepost-server[import]") from error
+            raise Unsupported(
+                "imports need pyarrow on the server: install milepost-server[import]"
+            ) from error
 
         def may_go_on() -> None:
             if self._runtime.stopping.is_set():
                 raise StoreUnavailable("the service is stopping")
             if not context.is_active():
-                raise DeadlineExceeded("the caller is gone")
+                raise DeadlineExceeded("the caller disconnected")
 
         return Importing(
             engine=self._runtime.engine,
@@ -82,7 +87,7 @@ class IngestHandlers(ingest_service_pb2_grpc.IngestServiceServicer):
     def UpsertUsers(
         self, request: pb.UpsertUsersRequest, context: grpc.ServicerContext
     ) -> pb.UpsertUsersResponse:
-        rows = user_records(request.users, request.input, self._runtime.engine.clock())
+        rows = user_records(request.users, request.input, self._runtime.engine.clock(), self._limits)
         ingested = self._ingest.users(request.parent, rows, request.request_id)
         return pb.UpsertUsersResponse(
             revision=self._runtime.token(ingested.revision),

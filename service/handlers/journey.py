@@ -20,6 +20,8 @@ class JourneyHandlers(journey_service_pb2_grpc.JourneyServiceServicer):
         self._runtime = runtime
         self._journeys = runtime.engine.journeys
         self._milestones = runtime.engine.milestones
+        self._versions = runtime.engine.versions
+        self._applying = runtime.engine.applying
 
     def CreateJourney(
         self, request: pb.CreateJourneyRequest, context: grpc.ServicerContext
@@ -79,7 +81,7 @@ class JourneyHandlers(journey_service_pb2_grpc.JourneyServiceServicer):
     def CreateMilestone(
         self, request: pb.CreateMilestoneRequest, context: grpc.ServicerContext
     ) -> pb.CreateMilestoneResponse:
-        record = convert.milestone_of_message(request.milestone)
+        record = convert.milestone_of_message(request.milestone, self._runtime.engine.limits)
         written = self._milestones.create_milestone(
             request.parent, request.milestone_id, record, request.request_id
         )
@@ -109,7 +111,7 @@ class JourneyHandlers(journey_service_pb2_grpc.JourneyServiceServicer):
         self, request: pb.UpdateMilestoneRequest, context: grpc.ServicerContext
     ) -> pb.UpdateMilestoneResponse:
         fields = masked_fields(request.milestone, request.update_mask, MILESTONE_FIELDS)
-        record = convert.milestone_of_message(request.milestone)
+        record = convert.milestone_of_message(request.milestone, self._runtime.engine.limits)
         written = self._milestones.update_milestone(record, fields, request.milestone.etag)
         return pb.UpdateMilestoneResponse(
             milestone=convert.milestone_message(written.record),
@@ -129,4 +131,37 @@ class JourneyHandlers(journey_service_pb2_grpc.JourneyServiceServicer):
         moved = self._milestones.move_milestone(request.name, request.position, request.etag)
         return pb.MoveMilestoneResponse(
             milestone=convert.milestone_message(moved), revision=self._runtime.revision()
+        )
+
+    def ApplyJourney(
+        self, request: pb.ApplyJourneyRequest, context: grpc.ServicerContext
+    ) -> pb.ApplyJourneyResponse:
+        applied = self._applying.apply(
+            request.parent,
+            convert.document_of_message(request.document, self._runtime.engine.limits),
+            request.etag,
+            validate_only=request.validate_only,
+        )
+        return pb.ApplyJourneyResponse(
+            journey=None if applied.journey is None else self._message(applied.journey),
+            changes=map(convert.change_message, applied.changes),
+            warnings=warning_messages(applied.warnings),
+            revision=self._runtime.revision(),
+            version=None
+            if applied.journey is None
+            else convert.version_message(self._versions.current(applied.journey)),
+        )
+
+    def GetJourneyVersion(
+        self, request: pb.GetJourneyVersionRequest, context: grpc.ServicerContext
+    ) -> pb.GetJourneyVersionResponse:
+        version = self._versions.get(request.name)
+        return pb.GetJourneyVersionResponse(version=convert.version_message(version))
+
+    def ListJourneyVersions(
+        self, request: pb.ListJourneyVersionsRequest, context: grpc.ServicerContext
+    ) -> pb.ListJourneyVersionsResponse:
+        page = self._versions.list(request.parent, page_size=request.page_size, page_token=request.page_token)
+        return pb.ListJourneyVersionsResponse(
+            versions=map(convert.version_message, page.items), next_page_token=page.next_page_token
         )

@@ -1,14 +1,18 @@
-"""`python -m tests.bench`: prints tables of figures, measured now on this machine.
+"""`python -m tests.bench`: measures tables of figures on this machine.
 
 python -m tests.bench                                the service, on the sample (a few minutes)
+python -m tests.bench checks                         membership checks beside an empty handler and Redis
+python -m tests.bench readers                        the same checks with one, two and no readers
 python -m tests.bench criteria --keep DIRECTORY      each form of criterion beside DuckDB and ClickHouse
 python -m tests.bench sizes --keep DIRECTORY         estimates of a deep milestone over ten million users
 python -m tests.bench import --keep DIRECTORY        a Parquet file, beside DuckDB and ClickHouse loading it
 python -m tests.bench import-users                   a Parquet file of users, beside UpsertUsers
 python -m tests.bench ingest                         unary and streamed ingest, beside reading the same bytes
+python -m tests.bench local                          local checks of the Python client, without a call
 python -m tests.bench growth --keep DIRECTORY        how everything grows, from 100 k to 10 M users
 python -m tests.bench intervals --keep DIRECTORY     how often the true size lies inside the interval
 python -m tests.bench steady --keep DIRECTORY        whether the same question keeps its answer
+python -m tests.bench bystander --keep DIRECTORY     checks beside counts, estimates, ingest, export, verify
 """
 
 from __future__ import annotations
@@ -27,68 +31,90 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     console = Console()
     console.print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    if options.table == "criteria":
-        _criteria(options, console)
-    elif options.table == "sizes":
-        _sizes(options, console)
-    elif options.table == "import":
-        _import(options, console)
-    elif options.table == "import-users":
-        _import_users(options, console)
-    elif options.table == "ingest":
-        _ingest(options, console)
-    elif options.table == "growth":
-        _growth(options, console)
-    elif options.table == "intervals":
-        _intervals(options, console)
-    elif options.table == "steady":
-        _steady(options, console)
-    else:
+    run = {
+        "checks": _checks,
+        "readers": _readers,
+        "criteria": _criteria,
+        "sizes": _sizes,
+        "import": _import,
+        "import-users": _import_users,
+        "ingest": _ingest,
+        "growth": _growth,
+        "intervals": _intervals,
+        "steady": _steady,
+        "bystander": _bystander,
+        "local": _local,
+    }.get(options.table)
+    if run is None:
         _service(console)
+    else:
+        run(options, console)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure this build.")
     tables = parser.add_subparsers(dest="table", metavar="TABLE")
     tables.add_parser("service", help="the service on the sample (default)")
+    _add_checks(tables)
     criteria = tables.add_parser("criteria", help="criteria beside DuckDB and embedded ClickHouse")
     criteria.add_argument("--users", type=int, default=1_000_000)
     criteria.add_argument("--events", type=int, default=20_000_000)
-    criteria.add_argument("--keep", type=Path, help="directory the drawn world stays in")
+    criteria.add_argument("--keep", type=Path, help="directory to keep the generated world in")
     criteria.add_argument("--only", default="", help="only the forms whose name contains this")
     sizes = tables.add_parser("sizes", help="estimates of a milestone of ten criteria, five levels deep")
     sizes.add_argument("--users", type=int, default=10_000_000)
     sizes.add_argument("--events", type=int, default=2_000_000)
-    sizes.add_argument("--groups", type=int, default=16, help="groups of partitions, as the service has it")
-    sizes.add_argument("--keep", type=Path, help="directory the filled store stays in")
+    sizes.add_argument("--groups", type=int, default=16, help="partition groups, as in the service")
+    sizes.add_argument("--keep", type=Path, help="directory to keep the filled store in")
     imports = tables.add_parser(
         "import", help="a Parquet file of events, beside DuckDB and embedded ClickHouse"
     )
     imports.add_argument("--users", type=int, default=1_000_000)
     imports.add_argument("--events", type=int, default=20_000_000)
-    imports.add_argument("--keep", type=Path, help="directory the drawn file stays in")
+    imports.add_argument("--keep", type=Path, help="directory to keep the generated file in")
     of_users = tables.add_parser("import-users", help="a Parquet file of users, beside UpsertUsers")
     of_users.add_argument("--users", type=int, default=1_000_000)
-    of_users.add_argument("--emails", action="store_true", help="with an identity of its own for each")
+    of_users.add_argument("--emails", action="store_true", help="with a unique e-mail identity per user")
     ingest = tables.add_parser("ingest", help="unary and streamed ingest, beside reading the same bytes")
-    ingest.add_argument("--events", type=int, default=500_000, help="of each line of the table")
+    ingest.add_argument("--events", type=int, default=500_000, help="events per line of the table")
     growth = tables.add_parser("growth", help="ingest, counts, restarts, disk and memory by number of users")
     growth.add_argument("--users", type=_scales, default="100000,1000000,10000000", help="ascending")
-    growth.add_argument("--keep", type=Path, help="directory the stores stay in")
+    growth.add_argument("--keep", type=Path, help="directory to keep the stores in")
     growth.add_argument("--svg", type=Path, default="docs/growth.svg", help="file the plot is written to")
     intervals = tables.add_parser("intervals", help="coverage of the 95 % intervals, random criteria")
     intervals.add_argument("--users", type=int, default=1_000_000)
     intervals.add_argument("--events", type=int, default=500_000)
-    intervals.add_argument("--copies", type=int, default=0, help="of the sample, for a world; 405: 1 M users")
+    intervals.add_argument(
+        "--copies", type=int, default=0, help="copies of the sample per world; 405 = 1 M users"
+    )
     intervals.add_argument("--criteria", type=int, default=2_000)
-    intervals.add_argument("--keep", type=Path, help="directory the filled store stays in")
+    intervals.add_argument("--keep", type=Path, help="directory to keep the filled store in")
     steady = tables.add_parser("steady", help="whether the same question keeps its answer")
     steady.add_argument("--users", type=int, default=300_000)
     steady.add_argument("--events", type=int, default=1_200_000)
     steady.add_argument("--criteria", type=int, default=2_000)
     steady.add_argument("--seed", type=int, default=20_261_128)
-    steady.add_argument("--keep", type=Path, help="directory the filled store stays in")
+    steady.add_argument("--keep", type=Path, help="directory to keep the filled store in")
     return parser
+
+
+def _add_checks(tables: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The tables on membership checks."""
+    checks = tables.add_parser("checks", help="membership checks beside an empty handler and Redis")
+    checks.add_argument("--users", type=int, default=100_000)
+    checks.add_argument("--seconds", type=float, default=1.0, help="of each of the rounds")
+    checks.add_argument("--rounds", type=int, default=5, help="turns of which the median counts")
+    readers = tables.add_parser("readers", help="membership checks with one, two and no readers")
+    readers.add_argument("--users", type=int, default=100_000)
+    readers.add_argument("--seconds", type=float, default=1.0, help="of each of the rounds")
+    readers.add_argument("--rounds", type=int, default=5, help="turns of which the median counts")
+    local = tables.add_parser("local", help="local checks of the Python client, without a call")
+    local.add_argument("--members", type=int, default=1_000_000)
+    bystander = tables.add_parser("bystander", help="checks beside counts, estimates, ingest, export, verify")
+    bystander.add_argument("--users", type=int, default=1_000_000)
+    bystander.add_argument("--events", type=int, default=2_000_000)
+    bystander.add_argument("--seconds", type=float, default=4.0, help="measured beside each load")
+    bystander.add_argument("--keep", type=Path, help="directory to keep the filled store in")
 
 
 def _scales(text: str) -> tuple[int, ...]:
@@ -99,13 +125,25 @@ def _scales(text: str) -> tuple[int, ...]:
     return users
 
 
-# The tables need different extras, so each is imported when it is asked for.
+# The tables need different extras, so each is imported on use.
 
 
 def _service(console: Console) -> None:
     from tests.bench import service_table
 
     service_table.run(console)
+
+
+def _checks(options: argparse.Namespace, console: Console) -> None:
+    from tests.bench import checks
+
+    checks.run(checks.Options(options.users, seconds=options.seconds, rounds=options.rounds), console)
+
+
+def _readers(options: argparse.Namespace, console: Console) -> None:
+    from tests.bench import readers
+
+    readers.run(readers.Options(options.users, seconds=options.seconds, rounds=options.rounds), console)
 
 
 def _criteria(options: argparse.Namespace, console: Console) -> None:
@@ -162,6 +200,19 @@ def _steady(options: argparse.Namespace, console: Console) -> None:
     scale = marketing_world.Scale(users=options.users, events=options.events)
     asked = steady.Options(scale=scale, criteria=options.criteria, seed=options.seed, keep=options.keep)
     steady.run(asked, console)
+
+
+def _bystander(options: argparse.Namespace, console: Console) -> None:
+    from tests.bench import bystander, marketing_world
+
+    scale = marketing_world.Scale(users=options.users, events=options.events)
+    bystander.run(bystander.Options(scale=scale, seconds=options.seconds, keep=options.keep), console)
+
+
+def _local(options: argparse.Namespace, console: Console) -> None:
+    from tests.bench import local_checks
+
+    local_checks.print_table(options.members, console)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""How many CheckMembership calls a second are answered, beside an empty handler on the same server stack."""
+"""CheckMembership calls per second, compared with an empty handler on the same server stack."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 
 from milepost.sample import dataset
 from milepost.sample.journey import JOURNEY_ID, SPENT_ID
-from tests.bench.callers import PROCESSES, THREADS, WARM_UP_CALLS, Calls, call_for
+from service.readers.shared_port import SharedPort
+from tests.bench.callers import PROCESSES, THREADS, WARM_UP_CALLS, Callers, Calls, Checks
 from tests.bench.figures import Figure, Subject
 from tests.bench.process import cpu_seconds
 
@@ -22,9 +23,11 @@ def measure(subject: Subject) -> list[Figure]:
     """Calls a second of one user each, evaluated for that user; then the same calls to the empty handler."""
     audience = subject.client.audience_name(f"{JOURNEY_ID}/{SPENT_ID}")
     users = [row[dataset.USER_ID] for row in dataset.panel()]
-    ours, our_cpu = _measured(subject.service.pid, subject.service.target, audience, users)
-    with empty_handler() as (pid, target):
-        empty, empty_cpu = _measured(pid, target, audience, users)
+    with Callers() as callers, empty_handler() as (pid, target):
+        ours, our_cpu = _measured(
+            callers, subject.service.pid, Checks(subject.service.target, audience, users)
+        )
+        empty, empty_cpu = _measured(callers, pid, Checks(target, audience, users))
     return [
         Figure("CheckMembership, rate", ours.per_second, "calls/s", empty.per_second, "empty handler"),
         _latency("CheckMembership, p50", ours, empty, 0.5),
@@ -33,11 +36,12 @@ def measure(subject: Subject) -> list[Figure]:
     ]
 
 
-def _measured(pid: int, target: str, audience: str, users: Sequence[str]) -> tuple[Calls, float]:
+def _measured(callers: Callers, pid: int, checks: Checks) -> tuple[Calls, float]:
     """The calls, and the processor time of the server, in microseconds a call."""
     before = cpu_seconds(pid)
-    calls = call_for(SECONDS, target, audience, users)
-    answered = len(calls.ordered_seconds) + WARM_UP_CALLS * PROCESSES * THREADS
+    threads = PROCESSES * THREADS
+    calls = callers.call_for(SECONDS, checks, threads)
+    answered = len(calls.ordered_seconds) + WARM_UP_CALLS * threads
     return calls, (cpu_seconds(pid) - before) / answered * MICROS_A_SECOND
 
 
@@ -46,14 +50,21 @@ def _latency(what: str, ours: Calls, empty: Calls, share: float) -> Figure:
 
 
 @contextmanager
-def empty_handler() -> Iterator[tuple[int, str]]:
-    """Process id and address of a server that does nothing, in a process of its own."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.empty_server"], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert child.stdout is not None
-        yield child.pid, child.stdout.readline().strip()
-    finally:
-        child.terminate()
-        child.wait(STOP_SECONDS_MAX)
+def empty_handlers(processes: int) -> Iterator[tuple[list[int], str]]:
+    """Process ids of servers that do nothing and share a port, and their address."""
+    with closing(SharedPort("127.0.0.1", 0)) as shared, ExitStack() as stack:
+        started = [stack.enter_context(empty_handler(shared.port)) for _ in range(processes)]
+        yield [pid for pid, _ in started], started[0][1]
+
+
+@contextmanager
+def empty_handler(shared_port: int = 0) -> Iterator[tuple[int, str]]:
+    """Process id and address of a server that does nothing, in a separate process."""
+    command = [sys.executable, "-m", "tests.bench.empty_server", str(shared_port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            assert child.stdout is not None
+            yield child.pid, child.stdout.readline().strip()
+        finally:
+            child.terminate()
+            child.wait(STOP_SECONDS_MAX)

@@ -1,10 +1,10 @@
 """The criteria table: each form of criterion, first-time and warm, beside DuckDB and embedded ClickHouse.
 
-All three hold the same rows on the same disk and are asked in the same process, one after the other, each
-with its default number of threads. A turn asks at another instant and with other operands; every answer is
-compared, and one that differs ends the run. Times are of the whole question: for the engine from the
-criterion to the count (compile and execute), for a peer from the SQL text to the number. "First" is the first
-question to a store that was just opened; the peers stay open.
+All three store the same rows on the same disk and are queried in the same process, one after the other, each
+with its default number of threads. Each turn uses another instant and other operands. Every answer is
+compared, and a difference ends the run. Times cover the whole question: for the engine from the criterion to
+the count (compile and execute), for a peer from the SQL text to the number. "First" is the first question to
+a store that was just opened, whose pages are still being checked; the peers stay open.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ OURS = "milepost"
 TURNS = 16
 """The first, and fifteen warm ones."""
 TRIAL_TURNS = 4
-"""Each way to write a question in SQL is asked so often; the fastest of them goes on."""
+"""Trials of each SQL variant of a question; the fastest one is then measured."""
 RATIO_TARGET = 3.0
 TABLE_WIDTH = 144
-"""What the table needs; a pipe has no width of its own."""
+"""Width of the table; a pipe has none."""
 
 
 class PeersDisagree(Exception):
@@ -49,8 +49,8 @@ class PeersDisagree(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """`keep` is a directory that worlds stay in, for the next run to find; None = a temporary one. Only the
-    forms whose name contains `only` are run.
+    """`keep` is a directory that worlds are kept in for later runs; None = a temporary one. Only forms whose
+    name contains `only` are run.
     """
 
     scale: synthetic.Scale = field(default_factory=synthetic.Scale)
@@ -61,7 +61,7 @@ class Options:
 @dataclass(frozen=True, kw_only=True)
 class Timing:
     """One store's times for one form, in milliseconds: the first, and the median of the warm ones. `way`
-    names the SQL that was fastest.
+    names the fastest SQL variant.
     """
 
     first_ms: float
@@ -80,7 +80,7 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """How many times as long the better peer takes, warm; None without a peer."""
+        """Warm time of the better peer relative to ours; None without a peer."""
         if not self.peers:
             return None
         return min(timing.warm_ms for timing in self.peers.values()) / self.ours.warm_ms
@@ -88,7 +88,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """How long a store took to take the world in, and what it takes on disk. No time when it was kept."""
+    """Time to load the world, and its size on disk. No time for a kept store."""
 
     name: str
     seconds: float | None
@@ -96,7 +96,9 @@ class Loaded:
 
 
 def run(options: Options, console: Console) -> list[Row]:
-    """Draws the world, fills the three stores, asks everything and prints the table. Raises PeersDisagree."""
+    """Generates the world, fills the three stores, runs all questions and prints the table. Raises
+    PeersDisagree.
+    """
     if not console.is_terminal:
         console.width = max(console.width, TABLE_WIDTH)
     with _directory(options) as directory, ExitStack() as stack:
@@ -143,7 +145,7 @@ def _open_peers(directory: Path, console: Console, stack: ExitStack) -> list[Pee
 
 
 def _load(scale: synthetic.Scale, directory: Path, peers: Sequence[Peer], console: Console) -> list[Loaded]:
-    """Fills the stores that are not filled yet, each marked when it is."""
+    """Fills the stores that are not filled yet, and marks each when done."""
     users, events = directory / "users.parquet", directory / "events.parquet"
     fillers: dict[str, Callable[[], None]] = {OURS: partial(fill, directory / OURS, scale)}
     fillers |= {peer.name: partial(peer.load, users, events) for peer in peers}
@@ -202,6 +204,7 @@ def _measure(form: Form, directory: Path, peers: Sequence[Peer]) -> Row:
             started = time.perf_counter()
             answers.append(ask_ours(backend, question, turn))
             times.append((time.perf_counter() - started) * 1_000)
+            backend.wait_until_checked()
     finally:
         backend.close()
     timings = {}

@@ -1,7 +1,7 @@
-"""Batches of events as bytes, made before any clock runs; and how fast Python reads such bytes.
+"""Batches of events as bytes, prepared before measuring; and how fast Python reads such bytes.
 
-An event has a user, one of five names, a time, a number and one of fifty strings, and an event id where it is
-asked for: about as little as an event that is of use can have.
+An event has a user, one of five names, a time, a number and one of fifty strings, and an event id on request:
+a small but realistic event.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SECONDS = 30 * 86_400
 NANOS_A_MICRO = 1_000
 MICROS_A_SECOND = 1_000_000
 READS = 3
-"""The fastest of so many counts: what Python can do is to be known, not what it did in a bad moment."""
+"""Number of runs, of which the fastest counts: the best that Python can do."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,13 @@ def _add(batch: IngestEventsRequest, columns: tuple[int, ...], event_id: str) ->
 
 
 def parsed_per_second(batches: Batches) -> float:
-    """Events a second when the bytes are only parsed: nothing has become a Python object yet."""
+    """Events a second when the bytes are only parsed: without creating Python objects."""
     return _per_second(batches, IngestEventsRequest.FromString)
 
 
 def read_per_second(batches: Batches) -> float:
-    """Events a second when the bytes are parsed and every field is read: what no service in Python is
-    without.
+    """Events per second when the bytes are parsed and every field is read: the minimum work of any service in
+    Python.
     """
 
     def read(encoded: bytes) -> object:
@@ -96,14 +96,14 @@ def read_per_second(batches: Batches) -> float:
 
 
 def _read(event: Event) -> tuple[object, ...]:
-    # The quickest way there is: a string that is not there reads as an empty one.
+    # The fastest access: a missing string reads as an empty one.
     attributes = {key: value.string_value or value.number_value for key, value in event.attributes.items()}
     time = event.time
     return (
         event.user_id,
         event.input,
         event.name,
-        event.type,
+        event.event_type,
         time.seconds,
         time.nanos,
         event.event_id,

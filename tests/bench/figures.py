@@ -1,4 +1,4 @@
-"""What the benchmarks of the service measure, and the table they are shown in."""
+"""The figures of the service benchmarks, and their table."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from milepost.sample.load import Loaded
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured: a service on a new store that has just taken the sample, and how that went:
-    what the loader saw, and the processor time of the service."""
+    """The measured service, on a new store that has just loaded the sample: the loader's result, and the
+    processor time of the service.
+    """
 
     service: ServiceProcess
     client: Client
@@ -25,7 +26,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the table; `beside` is the same of something to compare with, where there is one."""
+    """One line of the table; `beside` is the figure to compare with, if any."""
 
     what: str
     value: float
@@ -35,7 +36,7 @@ class Figure:
 
     @property
     def ratio(self) -> float | None:
-        """Value over what is beside it."""
+        """The value relative to `beside`."""
         return None if not self.beside else self.value / self.beside
 
 

@@ -1,4 +1,4 @@
-"""What the loaded sample takes in memory and on disk, once all of it is in the index."""
+"""Memory and disk usage of the loaded sample, once all of it is in the index."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ POLL_SECONDS = 0.5
 
 
 def measure(subject: Subject) -> list[Figure]:
-    """Memory of the process; bytes on disk an event, beside those of the dataset's own compressed files, and
-    how they divide by kind.
+    """Memory of the process; bytes on disk per event, compared with the dataset's own compressed files, and
+    by kind.
     """
     stats = _checkpointed(subject)
     disk_bytes = bytes_on_disk(subject.service.data)
@@ -41,9 +41,7 @@ def measure(subject: Subject) -> list[Figure]:
 
 
 def resident(subject: Subject, when: str) -> list[Figure]:
-    """Resident memory, and the part of it that is the process's own: the rest are mapped files, of which the
-    kernel takes what it needs.
-    """
+    """Resident memory, and the part of it that is not mapped files, which the kernel reclaims on demand."""
     pid = subject.service.pid
     return [
         Figure(f"memory {when} (RSS)", status_bytes(pid, "VmRSS") / BYTES_A_MB, "MB"),
@@ -52,14 +50,14 @@ def resident(subject: Subject, when: str) -> list[Figure]:
 
 
 def _checkpointed(subject: Subject) -> GetStoreStatsResponse:
-    """Figures of the store, once the index has reached the newest state."""
+    """Figures of the store, once the index has reached the latest state."""
     deadline = time.monotonic() + CHECKPOINT_WAIT_SECONDS
     while True:
         stats = subject.client.admin.GetStoreStats(GetStoreStatsRequest())
         if stats.checkpointed_revision == stats.revision:
             return stats
         if time.monotonic() > deadline:
-            raise TimeoutError("the last checkpoint does not come")
+            raise TimeoutError("the last checkpoint did not finish")
         time.sleep(POLL_SECONDS)
 
 

@@ -1,10 +1,9 @@
-"""How ingest, exact counts, restarts, disk and memory grow with the number of users, ten events each.
+"""Growth of ingest, exact counts, restarts, disk and memory with the number of users, ten events each.
 
-For each number of users a new store and a service process: the events come through `ImportEvents`; right
-after the last acknowledgement the service is killed and started on what its log holds; it is asked, stopped,
-which checkpoints everything, and started again; then come the questions. The batches are drawn in this
-process by a thread that is a few ahead. Of a scale whose import takes a second or two, the median of several
-runs is kept.
+Each number of users has a new store and service process. Events arrive through `ImportEvents`. Right after
+the last acknowledgement the service is killed and restarted on its log; it is queried, stopped (which
+checkpoints everything) and restarted; then come the questions. A thread of this process generates batches
+slightly ahead. When an import takes only a second or two, the median of several runs is kept.
 """
 
 from __future__ import annotations
@@ -48,8 +47,8 @@ LISTED_MEMBERS = 5_000
 
 @dataclass(frozen=True)
 class Options:
-    """`users` of each scale, smallest first; `keep`: a directory that the stores stay in; `svg`: where the
-    plot is written.
+    """`users` of each scale, smallest first; `keep`: a directory to keep the stores in; `svg`: the file of
+    the plot.
     """
 
     users: tuple[int, ...]
@@ -66,7 +65,7 @@ def run(options: Options, console: Console) -> list[Growth]:
             for turn in range(SHORT_RUNS if users <= SHORT_USERS_MAX else 1):
                 store = (options.keep or Path(scratch)) / (f"growth-{users}" + f"-{turn + 1}" * bool(turn))
                 if store.exists():
-                    raise SystemExit(f"{store} is there already: each scale is measured on a new store")
+                    raise SystemExit(f"{store} exists already: each scale is measured on a new store")
                 runs.append(measure(users, store, lambda text: console.print(text, style="dim")))
             runs.sort(key=lambda run: run.import_seconds + run.checkpoint_seconds)
             grown.append(runs[len(runs) // 2])
@@ -146,7 +145,7 @@ class _Imported:
 
 
 def _import(service: ServiceProcess, users: int) -> _Imported:
-    """From the first byte to the last acknowledgement."""
+    """Time from the first byte to the last acknowledgement."""
     with (
         _client(service) as client,
         Prefetch(world.batches(users), depth=BATCHES_AHEAD, name="draw") as drawn,
@@ -179,7 +178,7 @@ def _restart(service: ServiceProcess, users: int) -> Restart:
 
 
 def _stop(service: ServiceProcess) -> float:
-    """Ends the service as SIGTERM does, however long the checkpoint takes; the seconds."""
+    """Stops the service with SIGTERM, waits for the checkpoint, and returns the seconds."""
     started = time.perf_counter()
     os.kill(service.pid, signal.SIGTERM)
     status = service.wait()
@@ -198,7 +197,7 @@ def _count_ms(client: Client) -> float:
 
 
 def _ask_everything(client: Client) -> None:
-    """One of each kind of question, so that what they keep in memory is there."""
+    """One of each kind of question, to fill the caches."""
     client.estimate(MILESTONE)
     audience = client.audience_name(MILESTONE)
     client.check_many([f"u{number}" for number in range(CHECKED_USERS)], [audience])

@@ -18,7 +18,7 @@ class Restart:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of the process: resident, what of it is no file, and the most that was ever resident."""
+    """Memory of the process in bytes: resident, anonymous, and peak resident."""
 
     resident: int
     anonymous: int
@@ -27,9 +27,9 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Growth:
-    """What was measured with so many users. `log_bytes` was the log when the service was killed,
-    `checkpoint_seconds` is how long the stop took that checkpointed it, and `disk_bytes` are counted after
-    that; `count_ms` is the median of exact counts.
+    """Figures for one number of users. `log_bytes` is the log when the service was killed,
+    `checkpoint_seconds` the duration of the stop that checkpointed it, and `disk_bytes` the size after that;
+    `count_ms` is the median of exact counts.
     """
 
     users: int
@@ -51,7 +51,7 @@ class Growth:
 
     @property
     def checkpointed_events_per_second(self) -> float:
-        """Until everything is in the index: without it a scale whose events all fit into the log would look
+        """Until everything is in the index: otherwise a scale whose events all fit into the log would look
         better than one that checkpoints meanwhile.
         """
         return self.events / (self.import_seconds + self.checkpoint_seconds)

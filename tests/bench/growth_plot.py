@@ -1,7 +1,7 @@
 """The growth figures as a plot: small multiples, both axes logarithmic, written as SVG.
 
-In each panel a grey dashed line shows what growth in proportion to the users would be, from the smallest
-scale on; for the rate of ingest it is level.
+In each panel a grey dashed line shows growth in proportion to the users, from the smallest scale on; for the
+ingest rate it is level.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ COLUMNS = 3
 PANEL_WIDTH, PANEL_HEIGHT = 300, 236
 PANEL_GAP = 22
 AXIS_WIDTH = 50
-"""Left of the plot, for the labels of the vertical axis."""
+"""Margin left of the plot, for the labels of the vertical axis."""
 HEAD_HEIGHT = 46
 FOOT_HEIGHT = 24
 LEGEND_HEIGHT = 34
 INSET = 26
-"""Room left and right of the first and the last scale, for labels of their values."""
+"""Space left and right of the first and the last scale, for labels of their values."""
 DOT = 4
 DECADES_MIN = 2
-"""A vertical axis is at least so tall, so that noise does not look like a slope."""
+"""Minimum ratio of a vertical axis, so that noise does not look like a slope."""
 LABEL_ROOM = 1.6
-"""The vertical axis reaches so many times above the greatest value and below the least, for their labels."""
+"""Factor by which the vertical axis extends beyond the values, for their labels."""
 DIGITS = 3
 BLUE, ORANGE = "#2b6cb0", "#c05621"
 DASHES = "4 4"
@@ -221,7 +221,7 @@ def _line(line: _Line, grown: Sequence[Growth], across: _Axis, up: _Axis) -> Ite
 
 
 def _names(panel: _Panel, right: float, y: float) -> Iterator[str]:
-    """What the lines are, right-aligned, where there is more than one."""
+    """A right-aligned legend, if there is more than one line."""
     for line in reversed(panel.lines if len(panel.lines) > 1 else ()):
         yield text_at(right, y, line.name, 11, fill=line.colour, weight="bold", anchor="end")
         right -= BOLD * text_width(line.name, 11) + 12
@@ -234,7 +234,7 @@ def _legend(x: float, y: float) -> Iterator[str]:
 
 
 def _words(panel: _Panel, grown: Sequence[Growth]) -> str:
-    """The figures of a panel, for those who cannot see it and for a pointer that rests on it."""
+    """The figures of a panel as text, for screen readers and tooltips."""
     lines = [
         f"{line.name or panel.title}: "
         + ", ".join(f"{_short(line.value(each))} at {_short(each.users)} users" for each in grown)

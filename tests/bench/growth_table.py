@@ -1,4 +1,4 @@
-"""The growth table: a line a figure, a column a scale, with the ratio to the smallest scale beside."""
+"""The growth table: one line per figure, one column per scale, each with its ratio to the smallest scale."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The world of the growth table: each user has ten events within thirty days, and users come in random order.
 
-Drawn from a seed as pyarrow record batches, ten rounds in each of which every user comes once, so that only
-the order of one round of users is ever held. Times are random and in no order.
+Generated from a seed as pyarrow record batches, in ten rounds in each of which every user occurs once, so
+that only one round of users is held in memory. Times are random and unordered.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def criteria() -> Criteria:
 
 
 def batches(users: int) -> Iterator[Any]:
-    """The events of that many users: user_id, name, time, amount and category. Equal numbers of users give
-    equal batches.
+    """The events of that number of users: user_id, name, time, amount and category. Equal numbers of users
+    give equal batches.
     """
     drawn = np.random.default_rng(SEED)
     for _ in range(ROUNDS):

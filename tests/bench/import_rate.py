@@ -1,9 +1,9 @@
-"""How fast a Parquet file of events is imported, beside two databases that load the same file into a table.
+"""Import rate of a Parquet file of events, compared with two databases that load the same file.
 
-The file is drawn from a seed: users `u0` …, five event names, times over 90 days in no order, an amount, and
-one of fifty categories. `milepost import` runs in a process of its own against a service in another; each
-database loads the file in this process, with its default number of threads. What Milepost acknowledges is on
-disk; the databases do not wait for the disk.
+The file is generated from a seed: users `u0` …, five event names, unordered times over 90 days, an amount,
+and one of fifty categories. `milepost import` and the service run in separate processes; each database loads
+the file in this process, with its default number of threads. Milepost acknowledges only what is on disk; the
+databases do not wait for the disk.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ COLUMNS = "user_id, name, time, amount, category"
 
 @dataclass(frozen=True)
 class Options:
-    """`keep`: a directory that the drawn file stays in."""
+    """`keep`: a directory to keep the generated file in."""
 
     events: int
     users: int
@@ -56,7 +56,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Loaded:
-    """One load: events found afterwards, seconds, bytes on disk, and what else was looked at."""
+    """One load: events found afterwards, seconds, bytes on disk, and remarks."""
 
     who: str
     events: int
@@ -67,7 +67,7 @@ class Loaded:
 
 
 def run(options: Options, console: Console) -> list[Loaded]:
-    """Draws the file, loads it three times, and prints the table."""
+    """Generates the file, loads it three times, and prints the table."""
     with tempfile.TemporaryDirectory(prefix="milepost-bench-") as scratch:
         file = (options.keep or Path(scratch)) / f"events-{options.events}-{options.users}.parquet"
         if not file.exists():
@@ -172,7 +172,7 @@ def _run_command(file: Path, target: str, scratch: Path) -> None:
 
 @contextmanager
 def _measured() -> Iterator[Callable[[], tuple[float, float]]]:
-    """Gives a function that answers seconds and processor seconds of this process since."""
+    """Returns a function that returns the elapsed seconds and processor seconds of this process."""
     started, cpu = time.perf_counter(), time.process_time()
     yield lambda: (time.perf_counter() - started, time.process_time() - cpu)
 

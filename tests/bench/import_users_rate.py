@@ -1,7 +1,7 @@
-"""How fast a Parquet file of users is imported: new users, and the same ones again, beside UpsertUsers.
+"""Import rate of a Parquet file of users: new users, and the same ones again, compared with UpsertUsers.
 
 A user has five attributes: a plan of four, a country of fifty, a number, a bool and a time; with `--emails`
-an e-mail address as well. `milepost import --users` runs in a process of its own against a service in
+an e-mail address as well. `milepost import --users` runs in a separate process against a service in
 another; what is acknowledged is on disk.
 """
 
@@ -35,14 +35,14 @@ COUNTRIES = tuple(f"country {each:02}" for each in range(50))
 FIRST_MICROS = 1_600_000_000_000_000
 SPAN_MICROS = 100_000_000_000_000
 UPSERTED = 20_000
-"""Users sent by UpsertUsers, which takes too long for all."""
+"""Users sent by UpsertUsers, which would take too long for all."""
 BYTES_A_MB = 1_000_000
 MICROS_A_SECOND = 1_000_000
 
 
 @dataclass(frozen=True)
 class Options:
-    """How many users, and whether each has an identity of its own."""
+    """Number of users, and whether each has a unique identity."""
 
     users: int
     emails: bool
@@ -60,7 +60,7 @@ class Sent:
 
 
 def run(options: Options, console: Console) -> list[Sent]:
-    """Draws the file, sends it, and prints the table."""
+    """Generates the file, sends it, and prints the table."""
     with tempfile.TemporaryDirectory(prefix="milepost-bench-") as scratch:
         file = Path(scratch) / "users.parquet"
         pyarrow.parquet.write_table(_drawn(options), file)

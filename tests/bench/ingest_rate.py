@@ -1,8 +1,8 @@
-"""How fast events are acknowledged, beside how fast Python can read the same bytes at all.
+"""Acknowledged events per second, compared with how fast Python can read the same bytes.
 
-Each line of the table has a new store and a service process of its own. The bytes are made before the clock
-starts and are sent as they are, so that the caller costs next to nothing; each batch is acknowledged after
-its fsync, and a few are on their way at a time.
+Each line of the table has a new store and service process. The bytes are prepared before measuring and sent
+unchanged, so the caller costs almost nothing. Each batch is acknowledged after its fsync, with a few in
+flight.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ MICROS_A_SECOND = 1_000_000
 CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
 
 Send = Callable[[str, Batches], int]
-"""Sends all batches to an address and answers how many events were accepted."""
+"""Sends all batches to an address and returns the number of accepted events."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """`events` a line of the table."""
+    """`events` per line of the table."""
 
     events: int
 
 
 @dataclass(frozen=True)
 class Read:
-    """What Python makes of the same bytes, in one process with nothing else to do, in events a second."""
+    """Events per second that an idle Python process reads from the same bytes."""
 
     have_event_ids: bool
     bytes_an_event: float
@@ -66,7 +66,7 @@ class Read:
 
 @dataclass(frozen=True)
 class Ingested:
-    """One line: events acknowledged in so many seconds, and what reading the bytes takes.
+    """One line: events acknowledged in a number of seconds, and the cost of reading the bytes.
 
     `service_cpu_seconds` is the processor time of the service until the last acknowledgement,
     `checkpointed_cpu_seconds` that until it has stopped, with everything in the index.
@@ -87,7 +87,7 @@ class Ingested:
 
     @property
     def ratio(self) -> float:
-        """Of the rate at which the bytes are parsed and read."""
+        """Share of the rate at which the bytes are parsed and read."""
         return self.per_second / self.read.read_per_second
 
 
@@ -119,7 +119,7 @@ def run(options: Options, console: Console) -> list[Ingested]:
 
 
 class Site:
-    """Where the stores are made, and the names that the batches were made for."""
+    """The directory of the stores, and the names used in the batches."""
 
     parent = "accounts/bench"
     input = f"{parent}/workspaces/shop/inputs/web"
@@ -156,7 +156,7 @@ def _measured(site: Site, way: str, send: Send, batches: Batches, read: Read) ->
 
 
 def commits_of_the_log(store: Path) -> int:
-    """Commits that the log's file has seen, those that trim it included: each is an fsync."""
+    """Commits of the log's file, including trims: each is an fsync."""
     with lmdb.open(str(store / "log"), readonly=True, lock=False) as environment:
         return int(environment.info()["last_txnid"])
 
@@ -197,7 +197,7 @@ def _streams(streams: int) -> Send:
 
 
 def _stream(target: str, encoded: Sequence[bytes]) -> int:
-    """StreamEvents over a connection of its own, at most `WINDOW` batches not acknowledged."""
+    """StreamEvents over a separate connection, with at most `WINDOW` batches not acknowledged."""
     room = threading.Semaphore(WINDOW)
 
     def requests() -> Iterator[bytes]:

@@ -1,9 +1,8 @@
 """The intervals table: how often the true size lies inside the 95 % interval.
 
-Random criteria over a drawn world are counted over everyone and estimated from some of the partitions: a
-random set of them, of a random number, and the first so many in the store's own order, which is what the
-service reads. Those that are true for less than a hundredth of a per cent of the users, or for more than
-ninety-nine per cent, are drawn again.
+Random criteria over a generated world are counted over everyone and estimated from some of the partitions: a
+random set of random size, and the first partitions in the store's own order, which the service reads.
+Criteria that match less than 0.01 % or more than 99 % of the users are replaced.
 """
 
 from __future__ import annotations
@@ -73,8 +72,8 @@ ALL_SIZES = "all"
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """`scale` is that of the drawn world; with `copies` of the sample's households the sample is the world
-    instead. `keep` is a directory that stores stay in, for the next run to find; None = a temporary one.
+    """`scale` is that of the generated world; with `copies` of the sample's households the sample is the
+    world instead. `keep` is a directory that stores are kept in for later runs; None = a temporary one.
     """
 
     scale: Scale
@@ -85,7 +84,7 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """A filled store, and what is asked of it: random criteria over an account's inputs."""
+    """A filled store, and random criteria over an account's inputs."""
 
     backend: Backend
     account: str
@@ -95,7 +94,7 @@ class World:
 
 @dataclass(kw_only=True)
 class Tally:
-    """Estimates of one kind, and what came of them."""
+    """Estimates of one kind, and their outcomes."""
 
     estimates: int = 0
     inside: int = 0
@@ -108,8 +107,8 @@ class Tally:
 
 @dataclass(kw_only=True)
 class Outcome:
-    """Tallies by choice of partitions and class of size; `misnamed` estimates have a state that is not what
-    the hits say.
+    """Tallies by choice of partitions and class of size; `misnamed` estimates have a state that contradicts
+    the hits.
     """
 
     tallies: Mapping[tuple[str, str], Tally] = field(default_factory=lambda: defaultdict(Tally))
@@ -117,7 +116,7 @@ class Outcome:
 
 
 def run(options: Options, console: Console) -> Outcome:
-    """Fills the store if need be, asks, and prints the table."""
+    """Fills the store if needed, runs the questions, and prints the table."""
     with _directory(options) as directory:
         world = _sample(directory, options.copies) if options.copies else _drawn(directory, options.scale)
         try:
@@ -157,7 +156,7 @@ def _directory(options: Options) -> Iterator[Path]:
 
 
 def measure(world: World, criteria: int) -> Outcome:
-    """So many criteria, each estimated from both choices of partitions."""
+    """Criteria, each estimated from both choices of partitions."""
     backend = world.backend
     random = np.random.default_rng(SEED)
     outcome = Outcome()
@@ -208,7 +207,7 @@ def _judge(
 
 
 def class_of(share: float) -> str:
-    """The name of the class a share of the users is in."""
+    """The name of the size class of a share of the users."""
     return next(f"up to {upper:.1%}" for upper in CLASSES if share <= upper)
 
 
@@ -266,7 +265,7 @@ def _event(random: np.random.Generator, aggregate: Aggregate, at_least: float) -
 
 
 def _wide(random: np.random.Generator, low: float, high: float) -> float:
-    """Between the two, small values as likely as large ones."""
+    """A value between the two, small values as likely as large ones."""
     return float(np.exp(random.uniform(np.log(low), np.log(high))))
 
 

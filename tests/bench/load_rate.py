@@ -1,4 +1,4 @@
-"""How fast the sample is acknowledged, and how fast it is recognised when it is sent again."""
+"""Acknowledged events per second for the sample, new and repeated."""
 
 from __future__ import annotations
 

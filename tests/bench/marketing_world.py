@@ -1,4 +1,4 @@
-"""A world for the tables of sizes: many users with a few attributes, and some events in thirty days.
+"""A world for the size tables: many users with a few attributes, and some events in thirty days.
 
 Attributes and events are drawn from a seed. A country has from 11 to 0.6 per cent of the users and a score
 0.1, so that with the plan, the signup and the events criteria of every size can be asked.
@@ -43,13 +43,13 @@ AMOUNT_CENTS_MAX = 50_000
 
 BATCH_RECORDS = 10_000
 FILLING_CHECKPOINT_RECORDS = 1_000_000
-FILLING_CHECKPOINT_SECONDS = 3_600.0
-"""Fewer and larger checkpoints than a service that is asked meanwhile would want."""
+FILLING_CHECKPOINT_S = 3_600.0
+"""Fewer and larger checkpoints than a busy service would use."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How large a world is drawn and from which seed, and how many groups of partitions its store has."""
+    """Size and seed of a world, and the number of partition groups of its store."""
 
     users: int
     events: int
@@ -63,7 +63,7 @@ class Scale:
 
 
 def open_engine(directory: Path, scale: Scale) -> Engine:
-    """The engine over the store of that scale in `directory`, filled there if it is not yet."""
+    """The engine over the store of that scale in `directory`, filled if necessary."""
     store, mark = directory / scale.directory, directory / f"{scale.directory}.filled"
     if not mark.exists():
         shutil.rmtree(store, ignore_errors=True)
@@ -78,7 +78,7 @@ def fill(store: Path, scale: Scale) -> None:
     settings = LocalSettings(
         groups=scale.groups,
         checkpoint_records=FILLING_CHECKPOINT_RECORDS,
-        checkpoint_seconds=FILLING_CHECKPOINT_SECONDS,
+        checkpoint_s=FILLING_CHECKPOINT_S,
     )
     backend = LocalBackend.open(store, settings=settings)
     engine = Engine(backend, clock=lambda: NOW)
@@ -95,7 +95,7 @@ def fill(store: Path, scale: Scale) -> None:
 
 
 def batches(scale: Scale) -> Iterator[list[Record]]:
-    """The world as a backend receives it: users first, then events. Equal scales give equal worlds."""
+    """The world as records: users first, then events. Equal scales give equal worlds."""
     random = np.random.Generator(np.random.PCG64(scale.seed))
     for start in range(0, scale.users, BATCH_RECORDS):
         yield _users(random, start, min(BATCH_RECORDS, scale.users - start))

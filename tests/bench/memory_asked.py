@@ -1,4 +1,4 @@
-"""What the service takes in memory after everything was asked; the last benchmark of the table."""
+"""Memory of the service after all questions; the last benchmark of the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the kernel says of a process, its memory and processor time, and of the files it wrote."""
+"""Memory, processor time and files of a process, from the kernel."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 BYTES_A_KIB = 1_024
 BYTES_A_BLOCK = 512
 _UTIME_FIELD = 11
-"""Place of `utime` in /proc/<pid>/stat, counted behind the command's closing bracket; `stime` follows."""
+"""Index of `utime` in /proc/<pid>/stat, counted behind the command's closing bracket; `stime` follows."""
 
 
 def status_bytes(pid: int, field: str) -> int:
-    """A memory field of /proc/<pid>/status: `VmRSS` is memory in use, `RssAnon` what of it is no file,
-    `VmHWM` the most there ever was.
+    """A memory field of /proc/<pid>/status: `VmRSS` is resident memory, `RssAnon` its anonymous part, `VmHWM`
+    its peak.
     """
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     found = re.search(rf"^{field}:\s+(\d+) kB$", status, re.MULTILINE)
@@ -29,6 +29,12 @@ def cpu_seconds(pid: int) -> float:
     fields = stat.rpartition(")")[2].split()
     ticks = int(fields[_UTIME_FIELD]) + int(fields[_UTIME_FIELD + 1])
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def children_of(pid: int) -> list[int]:
+    """Process ids of the children of a process that run."""
+    threads = Path(f"/proc/{pid}/task").glob("*/children")
+    return sorted(int(child) for thread in threads for child in thread.read_text(encoding="ascii").split())
 
 
 def children_cpu_seconds() -> float:

@@ -1,8 +1,8 @@
 """Each form of criterion as one question: a criterion for the engine and SQL for the peers.
 
-A question is asked again and again, each time at another instant and with other operands, so that nobody can
-answer out of a cache of whole results. For each peer there may be several ways to write it; all must give the
-same number, and the fastest is the one compared with.
+Each question is asked repeatedly, at other instants and with other operands, so that no cached result can
+answer it. Each peer may have several SQL variants; all must return the same number, and the fastest is
+compared.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ Variants = Mapping[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """One criterion, and the same question in the SQL of each peer; none where a peer cannot be asked."""
+    """One criterion, and the same question in the SQL of each peer; none if it cannot be expressed."""
 
     criterion: Criterion
     duckdb: Variants
@@ -92,7 +92,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Turn:
-    """One asking: its number, from which operands are varied, and its instant."""
+    """One turn: its number, which varies the operands, and its instant."""
 
     number: int
 
@@ -387,7 +387,7 @@ def _distinct_days(turn: Turn) -> Question:
 def _distinct(
     criterion: Criterion, span: Span, column: str | None, bits: Callable[[Dialect], str], least: int
 ) -> Question:
-    """At least so many distinct values: counted as such, or as bits of a word, whichever is faster."""
+    """At least `least` distinct values: counted, or as bits of a word, whichever is faster."""
 
     def sql(dialect: Dialect) -> dict[str, str]:
         rows = _named(DENSE, span, dialect)

@@ -27,7 +27,7 @@ from engine.criteria.model import (
     WhereAttribute,
 )
 from milepost.sample import dataset
-from tests.bench.marketing_world import FILLING_CHECKPOINT_RECORDS, FILLING_CHECKPOINT_SECONDS
+from tests.bench.marketing_world import FILLING_CHECKPOINT_RECORDS, FILLING_CHECKPOINT_S
 from tests.sample_store import ACCOUNT, INPUTS, sample_batches
 
 PURCHASES_KEPT = 1
@@ -37,7 +37,7 @@ __all__ = ["ACCOUNT", "INPUTS", "SampleWorld", "open_backend"]
 
 
 class SampleWorld:
-    """What is asked of the copied sample: campaigns, coupons, purchases, profiles and buckets."""
+    """Questions about the copied sample: campaigns, coupons, purchases, profiles and buckets."""
 
     def __init__(self, records: list[Record]) -> None:
         self._attributes = sorted(
@@ -60,7 +60,7 @@ class SampleWorld:
         )
 
     def predicate(self, random: np.random.Generator) -> Criterion:
-        """One criterion by itself."""
+        """A single criterion."""
         match int(random.integers(0, 4)):
             case 0:
                 key, value = self._attributes[int(random.integers(0, len(self._attributes)))]
@@ -78,12 +78,10 @@ class SampleWorld:
 
 
 def open_backend(directory: Path, copies: int) -> tuple[LocalBackend, SampleWorld]:
-    """The store of so many copies in `directory`, filled there if it is not yet."""
+    """The store with a number of copies in `directory`, filled if necessary."""
     records = list(_kept())
     store, mark = directory / f"sample-{copies}", directory / f"sample-{copies}.filled"
-    settings = LocalSettings(
-        checkpoint_records=FILLING_CHECKPOINT_RECORDS, checkpoint_seconds=FILLING_CHECKPOINT_SECONDS
-    )
+    settings = LocalSettings(checkpoint_records=FILLING_CHECKPOINT_RECORDS, checkpoint_s=FILLING_CHECKPOINT_S)
     directory.mkdir(parents=True, exist_ok=True)
     backend = LocalBackend.open(store, settings=settings)
     if not mark.exists():

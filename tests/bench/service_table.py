@@ -15,8 +15,8 @@ from tests.bench import check_rate, estimate_time, footprint, load_rate, memory_
 from tests.bench.figures import Figure, Subject, table
 from tests.bench.process import cpu_seconds
 
-# The footprint comes first, because sending the sample again adds to both memory and disk. Memory comes last
-# again, when everything was asked.
+# The footprint comes first, because resending the sample adds to memory and disk. Memory comes last again,
+# after all questions.
 BENCHMARKS = (footprint, load_rate, estimate_time, check_rate, memory_asked)
 
 

@@ -1,9 +1,9 @@
 """The sizes table: estimating a milestone of ten criteria at the end of a journey five deep.
 
-Every split has four siblings, and the way down is the last of them each time, so that all twenty milestones
-take part. Three rounds of default estimates: the first calls to a store just opened; one call after another,
-each at a later instant; and calls at one instant with one criterion changed each time. Times are the
-engine's own. What was computed for a changed criterion is read off the explained plan.
+Every split has four siblings and the path always takes the last one, so all twenty milestones take part.
+Three rounds of default estimates: the first calls to a store just opened; one call after another, each at a
+later instant; and calls at one instant with one criterion changed each time. Times are the engine's own. The
+computed steps of a changed criterion are read from the explained plan.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ CALLS = 200
 SCORE_AT_LEAST = 100
 LAST_ID = "last"
 COMPUTED = ("index", "column", "scan")
-"""Sources of a step that was worked out from the data just now."""
+"""Sources of a step that was computed, not cached."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """`keep` is a directory that stores stay in, for the next run to find; None = a temporary one."""
+    """`keep` is a directory that stores are kept in for later runs; None = a temporary one."""
 
     scale: Scale
     keep: Path | None = None
@@ -62,7 +62,7 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """Estimates asked one after the other, and what each took in the engine."""
+    """Consecutive estimates, and their time in the engine."""
 
     what: str
     estimates: tuple[Estimate, ...]
@@ -89,7 +89,7 @@ class Outcome:
 
 
 def run(options: Options, console: Console) -> Outcome:
-    """Fills the store if need be, asks, and prints the table."""
+    """Fills the store if needed, runs the questions, and prints the table."""
     with _directory(options) as directory:
         engine = open_engine(directory, options.scale)
         try:
@@ -117,7 +117,7 @@ def _directory(options: Options) -> Iterator[Path]:
 
 
 def journey(engine: Engine) -> Milestone:
-    """The milestone at the end of the journey, which is built if it is not there."""
+    """The last milestone of the journey, which is created if missing."""
     try:
         return engine.milestones.get_milestone(f"{JOURNEY}/milestones/{LAST_ID}")
     except NotFound:
@@ -138,7 +138,7 @@ def _add(engine: Engine, milestone_id: str, parent: str, criteria: Criterion | N
 
 
 def _splits() -> tuple[tuple[Criterion | None, ...], ...]:
-    """Four siblings a level, the way down last; None = remaining users."""
+    """Four siblings per level, the path through the last; None = remaining users."""
     return (
         (_plan("enterprise"), _score("greater_than", 950), _country("AK"), AnyOf(criteria=(_signup(900),))),
         (_did("unsubscribe"), _did("support", at_least=2), _country("AL"), None),
@@ -154,7 +154,7 @@ def _splits() -> tuple[tuple[Criterion | None, ...], ...]:
 
 
 def ten_criteria(score_at_least: int) -> Criterion:
-    """Ten labelled criteria: who the user is, what it did, and chance."""
+    """Ten labelled criteria: attributes, events and buckets."""
     return AllOf(
         criteria=(
             _labelled("plans", UserAttribute(key="plan", test=In(values=("free", "basic", "plus")))),
@@ -244,14 +244,14 @@ def _draft(milestone: Milestone, score_at_least: int) -> Draft:
 
 
 def explain_change(engine: Engine, milestone: Milestone) -> Changed:
-    """What explaining the milestone with one changed criterion computes when it was explained just before."""
+    """The steps computed to explain the milestone with one changed criterion right after explaining it."""
     engine.members.explain_audience(SavedTarget(milestone.name), as_of=NOW)
     changed = _draft(milestone, SCORE_AT_LEAST + CALLS + 1)
     return Changed(sources=sources(engine.members.explain_audience(changed, as_of=NOW)))
 
 
 def sources(explanation: AudienceExplanation) -> Counter[str]:
-    """How the steps that draw from no other were answered."""
+    """The sources of the steps without operands."""
     return Counter(step.source for step in explanation.steps if not step.operands)
 
 

@@ -1,11 +1,11 @@
 """Steadiness of estimates: the same question has the same answer while its account's data stand still.
 
-Random criteria are asked in random order, each again and again with its filters and labels in another order,
-with budgets and precisions between that are drawn as well, while another account is written to and the store
-is closed and opened. An answer may change in one way only: from a sample to the exact one, and then it stays.
+Random criteria are asked in random order, repeatedly and with reordered filters and labels, mixed with random
+budgets and precisions, while another account is written to and the store is closed and reopened. An answer
+may change in one way only: from a sample to the exact one, and then it stays.
 
-The table also tells how many defaults were exact of those whose exact answer takes no more than the default
-budget when it is warm, and how often the true size lay inside the interval of a sampled one.
+The table also shows how many default answers were exact among those whose exact answer fits the default
+budget when warm, and how often the interval of a sampled one contained the true size.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ Answer: TypeAlias = tuple[int, Size, Size, tuple[tuple[str, Size], ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """`keep` is a directory that the store stays in, for the next run to find; None = a temporary one."""
+    """`keep` is a directory that the store is kept in for later runs; None = a temporary one."""
 
     scale: Scale
     criteria: int
@@ -74,7 +74,7 @@ class Options:
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What came of the asking. `unsteady` are answers that were given up for another sample."""
+    """The outcome. `unsteady` are answers that were replaced by another sample."""
 
     asked: int = 0
     restarts: int = 0
@@ -90,7 +90,7 @@ class Outcome:
 
 
 def run(options: Options, console: Console) -> Outcome:
-    """Fills the store if need be, asks, and prints what was found."""
+    """Fills the store if needed, runs the questions, and prints the outcome."""
     with _directory(options) as directory:
         asking = _Asking(options, directory)
         try:
@@ -156,7 +156,7 @@ class _Asking:
         self.engine.backend.append(OTHER_ACCOUNT, [UserRecord(u, OTHER_INPUT, NOW) for u in users])
 
     def compare_with_exact(self) -> None:
-        """Every question once more, exactly, twice: the second time is the warm one."""
+        """Every question again, exactly, twice: the second time is the warm one."""
         for at, question in enumerate(self._questions):
             exact = self._estimate(question, Exact())
             begun = time.perf_counter()

@@ -57,7 +57,9 @@ CONSENT_REGULATION = "gdpr"
 CONSENT_PURPOSE = "marketing"
 CONSENT_SHARE = 0.6
 ACTIVITY_EXPONENT = 1.4
-"""1 makes all users equally active; at 1.4 the busiest tenth of the users has a fifth of the events."""
+"""Activity exponent: 1 makes all users equally active; at 1.4 the busiest tenth of the users has a fifth of
+the events.
+"""
 
 BATCH_RECORDS = 10_000
 ROW_GROUP_ROWS = 1_000_000
@@ -65,7 +67,7 @@ ROW_GROUP_ROWS = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How large a world is drawn, and from which seed."""
+    """Size and seed of a world."""
 
     users: int = 1_000_000
     events: int = 20_000_000
@@ -153,7 +155,7 @@ def _name_shares() -> list[float]:
 
 
 def batches(world: World) -> Iterator[list[Record]]:
-    """The whole world as a backend would receive it: user updates first, then the events as time goes by."""
+    """The whole world as records: user updates first, then the events in order of time."""
     yield from user_batches(world)
     yield from event_batches(world)
 
@@ -217,7 +219,7 @@ def event_batches(world: World) -> Iterator[list[Record]]:
 
 def write_parquet(world: World, directory: Path) -> tuple[Path, Path]:
     """Writes `users.parquet` (user_number, plan, country, score, email, consent, last_seen) and
-    `events.parquet` (user_number, name, time, amount, category) with native types, and answers both paths.
+    `events.parquet` (user_number, name, time, amount, category) with native types, and returns both paths.
     """
     directory.mkdir(parents=True, exist_ok=True)
     users_path, events_path = directory / "users.parquet", directory / "events.parquet"

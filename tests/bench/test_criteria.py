@@ -1,4 +1,4 @@
-"""The questions of the criteria table, at a small scale: the engine's answers are DuckDB's."""
+"""The questions of the criteria table at a small scale: the engine agrees with DuckDB."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
 @pytest.mark.parametrize(
     "form", [form for form in forms() if form.ask(TURNS[0]).duckdb], ids=lambda f: f.name
 )
-def test_answers_are_duckdbs(stores: Stores, form: Form) -> None:
+def test_answers_equal_duckdb(stores: Stores, form: Form) -> None:
     for turn in TURNS:
         question = form.ask(turn)
         answers = {way: stores.duckdb.number(sql) for way, sql in question.duckdb.items()}

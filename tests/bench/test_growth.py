@@ -1,6 +1,4 @@
-"""The growth table at a small scale: the world is as it is described, the count is that of a loop over its
-events, and the plot has every figure where it belongs.
-"""
+"""The growth table at a small scale: the world, the count and the plot."""
 
 from __future__ import annotations
 
@@ -58,7 +56,7 @@ def test_every_user_has_ten_events_in_random_order() -> None:
     assert drawn == rows(USERS)
 
 
-def test_the_count_is_that_of_a_loop_after_a_kill_and_after_a_stop(tmp_path: Path) -> None:
+def test_count_equals_a_plain_loop_after_kill_and_stop(tmp_path: Path) -> None:
     options = growth.Options((USERS // 3, USERS), keep=tmp_path, svg=tmp_path / "growth.svg")
     grown = growth.run(options, Console(quiet=True))
     assert [(each.users, each.events) for each in grown] == [(1_000, 10_000), (3_000, 30_000)]
@@ -69,7 +67,7 @@ def test_the_count_is_that_of_a_loop_after_a_kill_and_after_a_stop(tmp_path: Pat
         # What was acknowledged when the service was killed was only in the log.
         assert each.log_bytes > each.events
     assert (tmp_path / "growth.svg").read_text(encoding="utf-8") == draw(grown)
-    with pytest.raises(SystemExit, match="growth-1000 is there already"):
+    with pytest.raises(SystemExit, match="growth-1000 exists already"):
         growth.run(options, Console(quiet=True))
 
 
@@ -91,7 +89,7 @@ def scale(users: int, *, factor: float) -> Growth:
     )
 
 
-def test_the_plot_has_every_figure_at_its_place() -> None:
+def test_plot_shows_every_figure() -> None:
     svg = ET.fromstring(draw([scale(1_000, factor=1), scale(10_000, factor=10), scale(100_000, factor=100)]))
     panels = svg.findall(f"{NAMESPACE}g")
     assert len(panels) == len(PANELS)

@@ -1,4 +1,4 @@
-"""The table of ingest at a small scale: what is sent is stored, once, and is what was drawn."""
+"""The ingest table at a small scale: events are stored once, as generated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BATCHES = 3
 """Of 5,000, 5,000 and 2,000 events."""
 
 
-def test_every_way_has_every_event_on_disk() -> None:
+def test_every_method_stores_every_event() -> None:
     lines = ingest_rate.run(ingest_rate.Options(EVENTS), Console(quiet=True))
     assert [(line.way, line.read.have_event_ids) for line in lines] == [
         (way, have_event_ids) for have_event_ids in (False, True) for way in ingest_rate.WAYS

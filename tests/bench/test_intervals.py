@@ -20,13 +20,13 @@ STORE_SEED = 20_261_128
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where the store of the tables stays. Which users are sampled is the same each time."""
+    """The directory of the store. The sampled users are the same each time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(secrets, "randbits", lambda bits: STORE_SEED)
         yield tmp_path_factory.mktemp("worlds")
 
 
-def test_the_true_size_lies_inside_in_95_of_100_choices_of_partitions(kept: Path) -> None:
+def test_interval_covers_the_true_size_for_95_percent_of_partition_choices(kept: Path) -> None:
     options = intervals.Options(scale=SCALE, criteria=CRITERIA, keep=kept)
     outcome = intervals.run(options, Console(quiet=True))
     every = outcome.tallies[intervals.RANDOM_ORDER, intervals.ALL_SIZES]
@@ -39,7 +39,7 @@ def test_the_true_size_lies_inside_in_95_of_100_choices_of_partitions(kept: Path
     assert 0 < every.too_small < CRITERIA / 4
 
 
-def test_one_changed_criterion_of_a_deep_milestone_is_all_that_is_computed(kept: Path) -> None:
+def test_only_the_changed_criterion_of_a_deep_milestone_is_computed(kept: Path) -> None:
     outcome = sizes.run(sizes.Options(scale=SCALE, keep=kept), Console(quiet=True))
     # Besides the changed score: the universe and two plans, sets that are stored as they are asked for.
     assert (outcome.changed.sources["column"], outcome.changed.sources["index"]) == (1, 3)

@@ -1,4 +1,4 @@
-"""A gRPC server in this process whose methods are functions of a test."""
+"""A gRPC server in this process whose methods are test functions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ FILES: tuple[FileDescriptor, ...] = (
 )
 
 Answer = Callable[[Any], Any]
-"""From a request to a response, to an iterable of responses for a stream, or raising `Refusal`."""
+"""Maps a request, or an iterator of them, to a response, or to an iterable of responses for a stream. May
+raise `Refusal`.
+"""
 
 
 class Refusal(Exception):
@@ -48,6 +50,7 @@ class Refusal(Exception):
         reason: str = "",
         metadata: Mapping[str, str] | None = None,
         violations: Sequence[tuple[str, str]] = (),
+        retry_after_ms: int = 0,
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -62,6 +65,10 @@ class Refusal(Exception):
                 for field, description in violations
             ]
             self.details.append(error_details_pb2.BadRequest(field_violations=fields))
+        if retry_after_ms:
+            retry = error_details_pb2.RetryInfo()
+            retry.retry_delay.FromMilliseconds(retry_after_ms)
+            self.details.append(retry)
 
     def abort(self, context: grpc.ServicerContext) -> None:
         packed = []
@@ -81,7 +88,7 @@ def methods() -> Iterator[MethodDescriptor]:
 
 
 class Fake(grpc.GenericRpcHandler):
-    """Answers the methods in `answers`, by their short names; keeps every request and its metadata."""
+    """Serves the methods in `answers`, by their short names; records every request and its metadata."""
 
     def __init__(self, answers: Mapping[str, Answer]) -> None:
         self.answers = dict(answers)
@@ -103,6 +110,10 @@ class Fake(grpc.GenericRpcHandler):
             return None
         self.metadata.append(dict(handler_call_details.invocation_metadata))
         deserialise = message_factory.GetMessageClass(method.input_type).FromString
+        if method.client_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                self._both(method.name), deserialise, lambda response: response.SerializeToString()
+            )
         if method.server_streaming:
             return grpc.unary_stream_rpc_method_handler(
                 self._many(method.name), deserialise, lambda response: response.SerializeToString()
@@ -131,10 +142,24 @@ class Fake(grpc.GenericRpcHandler):
 
         return handle
 
+    def _both(self, name: str) -> Callable[[Iterator[Any], grpc.ServicerContext], Iterable[Any]]:
+        def handle(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+            try:
+                yield from self.answers[name](self._recorded(name, requests))
+            except Refusal as refusal:
+                refusal.abort(context)
+
+        return handle
+
+    def _recorded(self, name: str, requests: Iterator[Any]) -> Iterator[Any]:
+        for request in requests:
+            self.requests.append((name, request))
+            yield request
+
 
 @contextmanager
 def serving(fake: Fake) -> Iterator[str]:
-    """The address of a server with these methods, for as long as the block runs."""
+    """The address of a server with these methods, for the length of the block."""
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=8))
     server.add_generic_rpc_handlers((fake,))
     port = server.add_insecure_port("127.0.0.1:0")

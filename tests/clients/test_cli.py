@@ -1,9 +1,11 @@
-"""The commands, against a server whose answers are given here."""
+"""The commands, against a fake server."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from textwrap import dedent
 from typing import Any, NoReturn
@@ -15,13 +17,17 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from typer.testing import CliRunner, Result
 
+from milepost import Client
 from milepost.cli.app import app
+from milepost.cli.ways_on import way_on
 from milepost.criteria import event
+from milepost.errors import SizeFailed, Unavailable
 from milepost.v1.account_pb2 import Account
-from milepost.v1.account_service_pb2 import GetAccountResponse
+from milepost.v1.account_service_pb2 import GetAccountResponse, ListAccountsResponse
 from milepost.v1.audience_pb2 import (
     SIZE_STATE_ESTIMATED,
     SIZE_STATE_EXACT,
+    SIZE_STATE_FAILED,
     Audience,
     AudienceSize,
     Evaluation,
@@ -33,6 +39,7 @@ from milepost.v1.audience_service_pb2 import (
     MEMBERSHIP_STATUS_NOT_MEMBER,
     BatchCheckMembershipResponse,
     EstimateAudienceResponse,
+    ExportMembersResponse,
     GetAudienceResponse,
     ListMembersResponse,
     UserMemberships,
@@ -44,7 +51,7 @@ from milepost.v1.journey_service_pb2 import (
     ListJourneysResponse,
     ListMilestonesResponse,
 )
-from tests.clients.fake import Fake, Refusal, serving
+from tests.clients.fake import Fake, Refusal, methods, serving
 
 JOURNEY = "accounts/demo/journeys/j"
 SIZES = {"a1": 60, "a2": 40}
@@ -107,6 +114,7 @@ ANSWERS: dict[str, Any] = {
     "ListJourneys": list_journeys,
     "EstimateAudience": lambda _: ESTIMATE,
     "ListMembers": lambda _: ListMembersResponse(user_ids=["ann", "bob", "eve"]),
+    "ExportMembers": lambda _: [ExportMembersResponse(user_ids=each) for each in (["ann", "bob"], ["eve"])],
     "BatchCheckMembership": lambda request: BatchCheckMembershipResponse(
         users=[
             UserMemberships(
@@ -170,7 +178,7 @@ def test_journey_list_shows_counts_and_credits() -> None:
 
 
 def test_estimate_shows_bounds_labels_and_warnings(fake: Fake) -> None:
-    assert run("estimate", "j/m1", "--time-budget-ms", "20").output == dedent(
+    assert run("estimate", "j/m1", "--time-budget", "20ms").output == dedent(
         """\
                          users
         size               ~60  between 55 and 66
@@ -178,13 +186,53 @@ def test_estimate_shows_bounds_labels_and_warnings(fake: Fake) -> None:
         draws from          80
         journey's start    100
 
-        25% of the users looked at, 1.5 ms
+        25% of the users sampled, 1.5 ms
         warning: criteria.event.name: never seen
         """
     )
     [request] = fake.of("EstimateAudience")
     assert request.name == f"{JOURNEY}/milestones/m1"
     assert request.time_budget == Duration(nanos=20_000_000)
+
+
+def test_an_estimate_that_counted_everyone_says_so(fake: Fake) -> None:
+    fake.answers["EstimateAudience"] = lambda _: EstimateAudienceResponse(size=exact(60), draw=exact(80))
+    assert "\neveryone counted, 0.0 ms\n" in run("estimate", "j/m1").output
+
+
+FAILED = Size(state=SIZE_STATE_FAILED, failure="a stored value is corrupt")
+
+
+@pytest.mark.parametrize("field", ["size", "labelled", "draw"])
+def test_a_size_that_failed_is_an_error_and_not_0(fake: Fake, field: str) -> None:
+    answer = EstimateAudienceResponse()
+    answer.CopyFrom(ESTIMATE)
+    (answer.labelled[0].size if field == "labelled" else getattr(answer, field)).CopyFrom(FAILED)
+    fake.answers["EstimateAudience"] = lambda _: answer
+    result = run("estimate", "j/m1")
+    assert result.exit_code == 1
+    assert result.stderr == "milepost: DATA_LOSS: a size could not be computed: a stored value is corrupt\n"
+    # The other sizes are shown.
+    assert ("~60" in result.output, "       70" in result.output) == (field != "size", field != "labelled")
+    with Client(os.environ["MILEPOST_TARGET"], account="demo") as client, pytest.raises(SizeFailed) as raised:
+        client.estimate("j/m1")
+    assert raised.value.answer == answer
+
+
+@pytest.mark.parametrize("command", ["show", "plot"])
+def test_a_picture_with_a_size_that_failed_ends_with_1(fake: Fake, tmp_path: Path, command: str) -> None:
+    failed = AudienceSize(size=FAILED, population=100)
+    fake.answers["GetAudience"] = lambda request: (
+        GetAudienceResponse(audience=Audience(size=failed))
+        if request.name.endswith("a1")
+        else get_audience(request)
+    )
+    picture = tmp_path / "j.svg"
+    result = run("journey", command, "j", *(["--out", str(picture)] if command == "plot" else []))
+    assert result.exit_code == 1
+    assert result.stderr == "milepost: 1 size could not be computed: Bought\n"
+    shown = picture.read_text(encoding="utf-8") if command == "plot" else result.stdout
+    assert ("a stored value is corrupt" in shown, ">40<" in shown or " 40 " in shown) == (True, True)
 
 
 @pytest.mark.parametrize(("place", "parent"), [("j", ""), ("j/m1", f"{JOURNEY}/milestones/m1")])
@@ -200,12 +248,12 @@ def test_estimate_takes_criteria_that_are_not_saved(
     assert (request.draft.journey, request.draft.parent_milestone) == (JOURNEY, parent)
 
 
-def test_criteria_that_cannot_be_read_are_refused_before_asking(fake: Fake, tmp_path: Path) -> None:
+def test_malformed_criteria_are_refused_before_the_call(fake: Fake, tmp_path: Path) -> None:
     file = tmp_path / "criteria.json"
     file.write_text('{"evnet": {}}', encoding="utf-8")
     result = run("estimate", "j", "--criteria", str(file))
     assert result.exit_code == 1
-    assert 'no field named "evnet"' in result.stderr
+    assert result.stderr == f"milepost: {file}:1:2: evnet: unknown field, did you mean 'event'?\n"
     assert fake.of("EstimateAudience") == []
 
 
@@ -215,12 +263,19 @@ def test_check_answers_for_each_user() -> None:
 
 
 @pytest.mark.usefixtures("fake")
-def test_members_are_printed_one_a_line_up_to_the_limit() -> None:
+def test_members_are_printed_one_per_line_up_to_the_limit() -> None:
     assert run("members", "j/m1").output == "ann\nbob\neve\n"
     assert run("members", "j/m1", "--limit", "2").output == "ann\nbob\n"
 
 
-def test_a_refusal_is_told_in_words(fake: Fake) -> None:
+def test_only_a_service_that_does_not_answer_may_have_to_be_started() -> None:
+    started = "is the service running? `milepost serve` starts one"
+    code = grpc.StatusCode.UNAVAILABLE
+    assert way_on(Unavailable(code, "failed to connect to all addresses")) == started
+    assert way_on(Unavailable(code, "the service is stopping", reason="STORE_UNAVAILABLE")) == ""
+
+
+def test_error_is_printed_as_text(fake: Fake) -> None:
     refusal = Refusal(
         grpc.StatusCode.NOT_FOUND, "accounts/demo/journeys/x does not exist", reason="RESOURCE_NOT_FOUND"
     )
@@ -230,7 +285,54 @@ def test_a_refusal_is_told_in_words(fake: Fake) -> None:
     assert result.stderr == "milepost: RESOURCE_NOT_FOUND: accounts/demo/journeys/x does not exist\n"
 
 
-def test_without_a_service_the_command_says_how_to_start_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("before", [["--account", "acme"], ["--account=acme"], ["journey", "--json"]])
+def test_an_option_before_its_command_is_told_where_it_belongs(fake: Fake, before: list[str]) -> None:
+    result = run(*before, "list")
+    assert (result.exit_code, fake.requests) == (2, [])
+    option = next(each for each in before if each.startswith("--")).partition("=")[0]
+    assert f"no option {option} here: a command's options come after it" in " ".join(
+        result.output.replace("│", " ").split()
+    )
+
+
+COMMANDS: list[list[str]] = [
+    ["journey", "list"],
+    ["journey", "show", "j"],
+    ["journey", "export", "j"],
+    ["estimate", "j/m1"],
+    ["check", "j/m1", "ann"],
+    ["members", "j/m1"],
+    ["catalog", "events"],
+    ["audience", "history", "j/m1"],
+    ["import", "events.csv", "--input", "w/i"],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_wrong_account_is_named_by_its_option_with_the_way_on(fake: Fake, command: list[str]) -> None:
+    result = run(*command, "--account", "A1")
+    assert (result.exit_code, fake.requests) == (2, [])
+    rule = "must be 1-63 of a-z0-9-, starting with a letter"
+    assert result.stderr == f"milepost: the account's id {rule}, not 'A1'\n"
+    missing = Refusal(grpc.StatusCode.NOT_FOUND, "accounts/dmo does not exist", reason="RESOURCE_NOT_FOUND")
+    fake.answers = {method.name: lambda _: refuse(missing) for method in methods()}
+    fake.answers["ListAccounts"] = lambda _: ListAccountsResponse(accounts=[Account(name="accounts/demo")])
+    result = run(*command, "--account", "dmo")
+    assert result.exit_code == 1
+    assert result.stderr.startswith(
+        "milepost: account 'dmo' (--account) does not exist, did you mean 'demo'? The accounts: 'demo'."
+    )
+    way_on = "--create makes it" if command[0] == "import" else "`milepost account create dmo` creates it"
+    assert result.stderr.endswith(f" {way_on}\n")
+    assert result.stderr.count("\n") == 1
+
+
+def test_version_is_that_of_the_installed_client(fake: Fake) -> None:
+    assert run("--version").output == f"milepost {metadata.version('milepost')}\n"
+    assert fake.requests == []
+
+
+def test_unreachable_service_message_tells_how_to_start_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILEPOST_TARGET", "127.0.0.1:1")
     result = run("journey", "list")
     assert result.exit_code == 1
@@ -238,10 +340,10 @@ def test_without_a_service_the_command_says_how_to_start_one(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("command", ["serve", "demo"])
-def test_without_the_server_package_the_command_says_what_to_install(
+def test_missing_server_package_message_tells_what_to_install(
     monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     result = run(command)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == "milepost: the service is not installed here: pip install milepost-server\n"
+    assert result.stderr == "milepost: the service is not installed: pip install milepost-server\n"

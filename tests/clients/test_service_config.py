@@ -18,7 +18,7 @@ def policies() -> list[dict[str, Any]]:
     return configured
 
 
-def test_every_read_is_tried_again_and_no_write_is() -> None:
+def test_reads_are_retried_and_writes_are_not() -> None:
     named = {f"{name['service']}/{name['method']}" for policy in policies() for name in policy["name"]}
     reads = {
         f"{method.containing_service.full_name}/{method.name}"
@@ -29,5 +29,5 @@ def test_every_read_is_tried_again_and_no_write_is() -> None:
     assert not named & RESUMED_BY_THE_CLIENT
 
 
-def test_only_unavailable_is_tried_again() -> None:
+def test_only_unavailable_is_retried() -> None:
     assert [policy["retryPolicy"]["retryableStatusCodes"] for policy in policies()] == [["UNAVAILABLE"]]

@@ -113,7 +113,7 @@ def test_plain_text() -> None:
     )
 
 
-def test_every_kind_of_figure_is_told_from_the_others_in_plain_text() -> None:
+def test_every_kind_of_figure_looks_different_in_plain_text() -> None:
     start = Node(
         "Start",
         exact(10_000),
@@ -145,7 +145,7 @@ def test_every_kind_of_figure_is_told_from_the_others_in_plain_text() -> None:
     )
 
 
-def test_bounds_say_what_they_hold_one_by_one_and_together() -> None:
+def test_bounds_text_states_single_and_joint_confidence() -> None:
     def sampled(count: int) -> Picture:
         children = [Node(f"Estimated {n}", ESTIMATED) for n in range(count)]
         return picture(Node("Start", exact(10_000), children=[*children, Node("Coming", CALCULATING)]))
@@ -187,7 +187,7 @@ def test_a_terminal_gets_box_characters_and_bars_of_eighths() -> None:
     ]
 
 
-def test_a_reason_with_brackets_is_no_markup() -> None:
+def test_brackets_in_a_reason_are_not_markup() -> None:
     failed = AudienceSize(size=Size(state=SIZE_STATE_FAILED, failure="criteria[red] is corrupt"))
     out = Console(file=io.StringIO(), force_terminal=True, width=110, no_color=True, color_system=None)
     with out.capture() as captured:
@@ -207,7 +207,7 @@ def test_a_reason_with_brackets_is_no_markup() -> None:
         (REAL, "406", "+12 -3 in 24 h"),
     ],
 )
-def test_what_a_size_says(size: AudienceSize, text: str, note: str) -> None:
+def test_size_text_and_note(size: AudienceSize, text: str, note: str) -> None:
     assert (size_text(size, plain=False), size_note(size)) == (text, note)
 
 

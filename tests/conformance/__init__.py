@@ -1,1 +1,1 @@
-"""What every backend must do, whatever it stores its users in."""
+"""The behaviour that every backend must have."""

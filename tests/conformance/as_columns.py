@@ -1,4 +1,4 @@
-"""The embedded backend, taking batches of events and of updates by column: the outcome must be the same."""
+"""The embedded backend with events and updates sent by column: the outcome must be the same."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.values import Kind, Value, kind_of
 
 
 class ColumnsBackend(LocalBackend):
-    """Batches of nothing but events, or nothing but updates, go in by column."""
+    """Sends batches of only events, or only updates, by column."""
 
     def append(self, account: str, records: Sequence[Record], *, request_id: str = "") -> Appended:
         events = [record for record in records if isinstance(record, EventRecord)]

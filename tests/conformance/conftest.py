@@ -1,7 +1,7 @@
-"""The backends that the suite runs against: every registered one, each opened in a directory of its own.
+"""The backends that the suite runs against: every registered one, each opened in its own directory.
 
-A test says which roles it needs (`pytest.mark.needs`); it is left out for a backend that does not announce
-them, and must get by with them.
+A test declares the roles it needs (`pytest.mark.needs`). It is skipped for a backend that does not announce
+them, and must use no others.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from tests.conformance.site import Site
 
 Opener = Callable[[Path], Backend]
 
-SETTINGS = {"checkpoint_seconds": 3_600.0}
-"""A store checkpoints only when asked to; a backend without checkpoints does not take it."""
+SETTINGS = {"checkpoint_s": 3_600.0}
+"""A store checkpoints only on request; a backend without checkpoints does not take it."""
 
 
 def open_registered(name: str, directory: Path) -> Backend:
-    """The backend of a name, in whatever roles it has."""
-    return cast(Backend, registry.open_store(f"{name}:{directory}", settings=SETTINGS))
+    """The backend with that name, with all its roles."""
+    taken = registry.registration(name).settings.__struct_fields__
+    settings = {key: value for key, value in SETTINGS.items() if key in taken}
+    return cast(Backend, registry.open_store(f"{name}:{directory}", settings=settings))
 
 
 def open_by_column(directory: Path) -> Backend:
@@ -52,7 +54,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
 
 @pytest.fixture(params=BACKENDS, scope="session")
 def shared_site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """One store for many small worlds, each in an account of its own."""
+    """One store for many small worlds, each in its own account."""
     opened = Site(BACKENDS[request.param], tmp_path_factory.mktemp("conformance"))
     yield opened
     opened.backend.close()
@@ -65,7 +67,7 @@ def _only_needed_roles(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
         return
     marks = list(request.node.iter_markers("needs"))
     if not marks:
-        pytest.fail("says not which roles it needs: pytest.mark.needs(Role.PLANS, ...)", pytrace=False)
+        pytest.fail("does not declare its roles: add pytest.mark.needs(Role.PLANS, ...)", pytrace=False)
     needed: set[Role] = {role for mark in marks for role in mark.args}
     backend = request.getfixturevalue(used[0]).backend
     able = backend.capabilities()
@@ -91,4 +93,4 @@ def methods_of(role: Role) -> frozenset[str]:
 
 
 def _refuse(role: Role, method: str, *_: Any, **__: Any) -> None:
-    raise AssertionError(f"{method} belongs to the role {role.value!r}, which this test does not name")
+    raise AssertionError(f"{method} belongs to the role {role.value!r}, which this test does not declare")

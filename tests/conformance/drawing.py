@@ -28,6 +28,7 @@ from engine.plan.model import (
     Step,
     Union,
     Universe,
+    UserIdMatch,
 )
 from engine.values import MICROS_PER_HOUR, Micros, Value
 from tests.conformance.site import NOON
@@ -81,7 +82,7 @@ def records(account: str) -> st.SearchStrategy[Record]:
 
 @st.composite
 def worlds(draw: st.DrawFn, *, batches_max: int = 4) -> World:
-    """Some batches in an account of their own."""
+    """Some batches in their own account."""
     account = fresh_account()
     batches: list[Operation] = [
         Batch(tuple(batch))
@@ -112,8 +113,19 @@ def range_sets() -> st.SearchStrategy[tuple[TimeRange, ...]]:
     return st.lists(st.builds(TimeRange, ends, ends), max_size=3).map(merged_ranges)
 
 
+def tests_on_user_ids() -> st.SearchStrategy[ResolvedTest]:
+    """Tests that name users, and tests on parts of their ids."""
+    ids = st.sampled_from((*USER_IDS, "never"))
+    kinds = st.sampled_from(("contains", "starts_with", "ends_with", "glob", "matches"))
+    return st.one_of(
+        st.builds(Equals, ids, st.booleans()),
+        st.builds(In, st.lists(ids, max_size=9).map(tuple), st.booleans()),
+        st.builds(Text, kinds, st.sampled_from(("a", "E", "Ü", "x", "")), st.booleans()),
+    )
+
+
 def tests_on_values() -> st.SearchStrategy[ResolvedTest]:
-    """Every family of tests that storage may treat in its own way."""
+    """Every family of tests that storage may handle differently."""
     return st.one_of(
         st.just(Exists()),
         st.builds(Equals, values, st.booleans()),
@@ -160,7 +172,7 @@ def selections(inputs: st.SearchStrategy[tuple[str, ...]]) -> st.SearchStrategy[
 
 
 def predicates(account: str) -> st.SearchStrategy[Step]:
-    """Every step that draws from no other."""
+    """Every step without operands."""
     known = input_names(account)
     inputs = _subsets((*known, f"{account}/workspaces/t/inputs/never"))
     workspaces = _subsets(tuple(f"{account}/workspaces/{w}" for w in ("s", "t", "never")))
@@ -178,6 +190,7 @@ def predicates(account: str) -> st.SearchStrategy[Step]:
         ),
         st.builds(SeenMatch, inputs=inputs, last=st.booleans(), test=st.builds(InstantRange, range_sets())),
         st.builds(IdentityMatch, type=st.sampled_from(("email", "never")), test=tests_on_values()),
+        st.builds(UserIdMatch, test=tests_on_values() | tests_on_user_ids()),
         st.sampled_from(PURPOSES).flatmap(
             lambda purpose: st.builds(
                 ConsentMatch,

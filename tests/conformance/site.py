@@ -1,7 +1,8 @@
-"""A store under test, and short ways to say what tests say often."""
+"""A store under test, with short helpers."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import msgspec
 
 from engine.backends.base import Appended, Backend, Contains, Count, EventRecord, Members, Record, UserRecord
 from engine.criteria.model import EventType
+from engine.errors import FailedPrecondition
 from engine.plan.model import Plan, Step, Universe
 from engine.values import Micros, Value
-from tests.oracle.world import Alias, Batch, Erase, Expire, Operation
+from tests.oracle.world import Alias, Batch, Erase, Expire, Forget, Operation
 from tests.stores import go_on_with, settle
 
 ACCOUNT = "accounts/acme"
@@ -30,7 +32,7 @@ PAGE_USERS = 3
 
 
 class Site:
-    """A backend and the directory it lives in."""
+    """A backend and its directory."""
 
     def __init__(self, opener: Callable[[Path], Backend], directory: Path) -> None:
         self._opener = opener
@@ -43,7 +45,7 @@ class Site:
         self.backend = self._opener(self.directory)
 
     def settle(self) -> None:
-        """Puts away what the store keeps in memory, so that answers come from what it stored."""
+        """Flushes memory to disk, so that answers come from stored data."""
         settle(self.backend)
 
     def open_copy(self, directory: Path) -> Backend:
@@ -51,7 +53,7 @@ class Site:
         return self._opener(directory)
 
     def open_snapshot(self, directory: Path) -> Backend:
-        """Opens a snapshot where it is, as the store that it is of."""
+        """Opens a snapshot in place, as the original store."""
         return self._opener(go_on_with(directory))
 
     def send(self, *records: Record, request_id: str = "") -> Appended:
@@ -59,7 +61,7 @@ class Site:
         return self.backend.append(ACCOUNT, records, request_id=request_id)
 
     def happen(self, account: str, operations: Sequence[Operation]) -> None:
-        """Does what the operations say."""
+        """Performs the operations."""
         for operation in operations:
             match operation:
                 case Batch():
@@ -70,6 +72,8 @@ class Site:
                     self.backend.erase(account, operation.user_ids)
                 case Expire():
                     self.backend.remove_events(account, operation.before)
+                case Forget():
+                    forget_if_empty(self.backend, account, operation.name)
 
     def members(self, plan: Plan) -> list[frozenset[str]]:
         """The users of each root, in pages."""
@@ -83,7 +87,7 @@ class Site:
         return self.backend.execute(plan, Count()).sizes
 
     def holding(self, plan: Plan, user_ids: Sequence[str]) -> list[frozenset[str]]:
-        """For each root which of the users it contains, all asked for at once and each by itself."""
+        """For each root which of the users it contains, asked in one call and one by one."""
         together = self.backend.execute(plan, Contains(tuple(user_ids))).flags
         alone = tuple(self.backend.execute(plan, Contains((user_id,))).flags[0] for user_id in user_ids)
         assert together == alone
@@ -95,6 +99,12 @@ class Site:
     def users(self, *inputs: str) -> frozenset[str]:
         """The users of the usual account that belong to an input."""
         return self.members(plan_of(Universe(inputs=tuple(sorted(inputs or INPUTS)))))[0]
+
+
+def forget_if_empty(backend: Backend, account: str, name: str) -> None:
+    """Forgets an account, workspace or input, unless it has users."""
+    with contextlib.suppress(FailedPrecondition):
+        backend.forget(account, name)
 
 
 def listed(backend: Backend, plan: Plan) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a write leaves behind: once, in order, durable, whatever is sent twice or late."""
+"""Writes are applied once, in order and durably, whatever is repeated or late."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.backends.base import Appended, EventRecord, Role, UserRecord
-from engine.criteria.model import ConsentState, EventType, Exists
+from engine.backends.base import Appended, NameKind, Role, UserRecord
+from engine.criteria.model import ConsentState, Exists
 from engine.plan.model import AttributeMatch, EventMatch, EventSelection, Interval
 from engine.values import Micros, Value
 from tests.conformance.site import ACCOUNT, APP, DESK, NOON, SHOP, SUPPORT, WEB, Site, event, plan_of, update
@@ -21,7 +21,7 @@ GDPR = ("gdpr", "ads")
 
 
 def bought(site: Site, at_least: float) -> frozenset[str]:
-    """Who bought that often."""
+    """Users who bought that often."""
     selection = EventSelection(inputs=(WEB,), name="buy")
     return site.members(plan_of(EventMatch(selection=selection, intervals=(Interval(low=at_least),))))[0]
 
@@ -40,7 +40,7 @@ def test_an_empty_batch_changes_nothing(site: Site) -> None:
 # --- duplicates ---------------------------------------------------------------------------------------------
 
 
-def test_an_event_id_counts_once_an_input(site: Site) -> None:
+def test_event_id_counts_once_per_input(site: Site) -> None:
     first = site.send(event("ada", event_id="1"), event("ada", event_id="1"), event("ada", event_id="2"))
     assert (first.accepted, first.duplicates) == (2, 1)
     again = site.send(event("ada", event_id="2"), event("ada", event_id="2", through=APP), event("ada"))
@@ -49,7 +49,7 @@ def test_an_event_id_counts_once_an_input(site: Site) -> None:
     assert bought(site, 4) == frozenset()
 
 
-def test_event_ids_of_accounts_are_apart(site: Site) -> None:
+def test_accounts_have_separate_event_ids(site: Site) -> None:
     site.send(event("ada", event_id="1"))
     assert site.backend.append("accounts/other", [event("ada", event_id="1")]).duplicates == 0
 
@@ -66,7 +66,7 @@ def test_event_ids_are_known_after_a_restart(site: Site, checkpoint: bool) -> No
     assert bought(site, 151) == frozenset()
 
 
-def test_a_user_of_whom_only_duplicates_came_does_not_exist(site: Site) -> None:
+def test_duplicates_alone_create_no_user(site: Site) -> None:
     site.send(event("ada", event_id="1"))
     site.send(event("bob", event_id="1"))
     assert site.users() == {"ada"}
@@ -85,7 +85,7 @@ def test_a_repeated_request_gets_the_first_answer(site: Site, restart: bool) -> 
     assert not site.backend.append("accounts/other", [event("bob")], request_id="r").repeated
 
 
-def test_writers_at_the_same_time_all_get_in(site: Site) -> None:
+def test_concurrent_writers_all_succeed(site: Site) -> None:
     answers: list[Appended] = []
 
     def write(worker: int) -> None:
@@ -171,7 +171,7 @@ writes = st.lists(
 def test_an_attribute_ends_as_its_last_write(
     shared_site: Site, history: list[tuple[Micros, Value | None]], checkpoint_after: int
 ) -> None:
-    """The profile and every way the index finds the value agree, after any changes of kind."""
+    """Profile and index agree after any changes of kind."""
     account = fresh_account()
     through = f"{account}/workspaces/w/inputs/i"
     for at, (time, value) in enumerate(history):
@@ -190,20 +190,7 @@ def test_an_attribute_ends_as_its_last_write(
     assert found == ({"ada"} if expected not in (None, ()) else set())
 
 
-# --- names and times ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.needs(Role.CATALOG)
-def test_names_are_known_once_seen(site: Site) -> None:
-    site.send(EventRecord("ada", WEB, "buy", EventType.COMMERCE, NOON, {"price": 1.0}))
-    site.send(UserRecord("ada", WEB, NOON, {"plan": "gold"}, {"email": "a@x"}))
-    for _ in range(2):
-        names = site.backend.seen_names(ACCOUNT)
-        assert names.events == {"buy"}
-        assert names.user_attributes == {"plan"}
-        assert names.event_attributes == {"price"}
-        site.restart()
-    assert site.backend.seen_names("accounts/nobody").events == frozenset()
+# --- inputs and times ---------------------------------------------------------------------------------------
 
 
 def test_a_user_belongs_to_the_inputs_it_came_through(site: Site) -> None:
@@ -216,3 +203,30 @@ def test_a_user_belongs_to_the_inputs_it_came_through(site: Site) -> None:
     profile = site.backend.profile(ACCOUNT, "ada")
     assert profile is not None
     assert profile.seen == {WEB: (NOON - 5, NOON + 5), DESK: (NOON, NOON)}
+
+
+# --- names --------------------------------------------------------------------------------------------------
+
+
+def test_names_of_data_are_known_and_counted(site: Site) -> None:
+    def unknown(kind: NameKind, scope: str = "", account: str = ACCOUNT) -> set[str]:
+        return set(site.backend.unknown_names(account, kind, scope, {"a", "b", "c"}))
+
+    assert unknown(NameKind.EVENT) == {"a", "b", "c"}
+    assert site.backend.name_count(ACCOUNT) == 0
+    site.send(event("ada", "a", b=1.0), event("ada", "a", b="x"))
+    site.send(update("ada", a=1.0, b=None))
+    identities: dict[str, str | None] = {"c": "x"}
+    site.send(UserRecord("ada", DESK, NOON, {"c": 1.0}, identities, {("a", "b"): ConsentState.GIVEN}))
+    for _ in range(2):
+        assert unknown(NameKind.EVENT) == {"b", "c"}
+        assert unknown(NameKind.EVENT_ATTRIBUTE) == {"a", "c"}
+        assert unknown(NameKind.USER_ATTRIBUTE, SHOP) == {"c"}
+        assert unknown(NameKind.USER_ATTRIBUTE, SUPPORT) == {"a", "b"}
+        assert unknown(NameKind.IDENTITY) == {"a", "b"}
+        assert unknown(NameKind.CONSENT, "a") == {"a", "c"}
+        assert unknown(NameKind.CONSENT, "b") == {"a", "b", "c"}
+        assert unknown(NameKind.EVENT, account="accounts/other") == {"a", "b", "c"}
+        assert site.backend.name_count(ACCOUNT) == 7
+        assert site.backend.name_count("accounts/other") == 0
+        site.restart()

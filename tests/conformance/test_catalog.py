@@ -1,4 +1,4 @@
-"""What data came with, counted by hand from everything that happened."""
+"""The catalog, compared with brute force over everything that happened."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ prefixes = st.sampled_from(PREFIXES)
 user_ids = st.sampled_from(USER_IDS[:6])
 
 
-# --- by hand ------------------------------------------------------------------------------------------------
+# --- brute force---------------------------------------------------------------------------------------------
 
 
 def _events(users: Sequence[History], input: str) -> list[tuple[str, EventRecord]]:
@@ -111,9 +111,21 @@ def user_attributes_by_hand(users: Sequence[History], workspace: str, prefix: st
 
 
 def values_by_hand(users: Sequence[History], workspace: str, key: str, prefix: str) -> list[ValueCount]:
+    values = [user.attributes.get((workspace, key)) for user in users]
+    return [ValueCount(value, users=count) for value, count in _counted(values, prefix)]
+
+
+def event_values_by_hand(
+    users: Sequence[History], name: str, key: str, input: str, prefix: str
+) -> list[ValueCount]:
+    values = [event.attributes.get(key) for _, event in _events(users, input) if event.name == name]
+    return [ValueCount(value, events=count) for value, count in _counted(values, prefix)]
+
+
+def _counted(values: Sequence[Value | None], prefix: str) -> list[tuple[Any, int]]:
+    """Values and elements of lists with the number of those that have them, in the order of the catalog."""
     counts: Counter[tuple[Kind, Any]] = Counter()
-    for user in users:
-        value = user.attributes.get((workspace, key))
+    for value in values:
         if type(value) is tuple:
             counts.update((Kind.STRING, element) for element in set(value))
         elif value is not None:
@@ -121,17 +133,17 @@ def values_by_hand(users: Sequence[History], workspace: str, key: str, prefix: s
             counts[kind_of(value), value + 0.0 if type(value) is float else value] += 1
     ordered = sorted((-number, kind, value) for (kind, value), number in counts.items())
     return [
-        ValueCount(value, -negative)
+        (value, -negative)
         for negative, kind, value in ordered
         if not prefix or (kind is Kind.STRING and value.startswith(prefix))
     ]
 
 
-# --- asked --------------------------------------------------------------------------------------------------
+# --- reading ------------------------------------------------------------------------------------------------
 
 
 def paged(ask: Callable[..., tuple[T, ...]], place: Callable[[T], Any]) -> list[T]:
-    """Everything in pages of two; asked for at once it is the same."""
+    """Everything in pages of two, equal to one large page."""
     found: list[T] = []
     while page := ask(after=place(found[-1]) if found else None, limit=PAGE):
         assert len(page) <= PAGE
@@ -140,13 +152,13 @@ def paged(ask: Callable[..., tuple[T, ...]], place: Callable[[T], Any]) -> list[
     return found
 
 
-def _typed(counts: Sequence[ValueCount]) -> list[tuple[Kind, str, int]]:
-    # 1 equals True in Python, and 0.0 is told from -0.0 only by how it is written.
-    return [(kind_of(count.value), repr(count.value), count.users) for count in counts]
+def _typed(counts: Sequence[ValueCount]) -> list[tuple[Kind, str, int, int]]:
+    # 1 equals True in Python, and 0.0 differs from -0.0 only in writing.
+    return [(kind_of(count.value), repr(count.value), count.users, count.events) for count in counts]
 
 
 def assert_catalog(site: Site, world: World, prefix: str, event_name: str) -> None:
-    """The whole catalog, with and without filters, is what is counted by hand."""
+    """The whole catalog, with and without filters, equals brute force."""
     backend, account = site.backend, world.account
     users = list(histories(world).values())
     for input in ("", *world.inputs, f"{account}/workspaces/s/inputs/none"):
@@ -155,6 +167,12 @@ def assert_catalog(site: Site, world: World, prefix: str, event_name: str) -> No
         ask_events = partial(backend.event_attributes, account, event_name, input=input, prefix=prefix)
         by_hand = event_attributes_by_hand(users, event_name, input, prefix)
         assert paged(ask_events, lambda found: found.key) == by_hand
+        for key in KEYS:
+            ask_values = partial(
+                backend.event_attribute_values, account, event_name, key, input=input, prefix=prefix
+            )
+            expected = event_values_by_hand(users, event_name, key, input, prefix)
+            assert _typed(paged(ask_values, lambda found: found)) == _typed(expected)
     for workspace in ("", f"{account}/workspaces/s", f"{account}/workspaces/t"):
         ask_users = partial(backend.user_attributes, account, workspace=workspace, prefix=prefix)
         by_hand = user_attributes_by_hand(users, workspace, prefix)
@@ -165,9 +183,10 @@ def assert_catalog(site: Site, world: World, prefix: str, event_name: str) -> No
             assert _typed(paged(ask_values, lambda found: found)) == _typed(expected)
 
 
-def _operations(account: str) -> st.SearchStrategy[list[tuple[Operation, str]]]:
+def operations(account: str) -> st.SearchStrategy[list[tuple[Operation, str]]]:
+    """Operations, each with what to do then."""
     batches = st.lists(records(account), min_size=1, max_size=10).map(lambda rows: Batch(tuple(rows)))
-    operations = st.one_of(
+    drawn = st.one_of(
         batches,
         batches,
         st.builds(Alias, user_ids, user_ids),
@@ -175,14 +194,14 @@ def _operations(account: str) -> st.SearchStrategy[list[tuple[Operation, str]]]:
         st.builds(Expire, instants),
     )
     return st.lists(
-        st.tuples(operations, st.sampled_from(["go on", "look", "look", "checkpoint", "restart"])),
+        st.tuples(drawn, st.sampled_from(["go on", "look", "look", "checkpoint", "restart"])),
         min_size=1,
         max_size=8,
     )
 
 
 def allowed(operation: Operation, aliases: Aliases) -> bool:
-    """Whether a backend takes the operation; aliases follow it."""
+    """Whether a backend accepts the operation; tracks aliases."""
     if isinstance(operation, Erase):
         aliases.forget(operation.user_ids)
     if not isinstance(operation, Alias):
@@ -196,7 +215,7 @@ def allowed(operation: Operation, aliases: Aliases) -> bool:
 
 @settings(max_examples=60, suppress_health_check=HEALTH)
 @given(data=st.data(), prefix=prefixes, event_name=event_names)
-def test_the_catalog_is_what_is_counted_by_hand(
+def test_catalog_equals_brute_force(
     shared_site: Site, data: st.DataObject, prefix: str, event_name: str
 ) -> None:
     account = fresh_account()
@@ -213,7 +232,7 @@ def test_the_catalog_is_what_is_counted_by_hand(
             journeys=(),
         )
 
-    for operation, then in data.draw(_operations(account)):
+    for operation, then in data.draw(operations(account)):
         if not allowed(operation, aliases):
             continue
         shared_site.happen(account, [operation])
@@ -227,7 +246,7 @@ def test_the_catalog_is_what_is_counted_by_hand(
     assert_catalog(shared_site, world(), prefix, event_name)
 
 
-# --- one thing at a time ------------------------------------------------------------------------------------
+# --- single cases -----------------------------------------------------------------------------------------
 
 
 def test_an_account_without_data_has_an_empty_catalog(site: Site) -> None:
@@ -236,6 +255,7 @@ def test_an_account_without_data_has_an_empty_catalog(site: Site) -> None:
     assert backend.user_attributes(ACCOUNT, limit=ALL) == ()
     assert backend.event_attributes(ACCOUNT, "buy", limit=ALL) == ()
     assert backend.attribute_values(ACCOUNT, SHOP, "plan", limit=ALL) == ()
+    assert backend.event_attribute_values(ACCOUNT, "buy", "price", limit=ALL) == ()
 
 
 def test_an_event_name_by_input_and_type(site: Site) -> None:
@@ -260,7 +280,7 @@ def test_an_event_name_by_input_and_type(site: Site) -> None:
     assert len(found) == 3
 
 
-def test_what_only_an_erased_user_sent_is_gone(site: Site) -> None:
+def test_names_sent_only_by_an_erased_user_disappear(site: Site) -> None:
     site.send(
         event("ada", "once", time=NOON - 9, secret="x"),
         event("ada", time=NOON - 9, secret="x", price=1.0),
@@ -282,10 +302,12 @@ def test_what_only_an_erased_user_sent_is_gone(site: Site) -> None:
         assert (plan.key, plan.workspace, plan.users) == ("plan", SHOP, 1)
         assert (plan.first_time, plan.last_time) == (NOON, NOON)
         assert site.backend.attribute_values(ACCOUNT, SHOP, "nick", limit=ALL) == ()
+        assert event_values(site, "secret") == []
+        assert event_values(site, "price") == [("12", 1)]
         site.restart()
 
 
-def test_users_that_become_one_are_counted_once(site: Site) -> None:
+def test_merged_users_are_counted_once(site: Site) -> None:
     site.send(
         event("cookie"), event("ada"), event("bob"), update("cookie", plan="a"), update("ada", plan="b")
     )
@@ -296,11 +318,66 @@ def test_users_that_become_one_are_counted_once(site: Site) -> None:
     assert site.backend.attribute_values(ACCOUNT, SHOP, "plan", limit=ALL) == (ValueCount("b", 1),)
 
 
+def event_values(site: Site, key: str, *, input: str = "", prefix: str = "") -> list[tuple[Value, int]]:
+    found = site.backend.event_attribute_values(ACCOUNT, "buy", key, input=input, prefix=prefix, limit=ALL)
+    assert [count.users for count in found] == [0] * len(found)
+    return [(count.value, count.events) for count in found]
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_values_of_events(site: Site, checkpoint: bool) -> None:
+    # 1. Counted by events, not by users; a list once for each of its different elements.
+    day = 86_400_000_000
+    site.send(
+        *(event("ada", time=NOON + second, tag="a") for second in range(3)),
+        event("bob", tag=("a", "a", "b")),
+        event("bob", through=APP, tag="b", time=NOON - day),
+        event("bob", tag=1.0),
+        event("bob", tag=-0.0),
+        event("cleo", tag=0.0),
+        event("cleo", tag=True),
+        event("cleo", tag=NOON),
+        event("cleo", tag=()),
+        event("cleo", "view", tag="a"),
+        EventRecord("dan", WEB, "buy", EventType.COMMERCE, NOON, {"tag": "a"}),
+        event("dan", "buy", tag="long " * 60, event_id="1"),
+        event("dan", "buy", tag="long " * 60, event_id="1"),
+    )
+    if checkpoint:
+        site.settle()
+    long = "long " * 60
+    values: list[tuple[Value, int]] = [
+        ("a", 5),
+        ("b", 2),
+        (0.0, 2),
+        (long, 1),
+        (1.0, 1),
+        (True, 1),
+        (NOON, 1),
+    ]
+    for _ in range(2):
+        assert event_values(site, "tag") == values
+        assert event_values(site, "tag", prefix="l") == [(long, 1)]
+        assert event_values(site, "tag", input=APP) == [("b", 1)]
+        assert event_values(site, "tag", input=DESK) == event_values(site, "other") == []
+        site.restart()
+    # 2. Events that were removed count no more; those of an alias count as before.
+    site.backend.alias(ACCOUNT, "ada", "eve")
+    assert event_values(site, "tag") == values
+    site.backend.remove_events(ACCOUNT, NOON)
+    assert event_values(site, "tag")[:2] == [("a", 5), (0.0, 2)]
+    site.backend.erase(ACCOUNT, ["eve", "cleo"])
+    for _ in range(2):
+        assert event_values(site, "tag") == [("a", 2), ("b", 1), (long, 1), (0.0, 1), (1.0, 1)]
+        if checkpoint:
+            site.restart()
+
+
 def times_of(found: AttributeFacts) -> tuple[str, Micros, Micros]:
     return found.key, found.first_time - NOON, found.last_time - NOON
 
 
-def test_when_events_carried_an_attribute(site: Site) -> None:
+def test_first_and_last_time_of_an_event_attribute(site: Site) -> None:
     site.send(
         event("ada", time=NOON - 7),
         event("ada", time=NOON, price=1.0),
@@ -317,7 +394,7 @@ def test_when_events_carried_an_attribute(site: Site) -> None:
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
-def test_when_the_writes_were_by_which_users_have_an_attribute(site: Site, checkpoint: bool) -> None:
+def test_first_and_last_time_of_a_user_attribute(site: Site, checkpoint: bool) -> None:
     def plan(*records: UserRecord) -> tuple[Micros, Micros]:
         site.send(*records)
         if checkpoint:
@@ -337,7 +414,7 @@ def test_when_the_writes_were_by_which_users_have_an_attribute(site: Site, check
     assert plan(update("bob", time=NOON + 9, plan=())) == (9, 9)
 
 
-def test_an_attribute_changes_its_kind_user_by_user(site: Site) -> None:
+def test_attribute_kind_can_change_per_user(site: Site) -> None:
     def age() -> AttributeFacts:
         [found] = site.backend.user_attributes(ACCOUNT, workspace=SHOP, limit=ALL)
         return found
@@ -383,9 +460,7 @@ def test_values_that_start_alike_among_many(site: Site) -> None:
 
 @pytest.mark.parametrize("before", [4.0, NOON, "gold", True, ("a", "b")])
 @pytest.mark.parametrize("after", [5.0, NOON + 1, "silver", False, ("b",), None])
-def test_a_stored_value_counts_no_longer_once_another_is_written(
-    site: Site, before: Value, after: Value | None
-) -> None:
+def test_overwritten_value_no_longer_counts(site: Site, before: Value, after: Value | None) -> None:
     site.send(update("ada", plan=before), update("bob", plan="other"))
     site.settle()
     site.send(update("ada", time=NOON + 1, plan=after))
@@ -395,7 +470,7 @@ def test_a_stored_value_counts_no_longer_once_another_is_written(
 
 
 @pytest.mark.parametrize("text", [text for text in STRINGS if text != "12"])
-def test_a_string_of_any_shape_is_found_by_the_whole_of_it(site: Site, text: str) -> None:
+def test_any_string_is_found_by_its_full_text(site: Site, text: str) -> None:
     site.send(update("ada", plan=text), update("bob", plan="another"))
     site.restart()
     found = site.backend.attribute_values(ACCOUNT, SHOP, "plan", prefix=text, limit=ALL)
@@ -403,7 +478,7 @@ def test_a_string_of_any_shape_is_found_by_the_whole_of_it(site: Site, text: str
     assert all(str(count.value).startswith(text) for count in found)
 
 
-def test_a_deadline_that_has_passed_is_no_empty_page(site: Site) -> None:
+def test_expired_deadline_raises_instead_of_returning_an_empty_page(site: Site) -> None:
     site.send(event("ada", price=1.0), update("ada", plan="gold"))
     backend = site.backend
     with pytest.raises(DeadlineExceeded):
@@ -414,8 +489,10 @@ def test_a_deadline_that_has_passed_is_no_empty_page(site: Site) -> None:
         backend.event_attributes(ACCOUNT, "buy", limit=ALL, deadline=0.0)
     with pytest.raises(DeadlineExceeded):
         backend.attribute_values(ACCOUNT, SHOP, "plan", limit=ALL, deadline=0.0)
+    with pytest.raises(DeadlineExceeded):
+        backend.event_attribute_values(ACCOUNT, "buy", "price", limit=ALL, deadline=0.0)
 
 
-def test_update_records_count_as_no_event(site: Site) -> None:
+def test_user_updates_do_not_count_as_events(site: Site) -> None:
     site.send(UserRecord("ada", WEB, NOON, {"plan": "gold"}))
     assert site.backend.event_names(ACCOUNT, limit=ALL) == ()

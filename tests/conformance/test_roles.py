@@ -10,7 +10,7 @@ from tests.conformance.site import Site
 
 
 @pytest.mark.needs
-def test_announced_roles_are_there(site: Site) -> None:
+def test_announced_roles_are_implemented(site: Site) -> None:
     assert isinstance(site.backend, Store)
     able = site.backend.capabilities()
     assert able.name

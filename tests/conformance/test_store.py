@@ -1,4 +1,4 @@
-"""The store as a whole: documents, copies, figures, and its end."""
+"""The store as a whole: documents, copies, figures, closing."""
 
 from __future__ import annotations
 
@@ -25,22 +25,25 @@ def test_documents_are_kept_in_key_order(site: Site) -> None:
         assert list(documents.scan("j/")) == [("j/1", b"one"), ("j/2", b"two"), ("j/é", b"last")]
         assert [key for key, _ in documents.scan("")] == ["j", "j/1", "j/2", "j/é", "k/1"]
         assert list(documents.scan("x")) == []
+        assert list(documents.scan("j/", 2)) == [("j/1", b"one"), ("j/2", b"two")]
+        assert len(list(documents.scan("j/", 9))) == 3
         site.restart()
         documents = site.backend.documents
 
 
 @pytest.mark.needs(Role.DOCUMENTS)
-def test_a_commit_puts_and_deletes_together(site: Site) -> None:
+def test_commit_writes_and_deletes_atomically(site: Site) -> None:
     site.backend.documents.commit({"a": b"1", "b": b"2"})
     site.backend.documents.commit({"a": b"3"}, deletes=["b", "never"])
     for _ in range(2):
         assert site.backend.documents.get("a") == b"3"
         assert site.backend.documents.get("b") is None
+        assert list(site.backend.documents.scan("")) == [("a", b"3")]
         site.restart()
 
 
 @pytest.mark.needs(Role.DOCUMENTS)
-def test_a_commit_that_is_refused_changes_nothing(site: Site) -> None:
+def test_refused_commit_changes_nothing(site: Site) -> None:
     site.backend.documents.commit({"a": b"1"})
     with pytest.raises(ValueError, match="1 to 510 bytes"):
         site.backend.documents.commit({"a": b"2", "x" * 1_000: b""}, deletes=["a"])
@@ -52,7 +55,7 @@ def test_a_commit_that_is_refused_changes_nothing(site: Site) -> None:
 
 @pytest.mark.parametrize("checkpoint", [False, True])
 @pytest.mark.needs(Role.UPKEEP, Role.WRITING, Role.PLANS, Role.MEMBERSHIP, Role.DOCUMENTS)
-def test_a_snapshot_is_a_store_of_its_own(site: Site, tmp_path: Path, checkpoint: bool) -> None:
+def test_snapshot_is_an_independent_store(site: Site, tmp_path: Path, checkpoint: bool) -> None:
     site.send(event("ada"), update("bob", plan="gold"))
     site.backend.documents.commit({"a": b"1"})
     site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], EVERYONE)
@@ -99,7 +102,7 @@ def test_figures_follow_the_data(site: Site) -> None:
 
 
 @pytest.mark.needs(Role.UPKEEP, Role.WRITING)
-def test_all_figures_agree_with_those_that_cost_nothing(site: Site) -> None:
+def test_full_figures_agree_with_the_cheap_ones(site: Site) -> None:
     site.send(event("ada"), event("ada"), update("bob"))
     stats, figures = site.backend.stats(), upkeep_of(site.backend).figures()
     assert (figures.users, figures.events, figures.revision) == (2, 2, 1)
@@ -108,7 +111,7 @@ def test_all_figures_agree_with_those_that_cost_nothing(site: Site) -> None:
 
 
 @pytest.mark.needs(Role.UPKEEP, Role.WRITING)
-def test_a_sound_store_is_verified(site: Site) -> None:
+def test_sound_store_verifies_without_faults(site: Site) -> None:
     site.send(event("ada"), update("bob"))
     *_, last = upkeep_of(site.backend).verify()
     assert isinstance(last, StoreVerified)

@@ -1,4 +1,4 @@
-"""Aliases and erasure: as if the data had been sent as the other user, or never."""
+"""Aliases and erasure: as if the data had been sent as the other user, or never sent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.backends.base import EventRecord, Profile, Record, Role
-from engine.errors import FailedPrecondition
+from engine.errors import FailedPrecondition, LimitExceeded
+from engine.limits import USER_ALIASES_MAX
 from engine.plan.model import Plan
 from tests.conformance.drawing import USER_IDS, plans, worlds
 from tests.conformance.site import ACCOUNT, NOON, SHOP, WEB, Site, event, update
@@ -60,7 +61,7 @@ def assert_same_users(site: Site, one: Plan, other: Plan, user_ids: Iterable[str
 
 
 def _told(profile: Profile | None, account: str) -> str:
-    """A profile as text that tells kinds apart and leaves the account out."""
+    """A profile as text that distinguishes kinds and omits the account."""
     if profile is None:
         return ""
     attributes = {workspace: sorted(kept.items()) for workspace, kept in profile.attributes.items()}
@@ -70,7 +71,7 @@ def _told(profile: Profile | None, account: str) -> str:
 
 @settings(max_examples=40, suppress_health_check=HEALTH)
 @given(drawn=worlds_with_plans, at=st.integers(0, 4), checkpoint=st.booleans())
-def test_an_alias_is_as_if_all_had_been_sent_as_the_other(
+def test_alias_equals_sending_as_the_other_user(
     shared_site: Site, drawn: tuple[World, Plan], at: int, checkpoint: bool
 ) -> None:
     world, plan = drawn
@@ -87,9 +88,7 @@ def test_an_alias_is_as_if_all_had_been_sent_as_the_other(
 
 @settings(max_examples=40, suppress_health_check=HEALTH)
 @given(drawn=worlds_with_plans, gone=st.sets(st.sampled_from(USER_IDS), min_size=1, max_size=4))
-def test_erasing_is_as_if_they_had_never_been(
-    shared_site: Site, drawn: tuple[World, Plan], gone: set[str]
-) -> None:
+def test_erasure_equals_never_sending(shared_site: Site, drawn: tuple[World, Plan], gone: set[str]) -> None:
     world, plan = drawn
     erased, never = fresh_account(), fresh_account()
     world = _without_event_ids(world)
@@ -110,7 +109,7 @@ def _without_event_ids(world: World) -> World:
 
 
 @pytest.mark.parametrize("restart", [False, True])
-def test_later_data_goes_to_the_other_user(site: Site, restart: bool) -> None:
+def test_later_data_of_an_alias_goes_to_its_user(site: Site, restart: bool) -> None:
     site.send(event("cookie", time=NOON))
     site.backend.alias(ACCOUNT, "cookie", "ada")
     if restart:
@@ -124,7 +123,7 @@ def test_later_data_goes_to_the_other_user(site: Site, restart: bool) -> None:
     assert profile.attributes == {SHOP: {"plan": (NOON, "gold")}}
 
 
-def test_an_alias_alone_makes_no_user(site: Site) -> None:
+def test_alias_alone_creates_no_user(site: Site) -> None:
     site.send(event("bob"))
     site.backend.alias(ACCOUNT, "cookie", "ada")
     assert site.users() == {"bob"}
@@ -133,7 +132,7 @@ def test_an_alias_alone_makes_no_user(site: Site) -> None:
     assert site.users() == {"bob", "ada"}
 
 
-def test_chains_lead_to_their_end(site: Site) -> None:
+def test_alias_chains_resolve_to_their_end(site: Site) -> None:
     site.send(event("a"), event("b"), event("c"))
     site.backend.alias(ACCOUNT, "a", "b")
     site.backend.alias(ACCOUNT, "b", "c")
@@ -160,7 +159,24 @@ def test_cycles_are_refused(site: Site, from_: str, to: str) -> None:
     assert site.users() == {"c"}
 
 
-def test_an_alias_said_again_changes_nothing_and_another_is_refused(site: Site) -> None:
+def test_a_user_has_a_limited_number_of_aliases(site: Site) -> None:
+    for number in range(USER_ALIASES_MAX):
+        site.backend.alias(ACCOUNT, f"cookie-{number}", "ada")
+    site.restart()
+    site.send(event("ada"), event("other"))
+    for _ in range(2):
+        with pytest.raises(LimitExceeded) as refused:
+            site.backend.alias(ACCOUNT, "third", "ada")
+        assert refused.value.metadata == {"limit": "1000", "count": "1001"}
+        # An alias that there is, under any name of the user, and aliases of other users.
+        site.backend.alias(ACCOUNT, "cookie-1", "ada")
+        site.backend.alias(ACCOUNT, "device", "other")
+    with pytest.raises(LimitExceeded):
+        site.backend.alias(ACCOUNT, "ada", "other")
+    assert site.users() == {"ada", "other"}
+
+
+def test_repeated_alias_is_a_noop_and_a_different_one_is_refused(site: Site) -> None:
     site.send(event("a"), event("b"), event("x"))
     site.backend.alias(ACCOUNT, "a", "b")
     site.backend.alias(ACCOUNT, "a", "b")
@@ -177,7 +193,7 @@ def test_an_alias_said_again_changes_nothing_and_another_is_refused(site: Site) 
 
 
 @pytest.mark.parametrize("restart", [False, True])
-def test_an_erased_id_starts_anew(site: Site, restart: bool) -> None:
+def test_erased_id_can_be_reused(site: Site, restart: bool) -> None:
     site.send(event("ada"), update("ada", plan="gold"), event("bob"))
     answer = site.backend.erase(ACCOUNT, ["ada", "nobody"])
     assert answer.accepted == 1
@@ -191,7 +207,7 @@ def test_an_erased_id_starts_anew(site: Site, restart: bool) -> None:
     assert (profile.attributes, profile.seen) == ({}, {WEB: (NOON + 7, NOON + 7)})
 
 
-def test_erasing_an_alias_erases_its_user_and_unties_the_ids(site: Site) -> None:
+def test_erasing_an_alias_erases_its_user_and_frees_the_ids(site: Site) -> None:
     site.send(event("cookie"), event("ada"))
     site.backend.alias(ACCOUNT, "cookie", "ada")
     assert site.backend.erase(ACCOUNT, ["cookie"]).accepted == 1

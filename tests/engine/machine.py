@@ -9,18 +9,18 @@ from engine.values import Micros
 
 @dataclass
 class Machine:
-    """The `real` time, a wall clock that is `wrong` by so much, and a monotonic clock."""
+    """The `real` time, a wall clock that is off by `wrong`, and a monotonic clock."""
 
     real: Micros
     wrong: Micros = 0
     running: Micros = 0
 
     def wall(self) -> Micros:
-        """What the wall clock shows."""
+        """The reading of the wall clock."""
         return self.real + self.wrong
 
     def monotonic(self) -> Micros:
-        """What the monotonic clock shows."""
+        """The reading of the monotonic clock."""
         return self.running
 
     def pass_time(self, micros: Micros) -> None:
@@ -29,10 +29,10 @@ class Machine:
         self.running += micros
 
     def jump(self, micros: Micros) -> None:
-        """The wall clock is set ahead, or back."""
+        """Sets the wall clock ahead or back."""
         self.wrong += micros
 
     def restart(self, down: Micros) -> None:
-        """The machine is off for a while; its monotonic clock begins anew."""
+        """Turns the machine off for a while; its monotonic clock restarts."""
         self.real += down
         self.running = 0

@@ -1,4 +1,4 @@
-"""An engine over a real embedded store, with a clock that stands still, and short words for what tests do."""
+"""An engine over a real embedded store with a fixed clock, and short helpers."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine import Engine
+from engine.audiences.model import BatchCheck, MembershipStatus
 from engine.backends.base import EventRecord, UserRecord
 from engine.backends.registry import open_backend
 from engine.criteria.model import Criterion, Event, EventType, Last
 from engine.ingest import Ingested
+from engine.limits import DEFAULT_LIMITS, Limits
 from engine.resources.records import (
     Account,
     Connection,
-    File,
     Input,
     Journey,
     Milestone,
@@ -22,6 +23,7 @@ from engine.resources.records import (
     Output,
     Workspace,
 )
+from engine.resources.targets import File
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, Micros, Value
 
 ACCOUNT = "accounts/acme"
@@ -36,7 +38,7 @@ NOW = 20_000 * MICROS_PER_DAY + 12 * MICROS_PER_HOUR
 
 @dataclass
 class Clock:
-    """A clock that moves only when told."""
+    """A clock that moves only when set."""
 
     now: Micros = NOW
 
@@ -47,8 +49,11 @@ class Clock:
 class Site:
     """One account with the inputs `web` and `app`, the journey `main` and the output `file`."""
 
-    def __init__(self, directory: Path) -> None:
+    limits: Limits = DEFAULT_LIMITS
+
+    def __init__(self, directory: Path, limits: Limits = DEFAULT_LIMITS) -> None:
         self.directory = directory
+        self.limits = limits
         self.clock = Clock()
         self.open()
         self.engine.accounts.create_account("acme", Account(name=""))
@@ -61,7 +66,7 @@ class Site:
     def open(self) -> None:
         """Opens the store; after `engine.close()`, again."""
         self.backend = open_backend(f"local:{self.directory}")
-        self.engine = Engine(self.backend, clock=self.clock)
+        self.engine = Engine(self.backend, clock=self.clock, limits=self.limits)
 
     def add(
         self,
@@ -115,15 +120,15 @@ class Site:
         return found
 
     def deliver(self, connection_name: str, limit: int = 100) -> list[tuple[str, bool]]:
-        """Delivers all that waits for a connection: (user, entered), in order."""
+        """Delivers all pending changes of a connection: (user, entered), in order."""
         delivered: list[tuple[str, bool]] = []
         while True:
-            waiting = [o for o in self.engine.outbox.outgoing() if o.connection.name == connection_name]
+            waiting = [o for o in self.engine.deliveries.active() if o.connection.name == connection_name]
             if not waiting:
                 return delivered
-            batch = self.engine.outbox.pull(waiting[0].connection, limit)
+            batch = self.engine.deliveries.pull(waiting[0].connection, limit)
             delivered += [(change.user_id, change.entered) for change in batch.changes]
-            self.engine.outbox.advance(waiting[0].connection, batch.cursor)
+            self.engine.deliveries.advance(waiting[0].connection, batch.cursor)
             if batch.caught_up:
                 return delivered
 
@@ -142,6 +147,12 @@ def event(
 
 
 def did(name: str, *, days: int = 0, label: str = "") -> Criterion:
-    """The user did that, at any time or in the last so many days."""
+    """The user did that, at any time or in the last `days`."""
     window = Last(duration=days * MICROS_PER_DAY) if days else None
     return Event(name=name, window=window, label=label)
+
+
+def statuses_of(answer: BatchCheck) -> list[tuple[str, tuple[MembershipStatus, ...]]]:
+    """Each user of a batch check with its statuses, in order."""
+    rows = zip(answer.user_ids, answer.rows, strict=True)
+    return [(user_id, answer.patterns[row]) for user_id, row in rows]

@@ -1,4 +1,4 @@
-"""What the clock does about jumps: which time answers go by, which removals, and what the log says."""
+"""Clock jumps: the time for answers, the time for removals, and the log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MINUTE = 60 * SECOND
 
 
 class Documents:
-    """What a store keeps."""
+    """The documents of a store."""
 
     def __init__(self) -> None:
         self.kept: dict[str, bytes] = {}
@@ -26,7 +26,7 @@ class Documents:
     def get(self, key: str) -> bytes | None:
         return self.kept.get(key)
 
-    def scan(self, prefix: str) -> itertools.chain[tuple[str, bytes]]:
+    def scan(self, prefix: str, limit: int | None = None) -> itertools.chain[tuple[str, bytes]]:
         return itertools.chain(self.kept.items())
 
     def commit(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
@@ -50,7 +50,7 @@ def started(machine: Machine, documents: Documents, *, arrival: Micros = 0, trus
 
 
 def readings(clock: Clock) -> tuple[ClockState, Micros, Micros]:
-    """The state, and how far the answers' and the removals' time are from the start."""
+    """The state, and the times for answers and removals relative to the start."""
     status = clock.status()
     return status.state, status.now - START, status.settled - START
 
@@ -61,7 +61,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return found
 
 
-def test_a_clock_that_goes_on_is_followed_at_once(
+def test_steady_clock_is_followed_immediately(
     machine: Machine, documents: Documents, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = started(machine, documents)
@@ -75,7 +75,7 @@ def test_a_clock_that_goes_on_is_followed_at_once(
 
 
 @pytest.mark.parametrize("jump", [60 * SECOND, DAY, 4_000 * DAY, -60 * SECOND, -DAY, -4_000 * DAY])
-def test_a_jump_changes_nothing_for_a_minute_and_no_removal_for_a_day(
+def test_jump_delays_answers_a_minute_and_removals_a_day(
     machine: Machine, documents: Documents, caplog: pytest.LogCaptureFixture, jump: Micros
 ) -> None:
     clock = started(machine, documents)
@@ -96,7 +96,7 @@ def test_a_jump_changes_nothing_for_a_minute_and_no_removal_for_a_day(
     assert len(warnings(caplog)) == 2
 
 
-def test_a_clock_that_comes_back_is_believed_at_once(
+def test_clock_that_jumps_back_is_trusted_immediately(
     machine: Machine, documents: Documents, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = started(machine, documents)
@@ -108,10 +108,10 @@ def test_a_clock_that_comes_back_is_believed_at_once(
         clock.now()
         machine.jump(-DAY)
         assert readings(clock) == (ClockState.SETTLED, began + wrong_for, began + wrong_for)
-        assert warnings(caplog)[-1].startswith("the clock shows the time it was expected to again")
+        assert warnings(caplog)[-1].startswith("the clock shows the expected time again")
 
 
-def test_a_jump_starts_the_wait_anew_and_towards_the_settled_time_is_followed(
+def test_jump_restarts_the_wait_unless_towards_the_settled_time(
     machine: Machine, documents: Documents
 ) -> None:
     clock = started(machine, documents)
@@ -125,7 +125,7 @@ def test_a_jump_starts_the_wait_anew_and_towards_the_settled_time_is_followed(
     assert clock.settled() - START == 46 * HOUR
 
 
-def test_stamps_are_of_the_latest_time_that_was_believed(machine: Machine, documents: Documents) -> None:
+def test_stamps_carry_the_latest_trusted_time(machine: Machine, documents: Documents) -> None:
     started(machine, documents).save()
     machine.restart(3 * DAY)
     clock = started(machine, documents)
@@ -146,7 +146,7 @@ def test_stamps_are_of_the_latest_time_that_was_believed(machine: Machine, docum
     assert clock.stamp() == Stamp(machine.wall(), machine.wall())
 
 
-def test_data_may_have_the_times_that_any_reading_allows(machine: Machine, documents: Documents) -> None:
+def test_data_within_any_reading_of_the_clock_is_accepted(machine: Machine, documents: Documents) -> None:
     clock = started(machine, documents)
     assert clock.bounds() == (START, START)
     machine.jump(60 * DAY)
@@ -165,7 +165,7 @@ def test_a_restart_needs_no_confirmation(
     assert warnings(caplog) == []
 
 
-def test_after_a_long_time_down_answers_follow_and_removals_wait(
+def test_after_long_downtime_answers_follow_and_removals_wait(
     machine: Machine, documents: Documents, caplog: pytest.LogCaptureFixture
 ) -> None:
     started(machine, documents).save()
@@ -173,8 +173,8 @@ def test_after_a_long_time_down_answers_follow_and_removals_wait(
     clock = started(machine, documents)
     assert readings(clock) == (ClockState.FOLLOWED, 60 * DAY, 0)
     (line,) = warnings(caplog)
-    assert line.startswith("the clock shows 2024-12-03T00:00:00Z, 60 d ahead of the newest time this store")
-    # Restarts of the same clock do not start the wait anew.
+    assert line.startswith("the clock shows 2024-12-03T00:00:00Z, 60 d ahead of the latest time this store")
+    # Restarts of the same clock do not restart the wait.
     machine.pass_time(20 * HOUR)
     clock.save()
     machine.restart(30 * MINUTE)
@@ -184,7 +184,7 @@ def test_after_a_long_time_down_answers_follow_and_removals_wait(
     assert clock.status().state is ClockState.SETTLED
 
 
-def test_a_start_with_a_clock_behind_holds_the_newest_time_known(
+def test_start_with_a_clock_behind_holds_the_latest_known_time(
     machine: Machine, documents: Documents, caplog: pytest.LogCaptureFixture
 ) -> None:
     started(machine, documents).save()
@@ -192,7 +192,7 @@ def test_a_start_with_a_clock_behind_holds_the_newest_time_known(
     machine.jump(-START)
     clock = started(machine, documents)
     assert readings(clock) == (ClockState.HELD, 0, 0)
-    # The time server is heard at last; for how long the service was down nobody knows.
+    # The time server answers at last; the downtime is unknown.
     machine.pass_time(20 * SECOND)
     clock.now()
     machine.jump(START)
@@ -200,7 +200,7 @@ def test_a_start_with_a_clock_behind_holds_the_newest_time_known(
     assert len(warnings(caplog)) == 2
 
 
-def test_a_store_without_a_stored_time_compares_with_its_newest_write(
+def test_store_without_a_stored_time_compares_with_its_latest_write(
     machine: Machine, documents: Documents
 ) -> None:
     assert readings(started(machine, documents, arrival=START - 2 * DAY)) == (
@@ -229,15 +229,13 @@ def test_an_operator_confirms_the_clock(machine: Machine, documents: Documents) 
     assert readings(clock) == (ClockState.SETTLED, MINUTE, MINUTE)
 
 
-def test_a_start_can_be_told_to_trust_the_clock(machine: Machine, documents: Documents) -> None:
+def test_start_with_clock_trust(machine: Machine, documents: Documents) -> None:
     started(machine, documents).save()
     machine.restart(60 * DAY)
     assert readings(started(machine, documents, trusted=True)) == (ClockState.SETTLED, 60 * DAY, 60 * DAY)
 
 
-def test_the_time_is_kept_once_a_minute_and_with_every_change_of_state(
-    machine: Machine, documents: Documents
-) -> None:
+def test_time_is_saved_every_minute_and_on_every_state_change(machine: Machine, documents: Documents) -> None:
     clock = started(machine, documents)
     kept = []
     for _ in range(150):

@@ -1,4 +1,4 @@
-"""The door: what is refused, with which reason and path, and what goes in."""
+"""Ingestion: rejected rows with reason and path, and accepted ones."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def with_attribute(value: Value) -> EventRecord:
             "attributes",
         ),
         (event("u1", "buy", attributes={"": 1.0}), "REQUIRED", "attributes"),
-        (event("u1", "buy", attributes={"k" * 257: 1.0}), "NAME_TOO_LONG", "attributes"),
+        (event("u1", "buy", attributes={"k" * 257: 1.0}), "NAME_TOO_LONG", f"attributes['{'k' * 64}…']"),
         (with_attribute("x" * 4_097), "VALUE_TOO_LONG", "attributes['a']"),
         (with_attribute(float("nan")), "INVALID_VALUE", "attributes['a']"),
         (with_attribute(float("-inf")), "INVALID_VALUE", "attributes['a']"),
@@ -61,7 +61,7 @@ def with_attribute(value: Value) -> EventRecord:
         (with_attribute(("x", "y" * 513)), "VALUE_TOO_LONG", "attributes['a']"),
     ],
 )
-def test_an_event_that_is_refused_is_named_and_the_others_are_taken(
+def test_rejected_event_is_reported_and_the_others_are_accepted(
     site: Site, record: EventRecord, reason: str, field: str
 ) -> None:
     site.engine.accounts.update_account(Account(name=ACCOUNT, event_retention=30 * DAY), {"event_retention"})
@@ -75,7 +75,7 @@ def test_an_event_that_is_refused_is_named_and_the_others_are_taken(
     assert [v.field for v in refused.value.violations] == [f"events[0].{field}", f"events[1].{field}"]
 
 
-def test_the_edges_of_what_is_taken(site: Site) -> None:
+def test_values_at_the_limits_are_accepted(site: Site) -> None:
     site.engine.accounts.update_account(Account(name=ACCOUNT, event_retention=30 * DAY), {"event_retention"})
     rows = [
         event("u" * 256, "n" * 256, event_id="i" * 256),
@@ -96,7 +96,7 @@ def test_without_retention_everything_is_kept(site: Site) -> None:
     assert site.engine.ingest.events(ACCOUNT, [event("u1", "buy", time=-NOW)]).accepted == 1
 
 
-def test_rows_that_were_refused_before_keep_their_place(site: Site) -> None:
+def test_malformed_rows_keep_their_index(site: Site) -> None:
     malformed = Rejection(0, "INVALID_ARGUMENT", "events[0].time", "is required")
     taken = site.engine.ingest.events(ACCOUNT, [malformed, event("u1", "buy"), event("", "buy")])
     assert taken.accepted == 1
@@ -120,7 +120,7 @@ def test_rows_that_were_refused_before_keep_their_place(site: Site) -> None:
         ({"consents": {("", "ads"): ConsentState.GIVEN}}, "consents"),
     ],
 )
-def test_a_user_update_that_is_refused(site: Site, faults: dict[str, object], field: str) -> None:
+def test_invalid_user_update_is_rejected(site: Site, faults: dict[str, object], field: str) -> None:
     values: dict[str, object] = {"user_id": "u1", "input": WEB, "time": NOW, **faults}
     good = UserRecord("u2", WEB, NOW, attributes={"a": None}, identities={"email": None})
     taken = site.engine.ingest.users(ACCOUNT, [good, UserRecord(**values)])  # type: ignore[arg-type]
@@ -128,12 +128,12 @@ def test_a_user_update_that_is_refused(site: Site, faults: dict[str, object], fi
     assert [rejection.field for rejection in taken.rejections] == [f"users[1].{field}"]
 
 
-def test_an_update_may_be_of_long_ago(site: Site) -> None:
+def test_update_may_have_an_old_time(site: Site) -> None:
     site.engine.accounts.update_account(Account(name=ACCOUNT, event_retention=DAY), {"event_retention"})
     assert site.update("u1", {"city": "Rome"}, time=0).accepted == 1
 
 
-def test_a_batch_that_is_too_large(site: Site) -> None:
+def test_oversized_batch_is_refused(site: Site) -> None:
     engine = Engine(site.backend, limits=Limits(batch_events_max=2), clock=site.clock)
     with pytest.raises(InvalidInput) as refused:
         engine.ingest.events(ACCOUNT, [event("u1", "buy")] * 3)
@@ -171,7 +171,7 @@ def test_aliases_and_erasure(site: Site) -> None:
     assert [v.field for v in refused.value.violations] == ["user_ids[1]"]
 
 
-def test_accounts_that_do_not_exist(site: Site) -> None:
+def test_unknown_account_is_not_found(site: Site) -> None:
     with pytest.raises(NotFound):
         site.engine.ingest.events("accounts/none", [event("u1", "buy")])
     with pytest.raises(InvalidInput):
@@ -179,5 +179,5 @@ def test_accounts_that_do_not_exist(site: Site) -> None:
 
 
 @pytest.mark.parametrize(("text", "longer"), [("a" * 8, False), ("ü" * 4, False), ("ü" * 5, True)])
-def test_lengths_are_of_bytes(text: str, longer: bool) -> None:
+def test_lengths_are_measured_in_bytes(text: str, longer: bool) -> None:
     assert is_longer(text, 8) is longer

@@ -1,4 +1,4 @@
-"""`engine` has one public face: what an embedding program needs first."""
+"""The public names of `engine`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import engine
 from engine.backends.local.backend import LocalBackend
 
 
-def test_every_name_of_the_face_is_there_once_and_none_is_missing() -> None:
+def test_public_names_are_complete_and_unique() -> None:
     assert len(set(engine.__all__)) == len(engine.__all__)
     public = {
         name
@@ -21,7 +21,7 @@ def test_every_name_of_the_face_is_there_once_and_none_is_missing() -> None:
     assert public == set(engine.__all__)
 
 
-def test_a_program_with_the_face_alone_reads_refusals_as_data(tmp_path: Path) -> None:
+def test_errors_are_usable_through_the_public_face(tmp_path: Path) -> None:
     opened = engine.Engine(LocalBackend.open(tmp_path / "store"))
     try:
         with pytest.raises(engine.NotFound) as refused:

@@ -1,4 +1,4 @@
-"""What an account's retention removes, when, and what it leaves."""
+"""Retention: what is removed, when, and what stays."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def retain(site: Site, micros: int, account: str = ACCOUNT) -> None:
 
 
 def events_left(site: Site) -> list[int]:
-    """How long before the midnight before now the first and the last event lie, none when there is none."""
+    """Age of the first and the last event before the last midnight; empty without events."""
     facts = site.backend.event_names(ACCOUNT, limit=10)
     return [MIDNIGHT - time for found in facts for time in (found.first_time, found.last_time)]
 
 
-def test_events_go_a_day_after_they_left_the_retention_when_that_day_is_over(site: Site) -> None:
+def test_events_are_removed_a_day_after_the_retention(site: Site) -> None:
     for before_midnight in (8 * DAY, 9 * DAY, 9 * DAY + 1, 20 * DAY):
         site.send([("u1", "a")], time=MIDNIGHT - before_midnight)
     site.engine.retention.run()
@@ -51,7 +51,7 @@ def test_events_go_a_day_after_they_left_the_retention_when_that_day_is_over(sit
     assert events_left(site) == [8 * DAY, 8 * DAY]
 
 
-def test_questions_about_yesterday_find_what_counted_then(site: Site) -> None:
+def test_reads_about_yesterday_find_all_events(site: Site) -> None:
     retain(site, 8 * DAY)
     site.send([("u1", "a")], time=NOW - 8 * DAY)
     milestone = site.add("ever", did("a"))
@@ -63,11 +63,11 @@ def test_questions_about_yesterday_find_what_counted_then(site: Site) -> None:
 
 
 def counted(site: Site, milestone: Milestone, as_of: int) -> int:
-    """How many users a milestone has."""
+    """Number of users of a milestone."""
     return site.engine.sizes.count(milestone.name, as_of=as_of).users
 
 
-def test_users_stay_with_all_but_their_events(site: Site) -> None:
+def test_users_outlive_their_events(site: Site) -> None:
     site.send([("u1", "a")], time=NOW - 100 * DAY)
     site.update("u1", {"plan": "gold"}, time=NOW - 100 * DAY)
     before = site.backend.profile(ACCOUNT, "u1")
@@ -80,7 +80,7 @@ def test_users_stay_with_all_but_their_events(site: Site) -> None:
     assert site.backend.event_names(ACCOUNT, limit=10) == ()
 
 
-def test_nothing_is_logged_when_nothing_is_due(site: Site) -> None:
+def test_sweep_without_expired_events_logs_nothing(site: Site) -> None:
     retain(site, 30 * DAY)
     site.send([("u1", "a")], time=NOW - 30 * DAY)
     revision = site.backend.revision()
@@ -92,9 +92,7 @@ def test_nothing_is_logged_when_nothing_is_due(site: Site) -> None:
         assert site.backend.revision() == revision + 1
 
 
-def test_an_account_that_fails_does_not_keep_the_others_waiting(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failing_account_does_not_delay_the_others(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.engine.accounts.create_account("zeta", Account(name="", event_retention=DAY))
     zeta = "accounts/zeta"
     site.engine.accounts.create_workspace(zeta, "shop", Workspace(name=""))

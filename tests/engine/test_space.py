@@ -1,4 +1,4 @@
-"""Room on disk: a store at a steady rate stops growing, and those who read slowly do not make it grow."""
+"""Disk space: a store at a steady rate stops growing, and slow readers do not make it grow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.engine.site import ACCOUNT, NOW, WEB, Site, did
 
 DAY = MICROS_PER_DAY
 FIRST_DAY = NOW // DAY * DAY
-SETTINGS = LocalSettings(groups=1, checkpoint_seconds=3_600.0)
+SETTINGS = LocalSettings(groups=1, checkpoint_s=3_600.0)
 RETENTION_DAYS = 7
 CHECKPOINTS_A_DAY = 3
 ROWS_A_CHECKPOINT = 1_000
@@ -74,12 +74,12 @@ class SteadySite(Site):
         return sum(line.split()[-1] != "-" for line in table.splitlines()[1:])
 
     def index(self) -> StoreFile:
-        """What the index takes."""
+        """Disk usage of the index."""
         return next(file for file in self.backend.figures().files if file.name == "index")
 
 
 class BusySite(SteadySite):
-    """A steady store of which everything is used that is kept for a while."""
+    """A steady store that uses everything with a horizon."""
 
     def open(self) -> None:
         self.backend = LocalBackend.open(self.directory, settings=SETTINGS, clock=self.stamp)
@@ -144,7 +144,7 @@ def test_every_kind_of_a_steady_store_stops_growing(tmp_path: Path) -> None:
     site.live_through(range(7, 19))
     after = site.kinds()
     site.engine.close()
-    # Records of resources hold the size history, which has horizons of its own: two weeks and 400 days.
+    # Records of resources hold the size history, which has its own horizons: two weeks and 400 days.
     assert after.pop("resources") < 20_000
     growth = {kind: bytes - before[kind] for kind, bytes in after.items()}
     assert all(grown <= 0.05 * before[kind] + 50 for kind, grown in growth.items()), (before, growth)
@@ -158,10 +158,10 @@ def _events_and_days(site: SteadySite) -> tuple[int, int]:
     return len(facts), max(found.last_time for found in facts) // DAY - FIRST_DAY // DAY
 
 
-def test_slow_readers_do_not_keep_old_pages(site: SteadySite, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_readers_do_not_retain_old_pages(site: SteadySite, monkeypatch: pytest.MonkeyPatch) -> None:
     """An export, a walk through members and a watch, all halfway, while the store is checkpointed a hundred
     times.
-    A transaction that somebody held open instead would make the file grow: that is seen here too.
+    A transaction held open would make the file grow, which is tested too.
     """
     monkeypatch.setattr(members, "EXPORT_PAGE_USERS", 50)
     site.live_through(range(9))

@@ -44,7 +44,7 @@ def input_fault(name: str) -> tuple[str, str, str] | None:
 
 
 @given(st.lists(UPDATES, max_size=8))
-def test_faults_are_those_of_single_updates(updates: list[UserRecord]) -> None:
+def test_column_faults_equal_single_update_faults(updates: list[UserRecord]) -> None:
     columns = user_columns_of(updates)
     found = {}
     for fault in check_user_columns(columns, ALLOWED, LIMITS, input_fault):

@@ -1,4 +1,4 @@
-"""One round of the clock campaign: a random world lived through under a clock that jumps."""
+"""One round of the clock campaign: a random world under a clock that jumps."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ import msgspec
 
 from engine import Engine
 from engine.audiences.live import STORED_AGE_MICROS_MAX
-from engine.audiences.model import MembershipStatus, SavedTarget
+from engine.audiences.model import MemberPage, MembershipStatus, SavedTarget
 from engine.backends.base import Change, EventRecord
 from engine.backends.local.backend import LocalBackend
 from engine.clock import Clock, ClockState
 from engine.criteria.model import Criterion, EventType, Not
+from engine.resources.records import Milestone
 from engine.retention import PAST_QUESTIONS_MICROS
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_SECOND, Micros
 from tests.engine.audiences.running import Running
 from tests.engine.machine import Machine
-from tests.engine.site import did
+from tests.engine.site import did, statuses_of
 from tests.oracle import world as drawn
 from tests.oracle.evaluate import Oracle
 from tests.oracle.generate import draw_world
@@ -53,7 +54,7 @@ WINDOWED = tuple(
 
 
 class ClockFault(AssertionError):
-    """Something is not as it must be."""
+    """A violated expectation."""
 
 
 class ClockRound:
@@ -77,7 +78,7 @@ class ClockRound:
         self._lines = _Lines()
         self._refreshed: Micros = 0
         self._lag: Micros = 0
-        """How long the service was off before it started under a wrong clock: what it cannot know of."""
+        """Downtime before starts under a wrong clock: unknown to the service until it believes the clock."""
         self.steps = 0
         self.jumps = 0
         self.removals = 0
@@ -97,7 +98,7 @@ class ClockRound:
             self._right_for_days()
             self._engine.close()
 
-    # --- what happens ---------------------------------------------------------------------------------------
+    # --- operations -----------------------------------------------------------------------------------------
 
     def _open(self) -> None:
         self.clock = Clock(self.machine.wall, self.machine.monotonic)
@@ -153,10 +154,16 @@ class ClockRound:
         batch = drawn.Batch((record,), f"request-{number}")
         self._running.apply(self._world.account, batch)
         self._happened.append(batch)
-        self._sentinels.append((self.machine.real - self._lag, record))
+        self._sentinels.append((self.machine.real - self._behind(), record))
+
+    def _behind(self) -> Micros:
+        """How much earlier than it is the service may take an arrival to be."""
+        if self.clock.settled() >= self.machine.real:
+            self._lag = 0
+        return self._lag
 
     def _step(self) -> None:
-        """Time passes; perhaps the clock is wrong for a while, perhaps the service is restarted."""
+        """Time passes; the clock may be wrong for a while, and the service may restart."""
         self.steps += 1
         self._pass(self._source.choice(STEPS))
         match self._source.randrange(6):
@@ -187,7 +194,6 @@ class ClockRound:
             self.clock.confirm(self.machine.real)
 
     def _set_wrong(self, wrong: Micros) -> None:
-        self._lag = self._lag if wrong else 0
         lines, jump = self._lines.count, wrong - self.machine.wrong
         self.machine.jump(jump)
         self.clock.now()
@@ -196,12 +202,13 @@ class ClockRound:
             raise ClockFault(f"a jump by {jump} µs left no line in the log")
 
     def _restart(self, wrong: Micros, *, down: Micros | None = None, ends: bool = True) -> None:
-        """The service is stopped and started again, perhaps on a machine that has another time then."""
+        """The service restarts, perhaps with a different clock."""
+        behind = self._behind()
         self._engine.close()
         down = self._source.choice(DOWN) if down is None else down
         self.machine.restart(down)
         self.machine.wrong = wrong
-        self._lag = self._lag + down if wrong else 0
+        self._lag = behind + down if wrong or behind else 0
         self._open()
         self._running.engine = self._engine
         self._work()
@@ -210,7 +217,7 @@ class ClockRound:
             self._set_wrong(0)
 
     def _pass(self, micros: Micros) -> None:
-        """Time passes, and the service looks at its clock and works meanwhile."""
+        """Time passes, while the service reads its clock and works."""
         for part in (min(micros, 61 * SECOND), max(0, micros - 61 * SECOND)):
             self.machine.pass_time(part)
             self._work()
@@ -228,7 +235,7 @@ class ClockRound:
         self._check_sentinels()
         self._check_duplicates()
 
-    # --- what must be so ------------------------------------------------------------------------------------
+    # --- expectations ---------------------------------------------------------------------------------------
 
     def _look(self) -> None:
         """While the clock is right, answers are right."""
@@ -242,7 +249,7 @@ class ClockRound:
         self._refreshed = self.clock.now()
 
     def _check_sentinels(self) -> None:
-        """Whatever the clock shows, no event is gone that a right one keeps."""
+        """Whatever the clock shows, no event is removed that a right one would keep."""
         oldest = self._right_removal() if self._world.event_retention else None
         due = sum(oldest is None or record.time >= oldest for _, record in self._sentinels)
         facts = self._engine.backend.event_names(self._world.account, prefix=SENTINEL, limit=100)
@@ -251,7 +258,7 @@ class ClockRound:
             raise ClockFault(f"{due} events are to be kept, {kept} are left")
 
     def _check_duplicates(self) -> None:
-        """Nor is an event id or a request id forgotten."""
+        """Nor does an event id or a request id expire."""
         if not self._sentinels:
             return
         number = self._source.randrange(len(self._sentinels))
@@ -269,22 +276,33 @@ class ClockRound:
         if answer.duplicates != 1:
             raise ClockFault(f"event id {record.event_id} was forgotten")
 
-    def _oracle(self) -> Oracle:
+    def _oracle(self, instant: Micros) -> Oracle:
         operations = tuple(self._happened)
-        return Oracle(msgspec.structs.replace(self._world, operations=operations), self.machine.real)
+        return Oracle(msgspec.structs.replace(self._world, operations=operations), instant)
+
+    def _instant(self, milestone: Milestone) -> Micros:
+        """The instant that checks of a milestone answer for. Stored memberships follow time second by second,
+        and some worlds have a retention or windows of microseconds.
+        """
+        current = self._engine.live.current(milestone.audience)
+        return self.clock.now() if current is None else current.as_of
 
     def _check_answers(self) -> None:
-        oracle = self._oracle()
-        expected = oracle.all_members()
+        oracle = self._oracle(self.machine.real)
+        expected = {self.machine.real: oracle.all_members()}
         members = self._checked(sorted({*oracle.users, "nobody"}))
         for milestone_id, milestone in self._built.items():
-            wanted = set(expected[milestone_id])
+            instant = self._instant(milestone)
+            if instant not in expected:
+                expected[instant] = self._oracle(instant).all_members()
+            wanted = set(expected[instant][milestone_id])
             if members[milestone_id] != wanted:
                 raise ClockFault(f"checks of {milestone_id}: {members[milestone_id]}, the oracle {wanted}")
             counted = self._engine.sizes.count(milestone.name).users
             estimated = self._engine.sizes.estimate(SavedTarget(milestone.name)).size.users
-            if (counted, estimated) != (len(wanted), len(wanted)):
-                raise ClockFault(f"{milestone_id}: {counted} and {estimated}, the oracle {len(wanted)}")
+            size = len(expected[self.machine.real][milestone_id])
+            if (counted, estimated) != (size, size):
+                raise ClockFault(f"{milestone_id}: {counted} and {estimated}, the oracle {size}")
             folded = self._folded.get(milestone.audience)
             if folded is not None and folded != wanted:
                 raise ClockFault(f"changes of {milestone_id} fold to {folded}, the oracle {wanted}")
@@ -292,8 +310,8 @@ class ClockRound:
     def _agree(self, *, folded: bool = True) -> None:
         """Also under a wrong clock, checks and lists say the same, and after a refresh folded changes."""
         listed = {
-            milestone_id: {u for page in self._engine.members.export(m.name) for u in page.user_ids}
-            for milestone_id, m in self._built.items()
+            milestone_id: {u for page in self._pages(milestone) for u in page.user_ids}
+            for milestone_id, milestone in self._built.items()
         }
         users = sorted({"nobody", *(user for members in listed.values() for user in members)})
         checked = self._checked(users)
@@ -304,12 +322,17 @@ class ClockRound:
             if folded and members is not None and members != listed[milestone_id]:
                 raise ClockFault(f"changes of {milestone_id} fold to {members}, lists say {listed}")
 
+    def _pages(self, milestone: Milestone) -> Iterator[MemberPage]:
+        return self._engine.members.export(milestone.name, as_of=self._instant(milestone))
+
     def _checked(self, user_ids: list[str]) -> dict[str, set[str]]:
         audiences = [milestone.audience for milestone in self._built.values()]
         answer = self._engine.members.batch_check(self._world.account, user_ids, audiences)
         return {
             milestone_id: {
-                user.user_id for user in answer.users if user.statuses[column] is MembershipStatus.MEMBER
+                user_id
+                for user_id, statuses in statuses_of(answer)
+                if statuses[column] is MembershipStatus.MEMBER
             }
             for column, milestone_id in enumerate(self._built)
         }
@@ -327,7 +350,7 @@ class ClockRound:
         (members.add if change.entered else members.remove)(change.user_id)
 
     def _right_for_days(self) -> None:
-        """The clock stays right, is believed in the end, and what is due goes."""
+        """The clock stays right, is trusted in the end, and expired data is removed."""
         for _ in range(3):
             self._pass(DAY)
         self._look()

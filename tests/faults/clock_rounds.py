@@ -5,10 +5,10 @@
 
 In each round a world of the oracle happens in a store with activated audiences and, most times, a retention.
 After each step
-1. no event is removed, and no event id or request id forgotten, that would be kept by a clock that is right;
-2. checks, lists and the change logs say the same, also while the clock is wrong; each jump has left a line;
+1. no event, event id or request id is removed that a right clock would keep;
+2. checks, lists and change logs agree, even while the clock is wrong; each jump is logged;
 3. once the clock is right, counts, estimates, checks and accumulated changes are those of the oracle;
-4. in the end the clock is believed, and what the retention is over for is removed.
+4. in the end the clock is trusted, and events past the retention are removed.
 
 Round n of a seed is the same on every machine. Stops at the first fault, and exits with 1.
 """
@@ -57,7 +57,7 @@ def play(job: tuple[int, int]) -> Played:
 
 
 def run(seed: int, first: int, rounds: int, jobs: int) -> int:
-    """Plays the rounds and prints how it goes; the exit code."""
+    """Runs the rounds, prints progress and returns the exit code."""
     print(f"{rounds} rounds from {first} on, --seed {seed}", flush=True)
     began = printed = time.monotonic()
     done, jumps, removals = 0, 0, 0

@@ -2,10 +2,10 @@
 
     python -m tests.faults.damage --flips 300 --seed 7
 
-For each flip the byte is changed in the file, and in a process of its own 1. the store is verified; 2. it
+For each flip the byte is changed in the file, and in a separate process 1. the store is verified; 2. it
 is opened and asked everything that can be asked, backed up, written to, checkpointed, opened again and asked
-   again. Every answer has to be the one of the store that was not damaged, or an error that is meant; a
-   backup has to be refused, or to have the same content.
+   again. Every answer must be that of the undamaged store, or an expected error; a
+   backup must be refused or have the same content.
 
 So a flip ends as *refused* (the store does not open, with a message), *errors* (some calls are refused, all
 others are right), *right* (all of them), *wrong* or *crashed*. Verification has to *find* the damage, or all
@@ -66,11 +66,11 @@ class Observed:
     answers: dict[str, str] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     unmeant: dict[str, str] = field(default_factory=dict)
-    """Errors that nobody raises on purpose."""
+    """Unexpected errors."""
     found: str = ""
-    """What verification found first, "" when nothing."""
+    """The first finding of the verification; "" when there is none."""
     is_equal: bool = False
-    """Whether every key and value is what it was."""
+    """Whether every key and value is unchanged."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,12 @@ class Ended:
 
     @property
     def is_bad(self) -> bool:
-        """Whether that must not be."""
+        """Whether this outcome is a failure."""
         return self.outcome in ("wrong", "crashed") or self.verdict == "missed"
 
 
 class Campaign:
-    """One store, damaged again and again."""
+    """One store, damaged repeatedly."""
 
     def __init__(self, room: Path, seed: int) -> None:
         self._room = room
@@ -141,7 +141,7 @@ class Campaign:
         return Ended(flip, outcome, verdict, detail)
 
     def _observed(self, flip: Flip | None) -> Observed | str:
-        """What a process of its own sees; a text when it does not come to an end."""
+        """The outcome of a separate process; a text when it did not finish."""
         for file, content in self._files.items():
             # Overwrite the files: the lock file tells a store from a copy.
             (self._room / "store" / file).write_bytes(content)
@@ -160,7 +160,7 @@ class Campaign:
 
 
 def _as_child(read: int, write: int, work: object) -> None:
-    """Does the work, tells what came of it, and ends this process."""
+    """Does the work, reports the outcome, and ends this process."""
     os.close(read)
     signal.alarm(PLACE_SECONDS_MAX)
     try:
@@ -174,7 +174,7 @@ def _as_child(read: int, write: int, work: object) -> None:
 
 
 def observe(room: Path, flip: Flip | None, content: dict[str, dict[bytes, bytes]]) -> Observed:
-    """Damages the store and asks it everything."""
+    """Damages the store and runs all questions."""
     store = room / "store"
     seen = Observed()
     with tempfile.TemporaryDirectory(dir=room) as directory:
@@ -244,7 +244,7 @@ def damage(directory: Path, flip: Flip) -> None:
 
 
 def verified(directory: Path) -> str:
-    """The first thing that is wrong with a store, "" when nothing is."""
+    """The first fault of a store; "" when there is none."""
     try:
         for finding in offline.verify_store(directory):
             if isinstance(finding, StoreFault):
@@ -255,7 +255,7 @@ def verified(directory: Path) -> str:
 
 
 def content_of(directory: Path) -> dict[str, dict[bytes, bytes]]:
-    """Every key and value of a store, but for the number of the last commit, which a copy has of its own."""
+    """Every key and value of a store, but for the number of the last commit, which differs in a copy."""
     content = {}
     for name in ("index", "log"):
         environment = lmdb.open(str(directory / name), readonly=True, lock=False)

@@ -1,6 +1,6 @@
 """Where a store can be damaged: every byte of its two files, by what it is a byte of.
 
-The files are read page by page here, by hand, and not with what the store reads them with.
+The files are parsed page by page here, independently of the code that the store uses.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class _File:
 
     def _node(self, at: int, is_branch: bool, is_free_list: bool, kind: str) -> Iterator[Span]:
         low, high, flags, size = struct.unpack_from("<HHHH", self._content, at)
-        yield self._span(f"{kind}: node", at, NODE)
+        is_big = not is_branch and flags == BIG
+        yield self._span(f"{kind}: {'node of a large value' if is_big else 'node'}", at, NODE)
         key = self._content[at + NODE : at + NODE + size]
         if is_branch:
             yield self._span(f"{kind}: key", at + NODE, size)
@@ -80,7 +81,7 @@ class _File:
         family = "free list" if is_free_list else family_of(key).name
         yield self._span(f"{family} key", at + NODE, size)
         data, length = at + NODE + size, low | high << 16
-        if flags != BIG:
+        if not is_big:
             yield self._span(f"{family} value", data, length)
             return
         yield self._span(f"{family} place of value", data, 8)

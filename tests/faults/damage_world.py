@@ -1,11 +1,24 @@
-"""A small store with keys of every family, and all that can be asked about it."""
+"""A small store with keys of every family, and all questions about it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.backends.base import Contains, Count, EventRecord, Members, Record, UserRecord
+from engine.backends.base import (
+    AttributeLookup,
+    ConsentLookup,
+    Contains,
+    Count,
+    EventLookup,
+    EventRecord,
+    IdentityLookup,
+    Lookup,
+    Members,
+    Record,
+    UserLookup,
+    UserRecord,
+)
 from engine.backends.local.backend import LocalBackend
 from engine.backends.local.settings import LocalSettings
 from engine.criteria.model import Aggregate, ConsentState, Equals, EventType, Text
@@ -30,7 +43,7 @@ from engine.values import MICROS_PER_DAY
 from tests.conformance.as_columns import columns_of
 from tests.conformance.site import ACCOUNT, APP, AUDIENCE, JOURNEY, NOON, SHOP, WEB, event, plan_of, update
 
-SETTINGS = LocalSettings(groups=2, checkpoint_seconds=3_600.0)
+SETTINGS = LocalSettings(groups=2, checkpoint_s=3_600.0)
 OTHER = "accounts/other"
 OTHER_INPUT = f"{OTHER}/workspaces/main/inputs/web"
 USERS = [f"user-{number}" for number in range(400)]
@@ -68,7 +81,7 @@ def records(round_: int) -> list[Record]:
 
 
 def make(directory: Path) -> None:
-    """Makes the store, some of its entries only in the log."""
+    """Creates the store, with some entries only in the log."""
     backend = LocalBackend.open(directory / "made", settings=SETTINGS)
     for round_ in range(3):
         backend.append(ACCOUNT, records(round_), request_id=f"request-{round_}")
@@ -146,11 +159,25 @@ PLANS: dict[str, Plan] = {
     "the other account": plan_of(Universe(inputs=(OTHER_INPUT,)), account=OTHER),
 }
 
+NOTES = AttributeLookup(inputs=(WEB,), workspaces=(SHOP,), key="note")
+PAGES = EventLookup(inputs=(APP,), name="view", key="page")
+LOOKUPS: tuple[Lookup, ...] = (
+    NOTES,
+    PAGES,
+    EventLookup(inputs=(WEB,)),
+    EventLookup(inputs=(APP, WEB), key="price"),
+    EventLookup(inputs=(APP,), name="buy"),
+    AttributeLookup(inputs=(WEB,), workspaces=(SHOP,), key="age"),
+    IdentityLookup(inputs=(WEB,), type="email"),
+    ConsentLookup(inputs=(WEB,), regulation="gdpr", purpose="ads"),
+    UserLookup(inputs=(WEB,), others=(APP,)),
+)
+
 Ask = Callable[[LocalBackend], object]
 
 
 def questions() -> dict[str, Ask]:
-    """What changes nothing, by name."""
+    """Read-only questions, by name."""
     asked: dict[str, Ask] = {}
     for name, plan in PLANS.items():
         asked[f"size: {name}"] = lambda b, p=plan: b.execute(p, Count()).sizes  # type: ignore[misc]
@@ -159,10 +186,12 @@ def questions() -> dict[str, Ask]:
     for user_id in ASKED_USERS:
         asked[f"profile: {user_id}"] = lambda b, u=user_id: repr(b.profile(ACCOUNT, u))  # type: ignore[misc]
     asked |= {
-        "revision": lambda b: b.revision(),
-        "statistics": lambda b: (b.stats().users, b.stats().events),
+        "revision": _revision,
+        "statistics": _statistics,
         "universe": lambda b: b.universe_size(ACCOUNT, [WEB, APP]),
-        "names": lambda b: repr([sorted(names) for names in _fields(b.seen_names(ACCOUNT))]),
+        "lookups": lambda b: [(each.is_there, sorted(each.kinds)) for each in b.look_up(ACCOUNT, LOOKUPS)],
+        "notes looked at": lambda b: b.find_text(ACCOUNT, NOTES, lambda text: text.startswith("2")),
+        "pages looked at": lambda b: b.find_text(ACCOUNT, PAGES, lambda text: text == "/9"),
         "event names": lambda b: b.event_names(ACCOUNT, limit=ALL),
         "user attributes": lambda b: b.user_attributes(ACCOUNT, limit=ALL),
         "event attributes": lambda b: b.event_attributes(ACCOUNT, "buy", limit=ALL),
@@ -170,6 +199,8 @@ def questions() -> dict[str, Ask]:
         "tags": lambda b: b.attribute_values(ACCOUNT, SHOP, "tags", limit=ALL),
         "ages": lambda b: b.attribute_values(ACCOUNT, SHOP, "age", limit=ALL),
         "notes": lambda b: b.attribute_values(ACCOUNT, SHOP, "note", limit=ALL),
+        "prices": lambda b: b.event_attribute_values(ACCOUNT, "buy", "price", limit=ALL),
+        "pages": lambda b: b.event_attribute_values(ACCOUNT, "view", "page", limit=ALL),
         "membership": lambda b: b.membership(AUDIENCE),
         "stored members": lambda b: sorted(b.stored_members(AUDIENCE, Members(limit=ALL)).user_ids),
         "changes": lambda b: b.changes(AUDIENCE, 0, ALL),
@@ -179,12 +210,27 @@ def questions() -> dict[str, Ask]:
     return asked
 
 
-def _fields(value: object) -> list[frozenset[str]]:
-    return [getattr(value, name) for name in ("events", "user_attributes", "event_attributes")]
+def _revision(backend: LocalBackend) -> int:
+    """The revision that the next write follows: none while the log could not be replayed to its end."""
+    fault = backend.write_fault()
+    if fault is not None and "applied_revision" in fault.metadata:
+        raise fault
+    return backend.revision()
+
+
+def _checkpointed(backend: LocalBackend) -> int:
+    backend.checkpoint()
+    return _revision(backend)
+
+
+def _statistics(backend: LocalBackend) -> tuple[int, int]:
+    """Users and events at that revision."""
+    _revision(backend)
+    return backend.stats().users, backend.stats().events
 
 
 def writes() -> dict[str, Ask]:
-    """What changes something, in this order; the answers say what was known of what came before."""
+    """Writes, in this order; their answers reveal the earlier state."""
     again = records(1)[:300]
     return {
         "a request again": lambda b: b.append(ACCOUNT, records(2), request_id="request-2"),
@@ -206,5 +252,5 @@ def writes() -> dict[str, Ask]:
         "erase": lambda b: b.erase(ACCOUNT, ["user-20", "nobody"]).accepted,
         "refresh": lambda b: b.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD),
         "a document": lambda b: b.documents.commit({"c/document": b"new"}),
-        "checkpoint": lambda b: b.checkpoint(),
+        "checkpoint": _checkpointed,
     }

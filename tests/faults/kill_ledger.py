@@ -1,6 +1,6 @@
-"""What the writers of the kill rounds sent, what was acknowledged, and so what must be in the store.
+"""The ledger of the kill rounds: what was sent, what was acknowledged, and so what must be in the store.
 
-A writer has users of its own, and each of its events a *slot*: no two events of a user share one, so user and
+A writer has its own users, and each of its events a *slot*: no two events of a user share one, so user and
 slot name an event, and the set of a user's slots says exactly which of its events are there. A writer's
 batches are taken in the order in which it sends them: those in flight at a kill are there up to some batch
 and not from there on, each wholly or not at all.
@@ -15,7 +15,7 @@ from datetime import datetime
 
 SLOTS = 16
 REFUSED_SLOT = SLOTS - 1
-"""The slot of rows that the service must refuse: nobody may ever have it."""
+"""The slot of rows that the service must reject: no user may ever have it."""
 
 Slots = int
 """A set of slots, as bits."""
@@ -40,7 +40,7 @@ class EventRow:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a batch is answered, but for its revision."""
+    """The answer to a batch, without its revision."""
 
     accepted: int
     duplicates: int
@@ -67,7 +67,7 @@ class EventLedger:
 
     def __init__(self) -> None:
         self.present: dict[str, Slots] = {}
-        """What must be in the store: acknowledged, or found there after a kill."""
+        """Batches that must be in the store: acknowledged, or found there after a kill."""
         self.answered: deque[EventBatch] = deque(maxlen=64)
         """The latest batches that have a request id and are in the store."""
         self.lost: list[EventBatch] = []
@@ -83,7 +83,7 @@ class EventLedger:
     # --- while the service runs -----------------------------------------------------------------------------
 
     def send(self, rows: Iterable[EventRow], request_id: str = "") -> EventBatch:
-        """Notes a batch that is about to be sent, behind those in flight."""
+        """Records a batch that is about to be sent, after those in flight."""
         first = self._requests.get(request_id)
         if first is not None:
             batch = EventBatch(first.rows, request_id, first.expected, repeats=first)
@@ -109,7 +109,7 @@ class EventLedger:
         return Answer(accepted, duplicates, tuple(refused))
 
     def acknowledge(self, answer: Answer, revision: int) -> None:
-        """Notes the answer to the first batch in flight: what is in it is owed from here on."""
+        """Records the answer to the first batch in flight: its content is owed from now on."""
         batch = self._in_flight.popleft()
         if answer != batch.expected:
             self.faults.append(f"{batch.request_id!r} was answered {answer}, not {batch.expected}")
@@ -139,8 +139,8 @@ class EventLedger:
         return frozenset(self._touched)
 
     def settle(self, observed: Mapping[str, Slots]) -> Faults:
-        """Finds out from the slots of the touched users which of the batches in flight are in the store, and
-        what is missing, there without reason, or torn.
+        """Determines from the slots of the touched users which batches in flight are in the store, and
+        reports missing, unexpected and torn ones.
         """
         before = {user_id: self.present.get(user_id, 0) for user_id in self._touched}
         applied = True
@@ -216,7 +216,7 @@ class UpdateBatch:
 
     @property
     def refused(self) -> tuple[int, ...]:
-        """The rows that the service must refuse."""
+        """The rows that the service must reject."""
         return tuple(index for index, row in enumerate(self.rows) if row.fault)
 
 
@@ -238,12 +238,12 @@ class UserLedger:
     _touched: set[str] = field(default_factory=set)
 
     def send(self, batch: UpdateBatch) -> None:
-        """Notes a batch that is about to be sent."""
+        """Records a batch that is about to be sent."""
         self._in_flight = batch
         self._touched.update(row.user_id for row in batch.rows)
 
     def acknowledge(self, accepted: int, refused: tuple[int, ...], revision: int) -> None:
-        """Notes the answer to the batch in flight."""
+        """Records the answer to the batch in flight."""
         batch = self._in_flight
         assert batch is not None
         if refused != batch.refused or accepted != len(batch.rows) - len(refused):
@@ -277,7 +277,7 @@ class UserLedger:
         return frozenset(self._touched)
 
     def values(self, user_ids: Iterable[str]) -> dict[AttributeRef, float]:
-        """What the store must show of these users."""
+        """The expected state of these users."""
         wanted = set(user_ids)
         return {at: value for at, (_, value) in self.present.items() if at[0] in wanted and value is not None}
 

@@ -1,4 +1,4 @@
-"""Questions through the public API whose answers name every event: who has which slot, and who one twice."""
+"""Questions through the public API whose answers identify every event: slots by user, and duplicates."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from milepost import Client
 from milepost.criteria import any_of, event, event_attribute
 from milepost.errors import NotFound
+from milepost.outputs import FileOutput
 from milepost.v1.audience_service_pb2 import (
     MEMBERSHIP_STATUS_MEMBER,
     BatchCheckMembershipRequest,
@@ -36,9 +37,9 @@ def prepare(client: Client) -> list[str]:
     for journey, criterion in criteria.items():
         client.ensure_journey(journey)
         audiences.append(client.ensure_milestone(journey, "reached", criteria=criterion).audience)
-    output = client.ensure_file_output("file")
+    output = client.ensure_output("file", FileOutput(path="file"))
     client.ensure_connection("first-slot", target=audiences[0], output=output.name)
-    client.activate("first-slot")
+    client.activate_connection("first-slot")
     return audiences
 
 
@@ -51,7 +52,7 @@ class Questions:
         self._at_least = at_least
 
     def slots(self, user_ids: Sequence[str]) -> tuple[dict[str, Slots], set[str]]:
-        """The slots of each of these users, and those users who have one of them twice."""
+        """The slots of each of these users, and the users with a duplicate."""
         slots: dict[str, Slots] = {}
         doubled: set[str] = set()
         users_max = PAIRS_MAX // len(self._audiences)
@@ -72,7 +73,7 @@ class Questions:
         return slots, doubled
 
     def all_slots(self) -> tuple[dict[str, Slots], set[str]]:
-        """The same of every user that has any, from whole audiences."""
+        """The same for every user with events, from whole audiences."""
         slots: dict[str, Slots] = {}
         for slot, audience in enumerate(self._audiences[:SLOTS]):
             for user_id in self._members(audience):
@@ -86,7 +87,7 @@ class Questions:
             yield from page.user_ids
 
     def attributes(self, user_ids: Iterable[str]) -> dict[AttributeRef, float]:
-        """Every number that is known of these users, those that there are, by user and attribute."""
+        """Every number attribute of the existing ones among these users, by user and attribute."""
         found: dict[AttributeRef, float] = {}
         for user_id in user_ids:
             request = GetUserRequest(parent=self._client.account_name, user_id=user_id)

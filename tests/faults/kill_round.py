@@ -22,11 +22,11 @@ from tests.faults.kill_questions import Questions, prepare
 from tests.faults.kill_trios import TrioLedger, TrioWriter
 from tests.faults.kill_writers import (
     EventWriter,
+    Revision,
     StreamWriter,
     UnaryWriter,
     UserWriter,
     Writer,
-    revision_number,
 )
 
 ACCOUNT_ID = "kill"
@@ -34,7 +34,7 @@ STREAMS = 3
 WRITING_S = (0.01, 0.6)
 STOPPING_S_MAX = 0.15
 STARTING_S = 0.5
-"""What the first start is taken to last."""
+"""Assumed duration of the first start."""
 WHOLE_ROUNDS = 25
 FAULTS_SHOWN_MAX = 20
 FLAGS = ("--log-level", "error", "--refresh-interval-ms", "50")
@@ -44,7 +44,7 @@ CHECKPOINTS: tuple[tuple[str, ...], ...] = (
     ("--checkpoint-records", "300", "--checkpoint-s", "0.05"),
     ("--checkpoint-s", "0.3"),
 )
-"""Checkpointing hardly ever, all the time, and now and then."""
+"""Checkpoint settings: rarely, constantly, and sometimes."""
 KILLED_STARTING_PERCENT = 15
 KILLED, KILLED_CHECKPOINTING = "killed", "killed after a commit to the index"
 KILLED_STOPPING, STOPPED = "killed while stopping", "stopped"
@@ -56,12 +56,12 @@ COMMIT_BYTES = 2 * 4_096
 
 
 class RoundFailed(Exception):
-    """The service did not keep what it owed; the message says what."""
+    """The service lost acknowledged data; the message has details."""
 
 
 @dataclass
 class Tally:
-    """What happened in some rounds. Only what was acknowledged first time counts as events and updates."""
+    """Figures of some rounds. Only first acknowledgements count as events and updates."""
 
     rounds: int = 0
     events: int = 0
@@ -74,7 +74,7 @@ class Tally:
     ends: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Tally) -> None:
-        """Takes the figures of other rounds in."""
+        """Adds the figures of other rounds."""
         self.rounds += other.rounds
         self.events += other.events
         self.updates += other.updates
@@ -109,7 +109,7 @@ class KillRounds:
         self._trio_writer = TrioWriter(STREAMS + 2, sources[STREAMS + 2])
 
     def round(self) -> None:
-        """Starts the service, compares what it kept, and ends it while clients write. Raises RoundFailed."""
+        """Starts the service, compares its data, and kills it while clients write. Raises RoundFailed."""
         with self._started() as service, Client(service.target, account=ACCOUNT_ID) as client:
             self._check(client, whole=self.tally.rounds % WHOLE_ROUNDS == 0)
             self.tally.rounds += 1
@@ -149,7 +149,7 @@ class KillRounds:
 
     @contextlib.contextmanager
     def _started(self) -> Iterator[ServiceProcess]:
-        """The service, started; now and then killed while it starts, and started again."""
+        """Starts the service; sometimes kills it during the start and starts it again."""
         flags = (*FLAGS, *self._source.choice(CHECKPOINTS))
         while self._source.randrange(100) < KILLED_STARTING_PERCENT:
             self.tally.ends["killed while starting"] += 1
@@ -198,7 +198,7 @@ class KillRounds:
             while time.monotonic() < deadline and os.pread(file.fileno(), COMMIT_BYTES, 0) == before:
                 time.sleep(COMMIT_POLL_S)
 
-    # --- what it kept ---------------------------------------------------------------------------------------
+    # --- comparing ------------------------------------------------------------------------------------------
 
     def _check(self, client: Client, *, whole: bool) -> None:
         if not self._audiences:
@@ -208,7 +208,9 @@ class KillRounds:
             acknowledged = max(
                 self._updates.revision, self._trios.revision, *(ledger.revision for ledger in self._ledgers)
             )
-            questions = Questions(client, self._audiences, f"{info.store_id}.{acknowledged:x}")
+            # The token of a write that an earlier process acknowledged.
+            token = acknowledged.token if isinstance(acknowledged, Revision) else ""
+            questions = Questions(client, self._audiences, token)
             faults = self._of_touched_users(questions)
             faults += self._of_everything(questions) if whole else []
             faults += self._of_figures(info, client, acknowledged)
@@ -217,7 +219,7 @@ class KillRounds:
         _raise_if_any(faults)
 
     def _of_touched_users(self, questions: Questions) -> Faults:
-        """Settles what the last round left open."""
+        """Settles the open batches of the last round."""
         touched = sorted(self._trios.touched().union(*(ledger.touched() for ledger in self._ledgers)))
         slots, doubled = questions.slots(touched)
         faults = [f"{user_id} has an event twice" for user_id in doubled]
@@ -265,7 +267,7 @@ class KillRounds:
         faults = []
         if found != expected:
             faults.append(f"events and users are {found}, not {expected}")
-        if revision_number(info.revision) < acknowledged:
+        if Revision.of(info.revision) < acknowledged:
             faults.append(f"the revision is {info.revision}, but {acknowledged:x} was answered")
         return faults
 

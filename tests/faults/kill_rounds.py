@@ -1,16 +1,15 @@
-"""The service killed again and again while clients write, and what it kept held against what it acknowledged.
+"""Kills the service repeatedly while clients write, and compares its data with its acknowledgements.
 
     python -m tests.faults.kill_rounds --rounds 1000 --seed 7
     python -m tests.faults.kill_rounds --rounds 1000 --jobs 2 --directory /var/tmp/rounds
 
-In each round
-1. the service starts on the store that the last round left, now and then killed while it starts;
-2. each acknowledged event must be there once, each batch that was not acknowledged wholly or not at all, and
-   of each attribute the latest value; revisions never go back, and reads can ask for the last one answered;
-3. six clients write through streams and single calls: new batches, batches and events sent before, those
-   that the kill left without an answer, rows and aliases that must be refused, and erasures;
-4. after a random time the process gets SIGKILL, at times right after a commit to its index or while it stops;
-   in many rounds it checkpoints all the while. Now and then it stops in peace.
+In each round 1. the service starts on the store of the last round, and is sometimes killed during the start;
+2. each acknowledged event must be present once, each unacknowledged batch completely or not at all, and each
+attribute with its latest value; revisions never go back, and reads can request the last one returned; 3. six
+clients write through streams and single calls: new batches, repeated batches and events, batches that the
+kill left unanswered, rows and aliases that must be rejected, and erasures; 4. after a random time the process
+gets SIGKILL, sometimes right after a commit to its index or during a stop; in many rounds it checkpoints
+constantly. Sometimes it stops normally.
 
 The users of a round are compared in the next one, everything every `WHOLE_ROUNDS`. The seed chooses batches
 and moments, but not where exactly a process ends. Stops at the first difference, keeps the store, and exits
@@ -47,7 +46,7 @@ class Job:
 
 
 def play(job: Job) -> tuple[Tally, str]:
-    """The rounds of a job: what happened, and the fault that ended them ("" = none)."""
+    """Runs the rounds of a job. Returns their figures, and the fault that ended them ("" = none)."""
     played = KillRounds(job.directory, job.seed)
     printed = time.monotonic()
     try:
@@ -64,7 +63,7 @@ def play(job: Job) -> tuple[Tally, str]:
 
 
 def run(seed: int, rounds: int, jobs: int, directory: Path) -> int:
-    """Plays the rounds, `jobs` stores at a time, and prints what came of them; the exit code."""
+    """Runs the rounds, `jobs` stores at a time, prints the outcome and returns the exit code."""
     print(f"{rounds} rounds, --seed {seed}", flush=True)
     began = time.monotonic()
     share = -(-rounds // jobs)

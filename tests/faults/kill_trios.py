@@ -1,4 +1,4 @@
-"""A client that makes users aliases and erases them: three new users at a time, in the same five steps.
+"""A client that merges and erases users: three new users at a time, in the same five steps.
 
 1. `x`, `y` and `z` have an event each.   2. `x` becomes `y`.   3. `y` is to become `x`, which is refused.
 4. `x`, who is `y` by now, has another event.   5. `z` is erased.
@@ -14,7 +14,7 @@ from milepost import Client
 from milepost.errors import FailedPrecondition
 from milepost.v1.ingest_service_pb2 import AliasUserRequest, DeleteUsersRequest, IngestEventsRequest
 from tests.faults.kill_ledger import EventRow, Faults, Slots
-from tests.faults.kill_writers import CALL_S, INPUTS, Writer, event_message, revision_number
+from tests.faults.kill_writers import CALL_S, INPUTS, Revision, Writer, event_message
 
 STATES: tuple[tuple[Slots, Slots, Slots], ...] = (
     (0, 0, 0),
@@ -26,7 +26,7 @@ STATES: tuple[tuple[Slots, Slots, Slots], ...] = (
 )
 """Expected slots of `x`, `y` and `z` after each step. An alias has the slots of its user."""
 ALIASED = 2
-"""Steps after which `x` is no user any more."""
+"""Steps after which `x` is no longer a user."""
 
 Trio = tuple[str, str, str]
 
@@ -48,11 +48,11 @@ class TrioLedger:
         self._touched.add(trio)
 
     def send(self, trio: Trio) -> None:
-        """Its next step is about to be sent."""
+        """Records that its next step is about to be sent."""
         self._in_flight = trio
 
     def acknowledge(self, revision: int) -> None:
-        """That step was answered, at this revision (0 = it was refused)."""
+        """Records the answer to that step, with its revision (0 = refused)."""
         assert self._in_flight is not None
         self._steps[self._in_flight] += 1
         self.done += self._steps[self._in_flight] == len(STATES) - 1
@@ -64,7 +64,7 @@ class TrioLedger:
         return frozenset(user_id for trio in self._touched for user_id in trio)
 
     def settle(self, observed: Mapping[str, Slots]) -> Faults:
-        """Finds out whether the step in flight was made, and what else is not as it should be."""
+        """Determines whether the step in flight was applied, and reports differences."""
         faults = []
         for trio in sorted(self._touched):
             found = tuple(observed[user_id] for user_id in trio)
@@ -79,7 +79,7 @@ class TrioLedger:
 
     @property
     def present(self) -> dict[str, Slots]:
-        """The slots of every user there must be."""
+        """The expected slots of every user."""
         return {
             user_id: slots
             for trio, steps in self._steps.items()
@@ -121,13 +121,13 @@ class TrioWriter(Writer):
             input=client.input_name(INPUTS[0]),
             events=[event_message(client, row, self.started) for row in rows],
         )
-        return revision_number(client.ingest.IngestEvents(request, timeout=CALL_S).revision)
+        return Revision.of(client.ingest.IngestEvents(request, timeout=CALL_S).revision)
 
     def _alias(self, client: Client, from_user_id: str, to_user_id: str) -> int:
         request = AliasUserRequest(
             parent=client.account_name, from_user_id=from_user_id, to_user_id=to_user_id
         )
-        return revision_number(client.ingest.AliasUser(request, timeout=CALL_S).revision)
+        return Revision.of(client.ingest.AliasUser(request, timeout=CALL_S).revision)
 
     def _refused(self, client: Client, from_user_id: str, to_user_id: str) -> int:
         try:
@@ -140,4 +140,4 @@ class TrioWriter(Writer):
         request = DeleteUsersRequest(parent=client.account_name, user_ids=[user_id])
         response = client.ingest.DeleteUsers(request, timeout=CALL_S)
         assert response.deleted == 1, f"{user_id} was not there to be erased"
-        return revision_number(response.revision)
+        return Revision.of(response.revision)

@@ -1,4 +1,4 @@
-"""Clients that write for as long as the service lives, each into a ledger of its own."""
+"""Clients that write until the service ends, each with its own ledger."""
 
 from __future__ import annotations
 
@@ -51,13 +51,21 @@ TIME_STEPS = 3_000_000
 CALL_S = 30.0
 
 
-def revision_number(token: str) -> int:
-    """The number in a revision token."""
-    return int(token.rpartition(".")[2], 16)
+class Revision(int):
+    """The number of a revision, and the token that an acknowledgement carried."""
+
+    token: str
+
+    @classmethod
+    def of(cls, token: str) -> Revision:
+        """The revision of a token."""
+        found = cls(token.split(".")[1], 16)
+        found.token = token
+        return found
 
 
 class Writer(ABC):
-    """One client. `write` works until the service is gone; `faults` says what else was raised."""
+    """One client. `write` works until the service ends; `faults` has any other error."""
 
     def __init__(self, number: int, source: random.Random) -> None:
         self.number = number
@@ -67,7 +75,7 @@ class Writer(ABC):
         self._sent = 0
 
     def write(self, client: Client, round_number: int) -> None:
-        """Sends batches until the service is gone; whatever else is raised is a fault."""
+        """Sends batches until the service ends; any other error is a fault."""
         try:
             self._write(client, round_number)
         except (Unavailable, Cancelled):
@@ -88,13 +96,13 @@ class Writer(ABC):
         return f"w{self.number}-{self._sent}" if self.chance(60) else ""
 
     def pause(self) -> None:
-        """Now and then does nothing for a moment."""
+        """Pauses occasionally."""
         if self.chance(40):
             time.sleep(self.source.uniform(0.0, PAUSE_S_MAX))
 
 
 class EventWriter(Writer):
-    """Draws batches of events, some of them sent before, and takes their answers."""
+    """Generates batches of events, some of them repeated, and records their answers."""
 
     def __init__(self, number: int, source: random.Random) -> None:
         super().__init__(number, source)
@@ -104,7 +112,7 @@ class EventWriter(Writer):
         self._with_id: deque[EventRow] = deque(maxlen=500)
 
     def _batches(self, round_number: int) -> Iterator[EventBatch]:
-        """Batches without end, each noted as sent: first some of those lost at the last kill."""
+        """Batches without end, each recorded as sent: first some of those lost at the last kill."""
         fresh = (f"w{self.number}-{round_number}-{n}" for n in range(USERS_A_ROUND))
         self._users = [*self._users[-USERS_A_ROUND:], *fresh]
         for lost in self.ledger.lost:
@@ -121,7 +129,7 @@ class EventWriter(Writer):
             yield self.ledger.send(rows, self.next_request_id())
 
     def _row(self, index: int) -> EventRow:
-        """A new event, one with an id that was sent before, or, but not first, one to be refused."""
+        """A new event, a repeated one or, except first, an invalid one."""
         if self._with_id and self.chance(10):
             return self.source.choice(self._with_id)
         user_id = self.source.choice(self._users)
@@ -148,10 +156,10 @@ class EventWriter(Writer):
         )
 
     def take(self, response: IngestEventsResponse) -> None:
-        """Notes an acknowledgement."""
+        """Records an acknowledgement."""
         refused = tuple(rejection.index for rejection in response.rejections)
         answer = Answer(response.accepted, response.duplicates, refused)
-        self.ledger.acknowledge(answer, revision_number(response.revision))
+        self.ledger.acknowledge(answer, Revision.of(response.revision))
 
 
 def event_message(client: Client, row: EventRow, started: datetime) -> Event:
@@ -179,7 +187,7 @@ def event_message(client: Client, row: EventRow, started: datetime) -> Event:
 
 
 class UnaryWriter(EventWriter):
-    """One batch after the other through IngestEvents."""
+    """Sends single batches through IngestEvents."""
 
     def _write(self, client: Client, round_number: int) -> None:
         for batch in self._batches(round_number):
@@ -188,7 +196,7 @@ class UnaryWriter(EventWriter):
 
 
 class StreamWriter(EventWriter):
-    """Batches through StreamEvents, several on their way at a time."""
+    """Sends batches through StreamEvents, several in flight."""
 
     def _write(self, client: Client, round_number: int) -> None:
         requests: queue.SimpleQueue[StreamEventsRequest | None] = queue.SimpleQueue()
@@ -225,7 +233,7 @@ class UserWriter(Writer):
             self.ledger.send(batch)
             response = client.ingest.UpsertUsers(self._request(client, batch), timeout=CALL_S)
             refused = tuple(rejection.index for rejection in response.rejections)
-            self.ledger.acknowledge(response.accepted, refused, revision_number(response.revision))
+            self.ledger.acknowledge(response.accepted, refused, Revision.of(response.revision))
             self.pause()
 
     def _batch(self) -> UpdateBatch:

@@ -1,7 +1,7 @@
-"""Messages of a megabyte that unpack to a gigabyte: refused for what they would take, without taking it.
+"""Messages of a megabyte that unpack to a gigabyte are refused without unpacking.
 
-The service is a process of its own; the kernel says how much memory it had at most (`VmHWM`). It takes an
-import first, so that what it loads for that is there, and goes on afterwards as if nothing had been.
+The service is a separate process; the kernel reports its peak memory (`VmHWM`). It handles an import first,
+to load what that needs, and works normally afterwards.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def take_an_import(service: ServiceProcess) -> None:
     [lambda: batch_of_zeros("zstd"), lambda: batch_of_zeros("lz4"), dictionaries_of_zeros],
     ids=["zstd", "lz4", "dictionaries"],
 )
-def test_an_import_is_held_against_what_it_unpacks_to(service: ServiceProcess, bomb: Bomb) -> None:
+def test_import_is_limited_by_its_unpacked_size(service: ServiceProcess, bomb: Bomb) -> None:
     stream = bomb()
     assert len(stream) < 6_000_000
     most = status_bytes(service.pid, "VmHWM")
@@ -106,7 +106,7 @@ def test_an_import_is_held_against_what_it_unpacks_to(service: ServiceProcess, b
 
 
 @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
-def test_a_compressed_message_is_held_against_what_it_unpacks_to(
+def test_compressed_message_is_limited_by_its_unpacked_size(
     service: ServiceProcess, compression: grpc.Compression
 ) -> None:
     most = status_bytes(service.pid, "VmHWM")

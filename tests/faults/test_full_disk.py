@@ -1,10 +1,10 @@
-"""A service whose files cannot grow any more, until there is room again.
+"""A service whose files cannot grow until there is space again.
 
-Each test sends batches of one event for each of `USERS` users until one is refused, so that the number of
-batches acknowledged is the number of events of everybody, and a batch applied in part or twice would show.
+Each test sends batches of one event for each of `USERS` users until one is refused. So the number of
+acknowledged batches equals the number of events of every user, and a partial or repeated batch would show.
 
-- The log or the index cannot grow: a limit of the process on the size of its files (RLIMIT_FSIZE), set and
-  lifted while it runs, is to it what a full disk is.
+- The log or the index cannot grow: a limit on the size of the process's files (RLIMIT_FSIZE), set and lifted
+at run time, acts like a full disk.
 - The map is full: `--map-bytes` is small, and larger after a restart.
 """
 
@@ -16,8 +16,12 @@ import resource
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from milepost import Client
 from milepost.cli.service_process import ServiceProcess
@@ -32,7 +36,7 @@ from tests.harness import eventually
 USERS = 40
 FILLER_BYTES = 300
 BATCHES_MAX = 5_000
-"""A guard: a test that finds room without end has a limit that does not hold."""
+"""A guard: a test that never fills up has an ineffective limit."""
 ROOM_BYTES = 128 * 1024
 NOON = datetime(2025, 6, 15, 12, tzinfo=UTC)
 
@@ -54,7 +58,7 @@ class Site:
         self._drawn = random.Random(acknowledged)
 
     def send(self) -> None:
-        """One more batch, under an id that says which; raises what the service refuses it with."""
+        """Sends one more batch with a unique id; raises the service's refusal."""
         number = self.acknowledged
         events = [
             make_event(
@@ -73,14 +77,14 @@ class Site:
         self.acknowledged += 1
 
     def send_until_refused(self) -> None:
-        """Batches until there is no room."""
+        """Sends batches until the store is full."""
         for _ in range(BATCHES_MAX):
             if not self.can_send():
                 return
         raise AssertionError("nothing was refused")
 
     def can_send(self) -> bool:
-        """Whether a batch is taken now; it must otherwise be refused because the store is full."""
+        """Whether a batch is accepted now; a refusal must be due to a full store."""
         try:
             self.send()
         except ResourceExhausted as refusal:
@@ -109,11 +113,11 @@ class Site:
         assert last.result.faults == 0
 
     def file_bytes(self, part: str) -> int:
-        """How long a file of the store is."""
+        """Size of a file of the store."""
         return (self.service.data / part / "data.mdb").stat().st_size
 
     def limit_files(self, limit: int) -> None:
-        """The service's files may grow so far from now on."""
+        """Sets the maximum size of the service's files."""
         _, hard = resource.prlimit(self.service.pid, resource.RLIMIT_FSIZE)
         resource.prlimit(self.service.pid, resource.RLIMIT_FSIZE, (limit, hard))
 
@@ -133,7 +137,22 @@ def running(store: Path, *flags: str, acknowledged: int = 0) -> Iterator[Site]:
             yield site
 
 
-def test_a_log_that_cannot_grow_and_then_can(tmp_path: Path) -> None:
+def check_health(site: Site, *, writes: bool) -> None:
+    """Health tells reads from writes, once it has noticed."""
+    health: Any = health_pb2_grpc.HealthStub(grpc.insecure_channel(site.service.target))
+    serving = HealthCheckResponse.SERVING
+
+    def is_noticed() -> bool:
+        status = health.Check(HealthCheckRequest(service="milepost.v1.IngestService")).status
+        # A full log counts as full for some seconds after an attempt.
+        return bool((status == serving) is writes and site.can_send() is writes)
+
+    eventually(is_noticed)
+    for service in ("", "milepost.v1.AudienceService"):
+        assert health.Check(HealthCheckRequest(service=service)).status == serving
+
+
+def test_writes_resume_when_the_log_can_grow_again(tmp_path: Path) -> None:
     with running(tmp_path / "store", *NEVER_CHECKPOINTS) as site:
         site.send()
         site.limit_files(max(site.file_bytes("log"), site.file_bytes("index")) + ROOM_BYTES)
@@ -142,9 +161,11 @@ def test_a_log_that_cannot_grow_and_then_can(tmp_path: Path) -> None:
         # Refused again, and answered again: nothing of a refused batch is there.
         site.send_until_refused()
         site.check_answers()
+        check_health(site, writes=False)
         site.limit_files(resource.RLIM_INFINITY)
         for _ in range(3):
             site.send()
+        check_health(site, writes=True)
         site.check_answers()
         acknowledged = site.acknowledged
         site.service.kill()
@@ -153,7 +174,7 @@ def test_a_log_that_cannot_grow_and_then_can(tmp_path: Path) -> None:
         site.check_soundness()
 
 
-def test_an_index_that_cannot_grow_and_then_can(tmp_path: Path) -> None:
+def test_writes_resume_when_the_index_can_grow_again(tmp_path: Path) -> None:
     with running(tmp_path / "store", *CHECKPOINTS_OFTEN) as site:
         grow_the_index(site)
         site.limit_files(site.file_bytes("index") + ROOM_BYTES)
@@ -161,16 +182,18 @@ def test_an_index_that_cannot_grow_and_then_can(tmp_path: Path) -> None:
         assert site.refusal == INDEX_IS_FULL
         site.check_answers()
         assert not site.can_send()
+        check_health(site, writes=False)
         site.limit_files(resource.RLIM_INFINITY)
         # What the log holds is checkpointed by the next attempt, after which writes are taken.
         eventually(site.can_send)
+        check_health(site, writes=True)
         for _ in range(3):
             site.send()
         site.check_answers()
         site.check_soundness()
 
 
-def test_an_index_that_cannot_grow_when_the_service_is_killed(tmp_path: Path) -> None:
+def test_kill_while_the_index_cannot_grow(tmp_path: Path) -> None:
     with running(tmp_path / "store", *CHECKPOINTS_OFTEN) as site:
         grow_the_index(site)
         site.limit_files(site.file_bytes("index") + ROOM_BYTES)
@@ -192,7 +215,7 @@ def grow_the_index(site: Site) -> None:
 
 
 @pytest.mark.parametrize("flags", [NEVER_CHECKPOINTS, CHECKPOINTS_OFTEN], ids=["log", "index"])
-def test_a_map_that_is_full_and_larger_after_a_restart(tmp_path: Path, flags: tuple[str, ...]) -> None:
+def test_full_map_can_be_enlarged_by_a_restart(tmp_path: Path, flags: tuple[str, ...]) -> None:
     with running(tmp_path / "store", "--map-bytes", str(2 << 20), *flags) as site:
         site.send_until_refused()
         site.check_answers()

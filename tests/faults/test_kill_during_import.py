@@ -1,10 +1,9 @@
-"""A service killed in the middle of an import, started again, and the same command once more.
+"""A service killed during an import and restarted, and the import repeated.
 
-1. A file is imported; when half of its rows have gone out the service is killed with SIGKILL.
-2. The service starts again on the same store: every acknowledged segment is there.
-3. The import is run again. It goes on behind what was acknowledged, and the segment that was under way when
-   the service died, of which the store may have a part, is sent once more.
-4. Every event is there once, as after an import that nothing disturbed.
+1. A file is imported; when half of its rows have gone out the service is killed with SIGKILL. 2. The service
+starts again on the same store: every acknowledged segment is there. 3. The import is run again. It continues
+after the acknowledged rows, and repeats the segment that was in flight at the kill, of which the store may
+have a part. 4. Every event is stored once, as after an undisturbed import.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def write_file(path: Path) -> None:
     pyarrow.parquet.write_table(pa.table(columns), path)
 
 
-def test_an_import_that_was_killed_and_run_again_counts_every_event_once(tmp_path: Path) -> None:
+def test_repeated_import_after_a_kill_counts_every_event_once(tmp_path: Path) -> None:
     store, file = tmp_path / "store", tmp_path / "events.parquet"
     write_file(file)
     # 1. Killed in the middle of the second segment.

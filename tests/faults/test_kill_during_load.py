@@ -1,9 +1,9 @@
-"""A service killed while it takes the sample, started again, and sent all of it once more.
+"""A service killed while loading the sample and restarted, and the load repeated.
 
 1. The sample is sent; once 40 % of the events are acknowledged the service is killed with SIGKILL.
 2. The service starts again on the same store: every acknowledged event is there, and a part of the rest.
-3. The whole sample is sent again under the same ids: what is there is recognised, the rest is taken.
-4. The figures are exactly those of a load that nothing disturbed.
+3. The whole sample is sent again under the same ids: stored events are recognised, the rest is accepted.
+4. The figures equal those of an undisturbed load.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def load_and_kill(client: Client, service: ServiceProcess) -> int:
     return acknowledged
 
 
-def test_a_load_that_was_killed_and_sent_again_leaves_the_same_figures(tmp_path: Path) -> None:
+def test_repeated_load_after_a_kill_gives_the_same_figures(tmp_path: Path) -> None:
     store = tmp_path / "store"
     # 1. Killed in the middle.
     with ServiceProcess(store) as service, Client(service.target, account=dataset.ACCOUNT_ID) as client:

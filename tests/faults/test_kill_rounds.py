@@ -1,4 +1,4 @@
-"""A few rounds of kills; `make kill ROUNDS=1000` plays many more."""
+"""A few rounds of kills; `make kill ROUNDS=1000` runs many."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from tests.faults.kill_round import KillRounds
 ROUNDS = 20
 
 
-def test_what_was_acknowledged_is_there_once_after_every_kill(
-    tmp_path: Path, pytestconfig: pytest.Config
-) -> None:
+def test_acknowledged_writes_survive_every_kill_once(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     played = KillRounds(tmp_path / "store", str(pytestconfig.getoption("--hypothesis-seed")))
     for _ in range(ROUNDS):
         played.round()
@@ -27,21 +25,21 @@ def test_what_was_acknowledged_is_there_once_after_every_kill(
     assert played.tally.unanswered > 0
 
 
-# --- the ledger, which decides what is owed -----------------------------------------------------------------
+# --- the ledger ---------------------------------------------------------------------------------------------
 
 
 def rows(*slots: int, user_id: str = "ann") -> list[EventRow]:
     return [EventRow(user_id, slot, event_id=f"{user_id}/{slot}") for slot in slots]
 
 
-def test_an_acknowledged_event_that_is_gone_is_a_fault() -> None:
+def test_lost_acknowledged_event_is_a_fault() -> None:
     ledger = EventLedger()
     ledger.send(rows(0, 1))
     ledger.acknowledge(Answer(2, 0, ()), 1)
     assert ledger.settle({"ann": 0b01}) == ["ann lost slots [1], which were acknowledged"]
 
 
-def test_a_batch_in_flight_is_there_wholly_or_not_at_all() -> None:
+def test_batch_in_flight_is_atomic() -> None:
     for observed, faults in ((0b000, 0), (0b111, 0), (0b011, 2)):
         ledger = EventLedger()
         ledger.send(rows(0, 1, 2), "r")
@@ -49,7 +47,7 @@ def test_a_batch_in_flight_is_there_wholly_or_not_at_all() -> None:
         assert [batch.in_store for batch in ledger.lost] == [observed == 0b111]
 
 
-def test_of_the_batches_in_flight_the_first_ones_are_there() -> None:
+def test_batches_in_flight_survive_in_order() -> None:
     for observed, faults in (
         (0b00, []),
         (0b01, []),
@@ -62,7 +60,7 @@ def test_of_the_batches_in_flight_the_first_ones_are_there() -> None:
         assert ledger.settle({"ann": observed}) == faults
 
 
-def test_what_a_batch_must_be_answered() -> None:
+def test_expected_answer_to_a_batch() -> None:
     ledger = EventLedger()
     refused = EventRow("ann", REFUSED_SLOT, fault="no name")
     assert ledger.send([*rows(0, 0), refused], "r").expected == Answer(1, 1, (2,))

@@ -1,9 +1,9 @@
-"""A service that is asked to end while callers hold their streams open and say nothing.
+"""A service that stops while callers hold idle streams open.
 
-1. The service is a process of its own, and would give calls under way ten minutes.
+1. The service is a separate process with a grace period of ten minutes.
 2. Callers keep streams open: one has sent batches and had them acknowledged, one has sent nothing at all,
    imports stand before and behind their header. None sends more, none says that it is done.
-3. SIGTERM: every caller gets UNAVAILABLE, and the service ends by itself, with status 0.
+3. SIGTERM: every caller gets UNAVAILABLE, and the service ends with status 0.
 4. Started again it has what was acknowledged, once.
 """
 

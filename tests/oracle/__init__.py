@@ -1,12 +1,12 @@
 """A brute-force oracle of the criteria language, written from the specification alone.
 
-It looks at every event of every user for every criterion, in plain Python, and shares nothing with the engine
-but the structs that describe data and criteria. What the engine answers must equal what the oracle answers.
+It reads every event of every user for every criterion, in plain Python, and shares nothing with the engine
+but the structs of data and criteria. The engine's answers must equal the oracle's.
 
 The oracle
-- `world`: what happened, and the journeys asked about; `scene` writes one by hand
-- `evaluate`: who is in which milestone; `values`, `times` and `history` are its parts
-- `plans`: who is in the sets of a plan, to tell the planner's faults from a backend's
+- `world`: operations and journeys; `scene` builds one by hand
+- `evaluate`: the users of each milestone; `values`, `times` and `history` are its parts
+- `plans`: the sets of a plan, to separate faults of the planner from those of a backend
 
 Random worlds
 - `generate`: worlds that hit the edges on purpose, from the pools in `palette`; `strategies` for Hypothesis

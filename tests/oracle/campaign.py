@@ -1,4 +1,4 @@
-"""Many random worlds in a row, the engine's answers held against the oracle's.
+"""Compares the engine with the oracle over many random worlds.
 
     python -m tests.oracle.campaign --worlds 20000 --seed 7 --jobs 2
     python -m tests.oracle.campaign --seed 7 --first 1234 --worlds 1     # one of them again
@@ -49,7 +49,7 @@ class Chunk:
 
     @property
     def limits(self) -> int:
-        """Chooses the limits of the store, the same for a world wherever the campaign began."""
+        """Chooses the limits of the store, the same for a world wherever the campaign starts."""
         return self.seed + self.first // WORLDS_PER_STORE
 
 
@@ -60,7 +60,7 @@ def world_of(seed: int, number: int) -> World:
 
 
 def run_chunk(chunk: Chunk) -> str:
-    """Compares the worlds of a chunk in a store of their own; the report of the first difference, or ""."""
+    """Compares the worlds of a chunk in a separate store. Returns the first difference, or ""."""
     with Laboratory(chunk.limits) as laboratory:
         for number in range(chunk.first, chunk.first + chunk.count):
             world = world_of(chunk.seed, number)
@@ -99,7 +99,7 @@ class Laboratory:
         return EngineSide(Path(self._directory.name) / str(self._stores), self._settings)
 
     def differences_of(self, world: World, seed: str) -> list[str]:
-        """What differs about a world, asked in ways that the seed chooses. An exception is a difference too,
+        """The differences of a world, asked in ways that the seed chooses. An exception is a difference too,
         except those that the oracle raises of a world that cannot be.
         """
         source = random.Random(seed)
@@ -118,7 +118,7 @@ class Laboratory:
 
 
 def report(chunk: Chunk, number: int, world: World, found: list[str]) -> str:
-    """What differs, and the smallest world that still differs in any way."""
+    """The difference, and the smallest world that still differs."""
     seed, ways = chunk.seed, f"{chunk.seed} {number}"
     with Laboratory(chunk.limits) as laboratory:
         smallest = minimise(world, lambda smaller: bool(laboratory.differences_of(smaller, ways)))
@@ -145,7 +145,7 @@ def chunks(seed: int, first: int, count: int) -> Iterator[Chunk]:
 
 
 def run(seed: int, first: int, count: int, jobs: int) -> int:
-    """Runs the campaign and prints how it goes; the exit code."""
+    """Runs the campaign, prints progress and returns the exit code."""
     print(f"{count} worlds from {first} on, --seed {seed}", flush=True)
     started = printed = time.monotonic()
     done = 0

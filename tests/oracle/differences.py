@@ -1,4 +1,4 @@
-"""Whether the engine and the oracle agree about a world, asked in every way the engine can be asked."""
+"""Differences between engine and oracle about a world, over every kind of call."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from engine.criteria.model import AllOf, AnyOf, Not
+from engine.criteria.model import AllOf, AnyOf
 from engine.plan.expiry import expiry_plan
 from engine.plan.explain import Explanation, explain
 from engine.plan.passes import ALL_PASSES, Pass
+from engine.resources.data_warnings import DataWarnings
 from engine.values import Micros
 from tests.oracle.engine_side import EngineSide
 from tests.oracle.evaluate import Oracle
@@ -18,6 +19,7 @@ from tests.oracle.history import Aliases
 from tests.oracle.palette import DURATIONS
 from tests.oracle.plans import root_sets
 from tests.oracle.trees import Trees
+from tests.oracle.warnings import Warner
 from tests.oracle.world import Alias, Batch, Erase, World, walk
 
 RESTART_SHARE = 0.05
@@ -27,7 +29,7 @@ Members = Mapping[str, frozenset[str]]
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """One milestone about which two answers differ: users that should be there and users that should not."""
+    """One milestone with different answers: missing and extra users."""
 
     how: str
     milestone: str
@@ -39,7 +41,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 def compared(how: str, expected: Members, found: Members) -> list[Difference]:
-    """The differences between what the oracle says and what was found."""
+    """The differences between the oracle and the engine."""
     return [
         Difference(how, name, tuple(sorted(users - found[name])), tuple(sorted(found[name] - users)))
         for name, users in expected.items()
@@ -82,7 +84,7 @@ def in_labels(trees: Trees, source: random.Random) -> list[Difference]:
 
 def in_explanations(trees: Trees, source: random.Random) -> list[Difference]:
     """Why each user is in one milestone or not: the verdicts on every criterion on the way to it, and that
-    the decisive ones alone decide, whatever the others were.
+    exactly the decisive ones change the verdict above when they alone change.
     """
     if not trees.milestones:
         return []
@@ -93,15 +95,19 @@ def in_explanations(trees: Trees, source: random.Random) -> list[Difference]:
     found = compared("explained", {"start": oracle.start(journey)}, {"start": start})
     for user_id in start:
         user = oracle.users[user_id]
+        is_above = True
         for milestone in explain(compiled, [True, *(user_id in users for users in roots)]):
             if milestone.member != (user_id in oracle.members(milestone.id)):
                 found.append(Difference(f"explained to {user_id!r}", milestone.id, (), ()))
             for node in _explained(milestone.criterion):
                 if node.verdict != oracle.satisfies(user, node.criterion, journey):
                     found.append(Difference(f"{node.path} explained to {user_id!r}", milestone.id, (), ()))
+                if any(child.decisive != _changes(node, child) for child in node.children):
+                    found.append(Difference(f"{node.path} decided for {user_id!r}", milestone.id, (), ()))
             why = milestone.criterion
-            if why is not None and _decided_by_the_decisive(why, source) != why.verdict:
+            if why is not None and why.decisive != (is_above and not milestone.taken_by):
                 found.append(Difference(f"what decides for {user_id!r}", milestone.id, (), ()))
+            is_above = milestone.member
     return found
 
 
@@ -112,21 +118,21 @@ def _explained(node: Explanation | None) -> Iterator[Explanation]:
             yield from _explained(child)
 
 
-def _decided_by_the_decisive(node: Explanation, source: random.Random) -> bool:
-    """The verdict that follows when every leaf that is not decisive has any verdict at all."""
-    match node.criterion:
+def _changes(parent: Explanation, changed: Explanation) -> bool:
+    """Whether the parent's verdict would be another if only this child's were."""
+    verdicts = [child.verdict != (child is changed) for child in parent.children]
+    match parent.criterion:
         case AllOf():
-            return all(_decided_by_the_decisive(child, source) for child in node.children)
+            verdict = all(verdicts)
         case AnyOf():
-            return any(_decided_by_the_decisive(child, source) for child in node.children)
-        case Not():
-            return not _decided_by_the_decisive(node.children[0], source)
+            verdict = any(verdicts)
         case _:
-            return node.verdict if node.decisive else source.random() < 0.5
+            verdict = not verdicts[0]
+    return verdict != parent.verdict
 
 
 def in_expiry(trees: Trees, later: Micros) -> list[Difference]:
-    """Users who move between now and `later` but whom the planner does not expect to."""
+    """Users whose membership changes between now and `later` but who are not in the expiry plan."""
     world = trees.world
     now, then = Oracle(world), Oracle(world, later)
     found = []
@@ -161,7 +167,7 @@ def in_engine(trees: Trees, side: EngineSide, source: random.Random) -> list[Dif
     side.feed(world)
     if source.random() < RESTART_SHARE:
         side.restart()
-    found += _asked(trees, side, some_passes(source)) + _known(trees, side)
+    found += _asked(trees, side, some_passes(source)) + _known(trees, side) + in_warnings(trees, side)
     found += _stored(trees, side, len(world.operations), later)
     return found
 
@@ -180,6 +186,28 @@ def _asked(trees: Trees, side: EngineSide, passes: tuple[Pass, ...]) -> list[Dif
     for name, size in zip(trees.milestones, side.sizes(plan), strict=True):
         if size != len(expected[name]):
             found.append(Difference(f"counted {size}, not {len(expected[name])}", name, (), ()))
+    return found
+
+
+def in_warnings(trees: Trees, side: EngineSide) -> list[Difference]:
+    """Warnings about the criteria of each milestone: each that is due, and no other, in reading order."""
+    world, oracle = trees.world, Oracle(trees.world)
+    found: list[Difference] = []
+    for journey in world.journeys:
+        inputs = trees.by_journey[journey.id].inputs
+        engine = DataWarnings(
+            side.backend, world.account, inputs, world.inputs, lambda name: trees.resolve(name)[0].inputs
+        )
+        warner = Warner(oracle, journey, trees.journey_with)
+        for milestone in walk(journey.milestones):
+            if milestone.criteria is None:
+                continue
+            told = [(each.reason, each.field) for each in engine.of(milestone.criteria, "criteria")]
+            due = list(warner.of(milestone.criteria, "criteria"))
+            if told != due:
+                missing = tuple(f"{reason} {path}" for reason, path in due if (reason, path) not in told)
+                extra = tuple(f"{reason} {path}" for reason, path in told if (reason, path) not in due)
+                found.append(Difference("warnings", milestone.id, missing, extra))
     return found
 
 
@@ -214,7 +242,7 @@ def _known(trees: Trees, side: EngineSide) -> list[Difference]:
 
 
 def _canonical(world: World) -> list[str]:
-    """Every user id of a world that is not an alias of another, and one that nobody has."""
+    """Every user id of a world that is not an alias of another, and one unknown id."""
     aliases = Aliases()
     named: set[str] = set()
     for operation in world.operations:

@@ -14,14 +14,15 @@ from engine.plan.expiry import expiry_plan
 from engine.plan.model import Plan
 from engine.plan.passes import ALL_PASSES, Pass
 from engine.values import Micros
+from tests.conformance.site import forget_if_empty
 from tests.oracle.trees import Trees
-from tests.oracle.world import Alias, Batch, Erase, Expire, Journey, World, walk
+from tests.oracle.world import Alias, Batch, Erase, Expire, Forget, Journey, World, walk
 
 PAGE_USERS = 3
 
 
 class EngineSide:
-    """A store with many worlds in it, each in its own account; `kind` opens it."""
+    """A store with many worlds, each in its own account; `kind` opens it."""
 
     def __init__(
         self,
@@ -50,7 +51,7 @@ class EngineSide:
         self.backend = self._kind.open(directory, settings=self._settings)
 
     def feed(self, world: World, until: int | None = None) -> None:
-        """Sends what happened up to that operation (all unless given) and was not sent before."""
+        """Sends the operations up to that one (default: all) that were not sent before."""
         end = len(world.operations) if until is None else until
         for operation in world.operations[self._fed.get(world.account, 0) : end]:
             match operation:
@@ -62,6 +63,8 @@ class EngineSide:
                     self.backend.erase(world.account, operation.user_ids)
                 case Expire():
                     self.backend.remove_events(world.account, operation.before)
+                case Forget():
+                    forget_if_empty(self.backend, world.account, operation.name)
         self._fed[world.account] = max(end, self._fed.get(world.account, 0))
 
     # --- questions ------------------------------------------------------------------------------------------
@@ -92,7 +95,7 @@ class EngineSide:
         return list(self.backend.execute(plan, Count()).sizes)
 
     def contained(self, plan: Plan, user_ids: Iterable[str]) -> list[frozenset[str]]:
-        """For each root, which of these users it contains, each asked for by itself."""
+        """For each root, which of these users it contains, asked one by one."""
         found: list[set[str]] = [set() for _ in plan.roots]
         for user_id in user_ids:
             flags = self.backend.execute(plan, Contains((user_id,))).flags[0]
@@ -132,7 +135,7 @@ class EngineSide:
         }
 
     def replayed(self, audience: str) -> frozenset[str]:
-        """The members that the change log of an audience leads to, from nobody on."""
+        """The members that the change log of an audience leads to, from the empty set."""
         members: set[str] = set()
         after = 0
         while True:
@@ -146,6 +149,7 @@ class EngineSide:
                 return frozenset(members)
 
     def known(self, audience: str, user_ids: Sequence[str]) -> dict[str, bool]:
-        """What the stored membership says of users, except those that it says must be evaluated."""
-        flags = self.backend.stored_contains(audience, user_ids)
-        return {user: flag for user, flag in zip(user_ids, flags, strict=True) if flag is not None}
+        """The stored answers for users, except those that must be evaluated."""
+        published = self.backend.published(audience.partition("/audiences/")[0])
+        flags = {user: published.contains(audience, user) for user in user_ids}
+        return {user: flag for user, flag in flags.items() if flag is not None}

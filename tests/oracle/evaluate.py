@@ -1,4 +1,4 @@
-"""Who is in which milestone: the specification, executed user by user and event by event."""
+"""The users of each milestone: the specification, executed user by user and event by event."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from engine.backends.base import EventRecord
 from engine.criteria.model import (
     FIRST_SEEN,
     LAST_SEEN,
+    USER_ID,
     Aggregate,
     AllOf,
     AnyOf,
@@ -154,6 +155,8 @@ class Oracle:
         """The values of an attribute in the workspaces that the inputs belong to."""
         if key == FIRST_SEEN:
             return [min(user.seen_times(inputs), default=None)]
+        if key == USER_ID:
+            return [user.user_id]
         if key == LAST_SEEN:
             return [max(user.seen_times(inputs), default=None)]
         return [user.attributes.get((workspace, key)) for workspace in {workspace_of(i) for i in inputs}]
@@ -161,7 +164,7 @@ class Oracle:
     # --- events ---------------------------------------------------------------------------------------------
 
     def _within(self, window: Window | None, user: History) -> list[EventRecord]:
-        """A user's events in a window, save those that the account's retention is over for."""
+        """A user's events in a window and within the account's retention."""
         retention = self.world.event_retention
         return [
             event

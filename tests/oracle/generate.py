@@ -1,5 +1,5 @@
-"""Random worlds and journeys. The same code serves Hypothesis and the long campaign, which differ only in
-where the choices come from.
+"""Random worlds and journeys. Hypothesis and the long campaign share this code and differ only in the source
+of choices.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from engine.backends.base import EventRecord, Record, UserRecord
 from engine.criteria.model import (
     FIRST_SEEN,
     LAST_SEEN,
+    USER_ID,
     Aggregate,
     AllOf,
     AnyOf,
@@ -86,7 +87,7 @@ def draw_world(choose: Chooser, palette: Palette, *, records_max: int = 60) -> W
     return msgspec.structs.replace(world, journeys=JourneyDrawer(choose, palette, world).journeys())
 
 
-# --- what happens -------------------------------------------------------------------------------------------
+# --- operations ---------------------------------------------------------------------------------------------
 
 
 def draw_operations(choose: Chooser, palette: Palette, records_max: int) -> tuple[Operation, ...]:
@@ -165,8 +166,8 @@ def draw_record(choose: Chooser, palette: Palette) -> Record:
 class JourneyDrawer:
     """Draws journeys over a world.
 
-    It looks at who a criterion lets in and prefers those that divide the users they draw from: a tree of
-    empty sets proves little.
+    It evaluates criteria and prefers those that split the users they draw from, because a tree of empty sets
+    proves little.
     """
 
     def __init__(self, choose: Chooser, palette: Palette, world: World) -> None:
@@ -207,7 +208,7 @@ class JourneyDrawer:
         return tuple(split)
 
     def _criterion(self, journey: Journey, population: frozenset[str]) -> tuple[Criterion, frozenset[str]]:
-        """A criterion, and those of the population that it lets in (as far as it was looked at)."""
+        """A criterion, and the members it selects (as far as evaluated)."""
         choose, inputs = self.choose, self.oracle.world.inputs_of(journey)
         if self.audiences and choose.chance(35):
             drawer = CriteriaDrawer(choose, self.palette, inputs, self.audiences)
@@ -271,6 +272,10 @@ class CriteriaDrawer:
         if number == 18:
             type_ = choose.pick(pools.IDENTITY_TYPES)
             return Identity(type=type_, test=self.value_test(pools.EMAILS, strays=0), label=label)
+        if choose.chance(30):
+            return UserAttribute(
+                key=USER_ID, test=self.value_test(self.palette.user_ids, strays=0), label=label
+            )
         if choose.chance(50):
             key = choose.pick((FIRST_SEEN, LAST_SEEN))
             return UserAttribute(key=key, test=self._time_test(), label=label)
@@ -436,7 +441,8 @@ class CriteriaDrawer:
 
     def _in(self, values: tuple[Value, ...]) -> In:
         drawn = [self.choose.pick(values) for _ in range(self.choose.between(1, 3))]
-        return In(tuple(drawn), self.choose.chance(30))
+        has_case = any(isinstance(value, str | tuple) for value in drawn)
+        return In(tuple(drawn), self.choose.chance(30) and has_case)
 
     def _test_like(self, value: Value) -> ValueTest:
         choose = self.choose

@@ -1,4 +1,4 @@
-"""What is known of each user once everything has happened (section 2)."""
+"""The state of each user after all operations (section 2)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeVar
 from engine.backends.base import EventRecord, Record, UserRecord
 from engine.criteria.model import ConsentState
 from engine.values import Micros, Value
-from tests.oracle.world import Alias, Batch, Erase, Expire, World, workspace_of
+from tests.oracle.world import Alias, Batch, Erase, Expire, Forget, Operation, World, workspace_of
 
 _T = TypeVar("_T")
 _Writes = list[tuple[Micros, _T]]
@@ -17,7 +17,7 @@ _Writes = list[tuple[Micros, _T]]
 
 @dataclass
 class Sent:
-    """A record, and what became of it: whose it is by now, and whether it is an event that was removed."""
+    """A record, its current owner, and whether it is a removed event."""
 
     owner: str
     record: Record
@@ -25,7 +25,7 @@ class Sent:
 
 
 class History:
-    """All that a user sent, in the order of arrival. Events that were removed are signs of life only."""
+    """All records of a user, in order of arrival. Removed events count only as seen times."""
 
     def __init__(self, user_id: str, sent: Sequence[Sent]) -> None:
         self.user_id = user_id
@@ -76,7 +76,7 @@ class History:
         return {purpose: last_write(history) for purpose, history in writes.items()}
 
     def seen_times(self, inputs: tuple[str, ...]) -> list[Micros]:
-        """The times of all signs of life through the inputs."""
+        """All seen times through the inputs."""
         return [record.time for record in self.records if record.input in inputs]
 
 
@@ -87,7 +87,7 @@ def last_write(writes: _Writes[_T]) -> _T:
 
 
 class Aliases:
-    """Which ids are now other ids."""
+    """The current aliases."""
 
     def __init__(self) -> None:
         self._renamed: dict[str, str] = {}
@@ -99,22 +99,22 @@ class Aliases:
         return copy
 
     def now_called(self, user_id: str) -> str:
-        """What an id stands for, at the end of its chain."""
+        """The user an id resolves to, at the end of its chain."""
         return self.chain(user_id)[-1]
 
     def chain(self, user_id: str) -> list[str]:
-        """The id, what it was made an alias of, and so on."""
+        """The id and its chain of aliases."""
         chain = [user_id]
         while chain[-1] in self._renamed:
             chain.append(self._renamed[chain[-1]])
         return chain
 
     def closes_cycle(self, from_user_id: str, to_user_id: str) -> bool:
-        """The alias would lead back to itself."""
+        """The alias would close a cycle."""
         return self.now_called(from_user_id) == self.now_called(to_user_id)
 
     def link(self, from_user_id: str, to_user_id: str) -> tuple[str, str]:
-        """Makes one id another; answers what the two stood for. Raises ValueError on a cycle."""
+        """Makes one id an alias of another; returns the users of both. Raises ValueError on a cycle."""
         if self.closes_cycle(from_user_id, to_user_id):
             raise ValueError(f"{from_user_id!r} already is {to_user_id!r}, or the other way round")
         source, target = self.now_called(from_user_id), self.now_called(to_user_id)
@@ -122,43 +122,67 @@ class Aliases:
         return source, target
 
     def forget(self, user_ids: Iterable[str]) -> set[str]:
-        """The users that the ids stand for. Ids that were aliases of theirs start anew as themselves."""
+        """The users that the ids resolve to. Their aliases become separate ids again."""
         forgotten = {self.now_called(user_id) for user_id in user_ids}
         kept = {a: b for a, b in self._renamed.items() if self.now_called(a) not in forgotten}
         self._renamed = kept
         return forgotten
 
 
-def histories(world: World) -> dict[str, History]:
-    """Every user that exists at the end, by user id."""
-    kept: list[Sent] = []
-    aliases = Aliases()
-    seen_events: set[tuple[str, str]] = set()
-    seen_requests: set[str] = set()
-    for operation in world.operations:
+class _Past:
+    """What the operations so far have left."""
+
+    def __init__(self, account: str) -> None:
+        self.kept: list[Sent] = []
+        self._account = account
+        self._aliases = Aliases()
+        self._seen_events: set[tuple[str, str]] = set()
+        self._seen_requests: set[str] = set()
+
+    def add(self, operation: Operation) -> None:
+        """The operation happens."""
         match operation:
             case Batch():
-                if operation.request_id:
-                    if operation.request_id in seen_requests:
-                        continue
-                    seen_requests.add(operation.request_id)
-                for record in operation.records:
-                    if isinstance(record, EventRecord) and record.event_id:
-                        if (record.input, record.event_id) in seen_events:
-                            continue
-                        seen_events.add((record.input, record.event_id))
-                    kept.append(Sent(aliases.now_called(record.user_id), record))
+                self._take(operation)
             case Alias():
-                source, target = aliases.link(operation.from_user_id, operation.to_user_id)
-                for sent in kept:
+                source, target = self._aliases.link(operation.from_user_id, operation.to_user_id)
+                for sent in self.kept:
                     sent.owner = target if sent.owner == source else sent.owner
             case Erase():
-                erased = aliases.forget(operation.user_ids)
-                kept = [sent for sent in kept if sent.owner not in erased]
+                erased = self._aliases.forget(operation.user_ids)
+                self.kept = [sent for sent in self.kept if sent.owner not in erased]
             case Expire():
-                for sent in kept:
+                for sent in self.kept:
                     sent.removed |= sent.record.time < operation.before
-    return {
-        user_id: History(user_id, [sent for sent in kept if sent.owner == user_id])
-        for user_id in {sent.owner for sent in kept}
-    }
+            case Forget():
+                self._forget(operation)
+
+    def _take(self, batch: Batch) -> None:
+        if batch.request_id:
+            if batch.request_id in self._seen_requests:
+                return
+            self._seen_requests.add(batch.request_id)
+        for record in batch.records:
+            if isinstance(record, EventRecord) and record.event_id:
+                if (record.input, record.event_id) in self._seen_events:
+                    continue
+                self._seen_events.add((record.input, record.event_id))
+            self.kept.append(Sent(self._aliases.now_called(record.user_id), record))
+
+    def _forget(self, forget: Forget) -> None:
+        if any(forget.covers(sent.record.input) for sent in self.kept):
+            return
+        self._seen_events = {each for each in self._seen_events if not forget.covers(each[0])}
+        if forget.name == self._account:
+            self._aliases, self._seen_requests = Aliases(), set()
+
+
+def histories(world: World) -> dict[str, History]:
+    """Every user that exists at the end, by user id."""
+    past = _Past(world.account)
+    for operation in world.operations:
+        past.add(operation)
+    owned: dict[str, list[Sent]] = {}
+    for sent in past.kept:
+        owned.setdefault(sent.owner, []).append(sent)
+    return {user_id: History(user_id, sent) for user_id, sent in owned.items()}

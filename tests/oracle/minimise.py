@@ -1,4 +1,4 @@
-"""Smaller worlds that show the same difference, for a report that a person can read."""
+"""Finds smaller worlds with the same difference, for a readable report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _replace = msgspec.structs.replace
 
 
 def minimise(world: World, differs: Callable[[World], bool], tries_max: int = 2_000) -> World:
-    """Leaves out of `world` what it can while `differs` stays true. Every try gets an account of its own."""
+    """Shrinks `world` while `differs` stays true. Every attempt has its own account."""
     tries = 0
     shrunk = True
     while shrunk and tries < tries_max:
@@ -35,7 +35,7 @@ def _still(differs: Callable[[World], bool], world: World) -> bool:
     try:
         return differs(world)
     except (ValueError, KeyError):
-        # Leaving something out can leave nonsense, such as aliases in a circle; that is no difference.
+        # Shrinking can produce an invalid world, such as an alias cycle; that does not count.
         return False
 
 
@@ -57,7 +57,7 @@ def _renamed(value: Any, old: str, new: str) -> Any:
 
 
 def _is_sound(world: World) -> bool:
-    """Every audience named is there, and remaining users have siblings."""
+    """Whether every named audience exists and remaining users have siblings."""
     milestones = [milestone for journey in world.journeys for milestone in walk(journey.milestones)]
     names = {world.audience_name(milestone.id) for milestone in milestones}
     splits = [journey.milestones for journey in world.journeys] + [m.children for m in milestones]

@@ -1,6 +1,6 @@
-"""What random worlds are painted with: small pools of names, values and instants that hit the edges.
+"""Palettes for random worlds: small pools of names, values and instants that hit the edges.
 
-Every world draws a few of each, so that criteria and data meet often and few sets are empty or full.
+Every world draws a few of each, so that criteria and data often match and few sets are empty or full.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ EVENT_KEYS = ("amount", "sku", "when", "Amount", "a.mount", "flag", "colors", 'p
 IDENTITY_TYPES = ("email", "customer_id")
 REGULATIONS = (("gdpr", "marketing"), ("gdpr", "analytics"), ("ccpa", "marketing"))
 EVENT_IDS = ("e1", "e2", "e3", "ü")
-ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata")
+ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe")
+"""Zones whose standard time and whose rule for summer have not changed since 2008."""
 
 NUMBERS = (
     1.0,
@@ -117,8 +118,11 @@ STRINGS = (
     "a*b",
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!",
 )
-VERSIONS = ("1.0.0", "1.0.0-alpha", "1.0.0-alpha.1", "1.0.0-alpha.beta", "1.2.10", "1.10.2", "1.0.0+build.5")
-NO_VERSIONS = ("v1.0.0", "1.0", "01.0.0", "1.0.0-01", "1.0.0-")
+VERSIONS = (
+    *("1.0.0", "1.0.0-alpha", "1.0.0-alpha.1", "1.0.0-alpha.beta", "1.2.10", "1.10.2", "1.0.0+build.5"),
+    *("1", "1.0", "1.10", "1-alpha", "1.2+7"),
+)
+NO_VERSIONS = ("v1.0.0", "v1", "1.0.0.0", "1.", " 1.0", "01.0.0", "1.0.0-01", "1.0.0-")
 PLACES = ("52.52,13.405", "48.8566,2.3522", "0,0", "0,180", "-33.8688,151.2093", "91,0", "52.52", "x,y")
 EMAILS = ("ann@example.org", "Ann@Example.org", "bob@example.com", "")
 LISTS: tuple[tuple[str, ...], ...] = (("gold",), (), ("gold", "1"), ("", "🙂"), ("12", "1.10.2", "12"))

@@ -1,7 +1,7 @@
-"""Plans, executed by brute force: what each step says, user by user.
+"""Executes plans by brute force, user by user.
 
-Stands between the oracle and a backend. When the engine and the oracle differ, it tells whether the planner
-or the backend is at fault, and it tries the planner's passes without a store.
+It sits between the oracle and a backend. When engine and oracle differ, it shows whether the planner or the
+backend is at fault, and it tests the planner's passes without a store.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from engine.plan.model import (
     TimeRange,
     Union,
     Universe,
+    UserIdMatch,
 )
 from engine.values import Micros, Value
 from tests.oracle.evaluate import aggregate_of, continues
@@ -78,6 +79,8 @@ def _holds(step: Step, user: History) -> bool:
             return bool(times) and _in_ranges(step.test.ranges, max(times) if step.last else min(times))
         case IdentityMatch():
             return resolved_test_passes(step.test, user.identities.get(step.type))
+        case UserIdMatch():
+            return resolved_test_passes(step.test, user.user_id)
         case ConsentMatch():
             return user.consents.get((step.regulation, step.purpose)) == step.state
         case BucketMatch():
@@ -88,7 +91,7 @@ def _holds(step: Step, user: History) -> bool:
         case SequenceMatch():
             return _sequence_holds(step, user)
         case _:
-            raise AssertionError(f"{step} is no predicate")
+            raise AssertionError(f"{step} is not a predicate")
 
 
 def _event_holds(step: EventMatch, user: History) -> bool:

@@ -1,4 +1,4 @@
-"""Worlds written by hand, a line for each thing that happens."""
+"""Worlds written by hand, one line per operation."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Scene:
         return self
 
     def erase(self, *user_ids: str) -> Self:
-        """The users are forgotten."""
+        """The users are erased."""
         self.operations.append(Erase(user_ids))
         return self
 

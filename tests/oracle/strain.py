@@ -1,7 +1,7 @@
-"""The embedded backend with its limits brought down.
+"""The embedded backend with reduced limits.
 
-So a world of sixty records reaches what otherwise takes millions: split slices, merged parts, evicted
-page_cache, wide sums, the other branch of every choice by cost.
+So a world of sixty records exercises code that otherwise needs millions: split slices, merged parts, evicted
+pages, wide sums, and the other branch of every cost decision.
 
 No limit changes an answer. Those named here are constants inside the backend and in its settings.
 """
@@ -20,7 +20,11 @@ from engine.backends.local.settings import LocalSettings
 LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     "engine.backends.local.storage.ranges": {"COMPARED_RANGES_MAX": (0, 1)},
     "engine.backends.local.storage.compression": {"COMPRESSED_BYTES_MIN": (0, 1)},
-    "engine.backends.local.query.executor": {"NARROW_SHARE": (1, 1_000), "BOUND_PLANS_MAX": (1,)},
+    "engine.backends.local.query.executor": {
+        "NARROW_SHARE": (1, 1_000),
+        "PLAN_CACHE_BYTES_MAX": (1,),
+        "TEMPLATE_CACHE_BYTES_MAX": (1,),
+    },
     "engine.backends.local.query.predicates": {
         "PROFILE_USERS_MAX": (0, 1),
         "PROFILE_USERS_OVER_SCAN_MAX": (0, 1),
@@ -66,7 +70,7 @@ UNTOUCHED_PERCENT = 40
 
 @contextlib.contextmanager
 def strained(source: random.Random) -> Iterator[LocalSettings]:
-    """Brings a random choice of the limits down while the block runs, and gives settings that match."""
+    """Reduces a random choice of limits for the length of the block, and yields matching settings."""
     with contextlib.ExitStack() as stack:
         for module_name, limits in LIMITS.items():
             module = importlib.import_module(module_name)
@@ -79,7 +83,7 @@ def strained(source: random.Random) -> Iterator[LocalSettings]:
 def _settings(source: random.Random) -> LocalSettings:
     drawn: dict[str, Any] = {
         "groups": (1, 2, 64),
-        "cache_bytes": (1, 4_096),
+        "page_cache_bytes": (1, 4_096),
         "column_cache_bytes": (1, 4_096),
         "apply_chunk_records": (1, 2),
         "checkpoint_records": (1, 7),

@@ -21,7 +21,7 @@ def _below(limit: int) -> st.SearchStrategy[int]:
 
 @st.composite
 def worlds(draw: st.DrawFn, records_max: int = RECORDS_MAX) -> World:
-    """Whole worlds, each in an account of its own."""
+    """Whole worlds, each in its own account."""
     choose = Chooser(lambda limit: draw(_below(limit)))
     return draw_world(choose, draw_palette(choose, fresh_account()), records_max=records_max)
 

@@ -47,10 +47,13 @@ def unit_number(time: Micros, unit: CalendarUnit, zone: str) -> int:
     clock = local_time(time, zone)
     match unit:
         case CalendarUnit.HOUR:
-            # Hours follow one another without regard to changing clocks, and begin when the clock shows :00.
-            offset = clock.utcoffset()
+            # An hour begins when the clock shows :00 or jumps over it. Whole hours that clocks are put on and
+            # back make none longer or shorter; half an hour (Lord Howe) does.
+            offset, summer = clock.utcoffset(), clock.dst()
             assert offset is not None
-            return (time + offset // timedelta(microseconds=1) % MICROS_PER_HOUR) // MICROS_PER_HOUR
+            assert summer is not None
+            steady = offset - summer // timedelta(hours=1) * timedelta(hours=1)
+            return (time + steady // timedelta(microseconds=1)) // MICROS_PER_HOUR
         case CalendarUnit.DAY:
             return clock.toordinal()
         case CalendarUnit.WEEK:

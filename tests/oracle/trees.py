@@ -1,4 +1,4 @@
-"""A world's journeys in the form the planner takes them."""
+"""A world's journeys in the planner's form."""
 
 from __future__ import annotations
 
@@ -57,8 +57,12 @@ class Trees:
         """The journey that a milestone belongs to."""
         return next(j for j in self.world.journeys if milestone_id in {m.id for m in walk(j.milestones)})
 
+    def journey_with(self, audience: str) -> Journey:
+        """The journey that an audience belongs to."""
+        return self.journey_of(self.resolve(audience)[1])
+
     def explanation(self, milestone_id: str, passes: Sequence[Pass]) -> CompiledExplanation:
-        """The plan that tells why a user is in a milestone or not."""
+        """The plan that explains whether a user is in a milestone."""
         tree, _ = self.resolve(self.world.audience_name(milestone_id))
         as_of = self.world.as_of
         return compile_explanation(self.account, tree, milestone_id, as_of, self.resolve, passes=passes)

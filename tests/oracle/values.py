@@ -1,4 +1,4 @@
-"""Tests on a value (section 3.1), read off the definitions one by one."""
+"""Tests on a value (section 3.1), written directly from the definitions."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _compares(value: Any, op: str, operand: Any) -> bool:
 
 
 def number_passes(test: NumberTest, number: Fraction) -> bool:
-    """Whether an aggregate passes its test; every operand stands for its shortest decimal form."""
+    """Whether an aggregate passes its test; every operand means its shortest decimal form."""
     match test:
         case Equals():
             return isinstance(test.value, float) and number == shortest_decimal(test.value)
@@ -135,7 +135,7 @@ def _text_passes(test: Text, value: str) -> bool:
 
 
 def _glob(pattern: str, subject: str) -> bool:
-    """`*` stands for any characters, `?` for exactly one; the whole string must match."""
+    """`*` matches any characters, `?` exactly one; the whole string must match."""
     reachable = {0}
     for sign in pattern:
         if sign == "*":
@@ -161,11 +161,13 @@ def _semver_passes(test: Semver, value: str) -> bool:
 
 
 def parse_version(text: str) -> tuple[list[int], list[str]] | None:
-    """Major, minor, patch and the pre-release identifiers of a version; None when it is no version."""
+    """Major, minor, patch and the pre-release identifiers of a version; None when it is no version. Minor and
+    patch may be missing and are 0 then.
+    """
     text, plus, build = text.partition("+")
     core, dash, pre = text.partition("-")
     numbers, identifiers, builds = core.split("."), pre.split("."), build.split(".")
-    if len(numbers) != 3 or not all(_is_plain_number(n) for n in numbers):
+    if len(numbers) > 3 or not all(_is_plain_number(n) for n in numbers):
         return None
     if dash and not all(
         _is_identifier(i) and (not _is_digits(i) or _is_plain_number(i)) for i in identifiers
@@ -173,7 +175,7 @@ def parse_version(text: str) -> tuple[list[int], list[str]] | None:
         return None
     if plus and not all(_is_identifier(i) for i in builds):
         return None
-    return [int(n) for n in numbers], identifiers if dash else []
+    return [*map(int, numbers), 0, 0][:3], identifiers if dash else []
 
 
 def _is_digits(text: str) -> bool:

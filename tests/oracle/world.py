@@ -1,4 +1,4 @@
-"""A world: all that happened in one account, and the journeys whose audiences are asked for."""
+"""A world: all operations in one account, and its journeys."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Alias(msgspec.Struct, frozen=True):
-    """From here on `from_user_id` is `to_user_id`, in what came before as well."""
+    """`from_user_id` becomes an alias of `to_user_id`, including earlier data."""
 
     from_user_id: str
     to_user_id: str
 
 
 class Erase(msgspec.Struct, frozen=True):
-    """These users are forgotten."""
+    """These users are erased."""
 
     user_ids: tuple[str, ...]
 
@@ -41,7 +41,17 @@ class Expire(msgspec.Struct, frozen=True):
     before: Micros
 
 
-Operation: TypeAlias = Batch | Alias | Erase | Expire
+class Forget(msgspec.Struct, frozen=True):
+    """What is left of an input, a workspace or the account is forgotten, if it has no users."""
+
+    name: str
+
+    def covers(self, input_name: str) -> bool:
+        """Whether the name is that of the input, or above it."""
+        return f"{input_name}/".startswith(f"{self.name}/")
+
+
+Operation: TypeAlias = Batch | Alias | Erase | Expire | Forget
 
 
 class Milestone(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +74,7 @@ class Journey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class World(msgspec.Struct, frozen=True, kw_only=True):
-    """An account with its inputs (resource names), what happened in it, in order, and its journeys."""
+    """An account with its inputs (resource names), its operations in order, and its journeys."""
 
     account: str
     inputs: tuple[str, ...]
@@ -97,5 +107,5 @@ def walk(milestones: tuple[Milestone, ...]) -> Iterator[Milestone]:
 
 
 def fresh_account() -> str:
-    """An account that nothing in this process used before, so that worlds can share one store."""
+    """An account not used before in this process, so that worlds can share one store."""
     return f"accounts/w{next(_account_numbers)}"

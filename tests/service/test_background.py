@@ -1,4 +1,4 @@
-"""What the threads beside the server tell."""
+"""Background threads report to health checks and logs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from engine.errors import DataLoss, MilepostError
 from service.background import WriteWatch
 
 
-def test_health_follows_whether_writes_are_taken() -> None:
+def test_health_reports_whether_writes_are_accepted() -> None:
     faults: list[MilepostError | None] = [None, DataLoss("keys are gone"), DataLoss("keys are gone"), None]
     told: list[bool] = []
     watch = WriteWatch(lambda: faults[len(told)], told.append)

@@ -78,7 +78,15 @@ def client(service: Serving) -> Iterator[Client]:
 
 def test_event_names(client: Client) -> None:
     found = [
-        (e.name, e.type, e.input, e.events, e.users, to_datetime(e.first_time), to_datetime(e.last_time))
+        (
+            e.name,
+            e.event_type,
+            e.input,
+            e.events,
+            e.users,
+            to_datetime(e.first_time),
+            to_datetime(e.last_time),
+        )
         for e in client.list_event_names()
     ]
     assert found == [
@@ -159,7 +167,23 @@ def test_values_most_frequent_first(client: Client) -> None:
     assert values("nothing") == []
 
 
-def test_pages_lead_through_the_whole_list_whatever_their_size(client: Client) -> None:
+def test_values_of_events_are_counted_by_events(client: Client) -> None:
+    def values(key: str, input: str = "", prefix: str = "") -> list[tuple[object, int]]:
+        found = list(
+            client.list_attribute_values("", key, event_name="buy", input=input, prefix=prefix, page_size=1)
+        )
+        assert {count.users for count in found} <= {0}
+        return [(from_value(count.value), count.events) for count in found]
+
+    assert values("price") == [("9.50", 1), (1.0, 1), (2.0, 1), (9.5, 1)]
+    assert values("price", input="support/desk") == [("9.50", 1)]
+    assert values("price", prefix="9") == [("9.50", 1)]
+    assert values("tags") == [("a", 1)]
+    assert values("when") == [(NOON, 1)]
+    assert values("secret") == []
+
+
+def test_pages_of_any_size_cover_the_list(client: Client) -> None:
     lists: list[tuple[Callable[[Any], Any], Any, str]] = [
         (client.catalog.ListEventNames, pb.ListEventNamesRequest(parent=ACCOUNT), "event_names"),
         (client.catalog.ListAttributes, pb.ListAttributesRequest(parent=ACCOUNT), "attributes"),
@@ -171,6 +195,11 @@ def test_pages_lead_through_the_whole_list_whatever_their_size(client: Client) -
         (
             client.catalog.ListAttributeValues,
             pb.ListAttributeValuesRequest(parent=WORKSPACE, key="plan"),
+            "values",
+        ),
+        (
+            client.catalog.ListAttributeValues,
+            pb.ListAttributeValuesRequest(parent=ACCOUNT, event_name="buy", key="price"),
             "values",
         ),
     ]
@@ -217,6 +246,30 @@ def test_pages_lead_through_the_whole_list_whatever_their_size(client: Client) -
             NOT_FOUND,
             "",
         ),
+        (
+            "ListAttributeValues",
+            pb.ListAttributeValuesRequest(parent=WORKSPACE, key="plan", input=INPUT),
+            INVALID,
+            "input",
+        ),
+        (
+            "ListAttributeValues",
+            pb.ListAttributeValuesRequest(parent=WORKSPACE, key="price", event_name="buy"),
+            INVALID,
+            "parent",
+        ),
+        (
+            "ListAttributeValues",
+            pb.ListAttributeValuesRequest(parent=ACCOUNT, event_name="buy"),
+            INVALID,
+            "key",
+        ),
+        (
+            "ListAttributeValues",
+            pb.ListAttributeValuesRequest(parent=ACCOUNT, key="price", event_name="buy", input=INPUT + "x"),
+            NOT_FOUND,
+            "",
+        ),
     ],
 )
 def test_what_is_refused(
@@ -227,14 +280,22 @@ def test_what_is_refused(
     assert list(refusal.violations) == ([field] if field else [])
 
 
-def test_a_token_leads_through_the_list_it_came_from_only(service: Serving) -> None:
+def test_page_token_is_bound_to_its_list(service: Serving) -> None:
     request = pb.ListAttributeValuesRequest(parent=WORKSPACE, key="plan", page_size=1)
     token = service.catalog.ListAttributeValues(request).next_page_token
-    other = pb.ListAttributeValuesRequest(parent=WORKSPACE, key="age", page_size=1, page_token=token)
-    assert refusal_of(service.catalog.ListAttributeValues, other).reason == "INVALID_PAGE_TOKEN"
+    for key, prefix in (("age", ""), ("plan", "g")):
+        other = pb.ListAttributeValuesRequest(
+            parent=WORKSPACE, key=key, prefix=prefix, page_size=1, page_token=token
+        )
+        assert refusal_of(service.catalog.ListAttributeValues, other).reason == "INVALID_PAGE_TOKEN"
+    of_event = pb.ListAttributeValuesRequest(parent=ACCOUNT, event_name="buy", key="price", page_size=1)
+    of_event.page_token = service.catalog.ListAttributeValues(of_event).next_page_token
+    assert [each.events for each in service.catalog.ListAttributeValues(of_event).values] == [1]
+    of_event.input = INPUT
+    assert refusal_of(service.catalog.ListAttributeValues, of_event).reason == "INVALID_PAGE_TOKEN"
 
 
-def test_an_account_that_nothing_came_for(tmp_path: Path) -> None:
+def test_account_without_data(tmp_path: Path) -> None:
     with serving(tmp_path / "store", access_log="none") as running:
         running.create_inputs()
         names = running.catalog.ListEventNames(pb.ListEventNamesRequest(parent=ACCOUNT))

@@ -1,4 +1,4 @@
-"""A service on a machine whose clock is wrong: what it removes, what it says, and how an operator helps."""
+"""A service on a machine with a wrong clock: removals, messages, and confirmation by an operator."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from milepost import Client
 from milepost.cli.app import app
 from milepost.criteria import event
 from milepost.data import make_event
+from milepost.outputs import FileOutput
 from milepost.v1 import admin_service_pb2 as pb
 from milepost.v1.account_pb2 import Account
 from milepost.v1.account_service_pb2 import UpdateAccountRequest
@@ -30,7 +31,7 @@ NANOS = 1_000_000_000
 
 
 class WallClock:
-    """The machine's wall clock, set wrong by so many seconds; the monotonic clock is left alone."""
+    """The machine's wall clock, wrong by a number of seconds; the monotonic clock is unchanged."""
 
     def __init__(self) -> None:
         self.wrong_s = 0
@@ -80,7 +81,7 @@ def swept(service: Serving) -> int:
     return events(service)
 
 
-def test_a_start_with_a_clock_ahead_removes_nothing_until_it_is_confirmed(
+def test_start_with_a_clock_ahead_removes_nothing_until_confirmed(
     tmp_path: Path, wall: WallClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     fill(tmp_path / "store")
@@ -95,7 +96,7 @@ def test_a_start_with_a_clock_ahead_removes_nothing_until_it_is_confirmed(
             r.getMessage() for r in caplog.records if r.levelno == logging.WARNING and "clock" in r.name
         ]
         assert "59 d 23 h" in line or "60 d" in line
-        # 1. Who knows the time better is told what the server's clock shows.
+        # 1. Confirming another time fails with the server's time.
         request = pb.ConfirmClockRequest(time=Timestamp(seconds=found.wall_time.seconds - 60 * DAY_S))
         refused = refusal_of(service.admin.ConfirmClock, request)
         assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CLOCK_DIFFERS")
@@ -108,7 +109,7 @@ def test_a_start_with_a_clock_ahead_removes_nothing_until_it_is_confirmed(
         eventually(lambda: swept(service) == 0)
 
 
-def test_a_start_can_be_told_to_trust_the_clock(tmp_path: Path, wall: WallClock) -> None:
+def test_start_with_clock_trust(tmp_path: Path, wall: WallClock) -> None:
     fill(tmp_path / "store")
     wall.wrong_s = 60 * DAY_S
     with serving(tmp_path / "store", clock="trust", **SETTINGS) as service:
@@ -117,7 +118,7 @@ def test_a_start_can_be_told_to_trust_the_clock(tmp_path: Path, wall: WallClock)
 
 
 @pytest.mark.parametrize("follow_s", [60.0, 0.0])
-def test_a_clock_that_goes_a_day_ahead_and_back_leaves_memberships_as_they_were(
+def test_clock_a_day_ahead_and_back_leaves_memberships_unchanged(
     tmp_path: Path, wall: WallClock, follow_s: float
 ) -> None:
     """Within the time that answers run on they never notice; after it they do, and it is undone."""
@@ -130,8 +131,8 @@ def test_a_clock_that_goes_a_day_ahead_and_back_leaves_memberships_as_they_were(
         client.ensure_journey("j")
         criteria = event("buy", last=timedelta(hours=12)).count() > 0
         audience = client.ensure_milestone("j", "bought", criteria=criteria).audience
-        output = client.ensure_file_output("file", path="out").name
-        client.activate(client.ensure_connection("c", target="j/bought", output=output).name)
+        output = client.ensure_output("file", FileOutput(path="out")).name
+        client.activate_connection(client.ensure_connection("c", target="j/bought", output=output).name)
         client.ingest_events([make_event("ann", "buy", datetime.now(UTC))], input=INPUT)
         eventually(lambda: members(service, audience) == 1)
         wall.wrong_s = DAY_S
@@ -140,7 +141,7 @@ def test_a_clock_that_goes_a_day_ahead_and_back_leaves_memberships_as_they_were(
         if not follow_s:
             eventually(lambda: members(service, audience) == 0)
         wall.wrong_s = 0
-        # At once, before any refresh.
+        # Immediately, before any refresh.
         assert client.check("ann", "j/bought")
         assert client.count("j/bought").users == 1
         eventually(lambda: members(service, audience) == 1)

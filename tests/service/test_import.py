@@ -1,4 +1,4 @@
-"""ImportEvents through a real server: what it takes, what it refuses, and what stays when it breaks off."""
+"""ImportEvents through a real server: accepted and rejected rows, and interruptions."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from milepost.v1.data_pb2 import EVENT_TYPE_COMMERCE, Event
 from milepost.v1.journey_pb2 import MILESTONE_KIND_CRITERIA, Journey, Milestone
 from milepost.v1.journey_service_pb2 import CreateJourneyRequest, CreateMilestoneRequest
 from milepost.v1.value_pb2 import Value
+from service.arrow import importing
 from service.arrow import stream as arrow_stream
 from tests.arrow_requests import arrow_bytes, header, refused, requests
 from tests.harness import ACCOUNT, CALL_TIMEOUT_S, INPUT, Serving, eventually, read_refusal, serving
@@ -73,7 +74,7 @@ def refusal_of_import(service: Serving, sent: Iterator[pb.ImportEventsRequest]) 
 # --- rows ---
 
 
-def test_a_refused_row_does_not_hold_back_its_neighbours(service: Serving) -> None:
+def test_rejected_row_does_not_affect_other_rows(service: Serving) -> None:
     future = T0 + 100 * 365 * 86_400 * 1_000_000
     first = batch("ann", None, "bob", "")
     second = batch("cid", "u" * 257, "eve").set_column(
@@ -95,7 +96,7 @@ def test_a_refused_row_does_not_hold_back_its_neighbours(service: Serving) -> No
     assert events_of(service) == 3
 
 
-def test_faults_of_conversion_and_of_the_engine_are_told_together(service: Serving) -> None:
+def test_conversion_and_engine_faults_are_reported_together(service: Serving) -> None:
     sent = batch(
         *"abcdef", n=pa.array([1 << 60, 1, 2, 1 << 60, 3, 4]), x=pa.array([0, 0, float("inf"), 0, 0, 0])
     )
@@ -110,7 +111,7 @@ def test_faults_of_conversion_and_of_the_engine_are_told_together(service: Servi
     assert [each.index for each in answer.rejections] == [2, 3]
 
 
-def test_an_import_of_which_nothing_can_be_taken_is_answered(service: Serving) -> None:
+def test_fully_rejected_import_is_answered(service: Serving) -> None:
     answer = run_import(service, arrow_bytes(batch(None, None)))
     assert (answer.accepted, answer.rejected) == (0, 2)
     assert events_of(service) == 0
@@ -122,7 +123,7 @@ def test_an_import_without_rows_is_answered(service: Serving) -> None:
     assert answer.revision == service.admin.GetServerInfo(GetServerInfoRequest()).revision
 
 
-def test_all_rows_refused_in_many_are_all_named(service: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_rejected_rows_are_listed(service: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrow_stream, "IMPORT_BATCH_ROWS", 700)
     names = pa.array([None if row % 2 else "buy" for row in range(4_000)])
     sent = batch(*["u"] * 4_000).set_column(1, "name", names)
@@ -130,6 +131,21 @@ def test_all_rows_refused_in_many_are_all_named(service: Serving, monkeypatch: p
     assert (answer.accepted, answer.rejected) == (2_000, 2_000)
     assert refused(answer) == {("REQUIRED", "name", "is required"): list(range(1, 4_000, 2))}
     assert [each.index for each in answer.rejections] == list(range(1, 2_000, 2))
+
+
+def test_faults_beyond_a_limit_are_listed_by_reason_and_field(
+    service: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importing, "IMPORT_REASONS_MAX", 2)
+    sent = batch(*["u"] * 5, input=pa.array([f"no-{row}" for row in range(4)] + [None]))
+    answer = run_import(service, arrow_bytes(sent), input_column="input", input="")
+    assert answer.rejected == 5
+    assert refused(answer) == {
+        ("UNKNOWN_INPUT", "input", "input 'no-0' does not exist"): [0],
+        ("UNKNOWN_INPUT", "input", "input 'no-1' does not exist"): [1],
+        ("UNKNOWN_INPUT", "input", importing.FURTHER_ROWS): [2, 3],
+        ("REQUIRED", "input", importing.FURTHER_ROWS): [4],
+    }
 
 
 def test_all_columns_arrive(service: Serving) -> None:
@@ -145,7 +161,7 @@ def test_all_columns_arrive(service: Serving) -> None:
     assert (answer.accepted, answer.duplicates) == (1, 1)
     catalog = service.catalog
     [name] = catalog.ListEventNames(ListEventNamesRequest(parent=ACCOUNT)).event_names
-    assert (name.name, name.type, name.events) == ("buy", EVENT_TYPE_COMMERCE, 1)
+    assert (name.name, name.event_type, name.events) == ("buy", EVENT_TYPE_COMMERCE, 1)
     listed = catalog.ListAttributes(ListAttributesRequest(parent=ACCOUNT, event_name="buy")).attributes
     assert [each.key for each in listed] == ["plan", "price"]
 
@@ -186,7 +202,7 @@ def messages(table: Any) -> list[Event]:
 
 
 def seen_by_readers(service: Serving) -> Any:
-    """What reads answer about the store: the catalog, profiles, sizes and members."""
+    """All observable state: the catalog, profiles, sizes and members."""
     from milepost.criteria import event, event_attribute
 
     service.journeys.CreateJourney(CreateJourneyRequest(parent=ACCOUNT, journey_id="j", journey=Journey()))
@@ -219,7 +235,7 @@ def seen_by_readers(service: Serving) -> Any:
     return members, list(names), users
 
 
-def test_an_import_leaves_what_the_same_events_in_batches_leave(tmp_path: Path) -> None:
+def test_import_equals_the_same_events_in_batches(tmp_path: Path) -> None:
     table = world(ROWS)
     with serving(tmp_path / "one", log_level="error") as service:
         service.create_inputs()
@@ -264,7 +280,7 @@ def test_an_import_repeated_under_its_id_is_applied_once(
     assert events_of(service) == 22
 
 
-def test_a_longer_import_under_the_same_id_takes_what_is_new(
+def test_longer_import_under_the_same_id_adds_the_new_rows(
     service: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arrow_stream, "IMPORT_BATCH_ROWS", 4)
@@ -274,7 +290,7 @@ def test_a_longer_import_under_the_same_id_takes_what_is_new(
     assert events_of(service) == 6
 
 
-def test_small_record_batches_go_in_together(service: Serving) -> None:
+def test_small_record_batches_are_merged(service: Serving) -> None:
     before = service.admin.GetServerInfo(GetServerInfoRequest()).revision
     answer = run_import(service, arrow_bytes(*(batch(user) for user in "abcdefghij")))
     assert answer.accepted == 10
@@ -284,7 +300,7 @@ def test_small_record_batches_go_in_together(service: Serving) -> None:
 # --- broken off ---
 
 
-def test_a_caller_that_goes_away_leaves_whole_batches(
+def test_disconnected_caller_leaves_complete_batches(
     service: Serving, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(arrow_stream, "IMPORT_BATCH_ROWS", 100)
@@ -308,9 +324,7 @@ def test_a_caller_that_goes_away_leaves_whole_batches(
     assert "defect" not in caplog.text
 
 
-def test_a_stream_that_breaks_off_says_how_many_rows_are_dealt_with(
-    service: Serving, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_stream_reports_processed_rows(service: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrow_stream, "IMPORT_BATCH_ROWS", 2)
     whole = arrow_bytes(batch(*"abcd"), batch(*"efgh"))
     refusal = refusal_of_import(service, requests(header(), whole[: len(whole) - 100]))
@@ -361,7 +375,7 @@ def corrupted() -> bytes:
         ),
     ],
 )
-def test_what_is_no_import_is_refused_by_field(
+def test_malformed_import_is_refused_by_field(
     service: Serving, sent: Any, field: str, description: str
 ) -> None:
     refusal = refusal_of_import(service, iter(sent))
@@ -371,7 +385,7 @@ def test_what_is_no_import_is_refused_by_field(
     assert events_of(service) == 0
 
 
-def test_an_account_that_does_not_exist_is_told_before_anything_is_read(service: Serving) -> None:
+def test_unknown_account_is_refused_before_reading(service: Serving) -> None:
     waiting = threading.Event()
 
     def sent() -> Iterator[pb.ImportEventsRequest]:
@@ -383,7 +397,7 @@ def test_an_account_that_does_not_exist_is_told_before_anything_is_read(service:
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.NOT_FOUND, "RESOURCE_NOT_FOUND")
 
 
-def test_an_input_that_does_not_exist_refuses_its_rows(service: Serving) -> None:
+def test_unknown_input_rejects_its_rows(service: Serving) -> None:
     sent = batch("a", "b", where=pa.array([NOWHERE, None]))
     answer = run_import(service, arrow_bytes(sent), input_column="where")
     assert answer.accepted == 1
@@ -394,7 +408,7 @@ def test_an_input_that_does_not_exist_refuses_its_rows(service: Serving) -> None
     ("fields", "code", "said"),
     [
         ({"input": NOWHERE}, grpc.StatusCode.NOT_FOUND, f"{NOWHERE} does not exist"),
-        # It is refused as well where every row names an input of its own.
+        # It is refused even if every row names its own input.
         (
             {"input": NOWHERE, "input_column": "where"},
             grpc.StatusCode.NOT_FOUND,
@@ -410,7 +424,7 @@ def test_an_input_that_does_not_exist_refuses_its_rows(service: Serving) -> None
         ({"parent": "a"}, grpc.StatusCode.INVALID_ARGUMENT, "header.parent: "),
     ],
 )
-def test_a_header_that_refuses_every_row_is_refused_once(
+def test_header_that_rejects_every_row_is_refused_once(
     service: Serving, fields: dict[str, str], code: grpc.StatusCode, said: str
 ) -> None:
     sent = batch(*"abc", where=pa.array([INPUT] * 3))
@@ -421,7 +435,7 @@ def test_a_header_that_refuses_every_row_is_refused_once(
     assert events_of(service) == 0
 
 
-def test_a_server_without_pyarrow_says_so(service: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_import_without_pyarrow_is_unimplemented(service: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "service.arrow.importing", raising=False)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.delitem(sys.modules, "service.arrow.columns", raising=False)
@@ -430,7 +444,7 @@ def test_a_server_without_pyarrow_says_so(service: Serving, monkeypatch: pytest.
     assert "milepost-server[import]" in refusal.message
 
 
-def test_a_store_that_takes_no_more_ends_the_call_while_the_caller_still_sends(
+def test_full_store_ends_the_call_while_the_caller_sends(
     service: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arrow_stream, "IMPORT_BATCH_ROWS", 1)
@@ -463,7 +477,7 @@ def test_a_store_that_takes_no_more_ends_the_call_while_the_caller_still_sends(
 # --- limits ---
 
 
-def test_a_record_batch_that_is_too_large_is_refused_before_it_is_held(tmp_path: Path) -> None:
+def test_oversized_record_batch_is_refused_before_loading(tmp_path: Path) -> None:
     with serving(tmp_path / "store", log_level="error", import_batch_bytes_max=2_000) as service:
         service.create_inputs()
         small, large = batch("a"), batch(*(f"user {row}" for row in range(200)))
@@ -478,7 +492,7 @@ def test_a_record_batch_that_is_too_large_is_refused_before_it_is_held(tmp_path:
         assert refusal.reason == "BATCH_TOO_LARGE"
 
 
-def test_a_message_that_is_too_large_is_refused(tmp_path: Path) -> None:
+def test_oversized_message_is_refused(tmp_path: Path) -> None:
     with serving(tmp_path / "store", log_level="error", batch_bytes_max=1_000) as service:
         service.create_inputs()
         stream = arrow_bytes(batch(*(f"user {row}" for row in range(200))))
@@ -487,14 +501,17 @@ def test_a_message_that_is_too_large_is_refused(tmp_path: Path) -> None:
         assert list(refusal.violations) == ["arrow"]
 
 
-def test_no_more_imports_at_a_time_than_there_may_be(tmp_path: Path) -> None:
+def test_concurrent_imports_are_limited(tmp_path: Path) -> None:
     with serving(tmp_path / "store", log_level="error", imports_max=1) as service:
         service.create_inputs()
+        stream = arrow_bytes(batch("a"))
         waiting = threading.Event()
 
         def sent() -> Iterator[pb.ImportEventsRequest]:
-            yield from requests(header(), arrow_bytes(batch("a")))
+            # An import is answered at the end of its Arrow stream, so that end waits.
+            yield from requests(header(), stream[:-1])
             waiting.wait()
+            yield pb.ImportEventsRequest(arrow=stream[-1:])
 
         first = service.ingest.ImportEvents.future(sent())
         eventually(lambda: service.application.in_flight == 1)

@@ -1,4 +1,4 @@
-"""ImportUsers through a real server: what rows do, which are refused, and what a null means."""
+"""ImportUsers through a real server: effects of rows, rejected rows, and nulls."""
 
 from __future__ import annotations
 
@@ -53,7 +53,57 @@ def without_id(found: User) -> User:
     return found
 
 
-def test_a_row_is_what_the_same_update_is(service: Serving) -> None:
+def at(micros: int) -> Timestamp:
+    return Timestamp(seconds=micros // 1_000_000, nanos=micros % 1_000_000 * 1_000)
+
+
+def consent(regulation: str, purpose: str, given: bool) -> ConsentUpdate:
+    state = CONSENT_STATE_GIVEN if given else CONSENT_STATE_DENIED
+    return ConsentUpdate(regulation=regulation, purpose=purpose, state=state)
+
+
+ROW_UPDATES = [
+    UserUpdate(
+        user_id="row-ann",
+        time=at(T0),
+        attributes={
+            "plan": Value(string_value="gold"),
+            "age": Value(number_value=41),
+            "ltv": Value(number_value=0.1),
+            "vip": Value(bool_value=True),
+            "since": Value(time_value=at(T0 - 5)),
+            "tags": Value(list_value=StringList(values=["a", "b"])),
+        },
+        identities={"email": "ann@example.com", "customer_id": "17"},
+        consents=[consent("gdpr", "ads", True), consent("ccpa", "sale", True)],
+    ),
+    UserUpdate(
+        user_id="row-bob",
+        time=at(T0 + 1),
+        attributes={
+            "age": Value(number_value=7),
+            "ltv": Value(number_value=2.5),
+            "since": Value(time_value=at(T0 - 6)),
+            "tags": Value(list_value=StringList()),
+        },
+        consents=[consent("gdpr", "ads", False)],
+    ),
+    UserUpdate(
+        user_id="row-cid",
+        time=at(T0 + 2),
+        attributes={
+            "plan": Value(string_value=""),
+            "vip": Value(bool_value=False),
+            "since": Value(time_value=at(T0 - 7)),
+        },
+        identities={"customer_id": "18"},
+        consents=[consent("ccpa", "sale", False)],
+    ),
+]
+"""The rows of the test below, as updates of other users."""
+
+
+def test_row_equals_the_same_update(service: Serving) -> None:
     sent = table(
         user_id=["file-ann", "file-bob", "file-cid"],
         time=times(T0, T0 + 1, T0 + 2),
@@ -78,59 +128,16 @@ def test_a_row_is_what_the_same_update_is(service: Serving) -> None:
     )
     assert (answer.accepted, answer.rejected) == (3, 0)
 
-    def at(micros: int) -> Timestamp:
-        return Timestamp(seconds=micros // 1_000_000, nanos=micros % 1_000_000 * 1_000)
-
-    def consent(regulation: str, purpose: str, given: bool) -> ConsentUpdate:
-        state = CONSENT_STATE_GIVEN if given else CONSENT_STATE_DENIED
-        return ConsentUpdate(regulation=regulation, purpose=purpose, state=state)
-
-    updates = [
-        UserUpdate(
-            user_id="row-ann",
-            time=at(T0),
-            attributes={
-                "plan": Value(string_value="gold"),
-                "age": Value(number_value=41),
-                "ltv": Value(number_value=0.1),
-                "vip": Value(bool_value=True),
-                "since": Value(time_value=at(T0 - 5)),
-                "tags": Value(list_value=StringList(values=["a", "b"])),
-            },
-            identities={"email": "ann@example.com", "customer_id": "17"},
-            consents=[consent("gdpr", "ads", True), consent("ccpa", "sale", True)],
-        ),
-        UserUpdate(
-            user_id="row-bob",
-            time=at(T0 + 1),
-            attributes={
-                "age": Value(number_value=7),
-                "ltv": Value(number_value=2.5),
-                "since": Value(time_value=at(T0 - 6)),
-                "tags": Value(list_value=StringList()),
-            },
-            consents=[consent("gdpr", "ads", False)],
-        ),
-        UserUpdate(
-            user_id="row-cid",
-            time=at(T0 + 2),
-            attributes={
-                "plan": Value(string_value=""),
-                "vip": Value(bool_value=False),
-                "since": Value(time_value=at(T0 - 7)),
-            },
-            identities={"customer_id": "18"},
-            consents=[consent("ccpa", "sale", False)],
-        ),
-    ]
-    upserted = service.ingest.UpsertUsers(pb.UpsertUsersRequest(parent=ACCOUNT, input=INPUT, users=updates))
+    upserted = service.ingest.UpsertUsers(
+        pb.UpsertUsersRequest(parent=ACCOUNT, input=INPUT, users=ROW_UPDATES)
+    )
     assert upserted.accepted == 3
     for name in ("ann", "bob", "cid"):
         assert without_id(user(service, f"file-{name}")) == without_id(user(service, f"row-{name}"))
 
 
 @pytest.mark.parametrize("unset", [False, True])
-def test_a_null_unsets_only_when_asked_to(service: Serving, unset: bool) -> None:
+def test_null_unsets_only_on_request(service: Serving, unset: bool) -> None:
     name = f"null-{unset}"
     before = table(user_id=[name], time=times(T0), plan=["gold"], n=[1.0], mail=["m"], ads=["given"])
     meant = {"identity_columns": {"mail": "email"}, "consent_columns": [GDPR]}
@@ -145,7 +152,7 @@ def test_a_null_unsets_only_when_asked_to(service: Serving, unset: bool) -> None
     assert [consent.state for consent in found.consents] == [CONSENT_STATE_GIVEN]
 
 
-def test_refused_rows_are_named_with_their_columns(service: Serving) -> None:
+def test_rejected_rows_are_reported_with_their_columns(service: Serving) -> None:
     first = table(
         user_id=["r1", None, "r3"], time=times(T0, T0, T0), age=["1", "2", "x"], ads=["given", None, "no"]
     )
@@ -177,7 +184,7 @@ def test_refused_rows_are_named_with_their_columns(service: Serving) -> None:
     assert answer.rejections[0].field == "rows[1].user_id"
 
 
-def test_times_may_be_one_for_all(service: Serving) -> None:
+def test_default_time_applies_to_all_rows(service: Serving) -> None:
     run_import(service, table(user_id=["t1"], x=[1]), default_time=Timestamp(seconds=1_600_000_000))
     assert user(service, "t1").inputs[0].last_seen.seconds == 1_600_000_000
     sent = table(user_id=["t2", "t3"], when=pa.array([None, 5]), x=[1, 2])
@@ -191,7 +198,7 @@ def test_times_may_be_one_for_all(service: Serving) -> None:
     assert [user(service, name).inputs[0].first_seen.seconds for name in ("t2", "t3")] == [7, 5]
 
 
-def test_without_a_time_it_is_the_servers_clock(service: Serving) -> None:
+def test_missing_time_is_the_servers_clock(service: Serving) -> None:
     run_import(service, table(user_id=["now"], x=[1]))
     now = Timestamp()
     now.GetCurrentTime()
@@ -241,7 +248,7 @@ def test_an_import_repeated_is_applied_once(service: Serving) -> None:
         ({"input": ""}, "header.input", "is required"),
     ],
 )
-def test_a_header_without_meaning_is_refused(
+def test_invalid_header_is_refused(
     service: Serving, fields: dict[str, Any], field: str, description: str
 ) -> None:
     with pytest.raises(grpc.RpcError) as failure:

@@ -1,4 +1,4 @@
-"""An account's retention through a real server: what counts at once, and what goes from disk by itself."""
+"""An account's retention through a real server: immediate effect and removal from disk."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def retain(service: Serving, days: int) -> None:
     )
 
 
-def test_a_retention_that_is_set_counts_at_once_and_empties_the_store(tmp_path: Path) -> None:
+def test_new_retention_takes_effect_immediately_and_removes_events(tmp_path: Path) -> None:
     settings = {"access_log": "none", "retention_interval_s": 0.05, "checkpoint_s": 0.05}
     with (
         serving(tmp_path / "store", **settings) as service,

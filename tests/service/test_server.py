@@ -1,4 +1,4 @@
-"""The server around the handlers: health, reflection, limits on calls in flight, defects, and its end."""
+"""The server around the handlers: health, reflection, call limits, bugs, and shutdown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from engine import Engine
@@ -25,6 +27,7 @@ from milepost.v1 import (
     ingest_service_pb2,
     journey_service_pb2,
 )
+from service.health import LISTS
 from service.not_built import METHODS_NOT_BUILT
 from service.server import SERVICE_NAMES
 from tests.harness import ACCOUNT, INPUT, Serving, eventually, read_refusal, refusal_of, serving
@@ -62,9 +65,43 @@ def test_health_of_each_service_and_of_all(service: Serving) -> None:
     assert failure.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+def test_health_lists_every_service(service: Serving) -> None:
+    states = health_stub(service).List(LISTS.HealthListRequest()).statuses
+    assert {name: state.status for name, state in states.items()} == dict.fromkeys(
+        ("", *SERVICE_NAMES), SERVING
+    )
+
+
 def test_reflection_lists_the_contract(service: Serving) -> None:
     names = set(ProtoReflectionDescriptorDatabase(service.channel).get_services())
-    assert names >= {*SERVICE_NAMES, "grpc.health.v1.Health"}
+    assert names == {
+        *SERVICE_NAMES,
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_reflection_describes_a_method_in_both_versions(service: Serving, version: str) -> None:
+    # Messages of the two versions are the same on the wire.
+    ask: Any = service.channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    symbol = "milepost.v1.AccountService"
+    requests = [
+        reflection_pb2.ServerReflectionRequest(list_services=""),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="milepost.v1.NoService"),
+    ]
+    listed, described, unknown = ask(iter(requests))
+    assert symbol in {each.name for each in listed.list_services_response.service}
+    files = described.file_descriptor_response.file_descriptor_proto
+    found = {FileDescriptorProto.FromString(file).name for file in files}
+    assert "milepost/v1/account_service.proto" in found
+    assert unknown.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
 
 
 def test_every_service_of_the_contract_is_served() -> None:
@@ -86,7 +123,7 @@ def test_server_info(service: Serving) -> None:
 
 
 @pytest.mark.parametrize("method", sorted(METHODS_NOT_BUILT))
-def test_what_is_not_built_says_so(service: Serving, method: str) -> None:
+def test_unimplemented_method_is_unimplemented(service: Serving, method: str) -> None:
     call: Any = service.channel.unary_unary(method)
     refusal = refusal_of(call, b"")
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_BUILT")
@@ -103,7 +140,7 @@ def unary_methods() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("method", sorted(set(unary_methods()) - METHODS_NOT_BUILT))
-def test_every_other_method_is_built(service: Serving, method: str) -> None:
+def test_every_other_method_is_implemented(service: Serving, method: str) -> None:
     call: Any = service.channel.unary_stream(method)
     try:
         codes = [grpc.StatusCode.OK for _ in call(b"", timeout=10)]
@@ -112,14 +149,14 @@ def test_every_other_method_is_built(service: Serving, method: str) -> None:
     assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT}
 
 
-def test_a_method_that_nobody_has_heard_of(service: Serving) -> None:
+def test_unknown_method_is_unimplemented(service: Serving) -> None:
     call: Any = service.channel.unary_unary("/milepost.v1.AccountService/Nope")
     with pytest.raises(grpc.RpcError) as failure:
         call(b"")
     assert failure.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_a_defect_is_internal_and_tells_nothing(
+def test_bug_is_internal_without_details(
     service: Serving, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: object, **__: object) -> None:
@@ -150,7 +187,7 @@ class Gate:
         monkeypatch.setattr(Accounts, "get_account", held)
 
 
-def test_calls_beyond_those_in_flight_are_refused_at_once(
+def test_calls_over_the_limit_are_refused_immediately(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(tmp_path / "store", worker_threads=1, in_flight_max=2, access_log="none") as service:
@@ -168,7 +205,7 @@ def test_calls_beyond_those_in_flight_are_refused_at_once(
         assert service.accounts.GetAccount(request).account.name == "accounts/a"
 
 
-def test_streams_beyond_their_number_are_refused_and_calls_go_on(tmp_path: Path) -> None:
+def test_streams_over_the_limit_are_refused_and_calls_continue(tmp_path: Path) -> None:
     with serving(tmp_path / "store", streams_max=1, access_log="none") as service:
         service.create_inputs()
         closing = threading.Event()
@@ -186,9 +223,7 @@ def test_streams_beyond_their_number_are_refused_and_calls_go_on(tmp_path: Path)
         assert list(first) == []
 
 
-def test_stopping_says_not_serving_first_and_lets_calls_finish(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stop_reports_not_serving_and_drains_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[str] = []
     original = Engine.close
 
@@ -216,7 +251,7 @@ def test_stopping_says_not_serving_first_and_lets_calls_finish(
 
 
 def test_a_stream_of_events_ends_when_the_service_stops(tmp_path: Path) -> None:
-    """What was acknowledged stays, and the next batch is told that it has to go elsewhere."""
+    """Acknowledged data stays, and the next batch gets UNAVAILABLE."""
     with serving(tmp_path / "store", access_log="none") as service:
         service.create_inputs()
         batches: queue.SimpleQueue[ingest_service_pb2.StreamEventsRequest | None] = queue.SimpleQueue()
@@ -231,7 +266,7 @@ def test_a_stream_of_events_ends_when_the_service_stops(tmp_path: Path) -> None:
         stopping = threading.Thread(target=service.application.stop)
         stopping.start()
         assert next(health).status == NOT_SERVING
-        # The streams are told after the health checks.
+        # Streams end after the health checks.
         eventually(lambda: service.application._server._stopping.is_set())
         batches.put(ingest_service_pb2.StreamEventsRequest(batch=batch))
         with pytest.raises(grpc.RpcError) as end:

@@ -1,7 +1,7 @@
-"""A store that lost a part of itself: each row of the table in docs/operations.md.
+"""Incomplete stores: each row of the table in docs/operations.md.
 
-The service refuses to start with the message of the row, changes nothing, and starts again once the store is
-whole. The commands that read the store say the same.
+The service refuses to start with the message of the row, changes nothing, and starts once the store is
+complete again. The commands that read the store print the same message.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.conformance.site import ACCOUNT, WEB, event, plan_of
 from tests.stores import crash_image
 from tests.test_docs import OPERATIONS, between
 
-SETTINGS = LocalSettings(groups=2, checkpoint_seconds=3_600.0)
+SETTINGS = LocalSettings(groups=2, checkpoint_s=3_600.0)
 EVERYONE = plan_of(Universe(inputs=(WEB,)))
 USERS = 500
 PAGE_BYTES = 4_096
@@ -274,7 +274,7 @@ def content_of(directory: Path) -> dict[str, bytes]:
     }
 
 
-def test_every_row_of_the_table_is_tried() -> None:
+def test_every_row_of_the_table_is_tested() -> None:
     assert set(TABLE) == set(DAMAGES)
     assert {row.to_do for row in TABLE.values()} == set(WAYS_BACK)
 
@@ -286,13 +286,13 @@ def test_the_service_refuses_and_changes_nothing(
     damage(store, part, stores)
     before = content_of(store)
     with pytest.raises(MilepostError) as refused:
-        Application(Config(data_dir=store, port=0, groups=2))
+        Application(Config(data_dir=store, port=0, store_settings={"groups": 2}))
     assert message_of(row, store, part).match(refused.value.message), refused.value.message
     assert content_of(store) == before
 
 
 @pytest.mark.parametrize(("row", "damage", "part"), CASES)
-def test_the_commands_say_the_same(
+def test_commands_print_the_same_message(
     stores: Stores, store: Path, tmp_path: Path, row: str, damage: Damage, part: str
 ) -> None:
     damage(store, part, stores)
@@ -385,7 +385,7 @@ WAYS_BACK: dict[str, WaysBack] = {
 
 
 @pytest.mark.parametrize(("row", "damage", "part"), CASES)
-def test_what_to_do_brings_every_user_back(
+def test_recovery_restores_every_user(
     stores: Stores, store: Path, row: str, damage: Damage, part: str
 ) -> None:
     whole = content_of(store)

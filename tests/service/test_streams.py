@@ -1,4 +1,4 @@
-"""Streams of events: those that come together share a commit, and a caller who does not listen must wait."""
+"""Streams of events: concurrent ones share a commit, and callers that do not read are throttled."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from engine.ingest import ColumnBatch, Ingest, Ingested
 from milepost.v1.admin_service_pb2 import GetServerInfoRequest, GetServerInfoResponse
 from milepost.v1.data_pb2 import Event
 from milepost.v1.ingest_service_pb2 import IngestEventsRequest, StreamEventsRequest
+from service.convert.revisions import revision_token
 from tests.harness import ACCOUNT, EVENTUALLY_S, INPUT, Serving, eventually, serving
 
 STREAMS = 6
 
 DEAF_BATCHES = 30
 REFUSED_EVENTS = 10_000 - 1
-"""So many refusals make one acknowledgement larger than what a connection takes unread at first."""
+"""Rejections that make one acknowledgement larger than a connection's initial window."""
 UNREAD_MAX = 20
 """More acknowledgements of that size fit nowhere between a service and a caller that does not read them."""
 OTHER_BATCHES = 300
@@ -57,7 +58,7 @@ def commits_of_the_log(service: Serving) -> int:
     return int(backend_of(service)._log._environment._env.info()["last_txnid"])
 
 
-def test_streams_that_come_together_share_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_streams_share_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the batch of the first stream is committed, five others send theirs: they share the next."""
     groups: list[int] = []
     original = WriteAheadLog.append
@@ -85,13 +86,14 @@ def test_streams_that_come_together_share_a_commit(tmp_path: Path, monkeypatch: 
         assert groups == [1, STREAMS - 1]
         assert commits_of_the_log(service) == before + 2
         assert [answer.sequence for answer in answers] == list(range(STREAMS))
+        store, signer = info_of(service).store_id, service.application.engine.signer
         assert {answer.result.revision for answer in answers} == {
-            f"{info_of(service).store_id}.{revision:x}" for revision in range(1, STREAMS + 1)
+            revision_token(store, revision, signer) for revision in range(1, STREAMS + 1)
         }
         assert info_of(service).events == STREAMS
 
 
-def test_a_caller_who_does_not_read_acknowledgements_is_not_read_from(
+def test_caller_that_ignores_acknowledgements_is_throttled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Batches are not taken in beyond the few whose acknowledgements are on their way, others are not held
@@ -115,11 +117,12 @@ def test_a_caller_who_does_not_read_acknowledgements_is_not_read_from(
             sent += 1
             yield batch(sequence, event("deaf"), *[LONG] * REFUSED_EVENTS)
 
-    with serving(tmp_path / "store", access_log="none", **NEVER_CHECKPOINTS) as service:
+    # A reader would take in a few more.
+    with serving(tmp_path / "store", readers=0, access_log="none", **NEVER_CHECKPOINTS) as service:
         service.create_inputs()
         deaf = service.ingest.StreamEvents(requests())
         eventually(lambda: taken > 0)
-        # The batches of somebody who listens are the clock: a stream that is read from has its turns too.
+        # The batches of a reading caller are the clock: its stream is served too.
         others = (batch(number, event("other")) for number in range(OTHER_BATCHES))
         assert sum(answer.result.accepted for answer in service.ingest.StreamEvents(others)) == OTHER_BATCHES
         assert 0 < taken <= UNREAD_MAX
@@ -129,3 +132,23 @@ def test_a_caller_who_does_not_read_acknowledgements_is_not_read_from(
         assert answers == [(sequence, REFUSED_EVENTS) for sequence in range(DEAF_BATCHES)]
         assert (taken, sent) == (DEAF_BATCHES, DEAF_BATCHES)
         assert info_of(service).events == DEAF_BATCHES + OTHER_BATCHES
+
+
+def test_caller_that_does_not_read_loses_its_stream(tmp_path: Path) -> None:
+    """Others have the thread then."""
+    closing = threading.Event()
+
+    def requests() -> Iterator[StreamEventsRequest]:
+        for sequence in range(UNREAD_MAX):
+            yield batch(sequence, *[LONG] * REFUSED_EVENTS)
+        closing.wait(EVENTUALLY_S)
+
+    with serving(tmp_path / "store", streams_max=1, stream_idle_s=1.0, access_log="none") as service:
+        service.create_inputs()
+        deaf = service.ingest.StreamEvents(requests())
+        eventually(lambda: service.application.in_flight == 1)
+        eventually(lambda: service.application.in_flight == 0)
+        answers = service.ingest.StreamEvents(iter([batch(0, event("other"))]))
+        assert [answer.result.accepted for answer in answers] == [1]
+        closing.set()
+        deaf.cancel()

@@ -1,4 +1,4 @@
-"""WatchMembership through a real server: snapshot, changes, marks, resuming, and the places there are."""
+"""WatchMembership through a real server: snapshot, changes, marks, resuming, and limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.backends.local.backend import LocalBackend
 from milepost.v1 import account_service_pb2, audience_service_pb2
 from milepost.v1.audience_service_pb2 import WatchMembershipRequest, WatchMembershipResponse
 from tests.harness import Serving, eventually, read_refusal, refusal_of, serving
-from tests.service.delivery.test_delivery import build, connect, deactivate, set_tier, wait_for
+from tests.service.delivery.test_delivery import activate, build, connect, deactivate, set_tier, wait_for
 
 MARK_MS = 100
 
@@ -78,14 +78,14 @@ def test_all_changes_from_the_start(watched: tuple[Serving, str]) -> None:
     stream.cancel()
 
 
-def test_a_cursor_of_another_life(watched: tuple[Serving, str]) -> None:
+def test_cursor_of_an_earlier_membership_is_refused(watched: tuple[Serving, str]) -> None:
     service, audience = watched
     refusal = refusal_of(service.audiences.WatchMembership, request_of(audience, cursor=99))
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED")
     assert refusal.metadata == {"oldest_cursor": "0"}
 
 
-def test_marks_that_come_too_often(watched: tuple[Serving, str]) -> None:
+def test_too_short_progress_interval_is_refused(watched: tuple[Serving, str]) -> None:
     service, audience = watched
     request = WatchMembershipRequest(audience=audience, snapshot=True)
     request.progress_interval.FromMilliseconds(1)
@@ -94,7 +94,7 @@ def test_marks_that_come_too_often(watched: tuple[Serving, str]) -> None:
     assert list(refusal.violations) == ["progress_interval"]
 
 
-def test_places_are_limited_and_given_back(watched: tuple[Serving, str]) -> None:
+def test_watchers_are_limited_and_released(watched: tuple[Serving, str]) -> None:
     service, audience = watched
     request = request_of(audience, snapshot=True)
     streams = [service.audiences.WatchMembership(request) for _ in range(2)]
@@ -121,6 +121,27 @@ def test_a_watch_ends_when_the_audience_is_no_longer_calculated(watched: tuple[S
         list(stream)
     refusal = read_refusal(end.value)
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CONNECTION_STATE")
+
+
+def test_a_cursor_from_before_a_deactivation_is_refused_with_its_epoch(watched: tuple[Serving, str]) -> None:
+    """Its number exists in the new log too, where it means other changes."""
+    service, audience = watched
+    stream = service.audiences.WatchMembership(request_of(audience, snapshot=True))
+    mark = next(item.progress for item in stream if item.WhichOneof("update") == "progress")
+    stream.cancel()
+    same = service.audiences.WatchMembership(request_of(audience, cursor=mark.cursor, epoch=mark.epoch))
+    resumed = next(same).progress
+    assert (resumed.cursor, resumed.epoch) == (mark.cursor, mark.epoch)
+    same.cancel()
+    deactivate(service)
+    set_tier(service, ["u1", "u2"], "silver")
+    set_tier(service, ["u4", "u5", "u6"], "gold")
+    activate(service)
+    # Three members at first, then the four of now.
+    wait_for(service, 7)
+    stale = request_of(audience, cursor=mark.cursor, epoch=mark.epoch)
+    refusal = refusal_of(service.audiences.WatchMembership, stale)
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED")
 
 
 def test_a_watch_ends_when_the_service_stops(watched: tuple[Serving, str]) -> None:

@@ -1,4 +1,4 @@
-"""Both who answers questions about a world: the oracle and the engine."""
+"""The two sides that answer questions about a world: the oracle and the engine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Ask:
 
 @pytest.fixture(scope="session")
 def engine_side(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineSide]:
-    """One store for all worlds of the session; every world has an account of its own."""
+    """One store for all worlds of the session; every world has its own account."""
     side = EngineSide(tmp_path_factory.mktemp("worlds"))
     yield side
     side.close()
@@ -42,7 +42,7 @@ def engine_side(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineSide
 
 @pytest.fixture(params=["oracle", "engine"])
 def ask(request: pytest.FixtureRequest) -> Ask:
-    """The oracle, then the engine: both must give the answer that was worked out by hand."""
+    """The oracle, then the engine: both must give the expected answer."""
     if request.param == "oracle":
         return Ask(lambda world: Oracle(world).all_members())
     side: EngineSide = request.getfixturevalue("engine_side")

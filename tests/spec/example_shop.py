@@ -1,4 +1,4 @@
-"""A shop whose customers are drawn at random: the data that the example journeys are tried on.
+"""A shop with random customers: the data for the example journeys.
 
 The same seed gives the same shop, as it stands at `now`.
 """
@@ -34,7 +34,7 @@ class Deed:
 
 @dataclass
 class Customer:
-    """What is known of one customer. `consents`: whether it was given, by the time it was said."""
+    """One customer's data. `consents`: whether given, by time."""
 
     id: str
     deeds: list[Deed] = field(default_factory=list)
@@ -64,7 +64,7 @@ def _draw_customer(rng: random.Random, customer_id: str, now: datetime) -> Custo
     for _ in range(rng.randrange(5)):
         customer.deeds.append(Deed("app", "session_start", ago(rng.choice([1.5, 6, 40, 100]))))
     for _ in range(rng.randrange(3)):
-        customer.deeds += _draw_mailing(rng, ago(45), now)
+        customer.deeds += _draw_mailing(rng, ago(rng.choice([4, 45, 45])), now)
     for _ in range(rng.randrange(6)):
         bought: dict[str, Value] = {
             "amount": rng.randrange(1, 40_000) / 100,
@@ -94,7 +94,7 @@ def _draw_mailing(rng: random.Random, sent: datetime, now: datetime) -> list[Dee
 
 
 def send_shop(client: Client, customers: list[Customer], now: datetime) -> None:
-    """Creates the inputs and sends everything, in an order of its own."""
+    """Creates the inputs and sends everything, in random order."""
     client.ensure_account()
     for input_id in INPUTS:
         client.ensure_input(WORKSPACE, input_id)

@@ -110,9 +110,7 @@ def assert_split(
 
 @over_worlds
 @given(drawn=worlds_with_criteria(2), lapse=st.integers(-400, 400))
-def test_as_of_moves_nothing_but_windows(
-    engine_side: EngineSide, drawn: WorldAndCriteria, lapse: int
-) -> None:
+def test_as_of_affects_only_windows(engine_side: EngineSide, drawn: WorldAndCriteria, lapse: int) -> None:
     world, criteria = drawn
     # A retention is a window of every event, so that there must be none.
     world = _replace(world, event_retention=0)

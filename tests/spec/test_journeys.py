@@ -22,6 +22,7 @@ from milepost import Client, make_event, names
 from milepost.cli.tree import draw_plain, read_picture, size_note, size_text
 from milepost.criteria import all_of, any_of, audience, event, labelled, not_
 from milepost.errors import FailedPrecondition, ResourceExhausted
+from milepost.outputs import FileOutput
 from milepost.v1.account_pb2 import Account
 from milepost.v1.account_service_pb2 import UpdateAccountRequest
 from milepost.v1.audience_pb2 import (
@@ -92,9 +93,9 @@ def sizes(client: Client, journey: str) -> dict[str, int]:
 
 def connect(client: Client, connection: str, target: str) -> str:
     """Connects the audience to a file and activates it; the connection's name."""
-    output = client.ensure_file_output("files")
+    output = client.ensure_output("files", FileOutput(path="files"))
     made = client.ensure_connection(connection, target=target, output=output.name)
-    return client.activate(made.name).name
+    return client.activate_connection(made.name).name
 
 
 def shown(client: Client, target: str) -> AudienceSize:
@@ -104,7 +105,7 @@ def shown(client: Client, target: str) -> AudienceSize:
 # --- inputs, milestones, splits ---
 
 
-def test_inputs_of_several_workspaces_make_the_start(client: Client) -> None:
+def test_start_combines_inputs_of_several_workspaces(client: Client) -> None:
     web, app = input_name("site", "web"), input_name("shop", "app")
     for journey, inputs, start in (("both", [app, web], 12), ("web", [web], 4), ("all", [], 12)):
         client.ensure_journey(journey, inputs=inputs)
@@ -144,7 +145,7 @@ def test_a_milestone_narrows_its_parent_and_has_an_audience(client: Client) -> N
     assert members(client, "j/both") == [3, 6, 9, 12]
 
 
-def test_splits_are_exclusive_nested_and_as_many_as_wanted(client: Client) -> None:
+def test_splits_are_exclusive_and_can_nest(client: Client) -> None:
     client.ensure_journey("j")
     for milestone_id, criteria, parent in (
         ("subscribers", SUBSCRIBED, ""),
@@ -194,7 +195,7 @@ def test_remaining_users_have_children_and_outputs(client: Client, service: Serv
 # --- sizes ---
 
 
-def test_a_draft_has_its_size_at_once_and_is_not_saved(client: Client) -> None:
+def test_draft_is_sized_immediately_and_not_saved(client: Client) -> None:
     client.ensure_journey("j")
     client.ensure_milestone("j", "buyers", criteria=BOUGHT)
 
@@ -232,7 +233,7 @@ CROWD = 24_000
 COMMON_EVERY, RARE_EVERY = 4, 1_200
 
 
-def test_a_sampled_size_has_bounds_and_one_too_small_is_a_tilde(client: Client) -> None:
+def test_sampled_size_has_bounds_and_a_small_one_is_a_tilde(client: Client) -> None:
     """More users than are always counted, and a time budget that only the smallest sample fits into."""
     client.ensure_input("shop", "crowd")
     crowd = input_name("shop", "crowd")
@@ -279,7 +280,7 @@ def test_a_sampled_size_has_bounds_and_one_too_small_is_a_tilde(client: Client) 
     assert client.estimate("rare/m", exact=True).size.users == CROWD // RARE_EVERY
 
 
-def test_a_size_that_cannot_be_found_is_a_warning_sign_with_the_reason(
+def test_failed_size_is_a_warning_sign_with_the_reason(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client.ensure_journey("j")
@@ -302,7 +303,7 @@ def test_a_size_that_cannot_be_found_is_a_warning_sign_with_the_reason(
 
 @pytest.fixture
 def hold_rounds(service: Serving, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """Holds back the calculation of memberships; called, it lets it go on."""
+    """Blocks the calculation of memberships; calling it unblocks."""
     free = threading.Event()
     refresh = service.application.engine.live.refresh_all
 
@@ -315,7 +316,7 @@ def hold_rounds(service: Serving, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
     free.set()
 
 
-def test_calculating_takes_the_place_of_the_estimate_until_the_size_is_real(
+def test_calculating_replaces_the_estimate_until_the_size_is_real(
     client: Client, hold_rounds: Callable[[], None]
 ) -> None:
     client.ensure_journey("j")
@@ -335,7 +336,7 @@ def test_calculating_takes_the_place_of_the_estimate_until_the_size_is_real(
     assert (shown(client, "j/buyers").added_last_day, shown(client, "j/buyers").dropped_last_day) == (1, 0)
 
 
-def test_ancestors_are_calculated_and_what_lies_beside_is_not(client: Client) -> None:
+def test_only_ancestors_are_calculated_too(client: Client) -> None:
     client.ensure_journey("j")
     client.ensure_milestone("j", "lookers", criteria=LOOKED)
     client.ensure_milestone("j", "buyers", criteria=BOUGHT, parent_milestone="j/lookers")
@@ -351,11 +352,11 @@ def test_ancestors_are_calculated_and_what_lies_beside_is_not(client: Client) ->
     # One credit for the audience, none for its ancestor.
     assert client.get_account().active_audience_count == 1
     assert client.get_audience("j/lookers").activated is False
-    client.deactivate(connection)
+    client.deactivate_connection(connection)
     eventually(lambda: kinds() == [SIZE_KIND_ESTIMATE] * 4)
 
 
-def test_credits_are_taken_by_audiences_and_come_back(client: Client) -> None:
+def test_credits_are_used_per_audience_and_returned(client: Client) -> None:
     account = Account(name=client.account_name, active_audience_limit=2)
     client.accounts.UpdateAccount(
         UpdateAccountRequest(account=account, update_mask=FieldMask(paths=["active_audience_limit"]))
@@ -372,9 +373,9 @@ def test_credits_are_taken_by_audiences_and_come_back(client: Client) -> None:
     assert raised.value.reason == "NO_AUDIENCE_CREDIT"
     assert client.get_account().active_audience_count == 2
     assert draw_plain(read_picture(client, "j")).endswith("2 of 2 activated audiences")
-    client.deactivate(first)
+    client.deactivate_connection(first)
     assert client.get_account().active_audience_count == 2
-    client.deactivate(also)
+    client.deactivate_connection(also)
     assert client.get_account().active_audience_count == 1
     connect(client, "third", "j/lookers")
 
@@ -410,7 +411,7 @@ def test_the_list_of_journeys_has_counts_outputs_and_an_order(client: Client) ->
     assert [names.last_id(each.name) for each in latest] == ["empty", "autumn", "spring"]
 
 
-def test_what_is_still_needed_is_not_deleted(client: Client, service: Serving) -> None:
+def test_resources_in_use_are_not_deleted(client: Client, service: Serving) -> None:
     client.ensure_journey("j")
     client.ensure_milestone("j", "buyers", criteria=BOUGHT)
     client.ensure_milestone("j", "both", criteria=SUBSCRIBED, parent_milestone="j/buyers")

@@ -424,7 +424,7 @@ CASES: dict[str, Case] = {
 def test_criterion_equals_sql(backend: LocalBackend, database: duckdb.DuckDBPyConnection, name: str) -> None:
     case = CASES[name]
     expected = by_sql(database, case.sql)
-    assert 0 < len(expected) < USERS, "a case that holds for nobody or for everybody shows nothing"
+    assert 0 < len(expected) < USERS, "a case that holds for no one or everyone proves nothing"
     assert by_engine(backend, case.criterion, case.as_of, case.time_zone) == expected
 
 

@@ -22,6 +22,7 @@ from milepost import Client, make_event, names
 from milepost.cli.mermaid import draw_mermaid
 from milepost.cli.service_process import ServiceProcess
 from milepost.cli.tree import read_picture
+from milepost.outputs import FileOutput
 from milepost.sample import dataset, journey
 from milepost.sample.journey import NOT_REDEEMED_ID, OTHERS_ID, RECEIVED_ID, REDEEMED_ID, SPENT_ID
 from milepost.v1.audience_pb2 import SIZE_KIND_ESTIMATE, SIZE_KIND_REAL, SIZE_STATE_EXACT
@@ -99,7 +100,7 @@ def test_the_command_loads_the_sample_and_draws_its_journey(outputs: tuple[str, 
     assert tree == TREE
 
 
-def test_the_figures_are_those_of_sql_over_the_files(expected: dict[str, set[str]]) -> None:
+def test_figures_equal_sql_over_the_files(expected: dict[str, set[str]]) -> None:
     assert {name: len(users) for name, users in expected.items()} == FIGURES
 
 
@@ -187,9 +188,9 @@ def test_activation_sends_every_member_and_then_every_change(
     client: Client, data: Path, expected: dict[str, set[str]]
 ) -> None:
     # 1. The deepest audience is connected to a file and activated: one credit, its ancestors use none.
-    output = client.ensure_file_output("files", path="sample")
+    output = client.ensure_output("files", FileOutput(path="sample"))
     connection = client.ensure_connection("spenders", target=name_of(SPENT_ID), output=output.name)
-    client.activate(connection.name)
+    client.activate_connection(connection.name)
     assert client.get_account().active_audience_count == 1
     # 2. Every member is sent as entered.
     file = data / "outputs" / dataset.ACCOUNT_ID / "sample" / "spenders.ndjson"
@@ -219,7 +220,7 @@ def test_activation_sends_every_member_and_then_every_change(
     assert _of_newcomer(sent) == ["milepost.membership.entered", "milepost.membership.exited"]
     assert client.count(name_of(SPENT_ID)).users == FIGURES[SPENT_ID]
     # 6. Switched off, the credit returns.
-    client.deactivate(connection.name)
+    client.deactivate_connection(connection.name)
     assert client.get_account().active_audience_count == 0
     assert client.get_audience(name_of(SPENT_ID)).size.kind == SIZE_KIND_ESTIMATE
 

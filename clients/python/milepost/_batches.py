@@ -1,39 +1,34 @@
-"""Sends data in batches: a few at a time, each again under its own request id when the connection fails."""
+"""Cuts data into batches below the limits of one request, and adds up what became of them."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from milepost.errors import DeadlineExceeded, InvalidArgument, MilepostError, Unavailable
+from milepost.errors import InvalidArgument, MilepostError
+from milepost.v1.ingest_service_pb2 import Rejection
 
 BATCH_ROWS_MAX = 10_000
 BATCH_BYTES_MAX = 4 * 1024 * 1024
 REQUEST_OVERHEAD_BYTES = 4_096
-"""Room in a batch for what is not rows: parent, input and request id."""
+"""Bytes reserved in a batch for parent, input and request id."""
 ROW_OVERHEAD_BYTES = 6
-"""Tag and length that a row has in a request, at most."""
+"""Maximum bytes of a row's tag and length in a request."""
 
-ATTEMPTS_MAX = 6
-BACKOFF_FIRST_SECONDS = 0.2
-BACKOFF_LAST_SECONDS = 5.0
 KEPT_REJECTIONS_MAX = 1_000
 
 BATCH_REFUSED = "BATCH_REFUSED"
 
 Row = TypeVar("Row", bound=Message)
-Batch = TypeVar("Batch")
-Answer = TypeVar("Answer")
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """A rejected row: its index in everything sent, from 0, and the reason."""
+    """A rejected row: its index among all rows sent, from 0, and the reason."""
 
     index: int
     reason: str
@@ -45,7 +40,7 @@ class Rejected:
 class Sent:
     """Result of the rows sent so far.
 
-    `revision` is the last one acknowledged: a read with `at_least` that revision sees all of them. At most
+    `revision` is the last acknowledged one: a read with `at_least` set to it sees all rows. At most
     `KEPT_REJECTIONS_MAX` rejections are kept; `rejected` counts all.
     """
 
@@ -74,7 +69,7 @@ Progress = Callable[[Sent], None]
 
 
 def batches(rows: Iterable[Row], rows_max: int = BATCH_ROWS_MAX) -> Iterator[list[Row]]:
-    """Rows cut into lists that stay below the limits of one request."""
+    """Rows split into lists below the limits of one request."""
     batch: list[Row] = []
     batch_bytes = REQUEST_OVERHEAD_BYTES
     for row in rows:
@@ -88,60 +83,43 @@ def batches(rows: Iterable[Row], rows_max: int = BATCH_ROWS_MAX) -> Iterator[lis
         yield batch
 
 
-def send_all(
-    prepared: Iterable[Batch],
-    send: Callable[[Batch], Sent],
-    *,
-    concurrency: int,
-    progress: Progress | None = None,
-) -> Sent:
-    """Sends every batch, `concurrency` at a time; `progress` is called in the caller's thread after each.
+@dataclass(frozen=True)
+class Numbered(Generic[Row]):
+    """A batch, the index of its first row among all rows, and the request id that it is sent under."""
 
-    The last batch goes by itself after all others, so that the revision it is answered with covers them. The
-    first error that trying again does not help is raised once the requests under way have ended; batches not
-    yet begun are not sent.
-    """
-    total = Sent()
-    with ThreadPoolExecutor(max_workers=concurrency) as pool:
-        running: set[Future[Sent]] = set()
-        for batch, is_last in _with_last_marked(prepared):
-            if running and (is_last or len(running) == concurrency):
-                done, running = wait(running, return_when=ALL_COMPLETED if is_last else FIRST_COMPLETED)
-                _collect(done, total, progress)
-            running.add(pool.submit(send, batch))
-        _collect(running, total, progress)
-    return total
+    rows: list[Row]
+    first_index: int
+    request_id: str
+
+    def result(self, sent: Sent, rejections: Iterable[Rejection]) -> Sent:
+        """`sent` with the rejections of the batch, at their indexes among all rows."""
+        sent.rejections = [
+            Rejected(self.first_index + each.index, each.reason, each.field, each.description)
+            for each in rejections
+        ]
+        sent.rejected = len(sent.rejections)
+        return sent
 
 
-def _with_last_marked(prepared: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
-    held: list[Batch] = []
-    for batch in prepared:
+def numbered(cut: Iterable[list[Row]], request_id: str) -> Iterator[Numbered[Row]]:
+    """The batches with their places and request ids, which are made of `request_id` and a number."""
+    first_index = 0
+    for number, rows in enumerate(cut):
+        yield Numbered(rows, first_index, f"{request_id}-{number}")
+        first_index += len(rows)
+
+
+def with_last_marked(items: Iterable[Item]) -> Iterator[tuple[Item, bool]]:
+    """Each item, and whether it is the last one."""
+    held: list[Item] = []
+    for item in items:
         yield from ((earlier, False) for earlier in held)
-        held = [batch]
+        held = [item]
     yield from ((last, True) for last in held)
 
 
-def _collect(done: Iterable[Future[Sent]], total: Sent, progress: Progress | None) -> None:
-    for future in done:
-        total.add(future.result())
-        if progress is not None:
-            progress(total)
-
-
-def with_retry(call: Callable[[], Answer]) -> Answer:
-    """Calls again with growing pauses while the service is out of reach; only for calls with a request id."""
-    pause_seconds = BACKOFF_FIRST_SECONDS
-    for _ in range(ATTEMPTS_MAX - 1):
-        try:
-            return call()
-        except (Unavailable, DeadlineExceeded):
-            time.sleep(pause_seconds)
-            pause_seconds = min(2 * pause_seconds, BACKOFF_LAST_SECONDS)
-    return call()
-
-
 def refused(error: MilepostError, rows: int, first_index: int) -> Sent:
-    """What `error` says when a batch was refused because no row of it could be taken; any other is raised."""
+    """The rejections in `error` when all rows of a batch were rejected; raises any other error."""
     if not isinstance(error, InvalidArgument) or error.reason != BATCH_REFUSED:
         raise error
     found = [

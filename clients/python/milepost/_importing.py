@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from milepost._batches import with_retry
 from milepost.v1.ingest_service_pb2 import (
     ImportEventsRequest,
     ImportEventsResponse,
@@ -53,31 +52,7 @@ class Imported:
     refused: list[RefusedRows] = field(default_factory=list)
 
 
-def send_import(
-    call: Callable[..., Response],
-    header: Header,
-    batches: Iterable[Any],
-    timeout: float,
-    rows_sent: RowsSent | None,
-) -> Imported:
-    """Sends the record batches in one call; again while the service is out of reach, if that is safe: when
-    there is a request id, and the batches are a sequence. Raises what the batches raise, and what calls do.
-    """
-
-    def send() -> Imported:
-        requests = _Requests(header, batches, rows_sent)
-        try:
-            return _imported(call(iter(requests), timeout=timeout))
-        except Exception:
-            # The transport tells only that the requests ended with an error, not with which.
-            if requests.failure is not None:
-                raise requests.failure from None
-            raise
-
-    return with_retry(send) if header.request_id and isinstance(batches, Sequence) else send()
-
-
-class _Requests:
+class ImportRequests:
     """The requests of one call; `failure` is what the batches raised."""
 
     def __init__(self, header: Header, batches: Iterable[Any], rows_sent: RowsSent | None) -> None:
@@ -128,7 +103,8 @@ def _cut(written: io.BytesIO) -> Iterator[bytes]:
     written.truncate()
 
 
-def _imported(response: Response) -> Imported:
+def imported(response: Response) -> Imported:
+    """The result in an answer."""
     return Imported(
         accepted=response.accepted,
         duplicates=response.duplicates if isinstance(response, ImportEventsResponse) else 0,

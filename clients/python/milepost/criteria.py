@@ -10,8 +10,8 @@
         event("refund").never(),
     )
 
-Everything a builder returns is a plain message: it can be stored, compared, and printed as proto3 JSON. What
-the criteria mean, and which are refused, is decided by the service alone.
+Every builder returns a plain message that can be stored, compared, and printed as proto3 JSON. The service
+alone decides what criteria mean and which are valid.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ class Testable(ABC, Generic[Made]):
 
     @abstractmethod
     def _passes(self, test: ValueTest) -> Made:
-        """The criterion that the value passes `test`."""
+        """A criterion: the value passes `test`."""
 
     def exists(self) -> Made:
-        """There is a value; on a list, at least one element."""
+        """The value is present; a list has at least one element."""
         return self._passes(ValueTest(exists=pb.ExistsTest()))
 
     def equals(self, value: Plain | Value, *, ignore_case: bool = False) -> Made:
@@ -77,9 +77,7 @@ class Testable(ABC, Generic[Made]):
     def one_of(self, values: Iterable[Plain | Value], *, ignore_case: bool = False) -> Made:
         """Equal to one of at most 10,000 values."""
         listed = pb.ValueList(values=[to_value(value) for value in values])
-        test = ValueTest(ignore_case=ignore_case)
-        getattr(test, "in").CopyFrom(listed)
-        return self._passes(test)
+        return self._passes(ValueTest(one_of=listed, ignore_case=ignore_case))
 
     def __gt__(self, value: float | datetime) -> Made:
         return self._passes(ValueTest(greater_than=to_value(value)))
@@ -98,23 +96,23 @@ class Testable(ABC, Generic[Made]):
         return self._passes(ValueTest(between=pb.BetweenTest(low=to_value(low), high=to_value(high))))
 
     def contains(self, part: str, *, ignore_case: bool = False) -> Made:
-        """The string has this part."""
+        """The string contains this text."""
         return self._passes(ValueTest(contains=part, ignore_case=ignore_case))
 
     def starts_with(self, prefix: str, *, ignore_case: bool = False) -> Made:
-        """The string starts with this."""
+        """The string starts with this text."""
         return self._passes(ValueTest(starts_with=prefix, ignore_case=ignore_case))
 
     def ends_with(self, suffix: str, *, ignore_case: bool = False) -> Made:
-        """The string ends with this."""
+        """The string ends with this text."""
         return self._passes(ValueTest(ends_with=suffix, ignore_case=ignore_case))
 
     def glob(self, pattern: str, *, ignore_case: bool = False) -> Made:
-        """The whole string fits the pattern: `*` any characters, `?` one."""
+        """The whole string matches the pattern: `*` any characters, `?` one."""
         return self._passes(ValueTest(glob=pattern, ignore_case=ignore_case))
 
     def matches(self, regex: str, *, ignore_case: bool = False) -> Made:
-        """Some part of the string matches, RE2 syntax."""
+        """Part of the string matches, in RE2 syntax."""
         return self._passes(ValueTest(matches=regex, ignore_case=ignore_case))
 
     @property
@@ -137,7 +135,7 @@ class Testable(ABC, Generic[Made]):
 
 
 class VersionTests(Generic[Made]):
-    """Comparisons by the precedence of Semantic Versioning 2.0.0."""
+    """Comparisons by the precedence of Semantic Versioning 2.0.0. Missing parts are 0: 10.1 equals 10.1.0."""
 
     def __init__(self, passes: Callable[[ValueTest], Made]) -> None:
         self._passes = passes
@@ -174,7 +172,7 @@ class _Identity(Testable[Criteria]):
         self._type = identity_type
 
     def _passes(self, test: ValueTest) -> Criteria:
-        return Criteria(identity=pb.IdentityCriterion(type=self._type, test=test))
+        return Criteria(identity=pb.IdentityCriterion(identity_type=self._type, test=test))
 
 
 class _EventAttribute(Testable[EventCondition]):
@@ -186,7 +184,7 @@ class _EventAttribute(Testable[EventCondition]):
 
 
 class Number:
-    """The result of an aggregate. A comparison makes the criterion."""
+    """The result of an aggregate. A comparison returns the criterion."""
 
     def __init__(self, criterion: pb.EventCriterion) -> None:
         self._criterion = criterion
@@ -197,11 +195,9 @@ class Number:
 
     def one_of(self, numbers: Iterable[float]) -> Criteria:
         """One of these numbers."""
-        test = NumberTest()
-        getattr(test, "in").values.extend(to_number(number) for number in numbers)
-        # An empty list is still a test, one that nothing passes.
-        getattr(test, "in").SetInParent()
-        return self._passes(test)
+        # An empty list is a valid test that no value passes.
+        listed = pb.NumberList(values=[to_number(number) for number in numbers])
+        return self._passes(NumberTest(one_of=listed))
 
     def between(self, low: float, high: float) -> Criteria:
         """`low <= number <= high`."""
@@ -237,15 +233,15 @@ class Events:
         return Criteria(event=self._criterion)
 
     def never(self) -> Criteria:
-        """No such event; users without any data included."""
+        """No such event; including users without data."""
         return not_(self.happened())
 
     def count(self) -> Number:
-        """How many; 0 without any."""
+        """The number of events."""
         return self._aggregate(pb.AGGREGATE_COUNT)
 
     def distinct_days(self) -> Number:
-        """On how many calendar days, in the account's time zone."""
+        """The number of calendar days with events, in the account's time zone."""
         return self._aggregate(pb.AGGREGATE_DISTINCT_DAYS)
 
     def sum(self, of: str) -> Number:
@@ -265,7 +261,7 @@ class Events:
         return self._aggregate(pb.AGGREGATE_MAX, of)
 
     def distinct(self, of: str) -> Number:
-        """How many distinct values, of any kind; 0 without any."""
+        """The number of distinct values, of any kind; 0 without any."""
         return self._aggregate(pb.AGGREGATE_DISTINCT, of)
 
     def first(self, of: str) -> Number:
@@ -284,7 +280,7 @@ class Events:
         return Number(criterion)
 
 
-# --- what can be tested ---
+# --- testable values ---
 
 
 def attribute(key: str) -> Attribute:
@@ -326,12 +322,12 @@ def event(
     ('price', 2592000)
     """
     if last is not None and window is not None:
-        raise ValueError("give `last` or `window`, not both")
+        raise ValueError("set `last` or `window`, not both")
     return Events(
         pb.EventCriterion(
             name=name,
-            type=type,
-            where=where,
+            event_type=type,
+            condition=where,
             inputs=inputs,
             window=Window(last=to_duration(last)) if last is not None else window,
         )
@@ -351,7 +347,7 @@ def all_of(*parts: Criteria | Events) -> Criteria: ...
 @overload
 def all_of(*parts: EventCondition) -> EventCondition: ...
 def all_of(*parts: Criteria | Events | EventCondition) -> Criteria | EventCondition:
-    """Every part is true. Of conditions on an event it makes a condition, of anything else a criterion.
+    """Every part is true. For conditions on an event the result is a condition, otherwise a criterion.
 
     >>> all_of(attribute("plan").exists(), event("buy")).WhichOneof("node")
     'all_of'
@@ -369,7 +365,9 @@ def any_of(*parts: Criteria | Events) -> Criteria: ...
 @overload
 def any_of(*parts: EventCondition) -> EventCondition: ...
 def any_of(*parts: Criteria | Events | EventCondition) -> Criteria | EventCondition:
-    """At least one part is true. Without parts, no user. Conditions on an event make a condition."""
+    """At least one part is true. Without parts, no user. For conditions on an event the result is a
+    condition.
+    """
     conditions = [part for part in parts if isinstance(part, EventCondition)]
     if conditions:
         return EventCondition(any_of=_condition_list(parts, conditions))
@@ -381,18 +379,14 @@ def not_(part: Criteria | Events) -> Criteria: ...
 @overload
 def not_(part: EventCondition) -> EventCondition: ...
 def not_(part: Criteria | Events | EventCondition) -> Criteria | EventCondition:
-    """Everyone else of the journey, users without any data included; of a condition, the other events."""
+    """All other users of the journey, including those without data; for a condition, the other events."""
     if isinstance(part, EventCondition):
-        opposite_condition = EventCondition()
-        getattr(opposite_condition, "not").CopyFrom(part)
-        return opposite_condition
-    opposite = Criteria()
-    getattr(opposite, "not").CopyFrom(_criteria(part))
-    return opposite
+        return EventCondition(negation=part)
+    return Criteria(negation=_criteria(part))
 
 
 def labelled(label: str, part: Criteria | Events) -> Criteria:
-    """The same criterion with a label: an estimate gives the size of each labelled one by itself."""
+    """The same criterion with a label: an estimate gives the size of each labelled criterion alone."""
     named = Criteria()
     named.CopyFrom(_criteria(part))
     named.label = label
@@ -407,15 +401,15 @@ def step(
     type: EventType.ValueType = EVENT_TYPE_UNSPECIFIED,
 ) -> pb.SequenceStep:
     """One step of a `sequence`."""
-    return pb.SequenceStep(name=name, type=type, where=where, inputs=inputs)
+    return pb.SequenceStep(name=name, event_type=type, condition=where, inputs=inputs)
 
 
 def sequence(
     *steps: pb.SequenceStep, within: timedelta | None = None, window: Window | None = None
 ) -> Criteria:
-    """Events matching the steps happened in that order, strictly later each.
+    """Events matching the steps happened in that order, each strictly later than the one before.
 
-    `within` limits the time from the first to the last; all of them lie inside `window`.
+    `within` limits the time from the first to the last; all lie inside `window`.
 
     >>> bought = sequence(step("view"), step("cart"), step("buy"), within=timedelta(hours=1))
     >>> [each.name for each in bought.sequence.steps]
@@ -431,7 +425,7 @@ def audience(name: str) -> Criteria:
 
 
 def consent(regulation: str, purpose: str, *, given: bool = True) -> Criteria:
-    """The latest consent state is GIVEN (or DENIED); to have said nothing is neither."""
+    """The latest consent state is GIVEN (or DENIED); without a consent it is neither."""
     state = CONSENT_STATE_GIVEN if given else CONSENT_STATE_DENIED
     return Criteria(consent=pb.ConsentCriterion(regulation=regulation, purpose=purpose, state=state))
 
@@ -451,15 +445,13 @@ def last(length: timedelta) -> Window:
 
 def between_ago(start: timedelta, end: timedelta) -> Window:
     """(now - start, now - end], with start longer than end."""
-    window = pb.BetweenAgo(to=to_duration(end))
-    getattr(window, "from").CopyFrom(to_duration(start))
-    return Window(between_ago=window)
+    return Window(between_ago=pb.BetweenAgo(from_age=to_duration(start), to_age=to_duration(end)))
 
 
 def time_range(start: datetime | None = None, end: datetime | None = None) -> Window:
     """[start, end); a missing end is open."""
     return Window(
-        range=pb.TimeRange(
+        time_range=pb.TimeRange(
             start=None if start is None else to_timestamp(start),
             end=None if end is None else to_timestamp(end),
         )
@@ -477,7 +469,7 @@ def calendar(unit: Unit, *, count: int = 1, offset: int = 0, time_zone: str = ""
     return Window(calendar=window)
 
 
-# --- inside ---
+# --- helpers --
 
 
 def _criteria(part: Criteria | Events) -> Criteria:
@@ -492,5 +484,5 @@ def _condition_list(
     parts: Sequence[Criteria | Events | EventCondition], conditions: Sequence[EventCondition]
 ) -> pb.EventConditionList:
     if len(conditions) != len(parts):
-        raise TypeError("conditions on one event and criteria on users cannot be parts of one node")
+        raise TypeError("cannot combine conditions on an event with criteria on users")
     return pb.EventConditionList(conditions=conditions)

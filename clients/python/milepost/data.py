@@ -13,13 +13,13 @@ def make_event(
     user_id: str,
     name: str,
     time: datetime,
-    attributes: Mapping[str, Plain] | None = None,
+    attributes: Mapping[str, Plain | None] | None = None,
     *,
     event_id: str = "",
     input: str = "",
     type: EventType.ValueType = EVENT_TYPE_UNSPECIFIED,
 ) -> Event:
-    """Makes an event. With an `event_id` it is stored once, even when it is sent again.
+    """Makes an event. With an `event_id` it is stored once, however often it is sent.
 
     >>> from datetime import UTC
     >>> made = make_event("ann", "buy", datetime(2026, 1, 1, tzinfo=UTC), {"price": 9.5})
@@ -30,7 +30,7 @@ def make_event(
         user_id=user_id,
         input=input,
         name=name,
-        type=type,
+        event_type=type,
         time=to_timestamp(time),
         attributes=to_attributes(attributes or {}),
         event_id=event_id,
@@ -39,7 +39,7 @@ def make_event(
 
 def make_user_update(
     user_id: str,
-    attributes: Mapping[str, Plain] | None = None,
+    attributes: Mapping[str, Plain | None] | None = None,
     *,
     time: datetime | None = None,
     unset: Iterable[str] = (),

@@ -1,4 +1,4 @@
-"""Formats of times, as `strptime` has them, read column by column.
+"""Time formats in the notation of `strptime`, parsed column by column.
 
 `TimeFormat("%d.%m.%Y %H:%M")` reads `01.11.2026 10:00`. The directives:
 
@@ -8,11 +8,11 @@
     %H %I %p     hour, of 24; of 12 with AM or PM
     %M %S %f     minute, second, up to nine digits of a second (the seventh and later are cut off)
     %z           Z, UTC, +01:00, +0100 or +01; without it, times are UTC
-    %a %A        day of the week, which is not looked at
+    %a %A        day of the week, ignored
     %F %D %T %R  %Y-%m-%d, %m/%d/%y, %H:%M:%S, %H:%M
     %%           a percent sign
 
-Numbers may go without their leading zeros, but for the year and what follows another number directly.
+Leading zeros are optional, except in the year and directly after another number.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ _PATTERNS = {
 }
 _NUMBERS = frozenset("YymdHIMSf")
 _NAMES = {"y": "Y", "b": "m", "B": "m", "I": "H"}
-"""Directives that say the same as others."""
+"""Directives that are synonyms of others."""
 _PIVOT = 69
 _Parts = Mapping[str, pa.Array]
 _Counts = npt.NDArray[np.int64]
 
 
 class TimeFormat:
-    """A format. Raises ValueError when a directive is unknown, comes twice, or the date is not complete."""
+    """A format. Raises ValueError when a directive is unknown or repeated, or the date is incomplete."""
 
     def __init__(self, text: str) -> None:
         plain = re.sub("%([FDTR])", lambda match: _SHORTHANDS[match[1]], text)
@@ -67,9 +67,9 @@ class TimeFormat:
         said = [_NAMES.get(each, each) for each in self._directives]
         repeated = sorted({each for each in said if said.count(each) > 1 and each not in "aA"})
         if repeated:
-            raise ValueError(f"the time format {text!r} says %{repeated[0]} more than once")
+            raise ValueError(f"the time format {text!r} has %{repeated[0]} more than once")
         if not {"Y", "m", "d"} <= set(said):
-            raise ValueError(f"the time format {text!r} must say year, month and day")
+            raise ValueError(f"the time format {text!r} must have year, month and day")
         if ("I" in self._directives) != ("p" in self._directives):
             raise ValueError(f"the time format {text!r} must have %I and %p together")
 
@@ -94,12 +94,12 @@ class TimeFormat:
 
     @staticmethod
     def _digits(directive: str, rest: str) -> str:
-        """The pattern; of exactly two digits where another number follows at once."""
+        """The pattern; exactly two digits where another number follows directly."""
         followed = rest[:1] == "%" and rest[1:2] in _NUMBERS
         return _PATTERNS[directive].replace("{1,2}", "{2}") if followed else _PATTERNS[directive]
 
     def micros(self, texts: pa.Array) -> tuple[_Counts, Mask]:
-        """Microseconds since 1970, and which texts are times in this format."""
+        """Microseconds since 1970, and which texts match this format."""
         groups = pa.compute.extract_regex(texts, pattern=self._pattern)
         fits = truth(groups.is_valid())
         if not fits.any():
@@ -112,7 +112,7 @@ class TimeFormat:
 
 
 def _filled(group: pa.Array, directive: str) -> pa.Array:
-    """A group with something that can be read where the text did not fit."""
+    """A group with a valid default where the text did not match."""
     plain = "01" if directive in _NUMBERS else "+00" if directive == "z" else "jan"
     return pa.compute.if_else(
         pa.compute.equal(pa.compute.binary_length(group), 0), pa.scalar(plain, group.type), group

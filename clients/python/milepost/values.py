@@ -1,9 +1,10 @@
-"""Python values to the contract's values and back."""
+"""Converts Python values to the contract's values and back."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -11,7 +12,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from milepost.v1.value_pb2 import StringList, Value
 
 Plain = str | float | bool | datetime | Sequence[str]
-"""What a Python program may give as a value; an int goes as the number it is."""
+"""Python types accepted as values; an int becomes a number."""
+
+From = TypeVar("From")
+To = TypeVar("To")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -22,8 +26,8 @@ _NANOSECONDS_A_MICROSECOND = 1_000
 def to_value(plain: Plain | Value) -> Value:
     """The message for a Python value; a `Value` passes through.
 
-    Raises TypeError for anything else (the message refuses it), ValueError for a datetime without a time zone
-    and for an int that a double cannot hold.
+    Raises TypeError for any other type, ValueError for a datetime without a time zone
+    and for an int that a double cannot represent.
     """
     if isinstance(plain, Value):
         return plain
@@ -35,6 +39,14 @@ def to_value(plain: Plain | Value) -> Value:
         return Value(number_value=to_number(plain))
     if isinstance(plain, datetime):
         return Value(time_value=to_timestamp(plain))
+    if plain is None:
+        raise TypeError("None is no value; for attributes of users and events it means null")
+    untyped: object = plain
+    # A mapping or a set is iterable too, and would become a list of its keys.
+    if isinstance(untyped, bytes) or not isinstance(untyped, Sequence):
+        raise TypeError(
+            f"{type(plain).__name__} is no value: expected str, int, float, bool, datetime or a list of str"
+        )
     return Value(list_value=StringList(values=plain))
 
 
@@ -52,16 +64,18 @@ def from_value(value: Value) -> str | float | bool | datetime | list[str] | None
     return value.number_value if kind == "number_value" else value.bool_value
 
 
-def to_attributes(attributes: Mapping[str, Plain | Value]) -> dict[str, Value]:
-    """Each value turned into its message."""
-    return {key: to_value(plain) for key, plain in attributes.items()}
+def to_attributes(attributes: Mapping[str, Plain | Value | None]) -> dict[str, Value]:
+    """Converts each value into its message. None is null: it unsets an attribute of a user, and is no
+    attribute of an event.
+    """
+    return {key: Value() if plain is None else to_value(plain) for key, plain in attributes.items()}
 
 
 def to_number(number: float) -> float:
     """The double for a number; ValueError when an int would lose digits."""
     double = float(number)
     if double != number and isinstance(number, int):
-        raise ValueError(f"{number} has no exact double: send it as a string")
+        raise ValueError(f"{number} cannot be represented exactly as a number; send it as a string")
     return double
 
 
@@ -74,13 +88,18 @@ def to_timestamp(moment: datetime) -> Timestamp:
 
 
 def to_datetime(timestamp: Timestamp) -> datetime:
-    """The instant in UTC, finer digits than microseconds cut off."""
+    """The instant in UTC, finer digits than microseconds are dropped."""
     microseconds = timestamp.nanos // _NANOSECONDS_A_MICROSECOND
     return _EPOCH + timedelta(seconds=timestamp.seconds, microseconds=microseconds)
 
 
 def to_duration(length: timedelta) -> Duration:
-    """The message for a length of time, to the microsecond."""
+    """The message for a duration, to the microsecond."""
     message = Duration()
     message.FromTimedelta(length)
     return message
+
+
+def optional(convert: Callable[[From], To], value: From | None) -> To | None:
+    """The converted value; None stays None, which leaves a field of a message unset."""
+    return None if value is None else convert(value)

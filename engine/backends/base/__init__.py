@@ -1,9 +1,9 @@
-"""The boundary between the rule engine and whatever stores the users, in roles.
+"""The boundary between the rule engine and a user store, as roles.
 
 A backend takes records in, makes them durable, and executes plans over them. Dense ids, bitmaps, columns and
 keys stay inside it: users cross this boundary as the caller's own user ids. It composes the roles of this
-package, one a file, and announces them in its capabilities; `Backend` are those that the engine needs.
-Whoever uses a backend asks for the smallest role that will do.
+package, one per file, and announces them in its capabilities; `Backend` combines those that the engine needs.
+Callers depend on the smallest role that suffices.
 
 `engine.backends.registry` opens backends by URL; the embedded one is `engine.backends.local`. Every backend
 must pass `tests/conformance` for the roles that it announces.
@@ -19,12 +19,13 @@ from engine.backends.base.catalog import (
     CatalogReader,
     EventNameFacts,
     EventPlace,
-    SeenNames,
     ValueCount,
 )
 from engine.backends.base.documents import DocumentKeeper, Documents
 from engine.backends.base.execute import (
     ALL_PARTITIONS,
+    Answer,
+    Ask,
     Block,
     Containment,
     Contains,
@@ -38,7 +39,40 @@ from engine.backends.base.execute import (
     StepTrace,
     Trace,
 )
-from engine.backends.base.membership import Change, ChangePage, Membership, MembershipReader, MembershipStore
+from engine.backends.base.lookups import (
+    AttributeLookup,
+    ConsentLookup,
+    EventLookup,
+    Found,
+    FoundText,
+    IdentityLookup,
+    Lookup,
+    LookupReader,
+    TextLookup,
+    UserLookup,
+)
+from engine.backends.base.measured import Measured
+from engine.backends.base.membership import (
+    MEMBER,
+    NOT_MEMBER,
+    UNDECIDED,
+    Change,
+    ChangePage,
+    Flags,
+    Membership,
+    MembershipReader,
+    MembershipStore,
+    Published,
+    PublishedMembership,
+)
+from engine.backends.base.serving import (
+    Served,
+    ServedMany,
+    ServedScope,
+    ServingReader,
+    ServingTools,
+    ServingWriter,
+)
 from engine.backends.base.store import Capabilities, Role, Stats, Store
 from engine.backends.base.upkeep import (
     FamilyFigures,
@@ -52,14 +86,28 @@ from engine.backends.base.upkeep import (
     Upkeep,
 )
 from engine.backends.base.users import Profile, UserReader
-from engine.backends.base.write import Appended, DataWriter, EventRecord, Record, UserRecord
+from engine.backends.base.write import (
+    Appended,
+    DataWriter,
+    EventRecord,
+    NameKind,
+    Naming,
+    Record,
+    UserRecord,
+)
 
 __all__ = [
     "ALL_PARTITIONS",
+    "MEMBER",
     "NEEDED_ROLES",
+    "NOT_MEMBER",
     "PROTOCOLS",
+    "UNDECIDED",
+    "Answer",
     "Appended",
+    "Ask",
     "AttributeFacts",
+    "AttributeLookup",
     "AttributePlace",
     "Backend",
     "Block",
@@ -67,6 +115,7 @@ __all__ = [
     "CatalogReader",
     "Change",
     "ChangePage",
+    "ConsentLookup",
     "Containment",
     "Contains",
     "Count",
@@ -74,23 +123,40 @@ __all__ = [
     "DataWriter",
     "DocumentKeeper",
     "Documents",
+    "EventLookup",
     "EventNameFacts",
     "EventPlace",
     "EventRecord",
     "FamilyFigures",
     "Finding",
+    "Flags",
+    "Found",
+    "FoundText",
+    "IdentityLookup",
+    "Lookup",
+    "LookupReader",
+    "Measured",
     "MemberPage",
     "Members",
     "Membership",
     "MembershipReader",
     "MembershipStore",
+    "NameKind",
+    "Naming",
     "Outlook",
     "PartitionSet",
     "PlanExecutor",
     "Profile",
+    "Published",
+    "PublishedMembership",
     "Record",
     "Role",
-    "SeenNames",
+    "Served",
+    "ServedMany",
+    "ServedScope",
+    "ServingReader",
+    "ServingTools",
+    "ServingWriter",
     "Stats",
     "StepTrace",
     "Store",
@@ -100,8 +166,10 @@ __all__ = [
     "StoreProgress",
     "StoreVerified",
     "StoredKind",
+    "TextLookup",
     "Trace",
     "Upkeep",
+    "UserLookup",
     "UserReader",
     "UserRecord",
     "ValueCount",

@@ -24,10 +24,10 @@ PROTOCOLS: Mapping[Role, type] = {
     Role.DOCUMENTS: DocumentKeeper,
     Role.UPKEEP: Upkeep,
 }
-"""The methods of each role."""
+"""The protocol of each role."""
 
 NEEDED_ROLES = frozenset(Role) - {Role.UPKEEP}
-"""Without these the engine does not run."""
+"""Roles the engine cannot run without."""
 
 
 class Backend(
@@ -40,17 +40,17 @@ class Backend(
     DocumentKeeper,
     Protocol,
 ):
-    """What the engine needs of a store."""
+    """All roles that the engine needs."""
 
 
 def backend_of(store: Store) -> Backend:
-    """The same store, with every role that the engine needs. Raises Unsupported, naming those it lacks."""
+    """The same store as a `Backend`. Raises Unsupported, naming the roles it lacks."""
     _require(store, NEEDED_ROLES)
     return cast(Backend, store)
 
 
 def upkeep_of(store: Store) -> Upkeep:
-    """The same store in its optional role. Raises Unsupported when it does not announce it."""
+    """The same store in an optional role. Raises Unsupported when it does not announce it."""
     _require(store, [Role.UPKEEP])
     return cast(Upkeep, store)
 

@@ -1,4 +1,4 @@
-"""The catalog: the names and values that data came with."""
+"""The catalog: the names and values that occur in the data."""
 
 from __future__ import annotations
 
@@ -6,26 +6,18 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
+from engine.backends.base.lookups import LookupReader
 from engine.criteria.model import EventType
 from engine.values import Kind, Micros, Value
 
-
-class SeenNames(msgspec.Struct, frozen=True):
-    """Names seen in an account so far, for warnings about names that may be mistyped."""
-
-    events: frozenset[str]
-    user_attributes: frozenset[str]
-    event_attributes: frozenset[str]
-
-
 EventPlace: TypeAlias = tuple[str, str, int]
-"""An event name's place in the catalog: name, input and number of the type."""
+"""Catalog key of an event name: name, input and number of the type."""
 AttributePlace: TypeAlias = tuple[str, str]
-"""A user attribute's place in the catalog: key and workspace."""
+"""Catalog key of a user attribute: key and workspace."""
 
 
 class EventNameFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The events of one name, input and type: how many, of how many users, first and last time."""
+    """The events of one name, input and type: their number, their users, first and last time."""
 
     name: str
     input: str
@@ -36,16 +28,16 @@ class EventNameFacts(msgspec.Struct, frozen=True, kw_only=True):
     last_time: Micros
 
     def place(self) -> EventPlace:
-        """Its place in the catalog."""
+        """Its catalog key."""
         return self.name, self.input, int(self.type)
 
 
 class AttributeFacts(msgspec.Struct, frozen=True, kw_only=True):
     """An attribute of users (`workspace` and `users` are set) or of the events of a name (`event_name` is),
-    and the kinds its values have, in order of number.
+    and the kinds of its values, in order of number.
 
-    First and last time are those of the events that carry it; of an attribute of users, those of the writes
-    by which users have it now, one for each of them. What was overwritten, unset or erased does not count.
+    First and last time of an event attribute are those of the events that carry it. Of a user attribute they
+    are those of each user's current write; overwritten, unset or erased writes do not count.
     """
 
     key: str
@@ -58,23 +50,22 @@ class AttributeFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ValueCount(msgspec.Struct, frozen=True):
-    """A value, and how many users have it or have it in their list. Never a list itself."""
+    """A value, and the number of users, or of events, that have it alone or in a list. Never a list
+    itself.
+    """
 
     value: Value
-    users: int
+    users: int = 0
+    events: int = 0
 
 
 @runtime_checkable
-class CatalogReader(Protocol):
-    """Lists what data came with, exact, and without what was erased.
+class CatalogReader(LookupReader, Protocol):
+    """Lists names and values that occur in the data, exactly and without erased ones.
 
-    Pages are listed from just behind a place, at most `limit` long; each entry is of one state, the entries
-    of a page may be of several. DeadlineExceeded is raised when the deadline passes.
+    Pages start just after a given key and have at most `limit` entries. Each entry reflects one state; the
+    entries of a page may reflect several. Raises DeadlineExceeded when the deadline passes.
     """
-
-    def seen_names(self, account: str) -> SeenNames:
-        """All names that data of the account came with."""
-        ...
 
     def event_names(
         self,
@@ -115,7 +106,7 @@ class CatalogReader(Protocol):
         limit: int,
         deadline: float | None = None,
     ) -> tuple[AttributeFacts, ...]:
-        """Attributes of the events of a name whose keys start with `prefix`, as they came through one input
+        """Attributes of the events of a name whose keys start with `prefix`, of one input
         or ("") all, in order of key; `after` is a key.
         """
         ...
@@ -131,7 +122,24 @@ class CatalogReader(Protocol):
         limit: int,
         deadline: float | None = None,
     ) -> tuple[ValueCount, ...]:
-        """The values of a user attribute, most users first, then in order of kind and value, all of one
-        state. With a prefix, only strings that start with it. An element of a list is a string here.
+        """The values of a user attribute, most users first, then in order of kind and value, from one state.
+        With a prefix, only strings that start with it. List elements count as strings.
+        """
+        ...
+
+    def event_attribute_values(
+        self,
+        account: str,
+        event_name: str,
+        key: str,
+        *,
+        input: str = "",
+        prefix: str = "",
+        after: ValueCount | None = None,
+        limit: int,
+        deadline: float | None = None,
+    ) -> tuple[ValueCount, ...]:
+        """The same of an attribute of the events of a name, through one input or ("") all: the values that
+        most events carry first. A list counts once for each of its different elements.
         """
         ...

@@ -16,13 +16,13 @@ class Documents(Protocol):
         """The document, or None when there is none."""
         ...
 
-    def scan(self, prefix: str) -> Iterator[tuple[str, bytes]]:
-        """Every pair whose key starts with `prefix`, in key order."""
+    def scan(self, prefix: str, limit: int | None = None) -> Iterator[tuple[str, bytes]]:
+        """Every pair whose key starts with `prefix`, in key order, or the first `limit`."""
         ...
 
     def commit(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
-        """Writes and deletes together. Raises ValueError for a key that is not 1 to 510 bytes, with nothing
-        changed.
+        """Writes and deletes atomically. Raises ValueError, changing nothing, when a key is not 1 to 510
+        bytes long.
         """
         ...
 

@@ -1,9 +1,9 @@
-"""Executing plans: what is asked, what is answered."""
+"""Executing plans: questions and answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias, overload, runtime_checkable
+from typing import Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -16,28 +16,9 @@ PartitionSet: TypeAlias = Sequence[int] | None
 """Partitions to read, each 0 to 1,023; None = all of them."""
 
 
-class Count(msgspec.Struct, frozen=True):
-    """Ask for the size of every root."""
-
-
-class Members(msgspec.Struct, frozen=True):
-    """Ask for the user ids in the first root, in the backend's own stable order, from just after `after` (""
-    = the start).
-    """
-
-    after: str = ""
-    limit: int | None = None
-
-
-class Contains(msgspec.Struct, frozen=True):
-    """Ask, for each of these users, which of the roots contain it. Unknown users are in none."""
-
-    user_ids: tuple[str, ...]
-
-
 class Block(msgspec.Struct, frozen=True):
-    """Some of the partitions read, halved in several independent ways: how many users of each root they have,
-    and for each root how many of these lie in each half.
+    """Some of the partitions read, halved in several independent ways: the number of users of each root, and
+    for each root the number of these in each half.
 
     Shows how much a root varies between partitions.
     """
@@ -48,7 +29,7 @@ class Block(msgspec.Struct, frozen=True):
 
 class Counts(msgspec.Struct, frozen=True):
     """Sizes of the roots over the partitions read. `fraction` is the share of all partitions that were read,
-    in (0, 1]; `blocks` are some of what was read when it was not everything.
+    in (0, 1]; `blocks` describe part of a partial read.
     """
 
     sizes: tuple[int, ...]
@@ -58,12 +39,12 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 class Outlook(msgspec.Struct, frozen=True):
-    """What is known of a question before it is asked: how many users belong to its inputs, exactly, and about
-    how many microseconds its plan takes over everyone.
+    """What is known before a question is executed: the exact number of users of its inputs, and the estimated
+    microseconds of its plan over everyone.
 
-    `work` is reckoned for data in memory, from the plan and the account's data alone. The clock, caches, the
-    way the data are stored, other accounts and the order of operands do not change it, and so far as windows
-    keep their length, neither does the plan's instant.
+    `work` assumes data in memory and follows from the plan and the account's data alone. The clock, caches,
+    the storage layout, other accounts and the order of operands do not change it; nor does the plan's instant
+    while windows keep their length.
     """
 
     users: int
@@ -71,7 +52,7 @@ class Outlook(msgspec.Struct, frozen=True):
 
 
 class MemberPage(msgspec.Struct, frozen=True):
-    """User ids, and the `after` to continue with ("" = that was all)."""
+    """User ids, and the `after` to continue with ("" = the end)."""
 
     user_ids: tuple[str, ...]
     next_after: str
@@ -79,15 +60,42 @@ class MemberPage(msgspec.Struct, frozen=True):
 
 
 class Containment(msgspec.Struct, frozen=True):
-    """For each user asked for, in order, one flag a root."""
+    """For each requested user, in order, one flag per root."""
 
     flags: tuple[tuple[bool, ...], ...]
     revision: int
 
 
+Answer = TypeVar("Answer")
+
+
+class Ask(msgspec.Struct, Generic[Answer], frozen=True):
+    """A question about a plan: `Count`, `Members` or `Contains`. Its parameter is the type of the answer."""
+
+
+class Count(Ask[Counts], frozen=True):
+    """Asks for the size of every root."""
+
+
+class Members(Ask[MemberPage], frozen=True):
+    """Asks for the user ids in the first root, in the backend's own stable order, from just after `after` (""
+    = the start).
+    """
+
+    after: str = ""
+    limit: int | None = None
+
+
+class Contains(Ask[Containment], frozen=True):
+    """Asks for each of these users which roots contain it. Unknown users are in none."""
+
+    user_ids: tuple[str, ...]
+
+
 class StepTrace(msgspec.Struct, frozen=True):
-    """What executing one step of a plan took: users in its set, time, how it was answered
-    ("index", "column", "scan", "set", "stored", "cached"), and rows or values looked at."""
+    """The cost of one step of a plan: users in its set, time, how it was answered
+    ("index", "column", "scan", "set", "stored", "cached"), and the rows or values examined.
+    """
 
     users: int
     elapsed_us: float
@@ -104,54 +112,23 @@ class Trace(msgspec.Struct, frozen=True):
 
 @runtime_checkable
 class PlanExecutor(Protocol):
-    """Executes plans over one consistent state of the data."""
-
-    @overload
-    def execute(
-        self,
-        plan: Plan,
-        ask: Count,
-        *,
-        partitions: PartitionSet = None,
-        min_revision: int = 0,
-        deadline: float | None = None,
-    ) -> Counts: ...
-
-    @overload
-    def execute(
-        self,
-        plan: Plan,
-        ask: Members,
-        *,
-        partitions: PartitionSet = None,
-        min_revision: int = 0,
-        deadline: float | None = None,
-    ) -> MemberPage: ...
-
-    @overload
-    def execute(
-        self,
-        plan: Plan,
-        ask: Contains,
-        *,
-        partitions: PartitionSet = None,
-        min_revision: int = 0,
-        deadline: float | None = None,
-    ) -> Containment: ...
+    """Executes plans. Each user is decided from one state, for all roots of a plan together."""
 
     def execute(
         self,
         plan: Plan,
-        ask: Count | Members | Contains,
+        ask: Ask[Answer],
         *,
         partitions: PartitionSet = None,
         min_revision: int = 0,
         deadline: float | None = None,
-    ) -> Counts | MemberPage | Containment:
-        """Answers `ask` over one consistent state at or after `min_revision`.
+    ) -> Answer:
+        """Answers `ask`, each user from one state at or after the `revision` of the answer, which is at least
+        `min_revision`. A batch that arrives meanwhile may already count for some of its users.
 
-        `deadline` is a `time.monotonic()` instant. Raises RevisionNotReached or DeadlineExceeded when it
-        passes, DataLoss when a value that the plan needs is corrupt: never a smaller number.
+        `deadline` is a `time.monotonic()` instant, and may tell that the caller has given up
+        (`engine.deadline`). Raises RevisionNotReached or DeadlineExceeded when it
+        passes, and DataLoss when a value that the plan needs is corrupt: never a smaller number.
         """
         ...
 
@@ -162,7 +139,7 @@ class PlanExecutor(Protocol):
     def outlook(
         self, plan: Plan, inputs: Sequence[str], *, min_revision: int = 0, deadline: float | None = None
     ) -> Outlook:
-        """What counting the plan's roots over everyone would take; reads next to nothing. `min_revision` and
+        """Estimates counting the plan's roots over everyone; reads next to nothing. `min_revision` and
         `deadline` as for `execute`.
         """
         ...

@@ -1,11 +1,17 @@
-"""Stored membership and its change log."""
+"""Stored membership and its change log, and what checks of calculated audiences read without waiting.
+
+After each change a backend publishes the stored memberships of an account as one immutable state. A reader
+takes it once and asks it any number of times, so one answer never mixes two refreshes of a journey.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from engine.backends.base.execute import MemberPage, Members
 from engine.plan.model import Plan
@@ -27,11 +33,11 @@ class ChangePage(msgspec.Struct, frozen=True):
     changes: tuple[Change, ...]
     caught_up: bool
     as_of: Micros
-    """The membership's own `as_of` when read: a progress mark."""
+    """The membership's `as_of` at the time of reading: a progress mark."""
 
 
 class Membership(msgspec.Struct, frozen=True):
-    """The state of one stored membership: size, the data and instant it reflects, and the reach of its change
+    """One stored membership: its size, the data revision and instant it reflects, and the range of its change
     log.
 
     `first_sequence` is the oldest change still stored and `last_sequence` the newest; equal to last + 1 when
@@ -45,6 +51,51 @@ class Membership(msgspec.Struct, frozen=True):
     last_sequence: int
     entered_total: int
     exited_total: int
+    calculation: int = 0
+    """Random, new when the audience is stored for the first time, also after it was dropped: sequence numbers
+    of another calculation mean other changes.
+    """
+
+
+Flags: TypeAlias = npt.NDArray[np.int8]
+"""MEMBER, NOT_MEMBER or UNDECIDED, by user (row) and audience (column)."""
+
+MEMBER = 1
+NOT_MEMBER = 0
+UNDECIDED = -1
+"""New data may have moved the user since the last refresh: it has to be evaluated."""
+
+
+class PublishedMembership(msgspec.Struct, frozen=True):
+    """A stored membership, and the digest of the definition that it was last refreshed by; "" while it was
+    not refreshed since the store was opened.
+    """
+
+    membership: Membership
+    definition: str
+
+
+@runtime_checkable
+class Published(Protocol):
+    """The stored memberships of one account as of one moment. Safe to read from any thread.
+
+    A write that was acknowledged before this state was taken is in the memberships, or its users are
+    undecided. A user that is erased or renamed by an alias afterwards may be undecided as well.
+    """
+
+    def find(self, audience: str) -> PublishedMembership | None:
+        """The membership of an audience; None when none is stored."""
+        ...
+
+    def contains(self, audience: str, user_id: str) -> bool | None:
+        """Whether the user is a member; None when that is undecided. An unknown user is no member. Raises
+        NotFound when the audience is not stored.
+        """
+        ...
+
+    def contains_many(self, audiences: Sequence[str], user_ids: Sequence[str]) -> Flags:
+        """`contains` of each user and audience. Raises NotFound when one of them is not stored."""
+        ...
 
 
 @runtime_checkable
@@ -52,7 +103,7 @@ class MembershipReader(Protocol):
     """Reads stored memberships and their change logs."""
 
     def membership(self, audience: str) -> Membership | None:
-        """The stored membership, or None when it is not stored."""
+        """The stored membership; None when there is none."""
         ...
 
     def stored_members(self, audience: str, ask: Members) -> MemberPage:
@@ -61,15 +112,15 @@ class MembershipReader(Protocol):
         """
         ...
 
-    def stored_contains(self, audience: str, user_ids: Sequence[str]) -> tuple[bool | None, ...]:
-        """For each user whether the stored membership has it; None for users dirty in the scope, who must be
-        evaluated.
+    def published(self, account: str) -> Published:
+        """The stored memberships of the account, as they are now. Takes no lock. Raises DataLoss when the
+        account misses acknowledged writes.
         """
         ...
 
     def changes(self, audience: str, after: int, limit: int) -> ChangePage:
-        """Changes with a sequence above `after`. Raises CursorExpired when some of them are gone, NotFound
-        when it is not stored.
+        """Changes with a sequence above `after`. Raises CursorExpired when some of them were trimmed,
+        NotFound when it is not stored.
         """
         ...
 
@@ -79,13 +130,19 @@ class MembershipReader(Protocol):
         """
         ...
 
+    def wait_for_refresh(self, known: int, deadline: float) -> int:
+        """Blocks until stored memberships changed more than `known` times since the store was opened, or the
+        deadline passes. Returns how many times they did: what changed is found by `wait_for_changes`.
+        """
+        ...
+
 
 @runtime_checkable
 class MembershipStore(MembershipReader, Protocol):
     """Keeps stored memberships up to date.
 
-    A scope is a set of audiences kept in step, in Milepost one journey: whoever is touched by new data since
-    the scope's last refresh is dirty in it.
+    A scope is a set of audiences kept in step, in Milepost one journey. Users touched by new data since the
+    scope's last refresh are dirty in it.
     """
 
     def refresh(
@@ -95,6 +152,7 @@ class MembershipStore(MembershipReader, Protocol):
         audiences: Sequence[str],
         plan: Plan,
         *,
+        definitions: Sequence[str] = (),
         moved_by_time: Plan | None = None,
         whole: bool = False,
     ) -> tuple[Membership, ...]:
@@ -102,8 +160,9 @@ class MembershipStore(MembershipReader, Protocol):
         and the newest revision.
 
         The plan runs over the scope's dirty users and those in the first root of `moved_by_time`, or over
-        everyone with `whole` (and for an audience stored for the first time). Membership and change log are
-        written in one transaction.
+        everyone with `whole`, and for an audience that is new or that the last refresh of the scope left out.
+        Membership and change log are written in one transaction, then published with `definitions`: the
+        digest of each audience's.
         """
         ...
 
@@ -112,21 +171,21 @@ class MembershipStore(MembershipReader, Protocol):
         ...
 
     def trim_changes(self, audience: str, through: int) -> None:
-        """Forgets changes up to and including that sequence."""
+        """Trims changes up to and including that sequence."""
         ...
 
     def erased_through(self, audience: str, before: Micros) -> int:
-        """The last change of the audience that names a user who was erased before an instant of the server's
-        clock; 0 when none does. Their ids are kept for as long as such changes are.
+        """The last change of the audience that names a user erased before an instant of the server's clock; 0
+        when there is none. Ids of erased users are kept for as long as such changes.
         """
         ...
 
     def exit_all(self, audience: str, as_of: Micros) -> Membership:
-        """Empties the stored membership, recording every member's exit (before an audience is deleted)."""
+        """Empties the stored membership and records every member's exit (before an audience is deleted)."""
         ...
 
     def drop_membership(self, audience: str) -> None:
-        """Forgets the stored membership and its change log. Nothing happens when it is not stored."""
+        """Drops the stored membership and its change log. Does nothing when it is not stored."""
         ...
 
     def drop_scope(self, scope: str) -> None:

@@ -1,4 +1,4 @@
-"""What every backend is, whatever its roles: a store with an identity and a newest revision."""
+"""What every backend is, whatever its roles: a store with an identity and a latest revision."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     events: int
     disk_bytes: int
     log_bytes: int
-    """Of `disk_bytes`, what a write-ahead log takes."""
+    """The part of `disk_bytes` taken by a write-ahead log."""
 
 
 class Role(Enum):
-    """What a backend may do; `engine.backends.base.backend.PROTOCOLS` says by which methods."""
+    """Roles of a backend; `engine.backends.base.backend.PROTOCOLS` maps them to protocols."""
 
     PLANS = "plans"
     WRITING = "writing"
@@ -43,29 +43,29 @@ class Capabilities(msgspec.Struct, frozen=True):
 
 @runtime_checkable
 class Store(Protocol):
-    """A store that was opened."""
+    """An open store."""
 
     @property
     def store_id(self) -> str:
-        """Random, fixed at creation: revisions of another store are told apart by it."""
+        """Random, fixed at creation. Tells apart revisions of different stores."""
         ...
 
     def revision(self) -> int:
-        """The newest visible revision."""
+        """The latest visible revision."""
         ...
 
     def newest_arrival(self) -> Micros:
-        """When the newest write arrived, by the clock it was stamped with; 0 when there is none."""
+        """Arrival time of the latest write, by the clock that stamped it; 0 when there is none."""
         ...
 
     def stats(self) -> Stats:
-        """The figures that cost nothing to ask for."""
+        """Figures that are free to read."""
         ...
 
     def capabilities(self) -> Capabilities:
-        """What this store can do. Costs nothing, and never changes."""
+        """Roles of this store. Free to read and constant."""
         ...
 
     def close(self) -> None:
-        """Lets go of everything. Whoever waits gets StoreUnavailable; closing twice is allowed."""
+        """Releases everything. Waiters get StoreUnavailable; closing twice is allowed."""
         ...

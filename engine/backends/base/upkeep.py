@@ -1,11 +1,11 @@
 """Upkeep: copies, figures and verification of a store as a whole. An optional role.
 
-Operators read these; nothing here is needed to answer a question about users.
+For operators; no question about users needs it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -13,9 +13,10 @@ import msgspec
 
 
 class StoredKind(msgspec.Struct, frozen=True):
-    """How many keys hold data of one kind, and the bytes of those keys and their values, checksums included.
+    """The number of keys of one kind of data, and the bytes of those keys and their values, checksums
+    included.
 
-    What the pages around them take on disk is in `StoreFile`.
+    The pages that hold them on disk are counted in `StoreFile`.
     """
 
     kind: str
@@ -24,8 +25,8 @@ class StoredKind(msgspec.Struct, frozen=True):
 
 
 class StoreFile(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of a store, in bytes. `free_bytes` wait inside the file to be used again; a file never shrinks
-    by itself. `limit_bytes` is the most it may grow to, 0 when that is for whoever serves it to say.
+    """One file of a store, in bytes. `free_bytes` are reused inside the file; a file never shrinks by itself.
+    `limit_bytes` is its maximum size; 0 when the embedding process sets it.
     """
 
     name: str
@@ -37,9 +38,9 @@ class StoreFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoreFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that can be counted about a store. What a backend does not have keeps its default.
+    """All figures of a store. Figures that a backend does not have keep their defaults.
 
-    While `is_purging`, rows that were removed are still to be rewritten; `events` counts them until then.
+    While `is_purging`, removed rows are still to be rewritten; until then `events` includes them.
     """
 
     store_id: str
@@ -50,13 +51,13 @@ class StoreFigures(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[StoreFile, ...] = ()
     is_purging: bool = False
     checkpointed_revision: int = 0
-    """Through which revision a start finds everything in the index; 0 when a start replays nothing."""
+    """The last revision that the index holds completely at a start; 0 when a start replays nothing."""
     format_version: int = 0
-    """0 when the backend's files have none."""
+    """0 when the backend's files have no version."""
 
 
 class FamilyFigures(msgspec.Struct, frozen=True):
-    """One family of keys as a verification met it: keys, bytes of keys and values, and faults found."""
+    """One family of keys in a verification: keys, bytes of keys and values, and faults found."""
 
     family: str
     kind: str
@@ -66,7 +67,7 @@ class FamilyFigures(msgspec.Struct, frozen=True):
 
 
 class StoreProgress(msgspec.Struct, frozen=True):
-    """How far a verification has come."""
+    """Progress of a verification."""
 
     keys: int
     keys_total: int
@@ -74,8 +75,8 @@ class StoreProgress(msgspec.Struct, frozen=True):
 
 
 class StoreFault(msgspec.Struct, frozen=True):
-    """Something that must not be: the family it was found in, the key in readable form ("" when it concerns
-    more than one), and what is wrong.
+    """An inconsistency: the family it was found in, the key in readable form ("" when several are involved),
+    and what is wrong.
     """
 
     family: str
@@ -84,8 +85,8 @@ class StoreFault(msgspec.Struct, frozen=True):
 
 
 class StoreVerified(msgspec.Struct, frozen=True):
-    """The end of a verification: what was walked, of which state of which store ("" when no header could be
-    read), and how many faults were told before.
+    """The result of a verification: what was read, the state and store it belongs to ("" when no header was
+    readable), and the number of faults reported.
     """
 
     store_id: str
@@ -101,19 +102,22 @@ Finding: TypeAlias = StoreProgress | StoreFault | StoreVerified
 class Upkeep(Protocol):
     """Copies, counts and verifies what is stored, while reads and writes go on."""
 
-    def snapshot(self, directory: Path) -> None:
-        """Writes a consistent copy into an empty or missing directory, while reads and writes go on."""
+    def snapshot(self, directory: Path, may_go_on: Callable[[], None] = lambda: None) -> None:
+        """Writes a consistent copy into an empty or missing directory, while reads and writes go on.
+
+        `may_go_on` is called every few megabytes and ends the work by raising. What is written by then stays.
+        """
         ...
 
     def figures(self, deadline: float | None = None) -> StoreFigures:
-        """All figures. Reads every key, though no value, without holding up anybody. Raises
+        """All figures. Reads every key but no value, and blocks nothing. Raises
         DeadlineExceeded.
         """
         ...
 
     def verify(self) -> Iterator[Finding]:
-        """Reads and cross-checks everything that is stored, in one state of the store, while reads and writes
-        go on: faults as they are found, progress now and then, and a `StoreVerified` last. Whoever closes the
-        iterator ends the work. Raises FailedPrecondition while another verification is under way.
+        """Reads and cross-checks everything stored, in one state of the store, while reads and writes go on:
+        faults as they are found, progress from time to time, and a final `StoreVerified`. Closing the
+        iterator stops the work. Raises FailedPrecondition while another verification runs.
         """
         ...

@@ -1,4 +1,4 @@
-"""Users: what is known of one, how many there are, and which of them make a sample."""
+"""Users: profiles, counts, and the partitions that form a sample."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine.values import Micros, Value
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is known of a user, except the events. Times are microseconds."""
+    """Everything known about a user, except its events. Times are microseconds."""
 
     user_id: str
     seen: Mapping[str, tuple[Micros, Micros]]
@@ -28,7 +28,7 @@ class UserReader(Protocol):
     """Reads single users, counts all of them, and draws samples of them."""
 
     def profile(self, account: str, user_id: str) -> Profile | None:
-        """What is known of a user, or of the user that an alias stands for; None when nothing is."""
+        """The profile of a user, or of the user an alias names; None when there is none."""
         ...
 
     def universe_size(self, account: str, inputs: Sequence[str]) -> int:
@@ -44,5 +44,5 @@ class UserReader(Protocol):
         ...
 
     def smallest_sample(self) -> int:
-        """How many partitions the smallest sample worth asking for has: reading fewer saves nothing."""
+        """Partitions of the smallest sample worth reading: fewer cost as much."""
         ...

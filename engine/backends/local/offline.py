@@ -42,6 +42,7 @@ from engine.backends.local.storage.parts import (
     refuse_unfinished,
 )
 from engine.backends.local.storage.positions import read_checkpointed, read_reach
+from engine.backends.local.storage.private import make_directory
 from engine.backends.local.storage.store import check_parts, upgrade_parts
 from engine.backends.local.storage.transactions import ReadTransaction
 from engine.backends.local.storage.upgrade import is_old, write_upgraded
@@ -58,7 +59,7 @@ class Compacted(NamedTuple):
 
 
 def verify_store(directory: Path) -> Iterator[Finding]:
-    """Reads and cross-checks everything that is stored in a directory (`Backend.verify`).
+    """Reads and cross-checks everything stored in a directory (`Backend.verify`).
 
     Raises StoreUnavailable when there is no store or its format is not this version's, DataLoss when a part
     of it is missing, damaged, or belongs to another store or time.
@@ -68,9 +69,8 @@ def verify_store(directory: Path) -> Iterator[Finding]:
 
 
 def store_figures(directory: Path) -> StoreFigures:
-    """All figures of the store in a directory (`Backend.figures`), with users and events as they are
-    checkpointed:
-    what is only in the log is not counted. Raises as `verify_store` does.
+    """All figures of the store in a directory (`Backend.figures`), with users and events as of the last
+    checkpoint: data that is only in the log is not counted. Raises as `verify_store` does.
     """
     with _reading(directory) as view:
         log, index = view.log, view.index
@@ -128,19 +128,18 @@ def _found(directory: Path) -> Identity | None:
 
 
 def restore(backup: Path, directory: Path) -> StoreFigures:
-    """Makes a store of a backup, in an empty or missing directory, and answers its figures.
+    """Restores a backup into an empty or missing directory, and returns its figures.
 
-    The copy is verified before it is put in place; that of a backup of format version 5 is upgraded. It gets
-    an id of its own: revisions handed out by the store that the backup is of, which may be ahead of it, are
-    none of the new one's, and are refused there. A restore that was killed can be repeated; until then the
-    directory is not served.
+    The copy is verified before it is moved into position; a backup of format version 5 is upgraded. The new
+    store gets its own id: revisions of the original store may be ahead of the backup, so the new store
+    refuses them. A restore that was killed can be repeated; until then the directory is not served.
 
     Raises FailedPrecondition when the directory is not empty (DIRECTORY_NOT_EMPTY), StoreUnavailable when the
-    backup is no store of this version, DataLoss when it is damaged, LimitExceeded when the disk is full; the
-    directory is then as it was.
+    backup is not a store of this version, DataLoss when it is damaged, LimitExceeded when the disk is full.
+    The directory is then unchanged.
     """
     if not directory.exists():
-        directory.mkdir(parents=True)
+        make_directory(directory)
     _refuse_all_but_interrupted_restore(directory)
     with owned(directory) as lock:
         # Check again: from here on no other process can create a store here.
@@ -165,7 +164,7 @@ def _refuse_all_but_interrupted_restore(directory: Path) -> None:
     if identity is None:
         refuse_foreign_content(directory)
     elif identity.stage is not Stage.RESTORING:
-        raise FailedPrecondition(f"{directory} holds a store already", reason="DIRECTORY_NOT_EMPTY")
+        raise FailedPrecondition(f"{directory} already holds a store", reason="DIRECTORY_NOT_EMPTY")
 
 
 def _clear(directory: Path) -> None:
@@ -193,11 +192,11 @@ def _restore_parts(backup: Path, unfinished: Path, store_id: str) -> None:
 
 
 def compact(directory: Path) -> Compacted:
-    """Checkpoints what is in the log, finishes what was erased, writes the files anew, without free pages and
-    without anything that was deleted, and answers what that gave back. The store stays the one it is.
+    """Checkpoints the log, purges erased data, and rewrites the files without free pages or deleted data.
+    Returns the disk usage before and after. The store keeps its id.
 
     Raises StoreUnavailable while another process owns the store, DataLoss when something is damaged, and
-    LimitExceeded when the disk is full; the store is then as it was.
+    LimitExceeded when the disk is full. The store is then unchanged.
     """
     _identity(directory)
     backend = LocalBackend.open(directory)
@@ -219,12 +218,11 @@ def compact(directory: Path) -> Compacted:
 
 
 def upgrade_store(directory: Path) -> tuple[tuple[str, ...], int]:
-    """Upgrades a store of the format version before, and answers which of its parts were to be upgraded,
-    and the version they have now.
+    """Upgrades a store of the previous format version, and returns the upgraded parts and their new version.
 
-    Raises StoreUnavailable when there is no store, or none of a version that can be upgraded, or another
-    process owns it; DataLoss when something is damaged and LimitExceeded when the disk is full: the store is
-    then as it was.
+    Raises StoreUnavailable when there is no store, its version cannot be upgraded, or another process owns
+    it; DataLoss when something is damaged and LimitExceeded when the disk is full. The store is then
+    unchanged.
     """
     _identity(directory)
     if not (directory / LOCK_FILE).exists():
@@ -235,11 +233,10 @@ def upgrade_store(directory: Path) -> tuple[tuple[str, ...], int]:
 
 
 def adopt(directory: Path, *, moved: bool = False) -> str:
-    """Adopts a directory whose store was copied here or has lost its lock file, and returns the store's id.
+    """Adopts a copied store, or one that has lost its lock file, and returns the store's id.
 
-    The store gets a new id, since the original may go on under the old one: revisions handed out before are
-    refused. With `moved` it keeps its id; the original must then not be used any more. Repeating an
-    interrupted adoption completes it.
+    The store gets a new id, because the original may still run under the old one: earlier revisions are
+    refused. Another call completes an interrupted adoption.
 
     Raises StoreUnavailable when another process owns the store or there is none, DataLoss when a part is
     missing, damaged, or belongs to another store or time. Nothing is changed then.
@@ -262,7 +259,7 @@ def adopt(directory: Path, *, moved: bool = False) -> str:
 
 
 def _adoptable(directory: Path) -> Identity | None:
-    """The identity of a store whose adoption was interrupted; None for one that is told by its parts alone,
+    """The identity of a store whose adoption was interrupted; None when only its parts identify the store,
     whatever its lock file says.
     """
     try:

@@ -8,22 +8,53 @@ from typing import Any
 
 import msgspec
 
+from engine.backends.base import Store
 from engine.backends.local import offline
 from engine.backends.local.backend import LocalBackend
+from engine.backends.local.serving.reader import LocalServingReader
+from engine.backends.local.serving.writer import LocalServing
 from engine.backends.local.settings import LocalSettings
 from engine.backends.local.storage.process_memory import limit_arenas
 from engine.backends.registry import Registration
 from engine.clock import Stamp
+from engine.errors import FailedPrecondition
+from engine.values import Micros
 
 
 def open_local(location: str, settings: Mapping[str, Any], clock: Callable[[], Stamp]) -> LocalBackend:
-    """Opens or creates the store in the directory `location`."""
-    return LocalBackend.open(Path(location), settings=msgspec.convert(settings, LocalSettings), clock=clock)
+    """Opens or creates the store in the directory `location`.
+
+    Raises FailedPrecondition (GROUPS_DIFFER) when the settings name another number of groups than an existing
+    store has.
+    """
+    opened = LocalBackend.open(Path(location), settings=msgspec.convert(settings, LocalSettings), clock=clock)
+    if settings.get("groups", opened.groups) != opened.groups:
+        opened.close()
+        raise FailedPrecondition(
+            f"the store in {location} has {opened.groups} groups, and --groups says {settings['groups']}: the"
+            " number is fixed when a store is created; leave the setting out",
+            reason="GROUPS_DIFFER",
+        )
+    return opened
+
+
+class LocalServingTools:
+    """How memberships are served to readers in other processes."""
+
+    def writer(self, store: Store) -> LocalServing:
+        """Begins to serve the memberships of an open store."""
+        assert isinstance(store, LocalBackend), "the registry opened this store"
+        return store.serve()
+
+    def reader(self, descriptor: int, stored_age_micros_max: Micros) -> LocalServingReader:
+        """Reads what a writer serves."""
+        return LocalServingReader(descriptor, stored_age_micros_max)
 
 
 LOCAL = Registration(
     open=open_local,
-    settings=msgspec.structs.asdict(LocalSettings()),
+    settings=LocalSettings,
     prepare_process=limit_arenas,
     offline=offline,
+    serving=LocalServingTools(),
 )

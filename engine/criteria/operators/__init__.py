@@ -1,24 +1,25 @@
 """The operators: tests on a value, one file per family.
 
-Each file holds all of a family: the structs that are stored and carried by plans, what is checked of their
-operands, what they mean for one value, and how they read in words. Types never mix: the string "12" is not
-the number 12, `true` is not 1, and an instant is not a number. A missing value passes no test (there is
-nothing to ask). A list passes when some element passes.
+Each file contains all of a family: the structs stored in criteria and carried by plans, the checks of their
+operands, their meaning for one value, and their description. Types never mix: the string "12" is not the
+number 12, `true` is not 1, and an instant is not a number. A missing value passes no test. A list passes when
+some element passes.
 
 To add an operator, write it in the file of its family: the struct goes into `Tests` there (and into
 `Resolved`, when a plan carries it as it is). Then add its field to `ValueTest` in criteria.proto, a method to
-`Testable` in the client, a paragraph to docs/criteria.md, and its meaning to the oracle and to the family's
-fixture file. tests/engine/criteria/operators holds that none of these is missing. A new family is one more
-file here, and one more line in `FAMILIES` and in each union.
+`Testable` in the client, a paragraph to docs/criteria.md, its meaning to the oracle, which also draws it at
+random, and cases to the family's fixture file. tests/engine/criteria/operators checks that none of these is
+missing. A new family is one more file here, its import, and one more line in `FAMILIES` and in each union
+that its structs belong to.
 """
 
 from __future__ import annotations
 
-import functools
 from typing import TypeAlias
 
 import msgspec
 
+from engine.bounded_cache import BoundedCache, held_bytes
 from engine.criteria.faults import Faults
 from engine.criteria.operators import (
     equality,
@@ -46,6 +47,7 @@ from engine.criteria.operators.text import Text as Text
 from engine.criteria.operators.text import TextOp as TextOp
 from engine.criteria.operators.version import Semver as Semver
 from engine.criteria.operators.version import SemverOp as SemverOp
+from engine.criteria.words import kinds_in_words
 from engine.values import Kind
 
 FAMILIES = (existence, equality, ordering, text, version, place, relative_time)
@@ -68,44 +70,44 @@ ResolvedTest: TypeAlias = (
     | version.Resolved
     | place.Resolved
 )
-"""A test with the clock taken out, as part of a plan."""
+"""A test as part of a plan, independent of the clock."""
 NumberTest: TypeAlias = equality.Tests | ordering.Tests
-"""What an aggregate can be tested with: the operands are numbers."""
+"""Tests for aggregates: the operands are numbers."""
 
 ANY_KIND = frozenset(Kind)
 NUMBERS = frozenset({Kind.NUMBER})
 TIMES = frozenset({Kind.TIME})
 
-_PLURAL = {
-    Kind.STRING: "strings",
-    Kind.NUMBER: "numbers",
-    Kind.BOOL: "booleans",
-    Kind.TIME: "times",
-    Kind.LIST: "lists",
-}
-
-MATCHERS_CACHED_MAX = 1_024
+MATCHER_CACHE_BYTES_MAX = 32 << 20
+"""Matchers kept for equal tests, in bytes of memory."""
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
+_matchers: BoundedCache[bytes, Matcher] = BoundedCache("matchers", MATCHER_CACHE_BYTES_MAX)
 _decoder: msgspec.msgpack.Decoder[ResolvedTest] = msgspec.msgpack.Decoder(ResolvedTest)
 
 
 def matcher_of(test: ResolvedTest) -> Matcher:
-    """What decides `test`. Made once for equal tests.
+    """The matcher of `test`, cached for equal tests.
 
-    Raises ValueError (BadPattern, BadVersion) for an operand that validation refuses.
+    Raises ValueError (BadPattern, BadVersion) for an operand that validation rejects.
     """
-    # Cached by its bytes, not by equality: Equals(1.0), Equals(1) and Equals(True) are one key to Python.
-    return _matcher(_encoder.encode(test))
+    # Cached by encoding, not by equality: to Python, Equals(1.0), Equals(1) and Equals(True) are equal keys.
+    encoded = _encoder.encode(test)
+    found = _matchers.get(encoded)
+    if found is None:
+        found = _decoder.decode(encoded).matcher()
+        _matchers.put(encoded, found, held_bytes(len(encoded), test) + found.program_bytes)
+    return found
 
 
-@functools.lru_cache(maxsize=MATCHERS_CACHED_MAX)
-def _matcher(encoded: bytes) -> Matcher:
-    return _decoder.decode(encoded).matcher()
+def kinds_tested(test: ValueTest) -> frozenset[Kind]:
+    """The kinds of value that can pass."""
+    # The clock moves ranges, never kinds, so any instant works.
+    return matcher_of(test.resolve(0)).kinds
 
 
 def check_test(faults: Faults, path: str, test: ValueTest, subject: frozenset[Kind] = ANY_KIND) -> None:
-    """Notes what is wrong with `test`, whose message is at `path`, asked of values of the kinds `subject`."""
+    """Checks `test`, whose message is at `path`, on values of the kinds `subject`."""
     before = len(faults.violations)
     path = f"{path}.{test.field}"
     test.check(faults, path)
@@ -114,22 +116,20 @@ def check_test(faults: Faults, path: str, test: ValueTest, subject: frozenset[Ki
 
 
 def check_number_test(faults: Faults, path: str, test: NumberTest) -> None:
-    """Notes what is wrong with the test of an aggregate: every operand is a number."""
+    """Checks the test of an aggregate: every operand is a number."""
     strangers = [
         index
         for index, value in enumerate(test.values if isinstance(test, In) else ())
         if type(value) is not float
     ]
     for index in strangers:
-        faults.add(f"{path}.in.values[{index}]", "does not fit: an aggregate is a number")
+        faults.add(f"{path}.in.values[{index}]", "must be a number, because the aggregate is one")
     if not strangers:
         check_test(faults, path, test, NUMBERS)
 
 
 def _check_fits(faults: Faults, path: str, test: ValueTest, subject: frozenset[Kind]) -> None:
-    # The clock moves ranges, never kinds, so any instant will do.
-    kinds = matcher_of(test.resolve(0)).kinds
+    kinds = kinds_tested(test)
     if kinds and kinds.isdisjoint(subject):
-        asked = " or ".join(_PLURAL[kind] for kind in sorted(kinds))
-        given = " or ".join(_PLURAL[kind] for kind in sorted(subject))
-        faults.add(path, f"does not fit: it is a test on {asked}, and what it tests are {given}")
+        asked, given = kinds_in_words(kinds, "or"), kinds_in_words(subject, "or")
+        faults.add(path, f"does not fit: it tests {asked}, but the values are {given}")

@@ -1,14 +1,14 @@
-"""What every operator consists of, and the matcher that it becomes.
+"""The parts of every operator, and its matcher.
 
 An operator is a struct with its meaning beside it. As part of a criterion it has:
 
-    fields    class method: the fields of the proto message `ValueTest` that it stands for
-    field     which of them this one is, as in a fault's path
-    check     notes what is wrong with its operands
-    resolve   itself with the clock taken out: a test that a plan can carry
-    describe  itself in words, after the name of what is tested
+    fields    class method: the fields of the proto message `ValueTest` it represents
+    field     the one that this instance uses, as in the path of a fault
+    check     checks its operands
+    resolve   its clock-independent form, which a plan can carry
+    describe  its description, to follow the name of the tested value
 
-A resolved test has `matcher` and `describe`. Most operators are both, since the clock has no say in them.
+A resolved test has `matcher` and `describe`. Most operators are both, since they do not depend on the clock.
 """
 
 from __future__ import annotations
@@ -23,7 +23,22 @@ from engine.criteria.ranges import Interval, TimeRange
 from engine.values import Kind, Micros, Value
 
 STRINGS = frozenset({Kind.STRING, Kind.LIST})
-"""The kinds a test on strings can be true on: a string, and a list of which some element passes."""
+"""The kinds that a test on strings can pass: a string, and a list with an element that passes."""
+
+
+IGNORE_CASE = "ignore_case"
+"""The field of the operators, and of `ValueTest`, that folds case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a test reads strings as; it passes no other string."""
+
+    plural: str
+    """Its name, as in "versions"."""
+    rule: str
+    """How such a string is written."""
+    fits: Callable[[str], bool]
 
 
 class Operator(msgspec.Struct, frozen=True, tag_field="test", omit_defaults=True):
@@ -31,13 +46,18 @@ class Operator(msgspec.Struct, frozen=True, tag_field="test", omit_defaults=True
 
     @classmethod
     def fields(cls) -> tuple[str, ...]:
-        """The fields of `ValueTest` that this struct stands for."""
+        """The fields of `ValueTest` that this struct represents."""
         return (str(cls.__struct_config__.tag),)
 
     @property
     def field(self) -> str:
-        """The field of `ValueTest` that this test is in, and the one inside it when that is a choice."""
+        """The field of `ValueTest` for this test, and the field inside it when that is a oneof."""
         return self.fields()[0]
+
+    @property
+    def form(self) -> Form | None:
+        """What strings must be; None: any string may pass."""
+        return None
 
 
 class TimelessOperator(Operator, frozen=True):
@@ -48,30 +68,32 @@ class TimelessOperator(Operator, frozen=True):
         return self
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Matcher:
     """Decides one test.
 
-    `passes` decides any single value; `numbers` and `instants` say the same about columns of numbers and of
-    times, for code that decides many at once: sorted, disjoint intervals of doubles and half-open ranges of
-    instants that pass, empty when no number (no time) does.
+    `passes` decides any single value. `numbers` and `instants` say the same for whole columns: sorted,
+    disjoint intervals of doubles and half-open ranges of instants that pass, empty when no number (no time)
+    does.
     """
 
     kinds: frozenset[Kind]
-    """Kinds on which the test can be true; values of others never pass."""
+    """Kinds that can pass the test; values of other kinds never do."""
     passes: Callable[[Value], bool]
     numbers: tuple[Interval, ...] = ()
     instants: tuple[TimeRange, ...] = ()
     literal: bytes = b""
-    """UTF-8 that every string which passes contains, so that an index of strings can skip the others."""
+    """UTF-8 that every passing string contains, so that an index of strings can skip the others."""
+    program_bytes: int = 0
+    """Memory of a compiled expression, at most."""
 
 
-def on_strings(passes_text: Callable[[str], bool], literal: str = "") -> Matcher:
-    """A test on strings: true on a string that passes and on a list of which some element passes."""
+def on_strings(passes_text: Callable[[str], bool], literal: str = "", program_bytes: int = 0) -> Matcher:
+    """A test on strings: passes a matching string, and a list with a matching element."""
 
     def passes(value: Value) -> bool:
         if type(value) is str:
             return passes_text(value)
         return type(value) is tuple and any(map(passes_text, value))
 
-    return Matcher(kinds=STRINGS, passes=passes, literal=literal.encode())
+    return Matcher(kinds=STRINGS, passes=passes, literal=literal.encode(), program_bytes=program_bytes)

@@ -1,7 +1,7 @@
 """`equals` and `in`: the same kind and the same value.
 
-Kinds never mix, which Python's own equality does: there 1.0 == 1 == True, as list elements and as keys of a
-set too. So operands are sorted by kind first and compared within a kind only.
+Kinds never mix. In Python 1.0 == 1 == True, also as list elements and keys of a set. So operands are sorted
+by kind first and compared within a kind only.
 """
 
 from __future__ import annotations
@@ -10,27 +10,30 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from engine.criteria.faults import Faults
-from engine.criteria.operators.base import STRINGS, Matcher, TimelessOperator
+from engine.criteria.operators.base import IGNORE_CASE, STRINGS, Matcher, TimelessOperator
 from engine.criteria.ranges import Interval, TimeRange, merged_intervals, merged_ranges
 from engine.criteria.words import ignoring_case, value_in_words, values_in_words
 from engine.values import Kind, Value, kind_of
 
 Fold = Callable[[str], str]
 
+CASE_WITHOUT_STRINGS = "means nothing here: no string to compare with; leave it out"
+
 
 class Equals(TimelessOperator, frozen=True, tag="equals"):
     """Same kind and same value. `ignore_case` folds case (Unicode) of strings, alone or in a list.
 
-    A string is equal to a list of which some element is equal; a list is equal to the list with the same
-    elements in the same order.
+    A string equals a list that has an equal element; a list equals a list with the same elements in the same
+    order.
     """
 
     value: Value
     ignore_case: bool = False
 
     def check(self, faults: Faults, path: str) -> None:
-        """The value has to be one that could be stored."""
+        """Checks that the value could be stored, and that it has case where case is ignored."""
         faults.check_value(path, self.value)
+        _check_case(faults, path, self.ignore_case, (self.value,))
 
     def matcher(self) -> Matcher:
         """Passes values equal to the operand."""
@@ -42,19 +45,22 @@ class Equals(TimelessOperator, frozen=True, tag="equals"):
 
 
 class In(TimelessOperator, frozen=True, tag="in"):
-    """Equal to one of `values`, of any kinds; none given = nothing passes."""
+    """Equal to one of `values`, of any kinds; without values nothing passes."""
 
     values: tuple[Value, ...]
     ignore_case: bool = False
 
     def check(self, faults: Faults, path: str) -> None:
-        """At most `in_values_max` values, each of which could be stored."""
+        """Checks that there are at most `in_values_max` values, each of which could be stored, and that one
+        has case where case is ignored.
+        """
         values_max = faults.limits.in_values_max
         if len(self.values) > values_max:
             faults.add(path, f"has {len(self.values)} values; at most {values_max} are allowed")
             return
         for index, value in enumerate(self.values):
             faults.check_value(f"{path}.values[{index}]", value)
+        _check_case(faults, path, self.ignore_case, self.values)
 
     def matcher(self) -> Matcher:
         """Passes values equal to one of the operands."""
@@ -67,6 +73,12 @@ class In(TimelessOperator, frozen=True, tag="in"):
 
 Tests: TypeAlias = Equals | In
 Resolved: TypeAlias = Equals | In
+
+
+def _check_case(faults: Faults, path: str, ignore_case: bool, operands: tuple[Value, ...]) -> None:
+    # Nothing passes an empty `in`, with or without case.
+    if ignore_case and operands and STRINGS.isdisjoint(map(kind_of, operands)):
+        faults.add(f"{path.rpartition('.')[0]}.{IGNORE_CASE}", CASE_WITHOUT_STRINGS)
 
 
 def _equal_to_any(operands: Iterable[Value], ignore_case: bool) -> Matcher:

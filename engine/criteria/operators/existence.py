@@ -1,4 +1,4 @@
-"""`exists`: there is a value; on a list, at least one element."""
+"""`exists`: the value is present; a list has at least one element."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _ANY_VALUE = Matcher(
 
 
 class Exists(TimelessOperator, frozen=True, tag="exists"):
-    """There is a value; on a list, at least one element."""
+    """The value is present; a list has at least one element."""
 
     def check(self, faults: Faults, path: str) -> None:
-        """Nothing can be wrong with it."""
+        """Has no operands to check."""
 
     def matcher(self) -> Matcher:
         """Passes every value but the empty list."""

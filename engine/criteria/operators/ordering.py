@@ -1,7 +1,6 @@
 """`greater_than`, `greater_or_equal`, `less_than`, `less_or_equal` and `between`: numbers, or times.
 
-In a plan they have become ranges: `NumberRange` and `InstantRange`, which the relative tests on times turn
-into as well.
+In a plan they become ranges: `NumberRange` and `InstantRange`, as do the relative tests on times.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ class Compare(Operator, frozen=True, tag="compare"):
         return self.op
 
     def check(self, faults: Faults, path: str) -> None:
-        """The operand has to be a number or a time."""
+        """Checks that the operand is a number or a time."""
         _check_ordered(faults, path, self.operand)
 
     def resolve(self, as_of: Micros) -> NumberRange | InstantRange:
@@ -103,7 +102,7 @@ class Between(Operator, frozen=True, tag="between"):
     high: float | Micros
 
     def check(self, faults: Faults, path: str) -> None:
-        """Both ends have to be of one kind and in order."""
+        """Checks that both ends are of one kind and in order."""
         before = len(faults.violations)
         _check_ordered(faults, f"{path}.low", self.low)
         _check_ordered(faults, f"{path}.high", self.high)

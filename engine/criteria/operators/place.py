@@ -2,7 +2,7 @@
 
 A place is a string "lat,long" in decimal degrees: an optional sign, digits, an optional fraction; spaces
 around either number are allowed, exponents are not. A latitude beyond 90 or a longitude beyond 180 degrees
-makes the string no place, and it passes no test.
+makes the string invalid, and it passes no test.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from typing import TypeAlias
 
 from engine.criteria.faults import Faults
-from engine.criteria.operators.base import Matcher, TimelessOperator, on_strings
+from engine.criteria.operators.base import Form, Matcher, TimelessOperator, on_strings
 from engine.criteria.words import number_in_words
 
 EARTH_RADIUS_METERS = 6_371_008.8
@@ -29,7 +29,7 @@ Place: TypeAlias = tuple[float, float]
 
 
 def parse_place(text: str) -> Place | None:
-    """The place a string names; None for a string that is no place."""
+    """The place a string names; None for an invalid string."""
     found = _PLACE.fullmatch(text)
     if found is None:
         return None
@@ -45,12 +45,17 @@ def distance_meters(place: Place, other: Place) -> float:
     half_phi = (other_phi - phi) / 2
     half_lambda = math.radians(other[1] - place[1]) / 2
     h = math.sin(half_phi) ** 2 + math.cos(phi) * math.cos(other_phi) * math.sin(half_lambda) ** 2
-    # Rounding can carry h a hair beyond 1 for opposite points of the globe.
+    # Rounding can move h slightly beyond 1 for opposite points of the globe.
     return 2 * EARTH_RADIUS_METERS * math.asin(math.sqrt(min(1.0, h)))
 
 
+PLACES = Form(
+    "places", '"lat,long" in decimal degrees such as 48.2,16.37', lambda text: parse_place(text) is not None
+)
+
+
 class Near(TimelessOperator, frozen=True, tag="near"):
-    """A "lat,long" string in decimal degrees within `meters` of a point, on the great circle (radius
+    """A "lat,long" string in decimal degrees within `meters` of a point, by great-circle distance (radius
     6,371,008.8 m).
     """
 
@@ -59,14 +64,19 @@ class Near(TimelessOperator, frozen=True, tag="near"):
     meters: float
 
     def check(self, faults: Faults, path: str) -> None:
-        """The point has to be on the earth, the distance finite and not negative."""
-        # Written so that NaN, which is in no order with anything, is refused as well.
+        """Checks that the point is on the earth and the distance finite and not negative."""
+        # Written so that NaN, which compares false with everything, is rejected too.
         if not abs(self.latitude) <= LATITUDE_DEGREES_MAX:
             faults.add(f"{path}.latitude", "must lie between -90 and 90 degrees")
         if not abs(self.longitude) <= LONGITUDE_DEGREES_MAX:
             faults.add(f"{path}.longitude", "must lie between -180 and 180 degrees")
         if not 0 <= self.meters < math.inf:
             faults.add(f"{path}.meters", "must be a finite number, zero or more")
+
+    @property
+    def form(self) -> Form:
+        """Strings must be places."""
+        return PLACES
 
     def matcher(self) -> Matcher:
         """Passes places no farther than `meters` from the point."""

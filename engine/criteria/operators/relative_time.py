@@ -1,4 +1,4 @@
-"""`within_last` and `older_than`: times relative to now. In a plan they have become ranges of instants."""
+"""`within_last` and `older_than`: times relative to now. In a plan they become ranges of instants."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class WithinLast(Operator, frozen=True, tag="within_last"):
     duration: Micros
 
     def check(self, faults: Faults, path: str) -> None:
-        """The duration has to be longer than zero."""
+        """Checks that the duration is longer than zero."""
         faults.check_positive(path, self.duration)
 
     def resolve(self, as_of: Micros) -> InstantRange:
-        """The range as it lies at `as_of`."""
+        """The range at `as_of`."""
         return InstantRange((last_range(self.duration, as_of),))
 
     def describe(self) -> str:
@@ -36,12 +36,12 @@ class OlderThan(Operator, frozen=True, tag="older_than"):
     duration: Micros
 
     def check(self, faults: Faults, path: str) -> None:
-        """The duration may be zero."""
+        """Checks that the duration is not negative."""
         if self.duration < 0:
             faults.add(path, "must not be negative")
 
     def resolve(self, as_of: Micros) -> InstantRange:
-        """The range as it lies at `as_of`."""
+        """The range at `as_of`."""
         return InstantRange((TimeRange(None, as_of - self.duration + 1),))
 
     def describe(self) -> str:

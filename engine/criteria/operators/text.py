@@ -1,25 +1,28 @@
 """`contains`, `starts_with`, `ends_with`, `glob` and `matches`: the tests on strings.
 
 With `ignore_case` both sides are folded (Unicode case folding, `str.casefold`, so that "STRASSE" and "straße"
-are the same). `matches` is the exception: RE2 has no folding of that kind, it is compiled case-insensitively
-instead, which pairs single characters only.
+are the same). `matches` is the exception: RE2 has no full case folding, so it is compiled case-insensitively
+instead, which matches single characters only.
 
-`glob` is about characters of the string after folding: `?` is any one character, `*` any number of them, line
-breaks included; everything else stands for itself, there is no escape and there are no classes. It runs on
-RE2, as `matches` does, so that no pattern takes more than linear time.
+`glob` works on characters of the folded string: `?` is any one character, `*` any number of them, line breaks
+included; every other character is literal, without escapes or classes. It runs on RE2, as `matches` does, so
+no pattern takes more than linear time.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import re2
 
 from engine.criteria.faults import Faults
 from engine.criteria.operators.base import Matcher, TimelessOperator, on_strings
 from engine.criteria.words import ignoring_case, quoted
+
+EXPRESSION_BYTES_MAX = 1 << 20
+"""Memory of a compiled expression, in bytes. RE2 keeps the states it has met in it."""
 
 _GLOB_WILDCARDS = {"*": "(?s:.*)", "?": "(?s:.)"}
 _GLOB_WILDCARD = re.compile(r"[*?]")
@@ -28,7 +31,7 @@ TextTest = Callable[[str, str], bool]
 
 
 class BadPattern(ValueError):
-    """RE2 refuses the expression; the message is RE2's own."""
+    """RE2 rejects the expression; the message is RE2's."""
 
 
 TextOp = Literal["contains", "starts_with", "ends_with", "glob", "matches"]
@@ -46,24 +49,41 @@ class Text(TimelessOperator, frozen=True, tag="text"):
 
     @classmethod
     def fields(cls) -> tuple[str, ...]:
-        """One field for each way to look at a string."""
+        """One field for each operator."""
         return get_args(TextOp)
 
     @property
     def field(self) -> str:
-        """The way to look at the string."""
+        """The field of the operator."""
         return self.op
 
     def check(self, faults: Faults, path: str) -> None:
-        """The pattern must not be too long, and an expression has to be one of RE2."""
-        faults.check_string(path, self.pattern)
+        """Checks that the pattern is not too long nor too costly, and that an expression is valid RE2."""
+        if self.op not in ("glob", "matches"):
+            faults.check_string(path, self.pattern)
+            return
+        limits = faults.limits
+        if len(self.pattern.encode()) > limits.pattern_bytes_max:
+            faults.add(path, f"is longer than {limits.pattern_bytes_max} bytes")
+            return
+        wildcards = len(_GLOB_WILDCARD.findall(self.pattern)) if self.op == "glob" else 0
+        if wildcards > limits.glob_wildcards_max:
+            faults.add(path, f"has {wildcards} wildcards; at most {limits.glob_wildcards_max} are allowed")
+            return
         try:
-            self.matcher()
+            size = _program_size(self)
         except BadPattern as error:
-            faults.add(path, f"is not an RE2 expression: {error}")
+            faults.add(path, f"is not a valid RE2 expression: {error}")
+            return
+        if size > limits.expression_instructions_max:
+            faults.add(
+                path,
+                f"compiles to {size} instructions; at most {limits.expression_instructions_max} are allowed: "
+                "use smaller repetitions",
+            )
 
     def matcher(self) -> Matcher:
-        """Passes strings that fit the pattern. Raises BadPattern."""
+        """Passes strings that match the pattern. Raises BadPattern."""
         match self.op:
             case "contains":
                 return _folding(self, lambda value, pattern: pattern in value)
@@ -74,8 +94,8 @@ class Text(TimelessOperator, frozen=True, tag="text"):
             case "glob":
                 return _glob(self)
             case "matches":
-                found = _searcher(self.pattern, ignore_case=self.ignore_case)
-                return on_strings(lambda value: found(value.encode()))
+                found = _searcher(_compiled(self.pattern, ignore_case=self.ignore_case))
+                return on_strings(lambda value: found(value.encode()), program_bytes=EXPRESSION_BYTES_MAX)
 
     def describe(self) -> str:
         """In words."""
@@ -95,10 +115,14 @@ def _folding(test: Text, passes: TextTest) -> Matcher:
 
 def _glob(test: Text) -> Matcher:
     pattern = test.pattern.casefold() if test.ignore_case else test.pattern
-    found = _searcher(glob_as_re2(pattern), ignore_case=False)
+    found = _searcher(_compiled(glob_as_re2(pattern), ignore_case=False))
     if test.ignore_case:
-        return on_strings(lambda value: found(value.casefold().encode()))
-    return on_strings(lambda value: found(value.encode()), literal=_longest_literal(pattern))
+        return on_strings(lambda value: found(value.casefold().encode()), program_bytes=EXPRESSION_BYTES_MAX)
+    return on_strings(
+        lambda value: found(value.encode()),
+        literal=_longest_literal(pattern),
+        program_bytes=EXPRESSION_BYTES_MAX,
+    )
 
 
 def _longest_literal(glob: str) -> str:
@@ -115,16 +139,29 @@ def glob_as_re2(pattern: str) -> str:
     return rf"\A{body}\z"
 
 
-def _searcher(pattern: str, *, ignore_case: bool) -> Callable[[bytes], bool]:
+def _program_size(test: Text) -> int:
+    """Instructions of an expression: the work for each byte of a string at worst. 0: no expression."""
+    if test.op != "matches":
+        return 0
+    size: int = _compiled(test.pattern, ignore_case=test.ignore_case).programsize
+    return size
+
+
+def _compiled(pattern: str, *, ignore_case: bool) -> Any:
     options = re2.Options()
     options.log_errors = False
     options.never_capture = True
     options.case_sensitive = not ignore_case
+    options.max_mem = EXPRESSION_BYTES_MAX
     try:
-        # Compiled from bytes, RE2's wrapper does not translate positions back into characters.
-        search = re2.compile(pattern.encode(), options=options).search
+        # When compiled from bytes, the RE2 wrapper does not translate positions back into characters.
+        return re2.compile(pattern.encode(), options=options)
     except re2.error as error:
         raise BadPattern(_message(error)) from error
+
+
+def _searcher(expression: Any) -> Callable[[bytes], bool]:
+    search = expression.search
     return lambda encoded: search(encoded) is not None
 
 

@@ -1,9 +1,9 @@
-"""Which criteria are refused, and why: every fault at once, each with its path.
+"""Validates criteria: all faults together, each with its path.
 
-Paths read as in the proto messages, for example `criteria.all_of.criteria[1].event.window.range`. Names never
-seen are no fault (they may come later) but are warned about.
+Paths read as in the proto messages, for example `criteria.all_of.criteria[1].event.window.range`. Names that
+have never been seen are valid: they may arrive later.
 
-`validate` walks the nodes, `events` knows conditions, windows, aggregates and sequences, and each operator
+`validate` walks the nodes, `events` covers conditions, windows, aggregates and sequences, and each operator
 checks its own operands.
 """
 
@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engine.criteria.faults import AUDIENCE_FORM, Faults
 from engine.criteria.faults import AudienceReference as AudienceReference
 from engine.criteria.faults import Context as Context
-from engine.criteria.faults import Faults
-from engine.criteria.faults import SeenNames as SeenNames
 from engine.criteria.model import (
-    BUILT_IN_ATTRIBUTES,
+    FIRST_SEEN,
+    LAST_SEEN,
+    USER_ID,
     AllOf,
     AnyOf,
     Audience,
@@ -32,35 +33,28 @@ from engine.criteria.model import (
 from engine.criteria.operators import ANY_KIND, TIMES, check_test
 from engine.criteria.validation.events import check_event, check_sequence
 from engine.criteria.visitor import CriterionVisitor
-from engine.errors import Violation, Warning
+from engine.errors import Violation
 from engine.values import Kind
 
 PERCENT_MAX = 100.0
 
-_IDENTITY_KINDS = frozenset({Kind.STRING})
+_STRINGS = frozenset({Kind.STRING})
+_BUILT_IN_KINDS = {FIRST_SEEN: TIMES, LAST_SEEN: TIMES, USER_ID: _STRINGS}
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """What was found: faults, for which the criterion is refused, and warnings, which go with the answer."""
-
-    violations: tuple[Violation, ...]
-    warnings: tuple[Warning, ...]
-
-
-def validate(criterion: Criterion, context: Context) -> Checked:
-    """Everything that is wrong with the criterion, in the order in which a reader meets it."""
+def validate(criterion: Criterion, context: Context) -> tuple[Violation, ...]:
+    """All faults of the criterion, in reading order."""
     faults = Faults(context)
     _Validation(faults).check(criterion, context.root, 1)
     nodes_max = context.limits.criteria_nodes_max
     if faults.node_count > nodes_max:
         faults.add(context.root, f"has {faults.node_count} nodes; at most {nodes_max} are allowed")
-    return Checked(tuple(faults.violations), tuple(faults.warnings))
+    return tuple(faults.violations)
 
 
 @dataclass(frozen=True, slots=True)
 class _At:
-    """Where a node is: the path of its message, and how deep it lies."""
+    """The position of a node: the path of its message, and its depth."""
 
     path: str
     depth: int
@@ -71,7 +65,7 @@ class _Validation(CriterionVisitor[_At, None]):
         self._faults = faults
 
     def check(self, criterion: Criterion, path: str, depth: int) -> None:
-        """Notes what is wrong with a node and everything below it."""
+        """Checks a node and everything below it."""
         if self._faults.enter(path, depth):
             self._faults.check_name(f"{path}.label", criterion.label, required=False)
             self.visit(criterion, _At(f"{path}.{criterion.__struct_config__.tag}", depth))
@@ -90,14 +84,9 @@ class _Validation(CriterionVisitor[_At, None]):
         self.check(criterion.criterion, at.path, at.depth + 1)
 
     def user_attribute(self, criterion: UserAttribute, at: _At) -> None:
-        key_path = f"{at.path}.key"
-        built_in = criterion.key in BUILT_IN_ATTRIBUTES
-        self._faults.check_name(key_path, criterion.key)
-        if not built_in:
-            self._faults.warn_unseen(
-                key_path, "user attribute", criterion.key, lambda seen: seen.user_attributes
-            )
-        check_test(self._faults, f"{at.path}.test", criterion.test, TIMES if built_in else ANY_KIND)
+        self._faults.check_name(f"{at.path}.key", criterion.key)
+        kinds = _BUILT_IN_KINDS.get(criterion.key, ANY_KIND)
+        check_test(self._faults, f"{at.path}.test", criterion.test, kinds)
 
     def event(self, criterion: Event, at: _At) -> None:
         check_event(self._faults, at.path, criterion, at.depth)
@@ -109,9 +98,11 @@ class _Validation(CriterionVisitor[_At, None]):
         name, path = criterion.name, f"{at.path}.name"
         match self._faults.context.audience(name):
             case AudienceReference.UNKNOWN:
-                self._faults.add(path, f"audience {name!r} does not exist")
+                self._faults.missing(path, "audience", name, AUDIENCE_FORM)
             case AudienceReference.CYCLE:
-                self._faults.add(path, f"audience {name!r} is itself made from this milestone")
+                self._faults.add(path, f"audience {name!r} itself depends on this milestone")
+            case AudienceReference.DELETED:
+                self._faults.add(path, f"audience {name!r} is deleted by this document")
             case AudienceReference.FOUND:
                 pass
 
@@ -121,7 +112,7 @@ class _Validation(CriterionVisitor[_At, None]):
 
     def identity(self, criterion: Identity, at: _At) -> None:
         self._faults.check_name(f"{at.path}.type", criterion.type)
-        check_test(self._faults, f"{at.path}.test", criterion.test, _IDENTITY_KINDS)
+        check_test(self._faults, f"{at.path}.test", criterion.test, _STRINGS)
 
     def bucket(self, criterion: Bucket, at: _At) -> None:
         self._faults.check_name(f"{at.path}.salt", criterion.salt, required=False)

@@ -1,4 +1,4 @@
-"""Faults of what is asked of events: conditions, windows, aggregates, sequences."""
+"""Validates criteria on events: conditions, windows, aggregates, sequences."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from engine.criteria.zones import BadTimeZone, load_zone
 
 
 def check_event(faults: Faults, path: str, event: Event, depth: int) -> None:
-    """Notes what is wrong with an event criterion."""
+    """Checks an event criterion."""
     _check_selection(faults, path, event, depth)
     if event.window is not None:
         check_window(faults, f"{path}.window", event.window)
@@ -33,7 +33,7 @@ def check_event(faults: Faults, path: str, event: Event, depth: int) -> None:
 
 
 def check_sequence(faults: Faults, path: str, sequence: Sequence, depth: int) -> None:
-    """Notes what is wrong with a sequence."""
+    """Checks a sequence."""
     steps_max = faults.limits.sequence_steps_max
     if not sequence.steps:
         faults.add(f"{path}.steps", "must not be empty")
@@ -51,7 +51,6 @@ def check_sequence(faults: Faults, path: str, sequence: Sequence, depth: int) ->
 
 def _check_selection(faults: Faults, path: str, selected: Event | Step, depth: int) -> None:
     faults.check_name(f"{path}.name", selected.name, required=False)
-    faults.warn_unseen(f"{path}.name", "event", selected.name, lambda seen: seen.events)
     faults.check_inputs(path, selected.inputs)
     if selected.where is not None:
         _check_where(faults, f"{path}.where", selected.where, depth + 1)
@@ -60,13 +59,12 @@ def _check_selection(faults: Faults, path: str, selected: Event | Step, depth: i
 def _check_of(faults: Faults, path: str, event: Event) -> None:
     if not event.aggregate.is_of_attribute:
         if event.of:
-            faults.add(f"{path}.of", f"does not fit: {event.aggregate.name} looks at no attribute")
+            faults.add(f"{path}.of", f"must be empty: {event.aggregate.name} reads no attribute")
         return
     if not event.of:
-        faults.add(f"{path}.of", f"is needed: {event.aggregate.name} is of an attribute")
+        faults.add(f"{path}.of", f"is required: {event.aggregate.name} reads an attribute")
         return
     faults.check_name(f"{path}.of", event.of)
-    faults.warn_unseen(f"{path}.of", "event attribute", event.of, lambda seen: seen.event_attributes)
 
 
 def _check_where(faults: Faults, path: str, where: Where, depth: int) -> None:
@@ -80,14 +78,12 @@ def _check_where(faults: Faults, path: str, where: Where, depth: int) -> None:
         case WhereNot():
             _check_where(faults, f"{path}.not", where.condition, depth + 1)
         case WhereAttribute():
-            key_path = f"{path}.attribute.key"
-            faults.check_name(key_path, where.key)
-            faults.warn_unseen(key_path, "event attribute", where.key, lambda seen: seen.event_attributes)
+            faults.check_name(f"{path}.attribute.key", where.key)
             check_test(faults, f"{path}.attribute.test", where.test)
 
 
 def check_window(faults: Faults, path: str, window: Window) -> None:
-    """Notes what is wrong with a window."""
+    """Checks a window."""
     match window:
         case Last():
             faults.check_positive(f"{path}.last", window.duration)

@@ -1,7 +1,7 @@
-"""Optimiser passes: each takes a plan and answers with one that denotes the same sets, whatever the data.
+"""Optimiser passes: each takes a plan and returns one that denotes the same sets, whatever the data.
 
-One pass a file, with its examples in tests/engine/plan/passes/fixtures under the same name. To add one, write
-its file and put it into `ALL_PASSES`; a property test runs every subset of them.
+One pass per file, with its examples in tests/engine/plan/passes/fixtures under the same name. To add one,
+write its file and add it to `ALL_PASSES`; a property test runs every subset of them.
 """
 
 from __future__ import annotations
@@ -32,14 +32,16 @@ ALL_PASSES: tuple[Pass, ...] = (
     absorb,
     order_operands,
 )
-"""In the order in which they run: what makes steps alike comes before `share`, what compares them after."""
+"""In execution order: passes that make steps alike run before `share`, passes that compare them after it."""
 
 ROUNDS_MAX = 4
-"""One pass makes room for another, so they run until nothing changes, at most this often."""
+"""Passes enable each other, so all run until nothing changes, at most this often."""
 
 
 def optimise(plan: Plan, passes: Sequence[Pass] = ALL_PASSES, statistics: Statistics | None = None) -> Plan:
     """A plan with the same roots' sets that costs less to execute, and no step that no root needs."""
+    if not passes:
+        return plan
     known = statistics or NoStatistics()
     before = plan.encode()
     for _ in range(ROUNDS_MAX):

@@ -1,4 +1,4 @@
-"""Operands that change nothing disappear, as far as the form of the steps shows it.
+"""Absorption: removes operands that change nothing, as far as the form of the steps shows it.
 
     Intersection(a, a)                → a        Intersection(a, Union(a, b))      → a
     Union(a, Intersection(a, b))      → a        Intersection(Universe, event)     → event
@@ -6,7 +6,7 @@
     Difference(a, Union(a, b))        → Empty    Difference(a, Intersection(a, b)) → Difference(a, b)
     Difference(Difference(u, a), a)   → Difference(u, a)
 
-A set that other steps still need is computed anyway; here it only stops being looked at twice.
+A set that other steps still need is computed anyway; here it is only no longer read twice.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _union(draft: Draft, relations: Relations, operands: list[int]) -> int:
 
 
 def _without(draft: Draft, operand: int, beside: list[int]) -> int:
-    """`u` in the place of `Difference(u, a)` when `a` is an operand beside it."""
+    """Replaces `Difference(u, a)` by `u` when `a` is another operand."""
     step = draft.steps[operand]
     return step.minuend if isinstance(step, Difference) and step.subtrahend in beside else operand
 

@@ -1,8 +1,8 @@
-"""Nested groups of one kind become one group.
+"""Flattening: merges nested groups of one kind.
 
     Intersection(Intersection(a, b), c) → Intersection(a, b, c)        Union(Union(a, b), c) → Union(a, b, c)
 
-A group that something else needs too stays, for it is computed anyway and one operand of it is cheaper.
+A group with other consumers stays: it is computed anyway, and one operand is cheaper.
 """
 
 from __future__ import annotations

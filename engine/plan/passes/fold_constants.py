@@ -1,4 +1,4 @@
-"""Constant folding: predicates that no data can satisfy, and set operations on no one, disappear.
+"""Constant folding: removes predicates that no data can satisfy, and operations on the empty set.
 
 Intersection(a, Empty) → Empty        Union(a, Empty)      → a
 Difference(a, Empty)   → a            Difference(Empty, a) → Empty
@@ -24,13 +24,14 @@ from engine.plan.model import (
     Step,
     Union,
     Universe,
+    UserIdMatch,
 )
 from engine.plan.passes.rewrite import Draft, rewrite
 from engine.plan.statistics import Statistics
 
 
 def fold_constants(plan: Plan, statistics: Statistics) -> Plan:
-    """The plan without steps whose set is known to be empty, as far as no root asks for one."""
+    """The plan without steps whose set is known to be empty, except for roots."""
     return rewrite(plan, _fold)
 
 
@@ -57,13 +58,13 @@ def _is_empty(draft: Draft, index: int) -> bool:
 
 
 def is_impossible(step: Step) -> bool:
-    """No user can ever be in the set of this step."""
+    """Whether the set of this step is always empty."""
     match step:
         case Universe():
             return not step.inputs
         case AttributeMatch():
             return not step.workspaces or not matcher_of(step.test).kinds
-        case IdentityMatch():
+        case IdentityMatch() | UserIdMatch():
             return not matcher_of(step.test).kinds
         case SeenMatch():
             return not step.inputs or not step.test.ranges

@@ -1,5 +1,5 @@
-"""De Morgan where it saves work: several complements become one, and a complement within a narrower set
-becomes a difference from that set.
+"""De Morgan where it saves work: merges complements, and turns a complement within a narrower set into a
+difference from that set.
 
     Difference(x, Difference(u, a)), x inside u      → Intersection(x, a)
     Intersection(Difference(u, a), Difference(u, b)) → Difference(u, Union(a, b))
@@ -47,7 +47,7 @@ def _intersection(draft: Draft, relations: Relations, step: Intersection) -> int
     complements = _by_minuend(draft, step.operands)
     removed: list[int] = []
     for minuend in list(complements):
-        # What lies in another operand lies in this minuend already: only the subtrahends are left to do.
+        # The other operand lies inside this minuend, so only the subtrahends remain.
         others = [*kept, *(other for other in complements if other != minuend)]
         if any(relations.inside(other, minuend) for other in others):
             removed.extend(complements.pop(minuend).values())

@@ -1,8 +1,8 @@
-"""Cheap and selective first.
+"""Operand order: cheap and selective first.
 
-A backend looks at the operands of an intersection from left to right and may stop, or look only at the users
-left. So they are ordered by what looking at one costs over the share of users it is expected to remove, the
-rank under which a row of independent tests costs least; those of a union by cost over the share it is
+A backend reads the operands of an intersection from left to right and may stop, or read only the remaining
+users. So they are ordered by cost over the share of users they are expected to remove, the rank under which a
+series of independent tests costs least. Operands of a union are ordered by cost over the share they are
 expected to add. Costs and shares come from `engine.plan.costs`.
 """
 
@@ -17,7 +17,7 @@ from engine.plan.statistics import Statistics
 
 
 def order_operands(plan: Plan, statistics: Statistics) -> Plan:
-    """The plan with the operands of every group in the order in which they are best looked at."""
+    """The plan with the operands of every group in the best order."""
     costs = CostModel(statistics)
 
     def rule(draft: Draft, step: Step) -> int:

@@ -1,6 +1,6 @@
-"""What can be said of two steps without looking at any user: one lies inside the other, or they are apart.
+"""Relations between steps that hold for any data: containment and disjointness.
 
-A "no" means "not known". Answers follow from the form of the steps alone, so they hold for any data.
+They follow from the form of the steps alone. "No" means "not known".
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from engine.plan.model import (
 )
 
 DEPTH_MAX = 4
-"""How far down an answer is looked for; what lies deeper is not known."""
+"""Maximum search depth; relations beyond it are not known."""
 
 OPERANDS_MAX = 64
-"""Relations within a group of more operands are not asked for: they are as many as its pairs."""
+"""Groups with more operands are skipped: the number of pairs grows with the square."""
 
 YES = -1
 
 Inputs: TypeAlias = frozenset[str]
 Pair: TypeAlias = tuple[int, int]
 Answers: TypeAlias = dict[Pair, int]
-"""For a pair of steps YES, or the depth to which no answer was found."""
+"""For a pair of steps YES, or the depth searched without an answer."""
 Decide: TypeAlias = Callable[[int, int, int], bool]
 
 
 class Relations:
-    """Relations between the steps of a list that may grow while it is asked about."""
+    """Relations between the steps of a list that may grow."""
 
     def __init__(self, steps: list[Step]) -> None:
         self._steps = steps
@@ -45,23 +45,23 @@ class Relations:
         self._apart: Answers = {}
 
     def inputs_of(self, index: int) -> Inputs | None:
-        """Inputs so that all users of the step belong to at least one of them; None when none are known."""
+        """Inputs of which every user of the step belongs to at least one; None when unknown."""
         for step in self._steps[len(self._inputs) : index + 1]:
             self._inputs.append(self._bound(step))
         return self._inputs[index]
 
     def inside(self, one: int, other: int, depth: int = DEPTH_MAX) -> bool:
-        """Every user of `one` is a user of `other`."""
+        """Whether every user of `one` is a user of `other`."""
         if one == other:
             return True
         return self._known(self._inside, (one, other), depth, self._decide_inside)
 
     def apart(self, one: int, other: int, depth: int = DEPTH_MAX) -> bool:
-        """No user of `one` is a user of `other`."""
+        """Whether no user of `one` is a user of `other`."""
         return self._known(self._apart, (min(one, other), max(one, other)), depth, self._decide_apart)
 
     def _known(self, answers: Answers, pair: Pair, depth: int, decide: Decide) -> bool:
-        """A "yes" holds at any depth, a "no" down to the depth to which it was looked for."""
+        """ "Yes" holds at any depth, "no" down to the searched depth."""
         looked = answers.get(pair, 0)
         if looked != YES and looked < depth:
             looked = answers[pair] = YES if decide(*pair, depth - 1) else depth

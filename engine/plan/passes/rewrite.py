@@ -1,4 +1,4 @@
-"""What passes are written with: a plan rewritten step by step, each after its operands."""
+"""Building blocks of passes: rewrites a plan step by step, each after its operands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Draft:
         return len(self.steps) - 1
 
     def empty(self) -> int:
-        """A step for the empty set."""
+        """The step for the empty set."""
         return self.add(Empty())
 
     def intersection(self, operands: Sequence[int]) -> int:
@@ -41,11 +41,11 @@ class Draft:
 
 
 Rule: TypeAlias = Callable[[Draft, Step], int]
-"""Adds what should stand for a step, whose operands are in the draft already, and answers its index."""
+"""Adds the replacement of a step whose operands are already in the draft, and returns its index."""
 
 
 def rewrite(plan: Plan, rule: Rule) -> Plan:
-    """The plan with every step replaced by what the rule makes of it, less what no root needs any more."""
+    """The plan with the rule applied to every step, without steps that no root needs."""
     draft = Draft()
     moved: list[int] = []
     for step in plan.steps:
@@ -54,7 +54,7 @@ def rewrite(plan: Plan, rule: Rule) -> Plan:
 
 
 def with_operands(step: Step, place: Sequence[int] | Mapping[int, int]) -> Step:
-    """The same step with each operand replaced by its new place."""
+    """The same step with each operand replaced by its new index."""
     match step:
         case Intersection() | Union():
             return type(step)(operands=tuple([place[operand] for operand in step.operands]))
@@ -65,7 +65,7 @@ def with_operands(step: Step, place: Sequence[int] | Mapping[int, int]) -> Step:
 
 
 def pruned(plan: Plan, steps: Sequence[Step], roots: Sequence[int]) -> Plan:
-    """A plan like `plan` of those of the steps that the roots need, in the same order."""
+    """A plan with only the steps that the roots need, in the same order."""
     needed = set(roots)
     for index in range(len(steps) - 1, -1, -1):
         if index in needed:
@@ -76,5 +76,5 @@ def pruned(plan: Plan, steps: Sequence[Step], roots: Sequence[int]) -> Plan:
 
 
 def unique(operands: Iterable[int]) -> list[int]:
-    """The operands in order, each once."""
+    """The distinct operands, in order."""
     return list(dict.fromkeys(operands))

@@ -1,7 +1,7 @@
-"""Common sub-expressions: steps that denote the same set by the same form become one step.
+"""Common sub-expressions: merges steps of the same form.
 
-Steps are the same when their encodings are the same bytes (struct equality would take Equals(1.0) for
-Equals(True)); the order of the operands of Intersection and Union makes no difference.
+Steps are the same when their encodings are the same bytes (struct equality would confuse Equals(1.0) with
+Equals(True)). The order of the operands of Intersection and Union does not matter.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from engine.plan.statistics import Statistics
 
 
 def share(plan: Plan, statistics: Statistics) -> Plan:
-    """The plan with each distinct step once."""
+    """The plan without duplicate steps."""
     known: dict[bytes, int] = {}
 
     def rule(draft: Draft, step: Step) -> int:

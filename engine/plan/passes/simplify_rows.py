@@ -1,4 +1,4 @@
-"""Conditions on one event, made as small as their meaning allows.
+"""Simplifies conditions on one event.
 
 all_of[all_of[a, b], c] → all_of[a, b, c]       not(not(a))            → a
 all_of[a, a]            → a                     all_of[not(a), not(b)] → not(any_of[a, b])
@@ -29,7 +29,7 @@ _encoder = msgspec.msgpack.Encoder(order="deterministic")
 
 
 def simplify_rows(plan: Plan, statistics: Statistics) -> Plan:
-    """The plan with every row filter in its smallest form; None where every row passes."""
+    """The plan with every row filter in its smallest form; None when every row passes."""
     return rewrite(plan, _simplify_step)
 
 
@@ -93,7 +93,7 @@ def _combined(of_all: bool, conditions: list[RowFilter]) -> RowFilter:
     negated = [part.condition for part in conditions if isinstance(part, WhereNot)]
     if len(negated) < 2:
         return (WhereAll if of_all else WhereAny)(conditions=tuple(conditions))
-    # De Morgan: one negation in the place of two or more.
+    # De Morgan: one negation instead of two or more.
     rest = [part for part in conditions if not isinstance(part, WhereNot)]
     merged = WhereNot(condition=simplify((WhereAny if of_all else WhereAll)(conditions=tuple(negated))))
     return _combined(of_all, [*rest, merged])

@@ -1,9 +1,9 @@
-"""Counts are whole numbers of one or more, so their intervals can say so.
+"""Tightens intervals of counts, which are whole numbers of one or more.
 
     COUNT in (0, ∞)  → [1, ∞)      COUNT in (2.5, 7) → [3, 6]      COUNT in (-∞, 0) → in no interval
     DISTINCT_DAYS in [1, ∞) → COUNT in [1, ∞): some event is on some day
 
-Tests that mean the same become the same step, which `share` then finds.
+Equivalent tests become equal steps, which `share` merges.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from engine.plan.statistics import Statistics
 
 
 def tighten_counts(plan: Plan, statistics: Statistics) -> Plan:
-    """The plan with the intervals of counting aggregates in their closed whole-number form."""
+    """The plan with the intervals of counting aggregates as closed whole-number intervals."""
     return rewrite(plan, _tighten)
 
 

@@ -1,23 +1,28 @@
 """NDJSON files: one CloudEvent in JSON a line, `{output directory}/{account}/{path}/{connection}.ndjson`.
 
-The file is synced before a batch counts as delivered. A crash can leave a torn last line, which is cut off
-when the file is opened again, or a batch that is on disk although its cursor is not; the ids of the last
-lines are read back, so that such a batch is not written twice.
+The file is synced before a batch counts as delivered. A crash can leave a torn last line, which is removed
+when the file is opened again, or a batch on disk whose cursor was not saved. The ids of the last lines are
+read back, so that such a batch is not written twice.
 """
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
+from engine.audiences.deliveries import Delivery
+from engine.errors import FailedPrecondition
+from engine.resources.records import account_of
+from engine.resources.targets import File
 from service.delivery.sinks.sink import Event, SinkError
 
 TAIL_BYTES_MAX = 4 * 1024 * 1024
-"""How far back ids are read: more than the largest batch, whose cursor may be missing, fills."""
+"""Bytes read back for ids: more than the largest batch, whose cursor may be missing."""
 
 SUFFIX = ".ndjson"
 
@@ -26,35 +31,72 @@ class _Line(msgspec.Struct):
     id: str
 
 
+def check_output_dir(output_dir: Path) -> None:
+    """Creates the directory unless it exists, and tries to write into it. Raises FailedPrecondition."""
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output_dir):
+            pass
+    except OSError as error:
+        raise FailedPrecondition(
+            f"the output directory {output_dir} cannot be written to: {error.strerror}; choose another with "
+            "--output-dir"
+        ) from error
+
+
 def file_path(output_dir: Path, account: str, path: str, connection: str) -> Path:
     """The file of a connection (account and connection by resource name). Raises SinkError when `path`
-    leads out of the output directory.
+    is outside of the output directory.
     """
     account_dir = output_dir.resolve() / account.rsplit("/", 1)[-1]
     directory = (account_dir / path).resolve()
     if not directory.is_relative_to(account_dir):
-        raise SinkError(f"{path!r} leads out of the output directory", final=True)
+        raise SinkError(f"{path!r} is outside of the output directory", final=True)
     return directory / (connection.rsplit("/", 1)[-1] + SUFFIX)
 
 
 class FileSink:
     """Appends to one file."""
 
+    @classmethod
+    def open(cls, delivery: Delivery, output_dir: Path) -> FileSink:
+        """The sink of a delivery to an output of kind `file`. Raises SinkError for an unusable path."""
+        target = delivery.output.target
+        assert isinstance(target, File)
+        # Outputs of earlier builds had no limit on their paths.
+        fault = next(iter(target.faults()), None)
+        if fault is not None:
+            name, wrong = delivery.output.name, fault.description
+            raise SinkError(f"the path of {name} {wrong}: change it with UpdateOutput", final=True)
+        connection = delivery.connection.name
+        return cls(file_path(output_dir, account_of(connection), target.path, connection))
+
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: BinaryIO | None = None
         self._recent: set[str] = set()
+        self._end: int | None = None
+        """Length of the file after the last batch; None: unknown."""
 
-    def deliver(self, events: Sequence[Event]) -> None:
-        """Appends the events that are not the file's last already, and syncs. Raises SinkError."""
+    @property
+    def is_open(self) -> bool:
+        """Whether the file is open."""
+        return self._file is not None
+
+    def deliver(self, events: Sequence[Event], deadline: float) -> None:
+        """Appends the events that the file does not end with, and syncs. Raises SinkError. A write to a local
+        disk cannot be ended, so the deadline does not matter.
+        """
         try:
             file = self._opened()
             fresh = [event for event in events if event.id not in self._recent]
             file.write(b"".join(event.body + b"\n" for event in fresh))
             file.flush()
             os.fsync(file.fileno())
+            self._end = file.tell()
         except OSError as error:
-            # What is on disk is not known now: the next attempt opens the file anew and looks.
+            # The state on disk is unknown: the next attempt reopens the file and reads it.
+            self._end = None
             self.close()
             raise SinkError(f"{self._path}: {error.strerror}") from error
         self._recent = {event.id for event in events}
@@ -75,7 +117,8 @@ class FileSink:
             made = not self._path.exists()
             file = open(self._path, "a+b")  # noqa: SIM115 - kept open between batches
             try:
-                self._recent = _recover(file)
+                if self._end is None or file.seek(0, os.SEEK_END) != self._end:
+                    self._recent = _recover(file)
                 if made:
                     _sync_directory(self._path.parent)
             except BaseException:
@@ -86,7 +129,7 @@ class FileSink:
 
 
 def _recover(file: BinaryIO) -> set[str]:
-    """Cuts off a torn last line and answers the ids of the last lines."""
+    """Removes a torn last line and returns the ids of the last lines."""
     size = file.seek(0, os.SEEK_END)
     start = max(0, size - TAIL_BYTES_MAX)
     file.seek(start)
@@ -97,7 +140,7 @@ def _recover(file: BinaryIO) -> set[str]:
         file.seek(0, os.SEEK_END)
     lines = tail[:whole].splitlines()
     if start and lines:
-        # The first one began before the part that was read.
+        # The first line began before the bytes that were read.
         lines = lines[1:]
     return set(_ids(lines))
 
@@ -107,7 +150,7 @@ def _ids(lines: Iterable[bytes]) -> Iterator[str]:
         try:
             yield msgspec.json.decode(line, type=_Line).id
         except (msgspec.DecodeError, UnicodeDecodeError):
-            # The file has foreign lines. They cannot be duplicates of an event.
+            # A foreign line cannot be a duplicate of an event.
             continue
 
 

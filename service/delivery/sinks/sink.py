@@ -9,9 +9,7 @@ import msgspec
 
 
 class SinkError(Exception):
-    """A batch failed. It is retried, after `retry_after_s` when the receiver asked for it, unless
-    `final`.
-    """
+    """A batch failed. It is retried unless `final`, after `retry_after_s` if the receiver asks for a wait."""
 
     def __init__(self, message: str, *, retry_after_s: float | None = None, final: bool = False) -> None:
         super().__init__(message)
@@ -20,17 +18,30 @@ class SinkError(Exception):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """One change on its way out: its CloudEvents id, by which a repetition is recognised, and its JSON."""
+    """One change to deliver: its CloudEvents id, which identifies duplicates, and its JSON."""
 
     id: str
     body: bytes
 
 
 class Sink(Protocol):
-    """Destination of one connection's changes. Used by one thread at a time."""
+    """Destination of one connection's changes. Used by one thread at a time, not always the same."""
 
-    def deliver(self, events: Sequence[Event]) -> None:
-        """Delivers the events in order. They are durable on return. Raises SinkError."""
+    @property
+    def is_open(self) -> bool:
+        """Whether it holds a file or a connection open."""
         ...
 
-    def close(self) -> None: ...
+    def deliver(self, events: Sequence[Event], deadline: float) -> None:
+        """Delivers the events in order, opening what it needs. They are durable on return.
+
+        Raises SinkError, also when it is not done at `deadline`, an instant of `time.monotonic()`: a thread
+        that waits for one receiver is missing for others.
+        """
+        ...
+
+    def close(self) -> None:
+        """Closes what it holds open. A later delivery opens it again, so closing costs time but loses
+        nothing.
+        """
+        ...

@@ -1,4 +1,4 @@
-"""What the benchmarks need of a peer.
+"""The interface of a peer.
 
 Both peers hold the events twice, sorted by (name, time, user) and by (name, user, time), so that either order
 can serve a question, and the users once, by number. Users are known by their numbers, names and categories by
@@ -23,7 +23,7 @@ USERS_BY_DAY = "users_by_day"
 
 @dataclass(frozen=True, kw_only=True)
 class Dialect:
-    """Where the peers' SQL differs in a word, and whose it is."""
+    """Differences between the SQL dialects of the peers."""
 
     peer: str
     instant_format: str
@@ -80,5 +80,5 @@ class Peer(Protocol):
 
 
 def directory_bytes(directory: Path) -> int:
-    """What the files below a directory take."""
+    """Disk usage of the files below a directory."""
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

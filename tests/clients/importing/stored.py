@@ -12,7 +12,8 @@ from engine.event_columns import EventColumns
 from engine.limits import Limits
 from engine.values import Kind, Value
 from milepost.importing import Format, Settings
-from milepost.importing.source import SEGMENT_ROWS, open_source
+from milepost.importing.formats import open_source
+from milepost.importing.source import SEGMENT_ROWS
 from service.arrow.columns import convert
 from service.arrow.layout import layout_of
 
@@ -27,6 +28,8 @@ class Stored:
     events: dict[int, dict[str, Any]] = field(default_factory=dict)
     rejected: dict[int, tuple[str, str]] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
+    types: dict[int, int] = field(default_factory=dict)
+    inputs: dict[int, str] = field(default_factory=dict)
 
     def column(self, name: str) -> list[Any]:
         """The attribute of each row in order: (kind, value), None, or "rejected"."""
@@ -62,9 +65,12 @@ def _check(columns: EventColumns, rows: list[int], found: Stored) -> None:
     for fault in check_columns(columns, Times(None, LATEST), Limits(), lambda _: None):
         for place in fault.rows.tolist():
             found.rejected[rows[place]] = fault.field, fault.description
-    for row, event in zip(rows, events, strict=True):
+    inputs = columns.inputs
+    for place, (row, event) in enumerate(zip(rows, events, strict=True)):
         if row not in found.rejected:
             found.events[row] = event
+            found.types[row] = columns.type_bytes[place]
+            found.inputs[row] = inputs.entries[inputs.codes[place]]
 
 
 def _events(columns: EventColumns) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Times that fall into 1970 are told before they are sent, with the unit that is likely meant."""
+"""Times in 1970 cause a warning before they are sent, with the unit that is likely meant."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ MICROS = [second * 1_000_000 for second in SECONDS]
         (pa.array(map(str, MILLIS)).dictionary_encode(), TIME_UNIT_MICROSECONDS, "ms"),
         (pa.array([*map(str, SECONDS), "yesterday", None]), TIME_UNIT_MICROSECONDS, "s"),
         (pa.array(SECONDS, pa.uint64()), TIME_UNIT_MICROSECONDS, "s"),
+        (pa.array([each + 0.5 for each in SECONDS]), TIME_UNIT_MICROSECONDS, "s"),
+        (pa.array([f"{each}.25" for each in SECONDS]), TIME_UNIT_MICROSECONDS, "s"),
+        (pa.array(SECONDS).cast(pa.decimal128(38, 9)), TIME_UNIT_MICROSECONDS, "s"),
         # A file whose writer made the mistake: the type says the unit, and no option mends it.
         (pa.array(SECONDS, pa.timestamp("us")), TIME_UNIT_MICROSECONDS, ""),
         (pa.array([0, 0]), TIME_UNIT_MICROSECONDS, ""),
@@ -55,10 +58,10 @@ def test_times_in_1970_are_found(times: Any, unit: TimeUnit.ValueType, likely: s
         (pa.array([5, *MICROS]), TIME_UNIT_MICROSECONDS),
         (pa.array([None], pa.null()), TIME_UNIT_MICROSECONDS),
         (pa.array([], pa.int64()), TIME_UNIT_MICROSECONDS),
-        (pa.array([1.5]), TIME_UNIT_MICROSECONDS),
+        (pa.array([float("nan"), 1e300, 1.7e15]), TIME_UNIT_MICROSECONDS),
     ],
 )
-def test_other_times_are_not(times: Any, unit: TimeUnit.ValueType) -> None:
+def test_other_times_are_not_found(times: Any, unit: TimeUnit.ValueType) -> None:
     assert early_times([pa.record_batch({"time": times})], "time", unit) is None
     assert early_times([pa.record_batch({"at": times})], "time", unit) is None
 

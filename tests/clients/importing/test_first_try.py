@@ -35,13 +35,18 @@ FIRST_TRIES = [
         1,
         "no column 'amuont', did you mean 'amount'? The columns: 'user_id'",
     ),
-    (["--column", "time:string"], {}, 1, "--column time: is no attribute"),
+    (["--column", "time:string"], {}, 1, "--column time: is not an attribute"),
     (["--column", "amount:int"], {}, 2, "--column must be NAME:KIND"),
-    ([], {"account": "acount"}, 1, "account 'acount' does not exist, did you mean 'account"),
+    ([], {"account": "acount"}, 1, "account 'acount' (--account) does not exist, did you mean 'account"),
+    ([], {"account": "A1"}, 2, "the account's id must be 1-63 of a-z0-9-, starting with a letter, not 'A1'"),
+    (["--create"], {"account": "A1"}, 2, "the account's id must be 1-63 of a-z0-9-"),
+    ([], {"input": "W/i"}, 1, "(each must be 1-63 of a-z0-9-, starting with a letter), not 'W/i'"),
+    (["--create"], {"input": "w/i/j"}, 2, "--input must be WORKSPACE/INPUT, not 'w/i/j'"),
+    (["--create"], {"input": "accounts/b/workspaces/w/inputs/i"}, 2, "makes inputs of --account account"),
     ([], {"input": "w/j"}, 1, ", did you mean 'w/i'? The inputs: 'w/i'. --create makes it"),
     ([], {"input": "i"}, 1, "--input must be WORKSPACE/INPUT, not 'i'. The inputs: 'w/i'."),
     ([], {"input": ""}, 1, "events need an input: --input WORKSPACE/INPUT, or --input-column"),
-    (["--format", "parquet"], {}, 1, "is no Parquet file"),
+    (["--format", "parquet"], {}, 1, "is not a Parquet file"),
     (["--time-unit", "h"], {}, 2, "--time-unit must be one of"),
     # Read in full, and no row can be taken: nothing is in the service either.
     (["--time-column", "name"], {}, 3, "3 rows rejected, time: is not a time"),
@@ -69,7 +74,7 @@ def test_the_corrected_command_goes_through(
 
 
 @pytest.mark.parametrize("lines", [1, 3_000])
-def test_a_wrong_column_of_ndjson_is_one_error_too(target: Target, tmp_path: Path, lines: int) -> None:
+def test_a_wrong_ndjson_column_is_one_error(target: Target, tmp_path: Path, lines: int) -> None:
     file = tmp_path / "e.ndjson"
     row = {"userId": "ann", "name": "buy", "at": "2026-01-01T00:00:00Z", "attributes": {"amount": 1}}
     file.write_text((json.dumps(row) + "\n") * lines, encoding="utf-8")
@@ -88,7 +93,7 @@ def test_a_wrong_column_of_ndjson_is_one_error_too(target: Target, tmp_path: Pat
     assert target.events() == lines
 
 
-def test_an_attribute_that_no_line_has_is_told_at_the_end(target: Target, tmp_path: Path) -> None:
+def test_a_warning_names_an_attribute_that_no_line_has(target: Target, tmp_path: Path) -> None:
     file = tmp_path / "e.ndjson"
     row = {"user_id": "ann", "name": "buy", "time": "2026-01-01T00:00:00Z", "amount": 1}
     file.write_text((json.dumps(row) + "\n") * 1_001, encoding="utf-8")
@@ -97,7 +102,7 @@ def test_an_attribute_that_no_line_has_is_told_at_the_end(target: Target, tmp_pa
     assert "no row has the attribute 'amuont' that --column names" in result.output
 
 
-def test_create_makes_what_is_missing(target: Target, tmp_path: Path) -> None:
+def test_create_makes_a_missing_account_and_input(target: Target, tmp_path: Path) -> None:
     file = write_csv(tmp_path / "e.csv", 3)
     result = target.run(file, "--create", account="new", input="shop/web")
     assert result.exit_code == 0, result.output
@@ -107,10 +112,10 @@ def test_create_makes_what_is_missing(target: Target, tmp_path: Path) -> None:
         ]
     result = target.run(file, "--create", input="shop")
     assert result.exit_code == 2
-    assert "--create needs --input WORKSPACE/INPUT, not 'shop'" in result.output
+    assert "--input must be WORKSPACE/INPUT, not 'shop'" in result.output
 
 
-def test_unknown_inputs_of_a_column_are_told_by_input_with_their_rows(target: Target, tmp_path: Path) -> None:
+def test_unknown_inputs_are_listed_with_their_rows(target: Target, tmp_path: Path) -> None:
     file = tmp_path / "e.csv"
     known, unknown = (f"accounts/{target.account}/workspaces/w/inputs/{id_}" for id_ in "ix")
     inputs = [known] * 5 + [unknown] * 700 + ["shop"] * 40
@@ -127,7 +132,7 @@ def test_unknown_inputs_of_a_column_are_told_by_input_with_their_rows(target: Ta
 # --- what a former import left ---
 
 
-def test_an_import_into_a_wrong_account_does_not_stand_in_the_way(target: Target, tmp_path: Path) -> None:
+def test_an_import_into_a_wrong_account_does_not_block_the_right_one(target: Target, tmp_path: Path) -> None:
     file = write_csv(tmp_path / "e.csv", 3)
     assert target.run(file, "--create", account="wrong").exit_code == 0
     assert target.run(file).exit_code == 0
@@ -140,9 +145,7 @@ def test_an_import_into_a_wrong_account_does_not_stand_in_the_way(target: Target
     assert (target.events("wrong"), target.events()) == (3, 3)
 
 
-def test_an_account_of_the_same_name_on_another_service_is_another_one(
-    target: Target, tmp_path: Path
-) -> None:
+def test_accounts_of_the_same_name_on_two_services_are_different(target: Target, tmp_path: Path) -> None:
     file = write_csv(tmp_path / "e.csv", 3)
     assert target.run(file).exit_code == 0
     with serving(tmp_path / "other", log_level="error") as other:
@@ -151,15 +154,13 @@ def test_an_account_of_the_same_name_on_another_service_is_another_one(
         assert same_name.events() == 3
 
 
-def test_with_event_ids_other_settings_import_the_file_again_and_count_once(
-    target: Target, tmp_path: Path
-) -> None:
+def test_events_with_ids_count_once_with_other_settings(target: Target, tmp_path: Path) -> None:
     file = write_csv(tmp_path / "e.csv", 3, event_ids=True)
     assert target.run(file).exit_code == 0
     result = target.run(file, "--column", "amount:string")
     assert result.exit_code == 1
     assert (
-        "another import: --column was not given and is 'amount:string'. 3 events of 3 rows are in\n"
+        "differently: --column was not given and is 'amount:string'. 3 events of 3 rows are in\n"
         "  --from-start imports all of it and counts no event twice, because all have event ids"
     ) in result.output
     assert result.output.splitlines()[-1].startswith(f"  milepost import {file} --column amount:string")
@@ -169,7 +170,7 @@ def test_with_event_ids_other_settings_import_the_file_again_and_count_once(
     assert target.events() == 3
 
 
-def test_event_ids_do_not_help_where_the_input_is_another(target: Target, tmp_path: Path) -> None:
+def test_event_ids_count_per_input(target: Target, tmp_path: Path) -> None:
     file = write_csv(tmp_path / "e.csv", 3, event_ids=True)
     assert target.run(file, "--create", input="w/wrong").exit_code == 0
     result = target.run(file, "--from-start")
@@ -183,7 +184,7 @@ def test_event_ids_do_not_help_where_the_input_is_another(target: Target, tmp_pa
     assert target.events() == 6
 
 
-def test_a_refused_restart_keeps_what_was_known(target: Target, tmp_path: Path) -> None:
+def test_a_refused_restart_keeps_the_progress(target: Target, tmp_path: Path) -> None:
     """A new try that ends before anything is sent does not make the file look as if it was never imported."""
     file = write_csv(tmp_path / "e.csv", 3)
     assert target.run(file).exit_code == 0
@@ -193,7 +194,7 @@ def test_a_refused_restart_keeps_what_was_known(target: Target, tmp_path: Path) 
     assert target.events() == 3
 
 
-def test_rows_that_were_refused_go_in_once_their_input_exists(target: Target, tmp_path: Path) -> None:
+def test_refused_rows_are_taken_once_their_input_exists(target: Target, tmp_path: Path) -> None:
     file = tmp_path / "e.csv"
     late = f"accounts/{target.account}/workspaces/w/inputs/late"
     file.write_text(f"user_id,name,time,where\nann,buy,2026-01-01,{late}\n")
@@ -206,7 +207,7 @@ def test_rows_that_were_refused_go_in_once_their_input_exists(target: Target, tm
     assert not (tmp_path / "e.csv.rejected.ndjson").exists()
 
 
-def test_rows_refused_in_a_run_that_broke_off_are_counted_when_they_would_be_taken_now(
+def test_rows_refused_before_an_interruption_stay_counted_as_rejected(
     target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "e.csv"
@@ -234,23 +235,23 @@ def test_rows_refused_in_a_run_that_broke_off_are_counted_when_they_would_be_tak
     assert target.events() == 6
 
 
-def test_a_damaged_progress_file_says_what_would_happen(target: Target, tmp_path: Path) -> None:
+def test_a_damaged_progress_file_names_the_consequences(target: Target, tmp_path: Path) -> None:
     file = write_csv(tmp_path / "e.csv", 3)
     (tmp_path / "e.csv.milepost-import.json").write_text("{")
     result = target.run(file)
     assert result.exit_code == 1
-    assert "so what was imported before is not known. --from-start --force imports the file" in result.output
+    assert "earlier imports of the file are unknown. --from-start --force imports the file" in result.output
     assert target.run(file, "--from-start", "--force").exit_code == 0
     assert target.events() == 3
 
 
-def test_the_warning_of_rows_without_event_ids_comes_once_and_first(target: Target, tmp_path: Path) -> None:
+def test_rows_without_event_ids_are_warned_about_once_before_sending(target: Target, tmp_path: Path) -> None:
     files = [write_csv(tmp_path / f"{name}.csv", 5) for name in "abc"]
     result = target.run(*files, "--segment-rows", 2)
     assert result.exit_code == 0
-    assert result.stderr.count("have no event ids") == 1
+    assert result.stderr.count("without an event id") == 1
     assert result.stderr.startswith(
-        f"milepost: warning: {files[0]}: 2 rows of its first segment have no event ids (--event-id-column)."
+        f"milepost: warning: {files[0]}: 2 rows of its first segment without an event id (--event-id-column)."
     )
     with_ids = write_csv(tmp_path / "ids.csv", 5, event_ids=True)
     assert target.run(with_ids).stderr == ""
@@ -283,7 +284,9 @@ def test_rows_without_a_user_are_skipped_and_counted(target: Target, tmp_path: P
 
 
 @pytest.mark.parametrize("damage", ["imports", "entries", "entry", "missing", "more", "type", "text"])
-def test_a_damaged_progress_file_is_refused_with_ways_on(target: Target, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_progress_file_is_refused_with_the_options_to_continue(
+    target: Target, tmp_path: Path, damage: str
+) -> None:
     file = write_csv(tmp_path / "e.csv", 3, event_ids=True)
     assert target.run(file).exit_code == 0
     progress = tmp_path / "e.csv.milepost-import.json"
@@ -302,6 +305,34 @@ def test_a_damaged_progress_file_is_refused_with_ways_on(target: Target, tmp_pat
     progress.write_text(json.dumps(stored))
     result = target.run(file)
     assert (result.exit_code, type(result.exception)) == (1, SystemExit)
-    assert "so what was imported before is not known. --from-start --force imports" in result.stderr
+    assert "so earlier imports of the file are unknown. --from-start --force imports" in result.stderr
     assert target.run(file, "--from-start", "--force").exit_code == 0
     assert target.events() == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"user_id": "ann",\n "name": "buy"}', None),
+        ('\n{\n  "user_id": "ann",\n  "name": "buy"\n}\n', "an object goes over several lines"),
+        ('{\r\n\t"user_id": "ann"\r\n}\r\n', "an object goes over several lines"),
+        ("{\n}\n", "an object goes over several lines"),
+        ('[\n  {"user_id": "ann"}\n]', "the file is a JSON array"),
+        ('{\n{"user_id": "ann", "name": "buy", "time": "2026-01-01"}\n', None),
+    ],
+)
+def test_json_over_several_lines_is_refused_once_with_the_way_on(
+    text: str, said: str | None, target: Target, tmp_path: Path
+) -> None:
+    """Not line by line; a line of rubbish before good ones is a rejected row."""
+    file = tmp_path / "events.ndjson"
+    file.write_bytes(text.encode())
+    result = target.run(file)
+    assert result.exit_code == (3 if said is None else 1), result.output
+    assert (said is not None) == ("> converted-events.ndjson" in result.output)
+    assert said is None or said in result.output
+    assert not said or not rejected_file(file).exists()
+
+
+def rejected_file(file: Path) -> Path:
+    return file.with_name(f"{file.name}.rejected.ndjson")

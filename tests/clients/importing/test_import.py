@@ -123,7 +123,7 @@ WRITERS = {
 }
 
 
-def test_every_format_leaves_the_same_store(tmp_path: Path) -> None:
+def test_every_format_gives_the_same_store(tmp_path: Path) -> None:
     seen = {}
     for name, write in WRITERS.items():
         file = write(tmp_path / name, rows(1_000))
@@ -153,14 +153,14 @@ def test_rejected_rows_are_in_a_file_with_reasons(service: Serving, tmp_path: Pa
     assert result.exit_code == 3
     path = tmp_path / "e.parquet.rejected.ndjson"
     assert f"7 events taken, 3 rejected, see {path}" in result.output
-    told = rejected(path)
-    assert [(each["row"], each["reason"], each["field"], each["description"]) for each in told] == [
+    written = rejected(path)
+    assert [(each["row"], each["reason"], each["field"], each["description"]) for each in written] == [
         (3, "REQUIRED", "user_id", "is required"),
         (5, "EVENT_IN_FUTURE", "time", "is more than 24 h ahead of the server's clock"),
         (8, "REQUIRED", "user_id", "is required"),
     ]
-    assert told[0]["file"] == str(file)
-    assert told[0]["data"] == {
+    assert written[0]["file"] == str(file)
+    assert written[0]["data"] == {
         "user_id": None,
         "name": "view",
         "time": "2023-11-14 22:13:23+00:00",
@@ -171,7 +171,7 @@ def test_rejected_rows_are_in_a_file_with_reasons(service: Serving, tmp_path: Pa
     assert events_of(service) == 7
 
 
-def test_a_bad_value_in_a_csv_file_refuses_its_row_alone(service: Serving, tmp_path: Path) -> None:
+def test_a_bad_csv_value_rejects_only_its_row(service: Serving, tmp_path: Path) -> None:
     file = tmp_path / "e.csv"
     lines = [
         "user_id,name,time,amount,seen,zip",
@@ -185,13 +185,13 @@ def test_a_bad_value_in_a_csv_file_refuses_its_row_alone(service: Serving, tmp_p
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     result = run(service, file, "--column", "zip:string")
     assert result.exit_code == 3, result.output
-    # With "cheap" and "never" among them, amount and seen are told as strings; given as others, they hold.
+    # "cheap" and "never" make amount and seen strings. With a kind given, they reject their rows.
     assert events_of(service) == 4
     kinds = ["--column", "zip:string", "--column", "amount:number", "--column", "seen:time"]
     result = run(service, file, *kinds)
     assert result.exit_code == 1
     assert (
-        "was imported before, as another import: --column was 'zip:string' and is 'amount:number, seen:time,"
+        "was imported before, differently: --column was 'zip:string' and is 'amount:number, seen:time,"
         " zip:string'. 4 events of 6 rows are in\n"
         "  --from-start --force imports all of it, and counts up to 4 events twice, because they have no"
         " event ids\n"
@@ -202,21 +202,19 @@ def test_a_bad_value_in_a_csv_file_refuses_its_row_alone(service: Serving, tmp_p
     assert "--from-start would count events twice: 4 events of 6 rows are in, and 4 would" in result.output
     result = run(service, file, *kinds, "--from-start", "--force")
     assert result.exit_code == 3, result.output
-    told = rejected(tmp_path / "e.csv.rejected.ndjson")
-    assert [(each["row"], each["reason"], each["field"], each["description"]) for each in told] == [
+    written = rejected(tmp_path / "e.csv.rejected.ndjson")
+    assert [(each["row"], each["reason"], each["field"], each["description"]) for each in written] == [
         (3, "MALFORMED", "", "has 3 columns; 6 are expected"),
         (1, "INVALID_VALUE", "time", "is not a time"),
         (2, "INVALID_VALUE", "attributes['amount']", "is not a number"),
         (5, "INVALID_VALUE", "attributes['seen']", "is not a time"),
     ]
-    assert told[0]["data"] == "dan,buy,2024-01-01"
-    assert told[2]["data"]["name"] == "b,u\ny"
+    assert written[0]["data"] == "dan,buy,2024-01-01"
+    assert written[2]["data"]["name"] == "b,u\ny"
     assert events_of(service) == 4 + 2
 
 
-def test_rows_of_a_csv_file_that_cannot_be_read_are_told_by_their_places(
-    service: Serving, tmp_path: Path
-) -> None:
+def test_malformed_csv_rows_are_reported_by_row_number(service: Serving, tmp_path: Path) -> None:
     file = tmp_path / "e.csv"
     lines = [
         b"user_id,name,time,shop",
@@ -236,17 +234,17 @@ def test_rows_of_a_csv_file_that_cannot_be_read_are_told_by_their_places(
     assert result.exit_code == 3, result.output
     assert "9 rows in" in result.output
     assert "3 events taken, 6 rejected" in result.output
-    told = rejected(tmp_path / "e.csv.rejected.ndjson")
-    by_row = {each["row"]: (each["reason"], each["field"], each["description"]) for each in told}
+    written = rejected(tmp_path / "e.csv.rejected.ndjson")
+    by_row = {each["row"]: (each["reason"], each["field"], each["description"]) for each in written}
     assert by_row == {
         0: ("MALFORMED", "", "has 5 columns; 4 are expected"),
-        2: ("MALFORMED", "attributes['shop']", "is no UTF-8"),
+        2: ("MALFORMED", "attributes['shop']", "is not UTF-8"),
         3: ("MALFORMED", "", "has 2 columns; 4 are expected"),
-        4: ("MALFORMED", "user_id", "is no UTF-8"),
+        4: ("MALFORMED", "user_id", "is not UTF-8"),
         6: ("REQUIRED", "user_id", "is required"),
         8: ("MALFORMED", "", "has 1 columns; 4 are expected"),
     }
-    data = {each["row"]: each["data"] for each in told}
+    data = {each["row"]: each["data"] for each in written}
     assert data[0] == "ann,buy,2024-01-01,one,more"
     assert data[2] == {"user_id": "cid", "name": "buy", "time": "2024-01-01", "shop": "caf\ufffd"}
     assert data[6]["user_id"] is None
@@ -286,17 +284,17 @@ def test_ndjson_keeps_the_kind_of_each_value(service: Serving, client: Client, t
     file.write_text(text, encoding="utf-8")
     result = run(service, file)
     assert result.exit_code == 3, result.output
-    told = rejected(tmp_path / "e.jsonl.rejected.ndjson")
+    written = rejected(tmp_path / "e.jsonl.rejected.ndjson")
     plain = "must be a string, a number, a bool or an array of strings"
-    assert [(each["row"], each["reason"], each["field"], each["description"][:60]) for each in told] == [
+    assert [(each["row"], each["reason"], each["field"], each["description"][:60]) for each in written] == [
         (4, "MALFORMED", "attributes['big']", "is an integer beyond 2^53, which no number holds exactly"),
         (5, "MALFORMED", "user_id", "must be a string or an integer"),
         (6, "MALFORMED", "attributes['x']", plain),
         (7, "MALFORMED", "attributes['x']", plain),
-        (8, "MALFORMED", "", "is no JSON object"),
-        (9, "MALFORMED", "", told[-1]["description"][:60]),
+        (8, "MALFORMED", "", "is not a JSON object"),
+        (9, "MALFORMED", "", written[-1]["description"][:60]),
     ]
-    assert told[-1]["data"] == "{broken"
+    assert written[-1]["data"] == "{broken"
     kinds = {each.key: sorted(each.kinds) for each in client.list_attributes(event_name="buy")}
     assert kinds == {
         "x": [VALUE_KIND_STRING, VALUE_KIND_NUMBER],
@@ -307,7 +305,7 @@ def test_ndjson_keeps_the_kind_of_each_value(service: Serving, client: Client, t
         "l": [VALUE_KIND_LIST],
     }
     # The second and third row have one event id.
-    assert "3 events taken, 1 were there already, 6 rejected" in result.output
+    assert "3 events taken, 1 was there already, 6 rejected" in result.output
 
 
 # --- again ---
@@ -317,7 +315,7 @@ class Broken(Exception):
     """The run broke off, as the test meant to."""
 
 
-def test_a_run_that_broke_off_is_taken_up(
+def test_an_interrupted_run_is_resumed(
     service: Serving, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = rows(1_000)
@@ -356,7 +354,7 @@ def test_a_run_that_broke_off_is_taken_up(
     assert events_of(service) == 990
 
 
-def test_without_its_progress_a_file_is_recognised_by_the_service(service: Serving, tmp_path: Path) -> None:
+def test_the_service_recognises_a_file_without_its_progress_file(service: Serving, tmp_path: Path) -> None:
     file = write_parquet(tmp_path / "e.parquet", rows(500))
     progress = tmp_path / "e.parquet.milepost-import.json"
     assert run(service, file).exit_code == 0
@@ -392,7 +390,7 @@ def open_segment(client: Client, file: Path, age: timedelta, monkeypatch: pytest
         (timedelta(hours=24, minutes=1), True, True),
     ],
 )
-def test_a_segment_that_is_not_remembered_any_more_is_not_sent_again_by_itself(
+def test_an_expired_segment_is_not_sent_again_without_force(
     service: Serving,
     client: Client,
     tmp_path: Path,
@@ -416,7 +414,7 @@ def test_a_segment_that_is_not_remembered_any_more_is_not_sent_again_by_itself(
     assert events_of(service) == 50
 
 
-def test_a_file_that_changed_is_not_gone_on_with(service: Serving, tmp_path: Path) -> None:
+def test_a_changed_file_is_not_resumed(service: Serving, tmp_path: Path) -> None:
     file = write_parquet(tmp_path / "e.parquet", rows(50))
     assert run(service, file).exit_code == 0
     write_parquet(file, rows(60))
@@ -432,10 +430,10 @@ def test_a_file_that_changed_is_not_gone_on_with(service: Serving, tmp_path: Pat
 @pytest.mark.parametrize(
     ("name", "content", "arguments", "exit_code", "message"),
     [
-        ("e.parquet", b"none", [], 1, "is no Parquet file"),
+        ("e.parquet", b"none", [], 1, "is not a Parquet file"),
         ("e.csv", b"", [], 1, "is empty: the first line must name the columns"),
         ("e.csv", b"a,a\n1,2\n", [], 1, "has more than one column 'a'"),
-        ("e.txt", b"", [], 1, "tells no format: give --format parquet, csv or ndjson"),
+        ("e.txt", b"", [], 1, "shows no format: give --format parquet, csv or ndjson"),
         (
             "e.csv",
             b"id,name,time\na,b,2024-01-01\n",
@@ -450,7 +448,7 @@ def test_a_file_that_changed_is_not_gone_on_with(service: Serving, tmp_path: Pat
         ("e.ndjson.gz", gzip.compress(b"plain", mtime=0)[:-9], [], 1, "cannot be read"),
     ],
 )
-def test_what_cannot_be_imported_is_said(
+def test_an_unusable_import_is_refused_with_the_reason(
     service: Serving,
     tmp_path: Path,
     name: str,
@@ -467,14 +465,15 @@ def test_what_cannot_be_imported_is_said(
     assert events_of(service) == 0
 
 
-def test_a_missing_file_and_a_missing_library_are_said(
+def test_a_missing_file_and_a_missing_library_are_refused(
     service: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = run(service, tmp_path / "nothing.csv")
-    assert (result.exit_code, "nothing.csv is no file" in result.output) == (1, True)
+    assert (result.exit_code, "nothing.csv does not exist" in result.output) == (1, True)
     file = tmp_path / "e.csv"
     file.write_bytes(b"user_id,name,time\n")
-    monkeypatch.delitem(sys.modules, "milepost.importing.csv", raising=False)
+    for name in ("csv", "csv_file", "csv_kinds"):
+        monkeypatch.delitem(sys.modules, f"milepost.importing.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     result = run(service, file)
     assert result.exit_code == 1
@@ -498,8 +497,8 @@ def test_options_reach_the_service(service: Serving, client: Client, tmp_path: P
         service, file, *names, "--default-name", "came", "--default-type", "commerce", "--time-unit", "s"
     )
     assert result.exit_code == 0, result.output
-    assert "2 events taken, 1 were there already" in result.output
-    found = {(each.name, each.type, each.events) for each in client.list_event_names()}
+    assert "2 events taken, 1 was there already" in result.output
+    found = {(each.name, each.event_type, each.events) for each in client.list_event_names()}
     assert found == {("came", 4, 1), ("came", 3, 1)}
 
 

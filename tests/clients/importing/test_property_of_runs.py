@@ -64,7 +64,7 @@ def sabotaged(client: Client, draw: random.Random) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("walk", range(WALKS))
-def test_in_the_end_every_row_is_in_once(
+def test_every_row_counts_once_after_interrupted_runs(
     target: Target, tmp_path: Path, walk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw = random.Random(SEED + walk)

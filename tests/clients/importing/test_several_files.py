@@ -1,4 +1,4 @@
-"""Many files in one run: one bad file is named, the others go on, and the figures are added up."""
+"""Several files in one run: a bad file is named, the others are imported, and the figures are added up."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 from tests.clients.importing.command import Target, rejected, write_csv
 
 
-def test_one_bad_file_of_many_is_named_and_the_others_go_on(target: Target, tmp_path: Path) -> None:
+def test_a_bad_file_is_named_and_the_others_are_imported(target: Target, tmp_path: Path) -> None:
     files = [write_csv(tmp_path / f"{number:03}.csv", 2) for number in range(12)]
     files[4].write_text("id,name,time\na,buy,2026-01-01\n")
     files[7].write_bytes(b"PAR1")
     result = target.run(*files)
     assert result.exit_code == 1
     assert target.events() == 20
-    told = [line for line in result.stderr.splitlines() if "warning" not in line]
-    assert len(told) == 2
-    assert told[0] == (
+    messages = [line for line in result.stderr.splitlines() if "warning" not in line]
+    assert len(messages) == 2
+    assert messages[0] == (
         f"milepost: {files[4]}: there is no column 'user_id' (--user-id-column)."
         " The columns: 'id', 'name', 'time'."
     )
-    assert told[1].startswith(f"milepost: {files[7]}")
+    assert messages[1].startswith(f"milepost: {files[7]}")
     total, failed = result.stdout.splitlines()[-2:]
     assert re.fullmatch(
         r"10 of 12 files imported: 20 rows in [\d.]+ s, [\d,]+ rows/s; 20 events taken", total
@@ -37,12 +37,23 @@ def test_one_bad_file_of_many_is_named_and_the_others_go_on(target: Target, tmp_
     assert "12 of 12 files imported (10 of them before): 4 rows in" in result.stdout
 
 
-def test_what_is_wrong_with_all_files_is_said_once(target: Target, tmp_path: Path) -> None:
+def test_a_file_that_is_named_twice_is_one_file(target: Target, tmp_path: Path) -> None:
+    first, second = write_csv(tmp_path / "a.csv", 2), write_csv(tmp_path / "b.csv", 3)
+    link = tmp_path / "link.csv"
+    link.symlink_to(first)
+    result = target.run(second, first, link, tmp_path / "." / "b.csv")
+    assert result.exit_code == 0, result.output
+    assert "2 of 2 files imported: 5 rows in" in result.stdout
+    assert "5 events taken" in result.stdout
+    assert [line.partition(":")[0] for line in result.stdout.splitlines()[:2]] == ["b.csv", "a.csv"]
+
+
+def test_a_fault_of_all_files_is_reported_once(target: Target, tmp_path: Path) -> None:
     files = [write_csv(tmp_path / f"{number:03}.csv", 2) for number in range(5)]
     result = target.run(*files, "--time-column", "foo")
     assert result.exit_code == 1
     assert result.stderr.count("The columns:") == 1
-    assert result.stderr.count(f"the same as {files[0]}") == 4
+    assert result.stderr.count(f"the same error as {files[0]}") == 4
     # A missing account or input is no fault of the files.
     result = target.run(*files, input="w/j")
     assert result.exit_code == 1
@@ -51,9 +62,7 @@ def test_what_is_wrong_with_all_files_is_said_once(target: Target, tmp_path: Pat
     assert target.events() == 0
 
 
-def test_a_kind_for_an_attribute_of_no_file_is_refused_before_anything_is_sent(
-    target: Target, tmp_path: Path
-) -> None:
+def test_a_kind_for_an_unknown_attribute_is_refused_before_sending(target: Target, tmp_path: Path) -> None:
     files = [write_csv(tmp_path / "a.csv", 2), write_csv(tmp_path / "b.csv", 2)]
     files[1].write_text("user_id,name,time,plan\nann,buy,2026-01-01,1\n")
     result = target.run(*files, "--column", "amuont:number")
@@ -66,7 +75,7 @@ def test_a_kind_for_an_attribute_of_no_file_is_refused_before_anything_is_sent(
     assert target.events() == 3
 
 
-def test_side_files_are_in_one_place(target: Target, tmp_path: Path) -> None:
+def test_side_dir_holds_all_side_files(target: Target, tmp_path: Path) -> None:
     files = []
     for name in ("x", "y"):
         (tmp_path / name).mkdir()
@@ -85,9 +94,7 @@ def test_side_files_are_in_one_place(target: Target, tmp_path: Path) -> None:
     assert target.events() == 6
 
 
-def test_a_directory_that_cannot_be_written_is_said_before_anything_is_sent(
-    target: Target, tmp_path: Path
-) -> None:
+def test_an_unwritable_directory_is_reported_before_sending(target: Target, tmp_path: Path) -> None:
     file = write_csv(tmp_path / "e.csv", 3)
     (tmp_path / "e.csv.milepost-import.json").mkdir()
     result = target.run(file)
@@ -102,9 +109,7 @@ def test_a_directory_that_cannot_be_written_is_said_before_anything_is_sent(
     assert target.events() == 3
 
 
-def test_a_run_again_leaves_the_rejected_rows_of_other_files_where_they_are(
-    target: Target, tmp_path: Path
-) -> None:
+def test_a_second_run_keeps_rejected_rows_of_other_files(target: Target, tmp_path: Path) -> None:
     """A file of rejected rows that several files share is cut by file and row, not by length."""
     shared = tmp_path / "rejected.ndjson"
     files = [write_csv(tmp_path / f"{name}.csv", 1) for name in "ab"]

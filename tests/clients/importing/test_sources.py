@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from milepost.importing import CannotImport, Format, Settings, csv, source
-from milepost.importing.source import Segment, Source, open_source, told_format
+from milepost.importing import CannotImport, Format, Settings, csv_file, ndjson, source, unsendable
+from milepost.importing.formats import format_of, open_source
+from milepost.importing.source import Segment, Source
 
 ROWS = 1_003
 SEGMENT_ROWS = 96
@@ -49,7 +50,7 @@ def opened(path: Path, segment_rows: int = SEGMENT_ROWS) -> Source:
 
 
 def described(segments: Sequence[Segment]) -> list[Any]:
-    """All that is sent and told of the segments."""
+    """All that is sent and said of the segments."""
     return [
         (
             each.first_row,
@@ -64,7 +65,7 @@ def described(segments: Sequence[Segment]) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", ["e.parquet", "e.csv", "e.ndjson"])
-def test_segments_are_the_same_wherever_reading_begins(tmp_path: Path, name: str) -> None:
+def test_segments_do_not_depend_on_where_reading_starts(tmp_path: Path, name: str) -> None:
     file = write(tmp_path / name)
     whole = list(opened(file).segments(0, 0))
     sent = [row["user_id"] for each in whole for batch in each.batches for row in batch.to_pylist()]
@@ -79,7 +80,7 @@ def test_segments_are_the_same_wherever_reading_begins(tmp_path: Path, name: str
 
 
 @pytest.mark.parametrize("name", ["e.parquet", "e.csv", "e.ndjson"])
-def test_rows_are_known_by_their_places(tmp_path: Path, name: str) -> None:
+def test_segments_number_their_rows(tmp_path: Path, name: str) -> None:
     file = write(tmp_path / name)
     for segment in opened(file).segments(0, 0):
         made = [row for batch in segment.batches for row in batch.to_pylist()]
@@ -87,7 +88,7 @@ def test_rows_are_known_by_their_places(tmp_path: Path, name: str) -> None:
         assert [each["user_id"] for each in made] == [f"u{place}" for place in places]
 
 
-def test_rows_set_aside_are_known_by_their_places(tmp_path: Path) -> None:
+def test_malformed_rows_keep_their_numbers(tmp_path: Path) -> None:
     for name in ("e.csv", "e.ndjson"):
         segments = list(opened(write(tmp_path / name)).segments(0, 0))
         assert [each.row for segment in segments for each in segment.malformed] == list(BROKEN)
@@ -111,7 +112,7 @@ def test_rows_set_aside_are_known_by_their_places(tmp_path: Path) -> None:
     ],
     ids=["half a pair", "the other half", "no UTF-8", "half a pair as UTF-8", "NaN", "huge", "deep", "long"],
 )
-def test_a_value_that_json_cannot_have_sets_its_row_aside(tmp_path: Path, value: bytes) -> None:
+def test_invalid_json_makes_its_row_malformed(tmp_path: Path, value: bytes) -> None:
     file = tmp_path / "e.ndjson"
     rows = [
         b'{"user_id": "a", "x": 1}',
@@ -136,7 +137,7 @@ def test_a_quote_that_is_never_closed_ends_the_import(tmp_path: Path, broken: st
 
     with pytest.raises(CannotImport, match=r"row 700 has a quote that is not closed"):
         opened(file)
-    settings = Settings(told={})
+    settings = Settings(found_kinds={})
 
     def read() -> None:
         for segment in open_source(file, Format.AUTO, settings, SEGMENT_ROWS).segments(0, 0):
@@ -154,7 +155,7 @@ def test_a_quote_that_is_never_closed_ends_the_import(tmp_path: Path, broken: st
     ("written", "value"),
     [('"a ""quoted"" one"', 'a "quoted" one'), ('5" pipe', '5" pipe'), ('"two\nlines"', "two\nlines")],
 )
-def test_quotes_that_are_closed_are_none_of_that(tmp_path: Path, written: str, value: str, end: str) -> None:
+def test_closed_quotes_are_accepted(tmp_path: Path, written: str, value: str, end: str) -> None:
     file = tmp_path / "e.csv"
     file.write_text(f"user_id,time,name\nu1,1,x\nu2,2,{written}{end}", encoding="utf-8", newline="")
     (segment,) = opened(file).segments(0, 0)
@@ -164,11 +165,9 @@ def test_quotes_that_are_closed_are_none_of_that(tmp_path: Path, written: str, v
     assert batch.column("name").to_pylist() == ["x", value]
 
 
-def test_rows_of_a_csv_file_that_are_no_utf8_are_set_aside(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_csv_rows_that_are_not_utf8_are_malformed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Blocks that end anywhere between the two kinds of rows that cannot be read.
-    monkeypatch.setattr(csv, "BLOCK_BYTES", 256)
+    monkeypatch.setattr(csv_file, "BLOCK_BYTES", 256)
     lines = [f"u{row},buy,{row},x".encode() for row in range(ROWS)]
     wrong = {row: b"\xe9,buy,0,x" if row % 2 else b"short" for row in range(5, ROWS, 7)}
     text = b"\n".join([b"user_id,name,time,x", *(wrong.get(row, line) for row, line in enumerate(lines))])
@@ -187,7 +186,7 @@ def test_rows_of_a_csv_file_that_are_no_utf8_are_set_aside(
         )
 
 
-def test_a_segment_of_a_parquet_file_is_in_batches_of_one_length(tmp_path: Path) -> None:
+def test_parquet_segments_have_batches_of_equal_length(tmp_path: Path) -> None:
     segments = list(opened(write(tmp_path / "e.parquet")).segments(0, 0))
     assert [each.rows for each in segments] == [96] * 10 + [43]
     lengths = [[batch.num_rows for batch in each.batches] for each in segments]
@@ -216,16 +215,109 @@ def test_segments_of_wide_rows_are_shorter(tmp_path: Path, monkeypatch: pytest.M
         ("a.jsonl.gz", Format.NDJSON),
     ],
 )
-def test_a_name_tells_the_format(name: str, format_: Format) -> None:
-    assert told_format(Path(name)) is format_
+def test_the_format_by_file_name(name: str, format_: Format) -> None:
+    assert format_of(Path(name)) is format_
 
 
 @pytest.mark.parametrize("name", ["a", "a.gz", "a.json", "csv"])
-def test_other_names_tell_none(name: str) -> None:
-    with pytest.raises(CannotImport, match="tells no format"):
-        told_format(Path(name))
+def test_other_file_names_have_no_format(name: str) -> None:
+    with pytest.raises(CannotImport, match="shows no format"):
+        format_of(Path(name))
 
 
-def test_the_rows_of_a_parquet_file_are_known_at_once(tmp_path: Path) -> None:
+def test_parquet_row_count_is_known_before_reading(tmp_path: Path) -> None:
     assert opened(write(tmp_path / "e.parquet")).rows == ROWS
     assert opened(write(tmp_path / "e.csv")).rows is None
+
+
+def wide_file(path: Path, texts: Sequence[str]) -> Path:
+    """A file with an attribute `x` of these texts."""
+    made = [{"user_id": f"u{row}", "name": "buy", "time": "1", "x": text} for row, text in enumerate(texts)]
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pa.Table.from_pylist(made), path)
+    elif path.suffix == ".csv":
+        lines = [",".join(each.values()) for each in made]
+        path.write_text("\n".join(["user_id,name,time,x", *lines]) + "\n", encoding="utf-8")
+    else:
+        path.write_text("\n".join(map(json.dumps, made)) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", ["e.parquet", "e.csv", "e.ndjson"])
+def test_record_batches_stay_below_what_a_service_takes(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where wide rows follow narrow ones."""
+    texts = ["x"] * 900 + [f"{row:03}" * 200 for row in range(100)]
+    file = wide_file(tmp_path / name, texts)
+    monkeypatch.setattr(source, "BATCH_BYTES_MAX", 20_000)
+    (segment,) = opened(file, 1_000).segments(0, 0)
+    assert max(batch.nbytes for batch in segment.batches) <= 20_000
+    assert [text for batch in segment.batches for text in batch.column("x").to_pylist()] == texts
+    assert len({batch.schema for batch in segment.batches}) == 1
+
+
+@pytest.mark.parametrize("as_views", [False, True])
+def test_dictionaries_and_views_are_divided(
+    tmp_path: Path, as_views: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part of such a column holds all values."""
+    texts = [f"{row:03}" * 200 for row in range(100)]
+    array = pa.array(texts, pa.string_view()) if as_views else pa.array(texts).dictionary_encode()
+    table = pa.table({"user_id": texts, "name": texts, "time": [0] * 100, "x": array})
+    pyarrow.parquet.write_table(table, tmp_path / "e.parquet")
+    monkeypatch.setattr(source, "BATCH_BYTES_MAX", 20_000)
+    (segment,) = opened(tmp_path / "e.parquet", 100).segments(0, 0)
+    assert max(batch.nbytes for batch in segment.batches) <= 20_000
+    assert [text for batch in segment.batches for text in batch.column("x").to_pylist()] == texts
+
+
+@pytest.mark.parametrize("name", ["e.parquet", "e.csv", "e.ndjson"])
+def test_a_row_that_is_too_long_is_set_aside(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = (0, 95, 96, 500)
+    file = wide_file(tmp_path / name, ["y" * 3_000 if row in long else "x" for row in range(600)])
+    for module in (csv_file, ndjson, unsendable):
+        monkeypatch.setattr(module, "ROW_BYTES_MAX", 2_000)
+    whole = list(opened(file).segments(0, 0))
+    malformed = [each for segment in whole for each in segment.malformed]
+    assert [each.row for each in malformed] == list(long)
+    field = "" if name == "e.ndjson" else "attributes['x']"
+    assert {(each.field, each.description) for each in malformed} == {(field, source.ROW_TOO_LONG)}
+    for segment in whole:
+        made = [row["user_id"] for batch in segment.batches for row in batch.to_pylist()]
+        assert made == [f"u{segment.row_of(place)}" for place in range(len(made))]
+    for begin in range(len(whole)):
+        first_row = sum(each.rows for each in whole[:begin])
+        aside = sum(len(each.malformed) for each in whole[:begin])
+        assert described(list(opened(file).segments(first_row, aside))) == described(whole[begin:])
+
+
+@pytest.mark.parametrize(("limit", "value"), [("SEGMENT_BYTES", 5_000), ("CELLS_MAX", 400)])
+def test_memory_limits_a_segment_of_ndjson(
+    tmp_path: Path, limit: str, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every line has an attribute of its own, and every column a place for every line."""
+    file = tmp_path / "e.ndjson"
+    lines = [f'{{"user_id": "u{row}", "name": "buy", "time": 1, "x{row}": 1}}' for row in range(200)]
+    file.write_text("\n".join(lines))
+    monkeypatch.setattr(ndjson, limit, value)
+    whole = list(opened(file, 1_000).segments(0, 0))
+    assert sum(each.rows for each in whole) == 200
+    # 20 lines have 20 columns; 10 lines of 53 and 82 of 55 bytes make 5,040 bytes.
+    assert whole[0].rows == {"CELLS_MAX": 20, "SEGMENT_BYTES": 92}[limit]
+    assert [each.first_row for each in whole] == [sum(e.rows for e in whole[:n]) for n in range(len(whole))]
+    first_row = whole[0].rows
+    assert described(list(opened(file, 1_000).segments(first_row, 0))) == described(whole[1:])
+
+
+def test_a_line_with_too_many_attributes_is_set_aside(tmp_path: Path) -> None:
+    file = tmp_path / "e.ndjson"
+    members = ", ".join(f'"c{member}": 1' for member in range(ndjson.ATTRIBUTES_MAX + 1))
+    file.write_text(f'{{"user_id": "a", {members}}}\n{{"user_id": "b", "x": 1}}\n')
+    (segment,) = opened(file).segments(0, 0)
+    (malformed,) = segment.malformed
+    assert (malformed.row, malformed.field) == (0, "attributes")
+    assert malformed.description == "has 10,001 attributes; at most 10,000 are allowed"
+    assert [batch.schema.names for batch in segment.batches] == [["user_id", "name", "event_id", "time", "x"]]

@@ -28,7 +28,7 @@ def command_of(output: str) -> list[str]:
 
 
 @pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_says_where_it_stands_and_how_to_go_on(
+def test_a_stopped_run_reports_its_progress_and_the_command_to_continue(
     target: Target, tmp_path: Path, signal_: signal.Signals
 ) -> None:
     files = [write_csv(tmp_path / f"{name}.csv", ROWS) for name in "ab"]
@@ -51,9 +51,9 @@ def test_a_stopped_run_says_where_it_stands_and_how_to_go_on(
         stdout, stderr = process.communicate(timeout=EVENTUALLY_S)
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
-    told = re.search(rf"stopped: {files[0]}: ([\d,]+) rows are acknowledged", stderr)
-    assert told is not None, stderr
-    acknowledged = int(told[1].replace(",", ""))
+    said = re.search(rf"stopped: {files[0]}: ([\d,]+) rows are acknowledged", stderr)
+    assert said is not None, stderr
+    acknowledged = int(said[1].replace(",", ""))
     assert 5 * SEGMENT_ROWS - SEGMENT_ROWS <= acknowledged < ROWS
     assert acknowledged <= target.events() <= acknowledged + SEGMENT_ROWS
     assert "; 1 further file is not begun" in stderr
@@ -67,14 +67,16 @@ def test_a_stopped_run_says_where_it_stands_and_how_to_go_on(
     )
     assert done.returncode == 0, done.stderr
     # The signal may come between an acknowledgement and its being counted.
-    assert re.search(rf"after ({acknowledged:,}|{acknowledged + SEGMENT_ROWS:,}) in former runs", done.stdout)
+    assert re.search(
+        rf"after ({acknowledged:,}|{acknowledged + SEGMENT_ROWS:,}) in earlier runs", done.stdout
+    )
     assert target.events() == 2 * ROWS
 
 
-def test_a_run_that_imports_anew_does_not_do_so_again_when_it_goes_on(
+def test_continuing_a_from_start_run_does_not_start_over_again(
     target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The command to go on with has no --from-start and no --force, so that nothing counts three times."""
+    """The command to continue with has no --from-start and no --force, so that nothing counts three times."""
     file = write_csv(tmp_path / "e.csv", 30)
     assert target.run(file).exit_code == 0
     send = running._Sending.send
@@ -97,7 +99,7 @@ def test_a_run_that_imports_anew_does_not_do_so_again_when_it_goes_on(
     assert target.events() == 60
 
 
-def test_a_service_out_of_reach_leaves_nothing_behind(target: Target, tmp_path: Path) -> None:
+def test_an_unreachable_service_leaves_no_files(target: Target, tmp_path: Path) -> None:
     file = write_csv(tmp_path / "e.csv", 30)
     result = target.run(file, address="localhost:1")
     assert result.exit_code == 1

@@ -88,7 +88,7 @@ def test_files_of_each_format_give_the_same_users(target: Target, tmp_path: Path
     assert [each.state for each in bob.consents] == [CONSENT_STATE_DENIED]
 
 
-def test_a_file_without_times_is_of_the_time_given(target: Target, tmp_path: Path) -> None:
+def test_a_file_without_times_gets_the_default_time(target: Target, tmp_path: Path) -> None:
     path = write(tmp_path, "csv", [{"user_id": "ann", "plan": "gold"}])
     assert target.run(path, "--users", "--default-time", "2024-02-03T04:05:06Z").exit_code == 0
     assert user(target, "ann").inputs[0].last_seen.ToJsonString() == "2024-02-03T04:05:06Z"
@@ -100,7 +100,7 @@ def test_a_file_without_times_is_of_the_time_given(target: Target, tmp_path: Pat
 
 
 @pytest.mark.parametrize("unset", [False, True])
-def test_empty_values_unset_only_when_asked_to(target: Target, tmp_path: Path, unset: bool) -> None:
+def test_missing_values_unset_only_with_unset_nulls(target: Target, tmp_path: Path, unset: bool) -> None:
     first = write(
         tmp_path, "ndjson", [{"user_id": "ann", "time": "2026-01-01T00:00:00Z", "plan": "a", "age": 1}]
     )
@@ -111,7 +111,7 @@ def test_empty_values_unset_only_when_asked_to(target: Target, tmp_path: Path, u
     assert set(user(target, "ann").attributes[0].attributes) == ({"age"} if unset else {"plan", "age"})
 
 
-def test_values_of_consents_may_be_named(target: Target, tmp_path: Path) -> None:
+def test_consent_values_can_be_configured(target: Target, tmp_path: Path) -> None:
     path = tmp_path / "consents.csv"
     path.write_text("user_id,ads\nann,JA\nbob,nein\ncid,vielleicht\ndan,\n", encoding="utf-8")
     options = ("--users", "--consent", "ads:gdpr/ads", "--given", "ja", "--denied", "nein")
@@ -122,7 +122,7 @@ def test_values_of_consents_may_be_named(target: Target, tmp_path: Path) -> None
     assert states == {"ann": [CONSENT_STATE_GIVEN], "bob": [CONSENT_STATE_DENIED], "dan": []}
 
 
-def test_a_file_of_users_is_remembered_apart_from_one_of_events(target: Target, tmp_path: Path) -> None:
+def test_users_and_events_of_one_file_have_separate_progress(target: Target, tmp_path: Path) -> None:
     path = tmp_path / "both.csv"
     path.write_text("user_id,name,time\nann,buy,2026-01-01T00:00:00Z\n", encoding="utf-8")
     assert target.run(path).exit_code == 0
@@ -131,7 +131,7 @@ def test_a_file_of_users_is_remembered_apart_from_one_of_events(target: Target, 
     assert "was imported before" in target.run(path, "--users").stdout
     refused = target.run(path, "--users", "--exclude", "name")
     assert refused.exit_code == 1
-    assert "of each value the write with the latest time stays" in refused.output
+    assert "the latest time of each value wins" in refused.output
     assert target.run(path, "--users", "--exclude", "name", "--from-start").exit_code == 0
 
 
@@ -156,9 +156,7 @@ def test_options_that_cannot_be_used(
 
 
 @pytest.mark.parametrize("format_", ["csv", "parquet"])
-def test_a_column_that_is_not_there_is_named_before_a_row_is_sent(
-    target: Target, tmp_path: Path, format_: str
-) -> None:
+def test_a_missing_column_is_reported_before_sending(target: Target, tmp_path: Path, format_: str) -> None:
     path = write(tmp_path, format_, ROWS)
     result = target.run(path, "--users", "--identity", "email:email", "--consent", "adz:gdpr/ads")
     assert result.exit_code == 1

@@ -1,4 +1,4 @@
-"""What tests of sizes and membership are given."""
+"""Fixtures for tests of sizes and membership."""
 
 from __future__ import annotations
 

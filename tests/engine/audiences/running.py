@@ -1,4 +1,4 @@
-"""Random worlds made into accounts of an engine: journeys, connections, and what happens."""
+"""Runs random worlds as accounts of an engine: journeys, connections and operations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from engine.resources.milestone_tree import with_audiences_renamed
 from engine.resources.records import (
     Account,
     Connection,
-    File,
     Input,
     Journey,
     Milestone,
@@ -15,17 +14,19 @@ from engine.resources.records import (
     Output,
     Workspace,
 )
+from engine.resources.targets import File
+from tests.conformance.site import forget_if_empty
 from tests.oracle import world as drawn
 
 
 class Running:
-    """An engine with many worlds in it, each in an account of its own."""
+    """An engine with many worlds, each in its own account."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
     def build(self, world: drawn.World) -> dict[str, Milestone]:
-        """Creates everything a world has but its data; its milestones by id."""
+        """Creates everything in a world except its data. Returns its milestones by id."""
         engine, account = self.engine, world.account
         engine.accounts.create_account(
             account.rpartition("/")[2],
@@ -72,8 +73,8 @@ class Running:
             self.split(world, journey, created.name, milestone.children, built)
 
     def apply(self, account: str, operation: drawn.Operation) -> None:
-        """One thing that happens. Straight to the store: worlds reach back and ahead further than the door
-        lets in.
+        """Performs one operation, directly on the store: worlds reach further back and ahead than validation
+        allows.
         """
         match operation:
             case drawn.Batch():
@@ -84,9 +85,11 @@ class Running:
                 self.engine.backend.erase(account, operation.user_ids)
             case drawn.Expire():
                 self.engine.backend.remove_events(account, operation.before)
+            case drawn.Forget():
+                forget_if_empty(self.engine.backend, account, operation.name)
 
     def switch(self, milestone: Milestone) -> None:
-        """Activates a milestone's audience, or switches it off."""
+        """Activates a milestone's audience, or deactivates it."""
         connections, account = self.engine.connections, milestone.name.partition("/journeys/")[0]
         connection_id = milestone.name.rpartition("/")[2]
         known = connections.list_connections(account, audience=milestone.audience).items

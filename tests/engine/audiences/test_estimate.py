@@ -1,4 +1,4 @@
-"""Which sample is read, and what is said when something cannot be."""
+"""Choice of the sample, and failed sizes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.engine.site import ACCOUNT, NOW, WEB
 
 SEED = 20_261_128
 USERS = 24_000
-"""More than are counted at once."""
+"""More users than are always counted."""
 
 SELECTION = EventSelection(inputs=(WEB,), name="buy")
 STEPS = (
@@ -42,9 +42,9 @@ PLAN = Plan(account=ACCOUNT, as_of=NOW, steps=STEPS, roots=(1, 2, 0))
 
 
 class Watched:
-    """A real backend that keeps note of what is read of it, with a clock that tells what reading costs.
+    """A real backend that records what is read, with a clock driven by the cost of reading.
 
-    `work_ms` is what the backend reckons everything to be.
+    `work_ms` is the backend's estimate for everything.
     """
 
     def __init__(self, backend: LocalBackend) -> None:
@@ -86,7 +86,7 @@ class Watched:
 
 
 class Documents(dict[str, bytes]):
-    """What outlives an estimator; `is_full` = nothing more is taken."""
+    """Documents that outlive an estimator; `is_full` = writes are refused."""
 
     is_full = False
 
@@ -138,10 +138,10 @@ def rare(share: float) -> Plan:
     return Plan(account=ACCOUNT, as_of=NOW, steps=steps, roots=(0, 1))
 
 
-# --- within a time ------------------------------------------------------------------------------------------
+# --- within a budget ----------------------------------------------------------------------------------------
 
 
-def test_exact_when_everything_is_reckoned_to_fit(watched: Watched) -> None:
+def test_exact_when_the_estimate_fits_the_budget(watched: Watched) -> None:
     watched.work_ms = EXACT_BUDGET_DEFAULT_MS
     estimator, question = asked(watched, Default())
     sampled = estimator.sizes(question)
@@ -169,7 +169,7 @@ def test_otherwise_the_smallest_sample(watched: Watched, work_ms: float) -> None
     ("budget_ms", "read"),
     [(1_000, PARTITION_COUNT), (500, 512), (250, 256), (125, 128), (63, 64), (0.001, 64)],
 )
-def test_a_budget_is_the_callers(watched: Watched, budget_ms: float, read: int) -> None:
+def test_caller_budget_decides_the_sample(watched: Watched, budget_ms: float, read: int) -> None:
     watched.work_ms = watched.milliseconds_for_all = 1_000
     estimator, question = asked(watched, TimeBudget(round(budget_ms * 1_000)))
     estimator.sizes(question)
@@ -186,8 +186,8 @@ def test_the_smallest_sample_is_the_floor_of_every_budget(watched: Watched) -> N
     assert answers[0] == answers[1] == answers[2]
 
 
-def test_the_budget_of_one_caller_changes_no_default(watched: Watched) -> None:
-    """Neither of the same question nor of another of its shape, though the short one read a sample only."""
+def test_one_callers_budget_does_not_change_the_default(watched: Watched) -> None:
+    """Neither of the same question nor of a similar one, though the short budget read only a sample."""
     watched.work_ms = watched.milliseconds_for_all = 5
     for salt in ("asked", "another"):
         steps = (BucketMatch(salt=salt, first=0, last=2**62), Universe(inputs=(WEB,)))
@@ -200,7 +200,7 @@ def test_the_budget_of_one_caller_changes_no_default(watched: Watched) -> None:
 
 
 def test_slow_reading_does_not_change_what_is_read(watched: Watched) -> None:
-    """A cold cache, a busy machine: the answer is late, and it is the same."""
+    """With a cold cache or a busy machine the answer is late but the same."""
     watched.work_ms = 150
     answers = []
     for milliseconds in (150, 200, 100_000):
@@ -214,7 +214,7 @@ def test_slow_reading_does_not_change_what_is_read(watched: Watched) -> None:
     assert estimator.sizes(question).sizes[0].state is SizeState.EXACT
 
 
-def test_a_sample_quick_enough_is_replaced_by_everything_from_then_on(watched: Watched) -> None:
+def test_fast_sample_leads_to_exact_answers_from_then_on(watched: Watched) -> None:
     watched.work_ms, watched.milliseconds_for_all = 60, 30
     estimator, question = asked(watched, Default())
     assert estimator.sizes(question).sizes[0].state is SizeState.EXACT
@@ -228,7 +228,7 @@ def test_a_sample_quick_enough_is_replaced_by_everything_from_then_on(watched: W
     assert watched.read == [PARTITION_COUNT, PARTITION_COUNT]
 
 
-def test_nothing_is_exact_that_a_restart_would_forget(watched: Watched) -> None:
+def test_exact_answer_requires_a_stored_time(watched: Watched) -> None:
     watched.work_ms, watched.milliseconds_for_all = 60, 30
     watched.documents.is_full = True
     estimator, question = asked(watched, Default())
@@ -237,7 +237,7 @@ def test_nothing_is_exact_that_a_restart_would_forget(watched: Watched) -> None:
     assert estimator.sizes(question) == first
 
 
-def test_a_measured_time_holds_for_its_own_question_and_for_budgets_above_it(watched: Watched) -> None:
+def test_measured_time_applies_to_its_question_and_larger_budgets(watched: Watched) -> None:
     watched.work_ms, watched.milliseconds_for_all = 60, 30
     estimator, question = asked(watched, Default())
     estimator.sizes(question)
@@ -253,9 +253,7 @@ def test_a_measured_time_holds_for_its_own_question_and_for_budgets_above_it(wat
 
 
 @pytest.mark.parametrize(("work_ms", "state"), [(72, SizeState.EXACT), (78, SizeState.ESTIMATED)])
-def test_a_measured_time_is_out_of_date_when_the_data_have_grown(
-    watched: Watched, work_ms: float, state: SizeState
-) -> None:
+def test_measured_time_expires_when_the_data_grow(watched: Watched, work_ms: float, state: SizeState) -> None:
     watched.work_ms, watched.milliseconds_for_all = 60, 30
     estimator, question = asked(watched, Default())
     estimator.sizes(question)
@@ -263,7 +261,7 @@ def test_a_measured_time_is_out_of_date_when_the_data_have_grown(
     assert estimator.sizes(question).sizes[0].state is state
 
 
-def test_an_exact_answer_that_took_little_makes_the_default_exact(watched: Watched) -> None:
+def test_fast_exact_answer_makes_the_default_exact(watched: Watched) -> None:
     watched.work_ms, watched.milliseconds_for_all = 60, 40
     estimator, question = asked(watched, Exact())
     estimator.sizes(question)
@@ -272,7 +270,7 @@ def test_an_exact_answer_that_took_little_makes_the_default_exact(watched: Watch
     assert estimator.sizes(question).sizes[0].state is SizeState.EXACT
 
 
-def test_what_took_too_long_after_all_is_not_tried_again_for_a_while(watched: Watched) -> None:
+def test_slow_exact_count_is_not_retried_for_a_while(watched: Watched) -> None:
     watched.work_ms, watched.milliseconds_for_all, watched.too_slow_above = 60, 30, 64
     estimator, question = asked(watched, Default())
     first = estimator.sizes(question)
@@ -286,8 +284,8 @@ def test_what_took_too_long_after_all_is_not_tried_again_for_a_while(watched: Wa
     assert estimator.sizes(question).sizes[0].state is SizeState.EXACT
 
 
-def test_kept_sets_make_no_default_exact_that_would_be_slow_without(watched: Watched) -> None:
-    """Asked twice at one instant, everything is there; the next write, or second, computes it again."""
+def test_cached_sets_do_not_make_a_slow_default_exact(watched: Watched) -> None:
+    """A repeat at the same instant is cached; the next write or second computes it again."""
     for work_ms, state in ((101, SizeState.ESTIMATED), (99, SizeState.EXACT)):
         watched.work_ms, watched.milliseconds_for_all = work_ms, 1
         estimator, question = asked(watched, Exact())
@@ -297,10 +295,10 @@ def test_kept_sets_make_no_default_exact_that_would_be_slow_without(watched: Wat
         assert estimator.sizes(question).sizes[0].state is state
 
 
-# --- as exact as asked --------------------------------------------------------------------------------------
+# --- to a precision -----------------------------------------------------------------------------------------
 
 
-def test_exact_whatever_it_takes(watched: Watched) -> None:
+def test_exact_ignores_the_cost(watched: Watched) -> None:
     watched.work_ms = watched.milliseconds_for_all = 100_000
     estimator, question = asked(watched, Exact())
     assert estimator.sizes(question).sizes[0].users == USERS // 5
@@ -321,7 +319,7 @@ def test_the_sample_grows_until_the_error_is_small_enough(watched: Watched) -> N
 
 
 @pytest.mark.parametrize("error_max", [0.5, 0.2, 0.1, 0.05])
-def test_the_error_asked_for_holds_for_every_size_of_the_answer(watched: Watched, error_max: float) -> None:
+def test_requested_error_holds_for_every_size(watched: Watched, error_max: float) -> None:
     """A label of few users is as precise as the whole."""
     steps = (*rare(0.01).steps, BucketMatch(salt="half", first=0, last=2**63))
     plan = Plan(account=ACCOUNT, as_of=NOW, steps=steps, roots=(2, 1, 0, 1))
@@ -331,8 +329,8 @@ def test_the_error_asked_for_holds_for_every_size_of_the_answer(watched: Watched
     assert SizeState.TOO_SMALL not in {size.state for size in sizes}
 
 
-def test_the_error_is_looked_at_again_when_fewer_match(watched: Watched) -> None:
-    """As windows move: what one sample was enough for a moment ago needs a larger one now."""
+def test_error_is_checked_again_when_fewer_match(watched: Watched) -> None:
+    """As windows move, a sample that was large enough a moment ago may be too small."""
     estimator, question = asked(watched, MaxRelativeError(0.1), rare(0.5))
     assert relative_error(estimator.sizes(question).sizes[0]) <= 0.1
     later = dataclasses.replace(question, plan=rare(0.02))
@@ -340,10 +338,10 @@ def test_the_error_is_looked_at_again_when_fewer_match(watched: Watched) -> None
     assert watched.read == [64, 64, PARTITION_COUNT]
 
 
-# --- what a sample says -------------------------------------------------------------------------------------
+# --- sizes from samples -------------------------------------------------------------------------------------
 
 
-def test_few_hits_and_none_are_too_small(watched: Watched) -> None:
+def test_few_or_no_hits_are_too_small(watched: Watched) -> None:
     watched.work_ms = watched.milliseconds_for_all = 100_000
     for share, users_max in ((1 / 800, 30), (1e-9, 0)):
         estimator, question = asked(watched, Default(), rare(share))
@@ -357,7 +355,7 @@ def test_few_hits_and_none_are_too_small(watched: Watched) -> None:
 
 
 def test_sizes_that_need_no_sample_are_exact(watched: Watched) -> None:
-    """The users of the journey, and nobody, beside a size that is estimated."""
+    """The journey's users and the empty set, beside an estimated size."""
     watched.work_ms = watched.milliseconds_for_all = 100_000
     plan = Plan(account=ACCOUNT, as_of=NOW, steps=STEPS, roots=(1, 0, 2, 0))
     estimator, question = asked(watched, Default(), plan)
@@ -367,7 +365,7 @@ def test_sizes_that_need_no_sample_are_exact(watched: Watched) -> None:
     assert (nobody.state, nobody.users, nobody.sampled_fraction) == (SizeState.EXACT, 0, 1.0)
 
 
-def test_a_corrupt_criterion_fails_by_itself(watched: Watched) -> None:
+def test_corrupt_criterion_fails_alone(watched: Watched) -> None:
     watched.corrupt = frozenset({2})
     estimator, question = asked(watched, Default())
     good, bad = estimator.sizes(question).sizes
@@ -387,7 +385,7 @@ def test_a_corrupt_criterion_fails_by_itself(watched: Watched) -> None:
         (TimeBudget(0), "time_budget"),
     ],
 )
-def test_precisions_that_cannot_be(precision: Precision, field: str) -> None:
+def test_invalid_precisions_are_refused(precision: Precision, field: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         check_precision(precision)
     assert [v.field for v in refused.value.violations] == [field]

@@ -1,4 +1,4 @@
-"""The history of sizes: what closes when, and that it stays bounded."""
+"""Size histories: when periods close, and that they stay bounded."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from engine import Engine
 from engine.audiences.history import DAYS_KEPT, HOURS_KEPT, TICKS_KEPT, SizeHistory, _Stored
+from engine.audiences.live.refreshing import history_times
 from engine.audiences.model import SizeInterval, SizePoint
 from engine.backends.base import Membership
 from engine.backends.registry import open_backend
@@ -36,7 +37,7 @@ def membership(size: int, entered: int, exited: int) -> Membership:
     )
 
 
-def test_the_size_by_hour_and_day_with_what_came_and_went(site: Site) -> None:
+def test_sizes_by_hour_and_day_with_added_and_dropped(site: Site) -> None:
     site.send([("u1", "a"), ("u2", "a")], time=NOW - 5 * DAY)
     milestone = site.add("one", did("a", days=7))
     site.connect(milestone)
@@ -73,7 +74,7 @@ def test_the_size_by_hour_and_day_with_what_came_and_went(site: Site) -> None:
     assert (*first.items, *rest.items) == hours
 
 
-def test_days_are_the_accounts_own(site: Site) -> None:
+def test_days_follow_the_accounts_time_zone(site: Site) -> None:
     site.engine.accounts.update_account(Account(name=ACCOUNT, time_zone="Asia/Kolkata"), {"time_zone"})
     milestone = site.add("one", did("a"))
     site.connect(milestone)
@@ -84,7 +85,7 @@ def test_days_are_the_accounts_own(site: Site) -> None:
 
 
 def test_quiet_periods_have_points_before_anything_happens(site: Site) -> None:
-    """Nobody has come or gone for three hours, and over the change of a day."""
+    """No user has entered or left for three hours, across midnight."""
     milestone = site.add("one", did("a"))
     site.connect(milestone)
     site.send([("u1", "a")])
@@ -99,7 +100,7 @@ def test_quiet_periods_have_points_before_anything_happens(site: Site) -> None:
 
 
 @pytest.mark.parametrize("zone_name", ["UTC", "Asia/Kolkata", "America/Sao_Paulo", "Pacific/Apia"])
-def test_quiet_days_are_days_of_the_zone(site: Site, zone_name: str) -> None:
+def test_quiet_days_follow_the_time_zone(site: Site, zone_name: str) -> None:
     """Also where clocks change at midnight, and where a day was left out (Apia, 2011-12-30)."""
     zone = load_zone(zone_name)
     history = SizeHistory(site.backend.documents)
@@ -118,7 +119,7 @@ def test_quiet_days_are_days_of_the_zone(site: Site, zone_name: str) -> None:
     assert all(at.hour <= 1 for at in starts)
 
 
-def test_the_last_day_forgets_what_is_older(site: Site) -> None:
+def test_last_day_figures_exclude_older_changes(site: Site) -> None:
     milestone = site.add("one", did("a"))
     site.connect(milestone)
     site.engine.live.refresh_all()
@@ -133,7 +134,7 @@ def test_the_last_day_forgets_what_is_older(site: Site) -> None:
     assert site.engine.sizes.shown(milestone.audience).added_last_day == 1
 
 
-def test_a_break_begins_anew_and_keeps_what_was(site: Site) -> None:
+def test_history_restarts_after_a_break_and_keeps_old_points(site: Site) -> None:
     milestone = site.add("one", did("a"))
     connection = site.connect(milestone)
     site.engine.live.refresh_all()
@@ -156,12 +157,12 @@ def test_a_break_begins_anew_and_keeps_what_was(site: Site) -> None:
     )
 
 
-def test_an_audience_never_calculated_has_none(site: Site) -> None:
+def test_never_calculated_audience_has_no_history(site: Site) -> None:
     milestone = site.add("one", did("a"))
     assert site.engine.sizes.history(milestone.audience).items == ()
 
 
-def test_it_stays_bounded(site: Site) -> None:
+def test_history_stays_bounded(site: Site) -> None:
     history = SizeHistory(site.backend.documents)
     audience = f"{ACCOUNT}/audiences/x"
     history.begin(audience, membership(0, 0, 0), NOW, UTC)
@@ -175,7 +176,7 @@ def test_it_stays_bounded(site: Site) -> None:
     assert len(document) < 20_000
 
 
-def test_a_clock_that_goes_back_takes_its_periods_with_it(site: Site) -> None:
+def test_clock_that_goes_back_undoes_future_periods(site: Site) -> None:
     history = SizeHistory(site.backend.documents)
     history.begin("x", membership(2, 0, 0), NOW, UTC)
     history.roll("x", membership(5, 3, 0), NOW + HOUR, UTC)
@@ -200,14 +201,14 @@ def test_a_clock_that_goes_back_takes_its_periods_with_it(site: Site) -> None:
 
 
 @pytest.mark.parametrize("jump", [400 * DAY, -400 * DAY])
-def test_a_wrong_clock_pushes_no_point_out(tmp_path: Path, jump: int) -> None:
+def test_wrong_clock_displaces_no_point(tmp_path: Path, jump: int) -> None:
     machine = Machine(NOW)
     clock = Clock(machine.wall, machine.monotonic, follow_after=0, trusted_at_start=True)
     engine = Engine(open_backend(f"local:{tmp_path / 'store'}", clock=clock.stamp), clock=clock)
     history = SizeHistory(engine.backend.documents)
 
     def roll(size: int) -> None:
-        now, settled = engine.live._history_times(clock.now())
+        now, settled = history_times(clock, clock.now())
         history.roll("x", membership(size, size, 0), now, UTC, settled)
 
     for day in range(5):

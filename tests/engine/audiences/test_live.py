@@ -1,4 +1,4 @@
-"""Stored memberships follow data, time and definitions, and survive what happens in between."""
+"""Stored memberships follow data, time and definitions, across crashes and restarts."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ from engine.resources.records import (
     Input,
     Journey,
     Milestone,
+    Output,
 )
 from engine.resources.repository import Repository
+from engine.resources.targets import Watch
 from engine.values import MICROS_PER_DAY, MICROS_PER_SECOND
 from tests.engine.site import ACCOUNT, APP, JOURNEY, NOW, WEB, WORKSPACE, Site, did
 from tests.stores import settle
@@ -33,7 +35,7 @@ DAY = MICROS_PER_DAY
 
 
 def changes(site: Site, milestone: Milestone, after: int = 0) -> list[tuple[str, bool]]:
-    """Who entered (True) and exited, in order."""
+    """Users who entered (True) or exited, in order."""
     page = site.backend.changes(milestone.audience, after, 10_000)
     return [(change.user_id, change.entered) for change in page.changes]
 
@@ -58,14 +60,14 @@ def test_an_activated_audience_and_its_ancestors_are_calculated(site: Site) -> N
 
 
 def retain(site: Site, days: int) -> None:
-    """Sets for how many days the account's events count."""
+    """Sets the account's event retention in days."""
     record = Account(name=ACCOUNT, event_retention=days * DAY)
     site.engine.accounts.update_account(record, {"event_retention"})
 
 
 @pytest.mark.parametrize("removing", [False, True])
-def test_users_whose_last_event_passes_out_of_the_retention_leave(site: Site, removing: bool) -> None:
-    """Without any new event, to the microsecond, whether or not old events are being removed from disk."""
+def test_users_leave_when_their_last_event_leaves_the_retention(site: Site, removing: bool) -> None:
+    """Without new events, exact to the microsecond, whether or not old events have been removed."""
     retain(site, 30)
     site.send([("u1", "a")], time=NOW - 29 * DAY)
     site.send([("u2", "a"), ("u2", "a")], time=NOW - 10 * DAY)
@@ -98,7 +100,7 @@ def test_users_whose_last_event_passes_out_of_the_retention_leave(site: Site, re
     assert changes(site, ever)[2:] == [("u1", False), ("u2", False)]
 
 
-def test_users_moved_by_events_that_were_removed_before_anyone_looked(site: Site) -> None:
+def test_users_affected_by_removed_events_are_still_found(site: Site) -> None:
     retain(site, 30)
     site.send([("u1", "a")], time=NOW - 29 * DAY)
     ever = site.add("ever", did("a"))
@@ -114,7 +116,7 @@ def test_users_moved_by_events_that_were_removed_before_anyone_looked(site: Site
     assert changes(site, ever) == [("u1", True), ("u1", False)]
 
 
-def test_another_retention_is_another_definition(site: Site) -> None:
+def test_changed_retention_changes_the_definition(site: Site) -> None:
     site.send([("u1", "a")], time=NOW - 50 * DAY)
     site.send([("u2", "a")], time=NOW - 20 * DAY)
     ever = site.add("ever", did("a"))
@@ -133,7 +135,7 @@ def test_another_retention_is_another_definition(site: Site) -> None:
     assert site.stored(ever) == site.members(ever) == {"u1", "u2"}
 
 
-def test_only_differences_follow_new_data(site: Site) -> None:
+def test_new_data_records_only_differences(site: Site) -> None:
     site.send([("u1", "a"), ("u2", "a")])
     top = site.add("top", did("a"))
     rest = site.add("rest", None)
@@ -150,7 +152,7 @@ def test_only_differences_follow_new_data(site: Site) -> None:
     assert changes(site, rest) == [("u3", True), ("u3", False)]
 
 
-def test_a_window_that_runs_out_lets_users_go_without_any_event(site: Site) -> None:
+def test_users_leave_when_a_window_ends_without_new_events(site: Site) -> None:
     site.send([("u1", "a")], time=NOW - 29 * DAY)
     site.send([("u2", "a")], time=NOW - 10 * DAY)
     recent = site.add("recent", did("a", days=30))
@@ -169,7 +171,7 @@ def test_a_window_that_runs_out_lets_users_go_without_any_event(site: Site) -> N
     assert changes(site, recent)[2:] == [("u1", False)]
 
 
-def test_a_window_that_runs_out_while_nothing_was_running(site: Site) -> None:
+def test_window_that_ends_while_the_service_is_down(site: Site) -> None:
     site.send([("u1", "a")], time=NOW - 29 * DAY)
     recent = site.add("recent", did("a", days=30))
     site.connect(recent)
@@ -194,7 +196,7 @@ def test_edits_of_live_criteria_send_only_differences(site: Site) -> None:
     site.engine.live.refresh_all()
     assert sorted(changes(site, milestone, seen)) == [("u1", False), ("u3", True)]
     assert sorted(changes(site, rest)) == [("u1", True), ("u3", False), ("u3", True)]
-    # Another display name is no other definition.
+    # A new display name does not change the definition.
     before = site.backend.membership(milestone.audience)
     renamed = Milestone(name=milestone.name, audience="", display_name="Renamed")
     site.engine.milestones.update_milestone(renamed, {"display_name"})
@@ -202,7 +204,7 @@ def test_edits_of_live_criteria_send_only_differences(site: Site) -> None:
     assert site.backend.membership(milestone.audience) == before
 
 
-def test_moves_deletions_inputs_and_time_zones_are_edits_too(site: Site) -> None:
+def test_moves_deletions_inputs_and_time_zones_count_as_edits(site: Site) -> None:
     site.send([("u1", "a"), ("u1", "b")])
     site.send([("u2", "b")], input=APP)
     first = site.add("first", did("a"))
@@ -263,7 +265,7 @@ def test_journeys_follow_the_audiences_they_name(site: Site) -> None:
     assert site.stored(naming) == {"u1", "u2"}
 
 
-def test_what_nobody_needs_any_more_is_dropped(site: Site) -> None:
+def test_unneeded_memberships_are_dropped(site: Site) -> None:
     site.send([("u1", "a"), ("u1", "b")])
     top = site.add("top", did("a"))
     left = site.add("left", did("b"), top.name)
@@ -283,7 +285,7 @@ def test_what_nobody_needs_any_more_is_dropped(site: Site) -> None:
     assert changes(site, left) == [("u1", True)]
 
 
-def test_a_round_that_fails_is_shown_and_the_others_go_on(
+def test_failed_round_is_shown_and_other_journeys_continue(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = f"{ACCOUNT}/journeys/another"
@@ -311,7 +313,7 @@ def test_a_round_that_fails_is_shown_and_the_others_go_on(
     assert site.engine.sizes.shown(broken.audience).size.state is SizeState.EXACT
 
 
-def test_what_was_switched_off_just_before_a_crash_is_dropped_after_it(site: Site) -> None:
+def test_membership_deactivated_before_a_crash_is_dropped_after_it(site: Site) -> None:
     milestone = site.add("one", did("a"))
     connection = site.connect(milestone)
     site.engine.live.refresh_all()
@@ -335,7 +337,7 @@ def test_a_faulted_connection_keeps_its_audience_calculated(site: Site) -> None:
     assert site.deliver(connection.name) == [("u1", True)]
 
 
-def test_erased_users_exit_and_aliased_ones_count_once(site: Site) -> None:
+def test_erased_users_exit_and_merged_users_count_once(site: Site) -> None:
     site.send([("u1", "a"), ("u2", "a"), ("u3", "b")])
     milestone = site.add("one", Not(criterion=did("b")))
     connection = site.connect(milestone)
@@ -348,7 +350,7 @@ def test_erased_users_exit_and_aliased_ones_count_once(site: Site) -> None:
     assert sorted(site.deliver(connection.name)) == [("u1", False), ("u2", False)]
 
 
-def test_ids_of_erased_users_go_once_everybody_has_heard_or_had_time_to(site: Site) -> None:
+def test_erased_ids_are_trimmed_after_delivery_and_horizon(site: Site) -> None:
     site.send([("u1", "a"), ("u2", "a")])
     milestone = site.add("one", did("a"))
     connection = site.connect(milestone)
@@ -387,7 +389,7 @@ def sending(site: Site) -> tuple[Site, Milestone, Connection]:
     return site, milestone, connection
 
 
-def test_exits_are_delivered_before_a_deleted_audience_is_gone(
+def test_exits_are_delivered_before_a_deleted_audience_is_dropped(
     sending: tuple[Site, Milestone, Connection],
 ) -> None:
     site, milestone, connection = sending
@@ -404,9 +406,9 @@ def test_exits_are_delivered_before_a_deleted_audience_is_gone(
     # 2. New data do not bring anyone back.
     site.send([("u3", "a")])
     site.engine.live.refresh_all()
-    (outgoing,) = site.engine.outbox.outgoing()
-    assert outgoing.closing
-    assert outgoing.milestone.name == milestone.name
+    (delivery,) = site.engine.deliveries.active()
+    assert delivery.closing
+    assert delivery.milestone.name == milestone.name
     assert sorted(site.deliver(connection.name)) == [("u1", False), ("u2", False)]
     # 3. With the last exit delivered the connection is gone, and the membership with the next round.
     with pytest.raises(NotFound):
@@ -415,13 +417,19 @@ def test_exits_are_delivered_before_a_deleted_audience_is_gone(
     assert site.backend.membership(milestone.audience) is None
     assert Repository(site.backend.documents).scan(Closing, "") == ()
     assert list(site.backend.documents.scan("sizes/")) == []
-    # 4. Nobody is tracked for it any more.
+    # 4. No user is tracked for it any longer.
     site.send([("u4", "a")])
     assert site.backend.pending(JOURNEY) == 0
+    # 5. Nothing is remembered of a journey that is deleted.
+    site.engine.live.refresh_all()
+    assert site.engine.live._states.find(JOURNEY) is not None
+    site.engine.journeys.delete_journey(JOURNEY)
+    site.engine.live.refresh_all()
+    assert site.engine.live._states.find(JOURNEY) is None
 
 
 @pytest.mark.parametrize("crash_after", ["delete", "exits", "half", "delivered"])
-def test_a_crash_while_exits_are_sent_loses_none(
+def test_crash_during_closing_loses_no_exit(
     sending: tuple[Site, Milestone, Connection], crash_after: str
 ) -> None:
     site, milestone, connection = sending
@@ -438,9 +446,9 @@ def test_a_crash_while_exits_are_sent_loses_none(
     if crash_after == "exits":
         crash()
     if crash_after == "half":
-        (outgoing,) = site.engine.outbox.outgoing()
-        batch = site.engine.outbox.pull(outgoing.connection, 1)
-        site.engine.outbox.advance(outgoing.connection, batch.cursor)
+        (delivery,) = site.engine.deliveries.active()
+        batch = site.engine.deliveries.pull(delivery.connection, 1)
+        site.engine.deliveries.advance(delivery.connection, batch.cursor)
         delivered += [(change.user_id, change.entered) for change in batch.changes]
         crash()
         site.engine.live.refresh_all()
@@ -450,7 +458,7 @@ def test_a_crash_while_exits_are_sent_loses_none(
     site.engine.live.refresh_all()
     assert sorted(delivered) == [("u1", False), ("u1", True), ("u2", False), ("u2", True)]
     assert site.backend.membership(milestone.audience) is None
-    assert site.engine.outbox.outgoing() == ()
+    assert site.engine.deliveries.active() == ()
 
 
 def test_a_faulted_connection_of_a_deleted_audience_can_still_be_resumed(
@@ -484,7 +492,7 @@ def test_an_activated_audience_deleted_before_it_was_calculated(site: Site) -> N
 # --- delivery -----------------------------------------------------------------------------------------------
 
 
-def test_a_second_connection_gets_the_members_present_and_then_the_changes(site: Site) -> None:
+def test_second_connection_gets_current_members_then_changes(site: Site) -> None:
     site.send([(f"u{n}", "a") for n in range(5)])
     milestone = site.add("one", did("a"))
     first = site.connect(milestone, "first")
@@ -496,10 +504,10 @@ def test_a_second_connection_gets_the_members_present_and_then_the_changes(site:
     site.engine.ingest.erase(ACCOUNT, ["u0"])
     site.engine.live.refresh_all()
     # Two at a time: the snapshot goes on where it was, also after a restart.
-    (outgoing,) = [o for o in site.engine.outbox.outgoing() if o.connection.name == second.name]
-    batch = site.engine.outbox.pull(outgoing.connection, 2)
+    (delivery,) = [o for o in site.engine.deliveries.active() if o.connection.name == second.name]
+    batch = site.engine.deliveries.pull(delivery.connection, 2)
     assert {change.sequence for change in batch.changes} == {5}
-    site.engine.outbox.advance(outgoing.connection, batch.cursor)
+    site.engine.deliveries.advance(delivery.connection, batch.cursor)
     site.engine.close()
     site.open()
     site.engine.live.refresh_all()
@@ -509,17 +517,17 @@ def test_a_second_connection_gets_the_members_present_and_then_the_changes(site:
     assert sorted(told).count(("u1", True)) == 1
 
 
-def test_what_is_not_confirmed_is_read_again(site: Site) -> None:
+def test_unconfirmed_changes_are_read_again(site: Site) -> None:
     site.send([("u1", "a"), ("u2", "a")])
     connection = site.connect(site.add("one", did("a")))
-    assert site.engine.outbox.pull(connection, 10).changes == ()
+    assert site.engine.deliveries.pull(connection, 10).changes == ()
     site.engine.live.refresh_all()
-    first = site.engine.outbox.pull(connection, 1)
-    assert site.engine.outbox.pull(connection, 1) == first
+    first = site.engine.deliveries.pull(connection, 1)
+    assert site.engine.deliveries.pull(connection, 1) == first
     assert isinstance(first.changes[0], Change)
-    advanced = site.engine.outbox.advance(connection, first.cursor)
+    advanced = site.engine.deliveries.advance(connection, first.cursor)
     assert advanced is not None
-    second = site.engine.outbox.pull(advanced, 10)
+    second = site.engine.deliveries.pull(advanced, 10)
     assert second.caught_up
     assert {c.user_id for c in (*first.changes, *second.changes)} == {"u1", "u2"}
 
@@ -527,8 +535,8 @@ def test_what_is_not_confirmed_is_read_again(site: Site) -> None:
 # --- threads ------------------------------------------------------------------------------------------------
 
 
-def test_rounds_writes_and_records_at_the_same_time(site: Site) -> None:
-    """Four threads refresh, send, edit and switch; in the end what is stored is what is evaluated."""
+def test_concurrent_rounds_writes_and_edits(site: Site) -> None:
+    """Four threads refresh, send, edit and activate; in the end stored and evaluated members agree."""
     top = site.add("top", did("a"))
     below = site.add("below", did("b"), top.name)
     rest = site.add("rest", None, top.name)
@@ -569,7 +577,7 @@ def test_rounds_writes_and_records_at_the_same_time(site: Site) -> None:
         assert site.stored(milestone) == site.members(milestone)
 
 
-def test_one_account_does_not_see_another(site: Site) -> None:
+def test_accounts_do_not_see_each_other(site: Site) -> None:
     site.engine.accounts.create_account("rival", Account(name=""))
     site.engine.journeys.create_journey("accounts/rival", "j", Journey(name=""))
     site.add("theirs", AllOf(), journey="accounts/rival/journeys/j")
@@ -581,7 +589,7 @@ def test_one_account_does_not_see_another(site: Site) -> None:
     assert site.engine.accounts.active_audience_count("accounts/rival") == 0
 
 
-def test_work_is_announced(site: Site) -> None:
+def test_wait_for_work_returns_on_changes(site: Site) -> None:
     site.engine.live.refresh_all()
     assert not site.engine.live.wait_for_work(0)
     site.connect(site.add("one", did("a")))
@@ -593,7 +601,7 @@ def test_work_is_announced(site: Site) -> None:
     assert site.engine.live.due() == (JOURNEY,)
 
 
-def test_a_new_engine_over_the_same_store_goes_on(site: Site) -> None:
+def test_new_engine_continues_on_the_same_store(site: Site) -> None:
     milestone = site.add("one", did("a"))
     site.connect(milestone)
     site.engine.live.refresh_all()
@@ -606,7 +614,7 @@ def test_a_new_engine_over_the_same_store_goes_on(site: Site) -> None:
 # --- a clock that goes back ---------------------------------------------------------------------------------
 
 
-def test_memberships_go_back_with_the_clock_and_the_changes_say_so(site: Site) -> None:
+def test_memberships_follow_a_clock_that_goes_back(site: Site) -> None:
     site.send([("always", "b"), ("lately", "a")])
     windowed = site.add("windowed", AllOf(criteria=(Not(criterion=did("b", days=1)), did("a", days=3))))
     site.connect(windowed)
@@ -657,3 +665,28 @@ def test_changes_are_kept_for_their_horizon_or_a_shorter_retention(
     first = int(raised.value.metadata["oldest_cursor"])
     page = site.backend.changes(milestone.audience, first, 1)
     assert page.changes[0].as_of == site.clock.now - (kept_days - 1) * DAY
+
+
+# --- consumers that watch -----------------------------------------------------------------------------------
+
+
+def test_a_watcher_that_stays_away_holds_a_deleted_audience_for_the_horizon_only(site: Site) -> None:
+    site.engine.connections.create_output(ACCOUNT, "watch", Output(name="", target=Watch()))
+    milestone = site.add("m", did("a"))
+    site.send([("u1", "a")])
+    record = Connection(name="", audience=milestone.audience, output=f"{ACCOUNT}/outputs/watch")
+    connection = site.engine.connections.create_connection(ACCOUNT, "w", record)
+    site.engine.connections.activate(connection.name)
+    site.engine.live.refresh_all()
+    site.engine.milestones.delete_milestone(milestone.name)
+    for days in (0, CHANGES_DAYS - 1):
+        site.clock.now = NOW + days * DAY
+        site.engine.live.refresh_all()
+        changes = site.backend.changes(milestone.audience, 0, 100).changes
+        assert [(change.user_id, change.entered) for change in changes] == [("u1", True), ("u1", False)]
+        assert site.engine.connections.watched(connection.name).delivered == 0
+    site.clock.now = NOW + CHANGES_DAYS * DAY
+    site.engine.live.refresh_all()
+    with pytest.raises(NotFound):
+        site.engine.connections.get_connection(connection.name)
+    assert site.backend.membership(milestone.audience) is None

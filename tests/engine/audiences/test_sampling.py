@@ -1,4 +1,4 @@
-"""Intervals: coverage by simulation, and the edges."""
+"""Intervals: coverage by simulation, and edge cases."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from engine.audiences.sampling import (
     relative_error,
 )
 from engine.backends.base import Block
-from engine.backends.local.query.halvings import HALVINGS_MAX, Halvings
+from engine.backends.local.users.halvings import HALVINGS_MAX, Halvings
 from engine.plan.model import BucketMatch, Difference, Intersection, Plan, Union, Universe
 from engine.values import PARTITION_COUNT
 
@@ -27,7 +27,7 @@ TRIALS = 20_000
 
 
 @pytest.mark.parametrize("population", [20_000, 200_000, 1_000_000])
-def test_the_true_size_lies_inside_in_95_of_100_samples(population: int) -> None:
+def test_interval_covers_the_true_size_for_95_percent_of_samples(population: int) -> None:
     """Sizes from 0.01 % to 99 %, samples as the hash makes them: each user is read with the same chance."""
     random = np.random.default_rng(20_261_123)
     inside = 0
@@ -43,13 +43,13 @@ def test_the_true_size_lies_inside_in_95_of_100_samples(population: int) -> None
     assert 0.94 <= inside / TRIALS <= 0.97
 
 
-def test_bounds_never_contradict_what_was_seen() -> None:
+def test_bounds_never_contradict_the_sample() -> None:
     for hits, sampled, population in [(0, 5, 6), (5, 5, 6), (1, 1, 2), (0, 1, 10**9), (999, 1000, 1001)]:
         lower, upper = interval_95(hits, sampled, population)
         assert hits <= lower <= upper <= population - (sampled - hits)
 
 
-def test_a_larger_share_read_narrows_the_interval_to_nothing() -> None:
+def test_interval_narrows_to_nothing_with_the_share_read() -> None:
     widths = [
         upper - lower
         for sampled in (1_000, 4_000, 8_000, 9_900)
@@ -60,8 +60,8 @@ def test_a_larger_share_read_narrows_the_interval_to_nothing() -> None:
 
 
 @pytest.mark.parametrize("partitions", [64, 128, 256, 512])
-def test_small_sizes_keep_their_95_percent(partitions: int) -> None:
-    """Not by drawing: the chance of every number of hits, added up where the bounds hold the size."""
+def test_small_sizes_keep_95_percent_coverage(partitions: int) -> None:
+    """Exact: the probabilities of all hit counts whose bounds contain the size, added up."""
     population = 100_000
     sampled = population * partitions // PARTITION_COUNT
     bounds = [interval_95(hits, sampled, population) for hits in range(121)]
@@ -116,7 +116,7 @@ def blocks_of(counts: Sequence[int], users: int) -> list[Block]:
     return [Block((len(found), len(everyone)), halves)]
 
 
-def test_a_simple_sample_has_next_to_no_design_effect() -> None:
+def test_simple_sample_has_almost_no_design_effect() -> None:
     random = np.random.default_rng(20_261_128)
     effects = [
         design_effects(blocks_of(random.binomial(200, share, 64).tolist(), 200), 1)[0]
@@ -128,14 +128,14 @@ def test_a_simple_sample_has_next_to_no_design_effect() -> None:
 
 
 def test_whole_partitions_count_as_one_user_each() -> None:
-    """Six of 64 partitions are in, each with all of its users."""
+    """Six of 64 partitions are members as a whole."""
     (effect,) = design_effects(blocks_of([200] * 6 + [0] * 58, 200), 1)
     assert effect == pytest.approx(200, rel=0.5)
     lower, upper = interval_95(1_200, 12_800, 204_800, effect)
     assert (lower / 204_800, upper / 204_800) == pytest.approx((0.045, 0.19), abs=0.015)
 
 
-def test_halves_are_counted_alike_in_sparse_and_in_dense_sets() -> None:
+def test_halves_agree_for_sparse_and_dense_sets() -> None:
     random = np.random.default_rng(20_261_129)
     halvings = Halvings(64)
     ranks = random.integers(0, 64, 70_000).astype(np.uint16)
@@ -151,9 +151,9 @@ def test_halves_are_counted_alike_in_sparse_and_in_dense_sets() -> None:
         assert halvings.counts(BitMap(members.tolist())) == expected
 
 
-def test_what_is_stolen_from_partitions_keeps_its_95_percent() -> None:
-    """A tenth of the partitions is in as a whole, as an attribute made from the hash of the ids would be: the
-    bounds hold the truth for 95 of 100 choices of the partitions that are read.
+def test_clustered_sets_keep_95_percent_coverage() -> None:
+    """A tenth of the partitions are members as a whole, as with an attribute derived from the id hash: the
+    bounds contain the true size for 95 % of the choices of partitions.
     """
     random = np.random.default_rng(20_261_130)
     population, each = 100_352, 98
@@ -170,7 +170,7 @@ def test_what_is_stolen_from_partitions_keeps_its_95_percent() -> None:
 # --- several sizes ------------------------------------------------------------------------------------------
 
 
-def test_no_bound_lies_beyond_that_of_a_set_around_it() -> None:
+def test_subset_bounds_never_exceed_superset_bounds() -> None:
     steps = (
         Universe(inputs=("i",)),
         BucketMatch(salt="a", first=0, last=1),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from engine.audiences.model import (
@@ -16,10 +18,29 @@ from engine.audiences.model import (
     SizeKind,
     SizeState,
 )
-from engine.criteria.model import AllOf, AnyOf, Audience, Criterion, Not
-from engine.criteria.validation import Checked, Context, validate
-from engine.errors import FailedPrecondition, InvalidInput, NotFound, RevisionNotReached
-from engine.resources.records import Account, Journey, MilestoneKind
+from engine.backends.base import UserRecord
+from engine.criteria.model import (
+    AllOf,
+    AnyOf,
+    Audience,
+    Consent,
+    ConsentState,
+    Criterion,
+    Exists,
+    Identity,
+    Not,
+    UserAttribute,
+)
+from engine.criteria.validation import Context, validate
+from engine.errors import (
+    FailedPrecondition,
+    InvalidInput,
+    NotFound,
+    RevisionNotReached,
+    Violation,
+    Warning,
+)
+from engine.resources.records import Account, Input, Journey, MilestoneKind, Workspace
 from engine.values import MICROS_PER_DAY
 from tests.engine.site import ACCOUNT, APP, JOURNEY, NOW, WEB, Site, did, event
 
@@ -56,7 +77,7 @@ def test_whole_and_labelled_sizes(shop: Site) -> None:
     assert shop.engine.sizes.count(first.name).users == 1
 
 
-def test_windows_refer_to_the_instant_asked_for(shop: Site) -> None:
+def test_windows_refer_to_the_requested_instant(shop: Site) -> None:
     recent = shop.add("recent", did("buy", days=30))
     assert shop.engine.sizes.count(recent.name).users == 2
     assert shop.engine.sizes.count(recent.name, as_of=NOW - 20 * DAY).users == 2
@@ -64,7 +85,7 @@ def test_windows_refer_to_the_instant_asked_for(shop: Site) -> None:
     assert shop.engine.sizes.estimate(SavedTarget(recent.name), as_of=NOW + 31 * DAY).size.users == 0
 
 
-def test_a_draft_comes_behind_its_siblings_and_replaces_one(shop: Site) -> None:
+def test_draft_comes_after_its_siblings_or_replaces_one(shop: Site) -> None:
     one = shop.add("buyers", did("buy"))
     rest = shop.add("rest", None)
     draft = Draft(journey=JOURNEY, criteria=did("look", label="looked"))
@@ -117,10 +138,96 @@ def test_warnings_come_with_saved_milestones_and_drafts(shop: Site) -> None:
     assert [warning.field for warning in estimate.warnings] == ["draft.criteria.event.name"]
 
 
+def test_data_outside_the_journey_is_said_to_be_there(shop: Site) -> None:
+    accounts = shop.engine.accounts
+    accounts.create_workspace(ACCOUNT, "crm", Workspace(name=""))
+    crm = accounts.create_input(f"{ACCOUNT}/workspaces/crm", "feed", Input(name="")).name
+    shop.update("u1", {"plan": "gold"})
+    record = UserRecord(
+        "u1",
+        crm,
+        NOW,
+        {"score": 0.9, "plan": "silver"},
+        {"email": "u1@example.com"},
+        {("gdpr", "ads"): ConsentState.GIVEN},
+    )
+    shop.engine.ingest.users(ACCOUNT, [record])
+    shop.engine.journeys.create_journey(ACCOUNT, "web", Journey(name="", inputs=(WEB,)))
+    criteria = AllOf(
+        criteria=(
+            UserAttribute(key="plan", test=Exists()),
+            UserAttribute(key="score", test=Exists()),
+            UserAttribute(key="scroe", test=Exists()),
+            Identity(type="email", test=Exists()),
+            Identity(type="e-mail", test=Exists()),
+            Consent(regulation="gdpr", purpose="ads", state=ConsentState.GIVEN),
+            Consent(regulation="gdpr", purpose="sms", state=ConsentState.GIVEN),
+        )
+    )
+    path = "draft.criteria.all_of.criteria"
+    never = [
+        ("NEVER_SEEN", f"{path}[2].user_attribute.key"),
+        ("NEVER_SEEN", f"{path}[4].identity.type"),
+        ("NEVER_SEEN", f"{path}[6].consent"),
+    ]
+    everything = shop.engine.sizes.estimate(Draft(journey=JOURNEY, criteria=criteria))
+    assert warned(everything.warnings) == never
+    web_alone = shop.engine.sizes.estimate(Draft(journey=f"{ACCOUNT}/journeys/web", criteria=criteria))
+    assert warned(web_alone.warnings) == [("SEEN_ELSEWHERE", f"{path}[1].user_attribute.key"), *never]
+    assert f"only through other inputs of {ACCOUNT}/workspaces/crm;" in web_alone.warnings[0].description
+
+
+def warned(warnings: Sequence[Warning]) -> list[tuple[str, str]]:
+    return [(warning.reason, warning.field) for warning in warnings]
+
+
+def test_an_estimate_behind_siblings_that_take_everyone_says_so(shop: Site) -> None:
+    draft = Draft(journey=JOURNEY, criteria=did("look"))
+    lookers = shop.add("lookers", did("look"))
+    assert shop.engine.sizes.estimate(draft).warnings == ()
+    everyone = shop.add("everyone", AllOf())
+    estimate = shop.engine.sizes.estimate(draft)
+    assert estimate.size.users == estimate.draw.users == 0
+    assert [msgspec.structs.astuple(warning) for warning in estimate.warnings] == [
+        (
+            "draft.criteria",
+            f"no users are left for this milestone: {lookers.name}, {everyone.name} together take everyone, "
+            "since the first match takes a user; narrow them or put this milestone before them",
+            "SIBLINGS_TAKE_EVERYONE",
+        )
+    ]
+    # The same for a saved milestone, below a parent, and where data alone make it so.
+    saved = shop.add("late", did("buy"))
+    expected = [("SIBLINGS_TAKE_EVERYONE", "criteria")]
+    assert warned(shop.engine.sizes.estimate(SavedTarget(saved.name)).warnings) == expected
+    shop.add("looked-again", did("look"), lookers.name)
+    below = Draft(journey=JOURNEY, parent=lookers.name, criteria=did("buy"))
+    [warning] = shop.engine.sizes.estimate(below).warnings
+    assert f"{JOURNEY}/milestones/looked-again takes everyone" in warning.description
+    # A parent without users has none to take, and remaining users may well be no one.
+    empty = shop.add("empty", did("buy"), everyone.name)
+    shop.add("buyers", did("buy"), empty.name)
+    none_above = Draft(journey=JOURNEY, parent=empty.name, criteria=did("look"))
+    assert shop.engine.sizes.estimate(none_above).warnings == ()
+    rest = Draft(journey=JOURNEY, kind=MilestoneKind.REMAINING_USERS)
+    assert shop.engine.sizes.estimate(rest).warnings == ()
+
+
+def test_a_preview_says_which_milestones_get_no_one(shop: Site) -> None:
+    milestones = (
+        PreviewMilestone(id="all", criteria=AllOf()),
+        PreviewMilestone(id="late", criteria=did("look")),
+        PreviewMilestone(id="below", parent="late", criteria=did("look")),
+        PreviewMilestone(id="below-too", parent="late", criteria=did("buy")),
+    )
+    warnings = shop.engine.sizes.preview(ACCOUNT, (WEB,), milestones).warnings
+    assert warned(warnings) == [("SIBLINGS_TAKE_EVERYONE", "milestones[1].criteria")]
+
+
 def test_a_draft_is_validated_once(shop: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[str] = []
 
-    def counting(criterion: Criterion, context: Context) -> Checked:
+    def counting(criterion: Criterion, context: Context) -> tuple[Violation, ...]:
         checked.append(context.root)
         return validate(criterion, context)
 
@@ -129,7 +236,7 @@ def test_a_draft_is_validated_once(shop: Site, monkeypatch: pytest.MonkeyPatch) 
     assert checked == ["draft.criteria"]
 
 
-def test_what_does_not_exist(shop: Site) -> None:
+def test_missing_targets_are_not_found(shop: Site) -> None:
     with pytest.raises(NotFound) as missing:
         shop.engine.sizes.count(f"{ACCOUNT}/audiences/none")
     assert missing.value.metadata == {"resource": f"{ACCOUNT}/audiences/none"}
@@ -140,7 +247,7 @@ def test_what_does_not_exist(shop: Site) -> None:
         shop.engine.sizes.estimate(Draft(journey=f"{ACCOUNT}/journeys/none", criteria=did("a")))
 
 
-def test_a_revision_that_is_not_reached(shop: Site) -> None:
+def test_unreached_revision_is_refused(shop: Site) -> None:
     milestone = shop.add("one", did("a"))
     with pytest.raises(RevisionNotReached):
         shop.engine.sizes.count(
@@ -167,7 +274,7 @@ def test_every_intersection(shop: Site) -> None:
     )
 
 
-def test_what_cannot_be_compared(shop: Site) -> None:
+def test_invalid_comparisons_are_refused(shop: Site) -> None:
     one, two = shop.add("one", did("a")), shop.add("two", did("b"))
     shop.engine.accounts.create_account("rival", Account(name=""))
     shop.engine.journeys.create_journey("accounts/rival", "j", Journey(name=""))
@@ -205,7 +312,7 @@ def test_a_funnel_has_shares_of_parents_and_of_splits(shop: Site) -> None:
     assert funnel.steps[1].audience == buyers.audience
 
 
-def test_a_preview_is_the_funnel_of_what_is_not_saved(shop: Site) -> None:
+def test_preview_returns_the_funnel_of_an_unsaved_journey(shop: Site) -> None:
     milestones = (
         PreviewMilestone(id="lookers", criteria=did("look")),
         PreviewMilestone(id="buyers", parent="lookers", criteria=did("buyy")),
@@ -249,7 +356,7 @@ def test_faults_of_previews(shop: Site, milestones: tuple[PreviewMilestone, ...]
 def test_an_audience_shows_one_size_at_a_time(shop: Site) -> None:
     lookers = shop.add("lookers", did("look"))
     buyers = shop.add("buyers", did("buy"), lookers.name)
-    # 1. Nobody needs the real membership: an estimate.
+    # 1. No connection needs the real membership: an estimate.
     shown = shop.engine.sizes.shown(buyers.audience)
     assert (shown.kind, shown.size.users, shown.population) == (SizeKind.ESTIMATE, 4, 10)
     # 2. A connection does: no estimate any more, for the audience and its ancestors.
@@ -274,7 +381,7 @@ def test_an_audience_shows_one_size_at_a_time(shop: Site) -> None:
     assert shop.engine.sizes.shown(lookers.audience).kind is SizeKind.ESTIMATE
 
 
-def test_precision_is_held_in_small_stores_by_exactness(shop: Site) -> None:
+def test_small_stores_are_counted_exactly(shop: Site) -> None:
     milestone = shop.add("buyers", did("buy"))
     estimate = shop.engine.sizes.estimate(SavedTarget(milestone.name), precision=MaxRelativeError(0.5))
     assert estimate.size.state is SizeState.EXACT

@@ -1,4 +1,4 @@
-"""Backends are opened by URL, those of other distributions too."""
+"""Backends, including external ones, are opened by URL."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from engine.backends import registry
@@ -50,7 +51,11 @@ def open_idle(location: str, settings: Mapping[str, Any], clock: Callable[[], St
     return opened[-1]
 
 
-IDLE = Registration(open=open_idle, settings={"depth": 3})
+class IdleSettings(msgspec.Struct, frozen=True):
+    depth: int = 3
+
+
+IDLE = Registration(open=open_idle, settings=IdleSettings)
 
 
 @pytest.fixture(autouse=True)
@@ -61,12 +66,17 @@ def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
         EntryPoint("wrong", f"{__name__}:open_idle", group),
         EntryPoint("local", f"{__name__}:IDLE", group),
     )
-    monkeypatch.setattr(registry, "entry_points", lambda *, group: others)
+
+    def entry_points(*, group: str, name: str | None = None) -> tuple[EntryPoint, ...]:
+        assert group == registry.ENTRY_POINT_GROUP
+        return tuple(found for found in others if name in (None, found.name))
+
+    monkeypatch.setattr(registry, "entry_points", entry_points)
     monkeypatch.setattr(EntryPoint, "load", load)
 
 
 def load(found: EntryPoint) -> object:
-    """As `EntryPoint.load`, for what this file has as well, under whatever name it was imported."""
+    """As `EntryPoint.load`, but also for objects of this file."""
     module, _, name = found.value.partition(":")
     return globals()[name] if module == __name__ else original_load(found)
 
@@ -75,27 +85,33 @@ original_load = EntryPoint.load
 
 
 def test_the_embedded_backend(tmp_path: Path) -> None:
-    backend = registry.open_backend(f"local:{tmp_path / 'store'}", settings={"groups": 4, "depth": 9})
+    backend = registry.open_backend(f"local:{tmp_path / 'store'}", settings={"groups": 4})
     assert backend.capabilities() == Capabilities("local", frozenset(Role))
     assert backend.smallest_sample() == 1_024 // 4
     assert upkeep_of(backend).figures().users == 0
     backend.close()
 
 
-def test_a_backend_of_another_distribution_is_opened_with_its_own_settings() -> None:
+def test_external_backend_is_opened_with_its_settings() -> None:
     assert registry.names() == ("idle", "local", "wrong")
-    store = registry.open_store("idle:host:99/db", settings={"groups": 4, "depth": 9})
+    store = registry.open_store("idle:host:99/db", settings={"depth": 9})
     assert isinstance(store, Idle)
     assert (store.location, store.settings) == ("host:99/db", {"depth": 9})
     with pytest.raises(Unsupported, match="'idle' does not have the role upkeep"):
         upkeep_of(store)
 
 
-def test_a_store_without_the_roles_of_the_engine_is_closed_again() -> None:
+def test_store_without_required_roles_is_closed() -> None:
     lacking = "catalog, documents, membership, plans, writing"
     with pytest.raises(Unsupported, match=f"'idle' does not have the role {lacking}"):
         registry.open_backend("idle:anywhere")
     assert opened[-1].is_closed
+
+
+def test_a_setting_that_a_backend_does_not_take_is_refused() -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        registry.open_store("idle:anywhere", settings={"depth": 9, "groups": 4})
+    assert refusal.value.message == "groups: is no setting of the backend 'idle'"
 
 
 @pytest.mark.parametrize(
@@ -107,12 +123,12 @@ def test_a_store_without_the_roles_of_the_engine_is_closed_again() -> None:
         (":data", "must be BACKEND:LOCATION, such as local:data; got ':data'"),
     ],
 )
-def test_what_is_no_store_is_named(url: str, description: str) -> None:
+def test_invalid_store_urls_are_refused(url: str, description: str) -> None:
     with pytest.raises(InvalidInput) as refusal:
         registry.open_store(url)
     assert refusal.value.message == f"store: {description}"
 
 
-def test_what_is_registered_must_be_a_backend() -> None:
-    with pytest.raises(Unsupported, match="of backend 'wrong' is no Registration"):
+def test_entry_point_must_be_a_registration() -> None:
+    with pytest.raises(Unsupported, match="of backend 'wrong' is not a Registration"):
         registry.open_store("wrong:x")

@@ -1,4 +1,4 @@
-"""What all matchers have in common, and what takes more than a line of a fixture file to say."""
+"""Properties of all matchers, and cases too long for a fixture file."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TESTS: st.SearchStrategy[ResolvedTest] = st.one_of(
 
 
 @given(TESTS, VALUES)
-def test_kinds_numbers_and_instants_say_the_same_as_passes(test: ResolvedTest, value: Value) -> None:
+def test_kinds_numbers_and_instants_agree_with_passes(test: ResolvedTest, value: Value) -> None:
     matcher = matcher_of(test)
     passes = matcher.passes(value)
     if kind_of(value) not in matcher.kinds:
@@ -64,14 +64,14 @@ def test_points_become_sorted_intervals_and_neighbouring_instants_one_range() ->
     assert matcher_of(Exists()).instants == (ALL_TIME,)
 
 
-def test_equal_tests_are_compiled_once_and_look_alikes_are_kept_apart() -> None:
+def test_equal_tests_are_compiled_once_and_similar_ones_separately() -> None:
     assert matcher_of(Equals("a")) is matcher_of(Equals("a"))
     assert matcher_of(Equals(1.0)).kinds == {Kind.NUMBER}
     assert matcher_of(Equals(True)).kinds == {Kind.BOOL}
     assert matcher_of(Equals(1)).kinds == {Kind.TIME}
 
 
-def test_versions_have_the_order_of_the_specification() -> None:
+def test_versions_sort_by_the_specification() -> None:
     # The chain of section 11 of Semantic Versioning 2.0.0, and neighbours beyond it.
     ordered = [
         "1.0.0-0", "1.0.0-1", "1.0.0-9", "1.0.0-10", "1.0.0--", "1.0.0-alpha", "1.0.0-alpha.1",
@@ -84,10 +84,22 @@ def test_versions_have_the_order_of_the_specification() -> None:
     assert len(set(keys)) == len(keys)
 
 
+@pytest.mark.parametrize("rest", ["", "-rc.1", "-0+b", "+2026.1", "-a-b"])
+def test_missing_parts_of_a_version_are_zero(rest: str) -> None:
+    for short, long in (("10.1", "10.1.0"), ("10", "10.0.0"), ("0", "0.0.0"), ("7", "7.0")):
+        assert precedence(short + rest) == precedence(long + rest) is not None
+    assert precedence("10.1" + rest) != precedence("10.1.1" + rest)
+
+
 @pytest.mark.parametrize(
-    "text", ["1", "1.2", "1.2.3.4", "01.2.3", "1.2.3-01", "1.2.3-", "1.2.3-a..b", "", "1.2.3+"]
+    "text",
+    [
+        *("1.2.3.4", "01.2.3", "1.02", "1.", ".1", "1..2", "1.2.", "1,2", "1.x", "\u0661", ""),
+        *("v1.2.3", "v1", "V1.2", " 1.2", "1.2 ", "1. 2", "1-", "1+", "-1", "+1"),
+        *("1.2.3-01", "1.2.3-", "1.2.3-a..b", "1.2.3+"),
+    ],
 )
-def test_a_string_that_is_no_version_has_no_precedence(text: str) -> None:
+def test_invalid_version_has_no_precedence(text: str) -> None:
     assert precedence(text) is None
     with pytest.raises(BadVersion, match="not a version"):
         matcher_of(Semver("equals", text))
@@ -98,7 +110,7 @@ def test_a_bad_expression_is_refused_with_the_message_of_re2() -> None:
         matcher_of(Text("matches", "a(b"))
 
 
-def test_an_expression_that_backtracks_elsewhere_takes_linear_time() -> None:
+def test_backtracking_expression_takes_linear_time() -> None:
     matcher = matcher_of(Text("matches", "^(a+)+$"))
     glob = matcher_of(Text("glob", "*a" * 50 + "b"))
     value = "a" * 4_096 + "c"

@@ -1,4 +1,4 @@
-"""Ranges and intervals are sets: every operation is checked point by point around their ends."""
+"""Ranges and intervals are sets: every operation is checked at points around their ends."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NUMBERS = [half / 2 for half in range(-3, 20)]
 
 
 @given(st.lists(RANGES))
-def test_merged_ranges_hold_the_same_instants_and_lie_apart(ranges: list[TimeRange]) -> None:
+def test_merged_ranges_are_equal_and_disjoint(ranges: list[TimeRange]) -> None:
     merged = merged_ranges(ranges)
     assert [hold_instant(merged, t) for t in INSTANTS] == [hold_instant(ranges, t) for t in INSTANTS]
     for before, after in itertools.pairwise(merged):
@@ -42,9 +42,7 @@ def test_merged_ranges_hold_the_same_instants_and_lie_apart(ranges: list[TimeRan
 
 
 @given(st.lists(RANGES), st.lists(RANGES))
-def test_the_symmetric_difference_holds_what_one_has_and_the_other_lacks(
-    a: list[TimeRange], b: list[TimeRange]
-) -> None:
+def test_symmetric_difference_of_ranges(a: list[TimeRange], b: list[TimeRange]) -> None:
     difference = symmetric_difference(a, b)
     expected = [hold_instant(a, t) != hold_instant(b, t) for t in INSTANTS]
     assert [hold_instant(difference, t) for t in INSTANTS] == expected
@@ -58,7 +56,7 @@ def test_merged_intervals_hold_the_same_numbers(intervals: list[Interval]) -> No
 
 
 @given(st.lists(INTERVALS))
-def test_the_complement_holds_every_other_number(intervals: list[Interval]) -> None:
+def test_complement_contains_every_other_number(intervals: list[Interval]) -> None:
     rest = complement(intervals)
     assert [hold_number(rest, x) for x in NUMBERS] == [not hold_number(intervals, x) for x in NUMBERS]
     assert complement(rest) == merged_intervals(intervals)

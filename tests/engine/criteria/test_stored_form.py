@@ -1,4 +1,4 @@
-"""Criteria keep the form in which they are stored, whatever becomes of their classes."""
+"""The stored form of criteria never changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refused criteria: each fault by its path and reason, all at once, and warnings for names never seen."""
+"""Invalid criteria: all faults with path and reason."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ from engine.criteria.model import (
     Window,
     WithinLast,
 )
-from engine.criteria.validation import AudienceReference, Checked, Context, SeenNames, validate
+from engine.criteria.operators.text import TextOp
+from engine.criteria.validation import AudienceReference, Context, validate
+from engine.errors import Violation
 from engine.limits import Limits
 from engine.values import TIME_MAX_MICROS
 
@@ -55,21 +57,18 @@ NOBODYS = "accounts/a/workspaces/w/inputs/none"
 REFERENCES = {"found": AudienceReference.FOUND, "cycle": AudienceReference.CYCLE}
 
 
-def check(criterion: Criterion, *, seen: SeenNames | None = None, limits: Limits | None = None) -> Checked:
+def check(criterion: Criterion, *, limits: Limits | None = None) -> tuple[Violation, ...]:
     context = Context(
         inputs=frozenset({IOS, WEB}),
         journey_inputs=frozenset({IOS}),
         audience=lambda name: REFERENCES.get(name, AudienceReference.UNKNOWN),
-        seen=seen,
         limits=limits or Limits(),
     )
     return validate(criterion, context)
 
 
 def faults(criterion: Criterion, *, limits: Limits | None = None) -> list[tuple[str, str]]:
-    return [
-        (v.field.removeprefix("criteria."), v.description) for v in check(criterion, limits=limits).violations
-    ]
+    return [(v.field.removeprefix("criteria."), v.description) for v in check(criterion, limits=limits)]
 
 
 # What else is wrong with operands is in the fixture files of the operators.
@@ -86,7 +85,7 @@ ATTRIBUTE_TESTS: list[tuple[ValueTest, str, str]] = [
 
 
 @pytest.mark.parametrize(("test", "field", "reason"), ATTRIBUTE_TESTS)
-def test_a_faulty_operand_is_refused_wherever_it_stands(test: ValueTest, field: str, reason: str) -> None:
+def test_faulty_operand_is_refused_in_any_node(test: ValueTest, field: str, reason: str) -> None:
     assert faults(UserAttribute(key="k", test=test)) == [(f"user_attribute.test.{field}", reason)]
     where = WhereNot(condition=WhereAttribute(key="k", test=test))
     assert faults(Event(where=where)) == [(f"event.where.not.attribute.test.{field}", reason)]
@@ -157,26 +156,26 @@ def test_a_sound_window(window: Window) -> None:
 
 
 AGGREGATES: list[tuple[Event, str, str]] = [
-    (Event(aggregate=Aggregate.SUM), "event.of", "is needed: SUM is of an attribute"),
-    (Event(aggregate=Aggregate.DISTINCT), "event.of", "is needed: DISTINCT is of an attribute"),
-    (Event(of="amount"), "event.of", "does not fit: COUNT looks at no attribute"),
+    (Event(aggregate=Aggregate.SUM), "event.of", "is required: SUM reads an attribute"),
+    (Event(aggregate=Aggregate.DISTINCT), "event.of", "is required: DISTINCT reads an attribute"),
+    (Event(of="amount"), "event.of", "must be empty: COUNT reads no attribute"),
     (
         Event(aggregate=Aggregate.DISTINCT_DAYS, of="amount"),
         "event.of",
-        "does not fit: DISTINCT_DAYS looks at no attribute",
+        "must be empty: DISTINCT_DAYS reads no attribute",
     ),
     (Event(test=Compare("greater_than", math.inf)), "event.test.greater_than", "must be a finite number"),
     (
         Event(test=Compare("greater_than", 5)),
         "event.test.greater_than",
-        "does not fit: it is a test on times, and what it tests are numbers",
+        "does not fit: it tests times, but the values are numbers",
     ),
     (
         Event(test=Equals("3")),
         "event.test.equals",
-        "does not fit: it is a test on strings or lists, and what it tests are numbers",
+        "does not fit: it tests strings or lists, but the values are numbers",
     ),
-    (Event(test=In((1.0, "3"))), "event.test.in.values[1]", "does not fit: an aggregate is a number"),
+    (Event(test=In((1.0, "3"))), "event.test.in.values[1]", "must be a number, because the aggregate is one"),
     (Event(test=Between(3.0, 2.0)), "event.test.between", "is empty: low is greater than high"),
     (Event(inputs=(IOS, NOBODYS)), "event.inputs[1]", f"input {NOBODYS!r} does not exist"),
     (Event(inputs=(WEB,)), "event.inputs[0]", f"input {WEB!r} is not one of the journey's inputs"),
@@ -190,22 +189,22 @@ def test_a_faulty_event(event: Event, field: str, reason: str) -> None:
     assert faults(event) == [(field, reason)]
 
 
-def test_a_test_that_nobody_could_have_meant_does_not_fit() -> None:
+def test_impossible_test_does_not_fit() -> None:
     text: NumberTest | Text = Text("contains", "3")
     assert faults(Event(test=text)) == [  # type: ignore[arg-type]
         (
             "event.test.contains",
-            "does not fit: it is a test on strings or lists, and what it tests are numbers",
+            "does not fit: it tests strings or lists, but the values are numbers",
         )
     ]
     assert faults(UserAttribute(key="$first_seen", test=Equals("2020"))) == [
         (
             "user_attribute.test.equals",
-            "does not fit: it is a test on strings or lists, and what it tests are times",
+            "does not fit: it tests strings or lists, but the values are times",
         )
     ]
     assert faults(Identity(type="email", test=Compare("less_than", 3.0))) == [
-        ("identity.test.less_than", "does not fit: it is a test on numbers, and what it tests are strings")
+        ("identity.test.less_than", "does not fit: it tests numbers, but the values are strings")
     ]
     for sound in (WithinLast(5), Compare("less_than", 5), Between(1, 2), Exists(), In((5, 6))):
         assert faults(UserAttribute(key="$last_seen", test=sound)) == []
@@ -219,8 +218,17 @@ def test_a_test_that_nobody_could_have_meant_does_not_fit() -> None:
         (Sequence(steps=()), "sequence.steps", "must not be empty"),
         (Sequence(steps=(Step(),) * 21), "sequence.steps", "has 21 steps; at most 20 are allowed"),
         (Sequence(steps=(Step(),), within=0), "sequence.within", "must be longer than zero"),
-        (Audience(name="who"), "audience.name", "audience 'who' does not exist"),
-        (Audience(name="cycle"), "audience.name", "audience 'cycle' is itself made from this milestone"),
+        (
+            Audience(name="who"),
+            "audience.name",
+            "audience 'who' does not exist; names are full: accounts/{account}/audiences/{audience}",
+        ),
+        (
+            Audience(name="accounts/a/audiences/who"),
+            "audience.name",
+            "audience 'accounts/a/audiences/who' does not exist",
+        ),
+        (Audience(name="cycle"), "audience.name", "audience 'cycle' itself depends on this milestone"),
         (
             Bucket(salt="s", from_percent=0.0, to_percent=101.0),
             "bucket.to_percent",
@@ -248,7 +256,7 @@ def test_a_faulty_node(criterion: Criterion, field: str, reason: str) -> None:
     assert faults(criterion) == [(field, reason)]
 
 
-def test_all_faults_come_at_once_in_reading_order_each_with_its_path() -> None:
+def test_all_faults_are_reported_in_reading_order_with_paths() -> None:
     criterion = AllOf(
         criteria=(
             UserAttribute(key="", test=Text("matches", "[")),
@@ -262,18 +270,51 @@ def test_all_faults_come_at_once_in_reading_order_each_with_its_path() -> None:
         ("all_of.criteria[0].user_attribute.key", "must not be empty"),
         (
             "all_of.criteria[0].user_attribute.test.matches",
-            "is not an RE2 expression: missing ]: [",
+            "is not a valid RE2 expression: missing ]: [",
         ),
         (
             "all_of.criteria[1].any_of.criteria[0].not.event.window.range",
             "is empty: start must be before end",
         ),
-        ("all_of.criteria[1].any_of.criteria[0].not.event.of", "is needed: MAX is of an attribute"),
+        ("all_of.criteria[1].any_of.criteria[0].not.event.of", "is required: MAX reads an attribute"),
         (
             "all_of.criteria[2].sequence.steps[1].where.any_of.conditions[0].attribute.key",
             "must not be empty",
         ),
     ]
+
+
+@pytest.mark.parametrize(
+    ("op", "pattern", "reason"),
+    [
+        ("glob", "*a*b" * 300, "is longer than 1024 bytes"),
+        ("glob", "ß" * 513, "is longer than 1024 bytes"),
+        ("glob", "*a?b" * 17, "has 34 wildcards; at most 32 are allowed"),
+        ("matches", "x" * 1_025, "is longer than 1024 bytes"),
+        (
+            "matches",
+            "(.{0,30}){0,30}z",
+            "compiles to 8134 instructions; at most 4000 are allowed: use smaller repetitions",
+        ),
+    ],
+)
+def test_patterns_are_bounded_by_what_they_cost(op: TextOp, pattern: str, reason: str) -> None:
+    criterion = UserAttribute(key="k", test=Text(op=op, pattern=pattern))
+    assert faults(criterion) == [(f"user_attribute.test.{op}", reason)]
+
+
+@pytest.mark.parametrize(
+    ("op", "pattern"),
+    [
+        ("glob", "*" * 32 + "ab"),
+        ("glob", "x" * 1_024),
+        ("matches", r"^[\w.+-]{1,64}@[\w-]{1,63}(\.[\w-]{2,63}){1,4}$"),
+        ("matches", "|".join(f"{word:04d}" for word in range(200))),
+        ("contains", "*" * 4_096),
+    ],
+)
+def test_common_patterns_are_within_the_bounds(op: TextOp, pattern: str) -> None:
+    assert faults(UserAttribute(key="k", test=Text(op=op, pattern=pattern))) == []
 
 
 def nested(levels: int) -> Criterion:
@@ -283,7 +324,7 @@ def nested(levels: int) -> Criterion:
     return criterion
 
 
-def test_depth_ends_at_the_limit_and_what_lies_deeper_is_not_looked_into() -> None:
+def test_depth_limit_stops_validation() -> None:
     assert faults(nested(32)) == []
     [(path, reason)] = faults(nested(33))
     assert path == ".".join(["not"] * 32)
@@ -296,9 +337,9 @@ def test_depth_ends_at_the_limit_and_what_lies_deeper_is_not_looked_into() -> No
     ]
 
 
-def test_nodes_are_criteria_conditions_and_steps_together() -> None:
+def test_node_limit_counts_criteria_conditions_and_steps() -> None:
     assert faults(AnyOf(criteria=(AllOf(),) * 499)) == []
-    refused = check(AnyOf(criteria=(AllOf(),) * 500)).violations
+    refused = check(AnyOf(criteria=(AllOf(),) * 500))
     assert [(v.field, v.description) for v in refused] == [
         ("criteria", "has 501 nodes; at most 500 are allowed")
     ]
@@ -306,36 +347,3 @@ def test_nodes_are_criteria_conditions_and_steps_together() -> None:
     sequence = Sequence(steps=(Step(), Step(where=WhereAll(conditions=conditions))))
     assert faults(sequence, limits=Limits(criteria_nodes_max=7)) == []
     assert len(faults(sequence, limits=Limits(criteria_nodes_max=6))) == 1
-
-
-def test_names_never_seen_are_warned_about_and_not_refused() -> None:
-    criterion = AllOf(
-        criteria=(
-            Event(name="buy", aggregate=Aggregate.SUM, of="amount"),
-            Event(
-                name="byu",
-                aggregate=Aggregate.SUM,
-                of="amuont",
-                where=WhereAttribute(key="colour", test=Exists()),
-            ),
-            UserAttribute(key="plna", test=Exists()),
-            UserAttribute(key="$first_seen", test=Exists()),
-            Event(),
-        )
-    )
-    seen = SeenNames(frozenset({"buy"}), frozenset({"plan"}), frozenset({"amount"}))
-    checked = check(criterion, seen=seen)
-    assert checked.violations == ()
-    assert [(w.field, w.description) for w in checked.warnings] == [
-        ("criteria.all_of.criteria[1].event.name", "no event named 'byu' has been seen so far"),
-        (
-            "criteria.all_of.criteria[1].event.where.attribute.key",
-            "no event attribute named 'colour' has been seen so far",
-        ),
-        ("criteria.all_of.criteria[1].event.of", "no event attribute named 'amuont' has been seen so far"),
-        (
-            "criteria.all_of.criteria[2].user_attribute.key",
-            "no user attribute named 'plna' has been seen so far",
-        ),
-    ]
-    assert check(criterion).warnings == ()

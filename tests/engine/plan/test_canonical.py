@@ -1,4 +1,4 @@
-"""The name of a question does not hang on the order in which it is put."""
+"""The name of a question does not depend on the order of its parts."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_every_order_has_the_same_name(group: type[AllOf] | type[AnyOf]) -> None
     assert len(nested) == 1
 
 
-def test_other_questions_have_other_names() -> None:
+def test_different_questions_have_different_names() -> None:
     asked: list[Criterion] = [
         AllOf(criteria=PARTS),
         AnyOf(criteria=PARTS),

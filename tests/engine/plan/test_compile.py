@@ -1,5 +1,5 @@
-"""Criteria and journeys compiled and executed over small worlds: the edges at which systems of this kind went
-wrong, and the laws that hold for every criterion.
+"""Criteria and journeys compiled and executed over small worlds: known edge cases, and the laws that hold for
+every criterion.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def test_aggregates(aggregate: Aggregate, test: NumberTest | None, expected: set
     assert members(Event(name="buy", aggregate=aggregate, of="amount", test=test), BUYERS) == expected
 
 
-def test_days_are_those_of_the_account() -> None:
+def test_days_follow_the_account_time_zone() -> None:
     day = Event(name="buy", aggregate=Aggregate.DISTINCT_DAYS, test=Equals(2.0))
     before_midnight = NOW // MICROS_PER_DAY * MICROS_PER_DAY - 3_600_000_000 - 1  # 22:59:59.999999 UTC
     world = {"across": buys(1.0, 1.0, at=before_midnight), "within": buys(1.0, 1.0, at=before_midnight - 5)}
@@ -145,7 +145,7 @@ def test_days_are_those_of_the_account() -> None:
     assert evaluate(utc, world) == [set()]
 
 
-def test_a_calendar_window_is_in_the_time_zone_of_the_account_unless_it_names_one() -> None:
+def test_calendar_window_uses_the_account_time_zone_by_default() -> None:
     yesterday = NOW // MICROS_PER_DAY * MICROS_PER_DAY - 1
     world = {"late": buys(1.0, at=yesterday)}  # 23:59:59.999999 UTC, already today in Berlin
     today = Event(name="buy", window=Calendar(unit=CalendarUnit.DAY))
@@ -154,7 +154,7 @@ def test_a_calendar_window_is_in_the_time_zone_of_the_account_unless_it_names_on
     assert members(in_utc, world) == set()
 
 
-def test_only_events_within_the_retention_count_whatever_the_window() -> None:
+def test_only_events_within_the_retention_count() -> None:
     day = MICROS_PER_DAY
     account = Account("accounts/a", event_retention=30 * day)
     world = {
@@ -195,7 +195,7 @@ def test_all_parts_of_where_see_the_same_event() -> None:
     assert members(Event(name="buy", where=both), world) == {"same"}
 
 
-def test_steps_of_a_sequence_are_strictly_later_each() -> None:
+def test_sequence_steps_are_strictly_later() -> None:
     def did(*events: tuple[str, int]) -> User:
         return User(events=tuple(Happened(IOS, name, time) for name, time in events))
 
@@ -214,7 +214,7 @@ def test_steps_of_a_sequence_are_strictly_later_each() -> None:
     assert members(Not(criterion=Sequence(steps=steps)), world) == {"b a", "same time", "a"}
 
 
-def test_attributes_are_those_of_the_workspaces_and_users_those_of_the_inputs() -> None:
+def test_attributes_follow_workspaces_and_users_follow_inputs() -> None:
     world = {
         "phone": User(updates={IOS: (1,)}, attributes={PHONE: {"plan": "gold"}}),
         "site": User(updates={IOS: (1,)}, attributes={SITE: {"plan": "gold"}}),
@@ -247,7 +247,7 @@ def test_empty_groups_and_three_negations() -> None:
 
 
 @given(st.floats(0, 100), st.floats(0, 100))
-def test_buckets_that_meet_share_no_user_and_leave_none_out(a: float, b: float) -> None:
+def test_adjacent_buckets_partition_the_users(a: float, b: float) -> None:
     ends = sorted({0.0, a, b, 100.0})
     places = []
     for low, high in itertools.pairwise(ends):
@@ -272,7 +272,7 @@ def test_a_bucket_is_the_share_of_the_hash() -> None:
 
 
 @given(criteria(INPUTS), criteria(INPUTS), WORLDS)
-def test_the_laws(a: Criterion, b: Criterion, world: World) -> None:
+def test_laws_of_the_language(a: Criterion, b: Criterion, world: World) -> None:
     everyone = members(AllOf(), world)
     in_a, in_b = members(a, world), members(b, world)
     assert members(Not(criterion=Not(criterion=a)), world) == in_a
@@ -322,14 +322,14 @@ SPLIT = JourneyTree(
 
 
 def world_of(*names: str) -> World:
-    """Users called by the events they have."""
+    """Users named after the events they have."""
     return {name: User(events=tuple(Happened(IOS, event, 1) for event in [*name, "x"])) for name in names}
 
 
 LETTERS = world_of("", "a", "b", "c", "ab", "bc", "abc")
 
 
-def test_each_labelled_criterion_stands_by_itself_among_the_users_the_milestone_draws_from() -> None:
+def test_labelled_criterion_is_counted_alone_among_the_draw() -> None:
     compiled = compile_milestone(ACCOUNT, SPLIT, "second", NOW, no_audience)
     milestone, draw, *labels = evaluate(compiled.plan, LETTERS)
     assert milestone == {"b"}
@@ -441,9 +441,9 @@ def test_parents_to_any_depth() -> None:
     assert evaluate(plan, LETTERS)[0] == {"a", "ab", "abc"}
 
 
-def test_a_plan_of_a_cycle_is_refused() -> None:
+def test_audience_cycle_is_refused() -> None:
     journey = SPLIT.with_draft(TreeMilestone(id="first", position=1, criterion=Audience(name="below")))
-    with pytest.raises(AudienceCycle, match="is made from itself"):
+    with pytest.raises(AudienceCycle, match="depends on itself"):
         compile_milestone(ACCOUNT, journey, "first", NOW, resolver_of(below=(journey, "below")))
     # The first of the split does not depend on the second, which draws from what it leaves.
     journey = SPLIT.with_draft(TreeMilestone(id="second", position=2, criterion=Audience(name="first")))
@@ -461,7 +461,7 @@ BACK = JourneyTree(
 )
 
 
-def test_the_same_question_gives_the_same_plan_and_another_instant_another() -> None:
+def test_plan_depends_only_on_the_question_and_the_instant() -> None:
     def plan(as_of: int, test: NumberTest) -> Plan:
         criterion = Event(name="buy", window=Last(duration=10), test=test)
         return compile_criterion(ACCOUNT, EVERYWHERE, criterion, as_of, no_audience)
@@ -471,7 +471,7 @@ def test_the_same_question_gives_the_same_plan_and_another_instant_another() -> 
     assert plan(NOW, some).digest() != plan(NOW + 1, some).digest()
 
 
-def test_milestones_of_one_plan_share_what_they_have_in_common() -> None:
+def test_milestones_of_one_plan_share_steps() -> None:
     heavy = Event(name="a", aggregate=Aggregate.SUM, of="x", window=Last(duration=5))
     journey = JourneyTree(
         name="j",

@@ -196,7 +196,7 @@ def test_a_relative_test_inside_where() -> None:
         Bucket(salt="s", from_percent=0.0, to_percent=50.0),
     ],
 )
-def test_there_is_no_expiry_plan_when_nothing_depends_on_time(criterion: Criterion) -> None:
+def test_no_expiry_plan_without_time_dependence(criterion: Criterion) -> None:
     assert expiry_plan(ACCOUNT, journey_of(criterion), 1, 10**15, no_audience) is None
 
 
@@ -223,7 +223,7 @@ def test_audiences_named_in_criteria_expire_too() -> None:
     assert evaluate(plan, {"in": bought(101), "out": bought(91), "still": bought(95)}) == [{"in", "out"}]
 
 
-def test_a_step_that_changes_in_an_unexpected_way_is_an_error_not_a_user_forgotten() -> None:
+def test_unexpected_change_of_a_step_raises() -> None:
     given = ConsentMatch(regulation="gdpr", purpose="ads", state=ConsentState.GIVEN)
     denied = ConsentMatch(regulation="gdpr", purpose="ads", state=ConsentState.DENIED)
     with pytest.raises(UnexpectedChange, match="ConsentMatch"):

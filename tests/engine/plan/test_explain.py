@@ -1,4 +1,4 @@
-"""Why a user is in or not, down to the leaf, and plans in words."""
+"""Explanations of membership down to the leaf, and plan descriptions."""
 
 from __future__ import annotations
 
@@ -68,6 +68,7 @@ from engine.plan.model import (
     TimeRange,
     Union,
     Universe,
+    UserIdMatch,
 )
 from engine.plan.model import Step as PlanStep
 from engine.plan.tree import Account, JourneyTree, MilestoneKind, TreeMilestone
@@ -110,32 +111,45 @@ def explained(events: str) -> tuple[MilestoneExplanation, ...]:
     return explain(compiled, flags)
 
 
-def decisive_leaves(explanation: Explanation) -> Iterator[Explanation]:
-    if explanation.decisive and not explanation.children:
-        yield explanation
+def nodes(explanation: Explanation) -> Iterator[Explanation]:
+    yield explanation
     for child in explanation.children:
-        yield from decisive_leaves(child)
+        yield from nodes(child)
 
 
-def reasons(events: str) -> list[tuple[str, bool]]:
+def decisive(events: str) -> list[tuple[str, bool]]:
     criterion = explained(events)[-1].criterion
     assert criterion is not None
-    return [(leaf.path, leaf.verdict) for leaf in decisive_leaves(criterion)]
+    return [(node.path, node.verdict) for node in nodes(criterion) if node.decisive]
 
 
-ANY = "criteria.all_of.criteria[0].any_of.criteria"
-NOT = "criteria.all_of.criteria[1].not"
+ROOT = "criteria"
+ANY = "criteria.all_of.criteria[0]"
+A, B = f"{ANY}.any_of.criteria[0]", f"{ANY}.any_of.criteria[1]"
+NOT = "criteria.all_of.criteria[1]"
+C = f"{NOT}.not"
 
 
-def test_the_decisive_leaves_are_what_lets_a_user_in_or_keeps_it_out() -> None:
-    assert reasons("a") == [(f"{ANY}[0]", True), (NOT, False)]
-    assert reasons("ab") == [(f"{ANY}[0]", True), (f"{ANY}[1]", True), (NOT, False)]
-    assert reasons("ac") == [(NOT, True)]
-    assert reasons("x") == [(f"{ANY}[0]", False), (f"{ANY}[1]", False)]
-    assert reasons("c") == [(f"{ANY}[0]", False), (f"{ANY}[1]", False), (NOT, True)]
+def test_a_criterion_is_decisive_when_its_parent_would_change_with_it() -> None:
+    # all_of(any_of(a, b), not(c)), below the users without v.
+    assert decisive("a") == [(ROOT, True), (ANY, True), (A, True), (NOT, True), (C, False)]
+    assert decisive("ab") == [(ROOT, True), (ANY, True), (NOT, True), (C, False)]
+    assert decisive("ac") == [(ROOT, False), (A, True), (NOT, False), (C, True)]
+    assert decisive("x") == [(ROOT, False), (ANY, False), (A, False), (B, False), (C, False)]
+    # Two children are false, so neither alone would make all_of true.
+    assert decisive("c") == [(ROOT, False), (A, False), (B, False), (C, True)]
 
 
-def test_the_way_from_the_start_says_where_a_user_was_taken() -> None:
+def test_a_whole_criterion_is_not_decisive_for_users_whom_the_milestone_does_not_get() -> None:
+    vip = compile_explanation(ACCOUNT, JOURNEY, "vip", NOW, no_audience)
+    assert [m.criterion and m.criterion.decisive for m in explain(vip, [True, False, False])] == [True]
+    assert [m.criterion and m.criterion.decisive for m in explain(vip, [False, False, False])] == [False]
+    below = explained("va")[-1].criterion
+    assert below is not None
+    assert (below.verdict, below.decisive) == (True, False)
+
+
+def test_path_from_the_start_shows_where_a_user_was_taken() -> None:
     rest, below = explained("va")
     assert (rest.id, rest.member, rest.taken_by, rest.criterion) == ("rest", False, "vip", None)
     assert (below.id, below.member, below.taken_by) == ("below", False, "")
@@ -146,7 +160,7 @@ def test_the_way_from_the_start_says_where_a_user_was_taken() -> None:
     assert [each.member for each in explained("a")] == [True, True]
 
 
-def test_every_criterion_has_words() -> None:
+def test_every_criterion_has_a_description() -> None:
     day = MICROS_PER_DAY
     where: Where = WhereAll(
         conditions=(
@@ -232,20 +246,19 @@ def test_a_plan_in_words() -> None:
     )
     plan = compile_criterion(ACCOUNT, JOURNEY, criterion, NOW, no_audience)
     assert [msgspec.structs.astuple(step) for step in describe_plan(plan)] == [
-        (0, "attribute", 'attribute "plan" = "gold" in accounts/a/workspaces/phone', (), False),
+        (0, "attribute", 'attribute "plan" = "gold" in accounts/a/workspaces/phone', ()),
         (
             1,
             "event",
             'count >= 3 over event "buy" from 1970-01-01T00:00:00Z to before 1970-01-01T00:00:01Z '
             f"through {IOS}",
             (),
-            False,
         ),
-        (2, "intersect", "in every one of #0, #1", (0, 1), True),
+        (2, "intersect", "in every one of #0, #1", (0, 1)),
     ]
 
 
-def test_every_step_has_words() -> None:
+def test_every_step_has_a_description() -> None:
     events = EventSelection(
         inputs=(IOS,),
         type=EventType.SESSION,
@@ -269,6 +282,7 @@ def test_every_step_has_words() -> None:
             f"last seen from 1970-01-01T00:00:00Z through {IOS}"
         ),
         IdentityMatch(type="email", test=Exists()): 'identity "email" exists',
+        UserIdMatch(test=Exists()): "user id exists",
         ConsentMatch(regulation="gdpr", purpose="ads", state=ConsentState.GIVEN): (
             'consent under "gdpr" for "ads" is given'
         ),

@@ -1,4 +1,4 @@
-"""No visitor forgets a kind of node or step."""
+"""Every visitor handles every kind of node or step."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def blank(struct: type[msgspec.Struct]) -> Any:
 
 
 @pytest.mark.parametrize(("visitor", "union"), [(CriterionVisitor, Criterion), (StepVisitor, Step)])
-def test_each_member_of_the_union_has_a_method_of_its_own(visitor: Any, union: Any) -> None:
+def test_each_member_of_the_union_has_its_own_method(visitor: Any, union: Any) -> None:
     methods = sorted(visitor.__abstractmethods__)
     names = {name: (lambda *_, name=name: name) for name in methods}
     recorder = type("Recorder", (visitor,), names)()
@@ -58,7 +58,7 @@ def test_each_visitor_has_a_method_for_every_member(visitor: Any) -> None:
     assert not visitor.__abstractmethods__
 
 
-def test_a_visitor_that_lacks_a_method_cannot_be_made() -> None:
+def test_incomplete_visitor_cannot_be_instantiated() -> None:
     class Forgetful(StepVisitor[None]):
         pass
 
@@ -144,7 +144,7 @@ def test_no_match_over_nodes_has_a_wildcard() -> None:
     assert {path: lines for path, lines in found.items() if path not in WILDCARD_IS_RIGHT} == {}
 
 
-def test_a_wildcard_over_nodes_is_found() -> None:
+def test_wildcard_over_nodes_is_detected() -> None:
     source = "match step:\n    case Universe():\n        pass\n    case _:\n        pass\n"
     assert list(wildcards(source)) == [4]
     assert list(wildcards(source.replace("Universe", "Other"))) == []

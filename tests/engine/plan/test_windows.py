@@ -39,7 +39,7 @@ def test_both_ends(window: Window | None, inside: tuple[int, ...], outside: tupl
     assert not any(map(found.holds, outside))
 
 
-BERLIN, NEW_YORK = "Europe/Berlin", "America/New_York"
+BERLIN, NEW_YORK, LORD_HOWE = "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"
 
 CALENDARS: list[tuple[CalendarUnit, int, int, str, str, str, str]] = [
     # unit, count, offset, zone, now, start, end
@@ -240,7 +240,7 @@ CALENDARS: list[tuple[CalendarUnit, int, int, str, str, str, str]] = [
         "2022-01-01T05:00:00+00:00",
         "2023-01-01T05:00:00+00:00",
     ),
-    # Hours last 3,600 seconds, also while clocks go back, and begin where the local clock shows a full one.
+    # Hours begin where the local clock shows a full one, and last 3,600 seconds while clocks change by hours.
     (
         HOUR,
         1,
@@ -258,6 +258,72 @@ CALENDARS: list[tuple[CalendarUnit, int, int, str, str, str, str]] = [
         "2024-10-27T02:30:00+00:00",
         "2024-10-27T00:00:00+00:00",
         "2024-10-27T02:00:00+00:00",
+    ),
+    # Clocks change by 30 minutes: an hour of 90 minutes in autumn, one of 30 in spring.
+    (
+        HOUR,
+        1,
+        0,
+        LORD_HOWE,
+        "2026-04-04T14:50:00+00:00",
+        "2026-04-04T14:00:00+00:00",
+        "2026-04-04T15:30:00+00:00",
+    ),
+    (
+        HOUR,
+        1,
+        0,
+        LORD_HOWE,
+        "2026-04-04T15:10:00+00:00",
+        "2026-04-04T14:00:00+00:00",
+        "2026-04-04T15:30:00+00:00",
+    ),
+    (
+        HOUR,
+        1,
+        1,
+        LORD_HOWE,
+        "2026-10-03T16:10:00+00:00",
+        "2026-10-03T15:30:00+00:00",
+        "2026-10-03T16:00:00+00:00",
+    ),
+    (
+        HOUR,
+        100_000,
+        100_000,
+        LORD_HOWE,
+        "2026-04-04T13:50:00+00:00",
+        "2003-06-11T06:30:00+00:00",
+        "2014-11-06T22:00:00+00:00",
+    ),
+    # From 44 minutes and 30 seconds behind UTC to UTC: the clock jumps from 00:00:00 to 00:44:30.
+    (
+        HOUR,
+        2,
+        1,
+        "Africa/Monrovia",
+        "1972-01-07T01:10:00+00:00",
+        "1972-01-06T23:44:30+00:00",
+        "1972-01-07T01:00:00+00:00",
+    ),
+    # Clocks are put back over midnight: the day that had begun goes on.
+    (
+        DAY,
+        1,
+        0,
+        "America/St_Johns",
+        "2010-11-07T02:45:00+00:00",
+        "2010-11-07T02:30:00+00:00",
+        "2010-11-08T03:30:00+00:00",
+    ),
+    (
+        DAY,
+        1,
+        0,
+        "Antarctica/Casey",
+        "2010-03-04T16:00:00+00:00",
+        "2010-03-04T13:00:00+00:00",
+        "2010-03-05T16:00:00+00:00",
     ),
     (
         HOUR,
@@ -284,9 +350,7 @@ def test_a_calendar_window(
 
 @pytest.mark.parametrize("zone", ["UTC", BERLIN, NEW_YORK, "Pacific/Apia", "Asia/Kolkata"])
 @pytest.mark.parametrize("unit", list(CalendarUnit))
-def test_units_follow_each_other_without_gap_and_the_current_one_holds_now(
-    unit: CalendarUnit, zone: str
-) -> None:
+def test_units_are_contiguous_and_the_current_one_contains_now(unit: CalendarUnit, zone: str) -> None:
     for now in range(
         micros("2024-10-20T00:00:00+00:00"), micros("2024-11-10T00:00:00+00:00"), 7 * MICROS_PER_HOUR
     ):
@@ -297,8 +361,8 @@ def test_units_follow_each_other_without_gap_and_the_current_one_holds_now(
         assert both == TimeRange(before.start, this.end)
 
 
-@pytest.mark.parametrize("unit", [DAY, WEEK, MONTH, QUARTER, YEAR])
-def test_windows_end_where_dates_do(unit: CalendarUnit) -> None:
+@pytest.mark.parametrize("unit", list(CalendarUnit))
+def test_windows_are_clamped_to_valid_dates(unit: CalendarUnit) -> None:
     for now in (TIME_MIN_MICROS, TIME_MAX_MICROS):
         found = window_range(Calendar(unit=unit, count=100_000), now, NEW_YORK)
         assert found.start is not None

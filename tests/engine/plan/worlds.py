@@ -30,6 +30,7 @@ from engine.plan.model import (
     SequenceMatch,
     Union,
     Universe,
+    UserIdMatch,
 )
 from engine.values import Value, bucket_of
 
@@ -52,7 +53,7 @@ class Happened:
 
 @dataclass(frozen=True)
 class User:
-    """All that is known of one user. `updates` are the times of user updates, per input."""
+    """Everything known about one user. `updates` are the times of user updates, per input."""
 
     events: tuple[Happened, ...] = ()
     updates: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -61,7 +62,7 @@ class User:
     consents: dict[tuple[str, str], ConsentState] = field(default_factory=dict)
 
     def seen(self, inputs: Sequence[str]) -> list[int]:
-        """Every sign of life through the inputs."""
+        """All seen times through the inputs."""
         signs = [event.time for event in self.events if event.input in inputs]
         return signs + [time for name in inputs for time in self.updates.get(name, ())]
 
@@ -102,6 +103,8 @@ def holds(leaf: Predicate, name: str, user: User) -> bool:
         case IdentityMatch():
             identity = user.identities.get(leaf.type)
             return identity is not None and matcher_of(leaf.test).passes(identity)
+        case UserIdMatch():
+            return matcher_of(leaf.test).passes(name)
         case ConsentMatch():
             return user.consents.get((leaf.regulation, leaf.purpose)) is leaf.state
         case BucketMatch():

@@ -17,25 +17,25 @@ def test_defaults_and_times_of_an_account(site: Site) -> None:
 
 
 @pytest.mark.parametrize("bad", ["1st", "Upper", "under_score", "a" * 64, "-x", "é"])
-def test_an_id_that_breaks_the_rule_is_refused(site: Site, bad: str) -> None:
+def test_malformed_id_is_refused(site: Site, bad: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         site.engine.accounts.create_account(bad, Account(name=""))
     assert [v.field for v in refused.value.violations] == ["account_id"]
 
 
-def test_the_longest_and_shortest_ids_are_taken(site: Site) -> None:
+def test_longest_and_shortest_ids_are_accepted(site: Site) -> None:
     for chosen in ("a", "a" * 63, "z9-"):
         assert site.engine.accounts.create_account(chosen, Account(name="")).name == f"accounts/{chosen}"
 
 
-def test_made_ids_are_valid_and_differ(site: Site) -> None:
+def test_generated_ids_are_valid_and_unique(site: Site) -> None:
     names = {site.engine.accounts.create_account("", Account(name="")).name for _ in range(20)}
     assert len(names) == 20
     for name in names:
         assert site.engine.accounts.get_account(name).name == name
 
 
-def test_a_taken_id_and_a_missing_parent(site: Site) -> None:
+def test_taken_id_and_missing_parent_are_refused(site: Site) -> None:
     with pytest.raises(AlreadyExists) as taken:
         site.engine.accounts.create_account("acme", Account(name=""))
     assert taken.value.metadata == {"resource": ACCOUNT}
@@ -46,7 +46,7 @@ def test_a_taken_id_and_a_missing_parent(site: Site) -> None:
         site.engine.accounts.create_input(f"{ACCOUNT}/workspaces/none", "i", Input(name=""))
 
 
-def test_every_fault_of_an_account_is_named(site: Site) -> None:
+def test_every_fault_of_an_account_is_reported(site: Site) -> None:
     record = Account(
         name="",
         display_name="x" * 101,
@@ -66,7 +66,7 @@ def test_every_fault_of_an_account_is_named(site: Site) -> None:
         site.engine.accounts.get_account("accounts/bad")
 
 
-def test_an_update_changes_only_the_fields_named(site: Site) -> None:
+def test_update_changes_only_the_named_fields(site: Site) -> None:
     site.clock.now += 5
     record = Account(name=ACCOUNT, display_name="Acme", time_zone="Europe/Berlin", active_audience_limit=7)
     updated = site.engine.accounts.update_account(record, {"display_name", "time_zone"})
@@ -93,7 +93,7 @@ def test_an_etag_that_no_longer_fits(site: Site) -> None:
     )
 
 
-def test_a_repeated_request_gives_the_first_answer_also_after_a_restart(site: Site) -> None:
+def test_repeated_request_returns_the_first_answer_after_a_restart(site: Site) -> None:
     first = site.engine.accounts.create_account("", Account(name="", display_name="One"), "request-1")
     site.clock.now += 10
     again = site.engine.accounts.create_account("", Account(name="", display_name="Two"), "request-1")
@@ -124,7 +124,7 @@ def test_inputs_of_one_workspace_and_of_all(site: Site) -> None:
     assert [record.name for record in everything.items] == [till, APP, WEB]
 
 
-def test_pages_walk_the_whole_list_and_tokens_hold_for_their_question(site: Site) -> None:
+def test_pages_cover_the_list_and_tokens_are_bound_to_the_query(site: Site) -> None:
     for number in range(5):
         site.engine.accounts.create_input(WORKSPACE, f"extra-{number}", Input(name=""))
     names: list[str] = []
@@ -150,13 +150,13 @@ def test_pages_walk_the_whole_list_and_tokens_hold_for_their_question(site: Site
 
 
 @pytest.mark.parametrize("token", ["nonsense", "*", "AAAA", "é"])
-def test_a_token_nobody_gave_is_refused(site: Site, token: str) -> None:
+def test_unknown_page_token_is_refused(site: Site, token: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         site.engine.accounts.list_inputs(WORKSPACE, page_token=token)
     assert refused.value.reason == "INVALID_PAGE_TOKEN"
 
 
-def test_a_negative_page_size_is_refused_and_a_huge_one_is_cut(site: Site) -> None:
+def test_negative_page_size_is_refused_and_a_large_one_is_capped(site: Site) -> None:
     with pytest.raises(InvalidInput) as refused:
         site.engine.accounts.list_accounts(page_size=-1)
     assert [v.field for v in refused.value.violations] == ["page_size"]

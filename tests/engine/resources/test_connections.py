@@ -1,4 +1,4 @@
-"""Outputs and connections: what they must say, their states, credits and cursors."""
+"""Outputs and connections: validation, states, credits and cursors."""
 
 from __future__ import annotations
 
@@ -11,14 +11,10 @@ from engine.resources.records import (
     Account,
     Connection,
     ConnectionState,
-    File,
-    Kafka,
-    Nats,
     Output,
-    Redis,
-    Webhook,
     etag_of,
 )
+from engine.resources.targets import File, Kafka, Nats, Redis, Target, Webhook
 from tests.engine.site import ACCOUNT, OUTPUT, Site, did
 
 SECRET = "whsec_" + base64.b64encode(b"0" * 24).decode()
@@ -44,9 +40,7 @@ SECRET = "whsec_" + base64.b64encode(b"0" * 24).decode()
         (File("a\0b"), ["output.file.path"]),
     ],
 )
-def test_what_an_output_must_say(
-    site: Site, target: Webhook | Nats | Redis | Kafka | File, fields: list[str]
-) -> None:
+def test_invalid_outputs_are_refused(site: Site, target: Target, fields: list[str]) -> None:
     record = Output(name="", target=target)
     if not fields:
         created = site.engine.connections.create_output(ACCOUNT, "out", record)
@@ -57,7 +51,7 @@ def test_what_an_output_must_say(
     assert [v.field for v in refused.value.violations] == fields
 
 
-def test_a_webhook_keeps_its_secret_when_none_is_given(site: Site) -> None:
+def test_webhook_keeps_its_secret_on_update(site: Site) -> None:
     made = site.engine.connections.create_output(
         ACCOUNT, "hook", Output(name="", target=Webhook("https://a.example", SECRET))
     )
@@ -66,7 +60,7 @@ def test_a_webhook_keeps_its_secret_when_none_is_given(site: Site) -> None:
     assert updated.target == Webhook("https://b.example", SECRET)
 
 
-def test_an_output_with_connections_stays(site: Site) -> None:
+def test_output_with_connections_is_not_deleted(site: Site) -> None:
     connection = site.connect(site.add("one", did("a")))
     with pytest.raises(FailedPrecondition) as refused:
         site.engine.connections.delete_output(OUTPUT)
@@ -98,7 +92,7 @@ def test_a_connection_needs_an_audience_and_an_output(site: Site) -> None:
     ]
 
 
-def test_a_created_connection_is_inactive_whatever_was_sent(site: Site) -> None:
+def test_created_connection_is_always_inactive(site: Site) -> None:
     milestone = site.add("one", did("a"))
     record = Connection(
         name="", audience=milestone.audience, output=OUTPUT, state=ConnectionState.ACTIVE, delivered=99
@@ -184,7 +178,7 @@ def test_credits(site: Site) -> None:
         connections.resume(waiting)
 
 
-def test_a_cursor_moves_forward_only_and_leaves_the_etag_alone(site: Site) -> None:
+def test_cursor_only_advances_and_keeps_the_etag(site: Site) -> None:
     connections = site.engine.connections
     connection = site.connect(site.add("one", did("a")))
     etag = etag_of(connection)
@@ -200,7 +194,7 @@ def test_a_cursor_moves_forward_only_and_leaves_the_etag_alone(site: Site) -> No
     assert site.engine.connections.get_connection(connection.name).delivered == 5
 
 
-def test_a_cursor_of_an_earlier_activation_does_not_count(site: Site) -> None:
+def test_cursor_of_an_earlier_activation_is_ignored(site: Site) -> None:
     connections = site.engine.connections
     old = site.connect(site.add("one", did("a")))
     connections.deactivate(old.name)

@@ -36,7 +36,7 @@ def test_no_inputs_mean_all_present_and_future(site: Site) -> None:
     assert site.members(milestone) == {"u1"}
 
 
-def test_inputs_that_criteria_name_cannot_be_taken_away(site: Site) -> None:
+def test_inputs_named_in_criteria_cannot_be_removed(site: Site) -> None:
     milestone = site.add("app-users", Not(criterion=Event(name="open", inputs=(APP,))))
     with pytest.raises(InvalidInput) as refused:
         site.engine.journeys.update_journey(Journey(name=JOURNEY, inputs=(WEB,)), {"inputs"})
@@ -116,7 +116,7 @@ def test_only_an_empty_journey_is_deleted(site: Site) -> None:
         site.engine.journeys.get_journey(JOURNEY)
 
 
-def test_a_clone_has_milestones_and_audiences_of_its_own(site: Site) -> None:
+def test_clone_has_its_own_milestones_and_audiences(site: Site) -> None:
     site.send([("u1", "a"), ("u1", "b"), ("u2", "a")])
     one = site.add("one", did("a"))
     two = site.add("two", AllOf(criteria=(Audience(name=one.audience), did("b"))), one.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from engine.criteria.model import AllOf, AnyOf, Audience, Compare, Equals, Event, Text, UserAttribute
@@ -33,6 +34,19 @@ def test_new_siblings_go_before_remaining_users(site: Site) -> None:
     assert order(site) == [("one", 0), ("two", 1), ("three", 2), ("rest", 3)]
 
 
+def test_remaining_users_without_a_name_are_called_remaining_users(site: Site) -> None:
+    milestones = site.engine.milestones
+    unnamed = Milestone(name="", audience="", criteria=did("a"))
+    assert milestones.create_milestone(JOURNEY, "one", unnamed).record.display_name == ""
+    remaining = Milestone(name="", audience="", kind=MilestoneKind.REMAINING_USERS)
+    created = milestones.create_milestone(JOURNEY, "rest", remaining).record
+    assert created.display_name == "Remaining users"
+    named = msgspec.structs.replace(created, display_name="Others")
+    assert milestones.update_milestone(named, ["display_name"]).record.display_name == "Others"
+    cleared = msgspec.structs.replace(created, display_name="")
+    assert milestones.update_milestone(cleared, ["display_name"]).record.display_name == "Remaining users"
+
+
 def test_parents_are_listed_before_children_and_siblings_in_order(site: Site) -> None:
     first = site.add("z-first", did("a"))
     second = site.add("a-second", did("b"))
@@ -58,7 +72,7 @@ def test_parents_are_listed_before_children_and_siblings_in_order(site: Site) ->
     assert token == ""
 
 
-def test_remaining_users_need_a_criteria_sibling_and_come_once(site: Site) -> None:
+def test_remaining_users_need_a_criteria_sibling_and_are_unique(site: Site) -> None:
     with pytest.raises(FailedPrecondition) as refused:
         site.add("rest", None)
     assert refused.value.reason == "REMAINING_USERS_NEED_CRITERIA"
@@ -90,7 +104,7 @@ def test_criteria_belong_to_criteria_milestones_only(site: Site) -> None:
     assert [v.field for v in refused.value.violations] == ["milestone.criteria"]
 
 
-def test_a_parent_in_another_journey_and_one_that_does_not_exist(site: Site) -> None:
+def test_foreign_or_missing_parent_is_refused(site: Site) -> None:
     site.engine.journeys.create_journey(ACCOUNT, "other", Journey(name=""))
     foreign = site.add("foreign", did("a"), journey=f"{ACCOUNT}/journeys/other")
     with pytest.raises(FailedPrecondition) as refused:
@@ -102,7 +116,7 @@ def test_a_parent_in_another_journey_and_one_that_does_not_exist(site: Site) -> 
     assert order(site) == []
 
 
-def test_every_fault_of_the_criteria_is_named_with_its_path(site: Site) -> None:
+def test_every_fault_of_the_criteria_is_reported_with_its_path(site: Site) -> None:
     criteria = AllOf(
         criteria=(
             UserAttribute(key="city", test=Text("matches", "(")),
@@ -122,7 +136,7 @@ def test_every_fault_of_the_criteria_is_named_with_its_path(site: Site) -> None:
     assert site.engine.audiences.list(ACCOUNT).items == ()
 
 
-def test_names_never_seen_are_warned_about_and_taken(site: Site) -> None:
+def test_unseen_names_are_accepted_with_warnings(site: Site) -> None:
     site.send([("u1", "buy")])
     criteria = AnyOf(criteria=(did("buy"), did("bye")))
     record = Milestone(name="", audience="", criteria=criteria)
@@ -148,7 +162,7 @@ def test_a_milestone_is_moved_among_its_criteria_siblings(site: Site) -> None:
         site.engine.milestones.move_milestone(f"{JOURNEY}/milestones/a", 1, "stale")
 
 
-def test_criteria_and_display_name_change_and_the_rest_cannot(site: Site) -> None:
+def test_only_criteria_and_display_name_can_change(site: Site) -> None:
     milestone = site.add("one", did("a"))
     updated = site.engine.milestones.update_milestone(
         Milestone(name=milestone.name, audience="", criteria=did("b")), {"criteria"}, etag_of(milestone)
@@ -166,7 +180,7 @@ def test_criteria_and_display_name_change_and_the_rest_cannot(site: Site) -> Non
     assert [v.field for v in refused.value.violations] == ["milestone.criteria"]
 
 
-def test_what_stands_in_the_way_of_a_deletion_is_named(site: Site) -> None:
+def test_refused_deletion_names_the_obstacle(site: Site) -> None:
     one = site.add("one", did("a"))
     child = site.add("child", did("b"), one.name)
     other = site.add("other", Audience(name=child.audience))
@@ -193,7 +207,7 @@ def test_what_stands_in_the_way_of_a_deletion_is_named(site: Site) -> None:
             site.engine.audiences.get(milestone.audience)
 
 
-def test_siblings_close_up_behind_a_deleted_one(site: Site) -> None:
+def test_siblings_close_the_gap_of_a_deleted_one(site: Site) -> None:
     for name in ("a", "b", "c"):
         site.add(name, did(name))
     site.engine.milestones.delete_milestone(f"{JOURNEY}/milestones/a")
@@ -208,7 +222,7 @@ def test_an_id_is_free_again_once_its_milestone_is_deleted(site: Site) -> None:
     assert site.add("one", did("b")).audience != first.audience
 
 
-def test_an_audience_cannot_be_made_from_itself(site: Site) -> None:
+def test_audience_cannot_depend_on_itself(site: Site) -> None:
     one = site.add("one", did("a"))
     two = site.add("two", Audience(name=one.audience))
     child = site.add("child", did("b"), one.name)
@@ -228,7 +242,7 @@ def test_an_audience_cannot_be_made_from_itself(site: Site) -> None:
     assert site.engine.milestones.get_milestone(one.name).criteria == did("a")
 
 
-def test_a_circle_through_another_journey_is_found(site: Site) -> None:
+def test_cycle_through_another_journey_is_detected(site: Site) -> None:
     other = f"{ACCOUNT}/journeys/other"
     site.engine.journeys.create_journey(ACCOUNT, "other", Journey(name=""))
     here = site.add("here", did("a"))
@@ -240,7 +254,7 @@ def test_a_circle_through_another_journey_is_found(site: Site) -> None:
     assert refused.value.reason == "INVALID_CRITERIA"
 
 
-def test_a_new_sibling_cannot_name_the_remaining_users_it_is_taken_from(site: Site) -> None:
+def test_new_sibling_cannot_name_the_remaining_users_it_draws_from(site: Site) -> None:
     site.add("one", did("a"))
     rest = site.add("rest", None)
     with pytest.raises(InvalidInput) as refused:
@@ -248,7 +262,7 @@ def test_a_new_sibling_cannot_name_the_remaining_users_it_is_taken_from(site: Si
     assert [v.field for v in refused.value.violations] == ["milestone.criteria.audience.name"]
 
 
-def test_a_move_that_would_close_a_circle_is_refused(site: Site) -> None:
+def test_move_that_closes_a_cycle_is_refused(site: Site) -> None:
     one = site.add("one", did("a"))
     two = site.add("two", Audience(name=one.audience))
     with pytest.raises(InvalidInput) as refused:
@@ -266,7 +280,7 @@ def test_an_audience_of_another_account_is_unknown(site: Site) -> None:
     assert [v.field for v in refused.value.violations] == ["milestone.criteria.audience.name"]
 
 
-def test_a_milestone_of_one_input_counts_only_what_came_through_it(site: Site) -> None:
+def test_criterion_on_an_input_counts_only_its_events(site: Site) -> None:
     site.send([("u1", "buy")], input=WEB)
     site.send([("u2", "buy")], input=APP)
     milestone = site.add("web-buyers", Event(name="buy", inputs=(WEB,)))

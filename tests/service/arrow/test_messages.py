@@ -1,4 +1,4 @@
-"""What the messages of a stream say that they unpack to, held against what Arrow makes of them."""
+"""The announced sizes of messages, compared with what Arrow unpacks."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def packed(codec: str) -> Any:
 
 
 def passed(stream: bytes, bytes_max: int) -> bytes:
-    """The stream as its reader gets it."""
+    """The stream as its reader receives it."""
     return b"".join(checked(io.BytesIO(stream).read, bytes_max))
 
 
 def refused_for(stream: bytes, bytes_max: int) -> tuple[str, int]:
-    """The reason of the refusal, and the size that it tells."""
+    """The reason of the refusal, and the size in it."""
     with pytest.raises(InvalidInput) as refusal:
         passed(stream, bytes_max)
     return refusal.value.reason, int(refusal.value.metadata.get("actual", 0))
@@ -49,7 +49,7 @@ def joined(*parts: Any) -> bytes:
 
 
 @pytest.mark.parametrize("codec", [None, "zstd", "lz4"])
-def test_a_stream_passes_as_it_is(codec: str | None) -> None:
+def test_valid_stream_is_unchanged(codec: str | None) -> None:
     options = None if codec is None else packed(codec)
     table = pa.RecordBatch.from_pydict(
         {"user": pa.array(["a", None, "b"]).dictionary_encode(), "lists": pa.array([["x"], [], None])}
@@ -62,7 +62,7 @@ def test_a_stream_passes_as_it_is(codec: str | None) -> None:
 
 
 @pytest.mark.parametrize("codec", ["zstd", "lz4"])
-def test_a_compressed_batch_is_held_against_what_it_unpacks_to(codec: str) -> None:
+def test_compressed_batch_is_limited_by_its_unpacked_size(codec: str) -> None:
     stream = arrow_bytes(zeros(50), options=packed(codec))
     size_bytes = 50 * 8 * ROWS
     assert len(stream) < size_bytes // 10
@@ -70,7 +70,7 @@ def test_a_compressed_batch_is_held_against_what_it_unpacks_to(codec: str) -> No
     assert refused_for(stream, size_bytes - 1) == ("BATCH_TOO_LARGE", size_bytes)
 
 
-def test_the_compression_of_early_arrow_is_seen() -> None:
+def test_compression_of_early_arrow_is_recognised() -> None:
     """Metadata that say so in another place: that of a batch, its compression renamed."""
     schema, batch = messages(arrow_bytes(zeros(), options=packed("zstd")))
     plain, _ = messages(arrow_bytes(zeros()))
@@ -102,8 +102,8 @@ def hidden_compression(metadata: bytearray) -> bytes:
     return bytes(metadata)
 
 
-def test_dictionaries_are_held_against_the_limit_together() -> None:
-    """Each message is small enough; the reader would hold them all before the first batch."""
+def test_dictionaries_share_one_limit() -> None:
+    """Each message is small enough, but the reader would hold all of them before the first batch."""
     count, texts = 20, 10
     entries = [f"{number:03}" * 1_000 for number in range(count * texts)]
     growing = [
@@ -135,14 +135,14 @@ def test_dictionaries_are_held_against_the_limit_together() -> None:
     assert passed(stream, 2 * of_one) == stream
 
 
-def test_sizes_that_cannot_be_are_refused_as_broken() -> None:
+def test_impossible_sizes_are_refused() -> None:
     stream = bytearray(arrow_bytes(zeros(), options=packed("zstd")))
     size = (8 * ROWS).to_bytes(8, "little")
     at = stream.index(size)
     assert stream.count(size) == 1
     stream[at : at + 8] = (-2).to_bytes(8, "little", signed=True)
     assert refused_for(bytes(stream), MAX)[0] == "INVALID_ARGUMENT"
-    # The mark of a buffer that is not compressed: it is as large as it stands there.
+    # The marker of an uncompressed buffer, whose size is its length.
     stream[at : at + 8] = b"\xff" * 8
     assert passed(bytes(stream), len(stream)) == bytes(stream)
     # A size that is not true is found out by the codec, which unpacks no more than was said.
@@ -152,7 +152,7 @@ def test_sizes_that_cannot_be_are_refused_as_broken() -> None:
         list(RecordBatches(iter([bytes(stream)]), MAX))
 
 
-def test_many_views_of_one_text_count_each() -> None:
+def test_each_view_of_a_string_counts() -> None:
     # A view: the length, the first four bytes, the number of the buffer, the place in it.
     view = struct.pack("<i4sii", 5_000, b"xxxx", 0, 0)
     buffers = [None, pa.py_buffer(view * 1_000), pa.py_buffer(b"x" * 5_000)]

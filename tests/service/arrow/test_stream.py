@@ -1,4 +1,4 @@
-"""Arrow streams: cut into batches, with dictionaries that change on the way, and broken in many places."""
+"""Arrow streams: batching, changing dictionaries, and malformed input."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_batches_are_cut_by_their_rows_alone(
     assert [row["n"] for batch in cut for row in batch.to_pylist()] == list(range(sum(given)))
 
 
-def test_batches_of_many_bytes_are_not_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_batches_are_not_merged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrow_stream, "IMPORT_GATHERED_BYTES_MAX", 8 * 5)
     cut = recut(iter([numbered(0, 3), numbered(3, 2), numbered(5, 1), numbered(6, 9)]))
     assert [batch.num_rows for batch in cut] == [5, 1, 9]
@@ -89,15 +89,15 @@ def test_dictionaries_may_change_and_grow(deltas: bool) -> None:
     assert user_ids_in(stream) == ["a", "b", "a", "b", "c", "a", "x", "a"]
 
 
-def test_dictionaries_that_do_not_fit_together_stay_apart() -> None:
+def test_dictionaries_too_large_to_merge_stay_separate() -> None:
     # Codes of 8 bits tell 128 entries apart; these have 200.
     first, second = [f"a{each}" for each in range(100)], [f"b{each}" for each in range(100)]
     stream = arrow_bytes(coded(*first, index=pa.int8()), coded(*second, index=pa.int8()))
     assert user_ids_in(stream) == first + second
 
 
-def test_whatever_is_broken_is_the_caller_s_fault() -> None:
-    """Bytes changed at random: a stream is read, or refused as what it is; nothing else comes of it."""
+def test_malformed_stream_is_the_callers_fault() -> None:
+    """Random byte changes: the stream is read, or refused as malformed; no other error occurs."""
     batch = pa.RecordBatch.from_pydict(
         {
             "user_id": pa.array(["a", "bb", None]),
@@ -127,7 +127,7 @@ def test_whatever_is_broken_is_the_caller_s_fault() -> None:
 
 
 def is_read(stream: bytes) -> bool:
-    """Whether the stream is read to its end; raises what is no refusal of it."""
+    """Whether the stream is read to its end; raises unexpected errors."""
     requests = iter([pb.ImportEventsRequest(arrow=stream)])
     try:
         return len(list(batches_of(pb.ImportHeader(input="i"), requests, BYTES_MAX))) > 0

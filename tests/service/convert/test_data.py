@@ -35,7 +35,7 @@ def event(time: Micros = NOW, **fields: object) -> data_pb2.Event:
 
 @given(attributes, st.integers(TIME_MIN_MICROS, TIME_MAX_MICROS), st.sampled_from(EventType))
 def test_an_event_becomes_a_record(read: dict[str, Value], time: Micros, type_: EventType) -> None:
-    message = event(time, type=int(type_), event_id="e1")
+    message = event(time, event_type=int(type_), event_id="e1")
     for key, value in read.items():
         fill_value(message.attributes[key], value)
     (row,) = event_records([data_pb2.Event.FromString(message.SerializeToString())], INPUT)
@@ -53,13 +53,26 @@ def test_defaults_of_an_event() -> None:
     ]
 
 
-def test_rows_without_shape_are_rejected_in_their_place() -> None:
+def test_a_value_without_a_kind_is_null() -> None:
+    message = event()
+    message.attributes["none"].SetInParent()
+    message.attributes["some"].bool_value = False
+    [row] = event_records([message], INPUT)
+    assert isinstance(row, EventRecord)
+    assert row.attributes == {"some": False}
+    update = data_pb2.UserUpdate(user_id="u", attributes=message.attributes, unset_attributes=["none"])
+    [user] = user_records([update], INPUT, NOW)
+    assert isinstance(user, UserRecord)
+    assert user.attributes == {"none": None, "some": False}
+
+
+def test_malformed_rows_are_rejected_by_index() -> None:
     timeless = data_pb2.Event(user_id="u", name="buy")
-    kindless = event()
-    kindless.attributes["it's"].SetInParent()
+    ancient = event()
+    ancient.attributes["it's"].time_value.nanos = -1
     late = event()
     late.time.seconds = 253_402_300_800
-    rows = event_records([event(), timeless, kindless, late, event(type=99)], INPUT)
+    rows = event_records([event(), timeless, ancient, late, event(event_type=99)], INPUT)
     assert [(row.index, row.reason, row.field) for row in rows if isinstance(row, Rejection)] == [
         (1, "REQUIRED", "events[1].time"),
         (2, "INVALID_VALUE", 'events[2].attributes["it\'s"]'),
@@ -107,7 +120,7 @@ def test_a_user_update_becomes_a_record() -> None:
         (data_pb2.UserUpdate(time=Timestamp(nanos=-1)), "time"),
     ],
 )
-def test_a_user_update_without_shape_is_rejected(message: data_pb2.UserUpdate, field: str) -> None:
+def test_malformed_user_update_is_rejected(message: data_pb2.UserUpdate, field: str) -> None:
     (row,) = user_records([message], INPUT, NOW)
     assert isinstance(row, Rejection)
     assert row.field == f"users[0].{field}"

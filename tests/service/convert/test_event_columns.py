@@ -1,4 +1,4 @@
-"""A batch read by column is the batch read event by event, and what is refused of it is the same."""
+"""Reading a batch by column gives the same events and rejections as reading it event by event."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ values = st.one_of(texts, numbers, st.booleans(), times, st.lists(texts, max_siz
 
 @st.composite
 def events(draw: st.DrawFn) -> data_pb2.Event:
-    """An event, as often as not with something that is wrong with it."""
+    """An event, often with a fault."""
     message = data_pb2.Event(
         user_id=draw(texts), input=draw(st.sampled_from(INPUTS)), name=draw(texts), event_id=draw(texts)
     )
-    message.type = draw(st.sampled_from([0, 1, 3, 5, 9]))  # type: ignore[assignment]
+    message.event_type = draw(st.sampled_from([0, 1, 3, 5, 9]))  # type: ignore[assignment]
     if draw(st.integers(0, 5)):
         message.time.FromMicroseconds(draw(times))
     if not draw(st.integers(0, 9)):
@@ -111,7 +111,7 @@ def told(record: EventRecord) -> str:
 
 @given(messages=st.lists(events(), max_size=12), retention=st.sampled_from([0, MICROS_PER_DAY]))
 @example(messages=[two_faulty_attributes()], retention=0)
-def test_the_same_rows_and_the_same_refusals(messages: list[data_pb2.Event], retention: int) -> None:
+def test_columns_give_the_same_rows_and_rejections(messages: list[data_pb2.Event], retention: int) -> None:
     rows = event_records(messages, "web")
     batch = event_columns(messages, "web")
 

@@ -1,4 +1,4 @@
-"""Update masks name fields of the message and mean fields of the record."""
+"""Update masks: message fields map to record fields."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from service.convert.masks import (
 )
 
 
-def test_every_field_that_the_engine_changes_can_be_named() -> None:
+def test_mask_can_name_every_mutable_field() -> None:
     for named, changed in (
         (ACCOUNT_FIELDS, accounts.ACCOUNT_FIELDS),
         (WORKSPACE_FIELDS, accounts.WORKSPACE_FIELDS),
@@ -38,7 +38,7 @@ def test_every_field_that_the_engine_changes_can_be_named() -> None:
         assert {name for names in named.values() for name in names} == changed
 
 
-def test_an_empty_mask_means_what_is_set() -> None:
+def test_empty_mask_means_the_set_fields() -> None:
     journey = journey_pb2.Journey(
         name="accounts/a/journeys/j", display_name="New", etag="e", audience_count=3
     )
@@ -59,7 +59,7 @@ def test_a_star_means_everything() -> None:
         (connection_pb2.Output(), OUTPUT_FIELDS, ["file"], {"target"}),
     ],
 )
-def test_a_path_means_fields_of_the_record(
+def test_mask_path_maps_to_record_fields(
     message: Message, changeable: Mapping[str, tuple[str, ...]], paths: list[str], fields: set[str]
 ) -> None:
     assert masked_fields(message, FieldMask(paths=paths), changeable) == fields
@@ -70,10 +70,13 @@ def test_a_path_means_fields_of_the_record(
     [
         ("nope", "'nope' is not a field of Milestone"),
         ("criteria.label", "'criteria.label' is not a field of Milestone"),
-        ("kind", "'kind' cannot be changed"),
+        (
+            "kind",
+            "'kind' cannot be changed: delete the milestone and create it anew, or create another one",
+        ),
     ],
 )
-def test_a_path_that_means_nothing_is_refused(path: str, fault: str) -> None:
+def test_unknown_mask_path_is_refused(path: str, fault: str) -> None:
     with pytest.raises(InvalidInput) as refusal:
         masked_fields(journey_pb2.Milestone(), FieldMask(paths=["display_name", path]), MILESTONE_FIELDS)
     assert [(v.field, v.description) for v in refusal.value.violations] == [("update_mask", fault)]

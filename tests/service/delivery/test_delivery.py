@@ -1,7 +1,8 @@
-"""Connections deliver every change, in order, whatever is switched off, killed or broken meanwhile."""
+"""Connections deliver every change in order, across deactivation, kills and failing outputs."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 from google.protobuf import text_format
 
-from engine.audiences.outbox import Outbox
+from engine.audiences.deliveries import Deliveries
 from engine.errors import StoreUnavailable
+from engine.resources import targets
 from milepost.v1 import (
     connection_pb2,
     connection_service_pb2,
@@ -21,7 +23,9 @@ from milepost.v1 import (
     journey_pb2,
     journey_service_pb2,
 )
-from tests.harness import ACCOUNT, INPUT, Serving, eventually, serving
+from tests.harness import ACCOUNT, INPUT, Serving, Stubs, eventually, serving
+
+OUTPUTS_PAGE = Path(__file__).resolve().parents[3] / "docs" / "outputs.md"
 
 JOURNEY = f"{ACCOUNT}/journeys/j"
 MILESTONE = f"{JOURNEY}/milestones/gold"
@@ -32,7 +36,7 @@ FAULTED = connection_pb2.CONNECTION_STATE_FAULTED
 GOLD = "user_attribute { key: 'tier' test { equals { string_value: 'gold' } } }"
 
 
-def set_tier(service: Serving, users: Iterable[str], tier: str) -> None:
+def set_tier(service: Stubs, users: Iterable[str], tier: str) -> None:
     updates = []
     for user_id in users:
         update = data_pb2.UserUpdate(user_id=user_id)
@@ -44,7 +48,7 @@ def set_tier(service: Serving, users: Iterable[str], tier: str) -> None:
     )
 
 
-def build(service: Serving) -> str:
+def build(service: Stubs) -> str:
     """Three gold users, one silver, a milestone of the gold ones, an output; the milestone's audience."""
     service.create_inputs()
     set_tier(service, ["u1", "u2", "u3"], "gold")
@@ -68,9 +72,12 @@ def build(service: Serving) -> str:
     return milestone.audience
 
 
-def connect(service: Serving, audience: str, connection_id: str = "c", **fields: Any) -> None:
+def connect(
+    service: Stubs, audience: str, connection_id: str = "c", output_id: str = "o", **fields: Any
+) -> None:
     """Connects the audience to the output and activates the connection."""
-    connection = connection_pb2.Connection(audience=audience, output=f"{ACCOUNT}/outputs/o", **fields)
+    output = f"{ACCOUNT}/outputs/{output_id}"
+    connection = connection_pb2.Connection(audience=audience, output=output, **fields)
     connection.batching.max_age.FromMilliseconds(20)
     service.connections.CreateConnection(
         connection_service_pb2.CreateConnectionRequest(
@@ -80,7 +87,7 @@ def connect(service: Serving, audience: str, connection_id: str = "c", **fields:
     activate(service, connection_id)
 
 
-def activate(service: Serving, connection_id: str = "c") -> None:
+def activate(service: Stubs, connection_id: str = "c") -> None:
     service.connections.ActivateConnection(
         connection_service_pb2.ActivateConnectionRequest(name=f"{ACCOUNT}/connections/{connection_id}")
     )
@@ -105,7 +112,7 @@ def told(service: Serving, connection_id: str = "c") -> list[tuple[str, str]]:
 
 
 def wait_for(service: Serving, count: int, connection_id: str = "c") -> list[tuple[str, str]]:
-    """What the file tells once it has that many events and the cursor is past them."""
+    """The events of the file once it has that many and the cursor is past them."""
     eventually(lambda: len(told(service, connection_id)) >= count)
     eventually(lambda: get(service, connection_id).delivered_sequence >= 1)
     return told(service, connection_id)
@@ -122,10 +129,13 @@ def test_members_first_then_changes_in_order(tmp_path: Path) -> None:
         events = service.delivered("exports", "c")
         assert [event["data"]["sequence"] for event in events] == [1, 2, 3, 4, 5]
         assert len({(event["source"], event["id"]) for event in events}) == 5
+        page = OUTPUTS_PAGE.read_text(encoding="utf-8")
+        documented = json.loads(page.split("```json\n")[1].split("```")[0])
+        assert [*events[0], *events[0]["data"]] == [*documented, *documented["data"]]
         eventually(lambda: get(service).delivered_sequence == 5)
 
 
-def test_an_event_is_a_cloudevent_with_what_was_opted_in_to(tmp_path: Path) -> None:
+def test_event_is_a_cloudevent_with_the_opted_in_fields(tmp_path: Path) -> None:
     with serving(tmp_path / "store") as service:
         audience = build(service)
         connect(service, audience, identities=["email", "phone"], attributes=["tier"])
@@ -158,7 +168,7 @@ def test_an_event_is_a_cloudevent_with_what_was_opted_in_to(tmp_path: Path) -> N
         assert as_of.endswith("Z")
 
 
-def test_identities_and_attributes_stay_home_by_default(tmp_path: Path) -> None:
+def test_identities_and_attributes_are_not_sent_by_default(tmp_path: Path) -> None:
     with serving(tmp_path / "store") as service:
         connect(service, build(service))
         wait_for(service, 3)
@@ -166,7 +176,7 @@ def test_identities_and_attributes_stay_home_by_default(tmp_path: Path) -> None:
             assert not {"identities", "attributes"} & set(event["data"])
 
 
-def test_a_restart_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_delivery_resumes_after_a_restart(tmp_path: Path) -> None:
     with serving(tmp_path / "store") as service:
         connect(service, build(service))
         before = wait_for(service, 3)
@@ -176,7 +186,7 @@ def test_a_restart_goes_on_where_it_was(tmp_path: Path) -> None:
         assert wait_for(service, 4) == [*before, ("u4", "entered")]
 
 
-def test_a_batch_on_disk_whose_cursor_was_lost_is_not_told_twice(
+def test_batch_with_a_lost_cursor_is_not_written_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lose(*_: object) -> None:
@@ -184,7 +194,7 @@ def test_a_batch_on_disk_whose_cursor_was_lost_is_not_told_twice(
 
     with serving(tmp_path / "store") as service:
         audience = build(service)
-        monkeypatch.setattr(Outbox, "advance", lose)
+        monkeypatch.setattr(Deliveries, "advance", lose)
         connect(service, audience)
         before = eventually(lambda: told(service) if len(told(service)) == 3 else [])
         assert get(service).delivered_sequence == 0
@@ -194,7 +204,7 @@ def test_a_batch_on_disk_whose_cursor_was_lost_is_not_told_twice(
         assert wait_for(service, 4) == [*before, ("u4", "entered")]
 
 
-def test_a_second_connection_of_a_calculated_audience_gets_the_members_present(tmp_path: Path) -> None:
+def test_second_connection_of_a_calculated_audience_gets_current_members(tmp_path: Path) -> None:
     with serving(tmp_path / "store") as service:
         audience = build(service)
         connect(service, audience)
@@ -210,7 +220,7 @@ def test_a_second_connection_of_a_calculated_audience_gets_the_members_present(t
         assert wait_for(service, 5, "second")[2:] == told(service)[4:]
 
 
-def test_switched_off_it_is_silent_and_on_again_it_tells_all_present(tmp_path: Path) -> None:
+def test_reactivation_sends_all_current_members(tmp_path: Path) -> None:
     with serving(tmp_path / "store") as service:
         connect(service, build(service))
         wait_for(service, 3)
@@ -224,9 +234,10 @@ def test_switched_off_it_is_silent_and_on_again_it_tells_all_present(tmp_path: P
         assert sorted(again) == [("u2", "entered"), ("u3", "entered"), ("u4", "entered")]
 
 
-def test_an_output_that_stays_broken_faults_the_connection_until_it_is_resumed(tmp_path: Path) -> None:
+def test_failing_output_faults_the_connection_until_resumed(tmp_path: Path) -> None:
     with serving(tmp_path / "store", output_dir=tmp_path / "out", retry_budget_s=0.2) as service:
         audience = build(service)
+        (tmp_path / "out").rmdir()
         (tmp_path / "out").write_text("a file where the directory should be")
         connect(service, audience)
         eventually(lambda: get(service).state == FAULTED)
@@ -240,9 +251,36 @@ def test_an_output_that_stays_broken_faults_the_connection_until_it_is_resumed(t
         assert sorted(wait_for(service, 4)) == [(f"u{n}", "entered") for n in (1, 2, 3, 4)]
 
 
-def test_an_output_that_recovers_within_its_budget_loses_nothing(tmp_path: Path) -> None:
+def test_a_saved_path_that_is_too_deep_faults_the_connection_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outputs of earlier builds had no limit on their paths."""
+    with serving(tmp_path / "store", retry_budget_s=600) as service:
+        audience = build(service)
+        with monkeypatch.context() as earlier:
+            earlier.setattr(targets, "OUTPUT_PATH_FOLDERS_MAX", 10_000)
+            earlier.setattr(targets, "OUTPUT_PATH_BYTES_MAX", 10_000)
+            output = connection_pb2.Output(file=connection_pb2.FileOutput(path="a/" * 1_500))
+            service.connections.CreateOutput(
+                connection_service_pb2.CreateOutputRequest(parent=ACCOUNT, output_id="deep", output=output)
+            )
+        connect(service, audience, output_id="deep")
+        eventually(lambda: get(service).state == FAULTED)
+        assert get(service).fault == (
+            f"the path of {ACCOUNT}/outputs/deep is longer than 1024 bytes: change it with UpdateOutput"
+        )
+        changed = connection_pb2.Output(
+            name=f"{ACCOUNT}/outputs/deep", file=connection_pb2.FileOutput(path="exports")
+        )
+        service.connections.UpdateOutput(connection_service_pb2.UpdateOutputRequest(output=changed))
+        service.connections.ResumeConnection(connection_service_pb2.ResumeConnectionRequest(name=CONNECTION))
+        assert len(wait_for(service, 3)) == 3
+
+
+def test_output_that_recovers_within_its_budget_loses_nothing(tmp_path: Path) -> None:
     with serving(tmp_path / "store", output_dir=tmp_path / "out", retry_budget_s=600) as service:
         audience = build(service)
+        (tmp_path / "out").rmdir()
         (tmp_path / "out").write_text("a file where the directory should be")
         connect(service, audience)
         time.sleep(0.3)
@@ -251,7 +289,7 @@ def test_an_output_that_recovers_within_its_budget_loses_nothing(tmp_path: Path)
         assert get(service).state == ACTIVE
 
 
-def test_the_last_exits_are_told_when_a_milestone_goes(tmp_path: Path) -> None:
+def test_last_exits_are_sent_when_a_milestone_is_deleted(tmp_path: Path) -> None:
     with serving(tmp_path / "store") as service:
         connect(service, build(service))
         wait_for(service, 3)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
+
+COMMAND_LINE_MISSING = "the command line is not installed: pip install 'milepost[cli]'"
 
 
 def main() -> None:
     """Entry point of the command."""
-    # What gRPC's core logs about connections that end is for its developers; errors are told by the commands.
+    # `python -c` looks in the caller's directory first, where a package `service` may be another one.
+    if sys.path[0] == "":
+        del sys.path[0]
+    # gRPC's core logs closed connections for its developers; the commands report errors themselves.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    if any(importlib.util.find_spec(package) is None for package in ("rich", "typer")):
+        sys.exit(f"milepost: {COMMAND_LINE_MISSING}")
     from milepost.cli.app import app
 
     app()

@@ -1,27 +1,23 @@
-"""`milepost catalog`: what data came with, to choose from and to spot an input that is set up wrongly."""
+"""`milepost catalog`: names and values in the data, for building criteria and finding faulty inputs."""
 
 from __future__ import annotations
 
-import json
+import shlex
+import sys
 from itertools import islice
 from typing import Annotated
 
 import typer
 
-from milepost.cli.connection import (
-    DEFAULT_ACCOUNT,
-    DEFAULT_TARGET,
-    AccountId,
-    ApiKey,
-    Group,
-    Target,
-    open_client,
-)
-from milepost.cli.text import console, number, printable, show_table
-from milepost.v1.catalog_service_pb2 import Attribute, EventName, ValueKind
+from milepost import names
+from milepost.cli.answers import AsJson, show_many
+from milepost.cli.calling import AccountOptions, Group
+from milepost.cli.option_groups import grouped
+from milepost.cli.parameters import InputOption
+from milepost.cli.text import moment, number, value_text
+from milepost.cli.words import word_of
+from milepost.v1.catalog_service_pb2 import Attribute, EventName, ValueCount, ValueKind
 from milepost.v1.data_pb2 import EventType
-from milepost.v1.value_pb2 import Value
-from milepost.values import from_value, to_datetime
 
 VALUES_SHOWN = 20
 PAGE_SIZE_MAX = 1_000
@@ -29,115 +25,141 @@ PAGE_SIZE_MAX = 1_000
 app = typer.Typer(help="List the events, attributes and values in the data.", no_args_is_help=True, cls=Group)
 
 
-def _input(text: str) -> str:
-    if text and "/" not in text:
-        raise typer.BadParameter(f"{text!r} is not of the form WORKSPACE/INPUT")
-    return text
-
-
 Prefix = Annotated[str, typer.Option(help="Only names that start with this.")]
-Input = Annotated[str, typer.Option(help="Only data from this WORKSPACE/INPUT.", callback=_input)]
 
 
 @app.command()
+@grouped
 def events(
     prefix: Prefix = "",
-    input: Input = "",
-    target: Target = DEFAULT_TARGET,
-    account: AccountId = DEFAULT_ACCOUNT,
-    api_key: ApiKey = "",
+    input: InputOption = "",
+    as_json: AsJson = False,
+    *,
+    account: AccountOptions,
 ) -> None:
     """List event names with their figures, by input and type."""
-    with open_client(target, account, api_key) as client:
-        rows = [
-            [
-                printable(event.name),
-                _word(EventType.Name(event.type), "EVENT_TYPE_"),
-                _short_input(event.input),
-                number(event.events),
-                number(event.users),
-                *_times(event),
-            ]
-            for event in client.list_event_names(prefix=prefix, input=input)
-        ]
-    show_table(console(), ["event", "type", "input", "events", "users", "first", "last"], rows, right=(3, 4))
+    with account.open() as client:
+        show_many(
+            client.list_event_names(prefix=prefix, input=input),
+            ["event", "type", "input", "events", "users", "first", "last"],
+            _event_row,
+            as_json=as_json,
+            right=(3, 4),
+        )
 
 
 @app.command()
+@grouped
 def attributes(
     event: Annotated[str, typer.Option(help="Attributes of events with this name, instead of users.")] = "",
     workspace: Annotated[str, typer.Option(help="Only attributes of users in this workspace.")] = "",
-    input: Input = "",
+    input: InputOption = "",
     prefix: Prefix = "",
-    target: Target = DEFAULT_TARGET,
-    account: AccountId = DEFAULT_ACCOUNT,
-    api_key: ApiKey = "",
+    as_json: AsJson = False,
+    *,
+    account: AccountOptions,
 ) -> None:
     """List attributes of users, or of an event, with the kinds and times of their values."""
-    with open_client(target, account, api_key) as client:
-        found = list(
-            client.list_attributes(event_name=event, workspace=workspace, input=input, prefix=prefix)
-        )
-    if event:
-        rows = [[printable(each.key), _kinds(each), *_times(each)] for each in found]
-        show_table(console(), ["attribute", "kinds", "first", "last"], rows)
-        return
-    rows = [
-        [
-            printable(each.key),
-            each.workspace.rpartition("/")[2],
-            _kinds(each),
-            number(each.users),
-            *_times(each),
-        ]
-        for each in found
-    ]
-    show_table(console(), ["attribute", "workspace", "kinds", "users", "first", "last"], rows, right=(3,))
+    with account.open() as client:
+        found = client.list_attributes(event_name=event, workspace=workspace, input=input, prefix=prefix)
+        if event:
+            header = ["attribute", "kinds", "first", "last"]
+            if not show_many(found, header, _event_attribute_row, as_json=as_json):
+                _say_none("attributes", "events")
+        else:
+            show_many(
+                found,
+                ["attribute", "workspace", "kinds", "users", "first", "last"],
+                _user_attribute_row,
+                as_json=as_json,
+                right=(3,),
+            )
 
 
 @app.command()
+@grouped
 def values(
-    workspace: Annotated[str, typer.Argument(help="The workspace's id or name.")],
-    attribute: Annotated[str, typer.Argument(help="The attribute's key.")],
+    attribute: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[WORKSPACE] ATTRIBUTE",
+            help="The attribute's key; before it, for an attribute of users, the workspace's id or name.",
+        ),
+    ],
+    event: Annotated[str, typer.Option(help="Values in events with this name, instead of users.")] = "",
+    input: InputOption = "",
     prefix: Annotated[str, typer.Option(help="Only strings that start with this.")] = "",
     limit: Annotated[int, typer.Option(help="Maximum number of lines.", min=1)] = VALUES_SHOWN,
-    target: Target = DEFAULT_TARGET,
-    account: AccountId = DEFAULT_ACCOUNT,
-    api_key: ApiKey = "",
+    as_json: AsJson = False,
+    *,
+    account: AccountOptions,
 ) -> None:
-    """List the values of a user attribute, most frequent first."""
-    with open_client(target, account, api_key) as client:
+    """List the values of an attribute of users, or of an event, most frequent first."""
+    workspace, key = _attribute(attribute, event)
+    with account.open() as client:
         found = client.list_attribute_values(
-            workspace, attribute, prefix=prefix, page_size=min(limit, PAGE_SIZE_MAX)
+            workspace,
+            key,
+            event_name=event,
+            input=input,
+            prefix=prefix,
+            page_size=min(limit, PAGE_SIZE_MAX),
         )
-        rows = [[number(count.users), _value(count.value)] for count in islice(found, limit)]
-    show_table(console(), ["users", "value"], rows, right=(0,))
+        counted = "events" if event else "users"
+        header = [counted, "value"]
+        if not show_many(islice(found, limit), header, _value_row, as_json=as_json, right=(0,)):
+            of = ["--event", event] if event else ["--workspace", names.last_id(workspace)]
+            _say_none("values", shlex.join(["attributes", *of]))
 
 
-def _word(name: str, prefix: str) -> str:
-    return name.removeprefix(prefix).lower().replace("_", " ")
+def _say_none(wanted: str, command: str) -> None:
+    """Names the command that lists what there is, since a name may be misspelt."""
+    print(f"milepost: no {wanted} found. `milepost catalog {command}` lists what there is", file=sys.stderr)
+
+
+def _attribute(given: list[str], event: str) -> tuple[str, str]:
+    """The workspace, "" for an attribute of events, and the key."""
+    if event and len(given) == 1:
+        return "", given[0]
+    if not event and len(given) == 2:
+        return given[0], given[1]
+    wanted = "ATTRIBUTE alone, with --event" if event else "WORKSPACE ATTRIBUTE, or --event NAME ATTRIBUTE"
+    raise typer.BadParameter(f"expected {wanted}")
+
+
+def _event_row(event: EventName) -> list[str]:
+    return [
+        event.name,
+        word_of(EventType, event.event_type),
+        names.short_input(event.input),
+        number(event.events),
+        number(event.users),
+        *_times(event),
+    ]
+
+
+def _event_attribute_row(attribute: Attribute) -> list[str]:
+    return [attribute.key, _kinds(attribute), *_times(attribute)]
+
+
+def _user_attribute_row(attribute: Attribute) -> list[str]:
+    return [
+        attribute.key,
+        names.last_id(attribute.workspace),
+        _kinds(attribute),
+        number(attribute.users),
+        *_times(attribute),
+    ]
+
+
+def _value_row(count: ValueCount) -> list[str]:
+    return [number(count.users or count.events), value_text(count.value)]
 
 
 def _kinds(attribute: Attribute) -> str:
-    return ", ".join(_word(ValueKind.Name(kind), "VALUE_KIND_") for kind in attribute.kinds)
+    return ", ".join(word_of(ValueKind, kind) for kind in attribute.kinds)
 
 
 def _times(seen: EventName | Attribute) -> tuple[str, str]:
-    """First and last time, in UTC and to the minute."""
-    first, last = to_datetime(seen.first_time), to_datetime(seen.last_time)
-    return f"{first:%Y-%m-%d %H:%M}", f"{last:%Y-%m-%d %H:%M}"
-
-
-def _short_input(name: str) -> str:
-    _, _, _, workspace, _, input_id = name.split("/")
-    return f"{workspace}/{input_id}"
-
-
-def _value(value: Value) -> str:
-    """Strings in quotes, so that "12" is told from 12; times in RFC 3339."""
-    if value.WhichOneof("kind") == "time_value":
-        return value.time_value.ToJsonString()
-    plain = from_value(value)
-    if isinstance(plain, float):
-        return repr(plain).removesuffix(".0")
-    return printable(json.dumps(plain, ensure_ascii=False))
+    """First and last time."""
+    return moment(seen.first_time), moment(seen.last_time)

@@ -1,4 +1,4 @@
-"""`milepost demo`: the service on a store of its own, with the sample data and its journey."""
+"""`milepost demo`: a service with its own store, the sample data and its journey."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from milepost.sample import journey
 from milepost.sample.dataset import ACCOUNT_ID
 
 PORT = 7443
-# The load and the tree are what is to be seen here, not every call that is served.
+# Show the load and the tree, not every call.
 QUIET = ("--log-level", "warning")
 
 
@@ -35,7 +35,7 @@ def demo(
 ) -> None:
     """Start the service, load the sample if missing, show its journey, and keep serving."""
     require_service()
-    # SIGTERM ends the demo as Ctrl-C does, so that the child is stopped in either case.
+    # SIGTERM ends the demo like Ctrl-C, so that the child is stopped too.
     signal.signal(signal.SIGTERM, _interrupt)
     out = console()
     try:
@@ -55,7 +55,7 @@ def demo(
 
 
 def _fill(client: Client, out: Console) -> None:
-    """Loads the sample unless a former load was finished: the journey is built last."""
+    """Loads the sample unless an earlier load was completed: the journey is built last."""
     try:
         client.get_journey(journey.JOURNEY_ID)
     except NotFound:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+from google.protobuf import json_format
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from milepost.cli.text import number, plain_table
 from milepost.cli.tree import branch
-from milepost.journeys import JourneyDifference, Mark, MilestoneDifference, criteria_text
+from milepost.documents import dumps_criteria
+from milepost.journeys import JourneyDifference, Mark, MilestoneDifference, MilestoneDocument
 
 _STYLES = {Mark.SAME: "", Mark.CREATED: "green", Mark.CHANGED: "yellow", Mark.DELETED: "red"}
+_CHANGES = {Mark.SAME: "same", Mark.CREATED: "created", Mark.CHANGED: "changed", Mark.DELETED: "deleted"}
 _LINE_STYLES = {"+": "green", "-": "red"}
 _HEADER = ("milestone", "id", "before", "after", "change", "")
 _RIGHT = (2, 3, 4)
@@ -21,14 +25,23 @@ _ABSENT = "-"
 CONTEXT_LINES = 2
 
 
-def print_difference(difference: JourneyDifference, name: str, out: Console) -> None:
-    """Prints the journey `name` as it changes; an empty difference is one line."""
+def print_difference(
+    difference: JourneyDifference,
+    name: str,
+    out: Console,
+    *,
+    same_as: str,
+    where: Callable[[str], str] = str,
+) -> None:
+    """Prints the journey `name` as it changes. An empty difference takes one line, which says what the
+    journey is the same as. `where` gives the place of a path in the document.
+    """
     if difference.is_empty:
-        print(f"no changes: {name} is as the document says", file=out.file)
+        print(f"no changes: {name} matches {same_as}", file=out.file)
     else:
         _print_changes(difference, name, out)
     for path, description in difference.warnings:
-        print(f"warning: {path}: {description}", file=out.file)
+        print(f"warning: {where(path)}: {description}", file=out.file)
 
 
 def counts_text(difference: JourneyDifference) -> str:
@@ -41,6 +54,46 @@ def counts_text(difference: JourneyDifference) -> str:
     )
 
 
+def tree_of_difference(difference: JourneyDifference, name: str) -> dict[str, Any]:
+    """The difference as JSON: what --json prints."""
+    return {
+        "journey": name,
+        "change": _CHANGES[difference.mark],
+        "displayName": difference.after.display_name,
+        "displayNameBefore": None if difference.before is None else difference.before.display_name,
+        "inputs": list(difference.after.inputs),
+        "inputsBefore": None if difference.before is None else list(difference.before.inputs),
+        "usersBefore": difference.population_before,
+        "usersAfter": difference.population_after,
+        "milestones": list(map(_milestone_tree, difference.milestones)),
+        "warnings": [{"path": path, "description": text} for path, text in difference.warnings],
+    }
+
+
+def _milestone_tree(milestone: MilestoneDifference) -> dict[str, Any]:
+    before, after = milestone.before, milestone.after
+    return {
+        "id": milestone.id,
+        "change": _CHANGES[milestone.mark],
+        "moved": milestone.is_moved,
+        "displayName": None if after is None else after.display_name,
+        "displayNameBefore": None if before is None else before.display_name,
+        "criteria": _criteria_tree(after),
+        "criteriaBefore": _criteria_tree(before),
+        "usersBefore": milestone.users_before,
+        "usersAfter": milestone.users_after,
+        "children": list(map(_milestone_tree, milestone.children)),
+    }
+
+
+def _criteria_tree(milestone: MilestoneDocument | None) -> dict[str, Any] | None:
+    """Criteria in their proto3 JSON form; None of remaining users, and where there is no milestone."""
+    if milestone is None or milestone.criteria is None:
+        return None
+    tree: dict[str, Any] = json_format.MessageToDict(milestone.criteria)
+    return tree
+
+
 def _print_changes(difference: JourneyDifference, name: str, out: Console) -> None:
     _print_line(f"{difference.mark} {difference.after.display_name} ({name})", _STYLES[difference.mark], out)
     for line in _journey_notes(difference):
@@ -49,10 +102,10 @@ def _print_changes(difference: JourneyDifference, name: str, out: Console) -> No
     rows = [("  Start", "", *_sizes(difference.population_before, difference.population_after), "")]
     styles = [""]
     for milestone, last_at in _rows(difference.milestones):
-        forks = ("│  ", "   ", "├─ ", "└─ ") if out.is_terminal else ("|   ", "    ", "|-- ", "`-- ")
+        lines = branch(last_at, is_terminal=out.is_terminal)
         rows.append(
             (
-                f"{milestone.mark} {branch(last_at, *forks)}{milestone.document.display_name}",
+                f"{milestone.mark} {lines}{milestone.document.display_name}",
                 milestone.id,
                 *_sizes(milestone.users_before, milestone.users_after),
                 ", ".join(_notes(milestone)),
@@ -85,7 +138,7 @@ def _print_criteria(milestone: MilestoneDifference, out: Console) -> None:
         return
     print(f"\n{milestone.id}: criteria", file=out.file)
     before, after = (
-        [] if each is None or each.criteria is None else criteria_text(each.criteria).splitlines()
+        [] if each is None or each.criteria is None else dumps_criteria(each.criteria).splitlines()
         for each in (milestone.before, milestone.after)
     )
     _, _, *lines = difflib.unified_diff(before, after, n=CONTEXT_LINES, lineterm="")

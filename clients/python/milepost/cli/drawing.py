@@ -1,4 +1,4 @@
-"""What all pictures drawn as SVG have in common: colours, the font, and text that fits."""
+"""Shared parts of SVG pictures: colours, the font, and fitting text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ FONT = "Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 # Widths of a character over the font size, for a wide font: what fits here fits in any of `FONT`.
 _NARROW, _USUAL, _BROAD, _FULL = 0.40, 0.62, 0.92, 1.05
 BOLD = 1.1
-"""How much wider bold text may be."""
+"""Maximum width of bold text relative to regular text."""
 _NARROW_CHARACTERS = frozenset("fijlrtI.,:;'|!()[]{} ")
 _BROAD_CHARACTERS = frozenset("mwMWGOQ@%&—…")
 
@@ -34,17 +34,17 @@ def text_at(
 
 
 def shown(text: str) -> str:
-    """The text as XML has it; what XML cannot hold, control characters for example, is a replacement sign."""
+    """The text escaped for XML; characters that XML cannot contain become replacement characters."""
     return escape("".join(each if each.isprintable() or each == "\n" else "\ufffd" for each in text))
 
 
 def dashed(dashes: str) -> str:
-    """The attribute for dashes and gaps of such lengths; empty for a whole line."""
+    """The attribute for dashes and gaps of these lengths; empty for a solid line."""
     return f' stroke-dasharray="{dashes}"' if dashes else ""
 
 
 def text_width(text: str, size: int) -> float:
-    """Pixels, at most."""
+    """Maximum width in pixels."""
     return sum(_character_width(character) for character in text) * size
 
 
@@ -57,7 +57,7 @@ def _character_width(character: str) -> float:
 
 
 def clipped(text: str, room: float, size: int) -> str:
-    """The text, or as much of it as fits with an ellipsis."""
+    """The text, shortened with an ellipsis to fit."""
     if text_width(text, size) <= room:
         return text
     while text and text_width(text + "…", size) > room:

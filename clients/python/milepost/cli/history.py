@@ -1,8 +1,9 @@
-"""`milepost audience history`: how an audience's size went, drawn in a terminal, plain numbers in a pipe."""
+"""`milepost audience history`: an audience's past sizes, drawn in a terminal, plain numbers in a pipe."""
 
 from __future__ import annotations
 
 import enum
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, tzinfo
 from itertools import islice
@@ -14,17 +15,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from milepost.cli.audience import Audience
-from milepost.cli.connection import (
-    DEFAULT_ACCOUNT,
-    DEFAULT_TARGET,
-    AccountId,
-    ApiKey,
-    Target,
-    open_client,
-)
-from milepost.cli.connection import Group as CommandGroup
-from milepost.cli.text import console, number, plain_table
+from milepost.cli.answers import AsJson, show_json_array
+from milepost.cli.calling import AccountOptions
+from milepost.cli.option_groups import grouped
+from milepost.cli.parameters import AudienceName
+from milepost.cli.text import console, number, plain_table, printable
 from milepost.cli.tree import bar_of_eighths
 from milepost.v1.audience_service_pb2 import (
     SIZE_INTERVAL_DAY,
@@ -36,8 +31,6 @@ from milepost.values import to_datetime
 POINTS_SHOWN = 30
 BAR_CELLS = 32
 _LEVELS = "▁▂▃▄▅▆▇█"
-
-app = typer.Typer(help="Show the sizes and members of audiences.", no_args_is_help=True, cls=CommandGroup)
 
 
 class Interval(enum.StrEnum):
@@ -51,44 +44,40 @@ _INTERVALS = {Interval.HOUR: SIZE_INTERVAL_HOUR, Interval.DAY: SIZE_INTERVAL_DAY
 _TIME_FORMATS = {Interval.HOUR: "%Y-%m-%d %H:%M", Interval.DAY: "%Y-%m-%d"}
 
 
-@app.callback()
-def group() -> None:
-    """Look at audiences."""
-
-
-@app.command()
+@grouped
 def history(
-    audience: Audience,
+    audience: AudienceName,
     interval: Annotated[Interval, typer.Option(help="Interval of the lines: hour or day.")] = Interval.DAY,
     points: Annotated[
         int, typer.Option(help="Maximum number of points, latest first.", min=1)
     ] = POINTS_SHOWN,
-    target: Target = DEFAULT_TARGET,
-    account: AccountId = DEFAULT_ACCOUNT,
-    api_key: ApiKey = "",
+    as_json: AsJson = False,
+    *,
+    account: AccountOptions,
 ) -> None:
     """Draw the size history of a calculated audience, with the users added and dropped."""
     out = console()
-    with open_client(target, account, api_key) as client:
+    with account.open() as client:
         found = client.get_audience(audience)
         latest = islice(client.list_audience_sizes(found.name, interval=_INTERVALS[interval]), points)
         shown = list(latest)[::-1]
         zone = _zone(client.get_account().time_zone)
+    if as_json:
+        show_json_array(shown)
+        return
+    if not shown:
+        name = printable(found.display_name)
+        print(f"{name}: no history; none is recorded unless it, or one below, is activated", file=sys.stderr)
     times = [to_datetime(point.start_time).astimezone(zone) for point in shown]
     if not out.is_terminal:
         print(draw_plain(shown, times), file=out.file)
     elif shown:
         starts = [f"{time:{_TIME_FORMATS[interval]}}" for time in times]
         out.print(draw_rich(f"{found.display_name}, by {interval} ({zone})", shown, starts))
-    else:
-        print(
-            f"{found.display_name}: no history; one is kept while it, or one below, is activated",
-            file=out.file,
-        )
 
 
 def draw_plain(points: Sequence[AudienceSizePoint], times: Sequence[datetime]) -> str:
-    """A line a point, oldest first, in numbers that programs read."""
+    """One line per point, oldest first, in plain numbers."""
     rows = [
         [time.isoformat(), str(point.users), str(point.added), str(point.dropped)]
         for point, time in zip(points, times, strict=True)
@@ -97,7 +86,7 @@ def draw_plain(points: Sequence[AudienceSizePoint], times: Sequence[datetime]) -
 
 
 def draw_rich(title: str, points: Sequence[AudienceSizePoint], starts: Sequence[str]) -> RenderableType:
-    """The course at a glance, from the least to the greatest size; then a bar from 0 a point."""
+    """A sparkline from the least to the greatest size, then one bar per point from 0."""
     sizes = [point.users for point in points]
     glance = Text.assemble(
         (number(min(sizes)), "dim"), " ", (sparkline(sizes), "cyan"), " ", (number(max(sizes)), "dim")
@@ -118,7 +107,7 @@ def draw_rich(title: str, points: Sequence[AudienceSizePoint], starts: Sequence[
 
 
 def sparkline(sizes: Sequence[int]) -> str:
-    """A character a size, as high as it stands between the least and the greatest; halfway if all are one."""
+    """One character per size, scaled between the least and the greatest; half height if all are equal."""
     low, high = min(sizes), max(sizes)
     if low == high:
         return _LEVELS[len(_LEVELS) // 2] * len(sizes)
@@ -130,7 +119,7 @@ def _movement(sign: str, users: int, style: str) -> Text:
 
 
 def _zone(name: str) -> tzinfo:
-    """The account's time zone; UTC where this machine does not know it."""
+    """The account's time zone; UTC if this machine does not know it."""
     try:
         return ZoneInfo(name or "UTC")
     except ZoneInfoNotFoundError:

@@ -1,4 +1,4 @@
-"""How an import goes, file by file: a bar in a terminal, a line now and then in a pipe."""
+"""The progress of an import: a bar per file in a terminal, a line every few seconds in a pipe."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from milepost.cli.text import number
 from milepost.importing.run import Watcher
 
 PLAIN_PROGRESS_SECONDS = 5.0
-"""In a pipe, a line this often instead of a bar."""
+"""Interval between the lines in a pipe."""
 
 
 class _Rate(ProgressColumn):
     """Rows a second."""
 
     def render(self, task: Task) -> Text:
-        """As "512,345 rows/s"; nothing before there is a rate."""
+        """For example "512,345 rows/s"; empty until there is a rate."""
         return Text(f"{number(int(task.speed))} rows/s" if task.speed else "")
 
 
 @contextmanager
 def looking(files: int, out: Console) -> Iterator[Callable[[Path], None]]:
-    """A function that shows which of several files is looked at, in a terminal only."""
+    """A function that shows which file is checked, in a terminal only."""
     if not out.is_terminal:
         yield lambda path: None
         return
@@ -39,14 +39,14 @@ def looking(files: int, out: Console) -> Iterator[Callable[[Path], None]]:
         numbers = itertools.count(1)
 
         def begins(path: Path) -> None:
-            status.update(Text(f"looking at {path.name}, {number(next(numbers))} of {number(files)}"))
+            status.update(Text(f"checking {path.name}, {number(next(numbers))} of {number(files)}"))
 
         yield begins
 
 
 @contextmanager
 def shown(name: str, out: Console, warnings: Watcher) -> Iterator[Watcher]:
-    """A watcher that shows how the import of a file goes, and warns as `warnings` does."""
+    """A watcher that shows the progress of a file, with the callbacks of `warnings`."""
     if not out.is_terminal:
         yield _lines(out, warnings)
         return
@@ -67,7 +67,7 @@ def shown(name: str, out: Console, warnings: Watcher) -> Iterator[Watcher]:
             bar.update(task, total=total)
             at(done)
 
-        # Rows count when they go out, and are put right when they are acknowledged: a call may be repeated.
+        # Rows count when they are sent. `done` corrects the number, since a call may be repeated.
         yield dataclasses.replace(
             warnings, begins=begins, sent=lambda rows: at(bar.tasks[task].completed + rows), done=at
         )
@@ -78,7 +78,7 @@ def _lines(out: Console, warnings: Watcher) -> Watcher:
 
     def begins(total: int | None, done: int) -> None:
         if done:
-            print(f"  going on behind {number(done)} rows", file=out.file, flush=True)
+            print(f"  continuing after {number(done)} rows", file=out.file, flush=True)
 
     def done(rows: int) -> None:
         nonlocal shown_at

@@ -1,6 +1,4 @@
-"""The run of `milepost import`: one file after another, what goes wrong with one of them, and a run that is
-stopped.
-"""
+"""The run of `milepost import` over its files: failures of single files, and stopping."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ from typer.core import TyperCommand
 
 from milepost.cli.import_progress import looking, shown
 from milepost.cli.import_summary import doubts, file_summary, grand_total, kinds
-from milepost.cli.text import number, printable
+from milepost.cli.text import counted, number, printable
 from milepost.client import Client
 from milepost.errors import InvalidArgument, MilepostError
 from milepost.importing import (
@@ -36,15 +34,14 @@ from milepost.importing import (
 )
 from milepost.importing.checks import check_target
 from milepost.importing.early_times import EarlyTimes
-from milepost.importing.kinds import Told
+from milepost.importing.kinds import ColumnKinds
 from milepost.importing.progress import FORCE, FROM_START
 from milepost.importing.run import Watcher
 from milepost.importing.survey import Survey, survey
 
 EXIT_FAILED = 1
-EXIT_USAGE = 2
 EXIT_REJECTED = 3
-"""Everything was read and sent, and some rows were rejected."""
+"""All files were read and sent; some rows were rejected."""
 EXIT_STOPPED = 130
 """By Ctrl-C or SIGTERM."""
 
@@ -54,7 +51,7 @@ ImportFile = Callable[..., FileImported]
 
 
 class RemembersArguments(TyperCommand):
-    """A command that remembers how it was called, to say how to call it again."""
+    """A command that keeps its arguments, to print the command that continues."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parses the arguments."""
@@ -63,7 +60,7 @@ class RemembersArguments(TyperCommand):
 
 
 def called_again(context: typer.Context, added: Sequence[str] = (), dropped: Sequence[str] = ()) -> str:
-    """The command as it was called, with some options more or less. An API key is left out."""
+    """The command as called, with options added and dropped. Leaves out the API key."""
     arguments: list[str] = list(context.meta[_ARGUMENTS])
     shown_arguments = []
     while arguments:
@@ -78,16 +75,16 @@ def called_again(context: typer.Context, added: Sequence[str] = (), dropped: Seq
 
 @dataclasses.dataclass
 class _Standing:
-    """Where a file stands."""
+    """The state of a file."""
 
     rows_acknowledged: int = 0
     rows_total: int | None = None
     rows_out: int = 0
-    """Rows that went out and are not acknowledged; a row that went out again counts again."""
+    """Rows sent and not acknowledged. A row sent again counts again."""
 
 
 class ImportRun:
-    """Imports files one after another; a file that cannot be imported does not hold back the others."""
+    """Imports files one after another. A file that fails does not stop the others."""
 
     def __init__(
         self,
@@ -106,22 +103,22 @@ class ImportRun:
         self._settings = settings
         self._import_file = import_file
         self._out = out
-        self._survey = Survey(Told(), {})
+        self._survey = Survey(ColumnKinds(), {})
         self._imported: list[FileImported] = []
         self._failed: list[Path] = []
         self._messages: dict[str, Path] = {}
-        """The first file with a message; the others only point at it."""
+        """Message → the first file that had it. Later files refer to that one."""
         self._warned: set[str] = set()
         self._standing = _Standing()
         self._started = time.perf_counter()
 
     def run(self) -> int:
-        """Imports all files; the exit status. Raises what calls raise that no other file would escape."""
+        """Imports all files and returns the exit status. Raises errors of calls that would hit every file."""
         at = 0
         try:
             with _stoppable():
                 self._look()
-                for at, file in enumerate(self._files):  # noqa: B007 (where it stood is said below)
+                for at, file in enumerate(self._files):  # noqa: B007 (used when the run stops)
                     self._one(file)
         except KeyboardInterrupt:
             self._say_stopped(at)
@@ -131,21 +128,22 @@ class ImportRun:
             return EXIT_FAILED
         except MilepostError:
             self._total()
-            _tell(f"broken off: {self._where(at)}\ngo on with\n  {self._called_again()}")
+            _tell(f"interrupted: {self._where(at)}\ncontinue with\n  {self._called_again()}")
             raise
         self._total()
+        self._warn_of_options()
         if self._failed:
             return EXIT_FAILED
         return EXIT_REJECTED if any(each.rejected for each in self._imported) else 0
 
     def _look(self) -> None:
-        """Looks at all files before a row is sent."""
+        """Checks all files before a row is sent."""
         check_target(self._client, self._settings)
         with looking(len(self._files), self._out) as begins:
             self._survey = survey(self._files, self._format, self._settings, begins)
-        for doubt in doubts(self._survey.told):
+        for doubt in doubts(self._survey.kinds):
             _tell(f"warning: {doubt}")
-        self._settings = dataclasses.replace(self._settings, told=self._survey.told.kinds)
+        self._settings = dataclasses.replace(self._settings, found_kinds=self._survey.kinds.by_column)
 
     def _one(self, file: Path) -> None:
         if (fault := self._survey.faults.get(file)) is not None:
@@ -175,11 +173,9 @@ class ImportRun:
             self._imported.append(imported)
             if len(self._files) == 1 or not imported.was_complete:
                 self._say(file_summary(file.name, imported, time.perf_counter() - started))
-            for name in imported.unseen:
-                _tell(f"warning: {file}: no row has the attribute {name!r} that --column names")
 
     def _followed(self, watcher: Watcher) -> Watcher:
-        """A watcher that knows where the file stands, and shows it by another one."""
+        """A watcher that keeps the state of the file and passes all calls on."""
         standing = self._standing
 
         def begins(total: int | None, done: int) -> None:
@@ -197,7 +193,7 @@ class ImportRun:
         return dataclasses.replace(watcher, begins=begins, sent=sent, done=done)
 
     def _warnings(self, file: Path) -> Watcher:
-        """A watcher that warns about a file, of each thing once in a run."""
+        """A watcher that prints warnings about a file, each topic once in a run."""
         further = "; the same holds for further files" if len(self._files) > 1 else ""
 
         def warn(topic: str, message: str) -> None:
@@ -208,9 +204,9 @@ class ImportRun:
         def without_event_ids(rows: int) -> None:
             warn(
                 "event ids",
-                f"{number(rows)} rows of its first segment have no event ids (--event-id-column). The same"
-                " command may be repeated and counts them once; imported with other settings, or after the"
-                " file has changed, they count again",
+                f"{counted(rows, 'row')} of its first segment without an event id (--event-id-column). The"
+                " same command may be repeated and counts them once; imported with other settings, or after"
+                " the file has changed, they count again",
             )
 
         def early(found: EarlyTimes) -> None:
@@ -227,17 +223,17 @@ class ImportRun:
         self._failed.append(file)
         reason = message.removeprefix(f"{file}: ")
         first = self._messages.setdefault(reason, file)
-        _tell(message if first == file else f"{file}: the same as {first}")
+        _tell(message if first == file else f"{file}: the same error as {first}")
 
-    # --- where it stands ---
+    # --- state ---
 
     def _say_stopped(self, at: int) -> None:
         if len(self._files) > 1:
             self._total()
-        _tell(f"stopped: {self._where(at)}\ngo on with\n  {self._called_again()}")
+        _tell(f"stopped: {self._where(at)}\ncontinue with\n  {self._called_again()}")
 
     def _called_again(self) -> str:
-        # What this run has imported anew must not be imported anew by the next.
+        # Once this run has imported rows, the next one must not start over.
         begun = any(each.rows for each in self._imported) or self._standing.rows_acknowledged
         return called_again(self._context, dropped=(FROM_START, FORCE) if begun else ())
 
@@ -253,8 +249,19 @@ class ImportRun:
             said += f"; {number(waiting)} further {'file is' if waiting == 1 else 'files are'} not begun"
         return said
 
+    def _warn_of_options(self) -> None:
+        """Warns about options that did nothing in any file. With all columns known they were refused."""
+        done_nothing = [
+            {f"no row has the attribute {name!r} that --column names" for name in imported.unseen}
+            | {f"{option} {shlex.quote(name)} matches nothing in any row" for option, name in imported.unused}
+            for imported in self._imported
+        ]
+        for message in sorted(set[str]().union(*done_nothing).intersection(*done_nothing)):
+            where = f"{self._files[0]}: " if len(self._files) == 1 else ""
+            _tell(f"warning: {where}{message}")
+
     def _total(self) -> None:
-        for line in kinds(self._survey.told):
+        for line in kinds(self._survey.kinds):
             self._say(line)
         if len(self._files) > 1:
             elapsed = time.perf_counter() - self._started
@@ -271,8 +278,8 @@ def _tell(message: str) -> None:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, after what is under way was closed; a second signal ends the
-    process at once.
+    """Makes SIGTERM end the block like Ctrl-C, with everything closed. A second signal ends the process at
+    once.
     """
 
     def stop(signum: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""What became of an import, in words."""
+"""Summaries of imports as text."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from milepost.cli.text import number, printable
+from milepost.cli.text import counted, number, printable
 from milepost.importing import FileImported
-from milepost.importing.kinds import Told
+from milepost.importing.kinds import ColumnKinds
 from milepost.v1.catalog_service_pb2 import ValueKind
 
 REASONS_SHOWN = 10
@@ -16,14 +16,14 @@ NAMES_SHOWN = 10
 
 
 def file_summary(name: str, imported: FileImported, elapsed_seconds: float) -> str:
-    """One file: a line with its figures, then why rows were rejected."""
+    """One file: a line of figures, then the reasons of rejected rows."""
     rows = imported.rows - imported.resumed_rows
     if imported.was_complete:
         before = "was imported before (--from-start imports it again): "
     else:
         before = f"{_rows(rows)} in {elapsed_seconds:.1f} s, {_rate(rows, elapsed_seconds)}"
         before += (
-            f", after {number(imported.resumed_rows)} in former runs; " if imported.resumed_rows else "; "
+            f", after {number(imported.resumed_rows)} in earlier runs; " if imported.resumed_rows else "; "
         )
     lines = [f"{printable(name)}: {before}{_parts([imported], str(imported.rejected_path))}"]
     lines += reasons(imported.refusals)
@@ -34,7 +34,7 @@ def file_summary(name: str, imported: FileImported, elapsed_seconds: float) -> s
 def grand_total(
     files: int, imported: Sequence[FileImported], failed: Sequence[Path], elapsed_seconds: float
 ) -> str:
-    """Several files: how many there were, their figures together, and which failed."""
+    """Several files: their number, total figures, and the files that failed."""
     rows = sum(each.rows - each.resumed_rows for each in imported)
     line = f"{number(len(imported))} of {number(files)} files imported"
     before = sum(each.was_complete for each in imported)
@@ -49,7 +49,7 @@ def grand_total(
 
 
 def reasons(refusals: Mapping[str, int]) -> Iterator[str]:
-    """Lines that say why rows were rejected, the most frequent reason first."""
+    """Lines with the reasons of rejected rows, the most frequent first."""
     ordered = sorted(refusals.items(), key=lambda item: (-item[1], item[0]))
     for reason, rows in ordered[:REASONS_SHOWN]:
         yield f"  {_rows(rows)} rejected, {printable(reason)}"
@@ -58,24 +58,24 @@ def reasons(refusals: Mapping[str, int]) -> Iterator[str]:
         yield f"  {number(rest)} rejected for {number(len(ordered) - REASONS_SHOWN)} further reasons"
 
 
-def kinds(told: Told) -> Iterator[str]:
-    """What the columns of CSV files became, and why where that is in doubt."""
-    certain = [printable(str(each)) for each in told.columns if each.misfit is None]
+def kinds(found: ColumnKinds) -> Iterator[str]:
+    """The kinds of CSV columns, with the reason where a kind is in doubt."""
+    certain = [printable(str(each)) for each in found.columns if each.misfit is None]
     if certain:
         yield f"columns: {', '.join(certain)}"
-    for each in told.doubtful:
+    for each in found.doubtful:
         yield f"column {printable(str(each))}"
 
 
-def doubts(told: Told) -> Iterator[str]:
-    """For each column that is texts because of some values: why, and what can be done."""
-    for each in told.doubtful:
+def doubts(found: ColumnKinds) -> Iterator[str]:
+    """For each column that is strings because of some values: why, and the options that change it."""
+    for each in found.doubtful:
         assert each.misfit is not None
         assert each.almost is not None
         kind = ValueKind.Name(each.almost).removeprefix("VALUE_KIND_").lower()
         way = f"with --column {shlex.quote(f'{each.column}:{kind}')} its row is rejected"
         if each.misfit.is_short:
-            way = f"with --null-value {shlex.quote(each.misfit.value)} it is no value, {way}"
+            way = f"with --null-value {shlex.quote(each.misfit.value)} it means no value, {way}"
         yield f"{each}. {way[0].upper()}{way[1:]}"
 
 
@@ -87,9 +87,10 @@ def _left_out(columns: Mapping[str, int]) -> Iterator[str]:
 
 def _parts(imported: Sequence[FileImported], where: str) -> str:
     rows_are = imported[0].rows_are if imported else "events"
-    parts = [f"{number(sum(each.accepted for each in imported))} {rows_are} taken"]
+    accepted = sum(each.accepted for each in imported)
+    parts = [f"{counted(accepted, rows_are.removesuffix('s'))} taken"]
     if duplicates := sum(each.duplicates for each in imported):
-        parts.append(f"{number(duplicates)} were there already")
+        parts.append(f"{number(duplicates)} {'was' if duplicates == 1 else 'were'} there already")
     if skipped := sum(each.skipped for each in imported):
         parts.append(f"{number(skipped)} without a user skipped")
     if rejected := sum(each.rejected for each in imported):
@@ -98,7 +99,7 @@ def _parts(imported: Sequence[FileImported], where: str) -> str:
 
 
 def _rows(count: int) -> str:
-    return f"{number(count)} {'row' if count == 1 else 'rows'}"
+    return counted(count, "row")
 
 
 def _rate(rows: int, elapsed_seconds: float) -> str:

@@ -1,100 +1,146 @@
-"""`milepost journey apply`, `diff`, `export`: whole journeys as YAML documents."""
+"""`milepost journey apply`, `diff`, `export`, `versions`: journeys as YAML documents, and their versions."""
 
 from __future__ import annotations
 
-import sys
+import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from milepost import journeys
-from milepost.cli.connection import (
-    DEFAULT_ACCOUNT,
-    DEFAULT_TARGET,
-    AccountId,
-    ApiKey,
-    Target,
-    open_client,
-)
-from milepost.cli.difference import counts_text, print_difference
-from milepost.cli.text import console
-from milepost.client import Client
+from milepost import journeys, names
+from milepost.cli.answers import AsJson, show_json, show_many
+from milepost.cli.asking import AsOf
+from milepost.cli.calling import AccountOptions
+from milepost.cli.difference import counts_text, print_difference, tree_of_difference
+from milepost.cli.documents import STANDARD_STREAM, JourneyFile, Source, refuse_file
+from milepost.cli.option_groups import grouped
+from milepost.cli.parameters import JourneyName
+from milepost.cli.text import console, number
+from milepost.v1.journey_pb2 import JourneyVersion
+from milepost.values import to_datetime
 
-STANDARD_STREAM = "-"
 CHANGES_STATUS = 2
+CURRENT_MARK = "current"
 
-File = Annotated[str, typer.Argument(help="Journey as YAML; `-` reads standard input.")]
 
-
+@grouped
 def apply(
-    file: File,
-    target: Target = DEFAULT_TARGET,
-    account: AccountId = DEFAULT_ACCOUNT,
-    api_key: ApiKey = "",
+    file: JourneyFile,
+    as_json: AsJson = False,
+    *,
+    account: AccountOptions,
 ) -> None:
-    """Apply a journey file: create, change, move and delete milestones. Idempotent."""
+    """Apply a journey file, all of it or nothing: create, change, move and delete milestones. Idempotent."""
     out = console()
-    with open_client(target, account, api_key) as client:
-        difference = _compared(client, file, out)
-        journeys.apply(client, difference)
+    source = Source.read(file)
+    with account.open() as client, source.faults():
+        document = journeys.loads(source.text)
+        if as_json:
+            show_json(client.apply_journey(journeys.message_of(document)))
+            return
+        difference = journeys.compare(client, document)
+        name = client.journey_name(difference.after.id)
+        print_difference(difference, name, out, same_as="the document", where=source.where)
         if not difference.is_empty:
+            journeys.apply(client, difference)
             print(f"applied: {counts_text(difference)}", file=out.file)
 
 
+@grouped
 def diff(
-    file: File,
+    file: Annotated[
+        str, typer.Argument(help="Journey as YAML (`-` = standard input); a journey's id with --version.")
+    ],
+    version: Annotated[
+        int | None, typer.Option(help="Compare this version of the journey with the current one.", min=1)
+    ] = None,
+    to_version: Annotated[
+        int | None, typer.Option(help="Compare --version with this one instead.", min=1)
+    ] = None,
     exit_code: Annotated[
-        bool, typer.Option("--exit-code", help="Exit with status 2 when something would change.")
+        bool, typer.Option("--exit-code", help="Exit with status 2 when there is a difference.")
     ] = False,
-    target: Target = DEFAULT_TARGET,
-    account: AccountId = DEFAULT_ACCOUNT,
-    api_key: ApiKey = "",
+    as_of: AsOf = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON: each milestone before and after, with its users.")
+    ] = False,
+    *,
+    account: AccountOptions,
 ) -> None:
-    """Show what applying a file would change, with every size before and after."""
+    """Show what applying a file would change, or what changed since a version, with every size."""
+    if version is None and to_version is not None:
+        raise typer.BadParameter("needs --version too", param_hint="--to-version")
     out = console()
-    with open_client(target, account, api_key) as client:
-        difference = _compared(client, file, out)
-    if not difference.is_empty:
-        print(f"to apply: {counts_text(difference)}", file=out.file)
-        if exit_code:
-            raise typer.Exit(CHANGES_STATUS)
+    if version is not None:
+        with account.open() as client:
+            difference = journeys.compare_versions(client, file, version, to_version, as_of=as_of)
+            name = client.journey_name(file)
+        same_as, summary = f"version {version}", "changed"
+        where: Callable[[str], str] = str
+    else:
+        source = Source.read(file)
+        with account.open() as client, source.faults():
+            difference = journeys.compare(client, journeys.loads(source.text), as_of=as_of)
+            name = client.journey_name(difference.after.id)
+        same_as, summary, where = "the document", "to apply", source.where
+    if as_json:
+        print(json.dumps(tree_of_difference(difference, name), indent=2, ensure_ascii=False))
+    else:
+        print_difference(difference, name, out, same_as=same_as, where=where)
+        if not difference.is_empty:
+            print(f"{summary}: {counts_text(difference)}", file=out.file)
+    if exit_code and not difference.is_empty:
+        raise typer.Exit(CHANGES_STATUS)
 
 
+@grouped
 def export(
-    journey: Annotated[str, typer.Argument(help="The journey's id or name.")],
+    journey: JourneyName,
     file: Annotated[
         str, typer.Argument(help="File to write; `-` writes to standard output.")
     ] = STANDARD_STREAM,
-    target: Target = DEFAULT_TARGET,
-    account: AccountId = DEFAULT_ACCOUNT,
-    api_key: ApiKey = "",
+    version: Annotated[
+        int | None, typer.Option(help="Export this version instead of the current one.", min=1)
+    ] = None,
+    *,
+    account: AccountOptions,
 ) -> None:
-    """Export a journey as a file that `apply` reads."""
-    with open_client(target, account, api_key) as client:
-        text = journeys.dumps(journeys.read(client, journey))
+    """Export a journey, or a past version of it, as a file that `apply` reads."""
+    with account.open() as client:
+        text = journeys.dumps(journeys.read(client, journey, version=version))
     if file == STANDARD_STREAM:
         print(text, end="")
         return
     try:
         Path(file).write_text(text, encoding="utf-8")
     except OSError as error:
-        _refuse(file, error)
+        refuse_file(file, error)
 
 
-def _compared(client: Client, file: str, out: Console) -> journeys.JourneyDifference:
-    """The difference that applying the file makes, printed."""
-    try:
-        text = sys.stdin.read() if file == STANDARD_STREAM else Path(file).read_text(encoding="utf-8")
-        difference = journeys.compare(client, journeys.loads(text))
-    except (OSError, UnicodeDecodeError, journeys.DocumentError) as error:
-        _refuse(file, error)
-    print_difference(difference, client.journey_name(difference.after.id), out)
-    return difference
+@grouped
+def versions(
+    journey: JourneyName,
+    as_json: AsJson = False,
+    *,
+    account: AccountOptions,
+) -> None:
+    """List the versions of a journey that are kept, latest first. `diff --version` compares them."""
+    with account.open() as client:
+        show_many(
+            client.list_journey_versions(journey),
+            ["version", "since", "milestones", ""],
+            _row,
+            as_json=as_json,
+            right=(0, 2),
+        )
 
 
-def _refuse(file: str, error: Exception) -> NoReturn:
-    for line in str(error).splitlines():
-        print(f"milepost: {file}: {line}", file=sys.stderr)
-    raise typer.Exit(1) from error
+def _row(version: JourneyVersion) -> list[str]:
+    return [
+        names.last_id(version.name),
+        f"{to_datetime(version.create_time):%Y-%m-%d %H:%M:%S}",
+        number(version.milestone_count),
+        CURRENT_MARK if version.current else "",
+    ]

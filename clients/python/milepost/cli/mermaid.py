@@ -13,12 +13,12 @@ _CLASSES = (
     "classDef remaining fill:#fafbfc,stroke:#7b8794,color:#1f2933,stroke-dasharray:5 4",
     "classDef activated fill:#f0faf4,stroke:#1a7f4b,color:#1f2933,stroke-width:2px",
 )
-# What Mermaid would take for an end of the text, for markup or for an entity of its own.
+# Characters that Mermaid would read as the end of the text, markup or an entity.
 _ENTITIES = {character: f"#{ord(character)};" for character in '"#&<>`\\'}
 
 
 def draw_mermaid(picture: Picture) -> str:
-    """The picture as the text of a Mermaid flowchart."""
+    """The picture as a Mermaid flowchart."""
     numbers = count()
     name = picture.journey.display_name or picture.journey.name
     lines = [f"accTitle: {_one_line(name)}", f"accDescr: {'; '.join(foot_lines(picture))}", *_CLASSES]

@@ -8,37 +8,34 @@ from typing import Annotated
 
 import typer
 
-from milepost.cli.connection import (
-    DEFAULT_ACCOUNT,
-    DEFAULT_TARGET,
-    AccountId,
-    ApiKey,
-    Target,
-    open_client,
-)
+from milepost.cli.asking import AsOf
+from milepost.cli.calling import AccountOptions
+from milepost.cli.documents import refuse_file
 from milepost.cli.mermaid import draw_mermaid
+from milepost.cli.option_groups import grouped
 from milepost.cli.svg import draw_svg
-from milepost.cli.tree import read_picture
+from milepost.cli.tree import fail_if_any_size_failed, read_picture
 
 _DRAWN_BY = {".svg": draw_svg, ".mmd": draw_mermaid}
 
 
+@grouped
 def plot(
     journey: Annotated[str, typer.Argument(help="The journey's id or name.")],
     out: Annotated[Path, typer.Option(help="FILE.svg for SVG, FILE.mmd for Mermaid.")],
-    target: Target = DEFAULT_TARGET,
-    account: AccountId = DEFAULT_ACCOUNT,
-    api_key: ApiKey = "",
+    as_of: AsOf = None,
+    *,
+    account: AccountOptions,
 ) -> None:
-    """Write a journey's tree with the size of each milestone as a picture."""
+    """Write a journey's tree with the size of each milestone as a picture. With --as-of, sizes are exact."""
     draw = _DRAWN_BY.get(out.suffix.lower())
     if draw is None:
         print(f"milepost: {out}: must end in {' or '.join(_DRAWN_BY)}", file=sys.stderr)
         raise typer.Exit(1)
-    with open_client(target, account, api_key) as client:
-        text = draw(read_picture(client, journey))
+    with account.open() as client:
+        picture = read_picture(client, journey, as_of)
     try:
-        out.write_text(text, encoding="utf-8")
+        out.write_text(draw(picture), encoding="utf-8")
     except OSError as error:
-        print(f"milepost: {out}: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
+        refuse_file(out, error)
+    fail_if_any_size_failed(picture)

@@ -10,15 +10,16 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from milepost.cli.connection import DEFAULT_TARGET, ApiKey, Group, Target, open_client
+from milepost.cli.calling import Group, ServiceOptions
 from milepost.cli.journey import print_picture
+from milepost.cli.option_groups import grouped
 from milepost.cli.text import console, number
 from milepost.client import Client
 from milepost.sample import dataset, journey
 from milepost.sample.load import Loaded, NotTaken, load
 
 PLAIN_PROGRESS_SECONDS = 5.0
-"""In a pipe, a line this often instead of a bar."""
+"""Interval between progress lines in a pipe, which replace the bar."""
 
 app = typer.Typer(
     help="Sample data: a year of purchases of 2,469 households.", no_args_is_help=True, cls=Group
@@ -26,10 +27,11 @@ app = typer.Typer(
 
 
 @app.command("load")
-def load_command(target: Target = DEFAULT_TARGET, api_key: ApiKey = "") -> None:
+@grouped
+def load_command(service: ServiceOptions) -> None:
     """Send the sample data to a running service and build its journey."""
     out = console()
-    with open_client(target, dataset.ACCOUNT_ID, api_key) as client:
+    with service.open_for(dataset.ACCOUNT_ID) as client:
         load_and_build(client, out)
         print_picture(client, journey.JOURNEY_ID, out)
 
@@ -37,6 +39,7 @@ def load_command(target: Target = DEFAULT_TARGET, api_key: ApiKey = "") -> None:
 def load_and_build(client: Client, out: Console) -> Loaded:
     """Loads the sample with a progress bar (lines in a pipe), then builds its journey."""
     try:
+        dataset.data_files()
         loaded = _load_with_bar(client, out) if out.is_terminal else _load_with_lines(client, out)
     except (dataset.SampleMissing, NotTaken) as error:
         print(f"milepost: {error}", file=sys.stderr)
@@ -77,7 +80,7 @@ def _line_now_and_then(out: Console) -> Callable[[int], None]:
 
 
 def _summary(loaded: Loaded) -> str:
-    already = f" ({number(loaded.duplicates)} of them were there already)" if loaded.duplicates else ""
+    already = f" ({number(loaded.duplicates)} of them already stored)" if loaded.duplicates else ""
     events = number(loaded.events + loaded.duplicates)
     return (
         f"loaded {events} events{already} and {number(loaded.profiles)} profiles"

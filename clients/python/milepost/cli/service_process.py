@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from milepost.cli.serve import service_command
 from milepost.client import Client
 
 HOST = "127.0.0.1"
 START_SECONDS_MAX = 120.0
-"""Long, because a store that was killed first replays its log."""
+"""Long, because a store replays its log after a kill."""
 STOP_SECONDS_MAX = 30.0
 POLL_SECONDS = 0.05
 SERVING_CHECK_SECONDS = 1.0
 
 
 class ServiceDied(Exception):
-    """The child process ended, or did not get ready; its own words are on standard error."""
+    """The child process ended or did not become ready; its messages are on standard error."""
 
 
 class ServiceProcess:
-    """`python -m service` on a store in `data`, on 127.0.0.1; port 0 takes a free one.
+    """`python -m service` on a store in `data`, on 127.0.0.1; port 0 selects a free one.
 
     Starts on `start` (or entering a `with`), and is stopped gracefully on `stop` (or leaving it).
     """
@@ -52,7 +52,7 @@ class ServiceProcess:
         """Starts the child and waits until it is SERVING; raises ServiceDied."""
         with tempfile.TemporaryDirectory() as scratch:
             port_file = Path(scratch) / "port"
-            # A session of its own: Ctrl-C in a terminal reaches only this process, which stops the child.
+            # A separate session: Ctrl-C in a terminal reaches only this process, which stops the child.
             self._child = subprocess.Popen(
                 self._command(port_file), stdout=subprocess.DEVNULL, start_new_session=True
             )
@@ -64,7 +64,7 @@ class ServiceProcess:
                 raise
 
     def stop(self) -> int | None:
-        """Asks the child to end, waits for it, and gives its exit status; None when it was not running."""
+        """Stops the child gracefully and returns its exit status; None when it was not running."""
         if self._child is None:
             return None
         if self._child.poll() is None:
@@ -77,13 +77,13 @@ class ServiceProcess:
             self._child = None
 
     def kill(self) -> int:
-        """Ends the child at once, as a crash would (SIGKILL)."""
+        """Kills the child, as a crash would (SIGKILL)."""
         child = self._running()
         child.kill()
         return child.wait()
 
     def wait(self) -> int:
-        """Waits until the child ends by itself; its exit status."""
+        """Waits until the child ends by itself, and returns its exit status."""
         return self._running().wait()
 
     def _running(self) -> subprocess.Popen[bytes]:
@@ -94,7 +94,7 @@ class ServiceProcess:
     def _command(self, port_file: Path) -> list[str]:
         flags = {"--data-dir": self.data, "--host": HOST, "--port": self._port, "--port-file": port_file}
         pairs = [str(part) for flag in flags.items() for part in flag]
-        return [sys.executable, "-m", "service", *pairs, *self._flags]
+        return [*service_command(), *pairs, *self._flags]
 
     def _check_running(self) -> None:
         status = self._running().poll()
@@ -105,7 +105,7 @@ class ServiceProcess:
         deadline = time.monotonic() + START_SECONDS_MAX
         with Client(self.target) as client:
             while not client.wait_until_serving(SERVING_CHECK_SECONDS):
-                # The child may have ended since it told its port.
+                # The child may have ended since it reported its port.
                 self._check_running()
                 if time.monotonic() > deadline:
                     raise ServiceDied(f"no answer from {self.target}")
@@ -118,4 +118,4 @@ class ServiceProcess:
             if text:
                 return int(text)
             time.sleep(POLL_SECONDS)
-        raise ServiceDied("the service did not get ready")
+        raise ServiceDied("the service did not become ready")

@@ -1,8 +1,7 @@
-"""`milepost store`: what a store holds, whether it is sound, its clock, backups, and giving space back.
+"""`milepost store`: figures, verification, clock, backups and maintenance of a store.
 
-`stats` and `verify` ask the service, or with --data look into a directory; `restore`, `compact` and `adopt`
-work on the directory of a store that is not served. All that touches a directory needs the package of the
-service.
+`stats` and `verify` ask the service, or read a directory with --data; `restore`, `compact` and `adopt` work
+on the directory of a store that is not served. Everything on directories needs the service package.
 """
 
 from __future__ import annotations
@@ -14,36 +13,28 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn
 
-from milepost.cli.connection import DEFAULT_ACCOUNT, DEFAULT_TARGET, ApiKey, Group, Target, open_client
+from milepost import names
+from milepost.cli.answers import AsJson, Facts, show_json, show_many, show_one
+from milepost.cli.calling import Group, ServiceOptions
+from milepost.cli.option_groups import grouped
 from milepost.cli.serve import require_service
-from milepost.cli.text import console, number, printable, show_table
+from milepost.cli.text import console, moment, number, printable, show_facts, show_table, size
 from milepost.v1.admin_service_pb2 import (
     CLOCK_STATE_FOLLOWED,
     CLOCK_STATE_HELD,
     CLOCK_STATE_SETTLED,
+    Backup,
     Clock,
-    ConfirmClockRequest,
-    CreateBackupRequest,
-    GetClockRequest,
-    GetStoreStatsRequest,
     GetStoreStatsResponse,
     VerifyProgress,
     VerifyResult,
-    VerifyStoreRequest,
     VerifyStoreResponse,
 )
 
-BACKUP_TIMEOUT_SECONDS = 6 * 3_600.0
-"""A backup takes half a minute for a million users; it is better waited for than given up."""
-
-BROKEN_OFF = "the verification was broken off"
-
-_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
-_UNIT_STEP = 1_024
+BROKEN_OFF = "the verification was interrupted"
 
 app = typer.Typer(help="Inspect, back up and maintain a store.", no_args_is_help=True, cls=Group)
 
@@ -54,26 +45,31 @@ Data = Annotated[Path, typer.Option("--data", help="Directory of a store that no
 
 
 @app.command()
-def stats(data: Directory = None, target: Target = DEFAULT_TARGET, api_key: ApiKey = "") -> None:
+@grouped
+def stats(data: Directory = None, as_json: AsJson = False, *, service: ServiceOptions) -> None:
     """Show users, events, bytes by kind, and the size of each file."""
     if data is None:
-        with open_client(target, DEFAULT_ACCOUNT, api_key) as client:
-            found = client.admin.GetStoreStats(GetStoreStatsRequest())
+        with service.open() as client:
+            found = client.get_store_stats()
     else:
         with _offline():
             from service import offline
 
             found = offline.stats(data)
-    _show_stats(found, console())
+    if as_json:
+        show_json(found)
+    else:
+        _show_stats(found, console())
 
 
 @app.command()
-def verify(data: Directory = None, target: Target = DEFAULT_TARGET, api_key: ApiKey = "") -> None:
+@grouped
+def verify(data: Directory = None, *, service: ServiceOptions) -> None:
     """Read and check everything in the store. Exit status 1 when it finds a fault."""
     out = console()
     if data is None:
-        with open_client(target, DEFAULT_ACCOUNT, api_key) as client:
-            result = _follow(client.admin.VerifyStore(VerifyStoreRequest()), out)
+        with service.open() as client:
+            result = _follow(client.verify_store(), out)
     else:
         with _offline():
             from service import offline
@@ -85,6 +81,7 @@ def verify(data: Directory = None, target: Target = DEFAULT_TARGET, api_key: Api
 
 
 @app.command()
+@grouped
 def clock(
     confirm: Annotated[
         bool,
@@ -92,33 +89,60 @@ def clock(
             "--confirm", help="Confirm the server's clock. Fails when this machine's clock differs."
         ),
     ] = False,
-    target: Target = DEFAULT_TARGET,
-    api_key: ApiKey = "",
+    as_json: AsJson = False,
+    *,
+    service: ServiceOptions,
 ) -> None:
     """Show the service's clock and its state. After a jump, removals wait until the clock is trusted."""
-    with open_client(target, DEFAULT_ACCOUNT, api_key) as client:
-        if confirm:
-            here = Timestamp()
-            here.GetCurrentTime()
-            found = client.admin.ConfirmClock(ConfirmClockRequest(time=here)).clock
-        else:
-            found = client.admin.GetClock(GetClockRequest()).clock
-    _show_clock(found, console())
+    with service.open() as client:
+        found = client.confirm_clock() if confirm else client.get_clock()
+        show_one(found, _clock_facts, as_json=as_json)
 
 
 @app.command()
+@grouped
 def backup(
     name: Annotated[str, typer.Argument(help="Name of the backup, a new directory on the server.")],
-    target: Target = DEFAULT_TARGET,
-    api_key: ApiKey = "",
+    as_json: AsJson = False,
+    *,
+    service: ServiceOptions,
 ) -> None:
     """Write a consistent copy of the store to the server's backup directory, while it serves.
 
     The copy is verified; a damaged store is not backed up.
     """
-    with open_client(target, DEFAULT_ACCOUNT, api_key) as client:
-        made = client.admin.CreateBackup(CreateBackupRequest(backup_id=name), timeout=BACKUP_TIMEOUT_SECONDS)
-    print(f"{made.directory}  (revision {made.revision})")
+    with service.open() as client:
+        made = client.create_backup(name)
+    if as_json:
+        show_json(made)
+    else:
+        print(f"{made.directory}  (revision {made.revision})")
+
+
+@app.command()
+@grouped
+def backups(as_json: AsJson = False, *, service: ServiceOptions) -> None:
+    """List the backups on the server, newest first."""
+    with service.open() as client:
+        show_many(
+            client.list_backups(),
+            ["backup", "created", "size", "directory"],
+            _backup_row,
+            as_json=as_json,
+        )
+
+
+@app.command("delete-backup")
+@grouped
+def delete_backup(
+    backup: Annotated[str, typer.Argument(metavar="BACKUP", help="Id or name of the backup.")],
+    *,
+    service: ServiceOptions,
+) -> None:
+    """Delete a backup on the server."""
+    with service.open() as client:
+        client.delete_backup(backup)
+    print(f"deleted {names.backup(names.last_id(backup))}")
 
 
 @app.command()
@@ -132,7 +156,9 @@ def restore(
 
         restored = offline.restore(backup, data)
     print(f"restored {number(restored.users)} users and {number(restored.events)} events into {data}")
-    print(f"the store is now {restored.store_id}; revisions handed out before are refused")
+    if restored.revision != restored.checkpointed_revision:
+        print("its log holds more, which counts once the service has started")
+    print(f"the store is now {restored.store_id}; earlier revisions are refused")
 
 
 @app.command()
@@ -142,7 +168,7 @@ def compact(data: Data) -> None:
         from service import offline
 
         before_bytes, after_bytes = offline.compact(data)
-    print(f"{_size(before_bytes)} before, {_size(after_bytes)} now")
+    print(f"{size(before_bytes)} before, {size(after_bytes)} now")
 
 
 @app.command()
@@ -175,12 +201,12 @@ def adopt(
     if moved:
         print(f"the store in {data} is still {store_id}; do not use the original again")
     else:
-        print(f"the store in {data} is now {store_id}; revisions handed out before are refused")
+        print(f"the store in {data} is now {store_id}; earlier revisions are refused")
 
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """Tells in words what cannot be done with a directory, with exit status 1."""
+    """Prints the error of an operation on a directory, and exits with status 1."""
     require_service()
     from service.offline import OfflineError
 
@@ -195,7 +221,7 @@ def _offline() -> Iterator[None]:
 
 
 def _follow(responses: Iterable[VerifyStoreResponse], out: Console) -> VerifyResult:
-    """Prints faults as they come, a bar in a terminal, and gives the result at the end."""
+    """Prints faults as they are found, a progress bar in a terminal, and the result."""
     columns = (
         TextColumn("verifying"),
         BarColumn(),
@@ -239,21 +265,20 @@ def _show_result(result: VerifyResult, out: Console) -> None:
 
 _CLOCK_STATES = {
     CLOCK_STATE_SETTLED: "settled",
-    CLOCK_STATE_FOLLOWED: "answers go by it, removals wait",
+    CLOCK_STATE_FOLLOWED: "trusted for answers, removals wait",
     CLOCK_STATE_HELD: "it jumped; answers and removals wait",
 }
 
 
-def _show_clock(found: Clock, out: Console) -> None:
-    facts = [
-        ["clock", found.wall_time.ToJsonString()],
-        ["believed", _CLOCK_STATES.get(found.state, "")],
-        ["answers go by", found.time.ToJsonString()],
-        ["removals go by", found.settled_time.ToJsonString()],
+def _clock_facts(found: Clock) -> Facts:
+    waits = bool(found.wait.ToMicroseconds())
+    return [
+        ("clock", found.wall_time.ToJsonString()),
+        ("believed", _CLOCK_STATES.get(found.state, "")),
+        ("time for answers", found.time.ToJsonString()),
+        ("time for removals", found.settled_time.ToJsonString()),
+        ("settled in", f"{number(found.wait.ToSeconds())} s, if it stays steady" if waits else ""),
     ]
-    if found.wait.ToMicroseconds():
-        facts.append(["settled in", f"{number(found.wait.ToSeconds())} s, if it stays steady"])
-    show_table(out, ["", ""], facts)
 
 
 # --- stats --------------------------------------------------------------------------------------------------
@@ -261,15 +286,15 @@ def _show_clock(found: Clock, out: Console) -> None:
 
 def _show_stats(found: GetStoreStatsResponse, out: Console) -> None:
     facts = [
-        ["store", found.store_id],
-        ["revision", found.revision],
-        ["checkpointed into the index", found.checkpointed_revision],
-        ["format version", str(found.format_version)],
-        ["users", number(found.users)],
-        ["events", number(found.events)],
-        ["rows of erased users", "still being rewritten" if found.purging else "none"],
+        ("store", found.store_id),
+        ("revision", found.revision),
+        ("checkpointed into the index", found.checkpointed_revision),
+        ("format version", str(found.format_version)),
+        ("users", number(found.users)),
+        ("events", number(found.events)),
+        ("rows of erased users", "still being rewritten" if found.purging else "none"),
     ]
-    show_table(out, ["", ""], facts)
+    show_facts(out, facts)
     print(file=out.file)
     total = sum(kind.bytes for kind in found.kinds) or 1
     kinds = [
@@ -281,17 +306,18 @@ def _show_stats(found: GetStoreStatsResponse, out: Console) -> None:
     files = [
         [
             file.name,
-            *map(_size, (file.disk_bytes, file.used_bytes, file.free_bytes)),
-            _size(file.limit_bytes) if file.limit_bytes else "",
+            *map(size, (file.disk_bytes, file.used_bytes, file.free_bytes)),
+            size(file.limit_bytes) if file.limit_bytes else "",
         ]
         for file in found.files
     ]
     show_table(out, ["file", "on disk", "used", "free inside", "limit"], files, right=(1, 2, 3, 4))
 
 
-def _size(count: int) -> str:
-    """1.5 MiB."""
-    size, unit = float(count), 0
-    while size >= _UNIT_STEP and unit < len(_UNITS) - 1:
-        size, unit = size / _UNIT_STEP, unit + 1
-    return f"{count} bytes" if unit == 0 else f"{size:.1f} {_UNITS[unit]}"
+def _backup_row(backup: Backup) -> list[str]:
+    return [
+        names.last_id(backup.name),
+        moment(backup.create_time),
+        size(backup.size_bytes),
+        backup.directory,
+    ]

@@ -1,9 +1,10 @@
-"""A journey drawn as SVG: from the start on the left, a column a level, the siblings of a split in one line.
+"""A journey drawn as SVG: from the start on the left, one column per level, the siblings of a split in one
+column.
 
 A milestone is a card with its size, its share of the parent and a bar of its share of the start. The first
-sibling stands level with its parent, so that the main path reads as a line and what splits off lies below it.
-Remaining users are dashed, activated audiences green; an estimate has a `~`, its bounds, and a whisker on the
-bar.
+sibling stands level with its parent, so that the main path is a straight line with the other branches below
+it. Remaining users are dashed, activated audiences green; an estimate has a `~`, its bounds, and a whisker on
+the bar.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from milepost.cli.text import percent
 from milepost.cli.tree import (
     Node,
     Picture,
+    as_of_text,
     bounds_text,
     credits_text,
     inputs_text,
@@ -73,7 +75,7 @@ _ACTIVATED_REMAINING = _Look(border="#1a7f4b", fill="#f0faf4", bar="#2f9e63", da
 
 @dataclass(frozen=True)
 class _Card:
-    """A node and where its upper left corner is; `row` and `column` count from 0."""
+    """A node and the position of its upper left corner; `row` and `column` count from 0."""
 
     node: Node
     parent: _Card | None
@@ -115,7 +117,7 @@ def draw_svg(picture: Picture) -> str:
 
 
 def _placed(node: Node) -> Iterator[_Card]:
-    """Every node in its place: a leaf takes a row, a parent the row of its first child."""
+    """Positions every node: a leaf takes a new row, a parent the row of its first child."""
     rows_taken = 0
 
     def place(node: Node, parent: _Card | None) -> Iterator[_Card]:
@@ -136,7 +138,7 @@ def _placed(node: Node) -> Iterator[_Card]:
 def _heading(picture: Picture, name: str, width: int) -> Iterator[str]:
     room = width - 2 * MARGIN
     yield text_at(MARGIN, MARGIN + 18, clipped(name, room / BOLD, 20), 20, weight="bold")
-    inputs = f"inputs: {inputs_text(picture.journey)}"
+    inputs = ", ".join(filter(None, [f"inputs: {inputs_text(picture.journey)}", as_of_text(picture)]))
     yield text_at(MARGIN, MARGIN + 40, clipped(inputs, room, 12), 12, fill=QUIET)
 
 
@@ -191,7 +193,7 @@ def _badge(right: int, top: int) -> Iterator[str]:
 
 
 def _size(card: _Card, x: int, inner: int) -> Iterator[str]:
-    """The size, the share of the parent right of it, and what belongs to the size below."""
+    """The size, the share of the parent to its right, and details of the size below."""
     node, y = card.node, card.y + 61
     if node.size.size.state == SIZE_STATE_FAILED:
         yield _warning_sign(x, y)
@@ -213,7 +215,7 @@ def _warning_sign(x: int, y: int) -> str:
 
 
 def _bar(node: Node, start: Node, look: _Look, x: int, y: int, inner: int) -> Iterator[str]:
-    """The share of the start; on that of an estimate a whisker from the lower to the upper bound."""
+    """A bar for the share of the start; for an estimate with a whisker from the lower to the upper bound."""
     share = share_of(node, start)
     if share is None:
         return
@@ -263,7 +265,7 @@ def _tooltip(card: _Card) -> str:
 
 
 def _wrapped(text: str, room: float, size: int) -> list[str]:
-    """The text in at most `TITLE_LINES_MAX` lines, broken between words where it can be."""
+    """The text in at most `TITLE_LINES_MAX` lines, broken between words where possible."""
     lines: list[str] = []
     words = text.split()
     while words and len(lines) < TITLE_LINES_MAX - 1:

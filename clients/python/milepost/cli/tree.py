@@ -1,17 +1,20 @@
 """A journey as a tree with sizes: read from the service, drawn with rich or in plain ASCII.
 
-Which figure is which is never in doubt: an estimate has a `~` before it and its bounds beside it, a size too
-small to estimate is `~` alone, a failure is a warning sign with the reason, and an audience being calculated
-shows progress instead of a size.
+The kind of each figure is visible: an estimate has a `~` before it and its bounds beside it, a size too small
+to estimate is `~` alone, a failure is a warning sign with the reason, and an audience being calculated shows
+progress instead of a size.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from math import ceil
+from typing import TypeVar
 
+import typer
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +23,7 @@ from milepost import names
 from milepost.cli.text import number, percent, plain_table
 from milepost.client import Client
 from milepost.criteria import everyone
+from milepost.instants import text_of
 from milepost.v1.account_pb2 import Account
 from milepost.v1.audience_pb2 import (
     SIZE_KIND_CALCULATING,
@@ -43,6 +47,11 @@ from milepost.v1.journey_pb2 import (
 
 BAR_CELLS = 24
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
+_LINES = ("│  ", "   ", "├─ ", "└─ ")
+_PLAIN_LINES = ("|   ", "    ", "|-- ", "`-- ")
+"""What comes before a label: past a sibling, below the last one, at a sibling, at the last one."""
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -58,11 +67,14 @@ class Node:
 
 @dataclass(frozen=True)
 class Picture:
-    """What is drawn: the journey, its tree of nodes, and the account's credits."""
+    """A picture: the journey, its tree of nodes, and the account's credits. `as_of` is the instant that was
+    asked for.
+    """
 
     journey: Journey
     start: Node
     account: Account
+    as_of: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -76,30 +88,64 @@ class _Row:
 # --- reading ---
 
 
-def read_picture(client: Client, journey: str) -> Picture:
-    """Reads a journey, its milestones and the size of each; the start's size is the population."""
+def read_picture(client: Client, journey: str, as_of: datetime | None = None) -> Picture:
+    """Reads a journey, its milestones and the size that each shows, or its exact size at `as_of`. The
+    start's size is the population.
+    """
+    if as_of is not None:
+        return _read_funnel(client, journey, as_of)
     found = client.get_journey(journey)
     milestones = list(client.list_milestones(found.name))
     audiences = {each.name: client.get_audience(each.audience) for each in milestones}
-    children: dict[str, list[Milestone]] = defaultdict(list)
-    for milestone in milestones:
-        children[milestone.parent_milestone].append(milestone)
+    nodes = [
+        _node(each, audiences[each.name].size, is_activated=audiences[each.name].activated)
+        for each in milestones
+    ]
     start = Node("Start", _start_size(client, found, list(audiences.values())))
-    start.children = _nodes(children, audiences, "")
+    start.children = _joined(milestones, nodes)
     return Picture(found, start, client.get_account())
 
 
-def _nodes(children: dict[str, list[Milestone]], audiences: dict[str, Audience], parent: str) -> list[Node]:
-    return [
-        Node(
-            milestone.display_name or names.last_id(milestone.name),
-            audiences[milestone.name].size,
-            milestone.kind == MILESTONE_KIND_REMAINING_USERS,
-            audiences[milestone.name].activated,
-            _nodes(children, audiences, milestone.name),
+def _read_funnel(client: Client, journey: str, as_of: datetime) -> Picture:
+    funnel = client.get_journey_funnel(journey, as_of=as_of)
+    milestones = [
+        Milestone(
+            name=step.milestone,
+            display_name=step.display_name,
+            parent_milestone=step.parent_milestone,
+            kind=step.kind,
         )
-        for milestone in children.get(parent, [])
+        for step in funnel.steps
     ]
+    nodes = [
+        _node(milestone, _exact(step.users), is_activated=step.activated)
+        for milestone, step in zip(milestones, funnel.steps, strict=True)
+    ]
+    start = Node("Start", _exact(funnel.population), children=_joined(milestones, nodes))
+    return Picture(funnel.journey, start, client.get_account(), as_of)
+
+
+def _node(milestone: Milestone, size: AudienceSize, *, is_activated: bool) -> Node:
+    return Node(
+        milestone.display_name or names.last_id(milestone.name),
+        size,
+        milestone.kind == MILESTONE_KIND_REMAINING_USERS,
+        is_activated,
+    )
+
+
+def _joined(milestones: Sequence[Milestone], nodes: Sequence[Node]) -> list[Node]:
+    """The nodes at the start, each with its children. Milestones come parents before children."""
+    start: list[Node] = []
+    children = {"": start}
+    for milestone, node in zip(milestones, nodes, strict=True):
+        children[milestone.name] = node.children
+        children[milestone.parent_milestone].append(node)
+    return start
+
+
+def _exact(users: int) -> AudienceSize:
+    return AudienceSize(size=Size(state=SIZE_STATE_EXACT, users=users))
 
 
 def _start_size(client: Client, journey: Journey, audiences: Sequence[Audience]) -> AudienceSize:
@@ -108,10 +154,10 @@ def _start_size(client: Client, journey: Journey, audiences: Sequence[Audience])
     else:
         draft = MilestoneDraft(journey=journey.name, kind=MILESTONE_KIND_CRITERIA, criteria=everyone())
         population = client.estimate(draft).population
-    return AudienceSize(size=Size(state=SIZE_STATE_EXACT, users=population))
+    return _exact(population)
 
 
-# --- what a size says ---
+# --- sizes as text ---
 
 
 def size_text(size: AudienceSize, *, plain: bool) -> str:
@@ -127,7 +173,7 @@ def size_text(size: AudienceSize, *, plain: bool) -> str:
 
 
 def size_note(size: AudienceSize) -> str:
-    """What belongs beside it: bounds of an estimate, movement of a real size, the reason of a failure."""
+    """The detail beside a size: bounds of an estimate, movement of a real size, the reason of a failure."""
     if size.size.state == SIZE_STATE_FAILED:
         return size.size.failure
     if size.size.state == SIZE_STATE_ESTIMATED:
@@ -139,8 +185,17 @@ def size_note(size: AudienceSize) -> str:
     return ""
 
 
+def fail_if_any_size_failed(picture: Picture) -> None:
+    """Ends the command with status 1 when a size of a picture could not be computed: scripts see it too."""
+    failed = [row.node.label for row in _rows(picture.start) if row.node.size.size.state == SIZE_STATE_FAILED]
+    if failed:
+        what = "1 size" if len(failed) == 1 else f"{number(len(failed))} sizes"
+        print(f"milepost: {what} could not be computed: {', '.join(failed)}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
 def bounds_text(picture: Picture) -> str:
-    """What the bounds in a picture hold, one by one and together; "" when every size is known."""
+    """The confidence of the bounds in a picture, one by one and together; "" when every size is known."""
     sampled = sum(_is_sampled(row.node.size) for row in _rows(picture.start))
     if not sampled:
         return ""
@@ -158,8 +213,14 @@ def _is_sampled(size: AudienceSize) -> bool:
 
 
 def foot_lines(picture: Picture) -> list[str]:
-    """What belongs below a picture: the credits, and what the bounds of estimates say."""
-    return [line for line in (credits_text(picture.account), bounds_text(picture)) if line]
+    """The lines below a picture: its instant, credits, and the confidence of bounds."""
+    lines = (as_of_text(picture), credits_text(picture.account), bounds_text(picture))
+    return [line for line in lines if line]
+
+
+def as_of_text(picture: Picture) -> str:
+    """as of 2026-11-01T00:00:00Z; "" when no instant was asked for."""
+    return "" if picture.as_of is None else f"as of {text_of(picture.as_of)}"
 
 
 def credits_text(account: Account) -> str:
@@ -177,7 +238,7 @@ def _users(node: Node) -> int | None:
 
 
 def share_of(node: Node, of: Node | None) -> float | None:
-    """The share of another node's users, 0 to 1; None without both sizes, or when nobody is there."""
+    """The share of another node's users, 0 to 1; None without both sizes, or when the other node is empty."""
     users, whole = _users(node), None if of is None else _users(of)
     if users is None or not whole:
         return None
@@ -214,7 +275,7 @@ def draw_plain(picture: Picture) -> str:
         bar = share_of(row.node, picture.start)
         lines.append(
             [
-                branch(row.last_at, "|   ", "    ", "|-- ", "`-- ") + row.node.label,
+                branch(row.last_at, is_terminal=False) + row.node.label,
                 size_text(row.node.size, plain=True),
                 "" if share is None else percent(share),
                 "" if bar is None else "#" * ceil(bar * BAR_CELLS),
@@ -248,16 +309,37 @@ def draw_rich(picture: Picture) -> RenderableType:
     return Group(title, inputs, Text(), table, Text(), Text("\n".join(foot_lines(picture))))
 
 
-def branch(last_at: tuple[bool, ...], through: str, empty: str, fork: str, end: str) -> str:
+def branch(last_at: Sequence[bool], *, is_terminal: bool) -> str:
     """The lines before a label; `last_at` says for each level whether it is the last of its siblings."""
     if not last_at:
         return ""
+    through, empty, fork, end = _LINES if is_terminal else _PLAIN_LINES
     above = "".join(empty if is_last else through for is_last in last_at[:-1])
     return above + (end if last_at[-1] else fork)
 
 
+def in_tree_order(
+    items: Iterable[T], name: Callable[[T], str], parent: Callable[[T], str]
+) -> Iterator[tuple[T, tuple[bool, ...]]]:
+    """The items of a tree, parents before children; with each, for its level and those above, whether it is
+    the last of its siblings. The parent of an item at the top has no name.
+    """
+    children: dict[str, list[T]] = {}
+    for item in items:
+        children.setdefault(parent(item), []).append(item)
+
+    def below(above: str, last_at: tuple[bool, ...]) -> Iterator[tuple[T, tuple[bool, ...]]]:
+        siblings = children.get(above, [])
+        for item in siblings:
+            place = (*last_at, item is siblings[-1])
+            yield item, place
+            yield from below(name(item), place)
+
+    return below("", ())
+
+
 def _rich_label(row: _Row) -> Text:
-    lines = branch(row.last_at, "│  ", "   ", "├─ ", "└─ ")
+    lines = branch(row.last_at, is_terminal=True)
     mark, style = ("○ ", "dim") if row.node.is_remaining else ("● ", "cyan")
     if row.node.is_activated:
         style = "bold green"

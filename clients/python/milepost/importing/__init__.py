@@ -1,15 +1,15 @@
-"""Files of events and of users into a service: Parquet, CSV and NDJSON, in segments that are each sent once.
+"""Imports files of events or users: Parquet, CSV and NDJSON, in segments that are each applied once.
 
-`import_file` is the whole of it; the modules are one format each, what is remembered between runs, and what
-was refused.
+`import_file` does all of it. There is a module for each format, for the progress kept between runs, and for
+rejected rows.
 """
 
 from __future__ import annotations
 
 from milepost.importing.errors import CannotBegin, CannotImport, CannotResume
+from milepost.importing.formats import Format
 from milepost.importing.run import FileImported, SideFiles, import_file
 from milepost.importing.settings import Settings
-from milepost.importing.source import Format
 from milepost.importing.user_settings import Consent, UserSettings
 
 __all__ = [

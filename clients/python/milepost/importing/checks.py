@@ -1,39 +1,38 @@
-"""What can be found wrong before a row is sent: each of it one error, not one for every row."""
+"""Checks before a row is sent. A fault is one error, not one for each row."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+import shlex
+from collections.abc import Iterator, Sequence, Set
 
+from milepost import names
+from milepost._existing import inputs, no_account
+from milepost._near import did_you_mean, listed
 from milepost.client import Client
-from milepost.errors import MilepostError, NotFound, PermissionDenied
+from milepost.errors import NotFound, PermissionDenied
 from milepost.importing.errors import CannotBegin, CannotImport
+from milepost.importing.profiles import PROFILES
+from milepost.importing.settings import EXCLUDE, FLATTEN, UNNAMED
 from milepost.importing.source import Source
 from milepost.importing.user_settings import AnySettings
 from milepost.v1.account_pb2 import Account
-from milepost.v1.account_service_pb2 import GetInputRequest, ListAccountsRequest, ListInputsRequest
 
-LISTED_MAX = 20
-"""Names that a message lists; of more it says only how many there are."""
+_PATTERN_CHARACTERS = frozenset("*?[")
 
 
 def check_target(client: Client, settings: AnySettings) -> Account:
-    """The account, which exists, as does the input. Raises CannotBegin, which names those that exist, and
-    what calls raise. A caller who may only ingest gets an account without its time of creation.
+    """The account, after checking that it and the input exist. Raises CannotBegin, which lists those that do,
+    and the errors of the calls. A caller who may only ingest gets an account without its time of creation.
     """
     if not settings.input and not settings.input_column:
         raise CannotBegin(
             f"{settings.rows_are} need an input: --input WORKSPACE/INPUT, or --input-column with a column of"
-            f" full names.{_listed('inputs of the account', _inputs(client))}"
+            f" full names.{listed('inputs of the account', inputs(client))}"
         )
     try:
         account = client.get_account()
     except NotFound:
-        ids = _accounts(client)
-        raise CannotBegin(
-            f"account {client.account_id!r} does not exist{did_you_mean(client.account_id, ids) or '.'}"
-            f"{_listed('accounts', ids)} --create makes it"
-        ) from None
+        raise CannotBegin(f"{no_account(client)} --create makes it") from None
     except PermissionDenied:
         return Account(name=client.account_name)
     if settings.input:
@@ -42,27 +41,32 @@ def check_target(client: Client, settings: AnySettings) -> Account:
 
 
 def _check_input(client: Client, name: str) -> None:
+    if fault := fault_of_input(name):
+        raise CannotBegin(f"{fault}.{listed('inputs', inputs(client))}")
     try:
-        full_name = client.input_name(name)
-    except ValueError:
-        raise CannotBegin(
-            f"--input must be WORKSPACE/INPUT, not {name!r}.{_listed('inputs', _inputs(client))}"
-        ) from None
-    try:
-        client.accounts.GetInput(GetInputRequest(name=full_name))
+        client.get_input(name)
     except NotFound:
-        found = _inputs(client)
+        found = inputs(client)
         raise CannotBegin(
             f"input {name!r} does not exist in account {client.account_id!r}"
-            f"{did_you_mean(name, found) or '.'}{_listed('inputs', found)} --create makes it"
+            f"{did_you_mean(name, found) or '.'}{listed('inputs', found)} --create makes it"
         ) from None
     except PermissionDenied:
         pass
 
 
+def fault_of_input(name: str) -> str:
+    """What is wrong with the name of an input; empty if nothing is."""
+    parts = names.short_input(name).split("/")
+    if len(parts) == 2 and all(map(names.is_id, parts)):
+        return ""
+    rule = f" (each {names.ID_RULE})" if len(parts) == 2 else ""
+    return f"--input must be WORKSPACE/INPUT{rule}, not {name!r}"
+
+
 def check_columns(source: Source, settings: AnySettings, *, kinds: bool = True) -> None:
-    """Raises CannotImport when a column that a row needs, or that the settings name, is not in the file;
-    with `kinds` also for attributes whose kind they give.
+    """Raises CannotImport if the file lacks a column that rows need or that the settings name. `kinds`: also
+    check the attributes that the settings give a kind, and what they leave out or take apart.
     """
     columns = source.columns
     if columns is None:
@@ -74,50 +78,52 @@ def check_columns(source: Source, settings: AnySettings, *, kinds: bool = True) 
     ]
     if kinds and source.has_all_columns:
         faults += unknown_kinds(columns, settings)
+        faults += unused_options(source.shaping.used, columns, settings)
     if faults:
         said = "; ".join(faults)
-        raise CannotImport(f"{said}{'' if said.endswith('?') else '.'}{_listed('columns', columns)}")
+        raise CannotImport(f"{said}{'' if said.endswith('?') else '.'}{listed('columns', columns)}")
 
 
 def unknown_kinds(columns: Sequence[str], settings: AnySettings) -> list[str]:
-    """What is wrong with `--column` options that name no attribute among these columns."""
+    """Faults of `--column` options that name none of the attributes among these columns."""
     own = {*settings.text_columns, settings.time_column}
     return [
         f"--column {name}: "
-        + ("is no attribute" if name in own else f"there is no column {name!r}{did_you_mean(name, columns)}")
+        + (
+            "is not an attribute"
+            if name in own
+            else f"there is no column {name!r}{did_you_mean(name, columns)}"
+        )
         for name in settings.kinds
         if name not in columns or name in own
     ]
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """ ", did you mean 'x'?" for the known name that is nearest; nothing when none is near."""
-    by_lower = {each.lower(): each for each in known}
-    near = difflib.get_close_matches(name.lower(), list(by_lower), 1)
-    return f", did you mean {by_lower[near[0]]!r}?" if near else ""
+def unused_options(used: Set[tuple[str, str]], columns: Sequence[str], settings: AnySettings) -> list[str]:
+    """Faults of `--exclude` and `--flatten` options that did nothing to a file with these columns."""
+    faults = []
+    for option, name in given_options(settings):
+        if (option, name) in used:
+            continue
+        if option == FLATTEN:
+            fault = f"there is no object {name!r}"
+        elif name in settings.own_columns:
+            fault = "is not an attribute"
+        elif name == UNNAMED:
+            fault = "every column has a name"
+        elif set(name) & _PATTERN_CHARACTERS:
+            fault = f"no column is like {name!r}"
+        else:
+            fault = f"there is no column {name!r}{did_you_mean(name, columns)}"
+        faults.append(f"{option} {shlex.quote(name)}: {fault}")
+    return faults
 
 
-def _listed(what: str, names: Sequence[str]) -> str:
-    if not names:
-        return f" There are no {what}."
-    more = f" and {len(names) - LISTED_MAX:,} more" if len(names) > LISTED_MAX else ""
-    return f" The {what}: {', '.join(map(repr, names[:LISTED_MAX]))}{more}."
-
-
-def _accounts(client: Client) -> list[str]:
-    try:
-        pages = client.pages(client.accounts.ListAccounts, ListAccountsRequest())
-        return [each.name.partition("/")[2] for page in pages for each in page.accounts]
-    except MilepostError:
-        return []
-
-
-def _inputs(client: Client) -> list[str]:
-    """All inputs of the account, as WORKSPACE/INPUT; none where there is no right to see them."""
-    parent = f"{client.account_name}/workspaces/-"
-    try:
-        pages = client.pages(client.accounts.ListInputs, ListInputsRequest(parent=parent))
-        names = [each.name.split("/") for page in pages for each in page.inputs]
-    except MilepostError:
-        return []
-    return [f"{parts[3]}/{parts[5]}" for parts in names]
+def given_options(settings: AnySettings) -> Iterator[tuple[str, str]]:
+    """The `--exclude` and `--flatten` options that the caller gave, not those of a profile."""
+    for pattern in settings.exclude:
+        yield EXCLUDE, pattern
+    of_profile = PROFILES.get(settings.profile, {}).get("flatten", ())
+    for path in settings.flatten:
+        if path not in of_profile:
+            yield FLATTEN, path

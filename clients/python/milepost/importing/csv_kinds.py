@@ -1,4 +1,4 @@
-"""The kinds of the columns of one CSV file, found by the service's own grammar."""
+"""Finds the kinds of the columns of one CSV file, by the grammar that the service uses."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 
 from milepost.arrays import has_value
 from milepost.grammar import Grammar
-from milepost.importing.ahead import ahead
-from milepost.importing.csv import Block, CsvFile
-from milepost.importing.errors import CannotImport
+from milepost.importing.csv_file import Block, CsvFile
+from milepost.importing.errors import nameless
 from milepost.importing.kinds import Misfit, Values
+from milepost.importing.prefetch import prefetched
 from milepost.importing.settings import Reading
 
 
 def values_of(path: Path, reading: Reading) -> dict[str, Values]:
-    """What the attributes are whose kind is not given. Raises CannotImport for a file that cannot be read,
-    and for a value in a column without a name, before anything is sent.
+    """The values of the attributes whose kind is not given. Reads the whole file. Raises CannotImport if it
+    cannot be read, or if a column without a name has a value.
     """
     file = CsvFile(path, reading)
     grammar = Grammar(decimal_comma=reading.decimal_comma, time_format=reading.time_format)
@@ -28,15 +28,15 @@ def values_of(path: Path, reading: Reading) -> dict[str, Values]:
         if name not in reading.own_columns and name not in reading.kinds
     }
     looked_at = [*found, *file.unnamed] or list(file.columns)[:1]
-    # Reads to the end also when there is nothing to find: the file is known to be sound before a row is sent.
-    with ahead(file.blocks(looked_at)) as blocks:
+    # Reads to the end in any case: a damaged file has to be found before a row is sent.
+    with prefetched(file.blocks(looked_at)) as blocks:
         for block in blocks:
             for place, texts in zip(block.columns, block.batch.columns, strict=True):
                 if place in found:
                     _add(found[place], texts, grammar, path, block)
                 elif place in file.unnamed:
                     _check_empty(texts, path, int(place), block)
-            # Plain texts stay that. At least one column is read, for its rows.
+            # A column of strings stays one. One column is always read, to count rows.
             looked_at[1:] = [place for place in looked_at[1:] if place not in found or found[place].plausible]
     return {file.columns[place]: values for place, values in found.items()}
 
@@ -59,7 +59,4 @@ def _check_empty(texts: Any, path: Path, place: int, block: Block) -> None:
     has = has_value(texts)
     if has.any():
         row = int(np.argmax(has))
-        raise CannotImport(
-            f"{path}, line 1: column {place + 1} has no name, but row {block.row_of(row)} has"
-            f" {texts[row].as_py()!r} in it: name it, or leave it out with --exclude ''"
-        )
+        raise nameless(f"{path}, line 1: column {place + 1}", block.row_of(row), texts[row].as_py())

@@ -1,40 +1,31 @@
-"""Times that fall into 1970: most often seconds or milliseconds that are read as microseconds."""
+"""Finds times in 1970: most often seconds or milliseconds that are read as microseconds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from milepost.v1.ingest_service_pb2 import (
-    TIME_UNIT_MICROSECONDS,
-    TIME_UNIT_MILLISECONDS,
-    TIME_UNIT_NANOSECONDS,
-    TIME_UNIT_SECONDS,
-    TimeUnit,
-)
+from milepost.time_units import TIME_UNITS, UNIT_NANOS
+from milepost.v1.ingest_service_pb2 import TimeUnit
 
-UNITS_A_SECOND = {
-    TIME_UNIT_SECONDS: 1,
-    TIME_UNIT_MILLISECONDS: 1_000,
-    TIME_UNIT_MICROSECONDS: 1_000_000,
-    TIME_UNIT_NANOSECONDS: 1_000_000_000,
-}
-UNIT_NAMES = {
-    TIME_UNIT_SECONDS: "s",
-    TIME_UNIT_MILLISECONDS: "ms",
-    TIME_UNIT_MICROSECONDS: "us",
-    TIME_UNIT_NANOSECONDS: "ns",
-}
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Number = TypeVar("Number", bound=np.generic)
+
+UNITS_A_SECOND = {name: 1_000_000_000 // UNIT_NANOS[unit] for name, unit in TIME_UNITS.items()}
 SECONDS_OF_1970 = 365 * 86_400
 LIKELY_SECONDS = range(978_307_200, 4_102_444_800)
-"""The years 2001 to 2099: a unit that puts a time here is likely the one that is meant."""
-DIGITS = "^[0-9]{1,18}$"
+"""The years 2001 to 2099. A unit that puts times here is probably the right one."""
+DIGITS = r"^[0-9]{1,18}(\.[0-9]+)?$"
+FRACTION = r"\.[0-9]+$"
 
 
 @dataclass(frozen=True)
 class EarlyTimes:
-    """How many of some times fall into 1970, and the unit they are likely in: s, ms, us, ns, or empty."""
+    """`count` of `times` are in 1970. The unit is probably `likely_unit`: s, ms, us, ns, or empty."""
 
     count: int
     times: int
@@ -42,45 +33,58 @@ class EarlyTimes:
 
 
 def early_times(batches: Sequence[Any], column: str, unit: TimeUnit.ValueType) -> EarlyTimes | None:
-    """What is to be said about the times in a column; None when most of them are of other years."""
-    import pyarrow as pa
-    import pyarrow.compute
-
+    """The times of a column that are in 1970; None if most are not."""
     if not batches or column not in batches[0].schema.names:
         return None
-    times = pa.chunked_array([batch.column(column) for batch in batches])
-    total = len(times) - times.null_count
+    times = [batch.column(column) for batch in batches]
     numbers = _numbers(times)
     if numbers is None:
         return None
     whole, a_second = numbers
-    is_early = pyarrow.compute.and_(
-        pyarrow.compute.greater_equal(whole, 0),
-        pyarrow.compute.less(whole, SECONDS_OF_1970 * (a_second or UNITS_A_SECOND[unit])),
-    )
-    count = int(pyarrow.compute.sum(is_early).as_py() or 0)
-    if 2 * count <= total:
+    limit = SECONDS_OF_1970 * (a_second or 1_000_000_000 // UNIT_NANOS[unit])
+    early = whole[(whole >= 0) & (whole < limit)]
+    total = sum(len(each) - each.null_count for each in times)
+    if 2 * len(early) <= total:
         return None
-    largest = int(pyarrow.compute.max(whole.filter(is_early)).as_py())
-    likely = (
-        UNIT_NAMES[each] for each, units in UNITS_A_SECOND.items() if largest // units in LIKELY_SECONDS
-    )
-    return EarlyTimes(count, total, next(likely, "") if a_second is None else "")
+    largest = int(early.max())
+    likely = (name for name, units in UNITS_A_SECOND.items() if largest // units in LIKELY_SECONDS)
+    return EarlyTimes(len(early), total, next(likely, "") if a_second is None else "")
 
 
-def _numbers(times: Any) -> tuple[Any, int | None] | None:
-    """The times as integers, and how many of these are a second; None = as the unit of the settings says."""
+def _numbers(times: Sequence[Any]) -> tuple[npt.NDArray[np.int64], int | None] | None:
+    """The times that are numbers, as integers, and how many make a second (None = the unit of the settings).
+    None if the type has none.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    type_ = times[0].type
+    if pa.types.is_dictionary(type_):
+        return _numbers([each.dictionary_decode() for each in times])
+    if pa.types.is_string(type_) or pa.types.is_large_string(type_):
+        return np.concatenate([_digits(each) for each in times]), None
+    if pa.types.is_floating(type_) or pa.types.is_decimal(type_):
+        floats = np.concatenate([_valid(each.cast(pa.float64()), np.float64) for each in times])
+        return floats[np.abs(floats) < 2.0**63].astype(np.int64), None
+    if pa.types.is_timestamp(type_) or pa.types.is_integer(type_):
+        whole = np.concatenate([_valid(each.cast(pa.int64(), safe=False), np.int64) for each in times])
+        return whole, UNITS_A_SECOND[type_.unit] if pa.types.is_timestamp(type_) else None
+    return None
+
+
+def _digits(texts: Any) -> npt.NDArray[np.int64]:
+    """The texts that are numbers, without their fractions."""
+    import numpy as np
     import pyarrow as pa
     import pyarrow.compute
 
-    if pa.types.is_dictionary(times.type):
-        times = times.cast(times.type.value_type)
-    if pa.types.is_timestamp(times.type):
-        a_second = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}[times.type.unit]
-        return times.cast(pa.int64()), a_second
-    if pa.types.is_string(times.type) or pa.types.is_large_string(times.type):
-        is_digits = pyarrow.compute.match_substring_regex(times, DIGITS)
-        return pyarrow.compute.if_else(is_digits, times, None).cast(pa.int64()), None
-    if pa.types.is_integer(times.type):
-        return times.cast(pa.int64(), safe=False), None
-    return None
+    is_number = pyarrow.compute.match_substring_regex(texts, DIGITS)
+    whole = pyarrow.compute.replace_substring_regex(texts.filter(is_number), FRACTION, "")
+    return _valid(whole.cast(pa.int64()), np.int64)
+
+
+def _valid(array: Any, dtype: type[Number]) -> npt.NDArray[Number]:
+    """The items that are not null."""
+    from milepost.arrays import has_value, items
+
+    return items(array, dtype)[has_value(array)]

@@ -1,7 +1,7 @@
 """Why a file is not imported.
 
 CannotImport            the file cannot be read, or not with these settings
-├── CannotResume        a former run forbids it; the message says what would happen and gives the ways on
+├── CannotResume        an earlier run forbids it; the message says what would happen and gives the ways on
 └── CannotBegin         no file can be imported: no such account or input, or an option names nothing
 """
 
@@ -17,9 +17,9 @@ class CannotImport(Exception):
 
 
 class CannotResume(CannotImport):
-    """A former run left rows in the service, and this one could count them twice.
+    """An earlier run left rows in the service, and this one could count them twice.
 
-    `options`, added to the command, do it all the same.
+    With `options` added, the command runs anyway.
     """
 
     def __init__(self, message: str, options: Sequence[str] = ()) -> None:
@@ -28,12 +28,19 @@ class CannotResume(CannotImport):
 
 
 class CannotBegin(CannotImport):
-    """No file can be imported: there is no such account or input, or an option names nothing."""
+    """No file can be imported: the account or input does not exist, or an option names nothing."""
+
+
+def nameless(where: str, row: int, value: object) -> CannotImport:
+    """The refusal of a value in a column without a name. `where` says which column."""
+    return CannotImport(
+        f"{where} has no name, but row {row} has {value!r} in it: name it, or leave it out with --exclude ''"
+    )
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Raises CannotImport for what goes wrong with a file, and names the file in messages that do not."""
+    """Turns OSError into CannotImport, and adds the file to messages that do not name it."""
     try:
         yield
     except CannotImport as error:

@@ -1,10 +1,11 @@
-"""Files as streams of bytes: compressed or not, from a path or from the standard input."""
+"""Opens files as bytes: compressed or not, from a path or from standard input."""
 
 from __future__ import annotations
 
 import codecs
 import gzip
 import os
+import shlex
 import shutil
 import tempfile
 import zlib
@@ -15,48 +16,68 @@ from typing import BinaryIO, cast
 
 from milepost.importing.errors import CannotImport
 
+COMPRESSED_SUFFIX = ".gz"
 GZIP_MAGIC = b"\x1f\x8b"
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_UTF32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 _LOOKED_AT_BYTES = 4096
 _KEPT_PREFIX = "milepost-import-"
 
 UNREADABLE = (EOFError, OSError, zlib.error)
-"""What reading a file raises, compressed ones included."""
+"""The exceptions of reading a file, compressed or not."""
 
 
 @contextmanager
 def open_text(path: Path) -> Iterator[BinaryIO]:
-    """The bytes of a UTF-8 file, unpacked, without a byte order mark. A compressed file is known by its first
-    bytes, whatever its name. Raises CannotImport for UTF-16, and for what cannot be read.
+    """The bytes of a UTF-8 file, unpacked, without a byte order mark. Compression shows in the first bytes,
+    whatever the name. Raises CannotImport for UTF-16 and for files that cannot be read.
     """
     try:
         with path.open("rb") as plain:
-            is_packed = plain.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-            plain.seek(0)
-            file = cast(BinaryIO, gzip.GzipFile(fileobj=plain)) if is_packed else plain
+            file = cast(BinaryIO, gzip.GzipFile(fileobj=plain)) if _is_packed(plain) else plain
             _check_encoding(path, file)
             yield file
     except UNREADABLE as error:
         raise CannotImport(f"{path} cannot be read: {error}") from error
 
 
+def _is_packed(plain: BinaryIO) -> bool:
+    start = plain.read(len(GZIP_MAGIC))
+    plain.seek(0)
+    return start == GZIP_MAGIC
+
+
+def conversion(path: Path, command: str) -> str:
+    """The shell command that converts a file, packed or not, into another one beside it."""
+    name = path.name
+    with path.open("rb") as plain:
+        is_packed = _is_packed(plain)
+    made = name[: -len(COMPRESSED_SUFFIX)] if name.lower().endswith(COMPRESSED_SUFFIX) else name
+    source = f"gzip -dc {shlex.quote(name)} | {command}" if is_packed else f"{command} {shlex.quote(name)}"
+    return f"{source} > {shlex.quote(f'converted-{made}')}"
+
+
 def _check_encoding(path: Path, file: BinaryIO) -> None:
     start = file.read(_LOOKED_AT_BYTES)
-    if (encoding := _utf16(start)) is not None:
+    if (encoding := _wide_encoding(start)) is not None:
         raise CannotImport(
-            f"{path}, line 1: the file is UTF-16, not UTF-8. Convert it:"
-            f" iconv -f {encoding} -t UTF-8 {path.name} > converted-{path.name}"
+            f"{path}, line 1: the file is {encoding[:6]}, not UTF-8. Convert it:"
+            f" {conversion(path, f'iconv -f {encoding} -t UTF-8')}"
         )
-    # Further down a zero byte is a character like any other, wherever it stands.
+    # After the first line, a zero byte is an ordinary character.
     if b"\0" in start.lstrip(b"\r\n").split(b"\n", 1)[0]:
         raise CannotImport(
-            f"{path}, line 1: the file has zero bytes and is no UTF-8 text: is it of another format?"
+            f"{path}, line 1: the file has zero bytes, so it is not UTF-8 text. Does it have another format?"
         )
     file.seek(len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0)
 
 
-def _utf16(start: bytes) -> str | None:
-    """The encoding's name when a file starts like UTF-16, with a byte order mark or without."""
+def _wide_encoding(start: bytes) -> str | None:
+    """The name of the encoding if a file starts like UTF-32 or UTF-16, the latter also without a byte order
+    mark.
+    """
+    if start.startswith(_UTF32):
+        return "UTF-32"
     if start.startswith(_UTF16):
         return "UTF-16"
     if start.count(b"\0") * 3 <= len(start):
@@ -68,14 +89,14 @@ KEPT_INPUT = "standard-input"
 
 
 def is_kept_input(path: Path) -> bool:
-    """Whether a file is one of `kept_input`."""
+    """Whether `kept_input` made the file."""
     return path.name == KEPT_INPUT and path.parent.name.startswith(_KEPT_PREFIX)
 
 
 @contextmanager
 def kept_input(stream: BinaryIO) -> Iterator[Path]:
-    """The standard input as a file, for as long as it is imported: it is read more than once, and sent again
-    when the service was out of reach. The same content is the same import, so the time of change is always 0.
+    """Standard input as a temporary file, since an import reads its file more than once. Its time of change
+    is 0, so that the same content is the same import.
     """
     with tempfile.TemporaryDirectory(prefix=_KEPT_PREFIX) as directory:
         path = Path(directory) / KEPT_INPUT

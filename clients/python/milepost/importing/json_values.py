@@ -1,4 +1,4 @@
-"""The values of attributes in JSON: plain ones, and the contract's own `Value` in protobuf's JSON mapping."""
+"""Attribute values in JSON: plain values, and the contract's `Value` in protobuf's JSON mapping."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from typing import Any, TypeAlias
 
 from google.protobuf.json_format import ParseDict, ParseError
 
-from milepost.grammar import INEXACT, INTEGER_EXACT_MAX, NANOS_PER_MICRO, is_exact
+from milepost.grammar import (
+    INEXACT,
+    INTEGER_EXACT_MAX,
+    NANOS_PER_MICRO,
+    NOT_A_NUMBER,
+    TOO_LARGE,
+    fault_of_time,
+    is_exact,
+    is_number,
+)
 from milepost.v1.value_pb2 import Value
 
 MICROS_PER_SECOND = 1_000_000
@@ -30,15 +39,15 @@ class UnfitValue(ValueError):
 
 
 class UnknownShape(UnfitValue):
-    """An object or an array that means nothing as a value, and may be left out."""
+    """An object or array that is not a value. `skip_objects` leaves it out."""
 
 
 class MayBeInexact(Exception):
-    """A large number whose text has to be looked at: see `exact_float`."""
+    """There may be a large number: decode the line again with `exact_float`."""
 
 
 class Inexact(float):
-    """A number that its text does not state exactly."""
+    """A double that differs from the number in the text."""
 
 
 class Instant(int):
@@ -49,15 +58,15 @@ JsonValue: TypeAlias = str | float | bool | list[str] | Instant | None
 
 
 def exact_float(text: str) -> float:
-    """For a decoder: the number of a text, `Inexact` where no double holds it."""
+    """A hook for decoders: the number of a text, `Inexact` if no double holds it."""
     number = float(text)
     return number if is_exact(text) else Inexact(number)
 
 
 def json_value(given: Any, is_checked: bool = False) -> JsonValue:
-    """The value of an attribute; None = no value. `is_checked`: floats were read with `exact_float`.
+    """The value of an attribute; None = no value. `is_checked`: floats were decoded with `exact_float`.
 
-    Raises UnfitValue, and MayBeInexact when that is needed and was not done.
+    Raises UnfitValue, and MayBeInexact for a large number that was not.
     """
     if given is None or isinstance(given, str | bool):
         return given
@@ -80,7 +89,7 @@ def _checked(number: float, is_checked: bool) -> float:
     if not is_checked:
         raise MayBeInexact
     if isinstance(number, Inexact):
-        raise UnfitValue(INEXACT)
+        raise UnfitValue(INEXACT if isfinite(number) else TOO_LARGE)
     return number
 
 
@@ -92,7 +101,7 @@ def _of_message(given: Mapping[str, Any], is_checked: bool) -> JsonValue:
     try:
         message = ParseDict(dict(given), Value())
     except ParseError as error:
-        raise UnfitValue(f"is no Value: {' '.join(str(error).split())}") from error
+        raise UnfitValue(_refusal(given, error)) from error
     match message.WhichOneof("kind"):
         case "number_value":
             _check_number(given, message.number_value, is_checked)
@@ -109,10 +118,24 @@ def _of_message(given: Mapping[str, Any], is_checked: bool) -> JsonValue:
     return None
 
 
+def _refusal(given: Mapping[str, Any], error: ParseError) -> str:
+    """Why protobuf refuses a value: of a time what other formats say, otherwise its own words."""
+    for key in ("timeValue", "time_value"):
+        if isinstance(given.get(key), str) and (fault := fault_of_time(given[key])):
+            return fault
+    return f"is not a Value: {' '.join(str(error).split())}"
+
+
 def _check_number(given: Mapping[str, Any], number: float, is_checked: bool) -> None:
-    """Protobuf rounds a number that no double holds; here it is refused, as everywhere."""
+    """Refuses what protobuf takes in Python: a number that no double holds, which it would round, a bool, and
+    texts such as `1_000`, which are no JSON numbers.
+    """
     [value] = [value for value in given.values() if value is not None]
+    if isinstance(value, bool):
+        raise UnfitValue(f"is not a Value: numberValue must be a number, not {str(value).lower()}")
     if isinstance(value, float):
         _checked(value, is_checked)
-    elif isfinite(number) and not is_exact(str(value).strip()):
+    elif isinstance(value, str) and isfinite(number) and not is_number(value):
+        raise UnfitValue(f"is not a Value: numberValue {value!r} {NOT_A_NUMBER}")
+    elif isfinite(number) and not is_exact(str(value)):
         raise UnfitValue(INEXACT)

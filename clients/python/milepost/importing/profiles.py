@@ -1,4 +1,4 @@
-"""Profiles: what the columns of well-known exports are called."""
+"""Profiles: the column names of well-known exports."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROFILES: Mapping[str, Mapping[str, Any]] = {"segment": _SEGMENT, "rudderstack":
 
 
 def profiled(settings: Settings, profile: str) -> Settings:
-    """The settings with those of a profile where the caller left the default. Raises KeyError."""
+    """The settings of a profile, except where the caller changed the default. Raises KeyError."""
     defaults = Settings()
     given = {
         name: value

@@ -1,10 +1,10 @@
-"""What is remembered of an import between runs: a small JSON file, replaced as a whole.
+"""The progress of an import, kept between runs in a small JSON file that is replaced as a whole.
 
-It has an entry for each account that the file was imported into, so that an import into the wrong one does
-not stand in the way of the right one. An account is told by its name and the time it was made: one of the
-same name on another service is another account.
+There is an entry for each account that the file was imported into, so that an import into the wrong one does
+not block the right one. An account is recognised by its name and the time it was made: one of
+the same name on another service is another account.
 
-An entry exists only once rows were acknowledged, or once rows were sent that may have been taken.
+An entry exists only once rows were acknowledged, or were sent and may have been taken.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from milepost.v1.ingest_service_pb2 import TimeUnit
 
 VERSION = 3
 REMEMBERED = timedelta(hours=24)
-"""How long a service remembers the request ids that make a segment sent again count once."""
+"""How long a service remembers request ids. Until then, a segment that is sent again counts once."""
 SAMPLE_BYTES = 64 * 1024
 SAMPLES = 16
 DIGEST_BYTES = 12
 REFUSALS_KEPT = 100
-"""Reasons counted by themselves; rows refused for further ones are counted together."""
+"""Reasons with a count of their own. Rows refused for other reasons are counted together."""
 OTHER_REFUSALS = "other reasons"
 FROM_START = "--from-start"
 FORCE = "--force"
 USERS = "--users"
 SEPARATOR = ", "
-"""Between the values of an option that is given several times."""
+"""Separates the values of a repeated option."""
 REPEATED_OPTIONS = (
     "--column",
     "--null-value",
@@ -54,22 +54,22 @@ REPEATED_OPTIONS = (
 
 @dataclass
 class Progress:
-    """How far an import came."""
+    """The progress of an import."""
 
     account: str
     account_created: str
     import_id: str
-    """Of the file's content and the settings; the prefix of the request ids."""
+    """A digest of the file's content and the settings; the prefix of the request ids."""
     file: dict[str, Any]
     """Size, time of change and a digest of samples of the content."""
     settings: dict[str, str]
-    """Options of the command that differ from their defaults, and their values."""
+    """The options of the command that differ from their defaults."""
     segment_rows: int
-    """Rows in a segment, at most: a segment sent again is recognised only if it has the same rows."""
+    """Maximum rows in a segment. A segment sent again is recognised only if it has the same rows."""
     told: dict[str, int] | None
-    """The kinds of the columns as they were found when the import began. All of it is read by these."""
+    """The kinds of CSV columns, found when the import began. Every segment is read by them."""
     attempt: int = 0
-    """How often the import was begun anew; a part of the request ids."""
+    """How often the import was started over; a part of the request ids."""
     segments: int = 0
     rows: int = 0
     malformed: int = 0
@@ -80,12 +80,12 @@ class Progress:
     without_event_ids: int = 0
     """Those of `accepted` whose rows have no event id."""
     refusals: dict[str, int] = field(default_factory=dict)
-    """Why rows were rejected: field and description, and the number of rows."""
+    """Rejected rows by reason: field and description."""
     left_out: dict[str, int] = field(default_factory=dict)
-    """Values by column that no attribute holds, and that were left out by wish."""
+    """Values left out by column, because no attribute can hold them (`skip_objects`)."""
     revision: str = ""
     sending_since: str = ""
-    """When the segment was first sent that is not acknowledged; empty when there is none."""
+    """When the unacknowledged segment was first sent; empty if there is none."""
     sending_rows: int = 0
     sending_without_event_ids: int = 0
     complete: bool = False
@@ -98,7 +98,7 @@ class Progress:
 
     @property
     def left_nothing(self) -> bool:
-        """Whether no event of the import is in the service, whatever became of what was sent."""
+        """Whether it is certain that no event of the import is in the service."""
         return not self.accepted and not self.sending_since
 
     def count_refusal(self, field_: str, description: str, rows: int) -> None:
@@ -112,19 +112,19 @@ class Progress:
 def new_progress(
     path: Path, settings: AnySettings, account: str, account_created: str, request_id: str, segment_rows: int
 ) -> Progress:
-    """The start of an import. Its id is a digest of the file's size, time of change and samples of its
-    content, of the account and the settings. The path does not matter. `request_id`, where given, makes it
-    another import.
+    """The progress of a new import. Its id is a digest of the file's size, time of change and samples of its
+    content, of the account, the settings and `request_id`. The path does not matter.
     """
     file = _identity(path)
     plain: dict[str, Any] = dataclasses.asdict(settings) | {"kinds": sorted(settings.kinds.items())}
-    # Found in the files, not said by the command.
-    del plain["told"]
-    told = [file, account, request_id, plain]
-    digest = hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=DIGEST_BYTES)
+    # Found in the files, not given with the command.
+    del plain["found_kinds"]
+    identity = [file, account, request_id, plain]
+    digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=DIGEST_BYTES)
     options = _options(settings) | ({"--request-id": request_id} if request_id else {})
     id_ = f"import-{digest.hexdigest()}"
-    kinds = None if settings.told is None else {name: int(kind) for name, kind in settings.told.items()}
+    found = settings.found_kinds
+    kinds = None if found is None else {name: int(kind) for name, kind in found.items()}
     return Progress(account, account_created, id_, file, options, segment_rows, kinds)
 
 
@@ -139,7 +139,7 @@ def _identity(path: Path) -> dict[str, Any]:
 
 
 def _options(settings: AnySettings) -> dict[str, str]:
-    """The options of the command that make these settings."""
+    """The options of the command that give these settings."""
     options = {} if isinstance(settings, Settings) else {USERS: str(True)}
     for each in dataclasses.fields(settings):
         if each.name in _NO_OPTIONS:
@@ -158,7 +158,7 @@ _OPTION_NAMES = {
     "identities": "--identity",
     "consents": "--consent",
 }
-_NO_OPTIONS = ("told", "fallbacks")
+_NO_OPTIONS = ("found_kinds", "fallbacks")
 
 
 def _text(name: str, value: Any) -> str:
@@ -202,7 +202,7 @@ def _is_progress(entry: object) -> bool:
 
 
 class ProgressFile:
-    """The file on the disk, seen from an import into one account."""
+    """The progress file, as an import into one account uses it."""
 
     def __init__(self, path: Path, account: str, account_created: str) -> None:
         self.path = path
@@ -214,26 +214,26 @@ class ProgressFile:
         self.entry = Progress(**own[0]) if own else None
 
     def check(self) -> None:
-        """Raises CannotResume when what is there cannot be read."""
+        """Raises CannotResume if the file cannot be read."""
         if self._fault:
             raise CannotResume(
-                f"{self.path} {self._fault}, so what was imported before is not known. {FROM_START} {FORCE}"
+                f"{self.path} {self._fault}, so earlier imports of the file are unknown. {FROM_START} {FORCE}"
                 " imports the file from its first row: rows that are in already count once if they have event"
                 " ids, and twice if not",
                 (FROM_START, FORCE),
             )
 
     def save(self, progress: Progress) -> None:
-        """Writes the entry of this import."""
+        """Saves the entry of this import."""
         self._write([dataclasses.asdict(progress)])
 
     def restore(self) -> None:
-        """Puts the entry back to what it was when the file was opened; no file is left without an entry."""
+        """Restores the entry from when the file was opened. A file without entries is deleted."""
         if not self._fault:
             self._write([entry for entry in self._former if self._is_own(entry)])
 
     def _write(self, own: list[dict[str, Any]]) -> None:
-        # Read once more: another run may have written meanwhile, for another account.
+        # Read again: a run for another account may have written meanwhile.
         entries = [*(entry for entry in self._read() if not self._is_own(entry)), *own]
         if not entries:
             self.path.unlink(missing_ok=True)

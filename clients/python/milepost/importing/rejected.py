@@ -1,4 +1,4 @@
-"""The file of rejected rows: one JSON object a line, with why and the row itself."""
+"""The file of rejected rows: one JSON object per line, with the reason and the row."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ MALFORMED = "MALFORMED"
 
 
 class RejectedRows:
-    """Appends the rows of one source to a file, which is not made before there is something to write.
+    """Appends the rejected rows of one source to a file. The file is created with the first row.
 
-    The file may be that of several sources. Before the first segment is added, the rows of this source from
-    `first_row` on are taken out of it: they are of a segment that is sent again, or of an import that begins
-    anew. None leaves all lines where they are.
+    Several sources may share the file. Before the first segment is added, the rows of this source from
+    `first_row` on are removed: their segment is sent again, or the import starts over. None removes nothing.
     """
 
     def __init__(self, path: Path, source: Path, first_row: int | None) -> None:
@@ -29,8 +28,8 @@ class RejectedRows:
         self._first_row = first_row
 
     def add(self, segment: Segment, refused: Sequence[RefusedRows]) -> None:
-        """Writes the malformed and the refused rows of a segment, and waits until they are on the disk."""
-        self._take_out()
+        """Writes the malformed and the refused rows of a segment, and waits until they are on disk."""
+        self._remove_old()
         lines = [
             self._line(each.row, MALFORMED, each.field, each.description, each.data)
             for each in segment.malformed
@@ -46,7 +45,7 @@ class RejectedRows:
             file.flush()
             os.fsync(file.fileno())
 
-    def _take_out(self) -> None:
+    def _remove_old(self) -> None:
         first_row, self._first_row = self._first_row, None
         if first_row is None or not self._path.exists():
             return
@@ -61,14 +60,14 @@ class RejectedRows:
 
     def _stays(self, line: bytes, first_row: int) -> bool:
         try:
-            told = json.loads(line)
-            return bool(told["file"] != str(self._source) or told["row"] < first_row)
+            written = json.loads(line)
+            return bool(written["file"] != str(self._source) or written["row"] < first_row)
         except (ValueError, KeyError, TypeError):
-            # A line that a crash cut off; its segment is sent again.
-            return False
+            # Without an end, a crash cut the line off, and its segment is sent again. Others are not ours.
+            return line.endswith(b"\n")
 
     def _line(self, row: int, reason: str, field: str, description: str, data: object) -> bytes:
-        told = {
+        fields = {
             "file": str(self._source),
             "row": row,
             "reason": reason,
@@ -76,4 +75,4 @@ class RejectedRows:
             "description": description,
             "data": data,
         }
-        return json.dumps(told, ensure_ascii=False, default=str).encode(errors="replace") + b"\n"
+        return json.dumps(fields, ensure_ascii=False, default=str).encode(errors="replace") + b"\n"

@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole."""
+"""Replaces files as a whole."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import BinaryIO
 
 @contextmanager
 def replaced(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when the block ends: after a crash it is the old one or the new
-    one. An error in the block leaves the old one.
+    """A file that replaces `path` at the end of the block. After a crash, `path` is the old or the new file.
+    An error in the block keeps the old one.
     """
     with tempfile.NamedTemporaryFile("wb", dir=path.parent, prefix=path.name, delete=False) as file:
         try:

@@ -1,4 +1,4 @@
-"""Whether an import goes on, begins, or is refused because it could count rows twice."""
+"""Decides whether an import continues, starts, or is refused because it could count rows twice."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from milepost.importing.progress import (
 )
 
 ID_OPTIONS = ("--input", "--input-column", "--event-id-column", "--profile")
-"""Options that decide under which ids the service knows an event; ids are known per input."""
+"""Options that decide the ids of events. The service keeps ids per input."""
 
 
 def begun(former: Progress | None, wanted: Progress, *, from_start: bool, force: bool) -> Progress:
-    """The progress to go on from: the former one, or a new one.
+    """The progress to continue from: `former` or a new one.
 
-    Raises CannotResume when rows are in the service that another import of the file would count twice, or
-    could. A former import that left nothing there never stands in the way; the same import goes on where it
-    is, even with `from_start`, unless it was through.
+    Raises CannotResume if another import of the file could count rows twice. A former import that left
+    nothing in the service never prevents a new one. The same import continues, even with `from_start`, unless
+    it was complete.
     """
     if former is None:
         return wanted
@@ -48,8 +48,8 @@ def begun(former: Progress | None, wanted: Progress, *, from_start: bool, force:
 
 
 def check_open_segment(progress: Progress, rows: int, without_event_ids: int, now: datetime) -> None:
-    """Raises CannotResume when sending the open segment again, with so many rows, could count its events
-    twice.
+    """Raises CannotResume if sending the open segment again, which has `rows` rows now, could count its
+    events twice.
     """
     if not progress.sending_since or not without_event_ids:
         return
@@ -60,14 +60,14 @@ def check_open_segment(progress: Progress, rows: int, without_event_ids: int, no
             f"segment {progress.segments + 1} (rows {first:,} to {last:,}) was sent at"
             f" {progress.sending_since} and not acknowledged. The service knows for 24 hours whether it"
             f" took a segment, and {without_event_ids:,} rows of it have no event ids: sent again, they"
-            f" could count twice. Compare the number of events, then go on with {FORCE}, which does it",
+            f" could count twice. Compare the number of events, then continue with {FORCE}",
             (FORCE,),
         )
 
 
 def _counted_twice(former: Progress, wanted: Progress) -> int:
-    """Events that are in the service, or may be, and that it would not recognise. Updates of users do not
-    count: what they write, they write again.
+    """The number of events that are in the service, or may be, and that it would not recognise. Updates of
+    users do not count: writing them again changes nothing.
     """
     if USERS in wanted.settings:
         return 0
@@ -108,16 +108,16 @@ def _refusal(former: Progress, wanted: Progress, twice: int) -> str:
     has_changed = former.file != wanted.file
     if has_changed:
         changes.insert(0, "the file has changed since")
-    lines = [f"was imported before, as another import: {'; '.join(changes)}. {_state(former)}"]
+    lines = [f"was imported before, differently: {'; '.join(changes)}. {_state(former)}"]
     if not has_changed and not former.complete:
-        lines.append(f"with the settings of before it goes on behind row {former.rows:,}: {_command(former)}")
+        lines.append(f"with the earlier settings it continues after row {former.rows:,}: {_command(former)}")
     if twice:
         lines.append(
             f"{FROM_START} {FORCE} imports all of it, and counts up to {twice:,} events twice,"
             f" {_why_twice(former, wanted)}"
         )
     elif USERS in wanted.settings:
-        lines.append(f"{FROM_START} imports all of it; of each value the write with the latest time stays")
+        lines.append(f"{FROM_START} imports all of it; the latest time of each value wins")
     else:
         lines.append(
             f"{FROM_START} imports all of it and counts no event twice, because all have event ids; those"
@@ -127,7 +127,7 @@ def _refusal(former: Progress, wanted: Progress, twice: int) -> str:
 
 
 def _command(former: Progress) -> str:
-    """The options of the former import, as they are typed."""
+    """The options of the former import, as typed in a command."""
     values = [
         (option, each)
         for option, value in former.settings.items()

@@ -1,8 +1,7 @@
-"""CSV bytes cut into blocks at the ends of rows.
+"""Cuts CSV bytes into blocks at the ends of rows.
 
-A block is read by itself, so rows do not depend on where a block ends. A row ends at a CR, an LF or both,
-outside of quotes. A quote opens at the start of a value only; within quotes, two of them are one, and one
-closes.
+Each block is read by itself. A row ends with CR, LF or both, outside of quotes. A quote opens only at the
+start of a value. Within quotes, two quotes stand for one, and a single one closes.
 """
 
 from __future__ import annotations
@@ -14,17 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 QUOTE = b'"'
-ROW_BYTES_MAX = 64 * 1024 * 1024
-"""A longer row has most likely a quote that is not closed."""
+QUOTED_BYTES_MAX = 64 * 1024 * 1024
+"""A longer row probably has a quote that is not closed."""
 _STARTS = b'\r\n"'
 
 
 class OpenQuote(ValueError):
-    """A row has a quote that is not closed before the end of the file, or for too long."""
+    """A row has a quote that is not closed before the end of the file or `QUOTED_BYTES_MAX`."""
 
 
 def blocks(file: BinaryIO, delimiter: bytes, block_bytes: int) -> Iterator[bytes]:
-    """The bytes of a file in blocks of whole rows. Raises OpenQuote, after the rows before such a quote."""
+    """The bytes of a file in blocks of whole rows. Raises OpenQuote after the rows before such a quote."""
     rest = b""
     while data := file.read(max(block_bytes, len(rest))):
         rest += data
@@ -32,8 +31,8 @@ def blocks(file: BinaryIO, delimiter: bytes, block_bytes: int) -> Iterator[bytes
         if end:
             yield rest[:end]
             rest = rest[end:]
-        elif len(rest) > ROW_BYTES_MAX:
-            raise OpenQuote(f"is longer than {ROW_BYTES_MAX:,} bytes: is a quote not closed?")
+        elif len(rest) > QUOTED_BYTES_MAX:
+            raise OpenQuote(f"is longer than {QUOTED_BYTES_MAX:,} bytes: is a quote not closed?")
     if rest:
         ended = rest + b"\n"
         end = _rows_end(ended, delimiter)
@@ -44,7 +43,7 @@ def blocks(file: BinaryIO, delimiter: bytes, block_bytes: int) -> Iterator[bytes
 
 
 def first_row_end(data: bytes, delimiter: bytes) -> int | None:
-    """The length of the first row with its end; None when it does not end."""
+    """The length of the first row with its line end; None if it has none."""
     at = 0
     spans = _spans(data, delimiter)
     span = next(spans, None)
@@ -61,8 +60,8 @@ def first_row_end(data: bytes, delimiter: bytes) -> int | None:
 
 
 def _rows_end(data: bytes, delimiter: bytes) -> int:
-    """The length of the rows that are whole."""
-    # A CR at the end may be half of a line end.
+    """The length of the complete rows."""
+    # A CR at the end may be the first half of a line end.
     stop = len(data) - data.endswith(b"\r")
     if QUOTE not in data:
         return _last_line_end(data, stop) + 1
@@ -80,25 +79,25 @@ def _last_line_end(data: bytes, stop: int) -> int:
 
 
 def _quotes(data: bytes, delimiter: bytes) -> npt.NDArray[np.int64]:
-    """The places of quotes, each second one opening and the others closing."""
+    """The positions of quotes, alternately opening and closing."""
     everything = np.frombuffer(data, np.uint8)
     quotes = np.flatnonzero(everything == QUOTE[0])
     opening = quotes[::2]
     before = everything[opening - 1]
     starts = np.isin(before, np.frombuffer(_STARTS + delimiter, np.uint8)) | (opening == 0)
     if starts.all():
-        # Two quotes in a row close and open again, which comes to the same as one within quotes.
+        # Two quotes in a row close and open: the same as a quote within quotes.
         return quotes
     return np.array([place for span in _spans(data, delimiter) for place in span], np.int64)
 
 
 def _spans(data: bytes, delimiter: bytes) -> Iterator[tuple[int, int]]:
-    """From the opening to the closing quote of each value in quotes; an open one ends behind the data."""
+    """The opening and closing quote of each quoted value. One that is not closed ends with the data."""
     starts = {*b"\r\n", delimiter[0]}
     at = data.find(QUOTE)
     while at >= 0:
         if at and data[at - 1] not in starts:
-            # A quote within a value is a part of it.
+            # A quote inside an unquoted value is part of it.
             at = data.find(QUOTE, at + 1)
             continue
         end = data.find(QUOTE, at + 1)

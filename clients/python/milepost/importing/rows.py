@@ -1,4 +1,4 @@
-"""Rows of record batches that lack a value in a column."""
+"""Finds and removes rows without a value in a column."""
 
 from __future__ import annotations
 
@@ -10,30 +10,26 @@ from milepost.importing.source import Segment
 
 
 class Lacking:
-    """Which rows of some record batches have no value in a column, or an empty string, or no such column."""
+    """The rows of record batches without a value in a column: null, an empty string, or no such column."""
 
     def __init__(self, batches: Sequence[Any], column: str) -> None:
-        import pyarrow as pa
+        import numpy as np
 
-        self._rows = pa.chunked_array([_lacks(batch, column) for batch in batches], pa.bool_())
-        self.count = _count(self._rows)
+        self._rows = np.concatenate([np.zeros(0, np.bool_), *(_lacks(batch, column) for batch in batches)])
+        self.count = int(self._rows.sum())
 
     def among(self, places: Sequence[int]) -> int:
-        """How many of the rows at these places have none."""
-        import pyarrow as pa
-
-        return _count(self._rows.take(pa.array(places, pa.int64())))
+        """How many of the rows at these positions have none."""
+        return int(self._rows[list(places)].sum())
 
     def others(self) -> list[int]:
-        """The places of all rows that have one, ascending."""
-        import pyarrow.compute
-
-        places: list[int] = pyarrow.compute.indices_nonzero(pyarrow.compute.invert(self._rows)).to_pylist()
+        """The positions of all rows that have one, ascending."""
+        places: list[int] = (~self._rows).nonzero()[0].tolist()
         return places
 
 
 def without_rows_lacking(segment: Segment, column: str) -> tuple[Segment, int]:
-    """The segment without the rows that have no value in the column, and how many those are."""
+    """The segment without rows that lack a value in the column, and the number of those."""
     lacking = Lacking(segment.batches, column)
     if not lacking.count:
         return segment, 0
@@ -45,28 +41,16 @@ def without_rows_lacking(segment: Segment, column: str) -> tuple[Segment, int]:
 
 
 def _with_value(batch: Any, column: str) -> Any:
-    import pyarrow.compute
+    import pyarrow as pa
 
-    return batch.filter(pyarrow.compute.invert(_lacks(batch, column)))
+    return batch.filter(pa.array(~_lacks(batch, column)))
 
 
 def _lacks(batch: Any, column: str) -> Any:
-    import pyarrow as pa
-    import pyarrow.compute
+    import numpy as np
+
+    from milepost.arrays import is_filled
 
     if column not in batch.schema.names:
-        return pa.repeat(True, batch.num_rows)
-    values = batch.column(column)
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    missing = values.is_null()
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-        empty = pyarrow.compute.equal(values, pa.scalar("", values.type)).fill_null(True)
-        return pyarrow.compute.or_(missing, empty)
-    return missing
-
-
-def _count(bools: Any) -> int:
-    import pyarrow.compute
-
-    return int(pyarrow.compute.sum(bools).as_py() or 0)
+        return np.ones(batch.num_rows, np.bool_)
+    return ~is_filled(batch.column(column))

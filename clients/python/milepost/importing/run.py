@@ -1,4 +1,4 @@
-"""One file from its first segment that is not acknowledged to its last."""
+"""Imports one file, from its first unacknowledged segment on."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from milepost._importing import Imported
 from milepost.client import Client
 from milepost.errors import MilepostError, PermissionDenied, Unauthenticated, Unimplemented
 from milepost.importing import progress as progress_file
-from milepost.importing.ahead import ahead
-from milepost.importing.checks import check_columns, check_target
+from milepost.importing.checks import check_columns, check_target, given_options
 from milepost.importing.early_times import EarlyTimes, early_times
 from milepost.importing.errors import naming
+from milepost.importing.formats import Format, open_source
+from milepost.importing.prefetch import prefetched
 from milepost.importing.progress import FROM_START, Progress, ProgressFile, new_progress
 from milepost.importing.rejected import RejectedRows
 from milepost.importing.resuming import begun, check_open_segment
 from milepost.importing.rows import Lacking, without_rows_lacking
 from milepost.importing.settings import Kinds
-from milepost.importing.source import SEGMENT_ROWS, Format, Segment, open_source
+from milepost.importing.source import SEGMENT_ROWS, Segment
 from milepost.importing.user_settings import AnySettings
 from milepost.v1.catalog_service_pb2 import ValueKind
 
@@ -35,10 +36,12 @@ REFUSED_WHEN_FIRST_SENT = (
 
 @dataclass(frozen=True)
 class FileImported:
-    """What became of a file, former runs included; `resumed_rows` are theirs. `skipped` rows had no user and
-    were left out by wish. `refusals` are why rows were rejected, and how many. `rejected_path` exists when
-    something was rejected. `left_out` values, by column, were left out because no attribute holds them.
-    `unseen` are attributes of `Settings.kinds` that no row has.
+    """The result of importing a file, earlier runs included: `resumed_rows` were theirs.
+
+    `skipped` rows had no user (`skip_without_user`). `refusals` counts rejected rows by reason.
+    `rejected_path` exists if rows were rejected. `left_out` counts values by column that no attribute can
+    hold (`skip_objects`). `unseen` are attributes of `Settings.kinds` that no row has, and `unused` what
+    `Settings.exclude` and `flatten` name and no row has; both are empty after an interrupted run.
     """
 
     rows: int
@@ -52,18 +55,21 @@ class FileImported:
     revision: str
     rejected_path: Path
     unseen: Sequence[str] = ()
+    unused: Sequence[tuple[str, str]] = ()
+    """Each after its option, such as `--exclude`."""
     was_complete: bool = False
-    """Whether a former run had imported all of it."""
+    """Whether an earlier run had imported all of it."""
     rows_are: str = "events"
     """What the rows are: events or users."""
 
 
 @dataclass(frozen=True)
 class Watcher:
-    """Whoever wants to see how it goes. `begins` is called with the rows of the file, None when they are not
-    known, and those done by former runs; `sent` with rows that went out, `done` with all rows acknowledged;
-    before anything of the first segment is sent, `without_event_ids` with its rows that lack an event id, and
-    `early_times` when most of its times fall into 1970.
+    """Callbacks that follow an import.
+
+    `begins`: the rows of the file (None = unknown), and those done by earlier runs. `sent`: rows that were
+    sent. `done`: all rows acknowledged so far. Before the first segment is sent, `without_event_ids`: its
+    rows without an event id; `early_times`: if most of its times are in 1970.
     """
 
     begins: Callable[[int | None, int], None] = lambda total, done: None
@@ -75,9 +81,9 @@ class Watcher:
 
 @dataclass(frozen=True)
 class SideFiles:
-    """Where the rejected rows and the progress of files are kept: beside each file, or all in `directory`
-    under names that are made from the paths of the files; `rejected` is one file for the rejected rows of all
-    of them, `progress` that of a single file.
+    """Where rejected rows and progress are kept: beside each file, or all in `directory` under names made
+    from the paths of the files. `rejected` is one file for the rejected rows of all files, `progress` the
+    progress file of a single file.
     """
 
     directory: Path | None = None
@@ -95,7 +101,7 @@ class SideFiles:
     def _beside(self, path: Path, suffix: str) -> Path:
         if self.directory is None:
             return path.with_name(path.name + suffix)
-        # Files of one name may come from several directories.
+        # Files of the same name may come from several directories.
         digest = hashlib.blake2b(str(path.resolve()).encode(), digest_size=PATH_DIGEST_BYTES).hexdigest()
         return self.directory / f"{path.name}.{digest}{suffix}"
 
@@ -114,12 +120,12 @@ def import_file(
     one_of_several: bool = False,
     watcher: Watcher | None = None,
 ) -> FileImported:
-    """Imports a file, from where a former run broke off. Safe to repeat: each segment has a request id, made
-    from the file, the settings and `request_id`, and what is acknowledged is remembered. As `one_of_several`
-    it may lack attributes that `Settings.kinds` names.
+    """Imports a file, or the rest of it after an interrupted run. Safe to repeat: acknowledged segments are
+    remembered, and each segment has a request id made from the file, the settings and `request_id`.
+    `one_of_several`: the file may lack attributes that `Settings.kinds` names.
 
-    Raises CannotBegin, CannotImport, CannotResume (unless `force`, and for another import of the same file
-    `from_start`), and what calls raise; then what is acknowledged stays.
+    Raises CannotBegin, CannotImport, the errors of the calls, and CannotResume (not with `force`; for another
+    import of the same file also `from_start`). Acknowledged rows stay then.
     """
     side_files = side_files or SideFiles()
     account = check_target(client, settings)
@@ -133,21 +139,24 @@ def import_file(
             stored.check()
         progress = begun(stored.entry, wanted, from_start=from_start, force=force)
         if (progress.segment_rows, progress.told) != (wanted.segment_rows, wanted.told):
-            settings = dataclasses.replace(settings, told=_kinds(progress.told))
+            settings = dataclasses.replace(settings, found_kinds=_kinds(progress.told))
             source = open_source(path, format, settings, progress.segment_rows)
         rejected = _rejected_rows(side_files, path, stored.entry, progress)
         watcher = watcher or Watcher()
         resumed_rows = progress.rows
         was_complete = progress.complete
         unseen: set[str] = set()
+        unused: list[tuple[str, str]] = []
         if not progress.complete:
             watcher.begins(source.rows, progress.rows)
             sending = _Sending(client, settings, progress, stored, rejected, watcher, force)
-            with ahead(source.segments(progress.rows, progress.malformed)) as segments:
+            with prefetched(source.segments(progress.rows, progress.malformed)) as segments:
                 for segment in segments:
                     sending.send(segment)
             sending.finish()
-            unseen = set() if resumed_rows else sending.unseen
+            if not resumed_rows:
+                unseen = sending.unseen
+                unused = [each for each in given_options(settings) if each not in source.shaping.used]
     return FileImported(
         rows=progress.rows,
         resumed_rows=resumed_rows,
@@ -160,6 +169,7 @@ def import_file(
         revision=progress.revision,
         rejected_path=side_files.rejected_of(path),
         unseen=sorted(unseen),
+        unused=unused,
         was_complete=was_complete,
         rows_are=settings.rows_are,
     )
@@ -173,7 +183,7 @@ def _rejected_rows(
     side_files: SideFiles, path: Path, former: Progress | None, progress: Progress
 ) -> RejectedRows:
     is_shared = side_files.rejected is not None
-    # What others wrote to a shared file stays, and it is not searched where nothing of this file can be.
+    # A shared file is not searched if it can have no rows of this one.
     first_row = None if is_shared and former is None else progress.rows
     return RejectedRows(side_files.rejected_of(path), path, first_row)
 
@@ -201,11 +211,11 @@ class _Sending:
         self._is_first = True
         self._has_warned = False
         self.unseen = set(settings.kinds)
-        """Attributes of the settings' kinds that no segment has had."""
+        """Attributes of the settings' kinds that no segment has had so far."""
 
     def send(self, segment: Segment) -> None:
-        """Sends a segment. Raises what the call raises; when it is certain that nothing of the segment was
-        taken, what is remembered is then the same as before.
+        """Sends a segment. Raises the errors of the call. If it is certain that the service took nothing of
+        the segment, the progress stays as it was.
         """
         progress = self._progress
         skipped = 0
@@ -243,7 +253,7 @@ class _Sending:
         self._watcher.done(progress.rows)
 
     def finish(self) -> None:
-        """Remembers that all of the file was sent."""
+        """Saves that the import is complete."""
         self._progress.complete = True
         self._stored.save(self._progress)
 
@@ -260,8 +270,8 @@ class _Sending:
         self._is_first = False
 
     def _count_unnamed(self, segment: Segment, imported: Imported) -> None:
-        """Counts as rejected what the service says nothing of. It answers for a batch that it took before as
-        it did then: rows that it refused then and would take now are not in.
+        """Counts rows as rejected that the answer does not mention. The service repeats its first answer for
+        a batch that it knows: rows that it refused then, and would take now, are missing.
         """
         rows = sum(batch.num_rows for batch in segment.batches)
         missing = rows - imported.accepted - imported.duplicates - imported.rejected
@@ -296,7 +306,7 @@ class _Sending:
 
 
 class _Batches(Sequence[Any]):
-    """Record batches that count how often they began to be sent."""
+    """Record batches that count how often sending them began."""
 
     def __init__(self, batches: Sequence[Any]) -> None:
         self._batches = batches
@@ -311,8 +321,8 @@ class _Batches(Sequence[Any]):
 
 
 def _took_nothing(error: BaseException, begun: int) -> bool:
-    """Whether it is certain that the service has no row of what was sent, `begun` times, in a failed call."""
+    """Whether it is certain that the service took no row in a call that failed after `begun` attempts."""
     if not begun or isinstance(error, Unauthenticated | PermissionDenied | Unimplemented):
         return True
-    # A first call may have been taken whose answer was lost; of a second one, that its refusal says nothing.
+    # The service may have taken the first attempt, and its answer was lost.
     return begun == 1 and isinstance(error, MilepostError) and error.metadata.get("rows") == "0"

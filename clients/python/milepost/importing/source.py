@@ -1,46 +1,30 @@
-"""A file of events, read in segments."""
+"""Sources read files as segments of rows. Each segment is sent in one call."""
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
-from milepost.importing.errors import CannotImport
-from milepost.importing.settings import Reading
+from milepost.importing.settings import Shaping
 from milepost.v1.catalog_service_pb2 import ValueKind
 
 SEGMENT_ROWS = 1 << 20
-"""Rows sent in one call, at most: as many as an answer names when all of them are refused."""
+"""Maximum rows in one call: as many as an answer can name if all are refused."""
 SEGMENT_BYTES = 128 * 1024 * 1024
-"""Segments of wide rows are shorter, so that one takes about this in memory."""
+"""Approximate maximum memory of a segment. Segments of wide rows have fewer rows."""
 BATCHES_PER_SEGMENT = 8
-COMPRESSED_SUFFIX = ".gz"
-
-
-class Format(enum.StrEnum):
-    """How a file is written; AUTO tells by its name."""
-
-    AUTO = "auto"
-    PARQUET = "parquet"
-    CSV = "csv"
-    NDJSON = "ndjson"
-
-
-SUFFIXES = {
-    ".parquet": Format.PARQUET,
-    ".csv": Format.CSV,
-    ".tsv": Format.CSV,
-    ".ndjson": Format.NDJSON,
-    ".jsonl": Format.NDJSON,
-}
+BATCH_BYTES_MAX = 32 * 1024 * 1024
+"""Maximum memory of a record batch; below what a service takes by default."""
+ROW_BYTES_MAX = 16 * 1024 * 1024
+"""A row with more is set aside: no service takes its values, and it would fill a batch."""
+NOT_UTF8 = "is not UTF-8"
+ROW_TOO_LONG = f"is longer than {ROW_BYTES_MAX:,} bytes"
 
 
 @dataclass(frozen=True)
 class Malformed:
-    """A row that is not sent: it could not be read. `row` is its place in the file."""
+    """A row that cannot be read and is not sent. `row` is its number in the file, from 0."""
 
     row: int
     field: str
@@ -50,10 +34,10 @@ class Malformed:
 
 @dataclass(frozen=True)
 class Segment:
-    """Some consecutive rows of a file, `rows` of them from `first_row` on.
+    """Consecutive rows of a file: `rows` of them from `first_row` on.
 
-    `batches` are the rows to send; `places` are their places among the rows of the segment, None when all are
-    sent. `kinds` are those of attributes as told from the file.
+    `batches` are the rows to send. `places` are their positions within the segment, None = all rows are sent.
+    `kinds` are the kinds of attributes found in the file.
     """
 
     first_row: int
@@ -63,10 +47,10 @@ class Segment:
     malformed: Sequence[Malformed] = ()
     places: Sequence[int] | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """How many values of each column were left out because no attribute holds them (`skip_objects`)."""
+    """The number of values by column that were left out, because no attribute can hold them."""
 
     def row_of(self, place: int) -> int:
-        """The place in the file of a row that was sent."""
+        """The number in the file of a row that was sent."""
         return self.first_row + (place if self.places is None else self.places[place])
 
 
@@ -74,58 +58,31 @@ class Source(Protocol):
     """A file open for reading."""
 
     rows: int | None
-    """Rows in the file; None when that takes reading it."""
+    """Rows in the file; None if counting them takes reading it."""
     columns: Sequence[str] | None
-    """The columns of the file as far as they are known before it is read; None when none are."""
+    """The columns known before the file is read; None if none are."""
     has_all_columns: bool
-    """Whether the file has no others."""
+    """Whether `columns` are all columns of the file."""
+    shaping: Shaping
+    """What the options did to what was read so far: to all of the file, if all columns are known."""
 
     def segments(self, first_row: int, malformed: int) -> Iterator[Segment]:
-        """The segments from a row on at which one starts, the same in each run. `malformed` are those of the
-        segments before. Raises CannotImport.
+        """The segments from `first_row` on, where a segment starts. They are the same in each run.
+        `malformed` counts the malformed rows of the segments before. Raises CannotImport.
         """
         ...
 
 
-def open_source(path: Path, format_: Format, reading: Reading, segment_rows: int) -> Source:
-    """The file, ready to be read. Raises CannotImport."""
-    if not path.is_file():
-        raise CannotImport(f"{path} is no file")
-    format_ = told_format(path) if format_ is Format.AUTO else format_
-    try:
-        if format_ is Format.PARQUET:
-            from milepost.importing.parquet import ParquetSource
-
-            return ParquetSource(path, reading, segment_rows)
-        if format_ is Format.CSV:
-            from milepost.importing.csv import CsvSource
-
-            return CsvSource(path, reading, segment_rows)
-        from milepost.importing.ndjson import NdjsonSource
-
-        return NdjsonSource(path, reading, segment_rows)
-    except ModuleNotFoundError as error:
-        raise CannotImport("importing needs pyarrow: pip install 'milepost[import]'") from error
-
-
-def told_format(path: Path) -> Format:
-    """The format that the file's name tells, `.gz` put aside. Raises CannotImport."""
-    name = path.name.lower().removesuffix(COMPRESSED_SUFFIX)
-    format_ = SUFFIXES.get(Path(name).suffix)
-    if format_ is None:
-        raise CannotImport(f"the name {path.name} tells no format: give --format parquet, csv or ndjson")
-    return format_
-
-
 def rows_per_segment(row_bytes: float, rows_max: int) -> int:
-    """Rows in a segment when they take so many bytes each."""
+    """Rows in a segment, if each takes `row_bytes`."""
     return max(1, min(rows_max, int(SEGMENT_BYTES / max(1.0, row_bytes))))
 
 
 def cut(batches: Iterator[Any], segment_rows: int) -> Iterator[list[Any]]:
-    """Record batches as segments of exactly so many rows but for the last, each in batches of equal length.
+    """Record batches as segments of exactly `segment_rows` rows (the last has the rest), each in batches of
+    equal length.
 
-    However the rows came, a segment is cut in the same way: by that the service recognises one sent again.
+    The cuts depend only on the rows, so that the service recognises a segment that is sent again.
     """
     import pyarrow as pa
 
@@ -148,7 +105,40 @@ def cut(batches: Iterator[Any], segment_rows: int) -> Iterator[list[Any]]:
 
 def _even(pa: Any, batches: list[Any], batch_rows: int) -> list[Any]:
     joined = pa.concat_batches(batches)
-    return [joined.slice(start, batch_rows) for start in range(0, joined.num_rows, batch_rows)]
+    return within_bytes([joined.slice(start, batch_rows) for start in range(0, joined.num_rows, batch_rows)])
+
+
+def within_bytes(batches: Sequence[Any]) -> list[Any]:
+    """The same rows in batches of at most `BATCH_BYTES_MAX`, apart from single rows. The batches have one
+    schema, which may change to types that are smaller in parts.
+    """
+    if all(batch.nbytes <= BATCH_BYTES_MAX for batch in batches):
+        return list(batches)
+    return [piece for batch in batches for piece in _halved(divisible(batch))]
+
+
+def divisible(batch: Any) -> Any:
+    """A batch without dictionaries and views: each of their parts would hold all values."""
+    import pyarrow as pa
+
+    for place, column in enumerate(batch.columns):
+        if pa.types.is_dictionary(column.type):
+            plain = column.dictionary_decode()
+        elif pa.types.is_string_view(column.type):
+            plain = column.cast(pa.large_string())
+        else:
+            continue
+        batch = batch.set_column(place, batch.schema.field(place).with_type(plain.type), plain)
+    return batch
+
+
+def _halved(batch: Any) -> Iterator[Any]:
+    if batch.nbytes <= BATCH_BYTES_MAX or batch.num_rows == 1:
+        yield batch
+        return
+    half = batch.num_rows // 2
+    yield from _halved(batch.slice(0, half))
+    yield from _halved(batch.slice(half))
 
 
 def without_first(batches: Iterator[Any], rows: int) -> Iterator[Any]:

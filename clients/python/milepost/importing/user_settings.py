@@ -1,4 +1,4 @@
-"""What the columns of a file of users mean."""
+"""The meaning of the columns of a file of users."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from typing import Any
 
 from milepost._importing import Imported, RowsSent
 from milepost.client import Client
-from milepost.importing.settings import TIME, USER_ID, Kinds, Reading, Settings
+from milepost.importing.settings import (
+    TIME,
+    Kinds,
+    Reading,
+    Settings,
+)
 from milepost.v1.ingest_service_pb2 import ImportUsersHeader
 
 
 @dataclass(frozen=True)
 class Consent:
-    """A column of consents: whether users gave the consent to a purpose under a regulation."""
+    """A column that says whether users gave their consent to a purpose under a regulation."""
 
     column: str
     regulation: str
@@ -26,31 +31,20 @@ class Consent:
 
 @dataclass(frozen=True, kw_only=True)
 class UserSettings(Reading):
-    """What the columns mean when rows are user updates: as `ImportUsersHeader`, the input as the client takes
-    it.
-    """
+    """The meaning of columns of user updates, as in `ImportUsersHeader`. The time column may be missing."""
 
-    input: str = ""
-    user_id_column: str = USER_ID
-    time_column: str = TIME
-    """May be missing while it has this name."""
-    input_column: str = ""
-    default_time: str = ""
-    """Time of rows without one, in RFC 3339 with an offset. Empty = when the service takes them."""
     identities: Mapping[str, str] = field(default_factory=dict)
-    """Columns of identities, and their types."""
+    """Identity columns and their types."""
     consents: tuple[Consent, ...] = ()
     given: tuple[str, ...] = ()
     denied: tuple[str, ...] = ()
-    """Values that mean given or denied. Empty = those that the service takes: given, true; denied, false."""
+    """Values that mean given or denied. Empty = the defaults of the service: given, true; denied, false."""
     unset_nulls: bool = False
-    """A row without a value for an attribute or identity unsets it."""
-    skip_without_user: bool = False
-    """Rows without a user id are left out and counted, not rejected."""
+    """Unset the attribute or identity of a row without a value."""
 
     rows_are = "users"
     event_id_column = ""
-    """Users have none; a row that is sent again writes what it wrote before."""
+    """Users have no event ids. A row sent again writes the same values again."""
     progress_suffix = ".milepost-import-users.json"
 
     @property
@@ -65,15 +59,8 @@ class UserSettings(Reading):
         """See `Reading`."""
         return tuple(consent.column for consent in self.consents)
 
-    @property
-    def time_columns(self) -> tuple[str, ...]:
-        """See `Reading`."""
-        return (self.time_column,)
-
     def named_columns(self, *, only_needed: bool) -> Iterator[tuple[str, str]]:
-        """The columns that a file has to have, by the option that names each; all that are named, or only
-        those without which no row can be taken.
-        """
+        """See `Reading`."""
         yield "--user-id-column", self.user_id_column
         if only_needed:
             return
@@ -87,18 +74,11 @@ class UserSettings(Reading):
             yield "--consent", consent.column
 
     def header(self, columns: Sequence[str], found: Kinds) -> ImportUsersHeader:
-        """The header for a stream with these columns; `found` are kinds that were told from the file."""
+        """The header for a stream with these columns. `found` are the kinds found in the file."""
         header = ImportUsersHeader(
-            user_id_column=self.user_id_column,
-            time_column=self.time_column if self.time_column in columns else "",
-            input_column=self.input_column,
-            time_unit=self.time_unit,
-            decimal_comma=self.decimal_comma,
-            time_format=self.time_format,
-            unset_nulls=self.unset_nulls,
+            time_column=self.time_column if self.time_column in columns else "", unset_nulls=self.unset_nulls
         )
-        if self.default_time:
-            header.default_time.FromJsonString(self.default_time)
+        self.fill(header, columns, found)
         for column, identity in self.identities.items():
             header.identity_columns[column] = identity
         for consent in self.consents:
@@ -109,10 +89,6 @@ class UserSettings(Reading):
                 given_values=self.given,
                 denied_values=self.denied,
             )
-        for column in columns:
-            kind = self.kind_of(column, found)
-            if kind is not None:
-                header.attribute_kinds[column] = kind
         return header
 
     def send(

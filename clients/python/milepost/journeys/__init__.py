@@ -5,20 +5,20 @@ from milepost import Client, journeys
 with Client("localhost:7443", account="acme") as client:
     document = journeys.loads(Path("winback.yaml").read_text())
     difference = journeys.compare(client, document)     # what would change, with sizes before and after
-    journeys.apply(client, difference)                  # a second time there is nothing left to change
+    journeys.apply(client, difference)                  # a second time changes nothing
     print(journeys.dumps(journeys.read(client, "winback")))
+    print(journeys.dumps(journeys.read(client, "winback", version=1)))
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
+from datetime import datetime
 
 from milepost import names
 from milepost.client import Client
-from milepost.errors import MilepostError, NotFound, Violation
-from milepost.journeys.applying import Applying
-from milepost.journeys.criteria import audiences_in
+from milepost.documents import DocumentError, Positions
+from milepost.errors import InvalidArgument, MilepostError
 from milepost.journeys.difference import (
     JourneyDifference,
     Mark,
@@ -27,21 +27,17 @@ from milepost.journeys.difference import (
     with_sizes,
 )
 from milepost.journeys.document import (
-    DocumentError,
     JourneyDocument,
     MilestoneDocument,
-    criteria_text,
     document_of,
+    document_of_message,
     dumps,
     loads,
+    message_of,
 )
-from milepost.v1.audience_service_pb2 import (
-    GetJourneyFunnelRequest,
-    PreviewJourneyRequest,
-    PreviewJourneyResponse,
-    PreviewMilestone,
-)
-from milepost.v1.journey_pb2 import MILESTONE_KIND_CRITERIA, MILESTONE_KIND_REMAINING_USERS
+from milepost.v1.audience_service_pb2 import PreviewJourneyResponse
+from milepost.v1.journey_service_pb2 import ApplyJourneyResponse
+from milepost.values import to_datetime
 
 __all__ = [
     "DocumentError",
@@ -50,104 +46,108 @@ __all__ = [
     "Mark",
     "MilestoneDifference",
     "MilestoneDocument",
+    "Positions",
     "apply",
     "between",
     "compare",
-    "criteria_text",
+    "compare_versions",
     "dumps",
     "loads",
+    "message_of",
+    "preview",
     "read",
 ]
 
-_PREVIEW_PATH = re.compile(r"^milestones\[(\d+)\]")
+_REQUEST_FIELD = "document."
 
 
-def read(client: Client, journey: str) -> JourneyDocument:
-    """The document of a saved journey, given by id or name. Raises NotFound."""
+def read(client: Client, journey: str, *, version: int | None = None) -> JourneyDocument:
+    """The document of a saved journey, given by id or name, as it is or as a version was. Raises NotFound."""
+    if version is not None:
+        return document_of_message(client.get_journey_version(journey, version).document)
     found = client.get_journey(journey)
     return document_of(found, client.list_milestones(found.name))
 
 
-def compare(client: Client, document: JourneyDocument) -> JourneyDifference:
-    """What applying the document would change, with exact sizes before and after, both at one instant.
+def compare(client: Client, document: JourneyDocument, *, as_of: datetime | None = None) -> JourneyDifference:
+    """What applying the document would change, with exact sizes before and after, both at one instant: now,
+    or `as_of`.
 
-    The service checks the whole document, milestones given by id in its paths: raises InvalidArgument with
-    every fault, and DocumentError when criteria name the audience of a milestone that would go.
+    The service checks the whole document. Raises InvalidArgument with every fault and its path in the
+    document, and FailedPrecondition when another journey stands in the way.
     """
-    before = _before(client, document)
-    request = _preview_request(client, document)
+    checked = _applied(client, document, validate_only=True)
+    found = preview(client, document, as_of=as_of)
+    before: JourneyDocument | None = None
     sizes_before: dict[str, int] = {}
-    if before is not None:
-        funnel = client.audiences.GetJourneyFunnel(
-            GetJourneyFunnelRequest(name=client.journey_name(document.id))
-        )
-        request.as_of.CopyFrom(funnel.evaluation.as_of)
+    if checked.HasField("journey"):
+        before = read(client, document.id)
+        funnel = client.get_journey_funnel(checked.journey.name, as_of=to_datetime(found.evaluation.as_of))
         sizes_before = {names.last_id(step.milestone): step.users for step in funnel.steps}
         sizes_before[""] = funnel.population
-    preview = _preview(client, request)
-    sizes_after = {step.milestone: step.users for step in preview.steps} | {"": preview.population}
-    sized = with_sizes(between(before, document), sizes_before, sizes_after)
-    warnings = ((_with_id(warning.field, request), warning.description) for warning in preview.warnings)
-    return replace(sized, warnings=tuple(warnings))
-
-
-def apply(client: Client, difference: JourneyDifference) -> None:
-    """Carries out a difference that was just compared. Raises MilepostError; applying again goes on."""
-    Applying(client, difference).run()
-
-
-def _before(client: Client, document: JourneyDocument) -> JourneyDocument | None:
-    """The saved journey, if there is one. Raises DocumentError; see `compare`."""
-    try:
-        journey = client.get_journey(document.id)
-    except NotFound:
-        return None
-    milestones = list(client.list_milestones(journey.name))
-    before = document_of(journey, milestones)
-    going = {each.id for each in between(before, document).walk() if each.mark is Mark.DELETED}
-    audiences = {each.audience: names.last_id(each.name) for each in milestones}
-    faults = [
-        (f"{milestone.id}.criteria", f"names the audience of {audiences[named]!r}, which would be deleted")
-        for milestone in document.walk()
-        for named in ([] if milestone.criteria is None else sorted(audiences_in(milestone.criteria)))
-        if audiences.get(named) in going
-    ]
-    if faults:
-        raise DocumentError(faults)
-    return before
-
-
-def _preview_request(client: Client, document: JourneyDocument) -> PreviewJourneyRequest:
-    request = PreviewJourneyRequest(
-        parent=client.account_name,
-        inputs=[names.input_(client.account_id, *name.split("/")) for name in document.inputs],
+    return replace(
+        with_sizes(between(before, document), sizes_before, _sizes(found)),
+        warnings=tuple((_in_document(each.field), each.description) for each in checked.warnings),
+        etag=checked.version.etag,
     )
-    parents = {child.id: milestone.id for milestone in document.walk() for child in milestone.children}
-    for milestone in document.walk():
-        kind = MILESTONE_KIND_REMAINING_USERS if milestone.takes_remaining_users else MILESTONE_KIND_CRITERIA
-        request.milestones.append(
-            PreviewMilestone(
-                id=milestone.id,
-                parent=parents.get(milestone.id, ""),
-                display_name=milestone.display_name,
-                kind=kind,
-                criteria=milestone.criteria,
-            )
-        )
-    return request
 
 
-def _preview(client: Client, request: PreviewJourneyRequest) -> PreviewJourneyResponse:
+def compare_versions(
+    client: Client,
+    journey: str,
+    version: int,
+    to_version: int | None = None,
+    *,
+    as_of: datetime | None = None,
+) -> JourneyDifference:
+    """What changed from one version of a journey to another (None = the current one), with exact sizes of
+    both at one instant: now, or `as_of`. A version whose inputs or audiences no longer exist has no sizes.
+    Raises NotFound.
+    """
+    before, after = read(client, journey, version=version), read(client, journey, version=to_version)
+    instant = as_of
+    sizes: list[dict[str, int]] = []
+    for document in (before, after):
+        try:
+            found = preview(client, document, as_of=instant)
+        except InvalidArgument:
+            sizes.append({})
+        else:
+            sizes.append(_sizes(found))
+            instant = to_datetime(found.evaluation.as_of)
+    return with_sizes(between(before, after), *sizes)
+
+
+def preview(
+    client: Client, document: JourneyDocument, *, as_of: datetime | None = None
+) -> PreviewJourneyResponse:
+    """The exact size of each milestone, without saving anything. Raises InvalidArgument with every fault and
+    its path in the document.
+    """
+    return client.preview_journey(message_of(document), as_of=as_of)
+
+
+def apply(client: Client, difference: JourneyDifference) -> ApplyJourneyResponse:
+    """Applies a difference that was just computed, all of it or nothing.
+
+    Raises Aborted when the journey changed since it was compared, and what `compare` raises.
+    """
+    return _applied(client, difference.after, etag=difference.etag)
+
+
+def _applied(
+    client: Client, document: JourneyDocument, *, etag: str = "", validate_only: bool = False
+) -> ApplyJourneyResponse:
     try:
-        return client.audiences.PreviewJourney(request)
+        return client.apply_journey(message_of(document), etag=etag, validate_only=validate_only)
     except MilepostError as error:
-        error.violations = tuple(
-            Violation(_with_id(violation.field, request), violation.description)
-            for violation in error.violations
-        )
+        error.rename_fields(_in_document)
         raise
 
 
-def _with_id(path: str, request: PreviewJourneyRequest) -> str:
-    """The path with a milestone's id in place of its number in the preview."""
-    return _PREVIEW_PATH.sub(lambda found: request.milestones[int(found[1])].id, path)
+def _in_document(path: str) -> str:
+    return path.removeprefix(_REQUEST_FIELD)
+
+
+def _sizes(found: PreviewJourneyResponse) -> dict[str, int]:
+    return {step.milestone: step.users for step in found.steps} | {"": found.population}

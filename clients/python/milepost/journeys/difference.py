@@ -1,7 +1,7 @@
-"""What applying a document would change, as a tree, with the sizes before and after.
+"""The changes of applying a document, as a tree with the sizes before and after.
 
-A milestone lasts when the document has it under the same id, of the same kind, below the same milestone that
-lasts too. One that does not last is deleted, with all below it; what the document has instead is created.
+A milestone lasts when the document has it with the same id and kind, below the same lasting milestone.
+Otherwise it is deleted with its descendants, and the document's milestone is created.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from milepost.journeys.document import JourneyDocument, MilestoneDocument
 
 
 class Mark(enum.StrEnum):
-    """What happens to a journey or a milestone."""
+    """The change of a journey or a milestone."""
 
     SAME = " "
     CREATED = "+"
@@ -25,8 +25,8 @@ class Mark(enum.StrEnum):
 
 @dataclass(frozen=True)
 class MilestoneDifference:
-    """A milestone before and after; None where it is not there. `is_moved`: it takes another place among its
-    siblings. `users_before` and `users_after` are None where it is not there and until they are counted.
+    """A milestone before and after; None where it does not exist. `is_moved`: its position among its siblings
+    changes. `users_before` and `users_after` are None where it does not exist and until they are counted.
     """
 
     before: MilestoneDocument | None
@@ -38,7 +38,7 @@ class MilestoneDifference:
 
     @property
     def document(self) -> MilestoneDocument:
-        """The milestone as it will be; as it was, when it is deleted."""
+        """The milestone after the change, or before it when it is deleted."""
         found = self.after or self.before
         assert found is not None
         return found
@@ -60,7 +60,7 @@ class MilestoneDifference:
 
     @property
     def mark(self) -> Mark:
-        """What happens to it."""
+        """Its change."""
         if self.before is None:
             return Mark.CREATED
         if self.after is None:
@@ -68,7 +68,7 @@ class MilestoneDifference:
         return Mark.CHANGED if self.is_renamed or self.has_other_criteria or self.is_moved else Mark.SAME
 
     def walk(self) -> Iterator[MilestoneDifference]:
-        """This one, then all below it, parents before children and siblings in order."""
+        """This milestone and its descendants, parents before children and siblings in order."""
         yield self
         for child in self.children:
             yield from child.walk()
@@ -76,8 +76,9 @@ class MilestoneDifference:
 
 @dataclass(frozen=True)
 class JourneyDifference:
-    """A journey before (None: there is none yet) and after. Populations are the users of the start, None
-    until they are counted. `warnings` are pairs of a path in the document and what may be a mistake there.
+    """A journey before (None: it does not exist) and after. Populations are the users of the start, None
+    until they are counted. `warnings` are pairs of a path in the document and a possible mistake there.
+    `etag` is that of the version before.
     """
 
     before: JourneyDocument | None
@@ -86,6 +87,7 @@ class JourneyDifference:
     population_before: int | None = None
     population_after: int | None = None
     warnings: tuple[tuple[str, str], ...] = field(default=())
+    etag: str = ""
 
     @property
     def is_renamed(self) -> bool:
@@ -95,11 +97,11 @@ class JourneyDifference:
     @property
     def has_other_inputs(self) -> bool:
         """Whether the journey's inputs change."""
-        return self.before is not None and self.before.inputs != self.after.inputs
+        return self.before is not None and set(self.before.inputs) != set(self.after.inputs)
 
     @property
     def mark(self) -> Mark:
-        """What happens to the journey itself."""
+        """The change of the journey itself."""
         if self.before is None:
             return Mark.CREATED
         return Mark.CHANGED if self.is_renamed or self.has_other_inputs else Mark.SAME
@@ -110,12 +112,12 @@ class JourneyDifference:
         return self.mark is Mark.SAME and all(each.mark is Mark.SAME for each in self.walk())
 
     def walk(self) -> Iterator[MilestoneDifference]:
-        """Every milestone of before or after, parents before children and siblings in order."""
+        """Every old or new milestone, parents before children and siblings in order."""
         for milestone in self.milestones:
             yield from milestone.walk()
 
     def counts(self) -> dict[Mark, int]:
-        """How many milestones are created, changed and deleted."""
+        """The numbers of milestones created, changed and deleted."""
         marks = [milestone.mark for milestone in self.walk()]
         return {mark: marks.count(mark) for mark in (Mark.CREATED, Mark.CHANGED, Mark.DELETED)}
 
@@ -132,7 +134,7 @@ def with_sizes(
     before: Mapping[str, int],
     after: Mapping[str, int],
 ) -> JourneyDifference:
-    """The difference with users by milestone id; the journey's start goes by ""."""
+    """The difference with users by milestone id; "" is the journey's start."""
 
     def sized(milestone: MilestoneDifference) -> MilestoneDifference:
         return replace(
@@ -153,7 +155,7 @@ def with_sizes(
 def _split_difference(
     before: Sequence[MilestoneDocument], after: Sequence[MilestoneDocument]
 ) -> tuple[MilestoneDifference, ...]:
-    """The split as it will be; a milestone that goes stands behind the sibling that it stood behind."""
+    """The split after the change; a deleted milestone stays behind its previous sibling."""
     old = {milestone.id: milestone for milestone in before}
     lasting = {
         milestone.id
@@ -185,11 +187,11 @@ def _difference(
 
 
 def _steady(before: Sequence[str], after: Sequence[str]) -> set[str]:
-    """As many of `before` as can keep their order while the others move: a longest increasing subsequence of
-    their places in `after`.
+    """The largest part of `before` that keeps its order while the others move: a longest increasing
+    subsequence of their positions in `after`.
     """
     places = {milestone: place for place, milestone in enumerate(after)}
-    # The least place at which a chain of each length ends, and the chains by that place.
+    # The least position at which a chain of each length ends, and the chains by that position.
     ends: list[int] = []
     chains: dict[int, tuple[str, int | None]] = {}
     for milestone in before:

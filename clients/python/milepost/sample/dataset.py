@@ -29,7 +29,7 @@ CAMPAIGN_RECEIVED = "campaign_received"
 COUPON_REDEEMED = "coupon_redeemed"
 
 PURCHASES = 1_464_471
-"""Transaction lines that have a product; 4,836 more have none."""
+"""Transaction lines with a product; 4,836 more have none."""
 CAMPAIGNS_RECEIVED = 6_589
 COUPONS_REDEEMED = 2_102
 PROFILES = 801
@@ -72,12 +72,12 @@ def data_files() -> Path:
 
 
 def event_sources() -> list[Events]:
-    """The events of the sample, small sources first; every row has an id of its own, the same in each run."""
+    """The events of the sample, small sources first; every row has a unique id, the same in each run."""
     return [_campaigns_received(), _coupons_redeemed(), _purchases()]
 
 
 def panel() -> list[dict[str, str]]:
-    """The demographics: one dict a household, with its `user_id`; what is unknown is left out."""
+    """The demographics: one dict per household, with its `user_id`; unknown values are left out."""
     rows = _read("demographics").to_pylist()
     return [
         {
@@ -99,9 +99,10 @@ def _text(numbers: Any) -> Any:
 
 
 def _lookup(keys: Any, table: Any, key: str, *columns: str) -> dict[str, Any]:
-    """The `columns` of the row of `table` whose `key` is each of `keys`, in their order; null where none is.
+    """The `columns` of the row of `table` whose `key` is each of `keys`, in their order; null where none
+    matches.
 
-    A join would do, but it gives rows in no fixed order, and batches must be the same in each run.
+    Not a join: its order is not fixed, and batches must be the same in each run.
     """
     import pyarrow.compute
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from milepost import names
+from contextlib import suppress
+
 from milepost.client import Client
 from milepost.criteria import event, event_attribute, labelled
+from milepost.errors import AlreadyExists
 from milepost.sample.dataset import (
     CAMPAIGN_RECEIVED,
     CAMPAIGNS_INPUT_ID,
@@ -44,32 +46,23 @@ def spent_criteria() -> Criteria:
 
 
 def build(client: Client) -> Journey:
-    """Creates the journey and its five milestones; what is there already stays as it is."""
-    account = client.account_id
-    inputs = [
-        names.input_(account, WORKSPACE_ID, input_id)
-        for input_id in (STORE_INPUT_ID, CAMPAIGNS_INPUT_ID, PANEL_INPUT_ID)
-    ]
-    journey = client.ensure_journey(JOURNEY_ID, display_name="Coupon campaigns", inputs=inputs)
-    received = client.ensure_milestone(
-        JOURNEY_ID, RECEIVED_ID, display_name="Received a Type A campaign", criteria=received_criteria()
-    )
-    redeemed = client.ensure_milestone(
-        JOURNEY_ID,
-        REDEEMED_ID,
-        display_name="Redeemed a coupon",
-        criteria=redeemed_criteria(),
-        parent_milestone=received.name,
-    )
-    client.ensure_milestone(
-        JOURNEY_ID,
-        SPENT_ID,
-        display_name="Spent at least 5,000",
-        criteria=spent_criteria(),
-        parent_milestone=redeemed.name,
-    )
-    client.ensure_milestone(
-        JOURNEY_ID, NOT_REDEEMED_ID, display_name="Remaining users", parent_milestone=received.name
-    )
-    client.ensure_milestone(JOURNEY_ID, OTHERS_ID, display_name="Remaining users")
-    return journey
+    """Creates the journey and its five milestones; existing ones stay unchanged."""
+    inputs = [f"{WORKSPACE_ID}/{each}" for each in (STORE_INPUT_ID, CAMPAIGNS_INPUT_ID, PANEL_INPUT_ID)]
+    with suppress(AlreadyExists):
+        client.create_journey(JOURNEY_ID, display_name="Coupon campaigns", inputs=inputs)
+    for milestone_id, display_name, criteria, parent_id in (
+        (RECEIVED_ID, "Received a Type A campaign", received_criteria(), ""),
+        (REDEEMED_ID, "Redeemed a coupon", redeemed_criteria(), RECEIVED_ID),
+        (SPENT_ID, "Spent at least 5,000", spent_criteria(), REDEEMED_ID),
+        (NOT_REDEEMED_ID, "", None, RECEIVED_ID),
+        (OTHERS_ID, "", None, ""),
+    ):
+        with suppress(AlreadyExists):
+            client.create_milestone(
+                JOURNEY_ID,
+                milestone_id,
+                display_name=display_name,
+                criteria=criteria,
+                parent_milestone=f"{JOURNEY_ID}/{parent_id}" if parent_id else "",
+            )
+    return client.get_journey(JOURNEY_ID)

@@ -1,7 +1,7 @@
 """Sends the sample to a service.
 
-Every segment has the same request id and every event the same event id in each run, so a load that broke off
-can simply be run again: what is there already is recognised.
+Every segment has the same request id and every event the same event id in each run, so an interrupted load
+can simply be repeated: data already stored is recognised.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SEGMENT_ROWS = 1 << 18
 """Rows in one call. The service appends 131,072 at a time, one batch while it converts the next."""
 BATCH_ROWS = 1 << 15
 PANEL_TIME = datetime(2017, 1, 1, tzinfo=UTC)
-"""When the demographics became true: the start of the year the data are of."""
+"""The time of the demographics: the start of the year that the data cover."""
 
 Progress = Callable[[int], None]
 """Called with the number of events acknowledged so far."""
@@ -30,7 +30,7 @@ Progress = Callable[[int], None]
 
 @dataclass
 class Loaded:
-    """What a load did: events and profiles taken, events the service had already, seconds, last revision."""
+    """Result of a load: events and profiles accepted, duplicate events, seconds, last revision."""
 
     events: int = 0
     duplicates: int = 0
@@ -40,26 +40,26 @@ class Loaded:
 
     @property
     def events_per_second(self) -> float:
-        """Events acknowledged a second, duplicates included."""
+        """Acknowledged events per second, duplicates included."""
         return (self.events + self.duplicates) / self.elapsed_seconds
 
     def add(self, imported: Imported) -> None:
-        """Counts a segment. Raises NotTaken when rows of it were refused."""
+        """Counts a segment. Raises NotTaken when the service rejected rows of it."""
         if imported.rejected:
-            raise NotTaken(f"{imported.rejected} events were refused, first: {imported.refused[0]}")
+            raise NotTaken(f"{imported.rejected} events were rejected, first: {imported.refused[0]}")
         self.events += imported.accepted
         self.duplicates += imported.duplicates
         self.revision = imported.revision
 
 
 class NotTaken(Exception):
-    """The service refused rows of the sample."""
+    """The service rejected rows of the sample."""
 
 
 def load(client: Client, progress: Progress | None = None) -> Loaded:
-    """Creates the account, workspace and inputs where they are missing, and sends all profiles and events.
+    """Creates missing account, workspace and inputs, and sends all profiles and events.
 
-    Raises SampleMissing, NotTaken when the service refuses a row, and what calls raise.
+    Raises SampleMissing, NotTaken when the service rejects a row, and the errors of calls.
     """
     dataset.data_files()
     started = time.perf_counter()
@@ -75,7 +75,7 @@ def load(client: Client, progress: Progress | None = None) -> Loaded:
         request_id="sample-panel",
     )
     if profiles.rejected:
-        raise NotTaken(f"{profiles.rejected} profiles were refused, first: {profiles.refused[0]}")
+        raise NotTaken(f"{profiles.rejected} profiles were rejected, first: {profiles.refused[0]}")
     loaded = Loaded(profiles=profiles.accepted)
     for source in dataset.event_sources():
         header = ImportHeader(default_name=source.name, default_type=source.type)
@@ -95,7 +95,7 @@ def load(client: Client, progress: Progress | None = None) -> Loaded:
 
 
 def _profiles() -> Any:
-    """The demographics as a table; null where something is not known."""
+    """The demographics as a table; null for unknown values."""
     import pyarrow as pa
 
     rows = dataset.panel()

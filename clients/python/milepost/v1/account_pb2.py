@@ -26,23 +26,25 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19milepost/v1/account.proto\x12\x0bmilepost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa2\x02\n\x07\x41\x63\x63ount\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x1d\n\x15\x61\x63tive_audience_limit\x18\x03 \x01(\x05\x12\x11\n\ttime_zone\x18\x04 \x01(\t\x12\x32\n\x0f\x65vent_retention\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1d\n\x15\x61\x63tive_audience_count\x18\x06 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\t \x01(\t\"\x9f\x01\n\tWorkspace\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\"\xc1\x01\n\x05Input\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12$\n\x04kind\x18\x03 \x01(\x0e\x32\x16.milepost.v1.InputKind\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\"\x81\x01\n\x06\x41piKey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\"\n\x06scopes\x18\x03 \x03(\x0e\x32\x12.milepost.v1.Scope\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x93\x01\n\tInputKind\x12\x1a\n\x16INPUT_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eINPUT_KIND_IOS\x10\x01\x12\x16\n\x12INPUT_KIND_ANDROID\x10\x02\x12\x12\n\x0eINPUT_KIND_WEB\x10\x03\x12\x15\n\x11INPUT_KIND_SERVER\x10\x04\x12\x13\n\x0fINPUT_KIND_FEED\x10\x05*b\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSCOPE_INGEST\x10\x01\x12\x0e\n\nSCOPE_READ\x10\x02\x12\x0f\n\x0bSCOPE_WRITE\x10\x03\x12\x0f\n\x0bSCOPE_ADMIN\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19milepost/v1/account.proto\x12\x0bmilepost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xce\x02\n\x07\x41\x63\x63ount\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x1d\n\x15\x61\x63tive_audience_limit\x18\x03 \x01(\x05\x12\x11\n\ttime_zone\x18\x04 \x01(\t\x12\x32\n\x0f\x65vent_retention\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1d\n\x15\x61\x63tive_audience_count\x18\x06 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\t \x01(\t\x12*\n\x06quotas\x18\n \x01(\x0b\x32\x1a.milepost.v1.AccountQuotas\"\xf9\x01\n\rAccountQuotas\x12\x16\n\x0eworkspaces_max\x18\x01 \x01(\x05\x12\x12\n\ninputs_max\x18\x02 \x01(\x05\x12\x14\n\x0cjourneys_max\x18\x03 \x01(\x05\x12\x16\n\x0emilestones_max\x18\x04 \x01(\x05\x12\x13\n\x0boutputs_max\x18\x05 \x01(\x05\x12\x17\n\x0f\x63onnections_max\x18\x06 \x01(\x05\x12\x18\n\x10record_bytes_max\x18\x07 \x01(\x03\x12\x11\n\tnames_max\x18\x08 \x01(\x05\x12\x1c\n\x14\x63\x61lls_per_second_max\x18\t \x01(\x05\x12\x15\n\rin_flight_max\x18\n \x01(\x05\"\x9f\x01\n\tWorkspace\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\"\xc1\x01\n\x05Input\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12$\n\x04kind\x18\x03 \x01(\x0e\x32\x16.milepost.v1.InputKind\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\"\xe7\x02\n\x06\x41piKey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\"\n\x06scopes\x18\x03 \x03(\x0e\x32\x12.milepost.v1.Scope\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\x14\x63\x61lls_per_second_max\x18\x06 \x01(\x05\x12\x15\n\rin_flight_max\x18\x07 \x01(\x05\x12?\n\x1bprevious_secret_expire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\n \x01(\t*\x93\x01\n\tInputKind\x12\x1a\n\x16INPUT_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eINPUT_KIND_IOS\x10\x01\x12\x16\n\x12INPUT_KIND_ANDROID\x10\x02\x12\x12\n\x0eINPUT_KIND_WEB\x10\x03\x12\x15\n\x11INPUT_KIND_SERVER\x10\x04\x12\x13\n\x0fINPUT_KIND_FEED\x10\x05*w\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSCOPE_INGEST\x10\x01\x12\x0e\n\nSCOPE_READ\x10\x02\x12\x10\n\x0cSCOPE_MANAGE\x10\x03\x12\x0f\n\x0bSCOPE_ADMIN\x10\x04\x12\x12\n\x0eSCOPE_OPERATOR\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'milepost.v1.account_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_INPUTKIND']._serialized_start=891
-  _globals['_INPUTKIND']._serialized_end=1038
-  _globals['_SCOPE']._serialized_start=1040
-  _globals['_SCOPE']._serialized_end=1138
+  _globals['_INPUTKIND']._serialized_start=1417
+  _globals['_INPUTKIND']._serialized_end=1564
+  _globals['_SCOPE']._serialized_start=1566
+  _globals['_SCOPE']._serialized_end=1685
   _globals['_ACCOUNT']._serialized_start=108
-  _globals['_ACCOUNT']._serialized_end=398
-  _globals['_WORKSPACE']._serialized_start=401
-  _globals['_WORKSPACE']._serialized_end=560
-  _globals['_INPUT']._serialized_start=563
-  _globals['_INPUT']._serialized_end=756
-  _globals['_APIKEY']._serialized_start=759
-  _globals['_APIKEY']._serialized_end=888
+  _globals['_ACCOUNT']._serialized_end=442
+  _globals['_ACCOUNTQUOTAS']._serialized_start=445
+  _globals['_ACCOUNTQUOTAS']._serialized_end=694
+  _globals['_WORKSPACE']._serialized_start=697
+  _globals['_WORKSPACE']._serialized_end=856
+  _globals['_INPUT']._serialized_start=859
+  _globals['_INPUT']._serialized_end=1052
+  _globals['_APIKEY']._serialized_start=1055
+  _globals['_APIKEY']._serialized_end=1414
 # @@protoc_insertion_point(module_scope)

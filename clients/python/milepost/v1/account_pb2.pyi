@@ -68,11 +68,15 @@ class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType
     SCOPE_INGEST: _Scope.ValueType  # 1
     """Call IngestService."""
     SCOPE_READ: _Scope.ValueType  # 2
-    """Call every method that reads."""
-    SCOPE_WRITE: _Scope.ValueType  # 3
-    """Read, and change journeys, milestones, outputs and connections."""
+    """Call every method that reads, and acknowledge changes of connections."""
+    SCOPE_MANAGE: _Scope.ValueType  # 3
+    """Read, and change workspaces, inputs, journeys, milestones, audiences, outputs and connections."""
     SCOPE_ADMIN: _Scope.ValueType  # 4
-    """Everything in the account, including keys."""
+    """Everything in the account, including its keys."""
+    SCOPE_OPERATOR: _Scope.ValueType  # 5
+    """Everything in all accounts, the accounts themselves, and the server. Only keys without an account have it, and
+    they have no other scope.
+    """
 
 class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
     """Permission of an API key."""
@@ -82,11 +86,15 @@ SCOPE_UNSPECIFIED: Scope.ValueType  # 0
 SCOPE_INGEST: Scope.ValueType  # 1
 """Call IngestService."""
 SCOPE_READ: Scope.ValueType  # 2
-"""Call every method that reads."""
-SCOPE_WRITE: Scope.ValueType  # 3
-"""Read, and change journeys, milestones, outputs and connections."""
+"""Call every method that reads, and acknowledge changes of connections."""
+SCOPE_MANAGE: Scope.ValueType  # 3
+"""Read, and change workspaces, inputs, journeys, milestones, audiences, outputs and connections."""
 SCOPE_ADMIN: Scope.ValueType  # 4
-"""Everything in the account, including keys."""
+"""Everything in the account, including its keys."""
+SCOPE_OPERATOR: Scope.ValueType  # 5
+"""Everything in all accounts, the accounts themselves, and the server. Only keys without an account have it, and
+they have no other scope.
+"""
 Global___Scope: _TypeAlias = Scope  # noqa: Y015
 
 @_typing.final
@@ -104,12 +112,13 @@ class Account(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    QUOTAS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `accounts/{a}`. Chosen when created."""
     display_name: _builtins.str
     """Name to show, at most 100 characters."""
     active_audience_limit: _builtins.int
-    """Maximum activated audiences. 0 in CreateAccount = 100."""
+    """Maximum activated audiences. 0 in CreateAccount = 100. Only operators change it."""
     time_zone: _builtins.str
     """IANA time zone of calendar windows and DISTINCT_DAYS, for example `Europe/Berlin`. Empty = UTC."""
     active_audience_count: _builtins.int
@@ -130,6 +139,10 @@ class Account(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. Time of the last update."""
 
+    @_builtins.property
+    def quotas(self) -> Global___AccountQuotas:
+        """Limits on what the account has. Only operators change them, and `active_audience_limit`."""
+
     def __init__(
         self,
         *,
@@ -142,14 +155,81 @@ class Account(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        quotas: Global___AccountQuotas | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "event_retention", b"event_retention", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "event_retention", b"event_retention", "quotas", b"quotas", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_audience_count", b"active_audience_count", "active_audience_limit", b"active_audience_limit", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "event_retention", b"event_retention", "name", b"name", "time_zone", b"time_zone", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_audience_count", b"active_audience_count", "active_audience_limit", b"active_audience_limit", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "event_retention", b"event_retention", "name", b"name", "quotas", b"quotas", "time_zone", b"time_zone", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Account: _TypeAlias = Account  # noqa: Y015
+
+@_typing.final
+class AccountQuotas(_message.Message):
+    """Limits on the number and the size of what an account has. A call that would go over one fails with
+    RESOURCE_EXHAUSTED; the metadata have the limit and the account's count. In requests 0 = the default.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACES_MAX_FIELD_NUMBER: _builtins.int
+    INPUTS_MAX_FIELD_NUMBER: _builtins.int
+    JOURNEYS_MAX_FIELD_NUMBER: _builtins.int
+    MILESTONES_MAX_FIELD_NUMBER: _builtins.int
+    OUTPUTS_MAX_FIELD_NUMBER: _builtins.int
+    CONNECTIONS_MAX_FIELD_NUMBER: _builtins.int
+    RECORD_BYTES_MAX_FIELD_NUMBER: _builtins.int
+    NAMES_MAX_FIELD_NUMBER: _builtins.int
+    CALLS_PER_SECOND_MAX_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_MAX_FIELD_NUMBER: _builtins.int
+    workspaces_max: _builtins.int
+    """Workspaces. Default: 100."""
+    inputs_max: _builtins.int
+    """Inputs of all workspaces. Default: 1,000."""
+    journeys_max: _builtins.int
+    """Journeys. Default: 1,000."""
+    milestones_max: _builtins.int
+    """Milestones of all journeys. Default: 10,000."""
+    outputs_max: _builtins.int
+    """Outputs. Default: 1,000."""
+    connections_max: _builtins.int
+    """Connections. Default: 1,000."""
+    record_bytes_max: _builtins.int
+    """Bytes of workspaces, inputs, journeys, milestones and outputs, and of the answers kept for repeated requests.
+    Past versions of journeys take as much again at most. Default: 256 MiB.
+    """
+    names_max: _builtins.int
+    """Names of events, attributes, identity types and consents, together. Rows that would bring more are rejected.
+    Default: 10,000.
+    """
+    calls_per_second_max: _builtins.int
+    """Calls per second of all API keys together. Over it calls fail with the reason RATE_LIMITED. Default: 20,000."""
+    in_flight_max: _builtins.int
+    """Calls of all API keys that run at the same time, streams included. Over it calls fail with the reason RATE_LIMITED.
+    Default: 1,000.
+    """
+    def __init__(
+        self,
+        *,
+        workspaces_max: _builtins.int = ...,
+        inputs_max: _builtins.int = ...,
+        journeys_max: _builtins.int = ...,
+        milestones_max: _builtins.int = ...,
+        outputs_max: _builtins.int = ...,
+        connections_max: _builtins.int = ...,
+        record_bytes_max: _builtins.int = ...,
+        names_max: _builtins.int = ...,
+        calls_per_second_max: _builtins.int = ...,
+        in_flight_max: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls_per_second_max", b"calls_per_second_max", "connections_max", b"connections_max", "in_flight_max", b"in_flight_max", "inputs_max", b"inputs_max", "journeys_max", b"journeys_max", "milestones_max", b"milestones_max", "names_max", b"names_max", "outputs_max", b"outputs_max", "record_bytes_max", b"record_bytes_max", "workspaces_max", b"workspaces_max"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccountQuotas: _TypeAlias = AccountQuotas  # noqa: Y015
 
 @_typing.final
 class Workspace(_message.Message):
@@ -241,7 +321,7 @@ Global___Input: _TypeAlias = Input  # noqa: Y015
 
 @_typing.final
 class ApiKey(_message.Message):
-    """A secret with scopes that authenticates a caller."""
+    """A secret with scopes that authenticates a caller. The server stores a digest of the secret, never the secret itself."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -249,17 +329,45 @@ class ApiKey(_message.Message):
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     SCOPES_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    CALLS_PER_SECOND_MAX_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_MAX_FIELD_NUMBER: _builtins.int
+    PREVIOUS_SECRET_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Resource name, `accounts/{a}/apiKeys/{k}`. Chosen when created."""
+    """Resource name. Chosen when created. `accounts/{a}/apiKeys/{k}` is a key of an account; calls with it see nothing
+    of other accounts. `apiKeys/{k}` is a key of an operator.
+    """
     display_name: _builtins.str
     """Name to show, at most 100 characters."""
+    calls_per_second_max: _builtins.int
+    """Maximum calls per second. Only operators set it. 0 = the server's `--key-calls-per-second-max`."""
+    in_flight_max: _builtins.int
+    """Maximum calls running at the same time, streams included. Only operators set it. 0 = the server's
+    `--key-in-flight-max`.
+    """
+    etag: _builtins.str
+    """Output only. Changes with every update and rotation. Send it back to update only the version that was read."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[Global___Scope.ValueType]:
-        """Permissions of the key."""
+        """Permissions of the key, at least one."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. Time of creation."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Time from which the key is refused. Unset = it does not expire."""
+
+    @_builtins.property
+    def previous_secret_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. Time until which the previous secret is valid too. Unset = there is none."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. Time of the last update or rotation."""
 
     def __init__(
         self,
@@ -268,10 +376,16 @@ class ApiKey(_message.Message):
         display_name: _builtins.str = ...,
         scopes: _abc.Iterable[Global___Scope.ValueType] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        calls_per_second_max: _builtins.int = ...,
+        in_flight_max: _builtins.int = ...,
+        previous_secret_expire_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "previous_secret_expire_time", b"previous_secret_expire_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "name", b"name", "scopes", b"scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls_per_second_max", b"calls_per_second_max", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "expire_time", b"expire_time", "in_flight_max", b"in_flight_max", "name", b"name", "previous_secret_expire_time", b"previous_secret_expire_time", "scopes", b"scopes", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -55,6 +55,11 @@ class AccountServiceStub:
                 request_serializer=milepost_dot_v1_dot_account__service__pb2.UpdateAccountRequest.SerializeToString,
                 response_deserializer=milepost_dot_v1_dot_account__service__pb2.UpdateAccountResponse.FromString,
                 _registered_method=True)
+        self.DeleteAccount = channel.unary_unary(
+                '/milepost.v1.AccountService/DeleteAccount',
+                request_serializer=milepost_dot_v1_dot_account__service__pb2.DeleteAccountRequest.SerializeToString,
+                response_deserializer=milepost_dot_v1_dot_account__service__pb2.DeleteAccountResponse.FromString,
+                _registered_method=True)
         self.CreateWorkspace = channel.unary_unary(
                 '/milepost.v1.AccountService/CreateWorkspace',
                 request_serializer=milepost_dot_v1_dot_account__service__pb2.CreateWorkspaceRequest.SerializeToString,
@@ -74,6 +79,11 @@ class AccountServiceStub:
                 '/milepost.v1.AccountService/UpdateWorkspace',
                 request_serializer=milepost_dot_v1_dot_account__service__pb2.UpdateWorkspaceRequest.SerializeToString,
                 response_deserializer=milepost_dot_v1_dot_account__service__pb2.UpdateWorkspaceResponse.FromString,
+                _registered_method=True)
+        self.DeleteWorkspace = channel.unary_unary(
+                '/milepost.v1.AccountService/DeleteWorkspace',
+                request_serializer=milepost_dot_v1_dot_account__service__pb2.DeleteWorkspaceRequest.SerializeToString,
+                response_deserializer=milepost_dot_v1_dot_account__service__pb2.DeleteWorkspaceResponse.FromString,
                 _registered_method=True)
         self.CreateInput = channel.unary_unary(
                 '/milepost.v1.AccountService/CreateInput',
@@ -95,15 +105,35 @@ class AccountServiceStub:
                 request_serializer=milepost_dot_v1_dot_account__service__pb2.UpdateInputRequest.SerializeToString,
                 response_deserializer=milepost_dot_v1_dot_account__service__pb2.UpdateInputResponse.FromString,
                 _registered_method=True)
+        self.DeleteInput = channel.unary_unary(
+                '/milepost.v1.AccountService/DeleteInput',
+                request_serializer=milepost_dot_v1_dot_account__service__pb2.DeleteInputRequest.SerializeToString,
+                response_deserializer=milepost_dot_v1_dot_account__service__pb2.DeleteInputResponse.FromString,
+                _registered_method=True)
         self.CreateApiKey = channel.unary_unary(
                 '/milepost.v1.AccountService/CreateApiKey',
                 request_serializer=milepost_dot_v1_dot_account__service__pb2.CreateApiKeyRequest.SerializeToString,
                 response_deserializer=milepost_dot_v1_dot_account__service__pb2.CreateApiKeyResponse.FromString,
                 _registered_method=True)
+        self.GetApiKey = channel.unary_unary(
+                '/milepost.v1.AccountService/GetApiKey',
+                request_serializer=milepost_dot_v1_dot_account__service__pb2.GetApiKeyRequest.SerializeToString,
+                response_deserializer=milepost_dot_v1_dot_account__service__pb2.GetApiKeyResponse.FromString,
+                _registered_method=True)
         self.ListApiKeys = channel.unary_unary(
                 '/milepost.v1.AccountService/ListApiKeys',
                 request_serializer=milepost_dot_v1_dot_account__service__pb2.ListApiKeysRequest.SerializeToString,
                 response_deserializer=milepost_dot_v1_dot_account__service__pb2.ListApiKeysResponse.FromString,
+                _registered_method=True)
+        self.UpdateApiKey = channel.unary_unary(
+                '/milepost.v1.AccountService/UpdateApiKey',
+                request_serializer=milepost_dot_v1_dot_account__service__pb2.UpdateApiKeyRequest.SerializeToString,
+                response_deserializer=milepost_dot_v1_dot_account__service__pb2.UpdateApiKeyResponse.FromString,
+                _registered_method=True)
+        self.RotateApiKey = channel.unary_unary(
+                '/milepost.v1.AccountService/RotateApiKey',
+                request_serializer=milepost_dot_v1_dot_account__service__pb2.RotateApiKeyRequest.SerializeToString,
+                response_deserializer=milepost_dot_v1_dot_account__service__pb2.RotateApiKeyResponse.FromString,
                 _registered_method=True)
         self.DeleteApiKey = channel.unary_unary(
                 '/milepost.v1.AccountService/DeleteApiKey',
@@ -144,6 +174,15 @@ class AccountServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteAccount(self, request, context):
+        """Deletes an empty account, for good. FAILED_PRECONDITION while it has journeys, connections, outputs or workspaces.
+        Its data is not deleted with it: an account with users has inputs, and these are in the way. UNAVAILABLE while a
+        write to the account takes longer than two seconds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateWorkspace(self, request, context):
         """Creates a workspace. ALREADY_EXISTS when the id is taken.
         """
@@ -167,6 +206,14 @@ class AccountServiceServicer:
 
     def UpdateWorkspace(self, request, context):
         """Updates the fields named in the mask. ABORTED when the etag does not match.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteWorkspace(self, request, context):
+        """Deletes a workspace without inputs, for good. FAILED_PRECONDITION while it has inputs. UNAVAILABLE while a write to
+        the account takes longer than two seconds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -200,8 +247,26 @@ class AccountServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteInput(self, request, context):
+        """Deletes an empty input, for good. FAILED_PRECONDITION while users belong to it, or while a journey or criteria name
+        it. Users belong to an input from the first data that came through it until DeleteUsers erases them; they stay when
+        their events fall out of the retention. Past versions of journeys may go on naming it. UNAVAILABLE while
+        a write to the account takes longer than two seconds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateApiKey(self, request, context):
-        """Creates an API key. Only this response contains the secret.
+        """Creates an API key. Only this response contains the secret. FAILED_PRECONDITION with the reason
+        OPERATOR_KEY_REQUIRED while no operator key exists: the first key is an operator's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetApiKey(self, request, context):
+        """Gets an API key by name, without its secret. NOT_FOUND when it does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -214,8 +279,25 @@ class AccountServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateApiKey(self, request, context):
+        """Updates the fields named in the mask. Running calls follow: a stream that is no longer permitted ends within a
+        second. ABORTED when the etag does not match.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateApiKey(self, request, context):
+        """Gives an API key a new secret. Only this response contains it. The previous secret stays valid for the overlap
+        that the call sets; older ones are refused at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteApiKey(self, request, context):
-        """Deletes an API key. Calls with it fail immediately.
+        """Deletes an API key. Calls with it fail immediately, and running streams end with UNAUTHENTICATED within a second.
+        FAILED_PRECONDITION with the reason OPERATOR_KEY_REQUIRED for the last operator key that does not expire.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -244,6 +326,11 @@ def add_AccountServiceServicer_to_server(servicer, server):
                     request_deserializer=milepost_dot_v1_dot_account__service__pb2.UpdateAccountRequest.FromString,
                     response_serializer=milepost_dot_v1_dot_account__service__pb2.UpdateAccountResponse.SerializeToString,
             ),
+            'DeleteAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAccount,
+                    request_deserializer=milepost_dot_v1_dot_account__service__pb2.DeleteAccountRequest.FromString,
+                    response_serializer=milepost_dot_v1_dot_account__service__pb2.DeleteAccountResponse.SerializeToString,
+            ),
             'CreateWorkspace': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateWorkspace,
                     request_deserializer=milepost_dot_v1_dot_account__service__pb2.CreateWorkspaceRequest.FromString,
@@ -263,6 +350,11 @@ def add_AccountServiceServicer_to_server(servicer, server):
                     servicer.UpdateWorkspace,
                     request_deserializer=milepost_dot_v1_dot_account__service__pb2.UpdateWorkspaceRequest.FromString,
                     response_serializer=milepost_dot_v1_dot_account__service__pb2.UpdateWorkspaceResponse.SerializeToString,
+            ),
+            'DeleteWorkspace': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteWorkspace,
+                    request_deserializer=milepost_dot_v1_dot_account__service__pb2.DeleteWorkspaceRequest.FromString,
+                    response_serializer=milepost_dot_v1_dot_account__service__pb2.DeleteWorkspaceResponse.SerializeToString,
             ),
             'CreateInput': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateInput,
@@ -284,15 +376,35 @@ def add_AccountServiceServicer_to_server(servicer, server):
                     request_deserializer=milepost_dot_v1_dot_account__service__pb2.UpdateInputRequest.FromString,
                     response_serializer=milepost_dot_v1_dot_account__service__pb2.UpdateInputResponse.SerializeToString,
             ),
+            'DeleteInput': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteInput,
+                    request_deserializer=milepost_dot_v1_dot_account__service__pb2.DeleteInputRequest.FromString,
+                    response_serializer=milepost_dot_v1_dot_account__service__pb2.DeleteInputResponse.SerializeToString,
+            ),
             'CreateApiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateApiKey,
                     request_deserializer=milepost_dot_v1_dot_account__service__pb2.CreateApiKeyRequest.FromString,
                     response_serializer=milepost_dot_v1_dot_account__service__pb2.CreateApiKeyResponse.SerializeToString,
             ),
+            'GetApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetApiKey,
+                    request_deserializer=milepost_dot_v1_dot_account__service__pb2.GetApiKeyRequest.FromString,
+                    response_serializer=milepost_dot_v1_dot_account__service__pb2.GetApiKeyResponse.SerializeToString,
+            ),
             'ListApiKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.ListApiKeys,
                     request_deserializer=milepost_dot_v1_dot_account__service__pb2.ListApiKeysRequest.FromString,
                     response_serializer=milepost_dot_v1_dot_account__service__pb2.ListApiKeysResponse.SerializeToString,
+            ),
+            'UpdateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateApiKey,
+                    request_deserializer=milepost_dot_v1_dot_account__service__pb2.UpdateApiKeyRequest.FromString,
+                    response_serializer=milepost_dot_v1_dot_account__service__pb2.UpdateApiKeyResponse.SerializeToString,
+            ),
+            'RotateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateApiKey,
+                    request_deserializer=milepost_dot_v1_dot_account__service__pb2.RotateApiKeyRequest.FromString,
+                    response_serializer=milepost_dot_v1_dot_account__service__pb2.RotateApiKeyResponse.SerializeToString,
             ),
             'DeleteApiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteApiKey,
@@ -420,6 +532,33 @@ class AccountService:
             _registered_method=True)
 
     @staticmethod
+    def DeleteAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milepost.v1.AccountService/DeleteAccount',
+            milepost_dot_v1_dot_account__service__pb2.DeleteAccountRequest.SerializeToString,
+            milepost_dot_v1_dot_account__service__pb2.DeleteAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CreateWorkspace(request,
             target,
             options=(),
@@ -517,6 +656,33 @@ class AccountService:
             '/milepost.v1.AccountService/UpdateWorkspace',
             milepost_dot_v1_dot_account__service__pb2.UpdateWorkspaceRequest.SerializeToString,
             milepost_dot_v1_dot_account__service__pb2.UpdateWorkspaceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteWorkspace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milepost.v1.AccountService/DeleteWorkspace',
+            milepost_dot_v1_dot_account__service__pb2.DeleteWorkspaceRequest.SerializeToString,
+            milepost_dot_v1_dot_account__service__pb2.DeleteWorkspaceResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -636,6 +802,33 @@ class AccountService:
             _registered_method=True)
 
     @staticmethod
+    def DeleteInput(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milepost.v1.AccountService/DeleteInput',
+            milepost_dot_v1_dot_account__service__pb2.DeleteInputRequest.SerializeToString,
+            milepost_dot_v1_dot_account__service__pb2.DeleteInputResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CreateApiKey(request,
             target,
             options=(),
@@ -663,6 +856,33 @@ class AccountService:
             _registered_method=True)
 
     @staticmethod
+    def GetApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milepost.v1.AccountService/GetApiKey',
+            milepost_dot_v1_dot_account__service__pb2.GetApiKeyRequest.SerializeToString,
+            milepost_dot_v1_dot_account__service__pb2.GetApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListApiKeys(request,
             target,
             options=(),
@@ -679,6 +899,60 @@ class AccountService:
             '/milepost.v1.AccountService/ListApiKeys',
             milepost_dot_v1_dot_account__service__pb2.ListApiKeysRequest.SerializeToString,
             milepost_dot_v1_dot_account__service__pb2.ListApiKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milepost.v1.AccountService/UpdateApiKey',
+            milepost_dot_v1_dot_account__service__pb2.UpdateApiKeyRequest.SerializeToString,
+            milepost_dot_v1_dot_account__service__pb2.UpdateApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milepost.v1.AccountService/RotateApiKey',
+            milepost_dot_v1_dot_account__service__pb2.RotateApiKeyRequest.SerializeToString,
+            milepost_dot_v1_dot_account__service__pb2.RotateApiKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,11 @@ class AccountServiceStub:
     """Lists accounts in order of name."""
     UpdateAccount: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.UpdateAccountRequest, _account_service_pb2.UpdateAccountResponse]
     """Updates the fields named in the mask. ABORTED when the etag does not match."""
+    DeleteAccount: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.DeleteAccountRequest, _account_service_pb2.DeleteAccountResponse]
+    """Deletes an empty account, for good. FAILED_PRECONDITION while it has journeys, connections, outputs or workspaces.
+    Its data is not deleted with it: an account with users has inputs, and these are in the way. UNAVAILABLE while a
+    write to the account takes longer than two seconds.
+    """
     CreateWorkspace: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.CreateWorkspaceRequest, _account_service_pb2.CreateWorkspaceResponse]
     """Creates a workspace. ALREADY_EXISTS when the id is taken."""
     GetWorkspace: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.GetWorkspaceRequest, _account_service_pb2.GetWorkspaceResponse]
@@ -49,6 +54,10 @@ class AccountServiceStub:
     """Lists workspaces in order of name."""
     UpdateWorkspace: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.UpdateWorkspaceRequest, _account_service_pb2.UpdateWorkspaceResponse]
     """Updates the fields named in the mask. ABORTED when the etag does not match."""
+    DeleteWorkspace: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.DeleteWorkspaceRequest, _account_service_pb2.DeleteWorkspaceResponse]
+    """Deletes a workspace without inputs, for good. FAILED_PRECONDITION while it has inputs. UNAVAILABLE while a write to
+    the account takes longer than two seconds.
+    """
     CreateInput: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.CreateInputRequest, _account_service_pb2.CreateInputResponse]
     """Creates an input. Journeys over all inputs include it immediately. ALREADY_EXISTS when the id is taken."""
     GetInput: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.GetInputRequest, _account_service_pb2.GetInputResponse]
@@ -57,12 +66,32 @@ class AccountServiceStub:
     """Lists inputs in order of name."""
     UpdateInput: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.UpdateInputRequest, _account_service_pb2.UpdateInputResponse]
     """Updates the fields named in the mask. ABORTED when the etag does not match."""
+    DeleteInput: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.DeleteInputRequest, _account_service_pb2.DeleteInputResponse]
+    """Deletes an empty input, for good. FAILED_PRECONDITION while users belong to it, or while a journey or criteria name
+    it. Users belong to an input from the first data that came through it until DeleteUsers erases them; they stay when
+    their events fall out of the retention. Past versions of journeys may go on naming it. UNAVAILABLE while
+    a write to the account takes longer than two seconds.
+    """
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.CreateApiKeyRequest, _account_service_pb2.CreateApiKeyResponse]
-    """Creates an API key. Only this response contains the secret."""
+    """Creates an API key. Only this response contains the secret. FAILED_PRECONDITION with the reason
+    OPERATOR_KEY_REQUIRED while no operator key exists: the first key is an operator's.
+    """
+    GetApiKey: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.GetApiKeyRequest, _account_service_pb2.GetApiKeyResponse]
+    """Gets an API key by name, without its secret. NOT_FOUND when it does not exist."""
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ListApiKeysRequest, _account_service_pb2.ListApiKeysResponse]
     """Lists API keys without their secrets, in order of name."""
+    UpdateApiKey: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.UpdateApiKeyRequest, _account_service_pb2.UpdateApiKeyResponse]
+    """Updates the fields named in the mask. Running calls follow: a stream that is no longer permitted ends within a
+    second. ABORTED when the etag does not match.
+    """
+    RotateApiKey: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.RotateApiKeyRequest, _account_service_pb2.RotateApiKeyResponse]
+    """Gives an API key a new secret. Only this response contains it. The previous secret stays valid for the overlap
+    that the call sets; older ones are refused at once.
+    """
     DeleteApiKey: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.DeleteApiKeyRequest, _account_service_pb2.DeleteApiKeyResponse]
-    """Deletes an API key. Calls with it fail immediately."""
+    """Deletes an API key. Calls with it fail immediately, and running streams end with UNAUTHENTICATED within a second.
+    FAILED_PRECONDITION with the reason OPERATOR_KEY_REQUIRED for the last operator key that does not expire.
+    """
 
 @_typing.type_check_only
 class AccountServiceAsyncStub(AccountServiceStub):
@@ -77,6 +106,11 @@ class AccountServiceAsyncStub(AccountServiceStub):
     """Lists accounts in order of name."""
     UpdateAccount: _aio.UnaryUnaryMultiCallable[_account_service_pb2.UpdateAccountRequest, _account_service_pb2.UpdateAccountResponse]  # type: ignore[assignment]
     """Updates the fields named in the mask. ABORTED when the etag does not match."""
+    DeleteAccount: _aio.UnaryUnaryMultiCallable[_account_service_pb2.DeleteAccountRequest, _account_service_pb2.DeleteAccountResponse]  # type: ignore[assignment]
+    """Deletes an empty account, for good. FAILED_PRECONDITION while it has journeys, connections, outputs or workspaces.
+    Its data is not deleted with it: an account with users has inputs, and these are in the way. UNAVAILABLE while a
+    write to the account takes longer than two seconds.
+    """
     CreateWorkspace: _aio.UnaryUnaryMultiCallable[_account_service_pb2.CreateWorkspaceRequest, _account_service_pb2.CreateWorkspaceResponse]  # type: ignore[assignment]
     """Creates a workspace. ALREADY_EXISTS when the id is taken."""
     GetWorkspace: _aio.UnaryUnaryMultiCallable[_account_service_pb2.GetWorkspaceRequest, _account_service_pb2.GetWorkspaceResponse]  # type: ignore[assignment]
@@ -85,6 +119,10 @@ class AccountServiceAsyncStub(AccountServiceStub):
     """Lists workspaces in order of name."""
     UpdateWorkspace: _aio.UnaryUnaryMultiCallable[_account_service_pb2.UpdateWorkspaceRequest, _account_service_pb2.UpdateWorkspaceResponse]  # type: ignore[assignment]
     """Updates the fields named in the mask. ABORTED when the etag does not match."""
+    DeleteWorkspace: _aio.UnaryUnaryMultiCallable[_account_service_pb2.DeleteWorkspaceRequest, _account_service_pb2.DeleteWorkspaceResponse]  # type: ignore[assignment]
+    """Deletes a workspace without inputs, for good. FAILED_PRECONDITION while it has inputs. UNAVAILABLE while a write to
+    the account takes longer than two seconds.
+    """
     CreateInput: _aio.UnaryUnaryMultiCallable[_account_service_pb2.CreateInputRequest, _account_service_pb2.CreateInputResponse]  # type: ignore[assignment]
     """Creates an input. Journeys over all inputs include it immediately. ALREADY_EXISTS when the id is taken."""
     GetInput: _aio.UnaryUnaryMultiCallable[_account_service_pb2.GetInputRequest, _account_service_pb2.GetInputResponse]  # type: ignore[assignment]
@@ -93,12 +131,32 @@ class AccountServiceAsyncStub(AccountServiceStub):
     """Lists inputs in order of name."""
     UpdateInput: _aio.UnaryUnaryMultiCallable[_account_service_pb2.UpdateInputRequest, _account_service_pb2.UpdateInputResponse]  # type: ignore[assignment]
     """Updates the fields named in the mask. ABORTED when the etag does not match."""
+    DeleteInput: _aio.UnaryUnaryMultiCallable[_account_service_pb2.DeleteInputRequest, _account_service_pb2.DeleteInputResponse]  # type: ignore[assignment]
+    """Deletes an empty input, for good. FAILED_PRECONDITION while users belong to it, or while a journey or criteria name
+    it. Users belong to an input from the first data that came through it until DeleteUsers erases them; they stay when
+    their events fall out of the retention. Past versions of journeys may go on naming it. UNAVAILABLE while
+    a write to the account takes longer than two seconds.
+    """
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_account_service_pb2.CreateApiKeyRequest, _account_service_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
-    """Creates an API key. Only this response contains the secret."""
+    """Creates an API key. Only this response contains the secret. FAILED_PRECONDITION with the reason
+    OPERATOR_KEY_REQUIRED while no operator key exists: the first key is an operator's.
+    """
+    GetApiKey: _aio.UnaryUnaryMultiCallable[_account_service_pb2.GetApiKeyRequest, _account_service_pb2.GetApiKeyResponse]  # type: ignore[assignment]
+    """Gets an API key by name, without its secret. NOT_FOUND when it does not exist."""
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ListApiKeysRequest, _account_service_pb2.ListApiKeysResponse]  # type: ignore[assignment]
     """Lists API keys without their secrets, in order of name."""
+    UpdateApiKey: _aio.UnaryUnaryMultiCallable[_account_service_pb2.UpdateApiKeyRequest, _account_service_pb2.UpdateApiKeyResponse]  # type: ignore[assignment]
+    """Updates the fields named in the mask. Running calls follow: a stream that is no longer permitted ends within a
+    second. ABORTED when the etag does not match.
+    """
+    RotateApiKey: _aio.UnaryUnaryMultiCallable[_account_service_pb2.RotateApiKeyRequest, _account_service_pb2.RotateApiKeyResponse]  # type: ignore[assignment]
+    """Gives an API key a new secret. Only this response contains it. The previous secret stays valid for the overlap
+    that the call sets; older ones are refused at once.
+    """
     DeleteApiKey: _aio.UnaryUnaryMultiCallable[_account_service_pb2.DeleteApiKeyRequest, _account_service_pb2.DeleteApiKeyResponse]  # type: ignore[assignment]
-    """Deletes an API key. Calls with it fail immediately."""
+    """Deletes an API key. Calls with it fail immediately, and running streams end with UNAUTHENTICATED within a second.
+    FAILED_PRECONDITION with the reason OPERATOR_KEY_REQUIRED for the last operator key that does not expire.
+    """
 
 class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
     """Accounts, their workspaces and inputs, and API keys."""
@@ -136,6 +194,17 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         """Updates the fields named in the mask. ABORTED when the etag does not match."""
 
     @_abc_1.abstractmethod
+    def DeleteAccount(
+        self,
+        request: _account_service_pb2.DeleteAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.DeleteAccountResponse, _abc.Awaitable[_account_service_pb2.DeleteAccountResponse]]:
+        """Deletes an empty account, for good. FAILED_PRECONDITION while it has journeys, connections, outputs or workspaces.
+        Its data is not deleted with it: an account with users has inputs, and these are in the way. UNAVAILABLE while a
+        write to the account takes longer than two seconds.
+        """
+
+    @_abc_1.abstractmethod
     def CreateWorkspace(
         self,
         request: _account_service_pb2.CreateWorkspaceRequest,
@@ -166,6 +235,16 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.UpdateWorkspaceResponse, _abc.Awaitable[_account_service_pb2.UpdateWorkspaceResponse]]:
         """Updates the fields named in the mask. ABORTED when the etag does not match."""
+
+    @_abc_1.abstractmethod
+    def DeleteWorkspace(
+        self,
+        request: _account_service_pb2.DeleteWorkspaceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.DeleteWorkspaceResponse, _abc.Awaitable[_account_service_pb2.DeleteWorkspaceResponse]]:
+        """Deletes a workspace without inputs, for good. FAILED_PRECONDITION while it has inputs. UNAVAILABLE while a write to
+        the account takes longer than two seconds.
+        """
 
     @_abc_1.abstractmethod
     def CreateInput(
@@ -200,12 +279,34 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         """Updates the fields named in the mask. ABORTED when the etag does not match."""
 
     @_abc_1.abstractmethod
+    def DeleteInput(
+        self,
+        request: _account_service_pb2.DeleteInputRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.DeleteInputResponse, _abc.Awaitable[_account_service_pb2.DeleteInputResponse]]:
+        """Deletes an empty input, for good. FAILED_PRECONDITION while users belong to it, or while a journey or criteria name
+        it. Users belong to an input from the first data that came through it until DeleteUsers erases them; they stay when
+        their events fall out of the retention. Past versions of journeys may go on naming it. UNAVAILABLE while
+        a write to the account takes longer than two seconds.
+        """
+
+    @_abc_1.abstractmethod
     def CreateApiKey(
         self,
         request: _account_service_pb2.CreateApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.CreateApiKeyResponse, _abc.Awaitable[_account_service_pb2.CreateApiKeyResponse]]:
-        """Creates an API key. Only this response contains the secret."""
+        """Creates an API key. Only this response contains the secret. FAILED_PRECONDITION with the reason
+        OPERATOR_KEY_REQUIRED while no operator key exists: the first key is an operator's.
+        """
+
+    @_abc_1.abstractmethod
+    def GetApiKey(
+        self,
+        request: _account_service_pb2.GetApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.GetApiKeyResponse, _abc.Awaitable[_account_service_pb2.GetApiKeyResponse]]:
+        """Gets an API key by name, without its secret. NOT_FOUND when it does not exist."""
 
     @_abc_1.abstractmethod
     def ListApiKeys(
@@ -216,11 +317,33 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists API keys without their secrets, in order of name."""
 
     @_abc_1.abstractmethod
+    def UpdateApiKey(
+        self,
+        request: _account_service_pb2.UpdateApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.UpdateApiKeyResponse, _abc.Awaitable[_account_service_pb2.UpdateApiKeyResponse]]:
+        """Updates the fields named in the mask. Running calls follow: a stream that is no longer permitted ends within a
+        second. ABORTED when the etag does not match.
+        """
+
+    @_abc_1.abstractmethod
+    def RotateApiKey(
+        self,
+        request: _account_service_pb2.RotateApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.RotateApiKeyResponse, _abc.Awaitable[_account_service_pb2.RotateApiKeyResponse]]:
+        """Gives an API key a new secret. Only this response contains it. The previous secret stays valid for the overlap
+        that the call sets; older ones are refused at once.
+        """
+
+    @_abc_1.abstractmethod
     def DeleteApiKey(
         self,
         request: _account_service_pb2.DeleteApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.DeleteApiKeyResponse, _abc.Awaitable[_account_service_pb2.DeleteApiKeyResponse]]:
-        """Deletes an API key. Calls with it fail immediately."""
+        """Deletes an API key. Calls with it fail immediately, and running streams end with UNAUTHENTICATED within a second.
+        FAILED_PRECONDITION with the reason OPERATOR_KEY_REQUIRED for the last operator key that does not expire.
+        """
 
 def add_AccountServiceServicer_to_server(servicer: AccountServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

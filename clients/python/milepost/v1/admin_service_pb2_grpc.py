@@ -45,6 +45,16 @@ class AdminServiceStub:
                 request_serializer=milepost_dot_v1_dot_admin__service__pb2.CreateBackupRequest.SerializeToString,
                 response_deserializer=milepost_dot_v1_dot_admin__service__pb2.CreateBackupResponse.FromString,
                 _registered_method=True)
+        self.ListBackups = channel.unary_unary(
+                '/milepost.v1.AdminService/ListBackups',
+                request_serializer=milepost_dot_v1_dot_admin__service__pb2.ListBackupsRequest.SerializeToString,
+                response_deserializer=milepost_dot_v1_dot_admin__service__pb2.ListBackupsResponse.FromString,
+                _registered_method=True)
+        self.DeleteBackup = channel.unary_unary(
+                '/milepost.v1.AdminService/DeleteBackup',
+                request_serializer=milepost_dot_v1_dot_admin__service__pb2.DeleteBackupRequest.SerializeToString,
+                response_deserializer=milepost_dot_v1_dot_admin__service__pb2.DeleteBackupResponse.FromString,
+                _registered_method=True)
         self.GetStoreStats = channel.unary_unary(
                 '/milepost.v1.AdminService/GetStoreStats',
                 request_serializer=milepost_dot_v1_dot_admin__service__pb2.GetStoreStatsRequest.SerializeToString,
@@ -81,7 +91,24 @@ class AdminServiceServicer:
     def CreateBackup(self, request, context):
         """Writes a consistent copy of the store to the server's backup directory and verifies it as VerifyStore does. Reads
         and writes continue. Takes about 30 seconds per million users, so set a matching deadline. DATA_LOSS when the
-        store is damaged; no backup is left then.
+        store is damaged; no backup is left then. FAILED_PRECONDITION (BACKUP_DIRECTORY_UNUSABLE) when the server cannot write
+        there.
+        One backup is written at a time: ABORTED (BACKUP_UNDER_WAY) while another is. It ends with the call, and leaves
+        nothing behind then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBackups(self, request, context):
+        """Lists the backups in the server's backup directory, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteBackup(self, request, context):
+        """Deletes a backup. NOT_FOUND when it does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,6 +158,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.CreateBackup,
                     request_deserializer=milepost_dot_v1_dot_admin__service__pb2.CreateBackupRequest.FromString,
                     response_serializer=milepost_dot_v1_dot_admin__service__pb2.CreateBackupResponse.SerializeToString,
+            ),
+            'ListBackups': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBackups,
+                    request_deserializer=milepost_dot_v1_dot_admin__service__pb2.ListBackupsRequest.FromString,
+                    response_serializer=milepost_dot_v1_dot_admin__service__pb2.ListBackupsResponse.SerializeToString,
+            ),
+            'DeleteBackup': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteBackup,
+                    request_deserializer=milepost_dot_v1_dot_admin__service__pb2.DeleteBackupRequest.FromString,
+                    response_serializer=milepost_dot_v1_dot_admin__service__pb2.DeleteBackupResponse.SerializeToString,
             ),
             'GetStoreStats': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStoreStats,
@@ -208,6 +245,60 @@ class AdminService:
             '/milepost.v1.AdminService/CreateBackup',
             milepost_dot_v1_dot_admin__service__pb2.CreateBackupRequest.SerializeToString,
             milepost_dot_v1_dot_admin__service__pb2.CreateBackupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBackups(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milepost.v1.AdminService/ListBackups',
+            milepost_dot_v1_dot_admin__service__pb2.ListBackupsRequest.SerializeToString,
+            milepost_dot_v1_dot_admin__service__pb2.ListBackupsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteBackup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milepost.v1.AdminService/DeleteBackup',
+            milepost_dot_v1_dot_admin__service__pb2.DeleteBackupRequest.SerializeToString,
+            milepost_dot_v1_dot_admin__service__pb2.DeleteBackupResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,8 +38,15 @@ class AdminServiceStub:
     CreateBackup: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.CreateBackupRequest, _admin_service_pb2.CreateBackupResponse]
     """Writes a consistent copy of the store to the server's backup directory and verifies it as VerifyStore does. Reads
     and writes continue. Takes about 30 seconds per million users, so set a matching deadline. DATA_LOSS when the
-    store is damaged; no backup is left then.
+    store is damaged; no backup is left then. FAILED_PRECONDITION (BACKUP_DIRECTORY_UNUSABLE) when the server cannot write
+    there.
+    One backup is written at a time: ABORTED (BACKUP_UNDER_WAY) while another is. It ends with the call, and leaves
+    nothing behind then.
     """
+    ListBackups: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListBackupsRequest, _admin_service_pb2.ListBackupsResponse]
+    """Lists the backups in the server's backup directory, newest first."""
+    DeleteBackup: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.DeleteBackupRequest, _admin_service_pb2.DeleteBackupResponse]
+    """Deletes a backup. NOT_FOUND when it does not exist."""
     GetStoreStats: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetStoreStatsRequest, _admin_service_pb2.GetStoreStatsResponse]
     """Returns what is stored, by kind, and the size of each file. Counts every key, which takes about a second per
     million users. GetServerInfo returns the cheap figures.
@@ -66,8 +73,15 @@ class AdminServiceAsyncStub(AdminServiceStub):
     CreateBackup: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.CreateBackupRequest, _admin_service_pb2.CreateBackupResponse]  # type: ignore[assignment]
     """Writes a consistent copy of the store to the server's backup directory and verifies it as VerifyStore does. Reads
     and writes continue. Takes about 30 seconds per million users, so set a matching deadline. DATA_LOSS when the
-    store is damaged; no backup is left then.
+    store is damaged; no backup is left then. FAILED_PRECONDITION (BACKUP_DIRECTORY_UNUSABLE) when the server cannot write
+    there.
+    One backup is written at a time: ABORTED (BACKUP_UNDER_WAY) while another is. It ends with the call, and leaves
+    nothing behind then.
     """
+    ListBackups: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListBackupsRequest, _admin_service_pb2.ListBackupsResponse]  # type: ignore[assignment]
+    """Lists the backups in the server's backup directory, newest first."""
+    DeleteBackup: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.DeleteBackupRequest, _admin_service_pb2.DeleteBackupResponse]  # type: ignore[assignment]
+    """Deletes a backup. NOT_FOUND when it does not exist."""
     GetStoreStats: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetStoreStatsRequest, _admin_service_pb2.GetStoreStatsResponse]  # type: ignore[assignment]
     """Returns what is stored, by kind, and the size of each file. Counts every key, which takes about a second per
     million users. GetServerInfo returns the cheap figures.
@@ -103,8 +117,27 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_service_pb2.CreateBackupResponse, _abc.Awaitable[_admin_service_pb2.CreateBackupResponse]]:
         """Writes a consistent copy of the store to the server's backup directory and verifies it as VerifyStore does. Reads
         and writes continue. Takes about 30 seconds per million users, so set a matching deadline. DATA_LOSS when the
-        store is damaged; no backup is left then.
+        store is damaged; no backup is left then. FAILED_PRECONDITION (BACKUP_DIRECTORY_UNUSABLE) when the server cannot write
+        there.
+        One backup is written at a time: ABORTED (BACKUP_UNDER_WAY) while another is. It ends with the call, and leaves
+        nothing behind then.
         """
+
+    @_abc_1.abstractmethod
+    def ListBackups(
+        self,
+        request: _admin_service_pb2.ListBackupsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListBackupsResponse, _abc.Awaitable[_admin_service_pb2.ListBackupsResponse]]:
+        """Lists the backups in the server's backup directory, newest first."""
+
+    @_abc_1.abstractmethod
+    def DeleteBackup(
+        self,
+        request: _admin_service_pb2.DeleteBackupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.DeleteBackupResponse, _abc.Awaitable[_admin_service_pb2.DeleteBackupResponse]]:
+        """Deletes a backup. NOT_FOUND when it does not exist."""
 
     @_abc_1.abstractmethod
     def GetStoreStats(

@@ -483,7 +483,7 @@ class CompareAudiencesRequest(_message.Message):
     """
     @_builtins.property
     def audiences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Required. Names of 2-5 audiences of one account."""
+        """Required. Names of 2-5 milestones or audiences of one account."""
 
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
@@ -923,24 +923,30 @@ class CheckMembershipRequest(_message.Message):
     AUDIENCE_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     AT_LEAST_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     audience: _builtins.str
-    """Required. Name of the audience, `accounts/{a}/audiences/{id}`."""
+    """Required. Name of a milestone or an audience."""
     user_id: _builtins.str
     """Required. Id of the user."""
     at_least: _builtins.str
     """Revision of an earlier write. The read includes that write or fails with DEADLINE_EXCEEDED. Empty = the newest
     state at hand.
     """
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Instant that relative windows refer to. Unset = now, or the instant of the stored membership."""
+
     def __init__(
         self,
         *,
         audience: _builtins.str = ...,
         user_id: _builtins.str = ...,
         at_least: _builtins.str = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "audience", b"audience", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "at_least", b"at_least", "audience", b"audience", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -988,6 +994,7 @@ class BatchCheckMembershipRequest(_message.Message):
     USER_IDS_FIELD_NUMBER: _builtins.int
     AUDIENCES_FIELD_NUMBER: _builtins.int
     AT_LEAST_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """Required. Name of the account, `accounts/{a}`."""
     at_least: _builtins.str
@@ -1000,7 +1007,11 @@ class BatchCheckMembershipRequest(_message.Message):
 
     @_builtins.property
     def audiences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of the audiences."""
+        """Names of milestones or audiences."""
+
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Instant that relative windows refer to. Unset = now, or the instant of the stored memberships."""
 
     def __init__(
         self,
@@ -1009,10 +1020,11 @@ class BatchCheckMembershipRequest(_message.Message):
         user_ids: _abc.Iterable[_builtins.str] | None = ...,
         audiences: _abc.Iterable[_builtins.str] | None = ...,
         at_least: _builtins.str = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "audiences", b"audiences", "parent", b"parent", "user_ids", b"user_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "at_least", b"at_least", "audiences", b"audiences", "parent", b"parent", "user_ids", b"user_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1091,6 +1103,7 @@ class ListUserAudiencesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     AT_LEAST_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """Required. Name of the account, `accounts/{a}`."""
     user_id: _builtins.str
@@ -1103,6 +1116,10 @@ class ListUserAudiencesRequest(_message.Message):
     """Revision of an earlier write. The read includes that write or fails with DEADLINE_EXCEEDED. Empty = the newest
     state at hand.
     """
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Instant that relative windows refer to. Unset = now, or the instant of the stored memberships."""
+
     def __init__(
         self,
         *,
@@ -1111,10 +1128,11 @@ class ListUserAudiencesRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         at_least: _builtins.str = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "at_least", b"at_least", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1315,9 +1333,11 @@ class WatchMembershipRequest(_message.Message):
     AUDIENCE_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
+    CONNECTION_FIELD_NUMBER: _builtins.int
     PROGRESS_INTERVAL_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     audience: _builtins.str
-    """Required. Name of the audience, `accounts/{a}/audiences/{id}`. It must be calculated: it or a descendant is
+    """Name of a milestone or an audience. Required unless `connection` is set. The audience must be calculated: it or a descendant is
     activated.
     """
     cursor: _builtins.int
@@ -1326,6 +1346,16 @@ class WatchMembershipRequest(_message.Message):
     """
     snapshot: _builtins.bool
     """Sends every current member first, then changes. Must be true."""
+    connection: _builtins.str
+    """Name of an ACTIVE connection of the audience to an output of kind `watch`. Continues after what was acknowledged
+    with AcknowledgeChanges. Until something is, members who were there at activation come first, like a snapshot.
+    When its changes are no longer kept, the watch fails with OUT_OF_RANGE: start with `snapshot` and acknowledge the
+    progress mark that follows. `audience` may be empty.
+    """
+    epoch: _builtins.str
+    """Epoch of `cursor`, from a progress mark. In another one the watch fails with OUT_OF_RANGE: the audience was calculated
+    anew, or the store restored, and the cursor means other changes. Empty = not checked.
+    """
     @_builtins.property
     def progress_interval(self) -> _duration_pb2.Duration:
         """Interval between progress marks while nothing changes. At least 0.1 s; unset = 5 s."""
@@ -1336,13 +1366,15 @@ class WatchMembershipRequest(_message.Message):
         audience: _builtins.str = ...,
         cursor: _builtins.int = ...,
         snapshot: _builtins.bool = ...,
+        connection: _builtins.str = ...,
         progress_interval: _duration_pb2.Duration | None = ...,
+        epoch: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "progress_interval", b"progress_interval", "snapshot", b"snapshot", "start", b"start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection", "cursor", b"cursor", "progress_interval", b"progress_interval", "snapshot", b"snapshot", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "cursor", b"cursor", "progress_interval", b"progress_interval", "snapshot", b"snapshot", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "connection", b"connection", "cursor", b"cursor", "epoch", b"epoch", "progress_interval", b"progress_interval", "snapshot", b"snapshot", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_start: _TypeAlias = _typing.Literal["cursor", "snapshot"]  # noqa: Y015
+    _WhichOneofReturnType_start: _TypeAlias = _typing.Literal["cursor", "snapshot", "connection"]  # noqa: Y015
     _WhichOneofArgType_start: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_start) -> _WhichOneofReturnType_start | None: ...
 
@@ -1442,8 +1474,11 @@ class ProgressMark(_message.Message):
 
     CURSOR_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     cursor: _builtins.int
     """Cursor to resume from."""
+    epoch: _builtins.str
+    """Epoch of the cursor: new at each calculation of the audience and each restore of the store. Send it with the cursor."""
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """Instant of the evaluation."""
@@ -1453,10 +1488,11 @@ class ProgressMark(_message.Message):
         *,
         cursor: _builtins.int = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
+        epoch: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "cursor", b"cursor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "cursor", b"cursor", "epoch", b"epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1522,9 +1558,16 @@ class CriterionVerdict(_message.Message):
     true_for_user: _builtins.bool
     """True when the criterion matches the user."""
     decisive: _builtins.bool
-    """True when the parent's result would change with this one."""
+    """True when the parent's result would be another if only this one were. The parent of the whole criterion is the
+    membership in the milestone. So where a criterion and all those above it are decisive, it alone decides.
+    """
     seen: _builtins.str
-    """The user's value: of the attribute, or of the aggregate."""
+    """What the user has, in words. Of an attribute or an identity the value in JSON form and its kind: `"21" (string)`,
+    `21 (number)`, `["21"] (list)`; with a comma between those of several workspaces. Of an event criterion the aggregate.
+    Where the criterion is false since no value is of a kind that the test takes, the kinds that it takes:
+    `"21" (string); the test takes numbers`, or `0; "price" is a string or a list, the test takes numbers` for values in the
+    user's events. Empty = none.
+    """
     @_builtins.property
     def children(self) -> _containers.RepeatedCompositeFieldContainer[Global___CriterionVerdict]:
         """The child criteria."""
@@ -1728,6 +1771,7 @@ class ExplainAudienceResponse(_message.Message):
     ROOT_FIELD_NUMBER: _builtins.int
     PLAN_DIGEST_FIELD_NUMBER: _builtins.int
     EVALUATION_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     root: _builtins.int
     """Index of the step whose result is the milestone."""
     plan_digest: _builtins.str
@@ -1740,6 +1784,10 @@ class ExplainAudienceResponse(_message.Message):
     def evaluation(self) -> _audience_pb2.Evaluation:
         """Revision, instant and duration of the evaluation."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_journey_pb2.Warning]:
+        """Possible mistakes in the criteria that did not fail the call."""
+
     def __init__(
         self,
         *,
@@ -1747,10 +1795,11 @@ class ExplainAudienceResponse(_message.Message):
         root: _builtins.int = ...,
         plan_digest: _builtins.str = ...,
         evaluation: _audience_pb2.Evaluation | None = ...,
+        warnings: _abc.Iterable[_journey_pb2.Warning] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["evaluation", b"evaluation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluation", b"evaluation", "plan_digest", b"plan_digest", "root", b"root", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluation", b"evaluation", "plan_digest", b"plan_digest", "root", b"root", "steps", b"steps", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

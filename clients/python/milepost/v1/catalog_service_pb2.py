@@ -27,7 +27,7 @@ from milepost.v1 import data_pb2 as milepost_dot_v1_dot_data__pb2
 from milepost.v1 import value_pb2 as milepost_dot_v1_dot_value__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!milepost/v1/catalog_service.proto\x12\x0bmilepost.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16milepost/v1/data.proto\x1a\x17milepost/v1/value.proto\"\xcc\x01\n\tEventName\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x04type\x18\x02 \x01(\x0e\x32\x16.milepost.v1.EventType\x12\r\n\x05input\x18\x03 \x01(\t\x12\x0e\n\x06\x65vents\x18\x04 \x01(\x03\x12\r\n\x05users\x18\x05 \x01(\x03\x12.\n\nfirst_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tlast_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"m\n\x15ListEventNamesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06prefix\x18\x04 \x01(\t\x12\r\n\x05input\x18\x05 \x01(\t\"^\n\x16ListEventNamesResponse\x12+\n\x0b\x65vent_names\x18\x01 \x03(\x0b\x32\x16.milepost.v1.EventName\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xd4\x01\n\tAttribute\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x11\n\tworkspace\x18\x02 \x01(\t\x12\x12\n\nevent_name\x18\x03 \x01(\t\x12%\n\x05kinds\x18\x04 \x03(\x0e\x32\x16.milepost.v1.ValueKind\x12\r\n\x05users\x18\x05 \x01(\x03\x12.\n\nfirst_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tlast_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x94\x01\n\x15ListAttributesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06prefix\x18\x04 \x01(\t\x12\x12\n\nevent_name\x18\x05 \x01(\t\x12\x11\n\tworkspace\x18\x06 \x01(\t\x12\r\n\x05input\x18\x07 \x01(\t\"]\n\x16ListAttributesResponse\x12*\n\nattributes\x18\x01 \x03(\x0b\x32\x16.milepost.v1.Attribute\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\">\n\nValueCount\x12!\n\x05value\x18\x01 \x01(\x0b\x32\x12.milepost.v1.Value\x12\r\n\x05users\x18\x02 \x01(\x03\"p\n\x1aListAttributeValuesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"_\n\x1bListAttributeValuesResponse\x12\'\n\x06values\x18\x01 \x03(\x0b\x32\x17.milepost.v1.ValueCount\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x88\x02\n\x04User\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12&\n\x06inputs\x18\x02 \x03(\x0b\x32\x16.milepost.v1.UserInput\x12/\n\nattributes\x18\x03 \x03(\x0b\x32\x1b.milepost.v1.UserAttributes\x12\x35\n\nidentities\x18\x04 \x03(\x0b\x32!.milepost.v1.User.IdentitiesEntry\x12,\n\x08\x63onsents\x18\x05 \x03(\x0b\x32\x1a.milepost.v1.ConsentUpdate\x1a\x31\n\x0fIdentitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"y\n\tUserInput\x12\r\n\x05input\x18\x01 \x01(\t\x12.\n\nfirst_seen\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tlast_seen\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xab\x01\n\x0eUserAttributes\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12?\n\nattributes\x18\x02 \x03(\x0b\x32+.milepost.v1.UserAttributes.AttributesEntry\x1a\x45\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.milepost.v1.Value:\x02\x38\x01\"1\n\x0eGetUserRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\"D\n\x0fGetUserResponse\x12\x1f\n\x04user\x18\x01 \x01(\x0b\x32\x11.milepost.v1.User\x12\x10\n\x08revision\x18\x02 \x01(\t*\x94\x01\n\tValueKind\x12\x1a\n\x16VALUE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11VALUE_KIND_STRING\x10\x01\x12\x15\n\x11VALUE_KIND_NUMBER\x10\x02\x12\x13\n\x0fVALUE_KIND_BOOL\x10\x03\x12\x13\n\x0fVALUE_KIND_TIME\x10\x04\x12\x13\n\x0fVALUE_KIND_LIST\x10\x05\x32\xf6\x02\n\x0e\x43\x61talogService\x12Y\n\x0eListEventNames\x12\".milepost.v1.ListEventNamesRequest\x1a#.milepost.v1.ListEventNamesResponse\x12Y\n\x0eListAttributes\x12\".milepost.v1.ListAttributesRequest\x1a#.milepost.v1.ListAttributesResponse\x12h\n\x13ListAttributeValues\x12\'.milepost.v1.ListAttributeValuesRequest\x1a(.milepost.v1.ListAttributeValuesResponse\x12\x44\n\x07GetUser\x12\x1b.milepost.v1.GetUserRequest\x1a\x1c.milepost.v1.GetUserResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!milepost/v1/catalog_service.proto\x12\x0bmilepost.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16milepost/v1/data.proto\x1a\x17milepost/v1/value.proto\"\xd8\x01\n\tEventName\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\nevent_type\x18\x02 \x01(\x0e\x32\x16.milepost.v1.EventTypeR\x04type\x12\r\n\x05input\x18\x03 \x01(\t\x12\x0e\n\x06\x65vents\x18\x04 \x01(\x03\x12\r\n\x05users\x18\x05 \x01(\x03\x12.\n\nfirst_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tlast_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"m\n\x15ListEventNamesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06prefix\x18\x04 \x01(\t\x12\r\n\x05input\x18\x05 \x01(\t\"^\n\x16ListEventNamesResponse\x12+\n\x0b\x65vent_names\x18\x01 \x03(\x0b\x32\x16.milepost.v1.EventName\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xd4\x01\n\tAttribute\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x11\n\tworkspace\x18\x02 \x01(\t\x12\x12\n\nevent_name\x18\x03 \x01(\t\x12%\n\x05kinds\x18\x04 \x03(\x0e\x32\x16.milepost.v1.ValueKind\x12\r\n\x05users\x18\x05 \x01(\x03\x12.\n\nfirst_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tlast_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x94\x01\n\x15ListAttributesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06prefix\x18\x04 \x01(\t\x12\x12\n\nevent_name\x18\x05 \x01(\t\x12\x11\n\tworkspace\x18\x06 \x01(\t\x12\r\n\x05input\x18\x07 \x01(\t\"]\n\x16ListAttributesResponse\x12*\n\nattributes\x18\x01 \x03(\x0b\x32\x16.milepost.v1.Attribute\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"N\n\nValueCount\x12!\n\x05value\x18\x01 \x01(\x0b\x32\x12.milepost.v1.Value\x12\r\n\x05users\x18\x02 \x01(\x03\x12\x0e\n\x06\x65vents\x18\x03 \x01(\x03\"\x93\x01\n\x1aListAttributeValuesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x12\n\nevent_name\x18\x06 \x01(\t\x12\r\n\x05input\x18\x07 \x01(\t\"_\n\x1bListAttributeValuesResponse\x12\'\n\x06values\x18\x01 \x03(\x0b\x32\x17.milepost.v1.ValueCount\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x88\x02\n\x04User\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12&\n\x06inputs\x18\x02 \x03(\x0b\x32\x16.milepost.v1.UserInput\x12/\n\nattributes\x18\x03 \x03(\x0b\x32\x1b.milepost.v1.UserAttributes\x12\x35\n\nidentities\x18\x04 \x03(\x0b\x32!.milepost.v1.User.IdentitiesEntry\x12,\n\x08\x63onsents\x18\x05 \x03(\x0b\x32\x1a.milepost.v1.ConsentUpdate\x1a\x31\n\x0fIdentitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"y\n\tUserInput\x12\r\n\x05input\x18\x01 \x01(\t\x12.\n\nfirst_seen\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tlast_seen\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xab\x01\n\x0eUserAttributes\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12?\n\nattributes\x18\x02 \x03(\x0b\x32+.milepost.v1.UserAttributes.AttributesEntry\x1a\x45\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.milepost.v1.Value:\x02\x38\x01\"1\n\x0eGetUserRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\"D\n\x0fGetUserResponse\x12\x1f\n\x04user\x18\x01 \x01(\x0b\x32\x11.milepost.v1.User\x12\x10\n\x08revision\x18\x02 \x01(\t*\x94\x01\n\tValueKind\x12\x1a\n\x16VALUE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11VALUE_KIND_STRING\x10\x01\x12\x15\n\x11VALUE_KIND_NUMBER\x10\x02\x12\x13\n\x0fVALUE_KIND_BOOL\x10\x03\x12\x13\n\x0fVALUE_KIND_TIME\x10\x04\x12\x13\n\x0fVALUE_KIND_LIST\x10\x05\x32\xf6\x02\n\x0e\x43\x61talogService\x12Y\n\x0eListEventNames\x12\".milepost.v1.ListEventNamesRequest\x1a#.milepost.v1.ListEventNamesResponse\x12Y\n\x0eListAttributes\x12\".milepost.v1.ListAttributesRequest\x1a#.milepost.v1.ListAttributesResponse\x12h\n\x13ListAttributeValues\x12\'.milepost.v1.ListAttributeValuesRequest\x1a(.milepost.v1.ListAttributeValuesResponse\x12\x44\n\x07GetUser\x12\x1b.milepost.v1.GetUserRequest\x1a\x1c.milepost.v1.GetUserResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,40 +38,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USER_IDENTITIESENTRY']._serialized_options = b'8\001'
   _globals['_USERATTRIBUTES_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_USERATTRIBUTES_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_VALUEKIND']._serialized_start=1968
-  _globals['_VALUEKIND']._serialized_end=2116
+  _globals['_VALUEKIND']._serialized_start=2032
+  _globals['_VALUEKIND']._serialized_end=2180
   _globals['_EVENTNAME']._serialized_start=133
-  _globals['_EVENTNAME']._serialized_end=337
-  _globals['_LISTEVENTNAMESREQUEST']._serialized_start=339
-  _globals['_LISTEVENTNAMESREQUEST']._serialized_end=448
-  _globals['_LISTEVENTNAMESRESPONSE']._serialized_start=450
-  _globals['_LISTEVENTNAMESRESPONSE']._serialized_end=544
-  _globals['_ATTRIBUTE']._serialized_start=547
-  _globals['_ATTRIBUTE']._serialized_end=759
-  _globals['_LISTATTRIBUTESREQUEST']._serialized_start=762
-  _globals['_LISTATTRIBUTESREQUEST']._serialized_end=910
-  _globals['_LISTATTRIBUTESRESPONSE']._serialized_start=912
-  _globals['_LISTATTRIBUTESRESPONSE']._serialized_end=1005
-  _globals['_VALUECOUNT']._serialized_start=1007
-  _globals['_VALUECOUNT']._serialized_end=1069
-  _globals['_LISTATTRIBUTEVALUESREQUEST']._serialized_start=1071
-  _globals['_LISTATTRIBUTEVALUESREQUEST']._serialized_end=1183
-  _globals['_LISTATTRIBUTEVALUESRESPONSE']._serialized_start=1185
-  _globals['_LISTATTRIBUTEVALUESRESPONSE']._serialized_end=1280
-  _globals['_USER']._serialized_start=1283
-  _globals['_USER']._serialized_end=1547
-  _globals['_USER_IDENTITIESENTRY']._serialized_start=1498
-  _globals['_USER_IDENTITIESENTRY']._serialized_end=1547
-  _globals['_USERINPUT']._serialized_start=1549
-  _globals['_USERINPUT']._serialized_end=1670
-  _globals['_USERATTRIBUTES']._serialized_start=1673
-  _globals['_USERATTRIBUTES']._serialized_end=1844
-  _globals['_USERATTRIBUTES_ATTRIBUTESENTRY']._serialized_start=1775
-  _globals['_USERATTRIBUTES_ATTRIBUTESENTRY']._serialized_end=1844
-  _globals['_GETUSERREQUEST']._serialized_start=1846
-  _globals['_GETUSERREQUEST']._serialized_end=1895
-  _globals['_GETUSERRESPONSE']._serialized_start=1897
-  _globals['_GETUSERRESPONSE']._serialized_end=1965
-  _globals['_CATALOGSERVICE']._serialized_start=2119
-  _globals['_CATALOGSERVICE']._serialized_end=2493
+  _globals['_EVENTNAME']._serialized_end=349
+  _globals['_LISTEVENTNAMESREQUEST']._serialized_start=351
+  _globals['_LISTEVENTNAMESREQUEST']._serialized_end=460
+  _globals['_LISTEVENTNAMESRESPONSE']._serialized_start=462
+  _globals['_LISTEVENTNAMESRESPONSE']._serialized_end=556
+  _globals['_ATTRIBUTE']._serialized_start=559
+  _globals['_ATTRIBUTE']._serialized_end=771
+  _globals['_LISTATTRIBUTESREQUEST']._serialized_start=774
+  _globals['_LISTATTRIBUTESREQUEST']._serialized_end=922
+  _globals['_LISTATTRIBUTESRESPONSE']._serialized_start=924
+  _globals['_LISTATTRIBUTESRESPONSE']._serialized_end=1017
+  _globals['_VALUECOUNT']._serialized_start=1019
+  _globals['_VALUECOUNT']._serialized_end=1097
+  _globals['_LISTATTRIBUTEVALUESREQUEST']._serialized_start=1100
+  _globals['_LISTATTRIBUTEVALUESREQUEST']._serialized_end=1247
+  _globals['_LISTATTRIBUTEVALUESRESPONSE']._serialized_start=1249
+  _globals['_LISTATTRIBUTEVALUESRESPONSE']._serialized_end=1344
+  _globals['_USER']._serialized_start=1347
+  _globals['_USER']._serialized_end=1611
+  _globals['_USER_IDENTITIESENTRY']._serialized_start=1562
+  _globals['_USER_IDENTITIESENTRY']._serialized_end=1611
+  _globals['_USERINPUT']._serialized_start=1613
+  _globals['_USERINPUT']._serialized_end=1734
+  _globals['_USERATTRIBUTES']._serialized_start=1737
+  _globals['_USERATTRIBUTES']._serialized_end=1908
+  _globals['_USERATTRIBUTES_ATTRIBUTESENTRY']._serialized_start=1839
+  _globals['_USERATTRIBUTES_ATTRIBUTESENTRY']._serialized_end=1908
+  _globals['_GETUSERREQUEST']._serialized_start=1910
+  _globals['_GETUSERREQUEST']._serialized_end=1959
+  _globals['_GETUSERRESPONSE']._serialized_start=1961
+  _globals['_GETUSERRESPONSE']._serialized_end=2029
+  _globals['_CATALOGSERVICE']._serialized_start=2183
+  _globals['_CATALOGSERVICE']._serialized_end=2557
 # @@protoc_insertion_point(module_scope)

@@ -65,7 +65,7 @@ class EventName(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
-    TYPE_FIELD_NUMBER: _builtins.int
+    EVENT_TYPE_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
     USERS_FIELD_NUMBER: _builtins.int
@@ -73,7 +73,7 @@ class EventName(_message.Message):
     LAST_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The event name."""
-    type: _data_pb2.EventType.ValueType
+    event_type: _data_pb2.EventType.ValueType
     """Type of the events."""
     input: _builtins.str
     """Name of the input."""
@@ -93,7 +93,7 @@ class EventName(_message.Message):
         self,
         *,
         name: _builtins.str = ...,
-        type: _data_pb2.EventType.ValueType = ...,
+        event_type: _data_pb2.EventType.ValueType = ...,
         input: _builtins.str = ...,
         events: _builtins.int = ...,
         users: _builtins.int = ...,
@@ -102,7 +102,7 @@ class EventName(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["first_time", b"first_time", "last_time", b"last_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "first_time", b"first_time", "input", b"input", "last_time", b"last_time", "name", b"name", "type", b"type", "users", b"users"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_type", b"event_type", "events", b"events", "first_time", b"first_time", "input", b"input", "last_time", b"last_time", "name", b"name", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -304,16 +304,19 @@ Global___ListAttributesResponse: _TypeAlias = ListAttributesResponse  # noqa: Y0
 
 @_typing.final
 class ValueCount(_message.Message):
-    """A value and the number of users who have it. List elements are counted one by one as strings, as criteria compare
-    them.
+    """A value and the number of users who have it, or of events that carry it. List elements are counted one by one as
+    strings, as criteria compare them.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VALUE_FIELD_NUMBER: _builtins.int
     USERS_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
     users: _builtins.int
-    """Users who have it as their value or in their list."""
+    """Users who have it as their value or in their list, for an attribute of users."""
+    events: _builtins.int
+    """Events that carry it as their value or in their list, for an attribute of events."""
     @_builtins.property
     def value(self) -> _value_pb2.Value:
         """The value."""
@@ -323,10 +326,11 @@ class ValueCount(_message.Message):
         *,
         value: _value_pb2.Value | None = ...,
         users: _builtins.int = ...,
+        events: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["users", b"users", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "users", b"users", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -343,8 +347,12 @@ class ListAttributeValuesRequest(_message.Message):
     PREFIX_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    EVENT_NAME_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. Name of the workspace, `accounts/{a}/workspaces/{w}`."""
+    """Required. For an attribute of users the name of their workspace, `accounts/{a}/workspaces/{w}`. For one of events
+    the name of the account, `accounts/{a}`.
+    """
     key: _builtins.str
     """Required. Key of the attribute."""
     prefix: _builtins.str
@@ -353,6 +361,10 @@ class ListAttributeValuesRequest(_message.Message):
     """Maximum results per page. 0 = 50; values over 1,000 are taken as 1,000."""
     page_token: _builtins.str
     """`next_page_token` of the previous page. Parent and filters must not change. Empty = first page."""
+    event_name: _builtins.str
+    """Event name, for an attribute of events. Empty = an attribute of users."""
+    input: _builtins.str
+    """Only events from this input. Requires `event_name`. Empty = all inputs."""
     def __init__(
         self,
         *,
@@ -361,10 +373,12 @@ class ListAttributeValuesRequest(_message.Message):
         prefix: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        event_name: _builtins.str = ...,
+        input: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "prefix", b"prefix"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_name", b"event_name", "input", b"input", "key", b"key", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "prefix", b"prefix"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

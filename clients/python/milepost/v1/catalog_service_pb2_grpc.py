@@ -76,7 +76,7 @@ class CatalogServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListAttributeValues(self, request, context):
-        """Lists the most frequent values of a user attribute.
+        """Lists the most frequent values of an attribute of users, or of events with one name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,7 +38,7 @@ class CatalogServiceStub:
     ListAttributes: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ListAttributesRequest, _catalog_service_pb2.ListAttributesResponse]
     """Lists attributes of users, or of events with one name, in order of key and workspace."""
     ListAttributeValues: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ListAttributeValuesRequest, _catalog_service_pb2.ListAttributeValuesResponse]
-    """Lists the most frequent values of a user attribute."""
+    """Lists the most frequent values of an attribute of users, or of events with one name."""
     GetUser: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.GetUserRequest, _catalog_service_pb2.GetUserResponse]
     """Gets everything stored about a user except events. NOT_FOUND when the user is unknown."""
 
@@ -52,7 +52,7 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     ListAttributes: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ListAttributesRequest, _catalog_service_pb2.ListAttributesResponse]  # type: ignore[assignment]
     """Lists attributes of users, or of events with one name, in order of key and workspace."""
     ListAttributeValues: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ListAttributeValuesRequest, _catalog_service_pb2.ListAttributeValuesResponse]  # type: ignore[assignment]
-    """Lists the most frequent values of a user attribute."""
+    """Lists the most frequent values of an attribute of users, or of events with one name."""
     GetUser: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.GetUserRequest, _catalog_service_pb2.GetUserResponse]  # type: ignore[assignment]
     """Gets everything stored about a user except events. NOT_FOUND when the user is unknown."""
 
@@ -81,7 +81,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_service_pb2.ListAttributeValuesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_service_pb2.ListAttributeValuesResponse, _abc.Awaitable[_catalog_service_pb2.ListAttributeValuesResponse]]:
-        """Lists the most frequent values of a user attribute."""
+        """Lists the most frequent values of an attribute of users, or of events with one name."""
 
     @_abc_1.abstractmethod
     def GetUser(

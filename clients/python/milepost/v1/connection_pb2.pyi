@@ -62,6 +62,7 @@ class Output(_message.Message):
     REDIS_FIELD_NUMBER: _builtins.int
     KAFKA_FIELD_NUMBER: _builtins.int
     FILE_FIELD_NUMBER: _builtins.int
+    WATCH_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
@@ -92,6 +93,10 @@ class Output(_message.Message):
         """A file on the server's disk."""
 
     @_builtins.property
+    def watch(self) -> Global___WatchOutput:
+        """Nowhere: consumers read WatchMembership, and the connection holds their cursor."""
+
+    @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. Time of creation."""
 
@@ -109,15 +114,16 @@ class Output(_message.Message):
         redis: Global___RedisOutput | None = ...,
         kafka: Global___KafkaOutput | None = ...,
         file: Global___FileOutput | None = ...,
+        watch: Global___WatchOutput | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "file", b"file", "kafka", b"kafka", "kind", b"kind", "nats", b"nats", "redis", b"redis", "update_time", b"update_time", "webhook", b"webhook"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "file", b"file", "kafka", b"kafka", "kind", b"kind", "nats", b"nats", "redis", b"redis", "update_time", b"update_time", "watch", b"watch", "webhook", b"webhook"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "file", b"file", "kafka", b"kafka", "kind", b"kind", "name", b"name", "nats", b"nats", "redis", b"redis", "update_time", b"update_time", "webhook", b"webhook"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "file", b"file", "kafka", b"kafka", "kind", b"kind", "name", b"name", "nats", b"nats", "redis", b"redis", "update_time", b"update_time", "watch", b"watch", "webhook", b"webhook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["webhook", "nats", "redis", "kafka", "file"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["webhook", "nats", "redis", "kafka", "file", "watch"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -132,7 +138,7 @@ class WebhookOutput(_message.Message):
     URL_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
     url: _builtins.str
-    """Required. `http` or `https` URL."""
+    """Required. `http` or `https` URL, at most 2,048 bytes."""
     secret: _builtins.str
     """Input only. Signing secret: `whsec_` and the base64 of 24-64 bytes. Never returned. An update without it keeps
     the stored one.
@@ -160,9 +166,9 @@ class NatsOutput(_message.Message):
     SERVERS_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     servers: _builtins.str
-    """Required. `nats://host:port`; separate several with commas."""
+    """Required. `nats://host:port`; separate several with commas. At most 2,048 bytes."""
     subject: _builtins.str
-    """Required. Subject to publish to."""
+    """Required. Subject to publish to, at most 249 bytes."""
     def __init__(
         self,
         *,
@@ -187,9 +193,9 @@ class RedisOutput(_message.Message):
     STREAM_FIELD_NUMBER: _builtins.int
     MAX_LENGTH_FIELD_NUMBER: _builtins.int
     url: _builtins.str
-    """Required. `redis://host:port/db`, or `rediss` for TLS."""
+    """Required. `redis://host:port/db`, or `rediss` for TLS. At most 2,048 bytes."""
     stream: _builtins.str
-    """Required. Key of the stream."""
+    """Required. Key of the stream, at most 249 bytes."""
     max_length: _builtins.int
     """Approximate maximum length of the stream. 0 = unlimited."""
     def __init__(
@@ -216,9 +222,9 @@ class KafkaOutput(_message.Message):
     BOOTSTRAP_SERVERS_FIELD_NUMBER: _builtins.int
     TOPIC_FIELD_NUMBER: _builtins.int
     bootstrap_servers: _builtins.str
-    """Required. `host:port`; separate several with commas."""
+    """Required. `host:port`; separate several with commas. At most 2,048 bytes."""
     topic: _builtins.str
-    """Required. Topic to produce to."""
+    """Required. Topic to produce to, at most 249 bytes."""
     def __init__(
         self,
         *,
@@ -241,7 +247,9 @@ class FileOutput(_message.Message):
 
     PATH_FIELD_NUMBER: _builtins.int
     path: _builtins.str
-    """Required. Relative path without `..`. Each connection writes to `{account id}/{path}/{connection id}.ndjson`."""
+    """Required. Relative path without `..`: at most 1,024 bytes, and 16 folders of 255 bytes. Each connection writes to
+    `{account id}/{path}/{connection id}.ndjson`.
+    """
     def __init__(
         self,
         *,
@@ -254,6 +262,25 @@ class FileOutput(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FileOutput: _TypeAlias = FileOutput  # noqa: Y015
+
+@_typing.final
+class WatchOutput(_message.Message):
+    """Sends nothing. A connection activates its audience and keeps the cursor that a consumer of WatchMembership continues
+    from and acknowledges. Changes are kept for it as for any watcher, by number and age, not until they are acknowledged.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchOutput: _TypeAlias = WatchOutput  # noqa: Y015
 
 @_typing.final
 class Batching(_message.Message):
@@ -301,6 +328,7 @@ class Connection(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    ACTIVATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `accounts/{a}/connections/{c}`. Chosen when created."""
     audience: _builtins.str
@@ -310,11 +338,13 @@ class Connection(_message.Message):
     state: Global___ConnectionState.ValueType
     """Output only. Changed by ActivateConnection, DeactivateConnection and ResumeConnection."""
     delivered_sequence: _builtins.int
-    """Output only. Sequence number of the last delivered change."""
+    """Output only. Sequence number of the last change delivered, or acknowledged for an output of kind `watch`."""
     fault: _builtins.str
     """Output only. Why the connection is FAULTED, or the error being retried."""
     etag: _builtins.str
     """Output only. Changes with every update. Send it back to update only the version that was read."""
+    activation: _builtins.int
+    """Output only. Number of activations so far. Cursors belong to one of them."""
     @_builtins.property
     def identities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Identity types to send with each change, at most 100. Default: none."""
@@ -350,10 +380,11 @@ class Connection(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        activation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["batching", b"batching", "create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "audience", b"audience", "batching", b"batching", "create_time", b"create_time", "delivered_sequence", b"delivered_sequence", "etag", b"etag", "fault", b"fault", "identities", b"identities", "name", b"name", "output", b"output", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "attributes", b"attributes", "audience", b"audience", "batching", b"batching", "create_time", b"create_time", "delivered_sequence", b"delivered_sequence", "etag", b"etag", "fault", b"fault", "identities", b"identities", "name", b"name", "output", b"output", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

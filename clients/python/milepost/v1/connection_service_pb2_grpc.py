@@ -100,6 +100,11 @@ class ConnectionServiceStub:
                 request_serializer=milepost_dot_v1_dot_connection__service__pb2.ResumeConnectionRequest.SerializeToString,
                 response_deserializer=milepost_dot_v1_dot_connection__service__pb2.ResumeConnectionResponse.FromString,
                 _registered_method=True)
+        self.AcknowledgeChanges = channel.unary_unary(
+                '/milepost.v1.ConnectionService/AcknowledgeChanges',
+                request_serializer=milepost_dot_v1_dot_connection__service__pb2.AcknowledgeChangesRequest.SerializeToString,
+                response_deserializer=milepost_dot_v1_dot_connection__service__pb2.AcknowledgeChangesResponse.FromString,
+                _registered_method=True)
 
 
 class ConnectionServiceServicer:
@@ -200,6 +205,15 @@ class ConnectionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AcknowledgeChanges(self, request, context):
+        """Acknowledges what a consumer of WatchMembership has processed, for an ACTIVE connection to an output of kind
+        `watch`. A later watch of the connection continues after it. A cursor before the acknowledged one changes nothing.
+        OUT_OF_RANGE when the connection was activated again since.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ConnectionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -267,6 +281,11 @@ def add_ConnectionServiceServicer_to_server(servicer, server):
                     servicer.ResumeConnection,
                     request_deserializer=milepost_dot_v1_dot_connection__service__pb2.ResumeConnectionRequest.FromString,
                     response_serializer=milepost_dot_v1_dot_connection__service__pb2.ResumeConnectionResponse.SerializeToString,
+            ),
+            'AcknowledgeChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcknowledgeChanges,
+                    request_deserializer=milepost_dot_v1_dot_connection__service__pb2.AcknowledgeChangesRequest.FromString,
+                    response_serializer=milepost_dot_v1_dot_connection__service__pb2.AcknowledgeChangesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -621,6 +640,33 @@ class ConnectionService:
             '/milepost.v1.ConnectionService/ResumeConnection',
             milepost_dot_v1_dot_connection__service__pb2.ResumeConnectionRequest.SerializeToString,
             milepost_dot_v1_dot_connection__service__pb2.ResumeConnectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcknowledgeChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milepost.v1.ConnectionService/AcknowledgeChanges',
+            milepost_dot_v1_dot_connection__service__pb2.AcknowledgeChangesRequest.SerializeToString,
+            milepost_dot_v1_dot_connection__service__pb2.AcknowledgeChangesResponse.FromString,
             options,
             channel_credentials,
             insecure,

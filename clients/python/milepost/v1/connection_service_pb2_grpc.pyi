@@ -64,6 +64,11 @@ class ConnectionServiceStub:
     """
     ResumeConnection: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.ResumeConnectionRequest, _connection_service_pb2.ResumeConnectionResponse]
     """Resumes a FAULTED connection from its cursor. Takes a credit again: RESOURCE_EXHAUSTED when none is left."""
+    AcknowledgeChanges: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.AcknowledgeChangesRequest, _connection_service_pb2.AcknowledgeChangesResponse]
+    """Acknowledges what a consumer of WatchMembership has processed, for an ACTIVE connection to an output of kind
+    `watch`. A later watch of the connection continues after it. A cursor before the acknowledged one changes nothing.
+    OUT_OF_RANGE when the connection was activated again since.
+    """
 
 @_typing.type_check_only
 class ConnectionServiceAsyncStub(ConnectionServiceStub):
@@ -101,6 +106,11 @@ class ConnectionServiceAsyncStub(ConnectionServiceStub):
     """
     ResumeConnection: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.ResumeConnectionRequest, _connection_service_pb2.ResumeConnectionResponse]  # type: ignore[assignment]
     """Resumes a FAULTED connection from its cursor. Takes a credit again: RESOURCE_EXHAUSTED when none is left."""
+    AcknowledgeChanges: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.AcknowledgeChangesRequest, _connection_service_pb2.AcknowledgeChangesResponse]  # type: ignore[assignment]
+    """Acknowledges what a consumer of WatchMembership has processed, for an ACTIVE connection to an output of kind
+    `watch`. A later watch of the connection continues after it. A cursor before the acknowledged one changes nothing.
+    OUT_OF_RANGE when the connection was activated again since.
+    """
 
 class ConnectionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Outputs, and the connections of audiences to them."""
@@ -213,5 +223,16 @@ class ConnectionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_connection_service_pb2.ResumeConnectionResponse, _abc.Awaitable[_connection_service_pb2.ResumeConnectionResponse]]:
         """Resumes a FAULTED connection from its cursor. Takes a credit again: RESOURCE_EXHAUSTED when none is left."""
+
+    @_abc_1.abstractmethod
+    def AcknowledgeChanges(
+        self,
+        request: _connection_service_pb2.AcknowledgeChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_connection_service_pb2.AcknowledgeChangesResponse, _abc.Awaitable[_connection_service_pb2.AcknowledgeChangesResponse]]:
+        """Acknowledges what a consumer of WatchMembership has processed, for an ACTIVE connection to an output of kind
+        `watch`. A later watch of the connection continues after it. A cursor before the acknowledged one changes nothing.
+        OUT_OF_RANGE when the connection was activated again since.
+        """
 
 def add_ConnectionServiceServicer_to_server(servicer: ConnectionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

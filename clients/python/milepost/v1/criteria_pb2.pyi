@@ -117,10 +117,12 @@ Global___CalendarUnit: _TypeAlias = CalendarUnit  # noqa: Y015
 
 @_typing.final
 class Criteria(_message.Message):
-    """A set of users. `not` is the complement within the journey's users, including users without matching data. De
+    """A set of users. `negation` is the complement within the journey's users, including users without matching data. De
     Morgan's laws and double negation hold for every criterion; there is no third truth value.
 
     Limits: 32 levels, 500 nodes.
+
+    Fields whose JSON name is a keyword of a language have another name in the messages: `negation` is "not" in JSON.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -128,7 +130,7 @@ class Criteria(_message.Message):
     LABEL_FIELD_NUMBER: _builtins.int
     ALL_OF_FIELD_NUMBER: _builtins.int
     ANY_OF_FIELD_NUMBER: _builtins.int
-    NOT_FIELD_NUMBER: _builtins.int
+    NEGATION_FIELD_NUMBER: _builtins.int
     USER_ATTRIBUTE_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
@@ -145,6 +147,10 @@ class Criteria(_message.Message):
     @_builtins.property
     def any_of(self) -> Global___CriteriaList:
         """At least one child matches. Empty = no users."""
+
+    @_builtins.property
+    def negation(self) -> Global___Criteria:
+        """The child does not match."""
 
     @_builtins.property
     def user_attribute(self) -> Global___UserAttributeCriterion:
@@ -180,6 +186,7 @@ class Criteria(_message.Message):
         label: _builtins.str = ...,
         all_of: Global___CriteriaList | None = ...,
         any_of: Global___CriteriaList | None = ...,
+        negation: Global___Criteria | None = ...,
         user_attribute: Global___UserAttributeCriterion | None = ...,
         event: Global___EventCriterion | None = ...,
         sequence: Global___SequenceCriterion | None = ...,
@@ -188,11 +195,11 @@ class Criteria(_message.Message):
         identity: Global___IdentityCriterion | None = ...,
         bucket: Global___BucketCriterion | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["all_of", b"all_of", "any_of", b"any_of", "audience", b"audience", "bucket", b"bucket", "consent", b"consent", "event", b"event", "identity", b"identity", "node", b"node", "not", b"not", "sequence", b"sequence", "user_attribute", b"user_attribute"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["all_of", b"all_of", "any_of", b"any_of", "audience", b"audience", "bucket", b"bucket", "consent", b"consent", "event", b"event", "identity", b"identity", "negation", b"negation", "node", b"node", "sequence", b"sequence", "user_attribute", b"user_attribute"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_of", b"all_of", "any_of", b"any_of", "audience", b"audience", "bucket", b"bucket", "consent", b"consent", "event", b"event", "identity", b"identity", "label", b"label", "node", b"node", "not", b"not", "sequence", b"sequence", "user_attribute", b"user_attribute"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_of", b"all_of", "any_of", b"any_of", "audience", b"audience", "bucket", b"bucket", "consent", b"consent", "event", b"event", "identity", b"identity", "label", b"label", "negation", b"negation", "node", b"node", "sequence", b"sequence", "user_attribute", b"user_attribute"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_node: _TypeAlias = _typing.Literal["all_of", "any_of", "not", "user_attribute", "event", "sequence", "audience", "consent", "identity", "bucket"]  # noqa: Y015
+    _WhichOneofReturnType_node: _TypeAlias = _typing.Literal["all_of", "any_of", "negation", "user_attribute", "event", "sequence", "audience", "consent", "identity", "bucket"]  # noqa: Y015
     _WhichOneofArgType_node: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_node) -> _WhichOneofReturnType_node | None: ...
 
@@ -232,7 +239,7 @@ class UserAttributeCriterion(_message.Message):
     TEST_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """Key of the attribute. `$first_seen` and `$last_seen` are built in: the first and last time of the user's data
-    over the journey's inputs.
+    over the journey's inputs. `$user_id` is built in too: the user's own id as a string, no alias of it.
     """
     @_builtins.property
     def test(self) -> Global___ValueTest:
@@ -263,7 +270,7 @@ class ValueTest(_message.Message):
     IGNORE_CASE_FIELD_NUMBER: _builtins.int
     EXISTS_FIELD_NUMBER: _builtins.int
     EQUALS_FIELD_NUMBER: _builtins.int
-    IN_FIELD_NUMBER: _builtins.int
+    ONE_OF_FIELD_NUMBER: _builtins.int
     GREATER_THAN_FIELD_NUMBER: _builtins.int
     GREATER_OR_EQUAL_FIELD_NUMBER: _builtins.int
     LESS_THAN_FIELD_NUMBER: _builtins.int
@@ -279,7 +286,9 @@ class ValueTest(_message.Message):
     OLDER_THAN_FIELD_NUMBER: _builtins.int
     NEAR_FIELD_NUMBER: _builtins.int
     ignore_case: _builtins.bool
-    """Ignores case in string tests, by Unicode case folding."""
+    """Ignores case, by Unicode case folding, in contains, starts_with, ends_with, glob, matches, and in equals and in with
+    strings. Refused where it means nothing.
+    """
     contains: _builtins.str
     """The string contains this."""
     starts_with: _builtins.str
@@ -297,6 +306,10 @@ class ValueTest(_message.Message):
     @_builtins.property
     def equals(self) -> _value_pb2.Value:
         """Same kind and same value."""
+
+    @_builtins.property
+    def one_of(self) -> Global___ValueList:
+        """Equal to one of at most 10,000 values."""
 
     @_builtins.property
     def greater_than(self) -> _value_pb2.Value:
@@ -328,7 +341,7 @@ class ValueTest(_message.Message):
 
     @_builtins.property
     def older_than(self) -> _duration_pb2.Duration:
-        """The time is at most now - d."""
+        """The time is at most now - d. 0s = now or earlier; a negative duration is refused."""
 
     @_builtins.property
     def near(self) -> Global___NearTest:
@@ -340,6 +353,7 @@ class ValueTest(_message.Message):
         ignore_case: _builtins.bool = ...,
         exists: Global___ExistsTest | None = ...,
         equals: _value_pb2.Value | None = ...,
+        one_of: Global___ValueList | None = ...,
         greater_than: _value_pb2.Value | None = ...,
         greater_or_equal: _value_pb2.Value | None = ...,
         less_than: _value_pb2.Value | None = ...,
@@ -355,11 +369,11 @@ class ValueTest(_message.Message):
         older_than: _duration_pb2.Duration | None = ...,
         near: Global___NearTest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["between", b"between", "contains", b"contains", "ends_with", b"ends_with", "equals", b"equals", "exists", b"exists", "glob", b"glob", "greater_or_equal", b"greater_or_equal", "greater_than", b"greater_than", "in", b"in", "less_or_equal", b"less_or_equal", "less_than", b"less_than", "matches", b"matches", "near", b"near", "older_than", b"older_than", "semver", b"semver", "starts_with", b"starts_with", "test", b"test", "within_last", b"within_last"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["between", b"between", "contains", b"contains", "ends_with", b"ends_with", "equals", b"equals", "exists", b"exists", "glob", b"glob", "greater_or_equal", b"greater_or_equal", "greater_than", b"greater_than", "less_or_equal", b"less_or_equal", "less_than", b"less_than", "matches", b"matches", "near", b"near", "older_than", b"older_than", "one_of", b"one_of", "semver", b"semver", "starts_with", b"starts_with", "test", b"test", "within_last", b"within_last"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["between", b"between", "contains", b"contains", "ends_with", b"ends_with", "equals", b"equals", "exists", b"exists", "glob", b"glob", "greater_or_equal", b"greater_or_equal", "greater_than", b"greater_than", "ignore_case", b"ignore_case", "in", b"in", "less_or_equal", b"less_or_equal", "less_than", b"less_than", "matches", b"matches", "near", b"near", "older_than", b"older_than", "semver", b"semver", "starts_with", b"starts_with", "test", b"test", "within_last", b"within_last"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["between", b"between", "contains", b"contains", "ends_with", b"ends_with", "equals", b"equals", "exists", b"exists", "glob", b"glob", "greater_or_equal", b"greater_or_equal", "greater_than", b"greater_than", "ignore_case", b"ignore_case", "less_or_equal", b"less_or_equal", "less_than", b"less_than", "matches", b"matches", "near", b"near", "older_than", b"older_than", "one_of", b"one_of", "semver", b"semver", "starts_with", b"starts_with", "test", b"test", "within_last", b"within_last"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_test: _TypeAlias = _typing.Literal["exists", "equals", "in", "greater_than", "greater_or_equal", "less_than", "less_or_equal", "between", "contains", "starts_with", "ends_with", "glob", "matches", "semver", "within_last", "older_than", "near"]  # noqa: Y015
+    _WhichOneofReturnType_test: _TypeAlias = _typing.Literal["exists", "equals", "one_of", "greater_than", "greater_or_equal", "less_than", "less_or_equal", "between", "contains", "starts_with", "ends_with", "glob", "matches", "semver", "within_last", "older_than", "near"]  # noqa: Y015
     _WhichOneofArgType_test: _TypeAlias = _typing.Literal["test", b"test"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_test) -> _WhichOneofReturnType_test | None: ...
 
@@ -438,7 +452,10 @@ Global___BetweenTest: _TypeAlias = BetweenTest  # noqa: Y015
 
 @_typing.final
 class SemverTest(_message.Message):
-    """A comparison by the precedence of Semantic Versioning 2.0.0."""
+    """A comparison by the precedence of Semantic Versioning 2.0.0. A version has one to three numeric parts, missing ones
+    are 0: `10.1` equals `10.1.0`. A pre-release and build metadata may follow. A leading `v`, spaces or a fourth part
+    make a string no version; it never passes.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -513,7 +530,7 @@ class NumberTest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EQUALS_FIELD_NUMBER: _builtins.int
-    IN_FIELD_NUMBER: _builtins.int
+    ONE_OF_FIELD_NUMBER: _builtins.int
     GREATER_THAN_FIELD_NUMBER: _builtins.int
     GREATER_OR_EQUAL_FIELD_NUMBER: _builtins.int
     LESS_THAN_FIELD_NUMBER: _builtins.int
@@ -530,6 +547,10 @@ class NumberTest(_message.Message):
     less_or_equal: _builtins.float
     """Less than or equal to this number."""
     @_builtins.property
+    def one_of(self) -> Global___NumberList:
+        """Equal to one of these numbers."""
+
+    @_builtins.property
     def between(self) -> Global___NumberBetween:
         """Between two numbers, both inclusive."""
 
@@ -537,17 +558,18 @@ class NumberTest(_message.Message):
         self,
         *,
         equals: _builtins.float = ...,
+        one_of: Global___NumberList | None = ...,
         greater_than: _builtins.float = ...,
         greater_or_equal: _builtins.float = ...,
         less_than: _builtins.float = ...,
         less_or_equal: _builtins.float = ...,
         between: Global___NumberBetween | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["between", b"between", "equals", b"equals", "greater_or_equal", b"greater_or_equal", "greater_than", b"greater_than", "in", b"in", "less_or_equal", b"less_or_equal", "less_than", b"less_than", "test", b"test"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["between", b"between", "equals", b"equals", "greater_or_equal", b"greater_or_equal", "greater_than", b"greater_than", "less_or_equal", b"less_or_equal", "less_than", b"less_than", "one_of", b"one_of", "test", b"test"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["between", b"between", "equals", b"equals", "greater_or_equal", b"greater_or_equal", "greater_than", b"greater_than", "in", b"in", "less_or_equal", b"less_or_equal", "less_than", b"less_than", "test", b"test"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["between", b"between", "equals", b"equals", "greater_or_equal", b"greater_or_equal", "greater_than", b"greater_than", "less_or_equal", b"less_or_equal", "less_than", b"less_than", "one_of", b"one_of", "test", b"test"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_test: _TypeAlias = _typing.Literal["equals", "in", "greater_than", "greater_or_equal", "less_than", "less_or_equal", "between"]  # noqa: Y015
+    _WhichOneofReturnType_test: _TypeAlias = _typing.Literal["equals", "one_of", "greater_than", "greater_or_equal", "less_than", "less_or_equal", "between"]  # noqa: Y015
     _WhichOneofArgType_test: _TypeAlias = _typing.Literal["test", b"test"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_test) -> _WhichOneofReturnType_test | None: ...
 
@@ -612,8 +634,8 @@ class EventCriterion(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
-    TYPE_FIELD_NUMBER: _builtins.int
-    WHERE_FIELD_NUMBER: _builtins.int
+    EVENT_TYPE_FIELD_NUMBER: _builtins.int
+    CONDITION_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     WINDOW_FIELD_NUMBER: _builtins.int
     AGGREGATE_FIELD_NUMBER: _builtins.int
@@ -621,14 +643,14 @@ class EventCriterion(_message.Message):
     TEST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Event name. Empty = any."""
-    type: _data_pb2.EventType.ValueType
+    event_type: _data_pb2.EventType.ValueType
     """Event type. Unspecified = any."""
     aggregate: Global___Aggregate.ValueType
     """Function over the events."""
     of: _builtins.str
     """Event attribute to aggregate. Required by SUM, AVERAGE, MIN, MAX, DISTINCT, FIRST and LAST."""
     @_builtins.property
-    def where(self) -> Global___EventCondition:
+    def condition(self) -> Global___EventCondition:
         """Condition on the attributes of each event. All parts apply to the same event."""
 
     @_builtins.property
@@ -647,17 +669,17 @@ class EventCriterion(_message.Message):
         self,
         *,
         name: _builtins.str = ...,
-        type: _data_pb2.EventType.ValueType = ...,
-        where: Global___EventCondition | None = ...,
+        event_type: _data_pb2.EventType.ValueType = ...,
+        condition: Global___EventCondition | None = ...,
         inputs: _abc.Iterable[_builtins.str] | None = ...,
         window: Global___Window | None = ...,
         aggregate: Global___Aggregate.ValueType = ...,
         of: _builtins.str = ...,
         test: Global___NumberTest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["test", b"test", "where", b"where", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "test", b"test", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregate", b"aggregate", "inputs", b"inputs", "name", b"name", "of", b"of", "test", b"test", "type", b"type", "where", b"where", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregate", b"aggregate", "condition", b"condition", "event_type", b"event_type", "inputs", b"inputs", "name", b"name", "of", b"of", "test", b"test", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -671,7 +693,7 @@ class EventCondition(_message.Message):
 
     ALL_OF_FIELD_NUMBER: _builtins.int
     ANY_OF_FIELD_NUMBER: _builtins.int
-    NOT_FIELD_NUMBER: _builtins.int
+    NEGATION_FIELD_NUMBER: _builtins.int
     ATTRIBUTE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def all_of(self) -> Global___EventConditionList:
@@ -682,6 +704,10 @@ class EventCondition(_message.Message):
         """At least one condition holds. Empty = never."""
 
     @_builtins.property
+    def negation(self) -> Global___EventCondition:
+        """The condition does not hold."""
+
+    @_builtins.property
     def attribute(self) -> Global___EventAttributeCondition:
         """A test on an attribute of the event."""
 
@@ -690,13 +716,14 @@ class EventCondition(_message.Message):
         *,
         all_of: Global___EventConditionList | None = ...,
         any_of: Global___EventConditionList | None = ...,
+        negation: Global___EventCondition | None = ...,
         attribute: Global___EventAttributeCondition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["all_of", b"all_of", "any_of", b"any_of", "attribute", b"attribute", "condition", b"condition", "not", b"not"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["all_of", b"all_of", "any_of", b"any_of", "attribute", b"attribute", "condition", b"condition", "negation", b"negation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_of", b"all_of", "any_of", b"any_of", "attribute", b"attribute", "condition", b"condition", "not", b"not"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_of", b"all_of", "any_of", b"any_of", "attribute", b"attribute", "condition", b"condition", "negation", b"negation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_condition: _TypeAlias = _typing.Literal["all_of", "any_of", "not", "attribute"]  # noqa: Y015
+    _WhichOneofReturnType_condition: _TypeAlias = _typing.Literal["all_of", "any_of", "negation", "attribute"]  # noqa: Y015
     _WhichOneofArgType_condition: _TypeAlias = _typing.Literal["condition", b"condition"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_condition) -> _WhichOneofReturnType_condition | None: ...
 
@@ -762,7 +789,7 @@ class Window(_message.Message):
 
     LAST_FIELD_NUMBER: _builtins.int
     BETWEEN_AGO_FIELD_NUMBER: _builtins.int
-    RANGE_FIELD_NUMBER: _builtins.int
+    TIME_RANGE_FIELD_NUMBER: _builtins.int
     CALENDAR_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def last(self) -> _duration_pb2.Duration:
@@ -770,10 +797,10 @@ class Window(_message.Message):
 
     @_builtins.property
     def between_ago(self) -> Global___BetweenAgo:
-        """Times in (now - from, now - to]."""
+        """Times in (now - from_age, now - to_age]."""
 
     @_builtins.property
-    def range(self) -> Global___TimeRange:
+    def time_range(self) -> Global___TimeRange:
         """Times in [start, end)."""
 
     @_builtins.property
@@ -785,14 +812,14 @@ class Window(_message.Message):
         *,
         last: _duration_pb2.Duration | None = ...,
         between_ago: Global___BetweenAgo | None = ...,
-        range: Global___TimeRange | None = ...,
+        time_range: Global___TimeRange | None = ...,
         calendar: Global___CalendarWindow | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["between_ago", b"between_ago", "calendar", b"calendar", "last", b"last", "range", b"range", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["between_ago", b"between_ago", "calendar", b"calendar", "last", b"last", "time_range", b"time_range", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["between_ago", b"between_ago", "calendar", b"calendar", "last", b"last", "range", b"range", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["between_ago", b"between_ago", "calendar", b"calendar", "last", b"last", "time_range", b"time_range", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_window: _TypeAlias = _typing.Literal["last", "between_ago", "range", "calendar"]  # noqa: Y015
+    _WhichOneofReturnType_window: _TypeAlias = _typing.Literal["last", "between_ago", "time_range", "calendar"]  # noqa: Y015
     _WhichOneofArgType_window: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_window) -> _WhichOneofReturnType_window | None: ...
 
@@ -800,24 +827,29 @@ Global___Window: _TypeAlias = Window  # noqa: Y015
 
 @_typing.final
 class BetweenAgo(_message.Message):
-    """Times in (now - from, now - to]. `from` is greater than `to`."""
+    """Times in (now - from_age, now - to_age]. `from_age` is greater than `to_age`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    FROM_FIELD_NUMBER: _builtins.int
-    TO_FIELD_NUMBER: _builtins.int
+    FROM_AGE_FIELD_NUMBER: _builtins.int
+    TO_AGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def to(self) -> _duration_pb2.Duration:
+    def from_age(self) -> _duration_pb2.Duration:
+        """Age of the start of the window. Must be longer than zero."""
+
+    @_builtins.property
+    def to_age(self) -> _duration_pb2.Duration:
         """Age of the end of the window. Must not be negative."""
 
     def __init__(
         self,
         *,
-        to: _duration_pb2.Duration | None = ...,
+        from_age: _duration_pb2.Duration | None = ...,
+        to_age: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["from", b"from", "to", b"to"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["from_age", b"from_age", "to_age", b"to_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from", b"from", "to", b"to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_age", b"from_age", "to_age", b"to_age"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -856,7 +888,7 @@ Global___TimeRange: _TypeAlias = TimeRange  # noqa: Y015
 @_typing.final
 class CalendarWindow(_message.Message):
     """`count` whole units. The last one is `offset` units before the current one. "This month" is {MONTH}, "yesterday"
-    {DAY, offset 1}, "the previous 2 weeks" {WEEK, count 2, offset 1}.
+    {DAY, offset 1}, "the previous 2 weeks" {WEEK, count 2, offset 1}. The windows of a unit tile time in every time zone.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -932,15 +964,15 @@ class SequenceStep(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
-    TYPE_FIELD_NUMBER: _builtins.int
-    WHERE_FIELD_NUMBER: _builtins.int
+    EVENT_TYPE_FIELD_NUMBER: _builtins.int
+    CONDITION_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Event name. Empty = any."""
-    type: _data_pb2.EventType.ValueType
+    event_type: _data_pb2.EventType.ValueType
     """Event type. Unspecified = any."""
     @_builtins.property
-    def where(self) -> Global___EventCondition:
+    def condition(self) -> Global___EventCondition:
         """Condition on the event. Unset = any event."""
 
     @_builtins.property
@@ -951,13 +983,13 @@ class SequenceStep(_message.Message):
         self,
         *,
         name: _builtins.str = ...,
-        type: _data_pb2.EventType.ValueType = ...,
-        where: Global___EventCondition | None = ...,
+        event_type: _data_pb2.EventType.ValueType = ...,
+        condition: Global___EventCondition | None = ...,
         inputs: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["where", b"where"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "name", b"name", "type", b"type", "where", b"where"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "event_type", b"event_type", "inputs", b"inputs", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1021,9 +1053,9 @@ class IdentityCriterion(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    TYPE_FIELD_NUMBER: _builtins.int
+    IDENTITY_TYPE_FIELD_NUMBER: _builtins.int
     TEST_FIELD_NUMBER: _builtins.int
-    type: _builtins.str
+    identity_type: _builtins.str
     """Required. Identity type, for example "email"."""
     @_builtins.property
     def test(self) -> Global___ValueTest:
@@ -1032,12 +1064,12 @@ class IdentityCriterion(_message.Message):
     def __init__(
         self,
         *,
-        type: _builtins.str = ...,
+        identity_type: _builtins.str = ...,
         test: Global___ValueTest | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["test", b"test"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["test", b"test", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity_type", b"identity_type", "test", b"test"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

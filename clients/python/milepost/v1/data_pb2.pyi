@@ -111,7 +111,7 @@ class Event(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
-    TYPE_FIELD_NUMBER: _builtins.int
+    EVENT_TYPE_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     EVENT_ID_FIELD_NUMBER: _builtins.int
@@ -121,7 +121,7 @@ class Event(_message.Message):
     """Name of the input, `accounts/{a}/workspaces/{w}/inputs/{i}`. Empty = the `input` of the request."""
     name: _builtins.str
     """Required. Event name, at most 256 bytes."""
-    type: Global___EventType.ValueType
+    event_type: Global___EventType.ValueType
     """Event type. Unspecified = CUSTOM."""
     event_id: _builtins.str
     """Optional deduplication key. A second event with the same id on the same input counts as a duplicate and is not
@@ -133,7 +133,9 @@ class Event(_message.Message):
 
     @_builtins.property
     def attributes(self) -> _containers.MessageMap[_builtins.str, _value_pb2.Value]:
-        """At most 100 attributes. Keys have at most 256 bytes."""
+        """At most 100 attributes. Keys have at most 256 bytes. A null (a Value without a kind) is no attribute; the others are
+        taken.
+        """
 
     def __init__(
         self,
@@ -141,14 +143,14 @@ class Event(_message.Message):
         user_id: _builtins.str = ...,
         input: _builtins.str = ...,
         name: _builtins.str = ...,
-        type: Global___EventType.ValueType = ...,
+        event_type: Global___EventType.ValueType = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
         attributes: _abc.Mapping[_builtins.str, _value_pb2.Value] | None = ...,
         event_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "event_id", b"event_id", "input", b"input", "name", b"name", "time", b"time", "type", b"type", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "event_id", b"event_id", "event_type", b"event_type", "input", b"input", "name", b"name", "time", b"time", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -221,7 +223,9 @@ class UserUpdate(_message.Message):
 
     @_builtins.property
     def attributes(self) -> _containers.MessageMap[_builtins.str, _value_pb2.Value]:
-        """Attributes to set."""
+        """Attributes to set. A null (a Value without a kind) unsets the attribute, as in `unset_attributes`; the others are
+        taken.
+        """
 
     @_builtins.property
     def unset_attributes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

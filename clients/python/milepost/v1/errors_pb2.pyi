@@ -29,9 +29,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INVALID_CRITERIA: _ErrorReason.ValueType  # 2
     """INVALID_ARGUMENT. The criteria are invalid; see the BadRequest."""
     ERROR_REASON_INVALID_PAGE_TOKEN: _ErrorReason.ValueType  # 3
-    """INVALID_ARGUMENT. The page token does not belong to this method and request."""
+    """INVALID_ARGUMENT. The page token was not handed out for this method and request."""
     ERROR_REASON_INVALID_REVISION: _ErrorReason.ValueType  # 4
-    """INVALID_ARGUMENT. The revision belongs to another store."""
+    """INVALID_ARGUMENT. This store did not hand out the revision."""
     ERROR_REASON_BATCH_REFUSED: _ErrorReason.ValueType  # 5
     """INVALID_ARGUMENT. Every event or user of the batch was rejected; see the BadRequest."""
     ERROR_REASON_BATCH_TOO_LARGE: _ErrorReason.ValueType  # 6
@@ -57,7 +57,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_OUTPUT_IN_USE: _ErrorReason.ValueType  # 16
     """FAILED_PRECONDITION. The output has connections. Metadata: connections."""
     ERROR_REASON_CONNECTION_STATE: _ErrorReason.ValueType  # 17
-    """FAILED_PRECONDITION. The connection is not in the state that the call requires. Metadata: state."""
+    """FAILED_PRECONDITION. The connection is not in the state that the call requires, or no connection of the audience or
+    of one below it is. Metadata: state, audience.
+    """
     ERROR_REASON_ALIAS_CYCLE: _ErrorReason.ValueType  # 18
     """FAILED_PRECONDITION. The alias would create a cycle."""
     ERROR_REASON_NO_AUDIENCE_CREDIT: _ErrorReason.ValueType  # 19
@@ -71,7 +73,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 23
     """DEADLINE_EXCEEDED. The call did not finish in time."""
     ERROR_REASON_CURSOR_EXPIRED: _ErrorReason.ValueType  # 24
-    """OUT_OF_RANGE. The cursor is older than the change log. Metadata: oldest_cursor."""
+    """OUT_OF_RANGE. The cursor is older than the change log, or of another epoch. Metadata: oldest_cursor."""
     ERROR_REASON_NOT_BUILT: _ErrorReason.ValueType  # 25
     """UNIMPLEMENTED. This build does not implement the method or feature."""
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 26
@@ -81,13 +83,37 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 28
     """UNAUTHENTICATED. The call has no valid API key."""
     ERROR_REASON_SCOPE_MISSING: _ErrorReason.ValueType  # 29
-    """PERMISSION_DENIED. The key lacks the scope, or belongs to another account. Metadata: scope."""
+    """PERMISSION_DENIED. The key lacks the scope. Metadata: scope."""
     ERROR_REASON_ALREADY_ALIASED: _ErrorReason.ValueType  # 30
     """FAILED_PRECONDITION. `from` is already an alias of another user."""
     ERROR_REASON_VERIFICATION_UNDER_WAY: _ErrorReason.ValueType  # 31
     """FAILED_PRECONDITION. Another verification of the store is running."""
     ERROR_REASON_CLOCK_DIFFERS: _ErrorReason.ValueType  # 32
     """FAILED_PRECONDITION. The server's clock differs from the given time. Metadata: wall_time."""
+    ERROR_REASON_INPUT_IN_USE: _ErrorReason.ValueType  # 33
+    """FAILED_PRECONDITION. A journey or criteria name the input. Metadata: journeys, milestones."""
+    ERROR_REASON_INPUT_NOT_EMPTY: _ErrorReason.ValueType  # 34
+    """FAILED_PRECONDITION. Users belong to the input. Metadata: users."""
+    ERROR_REASON_WORKSPACE_NOT_EMPTY: _ErrorReason.ValueType  # 35
+    """FAILED_PRECONDITION. The workspace has inputs. Metadata: inputs."""
+    ERROR_REASON_ACCOUNT_NOT_EMPTY: _ErrorReason.ValueType  # 36
+    """FAILED_PRECONDITION. The account is not empty. Metadata: journeys, connections, outputs, workspaces, audiences."""
+    ERROR_REASON_BACKUP_DIRECTORY_UNUSABLE: _ErrorReason.ValueType  # 37
+    """FAILED_PRECONDITION. The server cannot write to its backup directory."""
+    ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 40
+    """RESOURCE_EXHAUSTED. The API key, or all keys of the account, make too many calls; the RetryInfo says when to try
+    again. Metadata: limit, resource.
+    """
+    ERROR_REASON_OPERATOR_KEY_REQUIRED: _ErrorReason.ValueType  # 41
+    """FAILED_PRECONDITION. The first key must be an operator's, and one that does not expire must stay."""
+    ERROR_REASON_UNKNOWN_METHOD: _ErrorReason.ValueType  # 50
+    """UNIMPLEMENTED. The server has no such method: a newer contract, or a mistake. Metadata: method."""
+    ERROR_REASON_STREAM_IDLE: _ErrorReason.ValueType  # 51
+    """ABORTED. The caller kept a stream of requests open without sending any. Open it again when there is one. Metadata:
+    limit_s.
+    """
+    ERROR_REASON_BACKUP_UNDER_WAY: _ErrorReason.ValueType  # 52
+    """ABORTED. Another backup is being written; try again once it is done."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the `reason` of the `google.rpc.ErrorInfo` in every error, with the domain `milepost`. Each
@@ -102,9 +128,9 @@ ERROR_REASON_INVALID_ARGUMENT: ErrorReason.ValueType  # 1
 ERROR_REASON_INVALID_CRITERIA: ErrorReason.ValueType  # 2
 """INVALID_ARGUMENT. The criteria are invalid; see the BadRequest."""
 ERROR_REASON_INVALID_PAGE_TOKEN: ErrorReason.ValueType  # 3
-"""INVALID_ARGUMENT. The page token does not belong to this method and request."""
+"""INVALID_ARGUMENT. The page token was not handed out for this method and request."""
 ERROR_REASON_INVALID_REVISION: ErrorReason.ValueType  # 4
-"""INVALID_ARGUMENT. The revision belongs to another store."""
+"""INVALID_ARGUMENT. This store did not hand out the revision."""
 ERROR_REASON_BATCH_REFUSED: ErrorReason.ValueType  # 5
 """INVALID_ARGUMENT. Every event or user of the batch was rejected; see the BadRequest."""
 ERROR_REASON_BATCH_TOO_LARGE: ErrorReason.ValueType  # 6
@@ -130,7 +156,9 @@ ERROR_REASON_PARENT_IN_OTHER_JOURNEY: ErrorReason.ValueType  # 15
 ERROR_REASON_OUTPUT_IN_USE: ErrorReason.ValueType  # 16
 """FAILED_PRECONDITION. The output has connections. Metadata: connections."""
 ERROR_REASON_CONNECTION_STATE: ErrorReason.ValueType  # 17
-"""FAILED_PRECONDITION. The connection is not in the state that the call requires. Metadata: state."""
+"""FAILED_PRECONDITION. The connection is not in the state that the call requires, or no connection of the audience or
+of one below it is. Metadata: state, audience.
+"""
 ERROR_REASON_ALIAS_CYCLE: ErrorReason.ValueType  # 18
 """FAILED_PRECONDITION. The alias would create a cycle."""
 ERROR_REASON_NO_AUDIENCE_CREDIT: ErrorReason.ValueType  # 19
@@ -144,7 +172,7 @@ ERROR_REASON_REVISION_NOT_REACHED: ErrorReason.ValueType  # 22
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 23
 """DEADLINE_EXCEEDED. The call did not finish in time."""
 ERROR_REASON_CURSOR_EXPIRED: ErrorReason.ValueType  # 24
-"""OUT_OF_RANGE. The cursor is older than the change log. Metadata: oldest_cursor."""
+"""OUT_OF_RANGE. The cursor is older than the change log, or of another epoch. Metadata: oldest_cursor."""
 ERROR_REASON_NOT_BUILT: ErrorReason.ValueType  # 25
 """UNIMPLEMENTED. This build does not implement the method or feature."""
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 26
@@ -154,11 +182,35 @@ ERROR_REASON_DATA_LOSS: ErrorReason.ValueType  # 27
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 28
 """UNAUTHENTICATED. The call has no valid API key."""
 ERROR_REASON_SCOPE_MISSING: ErrorReason.ValueType  # 29
-"""PERMISSION_DENIED. The key lacks the scope, or belongs to another account. Metadata: scope."""
+"""PERMISSION_DENIED. The key lacks the scope. Metadata: scope."""
 ERROR_REASON_ALREADY_ALIASED: ErrorReason.ValueType  # 30
 """FAILED_PRECONDITION. `from` is already an alias of another user."""
 ERROR_REASON_VERIFICATION_UNDER_WAY: ErrorReason.ValueType  # 31
 """FAILED_PRECONDITION. Another verification of the store is running."""
 ERROR_REASON_CLOCK_DIFFERS: ErrorReason.ValueType  # 32
 """FAILED_PRECONDITION. The server's clock differs from the given time. Metadata: wall_time."""
+ERROR_REASON_INPUT_IN_USE: ErrorReason.ValueType  # 33
+"""FAILED_PRECONDITION. A journey or criteria name the input. Metadata: journeys, milestones."""
+ERROR_REASON_INPUT_NOT_EMPTY: ErrorReason.ValueType  # 34
+"""FAILED_PRECONDITION. Users belong to the input. Metadata: users."""
+ERROR_REASON_WORKSPACE_NOT_EMPTY: ErrorReason.ValueType  # 35
+"""FAILED_PRECONDITION. The workspace has inputs. Metadata: inputs."""
+ERROR_REASON_ACCOUNT_NOT_EMPTY: ErrorReason.ValueType  # 36
+"""FAILED_PRECONDITION. The account is not empty. Metadata: journeys, connections, outputs, workspaces, audiences."""
+ERROR_REASON_BACKUP_DIRECTORY_UNUSABLE: ErrorReason.ValueType  # 37
+"""FAILED_PRECONDITION. The server cannot write to its backup directory."""
+ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 40
+"""RESOURCE_EXHAUSTED. The API key, or all keys of the account, make too many calls; the RetryInfo says when to try
+again. Metadata: limit, resource.
+"""
+ERROR_REASON_OPERATOR_KEY_REQUIRED: ErrorReason.ValueType  # 41
+"""FAILED_PRECONDITION. The first key must be an operator's, and one that does not expire must stay."""
+ERROR_REASON_UNKNOWN_METHOD: ErrorReason.ValueType  # 50
+"""UNIMPLEMENTED. The server has no such method: a newer contract, or a mistake. Metadata: method."""
+ERROR_REASON_STREAM_IDLE: ErrorReason.ValueType  # 51
+"""ABORTED. The caller kept a stream of requests open without sending any. Open it again when there is one. Metadata:
+limit_s.
+"""
+ERROR_REASON_BACKUP_UNDER_WAY: ErrorReason.ValueType  # 52
+"""ABORTED. Another backup is being written; try again once it is done."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

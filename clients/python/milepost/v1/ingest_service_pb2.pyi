@@ -277,9 +277,10 @@ class ImportHeader(_message.Message):
     """Column of event names: strings. Empty = `name`. Optional with `default_name`."""
     time_column: _builtins.str
     """Column of event times. Empty = `time`. Optional with `default_time`. Timestamps without a zone are UTC; digits
-    beyond microseconds are cut off. Dates are midnight UTC. Integers count `time_unit`. Strings are RFC 3339, with
-    these variants: a space for the T, no offset (UTC), no seconds, no time of day (midnight), an offset of the form
-    `+0100`, `+01` or `UTC`. Strings may also be integers in `time_unit` or times in `time_format`.
+    beyond microseconds are cut off. Dates are midnight UTC. Integers, floats and decimals count `time_unit`; a float
+    that does not hold a time to the microsecond rejects its row. Strings are RFC 3339, with these variants: a space
+    for the T, no offset (UTC), no seconds, no time of day (midnight), an offset of the form `+0100`, `+01` or `UTC`.
+    Strings may also be numbers in `time_unit` or times in `time_format`.
     """
     event_id_column: _builtins.str
     """Column of event ids: strings or integers. Empty = `event_id`. Optional."""
@@ -300,7 +301,7 @@ class ImportHeader(_message.Message):
     by this id and its position for 24 hours. Empty = no deduplication.
     """
     time_unit: Global___TimeUnit.ValueType
-    """Unit of integer times."""
+    """Unit of times that are numbers."""
     decimal_comma: _builtins.bool
     """True when numbers in strings use a decimal comma, `9,5`."""
     time_format: _builtins.str
@@ -310,8 +311,8 @@ class ImportHeader(_message.Message):
     @_builtins.property
     def attribute_kinds(self) -> _containers.ScalarMap[_builtins.str, _catalog_service_pb2.ValueKind.ValueType]:
         """Attribute columns to read as another kind than their type: strings as NUMBER, BOOL ("true" or "false" in any
-        case) or TIME (as in `time_column`), integers as TIME (in `time_unit`), anything but lists as STRING. A row with
-        a value that does not fit is rejected. Numbers in strings are rejected when they are whole and not exact as a
+        case) or TIME (as in `time_column`), numbers as TIME (in `time_unit`), anything but lists as STRING. A row with a
+        value that does not fit is rejected. Numbers in strings are rejected when they are whole and not exact as a
         double (9007199254740993), or beyond the range of a double; fractions become the nearest double.
 
         Every other column that this header does not name is an attribute of the kind of its type: strings; numbers
@@ -585,7 +586,7 @@ class ImportUsersHeader(_message.Message):
     input_column: _builtins.str
     """Column of input names, `accounts/{a}/workspaces/{w}/inputs/{i}`. Empty = no column."""
     time_unit: Global___TimeUnit.ValueType
-    """Unit of integer times."""
+    """Unit of times that are numbers."""
     unset_nulls: _builtins.bool
     """What null does in a column of attributes or identities. False = nothing: the stored value stays. True = it unsets
     the value, with the row's time. Consents are never unset.

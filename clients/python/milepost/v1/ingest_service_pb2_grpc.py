@@ -120,7 +120,8 @@ class IngestServiceServicer:
 
     def AliasUser(self, request, context):
         """Merges `from` into `to`, as if all data of `from` had always been sent as `to`. Later data of `from` goes to
-        `to`. FAILED_PRECONDITION when the alias creates a cycle or `from` is an alias already.
+        `to`. FAILED_PRECONDITION when the alias creates a cycle or `from` is an alias already. RESOURCE_EXHAUSTED when `to`
+        would have more than 1,000 aliases, those of `from` included.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

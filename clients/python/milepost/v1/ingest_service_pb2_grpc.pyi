@@ -56,7 +56,8 @@ class IngestServiceStub:
     """Creates users or updates their data."""
     AliasUser: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.AliasUserRequest, _ingest_service_pb2.AliasUserResponse]
     """Merges `from` into `to`, as if all data of `from` had always been sent as `to`. Later data of `from` goes to
-    `to`. FAILED_PRECONDITION when the alias creates a cycle or `from` is an alias already.
+    `to`. FAILED_PRECONDITION when the alias creates a cycle or `from` is an alias already. RESOURCE_EXHAUSTED when `to`
+    would have more than 1,000 aliases, those of `from` included.
     """
     DeleteUsers: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.DeleteUsersRequest, _ingest_service_pb2.DeleteUsersResponse]
     """Erases users: profiles, events, index entries and memberships. Exits are still sent, with the id only."""
@@ -89,7 +90,8 @@ class IngestServiceAsyncStub(IngestServiceStub):
     """Creates users or updates their data."""
     AliasUser: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.AliasUserRequest, _ingest_service_pb2.AliasUserResponse]  # type: ignore[assignment]
     """Merges `from` into `to`, as if all data of `from` had always been sent as `to`. Later data of `from` goes to
-    `to`. FAILED_PRECONDITION when the alias creates a cycle or `from` is an alias already.
+    `to`. FAILED_PRECONDITION when the alias creates a cycle or `from` is an alias already. RESOURCE_EXHAUSTED when `to`
+    would have more than 1,000 aliases, those of `from` included.
     """
     DeleteUsers: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.DeleteUsersRequest, _ingest_service_pb2.DeleteUsersResponse]  # type: ignore[assignment]
     """Erases users: profiles, events, index entries and memberships. Exits are still sent, with the id only."""
@@ -155,7 +157,8 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.AliasUserResponse, _abc.Awaitable[_ingest_service_pb2.AliasUserResponse]]:
         """Merges `from` into `to`, as if all data of `from` had always been sent as `to`. Later data of `from` goes to
-        `to`. FAILED_PRECONDITION when the alias creates a cycle or `from` is an alias already.
+        `to`. FAILED_PRECONDITION when the alias creates a cycle or `from` is an alias already. RESOURCE_EXHAUSTED when `to`
+        would have more than 1,000 aliases, those of `from` included.
         """
 
     @_abc_1.abstractmethod

@@ -26,19 +26,25 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from milepost.v1 import criteria_pb2 as milepost_dot_v1_dot_criteria__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19milepost/v1/journey.proto\x12\x0bmilepost.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1amilepost/v1/criteria.proto\"\xff\x01\n\x07Journey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0e\n\x06inputs\x18\x03 \x03(\t\x12\x16\n\x0e\x61udience_count\x18\x04 \x01(\x05\x12\x1d\n\x15\x61\x63tive_audience_count\x18\x05 \x01(\x05\x12\x19\n\x11\x63onnected_outputs\x18\x06 \x03(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\t \x01(\t\"\xb0\x02\n\tMilestone\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x18\n\x10parent_milestone\x18\x03 \x01(\t\x12\x10\n\x08position\x18\x04 \x01(\x05\x12(\n\x04kind\x18\x05 \x01(\x0e\x32\x1a.milepost.v1.MilestoneKind\x12\'\n\x08\x63riteria\x18\x06 \x01(\x0b\x32\x15.milepost.v1.Criteria\x12\x10\n\x08\x61udience\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\n \x01(\t\"-\n\x07Warning\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t*p\n\rMilestoneKind\x12\x1e\n\x1aMILESTONE_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17MILESTONE_KIND_CRITERIA\x10\x01\x12\"\n\x1eMILESTONE_KIND_REMAINING_USERS\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19milepost/v1/journey.proto\x12\x0bmilepost.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1amilepost/v1/criteria.proto\"\x90\x02\n\x07Journey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0e\n\x06inputs\x18\x03 \x03(\t\x12\x16\n\x0e\x61udience_count\x18\x04 \x01(\x05\x12\x1d\n\x15\x61\x63tive_audience_count\x18\x05 \x01(\x05\x12\x19\n\x11\x63onnected_outputs\x18\x06 \x03(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\t \x01(\t\x12\x0f\n\x07version\x18\n \x01(\x03\"\xb0\x02\n\tMilestone\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x18\n\x10parent_milestone\x18\x03 \x01(\t\x12\x10\n\x08position\x18\x04 \x01(\x05\x12(\n\x04kind\x18\x05 \x01(\x0e\x32\x1a.milepost.v1.MilestoneKind\x12\'\n\x08\x63riteria\x18\x06 \x01(\x0b\x32\x15.milepost.v1.Criteria\x12\x10\n\x08\x61udience\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\n \x01(\t\"|\n\x0fJourneyDocument\x12\x0f\n\x07journey\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0e\n\x06inputs\x18\x03 \x03(\t\x12\x32\n\nmilestones\x18\x04 \x03(\x0b\x32\x1e.milepost.v1.MilestoneDocument\"\xa9\x01\n\x11MilestoneDocument\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\'\n\x08\x63riteria\x18\x03 \x01(\x0b\x32\x15.milepost.v1.Criteria\x12\x17\n\x0fremaining_users\x18\x04 \x01(\x08\x12\x30\n\x08\x63hildren\x18\x05 \x03(\x0b\x32\x1e.milepost.v1.MilestoneDocument\"\xb7\x01\n\x0eJourneyVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x1c.milepost.v1.JourneyDocument\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fmilestone_count\x18\x04 \x01(\x05\x12\x0f\n\x07\x63urrent\x18\x05 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\"=\n\x07Warning\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t*p\n\rMilestoneKind\x12\x1e\n\x1aMILESTONE_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17MILESTONE_KIND_CRITERIA\x10\x01\x12\"\n\x1eMILESTONE_KIND_REMAINING_USERS\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'milepost.v1.journey_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MILESTONEKIND']._serialized_start=715
-  _globals['_MILESTONEKIND']._serialized_end=827
+  _globals['_MILESTONEKIND']._serialized_start=1232
+  _globals['_MILESTONEKIND']._serialized_end=1344
   _globals['_JOURNEY']._serialized_start=104
-  _globals['_JOURNEY']._serialized_end=359
-  _globals['_MILESTONE']._serialized_start=362
-  _globals['_MILESTONE']._serialized_end=666
-  _globals['_WARNING']._serialized_start=668
-  _globals['_WARNING']._serialized_end=713
+  _globals['_JOURNEY']._serialized_end=376
+  _globals['_MILESTONE']._serialized_start=379
+  _globals['_MILESTONE']._serialized_end=683
+  _globals['_JOURNEYDOCUMENT']._serialized_start=685
+  _globals['_JOURNEYDOCUMENT']._serialized_end=809
+  _globals['_MILESTONEDOCUMENT']._serialized_start=812
+  _globals['_MILESTONEDOCUMENT']._serialized_end=981
+  _globals['_JOURNEYVERSION']._serialized_start=984
+  _globals['_JOURNEYVERSION']._serialized_end=1167
+  _globals['_WARNING']._serialized_start=1169
+  _globals['_WARNING']._serialized_end=1230
 # @@protoc_insertion_point(module_scope)

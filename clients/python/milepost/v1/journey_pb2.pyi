@@ -60,6 +60,7 @@ class Journey(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `accounts/{a}/journeys/{j}`. Chosen when created."""
     display_name: _builtins.str
@@ -70,6 +71,8 @@ class Journey(_message.Message):
     """Output only. Audiences with an active connection."""
     etag: _builtins.str
     """Output only. Changes with every update. Send it back to update only the version that was read."""
+    version: _builtins.int
+    """Output only. Number of the current version, from 1. Every change to the journey or its milestones makes a version."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of inputs of any workspaces. Empty = all inputs, including later ones."""
@@ -98,10 +101,11 @@ class Journey(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_audience_count", b"active_audience_count", "audience_count", b"audience_count", "connected_outputs", b"connected_outputs", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "inputs", b"inputs", "name", b"name", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_audience_count", b"active_audience_count", "audience_count", b"audience_count", "connected_outputs", b"connected_outputs", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "inputs", b"inputs", "name", b"name", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -126,7 +130,7 @@ class Milestone(_message.Message):
     name: _builtins.str
     """Resource name, `accounts/{a}/journeys/{j}/milestones/{m}`. Chosen when created."""
     display_name: _builtins.str
-    """Name to show, at most 100 characters."""
+    """Name to show, at most 100 characters. Empty = "Remaining users" for REMAINING_USERS."""
     parent_milestone: _builtins.str
     """Name of the parent milestone in the same journey. Empty = the start of the journey. Immutable."""
     position: _builtins.int
@@ -172,26 +176,162 @@ class Milestone(_message.Message):
 Global___Milestone: _TypeAlias = Milestone  # noqa: Y015
 
 @_typing.final
+class JourneyDocument(_message.Message):
+    """A whole journey as a document: what ApplyJourney makes of a journey, and what a version of it was."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOURNEY_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    MILESTONES_FIELD_NUMBER: _builtins.int
+    journey: _builtins.str
+    """Required. Id of the journey."""
+    display_name: _builtins.str
+    """Name to show, at most 100 characters. Empty = the id."""
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Inputs as `{workspace}/{input}`, or by name. Empty = all inputs, including later ones."""
+
+    @_builtins.property
+    def milestones(self) -> _containers.RepeatedCompositeFieldContainer[Global___MilestoneDocument]:
+        """The milestones at the start of the journey, in order. At most 1,000 with all below them."""
+
+    def __init__(
+        self,
+        *,
+        journey: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        inputs: _abc.Iterable[_builtins.str] | None = ...,
+        milestones: _abc.Iterable[Global___MilestoneDocument] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "inputs", b"inputs", "journey", b"journey", "milestones", b"milestones"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JourneyDocument: _TypeAlias = JourneyDocument  # noqa: Y015
+
+@_typing.final
+class MilestoneDocument(_message.Message):
+    """A milestone of a document with the milestones below it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    CRITERIA_FIELD_NUMBER: _builtins.int
+    REMAINING_USERS_FIELD_NUMBER: _builtins.int
+    CHILDREN_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Required. Id of the milestone, unique in the journey."""
+    display_name: _builtins.str
+    """Name to show, at most 100 characters. Empty = the id, or "Remaining users" for remaining users."""
+    remaining_users: _builtins.bool
+    """True = the milestone takes the users of its parent that match none of its siblings. It must come last, after a
+    sibling with criteria.
+    """
+    @_builtins.property
+    def criteria(self) -> _criteria_pb2.Criteria:
+        """The criteria. Exactly one of this and `remaining_users` is set."""
+
+    @_builtins.property
+    def children(self) -> _containers.RepeatedCompositeFieldContainer[Global___MilestoneDocument]:
+        """The milestones below this one, in order. At most 20 levels, the start's included."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        criteria: _criteria_pb2.Criteria | None = ...,
+        remaining_users: _builtins.bool = ...,
+        children: _abc.Iterable[Global___MilestoneDocument] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["criteria", b"criteria"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["children", b"children", "criteria", b"criteria", "display_name", b"display_name", "id", b"id", "remaining_users", b"remaining_users"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MilestoneDocument: _TypeAlias = MilestoneDocument  # noqa: Y015
+
+@_typing.final
+class JourneyVersion(_message.Message):
+    """One version of a journey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    MILESTONE_COUNT_FIELD_NUMBER: _builtins.int
+    CURRENT_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Resource name, `accounts/{a}/journeys/{j}/versions/{number}`."""
+    milestone_count: _builtins.int
+    """Number of milestones."""
+    current: _builtins.bool
+    """True for the version that is in force."""
+    etag: _builtins.str
+    """Differs from that of every other version. Send that of the current version to ApplyJourney to replace only that."""
+    @_builtins.property
+    def document(self) -> Global___JourneyDocument:
+        """The journey as it was. Not set in lists."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Time at which the version began."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        document: Global___JourneyDocument | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        milestone_count: _builtins.int = ...,
+        current: _builtins.bool = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "document", b"document"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "current", b"current", "document", b"document", "etag", b"etag", "milestone_count", b"milestone_count", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JourneyVersion: _TypeAlias = JourneyVersion  # noqa: Y015
+
+@_typing.final
 class Warning(_message.Message):
-    """A possible mistake that does not fail the call, for example an unknown event name."""
+    """A possible mistake that does not fail the call, for example an unknown event name, or a number compared with an
+    attribute that is a string for all users.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     FIELD_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     field: _builtins.str
     """Path of the field."""
     description: _builtins.str
-    """What may be wrong."""
+    """What may be wrong, and what to do."""
+    reason: _builtins.str
+    """Reason for programs, in UPPER_SNAKE_CASE: NEVER_SEEN, SEEN_ELSEWHERE, KIND_NEVER_SEEN, NOT_LOOKED_AT,
+    SIBLINGS_TAKE_EVERYONE. More may be added.
+    """
     def __init__(
         self,
         *,
         field: _builtins.str = ...,
         description: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "field", b"field"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "field", b"field", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

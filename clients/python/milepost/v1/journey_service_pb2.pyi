@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from milepost.v1 import journey_pb2 as _journey_pb2
 import builtins as _builtins
 import sys
@@ -19,6 +20,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ApplyAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ApplyActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ApplyAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    APPLY_ACTION_UNSPECIFIED: _ApplyAction.ValueType  # 0
+    """Not set."""
+    APPLY_ACTION_CREATED: _ApplyAction.ValueType  # 1
+    """It is created."""
+    APPLY_ACTION_UPDATED: _ApplyAction.ValueType  # 2
+    """Some of its fields change, perhaps its position too."""
+    APPLY_ACTION_MOVED: _ApplyAction.ValueType  # 3
+    """Only its position among its siblings changes."""
+    APPLY_ACTION_DELETED: _ApplyAction.ValueType  # 4
+    """It is deleted with its audience and connections."""
+
+class ApplyAction(_ApplyAction, metaclass=_ApplyActionEnumTypeWrapper):
+    """What ApplyJourney does to a journey or a milestone."""
+
+APPLY_ACTION_UNSPECIFIED: ApplyAction.ValueType  # 0
+"""Not set."""
+APPLY_ACTION_CREATED: ApplyAction.ValueType  # 1
+"""It is created."""
+APPLY_ACTION_UPDATED: ApplyAction.ValueType  # 2
+"""Some of its fields change, perhaps its position too."""
+APPLY_ACTION_MOVED: ApplyAction.ValueType  # 3
+"""Only its position among its siblings changes."""
+APPLY_ACTION_DELETED: ApplyAction.ValueType  # 4
+"""It is deleted with its audience and connections."""
+Global___ApplyAction: _TypeAlias = ApplyAction  # noqa: Y015
 
 @_typing.final
 class CreateJourneyRequest(_message.Message):
@@ -317,7 +350,9 @@ class CreateMilestoneRequest(_message.Message):
     milestone_id: _builtins.str
     """Id of the new milestone: 1-63 characters of `a-z0-9-`, starting with a letter. Empty = the server chooses."""
     request_id: _builtins.str
-    """Idempotency key, at most 256 bytes. A repeat within 7 days returns the first response."""
+    """Idempotency key, at most 256 bytes. A repeat within 7 days returns the milestone of the first response, with
+    warnings about the data of now.
+    """
     @_builtins.property
     def milestone(self) -> _journey_pb2.Milestone:
         """The milestone to create. Its `name` and output-only fields are ignored."""
@@ -707,3 +742,229 @@ class MoveMilestoneResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MoveMilestoneResponse: _TypeAlias = MoveMilestoneResponse  # noqa: Y015
+
+@_typing.final
+class ApplyJourneyRequest(_message.Message):
+    """The document to apply."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Required. Name of the account, `accounts/{a}`."""
+    etag: _builtins.str
+    """Fails with ABORTED when this is set and is not the etag of the current version, or the journey does not exist."""
+    validate_only: _builtins.bool
+    """True = check the document and answer what would change, but change nothing."""
+    @_builtins.property
+    def document(self) -> _journey_pb2.JourneyDocument:
+        """Required. The journey as it should be."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        document: _journey_pb2.JourneyDocument | None = ...,
+        etag: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "etag", b"etag", "parent", b"parent", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApplyJourneyRequest: _TypeAlias = ApplyJourneyRequest  # noqa: Y015
+
+@_typing.final
+class AppliedChange(_message.Message):
+    """One change that ApplyJourney makes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELDS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the journey or milestone."""
+    action: Global___ApplyAction.ValueType
+    """What happens to it."""
+    field: _builtins.str
+    """Its position in the request, for example `document.milestones[0].children[1]`. Empty when it is deleted."""
+    @_builtins.property
+    def changed_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Fields that change: `display_name`, `inputs`, `criteria`, `position`. Empty when it is created or deleted."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        action: Global___ApplyAction.ValueType = ...,
+        field: _builtins.str = ...,
+        changed_fields: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "changed_fields", b"changed_fields", "field", b"field", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AppliedChange: _TypeAlias = AppliedChange  # noqa: Y015
+
+@_typing.final
+class ApplyJourneyResponse(_message.Message):
+    """What was changed, or with `validate_only` would be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOURNEY_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.str
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
+    @_builtins.property
+    def journey(self) -> _journey_pb2.Journey:
+        """The journey after the call. With `validate_only` as it is saved, unset when it does not exist."""
+
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AppliedChange]:
+        """The changes: the journey, then deleted milestones, then the others in the order of the document. Empty when the
+        journey is already as the document says.
+        """
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_journey_pb2.Warning]:
+        """Possible mistakes in the criteria that did not fail the call."""
+
+    @_builtins.property
+    def version(self) -> _journey_pb2.JourneyVersion:
+        """The version after the call, without its document. With `validate_only` the current one, unset when the journey does
+        not exist.
+        """
+
+    def __init__(
+        self,
+        *,
+        journey: _journey_pb2.Journey | None = ...,
+        changes: _abc.Iterable[Global___AppliedChange] | None = ...,
+        warnings: _abc.Iterable[_journey_pb2.Warning] | None = ...,
+        revision: _builtins.str = ...,
+        version: _journey_pb2.JourneyVersion | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["journey", b"journey", "version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "journey", b"journey", "revision", b"revision", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApplyJourneyResponse: _TypeAlias = ApplyJourneyResponse  # noqa: Y015
+
+@_typing.final
+class GetJourneyVersionRequest(_message.Message):
+    """The version to get."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. Name of the version, `accounts/{a}/journeys/{j}/versions/{number}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetJourneyVersionRequest: _TypeAlias = GetJourneyVersionRequest  # noqa: Y015
+
+@_typing.final
+class GetJourneyVersionResponse(_message.Message):
+    """The version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def version(self) -> _journey_pb2.JourneyVersion:
+        """The version with its document."""
+
+    def __init__(
+        self,
+        *,
+        version: _journey_pb2.JourneyVersion | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetJourneyVersionResponse: _TypeAlias = GetJourneyVersionResponse  # noqa: Y015
+
+@_typing.final
+class ListJourneyVersionsRequest(_message.Message):
+    """Which page of versions to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Required. Name of the journey, `accounts/{a}/journeys/{j}`."""
+    page_size: _builtins.int
+    """Maximum results per page. 0 = 50; values over 1,000 are taken as 1,000."""
+    page_token: _builtins.str
+    """`next_page_token` of the previous page. Parent and filters must not change. Empty = first page."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListJourneyVersionsRequest: _TypeAlias = ListJourneyVersionsRequest  # noqa: Y015
+
+@_typing.final
+class ListJourneyVersionsResponse(_message.Message):
+    """One page of versions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page. Empty on the last page."""
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[_journey_pb2.JourneyVersion]:
+        """The versions of this page, latest first, without documents."""
+
+    def __init__(
+        self,
+        *,
+        versions: _abc.Iterable[_journey_pb2.JourneyVersion] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListJourneyVersionsResponse: _TypeAlias = ListJourneyVersionsResponse  # noqa: Y015

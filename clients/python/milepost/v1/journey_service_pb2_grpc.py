@@ -95,6 +95,21 @@ class JourneyServiceStub:
                 request_serializer=milepost_dot_v1_dot_journey__service__pb2.MoveMilestoneRequest.SerializeToString,
                 response_deserializer=milepost_dot_v1_dot_journey__service__pb2.MoveMilestoneResponse.FromString,
                 _registered_method=True)
+        self.ApplyJourney = channel.unary_unary(
+                '/milepost.v1.JourneyService/ApplyJourney',
+                request_serializer=milepost_dot_v1_dot_journey__service__pb2.ApplyJourneyRequest.SerializeToString,
+                response_deserializer=milepost_dot_v1_dot_journey__service__pb2.ApplyJourneyResponse.FromString,
+                _registered_method=True)
+        self.GetJourneyVersion = channel.unary_unary(
+                '/milepost.v1.JourneyService/GetJourneyVersion',
+                request_serializer=milepost_dot_v1_dot_journey__service__pb2.GetJourneyVersionRequest.SerializeToString,
+                response_deserializer=milepost_dot_v1_dot_journey__service__pb2.GetJourneyVersionResponse.FromString,
+                _registered_method=True)
+        self.ListJourneyVersions = channel.unary_unary(
+                '/milepost.v1.JourneyService/ListJourneyVersions',
+                request_serializer=milepost_dot_v1_dot_journey__service__pb2.ListJourneyVersionsRequest.SerializeToString,
+                response_deserializer=milepost_dot_v1_dot_journey__service__pb2.ListJourneyVersionsResponse.FromString,
+                _registered_method=True)
 
 
 class JourneyServiceServicer:
@@ -188,6 +203,32 @@ class JourneyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ApplyJourney(self, request, context):
+        """Makes a journey what the document says, in one transaction: creates, updates, moves and deletes milestones, and
+        creates the journey itself if need be. The whole document is checked first; with any fault nothing changes. Applying a
+        document again changes nothing. A milestone that keeps its id, kind and parent keeps its audience and connections;
+        any other is deleted as by DeleteMilestone. FAILED_PRECONDITION when criteria of another journey name the audience
+        of a milestone to delete, ABORTED when the etag does not match.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetJourneyVersion(self, request, context):
+        """Gets a version of a journey, past or current. NOT_FOUND when it does not exist or is no longer kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListJourneyVersions(self, request, context):
+        """Lists the versions of a journey, latest first. The server keeps the latest 100 past versions of a journey, and at
+        most 16 MiB of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JourneyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -250,6 +291,21 @@ def add_JourneyServiceServicer_to_server(servicer, server):
                     servicer.MoveMilestone,
                     request_deserializer=milepost_dot_v1_dot_journey__service__pb2.MoveMilestoneRequest.FromString,
                     response_serializer=milepost_dot_v1_dot_journey__service__pb2.MoveMilestoneResponse.SerializeToString,
+            ),
+            'ApplyJourney': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApplyJourney,
+                    request_deserializer=milepost_dot_v1_dot_journey__service__pb2.ApplyJourneyRequest.FromString,
+                    response_serializer=milepost_dot_v1_dot_journey__service__pb2.ApplyJourneyResponse.SerializeToString,
+            ),
+            'GetJourneyVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetJourneyVersion,
+                    request_deserializer=milepost_dot_v1_dot_journey__service__pb2.GetJourneyVersionRequest.FromString,
+                    response_serializer=milepost_dot_v1_dot_journey__service__pb2.GetJourneyVersionResponse.SerializeToString,
+            ),
+            'ListJourneyVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJourneyVersions,
+                    request_deserializer=milepost_dot_v1_dot_journey__service__pb2.ListJourneyVersionsRequest.FromString,
+                    response_serializer=milepost_dot_v1_dot_journey__service__pb2.ListJourneyVersionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -577,6 +633,87 @@ class JourneyService:
             '/milepost.v1.JourneyService/MoveMilestone',
             milepost_dot_v1_dot_journey__service__pb2.MoveMilestoneRequest.SerializeToString,
             milepost_dot_v1_dot_journey__service__pb2.MoveMilestoneResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApplyJourney(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milepost.v1.JourneyService/ApplyJourney',
+            milepost_dot_v1_dot_journey__service__pb2.ApplyJourneyRequest.SerializeToString,
+            milepost_dot_v1_dot_journey__service__pb2.ApplyJourneyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetJourneyVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milepost.v1.JourneyService/GetJourneyVersion',
+            milepost_dot_v1_dot_journey__service__pb2.GetJourneyVersionRequest.SerializeToString,
+            milepost_dot_v1_dot_journey__service__pb2.GetJourneyVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListJourneyVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milepost.v1.JourneyService/ListJourneyVersions',
+            milepost_dot_v1_dot_journey__service__pb2.ListJourneyVersionsRequest.SerializeToString,
+            milepost_dot_v1_dot_journey__service__pb2.ListJourneyVersionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

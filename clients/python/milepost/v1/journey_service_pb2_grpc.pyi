@@ -63,6 +63,19 @@ class JourneyServiceStub:
     """Copies a journey with its milestones, without connections."""
     MoveMilestone: _grpc.UnaryUnaryMultiCallable[_journey_service_pb2.MoveMilestoneRequest, _journey_service_pb2.MoveMilestoneResponse]
     """Moves a criteria milestone to another position among its siblings."""
+    ApplyJourney: _grpc.UnaryUnaryMultiCallable[_journey_service_pb2.ApplyJourneyRequest, _journey_service_pb2.ApplyJourneyResponse]
+    """Makes a journey what the document says, in one transaction: creates, updates, moves and deletes milestones, and
+    creates the journey itself if need be. The whole document is checked first; with any fault nothing changes. Applying a
+    document again changes nothing. A milestone that keeps its id, kind and parent keeps its audience and connections;
+    any other is deleted as by DeleteMilestone. FAILED_PRECONDITION when criteria of another journey name the audience
+    of a milestone to delete, ABORTED when the etag does not match.
+    """
+    GetJourneyVersion: _grpc.UnaryUnaryMultiCallable[_journey_service_pb2.GetJourneyVersionRequest, _journey_service_pb2.GetJourneyVersionResponse]
+    """Gets a version of a journey, past or current. NOT_FOUND when it does not exist or is no longer kept."""
+    ListJourneyVersions: _grpc.UnaryUnaryMultiCallable[_journey_service_pb2.ListJourneyVersionsRequest, _journey_service_pb2.ListJourneyVersionsResponse]
+    """Lists the versions of a journey, latest first. The server keeps the latest 100 past versions of a journey, and at
+    most 16 MiB of them.
+    """
 
 @_typing.type_check_only
 class JourneyServiceAsyncStub(JourneyServiceStub):
@@ -99,6 +112,19 @@ class JourneyServiceAsyncStub(JourneyServiceStub):
     """Copies a journey with its milestones, without connections."""
     MoveMilestone: _aio.UnaryUnaryMultiCallable[_journey_service_pb2.MoveMilestoneRequest, _journey_service_pb2.MoveMilestoneResponse]  # type: ignore[assignment]
     """Moves a criteria milestone to another position among its siblings."""
+    ApplyJourney: _aio.UnaryUnaryMultiCallable[_journey_service_pb2.ApplyJourneyRequest, _journey_service_pb2.ApplyJourneyResponse]  # type: ignore[assignment]
+    """Makes a journey what the document says, in one transaction: creates, updates, moves and deletes milestones, and
+    creates the journey itself if need be. The whole document is checked first; with any fault nothing changes. Applying a
+    document again changes nothing. A milestone that keeps its id, kind and parent keeps its audience and connections;
+    any other is deleted as by DeleteMilestone. FAILED_PRECONDITION when criteria of another journey name the audience
+    of a milestone to delete, ABORTED when the etag does not match.
+    """
+    GetJourneyVersion: _aio.UnaryUnaryMultiCallable[_journey_service_pb2.GetJourneyVersionRequest, _journey_service_pb2.GetJourneyVersionResponse]  # type: ignore[assignment]
+    """Gets a version of a journey, past or current. NOT_FOUND when it does not exist or is no longer kept."""
+    ListJourneyVersions: _aio.UnaryUnaryMultiCallable[_journey_service_pb2.ListJourneyVersionsRequest, _journey_service_pb2.ListJourneyVersionsResponse]  # type: ignore[assignment]
+    """Lists the versions of a journey, latest first. The server keeps the latest 100 past versions of a journey, and at
+    most 16 MiB of them.
+    """
 
 class JourneyServiceServicer(metaclass=_abc_1.ABCMeta):
     """Journeys and their milestones."""
@@ -204,5 +230,36 @@ class JourneyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_journey_service_pb2.MoveMilestoneResponse, _abc.Awaitable[_journey_service_pb2.MoveMilestoneResponse]]:
         """Moves a criteria milestone to another position among its siblings."""
+
+    @_abc_1.abstractmethod
+    def ApplyJourney(
+        self,
+        request: _journey_service_pb2.ApplyJourneyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_journey_service_pb2.ApplyJourneyResponse, _abc.Awaitable[_journey_service_pb2.ApplyJourneyResponse]]:
+        """Makes a journey what the document says, in one transaction: creates, updates, moves and deletes milestones, and
+        creates the journey itself if need be. The whole document is checked first; with any fault nothing changes. Applying a
+        document again changes nothing. A milestone that keeps its id, kind and parent keeps its audience and connections;
+        any other is deleted as by DeleteMilestone. FAILED_PRECONDITION when criteria of another journey name the audience
+        of a milestone to delete, ABORTED when the etag does not match.
+        """
+
+    @_abc_1.abstractmethod
+    def GetJourneyVersion(
+        self,
+        request: _journey_service_pb2.GetJourneyVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_journey_service_pb2.GetJourneyVersionResponse, _abc.Awaitable[_journey_service_pb2.GetJourneyVersionResponse]]:
+        """Gets a version of a journey, past or current. NOT_FOUND when it does not exist or is no longer kept."""
+
+    @_abc_1.abstractmethod
+    def ListJourneyVersions(
+        self,
+        request: _journey_service_pb2.ListJourneyVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_journey_service_pb2.ListJourneyVersionsResponse, _abc.Awaitable[_journey_service_pb2.ListJourneyVersionsResponse]]:
+        """Lists the versions of a journey, latest first. The server keeps the latest 100 past versions of a journey, and at
+        most 16 MiB of them.
+        """
 
 def add_JourneyServiceServicer_to_server(servicer: JourneyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

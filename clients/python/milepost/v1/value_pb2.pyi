@@ -21,7 +21,11 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Value(_message.Message):
-    """An attribute value. Its kind is kept as sent: the string "12" is not the number 12, and `true` is not 1."""
+    """An attribute value. Its kind is kept as sent: the string "12" is not the number 12, and `true` is not 1.
+
+    Without a kind it is null: no attribute of an event, an unset of a user attribute. Criteria do not take null; test with
+    `exists`, or `not` around it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -6,20 +6,22 @@ state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 from pyroaring import BitMap
 
-from engine.backends.base import EventRecord, Profile, Record, SeenNames, UserRecord
+from engine.backends.base import EventRecord, Profile, Record, UserRecord
+from engine.backends.local.account.caches import AccountCaches
+from engine.backends.local.account.forgotten_keys import keys_of_field, keys_of_input
 from engine.backends.local.account.name_catalog import Catalog
+from engine.backends.local.account.watches import Watches
 from engine.backends.local.attributes.index import Properties, Write
 from engine.backends.local.attributes.user_writes import UserRows, field_columns, write_columns
 from engine.backends.local.events import (
     ArrivedRows,
-    ColumnCache,
     ColumnNumbers,
     EventRow,
     EventTables,
@@ -41,17 +43,15 @@ from engine.backends.local.storage.step_cache import ANY_NAME, ReadKey, StepCach
 from engine.backends.local.storage.store import Store
 from engine.backends.local.storage.transactions import Writable
 from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT, UserRef
-from engine.backends.local.users.directory import Directory
+from engine.backends.local.users.directory import Directory, by_group
 from engine.backends.local.users.first_last_seen import FirstLastSeen
+from engine.backends.local.users.hash_table import UNKNOWN
 from engine.backends.local.users.id_index import UserIndex
 from engine.criteria.model import ConsentState
 from engine.errors import FailedPrecondition
 from engine.event_columns import EventColumns
 from engine.user_columns import UserColumns
 from engine.values import Micros, Value
-
-BUCKET_COLUMNS_MAX = 64
-"""(group, salt) columns of hashes that are cached, at eight bytes a user."""
 
 _NOBODY = BitMap(optimize=False)
 
@@ -72,7 +72,7 @@ class Account:
     """The state of one account. Call with the state lock held, inside a session of the page cache."""
 
     def __init__(
-        self, store: Store, page_cache: PageCache, columns: ColumnCache, names: Names, name: str
+        self, store: Store, page_cache: PageCache, caches: AccountCaches, names: Names, name: str
     ) -> None:
         self.name = name
         self.number = names.space(Space.ACCOUNT, NO_ACCOUNT).number(name)
@@ -82,10 +82,12 @@ class Account:
         self.event_attributes = names.space(Space.EVENT_ATTRIBUTE, self.number)
         self.fields = names.space(Space.FIELD, self.number)
         self.user_index = UserIndex(store.index, self.number, store.seed)
-        self.directory = Directory(page_cache, self.user_index, self.number, store.partitions)
+        self.directory = Directory(
+            page_cache, self.user_index, self.number, store.partitions, caches.partition_sets
+        )
         self.seen = FirstLastSeen(page_cache, self.number)
-        self.properties = Properties(page_cache, self.number)
-        self.tables = EventTables(store, self.number, store.groups, columns)
+        self.properties = Properties(page_cache, self.number, caches.terms)
+        self.tables = EventTables(store, self.number, store.groups, caches.columns)
         self.catalog = Catalog(
             self.groups,
             self.inputs,
@@ -95,16 +97,17 @@ class Account:
             self.tables,
             self.properties,
         )
-        self.cache = StepCache()
+        self.cache = StepCache(caches.steps)
+        self.watches = Watches()
         self._attribute_numbers = _EventAttributes(self.event_attributes)
         self._field_numbers: dict[tuple[FieldKind, str, str], int] = {}
-        self._buckets: dict[tuple[int, str], npt.NDArray[np.uint64]] = {}
+        self._buckets = caches.buckets
 
     # --- what the log says ---
 
-    def apply(self, records: Sequence[Record], repeated: Sequence[bool], sequence: int) -> set[UserRef]:
-        """Applies records in order, except those flagged as repeated. `sequence` is the arrival sequence
-        number of the first. Returns the refs of touched users.
+    def apply(self, records: Sequence[Record], repeated: Sequence[bool], sequence: int) -> dict[int, BitMap]:
+        """Applies records in order, except those flagged as repeated; the first has the arrival sequence
+        number after `sequence`. Returns the touched users by group.
         """
         self.seen.begin()
         self.properties.begin()
@@ -126,7 +129,9 @@ class Account:
                 self.properties.write(ref, self._writes(record, sequence))
         self.tables.add(rows)
         self._touch(changed)
-        return touched
+        touched_users = by_group(touched)
+        self.watches.changed(touched_users)
+        return touched_users
 
     def apply_columns(
         self, columns: EventColumns, sequence: int, yield_lock: Callable[[], None]
@@ -139,7 +144,10 @@ class Account:
         users = RowUsers(refs, columns.user_ids.codes)
         input_numbers = [self.inputs.number(name) for name in columns.inputs.entries]
         touched = self._see(users, input_numbers, columns)
+        self.watches.changed(touched)
         yield_lock()
+        # Readers in between have seen half of it.
+        self.watches.changed(touched)
         numbers = ColumnNumbers(
             inputs=input_numbers,
             names=[self.events.number(name) for name in columns.names.entries],
@@ -163,6 +171,7 @@ class Account:
         rows = UserRows(refs, columns.times, sequence, is_new)
         write_columns(self.properties, rows, field_columns(columns, self._field))
         self._touch(set())
+        self.watches.changed(touched)
         return touched
 
     def _see(
@@ -217,32 +226,41 @@ class Account:
         for touched in (self.properties.touched, self.seen.touched, self.directory.touched):
             touched.clear()
 
-    def erase(self, user_id: str) -> tuple[str, UserRef] | None:
-        """Removes the user that an id names, with its aliases. Returns its own id and ref, or None when there
-        is no such user.
-        """
-        canonical = self.directory.canonical(user_id)
-        ref = self.directory.find(canonical)
-        if ref is not None:
-            self._take(canonical, ref)
-        self.directory.unlink_aliases(canonical)
-        return None if ref is None else (canonical, ref)
+    def named(self, user_ids: Sequence[str]) -> dict[str, UserRef | None]:
+        """The users that ids name, by their own ids; None when there is no such user."""
+        own = list(dict.fromkeys(map(self.directory.canonical, user_ids)))
+        refs = self.directory.find_many(own).tolist()
+        return {user_id: None if ref == UNKNOWN else ref for user_id, ref in zip(own, refs, strict=True)}
 
-    def _take(
-        self, user_id: str, ref: UserRef
-    ) -> tuple[list[EventRow], dict[int, Write], dict[int, tuple[Micros, Micros]]]:
-        rows = self.tables.extract(ref >> GROUP_SHIFT, ref & DENSE_MASK)
+    def retire(self, users: Mapping[str, UserRef]) -> None:
+        """Removes users, by their own ids, with their aliases and all their data but events. No answer has
+        them any more, and `remove_events_of` them is still to be called.
+        """
+        for user_id, ref in users.items():
+            self._take(user_id, ref)
+            self.directory.unlink_aliases(user_id)
+        self._touch(set())
+        self.cache.clear()
+
+    def _take(self, user_id: str, ref: UserRef) -> tuple[dict[int, Write], dict[int, tuple[Micros, Micros]]]:
         writes = self.properties.take(ref)
         times = self.seen.take(tuple(self.inputs.names), ref)
         self.directory.retire(user_id, ref)
-        self._touch(set())
+        self.watches.changed(by_group([ref]))
+        return writes, times
+
+    def remove_events_of(self, users: Mapping[int, BitMap], yield_lock: Callable[[], None]) -> None:
+        """Removes the events of retired users, by group. Calls `yield_lock` from time to time."""
+        for group, dense in users.items():
+            self.tables.remove_users(group, np.array(dense, np.uint32), yield_lock)
         self.cache.clear()
-        return rows, writes, times
+        self.watches.changed(users)
 
     def remove_events(self, before: Micros) -> None:
         """Removes all events before an instant. Users and their first/last seen times stay."""
         removed = self.tables.remove_before(before)
         self._touch({("events", *table) for table in removed})
+        self.watches.changed_for_all()
 
     def check_alias(self, from_user_id: str, to_user_id: str) -> bool:
         """Whether the alias does not exist yet. Raises FailedPrecondition when it would close a cycle
@@ -272,7 +290,8 @@ class Account:
         if before is None:
             self.directory.link(from_user_id, to_user_id)
             return None
-        rows, writes, times = self._take(from_user_id, before)
+        rows = self.tables.extract(before >> GROUP_SHIFT, before & DENSE_MASK)
+        writes, times = self._take(from_user_id, before)
         self.directory.link(from_user_id, to_user_id)
         after = int(self.directory.refs([to_user_id])[0])
         for row in rows:
@@ -283,7 +302,35 @@ class Account:
         self.seen.give(after, times)
         self._touch(set())
         self.cache.clear()
+        self.watches.changed(by_group([after]))
         return before, after
+
+    # --- forgetting ---
+
+    def users_below(self, name: str) -> int:
+        """Number of users of the account, or of the inputs of one of its workspaces or an input, by name."""
+        if name == self.name:
+            return self.directory.size()
+        return self.universe_size([each for each in self.inputs.numbers if _is_below(each, name)])
+
+    def forget(self, name: str) -> list[bytes]:
+        """Forgets the account, or one of its workspaces or inputs, which has no users. Returns the prefixes
+        of the keys to delete.
+        """
+        prefixes: list[bytes] = []
+        for number in self._forgotten(self.inputs, lambda each: _is_below(each, name)):
+            self.tables.drop(number)
+            prefixes += keys_of_input(self.number, number)
+        for number in self._forgotten(self.fields, lambda field: _is_below(_workspace_with(field), name)):
+            prefixes += keys_of_field(self.number, number)
+        self._field_numbers.clear()
+        self.cache.clear()
+        return prefixes
+
+    def _forgotten(self, space: NameSpace, is_gone: Callable[[str], bool]) -> Iterator[int]:
+        """Forgets the names that are gone, and returns their numbers."""
+        for name in [each for each in space.numbers if is_gone(each)]:
+            yield space.forget(name)
 
     # --- profiles and names ---
 
@@ -316,31 +363,30 @@ class Account:
             consents=consents,
         )
 
-    def universe_size(self, inputs: Sequence[str]) -> int:
+    def universe_size(self, inputs: Sequence[str], pause: Callable[[], None] = lambda: None) -> int:
         """Number of users that belong to at least one of the inputs."""
         numbers = [number for name in inputs if (number := self.inputs.find(name)) is not None]
-        return sum(len(self.seen.users(numbers, group)) for group in range(self.groups))
+        users = 0
+        for group in range(self.groups):
+            users += len(self.seen.users(numbers, group, pause=pause))
+            pause()
+        return users
 
-    def seen_names(self) -> SeenNames:
-        """Every event name, user attribute and event attribute that occurs in the data."""
-        fields = (field_of(name) for name in self.fields.numbers)
-        return SeenNames(
-            events=frozenset(self.events.numbers),
-            user_attributes=frozenset(field.key for field in fields if field.kind is FieldKind.ATTRIBUTE),
-            event_attributes=frozenset(self.event_attributes.numbers),
-        )
-
-    def bucket_column(self, group: int, salt: str) -> npt.NDArray[np.uint64]:
-        """`bucket_of(salt, user id)` of every dense id of a group."""
-        column = self._buckets.pop((group, salt), None)
+    def bucket_column(
+        self, group: int, salt: str, pause: Callable[[], None] = lambda: None
+    ) -> npt.NDArray[np.uint64]:
+        """`bucket_of(salt, user id)` of every dense id of a group that was given before the call."""
+        cache_key = self.number, group, salt
+        column = self._buckets.get(cache_key)
         known = 0 if column is None else len(column)
-        if column is None or known < self.directory.counts[group]:
-            ids = self.directory.all_user_ids(group, known)
-            fresh = bucket_hashes(salt, ids)
-            column = fresh if column is None else np.concatenate((column, fresh))
-        self._buckets[group, salt] = column
-        if len(self._buckets) > BUCKET_COLUMNS_MAX:
-            del self._buckets[next(iter(self._buckets))]
+        count = self.directory.counts[group]
+        if column is None or known < count:
+            pieces = [] if column is None else [column]
+            for ids in self.directory.pages_of_user_ids(group, known, count):
+                pieces.append(bucket_hashes(salt, ids))
+                pause()
+            column = np.concatenate(pieces) if pieces else np.empty(0, np.uint64)
+            self._buckets.put(cache_key, column, column.nbytes + len(salt))
         return column
 
     # --- checkpointing ---
@@ -367,6 +413,17 @@ class Account:
         """Takes back a checkpoint that did not commit. The event tables detect that themselves."""
         self.directory.rollback()
         self.properties.rollback()
+
+
+def _is_below(name: str, above: str) -> bool:
+    """Whether a resource name is `above` or below it."""
+    return name == above or name.startswith(f"{above}/")
+
+
+def _workspace_with(field: str) -> str:
+    """The workspace of a field that is an attribute; "" for other fields."""
+    found = field_of(field)
+    return found.scope if found.kind is FieldKind.ATTRIBUTE else ""
 
 
 def bucket_hashes(salt: str, user_ids: Sequence[str]) -> npt.NDArray[np.uint64]:

@@ -51,7 +51,7 @@ class Catalog:
         self._sorted_events: list[str] = []
         self._sorted_attributes: list[AttributePlace] = []
         self._attribute_numbers: dict[AttributePlace, int] = {}
-        self._fields_known = 0
+        self._fields_version = -1
 
     # --- events ---------------------------------------------------------------------------------------------
 
@@ -126,7 +126,10 @@ class Catalog:
 
     def user_attribute(self, place: AttributePlace) -> AttributeFacts | Unfinished | None:
         """The figures of an attribute. None: no user has it. UNFINISHED: ask again."""
-        number = self._attribute_numbers[place]
+        number = self._attribute_numbers.get(place)
+        if number is None:
+            # Forgotten since the places were listed.
+            return None
         users: dict[Kind, int] = {}
         for stored_kind in (*Kind, EMPTY_LIST):
             kind = Kind.LIST if stored_kind == EMPTY_LIST else Kind(stored_kind)
@@ -151,7 +154,7 @@ class Catalog:
         )
 
     def _sort_attributes(self) -> None:
-        if self._fields_known == len(self._fields.numbers):
+        if self._fields_version == self._fields.version:
             return
         self._attribute_numbers = {
             (field.key, field.scope): number
@@ -159,7 +162,7 @@ class Catalog:
             if (field := field_of(name)).kind is FieldKind.ATTRIBUTE
         }
         self._sorted_attributes = sorted(self._attribute_numbers)
-        self._fields_known = len(self._fields.numbers)
+        self._fields_version = self._fields.version
 
 
 def _from(names: list[str], prefix: str, start: str) -> Iterator[str]:

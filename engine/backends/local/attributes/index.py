@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import array
 import functools
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -26,10 +28,11 @@ from engine.backends.local.attributes.profile_codec import (
     encode_updates,
 )
 from engine.backends.local.attributes.profile_codec import Write as Write
-from engine.backends.local.attributes.term_dictionary import TermDictionaries
+from engine.backends.local.attributes.term_dictionary import TermDictionaries, TermDictionary
 from engine.backends.local.attributes.write_times import PageSpans, Span, WriteTimes
-from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask
+from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask, ids_of
 from engine.backends.local.storage.keys import Family, key, parts_of
+from engine.backends.local.storage.matching import VALUES_PER_CHECK, passing_values
 from engine.backends.local.storage.page_cache import (
     ABSENT_NUMBER,
     ABSENT_TIME,
@@ -48,7 +51,11 @@ from engine.backends.local.storage.page_cache import (
 from engine.backends.local.storage.ranges import Ranges
 from engine.backends.local.storage.step_cache import ReadKey
 from engine.backends.local.storage.transactions import missing_keys
+from engine.backends.local.storage.turns import PAUSE_PAGES, Unshared
+from engine.backends.local.storage.unwritten import Unwritten
 from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT, UserRef, UserRefs
+from engine.bounded_cache import BoundedCache
+from engine.criteria.operators import Matcher
 from engine.values import Kind, Micros, Value, kind_of
 
 TEXT_IN_KEY_BYTES_MAX = 256
@@ -70,12 +77,14 @@ _TEXT: MessageCodec[str] = MessageCodec(str, str)
 class Properties:
     """The fields of one account's users. Call with the state lock held."""
 
-    def __init__(self, page_cache: PageCache, account: int) -> None:
+    def __init__(
+        self, page_cache: PageCache, account: int, terms: BoundedCache[bytes, TermDictionary]
+    ) -> None:
         self._page_cache = page_cache
         self._account = account
-        self._fresh_values: dict[bytes, set[bytes]] = {}
-        self._writing_values: dict[bytes, set[bytes]] = {}
-        self._term_dictionaries = TermDictionaries()
+        self._new_values: Unwritten[bytes, set[bytes]] = Unwritten(set.union)
+        """By prefix, keys of values that no stored user had."""
+        self._term_dictionaries = TermDictionaries(terms)
         self.write_times = WriteTimes(page_cache, account, self.users_with, self._unkept_profile)
         self._open: dict[tuple[int, int, int], CachedPage[Any]] = {}
         """Pages of the current run of writes: columns by (field, kind, page), presence by (field, kind,
@@ -287,7 +296,7 @@ class Properties:
         cached = self._page_cache.get(prefix + value_key_suffix(stored_value), BITMAP)
         if not cached.value:
             # Empty bitmaps are not stored, so enumeration has to find this one in memory.
-            self._fresh_values.setdefault(prefix, set()).add(cached.key)
+            self._new_values.fresh.setdefault(prefix, set()).add(cached.key)
             if len(stored_value) > TEXT_IN_KEY_BYTES_MAX:
                 self._set_text(cached.key, stored_value.decode())
         return cached
@@ -299,20 +308,18 @@ class Properties:
 
     def prepare(self) -> None:
         """Prepares a checkpoint, before the dirty pages are collected."""
-        self._writing_values, self._fresh_values = self._fresh_values, {}
+        self._new_values.prepare()
 
     def commit(self) -> None:
         """Finishes a checkpoint that has committed."""
-        for prefix, values in self._writing_values.items():
+        for prefix, values in self._new_values.writing.items():
             plain = prefix + PLAIN_SUFFIX
             self._term_dictionaries.add(plain, [v[len(plain) :] for v in values if v.startswith(plain)])
-        self._writing_values = {}
+        self._new_values.commit()
 
     def rollback(self) -> None:
         """Takes back a checkpoint that did not commit."""
-        for prefix, values in self._writing_values.items():
-            self._fresh_values.setdefault(prefix, set()).update(values)
-        self._writing_values = {}
+        self._new_values.rollback()
 
     # --- answers ---
 
@@ -340,24 +347,60 @@ class Properties:
         cached = self._page_cache.find(stored_key, BITMAP)
         return BitMap() if cached is None else cached.value
 
-    def texts(
-        self, field: int, kind: Kind, group: int, literal: bytes = b""
-    ) -> Iterator[tuple[str, Callable[[], BitMap]]]:
-        """String values or list elements of a field, with users that are loaded on demand. Includes at least
-        the strings that contain the literal. A value may come twice.
-        """
+    def with_texts(self, field: int, kind: Kind, group: int, matcher: Matcher, read: Unshared) -> BitMap:
+        """Users with a string, or an element of a list, that passes a test on strings."""
         prefix = key(Family.FIELD_VALUE, self._account, field, kind, group)
-        fresh = self._fresh_values.get(prefix, set()) | self._writing_values.get(prefix, set())
         plain = prefix + PLAIN_SUFFIX
-        for value in self._term_dictionaries.get(plain, lambda: self._stored(plain)).containing(literal):
-            yield value.decode(), functools.partial(self._found, plain + value)
-        long_keys = self._page_cache.reading().keys(prefix + DIGEST_SUFFIX)
-        for value_key in (*long_keys, *sorted(fresh)):
-            yield self._text_of(value_key, prefix), functools.partial(self._found, value_key)
+        fresh = self._new_values.fresh.get(prefix, set()) | self._new_values.writing.get(prefix, set())
+        # Everything that is there now: what comes while others go first concerns users that change.
+        apart = [*map(bytes, self._page_cache.reading().keys(prefix + DIGEST_SUFFIX)), *sorted(fresh)]
+        terms = self._terms(plain, read)
+        with read.released():
+            passing = terms.passing(matcher, read)
+        users = BitMap(optimize=False)
+        for number, value in enumerate(passing, 1):
+            users |= self._found(plain + value)
+            if number % PAUSE_PAGES == 0:
+                read.pause()
+        for start in range(0, len(apart), PAUSE_PAGES):
+            read.pause()
+            users |= self._with_apart(apart[start : start + PAUSE_PAGES], prefix, matcher, read)
+        return users
 
-    def _stored(self, prefix: bytes) -> Iterator[bytes]:
-        """The suffixes of the keys stored under the prefix."""
-        return (found[len(prefix) :] for found in self._page_cache.reading().keys(prefix))
+    def _with_apart(
+        self, value_keys: Sequence[bytes], prefix: bytes, matcher: Matcher, read: Unshared
+    ) -> BitMap:
+        """Users of those values that pass. They are not in the term dictionary: long ones and new ones."""
+        read.looked_at += len(value_keys)
+        # A value that lost its last user may be gone.
+        texts = {self._text_of(each, prefix): each for each in value_keys if self._found(each)}
+        with read.released(is_brief=True):
+            passed = passing_values(matcher, list(texts), read.check)
+        users = BitMap(optimize=False)
+        for each, passes in zip(texts.values(), passed.tolist(), strict=True):
+            if passes:
+                users |= self._found(each)
+        return users
+
+    def _terms(self, plain: bytes, read: Unshared) -> TermDictionary:
+        """The term dictionary of the short strings that are stored under a prefix."""
+        dictionaries = self._term_dictionaries
+        found = dictionaries.find(plain)
+        if found is None:
+            version = dictionaries.version
+            with self._page_cache.newest() as txn, read.released():
+                found = TermDictionary(_checking(txn.keys(plain), len(plain), read))
+            dictionaries.put(plain, found, version)
+        return found
+
+    def texts_in_order(
+        self, field: int, kind: Kind, group: int
+    ) -> Iterator[tuple[str, Callable[[], BitMap]]]:
+        """As `texts`, read one by one, for those who need only a few. Some may have no users left."""
+        prefix = key(Family.FIELD_VALUE, self._account, field, kind, group)
+        fresh = self._new_values.fresh.get(prefix, set()) | self._new_values.writing.get(prefix, set())
+        for value_key in itertools.chain(sorted(fresh), self._page_cache.reading().keys(prefix)):
+            yield self._text_of(value_key, prefix), functools.partial(self._found, value_key)
 
     def _text_of(self, value_key: bytes, prefix: bytes) -> str:
         suffix = value_key[len(prefix) :]
@@ -370,29 +413,59 @@ class Properties:
             raise missing_keys(text_key(value_key))
         return cached.value
 
-    def match_column(self, field: int, kind: Kind, group: int, ranges: Ranges, count: int) -> BitMap:
+    def match_column(
+        self,
+        field: int,
+        kind: Kind,
+        group: int,
+        ranges: Ranges,
+        count: int,
+        pause: Callable[[], None] = lambda: None,
+    ) -> BitMap:
         """Users of the group (of `count` ids) whose number or time lies in the ranges."""
         mask = np.zeros(count, np.bool_)
         codec = column_codec(kind)
         for start in range(0, count, PAGE_USERS):
+            if (start >> PAGE_BITS) % PAUSE_PAGES == 0:
+                pause()
             cached = self._page_cache.find(self._column_key(field, kind, group, start), codec)
             if cached is not None:
                 mask[start : start + PAGE_USERS] = ranges.holds(as_numpy(cached.value)[: count - start])
         return bitmap_of_mask(mask)
 
     def match_users(
-        self, fields: Iterable[int], group: int, users: BitMap, passes: Callable[[Value], bool]
+        self, fields: Sequence[int], group: int, users: BitMap, matcher: Matcher, read: Unshared
     ) -> BitMap:
         """The users, out of a few, for which some field passes; read from their profiles."""
-        passing = []
-        for dense in users:
-            profile = self.profile(group << GROUP_SHIFT | dense)
-            for field in fields:
-                write = profile.get(field)
-                if write is not None and write[2] is not None and passes(write[2]):
-                    passing.append(dense)
-                    break
-        return BitMap(passing, optimize=False)
+        passing = BitMap(optimize=False)
+        dense = ids_of(users).tolist()
+        for start in range(0, len(dense), PAUSE_PAGES):
+            if start:
+                read.pause()
+            found = [
+                (each, write[2])
+                for each in dense[start : start + PAUSE_PAGES]
+                for write in self._writes(group << GROUP_SHIFT | each, fields)
+                if write[2] is not None
+            ]
+            # Searching a string may take longer than others should wait; everything else is quickly tested.
+            with read.released(is_brief=True) if matcher.program_bytes else nullcontext():
+                passed = passing_values(matcher, [value for _, value in found], read.check)
+            passing.update(each for (each, _), passes in zip(found, passed.tolist(), strict=True) if passes)
+        return passing
+
+    def _writes(self, ref: UserRef, fields: Sequence[int]) -> Iterator[Write]:
+        """The user's writes to some fields."""
+        profile = self.profile(ref)
+        return (write for field in fields if (write := profile.get(field)) is not None)
+
+
+def _checking(keys: Iterable[bytes], skipped: int, read: Unshared) -> Iterator[bytes]:
+    """The keys from an offset on. Looks at the deadline from time to time."""
+    for number, found in enumerate(keys):
+        if number % VALUES_PER_CHECK == 0:
+            read.check()
+        yield bytes(found[skipped:])
 
 
 def column_codec(kind: Kind) -> ColumnCodec:

@@ -28,6 +28,7 @@ from engine.backends.local.attributes.index import (
     text_key,
     value_suffix,
 )
+from engine.backends.local.catalog.ranks import Rank, first_ranks
 from engine.backends.local.storage.keys import Family, key
 from engine.backends.local.storage.page_cache import BITMAP, U32_BYTES, PageCache, as_numpy
 from engine.backends.local.storage.transactions import ReadTransaction
@@ -35,10 +36,6 @@ from engine.errors import DataLoss
 from engine.values import Kind, kind_of
 
 VALUES_PER_CHECK = 1_024
-
-
-_Rank = tuple[int, int, Any]
-"""Sort key of a value: minus its users, its kind, and the value."""
 
 
 class ValueCounts:
@@ -79,18 +76,16 @@ class ValueCounts:
         """Up to `limit` values after `after`: strings that start with `prefix`, or values of all kinds when
         it is empty.
         """
-        ranks: Iterable[_Rank] = self._strings(prefix)
+        ranks: Iterable[Rank] = self._strings(prefix)
         if not prefix:
             numbers = (self._column(kind, after, limit) for kind in (Kind.NUMBER, Kind.TIME))
             ranks = itertools.chain(ranks, self._bools(), *numbers)
-        if after is not None:
-            last = (-after.users, int(kind_of(after.value)), after.value)
-            ranks = (rank for rank in ranks if rank > last)
-        return [ValueCount(value, -negative) for negative, _, value in heapq.nsmallest(limit, ranks)]
+        last = None if after is None else (-after.users, int(kind_of(after.value)), after.value)
+        return [ValueCount(value, -negative) for negative, _, value in first_ranks(ranks, last, limit)]
 
     # --- strings and elements of lists ----------------------------------------------------------------------
 
-    def _strings(self, prefix: str) -> Iterator[_Rank]:
+    def _strings(self, prefix: str) -> Iterator[Rank]:
         wanted, kind = prefix.encode(), int(Kind.STRING)
         scans = [
             self._scan(self._value_prefix(kind, group), wanted)
@@ -146,7 +141,7 @@ class ValueCounts:
 
     # --- other kinds ----------------------------------------------------------------------------------------
 
-    def _bools(self) -> Iterator[_Rank]:
+    def _bools(self) -> Iterator[Rank]:
         for value in (False, True):
             suffix = value_suffix(value)
             users = sum(self._users(self._value_prefix(Kind.BOOL, group), suffix) for group in self._groups)
@@ -160,7 +155,7 @@ class ValueCounts:
         stored = self._txn.get(value_prefix + suffix)
         return 0 if stored is None else _size(stored)
 
-    def _column(self, kind: Kind, after: ValueCount | None, limit: int) -> Iterator[_Rank]:
+    def _column(self, kind: Kind, after: ValueCount | None, limit: int) -> Iterator[Rank]:
         """The first numbers or times after `after`."""
         pages = [page for group in self._groups for page in self._present(kind, group)]
         if not pages:

@@ -17,5 +17,7 @@ from engine.backends.local.events.model import ResolvedSelection as ResolvedSele
 from engine.backends.local.events.model import ResolvedSequence as ResolvedSequence
 from engine.backends.local.events.model import RowCondition as RowCondition
 from engine.backends.local.events.part import TimeSpan as TimeSpan
+from engine.backends.local.events.tables import BRIEF_USERS_MAX as BRIEF_USERS_MAX
 from engine.backends.local.events.tables import EventStatistics as EventStatistics
 from engine.backends.local.events.tables import EventTables as EventTables
+from engine.backends.local.events.tables import TakesLong as TakesLong

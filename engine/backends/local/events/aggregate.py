@@ -15,8 +15,8 @@ from engine.backends.local.events.columns import NumberColumn, doubles_between, 
 from engine.backends.local.events.decimals import integer_bounds
 from engine.backends.local.events.distinct import distinct_days, distinct_values
 from engine.backends.local.events.model import ResolvedEventMatch
-from engine.backends.local.events.part import Part, derived_of_all
-from engine.backends.local.events.select import Universe, lasting_parts, selected
+from engine.backends.local.events.part import Part
+from engine.backends.local.events.select import Universe, kept_of_all, lasting_parts, selected
 from engine.backends.local.events.sums import NumberRows, Totals, average_passing, sum_passing
 from engine.backends.local.storage.arrays import Bools, Floats, Ints, Uint32s, smallest
 from engine.criteria.model import Aggregate
@@ -86,14 +86,19 @@ class _Counts:
 
 def count_rows(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> Ints:
     """Number of rows of each slot."""
+    if universe.is_one_user:
+        # Its rows need not be told apart.
+        rows_of_user = sum(len(rows.row_slots) for rows in selected(parts, step.selection, universe))
+        return np.array([rows_of_user])
     peak = sum(part.record.peak for part in parts)
     counts: Ints = np.zeros(universe.slots, np.min_scalar_type(peak))
     start, end = step.selection.time.start, step.selection.time.end
     lasting, others = lasting_parts(parts, step.selection, universe)
     if lasting:
-        universe.looked_at += sum(part.record.users for part in lasting)
-        derived_of_all(lasting, Aggregate.COUNT, lambda: _Counts.of_parts(lasting)).add_to(counts)
+        kept = kept_of_all(lasting, Aggregate.COUNT, universe, lambda _: _Counts.of_parts(lasting))
+        kept.add_to(counts)
     for part in others:
+        universe.check()
         if universe.ids is None and step.selection.where is None and part.within(start, end):
             universe.looked_at += part.record.users
             _add_whole_part(counts, part)
@@ -143,124 +148,111 @@ def _totals(
     totals = Totals.of_rows(rows, universe.slots)
     if not lasting:
         return totals, lambda: rows
-    universe.looked_at += sum(part.record.users for part in lasting)
 
-    def added() -> Totals:
-        whole = Universe(lasting, None)
+    def added(whole: Universe) -> Totals:
         return Totals.of_rows(_number_rows(lasting, step, whole), whole.slots).kept()
 
-    totals = totals.plus(derived_of_all(lasting, (Totals, step.of), added))
+    totals = totals.plus(kept_of_all(lasting, (Totals, step.of), universe, added))
     return totals, lambda: _number_rows(parts, step, universe)
 
 
 @dataclass(frozen=True, slots=True)
-class _Extremes:
-    """The least or greatest number of each slot, and the slots that have one."""
+class _OneEach:
+    """One number for each slot, such as the least or the last one, and the slots that have one."""
 
     numbers: Floats
     present: Bools
+
+    @classmethod
+    def none(cls, slots: int, number: float = 0.0) -> _OneEach:
+        """No slot has one."""
+        return cls(np.full(slots, number), np.zeros(slots, np.bool_))
 
     @property
     def nbytes(self) -> int:
         return self.numbers.nbytes + self.present.nbytes
 
-    @classmethod
-    def of_rows(cls, rows: Iterable[NumberRows], slot_count: int, better: np.ufunc) -> _Extremes:
-        extremes = np.full(slot_count, np.inf if better is np.minimum else -np.inf)
-        present = np.zeros(slot_count, np.bool_)
-        for piece, numbers in rows:
-            slots = piece.slots
-            best = better.reduceat(numbers.doubles, piece.starts[:-1])
-            extremes[slots] = better(extremes[slots], best)
-            present[slots] = True
-        return cls(extremes, present)
-
-    def take_in(self, other: _Extremes, better: np.ufunc) -> None:
-        """Adds others, with at most as many slots."""
-        count = len(other.present)
-        better(self.numbers[:count], other.numbers, out=self.numbers[:count])
-        self.present[:count] |= other.present
+    def pass_(self, intervals: Iterable[Interval]) -> Bools:
+        """Mask of slots with a number in the intervals."""
+        passed = np.zeros(len(self.numbers), np.bool_)
+        for interval in intervals:
+            passed |= doubles_between(self.numbers, interval)
+        return passed & self.present
 
 
 def _extreme(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe, better: np.ufunc) -> Bools:
+    """MIN and MAX."""
     lasting, others = lasting_parts(parts, step.selection, universe)
-    extremes = _Extremes.of_rows(_number_rows(others, step, universe), universe.slots, better)
+
+    def best_of(some: Sequence[Part], within: Universe) -> _OneEach:
+        best = _OneEach.none(within.slots, np.inf if better is np.minimum else -np.inf)
+        for piece, numbers in _number_rows(some, step, within):
+            slots = piece.slots
+            of_slot = better.reduceat(numbers.doubles, piece.starts[:-1])
+            best.numbers[slots] = better(best.numbers[slots], of_slot)
+            best.present[slots] = True
+        return best
+
+    best = best_of(others, universe)
     if lasting:
-        universe.looked_at += sum(part.record.users for part in lasting)
-
-        def gathered() -> _Extremes:
-            whole = Universe(lasting, None)
-            return _Extremes.of_rows(_number_rows(lasting, step, whole), whole.slots, better)
-
-        extremes.take_in(derived_of_all(lasting, (step.aggregate, step.of), gathered), better)
-    return _numbers_pass(extremes.numbers, extremes.present, step.intervals)
+        tag = (step.aggregate, step.of)
+        kept = kept_of_all(lasting, tag, universe, lambda whole: best_of(lasting, whole))
+        count = len(kept.present)
+        better(best.numbers[:count], kept.numbers, out=best.numbers[:count])
+        best.present[:count] |= kept.present
+    return best.pass_(step.intervals)
 
 
 def _at_end(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> Bools:
     """FIRST and LAST: by time, at equal times by arrival."""
     lasting, others = lasting_parts(parts, step.selection, universe)
-    ends = _Ends(np.zeros(universe.slots), np.zeros(universe.slots, np.bool_))
-    low = min((part.record.time_min for part in lasting), default=0)
+    ends = _OneEach.none(universe.slots)
+    low = min((part.live_start for part in lasting), default=0)
     high = max((part.record.time_max for part in lasting), default=0)
     if not lasting or any(part.overlaps(low, high + 1) for part in others):
-        ends.approach(parts, step, universe)
-        return _numbers_pass(ends.numbers, ends.present, step.intervals)
+        _approach(ends, parts, step, universe)
+        return ends.pass_(step.intervals)
 
-    def gathered() -> _Ends:
-        whole = Universe(lasting, None)
-        found = _Ends(np.zeros(whole.slots), np.zeros(whole.slots, np.bool_))
-        found.approach(lasting, step, whole)
+    def gathered(whole: Universe) -> _OneEach:
+        found = _OneEach.none(whole.slots)
+        _approach(found, lasting, step, whole)
         return found
 
-    universe.looked_at += sum(part.record.users for part in lasting)
     before = [part for part in others if part.record.time_max < low]
-    after = [part for part in others if part.record.time_min > high]
+    # Rows below a part's floor are removed: what is live of it may begin later than the part.
+    after = [part for part in others if part.live_start > high]
     further, nearer = (after, before) if step.aggregate is Aggregate.FIRST else (before, after)
-    ends.approach(further, step, universe)
-    ends.overrule(derived_of_all(lasting, (step.aggregate, step.of), gathered))
-    ends.approach(nearer, step, universe)
-    return _numbers_pass(ends.numbers, ends.present, step.intervals)
+    _approach(ends, further, step, universe)
+    kept = kept_of_all(lasting, (step.aggregate, step.of), universe, gathered)
+    count = len(kept.present)
+    np.copyto(ends.numbers[:count], kept.numbers, where=kept.present)
+    ends.present[:count] |= kept.present
+    _approach(ends, nearer, step, universe)
+    return ends.pass_(step.intervals)
 
 
-@dataclass(frozen=True, slots=True)
-class _Ends:
-    """The first or last number of each slot so far, and the slots that have one."""
-
-    numbers: Floats
-    present: Bools
-
-    @property
-    def nbytes(self) -> int:
-        return self.numbers.nbytes + self.present.nbytes
-
-    def overrule(self, nearer: _Ends) -> None:
-        """Takes over the numbers of a time range nearer to the wanted end. It has at most as many slots."""
-        count = len(nearer.present)
-        np.copyto(self.numbers[:count], nearer.numbers, where=nearer.present)
-        self.present[:count] |= nearer.present
-
-    def approach(self, parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> None:
-        """Continues with parts nearer to the wanted end than all before."""
-        first = step.aggregate is Aggregate.FIRST
-        sign = 1 if first else -1
-        furthest = np.iinfo(np.int64).max
-        ordered = _approaching(parts, first)
-        compared = universe.slots if any(overlaps for _, overlaps in ordered) else 0
-        times, sequences = np.full(compared, furthest), np.full(compared, furthest)
-        for part, overlaps in ordered:
-            for rows, column in _number_rows((part,), step, universe):
-                ends = rows.starts[:-1] if first else rows.starts[1:] - 1
-                slots = rows.slots
-                if overlaps:
-                    # Times left by an earlier range are further from the end than anything in this one.
-                    time = sign * rows.at(rows.part.times())[ends]
-                    sequence = sign * rows.at(rows.part.sequences())[ends]
-                    nearer = (time < times[slots]) | ((time == times[slots]) & (sequence < sequences[slots]))
-                    slots, ends = slots[nearer], ends[nearer]
-                    times[slots] = time[nearer]
-                    sequences[slots] = sequence[nearer]
-                self.numbers[slots] = column.doubles[ends]
-                self.present[slots] = True
+def _approach(ends: _OneEach, parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> None:
+    """Replaces ends by those of parts nearer to the wanted end of time than all before."""
+    first = step.aggregate is Aggregate.FIRST
+    sign = 1 if first else -1
+    furthest = np.iinfo(np.int64).max
+    ordered = _approaching(parts, first)
+    compared = universe.slots if any(overlaps for _, overlaps in ordered) else 0
+    times, sequences = np.full(compared, furthest), np.full(compared, furthest)
+    for part, overlaps in ordered:
+        for rows, column in _number_rows((part,), step, universe):
+            at = rows.starts[:-1] if first else rows.starts[1:] - 1
+            slots = rows.slots
+            if overlaps:
+                # Times left by an earlier range are further from the end than anything in this one.
+                time = sign * rows.at(rows.part.times())[at]
+                sequence = sign * rows.at(rows.part.sequences())[at]
+                nearer = (time < times[slots]) | ((time == times[slots]) & (sequence < sequences[slots]))
+                slots, at = slots[nearer], at[nearer]
+                times[slots] = time[nearer]
+                sequences[slots] = sequence[nearer]
+            ends.numbers[slots] = column.doubles[at]
+            ends.present[slots] = True
 
 
 def _approaching(parts: Sequence[Part], first: bool) -> list[tuple[Part, bool]]:
@@ -278,10 +270,3 @@ def _approaching(parts: Sequence[Part], first: bool) -> list[tuple[Part, bool]]:
     if first:
         stretches.reverse()
     return [(part, len(stretch) > 1) for stretch in stretches for part in stretch]
-
-
-def _numbers_pass(numbers: Floats, present: Bools, intervals: Iterable[Interval]) -> Bools:
-    passed = np.zeros(len(numbers), np.bool_)
-    for interval in intervals:
-        passed |= doubles_between(numbers, interval)
-    return passed & present

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import enum
 import itertools
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol, TypeVar, cast
 
 from engine.backends.local.storage.transactions import Readable, ReadTransaction, missing_keys
+from engine.bounded_cache import BoundedCache
 
 COLUMN_CACHE_BYTES_DEFAULT = 48 << 20
 
@@ -31,55 +31,16 @@ class Sized(Protocol):
 S = TypeVar("S", bound=Sized)
 
 
-class ColumnCache:
+class ColumnCache(BoundedCache[Key, Sized]):
     """Decoded columns of all event tables of a store, up to a limit in bytes."""
 
     def __init__(self, bytes_max: int = COLUMN_CACHE_BYTES_DEFAULT) -> None:
-        self._bytes_max = bytes_max
-        self._bytes = 0
-        self._held: OrderedDict[Key, tuple[Sized, int]] = OrderedDict()
+        super().__init__("columns", bytes_max)
         self._numbers = itertools.count()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the columns."""
-        return self._bytes
-
-    def limit(self, bytes_max: int) -> None:
-        """Sets the limit in bytes. It applies from the next column on."""
-        self._bytes_max = bytes_max
 
     def holder(self) -> int:
         """A number for a new owner of columns, unique in this cache."""
         return next(self._numbers)
-
-    def get(self, key: Key) -> Sized | None:
-        """The column, or None."""
-        held = self._held.get(key)
-        if held is None:
-            return None
-        self._held.move_to_end(key)
-        return held[0]
-
-    def put(self, key: Key, column: Sized) -> None:
-        """Adds the column and evicts others when the limit is exceeded."""
-        self.drop(key)
-        size = column.nbytes
-        self._held[key] = (column, size)
-        self._bytes += size
-        while self._bytes > self._bytes_max and len(self._held) > 1:
-            self._bytes -= self._held.popitem(last=False)[1][1]
-
-    def put_if_room(self, key: Key, column: Sized) -> None:
-        """Adds the column if nothing has to be evicted for it."""
-        if self._bytes + column.nbytes <= self._bytes_max:
-            self.put(key, column)
-
-    def drop(self, key: Key) -> None:
-        """Drops the column."""
-        held = self._held.pop(key, None)
-        if held is not None:
-            self._bytes -= held[1]
 
 
 class Keeping(enum.Enum):
@@ -101,18 +62,42 @@ class Loader:
         self._txn: ReadTransaction | None = None
         self._keeping = Keeping.ALL
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a session is open."""
+        return self._txn is not None
+
     @contextmanager
-    def session(self) -> Iterator[ReadTransaction]:
-        """Everything loaded in the block comes from one state. Sessions may nest."""
+    def session(self, txn: ReadTransaction | None = None) -> Iterator[ReadTransaction]:
+        """Everything loaded in the block comes from one state: that of `txn` or, without, the newest.
+        Sessions without one may nest.
+        """
         if self._txn is not None:
             yield self._txn
             return
-        with self._index.reading() as txn:
-            self._txn = txn
+        with nullcontext(txn) if txn is not None else self._index.reading() as opened:
+            self._txn = opened
             try:
-                yield txn
+                yield opened
             finally:
                 self._txn = None
+
+    def newest(self) -> AbstractContextManager[ReadTransaction]:
+        """A read transaction over what is stored now, for use with and without the lock."""
+        return self._index.reading()
+
+    def alongside(self, txn: ReadTransaction) -> Loader:
+        """Another loader with the same cache, which reads this transaction alone and needs no lock."""
+        other = Loader(self._index, self.cache)
+        other._txn = txn
+        return other
+
+    def fixed(self, txn: ReadTransaction) -> Loader:
+        """Another loader, which reads this transaction alone, keeps nothing, and needs no lock."""
+        fixed = Loader(self._index, ColumnCache(0))
+        fixed._txn = txn
+        fixed._keeping = Keeping.NOTHING
+        return fixed
 
     @contextmanager
     def keeping(self, keeping: Keeping) -> Iterator[None]:
@@ -127,10 +112,10 @@ class Loader:
         """Puts a column in the cache."""
         match self._keeping:
             case Keeping.ALL:
-                self.cache.put(cache_key, column)
-            case Keeping.WHAT_FITS:
-                self.cache.put_if_room(cache_key, column)
-            case Keeping.NOTHING:
+                self.cache.put(cache_key, column, column.nbytes)
+            case Keeping.WHAT_FITS if self.cache.has_room(column.nbytes):
+                self.cache.put(cache_key, column, column.nbytes)
+            case _:
                 pass
 
     def column(self, cache_key: Key, key: bytes, decode: Callable[[memoryview], S]) -> S:

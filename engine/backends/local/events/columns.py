@@ -17,8 +17,10 @@ MessagePack, one after the other, compressed (`engine.backends.local.storage.com
 
 from __future__ import annotations
 
+import functools
 import struct
-from collections.abc import Hashable, Iterable, Sequence
+import weakref
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -40,6 +42,7 @@ from engine.backends.local.storage.arrays import (
     unpack_integers,
 )
 from engine.backends.local.storage.compression import compressed, decompressed
+from engine.backends.local.storage.matching import passing_values
 from engine.criteria.operators import Matcher
 from engine.criteria.ranges import Interval
 from engine.values import Kind, Value
@@ -91,7 +94,7 @@ class NumberColumn:
         doubles = None if self._doubles is None else self._doubles[positions]
         return NumberColumn(None, mantissas, self.exponent, doubles)
 
-    def passing(self, matcher: Matcher) -> Bools:
+    def passing(self, matcher: Matcher, check: Callable[[], None]) -> Bools:
         passed = np.zeros(len(self), np.bool_)
         for interval in matcher.numbers:
             passed |= self.between(interval)
@@ -131,7 +134,7 @@ class TimeColumn:
     def at(self, positions: Ints | slice) -> TimeColumn:
         return TimeColumn(None, self.times[positions])
 
-    def passing(self, matcher: Matcher) -> Bools:
+    def passing(self, matcher: Matcher, check: Callable[[], None]) -> Bools:
         passed = np.zeros(len(self.times), np.bool_)
         for span in matcher.instants:
             end = None if span.end is None else span.end - 1
@@ -159,27 +162,30 @@ class Entries:
         self._blob = blob
         self._values = values
         # The last test and its result: the same test often runs over a part repeatedly.
-        self.passing: tuple[Matcher, Bools] | None = None
+        self.passing: tuple[weakref.ref[Matcher], Bools] | None = None
 
     @property
     def values(self) -> list[Value]:
         """The entries by code."""
-        if self._values is None:
-            array = struct.pack(">BI", _ARRAY32_HEADER, self.count) + decompressed(self._blob)
-            values: list[Value] = _ENTRIES_DECODER[self.kind].decode(array)
-            self._values, self._blob = values, b""
-        return self._values
+        # The blob first: another thread that decodes it sets the values before it drops the blob.
+        blob, values = self._blob, self._values
+        if values is None:
+            array = struct.pack(">BI", _ARRAY32_HEADER, self.count) + decompressed(blob)
+            values = _ENTRIES_DECODER[self.kind].decode(array)
+            self._values = values
+            self._blob = b""
+        return values
 
     def pack(self) -> bytes:
         return self._blob or compressed(b"".join(map(_encoder.encode, self.values)))
 
-    def test(self, matcher: Matcher) -> Bools:
-        """Mask of entries that pass. Each is tested once."""
+    def test(self, matcher: Matcher, check: Callable[[], None]) -> Bools:
+        """Mask of entries that pass. Each is tested once. `check` is called now and then and may raise."""
         last = self.passing
-        if last is not None and last[0] is matcher:
+        if last is not None and last[0]() is matcher:
             return last[1]
-        passed = np.fromiter(map(matcher.passes, self.values), np.bool_, self.count)
-        self.passing = (matcher, passed)
+        passed = passing_values(matcher, self.values, check)
+        self.passing = (weakref.ref(matcher), passed)
         return passed
 
 
@@ -220,14 +226,14 @@ class DictionaryColumn:
         entries = Entries(self.entries.kind, len(used), values=[values[code] for code in used.tolist()])
         return DictionaryColumn(self.positions, smallest(codes), entries)
 
-    def passing(self, matcher: Matcher) -> Bools:
+    def passing(self, matcher: Matcher, check: Callable[[], None]) -> Bools:
         if len(self.codes) < self.entries.count:
             # A few rows of a large dictionary: test only their entries.
             used, codes = np.unique(self.codes, return_inverse=True)
             values = self.entries.values
-            outcomes = np.fromiter((matcher.passes(values[code]) for code in used), np.bool_, len(used))
+            outcomes: Bools = passing_values(matcher, [values[code] for code in used.tolist()], check)
             return outcomes[codes]
-        entries = self.entries.test(matcher)
+        entries = self.entries.test(matcher, check)
         passing = np.flatnonzero(entries)
         if len(passing) == 1:
             # Comparing small integers is several times faster than looking each one up.
@@ -366,13 +372,20 @@ def doubles_between(values: Floats, interval: Interval) -> Bools:
     return passed
 
 
+@functools.cache
+def _limits_of(dtype: np.dtype[Any]) -> tuple[int, int]:
+    """The least and the greatest integer of a type."""
+    limits = np.iinfo(dtype)
+    return int(limits.min), int(limits.max)
+
+
 def integers_between(values: Ints, low: int | None, high: int | None) -> Bools:
     """Mask of integers in [low, high], of any size. None: unbounded."""
-    limits = np.iinfo(values.dtype)
-    if (low is not None and low > limits.max) or (high is not None and high < limits.min):
+    least, most = _limits_of(values.dtype)
+    if (low is not None and low > most) or (high is not None and high < least):
         return np.zeros(len(values), np.bool_)
-    above = None if low is None or low <= limits.min else values >= low
-    below = None if high is None or high >= limits.max else values <= high
+    above = None if low is None or low <= least else values >= low
+    below = None if high is None or high >= most else values <= high
     if above is not None and below is not None:
         return above & below
     only = above if above is not None else below

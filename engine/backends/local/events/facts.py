@@ -5,16 +5,17 @@ Only parts with tombstones are read. A checkpoint rewrites those sooner or later
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
+from engine.backends.local.events.columns import DictionaryColumn
 from engine.backends.local.events.frame import ColumnKey
 from engine.backends.local.events.part import Part, TimeSpan
 from engine.backends.local.events.table import Table
 from engine.criteria.model import EventType
-from engine.values import Micros
+from engine.values import Kind, Micros, Value
 
 
 class TableFacts(NamedTuple):
@@ -109,6 +110,60 @@ def column_spans(tables: Iterable[Table]) -> dict[ColumnKey, TimeSpan]:
             if span is not None:
                 found[tag] = span if known is None else known.joined(span)
     return found
+
+
+def kinds_of(tables: Iterable[Table], attribute: int, enough: Collection[Kind]) -> set[Kind]:
+    """The kinds of an attribute's values. Once one of `enough` is found, others may be left out. Call within
+    a session.
+    """
+    found: set[Kind] = set()
+    doubtful: list[tuple[Part, Kind]] = []
+    for part in (part for table in tables for part in live_parts(table)):
+        kinds = [kind for number, kind in part.record.columns if number == attribute]
+        if part.has_tombstones:
+            doubtful += [(part, kind) for kind in kinds]
+        else:
+            found.update(kinds)
+        if not found.isdisjoint(enough):
+            return found
+    for part, kind in doubtful:
+        if kind not in found and _live_column_span(part, (attribute, kind)) is not None:
+            found.add(kind)
+    return found
+
+
+def texts_of(tables: Iterable[Table], attribute: int, parts_max: int) -> tuple[Iterator[str], bool]:
+    """The strings of an attribute, alone or in lists, from the latest `parts_max` parts; and whether these
+    are all parts. A string may come twice. Call within a session, and read within it.
+    """
+    kinds = (Kind.STRING, Kind.LIST)
+    parts = [
+        part
+        for table in tables
+        for part in live_parts(table)
+        if any((attribute, kind) in part.record.columns for kind in kinds)
+    ]
+    parts.sort(key=lambda part: part.record.time_max, reverse=True)
+    columns = ((part, part.column(attribute, kind)) for part in parts[:parts_max] for kind in kinds)
+    values = (
+        value
+        for part, column in columns
+        if isinstance(column, DictionaryColumn)
+        for value in _live_entries(part, column)
+    )
+    texts = (text for value in values for text in (value if isinstance(value, tuple) else (str(value),)))
+    return texts, len(parts) <= parts_max
+
+
+def _live_entries(part: Part, column: DictionaryColumn) -> Iterable[Value]:
+    """The distinct values of live rows."""
+    live = part.live_rows()
+    if live is None:
+        return column.entries.values
+    if column.positions is not None:
+        live = live[column.positions]
+    codes = np.unique(column.codes[live]).tolist()
+    return (column.entries.values[code] for code in codes)
 
 
 def _live_column_span(part: Part, tag: ColumnKey) -> TimeSpan | None:

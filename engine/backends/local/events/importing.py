@@ -150,13 +150,15 @@ def sets_of(batches: Sequence[ArrivedRows]) -> Iterator[tuple[ArrivedTable, RowS
     users = (refs & DENSE_MASK).astype(np.uint32)
     times = _one([batch.times for batch in batches])[order]
     sequences = _one([batch.sequence + 1 + np.arange(len(batch)) for batch in batches])[order]
-    columns = {key: _SortedValues(key[1], found, order) for key, found in _merged(batches).items()}
-    ends = np.cumsum(np.bincount(codes, minlength=len(tables))).tolist()
-    for table, start, end in zip(tables, [0, *ends], ends, strict=False):
-        pieces = {
-            key: piece for key, column in columns.items() if (piece := column.piece(start, end)) is not None
-        }
-        yield table, RowSet(users[start:end], times[start:end], sequences[start:end], pieces)
+    ends = np.cumsum(np.bincount(codes, minlength=len(tables)))
+    pieces: list[dict[ColumnKey, Column]] = [{} for _ in tables]
+    for key, found in _merged(batches).items():
+        for at, piece in _SortedValues(key[1], found, order).pieces(ends):
+            pieces[at][key] = piece
+    bounds = [0, *ends.tolist()]
+    for at, table in enumerate(tables):
+        start, end = bounds[at : at + 2]
+        yield table, RowSet(users[start:end], times[start:end], sequences[start:end], pieces[at])
 
 
 def _one(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
@@ -199,13 +201,25 @@ class _SortedValues:
         self._positions, rows_kept = reordered(rows, order)
         self._column = column.at(rows_kept)
 
-    def piece(self, start: int, end: int) -> Column | None:
-        """Values of rows start to end; None when no row has a value."""
-        first, last = start, end
-        if self._positions is not None:
-            first, last = np.searchsorted(self._positions, (start, end)).tolist()
-            if first == last:
-                return None
+    def pieces(self, ends: Int64s) -> Iterator[tuple[int, Column]]:
+        """The values of each table that has any, with the table's number. `ends` are the ends of the tables'
+        rows.
+        """
+        starts = np.concatenate([[0], ends[:-1]])
+        if self._positions is None:
+            firsts, lasts, used = starts, ends, np.arange(len(ends))
+        else:
+            # A column may have few values, and a batch many columns and tables.
+            used = np.unique(np.searchsorted(ends, self._positions, side="right"))
+            firsts = np.searchsorted(self._positions, starts[used])
+            lasts = np.searchsorted(self._positions, ends[used])
+            starts, ends = starts[used], ends[used]
+        rows = (used.tolist(), starts.tolist(), ends.tolist(), firsts.tolist(), lasts.tolist())
+        for at, start, end, first, last in zip(*rows, strict=True):
+            yield at, self._piece(start, end, first, last)
+
+    def _piece(self, start: int, end: int, first: int, last: int) -> Column:
+        """The values `first` to `last`, those of the rows `start` to `end`."""
         piece = self._column.at(slice(first, last))
         if self._positions is not None and last - first < end - start:
             piece.positions = self._positions[first:last] - start

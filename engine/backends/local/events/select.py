@@ -7,18 +7,20 @@ no more than that user's rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from pyroaring import BitMap
 
+from engine.backends.local.events.cache import Sized
 from engine.backends.local.events.columns import Column, at_rows, integers_between
 from engine.backends.local.events.model import (
     ResolvedSelection,
     RowCondition,
 )
-from engine.backends.local.events.part import Part
+from engine.backends.local.events.part import Part, derived_of_all
 from engine.backends.local.storage.arrays import Bools, Int64s, Ints, Positions, Uint32s, runs
 from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask, ids_of
 from engine.criteria.conditions import WhereAll, WhereAny, WhereAttribute, WhereNot
@@ -29,11 +31,18 @@ PROBE_COST = 64
 """Looking up one user in a part costs about as much as reading this many of its users in order."""
 
 
+S = TypeVar("S", bound=Sized)
+
+
 class Universe:
     """The users that may be in the answer, and their slots."""
 
-    def __init__(self, parts: Sequence[Part], users: BitMap | None) -> None:
+    def __init__(
+        self, parts: Sequence[Part], users: BitMap | None, check: Callable[[], None] = lambda: None
+    ) -> None:
+        """`check` is called from time to time and may raise."""
         self._users = users
+        self.check = check
         self.looked_at = 0
         """Rows read so far; for parts read as a whole, their users."""
         total = sum(part.record.users for part in parts)
@@ -45,6 +54,11 @@ class Universe:
             if self.ids is None
             else len(self.ids)
         )
+
+    @property
+    def is_one_user(self) -> bool:
+        """Whether there is one slot, of one user."""
+        return self.ids is not None and self.slots == 1
 
     def bitmap(self, passed: Bools) -> BitMap:
         """The users whose slots passed."""
@@ -67,6 +81,8 @@ class Rows:
     @cached_property
     def starts(self) -> Int64s:
         """Start of each user's rows among these, followed by their number."""
+        if self.row_slots[0] == self.row_slots[-1]:
+            return np.array([0, len(self.row_slots)])
         return runs(self.row_slots)
 
     @cached_property
@@ -99,13 +115,14 @@ class Rows:
 
 def select_rows(part: Part, selection: ResolvedSelection, universe: Universe) -> Rows | None:
     """The rows of a part that are selected; None when there are none."""
+    universe.check()
     rows = _universe_rows(part, universe)
     universe.looked_at += len(rows.row_slots)
     start, end = selection.time.start, selection.time.end
     if not part.within(start, end):
         rows = _filtered(rows, _in_time(rows.at(part.times()), start, end))
     if selection.where is not None and len(rows.row_slots):
-        rows = _filtered(rows, condition_holds(selection.where, part, rows.positions, len(rows.row_slots)))
+        rows = _filtered(rows, _holds(selection.where, rows, universe.check))
     return rows if len(rows.row_slots) else None
 
 
@@ -136,6 +153,16 @@ def lasting_parts(
     return lasting, others
 
 
+def kept_of_all(
+    lasting: Sequence[Part], tag: Hashable, universe: Universe, derive: Callable[[Universe], S]
+) -> S:
+    """What `derive` makes of all rows of lasting parts, over every user; cached while there is room, until
+    one of the parts changes.
+    """
+    universe.looked_at += sum(part.record.users for part in lasting)
+    return derived_of_all(lasting, tag, lambda: derive(Universe(lasting, None, universe.check)))
+
+
 def _universe_rows(part: Part, universe: Universe) -> Rows:
     if universe.ids is not None:
         slots, positions = part.rows_of(universe.ids)
@@ -157,36 +184,38 @@ def _in_time(times: Int64s, start: int | None, end: int | None) -> Bools:
     return integers_between(times, start, None if end is None else end - 1)
 
 
-def condition_holds(condition: RowCondition, part: Part, positions: Positions | None, count: int) -> Bools:
-    """Mask over `count` rows at `positions` (None = all of the part): whether the condition holds."""
+def _holds(condition: RowCondition, rows: Rows, check: Callable[[], None]) -> Bools:
+    """Mask of the rows for which the condition holds."""
+    count = len(rows.row_slots)
     match condition:
         case WhereAll(conditions=conditions):
             held = np.ones(count, np.bool_)
             for child in conditions:
-                held &= condition_holds(child, part, positions, count)
+                held &= _holds(child, rows, check)
             return held
         case WhereAny(conditions=conditions):
             held = np.zeros(count, np.bool_)
             for child in conditions:
-                held |= condition_holds(child, part, positions, count)
+                held |= _holds(child, rows, check)
             return held
         case WhereNot(condition=child):
-            return ~condition_holds(child, part, positions, count)
+            return ~_holds(child, rows, check)
         case WhereAttribute():
-            return _attribute_passes(condition, part, positions, count)
+            return _attribute_passes(condition, rows, check)
 
 
 def _attribute_passes(
-    condition: WhereAttribute[int, ResolvedTest], part: Part, positions: Positions | None, count: int
+    condition: WhereAttribute[int, ResolvedTest], rows: Rows, check: Callable[[], None]
 ) -> Bools:
     matcher = matcher_of(condition.test)
-    held = np.zeros(count, np.bool_)
+    held = np.zeros(len(rows.row_slots), np.bool_)
     for kind in matcher.kinds:
-        column = part.column(condition.key, kind)
+        check()
+        column = rows.part.column(condition.key, kind)
         if column is None:
             continue
-        found, values = at_rows(column, positions)
-        passed = values.passing(matcher)
+        found, values = at_rows(column, rows.positions)
+        passed = values.passing(matcher, check)
         if found is None:
             held |= passed
         else:

@@ -38,6 +38,7 @@ from engine.backends.local.events.slices import (
     rows_by_child,
     rows_by_slice,
 )
+from engine.backends.local.storage.arrays import Uint32s
 from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask
 from engine.backends.local.storage.keys import Family, key, parts_of
 from engine.backends.local.storage.transactions import ReadTransaction, Writable, missing_keys
@@ -183,7 +184,7 @@ class Table:
             for part in parts:
                 mask[part.live_counts()[0] if part.has_tombstones else part.users()] = True
             users = _Users(bitmap_of_mask(mask))
-            self._loader.cache.put(self._users_key, users)
+            self._loader.cache.put(self._users_key, users, users.nbytes)
         return len(users.ids)
 
     def _kept_users(self) -> _Users | None:
@@ -234,7 +235,7 @@ class Table:
         users = self._kept_users()
         if users is not None:
             users.ids |= bitmap_of(part.users())
-            self._loader.cache.put(self._users_key, users)
+            self._loader.cache.put(self._users_key, users, users.nbytes)
         while self._fresh and self._fresh[-1].record.rows < 2 * part.record.rows:
             frame = Frame.concatenated((self._fresh.pop().frame(), part.frame()))
             part = Part.of_frame(self._loader, frame)
@@ -246,31 +247,29 @@ class Table:
         type_ = EventType(event_type)
         rows: list[EventRow] = []
         self._flush_pending()
-        for slice_key, parts in (
-            *self._loaded_slices().items(),
-            (None, [*self._checkpointing, *self._fresh]),
-        ):
-            for part in parts:
-                if not part.has_user(user):
-                    continue
-                for row in part.rows_of_user(user).tolist():
-                    time, sequence, attributes = part.row(row)
-                    rows.append(
-                        EventRow(group, user, input_number, name_number, type_, time, sequence, attributes)
-                    )
-                part.remove(user)
-                if slice_key is not None:
-                    self._new_tombstones.add(slice_key)
-        self._fresh = [part for part in self._fresh if part.is_live]
-        # A checkpoint under way has written these rows already, so they get a tombstone there too.
-        for slice_key, part in self._staged_parts():
-            if part.has_user(user):
-                part.remove(user)
-                self._new_tombstones.add(slice_key)
-        users = self._kept_users()
-        if users is not None:
-            users.ids.discard(user)
+        stored = (part for _, part in _parts_in(self._loaded_slices()))
+        for part in (*stored, *self._checkpointing, *self._fresh):
+            for row in part.rows_of_user(user).tolist():
+                time, sequence, attributes = part.row(row)
+                rows.append(
+                    EventRow(group, user, input_number, name_number, type_, time, sequence, attributes)
+                )
+        self.remove_users(np.array([user], np.uint32))
         return rows
+
+    def remove_users(self, users: Uint32s) -> None:
+        """Removes the rows of some users, sorted."""
+        self._flush_pending()
+        for part in (*self._checkpointing, *self._fresh):
+            part.remove(users)
+        self._fresh = [part for part in self._fresh if part.is_live]
+        # A checkpoint under way has written its rows already, so they get a tombstone there too.
+        for slice_key, part in (*_parts_in(self._loaded_slices()), *self._staged_parts()):
+            if part.remove(users):
+                self._new_tombstones.add(slice_key)
+        kept = self._kept_users()
+        if kept is not None:
+            kept.ids -= bitmap_of(users)
 
     def remove_before(self, instant: Micros) -> bool:
         """Removes all rows before the instant; False when there are none."""
@@ -290,8 +289,7 @@ class Table:
     def _staged_parts(self) -> Iterator[tuple[SliceKey, Part]]:
         return _parts_in(self._staged.slices if self._staged else {})
 
-    # --- checkpointing
-    # --------------------------------------------------------------------------------------------
+    # --- checkpointing --------------------------------------------------------------------------------------
 
     def has_work(self, allowances: Allowances) -> bool:
         """Whether a checkpoint has work to do here."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import NamedTuple
 
 from pyroaring import BitMap
@@ -11,7 +11,15 @@ from pyroaring import BitMap
 from engine.backends.local.events.aggregate import passing
 from engine.backends.local.events.cache import ColumnCache, Keeping, Loader
 from engine.backends.local.events.compaction import Allowances
-from engine.backends.local.events.facts import TableFacts, column_spans, extent_of, facts_of
+from engine.backends.local.events.facts import (
+    TableFacts,
+    column_spans,
+    extent_of,
+    facts_of,
+    kinds_of,
+    live_parts,
+    texts_of,
+)
 from engine.backends.local.events.frame import ColumnKey
 from engine.backends.local.events.importing import ArrivedRows, sets_of
 from engine.backends.local.events.model import (
@@ -24,17 +32,25 @@ from engine.backends.local.events.part import Part, TimeSpan
 from engine.backends.local.events.select import Universe
 from engine.backends.local.events.sequence import sequence_passing
 from engine.backends.local.events.table import Table
+from engine.backends.local.storage.arrays import Uint32s
 from engine.backends.local.storage.keys import Family, key, parts_of
 from engine.backends.local.storage.store import Store
 from engine.backends.local.storage.transactions import ReadTransaction, Writable
+from engine.backends.local.storage.turns import Unshared
+from engine.criteria.conditions import tests_in
+from engine.criteria.operators import matcher_of
 from engine.criteria.ranges import ALL_NUMBERS
-from engine.values import MICROS_PER_DAY, Micros
+from engine.values import MICROS_PER_DAY, Kind, Micros
 
 ARRIVED_ROWS_MAX = 1 << 16
 """Rows from column batches that are buffered, then cut into tables together."""
 
 PENDING_ROWS_MAX = 1 << 15
 """Rows buffered as objects, about a kilobyte each, before they become columns."""
+
+BRIEF_USERS_MAX = 64
+"""Users of whom no more than `BRIEF_ROWS_MAX` rows are read with the lock held."""
+BRIEF_ROWS_MAX = 1 << 14
 
 _Short = tuple[int, int, int]
 """A table of an account and group: input number, name number, event type."""
@@ -46,6 +62,10 @@ ReadTable = tuple[int, int, int]
 
 SLICE_MICROS = 7 * MICROS_PER_DAY
 """Time read beyond the window, about: rows lie in slices of days and weeks. In microseconds."""
+
+
+class TakesLong(Exception):
+    """A question takes longer than the lock should be held for."""
 
 
 class _Group:
@@ -64,6 +84,14 @@ class _Group:
         self._by_name.setdefault((input_number, name_number), []).append(table)
         self._by_input.setdefault(input_number, []).append(table)
         self._by_event.setdefault(name_number, []).append(table)
+
+    def drop(self, input_number: int) -> None:
+        """Removes the tables of an input."""
+        for table in self._by_input.pop(input_number, ()):
+            _, _, name_number, event_type, _ = table.key
+            del self.tables[input_number, name_number, event_type]
+            self._by_name.pop((input_number, name_number), None)
+            self._by_event[name_number].remove(table)
 
     def selected(self, selection: ResolvedSelection) -> Iterator[Table]:
         """The tables of the inputs, name and type."""
@@ -104,17 +132,17 @@ class EventTables:
     def __init__(self, store: Store, account: int, groups: int, cache: ColumnCache | None = None) -> None:
         """`cache` is shared by the accounts of a store. None: the account gets its own."""
         self._account = account
-        self._loader = Loader(store.index, cache or ColumnCache())
+        self._loader = Loader(store.index, ColumnCache() if cache is None else cache)
         self._groups = [_Group() for _ in range(groups)]
         self._staged: list[Table] = []
+        self._is_read_briefly = False
+        """Whether a block of `reading` runs; the lock is held as long."""
         self._pending_rows = 0
         self._arrived: list[ArrivedRows] = []
         self._arrived_rows = 0
         self._turn = 0
         self._checkpoint_number = 0
         self._checkpoint_key = key(Family.EVENT_CHECKPOINT, account)
-        self.rows_looked_at = 0
-        """Rows read so far; for parts read as a whole, their users. Callers take differences."""
         with self._loader.session() as txn:
             self._checkpoint_number = self._committed_checkpoint(txn)
             for found, stored in txn.scan(key(Family.EVENT_TABLE, account)):
@@ -171,6 +199,21 @@ class EventTables:
         rows.sort(key=lambda row: row.sequence)
         return rows
 
+    def remove_users(self, group: int, users: Uint32s, yield_lock: Callable[[], None]) -> None:
+        """Removes the rows of some users of a group, sorted. Calls `yield_lock` between tables."""
+        with self._session():
+            tables = list(self._groups[group].tables.values())
+        for table in tables:
+            with self._session():
+                table.remove_users(users)
+            yield_lock()
+
+    def drop(self, input_number: int) -> None:
+        """Drops the tables of an input, which have no rows of a user. The caller deletes what is stored."""
+        with self._session():
+            for group in self._groups:
+                group.drop(input_number)
+
     def remove_before(self, instant: Micros) -> list[ReadTable]:
         """Removes every row before the instant. Returns the tables that had such rows."""
         with self._session():
@@ -194,28 +237,81 @@ class EventTables:
 
     # --- asking ---------------------------------------------------------------------------------------------
 
-    def match(self, group: int, step: ResolvedEventMatch, users: BitMap | None = None) -> BitMap:
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Questions in the block are answered from one state, which is opened once. Raises TakesLong for one
+        that takes long: the lock is held in the block.
+        """
+        before, self._is_read_briefly = self._is_read_briefly, True
+        try:
+            with self._session():
+                yield
+        finally:
+            self._is_read_briefly = before
+
+    def match(
+        self, group: int, step: ResolvedEventMatch, users: BitMap | None = None, read: Unshared | None = None
+    ) -> BitMap:
         """The users of the group, among `users` (None = all), that the step holds for."""
-        with self._session():
-            parts = self._parts(group, step.selection)
-            if not parts or (users is not None and not users):
+        read = read or Unshared()
+        if self._is_read_briefly and users:
+            # Without what a longer read needs, which takes as long as the rest.
+            return _matching(self._brief_parts(group, (step.selection,), users)[0], step, users, read)
+        with self._as_now(group, (step.selection,), users, read) as ((parts,), among):
+            return _matching(parts, step, among, read)
+
+    def match_sequence(
+        self, group: int, step: ResolvedSequence, users: BitMap | None = None, read: Unshared | None = None
+    ) -> BitMap:
+        """The users of the group, among `users` (None = all), that have the sequence."""
+        read = read or Unshared()
+        with self._as_now(group, step.steps, users, read) as (parts_of, among):
+            if not all(parts_of):
                 return BitMap(optimize=False)
-            universe = Universe(parts, users)
-            passed = passing(parts, step, universe)
-            self.rows_looked_at += universe.looked_at
+            every_part = list({id(part): part for parts in parts_of for part in parts}.values())
+            universe = Universe(every_part, among, read.check)
+            steps = list(zip(step.steps, parts_of, strict=True))
+            passed = sequence_passing(steps, step.within, universe)
+            read.looked_at += universe.looked_at
             return universe.bitmap(passed)
 
-    def match_sequence(self, group: int, step: ResolvedSequence, users: BitMap | None = None) -> BitMap:
-        """The users of the group, among `users` (None = all), that have the sequence."""
-        with self._session():
-            steps = [(selection, self._parts(group, selection)) for selection in step.steps]
-            if not all(parts for _, parts in steps) or (users is not None and not users):
-                return BitMap(optimize=False)
-            every_part = list({id(part): part for _, parts in steps for part in parts}.values())
-            universe = Universe(every_part, users)
-            passed = sequence_passing(steps, step.within, universe)
-            self.rows_looked_at += universe.looked_at
-            return universe.bitmap(passed)
+    @contextmanager
+    def _as_now(
+        self, group: int, selections: Sequence[ResolvedSelection], users: BitMap | None, read: Unshared
+    ) -> Iterator[tuple[list[list[Part]], BitMap | None]]:
+        """The parts of each selection and the users, as they are now. The block runs without the lock when
+        it may take long; parts and columns do not change in it.
+        """
+        with ExitStack() as stack:
+            if users is not None and not users:
+                yield [[] for _ in selections], users
+                return
+            # A session alone says nothing: a checkpoint lets others read while its own is open.
+            if self._is_read_briefly:
+                yield self._brief_parts(group, selections, users), users
+                return
+            txn = stack.enter_context(self._loader.newest())
+            # The tables as of this transaction, which has everything that their parts refer to.
+            with self._session(txn):
+                parts_of = [self._parts(group, selection) for selection in selections]
+                if not any(parts_of) or _is_brief(parts_of, selections, users):
+                    yield parts_of, users
+                    return
+                loader = self._loader.alongside(txn)
+                copies = {id(part): part.as_now(loader) for parts in parts_of for part in parts}
+            users = None if users is None else users.copy()
+            is_brief = users is not None and len(users) <= BRIEF_USERS_MAX
+            stack.enter_context(read.released(is_brief=is_brief))
+            yield [[copies[id(part)] for part in parts] for parts in parts_of], users
+
+    def _brief_parts(
+        self, group: int, selections: Sequence[ResolvedSelection], users: BitMap | None
+    ) -> list[list[Part]]:
+        """The parts of each selection, within a block of `reading`. Raises TakesLong."""
+        parts_of = [self._parts(group, selection) for selection in selections]
+        if not _is_brief(parts_of, selections, users):
+            raise TakesLong
+        return parts_of
 
     def users(self, group: int, selection: ResolvedSelection, users: BitMap | None = None) -> BitMap:
         """The users of the group, among `users` (None = all), that have any event in the selection."""
@@ -230,7 +326,7 @@ class EventTables:
             if part.is_live
         ]
 
-    # --- what there is --------------------------------------------------------------------------------------
+    # --- figures --------------------------------------------------------------------------------------------
 
     def names_through(self, input_number: int) -> set[int]:
         """Event names of an input. Some may have no rows left."""
@@ -251,6 +347,46 @@ class EventTables:
         with self._session():
             return column_spans(self._named(name_number, input_number))
 
+    def has_events(self, group: int, selection: ResolvedSelection) -> bool:
+        """Whether the group has an event of these inputs, name and type."""
+        with self._session():
+            tables = self._groups[group].selected(selection)
+            return any(True for table in tables for _ in live_parts(table))
+
+    def kinds(
+        self, group: int, selection: ResolvedSelection, attribute: int, enough: Collection[Kind] = ()
+    ) -> set[Kind]:
+        """The kinds of an attribute of the group's events of these inputs, name and type. Once one of
+        `enough` is found, others may be left out.
+        """
+        with self._session():
+            return kinds_of(self._groups[group].selected(selection), attribute, enough)
+
+    @contextmanager
+    def texts(
+        self, group: int, selection: ResolvedSelection, attribute: int, parts_max: int
+    ) -> Iterator[tuple[Iterator[str], bool]]:
+        """Strings of an attribute of the group's events of these inputs, name and type, from the latest
+        parts, and whether these are all.
+        """
+        with self._session():
+            yield texts_of(self._groups[group].selected(selection), attribute, parts_max)
+
+    def frozen_parts(
+        self, name_number: int, input_number: int | None, attribute: int, txn: ReadTransaction
+    ) -> list[Part]:
+        """Copies of the parts in which events of a name, through one input or (None) all, have the attribute.
+        They stay as they are now and are read without the lock until `txn` ends, which began under it.
+        """
+        with self._session(txn):
+            loader = self._loader.fixed(txn)
+            return [
+                part.frozen(loader)
+                for table in self._named(name_number, input_number)
+                for part in live_parts(table)
+                if any(number == attribute for number, _ in part.record.columns)
+            ]
+
     def expected_rows(self, group: int, selection: ResolvedSelection) -> float:
         """Estimated rows of the group that a question reads, as if rows were spread evenly over time. It
         depends only on the number of rows and the length of the range: neither the position of the range nor
@@ -266,8 +402,7 @@ class EventTables:
     def _named(self, name_number: int, input_number: int | None) -> list[Table]:
         return [table for group in self._groups for table in group.named(name_number, input_number)]
 
-    # --- checkpointing
-    # --------------------------------------------------------------------------------------------
+    # --- checkpointing --------------------------------------------------------------------------------------
 
     def prepare(self, yield_lock: Callable[[], None] = lambda: None) -> None:
         """Decides what a checkpoint writes. It takes effect with the transaction of `write`.
@@ -304,11 +439,17 @@ class EventTables:
         with self._session():
             pass
 
+    def _session(self, txn: ReadTransaction | None = None) -> AbstractContextManager[None]:
+        """Opens one state of the index, that of `txn` or the newest, with the tables as of that state."""
+        if self._loader.is_open and txn is None:
+            self._place_arrived()
+            return _WITHIN_A_SESSION
+        return self._opened(txn)
+
     @contextmanager
-    def _session(self) -> Iterator[None]:
-        """Opens one state of the index, with the tables as of that state."""
-        with self._loader.session() as txn:
-            if self._staged and self._committed_checkpoint(txn) == self._checkpoint_number:
+    def _opened(self, txn: ReadTransaction | None) -> Iterator[None]:
+        with self._loader.session(txn) as opened:
+            if self._staged and self._committed_checkpoint(opened) == self._checkpoint_number:
                 for table in self._staged:
                     table.settle()
                 self._staged = []
@@ -342,3 +483,34 @@ class EventTables:
             events=sum(table.record.rows + table.fresh_rows for table in tables),
             bytes=sum(table.record.bytes for table in tables),
         )
+
+
+_WITHIN_A_SESSION = nullcontext()
+
+
+def _matching(parts: list[Part], step: ResolvedEventMatch, users: BitMap | None, read: Unshared) -> BitMap:
+    """The users, among `users` (None = all), that the step holds for in these parts."""
+    if not parts:
+        return BitMap(optimize=False)
+    universe = Universe(parts, users, read.check)
+    passed = passing(parts, step, universe)
+    read.looked_at += universe.looked_at
+    return universe.bitmap(passed)
+
+
+def _is_brief(
+    parts_of: Sequence[Sequence[Part]], selections: Sequence[ResolvedSelection], users: BitMap | None
+) -> bool:
+    """Whether a question about these users is answered within a fraction of a millisecond."""
+    if users is None or len(users) > BRIEF_USERS_MAX:
+        return False
+    rows = len(users) * sum(part.record.peak for parts in parts_of for part in parts)
+    return (
+        rows <= BRIEF_ROWS_MAX
+        and all(part.is_loaded for parts in parts_of for part in parts)
+        and not any(
+            matcher_of(each.test).program_bytes
+            for selection in selections
+            for each in tests_in(selection.where)
+        )
+    )

@@ -1,99 +1,39 @@
-"""Stored memberships: members of an audience, its change log, and dirty users.
+"""Stored memberships: states and members, change logs, dirty users and erased ids put together.
 
-A membership is a bitmap per group. Its change log has one record per refresh, with the bitmaps of users that
-entered and exited, so a million entries cost little. Within a record, changes are numbered group by group,
-entries before exits, ascending. Every operation is one durable transaction: a change that a consumer has read
-is never renumbered.
-
-Dirty users are kept in memory by *scope*. After a restart every user of a scope counts as dirty.
-
-The ids of erased users are kept apart while a stored change may still name them.
+Every operation is one durable transaction over all parts, which take the result over after its commit.
 """
 
 from __future__ import annotations
 
-import bisect
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 import msgspec
+import numpy as np
 from pyroaring import BitMap
 
-from engine.backends.base import Change, ChangePage, Membership
+from engine.backends.base import ChangePage, Membership, PublishedMembership
 from engine.backends.local.account.account import Account
+from engine.backends.local.membership.change_log import CHANGES_RETAINED_MAX, ChangeLog, GroupChanges
+from engine.backends.local.membership.dirty_users import DirtyUsers
+from engine.backends.local.membership.erased import ErasedIds, Exits
+from engine.backends.local.membership.published import (
+    FindsUsers,
+    IdChanges,
+    PublishedAccount,
+    Serves,
+    StoredMembers,
+)
+from engine.backends.local.membership.states import States, StoredState
 from engine.backends.local.storage.environment import Environment
-from engine.backends.local.storage.keys import Family, key
-from engine.backends.local.storage.page_cache import BITMAP, PageCache
+from engine.backends.local.storage.page_cache import PageCache
 from engine.backends.local.storage.transactions import WriteTransaction
-from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT, UserRef
-from engine.errors import CursorExpired, LimitExceeded, NotFound
+from engine.backends.local.storage.user_ref import UserRef, UserRefs
+from engine.backends.local.users.directory import by_group
+from engine.backends.local.users.hash_table import UNKNOWN
+from engine.errors import LimitExceeded
 from engine.values import Micros
-
-CHANGES_RETAINED_MAX = 5_000_000
-"""Changes kept for each audience, at least. The next refresh deletes whole records beyond this number."""
-
-
-class StoredState(msgspec.Struct, array_like=True):
-    """A membership without its members. `number` identifies the audience in keys."""
-
-    number: int
-    account: str
-    scope: str
-    size: int = 0
-    as_of: Micros = 0
-    revision: int = 0
-    first_sequence: int = 1
-    last_sequence: int = 0
-    entered_total: int = 0
-    exited_total: int = 0
-
-    def public(self) -> Membership:
-        """The state as callers of the backend see it."""
-        return Membership(
-            size=self.size,
-            as_of=self.as_of,
-            revision=self.revision,
-            first_sequence=self.first_sequence,
-            last_sequence=self.last_sequence,
-            entered_total=self.entered_total,
-            exited_total=self.exited_total,
-        )
-
-
-class ChangeRecord(msgspec.Struct, frozen=True, array_like=True):
-    """Changes of one instant: bitmaps of entries and exits for each group that has any."""
-
-    as_of: Micros
-    groups: tuple[tuple[int, bytes, bytes], ...]
-
-
-class ErasedUser(msgspec.Struct, array_like=True):
-    """The id of an erased user, the last change of each membership (by number) that may name it, and the time
-    of erasure by the server's clock.
-    """
-
-    user_id: str
-    named_through: dict[int, int]
-    erased_at: Micros = 0
-
-
-@dataclass(frozen=True, slots=True)
-class GroupChanges:
-    """Entries and exits of one group."""
-
-    group: int
-    entered: BitMap
-    exited: BitMap
-
-
-@dataclass(slots=True)
-class _Scope:
-    account: str
-    whole: bool
-    groups: list[BitMap] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,202 +43,286 @@ class Update:
     state: StoredState
     changes: Sequence[GroupChanges]
     as_of: Micros
+    definition: str = ""
+    """The digest of the definition that the changes lead to; "": that of the last refresh."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Exits:
-    """Erased users of an account whose exits are to be recorded: dense ids by group, and ids by user ref."""
+class _Written:
+    """One membership as a transaction writes it: state, starts of its records, members of changed groups."""
 
-    account: str
-    account_number: int
-    gone: Sequence[BitMap]
-    users: Mapping[UserRef, str]
-    erased_at: Micros
+    state: StoredState
+    starts: list[int]
+    members: Mapping[int, BitMap]
+    definition: str = ""
 
 
 class Memberships:
-    """All stored memberships. Call with the state lock held, except `wait`."""
+    """All stored memberships. Call with the state lock held, except `wait` and `published`.
+
+    What changes a membership, dirty users or what ids mean publishes the account's memberships anew, after
+    everything has changed. See `published` for what readers without the lock rely on.
+    """
 
     def __init__(
-        self, index: Environment, page_cache: PageCache, groups: int, retained_max: int = CHANGES_RETAINED_MAX
+        self,
+        index: Environment,
+        page_cache: PageCache,
+        groups: int,
+        users_of: Callable[[str], FindsUsers],
+        retained_max: int = CHANGES_RETAINED_MAX,
     ) -> None:
+        """`users_of` finds the users of an account (name)."""
         self._index = index
-        self._page_cache = page_cache
         self._groups = groups
-        self._retained_max = retained_max
-        self._changed = threading.Condition()
-        self._states: dict[str, StoredState] = {}
-        self._records: dict[int, list[int]] = {}
-        self._scopes: dict[str, _Scope] = {}
-        self._closed = False
-        self._waiting: list[_Exits] = []
-        self._load()
+        self._waiting: list[Exits] = []
+        with index.reading() as txn:
+            self._states = States(txn, page_cache)
+            self._erased_ids = ErasedIds(txn)
+            self._log = ChangeLog(txn, index, self._states, self._erased_ids, retained_max)
+        self._dirty = DirtyUsers(groups)
+        self._users_of = users_of
+        self._published: dict[str, PublishedAccount] = {}
+        self.serving: Serves | None = None
+        for audience, state in self._states.items():
+            self._dirty.track(state.account, state.scope, whole=True)
+            facts = PublishedMembership(state.public(), "")
+            self._publish(state.account, {audience: StoredMembers(facts, state.scope, None)})
 
-    def _load(self) -> None:
-        with self._index.reading() as txn:
-            for stored, value in txn.scan(key(Family.MEMBERSHIP)):
-                state = msgspec.msgpack.decode(value, type=StoredState)
-                self._states[stored[1:].decode()] = state
-                keys = txn.keys(key(Family.CHANGES, state.number))
-                self._records[state.number] = [int.from_bytes(found[5:], "big") for found in keys]
-                self._scopes[state.scope] = _Scope(state.account, whole=True, groups=self._no_users())
-            self._erased = {
-                stored: msgspec.msgpack.decode(value, type=ErasedUser)
-                for stored, value in txn.scan(key(Family.ERASED))
-            }
+    # --- what is read without the lock ---
 
-    def _no_users(self) -> list[BitMap]:
-        return [BitMap(optimize=False) for _ in range(self._groups)]
+    def accounts(self) -> set[str]:
+        """The accounts that have stored memberships."""
+        return {state.account for state in self._states.all()}
+
+    def published(self, account: str) -> PublishedAccount:
+        """The memberships of an account as they are now. Takes no lock."""
+        found = self._published.get(account)
+        return _NOTHING_STORED if found is None else found
+
+    def _publish(
+        self, account: str, stored: Mapping[str, StoredMembers], dropped: Iterable[str] = ()
+    ) -> None:
+        """Publishes the memberships of an account, with these instead of those published before."""
+        before = self._published.get(account)
+        users = self._users_of(account) if before is None else before.users
+        id_changes = IdChanges() if before is None else before.id_changes
+        all_stored = {} if before is None else dict(before.stored)
+        all_stored.update(stored)
+        for audience in dropped:
+            all_stored.pop(audience, None)
+        if not all_stored:
+            self._published.pop(account, None)
+            return
+        dirty = self._dirty.of_account(account)
+        # One assignment: a reader sees the state before or this one.
+        self._published[account] = PublishedAccount(users, id_changes, id_changes.count, all_stored, dirty)
+
+    @contextmanager
+    def ids_changing(self, account: str) -> Iterator[None]:
+        """While this block runs ids of the account come to mean other users; what was published before does
+        not answer any more. Publishes the memberships at the end.
+        """
+        published = self._published.get(account)
+        if published is not None:
+            published.id_changes.count += 1
+        if self.serving is not None:
+            self.serving.begin_ids(account)
+        yield
+        if published is not None:
+            self._publish(account, {})
+        if self.serving is not None:
+            self.serving.settle_ids(account)
 
     # --- dirty users ---
 
     def mark_dirty(self, account: str, touched: Mapping[int, BitMap]) -> None:
         """Marks users of the account (by group) as dirty after new data."""
-        for scope in self._scopes.values():
-            if scope.account == account and not scope.whole:
-                for group, users in touched.items():
-                    scope.groups[group] |= users
+        self._dirty.mark(account, touched)
+        if self.serving is not None:
+            self.serving.touch(account, touched)
 
-    def dirty(self, scope: str) -> list[BitMap] | None:
+    def dirty(self, scope: str) -> tuple[BitMap, ...] | None:
         """Dirty users by group. None: every user is dirty."""
-        found = self._scopes.get(scope)
-        return None if found is None or found.whole else found.groups
+        return self._dirty.of(scope)
 
     def pending(self, scope: str) -> int | None:
         """Number of dirty users. None: every user is dirty. 0: the scope is not tracked."""
-        found = self._scopes.get(scope)
-        if found is None:
-            return 0
-        return None if found.whole else sum(map(len, found.groups))
+        return self._dirty.count(scope)
 
     def scope_account(self, scope: str) -> str | None:
         """The account of a tracked scope."""
-        found = self._scopes.get(scope)
-        return None if found is None else found.account
-
-    def refreshed(self, account: str, scope: str) -> None:
-        """Clears the dirty users of the scope."""
-        self._scopes[scope] = _Scope(account, whole=False, groups=self._no_users())
+        return self._dirty.account(scope)
 
     def drop_scope(self, scope: str) -> None:
         """Stops tracking the scope unless it has a stored membership."""
-        if not any(state.scope == scope for state in self._states.values()):
-            self._scopes.pop(scope, None)
+        if not any(state.scope == scope for state in self._states.all()):
+            self._dirty.drop(scope)
 
-    # --- members ---
+    def is_in_step(self, account: str, scope: str, audience: str) -> bool:
+        """Whether the membership is right for everyone who is not dirty in the scope."""
+        stored = self.published(account).stored.get(audience)
+        return stored is not None and stored.scope == scope and stored.members is not None
+
+    # --- states and members ---
 
     def find(self, audience: str) -> StoredState | None:
         """The state of a membership, or None when it is not stored."""
-        return self._states.get(audience)
+        return self._states.find(audience)
 
     def get(self, audience: str) -> StoredState:
         """The state of a membership. Raises NotFound when it is not stored."""
-        state = self._states.get(audience)
-        if state is None:
-            raise NotFound(audience)
-        return state
+        return self._states.get(audience)
 
     def states(self, audiences: Sequence[str], account: str, scope: str) -> dict[str, StoredState]:
         """The states of memberships. Creates states for audiences that are stored for the first time."""
-        free = 1 + max((state.number for state in self._states.values()), default=0)
-        states = {}
-        for audience in audiences:
-            states[audience] = self._states.get(audience) or StoredState(free, account, scope)
-            free += audience not in self._states
-        return states
+        return self._states.find_or_new(audiences, account, scope)
 
     def members(self, state: StoredState, group: int) -> BitMap:
         """The members of a group. Do not modify the result."""
-        members = self._stored_members(state, group)
+        members = self._states.members(state, group)
         for exits in self._waiting:
-            if exits.account == state.account:
+            if exits.account == state.account and group in exits.gone:
                 members = members - exits.gone[group]
         return members
 
-    def _stored_members(self, state: StoredState, group: int) -> BitMap:
-        cached = self._page_cache.find(key(Family.MEMBERS, state.number, group), BITMAP)
-        return BitMap() if cached is None else cached.value
-
     # --- changing ---
 
-    def store(self, updates: Mapping[str, Update], revision: int) -> None:
-        """Writes memberships (audience → update) and their changes in one transaction. Call `record_waiting`
-        first: no exits may be pending.
+    def refreshed(self, account: str, scope: str, updates: Mapping[str, Update], revision: int) -> None:
+        """Writes the refreshed memberships of a scope (audience → update) and their changes, and clears its
+        dirty users: each of them must have been evaluated since it last changed. Call `record_waiting` first:
+        no exits may be pending.
         """
+        outcome = self._store(updates, revision)
+        self._dirty.track(account, scope, whole=False)
+        refreshed = {
+            audience: self._members_to_publish(audience, written, is_refreshed=True)
+            for audience, written in outcome.items()
+        }
+        # At once: with the new dirty set the members before the refresh would pass for decided.
+        self._publish(account, self._others_of_scope(account, scope, updates) | refreshed)
+        self.published(account).users.open()
+
+    def _others_of_scope(
+        self, account: str, scope: str, refreshed: Collection[str]
+    ) -> dict[str, StoredMembers]:
+        """The other memberships of the scope, undecided: nobody knows which of their users were dirty any
+        more.
+        """
+        return {
+            audience: msgspec.structs.replace(stored, members=None)
+            for audience, stored in self.published(account).stored.items()
+            if stored.scope == scope and audience not in refreshed
+        }
+
+    def _store(self, updates: Mapping[str, Update], revision: int) -> dict[str, _Written]:
         with self._index.writing() as txn:
             outcome = {a: self._write(txn, a, update, revision) for a, update in updates.items()}
-            states = (state for state, _, _ in outcome.values())
-            ids = self._drop_ids(txn, {state.number: state.first_sequence - 1 for state in states})
-        self._ids_dropped(ids)
+            states = (written.state for written in outcome.values())
+            ids = self._erased_ids.drop(txn, {state.number: state.first_sequence - 1 for state in states})
+        self._erased_ids.written(ids)
         self._stored(outcome)
+        return outcome
 
-    def _write(
-        self, txn: WriteTransaction, audience: str, update: Update, revision: int
-    ) -> tuple[StoredState, list[int], dict[int, BitMap]]:
-        """Writes one membership. Returns its new state, the starts of its records and the changed members."""
+    def _write(self, txn: WriteTransaction, audience: str, update: Update, revision: int) -> _Written:
         state = msgspec.structs.replace(update.state, as_of=update.as_of, revision=revision)
-        starts = list(self._records.get(state.number, ()))
         changes = [change for change in update.changes if change.entered or change.exited]
         members = {}
         for change in changes:
-            before = self._stored_members(state, change.group)
+            before = self._states.members(state, change.group)
             after = members[change.group] = (before | change.entered) - change.exited
-            txn.put(key(Family.MEMBERS, state.number, change.group), BITMAP.encode(after) or BITMAP_EMPTY)
-        if changes:
-            entered = sum(len(change.entered) for change in changes)
-            exited = sum(len(change.exited) for change in changes)
-            start = state.last_sequence + 1
-            record = ChangeRecord(
-                update.as_of, tuple((c.group, c.entered.serialize(), c.exited.serialize()) for c in changes)
+            self._states.write_members(txn, state, change.group, after)
+        starts = self._log.append(txn, state, changes, update.as_of)
+        self._states.write(txn, audience, state)
+        return _Written(state, starts, members, update.definition)
+
+    def _stored(self, outcome: Mapping[str, _Written]) -> None:
+        for audience, written in outcome.items():
+            self._states.written(audience, written.state, written.members)
+            self._log.written(written.state, written.starts)
+        self._log.notify()
+
+    def _publish_written(self, outcome: Mapping[str, _Written]) -> None:
+        """Publishes what was written without a refresh."""
+        accounts: dict[str, dict[str, StoredMembers]] = {}
+        for audience, written in outcome.items():
+            account = written.state.account
+            accounts.setdefault(account, {})[audience] = self._members_to_publish(audience, written)
+        for account, stored in accounts.items():
+            self._publish(account, stored)
+
+    def _members_to_publish(
+        self, audience: str, written: _Written, *, is_refreshed: bool = False
+    ) -> StoredMembers:
+        """A membership as it was written. Only a refresh decides users that were undecided."""
+        state = written.state
+        before = self.published(state.account).stored.get(audience)
+        known = None if before is None else before.members
+        members = known
+        if known is not None or is_refreshed:
+            members = tuple(
+                written.members[group]
+                if group in written.members
+                else self._states.members(state, group)
+                if known is None
+                else known[group]
+                for group in range(self._groups)
             )
-            txn.put(key(Family.CHANGES, state.number, start), msgspec.msgpack.encode(record))
-            starts.append(start)
-            state.last_sequence += entered + exited
-            state.size += entered - exited
-            state.entered_total += entered
-            state.exited_total += exited
-        self._limit(txn, state, starts)
-        txn.put(key(Family.MEMBERSHIP, audience.encode()), msgspec.msgpack.encode(state))
-        return state, starts, members
-
-    def _limit(self, txn: WriteTransaction, state: StoredState, starts: list[int]) -> None:
-        """Deletes the oldest records while enough changes remain."""
-        while len(starts) > 1 and state.last_sequence - starts[1] + 1 >= self._retained_max:
-            txn.delete(key(Family.CHANGES, state.number, starts.pop(0)))
-            state.first_sequence = max(state.first_sequence, starts[0])
-
-    def _stored(self, outcome: Mapping[str, tuple[StoredState, list[int], dict[int, BitMap]]]) -> None:
-        for audience, (state, starts, members) in outcome.items():
-            self._states[audience] = state
-            self._records[state.number] = starts
-            for group, users in members.items():
-                self._page_cache.replace(key(Family.MEMBERS, state.number, group), BITMAP, users)
-        self._notify()
+        definition = written.definition or ("" if before is None else before.facts.definition)
+        return StoredMembers(PublishedMembership(state.public(), definition), state.scope, members)
 
     def exit_all(self, audience: str, as_of: Micros, revision: int) -> Membership:
         """Empties a membership, recording every exit."""
         self.record_waiting()
         state = self.get(audience)
         changes = [GroupChanges(group, BitMap(), self.members(state, group)) for group in range(self._groups)]
-        self.store({audience: Update(state, changes, as_of)}, revision)
+        self._publish_written(self._store({audience: Update(state, changes, as_of)}, revision))
         return self.get(audience).public()
+
+    def drop(self, audience: str) -> None:
+        """Deletes a membership and its change log."""
+        state = self.find(audience)
+        if state is None:
+            return
+        with self._index.writing() as txn:
+            self._states.delete(txn, audience)
+            self._log.delete(txn, state)
+            ids = self._erased_ids.drop(txn, {state.number: state.last_sequence})
+        self._erased_ids.written(ids)
+        self._states.forget(audience)
+        self._log.forget(state)
+        self._log.notify()
+        self._publish(state.account, {}, dropped=[audience])
+
+    # --- erased users ---
 
     def erased(self, account: Account, users: Mapping[UserRef, str], erased_at: Micros) -> None:
         """Removes erased users: they exit every membership, by id, and are dirty nowhere.
 
-        Users that have exited before are ignored, so a replay may repeat the call. When the store is full the
-        exits are kept in memory for `record_waiting`, which runs before the checkpoint that trims the log.
+        Users that have exited before are ignored, so a replay may repeat the call. The exits are kept in
+        memory for `record_waiting`, which runs before the checkpoint that trims the log.
         """
-        gone = self._no_users()
-        for ref in users:
-            gone[ref >> GROUP_SHIFT].add(ref & DENSE_MASK)
-        for scope in self._scopes.values():
-            if scope.account == account.name:
-                for group, dirty in enumerate(scope.groups):
-                    dirty -= gone[group]
-        self._waiting.append(_Exits(account.name, account.number, gone, users, erased_at))
+        gone = by_group(users)
+        self._dirty.remove(account.name, gone)
+        last = self._waiting[-1] if self._waiting else None
+        if last is not None and (last.account, last.erased_at) == (account.name, erased_at):
+            last.add(gone, users)
+        else:
+            self._waiting.append(Exits(account.name, account.number, gone, dict(users), erased_at))
+
+    def record_waiting_if_there_is_room(self) -> None:
+        """As `record_waiting`; while the store is full the exits go on waiting."""
         with suppress(LimitExceeded):
             self.record_waiting()
+
+    def forget_account(self, account: str) -> None:
+        """Forgets an account without users: nothing waits for their exits, and new ones will be others."""
+        self._waiting = [exits for exits in self._waiting if exits.account != account]
+        if self.serving is not None:
+            self.serving.forget_account(account)
+        stored = self._published.pop(account, None)
+        if stored is not None:
+            self._publish(account, stored.stored)
 
     def record_waiting(self) -> None:
         """Records pending exits of erased users. Raises LimitExceeded while the store is full."""
@@ -306,165 +330,85 @@ class Memberships:
             self._record(self._waiting[0])
             del self._waiting[0]
 
-    def _record(self, exits: _Exits) -> None:
-        states = {a: state for a, state in self._states.items() if state.account == exits.account}
+    def _record(self, exits: Exits) -> None:
+        states = self._states.of_account(exits.account)
         if not states:
             return
         with self._index.writing() as txn:
             outcome = {}
             for audience, state in states.items():
                 changes = [
-                    GroupChanges(group, BitMap(), self._stored_members(state, group) & exits.gone[group])
-                    for group in range(self._groups)
+                    GroupChanges(group, BitMap(), self._states.members(state, group) & gone)
+                    for group, gone in sorted(exits.gone.items())
                 ]
                 update = Update(state, changes, state.as_of)
                 outcome[audience] = self._write(txn, audience, update, state.revision)
             named = {
-                state.number: state.last_sequence
-                for state, _, _ in outcome.values()
-                if state.first_sequence <= state.last_sequence
+                written.state.number: written.state.last_sequence
+                for written in outcome.values()
+                if written.state.first_sequence <= written.state.last_sequence
             }
-            kept = {}
-            for ref, user_id in exits.users.items() if named else ():
-                stored = key(Family.ERASED, exits.account_number, ref >> GROUP_SHIFT, ref & DENSE_MASK)
-                kept[stored] = ErasedUser(user_id, dict(named), exits.erased_at)
-                txn.put(stored, msgspec.msgpack.encode(kept[stored]))
-        self._erased.update(kept)
+            kept = self._erased_ids.keep(txn, exits, named)
+        self._erased_ids.written(kept)
         self._stored(outcome)
+        self._publish_written(outcome)
 
-    def drop(self, audience: str) -> None:
-        """Deletes a membership and its change log."""
-        state = self._states.get(audience)
-        if state is None:
-            return
-        with self._index.writing() as txn:
-            txn.delete(key(Family.MEMBERSHIP, audience.encode()))
-            txn.delete_prefix(key(Family.MEMBERS, state.number))
-            txn.delete_prefix(key(Family.CHANGES, state.number))
-            ids = self._drop_ids(txn, {state.number: state.last_sequence})
-        self._ids_dropped(ids)
-        del self._states[audience]
-        self._records.pop(state.number, None)
-        self._page_cache.forget(key(Family.MEMBERS, state.number))
-        self._notify()
+    def erased_through(self, audience: str, before: Micros) -> int:
+        """The last change that may name a user erased before an instant; 0 when there is none."""
+        return self._erased_ids.named_through(self.get(audience).number, before)
+
+    # --- the change log ---
+
+    def changes(self, account: Account | None, audience: str, after: int, limit: int) -> ChangePage:
+        """Changes with a sequence above `after`, in order. An account without data has none. Raises
+        CursorExpired when changes above `after` are deleted.
+        """
+        return self._log.read(account, audience, after, limit)
 
     def trim(self, audience: str, through: int) -> None:
         """Deletes changes up to and including a sequence."""
-        state = self._states.get(audience)
+        state = self.find(audience)
         if state is None or through < state.first_sequence:
             return
         through = min(through, state.last_sequence)
         after = msgspec.structs.replace(state, first_sequence=through + 1)
-        starts = list(self._records[state.number])
         with self._index.writing() as txn:
-            while starts and (starts[1] if len(starts) > 1 else state.last_sequence + 1) <= through + 1:
-                txn.delete(key(Family.CHANGES, state.number, starts.pop(0)))
-            txn.put(key(Family.MEMBERSHIP, audience.encode()), msgspec.msgpack.encode(after))
-            ids = self._drop_ids(txn, {state.number: through})
-        self._ids_dropped(ids)
-        self._states[audience] = after
-        self._records[state.number] = starts
-
-    def erased_through(self, audience: str, before: Micros) -> int:
-        """The last change that may name a user erased before an instant; 0 when there is none."""
-        number = self.get(audience).number
-        old = (erased for erased in self._erased.values() if erased.erased_at < before)
-        return max((erased.named_through.get(number, 0) for erased in old), default=0)
-
-    def _drop_ids(self, txn: WriteTransaction, through: Mapping[int, int]) -> dict[bytes, ErasedUser | None]:
-        """Deletes ids of erased users that no stored change names, once the changes of each membership (by
-        number) are consumed through a sequence. Returns the remaining record of each id.
-        """
-        left: dict[bytes, ErasedUser | None] = {}
-        for stored, erased in self._erased.items():
-            named = {n: last for n, last in erased.named_through.items() if last > through.get(n, 0)}
-            if len(named) == len(erased.named_through):
-                continue
-            left[stored] = ErasedUser(erased.user_id, named, erased.erased_at) if named else None
-            if named:
-                txn.put(stored, msgspec.msgpack.encode(left[stored]))
-            else:
-                txn.delete(stored)
-        return left
-
-    def _ids_dropped(self, left: Mapping[bytes, ErasedUser | None]) -> None:
-        for stored, erased in left.items():
-            if erased is None:
-                del self._erased[stored]
-            else:
-                self._erased[stored] = erased
-
-    # --- reading changes ---
-
-    def changes(self, account: Account | None, audience: str, after: int, limit: int) -> ChangePage:
-        """Changes with a sequence above `after`, in order. An account without data has none."""
-        state = self.get(audience)
-        if after + 1 < state.first_sequence:
-            oldest = state.first_sequence - 1
-            raise CursorExpired(
-                f"changes of {audience} up to {oldest} are gone",
-                metadata={"oldest_cursor": str(oldest)},
-            )
-        found: list[Change] = []
-        starts = self._records[state.number]
-        for start in starts[max(0, bisect.bisect_right(starts, after + 1) - 1) :]:
-            if len(found) >= limit or account is None:
-                break
-            with self._index.reading() as txn:
-                stored = txn.get(key(Family.CHANGES, state.number, start))
-                record = msgspec.msgpack.decode(stored or b"", type=ChangeRecord)
-            found += self._of_record(account, record, start, after, limit - len(found))
-        last = found[-1].sequence if found else after
-        return ChangePage(tuple(found), last >= state.last_sequence, state.as_of)
-
-    def _of_record(
-        self, account: Account, record: ChangeRecord, start: int, after: int, limit: int
-    ) -> Iterator[Change]:
-        """Up to `limit` changes of a record whose first one is number `start`."""
-        sequence = start
-        for group, *bitmaps in record.groups:
-            for entered, stored in zip((True, False), bitmaps, strict=True):
-                users = BitMap.deserialize(stored)
-                skipped = min(len(users), max(0, after + 1 - sequence))
-                page = users[skipped : skipped + limit] if skipped < len(users) and limit else BitMap()
-                for offset, user_id in enumerate(self._ids(account, group, page), sequence + skipped):
-                    yield Change(offset, user_id, entered, record.as_of)
-                sequence += len(users)
-                limit -= len(page)
-
-    def _ids(self, account: Account, group: int, users: BitMap) -> Iterator[str]:
-        for dense, user_id in zip(users, account.directory.user_ids(group, users), strict=True):
-            if user_id:
-                yield user_id
-            else:
-                yield self._erased[key(Family.ERASED, account.number, group, dense)].user_id
-
-    # --- waiting ---
+            starts = self._log.trim(txn, state, through)
+            self._states.write(txn, audience, after)
+            ids = self._erased_ids.drop(txn, {state.number: through})
+        self._erased_ids.written(ids)
+        self._states.written(audience, after, {})
+        self._log.written(after, starts)
+        self._publish_written({audience: _Written(after, starts, {})})
 
     def wait(self, audience: str, after: int, deadline: float) -> bool:
         """Blocks until there is a change above `after`. False: the membership was dropped or the deadline
         passed. Call without the state lock.
         """
-        with self._changed:
-            while True:
-                state = self._states.get(audience)
-                if state is None:
-                    return False
-                if state.last_sequence > after:
-                    return True
-                remaining = deadline - time.monotonic()
-                if remaining <= 0 or self._closed:
-                    return False
-                self._changed.wait(remaining)
+        return self._log.wait(audience, after, deadline)
 
-    def _notify(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
+    def wait_for_refresh(self, known: int, deadline: float) -> int:
+        """Blocks until memberships changed more than `known` times, or the deadline passes. Call without the
+        state lock.
+        """
+        return self._log.wait_for_refresh(known, deadline)
 
     def close(self) -> None:
         """Wakes all waiters."""
-        self._closed = True
-        self._notify()
+        self._log.close()
 
 
-BITMAP_EMPTY = BitMap().serialize()
+class _NoUsers:
+    """Finds nobody: for an account without stored memberships, of which nothing can be asked."""
+
+    def open(self) -> None:
+        pass
+
+    def find(self, user_id: str) -> UserRef | None:
+        return None
+
+    def find_many(self, user_ids: Sequence[str]) -> UserRefs:
+        return np.full(len(user_ids), UNKNOWN, np.int64)
+
+
+_NOTHING_STORED = PublishedAccount(_NoUsers(), IdChanges(), 0, {}, {})

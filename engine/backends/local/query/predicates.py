@@ -6,7 +6,8 @@ others). Do not modify an answer: it may be a bitmap of the index itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import Protocol
 
 import numpy as np
@@ -21,10 +22,14 @@ from engine.backends.local.events import (
     ResolvedSequence,
     RowCondition,
 )
+from engine.backends.local.storage.arrays import Bools
 from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask, ids_of
+from engine.backends.local.storage.matching import passing_values
 from engine.backends.local.storage.name_table import FieldKind, field_name
 from engine.backends.local.storage.ranges import Ranges
 from engine.backends.local.storage.step_cache import ANY_NAME, ReadKey
+from engine.backends.local.storage.turns import PAUSE_PAGES, Unshared
+from engine.backends.local.users.directory import Directory
 from engine.criteria.conditions import WhereAttribute, mapped, tests_in
 from engine.criteria.model import Aggregate, Equals, Exists
 from engine.criteria.operators import Matcher, ResolvedTest, matcher_of
@@ -45,15 +50,21 @@ from engine.plan.model import (
     Step,
     Union,
     Universe,
+    UserIdMatch,
 )
 from engine.plan.visitor import StepVisitor
 from engine.values import Kind
 
 PROFILE_USERS_MAX = 64
 PROFILE_USERS_OVER_SCAN_MAX = 1_024
-"""Users up to which a test reads profiles instead of a column or a scan of strings."""
+"""Users up to which a test reads profiles instead of scanning a column or strings."""
+USER_ID_USERS_MAX = 4_096
+"""Users up to which each id is read on its own; above, all ids of the group are."""
 BUCKET_USERS_MAX = 4_096
 """Users up to which each is hashed on its own; above, a column of hashes is cached."""
+
+IDS_AT_ONCE = 512
+"""Ids looked up before others go first."""
 
 # Costs of a question on warm data, in microseconds of one ordinary core. They decide the size of a sample
 # (`engine.audiences.estimate`), so changing them changes answers.
@@ -63,6 +74,10 @@ COLUMN_US = 0.002
 """A value of a column."""
 TEXT_US = 0.02
 """A user with a string, where every distinct string is tested."""
+USER_ID_US = 0.2
+"""A user id that is tested."""
+NAMED_USER_US = 1.0
+"""A user id that is looked up."""
 PROFILE_US = 2.0
 """A user decided by its profile."""
 SEQUENCE_US = 0.05
@@ -81,20 +96,25 @@ ROW_US = {
 """A row of an event table."""
 
 
+_POINT_KINDS = (Kind.BOOL, Kind.STRING, Kind.LIST)
+
+
 class Predicate(Protocol):
     """A predicate. `source` appears in traces. A `cacheable` answer may be cached while its `reads` are
-    untouched. `among` pays off for up to `narrow_max` users.
+    untouched. `among` pays off for up to `narrow_max` users. One that `searches` may take milliseconds for a
+    single string.
     """
 
     source: str
     cacheable: bool
     narrow_max: int
+    searches: bool
 
     def reads(self, group: int) -> tuple[ReadKey, ...]: ...
 
-    def everyone(self, group: int) -> BitMap: ...
+    def everyone(self, group: int, read: Unshared) -> BitMap: ...
 
-    def among(self, group: int, users: BitMap) -> BitMap: ...
+    def among(self, group: int, users: BitMap, read: Unshared) -> BitMap: ...
 
     def work(self, group: int) -> float:
         """Estimated microseconds of `everyone` on warm data. It depends on the data alone: not on the storage
@@ -102,22 +122,12 @@ class Predicate(Protocol):
         """
         ...
 
-    def looked_at(self) -> int:
-        """Rows or values read since the last call."""
-        ...
-
 
 class _Base:
     source = "index"
     cacheable = False
     narrow_max = 1 << 32
-
-    def __init__(self) -> None:
-        self._looked_at = 0
-
-    def looked_at(self) -> int:
-        looked_at, self._looked_at = self._looked_at, 0
-        return looked_at
+    searches = False
 
     def reads(self, group: int) -> tuple[ReadKey, ...]:
         return ()
@@ -129,10 +139,10 @@ class _Base:
 class EmptyPredicate(_Base):
     """The empty set; also stands for unknown names."""
 
-    def everyone(self, group: int) -> BitMap:
+    def everyone(self, group: int, read: Unshared) -> BitMap:
         return BitMap()
 
-    def among(self, group: int, users: BitMap) -> BitMap:
+    def among(self, group: int, users: BitMap, read: Unshared) -> BitMap:
         return BitMap()
 
 
@@ -140,7 +150,6 @@ class UniversePredicate(_Base):
     """Users that belong to one of the inputs."""
 
     def __init__(self, account: Account, inputs: tuple[int, ...]) -> None:
-        super().__init__()
         self._seen = account.seen
         self._inputs = inputs
         self.cacheable = len(inputs) > 1
@@ -148,13 +157,13 @@ class UniversePredicate(_Base):
     def reads(self, group: int) -> tuple[ReadKey, ...]:
         return tuple(("belongs", number, group) for number in self._inputs)
 
-    def everyone(self, group: int) -> BitMap:
-        self._looked_at += len(self._inputs)
-        return self._seen.users(self._inputs, group)
+    def everyone(self, group: int, read: Unshared) -> BitMap:
+        read.looked_at += len(self._inputs)
+        return self._seen.users(self._inputs, group, pause=read.pause)
 
-    def among(self, group: int, users: BitMap) -> BitMap:
-        self._looked_at += len(self._inputs)
-        return self._seen.users(self._inputs, group, users)
+    def among(self, group: int, users: BitMap, read: Unshared) -> BitMap:
+        read.looked_at += len(self._inputs)
+        return self._seen.users(self._inputs, group, users, read.pause)
 
 
 class SeenPredicate(_Base):
@@ -164,7 +173,6 @@ class SeenPredicate(_Base):
     cacheable = True
 
     def __init__(self, account: Account, inputs: tuple[int, ...], step: SeenMatch) -> None:
-        super().__init__()
         self._account = account
         self._inputs = inputs
         self._last = step.last
@@ -173,16 +181,16 @@ class SeenPredicate(_Base):
     def reads(self, group: int) -> tuple[ReadKey, ...]:
         return tuple(("seen", number, group) for number in self._inputs)
 
-    def everyone(self, group: int) -> BitMap:
+    def everyone(self, group: int, read: Unshared) -> BitMap:
         count = self._account.directory.counts[group]
-        self._looked_at += count
-        return self._account.seen.match(self._inputs, group, self._last, self._ranges, count)
+        read.looked_at += count
+        return self._account.seen.match(self._inputs, group, self._last, self._ranges, count, read.pause)
 
     def work(self, group: int) -> float:
         return self._account.directory.counts[group] * COLUMN_US * len(self._inputs)
 
-    def among(self, group: int, users: BitMap) -> BitMap:
-        self._looked_at += len(users)
+    def among(self, group: int, users: BitMap, read: Unshared) -> BitMap:
+        read.looked_at += len(users)
         return self._account.seen.match_users(self._inputs, group, self._last, self._ranges, users)
 
 
@@ -190,11 +198,14 @@ class FieldPredicate(_Base):
     """Users for which one of the fields passes a test: attributes, identities, consents."""
 
     def __init__(self, account: Account, fields: tuple[int, ...], test: ResolvedTest) -> None:
-        super().__init__()
         self._account = account
         self._properties = account.properties
         self._fields = fields
-        self._matcher: Matcher = matcher_of(test)
+        matcher = self._matcher = matcher_of(test)
+        self.searches = bool(matcher.program_bytes)
+        self._list_matcher = Matcher(
+            frozenset({Kind.LIST}), lambda value: type(value) is tuple and matcher.passes(value)
+        )
         self._exists = isinstance(test, Exists)
         operands = equal_to(test)
         self._narrows_lists = looks_up_texts(test)
@@ -222,15 +233,14 @@ class FieldPredicate(_Base):
     def reads(self, group: int) -> tuple[ReadKey, ...]:
         return tuple(("field", field, group) for field in self._fields)
 
-    def everyone(self, group: int) -> BitMap:
-        found = [users for field in self._fields for users in self._sets(field, group)]
-        return _united(found)
+    def everyone(self, group: int, read: Unshared) -> BitMap:
+        return _united(users for field in self._fields for users in self._sets(field, group, read))
 
-    def among(self, group: int, users: BitMap) -> BitMap:
+    def among(self, group: int, users: BitMap, read: Unshared) -> BitMap:
         if self._is_single_lookup:
-            return self.everyone(group)
-        self._looked_at += len(users)
-        return self._properties.match_users(self._fields, group, users, self._matcher.passes)
+            return self.everyone(group, read)
+        read.looked_at += len(users)
+        return self._properties.match_users(self._fields, group, users, self._matcher, read)
 
     def work(self, group: int) -> float:
         return sum(self._field_work(field, group) for field in self._fields)
@@ -251,60 +261,115 @@ class FieldPredicate(_Base):
                 work += self._account.directory.counts[group] * COLUMN_US
         return work
 
-    def _sets(self, field: int, group: int) -> Iterable[BitMap]:
+    def _sets(self, field: int, group: int, read: Unshared) -> Iterable[BitMap]:
         """Sets whose union is the users for which this field passes."""
         properties = self._properties
         if self._exists:
-            self._looked_at += len(Kind)
+            read.looked_at += len(Kind)
             yield from (properties.present(field, kind, group) for kind in Kind)
             return
-        for value in self._points:
-            self._looked_at += 1
-            if type(value) is bool:
-                yield properties.with_value(field, Kind.BOOL, group, value)
-            elif type(value) is str:
-                yield properties.with_value(field, Kind.STRING, group, value)
-                yield properties.with_value(field, Kind.LIST, group, value)
+        yield from self._with_points(field, group, read)
         if self._scans_texts:
-            yield from self._passing_texts(field, group)
+            for kind in (Kind.STRING, Kind.LIST):
+                yield properties.with_texts(field, kind, group, self._matcher, read)
         if self._lists:
-            yield self._passing_lists(field, group)
+            yield self._passing_lists(field, group, read)
         count = self._account.directory.counts[group]
         for kind, ranges in ((Kind.NUMBER, self._numbers), (Kind.TIME, self._instants)):
             if ranges and properties.present(field, kind, group):
-                self._looked_at += count
-                yield properties.match_column(field, kind, group, ranges, count)
+                read.looked_at += count
+                yield properties.match_column(field, kind, group, ranges, count, read.pause)
 
-    def _passing_texts(self, field: int, group: int) -> Iterable[BitMap]:
-        passes = self._matcher.passes
-        for kind in (Kind.STRING, Kind.LIST):
-            for text, users in self._properties.texts(field, kind, group, self._matcher.literal):
-                self._looked_at += 1
-                if passes(text):
-                    yield users()
+    def _with_points(self, field: int, group: int, read: Unshared) -> Iterable[BitMap]:
+        """Users that have one of the values, by the kinds that the field has in the group."""
+        properties = self._properties
+        kinds = {kind for kind in _POINT_KINDS if self._points and properties.present(field, kind, group)}
+        for number, value in enumerate(self._points if kinds else (), 1):
+            if number % PAUSE_PAGES == 0:
+                read.pause()
+            read.looked_at += 1
+            if type(value) is bool:
+                if Kind.BOOL in kinds:
+                    yield properties.with_value(field, Kind.BOOL, group, value)
+            elif type(value) is str:
+                for kind in kinds - {Kind.BOOL}:
+                    yield properties.with_value(field, kind, group, value)
 
-    def _passing_lists(self, field: int, group: int) -> BitMap:
+    def _passing_lists(self, field: int, group: int, read: Unshared) -> BitMap:
         """Users whose whole list equals an operand."""
         properties = self._properties
         if self._narrows_lists:
-            candidates = _united([self._with_elements(field, group, operand) for operand in self._lists])
+            candidates = _united(self._with_elements(field, group, operand, read) for operand in self._lists)
         else:
             candidates = properties.present(field, Kind.LIST, group) | properties.present(
                 field, EMPTY_LIST, group
             )
-        self._looked_at += len(candidates)
-        passes = self._matcher.passes
-        return properties.match_users(
-            (field,), group, candidates, lambda value: type(value) is tuple and passes(value)
-        )
+        read.looked_at += len(candidates)
+        return properties.match_users((field,), group, candidates, self._list_matcher, read)
 
-    def _with_elements(self, field: int, group: int, elements: tuple[str, ...]) -> BitMap:
+    def _with_elements(self, field: int, group: int, elements: tuple[str, ...], read: Unshared) -> BitMap:
+        read.pause()
         if not elements:
             return self._properties.present(field, EMPTY_LIST, group)
         users = self._properties.with_value(field, Kind.LIST, group, elements[0])
-        for element in elements[1:]:
+        for number, element in enumerate(elements[1:], 1):
+            if number % PAUSE_PAGES == 0:
+                read.pause()
             users = users & self._properties.with_value(field, Kind.LIST, group, element)
         return users
+
+
+class UserIdPredicate(_Base):
+    """Users whose own id passes a test."""
+
+    narrow_max = USER_ID_USERS_MAX
+
+    def __init__(self, directory: Directory, test: ResolvedTest) -> None:
+        self._directory = directory
+        self._matcher = matcher_of(test)
+        self.searches = bool(self._matcher.program_bytes)
+        self._named: dict[int, list[str]] | None = None
+        """By group, the ids that the test names; None: the test reads every id. Which of them exist is looked
+        up by each question, as a predicate outlives changes.
+        """
+        if looks_up_texts(test):
+            self._named = directory.by_group([id_ for id_ in equal_to(test) if type(id_) is str])
+        else:
+            self.source, self.cacheable = "scan", True
+
+    def reads(self, group: int) -> tuple[ReadKey, ...]:
+        return (("users", group),)
+
+    def everyone(self, group: int, read: Unshared) -> BitMap:
+        if self._named is not None:
+            named = self._named.get(group, [])
+            read.looked_at += len(named)
+            return self._directory.named(group, named)
+        masks = []
+        for user_ids in self._directory.pages_of_user_ids(group, 0, self._directory.counts[group]):
+            read.looked_at += len(user_ids)
+            with read.released():
+                masks.append(_passing_ids(self._matcher, user_ids, read))
+        return bitmap_of_mask(np.concatenate(masks)) if masks else BitMap()
+
+    def among(self, group: int, users: BitMap, read: Unshared) -> BitMap:
+        if self._named is not None and len(self._named.get(group, ())) <= len(users):
+            return self.everyone(group, read)
+        read.looked_at += len(users)
+        ids = ids_of(users)
+        masks = []
+        for start in range(0, len(ids), IDS_AT_ONCE):
+            read.pause()
+            user_ids = self._directory.user_ids(group, ids[start : start + IDS_AT_ONCE].tolist())
+            with read.released(is_brief=True) if self.searches else nullcontext():
+                masks.append(_passing_ids(self._matcher, user_ids, read))
+        return bitmap_of(ids[np.concatenate(masks)]) if masks else BitMap()
+
+    def work(self, group: int) -> float:
+        if self._named is None:
+            return self._directory.counts[group] * USER_ID_US
+        # Not of this group: which ids share a group is the secret of the store.
+        return sum(map(len, self._named.values())) / self._directory.groups * NAMED_USER_US
 
 
 class BucketPredicate(_Base):
@@ -315,7 +380,6 @@ class BucketPredicate(_Base):
     narrow_max = BUCKET_USERS_MAX
 
     def __init__(self, account: Account, step: BucketMatch) -> None:
-        super().__init__()
         self._account = account
         self._salt = step.salt
         self._first, self._last = np.uint64(step.first), np.uint64(step.last)
@@ -323,20 +387,25 @@ class BucketPredicate(_Base):
     def reads(self, group: int) -> tuple[ReadKey, ...]:
         return (("users", group),)
 
-    def everyone(self, group: int) -> BitMap:
-        hashes = self._account.bucket_column(group, self._salt)
-        self._looked_at += len(hashes)
+    def everyone(self, group: int, read: Unshared) -> BitMap:
+        hashes = self._account.bucket_column(group, self._salt, read.pause)
+        read.looked_at += len(hashes)
         inside = bitmap_of_mask((hashes >= self._first) & (hashes <= self._last))
         return inside & self._account.directory.alive(group)
 
     def work(self, group: int) -> float:
         return self._account.directory.counts[group] * COLUMN_US
 
-    def among(self, group: int, users: BitMap) -> BitMap:
-        self._looked_at += len(users)
+    def among(self, group: int, users: BitMap, read: Unshared) -> BitMap:
+        read.looked_at += len(users)
         ids = ids_of(users)
-        hashes = bucket_hashes(self._salt, self._account.directory.user_ids(group, users))
-        return bitmap_of(ids[(hashes >= self._first) & (hashes <= self._last)])
+        pieces = []
+        for start in range(0, len(ids), IDS_AT_ONCE):
+            read.pause()
+            piece = ids[start : start + IDS_AT_ONCE]
+            hashes = bucket_hashes(self._salt, self._account.directory.user_ids(group, piece.tolist()))
+            pieces.append(piece[(hashes >= self._first) & (hashes <= self._last)])
+        return bitmap_of(np.concatenate(pieces)) if pieces else BitMap()
 
 
 class _EventsPredicate(_Base):
@@ -344,30 +413,25 @@ class _EventsPredicate(_Base):
     cacheable = True
 
     def __init__(self, account: Account, selections: tuple[ResolvedSelection, ...]) -> None:
-        super().__init__()
         self._tables = account.tables
         self._read = tuple(
             (number, ANY_NAME if selection.name is None else selection.name)
             for selection in selections
             for number in selection.inputs
         )
+        tests = [each.test for selection in selections for each in tests_in(selection.where)]
+        self.searches = any(matcher_of(test).program_bytes for test in tests)
 
     def reads(self, group: int) -> tuple[ReadKey, ...]:
         return tuple(("events", number, name, group) for number, name in self._read)
 
-    def everyone(self, group: int) -> BitMap:
-        return self._match(group, None)
+    def everyone(self, group: int, read: Unshared) -> BitMap:
+        return self._ask(group, None, read)
 
-    def among(self, group: int, users: BitMap) -> BitMap:
-        return self._match(group, users)
+    def among(self, group: int, users: BitMap, read: Unshared) -> BitMap:
+        return self._ask(group, users, read)
 
-    def _match(self, group: int, users: BitMap | None) -> BitMap:
-        before = self._tables.rows_looked_at
-        found = self._ask(group, users)
-        self._looked_at += self._tables.rows_looked_at - before
-        return found
-
-    def _ask(self, group: int, users: BitMap | None) -> BitMap:
+    def _ask(self, group: int, users: BitMap | None, read: Unshared) -> BitMap:
         raise NotImplementedError
 
 
@@ -378,8 +442,8 @@ class AggregatePredicate(_EventsPredicate):
         super().__init__(account, (step.selection,))
         self._step = step
 
-    def _ask(self, group: int, users: BitMap | None) -> BitMap:
-        return self._tables.match(group, self._step, users)
+    def _ask(self, group: int, users: BitMap | None, read: Unshared) -> BitMap:
+        return self._tables.match(group, self._step, users, read)
 
     def work(self, group: int) -> float:
         selection = self._step.selection
@@ -394,8 +458,8 @@ class SequencePredicate(_EventsPredicate):
         super().__init__(account, step.steps)
         self._step = step
 
-    def _ask(self, group: int, users: BitMap | None) -> BitMap:
-        return self._tables.match_sequence(group, self._step, users)
+    def _ask(self, group: int, users: BitMap | None, read: Unshared) -> BitMap:
+        return self._tables.match_sequence(group, self._step, users, read)
 
     def work(self, group: int) -> float:
         return sum(
@@ -410,14 +474,22 @@ def _conditions(where: RowCondition | None) -> int:
     return sum(1 for _ in tests_in(where))
 
 
-def _united(sets: list[BitMap]) -> BitMap:
-    if not sets:
-        return BitMap()
-    if len(sets) == 1:
-        return sets[0]
+def _passing_ids(matcher: Matcher, user_ids: Sequence[str], read: Unshared) -> Bools:
+    """Mask of ids that pass. An erased user has no id."""
+    passed = passing_values(matcher, user_ids, read.check)
+    return passed & np.fromiter(map(bool, user_ids), np.bool_, len(user_ids))
+
+
+def _united(sets: Iterable[BitMap]) -> BitMap:
+    """Their union; of a single set, the set itself."""
+    each = iter(sets)
+    first = next(each, None)
+    second = next(each, None)
+    if first is None or second is None:
+        return BitMap() if first is None else first
     # Not `BitMap.union`: its final run optimisation slows down later operations.
-    users = sets[0] | sets[1]
-    for more in sets[2:]:
+    users = first | second
+    for more in each:
         users |= more
     return users
 
@@ -458,6 +530,9 @@ class _Resolver(StepVisitor[Predicate | None]):
 
     def identity(self, step: IdentityMatch) -> Predicate:
         return _field_predicate(self._account, (field_name(FieldKind.IDENTITY, step.type),), step.test)
+
+    def user_id(self, step: UserIdMatch) -> Predicate:
+        return UserIdPredicate(self._account.directory, step.test)
 
     def consent(self, step: ConsentMatch) -> Predicate:
         field = field_name(FieldKind.CONSENT, step.regulation, step.purpose)

@@ -1,4 +1,4 @@
-"""Building new parts in a directory of their own, and moving them into position once they are complete."""
+"""Builds new parts in a temporary directory, and moves them into position once they are complete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ UNFINISHED_PREFIX = ".unfinished-"
 
 @contextmanager
 def unfinished_inside(directory: Path) -> Iterator[Path]:
-    """A new directory inside the given one, around which may be another file system. Removed at the end."""
+    """A temporary directory inside the given one, on the same file system even if that is a mount point.
+    Removed at the end.
+    """
     unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED_PREFIX, dir=directory))
     try:
         yield unfinished
@@ -25,7 +27,7 @@ def unfinished_inside(directory: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(directory: Path) -> None:
-    """Removes what a process left that was killed while it built."""
+    """Removes what a process left that was killed while building."""
     for left in directory.glob(f"{UNFINISHED_PREFIX}*"):
         shutil.rmtree(left, ignore_errors=True)
 

@@ -21,7 +21,7 @@ SAMPLED_ITEMS = 2_048
 """Items above which a sample decides the form of an array. Shorter arrays are compressed in every form."""
 
 _PLAIN, _ZSTD, _PLANES = range(3)
-"""Forms, on disk: as it is, compressed, and compressed by planes of bytes."""
+"""Forms, on disk: raw, compressed, and compressed by planes of bytes."""
 
 
 class _Contexts(threading.local):

@@ -9,6 +9,7 @@ import lmdb
 
 from engine.backends.local.storage.environment import DATA_FILE
 from engine.backends.local.storage.lmdb_errors import translated
+from engine.backends.local.storage.private import FILE_MODE, make_directory
 from engine.backends.local.storage.transactions import ReadTransaction, mark_commit
 
 COPY_MAP_BYTES = 1 << 40
@@ -18,16 +19,16 @@ COPY_BATCH_BYTES = 8 << 20
 
 
 def write_copy(source: ReadTransaction, directory: Path, rest: Callable[[], None] = lambda: None) -> None:
-    """Writes everything that a transaction sees into a new environment in a directory, synced at the end.
-    `rest` is called now and then and may raise.
+    """Writes everything that a transaction sees into a new environment in a directory, and syncs it at the
+    end. `rest` is called from time to time and may raise.
 
-    Keys and values are written anew, in order. LMDB's own copy takes its pages over, whose inner ones keep
-    keys that were deleted long ago: ids of erased users, for example. Each value is verified on the way, and
-    the keys are counted: raises DataLoss rather than make a copy that is damaged or has less.
+    Keys and values are written in order into new pages. LMDB's own copy keeps the old inner pages, which may
+    contain keys deleted long ago, for example ids of erased users. Each value is verified on the way and the
+    keys are counted: raises DataLoss rather than write a copy that is damaged or incomplete.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     with translated():
-        target = lmdb.open(str(directory), map_size=COPY_MAP_BYTES, lock=False, sync=False)
+        target = lmdb.open(str(directory), map_size=COPY_MAP_BYTES, lock=False, sync=False, mode=FILE_MODE)
     try:
         pairs = source.stored()
         with translated(directory / DATA_FILE):
@@ -46,7 +47,7 @@ def write_copy(source: ReadTransaction, directory: Path, rest: Callable[[], None
 
 
 class _Batch:
-    """Pairs up to `COPY_BATCH_BYTES`, and how many bytes they had."""
+    """Pairs up to `COPY_BATCH_BYTES`, and their size in bytes."""
 
     def __init__(self, pairs: Iterator[tuple[bytes, memoryview]]) -> None:
         self._pairs = pairs

@@ -1,18 +1,18 @@
-"""What was seen before: event ids, and batches by their request id.
+"""Deduplication: event ids, and batches by their request id.
 
-**Event ids.** The first 96 bits of an XXH3-128 digest of (account, input, event id) stand for the id: among a
-billion ids that are remembered, the chance that any two share one is 6 in 10^12. Digests that arrived since
-the last checkpoint are a set in memory; a checkpoint makes a sorted run of them
+**Event ids.** An id is represented by the first 96 bits of an XXH3-128 digest of (account, input, event id).
+Among a billion remembered ids, the probability that any two collide is 6 in 10^12. Digests that arrived since
+the last checkpoint are a set in memory; a checkpoint writes them as a sorted run
 (`engine.backends.local.storage.sorted_runs`).
 
 An id is remembered for `DEDUPE_HORIZON_DAYS` after it arrived, or until its account's retention has removed
-its event, whichever is sooner, but for a day at least. It may be up to a tenth longer, since a run is dropped
-as a whole; so each account has runs of its own. Digests of erased users' events stay until then: a producer's
-late retry must not bring an erased event back.
+its event, whichever is sooner, but for at least one day. It may be kept up to a tenth longer, since runs are
+dropped as a whole; so each account has its own runs. Digests of erased users' events are kept as long: a
+producer's late retry must not restore an erased event.
 
 **Request ids** are remembered with the answer for `REQUEST_HORIZON_HOURS`.
 
-Arrival times come from the log, never from the clock, so that replay decides as the first pass did.
+Arrival times come from the log, never from the clock, so a replay makes the same decisions.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ from engine.backends.local.storage.environment import Environment
 from engine.backends.local.storage.keys import Family, key
 from engine.backends.local.storage.sorted_runs import Items, Run, RunForm, RunRecord, Runs
 from engine.backends.local.storage.transactions import ReadTransaction, Writable
+from engine.backends.local.storage.unwritten import Unwritten
 from engine.clock import Stamp
 from engine.errors import DataLoss
-from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, Micros
+from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, TIME_MAX_MICROS, Micros
 
 _log = logging.getLogger(__name__)
 
@@ -68,9 +69,8 @@ def _items(digests: Sequence[bytes] | set[bytes]) -> Items:
 
 @dataclass(slots=True)
 class _Fresh:
-    """Digests of one account that arrived since the last checkpoint: when the first of them came, when the
-    last,
-    and the newest time of their events.
+    """Digests of one account that arrived since the last checkpoint: first and last arrival, and the latest
+    time of their events.
     """
 
     digests: set[bytes]
@@ -83,18 +83,26 @@ class _Fresh:
         self.last_arrival = max(self.last_arrival, arrival)
         self.newest_event = max(self.newest_event, newest_event)
 
+    def joined(self, later: _Fresh) -> _Fresh:
+        """These and others that arrived later."""
+        return _Fresh(
+            self.digests | later.digests,
+            min(self.first_arrival, later.first_arrival),
+            max(self.last_arrival, later.last_arrival),
+            max(self.newest_event, later.newest_event),
+        )
+
 
 class DuplicatesUnknown(DataLoss):
     """Duplicates cannot be detected: the stored event ids are damaged. Nothing was changed."""
 
 
-class EventIds:
-    """The event ids seen within the horizon, by account."""
+class EventIds(Unwritten[int, _Fresh]):
+    """The event ids seen within the horizon, by account. New ones are unwritten."""
 
     def __init__(self, index: Environment, horizon_days: int = DEDUPE_HORIZON_DAYS) -> None:
+        super().__init__(_Fresh.joined)
         self._horizon = horizon_days * MICROS_PER_DAY
-        self._fresh: dict[int, _Fresh] = {}
-        self._writing: dict[int, _Fresh] = {}
         self._runs = Runs(index, EVENT_ID_RUNS, may_be_damaged=True)
         if self._runs.damage is not None:
             _log.error(
@@ -102,7 +110,7 @@ class EventIds:
                 self._runs.damage.message,
             )
         self._expired: dict[int, Micros] = {}
-        """By account, the instant before which events were last removed, as far as this process knows."""
+        """By account, the instant up to which events were last removed, as far as this process knows."""
 
     def take(self, account: int, digests: Sequence[bytes], newest_event: Micros, stamp: Stamp) -> list[bool]:
         """For each digest, in order, whether it is a duplicate; records all of them. Repeats within the
@@ -112,13 +120,13 @@ class EventIds:
             old = self._in_runs(account, digests, stamp.settled)
         except DataLoss as damage:
             raise DuplicatesUnknown(
-                f"whether these events came before cannot be told: {damage.message}; restore a backup",
+                f"cannot tell whether these events are duplicates: {damage.message}; restore a backup",
                 metadata=dict(damage.metadata),
             ) from damage
-        writing = self._writing[account].digests if account in self._writing else frozenset()
-        fresh = self._fresh.get(account)
+        writing = self.writing[account].digests if account in self.writing else frozenset()
+        fresh = self.fresh.get(account)
         if fresh is None:
-            fresh = self._fresh[account] = _Fresh(set(), stamp.arrival, stamp.arrival, newest_event)
+            fresh = self.fresh[account] = _Fresh(set(), stamp.arrival, stamp.arrival, newest_event)
         fresh.took(stamp.arrival, newest_event)
         seen = []
         for digest in digests:
@@ -131,8 +139,8 @@ class EventIds:
     def _in_runs(self, account: int, digests: Sequence[bytes], settled: Micros) -> frozenset[bytes]:
         if self._runs.damage is not None:
             raise self._runs.damage
-        # Expired runs are ignored, whether or not a checkpoint has dropped them
-        # yet: a replay, which meets the index of a later checkpoint, must decide alike.
+        # Expired runs are ignored, whether or not a checkpoint has dropped them: a replay may meet the index
+        # of a later checkpoint and must decide alike.
         runs = [
             run
             for run in self._runs.all
@@ -147,7 +155,7 @@ class EventIds:
         record = run.record
         if record.last_arrival < settled - self._horizon:
             return True
-        # All its events are older than the retention: sent again, they are refused for their age.
+        # All its events are older than the retention, so repeats are refused for their age.
         expired = self._expired.get(record.account)
         is_expired = expired is not None and record.newest_event < expired
         return is_expired and record.last_arrival < settled - IDS_KEPT_MIN
@@ -156,11 +164,11 @@ class EventIds:
         """Drops ids of the account that belong only to events before an instant, which were removed."""
         self._expired[account] = max(before, self._expired.get(account, before))
 
-    # --- checkpointing ---
+    def forget(self, account: int) -> None:
+        """Drops all ids of an account whose number is not used any more."""
+        self.expire(account, TIME_MAX_MICROS + 1)
 
-    def prepare(self) -> None:
-        """Collects fresh digests for `write`, which needs no lock."""
-        self._writing, self._fresh = self._fresh, {}
+    # --- checkpointing ---
 
     def write(self, txn: Writable, stamp: Stamp) -> None:
         """Writes a run of collected digests for each account and deletes expired runs, at most
@@ -169,7 +177,7 @@ class EventIds:
         past = (run for run in self._runs.all if self._is_past(run, stamp.settled))
         for run in itertools.islice(past, RUNS_DROPPED_MAX):
             self._runs.stage_drop(txn, run)
-        for account, fresh in sorted(self._writing.items()):
+        for account, fresh in sorted(self.writing.items()):
             if fresh.digests:
                 record = RunRecord(
                     0, [], fresh.first_arrival, fresh.last_arrival, account, fresh.newest_event
@@ -178,20 +186,13 @@ class EventIds:
 
     def commit(self) -> None:
         """Finishes a checkpoint that has committed."""
+        super().commit()
         self._runs.commit()
-        self._writing = {}
 
     def rollback(self) -> None:
         """Takes back a checkpoint that did not commit."""
+        super().rollback()
         self._runs.rollback()
-        for account, writing in self._writing.items():
-            fresh = self._fresh.get(account)
-            if fresh is not None:
-                writing.digests |= fresh.digests
-                writing.took(fresh.first_arrival, fresh.newest_event)
-                writing.took(fresh.last_arrival, fresh.newest_event)
-            self._fresh[account] = writing
-        self._writing = {}
 
     @property
     def runs(self) -> Runs:
@@ -240,20 +241,20 @@ class Answered(msgspec.Struct, frozen=True, array_like=True):
     answer: Appended
 
 
-class Requests:
-    """Answers by request id, within the horizon."""
+class Requests(Unwritten[tuple[int, bytes], Answered]):
+    """Answers by request id, within the horizon. New ones are unwritten, by account and digest."""
 
     def __init__(self, index: Environment, horizon_hours: int = REQUEST_HORIZON_HOURS) -> None:
+        super().__init__()
         self._index = index
         self._horizon = horizon_hours * MICROS_PER_HOUR
-        self._fresh: dict[tuple[int, bytes], Answered] = {}
-        self._writing: dict[tuple[int, bytes], Answered] = {}
 
     def find(self, account: int, request_id: str, now: Micros) -> Appended | None:
         """The first answer to the request, if it came within the horizon before `now`."""
         digest = xxhash.xxh3_128_digest(request_id.encode())
-        answered = self._fresh.get((account, digest)) or self._writing.get((account, digest))
-        if answered is None:
+        if (account, digest) in self:
+            answered = self[account, digest]
+        else:
             with self._index.reading() as txn:
                 stored = txn.get(key(Family.REQUEST, account, digest))
                 if stored is None:
@@ -263,15 +264,11 @@ class Requests:
 
     def add(self, account: int, request_id: str, arrival: Micros, answer: Appended) -> None:
         """Stores the first answer."""
-        self._fresh[account, xxhash.xxh3_128_digest(request_id.encode())] = Answered(arrival, answer)
-
-    def prepare(self) -> None:
-        """Collects fresh answers for `write`, which needs no lock."""
-        self._writing, self._fresh = self._fresh, {}
+        self.fresh[account, xxhash.xxh3_128_digest(request_id.encode())] = Answered(arrival, answer)
 
     def write(self, txn: Writable, now: Micros) -> None:
         """Writes collected answers and deletes expired ones, at most `REQUESTS_DROPPED_MAX`."""
-        for (account, digest), answered in sorted(self._writing.items()):
+        for (account, digest), answered in sorted(self.writing.items()):
             txn.put(key(Family.REQUEST, account, digest), msgspec.msgpack.encode(answered))
             txn.put(key(Family.REQUEST_ARRIVAL, answered.arrival, account, digest), b"")
         with self._index.reading() as read:
@@ -288,14 +285,5 @@ class Requests:
             answered = read.get(key(Family.REQUEST, account, digest))
             # The same id may have got a second answer meanwhile.
             is_old = answered is not None and msgspec.msgpack.decode(answered, type=Answered).arrival < oldest
-            if is_old and (account, digest) not in self._writing:
+            if is_old and (account, digest) not in self.writing:
                 txn.delete(key(Family.REQUEST, account, digest))
-
-    def commit(self) -> None:
-        """Finishes a checkpoint that has committed."""
-        self._writing = {}
-
-    def rollback(self) -> None:
-        """Takes back a checkpoint that did not commit."""
-        self._fresh = {**self._writing, **self._fresh}
-        self._writing = {}

@@ -1,11 +1,12 @@
 """Resource records: a small durable map, read from memory.
 
-It lives in the index environment, with transactions of its own, apart from checkpoints.
+Stored in the index environment, in transactions separate from checkpoints.
 """
 
 from __future__ import annotations
 
 import bisect
+import itertools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -33,13 +34,12 @@ class LocalDocuments:
         """The document, or None."""
         return self._documents.get(key)
 
-    def scan(self, prefix: str) -> Iterator[tuple[str, bytes]]:
-        """Every pair whose key starts with `prefix`, in key order, as of the call."""
+    def scan(self, prefix: str, limit: int | None = None) -> Iterator[tuple[str, bytes]]:
+        """Every pair whose key starts with `prefix`, in key order, or the first `limit`, as of the call."""
         with self._lock:
             start = bisect.bisect_left(self._keys, prefix)
             found = []
-            for at in range(start, len(self._keys)):
-                document_key = self._keys[at]
+            for document_key in itertools.islice(self._keys, start, None if limit is None else start + limit):
                 if not document_key.startswith(prefix):
                     break
                 found.append((document_key, self._documents[document_key]))
@@ -61,9 +61,12 @@ class LocalDocuments:
                 for document_key, value in puts.items():
                     txn.put(stored_keys[document_key], value)
             for document_key in deletes:
-                self._documents.pop(document_key, None)
-            self._documents.update(puts)
-            self._keys = sorted(self._documents)
+                if self._documents.pop(document_key, None) is not None:
+                    del self._keys[bisect.bisect_left(self._keys, document_key)]
+            for document_key, value in puts.items():
+                if document_key not in self._documents:
+                    bisect.insort(self._keys, document_key)
+                self._documents[document_key] = value
 
     def close(self) -> None:
         """Refuses further commits."""
@@ -74,5 +77,5 @@ class LocalDocuments:
 def _stored_key(document_key: str) -> bytes:
     encoded = document_key.encode()
     if not 0 < len(encoded) <= DOCUMENT_KEY_BYTES_MAX:
-        raise ValueError(f"a document's key has 1 to {DOCUMENT_KEY_BYTES_MAX} bytes, not {len(encoded)}")
+        raise ValueError(f"a document key must have 1 to {DOCUMENT_KEY_BYTES_MAX} bytes, got {len(encoded)}")
     return key(Family.DOCUMENT, encoded)

@@ -1,10 +1,10 @@
 """One LMDB environment: a directory with a memory-mapped file and LMDB's table of readers.
 
-LMDB allows one write transaction at a time in each environment and any number of readers, who see the state
-of the last commit before they began. A commit has reached the disk (fsync) when `writing()` ends.
+LMDB allows one write transaction at a time in each environment and any number of readers, each of which sees
+the last commit before it began. A commit is on disk (fsync) when `writing()` ends.
 
-The memory map is opened at its full size at once. It takes address space, neither memory nor disk, and so the
-file grows as it fills without ever being mapped anew, which would end the transactions that are open.
+The memory map is opened at its full size. This reserves address space, not memory or disk, so the file can
+grow without remapping, which would end all open transactions.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -21,22 +22,29 @@ import lmdb
 from engine.backends.base.upkeep import StoreFile
 from engine.backends.local.storage.lmdb_errors import translated
 from engine.backends.local.storage.pages import Meta, check_pages, read_meta
+from engine.backends.local.storage.private import FILE_MODE, make_directory
 from engine.backends.local.storage.transactions import ReadTransaction, WriteTransaction
 from engine.errors import DataLoss, StoreUnavailable
 
 MAP_BYTES_DEFAULT = 256 << 30
+MAP_BYTES_MIN = 1 << 20
+MAP_BYTES_MAX = 1 << 45
+"""Two maps of this size fit into the address space of a process."""
 READERS_MAX = 512
 
 DATA_FILE, READERS_FILE = "data.mdb", "lock.mdb"
-"""LMDB's own names, in the directory of each environment."""
+"""File names that LMDB uses in the directory of each environment."""
 
 META_PAGES = 2
 
 PAGES_CHECKED_FIRST = 2_048
-"""Files up to this many key pages are checked before they are used, which takes 25 ms. Larger files are
-checked while they are used.
+"""Files with up to this many key pages are checked before use, which takes 25 ms. Larger files are checked
+while in use.
 """
-REST_SECONDS = 0.001
+CHECK_SHARE = 1 / 4
+"""Share of the time that the check of a file in use works. It holds the interpreter's lock, and rests so that
+calls are hardly slower meanwhile.
+"""
 
 STAT_BLOCK_BYTES = 512
 """The unit of `st_blocks`, whatever the file system's own."""
@@ -56,9 +64,9 @@ class Environment:
         read_only: bool = False,
         is_owned: bool = False,
     ) -> None:
-        """Opens the environment in a directory or makes one there; `read_only` neither makes nor changes
-        anything, and raises StoreUnavailable (STORE_MISSING) when there is none. `is_owned`, for reading
-        only, says that no other process writes, so that readers need not be known to it.
+        """Opens or creates the environment in a directory. `read_only` neither creates nor changes anything,
+        and raises StoreUnavailable (STORE_MISSING) when there is none. `is_owned`, for reading only: no other
+        process writes, so readers need not be registered.
         """
         self._file = directory / DATA_FILE
         self._is_read_only = read_only
@@ -75,19 +83,19 @@ class Environment:
             elif meta is not None and meta.tree_pages <= PAGES_CHECKED_FIRST:
                 _check_once(self._file, meta)
             return
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         is_small = meta is not None and meta.tree_pages <= PAGES_CHECKED_FIRST
         if meta is not None and is_small:
             _check_once(self._file, meta)
         with translated():
-            self._env = lmdb.open(str(directory), map_size=map_bytes, max_readers=READERS_MAX, metasync=True)
-            # Slots of readers that died without closing would keep old pages from being reused.
+            self._env = _opened(directory, map_bytes)
+            # Slots of crashed readers would prevent old pages from being reused.
             self._env.reader_check()
         if meta is not None and not is_small:
             self._check_in_background(meta)
 
     def _check_what_is_read(self) -> None:
-        """Beside a process that may write, the state of a transaction is what holds still."""
+        """A read transaction while another process may write: only its state does not change."""
         try:
             with self.reading() as txn:
                 txn.check_pages()
@@ -96,12 +104,20 @@ class Environment:
             raise
 
     def _check_in_background(self, meta: Meta) -> None:
-        """Checks a large file while it is used. The checked state stays as it is."""
+        """Checks a large file while it is used. The checked state does not change."""
         held = self._env.begin()
+        started = time.monotonic()
+
+        def give_way() -> None:
+            nonlocal started
+            worked = time.monotonic() - started
+            if self._closing.wait(worked / CHECK_SHARE - worked):
+                raise StoreUnavailable("the store is closing", reason="STORE_CLOSED")
+            started = time.monotonic()
 
         def check() -> None:
             try:
-                check_pages(self._file, meta, self._give_way)
+                check_pages(self._file, meta, give_way)
             except DataLoss as damage:
                 self._damage = damage
                 _log.error("%s", damage.message)
@@ -113,19 +129,20 @@ class Environment:
         self._checker = threading.Thread(target=check, name="milepost-pages", daemon=True)
         self._checker.start()
 
-    def _give_way(self) -> None:
-        if self._closing.wait(REST_SECONDS):
-            raise StoreUnavailable("the store is closing", reason="STORE_CLOSED")
+    def wait_until_checked(self) -> None:
+        """Waits for the check of a large file to end, whatever it finds."""
+        if self._checker is not None:
+            self._checker.join()
 
     def reading(self) -> AbstractContextManager[ReadTransaction]:
-        """A read transaction for the length of the block. Keep blocks short: the pages a reader may still
-        see are not reused, and the file grows meanwhile.
+        """A read transaction for the length of the block. Keep blocks short: pages a reader may still see are
+        not reused, so the file grows meanwhile.
         """
         return self._reading()
 
     def writing(self) -> AbstractContextManager[WriteTransaction]:
-        """The write transaction: waits for the one before it, commits with fsync at the end of the block, and
-        on an exception leaves nothing behind. Raises LimitExceeded (STORE_FULL) when map or disk is full.
+        """The write transaction. Waits for the previous one, commits with fsync at the end of the block, and
+        changes nothing on an exception. Raises LimitExceeded (STORE_FULL) when map or disk is full.
         """
         return self._writing()
 
@@ -149,22 +166,22 @@ class Environment:
 
     @property
     def file(self) -> Path:
-        """The file that is mapped."""
+        """The mapped file."""
         return self._file
 
     def disk_bytes(self) -> int:
-        """How much of the file is in use or waiting for reuse."""
+        """The share of the file's limit that is in use or waiting for reuse."""
         info, stat = self._env.info(), self._env.stat()
         return int((info["last_pgno"] + 1) * stat["psize"])
 
     @property
     def room_bytes(self) -> int:
-        """How much more fits under the limit of the file, in pages that are free or not there yet."""
+        """The bytes that still fit under the file's limit, in free or new pages."""
         figures = self.figures()
         return figures.limit_bytes - figures.used_bytes
 
     def figures(self) -> StoreFile:
-        """What the file takes and how much of it is free. The pages that list the free ones count as free."""
+        """Size of the file and how much of it is free. The pages of the free list count as free."""
         info, stat, file = self._env.info(), self._env.stat(), self._file.stat()
         pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
         used_bytes = (pages + META_PAGES) * stat["psize"]
@@ -186,12 +203,12 @@ class Environment:
 
 
 _sound: dict[Path, tuple[int, int, int]] = {}
-"""Files that were found to be sound: at which transaction, when they were changed last, and their size."""
+"""Files found to be sound: transaction, last change and size."""
 
 
 def _check_once(file: Path, meta: Meta) -> None:
-    """Checks the pages of a file that nobody else writes to, unless that was done and it has not changed: a
-    start opens each file several times.
+    """Checks the pages of a file that no other process writes to, unless it was checked and has not changed
+    since: a start opens each file several times.
     """
     found = file.stat()
     state = (meta.transaction, found.st_mtime_ns, found.st_size)
@@ -200,10 +217,23 @@ def _check_once(file: Path, meta: Meta) -> None:
         _sound[file] = state
 
 
+def _opened(directory: Path, map_bytes: int) -> lmdb.Environment:
+    try:
+        return lmdb.open(
+            str(directory), map_size=map_bytes, max_readers=READERS_MAX, metasync=True, mode=FILE_MODE
+        )
+    except lmdb.MemoryError:
+        raise StoreUnavailable(
+            f"cannot reserve {map_bytes:,} bytes of address space for {directory}: lower --map-bytes, or"
+            " raise the limit of the process (ulimit -v)",
+            reason="NO_ADDRESS_SPACE",
+        ) from None
+
+
 def _opened_for_reading(directory: Path, is_owned: bool) -> lmdb.Environment:
     if not (directory / DATA_FILE).is_file():
         raise StoreUnavailable(f"there is no store in {directory.parent}", reason="STORE_MISSING")
-    # Readers beside an owner must be known to it. In a backup, which nobody ever owned, nothing is written.
+    # Beside an owner, readers must be registered. A backup has no owner, so nothing is written there.
     is_shared = not is_owned and os.access(directory / READERS_FILE, os.W_OK)
     with translated():
         return lmdb.open(str(directory), readonly=True, create=False, lock=is_shared, max_readers=READERS_MAX)

@@ -1,15 +1,32 @@
-"""A lock that serves waiters in order of arrival.
+"""A lock that serves waiters in order of arrival, and short holders before patient ones.
 
 `threading.Lock` may give the lock back at once to the thread that just released it. A writer that applies a
-long batch in chunks would then starve every reader. This lock is handed to the longest waiting thread.
+long batch in chunks would then starve every reader. This lock is handed to the longest waiting thread. A long
+read, which holds the lock many times, waits *patiently*: others go first, but only so many in a row.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
 from types import TracebackType
+
+from engine.deadline import is_cancelled
+from engine.measures import Durations
+from engine.stalls import StallLog
+
+STALL_S = 2.0
+"""A wait from which a line is logged."""
+
+_stalls = StallLog(logging.getLogger(__name__), "waiting for the lock of the store", STALL_S)
+
+IN_A_ROW_MAX = 16
+"""Holders that may go before a patient waiter."""
+
+CANCELLED_POLL_SECONDS = 0.1
+"""How often a waiting thread looks whether its caller has given up."""
 
 
 class FairLock:
@@ -18,36 +35,63 @@ class FairLock:
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._waiting: deque[threading.Lock] = deque()
+        self._patient: deque[threading.Lock] = deque()
+        self._in_a_row = 0
         self._owner: int | None = None
         self._depth = 0
+        self.waits = Durations()
+        """How long threads waited that did not get the lock at once, patient ones apart."""
 
-    def acquire(self, deadline: float | None = None) -> bool:
-        """Acquires the lock. False: the deadline, a `time.monotonic()` instant, passed first."""
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a thread waits that is not patient."""
+        return bool(self._waiting)
+
+    @property
+    def is_wanted_patiently(self) -> bool:
+        """Whether a patient thread waits."""
+        return bool(self._patient)
+
+    def acquire(self, deadline: float | None = None, *, patient: bool = False) -> bool:
+        """Acquires the lock. False: the deadline, a `time.monotonic()` instant, passed first, or the caller
+        gave up (`engine.deadline`).
+        """
         me = threading.get_ident()
         if self._owner == me:
             self._depth += 1
             return True
+        queue = self._patient if patient else self._waiting
         with self._mutex:
             if self._owner is None:
                 self._owner, self._depth = me, 1
                 return True
             turn = threading.Lock()
             turn.acquire()
-            self._waiting.append(turn)
-        if self._wait(turn, deadline):
+            queue.append(turn)
+        began = time.monotonic()
+        is_mine = self._wait(turn, queue, deadline)
+        if not patient:
+            seconds = time.monotonic() - began
+            self.waits.add(seconds)
+            _stalls.report(seconds)
+        if is_mine:
             # The releasing thread left the lock taken for us.
             self._owner, self._depth = me, 1
             return True
         return False
 
-    def _wait(self, turn: threading.Lock, deadline: float | None) -> bool:
+    def _wait(self, turn: threading.Lock, queue: deque[threading.Lock], deadline: float | None) -> bool:
         if deadline is None:
             return turn.acquire()
-        if turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            return True
+        while True:
+            remaining = deadline - time.monotonic()
+            if turn.acquire(timeout=min(max(0.0, remaining), CANCELLED_POLL_SECONDS)):
+                return True
+            if remaining <= CANCELLED_POLL_SECONDS or is_cancelled(deadline):
+                break
         with self._mutex:
-            if turn in self._waiting:
-                self._waiting.remove(turn)
+            if turn in queue:
+                queue.remove(turn)
                 return False
         # The lock was handed over after the timeout.
         return turn.acquire()
@@ -60,15 +104,23 @@ class FairLock:
         if self._depth:
             return
         with self._mutex:
-            if self._waiting:
+            queue = self._next_queue()
+            if queue:
                 self._owner = _HANDED_OVER
-                self._waiting.popleft().release()
+                queue.popleft().release()
             else:
                 self._owner = None
 
+    def _next_queue(self) -> deque[threading.Lock]:
+        if self._waiting and (not self._patient or self._in_a_row < IN_A_ROW_MAX):
+            self._in_a_row += 1
+            return self._waiting
+        self._in_a_row = 0
+        return self._patient
+
     def yield_lock(self) -> None:
         """Lets all current waiters go first, if the lock is held only once."""
-        if self._depth == 1 and self._waiting:
+        if self._depth == 1 and (self._waiting or self._patient):
             self.release()
             self.acquire()
 

@@ -1,4 +1,4 @@
-"""The header of a store: what is fixed when it is created, the same in both environments."""
+"""The header of a store: the settings fixed at creation, the same in both environments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.errors import DataLoss, StoreUnavailable
 
 FORMAT_VERSION = 6
 UPGRADED_VERSION = 5
-"""The version that `upgrade` makes the present one of."""
+"""The version that `upgrade` can upgrade from."""
 
 GROUPS_DEFAULT = 16
 GROUPS_MAX = 64
@@ -28,9 +28,9 @@ HEADER_KEY = key(Family.META, HEADER)
 
 
 class StoreHeader(msgspec.Struct, frozen=True):
-    """What is written once, in both environments, when a store is created. `seed` keys the hashes of user
-    ids and the order of partitions: 64 random bits that the store tells nobody. `drawn_groups` says whether
-    the seed also decides which partitions form a group; without it they are neighbours.
+    """Written once, in both environments, when a store is created. `seed` keys the hashes of user ids and the
+    order of partitions: 64 random bits that the store never discloses. `drawn_groups`: the seed also assigns
+    partitions to groups; otherwise a group is a run of neighbouring partitions.
     """
 
     format_version: int
@@ -41,12 +41,12 @@ class StoreHeader(msgspec.Struct, frozen=True):
 
 
 def new_store_id() -> str:
-    """An id that no other store has."""
+    """A new unique store id."""
     return secrets.token_hex(STORE_ID_BYTES)
 
 
 def read_header(txn: ReadTransaction) -> StoreHeader | None:
-    """The header that a transaction sees, None when there is none. Raises StoreUnavailable (STORE_FORMAT)
+    """The header that a transaction sees; None when there is none. Raises StoreUnavailable (STORE_FORMAT)
     when its format is not this version's, and DataLoss when it is damaged.
     """
     fields = _fields(txn)
@@ -54,7 +54,7 @@ def read_header(txn: ReadTransaction) -> StoreHeader | None:
         return None
     version = fields.get("format_version")
     if version != FORMAT_VERSION:
-        raise StoreUnavailable(_other_format(version), reason="STORE_FORMAT")
+        raise StoreUnavailable(other_format(version), reason="STORE_FORMAT")
     try:
         return msgspec.convert(fields, StoreHeader)
     except msgspec.MsgspecError as error:
@@ -62,7 +62,7 @@ def read_header(txn: ReadTransaction) -> StoreHeader | None:
 
 
 def read_store_id(txn: ReadTransaction) -> str | None:
-    """The id in the header that a transaction sees, whatever version it is of; None when there is none."""
+    """The id in the header that a transaction sees, whatever its version; None when there is none."""
     fields = _fields(txn)
     return None if fields is None else str(fields.get("store_id"))
 
@@ -78,7 +78,7 @@ def old_version(txn: ReadTransaction) -> int | None:
 
 def _fields(txn: ReadTransaction) -> dict[str, object] | None:
     if txn.unverified(HEADER_KEY) is None:
-        # Whether it should be there is for those to say who know that this is a store.
+        # The caller knows whether there should be a header.
         return None
     fields = _old_fields(txn)
     if fields is None:
@@ -105,13 +105,14 @@ def _damaged_header() -> DataLoss:
     return DataLoss("the header cannot be decoded", metadata={"key_family": Family.META.name})
 
 
-def _other_format(version: object) -> str:
-    message = f"the store has format version {version}, this build reads {FORMAT_VERSION}"
+def other_format(version: object) -> str:
+    """Why a store of another format version is refused, and the way on."""
+    message = f"the store has format version {version}; this build reads {FORMAT_VERSION}"
     if version == UPGRADED_VERSION:
         return (
             f"{message}: start the service on it, or run `milepost store upgrade`, which rewrites the store"
         )
-    return message
+    return f"{message} and upgrades {UPGRADED_VERSION}: use the version of Milepost that wrote it"
 
 
 def write_header(txn: Writable, header: StoreHeader) -> None:

@@ -1,17 +1,18 @@
-"""Ranges of keys: how many keys begin with the same bytes, and the sum of their hashes.
+"""Ranges of keys: the number of keys that begin with the same bytes, and the sum of their hashes.
 
-A checksum finds a value that is damaged, not a key that is gone or became another one. So every transaction
-that makes or deletes a key brings the RANGE record of its range up to date. The first question that meets no
-key goes through all keys of the range, without their values, and compares; from then on the range is
-*checked*, for as long as the environment is open.
+A checksum detects a damaged value, but not a missing or altered key. So every transaction that creates or
+deletes a key updates the RANGE record of its range. The first lookup that finds no key reads all keys of the
+range, without their values, and compares. From then on the range is *checked*, for as long as the environment
+is open.
 
-RANGE records are counted in a range of their own, whose record every environment has after its first commit.
+RANGE records are counted in their own range, whose record every environment has after its first commit.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from typing import NamedTuple
 
 import xxhash
@@ -22,17 +23,17 @@ _FORM = struct.Struct("<QQ")
 _HASH_MASK = (1 << 64) - 1
 
 RANGES = key(Family.RANGE)
-"""The range of all RANGE records but its own."""
+"""The range of all RANGE records but this one's own."""
 
 
 class KeyCount(NamedTuple):
-    """How many keys there are, and the sum of their XXH3-64, modulo 2^64."""
+    """Number of keys, and the sum of their XXH3-64 modulo 2^64."""
 
     keys: int = 0
     hashes: int = 0
 
     def plus(self, keys: int, hashes: int) -> KeyCount:
-        """The range with this many more keys."""
+        """The range with this many keys added."""
         return KeyCount(self.keys + keys, (self.hashes + hashes) & _HASH_MASK)
 
     def pack(self) -> bytes:
@@ -49,7 +50,7 @@ NO_KEYS = KeyCount()
 
 
 def record_key(range_: bytes) -> bytes:
-    """Where the count of a range is stored."""
+    """The key of a range's record."""
     return key(Family.RANGE, range_)
 
 
@@ -57,13 +58,13 @@ ROOT_KEY = record_key(RANGES)
 
 
 def range_of(stored: bytes) -> bytes | None:
-    """The range a key is counted in; None when another record announces it."""
+    """The range a key is counted in; None when another record announces the key."""
     size = range_bytes_of(stored)
     return None if size is None or stored == ROOT_KEY else stored[:size]
 
 
 class KeyCounts:
-    """Counts of keys by range, of those that pass by."""
+    """Counts keys by range."""
 
     def __init__(self) -> None:
         self._counts: dict[bytes, KeyCount] = {}
@@ -74,8 +75,19 @@ class KeyCounts:
         if range_ is not None:
             self.change(range_, 1, xxhash.xxh3_64_intdigest(stored) if hash_ is None else hash_)
 
+    def add_ordered(self, keys: Iterable[bytes]) -> None:
+        """Counts keys that are in order, where those of a range follow each other."""
+        hash_of = xxhash.xxh3_64_intdigest
+        for range_, found in groupby(keys, range_of):
+            number = hashes = 0
+            for stored in found:
+                number += 1
+                hashes += hash_of(stored)
+            if range_ is not None:
+                self.change(range_, number, hashes)
+
     def change(self, range_: bytes, keys: int, hashes: int) -> None:
-        """Adds this many keys to a range; fewer when negative."""
+        """Adds this many keys to a range; removes them when negative."""
         self._counts[range_] = self._counts.get(range_, NO_KEYS).plus(keys, hashes)
 
     def take(self) -> dict[bytes, KeyCount]:
@@ -84,7 +96,7 @@ class KeyCounts:
         return counts
 
     def differences(self, announced: dict[bytes, KeyCount]) -> Iterator[tuple[bytes, KeyCount, KeyCount]]:
-        """The ranges of which something else was announced: what was counted, and what was announced."""
+        """Ranges that differ from their record: what was counted, and what was announced."""
         for range_ in sorted(self._counts.keys() | announced.keys()):
             counted, expected = self._counts.get(range_, NO_KEYS), announced.get(range_, NO_KEYS)
             if counted != expected:

@@ -57,8 +57,8 @@ KEYS_PER_CHECK = 4_096
 def stored_kinds(
     log: ReadTransaction, index: ReadTransaction, check: Callable[[], None] = lambda: None
 ) -> tuple[StoredKind, ...]:
-    """Every kind in the order of `KINDS`, those without a key included. `check` is called now and then and
-    may raise.
+    """Every kind in the order of `KINDS`, including those without keys. `check` is called from time to time
+    and may raise.
     """
     found = {kind: [0, 0] for kind in KINDS.values()}
     for txn, families in ((log, LOG_FAMILIES), (index, INDEX_FAMILIES)):

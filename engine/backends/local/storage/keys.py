@@ -1,31 +1,30 @@
 """The key space of the embedded backend: every family of keys in one place, version 6.
 
-A key is one byte for its family, then its parts, integers big-endian so that byte order is number order. A
+A key is one byte for its family, then its parts. Integers are big-endian, so byte order is numeric order. A
 layout names the parts: `B` u8, `I` u32, `Q` u64, and `*` for bytes up to the end of the key, last only. Fewer
 parts than declared make a prefix for scans. LMDB takes keys of at most 511 bytes.
 
-Values carry an 8-byte checksum of key and value in front of what the tables below describe
-(`storage.transactions`). Numbers of families are stored on disk: they are never changed and never given to
-another family.
+Values are stored behind an 8-byte checksum of key and value (`storage.transactions`). Family numbers are
+stored on disk: they never change and are never reused.
 
-A key that is missing must not pass for an empty set. So each key is *announced*: some other record says that
-it has to be there. Most are counted by ranges (`storage.key_ranges`): the keys of a family that share their
-first parts are a range, and a RANGE record holds their number and the sum of their hashes. The rest follow
-from a record of their own room:
+A missing key must not pass for an empty set. So each key is *announced*: another record says that it must
+exist. Most are counted by ranges (`storage.key_ranges`): the keys of a family that share their first parts
+are a range, and a RANGE record holds their number and the sum of their hashes. The rest are announced by a
+record of another family:
 
 ====================  ======================================================================================
 family                announced by
 ====================  ======================================================================================
 USER_FILTER           USER_RUN: each run has one
 USER_BLOCK            USER_RUN: one for each fence
-PROFILE               PROFILED: the bitmap of users who have one
-FIELD_TEXT            FIELD_VALUE: its key, where it ends in a digest
+PROFILE               PROFILED: the bitmap of users with a profile
+FIELD_TEXT            FIELD_VALUE: its key, when that ends in a digest
 DEDUPE_FILTER         DEDUPE_RUN: each run has one
 DEDUPE_BLOCK          DEDUPE_RUN: one for each fence
-REQUEST_ARRIVAL       REQUEST: its arrival. One that is missing is never answered from: its answer stays
+REQUEST_ARRIVAL       REQUEST: its arrival. When missing, the answer is never deleted
 EVENT_SLICE           EVENT_TABLE: rows and bytes of all its slices
 EVENT_COLUMN          EVENT_SLICE: the columns of each part
-any other             RANGE: the range of as many parts as `Family` says
+any other             RANGE: a range with the number of parts that `Family` says
 ====================  ======================================================================================
 
 Either environment
@@ -35,8 +34,9 @@ family                key parts                                     value
 ====================  ============================================  ==========================================
 META                  name                                          `header`: MessagePack of `StoreHeader`;
                                                                     `session`: MessagePack of `Session`;
-                                                                    `commit`: u64, the transaction it is of
-RANGE                 what the keys of the range begin with         two u64: how many, and the sum of hashes
+                                                                    `commit`: u64, transaction that wrote it
+RANGE                 the first bytes of the range's keys           two u64: number of keys, sum of hashes
+====================  ============================================  ==========================================
 ====================  ============================================  ==========================================
 
 Log environment
@@ -57,7 +57,7 @@ family                key parts                                     value
 ====================  ============================================  ==========================================
 META                  name                                          `folded`: `positions.CheckpointedState`
 DOCUMENT              the document's key                            the document
-NAME                  space u8, account u32, number u32             the name, UTF-8
+NAME                  space u8, account u32, number u32             the name, UTF-8; empty when forgotten
 USER_RUN              account u32, run u32                          MessagePack of `sorted_runs.RunRecord`
 USER_FILTER           account u32, run u32                          Bloom filter, bits
 USER_BLOCK            account u32, run u32, block u32               sorted items of `id_index.USER_RUNS`
@@ -68,11 +68,11 @@ USER_IDS              account u32, group u8, page u32               `id_pages.Id
 USER_PARTITIONS       account u32, group u8, page u32               u16[4,096] partitions
 ALIVE                 account u32, group u8                         bitmap
 PROFILE               account u32, group u8, dense id u32           as `profile_codec.ProfileCodec` writes it
-PROFILED              account u32, group u8                         bitmap: who has a profile
+PROFILED              account u32, group u8                         bitmap: users with a profile
 FIELD_PRESENT         account u32, field u32, kind u8, group u8     bitmap
-FIELD_VALUE           account u32, field u32, kind u8, group u8,    bitmap of the users with that value, or
+FIELD_VALUE           account u32, field u32, kind u8, group u8,    bitmap of users with that value, or
                       value                                         with that element in their list
-FIELD_TEXT            as FIELD_VALUE, the value a digest            a string too long to be part of a key
+FIELD_TEXT            as FIELD_VALUE, the value a digest            a string too long for a key
 FIELD_COLUMN          account u32, field u32, kind u8, group u8,    `page_cache.column` of f64 or i64[4,096]
                       page u32
 WRITE_TIMES           account u32, group u8, page u32               MessagePack of `write_times.PageSpans`
@@ -89,16 +89,16 @@ DEDUPE_RUN            run u32                                       MessagePack 
 DEDUPE_FILTER         run u32                                       Bloom filter, bits
 DEDUPE_BLOCK          run u32, block u32                            sorted items of `dedupe.EVENT_ID_RUNS`
 REQUEST               account u32, digest                           MessagePack of `dedupe.Answered`
-REQUEST_ARRIVAL       arrival u64, account u32, digest              empty: finds answers past the horizon
-MEMBERSHIP            audience name                                 MessagePack of `store.StoredState`
+REQUEST_ARRIVAL       arrival u64, account u32, digest              empty: finds expired answers
+MEMBERSHIP            audience name                                 MessagePack of `states.StoredState`
 MEMBERS               membership u32, group u8                      bitmap
-CHANGES               membership u32, first sequence u64            MessagePack of `store.ChangeRecord`
-ERASED                account u32, group u8, dense id u32           MessagePack of `store.ErasedUser`
+CHANGES               membership u32, first sequence u64            MessagePack of `change_log.ChangeRecord`
+ERASED                account u32, group u8, dense id u32           MessagePack of `erased.ErasedUser`
 ====================  ============================================  ==========================================
 
 Index environment: event tables (`engine.backends.local.events`). A *table* is account u32, input u32, event
 name u32, event type u8, group u8. A *slice* is a table, level u8 and the slice's number plus 2^31 as u32. A
-*part* is a u32 that the table gives out once.
+*part* is a u32, unique within the table.
 
 ====================  ============================================  ==========================================
 family                key parts                                     value
@@ -119,8 +119,8 @@ KEY_BYTES_MAX = 511
 
 
 class Family(enum.Enum):
-    """A family of keys: its byte on disk, the layout of its parts, and how many of these name a range of keys
-    that are counted; none where another record announces the keys.
+    """A family of keys: its byte on disk, the layout of its parts, and how many of these name the range in
+    which keys are counted; none when another record announces the keys.
     """
 
     META = (0x01, "*", 0)
@@ -161,14 +161,14 @@ class Family(enum.Enum):
     EVENT_CHECKPOINT = (0x63, "I", 0)
 
     def __init__(self, code: int, layout: str, range_parts: int | None = None, range_tail: int = 0) -> None:
-        """`range_tail`: how many bytes of the part that ends the key belong to the range's name as well."""
+        """`range_tail`: bytes of the key's last part that also belong to the range's name."""
         self.code = code
         self.layout = layout
         integers = layout.rstrip("*")
         # For each number of integer parts given, the packer of the family byte and those parts.
         self.packers = [struct.Struct(">B" + integers[:count]) for count in range(len(integers) + 1)]
         self.range_bytes = None if range_parts is None else self.packers[range_parts].size + range_tail
-        """How many first bytes of a key name its range."""
+        """Length of the key prefix that names its range."""
 
 
 _BY_CODE = {family.code: family for family in Family}
@@ -195,12 +195,12 @@ def parts_of(key: bytes) -> tuple[int | bytes, ...]:
 
 
 def family_of(key: bytes) -> Family:
-    """The family a key belongs to. Raises KeyError for a byte that no family has."""
+    """The family a key belongs to. Raises KeyError for an unknown family byte."""
     return _BY_CODE[key[0]]
 
 
 def range_bytes_of(key: bytes) -> int | None:
-    """How many first bytes of the key name the range it is counted in; None when another record announces
-    it.
+    """Length of the prefix that names the range the key is counted in; None when another record announces the
+    key.
     """
     return _RANGE_BYTES[key[0]]

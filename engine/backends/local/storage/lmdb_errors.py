@@ -14,9 +14,9 @@ import lmdb
 from engine.errors import DataLoss, LimitExceeded
 
 SHORT_WRITE_ROOM_BYTES = 64 << 20
-"""With less room than this a failed write is taken to have been cut short: more than LMDB writes at once."""
+"""With less free space than this, a failed write counts as cut short: more than LMDB writes in one call."""
 
-# What LMDB raises when the pages of its tree, which our checksums do not cover, make no sense.
+# Errors LMDB raises for inconsistent tree pages, which our checksums do not cover.
 _BROKEN_TREE = (
     lmdb.CorruptedError,
     lmdb.PageNotFoundError,
@@ -31,7 +31,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def translated(file: Path | None = None) -> Iterator[None]:
-    """Turns what LMDB raises into the engine's errors; `file` is the one that is written."""
+    """Translates LMDB exceptions into the engine's errors; `file` is the file being written."""
     try:
         yield
     except (lmdb.MapFullError, lmdb.DiskError) as error:
@@ -47,7 +47,7 @@ def translated(file: Path | None = None) -> Iterator[None]:
 
 
 def _is_short_of_room(file: Path) -> bool:
-    """Whether the file cannot grow by much: the disk is nearly full, or the process may not write more."""
+    """Whether the file cannot grow by much: the disk is nearly full, or the process has a size limit."""
     disk = os.statvfs(file.parent)
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     room = disk.f_bavail * disk.f_frsize

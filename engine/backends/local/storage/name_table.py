@@ -1,7 +1,8 @@
 """Numbers for names: accounts, inputs, event names, attributes and fields, each u32 and never changed.
 
-Numbers are given in the order of the log, so that replay gives the same ones. All names are kept in memory:
-they are few beside users and events.
+Numbers are assigned in log order, so a replay assigns the same ones. A name that is forgotten leaves its
+number without a name: if it comes again it gets a new number, and meets nothing of the old one. All names are
+kept in memory: they are few beside users and events.
 """
 
 from __future__ import annotations
@@ -13,9 +14,13 @@ import msgspec
 from engine.backends.local.storage.environment import Environment
 from engine.backends.local.storage.keys import Family, key, parts_of
 from engine.backends.local.storage.transactions import Writable
+from engine.backends.local.storage.unwritten import Unwritten
 
 NO_ACCOUNT = 0
-"""The account under which the names of accounts themselves are numbered."""
+"""The account number used for the names of accounts themselves."""
+
+FORGOTTEN = ""
+"""Stored instead of a name that was forgotten."""
 
 
 class Space(enum.IntEnum):
@@ -35,37 +40,59 @@ class NameSpace:
         self._names = names
         self._space = space
         self._account = account
+        self._given = 0
+        self.version = 0
+        """Grows with every name that comes or is forgotten."""
         self.numbers: dict[str, int] = {}
         self.names: dict[int, str] = {}
+        self.forgotten: set[int] = set()
+        """Numbers whose name was forgotten."""
 
     def find(self, name: str) -> int | None:
-        """The number of a name, or None when it has none."""
+        """The number of a name; None when it has none."""
         return self.numbers.get(name)
 
     def number(self, name: str) -> int:
         """The number of a name; assigns one when it has none."""
         number = self.numbers.get(name)
         if number is None:
-            number = len(self.numbers) + 1
+            number = self._given + 1
             self.load(number, name)
-            self._names.fresh.append((key(Family.NAME, self._space, self._account, number), name))
-            self._names.version += 1
+            self._changed(number, name)
+        return number
+
+    def forget(self, name: str) -> int:
+        """Forgets a name that has a number, and returns the number, which is not given again."""
+        number = self.numbers.pop(name)
+        del self.names[number]
+        self.forgotten.add(number)
+        self._changed(number, FORGOTTEN)
         return number
 
     def load(self, number: int, name: str) -> None:
         """Adds a stored pair."""
+        self._given = max(self._given, number)
+        if name == FORGOTTEN:
+            self.forgotten.add(number)
+            return
         self.numbers[name] = number
         self.names[number] = name
 
+    def _changed(self, number: int, name: str) -> None:
+        self._names.fresh[key(Family.NAME, self._space, self._account, number)] = name
+        self._names.version += 1
+        self.version += 1
 
-class Names:
-    """All name spaces of a store."""
+
+class Names(Unwritten[bytes, str]):
+    """All name spaces of a store. New names are unwritten, by the key they get."""
 
     def __init__(self, index: Environment) -> None:
+        super().__init__()
         self.version = 0
-        """Grows with every new name. Names resolved under an older version may resolve differently now."""
-        self.fresh: list[tuple[bytes, str]] = []
-        self._writing: list[tuple[bytes, str]] = []
+        """Grows with every name that comes or is forgotten. Names resolved under an older version may now
+        resolve differently.
+        """
         self._spaces: dict[tuple[Space, int], NameSpace] = {}
         with index.reading() as txn:
             for stored, name in txn.scan(key(Family.NAME)):
@@ -79,23 +106,21 @@ class Names:
             found = self._spaces[space, account] = NameSpace(self, space, account)
         return found
 
-    def prepare(self) -> None:
-        """Collects names that are new since the last checkpoint for `write`, which needs no lock."""
-        self._writing, self.fresh = self.fresh, []
+    def known(self, account: str, space: Space) -> NameSpace | None:
+        """A name space that has names, by the account's name. Needs no lock: it creates nothing."""
+        number = self.space(Space.ACCOUNT).numbers.get(account)
+        return None if number is None else self._spaces.get((space, number))
+
+    def forget_account(self, name: str) -> None:
+        """Forgets an account with all its names. The caller deletes what is stored of these."""
+        number = self.space(Space.ACCOUNT).forget(name)
+        for space in Space:
+            self._spaces.pop((space, number), None)
 
     def write(self, txn: Writable) -> None:
         """Writes what `prepare` collected."""
-        for stored, name in self._writing:
+        for stored, name in self.writing.items():
             txn.put(stored, name.encode())
-
-    def commit(self) -> None:
-        """Finishes a checkpoint that has committed."""
-        self._writing.clear()
-
-    def rollback(self) -> None:
-        """Takes back a checkpoint that did not commit."""
-        self.fresh = [*self._writing, *self.fresh]
-        self._writing.clear()
 
 
 # --- fields -------------------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """Which process owns a store, and which store a directory holds.
 
 The file `lock` is locked (flock) by the process that owns the store, for as long as it lives. It also holds
-the identity of the store: its id, its location, and whether something that was begun with the
-directory has been completed. The file is written in place, since a rename would take the lock away; what it
-holds fits a disk sector, which is written as a whole.
+the identity of the store: its id, its location, and whether an operation on the directory is incomplete. The
+file is written in place, since a rename would release the lock. It fits a disk sector, which is written as a
+whole.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from engine.errors import DataLoss, LimitExceeded, StoreUnavailable
 
 LOCK_FILE = "lock"
 IDENTITY_BYTES = 512
-"""What the file takes: one sector."""
+"""Size of the file: one sector."""
 
 _FS_IOC_GETVERSION = 0x80087601
-"""Reads the generation of an inode: a number that a file system draws when the inode is given to a file."""
+"""Reads the generation of an inode: a number that the file system assigns when it allocates the inode."""
 
 
 class Stage(Enum):
-    """How far the directory is on its way to a store. Only a COMPLETE one is served."""
+    """Progress of creating, restoring or adopting the store. Only a COMPLETE store is served."""
 
     CREATING = "creating"
     RESTORING = "restoring"
@@ -39,24 +39,24 @@ class Stage(Enum):
 
 
 class Location(msgspec.Struct, frozen=True):
-    """Where a directory is, as told by its lock file. It stays the same when the directory is renamed, when
-    its volume is mounted elsewhere, and on a snapshot of the volume. A copy has another one.
+    """The location of a directory, as recorded in its lock file. It is unchanged when the directory is
+    renamed or its volume is mounted elsewhere, and on a snapshot of the volume. A copy has a different one.
 
-    The device is left out: its number changes when a volume is mounted again. `generation` is None where the
-    file system has none; then nothing is concluded from it.
+    The device is left out: its number changes when a volume is remounted. `generation` is None when the file
+    system has none; then nothing is concluded from it.
     """
 
     inode: int
     generation: int | None = None
 
     def is_same(self, other: Location) -> bool:
-        """Whether both may be one location."""
+        """Whether both may be the same location."""
         generations = {self.generation, other.generation} - {None}
         return self.inode == other.inode and len(generations) <= 1
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """What a lock file says. `previous_id` is the id that an adoption replaces."""
+    """The content of a lock file. `previous_id` is the id that an adoption replaces."""
 
     store_id: str
     location: Location = msgspec.field(name="place")
@@ -69,7 +69,7 @@ class StoreLock:
     """The lock of a store, held until `release`."""
 
     def __init__(self, directory: Path) -> None:
-        """Takes the lock, and makes its file when there is none. Raises StoreUnavailable (STORE_LOCKED) when
+        """Takes the lock; creates its file when there is none. Raises StoreUnavailable (STORE_LOCKED) when
         another process holds it.
         """
         self._directory = directory
@@ -84,7 +84,7 @@ class StoreLock:
 
     @property
     def location(self) -> Location:
-        """Where the lock file is."""
+        """The location of the lock file."""
         try:
             answer = fcntl.ioctl(self._descriptor, _FS_IOC_GETVERSION, bytes(8))
         except OSError:
@@ -108,7 +108,7 @@ class StoreLock:
             raise LimitExceeded("the store is full", reason="STORE_FULL") from error
 
     def release(self) -> None:
-        """Lets another process own the store. Releasing twice is allowed."""
+        """Releases ownership. Releasing twice is allowed."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -127,8 +127,8 @@ def owned(directory: Path) -> Iterator[StoreLock]:
 
 
 def read_identity(directory: Path) -> Identity | None:
-    """What the lock file of a directory says; None when there is no such file or nothing in it. Raises
-    DataLoss (STORE_PART_LOST) when it is damaged.
+    """The content of a directory's lock file; None when the file is missing or empty. Raises DataLoss
+    (STORE_PART_LOST) when it is damaged.
     """
     try:
         content = (directory / LOCK_FILE).read_bytes()
@@ -150,9 +150,9 @@ def _decoded(line: bytes, directory: Path) -> Identity | None:
 
 
 def lost_lock(directory: Path, reason: str) -> DataLoss:
-    """The error for a store whose lock file no longer says which store it is."""
+    """The error for a store whose lock file no longer identifies the store."""
     return DataLoss(
         f"the store in {directory} has lost a part: lock {reason}. Nothing was changed. Unless the store was "
-        f"copied, make the file anew with `milepost store adopt --moved --data {directory}`",
+        f"copied, recreate the file with `milepost store adopt --moved --data {directory}`",
         reason="STORE_PART_LOST",
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import array
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -30,7 +30,7 @@ CACHE_BYTES_DEFAULT = 24 << 20
 EVICT_TO_SHARE = 0.75
 EVICT_AGAIN_GROWTH = 1.1
 """Retry eviction after the cache has grown by this factor. Until then, dirty pages are not scanned again."""
-PAGES_PER_YIELD = 500
+PAGES_PER_YIELD = 32
 CACHED_PAGE_OVERHEAD_BYTES = 350
 MESSAGE_BYTES_PER_STORED_BYTE = 9
 """Memory of a value per byte of MessagePack, measured on dicts of tuples and lists of strings."""
@@ -199,6 +199,16 @@ class PageCache:
         self._writing_encoded: dict[bytes, bytes] = {}
         self._session = _Session()
 
+    @property
+    def size_bytes(self) -> int:
+        """Approximate memory of all pages, in bytes."""
+        return self._bytes
+
+    @property
+    def size_bytes_max(self) -> int:
+        """The memory budget of clean pages, in bytes."""
+        return self._bytes_max
+
     def limit(self, bytes_max: int) -> None:
         """Sets the memory budget of clean pages. It applies from the end of the next session."""
         self._bytes_max = self._evict_above = bytes_max
@@ -225,6 +235,10 @@ class PageCache:
             session.stack = ExitStack()
             session.txn = session.stack.enter_context(self._index.reading())
         return session.txn
+
+    def newest(self) -> AbstractContextManager[ReadTransaction]:
+        """A read transaction over what is stored now, for use with and without the lock."""
+        return self._index.reading()
 
     def _end_reading(self) -> None:
         if self._session.stack is not None:

@@ -1,7 +1,7 @@
-"""The parts of a store, and whether a directory has them all and they belong together.
+"""The parts of a store: whether a directory has them all and they belong together.
 
-Nothing here writes. A part that is missing, empty, cut short, of another store or of another time is told
-apart from a new directory, so that it is neither served nor written to.
+Nothing here writes. A store with a part that is missing, empty, truncated, from another store or from
+another time is not taken for a new directory, and is neither served nor written to.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from engine.errors import DataLoss, FailedPrecondition, StoreUnavailable
 
 STORE_PARTS = ("index", "log")
 NOT_FOREIGN = frozenset({"lost+found"})
-"""What an empty file system has."""
+"""Entries of an empty file system."""
 
 
 class Broken(NamedTuple):
@@ -37,13 +37,13 @@ class Broken(NamedTuple):
 
 
 def has_parts(directory: Path) -> bool:
-    """Whether anything of an index or a log is there, whole or not."""
+    """Whether the directory holds any part of an index or a log, complete or not."""
     return any((directory / part).exists() for part in STORE_PARTS)
 
 
 def refuse_foreign_content(directory: Path) -> None:
-    """Raises FailedPrecondition (DIRECTORY_NOT_EMPTY) unless a store may be made in the directory: it is
-    empty, but for its lock file and empty directories, which are mount points.
+    """Raises FailedPrecondition (DIRECTORY_NOT_EMPTY) unless a store may be created in the directory: it is
+    empty except for its lock file and empty directories, which are mount points.
     """
     if not directory.is_dir():
         raise FailedPrecondition(f"{directory} is not a directory", reason="DIRECTORY_NOT_EMPTY")
@@ -51,7 +51,7 @@ def refuse_foreign_content(directory: Path) -> None:
     if foreign:
         raise FailedPrecondition(
             f"{directory} holds no store and is not empty ({_some(foreign)}): "
-            "name an empty or new directory, or move what is in it away",
+            "choose an empty or new directory, or move its content away",
             reason="DIRECTORY_NOT_EMPTY",
         )
 
@@ -67,12 +67,12 @@ def _some(names: list[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
-# --- each part by itself ------------------------------------------------------------------------------------
+# --- single parts -------------------------------------------------------------------------------------------
 
 
 def refuse_broken_files(directory: Path, *, with_lock: bool = False) -> None:
-    """Raises DataLoss (STORE_PART_LOST) naming every data file that is missing, empty, no LMDB file or cut
-    short; `with_lock`, the lock file as well when it is missing.
+    """Raises DataLoss (STORE_PART_LOST) naming every data file that is missing, empty, truncated or not an
+    LMDB file; `with_lock`, also a missing lock file.
     """
     broken = list(_broken_files(directory))
     if broken and with_lock and not (directory / LOCK_FILE).exists():
@@ -90,9 +90,9 @@ def _broken_files(directory: Path) -> Iterator[Broken]:
 
 
 def lost(directory: Path, what: str) -> DataLoss:
-    """The error for a store that is not whole."""
+    """The error for an incomplete store."""
     return DataLoss(
-        f"the store in {directory} has lost a part: {what}. Nothing was changed. Put back what is missing, "
+        f"the store in {directory} has lost a part: {what}. Nothing was changed. Put the missing files back, "
         "or restore a backup into another directory with `milepost store restore`",
         reason="STORE_PART_LOST",
     )
@@ -104,9 +104,9 @@ def lost(directory: Path, what: str) -> DataLoss:
 def check_pair(
     directory: Path, log: ReadTransaction, index: ReadTransaction, identity: Identity | None
 ) -> StoreHeader:
-    """The header of the store whose log and index these are. Raises DataLoss (STORE_PART_LOST) when one of
-    them holds no store, when they or the identity belong to different stores, or when one is older than the
-    other; StoreUnavailable (STORE_FORMAT) when their format is not this version's.
+    """The header of the store with this log and index. Raises DataLoss (STORE_PART_LOST) when one of them
+    holds no store, when they or the identity belong to different stores, or when one is older than the other;
+    StoreUnavailable (STORE_FORMAT) when their format is not this version's.
     """
     with _located(directory):
         refuse_strangers(directory, identity, read_store_id(index), read_store_id(log))
@@ -119,7 +119,7 @@ def check_pair(
 
 @contextmanager
 def _located(directory: Path) -> Iterator[None]:
-    """Says of damage in what is read first where it is, and what can be done."""
+    """Adds to damage found while opening the directory and the way to recover."""
     try:
         yield
     except DataLoss as error:
@@ -135,8 +135,8 @@ def _located(directory: Path) -> Iterator[None]:
 def refuse_strangers(
     directory: Path, identity: Identity | None, index_id: str | None, log_id: str | None
 ) -> None:
-    """Raises DataLoss (STORE_PART_LOST) unless index and log have the id of one store, which is that of its
-    lock file.
+    """Raises DataLoss (STORE_PART_LOST) unless index and log have the same store id, which is also that of
+    the lock file.
     """
     if index_id is None or log_id is None:
         pairs = zip(STORE_PARTS, (index_id, log_id), strict=True)
@@ -144,7 +144,7 @@ def refuse_strangers(
         raise lost(directory, ", ".join(map(str, empty)))
     expected = {log_id} if identity is None else {identity.store_id}
     if identity is not None and identity.stage is Stage.ADOPTING:
-        # Interrupted between the two headers.
+        # Interrupted between writing the two headers.
         expected.add(identity.previous_id)
     if not {index_id, log_id} <= expected:
         ids = "" if identity is None else f"lock of {identity.store_id}, "
@@ -182,9 +182,7 @@ def _older(part: str) -> str:
 
 
 def refuse_unfinished(directory: Path, identity: Identity) -> None:
-    """Raises StoreUnavailable (STORE_UNFINISHED) when something that was begun with the directory has not
-    been completed.
-    """
+    """Raises StoreUnavailable (STORE_UNFINISHED) when an operation on the directory is incomplete."""
     again = {
         Stage.CREATING: "start the service in it again",
         Stage.RESTORING: f"run `milepost store restore BACKUP --data {directory}` again",
@@ -198,8 +196,8 @@ def refuse_unfinished(directory: Path, identity: Identity) -> None:
 
 
 def refuse_empty_lock(directory: Path, identity: Identity | None, log: ReadTransaction) -> None:
-    """Raises DataLoss (STORE_PART_LOST) when the lock file of a store is empty. A backup has no such file,
-    and only a build without sessions left nothing in it.
+    """Raises DataLoss (STORE_PART_LOST) when the lock file of a store is empty. A backup has no lock file,
+    and only builds without sessions left it empty.
     """
     if identity is None and (directory / LOCK_FILE).exists() and read_session(log).number > 0:
         raise lost_lock(directory, "is empty")
@@ -209,7 +207,7 @@ def refuse_missing_lock(directory: Path) -> NoReturn:
     """Raises DataLoss (STORE_PART_LOST): the directory holds an index and a log, and no lock file."""
     raise DataLoss(
         f"{directory} has no file lock: it is a backup, or a copy. Restore it into another directory with "
-        f"`milepost store restore {directory} --data NEW`, or make it a store where it is with "
+        f"`milepost store restore {directory} --data NEW`, or turn it into a store in place with "
         f"`milepost store adopt --data {directory}`",
         reason="STORE_PART_LOST",
         metadata={"key_family": Family.META.name},
@@ -221,7 +219,7 @@ def refuse_other_location(directory: Path, identity: Identity, location: Locatio
     if not identity.location.is_same(location):
         raise StoreUnavailable(
             f"the store {identity.store_id} in {directory} was copied, or moved from another file system. "
-            f"Give the copy an id of its own with `milepost store adopt --data {directory}`; if the original "
+            f"Give the copy its own id with `milepost store adopt --data {directory}`; if the original "
             f"will not be used again, keep the id with `milepost store adopt --moved --data {directory}`",
             reason="STORE_COPIED",
         )

@@ -1,7 +1,7 @@
-"""Positions: how far the log and the index have come, as each records it.
+"""Positions: the progress of the log and of the index, as each records it.
 
 The index records the position it reflects in the transaction of each checkpoint. The log records the position
-up to which it was trimmed, so even an empty log says how far it had come.
+up to which it was trimmed, so even an empty log says how far it reached.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class CheckpointedState(msgspec.Struct, frozen=True):
 
     @property
     def stamp(self) -> Stamp:
-        """When the entry at the position came."""
+        """Arrival of the entry at the position."""
         return Stamp(self.arrival, self.arrival if self.settled is None else self.settled)
 
 
 class LogReach(NamedTuple):
-    """The positions in the log: above `trimmed`, up to and including `newest`. None where the log does not
-    say: it has no entries and was written by a build that recorded nothing.
+    """The positions in the log: above `trimmed`, up to and including `newest`. None when the log does not
+    say: it is empty and was written by a build that recorded nothing.
     """
 
     trimmed: int | None
@@ -47,13 +47,13 @@ class LogReach(NamedTuple):
 
 
 def read_checkpointed(txn: ReadTransaction) -> CheckpointedState:
-    """How far the index is that a transaction sees."""
+    """The checkpointed state of the index that a transaction sees."""
     stored = txn.get(_CHECKPOINTED_KEY)
     return CheckpointedState() if stored is None else msgspec.msgpack.decode(stored, type=CheckpointedState)
 
 
 def write_checkpointed(txn: Writable, checkpointed: CheckpointedState) -> None:
-    """Records how far the index is, in the transaction that brings it there."""
+    """Records the checkpointed state, in the transaction of the checkpoint."""
     txn.put(_CHECKPOINTED_KEY, msgspec.msgpack.encode(checkpointed))
 
 
@@ -68,7 +68,7 @@ def decode_trimmed(stored: memoryview) -> int:
 
 
 def read_reach(txn: ReadTransaction) -> LogReach:
-    """What the log has that a transaction sees, told by its keys."""
+    """The positions in the log that a transaction sees, from its keys."""
     recorded = txn.get(_TRIMMED_KEY)
     trimmed = None if recorded is None else decode_trimmed(recorded)
     first = next(txn.keys(key(Family.LOG)), None)

@@ -1,8 +1,8 @@
 """Returns memory to the system on Linux with glibc; elsewhere does nothing.
 
 A store works in bursts: batches and checkpoints allocate much and free it again. Freed memory stays with the
-process, spread over the arenas of many threads, unless the allocator is told otherwise. And every page of a
-mapped file that was read once counts as resident until the kernel needs it.
+process, spread over the arenas of many threads, unless the allocator is configured otherwise. And every page
+of a mapped file that was read once counts as resident until the kernel needs it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ MAPPED_BYTES_MAX = 32 << 20
 
 POLL_SECONDS = 0.2
 FREED_BYTES_MIN = 16 << 20
-"""Bytes of growth of the process after which freed memory is returned,"""
+"""Growth of the process, in bytes, after which freed memory is returned."""
 TRIM_SECONDS = 5.0
-"""and at most this often."""
+"""Minimum interval between two returns of freed memory."""
 
 _M_ARENA_MAX = -8
 _RESIDENT_PAGES_FIELD, _SHARED_PAGES_FIELD = 1, 2
@@ -51,12 +51,12 @@ def give_back() -> None:
 
 
 def mapped_bytes() -> int:
-    """Resident pages of mapped files; 0 where the system does not tell."""
+    """Resident pages of mapped files; 0 when the system does not report it."""
     return _resident_bytes()[1]
 
 
 def own_bytes() -> int:
-    """Resident pages that belong to no file; 0 where the system does not tell."""
+    """Resident pages that belong to no file; 0 when the system does not report it."""
     resident, mapped = _resident_bytes()
     return resident - mapped
 

@@ -1,7 +1,7 @@
 """Sessions: from one opening of a store for writing to the next.
 
-Each opening writes a record with a new token into both environments. An environment that was put back from
-an earlier time carries the token of an earlier session, and is not taken for the other half of the store.
+Each opening writes a record with a new token into both environments. An environment restored from
+an earlier time carries the token of an earlier session, so it is not accepted as part of the store.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SESSION_KEY = key(Family.META, SESSION)
 
 
 class Session(msgspec.Struct, frozen=True):
-    """The newest session that an environment was opened in. The log's is written first, unsettled, and
+    """The latest session of an environment. The log's is written first, unsettled, and
     settled once the index has it too: a crash in between leaves the index with the `previous` token.
     """
 
@@ -35,7 +35,7 @@ class Session(msgspec.Struct, frozen=True):
     is_settled: bool = True
 
     def fits(self, index: Session) -> bool:
-        """Whether a log with this session and an index with that one were written side by side."""
+        """Whether a log with this session and an index with that one were written together."""
         return index.token == self.token or (not self.is_settled and index.token == self.previous)
 
 
@@ -56,14 +56,14 @@ def write_session(txn: Writable, session: Session) -> None:
 
 
 def first_session() -> Session:
-    """The session in which a store is created."""
+    """The first session, in which a store is created."""
     return Session(1, secrets.token_hex(TOKEN_BYTES))
 
 
 def begin_session(log: Environment, index: Environment) -> None:
-    """Writes a new session into both environments. A crash at any moment leaves a pair that fits.
+    """Writes a new session into both environments. A crash at any moment leaves a consistent pair.
 
-    A store that is full goes on in the session before: it has to open, for reading at least.
+    A full store stays in the previous session, because it must at least open for reading.
     """
     with log.reading() as log_txn, index.reading() as index_txn:
         newest, written = read_session(log_txn), read_session(index_txn)

@@ -229,7 +229,7 @@ class Runs:
             yield Run(self._form, at, record, self._filter(txn, at))
 
     def _filter(self, txn: ReadTransaction, at: tuple[int, ...]) -> Keys:
-        """The filter of a run. One that is damaged excludes nothing: its blocks say what there is."""
+        """The filter of a run. A damaged filter excludes nothing; the blocks decide."""
         stored = key(self._form.filter, *at)
         try:
             bits = txn.get(stored)
@@ -268,8 +268,7 @@ class Runs:
         with self._index.reading() as txn:
             return self._form.items_of(run.bytes(txn) for run in self.all)
 
-    # --- checkpointing
-    # --------------------------------------------------------------------------------------------
+    # --- checkpointing --------------------------------------------------------------------------------------
 
     def stage_new(self, txn: Writable, items: Items, record: RunRecord | None = None) -> None:
         """Writes a run of items. `record`: its metadata without the figures of the items."""

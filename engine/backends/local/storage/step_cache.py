@@ -7,10 +7,13 @@ invalidates entries computed before.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import TypeAlias
 
 from pyroaring import BitMap
+
+from engine.bounded_cache import BoundedCache
 
 ReadKey: TypeAlias = tuple[object, ...]
 """("field", field, group), ("belongs", input, group), ("seen", input, group), ("users", group) or ("events",
@@ -19,19 +22,25 @@ input, name, group). In the last one, name may be `ANY_NAME`.
 
 ANY_NAME = 0
 
-STEP_CACHE_BYTES_DEFAULT = 32 << 20
+CachedSets: TypeAlias = "BoundedCache[tuple[int, int, bytes], tuple[int, BitMap]]"
+"""By cache, group and encoded step: a set, and the clock of its cache when its computation began."""
+
+Instant: TypeAlias = tuple[int, int]
+"""Number and clock of a cache."""
+
 ENTRY_OVERHEAD_BYTES = 400
+
+_numbers = itertools.count()
 
 
 class StepCache:
-    """Sets of users by (group, encoded step). Call with the state lock held."""
+    """Sets of users of one account by (group, encoded step). Call with the state lock held."""
 
-    def __init__(self, bytes_max: int = STEP_CACHE_BYTES_DEFAULT) -> None:
-        self._bytes_max = bytes_max
-        self._bytes = 0
+    def __init__(self, sets: CachedSets) -> None:
         self._clock = 0
         self._touched: dict[ReadKey, int] = {}
-        self._entries: dict[tuple[int, bytes], tuple[int, int, BitMap]] = {}
+        self._sets = sets
+        self._number = next(_numbers)
 
     def touch(self, keys: Iterable[ReadKey]) -> None:
         """Invalidates entries that read these keys."""
@@ -42,28 +51,30 @@ class StepCache:
 
     def find(self, group: int, step: bytes, reads: Iterable[ReadKey]) -> BitMap | None:
         """The set, if its data has not changed. Do not modify the result."""
-        entry = self._entries.pop((group, step), None)
-        if entry is None:
+        found = self._sets.get((self._number, group, step))
+        if found is None:
             return None
-        computed, size, users = entry
+        computed, users = found
         touched = self._touched
         if any(touched.get(read_key, 0) > computed for read_key in reads):
-            self._bytes -= size
+            self._sets.drop((self._number, group, step))
             return None
-        self._entries[group, step] = entry  # moves it to the end, away from eviction
         return users
 
-    def add(self, group: int, step: bytes, users: BitMap, spread: int) -> None:
-        """Adds a set computed from the current data. `spread`: number of ids in its group."""
+    def instant(self) -> Instant:
+        """The current instant: what is computed from now on does not see later changes for certain."""
+        return self._number, self._clock
+
+    def add(self, group: int, step: bytes, users: BitMap, spread: int, began: Instant) -> None:
+        """Adds a set whose computation began at that instant. `spread`: number of ids in its group."""
+        number, clock = began
+        if number != self._number:
+            return
         size = min(2 * len(users), spread // 8) + len(step) + ENTRY_OVERHEAD_BYTES
-        before = self._entries.pop((group, step), None)
-        self._entries[group, step] = (self._clock, size, users)
-        self._bytes += size - (0 if before is None else before[1])
-        while self._bytes > self._bytes_max and self._entries:
-            self._bytes -= self._entries.pop(next(iter(self._entries)))[1]
+        self._sets.put((number, group, step), (clock, users), size)
 
     def clear(self) -> None:
         """Clears the cache, after a user was erased or became an alias."""
-        self._entries.clear()
+        # Sets of the former number are found no more and are the next to be dropped.
+        self._number = next(_numbers)
         self._touched.clear()
-        self._bytes = 0

@@ -3,15 +3,14 @@
 A store is a directory:
 
 =============  ==========================================================================================
-`lock`         held (flock) by the process that owns the store, for as long as it lives; says which store
-               this is and where it was put (`ownership`)
-`index/`       LMDB: everything that was checkpointed
-`log/`         LMDB: the write-ahead log, apart so that its commits never wait for a checkpoint
+`lock`         held (flock) by the process that owns the store, for as long as it lives; identifies the
+               store and its location (`ownership`)
+`index/`       LMDB: checkpointed data
+`log/`         LMDB: the write-ahead log, separate so that its commits never wait for a checkpoint
 =============  ==========================================================================================
 
-All parts are there and belong together (`parts`), or the store is not opened. A store is created in steps.
-Until the last of them the lock file says that it is being created, so after a crash the next opening starts
-over.
+A store is opened only when all parts exist and belong together (`parts`). It is created in steps. Until the
+last one the lock file says that it is being created, so after a crash the next opening starts over.
 """
 
 from __future__ import annotations
@@ -49,6 +48,7 @@ from engine.backends.local.storage.parts import (
     refuse_strangers,
     refuse_unfinished,
 )
+from engine.backends.local.storage.private import make_directory
 from engine.backends.local.storage.session import begin_session, first_session, write_session
 from engine.backends.local.storage.upgrade import upgrade
 from engine.backends.local.storage.viewing import viewed
@@ -56,7 +56,7 @@ from engine.errors import LimitExceeded
 
 
 class Store:
-    """The two environments of a store and what was fixed when it was created."""
+    """The two environments of a store, and its header."""
 
     def __init__(
         self, directory: Path, header: StoreHeader, index: Environment, log: Environment, lock: StoreLock
@@ -78,14 +78,16 @@ class Store:
         `GROUPS_MAX`; an existing store keeps its own) when the directory is missing or empty.
         A store of version 5 is upgraded first.
 
-        Leaves everything as it is and raises StoreUnavailable when another process owns the store
-        (STORE_LOCKED), it was copied (STORE_COPIED), something was interrupted (STORE_UNFINISHED), or its
+        Changes nothing and raises StoreUnavailable when another process owns the store
+        (STORE_LOCKED), it was copied (STORE_COPIED), an operation was interrupted (STORE_UNFINISHED), or its
         format is not this version's (STORE_FORMAT); DataLoss when a part of it is missing or damaged;
         FailedPrecondition (DIRECTORY_NOT_EMPTY) when the directory holds something else.
         """
         if groups not in _GROUPS_ALLOWED:
-            raise ValueError(f"the number of groups is a power of two from 1 to {GROUPS_MAX}, not {groups}")
-        directory.mkdir(parents=True, exist_ok=True)
+            raise ValueError(
+                f"the number of groups must be a power of two from 1 to {GROUPS_MAX}, got {groups}"
+            )
+        make_directory(directory)
         if not (directory / LOCK_FILE).exists():
             _refuse_without_lock(directory)
         with ExitStack() as opened:
@@ -102,8 +104,13 @@ class Store:
             opened.pop_all()
         return cls(directory, header, index, log, lock)
 
+    def wait_until_checked(self) -> None:
+        """Waits for the checks of large files to end, whatever they find."""
+        for environment in (self.index, self.log):
+            environment.wait_until_checked()
+
     def close(self) -> None:
-        """Closes both environments and lets another process own the store. Closing twice is allowed."""
+        """Closes both environments and releases ownership. Closing twice is allowed."""
         if self._lock is None:
             return
         self.index.close()
@@ -113,13 +120,13 @@ class Store:
 
 
 CREATED_FAMILIES = (Family.META, Family.RANGE)
-"""What the index and the log of a new store have keys of."""
+"""Key families of the index and the log of a new store."""
 
 _GROUPS_ALLOWED = tuple(1 << bits for bits in range(GROUPS_MAX.bit_length()))
 
 
 def create_parts(directory: Path, lock: StoreLock, groups: int) -> None:
-    """Creates an index and a log with nothing but their header."""
+    """Creates an index and a log that contain only their headers."""
     header = StoreHeader(
         FORMAT_VERSION, new_store_id(), groups, secrets.randbits(SEED_BITS), drawn_groups=True
     )
@@ -139,7 +146,9 @@ def create_parts(directory: Path, lock: StoreLock, groups: int) -> None:
 
 
 def _create_if_new(directory: Path, lock: StoreLock, groups: int) -> bool:
-    """Creates a store in an empty directory, or in one in which that was interrupted; False in others."""
+    """Creates a store in an empty directory, or completes an interrupted creation; False in other
+    directories.
+    """
     identity = lock.identity()
     if identity is None and not has_parts(directory):
         refuse_foreign_content(directory)
@@ -152,7 +161,7 @@ def _create_if_new(directory: Path, lock: StoreLock, groups: int) -> bool:
 
 
 def _check_existing(directory: Path, lock: StoreLock) -> StoreHeader:
-    """The header of a store that may be served where it is."""
+    """The header of a store that may be served in this directory."""
     identity = lock.identity()
     if identity is not None:
         refuse_unfinished(directory, identity)
@@ -162,7 +171,7 @@ def _check_existing(directory: Path, lock: StoreLock) -> StoreHeader:
     upgrade(directory)
     header = check_parts(directory, identity)
     if identity is None:
-        # A store of a build that kept no identity.
+        # A store of a build without identities.
         with suppress(LimitExceeded):
             lock.write(header.store_id)
     remove_unfinished(directory)
@@ -170,15 +179,15 @@ def _check_existing(directory: Path, lock: StoreLock) -> StoreHeader:
 
 
 def upgrade_parts(directory: Path, identity: Identity | None) -> tuple[str, ...]:
-    """Upgrades those parts of a store that are of the version before, once they were found to belong
-    together, and answers which they were. The caller owns the store.
+    """Upgrades the parts of a store that have the previous format version, after checking that they belong
+    together. Returns the upgraded parts. The caller owns the store.
     """
     _refuse_strangers(directory, identity)
     return upgrade(directory)
 
 
 def _refuse_strangers(directory: Path, identity: Identity | None) -> None:
-    """Raises DataLoss unless both parts are whole and of one store, whatever version they are of."""
+    """Raises DataLoss unless both parts are complete and of the same store, whatever their version."""
     refuse_broken_files(directory)
     with ExitStack() as opened:
         ids = []
@@ -191,7 +200,7 @@ def _refuse_strangers(directory: Path, identity: Identity | None) -> None:
 
 def check_parts(directory: Path, identity: Identity | None) -> StoreHeader:
     """The header of the store in a directory, whose lock is held. Raises as `Store.open` does for a store
-    that is not whole, or not completed.
+    that is incomplete.
     """
     if identity is not None:
         refuse_unfinished(directory, identity)
@@ -208,7 +217,7 @@ def _refuse_without_lock(directory: Path) -> None:
 
 
 def _remove_created(directory: Path) -> None:
-    """Removes what an interrupted creation left: parts with nothing in them that is not made anew."""
+    """Removes what an interrupted creation left: parts without data."""
     remove_unfinished(directory)
     for part in STORE_PARTS:
         if not (directory / part).exists():
@@ -219,7 +228,7 @@ def _remove_created(directory: Path) -> None:
 
 
 def _is_pristine(part: Path) -> bool:
-    """Whether a part is as it was created."""
+    """Whether a part is unchanged since its creation."""
     try:
         check_data_file(part / DATA_FILE)
     except BrokenFile:

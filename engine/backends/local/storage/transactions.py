@@ -1,6 +1,6 @@
-"""Transactions: consistent states of an environment, values that carry a checksum, and keys that are counted.
+"""Transactions: consistent states of an environment, values with checksums, and counted keys.
 
-A checksum is XXH3-64 of the value, seeded by that of the key: a value fails it under any key but its own.
+A checksum is XXH3-64 of the value, seeded by that of the key: a value passes only under its own key.
 """
 
 from __future__ import annotations
@@ -32,21 +32,19 @@ COMMIT = b"commit"
 """Name of the record, in the family META."""
 
 COMMIT_KEY = key(Family.META, COMMIT)
-"""Holds the number of the transaction that wrote last: LMDB's own page for it has no checksum."""
+"""Holds the number of the last transaction that wrote: LMDB's own meta page has no checksum."""
 COMMIT_BYTES = 8
 
 
 class ReadTransaction:
-    """One consistent state of an environment. Values are views into the memory map: they hold until the
-    transaction ends, or, while writing, until the next change; copy what must live longer.
+    """One consistent state of an environment. Values are views into the memory map, valid until the
+    transaction ends or, while writing, until the next change; copy what must live longer.
 
-    That there is no such key is said of checked ranges only: raises DataLoss when keys are missing.
+    A key counts as absent only in a checked range: raises DataLoss when keys are missing.
     """
 
     def __init__(self, txn: lmdb.Transaction, checked: set[bytes], file: Path) -> None:
-        """`checked`: the ranges known to have all their keys, shared by the transactions of the environment
-        that has the file.
-        """
+        """`checked`: the ranges known to be complete, shared by the transactions of an environment."""
         self._txn = txn
         self._checked = checked
         self._file = file
@@ -60,15 +58,15 @@ class ReadTransaction:
         return _verified(key, stored)
 
     def unverified(self, key: bytes) -> bytes | None:
-        """What is stored under a key, its checksum in front, which is not looked at."""
+        """The stored bytes of a key, starting with the checksum, which is not verified."""
         found = self._txn.get(key)
         return None if found is None else bytes(found)
 
     def contains(self, key: bytes) -> bool:
-        """Whether the key has a value, without reading it and without asking whether it should."""
+        """Whether the key has a value, without reading it and without checking whether it should."""
         return self._txn.cursor().set_key(key)
 
-    # --- keys that are not there ----------------------------------------------------------------------------
+    # --- absent keys ----------------------------------------------------------------------------------------
 
     def _expect_absent(self, key: bytes) -> None:
         range_ = range_of(key)
@@ -76,8 +74,8 @@ class ReadTransaction:
             return
         if range_ not in self._checked:
             self._check_range(range_)
-        # The range has all its keys, in order. So the key is not there if it falls between two neighbours;
-        # if not, the way to them is damaged.
+        # The range is complete and in order. So a key is absent if it falls between two neighbours; otherwise
+        # the path to them is damaged.
         cursor = self._txn.cursor()
         is_followed = cursor.set_range(key)
         is_out_of_place = is_followed and bytes(cursor.key()) <= key
@@ -87,7 +85,7 @@ class ReadTransaction:
             raise missing_keys(key)
 
     def _check_range(self, range_: bytes) -> None:
-        """Raises DataLoss unless the range has the keys that are announced."""
+        """Raises DataLoss unless the range has the announced keys."""
         if range_ == RANGES:
             announced = self._root_count()
         else:
@@ -107,7 +105,7 @@ class ReadTransaction:
         return NO_KEYS
 
     def _check_ranges(self, prefix: bytes) -> None:
-        """Checks every range that has keys with the prefix (of one family: nobody asks for all keys)."""
+        """Checks every range that has keys with the prefix (of one family; no caller needs all keys)."""
         size = range_bytes_of(prefix) if prefix else None
         if size is None:
             return
@@ -132,7 +130,10 @@ class ReadTransaction:
     def _counted(self, prefix: bytes) -> KeyCounts:
         """Counts the keys with the prefix. Raises DataLoss when they are not in order."""
         counts = KeyCounts()
-        add = counts.add
+        counts.add_ordered(self._in_order(prefix))
+        return counts
+
+    def _in_order(self, prefix: bytes) -> Iterator[bytes]:
         before = b""
         cursor = self._txn.cursor()
         if cursor.set_range(prefix):
@@ -142,9 +143,8 @@ class ReadTransaction:
                     break
                 if at <= before:
                     raise missing_keys(at)
-                add(at)
+                yield at
                 before = at
-        return counts
 
     def _pairs(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, memoryview]]:
         """Every pair as it is stored."""
@@ -166,7 +166,7 @@ class ReadTransaction:
     # --- many keys ------------------------------------------------------------------------------------------
 
     def scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, memoryview]]:
-        """Every pair whose key has the prefix and is at or after `start`, in key order, each value
+        """Every pair whose key has the prefix and is at or after `start`, in key order. Each value is
         verified.
         """
         self._check_ranges(prefix)
@@ -186,8 +186,8 @@ class ReadTransaction:
             more = cursor.next()
 
     def stored(self) -> Iterator[tuple[bytes, memoryview]]:
-        """Every pair as it is stored, the checksum, which is verified, in front of the value. Raises DataLoss
-        at the end when keys are missing.
+        """Every pair as it is stored: the value follows its checksum, which is verified. Raises DataLoss at
+        the end when keys are missing.
         """
         counts = KeyCounts()
         announced: dict[bytes, KeyCount] = {}
@@ -206,9 +206,7 @@ class ReadTransaction:
             raise missing_keys(range_)
 
     def sizes(self, prefix: bytes) -> Iterator[int]:
-        """For every key with the prefix the bytes of the key and of what is stored under it, in order,
-        without reading values.
-        """
+        """The sizes of every key with the prefix and of its stored value, in order, reading no values."""
         cursor = self._txn.cursor()
         if cursor.set_range(prefix):
             for found, stored in cursor.iternext():
@@ -217,8 +215,8 @@ class ReadTransaction:
                 yield len(found) + len(stored)
 
     def walk(self, prefix: bytes) -> Iterator[tuple[bytes, int, memoryview | None]]:
-        """Every key with the prefix, in order, the bytes of key and stored value, and the value, None where
-        it fails its checksum.
+        """Every key with the prefix, in order, with the size of key and stored value, and the value; None
+        when it fails its checksum.
         """
         cursor = self._txn.cursor()
         if cursor.set_range(prefix):
@@ -229,15 +227,15 @@ class ReadTransaction:
                 yield at, len(at) + len(stored), _sound(at, stored)
 
     def number(self) -> int:
-        """The number of the transaction that made this state, or, while writing, of this one."""
+        """The number of the transaction that wrote this state or, while writing, of this transaction."""
         return int(self._txn.id())
 
     def count(self) -> int:
-        """How many keys there are."""
+        """Number of keys."""
         return int(self._txn.stat()["entries"])
 
     def last(self, prefix: bytes) -> tuple[bytes, memoryview] | None:
-        """The pair with the greatest key that has the prefix, or None."""
+        """The pair with the greatest key that has the prefix; None when there is none."""
         cursor = self._at_last(prefix)
         if cursor is None:
             return None
@@ -245,7 +243,7 @@ class ReadTransaction:
         return found, _verified(found, cursor.value())
 
     def last_key(self, prefix: bytes) -> bytes | None:
-        """The greatest key that has the prefix, or None, without reading its value."""
+        """The greatest key that has the prefix, without reading its value; None when there is none."""
         cursor = self._at_last(prefix)
         return None if cursor is None else bytes(cursor.key())
 
@@ -258,7 +256,7 @@ class ReadTransaction:
 
 
 class WriteTransaction(ReadTransaction):
-    """Changes that all take effect when the block ends without an exception, or not at all."""
+    """Changes that take effect together when the block ends without an exception, or not at all."""
 
     def __init__(self, txn: lmdb.Transaction, checked: set[bytes], file: Path) -> None:
         super().__init__(txn, checked, file)
@@ -269,7 +267,7 @@ class WriteTransaction(ReadTransaction):
         """Stores the value under a checksum, replacing what was there."""
         self._has_changes = True
         hash_ = xxhash.xxh3_64_intdigest(key)
-        # As `checksum_of`, for which the hash of the key would be made twice.
+        # As `checksum_of`, but hashes the key only once.
         stored = xxhash.xxh3_64_digest(value, hash_) + bytes(value)
         if range_bytes_of(key) is None:
             self._txn.put(key, stored)
@@ -286,7 +284,7 @@ class WriteTransaction(ReadTransaction):
         return True
 
     def delete_prefix(self, prefix: bytes, end: bytes | None = None) -> int:
-        """Removes every key with the prefix (those below `end`, when given) and answers how many."""
+        """Removes every key with the prefix (those below `end`, when given) and returns their number."""
         cursor = self._txn.cursor()
         removed = 0
         more = cursor.set_range(prefix)
@@ -314,7 +312,7 @@ class WriteTransaction(ReadTransaction):
         super()._check_ranges(prefix)
 
     def _announce(self) -> None:
-        """Writes how many keys there are by now."""
+        """Writes the counts of changed ranges."""
         for range_, change in sorted(self._changes.take().items()):
             if range_ == RANGES:
                 self._changes.change(RANGES, *change)
@@ -339,14 +337,14 @@ class WriteTransaction(ReadTransaction):
             self.put(ROOT_KEY, after.pack())
 
     def finish(self) -> None:
-        """Writes what has to be known of all that was changed, just before the commit."""
+        """Writes the records about all changes, just before the commit."""
         if self._has_changes:
             self.put(COMMIT_KEY, _commit_of(self._txn))
             self._announce()
 
 
 def mark_commit(txn: lmdb.Transaction) -> None:
-    """Says in an environment that was copied which transaction was the last one: one of its own."""
+    """Records in a copied environment the number of its own last transaction."""
     txn.put(COMMIT_KEY, checksum_of(COMMIT_KEY, _commit_of(txn)) + _commit_of(txn))
 
 
@@ -355,7 +353,7 @@ def _commit_of(txn: lmdb.Transaction) -> bytes:
 
 
 class Writable(Protocol):
-    """What takes changes: a write transaction, or a buffer that is written later."""
+    """A target of changes: a write transaction, or a buffer that is written later."""
 
     def put(self, key: bytes, value: bytes | bytearray | memoryview) -> None: ...
 
@@ -379,13 +377,18 @@ class WriteBuffer:
         self._changes.append((key, None, False))
 
     def delete_prefix(self, prefix: bytes, end: bytes | None = None) -> None:
-        """As in a transaction. Raises ValueError for a prefix with an end, which nobody checkpoints."""
+        """As in a transaction. Raises ValueError for a prefix with an end, which no checkpoint needs."""
         if end is not None:
             raise ValueError("a buffer deletes whole prefixes only")
         self._changes.append((prefix, None, True))
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all keys and values."""
+        return sum(len(stored) + len(value or b"") for stored, value, _ in self._changes)
+
     def write_to(self, txn: WriteTransaction) -> None:
-        """Makes the changes, in the order they were collected."""
+        """Applies the changes, in the order they were collected."""
         for stored, value, is_prefix in self._changes:
             if value is not None:
                 txn.put(stored, value)
@@ -396,18 +399,18 @@ class WriteBuffer:
 
 
 class Readable(Protocol):
-    """What read transactions come from."""
+    """A source of read transactions."""
 
     def reading(self) -> AbstractContextManager[ReadTransaction]: ...
 
 
 def checksum_of(key: bytes, value: bytes | memoryview) -> bytes:
-    """What is stored in front of a value."""
+    """The checksum stored in front of a value."""
     return xxhash.xxh3_64_digest(value, xxhash.xxh3_64_intdigest(key))
 
 
 def _sound(key: bytes, stored: bytes | memoryview) -> memoryview | None:
-    """The value without its checksum; None when the two do not fit."""
+    """The value without its checksum; None when they do not match."""
     value = memoryview(stored)[CHECKSUM_BYTES:]
     return value if checksum_of(key, value) == stored[:CHECKSUM_BYTES] else None
 
@@ -423,7 +426,7 @@ def _verified(key: bytes, stored: bytes | memoryview) -> memoryview:
 
 
 def missing_keys(key: bytes) -> DataLoss:
-    """What is raised when keys of a key's or a range's family are not the ones there have to be."""
+    """The error for missing or damaged keys in the family of a key or range."""
     family = _family_name(key)
     return DataLoss(f"keys of the family {family} are missing or damaged", metadata={"key_family": family})
 
@@ -432,7 +435,7 @@ def _family_name(key: bytes) -> str:
     try:
         return family_of(key).name
     except KeyError:
-        # A damaged key may be of no family at all.
+        # A damaged key may belong to no family.
         return Family.META.name
 
 

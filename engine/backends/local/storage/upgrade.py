@@ -1,9 +1,9 @@
 """Upgrade of format version 5 to 6: checksums cover keys, keys are counted, and users with a profile are
 recorded.
 
-Each environment is rewritten beside the old one, then replaces it by a rename. Until then a crash leaves the
-old file as it was, and the next attempt does the rest. The caller owns the store meanwhile. It needs as much
-disk again as the larger of the two files uses.
+Each environment is rewritten beside the old one, which it then replaces by a rename. A crash before that
+leaves the old file unchanged, and the next attempt continues. The caller owns the store meanwhile. An upgrade
+needs as much extra disk as the larger of the two files uses.
 """
 
 from __future__ import annotations
@@ -22,16 +22,23 @@ from pyroaring import BitMap
 from engine.backends.local.storage.building import sync_directory
 from engine.backends.local.storage.copying import COPY_MAP_BYTES
 from engine.backends.local.storage.environment import DATA_FILE, Environment
-from engine.backends.local.storage.header import FORMAT_VERSION, HEADER_KEY, UPGRADED_VERSION, old_version
+from engine.backends.local.storage.header import (
+    FORMAT_VERSION,
+    HEADER_KEY,
+    UPGRADED_VERSION,
+    old_version,
+    other_format,
+)
 from engine.backends.local.storage.keys import Family, family_of, key, parts_of
 from engine.backends.local.storage.lmdb_errors import translated
 from engine.backends.local.storage.page_cache import BITMAP
 from engine.backends.local.storage.pages import check_pages, read_meta
+from engine.backends.local.storage.private import FILE_MODE, make_directory
 from engine.backends.local.storage.transactions import CHECKSUM_BYTES, WriteTransaction
 from engine.errors import DataLoss, StoreUnavailable
 
 UPGRADE_DIRECTORY = ".upgrading"
-"""Inside the store's, so that the rename stays within one file system."""
+"""Inside the store's directory, so that the rename stays within one file system."""
 
 PARTS = ("log", "index")
 
@@ -44,11 +51,11 @@ Pairs = Iterator[tuple[bytes, memoryview]]
 
 
 def upgrade(directory: Path, parts: tuple[str, ...] = PARTS) -> tuple[str, ...]:
-    """Upgrades those environments of the store that are of version 5, and answers which they were. The
-    caller owns the store.
+    """Upgrades the environments of the store that have version 5, and returns their names. The caller owns
+    the store.
 
-    Raises DataLoss when something is damaged and LimitExceeded when the disk is full; the store is then as it
-    was.
+    Raises DataLoss when something is damaged and LimitExceeded when the disk is full; the store is then
+    unchanged.
     """
     beside = directory / UPGRADE_DIRECTORY
     shutil.rmtree(beside, ignore_errors=True)
@@ -62,7 +69,7 @@ def upgrade(directory: Path, parts: tuple[str, ...] = PARTS) -> tuple[str, ...]:
 
 
 def write_upgraded(store: Path, directory: Path, parts: tuple[str, ...] = PARTS) -> None:
-    """Writes an upgraded copy of a store of version 5, of a backup for example, into another directory."""
+    """Writes an upgraded copy of a version 5 store, for example of a backup, into another directory."""
     for part in parts:
         _rewrite(store / part, directory / part)
 
@@ -80,8 +87,8 @@ def is_old(part: Path) -> bool:
 def _upgrade(old: Path, new: Path) -> None:
     size = (old / DATA_FILE).stat().st_size
     _log.warning(
-        "the store has format version %d: %s (%d MB) is rewritten as version %d, which takes as much disk"
-        " again; until that is done the old file stays as it is",
+        "the store has format version %d: %s (%d MB) is being rewritten as version %d, which takes as much"
+        " disk again; the old file is kept until that is done",
         UPGRADED_VERSION,
         old,
         size >> 20,
@@ -102,10 +109,10 @@ def _rewrite(old: Path, new: Path) -> None:
     meta = read_meta(old / DATA_FILE)
     if meta is not None:
         check_pages(old / DATA_FILE, meta)
-    new.mkdir(parents=True)
+    make_directory(new)
     with translated(new / DATA_FILE):
         source = lmdb.open(str(old), readonly=True, create=False, lock=False)
-        target = lmdb.open(str(new), map_size=COPY_MAP_BYTES, lock=False, sync=False)
+        target = lmdb.open(str(new), map_size=COPY_MAP_BYTES, lock=False, sync=False, mode=FILE_MODE)
         try:
             with source.begin(buffers=True) as txn:
                 pairs = _upgraded(_pairs(txn), _Progress(old.name, txn.stat()["entries"]))
@@ -118,7 +125,7 @@ def _rewrite(old: Path, new: Path) -> None:
 
 
 def _write_batch(target: lmdb.Environment, pairs: Pairs) -> bool:
-    """Writes what fits into one transaction; False when that is the rest."""
+    """Writes one transaction's worth of pairs; False when none are left."""
     written = 0
     with target.begin(write=True, buffers=True) as txn:
         changes = WriteTransaction(txn, set(), Path(target.path()) / DATA_FILE)
@@ -163,8 +170,9 @@ def _upgraded(pairs: Pairs, progress: Callable[[], None]) -> Pairs:
 
 def _new_header(value: memoryview) -> bytes:
     fields = msgspec.msgpack.decode(value)
-    if fields.get("format_version") != UPGRADED_VERSION:
-        raise StoreUnavailable("the store is of no version that can be upgraded", reason="STORE_FORMAT")
+    version = fields.get("format_version")
+    if version != UPGRADED_VERSION:
+        raise StoreUnavailable(other_format(version), reason="STORE_FORMAT")
     return msgspec.msgpack.encode({**fields, "format_version": FORMAT_VERSION})
 
 

@@ -18,33 +18,32 @@ from engine.errors import DataLoss
 
 ATTEMPTS_MAX = 5
 ATTEMPT_SECONDS = 0.05
-"""A checkpoint between the two transactions makes one part look older. Both are begun again after this pause.
-"""
+"""Pause before both transactions are begun again: a checkpoint between them makes one part look older."""
 
 
 @dataclass(frozen=True)
 class View:
-    """A store as two read transactions see it, which end with the view."""
+    """A store seen through two read transactions, which end with the view."""
 
     header: StoreHeader
     log: ReadTransaction
     index: ReadTransaction
     environments: tuple[Environment, Environment]
-    """Of the index, and of the log."""
+    """Transactions of the index and of the log."""
 
     def files(self) -> tuple[StoreFile, StoreFile]:
-        """What the files of index and log take."""
+        """Sizes of the files of index and log."""
         index, log = self.environments
         return index.figures(), log.figures()
 
 
 @contextmanager
 def viewed(directory: Path, identity: Identity | None, *, is_owned: bool = False) -> Iterator[View]:
-    """Both parts of the store in a directory, once they were found to be whole and to belong together.
+    """Both parts of the store in a directory, checked to be complete and to belong together.
 
-    `is_owned` says that the caller holds the lock, so that nobody writes; otherwise another process may.
-    Raises StoreUnavailable when the format of the store is not this version's, and DataLoss when a part is
-    missing, damaged, or belongs to another store or time.
+    `is_owned`: the caller holds the lock, so no other process writes. Raises StoreUnavailable when the format
+    of the store is not this version's, and DataLoss when a part is missing, damaged, or belongs to another
+    store or time.
     """
     refuse_broken_files(directory)
     with ExitStack() as opened:

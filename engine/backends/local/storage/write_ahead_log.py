@@ -6,6 +6,8 @@ repeat, and are the store's revisions. Pending entries are committed together, w
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
@@ -18,13 +20,15 @@ from engine.backends.local.storage.keys import Family, key
 from engine.backends.local.storage.positions import read_reach, write_trimmed
 from engine.errors import DataLoss, LimitExceeded
 from engine.event_columns import EventColumns
+from engine.measures import Durations
+from engine.stalls import StallLog
 from engine.user_columns import UserColumns
 from engine.values import Micros
 
 
 class AppendEntry(msgspec.Struct, frozen=True, array_like=True, tag="append"):
-    """A batch of records. `arrival` and `settled` are the `engine.clock.Stamp` of when it came; entries of
-    older logs have only the first.
+    """A batch of records. `arrival` and `settled` are its `engine.clock.Stamp`; entries of older logs have
+    only `arrival`.
     """
 
     account: str
@@ -74,7 +78,7 @@ class AliasEntry(msgspec.Struct, frozen=True, array_like=True, tag="alias"):
 
 
 class ExpireEntry(msgspec.Struct, frozen=True, array_like=True, tag="expire"):
-    """Events before an instant, as far as they came before this entry, are removed."""
+    """Removal of all events before an instant that precede this entry."""
 
     account: str
     arrival: Micros
@@ -82,8 +86,17 @@ class ExpireEntry(msgspec.Struct, frozen=True, array_like=True, tag="expire"):
     settled: Micros | None = None
 
 
+class ForgetEntry(msgspec.Struct, frozen=True, array_like=True, tag="forget"):
+    """What is left of an account, or of one of its workspaces or inputs, is removed; it has no users."""
+
+    account: str
+    arrival: Micros
+    name: str
+    settled: Micros | None = None
+
+
 class RefusedEntry(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
-    """The entry at an earlier position was refused after it had been logged: nothing of it was applied."""
+    """The entry at an earlier position was refused after it was logged: none of it was applied."""
 
     account: str
     arrival: Micros
@@ -93,47 +106,79 @@ class RefusedEntry(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
 
 BatchEntry: TypeAlias = AppendEntry | ImportEntry | UserImportEntry
 """A logged write. A batch may carry a request id."""
-LogEntry: TypeAlias = BatchEntry | EraseEntry | AliasEntry | ExpireEntry | RefusedEntry
+LogEntry: TypeAlias = BatchEntry | EraseEntry | AliasEntry | ExpireEntry | ForgetEntry | RefusedEntry
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[LogEntry] = msgspec.msgpack.Decoder(LogEntry)
 
 
 RESERVE_SHARE = 1 / 16
-"""Share of the log's file kept free: deleting entries takes pages too."""
+"""Share of the log's file kept free: deleting entries needs pages too."""
 CHECKPOINT_AT_ROOM_SHARE = 1 / 2
+LOG_IS_FULL = "the log of the store is full"
+FULL_SHOWN_S = 5.0
+"""How long a log counts as full after an attempt to append."""
+STALL_S = 1.0
+"""A commit that takes this long is logged: the disk is slow."""
+
+_stalls = StallLog(logging.getLogger(__name__), "committing to the log", STALL_S)
 
 
 class WriteAheadLog:
     """The log of one store. One thread appends at a time."""
 
     def __init__(self, environment: Environment, after: int) -> None:
-        """`after` is the checkpointed position: entries up to it have been applied for good."""
+        """`after` is the checkpointed position: entries up to it are in the index."""
         self._environment = environment
         with environment.reading() as txn:
             reach = read_reach(txn)
         self._reserve_bytes = int(environment.figures().limit_bytes * RESERVE_SHARE)
         self._position = max(after, reach.newest or 0)
         self._trimmed = self._position if reach.trimmed is None else reach.trimmed
+        self._full_until = 0.0
+        self.commits = Durations()
+        """How long appending took, `fsync` included."""
+        self.appended_bytes = 0
+        """Bytes of all entries that this process has appended or replayed."""
 
     @property
     def position(self) -> int:
-        """The position of the newest entry."""
+        """The position of the latest entry."""
         return self._position
 
     def append(self, encoded: Sequence[bytes]) -> int:
         """Commits entries together and returns the position of the first; the others follow it.
 
-        Raises LimitExceeded when there is no room, with nothing written.
+        Raises LimitExceeded when the log is full, with nothing written.
         """
-        if self._environment.room_bytes - sum(map(len, encoded)) < self._reserve_bytes:
-            raise LimitExceeded("the log of the store is full", reason="STORE_FULL")
+        try:
+            if self._environment.room_bytes - sum(map(len, encoded)) < self._reserve_bytes:
+                raise LimitExceeded(LOG_IS_FULL, reason="STORE_FULL")
+            return self._append(encoded)
+        except LimitExceeded:
+            self._full_until = time.monotonic() + FULL_SHOWN_S
+            raise
+
+    def _append(self, encoded: Sequence[bytes]) -> int:
         first = self._position + 1
+        began = time.monotonic()
         with self._environment.writing() as txn:
             for position, entry in enumerate(encoded, first):
                 txn.put(key(Family.LOG, position), entry)
+        seconds = time.monotonic() - began
+        self.commits.add(seconds)
+        _stalls.report(seconds)
+        self._full_until = 0.0
         self._position += len(encoded)
+        self.appended_bytes += sum(map(len, encoded))
         return first
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the last attempt to append found no room. False again some time later, so that whoever
+        waits for room tries.
+        """
+        return time.monotonic() < self._full_until
 
     def replay(self, after: int) -> Iterator[tuple[int, LogEntry]]:
         """Every entry above a position, in order. Raises DataLoss when one is damaged or missing."""
@@ -146,11 +191,12 @@ class WriteAheadLog:
                         f"entry {expected} of the log is missing", metadata={"key_family": Family.LOG.name}
                     )
                 entry = decode_entry(stored)
+                self.appended_bytes += len(stored)
             yield expected, entry
             expected += 1
 
     def is_refused(self, position: int) -> bool:
-        """Whether a later entry says that the one at the position was refused."""
+        """Whether a later entry records that this one was refused."""
         return any(
             isinstance(entry, RefusedEntry) and entry.position == position
             for _, entry in self.replay(position)

@@ -6,15 +6,14 @@ dense id of an erased user is never reused.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 from pyroaring import BitMap
 
-from engine.backends.local.query.halvings import Halvings
 from engine.backends.local.storage.bitmaps import bitmap_of_mask
 from engine.backends.local.storage.keys import Family, key
 from engine.backends.local.storage.page_cache import (
@@ -30,13 +29,21 @@ from engine.backends.local.storage.partition_order import PartitionOrder
 from engine.backends.local.storage.sorted_runs import Keys
 from engine.backends.local.storage.step_cache import ReadKey
 from engine.backends.local.storage.transactions import Writable
+from engine.backends.local.storage.unwritten import Unwritten
 from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT, UserRef, UserRefs
-from engine.backends.local.users.hash_table import UNKNOWN
+from engine.backends.local.users.halvings import Halvings
+from engine.backends.local.users.hash_table import CHANGING, UNKNOWN
 from engine.backends.local.users.id_index import UserIndex
 from engine.backends.local.users.id_pages import ID_PAGE, IdPage
+from engine.bounded_cache import BoundedCache
 from engine.values import partition_of
 
-PARTITION_SETS_CACHED_MAX = 16
+PartitionSets: TypeAlias = "BoundedCache[tuple[int, int, frozenset[int]], tuple[int, BitMap]]"
+"""By account, group and partitions: how many dense ids had been given, and those in the partitions. Both only
+grow.
+"""
+PARTITION_NUMBER_BYTES = 64
+"""Memory of a partition's number in the key of such a set."""
 
 ID_LIST: MessageCodec[list[str]] = MessageCodec(list[str], list)
 
@@ -53,23 +60,28 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Directory:
-    """The users of one account. Call with the state lock held."""
+    """The users of one account. Call with the state lock held, except `peek` and `peek_many`."""
 
     def __init__(
-        self, page_cache: PageCache, index: UserIndex, account: int, partitions: PartitionOrder
+        self,
+        page_cache: PageCache,
+        index: UserIndex,
+        account: int,
+        partitions: PartitionOrder,
+        partition_sets: PartitionSets,
     ) -> None:
         self._page_cache = page_cache
         self._index = index
         self._account = account
         self.partitions = partitions
         self.groups = len(partitions.groups)
-        self._fresh: dict[str, Alias | None] = {}
-        self._writing: dict[str, Alias | None] = {}
+        self._aliased: Unwritten[str, Alias | None] = Unwritten()
+        """Ids that became aliases, or (None) are none any more."""
         self._writing_counts: list[int] = []
         self.touched: set[ReadKey] = set()
         """Read keys that changed since the caller last took them."""
         self._halvings: dict[int, Halvings] = {}
-        self._partition_sets: dict[tuple[int, frozenset[int]], tuple[int, BitMap]] = {}
+        self._partition_sets = partition_sets
         self.counts = [self._stored_count(group) for group in range(self.groups)]
         """For each group the next dense id."""
         aliases = self._page_cache.reading().keys(key(Family.ALIAS_OF, account))
@@ -79,10 +91,18 @@ class Directory:
         stored = self._page_cache.reading().get(key(Family.USER_COUNT, self._account, group))
         return 0 if stored is None else int.from_bytes(stored, "little")
 
+    @property
+    def has_aliases(self) -> bool:
+        """Whether some ids may be aliases."""
+        return self._has_aliases
+
     # --- user id → user ref ---
 
     def find(self, user_id: str) -> UserRef | None:
         """The ref of the user that the id names, after resolving aliases."""
+        known = self.peek(user_id)
+        if known != CHANGING:
+            return None if known == UNKNOWN else known
         keys = self._index.keys((user_id,))
         ref = int(self._index.find(keys)[0])
         if ref != UNKNOWN:
@@ -95,6 +115,46 @@ class Directory:
             return None
         self._index.remember(keys, refs)
         return int(refs[0])
+
+    def find_many(self, user_ids: Sequence[str]) -> UserRefs:
+        """`find` of each id; UNKNOWN for those that name no user."""
+        keys = self._index.keys(user_ids)
+        refs = self._index.find(keys)
+        if self._has_aliases:
+            for row in np.flatnonzero(refs == UNKNOWN).tolist():
+                ref = self.find(user_ids[row])
+                refs[row] = UNKNOWN if ref is None else ref
+        return refs
+
+    def peek(self, user_id: str) -> UserRef:
+        """`find` without the lock: UNKNOWN for no user, CHANGING when it takes the lock to know."""
+        ref = self._index.peek(user_id)
+        return CHANGING if ref == UNKNOWN and self._has_aliases else ref
+
+    def peek_many(self, user_ids: Sequence[str]) -> UserRefs | None:
+        """`peek` of each id; None: users were added meanwhile."""
+        refs = self._index.peek_many(self._index.keys(user_ids))
+        if refs is not None and self._has_aliases:
+            refs[refs == UNKNOWN] = CHANGING
+        return refs
+
+    def named(self, group: int, user_ids: Sequence[str]) -> BitMap:
+        """The users of the group with these ids. Aliases are not resolved."""
+        if not user_ids:
+            return BitMap()
+        refs = self._index.find(self._index.keys(user_ids))
+        # An alias that the index remembers leads to a user with another id, perhaps of another group.
+        here = refs[(refs != UNKNOWN) & (refs >> GROUP_SHIFT == group)] & DENSE_MASK
+        dense, wanted = here.tolist(), frozenset(user_ids)
+        found = zip(dense, self.user_ids(group, dense), strict=True)
+        return BitMap([each for each, user_id in found if user_id in wanted])
+
+    def by_group(self, user_ids: Sequence[str]) -> dict[int, list[str]]:
+        """The ids by the group that their users belong to, whether they exist or not."""
+        found: dict[int, list[str]] = {}
+        for user_id in user_ids:
+            found.setdefault(int(self.partitions.group_of[partition_of(user_id)]), []).append(user_id)
+        return found
 
     def refs(self, user_ids: Sequence[str]) -> UserRefs:
         """The refs of users, in order. Creates users that do not exist. Ids may repeat."""
@@ -145,9 +205,8 @@ class Directory:
         """What the id is an alias of, or None."""
         if not self._has_aliases:
             return None
-        for changed in (self._fresh, self._writing):
-            if user_id in changed:
-                return changed[user_id]
+        if user_id in self._aliased:
+            return self._aliased[user_id]
         stored = self._page_cache.reading().get(key(Family.ALIAS_OF, self._account, user_id.encode()))
         return None if stored is None else ALIASES.decode(stored)
 
@@ -203,13 +262,15 @@ class Directory:
             ids.append(page[dense & PAGE_MASK])
         return ids
 
-    def all_user_ids(self, group: int, start: int = 0) -> Sequence[str]:
-        """The ids of a group by dense id, from `start`; "" for erased ones."""
-        ids: list[str] = []
-        for page in range(start >> PAGE_BITS, (self.counts[group] + PAGE_MASK) >> PAGE_BITS):
+    def pages_of_user_ids(self, group: int, start: int, end: int) -> Iterator[Sequence[str]]:
+        """The ids of a group by dense id, from `start` to before `end`, page by page; "" for erased ones.
+        Others may write between two pages.
+        """
+        for page in range(start >> PAGE_BITS, (end + PAGE_MASK) >> PAGE_BITS):
+            first = page << PAGE_BITS
             stored = key(Family.USER_IDS, self._account, group, page)
-            ids += self._page_cache.get(stored, ID_PAGE).value.texts(0 if ids else start & PAGE_MASK)
-        return ids
+            ids = self._page_cache.get(stored, ID_PAGE).value.texts(max(0, start - first))
+            yield ids[: end - max(start, first)]
 
     def alive(self, group: int) -> BitMap:
         """Every user of the group. Do not modify the result."""
@@ -226,20 +287,15 @@ class Directory:
 
     def in_partitions(self, group: int, partitions: frozenset[int]) -> BitMap:
         """Users of the group in those partitions."""
-        cached = self._partition_sets.get((group, partitions))
+        cache_key = self._account, group, partitions
+        cached = self._partition_sets.get(cache_key)
         if cached is None or cached[0] != self.counts[group]:
-            cached = self._keep_partition_set(group, partitions)
+            chosen = np.zeros(1 << 16, np.bool_)
+            chosen[list(partitions)] = True
+            cached = self.counts[group], bitmap_of_mask(chosen[self._partitions_from(group, 0)])
+            nbytes = self.counts[group] // 8 + PARTITION_NUMBER_BYTES * len(partitions)
+            self._partition_sets.put(cache_key, cached, nbytes)
         return cached[1] & self.alive(group)
-
-    def _keep_partition_set(self, group: int, partitions: frozenset[int]) -> tuple[int, BitMap]:
-        """Every dense id ever assigned in the partitions, and their number. Both only grow."""
-        chosen = np.zeros(1 << 16, np.bool_)
-        chosen[list(partitions)] = True
-        users = bitmap_of_mask(chosen[self._partitions_from(group, 0)])
-        if len(self._partition_sets) >= PARTITION_SETS_CACHED_MAX:
-            self._partition_sets.pop(next(iter(self._partition_sets)))
-        kept = self._partition_sets[group, partitions] = (self.counts[group], users)
-        return kept
 
     def halvings(self, group: int) -> Halvings:
         """The halves of a group's partitions, with every user of it."""
@@ -270,6 +326,13 @@ class Directory:
     def _aliases_key(self, user_id: str) -> bytes:
         return key(Family.ALIASES, self._account, user_id.encode())
 
+    def aliases_with(self, from_user_id: str, to_user_id: str) -> int:
+        """Number of aliases of the user of `to` once `from` is one; 0 when `from` is an alias already."""
+        if self.canonical(from_user_id) != from_user_id:
+            return 0
+        target = self.canonical(to_user_id)
+        return 1 + len(self._aliases(from_user_id)) + len(self._aliases(target))
+
     def link(self, from_user_id: str, to_user_id: str) -> None:
         """Makes `from` and its own aliases aliases of the user of `to`. `from` is retired and no alias."""
         target = self.canonical(to_user_id)
@@ -282,12 +345,12 @@ class Directory:
             self._page_cache.changed(cached)
         for user_id in moved:
             alias = self._alias(user_id)
-            self._fresh[user_id] = Alias(target, to_user_id if alias is None else alias.alias_of)
+            self._aliased.fresh[user_id] = Alias(target, to_user_id if alias is None else alias.alias_of)
         self._has_aliases = True
         self._forget(moved)
 
     def retire(self, user_id: str, ref: UserRef) -> None:
-        """Removes a canonical user. Its id names nobody and its dense id is not reused."""
+        """Removes a canonical user. Its id is unknown from then on and its dense id is not reused."""
         group, dense = ref >> GROUP_SHIFT, ref & DENSE_MASK
         ids = self._page_cache.get(key(Family.USER_IDS, self._account, group, dense >> PAGE_BITS), ID_PAGE)
         ids.value.clear(dense & PAGE_MASK)
@@ -301,7 +364,7 @@ class Directory:
     def unlink_aliases(self, user_id: str) -> None:
         """Deletes every alias of a canonical id."""
         aliases = self._page_cache.get(self._aliases_key(user_id), ID_LIST)
-        self._fresh.update(dict.fromkeys(aliases.value))
+        self._aliased.fresh.update(dict.fromkeys(aliases.value))
         self._forget(aliases.value)
         aliases.value = []
         self._page_cache.changed(aliases)
@@ -313,14 +376,14 @@ class Directory:
         no lock.
         """
         self._index.prepare()
-        self._writing, self._fresh = self._fresh, {}
+        self._aliased.prepare()
         self._writing_counts = list(self.counts)
 
     def write(self, txn: Writable) -> None:
         """Writes what `prepare` collected."""
         self._index.write(txn)
         prefix = key(Family.ALIAS_OF, self._account)
-        for user_id, alias in sorted(self._writing.items()):
+        for user_id, alias in sorted(self._aliased.writing.items()):
             stored = prefix + user_id.encode()
             if alias is None:
                 txn.delete(stored)
@@ -332,13 +395,12 @@ class Directory:
     def commit(self) -> None:
         """Finishes a checkpoint that has committed."""
         self._index.commit()
-        self._writing = {}
+        self._aliased.commit()
 
     def rollback(self) -> None:
         """Takes back a checkpoint that did not commit."""
         self._index.rollback()
-        self._fresh = {**self._writing, **self._fresh}
-        self._writing = {}
+        self._aliased.rollback()
 
 
 def by_group(refs: Iterable[UserRef]) -> dict[int, BitMap]:

@@ -8,7 +8,7 @@ batches are therefore buffered until they are read, or until they are worth a pa
 from __future__ import annotations
 
 import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +30,7 @@ from engine.backends.local.storage.page_cache import (
 )
 from engine.backends.local.storage.ranges import Ranges
 from engine.backends.local.storage.step_cache import ReadKey
+from engine.backends.local.storage.turns import PAUSE_PAGES
 from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT, UserRef
 from engine.values import TIME_MAX_MICROS, Micros
 
@@ -40,6 +41,10 @@ WAITING_USERS_MAX = 1 << 15
 """Users whose times are buffered for each input and group, at 20 bytes each."""
 WAITING_BATCHES_MAX = 1 << 8
 """Batches buffered at most: a small batch takes little more memory than its array objects."""
+
+
+def _go_on() -> None:
+    pass
 
 
 class _Spans(NamedTuple):
@@ -199,12 +204,20 @@ class FirstLastSeen:
 
     # --- answers ---
 
-    def users(self, inputs: Sequence[int], group: int, among: BitMap | None = None) -> BitMap:
+    def users(
+        self,
+        inputs: Sequence[int],
+        group: int,
+        among: BitMap | None = None,
+        pause: Callable[[], None] = _go_on,
+    ) -> BitMap:
         """Users that belong to at least one of the inputs, optionally only `among` some. Do not modify the
         result.
         """
         users: BitMap | None = None
-        for number in inputs:
+        for count, number in enumerate(inputs, 1):
+            if count % PAUSE_PAGES == 0:
+                pause()
             cached = self._page_cache.find(self._belonging_key(number, group), BITMAP)
             if cached is None:
                 continue
@@ -212,10 +225,26 @@ class FirstLastSeen:
             users = found if users is None else users | found
         return BitMap() if users is None else users
 
-    def match(self, inputs: Sequence[int], group: int, last: bool, ranges: Ranges, count: int) -> BitMap:
+    def has_any(self, inputs: Sequence[int], group: int, among: BitMap) -> bool:
+        """Whether some of the users belong to at least one of the inputs."""
+        pages = (self._page_cache.find(self._belonging_key(number, group), BITMAP) for number in inputs)
+        return any(cached is not None and cached.value.intersect(among) for cached in pages)
+
+    def match(
+        self,
+        inputs: Sequence[int],
+        group: int,
+        last: bool,
+        ranges: Ranges,
+        count: int,
+        pause: Callable[[], None] = _go_on,
+    ) -> BitMap:
         """Users of the group (of `count` ids) whose last or first time over the inputs lies in the ranges."""
         mask = np.zeros(count, np.bool_)
+        pages = max(1, PAUSE_PAGES // (1 + len(inputs)))
         for start in range(0, count, PAGE_USERS):
+            if (start >> PAGE_BITS) % pages == 0:
+                pause()
             times = self._times_of_page(inputs, group, start, last)
             if times is not None:
                 mask[start : start + PAGE_USERS] = ranges.holds(times[: count - start])

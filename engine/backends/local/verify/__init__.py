@@ -1,6 +1,6 @@
 """Verification: reads every key of a store and cross-checks values that describe the same data.
 
-`verify` scans each family once, with the checker of its room. A value that fails its checksum is reported
+`verify` scans each family once, with the checker of that family. A value that fails its checksum is reported
 once and left out. Values that refer to a damaged family are not compared, so one fault is not reported as a
 thousand. It holds in memory the bitmaps of users, 24 bytes per user, the items of one run, the spans of
 writes, and the metadata of the parts of event tables.
@@ -70,28 +70,26 @@ CHECKERS: tuple[tuple[Checker, tuple[Family, ...]], ...] = (
     ),
     (check_key_ranges, (Family.RANGE,)),
 )
-"""What checks which families, in an order in which each finds what it compares with."""
+"""Checkers and their families, ordered so that each finds the results it compares with."""
 
 
 def verify(log: Readable, index: Readable) -> Iterator[Finding]:
-    """As `verify_transactions`, over a transaction of each that lasts as long as the iterator: close it to
-    end them early.
+    """As `verify_transactions`, in new read transactions of both parts. They last as long as the iterator;
+    close it to end them early.
     """
-    # The log first: an index that is read later reaches at least as far as the log that was trimmed for it.
+    # The log first: an index read later reaches at least as far as this log was trimmed.
     with log.reading() as log_txn, index.reading() as index_txn:
         yield from verify_transactions(log_txn, index_txn)
 
 
 def verify_transactions(log: ReadTransaction, index: ReadTransaction) -> Iterator[Finding]:
-    """Faults as they are found, progress each time `KEYS_PER_PROGRESS` keys have been read, and the result
-    last.
-    """
+    """Faults as they are found, progress every `KEYS_PER_PROGRESS` keys, and the result last."""
     examination = Examination(log, index)
     for txn in (log, index):
         try:
             txn.check_pages()
         except DataLoss as damage:
-            # Nothing may be looked for in such a file: LMDB might end the process.
+            # Do not look up anything in such a file: LMDB might kill the process.
             examination.fault(Family.META, damage.message)
     yield from examination.take_faults()
     if examination.has_faults:
@@ -124,7 +122,7 @@ def _steps(checker: Checker, families: tuple[Family, ...], examination: Examinat
             yield step
     except Exception as error:
         # An exception in a checker is a finding too; the other families are still checked.
-        examination.fault(families[0], f"the check of {_named(families)} broke off: {error}")
+        examination.fault(families[0], f"the check of {_named(families)} failed: {error}")
 
 
 def _named(families: tuple[Family, ...]) -> str:
@@ -132,12 +130,12 @@ def _named(families: tuple[Family, ...]) -> str:
 
 
 def _find_strangers(examination: Examination) -> None:
-    """Keys that belong to no family, or to one of the other environment."""
+    """Reports keys of unknown families, or of families of the other environment."""
     for txn, families in ((examination.log, LOG_FAMILIES), (examination.index, INDEX_FAMILIES)):
         codes = {family.code for family in families}
         for code in range(256):
             for stored in txn.keys(bytes([code])) if code not in codes else ():
-                examination.fault(Family.META, "is a key of no family that belongs here", stored)
+                examination.fault(Family.META, "is a key of an unexpected family", stored)
 
 
 def _progress(examination: Examination) -> StoreProgress:

@@ -1,4 +1,4 @@
-"""What was seen before: runs of event ids, and the answers to requests."""
+"""Checks deduplication: runs of event ids, and the answers to requests."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _answered_decoder = msgspec.msgpack.Decoder(Answered)
 
 
 def check_event_ids(examination: Examination) -> Iterator[None]:
-    """The runs are sound."""
+    """Checks the runs of event ids."""
     yield from check_runs(examination, EVENT_ID_RUNS)
 
 
 def check_requests(examination: Examination) -> Iterator[None]:
-    """Each answer can be found when its time is over."""
+    """Checks that each answer can be found when it expires."""
     for (account, digest), stored, answered in examination.values(Family.REQUEST, _answered_decoder.decode):
         arrival = key(Family.REQUEST_ARRIVAL, answered.arrival, account, digest)
         examination.expect(

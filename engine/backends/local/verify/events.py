@@ -1,4 +1,4 @@
-"""Event tables: what records say of parts is what their columns hold."""
+"""Checks event tables: records agree with the columns of their parts."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PART_CACHE_BYTES = 1 << 20
 """Bytes of the column cache. Columns of a part are read once, so caching more gains nothing."""
 
 STRUCTURE_COLUMNS = 4
-"""Users, counts, times and arrivals."""
+"""The columns of users, counts, times and arrivals."""
 
 Numbers = tuple[int, ...]
 
 
 class _OneState:
-    """An open transaction, for those who would begin one."""
+    """An open transaction, used instead of a new one."""
 
     def __init__(self, txn: ReadTransaction) -> None:
         self._txn = txn
@@ -41,7 +41,7 @@ class _OneState:
 
 
 class _Tables:
-    """The records met so far."""
+    """The records read so far."""
 
     def __init__(self, examination: Examination) -> None:
         self.examination = examination
@@ -52,12 +52,12 @@ class _Tables:
 
     @property
     def has_records(self) -> bool:
-        """Whether every record could be read, so that columns can be compared with them."""
+        """Whether every record could be read, so that columns can be compared."""
         return self.examination.is_sound(Family.EVENT_TABLE, Family.EVENT_SLICE)
 
 
 def check_events(examination: Examination) -> Iterator[None]:
-    """Tables, slices, parts and columns fit each other, and events are of users who are alive."""
+    """Checks that tables, slices, parts and columns are consistent, and that events belong to live users."""
     known = _Tables(examination)
     yield from _check_tables(known)
     yield from _check_slices(known)
@@ -65,7 +65,7 @@ def check_events(examination: Examination) -> Iterator[None]:
     for (account,), stored, _ in examination.values(Family.EVENT_CHECKPOINT, as_is):
         named = account in examination.names.get((Space.ACCOUNT, 0), {})
         if examination.is_sound(Family.NAME):
-            examination.expect(named, Family.EVENT_CHECKPOINT, "is of no account", stored)
+            examination.expect(named, Family.EVENT_CHECKPOINT, "belongs to an unknown account", stored)
         yield
 
 
@@ -78,13 +78,15 @@ def _check_tables(known: _Tables) -> Iterator[None]:
             named = input_number in examination.names.get(
                 (Space.INPUT, account), {}
             ) and name_number in examination.names.get((Space.EVENT, account), {})
-            examination.expect(named, Family.EVENT_TABLE, "is of an input or event without a name", stored)
-        examination.expect(group < examination.groups, Family.EVENT_TABLE, "is of no group", stored)
+            examination.expect(named, Family.EVENT_TABLE, "belongs to an unnamed input or event", stored)
+        examination.expect(
+            group < examination.groups, Family.EVENT_TABLE, "belongs to an unknown group", stored
+        )
         yield
 
 
 def _check_slices(known: _Tables) -> Iterator[None]:
-    """Slices do not overlap, parts have different numbers, and tables say what their parts add up to."""
+    """Checks that slices do not overlap, part numbers are unique, and tables equal the sum of their parts."""
     examination = known.examination
     ends: dict[Numbers, list[SliceKey]] = {}
     for numbers, stored, record in examination.values(Family.EVENT_SLICE, slice_decoder.decode):
@@ -95,7 +97,7 @@ def _check_slices(known: _Tables) -> Iterator[None]:
         known.parts.setdefault(table, []).extend(parts)
         start, end = slice_key.first_day * MICROS_PER_DAY, slice_key.end_day * MICROS_PER_DAY
         within = all(start <= p.record.time_min <= p.record.time_max < end for p in parts)
-        examination.expect(within, Family.EVENT_SLICE, "has events of other days", stored)
+        examination.expect(within, Family.EVENT_SLICE, "has events outside its days", stored)
         examination.expect(bool(parts), Family.EVENT_SLICE, "has no parts", stored)
         yield
     if not known.has_records:
@@ -112,27 +114,41 @@ def _check_totals(known: _Tables, table: Numbers) -> None:
     stored, parts = key(Family.EVENT_TABLE, *table), known.parts.get(table, [])
     record = known.tables.get(table)
     if record is None:
-        known.examination.fault(Family.EVENT_SLICE, "is of no table", stored)
+        known.examination.fault(Family.EVENT_SLICE, "belongs to an unknown table", stored)
         return
     expect = known.examination.expect
     rows = sum(part.record.rows for part in parts)
-    expect(record.rows == rows, Family.EVENT_TABLE, f"says {record.rows} rows; parts say {rows}", stored)
+    expect(
+        record.rows == rows, Family.EVENT_TABLE, f"records {record.rows} rows; its parts have {rows}", stored
+    )
     size = sum(part.record.bytes for part in parts)
-    expect(record.bytes == size, Family.EVENT_TABLE, f"says {record.bytes} bytes; parts say {size}", stored)
+    expect(
+        record.bytes == size,
+        Family.EVENT_TABLE,
+        f"records {record.bytes} bytes; its parts have {size}",
+        stored,
+    )
     is_removed = any(part.removed for part in parts)
     expect(
         record.has_tombstones or not is_removed,
         Family.EVENT_TABLE,
-        "does not know of removed users",
+        "does not record its removed users",
         stored,
     )
     numbers = [part.record.number for part in parts]
-    expect(len(set(numbers)) == len(numbers), Family.EVENT_SLICE, "shares a number of a part", stored)
-    expect(max(numbers, default=0) < record.next_part, Family.EVENT_TABLE, "would repeat a part", stored)
+    expect(
+        len(set(numbers)) == len(numbers),
+        Family.EVENT_SLICE,
+        "shares a part number with another slice",
+        stored,
+    )
+    expect(
+        max(numbers, default=0) < record.next_part, Family.EVENT_TABLE, "would reuse a part number", stored
+    )
 
 
 def _check_columns(known: _Tables) -> Iterator[None]:
-    """The columns of each part, which come one after the other, once all of them are known to be sound."""
+    """The columns of each part, in sequence, once all of them are sound."""
     examination = known.examination
     parts = {(*part.slice_key, part.record.number): part for parts in known.parts.values() for part in parts}
     prefix_bytes = Family.EVENT_COLUMN.packers[8].size
@@ -144,18 +160,18 @@ def _check_columns(known: _Tables) -> Iterator[None]:
         if part is not None:
             _check_part(known, part, {each.parts[8:] for each in found})
         elif known.has_records:
-            examination.fault(Family.EVENT_COLUMN, "is of no part", prefix + bytes(5))
+            examination.fault(Family.EVENT_COLUMN, "belongs to an unknown part", prefix + bytes(5))
         for _ in found:
             yield
     if examination.is_sound(Family.EVENT_COLUMN):
         for numbers in parts:
             examination.fault(
-                Family.EVENT_COLUMN, "of a part are gone", key(Family.EVENT_COLUMN, *numbers, 0, 0)
+                Family.EVENT_COLUMN, "of a part are missing", key(Family.EVENT_COLUMN, *numbers, 0, 0)
             )
 
 
 def _check_part(known: _Tables, part: Part, stored: set[tuple[int, int]]) -> None:
-    """What the record says of the part, and what any part must be."""
+    """Compares a part with its record and checks its own consistency."""
     examination = known.examination
     at = key(Family.EVENT_COLUMN, *part.slice_key, part.record.number, 0, 0)
     needed = {(STRUCTURE, number) for number in range(STRUCTURE_COLUMNS)} | set(part.record.columns)
@@ -163,7 +179,7 @@ def _check_part(known: _Tables, part: Part, stored: set[tuple[int, int]]) -> Non
     if missing and not examination.is_sound(Family.EVENT_COLUMN):
         return
     for attribute, kind in missing | (stored - needed):
-        examination.fault(Family.EVENT_COLUMN, f"column {attribute}/{kind} is missing or too many", at)
+        examination.fault(Family.EVENT_COLUMN, f"column {attribute}/{kind} is missing or superfluous", at)
     if missing:
         return
     with known.loader.session():
@@ -186,16 +202,16 @@ def _structure_faults(part: Part) -> Iterator[str]:
     lengths = np.diff(offsets)
     holds = {
         "users are not sorted": bool((users[1:] > users[:-1]).all()),
-        "the record says another number of users": len(users) == record.users == len(lengths),
-        "the record says another number of rows": int(offsets[-1]) == record.rows,
-        "some rows have no time or no arrival": len(times) == len(sequences) == record.rows,
-        "the record says another last user": int(users[-1]) == record.user_max,
-        "the record says another most frequent user": int(lengths.max()) == record.peak,
+        "the record has a different number of users": len(users) == record.users == len(lengths),
+        "the record has a different number of rows": int(offsets[-1]) == record.rows,
+        "some rows lack a time or an arrival": len(times) == len(sequences) == record.rows,
+        "the record has a different last user": int(users[-1]) == record.user_max,
+        "the record has a different highest row count per user": int(lengths.max()) == record.peak,
         "some user has no rows": int(lengths.min()) > 0,
-        "the record says other times": (int(times.min()), int(times.max()))
+        "the record has a different time span": (int(times.min()), int(times.max()))
         == (record.time_min, record.time_max),
-        "removed users were never there": part.removed <= set(users.tolist()) if part.removed else True,
-        "rows are removed before an instant that divides none": part.floor is None
+        "removed users never had rows": part.removed <= set(users.tolist()) if part.removed else True,
+        "the floor lies outside the times of its rows": part.floor is None
         or record.time_min < part.floor <= record.time_max,
     }
     yield from (text for text, right in holds.items() if not right)
@@ -210,19 +226,19 @@ def _structure_faults(part: Part) -> Iterator[str]:
 def _column_faults(part: Part) -> Iterator[str]:
     rows, times = part.record.rows, part.times()
     if len(part.record.margins) != len(part.record.columns):
-        yield "the record says of other columns when they have values"
+        yield "the record has the time spans of other columns"
         return
     for (attribute, kind), span in part.column_spans():
         column = part.column(attribute, kind)
         assert column is not None
         if not _is_placed(column, rows):
-            yield f"column {attribute}/{kind} has values for other rows"
+            yield f"column {attribute}/{kind} has values for rows that do not exist"
             continue
         there = times if column.positions is None else times[column.positions]
         if (int(there.min()), int(there.max())) != span:
-            yield f"column {attribute}/{kind} has values at other times than the record says"
+            yield f"column {attribute}/{kind} has values whose time span differs from the record"
         if isinstance(column, NumberColumn) and not np.isfinite(column.doubles).all():
-            yield f"column {attribute}/{kind} has numbers that are none"
+            yield f"column {attribute}/{kind} has invalid numbers"
         if isinstance(column, DictionaryColumn):
             entries = len(column.entries.values)
             if entries != column.entries.count or (len(column.codes) and int(column.codes.max()) >= entries):
@@ -243,13 +259,13 @@ def _user_faults(examination: Examination, part: Part) -> Iterator[str]:
     if examination.is_sound(Family.ALIVE):
         gone = users - examination.set_of(examination.alive, account, group)
         if gone:
-            yield f"has rows of {len(gone)} users who are not alive"
+            yield f"has rows of {len(gone)} erased users"
     if examination.is_sound(Family.BELONGS):
         strangers = users - examination.set_of(examination.belongs, account, input_number, group)
         if strangers:
-            yield f"has rows of {len(strangers)} users who do not belong to the input"
+            yield f"has rows of {len(strangers)} users of other inputs"
     if examination.is_sound(Family.NAME):
         names = examination.names.get((Space.EVENT_ATTRIBUTE, account), {})
         nameless = {attribute for attribute, _ in part.record.columns} - names.keys()
         if nameless:
-            yield f"has attributes without a name: {sorted(nameless)}"
+            yield f"has unnamed attributes: {sorted(nameless)}"

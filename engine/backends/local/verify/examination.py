@@ -1,4 +1,4 @@
-"""What checkers share: sound values, results of earlier checkers, and where to report faults."""
+"""State shared by the checkers: sound values, results of earlier checkers, and reported faults."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Sets = dict[tuple[int, ...], BitMap]
 
 @dataclass(slots=True)
 class Count:
-    """What was met of a family."""
+    """What was read of a family."""
 
     keys: int = 0
     bytes: int = 0
@@ -34,7 +34,7 @@ class Count:
 
 
 class Found(NamedTuple, Generic[T]):
-    """A sound value: the parts of its key, the key, and the value decoded."""
+    """A sound value: the parts of its key, the key, and the decoded value."""
 
     parts: tuple[Any, ...]
     key: bytes
@@ -42,7 +42,7 @@ class Found(NamedTuple, Generic[T]):
 
 
 class Examination:
-    """One verification under way."""
+    """A running verification."""
 
     def __init__(self, log: ReadTransaction, index: ReadTransaction) -> None:
         self.log = log
@@ -56,7 +56,9 @@ class Examination:
         self.checkpointed = 0
         self.logged = 0
         self.trimmed: int | None = None
-        """Up to which position the log says that it was trimmed."""
+        """The position up to which the log was trimmed."""
+        self.forgotten: set[str] = set()
+        """Resources that are forgotten in the log and not yet in the index."""
         self.groups = GROUPS_MAX
         self.names: dict[tuple[int, int], dict[int, str]] = {}
         """By name space and account."""
@@ -65,9 +67,9 @@ class Examination:
         self.user_hashes: dict[tuple[int, int], npt.NDArray[np.uint64]] = {}
         """By account and group, XXH3-64 of the id of each user, 0 for erased ones."""
         self.user_keys: dict[tuple[int, int], npt.NDArray[np.uint64]] = {}
-        """By account and group, what stands for each user in the index of users."""
+        """By account and group, the entry of each user in the user id index."""
         self.key_counts = {log: KeyCounts(), index: KeyCounts()}
-        """By environment, how many keys of each range were met."""
+        """By environment, the number of keys read of each range."""
         self.alive: Sets = {}
         self.belongs: Sets = {}
 
@@ -89,12 +91,12 @@ class Examination:
             count.bytes += size
             self.key_counts[txn].add(stored)
             if stored <= before or not txn.contains(stored):
-                self.damage(family, "is not where its key belongs", stored)
+                self.damage(family, "is not at the position of its key", stored)
             before = stored
             try:
                 parts = _parts_of(family, stored)
             except Exception:
-                self.damage(family, "has a key of the wrong form", stored)
+                self.damage(family, "has a malformed key", stored)
                 continue
             if value is None:
                 self.damage(family, "fails its checksum", stored)
@@ -108,19 +110,19 @@ class Examination:
             yield Found(parts, stored, decoded)
 
     def damage(self, family: Family, description: str, stored: bytes) -> None:
-        """A value cannot be read, so that nothing can be compared with its family."""
+        """Reports an unreadable value: nothing is compared with its family."""
         self._damaged.add(family)
         self.fault(family, description, stored)
 
     def is_sound(self, *families: Family) -> bool:
-        """Whether every value of these families could be read, so that others can be compared with them."""
+        """Whether every value of these families could be read, so that comparing with them makes sense."""
         return self._damaged.isdisjoint(families)
 
     def set_of(self, sets: Sets, *numbers: int) -> BitMap:
         """The set under these numbers; an empty one is not stored."""
         return sets.get(numbers) or BitMap()
 
-    # --- telling --------------------------------------------------------------------------------------------
+    # --- reporting ------------------------------------------------------------------------------------------
 
     def fault(self, family: Family, description: str, stored: bytes = b"") -> None:
         """Reports a fault in a family, or in the value of one of its keys."""
@@ -144,7 +146,7 @@ class Examination:
 
 
 def readable(stored: bytes) -> str:
-    """A key for people: its numbers, and its tail as text where it is some."""
+    """A readable form of a key: its numbers, and its tail as text when it is text."""
     if not stored:
         return ""
     try:
@@ -177,7 +179,7 @@ def as_text(value: memoryview) -> str:
 
 
 def as_is(value: memoryview) -> memoryview:
-    """A value that has no form."""
+    """A value of free form."""
     return value
 
 

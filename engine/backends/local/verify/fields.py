@@ -1,8 +1,8 @@
-"""Profiles and the index made of them: what is indexed is exactly what the profiles hold.
+"""Checks profiles and their index: the index holds exactly what the profiles hold.
 
-Comparing goes by *sums*: of everything indexed under a field, kind and group, the number and a sum modulo
-2^64 of one term for each value and user. Both sides add up the same terms in whatever order they come, so
-that nothing has to be kept for each user.
+Both are compared by *sums*: for each field, kind and group, the number of indexed values and a sum modulo
+2^64 of one term per value and user. Both sides add up the same terms in any order, so nothing has to be kept
+per user.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class _Sums:
         self._sums[at] = (before[0] + count, (before[1] + term) & _MODULUS)
 
     def difference(self, other: _Sums) -> Iterator[tuple[_IndexKey, int, int]]:
-        """Where the two differ, and how many there are in each."""
+        """Entries in which the two differ, with the counts of each."""
         for at in sorted(self._sums.keys() | other._sums.keys()):
             one, two = self._sums.get(at, (0, 0)), other._sums.get(at, (0, 0))
             if one != two:
@@ -62,13 +62,13 @@ class _Sums:
 
 
 class _Expected:
-    """What the profiles say should be indexed."""
+    """Expected index entries, from the profiles."""
 
     def __init__(self) -> None:
         self.present, self.values, self.columns = _Sums(), _Sums(), _Sums()
 
     def add(self, account: int, group: int, dense: int, field: int, value: Value) -> None:
-        """A user has the value."""
+        """Adds a user's value."""
         kind = kind_of(value)
         at = (account, field, int(kind), group)
         self.present.add((account, field, EMPTY_LIST, group) if value == () else at, 1, _weight(dense))
@@ -98,7 +98,7 @@ def _bits(value: Any) -> int:
 
 
 def check_fields(examination: Examination) -> Iterator[None]:
-    """Profiles belong to users who are alive, and the index says what they say."""
+    """Checks that profiles belong to live users, and that the index agrees with them."""
     expected, times = _Expected(), WriteTimesCheck(examination)
     profiled: Sets = {}
     yield from times.read()
@@ -116,7 +116,7 @@ def check_fields(examination: Examination) -> Iterator[None]:
             for (account, field, kind, group), have, need in sums.difference(wanted):
                 examination.fault(
                     family,
-                    f"does not agree with the profiles: {have} values here, {need} there",
+                    f"has {have} values; the profiles have {need}",
                     key(Family.FIELD_PRESENT, account, field, kind, group),
                 )
     yield from _check_texts(examination)
@@ -129,14 +129,14 @@ def _check_profiles(
         profiled.setdefault((account, group), BitMap()).add(dense)
         if examination.is_sound(Family.ALIVE):
             alive = dense in examination.set_of(examination.alive, account, group)
-            examination.expect(alive, Family.PROFILE, "is of a user who is not alive", stored)
+            examination.expect(alive, Family.PROFILE, "belongs to an erased user", stored)
         names = examination.names.get((Space.FIELD, account), {})
         times.meet(account, group, dense, profile)
         for field, (_, _, value) in profile.items():
             if value is not None:
                 expected.add(account, group, dense, field, value)
             if field not in names and examination.is_sound(Family.NAME):
-                examination.fault(Family.PROFILE, f"has field {field}, which has no name", stored)
+                examination.fault(Family.PROFILE, f"has the unnamed field {field}", stored)
         yield
 
 
@@ -151,8 +151,8 @@ def _check_profiled(examination: Examination, profiled: Sets) -> Iterator[None]:
         missing = examination.set_of(announced, *numbers) - examination.set_of(profiled, *numbers)
         others = examination.set_of(profiled, *numbers) - examination.set_of(announced, *numbers)
         stored = key(Family.PROFILED, *numbers)
-        examination.expect(not missing, Family.PROFILE, f"of {len(missing)} users are gone", stored)
-        examination.expect(not others, Family.PROFILED, f"misses {len(others)} users", stored)
+        examination.expect(not missing, Family.PROFILE, f"of {len(missing)} users are missing", stored)
+        examination.expect(not others, Family.PROFILED, f"lacks {len(others)} users", stored)
 
 
 def _presence(examination: Examination, sums: _Sums) -> Iterator[None]:
@@ -173,7 +173,7 @@ def _values(examination: Examination, sums: _Sums) -> Iterator[None]:
 def _columns(examination: Examination, sums: _Sums) -> Iterator[None]:
     for (account, field, kind, group, page), stored, packed in examination.values(Family.FIELD_COLUMN, as_is):
         if kind not in (Kind.NUMBER, Kind.TIME):
-            examination.fault(Family.FIELD_COLUMN, "is of a kind that has no columns", stored)
+            examination.fault(Family.FIELD_COLUMN, "has a kind that has no columns", stored)
             continue
         codec = column_codec(Kind(kind))
         values: npt.NDArray[Any] = as_numpy(codec.decode(packed))
@@ -186,16 +186,18 @@ def _columns(examination: Examination, sums: _Sums) -> Iterator[None]:
 
 
 def _check_texts(examination: Examination) -> Iterator[None]:
-    """Each string that is too long for its key is stored, under its digest, and no other."""
+    """Checks that exactly the strings too long for their keys are stored, under their digests."""
     texts = 0
     for (account, field, kind, group, suffix), stored, text in examination.values(
         Family.FIELD_TEXT, decode_text
     ):
         texts += 1
-        examination.expect(suffix == value_suffix(text), Family.FIELD_TEXT, "has another digest", stored)
+        examination.expect(
+            suffix == value_suffix(text), Family.FIELD_TEXT, "does not match its digest", stored
+        )
         value_key = key(Family.FIELD_VALUE, account, field, kind, group, suffix)
         needed = text_key(value_key) == stored and examination.index.contains(value_key)
-        examination.expect(needed, Family.FIELD_TEXT, "is of a value that nobody has", stored)
+        examination.expect(needed, Family.FIELD_TEXT, "is stored for a value that no user has", stored)
         yield
     digests = 0
     for parts in map(_suffix_of, examination.index.keys(key(Family.FIELD_VALUE))):

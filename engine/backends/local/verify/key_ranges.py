@@ -1,4 +1,4 @@
-"""Ranges of keys: as many keys were met, and with the same hashes, as their records announce."""
+"""Checks ranges of keys: the keys read have the number and hashes that their records announce."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.backends.local.verify.examination import Examination
 
 
 def check_key_ranges(examination: Examination) -> Iterator[None]:
-    """Every other checker has met its keys by now."""
+    """Runs last: every other checker has read its keys."""
     for txn in (examination.log, examination.index):
         announced: dict[bytes, KeyCount] = {}
         for _, stored, count in examination.values(Family.RANGE, KeyCount.unpack, txn):
@@ -18,9 +18,9 @@ def check_key_ranges(examination: Examination) -> Iterator[None]:
             yield
         for range_, found, expected in examination.key_counts[txn].differences(announced):
             family = family_of(range_)
-            # What is damaged was told already, and may be what is missing here.
+            # Damaged keys were reported already and may be the ones missing here.
             if examination.is_sound(family, Family.RANGE):
-                keys = f"{found.keys} keys where {expected.keys} are announced"
+                keys = f"{found.keys} keys; {expected.keys} are announced"
                 if found.keys == expected.keys:
-                    keys = f"{found.keys} keys, not the ones that are announced"
+                    keys = f"{found.keys} keys, but not the announced ones"
                 examination.fault(family, f"has {keys}", range_)

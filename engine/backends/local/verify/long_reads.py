@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class Upkeep:
         self._verifying = threading.Lock()
 
     def verify(self) -> Iterator[Finding]:
-        """Everything that is found. Raises FailedPrecondition while another verification is under way, and
+        """All findings. Raises FailedPrecondition while another verification is running, and
         StoreUnavailable once the store is closing.
         """
         if not self._verifying.acquire(blocking=False):
@@ -47,38 +47,47 @@ class Upkeep:
         finally:
             self._verifying.release()
 
-    def copy(self, directory: Path, still: AbstractContextManager[object]) -> None:
+    def copy(
+        self, directory: Path, still: AbstractContextManager[object], may_go_on: Callable[[], None]
+    ) -> None:
         """Writes a compact copy of both environments below a directory, and verifies it. Within `still`,
-        which is left at once, nothing may be trimmed from the log. Raises DataLoss when anything is damaged.
+        which is left at once, nothing may be trimmed from the log. Raises DataLoss when anything is damaged,
+        and what `may_go_on` raises.
 
         The copy is verified, not the store. So what was written is read again, and no transaction of the
         store, which would keep its pages from being reused, lasts for longer than it takes to copy.
         """
         with self._copying, _told_of_copying():
-            self._write_copy(directory, still)
+            self._write_copy(directory, still, may_go_on)
             with viewed(directory, None, is_owned=True) as copy:
-                refuse_faults(self._resting(verify_transactions(copy.log, copy.index)), "what was copied")
+                findings = self._resting(verify_transactions(copy.log, copy.index), may_go_on)
+                refuse_faults(findings, "what was copied")
 
-    def _write_copy(self, directory: Path, still: AbstractContextManager[object]) -> None:
+    def _write_copy(
+        self, directory: Path, still: AbstractContextManager[object], may_go_on: Callable[[], None]
+    ) -> None:
         with ExitStack() as open_:
             with still:
                 # The index before the log, so that what the log has reaches from that index onwards.
                 index = open_.enter_context(self._store.index.reading())
                 log = open_.enter_context(self._store.log.reading())
             for name, txn in (("index", index), ("log", log)):
-                write_copy(txn, directory / name, self._rest)
+                write_copy(txn, directory / name, lambda: self._rest(may_go_on))
                 sync_directory(directory / name)
         sync_directory(directory)
 
-    def _resting(self, findings: Iterable[Finding]) -> Iterator[Finding]:
+    def _resting(
+        self, findings: Iterable[Finding], may_go_on: Callable[[], None] = lambda: None
+    ) -> Iterator[Finding]:
         for finding in findings:
             self._check()
             yield finding
             if isinstance(finding, StoreProgress):
-                time.sleep(REST_SECONDS)
+                self._rest(may_go_on)
 
-    def _rest(self) -> None:
+    def _rest(self, may_go_on: Callable[[], None]) -> None:
         self._check()
+        may_go_on()
         time.sleep(REST_SECONDS)
 
     def _check(self) -> None:

@@ -1,4 +1,4 @@
-"""Sorted runs: each is sorted, whole, found by its filter, and there is nothing beside them."""
+"""Checks sorted runs: each is sorted, complete and covered by its filter, and there are no stray blocks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_runs(
     for at, stored, bits in examination.values(form.filter, lambda value: np.frombuffer(value, np.uint64)):
         filters[at] = bits.copy()
         known = at in runs or not examination.is_sound(form.record)
-        examination.expect(known, form.filter, "is of no run", stored)
+        examination.expect(known, form.filter, "belongs to an unknown run", stored)
         yield
     compare = examination.is_sound(form.record, form.filter)
     seen = set()
@@ -46,7 +46,7 @@ def check_runs(
         yield
     if compare and examination.is_sound(form.block):
         for at in runs.keys() - seen:
-            examination.fault(form.block, "of the run are gone", key(form.record, *at))
+            examination.fault(form.block, "of the run are missing", key(form.record, *at))
 
 
 def _check_run(
@@ -57,10 +57,10 @@ def _check_run(
     bits: Keys | None,
     blocks: list[Found[Items]],
 ) -> Items | None:
-    """The items of a run that is there as a whole."""
+    """The items of a complete run."""
     stored = key(form.record, *at)
     if record is None:
-        examination.fault(form.block, "are of no run", stored)
+        examination.fault(form.block, "belong to an unknown run", stored)
         return None
     if bits is None or not len(bits):
         examination.fault(form.filter, "is gone", stored)
@@ -78,9 +78,9 @@ def _check_run(
         for fence, found in zip(record.fences, blocks, strict=False)
         if len(found.value)
     )
-    examination.expect(fenced, form.record, "says other blocks", stored)
+    examination.expect(fenced, form.record, "does not match its blocks", stored)
     held = Run(form, at, record, bits).may_hold(form.keys(items))
-    examination.expect(bool(held.all()), form.filter, "does not know all items of its run", stored)
+    examination.expect(bool(held.all()), form.filter, "excludes items of its run", stored)
     ordered = record.first_arrival <= record.last_arrival
-    examination.expect(ordered, form.record, "ended before it began", stored)
+    examination.expect(ordered, form.record, "ends before it begins", stored)
     return items if whole else None

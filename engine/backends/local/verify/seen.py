@@ -21,15 +21,15 @@ from engine.backends.local.verify.examination import Examination, Sets
 
 
 def check_seen(examination: Examination) -> Iterator[None]:
-    """Exactly the users that belong to an input have first and last times for it, and they are alive."""
+    """Checks that exactly the users of an input have first and last times for it, and that they are alive."""
     for (account, input_number, group), stored, users in examination.values(Family.BELONGS, BITMAP.decode):
         examination.belongs[account, input_number, group] = users
         if examination.is_sound(Family.ALIVE):
             gone = users - examination.set_of(examination.alive, account, group)
-            examination.expect(not gone, Family.BELONGS, f"has {len(gone)} users who are not alive", stored)
+            examination.expect(not gone, Family.BELONGS, f"has {len(gone)} erased users", stored)
         if examination.is_sound(Family.NAME):
             named = input_number in examination.names.get((Space.INPUT, account), {})
-            examination.expect(named, Family.BELONGS, "is of an input without a name", stored)
+            examination.expect(named, Family.BELONGS, "belongs to an unnamed input", stored)
         yield
     with_times: Sets = {}
     for (account, input_number, group, page), stored, column in examination.values(
@@ -38,7 +38,7 @@ def check_seen(examination: Examination) -> Iterator[None]:
         first, last = as_numpy(column).reshape(2, PAGE_USERS)
         there = first != ABSENT_TIME
         right = bool(((first <= last) & (there == (last != ABSENT_TIME))).all())
-        examination.expect(right, Family.SEEN, "has last times before first ones", stored)
+        examination.expect(right, Family.SEEN, "has last times before first times", stored)
         users = bitmap_of(np.flatnonzero(there) + (page << PAGE_BITS))
         with_times.setdefault((account, input_number, group), users).update(users)
         yield
@@ -48,4 +48,6 @@ def check_seen(examination: Examination) -> Iterator[None]:
                 with_times, *numbers
             )
             stored = key(Family.BELONGS, *numbers)
-            examination.expect(not differ, Family.SEEN, f"misses or has {len(differ)} users too many", stored)
+            examination.expect(
+                not differ, Family.SEEN, f"has {len(differ)} missing or superfluous users", stored
+            )

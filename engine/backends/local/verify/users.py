@@ -11,6 +11,7 @@ import xxhash
 
 from engine.backends.local.storage.bitmaps import bitmap_of_mask
 from engine.backends.local.storage.keys import Family, key
+from engine.backends.local.storage.name_table import NO_ACCOUNT, Space
 from engine.backends.local.storage.page_cache import BITMAP, PAGE_BITS, PAGE_USERS, PARTITIONS, as_numpy
 from engine.backends.local.storage.sorted_runs import Items
 from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT, USER_REF_MASK
@@ -25,7 +26,7 @@ _HASH_BITS = 64
 
 
 def check_users(examination: Examination) -> Iterator[None]:
-    """Every id leads to its ref and every ref to its id, in the group and partition of the id."""
+    """Checks that ids and refs lead to each other, in the group and partition of the id."""
     yield from _check_counts(examination)
     yield from _check_ids(examination)
     yield from _check_partitions(examination)
@@ -36,7 +37,12 @@ def check_users(examination: Examination) -> Iterator[None]:
 
 def _check_counts(examination: Examination) -> Iterator[None]:
     for (account, group), stored, count in examination.values(Family.USER_COUNT, as_u32):
-        examination.expect(group < examination.groups, Family.USER_COUNT, "is of no group", stored)
+        examination.expect(
+            group < examination.groups, Family.USER_COUNT, "belongs to an unknown group", stored
+        )
+        if examination.is_sound(Family.NAME):
+            named = account in examination.names.get((Space.ACCOUNT, NO_ACCOUNT), {})
+            examination.expect(named, Family.USER_COUNT, "belongs to an unknown account", stored)
         examination.user_counts[account, group] = count
         examination.user_hashes[account, group] = np.zeros(count, np.uint64)
         examination.user_keys[account, group] = np.zeros((count, 2), np.uint64)
@@ -44,7 +50,7 @@ def _check_counts(examination: Examination) -> Iterator[None]:
 
 
 def _check_ids(examination: Examination) -> Iterator[None]:
-    """Pages are full but for the last of a group, and there as far as ids were given."""
+    """Checks that pages are full except for the last of a group, and cover all assigned ids."""
     pages: Counter[tuple[int, int]] = Counter()
     for (account, group, page), stored, ids in examination.values(Family.USER_IDS, _ids):
         pages[account, group] += 1
@@ -68,22 +74,24 @@ def _ids(stored: memoryview) -> list[str]:
 
 
 def _check_pages(examination: Examination, family: Family, pages: Counter[tuple[int, int]]) -> None:
-    """There are pages for as many ids as were given."""
+    """Checks that pages cover all assigned ids."""
     if not examination.is_sound(Family.USER_COUNT, family):
         return
     for (account, group), count in examination.user_counts.items():
         expected, found = -(-count // PAGE_USERS), pages[account, group]
         stored = key(Family.USER_COUNT, account, group)
-        examination.expect(found == expected, family, f"group has {found} pages, not {expected}", stored)
+        examination.expect(
+            found == expected, family, f"group has {found} pages instead of {expected}", stored
+        )
 
 
 def _hash(user_id: str) -> int:
-    # 0 stands for nobody; an id with that very hash would be one of 2^64.
+    # 0 means no user; the probability that an id has this hash is 1 in 2^64.
     return xxhash.xxh3_64_intdigest(user_id.encode()) if user_id else 0
 
 
 def _check_partitions(examination: Examination) -> Iterator[None]:
-    """A user's partition is the top bits of the hash of its id."""
+    """Checks that a user's partition is the top bits of the hash of its id."""
     pages: Counter[tuple[int, int]] = Counter()
     for (account, group, page), stored, column in examination.values(
         Family.USER_PARTITIONS, PARTITIONS.decode
@@ -106,7 +114,7 @@ def _hashes(examination: Examination, account: int, group: int) -> npt.NDArray[n
 
 
 def _check_alive(examination: Examination) -> Iterator[None]:
-    """Alive is who has an id."""
+    """Checks that exactly the users with an id are alive."""
     for (account, group), _, alive in examination.values(Family.ALIVE, BITMAP.decode):
         examination.alive[account, group] = alive
         yield
@@ -120,7 +128,7 @@ def _check_alive(examination: Examination) -> Iterator[None]:
 
 
 def _check_index(examination: Examination) -> Iterator[None]:
-    """Each item leads to the ref of the user with its key, and each user has one."""
+    """Checks that each item leads to the ref of the user with its key, and that each user has one."""
     if not examination.is_sound(Family.META, Family.USER_IDS, Family.USER_COUNT):
         yield from check_runs(examination, USER_RUNS)
         return
@@ -139,14 +147,14 @@ def _check_index(examination: Examination) -> Iterator[None]:
                 found[at[0], group][dense[rows]] = True
             wrong -= len(rows)
         stored = key(Family.USER_RUN, *at)
-        examination.expect(not wrong, Family.USER_BLOCK, f"lead {wrong} times to another user", stored)
+        examination.expect(not wrong, Family.USER_BLOCK, f"lead to another user in {wrong} cases", stored)
 
     yield from check_runs(examination, USER_RUNS, check_items)
     if examination.is_sound(*_RUN_FAMILIES):
         for (account, group), there in found.items():
             missing = int(np.count_nonzero((_hashes(examination, account, group) != 0) & ~there))
             stored = key(Family.USER_COUNT, account, group)
-            examination.expect(not missing, Family.USER_BLOCK, f"miss {missing} users of the group", stored)
+            examination.expect(not missing, Family.USER_BLOCK, f"lack {missing} users of the group", stored)
 
 
 _RUN_FAMILIES = (Family.USER_RUN, Family.USER_FILTER, Family.USER_BLOCK)
@@ -154,7 +162,7 @@ _NO_KEYS = np.zeros((0, 2), np.uint64)
 
 
 def _check_aliases(examination: Examination) -> Iterator[None]:
-    """What is listed as an alias is one, and there are no others."""
+    """Checks that the lists of aliases are exact."""
     aliases: Counter[int] = Counter()
     for (account, _), _, _ in examination.values(Family.ALIAS_OF, ALIASES.decode):
         aliases[account] += 1
@@ -164,7 +172,7 @@ def _check_aliases(examination: Examination) -> Iterator[None]:
         listed[account] += len(names)
         for name in names if examination.is_sound(Family.ALIAS_OF) else ():
             there = _alias_of(examination, account, name) == user_id.decode()
-            examination.expect(there, Family.ALIASES, f"lists {name!r}, which is no alias of it", stored)
+            examination.expect(there, Family.ALIASES, f"lists {name!r}, which is not an alias of it", stored)
         yield
     if examination.is_sound(Family.ALIAS_OF, Family.ALIASES):
         for account in aliases.keys() | listed.keys():
@@ -180,4 +188,4 @@ def _alias_of(examination: Examination, account: int, name: str) -> str | None:
 
 def _users(wrong: npt.NDArray[np.bool_], start: int) -> str:
     at = np.flatnonzero(wrong)
-    return f"{len(at)} users, the first of them {start + int(at[0])}" if len(at) else "nobody"
+    return f"{len(at)} users, the first of them {start + int(at[0])}" if len(at) else "no users"

@@ -1,4 +1,4 @@
-"""Spans of the times of writes, against the profiles they are of."""
+"""Checks the spans of write times against the profiles."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _Page = tuple[int, int, int]
 
 
 class WriteTimesCheck:
-    """Takes in the spans, then every profile, and tells in which pages they do not agree."""
+    """Reads the spans, then every profile, and reports pages in which they disagree."""
 
     def __init__(self, examination: Examination) -> None:
         self._examination = examination
         self._spans: dict[_Page, dict[int, Span]] = {}
-        """What is stored, less the writes met at each end."""
+        """Stored spans, minus the writes found at each end."""
         self._outside: set[_Page] = set()
-        """Where some write lies in no span."""
+        """Pages with a write outside of its span."""
 
     def read(self) -> Iterator[None]:
         """Reads every stored span."""
@@ -44,7 +44,7 @@ class WriteTimesCheck:
                 span.replace(time, None)
 
     def finish(self) -> None:
-        """All profiles were met."""
+        """Called after all profiles."""
         if not self._examination.is_sound(Family.PROFILE, Family.WRITE_TIMES):
             return
         miscounted = {
@@ -54,5 +54,5 @@ class WriteTimesCheck:
         }
         for page in sorted(self._outside | miscounted):
             self._examination.fault(
-                Family.WRITE_TIMES, "does not agree with the profiles", key(Family.WRITE_TIMES, *page)
+                Family.WRITE_TIMES, "disagrees with the profiles", key(Family.WRITE_TIMES, *page)
             )

@@ -6,6 +6,7 @@ group of entries is applied, the next one is already being synced. Entries are a
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -24,7 +25,9 @@ from engine.backends.local.storage.write_ahead_log import (
 )
 from engine.backends.local.write.state import State
 from engine.clock import Stamp
-from engine.errors import FailedPrecondition, MilepostError, StoreUnavailable
+from engine.errors import DataLoss, FailedPrecondition, MilepostError, StoreUnavailable
+
+_log = logging.getLogger(__name__)
 
 IMPORTED_PER_RECORD = 10
 """Events in columns that are applied in the time of one event record."""
@@ -60,28 +63,50 @@ class Writer:
         self._waiting: deque[_Ticket] = deque()
         self._logged: deque[_Ticket] = deque()
         self._failure: BaseException | None = None
+        self._unreplayed: DataLoss | None = None
+        """Why the replay stopped before the end of the log, or None."""
         self._closed = False
         self.records_since_checkpoint = 0
 
     def replay(self) -> None:
-        """Applies log entries that are newer than the index."""
+        """Applies log entries that are newer than the index.
+
+        Stops before an acknowledged entry when damage hides whether its events came before. The log keeps
+        that entry and all later ones; writes are refused, and so are reads of the accounts that these entries
+        change. Other accounts are complete.
+        """
         for position, entry in self._log.replay(self._state.position):
             # Refused aliases are in the log too and are refused again.
             with suppress(FailedPrecondition):
                 try:
                     self._apply(position, entry)
-                except DuplicatesUnknown:
-                    # It was refused then too, unless its ids were damaged after the acknowledgement.
+                except DuplicatesUnknown as damage:
                     if not self._log.is_refused(position):
-                        raise
+                        self._stop_replay(position, damage)
+                        return
+                    self._state.skip(position, entry)
+
+    def _stop_replay(self, position: int, damage: DuplicatesUnknown) -> None:
+        accounts = {entry.account for _, entry in self._log.replay(position - 1)}
+        self._unreplayed = DataLoss(
+            f"entries {position} to {self._log.position} of the log are not applied: {damage.message}",
+            metadata={**damage.metadata, "applied_revision": str(position - 1)},
+        )
+        self._state.close_accounts(accounts, self._unreplayed)
+        _log.error(
+            "writes are refused, and reads of %d accounts that miss some: %s",
+            len(accounts),
+            self._unreplayed.message,
+        )
 
     def write(self, entry_at: Callable[[Stamp], LogEntry]) -> Appended:
         """Logs the entry that `entry_at` builds from its arrival, applies it, and returns the result.
 
         Raises LimitExceeded when the log is full, with nothing applied; FailedPrecondition for a refused
-        alias; StoreUnavailable after a failure that left the state unknown.
+        alias; StoreUnavailable after a failure that left the state unknown; DataLoss when the log could not
+        be replayed to its end.
         """
-        self.check()
+        self.check_writable()
         with self._enqueue_lock:
             # Under the lock, so that arrival times follow log order.
             ticket = _Ticket(entry_at(self._clock()))
@@ -100,7 +125,14 @@ class Writer:
         """Raises StoreUnavailable when closed, or after a failure that left the state unknown."""
         if self._closed:
             raise StoreUnavailable("the store is closed", reason="STORE_CLOSED")
-        self._check_failure()
+        if self._failure is not None:
+            self._check_failure()
+
+    def check_writable(self) -> None:
+        """As `check`; raises DataLoss when the log could not be replayed to its end."""
+        self.check()
+        if self._unreplayed is not None:
+            raise self._unreplayed
 
     def _check_failure(self) -> None:
         if self._failure is not None:
@@ -150,6 +182,7 @@ class Writer:
     def _refuse(self, ticket: _Ticket, refusal: MilepostError) -> None:
         """Logs that an entry was refused, so that a replay refuses it too."""
         entry = ticket.entry
+        self._state.skip(ticket.position, entry)
         try:
             with self._commit_lock:
                 note = _Ticket(RefusedEntry(entry.account, entry.arrival, ticket.position, entry.settled))

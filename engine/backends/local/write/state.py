@@ -6,44 +6,55 @@ callers take the lock for one question at a time.
 
 from __future__ import annotations
 
+import functools
+import operator
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Protocol, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from pyroaring import BitMap
 
-from engine.backends.base import Appended, EventRecord
+from engine.backends.base import Appended, EventRecord, Record
 from engine.backends.local.account.account import Account
-from engine.backends.local.events import ColumnCache
+from engine.backends.local.account.caches import AccountCaches
+from engine.backends.local.account.forgotten_keys import ForgottenKeys, keys_of_account
+from engine.backends.local.membership.published import Serves
 from engine.backends.local.membership.store import Memberships
 from engine.backends.local.settings import LocalSettings
-from engine.backends.local.storage.dedupe import DuplicatesUnknown, EventIds, Requests, event_digests
-from engine.backends.local.storage.fair_lock import FairLock
+from engine.backends.local.storage.dedupe import EventIds, Requests, event_digests
+from engine.backends.local.storage.fair_lock import CANCELLED_POLL_SECONDS, FairLock
 from engine.backends.local.storage.keys import Family, key
 from engine.backends.local.storage.name_table import Names, Space
 from engine.backends.local.storage.page_cache import PageCache
 from engine.backends.local.storage.positions import CheckpointedState, read_checkpointed, write_checkpointed
 from engine.backends.local.storage.store import Store
 from engine.backends.local.storage.transactions import Writable
+from engine.backends.local.storage.turns import Computing, Read
+from engine.backends.local.storage.user_ref import UserRef
 from engine.backends.local.storage.write_ahead_log import (
     AliasEntry,
     AppendEntry,
     BatchEntry,
     EraseEntry,
     ExpireEntry,
+    ForgetEntry,
     ImportEntry,
     LogEntry,
     RefusedEntry,
     UserImportEntry,
 )
-from engine.backends.local.users.directory import by_group
+from engine.backends.local.users.directory import Directory, by_group
+from engine.backends.local.users.finder import UserFinder
 from engine.clock import Stamp
-from engine.errors import DeadlineExceeded, FailedPrecondition, RevisionNotReached
+from engine.deadline import is_cancelled
+from engine.errors import DataLoss, DeadlineExceeded, FailedPrecondition, RevisionNotReached
 from engine.event_columns import EventColumns
+from engine.measures import Durations
 from engine.user_columns import UserColumns
 from engine.values import TIME_MIN_MICROS
 
@@ -51,27 +62,41 @@ IMPORT_CHUNK_ROWS = 1 << 17
 """Rows of an import applied per hold of the lock; queries run in between."""
 IMPORT_CHUNK_USERS = 1 << 14
 """The same for user updates. Each becomes visible as a whole and costs several times as much."""
+ERASED_AT_ONCE = 8
+"""Users erased per hold of the lock."""
+FOUND_AT_ONCE = 512
+"""Ids of users to erase that are looked up per hold of the lock."""
 
 
 class State:
     """The in-memory state of one store."""
 
-    def __init__(self, store: Store, settings: LocalSettings) -> None:
+    def __init__(self, store: Store, settings: LocalSettings, check: Callable[[], None]) -> None:
+        """`check` raises when the store is closed or has failed."""
         self._store = store
+        self._check = check
         self._chunk_records = settings.apply_chunk_records
         self._lock = FairLock()
         self._reached = threading.Condition()
         self._settings = settings
         self.page_cache = PageCache(store.index)
-        self._columns = ColumnCache()
+        self.caches = AccountCaches()
+        self.computing = Computing()
         self._limit_caches()
         self.names = Names(store.index)
         self.event_ids = EventIds(store.index, settings.dedupe_horizon_days)
+        for number in self.names.space(Space.ACCOUNT).forgotten:
+            self.event_ids.forget(number)
         self.requests = Requests(store.index, settings.request_horizon_hours)
         self.memberships = Memberships(
-            store.index, self.page_cache, store.groups, settings.changes_retained_max
+            store.index, self.page_cache, store.groups, self._users_of, settings.changes_retained_max
         )
+        self._serving: ServesRevisions | None = None
         self._accounts: dict[str, Account] = {}
+        self._checkpointing: list[Account] = []
+        """The accounts that take part in the checkpoint under way, also those forgotten meanwhile."""
+        self._forgotten_keys = ForgottenKeys()
+        self._closed_accounts: dict[str, DataLoss] = {}
         with store.index.reading() as txn:
             self.checkpointed = read_checkpointed(txn)
         self.position = self.checkpointed.position
@@ -85,7 +110,18 @@ class State:
         with self._store.index.reading() as txn:
             users = sum(int.from_bytes(count, "little") for _, count in txn.scan(key(Family.USER_COUNT)))
         self.page_cache.limit(self._settings.page_budget_bytes(users))
-        self._columns.limit(self._settings.column_budget_bytes(users))
+        self.caches.limit(self._settings.column_budget_bytes(users), users)
+
+    @property
+    def lock_waits(self) -> Durations:
+        """How long threads waited for the lock."""
+        return self._lock.waits
+
+    def cache_bytes(self) -> Iterator[tuple[str, int, int]]:
+        """Name, memory and budget of each cache of the store."""
+        yield "pages", self.page_cache.size_bytes, self.page_cache.size_bytes_max
+        for cache in self.caches.all():
+            yield cache.name, cache.nbytes, cache.bytes_max
 
     @contextmanager
     def locked(self, deadline: float | None = None) -> Iterator[None]:
@@ -100,12 +136,64 @@ class State:
         finally:
             self._lock.release()
 
+    @contextmanager
+    def read(self, deadline: float | None, check_open: Callable[[], None]) -> Iterator[Read]:
+        """As `locked`, for a read that lets others go first (`engine.backends.local.storage.turns`)."""
+        read = Read(self._lock, self.page_cache.session, self.computing, check_open, deadline)
+        with read.begun():
+            yield read
+
+    def is_current(self, account: Account) -> bool:
+        """Whether the account has not been forgotten."""
+        return self._accounts.get(account.name) is account
+
     def find_account(self, name: str) -> Account | None:
         """The account, or None when it has never had data. Reading must not number an account: numbers follow
-        log order.
+        log order. Raises DataLoss for an account that was closed.
         """
+        self.check_account(name)
         known = self._accounts.get(name) or self.names.space(Space.ACCOUNT).find(name)
         return None if known is None else self._account(name)
+
+    def check_account(self, name: str) -> None:
+        """Raises DataLoss for an account that was closed. Needs no lock."""
+        if name in self._closed_accounts:
+            raise self._closed_accounts[name]
+
+    def _users_of(self, name: str) -> UserFinder:
+        """Finds the users of an account."""
+
+        def find_directory() -> Directory | None:
+            account = self.find_account(name)
+            return None if account is None else account.directory
+
+        return UserFinder(find_directory, self._locked_and_open)
+
+    @contextmanager
+    def _locked_and_open(self) -> Iterator[None]:
+        with self.locked():
+            self._check()
+            yield
+
+    def serve_with(self, serving: ServesRevisions | None) -> None:
+        """Tells `serving` from now on what readers in other processes must not miss. Call with the state lock
+        held.
+        """
+        self._serving = self.memberships.serving = serving
+
+    def load_users(self) -> None:
+        """Reads the users of accounts with stored memberships into memory, so that checks find them without
+        the lock. What is damaged is found when it is needed.
+        """
+        for name in self.memberships.accounts():
+            with suppress(DataLoss), self.locked():
+                account = self.find_account(name)
+                if account is not None:
+                    account.user_index.load()
+
+    def close_accounts(self, names: Iterable[str], damage: DataLoss) -> None:
+        """Refuses to read these accounts, which miss writes that were acknowledged."""
+        self._closed_accounts = dict.fromkeys(names, damage)
 
     def accounts(self) -> list[Account]:
         """Every account with data."""
@@ -115,7 +203,7 @@ class State:
         account = self._accounts.get(name)
         if account is None:
             account = self._accounts[name] = Account(
-                self._store, self.page_cache, self._columns, self.names, name
+                self._store, self.page_cache, self.caches, self.names, name
             )
         return account
 
@@ -123,76 +211,70 @@ class State:
 
     def apply(self, position: int, entry: LogEntry) -> Appended:
         """Applies the entry at the next position and makes that revision visible. Raises FailedPrecondition
-        for a refused alias and DuplicatesUnknown for events that may be duplicates. The position advances in
-        both cases.
+        for an alias that is refused or a name that has users, whose position is reached all the same, and
+        DuplicatesUnknown, with nothing changed, for events that may be duplicates.
         """
         try:
             match entry:
-                case AppendEntry():
-                    return self._append(position, entry)
-                case ImportEntry():
-                    return self._import(position, entry)
-                case UserImportEntry():
-                    return self._import_users(position, entry)
+                case AppendEntry() | ImportEntry() | UserImportEntry():
+                    return self._take_batch(position, entry)
                 case EraseEntry():
                     return self._erase(position, entry)
                 case AliasEntry():
                     return self._alias(position, entry)
                 case ExpireEntry():
                     return self._expire(position, entry)
+                case ForgetEntry():
+                    return self._forget(position, entry)
                 case RefusedEntry():
                     self._reach(position, entry)
                     return Appended(position, 0, 0)
-        except (FailedPrecondition, DuplicatesUnknown):
+        except FailedPrecondition:
             self._reach(position, entry)
             raise
 
-    def _append(self, position: int, entry: AppendEntry) -> Appended:
+    def skip(self, position: int, entry: LogEntry) -> None:
+        """Makes the revision of a refused entry visible."""
         with self.locked():
-            first = self._first_answer(position, entry)
-            if first is not None:
-                return first
-            account = self._account(entry.account)
-            repeated = self._repeated(account, entry)
-        for start in range(0, len(entry.records), self._chunk_records):
-            end = start + self._chunk_records
-            with self.locked():
-                records = entry.records[start:end]
-                touched = account.apply(records, repeated[start:end], self._sequence)
-                self._sequence += len(records)
-                self.memberships.mark_dirty(account.name, by_group(touched))
-        return self._answered(position, entry, account, len(entry.records), sum(repeated))
+            self._reach(position, entry)
 
-    def _import(self, position: int, entry: ImportEntry) -> Appended:
-        columns = entry.columns
-        count = len(columns)
+    def _take_batch(self, position: int, entry: BatchEntry) -> Appended:
+        """Applies what is new of a batch, chunk by chunk."""
         with self.locked():
             first = self._first_answer(position, entry)
             if first is not None:
                 return first
             account = self._account(entry.account)
-            repeated = self._repeated_rows(account, entry)
-        if repeated.any():
-            columns = columns.take(np.flatnonzero(~repeated))
-        for chunk in _chunks(columns, IMPORT_CHUNK_ROWS):
+            rows, duplicates, chunks = self._chunks_of(account, entry)
+        for count, apply in chunks:
             with self.locked():
-                touched = account.apply_columns(chunk, self._sequence, self._lock.yield_lock)
-                self._sequence += len(chunk)
+                touched = apply(self._sequence)
+                self._sequence += count
                 self.memberships.mark_dirty(account.name, touched)
-        return self._answered(position, entry, account, count, count - len(columns))
+        return self._answered(position, entry, account, rows, duplicates)
 
-    def _import_users(self, position: int, entry: UserImportEntry) -> Appended:
-        with self.locked():
-            first = self._first_answer(position, entry)
-            if first is not None:
-                return first
-            account = self._account(entry.account)
-        for chunk in _chunks(entry.columns, IMPORT_CHUNK_USERS):
-            with self.locked():
-                touched = account.apply_user_columns(chunk, self._sequence)
-                self._sequence += len(chunk)
-                self.memberships.mark_dirty(account.name, touched)
-        return self._answered(position, entry, account, len(entry.columns), 0)
+    def _chunks_of(self, account: Account, entry: BatchEntry) -> tuple[int, int, Iterator[_Chunk]]:
+        """Number of rows, of duplicates among them, and how to apply the others."""
+        match entry:
+            case AppendEntry(records=records):
+                repeated = self._repeated(account, entry)
+                chunks = _record_chunks(account, records, repeated, self._chunk_records)
+                return len(records), sum(repeated), chunks
+            case ImportEntry(columns=columns):
+                is_repeated = self._repeated_rows(account, entry)
+                fresh = columns.take(np.flatnonzero(~is_repeated)) if is_repeated.any() else columns
+                apply = functools.partial(account.apply_columns, yield_lock=self._lock.yield_lock)
+                return (
+                    len(columns),
+                    len(columns) - len(fresh),
+                    _column_chunks(fresh, IMPORT_CHUNK_ROWS, apply),
+                )
+            case UserImportEntry(columns=updates):
+                return (
+                    len(updates),
+                    0,
+                    _column_chunks(updates, IMPORT_CHUNK_USERS, account.apply_user_columns),
+                )
 
     def _first_answer(self, position: int, entry: BatchEntry) -> Appended | None:
         """Returns the answer to a repeated request and advances to its position."""
@@ -251,22 +333,46 @@ class State:
         return repeated
 
     def _erase(self, position: int, entry: EraseEntry) -> Appended:
+        """Users cease to exist a few at a time; only then their events go, table by table. So queries run in
+        between, and no answer has a user that has lost some of its data.
+        """
         with self.locked():
             account = self._account(entry.account)
-            erased = [gone for user_id in entry.user_ids if (gone := account.erase(user_id)) is not None]
-            self.memberships.erased(account, {ref: user_id for user_id, ref in erased}, _stamp(entry).settled)
+        users: dict[str, UserRef] = {}
+        for start in range(0, len(entry.user_ids), FOUND_AT_ONCE):
+            with self.locked():
+                named = account.named(entry.user_ids[start : start + FOUND_AT_ONCE])
+                users |= {user_id: ref for user_id, ref in named.items() if ref is not None}
+                for user_id, ref in named.items():
+                    if ref is None:
+                        account.directory.unlink_aliases(user_id)
+        # Users of a group share pages.
+        in_order = sorted(users.items(), key=operator.itemgetter(1))
+        for start in range(0, len(in_order), ERASED_AT_ONCE):
+            chunk = dict(in_order[start : start + ERASED_AT_ONCE])
+            with self.locked(), self.memberships.ids_changing(account.name):
+                account.retire(chunk)
+                gone = {ref: user_id for user_id, ref in chunk.items()}
+                self.memberships.erased(account, gone, _stamp(entry).settled)
+        with self.locked():
+            account.remove_events_of(by_group(users.values()), self._lock.yield_lock)
+            self.memberships.record_waiting_if_there_is_room()
             self._reach(position, entry)
-        return Appended(position, len(erased), 0)
+        return Appended(position, len(users), 0)
 
     def _alias(self, position: int, entry: AliasEntry) -> Appended:
         with self.locked():
             account = self._account(entry.account)
             if account.check_alias(entry.from_user_id, entry.to_user_id):
-                moved = account.alias(entry.from_user_id, entry.to_user_id)
-                if moved is not None:
-                    before, after = moved
-                    self.memberships.erased(account, {before: entry.from_user_id}, _stamp(entry).settled)
-                    self.memberships.mark_dirty(account.name, by_group([after]))
+                with self.memberships.ids_changing(account.name):
+                    moved = account.alias(entry.from_user_id, entry.to_user_id)
+                    if moved is not None:
+                        before, after = moved
+                        # First, since from now on the alias means this user.
+                        self.memberships.mark_dirty(account.name, by_group([after]))
+                        exits = {before: entry.from_user_id}
+                        self.memberships.erased(account, exits, _stamp(entry).settled)
+                        self.memberships.record_waiting_if_there_is_room()
             self._reach(position, entry)
         return Appended(position, 1, 0)
 
@@ -278,14 +384,38 @@ class State:
             self._reach(position, entry)
         return Appended(position, 0, 0)
 
+    def _forget(self, position: int, entry: ForgetEntry) -> Appended:
+        with self.locked():
+            account = self.find_account(entry.account)
+            if account is not None:
+                users = account.users_below(entry.name)
+                if users:
+                    raise FailedPrecondition(f"{entry.name} is not empty: users belong to it: {users}")
+                self._forgotten_keys.add(account.forget(entry.name))
+                if entry.name == account.name:
+                    self._forget_account(account)
+            self._reach(position, entry)
+        return Appended(position, 0, 0)
+
+    def _forget_account(self, account: Account) -> None:
+        del self._accounts[account.name]
+        self.memberships.forget_account(account.name)
+        self.names.forget_account(account.name)
+        self.event_ids.forget(account.number)
+        self._forgotten_keys.add(keys_of_account(account.number))
+
     def _reach(self, position: int, entry: LogEntry) -> None:
         self.position = position
+        if self._serving is not None:
+            self._serving.reach(position)
         self.arrival, self._settled = _stamp(entry)
         with self._reached:
             self._reached.notify_all()
 
     def wait_for(self, revision: int, deadline: float) -> None:
-        """Blocks until the revision is visible. Raises RevisionNotReached when the deadline passes first."""
+        """Blocks until the revision is visible. Raises RevisionNotReached when the deadline passes first, and
+        DeadlineExceeded when the caller gives up.
+        """
         with self._reached:
             while self.position < revision:
                 remaining = deadline - time.monotonic()
@@ -294,19 +424,21 @@ class State:
                         f"revision {revision} was not reached in time; the newest is {self.position}",
                         metadata={"revision": str(self.position)},
                     )
-                self._reached.wait(remaining)
+                self._reached.wait(min(remaining, CANCELLED_POLL_SECONDS))
+                if is_cancelled(deadline):
+                    raise DeadlineExceeded("the caller cancelled the call")
 
-    # --- checkpointing
-    # --------------------------------------------------------------------------------------------
+    # --- checkpointing --------------------------------------------------------------------------------------
 
     def prepare(self, txn: Writable) -> None:
         """Writes dirty pages, and collects everything else that is not in the index for `write`. Others may
         read in between. Nothing may be applied before this returns.
         """
         self._writing = CheckpointedState(self.position, self._sequence, self.arrival, self._settled)
-        for part in (self.names, self.event_ids, self.requests):
+        for part in (self.names, self.event_ids, self.requests, self._forgotten_keys):
             part.prepare()
-        for account in list(self._accounts.values()):
+        self._checkpointing = list(self._accounts.values())
+        for account in self._checkpointing:
             account.prepare(self._lock.yield_lock)
         self.page_cache.write(txn, self._lock.yield_lock)
 
@@ -315,14 +447,16 @@ class State:
         self.names.write(txn)
         self.event_ids.write(txn, self._writing.stamp)
         self.requests.write(txn, self._writing.stamp.settled)
-        for account in list(self._accounts.values()):
+        for account in self._checkpointing:
             account.write(txn)
+        self._forgotten_keys.write(txn)
         write_checkpointed(txn, self._writing)
 
     def commit(self) -> None:
         """Finishes a checkpoint that has committed."""
         for part in self._checkpointing_parts():
             part.commit()
+        self._checkpointing = []
         self.checkpointed = self._writing
         self._limit_caches()
 
@@ -330,24 +464,57 @@ class State:
         """Takes back a checkpoint that did not commit; its changes are still to be written."""
         for part in self._checkpointing_parts():
             part.rollback()
+        self._checkpointing = []
 
     def _checkpointing_parts(self) -> list[_CheckpointingPart]:
-        return [*self._accounts.values(), self.page_cache, self.names, self.event_ids, self.requests]
+        return [
+            *self._checkpointing,
+            self.page_cache,
+            self.names,
+            self.event_ids,
+            self.requests,
+            self._forgotten_keys,
+        ]
 
 
 def _stamp(entry: LogEntry) -> Stamp:
     return Stamp(entry.arrival, entry.arrival if entry.settled is None else entry.settled)
 
 
+_Chunk: TypeAlias = tuple[int, Callable[[int], Mapping[int, BitMap]]]
+"""Number of rows, and what applies them: called with the arrival sequence number before the first, it answers
+the touched users by group.
+"""
+
+
+def _record_chunks(
+    account: Account, records: Sequence[Record], repeated: Sequence[bool], records_max: int
+) -> Iterator[_Chunk]:
+    for start in range(0, len(records), records_max):
+        chunk = slice(start, start + records_max)
+        apply = functools.partial(account.apply, records[chunk], repeated[chunk])
+        yield len(records[chunk]), apply
+
+
 C = TypeVar("C", EventColumns, UserColumns)
 
 
-def _chunks(columns: C, rows_max: int) -> Iterator[C]:
-    """The rows in order, in chunks."""
+def _column_chunks(
+    columns: C, rows_max: int, apply: Callable[[C, int], Mapping[int, BitMap]]
+) -> Iterator[_Chunk]:
     count = len(columns)
     for start in range(0, count, rows_max):
         rows = np.arange(start, min(start + rows_max, count))
-        yield columns if len(rows) == count else columns.take(rows)
+        chunk = columns if len(rows) == count else columns.take(rows)
+        yield len(chunk), functools.partial(apply, chunk)
+
+
+class ServesRevisions(Serves, Protocol):
+    """Is told of revisions as well."""
+
+    def reach(self, revision: int) -> None:
+        """Everything up to this revision is applied."""
+        ...
 
 
 class _CheckpointingPart(Protocol):

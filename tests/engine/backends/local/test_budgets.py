@@ -1,4 +1,4 @@
-"""Caches get what their settings say, or what the number of users allows."""
+"""Cache budgets follow the settings, or the number of users."""
 
 from __future__ import annotations
 
@@ -35,13 +35,15 @@ def test_budgets_follow_the_users_of_all_accounts(tmp_path: Path) -> None:
     again.close()
 
 
-def test_budgets_that_are_set_stay(tmp_path: Path) -> None:
-    backend = LocalBackend.open(tmp_path, settings=LocalSettings(cache_bytes=1_000, column_cache_bytes=2_000))
+def test_explicit_budgets_are_kept(tmp_path: Path) -> None:
+    backend = LocalBackend.open(
+        tmp_path, settings=LocalSettings(page_cache_bytes=1_000, column_cache_bytes=2_000)
+    )
     assert _budgets(backend) == (1_000, 2_000)
     backend.close()
 
 
-def test_rows_that_a_checkpoint_has_stored_are_let_go_at_once(tmp_path: Path) -> None:
+def test_checkpointed_rows_are_released_immediately(tmp_path: Path) -> None:
     backend = LocalBackend.open(tmp_path)
     backend.append(
         ACCOUNT,
@@ -57,4 +59,4 @@ def test_rows_that_a_checkpoint_has_stored_are_let_go_at_once(tmp_path: Path) ->
 
 
 def _budgets(backend: LocalBackend) -> tuple[int, int]:
-    return backend._state.page_cache._bytes_max, backend._state._columns._bytes_max
+    return backend._state.page_cache._bytes_max, backend._state.caches.columns.bytes_max

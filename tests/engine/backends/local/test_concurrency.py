@@ -1,4 +1,4 @@
-"""Readers, writers, checkpoints and refreshes at the same time: nobody sees less than was acknowledged."""
+"""Concurrent readers, writers, checkpoints and refreshes: no reader sees less than was acknowledged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.backends.base import Contains, Count, Members
+from engine.backends.base import MEMBER, Contains, Count, Members
 from engine.backends.local.backend import LocalBackend
 from engine.backends.local.settings import LocalSettings
 from engine.plan.model import EventMatch, EventSelection, Intersection, Interval, Universe
@@ -15,7 +15,7 @@ from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, WEB, event, plan_
 BATCHES = 40
 BATCH_USERS = 30
 SETTINGS = LocalSettings(
-    groups=2, checkpoint_records=100, checkpoint_seconds=0.01, apply_chunk_records=7, cache_bytes=50_000
+    groups=2, checkpoint_records=100, checkpoint_s=0.01, apply_chunk_records=7, page_cache_bytes=50_000
 )
 BUYERS = plan_of(
     Universe(inputs=(WEB,)),
@@ -25,7 +25,7 @@ BUYERS = plan_of(
 
 
 class Crowd:
-    """Threads that repeat something until told to stop, and what went wrong in them."""
+    """Threads that repeat a task until stopped, and their errors."""
 
     def __init__(self, *jobs: Callable[[], None]) -> None:
         self._stopped = threading.Event()
@@ -47,7 +47,7 @@ class Crowd:
             thread.join()
 
 
-def test_everything_at_once(tmp_path: Path) -> None:
+def test_concurrent_reads_writes_checkpoints_and_refreshes(tmp_path: Path) -> None:
     backend = LocalBackend.open(tmp_path / "store", settings=SETTINGS)
     acknowledged = 0
 
@@ -88,8 +88,34 @@ def test_everything_at_once(tmp_path: Path) -> None:
     backend.close()
 
 
+def test_published_memberships_are_read_while_the_store_is_held(tmp_path: Path) -> None:
+    """Users are in memory and memberships published, also after a restart: no answer waits for the lock."""
+    settings = LocalSettings(groups=2, checkpoint_s=3_600.0)
+    backend = LocalBackend.open(tmp_path / "store", settings=settings)
+    backend.append(ACCOUNT, [event(f"user-{i}") for i in range(1_000)])
+    backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], BUYERS)
+    for _ in range(2):
+        found: list[object] = []
+
+        def ask(backend: LocalBackend = backend, found: list[object] = found) -> None:
+            published = backend.published(ACCOUNT)
+            found.append([published.contains(AUDIENCE, user) for user in ("user-0", "user-999", "nobody")])
+            flags = published.contains_many([AUDIENCE], [f"user-{i}" for i in range(1_000)])
+            found.append(bool((flags == MEMBER).all()))
+
+        with backend._index_lock, backend._state.locked():
+            asking = threading.Thread(target=ask)
+            asking.start()
+            asking.join(30.0)
+            assert found == [[True, True, False], True]
+        backend.close()
+        backend = LocalBackend.open(tmp_path / "store", settings=settings)
+        backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], BUYERS)
+    backend.close()
+
+
 def test_old_changes_are_deleted_record_by_record(tmp_path: Path) -> None:
-    settings = LocalSettings(groups=1, checkpoint_seconds=3_600.0, changes_retained_max=25)
+    settings = LocalSettings(groups=1, checkpoint_s=3_600.0, changes_retained_max=25)
     backend = LocalBackend.open(tmp_path / "store", settings=settings)
     for batch in range(10):
         backend.append(ACCOUNT, [event(f"user-{batch}-{i}") for i in range(10)])

@@ -1,4 +1,4 @@
-"""After a crash the store is what it was: whatever was acknowledged is there, once.
+"""After a crash every acknowledged write is present exactly once.
 
 A crash is simulated by copying the directory of a store that is not closed: that is what the disk holds, as
 every acknowledged write has been synced.
@@ -24,28 +24,36 @@ from engine.errors import FailedPrecondition, LimitExceeded, StoreUnavailable
 from engine.plan.model import EventMatch, EventSelection, Interval, Plan, Universe
 from engine.values import MICROS_PER_HOUR
 from tests.conformance.drawing import USER_IDS, input_names, plans, worlds
-from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, NOON, WEB, event, plan_of, update
-from tests.oracle.world import Alias, Batch, Erase, Expire, Operation, World
+from tests.conformance.site import (
+    ACCOUNT,
+    AUDIENCE,
+    JOURNEY,
+    NOON,
+    WEB,
+    event,
+    forget_if_empty,
+    plan_of,
+    update,
+)
+from tests.oracle.world import Alias, Batch, Erase, Expire, Forget, Operation, World
 from tests.stores import crash_image
 
 HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
-SETTINGS = LocalSettings(groups=2, checkpoint_seconds=3_600.0, apply_chunk_records=3)
+SETTINGS = LocalSettings(groups=2, checkpoint_s=3_600.0, apply_chunk_records=3)
 EVERYONE = plan_of(Universe(inputs=(WEB,)))
 
 worlds_with_plans = worlds().flatmap(lambda w: st.tuples(st.just(w), plans(w.account)))
-strange = st.lists(
-    st.sampled_from(
-        (
-            Alias("ada", "bob"),
-            Alias("bob", "cleo"),
-            Erase(("cleo", "dan")),
-            Erase(("ada",)),
-            Expire(NOON - 24 * MICROS_PER_HOUR),
-            Expire(NOON + 1),
-        )
-    ),
-    max_size=3,
-    unique_by=repr,
+ODD: tuple[list[Operation], ...] = (
+    [Alias("ada", "bob")],
+    [Alias("bob", "cleo")],
+    [Erase(("cleo", "dan"))],
+    [Erase(("ada",))],
+    [Expire(NOON - 24 * MICROS_PER_HOUR)],
+    [Expire(NOON + 1)],
+    [Erase(USER_IDS), Forget(ACCOUNT)],
+)
+strange = st.lists(st.sampled_from(ODD), max_size=3, unique_by=repr).map(
+    lambda drawn: [operation for some in drawn for operation in some]
 )
 
 
@@ -63,7 +71,7 @@ def crashed(directory: Path, into: Path) -> LocalBackend:
 
 
 def observed(backend: LocalBackend, plan: Plan) -> list[object]:
-    """All that can be asked about an account."""
+    """Everything observable about an account."""
     return [
         backend.revision(),
         [
@@ -74,7 +82,8 @@ def observed(backend: LocalBackend, plan: Plan) -> list[object]:
         ],
         backend.execute(plan, Contains(USER_IDS)),
         repr([backend.profile(plan.account, user_id) for user_id in USER_IDS]),
-        backend.seen_names(plan.account),
+        backend.event_names(plan.account, limit=100),
+        repr(backend.user_attributes(plan.account, limit=100)),
         backend.universe_size(plan.account, input_names(plan.account)),
         backend.stats().users,
     ]
@@ -92,6 +101,8 @@ def happen(backend: LocalBackend, account: str, operation: Operation) -> None:
             backend.erase(account, operation.user_ids)
         case Expire():
             backend.remove_events(account, operation.before)
+        case Forget():
+            forget_if_empty(backend, account, account)
 
 
 @settings(max_examples=30, suppress_health_check=HEALTH)
@@ -148,7 +159,7 @@ def test_a_refused_alias_is_replayed_as_refused(backend: LocalBackend, tmp_path:
 
 
 def test_an_erasure_is_finished_by_replay(backend: LocalBackend, tmp_path: Path) -> None:
-    """The erased user's exit is recorded once, though the log tells of the erasure again."""
+    """The erased user's exit is recorded once, though the log contains the erasure again."""
     backend.append(ACCOUNT, [event("ada"), event("bob")])
     backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], EVERYONE)
     with pytest.MonkeyPatch.context() as patch:
@@ -165,7 +176,7 @@ def test_an_erasure_is_finished_by_replay(backend: LocalBackend, tmp_path: Path)
 def test_a_replay_removes_what_the_first_pass_removed(
     backend: LocalBackend, tmp_path: Path, checkpoint_before: int
 ) -> None:
-    """Whatever was checkpointed: events from before the removal are gone, later ones count."""
+    """At any checkpoint: earlier events are removed, later ones count."""
     steps: tuple[Callable[[], object], ...] = (
         lambda: backend.append(ACCOUNT, [event("ada", time=NOON - 5), event("bob", time=NOON + 5)]),
         lambda: backend.append(ACCOUNT, [event("cleo", time=NOON - 4), event("bob", time=NOON - 4)]),
@@ -203,7 +214,7 @@ class crashed_copy:  # noqa: N801 - reads as a function
         self._backend.close()
 
 
-def test_the_log_keeps_nothing_of_an_erased_user(backend: LocalBackend, tmp_path: Path) -> None:
+def test_log_contains_nothing_of_an_erased_user(backend: LocalBackend, tmp_path: Path) -> None:
     backend.append(ACCOUNT, [event("ada-lovelace", note="a secret"), event("bob")])
     backend.erase(ACCOUNT, ["ada-lovelace"])
     with backend._store.log.reading() as txn:
@@ -238,7 +249,7 @@ def test_a_checkpoint_reaches_the_newest_revision(backend: LocalBackend) -> None
         backend.checkpoint()
 
 
-def test_a_checkpoint_that_fails_loses_nothing(
+def test_failed_checkpoint_loses_nothing(
     backend: LocalBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend.append(ACCOUNT, [event("ada", event_id="1"), update("ada", plan="x" * 300)], request_id="r")
@@ -283,7 +294,7 @@ def test_writes_during_a_checkpoint_belong_to_the_next_one(
     assert backend.checkpoint() == 2
 
 
-def test_a_log_that_is_full_refuses_the_batch(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_log_refuses_the_batch(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     backend.append(ACCOUNT, [event("ada")])
     with monkeypatch.context() as patch:
         patch.setattr(WriteTransaction, "put", failing)
@@ -293,10 +304,10 @@ def test_a_log_that_is_full_refuses_the_batch(backend: LocalBackend, monkeypatch
     assert backend.append(ACCOUNT, [event("cleo")]).revision == 2
 
 
-def test_a_batch_that_cannot_be_applied_stops_the_store(
+def test_unapplied_batch_stops_the_store(
     backend: LocalBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Logged but not applied: no later answer may be smaller than it should be, until a replay."""
+    """Logged but not applied: the store must not answer without it until a replay."""
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError

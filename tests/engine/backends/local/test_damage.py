@@ -1,7 +1,8 @@
-"""A corrupt value is an error that names its family: never a smaller number."""
+"""A corrupt value is an error that names its family, never a smaller number."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from tests.conformance.as_columns import columns_of
 from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, NOON, SHOP, WEB, event, plan_of, update
 from tests.stores import crash_image
 
-SETTINGS = LocalSettings(groups=1, checkpoint_seconds=3_600.0)
+SETTINGS = LocalSettings(groups=1, checkpoint_s=3_600.0)
 EVERYONE = plan_of(Universe(inputs=(WEB,)))
 
 
@@ -90,7 +91,7 @@ def damage(backend: LocalBackend, family: Family) -> None:
 
 
 @pytest.mark.parametrize("family", READS, ids=lambda family: family.name)
-def test_a_damaged_value_is_named(backend: LocalBackend, family: Family) -> None:
+def test_damaged_value_is_reported_by_family(backend: LocalBackend, family: Family) -> None:
     damage(backend, family)
     with pytest.raises(DataLoss) as raised:
         backend.execute(READS[family], Count())
@@ -100,7 +101,7 @@ def test_a_damaged_value_is_named(backend: LocalBackend, family: Family) -> None
     assert [backend.execute(plan, Count()).sizes for plan in others] == [(200,)] * len(others)
 
 
-def test_the_catalog_names_what_is_damaged(backend: LocalBackend) -> None:
+def test_catalog_reports_damage_by_family(backend: LocalBackend) -> None:
     damage(backend, Family.WRITE_TIMES)
     with pytest.raises(DataLoss) as raised:
         backend.user_attributes(ACCOUNT, limit=10)
@@ -109,7 +110,7 @@ def test_the_catalog_names_what_is_damaged(backend: LocalBackend) -> None:
 
 
 @pytest.mark.parametrize("family", [Family.NAME, Family.MEMBERSHIP, Family.USER_RUN, Family.META])
-def test_damage_that_concerns_everything_keeps_the_store_closed(tmp_path: Path, family: Family) -> None:
+def test_store_with_damaged_essentials_does_not_open(tmp_path: Path, family: Family) -> None:
     backend = LocalBackend.open(tmp_path / "store", settings=SETTINGS)
     backend.append(ACCOUNT, [event("ada", event_id="1")])
     backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], EVERYONE)
@@ -137,7 +138,7 @@ def test_damage_in_the_log_stops_the_replay(tmp_path: Path) -> None:
     assert raised.value.metadata["key_family"] == "LOG"
 
 
-def test_a_long_string_that_is_gone_is_an_error(backend: LocalBackend) -> None:
+def test_missing_long_string_is_data_loss(backend: LocalBackend) -> None:
     with backend._store.index.writing() as txn:
         assert txn.delete_prefix(key(Family.FIELD_TEXT)) == 1
     with pytest.raises(DataLoss) as raised:
@@ -145,10 +146,10 @@ def test_a_long_string_that_is_gone_is_an_error(backend: LocalBackend) -> None:
     assert raised.value.metadata["key_family"] == "FIELD_TEXT"
 
 
-def test_checkpoints_go_on_around_damaged_events(
+def test_checkpoints_work_around_damaged_events(
     backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A checkpoint that would join parts finds one of them damaged: nothing is lost, and nothing held up."""
+    """A checkpoint that would merge parts finds one damaged: nothing is lost or blocked."""
     monkeypatch.setattr(table_module, "SLICE_PARTS_MAX", 2)
     backend.append(ACCOUNT, [event("user-7", time=NOON + 1), event("user-8", time=NOON + 1)])
     backend.checkpoint()
@@ -164,8 +165,8 @@ def test_checkpoints_go_on_around_damaged_events(
     assert raised.value.metadata["key_family"] == "EVENT_COLUMN"
 
 
-def test_times_that_met_a_damaged_page_are_not_lost(backend: LocalBackend) -> None:
-    """Those of large batches wait before they meet it."""
+def test_times_for_a_damaged_page_are_kept(backend: LocalBackend) -> None:
+    """Times of large batches are buffered before they reach the page."""
     users = [f"user-{number}" for number in range(40)]
     index = backend._store.index
     with index._env.begin() as txn:
@@ -177,15 +178,13 @@ def test_times_that_met_a_damaged_page_are_not_lost(backend: LocalBackend) -> No
             backend.execute(READS[Family.SEEN], Count())
         with pytest.raises(DataLoss):
             backend.checkpoint()
-    with index._env.begin(write=True) as txn:
-        for stored, value in sound:
-            txn.put(stored, value)
+    _put(backend, dict(sound))
     backend.checkpoint()
     since = SeenMatch(inputs=(WEB,), last=True, test=InstantRange((TimeRange(NOON + 9, None),)))
     assert backend.execute(plan_of(since), Count()).sizes == (len(users),)
 
 
-def test_a_write_that_meets_damage_stops_the_store(backend: LocalBackend) -> None:
+def test_write_to_damaged_data_stops_the_store(backend: LocalBackend) -> None:
     """The batch is in the log, but could not be applied in full."""
     damage(backend, Family.SEEN)
     with pytest.raises(DataLoss):
@@ -195,10 +194,10 @@ def test_a_write_that_meets_damage_stops_the_store(backend: LocalBackend) -> Non
     assert raised.value.reason == "STORE_FAILED"
 
 
-def test_damage_that_keeps_checkpoints_from_succeeding_takes_writes_out_of_service(
+def test_damage_that_blocks_checkpoints_refuses_writes(
     backend: LocalBackend,
 ) -> None:
-    """Instead of letting the log grow for ever; reads go on, and writes once it is mended."""
+    """Instead of growing the log for ever; reads continue, and writes resume after the repair."""
     users = [f"user-{number}" for number in range(40)]
     index = backend._store.index
     with index._env.begin() as txn:
@@ -225,15 +224,13 @@ def test_damage_that_keeps_checkpoints_from_succeeding_takes_writes_out_of_servi
     assert fault is not None
     assert fault.reason == "DATA_LOSS"
     assert backend.execute(READS[Family.FIELD_VALUE], Count()).sizes == (200,)
-    with index._env.begin(write=True) as txn:
-        for stored, value in sound:
-            txn.put(stored, value)
+    _put(backend, dict(sound))
     backend.checkpoint()
     assert backend.write_fault() is None
     assert backend.append(ACCOUNT, [event("user-1")]).accepted == 1
 
 
-def test_a_key_that_changed_is_data_loss_and_found(backend: LocalBackend) -> None:
+def test_changed_key_is_data_loss_and_detected(backend: LocalBackend) -> None:
     """One byte of a key of a column: users of its page were missing from the answer, without an error."""
     plan = READS[Family.FIELD_COLUMN]
     with backend._store.index._env.begin(write=True) as txn:
@@ -251,8 +248,8 @@ def test_a_key_that_changed_is_data_loss_and_found(backend: LocalBackend) -> Non
         backend.snapshot(backend._store.directory / "backup")
 
 
-def test_damaged_event_ids_keep_neither_reads_nor_checkpoints_from_going_on(directory: Path) -> None:
-    """The blocks are the most that is stored: what does not need them works."""
+def test_damaged_event_ids_block_neither_reads_nor_checkpoints(directory: Path) -> None:
+    """Everything that does not need the damaged blocks works."""
     backend = LocalBackend.open(directory, settings=SETTINGS)
     for number in range(RUNS_PER_TIER_MAX):
         backend.append(ACCOUNT, [event("ada", event_id=f"{number}")])
@@ -285,6 +282,96 @@ def test_damaged_event_ids_keep_neither_reads_nor_checkpoints_from_going_on(dire
     again.close()
 
 
+@pytest.mark.parametrize("family", [Family.DEDUPE_BLOCK, Family.DEDUPE_RUN])
+@pytest.mark.parametrize("in_columns", [False, True])
+def test_a_replay_stops_before_events_that_damaged_ids_cannot_tell_apart(
+    directory: Path, family: Family, in_columns: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The ids were damaged after the batch was acknowledged and before it was checkpointed."""
+    backend = LocalBackend.open(directory, settings=SETTINGS)
+    other, through = "accounts/other", "accounts/other/workspaces/shop/inputs/web"
+    everyone_there = plan_of(Universe(inputs=(through,)), account=other)
+    backend.append(other, [event("ida", through=through)])
+    backend.append(ACCOUNT, [event("ada", event_id="1")])
+    backend.checkpoint()
+    backend.append(ACCOUNT, [event("grace")])
+    applied = backend.revision()
+    batch = [event("ada", event_id="1"), event("linus", event_id="2")]
+    if in_columns:
+        answer = backend.append_columns(ACCOUNT, columns_of(batch))
+    else:
+        answer = backend.append(ACCOUNT, batch)
+    assert (answer.accepted, answer.duplicates) == (1, 1)
+    backend.append(ACCOUNT, [event("margaret")])
+    newest = backend.revision()
+    sound = _values(backend, family)
+    damage(backend, family)
+    image = crash_image(directory, tmp_path_factory.mktemp("crashed") / "image")
+    _put(backend, sound)
+    backend.close()
+    for _ in range(2):
+        with contextlib.closing(LocalBackend.open(image, settings=SETTINGS)) as crashed:
+            assert crashed.revision() == applied
+            assert crashed.execute(everyone_there, Count()).sizes == (1,)
+            _assert_refuses_writes(crashed, answer.revision, newest, family)
+            _assert_refuses_reads(crashed)
+            assert crashed.checkpoint() == applied
+    crashed = LocalBackend.open(image, settings=SETTINGS)
+    _put(crashed, sound)
+    crashed.close()
+    # Nothing was lost: with the ids back, the rest of the log is applied.
+    mended = LocalBackend.open(image, settings=SETTINGS)
+    assert mended.revision() == newest
+    assert mended.execute(EVERYONE, Count()).sizes == (204,)
+    assert mended.write_fault() is None
+    mended.close()
+
+
+def _assert_refuses_reads(backend: LocalBackend) -> None:
+    """A read of the account would miss what was acknowledged."""
+    reads: list[Callable[[], object]] = [
+        lambda: backend.execute(EVERYONE, Count()),
+        lambda: backend.profile(ACCOUNT, "ada"),
+        lambda: backend.event_names(ACCOUNT, limit=1),
+        lambda: backend.published(ACCOUNT),
+        lambda: backend.changes(AUDIENCE, 0, 1),
+    ]
+    for read in reads:
+        with pytest.raises(DataLoss, match="not applied"):
+            read()
+
+
+def _assert_refuses_writes(backend: LocalBackend, first: int, last: int, family: Family) -> None:
+    fault = backend.write_fault()
+    assert fault is not None
+    assert fault.reason == "DATA_LOSS"
+    assert f"entries {first} to {last} of the log are not applied" in fault.message
+    assert fault.metadata["key_family"] == family.name
+    assert fault.metadata["applied_revision"] == str(first - 1)
+    writes: list[Callable[[], object]] = [
+        lambda: backend.append(ACCOUNT, [event("late")]),
+        lambda: backend.append_columns(ACCOUNT, columns_of([event("late")])),
+        lambda: backend.erase(ACCOUNT, ["ada"]),
+        lambda: backend.alias(ACCOUNT, "ada", "grace"),
+        lambda: backend.remove_events(ACCOUNT, NOON + MICROS_PER_DAY),
+    ]
+    for write in writes:
+        with pytest.raises(DataLoss, match="not applied"):
+            write()
+
+
+def _values(backend: LocalBackend, family: Family) -> dict[bytes, bytes]:
+    """Everything stored of a family, by key."""
+    with backend._store.index._env.begin() as txn:
+        return {stored: value for stored, value in txn.cursor() if family_of(stored) is family}
+
+
+def _put(backend: LocalBackend, values: dict[bytes, bytes]) -> None:
+    with backend._store.index._env.begin(write=True) as txn:
+        for stored, value in values.items():
+            txn.put(stored, value)
+
+
 def damage_key(backend: LocalBackend, family: Family) -> None:
     """Changes one byte of the first key of a family."""
     with backend._store.index._env.begin(write=True) as txn:
@@ -300,7 +387,7 @@ def damage_key(backend: LocalBackend, family: Family) -> None:
 def test_a_damaged_filter_changes_no_answer(
     directory: Path, family: Family, spoil: Callable[[LocalBackend, Family], None]
 ) -> None:
-    """What it would have excluded is looked up in the blocks."""
+    """Keys it would have excluded are looked up in the blocks."""
     backend = LocalBackend.open(directory, settings=SETTINGS)
     backend.append(ACCOUNT, [event("ada", event_id="1"), event("ada", event_id="2")])
     backend.checkpoint()

@@ -1,4 +1,4 @@
-"""Erased users leave no trace: a compact copy of the store is searched byte by byte for what was theirs.
+"""Erased users leave no trace: a compact copy of the store is searched byte by byte for their data.
 
 Searching starts with a store in which everything is found, and ends with one in which the same things of
 everybody else still are. Nothing is compressed here, since a search sees through no compression.
@@ -27,7 +27,7 @@ from engine.backends.local.storage import compression
 from engine.plan.model import Universe
 from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, NOON, WEB, event, plan_of
 
-SETTINGS = LocalSettings(groups=2, checkpoint_seconds=3_600.0)
+SETTINGS = LocalSettings(groups=2, checkpoint_s=3_600.0)
 EVERYONE = plan_of(Universe(inputs=(WEB,)))
 USERS = 1_400
 BATCH = 350
@@ -37,7 +37,7 @@ WORD = re.compile(rb"(?:user|alias|email|note|essay|tag|code)-[0-9a-f]{16}")
 
 
 class Person(NamedTuple):
-    """A user, and what nobody else has."""
+    """A user, and values that no other user has."""
 
     user_id: str
     alias: str
@@ -141,7 +141,7 @@ def copy_of(backend: LocalBackend, directory: Path) -> bytes:
 
 
 def found(people: list[Person], stored: bytes) -> set[bytes | int]:
-    """What of theirs is there."""
+    """The data of these users that was found."""
     texts = {text for person in people for text in person.texts}
     numbers = np.array(sorted({bits for person in people for bits in person.numbers}), np.uint64)
     there: set[bytes | int] = set(texts & set(WORD.findall(stored)))
@@ -152,13 +152,13 @@ def found(people: list[Person], stored: bytes) -> set[bytes | int]:
 
 
 def erase(backend: LocalBackend, gone: list[Person]) -> None:
-    """In a few calls, as callers would. Who was sent under an alias that is none is somebody else."""
+    """In a few calls, as callers would. An unaccepted alias is a separate user."""
     for start in range(0, len(gone), 100):
         ids = [name for person in gone[start : start + 100] for name in (person.user_id, person.alias)]
         backend.erase(ACCOUNT, ids)
 
 
-def test_no_byte_of_a_copy_tells_of_an_erased_user(
+def test_copy_contains_no_byte_of_an_erased_user(
     backend: LocalBackend, everybody: list[Person], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = everybody[::ERASED_EVERY]
@@ -181,7 +181,7 @@ def test_no_byte_of_a_copy_tells_of_an_erased_user(
     assert backend.stats().users == 2 * len(stay) - len([p for p in everybody[::5] if p in stay])
 
 
-def test_the_store_itself_tells_nothing_once_it_is_compacted(
+def test_compacted_store_contains_no_byte_of_an_erased_user(
     backend: LocalBackend, everybody: list[Person], tmp_path: Path
 ) -> None:
     gone = everybody[::ERASED_EVERY]
@@ -193,7 +193,7 @@ def test_the_store_itself_tells_nothing_once_it_is_compacted(
     assert everybody[1].texts <= found(everybody[1:2], contents(tmp_path / "store"))
 
 
-def test_ids_are_kept_for_exits_that_may_still_be_sent_and_no_longer(
+def test_erased_ids_are_kept_only_while_exits_may_be_sent(
     backend: LocalBackend, everybody: list[Person], tmp_path: Path
 ) -> None:
     [membership] = backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], EVERYONE)
@@ -214,5 +214,5 @@ def test_ids_are_kept_for_exits_that_may_still_be_sent_and_no_longer(
 
 
 def alias_traces(people: list[Person]) -> set[bytes]:
-    """What belongs to users who came under a name that is no alias of the erased ones."""
+    """Data of users under a name that is not an alias of the erased ones."""
     return {trace.encode() for person in people for trace in (person.alias, person.code)}

@@ -1,4 +1,4 @@
-"""A store that is full: what is refused, what goes on, and how it gets going again.
+"""A full store: refused writes, working reads, and recovery.
 
 Full is a map that has reached its limit, in small; `tests/faults/test_full_disk.py` has a service and files
 that cannot grow.
@@ -23,7 +23,7 @@ from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, WEB, event, plan_
 from tests.stores import go_on_with
 
 EVERYONE = plan_of(Universe(inputs=(WEB,)))
-SETTINGS = LocalSettings(groups=1, checkpoint_seconds=3_600.0)
+SETTINGS = LocalSettings(groups=1, checkpoint_s=3_600.0)
 
 
 @pytest.fixture
@@ -38,15 +38,15 @@ def full(*_: object) -> None:
 
 
 def fill(log: WriteAheadLog, entry: bytes) -> None:
-    """Appends until it is refused, a few at a time."""
+    """Appends small batches until one is refused."""
     entries = [entry] * max(1, 8_192 // len(entry))
     while True:
         log.append(entries)
 
 
 @pytest.mark.parametrize("size", [100, 1_500, 20_000])
-def test_a_log_that_is_full_can_be_trimmed(tmp_path: Path, size: int) -> None:
-    """Deleting takes pages as well: entries leave some for it."""
+def test_full_log_can_be_trimmed(tmp_path: Path, size: int) -> None:
+    """Deleting needs pages too, so some are reserved."""
     environment = Environment(tmp_path, map_bytes=1 << 20)
     log = WriteAheadLog(environment, 0)
     for _ in range(2):
@@ -62,10 +62,10 @@ def test_a_log_that_is_full_can_be_trimmed(tmp_path: Path, size: int) -> None:
     environment.close()
 
 
-def test_writes_are_refused_while_the_index_is_full_and_resume_by_themselves(
+def test_writes_are_refused_while_the_index_is_full_then_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.backends.local.backend.FULL_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("engine.backends.local.roles.checkpoints.FULL_RETRY_SECONDS", 0.0)
     backend = LocalBackend.open(tmp_path / "store", settings=SETTINGS)
     backend.append(ACCOUNT, [event("ada", event_id="1")])
     with monkeypatch.context() as patch:
@@ -89,8 +89,8 @@ def test_writes_are_refused_while_the_index_is_full_and_resume_by_themselves(
     backend.close()
 
 
-def test_exits_of_erased_users_wait_for_room(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The erasure is in the log: it holds, though no membership can be written."""
+def test_exits_of_erased_users_wait_for_space(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The erasure is logged and effective, though no membership can be written."""
     backend.append(ACCOUNT, [event(f"user-{number}") for number in range(10)])
     backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], EVERYONE)
     with monkeypatch.context() as patch:
@@ -114,7 +114,7 @@ def test_exits_of_erased_users_wait_for_room(backend: LocalBackend, monkeypatch:
 def test_an_erasure_in_the_log_of_a_full_store_is_replayed(
     backend: LocalBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A store that is full opens, for reading at least."""
+    """A full store opens, at least for reading."""
     backend.append(ACCOUNT, [event("ada"), event("bob")])
     backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], EVERYONE)
     with monkeypatch.context() as patch:
@@ -131,3 +131,27 @@ def test_an_erasure_in_the_log_of_a_full_store_is_replayed(
     again.checkpoint()
     assert [change.user_id for change in again.changes(AUDIENCE, 2, 10).changes] == ["ada"]
     again.close()
+
+
+def test_a_checkpoint_that_fails_while_it_is_prepared_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = LocalBackend.open(tmp_path / "store", settings=SETTINGS)
+    backend.append(ACCOUNT, [event("ada", event_id="1"), event("bob")], request_id="r")
+    backend.alias(ACCOUNT, "bea", "bob")
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.backends.local.storage.page_cache.PageCache.write", full)
+        with pytest.raises(LimitExceeded):
+            backend.checkpoint()
+    # The log, which could tell it all again, is trimmed by this one.
+    backend.checkpoint()
+    backend.close()
+    backend = LocalBackend.open(tmp_path / "store", settings=SETTINGS)
+    page = backend.execute(EVERYONE, Members())
+    assert sorted(page.user_ids) == ["ada", "bob"]
+    profile = backend.profile(ACCOUNT, "bea")
+    assert profile is not None
+    assert profile.user_id == "bob"
+    assert backend.append(ACCOUNT, [event("ada", event_id="1")]).duplicates == 1
+    assert backend.append(ACCOUNT, [event("eve")], request_id="r").repeated
+    backend.close()

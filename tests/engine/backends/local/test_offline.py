@@ -1,4 +1,4 @@
-"""Stores that nobody serves: verified, counted, restored from a backup, compacted."""
+"""Offline operations: verify, figures, restore, compact."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from engine.plan.model import Universe
 from tests.conformance.site import ACCOUNT, SHOP, WEB, event, plan_of, update
 from tests.stores import go_on_with
 
-SETTINGS = LocalSettings(groups=2, checkpoint_seconds=3_600.0)
+SETTINGS = LocalSettings(groups=2, checkpoint_s=3_600.0)
 EVERYONE = plan_of(Universe(inputs=(WEB,)))
 
 
@@ -116,7 +116,7 @@ def test_a_newer_format_is_refused(backend: LocalBackend, tmp_path: Path) -> Non
         with environment.writing() as txn:
             write_header(txn, newer)
         environment.close()
-    with pytest.raises(StoreUnavailable, match=f"version {FORMAT_VERSION + 1}, this build reads") as raised:
+    with pytest.raises(StoreUnavailable, match=f"version {FORMAT_VERSION + 1}; this build reads") as raised:
         restore(tmp_path / "backup", tmp_path / "restored")
     assert raised.value.reason == "STORE_FORMAT"
     assert list((tmp_path / "restored").iterdir()) == []
@@ -125,7 +125,7 @@ def test_a_newer_format_is_refused(backend: LocalBackend, tmp_path: Path) -> Non
 # --- restore ------------------------------------------------------------------------------------------------
 
 
-def test_a_restored_store_is_the_backup_under_an_id_of_its_own(backend: LocalBackend, tmp_path: Path) -> None:
+def test_restored_store_has_a_new_id(backend: LocalBackend, tmp_path: Path) -> None:
     backend.snapshot(tmp_path / "backup")
     backend.append(ACCOUNT, [event("later")])
     (tmp_path / "restored" / "lost+found").mkdir(parents=True)
@@ -169,7 +169,7 @@ def test_a_damaged_backup_is_not_restored(backend: LocalBackend, tmp_path: Path,
     assert list((tmp_path / "restored").iterdir()) == []
 
 
-def test_a_backup_that_contradicts_itself_is_not_restored(backend: LocalBackend, tmp_path: Path) -> None:
+def test_inconsistent_backup_is_not_restored(backend: LocalBackend, tmp_path: Path) -> None:
     """All its checksums are right."""
     backend.snapshot(tmp_path / "backup")
     environment = Environment(tmp_path / "backup" / "index")
@@ -196,7 +196,7 @@ def test_a_damaged_value_stops_a_backup(backend: LocalBackend, tmp_path: Path) -
 # --- compact ------------------------------------------------------------------------------------------------
 
 
-def test_compacting_gives_space_back_and_changes_nothing_else(backend: LocalBackend, tmp_path: Path) -> None:
+def test_compaction_only_frees_space(backend: LocalBackend, tmp_path: Path) -> None:
     for round_ in range(5):
         backend.append(ACCOUNT, [update(f"user-{i}", note=f"{round_}" * 2_000) for i in range(500)])
         backend.checkpoint()
@@ -216,13 +216,13 @@ def test_compacting_gives_space_back_and_changes_nothing_else(backend: LocalBack
         assert again.append(ACCOUNT, [event("user-1", event_id="1")]).duplicates == 1
 
 
-def test_a_store_that_is_served_is_not_compacted(backend: LocalBackend, tmp_path: Path) -> None:
+def test_running_store_is_not_compacted(backend: LocalBackend, tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable) as raised:
         compact(tmp_path / "store")
     assert raised.value.reason == "STORE_LOCKED"
 
 
-def test_what_is_only_in_the_log_is_kept_by_compacting(backend: LocalBackend, tmp_path: Path) -> None:
+def test_compaction_keeps_the_log(backend: LocalBackend, tmp_path: Path) -> None:
     backend.snapshot(tmp_path / "crashed")
     compact(go_on_with(tmp_path / "crashed"))
     assert store_figures(tmp_path / "crashed").checkpointed_revision == 2

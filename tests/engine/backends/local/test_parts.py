@@ -1,4 +1,4 @@
-"""The smaller parts: ranges over columns, the fair lock, kept answers, the log."""
+"""Small modules: ranges over columns, the fair lock, the step cache, the log."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 from pyroaring import BitMap
 
 from engine.backends.local.storage.environment import Environment
-from engine.backends.local.storage.fair_lock import FairLock
+from engine.backends.local.storage.fair_lock import IN_A_ROW_MAX, FairLock
 from engine.backends.local.storage.keys import Family, key
 from engine.backends.local.storage.page_cache import ABSENT_TIME
 from engine.backends.local.storage.ranges import Ranges
 from engine.backends.local.storage.step_cache import StepCache
 from engine.backends.local.storage.write_ahead_log import AliasEntry, WriteAheadLog, encode_entry
+from engine.bounded_cache import BoundedCache
 from engine.criteria.ranges import hold_instant, hold_number
+from engine.deadline import Deadline
 from engine.errors import DataLoss
 from tests.conformance.drawing import INSTANTS, NUMBERS, interval_sets, range_sets
 
@@ -30,14 +32,14 @@ EXTREMES = (*NUMBERS, 5e-324, 1.7976931348623157e308, -1.7976931348623157e308)
 
 
 @given(intervals=interval_sets(st.sampled_from(EXTREMES)))
-def test_numbers_lie_in_intervals_as_one_by_one(intervals: tuple) -> None:  # type: ignore[type-arg]
+def test_interval_masks_equal_single_tests(intervals: tuple) -> None:  # type: ignore[type-arg]
     column = np.array([*EXTREMES, np.nan], np.float64)
     expected = [*(hold_number(intervals, number) for number in EXTREMES), False]
     assert Ranges.of_numbers(intervals).holds(column).tolist() == expected
 
 
 @given(ranges=range_sets())
-def test_instants_lie_in_ranges_as_one_by_one(ranges: tuple) -> None:  # type: ignore[type-arg]
+def test_range_masks_equal_single_tests(ranges: tuple) -> None:  # type: ignore[type-arg]
     column = np.array([*INSTANTS, ABSENT_TIME], np.int64)
     expected = [*(hold_instant(ranges, instant) for instant in INSTANTS), False]
     assert Ranges.of_instants(ranges).holds(column).tolist() == expected
@@ -60,7 +62,7 @@ def test_the_lock_is_handed_over_in_the_order_of_arrival() -> None:
             threads[-1].start()
             while len(lock._waiting) <= number:
                 time.sleep(0.001)
-    # Whoever comes back at once goes behind those who wait.
+    # A thread that asks again queues behind the waiters.
     with lock:
         order.append(99)
     for thread in threads:
@@ -90,6 +92,43 @@ def test_yield_lock_lets_all_waiters_go_first() -> None:
     assert order == ["still held", "waiter", "after"]
 
 
+def test_others_go_before_the_patient_but_only_so_many_in_a_row() -> None:
+    lock, order = FairLock(), list[str]()
+
+    def take(name: str, *, patient: bool) -> None:
+        lock.acquire(patient=patient)
+        order.append(name)
+        lock.release()
+
+    threads = []
+    with lock:
+        assert not lock.is_wanted
+        assert not lock.is_wanted_patiently
+        for number, name in enumerate(["patient", "patient", *["other"] * (IN_A_ROW_MAX + 2)], 1):
+            kind = {"patient": name == "patient"}
+            threads.append(threading.Thread(target=take, args=(name,), kwargs=kind))
+            threads[-1].start()
+            while len(lock._waiting) + len(lock._patient) < number:
+                time.sleep(0.001)
+        assert lock.is_wanted
+        assert lock.is_wanted_patiently
+    for thread in threads:
+        thread.join()
+    assert order == [*["other"] * IN_A_ROW_MAX, "patient", "other", "other", "patient"]
+
+
+def test_a_waiter_whose_caller_gives_up_leaves_the_queue() -> None:
+    lock, answers, given_up = FairLock(), list[bool](), threading.Event()
+    deadline = Deadline(time.monotonic() + 3_600.0, given_up.is_set)
+    with lock:
+        waiter = threading.Thread(target=lambda: answers.append(lock.acquire(deadline, patient=True)))
+        waiter.start()
+        given_up.set()
+        waiter.join()
+        assert answers == [False]
+        assert not lock.is_wanted_patiently
+
+
 def test_a_waiter_leaves_the_queue_at_its_deadline() -> None:
     lock = FairLock()
     answers: list[bool] = []
@@ -110,32 +149,32 @@ def test_only_the_holder_releases() -> None:
 # --- kept answers -------------------------------------------------------------------------------------------
 
 
-def test_an_answer_is_kept_until_what_it_read_is_touched() -> None:
-    cache = StepCache()
+def test_answer_is_cached_until_its_read_keys_change() -> None:
+    cache = StepCache(BoundedCache("steps", 1 << 20))
     reads = [("field", 1, 0), ("field", 2, 0)]
-    cache.add(0, b"step", BitMap([1]), 100)
+    cache.add(0, b"step", BitMap([1]), 100, cache.instant())
     cache.touch([("field", 3, 0), ("field", 1, 1)])
     assert cache.find(0, b"step", reads) == BitMap([1])
     assert cache.find(1, b"step", reads) is None
     cache.touch([("field", 2, 0)])
     assert cache.find(0, b"step", reads) is None
-    cache.add(0, b"step", BitMap([2]), 100)
+    cache.add(0, b"step", BitMap([2]), 100, cache.instant())
     assert cache.find(0, b"step", reads) == BitMap([2])
     cache.clear()
     assert cache.find(0, b"step", reads) is None
 
 
 def test_the_least_recently_used_answers_are_evicted_first() -> None:
-    cache = StepCache(bytes_max=3_000)
+    cache = StepCache(BoundedCache("steps", 3_000))
     for number in range(6):
-        cache.add(0, b"%d" % number, BitMap([number]), 100)
+        cache.add(0, b"%d" % number, BitMap([number]), 100, cache.instant())
         cache.find(0, b"0", [])
     kept = [number for number in range(6) if cache.find(0, b"%d" % number, []) is not None]
     assert 0 in kept
     assert 5 in kept
     assert 1 <= len(kept) < 8
     for number in range(50):
-        cache.add(0, b"%d" % number, BitMap([number]), 100)
+        cache.add(0, b"%d" % number, BitMap([number]), 100, cache.instant())
     assert cache.find(0, b"1", []) is None
 
 
@@ -153,7 +192,7 @@ def entry(number: int) -> AliasEntry:
     return AliasEntry("accounts/a", number, f"from-{number}", "to")
 
 
-def test_positions_go_on_after_a_trim_and_a_restart(environment: Environment) -> None:
+def test_positions_continue_after_trim_and_restart(environment: Environment) -> None:
     log = WriteAheadLog(environment, 0)
     assert log.append([encode_entry(entry(n)) for n in (1, 2, 3)]) == 1
     log.trim(2)

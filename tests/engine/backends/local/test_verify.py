@@ -1,4 +1,4 @@
-"""Verification: a sound store has no faults; whatever is damaged, missing or made up is found and named."""
+"""Verification: a sound store has no faults; anything damaged, missing or invented is reported."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from engine.plan.model import Universe
 from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, WEB, event, plan_of, update
 from tests.stores import crash_image
 
-SETTINGS = LocalSettings(groups=2, checkpoint_seconds=3_600.0)
+SETTINGS = LocalSettings(groups=2, checkpoint_s=3_600.0)
 EVERYONE = plan_of(Universe(inputs=(WEB,)))
 USERS = [f"user-{number}" for number in range(300)]
 
@@ -113,7 +113,7 @@ def test_a_sound_store_has_no_faults_and_every_key_is_read(backend: LocalBackend
 
 
 @pytest.mark.parametrize("family", Family, ids=lambda family: family.name)
-def test_a_flipped_bit_is_found_in_any_family(backend: LocalBackend, family: Family) -> None:
+def test_flipped_bit_is_detected_in_any_family(backend: LocalBackend, family: Family) -> None:
     with environment_of(backend, family)._env.begin(write=True) as txn:
         damaged = [found for found, _ in list(txn.cursor()) if family_of(found) is family][-1]
         value = txn.get(damaged)
@@ -136,7 +136,7 @@ NOT_MISSED = {
 @pytest.mark.parametrize(
     "family", [family for family in Family if family not in NOT_MISSED], ids=lambda family: family.name
 )
-def test_a_missing_key_is_found(backend: LocalBackend, family: Family) -> None:
+def test_missing_key_is_detected(backend: LocalBackend, family: Family) -> None:
     with environment_of(backend, family).writing() as txn:
         assert txn.delete(next(txn.keys(key(family))))
     faults, _ = verified(backend)
@@ -149,8 +149,8 @@ OF_ANY_FORM = (Family.DOCUMENT, Family.EVENT_CHECKPOINT, Family.REQUEST_ARRIVAL)
 @pytest.mark.parametrize(
     "family", [family for family in Family if family not in OF_ANY_FORM], ids=lambda family: family.name
 )
-def test_a_value_of_another_form_is_found(backend: LocalBackend, family: Family) -> None:
-    """Its checksum fits, but it is no value of that family."""
+def test_undecodable_value_is_detected(backend: LocalBackend, family: Family) -> None:
+    """Its checksum is right, but the family's decoder rejects it."""
     damaged = stored(backend, family)[-1]
     with environment_of(backend, family).writing() as txn:
         txn.put(damaged, b"\xc1\xff\xff")
@@ -158,8 +158,8 @@ def test_a_value_of_another_form_is_found(backend: LocalBackend, family: Family)
     assert family.name in {fault.family for fault in faults}
 
 
-def test_two_values_that_are_swapped_are_found(backend: LocalBackend) -> None:
-    """Both are what they should be, but for each other's key."""
+def test_swapped_values_are_detected(backend: LocalBackend) -> None:
+    """Both values are valid, but under each other's key."""
     for family in (
         Family.USER_IDS,
         Family.PROFILE,
@@ -181,7 +181,7 @@ def test_two_values_that_are_swapped_are_found(backend: LocalBackend) -> None:
     assert verified(backend)[0] == []
 
 
-def test_spans_that_are_wider_than_the_writes_are_found(backend: LocalBackend) -> None:
+def test_spans_wider_than_the_writes_are_detected(backend: LocalBackend) -> None:
     [at, *_] = stored(backend, Family.WRITE_TIMES)
     with backend._store.index.writing() as txn:
         spans = SPANS.decode(txn.get(at) or memoryview(b""))
@@ -189,11 +189,11 @@ def test_spans_that_are_wider_than_the_writes_are_found(backend: LocalBackend) -
         txn.put(at, SPANS.encode(spans) or b"")
     faults, _ = verified(backend)
     assert [(fault.family, fault.description) for fault in faults] == [
-        ("WRITE_TIMES", "does not agree with the profiles")
+        ("WRITE_TIMES", "disagrees with the profiles")
     ]
 
 
-def test_times_of_columns_that_the_record_has_wrong_are_found(backend: LocalBackend) -> None:
+def test_wrong_time_span_in_a_record_is_detected(backend: LocalBackend) -> None:
     [at, *_] = stored(backend, Family.EVENT_SLICE)
     with backend._store.index.writing() as txn:
         record = msgspec.msgpack.decode(txn.get(at) or b"", type=SliceRecord)
@@ -202,34 +202,34 @@ def test_times_of_columns_that_the_record_has_wrong_are_found(backend: LocalBack
         txn.put(at, msgspec.msgpack.encode(record))
     faults, _ = verified(backend)
     assert [(fault.family, fault.description.partition(" has ")[2]) for fault in faults] == [
-        ("EVENT_COLUMN", "values at other times than the record says")
+        ("EVENT_COLUMN", "values whose time span differs from the record")
     ]
 
 
-def test_keys_of_no_family_are_found(backend: LocalBackend) -> None:
+def test_keys_of_unknown_families_are_detected(backend: LocalBackend) -> None:
     with backend._store.index.writing() as txn:
         txn.put(b"\xeewhat is this", b"")
         txn.put(key(Family.LOG, 1), b"")
         txn.put(key(Family.EVENT_TABLE, 1, 1, 1, 1, 0) + b"longer", b"")
     faults, _ = verified(backend)
     assert sorted(fault.description for fault in faults) == [
-        # Nobody looks for entries of the log in the index.
-        "has 0 keys where 1 are announced",
-        "has a key of the wrong form",
-        "is a key of no family that belongs here",
-        "is a key of no family that belongs here",
+        # The index has no checker for log entries.
+        "has 0 keys; 1 are announced",
+        "has a malformed key",
+        "is a key of an unexpected family",
+        "is a key of an unexpected family",
     ]
 
 
-def test_headers_that_differ_are_found(backend: LocalBackend) -> None:
+def test_different_headers_are_detected(backend: LocalBackend) -> None:
     header = {"format_version": FORMAT_VERSION, "store_id": "another", "groups": 2, "seed": 7}
     with backend._store.log.writing() as txn:
         txn.put(key(Family.META, b"header"), msgspec.msgpack.encode(header))
     faults, _ = verified(backend)
-    assert [fault.description for fault in faults] == ["log and index do not have one and the same header"]
+    assert [fault.description for fault in faults] == ["log and index have different headers"]
 
 
-def test_one_verification_at_a_time_and_others_go_on(backend: LocalBackend) -> None:
+def test_only_one_verification_runs_and_writes_continue(backend: LocalBackend) -> None:
     under_way = backend.verify()
     assert isinstance(next(under_way), StoreProgress)
     with pytest.raises(FailedPrecondition) as raised:
@@ -244,7 +244,7 @@ def test_one_verification_at_a_time_and_others_go_on(backend: LocalBackend) -> N
     assert verified(backend)[1].revision == 8
 
 
-def test_a_verification_that_is_given_up_lets_the_next_one_begin(backend: LocalBackend) -> None:
+def test_closed_verification_allows_the_next_one(backend: LocalBackend) -> None:
     given_up = backend.verify()
     next(given_up)
     given_up.close()  # type: ignore[attr-defined]

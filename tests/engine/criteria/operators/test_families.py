@@ -1,8 +1,9 @@
-"""Each family of operators: what its fixture file says, and that nothing which belongs to it is missing."""
+"""Each family of operators: its fixtures, and its completeness."""
 
 from __future__ import annotations
 
 import inspect
+import random
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
@@ -20,13 +21,19 @@ from engine.criteria.validation import validate
 from engine.values import Value, kind_of
 from milepost.criteria import Attribute, attribute
 from milepost.v1 import criteria_pb2
+from milepost.written_form import written_name
 from service.convert.criteria import criteria_message, criterion_of
 from tests.engine.criteria.test_docs import sections
+from tests.oracle.generate import CriteriaDrawer
+from tests.oracle.palette import Chooser, draw_palette
 from tests.oracle.plans import resolved_test_passes
 from tests.oracle.values import passes
 
 FIXTURES = Path(__file__).parent / "fixtures"
 NOW = 1_000
+SEED = 7
+PALETTES = 100
+DRAWS = 20
 NOTHING = Context(inputs=frozenset(), journey_inputs=frozenset())
 RE2_ONLY = {"\\pL"}
 """Expressions that the oracle, which uses Python's `re`, cannot read."""
@@ -77,24 +84,25 @@ def test_a_value_passes_or_not(family: str, written: dict[str, Any], value: Any,
 @pytest.mark.parametrize(("written", "field", "reason"), FAULTS)
 def test_a_faulty_operand_is_refused(written: dict[str, Any], field: str, reason: str) -> None:
     test: ValueTest = msgspec.convert(written, ValueTest)
-    [violation] = validate(UserAttribute(key="k", test=test), NOTHING).violations
+    [violation] = validate(UserAttribute(key="k", test=test), NOTHING)
     assert (violation.field, violation.description) == (f"criteria.user_attribute.test.{field}", reason)
 
 
 @pytest.mark.parametrize(("field", "expression", "words"), BUILDERS)
-def test_the_client_builds_it_and_it_survives_the_wire(field: str, expression: str, words: str) -> None:
+def test_client_builds_it_and_it_round_trips(field: str, expression: str, words: str) -> None:
     names = {"attribute": attribute, "datetime": datetime, "timedelta": timedelta, "UTC": UTC}
     built = eval(expression, names)
-    assert built.user_attribute.test.WhichOneof("test") == field
+    test = built.user_attribute.test
+    assert written_name(test.DESCRIPTOR.fields_by_name[test.WhichOneof("test")]) == field
     criterion = criterion_of(built)
     assert isinstance(criterion, UserAttribute)
-    assert validate(criterion, NOTHING).violations == ()
+    assert validate(criterion, NOTHING) == ()
     assert criterion.test.describe() == words
     assert criteria_message(criterion) == built
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=name_of)
-def test_each_operator_has_all_that_belongs_to_it(family: ModuleType) -> None:
+def test_each_operator_is_complete(family: ModuleType) -> None:
     fields = fields_of(family)
     found = fixture(family)
     assert set(found["builders"]) == set(fields), "a builder of the client for each operator"
@@ -111,15 +119,15 @@ def test_each_operator_has_all_that_belongs_to_it(family: ModuleType) -> None:
             assert callable(getattr(struct, method))
 
 
-def test_the_families_are_the_fields_of_the_proto_message_and_nothing_else() -> None:
+def test_families_cover_exactly_the_proto_fields() -> None:
     message = criteria_pb2.ValueTest.DESCRIPTOR
     fields = [field for family in FAMILIES for field in fields_of(family)]
-    assert sorted(fields) == sorted(field.name for field in message.oneofs_by_name["test"].fields)
+    assert sorted(fields) == sorted(map(written_name, message.oneofs_by_name["test"].fields))
     compared = criteria_pb2.SemverTest.DESCRIPTOR.oneofs_by_name["comparison"].fields
-    assert sorted(get_args(SemverOp)) == sorted(field.name for field in compared)
+    assert sorted(get_args(SemverOp)) == sorted(map(written_name, compared))
 
 
-def test_every_file_is_a_family_with_a_fixture_of_its_name() -> None:
+def test_every_family_file_has_a_fixture() -> None:
     directory = Path(inspect.getfile(operators)).parent
     files = {path.stem for path in directory.glob("*.py")} - {"__init__", "base"}
     assert files == {name_of(family) for family in FAMILIES} == {path.stem for path in FIXTURES.iterdir()}
@@ -130,6 +138,18 @@ def test_every_file_is_a_family_with_a_fixture_of_its_name() -> None:
     for struct in carried:
         assert callable(struct.matcher)
         assert callable(struct.describe)
+
+
+def test_the_oracle_draws_every_operator() -> None:
+    choose = Chooser(random.Random(SEED).randrange)
+    drawn = set()
+    for _ in range(PALETTES):
+        palette = draw_palette(choose, "accounts/a")
+        drawer = CriteriaDrawer(choose, palette, palette.inputs, [])
+        for values in (*palette.event_values.values(), *palette.user_values.values()):
+            drawn |= {drawer.value_test(values).field.partition(".")[0] for _ in range(DRAWS)}
+    fields = {field for family in FAMILIES for field in fields_of(family)}
+    assert fields - drawn == set(), "a draw in tests/oracle/generate.py for each operator"
 
 
 def test_the_client_has_no_test_that_the_service_lacks() -> None:

@@ -84,7 +84,7 @@ class _Reader:
 
 
 def parse(text: str, *, shared: bool = True) -> Plan:
-    """The plan written as `text`; unless `shared`, every word is a step of its own."""
+    """The plan written as `text`; unless `shared`, every word is a separate step."""
     reader = _Reader(shared=shared)
     roots = []
     for expression in text.split(","):

@@ -36,7 +36,7 @@ SUBSETS = st.lists(st.sampled_from(ALL_PASSES), unique=True).map(tuple)
     WORLDS,
     SUBSETS,
 )
-def test_any_passes_over_a_journey(
+def test_any_subset_of_passes_over_a_journey(
     journey: JourneyTree, other: JourneyTree, named: str, world: World, passes: tuple[Pass, ...]
 ) -> None:
     def resolver(_: str) -> tuple[JourneyTree, str]:
@@ -85,7 +85,7 @@ USERS_OF_LEAF = st.fixed_dictionaries({word: st.sets(st.integers(0, 9)) for word
 
 
 @given(plans(), USERS_OF_LEAF, st.sets(st.integers(0, 9)), SUBSETS)
-def test_any_passes_over_any_plan(
+def test_any_subset_of_passes_over_any_plan(
     plan: Plan, users: dict[str, set[int]], everyone: set[int], passes: tuple[Pass, ...]
 ) -> None:
     # Events and sequences are of the universe's users, and V lies inside U; attributes are of anyone.
@@ -113,7 +113,7 @@ def test_any_passes_over_any_plan(
     assert run(optimise(plan)) == run(plan)
 
 
-def test_no_step_is_left_that_no_root_needs() -> None:
+def test_unneeded_steps_are_removed() -> None:
     plan = Plan(
         account="accounts/a", as_of=0, steps=(leaf("a"), Universe(inputs=("i",)), leaf("b")), roots=(2,)
     )

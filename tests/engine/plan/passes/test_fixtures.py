@@ -1,4 +1,4 @@
-"""Each pass by itself on small plans: fixtures/<pass>.txt, one "before => after" a line.
+"""Each pass alone on small plans: fixtures/<pass>.txt, one "before => after" a line.
 
 A number before a colon is how many steps the plan may be left with; fixtures of `share` are read without
 sharing, those of every other pass with it.
@@ -30,7 +30,7 @@ def lines() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("name", "line"), lines())
-def test_a_pass_makes_of_a_plan_what_its_fixture_says(name: str, line: str) -> None:
+def test_pass_matches_its_fixture(name: str, line: str) -> None:
     before, after = line.split(" => ")
     count, _, expression = before.rpartition(":")
     plan = PASSES[name](parse(expression, shared=name != "share"), NoStatistics())

@@ -60,12 +60,12 @@ def _read(words: Iterator[str]) -> RowFilter | None:
         if line and not line.startswith("#")
     ],
 )
-def test_a_filter_becomes_what_its_fixture_says(line: str) -> None:
+def test_filter_matches_its_fixture(line: str) -> None:
     before, after = map(parse, line.split(" => "))
     assert simplify(before) == after
 
 
-def test_a_filter_that_every_row_passes_is_none() -> None:
+def test_filter_that_passes_every_row_is_removed() -> None:
     step = EventMatch(
         selection=EventSelection(inputs=("i",), where=parse("(| a 1)")), intervals=(Interval(low=1.0),)
     )

@@ -43,7 +43,7 @@ def parse(text: str) -> EventMatch:
         if line and not line.startswith("#")
     ],
 )
-def test_intervals_become_what_their_fixture_says(line: str) -> None:
+def test_intervals_match_their_fixture(line: str) -> None:
     before, after = map(parse, line.split(" => "))
     plan = Plan(account="accounts/a", as_of=0, steps=(before,), roots=(0,))
     assert tighten_counts(plan, NoStatistics()).steps == (after,)
@@ -56,7 +56,7 @@ INTERVALS = st.lists(
 
 
 @given(INTERVALS)
-def test_the_same_counts_lie_in_them(intervals: list[Interval]) -> None:
+def test_tightened_intervals_contain_the_same_counts(intervals: list[Interval]) -> None:
     merged = merged_intervals(intervals)
     whole = whole_numbers(merged)
     for count in range(1, 8):

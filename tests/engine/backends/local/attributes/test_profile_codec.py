@@ -1,4 +1,4 @@
-"""Profiles come back as they were, and equal ones are stored in equal bytes."""
+"""Profiles round-trip, and equal profiles have equal bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ profiles = st.dictionaries(
 
 
 @given(profiles, st.randoms(use_true_random=False))
-def test_a_profile_comes_back_whatever_the_order_of_its_fields(profile: ProfileData, random: Random) -> None:
+def test_profile_round_trips_in_any_field_order(profile: ProfileData, random: Random) -> None:
     stored = PROFILE.encode(profile)
     assert stored is not None
     again = PROFILE.decode(memoryview(stored))

@@ -1,4 +1,4 @@
-"""User updates by column against the same updates one by one: the stores must hold the same."""
+"""User updates by column, compared with the same updates one by one: the stores must be equal."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Pair:
         assert self.by_column.append_user_columns(ACCOUNT, user_columns_of(updates)) == answer
 
     def act(self, action: str, source: random.Random) -> None:
-        """Something else happens to both."""
+        """Applies another operation to both."""
         if action == "restart":
             self.close()
             self._open()
@@ -94,7 +94,7 @@ class Pair:
                     backend.append(ACCOUNT, [event(one), event(f"by event {other}")])
 
     def check(self) -> None:
-        """Both hold the same, and nothing in them contradicts itself."""
+        """Both are equal and consistent."""
         for backend in self.both:
             backend.checkpoint()
         with self.by_row._store.index.reading() as rows, self.by_column._store.index.reading() as columns:
@@ -144,7 +144,7 @@ class _Stored:
         return {self._id(group, dense): bytes(value) for (_, group, dense), value in found}
 
     def sets(self) -> dict[Any, list[str]]:
-        """The users of each bitmap, those of all groups together: each store forms groups of its own."""
+        """The users of each bitmap, over all groups together: each store forms its own groups."""
         group_at = {Family.FIELD_PRESENT: 3, Family.FIELD_VALUE: 3, Family.BELONGS: 2, Family.ALIVE: 1}
         found: dict[Any, list[str]] = {}
         for family, at in group_at.items():
@@ -187,9 +187,7 @@ def pair(chunk_users: int = 1 << 14, groups: int = 2) -> Iterator[Pair]:
         mock.patch.object(state, "IMPORT_CHUNK_USERS", chunk_users),
         unsynced(),
     ):
-        opened = Pair(
-            Path(directory), LocalSettings(groups=groups, checkpoint_seconds=1e6, map_bytes=1 << 30)
-        )
+        opened = Pair(Path(directory), LocalSettings(groups=groups, checkpoint_s=1e6, map_bytes=1 << 30))
         # Names get their numbers in one order, whichever way they come first.
         everything: dict[str, Value | None] = dict.fromkeys(KEYS, "x")
         for backend in opened.both:
@@ -216,7 +214,7 @@ def pair(chunk_users: int = 1 << 14, groups: int = 2) -> Iterator[Pair]:
     chunk_users=st.sampled_from((3, 1 << 14)),
     seed=st.integers(0, 1 << 32),
 )
-def test_updates_by_column_are_stored_as_updates_one_by_one(
+def test_column_updates_equal_single_updates(
     steps: list[tuple[list[UserRecord], str]], chunk_users: int, seed: int
 ) -> None:
     source = random.Random(seed)
@@ -228,7 +226,7 @@ def test_updates_by_column_are_stored_as_updates_one_by_one(
 
 
 @pytest.mark.parametrize("batches", [1, 3])
-def test_large_batches_reach_over_pages_and_groups(batches: int) -> None:
+def test_large_batches_span_pages_and_groups(batches: int) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     source = random.Random(seed)
@@ -246,7 +244,7 @@ def _random_update(source: random.Random, user_id: str) -> UserRecord:
     return UserRecord(user_id, WEB, NOON + source.randrange(50), attributes)
 
 
-def test_the_latest_of_several_rows_about_a_user_counts() -> None:
+def test_latest_of_several_rows_of_a_user_wins() -> None:
     with pair() as stores:
         stores.send([update("ada", time=NOON, plan="old", age=0.0)])
         stores.send(
@@ -269,7 +267,7 @@ def test_the_latest_of_several_rows_about_a_user_counts() -> None:
 
 
 def test_an_update_replayed_from_the_log_gives_the_same_profile(tmp_path: Path) -> None:
-    never = LocalSettings(checkpoint_seconds=1e6, map_bytes=1 << 30)
+    never = LocalSettings(checkpoint_s=1e6, map_bytes=1 << 30)
     backend = LocalBackend.open(tmp_path / "store", settings=never)
     updates = [update(f"user-{i}", plan="gold", age=float(i)) for i in range(500)]
     backend.append_user_columns(ACCOUNT, user_columns_of(updates), request_id="r")

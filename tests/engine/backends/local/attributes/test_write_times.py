@@ -1,4 +1,4 @@
-"""First and last times of writes against brute force, and how many profiles an answer takes."""
+"""First and last write times compared with brute force, and the number of profiles read."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def index(tmp_path: Path) -> Iterator[Environment]:
 
 
 class Users:
-    """Who has which field, by a write at which time; and the spans beside them."""
+    """The writes of users to fields, and their spans."""
 
     def __init__(self, index: Environment, cache_bytes: int = 1 << 20) -> None:
         self.index = index
@@ -88,7 +88,7 @@ class Users:
         self.page_cache.commit()
 
     def asked(self, field: int) -> tuple[tuple[int, int], int]:
-        """The answer, and how often it was not there yet."""
+        """The answer, and how often it was unfinished."""
         for again in range(2 * len(REFS)):
             with self.page_cache.session():
                 found = self.spans.first_and_last(field, GROUPS)
@@ -103,7 +103,7 @@ class Users:
 
 
 @pytest.mark.parametrize("cache_bytes", [1, 1 << 20])
-def test_times_are_those_of_the_writes_that_hold(index: Environment, cache_bytes: int) -> None:
+def test_times_are_those_of_the_current_writes(index: Environment, cache_bytes: int) -> None:
     times = st.none() | st.integers(-3, 12)
     writes = st.lists(
         st.tuples(st.sampled_from(REFS), st.sampled_from(FIELDS), times), min_size=1, max_size=12
@@ -129,7 +129,7 @@ def test_times_are_those_of_the_writes_that_hold(index: Environment, cache_bytes
     holds()
 
 
-def test_writes_that_only_add_or_go_on_take_no_profile(index: Environment) -> None:
+def test_monotone_writes_read_no_profile(index: Environment) -> None:
     users = Users(index)
     users.write((ref, 1, 100 + at) for at, ref in enumerate(REFS))
     assert users.asked(1) == ((100, 117), 0)
@@ -139,19 +139,19 @@ def test_writes_that_only_add_or_go_on_take_no_profile(index: Environment) -> No
     assert users.profiles_read == 0
 
 
-def test_an_end_that_others_reach_beyond_is_left_loose(index: Environment) -> None:
+def test_inner_end_stays_loose(index: Environment) -> None:
     users = Users(index)
     users.write((ref, 1, 100 + at) for at, ref in enumerate(REFS))
-    # The first of every page but the first is written anew: none of them was the first of all.
+    # The first of every page but the first is rewritten: none of them was the earliest of all.
     users.write((ref, 1, 400) for ref in REFS[3::3])
     assert users.asked(1) == ((100, 400), 0)
     assert users.profiles_read == 0
 
 
-def test_a_loose_end_takes_no_profile_when_another_write_is_as_far_out(index: Environment) -> None:
+def test_loose_end_reads_no_profile_when_another_write_is_as_extreme(index: Environment) -> None:
     users = Users(index)
     users.write((ref, 1, time) for ref, time in zip(REFS[:9], (1, 5, 9) * 3, strict=True))
-    # In the first and the last page nobody is at either end any more.
+    # In the first and the last page no write is at either end any longer.
     users.write((REFS[at], 1, None) for at in (0, 2, 6, 8))
     assert users.asked(1) == ((1, 9), 0)
     # Writes reach beyond the ends that were loose.
@@ -160,7 +160,7 @@ def test_a_loose_end_takes_no_profile_when_another_write_is_as_far_out(index: En
     assert users.profiles_read == 0
 
 
-def test_an_end_is_loose_once_the_last_of_several_writes_there_has_gone(index: Environment) -> None:
+def test_end_becomes_loose_when_its_last_write_is_removed(index: Environment) -> None:
     users = Users(index)
     users.write((ref, 1, time) for ref, time in zip(REFS[:6], (1, 1, 5, 9, 9, 6), strict=True))
     users.write([(REFS[0], 1, None), (REFS[3], 1, None)])
@@ -170,7 +170,7 @@ def test_an_end_is_loose_once_the_last_of_several_writes_there_has_gone(index: E
     assert users.profiles_read == 2
 
 
-def test_the_page_of_a_loose_outermost_end_is_read_once(index: Environment) -> None:
+def test_page_with_the_outermost_loose_end_is_read_once(index: Environment) -> None:
     users = Users(index)
     users.write((ref, field, 100 + at) for at, ref in enumerate(REFS) for field in FIELDS)
     users.write((REFS[0], field, 400) for field in FIELDS)
@@ -183,7 +183,7 @@ def test_the_page_of_a_loose_outermost_end_is_read_once(index: Environment) -> N
     assert users.profiles_read == 3
 
 
-def test_users_written_anew_at_one_time_take_no_profile(index: Environment) -> None:
+def test_rewriting_users_at_one_time_reads_no_profile(index: Environment) -> None:
     users = Users(index)
     users.write((ref, 1, 100 + at) for at, ref in enumerate(REFS))
     users.write((ref, 1, 400) for ref in REFS)
@@ -194,7 +194,7 @@ def test_users_written_anew_at_one_time_take_no_profile(index: Environment) -> N
     assert users.profiles_read == 0
 
 
-def test_a_page_that_nobody_is_left_in_counts_for_nothing(index: Environment) -> None:
+def test_page_without_users_is_ignored(index: Environment) -> None:
     users = Users(index)
     users.write([(REFS[0], 1, 1), (REFS[3], 1, 5), (REFS[3], 2, 1), (REFS[6], 1, 9)])
     users.write([(REFS[0], 1, None), (REFS[6], 1, None)])
@@ -203,7 +203,7 @@ def test_a_page_that_nobody_is_left_in_counts_for_nothing(index: Environment) ->
     assert users.asked(1)[0] == (5, 7)
 
 
-def test_a_page_whose_times_are_gone_is_a_loss(index: Environment) -> None:
+def test_missing_times_of_a_page_are_data_loss(index: Environment) -> None:
     users = Users(index)
     users.write([(REFS[0], 1, 1), (REFS[3], 1, 5)])
     users.checkpoint()

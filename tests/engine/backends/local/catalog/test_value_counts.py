@@ -1,9 +1,9 @@
-"""Counting values beside the writers: one state, whatever is written, checkpointed or closed meanwhile."""
+"""Counting values beside writers: one consistent state, whatever happens meanwhile."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,8 +13,12 @@ from engine.backends.local.backend import LocalBackend
 from engine.backends.local.catalog import value_counts
 from engine.backends.local.catalog.value_counts import ValueCounts
 from engine.backends.local.settings import LocalSettings
-from engine.errors import DeadlineExceeded, StoreUnavailable
 from engine.values import Value
+from tests.engine.backends.local.catalog.while_counting import (
+    before_counting,
+    expect_that_closing_stops_a_count,
+    expect_that_others_wait,
+)
 
 ACCOUNT = "accounts/acme"
 WORKSPACE = f"{ACCOUNT}/workspaces/shop"
@@ -32,7 +36,7 @@ COUNTS = (
 
 @pytest.fixture
 def backend(tmp_path: Path) -> Iterator[LocalBackend]:
-    opened = LocalBackend.open(tmp_path / "store", settings=LocalSettings(checkpoint_seconds=3_600.0))
+    opened = LocalBackend.open(tmp_path / "store", settings=LocalSettings(checkpoint_s=3_600.0))
     yield opened
     opened.close()
 
@@ -49,21 +53,9 @@ def counted(backend: LocalBackend, deadline: float | None = None) -> tuple[Value
     return backend.attribute_values(ACCOUNT, WORKSPACE, "plan", limit=10, deadline=deadline)
 
 
-def before_counting(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
-    """Lets something happen once a state was taken and before it is counted."""
-    original = ValueCounts.top
-
-    def top(counts: ValueCounts, prefix: str, after: ValueCount | None, limit: int) -> list[ValueCount]:
-        monkeypatch.setattr(ValueCounts, "top", original)
-        happens()
-        return original(counts, prefix, after, limit)
-
-    monkeypatch.setattr(ValueCounts, "top", top)
-
-
 @pytest.mark.parametrize("stored", [0, 4, 7])
 @pytest.mark.parametrize("checkpoints", [False, True])
-def test_what_is_written_meanwhile_is_not_counted(
+def test_concurrent_writes_are_not_counted(
     backend: LocalBackend, monkeypatch: pytest.MonkeyPatch, stored: int, checkpoints: bool
 ) -> None:
     """`stored` of the users' values are in the index, the others in memory only."""
@@ -76,12 +68,12 @@ def test_what_is_written_meanwhile_is_not_counted(
         if checkpoints:
             backend.checkpoint()
 
-    before_counting(monkeypatch, happens)
+    before_counting(monkeypatch, ValueCounts, happens)
     assert counted(backend) == COUNTS
     assert counted(backend)[:2] == (ValueCount("gold", 3), ValueCount(LONG, 1))
 
 
-def test_a_checkpoint_that_has_committed_but_is_not_settled(
+def test_count_during_a_committed_unsettled_checkpoint(
     backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(backend, ["silver"] * len(BEFORE), TIME)
@@ -100,49 +92,16 @@ def test_a_checkpoint_that_has_committed_but_is_not_settled(
     assert found == [COUNTS]
 
 
-def test_closing_ends_a_count_and_waits_for_its_end(
+def test_closing_stops_a_count_and_waits_for_it(
     backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(value_counts, "VALUES_PER_CHECK", 1)
     write(backend, BEFORE, TIME)
-    closer = threading.Thread(target=backend.close)
-    closing = threading.Event()
-    close = backend._catalogs.close
-
-    def tell() -> None:
-        close()
-        closing.set()
-
-    monkeypatch.setattr(backend._catalogs, "close", tell)
-
-    def happens() -> None:
-        closer.start()
-        assert closing.wait(60)
-
-    before_counting(monkeypatch, happens)
-    with pytest.raises(StoreUnavailable):
-        counted(backend)
-    closer.join(60)
-    assert not closer.is_alive()
+    expect_that_closing_stops_a_count(backend, monkeypatch, ValueCounts, partial(counted, backend))
 
 
 def test_waiting_for_another_count_ends_at_the_deadline(
     backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(backend, BEFORE, TIME)
-    refused: list[BaseException] = []
-
-    def ask() -> None:
-        try:
-            counted(backend, deadline=0.0)
-        except DeadlineExceeded as error:
-            refused.append(error)
-
-    def happens() -> None:
-        other = threading.Thread(target=ask)
-        other.start()
-        other.join(60)
-
-    before_counting(monkeypatch, happens)
-    assert counted(backend) == COUNTS
-    assert len(refused) == 1
+    assert expect_that_others_wait(monkeypatch, ValueCounts, partial(counted, backend)) == COUNTS

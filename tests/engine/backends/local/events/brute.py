@@ -1,4 +1,4 @@
-"""The event tables' meaning, row by row in plain Python, to hold the real ones against."""
+"""A brute-force model of the event tables, row by row in plain Python."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def shortest(number: float) -> Fraction:
-    """The decimal that a double stands for."""
+    """The shortest decimal of a double."""
     return Fraction(repr(number))
 
 

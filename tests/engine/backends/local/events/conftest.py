@@ -1,4 +1,4 @@
-"""One store for the module; every example works in an account of its own."""
+"""One store for the module; every example has its own account."""
 
 from __future__ import annotations
 

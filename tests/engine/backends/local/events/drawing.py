@@ -15,7 +15,7 @@ from engine.backends.local.events import (
 from engine.criteria.conditions import WhereAll, WhereAny, WhereAttribute, WhereNot
 from engine.criteria.model import Aggregate, Equals, EventType, Exists, In, Text
 from engine.criteria.operators import InstantRange, NumberRange, ResolvedTest
-from engine.criteria.ranges import Interval, TimeRange, merged_intervals
+from engine.criteria.ranges import ALL_NUMBERS, Interval, TimeRange, merged_intervals
 from engine.values import MICROS_PER_DAY, Value
 
 FAR_USER = 150_000
@@ -57,6 +57,16 @@ def rows(count_max: int = 25) -> st.SearchStrategy[list[EventRow]]:
             for index, (group, user, input_number, name, type_, time, held) in enumerate(drawn)
         ]
     )
+
+
+near_times = st.integers(0, 4 * MICROS_PER_DAY).map(lambda offset: BASE_DAY * MICROS_PER_DAY + offset)
+row_with_number = st.builds(
+    lambda user, time, number: EventRow(0, user, 1, 1, EventType.CUSTOM, time, 0, {1: number}),
+    users,
+    near_times,
+    numbers,
+)
+"""A row of group 0 whose attribute 1 is a number, at a time in one slice."""
 
 
 def _range(start: int | None, end: int | None) -> TimeRange:
@@ -110,6 +120,16 @@ matches = st.builds(
     time_zone=st.sampled_from(["UTC", "Europe/Berlin", "America/St_Johns", "Pacific/Apia"]),
     intervals=intervals(limits),
 )
+whole_matches = st.builds(
+    ResolvedEventMatch,
+    selection=st.builds(
+        ResolvedSelection, inputs=st.just((1, 2, 3)), time=st.just(TimeRange()) | time_ranges
+    ),
+    aggregate=st.sampled_from([Aggregate.FIRST, Aggregate.LAST, *Aggregate]),
+    of=st.just(1),
+    intervals=st.just((ALL_NUMBERS,)) | intervals(limits),
+)
+"""Aggregates over all rows of a time range, parts of which may be kept between questions."""
 sequences = st.builds(
     ResolvedSequence,
     steps=st.lists(selections, min_size=1, max_size=4).map(tuple),

@@ -26,14 +26,14 @@ INSTANTS = st.integers(-62_135_596_800, 253_402_300_799).map(lambda second: seco
 
 
 @given(st.lists(INT64) | st.lists(NARROW))
-def test_integers_come_back(values: list[int]) -> None:
+def test_integers_round_trip(values: list[int]) -> None:
     packed = pack_integers(np.array(values, np.int64))
     assert unpack_integers(memoryview(packed)).tolist() == values
     assert packed_size(memoryview(packed)) == len(packed)
 
 
 @given(st.lists(INSTANTS) | st.lists(st.integers(0, 10**15)))
-def test_rebased_times_come_back(values: list[int]) -> None:
+def test_rebased_times_round_trip(values: list[int]) -> None:
     packed = pack_integers(np.array(values, np.int64), rebase=True, units=TIME_UNITS)
     assert unpack_integers(memoryview(packed)).tolist() == values
 
@@ -55,7 +55,7 @@ def test_sorted_integers_are_stored_by_planes_of_bytes() -> None:
     assert unpack_integers(memoryview(packed)).tolist() == users.tolist()
 
 
-def test_equal_integers_take_no_room() -> None:
+def test_equal_integers_take_no_space() -> None:
     packed = pack_integers(np.full(100_000, 70_000, np.int64))
     assert len(packed) < 100
     assert unpack_integers(memoryview(packed)).tolist() == [70_000] * 100_000

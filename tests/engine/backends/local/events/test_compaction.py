@@ -1,4 +1,4 @@
-"""What checkpoints rewrite so that parts stay few: as much at once as they may, and all of it in the end."""
+"""Compaction: checkpoints keep parts few within their allowance, and finish eventually."""
 
 from __future__ import annotations
 
@@ -92,9 +92,7 @@ def test_a_few_late_rows_do_not_rewrite_all_others(history: History, monkeypatch
     assert history.checkpoint() <= 3 + 20 + 7
 
 
-def test_checkpoints_with_nothing_new_join_what_had_to_wait(
-    history: History, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_idle_checkpoints_merge_postponed_parts(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "COMPACTED_ROWS_PER_CHECKPOINT", 20)
     before, users = history.part_count(), history.users()
     history.write(DAYS)
@@ -126,7 +124,7 @@ def test_postponed_tables_are_rewritten_by_later_checkpoints(
     assert sorted(joined) == list(NAMES)
 
 
-def test_parts_stay_few_whatever_the_allowance(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_stay_few_with_any_allowance(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "COMPACTED_ROWS_PER_CHECKPOINT", 0)
     monkeypatch.setattr(compaction.Allowance, "take", lambda *_: False)
     for _ in range(60):
@@ -147,7 +145,7 @@ def test_checkpoints_do_not_evict_columns_that_are_read(
     for _ in range(12):
         history.write(*range(DAYS))
         history.checkpoint()
-    # Parts were written, read again and merged, and nobody has asked.
+    # Parts were written, read and merged without any query.
     history.tables.settle()
     assert cache.nbytes == 0
 

@@ -39,7 +39,7 @@ modern = st.datetimes(datetime(1960, 1, 1), datetime(2040, 1, 1)).map(
 
 @pytest.mark.parametrize("zone", ZONES)
 @given(instants=st.lists(modern, max_size=5))
-def test_days_are_those_of_the_calendar(zone: str, instants: list[int]) -> None:
+def test_days_follow_the_calendar(zone: str, instants: list[int]) -> None:
     expected = [day_of(instant, zone) for instant in instants]
     assert local_days(np.array(instants, np.int64), zone).tolist() == expected
 
@@ -54,7 +54,17 @@ def test_every_quarter_of_an_hour_of_a_year(zone: str, year: int) -> None:
     assert local_days(np.array([*instants, *near]), zone).tolist() == expected
 
 
-def test_the_ends_of_time_have_days() -> None:
+def test_a_change_of_clocks_at_the_end_of_a_span_is_seen() -> None:
+    # 2005-09-30 in UTC begins a span of 128 days; clocks in Cairo were put back three hours before.
+    changed = (datetime(2005, 9, 29, 21, tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
+    span_end = changed + 3 * 3_600 * MICROS_PER_SECOND
+    assert span_end % (128 * 86_400 * MICROS_PER_SECOND) == 0
+    instants = [changed - 1, changed, changed + 3_599 * MICROS_PER_SECOND, span_end - 1, span_end]
+    expected = [day_of(instant, "Africa/Cairo") for instant in instants]
+    assert local_days(np.array(instants), "Africa/Cairo").tolist() == expected
+
+
+def test_extreme_instants_have_days() -> None:
     ends = np.array([TIME_MIN_MICROS, TIME_MAX_MICROS])
     assert local_days(ends, "UTC").tolist() == [-719_162, 2_932_896]
     assert local_days(ends, "Pacific/Kiritimati").tolist() == [-719_163, 2_932_897]

@@ -1,4 +1,4 @@
-"""Doubles as the decimals they stand for."""
+"""Doubles as shortest decimals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of tables against brute force, while rows come and go, wait, are checkpointed, or fail to be."""
+"""Table figures compared with brute force, across additions, removals and checkpoints that may fail."""
 
 from __future__ import annotations
 
@@ -78,9 +78,7 @@ def test_facts_cover_exactly_the_live_rows(
     cache_bytes: int,
     purge_rows: int,
 ) -> None:
-    """Without a budget of rows to rewrite, what was removed stays marked; a small cache forgets who is
-    there.
-    """
+    """Without a rewrite allowance, removed rows stay as tombstones; a small cache evicts the users."""
     monkeypatch.setattr(compaction, "PURGED_ROWS_PER_CHECKPOINT", purge_rows)
 
     @given(st.lists(st.tuples(drawing.rows(10), st.sampled_from(ACTIONS)), max_size=6))

@@ -48,7 +48,7 @@ def told_apart(row: EventRow) -> tuple[object, ...]:
 
 
 class History:
-    """Event tables that went through some life, and the rows they must hold."""
+    """Event tables with a history, and the rows they must contain."""
 
     def __init__(self, store: Store, account: int) -> None:
         self.store = store
@@ -106,7 +106,7 @@ lives = st.lists(st.tuples(drawing.rows(), ACTIONS), min_size=1, max_size=4)
 
 
 def stages(store: Store, account: int, life: list[tuple[list[EventRow], str]]) -> Iterator[History]:
-    """The same history after each part of its life."""
+    """The same history after each step."""
     history = History(store, account)
     arrived = 0
     for rows, action in life:
@@ -167,11 +167,36 @@ class TestAgainstBruteForce:
         life: list[tuple[list[EventRow], str]],
         steps: list[ResolvedEventMatch],
     ) -> None:
-        """What is kept of an answer must not outlive what it was made of."""
+        """Cached answers must not outlive their data."""
         for history in stages(store, new_account(), life):
             for step in steps:
                 for group in range(GROUPS):
                     assert set(history.tables.match(group, step)) == brute.match(history.rows, group, step)
+
+    @given(
+        batches=st.tuples(*[st.lists(drawing.row_with_number, min_size=1, max_size=8)] * 3),
+        floor=drawing.near_times,
+        steps=st.lists(drawing.whole_matches, min_size=4, max_size=12),
+    )
+    def test_aggregates_beside_rows_below_a_floor(
+        self,
+        store: Store,
+        new_account: Callable[[], int],
+        batches: tuple[list[EventRow], ...],
+        floor: int,
+        steps: list[ResolvedEventMatch],
+    ) -> None:
+        """Late rows make parts that are earlier than what is live of the older parts."""
+        history = History(store, new_account())
+        for number, rows in enumerate(batches):
+            for at, row in enumerate(rows):
+                # Each batch has a table, or its parts would be merged.
+                row.input_number, row.sequence = 1 + number, 100 * number + at
+            history.add(rows, "checkpoint")
+            if number == 0:
+                history.remove_before(floor)
+        for step in steps:
+            assert set(history.tables.match(0, step)) == brute.match(history.rows, 0, step)
 
     @given(
         life=lives,

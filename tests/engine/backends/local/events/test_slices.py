@@ -20,7 +20,7 @@ def days_of(slice_key: SliceKey) -> range:
 
 
 @given(DAYS, st.lists(st.integers(0, 1_023), min_size=1), st.lists(st.integers(-2_000, 3_000), min_size=1))
-def test_every_row_finds_the_one_slice_of_its_day(root: int, splits: list[int], offsets: list[int]) -> None:
+def test_every_row_belongs_to_one_slice(root: int, splits: list[int], offsets: list[int]) -> None:
     slices = {SliceKey(ROOT_LEVEL, root >> ROOT_LEVEL)}
     first_day = min(slices).first_day
     # Split the slice of each of some days; halves without rows do not exist, so drop every other one.
@@ -49,7 +49,7 @@ def test_a_new_table_starts_with_a_root() -> None:
     assert [(found, rows) for found, rows in rows_by_slice(times, ())] == [(SliceKey(10, 20), None)]
 
 
-def test_days_before_1970_have_slices_of_their_own() -> None:
+def test_days_before_1970_have_slices() -> None:
     times = np.array([-1, 0])
     found = [(slice_key, rows) for slice_key, rows in rows_by_slice(times, ())]
     assert [slice_key for slice_key, _ in found] == [SliceKey(10, -1), SliceKey(10, 0)]

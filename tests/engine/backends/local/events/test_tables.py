@@ -31,6 +31,7 @@ from engine.backends.local.events.part import STRUCTURE
 from engine.backends.local.storage.arrays import Ints, unpack_integers
 from engine.backends.local.storage.keys import Family, key, parts_of
 from engine.backends.local.storage.store import Store
+from engine.backends.local.storage.turns import Unshared
 from engine.criteria.conditions import WhereAttribute
 from engine.criteria.model import Aggregate, Equals, EventType
 from engine.criteria.ranges import ALL_NUMBERS, Interval, TimeRange
@@ -48,6 +49,24 @@ NewAccount = Callable[[], int]
 def row(user: int, time: int = NOON, sequence: int = 1, **attributes: Value) -> EventRow:
     numbered = {int(name[1:]): value for name, value in attributes.items()}
     return EventRow(0, user, 1, 1, EventType.CUSTOM, time, sequence, numbered)
+
+
+def test_others_read_whenever_a_checkpoint_lets_them(store: Store, new_account: NewAccount) -> None:
+    """Also what takes long: the session of the checkpoint is open meanwhile, and is not theirs."""
+    tables = EventTables(store, new_account(), 1)
+    tables.add([row(user) for user in range(50)])
+    found: list[int] = []
+
+    def read() -> None:
+        found.append(len(tables.match(0, counted(1.0))))
+        found.append(len(tables.match(0, counted(1.0), BitMap(range(10, 40)))))
+
+    for sequence in (1, 2):
+        tables.add([row(60, sequence=sequence)])
+        with store.index.writing() as txn:
+            tables.prepare(read)
+            tables.write(txn)
+    assert found == [51, 30, 51, 30]
 
 
 def checkpoint(store: Store, tables: EventTables) -> None:
@@ -117,7 +136,7 @@ def test_every_aggregate_of_worked_out_figures(tables: EventTables) -> None:
 
 
 @pytest.mark.parametrize("beside", [1.0, 0.1234567890123456, 1e308, 5e-324])
-def test_sums_and_averages_at_the_very_limit(tables: EventTables, beside: float) -> None:
+def test_sums_and_averages_at_the_limit(tables: EventTables, beside: float) -> None:
     """`beside` decides how the column is kept: as integers, or as doubles, whose sums are off by a hair."""
     tables.add([row(1, NOON, 1, _1=0.1), row(1, NOON, 2, _1=0.2)])
     tables.add([row(2, NOON, 3 + index, _1=0.1) for index in range(10)])
@@ -156,7 +175,7 @@ def test_sums_of_large_integers_and_columns_of_different_exponents(tables: Event
 
 
 @pytest.mark.parametrize("checkpoint_after", [(), (3,), (7,), (3, 7)])
-def test_of_equal_times_the_first_and_the_last_to_arrive_count(
+def test_first_and_last_of_equal_times_follow_arrival(
     store: Store, tables: EventTables, checkpoint_after: tuple[int, ...]
 ) -> None:
     """The rows come through three inputs, out of order, and sit in as many tables and more parts."""
@@ -213,6 +232,34 @@ def test_the_first_and_the_last_of_parts_that_overlap_and_parts_that_do_not(
             assert set(tables.match(0, step)) == brute.match(held, 0, step)
 
 
+@pytest.mark.parametrize("aggregate", [Aggregate.FIRST, Aggregate.LAST])
+def test_first_and_last_beside_late_rows_below_the_floor(
+    store: Store, tables: EventTables, aggregate: Aggregate
+) -> None:
+    """What is live of one part lies after a part that arrived later, although it began before it."""
+    removed, late, live = NOON, NOON + MICROS_PER_DAY, NOON + 9 * MICROS_PER_DAY
+    tables.add([row(0, removed, 1, _1=1.0), *(row(user, live, 2 + user, _1=2.0) for user in range(4))])
+    checkpoint(store, tables)
+    tables.remove_before(live - MICROS_PER_DAY)
+    checkpoint(store, tables)
+    tables.add([EventRow(0, user, 2, 1, EventType.CUSTOM, late, 9 + user, {1: 3.0}) for user in (3, 4)])
+    checkpoint(store, tables)
+
+    def users(number: float) -> set[int]:
+        step = ResolvedEventMatch(
+            selection=ResolvedSelection(inputs=(1, 2)),
+            aggregate=aggregate,
+            of=1,
+            intervals=(Interval(number, True, number, True),),
+        )
+        return set(tables.match(0, step))
+
+    is_last = aggregate is Aggregate.LAST
+    assert users(1.0) == set()
+    assert users(2.0) == ({0, 1, 2, 3} if is_last else {0, 1, 2})
+    assert users(3.0) == ({4} if is_last else {3, 4})
+
+
 def test_a_later_start_succeeds_where_the_earliest_fails(tables: EventTables) -> None:
     a, b = (WhereAttribute(key=1, test=Equals(letter)) for letter in "ab")
     tables.add([row(1, NOON, 1, _1="a"), row(1, NOON + 8, 2, _1="a"), row(1, NOON + 10, 3, _1="b")])
@@ -243,7 +290,7 @@ def test_tests_of_different_kinds_are_different_steps(tables: EventTables) -> No
 
 
 @pytest.mark.parametrize("aggregate", [Aggregate.COUNT, Aggregate.DISTINCT_DAYS, Aggregate.DISTINCT])
-def test_counts_beyond_a_byte(store: Store, tables: EventTables, aggregate: Aggregate) -> None:
+def test_counts_above_255(store: Store, tables: EventTables, aggregate: Aggregate) -> None:
     """No part holds more than 255 rows of the user, all together do."""
     for stretch in range(2):
         days = range(stretch * 200, stretch * 200 + 200)
@@ -332,7 +379,7 @@ def test_removed_users_leave_nothing_behind_after_checkpoints(
     assert tables.extract(0, 7) == []
     assert tables.extract(0, 500)[0].time == NOON + 5_000 * MICROS_PER_DAY
     assert set(tables.users(0, ANYTHING)) == set(range(100)) - {7}
-    # Marks are stored even where there is no budget for rewriting.
+    # Tombstones are stored even without an allowance for rewriting.
     monkeypatch.setattr(compaction, "PURGED_ROWS_PER_CHECKPOINT", 0)
     checkpoint(store, tables)
     assert column_keys(store, account) == keys_before
@@ -357,9 +404,7 @@ def stored_times(store: Store, account: int) -> int:
     return sum(part.rows for record in records for part in record.parts)
 
 
-def test_rows_before_an_instant_leave_disk_as_soon_as_that_pays(
-    store: Store, new_account: NewAccount
-) -> None:
+def test_rows_before_the_floor_are_purged_when_it_pays(store: Store, new_account: NewAccount) -> None:
     """A slice of 1,024 days with ten rows a day, from which ever more days are removed."""
     account = new_account()
     tables = EventTables(store, account, 1)
@@ -401,9 +446,7 @@ def test_erasing_a_user_purges_rows_before_the_floor_too(store: Store, new_accou
     assert stored_texts(store, account) == {f"<{user}>" for user in range(6)}
 
 
-def test_rows_that_come_after_a_removal_count_whatever_their_time(
-    store: Store, new_account: NewAccount
-) -> None:
+def test_rows_added_after_a_removal_count_whatever_their_time(store: Store, new_account: NewAccount) -> None:
     account = new_account()
     tables = EventTables(store, account, 1)
     tables.add(
@@ -425,7 +468,7 @@ def test_rows_that_come_after_a_removal_count_whatever_their_time(
         assert not opened.has_before(0, NOON - 1)
 
 
-def test_only_rows_that_still_count_are_removed(store: Store, new_account: NewAccount) -> None:
+def test_only_live_rows_are_removed(store: Store, new_account: NewAccount) -> None:
     """Neither rows removed before, which stay stored for a while, nor those of a removed user."""
     account = new_account()
     tables = EventTables(store, account, 1)
@@ -455,7 +498,7 @@ def stored_parts(store: Store, account: int) -> list[list[int]]:
         ]
 
 
-def test_past_days_become_one_part_and_late_rows_leave_it_alone(
+def test_past_days_merge_into_one_part_and_late_rows_do_not_rewrite_it(
     store: Store, new_account: NewAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(table_module, "SLICE_ROWS_MAX", 100)
@@ -487,7 +530,7 @@ def test_past_days_become_one_part_and_late_rows_leave_it_alone(
 
 
 @pytest.mark.parametrize("stored", [False, True])
-def test_every_removal_is_seen_at_once(store: Store, tables: EventTables, stored: bool) -> None:
+def test_removals_are_visible_immediately(store: Store, tables: EventTables, stored: bool) -> None:
     tables.add([row(user, NOON + user, user, _1="a") for user in range(8)])
     if stored:
         checkpoint(store, tables)
@@ -540,7 +583,7 @@ def test_changes_between_a_checkpoint_and_its_commit_are_kept(
 def test_removals_between_a_checkpoint_and_its_commit_are_kept(
     store: Store, new_account: NewAccount, is_written: bool
 ) -> None:
-    """Of rows that the checkpoint writes anew, of those it leaves alone, and of those it merges."""
+    """Of rows that the checkpoint rewrites, leaves alone, and merges."""
     account = new_account()
     tables = EventTables(store, account, 1)
     tables.add([row(user, NOON + user, user) for user in range(5)])
@@ -563,9 +606,7 @@ def test_removals_between_a_checkpoint_and_its_commit_are_kept(
         assert sum(facts.events for facts in opened.facts(1)) == 3
 
 
-def test_a_removal_of_old_rows_outlives_a_checkpoint_that_did_not_commit(
-    store: Store, new_account: NewAccount
-) -> None:
+def test_removal_of_old_rows_survives_an_aborted_checkpoint(store: Store, new_account: NewAccount) -> None:
     account = new_account()
     tables = EventTables(store, account, 1)
     tables.add([row(1, NOON, 1), *(row(2, NOON + 1, 2 + n) for n in range(9))])
@@ -588,7 +629,7 @@ def checkpoint_in_vain(store: Store, tables: EventTables) -> None:
         aborted()
 
 
-def test_a_removal_outlives_a_checkpoint_that_did_not_commit(store: Store, new_account: NewAccount) -> None:
+def test_removal_survives_an_aborted_checkpoint(store: Store, new_account: NewAccount) -> None:
     account = new_account()
     tables = EventTables(store, account, 1)
     tables.add([row(1, sequence=1), row(2, sequence=2)])
@@ -600,7 +641,7 @@ def test_a_removal_outlives_a_checkpoint_that_did_not_commit(store: Store, new_a
     assert set(EventTables(store, account, 1).users(0, ANYTHING)) == {2}
 
 
-def test_a_checkpoint_that_did_not_commit_is_done_again(store: Store, new_account: NewAccount) -> None:
+def test_aborted_checkpoint_is_repeated(store: Store, new_account: NewAccount) -> None:
     account = new_account()
     tables = EventTables(store, account, 1)
     tables.add([row(1, sequence=1)])
@@ -653,7 +694,7 @@ def test_a_small_cache_changes_no_answer(store: Store, new_account: NewAccount) 
     assert set(tables.match(0, counted(8.0))) == {0}
 
 
-def test_what_is_counted_once_is_kept_in_a_cache_that_is_too_small_for_its_parts(
+def test_results_are_cached_when_the_cache_is_too_small_for_parts(
     store: Store, new_account: NewAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(table_module, "SLICE_ROWS_MAX", 8)
@@ -694,7 +735,7 @@ KEPT_AGGREGATES = (
 
 @pytest.mark.parametrize("aggregate", KEPT_AGGREGATES)
 @pytest.mark.parametrize("number", [1.0, 0.25, 1e300])
-def test_an_aggregate_asked_again_follows_every_change(
+def test_repeated_aggregate_follows_every_change(
     store: Store, tables: EventTables, monkeypatch: pytest.MonkeyPatch, aggregate: Aggregate, number: float
 ) -> None:
     """The days before the last are added up once and kept; whatever changes in them must show."""
@@ -745,14 +786,15 @@ def test_an_aggregate_asked_again_follows_every_change(
     check()
 
 
-def test_what_a_match_looked_at_is_counted(store: Store, tables: EventTables) -> None:
+def test_examined_rows_are_counted(store: Store, tables: EventTables) -> None:
     tables.add([row(user, sequence=user) for user in range(1_000)])
-    tables.users(0, ANYTHING)
-    assert tables.rows_looked_at == 1_000
-    tables.users(0, ANYTHING, BitMap([5]))
-    assert tables.rows_looked_at == 1_001
-    tables.match(0, counted(1.0, where=WhereAttribute(key=1, test=Equals(1.0))))
-    assert tables.rows_looked_at == 2_001
+    read = Unshared()
+    tables.match(0, counted(1.0), None, read)
+    assert read.looked_at == 1_000
+    tables.match(0, counted(1.0), BitMap([5]), read)
+    assert read.looked_at == 1_001
+    tables.match(0, counted(1.0, where=WhereAttribute(key=1, test=Equals(1.0))), None, read)
+    assert read.looked_at == 2_001
 
 
 def test_damage_anywhere_is_data_loss_and_never_a_smaller_number(tmp_path: Path) -> None:
@@ -796,7 +838,7 @@ def _overwrite(directory: Path, damaged: bytes, value: bytes | None) -> None:
             txn.put(damaged, value)
 
 
-def test_accounts_and_groups_are_apart(store: Store, new_account: NewAccount) -> None:
+def test_accounts_and_groups_are_separate(store: Store, new_account: NewAccount) -> None:
     first, second = (EventTables(store, new_account(), 2) for _ in range(2))
     first.add([row(1), EventRow(1, 2, 1, 1, EventType.CUSTOM, NOON, 2, {})])
     second.add([row(3)])
@@ -806,7 +848,7 @@ def test_accounts_and_groups_are_apart(store: Store, new_account: NewAccount) ->
     assert [set(second.users(group, ANYTHING)) for group in (0, 1)] == [{3}, set()]
 
 
-def test_an_empty_selection_matches_nobody(tables: EventTables) -> None:
+def test_empty_selection_matches_no_users(tables: EventTables) -> None:
     tables.add([row(1)])
     every = (ALL_NUMBERS,)
     for selection in (ResolvedSelection(inputs=()), ResolvedSelection(inputs=(1,), name=-1)):

@@ -1,7 +1,7 @@
-"""A process that is killed at a line: run as `python -m`, with a function here and directories.
+"""Kills a process at a chosen line: run as `python -m`, with a function of this module and directories.
 
-Each child does the same thing with a directory of its own and ends, without any cleaning up, before a line of
-one of the `WATCHED` files: the first child before the first line, and so on, until one gets through.
+Each child performs the same operation in its own directory and ends, without cleanup, before a line of one of
+the `WATCHED` files: the first child before the first line, and so on, until one completes.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ STEP = 4
 
 
 def create(directory: Path, source: Path) -> None:
-    """A new store."""
+    """Creates a store."""
     Store.open(directory, groups=2, map_bytes=1 << 20).close()
 
 
 def restore(directory: Path, source: Path) -> None:
-    """A store out of the backup."""
+    """Restores a backup."""
     offline.restore(source, directory)
 
 
 def adopt(directory: Path, source: Path) -> None:
-    """A copy that gets an id of its own."""
+    """Adopts a copy."""
     offline.adopt(directory)
 
 

@@ -1,4 +1,4 @@
-"""Bitmaps built from masks and ids are the ones pyroaring builds itself."""
+"""Bitmaps built from masks and ids equal those built by pyroaring."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ stretches = st.lists(st.tuples(st.integers(0, 200_000), st.integers(1, 9_000)), 
 
 
 @given(stretches, st.integers(0, 200_000))
-def test_a_mask_becomes_the_set_of_its_positions(drawn: list[tuple[int, int]], length: int) -> None:
+def test_mask_becomes_a_set_of_positions(drawn: list[tuple[int, int]], length: int) -> None:
     mask = np.zeros(length, np.bool_)
     for start, count in drawn:
         mask[start : start + count] = True

@@ -1,4 +1,4 @@
-"""What is compressed comes back, and what cannot be compressed takes one byte more."""
+"""Compression round-trips, and incompressible data takes one more byte."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from engine.backends.local.storage.compression import (
 
 
 @given(st.binary(max_size=200) | st.binary(max_size=20).map(lambda data: data * 50))
-def test_bytes_come_back(data: bytes) -> None:
+def test_bytes_round_trip(data: bytes) -> None:
     assert decompressed(memoryview(compressed(data))) == data
 
 
@@ -29,7 +29,7 @@ def test_noise_takes_one_byte_more_and_repetition_almost_none() -> None:
 
 @pytest.mark.parametrize("dtype", ["u1", "<u2", "<u4", "<i8"])
 @pytest.mark.parametrize("count", [0, 3, 1_000, 5_000])
-def test_items_come_back_in_every_form(dtype: str, count: int) -> None:
+def test_items_round_trip_in_every_form(dtype: str, count: int) -> None:
     random = np.random.default_rng(7)
     drawn = random.integers(0, 1 << 7, count)
     for items in (drawn, np.sort(drawn), np.zeros(count, np.int64), random.integers(0, 256, count)):
@@ -42,7 +42,7 @@ def test_items_come_back_in_every_form(dtype: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [SAMPLED_ITEMS, 20 * SAMPLED_ITEMS])
-def test_the_shorter_form_is_found(count: int) -> None:
+def test_shortest_form_is_chosen(count: int) -> None:
     random = np.random.default_rng(11)
     runs = np.repeat(random.integers(0, 1 << 31, count // 16), 16).astype("<u4")
     spread = np.sort(random.integers(0, 1 << 24, count)).astype("<u4")
@@ -52,7 +52,7 @@ def test_the_shorter_form_is_found(count: int) -> None:
     assert len(compressed_items(spread)[1]) < 0.8 * len(compressed(spread.tobytes()))
 
 
-def test_what_comes_back_may_be_changed_and_outlives_what_was_stored() -> None:
+def test_decoded_arrays_are_writable_copies() -> None:
     items = np.arange(1_000, dtype="<u4")
     for kept in (items, np.repeat(items, 50), np.random.default_rng(1).integers(0, 256, 500).astype("u1")):
         form, stored = compressed_items(kept)

@@ -61,7 +61,7 @@ def fault_of(file: Path) -> str:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_truncated_file_is_reported_or_has_lost_nothing(tmp_path: Path, seed: int) -> None:
+def test_truncated_file_is_reported_unless_nothing_is_lost(tmp_path: Path, seed: int) -> None:
     kept = fill(tmp_path, seed)
     file = tmp_path / "data.mdb"
     whole = file.read_bytes()
@@ -80,7 +80,7 @@ def test_a_truncated_file_is_reported_or_has_lost_nothing(tmp_path: Path, seed: 
     assert len(passed) < pages / 2
 
 
-def test_a_whole_file_may_be_shorter_than_its_last_page(tmp_path: Path) -> None:
+def test_complete_file_may_be_shorter_than_its_last_page(tmp_path: Path) -> None:
     """Pages that one transaction allocates and frees are never written."""
     shorter = 0
     for seed in range(20):
@@ -104,7 +104,7 @@ def test_damaged_meta_pages_are_reported(tmp_path: Path, page: int) -> None:
         check_data_file(file)
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
+def test_missing_directory_or_empty_file_is_reported(tmp_path: Path) -> None:
     for name, reason in (("gone", "is missing"), ("directory", "is not a file"), ("empty", "is empty")):
         file = tmp_path / name
         if name == "directory":

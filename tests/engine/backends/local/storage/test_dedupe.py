@@ -1,4 +1,4 @@
-"""Event ids and request ids: remembered exactly, in few runs, for as long as the horizon says."""
+"""Event ids and request ids: exact, in few runs, within the horizon."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_repeats_are_found_in_the_batch_in_memory_and_in_runs(index: Environment
     assert take(EventIds(index), digests("a", "b", "c", "d"), START) == [True, True, True, False]
 
 
-def test_many_runs_become_few_and_forget_nothing(index: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_are_merged_without_losing_ids(index: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of eight digests, so that fences and block edges matter."""
     monkeypatch.setattr(runs, "BLOCK_BYTES", 8 * DIGEST_BYTES)
     ids, merges = EventIds(index), 0
@@ -107,7 +107,7 @@ def test_an_answer_does_not_change_while_runs_are_merged(index: Environment) -> 
     assert take(ids, digests(*range(9)), START) == [*[True] * 8, False]
 
 
-def test_ids_are_forgotten_after_the_horizon(index: Environment) -> None:
+def test_ids_expire_after_the_horizon(index: Environment) -> None:
     ids = EventIds(index, horizon_days=30)
     take(ids, digests("old"), START)
     checkpoint(ids, index, START)
@@ -171,7 +171,7 @@ def test_accounts_share_no_run_and_expire_apart(index: Environment) -> None:
     ]
 
 
-def test_ids_stamped_by_a_clock_that_was_ahead_are_not_forgotten_early(
+def test_ids_from_a_clock_ahead_do_not_expire_early(
     index: Environment,
 ) -> None:
     ids = EventIds(index, horizon_days=30)
@@ -217,7 +217,7 @@ def test_a_request_is_answered_again_within_the_horizon(index: Environment) -> N
         requests = Requests(index, horizon_hours=24)
 
 
-def test_old_answers_are_deleted_unless_given_anew(index: Environment) -> None:
+def test_expired_answers_are_deleted_unless_renewed(index: Environment) -> None:
     requests = Requests(index, horizon_hours=1)
     for request_id in ("once", "twice", "again"):
         requests.add(1, request_id, START, Appended(1, 1, 0))

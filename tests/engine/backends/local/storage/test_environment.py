@@ -17,7 +17,7 @@ def environment(tmp_path: Path) -> Environment:
     return Environment(tmp_path / "env", map_bytes=1 << 20)
 
 
-def test_keys_order_as_their_numbers_and_fewer_parts_make_a_prefix() -> None:
+def test_keys_sort_by_number_and_partial_keys_are_prefixes() -> None:
     whole = [key(Family.EVENT_TABLE, 1, 2, name, 1, 3) for name in (0, 1, 255, 256, 1 << 31)]
     assert whole == sorted(whole)
     assert all(found.startswith(key(Family.EVENT_TABLE, 1, 2)) for found in whole)
@@ -26,14 +26,14 @@ def test_keys_order_as_their_numbers_and_fewer_parts_make_a_prefix() -> None:
     assert family_of(whole[0]) is Family.EVENT_TABLE
 
 
-def test_a_key_of_the_wrong_shape_is_refused() -> None:
+def test_malformed_key_is_refused() -> None:
     with pytest.raises(ValueError, match="layout IIIBB"):
         key(Family.EVENT_TABLE, 1, 2, 3, 4, 5, 6)
     with pytest.raises(ValueError, match=r"layout \*"):
         key(Family.META, 5)
 
 
-def test_values_come_back_and_deleted_ones_do_not(environment: Environment) -> None:
+def test_values_are_stored_and_deleted(environment: Environment) -> None:
     with environment.writing() as txn:
         for name in (b"a", b"b", b"c"):
             txn.put(key(Family.META, name), name * 3)
@@ -77,7 +77,7 @@ def test_last_finds_the_end_of_a_prefix_of_the_highest_bytes(environment: Enviro
     assert last[0] == highest
 
 
-def test_an_exception_leaves_nothing_behind(environment: Environment) -> None:
+def test_exception_rolls_back(environment: Environment) -> None:
     def interrupted() -> None:
         with environment.writing() as txn:
             txn.put(key(Family.META, b"a"), b"a")
@@ -89,7 +89,7 @@ def test_an_exception_leaves_nothing_behind(environment: Environment) -> None:
         assert read.get(key(Family.META, b"a")) is None
 
 
-def test_a_full_map_is_a_limit_and_the_store_still_works(environment: Environment) -> None:
+def test_full_map_raises_limit_exceeded_and_the_store_still_works(environment: Environment) -> None:
     def overfill() -> None:
         with environment.writing() as txn:
             for number in range(100):
@@ -104,7 +104,7 @@ def test_a_full_map_is_a_limit_and_the_store_still_works(environment: Environmen
         assert bytes(read.get(key(Family.META, b"a")) or b"") == b"fits"
 
 
-def test_every_flipped_bit_is_found_and_named(tmp_path: Path) -> None:
+def test_every_flipped_bit_is_detected(tmp_path: Path) -> None:
     damaged = key(Family.EVENT_COLUMN, 1, 2, 3, 1, 0, 0, 0, 1, 0, 0)
     environment = Environment(tmp_path, map_bytes=1 << 20)
     with environment.writing() as txn:

@@ -45,7 +45,7 @@ def changed(stored: bytes, at: int) -> bytes:
     return stored[:at] + bytes([stored[at] ^ 0x40]) + stored[at + 1 :]
 
 
-def test_a_key_that_was_never_there_is_absent(environment: Environment) -> None:
+def test_key_that_never_existed_is_absent(environment: Environment) -> None:
     with environment.reading() as txn:
         assert txn.get(ABSENT) is None
         assert txn.get(key(Family.SEEN, 9, 9, 0, 0)) is None
@@ -55,7 +55,7 @@ def test_a_key_that_was_never_there_is_absent(environment: Environment) -> None:
 
 
 @pytest.mark.parametrize("at", range(len(KEYS[0])))
-def test_any_byte_of_a_key_that_changes_is_found(environment: Environment, at: int) -> None:
+def test_any_changed_byte_of_a_key_is_detected(environment: Environment, at: int) -> None:
     rename(environment, KEYS[17], changed(KEYS[17], at))
     with environment.reading() as txn:
         for ask in (KEYS[17], ABSENT):
@@ -66,7 +66,7 @@ def test_any_byte_of_a_key_that_changes_is_found(environment: Environment, at: i
             list(txn.keys(RANGE))
         with pytest.raises(DataLoss):
             list(txn.scan(key(Family.SEEN)))
-        # What is there is answered, and so is what is absent elsewhere.
+        # Existing keys are read, and absent keys of other ranges too.
         assert bytes(txn.get(KEYS[3]) or b"") == b"value of " + KEYS[3]
     with environment.reading() as txn, pytest.raises(DataLoss):
         write_copy(txn, environment.file.parent.parent / "copy")
@@ -78,7 +78,7 @@ def test_a_value_under_another_key_fails_its_checksum(environment: Environment) 
         txn.get(key(Family.PROFILE, 1, 0, 4))
 
 
-def test_a_count_that_is_gone_is_found(environment: Environment) -> None:
+def test_missing_range_record_is_detected(environment: Environment) -> None:
     with environment._env.begin(write=True) as raw:
         assert raw.delete(record_key(RANGE))
         for stored in KEYS:
@@ -91,14 +91,14 @@ def test_a_count_that_is_gone_is_found(environment: Environment) -> None:
             list(txn.keys(key(Family.SEEN)))
 
 
-def test_the_count_of_counts_that_is_gone_is_found(environment: Environment) -> None:
+def test_missing_record_of_range_records_is_detected(environment: Environment) -> None:
     with environment._env.begin(write=True) as raw:
         assert raw.delete(ROOT_KEY)
     with environment.reading() as txn, pytest.raises(DataLoss):
         txn.get(key(Family.SEEN, 9, 9, 0, 0))
 
 
-def test_writing_over_a_damaged_key_does_not_hide_it(environment: Environment) -> None:
+def test_writing_does_not_hide_a_damaged_key(environment: Environment) -> None:
     rename(environment, KEYS[5], changed(KEYS[5], 12))
     with environment.writing() as txn:
         txn.put(KEYS[5], b"new")
@@ -106,7 +106,7 @@ def test_writing_over_a_damaged_key_does_not_hide_it(environment: Environment) -
         txn.get(ABSENT)
 
 
-def test_counts_follow_what_is_made_and_deleted(environment: Environment) -> None:
+def test_counts_follow_created_and_deleted_keys(environment: Environment) -> None:
     with environment.writing() as txn:
         for stored in KEYS[:10]:
             assert txn.delete(stored)

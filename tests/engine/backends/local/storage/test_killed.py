@@ -17,7 +17,7 @@ from engine.errors import MilepostError
 from engine.plan.model import Universe
 from tests.conformance.site import ACCOUNT, WEB, event, plan_of
 
-SETTINGS = LocalSettings(groups=2, checkpoint_seconds=3_600.0)
+SETTINGS = LocalSettings(groups=2, checkpoint_s=3_600.0)
 EVERYONE = plan_of(Universe(inputs=(WEB,)))
 USERS = 50
 
@@ -65,7 +65,7 @@ def refusal_of(directory: Path) -> str:
     return ""
 
 
-def test_a_creation_that_was_killed_is_completed_by_the_next_start(tmp_path: Path) -> None:
+def test_next_start_completes_a_killed_creation(tmp_path: Path) -> None:
     left = killed("create", tmp_path, tmp_path)
     # Among them: no directory, an empty lock file, parts beside, one in place, both, and the whole.
     assert len(left) >= 6
@@ -74,7 +74,7 @@ def test_a_creation_that_was_killed_is_completed_by_the_next_start(tmp_path: Pat
         assert sorted(path.name for path in directory.iterdir()) == ["index", "lock", "log"]
 
 
-def test_a_restore_that_was_killed_is_not_served_and_can_be_repeated(tmp_path: Path, store: Path) -> None:
+def test_killed_restore_is_not_served_and_can_be_repeated(tmp_path: Path, store: Path) -> None:
     left = killed("restore", tmp_path, tmp_path / "backup")
     for directory in left:
         lock = directory / "lock"
@@ -88,7 +88,7 @@ def test_a_restore_that_was_killed_is_not_served_and_can_be_repeated(tmp_path: P
     assert len(left) >= 6
 
 
-def test_an_adoption_that_was_killed_is_not_served_and_can_be_repeated(tmp_path: Path, store: Path) -> None:
+def test_killed_adoption_is_not_served_and_can_be_repeated(tmp_path: Path, store: Path) -> None:
     store_id = offline.store_figures(store).store_id
     reasons = set()
     for directory in killed("adopt", tmp_path, store):

@@ -1,4 +1,4 @@
-"""PageCache come back from the store as they went in, whatever was evicted in between."""
+"""Pages round-trip through the store, whatever was evicted in between."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def checkpoint(page_cache: PageCache, index: Environment) -> None:
 
 
 @given(users=st.sets(st.integers(0, 2**32 - 1), max_size=30) | st.just(set(range(5_000, 80_000))))
-def test_bitmaps_come_back(users: set[int]) -> None:
+def test_bitmaps_round_trip(users: set[int]) -> None:
     encoded = BITMAP.encode(BitMap(users))
     if encoded is None:
         assert users == set()
@@ -55,7 +55,7 @@ def test_bitmaps_come_back(users: set[int]) -> None:
 
 @pytest.mark.parametrize("codec", [NUMBERS, TIMES])
 @given(slots=st.sets(st.integers(0, PAGE_USERS - 1), max_size=20), dense=st.booleans())
-def test_columns_come_back(codec: Codec[array.array[Any]], slots: set[int], dense: bool) -> None:
+def test_columns_round_trip(codec: Codec[array.array[Any]], slots: set[int], dense: bool) -> None:
     column = codec.empty()
     chosen = set(range(PAGE_USERS)) - slots if dense else slots
     for slot in chosen:

@@ -1,4 +1,4 @@
-"""Groups and the sampling order are a secret of the store, and fixed."""
+"""Groups and the sampling order are secret and fixed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.engine.site import ACCOUNT, NOW, WEB, WORKSPACE
 
 SEED = 20_261_128
 USERS = 25_000
-"""More than are counted at once."""
+"""More users than are always counted."""
 TENTH = PARTITION_COUNT // 10
 
 
@@ -44,7 +44,7 @@ def test_groups_are_read_one_after_the_other(groups: int, drawn: bool) -> None:
     assert again.order == order.order
 
 
-def test_another_seed_is_another_order() -> None:
+def test_seed_decides_the_order() -> None:
     orders = [PartitionOrder(16, seed, drawn_groups=True) for seed in (0, 1, 2**64 - 1)]
     assert len({order.order for order in orders}) == len({order.of_group(0) for order in orders}) == 3
     # Of a sixteenth of the partitions about a sixteenth are common to two orders, by chance.
@@ -57,7 +57,7 @@ def test_another_seed_is_another_order() -> None:
 
 
 def made_before(directory: Path) -> None:
-    """A store as the version before made it, without users."""
+    """A store of the previous version, without users."""
     LocalBackend.open(directory).close()
     for part in ("log", "index"):
         environment = Environment(directory / part)
@@ -78,10 +78,10 @@ def fill(backend: LocalBackend) -> None:
         backend.append(ACCOUNT, [UserRecord(i, WEB, NOW, {"bucket": partition_of(i) < TENTH}) for i in ids])
 
 
-def test_an_attribute_made_from_the_hash_of_the_ids_does_not_steer_the_sample(
+def test_attribute_derived_from_the_id_hash_does_not_bias_the_sample(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Read in the order of their numbers, the first partitions would say that everyone is in."""
+    """In numeric order the first partitions would contain only members."""
     monkeypatch.setattr(secrets, "randbits", lambda bits: SEED)
     backend = LocalBackend.open(tmp_path / "store")
     fill(backend)
@@ -103,7 +103,7 @@ def test_an_attribute_made_from_the_hash_of_the_ids_does_not_steer_the_sample(
     backend.close()
 
 
-def test_a_store_made_before_keeps_its_groups(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_older_store_keeps_its_groups(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     made_before(tmp_path / "store")
     caplog.clear()
     with caplog.at_level(logging.INFO, logger="engine.backends.local.backend"):

@@ -1,4 +1,4 @@
-"""Memory that was freed goes back to the system, and so do pages of the store that were read."""
+"""Freed memory and read store pages are returned to the system."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_memory_freed_within_the_heap_is_returned() -> None:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is another one")
-def test_pages_of_a_store_are_let_go_and_read_again(tmp_path: Path) -> None:
+def test_pages_of_a_store_are_released_and_read_again(tmp_path: Path) -> None:
     environment = Environment(tmp_path / "index", map_bytes=1 << 30)
     values = [bytes([number]) * 1_000_000 for number in range(40)]
     with environment.writing() as txn:
@@ -93,7 +93,7 @@ def test_freed_memory_is_returned_after_the_process_has_grown(monkeypatch: pytes
         (2.0, 200, 1),
         (6.0, 126, 1),
         (6.5, 127, 2),
-        # What it shrinks to by itself counts as well.
+        # Shrinking by itself counts too.
         (20.0, 50, 2),
         (21.0, 65, 2),
         (22.0, 66, 3),

@@ -1,4 +1,4 @@
-"""Sorted runs: items are found by their keys across blocks and runs, and gone when they were removed."""
+"""Sorted runs: items are found by key across blocks and runs until they are removed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def found(runs: Runs, *rows: tuple[int, int]) -> set[tuple[int, int, int]]:
     return {(*rows[row], int(low) & ((1 << USER_REF_BITS) - 1)) for row, low in zip(at, lows, strict=True)}
 
 
-def test_equal_first_parts_are_told_apart_across_blocks(index: Environment) -> None:
+def test_equal_first_parts_are_distinguished_across_blocks(index: Environment) -> None:
     runs = Runs(index, USER_RUNS, (1,))
     rows = [(5, tag, 100 + tag) for tag in range(10)]
     checkpoint(runs, index, (1, 0, 1), *rows, (9, 0, 2))
@@ -63,7 +63,7 @@ def test_equal_first_parts_are_told_apart_across_blocks(index: Environment) -> N
     assert found(Runs(index, USER_RUNS, (2,)), (5, 0)) == set()
 
 
-def test_a_removal_takes_the_item_with_that_payload_only(index: Environment) -> None:
+def test_removal_matches_the_payload(index: Environment) -> None:
     runs = Runs(index, USER_RUNS, (1,))
     checkpoint(runs, index, *((high, 0, high) for high in range(1, 9)))
     checkpoint(runs, index, (4, 0, 40), (20, 0, 20))
@@ -91,7 +91,7 @@ def test_an_empty_run_is_deleted(index: Environment) -> None:
         assert len(list(txn.keys(key(Family.USER_BLOCK)))) == 1
 
 
-def test_what_is_staged_waits_for_the_transaction(index: Environment) -> None:
+def test_staged_changes_wait_for_the_commit(index: Environment) -> None:
     runs = Runs(index, USER_RUNS, (1,))
     checkpoint(runs, index, (1, 0, 1), (2, 0, 2))
     runs.stage_new(WriteBuffer(), items_of((3, 0, 3)))
@@ -102,7 +102,7 @@ def test_what_is_staged_waits_for_the_transaction(index: Environment) -> None:
     assert found(runs, (1, 0), (2, 0), (3, 0)) == {(1, 0, 1), (2, 0, 2)}
 
 
-def test_merged_runs_hold_what_all_of_them_held(index: Environment) -> None:
+def test_merged_run_contains_all_items(index: Environment) -> None:
     runs = Runs(index, USER_RUNS, (1,))
     for number in range(8):
         checkpoint(runs, index, *((high, number, high) for high in range(number, number + 5)))

@@ -1,4 +1,4 @@
-"""Opening and creating a store: its header, its lock and its halves."""
+"""Opening and creating a store: its header, lock, index and log."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_second_owner_is_refused_here_and_in_another_process(tmp_path: Path) -
     assert other_process() == "opened"
 
 
-def test_a_store_of_another_format_is_refused(tmp_path: Path) -> None:
+def test_store_of_an_unknown_format_is_refused(tmp_path: Path) -> None:
     store = Store.open(tmp_path)
     with store.log.writing() as txn:
         header = {"format_version": 99, "store_id": store.store_id, "groups": 4, "new": True}
@@ -125,8 +125,8 @@ def test_a_renamed_store_keeps_its_location(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_copy_of_a_part_from_the_same_session_is_told_by_its_position(tmp_path: Path) -> None:
-    """A log that was copied while the store was open, and put back after a crash."""
+def test_stale_part_of_the_same_session_is_detected_by_position(tmp_path: Path) -> None:
+    """A log copied while the store was open, restored after a crash."""
     store = Store.open(tmp_path / "store")
     with store.log.writing() as txn:
         txn.put(key(Family.LOG, 1), b"entry")

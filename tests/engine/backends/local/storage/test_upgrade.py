@@ -1,4 +1,4 @@
-"""A store of format version 5 is upgraded with everything it holds, also when that is interrupted.
+"""A store of format version 5 is upgraded completely, even when interrupted.
 
 `store-v5.tar.xz` was written by the last version of that format: a snapshot of two groups with keys of every
 family, its last two batches only in the log.
@@ -13,7 +13,9 @@ import tarfile
 from pathlib import Path
 
 import lmdb
+import msgspec
 import pytest
+import xxhash
 
 from engine.backends.base import Count, Members
 from engine.backends.base.upkeep import StoreFault
@@ -22,9 +24,9 @@ from engine.backends.local.backend import LocalBackend
 from engine.backends.local.settings import LocalSettings
 from engine.backends.local.storage import upgrade as upgrade_module
 from engine.backends.local.storage.environment import Environment
-from engine.backends.local.storage.header import FORMAT_VERSION, read_header
+from engine.backends.local.storage.header import FORMAT_VERSION, HEADER_KEY, read_header
 from engine.backends.local.storage.keys import Family, key
-from engine.backends.local.storage.upgrade import UPGRADE_DIRECTORY, is_old, upgrade
+from engine.backends.local.storage.upgrade import UPGRADE_DIRECTORY, is_old, upgrade, write_upgraded
 from engine.criteria.model import Equals, Text
 from engine.errors import DataLoss, StoreUnavailable
 from engine.plan.model import (
@@ -40,7 +42,7 @@ from tests.conformance.site import ACCOUNT, AUDIENCE, SHOP, WEB, event, plan_of
 
 ARCHIVE = Path(__file__).parent / "store-v5.tar.xz"
 STORE_ID = "c7247a72f4f0f3fa7629f1dd84d6dcf2"
-SETTINGS = LocalSettings(groups=2, checkpoint_seconds=3_600.0)
+SETTINGS = LocalSettings(groups=2, checkpoint_s=3_600.0)
 
 
 def attribute(name: str, test: Equals | Text | NumberRange) -> Plan:
@@ -93,18 +95,19 @@ def check(directory: Path) -> None:
     assert [finding for finding in offline.verify_store(directory) if isinstance(finding, StoreFault)] == []
 
 
-def test_opening_upgrades_and_says_so(old: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_opening_upgrades_and_logs_it(old: Path, caplog: pytest.LogCaptureFixture) -> None:
     inside = {path.name for path in old.iterdir()}
     with caplog.at_level(logging.INFO):
         check(old)
     told = [record.getMessage() for record in caplog.records if "format version" in record.getMessage()]
     versions = [int(message.partition("has format version ")[2][:1]) for message in told]
     assert versions == [5, 6, 5, 6]
+    assert "its groups of users stay runs of neighbouring partitions" in caplog.text
     assert {path.name for path in old.iterdir()} == inside
     assert upgrade(old) == ()
 
 
-def test_reading_an_old_store_says_what_to_do(old: Path) -> None:
+def test_reading_an_old_store_tells_how_to_upgrade(old: Path) -> None:
     with pytest.raises(StoreUnavailable) as raised:
         list(offline.verify_store(old))
     assert raised.value.reason == "STORE_FORMAT"
@@ -112,10 +115,21 @@ def test_reading_an_old_store_says_what_to_do(old: Path) -> None:
     assert is_old(old / "log")
 
 
+def test_a_version_that_cannot_be_upgraded_is_named_with_the_way_on(old: Path, tmp_path: Path) -> None:
+    header = msgspec.msgpack.encode({"format_version": 4})
+    with lmdb.open(str(old / "log"), lock=False) as environment, environment.begin(write=True) as txn:
+        txn.put(HEADER_KEY, xxhash.xxh3_64_digest(header) + header)
+    with pytest.raises(StoreUnavailable) as raised:
+        write_upgraded(old, tmp_path / "new", ("log",))
+    assert raised.value.reason == "STORE_FORMAT"
+    assert raised.value.message == (
+        "the store has format version 4; this build reads 6 and upgrades 5: use the version of Milepost that"
+        " wrote it"
+    )
+
+
 @pytest.mark.parametrize("dies_at", range(1, 9))
-def test_an_upgrade_that_was_interrupted_is_done_again(
-    old: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int
-) -> None:
+def test_interrupted_upgrade_is_repeated(old: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int) -> None:
     """The process ends before or after any of the steps that change the directory."""
     calls = 0
 
@@ -145,7 +159,7 @@ def test_an_upgrade_that_was_interrupted_is_done_again(
     assert not (old / UPGRADE_DIRECTORY).exists()
 
 
-def test_a_damaged_old_store_is_not_upgraded_and_stays_as_it_is(old: Path) -> None:
+def test_damaged_old_store_is_not_changed(old: Path) -> None:
     file = old / "index" / "data.mdb"
     content = bytearray(file.read_bytes())
     with lmdb.open(str(old / "index"), readonly=True, lock=False) as raw, raw.begin() as txn:

@@ -1,4 +1,4 @@
-"""First and last times of users against a dict, with batches that wait and batches that do not."""
+"""First and last seen times compared with a dict, with buffered and unbuffered batches."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
 
 
 class Walk:
-    """What was seen, beside what a dict says of it."""
+    """First and last seen times, beside a dict."""
 
     def __init__(self, index: Environment) -> None:
         self.page_cache = PageCache(index, 1 << 20)
@@ -124,7 +124,7 @@ class Walk:
 
 
 @given(st.lists(steps, max_size=30), st.sampled_from((1, 4, 1_000)), st.sampled_from((1, 3, 16)))
-def test_the_order_of_arrival_and_waiting_change_nothing(
+def test_arrival_order_and_buffering_change_nothing(
     index: Environment, walk: list[tuple[str, tuple[object, ...] | None]], waiting_max: int, vector_min: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:

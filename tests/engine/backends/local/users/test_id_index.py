@@ -1,4 +1,4 @@
-"""The index of users beside a dict, through checkpoints, failed checkpoints, merges and restarts."""
+"""The user id index compared with a dict, through checkpoints, failed checkpoints, merges and restarts."""
 
 from __future__ import annotations
 
@@ -115,13 +115,13 @@ class Life(RuleBasedStateMachine):
         self.users = UserIndex(self.index, 1, SEED)
 
 
-def test_users_come_and_go(tmp_path: Path) -> None:
+def test_index_follows_added_and_removed_users(tmp_path: Path) -> None:
     Life.directory = tmp_path / "index"
     Life.TestCase.settings = settings(stateful_step_count=40, deadline=None)
     Life.TestCase("runTest").runTest()
 
 
-def test_removed_users_leave_no_key_behind(tmp_path: Path) -> None:
+def test_removed_users_leave_no_key(tmp_path: Path) -> None:
     """Neither in a run nor in what says where its blocks begin."""
     index = Environment(tmp_path / "index", map_bytes=1 << 26)
     users = UserIndex(index, 1, SEED)

@@ -1,4 +1,4 @@
-"""Pages of user ids, beside a list of strings."""
+"""Pages of user ids, compared with a list of strings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TEXTS = st.lists(st.text(max_size=5) | st.sampled_from(["u1", "müller", "🎉",
 
 
 @given(batches=st.lists(TEXTS, max_size=4), cleared=st.lists(st.integers(0, 50)), start=st.integers(0, 50))
-def test_holds_what_a_list_holds(batches: list[list[str]], cleared: list[int], start: int) -> None:
+def test_id_page_equals_a_list(batches: list[list[str]], cleared: list[int], start: int) -> None:
     page, expected = IdPage(), list[str]()
     for batch in batches:
         page.extend(batch)
@@ -29,7 +29,7 @@ def test_holds_what_a_list_holds(batches: list[list[str]], cleared: list[int], s
         assert same[len(expected)] == "later"
 
 
-def test_texts_of_another_length_are_refused() -> None:
+def test_text_of_the_wrong_length_is_refused() -> None:
     page, other = IdPage(), IdPage()
     page.extend(["one", "two"])
     other.extend(["three"])

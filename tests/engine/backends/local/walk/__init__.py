@@ -1,7 +1,7 @@
-"""Random walks: everything that can happen to a store, in any order, held against the oracle all the way.
+"""Random walks: every operation on a store, in any order, compared with the oracle throughout.
 
 - `growing`: a world that grows by one operation at a time
-- `store`: what happens to the store under it: checkpoints, crashes, restarts, backups
-- `questions`: what is asked, and what the oracle says to it
+- `store`: operations on the store: checkpoints, crashes, restarts, backups
+- `questions`: questions, and the oracle's answers
 - `chapter`: one store from its first operation to its last; `campaign` plays many from a seed
 """

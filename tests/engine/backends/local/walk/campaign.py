@@ -36,7 +36,7 @@ class Job:
 
 
 def play(job: Job) -> tuple[Counter[str], str]:
-    """Walks through a chapter: operations by kind, and what differs ("" = nothing)."""
+    """Runs a chapter. Returns operations by kind, and the difference ("" = none)."""
     with tempfile.TemporaryDirectory(prefix="walk-", ignore_cleanup_errors=True) as room:
         chapter = Chapter(f"{job.seed} {job.number}", Path(room))
         try:
@@ -54,7 +54,7 @@ def jobs_of(seed: int, first: int, operations: int) -> Iterator[Job]:
 
 
 def run(seed: int, first: int, operations: int, processes: int) -> int:
-    """Plays the chapters and prints how it goes; the exit code."""
+    """Runs the chapters, prints progress and returns the exit code."""
     print(f"{operations} operations, --seed {seed}", flush=True)
     began = printed = time.monotonic()
     happened: Counter[str] = Counter()

@@ -18,18 +18,20 @@ from engine.errors import FailedPrecondition
 from tests.conformance.as_columns import ColumnsBackend
 from tests.engine.backends.local.walk.growing import Expected, Growing
 from tests.engine.backends.local.walk.questions import Questions, stored_differences
-from tests.engine.backends.local.walk.store import WalkedStore, unsynced
+from tests.engine.backends.local.walk.store import WalkedStore, partitions_drawn_by, unsynced
 from tests.oracle.strain import strained
+from tests.oracle.world import Erase
 
 OPERATIONS = 500
 """Of a chapter."""
 WORLD_OPERATIONS_MAX = 120
 WORLDS_AT_A_TIME = 3
 ASKED_PERCENT = 12
-"""How often something is asked after an operation in a world; after others always."""
+"""Share of world operations followed by questions; other operations always are."""
 STRAINED_PERCENT = 60
-NEVER: Mapping[str, float] = {"checkpoint_records": 1 << 40, "checkpoint_seconds": 1e6}
-"""When a store checkpoints by itself, which would not follow from the seed."""
+EMPTIED_PERCENT = 80
+NEVER: Mapping[str, float] = {"checkpoint_records": 1 << 40, "checkpoint_s": 1e6}
+"""Disables automatic checkpoints, which would not follow from the seed."""
 
 KINDS: tuple[type[LocalBackend], ...] = (LocalBackend, ColumnsBackend)
 TRAIL = 40
@@ -37,11 +39,11 @@ TRAIL = 40
 
 
 class Differs(Exception):
-    """The store and the oracle do not agree; the message says about what, and what happened before."""
+    """The store and the oracle disagree; the message has the difference and the operations before it."""
 
 
 class _Moment(NamedTuple):
-    """What a backup must bring back."""
+    """The state that a backup must restore."""
 
     worlds: list[Growing]
     answers: dict[tuple[str, str], Appended]
@@ -67,13 +69,15 @@ class Chapter:
             "alias": self._alias,
             "erase": self._erase,
             "expire": self._expire,
+            "forget": self._forget,
             "refresh": self._refresh,
         }
 
     def walk(self, operations: int = OPERATIONS) -> None:
-        """Makes that many operations. Raises Differs."""
+        """Performs that many operations. Raises Differs."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(unsynced())
+            stack.enter_context(partitions_drawn_by(self._source))
             settings = LocalSettings()
             if self._source.randrange(100) < STRAINED_PERCENT:
                 settings = stack.enter_context(strained(self._source))
@@ -147,7 +151,9 @@ class Chapter:
             growing.add(alias)
 
     def _erase(self, growing: Growing) -> None:
-        erase = growing.draw_erase()
+        self._erase_users(growing, growing.draw_erase())
+
+    def _erase_users(self, growing: Growing, erase: Erase) -> None:
         self._trail.append(f"{growing.account} {erase}")
         named = {growing.aliases.now_called(user_id) for user_id in erase.user_ids}
         expected = len(named & growing.oracle().users.keys())
@@ -163,6 +169,26 @@ class Chapter:
         # Logged only when there is something to remove.
         self._revision = self._store.backend.remove_events(growing.account, expire.before)
         growing.add(expire)
+
+    def _forget(self, growing: Growing) -> None:
+        """Mostly with all its users erased before, since otherwise it is refused."""
+        forget = growing.draw_forget()
+        users = growing.users_below(forget)
+        if users and self._source.randrange(100) < EMPTIED_PERCENT:
+            self._erase_users(growing, Erase(users))
+            users = ()
+        self._trail.append(f"{growing.account} {forget}")
+        try:
+            # Logged only when the account has had data.
+            self._revision = self._store.backend.forget(growing.account, forget.name)
+        except FailedPrecondition:
+            self._revision += 1
+            if not users:
+                raise
+            return
+        if users:
+            raise AssertionError(f"{forget} was done, with {len(users)} users")
+        growing.add(forget)
 
     def _refresh(self, growing: Growing) -> None:
         self._trail.append(growing.account)
@@ -201,7 +227,7 @@ class Chapter:
         self._answers = dict(moment.answers)
         self._revision = moment.revision
 
-    # --- looking --------------------------------------------------------------------------------------------
+    # --- comparing-----------------------------------------------------------------------------------------
 
     def _look(self, *, always: bool) -> None:
         """Compares the store's figures and a world, always or now and then."""
@@ -231,6 +257,7 @@ WEIGHTS: dict[str, float] = {
     "alias": 6,
     "erase": 4,
     "expire": 2,
+    "forget": 2,
     "refresh": 6,
     "checkpoint": 10,
     "checkpoint in vain": 1,
@@ -242,7 +269,7 @@ WEIGHTS: dict[str, float] = {
     "backup": 2,
     "restore": 1,
 }
-"""How often each operation is drawn, in parts of their sum."""
+"""Relative frequency of each operation."""
 
 
 def _check(differences: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""A world that grows by one operation at a time, and what the store must answer to each."""
+"""A world that grows by one operation at a time, and the expected answer to each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,17 @@ from tests.oracle.generate import JourneyDrawer, draw_record
 from tests.oracle.history import Aliases
 from tests.oracle.palette import Chooser, draw_palette
 from tests.oracle.trees import Trees
-from tests.oracle.world import Alias, Batch, Erase, Expire, Journey, Operation, World
+from tests.oracle.world import (
+    Alias,
+    Batch,
+    Erase,
+    Expire,
+    Forget,
+    Journey,
+    Operation,
+    World,
+    workspace_of,
+)
 
 OPERATIONS_BEFORE_JOURNEYS = 15
 RECORDS_MAX = (1, 2, 3, 5, 16)
@@ -31,7 +41,7 @@ class Expected(msgspec.Struct, frozen=True):
 
 
 class Growing:
-    """A world on its way. What is drawn is not part of it until it is `add`ed."""
+    """A growing world. A drawn operation becomes part of it when it is `add`ed."""
 
     def __init__(self, source: random.Random, account: str) -> None:
         self.choose = Chooser(source.randrange)
@@ -70,19 +80,19 @@ class Growing:
         )
 
     def oracle(self) -> Oracle:
-        """What is true of the world so far."""
+        """The expected state of the world so far."""
         if self._oracle is None:
             self._oracle = Oracle(self.world())
         return self._oracle
 
     def trees(self) -> Trees:
-        """Its journeys for the planner, to whom it is all the same what happened in the world."""
+        """Its journeys for the planner, which do not depend on the operations."""
         if self._trees is None:
             self._trees = Trees(self.world())
         return self._trees
 
     def copied(self) -> Growing:
-        """Itself as it is now, whatever becomes of it later."""
+        """A copy of the current state."""
         copy = Growing.__new__(Growing)
         copy.__dict__.update(self.__dict__)
         copy.aliases = self.aliases.copied()
@@ -91,7 +101,7 @@ class Growing:
         copy._requests = list(self._requests)
         return copy
 
-    # --- what happens next ----------------------------------------------------------------------------------
+    # --- next operation -------------------------------------------------------------------------------------
 
     def draw_batch(self) -> Batch:
         """New records, often with events seen before among them; sometimes a whole batch again."""
@@ -134,6 +144,17 @@ class Growing:
             return Expire(palette.now - palette.event_retention - earlier)
         return Expire((min(palette.instants) if self.stored else choose.pick(palette.instants)) - earlier)
 
+    def draw_forget(self) -> Forget:
+        """An input or a workspace; the account while the store keeps no memberships of it."""
+        input_name = self.choose.pick(self.palette.inputs)
+        names = [input_name, input_name, workspace_of(input_name)]
+        return Forget(self.choose.pick(names if self.stored else [*names, self.account]))
+
+    def users_below(self, forget: Forget) -> tuple[str, ...]:
+        """The users that prevent it."""
+        users = self.oracle().users
+        return tuple(user_id for user_id, user in users.items() if any(map(forget.covers, user.inputs)))
+
     def refusal_of(self, alias: Alias) -> str:
         """Why an alias is refused ("" = it is not)."""
         source, target = alias.from_user_id, alias.to_user_id
@@ -144,7 +165,7 @@ class Growing:
         return "ALREADY_ALIASED"
 
     def expected(self, batch: Batch) -> Expected:
-        """The answer that a batch must get now."""
+        """The expected answer to a batch."""
         if batch.request_id in self._requests:
             return Expected(0, 0, batch.request_id)
         seen = set(self._event_ids)
@@ -167,6 +188,10 @@ class Growing:
                 self.aliases.link(operation.from_user_id, operation.to_user_id)
             case Erase():
                 self.aliases.forget(operation.user_ids)
+            case Forget():
+                self._event_ids = {each for each in self._event_ids if not operation.covers(each[0])}
+                if operation.name == self.account:
+                    self.aliases, self._requests = Aliases(), []
         self._operations.append(operation)
         self._oracle = None
         if self.length == OPERATIONS_BEFORE_JOURNEYS:

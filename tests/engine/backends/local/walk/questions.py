@@ -1,4 +1,4 @@
-"""What is asked about a world on the way, and how the answers differ from the oracle's."""
+"""Questions about a growing world, and differences from the oracle's answers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from engine.backends.base import AttributeFacts, EventNameFacts, UserRecord
 from engine.backends.local.backend import LocalBackend
 from tests.conformance.test_catalog import (
     event_attributes_by_hand,
+    event_values_by_hand,
     names_by_hand,
     user_attributes_by_hand,
     values_by_hand,
@@ -49,7 +50,7 @@ class Questions:
         self._found: list[str] = []
 
     def differences(self) -> list[str]:
-        """What differs: sets of users, sizes, single-user checks, profiles, the catalog."""
+        """Differences in sets of users, sizes, single-user checks, profiles and the catalog."""
         self._sizes()
         self._criteria()
         self._milestones()
@@ -70,12 +71,12 @@ class Questions:
         self._same(f"universe of {inputs}", self._backend.universe_size(world.account, inputs), expected)
 
     def _inputs(self) -> tuple[str, ...]:
-        """Some inputs for a journey, or none, which stands for all."""
+        """Some inputs for a journey, or none, which means all."""
         choose, inputs = self._growing.choose, self._growing.palette.inputs
         return choose.some(inputs, 1, len(inputs)) if choose.chance(50) else ()
 
     def _criteria(self) -> None:
-        """Criteria drawn now, over all users or those of some inputs."""
+        """New random criteria, over all users or those of some inputs."""
         choose, palette = self._growing.choose, self._growing.palette
         for journey in self._asked:
             drawer = CriteriaDrawer(choose, palette, self._world.inputs_of(journey), [])
@@ -143,6 +144,10 @@ class Questions:
         )
         expected = event_attributes_by_hand(users, name, input_name, "")
         self._same(f"attributes of {name!r} of {input_name!r}", of_events, expected)
+        key = self._source.choice(sorted(self._growing.palette.event_values))
+        values = list(backend.event_attribute_values(account, name, key, input=input_name, limit=ALL))
+        by_hand = event_values_by_hand(users, name, key, input_name, "")
+        self._same(f"values of {key!r} of {name!r} of {input_name!r}", values, by_hand)
 
     def _values(self) -> None:
         backend, account = self._backend, self._world.account

@@ -5,6 +5,8 @@ backups.
 from __future__ import annotations
 
 import contextlib
+import random
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from engine.backends.base.upkeep import StoreFault
 from engine.backends.local import offline
 from engine.backends.local.backend import LocalBackend
 from engine.backends.local.settings import LocalSettings
+from engine.backends.local.storage.header import SEED_BITS
 from engine.backends.local.storage.transactions import WriteBuffer
 from engine.backends.local.storage.write_ahead_log import WriteAheadLog
 from engine.errors import LimitExceeded
@@ -40,8 +43,18 @@ def unsynced() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def partitions_drawn_by(source: random.Random) -> Iterator[None]:
+    """Stores made in this block draw their secret from `source`. It decides which users share a group, so
+    without this a seed would not lead to the same store again.
+    """
+    seed = source.getrandbits(SEED_BITS)
+    with mock.patch.object(secrets, "randbits", return_value=seed):
+        yield
+
+
 class WalkedStore:
-    """A store in a directory of its own inside `room`; after a crash or from a backup it goes on in another.
+    """A store in a directory inside `room`; after a crash or from a backup it continues in another one.
 
     It checkpoints only when told to, so that what happens follows from the seed.
     """
@@ -54,7 +67,7 @@ class WalkedStore:
 
     @property
     def backend(self) -> LocalBackend:
-        """The store, opened."""
+        """The open store."""
         return self.side.backend
 
     def _next_directory(self) -> Path:
@@ -66,7 +79,7 @@ class WalkedStore:
         self.backend.checkpoint()
 
     def checkpoint_in_vain(self) -> None:
-        """A checkpoint that fails when it writes, as on a full disk. Nothing may come of it."""
+        """A checkpoint that fails while writing, as on a full disk. It must have no effect."""
         full = LimitExceeded("the store is full", reason="STORE_FULL")
         with mock.patch.object(WriteBuffer, "write_to", side_effect=full):
             try:
@@ -80,7 +93,7 @@ class WalkedStore:
         self.side.restart()
 
     def crash(self) -> None:
-        """Goes on with what is on the disk now, without what closing would write."""
+        """Continues with the files as they are on disk, without closing."""
         before = self.side.directory
         after = self._next_directory()
         crash_image(before, after)
@@ -104,7 +117,7 @@ class WalkedStore:
         self.backend.purge()
 
     def compact(self) -> None:
-        """Closed, its files written anew, and opened again."""
+        """Closes, compacts and reopens it."""
         directory = self.side.directory
         self.backend.close()
         offline.compact(directory)
@@ -120,7 +133,7 @@ class WalkedStore:
         return directory
 
     def restore(self, backup: Path) -> None:
-        """Goes on from a backup."""
+        """Continues from a backup."""
         before, after = self.side.directory, self._next_directory()
         offline.restore(backup, after)
         self.side.go_on_in(after)
@@ -131,7 +144,7 @@ class WalkedStore:
         return backup in self._backups
 
     def faults(self) -> list[str]:
-        """What a verification finds wrong."""
+        """The findings of a verification."""
         return [str(finding) for finding in self.backend.verify() if isinstance(finding, StoreFault)]
 
     def close(self) -> None:

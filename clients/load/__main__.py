@@ -1,0 +1,97 @@
+"""`python -m clients.load`: puts a load on a service and prints what it answered.
+
+python -m clients.load                                     the profile request-path, on a service of its own
+python -m clients.load studio --seconds 30                 another profile; also a file of yours
+python -m clients.load clients/load/ghz/check-membership.json --with h2load
+python -m clients.load --target localhost:7443             a service that runs: it gets the account `load`
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from clients.load import calls, profile, runners
+from clients.load.runners import Row, RunFailed
+from milepost import Client
+from milepost.cli.service_process import ServiceProcess
+
+ONE_CALL_CUSTOMERS = 1_000
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a profile; the exit status, 1 when calls failed and 2 when nothing could be run."""
+    options = _parser().parse_args(arguments)
+    try:
+        with _service(options.target) as target:
+            rows = _measured(options, target)
+    except (RunFailed, profile.BadProfile, OSError) as error:
+        print(f"load: {error}", file=sys.stderr)
+        return 2
+    Console().print(_table(rows))
+    return 1 if any(row.errors for row in rows) else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m clients.load", description="Put a load on a service.")
+    parser.add_argument(
+        "profile", nargs="?", default="request-path", help="name or file of a profile, or a file of ghz"
+    )
+    parser.add_argument("--target", help="a service that runs; by default one is started, on a loopback port")
+    parser.add_argument("--account", default=calls.ACCOUNT, help="account to fill and to call")
+    parser.add_argument("--users", type=int, help="callers at a time")
+    parser.add_argument("--calls-per-second", type=float, help="of all callers; 0 = as fast as answers come")
+    parser.add_argument("--seconds", type=float, help="length of the run")
+    parser.add_argument("--calls", type=int, help="end after this many calls, or when the time is over")
+    parser.add_argument("--with", dest="runner", choices=["h2load", "ghz"], help="what runs a file of ghz")
+    return parser
+
+
+def _measured(options: argparse.Namespace, target: str) -> list[Row]:
+    path = profile.find(options.profile)
+    if path.suffix == ".json":
+        call = runners.read_call(path)
+        _fill(target, calls.ACCOUNT, ONE_CALL_CUSTOMERS)
+        run = runners.run_ghz if options.runner == "ghz" else runners.run_h2load
+        return run(call, target, options.seconds)
+    used = profile.read(path).with_options(options.users, options.calls_per_second, options.seconds)
+    _fill(target, options.account, used.customers)
+    return runners.run_locust(used, target, options.account, options.calls)
+
+
+def _fill(target: str, account: str, customers: int) -> None:
+    with Client(target, account=account) as client:
+        calls.build(client, customers)
+
+
+@contextmanager
+def _service(target: str | None) -> Iterator[str]:
+    """The address of a service: the one given, or one of its own for the length of the block."""
+    if target is not None:
+        yield target
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        flags = ("--log-level", "warning")
+        with ServiceProcess(Path(scratch) / "store", flags=flags) as service:
+            yield service.target
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    table = Table("call")
+    for column in ("calls", "errors", "p50 ms", "p90 ms", "p99 ms", "calls/s"):
+        table.add_column(column, justify="right")
+    for row in sorted(rows, key=lambda row: row.call):
+        latencies = (f"{each:.2f}" for each in (row.p50_ms, row.p90_ms, row.p99_ms))
+        table.add_row(row.call, f"{row.calls:,}", f"{row.errors:,}", *latencies, f"{row.per_second:,.1f}")
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

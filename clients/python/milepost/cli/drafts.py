@@ -1,0 +1,53 @@
+"""Milestones that are not saved: criteria from a file, at a place in a journey."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from milepost.cli.documents import Source
+from milepost.client import Client
+from milepost.documents import loads_criteria
+from milepost.v1.audience_service_pb2 import MilestoneDraft
+from milepost.v1.journey_pb2 import MILESTONE_KIND_CRITERIA
+
+_FIELD = "draft.criteria"
+
+CriteriaFile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Unsaved criteria as YAML or JSON, below the journey or milestone; `-` reads standard input.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a question is about. `where` gives the place of a field of the request."""
+
+    target: str | MilestoneDraft
+    where: Callable[[str], str] = str
+
+
+@contextmanager
+def asked(client: Client, place: str, file: str | None) -> Iterator[Asked]:
+    """The audience at a place, or a draft with the criteria of a file there. Faults of the file end the
+    command.
+    """
+    if file is None:
+        yield Asked(place)
+        return
+    source = Source.read(file, _FIELD)
+    with source.faults():
+        draft = MilestoneDraft(kind=MILESTONE_KIND_CRITERIA, criteria=loads_criteria(source.text))
+        if "/" in place.removeprefix(f"{client.account_name}/journeys/"):
+            draft.parent_milestone = client.target_name(place)
+            draft.journey = draft.parent_milestone.partition("/milestones/")[0]
+        else:
+            draft.journey = client.journey_name(place)
+        yield Asked(draft, source.where)

@@ -1,0 +1,74 @@
+"""The options for kinds of outputs. A test compares them with the kinds of the contract."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, cast
+
+import typer
+from google.protobuf import message_factory
+
+from milepost.cli.parameters import given, option_of
+from milepost.cli.words import choice, one_of
+from milepost.outputs import KINDS, OutputKind, kind_of
+from milepost.v1.connection_pb2 import Output
+
+_of_kinds = partial(typer.Option, rich_help_panel="Address, by kind")
+
+
+@dataclass(frozen=True)
+class Address:
+    """The fields of every kind. The help of an option begins with the kinds that have it."""
+
+    path: Annotated[
+        str | None, _of_kinds(help="file: relative path below the service's output directory.")
+    ] = None
+    url: Annotated[str | None, _of_kinds(help="webhook, redis: URL of the endpoint or server.")] = None
+    secret: Annotated[
+        str | None, _of_kinds(help="webhook: signing secret, `whsec_` and the base64 of 24-64 bytes.")
+    ] = None
+    servers: Annotated[
+        str | None, _of_kinds(help="nats: `nats://host:port`; separate several with commas.")
+    ] = None
+    subject: Annotated[str | None, _of_kinds(help="nats: subject to publish to.")] = None
+    stream: Annotated[str | None, _of_kinds(help="redis: key of the stream.")] = None
+    max_length: Annotated[
+        int | None, _of_kinds(min=0, help="redis: approximate maximum length of the stream. 0: unlimited.")
+    ] = None
+    bootstrap_servers: Annotated[
+        str | None, _of_kinds(help="kafka: `host:port`; separate several with commas.")
+    ] = None
+    topic: Annotated[str | None, _of_kinds(help="kafka: topic to produce to.")] = None
+
+
+OPTIONAL = frozenset(("secret", "max_length"))
+"""Fields that an output may do without."""
+
+kind_option = partial(typer.Option, parser=one_of(list(KINDS)), metavar=choice(list(KINDS)))
+
+
+def kind_from(kind: str, address: Address, known: Output | None = None) -> OutputKind:
+    """The message of a kind with the options given; the other fields are those of `known`, when it is of that
+    kind. Raises BadParameter for an option that the kind does not have, and for one that it lacks.
+    """
+    message = message_factory.GetMessageClass(KINDS[kind])()
+    if known is not None and kind_of(known) == kind:
+        message.CopyFrom(getattr(known, kind))
+    own = [field.name for field in KINDS[kind].fields]
+    for name, value in given(address).items():
+        if name not in own:
+            options = ", ".join(map(option_of, own)) or "no options"
+            raise typer.BadParameter(f"an output of kind {kind} has {options}", param_hint=option_of(name))
+        setattr(message, name, value)
+    lacking = [option_of(name) for name in own if name not in OPTIONAL and not getattr(message, name)]
+    if lacking:
+        raise typer.BadParameter(f"an output of kind {kind} needs {' and '.join(lacking)}")
+    return cast(OutputKind, message)
+
+
+def address_text(output: Output) -> str:
+    """The fields of an output's kind: `path=exports`."""
+    kind = kind_of(output)
+    fields = getattr(output, kind).ListFields() if kind else []
+    return ", ".join(f"{field.name}={value}" for field, value in fields)

@@ -1,0 +1,40 @@
+"""Updates of a watched audience, as lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from milepost.cli.answers import json_line
+from milepost.cli.text import printable
+from milepost.client.watching import Watched
+from milepost.v1.audience_pb2 import MembershipChange
+from milepost.v1.audience_service_pb2 import (
+    MembershipChanges,
+    MembershipSnapshot,
+    WatchMembershipResponse,
+)
+
+AsJsonLines = Annotated[
+    bool, typer.Option("--json", help="Print each message of the contract as one line of JSON.")
+]
+
+
+def lines_of(update: Watched, *, as_json: bool) -> Iterator[str]:
+    """A line for each user, none for a progress mark. As JSON, one line with the message of the contract."""
+    if as_json:
+        yield json_line(_message(update))
+    elif isinstance(update, MembershipSnapshot):
+        yield from (f"member   {printable(user)}" for user in update.user_ids)
+    elif isinstance(update, MembershipChange):
+        yield f"{'entered' if update.entered else 'exited '}  {printable(update.user_id)}"
+
+
+def _message(update: Watched) -> WatchMembershipResponse:
+    if isinstance(update, MembershipSnapshot):
+        return WatchMembershipResponse(snapshot=update)
+    if isinstance(update, MembershipChange):
+        return WatchMembershipResponse(changes=MembershipChanges(changes=[update]))
+    return WatchMembershipResponse(progress=update)

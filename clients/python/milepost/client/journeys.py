@@ -1,0 +1,277 @@
+# Generated from milepost/aio/journeys.py: edit that file, then run `make client`.
+"""Methods of JourneyService: journeys, their milestones and versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from milepost import names
+from milepost.client.base import PAGE_SIZE, ClientBase, ensured, given
+from milepost.normal_form import normal_form
+from milepost.v1.criteria_pb2 import Criteria
+from milepost.v1.journey_pb2 import (
+    MILESTONE_KIND_CRITERIA,
+    MILESTONE_KIND_REMAINING_USERS,
+    Journey,
+    JourneyDocument,
+    JourneyVersion,
+    Milestone,
+)
+from milepost.v1.journey_service_pb2 import (
+    ApplyJourneyRequest,
+    ApplyJourneyResponse,
+    CloneJourneyRequest,
+    CreateJourneyRequest,
+    CreateMilestoneRequest,
+    CreateMilestoneResponse,
+    DeleteJourneyRequest,
+    DeleteMilestoneRequest,
+    GetJourneyRequest,
+    GetJourneyVersionRequest,
+    GetMilestoneRequest,
+    ListJourneysRequest,
+    ListJourneyVersionsRequest,
+    ListMilestonesRequest,
+    MoveMilestoneRequest,
+    UpdateJourneyRequest,
+    UpdateMilestoneRequest,
+    UpdateMilestoneResponse,
+)
+from milepost.values import optional
+
+
+class JourneyMethods(ClientBase):
+    """Reads, builds and applies journeys."""
+
+    # --- journeys ---
+
+    def create_journey(
+        self,
+        journey_id: str = "",
+        *,
+        display_name: str = "",
+        inputs: Sequence[str] = (),
+        request_id: str = "",
+    ) -> Journey:
+        """Creates a journey without milestones; without an id the service chooses one. `inputs` are
+        "workspace/input" or names; none = all, including later ones. Raises AlreadyExists.
+        """
+        request = CreateJourneyRequest(
+            parent=self.account_name,
+            journey_id=journey_id,
+            journey=Journey(display_name=display_name, inputs=map(self.input_name, inputs)),
+            request_id=request_id,
+        )
+        return self.write(self.journeys.CreateJourney, request).journey
+
+    def get_journey(self, journey: str) -> Journey:
+        """A journey with its counts."""
+        return self.journeys.GetJourney(GetJourneyRequest(name=self.journey_name(journey))).journey
+
+    def list_journeys(self, *, query: str = "", order_by: str = "") -> Iterator[Journey]:
+        """The account's journeys with their counts."""
+        request = ListJourneysRequest(
+            parent=self.account_name, page_size=PAGE_SIZE, query=query, order_by=order_by
+        )
+        for page in self.pages(self.journeys.ListJourneys, request):
+            yield from page.journeys
+
+    def update_journey(
+        self,
+        journey: str,
+        *,
+        display_name: str | None = None,
+        inputs: Sequence[str] | None = None,
+        etag: str = "",
+    ) -> Journey:
+        """Changes what is given of a journey; no `inputs` = all. Raises Aborted when `etag` is not the
+        current one.
+        """
+        fields = given(
+            display_name=display_name,
+            inputs=optional(lambda each: list(map(self.input_name, each)), inputs),
+        )
+        changed = Journey(name=self.journey_name(journey), etag=etag, **fields)
+        request = UpdateJourneyRequest(journey=changed, update_mask=FieldMask(paths=fields))
+        return self.journeys.UpdateJourney(request).journey
+
+    def delete_journey(self, journey: str, *, etag: str = "") -> None:
+        """Deletes a journey. Raises FailedPrecondition while it has milestones."""
+        self.journeys.DeleteJourney(DeleteJourneyRequest(name=self.journey_name(journey), etag=etag))
+
+    def clone_journey(
+        self, journey: str, journey_id: str = "", *, display_name: str = "", request_id: str = ""
+    ) -> Journey:
+        """Copies a journey with its milestones, without connections. The copy's id is chosen by the service
+        and its display name that of the original with " (copy)", unless they are given.
+        """
+        request = CloneJourneyRequest(
+            name=self.journey_name(journey),
+            journey_id=journey_id,
+            display_name=display_name,
+            request_id=request_id,
+        )
+        return self.write(self.journeys.CloneJourney, request).journey
+
+    def ensure_journey(
+        self, journey_id: str, *, display_name: str = "", inputs: Sequence[str] = ()
+    ) -> Journey:
+        """A journey, created if missing, and changed where it differs from what is given. What is not given
+        stays; the display name of a new journey is then its id.
+        """
+        asked = Journey(
+            name=names.journey(self.account_id, journey_id),
+            display_name=display_name,
+            inputs=map(self.input_name, inputs),
+        )
+
+        def update(mask: FieldMask) -> Journey:
+            request = UpdateJourneyRequest(journey=asked, update_mask=mask)
+            return self.journeys.UpdateJourney(request).journey
+
+        return ensured(
+            asked,
+            lambda: self.get_journey(asked.name),
+            lambda: self.create_journey(journey_id, display_name=display_name or journey_id, inputs=inputs),
+            update,
+        )
+
+    # --- documents and versions ---
+
+    def apply_journey(
+        self, document: JourneyDocument, *, etag: str = "", validate_only: bool = False
+    ) -> ApplyJourneyResponse:
+        """Makes a journey what the document says, all of it or nothing. With `validate_only` it answers what
+        would change. `milepost.journeys` reads documents from YAML.
+        """
+        request = ApplyJourneyRequest(
+            parent=self.account_name, document=document, etag=etag, validate_only=validate_only
+        )
+        return self.journeys.ApplyJourney(request)
+
+    def get_journey_version(self, journey: str, version: int) -> JourneyVersion:
+        """A version of a journey with its document."""
+        request = GetJourneyVersionRequest(name=f"{self.journey_name(journey)}/versions/{version}")
+        return self.journeys.GetJourneyVersion(request).version
+
+    def list_journey_versions(self, journey: str) -> Iterator[JourneyVersion]:
+        """The versions of a journey, latest first, without documents."""
+        request = ListJourneyVersionsRequest(parent=self.journey_name(journey), page_size=PAGE_SIZE)
+        for page in self.pages(self.journeys.ListJourneyVersions, request):
+            yield from page.versions
+
+    # --- milestones ---
+
+    def create_milestone(
+        self,
+        journey: str,
+        milestone_id: str = "",
+        *,
+        criteria: Criteria | None = None,
+        display_name: str = "",
+        parent_milestone: str = "",
+        request_id: str = "",
+    ) -> CreateMilestoneResponse:
+        """Creates a milestone and its audience, after its siblings and before remaining users. Without an id
+        the service chooses one, without criteria it takes the remaining users. The answer has the milestone
+        and warnings about its criteria. Raises AlreadyExists.
+        """
+        request = CreateMilestoneRequest(
+            parent=self.journey_name(journey),
+            milestone_id=milestone_id,
+            milestone=self._milestone(criteria, display_name, parent_milestone),
+            request_id=request_id,
+        )
+        return self.write(self.journeys.CreateMilestone, request)
+
+    def get_milestone(self, milestone: str) -> Milestone:
+        """A milestone, "journey/milestone" or by name."""
+        request = GetMilestoneRequest(name=self.target_name(milestone))
+        return self.journeys.GetMilestone(request).milestone
+
+    def list_milestones(self, journey: str) -> Iterator[Milestone]:
+        """A journey's milestones, parents before children and siblings in order."""
+        request = ListMilestonesRequest(parent=self.journey_name(journey), page_size=PAGE_SIZE)
+        for page in self.pages(self.journeys.ListMilestones, request):
+            yield from page.milestones
+
+    def update_milestone(
+        self,
+        milestone: str,
+        *,
+        criteria: Criteria | None = None,
+        display_name: str | None = None,
+        etag: str = "",
+    ) -> UpdateMilestoneResponse:
+        """Changes what is given of a milestone; outputs get only the differences. The answer has the
+        milestone and warnings about its criteria. Raises Aborted when `etag` is not the current one.
+        """
+        fields = given(criteria=criteria, display_name=display_name)
+        changed = Milestone(name=self.target_name(milestone), etag=etag, **fields)
+        request = UpdateMilestoneRequest(milestone=changed, update_mask=FieldMask(paths=fields))
+        return self.journeys.UpdateMilestone(request)
+
+    def move_milestone(self, milestone: str, position: int, *, etag: str = "") -> Milestone:
+        """Moves a milestone to a position among its siblings, from 0. Beyond the last one it comes last,
+        before remaining users.
+        """
+        request = MoveMilestoneRequest(name=self.target_name(milestone), position=position, etag=etag)
+        return self.journeys.MoveMilestone(request).milestone
+
+    def delete_milestone(self, milestone: str, *, etag: str = "") -> None:
+        """Deletes a milestone with its audience and connections. Raises FailedPrecondition while it has
+        children or other criteria name its audience.
+        """
+        request = DeleteMilestoneRequest(name=self.target_name(milestone), etag=etag)
+        self.journeys.DeleteMilestone(request)
+
+    def ensure_milestone(
+        self,
+        journey: str,
+        milestone_id: str,
+        *,
+        criteria: Criteria | None = None,
+        display_name: str = "",
+        parent_milestone: str = "",
+    ) -> Milestone:
+        """A milestone, created if missing, and changed where it differs from what is given. What is not given
+        stays, but no criteria = remaining users. The display name of a new one is by default its id, or
+        "Remaining users".
+
+        Raises InvalidArgument when it has another kind or parent: they cannot change.
+        """
+        asked = self._milestone(criteria, display_name, parent_milestone)
+        asked.name = f"{self.journey_name(journey)}/milestones/{milestone_id}"
+        default = names.REMAINING_USERS if criteria is None else milestone_id
+
+        def create() -> Milestone:
+            created = self.create_milestone(
+                journey,
+                milestone_id,
+                criteria=criteria,
+                display_name=display_name or default,
+                parent_milestone=parent_milestone,
+            )
+            return created.milestone
+
+        def update(mask: FieldMask) -> Milestone:
+            request = UpdateMilestoneRequest(milestone=asked, update_mask=mask)
+            return self.journeys.UpdateMilestone(request).milestone
+
+        return ensured(
+            asked,
+            lambda: self.get_milestone(asked.name),
+            create,
+            update,
+        )
+
+    def _milestone(self, criteria: Criteria | None, display_name: str, parent_milestone: str) -> Milestone:
+        return Milestone(
+            display_name=display_name,
+            parent_milestone=self.target_name(parent_milestone) if parent_milestone else "",
+            kind=MILESTONE_KIND_REMAINING_USERS if criteria is None else MILESTONE_KIND_CRITERIA,
+            # The form in which the service stores criteria, so that equal ones compare equal.
+            criteria=optional(normal_form, criteria),
+        )

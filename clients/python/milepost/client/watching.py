@@ -1,0 +1,121 @@
+# Generated from milepost/aio/watching.py: edit that file, then run `make client`.
+"""Follows an audience and reconnects after failures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from milepost._concurrency import Call, sleep
+from milepost._retrying import Backoff
+from milepost.errors import Cancelled, MilepostError
+from milepost.v1.audience_pb2 import MembershipChange
+from milepost.v1.audience_service_pb2 import (
+    MembershipSnapshot,
+    ProgressMark,
+    WatchMembershipRequest,
+    WatchMembershipResponse,
+)
+
+WATCH_ATTEMPTS_MAX = 10
+
+Watched = MembershipSnapshot | MembershipChange | ProgressMark
+
+
+class Watch:
+    """An iterator over the updates of one audience, in order.
+
+    After a broken connection, or a limit that says when to try again, it continues after the last update:
+    nothing is repeated or lost. One exception: a snapshot that ends before its progress mark raises its
+    error, mostly `Unavailable`, because users already returned may have left meanwhile; start a new watch.
+    `cursor` is the position from which a later watch would continue, None before the first one is known, and
+    `epoch` says which calculation it belongs to, "" before the first progress mark. When the audience is
+    calculated anew, the watch ends with `OutOfRange`.
+    """
+
+    def __init__(
+        self,
+        open_stream: Callable[[WatchMembershipRequest], Iterable[WatchMembershipResponse]],
+        request: WatchMembershipRequest,
+        attempts_max: int,
+    ) -> None:
+        self._open_stream = open_stream
+        self._request = request
+        self._attempts_max = attempts_max
+        self._stream: Any = None
+        self._closed = False
+        self.cursor: int | None = request.cursor if request.WhichOneof("start") == "cursor" else None
+        self.epoch = request.epoch
+
+    def __iter__(self) -> Iterator[Watched]:
+        backoff = Backoff(self._attempts_max)
+        while not self._is_closed():
+            try:
+                for update in self._updates():
+                    backoff.succeeded()
+                    yield update
+                return
+            except Cancelled:
+                if self._is_closed():
+                    return
+                raise
+            except MilepostError as error:
+                if self.cursor is None:
+                    raise
+                pause = backoff.failed(error)
+            sleep(pause)
+
+    def close(self) -> None:
+        """Ends the watch, also while another thread or task waits for its next update."""
+        self._closed = True
+        if self._stream is not None:
+            self._stream.cancel()
+
+    def _is_closed(self) -> bool:
+        return self._closed
+
+    def _updates(self) -> Iterator[Watched]:
+        request = WatchMembershipRequest()
+        request.CopyFrom(self._request)
+        if self.cursor is not None:
+            request.cursor = self.cursor
+            request.epoch = self.epoch
+        self._stream = self._open_stream(request)
+        if self._is_closed():
+            # Closed while it was opened.
+            self._stream.cancel()
+        for response in self._stream:
+            kind = response.WhichOneof("update")
+            if kind == "snapshot":
+                yield response.snapshot
+            elif kind == "progress":
+                self.cursor, self.epoch = response.progress.cursor, response.progress.epoch
+                yield response.progress
+            else:
+                for change in response.changes.changes:
+                    self.cursor = change.sequence
+                    yield change
+
+
+class AcknowledgedWatch(Watch):
+    """A watch of a connection. What is acknowledged is not sent again to a later watch, even after a restart
+    of the service or of the consumer.
+    """
+
+    def __init__(
+        self,
+        open_stream: Callable[[WatchMembershipRequest], Iterable[WatchMembershipResponse]],
+        request: WatchMembershipRequest,
+        attempts_max: int,
+        acknowledge: Call[None],
+    ) -> None:
+        super().__init__(open_stream, request, attempts_max)
+        self._acknowledge = acknowledge
+
+    def acknowledge(self, cursor: int | None = None) -> None:
+        """Acknowledges everything up to a cursor; by default, all that the watch has returned. During a
+        snapshot there is nothing to acknowledge yet. Raises MilepostError.
+        """
+        reached = self.cursor if cursor is None else cursor
+        if reached is not None:
+            self._acknowledge(reached)

@@ -1,0 +1,155 @@
+"""Undelivered changes of each connection, from its durable cursor.
+
+On activation every member is sent as entered, followed by every change. The first calculation of a membership
+records its members as changes. When the membership already existed (another connection or a descendant needed
+it), the current members come first, page by page, then the changes after the last sequence at activation.
+Whatever was read but not confirmed by `advance` is read again after a crash: at least once, in order, for
+each connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from engine.audiences.model import DeliveryBatch, DeliveryCursor
+from engine.backends.base import Change, Members, MembershipReader
+from engine.clock import Clock
+from engine.errors import MilepostError, NotFound
+from engine.measures import Measure, gauge
+from engine.resources.connections import Connections
+from engine.resources.records import Audience, Closing, Connection, ConnectionState, Milestone, Output
+from engine.resources.repository import Repository
+from engine.values import MICROS_PER_SECOND
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """A connection that delivers, with the data of its messages. `closing` when the audience is deleted and
+    its last exits are being sent.
+    """
+
+    connection: Connection
+    output: Output
+    audience: Audience
+    milestone: Milestone
+    closing: bool
+
+
+class Deliveries:
+    """Reads undelivered changes. Safe to call from several threads for different connections."""
+
+    def __init__(
+        self, repository: Repository, connections: Connections, backend: MembershipReader, clock: Clock
+    ) -> None:
+        self._clock = clock
+        self._repository = repository
+        self._connections = connections
+        self._backend = backend
+
+    def active(self) -> tuple[Delivery, ...]:
+        """Every ACTIVE connection of all accounts that sends, including those that deliver the last exits of
+        deleted audiences.
+        """
+        with self._repository.reading():
+            active = [
+                connection
+                for connection in self._repository.scan(Connection, "")
+                if connection.state is ConnectionState.ACTIVE
+            ]
+            deliveries = (self._delivery(connection) for connection in active)
+            return tuple(delivery for delivery in deliveries if delivery.output.target.sends)
+
+    def _delivery(self, connection: Connection) -> Delivery:
+        output = self._repository.get(Output, connection.output)
+        closing = self._repository.find(Closing, connection.audience)
+        if closing is not None:
+            audience, milestone = closing.audience, closing.milestone
+        else:
+            audience = self._repository.get(Audience, connection.audience)
+            milestone = self._repository.get(Milestone, audience.milestone)
+        return Delivery(
+            connection=connection,
+            output=output,
+            audience=audience,
+            milestone=milestone,
+            closing=closing is not None,
+        )
+
+    def pull(self, connection: Connection, limit: int) -> DeliveryBatch:
+        """Up to `limit` changes after the connection's cursor, without waiting.
+
+        Members at activation carry the sequence of the last change they reflect. The answer is empty and
+        `caught_up` when there is nothing to deliver or the membership is still being calculated for the first
+        time. Raises CursorExpired when changes were lost before delivery.
+        """
+        cursor = DeliveryCursor(connection.delivered, connection.snapshot_after)
+        try:
+            if cursor.snapshot_after is not None:
+                return self._snapshot(connection.audience, cursor.sequence, cursor.snapshot_after, limit)
+            page = self._backend.changes(connection.audience, cursor.sequence, limit)
+        except NotFound:
+            return DeliveryBatch((), cursor, caught_up=True)
+        last = page.changes[-1].sequence if page.changes else cursor.sequence
+        return DeliveryBatch(page.changes, DeliveryCursor(last), page.caught_up)
+
+    def _snapshot(self, audience: str, sequence: int, after: str, limit: int) -> DeliveryBatch:
+        membership = self._backend.membership(audience)
+        if membership is None:
+            raise NotFound(audience)
+        page = self._backend.stored_members(audience, Members(after, limit))
+        changes = tuple(Change(sequence, user_id, True, membership.as_of) for user_id in page.user_ids)
+        return DeliveryBatch(changes, DeliveryCursor(sequence, page.next_after or None), caught_up=False)
+
+    def advance(self, connection: Connection, cursor: DeliveryCursor) -> Connection | None:
+        """Confirms delivery up to the cursor. None when the connection no longer exists."""
+        return self._connections.advance(
+            connection.name,
+            cursor.sequence,
+            snapshot_after=cursor.snapshot_after,
+            activation=connection.activation,
+        )
+
+    def measures(self) -> Iterator[Measure]:
+        """Connections by state, and how far the active ones that send are behind."""
+        states = dict.fromkeys(ConnectionState, 0)
+        for connection in self._repository.scan(Connection, ""):
+            states[connection.state] += 1
+        for state, count in states.items():
+            yield gauge("connections", "Connections by state.", count, state=state.name.lower())
+        behind = [self._behind(delivery.connection) for delivery in self.active()]
+        yield gauge(
+            "delivery_pending_changes",
+            "Changes that active connections have not delivered yet, without members at activation.",
+            sum(changes for changes, _ in behind),
+        )
+        yield gauge(
+            "delivery_lag_seconds",
+            "Age of the oldest change that an active connection has not delivered.",
+            max((age for _, age in behind), default=0.0),
+        )
+
+    def _behind(self, connection: Connection) -> tuple[int, float]:
+        """Changes after the connection's cursor, and the age of the first of them in seconds."""
+        try:
+            membership = self._backend.membership(connection.audience)
+            if membership is None or membership.last_sequence <= connection.delivered:
+                return 0, 0.0
+            page = self._backend.changes(connection.audience, connection.delivered, 1)
+        except MilepostError:
+            # Reported where it is delivered.
+            return 0, 0.0
+        age = max(0, self._clock() - page.changes[0].as_of) / MICROS_PER_SECOND if page.changes else 0.0
+        return membership.last_sequence - connection.delivered, age
+
+    def has_changes(self, connection: Connection, beyond: int) -> bool:
+        """Whether the connection has members at activation to deliver, or a change above `beyond`."""
+        if connection.snapshot_after is not None:
+            return True
+        return self._backend.wait_for_changes(connection.audience, beyond, 0.0)
+
+    def wait_for_refresh(self, known: int, deadline: float) -> int:
+        """Blocks until memberships changed more than `known` times since the start, or the deadline, an
+        instant of `time.monotonic()`, passes. Returns how many times they did.
+        """
+        return self._backend.wait_for_refresh(known, deadline)

@@ -1,0 +1,217 @@
+"""Keeps the memberships of calculated audiences in step with data, time and definitions.
+
+Every round compares what is needed (derived from connections) and defined (the records) with what is stored
+(the backend), and brings the stored state up to date. A crash at any point is repaired by the next round, and
+edits, moves, deletions and changed inputs need no events of their own. Each audience's definition, together
+with those it depends on, has a digest; when it differs from that of the last refresh, everyone is evaluated
+again.
+
+A journey is a scope: all its calculated audiences are refreshed by one plan.
+
+`Live` runs the rounds. What a round does is in `definitions`, `closing`, `refreshing` and `trimming`; how far
+it has come is in `progress`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from engine.audiences.history import SizeHistory
+from engine.audiences.live.change_marks import ChangeMarks
+from engine.audiences.live.closing import Closer
+from engine.audiences.live.consumers import Consumers
+from engine.audiences.live.definitions import DEFINING, Definitions
+from engine.audiences.live.progress import STORED_AGE_MICROS_MAX as STORED_AGE_MICROS_MAX
+from engine.audiences.live.progress import Current as Current
+from engine.audiences.live.progress import Progress
+from engine.audiences.live.progress import Usable as Usable
+from engine.audiences.live.progress import UsableOne as UsableOne
+from engine.audiences.live.refreshing import JourneyRefresher, Refreshes, round_instant
+from engine.audiences.live.rounds import Rounds
+from engine.audiences.live.serving import JourneyServing
+from engine.audiences.live.state import JourneyStates
+from engine.audiences.live.trimming import OLD_CHANGES_MICROS as OLD_CHANGES_MICROS
+from engine.audiences.live.trimming import Trimmer
+from engine.audiences.model import WatchItem
+from engine.audiences.watch import PROGRESS_INTERVAL_DEFAULT_MICROS, Watcher
+from engine.backends.base import DocumentKeeper, ServingWriter, Store
+from engine.clock import Clock
+from engine.errors import MilepostError
+from engine.limits import DEFAULT_LIMITS, Limits
+from engine.measures import Measure
+from engine.resources.activation import Activation
+from engine.resources.milestone_tree import Forest
+from engine.resources.records import Account, Audience, Closing, Journey, account_of, journey_of
+from engine.resources.repository import Repository
+from engine.values import MICROS_PER_DAY, Micros
+
+REFRESH_INTERVAL_MS = 200
+"""Interval between calls of `refresh_all`."""
+
+
+class LiveBackend(Store, Refreshes, DocumentKeeper, Protocol):
+    """Refreshes memberships, and keeps documents."""
+
+
+class Live:
+    """The stored memberships of all journeys. Safe to call from several threads."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        forest: Forest,
+        activation: Activation,
+        backend: LiveBackend,
+        history: SizeHistory,
+        exact_since: Callable[[str], Micros],
+        clock: Clock,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        self._repository = repository
+        self._activation = activation
+        self._backend = backend
+        self._clock = clock
+        self._work = threading.Event()
+        self._states = JourneyStates()
+        self._definitions = Definitions(repository, forest, activation)
+        self._progress = Progress(repository, self._states, self._definitions, backend, clock)
+        marks = ChangeMarks(backend.documents, limits.changes_days * MICROS_PER_DAY)
+        consumers = Consumers(repository)
+        self._trimmer = Trimmer(forest, consumers, marks, backend, clock, limits)
+        self._closer = Closer(
+            repository, forest, self._definitions, consumers, marks, history, backend, clock, limits
+        )
+        self._refresher = JourneyRefresher(
+            repository, forest, self._definitions, self._trimmer, history, backend, exact_since, clock
+        )
+        self._watcher = Watcher(repository, self.calculated, self.reached, backend)
+        self._rounds = Rounds(self._states, clock)
+        self._serving: JourneyServing | None = None
+        self._adopt()
+
+    def _adopt(self) -> None:
+        """Marks journeys with stored memberships, needed or not, for the first round."""
+        for audience in self._repository.scan(Audience, ""):
+            if self._backend.membership(audience.name) is not None:
+                self._states.of(journey_of(audience.milestone))
+
+    def serve_with(self, writer: ServingWriter) -> None:
+        """Hands the memberships of every journey to `writer` after each of its rounds."""
+        self._repository.announce(DEFINING, writer.change_records)
+        self._serving = JourneyServing(writer)
+
+    # --- reading --------------------------------------------------------------------------------------------
+
+    def calculated(self, audience: str) -> bool:
+        """Whether the audience's membership is needed: it or a descendant has a live connection."""
+        return audience in self._activation.calculated(account_of(audience))
+
+    def current(self, audience: str) -> Current | None:
+        """The stored membership when it is usable: of the current definition and not too old. Dirty users
+        must be evaluated all the same.
+        """
+        return self._progress.current(audience)
+
+    def usable_one(self, record: Audience, now: Micros) -> UsableOne | None:
+        """As `usable`, for one audience; None when it is not to be answered from its stored membership."""
+        return self._progress.usable_one(record, now)
+
+    def usable(self, account: str, audiences: Sequence[str], now: Micros) -> Usable:
+        """As `current`, for audiences of an account at an instant: their stored memberships as one state, and
+        those that may be answered from it. Takes no lock.
+        """
+        return self._progress.usable(account, audiences, now)
+
+    def reached(self, audience: str) -> Micros:
+        """The instant up to which the change logs of calculated audiences are complete."""
+        return self._progress.reached(audience)
+
+    def failure(self, audience: str) -> str:
+        """The error of the last round over the audience's journey; "" when it succeeded."""
+        return self._progress.failure(audience)
+
+    def progress(self, audience: str) -> float:
+        """Progress of a journey's calculation, 0 to 1, estimated from the time of earlier ones."""
+        return self._progress.fraction(audience)
+
+    def due(self) -> tuple[str, ...]:
+        """Journeys that a round covers: those with needed, stored or closing audiences."""
+        found: dict[str, None] = {}
+        for account in self._repository.scan(Account, ""):
+            for audience in sorted(self._activation.calculated(account.name)):
+                record = self._repository.find(Audience, audience)
+                if record is not None:
+                    found[journey_of(record.milestone)] = None
+        for closing in self._repository.scan(Closing, ""):
+            found[journey_of(closing.milestone.name)] = None
+        found.update(dict.fromkeys(self._states.in_use()))
+        return tuple(found)
+
+    def changed(self, journey: str) -> None:
+        """Signals that a journey or data has changed and the next round has work."""
+        self._work.set()
+
+    def wake(self) -> None:
+        """Ends `wait_for_work` early, as a change does."""
+        self._work.set()
+
+    def wait_for_work(self, timeout_seconds: float) -> bool:
+        """Blocks until something changes after the start of the last round (True) or the timeout passes."""
+        return self._work.wait(timeout_seconds)
+
+    def watch(
+        self,
+        audience: str,
+        *,
+        cursor: int | None = None,
+        epoch: str = "",
+        progress_interval: Micros = PROGRESS_INTERVAL_DEFAULT_MICROS,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Iterator[WatchItem]:
+        """A calculated audience's changes after `cursor` (None = first a snapshot of its members), with
+        progress marks, until `stopped`. See `engine.audiences.watch`.
+        """
+        return self._watcher.watch(audience, cursor, progress_interval, stopped, epoch)
+
+    def measures(self) -> Iterator[Measure]:
+        """What the rounds count and time about themselves."""
+        return self._rounds.measures()
+
+    # --- rounds ---------------------------------------------------------------------------------------------
+
+    def refresh_all(self, now: Micros | None = None) -> None:
+        """Runs one round over every due journey, to the instant `now` (default: the clock's).
+
+        A journey that fails does not delay the others; the first failure is raised at the end.
+        """
+        self._work.clear()
+        failures: list[MilepostError] = []
+        with self._rounds.timed():
+            for journey in self.due():
+                try:
+                    self.refresh(journey, now)
+                except MilepostError as error:
+                    self._states.of(journey).failure = error.message
+                    self._rounds.failures.add()
+                    failures.append(error)
+                else:
+                    self._states.of(journey).failure = ""
+        self._states.forget_deleted(lambda journey: self._repository.find(Journey, journey) is not None)
+        if failures:
+            raise failures[0]
+
+    def refresh(self, journey: str, now: Micros | None = None) -> None:
+        """Runs one round over one journey. Rounds over the same journey never overlap."""
+        state = self._states.of(journey)
+        with state.lock:
+            instant = round_instant(state, self._clock() if now is None else now)
+            self._closer.close_deleted(journey, state, instant)
+            definition = self._definitions.current(journey, state)
+            self._closer.drop_unneeded(journey, state)
+            if definition is not None:
+                self._refresher.bring_in_step(journey, state, definition, instant)
+                self._trimmer.forget_old(journey, state, definition.digests)
+            if self._serving is not None:
+                self._serving.serve(journey, state, definition)

@@ -1,0 +1,71 @@
+"""What is to be calculated: the needed milestones of a journey, and when their definitions have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import xxhash
+
+from engine.audiences.live.state import Definition, JourneyState
+from engine.plan.expiry import expiry_plan
+from engine.plan.tree import made_of
+from engine.resources.activation import Activation
+from engine.resources.milestone_tree import Forest
+from engine.resources.records import Account, Audience, Input, Journey, Milestone, account_of
+from engine.resources.repository import Repository
+from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS
+
+DEFINING = (Account, Input, Journey, Milestone, Audience)
+"""The kinds of record that a definition depends on."""
+
+
+class Definitions:
+    """Derives what is needed from the connections, and what it means from the records."""
+
+    def __init__(self, repository: Repository, forest: Forest, activation: Activation) -> None:
+        self._repository = repository
+        self._forest = forest
+        self._activation = activation
+
+    def generation(self) -> int:
+        """A number that changes with any record that a definition depends on."""
+        return self._repository.generation(*DEFINING)
+
+    def needed(self, journey: str) -> list[Milestone]:
+        """The journey's milestones whose audience, or that of a descendant, has a live connection."""
+        calculated = self._activation.calculated(account_of(journey))
+        return [m for m in self._forest.milestones(journey) if m.audience in calculated]
+
+    def current(self, journey: str, state: JourneyState) -> Definition | None:
+        """The calculated milestones as currently defined; None when there are none."""
+        with self._repository.reading():
+            generation = self.generation()
+            records = self.needed(journey)
+            names = tuple(record.name for record in records)
+            known = state.definition
+            if known is None or known.generation != generation or known.milestones != names:
+                state.definition = self._define(journey, generation, records) if records else None
+            return state.definition
+
+    def _define(self, journey: str, generation: int, records: Sequence[Milestone]) -> Definition:
+        account_name = account_of(journey)
+        account = self._forest.account(account_name)
+        tree = self._forest.tree(journey)
+        resolver = self._forest.resolver(account_name)
+        made = {record.audience: made_of(tree, [record.name], resolver) for record in records}
+        # Equal plans at both ends of time mean that the definition does not depend on it.
+        moving = expiry_plan(account, tree, TIME_MIN_MICROS, TIME_MAX_MICROS, resolver)
+        return Definition(
+            generation=generation,
+            milestones=tuple(record.name for record in records),
+            digests={
+                audience: _digest((account, [(t.name, t.inputs, m) for t, m in located]))
+                for audience, located in made.items()
+            },
+            depends_on_time=moving is not None,
+        )
+
+
+def _digest(definition: object) -> str:
+    return xxhash.xxh3_128_hexdigest(msgspec.msgpack.encode(definition))

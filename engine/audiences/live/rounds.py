@@ -1,0 +1,58 @@
+"""Measures the rounds of live refresh."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from engine.audiences.live.state import JourneyStates
+from engine.clock import Clock
+from engine.measures import Counter, Durations, Measure, counted, gauge, timed
+from engine.stalls import StallLog
+from engine.values import MICROS_PER_SECOND
+
+STALL_S = 10.0
+"""A round that takes this long is logged."""
+
+_stalls = StallLog(logging.getLogger(__name__), "refreshing audiences", STALL_S)
+
+
+class Rounds:
+    """Counts and times of rounds over all journeys, and how far they are behind."""
+
+    def __init__(self, states: JourneyStates, clock: Clock) -> None:
+        self._states = states
+        self._clock = clock
+        self._durations = Durations()
+        self.failures = Counter()
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """A round is the block."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = time.monotonic() - began
+            self._durations.add(seconds)
+            _stalls.report(seconds)
+
+    def measures(self) -> Iterator[Measure]:
+        """All figures of this moment."""
+        now, instants = self._clock(), [state.as_of for state in self._states.snapshot()]
+        lags = [max(0, now - instant) / MICROS_PER_SECOND for instant in instants if instant]
+        yield timed("refresh_seconds", "Duration of refreshes of all activated audiences.", self._durations)
+        yield counted("refresh_failures_total", "Journeys that a refresh failed for.", self.failures)
+        yield gauge(
+            "refresh_lag_seconds",
+            "Time since the last refresh of the journey that is furthest behind.",
+            max(lags, default=0.0),
+        )
+        yield gauge("journeys_live", "Journeys whose audiences are refreshed.", len(instants))
+        yield gauge(
+            "journeys_calculating",
+            "Journeys whose audiences are calculated for the first time since the start.",
+            len(instants) - len(lags),
+        )

@@ -1,0 +1,76 @@
+"""What live refresh remembers of each journey between rounds. It is in memory only."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from engine.values import Micros
+
+_NONE: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """The calculated milestones of a journey (names) as currently defined, and the digest of each audience's
+    definition, in the same order.
+    """
+
+    generation: int
+    milestones: tuple[str, ...]
+    digests: dict[str, str]
+    depends_on_time: bool
+
+
+@dataclass(slots=True)
+class JourneyState:
+    """The state of a journey between rounds."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    definition: Definition | None = None
+    digests: dict[str, str] = field(default_factory=dict)
+    """By audience: the digest of the definition of its last refresh. Only audiences that are up to date."""
+    needed: frozenset[str] | None = None
+    """The audiences needed when memberships were last dropped; None before the first check after a start."""
+    as_of: Micros = 0
+    old_checked: Micros = 0
+    """Time of the last search for old changes, by the server's clock."""
+    failure: str = ""
+    """The error of the last round; "" when it succeeded."""
+    begun: float | None = None
+    predicted_seconds: float = 0.0
+
+
+class JourneyStates:
+    """The states of all journeys by name. Safe to call from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._states: dict[str, JourneyState] = {}
+
+    def find(self, journey: str) -> JourneyState | None:
+        """The state of a journey; None when no round is known to cover it."""
+        return self._states.get(journey)
+
+    def of(self, journey: str) -> JourneyState:
+        """The state of a journey, a new one when there is none."""
+        with self._lock:
+            return self._states.setdefault(journey, JourneyState())
+
+    def snapshot(self) -> list[JourneyState]:
+        """The states of journeys with calculated audiences."""
+        with self._lock:
+            return [state for state in self._states.values() if state.definition is not None]
+
+    def forget_deleted(self, exists: Callable[[str], bool]) -> None:
+        """Forgets journeys that do not exist and need no audience any more."""
+        with self._lock:
+            for name in [name for name, state in self._states.items() if state.needed == _NONE]:
+                if not exists(name):
+                    del self._states[name]
+
+    def in_use(self) -> list[str]:
+        """Journeys that need an audience, or were not checked since the start."""
+        with self._lock:
+            return [name for name, state in self._states.items() if state.needed != _NONE]

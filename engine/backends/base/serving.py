@@ -1,0 +1,127 @@
+"""Serving memberships to other processes of the same machine: an optional role beside a store.
+
+A process that has the store open (the *writer*) publishes its calculated memberships into memory that other
+processes (*readers*) map. A reader answers from there, without the store, its log or a lock, or says that it
+cannot; the question then goes to the writer.
+
+What a reader answers is never older than what was acknowledged before it was asked: by a write of data, by a
+change of a definition, or by a change of API keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from engine.backends.base.membership import Flags
+from engine.backends.base.store import Store
+from engine.values import Micros
+
+
+class ServedScope(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be served of one scope, in Milepost a journey.
+
+    `generation` is that of the records that the definitions were read from; another one ends the service of
+    the scope at once. `reached` is the instant of the last refresh. `definitions` has the digest of each
+    audience's definition: a membership of another definition is not served. `names` are the names under which
+    callers ask, each with its audience.
+    """
+
+    generation: int
+    reached: Micros
+    depends_on_time: bool
+    definitions: Mapping[str, str] = {}
+    names: Mapping[str, str] = {}
+
+
+class ServingWriter(Protocol):
+    """Publishes. Safe to call from several threads."""
+
+    @property
+    def descriptor(self) -> int:
+        """The file descriptor of the memory, for readers to inherit."""
+        ...
+
+    def serve(self, account: str, scope: str, served: ServedScope) -> None:
+        """Serves the memberships of a scope as they are now, instead of those served before."""
+        ...
+
+    def change_records(self, generation: int) -> None:
+        """Ends the service of every scope of another generation. Called before a change becomes visible."""
+        ...
+
+    def keep_time(self, now: Micros) -> None:
+        """Gives readers the time. They stop to answer when it is not kept."""
+        ...
+
+    def put_keys(self, keys: bytes) -> None:
+        """Gives readers the API keys. From then on nobody answers by the keys before."""
+        ...
+
+    def close(self) -> None:
+        """Ends the service: readers answer nothing any more."""
+        ...
+
+
+class Served(msgspec.Struct, frozen=True):
+    """The answer for one user and audience."""
+
+    member: bool
+    as_of: Micros
+    revision: int
+
+
+class ServedMany(msgspec.Struct, frozen=True):
+    """The answers for many users (rows) and audiences (columns); UNDECIDED ones have to be evaluated."""
+
+    flags: Flags
+    as_of: Micros
+    revision: int
+    generation: int
+    """That of the records that the definitions were read from."""
+
+
+class ServingReader(Protocol):
+    """Answers from the memory of a writer. Safe to call from several threads."""
+
+    def contains(self, name: str, user_id: str) -> Served | None:
+        """Whether the user is in the audience of that name; None when only the writer can tell."""
+        ...
+
+    def contains_many(self, account: str, names: Sequence[str], user_ids: Sequence[str]) -> ServedMany | None:
+        """`contains` for many users and audiences of one account; None when a name is not served."""
+        ...
+
+    def is_current(self, answer: ServedMany) -> bool:
+        """Whether the definitions that the answer is of still hold."""
+        ...
+
+    def revision(self) -> int:
+        """The newest revision that answers include."""
+        ...
+
+    def now(self) -> Micros | None:
+        """The writer's time; None while it is not kept."""
+        ...
+
+    def keys(self) -> tuple[int, bytes]:
+        """The API keys as the writer put them, and a number that changes with them."""
+        ...
+
+    def keys_version(self) -> int:
+        """The number of the keys that hold now."""
+        ...
+
+
+class ServingTools(Protocol):
+    """How a backend serves. See `engine.backends.registry.Registration`."""
+
+    def writer(self, store: Store) -> ServingWriter:
+        """Begins to serve the memberships of an open store. Raises Unsupported where the machine cannot."""
+        ...
+
+    def reader(self, descriptor: int, stored_age_micros_max: Micros) -> ServingReader:
+        """Reads what a writer serves. Memberships that depend on time are used up to this age."""
+        ...

@@ -1,0 +1,203 @@
+"""The change log of each stored membership: which users entered and exited, in order.
+
+There is one record per refresh, with the bitmaps of users that entered and exited, so a million entries cost
+little. Within a record, changes are numbered group by group, entries before exits, ascending. A change that a
+consumer has read is never renumbered.
+"""
+
+from __future__ import annotations
+
+import bisect
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+from pyroaring import BitMap
+
+from engine.backends.base import Change, ChangePage
+from engine.backends.local.account.account import Account
+from engine.backends.local.membership.erased import ErasedIds
+from engine.backends.local.membership.states import States, StoredState
+from engine.backends.local.storage.environment import Environment
+from engine.backends.local.storage.keys import Family, key
+from engine.backends.local.storage.transactions import ReadTransaction, WriteTransaction
+from engine.errors import CursorExpired
+from engine.values import Micros
+
+CHANGES_RETAINED_MAX = 5_000_000
+"""Changes kept for each audience, at least. The next refresh deletes whole records beyond this number."""
+
+
+class ChangeRecord(msgspec.Struct, frozen=True, array_like=True):
+    """Changes of one instant: bitmaps of entries and exits for each group that has any."""
+
+    as_of: Micros
+    groups: tuple[tuple[int, bytes, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupChanges:
+    """Entries and exits of one group."""
+
+    group: int
+    entered: BitMap
+    exited: BitMap
+
+
+class ChangeLog:
+    """The change logs of all stored memberships. A method that takes a transaction only writes to it; after
+    the commit, `written` or `forget` makes the change visible, and `notify` wakes those who wait.
+    """
+
+    def __init__(
+        self,
+        stored: ReadTransaction,
+        index: Environment,
+        states: States,
+        erased_ids: ErasedIds,
+        retained_max: int,
+    ) -> None:
+        self._index = index
+        self._states = states
+        self._erased_ids = erased_ids
+        self._retained_max = retained_max
+        self._changed = threading.Condition()
+        self._refreshes = 0
+        self._closed = False
+        self._records: dict[int, list[int]] = {}
+        for state in states.all():
+            keys = stored.keys(key(Family.CHANGES, state.number))
+            self._records[state.number] = [int.from_bytes(found[5:], "big") for found in keys]
+
+    # --- changing ---
+
+    def append(
+        self, txn: WriteTransaction, state: StoredState, changes: Sequence[GroupChanges], as_of: Micros
+    ) -> list[int]:
+        """Writes a record of changes, if there are any, and deletes the oldest records while enough changes
+        remain. Updates the sequences and totals of the state. Returns the starts of its records.
+        """
+        starts = list(self._records.get(state.number, ()))
+        if changes:
+            entered = sum(len(change.entered) for change in changes)
+            exited = sum(len(change.exited) for change in changes)
+            start = state.last_sequence + 1
+            record = ChangeRecord(
+                as_of, tuple((c.group, c.entered.serialize(), c.exited.serialize()) for c in changes)
+            )
+            txn.put(key(Family.CHANGES, state.number, start), msgspec.msgpack.encode(record))
+            starts.append(start)
+            state.last_sequence += entered + exited
+            state.size += entered - exited
+            state.entered_total += entered
+            state.exited_total += exited
+        while len(starts) > 1 and state.last_sequence - starts[1] + 1 >= self._retained_max:
+            txn.delete(key(Family.CHANGES, state.number, starts.pop(0)))
+            state.first_sequence = max(state.first_sequence, starts[0])
+        return starts
+
+    def trim(self, txn: WriteTransaction, state: StoredState, through: int) -> list[int]:
+        """Deletes records whose changes all have sequences up to and including `through`. Returns the starts
+        of the other records.
+        """
+        starts = list(self._records[state.number])
+        while starts and (starts[1] if len(starts) > 1 else state.last_sequence + 1) <= through + 1:
+            txn.delete(key(Family.CHANGES, state.number, starts.pop(0)))
+        return starts
+
+    def written(self, state: StoredState, starts: list[int]) -> None:
+        """Takes over the committed result of `append` or `trim`."""
+        self._records[state.number] = starts
+
+    def delete(self, txn: WriteTransaction, state: StoredState) -> None:
+        """Deletes the change log of a membership."""
+        txn.delete_prefix(key(Family.CHANGES, state.number))
+
+    def forget(self, state: StoredState) -> None:
+        """Forgets a change log whose deletion is committed."""
+        self._records.pop(state.number, None)
+
+    # --- reading ---
+
+    def read(self, account: Account | None, audience: str, after: int, limit: int) -> ChangePage:
+        """Changes with a sequence above `after`, in order. An account without data has none."""
+        state = self._states.get(audience)
+        if after + 1 < state.first_sequence:
+            oldest = state.first_sequence - 1
+            raise CursorExpired(
+                f"changes of {audience} up to {oldest} are gone",
+                metadata={"oldest_cursor": str(oldest)},
+            )
+        found: list[Change] = []
+        starts = self._records[state.number]
+        for start in starts[max(0, bisect.bisect_right(starts, after + 1) - 1) :]:
+            if len(found) >= limit or account is None:
+                break
+            with self._index.reading() as txn:
+                stored = txn.get(key(Family.CHANGES, state.number, start))
+                record = msgspec.msgpack.decode(stored or b"", type=ChangeRecord)
+            found += self._of_record(account, record, start, after, limit - len(found))
+        last = found[-1].sequence if found else after
+        return ChangePage(tuple(found), last >= state.last_sequence, state.as_of)
+
+    def _of_record(
+        self, account: Account, record: ChangeRecord, start: int, after: int, limit: int
+    ) -> Iterator[Change]:
+        """Up to `limit` changes of a record whose first one is number `start`."""
+        sequence = start
+        for group, *bitmaps in record.groups:
+            for entered, stored in zip((True, False), bitmaps, strict=True):
+                users = BitMap.deserialize(stored)
+                skipped = min(len(users), max(0, after + 1 - sequence))
+                page = users[skipped : skipped + limit] if skipped < len(users) and limit else BitMap()
+                for offset, user_id in enumerate(self._ids(account, group, page), sequence + skipped):
+                    yield Change(offset, user_id, entered, record.as_of)
+                sequence += len(users)
+                limit -= len(page)
+
+    def _ids(self, account: Account, group: int, users: BitMap) -> Iterator[str]:
+        for dense, user_id in zip(users, account.directory.user_ids(group, users), strict=True):
+            yield user_id or self._erased_ids.find(account.number, group, dense)
+
+    # --- waiting ---
+
+    def wait(self, audience: str, after: int, deadline: float) -> bool:
+        """Blocks until there is a change above `after`. False: the membership was dropped or the deadline
+        passed. Call without the state lock.
+        """
+        with self._changed:
+            while True:
+                state = self._states.find(audience)
+                if state is None:
+                    return False
+                if state.last_sequence > after:
+                    return True
+                remaining = deadline - time.monotonic()
+                if remaining <= 0 or self._closed:
+                    return False
+                self._changed.wait(remaining)
+
+    def wait_for_refresh(self, known: int, deadline: float) -> int:
+        """Blocks until there were more than `known` changes of memberships, or the deadline passes. Returns
+        how many there were. Call without the state lock.
+        """
+        with self._changed:
+            while self._refreshes <= known and not self._closed:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    break
+                self._changed.wait(remaining)
+            return self._refreshes
+
+    def notify(self) -> None:
+        """Wakes all waiters after a change."""
+        with self._changed:
+            self._refreshes += 1
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Wakes all waiters. Nobody waits afterwards."""
+        self._closed = True
+        self.notify()

@@ -1,0 +1,145 @@
+"""Ids of erased users. They are kept apart while a stored change may still name them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import msgspec
+from pyroaring import BitMap
+
+from engine.backends.local.storage.keys import Family, key
+from engine.backends.local.storage.transactions import ReadTransaction, WriteTransaction
+from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT, UserRef
+from engine.values import Micros
+
+
+class ErasedUser(msgspec.Struct, array_like=True):
+    """The id of an erased user, the last change of each membership (by number) that may name it, and the time
+    of erasure by the server's clock.
+    """
+
+    user_id: str
+    named_through: dict[int, int]
+    erased_at: Micros = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Exits:
+    """Erased users of an account whose exits are to be recorded: dense ids by group, and ids by user ref."""
+
+    account: str
+    account_number: int
+    gone: dict[int, BitMap]
+    users: dict[UserRef, str]
+    erased_at: Micros
+
+    def add(self, gone: Mapping[int, BitMap], users: Mapping[UserRef, str]) -> None:
+        """Adds users erased at the same time."""
+        for group, dense in gone.items():
+            self.gone[group] = self.gone.get(group, BitMap(optimize=False)) | dense
+        self.users.update(users)
+
+
+class ErasedIds:
+    """The ids that are kept. A method that takes a transaction only writes to it; after the commit, `written`
+    makes the change visible.
+    """
+
+    def __init__(self, stored: ReadTransaction) -> None:
+        self._erased: dict[bytes, ErasedUser] = {}
+        self._naming: dict[int, deque[tuple[int, bytes]]] = {}
+        """By membership (number), the last change that may name each erased user, ascending, and the user's
+        key. An entry that the user's record does not have any more is skipped.
+        """
+        found = {
+            key_: msgspec.msgpack.decode(value, type=ErasedUser)
+            for key_, value in stored.scan(key(Family.ERASED))
+        }
+        self.written(found)
+        for naming in self._naming.values():
+            in_order = sorted(naming)
+            naming.clear()
+            naming.extend(in_order)
+
+    def find(self, account_number: int, group: int, dense: int) -> str:
+        """The id of an erased user that a stored change names."""
+        return self._erased[key(Family.ERASED, account_number, group, dense)].user_id
+
+    def named_through(self, number: int, before: Micros) -> int:
+        """The last change of a membership (by number) that may name a user erased before an instant; 0 when
+        there is none.
+        """
+        naming = self._naming.get(number, ())
+        return max(
+            (last for last, stored in naming if self._is_named(number, last, stored, before)), default=0
+        )
+
+    def keep(self, txn: WriteTransaction, exits: Exits, named: Mapping[int, int]) -> dict[bytes, ErasedUser]:
+        """Keeps the ids of erased users through the last change of each membership (by number) that may name
+        them; keeps none when there is no such membership. Returns the record of each id.
+        """
+        kept = {}
+        for ref, user_id in exits.users.items() if named else ():
+            stored = key(Family.ERASED, exits.account_number, ref >> GROUP_SHIFT, ref & DENSE_MASK)
+            kept[stored] = ErasedUser(user_id, dict(named), exits.erased_at)
+            txn.put(stored, msgspec.msgpack.encode(kept[stored]))
+        return kept
+
+    def drop(self, txn: WriteTransaction, through: Mapping[int, int]) -> dict[bytes, ErasedUser | None]:
+        """Deletes ids of erased users that no stored change names, once the changes of each membership (by
+        number) are consumed through a sequence. Returns the remaining record of each id.
+        """
+        remaining: dict[bytes, dict[int, int]] = {}
+        for number, end in through.items():
+            for stored in self._named_until(number, end):
+                named = remaining.setdefault(stored, dict(self._erased[stored].named_through))
+                del named[number]
+        left: dict[bytes, ErasedUser | None] = {}
+        for stored, named in remaining.items():
+            erased = self._erased[stored]
+            left[stored] = ErasedUser(erased.user_id, named, erased.erased_at) if named else None
+            if named:
+                txn.put(stored, msgspec.msgpack.encode(left[stored]))
+            else:
+                txn.delete(stored)
+        return left
+
+    def _named_until(self, number: int, end: int) -> Iterator[bytes]:
+        """The users that changes of a membership up to `end`, and no later ones, may name."""
+        for last, stored in self._naming.get(number, ()):
+            if last > end:
+                return
+            if self._is_named(number, last, stored):
+                yield stored
+
+    def _is_named(self, number: int, last: int, stored: bytes, before: Micros | None = None) -> bool:
+        erased = self._erased.get(stored)
+        if erased is None or erased.named_through.get(number) != last:
+            return False
+        return before is None or erased.erased_at < before
+
+    def written(self, records: Mapping[bytes, ErasedUser | None]) -> None:
+        """Takes over the committed result of `keep` or `drop`."""
+        changed: set[int] = set()
+        for stored, erased in records.items():
+            known = self._erased.pop(stored, None)
+            named_before = {} if known is None else known.named_through
+            changed |= named_before.keys()
+            if erased is None:
+                continue
+            self._erased[stored] = erased
+            for number, last in erased.named_through.items():
+                if named_before.get(number) != last:
+                    self._naming.setdefault(number, deque()).append((last, stored))
+        for number in changed:
+            self._forget_first(number)
+
+    def _forget_first(self, number: int) -> None:
+        """Removes the first entries of a membership that no record has any more."""
+        naming = self._naming[number]
+        while naming and not self._is_named(number, *naming[0]):
+            naming.popleft()
+        if not naming:
+            del self._naming[number]

@@ -1,0 +1,126 @@
+"""States and members of stored memberships. The members are a bitmap per group."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+from pyroaring import BitMap
+
+from engine.backends.base import Membership
+from engine.backends.local.storage.keys import Family, key
+from engine.backends.local.storage.page_cache import BITMAP, PageCache
+from engine.backends.local.storage.transactions import ReadTransaction, WriteTransaction
+from engine.errors import NotFound
+from engine.values import Micros
+
+CALCULATION_BITS = 63
+"""Random bits that tell calculations apart."""
+
+_NO_MEMBERS = BitMap().serialize()
+
+
+class StoredState(msgspec.Struct, array_like=True):
+    """A membership without its members. `number` identifies the audience in keys."""
+
+    number: int
+    account: str
+    scope: str
+    size: int = 0
+    as_of: Micros = 0
+    revision: int = 0
+    first_sequence: int = 1
+    last_sequence: int = 0
+    entered_total: int = 0
+    exited_total: int = 0
+    calculation: int = 0
+
+    def public(self) -> Membership:
+        """The state as callers of the backend see it."""
+        return Membership(
+            size=self.size,
+            as_of=self.as_of,
+            revision=self.revision,
+            first_sequence=self.first_sequence,
+            last_sequence=self.last_sequence,
+            entered_total=self.entered_total,
+            exited_total=self.exited_total,
+            calculation=self.calculation,
+        )
+
+
+class States:
+    """The state and the members of every stored membership. A method that takes a transaction only writes to
+    it; after the commit, `written` or `forget` makes the change visible.
+    """
+
+    def __init__(self, stored: ReadTransaction, page_cache: PageCache) -> None:
+        self._page_cache = page_cache
+        self._states = {
+            found[1:].decode(): msgspec.msgpack.decode(value, type=StoredState)
+            for found, value in stored.scan(key(Family.MEMBERSHIP))
+        }
+
+    def all(self) -> Iterable[StoredState]:
+        """Every state."""
+        return self._states.values()
+
+    def items(self) -> Iterable[tuple[str, StoredState]]:
+        """Every state, with its audience."""
+        return self._states.items()
+
+    def of_account(self, account: str) -> dict[str, StoredState]:
+        """The states of an account by audience."""
+        return {audience: state for audience, state in self._states.items() if state.account == account}
+
+    def find(self, audience: str) -> StoredState | None:
+        """The state of a membership, or None when it is not stored."""
+        return self._states.get(audience)
+
+    def get(self, audience: str) -> StoredState:
+        """The state of a membership. Raises NotFound when it is not stored."""
+        state = self._states.get(audience)
+        if state is None:
+            raise NotFound(audience)
+        return state
+
+    def find_or_new(self, audiences: Sequence[str], account: str, scope: str) -> dict[str, StoredState]:
+        """The states of memberships. Creates states for audiences that are stored for the first time."""
+        free = 1 + max((state.number for state in self._states.values()), default=0)
+        states = {}
+        for audience in audiences:
+            states[audience] = self._states.get(audience) or StoredState(
+                free, account, scope, calculation=secrets.randbits(CALCULATION_BITS)
+            )
+            free += audience not in self._states
+        return states
+
+    def members(self, state: StoredState, group: int) -> BitMap:
+        """The stored members of a group. Do not modify the result."""
+        cached = self._page_cache.find(key(Family.MEMBERS, state.number, group), BITMAP)
+        return BitMap() if cached is None else cached.value
+
+    def write(self, txn: WriteTransaction, audience: str, state: StoredState) -> None:
+        """Writes the state of a membership."""
+        txn.put(key(Family.MEMBERSHIP, audience.encode()), msgspec.msgpack.encode(state))
+
+    def write_members(self, txn: WriteTransaction, state: StoredState, group: int, members: BitMap) -> None:
+        """Writes the members of a group."""
+        txn.put(key(Family.MEMBERS, state.number, group), BITMAP.encode(members) or _NO_MEMBERS)
+
+    def written(self, audience: str, state: StoredState, members: Mapping[int, BitMap]) -> None:
+        """Takes over a committed state, and the members of groups that changed."""
+        self._states[audience] = state
+        for group, users in members.items():
+            self._page_cache.replace(key(Family.MEMBERS, state.number, group), BITMAP, users)
+
+    def delete(self, txn: WriteTransaction, audience: str) -> None:
+        """Deletes a membership."""
+        txn.delete(key(Family.MEMBERSHIP, audience.encode()))
+        txn.delete_prefix(key(Family.MEMBERS, self._states[audience].number))
+
+    def forget(self, audience: str) -> None:
+        """Forgets a membership whose deletion is committed."""
+        state = self._states.pop(audience)
+        self._page_cache.forget(key(Family.MEMBERS, state.number))

@@ -1,0 +1,84 @@
+"""Evaluating a plan for many users, to be right at one instant, while others write.
+
+A refresh of a million users takes long, and its result must be right at the moment it is stored. So users are
+evaluated while others write (`Executor.roots`), and those that changed meanwhile again, until few are left.
+These are evaluated with the lock held, at the moment of storing. Everyone else has not changed since.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+from pyroaring import BitMap
+
+from engine.backends.local.account.watches import ChangedUsers
+from engine.backends.local.query.executor import BoundPlan, Executor, GroupRun
+from engine.backends.local.storage.turns import Read
+
+AT_ONCE_USERS_MAX = 64
+"""Users evaluated with the lock held."""
+ROUNDS_MAX = 8
+"""Rounds after which the others are evaluated with the lock held, however many they are."""
+
+
+class Evaluation:
+    """The users of a plan's roots in each evaluated group. Call with the lock held."""
+
+    def __init__(self, executor: Executor, plan: BoundPlan, changed: ChangedUsers) -> None:
+        """`changed` collects who changes from before the evaluation on."""
+        self.account = plan.account
+        self.is_whole = False
+        """Whether everyone was evaluated."""
+        self._executor = executor
+        self._plan = plan
+        self._changed = changed
+        self._bases: dict[int, BitMap | None] = {}
+        self._sets: dict[int, list[BitMap]] = {}
+
+    @property
+    def is_void(self) -> bool:
+        """Whether something has changed that may concern everyone."""
+        return self._changed.are_all
+
+    def evaluate(self, group: int, base: BitMap | None, read: Read) -> None:
+        """Evaluates some users of a group (None = all), while others write."""
+        # A copy, since sets of the index change with users that were evaluated.
+        found = self._executor.roots(self._plan, group, lambda: base, read)
+        self._sets[group] = [users.copy() for users in found]
+        self._bases[group] = base
+
+    def catch_up(self, read: Read) -> None:
+        """Evaluates users that changed, while others write, until few are left."""
+        groups = range(self._plan.account.groups)
+        for _ in range(ROUNDS_MAX):
+            late = {group: users for group in groups if (users := self._changed.take(group))}
+            if sum(map(len, late.values())) <= AT_ONCE_USERS_MAX:
+                self._changed.add(late)
+                return
+            for group, users in late.items():
+                some = functools.partial(BitMap.copy, users)
+                self._replace(group, users, self._executor.roots(self._plan, group, some, read))
+
+    def settle(self, read: Read) -> None:
+        """Evaluates the users that changed since. Keeps the lock."""
+        with read.keeping_lock():
+            plan = self._executor.renewed(self._plan, read)
+            for group in range(plan.account.groups):
+                late = self._changed.take(group)
+                if late:
+                    self._replace(group, late, GroupRun(plan, group, late, read).sets(plan.roots))
+
+    def _replace(self, group: int, users: BitMap, sets: Sequence[BitMap]) -> None:
+        before = self._sets.get(group)
+        if before is None:
+            self._bases[group] = users
+            self._sets[group] = [found.copy() for found in sets]
+            return
+        base = self._bases[group]
+        self._bases[group] = None if base is None else base | users
+        self._sets[group] = [(old - users) | new for old, new in zip(before, sets, strict=True)]
+
+    def groups(self) -> list[tuple[int, BitMap | None, list[BitMap]]]:
+        """Each group with the users evaluated (None = all) and the users of every root among them."""
+        return [(group, self._bases[group], self._sets[group]) for group in sorted(self._sets)]

@@ -1,0 +1,96 @@
+"""What the roles of one store share: its state, its log, and their locks.
+
+Locks are taken in this order: checkpoint, apply (`Writer`), index, counting (`CatalogPages`), state
+(`State`). A thread that writes to the index holds the index lock, briefly under the state lock or for longer
+without it. A write request is logged and synced outside the state lock and applied under it in chunks. A read
+request holds it for a short answer; a longer one lets others go first (`storage.turns`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from engine.backends.local.account.account import Account
+from engine.backends.local.query.executor import Executor
+from engine.backends.local.settings import LocalSettings
+from engine.backends.local.storage.store import Store
+from engine.backends.local.storage.turns import Read
+from engine.backends.local.storage.write_ahead_log import WriteAheadLog
+from engine.backends.local.write.group_commit import Writer
+from engine.backends.local.write.state import State
+from engine.clock import Stamp
+from engine.errors import StoreUnavailable
+from engine.values import Micros
+
+
+class AccountForgotten(Exception):
+    """The account was deleted while it was read: it has no users."""
+
+
+class OpenStore:
+    """An open store. Each role adds its methods; `LocalBackend` has all roles."""
+
+    def __init__(self, store: Store, settings: LocalSettings, clock: Callable[[], Stamp]) -> None:
+        self._store = store
+        self._settings = settings
+        self._state = State(store, settings, self._check)
+        self._log = WriteAheadLog(store.log, self._state.position)
+        self._writer = Writer(self._log, self._state, clock)
+        self._writer.replay()
+        self._state.load_users()
+        self._executor = Executor(self._state.names)
+        self._index_lock = threading.RLock()
+        self._closing = threading.Event()
+        self._closed = False
+
+    @property
+    def store_id(self) -> str:
+        """Random, fixed at creation."""
+        return self._store.store_id
+
+    def revision(self) -> int:
+        """The newest visible revision."""
+        return self._state.position
+
+    def newest_arrival(self) -> Micros:
+        """When the newest write arrived; 0 when there is none."""
+        return self._state.arrival
+
+    @contextmanager
+    def _locked(self, deadline: float | None = None) -> Iterator[None]:
+        with self._state.locked(deadline):
+            self._check()
+            yield
+
+    @contextmanager
+    def _read(self, deadline: float | None, name: str) -> Iterator[tuple[Account | None, Read]]:
+        """A read that lets others go first, and the account; None when it has no data. Raises
+        AccountForgotten when the account is forgotten meanwhile, and StoreUnavailable when the store is
+        closing.
+        """
+        account: Account | None = None
+
+        def check_open() -> None:
+            if self._closing.is_set():
+                raise StoreUnavailable("the store is closing", reason="STORE_CLOSED")
+            self._check()
+            if account is not None and not self._state.is_current(account):
+                raise AccountForgotten(name)
+
+        with self._state.read(deadline, check_open) as read:
+            self._check()
+            account = self._state.find_account(name)
+            yield account, read
+
+    def _check(self) -> None:
+        if self._closed:
+            raise StoreUnavailable("the store is closed", reason="STORE_CLOSED")
+        self._writer.check()
+
+    def _await(self, revision: int, deadline: float | None) -> None:
+        if revision > self._state.position:
+            latest = time.monotonic() + self._settings.revision_wait_seconds_max
+            self._state.wait_for(revision, latest if deadline is None else deadline)

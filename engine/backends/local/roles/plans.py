@@ -1,0 +1,133 @@
+"""Executing plans (`engine.backends.base.PlanExecutor`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar, cast
+
+from engine.backends.base import (
+    Answer,
+    Ask,
+    Containment,
+    Contains,
+    Count,
+    Counts,
+    MemberPage,
+    Members,
+    Outlook,
+    PartitionSet,
+    StepTrace,
+    Trace,
+)
+from engine.backends.local.account.account import Account
+from engine.backends.local.query.executor import BoundPlan
+from engine.backends.local.roles.open_store import AccountForgotten, OpenStore
+from engine.backends.local.storage.turns import Read
+from engine.plan.model import Plan
+from engine.values import PARTITION_COUNT
+
+A = TypeVar("A")
+
+
+class Plans(OpenStore):
+    """Executes plans."""
+
+    def execute(
+        self,
+        plan: Plan,
+        ask: Ask[Answer],
+        *,
+        partitions: PartitionSet = None,
+        min_revision: int = 0,
+        deadline: float | None = None,
+    ) -> Answer:
+        """Answers `ask`, each user from one state at or after `min_revision`."""
+
+        def answer(bound: BoundPlan, revision: int, read: Read) -> Counts | MemberPage | Containment:
+            match ask:
+                case Count():
+                    return self._executor.count(bound, partitions, revision, read)
+                case Members():
+                    return self._executor.members(bound, ask, partitions, revision, read)
+                case Contains():
+                    return self._executor.contains(bound, ask, partitions, revision, read)
+                case _:
+                    raise TypeError(f"no question about a plan: {ask!r}")
+
+        def nobody(revision: int) -> Counts | MemberPage | Containment:
+            return _nobody(plan, ask, partitions, revision)
+
+        bind = self._binding_template(plan) if isinstance(ask, Contains) else self._binding(plan)
+        return cast(Answer, self._answered(plan, bind, answer, nobody, min_revision, deadline))
+
+    def trace(self, plan: Plan, *, min_revision: int = 0, deadline: float | None = None) -> Trace:
+        """Executes the plan over every partition and reports each step."""
+        nothing = tuple(StepTrace(0, 0.0, "set", 0) for _ in plan.steps)
+
+        def nobody(revision: int) -> Trace:
+            return Trace(nothing, revision)
+
+        trace = self._executor.trace
+        return self._answered(plan, self._binding(plan), trace, nobody, min_revision, deadline)
+
+    def outlook(
+        self, plan: Plan, inputs: Sequence[str], *, min_revision: int = 0, deadline: float | None = None
+    ) -> Outlook:
+        """Number of users that belong to the inputs, and the estimated time of counting the plan's roots over
+        everyone.
+        """
+
+        def answer(bound: BoundPlan, _: int, read: Read) -> Outlook:
+            work = self._executor.work(bound, read)
+            return Outlook(bound.account.universe_size(inputs, read.pause), work)
+
+        def nobody(_: int) -> Outlook:
+            return Outlook(0, 0.0)
+
+        return self._answered(plan, self._binding(plan), answer, nobody, min_revision, deadline)
+
+    def _binding(self, plan: Plan) -> Callable[[Account, Read], BoundPlan]:
+        """How the plan is bound. What takes long for a long plan and needs no lock is done at once."""
+        encoded = plan.encode()
+        return lambda account, read: self._executor.bind(plan, encoded, account, read)
+
+    def _binding_template(self, plan: Plan) -> Callable[[Account, Read], BoundPlan]:
+        return lambda account, read: self._executor.bind_template(plan, account, read)
+
+    def _answered(
+        self,
+        plan: Plan,
+        bind: Callable[[Account, Read], BoundPlan],
+        answer: Callable[[BoundPlan, int, Read], A],
+        nobody: Callable[[int], A],
+        min_revision: int,
+        deadline: float | None,
+    ) -> A:
+        """What `answer` makes of the bound plan and the revision it is answered at; `nobody`, of the
+        revision, for an account without data.
+        """
+        self._await(min_revision, deadline)
+        try:
+            with self._read(deadline, plan.account) as (account, read):
+                revision = self._state.position
+                if account is None:
+                    return nobody(revision)
+                return answer(bind(account, read), revision, read)
+        except AccountForgotten:
+            return nobody(self._state.position)
+
+
+def _nobody(
+    plan: Plan, ask: Ask[Answer], partitions: PartitionSet, revision: int
+) -> Counts | MemberPage | Containment:
+    """The answer for an account without data."""
+    match ask:
+        case Count():
+            fraction = 1.0 if partitions is None else len(set(partitions)) / PARTITION_COUNT
+            return Counts((0,) * len(plan.roots), revision, fraction)
+        case Members():
+            return MemberPage((), "", revision)
+        case Contains():
+            return Containment(((False,) * len(plan.roots),) * len(ask.user_ids), revision)
+        case _:
+            raise TypeError(f"no question about a plan: {ask!r}")

@@ -1,0 +1,151 @@
+"""Writing (`engine.backends.base.DataWriter`)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence, Set, Sized
+
+from engine.backends.base import Appended, NameKind, Record
+from engine.backends.local.roles.checkpoints import Checkpoints
+from engine.backends.local.storage.name_table import FieldKind, Space, field_name
+from engine.backends.local.storage.write_ahead_log import (
+    AliasEntry,
+    AppendEntry,
+    BatchEntry,
+    EraseEntry,
+    ExpireEntry,
+    ForgetEntry,
+    ImportEntry,
+    UserImportEntry,
+)
+from engine.clock import Stamp
+from engine.errors import LimitExceeded
+from engine.event_columns import EventColumns
+from engine.limits import USER_ALIASES_MAX
+from engine.user_columns import UserColumns
+from engine.values import Micros
+
+_log = logging.getLogger(__name__)
+_SPACES = {NameKind.EVENT: Space.EVENT, NameKind.EVENT_ATTRIBUTE: Space.EVENT_ATTRIBUTE}
+
+
+def _field(kind: NameKind, scope: str, name: str) -> str:
+    """The name under which user-level data is numbered."""
+    match kind:
+        case NameKind.IDENTITY:
+            return field_name(FieldKind.IDENTITY, name)
+        case NameKind.CONSENT:
+            return field_name(FieldKind.CONSENT, scope, name)
+        case _:
+            return field_name(FieldKind.ATTRIBUTE, scope, name)
+
+
+class Writing(Checkpoints):
+    """Takes data in and removes it."""
+
+    def append(self, account: str, records: Sequence[Record], *, request_id: str = "") -> Appended:
+        """Makes the records durable, then visible, in order. A `request_id` seen before is answered without
+        writing anything.
+        """
+        batch = tuple(records)
+        return self._append(
+            batch, request_id, lambda at: AppendEntry(account, at.arrival, request_id, batch, at.settled)
+        )
+
+    def append_columns(self, account: str, columns: EventColumns, *, request_id: str = "") -> Appended:
+        """As `append`, for events in columns."""
+        return self._append(
+            columns, request_id, lambda at: ImportEntry(account, at.arrival, request_id, columns, at.settled)
+        )
+
+    def append_user_columns(self, account: str, columns: UserColumns, *, request_id: str = "") -> Appended:
+        """As `append`, for user updates in columns."""
+        return self._append(
+            columns,
+            request_id,
+            lambda at: UserImportEntry(account, at.arrival, request_id, columns, at.settled),
+        )
+
+    def _append(self, rows: Sized, request_id: str, entry_at: Callable[[Stamp], BatchEntry]) -> Appended:
+        self._check_room()
+        if not len(rows) and not request_id:
+            return Appended(self.revision(), 0, 0)
+        return self._writer.write(entry_at)
+
+    def unknown_names(self, account: str, kind: NameKind, scope: str, names: Set[str]) -> Set[str]:
+        """The names that nothing stored in the account has come with. Takes no lock."""
+        space = self._state.names.known(account, _SPACES.get(kind, Space.FIELD))
+        if space is None:
+            return names
+        numbers = space.numbers
+        if kind in _SPACES:
+            return {name for name in names if name not in numbers}
+        return {name for name in names if _field(kind, scope, name) not in numbers}
+
+    def name_count(self, account: str) -> int:
+        """Number of names, of all kinds, that data of the account came with. Takes no lock."""
+        spaces = (self._state.names.known(account, space) for space in (*_SPACES.values(), Space.FIELD))
+        return sum(len(space.numbers) for space in spaces if space is not None)
+
+    def erase(self, account: str, user_ids: Sequence[str]) -> Appended:
+        """Removes the users, their aliases and all their data, from the log and the index. An alias names the
+        user it stands for. `accepted` counts users that existed.
+        """
+        self._check_room()
+        gone = tuple(user_ids)
+        answer = self._writer.write(lambda at: EraseEntry(account, at.arrival, gone, at.settled))
+        # The log contains the erased data until it is trimmed.
+        self._checkpoint_through(answer.revision)
+        return answer
+
+    def remove_events(self, account: str, before: Micros) -> int:
+        """Removes the account's events before an instant, for good; logs nothing when there are none."""
+        for group in range(self._store.groups):
+            # Group by group, so that other questions run in between.
+            with self._locked():
+                found = self._state.find_account(account)
+                is_due = found is not None and found.tables.has_before(group, before)
+            if is_due:
+                revision = self._writer.write(
+                    lambda at: ExpireEntry(account, at.arrival, before, at.settled)
+                ).revision
+                self._removals.add()
+                _log.info("events removed", extra={"account": account, "before": before})
+                return revision
+        return self.revision()
+
+    def forget(self, account: str, name: str) -> int:
+        """Removes what is left of an account, workspace or input without users; logs nothing when there is
+        nothing. The next checkpoint frees the space.
+        """
+        self._check_room()
+        with self._locked():
+            if self._state.find_account(account) is None:
+                return self.revision()
+        return self._writer.write(lambda at: ForgetEntry(account, at.arrival, name, at.settled)).revision
+
+    def _check_aliases(self, account: str, from_user_id: str, to_user_id: str) -> None:
+        # Not when the entry is applied: one that was logged is never refused for this.
+        with self._locked():
+            found = self._state.find_account(account)
+            count = 0 if found is None else found.directory.aliases_with(from_user_id, to_user_id)
+        if count > USER_ALIASES_MAX:
+            raise LimitExceeded(
+                f"{to_user_id!r} would have {count} aliases; at most {USER_ALIASES_MAX} are allowed: send "
+                "the data of others under the user's own id",
+                metadata={"limit": str(USER_ALIASES_MAX), "count": str(count)},
+            )
+
+    def alias(self, account: str, from_user_id: str, to_user_id: str) -> int:
+        """Makes `from` an alias of `to`, or of the user that `to` is an alias of. Repeating it changes
+        nothing.
+
+        Raises FailedPrecondition: ALIAS_CYCLE, or ALREADY_ALIASED when `from` is an alias of another user;
+        LimitExceeded when the user would have more than `USER_ALIASES_MAX` aliases.
+        """
+        self._check_room()
+        self._check_aliases(account, from_user_id, to_user_id)
+        answer = self._writer.write(
+            lambda at: AliasEntry(account, at.arrival, from_user_id, to_user_id, at.settled)
+        )
+        return answer.revision

@@ -1,0 +1,123 @@
+"""An account in the memory that readers map: how to find its users, and when each was last touched."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+
+import numpy as np
+from pyroaring import BitMap
+
+from engine.backends.local.account.account import Account as StoredAccount
+from engine.backends.local.serving.arena import WORD_BYTES, Arena, Words
+from engine.backends.local.serving.layout import Account
+from engine.backends.local.storage.sorted_runs import Keys
+
+SLOT_WORDS = 2
+TOUCHED_USERS_MIN = 1 << 9
+GROUP_WORDS = 2
+
+
+class SharedAccount:
+    """Writes the record of one account. Call with the state lock held. It is the `TableMemory` of the
+    account's users.
+    """
+
+    def __init__(self, arena: Arena, account: StoredAccount) -> None:
+        self._arena = arena
+        self._account = account
+        self._groups = account.groups
+        words = Account.TOUCHED + GROUP_WORDS * self._groups
+        self.at = arena.allocate(words * WORD_BYTES)
+        self._record = arena.words[self.at // WORD_BYTES : self.at // WORD_BYTES + words]
+        for word in range(words):
+            self._record[word] = 0
+        self._record[Account.GROUPS] = self._groups
+        self._record[Account.SEED] = account.user_index.seed
+        self._touched: list[Words] = []
+        for group, count in enumerate(account.directory.counts):
+            self._touched.append(self._new_touched(max(count, TOUCHED_USERS_MIN)))
+            self._tell_touched(group)
+        account.user_index.share(self)
+        self.settle_ids()
+
+    def is_of(self, account: StoredAccount) -> bool:
+        """Whether this is the record of that account, and not of an earlier one of its name."""
+        return self._account is account
+
+    # --- the users' table -----------------------------------------------------------------------------------
+
+    def allocate(self, slots: int) -> Keys:
+        """Memory for slots, which is freed with the array."""
+        words = slots * SLOT_WORDS
+        return self._block(words).reshape(-1, SLOT_WORDS)
+
+    def hold(self, slots: Keys) -> None:
+        """The table has these slots from now on."""
+        self._change({Account.TABLE_AT: _address(self._arena, slots), Account.TABLE_SLOTS: len(slots)})
+
+    def count(self, version: int) -> None:
+        """The version of the table, odd while slots change."""
+        self._record[Account.TABLE_COUNTER] = version
+
+    def set_complete(self, is_complete: bool) -> None:
+        """Whether a key that is not in the table is nowhere."""
+        self._change({Account.IS_COMPLETE: int(is_complete)})
+
+    # --- what ids mean --------------------------------------------------------------------------------------
+
+    def begin_ids(self) -> None:
+        """Ids are about to mean other users."""
+        self._record[Account.BEGUN] += 1
+
+    def settle_ids(self) -> None:
+        """Ids mean what the table says, or are aliases."""
+        self._change({Account.HAS_ALIASES: int(self._account.directory.has_aliases)})
+        self._record[Account.ENDED] = self._record[Account.BEGUN]
+
+    # --- touched users --------------------------------------------------------------------------------------
+
+    def touch(self, users: Mapping[int, BitMap], stamp: int) -> None:
+        """Marks users (by group) as touched."""
+        for group, each in users.items():
+            if each:
+                self._reserve(group, each.max() + 1)
+                self._touched[group][np.frombuffer(each.to_array(), np.uint32)] = stamp
+
+    def _reserve(self, group: int, users: int) -> None:
+        before = self._touched[group]
+        if users > len(before):
+            after = self._new_touched(2 * users)
+            after[: len(before)] = before
+            self._touched[group] = after
+            self._tell_touched(group)
+
+    def _new_touched(self, users: int) -> Words:
+        touched = self._block(1 << (users - 1).bit_length())
+        touched[:] = 0
+        return touched
+
+    def _tell_touched(self, group: int) -> None:
+        touched = self._touched[group]
+        at = Account.TOUCHED + GROUP_WORDS * group
+        self._change({at: _address(self._arena, touched), at + 1: len(touched)})
+
+    # --- memory ---------------------------------------------------------------------------------------------
+
+    def _block(self, words: int) -> Words:
+        at = self._arena.allocate(words * WORD_BYTES)
+        block = self._arena.array(at, words)
+        # Whoever in this process still reads the block keeps the array alive.
+        weakref.finalize(block, self._arena.free, at, words * WORD_BYTES).atexit = False
+        return block
+
+    def _change(self, words: Mapping[int, int]) -> None:
+        record = self._record
+        record[Account.COUNTER] += 1
+        for word, value in words.items():
+            record[word] = value
+        record[Account.COUNTER] += 1
+
+
+def _address(arena: Arena, words: Words) -> int:
+    return int(words.__array_interface__["data"][0]) - arena.address

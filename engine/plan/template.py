@@ -1,0 +1,51 @@
+"""Plans that are compiled once and moved to any instant.
+
+Compiling the same audience for each check takes about as long as deciding it. Only windows, relative times
+and retention depend on the instant, so a template keeps the steps and makes those few anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engine.bounded_cache import held_bytes
+from engine.plan.compile import Planner
+from engine.plan.model import Plan, encode_step
+from engine.plan.tree import Account, AudienceResolver
+from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS, Micros
+
+
+class Template:
+    """A plan without optimisation, as of any instant. Plans of one template have the same `roots` object and
+    share every step that is the same, so a backend sees cheaply what differs.
+    """
+
+    def __init__(self, planner: Planner, roots: Sequence[int]) -> None:
+        self._plan = planner.plan(roots, ())
+        # A step that is the same at both ends of time does not depend on it.
+        self._moving = {
+            index: make
+            for index, make in planner.steps.makers.items()
+            if encode_step(make(TIME_MIN_MICROS)) != encode_step(make(TIME_MAX_MICROS))
+        }
+        self.nbytes = 2 * held_bytes(len(self._plan.encode()), self._plan)
+        """Approximate memory: of the steps, and of the criteria that they are made of."""
+
+    def at(self, as_of: Micros) -> Plan:
+        """The plan as of an instant."""
+        plan = self._plan
+        steps = plan.steps
+        if self._moving:
+            moved = list(steps)
+            for index, make in self._moving.items():
+                moved[index] = make(as_of)
+            steps = tuple(moved)
+        return Plan(account=plan.account, as_of=as_of, steps=steps, roots=plan.roots)
+
+
+def audiences_template(account: Account, audiences: Sequence[str], resolver: AudienceResolver) -> Template:
+    """A template with a root for each of the audiences (resource names), of any journeys; see
+    `compile_audiences`.
+    """
+    planner = Planner(account, 0, resolver)
+    return Template(planner, [planner.milestone(*resolver(name)) for name in audiences])

@@ -1,0 +1,182 @@
+"""Targets of outputs: one struct for each kind, with the checks of its fields.
+
+The tag of a struct and its fields have the names of the contract's (`Output.kind`), so that a message and a
+struct are converted by name. To add a kind, add its struct here and to `Target`, and its sink in
+`service/delivery/sinks` if it sends.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+from typing import ClassVar, Self, TypeAlias, get_args
+from urllib.parse import urlsplit
+
+import msgspec
+
+from engine.errors import Violation
+from engine.limits import (
+    OUTPUT_FOLDER_BYTES_MAX,
+    OUTPUT_NAME_BYTES_MAX,
+    OUTPUT_PATH_BYTES_MAX,
+    OUTPUT_PATH_FOLDERS_MAX,
+    OUTPUT_SERVERS_BYTES_MAX,
+    OUTPUT_URL_BYTES_MAX,
+)
+
+SECRET_PREFIX = "whsec_"
+SECRET_BYTES_MIN = 24
+SECRET_BYTES_MAX = 64
+"""Length of a signing secret by Standard Webhooks 1.0.0, "Signature scheme"."""
+
+
+class _Target(msgspec.Struct, frozen=True):
+    """What every kind has."""
+
+    secrets: ClassVar[frozenset[str]] = frozenset()
+    """Fields that are never shown again."""
+    sends: ClassVar[bool] = True
+    """False when consumers come for the changes, so that there is no sink."""
+
+    @classmethod
+    def kind(cls) -> str:
+        """The name of the kind in the contract."""
+        return str(cls.__struct_config__.tag)
+
+    def shown(self) -> dict[str, object]:
+        """The fields a caller may read."""
+        return {field: getattr(self, field) for field in self.__struct_fields__ if field not in self.secrets}
+
+    def with_secrets_of(self, known: object) -> Self:
+        """With the secrets of `known`, of the same kind, where this has none."""
+        if not isinstance(known, type(self)):
+            return self
+        kept = {field: getattr(known, field) for field in self.secrets if not getattr(self, field)}
+        return msgspec.structs.replace(self, **kept)
+
+    def faults(self) -> Iterable[Violation]:
+        """What a caller has to mend. The path begins with `output.{kind}`."""
+        raise NotImplementedError
+
+    def _fault(self, field: str, description: str) -> Violation:
+        return Violation(f"output.{self.kind()}.{field}", description)
+
+    def _text(self, field: str, bytes_max: int) -> Iterable[Violation]:
+        """A violation when a required text is missing or too long."""
+        text = getattr(self, field)
+        if not text:
+            yield self._fault(field, "is required")
+        yield from self._too_long(field, bytes_max)
+
+    def _too_long(self, field: str, bytes_max: int) -> Iterable[Violation]:
+        if len(getattr(self, field).encode()) > bytes_max:
+            yield self._fault(field, f"is longer than {bytes_max} bytes")
+
+
+class Webhook(_Target, frozen=True, tag="webhook"):
+    """HTTP POST, signed with `secret`."""
+
+    secrets: ClassVar[frozenset[str]] = frozenset({"secret"})
+
+    url: str
+    secret: str = ""
+
+    def faults(self) -> Iterable[Violation]:
+        """The URL and the secret."""
+        if not _is_url(self.url, "http", "https"):
+            yield self._fault("url", "must be an http or https URL with a host")
+        yield from self._too_long("url", OUTPUT_URL_BYTES_MAX)
+        try:
+            secret = base64.b64decode(self.secret.removeprefix(SECRET_PREFIX), validate=True)
+        except binascii.Error:
+            secret = b""
+        has_length = SECRET_BYTES_MIN <= len(secret) <= SECRET_BYTES_MAX
+        if not (self.secret.startswith(SECRET_PREFIX) and has_length):
+            base64_bytes = f"the base64 of {SECRET_BYTES_MIN}-{SECRET_BYTES_MAX} bytes"
+            yield self._fault("secret", f"must be {SECRET_PREFIX} and {base64_bytes}")
+
+
+class Nats(_Target, frozen=True, tag="nats"):
+    """A NATS JetStream subject."""
+
+    servers: str
+    subject: str
+
+    def faults(self) -> Iterable[Violation]:
+        """Both are required."""
+        yield from self._text("servers", OUTPUT_SERVERS_BYTES_MAX)
+        yield from self._text("subject", OUTPUT_NAME_BYTES_MAX)
+
+
+class Redis(_Target, frozen=True, tag="redis"):
+    """A Redis stream, of at most about `max_length` entries (0 = unbounded)."""
+
+    url: str
+    stream: str
+    max_length: int = 0
+
+    def faults(self) -> Iterable[Violation]:
+        """The URL, the stream and its length."""
+        if not _is_url(self.url, "redis", "rediss"):
+            yield self._fault("url", "must be a redis or rediss URL with a host")
+        yield from self._too_long("url", OUTPUT_URL_BYTES_MAX)
+        yield from self._text("stream", OUTPUT_NAME_BYTES_MAX)
+        if self.max_length < 0:
+            yield self._fault("max_length", "must not be negative")
+
+
+class Kafka(_Target, frozen=True, tag="kafka"):
+    """A Kafka topic."""
+
+    bootstrap_servers: str
+    topic: str
+
+    def faults(self) -> Iterable[Violation]:
+        """Both are required."""
+        yield from self._text("bootstrap_servers", OUTPUT_SERVERS_BYTES_MAX)
+        yield from self._text("topic", OUTPUT_NAME_BYTES_MAX)
+
+
+class File(_Target, frozen=True, tag="file"):
+    """NDJSON files below the server's output directory."""
+
+    path: str
+
+    def faults(self) -> Iterable[Violation]:
+        """The path stays below the directory, and file systems can hold it."""
+        path = PurePosixPath(self.path)
+        if not self.path or path.is_absolute() or ".." in path.parts or "\0" in self.path:
+            yield self._fault("path", "must be a relative path without '..'")
+        yield from self._too_long("path", OUTPUT_PATH_BYTES_MAX)
+        if len(path.parts) > OUTPUT_PATH_FOLDERS_MAX:
+            yield self._fault(
+                "path", f"has {len(path.parts)} folders; at most {OUTPUT_PATH_FOLDERS_MAX} are allowed"
+            )
+        if any(len(part.encode()) > OUTPUT_FOLDER_BYTES_MAX for part in path.parts):
+            yield self._fault("path", f"has a folder with more than {OUTPUT_FOLDER_BYTES_MAX} bytes")
+
+
+class Watch(_Target, frozen=True, tag="watch"):
+    """Nowhere: consumers watch the audience and acknowledge what they have processed."""
+
+    sends: ClassVar[bool] = False
+
+    def faults(self) -> Iterable[Violation]:
+        """None: it has no fields."""
+        return ()
+
+
+Target: TypeAlias = Webhook | Nats | Redis | Kafka | File | Watch
+
+TARGETS: dict[str, type[Target]] = {struct.kind(): struct for struct in get_args(Target)}
+"""By the name of the kind."""
+
+
+def _is_url(url: str, *schemes: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in schemes and bool(parts.hostname)
+    except ValueError:
+        return False

@@ -1,0 +1,46 @@
+"""Where the service may listen: without API keys on this machine only."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+import structlog
+
+_logger = structlog.get_logger("milepost.service")
+
+
+class CannotListen(OSError):
+    """The address is in use, not available on this machine, or open to others without keys."""
+
+
+def check_address(host: str, *, keys_required: bool, insecure: bool, encrypted: bool) -> None:
+    """Raises CannotListen for an address that other machines can reach while no call needs an API key, unless
+    `insecure` allows it. Warns when keys would travel unencrypted.
+    """
+    if is_loopback(host):
+        return
+    if not keys_required:
+        if not insecure:
+            raise CannotListen(
+                f"refusing to listen on {host} without API keys: anyone who reaches the port could do"
+                " everything. Create the first key with `milepost init`, listen on 127.0.0.1, or pass"
+                " --insecure-listen true"
+            )
+        _logger.warning("no API key is needed, and other machines can reach the port", host=host)
+    elif not encrypted:
+        _logger.warning("API keys travel unencrypted: set --tls-cert-file and --tls-key-file", host=host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address. A name counts by what it resolves to."""
+    bare = host.removeprefix("[").removesuffix("]")
+    try:
+        return ipaddress.ip_address(bare).is_loopback
+    except ValueError:
+        pass
+    try:
+        found = socket.getaddrinfo(bare, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return all(ipaddress.ip_address(address[0]).is_loopback for *_, address in found)

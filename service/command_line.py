@@ -1,0 +1,60 @@
+"""Flags and variables: how the names of settings are written, and the parser of the command line."""
+
+from __future__ import annotations
+
+import argparse
+import typing
+from collections.abc import Sequence
+from importlib import metadata
+
+from engine.backends.settings import Declared
+from service.setting_values import choices_of
+
+DISTRIBUTION = "milepost-server"
+VARIABLE_PREFIX = "MILEPOST_"
+METAVARS = {int: "N", int | None: "N", float: "N", str: "TEXT", str | None: "TEXT"}
+"""How `--help` shows a value of a type; another is a path."""
+
+
+def flag_of(name: str) -> str:
+    """`data_dir` → `--data-dir`."""
+    return "--" + name.replace("_", "-")
+
+
+def variable_of(name: str) -> str:
+    """`data_dir` → `MILEPOST_DATA_DIR`."""
+    return VARIABLE_PREFIX + name.upper()
+
+
+def parser_of(known: Sequence[Declared]) -> argparse.ArgumentParser:
+    """The parser of the service's command line, with a flag for each setting."""
+    parser = argparse.ArgumentParser(
+        prog=DISTRIBUTION,
+        description="Milepost: a gRPC service for customer journeys and audiences.",
+        epilog=(
+            f"Each flag has a variable, {variable_of('data_dir')} for --data-dir, and a key of the"
+            " configuration file, data_dir. Flags win over variables, and variables over the file. Sizes may"
+            " be written like 256GiB, durations like 90s or 1d12h."
+        ),
+        allow_abbrev=False,
+    )
+    version = f"{DISTRIBUTION} {metadata.version(DISTRIBUTION)}"
+    parser.add_argument("--version", action="version", version=version, help="print the version and exit")
+    for field in known:
+        default = "" if field.default is None else f" (default: {field.default})"
+        metavar = "|".join(choices_of(field)) or METAVARS.get(field.kind, "PATH")
+        parser.add_argument(
+            flag_of(field.name), help=f"{field.setting.description}{default}", metavar=metavar
+        )
+    return parser
+
+
+def early_value(arguments: Sequence[str], name: str) -> str | None:
+    """The value of one flag, before the others are known."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument(flag_of(name), dest=name)
+    try:
+        return typing.cast("str | None", vars(parser.parse_known_args(arguments)[0])[name])
+    except argparse.ArgumentError:
+        # A flag without its value: the whole parser reports it.
+        return None

@@ -1,0 +1,193 @@
+"""Moves the changes of one connection to its output, a batch at a time, in whatever thread runs the step.
+
+Each step reads the connection's record again, so its durable cursor, state and opted-in fields are always
+current. Between steps only the failures of the output are kept, and since when a batch waits to be full.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import structlog
+
+from engine import Engine
+from engine.audiences.deliveries import Delivery
+from engine.audiences.model import DeliveryBatch
+from engine.errors import CursorExpired, NotFound, StoreUnavailable
+from engine.measures import Counter
+from engine.resources.records import Connection, ConnectionState, account_of
+from engine.values import MICROS_PER_SECOND
+from service.delivery.cloud_events import cloud_event
+from service.delivery.retry import RetryPolicy
+from service.delivery.schedule import AT_ONCE, WHEN_WOKEN
+from service.delivery.sinks.sink import Sink, SinkError
+
+SLOW_STEP_S = 1.0
+"""A connection whose last step took longer counts as slow."""
+
+_logger = structlog.get_logger("milepost.delivery")
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What all connections are delivered by. An attempt should end within `attempt_s_max` seconds."""
+
+    engine: Engine
+    open_sink: Callable[[Delivery], Sink]
+    retry: RetryPolicy
+    attempt_s_max: float
+    failed_attempts: Counter
+
+
+class Delivering:
+    """Delivers one connection until it is no longer active: `is_over`."""
+
+    def __init__(self, terms: Terms, delivery: Delivery) -> None:
+        self._terms = terms
+        self._delivery = delivery
+        self._sink: Sink | None = None
+        self._using_sink = threading.Lock()
+        self._failures = 0
+        self._failing_since = 0.0
+        self._gathering_since: float | None = None
+        self._wake_beyond: int | None = None
+        self._last_step_s = 0.0
+        self.name = delivery.connection.name
+        self.is_over = False
+        self._log = _logger.bind(connection=self.name)
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the output failed last, or took long."""
+        return self._failures > 0 or self._last_step_s > SLOW_STEP_S
+
+    @property
+    def has_open_sink(self) -> bool:
+        """Whether the output may hold a file or a connection open."""
+        return self._sink is not None and self._sink.is_open
+
+    def has_news(self) -> bool:
+        """Whether there are changes that a waiting delivery should go on for."""
+        return self._wake_beyond is not None and self._terms.engine.deliveries.has_changes(
+            self._delivery.connection, self._wake_beyond
+        )
+
+    def step(self) -> float:
+        """Delivers at most one batch. Returns when the next step is due, an instant of `time.monotonic()`."""
+        began = time.monotonic()
+        self._wake_beyond = None
+        try:
+            with self._using_sink:
+                return self._step()
+        except NotFound:
+            # The connection was deleted.
+            return self._end()
+        except StoreUnavailable:
+            return time.monotonic() + self._terms.retry.first_wait_s
+        except Exception:
+            # What was not confirmed is read again from the durable cursor.
+            self._log.exception("delivery failed")
+            self.close_sink()
+            return time.monotonic() + self._terms.retry.wait_s_max
+        finally:
+            self._last_step_s = time.monotonic() - began
+
+    def close_sink(self) -> bool:
+        """Closes what the output holds open; the next step opens it again. False: a step is using it."""
+        if not self._using_sink.acquire(blocking=False):
+            return False
+        try:
+            if self._sink is not None:
+                self._sink.close()
+            return True
+        finally:
+            self._using_sink.release()
+
+    # --- steps ----------------------------------------------------------------------------------------------
+
+    def _step(self) -> float:
+        connection = self._terms.engine.connections.get_connection(self.name)
+        if connection.state is not ConnectionState.ACTIVE:
+            return self._end()
+        self._delivery = msgspec.structs.replace(self._delivery, connection=connection)
+        try:
+            batch = self._terms.engine.deliveries.pull(connection, connection.batch_changes)
+        except CursorExpired as error:
+            return self._fault(error.message)
+        if not batch.changes:
+            return self._advance_or_wait(connection, batch)
+        full_at = self._full_at(connection, batch)
+        if full_at > time.monotonic():
+            self._wake_beyond = connection.delivered + connection.batch_changes - 1
+            return full_at
+        self._gathering_since = None
+        try:
+            self._deliver(connection, batch)
+        except SinkError as error:
+            return self._failed(error)
+        self._advance(connection, batch)
+        return AT_ONCE
+
+    def _full_at(self, connection: Connection, batch: DeliveryBatch) -> float:
+        """When the batch has to go: at once when it is full, else once its oldest change waited enough."""
+        if not batch.caught_up or len(batch.changes) >= connection.batch_changes or self._failures:
+            return AT_ONCE
+        if self._gathering_since is None:
+            self._gathering_since = time.monotonic()
+        return self._gathering_since + connection.batch_age / MICROS_PER_SECOND
+
+    def _advance_or_wait(self, connection: Connection, batch: DeliveryBatch) -> float:
+        moved = (batch.cursor.sequence, batch.cursor.snapshot_after)
+        if moved != (connection.delivered, connection.snapshot_after):
+            self._advance(connection, batch)
+            return AT_ONCE
+        self._wake_beyond = connection.delivered
+        return WHEN_WOKEN
+
+    def _deliver(self, connection: Connection, batch: DeliveryBatch) -> None:
+        account, engine = account_of(connection.name), self._terms.engine
+        snapshot = connection.snapshot_after is not None
+        events = [
+            cloud_event(self._delivery, change, snapshot, lambda user: engine.backend.profile(account, user))
+            for change in batch.changes
+        ]
+        if self._sink is None:
+            self._sink = self._terms.open_sink(self._delivery)
+        self._sink.deliver(events, time.monotonic() + self._terms.attempt_s_max)
+        self._failures = 0
+
+    def _advance(self, connection: Connection, batch: DeliveryBatch) -> None:
+        known = self._terms.engine.connections.get_connection(connection.name)
+        # Deactivated and activated again meanwhile: the cursor was reset, so this batch is outdated.
+        if known.update_time == connection.update_time:
+            self._terms.engine.deliveries.advance(connection, batch.cursor)
+
+    # --- failures -------------------------------------------------------------------------------------------
+
+    def _failed(self, error: SinkError) -> float:
+        if self._sink is not None:
+            self._sink.close()
+        now = time.monotonic()
+        if not self._failures:
+            self._failing_since = now
+        self._failures += 1
+        self._terms.failed_attempts.add()
+        retry = self._terms.retry
+        if error.final or now - self._failing_since >= retry.budget_s:
+            return self._fault(str(error))
+        wait_s = retry.wait_s(self._failures, error.retry_after_s)
+        self._log.warning("output failed", error=str(error), failures=self._failures, wait_s=round(wait_s, 3))
+        return now + wait_s
+
+    def _fault(self, why: str) -> float:
+        self._terms.engine.connections.mark_faulted(self.name, why)
+        self._log.error("connection faulted", why=why)
+        return self._end()
+
+    def _end(self) -> float:
+        self.is_over = True
+        return WHEN_WOKEN

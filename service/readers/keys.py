@@ -1,0 +1,79 @@
+"""Admission by API key in a reader: with the keys that the writer served last.
+
+A reader only answers calls that are certain to be permitted. Whatever else comes is handed on, and the writer
+admits or refuses it by its own keys.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from typing import TypeVar
+
+import grpc
+import msgspec
+
+from engine.backends.base import ServingReader
+from engine.errors import MilepostError
+from engine.values import Micros
+from service.auth.caller import current_caller
+from service.auth.gate import Gate
+from service.auth.snapshot import AccountLimits, KeySnapshot, KnownSecret
+
+NANOS_PER_MICRO = 1_000
+
+Limited = TypeVar("Limited", KnownSecret, AccountLimits)
+
+
+class ReaderKeys:
+    """Knows the API keys. `readers` is how many processes share a key's calls per second."""
+
+    def __init__(
+        self, served: ServingReader, *, readers: int, calls_per_second_max: int, in_flight_max: int
+    ) -> None:
+        self._served = served
+        self._readers = readers
+        self._gate = Gate(
+            self._now,
+            calls_per_second_max=self._share(calls_per_second_max),
+            in_flight_max=in_flight_max,
+        )
+        self._version = -1
+        self._loading = threading.Lock()
+
+    def admit(self, method: str, context: grpc.ServicerContext, name: str) -> bool:
+        """Whether the call is permitted and may know a resource of that name."""
+        if self._served.keys_version() != self._version:
+            self._load()
+        try:
+            self._gate.admit(method, context.invocation_metadata())
+        except MilepostError:
+            return False
+        return current_caller().sees(name)
+
+    def _load(self) -> None:
+        with self._loading:
+            version, keys = self._served.keys()
+            if version != self._version:
+                self._gate.publish(self._shared(KeySnapshot.decoded(keys)))
+                self._version = version
+
+    def _shared(self, snapshot: KeySnapshot) -> KeySnapshot:
+        """The keys, with this reader's share of their calls per second and of their accounts'."""
+        return KeySnapshot(
+            tuple(map(self._with_share, snapshot.secrets)),
+            snapshot.required,
+            tuple(map(self._with_share, snapshot.accounts)),
+        )
+
+    def _with_share(self, limited: Limited) -> Limited:
+        share = self._share(limited.calls_per_second_max)
+        return msgspec.structs.replace(limited, calls_per_second_max=share)
+
+    def _share(self, calls_per_second_max: int) -> int:
+        return math.ceil(calls_per_second_max / self._readers)
+
+    def _now(self) -> Micros:
+        now = self._served.now()
+        return time.time_ns() // NANOS_PER_MICRO if now is None else now

@@ -1,0 +1,127 @@
+"""The gRPC server of a reader: health is its own, all other calls are handed on to the writer."""
+
+from __future__ import annotations
+
+import time
+
+import grpc
+
+from engine.audiences.live import STORED_AGE_MICROS_MAX
+from engine.backends import registry
+from engine.resources.signing import Signer
+from service.access_log import CallLog
+from service.auth.listening import CannotListen
+from service.auth.tls import Certificates
+from service.config import Config
+from service.connections import hang_up, stop_listening
+from service.convert.revisions import Revisions
+from service.health import Health
+from service.readers.answers import Answers
+from service.readers.forwarding import Forwarder
+from service.readers.keys import ReaderKeys
+from service.readers.messages import Start
+from service.readers.routes import ReaderPools, Routes
+from service.reading import RequestReader
+from service.server import (
+    CALLS_END_S_MAX,
+    DRAIN_POLL_S,
+    LAST_ANSWERS_S,
+    SERVER_END_S_MAX,
+    SERVER_OPTIONS,
+)
+from service.stopping import Stopping
+from service.telemetry.line_limit import LineLimit
+
+SHARES_PORT = ("grpc.so_reuseport", 1)
+READER_SERVER_OPTIONS = (*(option for option in SERVER_OPTIONS if option[0] != SHARES_PORT[0]), SHARES_PORT)
+
+
+class ReaderServer:
+    """A gRPC server on a shared port. It binds the port at once; `start` begins to serve."""
+
+    def __init__(self, start: Start) -> None:
+        """Raises CannotListen."""
+        self._config = config = start.config()
+        self._stopping = Stopping()
+        self._forwarder = Forwarder(start.writer_socket, self._stopping)
+        self._health = Health()
+        for service, status in start.health.items():
+            self._health.set(service, status)
+        self._pools = ReaderPools(config)
+        reader = RequestReader(config.batch_bytes_max, config.limits)
+        answers = _answers(start, config, reader)
+        self.answered = answers.answered
+        """Calls that were answered here, by method."""
+        routes = Routes(
+            self._pools,
+            self._forwarder,
+            answers,
+            self._health,
+            self._stopping,
+            reader,
+        )
+        self._server = grpc.server(self._pools.unary, handlers=[routes], options=READER_SERVER_OPTIONS)
+        self._certificates = None if config.tls is None else Certificates(config.tls)
+        address = f"{config.host}:{config.port}"
+        try:
+            if self._certificates is None:
+                self._server.add_insecure_port(address)
+            else:
+                self._server.add_secure_port(address, self._certificates.credentials())
+        except RuntimeError as error:
+            raise CannotListen(f"cannot listen on {address}: {error}") from error
+
+    def start(self) -> None:
+        """Starts serving."""
+        self._pools.first_messages.start()
+        self._server.start()
+
+    def reload(self) -> None:
+        """Reads the TLS files again."""
+        if self._certificates is not None:
+            self._certificates.refresh()
+
+    def set_health(self, service: str, status: int) -> None:
+        """Sets what health checks answer for a service."""
+        self._health.set(service, status)
+
+    def stop(self, *, alone: bool) -> None:
+        """Reports NOT_SERVING and ends the server: running calls within the grace period, later ones at once.
+
+        `alone`: only this reader stops, so callers connect to another from now on.
+        """
+        self._health.enter_graceful_shutdown()
+        if alone:
+            stop_listening(self._config.port)
+        self._stopping.set()
+        self._pools.first_messages.refuse_all(self._stopping.retry_in_s)
+        self._forwarder.end_streams()
+        self._drain(self._config.stop_grace_s)
+        self._stopping.end_grace()
+        self._forwarder.end_all()
+        self._drain(CALLS_END_S_MAX)
+        time.sleep(LAST_ANSWERS_S)
+        hang_up(self._config.port)
+        self._server.stop(0).wait(SERVER_END_S_MAX)
+        self._pools.shutdown()
+        self._forwarder.close()
+
+    def _drain(self, within_s: float) -> None:
+        deadline = time.monotonic() + within_s
+        while self._pools.in_flight and time.monotonic() < deadline:
+            time.sleep(DRAIN_POLL_S)
+
+
+def _answers(start: Start, config: Config, reader: RequestReader) -> Answers:
+    tools = registry.registration(start.backend).serving
+    assert tools is not None, "the service starts no readers for a backend that serves none"
+    served = tools.reader(start.memory, STORED_AGE_MICROS_MAX)
+    keys = ReaderKeys(
+        served,
+        readers=config.readers,
+        calls_per_second_max=config.key_calls_per_second_max,
+        in_flight_max=config.key_in_flight_max,
+    )
+    revisions = Revisions(start.store_id, Signer(start.token_secret), served.revision)
+    log = CallLog(config.access_log, config.slow_call_ms, LineLimit(config.access_log_lines_max))
+    return Answers(served, revisions, keys, reader, config.limits, log)

@@ -1,0 +1,87 @@
+"""Reads requests: measures each before it is parsed, and checks its lists before a handler sees it.
+
+gRPC cannot refuse a message with a reason while it reads it. So an `Unreadable` takes its place, whose error
+is raised when the call runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import DecodeError, Message
+
+from engine.errors import InvalidInput, MilepostError, Violation
+from engine.limits import MESSAGE_ELEMENTS_MAX, Limits
+from service.convert.list_limits import ListLimits
+from service.convert.wire_elements import WireElements
+from service.methods import INGEST_METHODS
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Placeholder for a message that was not read. Its error is raised when the call runs."""
+
+    error: MilepostError
+
+
+def checked(request: Any) -> Any:
+    """The request. Raises the error of an unreadable one."""
+    if type(request) is Unreadable:
+        raise request.error
+    return request
+
+
+class RequestReader:
+    """Reads the requests of all methods."""
+
+    def __init__(self, message_bytes_max: int, limits: Limits) -> None:
+        self._message_bytes_max = message_bytes_max
+        self._limits = limits
+
+    def of(self, method: str, parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+        """The deserialiser of a method: the message, or an Unreadable. `parse` is `FromString` of its
+        message.
+        """
+        field = INGEST_METHODS.get(method)
+        kind = _kind_of(parse)
+        elements = None if kind is None else WireElements(kind)
+        lists = None if kind is None else ListLimits(kind, self._limits)
+
+        def read(data: bytes) -> Any:
+            if len(data) > self._message_bytes_max:
+                return Unreadable(_too_large(field, "bytes", self._message_bytes_max, len(data)))
+            if parse is None:
+                return data
+            if elements is not None and elements.are_too_many(data):
+                return Unreadable(_too_large(field, "messages in lists and maps", MESSAGE_ELEMENTS_MAX))
+            try:
+                message = parse(data)
+                if lists is not None:
+                    lists.check(message)
+            except DecodeError:
+                return Unreadable(
+                    InvalidInput.one("request", "could not be parsed as a message of this method")
+                )
+            except InvalidInput as error:
+                return Unreadable(error)
+            return message
+
+        return read
+
+
+def _kind_of(parse: object) -> type[Message] | None:
+    """The kind of message that a bound `FromString` parses."""
+    kind = getattr(parse, "__self__", None)
+    return kind if isinstance(kind, type) and issubclass(kind, Message) else None
+
+
+def _too_large(field: str | None, what: str, limit: int, actual: int | None = None) -> InvalidInput:
+    has = "too many" if actual is None else f"{actual:,}"
+    metadata = {"limit": str(limit)} | ({} if actual is None else {"actual": str(actual)})
+    return InvalidInput(
+        [Violation(field or "request", f"has {has} {what}; at most {limit:,} are allowed")],
+        reason="BATCH_TOO_LARGE" if field else "INVALID_ARGUMENT",
+        metadata=metadata,
+    )

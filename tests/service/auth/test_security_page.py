@@ -1,0 +1,43 @@
+"""The commands of the section on security, run in order on a new store."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from service.auth.methods import RULES
+from tests.clients.terminal import PROGRAM, terminal
+from tests.harness import serving
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "operations.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+SECTION = TEXT.partition("\n## Security\n")[2].partition("\n## ")[0]
+LINES = [
+    line.partition("#")[0].strip()
+    for line in SECTION.partition("```sh\n")[2].partition("```")[0].splitlines()
+]
+
+
+def test_the_commands_of_the_section_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, export, *others = LINES
+    assert export == "export MILEPOST_API_KEY=mpk_…"
+    assert len(others) > 6
+    monkeypatch.chdir(tmp_path)
+    with terminal("localhost:1") as screen:
+        made = screen.run(first)
+    assert made.exit_code == 0, made.output
+    [secret] = re.findall(r"^secret +(mpk_\S+)$", made.stdout, re.MULTILINE)
+    with serving(Path("store"), access_log="none") as service, terminal(service.address) as screen:
+        refused = screen.run(f"{PROGRAM}account list")
+        assert "UNAUTHENTICATED" in refused.stderr
+        monkeypatch.setenv("MILEPOST_API_KEY", secret)
+        for line in others:
+            result = screen.run(line)
+            assert result.exit_code == 0, f"{line}: {result.output}"
+
+
+def test_the_section_explains_every_scope_that_a_method_needs() -> None:
+    rows = set(re.findall(r"^\| `(\w+)` \|", SECTION, re.MULTILINE))
+    assert rows == {rule.scope.value for rule in RULES.values() if rule.scope is not None}

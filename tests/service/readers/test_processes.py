@@ -1,0 +1,224 @@
+"""Readers as processes: replaced when they end, stopped before the service, gone when it is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from milepost.v1 import account_service_pb2, audience_service_pb2
+from milepost.v1.audience_service_pb2_grpc import AudienceServiceStub
+from service.application import Application
+from service.auth.listening import CannotListen
+from service.config import Config
+from service.readers.shared_port import SOCKET_PATH_BYTES_MAX, SharedPort, WriterSocket
+from tests.bench.process import children_of
+from tests.harness import CALL_TIMEOUT_S, Refusal, Serving, Stubs, eventually, read_refusal, serving
+from tests.service.delivery.test_delivery import build, connect, wait_for
+from tests.service.readers.asking import GOLD, build_split, check
+
+START_TIMEOUT_S = 120
+CHECKS = 300
+SERVICE_CONFIG = files("milepost").joinpath("service_config.json").read_text(encoding="utf-8")
+
+
+@contextmanager
+def process(directory: Path, readers: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A service with readers in a process of its own, and its address."""
+    flags = ("--data-dir", str(directory / "store"), "--port=0", f"--readers={readers}", "--log-format=json")
+    with subprocess.Popen(
+        [sys.executable, "-m", "service", *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as child:
+        try:
+            assert child.stdout is not None
+            line = child.stdout.readline()
+            assert line.startswith("ready address="), line
+            yield child, line.strip().removeprefix("ready address=")
+        finally:
+            child.kill()
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process has not ended."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def retrying(address: str) -> grpc.Channel:
+    """A connection whose calls are repeated as the published service config says."""
+    options = [("grpc.service_config", SERVICE_CONFIG), ("grpc.use_local_subchannel_pool", 1)]
+    return grpc.insecure_channel(address, options)
+
+
+def test_a_killed_reader_is_replaced_and_no_repeated_call_fails(tmp_path: Path) -> None:
+    with serving(tmp_path / "store", readers=2, access_log="none") as service:
+        build_split(service)
+        before = service.application.reader_pids
+        request = audience_service_pb2.CheckMembershipRequest(audience=GOLD, user_id="u1")
+        with retrying(service.address) as first, retrying(service.address) as second:
+            for number in range(CHECKS):
+                if number == CHECKS // 3:
+                    os.kill(before[0], signal.SIGKILL)
+                stub = AudienceServiceStub(second if number % 2 else first)
+                assert stub.CheckMembership(request, timeout=CALL_TIMEOUT_S).member
+        eventually(lambda: len(service.application.reader_pids) == len(before))
+        assert before[0] not in service.application.reader_pids
+        assert before[1] in service.application.reader_pids
+        eventually(lambda: _all_answer(service))
+
+
+def _all_answer(service: Serving) -> bool:
+    for _ in range(8):
+        with closing(Stubs(service.address)) as stubs:
+            assert check(stubs, "u1")
+    return True
+
+
+def test_a_killed_reader_is_replaced_by_the_one_in_reserve(tmp_path: Path) -> None:
+    with serving(tmp_path / "store", readers=1, access_log="none") as service:
+        build_split(service)
+        application = service.application
+        request = audience_service_pb2.CheckMembershipRequest(audience=GOLD, user_id="u1")
+        for _ in range(2):
+            spare = eventually(lambda: application.spare_reader_pid or 0)
+            (reader,) = application.reader_pids
+            os.kill(reader, signal.SIGKILL)
+            _wait_for_reader(service, spare)
+            with retrying(service.address) as channel:
+                stub = AudienceServiceStub(channel)
+                assert stub.CheckMembership(request, timeout=CALL_TIMEOUT_S, wait_for_ready=True).member
+        # One that was lost in reserve is not given out.
+        lost = eventually(lambda: application.spare_reader_pid or 0)
+        os.kill(lost, signal.SIGKILL)
+        os.kill(application.reader_pids[0], signal.SIGKILL)
+        with retrying(service.address) as channel:
+            stub = AudienceServiceStub(channel)
+            assert stub.CheckMembership(request, timeout=CALL_TIMEOUT_S, wait_for_ready=True).member
+
+
+def _wait_for_reader(service: Serving, pid: int) -> None:
+    """Waits until that is the only reader."""
+    eventually(lambda: service.application.reader_pids == [pid])
+
+
+def test_a_reader_that_is_told_to_end_finishes_its_calls_and_is_replaced(tmp_path: Path) -> None:
+    with serving(tmp_path / "store", readers=1, access_log="none") as service:
+        audience = build(service)
+        connect(service, audience)
+        wait_for(service, 3)
+        (reader,) = service.application.reader_pids
+        watching = service.audiences.WatchMembership(
+            audience_service_pb2.WatchMembershipRequest(audience=audience, snapshot=True)
+        )
+        next(watching)
+        os.kill(reader, signal.SIGTERM)
+        with pytest.raises(grpc.RpcError) as ended:
+            list(watching)
+        refusal = read_refusal(ended.value)
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
+        eventually(lambda: service.application.reader_pids not in ([], [reader]))
+        with retrying(service.address) as channel:
+            request = audience_service_pb2.CheckMembershipRequest(audience=GOLD, user_id="u1")
+            stub = AudienceServiceStub(channel)
+            assert stub.CheckMembership(request, timeout=CALL_TIMEOUT_S, wait_for_ready=True).member
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_ends_all_processes(tmp_path: Path, number: signal.Signals) -> None:
+    with process(tmp_path, readers=2) as (service, address):
+        readers = children_of(service.pid)
+        assert len(readers) == 3, "two, and one in reserve"
+        with closing(Stubs(address)) as stubs:
+            stubs.create_inputs()
+        service.send_signal(number)
+        _, errors = service.communicate(timeout=START_TIMEOUT_S)
+        assert service.returncode == 0, errors
+        assert '"event": "stopped"' in errors.splitlines()[-1]
+        assert not any(map(is_running, readers))
+        assert not (tmp_path / "store" / "writer.sock").exists()
+
+
+def test_readers_end_when_the_service_is_killed(tmp_path: Path) -> None:
+    with process(tmp_path, readers=2) as (service, _):
+        readers = children_of(service.pid)
+        assert len(readers) == 3, "two, and one in reserve"
+        service.kill()
+        eventually(lambda: not any(map(is_running, readers)))
+
+
+def test_calls_are_refused_with_a_time_to_try_again_while_readers_stop(tmp_path: Path) -> None:
+    with serving(tmp_path / "store", readers=1, access_log="none", stop_grace_s=5.0) as service:
+        audience = build(service)
+        connect(service, audience)
+        wait_for(service, 3)
+        health: Any = health_pb2_grpc.HealthStub(service.channel)
+        states = health.Watch(health_pb2.HealthCheckRequest())
+        assert next(states).status == health_pb2.HealthCheckResponse.SERVING
+        stopping = threading.Thread(target=service.application.stop)
+        stopping.start()
+        assert next(states).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert _first_refusal(service).code is grpc.StatusCode.UNAVAILABLE
+        stopping.join()
+        assert service.application.reader_pids == []
+
+
+def _first_refusal(service: Serving) -> Refusal:
+    try:
+        while True:
+            service.accounts.ListAccounts(account_service_pb2.ListAccountsRequest())
+    except grpc.RpcError as error:
+        return read_refusal(error)
+
+
+def test_the_writer_reports_through_readers_that_writes_are_refused(tmp_path: Path) -> None:
+    with serving(tmp_path / "store", readers=2, access_log="none") as service:
+        ingest = health_pb2.HealthCheckRequest(service="milepost.v1.IngestService")
+
+        def state() -> int:
+            health: Any = health_pb2_grpc.HealthStub(service.channel)
+            return int(health.Check(ingest).status)
+
+        assert state() == health_pb2.HealthCheckResponse.SERVING
+        not_serving = health_pb2.HealthCheckResponse.NOT_SERVING
+        service.application._write_watch.stop()
+        service.application._server.report_writes(False)
+        eventually(lambda: state() == not_serving)
+
+
+def test_a_port_is_not_shared_with_another_service(tmp_path: Path) -> None:
+    with serving(tmp_path / "store", readers=1, access_log="none") as service:
+        port = service.application.port
+        for readers in (0, 1):
+            with pytest.raises(CannotListen):
+                Application(Config(data_dir=tmp_path / f"other-{readers}", port=port, readers=readers))
+        assert service.accounts.ListAccounts(account_service_pb2.ListAccountsRequest()) is not None
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
+        SharedPort("127.0.0.1", taken.getsockname()[1])
+
+
+def test_a_socket_path_is_short_enough(tmp_path: Path) -> None:
+    deep = tmp_path / ("x" * SOCKET_PATH_BYTES_MAX)
+    for directory in (tmp_path, deep):
+        made = WriterSocket(directory)
+        assert len(str(made.path).encode()) <= max(SOCKET_PATH_BYTES_MAX, len(str(tmp_path)) + 12)
+        parent = made.path.parent
+        made.close()
+        assert parent.exists() == (parent == tmp_path)

@@ -1,0 +1,1 @@
+"""Stores that released versions wrote, and what they answered."""

@@ -1,0 +1,102 @@
+"""Callers that open a call and send no message take no thread, and are refused in the end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from milepost.v1.account_service_pb2 import ListAccountsRequest
+from service.methods import Kind, kind_of
+from tests.harness import EVENTUALLY_S, Refusal, Serving, eventually, read_refusal, serving
+from tests.service.test_refusals import METHODS
+
+SILENT = 40
+"""More than the threads of any kind."""
+IDLE_S = 1.5
+ONE_REQUEST = [method for method, takes_many, _ in METHODS if not takes_many]
+
+
+class Silent:
+    """Calls that say nothing, until let go."""
+
+    def __init__(self, service: Serving, method: str, calls: int) -> None:
+        self._let_go = threading.Event()
+        open_call: Any = service.channel.stream_stream(method)
+        self.calls = [open_call(self._nothing(), timeout=EVENTUALLY_S) for _ in range(calls)]
+
+    def _nothing(self) -> Iterator[bytes]:
+        self._let_go.wait(EVENTUALLY_S)
+        yield from ()
+
+    def end(self) -> Refusal:
+        """The end of all calls, which is the same for each."""
+        ends = [end_of(call) for call in self.calls]
+        assert ends == [ends[0]] * len(ends)
+        return ends[0]
+
+    def let_go(self) -> None:
+        """Ends the calls without a message."""
+        self._let_go.set()
+
+
+def end_of(call: Any) -> Refusal:
+    with pytest.raises(grpc.RpcError) as end:
+        list(call)
+    return read_refusal(end.value)
+
+
+def test_silent_calls_hold_no_thread_and_are_refused(tmp_path: Path) -> None:
+    with serving(tmp_path / "store", worker_threads=2, stream_idle_s=IDLE_S, access_log="none") as service:
+        service.create_inputs()
+        silent = Silent(service, "/milepost.v1.AccountService/ListAccounts", SILENT)
+        eventually(lambda: service.application.in_flight == SILENT)
+        assert service.accounts.ListAccounts(ListAccountsRequest()).accounts
+        assert service.application.in_flight == SILENT
+        end = silent.end()
+        assert (end.code, end.reason) == (grpc.StatusCode.ABORTED, "STREAM_IDLE")
+        eventually(lambda: service.application.in_flight == 0)
+        assert service.accounts.ListAccounts(ListAccountsRequest()).accounts
+        silent.let_go()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    with serving(tmp_path_factory.mktemp("silent") / "store", access_log="none") as running:
+        yield running
+
+
+@pytest.mark.parametrize("method", ONE_REQUEST)
+def test_a_call_that_ends_without_a_message_is_invalid(service: Serving, method: str) -> None:
+    silent = Silent(service, method, 1)
+    silent.let_go()
+    end = silent.end()
+    assert (end.code, end.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+    assert end.violations.keys() == {"request"}
+
+
+@pytest.mark.parametrize("method", {kind_of(method): method for method in ONE_REQUEST}.values())
+def test_a_silent_call_that_is_cancelled_leaves_nothing(service: Serving, method: str) -> None:
+    silent = Silent(service, method, 3)
+    if kind_of(method) is not Kind.PROBE:
+        eventually(lambda: service.application.in_flight == 3)
+    for call in silent.calls:
+        call.cancel()
+    eventually(lambda: service.application.in_flight == 0)
+    pools = service.application._server._pools
+    eventually(lambda: not pools.first_messages._awaited)
+    silent.let_go()
+
+
+def test_silent_calls_do_not_keep_a_service_from_stopping(tmp_path: Path) -> None:
+    with serving(tmp_path / "store", access_log="none", stop_grace_s=600.0) as service:
+        silent = Silent(service, "/milepost.v1.AdminService/GetClock", 3)
+        eventually(lambda: service.application.in_flight == 3)
+        service.application.stop()
+        end = silent.end()
+        assert (end.code, end.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
+        silent.let_go()
