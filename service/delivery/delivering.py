@@ -21,7 +21,7 @@ from engine.errors import CursorExpired, NotFound, StoreUnavailable
 from engine.measures import Counter
 from engine.resources.records import Connection, ConnectionState, account_of
 from engine.values import MICROS_PER_SECOND
-from service.delivery.cloud_events import cloud_event
+from service.delivery.cloud_events import cloud_events
 from service.delivery.retry import RetryPolicy
 from service.delivery.schedule import AT_ONCE, WHEN_WOKEN
 from service.delivery.sinks.sink import Sink, SinkError
@@ -151,10 +151,9 @@ class Delivering:
     def _deliver(self, connection: Connection, batch: DeliveryBatch) -> None:
         account, engine = account_of(connection.name), self._terms.engine
         snapshot = connection.snapshot_after is not None
-        events = [
-            cloud_event(self._delivery, change, snapshot, lambda user: engine.backend.profile(account, user))
-            for change in batch.changes
-        ]
+        events = cloud_events(
+            self._delivery, batch.changes, snapshot, lambda user: engine.backend.profile(account, user)
+        )
         if self._sink is None:
             self._sink = self._terms.open_sink(self._delivery)
         self._sink.deliver(events, time.monotonic() + self._terms.attempt_s_max)

@@ -18,10 +18,25 @@ class SinkError(Exception):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """One change to deliver: its CloudEvents id, which identifies duplicates, and its JSON."""
+    """One change to deliver, as a CloudEvent.
+
+    `body` is its structured JSON, whose last member is `data`, from byte `data_at` on. The other fields are
+    its attributes, for sinks that send them as headers. `source` and `id` together identify duplicates;
+    `subject` is the user id.
+    """
 
     id: str
     body: bytes
+    source: str = ""
+    type: str = ""
+    subject: str = ""
+    time: str = ""
+    data_at: int = 0
+
+    @property
+    def data(self) -> bytes:
+        """The JSON of `data` alone."""
+        return self.body[self.data_at : -1]
 
 
 class Sink(Protocol):
