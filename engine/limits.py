@@ -106,7 +106,7 @@ PATTERN_BYTES_MAX = 1_024
 """A `glob` or a `matches`."""
 GLOB_WILDCARDS_MAX = 32
 EXPRESSION_INSTRUCTIONS_MAX = 4_000
-"""Instructions that a `matches` compiles to. A string costs at most so many steps for each of its bytes."""
+"""Instructions that a `matches` compiles to: at most one step each for a byte of a string."""
 SEQUENCE_STEPS_MAX = 20
 CRITERIA_INPUTS_MAX = 1_000
 """Inputs that the events and steps of one milestone's criteria name, together."""

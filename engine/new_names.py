@@ -178,7 +178,7 @@ def _rejected_and_admitted(
 
 
 def _described(rejected: Mapping[Naming, Sequence[int]], problem: str) -> Sequence[RowFaults]:
-    """The faults; further names than `NAMED_MAX` are told by their kind alone."""
+    """The faults; beyond `NAMED_MAX` names, a fault gives only the kind."""
     by_field: dict[str, list[int]] = {}
     for naming, rows in rejected.items():
         field = _FIELDS[naming.kind]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -30,10 +29,10 @@ from service.auth.tls import Certificates
 from service.backups import Backups
 from service.command_line import DISTRIBUTION
 from service.config import Config
-from service.connections import hang_up
 from service.convert.revisions import Revisions
 from service.deadlines import Deadlines
 from service.deaf_callers import DeafCallers
+from service.draining import end_calls, end_server
 from service.handlers.account import AccountHandlers
 from service.handlers.admin import AdminHandlers
 from service.handlers.audience import AudienceHandlers
@@ -58,14 +57,7 @@ from service.stopping import Stopping
 from service.telemetry.line_limit import LineLimit
 
 CONTRACT = "milepost.v1"
-DRAIN_POLL_S = 0.02
-LAST_ANSWERS_S = 0.1
-"""Time for the transport to send the last answers."""
 SOCKET_MODE = 0o600
-CALLS_END_S_MAX = 2.0
-"""How long calls that are told to end after their grace period may take for it."""
-SERVER_END_S_MAX = 2.0
-"""How long gRPC may take to end once its connections are gone."""
 
 
 INGEST_SERVICE = f"{CONTRACT}.IngestService"
@@ -164,30 +156,11 @@ class Server:
         self._report(health_pb2.HealthCheckResponse.SERVING)
 
     def stop(self) -> None:
-        """Reports NOT_SERVING and ends the server: running calls within `stop_grace_s`, later ones at once.
-
-        Nothing ends CANCELLED, which callers do not try again. gRPC itself cancels what reaches a server that
-        is being shut down, so callers are refused with UNAVAILABLE as long as they are connected, and hung up
-        on before the shutdown.
-        """
-        self._health.enter_graceful_shutdown()
-        self._stopping.set()
-        self._pools.first_messages.refuse_all(self._stopping.retry_in_s)
-        self._drain(self._config.stop_grace_s)
-        self._stopping.end_grace()
-        self._drain(CALLS_END_S_MAX)
-        time.sleep(LAST_ANSWERS_S)
-        if self._own_socket is None:
-            hang_up(self.port)
-        # A call whose answer was under way when its connection ended may stay in gRPC for ever.
-        self._server.stop(0).wait(SERVER_END_S_MAX)
+        """Reports NOT_SERVING and ends running calls within `stop_grace_s`, later ones at once."""
+        end_calls(self._pools, self._health, self._stopping, self._config.stop_grace_s)
+        end_server(self._server, self.port if self._own_socket is None else None)
         self._deaf_callers.stop()
         self._pools.shutdown()
-
-    def _drain(self, within_s: float) -> None:
-        deadline = time.monotonic() + within_s
-        while self._pools.in_flight and time.monotonic() < deadline:
-            time.sleep(DRAIN_POLL_S)
 
     def _interceptor(self, limits: Limits) -> CallInterceptor:
         return CallInterceptor(

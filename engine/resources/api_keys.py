@@ -2,7 +2,7 @@
 
 A secret has 256 random bits, so its SHA-256 is as good as itself to recognise it and useless to recover it;
 only that is stored. The first key is an operator's, and one operator key without an end always stays: from
-the first key on every call needs one, and somebody must be able to make more.
+the first key on every call needs one, and someone has to be able to create more.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class Schedule(Generic[T]):
                 number = self._move(task, _Place.WAITING)
                 if at < WHEN_WOKEN:
                     heapq.heappush(self._timed, (at, number, task))
-            # A slow task may run instead of this one, or somebody waits longer than this one has to.
+            # A slow task may run instead of this one, or another thread waits longer than this one has to.
             self._changed.notify()
 
     def wake(self, tasks: Iterable[T]) -> None:

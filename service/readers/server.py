@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import grpc
 
 from engine.audiences.live import STORED_AGE_MICROS_MAX
@@ -13,8 +11,9 @@ from service.access_log import CallLog
 from service.auth.listening import CannotListen
 from service.auth.tls import Certificates
 from service.config import Config
-from service.connections import hang_up, stop_listening
+from service.connections import stop_listening
 from service.convert.revisions import Revisions
+from service.draining import end_calls, end_server
 from service.health import Health
 from service.readers.answers import Answers
 from service.readers.forwarding import Forwarder
@@ -22,13 +21,7 @@ from service.readers.keys import ReaderKeys
 from service.readers.messages import Start
 from service.readers.routes import ReaderPools, Routes
 from service.reading import RequestReader
-from service.server import (
-    CALLS_END_S_MAX,
-    DRAIN_POLL_S,
-    LAST_ANSWERS_S,
-    SERVER_END_S_MAX,
-    SERVER_OPTIONS,
-)
+from service.server import SERVER_OPTIONS
 from service.stopping import Stopping
 from service.telemetry.line_limit import LineLimit
 
@@ -90,26 +83,19 @@ class ReaderServer:
 
         `alone`: only this reader stops, so callers connect to another from now on.
         """
-        self._health.enter_graceful_shutdown()
         if alone:
             stop_listening(self._config.port)
-        self._stopping.set()
-        self._pools.first_messages.refuse_all(self._stopping.retry_in_s)
-        self._forwarder.end_streams()
-        self._drain(self._config.stop_grace_s)
-        self._stopping.end_grace()
-        self._forwarder.end_all()
-        self._drain(CALLS_END_S_MAX)
-        time.sleep(LAST_ANSWERS_S)
-        hang_up(self._config.port)
-        self._server.stop(0).wait(SERVER_END_S_MAX)
+        end_calls(
+            self._pools,
+            self._health,
+            self._stopping,
+            self._config.stop_grace_s,
+            on_stop=self._forwarder.end_streams,
+            on_grace_end=self._forwarder.end_all,
+        )
+        end_server(self._server, self._config.port)
         self._pools.shutdown()
         self._forwarder.close()
-
-    def _drain(self, within_s: float) -> None:
-        deadline = time.monotonic() + within_s
-        while self._pools.in_flight and time.monotonic() < deadline:
-            time.sleep(DRAIN_POLL_S)
 
 
 def _answers(start: Start, config: Config, reader: RequestReader) -> Answers:

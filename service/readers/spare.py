@@ -80,6 +80,6 @@ class Spare:
 
 
 def input_of(process: subprocess.Popen[bytes]) -> IO[bytes]:
-    """Where a reader is told something."""
+    """The reader's standard input, which takes its messages."""
     assert process.stdin is not None
     return process.stdin

@@ -18,9 +18,9 @@ from engine.backends.base import ServingWriter
 from engine.errors import StoreUnavailable
 from engine.measures import Counter, DurationCounts, Measure, counted, gauge
 from service.config import Config
+from service.draining import CALLS_END_S_MAX
 from service.readers.messages import READY, Answered, Health, Message, Reload, Start, Stop, send, settings_of
 from service.readers.spare import Spare, input_of
-from service.server import CALLS_END_S_MAX
 
 START_S_MAX = 60.0
 """Maximum time until every reader serves."""
@@ -111,7 +111,7 @@ class Readers:
         return self._stopping
 
     def first_message(self) -> Start:
-        """What a new reader is told."""
+        """What a new reader receives first."""
         backend, _ = registry.split_url(self._config.store_url)
         return Start(
             settings=settings_of(self._config),

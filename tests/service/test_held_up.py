@@ -1,7 +1,7 @@
-"""Nobody waits for a call that searches strings for long, and the search ends with its call.
+"""Other calls do not wait for one that searches strings for long, and the search ends with its call.
 
-The search is stopped within the first string, so nothing depends on timing: whoever needed what the search
-holds would wait for ever.
+The search is stopped within the first string, so nothing depends on timing: a call that needed what the
+search holds would wait for ever.
 """
 
 from __future__ import annotations

@@ -206,7 +206,7 @@ def test_one_element_too_many_is_refused_with_the_field_and_the_limit(
     refused = refusal(service, path, request)
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
     assert refused.reason
-    # Nodes of criteria and milestones are counted together, and a fault is told where the count begins.
+    # Nodes of criteria and milestones are counted together, and a fault names where the count begins.
     # What a row sets and unsets is counted together as well, and paths of rows begin at the batch.
     written = written.replace("unset_", "")
     [description] = [

@@ -286,7 +286,7 @@ class Neighbours:
             self.wrong.append(f"{asked}: {existing} unlike {missing}")
 
     def _ask_for_page(self, method: MethodDescriptor, call: Callable[..., Any], request: Any) -> None:
-        """A token of theirs is answered like one that nobody was given."""
+        """Another account's token is answered like one that was never given out."""
         [theirs] = renamed([request], {path for path, _, _ in named_fields(request)}, self._counterpart)
         theirs.page_size = 1  # type: ignore[attr-defined]
         token = call(theirs, metadata=bearer(self.theirs._saved[OPERATOR])).next_page_token

@@ -53,7 +53,7 @@ class FindsUsers(Protocol):
 
 
 class Serves(Protocol):
-    """Is told what readers in other processes must not miss. Called with the state lock held."""
+    """Hears what readers in other processes must not miss. Called with the state lock held."""
 
     def touch(self, account: str, users: Mapping[int, BitMap]) -> None:
         """New data has touched users of the account (by group)."""
@@ -80,7 +80,7 @@ class IdChanges:
 
 
 class StoredMembers(msgspec.Struct, frozen=True):
-    """One membership: what is told of it, the scope it is refreshed in, and its members by group; None: every
+    """One membership: its facts, the scope it is refreshed in, and its members by group; None: every
     user is undecided, since it was not refreshed with its scope or since the store was opened.
     """
 

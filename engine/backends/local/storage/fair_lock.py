@@ -2,7 +2,7 @@
 
 `threading.Lock` may give the lock back at once to the thread that just released it. A writer that applies a
 long batch in chunks would then starve every reader. This lock is handed to the longest waiting thread. A long
-read, which holds the lock many times, waits *patiently*: others go first, but only so many in a row.
+read, which holds the lock many times, waits *patiently*: others go first, up to a limit in a row.
 """
 
 from __future__ import annotations

@@ -175,8 +175,8 @@ class WriteAheadLog:
 
     @property
     def is_full(self) -> bool:
-        """Whether the last attempt to append found no room. False again some time later, so that whoever
-        waits for room tries.
+        """Whether the last attempt to append found no room. It turns False again after a while, so that
+        waiting writers try.
         """
         return time.monotonic() < self._full_until
 
