@@ -50,8 +50,9 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
 class Backups:
     """The backups of one store. Safe to call from several threads."""
 
-    def __init__(self, directory: Path, pages: Pages, clock: Callable[[], Micros]) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path | None, pages: Pages, clock: Callable[[], Micros]) -> None:
+        """Without a directory there are no backups, and none can be made."""
+        self._given = directory
         self._pages = pages
         self._clock = clock
         self._writing = threading.Lock()
@@ -98,6 +99,15 @@ class Backups:
         )
         return made
 
+    @property
+    def _directory(self) -> Path:
+        if self._given is None:
+            raise FailedPrecondition(
+                "a service with a store in memory makes backups only in a directory that --backup-dir names",
+                reason="BACKUP_DIRECTORY_UNUSABLE",
+            )
+        return self._given
+
     def list(self, *, page_size: int, page_token: str) -> Page[Backup]:
         """Complete backups, newest first. Raises InvalidInput for a token of another list."""
         return self._pages.of(
@@ -112,6 +122,8 @@ class Backups:
     def delete(self, name: str) -> None:
         """Deletes a backup, at once for those who list. Raises InvalidInput and NotFound."""
         check_name(name, "name", Resource.BACKUP)
+        if self._given is None:
+            raise NotFound(name)
         directory = self._directory / name.rpartition("/")[2]
         if not directory.is_dir():
             raise NotFound(name)
@@ -123,9 +135,9 @@ class Backups:
         _logger.info("backup deleted", backup=directory.name)
 
     def _all(self) -> Iterator[Backup]:
-        if not self._directory.is_dir():
+        if self._given is None or not self._given.is_dir():
             return
-        for directory in self._directory.iterdir():
+        for directory in self._given.iterdir():
             if is_id(directory.name) and directory.is_dir():
                 try:
                     yield _backup(directory)

@@ -24,6 +24,7 @@ from service.telemetry.traces import missing_for
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+KEEPS_NOTHING = "in memory: all data are gone when this process ends"
 
 _logger = structlog.get_logger("milepost.service")
 
@@ -31,7 +32,8 @@ _logger = structlog.get_logger("milepost.service")
 def run(argv: Sequence[str] | None, signals: Signals) -> int:
     """Serves until SIGTERM or SIGINT and returns the exit status.
 
-    Once serving it prints `ready address=HOST:PORT` on stdout; everything else goes to the log on stderr.
+    Once serving it prints `ready address=HOST:PORT` on stdout, and a second line when it keeps nothing;
+    everything else goes to the log on stderr.
     """
     try:
         config = load(sys.argv[1:] if argv is None else argv, os.environ)
@@ -70,7 +72,7 @@ def _serve(config: Config, signals: Signals) -> None:
         if not signals.is_stop_requested():
             application.start()
             _leave_out_of_collections()
-            _announce(application, config.port_file)
+            _announce(application, config)
             _wait_for_stop(application, signals)
         _logger.info("stopping")
         systemd.stopping()
@@ -123,17 +125,22 @@ def _log_start(config: Config) -> None:
         settings=given_settings(config),
     )
     backend, _ = registry.split_url(config.store_url)
+    if config.keeps_nothing:
+        _logger.warning("the store is in memory: all data are gone when this process ends")
     for name, nearest in unknown_variables(os.environ, backend).items():
         _logger.warning("unknown variable ignored", variable=name, did_you_mean=nearest or None)
 
 
-def _announce(application: Application, port_file: Path | None) -> None:
+def _announce(application: Application, config: Config) -> None:
+    port_file = config.port_file
     if port_file is not None:
         # Renamed into place: a reader never sees a partial number.
         unfinished = _unfinished(port_file)
         unfinished.write_text(f"{application.port}\n", encoding="ascii")
         unfinished.replace(port_file)
     print(f"ready address={application.address}", flush=True)
+    if config.keeps_nothing:
+        print(KEEPS_NOTHING, flush=True)
     metrics = {"metrics": application.metrics_address} if application.metrics_address else {}
     _logger.info("ready", address=application.address, **metrics)
     systemd.ready(_status(application))

@@ -43,9 +43,14 @@ def parser_of(known: Sequence[Declared]) -> argparse.ArgumentParser:
     for field in known:
         default = "" if field.default is None else f" (default: {field.default})"
         metavar = "|".join(choices_of(field)) or METAVARS.get(field.kind, "PATH")
-        parser.add_argument(
-            flag_of(field.name), help=f"{field.setting.description}{default}", metavar=metavar
-        )
+        description = f"{field.setting.description}{default}"
+        if field.kind is bool:
+            # `--memory` says the same as `--memory true`.
+            parser.add_argument(
+                flag_of(field.name), help=description, metavar="true|false", nargs="?", const="true"
+            )
+        else:
+            parser.add_argument(flag_of(field.name), help=description, metavar=metavar)
     return parser
 
 

@@ -60,6 +60,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Path | None, Setting("TOML file with settings. Flags and variables win over it.")
     ] = None
     data_dir: Annotated[Path, Setting("Store directory. Created if missing.")] = PATH_DEFAULT
+    memory: Annotated[
+        bool,
+        Setting("Keep nothing: a new store in memory, which ends with the service. For tests and trials."),
+    ] = False
     store: Annotated[
         str | None, Setting("Store URL, BACKEND:LOCATION (default: local: and the data directory).")
     ] = None
@@ -237,11 +241,20 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def store_url(self) -> str:
         """The store to serve."""
+        if self.memory:
+            return registry.IN_MEMORY
         return self.store or f"{registry.DEFAULT_BACKEND}:{self.data_dir}"
 
     @property
-    def directory(self) -> Path:
-        """The data directory: the embedded store's, even when `store` names it."""
+    def keeps_nothing(self) -> bool:
+        """Whether the store is in memory, and ends with the service."""
+        return self.store_url == registry.IN_MEMORY
+
+    @property
+    def directory(self) -> Path | None:
+        """The data directory: the embedded store's, even when `store` names it; None for one in memory."""
+        if self.keeps_nothing:
+            return None
         backend, location = registry.split_url(self.store_url)
         return Path(location) if backend == registry.DEFAULT_BACKEND else self.data_dir
 
@@ -253,14 +266,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         return TlsFiles(self.tls_cert_file, self.tls_key_file, self.tls_client_ca_file)
 
     @property
-    def outputs(self) -> Path:
-        """Directory for file outputs."""
-        return self.output_dir or self.directory / "outputs"
+    def outputs(self) -> Path | None:
+        """Directory for file outputs; None for a service that keeps nothing and was given none."""
+        return self.output_dir or self._inside("outputs")
 
     @property
-    def backups(self) -> Path:
-        """Directory for backups."""
-        return self.backup_dir or self.directory / "backups"
+    def backups(self) -> Path | None:
+        """Directory for backups; None for a service that keeps nothing and was given none."""
+        return self.backup_dir or self._inside("backups")
+
+    def _inside(self, name: str) -> Path | None:
+        return None if self.directory is None else self.directory / name
 
     @property
     def limits(self) -> Limits:
@@ -372,16 +388,19 @@ def _backend_of(arguments: Sequence[str], environment: Mapping[str, str], in_fil
 
 
 def _settle_store(given: dict[str, Any], sources: Mapping[str, Source]) -> None:
-    """Checks the store's URL. The embedded store is named either by URL or by directory; a flag for one
-    overrides the variable of the other, and a variable the file.
+    """Checks the store's URL. The embedded store is named by URL or by directory, or is in memory; a flag for
+    one overrides the variable of another, and a variable the file.
     """
     backend = _checked_backend(given.get("store"), sources["store"].name if "store" in sources else "")
-    if backend != registry.DEFAULT_BACKEND or not {"store", "data_dir"} <= given.keys():
+    naming = [name for name in ("memory", "store", "data_dir") if given.get(name)]
+    if backend != registry.DEFAULT_BACKEND and "memory" not in naming:
         return
-    url, directory = sources["store"], sources["data_dir"]
-    if url.rank == directory.rank:
-        raise ConfigError(f"{url.name} and {directory.name} both name the store; set only one")
-    del given["data_dir" if url.rank < directory.rank else "store"]
+    first, *others = sorted(naming, key=lambda name: sources[name].rank) or ("",)
+    for other in others:
+        one, another = sources[first], sources[other]
+        if one.rank == another.rank:
+            raise ConfigError(f"{one.name} and {another.name} both name the store; set only one")
+        del given[other]
 
 
 def _check_tls(given: Mapping[str, Any]) -> None:

@@ -119,9 +119,21 @@ class Serving(Stubs):
         self.application = application
         self.config = config
 
+    @property
+    def outputs(self) -> Path:
+        """The directory of file outputs."""
+        assert self.config.outputs is not None
+        return self.config.outputs
+
+    @property
+    def backups(self) -> Path:
+        """The directory of backups."""
+        assert self.config.backups is not None
+        return self.config.backups
+
     def delivered(self, path: str, connection: str) -> list[dict[str, Any]]:
         """The events in the file of a connection of `ACCOUNT` whose output has that path."""
-        file = self.config.outputs / "a" / path / f"{connection}.ndjson"
+        file = self.outputs / "a" / path / f"{connection}.ndjson"
         if not file.exists():
             return []
         return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]

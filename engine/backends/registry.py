@@ -1,4 +1,4 @@
-"""Backends by name: `local:DIR` opens the embedded one.
+"""Backends by name: `local:DIR` opens the embedded one, `local::memory:` does so in memory.
 
 Backends of other distributions are found through the entry point group `milepost.backends`: each entry names
 a backend, and its value is a `Registration`.
@@ -19,6 +19,8 @@ from engine.errors import InvalidInput, Unsupported
 
 ENTRY_POINT_GROUP = "milepost.backends"
 DEFAULT_BACKEND = "local"
+IN_MEMORY = "local::memory:"
+"""URL of a new embedded store in memory, which ends with its process."""
 
 BUILT_IN = {"local": EntryPoint("local", "engine.backends.local.registration:LOCAL", ENTRY_POINT_GROUP)}
 """By name, not imported: a backend is loaded on first use."""

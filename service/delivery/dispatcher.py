@@ -40,7 +40,7 @@ class Dispatcher(Repeating):
     def __init__(
         self,
         engine: Engine,
-        output_dir: Path,
+        output_dir: Path | None,
         retry: RetryPolicy,
         *,
         threads: int,

@@ -58,14 +58,14 @@ def _addresses(host: str, port: int) -> list[tuple[int, tuple[Any, ...]]]:
 
 
 class WriterSocket:
-    """The path of the writer's socket: in the data directory, or in a new private one when that path is too
-    long for a socket.
+    """The path of the writer's socket: in the data directory, or in a new private one when there is none or
+    that path is too long for a socket.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path | None) -> None:
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        path = directory.absolute() / SOCKET_NAME
-        if len(str(path).encode()) > SOCKET_PATH_BYTES_MAX:
+        path = None if directory is None else directory.absolute() / SOCKET_NAME
+        if path is None or len(str(path).encode()) > SOCKET_PATH_BYTES_MAX:
             self._temporary = tempfile.TemporaryDirectory(prefix="milepost-")
             path = Path(self._temporary.name) / SOCKET_NAME
         self.path = path

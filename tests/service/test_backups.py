@@ -61,14 +61,14 @@ def listed(service: Serving) -> list[str]:
 
 
 def on_disk(service: Serving) -> list[str]:
-    return sorted(path.name for path in service.config.backups.iterdir())
+    return sorted(path.name for path in service.backups.iterdir())
 
 
 def test_backups_are_listed_newest_first_and_deleted(service: Serving) -> None:
     made = [create(service, backup_id) for backup_id in ("b", "c", "a")]
     assert list(service.admin.ListBackups(ListBackupsRequest()).backups) == made[::-1]
     newest = made[-1]
-    assert (newest.name, newest.directory) == ("backups/a", str(service.config.backups / "a"))
+    assert (newest.name, newest.directory) == ("backups/a", str(service.backups / "a"))
     files = [file for file in Path(newest.directory).rglob("*") if file.is_file()]
     assert newest.size_bytes == sum(file.stat().st_size for file in files)
     assert newest.revision == service.admin.GetServerInfo(GetServerInfoRequest()).revision
@@ -209,7 +209,7 @@ def test_a_real_backup_is_cancelled_while_it_is_copied(service: Serving, cancels
         if cancels:
             raise Enough
 
-    directory = service.config.backups / "direct"
+    directory = service.backups / "direct"
     backend = service.application.engine.backend
     assert isinstance(backend, LocalBackend)
     if cancels:

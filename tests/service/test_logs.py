@@ -315,7 +315,7 @@ def test_no_line_has_data_of_users(tmp_path: Path, stream: io.StringIO) -> None:
         Client(service.address, account="a") as client,
     ):
         service.create_inputs()
-        folder = service.config.outputs / "a"
+        folder = service.outputs / "a"
         folder.mkdir(parents=True)
         (folder / "f").write_text("in the way")
         update = make_user_update(user, {"mail": f"{user}@x"}, identities={"email": f"{user}@x"})

@@ -64,6 +64,21 @@ class LocalBackend(Plans, Writing, Users, CatalogPages, StoredMemberships, Measu
         """
         settings = settings or LocalSettings()
         store = Store.open(directory, groups=settings.groups, map_bytes=settings.map_bytes)
+        return cls._over(store, settings, clock)
+
+    @classmethod
+    def in_memory(
+        cls, *, settings: LocalSettings | None = None, clock: Callable[[], Stamp] = wall_stamp
+    ) -> LocalBackend:
+        """A new store in memory, which is gone once it is closed or its process has ended. Its writes are not
+        synced.
+        """
+        settings = settings or LocalSettings()
+        store = Store.in_memory(groups=settings.groups, map_bytes=settings.map_bytes)
+        return cls._over(store, settings, clock)
+
+    @classmethod
+    def _over(cls, store: Store, settings: LocalSettings, clock: Callable[[], Stamp]) -> LocalBackend:
         try:
             return cls(store, settings, clock)
         except BaseException:

@@ -14,6 +14,7 @@ from engine.backends.local.backend import LocalBackend
 from engine.backends.local.serving.reader import LocalServingReader
 from engine.backends.local.serving.writer import LocalServing
 from engine.backends.local.settings import LocalSettings
+from engine.backends.local.storage.in_memory import LOCATION
 from engine.backends.local.storage.process_memory import limit_arenas
 from engine.backends.registry import Registration
 from engine.clock import Stamp
@@ -22,12 +23,15 @@ from engine.values import Micros
 
 
 def open_local(location: str, settings: Mapping[str, Any], clock: Callable[[], Stamp]) -> LocalBackend:
-    """Opens or creates the store in the directory `location`.
+    """Opens or creates the store in the directory `location`, or a new one in memory for `:memory:`.
 
     Raises FailedPrecondition (GROUPS_DIFFER) when the settings name another number of groups than an existing
     store has.
     """
-    opened = LocalBackend.open(Path(location), settings=msgspec.convert(settings, LocalSettings), clock=clock)
+    converted = msgspec.convert(settings, LocalSettings)
+    if location == LOCATION:
+        return LocalBackend.in_memory(settings=converted, clock=clock)
+    opened = LocalBackend.open(Path(location), settings=converted, clock=clock)
     if settings.get("groups", opened.groups) != opened.groups:
         opened.close()
         raise FailedPrecondition(

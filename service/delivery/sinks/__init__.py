@@ -11,8 +11,8 @@ from engine.resources.targets import File, Target
 from service.delivery.sinks.file import FileSink
 from service.delivery.sinks.sink import Sink
 
-OpenSink: TypeAlias = Callable[[Delivery, Path], Sink]
-"""Makes the sink of a delivery; files go below the directory. Raises SinkError."""
+OpenSink: TypeAlias = Callable[[Delivery, Path | None], Sink]
+"""Makes the sink of a delivery; files go below the directory, if there is one. Raises SinkError."""
 
 SINKS: Mapping[type[Target], OpenSink] = {
     File: FileSink.open,

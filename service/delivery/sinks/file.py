@@ -59,8 +59,15 @@ class FileSink:
     """Appends to one file."""
 
     @classmethod
-    def open(cls, delivery: Delivery, output_dir: Path) -> FileSink:
-        """The sink of a delivery to an output of kind `file`. Raises SinkError for an unusable path."""
+    def open(cls, delivery: Delivery, output_dir: Path | None) -> FileSink:
+        """The sink of a delivery to an output of kind `file`. Raises SinkError for an unusable path, and when
+        the service has no directory for files.
+        """
+        if output_dir is None:
+            raise SinkError(
+                "a service with a store in memory writes files only to a directory that --output-dir names",
+                final=True,
+            )
         target = delivery.output.target
         assert isinstance(target, File)
         # Outputs of earlier builds had no limit on their paths.

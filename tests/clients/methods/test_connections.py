@@ -140,7 +140,7 @@ def test_a_connection_is_activated_and_deactivated(buyers: Client, service: Serv
     active = client.activate_connection("c")
     assert (active.state, active.activation) == (CONNECTION_STATE_ACTIVE, 1)
     assert client.get_account().active_audience_count == 1
-    written = service.config.outputs / client.account_id / "files" / "c.ndjson"
+    written = service.outputs / client.account_id / "files" / "c.ndjson"
     assert eventually(lambda: written.exists() and written.read_text().count('"subject":"ann"')) == 1
     with pytest.raises(errors.Aborted):
         client.deactivate_connection("c", etag="other")
@@ -150,7 +150,7 @@ def test_a_connection_is_activated_and_deactivated(buyers: Client, service: Serv
 
 def test_a_faulted_connection_is_resumed(buyers: Client, service: Serving) -> None:
     client = buyers
-    blocked = service.config.outputs / client.account_id / "blocked"
+    blocked = service.outputs / client.account_id / "blocked"
     blocked.parent.mkdir(parents=True)
     blocked.write_text("a file in the place of a directory")
     client.ensure_output("blocked", FileOutput(path="blocked"))

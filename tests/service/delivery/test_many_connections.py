@@ -68,11 +68,11 @@ def test_threads_and_files_do_not_grow_with_connections(tmp_path: Path) -> None:
         for count in range(4, 7):
             set_tier(service, ["u4"], "silver" if count % 2 else "gold")
             eventually(lambda: all(has_told(service, name, count) for name in names()))  # noqa: B023
-            files.append(open_files(service.config.outputs))
+            files.append(open_files(service.outputs))
         assert senders() == THREADS
         # Others than the last ones may be open only while they are written to.
         assert max(files) <= OPEN_MAX + THREADS
-        eventually(lambda: open_files(service.config.outputs) <= OPEN_MAX)
+        eventually(lambda: open_files(service.outputs) <= OPEN_MAX)
         for name in names():
             sequences = [event["data"]["sequence"] for event in service.delivered("exports", name)]
             assert sequences == sorted(sequences)

@@ -31,7 +31,7 @@ def build_split(service: Serving) -> None:
 
 def writer_address(service: Serving) -> str:
     """Where the writer itself listens."""
-    return f"unix:{service.config.directory / SOCKET_NAME}"
+    return f"unix:{service.config.data_dir / SOCKET_NAME}"
 
 
 def check(stubs: Stubs, user_id: str, audience: str = GOLD, at_least: str = "") -> bool:

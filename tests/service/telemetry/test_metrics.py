@@ -284,7 +284,7 @@ def test_an_output_that_fails_shows_as_failures_and_lag(service: Serving) -> Non
     service.create_inputs()
     ingest(service, 5)
     # A file where the output needs a directory.
-    folder = service.config.outputs / "a"
+    folder = service.outputs / "a"
     folder.mkdir(parents=True)
     (folder / "f").write_text("in the way")
     activate(service, "f")

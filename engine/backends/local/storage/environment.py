@@ -1,7 +1,8 @@
 """One LMDB environment: a directory with a memory-mapped file and LMDB's table of readers.
 
 LMDB allows one write transaction at a time in each environment and any number of readers, each of which sees
-the last commit before it began. A commit is on disk (fsync) when `writing()` ends.
+the last commit before it began. A commit is on disk (fsync) when `writing()` ends, unless the environment is
+not durable.
 
 The memory map is opened at its full size. This reserves address space, not memory or disk, so the file can
 grow without remapping, which would end all open transactions.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -63,12 +65,15 @@ class Environment:
         map_bytes: int = MAP_BYTES_DEFAULT,
         read_only: bool = False,
         is_owned: bool = False,
+        is_durable: bool = True,
     ) -> None:
         """Opens or creates the environment in a directory. `read_only` neither creates nor changes anything,
         and raises StoreUnavailable (STORE_MISSING) when there is none. `is_owned`, for reading only: no other
-        process writes, so readers need not be registered.
+        process writes, so readers need not be registered. Without `is_durable` commits are not synced.
         """
+        self._name = directory.name
         self._file = directory / DATA_FILE
+        self._descriptor: int | None = None
         self._is_read_only = read_only
         self._checked: set[bytes] = set()
         self._damage: DataLoss | None = None
@@ -88,7 +93,7 @@ class Environment:
         if meta is not None and is_small:
             _check_once(self._file, meta)
         with translated():
-            self._env = _opened(directory, map_bytes)
+            self._env = _opened(directory, map_bytes, is_durable)
             # Slots of crashed readers would prevent old pages from being reused.
             self._env.reader_check()
         if meta is not None and not is_small:
@@ -169,6 +174,14 @@ class Environment:
         """The mapped file."""
         return self._file
 
+    def unlink(self) -> None:
+        """Removes the names of the files and their directory. The system frees them once this process has
+        ended, in whatever way, or the environment is closed.
+        """
+        self._descriptor = os.open(self._file, os.O_RDONLY | os.O_CLOEXEC)
+        shutil.rmtree(self._file.parent)
+        self._file = Path(f"/proc/self/fd/{self._descriptor}")
+
     def disk_bytes(self) -> int:
         """The share of the file's limit that is in use or waiting for reuse."""
         info, stat = self._env.info(), self._env.stat()
@@ -186,7 +199,7 @@ class Environment:
         pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
         used_bytes = (pages + META_PAGES) * stat["psize"]
         return StoreFile(
-            name=self._file.parent.name,
+            name=self._name,
             disk_bytes=file.st_blocks * STAT_BLOCK_BYTES,
             file_bytes=file.st_size,
             used_bytes=used_bytes,
@@ -200,6 +213,9 @@ class Environment:
         if self._checker is not None:
             self._checker.join()
         self._env.close()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 _sound: dict[Path, tuple[int, int, int]] = {}
@@ -217,10 +233,15 @@ def _check_once(file: Path, meta: Meta) -> None:
         _sound[file] = state
 
 
-def _opened(directory: Path, map_bytes: int) -> lmdb.Environment:
+def _opened(directory: Path, map_bytes: int, is_durable: bool) -> lmdb.Environment:
     try:
         return lmdb.open(
-            str(directory), map_size=map_bytes, max_readers=READERS_MAX, metasync=True, mode=FILE_MODE
+            str(directory),
+            map_size=map_bytes,
+            max_readers=READERS_MAX,
+            metasync=is_durable,
+            sync=is_durable,
+            mode=FILE_MODE,
         )
     except lmdb.MemoryError:
         raise StoreUnavailable(

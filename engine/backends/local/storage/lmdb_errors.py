@@ -48,7 +48,7 @@ def translated(file: Path | None = None) -> Iterator[None]:
 
 def _is_short_of_room(file: Path) -> bool:
     """Whether the file cannot grow by much: the disk is nearly full, or the process has a size limit."""
-    disk = os.statvfs(file.parent)
+    disk = os.statvfs(file)
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     room = disk.f_bavail * disk.f_frsize
     if limit != resource.RLIM_INFINITY:

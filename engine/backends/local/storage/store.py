@@ -33,6 +33,7 @@ from engine.backends.local.storage.header import (
     read_store_id,
     write_header,
 )
+from engine.backends.local.storage.in_memory import temporary_directory
 from engine.backends.local.storage.keys import Family, family_of
 from engine.backends.local.storage.ownership import LOCK_FILE, Identity, Stage, StoreLock
 from engine.backends.local.storage.partition_order import PartitionOrder
@@ -72,11 +73,16 @@ class Store:
 
     @classmethod
     def open(
-        cls, directory: Path, *, groups: int = GROUPS_DEFAULT, map_bytes: int = MAP_BYTES_DEFAULT
+        cls,
+        directory: Path,
+        *,
+        groups: int = GROUPS_DEFAULT,
+        map_bytes: int = MAP_BYTES_DEFAULT,
+        is_durable: bool = True,
     ) -> Store:
         """Opens the store in `directory`, or creates it with that number of groups (a power of two up to
         `GROUPS_MAX`; an existing store keeps its own) when the directory is missing or empty.
-        A store of version 5 is upgraded first.
+        A store of version 5 is upgraded first. Without `is_durable` commits are not synced.
 
         Changes nothing and raises StoreUnavailable when another process owns the store
         (STORE_LOCKED), it was copied (STORE_COPIED), an operation was interrupted (STORE_UNFINISHED), or its
@@ -95,14 +101,25 @@ class Store:
             opened.callback(lock.release)
             is_new = _create_if_new(directory, lock, groups)
             header = _check_existing(directory, lock)
-            log = Environment(directory / "log", map_bytes=map_bytes)
+            log = Environment(directory / "log", map_bytes=map_bytes, is_durable=is_durable)
             opened.callback(log.close)
-            index = Environment(directory / "index", map_bytes=map_bytes)
+            index = Environment(directory / "index", map_bytes=map_bytes, is_durable=is_durable)
             opened.callback(index.close)
             if not is_new:
                 begin_session(log, index)
             opened.pop_all()
         return cls(directory, header, index, log, lock)
+
+    @classmethod
+    def in_memory(cls, *, groups: int = GROUPS_DEFAULT, map_bytes: int = MAP_BYTES_DEFAULT) -> Store:
+        """A new store whose files have no names: they are gone once it is closed, or its process has ended in
+        any way. `storage.in_memory` says where they are.
+        """
+        with temporary_directory() as directory:
+            store = cls.open(directory, groups=groups, map_bytes=map_bytes, is_durable=False)
+            for environment in (store.index, store.log):
+                environment.unlink()
+        return store
 
     def wait_until_checked(self) -> None:
         """Waits for the checks of large files to end, whatever they find."""
