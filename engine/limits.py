@@ -64,6 +64,11 @@ OUTPUT_PATH_BYTES_MAX = 1_024
 OUTPUT_PATH_FOLDERS_MAX = 16
 OUTPUT_FOLDER_BYTES_MAX = 255
 """The longest name of one folder that file systems allow."""
+OUTPUT_FILE_BYTES_MIN = 65_536
+"""The smallest size at which a file of an output is finished: each costs a few syncs and a name."""
+OUTPUT_FILE_BYTES_MAX = 1024**4
+OUTPUT_FILE_AGE_S_MIN = 1
+OUTPUT_FILE_AGE_S_MAX = 366 * 86_400
 JOURNEY_MILESTONES_MAX = 1_000
 JOURNEY_LEVELS_MAX = 20
 """Milestones on the way from the start to the deepest one. Parsers of protobuf allow 100 nested messages, and

@@ -18,6 +18,10 @@ import msgspec
 
 from engine.errors import Violation
 from engine.limits import (
+    OUTPUT_FILE_AGE_S_MAX,
+    OUTPUT_FILE_AGE_S_MIN,
+    OUTPUT_FILE_BYTES_MAX,
+    OUTPUT_FILE_BYTES_MIN,
     OUTPUT_FOLDER_BYTES_MAX,
     OUTPUT_NAME_BYTES_MAX,
     OUTPUT_PATH_BYTES_MAX,
@@ -25,6 +29,7 @@ from engine.limits import (
     OUTPUT_SERVERS_BYTES_MAX,
     OUTPUT_URL_BYTES_MAX,
 )
+from engine.values import MICROS_PER_SECOND, Micros
 
 SECRET_PREFIX = "whsec_"
 SECRET_BYTES_MIN = 24
@@ -140,12 +145,29 @@ class Kafka(_Target, frozen=True, tag="kafka"):
 
 
 class File(_Target, frozen=True, tag="file"):
-    """NDJSON files below the server's output directory."""
+    """NDJSON files below the server's output directory. One is finished at `max_bytes` or after `max_age`
+    (0 = never), and then compressed when `gzip` says so.
+    """
 
     path: str
+    max_bytes: int = 0
+    max_age: Micros = 0
+    gzip: bool = False
 
     def faults(self) -> Iterable[Violation]:
-        """The path stays below the directory, and file systems can hold it."""
+        """The path stays below the directory, and file systems can hold it; when files are finished."""
+        yield from self._path_faults()
+        if self.max_bytes and not OUTPUT_FILE_BYTES_MIN <= self.max_bytes <= OUTPUT_FILE_BYTES_MAX:
+            between = f"{OUTPUT_FILE_BYTES_MIN} to {OUTPUT_FILE_BYTES_MAX} bytes"
+            yield self._fault("max_bytes", f"must be {between}, or 0 for no limit")
+        age_s = self.max_age / MICROS_PER_SECOND
+        if self.max_age and not OUTPUT_FILE_AGE_S_MIN <= age_s <= OUTPUT_FILE_AGE_S_MAX:
+            between = f"{OUTPUT_FILE_AGE_S_MIN} to {OUTPUT_FILE_AGE_S_MAX} seconds"
+            yield self._fault("max_age", f"must be {between}, or unset for no limit")
+        if self.gzip and not self.max_bytes and not self.max_age:
+            yield self._fault("gzip", "needs max_bytes or max_age: only finished files are compressed")
+
+    def _path_faults(self) -> Iterable[Violation]:
         path = PurePosixPath(self.path)
         if not self.path or path.is_absolute() or ".." in path.parts or "\0" in self.path:
             yield self._fault("path", "must be a relative path without '..'")

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+
 from engine.errors import InvalidInput, Unsupported
 from engine.resources.records import (
     BATCH_AGE_DEFAULT_MICROS,
@@ -39,7 +44,18 @@ def output_of_message(message: connection_pb2.Output, *, needs_kind: bool = True
 
 def _target(message: connection_pb2.Output, kind: str) -> Target:
     given, struct = getattr(message, kind), TARGETS[kind]
-    return struct(**{field: getattr(given, field) for field in struct.__struct_fields__})
+    return struct(**{field: _given(given, kind, field) for field in struct.__struct_fields__})
+
+
+def _given(message: Message, kind: str, field: str) -> Any:
+    """The value of a target's field. Raises InvalidInput for a malformed one."""
+    value = getattr(message, field)
+    if not isinstance(value, Duration):
+        return value
+    faults = ShapeFaults()
+    micros = duration(value, f"output.{kind}.{field}", faults)
+    faults.raise_if_any()
+    return micros
 
 
 def output_message(output: Output) -> connection_pb2.Output:
@@ -54,8 +70,16 @@ def output_message(output: Output) -> connection_pb2.Output:
     target = getattr(message, output.target.kind())
     target.SetInParent()
     for field, value in output.target.shown().items():
-        setattr(target, field, value)
+        _show(target, field, value)
     return message
+
+
+def _show(target: Message, field: str, value: Any) -> None:
+    """Sets the field of a kind's message to the value of its target."""
+    if not isinstance(getattr(target, field), Duration):
+        setattr(target, field, value)
+    elif value:
+        getattr(target, field).CopyFrom(duration_message(value))
 
 
 def connection_of_message(message: connection_pb2.Connection) -> Connection:

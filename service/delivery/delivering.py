@@ -145,8 +145,13 @@ class Delivering:
         if moved != (connection.delivered, connection.snapshot_after):
             self._advance(connection, batch)
             return AT_ONCE
+        try:
+            due = self._opened_sink().tend()
+        except SinkError as error:
+            return self._failed(error)
+        self._failures = 0
         self._wake_beyond = connection.delivered
-        return WHEN_WOKEN
+        return due
 
     def _deliver(self, connection: Connection, batch: DeliveryBatch) -> None:
         account, engine = account_of(connection.name), self._terms.engine
@@ -154,10 +159,13 @@ class Delivering:
         events = cloud_events(
             self._delivery, batch.changes, snapshot, lambda user: engine.backend.profile(account, user)
         )
+        self._opened_sink().deliver(events, time.monotonic() + self._terms.attempt_s_max)
+        self._failures = 0
+
+    def _opened_sink(self) -> Sink:
         if self._sink is None:
             self._sink = self._terms.open_sink(self._delivery)
-        self._sink.deliver(events, time.monotonic() + self._terms.attempt_s_max)
-        self._failures = 0
+        return self._sink
 
     def _advance(self, connection: Connection, batch: DeliveryBatch) -> None:
         known = self._terms.engine.connections.get_connection(connection.name)

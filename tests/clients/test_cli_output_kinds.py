@@ -7,11 +7,21 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 import typer
+from google.protobuf.duration_pb2 import Duration
 
 from milepost.cli.output_kinds import OPTIONAL, Address, address_text, kind_from
 from milepost.outputs import KINDS, FileOutput, OutputKind, RedisOutput, WebhookOutput, output_of
 
 OPTIONS = get_type_hints(Address, include_extras=True)
+
+
+SAMPLES: dict[str, Any] = {
+    "max_length": 7,
+    "max_bytes": 70_000,
+    "max_age": Duration(seconds=3_600),
+    "gzip": True,
+}
+"""Values of fields that are no texts."""
 
 
 def help_of(field: str) -> str:
@@ -36,8 +46,8 @@ def test_an_option_has_the_type_of_its_field_and_names_its_kinds(field: str) -> 
 @pytest.mark.parametrize("message", get_args(OutputKind))
 def test_a_kind_is_made_of_its_options(message: type[OutputKind]) -> None:
     [name] = [name for name, kind in KINDS.items() if kind is message.DESCRIPTOR]
-    values = {field.name: 7 if field.name == "max_length" else field.name for field in KINDS[name].fields}
-    assert kind_from(name, Address(**values)) == message(**values)  # type: ignore[arg-type]
+    values = {field.name: SAMPLES.get(field.name, field.name) for field in KINDS[name].fields}
+    assert kind_from(name, Address(**values)) == message(**values)
 
 
 def test_an_option_of_another_kind_is_refused() -> None:
@@ -67,3 +77,5 @@ def test_what_is_not_given_stays_unless_the_kind_changes() -> None:
     assert kind_from("webhook", Address(url="https://host"), known) == WebhookOutput(url="https://host")
     assert address_text(known) == "url=redis://host, stream=s, max_length=9"
     assert address_text(output_of(FileOutput(path="exports"))) == "path=exports"
+    rotated = FileOutput(path="exports", max_bytes=70_000, max_age=Duration(seconds=3_600), gzip=True)
+    assert address_text(output_of(rotated)) == "path=exports, max_bytes=70000, max_age=1h, gzip=true"

@@ -3,13 +3,19 @@
 The file is synced before a batch counts as delivered. A crash can leave a torn last line, which is removed
 when the file is opened again, or a batch on disk whose cursor was not saved. The ids of the last lines are
 read back, so that such a batch is not written twice.
+
+Anyone may remove or rename the file at any time: before and after each write the sink looks whether its name
+still leads to it, and otherwise begins a new one. The sink itself renames a file that is finished. It does so
+only while everything in the file is confirmed, so a batch that is sent again is never in a finished file.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,12 +25,33 @@ from engine.audiences.deliveries import Delivery
 from engine.errors import FailedPrecondition
 from engine.resources.records import account_of
 from engine.resources.targets import File
-from service.delivery.sinks.sink import Event, SinkError
+from engine.values import MICROS_PER_SECOND
+from service.delivery.sinks.finished_files import (
+    COMPRESSOR,
+    GZIP_SUFFIX,
+    SUFFIX,
+    finish,
+    finished_files,
+    sync_directory,
+)
+from service.delivery.sinks.sink import NEVER, Event, SinkError
 
 TAIL_BYTES_MAX = 4 * 1024 * 1024
 """Bytes read back for ids: more than the largest batch, whose cursor may be missing."""
 
-SUFFIX = ".ndjson"
+WRITES_MAX = 3
+"""Times that a batch is written when the file is removed or renamed meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """When a file is finished: at `max_bytes`, or `max_age_s` after its first change (0 = never). `gzip` says
+    whether it is compressed then.
+    """
+
+    max_bytes: int = 0
+    max_age_s: float = 0.0
+    gzip: bool = False
 
 
 class _Line(msgspec.Struct):
@@ -73,17 +100,28 @@ class FileSink:
         # Outputs of earlier builds had no limit on their paths.
         fault = next(iter(target.faults()), None)
         if fault is not None:
-            name, wrong = delivery.output.name, fault.description
-            raise SinkError(f"the path of {name} {wrong}: change it with UpdateOutput", final=True)
+            field, name, wrong = fault.field.rpartition(".")[2], delivery.output.name, fault.description
+            raise SinkError(f"the {field} of {name} {wrong}: change it with UpdateOutput", final=True)
         connection = delivery.connection.name
-        return cls(file_path(output_dir, account_of(connection), target.path, connection))
+        rotation = Rotation(target.max_bytes, target.max_age / MICROS_PER_SECOND, target.gzip)
+        return cls(file_path(output_dir, account_of(connection), target.path, connection), rotation)
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, rotation: Rotation = Rotation(), clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._path = path
+        self._clock = clock
+        self._rotation = rotation
         self._file: BinaryIO | None = None
         self._recent: set[str] = set()
+        """Ids in the file that may not be confirmed yet."""
         self._end: int | None = None
         """Length of the file after the last batch; None: unknown."""
+        self._begun_at: float | None = None
+        """When the file had its first change, as far as this process knows: an instant of `time.monotonic()`.
+        None: it is unknown or the file is empty.
+        """
+        self._resumed = False
 
     @property
     def is_open(self) -> bool:
@@ -95,18 +133,40 @@ class FileSink:
         disk cannot be ended, so the deadline does not matter.
         """
         try:
-            file = self._opened()
-            fresh = [event for event in events if event.id not in self._recent]
-            file.write(b"".join(event.body + b"\n" for event in fresh))
-            file.flush()
-            os.fsync(file.fileno())
-            self._end = file.tell()
+            for _ in range(WRITES_MAX):
+                file = self._opened()
+                if self._is_due() and not any(event.id in self._recent for event in events):
+                    # All of the batch is new, so everything before it is confirmed.
+                    self._finish()
+                    file = self._opened()
+                self._append(file, events)
+                if _leads_to(self._path, file):
+                    break
+                # Removed or renamed while it was written to: the events may have gone with it.
+                self._lose()
+            else:
+                raise SinkError(f"{self._path}: the file is removed again and again")
         except OSError as error:
             # The state on disk is unknown: the next attempt reopens the file and reads it.
-            self._end = None
-            self.close()
+            self._forget()
             raise SinkError(f"{self._path}: {error.strerror}") from error
         self._recent = {event.id for event in events}
+
+    def tend(self) -> float:
+        """Finishes the file when its age says so. Everything in it must be confirmed. Returns when to call
+        again, an instant of `time.monotonic()`. Raises SinkError.
+        """
+        try:
+            self._resume()
+            if self._rotation.max_age_s and self._begun_at is None and self._has_changes():
+                self._begun_at = self._clock()
+            if self._is_due():
+                self._finish()
+        except OSError as error:
+            raise SinkError(f"{self._path}: {error.strerror}") from error
+        if not self._rotation.max_age_s or self._begun_at is None:
+            return NEVER
+        return self._begun_at + self._rotation.max_age_s
 
     def close(self) -> None:
         """Closes the file; a later delivery opens it again."""
@@ -118,21 +178,97 @@ class FileSink:
                 # The buffer could not be written; the batch was not acknowledged and will be sent again.
                 return
 
+    # --- writing --------------------------------------------------------------------------------------------
+
+    def _append(self, file: BinaryIO, events: Sequence[Event]) -> None:
+        fresh = [event.body for event in events if event.id not in self._recent]
+        if not fresh:
+            return
+        # Joins with the line ends, the last one included.
+        fresh.append(b"")
+        file.write(b"\n".join(fresh))
+        file.flush()
+        os.fsync(file.fileno())
+        self._end = file.tell()
+        if self._begun_at is None:
+            self._begun_at = self._clock()
+
     def _opened(self) -> BinaryIO:
+        if self._file is not None and not _leads_to(self._path, self._file):
+            self._lose()
         if self._file is None:
+            self._resume()
             self._path.parent.mkdir(parents=True, exist_ok=True)
             made = not self._path.exists()
             file = open(self._path, "a+b")  # noqa: SIM115 - kept open between batches
             try:
-                if self._end is None or file.seek(0, os.SEEK_END) != self._end:
+                size = file.seek(0, os.SEEK_END)
+                if self._end is None or size != self._end:
                     self._recent = _recover(file)
+                    self._end = file.tell()
+                    if self._begun_at is None and self._end > 0:
+                        self._begun_at = self._clock()
                 if made:
-                    _sync_directory(self._path.parent)
+                    sync_directory(self._path.parent)
             except BaseException:
                 file.close()
                 raise
             self._file = file
         return self._file
+
+    def _forget(self) -> None:
+        """Closes the file; the next one that is opened is read anew."""
+        self.close()
+        self._end = None
+
+    def _lose(self) -> None:
+        """Closes a file that is no longer there; the next one is another."""
+        self._forget()
+        self._begun_at = None
+
+    # --- finishing ------------------------------------------------------------------------------------------
+
+    def _is_due(self) -> bool:
+        """Whether the file has to be finished."""
+        rotation, size = self._rotation, self._end or 0
+        if rotation.max_bytes and size >= rotation.max_bytes:
+            return True
+        age_s = 0.0 if self._begun_at is None else self._clock() - self._begun_at
+        return bool(rotation.max_age_s) and age_s >= rotation.max_age_s
+
+    def _has_changes(self) -> bool:
+        try:
+            return self._path.stat().st_size > 0
+        except FileNotFoundError:
+            return False
+
+    def _finish(self) -> None:
+        self._lose()
+        self._recent = set()
+        try:
+            finished = finish(self._path)
+        except FileNotFoundError:
+            # Removed since the last batch.
+            return
+        if self._rotation.gzip:
+            COMPRESSOR.add(finished)
+
+    def _resume(self) -> None:
+        """Compresses, once, what an earlier process has finished and not compressed."""
+        if self._resumed or not self._rotation.gzip or not self._path.parent.is_dir():
+            return
+        self._resumed = True
+        for path in finished_files(self._path):
+            if path.suffix != GZIP_SUFFIX:
+                COMPRESSOR.add(path)
+
+
+def _leads_to(path: Path, file: BinaryIO) -> bool:
+    """Whether the path is still that of the open file."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _recover(file: BinaryIO) -> set[str]:
@@ -159,11 +295,3 @@ def _ids(lines: Iterable[bytes]) -> Iterator[str]:
         except (msgspec.DecodeError, UnicodeDecodeError):
             # A foreign line cannot be a duplicate of an event.
             continue
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

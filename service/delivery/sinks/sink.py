@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
+
+NEVER = math.inf
+"""An instant of `time.monotonic()` that never comes."""
 
 
 class SinkError(Exception):
@@ -52,6 +56,13 @@ class Sink(Protocol):
 
         Raises SinkError, also when it is not done at `deadline`, an instant of `time.monotonic()`: a thread
         that waits for one receiver is missing for others.
+        """
+        ...
+
+    def tend(self) -> float:
+        """Does what is due without new changes, such as finishing a file that is old enough. Called while all
+        that was delivered is confirmed, at the latest at the instant of `time.monotonic()` that the last call
+        returned, `NEVER` when nothing will be due. Raises SinkError.
         """
         ...
 

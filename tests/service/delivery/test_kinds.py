@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 
 from engine.errors import Unsupported
 from engine.resources.records import Output
@@ -22,7 +24,21 @@ DOCS = Path(__file__).resolve().parents[3] / "docs" / "outputs.md"
 KINDS = pytest.mark.parametrize("kind", OUTPUT_KINDS)
 BUILT = sorted(set(OUTPUT_KINDS) - OUTPUT_KINDS_NOT_BUILT)
 
-SAMPLES: dict[type, Callable[[str], Any]] = {str: lambda field: f"a {field}", int: lambda field: 7}
+SAMPLES: dict[type, Callable[[str], Any]] = {
+    str: lambda field: f"a {field}",
+    int: lambda field: 7,
+    bool: lambda field: True,
+    Duration: lambda field: Duration(seconds=7),
+}
+
+
+def plain(message: Message) -> dict[str, Any]:
+    """The fields of a kind's message as those of its target."""
+    values = {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
+    return {
+        name: value.ToMicroseconds() if isinstance(value, Duration) else value
+        for name, value in values.items()
+    }
 
 
 def test_every_kind_of_the_contract_has_a_target_and_no_other() -> None:
@@ -42,12 +58,16 @@ def test_a_target_is_shown_as_it_was_given_without_its_secrets(kind: str) -> Non
     message = getattr(given, kind)
     message.SetInParent()
     for field in message.DESCRIPTOR.fields:
-        setattr(message, field.name, SAMPLES[type(getattr(message, field.name))](field.name))
+        sample = SAMPLES[type(getattr(message, field.name))](field.name)
+        if isinstance(sample, Duration):
+            getattr(message, field.name).CopyFrom(sample)
+        else:
+            setattr(message, field.name, sample)
     if kind in OUTPUT_KINDS_NOT_BUILT:
         with pytest.raises(Unsupported) as refused:
             output_of_message(given)
         assert refused.value.metadata == {"kind": kind}
-        target = TARGETS[kind](**{f.name: getattr(message, f.name) for f in message.DESCRIPTOR.fields})
+        target = TARGETS[kind](**plain(message))
         record = Output(name=given.name, display_name=given.display_name, target=target)
     else:
         record = output_of_message(given)
@@ -62,7 +82,7 @@ def test_a_target_is_shown_as_it_was_given_without_its_secrets(kind: str) -> Non
 @KINDS
 def test_what_a_target_lacks_is_told_with_the_path_of_the_contract(kind: str) -> None:
     message = getattr(connection_pb2.Output(), kind)
-    empty = TARGETS[kind](**{f.name: getattr(message, f.name) for f in message.DESCRIPTOR.fields})
+    empty = TARGETS[kind](**plain(message))
     fields = {f"output.{kind}.{field}" for field in TARGETS[kind].__struct_fields__}
     told = [fault.field for fault in empty.faults()]
     assert bool(told) is bool(fields)

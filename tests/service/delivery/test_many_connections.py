@@ -18,7 +18,7 @@ from engine.resources.targets import File
 from milepost.v1 import connection_pb2, connection_service_pb2
 from service.delivery import sinks
 from service.delivery.sinks.file import FileSink
-from service.delivery.sinks.sink import Event, SinkError
+from service.delivery.sinks.sink import NEVER, Event, SinkError
 from tests.harness import ACCOUNT, Serving, eventually, serving
 from tests.service.delivery.test_delivery import build, connect, get, set_tier, told
 
@@ -104,6 +104,9 @@ class Dead:
             Dead.running[self._connection] -= 1
             Dead.failures[self._connection] += 1
         raise SinkError("nobody answers", retry_after_s=0.05)
+
+    def tend(self) -> float:
+        return NEVER
 
     def close(self) -> None:
         pass

@@ -38,6 +38,8 @@ def _length(text: str) -> timedelta:
 to_instant = _parsed(instant_of)
 to_length = _parsed(_length)
 """A parser of options that are durations, as `milepost.durations` reads them."""
+to_duration_message = _parsed(duration_of)
+"""The same, for options that are fields of messages."""
 
 AsOf = Annotated[
     datetime | None,

@@ -8,9 +8,12 @@ from typing import Annotated, cast
 
 import typer
 from google.protobuf import message_factory
+from google.protobuf.duration_pb2 import Duration
 
+from milepost.cli.asking import to_duration_message
 from milepost.cli.parameters import given, option_of
 from milepost.cli.words import choice, one_of
+from milepost.durations import text_of
 from milepost.outputs import KINDS, OutputKind, kind_of
 from milepost.v1.connection_pb2 import Output
 
@@ -24,6 +27,18 @@ class Address:
     path: Annotated[
         str | None, _of_kinds(help="file: relative path below the service's output directory.")
     ] = None
+    max_bytes: Annotated[
+        int | None, _of_kinds(min=0, help="file: size at which a file is finished. 0: unlimited.")
+    ] = None
+    max_age: Annotated[
+        Duration | None,
+        _of_kinds(
+            metavar="DURATION",
+            parser=to_duration_message,
+            help="file: age at which a file is finished, like 1h. 0s: unlimited.",
+        ),
+    ] = None
+    gzip: Annotated[bool | None, _of_kinds(help="file: compress finished files.")] = None
     url: Annotated[str | None, _of_kinds(help="webhook, redis: URL of the endpoint or server.")] = None
     secret: Annotated[
         str | None, _of_kinds(help="webhook: signing secret, `whsec_` and the base64 of 24-64 bytes.")
@@ -42,7 +57,7 @@ class Address:
     topic: Annotated[str | None, _of_kinds(help="kafka: topic to produce to.")] = None
 
 
-OPTIONAL = frozenset(("secret", "max_length"))
+OPTIONAL = frozenset(("secret", "max_length", "max_bytes", "max_age", "gzip"))
 """Fields that an output may do without."""
 
 kind_option = partial(typer.Option, parser=one_of(list(KINDS)), metavar=choice(list(KINDS)))
@@ -60,7 +75,10 @@ def kind_from(kind: str, address: Address, known: Output | None = None) -> Outpu
         if name not in own:
             options = ", ".join(map(option_of, own)) or "no options"
             raise typer.BadParameter(f"an output of kind {kind} has {options}", param_hint=option_of(name))
-        setattr(message, name, value)
+        if isinstance(value, Duration):
+            getattr(message, name).CopyFrom(value)
+        else:
+            setattr(message, name, value)
     lacking = [option_of(name) for name in own if name not in OPTIONAL and not getattr(message, name)]
     if lacking:
         raise typer.BadParameter(f"an output of kind {kind} needs {' and '.join(lacking)}")
@@ -71,4 +89,10 @@ def address_text(output: Output) -> str:
     """The fields of an output's kind: `path=exports`."""
     kind = kind_of(output)
     fields = getattr(output, kind).ListFields() if kind else []
-    return ", ".join(f"{field.name}={value}" for field, value in fields)
+    return ", ".join(f"{field.name}={_value_text(value)}" for field, value in fields)
+
+
+def _value_text(value: object) -> str:
+    if isinstance(value, Duration):
+        return text_of(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

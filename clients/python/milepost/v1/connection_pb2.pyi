@@ -241,23 +241,44 @@ Global___KafkaOutput: _TypeAlias = KafkaOutput  # noqa: Y015
 
 @_typing.final
 class FileOutput(_message.Message):
-    """Appends one CloudEvent as JSON per line to a file in the server's output directory."""
+    """Appends one CloudEvent as JSON per line to a file in the server's output directory. With `max_bytes` or `max_age` the
+    file is finished when it is large or old enough: it is renamed to `{connection id}.{time}.ndjson`, and a new one
+    begins.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PATH_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_AGE_FIELD_NUMBER: _builtins.int
+    GZIP_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Required. Relative path without `..`: at most 1,024 bytes, and 16 folders of 255 bytes. Each connection writes to
     `{account id}/{path}/{connection id}.ndjson`.
     """
+    max_bytes: _builtins.int
+    """Size at which the file is finished, 65,536 to 1,099,511,627,776 bytes. A batch is never divided, so files can be
+    larger by one batch. 0 = no limit.
+    """
+    gzip: _builtins.bool
+    """Compress finished files: `{connection id}.{time}.ndjson.gz`."""
+    @_builtins.property
+    def max_age(self) -> _duration_pb2.Duration:
+        """Age at which a file with changes is finished, a second to 366 days, counted from its first change or from the start
+        of the service. Unset = no limit.
+        """
+
     def __init__(
         self,
         *,
         path: _builtins.str = ...,
+        max_bytes: _builtins.int = ...,
+        max_age: _duration_pb2.Duration | None = ...,
+        gzip: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_age", b"max_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gzip", b"gzip", "max_age", b"max_age", "max_bytes", b"max_bytes", "path", b"path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
