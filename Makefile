@@ -58,6 +58,7 @@ lint: env ## Check style, types, the contract, and that stubs and the synchronou
 	$(BIN)/mypy $(PACKAGES)
 	$(BIN)/buf lint
 	$(BIN)/python tools/generate_protos.py --check
+	$(BIN)/python tools/generate_openapi.py --check
 	$(BIN)/python tools/generate_client.py --check
 
 format: env ## Put the code into the form that lint wants
@@ -68,8 +69,9 @@ format: env ## Put the code into the form that lint wants
 hooks: env ## Check style and stubs before each commit (local hooks, no network)
 	$(BIN)/pre-commit install
 
-protos: env ## Generate the stubs in clients/python/milepost/v1 from protos/
+protos: env ## Generate the stubs in clients/python/milepost/v1 and service/web/openapi.json from protos/
 	$(BIN)/python tools/generate_protos.py
+	$(BIN)/python tools/generate_openapi.py
 
 client: env ## Generate the synchronous client in clients/python/milepost/client from milepost/aio
 	$(BIN)/python tools/generate_client.py

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from importlib import metadata
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -21,6 +22,7 @@ from service.delivery.dispatcher import Dispatcher
 from service.delivery.retry import RetryPolicy
 from service.delivery.sinks.file import check_output_dir
 from service.readers.front import Front
+from service.readers.shared_port import WriterSocket
 from service.readers.supervisor import measures_of
 from service.server import Server
 from service.telemetry.application_metrics import ServiceMetrics
@@ -28,6 +30,9 @@ from service.telemetry.descriptors import DescriptorWatch
 from service.telemetry.endpoint import MetricsEndpoint
 from service.telemetry.line_limit import LeftOutLog
 from service.telemetry.traces import Tracing
+
+if TYPE_CHECKING:
+    from service.web.listener import HttpListener
 
 MS_PER_SECOND = 1_000
 
@@ -61,8 +66,10 @@ class Application:
             self._tracing = Tracing() if config.traces == "otlp" else None
             outer = [self._metrics.calls, *([self._tracing] if self._tracing else [])]
             self._front = Front(config, self.engine) if config.readers else None
-            own_socket = None if self._front is None else self._front.socket.path
-            self._server = Server(self.engine, config, outer, own_socket)
+            self._http_socket = _http_socket(config)
+            own_socket = self._http_socket if self._front is None else self._front.socket
+            self._server = Server(self.engine, config, outer, None if own_socket is None else own_socket.path)
+            self._http = self._serve_http(config, own_socket)
             self._endpoint = self._serve_metrics(config)
         except BaseException:
             self._backend.close()
@@ -90,6 +97,14 @@ class Application:
             self._metrics.registry, self._server.is_serving, config.metrics_host, config.metrics_port
         )
 
+    def _serve_http(self, config: Config, grpc_socket: WriterSocket | None) -> HttpListener | None:
+        if config.http_port is None or grpc_socket is None:
+            return None
+        # Not every server has what it needs.
+        from service.web.listener import HttpListener
+
+        return HttpListener(config, self._server.gate, grpc_socket.path, self._server.certificates)
+
     def _measures(self) -> Iterator[Measure]:
         yield from self._server.measures()
         yield from measures_of(0, Counter()) if self._front is None else self._front.measures()
@@ -100,6 +115,11 @@ class Application:
     def metrics_address(self) -> str | None:
         """Address that metrics are served on, with the actual port; None without metrics."""
         return None if self._endpoint is None else self._endpoint.address
+
+    @property
+    def http_address(self) -> str | None:
+        """Address that HTTP is served on, with the actual port; None without HTTP."""
+        return None if self._http is None else self._http.address
 
     @property
     def address(self) -> str:
@@ -138,6 +158,8 @@ class Application:
         self._descriptors.start()
         if self._front is not None:
             self._front.start(self._server.health, self._metrics.add_answered)
+        if self._http is not None:
+            self._http.start()
 
     def reload(self) -> None:
         """Reads again what can change while the service runs: the TLS files. Settings are read at a start."""
@@ -165,9 +187,13 @@ class Application:
             return
         self._stopped = True
         self._write_watch.stop()
+        if self._http is not None:
+            self._http.stop_listening()
         if self._front is not None:
             self._front.stop()
         self._server.stop()
+        if self._http is not None:
+            self._http.stop()
         self._left_out_log.stop()
         self._descriptors.stop()
         if self._endpoint is not None:
@@ -180,4 +206,11 @@ class Application:
         self._timekeeper.stop()
         if self._front is not None:
             self._front.close()
+        if self._http_socket is not None:
+            self._http_socket.close()
         self.engine.close()
+
+
+def _http_socket(config: Config) -> WriterSocket | None:
+    """Where calls over HTTP reach the gRPC server; with readers it has such a socket already."""
+    return None if config.http_port is None or config.readers else WriterSocket(config.directory)

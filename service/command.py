@@ -13,7 +13,7 @@ import structlog
 
 from engine.backends import registry
 from engine.errors import MilepostError
-from service import logs, systemd
+from service import logs, systemd, web
 from service.application import Application
 from service.command_line import DISTRIBUTION
 from service.config import Config, ConfigError, given_settings, load, unknown_variables
@@ -39,6 +39,7 @@ def run(argv: Sequence[str] | None, signals: Signals) -> int:
         config = load(sys.argv[1:] if argv is None else argv, os.environ)
         _check_port_file(config.port_file)
         _check_traces(config)
+        _check_http(config)
     except ConfigError as error:
         print(f"milepost: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -111,6 +112,12 @@ def _check_traces(config: Config) -> None:
         raise ConfigError(f"--traces {config.traces}: {missing}")
 
 
+def _check_http(config: Config) -> None:
+    missing = web.missing()
+    if config.http_port is not None and missing:
+        raise ConfigError(f"--http-port {config.http_port}: {missing}")
+
+
 def _unfinished(port_file: Path) -> Path:
     return port_file.with_name(port_file.name + ".unfinished")
 
@@ -141,8 +148,9 @@ def _announce(application: Application, config: Config) -> None:
     print(f"ready address={application.address}", flush=True)
     if config.keeps_nothing:
         print(KEEPS_NOTHING, flush=True)
-    metrics = {"metrics": application.metrics_address} if application.metrics_address else {}
-    _logger.info("ready", address=application.address, **metrics)
+    others = {"http": application.http_address, "metrics": application.metrics_address}
+    served = {name: address for name, address in others.items() if address is not None}
+    _logger.info("ready", address=application.address, **served)
     systemd.ready(_status(application))
 
 

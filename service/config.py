@@ -82,6 +82,20 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     tls_client_ca_file: Annotated[
         Path | None, Setting("PEM file with CAs. Callers then need a certificate of one of them.")
     ] = None
+    http_port: Annotated[
+        int | None,
+        Setting(
+            "Port for the same methods over HTTP: Connect with JSON, and gRPC-Web (default: none). 0 picks a"
+            " free port and logs it when ready.",
+            0,
+            PORT_MAX,
+        ),
+    ] = None
+    http_host: Annotated[str, Setting("Address that HTTP is served on.")] = HOST_DEFAULT
+    http_cors_origins: Annotated[
+        str | None,
+        Setting("Origins whose pages may call over HTTP, separated by commas. * = all (default: none)."),
+    ] = None
     port_file: Annotated[Path | None, Setting("File to write the port to once the service is ready.")] = None
     output_dir: Annotated[
         Path | None,

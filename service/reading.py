@@ -51,11 +51,11 @@ class RequestReader:
 
         def read(data: bytes) -> Any:
             if len(data) > self._message_bytes_max:
-                return Unreadable(_too_large(field, "bytes", self._message_bytes_max, len(data)))
+                return Unreadable(too_large(field, "bytes", self._message_bytes_max, len(data)))
             if parse is None:
                 return data
             if elements is not None and elements.are_too_many(data):
-                return Unreadable(_too_large(field, "messages in lists and maps", MESSAGE_ELEMENTS_MAX))
+                return Unreadable(too_large(field, "messages in lists and maps", MESSAGE_ELEMENTS_MAX))
             try:
                 message = parse(data)
                 if lists is not None:
@@ -77,7 +77,8 @@ def _kind_of(parse: object) -> type[Message] | None:
     return kind if isinstance(kind, type) and issubclass(kind, Message) else None
 
 
-def _too_large(field: str | None, what: str, limit: int, actual: int | None = None) -> InvalidInput:
+def too_large(field: str | None, what: str, limit: int, actual: int | None = None) -> InvalidInput:
+    """The refusal of a request that has too much of something. `field` is that of the batch, if it is one."""
     has = "too many" if actual is None else f"{actual:,}"
     metadata = {"limit": str(limit)} | ({} if actual is None else {"actual": str(actual)})
     return InvalidInput(

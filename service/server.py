@@ -97,8 +97,8 @@ class Server:
         outer: Sequence[grpc.ServerInterceptor] = (),
         own_socket: Path | None = None,
     ) -> None:
-        """`outer` are interceptors around the service's own. With `own_socket` the server listens there, and
-        readers have the port.
+        """`outer` are interceptors around the service's own. With `own_socket` the server listens there too;
+        with readers there alone, as they have the port.
         """
         self._config = config
         self.log_limit = LineLimit(config.access_log_lines_max)
@@ -127,6 +127,16 @@ class Server:
     def address(self) -> str:
         """Listening address with the actual port."""
         return f"{self._config.host}:{self.port}"
+
+    @property
+    def gate(self) -> Gate:
+        """What admits calls by their key."""
+        return self._gate
+
+    @property
+    def certificates(self) -> Certificates | None:
+        """The certificates; None without TLS."""
+        return self._certificates
 
     @property
     def in_flight(self) -> int:
@@ -158,7 +168,7 @@ class Server:
     def stop(self) -> None:
         """Reports NOT_SERVING and ends running calls within `stop_grace_s`, later ones at once."""
         end_calls(self._pools, self._health, self._stopping, self._config.stop_grace_s)
-        end_server(self._server, self.port if self._own_socket is None else None)
+        end_server(self._server, None if self._config.readers else self.port)
         self._deaf_callers.stop()
         self._pools.shutdown()
 
@@ -225,6 +235,7 @@ class Server:
             if self._own_socket is not None:
                 self._server.add_insecure_port(f"unix:{self._own_socket}")
                 self._own_socket.chmod(SOCKET_MODE)
+            if self._config.readers:
                 return self._config.port
             if self._certificates is not None:
                 return self._server.add_secure_port(address, self._certificates.credentials())

@@ -26,6 +26,7 @@ IMPORT_ROOTS = {"engine": ROOT, "service": ROOT, "milepost": ROOT / "clients" / 
 
 TRANSPORT = ("grpc", "grpc_health", "grpc_reflection", "grpc_status", "google", "milepost")
 STORES = ("lmdb", "pyroaring")
+HTTP = ("connectrpc", "protobuf", "starlette", "uvicorn")
 SQL = ("sqlite3", "duckdb", "chdb", "clickhouse_connect", "sqlalchemy")
 
 
@@ -75,6 +76,7 @@ RULES = (
     # Not every server has it: only what an import calls may need it.
     Rule("engine", ("pyarrow",)),
     Rule("service", ("pyarrow",), except_below="service.arrow", leads_by_lazy_imports=False),
+    Rule("service", HTTP, except_below="service.web", leads_by_lazy_imports=False),
     Rule("milepost", ("engine", "service", "tests", *STORES)),
 )
 

@@ -67,7 +67,7 @@ class Gate:
 
     def admit(self, method: str, metadata: Metadata) -> None:
         """Makes this the current call. Raises Unauthenticated, ScopeMissing, RateLimited."""
-        caller = self._identified(metadata) if self._required else ANYONE
+        caller = self.identify(metadata) if self._required else ANYONE
         # Also of a call that is refused: the log names its key.
         set_call(method, caller)
         _require(rule_of(method).scope, caller, method)
@@ -91,7 +91,10 @@ class Gate:
             return False
         return True
 
-    def _identified(self, metadata: Metadata) -> Caller:
+    def identify(self, metadata: Metadata) -> Caller:
+        """The caller with the key in the metadata, while keys are needed. Counts nothing. Raises
+        Unauthenticated.
+        """
         digest = digest_of(_secret_in(metadata))
         caller = self._callers.get(digest)
         if caller is None or not hmac.compare_digest(caller.digest, digest) or self._is_expired(caller):

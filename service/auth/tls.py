@@ -10,6 +10,7 @@ import ssl
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import grpc
 import structlog
@@ -38,6 +39,13 @@ class TlsFiles:
         return tuple(file for file in (self.certificate, self.key, self.client_ca) if file is not None)
 
 
+class _Loaded(NamedTuple):
+    """The files as gRPC takes them, and as HTTP does."""
+
+    configuration: grpc.ServerCertificateConfiguration
+    context: ssl.SSLContext
+
+
 class Certificates:
     """The certificates in the files. Safe to call from several threads."""
 
@@ -55,10 +63,24 @@ class Certificates:
     def credentials(self) -> grpc.ServerCredentials:
         """Credentials of a server that follows the files."""
         return grpc.dynamic_ssl_server_credentials(
-            self._served,
+            self._served.configuration,
             self._of_handshake,  # type: ignore[arg-type]  # its stub does not know None
             require_client_authentication=self._files.client_ca is not None,
         )
+
+    def context(self) -> ssl.SSLContext:
+        """Context of an HTTP server that follows the files."""
+
+        def follow(connection: Any, _name: str | None, _context: ssl.SSLContext) -> None:
+            self.refresh()
+            with self._lock:
+                connection.context = self._current.context
+
+        with self._lock:
+            first = self._current.context
+        # Asked before each handshake, also of callers that name no server.
+        first.sni_callback = follow
+        return first
 
     def refresh(self) -> None:
         """Reads the files again if they changed, and logs it. Keeps the last that fit together."""
@@ -83,10 +105,10 @@ class Certificates:
             if self._served is self._current:
                 return None
             self._served = self._current
-            return self._served
+            return self._served.configuration
 
 
-def _read(files: TlsFiles) -> grpc.ServerCertificateConfiguration:
+def _read(files: TlsFiles) -> _Loaded:
     """Reads the files and checks that they fit together. Raises OSError and ValueError."""
     key, certificate = files.key.read_bytes(), files.certificate.read_bytes()
     client_ca = None if files.client_ca is None else files.client_ca.read_bytes()
@@ -95,7 +117,12 @@ def _read(files: TlsFiles) -> grpc.ServerCertificateConfiguration:
     context.load_cert_chain(files.certificate, files.key, password=lambda: "")
     if client_ca is not None:
         context.load_verify_locations(cadata=client_ca.decode("ascii"))
-    return grpc.ssl_server_certificate_configuration([(key, certificate)], root_certificates=client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    context.set_alpn_protocols(["http/1.1"])
+    configuration = grpc.ssl_server_certificate_configuration(
+        [(key, certificate)], root_certificates=client_ca
+    )
+    return _Loaded(configuration, context)
 
 
 def _stamp(files: TlsFiles) -> Stamp:

@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 
 from service.server import SERVICE_NAMES
 from tests.arrow_requests import arrow_bytes
+from tests.connect_channel import ConnectChannel
 from tests.harness import CALL_TIMEOUT_S, EVENTUALLY_S, POLL_S, Stubs, bearer, read_refusal, serving
 
 STEPS: list[dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("methods.yaml").read_text("utf-8"))
@@ -39,9 +40,12 @@ Before = Callable[[MethodDescriptor, Callable[..., Any], list[Any]], None]
 class Run:
     """Performs steps on a service."""
 
-    def __init__(self, service: Stubs, before: Before | None = None) -> None:
-        """`before` is called with each call that will be answered, before it is made."""
+    def __init__(self, service: Stubs, before: Before | None = None, channel: Any = None) -> None:
+        """`before` is called with each call that will be answered, before it is made. `channel` is what calls
+        go through in place of the service's own.
+        """
         self.service = service
+        self._channel = channel or service.channel
         self._before = before
         self._saved: dict[str, str] = {}
 
@@ -87,7 +91,7 @@ class Run:
         kind = message_factory.GetMessageClass(method.input_type)
         requests = [self._request(kind, each) for each in step.get("requests", [step.get("request")])]
         streams = f"{'stream' if method.client_streaming else 'unary'}_{_form(method.server_streaming)}"
-        call = getattr(self.service.channel, streams)(
+        call = getattr(self._channel, streams)(
             f"/{method.containing_service.full_name}/{method.name}",
             request_serializer=kind.SerializeToString,
             response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
@@ -171,10 +175,13 @@ def differences(wanted: Any, found: Any, path: str) -> list[str]:
 
 @contextmanager
 def scenario(directory: Path, before: Before | None = None, **more: Any) -> Iterator[Run]:
-    """A run over a new store in `directory`, with `more` settings."""
+    """A run over a new store in `directory`, with `more` settings. With `http_port` its calls are those of
+    Connect over HTTP.
+    """
     blocked = directory / "outputs" / "a" / "blocked"
     blocked.parent.mkdir(parents=True)
     blocked.write_text("a file in the place of a directory")
     settings = {"output_dir": directory / "outputs", "backup_dir": directory / "backups", **more}
     with serving(directory / "store", access_log="none", retry_budget_s=0.1, **settings) as service:
-        yield Run(service, before)
+        address = service.application.http_address
+        yield Run(service, before, None if address is None else ConnectChannel(address))

@@ -1,4 +1,5 @@
-"""Every method of the contract is called over gRPC with a real request, and its answer is compared.
+"""Every method of the contract is called over gRPC, and over HTTP with JSON, with a real request; the answers
+and the refusals of both are the same.
 
 The steps are in `methods.yaml`. A method without a step there fails the walk over the contract. A step
 that does not get its answer fails the run.
@@ -76,9 +77,9 @@ def test_the_walk_finds_what_is_missing() -> None:
 # --- the run ---
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
-    with scenario(tmp_path) as made:
+@pytest.fixture(params=[{}, {"http_port": 0}], ids=["gRPC", "Connect with JSON"])
+def run(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Run]:
+    with scenario(tmp_path, **request.param) as made:
         yield made
 
 

@@ -1,0 +1,119 @@
+"""Requests and answers as bytes: JSON is converted, Protocol Buffers pass as they are.
+
+connectrpc parses a request with a codec, in the thread that serves every connection. The codecs here leave
+the bytes as they are. What is large is converted in a few threads of its own: one caller's megabytes hold up
+no other caller, and few are in memory at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from connectrpc.codec import Codec
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from engine.errors import InvalidInput, Violation
+from engine.limits import MESSAGE_ELEMENTS_MAX
+from service.methods import INGEST_METHODS
+from service.reading import too_large
+
+CONVERSION_THREADS = 2
+LARGE_BYTES = 32 * 1024
+"""From this size on a message is converted in a thread: that takes milliseconds."""
+PROBLEM_CHARACTERS_MAX = 300
+_UNKNOWN_FIELD = re.compile(r'has no field named "(?P<name>[^"]*)" at "[^".]*\.?(?P<at>[^"]*)"')
+_KNOWN_FIELDS = re.compile(r'Available Fields\(except extensions\): "\[(?P<fields>.*)\]"')
+
+
+class Body(NamedTuple):
+    """The bytes of a request."""
+
+    data: bytes
+    is_json: bool
+
+
+class Passing(Codec[bytes, Body]):
+    """A codec that leaves bytes as they are, and says which form they have."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def name(self) -> str:
+        """Name of the form, as content types have it."""
+        return self._name
+
+    def encode(self, message: bytes) -> bytes:
+        """The bytes."""
+        return message
+
+    def decode(self, data: bytes | bytearray, message_class: type[Body]) -> Body:
+        """The bytes, and their form."""
+        return message_class(bytes(data), self._name == "json")
+
+
+CODECS = (Passing("proto"), Passing("json"))
+
+
+class Converter:
+    """Converts the messages of methods."""
+
+    def __init__(self, message_bytes_max: int) -> None:
+        self._message_bytes_max = message_bytes_max
+        self._threads = ThreadPoolExecutor(CONVERSION_THREADS, "web-json")
+
+    async def request(self, body: Body, method: str, kind: type[Message]) -> bytes:
+        """The request as Protocol Buffers. Raises InvalidInput."""
+        if not body.is_json:
+            return body.data
+        if len(body.data) < LARGE_BYTES:
+            return self._read(body.data, method, kind)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, self._read, body.data, method, kind
+        )
+
+    async def answer(self, data: bytes, kind: type[Message], *, as_json: bool) -> bytes:
+        """The answer in the form of its request."""
+        if not as_json:
+            return data
+        if len(data) < LARGE_BYTES:
+            return _json_of(data, kind)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, _json_of, data, kind)
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _read(self, data: bytes, method: str, kind: type[Message]) -> bytes:
+        field = INGEST_METHODS.get(method)
+        if len(data) > self._message_bytes_max:
+            raise too_large(field, "bytes", self._message_bytes_max, len(data))
+        # Braces occur in texts too: an upper bound, which nearly every message stays below.
+        if data.count(b"{") > MESSAGE_ELEMENTS_MAX:
+            raise too_large(field, "messages in lists and maps", MESSAGE_ELEMENTS_MAX)
+        message = kind()
+        try:
+            json_format.Parse(data, message)
+            return message.SerializeToString()
+        except RecursionError:
+            raise InvalidInput.one("request", "is nested too deeply") from None
+        # Of texts that are not what a field takes, json_format lets through what reads them.
+        except (json_format.ParseError, ValueError, TypeError, AttributeError) as error:
+            raise InvalidInput([_fault(str(error))]) from None
+
+
+def _json_of(data: bytes, kind: type[Message]) -> bytes:
+    return json_format.MessageToJson(kind.FromString(data), indent=None, ensure_ascii=False).encode()
+
+
+def _fault(problem: str) -> Violation:
+    found: Any = _UNKNOWN_FIELD.search(problem)
+    if found is None:
+        return Violation("request", problem.strip()[:PROBLEM_CHARACTERS_MAX])
+    path = ".".join(part for part in (found["at"], found["name"]) if part)
+    known = _KNOWN_FIELDS.search(problem)
+    fields = f": the fields are {known['fields'].replace(chr(39), '')}" if known else ""
+    return Violation(path, f"is not a field of this message{fields}"[:PROBLEM_CHARACTERS_MAX])

@@ -1,0 +1,291 @@
+"""Generate the OpenAPI description of the contract over HTTP, or check that the committed one is fresh.
+
+    python tools/generate_openapi.py            # rewrite service/web/openapi.json
+    python tools/generate_openapi.py --check    # compare only; exit 1 when it differs
+
+Methods are those of Connect: `POST /package.Service/Method` with the JSON form of the request. The service
+answers the file at `/openapi.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    EnumDescriptorProto,
+    FieldDescriptorProto,
+    FileDescriptorProto,
+    FileDescriptorSet,
+    MethodDescriptorProto,
+    ServiceDescriptorProto,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = ROOT / "service" / "web" / "openapi.json"
+PACKAGE = "milepost.v1"
+ERROR = "connect.Error"
+
+_FILE_MESSAGES, _FILE_ENUMS, _FILE_SERVICES = 4, 5, 6
+_MESSAGE_FIELDS, _MESSAGE_NESTED, _MESSAGE_ENUMS, _ENUM_VALUES, _SERVICE_METHODS = 2, 3, 4, 2, 2
+"""Numbers of the fields that a path of the source information goes through."""
+
+_KINDS = FieldDescriptorProto
+_SCALARS: dict[int, dict[str, Any]] = {
+    _KINDS.TYPE_STRING: {"type": "string"},
+    _KINDS.TYPE_BYTES: {"type": "string", "contentEncoding": "base64"},
+    _KINDS.TYPE_BOOL: {"type": "boolean"},
+    _KINDS.TYPE_DOUBLE: {"type": "number", "format": "double"},
+    _KINDS.TYPE_FLOAT: {"type": "number", "format": "float"},
+    _KINDS.TYPE_INT32: {"type": "integer", "format": "int32"},
+    _KINDS.TYPE_UINT32: {"type": "integer", "format": "int64", "minimum": 0},
+    # JSON has no integers of 64 bits.
+    _KINDS.TYPE_INT64: {"type": "string", "format": "int64"},
+    _KINDS.TYPE_UINT64: {"type": "string", "format": "uint64"},
+    _KINDS.TYPE_FIXED64: {"type": "string", "format": "uint64"},
+}
+_WELL_KNOWN: dict[str, dict[str, Any]] = {
+    ".google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
+    ".google.protobuf.Duration": {"type": "string", "pattern": r"^-?[0-9]+(\.[0-9]{1,9})?s$"},
+    ".google.protobuf.FieldMask": {
+        "type": "string",
+        "description": "Paths in camelCase, separated by commas.",
+    },
+    ".google.protobuf.Struct": {"type": "object"},
+    ".google.protobuf.Empty": {"type": "object"},
+    ".google.protobuf.Any": {"type": "object", "properties": {"@type": {"type": "string"}}},
+    ".google.protobuf.DoubleValue": {"type": "number"},
+    ".google.protobuf.BoolValue": {"type": "boolean"},
+    ".google.protobuf.StringValue": {"type": "string"},
+    ".google.protobuf.Int32Value": {"type": "integer"},
+    ".google.protobuf.Int64Value": {"type": "string", "format": "int64"},
+}
+_ERROR_SCHEMA = {
+    "type": "object",
+    "description": (
+        "A refusal. `details` has a `google.rpc.ErrorInfo` with the reason, and where fields are at fault a"
+        " `google.rpc.BadRequest`."
+    ),
+    "properties": {
+        "code": {"type": "string", "description": "The canonical code, such as `invalid_argument`."},
+        "message": {"type": "string"},
+        "details": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "type": {"type": "string", "description": "Full name of the message in `value`."},
+                    "value": {"type": "string", "contentEncoding": "base64"},
+                    "debug": {"type": "object", "description": "The JSON form of the message."},
+                },
+            },
+        },
+    },
+}
+
+
+class Comments:
+    """The comments of a file, by the place of what they are about."""
+
+    def __init__(self, file: FileDescriptorProto) -> None:
+        self._by_path = {
+            tuple(place.path): place.leading_comments or place.trailing_comments
+            for place in file.source_code_info.location
+        }
+
+    def at(self, *path: int) -> str:
+        """The comment as running text; paragraphs are kept."""
+        text = self._by_path.get(path, "")
+        lines = [line.strip() for line in text.splitlines()]
+        return "\n\n".join(" ".join(part.split()) for part in "\n".join(lines).split("\n\n")).strip()
+
+
+def compiled(protos: Path) -> FileDescriptorSet:
+    """The files of the contract, with their comments. Raises SystemExit when the compiler refuses one."""
+    sources = sorted(str(path.relative_to(protos)) for path in protos.rglob("*.proto"))
+    with tempfile.TemporaryDirectory() as scratch:
+        target = Path(scratch) / "contract.bin"
+        command = [
+            sys.executable,
+            "-m",
+            "grpc_tools.protoc",
+            f"--proto_path={protos}",
+            f"--proto_path={resources.files('grpc_tools') / '_proto'}",
+            "--include_source_info",
+            f"--descriptor_set_out={target}",
+            *sources,
+        ]
+        if subprocess.run(command, check=False).returncode != 0:
+            raise SystemExit("protoc failed")
+        return FileDescriptorSet.FromString(target.read_bytes())
+
+
+def document(files: Sequence[FileDescriptorProto]) -> dict[str, Any]:
+    """The description of all services in these files."""
+    schemas: dict[str, Any] = {ERROR: _ERROR_SCHEMA}
+    paths: dict[str, Any] = {}
+    tags = []
+    for file in files:
+        comments = Comments(file)
+        for index, message in enumerate(file.message_type):
+            schemas.update(_messages(message, PACKAGE, comments, (_FILE_MESSAGES, index)))
+        for index, enum in enumerate(file.enum_type):
+            schemas[f"{PACKAGE}.{enum.name}"] = _enum(enum, comments, (_FILE_ENUMS, index))
+        for index, service in enumerate(file.service):
+            tags.append({"name": service.name, "description": comments.at(_FILE_SERVICES, index)})
+            paths.update(_service(service, comments, index))
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Milepost",
+            "version": "v1",
+            "description": (
+                "The methods of `milepost.v1` over HTTP, by the Connect protocol with JSON. Fields that have"
+                " their default value are left out of answers."
+            ),
+        },
+        "security": [{}, {"apiKey": []}],
+        "tags": sorted(tags, key=lambda tag: tag["name"]),
+        "paths": dict(sorted(paths.items())),
+        "components": {
+            "securitySchemes": {"apiKey": {"type": "http", "scheme": "bearer"}},
+            "schemas": dict(sorted(schemas.items())),
+        },
+    }
+
+
+def _service(service: ServiceDescriptorProto, comments: Comments, index: int) -> Iterator[tuple[str, Any]]:
+    for number, method in enumerate(service.method):
+        comment = comments.at(_FILE_SERVICES, index, _SERVICE_METHODS, number)
+        yield f"/{PACKAGE}.{service.name}/{method.name}", {"post": _operation(service.name, method, comment)}
+
+
+def _operation(service: str, method: MethodDescriptorProto, comment: str) -> dict[str, Any]:
+    is_stream = method.client_streaming or method.server_streaming
+    content = "application/connect+json" if is_stream else "application/json"
+    frames = (
+        "\n\nA stream of Connect: a byte of flags and the length in four bytes precede each message. The last"
+        " one (flag 2) has the error, if any."
+        if is_stream
+        else ""
+    )
+    return {
+        "operationId": f"{service}_{method.name}",
+        "tags": [service],
+        "description": comment + frames,
+        "parameters": [
+            {
+                "name": "Connect-Timeout-Ms",
+                "in": "header",
+                "description": "Deadline of the call, in milliseconds from now.",
+                "schema": {"type": "integer"},
+            }
+        ],
+        "requestBody": {"required": True, "content": {content: {"schema": _reference(method.input_type)}}},
+        "responses": {
+            "200": {"description": "OK", "content": {content: {"schema": _reference(method.output_type)}}},
+            "default": {
+                "description": "A refusal.",
+                "content": {"application/json": {"schema": _reference(f".{ERROR}")}},
+            },
+        },
+    }
+
+
+def _messages(
+    message: DescriptorProto, outside: str, comments: Comments, path: tuple[int, ...]
+) -> Iterator[tuple[str, Any]]:
+    """The schemas of a message and of those inside it, by full name."""
+    name = f"{outside}.{message.name}"
+    maps = {f".{name}.{nested.name}": nested for nested in message.nested_type if nested.options.map_entry}
+    schema: dict[str, Any] = {"type": "object"}
+    if described := _described(message, comments, path):
+        schema["description"] = described
+    schema["properties"] = {
+        field.json_name: _field(field, maps, comments.at(*path, _MESSAGE_FIELDS, index))
+        for index, field in enumerate(message.field)
+    }
+    schema["additionalProperties"] = False
+    yield name, schema
+    for index, nested in enumerate(message.nested_type):
+        if not nested.options.map_entry:
+            yield from _messages(nested, name, comments, (*path, _MESSAGE_NESTED, index))
+    for index, enum in enumerate(message.enum_type):
+        yield f"{name}.{enum.name}", _enum(enum, comments, (*path, _MESSAGE_ENUMS, index))
+
+
+def _described(message: DescriptorProto, comments: Comments, path: tuple[int, ...]) -> str:
+    """The comment of a message, and which of its fields exclude each other."""
+    parts = [comments.at(*path)]
+    for index, _ in enumerate(message.oneof_decl):
+        fields = [
+            f"`{field.json_name}`"
+            for field in message.field
+            if field.HasField("oneof_index") and field.oneof_index == index and not field.proto3_optional
+        ]
+        if fields:
+            parts.append(f"At most one of {', '.join(fields)}.")
+    return "\n\n".join(part for part in parts if part)
+
+
+def _field(field: FieldDescriptorProto, maps: dict[str, DescriptorProto], comment: str) -> dict[str, Any]:
+    if field.type_name in maps:
+        schema: dict[str, Any] = {
+            "type": "object",
+            "additionalProperties": _value(maps[field.type_name].field[1]),
+        }
+    elif field.label == FieldDescriptorProto.LABEL_REPEATED:
+        schema = {"type": "array", "items": _value(field)}
+    else:
+        schema = _value(field)
+    return schema | {"description": comment} if comment else schema
+
+
+def _value(field: FieldDescriptorProto) -> dict[str, Any]:
+    if field.type in (FieldDescriptorProto.TYPE_MESSAGE, FieldDescriptorProto.TYPE_ENUM):
+        return dict(_WELL_KNOWN.get(field.type_name) or _reference(field.type_name))
+    return dict(_SCALARS[field.type])
+
+
+def _enum(enum: EnumDescriptorProto, comments: Comments, path: tuple[int, ...]) -> dict[str, Any]:
+    values = "\n".join(
+        f"- `{value.name}`: {comments.at(*path, _ENUM_VALUES, index)}"
+        for index, value in enumerate(enum.value)
+    )
+    return {
+        "type": "string",
+        "enum": [value.name for value in enum.value],
+        "description": f"{comments.at(*path)}\n\n{values}".strip(),
+    }
+
+
+def _reference(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name.removeprefix('.')}"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Generate or check; the exit status, 1 when the check finds a difference."""
+    parser = argparse.ArgumentParser(description="Generate the OpenAPI description of the contract.")
+    parser.add_argument("--check", action="store_true", help="compare only, write nothing")
+    options = parser.parse_args(arguments)
+    files = [file for file in compiled(ROOT / "protos").file if file.package == PACKAGE]
+    text = json.dumps(document(files), indent=1, ensure_ascii=False) + "\n"
+    if not options.check:
+        TARGET.write_text(text, encoding="utf-8")
+        print(f"{TARGET}: {len(text):,} characters")
+    elif not TARGET.exists() or TARGET.read_text(encoding="utf-8") != text:
+        print(f"{TARGET.name} is outdated: run `make protos` and commit the result", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
