@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.backends.base import Appended, EventRecord, Record, UserRecord
+from engine.backends.base import Appended, DataWriter, EventRecord, Record, UserRecord
 from engine.backends.local.backend import LocalBackend
 from engine.event_columns import EventColumns, TextColumn, ValueColumn
 from engine.user_columns import ConsentColumn, UnsetColumn, UserColumns
@@ -18,13 +18,22 @@ class ColumnsBackend(LocalBackend):
     """Sends batches of only events, or only updates, by column."""
 
     def append(self, account: str, records: Sequence[Record], *, request_id: str = "") -> Appended:
-        events = [record for record in records if isinstance(record, EventRecord)]
-        updates = [record for record in records if isinstance(record, UserRecord)]
-        if events and not updates:
-            return self.append_columns(account, columns_of(events), request_id=request_id)
-        if updates and not events:
-            return self.append_user_columns(account, user_columns_of(updates), request_id=request_id)
-        return super().append(account, records, request_id=request_id)
+        return append_by_column(self, account, records, request_id) or super().append(
+            account, records, request_id=request_id
+        )
+
+
+def append_by_column(
+    backend: DataWriter, account: str, records: Sequence[Record], request_id: str = ""
+) -> Appended | None:
+    """Sends a batch of only events, or only updates, by column. None: it is neither, and was not sent."""
+    events = [record for record in records if isinstance(record, EventRecord)]
+    updates = [record for record in records if isinstance(record, UserRecord)]
+    if events and not updates:
+        return backend.append_columns(account, columns_of(events), request_id=request_id)
+    if updates and not events:
+        return backend.append_user_columns(account, user_columns_of(updates), request_id=request_id)
+    return None
 
 
 def columns_of(events: Sequence[EventRecord]) -> EventColumns:

@@ -132,7 +132,7 @@ def draw_record(choose: Chooser, palette: Palette) -> Record:
         return EventRecord(
             user_id=user_id,
             input=input_name,
-            name=choose.pick(palette.event_names),
+            name=pools.UNREAD_EVENT if choose.chance(15) else choose.pick(palette.event_names),
             type=choose.pick((EventType.CUSTOM, EventType.CUSTOM, EventType.COMMERCE, EventType.SCREEN_VIEW)),
             time=time,
             attributes={key: choose.pick(values[key]) for key in values if choose.chance(75)},

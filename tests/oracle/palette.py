@@ -68,6 +68,8 @@ INPUT_PATHS = (
     "workspaces/crm/inputs/feed",
 )
 EVENT_NAMES = ("buy", "open", "Buy", "buy.item", 'say "hi"', "nul\0name", "🎉", "buy ")
+UNREAD_EVENT = "heartbeat"
+"""No criterion names it: only those for events of any name read it."""
 USER_KEYS = ("plan", "age", "tags", "joined", "Plan", "plan.tier", 'q"k', "n\0k", "📦", "version", "place")
 EVENT_KEYS = ("amount", "sku", "when", "Amount", "a.mount", "flag", "colors", 'p"rice', "🏷")
 IDENTITY_TYPES = ("email", "customer_id")

@@ -8,7 +8,9 @@ import msgspec
 import xxhash
 
 from engine.audiences.live.state import Definition, JourneyState
+from engine.plan.compile import Planner
 from engine.plan.expiry import expiry_plan
+from engine.plan.reads import reads_of
 from engine.plan.tree import made_of
 from engine.resources.activation import Activation
 from engine.resources.milestone_tree import Forest
@@ -54,6 +56,8 @@ class Definitions:
         tree = self._forest.tree(journey)
         resolver = self._forest.resolver(account_name)
         made = {record.audience: made_of(tree, [record.name], resolver) for record in records}
+        planner = Planner(account, 0, resolver)
+        planner.milestones(tree, [record.name for record in records])
         # Equal plans at both ends of time mean that the definition does not depend on it.
         moving = expiry_plan(account, tree, TIME_MIN_MICROS, TIME_MAX_MICROS, resolver)
         return Definition(
@@ -64,6 +68,7 @@ class Definitions:
                 for audience, located in made.items()
             },
             depends_on_time=moving is not None,
+            reads=reads_of(planner.steps.steps),
         )
 
 

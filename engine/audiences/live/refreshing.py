@@ -150,6 +150,7 @@ class JourneyRefresher:
                 definitions=tuple(definition.digests.values()),
                 moved_by_time=moved,
                 whole=whole,
+                reads=definition.reads,
             )
             if whole and users and state.begun is not None:
                 self._seconds_per_user = (time.perf_counter() - state.begun) / users

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from engine.plan.reads import Reads
 from engine.values import Micros
 
 _NONE: frozenset[str] = frozenset()
@@ -21,6 +22,8 @@ class Definition:
     milestones: tuple[str, ...]
     digests: dict[str, str]
     depends_on_time: bool
+    reads: Reads
+    """The data that can change a membership of one of the milestones."""
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from engine.backends.base.execute import MemberPage, Members
 from engine.plan.model import Plan
+from engine.plan.reads import Reads
 from engine.values import Micros
 
 
@@ -141,8 +142,8 @@ class MembershipReader(Protocol):
 class MembershipStore(MembershipReader, Protocol):
     """Keeps stored memberships up to date.
 
-    A scope is a set of audiences kept in step, in Milepost one journey. Users touched by new data since the
-    scope's last refresh are dirty in it.
+    A scope is a set of audiences kept in step, in Milepost one journey. Users touched by new data that the
+    scope reads are dirty in it until its next refresh.
     """
 
     def refresh(
@@ -155,6 +156,7 @@ class MembershipStore(MembershipReader, Protocol):
         definitions: Sequence[str] = (),
         moved_by_time: Plan | None = None,
         whole: bool = False,
+        reads: Reads | None = None,
     ) -> tuple[Membership, ...]:
         """Brings the stored membership of `audiences` (root i of `plan` is audience i) to the plan's `as_of`
         and the newest revision.
@@ -162,7 +164,7 @@ class MembershipStore(MembershipReader, Protocol):
         The plan runs over the scope's dirty users and those in the first root of `moved_by_time`, or over
         everyone with `whole`, and for an audience that is new or that the last refresh of the scope left out.
         Membership and change log are written in one transaction, then published with `definitions`: the
-        digest of each audience's.
+        digest of each audience's. From then on only the data in `reads` make users dirty; None: any data.
         """
         ...
 

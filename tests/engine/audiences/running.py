@@ -15,6 +15,7 @@ from engine.resources.records import (
     Workspace,
 )
 from engine.resources.targets import File
+from tests.conformance.as_columns import append_by_column
 from tests.conformance.site import forget_if_empty
 from tests.oracle import world as drawn
 
@@ -72,12 +73,17 @@ class Running:
             built[milestone.id] = created
             self.split(world, journey, created.name, milestone.children, built)
 
-    def apply(self, account: str, operation: drawn.Operation) -> None:
+    def apply(self, account: str, operation: drawn.Operation, *, by_column: bool = False) -> None:
         """Performs one operation, directly on the store: worlds reach further back and ahead than validation
-        allows.
+        allows. `by_column`: batches of one kind of record arrive as columns.
         """
         match operation:
             case drawn.Batch():
+                sent = by_column and append_by_column(
+                    self.engine.backend, account, operation.records, operation.request_id
+                )
+                if sent:
+                    return
                 self.engine.backend.append(account, operation.records, request_id=operation.request_id)
             case drawn.Alias():
                 self.engine.backend.alias(account, operation.from_user_id, operation.to_user_id)

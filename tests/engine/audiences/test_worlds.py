@@ -70,7 +70,7 @@ def test_random_worlds_agree_with_the_oracle(
     for operation in world.operations:
         if data.draw(st.booleans()) and milestones:
             running.switch(milestones[data.draw(st.integers(0, len(milestones) - 1))])
-        running.apply(world.account, operation)
+        running.apply(world.account, operation, by_column=data.draw(st.booleans()))
         running.clock.now = min(
             world.as_of, running.clock.now + STEPS[data.draw(st.integers(0, len(STEPS) - 1))]
         )

@@ -18,7 +18,8 @@ import engine.criteria.describe
 import engine.criteria.validation
 import engine.plan.compile
 import engine.plan.expiry
-import engine.plan.explain  # noqa: F401  (visitors are found among the modules imported here)
+import engine.plan.explain
+import engine.plan.reads  # noqa: F401  (visitors are found among the modules imported here)
 from engine.criteria import model as criteria_model
 from engine.criteria.model import Criterion, Where, Window
 from engine.criteria.visitor import CriterionVisitor, children_of, with_children
@@ -68,7 +69,15 @@ def test_incomplete_visitor_cannot_be_instantiated() -> None:
 
 def test_the_visitors_of_the_engine_are_among_those_tested() -> None:
     found = {sub.__qualname__ for _, sub in VISITORS}
-    expected = {"_Validation", "CriterionCompiler", "CostModel", "_Expiry", "_Resolver", "_Description"}
+    expected = {
+        "_Validation",
+        "CriterionCompiler",
+        "CostModel",
+        "_Expiry",
+        "_Reads",
+        "_Resolver",
+        "_Description",
+    }
     assert expected <= found
 
 

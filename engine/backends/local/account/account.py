@@ -17,6 +17,7 @@ from engine.backends.base import EventRecord, Profile, Record, UserRecord
 from engine.backends.local.account.caches import AccountCaches
 from engine.backends.local.account.forgotten_keys import keys_of_field, keys_of_input
 from engine.backends.local.account.name_catalog import Catalog
+from engine.backends.local.account.readers import Readers, Reading, Touched
 from engine.backends.local.account.watches import Watches
 from engine.backends.local.attributes.index import Properties, Write
 from engine.backends.local.attributes.user_writes import UserRows, field_columns, write_columns
@@ -72,9 +73,17 @@ class Account:
     """The state of one account. Call with the state lock held, inside a session of the page cache."""
 
     def __init__(
-        self, store: Store, page_cache: PageCache, caches: AccountCaches, names: Names, name: str
+        self,
+        store: Store,
+        page_cache: PageCache,
+        caches: AccountCaches,
+        names: Names,
+        name: str,
+        readers: Readers,
     ) -> None:
+        """`readers`: which scopes read what of the account."""
         self.name = name
+        self._readers = readers
         self.number = names.space(Space.ACCOUNT, NO_ACCOUNT).number(name)
         self.groups = store.groups
         self.inputs = names.space(Space.INPUT, self.number)
@@ -105,9 +114,9 @@ class Account:
 
     # --- what the log says ---
 
-    def apply(self, records: Sequence[Record], repeated: Sequence[bool], sequence: int) -> dict[int, BitMap]:
+    def apply(self, records: Sequence[Record], repeated: Sequence[bool], sequence: int) -> Touched:
         """Applies records in order, except those flagged as repeated; the first has the arrival sequence
-        number after `sequence`. Returns the touched users by group.
+        number after `sequence`. Returns the touched users.
         """
         self.seen.begin()
         self.properties.begin()
@@ -115,7 +124,9 @@ class Account:
         touched: set[UserRef] = set()
         changed: set[ReadKey] = set()
         taken = [record for record, is_repeated in zip(records, repeated, strict=True) if not is_repeated]
+        counts = list(self.directory.counts)
         refs = self.directory.refs([record.user_id for record in taken]).tolist()
+        reading = None if self._readers.are_none else Reading(self._readers)
         for record, ref in zip(taken, refs, strict=True):
             sequence += 1
             touched.add(ref)
@@ -125,25 +136,33 @@ class Account:
                 row = self._row(record, ref, input_number, sequence)
                 rows.append(row)
                 changed.add(("events", input_number, row.name_number, row.group))
+                if reading is not None:
+                    reading.event(record, ref)
             elif type(record) is UserRecord:
                 self.properties.write(ref, self._writes(record, sequence))
+                if reading is not None:
+                    reading.update(record, ref)
         self.tables.add(rows)
         self._touch(changed)
-        touched_users = by_group(touched)
-        self.watches.changed(touched_users)
-        return touched_users
+        users = by_group(touched)
+        self.watches.changed(users)
+        seen: dict[int, set[UserRef]] = {}
+        for record, ref in zip(taken, refs, strict=True) if self._readers.last_seen else ():
+            seen.setdefault(self.inputs.number(record.input), set()).add(ref)
+        last = {number: by_group(some) for number, some in seen.items()}
+        return self._touched(reading, users, counts, first={}, last=last)
 
-    def apply_columns(
-        self, columns: EventColumns, sequence: int, yield_lock: Callable[[], None]
-    ) -> dict[int, BitMap]:
+    def apply_columns(self, columns: EventColumns, sequence: int, yield_lock: Callable[[], None]) -> Touched:
         """Applies events that arrive as columns; the first has the arrival sequence number after `sequence`.
-        Returns the touched users by group. Calls `yield_lock` from time to time, which may let others read.
+        Returns the touched users. Calls `yield_lock` from time to time, which may let others read.
         """
         self.seen.begin()
+        counts = list(self.directory.counts)
         refs = self.directory.refs(columns.user_ids.entries)
         users = RowUsers(refs, columns.user_ids.codes)
         input_numbers = [self.inputs.number(name) for name in columns.inputs.entries]
-        touched = self._see(users, input_numbers, columns)
+        by_input = self._see(users, input_numbers, columns)
+        touched = _united(by_input.values())
         self.watches.changed(touched)
         yield_lock()
         # Readers in between have seen half of it.
@@ -157,34 +176,78 @@ class Account:
         self.tables.add_columns(arrived)
         changed: set[ReadKey] = {("events", *table) for table in arrived.tables()}
         self._touch(changed)
-        return touched
+        # Scopes may have come to read more while others had the lock.
+        reading = None if self._readers.are_none else Reading(self._readers)
+        if reading is not None:
+            reading.events(columns, users.row_refs)
+        return self._touched(reading, touched, counts, first=by_input, last=by_input)
 
-    def apply_user_columns(self, columns: UserColumns, sequence: int) -> dict[int, BitMap]:
+    def apply_user_columns(self, columns: UserColumns, sequence: int) -> Touched:
         """As `apply_columns`, for user updates."""
         self.seen.begin()
         self.properties.begin()
-        counts = np.array(self.directory.counts)
+        counts = list(self.directory.counts)
         users = RowUsers(self.directory.refs(columns.user_ids.entries), columns.user_ids.codes)
-        touched = self._see(users, [self.inputs.number(name) for name in columns.inputs.entries], columns)
+        by_input = self._see(users, [self.inputs.number(name) for name in columns.inputs.entries], columns)
         refs = users.row_refs
-        is_new = (refs & DENSE_MASK) >= counts[refs >> GROUP_SHIFT]
+        is_new = (refs & DENSE_MASK) >= np.array(counts)[refs >> GROUP_SHIFT]
         rows = UserRows(refs, columns.times, sequence, is_new)
-        write_columns(self.properties, rows, field_columns(columns, self._field))
+        writes = list(field_columns(columns, self._field))
+        write_columns(self.properties, rows, writes)
         self._touch(set())
+        touched = _united(by_input.values())
         self.watches.changed(touched)
-        return touched
+        reading = None if self._readers.are_none else Reading(self._readers)
+        if reading is not None:
+            reading.updates(writes, self._fields_read(), refs)
+        return self._touched(reading, touched, counts, first=by_input, last=by_input)
+
+    def _fields_read(self) -> dict[int, set[str]]:
+        """The scopes that read fields, by number."""
+        found = ((self.fields.find(field_name(*field)), field) for field in self._readers.fields)
+        return {number: self._readers.fields[field] for number, field in found if number is not None}
+
+    def _touched(
+        self,
+        reading: Reading | None,
+        users: dict[int, BitMap],
+        counts: Sequence[int],
+        *,
+        first: Mapping[int, Mapping[int, BitMap]],
+        last: Mapping[int, Mapping[int, BitMap]],
+    ) -> Touched:
+        """What a write has touched: these users. `counts`: the ids given before it. `first`, `last`: those
+        whose first or last time on an input (number) may have changed, newcomers apart.
+        """
+        newcomers = self.seen.take_newcomers()
+        if reading is None:
+            return Touched(users)
+        readers, names = self._readers, self.inputs.names
+        for table, seen in (
+            (readers.inputs, newcomers),
+            (readers.first_seen, newcomers),
+            (readers.first_seen, first),
+            (readers.last_seen, last),
+        ):
+            for number, some in seen.items() if table else ():
+                reading.add_users(table.get(names[number]), some)
+        if readers.users:
+            is_new = {group: some - BitMap(range(counts[group])) for group, some in users.items()}
+            reading.add_users(readers.users, is_new)
+        return reading.of(users)
 
     def _see(
         self, users: RowUsers, input_numbers: Sequence[int], columns: EventColumns | UserColumns
-    ) -> dict[int, BitMap]:
-        """Records when the inputs had data for users; returns the users by group."""
-        touched: dict[int, BitMap] = {}
+    ) -> dict[int, dict[int, BitMap]]:
+        """Records when the inputs had data for users; returns the users by input and group."""
+        seen: dict[int, dict[int, BitMap]] = {}
         for entry, input_number in enumerate(input_numbers):
             rows = None if len(input_numbers) == 1 else np.flatnonzero(columns.inputs.codes == entry)
             for group, ids, first, last in users.spans(columns.times, rows):
                 self.seen.saw_many(input_number, group, ids, first, last)
-                touched[group] = touched.get(group, _NOBODY) | bitmap_of(ids)
-        return touched
+                by_group_ = seen.setdefault(input_number, {})
+                by_group_[group] = by_group_.get(group, _NOBODY) | bitmap_of(ids)
+        return seen
 
     def _row(self, record: EventRecord, ref: UserRef, input_number: int, sequence: int) -> EventRow:
         numbers = self._attribute_numbers
@@ -413,6 +476,15 @@ class Account:
         """Takes back a checkpoint that did not commit. The event tables detect that themselves."""
         self.directory.rollback()
         self.properties.rollback()
+
+
+def _united(parts: Iterable[Mapping[int, BitMap]]) -> dict[int, BitMap]:
+    """The users of all parts, by group."""
+    united: dict[int, BitMap] = {}
+    for part in parts:
+        for group, users in part.items():
+            united[group] = united.get(group, _NOBODY) | users
+    return united
 
 
 def _is_below(name: str, above: str) -> bool:

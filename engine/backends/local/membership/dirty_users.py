@@ -1,15 +1,19 @@
 """Dirty users: those whose membership new data may have changed since the last refresh.
 
-They are kept in memory by *scope*. After a restart every user of a scope counts as dirty. The set of a scope
-is read without a lock (`published`): it may grow, but it is never emptied or reduced, only replaced.
+They are kept in memory by *scope*. A scope says what its plans read, and only such data make users dirty in
+it. After a restart every user of a scope counts as dirty. The set of a scope is read without a lock
+(`published`): it may grow, but it is never emptied or reduced, only replaced.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pyroaring import BitMap
+
+from engine.backends.local.account.readers import ReadBy, Readers
+from engine.plan.reads import Reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,23 +30,46 @@ class DirtyUsers:
     def __init__(self, groups: int) -> None:
         self._groups = groups
         self._scopes: dict[str, DirtyScope] = {}
+        self._readers: dict[str, Readers] = {}
+        self.marks = 0
+        """How many times a user was marked in a scope: what new data cost beside what it changes."""
 
-    def track(self, account: str, scope: str, *, whole: bool) -> None:
-        """Tracks the scope from now on. `whole`: every user is dirty; otherwise none is."""
+    def readers_of(self, account: str) -> Readers:
+        """Which scopes of the account read what."""
+        return self._readers.setdefault(account, Readers())
+
+    def track(self, account: str, scope: str, *, whole: bool, reads: Reads | None = None) -> None:
+        """Tracks the scope from now on. `whole`: every user is dirty; otherwise none is. `reads`: the data
+        that may change an answer of the scope; None: any.
+        """
         none = None if whole else tuple(BitMap(optimize=False) for _ in range(self._groups))
         self._scopes[scope] = DirtyScope(account, none)
+        self.readers_of(account).put(scope, reads)
 
     def drop(self, scope: str) -> None:
         """Stops tracking the scope."""
-        self._scopes.pop(scope, None)
+        found = self._scopes.pop(scope, None)
+        if found is not None:
+            self.readers_of(found.account).drop(scope)
 
-    def mark(self, account: str, touched: Mapping[int, BitMap]) -> None:
-        """Marks users of the account (by group) as dirty after new data."""
+    def mark(self, read: Iterable[ReadBy]) -> None:
+        """Marks users as dirty in the scopes that read their new data."""
+        for scopes, users in read:
+            for scope in scopes:
+                self._mark(self._scopes[scope], users)
+
+    def mark_all(self, account: str, users: Mapping[int, BitMap]) -> None:
+        """Marks users of the account (by group) as dirty in every scope."""
         for scope in self._scopes.values():
-            if scope.account == account and scope.groups is not None:
-                for group, users in touched.items():
-                    # One operation, which no reader sees half done.
-                    scope.groups[group].update(users)
+            if scope.account == account:
+                self._mark(scope, users)
+
+    def _mark(self, scope: DirtyScope, users: Mapping[int, BitMap]) -> None:
+        if scope.groups is not None:
+            for group, some in users.items():
+                self.marks += len(some)
+                # One operation, which no reader sees half done.
+                scope.groups[group].update(some)
 
     def remove(self, account: str, gone: Mapping[int, BitMap]) -> None:
         """Removes users of the account (by group) that no longer exist."""

@@ -15,6 +15,7 @@ from pyroaring import BitMap
 
 from engine.backends.base import ChangePage, Membership, PublishedMembership
 from engine.backends.local.account.account import Account
+from engine.backends.local.account.readers import Readers, Touched
 from engine.backends.local.membership.change_log import CHANGES_RETAINED_MAX, ChangeLog, GroupChanges
 from engine.backends.local.membership.dirty_users import DirtyUsers
 from engine.backends.local.membership.erased import ErasedIds, Exits
@@ -33,6 +34,7 @@ from engine.backends.local.storage.user_ref import UserRef, UserRefs
 from engine.backends.local.users.directory import by_group
 from engine.backends.local.users.hash_table import UNKNOWN
 from engine.errors import LimitExceeded
+from engine.plan.reads import Reads
 from engine.values import Micros
 
 
@@ -136,11 +138,26 @@ class Memberships:
 
     # --- dirty users ---
 
-    def mark_dirty(self, account: str, touched: Mapping[int, BitMap]) -> None:
-        """Marks users of the account (by group) as dirty after new data."""
-        self._dirty.mark(account, touched)
+    def readers_of(self, account: str) -> Readers:
+        """Which scopes of the account read what."""
+        return self._dirty.readers_of(account)
+
+    @property
+    def dirty_marks(self) -> int:
+        """How many times a user was marked as dirty in a scope."""
+        return self._dirty.marks
+
+    def mark_dirty(self, account: str, touched: Touched) -> None:
+        """Marks users of the account as dirty in the scopes that read their new data."""
+        self._dirty.mark(touched.read)
         if self.serving is not None:
-            self.serving.touch(account, touched)
+            self.serving.touch(account, touched.users)
+
+    def mark_all_dirty(self, account: str, users: Mapping[int, BitMap]) -> None:
+        """Marks users of the account (by group) as dirty in every scope."""
+        self._dirty.mark_all(account, users)
+        if self.serving is not None:
+            self.serving.touch(account, users)
 
     def dirty(self, scope: str) -> tuple[BitMap, ...] | None:
         """Dirty users by group. None: every user is dirty."""
@@ -188,13 +205,20 @@ class Memberships:
 
     # --- changing ---
 
-    def refreshed(self, account: str, scope: str, updates: Mapping[str, Update], revision: int) -> None:
+    def refreshed(
+        self,
+        account: str,
+        scope: str,
+        updates: Mapping[str, Update],
+        revision: int,
+        reads: Reads | None = None,
+    ) -> None:
         """Writes the refreshed memberships of a scope (audience → update) and their changes, and clears its
-        dirty users: each of them must have been evaluated since it last changed. Call `record_waiting` first:
-        no exits may be pending.
+        dirty users: each of them must have been evaluated since it last changed. `reads`: the data that can
+        change them from now on; None: any. Call `record_waiting` first: no exits may be pending.
         """
         outcome = self._store(updates, revision)
-        self._dirty.track(account, scope, whole=False)
+        self._dirty.track(account, scope, whole=False, reads=reads)
         refreshed = {
             audience: self._members_to_publish(audience, written, is_refreshed=True)
             for audience, written in outcome.items()

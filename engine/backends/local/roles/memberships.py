@@ -18,6 +18,7 @@ from engine.backends.local.query.executor import after_group, member_page
 from engine.backends.local.roles.open_store import AccountForgotten, OpenStore
 from engine.backends.local.storage.turns import Read
 from engine.plan.model import Plan
+from engine.plan.reads import Reads
 from engine.values import Micros
 
 
@@ -49,6 +50,7 @@ class StoredMemberships(OpenStore):
         definitions: Sequence[str] = (),
         moved_by_time: Plan | None = None,
         whole: bool = False,
+        reads: Reads | None = None,
     ) -> tuple[Membership, ...]:
         """Brings stored memberships to the plan's `as_of` and the newest revision, in one transaction. Users
         are evaluated before the locks are taken; only the last ones to change are evaluated with them.
@@ -77,7 +79,7 @@ class StoredMemberships(OpenStore):
                         states.items(), changes, definitions or [""] * len(audiences), strict=True
                     )
                 }
-                memberships.refreshed(account, scope, updates, self._state.position)
+                memberships.refreshed(account, scope, updates, self._state.position, reads)
                 return tuple(memberships.get(audience).public() for audience in audiences)
 
     def _evaluated(self, asked: _Refresh, account: Account, read: Read, watched: ExitStack) -> Evaluation:

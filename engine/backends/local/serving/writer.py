@@ -34,6 +34,8 @@ class _Scope:
     stored: Mapping[str, StoredMembers] = field(default_factory=dict)
     dirty: DirtyScope | None = None
     served: ServedScope | None = None
+    touches: int = 0
+    """Of the account, when the scope got its stamp."""
 
 
 class LocalServing:
@@ -47,6 +49,8 @@ class LocalServing:
         self._words = self._arena.words
         self._stamp = 1
         self._accounts: dict[str, SharedAccount] = {}
+        self._touches: dict[str, int] = {}
+        """By account: how many writes have touched users."""
         self._scopes: dict[str, _Scope] = {}
         self._outside = threading.Lock()
         """For what is written without the state lock. Taken after that one."""
@@ -94,6 +98,8 @@ class LocalServing:
             or known.served.depends_on_time != served.depends_on_time
             or any(published.stored.get(audience) is not stored for audience, stored in known.stored.items())
             or len(known.stored) != len(served.definitions)
+            # Users that other data have touched seem changed to readers until the scope gets a new stamp.
+            or known.touches != self._touches.get(account, 0)
         ):
             return False
         known.record.move_on(served.generation, served.reached)
@@ -124,6 +130,7 @@ class LocalServing:
             depends_on_time=served.depends_on_time,
         )
         known.account, known.stored, known.dirty, known.served = account.name, stored, dirty, served
+        known.touches = self._touches.get(account.name, 0)
 
     def _end(self, scope: str) -> None:
         known = self._scopes.get(scope)
@@ -157,6 +164,7 @@ class LocalServing:
         shared = self._accounts.get(account)
         if shared is not None:
             shared.touch(users, self._stamp)
+            self._touches[account] = self._touches.get(account, 0) + 1
 
     def begin_ids(self, account: str) -> None:
         """Ids of the account are about to mean other users."""

@@ -43,6 +43,9 @@ WAITING_BATCHES_MAX = 1 << 8
 """Batches buffered at most: a small batch takes little more memory than its array objects."""
 
 
+_NOBODY = BitMap(optimize=False)
+
+
 def _go_on() -> None:
     pass
 
@@ -67,6 +70,18 @@ class FirstLastSeen:
         self._waiting_users: dict[tuple[int, int], int] = {}
         self.touched: set[ReadKey] = set()
         """Read keys that changed since the caller last took them."""
+        self._newcomers: dict[int, dict[int, BitMap]] = {}
+
+    def take_newcomers(self) -> dict[int, dict[int, BitMap]]:
+        """The users, by input and group, that came to belong to an input since the caller last took them, or
+        whose first time on it became earlier by `saw`. More users may be among them.
+        """
+        found, self._newcomers = self._newcomers, {}
+        return found
+
+    def _came(self, input_number: int, group: int, users: BitMap) -> None:
+        by_group = self._newcomers.setdefault(input_number, {})
+        by_group[group] = by_group.get(group, _NOBODY) | users
 
     def begin(self) -> None:
         """Starts a run of `saw` calls. Pages found in one session may be evicted before the next."""
@@ -88,6 +103,7 @@ class FirstLastSeen:
             new -= belonging.value
         if new:
             self._belonging(input_number, group).value |= new
+            self._came(input_number, group, new)
         at = input_number, group
         waiting = self._waiting.setdefault(at, [])
         waiting.append(_Spans(users, first, last))
@@ -125,12 +141,16 @@ class FirstLastSeen:
         del self._waiting[input_number, group], self._waiting_users[input_number, group]
 
     def _see(self, input_number: int, ref: UserRef, first: Micros, last: Micros) -> None:
-        if self._widen(input_number, ref, first, last):
-            self._belonging(input_number, ref >> GROUP_SHIFT).value.add(ref & DENSE_MASK)
+        is_new, is_earlier = self._widen(input_number, ref, first, last)
+        group, dense = ref >> GROUP_SHIFT, ref & DENSE_MASK
+        if is_new:
+            self._belonging(input_number, group).value.add(dense)
+        if is_new or is_earlier:
+            self._came(input_number, group, BitMap((dense,)))
         self.touched.add(("seen", input_number, ref >> GROUP_SHIFT))
 
-    def _widen(self, input_number: int, ref: UserRef, first: Micros, last: Micros) -> bool:
-        """Whether the user had no times until now."""
+    def _widen(self, input_number: int, ref: UserRef, first: Micros, last: Micros) -> tuple[bool, bool]:
+        """Whether the user had no times until now, and whether its first time became earlier."""
         page = self._pages.get((input_number, ref >> PAGE_BITS))
         if page is None:
             page = self._page(input_number, ref)
@@ -140,12 +160,13 @@ class FirstLastSeen:
         if latest == ABSENT_TIME:
             times[slot] = first
             times[slot + PAGE_USERS] = last
-            return True
+            return True, False
         if last > latest:
             times[slot + PAGE_USERS] = last
         if first < times[slot]:
             times[slot] = first
-        return False
+            return False, True
+        return False, False
 
     def _page(self, input_number: int, ref: UserRef) -> CachedPage[array.array[int]]:
         page = self._page_key(input_number, ref >> GROUP_SHIFT, ref & DENSE_MASK)

@@ -10,19 +10,19 @@ import functools
 import operator
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Protocol, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from pyroaring import BitMap
 
 from engine.backends.base import Appended, EventRecord, Record
 from engine.backends.local.account.account import Account
 from engine.backends.local.account.caches import AccountCaches
 from engine.backends.local.account.forgotten_keys import ForgottenKeys, keys_of_account
+from engine.backends.local.account.readers import Touched
 from engine.backends.local.membership.published import Serves
 from engine.backends.local.membership.store import Memberships
 from engine.backends.local.settings import LocalSettings
@@ -203,7 +203,12 @@ class State:
         account = self._accounts.get(name)
         if account is None:
             account = self._accounts[name] = Account(
-                self._store, self.page_cache, self.caches, self.names, name
+                self._store,
+                self.page_cache,
+                self.caches,
+                self.names,
+                name,
+                self.memberships.readers_of(name),
             )
         return account
 
@@ -369,7 +374,7 @@ class State:
                     if moved is not None:
                         before, after = moved
                         # First, since from now on the alias means this user.
-                        self.memberships.mark_dirty(account.name, by_group([after]))
+                        self.memberships.mark_all_dirty(account.name, by_group([after]))
                         exits = {before: entry.from_user_id}
                         self.memberships.erased(account, exits, _stamp(entry).settled)
                         self.memberships.record_waiting_if_there_is_room()
@@ -481,9 +486,9 @@ def _stamp(entry: LogEntry) -> Stamp:
     return Stamp(entry.arrival, entry.arrival if entry.settled is None else entry.settled)
 
 
-_Chunk: TypeAlias = tuple[int, Callable[[int], Mapping[int, BitMap]]]
+_Chunk: TypeAlias = tuple[int, Callable[[int], Touched]]
 """Number of rows, and what applies them: called with the arrival sequence number before the first, it answers
-the touched users by group.
+what it touched.
 """
 
 
@@ -499,9 +504,7 @@ def _record_chunks(
 C = TypeVar("C", EventColumns, UserColumns)
 
 
-def _column_chunks(
-    columns: C, rows_max: int, apply: Callable[[C, int], Mapping[int, BitMap]]
-) -> Iterator[_Chunk]:
+def _column_chunks(columns: C, rows_max: int, apply: Callable[[C, int], Touched]) -> Iterator[_Chunk]:
     count = len(columns)
     for start in range(0, count, rows_max):
         rows = np.arange(start, min(start + rows_max, count))

@@ -16,6 +16,7 @@ import pytest
 from pyroaring import BitMap
 
 from engine.backends.base import MEMBER, NOT_MEMBER, UNDECIDED, Membership, PublishedMembership
+from engine.backends.local.account.readers import ReadBy
 from engine.backends.local.membership.dirty_users import DirtyUsers
 from engine.backends.local.membership.published import IdChanges, PublishedAccount, StoredMembers
 from engine.backends.local.storage.user_ref import GROUP_SHIFT, UserRef, UserRefs
@@ -75,7 +76,8 @@ class World:
         self.high = [Members(frozenset(range(5, 10))) for _ in range(GROUPS)]
 
     def mark(self, *numbers: int) -> None:
-        self.dirty.mark(ACCOUNT, {g: BitMap([n for n in numbers if n % GROUPS == g]) for g in range(GROUPS)})
+        users = {g: BitMap([n for n in numbers if n % GROUPS == g]) for g in range(GROUPS)}
+        self.dirty.mark([ReadBy(frozenset({"scope"}), users)])
 
     def published(self) -> PublishedAccount:
         stored = {
