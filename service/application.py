@@ -80,7 +80,7 @@ class Application:
         self._retainer = Retainer(self.engine.retention, interval_s=config.retention_interval_s)
         self._dispatcher = Dispatcher(
             self.engine,
-            config.outputs,
+            config.surroundings,
             RetryPolicy(budget_s=config.retry_budget_s),
             threads=config.delivery_threads,
             attempt_s_max=config.delivery_attempt_s_max,

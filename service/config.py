@@ -29,6 +29,8 @@ from service import limits as transport
 from service.access_log import AccessLog
 from service.auth.tls import TlsFiles
 from service.command_line import VARIABLE_PREFIX, early_value, flag_of, parser_of, variable_of
+from service.delivery.guard import Guard, networks_of
+from service.delivery.sinks.sink import Surroundings
 from service.logs import LogFormat, LogLevel
 from service.setting_values import InvalidValue, value_of
 from service.telemetry.traces import Traces
@@ -187,6 +189,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     open_outputs_max: Annotated[
         int, Setting("Maximum files and connections that outputs keep open between batches.", 1)
     ] = transport.OPEN_OUTPUTS_MAX
+    output_networks: Annotated[
+        str | None,
+        Setting(
+            "Networks that outputs may connect to although they are not public, such as 10.0.0.0/8,fd00::/8."
+        ),
+    ] = None
+    output_ca_file: Annotated[
+        Path | None,
+        Setting("PEM file with the CAs that outputs' certificates come from (default: the public ones)."),
+    ] = None
     retry_budget_s: Annotated[
         float,
         Setting("Time an output may keep failing before its connections become FAULTED, in seconds.", 0),
@@ -293,6 +305,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         return None if self.directory is None else self.directory / name
 
     @property
+    def surroundings(self) -> Surroundings:
+        """What outputs are delivered with."""
+        guard = Guard(networks_of(self.output_networks or ""))
+        if self.output_ca_file is None:
+            return Surroundings(self.outputs, guard)
+        return Surroundings(self.outputs, guard, self.output_ca_file)
+
+    @property
     def limits(self) -> Limits:
         """The engine's limits."""
         names = set(self.__struct_fields__) & set(Limits.__struct_fields__)
@@ -336,6 +356,7 @@ def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
                 break
     _settle_store(given, sources)
     _check_tls(given)
+    _check_networks(given, sources)
     own = {name: value for name, value in given.items() if name in Config.__struct_fields__}
     return Config(**own, store_settings={name: given[name] for name in given.keys() - own.keys()})
 
@@ -422,6 +443,13 @@ def _check_tls(given: Mapping[str, Any]) -> None:
     names = ("tls_cert_file", "tls_key_file")
     if given.keys() & {*names, "tls_client_ca_file"} and not set(names) <= given.keys():
         raise ConfigError(f"{flag_of(names[0])} and {flag_of(names[1])} belong together; set both")
+
+
+def _check_networks(given: Mapping[str, Any], sources: Mapping[str, Source]) -> None:
+    try:
+        networks_of(given.get("output_networks", ""))
+    except ValueError as error:
+        raise ConfigError(f"{sources['output_networks'].name} must be networks: {error}") from None
 
 
 def _checked_backend(url: str | None, source: str) -> str:

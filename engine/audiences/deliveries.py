@@ -60,6 +60,11 @@ class Deliveries:
             deliveries = (self._delivery(connection) for connection in active)
             return tuple(delivery for delivery in deliveries if delivery.output.target.sends)
 
+    def delivery_of(self, connection: Connection) -> Delivery:
+        """The connection with the records that its messages need, as they are now. Raises NotFound."""
+        with self._repository.reading():
+            return self._delivery(connection)
+
     def _delivery(self, connection: Connection) -> Delivery:
         output = self._repository.get(Output, connection.output)
         closing = self._repository.find(Closing, connection.audience)

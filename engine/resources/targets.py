@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import enum
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import ClassVar, Self, TypeAlias, get_args
@@ -80,6 +81,14 @@ class _Target(msgspec.Struct, frozen=True):
             yield self._fault(field, f"is longer than {bytes_max} bytes")
 
 
+class ContentMode(enum.StrEnum):
+    """How CloudEvents become messages: many in one as JSON, one as JSON, or one as headers and data."""
+
+    BATCHED = "batched"
+    STRUCTURED = "structured"
+    BINARY = "binary"
+
+
 class Webhook(_Target, frozen=True, tag="webhook"):
     """HTTP POST, signed with `secret`."""
 
@@ -87,6 +96,7 @@ class Webhook(_Target, frozen=True, tag="webhook"):
 
     url: str
     secret: str = ""
+    mode: ContentMode = ContentMode.BATCHED
 
     def faults(self) -> Iterable[Violation]:
         """The URL and the secret."""
@@ -199,6 +209,7 @@ TARGETS: dict[str, type[Target]] = {struct.kind(): struct for struct in get_args
 def _is_url(url: str, *schemes: str) -> bool:
     try:
         parts = urlsplit(url)
-        return parts.scheme in schemes and bool(parts.hostname)
+        # The port is checked as it is read.
+        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False

@@ -16,15 +16,17 @@ from engine.resources.records import (
     Output,
     etag_of,
 )
-from engine.resources.targets import TARGETS, Target
+from engine.resources.targets import TARGETS, ContentMode, Target
 from milepost.v1 import connection_pb2
-from service.convert.enums import numbers_of
+from service.convert.enums import members_of, numbers_of
 from service.convert.faults import ShapeFaults
 from service.convert.times import duration, duration_message, timestamp
 from service.not_built import OUTPUT_KINDS, OUTPUT_KINDS_NOT_BUILT
 
 NO_KIND = f"must have exactly one of {', '.join(OUTPUT_KINDS)}"
 
+_MODE_MESSAGES = numbers_of(connection_pb2.ContentMode, ContentMode)
+_MODES = {0: ContentMode.BATCHED, **members_of(connection_pb2.ContentMode, ContentMode)}
 _STATE_MESSAGES = numbers_of(connection_pb2.ConnectionState, ConnectionState)
 
 
@@ -49,11 +51,16 @@ def _target(message: connection_pb2.Output, kind: str) -> Target:
 
 def _given(message: Message, kind: str, field: str) -> Any:
     """The value of a target's field. Raises InvalidInput for a malformed one."""
-    value = getattr(message, field)
+    value, path = getattr(message, field), f"output.{kind}.{field}"
+    enum = message.DESCRIPTOR.fields_by_name[field].enum_type
+    if enum is not None:
+        if value not in _MODES:
+            raise InvalidInput.one(path, f"is not a {enum.name}")
+        return _MODES[value]
     if not isinstance(value, Duration):
         return value
     faults = ShapeFaults()
-    micros = duration(value, f"output.{kind}.{field}", faults)
+    micros = duration(value, path, faults)
     faults.raise_if_any()
     return micros
 
@@ -76,7 +83,9 @@ def output_message(output: Output) -> connection_pb2.Output:
 
 def _show(target: Message, field: str, value: Any) -> None:
     """Sets the field of a kind's message to the value of its target."""
-    if not isinstance(getattr(target, field), Duration):
+    if isinstance(value, ContentMode):
+        setattr(target, field, _MODE_MESSAGES[value])
+    elif not isinstance(getattr(target, field), Duration):
         setattr(target, field, value)
     elif value:
         getattr(target, field).CopyFrom(duration_message(value))

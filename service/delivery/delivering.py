@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import msgspec
 import structlog
 
 from engine import Engine
@@ -113,7 +112,7 @@ class Delivering:
         connection = self._terms.engine.connections.get_connection(self.name)
         if connection.state is not ConnectionState.ACTIVE:
             return self._end()
-        self._delivery = msgspec.structs.replace(self._delivery, connection=connection)
+        self._follow(connection)
         try:
             batch = self._terms.engine.deliveries.pull(connection, connection.batch_changes)
         except CursorExpired as error:
@@ -131,6 +130,14 @@ class Delivering:
             return self._failed(error)
         self._advance(connection, batch)
         return AT_ONCE
+
+    def _follow(self, connection: Connection) -> None:
+        """Reads the records again. An output that was changed is opened anew with what it has now."""
+        target = self._delivery.output.target
+        self._delivery = self._terms.engine.deliveries.delivery_of(connection)
+        if self._sink is not None and self._delivery.output.target != target:
+            self._sink.close()
+            self._sink = None
 
     def _full_at(self, connection: Connection, batch: DeliveryBatch) -> float:
         """When the batch has to go: at once when it is full, else once its oldest change waited enough."""
@@ -179,8 +186,8 @@ class Delivering:
         if self._sink is not None:
             self._sink.close()
         now = time.monotonic()
-        if not self._failures:
-            self._failing_since = now
+        if not self._failures or error.progressed:
+            self._failing_since, self._failures = now, 0
         self._failures += 1
         self._terms.failed_attempts.add()
         retry = self._terms.retry

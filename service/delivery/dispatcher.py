@@ -6,7 +6,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from pathlib import Path
 
 import structlog
 
@@ -17,7 +16,7 @@ from service.delivery.delivering import Delivering, Terms
 from service.delivery.retry import RetryPolicy
 from service.delivery.schedule import Schedule
 from service.delivery.sinks import SINKS
-from service.delivery.sinks.sink import Sink
+from service.delivery.sinks.sink import Sink, Surroundings
 from service.repeating import Repeating
 
 LOOK_INTERVAL_S = 0.25
@@ -40,7 +39,7 @@ class Dispatcher(Repeating):
     def __init__(
         self,
         engine: Engine,
-        output_dir: Path | None,
+        surroundings: Surroundings,
         retry: RetryPolicy,
         *,
         threads: int,
@@ -49,7 +48,7 @@ class Dispatcher(Repeating):
     ) -> None:
         super().__init__("dispatcher")
         self._engine = engine
-        self._output_dir = output_dir
+        self._surroundings = surroundings
         self._failures = Counter()
         self._terms = Terms(engine, self._open_sink, retry, attempt_s_max, self._failures)
         self._schedule: Schedule[Delivering] = Schedule(threads)
@@ -125,7 +124,7 @@ class Dispatcher(Repeating):
                 self._schedule.wake([delivering])
 
     def _open_sink(self, delivery: Delivery) -> Sink:
-        return SINKS[type(delivery.output.target)](delivery, self._output_dir)
+        return SINKS[type(delivery.output.target)](delivery, self._surroundings)
 
 
 class OpenOutputs:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -68,16 +69,21 @@ class Guard:
             raise TargetRefused(f"outputs may not connect to {host}: {why or 'it has no address'}")
         return allowed
 
-    def connect(self, host: str, port: int, timeout_s: float) -> socket.socket:
-        """A connection to the first allowed address of the host that answers.
+    def connect(self, host: str, port: int, deadline: float) -> socket.socket:
+        """A connection to the first allowed address of the host that answers. Each address may take its share
+        of the time until `deadline`, an instant of `time.monotonic()`.
 
-        Raises TargetRefused, and OSError when none answers within `timeout_s` each.
+        Raises TargetRefused, and OSError when none answers in time.
         """
         failure: OSError | None = None
-        for peer in self.peers(host, port):
+        peers = self.peers(host, port)
+        for left, peer in zip(range(len(peers), 0, -1), peers, strict=True):
+            remaining_s = deadline - time.monotonic()
+            if remaining_s <= 0:
+                raise failure or TimeoutError(f"no time was left to connect to {host}")
             connection = socket.socket(peer.family, socket.SOCK_STREAM)
             try:
-                connection.settimeout(timeout_s)
+                connection.settimeout(remaining_s / left)
                 connection.connect(peer.socket_address)
             except OSError as error:
                 connection.close()
@@ -138,4 +144,8 @@ def _peers(found: Iterable[tuple[Any, ...]]) -> Iterator[Peer]:
 
 
 def _resolve(host: str, port: int) -> Iterable[tuple[Any, ...]]:
-    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        # A label that is too long, or empty.
+        raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is no host") from error

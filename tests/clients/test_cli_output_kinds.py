@@ -11,11 +11,13 @@ from google.protobuf.duration_pb2 import Duration
 
 from milepost.cli.output_kinds import OPTIONAL, Address, address_text, kind_from
 from milepost.outputs import KINDS, FileOutput, OutputKind, RedisOutput, WebhookOutput, output_of
+from milepost.v1.connection_pb2 import ContentMode
 
 OPTIONS = get_type_hints(Address, include_extras=True)
 
 
 SAMPLES: dict[str, Any] = {
+    "mode": ContentMode.CONTENT_MODE_BINARY,
     "max_length": 7,
     "max_bytes": 70_000,
     "max_age": Duration(seconds=3_600),
@@ -79,3 +81,5 @@ def test_what_is_not_given_stays_unless_the_kind_changes() -> None:
     assert address_text(output_of(FileOutput(path="exports"))) == "path=exports"
     rotated = FileOutput(path="exports", max_bytes=70_000, max_age=Duration(seconds=3_600), gzip=True)
     assert address_text(output_of(rotated)) == "path=exports, max_bytes=70000, max_age=1h, gzip=true"
+    hook = WebhookOutput(url="https://host", mode=ContentMode.CONTENT_MODE_BINARY)
+    assert address_text(output_of(hook)) == "url=https://host, mode=binary"

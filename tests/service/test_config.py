@@ -144,6 +144,11 @@ def test_limits_reach_the_engine() -> None:
             "--changes-days must be a whole number of days, got '36h'",
         ),
         (["--config-file", "/nowhere.toml"], {}, "/nowhere.toml cannot be read: No such file or directory"),
+        (
+            ["--output-networks", "10.0.0.0/8,10.1.2.3/8"],
+            {},
+            "--output-networks must be networks: 10.1.2.3/8 has host bits set",
+        ),
         (["--batch-bytes-max", "99999999"], {}, "--batch-bytes-max must be at most 16777216, got 99999999"),
     ],
 )

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TypeAlias
 
 from engine.audiences.deliveries import Delivery
-from engine.resources.targets import File, Target
+from engine.resources.targets import File, Target, Webhook
 from service.delivery.sinks.file import FileSink
-from service.delivery.sinks.sink import Sink
+from service.delivery.sinks.sink import Sink, Surroundings
+from service.delivery.sinks.webhook import WebhookSink
 
-OpenSink: TypeAlias = Callable[[Delivery, Path | None], Sink]
-"""Makes the sink of a delivery; files go below the directory, if there is one. Raises SinkError."""
+OpenSink: TypeAlias = Callable[[Delivery, Surroundings], Sink]
+"""Makes the sink of a delivery. Raises SinkError."""
 
 SINKS: Mapping[type[Target], OpenSink] = {
     File: FileSink.open,
+    Webhook: WebhookSink.open,
 }
-"""Every kind of output that is built."""
+"""Every kind of output that is built, in order of name."""

@@ -34,7 +34,7 @@ from service.delivery.sinks.finished_files import (
     finished_files,
     sync_directory,
 )
-from service.delivery.sinks.sink import NEVER, Event, SinkError
+from service.delivery.sinks.sink import NEVER, Event, SinkError, Surroundings
 
 TAIL_BYTES_MAX = 4 * 1024 * 1024
 """Bytes read back for ids: more than the largest batch, whose cursor may be missing."""
@@ -86,10 +86,11 @@ class FileSink:
     """Appends to one file."""
 
     @classmethod
-    def open(cls, delivery: Delivery, output_dir: Path | None) -> FileSink:
+    def open(cls, delivery: Delivery, surroundings: Surroundings) -> FileSink:
         """The sink of a delivery to an output of kind `file`. Raises SinkError for an unusable path, and when
         the service has no directory for files.
         """
+        output_dir = surroundings.output_dir
         if output_dir is None:
             raise SinkError(
                 "a service with a store in memory writes files only to a directory that --output-dir names",

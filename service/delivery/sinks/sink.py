@@ -4,21 +4,59 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
+import certifi
 import msgspec
+
+from service.delivery.guard import Guard
 
 NEVER = math.inf
 """An instant of `time.monotonic()` that never comes."""
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the service gives all sinks.
+
+    Files go below `output_dir`; a service that keeps nothing may have none. Whatever connects asks `guard` for the addresses, and trusts the CAs in the
+    PEM file `ca_file`.
+    """
+
+    output_dir: Path | None
+    guard: Guard = field(default_factory=Guard)
+    ca_file: Path = Path(certifi.where())
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a receiver answered, where its protocol has more than yes and no: an HTTP status, and the start of
+    the response's body.
+    """
+
+    status: int = 0
+    excerpt: str = ""
+
+
 class SinkError(Exception):
     """A batch failed. It is retried unless `final`, after `retry_after_s` if the receiver asks for a wait."""
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None, final: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        final: bool = False,
+        receipt: Receipt | None = None,
+    ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.final = final
+        self.receipt = receipt
+        self.progressed = False
+        """Whether the attempt delivered a part of the batch, so that the output is not dead."""
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -51,8 +89,9 @@ class Sink(Protocol):
         """Whether it holds a file or a connection open."""
         ...
 
-    def deliver(self, events: Sequence[Event], deadline: float) -> None:
-        """Delivers the events in order, opening what it needs. They are durable on return.
+    def deliver(self, events: Sequence[Event], deadline: float) -> Receipt | None:
+        """Delivers the events in order, opening what it needs. They are durable on return. The answer of the
+        receiver, where its protocol has one.
 
         Raises SinkError, also when it is not done at `deadline`, an instant of `time.monotonic()`: a thread
         that waits for one receiver is missing for others.

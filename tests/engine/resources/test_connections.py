@@ -26,6 +26,7 @@ SECRET = "whsec_" + base64.b64encode(b"0" * 24).decode()
         (Webhook("https://example.org/hook", SECRET), []),
         (Webhook("ftp://example.org", SECRET), ["output.webhook.url"]),
         (Webhook("https://", "whsec_AAAA"), ["output.webhook.url", "output.webhook.secret"]),
+        (Webhook("https://example.org:70000", SECRET), ["output.webhook.url"]),
         (Webhook("http://[", "secret"), ["output.webhook.url", "output.webhook.secret"]),
         (Nats("nats://h:4222", "changes"), []),
         (Nats("", ""), ["output.nats.servers", "output.nats.subject"]),

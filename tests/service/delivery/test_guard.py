@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -155,10 +156,14 @@ def listener() -> Iterator[socket.socket]:
 LOOPBACK = networks_of("127.0.0.0/8")
 
 
+def in_ten_seconds() -> float:
+    return time.monotonic() + 10
+
+
 def test_a_connection_goes_to_the_address_that_was_checked(listener: socket.socket) -> None:
     port = listener.getsockname()[1]
     names = Names(["127.0.0.1"])
-    with Guard(LOOPBACK, names).connect("example.org", port, 10) as connection:
+    with Guard(LOOPBACK, names).connect("example.org", port, in_ten_seconds()) as connection:
         assert connection.getpeername() == ("127.0.0.1", port)
     assert names.asked == 1
 
@@ -181,17 +186,25 @@ def test_a_name_that_changes_after_the_check_is_not_followed(listener: socket.so
     # 127.0.0.9 stands for a public address; nothing listens there.
     names = Names(["127.0.0.9"], ["127.0.0.1"])
     with pytest.raises(OSError):  # noqa: PT011
-        Guard(networks_of("127.0.0.9"), names).connect("example.org", port, 10)
+        Guard(networks_of("127.0.0.9"), names).connect("example.org", port, in_ten_seconds())
     thread.join()
     assert (names.asked, accepted.is_set()) == (1, False)
 
 
 def test_the_next_address_is_tried_when_one_does_not_answer(listener: socket.socket) -> None:
     port = listener.getsockname()[1]
-    with Guard(LOOPBACK, Names(["127.0.0.9", "127.0.0.1"])).connect("example.org", port, 10) as connection:
+    with Guard(LOOPBACK, Names(["127.0.0.9", "127.0.0.1"])).connect(
+        "example.org", port, in_ten_seconds()
+    ) as connection:
         assert connection.getpeername()[0] == "127.0.0.1"
 
 
 def test_a_refused_host_is_not_connected_to(listener: socket.socket) -> None:
     with pytest.raises(TargetRefused):
-        Guard().connect("localhost", listener.getsockname()[1], 10)
+        Guard().connect("localhost", listener.getsockname()[1], in_ten_seconds())
+
+
+def test_no_address_is_tried_after_the_deadline(listener: socket.socket) -> None:
+    names = Names(["127.0.0.1"])
+    with pytest.raises(TimeoutError, match=r"no time was left to connect to example\.org"):
+        Guard(LOOPBACK, names).connect("example.org", listener.getsockname()[1], time.monotonic() - 1)

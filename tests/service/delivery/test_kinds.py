@@ -26,7 +26,7 @@ BUILT = sorted(set(OUTPUT_KINDS) - OUTPUT_KINDS_NOT_BUILT)
 
 SAMPLES: dict[type, Callable[[str], Any]] = {
     str: lambda field: f"a {field}",
-    int: lambda field: 7,
+    int: lambda field: 2,
     bool: lambda field: True,
     Duration: lambda field: Duration(seconds=7),
 }

@@ -18,7 +18,7 @@ from engine.resources.targets import File
 from milepost.v1 import connection_pb2, connection_service_pb2
 from service.delivery import sinks
 from service.delivery.sinks.file import FileSink
-from service.delivery.sinks.sink import NEVER, Event, SinkError
+from service.delivery.sinks.sink import NEVER, Event, SinkError, Surroundings
 from tests.harness import ACCOUNT, Serving, eventually, serving
 from tests.service.delivery.test_delivery import build, connect, get, set_tier, told
 
@@ -112,10 +112,10 @@ class Dead:
         pass
 
 
-def open_either(delivery: Delivery, output_dir: Path) -> Any:
+def open_either(delivery: Delivery, surroundings: Surroundings) -> Any:
     target = delivery.output.target
     assert isinstance(target, File)
-    return Dead(delivery.connection.name) if target.path == "dead" else FileSink.open(delivery, output_dir)
+    return Dead(delivery.connection.name) if target.path == "dead" else FileSink.open(delivery, surroundings)
 
 
 def test_dead_outputs_hold_up_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,10 @@ from google.protobuf.duration_pb2 import Duration
 
 from milepost.cli.asking import to_duration_message
 from milepost.cli.parameters import given, option_of
-from milepost.cli.words import choice, one_of
+from milepost.cli.words import choice, one_of, value_of, word_of, words_of
 from milepost.durations import text_of
 from milepost.outputs import KINDS, OutputKind, kind_of
-from milepost.v1.connection_pb2 import Output
+from milepost.v1.connection_pb2 import ContentMode, Output
 
 _of_kinds = partial(typer.Option, rich_help_panel="Address, by kind")
 
@@ -43,6 +43,14 @@ class Address:
     secret: Annotated[
         str | None, _of_kinds(help="webhook: signing secret, `whsec_` and the base64 of 24-64 bytes.")
     ] = None
+    mode: Annotated[
+        int | None,
+        _of_kinds(
+            parser=partial(value_of, ContentMode),
+            metavar=choice(words_of(ContentMode)),
+            help="webhook: how events become requests. batched: many in one; the others: one each.",
+        ),
+    ] = None
     servers: Annotated[
         str | None, _of_kinds(help="nats: `nats://host:port`; separate several with commas.")
     ] = None
@@ -57,7 +65,7 @@ class Address:
     topic: Annotated[str | None, _of_kinds(help="kafka: topic to produce to.")] = None
 
 
-OPTIONAL = frozenset(("secret", "max_length", "max_bytes", "max_age", "gzip"))
+OPTIONAL = frozenset(("secret", "mode", "max_length", "max_bytes", "max_age", "gzip"))
 """Fields that an output may do without."""
 
 kind_option = partial(typer.Option, parser=one_of(list(KINDS)), metavar=choice(list(KINDS)))
@@ -89,7 +97,10 @@ def address_text(output: Output) -> str:
     """The fields of an output's kind: `path=exports`."""
     kind = kind_of(output)
     fields = getattr(output, kind).ListFields() if kind else []
-    return ", ".join(f"{field.name}={_value_text(value)}" for field, value in fields)
+    return ", ".join(
+        f"{field.name}={word_of(ContentMode, value) if field.enum_type else _value_text(value)}"
+        for field, value in fields
+    )
 
 
 def _value_text(value: object) -> str:

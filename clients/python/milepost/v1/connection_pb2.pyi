@@ -21,6 +21,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ContentMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ContentModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ContentMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONTENT_MODE_UNSPECIFIED: _ContentMode.ValueType  # 0
+    """The default of the output."""
+    CONTENT_MODE_BATCHED: _ContentMode.ValueType  # 1
+    """A JSON array of events a message."""
+    CONTENT_MODE_STRUCTURED: _ContentMode.ValueType  # 2
+    """One event a message, as JSON."""
+    CONTENT_MODE_BINARY: _ContentMode.ValueType  # 3
+    """One event a message: its attributes as headers, its data as the body."""
+
+class ContentMode(_ContentMode, metaclass=_ContentModeEnumTypeWrapper):
+    """How CloudEvents become messages: the content modes of CloudEvents 1.0."""
+
+CONTENT_MODE_UNSPECIFIED: ContentMode.ValueType  # 0
+"""The default of the output."""
+CONTENT_MODE_BATCHED: ContentMode.ValueType  # 1
+"""A JSON array of events a message."""
+CONTENT_MODE_STRUCTURED: ContentMode.ValueType  # 2
+"""One event a message, as JSON."""
+CONTENT_MODE_BINARY: ContentMode.ValueType  # 3
+"""One event a message: its attributes as headers, its data as the body."""
+Global___ContentMode: _TypeAlias = ContentMode  # noqa: Y015
+
 class _ConnectionState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -137,21 +165,25 @@ class WebhookOutput(_message.Message):
 
     URL_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     """Required. `http` or `https` URL, at most 2,048 bytes."""
     secret: _builtins.str
     """Input only. Signing secret: `whsec_` and the base64 of 24-64 bytes. Never returned. An update without it keeps
     the stored one.
     """
+    mode: Global___ContentMode.ValueType
+    """How events become requests. Unset = batched."""
     def __init__(
         self,
         *,
         url: _builtins.str = ...,
         secret: _builtins.str = ...,
+        mode: Global___ContentMode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["secret", b"secret", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "secret", b"secret", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
