@@ -38,6 +38,7 @@ from engine.resources.milestone_tree import Forest
 from engine.resources.milestones import Milestones
 from engine.resources.repository import Repository
 from engine.resources.requests import Requests
+from engine.resources.secret_keys import SecretKeys
 from engine.resources.versions import Versions
 from engine.retention import Retention
 from engine.values import MICROS_PER_SECOND, Micros
@@ -53,8 +54,11 @@ class Engine:
         *,
         limits: Limits = DEFAULT_LIMITS,
         clock: Clock | Callable[[], Micros] | None = None,
+        keys: SecretKeys | None = None,
     ) -> None:
-        """`clock`: by default the machine's; a plain function is always trusted."""
+        """`clock`: by default the machine's; a plain function is always trusted. `keys` encrypt the secrets
+        of outputs; without them no output can have any.
+        """
         self.backend = backend
         self.limits = limits
         if not isinstance(clock, Clock):
@@ -80,7 +84,9 @@ class Engine:
         )
         self.milestones = Milestones(repository, forest, criteria, self.versions, limits, clock, changed)
         self.applying = Applying(repository, forest, criteria, self.versions, limits, clock, changed)
-        self.connections = Connections(repository, activation, backend, limits, clock, changed)
+        self.connections = Connections(
+            repository, activation, backend, keys or SecretKeys(None), limits, clock, changed
+        )
         self.deliveries = Deliveries(repository, self.connections, backend, clock)
         funnels = Funnels(repository, forest, activation, criteria, backend)
         self.sizes = Sizes(

@@ -12,6 +12,7 @@ import structlog
 from engine import Engine
 from engine.backends import registry
 from engine.clock import Clock
+from engine.errors import LimitExceeded
 from engine.measures import Counter, Measure
 from engine.values import MICROS_PER_SECOND
 from service.background import Refresher, Retainer, Timekeeper, WriteWatch
@@ -60,7 +61,8 @@ class Application:
         )
         self._log_store(time.monotonic() - began)
         try:
-            self.engine = Engine(self._backend, limits=config.limits, clock=clock)
+            self.engine = Engine(self._backend, limits=config.limits, clock=clock, keys=config.secret_keys)
+            self._renew_secrets()
             version, (backend, _) = metadata.version(DISTRIBUTION), registry.split_url(config.store_url)
             self._metrics = ServiceMetrics(version, backend)
             self._tracing = Tracing() if config.traces == "otlp" else None
@@ -180,6 +182,19 @@ class Application:
             log_bytes=stats.log_bytes,
             seconds=round(seconds, 3),
         )
+
+    def _renew_secrets(self) -> None:
+        try:
+            unreadable = self.engine.connections.renew_secrets()
+        except LimitExceeded:
+            # A full store keeps what it has: any of the keys decrypts it.
+            return
+        for output in unreadable:
+            _logger.warning(
+                "secrets of an output cannot be decrypted: give them again with UpdateOutput, or start with "
+                "the key file of the store they come from",
+                output=output,
+            )
 
     def stop(self) -> None:
         """Reports NOT_SERVING, drains calls, stops the threads and closes the store. Idempotent."""

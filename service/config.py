@@ -22,6 +22,7 @@ from engine.backends.settings import Declared, Setting, declared
 from engine.clock import FOLLOW_AFTER_MICROS, SETTLE_AFTER_MICROS
 from engine.errors import InvalidInput, Unsupported
 from engine.limits import Limits
+from engine.resources.secret_keys import SecretKeys
 from engine.retention import RETENTION_INTERVAL_S
 from engine.values import MICROS_PER_SECOND
 from service import config_file
@@ -42,6 +43,7 @@ HOST_DEFAULT = "127.0.0.1"
 PORT_DEFAULT = 7443
 PORT_MAX = 65_535
 PATH_DEFAULT = Path("data")
+SECRET_KEY_FILE = "secrets.key"
 CLIENT_VARIABLES = frozenset(
     VARIABLE_PREFIX + name
     for name in ("TARGET", "ACCOUNT", "API_KEY", "TLS", "TLS_CA", "TLS_CERT", "TLS_KEY")
@@ -106,6 +108,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     backup_dir: Annotated[
         Path | None,
         Setting("Directory for backups (default: backups in the data directory)."),
+    ] = None
+    secret_key_file: Annotated[
+        Path | None,
+        Setting("File with the keys of the outputs' secrets (default: secrets.key in the data directory)."),
     ] = None
     store_settings: Mapping[str, Any] = {}
     """Settings of the store's backend, which declares them; those not given have its defaults."""
@@ -311,6 +317,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         if self.output_ca_file is None:
             return Surroundings(self.outputs, guard)
         return Surroundings(self.outputs, guard, self.output_ca_file)
+
+    @property
+    def secret_keys(self) -> SecretKeys:
+        """The keys of secrets; one for this process when the store is in memory. A file that is named has to
+        exist. Raises FailedPrecondition for an unusable one.
+        """
+        if self.secret_key_file is not None:
+            return SecretKeys(self.secret_key_file, may_create=False)
+        file = self._inside(SECRET_KEY_FILE)
+        return SecretKeys.of_this_process() if file is None else SecretKeys(file)
 
     @property
     def limits(self) -> Limits:

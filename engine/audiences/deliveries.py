@@ -9,7 +9,7 @@ each connection.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -26,7 +26,8 @@ from engine.values import MICROS_PER_SECOND
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """A connection that delivers, with the data of its messages. `closing` when the audience is deleted and
-    its last exits are being sent.
+    its last exits are being sent. An opened one has the secrets in its output's target, and in
+    `previous_secrets`, by field, those that are valid until the output's `previous_expire_time`.
     """
 
     connection: Connection
@@ -34,6 +35,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     audience: Audience
     milestone: Milestone
     closing: bool
+    previous_secrets: Mapping[str, str] = {}
 
 
 class Deliveries:
@@ -64,6 +66,14 @@ class Deliveries:
         """The connection with the records that its messages need, as they are now. Raises NotFound."""
         with self._repository.reading():
             return self._delivery(connection)
+
+    def opened(self, delivery: Delivery) -> Delivery:
+        """The delivery with the secrets of its output, for a sink alone. Raises FailedPrecondition when they
+        cannot be read.
+        """
+        opened = self._connections.opened(delivery.output)
+        output = msgspec.structs.replace(delivery.output, target=opened.target)
+        return msgspec.structs.replace(delivery, output=output, previous_secrets=opened.previous)
 
     def _delivery(self, connection: Connection) -> Delivery:
         output = self._repository.get(Output, connection.output)

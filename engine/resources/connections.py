@@ -45,6 +45,7 @@ from engine.resources.records import (
     journey_of,
 )
 from engine.resources.repository import Changes, Repository
+from engine.resources.secret_keys import SecretKeys
 from engine.values import MICROS_PER_HOUR
 
 CONNECTION_FIELDS = frozenset({"identities", "attributes", "batch_changes", "batch_age"})
@@ -61,11 +62,12 @@ class Connections(Outputs):
         repository: Repository,
         activation: Activation,
         backend: MembershipReader,
+        keys: SecretKeys,
         limits: Limits,
         clock: Clock,
         changed: Changed,
     ) -> None:
-        super().__init__(repository, limits, clock)
+        super().__init__(repository, keys, limits, clock)
         self._activation = activation
         self._backend = backend
         self._changed = changed

@@ -96,10 +96,15 @@ class Audience(Record, frozen=True, kw_only=True):
 
 
 class Output(Record, frozen=True, kw_only=True):
-    """A destination for audiences."""
+    """A destination for audiences. What `target` conceals is encrypted in `secrets`, and what those
+    secrets were before in `previous_secrets`, which stay valid until `previous_expire_time`.
+    """
 
     display_name: str = ""
     target: Target
+    secrets: bytes = b""
+    previous_secrets: bytes = b""
+    previous_expire_time: Micros = 0
 
 
 class ConnectionState(enum.StrEnum):

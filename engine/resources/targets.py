@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import binascii
 import enum
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import ClassVar, Self, TypeAlias, get_args
 from urllib.parse import urlsplit
@@ -38,11 +39,42 @@ SECRET_BYTES_MAX = 64
 """Length of a signing secret by Standard Webhooks 1.0.0, "Signature scheme"."""
 
 
+HIDDEN = "***"
+"""Stands for a password that is not shown."""
+
+_USER_INFO = re.compile(r"(^|//|,)([^/@]*)@")
+"""What stands before a host: of a URL, or of a server in a list."""
+_PASSWORD_PARAMETER = re.compile(r"(?<=[?&]password=)[^&#,]*", re.IGNORECASE)
+
+
+def hide_passwords(url: str) -> str:
+    """A URL, or a list of servers, with `HIDDEN` for its passwords. What has a name alone may be a token, and
+    is hidden as well.
+    """
+
+    def hidden(found: re.Match[str]) -> str:
+        user, colon, _ = found[2].partition(":")
+        return f"{found[1]}{user + colon if colon else ''}{HIDDEN}@"
+
+    return _PASSWORD_PARAMETER.sub(HIDDEN, _USER_INFO.sub(hidden, url))
+
+
+def passwords_in(url: str) -> tuple[str, ...]:
+    """The passwords and tokens of a URL or a list of servers."""
+    user_infos = [found[2].partition(":") for found in _USER_INFO.finditer(url)]
+    found = [password if colon else user for user, colon, password in user_infos]
+    return (*found, *_PASSWORD_PARAMETER.findall(url))
+
+
 class _Target(msgspec.Struct, frozen=True):
     """What every kind has."""
 
     secrets: ClassVar[frozenset[str]] = frozenset()
     """Fields that are never shown again."""
+    urls: ClassVar[frozenset[str]] = frozenset()
+    """Fields with URLs, whose passwords are never shown again."""
+    overlapping: ClassVar[frozenset[str]] = frozenset()
+    """Secrets whose last value stays valid for a while."""
     sends: ClassVar[bool] = True
     """False when consumers come for the changes, so that there is no sink."""
 
@@ -53,14 +85,48 @@ class _Target(msgspec.Struct, frozen=True):
 
     def shown(self) -> dict[str, object]:
         """The fields a caller may read."""
-        return {field: getattr(self, field) for field in self.__struct_fields__ if field not in self.secrets}
+        concealed = self.concealed()
+        return {
+            field: getattr(concealed, field) for field in self.__struct_fields__ if field not in self.secrets
+        }
+
+    def concealed(self) -> Self:
+        """Without secrets, and with `HIDDEN` for passwords in URLs: the form that is stored and shown."""
+        hidden = {field: hide_passwords(getattr(self, field)) for field in self.urls}
+        return msgspec.structs.replace(self, **dict.fromkeys(self.secrets, ""), **hidden)
+
+    def secret_values(self) -> dict[str, str]:
+        """The values of what `concealed` hides, by field."""
+        concealed = self.concealed()
+        return {
+            field: getattr(self, field)
+            for field in sorted(self.secrets | self.urls)
+            if getattr(self, field) != getattr(concealed, field)
+        }
+
+    def revealed(self, values: Mapping[str, str]) -> Self:
+        """With the values of what is hidden."""
+        known = {field: value for field, value in values.items() if field in self.secrets | self.urls}
+        return msgspec.structs.replace(self, **known)
 
     def with_secrets_of(self, known: object) -> Self:
-        """With the secrets of `known`, of the same kind, where this has none."""
+        """With the secrets of `known`, of the same kind, where this has none, and with its passwords where
+        this has its URL as it is shown: the password of one server is not sent to another.
+        """
         if not isinstance(known, type(self)):
             return self
         kept = {field: getattr(known, field) for field in self.secrets if not getattr(self, field)}
+        shown = known.concealed()
+        for field in self.urls:
+            if getattr(self, field) == getattr(shown, field):
+                kept[field] = getattr(known, field)
         return msgspec.structs.replace(self, **kept)
+
+    def hidden_faults(self) -> Iterable[Violation]:
+        """A violation for each URL that has `HIDDEN` where a password has to be."""
+        for field in sorted(self.urls):
+            if HIDDEN in passwords_in(getattr(self, field)):
+                yield self._fault(field, f"has {HIDDEN} for a password: give the password itself")
 
     def faults(self) -> Iterable[Violation]:
         """What a caller has to mend. The path begins with `output.{kind}`."""
@@ -93,6 +159,8 @@ class Webhook(_Target, frozen=True, tag="webhook"):
     """HTTP POST, signed with `secret`."""
 
     secrets: ClassVar[frozenset[str]] = frozenset({"secret"})
+    urls: ClassVar[frozenset[str]] = frozenset({"url"})
+    overlapping: ClassVar[frozenset[str]] = frozenset({"secret"})
 
     url: str
     secret: str = ""
@@ -116,6 +184,8 @@ class Webhook(_Target, frozen=True, tag="webhook"):
 class Nats(_Target, frozen=True, tag="nats"):
     """A NATS JetStream subject."""
 
+    urls: ClassVar[frozenset[str]] = frozenset({"servers"})
+
     servers: str
     subject: str
 
@@ -127,6 +197,8 @@ class Nats(_Target, frozen=True, tag="nats"):
 
 class Redis(_Target, frozen=True, tag="redis"):
     """A Redis stream, of at most about `max_length` entries (0 = unbounded)."""
+
+    urls: ClassVar[frozenset[str]] = frozenset({"url"})
 
     url: str
     stream: str

@@ -17,7 +17,9 @@ from engine.resources.records import (
     etag_of,
 )
 from engine.resources.targets import TARGETS, ContentMode, Target
+from engine.values import Micros
 from milepost.v1 import connection_pb2
+from milepost.v1.connection_service_pb2 import UpdateOutputRequest
 from service.convert.enums import members_of, numbers_of
 from service.convert.faults import ShapeFaults
 from service.convert.times import duration, duration_message, timestamp
@@ -74,6 +76,8 @@ def output_message(output: Output) -> connection_pb2.Output:
         update_time=timestamp(output.update_time),
         etag=etag_of(output),
     )
+    if output.previous_secrets:
+        message.previous_secret_expire_time.CopyFrom(timestamp(output.previous_expire_time))
     target = getattr(message, output.target.kind())
     target.SetInParent()
     for field, value in output.target.shown().items():
@@ -89,6 +93,16 @@ def _show(target: Message, field: str, value: Any) -> None:
         setattr(target, field, value)
     elif value:
         getattr(target, field).CopyFrom(duration_message(value))
+
+
+def secret_overlap(request: UpdateOutputRequest) -> Micros | None:
+    """How long the previous secret stays valid; None when the request does not say. Raises InvalidInput."""
+    if not request.HasField("secret_overlap"):
+        return None
+    faults = ShapeFaults()
+    overlap = duration(request.secret_overlap, "secret_overlap", faults)
+    faults.raise_if_any()
+    return overlap
 
 
 def connection_of_message(message: connection_pb2.Connection) -> Connection:

@@ -133,9 +133,9 @@ class Delivering:
 
     def _follow(self, connection: Connection) -> None:
         """Reads the records again. An output that was changed is opened anew with what it has now."""
-        target = self._delivery.output.target
+        output = self._delivery.output
         self._delivery = self._terms.engine.deliveries.delivery_of(connection)
-        if self._sink is not None and self._delivery.output.target != target:
+        if self._sink is not None and self._delivery.output != output:
             self._sink.close()
             self._sink = None
 

@@ -11,12 +11,13 @@ import structlog
 
 from engine import Engine
 from engine.audiences.deliveries import Delivery
+from engine.errors import FailedPrecondition
 from engine.measures import Counter, Measure, counted, gauge
 from service.delivery.delivering import Delivering, Terms
 from service.delivery.retry import RetryPolicy
 from service.delivery.schedule import Schedule
 from service.delivery.sinks import SINKS
-from service.delivery.sinks.sink import Sink, Surroundings
+from service.delivery.sinks.sink import Sink, SinkError, Surroundings
 from service.repeating import Repeating
 
 LOOK_INTERVAL_S = 0.25
@@ -124,7 +125,11 @@ class Dispatcher(Repeating):
                 self._schedule.wake([delivering])
 
     def _open_sink(self, delivery: Delivery) -> Sink:
-        return SINKS[type(delivery.output.target)](delivery, self._surroundings)
+        try:
+            opened = self._engine.deliveries.opened(delivery)
+        except FailedPrecondition as error:
+            raise SinkError(error.message, final=True) from error
+        return SINKS[type(delivery.output.target)](opened, self._surroundings)
 
 
 class OpenOutputs:

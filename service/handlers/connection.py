@@ -47,7 +47,9 @@ class ConnectionHandlers(connection_service_pb2_grpc.ConnectionServiceServicer):
     ) -> pb.UpdateOutputResponse:
         fields = masked_fields(request.output, request.update_mask, OUTPUT_FIELDS)
         record = convert.output_of_message(request.output, needs_kind="target" in fields)
-        updated = self._connections.update_output(record, fields, request.output.etag)
+        updated = self._connections.update_output(
+            record, fields, request.output.etag, overlap=convert.secret_overlap(request)
+        )
         return pb.UpdateOutputResponse(
             output=convert.output_message(updated), revision=self._runtime.revision()
         )

@@ -23,6 +23,7 @@ from engine.resources.records import (
     Output,
     Workspace,
 )
+from engine.resources.secret_keys import SecretKeys
 from engine.resources.targets import File
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, Micros, Value
 
@@ -66,7 +67,8 @@ class Site:
     def open(self) -> None:
         """Opens the store; after `engine.close()`, again."""
         self.backend = open_backend(f"local:{self.directory}")
-        self.engine = Engine(self.backend, clock=self.clock, limits=self.limits)
+        keys = SecretKeys(self.directory / "secrets.key")
+        self.engine = Engine(self.backend, clock=self.clock, limits=self.limits, keys=keys)
 
     def add(
         self,

@@ -21,8 +21,8 @@ NEVER = math.inf
 class Surroundings:
     """What the service gives all sinks.
 
-    Files go below `output_dir`; a service that keeps nothing may have none. Whatever connects asks `guard` for the addresses, and trusts the CAs in the
-    PEM file `ca_file`.
+    Files go below `output_dir`; a service that keeps nothing may have none. Whatever connects asks `guard`
+    for the addresses, and trusts the CAs in the PEM file `ca_file`.
     """
 
     output_dir: Path | None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -22,7 +23,8 @@ from cloudevents.core.formats.json import JSONFormat
 from standardwebhooks import Webhook as Signer
 
 from engine.audiences.deliveries import Delivery
-from engine.resources.targets import ContentMode, Webhook
+from engine.resources.targets import HIDDEN, ContentMode, Webhook
+from engine.values import MICROS_PER_SECOND, Micros
 from service.delivery.guard import TargetRefused
 from service.delivery.guarded_http import HTTP_ERRORS, GuardedTransport
 from service.delivery.sinks.sink import NEVER, Event, Receipt, SinkError, Surroundings
@@ -38,12 +40,24 @@ RETRY_AFTER_S_MAX = 86_400.0
 BATCH_TYPE = "application/cloudevents-batch+json"
 EVENT_TYPE = "application/cloudevents+json"
 USER_AGENT = "milepost"
-HIDDEN = "***"
 
 _RETRIED = frozenset((408, 429))
 _GONE = 410
 _JSON = JSONFormat()
 _ID_PREFIX = "msg_"
+
+
+@dataclass(frozen=True, slots=True)
+class PreviousSecret:
+    """The signing secret before the present one, which signs too until it expires."""
+
+    secret: str = ""
+    expire_time: Micros = 0
+
+    def signers(self, now_s: int) -> Iterator[Signer]:
+        """The signer at a time in seconds since 1970, if it has not expired."""
+        if self.secret and now_s * MICROS_PER_SECOND < self.expire_time:
+            yield Signer(self.secret)
 
 
 class WebhookSink:
@@ -54,9 +68,18 @@ class WebhookSink:
         """The sink of a delivery to an output of kind `webhook`. Raises SinkError for an unusable CA file."""
         target = delivery.output.target
         assert isinstance(target, Webhook)
-        return cls(delivery.connection.name, target, surroundings)
+        previous = PreviousSecret(
+            delivery.previous_secrets.get("secret", ""), delivery.output.previous_expire_time
+        )
+        return cls(delivery.connection.name, target, surroundings, previous)
 
-    def __init__(self, connection: str, target: Webhook, surroundings: Surroundings) -> None:
+    def __init__(
+        self,
+        connection: str,
+        target: Webhook,
+        surroundings: Surroundings,
+        previous: PreviousSecret | None = None,
+    ) -> None:
         self._connection = connection
         self._target = target
         self._surroundings = surroundings
@@ -65,8 +88,9 @@ class WebhookSink:
         except httpx.InvalidURL as error:
             raise SinkError(f"the URL of the webhook cannot be used: {error}", final=True) from error
         self._host = self._url.host
-        self._signers = [Signer(secret) for secret in (target.secret,) if secret]
-        self._hidden = _texts_to_hide(target, self._url)
+        self._signer = Signer(target.secret)
+        self._previous = previous or PreviousSecret()
+        self._hidden = (self._previous.secret, *_texts_to_hide(target, self._url))
         self._client: httpx.Client | None = None
         self._transport: GuardedTransport | None = None
         self._taken: set[str] = set()
@@ -147,11 +171,13 @@ class WebhookSink:
     def _signature(self, events: Sequence[Event], body: bytes) -> dict[str, str]:
         ids = "\0".join((self._connection, *(event.id for event in events)))
         name = f"{_ID_PREFIX}{xxhash.xxh3_128_hexdigest(ids.encode())}"
-        now, text = datetime.fromtimestamp(int(time.time()), UTC), body.decode()
+        now_s, text = int(time.time()), body.decode()
+        signers = [self._signer, *self._previous.signers(now_s)]
+        now = datetime.fromtimestamp(now_s, UTC)
         return {
             "webhook-id": name,
-            "webhook-timestamp": str(int(now.timestamp())),
-            "webhook-signature": " ".join(signer.sign(name, now, text) for signer in self._signers),
+            "webhook-timestamp": str(now_s),
+            "webhook-signature": " ".join(signer.sign(name, now, text) for signer in signers),
         }
 
     def _opened(self) -> tuple[httpx.Client, GuardedTransport]:
@@ -197,7 +223,7 @@ class WebhookSink:
     def _excerpt(self, answer: bytes) -> str:
         """The start of a response on one line, without what this service keeps secret."""
         text = " ".join(answer.decode(errors="replace").split())
-        for secret in self._hidden:
+        for secret in filter(None, self._hidden):
             text = text.replace(secret, HIDDEN)
         text = "".join(c if c.isprintable() else "\ufffd" for c in text[: EXCERPT_CHARACTERS_MAX + 1])
         if len(text) <= EXCERPT_CHARACTERS_MAX:

@@ -112,7 +112,9 @@ def test_an_output_that_is_changed_is_followed_at_once(tmp_path: Path, receiver:
         set_tier(service, ["u4"], "silver")
         eventually(lambda: get(service).delivered_sequence == 5)
     assert (sequences(receiver), sequences(other)) == ([1, 2, 3], [4, 5])
+    # The secret before the present one signs as well.
     other.requests[0].verify(SECRET)
+    other.requests[1].verify(SECRET)
     other.requests[1].verify(OTHER_SECRET)
 
 

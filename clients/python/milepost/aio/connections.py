@@ -68,15 +68,22 @@ class AsyncConnectionMethods(AsyncClientBase):
         *,
         kind: OutputKind | None = None,
         display_name: str | None = None,
+        secret_overlap: timedelta | None = None,
         etag: str = "",
     ) -> Output:
         """Changes what is given of an output. `kind` replaces kind and address; an output of the same kind
-        keeps its secret when none is given. Raises Aborted when `etag` is not the current one.
+        keeps its secret when none is given. A new signing secret leaves the previous one valid for
+        `secret_overlap`, by default 24 hours; zero ends it at once. Raises Aborted when `etag` is not the
+        current one.
         """
         fields = given(display_name=display_name)
         changed = output_of(kind, name=self.output_name(output), etag=etag, **fields)
         paths = [*fields, *filter(None, [kind_of(changed)])]
-        request = UpdateOutputRequest(output=changed, update_mask=FieldMask(paths=paths))
+        request = UpdateOutputRequest(
+            output=changed,
+            update_mask=FieldMask(paths=paths),
+            secret_overlap=optional(to_duration, secret_overlap),
+        )
         return (await self.connections.UpdateOutput(request)).output
 
     async def delete_output(self, output: str, *, etag: str = "") -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated
 
 import typer
 
 from milepost import names
 from milepost.cli.answers import AsJson, Facts, show_many, show_one
+from milepost.cli.asking import to_length
 from milepost.cli.calling import AccountOptions, Group
 from milepost.cli.option_groups import grouped
 from milepost.cli.output_kinds import Address, address_text, kind_from, kind_option
@@ -74,6 +76,14 @@ def edit(
     *,
     address: Address,
     display_name: DisplayName = None,
+    secret_overlap: Annotated[
+        timedelta | None,
+        typer.Option(
+            metavar="DURATION",
+            parser=to_length,
+            help="How long the previous secret signs as well, like 1h; 0s: not at all. Default: 24h.",
+        ),
+    ] = None,
     etag: Etag = "",
     as_json: AsJson = False,
     account: AccountOptions,
@@ -88,6 +98,7 @@ def edit(
             output,
             kind=kind_from(kind or kind_of(known), address, known) if moves else None,
             display_name=display_name,
+            secret_overlap=secret_overlap,
             etag=etag or known.etag,
         )
         show_one(changed, _facts, as_json=as_json)
@@ -113,11 +124,13 @@ def _row(output: Output) -> list[str]:
 
 
 def _facts(output: Output) -> Facts:
+    until = output.previous_secret_expire_time if output.HasField("previous_secret_expire_time") else None
     return [
         ("output", names.last_id(output.name)),
         ("name", output.display_name),
         ("kind", kind_of(output)),
         ("address", address_text(output)),
+        *([("previous secret until", moment(until))] if until is not None else []),
         ("created", moment(output.create_time)),
         ("updated", moment(output.update_time)),
     ]

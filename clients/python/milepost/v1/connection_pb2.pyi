@@ -94,6 +94,7 @@ class Output(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    PREVIOUS_SECRET_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `accounts/{a}/outputs/{o}`. Chosen when created."""
     display_name: _builtins.str
@@ -132,6 +133,10 @@ class Output(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. Time of the last update."""
 
+    @_builtins.property
+    def previous_secret_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. Until when the signing secret before the present one signs too. Unset = there is none."""
+
     def __init__(
         self,
         *,
@@ -146,10 +151,11 @@ class Output(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        previous_secret_expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "file", b"file", "kafka", b"kafka", "kind", b"kind", "nats", b"nats", "redis", b"redis", "update_time", b"update_time", "watch", b"watch", "webhook", b"webhook"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "file", b"file", "kafka", b"kafka", "kind", b"kind", "nats", b"nats", "previous_secret_expire_time", b"previous_secret_expire_time", "redis", b"redis", "update_time", b"update_time", "watch", b"watch", "webhook", b"webhook"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "file", b"file", "kafka", b"kafka", "kind", b"kind", "name", b"name", "nats", b"nats", "redis", b"redis", "update_time", b"update_time", "watch", b"watch", "webhook", b"webhook"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "file", b"file", "kafka", b"kafka", "kind", b"kind", "name", b"name", "nats", b"nats", "previous_secret_expire_time", b"previous_secret_expire_time", "redis", b"redis", "update_time", b"update_time", "watch", b"watch", "webhook", b"webhook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["webhook", "nats", "redis", "kafka", "file", "watch"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
@@ -167,10 +173,12 @@ class WebhookOutput(_message.Message):
     SECRET_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     url: _builtins.str
-    """Required. `http` or `https` URL, at most 2,048 bytes."""
+    """Required. `http` or `https` URL, at most 2,048 bytes. A password in it is returned as `***`; an update with that URL
+    keeps the stored one.
+    """
     secret: _builtins.str
     """Input only. Signing secret: `whsec_` and the base64 of 24-64 bytes. Never returned. An update without it keeps
-    the stored one.
+    the stored one. After an update with another one both sign until `previous_secret_expire_time` of the output.
     """
     mode: Global___ContentMode.ValueType
     """How events become requests. Unset = batched."""
@@ -198,7 +206,9 @@ class NatsOutput(_message.Message):
     SERVERS_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     servers: _builtins.str
-    """Required. `nats://host:port`; separate several with commas. At most 2,048 bytes."""
+    """Required. `nats://host:port`; separate several with commas. At most 2,048 bytes. Passwords and tokens in them are
+    returned as `***`; an update with the same text keeps the stored ones.
+    """
     subject: _builtins.str
     """Required. Subject to publish to, at most 249 bytes."""
     def __init__(
@@ -225,7 +235,9 @@ class RedisOutput(_message.Message):
     STREAM_FIELD_NUMBER: _builtins.int
     MAX_LENGTH_FIELD_NUMBER: _builtins.int
     url: _builtins.str
-    """Required. `redis://host:port/db`, or `rediss` for TLS. At most 2,048 bytes."""
+    """Required. `redis://host:port/db`, or `rediss` for TLS. At most 2,048 bytes. A password in it is returned as `***`;
+    an update with that URL keeps the stored one.
+    """
     stream: _builtins.str
     """Required. Key of the stream, at most 249 bytes."""
     max_length: _builtins.int

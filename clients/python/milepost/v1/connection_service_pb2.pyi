@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
@@ -252,6 +253,7 @@ class UpdateOutputRequest(_message.Message):
 
     OUTPUT_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    SECRET_OVERLAP_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def output(self) -> _connection_pb2.Output:
         """Required. `name` selects the output. A set `etag` must match the current one."""
@@ -260,15 +262,22 @@ class UpdateOutputRequest(_message.Message):
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """Fields to change. Empty = every field that is set."""
 
+    @_builtins.property
+    def secret_overlap(self) -> _duration_pb2.Duration:
+        """How long the previous signing secret stays valid when a new one is given, at most 30 days. 0 = it signs nothing
+        more, as for a secret that leaked. Unset = 24 hours.
+        """
+
     def __init__(
         self,
         *,
         output: _connection_pb2.Output | None = ...,
         update_mask: _field_mask_pb2.FieldMask | None = ...,
+        secret_overlap: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["output", b"output", "update_mask", b"update_mask"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["output", b"output", "secret_overlap", b"secret_overlap", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["output", b"output", "update_mask", b"update_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["output", b"output", "secret_overlap", b"secret_overlap", "update_mask", b"update_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -114,6 +114,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_BACKUP_UNDER_WAY: _ErrorReason.ValueType  # 52
     """ABORTED. Another backup is being written; try again once it is done."""
+    ERROR_REASON_SECRET_KEY_UNUSABLE: _ErrorReason.ValueType  # 60
+    """FAILED_PRECONDITION. The server has no key that fits the secrets of an output, or cannot create one. Metadata:
+    output.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the `reason` of the `google.rpc.ErrorInfo` in every error, with the domain `milepost`. Each
@@ -213,4 +217,8 @@ limit_s.
 """
 ERROR_REASON_BACKUP_UNDER_WAY: ErrorReason.ValueType  # 52
 """ABORTED. Another backup is being written; try again once it is done."""
+ERROR_REASON_SECRET_KEY_UNUSABLE: ErrorReason.ValueType  # 60
+"""FAILED_PRECONDITION. The server has no key that fits the secrets of an output, or cannot create one. Metadata:
+output.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

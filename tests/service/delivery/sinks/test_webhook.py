@@ -21,12 +21,14 @@ from cloudevents.core.formats.json import JSONFormat
 from standardwebhooks import WebhookVerificationError
 
 from engine.resources.targets import ContentMode, Webhook
+from engine.values import MICROS_PER_SECOND
 from service.delivery.guard import Guard, networks_of
 from service.delivery.sinks.sink import Event, SinkError, Surroundings
 from service.delivery.sinks.webhook import (
     EXCERPT_CHARACTERS_MAX,
     RESPONSE_BYTES_MAX,
     RETRY_AFTER_S_MAX,
+    PreviousSecret,
     WebhookSink,
     retry_after_s,
 )
@@ -160,6 +162,22 @@ def test_the_id_of_a_request_depends_on_connection_and_events(receiver: Endpoint
         to.close()
     ids = [request.headers["webhook-id"] for request in receiver.requests]
     assert (ids[0] == ids[1], ids[0] == ids[2]) == (True, False)
+
+
+def test_both_secrets_sign_until_the_previous_one_expires(receiver: Endpoint) -> None:
+    now_s = int(time.time())
+    for expire_s in (now_s + 3_600, now_s - 1):
+        previous = PreviousSecret(OTHER_SECRET, expire_s * MICROS_PER_SECOND)
+        around = Surroundings(Path("unused"), GUARD)
+        to = WebhookSink(CONNECTION, Webhook(receiver.url, SECRET), around, previous)
+        deliver(to, event("ann"))
+        to.close()
+    first, second = receiver.requests
+    first.verify(SECRET)
+    first.verify(OTHER_SECRET)
+    second.verify(SECRET)
+    with pytest.raises(WebhookVerificationError):
+        second.verify(OTHER_SECRET)
 
 
 # --- answers ------------------------------------------------------------------------------------------------
