@@ -18,7 +18,7 @@ PACKAGES := engine service clients/python/milepost clients/load tests tools
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help env run test wheels packages quick coverage lint format hooks protos client breaking bench load profile kill restarts clock model damage fuzz-criteria fuzz-calls deploy-files clean
+.PHONY: help env run test wheels packages quick coverage lint format hooks protos client breaking bench load profile kill deliveries restarts clock model damage fuzz-criteria fuzz-calls deploy-files clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -91,6 +91,9 @@ profile: ## Record a running service with py-spy into profile.svg (ARGS="--pid 1
 
 kill: env ## Kill the service again and again and check what it kept (ROUNDS=1000; ARGS="--seed 7 --jobs 2")
 	$(BIN)/python -m tests.faults.kill_rounds --rounds $(or $(ROUNDS),20) $(ARGS)
+
+deliveries: env ## Kill the service while it delivers and check what arrives (KIND=webhook CHANGES=1000000 KILLS=50; ARGS="--seed 7")
+	$(BIN)/python -m tests.faults.delivery_campaign --kind $(or $(KIND),webhook) --changes $(or $(CHANGES),1000000) --kills $(or $(KILLS),50) $(ARGS)
 
 restarts: env ## Stop the service under load and start it again, and check how calls end (ROUNDS=200; ARGS="--readers 1")
 	$(BIN)/python -m tests.faults.restarts --rounds $(or $(ROUNDS),20) $(ARGS)

@@ -134,11 +134,11 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def endpoint(tls: ssl.SSLContext | None = None, port: int = 0) -> Iterator[Endpoint]:
-    """An endpoint that listens until the end of the block."""
-    found = Endpoint()
+def endpoint(tls: ssl.SSLContext | None = None, *, made: Endpoint | None = None) -> Iterator[Endpoint]:
+    """An endpoint that listens until the end of the block: a new one, or the one made before."""
+    found = made or Endpoint()
     handler = type("Handler", (_Handler,), {"endpoint": found})
-    server = _Server(("127.0.0.1", port), handler)
+    server = _Server(("127.0.0.1", 0), handler)
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     scheme = "http" if tls is None else "https"
