@@ -108,6 +108,9 @@ def _add_checks(tables: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     readers.add_argument("--users", type=int, default=100_000)
     readers.add_argument("--seconds", type=float, default=1.0, help="of each of the rounds")
     readers.add_argument("--rounds", type=int, default=5, help="turns of which the median counts")
+    readers.add_argument(
+        "--with-h2load", action="store_true", help="call from h2load (Debian: nghttp2-client)"
+    )
     local = tables.add_parser("local", help="local checks of the Python client, without a call")
     local.add_argument("--members", type=int, default=1_000_000)
     bystander = tables.add_parser("bystander", help="checks beside counts, estimates, ingest, export, verify")
@@ -143,7 +146,13 @@ def _checks(options: argparse.Namespace, console: Console) -> None:
 def _readers(options: argparse.Namespace, console: Console) -> None:
     from tests.bench import readers
 
-    readers.run(readers.Options(options.users, seconds=options.seconds, rounds=options.rounds), console)
+    chosen = readers.Options(
+        options.users,
+        seconds=options.seconds,
+        rounds=options.rounds,
+        with_h2load=options.with_h2load,
+    )
+    readers.run(chosen, console)
 
 
 def _criteria(options: argparse.Namespace, console: Console) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+
+import pytest
 from rich.console import Console
 
 from tests.bench import readers
@@ -17,3 +20,12 @@ def test_every_number_of_readers_is_measured() -> None:
         assert line.per_second > 0
         assert line.empty_per_second > 0
         assert line.p99_ms > 0
+
+
+@pytest.mark.skipif(shutil.which("h2load") is None, reason="h2load is not installed")
+def test_h2load_can_be_the_caller() -> None:
+    options = readers.Options(USERS, readers=(0,), callers=4, seconds=1.0, rounds=1, with_h2load=True)
+    [line] = readers.run(options, Console(quiet=True))
+    assert line.per_second > 0
+    assert line.empty_per_second > 0
+    assert line.p99_ms > 0
