@@ -47,7 +47,7 @@ from engine.backends.base import (
 from engine.backends.local.account.account import Account
 from engine.backends.local.account.watches import ChangedUsers
 from engine.backends.local.events import BRIEF_USERS_MAX, TakesLong
-from engine.backends.local.query.predicates import STEP_US, EmptyPredicate, Predicate, resolve
+from engine.backends.local.query.predicates import STEP_US, EmptyPredicate, Predicate, moved, resolve
 from engine.backends.local.storage.bitmaps import bitmap_of, ids_of
 from engine.backends.local.storage.name_table import Names
 from engine.backends.local.storage.turns import Read
@@ -112,18 +112,21 @@ class BoundPlan:
         if plan.roots is not self.roots or len(plan.steps) != len(self.steps):
             return None
         pairs = zip(plan.steps, self.steps, strict=True)
-        moved = [index for index, (step, before) in enumerate(pairs) if step is not before]
-        if not moved:
+        others = [index for index, (step, before) in enumerate(pairs) if step is not before]
+        if not others:
             return self
-        if any(operands_of(plan.steps[index]) or operands_of(self.steps[index]) for index in moved):
+        if any(operands_of(plan.steps[index]) or operands_of(self.steps[index]) for index in others):
             return None
         found = copy.copy(self)
         found.plan, found.steps = plan, plan.steps
         # Estimated costs hardly depend on the instant; they only order the operands of a step.
         found.predicates, found.encoded = list(self.predicates), list(self.encoded)
-        for index in moved:
+        for index in others:
             # Without a name: as of another instant it is never asked again, so it is not worth caching.
-            found.predicates[index], found.encoded[index] = resolve(self.account, plan.steps[index]), b""
+            predicate = self.predicates[index]
+            assert predicate is not None
+            found.predicates[index] = moved(self.account, predicate, self.steps[index], plan.steps[index])
+            found.encoded[index] = b""
         return found
 
     def _add(self, step: Step) -> None:

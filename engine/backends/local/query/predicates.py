@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from typing import Protocol
 
 import numpy as np
+from msgspec.structs import replace
 from pyroaring import BitMap
 
 from engine.backends.local.account.account import Account, bucket_hashes
@@ -48,6 +49,7 @@ from engine.plan.model import (
     SeenMatch,
     SequenceMatch,
     Step,
+    TimeRange,
     Union,
     Universe,
     UserIdMatch,
@@ -442,6 +444,13 @@ class AggregatePredicate(_EventsPredicate):
         super().__init__(account, (step.selection,))
         self._step = step
 
+    def at(self, time: TimeRange) -> AggregatePredicate:
+        """The same predicate over another range of time."""
+        found = AggregatePredicate.__new__(AggregatePredicate)
+        vars(found).update(vars(self))
+        found._step = replace(self._step, selection=replace(self._step.selection, time=time))
+        return found
+
     def _ask(self, group: int, users: BitMap | None, read: Unshared) -> BitMap:
         return self._tables.match(group, self._step, users, read)
 
@@ -500,6 +509,20 @@ def _united(sets: Iterable[BitMap]) -> BitMap:
 def resolve(account: Account, step: Step) -> Predicate | None:
     """The predicate that answers a step from the account's data. None: the step combines other steps."""
     return _Resolver(account).visit(step)
+
+
+def moved(account: Account, predicate: Predicate, before: Step, step: Step) -> Predicate | None:
+    """The predicate of a step that stands in the place of `before`, whose predicate is given. Of most events
+    only the window has moved; names and conditions stay resolved.
+    """
+    if (
+        isinstance(predicate, AggregatePredicate)
+        and isinstance(step, EventMatch)
+        and isinstance(before, EventMatch)
+        and step == replace(before, selection=replace(before.selection, time=step.selection.time))
+    ):
+        return predicate.at(step.selection.time)
+    return resolve(account, step)
 
 
 class _Resolver(StepVisitor[Predicate | None]):
