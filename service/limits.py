@@ -52,6 +52,10 @@ DELIVERY_THREADS_MAX = 1_000
 """They are all made at the start."""
 DELIVERY_ATTEMPT_S_MAX = 30.0
 """How long one attempt to deliver a batch may take."""
+OUTPUT_TEST_S_MAX = 10.0
+"""How long a test of an output may take."""
+OUTPUT_TESTS_MAX = 4
+"""Tests of outputs at a time, one for each account: each holds a worker thread."""
 OPEN_OUTPUTS_MAX = 128
 """Files and connections that outputs keep open between batches."""
 

@@ -32,6 +32,7 @@ from service.config import Config
 from service.convert.revisions import Revisions
 from service.deadlines import Deadlines
 from service.deaf_callers import DeafCallers
+from service.delivery.testing import OutputTests
 from service.draining import end_calls, end_server
 from service.handlers.account import AccountHandlers
 from service.handlers.admin import AdminHandlers
@@ -192,6 +193,7 @@ class Server:
             gate=self._gate,
             import_batch_bytes_max=self._config.import_batch_bytes_max,
             backups=Backups(self._config.backups, engine.pages, engine.clock),
+            output_tests=OutputTests(engine, self._config.surroundings, self._config.delivery_attempt_s_max),
             start_time=engine.clock(),
             version=metadata.version(DISTRIBUTION),
         )

@@ -54,6 +54,8 @@ from service.limits import (
     IMPORT_REFUSED_ROWS_MAX,
     IMPORT_REQUEST_ID_BYTES_MAX,
     MESSAGE_S_MAX,
+    OUTPUT_TEST_S_MAX,
+    OUTPUT_TESTS_MAX,
     RECEIVE_BYTES_MAX,
 )
 from service.not_built import METHODS_NOT_BUILT, OUTPUT_KINDS_NOT_BUILT
@@ -378,6 +380,7 @@ def test_fixed_limits_on_the_page_on_operations() -> None:
         "`page_size`": f"{PAGE_SIZE_MAX:,}, default {PAGE_SIZE_DEFAULT}",
         "pairs of a BatchCheckMembership": BATCH_PAIRS_MAX,
         "audiences of a CompareAudiences": COMPARED_MAX,
+        "TestOutput": f"{OUTPUT_TESTS_MAX} at a time, one of an account; {OUTPUT_TEST_S_MAX:.0f} s each",
         "time from the beginning of a call to its message": (
             f"{MESSAGE_S_MAX:g} s, or `--stream-idle-s` if that is shorter"
         ),

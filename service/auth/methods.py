@@ -98,6 +98,7 @@ _RULES: Mapping[str, Mapping[str, Rule]] = {
         "ListOutputs": Rule(Scope.READ, _PARENT),
         "UpdateOutput": Rule(Scope.MANAGE, ("output.name",)),
         "DeleteOutput": Rule(Scope.MANAGE, _NAME),
+        "TestOutput": Rule(Scope.MANAGE, _NAME),
         "CreateConnection": Rule(Scope.MANAGE, _PARENT),
         "GetConnection": Rule(Scope.READ, _NAME),
         "ListConnections": Rule(Scope.READ, _PARENT),

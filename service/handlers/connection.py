@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import grpc
 
+from engine.values import MICROS_PER_SECOND
 from milepost.v1 import connection_service_pb2 as pb
 from milepost.v1 import connection_service_pb2_grpc
 from service.convert import connections as convert
 from service.convert.masks import CONNECTION_FIELDS, OUTPUT_FIELDS, masked_fields
+from service.convert.times import duration_message
 from service.handlers.runtime import Runtime
 
 
@@ -59,6 +61,19 @@ class ConnectionHandlers(connection_service_pb2_grpc.ConnectionServiceServicer):
     ) -> pb.DeleteOutputResponse:
         self._connections.delete_output(request.name, request.etag)
         return pb.DeleteOutputResponse(revision=self._runtime.revision())
+
+    def TestOutput(
+        self, request: pb.TestOutputRequest, context: grpc.ServicerContext
+    ) -> pb.TestOutputResponse:
+        report = self._runtime.output_tests.test(request.name, self._runtime.deadline(context))
+        return pb.TestOutputResponse(
+            delivered=not report.error,
+            error=report.error,
+            http_status=report.receipt.status,
+            excerpt=report.receipt.excerpt,
+            latency=duration_message(round(report.latency_s * MICROS_PER_SECOND)),
+            event_id=report.event_id,
+        )
 
     def CreateConnection(
         self, request: pb.CreateConnectionRequest, context: grpc.ServicerContext

@@ -14,6 +14,7 @@ from service.auth.gate import Gate
 from service.backups import Backups
 from service.convert.revisions import Revisions
 from service.deadlines import Deadlines
+from service.delivery.testing import OutputTests
 from service.stopping import Stopping
 
 
@@ -28,6 +29,7 @@ class Runtime:
     gate: Gate
     import_batch_bytes_max: int
     backups: Backups
+    output_tests: OutputTests
     start_time: Micros
     version: str
 

@@ -58,6 +58,9 @@ def test_an_output_is_created_read_changed_listed_and_deleted(client: Client) ->
     named = client.update_output("files", display_name="Exports")
     assert (named.display_name, named.file.path) == ("Exports", "elsewhere")
     assert client.get_output("files") == named
+    tested = client.test_output("files")
+    assert (tested.delivered, tested.error, tested.http_status) == (True, "", 0)
+    assert tested.event_id.startswith("test-")
     client.create_output("consumers", WatchOutput())
     assert [kind_of(each) for each in client.list_outputs()] == ["watch", "file"]
     with pytest.raises(errors.Aborted):

@@ -26,6 +26,8 @@ from milepost.v1.connection_service_pb2 import (
     ListConnectionsRequest,
     ListOutputsRequest,
     ResumeConnectionRequest,
+    TestOutputRequest,
+    TestOutputResponse,
     UpdateConnectionRequest,
     UpdateOutputRequest,
 )
@@ -89,6 +91,13 @@ class AsyncConnectionMethods(AsyncClientBase):
     async def delete_output(self, output: str, *, etag: str = "") -> None:
         """Deletes an output. Raises FailedPrecondition while it has connections."""
         await self.connections.DeleteOutput(DeleteOutputRequest(name=self.output_name(output), etag=etag))
+
+    async def test_output(self, output: str) -> TestOutputResponse:
+        """Sends a marked event to an output, as a connection would, and reports what came back. Raises
+        FailedPrecondition for an output of kind `watch`, which sends nothing.
+        """
+        request = TestOutputRequest(name=self.output_name(output))
+        return await self.connections.TestOutput(request)
 
     async def ensure_output(self, output_id: str, kind: OutputKind, *, display_name: str = "") -> Output:
         """An output of that kind and address, created if missing, and changed where it differs. The display

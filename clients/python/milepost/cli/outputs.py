@@ -24,6 +24,7 @@ from milepost.cli.parameters import (
 from milepost.cli.text import moment
 from milepost.outputs import kind_of
 from milepost.v1.connection_pb2 import Output
+from milepost.v1.connection_service_pb2 import TestOutputResponse
 
 app = typer.Typer(
     help="Create, list, edit and delete outputs: the destinations of audiences.",
@@ -104,6 +105,17 @@ def edit(
         show_one(changed, _facts, as_json=as_json)
 
 
+@app.command("test")
+@grouped
+def try_out(output: OutputName, as_json: AsJson = False, *, account: AccountOptions) -> None:
+    """Send a marked event to an output and show what comes back. Exit status 1: it was not taken."""
+    with account.open() as client:
+        answer = client.test_output(output)
+        show_one(answer, _test_facts, as_json=as_json)
+        if not answer.delivered:
+            raise typer.Exit(1)
+
+
 @app.command()
 @grouped
 def delete(output: OutputName, etag: Etag = "", *, account: AccountOptions) -> None:
@@ -133,4 +145,16 @@ def _facts(output: Output) -> Facts:
         *([("previous secret until", moment(until))] if until is not None else []),
         ("created", moment(output.create_time)),
         ("updated", moment(output.update_time)),
+    ]
+
+
+def _test_facts(answer: TestOutputResponse) -> Facts:
+    latency_ms = answer.latency.ToTimedelta().total_seconds() * 1_000
+    return [
+        ("delivered", "yes" if answer.delivered else "no"),
+        ("error", answer.error),
+        ("HTTP status", str(answer.http_status or "")),
+        ("answer", answer.excerpt),
+        ("latency", f"{latency_ms:.0f} ms"),
+        ("event", answer.event_id),
     ]

@@ -27,7 +27,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from milepost.v1 import connection_pb2 as milepost_dot_v1_dot_connection__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$milepost/v1/connection_service.proto\x12\x0bmilepost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1cmilepost/v1/connection.proto\"M\n\x19\x41\x63knowledgeChangesRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\x12\x12\n\nactivation\x18\x03 \x01(\x03\"I\n\x1a\x41\x63knowledgeChangesResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\"q\n\x13\x43reateOutputRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\toutput_id\x18\x02 \x01(\t\x12#\n\x06output\x18\x03 \x01(\x0b\x32\x13.milepost.v1.Output\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"M\n\x14\x43reateOutputResponse\x12#\n\x06output\x18\x01 \x01(\x0b\x32\x13.milepost.v1.Output\x12\x10\n\x08revision\x18\x02 \x01(\t\" \n\x10GetOutputRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"8\n\x11GetOutputResponse\x12#\n\x06output\x18\x01 \x01(\x0b\x32\x13.milepost.v1.Output\"K\n\x12ListOutputsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"T\n\x13ListOutputsResponse\x12$\n\x07outputs\x18\x01 \x03(\x0b\x32\x13.milepost.v1.Output\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9e\x01\n\x13UpdateOutputRequest\x12#\n\x06output\x18\x01 \x01(\x0b\x32\x13.milepost.v1.Output\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x31\n\x0esecret_overlap\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"M\n\x14UpdateOutputResponse\x12#\n\x06output\x18\x01 \x01(\x0b\x32\x13.milepost.v1.Output\x12\x10\n\x08revision\x18\x02 \x01(\t\"1\n\x13\x44\x65leteOutputRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"(\n\x14\x44\x65leteOutputResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"\x81\x01\n\x17\x43reateConnectionRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x15\n\rconnection_id\x18\x02 \x01(\t\x12+\n\nconnection\x18\x03 \x01(\x0b\x32\x17.milepost.v1.Connection\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"Y\n\x18\x43reateConnectionResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\x12\x10\n\x08revision\x18\x02 \x01(\t\"$\n\x14GetConnectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"D\n\x15GetConnectionResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\"q\n\x16ListConnectionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08\x61udience\x18\x04 \x01(\t\x12\x0e\n\x06output\x18\x05 \x01(\t\"`\n\x17ListConnectionsResponse\x12,\n\x0b\x63onnections\x18\x01 \x03(\x0b\x32\x17.milepost.v1.Connection\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"w\n\x17UpdateConnectionRequest\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"Y\n\x18UpdateConnectionResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\x12\x10\n\x08revision\x18\x02 \x01(\t\"5\n\x17\x44\x65leteConnectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\",\n\x18\x44\x65leteConnectionResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"7\n\x19\x41\x63tivateConnectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"[\n\x1a\x41\x63tivateConnectionResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\x12\x10\n\x08revision\x18\x02 \x01(\t\"9\n\x1b\x44\x65\x61\x63tivateConnectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"]\n\x1c\x44\x65\x61\x63tivateConnectionResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\x12\x10\n\x08revision\x18\x02 \x01(\t\"5\n\x17ResumeConnectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"Y\n\x18ResumeConnectionResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\x12\x10\n\x08revision\x18\x02 \x01(\t2\xa5\n\n\x11\x43onnectionService\x12S\n\x0c\x43reateOutput\x12 .milepost.v1.CreateOutputRequest\x1a!.milepost.v1.CreateOutputResponse\x12J\n\tGetOutput\x12\x1d.milepost.v1.GetOutputRequest\x1a\x1e.milepost.v1.GetOutputResponse\x12P\n\x0bListOutputs\x12\x1f.milepost.v1.ListOutputsRequest\x1a .milepost.v1.ListOutputsResponse\x12S\n\x0cUpdateOutput\x12 .milepost.v1.UpdateOutputRequest\x1a!.milepost.v1.UpdateOutputResponse\x12S\n\x0c\x44\x65leteOutput\x12 .milepost.v1.DeleteOutputRequest\x1a!.milepost.v1.DeleteOutputResponse\x12_\n\x10\x43reateConnection\x12$.milepost.v1.CreateConnectionRequest\x1a%.milepost.v1.CreateConnectionResponse\x12V\n\rGetConnection\x12!.milepost.v1.GetConnectionRequest\x1a\".milepost.v1.GetConnectionResponse\x12\\\n\x0fListConnections\x12#.milepost.v1.ListConnectionsRequest\x1a$.milepost.v1.ListConnectionsResponse\x12_\n\x10UpdateConnection\x12$.milepost.v1.UpdateConnectionRequest\x1a%.milepost.v1.UpdateConnectionResponse\x12_\n\x10\x44\x65leteConnection\x12$.milepost.v1.DeleteConnectionRequest\x1a%.milepost.v1.DeleteConnectionResponse\x12\x65\n\x12\x41\x63tivateConnection\x12&.milepost.v1.ActivateConnectionRequest\x1a\'.milepost.v1.ActivateConnectionResponse\x12k\n\x14\x44\x65\x61\x63tivateConnection\x12(.milepost.v1.DeactivateConnectionRequest\x1a).milepost.v1.DeactivateConnectionResponse\x12_\n\x10ResumeConnection\x12$.milepost.v1.ResumeConnectionRequest\x1a%.milepost.v1.ResumeConnectionResponse\x12\x65\n\x12\x41\x63knowledgeChanges\x12&.milepost.v1.AcknowledgeChangesRequest\x1a\'.milepost.v1.AcknowledgeChangesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$milepost/v1/connection_service.proto\x12\x0bmilepost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1cmilepost/v1/connection.proto\"M\n\x19\x41\x63knowledgeChangesRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\x12\x12\n\nactivation\x18\x03 \x01(\x03\"I\n\x1a\x41\x63knowledgeChangesResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\"q\n\x13\x43reateOutputRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\toutput_id\x18\x02 \x01(\t\x12#\n\x06output\x18\x03 \x01(\x0b\x32\x13.milepost.v1.Output\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"M\n\x14\x43reateOutputResponse\x12#\n\x06output\x18\x01 \x01(\x0b\x32\x13.milepost.v1.Output\x12\x10\n\x08revision\x18\x02 \x01(\t\" \n\x10GetOutputRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"8\n\x11GetOutputResponse\x12#\n\x06output\x18\x01 \x01(\x0b\x32\x13.milepost.v1.Output\"K\n\x12ListOutputsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"T\n\x13ListOutputsResponse\x12$\n\x07outputs\x18\x01 \x03(\x0b\x32\x13.milepost.v1.Output\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9e\x01\n\x13UpdateOutputRequest\x12#\n\x06output\x18\x01 \x01(\x0b\x32\x13.milepost.v1.Output\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x31\n\x0esecret_overlap\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"M\n\x14UpdateOutputResponse\x12#\n\x06output\x18\x01 \x01(\x0b\x32\x13.milepost.v1.Output\x12\x10\n\x08revision\x18\x02 \x01(\t\"1\n\x13\x44\x65leteOutputRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"(\n\x14\x44\x65leteOutputResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"!\n\x11TestOutputRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x9a\x01\n\x12TestOutputResponse\x12\x11\n\tdelivered\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x13\n\x0bhttp_status\x18\x03 \x01(\x05\x12\x0f\n\x07\x65xcerpt\x18\x04 \x01(\t\x12*\n\x07latency\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x65vent_id\x18\x06 \x01(\t\"\x81\x01\n\x17\x43reateConnectionRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x15\n\rconnection_id\x18\x02 \x01(\t\x12+\n\nconnection\x18\x03 \x01(\x0b\x32\x17.milepost.v1.Connection\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"Y\n\x18\x43reateConnectionResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\x12\x10\n\x08revision\x18\x02 \x01(\t\"$\n\x14GetConnectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"D\n\x15GetConnectionResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\"q\n\x16ListConnectionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08\x61udience\x18\x04 \x01(\t\x12\x0e\n\x06output\x18\x05 \x01(\t\"`\n\x17ListConnectionsResponse\x12,\n\x0b\x63onnections\x18\x01 \x03(\x0b\x32\x17.milepost.v1.Connection\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"w\n\x17UpdateConnectionRequest\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"Y\n\x18UpdateConnectionResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\x12\x10\n\x08revision\x18\x02 \x01(\t\"5\n\x17\x44\x65leteConnectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\",\n\x18\x44\x65leteConnectionResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"7\n\x19\x41\x63tivateConnectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"[\n\x1a\x41\x63tivateConnectionResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\x12\x10\n\x08revision\x18\x02 \x01(\t\"9\n\x1b\x44\x65\x61\x63tivateConnectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"]\n\x1c\x44\x65\x61\x63tivateConnectionResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\x12\x10\n\x08revision\x18\x02 \x01(\t\"5\n\x17ResumeConnectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"Y\n\x18ResumeConnectionResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\x12\x10\n\x08revision\x18\x02 \x01(\t2\xf4\n\n\x11\x43onnectionService\x12S\n\x0c\x43reateOutput\x12 .milepost.v1.CreateOutputRequest\x1a!.milepost.v1.CreateOutputResponse\x12J\n\tGetOutput\x12\x1d.milepost.v1.GetOutputRequest\x1a\x1e.milepost.v1.GetOutputResponse\x12P\n\x0bListOutputs\x12\x1f.milepost.v1.ListOutputsRequest\x1a .milepost.v1.ListOutputsResponse\x12S\n\x0cUpdateOutput\x12 .milepost.v1.UpdateOutputRequest\x1a!.milepost.v1.UpdateOutputResponse\x12S\n\x0c\x44\x65leteOutput\x12 .milepost.v1.DeleteOutputRequest\x1a!.milepost.v1.DeleteOutputResponse\x12M\n\nTestOutput\x12\x1e.milepost.v1.TestOutputRequest\x1a\x1f.milepost.v1.TestOutputResponse\x12_\n\x10\x43reateConnection\x12$.milepost.v1.CreateConnectionRequest\x1a%.milepost.v1.CreateConnectionResponse\x12V\n\rGetConnection\x12!.milepost.v1.GetConnectionRequest\x1a\".milepost.v1.GetConnectionResponse\x12\\\n\x0fListConnections\x12#.milepost.v1.ListConnectionsRequest\x1a$.milepost.v1.ListConnectionsResponse\x12_\n\x10UpdateConnection\x12$.milepost.v1.UpdateConnectionRequest\x1a%.milepost.v1.UpdateConnectionResponse\x12_\n\x10\x44\x65leteConnection\x12$.milepost.v1.DeleteConnectionRequest\x1a%.milepost.v1.DeleteConnectionResponse\x12\x65\n\x12\x41\x63tivateConnection\x12&.milepost.v1.ActivateConnectionRequest\x1a\'.milepost.v1.ActivateConnectionResponse\x12k\n\x14\x44\x65\x61\x63tivateConnection\x12(.milepost.v1.DeactivateConnectionRequest\x1a).milepost.v1.DeactivateConnectionResponse\x12_\n\x10ResumeConnection\x12$.milepost.v1.ResumeConnectionRequest\x1a%.milepost.v1.ResumeConnectionResponse\x12\x65\n\x12\x41\x63knowledgeChanges\x12&.milepost.v1.AcknowledgeChangesRequest\x1a\'.milepost.v1.AcknowledgeChangesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -58,38 +58,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETEOUTPUTREQUEST']._serialized_end=1041
   _globals['_DELETEOUTPUTRESPONSE']._serialized_start=1043
   _globals['_DELETEOUTPUTRESPONSE']._serialized_end=1083
-  _globals['_CREATECONNECTIONREQUEST']._serialized_start=1086
-  _globals['_CREATECONNECTIONREQUEST']._serialized_end=1215
-  _globals['_CREATECONNECTIONRESPONSE']._serialized_start=1217
-  _globals['_CREATECONNECTIONRESPONSE']._serialized_end=1306
-  _globals['_GETCONNECTIONREQUEST']._serialized_start=1308
-  _globals['_GETCONNECTIONREQUEST']._serialized_end=1344
-  _globals['_GETCONNECTIONRESPONSE']._serialized_start=1346
-  _globals['_GETCONNECTIONRESPONSE']._serialized_end=1414
-  _globals['_LISTCONNECTIONSREQUEST']._serialized_start=1416
-  _globals['_LISTCONNECTIONSREQUEST']._serialized_end=1529
-  _globals['_LISTCONNECTIONSRESPONSE']._serialized_start=1531
-  _globals['_LISTCONNECTIONSRESPONSE']._serialized_end=1627
-  _globals['_UPDATECONNECTIONREQUEST']._serialized_start=1629
-  _globals['_UPDATECONNECTIONREQUEST']._serialized_end=1748
-  _globals['_UPDATECONNECTIONRESPONSE']._serialized_start=1750
-  _globals['_UPDATECONNECTIONRESPONSE']._serialized_end=1839
-  _globals['_DELETECONNECTIONREQUEST']._serialized_start=1841
-  _globals['_DELETECONNECTIONREQUEST']._serialized_end=1894
-  _globals['_DELETECONNECTIONRESPONSE']._serialized_start=1896
-  _globals['_DELETECONNECTIONRESPONSE']._serialized_end=1940
-  _globals['_ACTIVATECONNECTIONREQUEST']._serialized_start=1942
-  _globals['_ACTIVATECONNECTIONREQUEST']._serialized_end=1997
-  _globals['_ACTIVATECONNECTIONRESPONSE']._serialized_start=1999
-  _globals['_ACTIVATECONNECTIONRESPONSE']._serialized_end=2090
-  _globals['_DEACTIVATECONNECTIONREQUEST']._serialized_start=2092
-  _globals['_DEACTIVATECONNECTIONREQUEST']._serialized_end=2149
-  _globals['_DEACTIVATECONNECTIONRESPONSE']._serialized_start=2151
-  _globals['_DEACTIVATECONNECTIONRESPONSE']._serialized_end=2244
-  _globals['_RESUMECONNECTIONREQUEST']._serialized_start=2246
-  _globals['_RESUMECONNECTIONREQUEST']._serialized_end=2299
-  _globals['_RESUMECONNECTIONRESPONSE']._serialized_start=2301
-  _globals['_RESUMECONNECTIONRESPONSE']._serialized_end=2390
-  _globals['_CONNECTIONSERVICE']._serialized_start=2393
-  _globals['_CONNECTIONSERVICE']._serialized_end=3710
+  _globals['_TESTOUTPUTREQUEST']._serialized_start=1085
+  _globals['_TESTOUTPUTREQUEST']._serialized_end=1118
+  _globals['_TESTOUTPUTRESPONSE']._serialized_start=1121
+  _globals['_TESTOUTPUTRESPONSE']._serialized_end=1275
+  _globals['_CREATECONNECTIONREQUEST']._serialized_start=1278
+  _globals['_CREATECONNECTIONREQUEST']._serialized_end=1407
+  _globals['_CREATECONNECTIONRESPONSE']._serialized_start=1409
+  _globals['_CREATECONNECTIONRESPONSE']._serialized_end=1498
+  _globals['_GETCONNECTIONREQUEST']._serialized_start=1500
+  _globals['_GETCONNECTIONREQUEST']._serialized_end=1536
+  _globals['_GETCONNECTIONRESPONSE']._serialized_start=1538
+  _globals['_GETCONNECTIONRESPONSE']._serialized_end=1606
+  _globals['_LISTCONNECTIONSREQUEST']._serialized_start=1608
+  _globals['_LISTCONNECTIONSREQUEST']._serialized_end=1721
+  _globals['_LISTCONNECTIONSRESPONSE']._serialized_start=1723
+  _globals['_LISTCONNECTIONSRESPONSE']._serialized_end=1819
+  _globals['_UPDATECONNECTIONREQUEST']._serialized_start=1821
+  _globals['_UPDATECONNECTIONREQUEST']._serialized_end=1940
+  _globals['_UPDATECONNECTIONRESPONSE']._serialized_start=1942
+  _globals['_UPDATECONNECTIONRESPONSE']._serialized_end=2031
+  _globals['_DELETECONNECTIONREQUEST']._serialized_start=2033
+  _globals['_DELETECONNECTIONREQUEST']._serialized_end=2086
+  _globals['_DELETECONNECTIONRESPONSE']._serialized_start=2088
+  _globals['_DELETECONNECTIONRESPONSE']._serialized_end=2132
+  _globals['_ACTIVATECONNECTIONREQUEST']._serialized_start=2134
+  _globals['_ACTIVATECONNECTIONREQUEST']._serialized_end=2189
+  _globals['_ACTIVATECONNECTIONRESPONSE']._serialized_start=2191
+  _globals['_ACTIVATECONNECTIONRESPONSE']._serialized_end=2282
+  _globals['_DEACTIVATECONNECTIONREQUEST']._serialized_start=2284
+  _globals['_DEACTIVATECONNECTIONREQUEST']._serialized_end=2341
+  _globals['_DEACTIVATECONNECTIONRESPONSE']._serialized_start=2343
+  _globals['_DEACTIVATECONNECTIONRESPONSE']._serialized_end=2436
+  _globals['_RESUMECONNECTIONREQUEST']._serialized_start=2438
+  _globals['_RESUMECONNECTIONREQUEST']._serialized_end=2491
+  _globals['_RESUMECONNECTIONRESPONSE']._serialized_start=2493
+  _globals['_RESUMECONNECTIONRESPONSE']._serialized_end=2582
+  _globals['_CONNECTIONSERVICE']._serialized_start=2585
+  _globals['_CONNECTIONSERVICE']._serialized_end=3981
 # @@protoc_insertion_point(module_scope)

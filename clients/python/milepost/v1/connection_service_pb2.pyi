@@ -360,6 +360,72 @@ class DeleteOutputResponse(_message.Message):
 Global___DeleteOutputResponse: _TypeAlias = DeleteOutputResponse  # noqa: Y015
 
 @_typing.final
+class TestOutputRequest(_message.Message):
+    """The output to test."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. Name of the output, `accounts/{a}/outputs/{o}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TestOutputRequest: _TypeAlias = TestOutputRequest  # noqa: Y015
+
+@_typing.final
+class TestOutputResponse(_message.Message):
+    """What came back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELIVERED_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    HTTP_STATUS_FIELD_NUMBER: _builtins.int
+    EXCERPT_FIELD_NUMBER: _builtins.int
+    LATENCY_FIELD_NUMBER: _builtins.int
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    delivered: _builtins.bool
+    """Whether the output took the event."""
+    error: _builtins.str
+    """Why it did not. Empty when it did."""
+    http_status: _builtins.int
+    """Status of the HTTP response. 0 when there was none, and for other kinds than `webhook`."""
+    excerpt: _builtins.str
+    """Start of the response's body, at most 256 characters."""
+    event_id: _builtins.str
+    """`id` of the event."""
+    @_builtins.property
+    def latency(self) -> _duration_pb2.Duration:
+        """Time from resolving the host to the end of the answer."""
+
+    def __init__(
+        self,
+        *,
+        delivered: _builtins.bool = ...,
+        error: _builtins.str = ...,
+        http_status: _builtins.int = ...,
+        excerpt: _builtins.str = ...,
+        latency: _duration_pb2.Duration | None = ...,
+        event_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivered", b"delivered", "error", b"error", "event_id", b"event_id", "excerpt", b"excerpt", "http_status", b"http_status", "latency", b"latency"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TestOutputResponse: _TypeAlias = TestOutputResponse  # noqa: Y015
+
+@_typing.final
 class CreateConnectionRequest(_message.Message):
     """The connection to create."""
 

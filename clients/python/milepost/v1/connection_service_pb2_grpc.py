@@ -60,6 +60,11 @@ class ConnectionServiceStub:
                 request_serializer=milepost_dot_v1_dot_connection__service__pb2.DeleteOutputRequest.SerializeToString,
                 response_deserializer=milepost_dot_v1_dot_connection__service__pb2.DeleteOutputResponse.FromString,
                 _registered_method=True)
+        self.TestOutput = channel.unary_unary(
+                '/milepost.v1.ConnectionService/TestOutput',
+                request_serializer=milepost_dot_v1_dot_connection__service__pb2.TestOutputRequest.SerializeToString,
+                response_deserializer=milepost_dot_v1_dot_connection__service__pb2.TestOutputResponse.FromString,
+                _registered_method=True)
         self.CreateConnection = channel.unary_unary(
                 '/milepost.v1.ConnectionService/CreateConnection',
                 request_serializer=milepost_dot_v1_dot_connection__service__pb2.CreateConnectionRequest.SerializeToString,
@@ -141,6 +146,15 @@ class ConnectionServiceServicer:
 
     def DeleteOutput(self, request, context):
         """Deletes an output. FAILED_PRECONDITION while it has connections.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TestOutput(self, request, context):
+        """Sends a marked event to an output, as a connection would, and reports what came back. The event is a CloudEvent of
+        type `milepost.output.test` about no user. FAILED_PRECONDITION for an output of kind `watch`, which sends nothing.
+        RESOURCE_EXHAUSTED while a test of the account runs, or too many run in all.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -241,6 +255,11 @@ def add_ConnectionServiceServicer_to_server(servicer, server):
                     servicer.DeleteOutput,
                     request_deserializer=milepost_dot_v1_dot_connection__service__pb2.DeleteOutputRequest.FromString,
                     response_serializer=milepost_dot_v1_dot_connection__service__pb2.DeleteOutputResponse.SerializeToString,
+            ),
+            'TestOutput': grpc.unary_unary_rpc_method_handler(
+                    servicer.TestOutput,
+                    request_deserializer=milepost_dot_v1_dot_connection__service__pb2.TestOutputRequest.FromString,
+                    response_serializer=milepost_dot_v1_dot_connection__service__pb2.TestOutputResponse.SerializeToString,
             ),
             'CreateConnection': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateConnection,
@@ -424,6 +443,33 @@ class ConnectionService:
             '/milepost.v1.ConnectionService/DeleteOutput',
             milepost_dot_v1_dot_connection__service__pb2.DeleteOutputRequest.SerializeToString,
             milepost_dot_v1_dot_connection__service__pb2.DeleteOutputResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TestOutput(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milepost.v1.ConnectionService/TestOutput',
+            milepost_dot_v1_dot_connection__service__pb2.TestOutputRequest.SerializeToString,
+            milepost_dot_v1_dot_connection__service__pb2.TestOutputResponse.FromString,
             options,
             channel_credentials,
             insecure,

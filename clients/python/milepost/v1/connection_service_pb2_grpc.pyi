@@ -43,6 +43,11 @@ class ConnectionServiceStub:
     """Updates the fields named in the mask. ABORTED when the etag does not match."""
     DeleteOutput: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.DeleteOutputRequest, _connection_service_pb2.DeleteOutputResponse]
     """Deletes an output. FAILED_PRECONDITION while it has connections."""
+    TestOutput: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.TestOutputRequest, _connection_service_pb2.TestOutputResponse]
+    """Sends a marked event to an output, as a connection would, and reports what came back. The event is a CloudEvent of
+    type `milepost.output.test` about no user. FAILED_PRECONDITION for an output of kind `watch`, which sends nothing.
+    RESOURCE_EXHAUSTED while a test of the account runs, or too many run in all.
+    """
     CreateConnection: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.CreateConnectionRequest, _connection_service_pb2.CreateConnectionResponse]
     """Connects an audience to an output. The connection starts INACTIVE."""
     GetConnection: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.GetConnectionRequest, _connection_service_pb2.GetConnectionResponse]
@@ -85,6 +90,11 @@ class ConnectionServiceAsyncStub(ConnectionServiceStub):
     """Updates the fields named in the mask. ABORTED when the etag does not match."""
     DeleteOutput: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.DeleteOutputRequest, _connection_service_pb2.DeleteOutputResponse]  # type: ignore[assignment]
     """Deletes an output. FAILED_PRECONDITION while it has connections."""
+    TestOutput: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.TestOutputRequest, _connection_service_pb2.TestOutputResponse]  # type: ignore[assignment]
+    """Sends a marked event to an output, as a connection would, and reports what came back. The event is a CloudEvent of
+    type `milepost.output.test` about no user. FAILED_PRECONDITION for an output of kind `watch`, which sends nothing.
+    RESOURCE_EXHAUSTED while a test of the account runs, or too many run in all.
+    """
     CreateConnection: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.CreateConnectionRequest, _connection_service_pb2.CreateConnectionResponse]  # type: ignore[assignment]
     """Connects an audience to an output. The connection starts INACTIVE."""
     GetConnection: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.GetConnectionRequest, _connection_service_pb2.GetConnectionResponse]  # type: ignore[assignment]
@@ -154,6 +164,17 @@ class ConnectionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_connection_service_pb2.DeleteOutputResponse, _abc.Awaitable[_connection_service_pb2.DeleteOutputResponse]]:
         """Deletes an output. FAILED_PRECONDITION while it has connections."""
+
+    @_abc_1.abstractmethod
+    def TestOutput(
+        self,
+        request: _connection_service_pb2.TestOutputRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_connection_service_pb2.TestOutputResponse, _abc.Awaitable[_connection_service_pb2.TestOutputResponse]]:
+        """Sends a marked event to an output, as a connection would, and reports what came back. The event is a CloudEvent of
+        type `milepost.output.test` about no user. FAILED_PRECONDITION for an output of kind `watch`, which sends nothing.
+        RESOURCE_EXHAUSTED while a test of the account runs, or too many run in all.
+        """
 
     @_abc_1.abstractmethod
     def CreateConnection(

@@ -118,6 +118,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. The server has no key that fits the secrets of an output, or cannot create one. Metadata:
     output.
     """
+    ERROR_REASON_OUTPUT_SENDS_NOTHING: _ErrorReason.ValueType  # 61
+    """FAILED_PRECONDITION. The output is of a kind that sends nothing."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the `reason` of the `google.rpc.ErrorInfo` in every error, with the domain `milepost`. Each
@@ -221,4 +223,6 @@ ERROR_REASON_SECRET_KEY_UNUSABLE: ErrorReason.ValueType  # 60
 """FAILED_PRECONDITION. The server has no key that fits the secrets of an output, or cannot create one. Metadata:
 output.
 """
+ERROR_REASON_OUTPUT_SENDS_NOTHING: ErrorReason.ValueType  # 61
+"""FAILED_PRECONDITION. The output is of a kind that sends nothing."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
