@@ -18,7 +18,7 @@ PACKAGES := engine service clients/python/milepost clients/load tests tools
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help env run test wheels packages quick coverage lint format hooks protos client breaking bench load profile kill deliveries restarts clock model damage fuzz-criteria fuzz-calls deploy-files clean
+.PHONY: help env run test wheels packages quick coverage lint format hooks protos client breaking bench instructions load profile kill deliveries restarts clock model damage fuzz-criteria fuzz-calls deploy-files clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +81,9 @@ breaking: env ## Check that the contract breaks no caller of AGAINST (a git ref,
 
 bench: env ## Run the benchmarks (ARGS are passed on)
 	$(BIN)/python -m tests.bench $(ARGS)
+
+instructions: env ## Count instructions of fixed questions and compare with tests/bench/instructions.json (ARGS=--write renews it)
+	$(BIN)/python -m tests.bench.instructions $(ARGS)
 
 load: env ## Put a load on a service and print calls, errors and latencies (ARGS="studio --seconds 30"; ARGS="--target HOST:PORT")
 	$(BIN)/python -m clients.load $(ARGS)

@@ -28,7 +28,7 @@ from engine.backends.base import Count
 from engine.backends.local.backend import LocalBackend
 from engine.plan.compile import compile_criterion
 from engine.plan.tree import Account, JourneyTree
-from tests.bench import synthetic
+from tests.bench import synthetic, written_tables
 from tests.bench.peers.duckdb_peer import DuckdbPeer
 from tests.bench.peers.peer import CLICKHOUSE, DUCKDB, Peer, directory_bytes
 from tests.bench.questions import Form, Question, Turn, Variants, forms
@@ -111,6 +111,12 @@ def run(options: Options, console: Console) -> list[Row]:
                 console.print(_progress(rows[-1]), highlight=False)
         console.print(_table(rows, options.scale, peers))
         console.print(_loads_table(loads))
+        if options == Options(keep=options.keep):
+            versions = ", ".join(f"{peer.name} {peer.version()}" for peer in peers)
+            written_tables.write("criteria", markdown(rows), f"{written_tables.machine()}, {versions}")
+            console.print(f"written to {written_tables.PAGE}")
+        else:
+            console.print("some of the forms, or another scale: not written to docs/benchmarks.md")
     return rows
 
 
@@ -159,6 +165,7 @@ def _load(scale: synthetic.Scale, directory: Path, peers: Sequence[Peer], consol
         seconds = None
         if not mark.exists():
             console.print(f"filling {name}")
+            shutil.rmtree(directory / name, ignore_errors=True)
             started = time.perf_counter()
             filler()
             seconds = time.perf_counter() - started
@@ -168,12 +175,15 @@ def _load(scale: synthetic.Scale, directory: Path, peers: Sequence[Peer], consol
 
 
 def fill(directory: Path, scale: synthetic.Scale) -> None:
-    """A new store in `directory` with the world of that scale, checkpointed."""
-    shutil.rmtree(directory, ignore_errors=True)
+    """A new store in `directory`, or an empty one that is there, with the world of that scale: by the batches
+    of an import, checkpointed.
+    """
     world = synthetic.draw(scale)
     backend = LocalBackend.open(directory)
-    for records in synthetic.batches(world):
-        backend.append(synthetic.ACCOUNT, records)
+    for users in synthetic.user_batches(world):
+        backend.append_user_columns(synthetic.ACCOUNT, users)
+    for events in synthetic.event_batches(world):
+        backend.append_columns(synthetic.ACCOUNT, events)
     backend.checkpoint()
     backend.close()
 
@@ -267,6 +277,22 @@ def _table(rows: Sequence[Row], scale: synthetic.Scale, peers: Sequence[Peer]) -
     return table
 
 
+def markdown(rows: Sequence[Row]) -> str:
+    """The rows as the table of docs/benchmarks.md."""
+    lines = [
+        "| criterion | users | first | warm | DuckDB first | warm | chdb first | warm | ratio |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        timings = (row.ours, row.peers.get(DUCKDB.peer), row.peers.get(CLICKHOUSE.peer))
+        cells = [row.form, f"{row.users:,}"]
+        for timing in timings:
+            cells += ["", ""] if timing is None else [f"{timing.first_ms:.2f}", f"{timing.warm_ms:.2f}"]
+        cells.append("" if row.ratio is None else f"{row.ratio:.2g}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _ratio(ratio: float | None) -> str:
     if ratio is None:
         return ""
@@ -275,7 +301,7 @@ def _ratio(ratio: float | None) -> str:
 
 def _loads_table(loads: Sequence[Loaded]) -> Table:
     table = Table(
-        box=box.SIMPLE, title="Loading: records, made durable batch by batch; the peers from Parquet"
+        box=box.SIMPLE, title="Loading: batches of an import, each made durable; the peers from Parquet"
     )
     for heading in ("store", "seconds", "MB on disk"):
         table.add_column(heading, justify="left" if heading == "store" else "right")

@@ -1,5 +1,5 @@
-"""A world of users and events drawn from a seed: the same on every machine, as columns, as records for a
-backend and as Parquet for the peers.
+"""A world of users and events drawn from a seed: the same on every machine, as columns, as batches of
+an import for a backend, and as Parquet for the peers.
 
 Fifty event names in three densities share 90 days: two dense ones carry 80 % of the events (about 89,000 a
 day each at the full scale of 20 million), eight medium ones 16 %, forty sparse ones the rest. Some users are
@@ -22,9 +22,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from engine.backends.base import EventRecord, Record, UserRecord
 from engine.criteria.model import ConsentState, EventType
-from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_SECOND, Micros
+from engine.event_columns import EventColumns, TextColumn, ValueColumn
+from engine.user_columns import ConsentColumn, UserColumns
+from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_SECOND, Kind, Micros
 
 ACCOUNT = "accounts/bench"
 WORKSPACE = f"{ACCOUNT}/workspaces/shop"
@@ -56,12 +57,15 @@ SCORE_MAX = 1_000
 CONSENT_REGULATION = "gdpr"
 CONSENT_PURPOSE = "marketing"
 CONSENT_SHARE = 0.6
+CONSENT_STATES = (ConsentState.DENIED.value, ConsentState.GIVEN.value)
+"""By whether it was given."""
 ACTIVITY_EXPONENT = 1.4
 """Activity exponent: 1 makes all users equally active; at 1.4 the busiest tenth of the users has a fifth of
 the events.
 """
 
-BATCH_RECORDS = 10_000
+BATCH_ROWS = 100_000
+"""Rows of a batch of an import."""
 ROW_GROUP_ROWS = 1_000_000
 
 
@@ -154,64 +158,51 @@ def _name_shares() -> list[float]:
 # --- for a backend ------------------------------------------------------------------------------------------
 
 
-def batches(world: World) -> Iterator[list[Record]]:
-    """The whole world as records: user updates first, then the events in order of time."""
-    yield from user_batches(world)
-    yield from event_batches(world)
-
-
-def user_batches(world: World) -> Iterator[list[Record]]:
+def user_batches(world: World) -> Iterator[UserColumns]:
+    """The users as batches of an import."""
     users = world.users
-    for start in range(0, world.scale.users, BATCH_RECORDS):
-        rows = slice(start, start + BATCH_RECORDS)
-        columns = zip(
-            users.plan[rows].tolist(),
-            users.country[rows].tolist(),
-            users.score[rows].tolist(),
-            users.mail_host[rows].tolist(),
-            users.consent[rows].tolist(),
-            strict=True,
+    for start in range(0, world.scale.users, BATCH_ROWS):
+        rows = slice(start, min(start + BATCH_ROWS, world.scale.users))
+        numbers = np.arange(rows.start, rows.stop)
+        hosts = users.mail_host[rows].tolist()
+        emails = [email(number, host) for number, host in zip(numbers.tolist(), hosts, strict=True)]
+        consents = ValueColumn.of("", Kind.STRING, None, users.consent[rows], CONSENT_STATES)
+        yield UserColumns(
+            user_ids=TextColumn.of([user_id(number) for number in numbers.tolist()], numbers - rows.start),
+            inputs=TextColumn.same(INPUT, len(numbers)),
+            time_bytes=np.full(len(numbers), START, "<i8").tobytes(),
+            attributes=[
+                ValueColumn.of("plan", Kind.STRING, None, users.plan[rows], PLANS),
+                ValueColumn.of("country", Kind.STRING, None, users.country[rows], COUNTRIES),
+                ValueColumn.of("score", Kind.NUMBER, None, users.score[rows]),
+            ],
+            identities=[
+                ValueColumn.of("email", Kind.STRING, None, np.arange(len(numbers)), tuple(emails)),
+            ],
+            consents=[ConsentColumn(CONSENT_REGULATION, CONSENT_PURPOSE, consents)],
         )
-        yield [
-            UserRecord(
-                user_id=user_id(number),
-                input=INPUT,
-                time=START,
-                attributes={"plan": PLANS[plan], "country": COUNTRIES[country], "score": float(score)},
-                identities={"email": email(number, host)},
-                consents={
-                    (CONSENT_REGULATION, CONSENT_PURPOSE): ConsentState.GIVEN
-                    if given
-                    else ConsentState.DENIED
-                },
-            )
-            for number, (plan, country, score, host, given) in enumerate(columns, start)
-        ]
 
 
-def event_batches(world: World) -> Iterator[list[Record]]:
-    events = world.events
-    for start in range(0, world.scale.events, BATCH_RECORDS):
-        rows = slice(start, start + BATCH_RECORDS)
-        columns = zip(
-            events.user[rows].tolist(),
-            events.name[rows].tolist(),
-            events.time[rows].tolist(),
-            events.cents[rows].tolist(),
-            events.category[rows].tolist(),
-            strict=True,
-        )
-        yield [
-            EventRecord(
-                user_id=user_id(user),
-                input=INPUT,
-                name=NAMES[name],
-                type=EventType.CUSTOM,
-                time=time,
-                attributes={"amount": cents / 100, "category": CATEGORIES[category]},
-            )
-            for user, name, time, cents, category in columns
-        ]
+def event_batches(world: World) -> Iterator[EventColumns]:
+    """The events as batches of an import, in order of time."""
+    for start in range(0, world.scale.events, BATCH_ROWS):
+        yield event_columns(world.events, slice(start, start + BATCH_ROWS))
+
+
+def event_columns(events: Events, rows: slice) -> EventColumns:
+    """Some of the events as columns."""
+    numbers, codes = np.unique(events.user[rows], return_inverse=True)
+    return EventColumns(
+        user_ids=TextColumn.of([user_id(number) for number in numbers.tolist()], codes),
+        inputs=TextColumn.same(INPUT, len(codes)),
+        names=TextColumn.of(NAMES, events.name[rows]),
+        type_bytes=np.full(len(codes), EventType.CUSTOM, np.uint8).tobytes(),
+        time_bytes=events.time[rows].astype("<i8").tobytes(),
+        attributes=[
+            ValueColumn.of("amount", Kind.NUMBER, None, events.cents[rows] / 100),
+            ValueColumn.of("category", Kind.STRING, None, events.category[rows], CATEGORIES),
+        ],
+    ).trimmed()
 
 
 # --- for the peers ------------------------------------------------------------------------------------------
