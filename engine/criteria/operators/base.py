@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeAlias
 
 import msgspec
 
@@ -68,6 +68,12 @@ class TimelessOperator(Operator, frozen=True):
         return self
 
 
+JoinedSearch: TypeAlias = Callable[[bytes, int, int], tuple[int, int] | None]
+"""Where the first match in strings that are joined by line breaks starts and ends; None: there is none. They
+are searched from the start of one string to the end of one. No string has a line break of its own.
+"""
+
+
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Matcher:
     """Decides one test.
@@ -85,10 +91,19 @@ class Matcher:
     literal: bytes = b""
     """UTF-8 that every passing string contains, so that an index of strings can skip the others."""
     program_bytes: int = 0
-    """Memory of a compiled expression, at most."""
+    """Memory of compiled expressions, at most."""
+    joined: JoinedSearch | None = None
+    """Finds strings that pass among many that are joined. Every string that passes has a match that starts in
+    it, and a match that ends in the string it starts in means that this one passes.
+    """
 
 
-def on_strings(passes_text: Callable[[str], bool], literal: str = "", program_bytes: int = 0) -> Matcher:
+def on_strings(
+    passes_text: Callable[[str], bool],
+    literal: str = "",
+    program_bytes: int = 0,
+    joined: JoinedSearch | None = None,
+) -> Matcher:
     """A test on strings: passes a matching string, and a list with a matching element."""
 
     def passes(value: Value) -> bool:
@@ -96,4 +111,4 @@ def on_strings(passes_text: Callable[[str], bool], literal: str = "", program_by
             return passes_text(value)
         return type(value) is tuple and any(map(passes_text, value))
 
-    return Matcher(kinds=STRINGS, passes=passes, literal=literal.encode(), program_bytes=program_bytes)
+    return Matcher(STRINGS, passes, literal=literal.encode(), program_bytes=program_bytes, joined=joined)

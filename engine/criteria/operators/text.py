@@ -18,11 +18,18 @@ from typing import Any, Literal, TypeAlias, get_args
 import re2
 
 from engine.criteria.faults import Faults
-from engine.criteria.operators.base import Matcher, TimelessOperator, on_strings
+from engine.criteria.operators.base import JoinedSearch, Matcher, TimelessOperator, on_strings
 from engine.criteria.words import ignoring_case, quoted
 
 EXPRESSION_BYTES_MAX = 1 << 20
 """Memory of a compiled expression, in bytes. RE2 keeps the states it has met in it."""
+PROGRAM_BYTES_MAX = 2 * EXPRESSION_BYTES_MAX
+"""Memory of both forms of an expression: for one string, and for many that are joined."""
+
+_WHOLE_STRING = re.compile(r"\\[AzCQ]|\(\?[a-zA-Z]*-[a-zA-Z]*m")
+"""What may make an expression speak of the ends of all that is searched, or of single bytes: `\\A`, `\\z`,
+`\\Q`, which hides what follows, `\\C`, and flags that end multi-line mode. It has no form for joined strings.
+"""
 
 _GLOB_WILDCARDS = {"*": "(?s:.*)", "?": "(?s:.)"}
 _GLOB_WILDCARD = re.compile(r"[*?]")
@@ -95,7 +102,12 @@ class Text(TimelessOperator, frozen=True, tag="text"):
                 return _glob(self)
             case "matches":
                 found = _searcher(_compiled(self.pattern, ignore_case=self.ignore_case))
-                return on_strings(lambda value: found(value.encode()), program_bytes=EXPRESSION_BYTES_MAX)
+                joined = None if _WHOLE_STRING.search(self.pattern) else self.pattern
+                return on_strings(
+                    lambda value: found(value.encode()),
+                    program_bytes=PROGRAM_BYTES_MAX,
+                    joined=_joined_searcher(joined, ignore_case=self.ignore_case),
+                )
 
     def describe(self) -> str:
         """In words."""
@@ -121,7 +133,8 @@ def _glob(test: Text) -> Matcher:
     return on_strings(
         lambda value: found(value.encode()),
         literal=_longest_literal(pattern),
-        program_bytes=EXPRESSION_BYTES_MAX,
+        program_bytes=PROGRAM_BYTES_MAX,
+        joined=_joined_searcher(f"^{_glob_body(pattern)}$", ignore_case=False),
     )
 
 
@@ -135,8 +148,11 @@ def glob_as_re2(pattern: str) -> str:
     >>> glob_as_re2("a*.b?")
     '\\\\Aa(?s:.*)\\\\.b(?s:.)\\\\z'
     """
-    body = "".join(_GLOB_WILDCARDS.get(part) or re2.escape(part) for part in pattern)
-    return rf"\A{body}\z"
+    return rf"\A{_glob_body(pattern)}\z"
+
+
+def _glob_body(pattern: str) -> str:
+    return "".join(_GLOB_WILDCARDS.get(part) or re2.escape(part) for part in pattern)
 
 
 def _program_size(test: Text) -> int:
@@ -147,10 +163,11 @@ def _program_size(test: Text) -> int:
     return size
 
 
-def _compiled(pattern: str, *, ignore_case: bool) -> Any:
+def _compiled(pattern: str, *, ignore_case: bool, within_lines: bool = False) -> Any:
     options = re2.Options()
     options.log_errors = False
     options.never_capture = True
+    options.never_nl = within_lines
     options.case_sensitive = not ignore_case
     options.max_mem = EXPRESSION_BYTES_MAX
     try:
@@ -163,6 +180,26 @@ def _compiled(pattern: str, *, ignore_case: bool) -> Any:
 def _searcher(expression: Any) -> Callable[[bytes], bool]:
     search = expression.search
     return lambda encoded: search(encoded) is not None
+
+
+def _joined_searcher(pattern: str | None, *, ignore_case: bool) -> JoinedSearch | None:
+    """Searches joined strings for an expression. In multi-line mode the ends of a line are those of a string,
+    and nothing in it matches a line break, so it matches within a line what it matches in the string alone.
+    None: the expression (or None) has no such form.
+    """
+    if pattern is None:
+        return None
+    try:
+        expression = _compiled(f"(?m){pattern}", ignore_case=ignore_case, within_lines=True)
+    except BadPattern:
+        # It is longer than that for one string, and may be too long.
+        return None
+
+    def search(joined: bytes, start: int, end: int) -> tuple[int, int] | None:
+        found = expression.search(joined, start, end)
+        return None if found is None else found.span()
+
+    return search
 
 
 def _message(error: Exception) -> str:

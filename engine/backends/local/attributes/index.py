@@ -357,14 +357,30 @@ class Properties:
         terms = self._terms(plain, read)
         with read.released():
             passing = terms.passing(matcher, read)
-        users = BitMap(optimize=False)
-        for number, value in enumerate(passing, 1):
-            users |= self._found(plain + value)
-            if number % PAUSE_PAGES == 0:
-                read.pause()
+        users = self._with_any(plain, passing, read)
         for start in range(0, len(apart), PAUSE_PAGES):
             read.pause()
             users |= self._with_apart(apart[start : start + PAUSE_PAGES], prefix, matcher, read)
+        return users
+
+    def _with_any(self, prefix: bytes, values: Sequence[bytes], read: Unshared) -> BitMap:
+        """Users of the values with these key parts. They may be many, of a single user each, that nobody asks
+        for again: only sets are kept in the page cache.
+        """
+        page_cache = self._page_cache
+        users = BitMap(optimize=False)
+        singles = array.array("I")
+        for start in range(0, len(values), PAUSE_PAGES):
+            if start:
+                read.pause()
+            for value in values[start : start + PAUSE_PAGES]:
+                single = page_cache.single(prefix + value)
+                if single is None:
+                    users |= self._found(prefix + value)
+                else:
+                    singles.append(single)
+        # Ids in order go into the set faster.
+        users |= bitmap_of(np.sort(np.frombuffer(singles, np.uint32)))
         return users
 
     def _with_apart(

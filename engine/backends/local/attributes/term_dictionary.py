@@ -7,32 +7,36 @@ second; searching the same strings joined into one takes milliseconds.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from engine.backends.local.storage.matching import passing_values
+from engine.backends.local.storage.matching import LINE_BREAK, matching_lines, passing_values
 from engine.backends.local.storage.turns import Unshared
 from engine.bounded_cache import BoundedCache
 from engine.criteria.operators import Matcher
 
-# Not a byte of UTF-8, so no literal matches across two strings.
-_BETWEEN = b"\xff"
-
 
 class TermDictionary:
-    """Strings joined into one, and the strings added since, apart."""
+    """Strings joined by line breaks; apart from them, strings with a line break and strings added since."""
 
     def __init__(self, texts: Iterable[bytes]) -> None:
-        self._joined = _BETWEEN + b"".join(text + _BETWEEN for text in texts)
+        lines = list(texts)
+        joined = _joined(lines)
         self._later: list[bytes] = []
-        self.nbytes = len(self._joined)
+        if joined.count(LINE_BREAK) > len(lines) + 1:
+            self._later = [text for text in lines if LINE_BREAK in text]
+            lines = [text for text in lines if LINE_BREAK not in text]
+            joined = _joined(lines)
+        self._joined, self._count = joined, len(lines)
+        self.nbytes = len(self._joined) + sum(map(len, self._later))
         """Approximate memory in bytes."""
+        self._scattered_above = len(self._later) + len(self._joined) // 256 + 64
         self._passed: tuple[weakref.ref[Matcher], list[bytes]] | None = None
         """The last test, and the joined strings that pass it: the same test is often repeated."""
 
     @property
     def is_scattered(self) -> bool:
         """Whether rejoining pays: many strings were added since."""
-        return len(self._later) > len(self._joined) // 256 + 64
+        return len(self._later) > self._scattered_above
 
     def add(self, texts: Iterable[bytes]) -> None:
         """Adds strings. A string that is already present is then returned twice."""
@@ -48,20 +52,32 @@ class TermDictionary:
         if last is not None and last[0]() is matcher:
             passed = last[1]
         else:
-            joined = self._joined_containing(matcher.literal) if matcher.literal else self._all_joined()
-            passed = _passing(matcher, list(joined), read)
+            passed = self._passing_of_joined(matcher, read)
             self._passed = (weakref.ref(matcher), passed)
         return passed + _passing(matcher, later, read)
 
+    def _passing_of_joined(self, matcher: Matcher, read: Unshared) -> list[bytes]:
+        if matcher.joined is None:
+            joined = self._joined_containing(matcher.literal) if matcher.literal else self._all_joined()
+            return _passing(matcher, list(joined), read)
+        passed: list[bytes] = []
+        doubtful: list[bytes] = []
+        for line in matching_lines(matcher.joined, self._joined, read.check):
+            (passed if line.passes else doubtful).append(line.text)
+        read.looked_at += self._count - len(doubtful)
+        return passed + _passing(matcher, doubtful, read)
+
     def _all_joined(self) -> list[bytes]:
-        return self._joined[1:-1].split(_BETWEEN) if len(self._joined) > 1 else []
+        return self._joined[1:-1].split(LINE_BREAK) if len(self._joined) > 1 else []
 
     def _joined_containing(self, literal: bytes) -> Iterator[bytes]:
+        if LINE_BREAK in literal:
+            return
         joined = self._joined
         at = joined.find(literal)
         while at >= 0:
-            end = joined.index(_BETWEEN, at)
-            yield joined[joined.rindex(_BETWEEN, 0, at) + 1 : end]
+            end = joined.index(LINE_BREAK, at)
+            yield joined[joined.rindex(LINE_BREAK, 0, at) + 1 : end]
             at = joined.find(literal, end)
 
 
@@ -96,3 +112,8 @@ def _passing(matcher: Matcher, texts: list[bytes], read: Unshared) -> list[bytes
     read.looked_at += len(texts)
     passed = passing_values(matcher, [text.decode() for text in texts], read.check)
     return [text for text, passes in zip(texts, passed.tolist(), strict=True) if passes]
+
+
+def _joined(lines: Sequence[bytes]) -> bytes:
+    """The strings, with a line break before and after each."""
+    return LINE_BREAK.join((b"", *lines, b"")) if lines else LINE_BREAK

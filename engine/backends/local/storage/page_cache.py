@@ -283,6 +283,13 @@ class PageCache:
         stored = self._stored(key)
         return None if stored is None else codec.decode(stored)
 
+    def single(self, key: bytes) -> int | None:
+        """The only id of a bitmap that is stored and has no page; None for any other."""
+        if key in self._page_cache:
+            return None
+        stored = self._stored(key)
+        return int.from_bytes(stored, "little") if stored is not None and len(stored) == U32_BYTES else None
+
     def encoded(self, key: bytes) -> bytes | None:
         """The stored form of the key's value, or None."""
         cached = self._page_cache.get(key)
