@@ -87,6 +87,7 @@ class Application:
             threads=config.delivery_threads,
             attempt_s_max=config.delivery_attempt_s_max,
             open_outputs_max=config.open_outputs_max,
+            refused_bytes_max=config.refused_bytes_max,
         )
         self._left_out_log = LeftOutLog(self._server.log_limit)
         self._descriptors = DescriptorWatch()

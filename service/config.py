@@ -195,6 +195,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     open_outputs_max: Annotated[
         int, Setting("Maximum files and connections that outputs keep open between batches.", 1)
     ] = transport.OPEN_OUTPUTS_MAX
+    refused_bytes_max: Annotated[
+        int, Setting("Maximum size of a connection's file of refused events, in bytes.", 0)
+    ] = transport.REFUSED_BYTES_MAX
     output_networks: Annotated[
         str | None,
         Setting(

@@ -52,6 +52,8 @@ DELIVERY_THREADS_MAX = 1_000
 """They are all made at the start."""
 DELIVERY_ATTEMPT_S_MAX = 30.0
 """How long one attempt to deliver a batch may take."""
+REFUSED_BYTES_MAX = 256 * 1024 * 1024
+"""Size at which a connection's file of refused events is full, and the connection FAULTED."""
 OUTPUT_TEST_S_MAX = 10.0
 """How long a test of an output may take."""
 OUTPUT_TESTS_MAX = 4

@@ -21,6 +21,7 @@ from engine.measures import Counter
 from engine.resources.records import Connection, ConnectionState, account_of
 from engine.values import MICROS_PER_SECOND
 from service.delivery.cloud_events import cloud_events
+from service.delivery.refused import RefusedEvents
 from service.delivery.retry import RetryPolicy
 from service.delivery.schedule import AT_ONCE, WHEN_WOKEN
 from service.delivery.sinks.sink import Sink, SinkError
@@ -39,6 +40,7 @@ class Terms:
     open_sink: Callable[[Delivery], Sink]
     retry: RetryPolicy
     attempt_s_max: float
+    refused: RefusedEvents
     failed_attempts: Counter
 
 
@@ -166,7 +168,10 @@ class Delivering:
         events = cloud_events(
             self._delivery, batch.changes, snapshot, lambda user: engine.backend.profile(account, user)
         )
-        self._opened_sink().deliver(events, time.monotonic() + self._terms.attempt_s_max)
+        receipt = self._opened_sink().deliver(events, time.monotonic() + self._terms.attempt_s_max)
+        if receipt is not None and receipt.refused:
+            self._terms.refused.keep(self.name, events, receipt.refused)
+            self._log.warning("output refused events", events=len(receipt.refused))
         self._failures = 0
 
     def _opened_sink(self) -> Sink:

@@ -14,6 +14,7 @@ from engine.audiences.deliveries import Delivery
 from engine.errors import FailedPrecondition
 from engine.measures import Counter, Measure, counted, gauge
 from service.delivery.delivering import Delivering, Terms
+from service.delivery.refused import RefusedEvents
 from service.delivery.retry import RetryPolicy
 from service.delivery.schedule import Schedule
 from service.delivery.sinks import SINKS
@@ -46,12 +47,14 @@ class Dispatcher(Repeating):
         threads: int,
         attempt_s_max: float,
         open_outputs_max: int,
+        refused_bytes_max: int,
     ) -> None:
         super().__init__("dispatcher")
         self._engine = engine
         self._surroundings = surroundings
         self._failures = Counter()
-        self._terms = Terms(engine, self._open_sink, retry, attempt_s_max, self._failures)
+        refused = RefusedEvents(surroundings.output_dir, refused_bytes_max)
+        self._terms = Terms(engine, self._open_sink, retry, attempt_s_max, refused, self._failures)
         self._schedule: Schedule[Delivering] = Schedule(threads)
         self._deliverings: dict[str, Delivering] = {}
         self._open = OpenOutputs(open_outputs_max)

@@ -69,11 +69,14 @@ class OutputTests:
         try:
             sink = SINKS[type(delivery.output.target)](delivery, self._surroundings)
             try:
-                return "", sink.deliver([event], deadline) or Receipt()
+                receipt = sink.deliver([event], deadline) or Receipt()
             finally:
                 sink.close()
         except SinkError as error:
             return str(error), error.receipt or Receipt()
+        if event.id in receipt.refused:
+            return f"refused: {receipt.refused[event.id]}", receipt
+        return "", receipt
 
     @contextmanager
     def _admitted(self, account: str) -> Iterator[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -32,12 +32,13 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a receiver answered, where its protocol has more than yes and no: an HTTP status, and the start of
-    the response's body.
+    """What a receiver answered, where its protocol has more than yes and no: an HTTP status, the start of the
+    response's body, and for events that it refused, the reasons by their ids.
     """
 
     status: int = 0
     excerpt: str = ""
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 class SinkError(Exception):
@@ -90,8 +91,8 @@ class Sink(Protocol):
         ...
 
     def deliver(self, events: Sequence[Event], deadline: float) -> Receipt | None:
-        """Delivers the events in order, opening what it needs. They are durable on return. The answer of the
-        receiver, where its protocol has one.
+        """Delivers the events in order, opening what it needs. They are durable on return, except those that
+        the answer names as refused. The answer is that of the receiver, where its protocol has one.
 
         Raises SinkError, also when it is not done at `deadline`, an instant of `time.monotonic()`: a thread
         that waits for one receiver is missing for others.

@@ -10,13 +10,14 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import NoReturn
 
 import httpx
+import msgspec
 import xxhash
 from cloudevents.core.bindings import http as binding
 from cloudevents.core.formats.json import JSONFormat
@@ -34,10 +35,14 @@ RESPONSE_BYTES_MAX = 64 * 1024
 """How much of a response is read. What is longer is cut off with its connection."""
 EXCERPT_CHARACTERS_MAX = 256
 """How much of a response an error repeats."""
+REFUSALS_BYTES_MAX = 4 * 1024 * 1024
+"""How much of a response that lists refused events is read: enough for a batch of 10,000."""
 RETRY_AFTER_S_MAX = 86_400.0
 """Longest wait that a receiver can ask for."""
 
 BATCH_TYPE = "application/cloudevents-batch+json"
+REFUSALS_TYPE = "application/vnd.milepost.refusals+json"
+"""Media type of a response that lists refused events."""
 EVENT_TYPE = "application/cloudevents+json"
 USER_AGENT = "milepost"
 
@@ -45,6 +50,15 @@ _RETRIED = frozenset((408, 429))
 _GONE = 410
 _JSON = JSONFormat()
 _ID_PREFIX = "msg_"
+
+
+class _Refusal(msgspec.Struct):
+    id: str
+    reason: str = ""
+
+
+class _Refusals(msgspec.Struct):
+    refused: list[_Refusal]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +109,8 @@ class WebhookSink:
         self._transport: GuardedTransport | None = None
         self._taken: set[str] = set()
         """Ids that the receiver took of a batch that is not finished."""
+        self._refused: dict[str, str] = {}
+        """Reasons of those among them that it refused, by id."""
         self._repeated: tuple[str, ...] = ()
         """Ids of the request that failed last."""
 
@@ -112,13 +128,15 @@ class WebhookSink:
             self._repeated = ids
             try:
                 receipt = self._post(request, deadline)
+                self._refused.update(receipt.refused)
             except SinkError as error:
                 error.progressed = ids[0] != left[0].id
                 raise
             self._taken.update(ids)
             self._repeated = ()
         self._taken.clear()
-        return receipt
+        refused, self._refused = self._refused, {}
+        return None if receipt is None else replace(receipt, refused=refused)
 
     def tend(self) -> float:
         """Nothing is ever due between batches."""
@@ -156,6 +174,8 @@ class WebhookSink:
         receipt = Receipt(response.status_code, self._excerpt(answer))
         if not response.is_success:
             self._fail(receipt, response)
+        if _lists_refusals(response):
+            return replace(receipt, refused=self._refusals(events, answer))
         return receipt
 
     def _message(self, events: Sequence[Event]) -> tuple[dict[str, str], bytes]:
@@ -220,6 +240,22 @@ class WebhookSink:
             )
         raise SinkError(what, final=True, receipt=receipt)
 
+    def _refusals(self, events: Sequence[Event], answer: bytes) -> dict[str, str]:
+        """The reasons in a response that lists refused events, by id."""
+        if len(answer) >= REFUSALS_BYTES_MAX:
+            raise SinkError(f"{self._host} lists refused events in more than {REFUSALS_BYTES_MAX} bytes")
+        try:
+            listed = msgspec.json.decode(answer, type=_Refusals).refused
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise SinkError(f"{self._host} lists refused events in a form that cannot be read") from error
+        refused = {each.id: self._excerpt(each.reason.encode()) for each in listed}
+        unknown = refused.keys() - {event.id for event in events}
+        if unknown:
+            raise SinkError(
+                f"{self._host} refused events that were not in the request: {min(unknown)!r:.100}"
+            )
+        return refused
+
     def _excerpt(self, answer: bytes) -> str:
         """The start of a response on one line, without what this service keeps secret."""
         text = " ".join(answer.decode(errors="replace").split())
@@ -249,13 +285,19 @@ def retry_after_s(text: str, now: float) -> float | None:
 
 
 def _read(response: httpx.Response) -> bytes:
-    """At most `RESPONSE_BYTES_MAX` bytes of the body."""
+    """The body, up to a limit."""
+    bytes_max = REFUSALS_BYTES_MAX if _lists_refusals(response) else RESPONSE_BYTES_MAX
     read = bytearray()
     for chunk in response.iter_raw():
         read += chunk
-        if len(read) >= RESPONSE_BYTES_MAX:
+        if len(read) >= bytes_max:
             break
-    return bytes(read[:RESPONSE_BYTES_MAX])
+    return bytes(read[:bytes_max])
+
+
+def _lists_refusals(response: httpx.Response) -> bool:
+    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return bool(response.is_success and media_type == REFUSALS_TYPE)
 
 
 def _texts_to_hide(target: Webhook, url: httpx.URL) -> tuple[str, ...]:
