@@ -8,6 +8,7 @@ python -m tests.bench sizes --keep DIRECTORY         estimates of a deep milesto
 python -m tests.bench import --keep DIRECTORY        a Parquet file, beside DuckDB and ClickHouse loading it
 python -m tests.bench import-users                   a Parquet file of users, beside UpsertUsers
 python -m tests.bench ingest                         unary and streamed ingest, beside reading the same bytes
+python -m tests.bench deliveries                     changes delivered per second, for each kind of output
 python -m tests.bench local                          local checks of the Python client, without a call
 python -m tests.bench growth --keep DIRECTORY        how everything grows, from 100 k to 10 M users
 python -m tests.bench intervals --keep DIRECTORY     how often the true size lies inside the interval
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "steady": _steady,
         "bystander": _bystander,
         "local": _local,
+        "deliveries": _deliveries,
     }.get(options.table)
     if run is None:
         _service(console)
@@ -77,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     of_users.add_argument("--emails", action="store_true", help="with a unique e-mail identity per user")
     ingest = tables.add_parser("ingest", help="unary and streamed ingest, beside reading the same bytes")
     ingest.add_argument("--events", type=int, default=500_000, help="events per line of the table")
+    deliveries = tables.add_parser("deliveries", help="changes delivered per second, by kind of output")
+    deliveries.add_argument("--changes", type=int, default=200_000, help="of each line of the table")
+    deliveries.add_argument("--only", default="", help="only the outputs whose name contains this")
     growth = tables.add_parser("growth", help="ingest, counts, restarts, disk and memory by number of users")
     growth.add_argument("--users", type=_scales, default="100000,1000000,10000000", help="ascending")
     growth.add_argument("--keep", type=Path, help="directory to keep the stores in")
@@ -135,6 +140,12 @@ def _service(console: Console) -> None:
     from tests.bench import service_table
 
     service_table.run(console)
+
+
+def _deliveries(options: argparse.Namespace, console: Console) -> None:
+    from tests.bench import deliveries
+
+    deliveries.run(deliveries.Options(options.changes, options.only), console)
 
 
 def _checks(options: argparse.Namespace, console: Console) -> None:
