@@ -60,6 +60,10 @@ OUTPUT_SERVERS_BYTES_MAX = 2_048
 """Addresses of the servers of an output, separated by commas."""
 OUTPUT_NAME_BYTES_MAX = 249
 """A subject, stream or topic. Kafka allows no longer name of a topic."""
+OUTPUT_SERVERS_MAX = 16
+"""Servers of an output. Each may take its share of the time for an attempt."""
+OUTPUT_CREDENTIAL_BYTES_MAX = RESOURCE_TEXT_BYTES_MAX
+"""A password, token, file of credentials or list of certificates of an output."""
 OUTPUT_PATH_BYTES_MAX = 1_024
 OUTPUT_PATH_FOLDERS_MAX = 16
 OUTPUT_FOLDER_BYTES_MAX = 255

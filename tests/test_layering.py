@@ -77,6 +77,11 @@ RULES = (
     Rule("engine", ("pyarrow",)),
     Rule("service", ("pyarrow",), except_below="service.arrow", leads_by_lazy_imports=False),
     Rule("service", HTTP, except_below="service.web", leads_by_lazy_imports=False),
+    # The same holds for the clients of brokers.
+    *(
+        Rule("service", clients, except_below=f"service.delivery.sinks.{kind}", leads_by_lazy_imports=False)
+        for kind, clients in (("nats", ("nats", "nkeys")), ("redis", ("redis",)))
+    ),
     Rule("milepost", ("engine", "service", "tests", *STORES)),
 )
 

@@ -11,7 +11,7 @@ import base64
 import binascii
 import enum
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import ClassVar, Self, TypeAlias, get_args
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ import msgspec
 
 from engine.errors import Violation
 from engine.limits import (
+    OUTPUT_CREDENTIAL_BYTES_MAX,
     OUTPUT_FILE_AGE_S_MAX,
     OUTPUT_FILE_AGE_S_MIN,
     OUTPUT_FILE_BYTES_MAX,
@@ -31,6 +32,7 @@ from engine.limits import (
     OUTPUT_SERVERS_BYTES_MAX,
     OUTPUT_URL_BYTES_MAX,
 )
+from engine.resources.servers import Server, server_of, servers_of
 from engine.values import MICROS_PER_SECOND, Micros
 
 SECRET_PREFIX = "whsec_"
@@ -38,6 +40,8 @@ SECRET_BYTES_MIN = 24
 SECRET_BYTES_MAX = 64
 """Length of a signing secret by Standard Webhooks 1.0.0, "Signature scheme"."""
 
+NATS_CREDENTIALS_MARKS = ("BEGIN NATS USER JWT", "BEGIN USER NKEY SEED")
+"""What each credentials file has."""
 
 HIDDEN = "***"
 """Stands for a password that is not shown."""
@@ -66,6 +70,14 @@ def passwords_in(url: str) -> tuple[str, ...]:
     return (*found, *_PASSWORD_PARAMETER.findall(url))
 
 
+class ContentMode(enum.StrEnum):
+    """How CloudEvents become messages: many in one as JSON, one as JSON, or one as headers and data."""
+
+    BATCHED = "batched"
+    STRUCTURED = "structured"
+    BINARY = "binary"
+
+
 class _Target(msgspec.Struct, frozen=True):
     """What every kind has."""
 
@@ -75,6 +87,10 @@ class _Target(msgspec.Struct, frozen=True):
     """Fields with URLs, whose passwords are never shown again."""
     overlapping: ClassVar[frozenset[str]] = frozenset()
     """Secrets whose last value stays valid for a while."""
+    secrets_of: ClassVar[tuple[str, ...]] = ()
+    """Fields that the secrets belong to: an update that changes one of them has to give the secrets again, so
+    that a stored password goes to no other server and no other user.
+    """
     sends: ClassVar[bool] = True
     """False when consumers come for the changes, so that there is no sink."""
 
@@ -110,17 +126,21 @@ class _Target(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, **known)
 
     def with_secrets_of(self, known: object) -> Self:
-        """With the secrets of `known`, of the same kind, where this has none, and with its passwords where
-        this has its URL as it is shown: the password of one server is not sent to another.
+        """With the secrets of `known`, of the same kind, where this has none, unless they belong to other
+        values of `secrets_of`; and with its passwords where this has its URL as it is shown. The password of
+        one server is not sent to another.
         """
         if not isinstance(known, type(self)):
             return self
-        kept = {field: getattr(known, field) for field in self.secrets if not getattr(self, field)}
-        shown = known.concealed()
+        kept, shown = {}, known.concealed()
         for field in self.urls:
             if getattr(self, field) == getattr(shown, field):
                 kept[field] = getattr(known, field)
-        return msgspec.structs.replace(self, **kept)
+        whole = msgspec.structs.replace(self, **kept)
+        if any(getattr(whole, field) != getattr(known, field) for field in self.secrets_of):
+            return whole
+        secrets = {field: getattr(known, field) for field in self.secrets if not getattr(self, field)}
+        return msgspec.structs.replace(whole, **secrets)
 
     def hidden_faults(self) -> Iterable[Violation]:
         """A violation for each URL that has `HIDDEN` where a password has to be."""
@@ -146,13 +166,23 @@ class _Target(msgspec.Struct, frozen=True):
         if len(getattr(self, field).encode()) > bytes_max:
             yield self._fault(field, f"is longer than {bytes_max} bytes")
 
+    def _ca_faults(self, ca_certificates: str) -> Iterable[Violation]:
+        """Of certificates in PEM."""
+        yield from self._too_long("ca_certificates", OUTPUT_CREDENTIAL_BYTES_MAX)
+        if ca_certificates and "-----BEGIN CERTIFICATE-----" not in ca_certificates:
+            yield self._fault("ca_certificates", "must be certificates in PEM")
 
-class ContentMode(enum.StrEnum):
-    """How CloudEvents become messages: many in one as JSON, one as JSON, or one as headers and data."""
+    def _mode_faults(self, mode: ContentMode) -> Iterable[Violation]:
+        """Of a kind whose messages have one event each."""
+        if mode is ContentMode.BATCHED:
+            yield self._fault("mode", "must be structured or binary: a message has one event")
 
-    BATCHED = "batched"
-    STRUCTURED = "structured"
-    BINARY = "binary"
+    def _malformed(self, field: str, read: Callable[[], object]) -> Iterable[Violation]:
+        """A violation when reading the field fails."""
+        try:
+            read()
+        except ValueError as error:
+            yield self._fault(field, str(error))
 
 
 class Webhook(_Target, frozen=True, tag="webhook"):
@@ -182,36 +212,71 @@ class Webhook(_Target, frozen=True, tag="webhook"):
 
 
 class Nats(_Target, frozen=True, tag="nats"):
-    """A NATS JetStream subject."""
+    """A NATS JetStream subject. `credentials` is the content of a credentials file, `ca_certificates` has PEM
+    (empty: the service's own).
+    """
 
     urls: ClassVar[frozenset[str]] = frozenset({"servers"})
+    secrets: ClassVar[frozenset[str]] = frozenset({"credentials"})
+    secrets_of: ClassVar[tuple[str, ...]] = ("servers",)
+    default_ports: ClassVar[Mapping[str, int]] = {"nats": 4222, "tls": 4222}
 
     servers: str
     subject: str
+    mode: ContentMode = ContentMode.STRUCTURED
+    credentials: str = ""
+    ca_certificates: str = ""
+
+    def server_list(self) -> tuple[Server, ...]:
+        """The servers. Raises ValueError."""
+        return servers_of(self.servers, self.default_ports)
 
     def faults(self) -> Iterable[Violation]:
-        """Both are required."""
-        yield from self._text("servers", OUTPUT_SERVERS_BYTES_MAX)
+        """The servers, the subject, the mode and what it authenticates with."""
+        yield from self._malformed("servers", self.server_list)
+        yield from self._too_long("servers", OUTPUT_SERVERS_BYTES_MAX)
         yield from self._text("subject", OUTPUT_NAME_BYTES_MAX)
+        if self.subject and not _is_subject(self.subject):
+            yield self._fault("subject", "must be names joined by dots, without spaces and wildcards")
+        yield from self._mode_faults(self.mode)
+        yield from self._too_long("credentials", OUTPUT_CREDENTIAL_BYTES_MAX)
+        if self.credentials and not all(mark in self.credentials for mark in NATS_CREDENTIALS_MARKS):
+            yield self._fault("credentials", "must be the content of a credentials file of NATS")
+        yield from self._ca_faults(self.ca_certificates)
 
 
 class Redis(_Target, frozen=True, tag="redis"):
-    """A Redis stream, of at most about `max_length` entries (0 = unbounded)."""
+    """A Redis stream, of at most about `max_length` entries (0 = unbounded). `ca_certificates` has PEM
+    (empty: the service's own).
+    """
 
     urls: ClassVar[frozenset[str]] = frozenset({"url"})
+    default_ports: ClassVar[Mapping[str, int]] = {"redis": 6379, "rediss": 6379}
 
     url: str
     stream: str
     max_length: int = 0
+    ca_certificates: str = ""
+
+    def server(self) -> Server:
+        """The server of the URL. Raises ValueError."""
+        return server_of(self.url, self.default_ports)
+
+    def database(self) -> int:
+        """The number of the database in the URL. Raises ValueError."""
+        path = self.server().path.strip("/")
+        if path and not (path.isascii() and path.isdecimal()):
+            raise ValueError("must end with the number of a database, like redis://host:6379/0")
+        return int(path or 0)
 
     def faults(self) -> Iterable[Violation]:
-        """The URL, the stream and its length."""
-        if not _is_url(self.url, "redis", "rediss"):
-            yield self._fault("url", "must be a redis or rediss URL with a host")
+        """The URL, the stream and its length, and the certificates."""
+        yield from self._malformed("url", self.database)
         yield from self._too_long("url", OUTPUT_URL_BYTES_MAX)
         yield from self._text("stream", OUTPUT_NAME_BYTES_MAX)
         if self.max_length < 0:
             yield self._fault("max_length", "must not be negative")
+        yield from self._ca_faults(self.ca_certificates)
 
 
 class Kafka(_Target, frozen=True, tag="kafka"):
@@ -276,6 +341,12 @@ Target: TypeAlias = Webhook | Nats | Redis | Kafka | File | Watch
 
 TARGETS: dict[str, type[Target]] = {struct.kind(): struct for struct in get_args(Target)}
 """By the name of the kind."""
+
+
+def _is_subject(text: str) -> bool:
+    tokens = text.split(".")
+    printable = text.isprintable() and not any(character.isspace() for character in text)
+    return printable and all(token not in ("", "*", ">") for token in tokens)
 
 
 def _is_url(url: str, *schemes: str) -> bool:

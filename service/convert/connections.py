@@ -28,7 +28,7 @@ from service.not_built import OUTPUT_KINDS, OUTPUT_KINDS_NOT_BUILT
 NO_KIND = f"must have exactly one of {', '.join(OUTPUT_KINDS)}"
 
 _MODE_MESSAGES = numbers_of(connection_pb2.ContentMode, ContentMode)
-_MODES = {0: ContentMode.BATCHED, **members_of(connection_pb2.ContentMode, ContentMode)}
+_MODES = members_of(connection_pb2.ContentMode, ContentMode)
 _STATE_MESSAGES = numbers_of(connection_pb2.ConnectionState, ConnectionState)
 
 
@@ -48,7 +48,14 @@ def output_of_message(message: connection_pb2.Output, *, needs_kind: bool = True
 
 def _target(message: connection_pb2.Output, kind: str) -> Target:
     given, struct = getattr(message, kind), TARGETS[kind]
-    return struct(**{field: _given(given, kind, field) for field in struct.__struct_fields__})
+    fields = [field for field in struct.__struct_fields__ if not _is_default(given, field)]
+    return struct(**{field: _given(given, kind, field) for field in fields})
+
+
+def _is_default(message: Message, field: str) -> bool:
+    """Whether an enum is not set: each kind has a default of its own."""
+    is_enum = message.DESCRIPTOR.fields_by_name[field].enum_type is not None
+    return is_enum and getattr(message, field) == 0
 
 
 def _given(message: Message, kind: str, field: str) -> Any:

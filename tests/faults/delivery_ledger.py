@@ -47,6 +47,12 @@ class DeliveryLedger:
                 self._take_new(sequence, digest, user_id, is_entry=event["type"] == ENTERED)
             self._changed.notify_all()
 
+    def fail(self, fault: str) -> None:
+        """Notes that something is wrong."""
+        with self._changed:
+            self._fault(fault)
+            self._changed.notify_all()
+
     def wait_for(self, arrived: int, seconds_max: float) -> bool:
         """Waits until that many different changes arrived, or something is wrong. False: it took longer."""
         with self._changed:

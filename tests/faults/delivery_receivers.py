@@ -6,21 +6,35 @@ order of arrival, and its line in `RECEIVERS`.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import random
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
-from milepost.outputs import OutputKind, WebhookOutput
+import nats
+import redis
+
+from milepost.outputs import FileOutput, NatsOutput, OutputKind, RedisOutput, WebhookOutput
+from milepost.values import to_duration
+from tests.brokers import HOST, NatsServer, RedisServer
 from tests.faults.delivery_ledger import DeliveryLedger
+from tests.faults.file_reader import FileReader
 from tests.service.delivery.endpoint import DROP, HALF, Answer, Endpoint, Received, endpoint
 
 SECRET = "whsec_" + "A" * 32
 FAILURES_MAX = 100
 """Requests that an endpoint fails in a campaign: each costs the connection a wait."""
 FAILURE_PERCENT = 2
+LOOPBACK = ("--output-networks", "127.0.0.0/8")
+READ_EVENTS_MAX = 500
+READ_WAIT_MS = 100
 
 
 @dataclass(frozen=True)
@@ -62,10 +76,81 @@ class _Failing(Endpoint):
 @contextlib.contextmanager
 def _webhook(directory: Path, ledger: DeliveryLedger, source: random.Random) -> Iterator[Receiver]:
     with endpoint(made=_Failing(ledger, source)) as receiver:
-        yield Receiver(WebhookOutput(url=receiver.url, secret=SECRET), ("--output-networks", "127.0.0.0/8"))
+        yield Receiver(WebhookOutput(url=receiver.url, secret=SECRET), LOOPBACK)
+
+
+@contextlib.contextmanager
+def _reading(read: Callable[[], Iterable[Mapping[str, Any]]], ledger: DeliveryLedger) -> Iterator[None]:
+    """Hands what `read` gives to the ledger, again and again in a thread. An error becomes a fault."""
+    ended = threading.Event()
+
+    def take_all() -> None:
+        try:
+            while not ended.is_set():
+                for event in read():
+                    ledger.take(event)
+        except Exception as error:
+            ledger.fail(f"the reader stopped: {error!r}")
+
+    thread = threading.Thread(target=take_all, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def _file(directory: Path, ledger: DeliveryLedger, source: random.Random) -> Iterator[Receiver]:
+    output_dir = directory / "outputs"
+    written = output_dir / "deliveries" / "exports" / "sending.ndjson"
+    kind = FileOutput(path="exports", max_bytes=65_536, max_age=to_duration(timedelta(seconds=1)), gzip=True)
+    with _reading(FileReader(written).read, ledger):
+        yield Receiver(kind, ("--output-dir", str(output_dir)))
+
+
+@contextlib.contextmanager
+def _redis(directory: Path, ledger: DeliveryLedger, source: random.Random) -> Iterator[Receiver]:
+    with RedisServer(directory / "redis") as server, redis.Redis(HOST, server.port) as client:
+        after = [b"0"]
+
+        def read() -> Iterator[Mapping[str, Any]]:
+            found: Any = client.xread({"changes": after[0]}, count=READ_EVENTS_MAX, block=READ_WAIT_MS)
+            for number, fields in found[0][1] if found else ():
+                after[0] = number
+                yield json.loads(fields[b"event"])
+
+        with _reading(read, ledger):
+            yield Receiver(RedisOutput(url=server.url, stream="changes"), LOOPBACK)
+
+
+@contextlib.contextmanager
+def _nats(directory: Path, ledger: DeliveryLedger, source: random.Random) -> Iterator[Receiver]:
+    with NatsServer(directory / "nats") as server, asyncio.Runner() as runner:
+        client = runner.run(nats.connect(server.url))
+        stream = client.jetstream()
+        runner.run(stream.add_stream(name="CHANGES", subjects=["changes"]))
+        consumer = runner.run(stream.pull_subscribe("changes", durable="ledger"))
+
+        async def fetch() -> list[Mapping[str, Any]]:
+            try:
+                messages = await consumer.fetch(READ_EVENTS_MAX, timeout=READ_WAIT_MS / 1_000)
+            except TimeoutError:
+                return []
+            for message in messages:
+                await message.ack()
+            return [json.loads(message.data) for message in messages]
+
+        with _reading(lambda: runner.run(fetch()), ledger):
+            yield Receiver(NatsOutput(servers=server.url, subject="changes"), LOOPBACK)
+        runner.run(client.close())
 
 
 RECEIVERS: dict[str, OpenReceiver] = {
+    "file": _file,
+    "nats": _nats,
+    "redis": _redis,
     "webhook": _webhook,
 }
 """By the name of the kind."""

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from engine.audiences.deliveries import Delivery
-from engine.resources.targets import File, Target, Webhook
+from engine.resources.targets import File, Nats, Redis, Target, Webhook
 from service.delivery.sinks.file import FileSink
+from service.delivery.sinks.nats import NatsSink
+from service.delivery.sinks.redis import RedisSink
 from service.delivery.sinks.sink import Sink, Surroundings
 from service.delivery.sinks.webhook import WebhookSink
 
@@ -16,6 +18,8 @@ OpenSink: TypeAlias = Callable[[Delivery, Surroundings], Sink]
 
 SINKS: Mapping[type[Target], OpenSink] = {
     File: FileSink.open,
+    Nats: NatsSink.open,
+    Redis: RedisSink.open,
     Webhook: WebhookSink.open,
 }
 """Every kind of output that is built, in order of name."""

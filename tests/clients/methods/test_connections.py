@@ -67,8 +67,6 @@ def test_an_output_is_created_read_changed_listed_and_deleted(client: Client) ->
         client.delete_output("files", etag=moved.etag)
     client.delete_output("files", etag=named.etag)
     assert [kind_of(each) for each in client.list_outputs()] == ["watch"]
-    with pytest.raises(errors.Unimplemented):
-        client.create_output("orders", get_args(OutputKind)[1](servers="nats://host:4222", subject="s"))
 
 
 def test_an_output_is_brought_into_the_form_asked_for(client: Client) -> None:

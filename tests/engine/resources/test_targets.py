@@ -5,15 +5,20 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from engine.resources.targets import TARGETS, File, Kafka, Nats, Redis, Target, Webhook
+from engine.resources.targets import TARGETS, ContentMode, File, Kafka, Nats, Redis, Target, Webhook
 
 SECRET = "whsec_" + "A" * 32
+CREDENTIALS = "-----BEGIN NATS USER JWT-----\n-----BEGIN USER NKEY SEED-----\n"
+CERTIFICATE = "-----BEGIN CERTIFICATE-----\n"
 LONGEST: list[tuple[Target, str, int]] = [
     (Webhook("https://h/", SECRET), "url", 2_048),
-    (Nats("h:4222", "s"), "servers", 2_048),
-    (Nats("h:4222", "s"), "subject", 249),
-    (Redis("redis://h/", "s"), "url", 2_048),
-    (Redis("redis://h/", "s"), "stream", 249),
+    (Nats("nats://h", "s"), "servers", 2_048),
+    (Nats("nats://h", "s"), "subject", 249),
+    (Nats("nats://h", "s", credentials=CREDENTIALS), "credentials", 4_096),
+    (Nats("nats://h", "s", ca_certificates=CERTIFICATE), "ca_certificates", 4_096),
+    (Redis("redis://h", "s"), "url", 2_048),
+    (Redis("redis://h", "s"), "stream", 249),
+    (Redis("rediss://h", "s", ca_certificates=CERTIFICATE), "ca_certificates", 4_096),
     (Kafka("h:9092", "t"), "bootstrap_servers", 2_048),
     (Kafka("h:9092", "t"), "topic", 249),
     (File("p"), "path", 255),
@@ -58,3 +63,70 @@ def test_every_text_has_a_limit() -> None:
 )
 def test_paths(path: str, descriptions: list[str]) -> None:
     assert [fault.description for fault in File(path).faults()] == descriptions
+
+
+def described(target: Target) -> list[tuple[str, str]]:
+    return [(fault.field.rpartition(".")[2], fault.description) for fault in target.faults()]
+
+
+NATS_FORM = "must be nats://host:port or tls://host:port"
+REDIS_FORM = "must be redis://host:port or rediss://host:port"
+
+
+@pytest.mark.parametrize(
+    ("servers", "description"),
+    [
+        ("nats://h", ""),
+        ("nats://u:p%2C@h:1,tls://[::1]:2", ""),
+        (",".join(["nats://h"] * 16), ""),
+        (",".join(["nats://h"] * 17), "has 17 servers; at most 16 are allowed"),
+        ("h:4222", NATS_FORM),
+        ("nats://", NATS_FORM),
+        ("nats://h:0", NATS_FORM),
+        ("nats://h:99999", NATS_FORM),
+        ("nats://h,", NATS_FORM),
+        ("nats://h h", NATS_FORM),
+        ("redis://h", NATS_FORM),
+        ("nats://h?a=b", "must have no query and no fragment"),
+    ],
+)
+def test_servers_of_nats(servers: str, description: str) -> None:
+    assert described(Nats(servers, "s")) == ([("servers", description)] if description else [])
+
+
+@pytest.mark.parametrize(
+    ("url", "description"),
+    [
+        ("redis://h", ""),
+        ("rediss://u:p@h:1/15", ""),
+        ("redis://h/x", "must end with the number of a database, like redis://host:6379/0"),
+        ("redis://h?db=1", "must have no query and no fragment"),
+        ("http://h", REDIS_FORM),
+    ],
+)
+def test_urls_of_redis(url: str, description: str) -> None:
+    assert described(Redis(url, "s")) == ([("url", description)] if description else [])
+
+
+def test_what_brokers_need_besides_an_address() -> None:
+    wildcards = [("subject", "must be names joined by dots, without spaces and wildcards")]
+    for subject in ("a.*", "a.>", "a b", "a..b", ".", "a.\n"):
+        assert described(Nats("nats://h", subject)) == wildcards, subject
+    assert described(Nats("nats://h", "a*.b", ContentMode.BATCHED)) == [
+        ("mode", "must be structured or binary: a message has one event")
+    ]
+    assert described(Nats("nats://h", "a", credentials="x")) == [
+        ("credentials", "must be the content of a credentials file of NATS")
+    ]
+    assert described(Redis("redis://h", "s", -1, "x")) == [
+        ("max_length", "must not be negative"),
+        ("ca_certificates", "must be certificates in PEM"),
+    ]
+
+
+def test_secrets_go_to_no_other_server() -> None:
+    known = Nats("nats://u:p@h", "s", credentials=CREDENTIALS)
+    shown = Nats("nats://u:***@h", "t")
+    assert shown.with_secrets_of(known) == Nats("nats://u:p@h", "t", credentials=CREDENTIALS)
+    moved = Nats("nats://other", "s")
+    assert moved.with_secrets_of(known) == moved

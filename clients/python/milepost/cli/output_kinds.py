@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Annotated, cast
 
 import typer
@@ -16,6 +17,21 @@ from milepost.cli.words import choice, one_of, value_of, word_of, words_of
 from milepost.durations import text_of
 from milepost.outputs import KINDS, OutputKind, kind_of
 from milepost.v1.connection_pb2 import ContentMode, Output
+
+FILE_BYTES_MAX = 1024 * 1024
+"""Longest file that an option reads. No field takes as much."""
+
+
+def text_or_file(text: str) -> str:
+    """A text, or for `@FILE` what the file has, without the line end at its end."""
+    if not text.startswith("@"):
+        return text
+    try:
+        with Path(text[1:]).open(encoding="utf-8") as file:
+            return file.read(FILE_BYTES_MAX).rstrip("\n")
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"cannot read {text[1:]}: {error}") from error
+
 
 _of_kinds = partial(typer.Option, rich_help_panel="Address, by kind")
 
@@ -48,16 +64,29 @@ class Address:
         _of_kinds(
             parser=partial(value_of, ContentMode),
             metavar=choice(words_of(ContentMode)),
-            help="webhook: how events become requests. batched: many in one; the others: one each.",
+            help="webhook, nats: how events become messages. batched: many in one; the others: one each.",
         ),
     ] = None
     servers: Annotated[
-        str | None, _of_kinds(help="nats: `nats://host:port`; separate several with commas.")
+        str | None, _of_kinds(help="nats: `nats://host:port`, `tls` for TLS; separate several with commas.")
     ] = None
     subject: Annotated[str | None, _of_kinds(help="nats: subject to publish to.")] = None
+    credentials: Annotated[
+        str | None,
+        _of_kinds(
+            parser=text_or_file, help="nats: content of a credentials file. @FILE reads it from the file."
+        ),
+    ] = None
     stream: Annotated[str | None, _of_kinds(help="redis: key of the stream.")] = None
     max_length: Annotated[
         int | None, _of_kinds(min=0, help="redis: approximate maximum length of the stream. 0: unlimited.")
+    ] = None
+    ca_certificates: Annotated[
+        str | None,
+        _of_kinds(
+            parser=text_or_file,
+            help="nats, redis: PEM certificates of the authorities to trust. @FILE reads them from a file.",
+        ),
     ] = None
     bootstrap_servers: Annotated[
         str | None, _of_kinds(help="kafka: `host:port`; separate several with commas.")
@@ -65,7 +94,9 @@ class Address:
     topic: Annotated[str | None, _of_kinds(help="kafka: topic to produce to.")] = None
 
 
-OPTIONAL = frozenset(("secret", "mode", "max_length", "max_bytes", "max_age", "gzip"))
+OPTIONAL = frozenset(
+    ("secret", "mode", "credentials", "max_length", "ca_certificates", "max_bytes", "max_age", "gzip")
+)
 """Fields that an output may do without."""
 
 kind_option = partial(typer.Option, parser=one_of(list(KINDS)), metavar=choice(list(KINDS)))
@@ -106,4 +137,5 @@ def address_text(output: Output) -> str:
 def _value_text(value: object) -> str:
     if isinstance(value, Duration):
         return text_of(value)
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return f"{len(text.splitlines())} lines" if "\n" in text else text

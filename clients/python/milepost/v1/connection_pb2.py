@@ -26,33 +26,33 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmilepost/v1/connection.proto\x12\x0bmilepost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe7\x03\n\x06Output\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12-\n\x07webhook\x18\x03 \x01(\x0b\x32\x1a.milepost.v1.WebhookOutputH\x00\x12\'\n\x04nats\x18\x04 \x01(\x0b\x32\x17.milepost.v1.NatsOutputH\x00\x12)\n\x05redis\x18\x05 \x01(\x0b\x32\x18.milepost.v1.RedisOutputH\x00\x12)\n\x05kafka\x18\x06 \x01(\x0b\x32\x18.milepost.v1.KafkaOutputH\x00\x12\'\n\x04\x66ile\x18\x07 \x01(\x0b\x32\x17.milepost.v1.FileOutputH\x00\x12)\n\x05watch\x18\x0b \x01(\x0b\x32\x18.milepost.v1.WatchOutputH\x00\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x12?\n\x1bprevious_secret_expire_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\n\x04kind\"T\n\rWebhookOutput\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12&\n\x04mode\x18\x03 \x01(\x0e\x32\x18.milepost.v1.ContentMode\".\n\nNatsOutput\x12\x0f\n\x07servers\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\">\n\x0bRedisOutput\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x12\n\nmax_length\x18\x03 \x01(\x03\"7\n\x0bKafkaOutput\x12\x19\n\x11\x62ootstrap_servers\x18\x01 \x01(\t\x12\r\n\x05topic\x18\x02 \x01(\t\"g\n\nFileOutput\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x11\n\tmax_bytes\x18\x02 \x01(\x03\x12*\n\x07max_age\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04gzip\x18\x04 \x01(\x08\"\r\n\x0bWatchOutput\"K\n\x08\x42\x61tching\x12\x13\n\x0bmax_changes\x18\x01 \x01(\x05\x12*\n\x07max_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xe9\x02\n\nConnection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x61udience\x18\x02 \x01(\t\x12\x0e\n\x06output\x18\x03 \x01(\t\x12+\n\x05state\x18\x04 \x01(\x0e\x32\x1c.milepost.v1.ConnectionState\x12\x12\n\nidentities\x18\x05 \x03(\t\x12\x12\n\nattributes\x18\x06 \x03(\t\x12\'\n\x08\x62\x61tching\x18\x07 \x01(\x0b\x32\x15.milepost.v1.Batching\x12\x1a\n\x12\x64\x65livered_sequence\x18\x08 \x01(\x03\x12\r\n\x05\x66\x61ult\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x0c \x01(\t\x12\x12\n\nactivation\x18\r \x01(\x03*{\n\x0b\x43ontentMode\x12\x1c\n\x18\x43ONTENT_MODE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43ONTENT_MODE_BATCHED\x10\x01\x12\x1b\n\x17\x43ONTENT_MODE_STRUCTURED\x10\x02\x12\x17\n\x13\x43ONTENT_MODE_BINARY\x10\x03*\x8d\x01\n\x0f\x43onnectionState\x12 \n\x1c\x43ONNECTION_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x43ONNECTION_STATE_INACTIVE\x10\x01\x12\x1b\n\x17\x43ONNECTION_STATE_ACTIVE\x10\x02\x12\x1c\n\x18\x43ONNECTION_STATE_FAULTED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmilepost/v1/connection.proto\x12\x0bmilepost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe7\x03\n\x06Output\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12-\n\x07webhook\x18\x03 \x01(\x0b\x32\x1a.milepost.v1.WebhookOutputH\x00\x12\'\n\x04nats\x18\x04 \x01(\x0b\x32\x17.milepost.v1.NatsOutputH\x00\x12)\n\x05redis\x18\x05 \x01(\x0b\x32\x18.milepost.v1.RedisOutputH\x00\x12)\n\x05kafka\x18\x06 \x01(\x0b\x32\x18.milepost.v1.KafkaOutputH\x00\x12\'\n\x04\x66ile\x18\x07 \x01(\x0b\x32\x17.milepost.v1.FileOutputH\x00\x12)\n\x05watch\x18\x0b \x01(\x0b\x32\x18.milepost.v1.WatchOutputH\x00\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x12?\n\x1bprevious_secret_expire_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\n\x04kind\"T\n\rWebhookOutput\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12&\n\x04mode\x18\x03 \x01(\x0e\x32\x18.milepost.v1.ContentMode\"\x84\x01\n\nNatsOutput\x12\x0f\n\x07servers\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12&\n\x04mode\x18\x03 \x01(\x0e\x32\x18.milepost.v1.ContentMode\x12\x13\n\x0b\x63redentials\x18\x04 \x01(\t\x12\x17\n\x0f\x63\x61_certificates\x18\x05 \x01(\t\"W\n\x0bRedisOutput\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x12\n\nmax_length\x18\x03 \x01(\x03\x12\x17\n\x0f\x63\x61_certificates\x18\x04 \x01(\t\"7\n\x0bKafkaOutput\x12\x19\n\x11\x62ootstrap_servers\x18\x01 \x01(\t\x12\r\n\x05topic\x18\x02 \x01(\t\"g\n\nFileOutput\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x11\n\tmax_bytes\x18\x02 \x01(\x03\x12*\n\x07max_age\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04gzip\x18\x04 \x01(\x08\"\r\n\x0bWatchOutput\"K\n\x08\x42\x61tching\x12\x13\n\x0bmax_changes\x18\x01 \x01(\x05\x12*\n\x07max_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xe9\x02\n\nConnection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x61udience\x18\x02 \x01(\t\x12\x0e\n\x06output\x18\x03 \x01(\t\x12+\n\x05state\x18\x04 \x01(\x0e\x32\x1c.milepost.v1.ConnectionState\x12\x12\n\nidentities\x18\x05 \x03(\t\x12\x12\n\nattributes\x18\x06 \x03(\t\x12\'\n\x08\x62\x61tching\x18\x07 \x01(\x0b\x32\x15.milepost.v1.Batching\x12\x1a\n\x12\x64\x65livered_sequence\x18\x08 \x01(\x03\x12\r\n\x05\x66\x61ult\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x0c \x01(\t\x12\x12\n\nactivation\x18\r \x01(\x03*{\n\x0b\x43ontentMode\x12\x1c\n\x18\x43ONTENT_MODE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43ONTENT_MODE_BATCHED\x10\x01\x12\x1b\n\x17\x43ONTENT_MODE_STRUCTURED\x10\x02\x12\x17\n\x13\x43ONTENT_MODE_BINARY\x10\x03*\x8d\x01\n\x0f\x43onnectionState\x12 \n\x1c\x43ONNECTION_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x43ONNECTION_STATE_INACTIVE\x10\x01\x12\x1b\n\x17\x43ONNECTION_STATE_ACTIVE\x10\x02\x12\x1c\n\x18\x43ONNECTION_STATE_FAULTED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'milepost.v1.connection_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CONTENTMODE']._serialized_start=1416
-  _globals['_CONTENTMODE']._serialized_end=1539
-  _globals['_CONNECTIONSTATE']._serialized_start=1542
-  _globals['_CONNECTIONSTATE']._serialized_end=1683
+  _globals['_CONTENTMODE']._serialized_start=1528
+  _globals['_CONTENTMODE']._serialized_end=1651
+  _globals['_CONNECTIONSTATE']._serialized_start=1654
+  _globals['_CONNECTIONSTATE']._serialized_end=1795
   _globals['_OUTPUT']._serialized_start=111
   _globals['_OUTPUT']._serialized_end=598
   _globals['_WEBHOOKOUTPUT']._serialized_start=600
   _globals['_WEBHOOKOUTPUT']._serialized_end=684
-  _globals['_NATSOUTPUT']._serialized_start=686
-  _globals['_NATSOUTPUT']._serialized_end=732
-  _globals['_REDISOUTPUT']._serialized_start=734
-  _globals['_REDISOUTPUT']._serialized_end=796
-  _globals['_KAFKAOUTPUT']._serialized_start=798
-  _globals['_KAFKAOUTPUT']._serialized_end=853
-  _globals['_FILEOUTPUT']._serialized_start=855
-  _globals['_FILEOUTPUT']._serialized_end=958
-  _globals['_WATCHOUTPUT']._serialized_start=960
-  _globals['_WATCHOUTPUT']._serialized_end=973
-  _globals['_BATCHING']._serialized_start=975
-  _globals['_BATCHING']._serialized_end=1050
-  _globals['_CONNECTION']._serialized_start=1053
-  _globals['_CONNECTION']._serialized_end=1414
+  _globals['_NATSOUTPUT']._serialized_start=687
+  _globals['_NATSOUTPUT']._serialized_end=819
+  _globals['_REDISOUTPUT']._serialized_start=821
+  _globals['_REDISOUTPUT']._serialized_end=908
+  _globals['_KAFKAOUTPUT']._serialized_start=910
+  _globals['_KAFKAOUTPUT']._serialized_end=965
+  _globals['_FILEOUTPUT']._serialized_start=967
+  _globals['_FILEOUTPUT']._serialized_end=1070
+  _globals['_WATCHOUTPUT']._serialized_start=1072
+  _globals['_WATCHOUTPUT']._serialized_end=1085
+  _globals['_BATCHING']._serialized_start=1087
+  _globals['_BATCHING']._serialized_end=1162
+  _globals['_CONNECTION']._serialized_start=1165
+  _globals['_CONNECTION']._serialized_end=1526
 # @@protoc_insertion_point(module_scope)

@@ -199,27 +199,46 @@ Global___WebhookOutput: _TypeAlias = WebhookOutput  # noqa: Y015
 
 @_typing.final
 class NatsOutput(_message.Message):
-    """Publishes to a NATS JetStream stream."""
+    """Publishes to a NATS JetStream stream, a message for each event. The header `Nats-Msg-Id` is the same each time that an
+    event is sent, so the stream drops repetitions.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SERVERS_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    CREDENTIALS_FIELD_NUMBER: _builtins.int
+    CA_CERTIFICATES_FIELD_NUMBER: _builtins.int
     servers: _builtins.str
-    """Required. `nats://host:port`; separate several with commas. At most 2,048 bytes. Passwords and tokens in them are
-    returned as `***`; an update with the same text keeps the stored ones.
+    """Required. `nats://user:password@host:port` or `nats://token@host:port`, `tls` for TLS; separate up to 16 with commas.
+    At most 2,048 bytes. Passwords and tokens in them are returned as `***`; an update with the same text keeps the
+    stored ones.
     """
     subject: _builtins.str
-    """Required. Subject to publish to, at most 249 bytes."""
+    """Required. Subject to publish to, at most 249 bytes, without wildcards. A stream has to take it."""
+    mode: Global___ContentMode.ValueType
+    """How events become messages, structured or binary. Unset = structured."""
+    credentials: _builtins.str
+    """Input only. Content of a credentials file of NATS, at most 4,096 bytes. Never returned. An update without it keeps
+    the stored one, unless `servers` changes.
+    """
+    ca_certificates: _builtins.str
+    """Certificates, in PEM, of the authorities that sign the certificates of the servers, at most 4,096 bytes. Empty =
+    those that the service trusts.
+    """
     def __init__(
         self,
         *,
         servers: _builtins.str = ...,
         subject: _builtins.str = ...,
+        mode: Global___ContentMode.ValueType = ...,
+        credentials: _builtins.str = ...,
+        ca_certificates: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["servers", b"servers", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca_certificates", b"ca_certificates", "credentials", b"credentials", "mode", b"mode", "servers", b"servers", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -227,31 +246,37 @@ Global___NatsOutput: _TypeAlias = NatsOutput  # noqa: Y015
 
 @_typing.final
 class RedisOutput(_message.Message):
-    """Appends to a Redis stream."""
+    """Appends to a Redis stream. Each entry has the fields `id` and `event`: the id of the CloudEvent, and the event as JSON."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     URL_FIELD_NUMBER: _builtins.int
     STREAM_FIELD_NUMBER: _builtins.int
     MAX_LENGTH_FIELD_NUMBER: _builtins.int
+    CA_CERTIFICATES_FIELD_NUMBER: _builtins.int
     url: _builtins.str
-    """Required. `redis://host:port/db`, or `rediss` for TLS. At most 2,048 bytes. A password in it is returned as `***`;
-    an update with that URL keeps the stored one.
+    """Required. `redis://user:password@host:port/db`, or `rediss` for TLS; the user, the password and the database may be
+    left out. At most 2,048 bytes. A password in it is returned as `***`; an update with that URL keeps the stored one.
     """
     stream: _builtins.str
     """Required. Key of the stream, at most 249 bytes."""
     max_length: _builtins.int
     """Approximate maximum length of the stream. 0 = unlimited."""
+    ca_certificates: _builtins.str
+    """Certificates, in PEM, of the authorities that sign the certificate of the server, at most 4,096 bytes. Empty =
+    those that the service trusts.
+    """
     def __init__(
         self,
         *,
         url: _builtins.str = ...,
         stream: _builtins.str = ...,
         max_length: _builtins.int = ...,
+        ca_certificates: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_length", b"max_length", "stream", b"stream", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca_certificates", b"ca_certificates", "max_length", b"max_length", "stream", b"stream", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

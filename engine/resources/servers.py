@@ -1,0 +1,60 @@
+"""Addresses of servers that outputs connect to: `scheme://host:port`, or `host:port`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from engine.limits import OUTPUT_SERVERS_MAX
+
+
+class Server(NamedTuple):
+    """A server, with what else its URL has."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str = ""
+    user: str = ""
+    password: str = ""
+
+    def __str__(self) -> str:
+        # Without secrets: this goes into errors.
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+def servers_of(text: str, default_ports: Mapping[str, int]) -> tuple[Server, ...]:
+    """The servers in a list that is separated by commas.
+
+    `default_ports` has the schemes, and for each the port of a URL without one; 0: it needs one. With the
+    scheme "" there are no schemes: `host:port`. Raises ValueError with what a caller has to mend.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) > OUTPUT_SERVERS_MAX:
+        raise ValueError(f"has {len(parts)} servers; at most {OUTPUT_SERVERS_MAX} are allowed")
+    return tuple(_server(part, default_ports) for part in parts)
+
+
+def server_of(text: str, default_ports: Mapping[str, int]) -> Server:
+    """The server in a text that has one, by the same rules."""
+    return _server(text, default_ports)
+
+
+def _server(text: str, default_ports: Mapping[str, int]) -> Server:
+    forms = " or ".join(f"{scheme}://host:port" if scheme else "host:port" for scheme in default_ports)
+    malformed = f"must be {forms}"
+    try:
+        parts = urlsplit(f"//{text}" if "" in default_ports else text)
+        port = parts.port
+    except ValueError:
+        raise ValueError(malformed) from None
+    port = default_ports.get(parts.scheme, 0) if port is None else port
+    printable = text.isascii() and text.isprintable() and " " not in text
+    if parts.scheme not in default_ports or not parts.hostname or not port or not printable:
+        raise ValueError(malformed)
+    if parts.query or parts.fragment:
+        raise ValueError("must have no query and no fragment")
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    return Server(parts.scheme, parts.hostname, port, parts.path, user, password)

@@ -1,0 +1,375 @@
+"""NATS JetStream: a message for each event, confirmed by the stream.
+
+Messages are published without waiting, up to `IN_FLIGHT_MAX` at a time, and never two of one user: when one
+is refused, a later one of its user is not in the stream before it. `Nats-Msg-Id` lets the stream drop what is
+sent again within its window for duplicates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import msgspec
+
+from engine.audiences.deliveries import Delivery
+from engine.resources.servers import Server
+from engine.resources.targets import ContentMode, Nats
+from service.delivery.guard import Guard, Peer
+from service.delivery.sinks.brokers import faulty, peers_of, require, tls_context
+from service.delivery.sinks.event_loop import LOOP
+from service.delivery.sinks.sink import NEVER, Event, SinkError, Surroundings
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+
+IN_FLIGHT_MAX = 1_000
+"""Messages that wait for the stream. Servers refuse more than 10,000 of a stream by default."""
+NO_STREAM_ATTEMPTS = 3
+NO_STREAM_WAIT_S = 0.25
+"""A stream has no leader for a moment when servers of a cluster change places."""
+CLOSE_S_MAX = 0.5
+
+MESSAGE_TOO_LARGE = 10_054
+STREAM_SEALED = 10_109
+"""Codes of errors that no repetition mends."""
+
+_PLAIN = re.compile(r"[!#$&-~]*")
+_SAFE = "!#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
+
+
+class _Error(msgspec.Struct):
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class _Answer(msgspec.Struct):
+    error: _Error | None = None
+
+
+def header_text(text: str) -> str:
+    """A text as the value of a header: spaces, quotes, percent signs and what is no printable ASCII are
+    percent-encoded, as CloudEvents does over HTTP.
+    """
+    return text if _PLAIN.fullmatch(text) else quote(text, safe=_SAFE)
+
+
+class NatsSink:
+    """Publishes to one subject."""
+
+    @classmethod
+    def open(cls, delivery: Delivery, surroundings: Surroundings) -> NatsSink:
+        """The sink of a delivery to an output of kind `nats`. Raises SinkError without the package."""
+        target = delivery.output.target
+        assert isinstance(target, Nats)
+        return cls(target, delivery.connection.name, surroundings.guard, surroundings.ca_file)
+
+    def __init__(self, target: Nats, connection: str, guard: Guard, ca_file: Path) -> None:
+        require("nats", "nats")
+        self._target = target
+        self._connection_id = connection.rsplit("/", 1)[-1]
+        self._guard = guard
+        self._ca_file = ca_file
+        self._link: Link | None = None
+        self._confirmed: set[str] = set()
+        """Ids of the batch that failed last which the stream has all the same."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is connected."""
+        return self._link is not None
+
+    def deliver(self, events: Sequence[Event], deadline: float) -> None:
+        """Publishes the events that are not confirmed yet, and waits for the stream. Raises SinkError."""
+        confirmed, known = self._confirmed, len(self._confirmed)
+        try:
+            peers = [] if self._link is not None else self._peers()
+            LOOP.run(self._publish(events, peers, deadline), deadline)
+        except SinkError as error:
+            self.close()
+            error.progressed = len(confirmed) > known
+            raise
+        except (TimeoutError, OSError) as error:
+            self.close()
+            failure = SinkError(f"{self._names()}: {str(error) or 'no answer in time'}")
+            failure.progressed = len(confirmed) > known
+            raise failure from error
+        self._confirmed = set()
+
+    def tend(self) -> float:
+        """Nothing is due without changes."""
+        return NEVER
+
+    def close(self) -> None:
+        """Ends the connection."""
+        link, self._link = self._link, None
+        if link is not None:
+            # When it fails, the server notices by itself.
+            with contextlib.suppress(TimeoutError, OSError):
+                LOOP.run(link.close(), time.monotonic() + 2 * CLOSE_S_MAX)
+
+    def _names(self) -> str:
+        return ", ".join(map(str, self._target.server_list()))
+
+    # --- connecting -----------------------------------------------------------------------------------------
+
+    def _peers(self) -> list[tuple[Server, Peer]]:
+        """The addresses of all servers. Raises SinkError when none may be connected to."""
+        found: list[tuple[Server, Peer]] = []
+        failure: SinkError | None = None
+        for server in self._target.server_list():
+            try:
+                found += [(server, peer) for peer in peers_of(self._guard, server.host, server.port)]
+            except SinkError as error:
+                failure = failure or error
+        if not found and failure is not None:
+            raise failure
+        return found
+
+    async def _connected(self, peers: Sequence[tuple[Server, Peer]], deadline: float) -> Link:
+        failure: SinkError | None = None
+        for left, (server, peer) in zip(range(len(peers), 0, -1), peers, strict=True):
+            link = Link(self._target, server, self._ca_file)
+            share_s = (deadline - time.monotonic()) / left
+            try:
+                await asyncio.wait_for(link.connect(peer), max(0.0, share_s))
+            except BaseException as error:
+                await link.close()
+                if isinstance(error, SinkError) and error.final:
+                    raise
+                if not isinstance(error, SinkError | OSError | TimeoutError):
+                    raise
+                failure = SinkError(f"{server}: {str(error) or 'no answer in time'}")
+            else:
+                return link
+        assert failure is not None, "an output has a server"
+        raise failure
+
+    # --- publishing -----------------------------------------------------------------------------------------
+
+    async def _publish(
+        self, events: Sequence[Event], peers: Sequence[tuple[Server, Peer]], deadline: float
+    ) -> None:
+        if self._link is None:
+            self._link = await self._connected(peers, deadline)
+        for attempt in range(1, NO_STREAM_ATTEMPTS + 1):
+            try:
+                await self._publish_all(self._link, events)
+            except NoStream:
+                if attempt == NO_STREAM_ATTEMPTS:
+                    raise faulty(
+                        "nats", "subject", f"no stream of the server takes {self._target.subject}"
+                    ) from None
+                await asyncio.sleep(NO_STREAM_WAIT_S)
+            else:
+                return
+
+    async def _publish_all(self, link: Link, events: Sequence[Event]) -> None:
+        target, confirmed, users = self._target, self._confirmed, set[str]()
+        suffix, binary = f"#{self._connection_id}", target.mode is ContentMode.BINARY
+        link.begin(events, confirmed)
+        for index, event in enumerate(events):
+            if event.id in confirmed:
+                continue
+            if event.subject in users or link.in_flight >= IN_FLIGHT_MAX:
+                await link.confirmed()
+                users.clear()
+            users.add(event.subject)
+            headers = {"Nats-Msg-Id": header_text(f"{event.source}/{event.id}{suffix}")}
+            if binary:
+                headers |= _attributes(event)
+            await link.send(index, target.subject, event.data if binary else event.body, headers)
+        await link.confirmed()
+
+
+def _attributes(event: Event) -> dict[str, str]:
+    """The attributes of an event as headers, by the NATS protocol binding of CloudEvents."""
+    return {
+        "ce-specversion": "1.0",
+        "ce-id": header_text(event.id),
+        "ce-source": header_text(event.source),
+        "ce-type": event.type,
+        "ce-subject": header_text(event.subject),
+        "ce-time": event.time,
+        "content-type": "application/json",
+    }
+
+
+class NoStream(Exception):
+    """No stream takes messages of the subject."""
+
+
+class Link:
+    """A connection to one server. Used in the loop alone. When it fails it is closed, and the sink makes
+    another one.
+    """
+
+    def __init__(self, target: Nats, server: Server, ca_file: Path) -> None:
+        self._target = target
+        self._server = server
+        self._tls = tls_context(target.kind(), target.ca_certificates, ca_file)
+        self._client: Client | None = None
+        self._inbox = ""
+        self._events: Sequence[Event] = ()
+        self._confirmed: set[str] = set()
+        self._failure: Exception | None = None
+        self._settled = asyncio.Event()
+        self.in_flight = 0
+
+    async def connect(self, peer: Peer) -> None:
+        """Connects to a checked address of the server. Raises SinkError, OSError, TimeoutError."""
+        from nats.aio.client import Client
+        from nats.errors import Error
+
+        server = self._server
+        self._client = client = Client()
+        try:
+            await client.connect(
+                servers=[f"nats://{Server('', str(peer.address), peer.port)}"],
+                # A name is needed for certificates; it is not resolved.
+                tls=self._tls,
+                tls_hostname=server.host,
+                allow_reconnect=False,
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
+                error_cb=self._on_error,
+                closed_cb=self._on_end,
+                disconnected_cb=self._on_end,
+                **self._credentials(client),
+            )
+            self._check_tls(client)
+            self._inbox = client.new_inbox()
+            await client.subscribe(f"{self._inbox}.*", cb=self._on_answer)
+        except Error as error:
+            raise self._refusal(error) from error
+
+    def _credentials(self, client: Client) -> dict[str, Any]:
+        from nats.aio.client import RawCredentials
+
+        target, server = self._target, self._server
+
+        def over_tls(secret: str) -> Callable[[], str]:
+            def checked() -> str:
+                self._check_tls(client)
+                return secret
+
+            return checked
+
+        if target.credentials:
+            require("nkeys", "nats")
+            return {"user_credentials": RawCredentials(target.credentials)}
+        if server.password:
+            return {"user": over_tls(server.user), "password": over_tls(server.password)}
+        return {"token": over_tls(server.user)} if server.user else {}
+
+    def _check_tls(self, client: Client) -> None:
+        """Raises SinkError when the URL asks for TLS and the server has none, before a secret is sent."""
+        if self._server.scheme == "tls" and not client._server_info.get("tls_required"):
+            raise faulty("nats", "servers", f"{self._server} does not offer TLS")
+
+    def _refusal(self, error: Exception) -> SinkError:
+        cause = self._failure or error
+        text = str(cause).removeprefix("nats: ").strip("'")
+        if "authorization violation" in text.lower() or "user authentication" in text.lower():
+            field = "credentials" if self._target.credentials else "servers"
+            return faulty("nats", field, f"{self._server} refuses the user ({text})")
+        return SinkError(f"{self._server}: {text or type(cause).__name__}")
+
+    async def close(self) -> None:
+        """Ends the connection."""
+        if self._client is not None:
+            # After a handshake of TLS that failed, it would wait for ever.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._client.close(), CLOSE_S_MAX)
+
+    # --- publishing -----------------------------------------------------------------------------------------
+
+    def begin(self, events: Sequence[Event], confirmed: set[str]) -> None:
+        """Begins a batch. Ids of events that the stream has are added to `confirmed`."""
+        self._events, self._confirmed = events, confirmed
+
+    async def send(self, index: int, subject: str, payload: bytes, headers: dict[str, str]) -> None:
+        """Publishes the event at `index` without waiting for the stream. Raises SinkError."""
+        from nats.errors import Error, MaxPayloadError
+
+        assert self._client is not None
+        try:
+            await self._client.publish(subject, payload, f"{self._inbox}.{index}", headers)
+        except MaxPayloadError as error:
+            raise _too_large(len(payload), f"max_payload of {self._server}") from error
+        except Error as error:
+            raise self._refusal(error) from error
+        self.in_flight += 1
+
+    async def confirmed(self) -> None:
+        """Waits until the stream has all that was sent. Raises SinkError, NoStream."""
+        while self.in_flight and self._failure is None:
+            self._settled.clear()
+            await self._settled.wait()
+        failure = self._failure
+        if isinstance(failure, NoStream):
+            # All answers were the same; the next attempt begins with a clean slate.
+            while self.in_flight:
+                self._settled.clear()
+                await self._settled.wait()
+            self._failure = None
+            raise failure
+        if isinstance(failure, SinkError):
+            raise failure
+        if failure is not None:
+            raise self._refusal(failure) from failure
+
+    async def _on_answer(self, message: Msg) -> None:
+        self.in_flight -= 1
+        event = self._events[int(message.subject.rpartition(".")[2])]
+        if not message.data:
+            self._failure = self._failure or NoStream()
+        elif b'"error"' in message.data and (error := _error_in(message.data)) is not None:
+            self._failure = self._failure or self._error(error, event)
+        else:
+            self._confirmed.add(event.id)
+        if not self.in_flight or self._failure is not None:
+            self._settled.set()
+
+    def _error(self, error: _Error, event: Event) -> SinkError:
+        if error.err_code == MESSAGE_TOO_LARGE:
+            return _too_large(len(event.body), "max_msg_size of the stream")
+        text = f"{error.description} (code {error.err_code or error.code})"
+        if error.err_code == STREAM_SEALED:
+            return faulty("nats", "subject", f"its stream takes no messages: {text}")
+        return SinkError(f"{self._server}: {text}")
+
+    async def _on_error(self, error: Exception) -> None:
+        if "permissions violation" in str(error).lower():
+            text = str(error).removeprefix("nats: ")
+            self._failure = faulty("nats", "subject", f"the user may not publish to it ({text})")
+        else:
+            self._failure = self._failure or error
+        self._settled.set()
+
+    async def _on_end(self) -> None:
+        self._failure = self._failure or ConnectionError("the connection ended")
+        self._settled.set()
+
+
+def _error_in(data: bytes) -> _Error | None:
+    try:
+        return msgspec.json.decode(data, type=_Answer).error
+    except msgspec.DecodeError:
+        return _Error(description="an answer that is none of a stream")
+
+
+def _too_large(size: int, limit: str) -> SinkError:
+    return SinkError(
+        f"a change of {size} bytes is larger than the {limit}: raise it, or send fewer attributes, then "
+        "resume the connection",
+        final=True,
+    )
