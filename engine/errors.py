@@ -167,7 +167,9 @@ class Aborted(MilepostError):
 
 
 class CursorExpired(MilepostError):
-    """The cursor is older than the change log. `metadata["oldest_cursor"]` is the oldest valid one."""
+    """The cursor is older than the change log. `metadata["oldest_cursor"]` is the oldest valid one, or
+    `oldest_time` for an instant.
+    """
 
     default_reason = "CURSOR_EXPIRED"
 

@@ -13,15 +13,18 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from engine.audiences.delivery_status import DeliveryLog, DeliveryStatus
 from engine.audiences.model import DeliveryBatch, DeliveryCursor
 from engine.backends.base import Change, Members, MembershipReader
 from engine.clock import Clock
 from engine.errors import MilepostError, NotFound
 from engine.measures import Measure, gauge
+from engine.resources.activation import LIVE_STATES
 from engine.resources.connections import Connections
 from engine.resources.records import Audience, Closing, Connection, ConnectionState, Milestone, Output
 from engine.resources.repository import Repository
-from engine.values import MICROS_PER_SECOND
+from engine.resources.targets import TARGETS
+from engine.values import MICROS_PER_SECOND, Micros
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,16 +51,17 @@ class Deliveries:
         self._repository = repository
         self._connections = connections
         self._backend = backend
+        self._log = DeliveryLog()
 
     def active(self) -> tuple[Delivery, ...]:
-        """Every ACTIVE connection of all accounts that sends, including those that deliver the last exits of
-        deleted audiences.
+        """Every ACTIVE connection of all accounts that sends and is not paused, including those that deliver
+        the last exits of deleted audiences.
         """
         with self._repository.reading():
+            connections = list(self._repository.scan(Connection, ""))
+            self._log.keep({connection.name for connection in connections})
             active = [
-                connection
-                for connection in self._repository.scan(Connection, "")
-                if connection.state is ConnectionState.ACTIVE
+                each for each in connections if each.state is ConnectionState.ACTIVE and not each.paused
             ]
             deliveries = (self._delivery(connection) for connection in active)
             return tuple(delivery for delivery in deliveries if delivery.output.target.sends)
@@ -116,13 +120,38 @@ class Deliveries:
         changes = tuple(Change(sequence, user_id, True, membership.as_of) for user_id in page.user_ids)
         return DeliveryBatch(changes, DeliveryCursor(sequence, page.next_after or None), caught_up=False)
 
-    def advance(self, connection: Connection, cursor: DeliveryCursor) -> Connection | None:
-        """Confirms delivery up to the cursor. None when the connection no longer exists."""
+    def advance(
+        self, connection: Connection, cursor: DeliveryCursor, *, sent: bool = True
+    ) -> Connection | None:
+        """Confirms delivery up to the cursor; `sent` when the output took something. None when the connection
+        no longer exists.
+        """
         return self._connections.advance(
             connection.name,
             cursor.sequence,
             snapshot_after=cursor.snapshot_after,
             activation=connection.activation,
+            sent=sent,
+        )
+
+    def succeeded(self, delivery: Delivery, changes: int) -> None:
+        """Notes that an output took a batch."""
+        self._log.succeeded(delivery.connection.name, delivery.output.target.kind(), changes)
+
+    def failed(self, delivery: Delivery, error: str) -> None:
+        """Notes that an output did not take a batch."""
+        self._log.failed(delivery.connection.name, delivery.output.target.kind(), error, self._clock())
+
+    def status(self, connection: Connection) -> DeliveryStatus:
+        """How far a connection is behind, and how its last attempts ended."""
+        if connection.state not in LIVE_STATES:
+            return DeliveryStatus()
+        pending, lag = self._behind(connection)
+        return msgspec.structs.replace(
+            self._log.of(connection.name),
+            pending_changes=pending,
+            lag=lag,
+            last_success=connection.last_success,
         )
 
     def measures(self) -> Iterator[Measure]:
@@ -132,29 +161,42 @@ class Deliveries:
             states[connection.state] += 1
         for state, count in states.items():
             yield gauge("connections", "Connections by state.", count, state=state.name.lower())
-        behind = [self._behind(delivery.connection) for delivery in self.active()]
-        yield gauge(
-            "delivery_pending_changes",
-            "Changes that active connections have not delivered yet, without members at activation.",
-            sum(changes for changes, _ in behind),
-        )
-        yield gauge(
-            "delivery_lag_seconds",
-            "Age of the oldest change that an active connection has not delivered.",
-            max((age for _, age in behind), default=0.0),
-        )
+        yield from self._lags()
+        yield from self._log.measures()
 
-    def _behind(self, connection: Connection) -> tuple[int, float]:
-        """Changes after the connection's cursor, and the age of the first of them in seconds."""
+    def _lags(self) -> Iterator[Measure]:
+        behind: dict[str, list[tuple[int, Micros]]] = {
+            kind: [] for kind, target in TARGETS.items() if target.sends
+        }
+        for delivery in self.active():
+            behind[delivery.output.target.kind()].append(self._behind(delivery.connection))
+        for kind, found in behind.items():
+            yield gauge(
+                "delivery_pending_changes",
+                "Changes that active connections have not delivered yet, without members at activation, by "
+                "kind of output.",
+                sum(changes for changes, _ in found),
+                kind=kind,
+            )
+        for kind, found in behind.items():
+            yield gauge(
+                "delivery_lag_seconds",
+                "Age of the oldest change that an active connection has not delivered, by kind of output.",
+                max((age for _, age in found), default=0) / MICROS_PER_SECOND,
+                kind=kind,
+            )
+
+    def _behind(self, connection: Connection) -> tuple[int, Micros]:
+        """Changes after the connection's cursor, and the age of the first of them."""
         try:
             membership = self._backend.membership(connection.audience)
             if membership is None or membership.last_sequence <= connection.delivered:
-                return 0, 0.0
+                return 0, 0
             page = self._backend.changes(connection.audience, connection.delivered, 1)
         except MilepostError:
             # Reported where it is delivered.
-            return 0, 0.0
-        age = max(0, self._clock() - page.changes[0].as_of) / MICROS_PER_SECOND if page.changes else 0.0
+            return 0, 0
+        age = max(0, self._clock() - page.changes[0].as_of) if page.changes else 0
         return membership.last_sequence - connection.delivered, age
 
     def has_changes(self, connection: Connection, beyond: int) -> bool:

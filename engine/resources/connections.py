@@ -5,6 +5,9 @@
         └──── deactivate ─────┘  └──────── resume ────────┘ │
         └───────────────────── deactivate ──────────────────┘
 
+An ACTIVE connection can be paused: it keeps its credit and its cursor, and `resume` continues from there.
+`replay` moves the cursor back.
+
 A connection's cursor is `delivered`; `snapshot_after` means that the members at activation come first
 (see `engine.audiences.deliveries`).
 """
@@ -46,9 +49,10 @@ from engine.resources.records import (
 )
 from engine.resources.repository import Changes, Repository
 from engine.resources.secret_keys import SecretKeys
-from engine.values import MICROS_PER_HOUR
+from engine.values import MICROS_PER_HOUR, Micros
 
-CONNECTION_FIELDS = frozenset({"identities", "attributes", "batch_changes", "batch_age"})
+OPTED_IN_FIELDS = ("identities", "attributes", "hashed_identities", "hashed_attributes")
+CONNECTION_FIELDS = frozenset({*OPTED_IN_FIELDS, "kinds", "batch_changes", "batch_age"})
 BATCH_CHANGES_MAX = 10_000
 BATCH_AGE_MAX_MICROS = MICROS_PER_HOUR
 OPTED_IN_NAMES_MAX = 100
@@ -96,6 +100,9 @@ class Connections(Outputs):
                 output=connection.output,
                 identities=connection.identities,
                 attributes=connection.attributes,
+                hashed_identities=connection.hashed_identities,
+                hashed_attributes=connection.hashed_attributes,
+                kinds=connection.kinds,
                 batch_changes=connection.batch_changes or BATCH_CHANGES_DEFAULT,
                 batch_age=connection.batch_age or BATCH_AGE_DEFAULT_MICROS,
             )
@@ -126,7 +133,7 @@ class Connections(Outputs):
         )
 
     def update_connection(self, record: Connection, fields: Collection[str], etag: str = "") -> Connection:
-        """Changes the named fields: `identities`, `attributes`, `batch_changes`, `batch_age`.
+        """Changes the named fields of `CONNECTION_FIELDS`.
 
         Raises NotFound, EtagMismatch, InvalidInput.
         """
@@ -164,7 +171,10 @@ class Connections(Outputs):
             yield Violation("connection.batching.max_age", "must be more than 0 and at most an hour")
         output = self._repository.find(Output, connection.output)
         is_watch = output is not None and not output.target.sends
-        for field, names in (("identities", connection.identities), ("attributes", connection.attributes)):
+        if is_watch and connection.kinds:
+            yield Violation("connection.kinds", "must be empty: a watch has every change")
+        for field in OPTED_IN_FIELDS:
+            names: tuple[str, ...] = getattr(connection, field)
             if is_watch and names:
                 yield Violation(f"connection.{field}", "must be empty: a watch has user ids only")
             if len(names) > OPTED_IN_NAMES_MAX:
@@ -201,7 +211,9 @@ class Connections(Outputs):
                 # members come first, then the changes after that state.
                 delivered=0 if stored is None else stored.last_sequence,
                 snapshot_after=None if stored is None else "",
+                replayed_through=0,
                 activation=known.activation + 1,
+                last_success=0,
             )
         self._changed(self._journey_of(known.audience))
         return activated
@@ -222,24 +234,79 @@ class Connections(Outputs):
                 state=ConnectionState.INACTIVE,
                 delivered=0,
                 snapshot_after=None,
+                replayed_through=0,
+                paused=False,
                 fault="",
             )
         self._changed(self._journey_of(known.audience))
         return deactivated
 
-    def resume(self, name: str, etag: str = "") -> Connection:
-        """Resumes a FAULTED connection from its cursor and takes a credit again. Raises NotFound,
-        EtagMismatch, FailedPrecondition, LimitExceeded.
+    def pause(self, name: str, etag: str = "") -> Connection:
+        """Pauses an ACTIVE connection: it keeps its credit and its cursor. A paused one stays unchanged.
+        Raises NotFound, EtagMismatch, FailedPrecondition, InvalidInput.
         """
         with self._repository.writing() as changes:
             known = self._known(name, etag)
-            if known.state is not ConnectionState.FAULTED:
-                raise _wrong_state(known, "only a FAULTED connection can be resumed")
-            if self._repository.find(Closing, known.audience) is None:
+            if known.state is not ConnectionState.ACTIVE:
+                raise _wrong_state(known, "only an ACTIVE connection can be paused")
+            output = self._repository.get(Output, known.output)
+            if not output.target.sends:
+                raise InvalidInput.one("name", f"{output.name} sends nothing: its consumer decides when")
+            return known if known.paused else self._put(changes, known, paused=True)
+
+    def resume(self, name: str, etag: str = "") -> Connection:
+        """Resumes a paused or FAULTED connection from its cursor; a FAULTED one takes a credit again. Raises
+        NotFound, EtagMismatch, FailedPrecondition, LimitExceeded.
+        """
+        with self._repository.writing() as changes:
+            known = self._known(name, etag)
+            is_faulted = known.state is ConnectionState.FAULTED
+            if not is_faulted and not known.paused:
+                raise _wrong_state(known, "only a FAULTED or a paused connection can be resumed")
+            if is_faulted and self._repository.find(Closing, known.audience) is None:
                 self._take_credit(known)
-            resumed = self._put(changes, known, state=ConnectionState.ACTIVE, fault="")
+            resumed = self._put(changes, known, state=ConnectionState.ACTIVE, paused=False, fault="")
         self._changed(self._journey_of(known.audience))
         return resumed
+
+    def replay(self, name: str, since: Micros | None = None, etag: str = "") -> Connection:
+        """Has an ACTIVE or FAULTED connection send again what changed after an instant; None = every member,
+        as an activation does, and what changes then. Changes nothing when nothing was delivered since.
+
+        Raises NotFound, EtagMismatch, FailedPrecondition, and CursorExpired with the oldest instant when
+        changes since are not kept any more.
+        """
+        with self._repository.writing() as changes:
+            known = self._known(name, etag)
+            if known.state not in LIVE_STATES:
+                raise _wrong_state(known, "activate it: every member is sent then")
+            if self._repository.find(Closing, known.audience) is not None:
+                raise _wrong_state(known, "its audience was deleted and its last exits are being sent")
+            stored = self._backend.membership(known.audience)
+            if stored is None:
+                return known
+            if since is None:
+                delivered, snapshot_after = stored.last_sequence, ""
+                through = known.replayed_through
+            else:
+                if known.snapshot_after is not None:
+                    raise _wrong_state(
+                        known, "its members are being sent: replay it later, or from the start"
+                    )
+                delivered, snapshot_after = self._backend.sequence_at(known.audience, since), None
+                if delivered >= known.delivered:
+                    return known
+                through = max(known.replayed_through, known.delivered)
+            replaying = self._put(
+                changes,
+                known,
+                delivered=delivered,
+                snapshot_after=snapshot_after,
+                replayed_through=through,
+                activation=known.activation + 1,
+            )
+        self._changed(self._journey_of(known.audience))
+        return replaying
 
     def mark_faulted(self, name: str, why: str) -> Connection:
         """Marks an ACTIVE connection FAULTED and keeps its cursor. Raises NotFound."""
@@ -247,7 +314,7 @@ class Connections(Outputs):
             known = self._repository.get(Connection, name)
             if known.state is not ConnectionState.ACTIVE:
                 return known
-            faulted = self._put(changes, known, state=ConnectionState.FAULTED, fault=why)
+            faulted = self._put(changes, known, state=ConnectionState.FAULTED, paused=False, fault=why)
         self._changed(self._journey_of(known.audience))
         return faulted
 
@@ -258,9 +325,10 @@ class Connections(Outputs):
         *,
         snapshot_after: str | None = None,
         activation: int | None = None,
+        sent: bool = True,
     ) -> Connection | None:
         """Advances a live connection's durable cursor. Does nothing when the connection was
-        activated anew since `activation`.
+        activated anew since `activation`. `sent` when its output took what lies between.
 
         None when the connection no longer exists: it was deleted, or has just delivered the last exit of a
         deleted audience and is removed.
@@ -276,7 +344,12 @@ class Connections(Outputs):
             if through is not None and delivered >= through and snapshot_after is None:
                 changes.delete(known)
             else:
-                advanced = msgspec.structs.replace(known, delivered=delivered, snapshot_after=snapshot_after)
+                advanced = msgspec.structs.replace(
+                    known,
+                    delivered=delivered,
+                    snapshot_after=snapshot_after,
+                    last_success=self._clock() if sent else known.last_success,
+                )
                 changes.put(advanced)
                 return advanced
         self._changed(self._journey_of(known.audience))
@@ -304,7 +377,7 @@ class Connections(Outputs):
             known = self.watched(name)
             if activation != known.activation:
                 raise CursorExpired(
-                    f"{name} was activated again since that cursor was issued; watch it again",
+                    f"{name} was activated again, or replayed, since that cursor was issued; watch it again",
                     metadata={"oldest_cursor": str(known.delivered)},
                 )
             stored = self._backend.membership(known.audience)

@@ -115,14 +115,24 @@ class ConnectionState(enum.StrEnum):
     FAULTED = "faulted"
 
 
+class ChangeKind(enum.StrEnum):
+    """Kind of change of an audience."""
+
+    ENTERED = "entered"
+    EXITED = "exited"
+
+
 class Connection(Record, frozen=True, kw_only=True):
-    """Delivers one audience to one output. `fault` is the reason of FAULTED."""
+    """Delivers one audience to one output. `fault` is the reason of FAULTED. Of `kinds`, none = all."""
 
     audience: str
     output: str
     state: ConnectionState = ConnectionState.INACTIVE
     identities: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
+    hashed_identities: tuple[str, ...] = ()
+    hashed_attributes: tuple[str, ...] = ()
+    kinds: tuple[ChangeKind, ...] = ()
     batch_changes: int = BATCH_CHANGES_DEFAULT
     batch_age: Micros = BATCH_AGE_DEFAULT_MICROS
     delivered: int = 0
@@ -130,7 +140,13 @@ class Connection(Record, frozen=True, kw_only=True):
     snapshot_after: str | None = None
     """While the members at activation are being sent: the last one sent ("" = none yet). None after that."""
     activation: int = 0
-    """Number of activations: a cursor is valid for one activation."""
+    """Number of activations and replays: a cursor is valid for one of them."""
+    last_success: Micros = 0
+    """Time when the output last took a batch, or a watcher acknowledged; 0 = never since the activation."""
+    paused: bool = False
+    """ACTIVE, and delivers nothing until it is resumed."""
+    replayed_through: int = 0
+    """Sequence of the last change that a replay sends again: such changes have ids of their own."""
     fault: str = ""
 
 
@@ -181,7 +197,15 @@ def etag_of(record: Record) -> str:
     if isinstance(record, Journey):
         record = msgspec.structs.replace(record, version=0)
     if isinstance(record, Connection):
-        record = msgspec.structs.replace(record, delivered=0, snapshot_after=None, activation=0, fault="")
+        record = msgspec.structs.replace(
+            record,
+            delivered=0,
+            snapshot_after=None,
+            activation=0,
+            last_success=0,
+            replayed_through=0,
+            fault="",
+        )
     if isinstance(record, ApiKey):
         record = msgspec.structs.replace(record, digest=b"", previous_digest=b"")
     return xxhash.xxh3_64_hexdigest(msgspec.msgpack.encode(record))

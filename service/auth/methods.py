@@ -106,7 +106,9 @@ _RULES: Mapping[str, Mapping[str, Rule]] = {
         "DeleteConnection": Rule(Scope.MANAGE, _NAME),
         "ActivateConnection": Rule(Scope.MANAGE, _NAME),
         "DeactivateConnection": Rule(Scope.MANAGE, _NAME),
+        "PauseConnection": Rule(Scope.MANAGE, _NAME),
         "ResumeConnection": Rule(Scope.MANAGE, _NAME),
+        "ReplayConnection": Rule(Scope.MANAGE, _NAME),
         # A consumer that watches needs no more than to read.
         "AcknowledgeChanges": Rule(Scope.READ, _NAME),
     },

@@ -7,10 +7,12 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
+from engine.audiences.delivery_status import DeliveryStatus
 from engine.errors import InvalidInput, Unsupported
 from engine.resources.records import (
     BATCH_AGE_DEFAULT_MICROS,
     BATCH_CHANGES_DEFAULT,
+    ChangeKind,
     Connection,
     ConnectionState,
     Output,
@@ -30,6 +32,8 @@ NO_KIND = f"must have exactly one of {', '.join(OUTPUT_KINDS)}"
 _MODE_MESSAGES = numbers_of(connection_pb2.ContentMode, ContentMode)
 _MODES = members_of(connection_pb2.ContentMode, ContentMode)
 _STATE_MESSAGES = numbers_of(connection_pb2.ConnectionState, ConnectionState)
+_KIND_MESSAGES = numbers_of(connection_pb2.ChangeKind, ChangeKind)
+_KINDS = members_of(connection_pb2.ChangeKind, ChangeKind)
 
 
 def output_of_message(message: connection_pb2.Output, *, needs_kind: bool = True) -> Output:
@@ -125,12 +129,24 @@ def connection_of_message(message: connection_pb2.Connection) -> Connection:
         output=message.output,
         identities=tuple(message.identities),
         attributes=tuple(message.attributes),
+        hashed_identities=tuple(message.hashed_identities),
+        hashed_attributes=tuple(message.hashed_attributes),
+        kinds=_kinds(message),
         batch_changes=batching.max_changes or BATCH_CHANGES_DEFAULT,
         batch_age=age,
     )
 
 
-def connection_message(connection: Connection) -> connection_pb2.Connection:
+def _kinds(message: connection_pb2.Connection) -> tuple[ChangeKind, ...]:
+    faults = ShapeFaults()
+    for index, number in enumerate(message.kinds):
+        if number not in _KINDS:
+            faults.add(f"connection.kinds[{index}]", "must be a kind of change")
+    faults.raise_if_any()
+    return tuple(_KINDS[number] for number in message.kinds)
+
+
+def connection_message(connection: Connection, status: DeliveryStatus) -> connection_pb2.Connection:
     """The message for a connection."""
     return connection_pb2.Connection(
         name=connection.name,
@@ -139,6 +155,10 @@ def connection_message(connection: Connection) -> connection_pb2.Connection:
         state=_STATE_MESSAGES[connection.state],
         identities=connection.identities,
         attributes=connection.attributes,
+        hashed_identities=connection.hashed_identities,
+        hashed_attributes=connection.hashed_attributes,
+        paused=connection.paused,
+        kinds=[_KIND_MESSAGES[kind] for kind in connection.kinds],
         batching=connection_pb2.Batching(
             max_changes=connection.batch_changes, max_age=duration_message(connection.batch_age)
         ),
@@ -148,4 +168,17 @@ def connection_message(connection: Connection) -> connection_pb2.Connection:
         update_time=timestamp(connection.update_time),
         etag=etag_of(connection),
         activation=connection.activation,
+        delivery=None if connection.state is ConnectionState.INACTIVE else _status_message(status),
+    )
+
+
+def _status_message(status: DeliveryStatus) -> connection_pb2.DeliveryStatus:
+    return connection_pb2.DeliveryStatus(
+        pending_changes=status.pending_changes,
+        lag=duration_message(status.lag),
+        changes_per_second=status.changes_per_second,
+        last_success_time=timestamp(status.last_success) if status.last_success else None,
+        last_error=status.error,
+        last_error_time=timestamp(status.error_time) if status.error else None,
+        failures=status.failures,
     )

@@ -30,6 +30,7 @@ from engine.limits import (
     Limits,
 )
 from engine.resources.connections import OPTED_IN_NAMES_MAX
+from engine.resources.records import ChangeKind
 from milepost.v1 import criteria_pb2, data_pb2
 from milepost.written_form import written_name
 
@@ -51,7 +52,10 @@ def list_lengths_max(limits: Limits) -> dict[str, int]:
         "BatchCheckMembershipRequest.user_ids": BATCH_PAIRS_MAX,
         "CompareAudiencesRequest.audiences": COMPARED_MAX,
         "Connection.attributes": OPTED_IN_NAMES_MAX,
+        "Connection.hashed_attributes": OPTED_IN_NAMES_MAX,
+        "Connection.hashed_identities": OPTED_IN_NAMES_MAX,
         "Connection.identities": OPTED_IN_NAMES_MAX,
+        "Connection.kinds": len(ChangeKind),
         "ConsentColumn.denied_values": CONSENT_VALUES_MAX,
         "ConsentColumn.given_values": CONSENT_VALUES_MAX,
         "FieldMask.paths": FIELD_MASK_PATHS_MAX,

@@ -40,6 +40,9 @@ OUTPUT_FIELDS = {
 CONNECTION_FIELDS = {
     "identities": ("identities",),
     "attributes": ("attributes",),
+    "hashed_identities": ("hashed_identities",),
+    "hashed_attributes": ("hashed_attributes",),
+    "kinds": ("kinds",),
     "batching": ("batch_changes", "batch_age"),
 }
 """For each resource its mutable fields, and the record fields of each."""

@@ -7,24 +7,26 @@ instant the change holds for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
 
 from engine.audiences.deliveries import Delivery
-from engine.backends.base import Change, Profile
-from engine.resources.records import journey_of
-from engine.values import Micros, Value
+from engine.backends.base import Change
+from engine.resources.records import ChangeKind, journey_of
+from engine.values import Micros
 from service.convert.times import rfc3339
+from service.delivery.opted_in import ProfileOf, opted_in
 from service.delivery.sinks.sink import Event
 
-ENTERED = "milepost.membership.entered"
-EXITED = "milepost.membership.exited"
-
-ProfileOf = Callable[[str], Profile | None]
+TYPE_PREFIX = "milepost.membership."
 
 _json = msgspec.json.Encoder().encode
+
+
+def kind_of(change: Change) -> ChangeKind:
+    """The kind of a change."""
+    return ChangeKind.ENTERED if change.entered else ChangeKind.EXITED
 
 
 def cloud_events(
@@ -46,7 +48,7 @@ def cloud_events(
         as_of = times.get(change.as_of)
         if as_of is None:
             as_of = times[change.as_of] = rfc3339(change.as_of)
-        event_id, type_ = _event_id(delivery, change, snapshot), ENTERED if change.entered else EXITED
+        event_id, type_ = _event_id(delivery, change, snapshot), TYPE_PREFIX + kind_of(change)
         time, user_id = as_of.encode(), _json(change.user_id)
         attributes = b'{"specversion":"1.0","id":%b%b%b","subject":%b,"time":"%b' % (
             _json(event_id)[:-1],
@@ -62,7 +64,7 @@ def cloud_events(
             b"true" if change.entered else b"false",
             change.sequence,
             time,
-            _opted_in(delivery, change.user_id, profile_of),
+            opted_in(delivery.connection, change.user_id, profile_of),
         )
         data_at = len(attributes) + _DATA_AT
         events.append(Event(event_id, body, source, type_, change.user_id, as_of, data_at))
@@ -85,40 +87,11 @@ def _data_of(delivery: Delivery) -> dict[str, str]:
 
 def _event_id(delivery: Delivery, change: Change, snapshot: bool) -> str:
     """Names the change. Sequences restart when a membership is recalculated, hence the instant; members at
-    activation share one sequence, hence the activation and the user.
+    activation share one sequence, hence the connection, its activation and the user. An update of the
+    connection changes no id. A change that a replay sends again is another event: receivers would drop it.
     """
-    if snapshot:
-        return f"{change.sequence}.{delivery.connection.update_time:x}.{change.user_id}"
-    return f"{change.sequence}.{change.as_of:x}"
-
-
-def _opted_in(delivery: Delivery, user_id: str, profile_of: ProfileOf) -> bytes:
-    """Further members of `data`, with a leading comma; empty when the connection opts in to nothing."""
     connection = delivery.connection
-    if not connection.identities and not connection.attributes:
-        return b""
-    profile = profile_of(user_id)
-    opted_in = {
-        "identities": {} if profile is None else _identities(profile, connection.identities),
-        "attributes": {} if profile is None else _attributes(profile, connection.attributes),
-    }
-    return b"," + _json(opted_in)[1:-1]
-
-
-def _identities(profile: Profile, types: tuple[str, ...]) -> dict[str, str]:
-    return {type_: profile.identities[type_][1] for type_ in types if type_ in profile.identities}
-
-
-def _attributes(profile: Profile, keys: tuple[str, ...]) -> dict[str, Any]:
-    """The selected attributes; for one in several workspaces, the value written last."""
-    latest: dict[str, tuple[Micros, Value]] = {}
-    for _, attributes in sorted(profile.attributes.items()):
-        for key in keys:
-            write = attributes.get(key)
-            if write is not None and (key not in latest or write[0] > latest[key][0]):
-                latest[key] = write
-    return {key: _json_value(value) for key, (_, value) in latest.items()}
-
-
-def _json_value(value: Value) -> Any:
-    return rfc3339(value) if type(value) is int else value
+    if snapshot:
+        return f"{change.sequence}.{connection.create_time:x}.{connection.activation}.{change.user_id}"
+    replay = f".{connection.activation}" if change.sequence <= connection.replayed_through else ""
+    return f"{change.sequence}.{change.as_of:x}{replay}"

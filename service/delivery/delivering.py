@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import structlog
 
 from engine import Engine
 from engine.audiences.deliveries import Delivery
 from engine.audiences.model import DeliveryBatch
 from engine.errors import CursorExpired, NotFound, StoreUnavailable
-from engine.measures import Counter
-from engine.resources.records import Connection, ConnectionState, account_of
+from engine.resources.records import ChangeKind, Connection, ConnectionState, account_of
 from engine.values import MICROS_PER_SECOND
-from service.delivery.cloud_events import cloud_events
+from service.delivery.cloud_events import cloud_events, kind_of
 from service.delivery.refused import RefusedEvents
 from service.delivery.retry import RetryPolicy
 from service.delivery.schedule import AT_ONCE, WHEN_WOKEN
@@ -41,7 +41,6 @@ class Terms:
     retry: RetryPolicy
     attempt_s_max: float
     refused: RefusedEvents
-    failed_attempts: Counter
 
 
 class Delivering:
@@ -70,6 +69,11 @@ class Delivering:
     def has_open_sink(self) -> bool:
         """Whether the output may hold a file or a connection open."""
         return self._sink is not None and self._sink.is_open
+
+    def is_outdated_by(self, connection: Connection) -> bool:
+        """Whether the connection was updated, replayed or activated anew since the last step."""
+        known = self._delivery.connection
+        return (connection.update_time, connection.activation) != (known.update_time, known.activation)
 
     def has_news(self) -> bool:
         """Whether there are changes that a waiting delivery should go on for."""
@@ -112,7 +116,7 @@ class Delivering:
 
     def _step(self) -> float:
         connection = self._terms.engine.connections.get_connection(self.name)
-        if connection.state is not ConnectionState.ACTIVE:
+        if connection.state is not ConnectionState.ACTIVE or connection.paused:
             return self._end()
         self._follow(connection)
         try:
@@ -126,11 +130,12 @@ class Delivering:
             self._wake_beyond = connection.delivered + connection.batch_changes - 1
             return full_at
         self._gathering_since = None
+        wanted = _of_kinds(batch, connection.kinds)
         try:
-            self._deliver(connection, batch)
+            sent = self._deliver(connection, wanted)
         except SinkError as error:
             return self._failed(error)
-        self._advance(connection, batch)
+        self._terms.engine.deliveries.advance(connection, batch.cursor, sent=sent)
         return AT_ONCE
 
     def _follow(self, connection: Connection) -> None:
@@ -152,7 +157,7 @@ class Delivering:
     def _advance_or_wait(self, connection: Connection, batch: DeliveryBatch) -> float:
         moved = (batch.cursor.sequence, batch.cursor.snapshot_after)
         if moved != (connection.delivered, connection.snapshot_after):
-            self._advance(connection, batch)
+            self._terms.engine.deliveries.advance(connection, batch.cursor)
             return AT_ONCE
         try:
             due = self._opened_sink().tend()
@@ -162,28 +167,27 @@ class Delivering:
         self._wake_beyond = connection.delivered
         return due
 
-    def _deliver(self, connection: Connection, batch: DeliveryBatch) -> None:
+    def _deliver(self, connection: Connection, batch: DeliveryBatch) -> bool:
+        """False: there is nothing to send."""
         account, engine = account_of(connection.name), self._terms.engine
         snapshot = connection.snapshot_after is not None
         events = cloud_events(
             self._delivery, batch.changes, snapshot, lambda user: engine.backend.profile(account, user)
         )
+        if not events:
+            return False
         receipt = self._opened_sink().deliver(events, time.monotonic() + self._terms.attempt_s_max)
         if receipt is not None and receipt.refused:
             self._terms.refused.keep(self.name, events, receipt.refused)
             self._log.warning("output refused events", events=len(receipt.refused))
         self._failures = 0
+        engine.deliveries.succeeded(self._delivery, len(batch.changes))
+        return True
 
     def _opened_sink(self) -> Sink:
         if self._sink is None:
             self._sink = self._terms.open_sink(self._delivery)
         return self._sink
-
-    def _advance(self, connection: Connection, batch: DeliveryBatch) -> None:
-        known = self._terms.engine.connections.get_connection(connection.name)
-        # Deactivated and activated again meanwhile: the cursor was reset, so this batch is outdated.
-        if known.update_time == connection.update_time:
-            self._terms.engine.deliveries.advance(connection, batch.cursor)
 
     # --- failures -------------------------------------------------------------------------------------------
 
@@ -194,7 +198,7 @@ class Delivering:
         if not self._failures or error.progressed:
             self._failing_since, self._failures = now, 0
         self._failures += 1
-        self._terms.failed_attempts.add()
+        self._terms.engine.deliveries.failed(self._delivery, str(error))
         retry = self._terms.retry
         if error.final or now - self._failing_since >= retry.budget_s:
             return self._fault(str(error))
@@ -210,3 +214,10 @@ class Delivering:
     def _end(self) -> float:
         self.is_over = True
         return WHEN_WOKEN
+
+
+def _of_kinds(batch: DeliveryBatch, kinds: Sequence[ChangeKind]) -> DeliveryBatch:
+    """The batch with the changes of these kinds alone; none = all."""
+    if not kinds:
+        return batch
+    return msgspec.structs.replace(batch, changes=tuple(c for c in batch.changes if kind_of(c) in kinds))

@@ -12,7 +12,7 @@ import structlog
 from engine import Engine
 from engine.audiences.deliveries import Delivery
 from engine.errors import FailedPrecondition
-from engine.measures import Counter, Measure, counted, gauge
+from engine.measures import Measure, gauge
 from service.delivery.delivering import Delivering, Terms
 from service.delivery.refused import RefusedEvents
 from service.delivery.retry import RetryPolicy
@@ -52,9 +52,8 @@ class Dispatcher(Repeating):
         super().__init__("dispatcher")
         self._engine = engine
         self._surroundings = surroundings
-        self._failures = Counter()
         refused = RefusedEvents(surroundings.output_dir, refused_bytes_max)
-        self._terms = Terms(engine, self._open_sink, retry, attempt_s_max, refused, self._failures)
+        self._terms = Terms(engine, self._open_sink, retry, attempt_s_max, refused)
         self._schedule: Schedule[Delivering] = Schedule(threads)
         self._deliverings: dict[str, Delivering] = {}
         self._open = OpenOutputs(open_outputs_max)
@@ -65,12 +64,9 @@ class Dispatcher(Repeating):
         ]
 
     def measures(self) -> Iterator[Measure]:
-        """Connections, open outputs and failed attempts."""
+        """Connections and open outputs."""
         yield gauge("delivery_connections", "Connections that are being delivered.", len(self._deliverings))
         yield gauge("delivery_open_outputs", "Files and connections held open to outputs.", len(self._open))
-        yield counted(
-            "delivery_failures_total", "Attempts to deliver that failed, repeats included.", self._failures
-        )
 
     def start(self) -> None:
         """Starts the threads."""
@@ -111,10 +107,16 @@ class Dispatcher(Repeating):
             if is_over and self._schedule.remove(delivering):
                 self._open.close(delivering)
                 del self._deliverings[name]
+        changed = []
         for name, delivery in active.items():
-            if name not in self._deliverings:
+            known = self._deliverings.get(name)
+            if known is None:
                 delivering = self._deliverings[name] = Delivering(self._terms, delivery)
                 self._schedule.add(delivering)
+            elif known.is_outdated_by(delivery.connection):
+                changed.append(known)
+        # Those that wait for changes after their cursor, or for a batch to be old enough, look again.
+        self._schedule.wake(changed)
 
     # --- sending --------------------------------------------------------------------------------------------
 

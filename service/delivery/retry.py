@@ -1,4 +1,4 @@
-"""Retries of failed batches: exponential backoff with jitter, within a time budget."""
+"""Retries of failed batches: exponential backoff with full jitter, within a time budget."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from service.limits import RETRY_BUDGET_S
 FIRST_WAIT_S = 0.5
 WAIT_S_MAX = 60.0
 FACTOR = 2.0
+RETRY_AFTER_S_MAX = 3_600.0
+"""Longest wait that a receiver may ask for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +27,9 @@ class RetryPolicy:
     def wait_s(self, failures: int, retry_after_s: float | None = None) -> float:
         """The wait after that many failures in a row (from 1).
 
-        Half of the wait is random, so that connections with a common failure do not retry in step. A wait
-        requested by the receiver is a lower bound.
+        All of it is random, so that connections with a common failure spread their attempts. A wait that the
+        receiver asks for, `RETRY_AFTER_S_MAX` at most, comes before it.
         """
         full = min(self.first_wait_s * FACTOR ** min(failures - 1, 64), self.wait_s_max)
-        jittered = full * (0.5 + random.random() / 2)
-        return max(jittered, retry_after_s or 0.0)
+        asked_s = min(max(0.0, retry_after_s or 0.0), RETRY_AFTER_S_MAX)
+        return asked_s + full * random.random()

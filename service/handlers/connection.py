@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import grpc
 
+from engine.resources.records import Connection
 from engine.values import MICROS_PER_SECOND
+from milepost.v1 import connection_pb2, connection_service_pb2_grpc
 from milepost.v1 import connection_service_pb2 as pb
-from milepost.v1 import connection_service_pb2_grpc
 from service.convert import connections as convert
 from service.convert.masks import CONNECTION_FIELDS, OUTPUT_FIELDS, masked_fields
-from service.convert.times import duration_message
+from service.convert.times import duration_message, optional_instant
 from service.handlers.runtime import Runtime
 
 
@@ -19,6 +20,9 @@ class ConnectionHandlers(connection_service_pb2_grpc.ConnectionServiceServicer):
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._connections = runtime.engine.connections
+
+    def _message(self, connection: Connection) -> connection_pb2.Connection:
+        return convert.connection_message(connection, self._runtime.engine.deliveries.status(connection))
 
     def CreateOutput(
         self, request: pb.CreateOutputRequest, context: grpc.ServicerContext
@@ -85,14 +89,14 @@ class ConnectionHandlers(connection_service_pb2_grpc.ConnectionServiceServicer):
             request.request_id,
         )
         return pb.CreateConnectionResponse(
-            connection=convert.connection_message(created), revision=self._runtime.revision()
+            connection=self._message(created), revision=self._runtime.revision()
         )
 
     def GetConnection(
         self, request: pb.GetConnectionRequest, context: grpc.ServicerContext
     ) -> pb.GetConnectionResponse:
         connection = self._connections.get_connection(request.name)
-        return pb.GetConnectionResponse(connection=convert.connection_message(connection))
+        return pb.GetConnectionResponse(connection=self._message(connection))
 
     def ListConnections(
         self, request: pb.ListConnectionsRequest, context: grpc.ServicerContext
@@ -105,7 +109,7 @@ class ConnectionHandlers(connection_service_pb2_grpc.ConnectionServiceServicer):
             output=request.output,
         )
         return pb.ListConnectionsResponse(
-            connections=map(convert.connection_message, page.items), next_page_token=page.next_page_token
+            connections=map(self._message, page.items), next_page_token=page.next_page_token
         )
 
     def UpdateConnection(
@@ -115,7 +119,7 @@ class ConnectionHandlers(connection_service_pb2_grpc.ConnectionServiceServicer):
         record = convert.connection_of_message(request.connection)
         updated = self._connections.update_connection(record, fields, request.connection.etag)
         return pb.UpdateConnectionResponse(
-            connection=convert.connection_message(updated), revision=self._runtime.revision()
+            connection=self._message(updated), revision=self._runtime.revision()
         )
 
     def DeleteConnection(
@@ -129,7 +133,7 @@ class ConnectionHandlers(connection_service_pb2_grpc.ConnectionServiceServicer):
     ) -> pb.ActivateConnectionResponse:
         connection = self._connections.activate(request.name, request.etag)
         return pb.ActivateConnectionResponse(
-            connection=convert.connection_message(connection), revision=self._runtime.revision()
+            connection=self._message(connection), revision=self._runtime.revision()
         )
 
     def DeactivateConnection(
@@ -137,7 +141,7 @@ class ConnectionHandlers(connection_service_pb2_grpc.ConnectionServiceServicer):
     ) -> pb.DeactivateConnectionResponse:
         connection = self._connections.deactivate(request.name, request.etag)
         return pb.DeactivateConnectionResponse(
-            connection=convert.connection_message(connection), revision=self._runtime.revision()
+            connection=self._message(connection), revision=self._runtime.revision()
         )
 
     def ResumeConnection(
@@ -145,11 +149,28 @@ class ConnectionHandlers(connection_service_pb2_grpc.ConnectionServiceServicer):
     ) -> pb.ResumeConnectionResponse:
         connection = self._connections.resume(request.name, request.etag)
         return pb.ResumeConnectionResponse(
-            connection=convert.connection_message(connection), revision=self._runtime.revision()
+            connection=self._message(connection), revision=self._runtime.revision()
+        )
+
+    def PauseConnection(
+        self, request: pb.PauseConnectionRequest, context: grpc.ServicerContext
+    ) -> pb.PauseConnectionResponse:
+        connection = self._connections.pause(request.name, request.etag)
+        return pb.PauseConnectionResponse(
+            connection=self._message(connection), revision=self._runtime.revision()
+        )
+
+    def ReplayConnection(
+        self, request: pb.ReplayConnectionRequest, context: grpc.ServicerContext
+    ) -> pb.ReplayConnectionResponse:
+        since = optional_instant(request, "start_time")
+        connection = self._connections.replay(request.name, since, request.etag)
+        return pb.ReplayConnectionResponse(
+            connection=self._message(connection), revision=self._runtime.revision()
         )
 
     def AcknowledgeChanges(
         self, request: pb.AcknowledgeChangesRequest, context: grpc.ServicerContext
     ) -> pb.AcknowledgeChangesResponse:
         connection = self._connections.acknowledge(request.name, request.cursor, request.activation)
-        return pb.AcknowledgeChangesResponse(connection=convert.connection_message(connection))
+        return pb.AcknowledgeChangesResponse(connection=self._message(connection))

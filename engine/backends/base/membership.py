@@ -125,6 +125,13 @@ class MembershipReader(Protocol):
         """
         ...
 
+    def sequence_at(self, audience: str, instant: Micros) -> int:
+        """Sequence of the last change that holds for `instant` or earlier; 0 when there is none. Raises
+        CursorExpired with the oldest instant when changes after it were trimmed, NotFound when it is not
+        stored.
+        """
+        ...
+
     def wait_for_changes(self, audience: str, after: int, deadline: float) -> bool:
         """Blocks until the audience has a change above `after` (True), it is dropped or the deadline passes
         (False).

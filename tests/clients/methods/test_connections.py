@@ -15,6 +15,7 @@ from milepost.outputs import KINDS, FileOutput, OutputKind, WatchOutput, kind_of
 from milepost.v1.audience_pb2 import MembershipChange
 from milepost.v1.audience_service_pb2 import MembershipSnapshot, ProgressMark
 from milepost.v1.connection_pb2 import (
+    CHANGE_KIND_ENTERED,
     CONNECTION_STATE_ACTIVE,
     CONNECTION_STATE_FAULTED,
     CONNECTION_STATE_INACTIVE,
@@ -163,6 +164,36 @@ def test_a_faulted_connection_is_resumed(buyers: Client, service: Serving) -> No
     blocked.unlink()
     assert client.resume_connection("c").state == CONNECTION_STATE_ACTIVE
     assert eventually(lambda: (blocked / "c.ndjson").exists())
+
+
+def test_a_connection_is_paused_resumed_and_replayed(buyers: Client, service: Serving) -> None:
+    client = buyers
+    client.ensure_output("files", FileOutput(path="files"))
+    client.ensure_connection(
+        "c",
+        target=TARGET,
+        output="files",
+        hashed_identities=["email"],
+        hashed_attributes=["plan"],
+        kinds=[CHANGE_KIND_ENTERED],
+    )
+    client.activate_connection("c")
+    eventually(lambda: client.get_connection("c").delivered_sequence == 1)
+    delivered = client.get_connection("c").delivery
+    assert (delivered.pending_changes, delivered.failures, delivered.last_error) == (0, 0, "")
+    assert delivered.last_success_time.seconds >= NOW.timestamp() - 1
+    assert client.pause_connection("c").paused
+    with pytest.raises(errors.Aborted):
+        client.resume_connection("c", etag="other")
+    assert not client.resume_connection("c").paused
+    assert client.replay_connection("c", since=NOW - timedelta(days=1)).activation == 2
+    written = service.outputs / client.account_id / "files" / "c.ndjson"
+    eventually(lambda: written.read_text().count('"subject":"ann"') == 2)
+    assert client.replay_connection("c").activation == 3
+    eventually(lambda: written.read_text().count('"subject":"ann"') == 3)
+    client.deactivate_connection("c")
+    with pytest.raises(errors.FailedPrecondition):
+        client.pause_connection("c")
 
 
 # --- consuming without a broker ---

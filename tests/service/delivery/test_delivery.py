@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.protobuf import text_format
+from google.protobuf import text_format, timestamp_pb2
 
 from engine.audiences.deliveries import Deliveries
 from engine.errors import StoreUnavailable
@@ -298,3 +298,34 @@ def test_last_exits_are_sent_when_a_milestone_is_deleted(tmp_path: Path) -> None
         assert sorted(told(service)[3:]) == [("u1", "exited"), ("u2", "exited"), ("u3", "exited")]
         request = connection_service_pb2.ListConnectionsRequest(parent=ACCOUNT)
         eventually(lambda: not service.connections.ListConnections(request).connections)
+
+
+def test_waiting_deliveries_follow_updates_replays_and_new_activations(tmp_path: Path) -> None:
+    with serving(tmp_path / "store") as service:
+        connect(service, build(service))
+        before = wait_for(service, 3)
+        # 1. Activated anew before the dispatcher looked, it sends the members again.
+        for again in (2, 3):
+            deactivate(service)
+            activate(service)
+            assert sorted(wait_for(service, 3 * again)[-3:]) == sorted(before)
+            eventually(lambda: get(service).delivery.pending_changes == 0)
+        # 2. It waits for changes after its cursor, which moves back.
+        service.connections.ReplayConnection(
+            connection_service_pb2.ReplayConnectionRequest(
+                name=CONNECTION, start_time=timestamp_pb2.Timestamp()
+            )
+        )
+        assert sorted(wait_for(service, 12)[-3:]) == sorted(before)
+        # 3. A batch that waits for an hour is sent once it may wait for less.
+        changed = connection_pb2.Connection(name=CONNECTION)
+        for max_age_ms in (3_600_000, 20):
+            changed.batching.max_age.FromMilliseconds(max_age_ms)
+            service.connections.UpdateConnection(
+                connection_service_pb2.UpdateConnectionRequest(connection=changed)
+            )
+            if max_age_ms > 20:
+                set_tier(service, ["u4"], "gold")
+                eventually(lambda: get(service).delivery.pending_changes == 1)
+                assert len(told(service)) == 12
+        assert wait_for(service, 13)[12:] == [("u4", "entered")]

@@ -261,11 +261,13 @@ def test_refreshes_and_deliveries(service: Serving) -> None:
     ingest(service, 5)
     activate(service, "f")
     eventually(lambda: len(service.delivered("f", "c")) == 5)
-    eventually(lambda: value(read(service), "milepost_delivery_pending_changes") == 0)
+    eventually(lambda: value(read(service), "milepost_delivery_pending_changes", kind="file") == 0)
     samples = read(service)
     assert value(samples, "milepost_connections", state="active") == 1
     assert value(samples, "milepost_delivery_connections") == 1
-    assert value(samples, "milepost_delivery_failures_total") == 0
+    assert value(samples, "milepost_delivery_changes_total", kind="file") == 5
+    assert value(samples, "milepost_delivery_changes_total", kind="kafka") == 0
+    assert value(samples, "milepost_delivery_failures_total", kind="file") == 0
     assert value(samples, "milepost_refresh_seconds_count") >= 1
     assert value(samples, "milepost_journeys_live") == 1
     assert value(samples, "milepost_journeys_calculating") == 0
@@ -288,10 +290,10 @@ def test_an_output_that_fails_shows_as_failures_and_lag(service: Serving) -> Non
     folder.mkdir(parents=True)
     (folder / "f").write_text("in the way")
     activate(service, "f")
-    eventually(lambda: value(read(service), "milepost_delivery_failures_total") >= 1)
+    eventually(lambda: value(read(service), "milepost_delivery_failures_total", kind="file") >= 1)
     samples = read(service)
-    assert value(samples, "milepost_delivery_pending_changes") == 5
-    assert value(samples, "milepost_delivery_lag_seconds") > 0
+    assert value(samples, "milepost_delivery_pending_changes", kind="file") == 5
+    assert value(samples, "milepost_delivery_lag_seconds", kind="file") > 0
 
 
 def test_process_and_build(service: Serving) -> None:

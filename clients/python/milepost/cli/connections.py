@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Annotated
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Annotated, Any
 
 import typer
 
 from milepost import names
 from milepost.cli.answers import AsJson, Facts, show_many, show_one
-from milepost.cli.asking import to_length
+from milepost.cli.asking import to_instant, to_length
 from milepost.cli.calling import AccountOptions, Group
 from milepost.cli.connection_watch import watch
 from milepost.cli.option_groups import grouped
@@ -22,15 +24,15 @@ from milepost.cli.parameters import (
     faults_by_option,
     refuse_without_change,
 )
-from milepost.cli.text import moment, number
-from milepost.cli.words import word_of
+from milepost.cli.text import counted, moment, number, printable
+from milepost.cli.words import choice, value_of, word_of, words_of
 from milepost.client import Client
 from milepost.durations import text_of
-from milepost.v1.connection_pb2 import Batching, Connection, ConnectionState
+from milepost.v1.connection_pb2 import Batching, ChangeKind, Connection, ConnectionState
 from milepost.values import to_duration
 
 app = typer.Typer(
-    help="Connect audiences to outputs, and activate, resume or delete such connections.",
+    help="Connect audiences to outputs, and activate, pause, resume, replay or delete such connections.",
     no_args_is_help=True,
     cls=Group,
 )
@@ -49,6 +51,22 @@ class Sent:
         list[str] | None,
         typer.Option(metavar="KEY", help="User attribute to send with each change. Repeatable."),
     ] = None
+    hashed_identity: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TYPE", help="Identity type to send in lower case as SHA-256. Repeatable."),
+    ] = None
+    hashed_attribute: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="User attribute to send in lower case as SHA-256. Repeatable."),
+    ] = None
+    change: Annotated[
+        list[Any] | None,
+        typer.Option(
+            parser=partial(value_of, ChangeKind),
+            metavar=choice(words_of(ChangeKind)),
+            help="Kind of change to send. Repeatable; by default all.",
+        ),
+    ] = None
     max_changes: Annotated[
         int | None, typer.Option(min=1, help="Maximum changes per batch, at most 10,000.")
     ] = None
@@ -60,6 +78,17 @@ class Sent:
             help="Maximum wait before an incomplete batch is sent, like 5s.",
         ),
     ] = None
+
+    def fields(self) -> dict[str, Any]:
+        """What goes with each change, as the client takes it: what is given."""
+        found = {
+            "identities": self.identity,
+            "attributes": self.attribute,
+            "hashed_identities": self.hashed_identity,
+            "hashed_attributes": self.hashed_attribute,
+            "kinds": self.change,
+        }
+        return {field: value for field, value in found.items() if value is not None}
 
     def batching(self, known: Batching | None = None) -> Batching | None:
         """How changes are grouped: what is given, over what is known. None when nothing is given."""
@@ -125,8 +154,7 @@ def create(
             connection,
             target=target,
             output=output_name,
-            identities=sent.identity or (),
-            attributes=sent.attribute or (),
+            **sent.fields(),
             batching=sent.batching(),
         )
         if activate:
@@ -140,30 +168,36 @@ def edit(
     connection: ConnectionName,
     sent: Sent,
     no_identities: Annotated[
-        bool, typer.Option("--no-identities", help="Send no identities any more.")
+        bool, typer.Option("--no-identities", help="Send no identities any more, hashed ones neither.")
     ] = False,
     no_attributes: Annotated[
-        bool, typer.Option("--no-attributes", help="Send no attributes any more.")
+        bool, typer.Option("--no-attributes", help="Send no attributes any more, hashed ones neither.")
+    ] = False,
+    all_changes: Annotated[
+        bool, typer.Option("--all-changes", help="Send changes of every kind again.")
     ] = False,
     etag: Etag = "",
     as_json: AsJson = False,
     *,
     account: AccountOptions,
 ) -> None:
-    """Change what is sent with changes, or how they are grouped. Audience and output cannot change."""
-    identities = [] if no_identities else sent.identity
-    attributes = [] if no_attributes else sent.attribute
+    """Change what is sent, or how it is grouped. Audience and output cannot change."""
+    fields = sent.fields()
+    for clears, cleared in (
+        (no_identities, ("identities", "hashed_identities")),
+        (no_attributes, ("attributes", "hashed_attributes")),
+        (all_changes, ("kinds",)),
+    ):
+        fields |= {field: [] for field in (cleared if clears else ())}
     batched = sent.max_changes is not None or sent.max_age is not None
-    if identities is None and attributes is None and not batched:
-        refuse_without_change(
-            "identity", "attribute", "max_changes", "max_age", "no_identities", "no_attributes"
-        )
+    if not fields and not batched:
+        options = [field.name for field in dataclasses.fields(Sent)]
+        refuse_without_change(*options, "no_identities", "no_attributes", "all_changes")
     with account.open() as client, faults_by_option():
         known = client.get_connection(connection)
         changed = client.update_connection(
             connection,
-            identities=identities,
-            attributes=attributes,
+            **fields,
             batching=sent.batching(known.batching),
             etag=etag or known.etag,
         )
@@ -192,10 +226,43 @@ def deactivate(
 
 @app.command()
 @grouped
+def pause(
+    connection: ConnectionName, etag: Etag = "", as_json: AsJson = False, *, account: AccountOptions
+) -> None:
+    """Pause an active connection: nothing is delivered until it is resumed. It keeps its credit."""
+    with account.open() as client:
+        _show(client, client.pause_connection(connection, etag=etag), as_json=as_json)
+
+
+@app.command()
+@grouped
+def replay(
+    connection: ConnectionName,
+    since: Annotated[
+        datetime | None,
+        typer.Option(
+            parser=to_instant,
+            metavar="TIME",
+            help="Send again what changed after this instant. By default every member is sent again, then "
+            "every change.",
+        ),
+    ] = None,
+    etag: Etag = "",
+    as_json: AsJson = False,
+    *,
+    account: AccountOptions,
+) -> None:
+    """Send again what a connection has delivered."""
+    with account.open() as client:
+        _show(client, client.replay_connection(connection, since=since, etag=etag), as_json=as_json)
+
+
+@app.command()
+@grouped
 def resume(
     connection: ConnectionName, etag: Etag = "", as_json: AsJson = False, *, account: AccountOptions
 ) -> None:
-    """Resume a faulted connection from where it stopped."""
+    """Resume a paused or faulted connection from where it stopped."""
     with account.open() as client:
         _show(client, client.resume_connection(connection, etag=etag), as_json=as_json)
 
@@ -227,7 +294,7 @@ def _row(milestones: Mapping[str, str]) -> Callable[[Connection], list[str]]:
             names.last_id(connection.name),
             _audience(connection, milestones),
             names.last_id(connection.output),
-            word_of(ConnectionState, connection.state),
+            "paused" if connection.paused else word_of(ConnectionState, connection.state),
             number(connection.delivered_sequence),
             moment(connection.update_time),
         ]
@@ -242,14 +309,34 @@ def _facts(connection: Connection, milestones: Mapping[str, str]) -> Facts:
         ("connection", names.last_id(connection.name)),
         ("audience", _audience(connection, milestones)),
         ("output", names.last_id(connection.output)),
-        ("state", word_of(ConnectionState, connection.state)),
+        ("state", word_of(ConnectionState, connection.state) + (", paused" if connection.paused else "")),
         ("fault", connection.fault),
         ("delivered up to", f"change {number(connection.delivered_sequence)}"),
+        *_delivery(connection),
         ("identities", ", ".join(connection.identities)),
         ("attributes", ", ".join(connection.attributes)),
+        ("hashed identities", ", ".join(connection.hashed_identities)),
+        ("hashed attributes", ", ".join(connection.hashed_attributes)),
+        ("changes", ", ".join(word_of(ChangeKind, kind) for kind in connection.kinds)),
         ("batches", batches),
         ("created", moment(connection.create_time)),
         ("updated", moment(connection.update_time)),
+    ]
+
+
+def _delivery(connection: Connection) -> Facts:
+    """How delivery goes; nothing while the connection is inactive."""
+    if not connection.HasField("delivery"):
+        return []
+    status = connection.delivery
+    behind = f"{counted(status.pending_changes, 'change')}, {text_of(status.lag)}"
+    ended = f"{counted(status.failures, 'failure')} in a row" if status.failures else "recovered"
+    failed = f"{moment(status.last_error_time)}, {ended}: {printable(status.last_error)}"
+    return [
+        ("behind by", behind if status.pending_changes else "nothing"),
+        ("rate", f"{status.changes_per_second:,.2f} changes/s in the last minute"),
+        ("last success", moment(status.last_success_time) if status.HasField("last_success_time") else ""),
+        ("last error", failed if status.last_error else ""),
     ]
 
 

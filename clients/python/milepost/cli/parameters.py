@@ -100,6 +100,9 @@ def faults_by_option() -> Iterator[None]:
 _RENAMED = {
     "identities": "identity",
     "attributes": "attribute",
+    "hashed_identities": "hashed-identity",
+    "hashed_attributes": "hashed-attribute",
+    "kinds": "change",
     "inputs": "input",
     "scopes": "scope",
     "expire_time": "expires",

@@ -67,6 +67,8 @@ def way_on(error: MilepostError) -> str:
         scope = error.metadata.get("scope", "").removeprefix("SCOPE_").lower()
         option = "--operator" if scope == "operator" else f"--scope {scope}"
         return f"a key that may is made by `milepost key create KEY {option}`"
+    if "oldest_time" in error.metadata:
+        return f"--since {error.metadata['oldest_time']} replays all that is kept"
     return _HINTS.get(error.reason, "")
 
 

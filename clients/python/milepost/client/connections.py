@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
@@ -13,7 +13,7 @@ from milepost.client.base import PAGE_SIZE, ClientBase, ensured, given
 from milepost.client.watching import WATCH_ATTEMPTS_MAX, AcknowledgedWatch
 from milepost.outputs import OutputKind, kind_of, output_of
 from milepost.v1.audience_service_pb2 import WatchMembershipRequest
-from milepost.v1.connection_pb2 import Batching, Connection, Output
+from milepost.v1.connection_pb2 import Batching, ChangeKind, Connection, Output
 from milepost.v1.connection_service_pb2 import (
     AcknowledgeChangesRequest,
     ActivateConnectionRequest,
@@ -26,13 +26,15 @@ from milepost.v1.connection_service_pb2 import (
     GetOutputRequest,
     ListConnectionsRequest,
     ListOutputsRequest,
+    PauseConnectionRequest,
+    ReplayConnectionRequest,
     ResumeConnectionRequest,
     TestOutputRequest,
     TestOutputResponse,
     UpdateConnectionRequest,
     UpdateOutputRequest,
 )
-from milepost.values import optional, to_duration
+from milepost.values import optional, to_duration, to_timestamp
 
 
 class ConnectionMethods(ClientBase):
@@ -126,17 +128,24 @@ class ConnectionMethods(ClientBase):
         output: str,
         identities: Sequence[str] = (),
         attributes: Sequence[str] = (),
+        hashed_identities: Sequence[str] = (),
+        hashed_attributes: Sequence[str] = (),
+        kinds: Sequence[ChangeKind.ValueType] = (),
         batching: Batching | None = None,
         request_id: str = "",
     ) -> Connection:
         """Connects an audience, or a milestone's, to an output; INACTIVE until it is activated. Without an id
-        the service chooses one. `identities` and `attributes` go with each change.
+        the service chooses one. `identities` and `attributes` go with each change, those `hashed_` in lower
+        case as SHA-256. With `kinds` only changes of these kinds are sent.
         """
         created = Connection(
             audience=self.audience_name(target),
             output=self.output_name(output),
             identities=identities,
             attributes=attributes,
+            hashed_identities=hashed_identities,
+            hashed_attributes=hashed_attributes,
+            kinds=kinds,
             batching=batching,
         )
         request = CreateConnectionRequest(
@@ -169,13 +178,23 @@ class ConnectionMethods(ClientBase):
         *,
         identities: Sequence[str] | None = None,
         attributes: Sequence[str] | None = None,
+        hashed_identities: Sequence[str] | None = None,
+        hashed_attributes: Sequence[str] | None = None,
+        kinds: Sequence[ChangeKind.ValueType] | None = None,
         batching: Batching | None = None,
         etag: str = "",
     ) -> Connection:
         """Changes what is given of a connection. Its audience and output cannot change. Raises Aborted when
         `etag` is not the current one.
         """
-        fields = given(identities=identities, attributes=attributes, batching=batching)
+        fields = given(
+            identities=identities,
+            attributes=attributes,
+            hashed_identities=hashed_identities,
+            hashed_attributes=hashed_attributes,
+            kinds=kinds,
+            batching=batching,
+        )
         changed = Connection(name=self.connection_name(connection), etag=etag, **fields)
         request = UpdateConnectionRequest(connection=changed, update_mask=FieldMask(paths=fields))
         return self.connections.UpdateConnection(request).connection
@@ -193,6 +212,9 @@ class ConnectionMethods(ClientBase):
         output: str,
         identities: Sequence[str] = (),
         attributes: Sequence[str] = (),
+        hashed_identities: Sequence[str] = (),
+        hashed_attributes: Sequence[str] = (),
+        kinds: Sequence[ChangeKind.ValueType] = (),
         batching: Batching | None = None,
     ) -> Connection:
         """A connection of an audience, or a milestone's, to an output: created INACTIVE if missing, and
@@ -206,6 +228,9 @@ class ConnectionMethods(ClientBase):
             output=self.output_name(output),
             identities=identities,
             attributes=attributes,
+            hashed_identities=hashed_identities,
+            hashed_attributes=hashed_attributes,
+            kinds=kinds,
             batching=batching,
         )
 
@@ -222,6 +247,9 @@ class ConnectionMethods(ClientBase):
                 output=asked.output,
                 identities=identities,
                 attributes=attributes,
+                hashed_identities=hashed_identities,
+                hashed_attributes=hashed_attributes,
+                kinds=kinds,
                 batching=batching,
             ),
             update,
@@ -241,8 +269,28 @@ class ConnectionMethods(ClientBase):
         request = DeactivateConnectionRequest(name=self.connection_name(connection), etag=etag)
         return self.connections.DeactivateConnection(request).connection
 
+    def pause_connection(self, connection: str, *, etag: str = "") -> Connection:
+        """Pauses an ACTIVE connection: nothing is delivered until it is resumed, and its audience keeps its
+        credit. Raises FailedPrecondition for any other.
+        """
+        request = PauseConnectionRequest(name=self.connection_name(connection), etag=etag)
+        return self.connections.PauseConnection(request).connection
+
+    def replay_connection(
+        self, connection: str, *, since: datetime | None = None, etag: str = ""
+    ) -> Connection:
+        """Sends again what changed after an instant; by default every member, as at activation, then every
+        change. Raises OutOfRange when changes since are not kept any more; its metadata has `oldest_time`.
+        """
+        request = ReplayConnectionRequest(
+            name=self.connection_name(connection), start_time=optional(to_timestamp, since), etag=etag
+        )
+        return self.connections.ReplayConnection(request).connection
+
     def resume_connection(self, connection: str, *, etag: str = "") -> Connection:
-        """Resumes a FAULTED connection from where it stopped. Raises FailedPrecondition for any other."""
+        """Resumes a paused or FAULTED connection from where it stopped. Raises FailedPrecondition for any
+        other.
+        """
         request = ResumeConnectionRequest(name=self.connection_name(connection), etag=etag)
         return self.connections.ResumeConnection(request).connection
 

@@ -77,6 +77,30 @@ CONNECTION_STATE_FAULTED: ConnectionState.ValueType  # 3
 """Stopped after its output failed for longer than the retry budget. ResumeConnection continues from the cursor."""
 Global___ConnectionState: _TypeAlias = ConnectionState  # noqa: Y015
 
+class _ChangeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CHANGE_KIND_UNSPECIFIED: _ChangeKind.ValueType  # 0
+    """Not set."""
+    CHANGE_KIND_ENTERED: _ChangeKind.ValueType  # 1
+    """A user entered."""
+    CHANGE_KIND_EXITED: _ChangeKind.ValueType  # 2
+    """A user exited."""
+
+class ChangeKind(_ChangeKind, metaclass=_ChangeKindEnumTypeWrapper):
+    """Kind of change of an audience."""
+
+CHANGE_KIND_UNSPECIFIED: ChangeKind.ValueType  # 0
+"""Not set."""
+CHANGE_KIND_ENTERED: ChangeKind.ValueType  # 1
+"""A user entered."""
+CHANGE_KIND_EXITED: ChangeKind.ValueType  # 2
+"""A user exited."""
+Global___ChangeKind: _TypeAlias = ChangeKind  # noqa: Y015
+
 @_typing.final
 class Output(_message.Message):
     """A destination for audiences."""
@@ -419,6 +443,11 @@ class Connection(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     ACTIVATION_FIELD_NUMBER: _builtins.int
+    DELIVERY_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    HASHED_IDENTITIES_FIELD_NUMBER: _builtins.int
+    HASHED_ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `accounts/{a}/connections/{c}`. Chosen when created."""
     audience: _builtins.str
@@ -430,18 +459,22 @@ class Connection(_message.Message):
     delivered_sequence: _builtins.int
     """Output only. Sequence number of the last change delivered, or acknowledged for an output of kind `watch`."""
     fault: _builtins.str
-    """Output only. Why the connection is FAULTED, or the error being retried."""
+    """Output only. Why the connection is FAULTED. `delivery` has the error that is being retried."""
     etag: _builtins.str
     """Output only. Changes with every update. Send it back to update only the version that was read."""
     activation: _builtins.int
-    """Output only. Number of activations so far. Cursors belong to one of them."""
+    """Output only. Number of activations and replays so far. Cursors belong to one of them."""
+    paused: _builtins.bool
+    """Output only. An ACTIVE connection is paused: it delivers nothing, and keeps its cursor and the credit of its
+    audience. Changed by PauseConnection and ResumeConnection.
+    """
     @_builtins.property
     def identities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Identity types to send with each change, at most 100. Default: none."""
+        """Identity types to send with each change as they are, at most 100. Default: none."""
 
     @_builtins.property
     def attributes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """User attributes to send with each change, at most 100. Default: none."""
+        """User attributes to send with each change as they are, at most 100. Default: none."""
 
     @_builtins.property
     def batching(self) -> Global___Batching:
@@ -454,6 +487,26 @@ class Connection(_message.Message):
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. Time of the last update."""
+
+    @_builtins.property
+    def delivery(self) -> Global___DeliveryStatus:
+        """Output only. How delivery goes. Unset while the connection is INACTIVE."""
+
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___ChangeKind.ValueType]:
+        """Kinds of change to send. Empty = all."""
+
+    @_builtins.property
+    def hashed_identities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Identity types to send hashed, at most 100: the value without surrounding white space, in lower case, as the
+        hexadecimal SHA-256 of its UTF-8. Default: none.
+        """
+
+    @_builtins.property
+    def hashed_attributes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """User attributes to send hashed in the same way, at most 100. Lists are hashed by element; a number, bool or time by
+        its JSON text. Default: none.
+        """
 
     def __init__(
         self,
@@ -471,11 +524,72 @@ class Connection(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         activation: _builtins.int = ...,
+        delivery: Global___DeliveryStatus | None = ...,
+        kinds: _abc.Iterable[Global___ChangeKind.ValueType] | None = ...,
+        hashed_identities: _abc.Iterable[_builtins.str] | None = ...,
+        hashed_attributes: _abc.Iterable[_builtins.str] | None = ...,
+        paused: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batching", b"batching", "create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batching", b"batching", "create_time", b"create_time", "delivery", b"delivery", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "attributes", b"attributes", "audience", b"audience", "batching", b"batching", "create_time", b"create_time", "delivered_sequence", b"delivered_sequence", "etag", b"etag", "fault", b"fault", "identities", b"identities", "name", b"name", "output", b"output", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "attributes", b"attributes", "audience", b"audience", "batching", b"batching", "create_time", b"create_time", "delivered_sequence", b"delivered_sequence", "delivery", b"delivery", "etag", b"etag", "fault", b"fault", "hashed_attributes", b"hashed_attributes", "hashed_identities", b"hashed_identities", "identities", b"identities", "kinds", b"kinds", "name", b"name", "output", b"output", "paused", b"paused", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Connection: _TypeAlias = Connection  # noqa: Y015
+
+@_typing.final
+class DeliveryStatus(_message.Message):
+    """How far a connection is behind, and how its last attempts to deliver ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PENDING_CHANGES_FIELD_NUMBER: _builtins.int
+    LAG_FIELD_NUMBER: _builtins.int
+    CHANGES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    LAST_SUCCESS_TIME_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_TIME_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    pending_changes: _builtins.int
+    """Changes after the cursor: not delivered, or not acknowledged for an output of kind `watch`. Members at activation
+    are not counted.
+    """
+    changes_per_second: _builtins.float
+    """Changes delivered per second, over the last minute and since the start of the service."""
+    last_error: _builtins.str
+    """Error of the last attempt that failed. Empty when none has since the service started."""
+    failures: _builtins.int
+    """Attempts that failed in a row. 0 once one succeeded."""
+    @_builtins.property
+    def lag(self) -> _duration_pb2.Duration:
+        """Age of the oldest of these changes."""
+
+    @_builtins.property
+    def last_success_time(self) -> _timestamp_pb2.Timestamp:
+        """Time when the output last took a batch, or the consumer of an output of kind `watch` acknowledged. Unset when it
+        has not since the activation.
+        """
+
+    @_builtins.property
+    def last_error_time(self) -> _timestamp_pb2.Timestamp:
+        """Time of the last attempt that failed. Unset when `last_error` is empty."""
+
+    def __init__(
+        self,
+        *,
+        pending_changes: _builtins.int = ...,
+        lag: _duration_pb2.Duration | None = ...,
+        changes_per_second: _builtins.float = ...,
+        last_success_time: _timestamp_pb2.Timestamp | None = ...,
+        last_error: _builtins.str = ...,
+        last_error_time: _timestamp_pb2.Timestamp | None = ...,
+        failures: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lag", b"lag", "last_error_time", b"last_error_time", "last_success_time", b"last_success_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes_per_second", b"changes_per_second", "failures", b"failures", "lag", b"lag", "last_error", b"last_error", "last_error_time", b"last_error_time", "last_success_time", b"last_success_time", "pending_changes", b"pending_changes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeliveryStatus: _TypeAlias = DeliveryStatus  # noqa: Y015

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from milepost.v1 import connection_pb2 as _connection_pb2
 import builtins as _builtins
@@ -868,3 +869,119 @@ class ResumeConnectionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResumeConnectionResponse: _TypeAlias = ResumeConnectionResponse  # noqa: Y015
+
+@_typing.final
+class PauseConnectionRequest(_message.Message):
+    """The connection to pause."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. Name of the connection, `accounts/{a}/connections/{c}`."""
+    etag: _builtins.str
+    """Fails with ABORTED when this is set and does not match the current etag."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseConnectionRequest: _TypeAlias = PauseConnectionRequest  # noqa: Y015
+
+@_typing.final
+class PauseConnectionResponse(_message.Message):
+    """The paused connection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONNECTION_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.str
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
+    @_builtins.property
+    def connection(self) -> _connection_pb2.Connection:
+        """The connection after the call."""
+
+    def __init__(
+        self,
+        *,
+        connection: _connection_pb2.Connection | None = ...,
+        revision: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseConnectionResponse: _TypeAlias = PauseConnectionResponse  # noqa: Y015
+
+@_typing.final
+class ReplayConnectionRequest(_message.Message):
+    """What to send again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. Name of the connection, `accounts/{a}/connections/{c}`."""
+    etag: _builtins.str
+    """Fails with ABORTED when this is set and does not match the current etag."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Changes after this instant are sent again. Unset = from the start: every member is sent as entered, as at activation,
+        then every change.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplayConnectionRequest: _TypeAlias = ReplayConnectionRequest  # noqa: Y015
+
+@_typing.final
+class ReplayConnectionResponse(_message.Message):
+    """The connection that sends again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONNECTION_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.str
+    """Revision that includes this write. Reads with it in `at_least` see the write."""
+    @_builtins.property
+    def connection(self) -> _connection_pb2.Connection:
+        """The connection after the call."""
+
+    def __init__(
+        self,
+        *,
+        connection: _connection_pb2.Connection | None = ...,
+        revision: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplayConnectionResponse: _TypeAlias = ReplayConnectionResponse  # noqa: Y015

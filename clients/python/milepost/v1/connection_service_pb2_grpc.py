@@ -100,10 +100,20 @@ class ConnectionServiceStub:
                 request_serializer=milepost_dot_v1_dot_connection__service__pb2.DeactivateConnectionRequest.SerializeToString,
                 response_deserializer=milepost_dot_v1_dot_connection__service__pb2.DeactivateConnectionResponse.FromString,
                 _registered_method=True)
+        self.PauseConnection = channel.unary_unary(
+                '/milepost.v1.ConnectionService/PauseConnection',
+                request_serializer=milepost_dot_v1_dot_connection__service__pb2.PauseConnectionRequest.SerializeToString,
+                response_deserializer=milepost_dot_v1_dot_connection__service__pb2.PauseConnectionResponse.FromString,
+                _registered_method=True)
         self.ResumeConnection = channel.unary_unary(
                 '/milepost.v1.ConnectionService/ResumeConnection',
                 request_serializer=milepost_dot_v1_dot_connection__service__pb2.ResumeConnectionRequest.SerializeToString,
                 response_deserializer=milepost_dot_v1_dot_connection__service__pb2.ResumeConnectionResponse.FromString,
+                _registered_method=True)
+        self.ReplayConnection = channel.unary_unary(
+                '/milepost.v1.ConnectionService/ReplayConnection',
+                request_serializer=milepost_dot_v1_dot_connection__service__pb2.ReplayConnectionRequest.SerializeToString,
+                response_deserializer=milepost_dot_v1_dot_connection__service__pb2.ReplayConnectionResponse.FromString,
                 _registered_method=True)
         self.AcknowledgeChanges = channel.unary_unary(
                 '/milepost.v1.ConnectionService/AcknowledgeChanges',
@@ -212,8 +222,26 @@ class ConnectionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseConnection(self, request, context):
+        """Pauses an ACTIVE connection: nothing is delivered until ResumeConnection continues from its cursor. It keeps the
+        credit of its audience, and changes are kept for it. FAILED_PRECONDITION in any other state.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ResumeConnection(self, request, context):
-        """Resumes a FAULTED connection from its cursor. Takes a credit again: RESOURCE_EXHAUSTED when none is left.
+        """Resumes a paused or FAULTED connection from its cursor. A FAULTED one takes a credit again: RESOURCE_EXHAUSTED when
+        none is left.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplayConnection(self, request, context):
+        """Sends again what an ACTIVE or FAULTED connection has delivered: what changed after an instant, or every member as at
+        activation. Events that are sent again have new ids. OUT_OF_RANGE with the oldest instant when changes after
+        `start_time` are not kept any more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -222,7 +250,7 @@ class ConnectionServiceServicer:
     def AcknowledgeChanges(self, request, context):
         """Acknowledges what a consumer of WatchMembership has processed, for an ACTIVE connection to an output of kind
         `watch`. A later watch of the connection continues after it. A cursor before the acknowledged one changes nothing.
-        OUT_OF_RANGE when the connection was activated again since.
+        OUT_OF_RANGE when the connection was activated again, or replayed, since.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -296,10 +324,20 @@ def add_ConnectionServiceServicer_to_server(servicer, server):
                     request_deserializer=milepost_dot_v1_dot_connection__service__pb2.DeactivateConnectionRequest.FromString,
                     response_serializer=milepost_dot_v1_dot_connection__service__pb2.DeactivateConnectionResponse.SerializeToString,
             ),
+            'PauseConnection': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseConnection,
+                    request_deserializer=milepost_dot_v1_dot_connection__service__pb2.PauseConnectionRequest.FromString,
+                    response_serializer=milepost_dot_v1_dot_connection__service__pb2.PauseConnectionResponse.SerializeToString,
+            ),
             'ResumeConnection': grpc.unary_unary_rpc_method_handler(
                     servicer.ResumeConnection,
                     request_deserializer=milepost_dot_v1_dot_connection__service__pb2.ResumeConnectionRequest.FromString,
                     response_serializer=milepost_dot_v1_dot_connection__service__pb2.ResumeConnectionResponse.SerializeToString,
+            ),
+            'ReplayConnection': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplayConnection,
+                    request_deserializer=milepost_dot_v1_dot_connection__service__pb2.ReplayConnectionRequest.FromString,
+                    response_serializer=milepost_dot_v1_dot_connection__service__pb2.ReplayConnectionResponse.SerializeToString,
             ),
             'AcknowledgeChanges': grpc.unary_unary_rpc_method_handler(
                     servicer.AcknowledgeChanges,
@@ -670,6 +708,33 @@ class ConnectionService:
             _registered_method=True)
 
     @staticmethod
+    def PauseConnection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milepost.v1.ConnectionService/PauseConnection',
+            milepost_dot_v1_dot_connection__service__pb2.PauseConnectionRequest.SerializeToString,
+            milepost_dot_v1_dot_connection__service__pb2.PauseConnectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ResumeConnection(request,
             target,
             options=(),
@@ -686,6 +751,33 @@ class ConnectionService:
             '/milepost.v1.ConnectionService/ResumeConnection',
             milepost_dot_v1_dot_connection__service__pb2.ResumeConnectionRequest.SerializeToString,
             milepost_dot_v1_dot_connection__service__pb2.ResumeConnectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayConnection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milepost.v1.ConnectionService/ReplayConnection',
+            milepost_dot_v1_dot_connection__service__pb2.ReplayConnectionRequest.SerializeToString,
+            milepost_dot_v1_dot_connection__service__pb2.ReplayConnectionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -67,12 +67,23 @@ class ConnectionServiceStub:
     """Deactivates a connection: delivery stops and the credit is returned. Ancestors stop too, unless another
     connection needs them.
     """
+    PauseConnection: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.PauseConnectionRequest, _connection_service_pb2.PauseConnectionResponse]
+    """Pauses an ACTIVE connection: nothing is delivered until ResumeConnection continues from its cursor. It keeps the
+    credit of its audience, and changes are kept for it. FAILED_PRECONDITION in any other state.
+    """
     ResumeConnection: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.ResumeConnectionRequest, _connection_service_pb2.ResumeConnectionResponse]
-    """Resumes a FAULTED connection from its cursor. Takes a credit again: RESOURCE_EXHAUSTED when none is left."""
+    """Resumes a paused or FAULTED connection from its cursor. A FAULTED one takes a credit again: RESOURCE_EXHAUSTED when
+    none is left.
+    """
+    ReplayConnection: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.ReplayConnectionRequest, _connection_service_pb2.ReplayConnectionResponse]
+    """Sends again what an ACTIVE or FAULTED connection has delivered: what changed after an instant, or every member as at
+    activation. Events that are sent again have new ids. OUT_OF_RANGE with the oldest instant when changes after
+    `start_time` are not kept any more.
+    """
     AcknowledgeChanges: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.AcknowledgeChangesRequest, _connection_service_pb2.AcknowledgeChangesResponse]
     """Acknowledges what a consumer of WatchMembership has processed, for an ACTIVE connection to an output of kind
     `watch`. A later watch of the connection continues after it. A cursor before the acknowledged one changes nothing.
-    OUT_OF_RANGE when the connection was activated again since.
+    OUT_OF_RANGE when the connection was activated again, or replayed, since.
     """
 
 @_typing.type_check_only
@@ -114,12 +125,23 @@ class ConnectionServiceAsyncStub(ConnectionServiceStub):
     """Deactivates a connection: delivery stops and the credit is returned. Ancestors stop too, unless another
     connection needs them.
     """
+    PauseConnection: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.PauseConnectionRequest, _connection_service_pb2.PauseConnectionResponse]  # type: ignore[assignment]
+    """Pauses an ACTIVE connection: nothing is delivered until ResumeConnection continues from its cursor. It keeps the
+    credit of its audience, and changes are kept for it. FAILED_PRECONDITION in any other state.
+    """
     ResumeConnection: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.ResumeConnectionRequest, _connection_service_pb2.ResumeConnectionResponse]  # type: ignore[assignment]
-    """Resumes a FAULTED connection from its cursor. Takes a credit again: RESOURCE_EXHAUSTED when none is left."""
+    """Resumes a paused or FAULTED connection from its cursor. A FAULTED one takes a credit again: RESOURCE_EXHAUSTED when
+    none is left.
+    """
+    ReplayConnection: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.ReplayConnectionRequest, _connection_service_pb2.ReplayConnectionResponse]  # type: ignore[assignment]
+    """Sends again what an ACTIVE or FAULTED connection has delivered: what changed after an instant, or every member as at
+    activation. Events that are sent again have new ids. OUT_OF_RANGE with the oldest instant when changes after
+    `start_time` are not kept any more.
+    """
     AcknowledgeChanges: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.AcknowledgeChangesRequest, _connection_service_pb2.AcknowledgeChangesResponse]  # type: ignore[assignment]
     """Acknowledges what a consumer of WatchMembership has processed, for an ACTIVE connection to an output of kind
     `watch`. A later watch of the connection continues after it. A cursor before the acknowledged one changes nothing.
-    OUT_OF_RANGE when the connection was activated again since.
+    OUT_OF_RANGE when the connection was activated again, or replayed, since.
     """
 
 class ConnectionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -238,12 +260,35 @@ class ConnectionServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def PauseConnection(
+        self,
+        request: _connection_service_pb2.PauseConnectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_connection_service_pb2.PauseConnectionResponse, _abc.Awaitable[_connection_service_pb2.PauseConnectionResponse]]:
+        """Pauses an ACTIVE connection: nothing is delivered until ResumeConnection continues from its cursor. It keeps the
+        credit of its audience, and changes are kept for it. FAILED_PRECONDITION in any other state.
+        """
+
+    @_abc_1.abstractmethod
     def ResumeConnection(
         self,
         request: _connection_service_pb2.ResumeConnectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_connection_service_pb2.ResumeConnectionResponse, _abc.Awaitable[_connection_service_pb2.ResumeConnectionResponse]]:
-        """Resumes a FAULTED connection from its cursor. Takes a credit again: RESOURCE_EXHAUSTED when none is left."""
+        """Resumes a paused or FAULTED connection from its cursor. A FAULTED one takes a credit again: RESOURCE_EXHAUSTED when
+        none is left.
+        """
+
+    @_abc_1.abstractmethod
+    def ReplayConnection(
+        self,
+        request: _connection_service_pb2.ReplayConnectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_connection_service_pb2.ReplayConnectionResponse, _abc.Awaitable[_connection_service_pb2.ReplayConnectionResponse]]:
+        """Sends again what an ACTIVE or FAULTED connection has delivered: what changed after an instant, or every member as at
+        activation. Events that are sent again have new ids. OUT_OF_RANGE with the oldest instant when changes after
+        `start_time` are not kept any more.
+        """
 
     @_abc_1.abstractmethod
     def AcknowledgeChanges(
@@ -253,7 +298,7 @@ class ConnectionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_connection_service_pb2.AcknowledgeChangesResponse, _abc.Awaitable[_connection_service_pb2.AcknowledgeChangesResponse]]:
         """Acknowledges what a consumer of WatchMembership has processed, for an ACTIVE connection to an output of kind
         `watch`. A later watch of the connection continues after it. A cursor before the acknowledged one changes nothing.
-        OUT_OF_RANGE when the connection was activated again since.
+        OUT_OF_RANGE when the connection was activated again, or replayed, since.
         """
 
 def add_ConnectionServiceServicer_to_server(servicer: ConnectionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

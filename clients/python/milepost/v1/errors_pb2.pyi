@@ -73,7 +73,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 23
     """DEADLINE_EXCEEDED. The call did not finish in time."""
     ERROR_REASON_CURSOR_EXPIRED: _ErrorReason.ValueType  # 24
-    """OUT_OF_RANGE. The cursor is older than the change log, or of another epoch. Metadata: oldest_cursor."""
+    """OUT_OF_RANGE. The cursor is older than the change log, or of another epoch. Metadata: oldest_cursor, or oldest_time
+    of a replay.
+    """
     ERROR_REASON_NOT_BUILT: _ErrorReason.ValueType  # 25
     """UNIMPLEMENTED. This build does not implement the method or feature."""
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 26
@@ -178,7 +180,9 @@ ERROR_REASON_REVISION_NOT_REACHED: ErrorReason.ValueType  # 22
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 23
 """DEADLINE_EXCEEDED. The call did not finish in time."""
 ERROR_REASON_CURSOR_EXPIRED: ErrorReason.ValueType  # 24
-"""OUT_OF_RANGE. The cursor is older than the change log, or of another epoch. Metadata: oldest_cursor."""
+"""OUT_OF_RANGE. The cursor is older than the change log, or of another epoch. Metadata: oldest_cursor, or oldest_time
+of a replay.
+"""
 ERROR_REASON_NOT_BUILT: ErrorReason.ValueType  # 25
 """UNIMPLEMENTED. This build does not implement the method or feature."""
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 26

@@ -23,6 +23,7 @@ from engine.backends.local.membership.states import States, StoredState
 from engine.backends.local.storage.environment import Environment
 from engine.backends.local.storage.keys import Family, key
 from engine.backends.local.storage.transactions import ReadTransaction, WriteTransaction
+from engine.criteria.words import instant_in_words
 from engine.errors import CursorExpired
 from engine.values import Micros
 
@@ -35,6 +36,12 @@ class ChangeRecord(msgspec.Struct, frozen=True, array_like=True):
 
     as_of: Micros
     groups: tuple[tuple[int, bytes, bytes], ...]
+
+
+class _Instant(msgspec.Struct, frozen=True, array_like=True):
+    """The beginning of a `ChangeRecord`."""
+
+    as_of: Micros
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +148,28 @@ class ChangeLog:
             found += self._of_record(account, record, start, after, limit - len(found))
         last = found[-1].sequence if found else after
         return ChangePage(tuple(found), last >= state.last_sequence, state.as_of)
+
+    def sequence_at(self, audience: str, instant: Micros) -> int:
+        """Sequence of the last change up to an instant; 0 when there is none."""
+        state = self._states.get(audience)
+        starts = self._records[state.number]
+        # Instants of records never go back.
+        at = bisect.bisect_right(starts, instant, key=lambda start: self._as_of(state, start))
+        is_whole = state.first_sequence == 1
+        if at == 0 and not is_whole:
+            oldest = self._as_of(state, starts[0]) if starts else state.as_of
+            if instant < oldest:
+                raise CursorExpired(
+                    f"changes of {audience} before {instant_in_words(oldest)} are gone: replay from then or "
+                    "later, or from the start",
+                    metadata={"oldest_time": instant_in_words(oldest)},
+                )
+        return starts[at] - 1 if at < len(starts) else state.last_sequence
+
+    def _as_of(self, state: StoredState, start: int) -> Micros:
+        with self._index.reading() as txn:
+            stored = txn.get(key(Family.CHANGES, state.number, start))
+            return msgspec.msgpack.decode(stored or b"", type=_Instant).as_of
 
     def _of_record(
         self, account: Account, record: ChangeRecord, start: int, after: int, limit: int

@@ -389,6 +389,12 @@ class Memberships:
         """
         return self._log.read(account, audience, after, limit)
 
+    def sequence_at(self, audience: str, instant: Micros) -> int:
+        """Sequence of the last change up to an instant; 0 when there is none. Raises CursorExpired when
+        changes after it are deleted.
+        """
+        return self._log.sequence_at(audience, instant)
+
     def trim(self, audience: str, through: int) -> None:
         """Deletes changes up to and including a sequence."""
         state = self.find(audience)

@@ -169,6 +169,11 @@ class StoredMemberships(OpenStore):
             account = self._state.find_account(self._state.memberships.get(audience).account)
             return self._state.memberships.changes(account, audience, after, limit)
 
+    def sequence_at(self, audience: str, instant: Micros) -> int:
+        """Sequence of the last change up to an instant; 0 when there is none."""
+        with self._locked():
+            return self._state.memberships.sequence_at(audience, instant)
+
     def wait_for_changes(self, audience: str, after: int, deadline: float) -> bool:
         """Blocks until the audience has a change above `after`, is dropped or the deadline passes."""
         self._check()
