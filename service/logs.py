@@ -19,6 +19,8 @@ from service.telemetry.request_ids import add_request_id
 
 ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
 
+QUIET_LIBRARIES = ("httpx", "httpcore")
+"""Their lines name URLs, passwords included, and headers. What goes wrong is logged by the caller."""
 CHAINED_MAX = 10
 """Errors shown of one chain."""
 
@@ -59,6 +61,8 @@ def configure(log_format: LogFormat, level: LogLevel, stream: TextIO = sys.stder
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+    for library in QUIET_LIBRARIES:
+        logging.getLogger(library).setLevel(logging.WARNING)
     threading.excepthook = _log_uncaught
 
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import base64
+import io
+import logging
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
-from milepost.v1 import connection_pb2, connection_service_pb2
+from milepost.v1 import admin_service_pb2, connection_pb2, connection_service_pb2
+from service import logs, offline
 from tests.harness import ACCOUNT, Serving, eventually, serving
 from tests.service.delivery.endpoint import Answer, Endpoint, endpoint
 from tests.service.delivery.test_delivery import FAULTED, OUTPUTS_PAGE, build, connect, get, set_tier
+from tests.service_log import keep_apart
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 OTHER_SECRET = "whsec_" + base64.b64encode(bytes(32)).decode()
@@ -26,6 +32,16 @@ PATIENT = {"retry_budget_s": 600.0, **LOCAL}
 def receiver() -> Iterator[Endpoint]:
     with endpoint() as found:
         yield found
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    """Where configured logs go; the process's own settings are put back at the end."""
+    root = logging.getLogger()
+    handlers, level, hook = list(root.handlers), root.level, threading.excepthook
+    yield io.StringIO()
+    root.handlers, root.level, threading.excepthook = handlers, level, hook
+    keep_apart()
 
 
 def create_hook(service: Serving, **fields: Any) -> None:
@@ -116,6 +132,55 @@ def test_an_output_that_is_changed_is_followed_at_once(tmp_path: Path, receiver:
     other.requests[0].verify(SECRET)
     other.requests[1].verify(SECRET)
     other.requests[1].verify(OTHER_SECRET)
+
+
+def test_one_event_a_request_goes_on_while_the_receiver_takes_some(
+    tmp_path: Path, receiver: Endpoint
+) -> None:
+    """Each attempt fails, later than the budget allows, but takes an event."""
+    receiver.will_answer(Answer(), Answer(500), Answer(), Answer(500), Answer())
+    with serving(tmp_path / "store", retry_budget_s=0.01, **LOCAL) as service:
+        audience = build(service)
+        create_hook(service, url=receiver.url, mode="CONTENT_MODE_STRUCTURED")
+        connect(service, audience, output_id="hook")
+        eventually(lambda: get(service).delivered_sequence == 3)
+    assert sequences(receiver) == [1, 2, 2, 3, 3]
+
+
+def test_no_line_of_the_log_has_a_secret(tmp_path: Path, receiver: Endpoint, stream: io.StringIO) -> None:
+    logs.configure("json", "debug", stream)
+    receiver.will_answer(Answer(500, body=SECRET.encode()))
+    with serving(tmp_path / "store", access_log="all", **PATIENT) as service:
+        audience = build(service)
+        create_hook(service, url=receiver.url.replace("//", "//user:pass-word@") + "?hook-token=1")
+        connect(service, audience, output_id="hook")
+        eventually(lambda: get(service).delivered_sequence == 3)
+    found = stream.getvalue()
+    assert "output failed" in found
+    for secret in ("pass-word", SECRET, "hook-token"):
+        assert secret not in found
+
+
+def test_a_backup_is_restored_without_its_key(tmp_path: Path, receiver: Endpoint) -> None:
+    with serving(tmp_path / "store", backup_dir=tmp_path / "backups", **LOCAL) as service:
+        audience = build(service)
+        create_hook(service, url=receiver.url)
+        connect(service, audience, output_id="hook")
+        eventually(lambda: get(service).delivered_sequence == 3)
+        request = admin_service_pb2.CreateBackupRequest(backup_id="first")
+        backup = Path(service.admin.CreateBackup(request).directory)
+    offline.restore(backup, tmp_path / "restored")
+    with capture_logs() as lines, serving(tmp_path / "restored", **LOCAL) as service:
+        [warning] = [line for line in lines if "cannot be decrypted" in line["event"]]
+        assert (warning["log_level"], warning["output"]) == ("warning", OUTPUT)
+        set_tier(service, ["u4"], "gold")
+        eventually(lambda: get(service).state == FAULTED)
+        assert f"does not fit the secrets of {OUTPUT}: give them again" in get(service).fault
+        update_hook(service, url=receiver.url, secret=OTHER_SECRET)
+        resume(service)
+        eventually(lambda: get(service).delivered_sequence == 4)
+    receiver.requests[-1].verify(OTHER_SECRET)
+    assert receiver.subjects[-1] == "u4"
 
 
 def test_private_networks_are_refused_unless_a_setting_allows_them(
