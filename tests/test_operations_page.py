@@ -96,6 +96,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
 
 
 [START, STOP] = blocks("Start and stop")
+[IN_MEMORY] = blocks("In memory")
 [BACKUP, DELETE, RESTORE] = blocks("Backup and restore")
 [ASKED, OFFLINE] = blocks("Maintenance")
 [ADOPT] = blocks("An incomplete store")
@@ -117,7 +118,16 @@ def test_every_block_of_the_page_is_run_by_a_test() -> None:
     every = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     # tests/service/auth/test_security_page.py runs those of the section on security.
     elsewhere = blocks("Security")
-    assert sorted(every) == sorted([START, STOP, BACKUP, DELETE, RESTORE, ASKED, OFFLINE, ADOPT, *elsewhere])
+    here = [START, STOP, IN_MEMORY, BACKUP, DELETE, RESTORE, ASKED, OFFLINE, ADOPT]
+    assert sorted(every) == sorted([*here, *elsewhere])
+
+
+def test_a_store_in_memory_serves_and_leaves_nothing(shell: Shell) -> None:
+    # The page has it in the foreground.
+    address = shell.serve(IN_MEMORY.rstrip() + " &\necho $! > milepost.pid\n")
+    ingest(address, ["ann"])
+    assert users_of(address) == 1
+    assert sorted(path.name for path in shell.directory.iterdir()) == ["log", "milepost.pid", "port"]
 
 
 def test_a_restore_brings_back_the_backup_and_nothing_later(shell: Shell) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from engine.resources.secret_keys import SecretKeys
 from service.auth.methods import RULES
 from tests.clients.terminal import PROGRAM, terminal
 from tests.harness import serving
@@ -36,6 +39,16 @@ def test_the_commands_of_the_section_run_in_order(tmp_path: Path, monkeypatch: p
         for line in others:
             result = screen.run(line)
             assert result.exit_code == 0, f"{line}: {result.output}"
+
+
+def test_the_command_for_a_key_of_secrets_makes_one(tmp_path: Path) -> None:
+    [_, *others] = re.findall(r"^```sh\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
+    [command] = [block for block in others if "secrets.key" in block]
+    interpreter = f"{sys.executable} -c"
+    assert command.startswith("python3 -c ")
+    subprocess.run(["sh", "-c", command.replace("python3 -c", interpreter)], cwd=tmp_path, check=True)
+    keys = SecretKeys(tmp_path / "secrets.key", may_create=False)
+    assert keys.decrypt(keys.encrypt({"secret": "x"})) == {"secret": "x"}
 
 
 def test_the_section_explains_every_scope_that_a_method_needs() -> None:
