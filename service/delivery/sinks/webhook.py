@@ -31,6 +31,8 @@ from service.delivery.guarded_http import HTTP_ERRORS, GuardedTransport
 from service.delivery.sinks.sink import NEVER, Event, Receipt, SinkError, Surroundings
 from service.delivery.trust import trusting
 
+REQUEST_BYTES_MAX = 4 * 1024 * 1024
+"""Size of a request from which a batch is divided. A larger event goes alone."""
 RESPONSE_BYTES_MAX = 64 * 1024
 """How much of a response is read. What is longer is cut off with its connection."""
 EXCERPT_CHARACTERS_MAX = 256
@@ -157,7 +159,9 @@ class WebhookSink:
             return
         ids = tuple(event.id for event in events[: len(self._repeated)])
         repeated = len(ids) if ids == self._repeated else 0
-        yield from (part for part in (events[:repeated], events[repeated:]) if part)
+        if repeated:
+            yield events[:repeated]
+        yield from _divided(events[repeated:])
 
     def _post(self, events: Sequence[Event], deadline: float) -> Receipt:
         headers, body = self._message(events)
@@ -265,6 +269,18 @@ class WebhookSink:
         if len(text) <= EXCERPT_CHARACTERS_MAX:
             return text
         return text[: EXCERPT_CHARACTERS_MAX - 1] + "…"
+
+
+def _divided(events: Sequence[Event]) -> Iterator[Sequence[Event]]:
+    """Parts of at most `REQUEST_BYTES_MAX` bytes."""
+    begun, size_bytes = 0, 0
+    for index, event in enumerate(events):
+        if size_bytes + len(event.body) > REQUEST_BYTES_MAX and index > begun:
+            yield events[begun:index]
+            begun, size_bytes = index, 0
+        size_bytes += len(event.body)
+    if begun < len(events):
+        yield events[begun:]
 
 
 def retry_after_s(text: str, now: float) -> float | None:

@@ -26,6 +26,7 @@ from service.delivery.guard import Guard, networks_of
 from service.delivery.sinks.sink import Event, SinkError, Surroundings
 from service.delivery.sinks.webhook import (
     EXCERPT_CHARACTERS_MAX,
+    REQUEST_BYTES_MAX,
     RESPONSE_BYTES_MAX,
     RETRY_AFTER_S_MAX,
     PreviousSecret,
@@ -139,6 +140,26 @@ def test_a_failed_batch_is_sent_again_as_it_was(receiver: Endpoint) -> None:
     ]
     ids = [request.headers["webhook-id"] for request in receiver.requests]
     assert (len(set(ids[:3])), len(set(ids))) == (1, 2)
+
+
+def test_a_large_batch_is_divided(receiver: Endpoint) -> None:
+    """Attributes that a connection opts in to make events large. Parts that were taken are not sent again."""
+    third = REQUEST_BYTES_MAX // 3
+    users = ["ann", "bob", "eve", "dan", "huge", "joe"]
+    sizes = [third, third, third, 10, REQUEST_BYTES_MAX, 10]
+    events = [event(user, text="x" * size) for user, size in zip(users, sizes, strict=True)]
+    receiver.will_answer(Answer(), Answer(500))
+    to = sink(receiver.url)
+    assert failure(to, *events).progressed
+    deliver(to, *events)
+    to.close()
+    assert [[each["subject"] for each in request.events] for request in receiver.requests] == [
+        ["ann", "bob"],
+        ["eve", "dan"],
+        ["eve", "dan"],
+        ["huge"],
+        ["joe"],
+    ]
 
 
 def test_what_was_taken_of_a_batch_is_not_sent_again(receiver: Endpoint) -> None:
