@@ -31,7 +31,7 @@ from service.access_log import AccessLog
 from service.auth.tls import TlsFiles
 from service.command_line import VARIABLE_PREFIX, early_value, flag_of, parser_of, variable_of
 from service.delivery.guard import Guard, networks_of
-from service.delivery.sinks.sink import Surroundings
+from service.delivery.surroundings import Surroundings
 from service.logs import LogFormat, LogLevel
 from service.setting_values import InvalidValue, value_of
 from service.telemetry.traces import Traces

@@ -83,6 +83,14 @@ RULES = (
         for kind, clients in (("nats", ("nats", "nkeys")), ("redis", ("redis",)))
     ),
     Rule("milepost", ("engine", "service", "tests", *STORES)),
+    # Services without webhooks, and readers, do without their libraries: only what a delivery calls needs
+    # them.
+    Rule(
+        "service",
+        ("httpx", "httpcore", "cloudevents", "standardwebhooks"),
+        except_below="service.delivery",
+        leads_by_lazy_imports=False,
+    ),
 )
 
 # Some commands start a service of their own or work on its files; the others do without the server installed.

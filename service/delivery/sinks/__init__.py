@@ -10,16 +10,24 @@ from engine.resources.targets import File, Nats, Redis, Target, Webhook
 from service.delivery.sinks.file import FileSink
 from service.delivery.sinks.nats import NatsSink
 from service.delivery.sinks.redis import RedisSink
-from service.delivery.sinks.sink import Sink, Surroundings
-from service.delivery.sinks.webhook import WebhookSink
+from service.delivery.sinks.sink import Sink
+from service.delivery.surroundings import Surroundings
 
 OpenSink: TypeAlias = Callable[[Delivery, Surroundings], Sink]
 """Makes the sink of a delivery. Raises SinkError."""
+
+
+def _open_webhook(delivery: Delivery, surroundings: Surroundings) -> Sink:
+    # Its libraries cost memory and a tenth of a second: services without webhooks, and readers, do without.
+    from service.delivery.sinks.webhook import WebhookSink
+
+    return WebhookSink.open(delivery, surroundings)
+
 
 SINKS: Mapping[type[Target], OpenSink] = {
     File: FileSink.open,
     Nats: NatsSink.open,
     Redis: RedisSink.open,
-    Webhook: WebhookSink.open,
+    Webhook: _open_webhook,
 }
 """Every kind of output that is built, in order of name."""

@@ -5,29 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
-import certifi
 import msgspec
 
-from service.delivery.guard import Guard
+from service.delivery.surroundings import Surroundings as Surroundings
 
 NEVER = math.inf
 """An instant of `time.monotonic()` that never comes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What the service gives all sinks.
-
-    Files go below `output_dir`; a service that keeps nothing may have none. Whatever connects asks `guard`
-    for the addresses, and trusts the CAs in the PEM file `ca_file`.
-    """
-
-    output_dir: Path | None
-    guard: Guard = field(default_factory=Guard)
-    ca_file: Path = Path(certifi.where())
 
 
 @dataclass(frozen=True, slots=True)
