@@ -12,7 +12,12 @@ from pathlib import Path
 from engine.backends import registry
 from engine.backends.registry import OfflineTools
 from engine.errors import MilepostError
+from engine.resources.outputs import without_key
+from engine.resources.records import Output
+from engine.resources.repository import prefix_of
+from engine.resources.secret_keys import SecretKeys
 from milepost.v1 import admin_service_pb2 as pb
+from service.config import SECRET_KEY_FILE
 from service.convert.upkeep import finding_messages, stats_message
 
 
@@ -36,6 +41,13 @@ def stats(directory: Path) -> pb.GetStoreStatsResponse:
     """As GetStoreStats, with users and events as of the last checkpoint."""
     with _told():
         return stats_message(_tools().store_figures(directory))
+
+
+def outputs_without_key(directory: Path) -> tuple[str, ...]:
+    """The outputs whose secrets the key file in the directory does not fit, or that lack one."""
+    with _told():
+        stored = _tools().stored_documents(directory, prefix_of(Output))
+        return without_key(stored, SecretKeys(directory / SECRET_KEY_FILE))
 
 
 def restore(backup: Path, directory: Path) -> pb.GetStoreStatsResponse:

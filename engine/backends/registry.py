@@ -52,6 +52,10 @@ class OfflineTools(Protocol):
         """All figures."""
         ...
 
+    def stored_documents(self, directory: Path, prefix: str) -> tuple[tuple[str, bytes], ...]:
+        """The documents whose keys start with a prefix."""
+        ...
+
     def restore(self, backup: Path, directory: Path) -> StoreFigures:
         """Restores a backup, and returns its figures."""
         ...

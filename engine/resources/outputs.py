@@ -16,7 +16,7 @@ from engine.resources.checks import check_etag, display_name_faults, masked_valu
 from engine.resources.names import Resource, check_name, chosen_or_made_id
 from engine.resources.paging import Page
 from engine.resources.records import Account, Connection, Output, account_of
-from engine.resources.repository import Repository
+from engine.resources.repository import Repository, prefix_of
 from engine.resources.requests import Requests
 from engine.resources.secret_keys import SecretKeys
 from engine.resources.targets import Target
@@ -191,6 +191,13 @@ class Outputs:
 
     def _name_faults(self, output: Output) -> Iterable[Violation]:
         return display_name_faults(output.display_name, "output.display_name", self._limits)
+
+
+def without_key(stored: Iterable[tuple[str, bytes]], keys: SecretKeys) -> tuple[str, ...]:
+    """The names of the outputs, among stored documents, whose secrets no key fits."""
+    prefix, decoder = prefix_of(Output), msgspec.msgpack.Decoder(Output)
+    outputs = [decoder.decode(value) for key, value in stored if key.startswith(prefix)]
+    return tuple(output.name for output in outputs if keys.decrypt(output.secrets) is None)
 
 
 def _target_faults(target: Target) -> Iterable[Violation]:

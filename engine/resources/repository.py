@@ -253,6 +253,11 @@ def _key(kind: type[Record], name: str) -> str:
     return _PREFIXES[kind] + name
 
 
+def prefix_of(kind: type[Record]) -> str:
+    """What the keys of the documents of a kind begin with."""
+    return _PREFIXES[kind]
+
+
 class _Table:
     """The records of one kind, by name and in order of name."""
 

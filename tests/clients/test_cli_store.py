@@ -15,13 +15,17 @@ from typer.testing import CliRunner, Result
 
 from engine.backends.local.storage.environment import Environment
 from engine.backends.local.storage.keys import Family, key
+from milepost import Client
 from milepost.cli.app import app
+from milepost.outputs import WebhookOutput
 from milepost.v1.data_pb2 import Event
 from milepost.v1.ingest_service_pb2 import IngestEventsRequest
 from tests.engine.backends.local.storage.test_upgrade import ARCHIVE as OLD_STORE
 from tests.harness import ACCOUNT, INPUT, Serving, serving
 from tests.service.test_store_upkeep import EVENTS, NOON, USERS, fill
 from tests.stores import settle
+
+SECRET = "whsec_" + "A" * 32
 
 
 @pytest.fixture
@@ -81,6 +85,25 @@ def test_every_fault_is_reported_with_status_1(service: Serving, tmp_path: Path)
     assert sum(int(line.split()[2]) for line in of_users[1:]) == USERS
     assert [line for line in faults if line.startswith("fault: PROFILE 1/0/0: cannot be decoded")] != []
     assert result.stdout.splitlines()[-1].startswith(f"{len(faults)} faults, as of revision ")
+
+
+def test_a_restore_names_the_outputs_that_lack_the_key_of_their_secrets(
+    service: Serving, tmp_path: Path
+) -> None:
+    names = [f"accounts/shop/outputs/hook-{index:02}" for index in range(21)]
+    with Client(service.address, account="shop") as client:
+        client.ensure_account()
+        for name in names:
+            client.create_output(name.rsplit("/", 1)[-1], WebhookOutput(url="https://h", secret=SECRET))
+    directory = run("backup", "first", target=service.address).stdout.split("  ")[0]
+    restored = run("restore", directory, "--data", tmp_path / "restored")
+    assert restored.exit_code == 0, restored.output
+    file = tmp_path / "restored" / "secrets.key"
+    assert restored.stdout.splitlines()[2:] == [
+        f"copy the key file to {file}, or give these outputs their secrets again:",
+        *(f"  {name}" for name in names[:20]),
+        "  and 1 more",
+    ]
 
 
 def test_a_backup_is_restored_and_compacted(service: Serving, tmp_path: Path) -> None:

@@ -89,6 +89,13 @@ def store_figures(directory: Path) -> StoreFigures:
         )
 
 
+def stored_documents(directory: Path, prefix: str) -> tuple[tuple[str, bytes], ...]:
+    """The documents of the store in a directory whose keys start with `prefix`. Raises as `verify_store`."""
+    with _reading(directory) as view:
+        documents = ((stored[1:].decode(), value) for stored, value in view.index.scan(key(Family.DOCUMENT)))
+        return tuple((name, bytes(value)) for name, value in documents if name.startswith(prefix))
+
+
 def _is_old(directory: Path) -> bool:
     return any(is_old(directory / part) for part in STORE_PARTS)
 

@@ -170,6 +170,8 @@ def test_a_backup_is_restored_without_its_key(tmp_path: Path, receiver: Endpoint
         request = admin_service_pb2.CreateBackupRequest(backup_id="first")
         backup = Path(service.admin.CreateBackup(request).directory)
     offline.restore(backup, tmp_path / "restored")
+    assert offline.outputs_without_key(tmp_path / "restored") == (OUTPUT,)
+    assert offline.outputs_without_key(tmp_path / "store") == ()
     with capture_logs() as lines, serving(tmp_path / "restored", **LOCAL) as service:
         [warning] = [line for line in lines if "cannot be decrypted" in line["event"]]
         assert (warning["log_level"], warning["output"]) == ("warning", OUTPUT)

@@ -36,6 +36,9 @@ from milepost.v1.admin_service_pb2 import (
 
 BROKEN_OFF = "the verification was interrupted"
 
+OUTPUTS_SHOWN_MAX = 20
+"""Outputs that a restore lists because it has no key for their secrets."""
+
 app = typer.Typer(help="Inspect, back up and maintain a store.", no_args_is_help=True, cls=Group)
 
 Directory = Annotated[
@@ -155,10 +158,17 @@ def restore(
         from service import offline
 
         restored = offline.restore(backup, data)
+        without_key = offline.outputs_without_key(data)
     print(f"restored {number(restored.users)} users and {number(restored.events)} events into {data}")
     if restored.revision != restored.checkpointed_revision:
         print("its log holds more, which counts once the service has started")
     print(f"the store is now {restored.store_id}; earlier revisions are refused")
+    if without_key:
+        print(f"copy the key file to {data / 'secrets.key'}, or give these outputs their secrets again:")
+    for output in without_key[:OUTPUTS_SHOWN_MAX]:
+        print(f"  {output}")
+    if len(without_key) > OUTPUTS_SHOWN_MAX:
+        print(f"  and {number(len(without_key) - OUTPUTS_SHOWN_MAX)} more")
 
 
 @app.command()
