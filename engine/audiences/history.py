@@ -9,8 +9,9 @@ counted one by one and a crash loses nothing. A period without changes has a poi
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -58,6 +59,14 @@ class _Stored(msgspec.Struct, array_like=True):
     days: _Series
 
 
+class Rolled(NamedTuple):
+    """An audience to roll, its membership, and the time zone of its account."""
+
+    audience: str
+    membership: Membership
+    zone: ZoneInfo
+
+
 class SizeHistory:
     """Reads and writes the histories. At most one writer for each audience."""
 
@@ -75,30 +84,27 @@ class SizeHistory:
         for start, old in zip(starts, _series_of(before), strict=True):
             points = [] if old is None else [p for p in old.points if p.start != start]
             series.append(_Series(start, membership.entered_total, membership.exited_total, points))
-        self._put(audience, _Stored(*series))
+        self._put({audience: _Stored(*series)})
 
-    def roll(
-        self,
-        audience: str,
-        membership: Membership,
-        now: Micros,
-        zone: ZoneInfo,
-        settled: Micros | None = None,
-    ) -> None:
-        """Closes the periods that ended before `now` with the current totals. When the clock went back,
-        periods after `now` are undone. Periods after `settled` (`engine.clock`; None = `now`) may be the
-        result of a wrong clock and displace no others.
+    def roll(self, audiences: Iterable[Rolled], now: Micros, settled: Micros | None = None) -> None:
+        """Closes the periods of audiences that ended before `now` with the current totals, all in one
+        transaction. When the clock went back, periods after `now` are undone. Periods after `settled`
+        (`engine.clock`; None = `now`) may be the result of a wrong clock and displace no others.
         """
-        stored = self._find(audience)
-        if stored is None:
-            self.begin(audience, membership, now, zone)
-            return
-        rolled = [
-            _rolled(series, start, membership, period, zone, now if settled is None else settled)
-            for series, start, period in zip(_open(stored), _starts(now, zone), Period, strict=True)
-        ]
-        if any(new is not old for new, old in zip(rolled, _open(stored), strict=True)):
-            self._put(audience, _Stored(*rolled))
+        changed = {}
+        for audience, membership, zone in audiences:
+            stored = self._find(audience)
+            if stored is None:
+                self.begin(audience, membership, now, zone)
+                continue
+            rolled = [
+                _rolled(series, start, membership, period, zone, now if settled is None else settled)
+                for series, start, period in zip(_open(stored), _starts(now, zone), Period, strict=True)
+            ]
+            if any(new is not old for new, old in zip(rolled, _open(stored), strict=True)):
+                changed[audience] = _Stored(*rolled)
+        if changed:
+            self._put(changed)
 
     def last_day(self, audience: str, membership: Membership, now: Micros) -> tuple[int, int]:
         """Users added and dropped in the last 24 hours, to within ten minutes."""
@@ -142,9 +148,11 @@ class SizeHistory:
             found = self._cached[audience] = msgspec.msgpack.decode(document, type=_Stored)
         return found
 
-    def _put(self, audience: str, stored: _Stored) -> None:
-        self._documents.commit({_PREFIX + audience: msgspec.msgpack.encode(stored)})
-        self._cached[audience] = stored
+    def _put(self, changed: Mapping[str, _Stored]) -> None:
+        self._documents.commit(
+            {_PREFIX + audience: msgspec.msgpack.encode(stored) for audience, stored in changed.items()}
+        )
+        self._cached.update(changed)
 
 
 def _open(stored: _Stored) -> tuple[_Series, _Series, _Series]:

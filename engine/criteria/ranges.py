@@ -137,12 +137,16 @@ def merged_ranges(ranges: Iterable[TimeRange]) -> tuple[TimeRange, ...]:
     return tuple(_range(start, end) for start, end in merged)
 
 
-def symmetric_difference(one: Iterable[TimeRange], other: Iterable[TimeRange]) -> tuple[TimeRange, ...]:
-    """Instants in exactly one of two sets of ranges."""
-    spans = (*merged_ranges(one), *merged_ranges(other))
-    # Crossing a bound of one set enters or leaves the result; bounds of both at one instant cancel out.
-    bounds = sorted(bound for span in spans for bound in _bounds(span))
-    pieces = zip(bounds[::2], bounds[1::2], strict=True)
+def spanned(ranges: Iterable[TimeRange]) -> TimeRange:
+    """The smallest range that contains all of these."""
+    bounds = [_bounds(span) for span in ranges]
+    return _range(min(start for start, _ in bounds), max(end for _, end in bounds))
+
+
+def swept(before: TimeRange, after: TimeRange) -> tuple[TimeRange, ...]:
+    """The instants that a range enters or leaves on its way, of which neither end moves back."""
+    (start, end), (last_start, last_end) = _bounds(before), _bounds(after)
+    pieces = ((start, min(last_start, last_end)), (max(end, start), last_end))
     return merged_ranges(_range(low, high) for low, high in pieces if low < high)
 
 

@@ -1,9 +1,10 @@
 """Expiry: the users who can enter or leave an audience as time passes, without new data.
 
-A journey is compiled at both instants. The two lists of steps have the same shape, since the clock only
-decides ranges of time inside them. Where a pair of steps differs, a user's membership can change only with
-data in the time that one range covers and the other does not: an event, a user attribute, an event attribute,
-or a first or last seen time. The plan finds those users.
+The steps of a journey are made as of both instants. The clock only decides ranges of time inside them, and
+the ends of a range never move back as time passes. So a user's membership can change only with data in the
+time that an end of a range has swept over: an event, a user attribute, an event attribute, or a first or last
+seen time. The plan finds those users. It holds for all instants in between as well, so one plan for the
+coming hour finds everyone who may move within it.
 
 The result is an upper bound: aggregates, sequences and the tree are not evaluated. Every kind of step has its
 method here. A step that differs in an unexpected way raises `UnexpectedChange`, rather than never expire.
@@ -18,7 +19,7 @@ import msgspec
 
 from engine.criteria.conditions import WhereAny, WhereAttribute, tests_in
 from engine.criteria.model import Exists
-from engine.criteria.ranges import merged_ranges, symmetric_difference
+from engine.criteria.ranges import merged_ranges, spanned, swept
 from engine.plan.compile import Planner
 from engine.plan.criteria import StepList
 from engine.plan.model import (
@@ -39,6 +40,7 @@ from engine.plan.model import (
     SeenMatch,
     SequenceMatch,
     Step,
+    TimeRange,
     Union,
     Universe,
     UserIdMatch,
@@ -50,7 +52,7 @@ from engine.plan.passes.share import share
 from engine.plan.passes.simplify_rows import simplify_rows
 from engine.plan.tree import Account, AudienceResolver, JourneyTree
 from engine.plan.visitor import StepVisitor
-from engine.values import Micros
+from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS, Micros
 
 Part = TypeVar("Part", bound=msgspec.Struct)
 
@@ -62,6 +64,45 @@ class UnexpectedChange(TypeError):
     """A step depends on time in an unsupported way: a bug in this module, not in the input."""
 
 
+class ExpiryTemplate:
+    """Plans of expiry for the milestones that a planner has compiled, between any two instants."""
+
+    def __init__(self, planner: Planner) -> None:
+        self._account = planner.account.name
+        self._makers = [
+            make
+            for make in planner.steps.makers.values()
+            if encode_step(make(TIME_MIN_MICROS)) != encode_step(make(TIME_MAX_MICROS))
+        ]
+
+    @property
+    def depends_on_time(self) -> bool:
+        """Whether time can move anyone."""
+        return bool(self._makers)
+
+    def between(self, before_as_of: Micros, after_as_of: Micros) -> Plan | None:
+        """A plan whose only root contains at least every user whose membership in one of the milestones is
+        not the same at all instants between the two, both included, given the same data. The instants may
+        come in either order.
+
+        None when there are no such users: nothing depends on time, or no window moved.
+        """
+        first, last = sorted((before_as_of, after_as_of))
+        # Milestones often share windows; each distinct step is handled once.
+        found = {
+            encode_step(step): step
+            for make in self._makers
+            if (old := make(first)) != (new := make(last))
+            for step in expired(old, new)
+        }
+        if not found:
+            return None
+        plan = StepList(after_as_of)
+        root = plan.union([plan.add(step) for step in found.values()])
+        raw = Plan(account=self._account, as_of=after_as_of, steps=tuple(plan.steps), roots=(root,))
+        return optimise(raw, PASSES)
+
+
 def expiry_plan(
     account: Account,
     journey: JourneyTree,
@@ -69,36 +110,12 @@ def expiry_plan(
     after_as_of: Micros,
     resolver: AudienceResolver,
 ) -> Plan | None:
-    """A plan whose only root contains at least every user whose membership in any milestone of the journey
-    differs between the two instants, given the same data. The instants may come in either order.
-
-    None when there are no such users: nothing in the journey, or in the audiences it names, depends on time,
-    or no window moved. Raises NotFound and AudienceCycle as compiling does.
+    """`ExpiryTemplate.between` of all milestones of a journey. Raises NotFound and AudienceCycle as compiling
+    does.
     """
-    before, after = (
-        _compiled_steps(account, journey, as_of, resolver) for as_of in (before_as_of, after_as_of)
-    )
-    # Milestones often share windows; each distinct step is handled once.
-    found = {
-        encode_step(step): step
-        for old, new in zip(before, after, strict=True)
-        if old != new
-        for step in expired(old, new)
-    }
-    if not found:
-        return None
-    plan = StepList(after_as_of)
-    root = plan.union([plan.add(step) for step in found.values()])
-    raw = Plan(account=account.name, as_of=after_as_of, steps=tuple(plan.steps), roots=(root,))
-    return optimise(raw, PASSES)
-
-
-def _compiled_steps(
-    account: Account, journey: JourneyTree, as_of: Micros, resolver: AudienceResolver
-) -> list[Step]:
-    planner = Planner(account, as_of, resolver)
+    planner = Planner(account, after_as_of, resolver)
     planner.milestones(journey, [milestone.id for milestone in journey.milestones])
-    return planner.steps.steps
+    return ExpiryTemplate(planner).between(before_as_of, after_as_of)
 
 
 def expired(before: Step, after: Step) -> Iterator[Step]:
@@ -142,7 +159,7 @@ class _Expiry(StepVisitor[Iterator[Step]]):
 
     def seen(self, step: SeenMatch) -> Iterator[Step]:
         before = _same_but_for(("test",), self._before, step)
-        ranges = symmetric_difference(before.test.ranges, step.test.ranges)
+        ranges = _swept_tests(before.test.ranges, step.test.ranges)
         yield msgspec.structs.replace(step, test=InstantRange(ranges))
 
     def identity(self, step: IdentityMatch) -> Iterator[Step]:
@@ -173,11 +190,18 @@ def _same_but_for(fields: tuple[str, ...], before: object, after: Part) -> Part:
 
 
 def _changed(before: ResolvedTest, after: ResolvedTest) -> ResolvedTest:
-    """A test for the values that may pass at one of the instants only."""
+    """A test for the values that may pass at some instants only."""
     if isinstance(before, InstantRange) and isinstance(after, InstantRange):
-        return InstantRange(symmetric_difference(before.ranges, after.ranges))
+        return InstantRange(_swept_tests(before.ranges, after.ranges))
     # How this test moves is unknown, but a missing value never passes.
     return Exists()
+
+
+def _swept_tests(before: tuple[TimeRange, ...], after: tuple[TimeRange, ...]) -> tuple[TimeRange, ...]:
+    """The instants that may be in the ranges at some instants only."""
+    if len(before) == len(after):
+        return merged_ranges(span for old, new in zip(before, after, strict=True) for span in swept(old, new))
+    return (spanned((*before, *after)),)
 
 
 def _changed_events(before: EventSelection, after: EventSelection) -> Iterator[Step]:
@@ -186,12 +210,12 @@ def _changed_events(before: EventSelection, after: EventSelection) -> Iterator[S
     conditions = tuple(_changed_conditions(before.where, after.where))
     # When the condition changes too, its result for events outside one of the windows is left open.
     where = None if conditions else after.where
-    for span in symmetric_difference((before.time,), (after.time,)):
+    for span in swept(before.time, after.time):
         yield _some_event(msgspec.structs.replace(after, time=span, where=where))
     if conditions:
-        for span in merged_ranges((before.time, after.time)):
-            moved = WhereAny(conditions=conditions)
-            yield _some_event(msgspec.structs.replace(after, time=span, where=moved))
+        moved = WhereAny(conditions=conditions)
+        span = spanned((before.time, after.time))
+        yield _some_event(msgspec.structs.replace(after, time=span, where=moved))
 
 
 def _some_event(selection: EventSelection) -> Step:

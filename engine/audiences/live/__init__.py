@@ -6,7 +6,8 @@ edits, moves, deletions and changed inputs need no events of their own. Each aud
 with those it depends on, has a digest; when it differs from that of the last refresh, everyone is evaluated
 again.
 
-A journey is a scope: all its calculated audiences are refreshed by one plan.
+A journey is a scope: all its calculated audiences are refreshed by one plan. A round brings all journeys to
+one instant, and is one transaction; a calculation of everyone is one of its own, since it may take long.
 
 `Live` runs the rounds. What a round does is in `definitions`, `closing`, `refreshing` and `trimming`; how far
 it has come is in `progress`.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Protocol
 
 from engine.audiences.history import SizeHistory
@@ -28,10 +30,10 @@ from engine.audiences.live.progress import Current as Current
 from engine.audiences.live.progress import Progress
 from engine.audiences.live.progress import Usable as Usable
 from engine.audiences.live.progress import UsableOne as UsableOne
-from engine.audiences.live.refreshing import JourneyRefresher, Refreshes, round_instant
+from engine.audiences.live.refreshing import Due, JourneyRefresher, Refreshes, round_instant
 from engine.audiences.live.rounds import Rounds
 from engine.audiences.live.serving import JourneyServing
-from engine.audiences.live.state import JourneyStates
+from engine.audiences.live.state import JourneyState, JourneyStates
 from engine.audiences.live.trimming import OLD_CHANGES_MICROS as OLD_CHANGES_MICROS
 from engine.audiences.live.trimming import Trimmer
 from engine.audiences.model import WatchItem
@@ -49,6 +51,9 @@ from engine.values import MICROS_PER_DAY, Micros
 
 REFRESH_INTERVAL_MS = 200
 """Interval between calls of `refresh_all`."""
+
+ROUND_AUDIENCES_MAX = 10_000
+"""Audiences that one transaction of a round stores."""
 
 
 class LiveBackend(Store, Refreshes, DocumentKeeper, Protocol):
@@ -84,8 +89,11 @@ class Live:
             repository, forest, self._definitions, consumers, marks, history, backend, clock, limits
         )
         self._refresher = JourneyRefresher(
-            repository, forest, self._definitions, self._trimmer, history, backend, exact_since, clock
+            forest, self._definitions, self._trimmer, history, backend, exact_since, clock
         )
+        self._running = threading.Lock()
+        """One round over all journeys at a time. Taken before the lock of a journey."""
+        self._instant: Micros = 0
         self._watcher = Watcher(repository, self.calculated, self.reached, backend)
         self._rounds = Rounds(self._states, clock)
         self._serving: JourneyServing | None = None
@@ -187,31 +195,86 @@ class Live:
         A journey that fails does not delay the others; the first failure is raised at the end.
         """
         self._work.clear()
-        failures: list[MilepostError] = []
-        with self._rounds.timed():
-            for journey in self.due():
-                try:
-                    self.refresh(journey, now)
-                except MilepostError as error:
-                    self._states.of(journey).failure = error.message
-                    self._rounds.failures.add()
-                    failures.append(error)
-                else:
-                    self._states.of(journey).failure = ""
+        with self._running, self._rounds.timed():
+            journeys = self._in_order(self.due())
+            failures = self._round(journeys, self._clock() if now is None else now)
+            self._rounds.failures.add(len(failures))
         self._states.forget_deleted(lambda journey: self._repository.find(Journey, journey) is not None)
         if failures:
-            raise failures[0]
+            raise next(iter(failures.values()))
 
     def refresh(self, journey: str, now: Micros | None = None) -> None:
         """Runs one round over one journey. Rounds over the same journey never overlap."""
-        state = self._states.of(journey)
-        with state.lock:
-            instant = round_instant(state, self._clock() if now is None else now)
-            self._closer.close_deleted(journey, state, instant)
-            definition = self._definitions.current(journey, state)
-            self._closer.drop_unneeded(journey, state)
-            if definition is not None:
-                self._refresher.bring_in_step(journey, state, definition, instant)
-                self._trimmer.forget_old(journey, state, definition.digests)
-            if self._serving is not None:
-                self._serving.serve(journey, state, definition)
+        for error in self._round([journey], self._clock() if now is None else now).values():
+            raise error
+
+    def _in_order(self, journeys: Sequence[str]) -> list[str]:
+        """Journeys after those whose audiences they name, as far as these do not name each other."""
+        rest = dict.fromkeys(journeys)
+        ordered: list[str] = []
+        while rest:
+            names = {journey: self._names(journey) for journey in rest}
+            free = [journey for journey in rest if not names[journey] & rest.keys()]
+            for journey in free or list(rest):
+                ordered.append(journey)
+                del rest[journey]
+        return ordered
+
+    def _names(self, journey: str) -> frozenset[str]:
+        state = self._states.find(journey)
+        return frozenset() if state is None or state.definition is None else state.definition.names
+
+    def _round(self, journeys: Sequence[str], now: Micros) -> dict[str, MilepostError]:
+        """Brings journeys to one instant. Returns the failures by journey."""
+        failures: dict[str, MilepostError] = {}
+        with ExitStack() as held:
+            states = {journey: self._states.of(journey) for journey in journeys}
+            for state in states.values():
+                held.enter_context(state.lock)
+            instant = self._instant = round_instant(self._instant, now)
+            due = []
+            for journey, state in states.items():
+                try:
+                    due.append(self._due(journey, state, instant))
+                except MilepostError as error:
+                    failures[journey] = error
+            for part in _transactions([each for each in due if each is not None]):
+                failures |= self._refresher.run(instant, part)
+            for journey, state in states.items():
+                failed = failures.get(journey)
+                state.failure = "" if failed is None else failed.message
+                if failed is None:
+                    self._end(journey, state)
+        return failures
+
+    def _due(self, journey: str, state: JourneyState, instant: Micros) -> Due | None:
+        self._closer.close_deleted(journey, state, instant)
+        definition = self._definitions.current(journey, state)
+        self._closer.drop_unneeded(journey, state)
+        return None if definition is None else self._refresher.due(journey, state, definition, instant)
+
+    def _end(self, journey: str, state: JourneyState) -> None:
+        if state.definition is not None:
+            self._trimmer.forget_old(journey, state, state.definition.digests)
+        if self._serving is not None:
+            self._serving.serve(journey, state, state.definition)
+
+
+def _transactions(due: Sequence[Due]) -> Iterator[list[Due]]:
+    """What each transaction of a round stores: first all that is quickly done, within a limit, and then each
+    calculation of everyone, which nobody is to wait for.
+    """
+    quick: list[Due] = []
+    audiences = 0
+    for each in due:
+        if not each.is_whole:
+            audiences += len(each.definition.digests)
+            if audiences > ROUND_AUDIENCES_MAX:
+                yield quick
+                quick, audiences = [], len(each.definition.digests)
+            quick.append(each)
+    if quick:
+        yield quick
+    for each in due:
+        if each.is_whole:
+            yield [each]

@@ -9,14 +9,14 @@ import xxhash
 
 from engine.audiences.live.state import Definition, JourneyState
 from engine.plan.compile import Planner
-from engine.plan.expiry import expiry_plan
+from engine.plan.expiry import ExpiryTemplate
 from engine.plan.reads import reads_of
+from engine.plan.template import Template
 from engine.plan.tree import made_of
 from engine.resources.activation import Activation
 from engine.resources.milestone_tree import Forest
 from engine.resources.records import Account, Audience, Input, Journey, Milestone, account_of
 from engine.resources.repository import Repository
-from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS
 
 DEFINING = (Account, Input, Journey, Milestone, Audience)
 """The kinds of record that a definition depends on."""
@@ -57,9 +57,8 @@ class Definitions:
         resolver = self._forest.resolver(account_name)
         made = {record.audience: made_of(tree, [record.name], resolver) for record in records}
         planner = Planner(account, 0, resolver)
-        planner.milestones(tree, [record.name for record in records])
-        # Equal plans at both ends of time mean that the definition does not depend on it.
-        moving = expiry_plan(account, tree, TIME_MIN_MICROS, TIME_MAX_MICROS, resolver)
+        roots = planner.milestones(tree, [record.name for record in records])
+        expiry = ExpiryTemplate(planner)
         return Definition(
             generation=generation,
             milestones=tuple(record.name for record in records),
@@ -67,8 +66,11 @@ class Definitions:
                 audience: _digest((account, [(t.name, t.inputs, m) for t, m in located]))
                 for audience, located in made.items()
             },
-            depends_on_time=moving is not None,
+            depends_on_time=expiry.depends_on_time,
             reads=reads_of(planner.steps.steps),
+            template=Template(planner, roots),
+            expiry=expiry,
+            names=frozenset(t.name for located in made.values() for t, _ in located) - {journey},
         )
 
 

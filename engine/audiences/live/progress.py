@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from engine.audiences.live.definitions import Definitions
-from engine.audiences.live.state import Definition, JourneyState, JourneyStates
-from engine.backends.base import Membership, MembershipReader, Published, PublishedMembership
+from engine.audiences.live.state import JourneyState, JourneyStates
+from engine.backends.base import Membership, MembershipReader, Published
 from engine.clock import Clock
 from engine.resources.records import Audience, account_of, journey_of
 from engine.resources.repository import Repository
@@ -76,35 +76,46 @@ class Progress:
         state = self._states.find(journey_of(record.milestone))
         if state is None:
             return None
-        reached = state.as_of
         published = self._backend.published(account_of(record.name))
-        stored, definition = published.find(record.name), state.definition
-        if stored is None or definition is None or definition.generation != self._definitions.generation():
-            return None
-        as_of = _usable_at(record.name, state, definition, stored, reached, now)
+        as_of = self._usable_at(record.name, state, published, self._definitions.generation(), now)
         return None if as_of is None else UsableOne(published, as_of)
 
     def usable(self, account: str, audiences: Sequence[str], now: Micros) -> Usable:
         """Those of the account's audiences whose stored membership is of the current definition and not too
-        old at `now`. Takes no lock.
+        old at `now`. Those that depend on time hold for one instant: after a round that failed for some
+        journeys others may hold for another one, and none of them is usable. Takes no lock.
         """
-        # Read before the memberships are taken: the instants may be older than these, never newer.
-        reached = {}
-        for audience in audiences:
-            state = self._state(audience)
-            if state is not None:
-                reached[audience] = state, state.as_of
         published = self._backend.published(account)
         generation = self._definitions.generation()
-        as_of = {}
-        for audience, (state, instant) in reached.items():
-            stored, definition = published.find(audience), state.definition
-            if stored is None or definition is None or definition.generation != generation:
+        as_of: dict[str, Micros] = {}
+        instants = set()
+        for audience in audiences:
+            state = self._state(audience)
+            found = None if state is None else self._usable_at(audience, state, published, generation, now)
+            if state is None or found is None:
                 continue
-            found = _usable_at(audience, state, definition, stored, instant, now)
-            if found is not None:
-                as_of[audience] = found
-        return Usable(published, as_of)
+            as_of[audience] = found
+            if state.definition is not None and state.definition.depends_on_time:
+                instants.add(published.reached(audience))
+        return Usable(published, as_of if len(instants) <= 1 else {})
+
+    def _usable_at(
+        self, audience: str, state: JourneyState, published: Published, generation: int, now: Micros
+    ) -> Micros | None:
+        """The instant that a stored membership holds for; None when it is of another definition or too
+        old.
+        """
+        stored, definition = published.find(audience), state.definition
+        if stored is None or definition is None or definition.generation != generation:
+            return None
+        digest = definition.digests.get(audience)
+        if digest is None or stored.definition != digest or state.digests.get(audience) != digest:
+            return None
+        as_of = published.reached(audience)
+        if not definition.depends_on_time:
+            return max(as_of, now)
+        # Too old, or the clock went back and the next round has yet to correct the membership.
+        return None if abs(now - as_of) > STORED_AGE_MICROS_MAX else as_of
 
     def reached(self, audience: str) -> Micros:
         """The instant of the last refresh; 0 while there is none of the current definition."""
@@ -127,22 +138,3 @@ class Progress:
     def _state(self, audience: str) -> JourneyState | None:
         record = self._repository.find(Audience, audience)
         return None if record is None else self._states.find(journey_of(record.milestone))
-
-
-def _usable_at(
-    audience: str,
-    state: JourneyState,
-    definition: Definition,
-    stored: PublishedMembership,
-    reached: Micros,
-    now: Micros,
-) -> Micros | None:
-    """The instant that a stored membership holds for; None when it is of another definition or too old."""
-    digest = definition.digests.get(audience)
-    if digest is None or stored.definition != digest or state.digests.get(audience) != digest:
-        return None
-    as_of = max(reached, stored.membership.as_of)
-    if not definition.depends_on_time:
-        return max(as_of, now)
-    # Too old, or the clock went back and the next round has yet to correct the membership.
-    return None if abs(now - as_of) > STORED_AGE_MICROS_MAX else as_of

@@ -1,31 +1,38 @@
-"""Brings the stored memberships of a journey in step: everyone after a change of definitions, otherwise dirty
+"""Brings the stored memberships of journeys in step: everyone after a change of definitions, otherwise dirty
 users and those whom time may have moved.
+
+A tick without new data looks at no one unless someone is expected to move: each journey looks ahead over a
+few horizons, and remembers whom time may move within them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from engine.audiences.history import SizeHistory
+from engine.audiences.history import Rolled, SizeHistory
 from engine.audiences.live.definitions import Definitions
 from engine.audiences.live.state import Definition, JourneyState
 from engine.audiences.live.trimming import Trimmer
-from engine.backends.base import Count, MembershipStore, PlanExecutor, UserReader
+from engine.backends.base import Membership, MembershipStore, ScopeRefresh, UserReader
 from engine.clock import Clock, ClockState
 from engine.criteria.zones import load_zone
-from engine.plan.compile import compile_journey
-from engine.plan.expiry import expiry_plan
+from engine.errors import MilepostError
 from engine.plan.model import Plan
-from engine.plan.passes import ALL_PASSES
+from engine.plan.passes import ALL_PASSES, optimise
 from engine.resources.milestone_tree import Forest
 from engine.resources.records import account_of
-from engine.resources.repository import Repository
-from engine.values import MICROS_PER_SECOND, Micros
+from engine.values import MICROS_PER_HOUR, MICROS_PER_SECOND, Micros
 
 TIME_STEP_MICROS = MICROS_PER_SECOND
 """Interval between refreshes for time alone, when no new data arrives."""
+
+HORIZONS_MICROS = (MICROS_PER_HOUR, 60 * MICROS_PER_SECOND)
+"""How far a journey looks ahead. The population is searched once an hour for those whom time may move, these
+once a minute, and a tick looks only at those of the coming minute.
+"""
 
 SMALL_USERS = 64
 """Below this many dirty users, optimising a plan takes longer than it saves."""
@@ -33,16 +40,28 @@ SMALL_USERS = 64
 _SECONDS_PER_USER = 1e-6
 
 
-class Refreshes(PlanExecutor, UserReader, MembershipStore, Protocol):
+class Refreshes(UserReader, MembershipStore, Protocol):
     """Stores memberships, and estimates how many users a refresh covers."""
 
 
+@dataclass(slots=True)
+class Due:
+    """A journey of a round: what is asked of the backend (None: nothing has moved), and what was before."""
+
+    journey: str
+    state: JourneyState
+    definition: Definition
+    refresh: ScopeRefresh | None
+    is_whole: bool = False
+    users: int = 0
+    before: dict[str, Membership | None] = field(default_factory=dict)
+
+
 class JourneyRefresher:
-    """Refreshes the memberships of one journey at a time."""
+    """Refreshes the memberships of the journeys of a round."""
 
     def __init__(
         self,
-        repository: Repository,
         forest: Forest,
         definitions: Definitions,
         trimmer: Trimmer,
@@ -51,7 +70,6 @@ class JourneyRefresher:
         exact_since: Callable[[str], Micros],
         clock: Clock,
     ) -> None:
-        self._repository = repository
         self._forest = forest
         self._definitions = definitions
         self._trimmer = trimmer
@@ -61,112 +79,154 @@ class JourneyRefresher:
         self._clock = clock
         self._seconds_per_user = _SECONDS_PER_USER
 
-    def bring_in_step(self, journey: str, state: JourneyState, definition: Definition, now: Micros) -> None:
-        """Refreshes what has changed since the last round, to the instant `now`."""
-        whole = state.digests != definition.digests
-        pending = self._backend.pending(journey)
-        if not whole and not pending:
-            if not definition.depends_on_time:
-                state.as_of = now
-            if abs(now - state.as_of) < TIME_STEP_MICROS:
-                return
-        with self._repository.reading():
-            if definition.generation != self._definitions.generation():
-                # The records have changed meanwhile; the next round handles that.
-                return
-            moved = None if whole else self._moved(journey, state, definition, now)
-        # The memberships follow a clock that went back, whether or not anyone changed.
-        if whole or pending or now < state.as_of or self._is_anyone_moved(moved):
-            plan = self._plan(journey, definition, now, is_small=not whole and pending < SMALL_USERS)
-            if plan is None:
-                return
-            self._refresh(journey, state, definition, plan, moved, whole=whole)
-        # Removed events cannot show whom they affected, so the next round evaluates everyone.
-        missed = not whole and min(state.as_of, now) < self._exact_since(account_of(journey))
-        state.digests = {} if missed else dict(definition.digests)
-        state.as_of = now
+    # --- what is due ----------------------------------------------------------------------------------------
 
-    def _plan(self, journey: str, definition: Definition, now: Micros, *, is_small: bool) -> Plan | None:
-        """A root for each calculated milestone; None when the records have changed since the definition was
-        made. The next round handles that.
-        """
-        account = account_of(journey)
-        with self._repository.reading():
-            if definition.generation != self._definitions.generation():
-                return None
-            return compile_journey(
-                self._forest.account(account),
-                self._forest.tree(journey),
-                now,
-                self._forest.resolver(account),
-                milestones=definition.milestones,
-                passes=() if is_small else ALL_PASSES,
-            ).plan
-
-    def _moved(self, journey: str, state: JourneyState, definition: Definition, now: Micros) -> Plan | None:
-        """Users whose membership time alone may have changed since the last round."""
-        if not definition.depends_on_time:
+    def due(self, journey: str, state: JourneyState, definition: Definition, now: Micros) -> Due | None:
+        """What a round to the instant `now` has to do for a journey; None: nothing yet."""
+        if definition.generation != self._definitions.generation():
+            # The records have changed meanwhile; the next round handles that.
             return None
-        account = account_of(journey)
-        return expiry_plan(
-            self._forest.account(account),
-            self._forest.tree(journey),
-            state.as_of,
-            now,
-            self._forest.resolver(account),
-        )
+        if state.digests != definition.digests:
+            return self._whole(journey, state, definition, now)
+        pending = self._backend.pending(journey)
+        if not pending and not definition.depends_on_time:
+            return Due(journey, state, definition, None)
+        if definition.depends_on_time:
+            self._look_ahead(journey, state, definition, now)
+            expected = self._backend.expected(journey)
+            if not pending and now >= state.as_of and not expected:
+                return Due(journey, state, definition, None)
+            if not pending and abs(now - state.as_of) < TIME_STEP_MICROS:
+                return None
+        return self._of_some(journey, state, definition, now, pending)
 
-    def _is_anyone_moved(self, moved: Plan | None) -> bool:
-        return moved is not None and self._backend.execute(moved, Count()).sizes[0] > 0
+    def _whole(self, journey: str, state: JourneyState, definition: Definition, now: Micros) -> Due:
+        users = self._backend.universe_size(account_of(journey), self._forest.tree(journey).inputs)
+        plan = optimise(definition.template.at(now), ALL_PASSES)
+        refresh = self._refresh(journey, definition, plan, whole=True)
+        return Due(journey, state, definition, refresh, is_whole=True, users=users)
+
+    def _of_some(
+        self, journey: str, state: JourneyState, definition: Definition, now: Micros, pending: int
+    ) -> Due:
+        """A refresh of dirty users and of those whom time may have moved."""
+        plan = definition.template.at(now)
+        if pending >= SMALL_USERS:
+            plan = optimise(plan, ALL_PASSES)
+        moved: Plan | None = None
+        ahead: tuple[Plan | None, ...] = ()
+        if definition.depends_on_time:
+            moved = definition.expiry.between(state.as_of, now)
+            ahead = tuple(definition.expiry.between(now, until) for until in state.horizons)
+        refresh = self._refresh(journey, definition, plan, moved=moved, moved_since=state.as_of, ahead=ahead)
+        return Due(journey, state, definition, refresh)
 
     def _refresh(
         self,
         journey: str,
-        state: JourneyState,
         definition: Definition,
         plan: Plan,
-        moved: Plan | None,
         *,
-        whole: bool,
-    ) -> None:
-        account = account_of(journey)
-        audiences = tuple(definition.digests)
-        zone = load_zone(self._forest.account(account).time_zone)
-        before = {audience: self._backend.membership(audience) for audience in audiences}
-        rolled_to, settled = history_times(self._clock, plan.as_of)
-        for audience, membership in before.items():
-            if membership is not None:
-                self._history.roll(audience, membership, rolled_to, zone, settled)
-        users = self._backend.universe_size(account, self._forest.tree(journey).inputs)
-        if whole:
-            state.predicted_seconds = users * self._seconds_per_user
-            state.begun = time.perf_counter()
+        moved: Plan | None = None,
+        moved_since: Micros = 0,
+        ahead: Sequence[Plan | None] = (),
+        whole: bool = False,
+    ) -> ScopeRefresh:
+        return ScopeRefresh(
+            account=account_of(journey),
+            scope=journey,
+            audiences=tuple(definition.digests),
+            plan=plan,
+            definitions=tuple(definition.digests.values()),
+            moved_by_time=moved,
+            moved_since=moved_since,
+            ahead=ahead,
+            whole=whole,
+            reads=definition.reads,
+        )
+
+    def _look_ahead(self, journey: str, state: JourneyState, definition: Definition, now: Micros) -> None:
+        """Renews the horizons that end before `now`, all of them after a clock that went back."""
+        if now < state.as_of or self._backend.expected(journey) is None:
+            state.horizons = ()
+        for level, length in enumerate(HORIZONS_MICROS):
+            if level < len(state.horizons) and now <= state.horizons[level]:
+                continue
+            until = min([now + length, *state.horizons[level - 1 : level]])
+            plan = definition.expiry.between(state.as_of, until)
+            since = min(state.as_of, until)
+            self._backend.look_ahead(account_of(journey), journey, level, plan, since, until)
+            state.horizons = (*state.horizons[:level], until)
+
+    # --- a round --------------------------------------------------------------------------------------------
+
+    def run(self, now: Micros, due: Sequence[Due]) -> dict[str, MilepostError]:
+        """Refreshes journeys in one transaction. Returns the failures by journey."""
+        asked = [each for each in due if each.refresh is not None]
+        self._roll(asked, now)
+        began = time.perf_counter()
+        for each in asked:
+            if each.is_whole:
+                each.state.begun = began
+                each.state.predicted_seconds = each.users * self._seconds_per_user
         try:
-            after = self._backend.refresh(
-                account,
-                journey,
-                audiences,
-                plan,
-                definitions=tuple(definition.digests.values()),
-                moved_by_time=moved,
-                whole=whole,
-                reads=definition.reads,
+            outcome = self._backend.refresh_scopes(
+                now,
+                [each.refresh for each in asked if each.refresh is not None],
+                [each.journey for each in due if each.refresh is None],
             )
-            if whole and users and state.begun is not None:
-                self._seconds_per_user = (time.perf_counter() - state.begun) / users
         finally:
-            state.begun = None
-        for audience, membership in zip(audiences, after, strict=True):
-            if before[audience] is None:
+            for each in asked:
+                each.state.begun = None
+        whole_users = sum(each.users for each in asked if each.is_whole)
+        if whole_users:
+            self._seconds_per_user = (time.perf_counter() - began) / whole_users
+        failures = {}
+        for each, found in zip(asked, outcome, strict=True):
+            if isinstance(found, MilepostError):
+                failures[each.journey] = found
+            else:
+                self._refreshed(each, found, now)
+        for each in due:
+            if each.journey not in failures:
+                self._reach(each, now)
+        return failures
+
+    def _roll(self, asked: Sequence[Due], now: Micros) -> None:
+        """Closes the periods of the histories of all audiences that may change."""
+        rolled_to, settled = history_times(self._clock, now)
+        rolled = []
+        for each in asked:
+            zone = load_zone(self._forest.account(account_of(each.journey)).time_zone)
+            for audience in each.definition.digests:
+                membership = each.before[audience] = self._backend.membership(audience)
+                if membership is not None:
+                    rolled.append(Rolled(audience, membership, zone))
+        self._history.roll(rolled, rolled_to, settled)
+
+    def _refreshed(self, due: Due, after: Sequence[Membership], now: Micros) -> None:
+        rolled_to, _ = history_times(self._clock, now)
+        zone = load_zone(self._forest.account(account_of(due.journey)).time_zone)
+        for (audience, before), membership in zip(due.before.items(), after, strict=True):
+            if before is None:
                 self._history.begin(audience, membership, rolled_to, zone)
             self._trimmer.trim(audience, membership)
 
+    def _reach(self, due: Due, now: Micros) -> None:
+        state = due.state
+        # Removed events cannot show whom they affected, so the next round evaluates everyone.
+        missed = not due.is_whole and min(state.as_of, now) < self._exact_since(account_of(due.journey))
+        state.digests = {} if missed else dict(due.definition.digests)
+        if due.is_whole:
+            state.horizons = ()
+        state.as_of = now
 
-def round_instant(state: JourneyState, now: Micros) -> Micros:
-    """The instant of a round. A slewed clock does not move memberships back; a clock that was wrong does,
-    and users affected between the two instants are evaluated again.
+
+def round_instant(last: Micros, now: Micros) -> Micros:
+    """The instant of a round after one at `last`. A slewed clock does not move memberships back; a clock that
+    was wrong does, and users affected between the two instants are evaluated again.
     """
-    return state.as_of if 0 < state.as_of - now < TIME_STEP_MICROS else now
+    return last if 0 < last - now < TIME_STEP_MICROS else now
 
 
 def history_times(clock: Clock, as_of: Micros) -> tuple[Micros, Micros]:

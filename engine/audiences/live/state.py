@@ -6,7 +6,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from engine.plan.expiry import ExpiryTemplate
 from engine.plan.reads import Reads
+from engine.plan.template import Template
 from engine.values import Micros
 
 _NONE: frozenset[str] = frozenset()
@@ -24,6 +26,11 @@ class Definition:
     depends_on_time: bool
     reads: Reads
     """The data that can change a membership of one of the milestones."""
+    template: Template
+    """A plan with a root for each of the milestones, as of any instant."""
+    expiry: ExpiryTemplate
+    names: frozenset[str] = frozenset()
+    """Other journeys whose audiences the milestones name, directly or through others."""
 
 
 @dataclass(slots=True)
@@ -37,6 +44,8 @@ class JourneyState:
     needed: frozenset[str] | None = None
     """The audiences needed when memberships were last dropped; None before the first check after a start."""
     as_of: Micros = 0
+    horizons: tuple[Micros, ...] = ()
+    """The ends of the horizons that the backend has, the farthest first."""
     old_checked: Micros = 0
     """Time of the last search for old changes, by the server's clock."""
     failure: str = ""

@@ -64,6 +64,7 @@ from engine.backends.base.membership import (
     MembershipStore,
     Published,
     PublishedMembership,
+    ScopeRefresh,
 )
 from engine.backends.base.serving import (
     Served,
@@ -151,6 +152,7 @@ __all__ = [
     "PublishedMembership",
     "Record",
     "Role",
+    "ScopeRefresh",
     "Served",
     "ServedMany",
     "ServedScope",

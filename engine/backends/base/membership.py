@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.backends.base.execute import MemberPage, Members
+from engine.errors import MilepostError
 from engine.plan.model import Plan
 from engine.plan.reads import Reads
-from engine.values import Micros
+from engine.values import TIME_MIN_MICROS, Micros
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -88,6 +89,12 @@ class Published(Protocol):
         """The membership of an audience; None when none is stored."""
         ...
 
+    def reached(self, audience: str) -> Micros:
+        """The instant of the last round that brought the audience's scope in step; 0 before the first one
+        since the store was opened.
+        """
+        ...
+
     def contains(self, audience: str, user_id: str) -> bool | None:
         """Whether the user is a member; None when that is undecided. An unknown user is no member. Raises
         NotFound when the audience is not stored.
@@ -145,6 +152,32 @@ class MembershipReader(Protocol):
         ...
 
 
+class ScopeRefresh(msgspec.Struct, frozen=True, kw_only=True):
+    """What a refresh is to do for one scope: bring the stored membership of `audiences` (root i of `plan` is
+    audience i) to the plan's `as_of` and the newest revision.
+
+    The plan runs over the scope's dirty users and those in the first root of `moved_by_time`, or over
+    everyone with `whole`, and for an audience that is new or that the last refresh of the scope left out.
+    `definitions`: the digest of each audience's definition. `reads`: from then on only these data make users
+    dirty; None: any data.
+
+    `moved_by_time` has those whom time may have moved between `moved_since` and `as_of`. `ahead` has for each
+    horizon of the scope (`look_ahead`) the plan of those whom time may move from `as_of` to its end; None: no
+    one. Without them the horizons are forgotten.
+    """
+
+    account: str
+    scope: str
+    audiences: Sequence[str]
+    plan: Plan
+    definitions: Sequence[str] = ()
+    moved_by_time: Plan | None = None
+    moved_since: Micros = TIME_MIN_MICROS
+    ahead: Sequence[Plan | None] = ()
+    whole: bool = False
+    reads: Reads | None = None
+
+
 @runtime_checkable
 class MembershipStore(MembershipReader, Protocol):
     """Keeps stored memberships up to date.
@@ -165,13 +198,34 @@ class MembershipStore(MembershipReader, Protocol):
         whole: bool = False,
         reads: Reads | None = None,
     ) -> tuple[Membership, ...]:
-        """Brings the stored membership of `audiences` (root i of `plan` is audience i) to the plan's `as_of`
-        and the newest revision.
+        """`refresh_scopes` for one scope (see `ScopeRefresh`). Raises its error."""
+        ...
 
-        The plan runs over the scope's dirty users and those in the first root of `moved_by_time`, or over
-        everyone with `whole`, and for an audience that is new or that the last refresh of the scope left out.
-        Membership and change log are written in one transaction, then published with `definitions`: the
-        digest of each audience's. From then on only the data in `reads` make users dirty; None: any data.
+    def refresh_scopes(
+        self, as_of: Micros, refreshes: Sequence[ScopeRefresh], still: Sequence[str] = ()
+    ) -> list[tuple[Membership, ...] | MilepostError]:
+        """Refreshes scopes, whose plans are as of `as_of`: one round. Memberships and change logs of all are
+        written in one transaction, or in none when nothing has changed, and then published at once for each
+        account. `still` are other scopes in which time has moved no one up to `as_of`.
+
+        Returns for each scope its memberships, or the error for which they are as they were; the other scopes
+        are refreshed all the same.
+        """
+        ...
+
+    def look_ahead(
+        self, account: str, scope: str, level: int, plan: Plan | None, since: Micros, until: Micros
+    ) -> None:
+        """Sets a horizon of a scope: the first root of the plan has those whom time may move after `since`
+        and up to `until`; None: no one. Horizon 0 is the farthest, and a nearer one has users of those before
+        it. Horizons after `level` are forgotten, and all of them by a refresh of everyone. Within a horizon
+        `moved_by_time` runs only over its users.
+        """
+        ...
+
+    def expected(self, scope: str) -> int | None:
+        """How many users time may move within the nearest horizon, given their data when they were last
+        refreshed; None: there is no horizon. Takes no lock.
         """
         ...
 

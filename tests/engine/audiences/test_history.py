@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from engine import Engine
-from engine.audiences.history import DAYS_KEPT, HOURS_KEPT, TICKS_KEPT, SizeHistory, _Stored
+from engine.audiences.history import DAYS_KEPT, HOURS_KEPT, TICKS_KEPT, Rolled, SizeHistory, _Stored
 from engine.audiences.live.refreshing import history_times
 from engine.audiences.model import SizeInterval, SizePoint
 from engine.backends.base import Membership
@@ -167,7 +167,7 @@ def test_history_stays_bounded(site: Site) -> None:
     audience = f"{ACCOUNT}/audiences/x"
     history.begin(audience, membership(0, 0, 0), NOW, UTC)
     for day in range(1, DAYS_KEPT + 10):
-        history.roll(audience, membership(day, day, 0), NOW + day * DAY, UTC)
+        history.roll([Rolled(audience, membership(day, day, 0), UTC)], NOW + day * DAY)
     document = site.backend.documents.get(f"sizes/{audience}")
     assert document is not None
     stored = msgspec.msgpack.decode(document, type=_Stored)
@@ -179,13 +179,13 @@ def test_history_stays_bounded(site: Site) -> None:
 def test_clock_that_goes_back_undoes_future_periods(site: Site) -> None:
     history = SizeHistory(site.backend.documents)
     history.begin("x", membership(2, 0, 0), NOW, UTC)
-    history.roll("x", membership(5, 3, 0), NOW + HOUR, UTC)
+    history.roll([Rolled("x", membership(5, 3, 0), UTC)], NOW + HOUR)
     # 1. Years ahead everyone leaves, and points are made of hours that are yet to come.
-    history.roll("x", membership(0, 3, 5), NOW + 400 * DAY, UTC, NOW + HOUR)
-    history.roll("x", membership(0, 3, 5), NOW + 401 * DAY, UTC, NOW + HOUR)
+    history.roll([Rolled("x", membership(0, 3, 5), UTC)], NOW + 400 * DAY, NOW + HOUR)
+    history.roll([Rolled("x", membership(0, 3, 5), UTC)], NOW + 401 * DAY, NOW + HOUR)
     # 2. Back again: what happened meanwhile happened in this hour.
     right = membership(5, 8, 5)
-    history.roll("x", right, NOW + HOUR, UTC)
+    history.roll([Rolled("x", right, UTC)], NOW + HOUR)
     assert history.points("x", SizeInterval.HOUR, right, NOW + HOUR, UTC) == (
         SizePoint(NOW, 5, 3, 0),
         SizePoint(NOW + HOUR, 5, 5, 5),
@@ -193,7 +193,7 @@ def test_clock_that_goes_back_undoes_future_periods(site: Site) -> None:
     assert history.last_day("x", right, NOW + HOUR) == (8, 5)
     # 3. It goes on as ever.
     later = membership(6, 9, 5)
-    history.roll("x", later, NOW + 2 * HOUR, UTC)
+    history.roll([Rolled("x", later, UTC)], NOW + 2 * HOUR)
     assert history.points("x", SizeInterval.HOUR, later, NOW + 2 * HOUR, UTC)[1:] == (
         SizePoint(NOW + HOUR, 6, 6, 5),
         SizePoint(NOW + 2 * HOUR, 6, 0, 0),
@@ -209,7 +209,7 @@ def test_wrong_clock_displaces_no_point(tmp_path: Path, jump: int) -> None:
 
     def roll(size: int) -> None:
         now, settled = history_times(clock, clock.now())
-        history.roll("x", membership(size, size, 0), now, UTC, settled)
+        history.roll([Rolled("x", membership(size, size, 0), UTC)], now, settled)
 
     for day in range(5):
         roll(day)

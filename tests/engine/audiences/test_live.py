@@ -294,14 +294,14 @@ def test_failed_round_is_shown_and_other_journeys_continue(
     broken, sound = site.add("one", did("a"), journey=other), site.add("one", did("a"))
     site.connect(broken, "first")
     site.connect(sound, "second")
-    refresh = site.backend.refresh
+    evaluate = site.backend._evaluate  # type: ignore[attr-defined]
 
-    def failing(account: str, scope: str, *args: Any, **kwargs: Any) -> object:
-        if scope == other:
+    def failing(asked: Any, *rest: Any) -> None:
+        if asked.scope == other:
             raise DataLoss("a value is corrupt")
-        return refresh(account, scope, *args, **kwargs)
+        evaluate(asked, *rest)
 
-    monkeypatch.setattr(site.backend, "refresh", failing)
+    monkeypatch.setattr(site.backend, "_evaluate", failing)
     with pytest.raises(DataLoss):
         site.engine.live.refresh_all()
     assert site.stored(sound) == {"u1"}

@@ -15,14 +15,14 @@ from engine.backends.base import Members
 from engine.backends.registry import open_backend
 from engine.limits import Limits
 from engine.resources.records import Milestone
-from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR
+from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_SECOND
 from tests.engine.audiences.running import Running
 from tests.engine.site import Clock, statuses_of
 from tests.oracle import world as drawn
 from tests.oracle.evaluate import Oracle
 from tests.oracle.strategies import worlds
 
-STEPS = (0, 7, MICROS_PER_HOUR, 3 * MICROS_PER_DAY)
+STEPS = (0, 7, MICROS_PER_SECOND, 61 * MICROS_PER_SECOND, MICROS_PER_HOUR, 3 * MICROS_PER_DAY)
 """How far the clock moves between two operations."""
 
 # A failing world is printed as it is: making it smaller would take longer than reading it.

@@ -15,7 +15,8 @@ from engine.criteria.ranges import (
     hold_number,
     merged_intervals,
     merged_ranges,
-    symmetric_difference,
+    spanned,
+    swept,
 )
 
 ENDS = st.none() | st.integers(0, 6)
@@ -41,11 +42,17 @@ def test_merged_ranges_are_equal_and_disjoint(ranges: list[TimeRange]) -> None:
         assert before.end < after.start
 
 
-@given(st.lists(RANGES), st.lists(RANGES))
-def test_symmetric_difference_of_ranges(a: list[TimeRange], b: list[TimeRange]) -> None:
-    difference = symmetric_difference(a, b)
-    expected = [hold_instant(a, t) != hold_instant(b, t) for t in INSTANTS]
-    assert [hold_instant(difference, t) for t in INSTANTS] == expected
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=2, max_size=4))
+def test_a_range_that_moves_on_sweeps_what_it_enters_or_leaves(ends: list[tuple[int, int]]) -> None:
+    """Whatever the range is on its way, an instant that it ever enters or leaves is swept."""
+    starts, stops = (sorted(values) for values in zip(*ends, strict=True))
+    ways = [TimeRange(start, end) for start, end in zip(starts, stops, strict=True)]
+    found = swept(ways[0], ways[-1])
+    for instant in INSTANTS:
+        if len({way.holds(instant) for way in ways}) == 2:
+            assert hold_instant(found, instant)
+    whole = spanned(ways)
+    assert not any(hold_instant(found, t) and not whole.holds(t) for t in INSTANTS)
 
 
 @given(st.lists(INTERVALS))
@@ -66,4 +73,4 @@ def test_instants_beyond_the_precision_of_a_double_stay_exact() -> None:
     instant = 2**53 + 1
     span = TimeRange(instant, instant + 1)
     assert merged_ranges([span]) == (span,)
-    assert symmetric_difference([span], [TimeRange(instant, None)]) == (TimeRange(instant + 1, None),)
+    assert swept(span, TimeRange(instant, None)) == (TimeRange(instant + 1, None),)

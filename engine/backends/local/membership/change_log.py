@@ -22,7 +22,7 @@ from engine.backends.local.membership.erased import ErasedIds
 from engine.backends.local.membership.states import States, StoredState
 from engine.backends.local.storage.environment import Environment
 from engine.backends.local.storage.keys import Family, key
-from engine.backends.local.storage.transactions import ReadTransaction, WriteTransaction
+from engine.backends.local.storage.transactions import ReadTransaction, Writable
 from engine.criteria.words import instant_in_words
 from engine.errors import CursorExpired
 from engine.values import Micros
@@ -81,7 +81,7 @@ class ChangeLog:
     # --- changing ---
 
     def append(
-        self, txn: WriteTransaction, state: StoredState, changes: Sequence[GroupChanges], as_of: Micros
+        self, txn: Writable, state: StoredState, changes: Sequence[GroupChanges], as_of: Micros
     ) -> list[int]:
         """Writes a record of changes, if there are any, and deletes the oldest records while enough changes
         remain. Updates the sequences and totals of the state. Returns the starts of its records.
@@ -105,7 +105,7 @@ class ChangeLog:
             state.first_sequence = max(state.first_sequence, starts[0])
         return starts
 
-    def trim(self, txn: WriteTransaction, state: StoredState, through: int) -> list[int]:
+    def trim(self, txn: Writable, state: StoredState, through: int) -> list[int]:
         """Deletes records whose changes all have sequences up to and including `through`. Returns the starts
         of the other records.
         """
@@ -118,7 +118,7 @@ class ChangeLog:
         """Takes over the committed result of `append` or `trim`."""
         self._records[state.number] = starts
 
-    def delete(self, txn: WriteTransaction, state: StoredState) -> None:
+    def delete(self, txn: Writable, state: StoredState) -> None:
         """Deletes the change log of a membership."""
         txn.delete_prefix(key(Family.CHANGES, state.number))
 

@@ -24,13 +24,62 @@ class DirtyScope:
     groups: tuple[BitMap, ...] | None
 
 
+class Flight:
+    """The users of a scope that became dirty, or were erased, since its refresh began to evaluate users. Use
+    with the state lock held.
+    """
+
+    def __init__(self, account: str, groups: int) -> None:
+        self.account = account
+        self._late = tuple(BitMap(optimize=False) for _ in range(groups))
+        self._is_settled = False
+        self.taken: dict[int, BitMap] = {}
+        """All users that were taken, by group."""
+
+    def add(self, users: Mapping[int, BitMap]) -> None:
+        """Users, by group, are to be evaluated again."""
+        for group, some in users.items():
+            self._late[group].update(some)
+
+    def take(self, group: int) -> BitMap:
+        """The users of a group; they are taken out."""
+        taken = self._late[group].copy()
+        self._late[group].clear()
+        if taken:
+            self.taken[group] = self.taken.get(group, BitMap()) | taken
+        return taken
+
+    def gone(self, users: Mapping[int, BitMap]) -> None:
+        """Users, by group, are erased: in no set any more, and dirty nowhere."""
+        if not self._is_settled:
+            self.add(users)
+            return
+        for group, some in users.items():
+            self._late[group].difference_update(some)
+
+    def settle(self) -> None:
+        """Everyone taken so far was evaluated. Whoever comes now is dirty after the refresh."""
+        self._is_settled = True
+
+    @property
+    def dirty(self) -> tuple[BitMap, ...]:
+        """The users who became dirty after `settle`, by group."""
+        return self._late
+
+
 class DirtyUsers:
-    """The dirty users of every tracked scope. Call with the state lock held."""
+    """The dirty users of every tracked scope. Call with the state lock held.
+
+    While a scope is refreshed its dirty users stay dirty, since the memberships are those from before; users
+    that become dirty meanwhile are also collected in its `Flight`, and alone are dirty afterwards.
+    """
 
     def __init__(self, groups: int) -> None:
         self._groups = groups
         self._scopes: dict[str, DirtyScope] = {}
         self._readers: dict[str, Readers] = {}
+        self._reads: dict[str, Reads | None] = {}
+        self._flights: dict[str, Flight] = {}
         self.marks = 0
         """How many times a user was marked in a scope: what new data cost beside what it changes."""
 
@@ -44,35 +93,69 @@ class DirtyUsers:
         """
         none = None if whole else tuple(BitMap(optimize=False) for _ in range(self._groups))
         self._scopes[scope] = DirtyScope(account, none)
+        self._read(account, scope, reads)
+
+    def _read(self, account: str, scope: str, reads: Reads | None) -> None:
+        self._reads[scope] = reads
         self.readers_of(account).put(scope, reads)
 
     def drop(self, scope: str) -> None:
         """Stops tracking the scope."""
         found = self._scopes.pop(scope, None)
         if found is not None:
+            del self._reads[scope]
             self.readers_of(found.account).drop(scope)
+
+    def begin(self, account: str, scope: str, reads: Reads | None) -> Flight:
+        """A refresh of the scope begins, by plans that read this (None = anything). It ends with `finish` or
+        `abandon`.
+        """
+        known = self._reads.get(scope)
+        if scope not in self._scopes:
+            self.track(account, scope, whole=True, reads=reads)
+        elif known is not reads:
+            self._read(account, scope, None if known is None or reads is None else known | reads)
+        flight = self._flights[scope] = Flight(account, self._groups)
+        return flight
+
+    def finish(self, scope: str, reads: Reads | None) -> None:
+        """The refreshed memberships are stored: only users that became dirty meanwhile are dirty."""
+        flight = self._flights.pop(scope)
+        self._scopes[scope] = DirtyScope(flight.account, flight.dirty)
+        self._read(flight.account, scope, reads)
+
+    def abandon(self, scope: str) -> None:
+        """The refresh is given up: the memberships are those from before."""
+        self._flights.pop(scope, None)
 
     def mark(self, read: Iterable[ReadBy]) -> None:
         """Marks users as dirty in the scopes that read their new data."""
         for scopes, users in read:
             for scope in scopes:
-                self._mark(self._scopes[scope], users)
+                self._mark(scope, users)
 
     def mark_all(self, account: str, users: Mapping[int, BitMap]) -> None:
         """Marks users of the account (by group) as dirty in every scope."""
-        for scope in self._scopes.values():
+        for name, scope in self._scopes.items():
             if scope.account == account:
-                self._mark(scope, users)
+                self._mark(name, users)
 
-    def _mark(self, scope: DirtyScope, users: Mapping[int, BitMap]) -> None:
-        if scope.groups is not None:
+    def _mark(self, name: str, users: Mapping[int, BitMap]) -> None:
+        groups = self._scopes[name].groups
+        if groups is not None:
             for group, some in users.items():
                 self.marks += len(some)
                 # One operation, which no reader sees half done.
-                scope.groups[group].update(some)
+                groups[group].update(some)
+        flight = self._flights.get(name)
+        if flight is not None:
+            flight.add(users)
 
     def remove(self, account: str, gone: Mapping[int, BitMap]) -> None:
         """Removes users of the account (by group) that no longer exist."""
+        for flight in self._flights.values():
+            if flight.account == account:
+                flight.gone(gone)
         for name, scope in self._scopes.items():
             if scope.account == account and scope.groups is not None:
                 left = [users - gone[at] if at in gone else users for at, users in enumerate(scope.groups)]
@@ -88,7 +171,7 @@ class DirtyUsers:
         return {name: scope for name, scope in self._scopes.items() if scope.account == account}
 
     def count(self, scope: str) -> int | None:
-        """Number of dirty users. None: every user is dirty. 0: the scope is not tracked."""
+        """Number of dirty users. None: every user is dirty. 0: the scope is not tracked. Needs no lock."""
         found = self._scopes.get(scope)
         if found is None:
             return 0

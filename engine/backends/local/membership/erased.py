@@ -10,7 +10,7 @@ import msgspec
 from pyroaring import BitMap
 
 from engine.backends.local.storage.keys import Family, key
-from engine.backends.local.storage.transactions import ReadTransaction, WriteTransaction
+from engine.backends.local.storage.transactions import ReadTransaction, Writable
 from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT, UserRef
 from engine.values import Micros
 
@@ -76,7 +76,7 @@ class ErasedIds:
             (last for last, stored in naming if self._is_named(number, last, stored, before)), default=0
         )
 
-    def keep(self, txn: WriteTransaction, exits: Exits, named: Mapping[int, int]) -> dict[bytes, ErasedUser]:
+    def keep(self, txn: Writable, exits: Exits, named: Mapping[int, int]) -> dict[bytes, ErasedUser]:
         """Keeps the ids of erased users through the last change of each membership (by number) that may name
         them; keeps none when there is no such membership. Returns the record of each id.
         """
@@ -87,7 +87,7 @@ class ErasedIds:
             txn.put(stored, msgspec.msgpack.encode(kept[stored]))
         return kept
 
-    def drop(self, txn: WriteTransaction, through: Mapping[int, int]) -> dict[bytes, ErasedUser | None]:
+    def drop(self, txn: Writable, through: Mapping[int, int]) -> dict[bytes, ErasedUser | None]:
         """Deletes ids of erased users that no stored change names, once the changes of each membership (by
         number) are consumed through a sequence. Returns the remaining record of each id.
         """

@@ -22,7 +22,7 @@ acknowledged before the question:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
@@ -34,6 +34,7 @@ from engine.backends.base import MEMBER, NOT_MEMBER, UNDECIDED, Flags, Published
 from engine.backends.local.membership.dirty_users import DirtyScope
 from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT, UserRef, UserRefs
 from engine.errors import NotFound
+from engine.values import Micros
 
 
 class FindsUsers(Protocol):
@@ -91,13 +92,21 @@ class StoredMembers(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class PublishedAccount:
-    """The memberships of an account by audience, and the dirty users by scope. See `Published`."""
+    """The memberships of an account by audience; by scope the dirty users, and the instant that the last
+    round brought it to. See `Published`.
+    """
 
     users: FindsUsers
     id_changes: IdChanges
     id_changes_seen: int
     stored: Mapping[str, StoredMembers]
     dirty: Mapping[str, DirtyScope]
+    instants: Mapping[str, Micros] = field(default_factory=dict)
+
+    def reached(self, audience: str) -> Micros:
+        """The instant that the membership holds for; 0 before its first refresh since the store opened."""
+        stored = self.stored.get(audience)
+        return 0 if stored is None else self.instants.get(stored.scope, 0)
 
     def find(self, audience: str) -> PublishedMembership | None:
         """The membership of an audience; None when none is stored."""

@@ -11,7 +11,7 @@ from pyroaring import BitMap
 from engine.backends.base import Membership
 from engine.backends.local.storage.keys import Family, key
 from engine.backends.local.storage.page_cache import BITMAP, PageCache
-from engine.backends.local.storage.transactions import ReadTransaction, WriteTransaction
+from engine.backends.local.storage.transactions import ReadTransaction, Writable
 from engine.errors import NotFound
 from engine.values import Micros
 
@@ -85,9 +85,14 @@ class States:
             raise NotFound(audience)
         return state
 
-    def find_or_new(self, audiences: Sequence[str], account: str, scope: str) -> dict[str, StoredState]:
-        """The states of memberships. Creates states for audiences that are stored for the first time."""
+    def find_or_new(
+        self, audiences: Sequence[str], account: str, scope: str, taken: int = 0
+    ) -> dict[str, StoredState]:
+        """The states of memberships. Creates states for audiences that are stored for the first time, with
+        numbers above `taken`.
+        """
         free = 1 + max((state.number for state in self._states.values()), default=0)
+        free = max(free, taken + 1)
         states = {}
         for audience in audiences:
             states[audience] = self._states.get(audience) or StoredState(
@@ -101,11 +106,11 @@ class States:
         cached = self._page_cache.find(key(Family.MEMBERS, state.number, group), BITMAP)
         return BitMap() if cached is None else cached.value
 
-    def write(self, txn: WriteTransaction, audience: str, state: StoredState) -> None:
+    def write(self, txn: Writable, audience: str, state: StoredState) -> None:
         """Writes the state of a membership."""
         txn.put(key(Family.MEMBERSHIP, audience.encode()), msgspec.msgpack.encode(state))
 
-    def write_members(self, txn: WriteTransaction, state: StoredState, group: int, members: BitMap) -> None:
+    def write_members(self, txn: Writable, state: StoredState, group: int, members: BitMap) -> None:
         """Writes the members of a group."""
         txn.put(key(Family.MEMBERS, state.number, group), BITMAP.encode(members) or _NO_MEMBERS)
 
@@ -115,7 +120,7 @@ class States:
         for group, users in members.items():
             self._page_cache.replace(key(Family.MEMBERS, state.number, group), BITMAP, users)
 
-    def delete(self, txn: WriteTransaction, audience: str) -> None:
+    def delete(self, txn: Writable, audience: str) -> None:
         """Deletes a membership."""
         txn.delete(key(Family.MEMBERSHIP, audience.encode()))
         txn.delete_prefix(key(Family.MEMBERS, self._states[audience].number))

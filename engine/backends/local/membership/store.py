@@ -1,6 +1,7 @@
 """Stored memberships: states and members, change logs, dirty users and erased ids put together.
 
-Every operation is one durable transaction over all parts, which take the result over after its commit.
+Every operation is one durable transaction over all parts, which take the result over after its commit. That
+of a round of refreshes is collected scope by scope with the state lock (`Round`), and written without it.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from engine.backends.base import ChangePage, Membership, PublishedMembership
 from engine.backends.local.account.account import Account
 from engine.backends.local.account.readers import Readers, Touched
 from engine.backends.local.membership.change_log import CHANGES_RETAINED_MAX, ChangeLog, GroupChanges
-from engine.backends.local.membership.dirty_users import DirtyUsers
-from engine.backends.local.membership.erased import ErasedIds, Exits
+from engine.backends.local.membership.dirty_users import DirtyUsers, Flight
+from engine.backends.local.membership.erased import ErasedIds, ErasedUser, Exits
+from engine.backends.local.membership.expected import Expected
 from engine.backends.local.membership.published import (
     FindsUsers,
     IdChanges,
@@ -29,7 +31,7 @@ from engine.backends.local.membership.published import (
 from engine.backends.local.membership.states import States, StoredState
 from engine.backends.local.storage.environment import Environment
 from engine.backends.local.storage.page_cache import PageCache
-from engine.backends.local.storage.transactions import WriteTransaction
+from engine.backends.local.storage.transactions import Writable, WriteBuffer
 from engine.backends.local.storage.user_ref import UserRef, UserRefs
 from engine.backends.local.users.directory import by_group
 from engine.backends.local.users.hash_table import UNKNOWN
@@ -51,12 +53,30 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """One membership as a transaction writes it: state, starts of its records, members of changed groups."""
+    """One membership as a transaction writes it: state, starts of its records (None: as they were), members
+    of changed groups.
+    """
 
     state: StoredState
-    starts: list[int]
+    starts: list[int] | None
     members: Mapping[int, BitMap]
     definition: str = ""
+
+
+class Round:
+    """The outcome of a round of refreshes, until it is stored."""
+
+    def __init__(self) -> None:
+        self.changes = WriteBuffer()
+        self.written: dict[str, _Written] = {}
+        self.ids: dict[bytes, ErasedUser | None] = {}
+        self.scopes: dict[str, tuple[str, Reads | None]] = {}
+        """By scope: its account, and what its plans read."""
+
+    @property
+    def number_max(self) -> int:
+        """The largest number of a membership in the round."""
+        return max((each.state.number for each in self.written.values()), default=0)
 
 
 class Memberships:
@@ -83,7 +103,12 @@ class Memberships:
             self._erased_ids = ErasedIds(txn)
             self._log = ChangeLog(txn, index, self._states, self._erased_ids, retained_max)
         self._dirty = DirtyUsers(groups)
+        self.expected = Expected()
+        """Who time is expected to move."""
         self._users_of = users_of
+        self._round: Round | None = None
+        """The round that is being stored: states that it is about to change must not change."""
+        self._reached: dict[str, Micros] = {}
         self._published: dict[str, PublishedAccount] = {}
         self.serving: Serves | None = None
         for audience, state in self._states.items():
@@ -117,8 +142,11 @@ class Memberships:
             self._published.pop(account, None)
             return
         dirty = self._dirty.of_account(account)
+        reached = {scope: self._reached.get(scope, 0) for scope in dirty}
         # One assignment: a reader sees the state before or this one.
-        self._published[account] = PublishedAccount(users, id_changes, id_changes.count, all_stored, dirty)
+        self._published[account] = PublishedAccount(
+            users, id_changes, id_changes.count, all_stored, dirty, reached
+        )
 
     @contextmanager
     def ids_changing(self, account: str) -> Iterator[None]:
@@ -175,6 +203,8 @@ class Memberships:
         """Stops tracking the scope unless it has a stored membership."""
         if not any(state.scope == scope for state in self._states.all()):
             self._dirty.drop(scope)
+            self.expected.drop(scope)
+            self._reached.pop(scope, None)
 
     def is_in_step(self, account: str, scope: str, audience: str) -> bool:
         """Whether the membership is right for everyone who is not dirty in the scope."""
@@ -191,10 +221,6 @@ class Memberships:
         """The state of a membership. Raises NotFound when it is not stored."""
         return self._states.get(audience)
 
-    def states(self, audiences: Sequence[str], account: str, scope: str) -> dict[str, StoredState]:
-        """The states of memberships. Creates states for audiences that are stored for the first time."""
-        return self._states.find_or_new(audiences, account, scope)
-
     def members(self, state: StoredState, group: int) -> BitMap:
         """The members of a group. Do not modify the result."""
         members = self._states.members(state, group)
@@ -205,27 +231,91 @@ class Memberships:
 
     # --- changing ---
 
-    def refreshed(
+    def begin(self, account: str, scope: str, reads: Reads | None) -> Flight:
+        """A refresh of the scope begins; collects who becomes dirty meanwhile. `reads`: see `DirtyUsers`."""
+        return self._dirty.begin(account, scope, reads)
+
+    def abandon(self, scope: str) -> None:
+        """The refresh of the scope is given up."""
+        self._dirty.abandon(scope)
+
+    def open_round(self) -> Round:
+        """Begins to collect what a round of refreshes stores. Call with the index lock, which is kept until
+        `close_round` or `give_up_round`. Exits of erased users are recorded first, and wait from now on.
+        """
+        self.record_waiting()
+        self._round = Round()
+        return self._round
+
+    def states(
+        self, round_: Round, audiences: Sequence[str], account: str, scope: str
+    ) -> dict[str, StoredState]:
+        """The states of memberships. Creates states for audiences that are stored for the first time."""
+        return self._states.find_or_new(audiences, account, scope, round_.number_max)
+
+    def add(
         self,
+        round_: Round,
         account: str,
         scope: str,
         updates: Mapping[str, Update],
         revision: int,
-        reads: Reads | None = None,
+        reads: Reads | None,
     ) -> None:
-        """Writes the refreshed memberships of a scope (audience → update) and their changes, and clears its
-        dirty users: each of them must have been evaluated since it last changed. `reads`: the data that can
-        change them from now on; None: any. Call `record_waiting` first: no exits may be pending.
+        """Adds the refreshed memberships of a scope (audience → update): every dirty user, and everyone its
+        `Flight` has collected, was evaluated. A membership without changes needs no write.
         """
-        outcome = self._store(updates, revision)
-        self._dirty.track(account, scope, whole=False, reads=reads)
-        refreshed = {
-            audience: self._members_to_publish(audience, written, is_refreshed=True)
-            for audience, written in outcome.items()
-        }
-        # At once: with the new dirty set the members before the refresh would pass for decided.
-        self._publish(account, self._others_of_scope(account, scope, updates) | refreshed)
-        self.published(account).users.open()
+        for audience, update in updates.items():
+            is_changed = any(change.entered or change.exited for change in update.changes)
+            if is_changed or self._states.find(audience) is None:
+                written = self._write(round_.changes, audience, update, revision)
+                ended = {written.state.number: written.state.first_sequence - 1}
+                round_.ids.update(self._erased_ids.drop(round_.changes, ended))
+            else:
+                state = msgspec.structs.replace(update.state, as_of=update.as_of, revision=revision)
+                written = _Written(state, None, {}, update.definition)
+            round_.written[audience] = written
+        round_.scopes[scope] = account, reads
+
+    def write_round(self, round_: Round) -> None:
+        """Stores the round, in one transaction; in none when nothing has changed. Needs no state lock."""
+        if round_.changes.size_bytes:
+            with self._index.writing() as txn:
+                round_.changes.write_to(txn)
+
+    def close_round(self, round_: Round, as_of: Micros, still: Iterable[str]) -> None:
+        """Takes over what was stored, and publishes it at once for each account. `still`: scopes of which it
+        is known that up to `as_of` time has moved no one, so that they have reached it too.
+        """
+        self._round = None
+        self._erased_ids.written(round_.ids)
+        self._stored(round_.written)
+        accounts: dict[str, dict[str, StoredMembers]] = {}
+        for audience, written in round_.written.items():
+            stored = self._members_to_publish(audience, written, is_refreshed=True)
+            accounts.setdefault(written.state.account, {})[audience] = stored
+        for scope, (account, reads) in round_.scopes.items():
+            self._dirty.finish(scope, reads)
+            accounts.setdefault(account, {})
+            accounts[account] |= self._others_of_scope(account, scope, round_.written)
+            self._reached[scope] = as_of
+        for scope in still:
+            tracked = self._dirty.account(scope)
+            if tracked is not None:
+                accounts.setdefault(tracked, {})
+                self._reached[scope] = as_of
+        for account, refreshed in accounts.items():
+            # At once: with the new dirty set the members before the refresh would pass for decided.
+            self._publish(account, refreshed)
+            self.published(account).users.open()
+        self.record_waiting_if_there_is_room()
+
+    def give_up_round(self, round_: Round) -> None:
+        """Nothing of the round was stored."""
+        self._round = None
+        for scope in round_.scopes:
+            self.abandon(scope)
+        self.record_waiting_if_there_is_room()
 
     def _others_of_scope(
         self, account: str, scope: str, refreshed: Collection[str]
@@ -248,7 +338,7 @@ class Memberships:
         self._stored(outcome)
         return outcome
 
-    def _write(self, txn: WriteTransaction, audience: str, update: Update, revision: int) -> _Written:
+    def _write(self, txn: Writable, audience: str, update: Update, revision: int) -> _Written:
         state = msgspec.structs.replace(update.state, as_of=update.as_of, revision=revision)
         changes = [change for change in update.changes if change.entered or change.exited]
         members = {}
@@ -263,8 +353,10 @@ class Memberships:
     def _stored(self, outcome: Mapping[str, _Written]) -> None:
         for audience, written in outcome.items():
             self._states.written(audience, written.state, written.members)
-            self._log.written(written.state, written.starts)
-        self._log.notify()
+            if written.starts is not None:
+                self._log.written(written.state, written.starts)
+        if any(written.starts is not None for written in outcome.values()):
+            self._log.notify()
 
     def _publish_written(self, outcome: Mapping[str, _Written]) -> None:
         """Publishes what was written without a refresh."""
@@ -335,9 +427,10 @@ class Memberships:
             self._waiting.append(Exits(account.name, account.number, gone, dict(users), erased_at))
 
     def record_waiting_if_there_is_room(self) -> None:
-        """As `record_waiting`; while the store is full the exits go on waiting."""
-        with suppress(LimitExceeded):
-            self.record_waiting()
+        """As `record_waiting`; while the store is full or a round is stored the exits go on waiting."""
+        if self._round is None:
+            with suppress(LimitExceeded):
+                self.record_waiting()
 
     def forget_account(self, account: str) -> None:
         """Forgets an account without users: nothing waits for their exits, and new ones will be others."""

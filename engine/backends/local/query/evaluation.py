@@ -8,7 +8,8 @@ These are evaluated with the lock held, at the moment of storing. Everyone else 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from pyroaring import BitMap
 
@@ -22,24 +23,35 @@ ROUNDS_MAX = 8
 """Rounds after which the others are evaluated with the lock held, however many they are."""
 
 
+class Late(Protocol):
+    """Collects the users whose answer may have changed."""
+
+    def add(self, users: Mapping[int, BitMap]) -> None: ...
+
+    def take(self, group: int) -> BitMap: ...
+
+
 class Evaluation:
     """The users of a plan's roots in each evaluated group. Call with the lock held."""
 
-    def __init__(self, executor: Executor, plan: BoundPlan, changed: ChangedUsers) -> None:
-        """`changed` collects who changes from before the evaluation on."""
+    def __init__(self, executor: Executor, plan: BoundPlan, late: Late, watched: ChangedUsers) -> None:
+        """`late` collects whose answer may have changed since before the evaluation, `watched` whether
+        something concerns everyone.
+        """
         self.account = plan.account
         self.is_whole = False
         """Whether everyone was evaluated."""
         self._executor = executor
         self._plan = plan
-        self._changed = changed
+        self._late = late
+        self._watched = watched
         self._bases: dict[int, BitMap | None] = {}
         self._sets: dict[int, list[BitMap]] = {}
 
     @property
     def is_void(self) -> bool:
         """Whether something has changed that may concern everyone."""
-        return self._changed.are_all
+        return self._watched.are_all
 
     def evaluate(self, group: int, base: BitMap | None, read: Read) -> None:
         """Evaluates some users of a group (None = all), while others write."""
@@ -52,9 +64,9 @@ class Evaluation:
         """Evaluates users that changed, while others write, until few are left."""
         groups = range(self._plan.account.groups)
         for _ in range(ROUNDS_MAX):
-            late = {group: users for group in groups if (users := self._changed.take(group))}
+            late = {group: users for group in groups if (users := self._late.take(group))}
             if sum(map(len, late.values())) <= AT_ONCE_USERS_MAX:
-                self._changed.add(late)
+                self._late.add(late)
                 return
             for group, users in late.items():
                 some = functools.partial(BitMap.copy, users)
@@ -65,7 +77,7 @@ class Evaluation:
         with read.keeping_lock():
             plan = self._executor.renewed(self._plan, read)
             for group in range(plan.account.groups):
-                late = self._changed.take(group)
+                late = self._late.take(group)
                 if late:
                     self._replace(group, late, GroupRun(plan, group, late, read).sets(plan.roots))
 

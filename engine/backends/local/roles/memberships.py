@@ -2,43 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+import functools
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 
 from pyroaring import BitMap
 
-from engine.backends.base import ChangePage, MemberPage, Members, Membership
+from engine.backends.base import ChangePage, MemberPage, Members, Membership, ScopeRefresh
 from engine.backends.local.account.account import Account
 from engine.backends.local.membership.change_log import GroupChanges
+from engine.backends.local.membership.dirty_users import Flight
 from engine.backends.local.membership.published import PublishedAccount
 from engine.backends.local.membership.states import StoredState
-from engine.backends.local.membership.store import Update
+from engine.backends.local.membership.store import Round, Update
 from engine.backends.local.query.evaluation import Evaluation
-from engine.backends.local.query.executor import after_group, member_page
+from engine.backends.local.query.executor import BoundPlan, after_group, member_page
 from engine.backends.local.roles.open_store import AccountForgotten, OpenStore
+from engine.backends.local.settings import LocalSettings
+from engine.backends.local.storage.store import Store
 from engine.backends.local.storage.turns import Read
+from engine.clock import Stamp
+from engine.errors import MilepostError
 from engine.plan.model import Plan
 from engine.plan.reads import Reads
 from engine.values import Micros
 
+_NOBODY = BitMap()
 
-class _Refresh:
-    """What is to be refreshed, with the encodings that take long for long plans and need no lock."""
 
-    def __init__(
-        self, scope: str, audiences: Sequence[str], plan: Plan, moved: Plan | None, whole: bool
-    ) -> None:
-        self.scope = scope
-        self.audiences = audiences
-        self.plan = plan
-        self.encoded = plan.encode()
-        self.moved = moved
+class _Asked:
+    """A scope to refresh, with the encodings that take long for long plans and need no lock."""
+
+    def __init__(self, refresh: ScopeRefresh) -> None:
+        self.refresh = refresh
+        self.scope = refresh.scope
+        self.account = refresh.account
+        self.encoded = refresh.plan.encode()
+        moved = refresh.moved_by_time
         self.moved_encoded = b"" if moved is None else moved.encode()
-        self.whole = whole
+        self.ahead_encoded = [b"" if plan is None else plan.encode() for plan in refresh.ahead]
+        self.ahead: list[dict[int, tuple[BitMap, BitMap]]] = []
+        """For each horizon, by group: the users looked at, and those of them whom time may move."""
+        self.is_whole = True
+        self.evaluation: Evaluation | None = None
+        self.flight: Flight | None = None
+        self.failure: MilepostError | None = None
 
 
 class StoredMemberships(OpenStore):
     """Keeps stored memberships and their change logs."""
+
+    def __init__(self, store: Store, settings: LocalSettings, clock: Callable[[], Stamp]) -> None:
+        super().__init__(store, settings, clock)
+        self._refreshing: set[str] = set()
+        self._refreshed = threading.Condition()
 
     def refresh(
         self,
@@ -52,70 +70,234 @@ class StoredMemberships(OpenStore):
         whole: bool = False,
         reads: Reads | None = None,
     ) -> tuple[Membership, ...]:
-        """Brings stored memberships to the plan's `as_of` and the newest revision, in one transaction. Users
-        are evaluated before the locks are taken; only the last ones to change are evaluated with them.
-        """
-        asked = _Refresh(scope, audiences, plan, moved_by_time, whole)
-        memberships = self._state.memberships
-        with ExitStack() as watched:
-            evaluation = None
-            with suppress(AccountForgotten), self._read(None, account) as (found, read):
-                if found is not None:
-                    evaluation = self._evaluated(asked, found, read, watched)
-            with self._index_lock, self._read(None, account) as (found, read), read.keeping_lock():
-                memberships.record_waiting()
-                if found is None:
-                    evaluation = None
-                elif evaluation is None or not self._holds(evaluation, asked, found):
-                    evaluation = self._evaluated(asked, found, read, watched)
-                states = memberships.states(audiences, account, scope)
-                changes: list[list[GroupChanges]] = [[] for _ in audiences]
-                if evaluation is not None:
-                    evaluation.settle(read)
-                    changes = self._changes(tuple(states.values()), evaluation)
-                updates = {
-                    audience: Update(state, changed, plan.as_of, definition)
-                    for (audience, state), changed, definition in zip(
-                        states.items(), changes, definitions or [""] * len(audiences), strict=True
-                    )
-                }
-                memberships.refreshed(account, scope, updates, self._state.position, reads)
-                return tuple(memberships.get(audience).public() for audience in audiences)
+        """`refresh_scopes` of one scope. Raises its error."""
+        asked = ScopeRefresh(
+            account=account,
+            scope=scope,
+            audiences=audiences,
+            plan=plan,
+            definitions=definitions,
+            moved_by_time=moved_by_time,
+            whole=whole,
+            reads=reads,
+        )
+        [found] = self.refresh_scopes(plan.as_of, [asked])
+        if isinstance(found, MilepostError):
+            raise found
+        return found
 
-    def _evaluated(self, asked: _Refresh, account: Account, read: Read, watched: ExitStack) -> Evaluation:
+    def refresh_scopes(
+        self, as_of: Micros, refreshes: Sequence[ScopeRefresh], still: Sequence[str] = ()
+    ) -> list[tuple[Membership, ...] | MilepostError]:
+        """Brings stored memberships to `as_of` and the newest revision, in one transaction. Users are
+        evaluated before the locks are taken; only the last ones to change are evaluated with them. The
+        transaction is written without the state lock.
+        """
+        all_asked = [_Asked(refresh) for refresh in refreshes]
+        with self._busy({asked.scope for asked in all_asked}), ExitStack() as watched:
+            try:
+                for asked in all_asked:
+                    self._try(asked, functools.partial(self._evaluate, asked, watched))
+                with self._index_lock:
+                    self._store_round(as_of, all_asked, watched, still)
+            finally:
+                with self._state.locked():
+                    for asked in all_asked:
+                        self._state.memberships.abandon(asked.scope)
+            with self._locked():
+                return [self._outcome(asked) for asked in all_asked]
+
+    @contextmanager
+    def _busy(self, scopes: Collection[str]) -> Iterator[None]:
+        """Waits until none of the scopes is refreshed by another thread."""
+        with self._refreshed:
+            self._refreshed.wait_for(lambda: self._refreshing.isdisjoint(scopes))
+            self._refreshing |= set(scopes)
+        try:
+            yield
+        finally:
+            with self._refreshed:
+                self._refreshing -= set(scopes)
+                self._refreshed.notify_all()
+
+    def _outcome(self, asked: _Asked) -> tuple[Membership, ...] | MilepostError:
+        if asked.failure is not None:
+            return asked.failure
+        memberships = self._state.memberships
+        return tuple(memberships.get(audience).public() for audience in asked.refresh.audiences)
+
+    def _try(self, asked: _Asked, step: Callable[[], None]) -> None:
+        """Runs a step of a refresh. A scope that fails does not delay the others."""
+        if asked.failure is None:
+            try:
+                step()
+            except MilepostError as error:
+                asked.failure = error
+
+    # --- evaluating -----------------------------------------------------------------------------------------
+
+    def _evaluate(self, asked: _Asked, watched: ExitStack) -> None:
+        """Evaluates who has to be, while others write."""
+        with suppress(AccountForgotten), self._read(None, asked.account) as (found, read):
+            asked.flight = self._state.memberships.begin(asked.account, asked.scope, asked.refresh.reads)
+            if found is not None:
+                asked.evaluation = self._evaluated(asked, asked.flight, found, read, watched)
+
+    def _evaluated(
+        self, asked: _Asked, flight: Flight, account: Account, read: Read, watched: ExitStack
+    ) -> Evaluation:
         """Evaluates who has to be, while others write unless the lock is kept. `watched` ends the watch over
-        who changes.
+        what changes for everyone.
         """
         changed = watched.enter_context(account.watches.watching())
-        bind = self._executor.bind
+        bind, moved_plan = self._executor.bind, asked.refresh.moved_by_time
         # Copies: others become dirty meanwhile.
         dirty = None if self._is_whole(asked) else [u.copy() for u in self._dirty(asked.scope)]
-        evaluation = Evaluation(self._executor, bind(asked.plan, asked.encoded, account, read), changed)
-        evaluation.is_whole = dirty is None
-        moved = None if asked.moved is None else bind(asked.moved, asked.moved_encoded, account, read)
+        plan = bind(asked.refresh.plan, asked.encoded, account, read)
+        evaluation = Evaluation(self._executor, plan, flight, changed)
+        evaluation.is_whole = asked.is_whole = dirty is None
+        moved = None if moved_plan is None else bind(moved_plan, asked.moved_encoded, account, read)
+        ahead = [
+            None if plan is None else bind(plan, encoded, account, read)
+            for plan, encoded in zip(asked.refresh.ahead, asked.ahead_encoded, strict=True)
+        ]
+        asked.ahead = [{} for _ in ahead]
         for group in range(account.groups):
             base = None if dirty is None else dirty[group]
             if base is not None and moved is not None:
-                base |= self._executor.roots(moved, group, lambda: None, read)[0]
+                base |= self._moved(asked, moved, group, read)
             if base is None or base:
                 evaluation.evaluate(group, base, read)
+            if base:
+                for found, plan_ahead in zip(asked.ahead, ahead, strict=True):
+                    some = _NOBODY if plan_ahead is None else self._among(plan_ahead, group, base, read)
+                    found[group] = base, some
         evaluation.catch_up(read)
         return evaluation
 
-    def _is_whole(self, asked: _Refresh) -> bool:
+    def _among(self, plan: BoundPlan, group: int, users: BitMap, read: Read) -> BitMap:
+        """The users of a plan's first root among some."""
+        return self._executor.roots(plan, group, users.copy, read)[0] & users
+
+    def _moved(self, asked: _Asked, moved: BoundPlan, group: int, read: Read) -> BitMap:
+        """The users of a group whom time has moved: among those of whom that was expected, or among all."""
+        refresh, expected = asked.refresh, self._state.memberships.expected
+        first, last = sorted((refresh.moved_since, refresh.plan.as_of))
+        among = expected.among(asked.scope, first, last)
+        if among is None:
+            return self._executor.roots(moved, group, lambda: None, read)[0]
+        return self._among(moved, group, among[group], read) if among[group] else _NOBODY
+
+    def look_ahead(
+        self, account: str, scope: str, level: int, plan: Plan | None, since: Micros, until: Micros
+    ) -> None:
+        """Remembers whom time may move after `since` and up to `until`: the first root of the plan."""
+        expected = self._state.memberships.expected
+        encoded = b"" if plan is None else plan.encode()
+        with suppress(AccountForgotten), self._read(None, account) as (found, read):
+            groups = [BitMap() for _ in range(self._store.groups)]
+            if found is not None and plan is not None:
+                bound = self._executor.bind(plan, encoded, found, read)
+                for group in range(found.groups):
+                    wider = expected.among(scope, since, until) if level else None
+                    if wider is None:
+                        groups[group] = self._executor.roots(bound, group, lambda: None, read)[0].copy()
+                    elif wider[group]:
+                        groups[group] = self._among(bound, group, wider[group], read)
+            expected.put(scope, level, since, until, groups)
+
+    def expected(self, scope: str) -> int | None:
+        """Number of users whom time may move within the nearest horizon; None: it is not known."""
+        return self._state.memberships.expected.count(scope)
+
+    def _is_whole(self, asked: _Asked) -> bool:
         """Whether everyone has to be evaluated."""
-        memberships, account = self._state.memberships, asked.plan.account
-        are_in_step = all(memberships.is_in_step(account, asked.scope, each) for each in asked.audiences)
-        return asked.whole or not are_in_step or memberships.dirty(asked.scope) is None
+        memberships, refresh = self._state.memberships, asked.refresh
+        are_in_step = all(
+            memberships.is_in_step(asked.account, asked.scope, each) for each in refresh.audiences
+        )
+        return refresh.whole or not are_in_step or memberships.dirty(asked.scope) is None
 
     def _dirty(self, scope: str) -> Sequence[BitMap]:
         return self._state.memberships.dirty(scope) or ()
 
-    def _holds(self, evaluation: Evaluation, asked: _Refresh, account: Account) -> bool:
+    def _holds(self, evaluation: Evaluation, asked: _Asked, account: Account) -> bool:
         """Whether the evaluation is still of this account and of everyone it has to be of."""
         if evaluation.account is not account or evaluation.is_void:
             return False
         return evaluation.is_whole or not self._is_whole(asked)
+
+    # --- storing --------------------------------------------------------------------------------------------
+
+    def _store_round(
+        self, as_of: Micros, all_asked: Sequence[_Asked], watched: ExitStack, still: Sequence[str]
+    ) -> None:
+        """Stores what was evaluated and publishes it. Call with the index lock."""
+        memberships = self._state.memberships
+        with self._locked():
+            round_ = memberships.open_round()
+        try:
+            for asked in all_asked:
+                self._try(asked, functools.partial(self._add, asked, round_, watched))
+            memberships.write_round(round_)
+        except BaseException as error:
+            with self._state.locked():
+                memberships.give_up_round(round_)
+            if not isinstance(error, MilepostError):
+                raise
+            for asked in all_asked:
+                asked.failure = asked.failure or error
+            return
+        with self._state.locked():
+            memberships.close_round(round_, as_of, still)
+            for asked in all_asked:
+                if asked.failure is None:
+                    self._expect(asked)
+
+    def _expect(self, asked: _Asked) -> None:
+        """Takes over whom of the refreshed users time is expected to move."""
+        expected = self._state.memberships.expected
+        assert asked.flight is not None
+        if asked.is_whole:
+            expected.drop(asked.scope)
+        else:
+            for level, users in enumerate(asked.ahead):
+                expected.renew(asked.scope, level, users)
+            if len(asked.ahead) < expected.levels(asked.scope):
+                # What is expected of the refreshed users is not known.
+                expected.drop(asked.scope)
+            expected.join(asked.scope, asked.flight.taken)
+
+    def _add(self, asked: _Asked, round_: Round, watched: ExitStack) -> None:
+        """Evaluates the last users to change, and adds the changes of memberships to the round."""
+        refresh, memberships = asked.refresh, self._state.memberships
+        evaluation = asked.evaluation
+        with suppress(AccountForgotten), self._read(None, asked.account) as (found, read):
+            # Users may have changed while the index was written to.
+            if evaluation is not None and found is not None and self._holds(evaluation, asked, found):
+                evaluation.catch_up(read)
+        with self._read(None, asked.account) as (found, read), read.keeping_lock():
+            flight = asked.flight
+            if flight is None:
+                flight = asked.flight = memberships.begin(asked.account, asked.scope, refresh.reads)
+            if found is None:
+                evaluation = None
+            elif evaluation is None or not self._holds(evaluation, asked, found):
+                evaluation = self._evaluated(asked, flight, found, read, watched)
+            states = memberships.states(round_, refresh.audiences, asked.account, asked.scope)
+            changes: list[list[GroupChanges]] = [[] for _ in refresh.audiences]
+            if evaluation is not None:
+                evaluation.settle(read)
+                changes = self._changes(tuple(states.values()), evaluation)
+            flight.settle()
+            definitions = refresh.definitions or [""] * len(states)
+            updates = {
+                audience: Update(state, changed, refresh.plan.as_of, definition)
+                for (audience, state), changed, definition in zip(
+                    states.items(), changes, definitions, strict=True
+                )
+            }
+            memberships.add(round_, asked.account, asked.scope, updates, self._state.position, refresh.reads)
 
     def _changes(self, states: Sequence[StoredState], evaluation: Evaluation) -> list[list[GroupChanges]]:
         """Entries and exits of each membership by group, among the users evaluated (None = all)."""
@@ -129,6 +311,10 @@ class StoredMemberships(OpenStore):
 
     def pending(self, scope: str) -> int:
         """Number of dirty users in the scope. After a restart every user is dirty until the first refresh."""
+        self._check()
+        counted = self._state.memberships.pending(scope)
+        if counted is not None:
+            return counted
         with self._locked():
             pending = self._state.memberships.pending(scope)
             if pending is not None:

@@ -102,6 +102,9 @@ class LocalServingReader:
         scopes = {id(column.scope): column.scope.state() for column in columns}
         reached = [self._as_of(scope, now) for scope in scopes.values()]
         instants = [instant for instant in reached if instant is not None]
+        if len({scope.reached for scope in scopes.values() if scope.depends_on_time}) > 1:
+            # In the middle of a round, or after one that failed for some: they hold for several instants.
+            return None
         accounts = {scope.account_at for scope in scopes.values()}
         placed = [(scopes[id(column.scope)], column.column) for column in columns]
         is_served = all(scope.serves(column) for scope, column in placed)

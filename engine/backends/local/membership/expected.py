@@ -1,0 +1,75 @@
+"""Whom time is expected to move: users whose membership may change before the end of a horizon, given their
+data.
+
+A scope has a few horizons, such as the coming hour and the coming minute. A tick then looks only at the users
+of the nearest one, and at none when it is empty. Users with new data are looked at when they are refreshed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pyroaring import BitMap
+
+from engine.values import Micros
+
+
+@dataclass(slots=True)
+class _Horizon:
+    """The users, by group, whom time may move after `since` and up to `until`."""
+
+    since: Micros
+    until: Micros
+    groups: list[BitMap]
+
+    def covers(self, first: Micros, last: Micros) -> bool:
+        return self.since <= first and last <= self.until
+
+
+class Expected:
+    """The horizons of every scope, the farthest first. Call with the state lock held."""
+
+    def __init__(self) -> None:
+        self._scopes: dict[str, list[_Horizon]] = {}
+
+    def put(self, scope: str, level: int, since: Micros, until: Micros, groups: Sequence[BitMap]) -> None:
+        """The scope has this horizon as its number `level`, and none that is nearer."""
+        horizons = self._scopes.setdefault(scope, [])
+        horizons[level:] = [_Horizon(since, until, list(groups))]
+
+    def among(self, scope: str, first: Micros, last: Micros) -> list[BitMap] | None:
+        """The users, by group, of the nearest horizon that has everyone whom time moves between the instants.
+        None: no horizon does.
+        """
+        for horizon in reversed(self._scopes.get(scope, ())):
+            if horizon.covers(first, last):
+                return horizon.groups
+        return None
+
+    def levels(self, scope: str) -> int:
+        """How many horizons the scope has."""
+        return len(self._scopes.get(scope, ()))
+
+    def count(self, scope: str) -> int | None:
+        """Number of users within the nearest horizon; None without a horizon. Needs no lock."""
+        horizons = self._scopes.get(scope)
+        return sum(map(len, horizons[-1].groups)) if horizons else None
+
+    def renew(self, scope: str, level: int, users: Mapping[int, tuple[BitMap, BitMap]]) -> None:
+        """Users were looked at (by group), and these of them are expected to move."""
+        horizons = self._scopes.get(scope, [])
+        if level < len(horizons):
+            groups = horizons[level].groups
+            for group, (looked_at, found) in users.items():
+                groups[group] = (groups[group] - looked_at) | found
+
+    def join(self, scope: str, users: Mapping[int, BitMap]) -> None:
+        """Users, by group, may move at any time: what is expected of them is not known."""
+        for horizon in self._scopes.get(scope, ()):
+            for group, some in users.items():
+                horizon.groups[group] = horizon.groups[group] | some
+
+    def drop(self, scope: str) -> None:
+        """Forgets the horizons of a scope."""
+        self._scopes.pop(scope, None)
