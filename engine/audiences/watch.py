@@ -101,10 +101,11 @@ class Watcher:
         if membership is None:
             return
         if cursor is None:
+            reached = self._reached(audience)
             cursor, epoch = membership.last_sequence, self._epoch(membership)
             yield from self._snapshot(audience, stopped)
             self._require_epoch(audience, cursor, epoch)
-            yield WatchProgress(cursor, membership.as_of, epoch)
+            yield WatchProgress(cursor, max(membership.as_of, reached), epoch)
         epoch = epoch or self._epoch(membership)
         marked = time.monotonic()
         while not stopped():
@@ -117,9 +118,10 @@ class Watcher:
                 yield WatchChanges(page.changes)
             now = time.monotonic()
             if page.caught_up and now - marked >= progress_seconds:
-                # Not the later of the two: after a clock that was ahead is corrected, the stored instant may
-                # be wrong until the next round.
-                yield WatchProgress(cursor, reached or page.as_of, epoch)
+                # Before the first round since a start there is none: marks never go back, and it is not known
+                # how far they went before.
+                if reached:
+                    yield WatchProgress(cursor, reached, epoch)
                 marked = now
             elif page.caught_up:
                 wait = min(STOP_POLL_SECONDS, marked + progress_seconds - now)

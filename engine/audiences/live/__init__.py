@@ -93,7 +93,7 @@ class Live:
         )
         self._running = threading.Lock()
         """One round over all journeys at a time. Taken before the lock of a journey."""
-        self._instant: Micros = 0
+        self._instant: Micros = backend.instant()
         self._watcher = Watcher(repository, self.calculated, self.reached, backend)
         self._rounds = Rounds(self._states, clock)
         self._serving: JourneyServing | None = None

@@ -118,9 +118,13 @@ class Progress:
         return None if abs(now - as_of) > STORED_AGE_MICROS_MAX else as_of
 
     def reached(self, audience: str) -> Micros:
-        """The instant of the last refresh; 0 while there is none of the current definition."""
+        """The instant of the last round that kept the audience in step; 0 while there was none of the current
+        definition since the start.
+        """
         state = self._state(audience)
-        return 0 if state is None or audience not in state.digests else state.as_of
+        if state is None or audience not in state.digests:
+            return 0
+        return self._backend.published(account_of(audience)).reached(audience)
 
     def failure(self, audience: str) -> str:
         """The error of the last round over the journey; "" when it succeeded."""

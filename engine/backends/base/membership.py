@@ -223,6 +223,10 @@ class MembershipStore(MembershipReader, Protocol):
         """
         ...
 
+    def instant(self) -> Micros:
+        """The instant of the last round; after a start a recent one, which was stored; 0: there is none."""
+        ...
+
     def expected(self, scope: str) -> int | None:
         """How many users time may move within the nearest horizon, given their data when they were last
         refreshed; None: there is no horizon. Takes no lock.

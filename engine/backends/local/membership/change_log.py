@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -29,6 +29,10 @@ from engine.values import Micros
 
 CHANGES_RETAINED_MAX = 5_000_000
 """Changes kept for each audience, at least. The next refresh deletes whole records beyond this number."""
+
+
+PAUSE_RECORDS = 16
+"""Records that are read before others go first."""
 
 
 class ChangeRecord(msgspec.Struct, frozen=True, array_like=True):
@@ -74,6 +78,10 @@ class ChangeLog:
         self._refreshes = 0
         self._closed = False
         self._records: dict[int, list[int]] = {}
+        self._named: dict[int, dict[int, BitMap]] = {}
+        """By membership (number), the users whom its stored changes name, by group; more after a failure."""
+        self._naming: list[tuple[int, dict[int, BitMap]]] = []
+        """The same while it is being found."""
         for state in states.all():
             keys = stored.keys(key(Family.CHANGES, state.number))
             self._records[state.number] = [int.from_bytes(found[5:], "big") for found in keys]
@@ -95,6 +103,7 @@ class ChangeLog:
                 as_of, tuple((c.group, c.entered.serialize(), c.exited.serialize()) for c in changes)
             )
             txn.put(key(Family.CHANGES, state.number, start), msgspec.msgpack.encode(record))
+            self._name(state.number, record)
             starts.append(start)
             state.last_sequence += entered + exited
             state.size += entered - exited
@@ -102,6 +111,7 @@ class ChangeLog:
             state.exited_total += exited
         while len(starts) > 1 and state.last_sequence - starts[1] + 1 >= self._retained_max:
             txn.delete(key(Family.CHANGES, state.number, starts.pop(0)))
+            self._named.pop(state.number, None)
             state.first_sequence = max(state.first_sequence, starts[0])
         return starts
 
@@ -112,6 +122,7 @@ class ChangeLog:
         starts = list(self._records[state.number])
         while starts and (starts[1] if len(starts) > 1 else state.last_sequence + 1) <= through + 1:
             txn.delete(key(Family.CHANGES, state.number, starts.pop(0)))
+            self._named.pop(state.number, None)
         return starts
 
     def written(self, state: StoredState, starts: list[int]) -> None:
@@ -125,6 +136,42 @@ class ChangeLog:
     def forget(self, state: StoredState) -> None:
         """Forgets a change log whose deletion is committed."""
         self._records.pop(state.number, None)
+        self._named.pop(state.number, None)
+
+    # --- whom changes name ----------------------------------------------------------------------------------
+
+    def find_named(self, state: StoredState, pause: Callable[[], None] = lambda: None) -> None:
+        """Prepares `named` by reading the stored changes once; until some of them are deleted it stays
+        prepared. Calls `pause` from time to time, which may let others go first.
+        """
+        number = state.number
+        if number in self._named:
+            return
+        naming = number, dict[int, BitMap]()
+        # From now on it takes part in `append`.
+        self._naming.append(naming)
+        try:
+            for count, start in enumerate(list(self._records.get(number, ()))):
+                if count % PAUSE_RECORDS == PAUSE_RECORDS - 1:
+                    pause()
+                with self._index.reading() as txn:
+                    stored = txn.get(key(Family.CHANGES, number, start))
+                    if stored is not None:
+                        _add_named(naming[1], msgspec.msgpack.decode(stored, type=ChangeRecord))
+            self._named[number] = naming[1]
+        finally:
+            self._naming = [each for each in self._naming if each is not naming]
+
+    def named(self, state: StoredState) -> Mapping[int, BitMap]:
+        """The users, by group, whom stored changes of the membership name."""
+        self.find_named(state)
+        return self._named[state.number]
+
+    def _name(self, number: int, record: ChangeRecord) -> None:
+        known = [naming for other, naming in self._naming if other == number]
+        known += [self._named[number]] if number in self._named else []
+        for named in known:
+            _add_named(named, record)
 
     # --- reading ---
 
@@ -230,3 +277,10 @@ class ChangeLog:
         """Wakes all waiters. Nobody waits afterwards."""
         self._closed = True
         self.notify()
+
+
+def _add_named(named: dict[int, BitMap], record: ChangeRecord) -> None:
+    """Adds the users whom a record names, by group."""
+    for group, *bitmaps in record.groups:
+        for stored in bitmaps:
+            named[group] = named.get(group, BitMap()) | BitMap.deserialize(stored)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 from pyroaring import BitMap
@@ -42,6 +43,17 @@ class Exits:
         self.users.update(users)
 
 
+class Naming(NamedTuple):
+    """A membership (by number), its last change, and the users that its stored changes name, by group."""
+
+    number: int
+    last: int
+    users: Mapping[int, BitMap]
+
+
+_NOBODY = BitMap()
+
+
 class ErasedIds:
     """The ids that are kept. A method that takes a transaction only writes to it; after the commit, `written`
     makes the change visible.
@@ -76,14 +88,19 @@ class ErasedIds:
             (last for last, stored in naming if self._is_named(number, last, stored, before)), default=0
         )
 
-    def keep(self, txn: Writable, exits: Exits, named: Mapping[int, int]) -> dict[bytes, ErasedUser]:
-        """Keeps the ids of erased users through the last change of each membership (by number) that may name
-        them; keeps none when there is no such membership. Returns the record of each id.
+    def keep(self, txn: Writable, exits: Exits, naming: Iterable[Naming]) -> dict[bytes, ErasedUser]:
+        """Keeps the ids of those erased users whom a stored change names, through the last change of each
+        membership that does. Returns the record of each id.
         """
+        through: dict[UserRef, dict[int, int]] = {}
+        for number, last, users in naming:
+            for group, gone in exits.gone.items():
+                for dense in gone & users.get(group, _NOBODY):
+                    through.setdefault(group << GROUP_SHIFT | dense, {})[number] = last
         kept = {}
-        for ref, user_id in exits.users.items() if named else ():
+        for ref, named in through.items():
             stored = key(Family.ERASED, exits.account_number, ref >> GROUP_SHIFT, ref & DENSE_MASK)
-            kept[stored] = ErasedUser(user_id, dict(named), exits.erased_at)
+            kept[stored] = ErasedUser(exits.users[ref], named, exits.erased_at)
             txn.put(stored, msgspec.msgpack.encode(kept[stored]))
         return kept
 

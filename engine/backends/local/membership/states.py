@@ -62,6 +62,11 @@ class States:
             for found, value in stored.scan(key(Family.MEMBERSHIP))
         }
 
+    @property
+    def are_any(self) -> bool:
+        """Whether a membership is stored."""
+        return bool(self._states)
+
     def all(self) -> Iterable[StoredState]:
         """Every state."""
         return self._states.values()

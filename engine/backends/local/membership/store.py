@@ -19,7 +19,7 @@ from engine.backends.local.account.account import Account
 from engine.backends.local.account.readers import Readers, Touched
 from engine.backends.local.membership.change_log import CHANGES_RETAINED_MAX, ChangeLog, GroupChanges
 from engine.backends.local.membership.dirty_users import DirtyUsers, Flight
-from engine.backends.local.membership.erased import ErasedIds, ErasedUser, Exits
+from engine.backends.local.membership.erased import ErasedIds, ErasedUser, Exits, Naming
 from engine.backends.local.membership.expected import Expected
 from engine.backends.local.membership.published import (
     FindsUsers,
@@ -31,13 +31,14 @@ from engine.backends.local.membership.published import (
 from engine.backends.local.membership.states import States, StoredState
 from engine.backends.local.storage.environment import Environment
 from engine.backends.local.storage.page_cache import PageCache
+from engine.backends.local.storage.positions import read_instant, write_instant
 from engine.backends.local.storage.transactions import Writable, WriteBuffer
 from engine.backends.local.storage.user_ref import UserRef, UserRefs
 from engine.backends.local.users.directory import by_group
 from engine.backends.local.users.hash_table import UNKNOWN
 from engine.errors import LimitExceeded
 from engine.plan.reads import Reads
-from engine.values import Micros
+from engine.values import MICROS_PER_SECOND, Micros
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +64,15 @@ class _Written:
     definition: str = ""
 
 
-class Round:
-    """The outcome of a round of refreshes, until it is stored."""
+INSTANT_STORED_MICROS = 10 * MICROS_PER_SECOND
+"""Interval after which the instant of a round without changes is stored."""
 
-    def __init__(self) -> None:
+
+class Round:
+    """The outcome of a round of refreshes to an instant, until it is stored."""
+
+    def __init__(self, as_of: Micros) -> None:
+        self.as_of = as_of
         self.changes = WriteBuffer()
         self.written: dict[str, _Written] = {}
         self.ids: dict[bytes, ErasedUser | None] = {}
@@ -102,6 +108,8 @@ class Memberships:
             self._states = States(txn, page_cache)
             self._erased_ids = ErasedIds(txn)
             self._log = ChangeLog(txn, index, self._states, self._erased_ids, retained_max)
+            self.instant = self._instant_stored = read_instant(txn)
+            """The latest instant that memberships are known to have been brought to."""
         self._dirty = DirtyUsers(groups)
         self.expected = Expected()
         """Who time is expected to move."""
@@ -239,12 +247,13 @@ class Memberships:
         """The refresh of the scope is given up."""
         self._dirty.abandon(scope)
 
-    def open_round(self) -> Round:
-        """Begins to collect what a round of refreshes stores. Call with the index lock, which is kept until
-        `close_round` or `give_up_round`. Exits of erased users are recorded first, and wait from now on.
+    def open_round(self, as_of: Micros) -> Round:
+        """Begins to collect what a round of refreshes to an instant stores. Call with the index lock, which
+        is kept until `close_round` or `give_up_round`. Exits of erased users are recorded first, and wait
+        from now on.
         """
-        self.record_waiting()
-        self._round = Round()
+        self.record_waiting(as_of)
+        self._round = Round(as_of)
         return self._round
 
     def states(
@@ -278,16 +287,21 @@ class Memberships:
         round_.scopes[scope] = account, reads
 
     def write_round(self, round_: Round) -> None:
-        """Stores the round, in one transaction; in none when nothing has changed. Needs no state lock."""
-        if round_.changes.size_bytes:
+        """Stores the round, in one transaction; in none when nothing has changed. Its instant is stored with
+        it, and by itself now and then. Needs no state lock.
+        """
+        if round_.changes.size_bytes or self.is_instant_due(round_.as_of):
+            write_instant(round_.changes, round_.as_of)
             with self._index.writing() as txn:
                 round_.changes.write_to(txn)
+            self._instant_stored = round_.as_of
 
-    def close_round(self, round_: Round, as_of: Micros, still: Iterable[str]) -> None:
+    def close_round(self, round_: Round, still: Iterable[str]) -> None:
         """Takes over what was stored, and publishes it at once for each account. `still`: scopes of which it
-        is known that up to `as_of` time has moved no one, so that they have reached it too.
+        is known that up to the round's instant time has moved no one, so that they have reached it too.
         """
-        self._round = None
+        self._round, as_of = None, round_.as_of
+        self.instant = as_of
         self._erased_ids.written(round_.ids)
         self._stored(round_.written)
         accounts: dict[str, dict[str, StoredMembers]] = {}
@@ -299,16 +313,29 @@ class Memberships:
             accounts.setdefault(account, {})
             accounts[account] |= self._others_of_scope(account, scope, round_.written)
             self._reached[scope] = as_of
-        for scope in still:
-            tracked = self._dirty.account(scope)
-            if tracked is not None:
-                accounts.setdefault(tracked, {})
-                self._reached[scope] = as_of
+        for account in self._reach(still, as_of):
+            accounts.setdefault(account, {})
         for account, refreshed in accounts.items():
             # At once: with the new dirty set the members before the refresh would pass for decided.
             self._publish(account, refreshed)
             self.published(account).users.open()
         self.record_waiting_if_there_is_room()
+
+    def is_instant_due(self, as_of: Micros) -> bool:
+        """Whether the instant of a round is to be stored although nothing has changed."""
+        return self._states.are_any and abs(as_of - self._instant_stored) >= INSTANT_STORED_MICROS
+
+    def stand_still(self, as_of: Micros, scopes: Iterable[str]) -> None:
+        """A round in which nothing is to be refreshed: the scopes have reached its instant."""
+        self.instant = as_of
+        for account in self._reach(scopes, as_of):
+            self._publish(account, {})
+
+    def _reach(self, scopes: Iterable[str], as_of: Micros) -> set[str]:
+        """The scopes hold for an instant. Returns their accounts."""
+        accounts = {scope: account for scope in scopes if (account := self._dirty.account(scope)) is not None}
+        self._reached.update(dict.fromkeys(accounts, as_of))
+        return set(accounts.values())
 
     def give_up_round(self, round_: Round) -> None:
         """Nothing of the round was stored."""
@@ -427,10 +454,21 @@ class Memberships:
             self._waiting.append(Exits(account.name, account.number, gone, dict(users), erased_at))
 
     def record_waiting_if_there_is_room(self) -> None:
-        """As `record_waiting`; while the store is full or a round is stored the exits go on waiting."""
-        if self._round is None:
+        """As `record_waiting`. The exits go on waiting while the store is full or a round is stored, and
+        after a start until the first round: its instant is after all that were told before.
+        """
+        if self._round is None and all(
+            self._reached.get(state.scope) for exits in self._waiting for state in self._of(exits).values()
+        ):
             with suppress(LimitExceeded):
                 self.record_waiting()
+
+    def find_named(self, account: str, pause: Callable[[], None]) -> None:
+        """Finds whom stored changes of the account name, before some of its users are erased. Calls `pause`
+        from time to time, which may let others go first.
+        """
+        for state in list(self._states.of_account(account).values()):
+            self._log.find_named(state, pause)
 
     def forget_account(self, account: str) -> None:
         """Forgets an account without users: nothing waits for their exits, and new ones will be others."""
@@ -441,31 +479,38 @@ class Memberships:
         if stored is not None:
             self._publish(account, stored.stored)
 
-    def record_waiting(self) -> None:
-        """Records pending exits of erased users. Raises LimitExceeded while the store is full."""
+    def record_waiting(self, as_of: Micros = 0) -> None:
+        """Records pending exits of erased users, as of this instant or that of the last round, whichever is
+        later. Raises LimitExceeded while the store is full.
+        """
         while self._waiting:
-            self._record(self._waiting[0])
+            self._record(self._waiting[0], as_of)
             del self._waiting[0]
 
-    def _record(self, exits: Exits) -> None:
-        states = self._states.of_account(exits.account)
-        if not states:
+    def _of(self, exits: Exits) -> dict[str, StoredState]:
+        return self._states.of_account(exits.account)
+
+    def _record(self, exits: Exits, as_of: Micros) -> None:
+        changes, outcome, naming = WriteBuffer(), {}, []
+        for audience, state in self._of(exits).items():
+            gone = [
+                GroupChanges(group, BitMap(), exited)
+                for group, users in sorted(exits.gone.items())
+                if (exited := self._states.members(state, group) & users)
+            ]
+            last = state.last_sequence
+            if gone:
+                at = max(state.as_of, as_of, self._reached.get(state.scope, self.instant))
+                written = outcome[audience] = self._write(
+                    changes, audience, Update(state, gone, at), state.revision
+                )
+                last = written.state.last_sequence
+            naming.append(Naming(state.number, last, self._log.named(state)))
+        kept = self._erased_ids.keep(changes, exits, naming)
+        if not changes.size_bytes:
             return
         with self._index.writing() as txn:
-            outcome = {}
-            for audience, state in states.items():
-                changes = [
-                    GroupChanges(group, BitMap(), self._states.members(state, group) & gone)
-                    for group, gone in sorted(exits.gone.items())
-                ]
-                update = Update(state, changes, state.as_of)
-                outcome[audience] = self._write(txn, audience, update, state.revision)
-            named = {
-                written.state.number: written.state.last_sequence
-                for written in outcome.values()
-                if written.state.first_sequence <= written.state.last_sequence
-            }
-            kept = self._erased_ids.keep(txn, exits, named)
+            changes.write_to(txn)
         self._erased_ids.written(kept)
         self._stored(outcome)
         self._publish_written(outcome)

@@ -93,6 +93,10 @@ class StoredMemberships(OpenStore):
         evaluated before the locks are taken; only the last ones to change are evaluated with them. The
         transaction is written without the state lock.
         """
+        if not refreshes and not self._state.memberships.is_instant_due(as_of):
+            with self._locked():
+                self._state.memberships.stand_still(as_of, still)
+            return []
         all_asked = [_Asked(refresh) for refresh in refreshes]
         with self._busy({asked.scope for asked in all_asked}), ExitStack() as watched:
             try:
@@ -206,6 +210,10 @@ class StoredMemberships(OpenStore):
                         groups[group] = self._among(bound, group, wider[group], read)
             expected.put(scope, level, since, until, groups)
 
+    def instant(self) -> Micros:
+        """The instant of the last round; after a start, the last one that is known."""
+        return self._state.memberships.instant
+
     def expected(self, scope: str) -> int | None:
         """Number of users whom time may move within the nearest horizon; None: it is not known."""
         return self._state.memberships.expected.count(scope)
@@ -235,7 +243,7 @@ class StoredMemberships(OpenStore):
         """Stores what was evaluated and publishes it. Call with the index lock."""
         memberships = self._state.memberships
         with self._locked():
-            round_ = memberships.open_round()
+            round_ = memberships.open_round(as_of)
         try:
             for asked in all_asked:
                 self._try(asked, functools.partial(self._add, asked, round_, watched))
@@ -249,7 +257,7 @@ class StoredMemberships(OpenStore):
                 asked.failure = asked.failure or error
             return
         with self._state.locked():
-            memberships.close_round(round_, as_of, still)
+            memberships.close_round(round_, still)
             for asked in all_asked:
                 if asked.failure is None:
                     self._expect(asked)

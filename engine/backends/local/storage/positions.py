@@ -15,10 +15,11 @@ from engine.backends.local.storage.transactions import ReadTransaction, Writable
 from engine.clock import Stamp
 from engine.values import Micros
 
-CHECKPOINTED, TRIMMED = b"folded", b"trimmed"
+CHECKPOINTED, TRIMMED, INSTANT = b"folded", b"trimmed", b"instant"
 """Names of the records in the family META, as stored: older versions called the first one `folded`."""
 
 _CHECKPOINTED_KEY, _TRIMMED_KEY = key(Family.META, CHECKPOINTED), key(Family.META, TRIMMED)
+_INSTANT_KEY = key(Family.META, INSTANT)
 
 
 class CheckpointedState(msgspec.Struct, frozen=True):
@@ -55,6 +56,22 @@ def read_checkpointed(txn: ReadTransaction) -> CheckpointedState:
 def write_checkpointed(txn: Writable, checkpointed: CheckpointedState) -> None:
     """Records the checkpointed state, in the transaction of the checkpoint."""
     txn.put(_CHECKPOINTED_KEY, msgspec.msgpack.encode(checkpointed))
+
+
+def read_instant(txn: ReadTransaction) -> Micros:
+    """The latest recorded instant that memberships were brought to; 0 when there is none."""
+    stored = txn.get(_INSTANT_KEY)
+    return 0 if stored is None else decode_instant(stored)
+
+
+def write_instant(txn: Writable, instant: Micros) -> None:
+    """Records the instant that memberships were brought to, in the index."""
+    txn.put(_INSTANT_KEY, msgspec.msgpack.encode(instant))
+
+
+def decode_instant(stored: memoryview) -> Micros:
+    """The inverse of what `write_instant` stores."""
+    return msgspec.msgpack.decode(stored, type=Micros)
 
 
 def write_trimmed(txn: Writable, through: int) -> None:

@@ -10,7 +10,14 @@ import msgspec
 from engine.backends.local.storage.header import FORMAT_VERSION, HEADER, StoreHeader
 from engine.backends.local.storage.keys import Family, key
 from engine.backends.local.storage.name_table import FORGOTTEN, NO_ACCOUNT, Space, field_of
-from engine.backends.local.storage.positions import CHECKPOINTED, TRIMMED, CheckpointedState, decode_trimmed
+from engine.backends.local.storage.positions import (
+    CHECKPOINTED,
+    INSTANT,
+    TRIMMED,
+    CheckpointedState,
+    decode_instant,
+    decode_trimmed,
+)
 from engine.backends.local.storage.session import SESSION, Session, decode_session
 from engine.backends.local.storage.transactions import COMMIT, COMMIT_BYTES
 from engine.backends.local.storage.write_ahead_log import ForgetEntry, decode_entry
@@ -28,6 +35,7 @@ _RECORDS: dict[bytes, Callable[[memoryview], object]] = {
     SESSION: decode_session,
     CHECKPOINTED: lambda stored: msgspec.msgpack.decode(stored, type=CheckpointedState),
     TRIMMED: decode_trimmed,
+    INSTANT: decode_instant,
     COMMIT: _decode_commit,
 }
 """Decoders by name for the family META."""

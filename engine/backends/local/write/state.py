@@ -351,6 +351,8 @@ class State:
                 for user_id, ref in named.items():
                     if ref is None:
                         account.directory.unlink_aliases(user_id)
+        with self.locked():
+            self.memberships.find_named(account.name, self._lock.yield_lock)
         # Users of a group share pages.
         in_order = sorted(users.items(), key=operator.itemgetter(1))
         for start in range(0, len(in_order), ERASED_AT_ONCE):
@@ -366,6 +368,8 @@ class State:
         return Appended(position, len(users), 0)
 
     def _alias(self, position: int, entry: AliasEntry) -> Appended:
+        with self.locked():
+            self.memberships.find_named(entry.account, self._lock.yield_lock)
         with self.locked():
             account = self._account(entry.account)
             if account.check_alias(entry.from_user_id, entry.to_user_id):

@@ -8,8 +8,9 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyroaring import BitMap
 
-from engine.backends.local.membership.erased import ErasedIds, ErasedUser, Exits
+from engine.backends.local.membership.erased import ErasedIds, ErasedUser, Exits, Naming
 from engine.backends.local.storage.user_ref import GROUP_SHIFT
 
 ACCOUNT = 7
@@ -34,11 +35,12 @@ class Transaction:
 
 def exits(*dense: int, erased_at: int = 0) -> Exits:
     users = {(1 << GROUP_SHIFT) + each: f"user-{each}" for each in dense}
-    return Exits("accounts/a", ACCOUNT, {}, users, erased_at)
+    return Exits("accounts/a", ACCOUNT, {1: BitMap(dense)}, users, erased_at)
 
 
 def keep(ids: ErasedIds, txn: Any, named: dict[int, int], *dense: int, erased_at: int = 0) -> None:
-    ids.written(ids.keep(txn, exits(*dense, erased_at=erased_at), named))
+    naming = [Naming(number, last, {1: BitMap(dense)}) for number, last in named.items()]
+    ids.written(ids.keep(txn, exits(*dense, erased_at=erased_at), naming))
 
 
 def drop(ids: ErasedIds, txn: Any, through: dict[int, int]) -> None:
@@ -110,3 +112,15 @@ def test_what_cannot_go_yet_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) ->
     assert not txn.stored
     assert not ids._naming
     assert len(looked_at) <= 4_000
+
+
+def test_only_ids_that_a_change_names_are_kept() -> None:
+    txn: Any = Transaction()
+    ids = ErasedIds(txn)
+    naming = [Naming(1, 10, {1: BitMap([2, 3])}), Naming(2, 20, {1: BitMap([3, 4]), 0: BitMap([5])})]
+    ids.written(ids.keep(txn, exits(1, 2, 3, 5), naming))
+    kept = [msgspec.msgpack.decode(value, type=ErasedUser) for value in txn.stored.values()]
+    assert {each.user_id: each.named_through for each in kept} == {
+        "user-2": {1: 10},
+        "user-3": {1: 10, 2: 20},
+    }
