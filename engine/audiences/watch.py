@@ -19,7 +19,7 @@ from engine.audiences.model import WatchChanges, WatchItem, WatchProgress, Watch
 from engine.backends.base import ChangePage, Members, Membership, MembershipReader, Store
 from engine.errors import CursorExpired, FailedPrecondition, InvalidInput, NotFound
 from engine.resources.names import Resource, check_name
-from engine.resources.records import Audience, Closing, Milestone
+from engine.resources.records import Audience, Closing, Milestone, account_of
 from engine.resources.repository import Repository
 from engine.values import MICROS_PER_SECOND, Micros
 
@@ -38,18 +38,20 @@ class WatchedStore(Store, MembershipReader, Protocol):
 
 
 class Watcher:
-    """Makes streams. `calculated` and `reached` are those of `Live`."""
+    """Makes streams. `calculated`, `reached` and `failure` are those of `Live`."""
 
     def __init__(
         self,
         repository: Repository,
         calculated: Callable[[str], bool],
         reached: Callable[[str], Micros],
+        failure: Callable[[str], str],
         backend: WatchedStore,
     ) -> None:
         self._repository = repository
         self._calculated = calculated
         self._reached = reached
+        self._failure = failure
         self._backend = backend
 
     def watch(
@@ -97,11 +99,11 @@ class Watcher:
         progress_seconds: float,
         stopped: Callable[[], bool],
     ) -> Iterator[WatchItem]:
-        membership = self._first_calculated(audience, stopped)
-        if membership is None:
+        found = self._first_calculated(audience, stopped)
+        if found is None:
             return
+        membership, reached = found
         if cursor is None:
-            reached = self._reached(audience)
             cursor, epoch = membership.last_sequence, self._epoch(membership)
             yield from self._snapshot(audience, stopped)
             self._require_epoch(audience, cursor, epoch)
@@ -144,12 +146,21 @@ class Watcher:
         if epoch != self._epoch(membership) or cursor > membership.last_sequence:
             raise _expired(audience, membership.first_sequence - 1)
 
-    def _first_calculated(self, audience: str, stopped: Callable[[], bool]) -> Membership | None:
-        """The membership once its first calculation is done; None when stopped."""
+    def _first_calculated(
+        self, audience: str, stopped: Callable[[], bool]
+    ) -> tuple[Membership, Micros] | None:
+        """The membership once its first calculation is done, and the instant up to which it has all changes;
+        None when stopped. After a start waits for the first round, unless that fails: marks before the start
+        may be later than what is stored.
+        """
         while not stopped():
+            # Read before the membership, which then has every change up to it.
+            reached = self._reached(audience)
             membership = self._backend.membership(audience)
-            if membership is not None:
-                return membership
+            is_kept = self._repository.find(Closing, audience) is None and self._calculated(audience)
+            has_begun = self._backend.published(account_of(audience)).reached(audience) > 0
+            if membership is not None and (has_begun or not is_kept or self._failure(audience)):
+                return membership, reached
             self._require_calculated(audience)
             time.sleep(STOP_POLL_SECONDS / 10)
         return None

@@ -12,7 +12,7 @@ method here. A step that differs in an unexpected way raises `UnexpectedChange`,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -80,7 +80,9 @@ class ExpiryTemplate:
         """Whether time can move anyone."""
         return bool(self._makers)
 
-    def between(self, before_as_of: Micros, after_as_of: Micros) -> Plan | None:
+    def between(
+        self, before_as_of: Micros, after_as_of: Micros, passes: Sequence[Pass] = PASSES
+    ) -> Plan | None:
         """A plan whose only root contains at least every user whose membership in one of the milestones is
         not the same at all instants between the two, both included, given the same data. The instants may
         come in either order.
@@ -100,7 +102,7 @@ class ExpiryTemplate:
         plan = StepList(after_as_of)
         root = plan.union([plan.add(step) for step in found.values()])
         raw = Plan(account=self._account, as_of=after_as_of, steps=tuple(plan.steps), roots=(root,))
-        return optimise(raw, PASSES)
+        return optimise(raw, passes)
 
 
 def expiry_plan(

@@ -9,6 +9,7 @@ python -m tests.bench import --keep DIRECTORY        a Parquet file, beside Duck
 python -m tests.bench import-users                   a Parquet file of users, beside UpsertUsers
 python -m tests.bench ingest                         unary and streamed ingest, beside reading the same bytes
 python -m tests.bench deliveries                     changes delivered per second, for each kind of output
+python -m tests.bench live                           acknowledgement to watch, events nobody reads, ticks
 python -m tests.bench local                          local checks of the Python client, without a call
 python -m tests.bench growth --keep DIRECTORY        how everything grows, from 100 k to 10 M users
 python -m tests.bench intervals --keep DIRECTORY     how often the true size lies inside the interval
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "bystander": _bystander,
         "local": _local,
         "deliveries": _deliveries,
+        "live": _live,
     }.get(options.table)
     if run is None:
         _service(console)
@@ -100,6 +102,12 @@ def _parser() -> argparse.ArgumentParser:
     steady.add_argument("--criteria", type=int, default=2_000)
     steady.add_argument("--seed", type=int, default=20_261_128)
     steady.add_argument("--keep", type=Path, help="directory to keep the filled store in")
+    live = tables.add_parser("live", help="live audiences: latency, events nobody reads, ticks")
+    live.add_argument("--journeys", type=int, nargs="+", default=(1, 20, 100, 300))
+    live.add_argument("--seconds", type=float, default=10.0, help="of 1,000 events a second each")
+    live.add_argument("--events", type=int, default=100_000, help="to take the cost of one of")
+    live.add_argument("--erased", type=int, default=100_000)
+    live.add_argument("--tick-users", type=int, default=500_000)
     return parser
 
 
@@ -227,6 +235,19 @@ def _bystander(options: argparse.Namespace, console: Console) -> None:
 
     scale = marketing_world.Scale(users=options.users, events=options.events)
     bystander.run(bystander.Options(scale=scale, seconds=options.seconds, keep=options.keep), console)
+
+
+def _live(options: argparse.Namespace, console: Console) -> None:
+    from tests.bench import live
+
+    chosen = live.Options(
+        journeys=options.journeys,
+        seconds=options.seconds,
+        events=options.events,
+        erased=options.erased,
+        tick_users=options.tick_users,
+    )
+    live.run(chosen, console)
 
 
 def _local(options: argparse.Namespace, console: Console) -> None:

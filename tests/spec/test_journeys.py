@@ -290,7 +290,7 @@ def test_failed_size_is_a_warning_sign_with_the_reason(
         raise DataLoss("a stored value is corrupt")
 
     with monkeypatch.context() as broken:
-        broken.setattr(LocalBackend, "refresh", corrupt)
+        broken.setattr(LocalBackend, "_evaluate", corrupt)
         connect(client, "c", "j/buyers")
         eventually(lambda: shown(client, "j/buyers").size.state == SIZE_STATE_FAILED)
         size = shown(client, "j/buyers")

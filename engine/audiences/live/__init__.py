@@ -94,7 +94,7 @@ class Live:
         self._running = threading.Lock()
         """One round over all journeys at a time. Taken before the lock of a journey."""
         self._instant: Micros = backend.instant()
-        self._watcher = Watcher(repository, self.calculated, self.reached, backend)
+        self._watcher = Watcher(repository, self.calculated, self.reached, self.failure, backend)
         self._rounds = Rounds(self._states, clock)
         self._serving: JourneyServing | None = None
         self._adopt()
@@ -225,8 +225,13 @@ class Live:
         return frozenset() if state is None or state.definition is None else state.definition.names
 
     def _round(self, journeys: Sequence[str], now: Micros) -> dict[str, MilepostError]:
-        """Brings journeys to one instant. Returns the failures by journey."""
+        """Brings journeys to one instant. Returns the failures by journey.
+
+        What is quickly done comes first. A calculation of everyone follows in a round of its own, so that it
+        holds up no other journey.
+        """
         failures: dict[str, MilepostError] = {}
+        later: list[str] = []
         with ExitStack() as held:
             states = {journey: self._states.of(journey) for journey in journeys}
             for state in states.values():
@@ -235,16 +240,21 @@ class Live:
             due = []
             for journey, state in states.items():
                 try:
-                    due.append(self._due(journey, state, instant))
+                    each = self._due(journey, state, instant)
                 except MilepostError as error:
                     failures[journey] = error
-            for part in _transactions([each for each in due if each is not None]):
+                    continue
+                if each is not None and each.is_whole and len(journeys) > 1:
+                    later.append(journey)
+                elif each is not None:
+                    due.append(each)
+            for part in _transactions(due):
                 failures |= self._refresher.run(instant, part)
             for journey, state in states.items():
-                failed = failures.get(journey)
-                state.failure = "" if failed is None else failed.message
-                if failed is None:
-                    self._end(journey, state)
+                if journey not in later:
+                    self._end(journey, state, failures.get(journey))
+        for journey in later:
+            failures |= self._round([journey], now)
         return failures
 
     def _due(self, journey: str, state: JourneyState, instant: Micros) -> Due | None:
@@ -253,7 +263,10 @@ class Live:
         self._closer.drop_unneeded(journey, state)
         return None if definition is None else self._refresher.due(journey, state, definition, instant)
 
-    def _end(self, journey: str, state: JourneyState) -> None:
+    def _end(self, journey: str, state: JourneyState, failed: MilepostError | None) -> None:
+        state.failure = "" if failed is None else failed.message
+        if failed is not None:
+            return
         if state.definition is not None:
             self._trimmer.forget_old(journey, state, state.definition.digests)
         if self._serving is not None:
@@ -261,20 +274,14 @@ class Live:
 
 
 def _transactions(due: Sequence[Due]) -> Iterator[list[Due]]:
-    """What each transaction of a round stores: first all that is quickly done, within a limit, and then each
-    calculation of everyone, which nobody is to wait for.
-    """
-    quick: list[Due] = []
+    """What each transaction of a round stores, within a limit."""
+    part: list[Due] = []
     audiences = 0
     for each in due:
-        if not each.is_whole:
-            audiences += len(each.definition.digests)
-            if audiences > ROUND_AUDIENCES_MAX:
-                yield quick
-                quick, audiences = [], len(each.definition.digests)
-            quick.append(each)
-    if quick:
-        yield quick
-    for each in due:
-        if each.is_whole:
-            yield [each]
+        audiences += len(each.definition.digests)
+        if part and audiences > ROUND_AUDIENCES_MAX:
+            yield part
+            part, audiences = [], len(each.definition.digests)
+        part.append(each)
+    if part:
+        yield part

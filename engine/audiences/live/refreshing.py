@@ -20,8 +20,9 @@ from engine.backends.base import Membership, MembershipStore, ScopeRefresh, User
 from engine.clock import Clock, ClockState
 from engine.criteria.zones import load_zone
 from engine.errors import MilepostError
+from engine.plan.expiry import PASSES
 from engine.plan.model import Plan
-from engine.plan.passes import ALL_PASSES, optimise
+from engine.plan.passes import ALL_PASSES, Pass, optimise
 from engine.resources.milestone_tree import Forest
 from engine.resources.records import account_of
 from engine.values import MICROS_PER_HOUR, MICROS_PER_SECOND, Micros
@@ -111,13 +112,14 @@ class JourneyRefresher:
     ) -> Due:
         """A refresh of dirty users and of those whom time may have moved."""
         plan = definition.template.at(now)
+        passes: Sequence[Pass] = ()
         if pending >= SMALL_USERS:
-            plan = optimise(plan, ALL_PASSES)
+            plan, passes = optimise(plan, ALL_PASSES), PASSES
         moved: Plan | None = None
         ahead: tuple[Plan | None, ...] = ()
         if definition.depends_on_time:
-            moved = definition.expiry.between(state.as_of, now)
-            ahead = tuple(definition.expiry.between(now, until) for until in state.horizons)
+            moved = definition.expiry.between(state.as_of, now, passes)
+            ahead = tuple(definition.expiry.between(now, until, passes) for until in state.horizons)
         refresh = self._refresh(journey, definition, plan, moved=moved, moved_since=state.as_of, ahead=ahead)
         return Due(journey, state, definition, refresh)
 
@@ -175,6 +177,8 @@ class JourneyRefresher:
                 [each.refresh for each in asked if each.refresh is not None],
                 [each.journey for each in due if each.refresh is None],
             )
+        except MilepostError as error:
+            return {each.journey: error for each in due}
         finally:
             for each in asked:
                 each.state.begun = None

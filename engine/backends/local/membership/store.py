@@ -500,7 +500,8 @@ class Memberships:
             ]
             last = state.last_sequence
             if gone:
-                at = max(state.as_of, as_of, self._reached.get(state.scope, self.instant))
+                reached = self._reached.get(state.scope) or self._reached_before(exits.erased_at)
+                at = max(state.as_of, as_of, reached)
                 written = outcome[audience] = self._write(
                     changes, audience, Update(state, gone, at), state.revision
                 )
@@ -514,6 +515,10 @@ class Memberships:
         self._erased_ids.written(kept)
         self._stored(outcome)
         self._publish_written(outcome)
+
+    def _reached_before(self, time: Micros) -> Micros:
+        """An instant that is not before any that was reached before the start, at a time after it."""
+        return min(max(time, self.instant), self.instant + INSTANT_STORED_MICROS)
 
     def erased_through(self, audience: str, before: Micros) -> int:
         """The last change that may name a user erased before an instant; 0 when there is none."""
