@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
+from milepost.outputs import output_of
 from milepost.v1 import connection_pb2, connection_service_pb2
+from tests.faults.delivery_ledger import DeliveryLedger
+from tests.faults.delivery_receivers import RECEIVERS
 from tests.harness import ACCOUNT, CALL_TIMEOUT_S, Serving, eventually, refusal_of, serving
 from tests.service.delivery.endpoint import STALL, Answer, Endpoint, endpoint
 from tests.service.delivery.test_webhook_output import LOCAL, OUTPUT, SECRET, create_hook
@@ -92,6 +97,26 @@ def test_a_file_gets_a_line_of_its_own_file(service: Serving) -> None:
     assert [answer.delivered for answer in answers] == [True, True]
     events = service.delivered("exports", "_test")
     assert [event["id"] for event in events] == [answer.event_id for answer in answers]
+
+
+@pytest.mark.parametrize("kind", RECEIVERS)
+def test_a_receiver_of_every_kind_takes_it(tmp_path: Path, kind: str) -> None:
+    ledger = DeliveryLedger(1)
+    with RECEIVERS[kind](tmp_path, ledger, random.Random(0)) as receiver:
+        flags = dict(zip(receiver.flags[::2], receiver.flags[1::2], strict=True))
+        settings: dict[str, Any] = {flag[2:].replace("-", "_"): value for flag, value in flags.items()}
+        if "output_dir" in settings:
+            settings["output_dir"] = Path(settings["output_dir"])
+        with serving(tmp_path / "store", **settings) as service:
+            service.create_inputs()
+            service.connections.CreateOutput(
+                connection_service_pb2.CreateOutputRequest(
+                    parent=ACCOUNT, output_id="o", output=output_of(receiver.output)
+                )
+            )
+            answer = ask(service, f"{ACCOUNT}/outputs/o")
+    assert (answer.delivered, answer.error) == (True, "")
+    assert ledger.faults == []
 
 
 def test_an_output_that_sends_nothing_is_refused(service: Serving) -> None:
