@@ -138,6 +138,10 @@ class Deliveries:
         """Notes that an output took a batch."""
         self._log.succeeded(delivery.connection.name, delivery.output.target.kind(), changes)
 
+    def refused(self, delivery: Delivery, changes: int) -> None:
+        """Notes changes of a batch that an output took without them."""
+        self._log.refused(delivery.output.target.kind(), changes)
+
     def failed(self, delivery: Delivery, error: str) -> None:
         """Notes that an output did not take a batch."""
         self._log.failed(delivery.connection.name, delivery.output.target.kind(), error, self._clock())

@@ -51,6 +51,7 @@ class DeliveryLog:
         kinds = [kind for kind, target in TARGETS.items() if target.sends]
         self._changes = {kind: Counter() for kind in kinds}
         self._failures = {kind: Counter() for kind in kinds}
+        self._refused = {kind: Counter() for kind in kinds}
 
     def succeeded(self, connection: str, kind: str, changes: int) -> None:
         """Notes a batch that an output of that kind took."""
@@ -64,6 +65,10 @@ class DeliveryLog:
             attempts.delivered.append((second, earlier + changes))
             self._forget_before(attempts, second - RATE_WINDOW_S)
         self._changes[kind].add(changes)
+
+    def refused(self, kind: str, changes: int) -> None:
+        """Notes changes of a batch that an output of that kind took without them."""
+        self._refused[kind].add(changes)
 
     def failed(self, connection: str, kind: str, error: str, now: Micros) -> None:
         """Notes a batch that an output of that kind did not take."""
@@ -94,7 +99,7 @@ class DeliveryLog:
                 del self._attempts[name]
 
     def measures(self) -> Iterator[Measure]:
-        """Changes delivered and attempts that failed, by kind of output."""
+        """Changes delivered, attempts that failed and changes that were refused, by kind of output."""
         for kind, changes in self._changes.items():
             yield counted(
                 "delivery_changes_total", "Changes delivered, by kind of output.", changes, kind=kind
@@ -104,6 +109,14 @@ class DeliveryLog:
                 "delivery_failures_total",
                 "Attempts to deliver that failed, repeats included, by kind of output.",
                 failures,
+                kind=kind,
+            )
+
+        for kind, refused in self._refused.items():
+            yield counted(
+                "delivery_refused_changes_total",
+                "Changes that receivers refused one by one and that are in a file, by kind of output.",
+                refused,
                 kind=kind,
             )
 

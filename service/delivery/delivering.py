@@ -179,6 +179,7 @@ class Delivering:
         receipt = self._opened_sink().deliver(events, time.monotonic() + self._terms.attempt_s_max)
         if receipt is not None and receipt.refused:
             self._terms.refused.keep(self.name, events, receipt.refused)
+            engine.deliveries.refused(self._delivery, len(receipt.refused))
             self._log.warning("output refused events", events=len(receipt.refused))
         self._failures = 0
         engine.deliveries.succeeded(self._delivery, len(batch.changes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from engine.resources.targets import ContentMode
 from service.delivery.refused import RefusedEvents
 from service.delivery.sinks.sink import SinkError
 from service.delivery.sinks.webhook import EXCERPT_CHARACTERS_MAX, REFUSALS_BYTES_MAX, REFUSALS_TYPE
-from tests.harness import Serving, eventually, serving
+from tests.harness import CALL_TIMEOUT_S, Serving, eventually, serving
 from tests.service.delivery.endpoint import Answer, Endpoint, Received, endpoint
 from tests.service.delivery.sinks.test_webhook import CONNECTION, FAR_S, deliver, event, failure, sink
 from tests.service.delivery.test_delivery import FAULTED, build, connect, get, set_tier
@@ -148,7 +149,7 @@ def refuse_user(user_id: str) -> Any:
 
 def test_all_other_events_go_on(tmp_path: Path, receiver: Endpoint) -> None:
     receiver.decide = refuse_user("u2")
-    with serving(tmp_path / "store", **LOCAL) as service:
+    with serving(tmp_path / "store", metrics_port=0, **LOCAL) as service:
         audience = build(service)
         create_hook(service, url=receiver.url)
         connect(service, audience, output_id="hook")
@@ -156,6 +157,10 @@ def test_all_other_events_go_on(tmp_path: Path, receiver: Endpoint) -> None:
         set_tier(service, ["u2", "u3"], "silver")
         eventually(lambda: get(service).delivered_sequence == 5)
         kept = lines(file_of(service))
+        url = f"http://{service.application.metrics_address}/metrics"
+        with urllib.request.urlopen(url, timeout=CALL_TIMEOUT_S) as answer:
+            metrics = answer.read()
+    assert b'milepost_delivery_refused_changes_total{kind="webhook"} 2.0' in metrics
     assert [(line["event"]["subject"], line["event"]["data"]["entered"]) for line in kept] == [
         ("u2", True),
         ("u2", False),
