@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 
 import grpc
@@ -12,36 +11,15 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from engine import Engine
 from engine.limits import Limits
 from engine.measures import Measure
-from milepost.v1 import (
-    account_service_pb2_grpc,
-    admin_service_pb2_grpc,
-    audience_service_pb2_grpc,
-    catalog_service_pb2_grpc,
-    connection_service_pb2_grpc,
-    ingest_service_pb2_grpc,
-    journey_service_pb2_grpc,
-)
 from service.access_log import CallLog
 from service.auth.gate import Gate
 from service.auth.listening import CannotListen, check_address
 from service.auth.snapshot import snapshot_of
 from service.auth.tls import Certificates
-from service.backups import Backups
-from service.command_line import DISTRIBUTION
 from service.config import Config
-from service.convert.revisions import Revisions
-from service.deadlines import Deadlines
 from service.deaf_callers import DeafCallers
-from service.delivery.testing import OutputTests
 from service.draining import end_calls, end_server
-from service.handlers.account import AccountHandlers
-from service.handlers.admin import AdminHandlers
-from service.handlers.audience import AudienceHandlers
-from service.handlers.catalog import CatalogHandlers
-from service.handlers.connection import ConnectionHandlers
-from service.handlers.ingest import IngestHandlers
-from service.handlers.journey import JourneyHandlers
-from service.handlers.runtime import Runtime
+from service.handlers.registration import add_handlers, runtime_of
 from service.health import Health
 from service.interceptors import CallInterceptor
 from service.limits import (
@@ -185,28 +163,8 @@ class Server:
         )
 
     def _add_services(self, engine: Engine) -> None:
-        runtime = Runtime(
-            engine=engine,
-            revisions=Revisions(engine.backend.store_id, engine.signer, engine.backend.revision),
-            deadlines=Deadlines(self._config.call_s_max, self._stopping),
-            stopping=self._stopping,
-            gate=self._gate,
-            import_batch_bytes_max=self._config.import_batch_bytes_max,
-            backups=Backups(self._config.backups, engine.pages, engine.clock),
-            output_tests=OutputTests(engine, self._config.surroundings, self._config.delivery_attempt_s_max),
-            start_time=engine.clock(),
-            version=metadata.version(DISTRIBUTION),
-        )
         server = self._server
-        account_service_pb2_grpc.add_AccountServiceServicer_to_server(AccountHandlers(runtime), server)
-        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(AdminHandlers(runtime), server)
-        audience_service_pb2_grpc.add_AudienceServiceServicer_to_server(AudienceHandlers(runtime), server)
-        catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server(CatalogHandlers(runtime), server)
-        connection_service_pb2_grpc.add_ConnectionServiceServicer_to_server(
-            ConnectionHandlers(runtime), server
-        )
-        ingest_service_pb2_grpc.add_IngestServiceServicer_to_server(IngestHandlers(runtime), server)
-        journey_service_pb2_grpc.add_JourneyServiceServicer_to_server(JourneyHandlers(runtime), server)
+        add_handlers(runtime_of(engine, self._config, self._gate, self._stopping), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         add_reflection((*SERVICE_NAMES, health.SERVICE_NAME), server)
         self._report(health_pb2.HealthCheckResponse.NOT_SERVING)

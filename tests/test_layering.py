@@ -93,12 +93,14 @@ RULES = (
     ),
 )
 
-# Some commands start a service of their own or work on its files; the others do without the server installed.
+# Some commands start a service of their own or work on its files, and tests have one in their process; the
+# others do without the server installed.
 MAY_IMPORT_SERVICE_LAZILY = (
     "milepost.cli.serve",
     "milepost.cli.demo",
     "milepost.cli.init",
     "milepost.cli.store",
+    "milepost.testing.in_process",
 )
 
 

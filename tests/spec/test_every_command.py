@@ -33,6 +33,7 @@ OFFLINE = {
     "serve": "starts a service",
     "init": "works on a directory; tests/clients/test_cli_init.py",
     "demo": "starts a service",
+    "test": "asks an engine of its own; tests/clients/rules/test_command.py",
     "sample load": "tests/clients/test_sample.py",
     "store restore": "works on a directory; tests/clients/test_cli_store.py",
     "store compact": "works on a directory; tests/clients/test_cli_store.py",

@@ -183,7 +183,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 
 
 def test_every_example_is_tested() -> None:
-    assert {file.stem for file in EXAMPLES.glob("*.yaml")} == {example.name for example in BY_HAND}
+    assert {file.stem for file in EXAMPLES.glob("*.yaml") if not file.stem.endswith(".test")} == {
+        example.name for example in BY_HAND
+    }
 
 
 @EVERY

@@ -23,6 +23,7 @@ from milepost.cli import (
     milestones,
     outputs,
     overlap,
+    rules,
     sample,
     serve,
     server,
@@ -69,6 +70,7 @@ app.command(
 )(serve.serve)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(init.init)
 app.command()(demo.demo)
+app.command("test")(rules.run_tests)
 app.add_typer(accounts.app, name="account")
 app.add_typer(keys.app, name="key")
 app.add_typer(workspaces.app, name="workspace")

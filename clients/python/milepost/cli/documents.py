@@ -12,7 +12,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from milepost.documents import DocumentError, Positions
+from milepost.documents import DocumentError
+from milepost.documents.places import Places
 from milepost.errors import InvalidArgument
 from milepost.v1.journey_pb2 import Warning
 
@@ -63,8 +64,8 @@ class Source:
             refuse([f"{self.where(each.field)}: {each.description}" for each in error.violations], error)
 
     @cached_property
-    def _positions(self) -> Positions:
-        return Positions(self.text)
+    def _places(self) -> Places:
+        return Places(self.file, self.text)
 
     def _inside(self, path: str) -> str | None:
         if not self.field or path == self.field:
@@ -73,8 +74,7 @@ class Source:
         return path.removeprefix(start) if path.startswith(start) else None
 
     def _place(self, path: str, position: tuple[int, int] | None = None) -> str:
-        numbers = position or self._positions.find(path) or ()
-        return ": ".join(filter(None, [":".join(map(str, (self.file, *numbers))), path]))
+        return self._places.of(path, position)
 
 
 def faults_of(source: Source | None) -> AbstractContextManager[None]:

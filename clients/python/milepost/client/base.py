@@ -53,14 +53,16 @@ class ClientBase(Naming):
         tls: TLS | bool = False,
         credentials: grpc.ChannelCredentials | None = None,
         options: Sequence[tuple[str, Any]] = (),
+        channel: Any = None,
     ) -> None:
         """`api_key` is by default the variable MILEPOST_API_KEY. `tls` encrypts; `credentials` and `options`
-        are gRPC's own, for what `tls` does not offer.
+        are gRPC's own, for what `tls` does not offer. `channel` is used as it is, in place of one to
+        `target`: a gRPC channel with interceptors, or what a test puts in its place.
         """
         super().__init__(account)
         self.target = target
         credentials = credentials or credentials_of(tls)
-        self._plain_channel = open_channel(ChannelOptions(target, credentials, options))
+        self._plain_channel = channel or open_channel(ChannelOptions(target, credentials, options))
         self._use(CallSettings(timeout, chosen_key(api_key)))
 
     def _use(self, settings: CallSettings) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import yaml
 
 from milepost.documents.text import as_yaml
 
-_STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
+_STEP = re.compile(r'([^.\[\]]+)|\[(\d+)\]|\[("(?:[^"\\]|\\.)*")\]')
 
 
 class Positions:
-    """Finds `milestones[0].children[1].criteria.event.name` in a text."""
+    """Finds `milestones[0].children[1].criteria.event.name` in a text, and a key with special characters as
+    `users["ann@example.com"].events[0]`.
+    """
 
     def __init__(self, text: str) -> None:
         try:
@@ -28,8 +31,8 @@ class Positions:
         if node is None:
             return None
         mark = node.start_mark
-        for name, index in _STEP.findall(path):
-            found = _item(node, int(index)) if index else _field(node, name)
+        for name, index, quoted in _STEP.findall(path):
+            found = _item(node, int(index)) if index else _field(node, json.loads(quoted) if quoted else name)
             if found is None:
                 break
             mark, node = found

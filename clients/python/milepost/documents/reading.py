@@ -7,6 +7,7 @@ The tree is proto3 JSON: fields by the names that `milepost.written_form` writes
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
@@ -42,6 +43,8 @@ _EXPECTED: Mapping[str | int, str] = {
     "google.protobuf.Timestamp": "a time in RFC 3339, like 2026-11-01T10:00:00Z",
 }
 """What a field of each kind takes. For others, the error of `json_format` says it."""
+_SPECIAL = re.compile(r'[.\[\]"]|^$')
+"""Characters of a key that mean something in a path."""
 _FAULTY: Any = object()
 """What is read in place of a value that has a fault."""
 
@@ -152,7 +155,9 @@ class MessageReader:
 
 
 def below(path: str, key: str) -> str:
-    """The path of a field of what is at `path`."""
+    """The path of a field of what is at `path`. A key that would not be read as one step is quoted."""
+    if _SPECIAL.search(key):
+        return f"{path}[{json.dumps(key, ensure_ascii=False)}]"
     return f"{path}.{key}" if path else key
 
 

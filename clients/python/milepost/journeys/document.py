@@ -151,17 +151,26 @@ def _milestone_of_message(message: journey_pb2.MilestoneDocument) -> MilestoneDo
 def loads(text: str) -> JourneyDocument:
     """The document in a YAML (or JSON) text. Raises DocumentError with every fault."""
     reader = MessageReader()
-    message = reader.message(load(text), journey_pb2.JourneyDocument)
-    _Checker(reader).check(message)
+    document = document_of_tree(load(text), reader)
     reader.raise_if_any_fault()
+    return document
+
+
+def document_of_tree(tree: Any, reader: MessageReader, path: str = "") -> JourneyDocument:
+    """The document of a tree that stands at `path` of a larger one, without the parts that have faults: those
+    are added to the reader.
+    """
+    message = reader.message(tree, journey_pb2.JourneyDocument, path)
+    _Checker(reader, path).check(message)
     return document_of_message(message)
 
 
 class _Checker:
     """Finds what the form of a message does not show."""
 
-    def __init__(self, reader: MessageReader) -> None:
+    def __init__(self, reader: MessageReader, path: str) -> None:
         self._reader = reader
+        self._path = path
         self._known = {path for path, _ in reader.faults}
         self._seen: set[str] = set()
 
@@ -196,8 +205,9 @@ class _Checker:
 
     def _fault(self, path: str, problem: str) -> None:
         """What has a fault was not read: it is not found missing as well."""
-        if path not in self._known:
-            self._reader.fault(path, problem)
+        place = f"{self._path}.{path}" if self._path else path
+        if place not in self._known:
+            self._reader.fault(place, problem)
 
 
 # --- document → text ----------------------------------------------------------------------------------------
