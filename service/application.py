@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,10 @@ import structlog
 
 from engine import Engine
 from engine.backends import registry
-from engine.clock import Clock
+from engine.clock import Clock, monotonic_micros, wall_micros
 from engine.errors import LimitExceeded
 from engine.measures import Counter, Measure
-from engine.values import MICROS_PER_SECOND
+from engine.values import MICROS_PER_SECOND, Micros
 from service.background import Refresher, Retainer, Timekeeper, WriteWatch
 from service.backups import check_backup_dir
 from service.command_line import DISTRIBUTION
@@ -40,10 +40,26 @@ MS_PER_SECOND = 1_000
 _logger = structlog.get_logger("milepost.service")
 
 
+def clock_of(
+    config: Config,
+    wall: Callable[[], Micros] = wall_micros,
+    monotonic: Callable[[], Micros] = monotonic_micros,
+) -> Clock:
+    """A clock as the settings say, by default over the machine's."""
+    return Clock(
+        wall,
+        monotonic,
+        follow_after=round(config.clock_follow_s * MICROS_PER_SECOND),
+        settle_after=round(config.clock_settle_s * MICROS_PER_SECOND),
+        trusted_at_start=config.clock == "trust",
+    )
+
+
 class Application:
     """Opens the store, serves it, and closes it again: `start` and `stop`, once each."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, clock: Clock | None = None) -> None:
+        """`clock` is by default the machine's, as the settings say."""
         self._stopped = False
         self._config = config
         began = time.monotonic()
@@ -51,11 +67,7 @@ class Application:
             check_backup_dir(config.backup_dir)
         if config.output_dir is not None:
             check_output_dir(config.output_dir)
-        clock = Clock(
-            follow_after=round(config.clock_follow_s * MICROS_PER_SECOND),
-            settle_after=round(config.clock_settle_s * MICROS_PER_SECOND),
-            trusted_at_start=config.clock == "trust",
-        )
+        clock = clock_of(config) if clock is None else clock
         self._backend = registry.open_backend(
             config.store_url, settings=config.store_settings, clock=clock.stamp
         )

@@ -22,6 +22,7 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from milepost import testing
 from milepost.v1 import (
     account_service_pb2,
     account_service_pb2_grpc,
@@ -144,18 +145,12 @@ def serving(directory: Path, **settings: Any) -> Iterator[Serving]:
     """A service over the store in `directory`, with these settings, of `Config` and of the store; stopped at
     the end.
     """
-    settings = {"readers": READERS, **settings}
-    own = {name: value for name, value in settings.items() if name in Config.__struct_fields__}
-    of_the_store = {name: settings[name] for name in settings.keys() - own.keys()}
-    config = Config(data_dir=directory, port=0, **own, store_settings=of_the_store)
-    application = Application(config)
-    application.start()
-    service = Serving(application, config)
-    try:
-        yield service
-    finally:
-        service.close()
-        application.stop()
+    with testing.service(directory, account="", **{"readers": READERS, **settings}) as running:
+        service = Serving(running.application, running.config)
+        try:
+            yield service
+        finally:
+            service.close()
 
 
 def bearer(secret: str) -> tuple[tuple[str, str], ...]:

@@ -101,6 +101,7 @@ MAY_IMPORT_SERVICE_LAZILY = (
     "milepost.cli.init",
     "milepost.cli.store",
     "milepost.testing.in_process",
+    "milepost.testing.running",
 )
 
 

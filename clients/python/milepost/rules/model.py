@@ -113,6 +113,8 @@ class RuleTests:
     inputs: tuple[str, ...]
     journeys: tuple[TestedJourney, ...]
     audiences: Mapping[str, str]
+    shared: tuple[Change, ...]
+    """The data of the users of all tests, in order of time."""
     scenarios: tuple[Scenario, ...]
 
     @property

@@ -53,10 +53,21 @@ def read(file: Path) -> RuleTests:
 
     Raises InvalidRuleTests with every fault, also when a file cannot be read.
     """
+    return _read(file, None)
+
+
+def read_seed(file: Path, now: datetime) -> RuleTests:
+    """The inputs, journeys and users in a file, which need not have tests. `now` is `as_of` where the file
+    has none. Raises as `read` does.
+    """
+    return _read(file, now)
+
+
+def _read(file: Path, now: datetime | None) -> RuleTests:
     places, text = _text_of(file)
     reader = TreeReader()
     try:
-        found = _FileReader(reader, places, file.parent).tests(load(text))
+        found = _FileReader(reader, places, file.parent, now).tests(load(text))
         reader.raise_if_any_fault()
     except DocumentError as error:
         raise InvalidRuleTests(
@@ -87,8 +98,11 @@ class _Known:
 
 
 class _FileReader:
-    def __init__(self, reader: TreeReader, places: Places, directory: Path) -> None:
+    """Reads a file of tests; one of a seed where `now` is given."""
+
+    def __init__(self, reader: TreeReader, places: Places, directory: Path, now: datetime | None) -> None:
         self._reader = reader
+        self._now = now
         self._places = places
         self._directory = directory
 
@@ -109,10 +123,13 @@ class _FileReader:
             inputs=inputs,
             journeys=tested,
             audiences=dict(self._audiences(fields.get("audiences"), known)),
+            shared=_by_time(shared),
             scenarios=scenarios,
         )
 
     def _as_of(self, given: Any) -> datetime:
+        if given is None and self._now is not None:
+            return self._now
         text = self._reader.text(given, "as_of")
         try:
             return instant_of(text) if text else _SOME_TIME
@@ -123,7 +140,7 @@ class _FileReader:
     # --- journeys and inputs ---
 
     def _journeys(self, tree: Any) -> Iterator[TestedJourney]:
-        if not tree:
+        if not tree and self._now is None:
             self._reader.fault("journeys", "needs at least one journey: `file: PATH`, or the document itself")
         seen: set[str] = set()
         for item, path in self._reader.items(tree, "journeys"):
@@ -183,7 +200,7 @@ class _FileReader:
         }
 
     def _scenarios(self, tree: Any, known: _Known) -> Iterator[Scenario]:
-        if not tree:
+        if not tree and self._now is None:
             self._reader.fault("tests", "needs at least one test")
         seen: set[str] = set()
         for item, path in self._reader.items(tree, "tests"):
@@ -199,9 +216,7 @@ class _FileReader:
                 name=name,
                 path=path,
                 users=frozenset(by_user),
-                changes=tuple(
-                    sorted((each for some in by_user.values() for each in some), key=lambda each: each.time)
-                ),
+                changes=_by_time(by_user),
                 expectations=tuple(sorted(expectations, key=lambda each: each.at)),
             )
 
@@ -274,6 +289,10 @@ class _FileReader:
             hint = did_you_mean(str(given), known.milestones)
             self._reader.fault(path, f"no journey of the file has a milestone {given!r}{hint}")
         return ""
+
+
+def _by_time(by_user: Mapping[str, tuple[Change, ...]]) -> tuple[Change, ...]:
+    return tuple(sorted((each for some in by_user.values() for each in some), key=lambda each: each.time))
 
 
 def _milestones_by_name(tested: tuple[TestedJourney, ...]) -> dict[str, tuple[str, ...]]:

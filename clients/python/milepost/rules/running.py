@@ -6,23 +6,18 @@ is asked as of that instant.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
-from milepost import Client, journeys
-from milepost._batches import Sent
-from milepost.errors import InvalidArgument, MilepostError
+from milepost import Client
 from milepost.rules.coverage import Coverage
-from milepost.rules.criteria import in_account
 from milepost.rules.explaining import reasons
-from milepost.rules.model import Change, Expectation, RuleTests, Scenario, TestedJourney
+from milepost.rules.loading import Loading, Refused
+from milepost.rules.model import Expectation, RuleTests, Scenario
 from milepost.v1.audience_service_pb2 import ExplainMembershipResponse
-from milepost.v1.data_pb2 import Event, UserUpdate
 
 EXPLAINED_MAX = 5
 """Users that are explained for one wrong list of members; of more it says only how many there are."""
@@ -56,14 +51,6 @@ class Result:
         return not self.failures and not self.error
 
 
-class Refused(Exception):
-    """The service does not take what a test has. `lines` say where and why."""
-
-    def __init__(self, lines: Sequence[str]) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = tuple(lines)
-
-
 @dataclass
 class Runner:
     """Runs tests. `connect` makes a client for the account with an id, of a service without data. `coverage`
@@ -95,6 +82,7 @@ class _Run:
 
     def __init__(self, runner: Runner, tests: RuleTests, scenario: Scenario, account: str) -> None:
         self._client = runner.connect(account)
+        self._loading = Loading(self._client, tests)
         self._coverage = runner.coverage
         self._tests = tests
         self._scenario = scenario
@@ -108,80 +96,14 @@ class _Run:
 
     def failures(self) -> Iterator[Failure]:
         """Everything that is not as expected. Raises Refused."""
-        self._prepare()
+        self._loading.prepare()
         sent = 0
         for expectation in self._scenario.expectations:
             until = sent + sum(each.time <= expectation.at for each in self._scenario.changes[sent:])
-            self._send(self._scenario.changes[sent:until])
+            self._loading.send(self._scenario.changes[sent:until])
             sent = until
             yield from self._wrong(expectation)
             self._cover(expectation.at)
-
-    # --- preparing ---
-
-    def _prepare(self) -> None:
-        try:
-            self._client.create_account(time_zone=self._tests.time_zone)
-            for workspace in dict.fromkeys(each.partition("/")[0] for each in self._tests.inputs):
-                self._client.create_workspace(workspace)
-            for each in self._tests.inputs:
-                self._client.create_input(*each.split("/"))
-        except MilepostError as error:
-            raise Refused([f"{self._tests.file}: {error}"]) from error
-        for journey in self._tests.journeys:
-            self._apply(journey)
-
-    def _apply(self, journey: TestedJourney) -> None:
-        document = in_account(
-            journey.document, self._tests.account, self._client.account_id, self._audiences()
-        )
-        try:
-            self._client.apply_journey(journeys.message_of(document))
-        except InvalidArgument as error:
-            start = f"{journey.path}." if journey.path else ""
-            lines = []
-            for violation in error.violations:
-                place = journey.places.of(start + violation.field.removeprefix("document."))
-                lines.append(f"{place}: {violation.description}")
-            raise Refused(lines or [f"{journey.places.file}: {error}"]) from error
-        except MilepostError as error:
-            raise Refused([f"{journey.places.position(journey.path)}: {error}"]) from error
-
-    def _audiences(self) -> dict[str, str]:
-        """By the names that criteria use, those of the audiences of the milestones applied so far."""
-        found = {}
-        for name, milestone in self._tests.audiences.items():
-            journey = milestone.partition("/")[0]
-            if any(each.name.endswith(f"/{journey}") for each in self._client.list_journeys()):
-                found[name] = self._client.audience_name(milestone)
-        return found
-
-    def _send(self, changes: Sequence[Change]) -> None:
-        updates = [each for each in changes if isinstance(each.message, UserUpdate)]
-        events = [each for each in changes if isinstance(each.message, Event)]
-        try:
-            if updates:
-                self._check_sent(self._client.upsert_users(map(self._own, updates)), updates)
-            if events:
-                self._check_sent(self._client.ingest_events(map(self._own, events)), events)
-        except MilepostError as error:
-            raise Refused([f"{self._tests.places.position(self._scenario.path)}: {error}"]) from error
-
-    def _own(self, change: Change) -> Any:
-        """The message for this account."""
-        message = copy.deepcopy(change.message)
-        message.input = self._client.input_name(message.input)
-        return message
-
-    def _check_sent(self, sent: Sent, changes: Sequence[Change]) -> None:
-        if sent.rejections:
-            raise Refused(
-                [
-                    f"{self._tests.places.of(changes[each.index].path)}: {each.description}"
-                    f" ({each.field.partition('.')[2]})"
-                    for each in sent.rejections
-                ]
-            )
 
     # --- comparing ---
 
