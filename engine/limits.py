@@ -62,6 +62,7 @@ OUTPUT_NAME_BYTES_MAX = 249
 """A subject, stream or topic. Kafka allows no longer name of a topic."""
 OUTPUT_SERVERS_MAX = 16
 """Servers of an output. Each may take its share of the time for an attempt."""
+OUTPUT_USER_BYTES_MAX = 256
 OUTPUT_CREDENTIAL_BYTES_MAX = RESOURCE_TEXT_BYTES_MAX
 """A password, token, file of credentials or list of certificates of an output."""
 OUTPUT_PATH_BYTES_MAX = 1_024

@@ -58,7 +58,6 @@ from service.limits import (
     OUTPUT_TESTS_MAX,
     RECEIVE_BYTES_MAX,
 )
-from service.not_built import METHODS_NOT_BUILT, OUTPUT_KINDS_NOT_BUILT
 from service.setting_values import SIZES, choices_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,14 +91,6 @@ def blocks_of(language: str, text: str) -> list[str]:
 
 def python_blocks(text: str) -> list[str]:
     return blocks_of("python", text)
-
-
-def test_the_readme_lists_what_is_not_built() -> None:
-    listed = between(README, "not built")
-    methods = set(re.findall(r"^- `(\w+\.\w+)`$", listed, re.MULTILINE))
-    assert methods == {path.removeprefix("/milepost.v1.").replace("/", ".") for path in METHODS_NOT_BUILT}
-    [kinds] = re.findall(r"^- outputs of the kinds (.*)$", listed, re.MULTILINE)
-    assert re.findall(r"`(\w+)`", kinds) == sorted(OUTPUT_KINDS_NOT_BUILT)
 
 
 def test_operations_lists_every_setting_with_its_default_and_meaning() -> None:

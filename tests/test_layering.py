@@ -80,7 +80,11 @@ RULES = (
     # The same holds for the clients of brokers.
     *(
         Rule("service", clients, except_below=f"service.delivery.sinks.{kind}", leads_by_lazy_imports=False)
-        for kind, clients in (("nats", ("nats", "nkeys")), ("redis", ("redis",)))
+        for kind, clients in (
+            ("kafka", ("confluent_kafka",)),
+            ("nats", ("nats", "nkeys")),
+            ("redis", ("redis",)),
+        )
     ),
     Rule("milepost", ("engine", "service", "tests", *STORES)),
     # Services without webhooks, and readers, do without their libraries: only what a delivery calls needs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -29,12 +29,16 @@ def servers_of(text: str, default_ports: Mapping[str, int]) -> tuple[Server, ...
     """The servers in a list that is separated by commas.
 
     `default_ports` has the schemes, and for each the port of a URL without one; 0: it needs one. With the
-    scheme "" there are no schemes: `host:port`. Raises ValueError with what a caller has to mend.
+    scheme "" there are no schemes: `host:port`. Nothing follows the port. Raises ValueError with what a
+    caller has to mend.
     """
     parts = [part.strip() for part in text.split(",")]
     if len(parts) > OUTPUT_SERVERS_MAX:
         raise ValueError(f"has {len(parts)} servers; at most {OUTPUT_SERVERS_MAX} are allowed")
-    return tuple(_server(part, default_ports) for part in parts)
+    servers = tuple(_server(part, default_ports) for part in parts)
+    if any(server.path not in ("", "/") for server in servers):
+        raise ValueError(_malformed(default_ports))
+    return servers
 
 
 def server_of(text: str, default_ports: Mapping[str, int]) -> Server:
@@ -42,9 +46,13 @@ def server_of(text: str, default_ports: Mapping[str, int]) -> Server:
     return _server(text, default_ports)
 
 
+def _malformed(schemes: Iterable[str]) -> str:
+    forms = (f"{scheme}://host:port" if scheme else "host:port" for scheme in schemes)
+    return f"must be {' or '.join(forms)}"
+
+
 def _server(text: str, default_ports: Mapping[str, int]) -> Server:
-    forms = " or ".join(f"{scheme}://host:port" if scheme else "host:port" for scheme in default_ports)
-    malformed = f"must be {forms}"
+    malformed = _malformed(default_ports)
     try:
         parts = urlsplit(f"//{text}" if "" in default_ports else text)
         port = parts.port

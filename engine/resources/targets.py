@@ -31,6 +31,7 @@ from engine.limits import (
     OUTPUT_PATH_FOLDERS_MAX,
     OUTPUT_SERVERS_BYTES_MAX,
     OUTPUT_URL_BYTES_MAX,
+    OUTPUT_USER_BYTES_MAX,
 )
 from engine.resources.servers import Server, server_of, servers_of
 from engine.values import MICROS_PER_SECOND, Micros
@@ -40,6 +41,7 @@ SECRET_BYTES_MIN = 24
 SECRET_BYTES_MAX = 64
 """Length of a signing secret by Standard Webhooks 1.0.0, "Signature scheme"."""
 
+_TOPIC = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]+")
 NATS_CREDENTIALS_MARKS = ("BEGIN NATS USER JWT", "BEGIN USER NKEY SEED")
 """What each credentials file has."""
 
@@ -279,16 +281,54 @@ class Redis(_Target, frozen=True, tag="redis"):
         yield from self._ca_faults(self.ca_certificates)
 
 
+class SaslMechanism(enum.StrEnum):
+    """How a user authenticates to Kafka."""
+
+    PLAIN = "plain"
+    SCRAM_SHA_256 = "scram_sha_256"
+    SCRAM_SHA_512 = "scram_sha_512"
+
+
 class Kafka(_Target, frozen=True, tag="kafka"):
-    """A Kafka topic."""
+    """A Kafka topic. `ca_certificates` has PEM (empty: the service's own)."""
+
+    secrets: ClassVar[frozenset[str]] = frozenset({"password"})
+    secrets_of: ClassVar[tuple[str, ...]] = ("bootstrap_servers", "user")
+    default_ports: ClassVar[Mapping[str, int]] = {"": 9092}
 
     bootstrap_servers: str
     topic: str
+    mode: ContentMode = ContentMode.STRUCTURED
+    user: str = ""
+    password: str = ""
+    sasl_mechanism: SaslMechanism = SaslMechanism.SCRAM_SHA_512
+    use_tls: bool = False
+    ca_certificates: str = ""
+
+    def server_list(self) -> tuple[Server, ...]:
+        """The servers to begin with. Raises ValueError."""
+        return servers_of(self.bootstrap_servers, self.default_ports)
 
     def faults(self) -> Iterable[Violation]:
-        """Both are required."""
-        yield from self._text("bootstrap_servers", OUTPUT_SERVERS_BYTES_MAX)
+        """The servers, the topic, the mode and what it authenticates with."""
+        yield from self._malformed("bootstrap_servers", self._plain_servers)
+        yield from self._too_long("bootstrap_servers", OUTPUT_SERVERS_BYTES_MAX)
         yield from self._text("topic", OUTPUT_NAME_BYTES_MAX)
+        if self.topic and not _TOPIC.fullmatch(self.topic):
+            yield self._fault("topic", "must be letters, digits, '.', '_' and '-', and not '.' or '..'")
+        yield from self._mode_faults(self.mode)
+        yield from self._too_long("user", OUTPUT_USER_BYTES_MAX)
+        yield from self._too_long("password", OUTPUT_CREDENTIAL_BYTES_MAX)
+        if bool(self.user) != bool(self.password):
+            field = "password" if self.user else "user"
+            yield self._fault(field, "is required: a user and a password belong together")
+        yield from self._ca_faults(self.ca_certificates)
+        if self.ca_certificates and not self.use_tls:
+            yield self._fault("ca_certificates", "needs use_tls")
+
+    def _plain_servers(self) -> None:
+        if any(server.user or server.password for server in self.server_list()):
+            raise ValueError("must have no user and no password: they have fields of their own")
 
 
 class File(_Target, frozen=True, tag="file"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -18,7 +20,7 @@ from engine.resources.records import (
     Output,
     etag_of,
 )
-from engine.resources.targets import TARGETS, ContentMode, Target
+from engine.resources.targets import TARGETS, ContentMode, SaslMechanism, Target
 from engine.values import Micros
 from milepost.v1 import connection_pb2
 from milepost.v1.connection_service_pb2 import UpdateOutputRequest
@@ -29,8 +31,15 @@ from service.not_built import OUTPUT_KINDS, OUTPUT_KINDS_NOT_BUILT
 
 NO_KIND = f"must have exactly one of {', '.join(OUTPUT_KINDS)}"
 
-_MODE_MESSAGES = numbers_of(connection_pb2.ContentMode, ContentMode)
-_MODES = members_of(connection_pb2.ContentMode, ContentMode)
+_NUMBERS: dict[enum.Enum, int] = {
+    **numbers_of(connection_pb2.ContentMode, ContentMode),
+    **numbers_of(connection_pb2.SaslMechanism, SaslMechanism),
+}
+_MEMBERS: dict[str, Mapping[int, enum.Enum]] = {
+    "ContentMode": members_of(connection_pb2.ContentMode, ContentMode),
+    "SaslMechanism": members_of(connection_pb2.SaslMechanism, SaslMechanism),
+}
+"""The enums of targets, by their name in the contract."""
 _STATE_MESSAGES = numbers_of(connection_pb2.ConnectionState, ConnectionState)
 _KIND_MESSAGES = numbers_of(connection_pb2.ChangeKind, ChangeKind)
 _KINDS = members_of(connection_pb2.ChangeKind, ChangeKind)
@@ -65,11 +74,12 @@ def _is_default(message: Message, field: str) -> bool:
 def _given(message: Message, kind: str, field: str) -> Any:
     """The value of a target's field. Raises InvalidInput for a malformed one."""
     value, path = getattr(message, field), f"output.{kind}.{field}"
-    enum = message.DESCRIPTOR.fields_by_name[field].enum_type
-    if enum is not None:
-        if value not in _MODES:
-            raise InvalidInput.one(path, f"is not a {enum.name}")
-        return _MODES[value]
+    enum_type = message.DESCRIPTOR.fields_by_name[field].enum_type
+    if enum_type is not None:
+        members = _MEMBERS[enum_type.name]
+        if value not in members:
+            raise InvalidInput.one(path, f"is not a {enum_type.name}")
+        return members[value]
     if not isinstance(value, Duration):
         return value
     faults = ShapeFaults()
@@ -98,8 +108,8 @@ def output_message(output: Output) -> connection_pb2.Output:
 
 def _show(target: Message, field: str, value: Any) -> None:
     """Sets the field of a kind's message to the value of its target."""
-    if isinstance(value, ContentMode):
-        setattr(target, field, _MODE_MESSAGES[value])
+    if isinstance(value, enum.Enum):
+        setattr(target, field, _NUMBERS[value])
     elif not isinstance(getattr(target, field), Duration):
         setattr(target, field, value)
     elif value:

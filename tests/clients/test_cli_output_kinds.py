@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from milepost.cli.output_kinds import OPTIONAL, Address, address_text, kind_from
 from milepost.outputs import KINDS, FileOutput, OutputKind, RedisOutput, WebhookOutput, output_of
-from milepost.v1.connection_pb2 import ContentMode
+from milepost.v1.connection_pb2 import ContentMode, SaslMechanism
 
 OPTIONS = get_type_hints(Address, include_extras=True)
 
@@ -22,6 +22,8 @@ SAMPLES: dict[str, Any] = {
     "max_bytes": 70_000,
     "max_age": Duration(seconds=3_600),
     "gzip": True,
+    "use_tls": True,
+    "sasl_mechanism": SaslMechanism.SASL_MECHANISM_PLAIN,
 }
 """Values of fields that are no texts."""
 

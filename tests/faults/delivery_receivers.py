@@ -20,12 +20,14 @@ from typing import Any
 
 import nats
 import redis
+from confluent_kafka import Consumer, TopicPartition
 
-from milepost.outputs import FileOutput, NatsOutput, OutputKind, RedisOutput, WebhookOutput
+from milepost.outputs import FileOutput, KafkaOutput, NatsOutput, OutputKind, RedisOutput, WebhookOutput
 from milepost.values import to_duration
 from tests.brokers import HOST, NatsServer, RedisServer
 from tests.faults.delivery_ledger import DeliveryLedger
 from tests.faults.file_reader import FileReader
+from tests.kafka_mock import KafkaCluster
 from tests.service.delivery.endpoint import DROP, HALF, Answer, Endpoint, Received, endpoint
 
 SECRET = "whsec_" + "A" * 32
@@ -147,8 +149,28 @@ def _nats(directory: Path, ledger: DeliveryLedger, source: random.Random) -> Ite
         runner.run(client.close())
 
 
+@contextlib.contextmanager
+def _kafka(directory: Path, ledger: DeliveryLedger, source: random.Random) -> Iterator[Receiver]:
+    with KafkaCluster() as cluster:
+        # One partition, so that the ledger sees the order of all changes.
+        cluster.create_topic("changes", 1)
+        servers = cluster.bootstrap_servers
+        consumer = Consumer({"bootstrap.servers": servers, "group.id": "ledger"})
+        consumer.assign([TopicPartition("changes", 0, 0)])
+
+        def read() -> Iterator[Mapping[str, Any]]:
+            for record in consumer.consume(READ_EVENTS_MAX, READ_WAIT_MS / 1_000):
+                if record.error() is None:
+                    yield json.loads(record.value() or b"")
+
+        with _reading(read, ledger):
+            yield Receiver(KafkaOutput(bootstrap_servers=servers, topic="changes"), LOOPBACK)
+        consumer.close()
+
+
 RECEIVERS: dict[str, OpenReceiver] = {
     "file": _file,
+    "kafka": _kafka,
     "nats": _nats,
     "redis": _redis,
     "webhook": _webhook,

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from engine.audiences.deliveries import Delivery
-from engine.resources.targets import File, Nats, Redis, Target, Webhook
+from engine.resources.targets import File, Kafka, Nats, Redis, Target, Webhook
 from service.delivery.sinks.file import FileSink
+from service.delivery.sinks.kafka import KafkaSink
 from service.delivery.sinks.nats import NatsSink
 from service.delivery.sinks.redis import RedisSink
 from service.delivery.sinks.sink import Sink
@@ -26,6 +27,7 @@ def _open_webhook(delivery: Delivery, surroundings: Surroundings) -> Sink:
 
 SINKS: Mapping[type[Target], OpenSink] = {
     File: FileSink.open,
+    Kafka: KafkaSink.open,
     Nats: NatsSink.open,
     Redis: RedisSink.open,
     Webhook: _open_webhook,

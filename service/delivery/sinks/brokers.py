@@ -32,6 +32,15 @@ def faulty(kind: str, field: str, why: str) -> SinkError:
     )
 
 
+def too_large(change: str, limit: str) -> SinkError:
+    """A fault of a change that is over a limit."""
+    return SinkError(
+        f"{change} is larger than the {limit}: raise it, or send fewer attributes, then resume the "
+        "connection",
+        final=True,
+    )
+
+
 def tls_context(kind: str, ca_certificates: str, ca_file: Path) -> ssl.SSLContext:
     """A context that trusts certificates in PEM, without any those of the service. Raises SinkError."""
     try:

@@ -22,7 +22,7 @@ from engine.audiences.deliveries import Delivery
 from engine.resources.servers import Server
 from engine.resources.targets import ContentMode, Nats
 from service.delivery.guard import Guard, Peer
-from service.delivery.sinks.brokers import faulty, peers_of, require, tls_context
+from service.delivery.sinks.brokers import faulty, peers_of, require, tls_context, too_large
 from service.delivery.sinks.event_loop import LOOP
 from service.delivery.sinks.sink import NEVER, Event, SinkError, Surroundings
 
@@ -304,7 +304,7 @@ class Link:
         try:
             await self._client.publish(subject, payload, f"{self._inbox}.{index}", headers)
         except MaxPayloadError as error:
-            raise _too_large(len(payload), f"max_payload of {self._server}") from error
+            raise too_large(f"a change of {len(payload)} bytes", f"max_payload of {self._server}") from error
         except Error as error:
             raise self._refusal(error) from error
         self.in_flight += 1
@@ -341,7 +341,7 @@ class Link:
 
     def _error(self, error: _Error, event: Event) -> SinkError:
         if error.err_code == MESSAGE_TOO_LARGE:
-            return _too_large(len(event.body), "max_msg_size of the stream")
+            return too_large(f"a change of {len(event.body)} bytes", "max_msg_size of the stream")
         text = f"{error.description} (code {error.err_code or error.code})"
         if error.err_code == STREAM_SEALED:
             return faulty("nats", "subject", f"its stream takes no messages: {text}")
@@ -365,11 +365,3 @@ def _error_in(data: bytes) -> _Error | None:
         return msgspec.json.decode(data, type=_Answer).error
     except msgspec.DecodeError:
         return _Error(description="an answer that is none of a stream")
-
-
-def _too_large(size: int, limit: str) -> SinkError:
-    return SinkError(
-        f"a change of {size} bytes is larger than the {limit}: raise it, or send fewer attributes, then "
-        "resume the connection",
-        final=True,
-    )

@@ -19,8 +19,11 @@ LONGEST: list[tuple[Target, str, int]] = [
     (Redis("redis://h", "s"), "url", 2_048),
     (Redis("redis://h", "s"), "stream", 249),
     (Redis("rediss://h", "s", ca_certificates=CERTIFICATE), "ca_certificates", 4_096),
-    (Kafka("h:9092", "t"), "bootstrap_servers", 2_048),
-    (Kafka("h:9092", "t"), "topic", 249),
+    (Kafka("h", "t"), "bootstrap_servers", 2_048),
+    (Kafka("h", "t"), "topic", 249),
+    (Kafka("h", "t", user="u", password="p"), "user", 256),
+    (Kafka("h", "t", user="u", password="p"), "password", 4_096),
+    (Kafka("h", "t", use_tls=True, ca_certificates=CERTIFICATE), "ca_certificates", 4_096),
     (File("p"), "path", 255),
 ]
 BY_FORM = {("webhook", "secret")}
@@ -130,3 +133,22 @@ def test_secrets_go_to_no_other_server() -> None:
     assert shown.with_secrets_of(known) == Nats("nats://u:p@h", "t", credentials=CREDENTIALS)
     moved = Nats("nats://other", "s")
     assert moved.with_secrets_of(known) == moved
+
+
+def test_what_kafka_needs_besides_an_address() -> None:
+    form = [("bootstrap_servers", "must be host:port")]
+    for servers in ("kafka://h:9092", "h:0", "h:x", ",", "h h"):
+        assert described(Kafka(servers, "t")) == form, servers
+    assert described(Kafka("u:p@h:9092", "t")) == [
+        ("bootstrap_servers", "must have no user and no password: they have fields of their own")
+    ]
+    for topic in (".", "..", "a b", "a/b", "é"):
+        assert [field for field, _ in described(Kafka("h", topic))] == ["topic"], topic
+    together = "is required: a user and a password belong together"
+    assert described(Kafka("h", "t", user="u")) == [("password", together)]
+    assert described(Kafka("h", "t", password="p")) == [("user", together)]
+    assert described(Kafka("h", "t", ca_certificates=CERTIFICATE)) == [("ca_certificates", "needs use_tls")]
+    known = Kafka("h", "t", user="u", password="p")
+    assert Kafka("h", "s", user="u").with_secrets_of(known) == Kafka("h", "s", user="u", password="p")
+    for other in (Kafka("g", "t", user="u"), Kafka("h", "t", user="v")):
+        assert other.with_secrets_of(known) == other

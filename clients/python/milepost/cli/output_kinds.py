@@ -16,7 +16,7 @@ from milepost.cli.parameters import given, option_of
 from milepost.cli.words import choice, one_of, value_of, word_of, words_of
 from milepost.durations import text_of
 from milepost.outputs import KINDS, OutputKind, kind_of
-from milepost.v1.connection_pb2 import ContentMode, Output
+from milepost.v1.connection_pb2 import ContentMode, Output, SaslMechanism
 
 FILE_BYTES_MAX = 1024 * 1024
 """Longest file that an option reads. No field takes as much."""
@@ -64,7 +64,7 @@ class Address:
         _of_kinds(
             parser=partial(value_of, ContentMode),
             metavar=choice(words_of(ContentMode)),
-            help="webhook, nats: how events become messages. batched: many in one; the others: one each.",
+            help="webhook, nats, kafka: how events become messages: many in one, or one each.",
         ),
     ] = None
     servers: Annotated[
@@ -85,19 +85,48 @@ class Address:
         str | None,
         _of_kinds(
             parser=text_or_file,
-            help="nats, redis: PEM certificates of the authorities to trust. @FILE reads them from a file.",
+            help="nats, redis, kafka: PEM certificates of authorities to trust. @FILE reads a file.",
         ),
     ] = None
     bootstrap_servers: Annotated[
         str | None, _of_kinds(help="kafka: `host:port`; separate several with commas.")
     ] = None
     topic: Annotated[str | None, _of_kinds(help="kafka: topic to produce to.")] = None
+    user: Annotated[str | None, _of_kinds(help="kafka: user to authenticate as.")] = None
+    password: Annotated[
+        str | None,
+        _of_kinds(parser=text_or_file, help="kafka: password of the user. @FILE reads it from a file."),
+    ] = None
+    sasl_mechanism: Annotated[
+        int | None,
+        _of_kinds(
+            parser=partial(value_of, SaslMechanism),
+            metavar=choice(words_of(SaslMechanism)),
+            help="kafka: how the user authenticates.",
+        ),
+    ] = None
+    use_tls: Annotated[bool | None, _of_kinds(help="kafka: connect by TLS.")] = None
 
 
 OPTIONAL = frozenset(
-    ("secret", "mode", "credentials", "max_length", "ca_certificates", "max_bytes", "max_age", "gzip")
+    (
+        "secret",
+        "mode",
+        "credentials",
+        "max_length",
+        "ca_certificates",
+        "user",
+        "password",
+        "sasl_mechanism",
+        "use_tls",
+        "max_bytes",
+        "max_age",
+        "gzip",
+    )
 )
 """Fields that an output may do without."""
+
+_ENUMS = {"mode": ContentMode, "sasl_mechanism": SaslMechanism}
 
 kind_option = partial(typer.Option, parser=one_of(list(KINDS)), metavar=choice(list(KINDS)))
 
@@ -129,7 +158,7 @@ def address_text(output: Output) -> str:
     kind = kind_of(output)
     fields = getattr(output, kind).ListFields() if kind else []
     return ", ".join(
-        f"{field.name}={word_of(ContentMode, value) if field.enum_type else _value_text(value)}"
+        f"{field.name}={word_of(_ENUMS[field.name], value) if field.enum_type else _value_text(value)}"
         for field, value in fields
     )
 

@@ -26,19 +26,21 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmilepost/v1/connection.proto\x12\x0bmilepost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe7\x03\n\x06Output\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12-\n\x07webhook\x18\x03 \x01(\x0b\x32\x1a.milepost.v1.WebhookOutputH\x00\x12\'\n\x04nats\x18\x04 \x01(\x0b\x32\x17.milepost.v1.NatsOutputH\x00\x12)\n\x05redis\x18\x05 \x01(\x0b\x32\x18.milepost.v1.RedisOutputH\x00\x12)\n\x05kafka\x18\x06 \x01(\x0b\x32\x18.milepost.v1.KafkaOutputH\x00\x12\'\n\x04\x66ile\x18\x07 \x01(\x0b\x32\x17.milepost.v1.FileOutputH\x00\x12)\n\x05watch\x18\x0b \x01(\x0b\x32\x18.milepost.v1.WatchOutputH\x00\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x12?\n\x1bprevious_secret_expire_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\n\x04kind\"T\n\rWebhookOutput\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12&\n\x04mode\x18\x03 \x01(\x0e\x32\x18.milepost.v1.ContentMode\"\x84\x01\n\nNatsOutput\x12\x0f\n\x07servers\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12&\n\x04mode\x18\x03 \x01(\x0e\x32\x18.milepost.v1.ContentMode\x12\x13\n\x0b\x63redentials\x18\x04 \x01(\t\x12\x17\n\x0f\x63\x61_certificates\x18\x05 \x01(\t\"W\n\x0bRedisOutput\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x12\n\nmax_length\x18\x03 \x01(\x03\x12\x17\n\x0f\x63\x61_certificates\x18\x04 \x01(\t\"7\n\x0bKafkaOutput\x12\x19\n\x11\x62ootstrap_servers\x18\x01 \x01(\t\x12\r\n\x05topic\x18\x02 \x01(\t\"g\n\nFileOutput\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x11\n\tmax_bytes\x18\x02 \x01(\x03\x12*\n\x07max_age\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04gzip\x18\x04 \x01(\x08\"\r\n\x0bWatchOutput\"K\n\x08\x42\x61tching\x12\x13\n\x0bmax_changes\x18\x01 \x01(\x05\x12*\n\x07max_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x86\x04\n\nConnection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x61udience\x18\x02 \x01(\t\x12\x0e\n\x06output\x18\x03 \x01(\t\x12+\n\x05state\x18\x04 \x01(\x0e\x32\x1c.milepost.v1.ConnectionState\x12\x12\n\nidentities\x18\x05 \x03(\t\x12\x12\n\nattributes\x18\x06 \x03(\t\x12\'\n\x08\x62\x61tching\x18\x07 \x01(\x0b\x32\x15.milepost.v1.Batching\x12\x1a\n\x12\x64\x65livered_sequence\x18\x08 \x01(\x03\x12\r\n\x05\x66\x61ult\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x0c \x01(\t\x12\x12\n\nactivation\x18\r \x01(\x03\x12-\n\x08\x64\x65livery\x18\x0e \x01(\x0b\x32\x1b.milepost.v1.DeliveryStatus\x12&\n\x05kinds\x18\x10 \x03(\x0e\x32\x17.milepost.v1.ChangeKind\x12\x19\n\x11hashed_identities\x18\x11 \x03(\t\x12\x19\n\x11hashed_attributes\x18\x12 \x03(\t\x12\x0e\n\x06paused\x18\x13 \x01(\x08\"\xff\x01\n\x0e\x44\x65liveryStatus\x12\x17\n\x0fpending_changes\x18\x01 \x01(\x03\x12&\n\x03lag\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1a\n\x12\x63hanges_per_second\x18\x03 \x01(\x01\x12\x35\n\x11last_success_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nlast_error\x18\x05 \x01(\t\x12\x33\n\x0flast_error_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x66\x61ilures\x18\x07 \x01(\x05*{\n\x0b\x43ontentMode\x12\x1c\n\x18\x43ONTENT_MODE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43ONTENT_MODE_BATCHED\x10\x01\x12\x1b\n\x17\x43ONTENT_MODE_STRUCTURED\x10\x02\x12\x17\n\x13\x43ONTENT_MODE_BINARY\x10\x03*\x8d\x01\n\x0f\x43onnectionState\x12 \n\x1c\x43ONNECTION_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x43ONNECTION_STATE_INACTIVE\x10\x01\x12\x1b\n\x17\x43ONNECTION_STATE_ACTIVE\x10\x02\x12\x1c\n\x18\x43ONNECTION_STATE_FAULTED\x10\x03*Z\n\nChangeKind\x12\x1b\n\x17\x43HANGE_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43HANGE_KIND_ENTERED\x10\x01\x12\x16\n\x12\x43HANGE_KIND_EXITED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmilepost/v1/connection.proto\x12\x0bmilepost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe7\x03\n\x06Output\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12-\n\x07webhook\x18\x03 \x01(\x0b\x32\x1a.milepost.v1.WebhookOutputH\x00\x12\'\n\x04nats\x18\x04 \x01(\x0b\x32\x17.milepost.v1.NatsOutputH\x00\x12)\n\x05redis\x18\x05 \x01(\x0b\x32\x18.milepost.v1.RedisOutputH\x00\x12)\n\x05kafka\x18\x06 \x01(\x0b\x32\x18.milepost.v1.KafkaOutputH\x00\x12\'\n\x04\x66ile\x18\x07 \x01(\x0b\x32\x17.milepost.v1.FileOutputH\x00\x12)\n\x05watch\x18\x0b \x01(\x0b\x32\x18.milepost.v1.WatchOutputH\x00\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x12?\n\x1bprevious_secret_expire_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\n\x04kind\"T\n\rWebhookOutput\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12&\n\x04mode\x18\x03 \x01(\x0e\x32\x18.milepost.v1.ContentMode\"\x84\x01\n\nNatsOutput\x12\x0f\n\x07servers\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12&\n\x04mode\x18\x03 \x01(\x0e\x32\x18.milepost.v1.ContentMode\x12\x13\n\x0b\x63redentials\x18\x04 \x01(\t\x12\x17\n\x0f\x63\x61_certificates\x18\x05 \x01(\t\"W\n\x0bRedisOutput\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x12\n\nmax_length\x18\x03 \x01(\x03\x12\x17\n\x0f\x63\x61_certificates\x18\x04 \x01(\t\"\xdd\x01\n\x0bKafkaOutput\x12\x19\n\x11\x62ootstrap_servers\x18\x01 \x01(\t\x12\r\n\x05topic\x18\x02 \x01(\t\x12&\n\x04mode\x18\x03 \x01(\x0e\x32\x18.milepost.v1.ContentMode\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x10\n\x08password\x18\x05 \x01(\t\x12\x32\n\x0esasl_mechanism\x18\x06 \x01(\x0e\x32\x1a.milepost.v1.SaslMechanism\x12\x0f\n\x07use_tls\x18\x07 \x01(\x08\x12\x17\n\x0f\x63\x61_certificates\x18\x08 \x01(\t\"g\n\nFileOutput\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x11\n\tmax_bytes\x18\x02 \x01(\x03\x12*\n\x07max_age\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04gzip\x18\x04 \x01(\x08\"\r\n\x0bWatchOutput\"K\n\x08\x42\x61tching\x12\x13\n\x0bmax_changes\x18\x01 \x01(\x05\x12*\n\x07max_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x86\x04\n\nConnection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x61udience\x18\x02 \x01(\t\x12\x0e\n\x06output\x18\x03 \x01(\t\x12+\n\x05state\x18\x04 \x01(\x0e\x32\x1c.milepost.v1.ConnectionState\x12\x12\n\nidentities\x18\x05 \x03(\t\x12\x12\n\nattributes\x18\x06 \x03(\t\x12\'\n\x08\x62\x61tching\x18\x07 \x01(\x0b\x32\x15.milepost.v1.Batching\x12\x1a\n\x12\x64\x65livered_sequence\x18\x08 \x01(\x03\x12\r\n\x05\x66\x61ult\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x0c \x01(\t\x12\x12\n\nactivation\x18\r \x01(\x03\x12-\n\x08\x64\x65livery\x18\x0e \x01(\x0b\x32\x1b.milepost.v1.DeliveryStatus\x12&\n\x05kinds\x18\x10 \x03(\x0e\x32\x17.milepost.v1.ChangeKind\x12\x19\n\x11hashed_identities\x18\x11 \x03(\t\x12\x19\n\x11hashed_attributes\x18\x12 \x03(\t\x12\x0e\n\x06paused\x18\x13 \x01(\x08\"\xff\x01\n\x0e\x44\x65liveryStatus\x12\x17\n\x0fpending_changes\x18\x01 \x01(\x03\x12&\n\x03lag\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1a\n\x12\x63hanges_per_second\x18\x03 \x01(\x01\x12\x35\n\x11last_success_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nlast_error\x18\x05 \x01(\t\x12\x33\n\x0flast_error_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x66\x61ilures\x18\x07 \x01(\x05*{\n\x0b\x43ontentMode\x12\x1c\n\x18\x43ONTENT_MODE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43ONTENT_MODE_BATCHED\x10\x01\x12\x1b\n\x17\x43ONTENT_MODE_STRUCTURED\x10\x02\x12\x17\n\x13\x43ONTENT_MODE_BINARY\x10\x03*\x8d\x01\n\rSaslMechanism\x12\x1e\n\x1aSASL_MECHANISM_UNSPECIFIED\x10\x00\x12\x18\n\x14SASL_MECHANISM_PLAIN\x10\x01\x12 \n\x1cSASL_MECHANISM_SCRAM_SHA_256\x10\x02\x12 \n\x1cSASL_MECHANISM_SCRAM_SHA_512\x10\x03*\x8d\x01\n\x0f\x43onnectionState\x12 \n\x1c\x43ONNECTION_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x43ONNECTION_STATE_INACTIVE\x10\x01\x12\x1b\n\x17\x43ONNECTION_STATE_ACTIVE\x10\x02\x12\x1c\n\x18\x43ONNECTION_STATE_FAULTED\x10\x03*Z\n\nChangeKind\x12\x1b\n\x17\x43HANGE_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43HANGE_KIND_ENTERED\x10\x01\x12\x16\n\x12\x43HANGE_KIND_EXITED\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'milepost.v1.connection_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CONTENTMODE']._serialized_start=1943
-  _globals['_CONTENTMODE']._serialized_end=2066
-  _globals['_CONNECTIONSTATE']._serialized_start=2069
-  _globals['_CONNECTIONSTATE']._serialized_end=2210
-  _globals['_CHANGEKIND']._serialized_start=2212
-  _globals['_CHANGEKIND']._serialized_end=2302
+  _globals['_CONTENTMODE']._serialized_start=2110
+  _globals['_CONTENTMODE']._serialized_end=2233
+  _globals['_SASLMECHANISM']._serialized_start=2236
+  _globals['_SASLMECHANISM']._serialized_end=2377
+  _globals['_CONNECTIONSTATE']._serialized_start=2380
+  _globals['_CONNECTIONSTATE']._serialized_end=2521
+  _globals['_CHANGEKIND']._serialized_start=2523
+  _globals['_CHANGEKIND']._serialized_end=2613
   _globals['_OUTPUT']._serialized_start=111
   _globals['_OUTPUT']._serialized_end=598
   _globals['_WEBHOOKOUTPUT']._serialized_start=600
@@ -47,16 +49,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NATSOUTPUT']._serialized_end=819
   _globals['_REDISOUTPUT']._serialized_start=821
   _globals['_REDISOUTPUT']._serialized_end=908
-  _globals['_KAFKAOUTPUT']._serialized_start=910
-  _globals['_KAFKAOUTPUT']._serialized_end=965
-  _globals['_FILEOUTPUT']._serialized_start=967
-  _globals['_FILEOUTPUT']._serialized_end=1070
-  _globals['_WATCHOUTPUT']._serialized_start=1072
-  _globals['_WATCHOUTPUT']._serialized_end=1085
-  _globals['_BATCHING']._serialized_start=1087
-  _globals['_BATCHING']._serialized_end=1162
-  _globals['_CONNECTION']._serialized_start=1165
-  _globals['_CONNECTION']._serialized_end=1683
-  _globals['_DELIVERYSTATUS']._serialized_start=1686
-  _globals['_DELIVERYSTATUS']._serialized_end=1941
+  _globals['_KAFKAOUTPUT']._serialized_start=911
+  _globals['_KAFKAOUTPUT']._serialized_end=1132
+  _globals['_FILEOUTPUT']._serialized_start=1134
+  _globals['_FILEOUTPUT']._serialized_end=1237
+  _globals['_WATCHOUTPUT']._serialized_start=1239
+  _globals['_WATCHOUTPUT']._serialized_end=1252
+  _globals['_BATCHING']._serialized_start=1254
+  _globals['_BATCHING']._serialized_end=1329
+  _globals['_CONNECTION']._serialized_start=1332
+  _globals['_CONNECTION']._serialized_end=1850
+  _globals['_DELIVERYSTATUS']._serialized_start=1853
+  _globals['_DELIVERYSTATUS']._serialized_end=2108
 # @@protoc_insertion_point(module_scope)

@@ -49,6 +49,34 @@ CONTENT_MODE_BINARY: ContentMode.ValueType  # 3
 """One event a message: its attributes as headers, its data as the body."""
 Global___ContentMode: _TypeAlias = ContentMode  # noqa: Y015
 
+class _SaslMechanism:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SaslMechanismEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SaslMechanism.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SASL_MECHANISM_UNSPECIFIED: _SaslMechanism.ValueType  # 0
+    """The default, SCRAM-SHA-512."""
+    SASL_MECHANISM_PLAIN: _SaslMechanism.ValueType  # 1
+    """The password as it is: use it by TLS only."""
+    SASL_MECHANISM_SCRAM_SHA_256: _SaslMechanism.ValueType  # 2
+    """SCRAM-SHA-256."""
+    SASL_MECHANISM_SCRAM_SHA_512: _SaslMechanism.ValueType  # 3
+    """SCRAM-SHA-512."""
+
+class SaslMechanism(_SaslMechanism, metaclass=_SaslMechanismEnumTypeWrapper):
+    """How a user authenticates to Kafka."""
+
+SASL_MECHANISM_UNSPECIFIED: SaslMechanism.ValueType  # 0
+"""The default, SCRAM-SHA-512."""
+SASL_MECHANISM_PLAIN: SaslMechanism.ValueType  # 1
+"""The password as it is: use it by TLS only."""
+SASL_MECHANISM_SCRAM_SHA_256: SaslMechanism.ValueType  # 2
+"""SCRAM-SHA-256."""
+SASL_MECHANISM_SCRAM_SHA_512: SaslMechanism.ValueType  # 3
+"""SCRAM-SHA-512."""
+Global___SaslMechanism: _TypeAlias = SaslMechanism  # noqa: Y015
+
 class _ConnectionState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -308,25 +336,55 @@ Global___RedisOutput: _TypeAlias = RedisOutput  # noqa: Y015
 
 @_typing.final
 class KafkaOutput(_message.Message):
-    """Produces to a Kafka topic."""
+    """Produces to a Kafka topic, a record for each event. Its key is the user id, so the changes of a user are in one
+    partition, in order.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     BOOTSTRAP_SERVERS_FIELD_NUMBER: _builtins.int
     TOPIC_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    PASSWORD_FIELD_NUMBER: _builtins.int
+    SASL_MECHANISM_FIELD_NUMBER: _builtins.int
+    USE_TLS_FIELD_NUMBER: _builtins.int
+    CA_CERTIFICATES_FIELD_NUMBER: _builtins.int
     bootstrap_servers: _builtins.str
-    """Required. `host:port`; separate several with commas. At most 2,048 bytes."""
+    """Required. `host:port`; separate up to 16 with commas. At most 2,048 bytes."""
     topic: _builtins.str
-    """Required. Topic to produce to, at most 249 bytes."""
+    """Required. Topic to produce to, at most 249 bytes: letters, digits, `.`, `_` and `-`."""
+    mode: Global___ContentMode.ValueType
+    """How events become records, structured or binary. Unset = structured."""
+    user: _builtins.str
+    """User to authenticate as by SASL, at most 256 bytes. Empty = none."""
+    password: _builtins.str
+    """Input only. Password of the user, at most 4,096 bytes. Never returned. An update without it keeps the stored one,
+    unless `bootstrap_servers` or `user` changes.
+    """
+    sasl_mechanism: Global___SaslMechanism.ValueType
+    """How the user authenticates. Unset = SCRAM-SHA-512."""
+    use_tls: _builtins.bool
+    """Connect by TLS."""
+    ca_certificates: _builtins.str
+    """Certificates, in PEM, of the authorities that sign the certificates of the brokers, at most 4,096 bytes. Empty =
+    those that the service trusts.
+    """
     def __init__(
         self,
         *,
         bootstrap_servers: _builtins.str = ...,
         topic: _builtins.str = ...,
+        mode: Global___ContentMode.ValueType = ...,
+        user: _builtins.str = ...,
+        password: _builtins.str = ...,
+        sasl_mechanism: Global___SaslMechanism.ValueType = ...,
+        use_tls: _builtins.bool = ...,
+        ca_certificates: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bootstrap_servers", b"bootstrap_servers", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bootstrap_servers", b"bootstrap_servers", "ca_certificates", b"ca_certificates", "mode", b"mode", "password", b"password", "sasl_mechanism", b"sasl_mechanism", "topic", b"topic", "use_tls", b"use_tls", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
