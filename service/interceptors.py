@@ -25,7 +25,6 @@ from service.deaf_callers import DeafCallers
 from service.errors import abort
 from service.limits import METHOD_SHOWN_CHARACTERS_MAX, PROBE_IDLE_S
 from service.methods import MADE_FOR, ONE_CALL, UNKNOWN_METHOD, Kind, is_health, kind_of
-from service.not_built import METHODS_NOT_BUILT
 from service.pools import Pools, Workers
 from service.reading import RequestReader, checked
 from service.requests import RequestStreams
@@ -111,7 +110,7 @@ class CallInterceptor(grpc.ServerInterceptor):
     def _wrap(self, method: str, inner: Handler) -> Admitted:
         kind, is_open = kind_of(method), is_health(method)
         pool = self._pools[kind]
-        behaviour = _not_built(method) if method in METHODS_NOT_BUILT else _behaviour_of(inner)
+        behaviour = _behaviour_of(inner)
         if method.rpartition("/")[2].startswith(WRITES):
             behaviour = _limited(behaviour)
         if not is_open:
@@ -210,13 +209,6 @@ def _unknown(method: str) -> Unsupported:
     return Unsupported(
         f"the server has no method {shown}", reason="UNKNOWN_METHOD", metadata={"method": shown}
     )
-
-
-def _not_built(method: str) -> Behaviour:
-    def refuse(_request: object, _context: grpc.ServicerContext) -> Any:
-        raise Unsupported(f"{method} is not implemented", metadata={"method": method})
-
-    return refuse
 
 
 def _limited(behaviour: Behaviour) -> Behaviour:

@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from engine.audiences.delivery_status import DeliveryStatus
-from engine.errors import InvalidInput, Unsupported
+from engine.errors import InvalidInput
 from engine.resources.records import (
     BATCH_AGE_DEFAULT_MICROS,
     BATCH_CHANGES_DEFAULT,
@@ -27,9 +27,8 @@ from milepost.v1.connection_service_pb2 import UpdateOutputRequest
 from service.convert.enums import members_of, numbers_of
 from service.convert.faults import ShapeFaults
 from service.convert.times import duration, duration_message, timestamp
-from service.not_built import OUTPUT_KINDS, OUTPUT_KINDS_NOT_BUILT
 
-NO_KIND = f"must have exactly one of {', '.join(OUTPUT_KINDS)}"
+NO_KIND = f"must have exactly one of {', '.join(TARGETS)}"
 
 _NUMBERS: dict[enum.Enum, int] = {
     **numbers_of(connection_pb2.ContentMode, ContentMode),
@@ -46,16 +45,14 @@ _KINDS = members_of(connection_pb2.ChangeKind, ChangeKind)
 
 
 def output_of_message(message: connection_pb2.Output, *, needs_kind: bool = True) -> Output:
-    """The record of an output. Raises InvalidInput without a kind, Unsupported for a kind that is not built.
+    """The record of an output. Raises InvalidInput without a kind.
 
     An update that leaves the kind as it is needs none; the target of its record means nothing.
     """
     kind = message.WhichOneof("kind")
-    if kind in OUTPUT_KINDS_NOT_BUILT:
-        raise Unsupported(f"outputs of kind {kind} are not implemented", metadata={"kind": kind})
     if kind is None and needs_kind:
         raise InvalidInput.one("output", NO_KIND)
-    target = _target(message, kind or OUTPUT_KINDS[0])
+    target = _target(message, kind or next(iter(TARGETS)))
     return Output(name=message.name, display_name=message.display_name, target=target)
 
 

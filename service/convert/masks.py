@@ -12,7 +12,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
 from engine.errors import InvalidInput, Violation
-from service.not_built import OUTPUT_KINDS
+from engine.resources.targets import TARGETS
 
 UPDATE_MASK = "update_mask"
 ALL_FIELDS = "*"
@@ -35,7 +35,7 @@ MILESTONE_FIELDS = {"display_name": ("display_name",), "criteria": ("criteria",)
 AUDIENCE_FIELDS = {"external_name": ("external_name",)}
 OUTPUT_FIELDS = {
     "display_name": ("display_name",),
-    **dict.fromkeys(OUTPUT_KINDS, ("target",)),
+    **dict.fromkeys(TARGETS, ("target",)),
 }
 CONNECTION_FIELDS = {
     "identities": ("identities",),

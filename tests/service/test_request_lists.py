@@ -29,7 +29,6 @@ from milepost.written_form import written_name
 from service.convert.criteria_limits import lengths_max
 from service.convert.list_limits import list_lengths_max
 from service.convert.wire_elements import WireElements
-from service.not_built import METHODS_NOT_BUILT
 from tests.harness import ACCOUNT, INPUT, Serving, read_refusal, serving
 
 CONTRACT = (
@@ -56,13 +55,12 @@ Path_ = tuple[FieldDescriptor, ...]
 
 
 def methods() -> dict[str, Any]:
-    """Every method that is built, by its path."""
+    """Every method, by its path."""
     return {
         f"/{service.full_name}/{method.name}": method
         for module in CONTRACT
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
-        if f"/{service.full_name}/{method.name}" not in METHODS_NOT_BUILT
     }
 
 

@@ -28,7 +28,6 @@ from milepost.v1 import (
     journey_service_pb2,
 )
 from service.health import LISTS
-from service.not_built import METHODS_NOT_BUILT
 from service.server import SERVICE_NAMES
 from tests.harness import ACCOUNT, INPUT, Serving, eventually, read_refusal, refusal_of, serving
 
@@ -122,14 +121,6 @@ def test_server_info(service: Serving) -> None:
     assert info.version
 
 
-@pytest.mark.parametrize("method", sorted(METHODS_NOT_BUILT))
-def test_unimplemented_method_is_unimplemented(service: Serving, method: str) -> None:
-    call: Any = service.channel.unary_unary(method)
-    refusal = refusal_of(call, b"")
-    assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_BUILT")
-    assert refusal.metadata == {"method": method}
-
-
 def unary_methods() -> Iterator[str]:
     """Every method of the contract that takes one message."""
     for module in CONTRACT:
@@ -139,8 +130,8 @@ def unary_methods() -> Iterator[str]:
                     yield f"/{descriptor.full_name}/{method.name}"
 
 
-@pytest.mark.parametrize("method", sorted(set(unary_methods()) - METHODS_NOT_BUILT))
-def test_every_other_method_is_implemented(service: Serving, method: str) -> None:
+@pytest.mark.parametrize("method", sorted(unary_methods()))
+def test_every_method_is_implemented(service: Serving, method: str) -> None:
     call: Any = service.channel.unary_stream(method)
     try:
         codes = [grpc.StatusCode.OK for _ in call(b"", timeout=10)]

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import MethodDescriptor
 
-from service.not_built import METHODS_NOT_BUILT
 from tests.spec.scenario import ANY, METHODS, STEPS, Run, differences, scenario
 
 WRITES_ALONE = frozenset({"revision"})
@@ -26,10 +25,6 @@ WRITES_ALONE = frozenset({"revision"})
 
 def missing(method: MethodDescriptor, steps: list[dict[str, Any]]) -> list[str]:
     """What the steps of a method lack: a request with fields, an answer with fields."""
-    path = f"/{method.containing_service.full_name}/{method.name}"
-    if path in METHODS_NOT_BUILT:
-        refused = any(step.get("refusal", {}).get("reason") == "NOT_BUILT" for step in steps)
-        return [] if refused else ["a refusal"]
     found = []
     answered = [step for step in steps if "refusal" not in step]
     if method.input_type.fields and not any(step.get("request") or step.get("requests") for step in answered):

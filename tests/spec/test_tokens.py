@@ -15,7 +15,6 @@ from google.protobuf.descriptor import MethodDescriptor
 
 from engine.resources.paging import Pages
 from service.convert.revisions import revision_token
-from service.not_built import METHODS_NOT_BUILT
 from tests.harness import Refusal, Serving, refusal_of
 from tests.spec.scenario import METHODS, STEPS, scenario
 
@@ -27,13 +26,8 @@ QUICKLY_S = 5.0
 
 
 def taking(field: str) -> set[str]:
-    """The built methods whose requests have that field."""
-    return {
-        name
-        for name, method in METHODS.items()
-        if field in method.input_type.fields_by_name
-        and f"/{method.containing_service.full_name}/{method.name}" not in METHODS_NOT_BUILT
-    }
+    """The methods whose requests have that field."""
+    return {name for name, method in METHODS.items() if field in method.input_type.fields_by_name}
 
 
 def forged_page_tokens(rng: random.Random, genuine: list[str]) -> Iterator[str]:

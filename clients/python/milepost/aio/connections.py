@@ -45,7 +45,7 @@ class AsyncConnectionMethods(AsyncClientBase):
         self, output_id: str, kind: OutputKind, *, display_name: str = "", request_id: str = ""
     ) -> Output:
         """Creates an output, as in `create_output("files", FileOutput(path="exports"))`; with an empty id the
-        service chooses one. Raises AlreadyExists, and Unimplemented for a kind that is not built.
+        service chooses one. Raises AlreadyExists.
         """
         request = CreateOutputRequest(
             parent=self.account_name,

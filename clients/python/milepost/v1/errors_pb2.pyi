@@ -77,7 +77,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     of a replay.
     """
     ERROR_REASON_NOT_BUILT: _ErrorReason.ValueType  # 25
-    """UNIMPLEMENTED. This build does not implement the method or feature."""
+    """UNIMPLEMENTED. This build does not have the feature, such as imports without their package."""
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 26
     """UNAVAILABLE. The service is stopping, or the store is not open."""
     ERROR_REASON_DATA_LOSS: _ErrorReason.ValueType  # 27
@@ -184,7 +184,7 @@ ERROR_REASON_CURSOR_EXPIRED: ErrorReason.ValueType  # 24
 of a replay.
 """
 ERROR_REASON_NOT_BUILT: ErrorReason.ValueType  # 25
-"""UNIMPLEMENTED. This build does not implement the method or feature."""
+"""UNIMPLEMENTED. This build does not have the feature, such as imports without their package."""
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 26
 """UNAVAILABLE. The service is stopping, or the store is not open."""
 ERROR_REASON_DATA_LOSS: ErrorReason.ValueType  # 27
