@@ -173,8 +173,13 @@ class StoredMemberships(OpenStore):
             if base is None or base:
                 evaluation.evaluate(group, base, read)
             if base:
+                some = base
                 for found, plan_ahead in zip(asked.ahead, ahead, strict=True):
-                    some = _NOBODY if plan_ahead is None else self._among(plan_ahead, group, base, read)
+                    # Whom time moves within a horizon it moves within those that are farther.
+                    if plan_ahead is None or not some:
+                        some = _NOBODY
+                    else:
+                        some = self._among(plan_ahead, group, some, read)
                     found[group] = base, some
         evaluation.catch_up(read)
         return evaluation
