@@ -48,6 +48,7 @@ class Options:
     journeys: tuple[int, ...] = (1, 20, 100, 300)
     seconds: float = 10.0
     events: int = 100_000
+    idle_audiences: int = 100
     erased: int = 100_000
     tick_users: int = 500_000
 
@@ -59,7 +60,7 @@ def run(options: Options, console: Console) -> list[Figure]:
         console.print(f"latency with {journeys} journeys", style="dim")
         figures += latency(journeys, options.seconds)
     console.print("cost of an event", style="dim")
-    figures += cost_of_an_event(options.events)
+    figures += cost_of_an_event(options.events, options.idle_audiences)
     console.print("erased users", style="dim")
     figures += live_engine.erased_users(options.erased)
     console.print("a tick", style="dim")
@@ -161,10 +162,10 @@ def _send_steadily(client: Client, seconds: float) -> dict[str, float]:
 # --- an event that no audience reads ------------------------------------------------------------------------
 
 
-def cost_of_an_event(events: int) -> list[Figure]:
-    """Processor time of the service for an event that none of a hundred audiences reads, and without them."""
-    without, beside = (_cpu_micros(audiences, events) for audiences in (0, 100))
-    what = "CPU an event, 100 audiences that do not read it"
+def cost_of_an_event(events: int, audiences: int) -> list[Figure]:
+    """Processor time of the service for an event, with audiences that do not read it and without."""
+    without, beside = (_cpu_micros(count, events) for count in (0, audiences))
+    what = f"CPU an event, {audiences} audiences that do not read it"
     return [Figure(what, beside, "µs", without, "none")]
 
 

@@ -8,12 +8,14 @@ from tests.bench import live
 
 
 def test_the_table_has_every_figure() -> None:
-    options = live.Options(journeys=(2,), seconds=0.2, events=1_000, erased=500, tick_users=2_000)
+    options = live.Options(
+        journeys=(2,), seconds=0.2, events=1_000, idle_audiences=2, erased=500, tick_users=2_000
+    )
     figures = live.run(options, Console(quiet=True))
     assert [figure.what for figure in figures] == [
         "acknowledgement → watch, 2 journeys, p50",
         "acknowledgement → watch, 2 journeys, p99",
-        "CPU an event, 100 audiences that do not read it",
+        "CPU an event, 2 audiences that do not read it",
         "a round that moves one user, 500 erased",
         "a tick that moves no one, 2,000 users",
         "a tick that moves 2,000 users",

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.backends.base import MEMBER, NOT_MEMBER, UNDECIDED, Backend, Change, Members, Role
+from engine.backends.base import (
+    MEMBER,
+    NOT_MEMBER,
+    UNDECIDED,
+    Backend,
+    Change,
+    Members,
+    Role,
+    ScopeRefresh,
+)
 from engine.criteria.model import Equals
 from engine.errors import CursorExpired, NotFound
 from engine.plan.model import (
@@ -23,6 +32,7 @@ from engine.plan.model import (
     TimeRange,
     Universe,
 )
+from engine.plan.reads import EventsRead, Reads
 from engine.values import MICROS_PER_HOUR, Micros
 from tests.conformance.drawing import plans, worlds
 from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, NOON, SHOP, WEB, Site, event, plan_of, update
@@ -152,6 +162,72 @@ def test_refresh_evaluates_users_moved_by_time(site: Site) -> None:
     sliver = within(NOON - day + 1, NOON - day + 11)
     site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], later, moved_by_time=sliver)
     assert stored(site.backend, AUDIENCE) == {"ada"}
+
+
+def test_a_round_refreshes_several_scopes_and_leaves_out_one_that_fails(site: Site) -> None:
+    site.send(update("ada", plan="gold"), update("bob", plan="tin"))
+    plans = {JOURNEY: GOLD, f"{JOURNEY}-2": plan_of(Universe(inputs=(WEB,)))}
+    asked = [
+        ScopeRefresh(account=ACCOUNT, scope=scope, audiences=[f"{ACCOUNT}/audiences/{at}"], plan=plan)
+        for at, (scope, plan) in enumerate(plans.items())
+    ]
+    sizes = [found[0].size for found in site.backend.refresh_scopes(NOON, asked) if isinstance(found, tuple)]
+    assert sizes == [1, 2]
+    assert site.backend.instant() == NOON
+    # Scopes in which nothing happens reach the instant too.
+    assert site.backend.refresh_scopes(NOON + 9, [], [JOURNEY]) == []
+    published = site.backend.published(ACCOUNT)
+    reached = [published.reached(f"{ACCOUNT}/audiences/{at}") for at in range(2)]
+    assert reached == [NOON + 9, NOON]
+    assert published.reached("nothing") == 0
+
+
+def test_only_data_that_a_scope_reads_make_users_dirty(site: Site) -> None:
+    site.send(update("ada", plan="gold"), update("bob", plan="tin"))
+    reads = Reads(attributes=frozenset({(SHOP, "plan")}), events=frozenset({EventsRead(WEB, "buy")}))
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD, reads=reads)
+    site.send(update("ada", age=1.0), event("bob", "visit"))
+    assert site.backend.pending(JOURNEY) == 0
+    assert known(site.backend, ["ada", "bob"]) == [True, False]
+    site.send(event("bob", "buy"), update("ada", time=NOON + 1, plan="tin"))
+    assert site.backend.pending(JOURNEY) == 2
+    assert known(site.backend, ["ada", "bob"]) == [None, None]
+
+
+def test_within_a_horizon_time_moves_only_its_users(site: Site) -> None:
+    """1. The far horizon has all whose event the plan finds, the near one some of them. 2. A refresh looks at
+    these, and at new data. 3. A refresh of everyone forgets the horizons.
+    """
+    site.send(*(event(user, time=NOON - at) for at, user in enumerate(("ada", "bob", "cleo"))))
+
+    def since(start: Micros, end: Micros | None = None) -> Plan:
+        selection = EventSelection(inputs=(WEB,), name="buy", time=TimeRange(start, end))
+        return plan_of(EventMatch(selection=selection, intervals=(Interval(low=1.0),)), as_of=NOON)
+
+    backend = site.backend
+    backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], since(NOON - 9))
+    assert backend.expected(JOURNEY) is None
+    backend.look_ahead(ACCOUNT, JOURNEY, 0, since(NOON - 1), NOON, NOON + 60)
+    assert backend.expected(JOURNEY) == 2
+    backend.look_ahead(ACCOUNT, JOURNEY, 1, since(NOON - 9), NOON, NOON + 30)
+    assert backend.expected(JOURNEY) == 2
+    nothing = at(since(NOON + 1), NOON + 20)
+    asked = ScopeRefresh(
+        account=ACCOUNT,
+        scope=JOURNEY,
+        audiences=[AUDIENCE],
+        plan=nothing,
+        moved_by_time=since(NOON - 9),
+        moved_since=NOON,
+        ahead=(None, None),
+    )
+    backend.refresh_scopes(NOON + 20, [asked])
+    # Time was to move ada and bob only: cleo was not looked at.
+    assert stored(backend, AUDIENCE) == {"cleo"}
+    assert backend.expected(JOURNEY) == 0
+    backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], nothing, whole=True)
+    assert stored(backend, AUDIENCE) == frozenset()
+    assert backend.expected(JOURNEY) is None
 
 
 def test_an_audience_stored_for_the_first_time_is_calculated_over_everyone(site: Site) -> None:

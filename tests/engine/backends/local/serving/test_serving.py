@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,8 @@ from engine.backends import registry
 from engine.backends.base import MEMBER, NOT_MEMBER, UNDECIDED, ServingReader, ServingWriter
 from engine.backends.local.serving.reader import LocalServingReader
 from engine.criteria.model import AllOf, Criterion, Equals, Event, Last, UserAttribute
-from engine.resources.records import Milestone
+from engine.errors import DataLoss
+from engine.resources.records import Journey, Milestone
 from engine.values import MICROS_PER_HOUR, MICROS_PER_SECOND
 from tests.engine.site import ACCOUNT, Site, did
 
@@ -151,6 +153,51 @@ def test_a_write_is_seen_before_the_next_refresh(served: Served) -> None:
     assert served.reader.revision() == served.backend.revision()
     served.refresh()
     assert served.member(gold, "ada") is False
+
+
+def test_data_that_no_audience_reads_leave_a_user_undecided_for_one_round(served: Served) -> None:
+    """Its journey has nothing to refresh, but readers see that the user was touched."""
+    gold = served.add("gold", GOLD)
+    served.update("ada", {"plan": "gold"})
+    served.connect(gold)
+    served.refresh()
+    served.send([("ada", "unread")])
+    assert served.backend.pending(gold.name.partition("/milestones/")[0]) == 0
+    assert served.member(gold, "ada") is None
+    served.refresh()
+    assert served.member(gold, "ada") is True
+
+
+def test_audiences_that_hold_for_different_instants_are_not_answered_together(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round fails for one of two journeys that depend on time: alone each answers, together they do not."""
+    other = f"{ACCOUNT}/journeys/other"
+    served.engine.journeys.create_journey(ACCOUNT, "other", Journey(name=""))
+    milestones = [served.add("m", BOUGHT_LATELY), served.add("m", BOUGHT_LATELY, journey=other)]
+    for number, milestone in enumerate(milestones):
+        served.connect(milestone, f"c{number}")
+    names = [milestone.audience for milestone in milestones]
+    served.send([("ada", "buy")])
+    served.refresh()
+    assert served.reader.contains_many(ACCOUNT, names, ["ada"]) is not None
+    served.send([("bob", "buy")])
+    evaluate = served.backend._evaluate  # type: ignore[attr-defined]
+
+    def failing(asked: Any, *rest: Any) -> None:
+        if asked.scope == other:
+            raise DataLoss("a value is corrupt")
+        evaluate(asked, *rest)
+
+    monkeypatch.setattr(served.backend, "_evaluate", failing)
+    served.clock.now += MICROS_PER_SECOND
+    served.tick()
+    with pytest.raises(DataLoss):
+        served.refresh()
+    assert served.reader.contains_many(ACCOUNT, names, ["ada"]) is None
+    assert [served.member(milestone, "ada") for milestone in milestones] == [True, True]
+    checked = served.engine.members.batch_check(ACCOUNT, ["ada"], names)
+    assert checked.as_of == served.clock.now
 
 
 def test_an_unknown_user_is_in_no_audience_until_it_has_data(served: Served) -> None:
