@@ -117,6 +117,9 @@ fuzz-criteria: env ## Compare random criteria with the oracle (WORLDS=20000; ARG
 fuzz-calls: env ## Send anything to every method and check how the calls end (CALLS=100000; ARGS="--seed 7")
 	$(BIN)/python -m tests.faults.fuzz_calls --calls $(or $(CALLS),100000) $(ARGS)
 
+fuzz-deliveries: env ## Compare what connections write with the oracle, through edits (WORLDS=2000; ARGS="--seed 7")
+	$(BIN)/python -m tests.service.delivery.delivered_worlds --worlds $(or $(WORLDS),200) $(ARGS)
+
 damage: env ## Damage a store byte by byte and check what it answers (FLIPS=300; ARGS="--seed 7 --jobs 2")
 	$(BIN)/python -m tests.faults.damage --flips $(or $(FLIPS),300) $(ARGS)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from engine.audiences.deliveries import Deliveries
+from engine.audiences.edit_preview import EditPreviews
 from engine.audiences.funnel import Funnels
 from engine.audiences.history import SizeHistory
 from engine.audiences.live import Live
@@ -83,6 +84,7 @@ class Engine:
             repository, forest, activation, criteria, self.versions, limits, clock, changed
         )
         self.milestones = Milestones(repository, forest, criteria, self.versions, limits, clock, changed)
+        self.edit_previews = EditPreviews(repository, forest, activation, backend, clock)
         self.applying = Applying(repository, forest, criteria, self.versions, limits, clock, changed)
         self.connections = Connections(
             repository, activation, backend, keys or SecretKeys(None), limits, clock, changed

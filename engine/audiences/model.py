@@ -354,6 +354,29 @@ class AudienceExplanation(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[Warning, ...] = ()
 
 
+class EditedAudience(msgspec.Struct, frozen=True, kw_only=True):
+    """An activated audience that an edit concerns: its users before and after, those who enter and leave."""
+
+    audience: str
+    milestone: str
+    display_name: str
+    users_before: int
+    users_after: int
+    entering: int
+    leaving: int
+    deleted: bool
+
+
+class EditPreview(msgspec.Struct, frozen=True, kw_only=True):
+    """What an edit would do to activated audiences."""
+
+    audiences: tuple[EditedAudience, ...]
+    warnings: tuple[Warning, ...]
+    as_of: Micros
+    revision: int
+    elapsed: Micros
+
+
 # --- delivering ---------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ import msgspec
 
 from engine.criteria.faults import CRITERIA_PATH
 from engine.criteria.model import Criterion
+from engine.errors import NotFound
 from engine.plan.criteria import CompiledNode, CriterionCompiler, StepList, universe_of
 from engine.plan.model import Difference, Plan
 from engine.plan.passes import ALL_PASSES, Pass, optimise
@@ -64,10 +65,17 @@ class CompiledIntersections(msgspec.Struct, frozen=True):
 class Planner:
     """Compiles any number of milestones into one list of steps, each milestone once."""
 
-    def __init__(self, account: Account, as_of: Micros, resolver: AudienceResolver) -> None:
+    def __init__(
+        self,
+        account: Account,
+        as_of: Micros,
+        resolver: AudienceResolver,
+        steps: StepList | None = None,
+    ) -> None:
+        """`steps`: those of another planner, to compile two states of a journey into one plan."""
         self.account = account
         self.as_of = as_of
-        self.steps = StepList(as_of)
+        self.steps = StepList(as_of) if steps is None else steps
         self._resolver = resolver
         self._universes: dict[str, int] = {}
         self._members: dict[tuple[str, str], int] = {}
@@ -232,6 +240,35 @@ def compile_intersections(
     )
     roots = [planner.steps.intersection([members[index] for index in subset]) for subset in subsets]
     return CompiledIntersections(planner.plan(roots, passes), subsets)
+
+
+def compile_edit(
+    account: Account,
+    audiences: Sequence[str],
+    as_of: Micros,
+    before: AudienceResolver,
+    after: AudienceResolver,
+    *,
+    passes: Sequence[Pass] = ALL_PASSES,
+) -> Plan:
+    """One plan with four roots for each of the audiences (resource names): its users before an edit and after
+    it, those who enter and those who leave. `after` raises NotFound for an audience that the edit deletes.
+    """
+    old = Planner(account, as_of, before)
+    new = Planner(account, as_of, after, old.steps)
+    roots: list[int] = []
+    for name in audiences:
+        was = old.milestone(*before(name))
+        try:
+            located = after(name)
+        except NotFound:
+            becomes = old.steps.union([])
+        else:
+            becomes = new.milestone(*located)
+        entering = old.steps.add(Difference(minuend=becomes, subtrahend=was))
+        leaving = old.steps.add(Difference(minuend=was, subtrahend=becomes))
+        roots += [was, becomes, entering, leaving]
+    return old.plan(roots, passes)
 
 
 def compile_criterion(

@@ -23,7 +23,7 @@ from engine.resources.criteria import CriteriaCheck
 from engine.resources.documents import DOCUMENT_FIELD, JourneyDocument, MilestoneDocument, Placed, placed
 from engine.resources.journeys import Changed
 from engine.resources.milestone_tree import Forest, in_tree_order, tree_milestone
-from engine.resources.milestones import REMAINING_USERS_NAME, delete_with_audience
+from engine.resources.milestones import REMAINING_USERS_NAME, Edited, delete_with_audience
 from engine.resources.names import ID_RULE, Resource, check_name, is_id, made_id
 from engine.resources.planning import planned
 from engine.resources.records import Account, Audience, Journey, Milestone, account_of, journey_of
@@ -161,6 +161,14 @@ class Applying:
             self._changed(outcome.journey.name)
         warnings = self._criteria.warnings(tree).of_all(outcome.criteria)
         return Applied(journey=journey, changes=made, warnings=warnings)
+
+    def applied(self, parent: str, document: JourneyDocument, etag: str = "") -> Edited:
+        """What `apply` would make of the journey. Raises as it does."""
+        check_name(parent, "parent", Resource.ACCOUNT)
+        with self._repository.reading():
+            outcome, tree = self._checked(parent, document, etag)
+        warnings = self._criteria.warnings(tree).of_all(outcome.criteria)
+        return Edited(tree=tree, deleted=outcome.deleted_audiences, warnings=warnings)
 
     def _checked(self, parent: str, document: JourneyDocument, etag: str) -> tuple[_Outcome, JourneyTree]:
         """What the document asks for, without a fault."""

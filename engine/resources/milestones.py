@@ -6,7 +6,7 @@ deleted together.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
@@ -14,6 +14,7 @@ import msgspec
 from engine.clock import Clock
 from engine.errors import AlreadyExists, FailedPrecondition, InvalidInput, LimitExceeded, NotFound, Warning
 from engine.limits import JOURNEY_LEVELS_MAX, JOURNEY_MILESTONES_MAX, Limits
+from engine.plan.tree import JourneyTree
 from engine.resources.activation import LIVE_STATES
 from engine.resources.checks import check_etag, display_name_faults, masked_values, refuse_if_any
 from engine.resources.criteria import CriteriaCheck
@@ -51,6 +52,14 @@ class Written(msgspec.Struct, Generic[T], frozen=True):
     """A written record and its warnings."""
 
     record: T
+    warnings: tuple[Warning, ...] = ()
+
+
+class Edited(msgspec.Struct, frozen=True, kw_only=True):
+    """A journey as an edit would make it, and the audiences that the edit would delete."""
+
+    tree: JourneyTree
+    deleted: frozenset[str] = frozenset()
     warnings: tuple[Warning, ...] = ()
 
 
@@ -212,17 +221,9 @@ class Milestones:
         """
         check_name(record.name, "milestone.name", Resource.MILESTONE)
         values = masked_values(record, fields, MILESTONE_FIELDS)
-
-        def changed() -> Milestone:
-            known = self._repository.get(Milestone, record.name)
-            check_etag(known, etag)
-            changed = _named(msgspec.structs.replace(known, **values, update_time=self._clock()))
-            if "criteria" in values:
-                _refuse_misfit(changed)
-            self._refuse_faults(changed)
-            return changed
-
-        plan = planned(self._repository, account_of(record.name), changed)
+        plan = planned(
+            self._repository, account_of(record.name), lambda: self._updated(record.name, values, etag)
+        )
         with self._repository.writing() as changes:
             updated = plan()
             changes.put(updated)
@@ -230,27 +231,21 @@ class Milestones:
         self._changed(journey_of(record.name))
         return Written(updated, self._warnings(updated))
 
+    def _updated(self, name: str, values: Mapping[str, object], etag: str) -> Milestone:
+        known = self._repository.get(Milestone, name)
+        check_etag(known, etag)
+        changed = _named(msgspec.structs.replace(known, **values, update_time=self._clock()))
+        if "criteria" in values:
+            _refuse_misfit(changed)
+        self._refuse_faults(changed)
+        return changed
+
     def move_milestone(self, name: str, position: int, etag: str = "") -> Milestone:
         """Moves a criteria milestone to a position, from 0, among its siblings; beyond the last = last before
         remaining users. Raises NotFound, EtagMismatch, InvalidInput.
         """
-        check_name(name, "name", Resource.MILESTONE)
-        if position < 0:
-            raise InvalidInput.one("position", "must not be negative")
         journey = journey_of(name)
-
-        def ordered() -> Sequence[Milestone]:
-            known = self._repository.get(Milestone, name)
-            check_etag(known, etag)
-            if not _is_criteria(known):
-                raise InvalidInput.one("name", "remaining users cannot move: they are always last")
-            others = [m for m in self.siblings(journey, known.parent) if m.name != name]
-            room = sum(map(_is_criteria, others))
-            others.insert(min(position, room), known)
-            self._refuse_cycle(journey, others)
-            return others
-
-        plan = planned(self._repository, account_of(name), ordered)
+        plan = planned(self._repository, account_of(name), lambda: self._ordered(name, position, etag)[0])
         with self._repository.writing() as changes:
             now = self._clock()
             self._put_renumbered(changes, plan(), now)
@@ -258,21 +253,38 @@ class Milestones:
         self._changed(journey)
         return self._repository.get(Milestone, name)
 
-    def _refuse_cycle(self, journey: str, ordered: Sequence[Milestone]) -> None:
-        """Raises FailedPrecondition if the new order creates a cycle, since later siblings depend on earlier
-        ones.
+    def _ordered(self, name: str, position: int, etag: str) -> tuple[Sequence[Milestone], JourneyTree]:
+        """The siblings in their new order, and the tree with them."""
+        check_name(name, "name", Resource.MILESTONE)
+        if position < 0:
+            raise InvalidInput.one("position", "must not be negative")
+        journey = journey_of(name)
+        known = self._repository.get(Milestone, name)
+        check_etag(known, etag)
+        if not _is_criteria(known):
+            raise InvalidInput.one("name", "remaining users cannot move: they are always last")
+        others = [m for m in self.siblings(journey, known.parent) if m.name != name]
+        room = sum(map(_is_criteria, others))
+        others.insert(min(position, room), known)
+        return others, self._moved(journey, others)
+
+    def _moved(self, journey: str, ordered: Sequence[Milestone]) -> JourneyTree:
+        """The tree with that order of siblings. Raises InvalidInput if it creates a cycle, since later
+        siblings depend on earlier ones.
         """
         tree = self._forest.tree(journey)
         places = {milestone.name: place for place, milestone in enumerate(ordered)}
         moved = tuple(
             msgspec.structs.replace(m, position=places.get(m.id, m.position)) for m in tree.milestones
         )
-        if self._forest.is_cyclic(msgspec.structs.replace(tree, milestones=moved)):
+        after = msgspec.structs.replace(tree, milestones=moved)
+        if self._forest.is_cyclic(after):
             raise InvalidInput.one(
                 "position",
                 "in this order an audience would depend on itself",
                 reason="INVALID_CRITERIA",
             )
+        return after
 
     # --- deleting -------------------------------------------------------------------------------------------
 
@@ -280,16 +292,8 @@ class Milestones:
         """Deletes a milestone without children; see `delete_with_audience`. Raises NotFound, EtagMismatch,
         FailedPrecondition.
         """
-        check_name(name, "name", Resource.MILESTONE)
         journey = journey_of(name)
-
-        def unneeded() -> Milestone:
-            known = self._repository.get(Milestone, name)
-            check_etag(known, etag)
-            self._refuse_needed(known)
-            return known
-
-        plan = planned(self._repository, account_of(name), unneeded)
+        plan = planned(self._repository, account_of(name), lambda: self._unneeded(name, etag))
         with self._repository.writing() as changes:
             known = plan()
             now = self._clock()
@@ -298,6 +302,13 @@ class Milestones:
             self._put_renumbered(changes, rest, now)
             self._touch(changes, journey, now)
         self._changed(journey)
+
+    def _unneeded(self, name: str, etag: str) -> Milestone:
+        check_name(name, "name", Resource.MILESTONE)
+        known = self._repository.get(Milestone, name)
+        check_etag(known, etag)
+        self._refuse_needed(known)
+        return known
 
     def _refuse_needed(self, milestone: Milestone) -> None:
         children = self.siblings(journey_of(milestone.name), milestone.name)
@@ -322,6 +333,37 @@ class Milestones:
                 reason="REMAINING_USERS_NEED_CRITERIA",
                 metadata={"milestone": siblings[-1].name},
             )
+
+    # --- previewing -----------------------------------------------------------------------------------------
+
+    def updated(self, record: Milestone, fields: Collection[str], etag: str = "") -> Edited:
+        """What `update_milestone` would make of the journey. Raises as it does."""
+        check_name(record.name, "milestone.name", Resource.MILESTONE)
+        values = masked_values(record, fields, MILESTONE_FIELDS)
+        with self._repository.reading():
+            after = tree_milestone(self._updated(record.name, values, etag))
+            tree = self._forest.tree(journey_of(record.name))
+        others = (m for m in tree.milestones if m.id != after.id)
+        edited = msgspec.structs.replace(tree, milestones=(*others, after))
+        warnings: tuple[Warning, ...] = ()
+        if after.criterion is not None:
+            warnings = self._criteria.warnings(edited).of(after.criterion, CRITERIA_FIELD)
+        return Edited(tree=edited, warnings=warnings)
+
+    def moved(self, name: str, position: int, etag: str = "") -> Edited:
+        """What `move_milestone` would make of the journey. Raises as it does."""
+        with self._repository.reading():
+            return Edited(tree=self._ordered(name, position, etag)[1])
+
+    def deleted(self, name: str, etag: str = "") -> Edited:
+        """What `delete_milestone` would make of the journey. Raises as it does."""
+        with self._repository.reading():
+            known = self._unneeded(name, etag)
+            tree = self._forest.tree(journey_of(name))
+        rest = tuple(m for m in tree.milestones if m.id != name)
+        return Edited(
+            tree=msgspec.structs.replace(tree, milestones=rest), deleted=frozenset({known.audience})
+        )
 
     def _touch(self, changes: Changes, journey: str, now: Micros) -> None:
         record = self._repository.get(Journey, journey)

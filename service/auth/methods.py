@@ -135,6 +135,7 @@ _RULES: Mapping[str, Mapping[str, Rule]] = {
         "MoveMilestone": Rule(Scope.MANAGE, _NAME),
         "CloneJourney": Rule(Scope.MANAGE, _NAME),
         "ApplyJourney": Rule(Scope.MANAGE, _PARENT),
+        "PreviewEdit": Rule(Scope.READ, _NAME),
         "GetJourneyVersion": Rule(Scope.READ, _NAME),
         "ListJourneyVersions": Rule(Scope.READ, _PARENT),
     },

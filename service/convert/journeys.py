@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from engine.audiences.model import EditedAudience
 from engine.errors import InvalidInput, Violations
 from engine.limits import DEFAULT_LIMITS, Limits
 from engine.resources.applying import Action, AppliedChange
@@ -180,6 +181,12 @@ def _milestone_document_message(milestone: MilestoneDocument) -> journey_pb2.Mil
 def _short_input(name: str) -> str:
     _, _, _, workspace, _, input_id = name.split("/")
     return f"{workspace}/{input_id}"
+
+
+def edited_audience_message(edited: EditedAudience) -> journey_service_pb2.EditedAudience:
+    """The message for an audience that an edit concerns."""
+    fields = {field: getattr(edited, field) for field in edited.__struct_fields__}
+    return journey_service_pb2.EditedAudience(**fields)
 
 
 def change_message(change: AppliedChange) -> journey_service_pb2.AppliedChange:

@@ -123,6 +123,7 @@ def evaluation_message(
     | model.Count
     | model.Comparison
     | model.Funnel
+    | model.EditPreview
     | model.MembershipExplanation
     | model.AudienceExplanation,
     revisions: Revisions,

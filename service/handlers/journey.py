@@ -8,8 +8,10 @@ from engine.resources.records import Journey
 from milepost.v1 import journey_pb2, journey_service_pb2_grpc
 from milepost.v1 import journey_service_pb2 as pb
 from service.convert import journeys as convert
+from service.convert.edits import edited_by
 from service.convert.masks import JOURNEY_FIELDS, MILESTONE_FIELDS, masked_fields
-from service.convert.sizes import warning_messages
+from service.convert.sizes import evaluation_message, warning_messages
+from service.convert.times import optional_instant
 from service.handlers.runtime import Runtime
 
 
@@ -150,6 +152,22 @@ class JourneyHandlers(journey_service_pb2_grpc.JourneyServiceServicer):
             version=None
             if applied.journey is None
             else convert.version_message(self._versions.current(applied.journey)),
+        )
+
+    def PreviewEdit(
+        self, request: pb.PreviewEditRequest, context: grpc.ServicerContext
+    ) -> pb.PreviewEditResponse:
+        engine = self._runtime.engine
+        preview = engine.edit_previews.preview(
+            edited_by(engine, request),
+            as_of=optional_instant(request, "as_of"),
+            at_least=self._runtime.at_least(request.at_least),
+            deadline=self._runtime.deadline(context),
+        )
+        return pb.PreviewEditResponse(
+            audiences=map(convert.edited_audience_message, preview.audiences),
+            warnings=warning_messages(preview.warnings),
+            evaluation=evaluation_message(preview, self._runtime.revisions),
         )
 
     def GetJourneyVersion(

@@ -38,7 +38,7 @@ def test_every_question_of_the_contract_has_as_of() -> None:
     assert [name for name in sorted(questions()) if "as_of" not in asked[name]] == []
     # And nothing else has it: a field that no evaluation reads would promise something.
     assert {name for name, fields in asked.items() if "as_of" in fields} == questions()
-    assert len(questions()) == 12
+    assert len(questions()) == 13
 
 
 # --- the commands and the client, against a service whose answers are empty ---
@@ -156,6 +156,7 @@ CALLS: dict[str, Callable[[Client], object]] = {
     "ExportMembers": lambda client: list(client.export_members("j/m", as_of=AS_OF)),
     "CompareAudiences": lambda client: client.compare_audiences(["j/m", "j/n"], as_of=AS_OF),
     "GetJourneyFunnel": lambda client: client.get_journey_funnel("j", as_of=AS_OF),
+    "PreviewEdit": lambda client: client.preview_move_milestone("j/m", 0, as_of=AS_OF),
     "PreviewJourney": lambda client: client.preview_journey(JourneyDocument(journey="j"), as_of=AS_OF),
     "ExplainMembership": lambda client: client.explain_membership("ann", "j/m", as_of=AS_OF),
     "ExplainAudience": lambda client: client.explain_audience("j/m", as_of=AS_OF),

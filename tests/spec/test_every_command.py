@@ -159,14 +159,14 @@ def test_every_command_prints_what_its_step_says(tmp_path: Path, monkeypatch: py
         pytest.fail("\n".join(wrong))
     # No command without a method of the contract, and no method without a command.
     assert [command for command, called in calls.items() if not called] == []
-    # What asks a question asks it for an instant. `apply` shows the sizes of what it changes now.
+    # What asks a question asks it for an instant. Edits show the sizes of what they change now.
     asking = {path_of(method) for method in methods() if method.name in questions()}
     asked_for_now = {
         command
         for command, called in calls.items()
         if called & asking and "--as-of" not in options_of(command)
     }
-    assert asked_for_now == {"journey apply"}
+    assert asked_for_now == {"journey apply", "milestone edit", "milestone move"}
     for_programs = {f"/milepost.v1.{name.replace('.', '/')}" for name in FOR_PROGRAMS}
     uncalled = {path_of(method) for method in methods()} - set().union(*calls.values())
     assert uncalled == for_programs

@@ -79,6 +79,25 @@ CASES: dict[str, list[tuple[dict[str, Any], str]]] = {
         )
         for validate_only in (True, False, False)
     ],
+    "JourneyService.PreviewEdit": [
+        (
+            {
+                "name": JOURNEY,
+                "update_milestone": {"milestone": {"name": MILESTONE, "criteria": MISTAKEN}},
+            },
+            "update_milestone.milestone.criteria",
+        ),
+        (
+            {
+                "name": f"{ACCOUNT}/journeys/previewed",
+                "apply_journey": {
+                    "parent": ACCOUNT,
+                    "document": {"journey": "previewed", "milestones": [BELOW]},
+                },
+            },
+            "apply_journey.document.milestones[0].criteria",
+        ),
+    ],
     "AudienceService.EstimateAudience": [({"draft": DRAFT}, "draft.criteria")],
     "AudienceService.ExplainAudience": [({"draft": DRAFT}, "draft.criteria")],
     "AudienceService.PreviewJourney": [

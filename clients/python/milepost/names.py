@@ -65,6 +65,11 @@ def short_milestone(name: str) -> str:
     return f"{found[1]}/{found[2]}" if found else name
 
 
+def journey_of(milestone_name: str) -> str:
+    """The full name of a milestone's journey."""
+    return milestone_name.rpartition("/milestones/")[0]
+
+
 def audience(account_id: str, audience_id: str) -> str:
     """`accounts/{a}/audiences/{id}`."""
     return f"accounts/{account_id}/audiences/{audience_id}"

@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 import pytest
 
 from milepost import Client, errors, make_event
-from milepost.criteria import event
+from milepost.criteria import any_of, event
 from milepost.names import REMAINING_USERS, last_id
+from milepost.outputs import FileOutput
 from milepost.v1.criteria_pb2 import Criteria
 from milepost.v1.journey_pb2 import (
     MILESTONE_KIND_CRITERIA,
@@ -194,3 +195,41 @@ def test_a_milestone_is_brought_into_the_form_asked_for(shop: Client) -> None:
         shop.ensure_milestone("j", "m")
     with pytest.raises(errors.InvalidArgument, match="'parent_milestone' cannot be changed"):
         shop.ensure_milestone("j", "rest", parent_milestone="j/m")
+
+
+# --- previews of edits ---
+
+
+def test_edits_are_previewed(shop: Client) -> None:
+    shop.ingest_events([make_event("bob", "look", NOON)], input="shop/app")
+    shop.ensure_journey("j")
+    shop.ensure_milestone("j", "bought", criteria=did("buy"))
+    shop.ensure_milestone("j", "looked", criteria=did("look"))
+    output = shop.ensure_output("files", FileOutput(path="files"))
+    shop.ensure_connection("c", target="j/bought", output=output.name)
+    shop.activate_connection("c")
+    updated = shop.preview_update_milestone("j/bought", criteria=any_of(did("look"), did("buy")))
+    (edited,) = updated.audiences
+    assert (edited.users_before, edited.entering, edited.leaving, edited.users_after) == (1, 1, 0, 2)
+    assert (edited.milestone, edited.deleted) == (shop.target_name("j/bought"), False)
+    (moved,) = shop.preview_move_milestone("j/looked", 0).audiences
+    assert (moved.entering, moved.leaving) == (0, 0)
+    (deleted,) = shop.preview_delete_milestone("j/bought").audiences
+    assert (deleted.leaving, deleted.users_after, deleted.deleted) == (1, 0, True)
+    document = JourneyDocument(
+        journey="j", milestones=[MilestoneDocument(id="bought", criteria=did("stare"))]
+    )
+    applied = shop.preview_apply_journey(document, as_of=NOON)
+    (edited,) = applied.audiences
+    assert (edited.users_before, edited.leaving, edited.users_after) == (1, 1, 0)
+    # Warnings and faults have the paths of the edit itself.
+    assert [warning.field for warning in applied.warnings] == ["document.milestones[0].criteria.event.name"]
+    document.milestones[0].id = "?"
+    with pytest.raises(errors.InvalidArgument) as refused:
+        shop.preview_apply_journey(document)
+    assert [each.field for each in refused.value.violations] == ["document.milestones[0].id"]
+    with pytest.raises(errors.Aborted):
+        shop.preview_delete_milestone("j/bought", etag="other")
+    # Nothing was changed.
+    assert order(shop) == ["bought", "looked"]
+    assert shop.get_milestone("j/bought").criteria == did("buy")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from milepost import names
 from milepost.aio.base import PAGE_SIZE, AsyncClientBase, ensured, given
+from milepost.errors import InvalidArgument
 from milepost.normal_form import normal_form
 from milepost.v1.criteria_pb2 import Criteria
 from milepost.v1.journey_pb2 import (
@@ -34,11 +36,13 @@ from milepost.v1.journey_service_pb2 import (
     ListJourneyVersionsRequest,
     ListMilestonesRequest,
     MoveMilestoneRequest,
+    PreviewEditRequest,
+    PreviewEditResponse,
     UpdateJourneyRequest,
     UpdateMilestoneRequest,
     UpdateMilestoneResponse,
 )
-from milepost.values import optional
+from milepost.values import optional, to_timestamp
 
 
 class AsyncJourneyMethods(AsyncClientBase):
@@ -150,6 +154,73 @@ class AsyncJourneyMethods(AsyncClientBase):
             parent=self.account_name, document=document, etag=etag, validate_only=validate_only
         )
         return await self.journeys.ApplyJourney(request)
+
+    # --- previews of edits ---
+
+    async def preview_apply_journey(
+        self, document: JourneyDocument, *, etag: str = "", as_of: datetime | None = None, at_least: str = ""
+    ) -> PreviewEditResponse:
+        """How many users `apply_journey` would move in and out of activated audiences. Changes nothing, and
+        raises what the edit would.
+        """
+        edit = ApplyJourneyRequest(parent=self.account_name, document=document, etag=etag)
+        request = PreviewEditRequest(name=self.journey_name(document.journey), apply_journey=edit)
+        return await self._previewed(request, as_of, at_least)
+
+    async def preview_update_milestone(
+        self,
+        milestone: str,
+        *,
+        criteria: Criteria,
+        etag: str = "",
+        as_of: datetime | None = None,
+        at_least: str = "",
+    ) -> PreviewEditResponse:
+        """As `preview_apply_journey`, for other criteria of a milestone."""
+        changed = Milestone(name=self.target_name(milestone), etag=etag, criteria=criteria)
+        edit = UpdateMilestoneRequest(milestone=changed, update_mask=FieldMask(paths=["criteria"]))
+        request = PreviewEditRequest(name=names.journey_of(changed.name), update_milestone=edit)
+        return await self._previewed(request, as_of, at_least)
+
+    async def preview_move_milestone(
+        self,
+        milestone: str,
+        position: int,
+        *,
+        etag: str = "",
+        as_of: datetime | None = None,
+        at_least: str = "",
+    ) -> PreviewEditResponse:
+        """As `preview_apply_journey`, for another position of a milestone."""
+        edit = MoveMilestoneRequest(name=self.target_name(milestone), position=position, etag=etag)
+        request = PreviewEditRequest(name=names.journey_of(edit.name), move_milestone=edit)
+        return await self._previewed(request, as_of, at_least)
+
+    async def preview_delete_milestone(
+        self, milestone: str, *, etag: str = "", as_of: datetime | None = None, at_least: str = ""
+    ) -> PreviewEditResponse:
+        """As `preview_apply_journey`, for the deletion of a milestone."""
+        edit = DeleteMilestoneRequest(name=self.target_name(milestone), etag=etag)
+        request = PreviewEditRequest(name=names.journey_of(edit.name), delete_milestone=edit)
+        return await self._previewed(request, as_of, at_least)
+
+    async def _previewed(
+        self, request: PreviewEditRequest, as_of: datetime | None, at_least: str
+    ) -> PreviewEditResponse:
+        if as_of is not None:
+            request.as_of.CopyFrom(to_timestamp(as_of))
+        request.at_least = at_least
+        try:
+            answer = await self.journeys.PreviewEdit(request)
+        except InvalidArgument as error:
+            # As the edit itself would name them.
+            error.rename_fields(_in_edit)
+            raise
+        for warning in answer.warnings:
+            warning.field = _in_edit(warning.field)
+        return answer
+
+    # --- versions ---
 
     async def get_journey_version(self, journey: str, version: int) -> JourneyVersion:
         """A version of a journey with its document."""
@@ -277,3 +348,10 @@ class AsyncJourneyMethods(AsyncClientBase):
             # The form in which the service stores criteria, so that equal ones compare equal.
             criteria=optional(normal_form, criteria),
         )
+
+
+def _in_edit(field: str) -> str:
+    """The path in the request that makes an edit, of a path in the request that previews it."""
+    kind, _, path = field.partition(".")
+    edits = PreviewEditRequest.DESCRIPTOR.oneofs_by_name["edit"].fields
+    return path if kind in [each.name for each in edits] else field

@@ -15,6 +15,7 @@ from milepost.cli.asking import AsOf
 from milepost.cli.calling import AccountOptions
 from milepost.cli.difference import counts_text, print_difference, tree_of_difference
 from milepost.cli.documents import STANDARD_STREAM, JourneyFile, Source, refuse_file
+from milepost.cli.edit_preview import Preview, show_preview
 from milepost.cli.option_groups import grouped
 from milepost.cli.parameters import JourneyName
 from milepost.cli.text import console, number
@@ -28,6 +29,7 @@ CURRENT_MARK = "current"
 @grouped
 def apply(
     file: JourneyFile,
+    preview: Preview = False,
     as_json: AsJson = False,
     *,
     account: AccountOptions,
@@ -37,6 +39,9 @@ def apply(
     source = Source.read(file)
     with account.open() as client, source.faults():
         document = journeys.loads(source.text)
+        if preview:
+            show_preview(client.preview_apply_journey(journeys.message_of(document)), as_json=as_json)
+            return
         if as_json:
             show_json(client.apply_journey(journeys.message_of(document)))
             return

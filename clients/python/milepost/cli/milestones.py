@@ -11,6 +11,7 @@ from milepost import names
 from milepost.cli.answers import AsJson, Facts, show_json, show_many, show_one
 from milepost.cli.calling import AccountOptions, Group
 from milepost.cli.documents import Source, faults_of, show_warnings
+from milepost.cli.edit_preview import Preview, show_preview
 from milepost.cli.option_groups import grouped
 from milepost.cli.parameters import (
     DisplayName,
@@ -111,6 +112,7 @@ def edit(
     milestone: MilestoneName,
     criteria: CriteriaOption = None,
     display_name: DisplayName = None,
+    preview: Preview = False,
     etag: Etag = "",
     as_json: AsJson = False,
     *,
@@ -122,8 +124,16 @@ def edit(
     """
     if criteria is None and display_name is None:
         refuse_without_change("criteria", "display_name")
+    if preview and criteria is None:
+        raise typer.BadParameter("needs --criteria: a name moves no users", param_hint="--preview")
     source = None if criteria is None else Source.read(criteria, _CRITERIA)
     with account.open() as client, faults_by_option(), faults_of(source):
+        if preview and source is not None:
+            found = client.preview_update_milestone(
+                milestone, criteria=loads_criteria(source.text), etag=etag
+            )
+            show_preview(found, as_json=as_json)
+            return
         answer = client.update_milestone(
             milestone,
             criteria=None if source is None else loads_criteria(source.text),
@@ -140,6 +150,7 @@ def move(
     position: Annotated[
         int, typer.Argument(metavar="POSITION", help="New position among its siblings, from 0.", min=0)
     ],
+    preview: Preview = False,
     etag: Etag = "",
     as_json: AsJson = False,
     *,
@@ -150,14 +161,22 @@ def move(
     Beyond the last position it comes last, before remaining users.
     """
     with account.open() as client:
+        if preview:
+            show_preview(client.preview_move_milestone(milestone, position, etag=etag), as_json=as_json)
+            return
         show_one(client.move_milestone(milestone, position, etag=etag), _facts, as_json=as_json)
 
 
 @app.command()
 @grouped
-def delete(milestone: MilestoneName, etag: Etag = "", *, account: AccountOptions) -> None:
+def delete(
+    milestone: MilestoneName, preview: Preview = False, etag: Etag = "", *, account: AccountOptions
+) -> None:
     """Delete a milestone with its audience and connections. Its members' exits are sent first."""
     with account.open() as client:
+        if preview:
+            show_preview(client.preview_delete_milestone(milestone, etag=etag), as_json=False)
+            return
         client.delete_milestone(milestone, etag=etag)
         print(f"deleted {client.target_name(milestone)}")
 

@@ -7,8 +7,10 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from milepost.v1 import audience_pb2 as _audience_pb2
 from milepost.v1 import journey_pb2 as _journey_pb2
 import builtins as _builtins
 import sys
@@ -864,6 +866,150 @@ class ApplyJourneyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ApplyJourneyResponse: _TypeAlias = ApplyJourneyResponse  # noqa: Y015
+
+@_typing.final
+class PreviewEditRequest(_message.Message):
+    """The edit to preview."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    APPLY_JOURNEY_FIELD_NUMBER: _builtins.int
+    UPDATE_MILESTONE_FIELD_NUMBER: _builtins.int
+    MOVE_MILESTONE_FIELD_NUMBER: _builtins.int
+    DELETE_MILESTONE_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. Name of the journey, `accounts/{a}/journeys/{j}`. It need not exist to apply a document."""
+    at_least: _builtins.str
+    """Revision from an earlier response: the answer includes that write. Empty = whatever is stored."""
+    @_builtins.property
+    def apply_journey(self) -> Global___ApplyJourneyRequest:
+        """Apply a document. `validate_only` makes no difference."""
+
+    @_builtins.property
+    def update_milestone(self) -> Global___UpdateMilestoneRequest:
+        """Update a milestone."""
+
+    @_builtins.property
+    def move_milestone(self) -> Global___MoveMilestoneRequest:
+        """Move a milestone."""
+
+    @_builtins.property
+    def delete_milestone(self) -> Global___DeleteMilestoneRequest:
+        """Delete a milestone."""
+
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Instant of the evaluation. Unset = now."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        apply_journey: Global___ApplyJourneyRequest | None = ...,
+        update_milestone: Global___UpdateMilestoneRequest | None = ...,
+        move_milestone: Global___MoveMilestoneRequest | None = ...,
+        delete_milestone: Global___DeleteMilestoneRequest | None = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
+        at_least: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["apply_journey", b"apply_journey", "as_of", b"as_of", "delete_milestone", b"delete_milestone", "edit", b"edit", "move_milestone", b"move_milestone", "update_milestone", b"update_milestone"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply_journey", b"apply_journey", "as_of", b"as_of", "at_least", b"at_least", "delete_milestone", b"delete_milestone", "edit", b"edit", "move_milestone", b"move_milestone", "name", b"name", "update_milestone", b"update_milestone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_edit: _TypeAlias = _typing.Literal["apply_journey", "update_milestone", "move_milestone", "delete_milestone"]  # noqa: Y015
+    _WhichOneofArgType_edit: _TypeAlias = _typing.Literal["edit", b"edit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_edit) -> _WhichOneofReturnType_edit | None: ...
+
+Global___PreviewEditRequest: _TypeAlias = PreviewEditRequest  # noqa: Y015
+
+@_typing.final
+class EditedAudience(_message.Message):
+    """An activated audience that an edit concerns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUDIENCE_FIELD_NUMBER: _builtins.int
+    MILESTONE_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    USERS_BEFORE_FIELD_NUMBER: _builtins.int
+    USERS_AFTER_FIELD_NUMBER: _builtins.int
+    ENTERING_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
+    audience: _builtins.str
+    """Name of the audience."""
+    milestone: _builtins.str
+    """Name of its milestone, in the journey or in another one whose criteria name its audiences."""
+    display_name: _builtins.str
+    """Display name of the milestone before the edit."""
+    users_before: _builtins.int
+    """Users before the edit."""
+    users_after: _builtins.int
+    """Users after the edit: before, plus entering, minus leaving."""
+    entering: _builtins.int
+    """Users that enter: its outputs get them as `entered`."""
+    leaving: _builtins.int
+    """Users that leave: its outputs get them as `exited`."""
+    deleted: _builtins.bool
+    """The edit deletes the audience with its connections, after their exits are sent."""
+    def __init__(
+        self,
+        *,
+        audience: _builtins.str = ...,
+        milestone: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        users_before: _builtins.int = ...,
+        users_after: _builtins.int = ...,
+        entering: _builtins.int = ...,
+        leaving: _builtins.int = ...,
+        deleted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "deleted", b"deleted", "display_name", b"display_name", "entering", b"entering", "leaving", b"leaving", "milestone", b"milestone", "users_after", b"users_after", "users_before", b"users_before"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EditedAudience: _TypeAlias = EditedAudience  # noqa: Y015
+
+@_typing.final
+class PreviewEditResponse(_message.Message):
+    """What an edit would do to activated audiences."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUDIENCES_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    EVALUATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def audiences(self) -> _containers.RepeatedCompositeFieldContainer[Global___EditedAudience]:
+        """Activated audiences whose users the edit may change, in order of name."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_journey_pb2.Warning]:
+        """Possible mistakes in the criteria that would not fail the edit."""
+
+    @_builtins.property
+    def evaluation(self) -> _audience_pb2.Evaluation:
+        """Instant, revision and duration."""
+
+    def __init__(
+        self,
+        *,
+        audiences: _abc.Iterable[Global___EditedAudience] | None = ...,
+        warnings: _abc.Iterable[_journey_pb2.Warning] | None = ...,
+        evaluation: _audience_pb2.Evaluation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluation", b"evaluation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audiences", b"audiences", "evaluation", b"evaluation", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewEditResponse: _TypeAlias = PreviewEditResponse  # noqa: Y015
 
 @_typing.final
 class GetJourneyVersionRequest(_message.Message):

@@ -100,6 +100,11 @@ class JourneyServiceStub:
                 request_serializer=milepost_dot_v1_dot_journey__service__pb2.ApplyJourneyRequest.SerializeToString,
                 response_deserializer=milepost_dot_v1_dot_journey__service__pb2.ApplyJourneyResponse.FromString,
                 _registered_method=True)
+        self.PreviewEdit = channel.unary_unary(
+                '/milepost.v1.JourneyService/PreviewEdit',
+                request_serializer=milepost_dot_v1_dot_journey__service__pb2.PreviewEditRequest.SerializeToString,
+                response_deserializer=milepost_dot_v1_dot_journey__service__pb2.PreviewEditResponse.FromString,
+                _registered_method=True)
         self.GetJourneyVersion = channel.unary_unary(
                 '/milepost.v1.JourneyService/GetJourneyVersion',
                 request_serializer=milepost_dot_v1_dot_journey__service__pb2.GetJourneyVersionRequest.SerializeToString,
@@ -214,6 +219,14 @@ class JourneyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PreviewEdit(self, request, context):
+        """Counts the users that an edit would move in and out of activated audiences, and changes nothing. Exact, for one
+        instant. Refused as the edit would be.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetJourneyVersion(self, request, context):
         """Gets a version of a journey, past or current. NOT_FOUND when it does not exist or is no longer kept.
         """
@@ -296,6 +309,11 @@ def add_JourneyServiceServicer_to_server(servicer, server):
                     servicer.ApplyJourney,
                     request_deserializer=milepost_dot_v1_dot_journey__service__pb2.ApplyJourneyRequest.FromString,
                     response_serializer=milepost_dot_v1_dot_journey__service__pb2.ApplyJourneyResponse.SerializeToString,
+            ),
+            'PreviewEdit': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewEdit,
+                    request_deserializer=milepost_dot_v1_dot_journey__service__pb2.PreviewEditRequest.FromString,
+                    response_serializer=milepost_dot_v1_dot_journey__service__pb2.PreviewEditResponse.SerializeToString,
             ),
             'GetJourneyVersion': grpc.unary_unary_rpc_method_handler(
                     servicer.GetJourneyVersion,
@@ -660,6 +678,33 @@ class JourneyService:
             '/milepost.v1.JourneyService/ApplyJourney',
             milepost_dot_v1_dot_journey__service__pb2.ApplyJourneyRequest.SerializeToString,
             milepost_dot_v1_dot_journey__service__pb2.ApplyJourneyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewEdit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milepost.v1.JourneyService/PreviewEdit',
+            milepost_dot_v1_dot_journey__service__pb2.PreviewEditRequest.SerializeToString,
+            milepost_dot_v1_dot_journey__service__pb2.PreviewEditResponse.FromString,
             options,
             channel_credentials,
             insecure,

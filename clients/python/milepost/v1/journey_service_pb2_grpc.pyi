@@ -70,6 +70,10 @@ class JourneyServiceStub:
     any other is deleted as by DeleteMilestone. FAILED_PRECONDITION when criteria of another journey name the audience
     of a milestone to delete, ABORTED when the etag does not match.
     """
+    PreviewEdit: _grpc.UnaryUnaryMultiCallable[_journey_service_pb2.PreviewEditRequest, _journey_service_pb2.PreviewEditResponse]
+    """Counts the users that an edit would move in and out of activated audiences, and changes nothing. Exact, for one
+    instant. Refused as the edit would be.
+    """
     GetJourneyVersion: _grpc.UnaryUnaryMultiCallable[_journey_service_pb2.GetJourneyVersionRequest, _journey_service_pb2.GetJourneyVersionResponse]
     """Gets a version of a journey, past or current. NOT_FOUND when it does not exist or is no longer kept."""
     ListJourneyVersions: _grpc.UnaryUnaryMultiCallable[_journey_service_pb2.ListJourneyVersionsRequest, _journey_service_pb2.ListJourneyVersionsResponse]
@@ -118,6 +122,10 @@ class JourneyServiceAsyncStub(JourneyServiceStub):
     document again changes nothing. A milestone that keeps its id, kind and parent keeps its audience and connections;
     any other is deleted as by DeleteMilestone. FAILED_PRECONDITION when criteria of another journey name the audience
     of a milestone to delete, ABORTED when the etag does not match.
+    """
+    PreviewEdit: _aio.UnaryUnaryMultiCallable[_journey_service_pb2.PreviewEditRequest, _journey_service_pb2.PreviewEditResponse]  # type: ignore[assignment]
+    """Counts the users that an edit would move in and out of activated audiences, and changes nothing. Exact, for one
+    instant. Refused as the edit would be.
     """
     GetJourneyVersion: _aio.UnaryUnaryMultiCallable[_journey_service_pb2.GetJourneyVersionRequest, _journey_service_pb2.GetJourneyVersionResponse]  # type: ignore[assignment]
     """Gets a version of a journey, past or current. NOT_FOUND when it does not exist or is no longer kept."""
@@ -242,6 +250,16 @@ class JourneyServiceServicer(metaclass=_abc_1.ABCMeta):
         document again changes nothing. A milestone that keeps its id, kind and parent keeps its audience and connections;
         any other is deleted as by DeleteMilestone. FAILED_PRECONDITION when criteria of another journey name the audience
         of a milestone to delete, ABORTED when the etag does not match.
+        """
+
+    @_abc_1.abstractmethod
+    def PreviewEdit(
+        self,
+        request: _journey_service_pb2.PreviewEditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_journey_service_pb2.PreviewEditResponse, _abc.Awaitable[_journey_service_pb2.PreviewEditResponse]]:
+        """Counts the users that an edit would move in and out of activated audiences, and changes nothing. Exact, for one
+        instant. Refused as the edit would be.
         """
 
     @_abc_1.abstractmethod

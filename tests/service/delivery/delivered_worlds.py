@@ -1,0 +1,347 @@
+"""Compares what connections wrote to files with the oracle, over random worlds with edits of their journeys.
+
+    python -m tests.service.delivery.delivered_worlds --worlds 2000 --seed 7
+    python -m tests.service.delivery.delivered_worlds --seed 7 --first 123 --worlds 1     # one of them again
+
+After each round the files of every connection, folded, are the oracle's members. No file has an entry of a
+member or an exit of somebody else. Each edit is previewed, and what its preview counts is what the files get.
+Stops at the first difference and exits with 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import secrets
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from engine import Engine
+from engine.backends.registry import open_backend
+from engine.criteria.model import AllOf, Criterion, Not
+from engine.errors import FailedPrecondition, InvalidInput, NotFound
+from engine.resources.milestone_tree import with_audiences_renamed
+from engine.resources.milestones import Edited
+from engine.resources.records import Connection, Milestone
+from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR
+from service.delivery.delivering import Delivering, Terms
+from service.delivery.refused import RefusedEvents
+from service.delivery.retry import RetryPolicy
+from service.delivery.sinks.file import FileSink
+from service.delivery.sinks.sink import Surroundings
+from tests.engine.audiences.running import Running
+from tests.engine.site import Clock
+from tests.oracle import world as drawn
+from tests.oracle.evaluate import Oracle
+from tests.oracle.generate import draw_world
+from tests.oracle.palette import Chooser, draw_palette
+
+STEPS = (0, 7, MICROS_PER_HOUR, 3 * MICROS_PER_DAY)
+"""How far the clock moves between two operations."""
+WORLDS_PER_STORE = 50
+RECORDS_MAX = 40
+STEPS_MAX = 1_000
+SEED_BITS = 32
+
+
+class Laboratory(Running):
+    """An engine whose clock moves only when told, and a directory for files."""
+
+    def __init__(self, directory: Path) -> None:
+        self.clock = Clock()
+        self.files = directory / "files"
+        super().__init__(Engine(open_backend(f"local:{directory / 'store'}"), clock=self.clock))
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+class Consumer:
+    """One connection of a milestone, its file, and what a reader of the file knows."""
+
+    def __init__(self, laboratory: Laboratory, milestone: Milestone, connection_id: str) -> None:
+        engine, account = laboratory.engine, milestone.name.partition("/journeys/")[0]
+        record = Connection(
+            name="",
+            audience=milestone.audience,
+            output=f"{account}/outputs/out",
+            batch_age=1,
+            batch_changes=5,
+        )
+        created = engine.connections.create_connection(account, connection_id, record)
+        self.name = engine.connections.activate(created.name).name
+        self._engine = engine
+        surroundings = Surroundings(laboratory.files)
+        terms = Terms(
+            engine,
+            lambda delivery: FileSink.open(delivery, surroundings),
+            RetryPolicy(),
+            60.0,
+            RefusedEvents(None, 0),
+        )
+        found = {each.connection.name: each for each in engine.deliveries.active()}
+        self._delivering = Delivering(terms, found[self.name])
+        self._file = laboratory.files / account.rpartition("/")[2] / "out" / f"{connection_id}.ndjson"
+        self._read = 0
+        self.members: set[str] = set()
+        self.events = 0
+        self.faults: list[str] = []
+        # A change while the members at activation are being sent is repeated after them.
+        self.catch_up()
+
+    def catch_up(self) -> tuple[int, int]:
+        """Delivers everything, reads the file, and returns how many entered and exited."""
+        for _ in range(STEPS_MAX):
+            if not self._has_more():
+                break
+            self._delivering.step()
+        else:
+            self.faults.append("delivery does not end")
+        self._delivering.close_sink()
+        lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
+        fresh, self._read = lines[self._read :], len(lines)
+        counts = {True: 0, False: 0}
+        for line in fresh:
+            event = json.loads(line)
+            kind = event["type"].removeprefix("milepost.membership.")
+            if kind not in ("entered", "exited"):
+                continue
+            entered = kind == "entered"
+            counts[entered] += 1
+            self.events += 1
+            user = event["subject"]
+            if entered is (user in self.members):
+                self.faults.append(f"{user!r} {kind} twice in a row, {event['id']}")
+            (self.members.add if entered else self.members.discard)(user)
+        return counts[True], counts[False]
+
+    def _has_more(self) -> bool:
+        try:
+            connection = self._engine.connections.get_connection(self.name)
+        except NotFound:
+            return False
+        batch = self._engine.deliveries.pull(connection, 1)
+        return bool(batch.changes) or not batch.caught_up
+
+
+class World:
+    """A random world while it runs: what was applied so far, its journeys as edited, its consumers."""
+
+    def __init__(self, laboratory: Laboratory, seed: str) -> None:
+        self.source = random.Random(seed)
+        self.laboratory = laboratory
+        choose = Chooser(self.source.randrange)
+        palette = draw_palette(choose, drawn.fresh_account())
+        self.whole = draw_world(choose, palette, records_max=RECORDS_MAX)
+        self.now = msgspec.structs.replace(self.whole, operations=())
+        laboratory.clock.now = self.whole.as_of - 20 * MICROS_PER_DAY
+        self.built = laboratory.build(self.whole)
+        self.consumers: dict[str, Consumer] = {}
+        self.gone: list[Consumer] = []
+        self.faults: list[str] = []
+        self.edits = 0
+        self.moving = 0
+
+    def run(self) -> list[str]:
+        """Every difference."""
+        for operation in self.whole.operations:
+            for _ in range(self.source.randrange(4)):
+                self._connect()
+            self.laboratory.apply(self.whole.account, operation)
+            self.now = msgspec.structs.replace(self.now, operations=(*self.now.operations, operation))
+            clock = self.laboratory.clock
+            clock.now = min(self.whole.as_of, clock.now + self.source.choice(STEPS))
+            if self.source.random() < 0.5:
+                self._compare()
+            self._edit()
+        self._compare()
+        return self.faults
+
+    def _connect(self) -> None:
+        free = [each for each in self.built if each not in self.consumers]
+        if free:
+            chosen = self.source.choice(free)
+            name = f"c{len(self.consumers) + len(self.gone)}"
+            self.consumers[chosen] = Consumer(self.laboratory, self.built[chosen], name)
+
+    def _compare(self) -> dict[str, tuple[int, int]]:
+        """Runs a round, delivers, and compares. Returns what each consumer got, by milestone id."""
+        self.laboratory.engine.live.refresh_all()
+        at = self.laboratory.clock.now
+        expected = Oracle(msgspec.structs.replace(self.now, as_of=at)).all_members()
+        got = {}
+        for milestone_id, consumer in self.consumers.items():
+            got[milestone_id] = consumer.catch_up()
+            wrong = consumer.members ^ expected[milestone_id]
+            if wrong:
+                self.faults.append(f"{milestone_id}: folded otherwise for {sorted(wrong)}")
+        for consumer in self.gone:
+            consumer.catch_up()
+            if consumer.members:
+                self.faults.append(f"deleted, and still members: {sorted(consumer.members)}")
+        for consumer in (*self.consumers.values(), *self.gone):
+            self.faults += consumer.faults
+            consumer.faults.clear()
+        return got
+
+    # --- edits ----------------------------------------------------------------------------------------------
+
+    def _edit(self) -> None:
+        if not self.built:
+            return
+        self._compare()
+        milestone_id = self.source.choice(sorted(self.built))
+        edit = self.source.choice((self._move, self._delete, self._rewrite))
+        edit(milestone_id)
+
+    def _move(self, milestone_id: str) -> None:
+        milestones, name = self.laboratory.engine.milestones, self.built[milestone_id].name
+        position = self.source.randrange(4)
+
+        def moved(split: list[drawn.Milestone]) -> list[drawn.Milestone]:
+            (each,) = [m for m in split if m.id == milestone_id]
+            others = [m for m in split if m.id != milestone_id]
+            room = sum(m.criteria is not None for m in others)
+            others.insert(min(position, room), each)
+            return others
+
+        self._make(
+            milestone_id,
+            lambda: milestones.moved(name, position),
+            lambda: milestones.move_milestone(name, position),
+            moved,
+        )
+
+    def _delete(self, milestone_id: str) -> None:
+        milestones, name = self.laboratory.engine.milestones, self.built[milestone_id].name
+        self._make(
+            milestone_id,
+            lambda: milestones.deleted(name),
+            lambda: milestones.delete_milestone(name),
+            lambda split: [m for m in split if m.id != milestone_id],
+        )
+
+    def _rewrite(self, milestone_id: str) -> None:
+        milestones, name = self.laboratory.engine.milestones, self.built[milestone_id].name
+        others = [m.criteria for j in self.now.journeys for m in drawn.walk(j.milestones) if m.criteria]
+        criteria: Criterion = self.source.choice([*others, AllOf(criteria=())])
+        if self.source.random() < 0.5:
+            criteria = Not(criterion=criteria)
+        names = {self.whole.audience_name(each): found.audience for each, found in self.built.items()}
+        record = Milestone(name=name, audience="", criteria=with_audiences_renamed(criteria, names))
+
+        def rewritten(split: list[drawn.Milestone]) -> list[drawn.Milestone]:
+            return [
+                msgspec.structs.replace(m, criteria=criteria) if m.id == milestone_id else m for m in split
+            ]
+
+        self._make(
+            milestone_id,
+            lambda: milestones.updated(record, {"criteria"}),
+            lambda: milestones.update_milestone(record, {"criteria"}),
+            rewritten,
+        )
+
+    def _make(
+        self,
+        milestone_id: str,
+        preview: Callable[[], Edited],
+        make: Callable[[], object],
+        change: Callable[[list[drawn.Milestone]], list[drawn.Milestone]],
+    ) -> None:
+        engine = self.laboratory.engine
+        try:
+            edited = preview()
+        except (FailedPrecondition, InvalidInput):
+            # As the edit would be: it has children, closes a cycle, names an input of another journey.
+            return
+        before = {each.milestone: each for each in engine.edit_previews.preview(edited).audiences}
+        make()
+        self.edits += 1
+        journeys = tuple(
+            msgspec.structs.replace(each, milestones=_changed(each.milestones, milestone_id, change))
+            for each in self.now.journeys
+        )
+        self.now = msgspec.structs.replace(self.now, journeys=journeys)
+        names = {each: found.name for each, found in self.built.items()}
+        if edited.deleted:
+            del self.built[milestone_id]
+            if milestone_id in self.consumers:
+                self.gone.append(self.consumers.pop(milestone_id))
+        got = self._compare()
+        self.moving += any(counts != (0, 0) for counts in got.values())
+        for each, (entered, exited) in got.items():
+            previewed = before.get(names[each])
+            counted = (0, 0) if previewed is None else (previewed.entering, previewed.leaving)
+            if counted != (entered, exited):
+                self.faults.append(f"{each}: previewed {counted}, delivered {(entered, exited)}")
+
+
+def _changed(
+    split: tuple[drawn.Milestone, ...],
+    milestone_id: str,
+    change: Callable[[list[drawn.Milestone]], list[drawn.Milestone]],
+) -> tuple[drawn.Milestone, ...]:
+    """The tree with the split that has the milestone changed."""
+    if any(each.id == milestone_id for each in split):
+        return tuple(change(list(split)))
+    return tuple(
+        msgspec.structs.replace(each, children=_changed(each.children, milestone_id, change))
+        for each in split
+    )
+
+
+@dataclass
+class Outcome:
+    """The first difference, or "", and how much was tried. `moving` edits moved users of activated
+    audiences.
+    """
+
+    difference: str = ""
+    events: int = 0
+    edits: int = 0
+    moving: int = 0
+
+
+def run_worlds(seed: int, first: int, count: int, directory: Path) -> Outcome:
+    """Runs worlds of a seed, up to the first difference."""
+    outcome = Outcome()
+    for start in range(first, first + count, WORLDS_PER_STORE):
+        laboratory = Laboratory(directory / str(start))
+        try:
+            for number in range(start, min(start + WORLDS_PER_STORE, first + count)):
+                world = World(laboratory, f"{seed} {number}")
+                found = world.run()
+                outcome.edits += world.edits
+                outcome.moving += world.moving
+                outcome.events += sum(each.events for each in (*world.consumers.values(), *world.gone))
+                if found:
+                    outcome.difference = f"world {number} of seed {seed}: {found[0]}"
+                    return outcome
+        finally:
+            laboratory.close()
+    return outcome
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--worlds", type=int, default=100)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=secrets.randbits(SEED_BITS))
+    asked = parser.parse_args()
+    print(f"seed {asked.seed}")
+    with tempfile.TemporaryDirectory(prefix="delivered-") as directory:
+        outcome = run_worlds(asked.seed, asked.first, asked.worlds, Path(directory))
+    print(f"{asked.worlds} worlds: {outcome}")
+    sys.exit(1 if outcome.difference else 0)
+
+
+if __name__ == "__main__":
+    main()
