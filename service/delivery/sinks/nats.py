@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 IN_FLIGHT_MAX = 1_000
 """Messages that wait for the stream. Servers refuse more than 10,000 of a stream by default."""
+SEND_MESSAGES = 100
+"""Messages that are written together."""
 NO_STREAM_ATTEMPTS = 3
 NO_STREAM_WAIT_S = 0.25
 """A stream has no leader for a moment when servers of a cluster change places."""
@@ -55,11 +58,11 @@ class _Answer(msgspec.Struct):
     error: _Error | None = None
 
 
-def header_text(text: str) -> str:
+def header_text(text: str) -> bytes:
     """A text as the value of a header: spaces, quotes, percent signs and what is no printable ASCII are
     percent-encoded, as CloudEvents does over HTTP.
     """
-    return text if _PLAIN.fullmatch(text) else quote(text, safe=_SAFE)
+    return (text if _PLAIN.fullmatch(text) else quote(text, safe=_SAFE)).encode()
 
 
 class NatsSink:
@@ -137,7 +140,7 @@ class NatsSink:
     async def _connected(self, peers: Sequence[tuple[Server, Peer]], deadline: float) -> Link:
         failure: SinkError | None = None
         for left, (server, peer) in zip(range(len(peers), 0, -1), peers, strict=True):
-            link = Link(self._target, server, self._ca_file)
+            link = Link(self._target, self._connection_id, server, self._ca_file)
             share_s = (deadline - time.monotonic()) / left
             try:
                 await asyncio.wait_for(link.connect(peer), max(0.0, share_s))
@@ -173,8 +176,7 @@ class NatsSink:
                 return
 
     async def _publish_all(self, link: Link, events: Sequence[Event]) -> None:
-        target, confirmed, users = self._target, self._confirmed, set[str]()
-        suffix, binary = f"#{self._connection_id}", target.mode is ContentMode.BINARY
+        confirmed, users = self._confirmed, set[str]()
         link.begin(events, confirmed)
         for index, event in enumerate(events):
             if event.id in confirmed:
@@ -183,24 +185,22 @@ class NatsSink:
                 await link.confirmed()
                 users.clear()
             users.add(event.subject)
-            headers = {"Nats-Msg-Id": header_text(f"{event.source}/{event.id}{suffix}")}
-            if binary:
-                headers |= _attributes(event)
-            await link.send(index, target.subject, event.data if binary else event.body, headers)
+            await link.send(index, event)
         await link.confirmed()
 
 
-def _attributes(event: Event) -> dict[str, str]:
+def _attributes(event: Event) -> bytes:
     """The attributes of an event as headers, by the NATS protocol binding of CloudEvents."""
-    return {
-        "ce-specversion": "1.0",
-        "ce-id": header_text(event.id),
-        "ce-source": header_text(event.source),
-        "ce-type": event.type,
-        "ce-subject": header_text(event.subject),
-        "ce-time": event.time,
-        "content-type": "application/json",
-    }
+    return (
+        b"ce-specversion: 1.0\r\nce-id: %b\r\nce-source: %b\r\nce-type: %b\r\nce-subject: %b\r\n"
+        b"ce-time: %b\r\ncontent-type: application/json\r\n"
+    ) % (
+        header_text(event.id),
+        header_text(event.source),
+        header_text(event.type),
+        header_text(event.subject),
+        header_text(event.time),
+    )
 
 
 class NoStream(Exception):
@@ -212,12 +212,16 @@ class Link:
     another one.
     """
 
-    def __init__(self, target: Nats, server: Server, ca_file: Path) -> None:
+    def __init__(self, target: Nats, connection_id: str, server: Server, ca_file: Path) -> None:
         self._target = target
         self._server = server
+        self._binary = target.mode is ContentMode.BINARY
+        self._suffix = f"#{connection_id}".encode()
+        self._before_index = b""
+        """The beginning of a command to publish, up to the index of the event."""
+        self._commands: list[bytes] = []
         self._tls = tls_context(target.kind(), target.ca_certificates, ca_file)
         self._client: Client | None = None
-        self._inbox = ""
         self._events: Sequence[Event] = ()
         self._confirmed: set[str] = set()
         self._failure: Exception | None = None
@@ -226,11 +230,10 @@ class Link:
 
     async def connect(self, peer: Peer) -> None:
         """Connects to a checked address of the server. Raises SinkError, OSError, TimeoutError."""
-        from nats.aio.client import Client
         from nats.errors import Error
 
         server = self._server
-        self._client = client = Client()
+        self._client = client = _client_class()(self._on_answer)
         try:
             await client.connect(
                 servers=[f"nats://{Server('', str(peer.address), peer.port)}"],
@@ -246,8 +249,9 @@ class Link:
                 **self._credentials(client),
             )
             self._check_tls(client)
-            self._inbox = client.new_inbox()
-            await client.subscribe(f"{self._inbox}.*", cb=self._on_answer)
+            inbox = client.new_inbox()
+            self._before_index = f"HPUB {self._target.subject} {inbox}.".encode()
+            await client.subscribe(f"{inbox}.*", cb=ignored)
         except Error as error:
             raise self._refusal(error) from error
 
@@ -296,21 +300,41 @@ class Link:
         """Begins a batch. Ids of events that the stream has are added to `confirmed`."""
         self._events, self._confirmed = events, confirmed
 
-    async def send(self, index: int, subject: str, payload: bytes, headers: dict[str, str]) -> None:
+    async def send(self, index: int, event: Event) -> None:
         """Publishes the event at `index` without waiting for the stream. Raises SinkError."""
-        from nats.errors import Error, MaxPayloadError
-
-        assert self._client is not None
-        try:
-            await self._client.publish(subject, payload, f"{self._inbox}.{index}", headers)
-        except MaxPayloadError as error:
-            raise too_large(f"a change of {len(payload)} bytes", f"max_payload of {self._server}") from error
-        except Error as error:
-            raise self._refusal(error) from error
+        client = self._client
+        assert client is not None
+        payload = event.data if self._binary else event.body
+        if len(payload) > client.max_payload:
+            raise too_large(f"a change of {len(payload)} bytes", f"max_payload of {self._server}")
+        header = b"NATS/1.0\r\nNats-Msg-Id: %b/%b%b\r\n%b\r\n" % (
+            header_text(event.source),
+            header_text(event.id),
+            self._suffix,
+            _attributes(event) if self._binary else b"",
+        )
+        self._commands.append(
+            b"%b%d %d %d\r\n%b%b\r\n"
+            % (self._before_index, index, len(header), len(header) + len(payload), header, payload)
+        )
         self.in_flight += 1
+        if len(self._commands) >= SEND_MESSAGES:
+            await self._flush()
+
+    async def _flush(self) -> None:
+        """Writes what was published, in one go: the client's own way takes three times as long."""
+        if self._commands:
+            commands, self._commands = b"".join(self._commands), []
+            client = self._client
+            assert client is not None
+            await client._send_command(commands)
+            await client._flush_pending()
+            # Lets the client write while more is rendered.
+            await asyncio.sleep(0)
 
     async def confirmed(self) -> None:
         """Waits until the stream has all that was sent. Raises SinkError, NoStream."""
+        await self._flush()
         while self.in_flight and self._failure is None:
             self._settled.clear()
             await self._settled.wait()
@@ -327,12 +351,12 @@ class Link:
         if failure is not None:
             raise self._refusal(failure) from failure
 
-    async def _on_answer(self, message: Msg) -> None:
+    def _on_answer(self, subject: bytes, data: bytes) -> None:
         self.in_flight -= 1
-        event = self._events[int(message.subject.rpartition(".")[2])]
-        if not message.data:
+        event = self._events[int(subject.rpartition(b".")[2])]
+        if not data:
             self._failure = self._failure or NoStream()
-        elif b'"error"' in message.data and (error := _error_in(message.data)) is not None:
+        elif b'"error"' in data and (error := _error_in(data)) is not None:
             self._failure = self._failure or self._error(error, event)
         else:
             self._confirmed.add(event.id)
@@ -358,6 +382,34 @@ class Link:
     async def _on_end(self) -> None:
         self._failure = self._failure or ConnectionError("the connection ended")
         self._settled.set()
+
+
+async def ignored(message: Msg) -> None:
+    """Takes answers that the connection has handled before they become messages."""
+
+
+@functools.cache
+def _client_class() -> Any:
+    """The client, with a short way for answers.
+
+    Each event has an answer. The way of the client, a message in a queue for a task, takes longer than all
+    else that is done for an event. This uses `_process_msg`, and above `_send_command` and `_flush_pending`,
+    which are no public methods: `test_nats.py` fails with a release that has others.
+    """
+    from nats.aio.client import Client
+
+    class Publisher(Client):
+        def __init__(self, on_answer: Callable[[bytes, bytes], None]) -> None:
+            super().__init__()
+            self._on_answer = on_answer
+
+        async def _process_msg(
+            self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
+        ) -> None:
+            # There is one subscription, that to answers.
+            self._on_answer(subject, data)
+
+    return Publisher
 
 
 def _error_in(data: bytes) -> _Error | None:

@@ -157,7 +157,7 @@ def test_binary_messages_are_read_as_they_were_meant(server: NatsServer) -> None
     read = from_http_event(HTTPMessage(first[0], first[1]))
     assert (read.get_id(), read.get_source(), read.get_subject()) == ("e1", "/accounts/a/audiences/x", "ann")
     assert read.get_type() == "milepost.membership.entered"
-    assert second[0]["ce-subject"] == "%C3%A9%20%22x%22%20%25%0A" == header_text(user)
+    assert second[0]["ce-subject"] == "%C3%A9%20%22x%22%20%25%0A" == header_text(user).decode()
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
