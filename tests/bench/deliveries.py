@@ -7,6 +7,7 @@ last; the processor time is the service's, from the activation on, calculation i
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import subprocess
@@ -18,6 +19,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+import nats
+import redis
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -25,7 +28,7 @@ from rich.table import Table
 from milepost import Client, make_user_update
 from milepost.cli.service_process import ServiceProcess
 from milepost.criteria import attribute
-from milepost.outputs import FileOutput, OutputKind, WebhookOutput
+from milepost.outputs import FileOutput, NatsOutput, OutputKind, RedisOutput, WebhookOutput
 from milepost.v1.connection_pb2 import (
     CONNECTION_STATE_ACTIVE,
     CONTENT_MODE_BATCHED,
@@ -36,9 +39,11 @@ from milepost.v1.connection_pb2 import (
 )
 from tests.bench.figures import number
 from tests.bench.process import cpu_seconds
+from tests.brokers import HOST, NatsServer, RedisServer
 
 BATCH_CHANGES = 500
 SECRET = "whsec_" + "A" * 32
+LOOPBACK = ("--output-networks", "127.0.0.0/8")
 POLL_S = 0.02
 MICROS_A_SECOND = 1_000_000
 ONE_BY_ONE = 20
@@ -108,6 +113,46 @@ def _birth(path: Path) -> float:
     return path.parent.stat().st_mtime
 
 
+@contextlib.contextmanager
+def _nats(outputs: Path) -> Iterator[Receiver]:
+    """Its time is between the instants that the server stored the first and the last message."""
+    with NatsServer(outputs / "nats") as server, asyncio.Runner() as runner:
+        client = runner.run(nats.connect(server.url))
+        stream = client.jetstream()
+        runner.run(stream.add_stream(name="CHANGES", subjects=["changes"]))
+
+        async def stored() -> Arrived:
+            state = (await stream.stream_info("CHANGES")).state
+            ends = [await stream.get_msg("CHANGES", seq) for seq in (state.first_seq, state.last_seq)]
+            first, last = (each.time for each in ends)
+            assert first is not None
+            assert last is not None
+            return Arrived(state.messages, state.messages, (last - first).total_seconds())
+
+        yield Receiver(
+            NatsOutput(servers=server.url, subject="changes"), lambda: runner.run(stored()), LOOPBACK
+        )
+        runner.run(client.close())
+
+
+@contextlib.contextmanager
+def _redis(outputs: Path) -> Iterator[Receiver]:
+    """Its time is between the ids of the first and the last entry, which are milliseconds."""
+    # Without a sync for each transaction, which measures the disk.
+    with (
+        RedisServer(outputs / "redis", "--appendfsync", "everysec") as server,
+        redis.Redis(HOST, server.port, decode_responses=True) as client,
+    ):
+
+        def stored() -> Arrived:
+            ends = (*client.xrange("changes", count=1), *client.xrevrange("changes", count=1))
+            first, last = (int(number_.partition("-")[0]) for number_, _ in ends)
+            length = client.xlen("changes")
+            return Arrived(length, length, (last - first) / 1_000)
+
+        yield Receiver(RedisOutput(url=server.url, stream="changes"), stored, LOOPBACK)
+
+
 def _webhook(mode: ContentMode.ValueType) -> OpenReceiver:
     @contextlib.contextmanager
     def opened(outputs: Path) -> Iterator[Receiver]:
@@ -126,7 +171,7 @@ def _webhook(mode: ContentMode.ValueType) -> OpenReceiver:
 
         try:
             output = WebhookOutput(url=f"http://127.0.0.1:{port}/", secret=SECRET, mode=mode)
-            yield Receiver(output, arrived, ("--output-networks", "127.0.0.0/8"))
+            yield Receiver(output, arrived, LOOPBACK)
         finally:
             receiver.kill()
             receiver.wait()
@@ -136,6 +181,8 @@ def _webhook(mode: ContentMode.ValueType) -> OpenReceiver:
 
 RECEIVERS: dict[str, tuple[OpenReceiver, int]] = {
     "file": (_file, 1),
+    "nats": (_nats, 1),
+    "redis": (_redis, 1),
     "webhook, batched": (_webhook(CONTENT_MODE_BATCHED), 1),
     "webhook, structured": (_webhook(CONTENT_MODE_STRUCTURED), ONE_BY_ONE),
     "webhook, binary": (_webhook(CONTENT_MODE_BINARY), ONE_BY_ONE),
