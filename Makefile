@@ -12,7 +12,7 @@ COMMA := ,
 STAMP := $(VENV)/.made-with-$(subst $(COMMA),-,$(EXTRAS))
 # A file to a worker, in the order that tests/conftest.py chooses.
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-PACKAGES := engine service clients/python/milepost clients/load tests tools
+PACKAGES := engine service clients/python/milepost clients/load examples tests tools
 
 # Tests start hundreds of processes; without bytecode files each compiles everything again.
 unexport PYTHONDONTWRITEBYTECODE
