@@ -71,6 +71,11 @@ class BoundedCache(Generic[K, V]):
             while self.nbytes > self.bytes_max and len(self._held) > 1:
                 self.nbytes -= self._held.popitem(last=False)[1][1]
 
+    def peek(self, key: K) -> V | None:
+        """The value, or None. Does not count as a use."""
+        held = self._held.get(key)
+        return None if held is None else held[0]
+
     def has(self, key: K) -> bool:
         """Whether there is a value. Does not count as a use."""
         return key in self._held

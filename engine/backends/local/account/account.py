@@ -94,8 +94,8 @@ class Account:
         self.directory = Directory(
             page_cache, self.user_index, self.number, store.partitions, caches.partition_sets
         )
-        self.seen = FirstLastSeen(page_cache, self.number)
-        self.properties = Properties(page_cache, self.number, caches.terms)
+        self.seen = FirstLastSeen(page_cache, self.number, caches.flat_columns)
+        self.properties = Properties(page_cache, self.number, caches.terms, caches.flat_columns)
         self.tables = EventTables(store, self.number, store.groups, caches.columns)
         self.catalog = Catalog(
             self.groups,

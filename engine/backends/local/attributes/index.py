@@ -30,7 +30,8 @@ from engine.backends.local.attributes.profile_codec import (
 from engine.backends.local.attributes.profile_codec import Write as Write
 from engine.backends.local.attributes.term_dictionary import TermDictionaries, TermDictionary
 from engine.backends.local.attributes.write_times import PageSpans, Span, WriteTimes
-from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask, ids_of
+from engine.backends.local.storage.bitmaps import bitmap_of, ids_of
+from engine.backends.local.storage.flat_columns import FlatColumns, HeldColumns, match_values
 from engine.backends.local.storage.keys import Family, key, parts_of
 from engine.backends.local.storage.matching import VALUES_PER_CHECK, passing_values
 from engine.backends.local.storage.page_cache import (
@@ -40,7 +41,6 @@ from engine.backends.local.storage.page_cache import (
     NUMBERS,
     PAGE_BITS,
     PAGE_MASK,
-    PAGE_USERS,
     TIMES,
     CachedPage,
     ColumnCodec,
@@ -78,7 +78,11 @@ class Properties:
     """The fields of one account's users. Call with the state lock held."""
 
     def __init__(
-        self, page_cache: PageCache, account: int, terms: BoundedCache[bytes, TermDictionary]
+        self,
+        page_cache: PageCache,
+        account: int,
+        terms: BoundedCache[bytes, TermDictionary],
+        flat_columns: HeldColumns,
     ) -> None:
         self._page_cache = page_cache
         self._account = account
@@ -86,6 +90,8 @@ class Properties:
         """By prefix, keys of values that no stored user had."""
         self._term_dictionaries = TermDictionaries(terms)
         self.write_times = WriteTimes(page_cache, account, self.users_with, self._unkept_profile)
+        self._flat = FlatColumns(flat_columns, ("fields", account))
+        """Columns by (field, kind, group)."""
         self._open: dict[tuple[int, int, int], CachedPage[Any]] = {}
         """Pages of the current run of writes: columns by (field, kind, page), presence by (field, kind,
         ~group), and the users with a profile by (0, 0, ~group). Field numbers start at 1.
@@ -274,11 +280,12 @@ class Properties:
 
     def unset_column(self, field: int, kind: Kind, group: int, dense: int) -> None:
         """Removes a user's number or time."""
-        absent = ABSENT_NUMBER if kind is Kind.NUMBER else ABSENT_TIME
-        self.column_cell(field, kind, group, dense).value[dense & PAGE_MASK] = absent
+        page = self.column_cell(field, kind, group, dense).value
+        page[dense & PAGE_MASK] = _absent(kind)
 
     def column_cell(self, field: int, kind: Kind, group: int, dense: int) -> CachedPage[array.array[Any]]:
-        """The user's page of numbers or times, to be modified."""
+        """The user's page of numbers or times, to be modified at once."""
+        self._flat.wrote((field, kind, group), dense)
         page = (group << GROUP_SHIFT | dense) >> PAGE_BITS
         cached = self._open.get((field, kind, page))
         if cached is None:
@@ -439,15 +446,15 @@ class Properties:
         pause: Callable[[], None] = lambda: None,
     ) -> BitMap:
         """Users of the group (of `count` ids) whose number or time lies in the ranges."""
-        mask = np.zeros(count, np.bool_)
         codec = column_codec(kind)
-        for start in range(0, count, PAGE_USERS):
-            if (start >> PAGE_BITS) % PAUSE_PAGES == 0:
-                pause()
+
+        def page_of(page: int) -> npt.NDArray[Any] | None:
+            start = page << PAGE_BITS
             cached = self._page_cache.find(self._column_key(field, kind, group, start), codec)
-            if cached is not None:
-                mask[start : start + PAGE_USERS] = ranges.holds(as_numpy(cached.value)[: count - start])
-        return bitmap_of_mask(mask)
+            return None if cached is None else as_numpy(cached.value)
+
+        values = self._flat.values((field, kind, group), count, _absent(kind), page_of, pause)
+        return match_values(values, ranges, pause)
 
     def match_users(
         self, fields: Sequence[int], group: int, users: BitMap, matcher: Matcher, read: Unshared
@@ -487,6 +494,11 @@ def _checking(keys: Iterable[bytes], skipped: int, read: Unshared) -> Iterator[b
 def column_codec(kind: Kind) -> ColumnCodec:
     """The codec of a column's pages."""
     return NUMBERS if kind is Kind.NUMBER else TIMES
+
+
+def _absent(kind: Kind) -> float:
+    """Stands for no value in a column of numbers or times."""
+    return ABSENT_NUMBER if kind is Kind.NUMBER else ABSENT_TIME
 
 
 def stored_values(value: Value) -> tuple[bytes, ...]:

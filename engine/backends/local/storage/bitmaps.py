@@ -8,6 +8,8 @@ arrays of u16 up to 4,096 ids, else 8 KiB of bits) takes a twentieth of one.
 from __future__ import annotations
 
 import array
+import itertools
+import struct
 from typing import Any
 
 import numpy as np
@@ -18,32 +20,33 @@ _COOKIE_NO_RUNS = 12346
 _CONTAINER_IDS = 1 << 16
 _CONTAINER_BYTES = _CONTAINER_IDS // 8
 _ARRAY_IDS_MAX = 4_096
+_HEAD_BYTES = 8
+_BYTES_PER_CONTAINER = 8
+"""In the header: key, size and offset."""
 
 
 def bitmap_of_mask(mask: npt.NDArray[np.bool_]) -> BitMap:
     """The set of positions at which `mask` is true."""
-    keys: list[int] = []
-    sizes: list[int] = []
+    described: list[int] = []
     containers: list[bytes] = []
     for start in range(0, len(mask), _CONTAINER_IDS):
         piece = mask[start : start + _CONTAINER_IDS]
         size = int(np.count_nonzero(piece))
         if not size:
             continue
-        keys.append(start >> 16)
-        sizes.append(size)
+        described += (start >> 16, size - 1)
         if size <= _ARRAY_IDS_MAX:
-            containers.append(np.flatnonzero(piece).astype("<u2").tobytes())
+            containers.append(piece.nonzero()[0].astype("<u2").tobytes())
         else:
             bits = np.packbits(piece, bitorder="little").tobytes()
             containers.append(bits.ljust(_CONTAINER_BYTES, b"\0"))
-    if not keys:
+    if not containers:
         return BitMap(optimize=False)
-    head = np.array([_COOKIE_NO_RUNS, len(keys)], "<u4").tobytes()
-    described = np.array([keys, [size - 1 for size in sizes]], "<u2").T.tobytes()
-    first = len(head) + len(described) + 4 * len(keys)
-    offsets = first + np.cumsum([0, *map(len, containers[:-1])])
-    return BitMap.deserialize(b"".join((head, described, offsets.astype("<u4").tobytes(), *containers)))
+    count = len(containers)
+    first = _HEAD_BYTES + _BYTES_PER_CONTAINER * count
+    offsets = itertools.accumulate(map(len, containers[:-1]), initial=first)
+    head = struct.pack(f"<II{2 * count}H{count}I", _COOKIE_NO_RUNS, count, *described, *offsets)
+    return BitMap.deserialize(head + b"".join(containers))
 
 
 def bitmap_of(ids: npt.NDArray[np.integer[Any]]) -> BitMap:

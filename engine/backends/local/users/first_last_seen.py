@@ -15,7 +15,8 @@ import numpy as np
 from pyroaring import BitMap
 
 from engine.backends.local.storage.arrays import Int64s, Uint32s, runs
-from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask, ids_of
+from engine.backends.local.storage.bitmaps import bitmap_of, ids_of
+from engine.backends.local.storage.flat_columns import FlatColumns, HeldColumns, match_values
 from engine.backends.local.storage.keys import Family, key
 from engine.backends.local.storage.page_cache import (
     ABSENT_TIME,
@@ -61,9 +62,11 @@ class _Spans(NamedTuple):
 class FirstLastSeen:
     """First and last times of one account's users. Called with the state lock held."""
 
-    def __init__(self, page_cache: PageCache, account: int) -> None:
+    def __init__(self, page_cache: PageCache, account: int, flat_columns: HeldColumns) -> None:
         self._page_cache = page_cache
         self._account = account
+        self._flat = FlatColumns(flat_columns, ("seen", account))
+        """First (False) and last (True) times by (input, group, whether last)."""
         self._pages: dict[tuple[int, int], CachedPage[array.array[int]]] = {}
         self._belongs: dict[tuple[int, int], CachedPage[BitMap]] = {}
         self._waiting: dict[tuple[int, int], list[_Spans]] = {}
@@ -137,6 +140,7 @@ class FirstLastSeen:
             times[slots] = np.where(absent, first[start:end], np.minimum(earliest, first[start:end]))
             # The value for "no time" is the smallest of all, so any time wins here.
             times[slots + PAGE_USERS] = np.maximum(latest, last[start:end])
+            self._wrote(input_number, group << GROUP_SHIFT | int(users[start]))
         # Only now: if a page cannot be read, the buffer stays whole and is applied again.
         del self._waiting[input_number, group], self._waiting_users[input_number, group]
 
@@ -160,13 +164,21 @@ class FirstLastSeen:
         if latest == ABSENT_TIME:
             times[slot] = first
             times[slot + PAGE_USERS] = last
+            self._wrote(input_number, ref)
             return True, False
         if last > latest:
             times[slot + PAGE_USERS] = last
+            self._flat.wrote((input_number, ref >> GROUP_SHIFT, True), ref & DENSE_MASK)
         if first < times[slot]:
             times[slot] = first
+            self._flat.wrote((input_number, ref >> GROUP_SHIFT, False), ref & DENSE_MASK)
             return False, True
         return False, False
+
+    def _wrote(self, input_number: int, ref: UserRef) -> None:
+        """The first or last times in the user's page change."""
+        for last in (False, True):
+            self._flat.wrote((input_number, ref >> GROUP_SHIFT, last), ref & DENSE_MASK)
 
     def _page(self, input_number: int, ref: UserRef) -> CachedPage[array.array[int]]:
         page = self._page_key(input_number, ref >> GROUP_SHIFT, ref & DENSE_MASK)
@@ -214,6 +226,7 @@ class FirstLastSeen:
             page = self._page(number, ref).value
             slot = ref & PAGE_MASK
             page[slot] = page[slot + PAGE_USERS] = ABSENT_TIME
+            self._wrote(number, ref)
             self._belonging(number, ref >> GROUP_SHIFT).value.discard(ref & DENSE_MASK)
         return taken
 
@@ -261,15 +274,27 @@ class FirstLastSeen:
         pause: Callable[[], None] = _go_on,
     ) -> BitMap:
         """Users of the group (of `count` ids) whose last or first time over the inputs lies in the ranges."""
-        mask = np.zeros(count, np.bool_)
-        pages = max(1, PAUSE_PAGES // (1 + len(inputs)))
-        for start in range(0, count, PAGE_USERS):
-            if (start >> PAGE_BITS) % pages == 0:
-                pause()
-            times = self._times_of_page(inputs, group, start, last)
-            if times is not None:
-                mask[start : start + PAGE_USERS] = ranges.holds(times[: count - start])
-        return bitmap_of_mask(mask)
+        columns = [self._column(number, group, last, count, pause) for number in inputs]
+        if not columns:
+            return BitMap()
+        return match_values(_joined_times(columns, last), ranges, pause)
+
+    def _column(
+        self, input_number: int, group: int, last: bool, count: int, pause: Callable[[], None]
+    ) -> Int64s:
+        """The last or first times of the first `count` users."""
+
+        def page_of(page: int) -> Int64s | None:
+            return self._page_of(input_number, group, page << PAGE_BITS, last)
+
+        self._settle(input_number, group)
+        return self._flat.values((input_number, group, last), count, ABSENT_TIME, page_of, pause)
+
+    def _page_of(self, input_number: int, group: int, start: int, last: bool) -> Int64s | None:
+        """The last or first times of a page, without those that are buffered."""
+        cached = self._page_cache.find(self._page_key(input_number, group, start), SEEN_TIMES)
+        half = slice(PAGE_USERS, None) if last else slice(0, PAGE_USERS)
+        return None if cached is None else as_numpy(cached.value)[half]
 
     def match_users(
         self, inputs: Sequence[int], group: int, last: bool, ranges: Ranges, users: BitMap
@@ -296,23 +321,22 @@ class FirstLastSeen:
     def _times_of_page(
         self, inputs: Sequence[int], group: int, start: int, last: bool
     ) -> np.ndarray[tuple[int], np.dtype[np.int64]] | None:
-        half = slice(PAGE_USERS, None) if last else slice(0, PAGE_USERS)
         for number in inputs:
             self._settle(number, group)
-        halves = [
-            as_numpy(cached.value)[half]
-            for number in inputs
-            if (cached := self._page_cache.find(self._page_key(number, group, start), SEEN_TIMES)) is not None
-        ]
-        if not halves:
-            return None
-        if len(halves) == 1:
-            return halves[0]
-        if last:
-            return np.asarray(np.maximum.reduce(halves))
-        # The value for "no time" is the smallest of all: any time must win here.
-        earliest = np.minimum.reduce([np.where(h == ABSENT_TIME, TIME_MAX_MICROS + 1, h) for h in halves])
-        return np.where(earliest > TIME_MAX_MICROS, ABSENT_TIME, earliest)
+        found = (self._page_of(number, group, start, last) for number in inputs)
+        halves = [half for half in found if half is not None]
+        return _joined_times(halves, last) if halves else None
+
+
+def _joined_times(columns: Sequence[Int64s], last: bool) -> Int64s:
+    """The last or first time of each user over several inputs."""
+    if len(columns) == 1:
+        return columns[0]
+    if last:
+        return np.asarray(np.maximum.reduce(columns))
+    # The value for "no time" is the smallest of all: any time must win here.
+    earliest = np.minimum.reduce([np.where(c == ABSENT_TIME, TIME_MAX_MICROS + 1, c) for c in columns])
+    return np.where(earliest > TIME_MAX_MICROS, ABSENT_TIME, earliest)
 
 
 def _joined(pieces: Sequence[_Spans]) -> _Spans:

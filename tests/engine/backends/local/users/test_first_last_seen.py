@@ -18,6 +18,7 @@ from engine.backends.local.storage.ranges import Ranges
 from engine.backends.local.storage.user_ref import GROUP_SHIFT
 from engine.backends.local.users import first_last_seen as seen_module
 from engine.backends.local.users.first_last_seen import FirstLastSeen
+from engine.bounded_cache import BoundedCache
 from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS
 
 INPUTS = (1, 2)
@@ -55,7 +56,7 @@ class Walk:
 
     def __init__(self, index: Environment) -> None:
         self.page_cache = PageCache(index, 1 << 20)
-        self.seen = FirstLastSeen(self.page_cache, next(accounts))
+        self.seen = FirstLastSeen(self.page_cache, next(accounts), BoundedCache("flat columns", 1 << 20))
         self.times: Times = {}
 
     def _widen(self, at: tuple[int, int, int], first: int, last: int) -> None:

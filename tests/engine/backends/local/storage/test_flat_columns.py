@@ -1,0 +1,103 @@
+"""Flat columns follow every write to the pages they were copied from."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from pyroaring import BitMap
+
+from engine.backends.local.storage import flat_columns
+from engine.backends.local.storage.flat_columns import FlatColumns, HeldColumns, match_values
+from engine.backends.local.storage.page_cache import ABSENT_TIME, PAGE_USERS
+from engine.backends.local.storage.ranges import Ranges
+from engine.bounded_cache import BoundedCache
+from engine.criteria.ranges import TimeRange
+
+PAGE_COUNT = 20
+"""More than are copied between two pauses."""
+COLUMNS = ("first", "last")
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("write"),
+            st.sampled_from(COLUMNS),
+            st.integers(0, PAGE_COUNT * PAGE_USERS - 1),
+            st.integers(0, 9),
+        ),
+        st.tuples(st.just("ask"), st.sampled_from(COLUMNS), st.integers(1, PAGE_COUNT), st.integers(0, 9)),
+    ),
+    min_size=1,
+    max_size=20,
+)
+
+
+class World:
+    """Pages of two columns, and the flat copies of what was asked about."""
+
+    def __init__(self, held: HeldColumns) -> None:
+        self.pages = {name: np.full((PAGE_COUNT, PAGE_USERS), ABSENT_TIME, np.int64) for name in COLUMNS}
+        self.flat = FlatColumns(held, "world")
+        self.copied: list[int] = []
+
+    def write(self, name: str, user: int, value: int) -> None:
+        self.flat.wrote(name, user)
+        self.pages[name].reshape(-1)[user] = value
+
+    def values(
+        self, name: str, count: int, in_pause: list[tuple[str, int, int]] | None = None
+    ) -> flat_columns.Values:
+        def page_of(page: int) -> flat_columns.Values | None:
+            self.copied.append(page)
+            values = self.pages[name][page]
+            return None if (values == ABSENT_TIME).all() else values
+
+        def pause() -> None:
+            for write in in_pause or ():
+                self.write(*write)
+
+        return self.flat.values(name, count, ABSENT_TIME, page_of, pause)
+
+
+@given(steps, st.sampled_from((1, 1 << 30)))
+def test_they_equal_the_pages_after_any_writes(steps: list[tuple[str, str, int, int]], room: int) -> None:
+    # With little room, a column drives out the other.
+    world = World(BoundedCache("flat columns", room))
+    for what, name, number, value in steps:
+        if what == "write":
+            world.write(name, number, value)
+            continue
+        count = number * PAGE_USERS - value
+        assert (world.values(name, count) == world.pages[name].reshape(-1)[:count]).all()
+
+
+def test_only_pages_that_were_written_to_are_copied_again() -> None:
+    world = World(BoundedCache("flat columns", 1 << 30))
+    count = 3 * PAGE_USERS
+    world.values("last", count)
+    assert world.copied == [0, 1, 2]
+    world.values("last", count)
+    world.write("last", PAGE_USERS + 7, 5)
+    world.write("first", 0, 5)
+    assert world.values("last", count)[PAGE_USERS + 7] == 5
+    assert world.copied == [0, 1, 2, 1]
+    # A column that grows copies what is new.
+    world.values("last", count + 1)
+    assert world.copied == [0, 1, 2, 1, 3]
+
+
+def test_a_page_written_to_during_a_pause_is_copied_again() -> None:
+    world = World(BoundedCache("flat columns", 1 << 30))
+    count = PAGE_COUNT * PAGE_USERS
+    found = world.values("last", count, in_pause=[("last", 3, 8), ("last", count - 1, 9)])
+    assert (found[3], found[-1]) == (8, 9)
+    assert (world.values("last", count) == world.pages["last"].reshape(-1)).all()
+
+
+def test_values_are_compared_piece_by_piece() -> None:
+    values = np.arange(3 * flat_columns.COMPARED_AT_ONCE + 5)
+    pauses: list[None] = []
+    ranges = Ranges.of_instants((TimeRange(start=5, end=len(values) - 1),))
+    assert match_values(values, ranges, lambda: pauses.append(None)) == BitMap(range(5, len(values) - 1))
+    assert len(pauses) == 4
