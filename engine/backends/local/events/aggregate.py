@@ -10,18 +10,30 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from pyroaring import BitMap
 
 from engine.backends.local.events.columns import NumberColumn, doubles_between, integers_between
 from engine.backends.local.events.decimals import integer_bounds
 from engine.backends.local.events.distinct import distinct_days, distinct_values
 from engine.backends.local.events.model import ResolvedEventMatch
 from engine.backends.local.events.part import Part
-from engine.backends.local.events.select import Universe, kept_of_all, lasting_parts, selected
+from engine.backends.local.events.select import (
+    RowsByTime,
+    Universe,
+    few_rows,
+    kept_of_all,
+    lasting_parts,
+    selected,
+)
 from engine.backends.local.events.sums import NumberRows, Totals, average_passing, sum_passing
-from engine.backends.local.storage.arrays import Bools, Floats, Ints, Uint32s, smallest
+from engine.backends.local.storage.arrays import Bools, Floats, Ints, Uint32s, runs, smallest
+from engine.backends.local.storage.bitmaps import bitmap_of
 from engine.criteria.model import Aggregate
 from engine.criteria.ranges import Interval
 from engine.values import Kind
+
+FEW_JOINED_ROWS_MAX = 1 << 14
+"""Rows of parts up to which those in the window are sorted by user instead of counted for every user."""
 
 DENSE_SHARE = 16
 """A part adds its counts as one dense array when at least one slot in sixteen has rows."""
@@ -48,6 +60,21 @@ def passing(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe)
             return _extreme(parts, step, universe, np.maximum)
         case Aggregate.FIRST | Aggregate.LAST:
             return _at_end(parts, step, universe)
+
+
+def few_passing(parts: Sequence[Part], step: ResolvedEventMatch, check: Callable[[], None]) -> BitMap | None:
+    """The users that pass a count over stored parts of few rows each; None for any other question. Users
+    without rows take no time.
+    """
+    if step.aggregate is not Aggregate.COUNT or step.selection.where is not None:
+        return None
+    few, others = few_rows(parts)
+    if others or sum(part.record.rows for part in few) > FEW_JOINED_ROWS_MAX:
+        return None
+    time = step.selection.time
+    users = np.sort(RowsByTime.of_parts(few, check).users_between(time.start, time.end))
+    starts = runs(users)
+    return bitmap_of(users[starts[:-1]][_in_intervals(np.diff(starts), step.intervals)])
 
 
 # --- counting -----------------------------------------------------------------------------------------------
@@ -97,6 +124,8 @@ def count_rows(parts: Sequence[Part], step: ResolvedEventMatch, universe: Univer
     if lasting:
         kept = kept_of_all(lasting, Aggregate.COUNT, universe, lambda _: _Counts.of_parts(lasting))
         kept.add_to(counts)
+    if universe.ids is None and step.selection.where is None:
+        others = _add_few(counts, others, step, universe)
     for part in others:
         universe.check()
         if universe.ids is None and step.selection.where is None and part.within(start, end):
@@ -106,6 +135,18 @@ def count_rows(parts: Sequence[Part], step: ResolvedEventMatch, universe: Univer
         for rows in selected((part,), step.selection, universe):
             counts[rows.slots] += rows.counts.astype(counts.dtype)
     return counts
+
+
+def _add_few(counts: Ints, parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> list[Part]:
+    """Adds the rows of the parts that have few; returns the other parts."""
+    few, others = few_rows(parts)
+    if few:
+        time = step.selection.time
+        users = RowsByTime.of_parts(few, universe.check).users_between(time.start, time.end)
+        universe.looked_at += len(users)
+        added = np.bincount(users, minlength=len(counts))
+        counts += added.astype(counts.dtype)
+    return others
 
 
 def _add_whole_part(counts: Ints, part: Part) -> None:

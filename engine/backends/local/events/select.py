@@ -8,6 +8,7 @@ no more than that user's rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
@@ -25,11 +26,13 @@ from engine.backends.local.storage.arrays import Bools, Int64s, Ints, Positions,
 from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask, ids_of
 from engine.criteria.conditions import WhereAll, WhereAny, WhereAttribute, WhereNot
 from engine.criteria.operators import ResolvedTest, matcher_of
-from engine.values import MICROS_PER_DAY, Kind
+from engine.values import MICROS_PER_DAY, Kind, Micros
 
 PROBE_COST = 64
 """Looking up one user in a part costs about as much as reading this many of its users in order."""
 
+FEW_ROWS_MAX = 1 << 12
+"""Rows of a stored part up to which it is joined with others like it."""
 
 S = TypeVar("S", bound=Sized)
 
@@ -161,6 +164,53 @@ def kept_of_all(
     """
     universe.looked_at += sum(part.record.users for part in lasting)
     return derived_of_all(lasting, tag, lambda: derive(Universe(lasting, None, universe.check)))
+
+
+def few_rows(parts: Sequence[Part]) -> tuple[list[Part], list[Part]]:
+    """Splits parts: stored ones of few rows, and the others."""
+    few: list[Part] = []
+    others: list[Part] = []
+    for part in parts:
+        is_few = part.state is not None and part.record.rows <= FEW_ROWS_MAX
+        (few if is_few else others).append(part)
+    return few, others
+
+
+@dataclass(frozen=True, slots=True)
+class RowsByTime:
+    """The user and the time of some rows, in order of time."""
+
+    users: Uint32s
+    times: Int64s
+
+    @property
+    def nbytes(self) -> int:
+        return self.users.nbytes + self.times.nbytes
+
+    @classmethod
+    def of_parts(cls, parts: Sequence[Part], check: Callable[[], None]) -> RowsByTime:
+        """All live rows of stored parts, cached until one of them changes. Where parts have few rows, a call
+        of numpy takes longer than its work.
+        """
+        return derived_of_all(parts, "rows by time", lambda: cls._joined(parts, check))
+
+    @classmethod
+    def _joined(cls, parts: Sequence[Part], check: Callable[[], None]) -> RowsByTime:
+        users, times = [], []
+        for part in parts:
+            check()
+            live = part.live_rows()
+            users.append(part.row_users() if live is None else part.row_users()[live])
+            times.append(part.times() if live is None else part.times()[live])
+        joined = np.concatenate(times)
+        order = np.argsort(joined, kind="stable")
+        return cls(np.concatenate(users)[order], joined[order])
+
+    def users_between(self, start: Micros | None, end: Micros | None) -> Uint32s:
+        """The user of each row in [start, end)."""
+        first = 0 if start is None else int(self.times.searchsorted(start))
+        last = len(self.times) if end is None else int(self.times.searchsorted(end))
+        return self.users[first:last]
 
 
 def _universe_rows(part: Part, universe: Universe) -> Rows:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pyroaring import BitMap
 
-from engine.backends.local.events.aggregate import passing
+from engine.backends.local.events.aggregate import few_passing, passing
 from engine.backends.local.events.cache import ColumnCache, Keeping, Loader
 from engine.backends.local.events.compaction import Allowances
 from engine.backends.local.events.facts import (
@@ -51,6 +51,9 @@ PENDING_ROWS_MAX = 1 << 15
 BRIEF_USERS_MAX = 64
 """Users of whom no more than `BRIEF_ROWS_MAX` rows are read with the lock held."""
 BRIEF_ROWS_MAX = 1 << 14
+FEW_PARTS_MAX = 32
+FEW_ROWS_READ_MAX = 1 << 12
+"""Parts, and rows in them, that are read for everyone with the lock held."""
 
 _Short = tuple[int, int, int]
 """A table of an account and group: input number, name number, event type."""
@@ -257,6 +260,12 @@ class EventTables:
         if self._is_read_briefly and users:
             # Without what a longer read needs, which takes as long as the rest.
             return _matching(self._brief_parts(group, (step.selection,), users)[0], step, users, read)
+        # A question about every name has many parts: finding them twice takes longer than it may save.
+        if users is None and step.selection.name is not None and not self._is_read_briefly:
+            with self._session():
+                parts = self._parts(group, step.selection)
+                if _are_few(parts, (step.selection,)):
+                    return _matching(parts, step, None, read)
         with self._as_now(group, (step.selection,), users, read) as ((parts,), among):
             return _matching(parts, step, among, read)
 
@@ -492,6 +501,10 @@ def _matching(parts: list[Part], step: ResolvedEventMatch, users: BitMap | None,
     """The users, among `users` (None = all), that the step holds for in these parts."""
     if not parts:
         return BitMap(optimize=False)
+    found = few_passing(parts, step, read.check) if users is None else None
+    if found is not None:
+        read.looked_at += sum(part.record.rows for part in parts)
+        return found
     universe = Universe(parts, users, read.check)
     passed = passing(parts, step, universe)
     read.looked_at += universe.looked_at
@@ -505,12 +518,20 @@ def _is_brief(
     if users is None or len(users) > BRIEF_USERS_MAX:
         return False
     rows = len(users) * sum(part.record.peak for parts in parts_of for part in parts)
+    return rows <= BRIEF_ROWS_MAX and all(_are_quick(parts, selections) for parts in parts_of)
+
+
+def _are_few(parts: Sequence[Part], selections: Sequence[ResolvedSelection]) -> bool:
+    """Whether a question about everyone is answered within a fraction of a millisecond."""
     return (
-        rows <= BRIEF_ROWS_MAX
-        and all(part.is_loaded for parts in parts_of for part in parts)
-        and not any(
-            matcher_of(each.test).program_bytes
-            for selection in selections
-            for each in tests_in(selection.where)
-        )
+        len(parts) <= FEW_PARTS_MAX
+        and sum(part.record.rows for part in parts) <= FEW_ROWS_READ_MAX
+        and _are_quick(parts, selections)
+    )
+
+
+def _are_quick(parts: Sequence[Part], selections: Sequence[ResolvedSelection]) -> bool:
+    """Whether users and counts of the parts are in memory, and no test of a row takes long."""
+    return all(part.is_loaded for part in parts) and not any(
+        matcher_of(each.test).program_bytes for selection in selections for each in tests_in(selection.where)
     )

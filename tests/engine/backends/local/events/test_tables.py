@@ -10,6 +10,7 @@ from pathlib import Path
 
 import lmdb
 import msgspec
+import numpy as np
 import pytest
 from pyroaring import BitMap
 
@@ -23,6 +24,7 @@ from engine.backends.local.events import (
     compaction,
 )
 from engine.backends.local.events import part as part_module
+from engine.backends.local.events import select as select_module
 from engine.backends.local.events import table as table_module
 from engine.backends.local.events import tables as tables_module
 from engine.backends.local.events.columns import DictionaryColumn, unpack_column
@@ -698,6 +700,8 @@ def test_results_are_cached_when_the_cache_is_too_small_for_parts(
     store: Store, new_account: NewAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(table_module, "SLICE_ROWS_MAX", 8)
+    # As parts of many rows, which are not joined.
+    monkeypatch.setattr(select_module, "FEW_ROWS_MAX", 0)
     tables = EventTables(store, new_account(), 1, ColumnCache(bytes_max=2_000))
     days, users = range(40), range(20)
     tables.add(
@@ -718,6 +722,38 @@ def test_results_are_cached_when_the_cache_is_too_small_for_parts(
         unpacked.clear()
         assert set(tables.match(0, step)) == set(users)
         assert least <= sum(unpacked) <= most
+
+
+def test_counts_over_parts_of_few_rows_follow_windows_removals_and_new_rows(
+    store: Store, new_account: NewAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_module, "SLICE_ROWS_MAX", 8)
+    tables = EventTables(store, new_account(), 1)
+    days, users = range(12), range(5)
+    tables.add(
+        [row(user, NOON + day * MICROS_PER_DAY, day * len(users) + user) for day in days for user in users]
+    )
+    checkpoint(store, tables)
+
+    def found(at_least: float, start: int | None, end: int | None) -> set[int]:
+        return set(tables.match(0, counted(at_least, time=TimeRange(start, end))))
+
+    third, ninth = NOON + 3 * MICROS_PER_DAY, NOON + 9 * MICROS_PER_DAY
+    for _ in range(2):
+        assert found(6.0, third, ninth) == set(users)
+        assert found(6.0, third + 1, ninth) == set()
+        assert found(7.0, third, ninth + 1) == set(users)
+        assert found(12.0, None, None) == set(users)
+    # Rows in memory count with those that are stored.
+    tables.add([row(3, third + 1, 1_000)])
+    assert found(7.0, third, ninth) == {3}
+    tables.remove_users(0, np.array([1], np.uint32), lambda: None)
+    assert found(6.0, third, ninth) == {0, 2, 3, 4}
+    tables.remove_before(third + 1)
+    assert found(6.0, third, ninth) == {3}
+    checkpoint(store, tables)
+    assert found(6.0, None, ninth) == {3}
+    assert found(5.0, None, ninth) == {0, 2, 3, 4}
 
 
 KEPT_AGGREGATES = (
