@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from pyroaring import BitMap
 
+from engine.backends.local.events.by_value import is_by_value, users_by_value
 from engine.backends.local.events.columns import NumberColumn, doubles_between, integers_between
 from engine.backends.local.events.decimals import integer_bounds
 from engine.backends.local.events.distinct import distinct_days, distinct_values
@@ -22,13 +23,16 @@ from engine.backends.local.events.select import (
     Universe,
     few_rows,
     kept_of_all,
+    lasting_in_window,
     lasting_parts,
     selected,
 )
 from engine.backends.local.events.sums import NumberRows, Totals, average_passing, sum_passing
 from engine.backends.local.storage.arrays import Bools, Floats, Ints, Uint32s, runs, smallest
 from engine.backends.local.storage.bitmaps import bitmap_of
+from engine.criteria.conditions import WhereAttribute
 from engine.criteria.model import Aggregate
+from engine.criteria.operators import ResolvedTest
 from engine.criteria.ranges import Interval
 from engine.values import Kind
 
@@ -121,6 +125,8 @@ def count_rows(parts: Sequence[Part], step: ResolvedEventMatch, universe: Univer
     counts: Ints = np.zeros(universe.slots, np.min_scalar_type(peak))
     start, end = step.selection.time.start, step.selection.time.end
     lasting, others = lasting_parts(parts, step.selection, universe)
+    if universe.ids is None and isinstance(step.selection.where, WhereAttribute):
+        others = _add_by_value(counts, others, step, step.selection.where, universe)
     if lasting:
         kept = kept_of_all(lasting, Aggregate.COUNT, universe, lambda _: _Counts.of_parts(lasting))
         kept.add_to(counts)
@@ -135,6 +141,27 @@ def count_rows(parts: Sequence[Part], step: ResolvedEventMatch, universe: Univer
         for rows in selected((part,), step.selection, universe):
             counts[rows.slots] += rows.counts.astype(counts.dtype)
     return counts
+
+
+def _add_by_value(
+    counts: Ints,
+    parts: Sequence[Part],
+    step: ResolvedEventMatch,
+    where: WhereAttribute[int, ResolvedTest],
+    universe: Universe,
+) -> list[Part]:
+    """Adds the rows of lasting parts whose value passes, if values are few; returns the other parts."""
+    lasting, others = lasting_in_window(parts, step.selection)
+    if not lasting or not is_by_value(where):
+        return list(parts)
+    found = users_by_value(lasting, where, universe.check)
+    if found is None:
+        return list(parts)
+    for users in found:
+        universe.looked_at += len(users)
+        if len(users):
+            counts += np.bincount(users, minlength=len(counts)).astype(counts.dtype)
+    return others
 
 
 def _add_few(counts: Ints, parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> list[Part]:

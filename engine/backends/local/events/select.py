@@ -121,12 +121,20 @@ def select_rows(part: Part, selection: ResolvedSelection, universe: Universe) ->
     universe.check()
     rows = _universe_rows(part, universe)
     universe.looked_at += len(rows.row_slots)
+    where = selection.where
+    if isinstance(where, WhereAttribute):
+        # One test leaves fewer rows than the window, as a rule, and reads smaller values than times.
+        rows, where = _where(where, rows, universe), None
     start, end = selection.time.start, selection.time.end
-    if not part.within(start, end):
+    if len(rows.row_slots) and not part.within(start, end):
         rows = _filtered(rows, _in_time(rows.at(part.times()), start, end))
-    if selection.where is not None and len(rows.row_slots):
-        rows = _filtered(rows, _holds(selection.where, rows, universe.check))
+    if where is not None and len(rows.row_slots):
+        rows = _where(where, rows, universe)
     return rows if len(rows.row_slots) else None
+
+
+def _where(where: RowCondition, rows: Rows, universe: Universe) -> Rows:
+    return _filtered(rows, _holds(where, rows, universe.check)) if len(rows.row_slots) else rows
 
 
 def selected(parts: Sequence[Part], selection: ResolvedSelection, universe: Universe) -> Iterator[Rows]:
@@ -146,6 +154,11 @@ def lasting_parts(
     """
     if universe.ids is not None or selection.where is not None:
         return [], list(parts)
+    return lasting_in_window(parts, selection)
+
+
+def lasting_in_window(parts: Sequence[Part], selection: ResolvedSelection) -> tuple[list[Part], list[Part]]:
+    """As `lasting_parts`, for everyone and whatever condition the rows still have to pass."""
     last_day = max(part.record.time_max for part in parts) // MICROS_PER_DAY
     lasting: list[Part] = []
     others: list[Part] = []

@@ -54,6 +54,8 @@ BRIEF_ROWS_MAX = 1 << 14
 FEW_PARTS_MAX = 32
 FEW_ROWS_READ_MAX = 1 << 12
 """Parts, and rows in them, that are read for everyone with the lock held."""
+LONG_TABLES = 8
+"""Stored rows of tables, relative to those read, of which a window may leave few enough."""
 
 _Short = tuple[int, int, int]
 """A table of an account and group: input number, name number, event type."""
@@ -260,14 +262,22 @@ class EventTables:
         if self._is_read_briefly and users:
             # Without what a longer read needs, which takes as long as the rest.
             return _matching(self._brief_parts(group, (step.selection,), users)[0], step, users, read)
-        # A question about every name has many parts: finding them twice takes longer than it may save.
-        if users is None and step.selection.name is not None and not self._is_read_briefly:
+        if users is None and not self._is_read_briefly and self._may_be_few(group, step.selection):
             with self._session():
                 parts = self._parts(group, step.selection)
                 if _are_few(parts, (step.selection,)):
                     return _matching(parts, step, None, read)
         with self._as_now(group, (step.selection,), users, read) as ((parts,), among):
             return _matching(parts, step, among, read)
+
+    def _may_be_few(self, group: int, selection: ResolvedSelection) -> bool:
+        """Whether a question about everyone may have few rows to read: finding the parts takes longer. Large
+        tables and questions about every name have many, as a rule.
+        """
+        if selection.name is None:
+            return False
+        rows = sum(table.record.rows for table in self._groups[group].selected(selection))
+        return rows <= FEW_ROWS_READ_MAX * LONG_TABLES
 
     def match_sequence(
         self, group: int, step: ResolvedSequence, users: BitMap | None = None, read: Unshared | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 import random
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from engine.backends.local.events import (
     ResolvedSequence,
     compaction,
 )
+from engine.backends.local.events import by_value as by_value_module
 from engine.backends.local.events import part as part_module
 from engine.backends.local.events import select as select_module
 from engine.backends.local.events import table as table_module
@@ -754,6 +756,63 @@ def test_counts_over_parts_of_few_rows_follow_windows_removals_and_new_rows(
     checkpoint(store, tables)
     assert found(6.0, None, ninth) == {3}
     assert found(5.0, None, ninth) == {0, 2, 3, 4}
+
+
+def test_conditions_on_common_values_follow_windows_removals_and_new_rows(
+    store: Store, new_account: NewAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_module, "SLICE_ROWS_MAX", 8)
+    monkeypatch.setattr(select_module, "FEW_ROWS_MAX", 0)
+    monkeypatch.setattr(by_value_module, "ROWS_PER_VALUE_MIN", 1)
+    tables = EventTables(store, new_account(), 1)
+    days, users = range(12), range(6)
+    # Every third day "odd" for odd users; a list now and then; some rows have no value.
+    values: dict[tuple[float, int], str | tuple[str, ...] | None] = {
+        (day, user): ("odd", "x") if day == 4 else None if day % 3 == 2 else "odd" if user % 2 else "even"
+        for day in days
+        for user in users
+    }
+    rows = [
+        row(
+            user,
+            NOON + int(day) * MICROS_PER_DAY,
+            int(day) * len(users) + user,
+            **({} if value is None else {"_1": value}),
+        )
+        for (day, user), value in values.items()
+    ]
+    tables.add(rows)
+    checkpoint(store, tables)
+    kept = {(day, user): value for (day, user), value in values.items() if value is not None}
+
+    def agree(first: int, last: int) -> None:
+        span = TimeRange(NOON + first * MICROS_PER_DAY, NOON + last * MICROS_PER_DAY)
+        for text in ("odd", "even", "x", "none"):
+            where = WhereAttribute(key=1, test=Equals(text))
+            selection = ResolvedSelection(inputs=(1,), time=span, where=where)
+            times = Counter(
+                user
+                for (day, user), value in kept.items()
+                if first <= day < last and text in (value if isinstance(value, tuple) else (value,))
+            )
+            for least in (1.0, 3.0):
+                step = ResolvedEventMatch(selection=selection, intervals=(Interval(least),))
+                assert set(tables.match(0, step)) == {user for user, n in times.items() if n >= least}
+
+    for _ in range(2):
+        agree(0, 12)
+        agree(2, 9)
+    tables.add([row(2, NOON + 3 * MICROS_PER_DAY + 1, 1_000, _1="odd")])
+    kept[3.5, 2] = "odd"
+    agree(2, 9)
+    tables.remove_users(0, np.array([1], np.uint32), lambda: None)
+    kept = {(day, user): value for (day, user), value in kept.items() if user != 1}
+    agree(0, 12)
+    tables.remove_before(NOON + 3 * MICROS_PER_DAY)
+    kept = {(day, user): value for (day, user), value in kept.items() if day >= 3}
+    agree(0, 12)
+    checkpoint(store, tables)
+    agree(2, 9)
 
 
 KEPT_AGGREGATES = (
