@@ -133,7 +133,11 @@ class Serving(Stubs):
         return self.config.backups
 
     def delivered(self, path: str, connection: str) -> list[dict[str, Any]]:
-        """The events in the file of a connection of `ACCOUNT` whose output has that path."""
+        """The changes in the file of a connection of `ACCOUNT` whose output has that path."""
+        return [event for event in self.sent(path, connection) if "subject" in event]
+
+    def sent(self, path: str, connection: str) -> list[dict[str, Any]]:
+        """As `delivered`, with the marks of snapshots."""
         file = self.outputs / "a" / path / f"{connection}.ndjson"
         if not file.exists():
             return []

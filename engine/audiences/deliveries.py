@@ -1,10 +1,10 @@
 """Undelivered changes of each connection, from its durable cursor.
 
-On activation every member is sent as entered, followed by every change. The first calculation of a membership
-records its members as changes. When the membership already existed (another connection or a descendant needed
-it), the current members come first, page by page, then the changes after the last sequence at activation.
-Whatever was read but not confirmed by `advance` is read again after a crash: at least once, in order, for
-each connection.
+An epoch begins with a snapshot: at activation, and when the audience was calculated anew or the store
+restored. The members are sent as entered, page by page, while the membership changes. The changes since the
+beginning follow, and complete it: then the entries and exits since the beginning make a state that the
+audience had. Whatever was read but not confirmed by `advance` is read again after a crash: at least once, in
+order, for each connection.
 """
 
 from __future__ import annotations
@@ -14,14 +14,23 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from engine.audiences.delivery_status import DeliveryLog, DeliveryStatus
-from engine.audiences.model import DeliveryBatch, DeliveryCursor
-from engine.backends.base import Change, Members, MembershipReader
+from engine.audiences.model import DeliveryBatch
+from engine.backends.base import Change, Members, Membership, MembershipSource, epoch_of
 from engine.clock import Clock
 from engine.errors import MilepostError, NotFound
 from engine.measures import Measure, gauge
 from engine.resources.activation import LIVE_STATES
 from engine.resources.connections import Connections
-from engine.resources.records import Audience, Closing, Connection, ConnectionState, Milestone, Output
+from engine.resources.records import (
+    FIRST_INSTANT,
+    Audience,
+    Closing,
+    Connection,
+    ConnectionState,
+    Cursor,
+    Milestone,
+    Output,
+)
 from engine.resources.repository import Repository
 from engine.resources.targets import TARGETS
 from engine.values import MICROS_PER_SECOND, Micros
@@ -45,7 +54,7 @@ class Deliveries:
     """Reads undelivered changes. Safe to call from several threads for different connections."""
 
     def __init__(
-        self, repository: Repository, connections: Connections, backend: MembershipReader, clock: Clock
+        self, repository: Repository, connections: Connections, backend: MembershipSource, clock: Clock
     ) -> None:
         self._clock = clock
         self._repository = repository
@@ -98,41 +107,91 @@ class Deliveries:
     def pull(self, connection: Connection, limit: int) -> DeliveryBatch:
         """Up to `limit` changes after the connection's cursor, without waiting.
 
-        Members at activation carry the sequence of the last change they reflect. The answer is empty and
+        Members of a snapshot carry the sequence of the last change they reflect. The answer is empty and
         `caught_up` when there is nothing to deliver or the membership is still being calculated for the first
         time. Raises CursorExpired when changes were lost before delivery.
         """
-        cursor = DeliveryCursor(connection.delivered, connection.snapshot_after)
         try:
-            if cursor.snapshot_after is not None:
-                return self._snapshot(connection.audience, cursor.sequence, cursor.snapshot_after, limit)
-            page = self._backend.changes(connection.audience, cursor.sequence, limit)
+            while True:
+                membership = self._stored(connection.audience)
+                batch = self._batch(connection.audience, membership, connection.cursor, limit)
+                # What was read may be of another calculation by now.
+                if self._epoch(self._stored(connection.audience)) == batch.cursor.epoch:
+                    return batch
         except NotFound:
-            return DeliveryBatch((), cursor, caught_up=True)
-        last = page.changes[-1].sequence if page.changes else cursor.sequence
-        return DeliveryBatch(page.changes, DeliveryCursor(last), page.caught_up)
+            return DeliveryBatch(changes=(), cursor=connection.cursor, caught_up=True)
 
-    def _snapshot(self, audience: str, sequence: int, after: str, limit: int) -> DeliveryBatch:
+    def _batch(self, audience: str, membership: Membership, cursor: Cursor, limit: int) -> DeliveryBatch:
+        if cursor.epoch != self._epoch(membership):
+            return DeliveryBatch(changes=(), cursor=self._begun(membership, cursor), caught_up=False)
+        if cursor.snapshot_after is not None:
+            return self._members(audience, membership, cursor, cursor.snapshot_after, limit)
+        if cursor.snapshot_through is not None:
+            return self._completing(audience, membership, cursor, cursor.snapshot_through, limit)
+        page = self._backend.changes(audience, cursor.sequence, limit)
+        last = page.changes[-1].sequence if page.changes else cursor.sequence
+        return DeliveryBatch(
+            changes=page.changes, cursor=Cursor(cursor.epoch, last), caught_up=page.caught_up
+        )
+
+    def _stored(self, audience: str) -> Membership:
         membership = self._backend.membership(audience)
         if membership is None:
             raise NotFound(audience)
-        page = self._backend.stored_members(audience, Members(after, limit))
-        changes = tuple(Change(sequence, user_id, True, membership.as_of) for user_id in page.user_ids)
-        return DeliveryBatch(changes, DeliveryCursor(sequence, page.next_after or None), caught_up=False)
+        return membership
 
-    def advance(
-        self, connection: Connection, cursor: DeliveryCursor, *, sent: bool = True
-    ) -> Connection | None:
+    def _epoch(self, membership: Membership) -> str:
+        return epoch_of(self._backend.store_id, membership)
+
+    def _begun(self, membership: Membership, cursor: Cursor) -> Cursor:
+        """The cursor at which the snapshot of an epoch begins, for a connection that was in another one."""
+        epoch = self._epoch(membership)
+        if cursor.snapshot_through == FIRST_INSTANT and membership.first_sequence == 1:
+            return Cursor(epoch, 0, snapshot_through=FIRST_INSTANT)
+        return Cursor(epoch, membership.last_sequence, snapshot_after="")
+
+    def _members(
+        self, audience: str, membership: Membership, cursor: Cursor, after: str, limit: int
+    ) -> DeliveryBatch:
+        page = self._backend.stored_members(audience, Members(after, limit))
+        changes = tuple(
+            Change(cursor.sequence, user_id, True, membership.as_of, False) for user_id in page.user_ids
+        )
+        # The pages hold nothing later than this, and the changes up to here complete them.
+        through = None if page.next_after else self._stored(audience).last_sequence
+        return DeliveryBatch(
+            changes=changes,
+            cursor=Cursor(cursor.epoch, cursor.sequence, page.next_after or None, through),
+            caught_up=False,
+            as_of=membership.as_of,
+            begins=after == "",
+            snapshot=cursor.sequence,
+        )
+
+    def _completing(
+        self, audience: str, membership: Membership, cursor: Cursor, through: int, limit: int
+    ) -> DeliveryBatch:
+        is_log = through == FIRST_INSTANT
+        most = limit if is_log else min(limit, through - cursor.sequence)
+        page = self._backend.changes(audience, cursor.sequence, most)
+        changes = _through_instant(page.changes) if is_log else page.changes
+        last = changes[-1].sequence if changes else cursor.sequence
+        ends = not changes or changes[-1].last_of_instant if is_log else last >= through
+        return DeliveryBatch(
+            changes=tuple(msgspec.structs.replace(change, last_of_instant=False) for change in changes),
+            cursor=Cursor(cursor.epoch, last, snapshot_through=None if ends else through),
+            caught_up=False,
+            as_of=membership.as_of,
+            # Otherwise it began with the members.
+            begins=is_log and cursor.sequence == 0,
+            ends=ends,
+        )
+
+    def advance(self, connection: Connection, cursor: Cursor, *, sent: bool = True) -> Connection | None:
         """Confirms delivery up to the cursor; `sent` when the output took something. None when the connection
         no longer exists.
         """
-        return self._connections.advance(
-            connection.name,
-            cursor.sequence,
-            snapshot_after=cursor.snapshot_after,
-            activation=connection.activation,
-            sent=sent,
-        )
+        return self._connections.advance(connection.name, cursor, activation=connection.activation, sent=sent)
 
     def succeeded(self, delivery: Delivery, changes: int) -> None:
         """Notes that an output took a batch."""
@@ -194,7 +253,12 @@ class Deliveries:
         """Changes after the connection's cursor, and the age of the first of them."""
         try:
             membership = self._backend.membership(connection.audience)
-            if membership is None or membership.last_sequence <= connection.delivered:
+            if membership is None:
+                return 0, 0
+            is_other = connection.epoch != self._epoch(membership)
+            if is_other and connection.snapshot_through != FIRST_INSTANT:
+                return 0, 0
+            if membership.last_sequence <= connection.delivered:
                 return 0, 0
             page = self._backend.changes(connection.audience, connection.delivered, 1)
         except MilepostError:
@@ -204,13 +268,22 @@ class Deliveries:
         return membership.last_sequence - connection.delivered, age
 
     def has_changes(self, connection: Connection, beyond: int) -> bool:
-        """Whether the connection has members at activation to deliver, or a change above `beyond`."""
-        if connection.snapshot_after is not None:
+        """Whether the connection has a snapshot to deliver, or a change above `beyond`."""
+        membership = self._backend.membership(connection.audience)
+        if membership is None:
+            return False
+        if connection.cursor.in_snapshot or connection.epoch != self._epoch(membership):
             return True
-        return self._backend.wait_for_changes(connection.audience, beyond, 0.0)
+        return membership.last_sequence > beyond
 
     def wait_for_refresh(self, known: int, deadline: float) -> int:
         """Blocks until memberships changed more than `known` times since the start, or the deadline, an
         instant of `time.monotonic()`, passes. Returns how many times they did.
         """
         return self._backend.wait_for_refresh(known, deadline)
+
+
+def _through_instant(changes: tuple[Change, ...]) -> tuple[Change, ...]:
+    """The changes up to the end of the first instant."""
+    ends = (at for at, change in enumerate(changes, 1) if change.last_of_instant)
+    return changes[: next(ends, len(changes))]

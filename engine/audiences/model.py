@@ -14,7 +14,7 @@ import msgspec
 from engine.backends.base import Change
 from engine.criteria.model import Criterion
 from engine.errors import Warning
-from engine.resources.records import Audience, Journey, MilestoneKind
+from engine.resources.records import Audience, Cursor, Journey, MilestoneKind
 from engine.values import Micros
 
 # --- questions ----------------------------------------------------------------------------------------------
@@ -269,27 +269,63 @@ class MemberPage(msgspec.Struct, frozen=True):
 # --- watching -----------------------------------------------------------------------------------------------
 
 
-class WatchSnapshot(msgspec.Struct, frozen=True):
-    """Some of the current members."""
+class WatchStart(msgspec.Struct, frozen=True):
+    """What to watch, an audience or that of a milestone, and from where: after a cursor of an epoch, or with
+    a snapshot (None). 0 needs no epoch. With `renews` a cursor of another epoch becomes a snapshot; without,
+    it is refused.
+    """
+
+    audience: str
+    cursor: int | None = None
+    epoch: str = ""
+    renews: bool = False
+
+
+class WatchBegin(msgspec.Struct, frozen=True):
+    """A snapshot begins: a new set replaces what was known before, once the snapshot ends. The members as of
+    `cursor` follow, in any order, then the changes since.
+    """
+
+    cursor: int
+    as_of: Micros
+
+
+class WatchMembers(msgspec.Struct, frozen=True):
+    """Some members of a snapshot."""
 
     user_ids: tuple[str, ...]
 
 
+class WatchEnd(msgspec.Struct, frozen=True):
+    """The snapshot is complete: with the changes up to `cursor` it is the state of that instant."""
+
+    cursor: int
+    as_of: Micros
+
+
 class WatchChanges(msgspec.Struct, frozen=True):
-    """Some changes, in order of sequence."""
+    """Some changes, in order of sequence. None is the last of an instant before a snapshot is complete."""
 
     changes: tuple[Change, ...]
 
 
 class WatchProgress(msgspec.Struct, frozen=True):
-    """Everything up to this cursor and instant has been sent. The cursor is one of this epoch."""
+    """Everything up to this cursor and instant has been sent."""
 
     cursor: int
     as_of: Micros
+
+
+WatchUpdate: TypeAlias = WatchBegin | WatchMembers | WatchEnd | WatchChanges | WatchProgress
+
+
+class WatchItem(msgspec.Struct, frozen=True):
+    """One update of a stream. Its sequence numbers are those of this epoch."""
+
+    audience: str
     epoch: str
+    update: WatchUpdate
 
-
-WatchItem: TypeAlias = WatchSnapshot | WatchChanges | WatchProgress
 
 # --- explaining ---------------------------------------------------------------------------------------------
 
@@ -380,18 +416,17 @@ class EditPreview(msgspec.Struct, frozen=True, kw_only=True):
 # --- delivering ---------------------------------------------------------------------------------------------
 
 
-class DeliveryCursor(msgspec.Struct, frozen=True):
-    """Progress of a connection's stream. While `snapshot_after` is not None, the members at activation are
-    being sent, and this is the last one sent ("" = none yet).
+class DeliveryBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """Changes to deliver, in order, and the cursor to pass to `Deliveries.advance` after delivery.
+
+    With `begins` a snapshot begins before the changes, with `ends` it is complete after them. `snapshot` is
+    the sequence that its members hold for; None when the changes are not members of a snapshot.
     """
 
-    sequence: int
-    snapshot_after: str | None = None
-
-
-class DeliveryBatch(msgspec.Struct, frozen=True):
-    """Changes to deliver, in order, and the cursor to pass to `Deliveries.advance` after delivery."""
-
     changes: tuple[Change, ...]
-    cursor: DeliveryCursor
+    cursor: Cursor
     caught_up: bool
+    as_of: Micros = 0
+    begins: bool = False
+    ends: bool = False
+    snapshot: int | None = None

@@ -1,8 +1,8 @@
 """The change stream of one calculated audience, until the watcher stops.
 
-A snapshot is read page by page while the membership changes. The cursor is taken first, so every change
-during the snapshot is repeated after it and the last item for each user is right. Each watcher reads the
-stored change log at its own pace; nothing waits for it.
+A snapshot is read page by page while the membership changes. Every change since it began is sent after the
+pages, so the last update for each user is right, and the snapshot is complete: a state that the audience had.
+Each watcher reads the stored change log at its own pace; nothing waits for it.
 
 A cursor belongs to an epoch: one calculation of the audience in one store. Calculated anew, or restored from
 a backup, the same sequence numbers mean other changes.
@@ -10,13 +10,22 @@ a backup, the same sequence numbers mean other changes.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
-from engine.audiences.model import WatchChanges, WatchItem, WatchProgress, WatchSnapshot
-from engine.backends.base import ChangePage, Members, Membership, MembershipReader, Store
+import msgspec
+
+from engine.audiences.model import (
+    WatchBegin,
+    WatchChanges,
+    WatchEnd,
+    WatchItem,
+    WatchMembers,
+    WatchProgress,
+    WatchStart,
+    WatchUpdate,
+)
+from engine.backends.base import ChangePage, Members, Membership, MembershipSource, epoch_of
 from engine.errors import CursorExpired, FailedPrecondition, InvalidInput, NotFound
 from engine.resources.names import Resource, check_name
 from engine.resources.records import Audience, Closing, Milestone, account_of
@@ -30,11 +39,6 @@ CHANGES_PAGE = 1_000
 
 STOP_POLL_SECONDS = 0.25
 """Maximum wait before checking whether the watcher has stopped."""
-EPOCH_BYTES = 8
-
-
-class WatchedStore(Store, MembershipReader, Protocol):
-    """A store with memberships to watch."""
 
 
 class Watcher:
@@ -46,7 +50,7 @@ class Watcher:
         calculated: Callable[[str], bool],
         reached: Callable[[str], Micros],
         failure: Callable[[str], str],
-        backend: WatchedStore,
+        backend: MembershipSource,
     ) -> None:
         self._repository = repository
         self._calculated = calculated
@@ -56,29 +60,26 @@ class Watcher:
 
     def watch(
         self,
-        audience: str,
-        cursor: int | None,
+        start: WatchStart,
         progress_interval: Micros,
         stopped: Callable[[], bool],
-        epoch: str = "",
     ) -> Iterator[WatchItem]:
-        """Items of an audience, or that of a milestone, until `stopped`. An invalid request is refused by
-        this call, not by the first item. The cursor must be of the `epoch`; "" = of whichever it is.
+        """Items of an audience until `stopped`. An invalid request is refused by this call, not by the first
+        item.
 
         Raises NotFound, InvalidInput, and FailedPrecondition when the audience is not calculated. The stream
         raises CursorExpired, naming the oldest cursor, also when another epoch begins; and NotFound once the
         audience is deleted and its last exit was sent.
         """
-        check_name(audience, "audience", Resource.AUDIENCE, Resource.MILESTONE)
-        milestone = self._repository.find(Milestone, audience)
-        if milestone is not None:
-            audience = milestone.audience
-        if cursor is not None and cursor < 0:
+        check_name(start.audience, "audience", Resource.AUDIENCE, Resource.MILESTONE)
+        milestone = self._repository.find(Milestone, start.audience)
+        audience = start.audience if milestone is None else milestone.audience
+        if start.cursor is not None and start.cursor < 0:
             raise InvalidInput.one("cursor", "must not be negative")
         if progress_interval < PROGRESS_INTERVAL_MIN_MICROS:
             raise InvalidInput.one("progress_interval", "must be at least 0.1 s")
         self._require_calculated(audience)
-        return self._items(audience, cursor, epoch, progress_interval / MICROS_PER_SECOND, stopped)
+        return self._items(audience, start, progress_interval / MICROS_PER_SECOND, stopped)
 
     def _require_calculated(self, audience: str) -> None:
         if self._repository.find(Closing, audience) is not None:
@@ -92,59 +93,112 @@ class Watcher:
             )
 
     def _items(
-        self,
-        audience: str,
-        cursor: int | None,
-        epoch: str,
-        progress_seconds: float,
-        stopped: Callable[[], bool],
+        self, audience: str, start: WatchStart, progress_seconds: float, stopped: Callable[[], bool]
     ) -> Iterator[WatchItem]:
         found = self._first_calculated(audience, stopped)
         if found is None:
             return
         membership, reached = found
-        if cursor is None:
-            cursor, epoch = membership.last_sequence, self._epoch(membership)
-            yield from self._snapshot(audience, stopped)
-            self._require_epoch(audience, cursor, epoch)
-            yield WatchProgress(cursor, max(membership.as_of, reached), epoch)
-        epoch = epoch or self._epoch(membership)
+        current = self._epoch(membership)
+        cursor, epoch = start.cursor, start.epoch
+        if cursor is None or (start.renews and epoch != current):
+            epoch, cursor = current, membership.last_sequence
+            for update in self._snapshot(audience, epoch, membership, reached, stopped):
+                if isinstance(update, WatchEnd):
+                    cursor = update.cursor
+                yield WatchItem(audience, epoch, update)
+        elif cursor and not epoch:
+            # Its number may exist in this epoch too, where it means other changes.
+            raise _expired(
+                f"cursor {cursor} of {audience} comes without its epoch: send both, or start with a snapshot",
+                membership.first_sequence - 1,
+                current,
+            )
+        epoch = epoch or current
         marked = time.monotonic()
         while not stopped():
             self._require_epoch(audience, cursor, epoch)
             # Read before the changes, so that every change up to it will have been sent.
             reached = self._reached(audience)
-            page = self._changes(audience, cursor, epoch)
+            page = self._changes(audience, cursor, epoch, CHANGES_PAGE)
             if page.changes:
                 cursor = page.changes[-1].sequence
-                yield WatchChanges(page.changes)
+                yield WatchItem(audience, epoch, WatchChanges(page.changes))
             now = time.monotonic()
             if page.caught_up and now - marked >= progress_seconds:
+                if not reached and self._repository.find(Closing, audience) is not None:
+                    # Nothing refreshes it any more.
+                    reached = page.as_of
                 # Before the first round since a start there is none: marks never go back, and it is not known
                 # how far they went before.
                 if reached:
-                    yield WatchProgress(cursor, reached, epoch)
+                    yield WatchItem(audience, epoch, WatchProgress(cursor, reached))
                 marked = now
             elif page.caught_up:
                 wait = min(STOP_POLL_SECONDS, marked + progress_seconds - now)
                 self._backend.wait_for_changes(audience, cursor, now + wait)
 
-    def _changes(self, audience: str, cursor: int, epoch: str) -> ChangePage:
-        page = self._backend.changes(audience, cursor, CHANGES_PAGE)
+    def _snapshot(
+        self,
+        audience: str,
+        epoch: str,
+        membership: Membership,
+        reached: Micros,
+        stopped: Callable[[], bool],
+    ) -> Iterator[WatchUpdate]:
+        cursor, after = membership.last_sequence, ""
+        yield WatchBegin(cursor, max(membership.as_of, reached))
+        while not stopped():
+            page = self._backend.stored_members(audience, Members(after, SNAPSHOT_PAGE_USERS))
+            if page.user_ids:
+                yield WatchMembers(page.user_ids)
+            after = page.next_after
+            if not after:
+                break
+        # Pages may hold what changed since the beginning, but nothing later than this.
+        reached = max(reached, self._reached(audience))
+        complete = self._stored(audience)
+        while cursor < complete.last_sequence and not stopped():
+            limit = min(CHANGES_PAGE, complete.last_sequence - cursor)
+            changes = self._changes(audience, cursor, epoch, limit).changes
+            if not changes:
+                raise self._other_epoch(audience, complete)
+            cursor = changes[-1].sequence
+            yield WatchChanges(
+                tuple(msgspec.structs.replace(change, last_of_instant=False) for change in changes)
+            )
+        self._require_epoch(audience, cursor, epoch)
+        if not stopped():
+            as_of = max(complete.as_of, reached)
+            yield WatchEnd(cursor, as_of)
+            yield WatchProgress(cursor, as_of)
+
+    def _changes(self, audience: str, cursor: int, epoch: str, limit: int) -> ChangePage:
+        try:
+            page = self._backend.changes(audience, cursor, limit)
+        except CursorExpired as error:
+            raise CursorExpired(error.message, metadata={**error.metadata, "epoch": epoch}) from error
         membership = self._backend.membership(audience)
         # The changes were read after the epoch was looked at. A dropped membership has no other epoch.
         if page.changes and membership is not None and epoch != self._epoch(membership):
-            raise _expired(audience, membership.first_sequence - 1)
+            raise self._other_epoch(audience, membership)
         return page
 
     def _epoch(self, membership: Membership) -> str:
-        named = f"{self._backend.store_id}/{membership.calculation}".encode()
-        return hashlib.blake2b(named, digest_size=EPOCH_BYTES).hexdigest()
+        return epoch_of(self._backend.store_id, membership)
 
     def _require_epoch(self, audience: str, cursor: int, epoch: str) -> None:
         membership = self._stored(audience)
         if epoch != self._epoch(membership) or cursor > membership.last_sequence:
-            raise _expired(audience, membership.first_sequence - 1)
+            raise self._other_epoch(audience, membership)
+
+    def _other_epoch(self, audience: str, membership: Membership) -> CursorExpired:
+        return _expired(
+            f"{audience} was calculated anew, or its store restored, since that cursor was issued: start "
+            "with a snapshot",
+            membership.first_sequence - 1,
+            self._epoch(membership),
+        )
 
     def _first_calculated(
         self, audience: str, stopped: Callable[[], bool]
@@ -165,16 +219,6 @@ class Watcher:
             time.sleep(STOP_POLL_SECONDS / 10)
         return None
 
-    def _snapshot(self, audience: str, stopped: Callable[[], bool]) -> Iterator[WatchItem]:
-        after = ""
-        while not stopped():
-            page = self._backend.stored_members(audience, Members(after, SNAPSHOT_PAGE_USERS))
-            if page.user_ids:
-                yield WatchSnapshot(page.user_ids)
-            after = page.next_after
-            if not after:
-                return
-
     def _stored(self, audience: str) -> Membership:
         membership = self._backend.membership(audience)
         if membership is None:
@@ -183,9 +227,5 @@ class Watcher:
         return membership
 
 
-def _expired(audience: str, oldest: int) -> CursorExpired:
-    return CursorExpired(
-        f"{audience} was calculated anew, or its store restored, since that cursor was issued: start with a "
-        "snapshot",
-        metadata={"oldest_cursor": str(oldest)},
-    )
+def _expired(message: str, oldest: int, epoch: str) -> CursorExpired:
+    return CursorExpired(message, metadata={"oldest_cursor": str(oldest), "epoch": epoch})

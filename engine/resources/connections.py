@@ -8,8 +8,8 @@
 An ACTIVE connection can be paused: it keeps its credit and its cursor, and `resume` continues from there.
 `replay` moves the cursor back.
 
-A connection's cursor is `delivered`; `snapshot_after` means that the members at activation come first
-(see `engine.audiences.deliveries`).
+A connection's cursor says how far it has come in an epoch, which begins with a snapshot (see
+`engine.audiences.deliveries`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable
 
 import msgspec
 
-from engine.backends.base import MembershipReader
+from engine.backends.base import Membership, MembershipSource, epoch_of
 from engine.clock import Clock
 from engine.errors import (
     AlreadyExists,
@@ -38,13 +38,16 @@ from engine.resources.paging import Page
 from engine.resources.records import (
     BATCH_AGE_DEFAULT_MICROS,
     BATCH_CHANGES_DEFAULT,
+    FIRST_INSTANT,
     Account,
     Audience,
     Closing,
     Connection,
     ConnectionState,
+    Cursor,
     Output,
     account_of,
+    at_cursor,
     journey_of,
 )
 from engine.resources.repository import Changes, Repository
@@ -65,7 +68,7 @@ class Connections(Outputs):
         self,
         repository: Repository,
         activation: Activation,
-        backend: MembershipReader,
+        backend: MembershipSource,
         keys: SecretKeys,
         limits: Limits,
         clock: Clock,
@@ -202,15 +205,10 @@ class Connections(Outputs):
             if known.state is not ConnectionState.INACTIVE:
                 raise _wrong_state(known, "resume or deactivate it")
             self._take_credit(known)
-            stored = self._backend.membership(known.audience)
             activated = self._put(
                 changes,
-                known,
+                at_cursor(known, self._beginning(self._backend.membership(known.audience))),
                 state=ConnectionState.ACTIVE,
-                # A membership without history sends its members as changes. Otherwise the current
-                # members come first, then the changes after that state.
-                delivered=0 if stored is None else stored.last_sequence,
-                snapshot_after=None if stored is None else "",
                 replayed_through=0,
                 activation=known.activation + 1,
                 last_success=0,
@@ -230,10 +228,8 @@ class Connections(Outputs):
                 raise _wrong_state(known, "its audience was deleted and its last exits are being sent")
             deactivated = self._put(
                 changes,
-                known,
+                at_cursor(known, Cursor()),
                 state=ConnectionState.INACTIVE,
-                delivered=0,
-                snapshot_after=None,
                 replayed_through=0,
                 paused=False,
                 fault="",
@@ -285,24 +281,21 @@ class Connections(Outputs):
             stored = self._backend.membership(known.audience)
             if stored is None:
                 return known
-            if since is None:
-                delivered, snapshot_after = stored.last_sequence, ""
-                through = known.replayed_through
-            else:
-                if known.snapshot_after is not None:
+            cursor = self._beginning(stored)
+            if since is not None:
+                if known.cursor.in_snapshot:
                     raise _wrong_state(
                         known, "its members are being sent: replay it later, or from the start"
                     )
-                delivered, snapshot_after = self._backend.sequence_at(known.audience, since), None
-                if delivered >= known.delivered:
+                delivered = self._backend.sequence_at(known.audience, since)
+                if delivered >= known.delivered or known.epoch != epoch_of(self._backend.store_id, stored):
+                    # In another epoch a snapshot comes anyway.
                     return known
-                through = max(known.replayed_through, known.delivered)
+                cursor = Cursor(known.epoch, delivered)
             replaying = self._put(
                 changes,
-                known,
-                delivered=delivered,
-                snapshot_after=snapshot_after,
-                replayed_through=through,
+                at_cursor(known, cursor),
+                replayed_through=max(known.replayed_through, known.delivered),
                 activation=known.activation + 1,
             )
         self._changed(self._journey_of(known.audience))
@@ -318,15 +311,7 @@ class Connections(Outputs):
         self._changed(self._journey_of(known.audience))
         return faulted
 
-    def advance(
-        self,
-        name: str,
-        delivered: int,
-        *,
-        snapshot_after: str | None = None,
-        activation: int | None = None,
-        sent: bool = True,
-    ) -> Connection | None:
+    def advance(self, name: str, cursor: Cursor, *, activation: int, sent: bool = True) -> Connection | None:
         """Advances a live connection's durable cursor. Does nothing when the connection was
         activated anew since `activation`. `sent` when its output took what lies between.
 
@@ -335,20 +320,17 @@ class Connections(Outputs):
         """
         with self._repository.writing() as changes:
             known = self._repository.find(Connection, name)
-            if known is None or known.state not in LIVE_STATES or delivered < known.delivered:
+            if known is None or known.state not in LIVE_STATES or activation != known.activation:
                 return known
-            if activation not in (None, known.activation):
+            if cursor.epoch == known.epoch and cursor.sequence < known.delivered:
                 return known
             closing = self._repository.find(Closing, known.audience)
             through = None if closing is None else closing.through
-            if through is not None and delivered >= through and snapshot_after is None:
+            if through is not None and cursor.sequence >= through and not cursor.in_snapshot:
                 changes.delete(known)
             else:
                 advanced = msgspec.structs.replace(
-                    known,
-                    delivered=delivered,
-                    snapshot_after=snapshot_after,
-                    last_success=self._clock() if sent else known.last_success,
+                    at_cursor(known, cursor), last_success=self._clock() if sent else known.last_success
                 )
                 changes.put(advanced)
                 return advanced
@@ -367,11 +349,11 @@ class Connections(Outputs):
             raise _wrong_state(known, "activate it first")
         return known
 
-    def acknowledge(self, name: str, cursor: int, activation: int) -> Connection:
+    def acknowledge(self, name: str, cursor: int, epoch: str, activation: int) -> Connection:
         """Advances the cursor of a connection to a `Watch` output. A cursor before it changes nothing.
 
-        Raises NotFound, InvalidInput, FailedPrecondition, and CursorExpired when the connection was activated
-        again since `activation`.
+        Raises NotFound, InvalidInput, FailedPrecondition, and CursorExpired when the cursor is of another
+        epoch, or the connection was activated again since `activation`.
         """
         with self._repository.writing():
             known = self.watched(name)
@@ -382,12 +364,25 @@ class Connections(Outputs):
                 )
             stored = self._backend.membership(known.audience)
             last = 0 if stored is None else stored.last_sequence
+            current = "" if stored is None else epoch_of(self._backend.store_id, stored)
+            if epoch != current:
+                raise CursorExpired(
+                    f"cursor {cursor} is not of the epoch of {known.audience}: send the epoch that came with "
+                    f"it, or watch {name} again",
+                    metadata={"oldest_cursor": str(known.delivered), "epoch": current},
+                )
             if not 0 <= cursor <= last:
                 raise InvalidInput.one("cursor", f"must be 0 to {last}, the last change")
-            if cursor < known.delivered:
+            acknowledged = Cursor(epoch, cursor)
+            if known.epoch == epoch and cursor < known.delivered:
                 return known
-            advanced = self.advance(name, cursor, activation=activation)
-            return advanced or msgspec.structs.replace(known, delivered=cursor, snapshot_after=None)
+            return self.advance(name, acknowledged, activation=activation) or at_cursor(known, acknowledged)
+
+    def _beginning(self, stored: Membership | None) -> Cursor:
+        """The cursor of a connection that begins with a snapshot."""
+        if stored is None:
+            return Cursor(snapshot_through=FIRST_INSTANT)
+        return Cursor(epoch_of(self._backend.store_id, stored), stored.last_sequence, snapshot_after="")
 
     def _known(self, name: str, etag: str) -> Connection:
         check_name(name, "name", Resource.CONNECTION)

@@ -122,6 +122,28 @@ class ChangeKind(enum.StrEnum):
     EXITED = "exited"
 
 
+FIRST_INSTANT = -1
+
+
+class Cursor(msgspec.Struct, frozen=True):
+    """How far a connection has come with its audience's changes: to a sequence number of an epoch.
+
+    An epoch begins with a snapshot. While `snapshot_after` is not None its members are being sent, and this
+    is the last one sent ("" = none yet). After them the changes up to `snapshot_through` are sent, which
+    complete it; None: it is complete. `FIRST_INSTANT`: the changes of the first calculation are the snapshot.
+    """
+
+    epoch: str = ""
+    sequence: int = 0
+    snapshot_after: str | None = None
+    snapshot_through: int | None = None
+
+    @property
+    def in_snapshot(self) -> bool:
+        """Whether a snapshot is being sent."""
+        return self.snapshot_after is not None or self.snapshot_through is not None
+
+
 class Connection(Record, frozen=True, kw_only=True):
     """Delivers one audience to one output. `fault` is the reason of FAULTED. Of `kinds`, none = all."""
 
@@ -137,8 +159,11 @@ class Connection(Record, frozen=True, kw_only=True):
     batch_age: Micros = BATCH_AGE_DEFAULT_MICROS
     delivered: int = 0
     """Sequence of the last change delivered, or acknowledged by a watcher: the durable cursor."""
+    epoch: str = ""
+    """The epoch of `delivered`: with another one, or "" after an activation, a snapshot begins."""
     snapshot_after: str | None = None
-    """While the members at activation are being sent: the last one sent ("" = none yet). None after that."""
+    snapshot_through: int | None = None
+    """See `Cursor`."""
     activation: int = 0
     """Number of activations and replays: a cursor is valid for one of them."""
     last_success: Micros = 0
@@ -148,6 +173,11 @@ class Connection(Record, frozen=True, kw_only=True):
     replayed_through: int = 0
     """Sequence of the last change that a replay sends again: such changes have ids of their own."""
     fault: str = ""
+
+    @property
+    def cursor(self) -> Cursor:
+        """How far the connection has come."""
+        return Cursor(self.epoch, self.delivered, self.snapshot_after, self.snapshot_through)
 
 
 class Scope(enum.StrEnum):
@@ -189,6 +219,17 @@ class Closing(Record, frozen=True, kw_only=True):
     through: int | None = None
 
 
+def at_cursor(connection: Connection, cursor: Cursor) -> Connection:
+    """The connection with that progress."""
+    return msgspec.structs.replace(
+        connection,
+        delivered=cursor.sequence,
+        epoch=cursor.epoch,
+        snapshot_after=cursor.snapshot_after,
+        snapshot_through=cursor.snapshot_through,
+    )
+
+
 def etag_of(record: Record) -> str:
     """A short digest of the record's own fields. It ignores the time of the last change, the number of a
     journey's version, the progress of a connection and the digests of secrets.
@@ -197,15 +238,8 @@ def etag_of(record: Record) -> str:
     if isinstance(record, Journey):
         record = msgspec.structs.replace(record, version=0)
     if isinstance(record, Connection):
-        record = msgspec.structs.replace(
-            record,
-            delivered=0,
-            snapshot_after=None,
-            activation=0,
-            last_success=0,
-            replayed_through=0,
-            fault="",
-        )
+        record = at_cursor(record, Cursor())
+        record = msgspec.structs.replace(record, activation=0, last_success=0, replayed_through=0, fault="")
     if isinstance(record, ApiKey):
         record = msgspec.structs.replace(record, digest=b"", previous_digest=b"")
     return xxhash.xxh3_64_hexdigest(msgspec.msgpack.encode(record))

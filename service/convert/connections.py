@@ -175,6 +175,7 @@ def connection_message(connection: Connection, status: DeliveryStatus) -> connec
         update_time=timestamp(connection.update_time),
         etag=etag_of(connection),
         activation=connection.activation,
+        epoch=connection.epoch,
         delivery=None if connection.state is ConnectionState.INACTIVE else _status_message(status),
     )
 

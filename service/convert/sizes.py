@@ -227,23 +227,29 @@ def change_message(change: Change) -> audience_pb2.MembershipChange:
         user_id=change.user_id,
         entered=change.entered,
         as_of=timestamp(change.as_of),
+        last_of_instant=change.last_of_instant,
     )
 
 
 def watch_message(item: model.WatchItem) -> audience_service_pb2.WatchMembershipResponse:
     """One message of a watch stream."""
-    match item:
-        case model.WatchSnapshot():
-            snapshot = audience_service_pb2.MembershipSnapshot(user_ids=item.user_ids)
-            return audience_service_pb2.WatchMembershipResponse(snapshot=snapshot)
+    message = audience_service_pb2.WatchMembershipResponse(audience=item.audience, epoch=item.epoch)
+    update = item.update
+    match update:
+        case model.WatchBegin():
+            message.snapshot_begin.cursor = update.cursor
+            message.snapshot_begin.as_of.CopyFrom(timestamp(update.as_of))
+        case model.WatchMembers():
+            message.snapshot.user_ids.extend(update.user_ids)
+        case model.WatchEnd():
+            message.snapshot_end.cursor = update.cursor
+            message.snapshot_end.as_of.CopyFrom(timestamp(update.as_of))
         case model.WatchChanges():
-            changes = audience_service_pb2.MembershipChanges(changes=map(change_message, item.changes))
-            return audience_service_pb2.WatchMembershipResponse(changes=changes)
+            message.changes.changes.extend(map(change_message, update.changes))
         case model.WatchProgress():
-            mark = audience_service_pb2.ProgressMark(
-                cursor=item.cursor, as_of=timestamp(item.as_of), epoch=item.epoch
-            )
-            return audience_service_pb2.WatchMembershipResponse(progress=mark)
+            message.progress.cursor, message.progress.epoch = update.cursor, item.epoch
+            message.progress.as_of.CopyFrom(timestamp(update.as_of))
+    return message
 
 
 def membership_explanation_message(

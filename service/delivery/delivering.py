@@ -123,7 +123,7 @@ class Delivering:
             batch = self._terms.engine.deliveries.pull(connection, connection.batch_changes)
         except CursorExpired as error:
             return self._fault(error.message)
-        if not batch.changes:
+        if not (batch.changes or batch.begins or batch.ends):
             return self._advance_or_wait(connection, batch)
         full_at = self._full_at(connection, batch)
         if full_at > time.monotonic():
@@ -155,9 +155,8 @@ class Delivering:
         return self._gathering_since + connection.batch_age / MICROS_PER_SECOND
 
     def _advance_or_wait(self, connection: Connection, batch: DeliveryBatch) -> float:
-        moved = (batch.cursor.sequence, batch.cursor.snapshot_after)
-        if moved != (connection.delivered, connection.snapshot_after):
-            self._terms.engine.deliveries.advance(connection, batch.cursor)
+        if batch.cursor != connection.cursor:
+            self._terms.engine.deliveries.advance(connection, batch.cursor, sent=False)
             return AT_ONCE
         try:
             due = self._opened_sink().tend()
@@ -170,10 +169,7 @@ class Delivering:
     def _deliver(self, connection: Connection, batch: DeliveryBatch) -> bool:
         """False: there is nothing to send."""
         account, engine = account_of(connection.name), self._terms.engine
-        snapshot = connection.snapshot_after is not None
-        events = cloud_events(
-            self._delivery, batch.changes, snapshot, lambda user: engine.backend.profile(account, user)
-        )
+        events = cloud_events(self._delivery, batch, lambda user: engine.backend.profile(account, user))
         if not events:
             return False
         receipt = self._opened_sink().deliver(events, time.monotonic() + self._terms.attempt_s_max)

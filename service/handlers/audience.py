@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import grpc
 
+from engine.audiences.model import WatchStart
 from engine.errors import InvalidInput, StoreUnavailable
 from engine.resources.records import Audience
 from milepost.v1 import audience_pb2, audience_service_pb2_grpc
@@ -251,11 +252,8 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
             faults = ShapeFaults()
             progress_interval = duration(request.progress_interval, "progress_interval", faults)
             faults.raise_if_any()
-        audience, cursor = self._watch_start(request)
         items = self._runtime.engine.live.watch(
-            audience,
-            cursor=cursor,
-            epoch=request.epoch,
+            self._watch_start(request),
             progress_interval=progress_interval,
             stopped=lambda: self._runtime.has_ended(context),
         )
@@ -263,17 +261,17 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
         if self._runtime.stopping.is_set():
             raise StoreUnavailable("the service is stopping; reconnect and resume from the last cursor")
 
-    def _watch_start(self, request: pb.WatchMembershipRequest) -> tuple[str, int | None]:
-        """The audience, and the cursor to watch from; None = snapshot first."""
+    def _watch_start(self, request: pb.WatchMembershipRequest) -> WatchStart:
         if request.WhichOneof("start") != "connection":
-            return request.audience, convert.watch_cursor(request)
+            return WatchStart(request.audience, convert.watch_cursor(request), request.epoch)
         connection = self._runtime.engine.connections.watched(request.connection, "connection")
         if (
             request.audience
             and self._runtime.engine.audiences.of(request.audience, "audience").name != connection.audience
         ):
             raise InvalidInput.one("audience", f"{connection.name} is a connection of {connection.audience}")
-        return connection.audience, None if connection.snapshot_after is not None else connection.delivered
+        cursor = None if connection.cursor.in_snapshot else connection.delivered
+        return WatchStart(connection.audience, cursor, connection.epoch, renews=True)
 
     def ExplainMembership(
         self, request: pb.ExplainMembershipRequest, context: grpc.ServicerContext

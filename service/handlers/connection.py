@@ -172,5 +172,7 @@ class ConnectionHandlers(connection_service_pb2_grpc.ConnectionServiceServicer):
     def AcknowledgeChanges(
         self, request: pb.AcknowledgeChangesRequest, context: grpc.ServicerContext
     ) -> pb.AcknowledgeChangesResponse:
-        connection = self._connections.acknowledge(request.name, request.cursor, request.activation)
+        connection = self._connections.acknowledge(
+            request.name, request.cursor, request.epoch, request.activation
+        )
         return pb.AcknowledgeChangesResponse(connection=self._message(connection))

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from milepost._local import LocalAnswers, Update
 from milepost.v1.audience_pb2 import MembershipChange
-from milepost.v1.audience_service_pb2 import MembershipSnapshot, ProgressMark
+from milepost.v1.audience_service_pb2 import MembershipSnapshot, ProgressMark, SnapshotBegin, SnapshotEnd
 from tests.bench.process import status_bytes
 
 TARGET = "accounts/bench/journeys/j/milestones/m"
@@ -67,23 +67,21 @@ def _user(number: int) -> str:
 
 
 def _snapshot(members: int) -> Iterator[Update]:
-    """The members in the order of a snapshot, then two marks: at the second one the state is complete."""
+    """The messages of a snapshot."""
+    yield SnapshotBegin()
     for first in range(0, members, PAGE_USERS):
         page = range(first, min(first + PAGE_USERS, members))
         yield MembershipSnapshot(user_ids=map(_user, page))
-    for _ in range(2):
-        mark = ProgressMark()
-        mark.as_of.GetCurrentTime()
-        yield mark
+    end = SnapshotEnd()
+    end.as_of.GetCurrentTime()
+    yield end
 
 
 def _take(local: LocalAnswers, updates: Iterator[Update]) -> None:
     [followed] = local._followed
-    followed.begin()
     for update in updates:
         # As they come off the wire.
         followed.take(type(update).FromString(update.SerializeToString()), local._lock)
-        followed.cursor = 1
 
 
 def _spent(work: Callable[[], object]) -> float:

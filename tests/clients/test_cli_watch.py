@@ -57,14 +57,18 @@ def test_ctrl_c_ends_a_watch_with_its_cursor_and_the_next_one_goes_on_there(tmp_
         client.activate_connection("c")
 
         line = [str(MILEPOST), "watch", "j/m", "--target", service.address, "--account", "a"]
-        # The members, then the mark that says where a later watch goes on.
+        # The members, then the marks that say where a later watch goes on.
         with started([*line, "--json"]) as first:
-            members, mark = map(json.loads, printed(first, 2))
-            assert members == {"snapshot": {"userIds": ["ann"]}}
-            assert mark["progress"]["cursor"] == "1"
-            assert first.communicate(timeout=CALL_TIMEOUT_S)[1] == "continue with --cursor 1\n"
+            begin, members, end, mark = map(json.loads, printed(first, 4))
+            assert "snapshotBegin" in begin
+            about = {"audience": begin["audience"], "epoch": begin["epoch"]}
+            assert members == {"snapshot": {"userIds": ["ann"]}, **about}
+            assert end["snapshotEnd"]["cursor"] == mark["progress"]["cursor"] == "1"
+            way_on = f"--cursor 1 --epoch {about['epoch']}"
+            assert first.communicate(timeout=CALL_TIMEOUT_S)[1] == f"continue with {way_on}\n"
         client.ingest_events([make_event("bob", "buy", datetime.now(UTC))], input="w/i")
-        with started([*line, "--cursor", "1"]) as second:
+        with started([*line, *way_on.split()]) as second:
             assert printed(second, 1) == ["entered  bob\n"]
-            assert second.communicate(timeout=CALL_TIMEOUT_S) == ("", "continue with --cursor 2\n")
+            way_on = f"--cursor 2 --epoch {about['epoch']}"
+            assert second.communicate(timeout=CALL_TIMEOUT_S) == ("", f"continue with {way_on}\n")
         assert (first.returncode, second.returncode) == (0, 0)

@@ -28,6 +28,8 @@ from milepost.v1.audience_service_pb2 import (
     MembershipChanges,
     MembershipSnapshot,
     ProgressMark,
+    SnapshotBegin,
+    SnapshotEnd,
     UserMemberships,
     WatchMembershipRequest,
     WatchMembershipResponse,
@@ -48,6 +50,7 @@ from tests.clients.fake import Fake, Refusal, serving
 
 TIME = datetime(2026, 3, 1, tzinfo=UTC)
 NOT_FOUND = Refusal(grpc.StatusCode.NOT_FOUND, "no such thing", reason="RESOURCE_NOT_FOUND")
+EPOCH = "ab12"
 DOWN = Refusal(grpc.StatusCode.UNAVAILABLE, "stopping")
 LIMITED = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "slow down", reason="RATE_LIMITED", retry_after_ms=20)
 
@@ -473,7 +476,15 @@ def mark(cursor: int) -> WatchMembershipResponse:
 
 
 def snapshot(*user_ids: str) -> WatchMembershipResponse:
-    return WatchMembershipResponse(snapshot=MembershipSnapshot(user_ids=user_ids))
+    return WatchMembershipResponse(snapshot=MembershipSnapshot(user_ids=user_ids), epoch=EPOCH)
+
+
+def begin() -> WatchMembershipResponse:
+    return WatchMembershipResponse(snapshot_begin=SnapshotBegin(), epoch=EPOCH)
+
+
+def end(cursor: int) -> WatchMembershipResponse:
+    return WatchMembershipResponse(snapshot_end=SnapshotEnd(cursor=cursor), epoch=EPOCH)
 
 
 def played(answers: Iterable[WatchMembershipResponse | Refusal]) -> Iterator[WatchMembershipResponse]:
@@ -518,12 +529,13 @@ def test_watch_waits_where_a_limit_says_how_long() -> None:
 
 def test_interrupted_snapshot_raises() -> None:
     def watch(_: WatchMembershipRequest) -> Iterator[WatchMembershipResponse]:
-        yield snapshot("a", "b")
+        yield from [begin(), snapshot("a", "b"), changes(6)]
         raise DOWN
 
     with calling(Fake({"WatchMembership": watch})) as client:
         updates = iter(client.watch("x"))
-        assert next(updates) == snapshot("a", "b").snapshot
+        assert [next(updates), next(updates)] == [SnapshotBegin(), snapshot("a", "b").snapshot]
+        assert next(updates) == change(6)
         with pytest.raises(errors.Unavailable):
             next(updates)
 
@@ -532,15 +544,17 @@ def test_interrupted_snapshot_raises() -> None:
 def test_snapshot_resumes_from_the_cursor_after_its_mark() -> None:
     def watch(request: WatchMembershipRequest) -> Iterator[WatchMembershipResponse]:
         if request.WhichOneof("start") == "snapshot":
-            yield from [snapshot("a"), snapshot("b"), mark(7)]
+            yield begin()
+            yield from [snapshot("a"), changes(6), end(7)]
             raise DOWN
         yield changes(8)
 
     fake = Fake({"WatchMembership": watch})
     with calling(fake) as client:
         found = list(client.watch("x"))
-    assert found[2:] == [ProgressMark(cursor=7), change(8)]
-    assert fake.of("WatchMembership")[1].cursor == 7
+    assert found[3:] == [SnapshotEnd(cursor=7), change(8)]
+    resumed = fake.of("WatchMembership")[1]
+    assert (resumed.cursor, resumed.epoch) == (7, EPOCH)
 
 
 def test_expired_cursor_names_the_oldest_one() -> None:

@@ -27,7 +27,7 @@ from tests.clients.fake import Fake
 from tests.clients.fake import serving as fake_serving
 from tests.clients.methods.conftest import Kind
 from tests.clients.proxy import Proxy, proxied
-from tests.clients.test_client import LIMITED, changes, mark, played, snapshot
+from tests.clients.test_client import LIMITED, begin, changes, end, mark, played, snapshot
 from tests.harness import Serving, eventually, serving
 
 USERS = [f"u{number}" for number in range(40)]
@@ -261,7 +261,7 @@ def test_an_audience_that_is_calculated_anew_is_taken_anew(
 def test_a_limit_that_says_when_to_try_again_is_waited_for(kind: Kind) -> None:
     """To the follower it is like a service out of reach: the state stays in use."""
     free, release = threading.Event(), threading.Event()
-    streams: Iterator[list[Any]] = iter([[LIMITED], [snapshot("ann"), mark(1), mark(1), LIMITED]])
+    streams: Iterator[list[Any]] = iter([[LIMITED], [begin(), snapshot("ann"), end(1), LIMITED]])
 
     def watch(request: WatchMembershipRequest) -> Iterator[WatchMembershipResponse]:
         if answers := next(streams, None):

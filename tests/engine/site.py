@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine import Engine
-from engine.audiences.model import BatchCheck, MembershipStatus
+from engine.audiences.model import (
+    BatchCheck,
+    DeliveryBatch,
+    MembershipStatus,
+    WatchChanges,
+    WatchEnd,
+    WatchMembers,
+    WatchStart,
+)
 from engine.backends.base import EventRecord, UserRecord
 from engine.backends.registry import open_backend
 from engine.criteria.model import Criterion, Event, EventType, Last
@@ -112,14 +120,17 @@ class Site:
 
     def stored(self, milestone: Milestone) -> set[str]:
         """The members of a milestone's stored membership."""
-        items = self.engine.live.watch(milestone.audience, progress_interval=10**6, stopped=lambda: False)
         found: set[str] = set()
-        for item in items:
-            user_ids = getattr(item, "user_ids", None)
-            if user_ids is None:
-                break
-            found.update(user_ids)
-        return found
+        for item in self.engine.live.watch(WatchStart(milestone.audience)):
+            match item.update:
+                case WatchMembers(user_ids):
+                    found.update(user_ids)
+                case WatchChanges(changes):
+                    for change in changes:
+                        (found.add if change.entered else found.discard)(change.user_id)
+                case WatchEnd():
+                    return found
+        raise AssertionError("the snapshot did not end")
 
     def deliver(self, connection_name: str, limit: int = 100) -> list[tuple[str, bool]]:
         """Delivers all pending changes of a connection: (user, entered), in order."""
@@ -128,11 +139,17 @@ class Site:
             waiting = [o for o in self.engine.deliveries.active() if o.connection.name == connection_name]
             if not waiting:
                 return delivered
-            batch = self.engine.deliveries.pull(waiting[0].connection, limit)
+            batch = self.step(connection_name, limit)
             delivered += [(change.user_id, change.entered) for change in batch.changes]
-            self.engine.deliveries.advance(waiting[0].connection, batch.cursor)
             if batch.caught_up:
                 return delivered
+
+    def step(self, connection_name: str, limit: int) -> DeliveryBatch:
+        """Delivers the next batch of a connection."""
+        connection = self.engine.connections.get_connection(connection_name)
+        batch = self.engine.deliveries.pull(connection, limit)
+        self.engine.deliveries.advance(connection, batch.cursor)
+        return batch
 
 
 def event(

@@ -11,6 +11,7 @@ import pytest
 
 from engine import Engine
 from engine.audiences import members
+from engine.audiences.model import WatchMembers, WatchStart
 from engine.backends.base import EventRecord
 from engine.backends.base.upkeep import StoreFile
 from engine.backends.local.backend import LocalBackend
@@ -172,8 +173,8 @@ def test_slow_readers_do_not_retain_old_pages(site: SteadySite, monkeypatch: pyt
     export = site.engine.members.export(everyone.name)
     first = next(export)
     walk = site.engine.members.list_members(everyone.name, page_size=50)
-    watch = site.engine.live.watch(everyone.audience)
-    begun = next(watch)
+    watch = site.engine.live.watch(WatchStart(everyone.audience))
+    begun = [next(watch), next(watch)]
     size = site.index().file_bytes
     # 2. A hundred checkpoints rewrite the index several times over.
     site.live_through(range(9, 43))
@@ -182,7 +183,7 @@ def test_slow_readers_do_not_retain_old_pages(site: SteadySite, monkeypatch: pyt
     # 3. They go on from where they were.
     assert len(first.user_ids) == 50
     assert walk.next_page_token
-    assert begun is not None
+    assert isinstance(begun[1].update, WatchMembers)
     assert next(export).user_ids
     token = walk.next_page_token
     assert site.engine.members.list_members(everyone.name, page_size=50, page_token=token).user_ids

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from engine import Engine
-from engine.audiences.model import WatchChanges, WatchProgress
+from engine.audiences.model import WatchChanges, WatchProgress, WatchStart
 from engine.backends.base import EventRecord
 from engine.backends.registry import open_backend
 from engine.criteria.model import Event, EventType, Last
@@ -69,12 +69,13 @@ def main(directory: Path) -> None:
         make(engine)
     for job in (refresh, change):
         threading.Thread(target=job, args=(engine,), daemon=True).start()
-    for item in engine.live.watch(MILESTONE, progress_interval=MARK_MICROS):
-        if isinstance(item, WatchProgress):
-            print("M", item.cursor, item.as_of, flush=True)
-        elif isinstance(item, WatchChanges):
-            for each in item.changes:
-                print("C", each.sequence, each.as_of, flush=True)
+    for item in engine.live.watch(WatchStart(MILESTONE), progress_interval=MARK_MICROS):
+        match item.update:
+            case WatchProgress(cursor, as_of):
+                print("M", cursor, as_of, flush=True)
+            case WatchChanges(changes):
+                for each in changes:
+                    print("C", each.sequence, each.as_of, flush=True)
 
 
 if __name__ == "__main__":

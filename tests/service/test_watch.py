@@ -54,8 +54,10 @@ def test_a_snapshot_then_changes_then_resumed(watched: tuple[Serving, str]) -> N
     service, audience = watched
     stream = service.audiences.WatchMembership(request_of(audience, snapshot=True))
     items, cursor = until_mark(stream)
+    assert [item.WhichOneof("update") for item in items] == ["snapshot_begin", "snapshot", "snapshot_end"]
     assert sorted(user for item in items for user in item.snapshot.user_ids) == ["u1", "u2", "u3"]
-    assert cursor == 3
+    assert (items[0].snapshot_begin.cursor, items[2].snapshot_end.cursor, cursor) == (3, 3, 3)
+    assert {item.audience for item in items} == {audience}
 
     set_tier(service, ["u4"], "gold")
     seen: list[tuple[str, bool, int]] = []
@@ -66,7 +68,7 @@ def test_a_snapshot_then_changes_then_resumed(watched: tuple[Serving, str]) -> N
     stream.cancel()
 
     set_tier(service, ["u1"], "silver")
-    resumed = service.audiences.WatchMembership(request_of(audience, cursor=cursor))
+    resumed = service.audiences.WatchMembership(request_of(audience, cursor=cursor, epoch=items[0].epoch))
     assert told(next(resumed)) == [("u1", False, 5)]
     resumed.cancel()
 
@@ -78,11 +80,16 @@ def test_all_changes_from_the_start(watched: tuple[Serving, str]) -> None:
     stream.cancel()
 
 
-def test_cursor_of_an_earlier_membership_is_refused(watched: tuple[Serving, str]) -> None:
+def test_a_cursor_that_is_ahead_or_comes_without_its_epoch_is_refused(watched: tuple[Serving, str]) -> None:
     service, audience = watched
-    refusal = refusal_of(service.audiences.WatchMembership, request_of(audience, cursor=99))
-    assert (refusal.code, refusal.reason) == (grpc.StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED")
-    assert refusal.metadata == {"oldest_cursor": "0"}
+    stream = service.audiences.WatchMembership(request_of(audience, cursor=0))
+    epoch = next(stream).epoch
+    stream.cancel()
+    for cursor, sent in ((99, epoch), (2, ""), (2, "another")):
+        request = request_of(audience, cursor=cursor, epoch=sent)
+        refusal = refusal_of(service.audiences.WatchMembership, request)
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED")
+        assert refusal.metadata == {"oldest_cursor": "0", "epoch": epoch}
 
 
 def test_too_short_progress_interval_is_refused(watched: tuple[Serving, str]) -> None:

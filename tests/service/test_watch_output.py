@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from engine.audiences.live import trimming
+from engine.backends.base import epoch_of
 from milepost import Client
 from milepost.v1.account_service_pb2 import GetAccountRequest
 from milepost.v1.audience_pb2 import MembershipChange
@@ -41,14 +42,29 @@ def connect_watch(service: Serving, audience: str) -> None:
     activate(service, "w")
 
 
+def epoch_now(service: Serving) -> str:
+    """The epoch of the connection's audience."""
+    backend = service.application.engine.backend
+    membership = backend.membership(get(service, "w").audience)
+    assert membership is not None
+    return epoch_of(backend.store_id, membership)
+
+
 def acknowledge(service: Serving, cursor: int, activation: int = 1) -> int:
     """The cursor of the connection after the acknowledgement."""
-    request = AcknowledgeChangesRequest(name=WATCH, cursor=cursor, activation=activation)
+    request = AcknowledgeChangesRequest(
+        name=WATCH, cursor=cursor, epoch=epoch_now(service), activation=activation
+    )
     return service.connections.AcknowledgeChanges(request).connection.delivered_sequence
 
 
-def refused(service: Serving, cursor: int, activation: int = 1) -> Refusal:
-    request = AcknowledgeChangesRequest(name=WATCH, cursor=cursor, activation=activation)
+def refused(service: Serving, cursor: int, activation: int = 1, epoch: str | None = None) -> Refusal:
+    request = AcknowledgeChangesRequest(
+        name=WATCH,
+        cursor=cursor,
+        epoch=epoch_now(service) if epoch is None else epoch,
+        activation=activation,
+    )
     return refusal_of(service.connections.AcknowledgeChanges, request)
 
 
@@ -75,10 +91,9 @@ def test_what_is_not_acknowledged_is_sent_again_also_after_a_restart(tmp_path: P
         assert account.active_audience_count == 1
         # 1. Nothing was acknowledged: both watches have everything.
         for _ in range(2):
-            members, seen, cursor = watch(service, 3)
-            assert (members, sorted(user for user, _, _ in seen), cursor) == ([], ["u1", "u2", "u3"], 3)
-            assert [change[1:] for change in seen] == [(True, 1), (True, 2), (True, 3)]
+            assert watch(service, 0) == (["u1", "u2", "u3"], [], 3)
         assert acknowledge(service, 2) == 2
+        assert get(service, "w").epoch == epoch_now(service)
     # 2. The cursor survives a restart; changes made while nobody watches wait for the consumer.
     with serving(tmp_path) as service:
         set_tier(service, ["u4"], "gold")
@@ -119,6 +134,10 @@ def test_refused_acknowledgements_and_watches(service: Serving) -> None:
     for cursor in (-1, 4):
         refusal = refused(service, cursor)
         assert refusal.violations == {"cursor": "must be 0 to 3, the last change"}
+    for epoch in ("", "another"):
+        other_epoch = refused(service, 3, epoch=epoch)
+        assert (other_epoch.code, other_epoch.reason) == (grpc.StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED")
+        assert other_epoch.metadata == {"oldest_cursor": "3", "epoch": epoch_now(service)}
     # 2. Cursors of an earlier activation.
     service.connections.DeactivateConnection(DeactivateConnectionRequest(name=WATCH))
     stopped = refused(service, 3)
@@ -150,7 +169,7 @@ def test_changes_that_are_no_longer_kept_have_a_way_on(service: Serving) -> None
     service.application.engine.backend.trim_changes(audience, 4)
     expired = refusal_of(service.audiences.WatchMembership, request_of("", connection=WATCH))
     assert (expired.code, expired.reason) == (grpc.StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED")
-    assert expired.metadata == {"oldest_cursor": "4"}
+    assert expired.metadata == {"oldest_cursor": "4", "epoch": epoch_now(service)}
     stream = service.audiences.WatchMembership(request_of(audience, snapshot=True))
     items, cursor = until_mark(stream)
     stream.cancel()

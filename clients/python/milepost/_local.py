@@ -1,8 +1,7 @@
 """The members of audiences in this process, as the changes of a watch leave them.
 
-A state of an audience is one that the service had: changes are collected until a progress mark and then
-applied together. The first mark after a snapshot only gives its cursor, because the members were read page by
-page while they changed; the state is complete at the next mark.
+A state of an audience is one that the service had: changes are collected until a mark and then applied
+together. A snapshot is collected apart, and replaces the state at its end.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from datetime import UTC, datetime, timedelta
 
 from milepost.errors import MilepostError, too_stale
 from milepost.v1.audience_pb2 import MembershipChange
-from milepost.v1.audience_service_pb2 import MembershipSnapshot, ProgressMark
+from milepost.v1.audience_service_pb2 import MembershipSnapshot, ProgressMark, SnapshotBegin, SnapshotEnd
 from milepost.values import to_datetime
 
-Update = MembershipSnapshot | MembershipChange | ProgressMark
+Update = SnapshotBegin | MembershipSnapshot | SnapshotEnd | MembershipChange | ProgressMark
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,6 @@ class Followed:
         """Time of the monotonic clock until which checks may use the state."""
         self._max_staleness = max_staleness
         self._collecting: set[str] | None = None
-        self._is_marked = False
         self._changes: list[tuple[str, bool]] = []
         self._as_of: datetime | None = None
         self._lag = 0.0
@@ -70,13 +68,6 @@ class Followed:
         self._marked_epoch = ""
 
     # --- following ---
-
-    def begin(self) -> None:
-        """Called before each watch. Without a cursor the watch starts with a snapshot."""
-        if self.cursor is None:
-            self._collecting = set()
-            self._is_marked = False
-            self._changes = []
 
     def start_over(self) -> None:
         """Drops the cursor: the next watch takes a snapshot. The state stays until that is complete."""
@@ -91,40 +82,35 @@ class Followed:
     def take(self, update: Update, lock: threading.Lock) -> bool:
         """Takes one update of the watch; the lock is held while the state changes. True at a new state."""
         match update:
+            case SnapshotBegin():
+                self._collecting, self._changes = set(), []
             case MembershipSnapshot():
-                self._collected().update(update.user_ids)
+                if self._collecting is not None:
+                    self._collecting.update(update.user_ids)
             case MembershipChange():
                 self._changes.append((update.user_id, update.entered))
-            case ProgressMark():
-                return self._mark(update, lock)
+            case SnapshotEnd() | ProgressMark():
+                self._mark(update, lock)
+                return True
         return False
 
-    def _collected(self) -> set[str]:
-        if self._collecting is None:
-            self._collecting = set()
-        return self._collecting
-
-    def _mark(self, mark: ProgressMark, lock: threading.Lock) -> bool:
+    def _mark(self, mark: SnapshotEnd | ProgressMark, lock: threading.Lock) -> None:
         changes, self._changes = self._changes, []
-        if self._collecting is not None and not self._is_marked:
-            self._is_marked = True
+        if self._collecting is not None:
             apply(changes, self._collecting)
-            return False
+            changes = []
         with lock:
             if self._collecting is not None:
-                apply(changes, self._collecting)
                 self.members, self._collecting = self._collecting, None
-            else:
-                apply(changes, self.members)
+            apply(changes, self.members)
             self._as_of = to_datetime(mark.as_of)
             self._lag = max(0.0, (datetime.now(UTC) - self._as_of).total_seconds())
             self._marked_at = time.monotonic()
-            self._marked_cursor, self._marked_epoch = mark.cursor, mark.epoch
+            self._marked_cursor, self._marked_epoch = mark.cursor, self.epoch
             self.error = None
             self.usable_until = math.inf
             if self._max_staleness is not None:
                 self.usable_until = self._marked_at + self._max_staleness.total_seconds() - self._lag
-        return True
 
     # --- answering ---
 

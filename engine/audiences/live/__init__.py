@@ -36,7 +36,7 @@ from engine.audiences.live.serving import JourneyServing
 from engine.audiences.live.state import JourneyState, JourneyStates
 from engine.audiences.live.trimming import OLD_CHANGES_MICROS as OLD_CHANGES_MICROS
 from engine.audiences.live.trimming import Trimmer
-from engine.audiences.model import WatchItem
+from engine.audiences.model import WatchItem, WatchStart
 from engine.audiences.watch import PROGRESS_INTERVAL_DEFAULT_MICROS, Watcher
 from engine.backends.base import DocumentKeeper, ServingWriter, Store
 from engine.clock import Clock
@@ -171,17 +171,15 @@ class Live:
 
     def watch(
         self,
-        audience: str,
+        start: WatchStart,
         *,
-        cursor: int | None = None,
-        epoch: str = "",
         progress_interval: Micros = PROGRESS_INTERVAL_DEFAULT_MICROS,
         stopped: Callable[[], bool] = lambda: False,
     ) -> Iterator[WatchItem]:
-        """A calculated audience's changes after `cursor` (None = first a snapshot of its members), with
-        progress marks, until `stopped`. See `engine.audiences.watch`.
+        """A calculated audience's members and changes, with progress marks, until `stopped`. See
+        `engine.audiences.watch`.
         """
-        return self._watcher.watch(audience, cursor, progress_interval, stopped, epoch)
+        return self._watcher.watch(start, progress_interval, stopped)
 
     def measures(self) -> Iterator[Measure]:
         """What the rounds count and time about themselves."""

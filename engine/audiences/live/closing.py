@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import msgspec
 
 from engine.audiences.history import SizeHistory
@@ -9,13 +11,17 @@ from engine.audiences.live.change_marks import ChangeMarks
 from engine.audiences.live.consumers import Consumers
 from engine.audiences.live.definitions import Definitions
 from engine.audiences.live.state import JourneyState
-from engine.backends.base import MembershipStore
+from engine.backends.base import MembershipStore, Store, epoch_of
 from engine.clock import Clock
 from engine.limits import Limits
 from engine.resources.milestone_tree import Forest
 from engine.resources.records import Closing, Connection, account_of, journey_of
 from engine.resources.repository import Repository
 from engine.values import MICROS_PER_DAY, Micros
+
+
+class ClosedStore(Store, MembershipStore, Protocol):
+    """A store whose memberships are closed."""
 
 
 class Closer:
@@ -29,7 +35,7 @@ class Closer:
         consumers: Consumers,
         change_marks: ChangeMarks,
         history: SizeHistory,
-        backend: MembershipStore,
+        backend: ClosedStore,
         clock: Clock,
         limits: Limits,
     ) -> None:
@@ -91,7 +97,13 @@ class Closer:
 
     def _has_ended(self, connection: Connection, closing: Closing) -> bool:
         """Whether a connection has delivered the last exit, or its consumer has stayed away for too long."""
-        if connection.delivered >= (closing.through or 0) and connection.snapshot_after is None:
+        membership = self._backend.membership(closing.name)
+        if membership is None:
+            # Never calculated: there are no exits.
+            return True
+        epoch, cursor = epoch_of(self._backend.store_id, membership), connection.cursor
+        is_there = cursor.epoch == epoch and cursor.sequence >= (closing.through or 0)
+        if is_there and not cursor.in_snapshot:
             return True
         waited = self._clock.stamp().settled - closing.update_time
         return self._consumers.is_watch(connection) and waited >= self._changes_kept

@@ -61,10 +61,12 @@ from engine.backends.base.membership import (
     Flags,
     Membership,
     MembershipReader,
+    MembershipSource,
     MembershipStore,
     Published,
     PublishedMembership,
     ScopeRefresh,
+    epoch_of,
 )
 from engine.backends.base.serving import (
     Served,
@@ -141,6 +143,7 @@ __all__ = [
     "Members",
     "Membership",
     "MembershipReader",
+    "MembershipSource",
     "MembershipStore",
     "NameKind",
     "Naming",
@@ -176,5 +179,6 @@ __all__ = [
     "UserRecord",
     "ValueCount",
     "backend_of",
+    "epoch_of",
     "upkeep_of",
 ]

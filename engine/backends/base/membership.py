@@ -6,6 +6,7 @@ takes it once and asks it any number of times, so one answer never mixes two ref
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -14,19 +15,26 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.backends.base.execute import MemberPage, Members
+from engine.backends.base.store import Store
 from engine.errors import MilepostError
 from engine.plan.model import Plan
 from engine.plan.reads import Reads
 from engine.values import TIME_MIN_MICROS, Micros
 
+EPOCH_BYTES = 8
+
 
 class Change(msgspec.Struct, frozen=True):
-    """One user entered or exited an audience. Sequence numbers of an audience start at 1 and have no gaps."""
+    """One user entered or exited an audience. Sequence numbers of an audience start at 1 and have no gaps.
+
+    With `last_of_instant` the changes so far make a state that the audience had at `as_of`.
+    """
 
     sequence: int
     user_id: str
     entered: bool
     as_of: Micros
+    last_of_instant: bool
 
 
 class ChangePage(msgspec.Struct, frozen=True):
@@ -57,6 +65,14 @@ class Membership(msgspec.Struct, frozen=True):
     """Random, new when the audience is stored for the first time, also after it was dropped: sequence numbers
     of another calculation mean other changes.
     """
+
+
+def epoch_of(store_id: str, membership: Membership) -> str:
+    """Names a calculation in a store: sequence numbers and cursors belong to one. Another one begins when the
+    audience is calculated anew, and when the store is restored from a backup, which gives it a new id.
+    """
+    named = f"{store_id}/{membership.calculation}".encode()
+    return hashlib.blake2b(named, digest_size=EPOCH_BYTES).hexdigest()
 
 
 Flags: TypeAlias = npt.NDArray[np.int8]
@@ -176,6 +192,10 @@ class ScopeRefresh(msgspec.Struct, frozen=True, kw_only=True):
     ahead: Sequence[Plan | None] = ()
     whole: bool = False
     reads: Reads | None = None
+
+
+class MembershipSource(Store, MembershipReader, Protocol):
+    """A store with memberships, whose identity tells epochs apart."""
 
 
 @runtime_checkable

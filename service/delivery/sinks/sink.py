@@ -50,7 +50,7 @@ class Event(msgspec.Struct, frozen=True):
 
     `body` is its structured JSON, whose last member is `data`, from byte `data_at` on. The other fields are
     its attributes, for sinks that send them as headers. `source` and `id` together identify duplicates;
-    `subject` is the user id.
+    `subject` is the user id; "" for the marks of a snapshot, which have none.
     """
 
     id: str

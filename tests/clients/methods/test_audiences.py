@@ -17,6 +17,8 @@ from milepost.v1.audience_service_pb2 import (
     MembershipSnapshot,
     MilestoneDraft,
     ProgressMark,
+    SnapshotBegin,
+    SnapshotEnd,
 )
 from milepost.v1.journey_pb2 import MILESTONE_KIND_CRITERIA, JourneyDocument, MilestoneDocument
 from tests.harness import eventually
@@ -181,13 +183,16 @@ def test_a_calculated_audience_is_watched_and_has_a_history(shop: Client) -> Non
     eventually(lambda: shop.get_audience("j/bought").size.kind == SIZE_KIND_REAL)
     watch = shop.watch("j/bought", progress_interval=timedelta(seconds=0.1))
     updates: Iterator[object] = iter(watch)
-    snapshot, mark = next(updates), next(updates)
+    begin, snapshot, end, mark = (next(updates) for _ in range(4))
+    assert isinstance(begin, SnapshotBegin)
     assert isinstance(snapshot, MembershipSnapshot)
     assert list(snapshot.user_ids) == ["ann"]
+    assert isinstance(end, SnapshotEnd)
     assert isinstance(mark, ProgressMark)
+    assert (mark.cursor, mark.epoch) == (end.cursor, watch.epoch) == (watch.cursor, watch.epoch)
     watch.close()
     shop.ingest_events([make_event("cat", "buy", datetime.now(UTC))], input="shop/web")
-    later = shop.watch("j/bought", cursor=mark.cursor)
+    later = shop.watch("j/bought", cursor=mark.cursor, epoch=mark.epoch)
     change = next(each for each in later if isinstance(each, MembershipChange))
     assert (change.user_id, change.entered) == ("cat", True)
     later.close()

@@ -218,19 +218,16 @@ def test_a_watch_continues_after_what_was_acknowledged(buyers: Client) -> None:
     client.ensure_connection("c", target=TARGET, output="consumers")
     activation = client.activate_connection("c").activation
     watch = client.watch_connection("c", progress_interval=timedelta(seconds=1))
-    users: list[str] = []
-    for update in watch:
-        users += [update.user_id] if isinstance(update, MembershipChange) else []
-        if users:
-            break
-    assert users == ["ann"]
+    assert users_of(iter(watch)) == (["ann"], 1)
     watch.acknowledge()
     watch.close()
     assert client.get_connection("c").delivered_sequence == 1
     # Acknowledging again, and without a watch, changes nothing; a cursor never sent is refused.
-    assert client.acknowledge_changes("c", 1, activation=activation).delivered_sequence == 1
+    assert (
+        client.acknowledge_changes("c", 1, epoch=watch.epoch, activation=activation).delivered_sequence == 1
+    )
     with pytest.raises(errors.InvalidArgument):
-        client.acknowledge_changes("c", 2, activation=activation)
+        client.acknowledge_changes("c", 2, epoch=watch.epoch, activation=activation)
     client.ingest_events([make_event("bob", "buy", NOW)], input="shop/web")
     again = client.watch_connection("c")
     assert users_of(iter(again)) == (["bob"], 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ import pytest
 from engine import Engine
 from engine.audiences.live import OLD_CHANGES_MICROS
 from engine.audiences.model import SizeKind, SizeState
-from engine.backends.base import Change
+from engine.backends.base import Change, upkeep_of
+from engine.backends.local.offline import restore
 from engine.criteria.model import AllOf, Audience, Compare, Event, Not, Range
 from engine.errors import CursorExpired, DataLoss, NotFound
 from engine.limits import CHANGES_DAYS, ERASED_IDS_DAYS
@@ -448,6 +450,7 @@ def test_crash_during_closing_loses_no_exit(
     if crash_after == "half":
         (delivery,) = site.engine.deliveries.active()
         batch = site.engine.deliveries.pull(delivery.connection, 1)
+        assert len(batch.changes) == 1
         site.engine.deliveries.advance(delivery.connection, batch.cursor)
         delivered += [(change.user_id, change.entered) for change in batch.changes]
         crash()
@@ -499,22 +502,76 @@ def test_second_connection_gets_current_members_then_changes(site: Site) -> None
     site.engine.live.refresh_all()
     assert len(site.deliver(first.name)) == 5
     site.backend.trim_changes(milestone.audience, 5)
-    second = site.connect(milestone, "second")
+    second = site.connect(milestone, "second").name
+    # Two at a time: the snapshot goes on where it was, also after a restart.
+    batches = [site.step(second, 2)]
+    assert {change.sequence for change in batches[0].changes} == {5}
     site.send([("u9", "a")])
     site.engine.ingest.erase(ACCOUNT, ["u0"])
-    site.engine.live.refresh_all()
-    # Two at a time: the snapshot goes on where it was, also after a restart.
-    (delivery,) = [o for o in site.engine.deliveries.active() if o.connection.name == second.name]
-    batch = site.engine.deliveries.pull(delivery.connection, 2)
-    assert {change.sequence for change in batch.changes} == {5}
-    site.engine.deliveries.advance(delivery.connection, batch.cursor)
     site.engine.close()
     site.open()
     site.engine.live.refresh_all()
-    told = [(change.user_id, change.entered) for change in batch.changes] + site.deliver(second.name, 2)
-    # The last word on each user is right; who came during the snapshot may be told of twice.
-    assert dict(told) == {"u0": False, "u1": True, "u2": True, "u3": True, "u4": True, "u9": True}
-    assert sorted(told).count(("u1", True)) == 1
+    while not batches[-1].ends:
+        batches.append(site.step(second, 2))
+    # It begins and ends once. The changes since its beginning complete it, and no instant ends before.
+    assert [batch.begins for batch in batches] == [True] + [False] * (len(batches) - 1)
+    changes = [change for batch in batches for change in batch.changes]
+    assert {change.user_id for change in changes if change.sequence > 5} == {"u0", "u9"}
+    assert not any(change.last_of_instant for change in changes)
+    assert fold(changes) == {"u1", "u2", "u3", "u4", "u9"}
+    assert len([change for change in changes if change.user_id == "u1"]) == 1
+    assert site.step(second, 2).caught_up
+
+
+def fold(changes: Iterable[Change]) -> set[str]:
+    """The members that the changes lead to."""
+    members: set[str] = set()
+    for change in changes:
+        (members.add if change.entered else members.discard)(change.user_id)
+    return members
+
+
+def test_a_restored_store_and_a_reactivation_begin_with_a_snapshot(site: Site) -> None:
+    """A consumer that drops at the end of a snapshot who was not in it has the members, whatever it had."""
+    site.send([(f"u{n}", "a") for n in range(5)])
+    milestone = site.add("one", did("a"))
+    connection = site.connect(milestone).name
+    site.engine.live.refresh_all()
+    assert len(site.deliver(connection)) == 5
+    # 1. Restored: another store, with the same records, connections and sequence numbers.
+    backup = site.directory.parent / "backup"
+    upkeep_of(site.backend).snapshot(backup)
+    site.engine.ingest.erase(ACCOUNT, ["u0"])
+    site.send([("v0", "a"), ("v1", "a")])
+    site.engine.live.refresh_all()
+    assert len(site.deliver(connection)) == 3
+    site.engine.close()
+    site.directory = site.directory.parent / "restored"
+    restore(backup, site.directory)
+    site.open()
+    site.engine.live.refresh_all()
+    batches = [site.step(connection, 100) for _ in range(3)]
+    assert [(batch.begins, batch.ends) for batch in batches] == [(False, False), (True, False), (False, True)]
+    assert fold(batches[1].changes) == {"u0", "u1", "u2", "u3", "u4"}
+    assert batches[1].cursor.epoch == batches[0].cursor.epoch != ""
+    # 2. Activated again, while it was calculated anew.
+    site.engine.connections.deactivate(connection)
+    site.engine.live.refresh_all()
+    site.engine.ingest.erase(ACCOUNT, ["u1"])
+    site.engine.connections.activate(connection)
+    site.engine.live.refresh_all()
+    again = [site.step(connection, 100), site.step(connection, 100)]
+    assert [(batch.begins, batch.ends) for batch in again] == [(False, False), (True, True)]
+    assert fold(again[1].changes) == {"u0", "u2", "u3", "u4"}
+    assert again[1].cursor.epoch != batches[1].cursor.epoch
+
+
+def test_an_empty_audience_begins_and_ends_its_snapshot(site: Site) -> None:
+    connection = site.connect(site.add("one", did("a"))).name
+    site.engine.live.refresh_all()
+    batch = [site.step(connection, 1), site.step(connection, 1)][1]
+    assert (batch.changes, batch.begins, batch.ends) == ((), True, True)
+    assert site.step(connection, 1).caught_up
 
 
 def test_unconfirmed_changes_are_read_again(site: Site) -> None:
@@ -522,13 +579,16 @@ def test_unconfirmed_changes_are_read_again(site: Site) -> None:
     connection = site.connect(site.add("one", did("a")))
     assert site.engine.deliveries.pull(connection, 10).changes == ()
     site.engine.live.refresh_all()
+    begun = site.engine.deliveries.advance(connection, site.engine.deliveries.pull(connection, 1).cursor)
+    assert begun is not None
+    connection = begun
     first = site.engine.deliveries.pull(connection, 1)
     assert site.engine.deliveries.pull(connection, 1) == first
     assert isinstance(first.changes[0], Change)
     advanced = site.engine.deliveries.advance(connection, first.cursor)
     assert advanced is not None
     second = site.engine.deliveries.pull(advanced, 10)
-    assert second.caught_up
+    assert (first.begins, first.ends, second.begins, second.ends) == (True, False, False, True)
     assert {c.user_id for c in (*first.changes, *second.changes)} == {"u1", "u2"}
 
 

@@ -8,11 +8,21 @@ from collections.abc import Iterator
 
 import pytest
 
-from engine.audiences.model import WatchChanges, WatchItem, WatchProgress, WatchSnapshot
+from engine.audiences.model import (
+    WatchBegin,
+    WatchChanges,
+    WatchEnd,
+    WatchItem,
+    WatchMembers,
+    WatchProgress,
+    WatchStart,
+    WatchUpdate,
+)
+from engine.backends.base import Change, epoch_of
 from engine.backends.local.offline import adopt
 from engine.errors import CursorExpired, FailedPrecondition, InvalidInput, NotFound
 from engine.resources.records import Milestone
-from engine.values import MICROS_PER_SECOND
+from engine.values import MICROS_PER_SECOND, Micros
 from tests.engine.site import ACCOUNT, JOURNEY, NOW, Site, did
 
 TENTH = MICROS_PER_SECOND // 10
@@ -27,24 +37,81 @@ def calculated(site: Site) -> tuple[Site, Milestone]:
     return site, milestone
 
 
-def watch(site: Site, milestone: Milestone, cursor: int | None) -> Iterator[WatchItem]:
-    return site.engine.live.watch(milestone.audience, cursor=cursor, progress_interval=TENTH)
+def current_epoch(site: Site, milestone: Milestone) -> str:
+    """The epoch of the stored membership; "" before there is one."""
+    membership = site.backend.membership(milestone.audience)
+    return "" if membership is None else epoch_of(site.backend.store_id, membership)
+
+
+def watch(
+    site: Site,
+    milestone: Milestone,
+    cursor: int | None,
+    epoch: str | None = None,
+    progress_interval: Micros = TENTH,
+) -> Iterator[WatchUpdate]:
+    """The updates after a cursor of an epoch, by default the current one."""
+    epoch = current_epoch(site, milestone) if epoch is None else epoch
+    start = WatchStart(milestone.audience, cursor, epoch)
+    return (item.update for item in site.engine.live.watch(start, progress_interval=progress_interval))
 
 
 def test_snapshot_then_mark_then_changes(calculated: tuple[Site, Milestone]) -> None:
     site, milestone = calculated
     items = watch(site, milestone, None)
-    snapshot, mark = next(items), next(items)
-    assert isinstance(snapshot, WatchSnapshot)
-    assert set(snapshot.user_ids) == {"u1", "u2"}
-    assert isinstance(mark, WatchProgress)
-    assert (mark.cursor, mark.as_of) == (2, NOW)
+    begin, members = next(items), next(items)
+    assert begin == WatchBegin(2, NOW)
+    assert isinstance(members, WatchMembers)
+    assert set(members.user_ids) == {"u1", "u2"}
+    assert [next(items), next(items)] == [WatchEnd(2, NOW), WatchProgress(2, NOW)]
     site.send([("u3", "a")])
     site.clock.now += 7
     site.engine.live.refresh_all()
-    item = next(items)
-    assert isinstance(item, WatchChanges)
-    assert [(c.sequence, c.user_id, c.entered, c.as_of) for c in item.changes] == [(3, "u3", True, NOW + 7)]
+    assert next(items) == WatchChanges((Change(3, "u3", True, NOW + 7, True),))
+
+
+def test_changes_during_a_snapshot_complete_it(
+    calculated: tuple[Site, Milestone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them was read with the members, the other was not; no instant ends before the snapshot does."""
+    monkeypatch.setattr("engine.audiences.watch.SNAPSHOT_PAGE_USERS", 1)
+    site, milestone = calculated
+    items = watch(site, milestone, None)
+    assert next(items) == WatchBegin(2, NOW)
+    first = next(items)
+    assert isinstance(first, WatchMembers)
+    # The first page is read: its user exits, and one that no later page has enters.
+    site.engine.ingest.erase(ACCOUNT, first.user_ids)
+    site.send([("u3", "a")])
+    site.clock.now += 7
+    site.engine.live.refresh_all()
+    found = set(first.user_ids)
+    for update in items:
+        match update:
+            case WatchMembers(user_ids):
+                found.update(user_ids)
+            case WatchChanges(changes):
+                assert not any(change.last_of_instant for change in changes)
+                for change in changes:
+                    (found.add if change.entered else found.discard)(change.user_id)
+            case _:
+                break
+    assert update == WatchEnd(4, NOW + 7)
+    assert found == {"u1", "u2", "u3"} - set(first.user_ids)
+
+
+def test_the_last_change_of_an_instant_is_marked(calculated: tuple[Site, Milestone]) -> None:
+    site, milestone = calculated
+    for number in range(3):
+        site.send([(f"v{number}", "a"), (f"w{number}", "a")])
+        site.clock.now += 1
+        site.engine.live.refresh_all()
+    update = next(watch(site, milestone, 0))
+    assert isinstance(update, WatchChanges)
+    assert [change.sequence for change in update.changes if change.last_of_instant] == [2, 4, 6, 8]
+    # Also when an instant is split.
+    assert [c.last_of_instant for c in site.backend.changes(milestone.audience, 2, 1).changes] == [False]
+    assert [c.last_of_instant for c in site.backend.changes(milestone.audience, 3, 1).changes] == [True]
 
 
 def test_any_cursor_leads_to_the_same_changes(calculated: tuple[Site, Milestone]) -> None:
@@ -66,15 +133,14 @@ def test_progress_marks_continue_without_changes(calculated: tuple[Site, Milesto
     site.clock.now = NOW + 60 * MICROS_PER_SECOND
     site.engine.live.refresh_all()
     second = next(items)
-    assert isinstance(first, WatchProgress)
-    assert (first.cursor, first.as_of) == (2, NOW)
-    assert second == WatchProgress(2, NOW + 60 * MICROS_PER_SECOND, first.epoch)
+    assert first == WatchProgress(2, NOW)
+    assert second == WatchProgress(2, NOW + 60 * MICROS_PER_SECOND)
 
 
 def test_change_wakes_a_watcher(calculated: tuple[Site, Milestone]) -> None:
     site, milestone = calculated
-    items = site.engine.live.watch(milestone.audience, cursor=2, progress_interval=3_600 * MICROS_PER_SECOND)
-    found: list[WatchItem] = []
+    items = watch(site, milestone, 2, progress_interval=3_600 * MICROS_PER_SECOND)
+    found: list[WatchUpdate] = []
     thread = threading.Thread(target=lambda: found.append(next(items)))
     thread.start()
     site.send([("u3", "a")])
@@ -92,50 +158,66 @@ def test_an_expired_cursor_names_the_oldest(calculated: tuple[Site, Milestone]) 
     site.backend.trim_changes(milestone.audience, 2)
     with pytest.raises(CursorExpired) as expired:
         next(watch(site, milestone, 1))
-    assert expired.value.metadata == {"oldest_cursor": "2"}
+    assert expired.value.metadata == {"oldest_cursor": "2", "epoch": current_epoch(site, milestone)}
     assert isinstance(next(watch(site, milestone, 2)), WatchChanges)
     # A cursor from before a recalculation lies ahead of the new log.
     with pytest.raises(CursorExpired) as expired:
         next(watch(site, milestone, 99))
-    assert expired.value.metadata == {"oldest_cursor": "2"}
-
-
-def epoch_of(items: Iterator[WatchItem]) -> str:
-    """The epoch of the next progress mark."""
-    return next(item.epoch for item in items if isinstance(item, WatchProgress))
+    assert expired.value.metadata == {"oldest_cursor": "2", "epoch": current_epoch(site, milestone)}
 
 
 def test_a_cursor_of_another_epoch_is_expired_even_within_the_new_log(
     calculated: tuple[Site, Milestone],
 ) -> None:
     site, milestone = calculated
-    epoch = epoch_of(watch(site, milestone, None))
+    epoch = current_epoch(site, milestone)
     for _ in range(2):
         # The same epoch, also after a restart.
-        items = site.engine.live.watch(milestone.audience, cursor=1, epoch=epoch, progress_interval=TENTH)
+        items = watch(site, milestone, 1, epoch)
         assert isinstance(next(items), WatchChanges)
-        assert epoch_of(items) == epoch
+        assert isinstance(next(items), WatchProgress)
         site.engine.close()
         site.open()
         site.engine.live.refresh_all()
-    running = site.engine.live.watch(milestone.audience, cursor=2, progress_interval=TENTH)
-    assert epoch_of(running) == epoch
+    running = watch(site, milestone, 2, epoch)
+    assert next(running) == WatchProgress(2, NOW)
     # Calculated anew, with more changes than the cursor counts.
     site.engine.connections.deactivate(f"{ACCOUNT}/connections/sending")
     site.engine.live.refresh_all()
     site.send([("u3", "a"), ("u4", "a")])
     site.engine.connections.activate(f"{ACCOUNT}/connections/sending")
     site.engine.live.refresh_all()
-    assert epoch_of(watch(site, milestone, None)) != epoch
-    for items in (running, site.engine.live.watch(milestone.audience, cursor=1, epoch=epoch)):
+    assert current_epoch(site, milestone) != epoch
+    for items in (running, watch(site, milestone, 1, epoch)):
         with pytest.raises(CursorExpired, match="start with a snapshot"):
             next(items)
     assert isinstance(next(watch(site, milestone, 1)), WatchChanges)
 
 
+def test_a_fold_over_a_reactivation_is_never_wrong(calculated: tuple[Site, Milestone]) -> None:
+    """A cursor without its epoch is refused: its number exists in the new log too."""
+    site, milestone = calculated
+    site.send([(f"u{n}", "a") for n in range(3, 6)])
+    site.engine.live.refresh_all()
+    site.engine.connections.deactivate(f"{ACCOUNT}/connections/sending")
+    site.engine.live.refresh_all()
+    site.engine.ingest.erase(ACCOUNT, [f"u{n}" for n in range(1, 6)])
+    site.send([(f"v{n}", "a") for n in range(10)])
+    site.engine.connections.activate(f"{ACCOUNT}/connections/sending")
+    site.engine.live.refresh_all()
+    with pytest.raises(CursorExpired, match="comes without its epoch") as expired:
+        next(watch(site, milestone, 5, ""))
+    assert expired.value.metadata == {"oldest_cursor": "0", "epoch": current_epoch(site, milestone)}
+    update = next(watch(site, milestone, 0, ""))
+    assert isinstance(update, WatchChanges)
+    assert {change.user_id for change in update.changes} == {f"v{n}" for n in range(10)}
+    renewed = site.engine.live.watch(WatchStart(milestone.audience, 5, "an earlier one", renews=True))
+    assert isinstance(next(renewed).update, WatchBegin)
+
+
 def test_a_store_of_another_identity_is_another_epoch(calculated: tuple[Site, Milestone]) -> None:
     site, milestone = calculated
-    epoch = epoch_of(watch(site, milestone, None))
+    epoch = current_epoch(site, milestone)
     site.engine.close()
     copied = site.directory.parent / "copied"
     shutil.copytree(site.directory, copied)
@@ -143,25 +225,27 @@ def test_a_store_of_another_identity_is_another_epoch(calculated: tuple[Site, Mi
     site.directory = copied
     site.open()
     site.engine.live.refresh_all()
-    assert epoch_of(watch(site, milestone, None)) != epoch
+    assert current_epoch(site, milestone) != epoch
     with pytest.raises(CursorExpired):
-        next(site.engine.live.watch(milestone.audience, cursor=1, epoch=epoch))
+        next(watch(site, milestone, 1, epoch))
 
 
 def test_watch_ends_when_stopped(calculated: tuple[Site, Milestone]) -> None:
     site, milestone = calculated
     listening = [True, True, False]
     items = site.engine.live.watch(
-        milestone.audience, cursor=0, progress_interval=TENTH, stopped=lambda: not listening.pop(0)
+        WatchStart(milestone.audience, 0), progress_interval=TENTH, stopped=lambda: not listening.pop(0)
     )
-    assert [type(item) for item in items] == [WatchChanges]
+    assert [type(item.update) for item in items] == [WatchChanges]
 
 
 def test_a_milestone_names_its_audience(calculated: tuple[Site, Milestone]) -> None:
     site, milestone = calculated
-    first = next(site.engine.live.watch(milestone.name))
-    assert isinstance(first, WatchSnapshot)
-    assert sorted(first.user_ids) == ["u1", "u2"]
+    items = site.engine.live.watch(WatchStart(milestone.name))
+    begin, members = next(items), next(items)
+    assert begin == WatchItem(milestone.audience, current_epoch(site, milestone), WatchBegin(2, NOW))
+    assert isinstance(members.update, WatchMembers)
+    assert sorted(members.update.user_ids) == ["u1", "u2"]
 
 
 def test_watching_an_uncalculated_audience_is_refused(site: Site) -> None:
@@ -171,18 +255,18 @@ def test_watching_an_uncalculated_audience_is_refused(site: Site) -> None:
             watch(site, milestone, cursor)
         assert refused.value.reason == "CONNECTION_STATE"
     with pytest.raises(FailedPrecondition, match=milestone.audience):
-        site.engine.live.watch(milestone.name)
+        site.engine.live.watch(WatchStart(milestone.name))
     for none in (f"{ACCOUNT}/audiences/none", f"{JOURNEY}/milestones/none"):
         with pytest.raises(NotFound):
-            site.engine.live.watch(none)
+            site.engine.live.watch(WatchStart(none))
     with pytest.raises(InvalidInput) as bad:
-        site.engine.live.watch(JOURNEY)
+        site.engine.live.watch(WatchStart(JOURNEY))
     assert [v.field for v in bad.value.violations] == ["audience"]
     with pytest.raises(InvalidInput) as bad:
-        site.engine.live.watch(milestone.audience, cursor=-1)
+        site.engine.live.watch(WatchStart(milestone.audience, -1))
     assert [v.field for v in bad.value.violations] == ["cursor"]
     with pytest.raises(InvalidInput) as bad:
-        site.engine.live.watch(milestone.audience, progress_interval=0)
+        site.engine.live.watch(WatchStart(milestone.audience), progress_interval=0)
     assert [v.field for v in bad.value.violations] == ["progress_interval"]
 
 
@@ -191,7 +275,7 @@ def test_watch_waits_for_the_first_calculation(site: Site) -> None:
     milestone = site.add("one", did("a"))
     site.connect(milestone)
     items = watch(site, milestone, 0)
-    found: list[WatchItem] = []
+    found: list[WatchUpdate] = []
     thread = threading.Thread(target=lambda: found.append(next(items)))
     thread.start()
     site.engine.live.refresh_all()

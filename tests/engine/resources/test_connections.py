@@ -11,6 +11,7 @@ from engine.resources.records import (
     Account,
     Connection,
     ConnectionState,
+    Cursor,
     Output,
     etag_of,
 )
@@ -174,16 +175,20 @@ def test_cursor_only_advances_and_keeps_the_etag(site: Site) -> None:
     connections = site.engine.connections
     connection = site.connect(site.add("one", did("a")))
     etag = etag_of(connection)
-    moved = connections.advance(connection.name, 5)
+    moved = connections.advance(connection.name, Cursor("e", 5), activation=1)
     assert moved is not None
-    assert moved.delivered == 5
+    assert moved.cursor == Cursor("e", 5)
     assert etag_of(moved) == etag
-    back = connections.advance(connection.name, 3)
+    back = connections.advance(connection.name, Cursor("e", 3), activation=1)
     assert back is not None
     assert back.delivered == 5
     site.engine.close()
     site.open()
-    assert site.engine.connections.get_connection(connection.name).delivered == 5
+    assert site.engine.connections.get_connection(connection.name).cursor == Cursor("e", 5)
+    # In another epoch the numbers mean something else.
+    renewed = site.engine.connections.advance(connection.name, Cursor("f", 3, ""), activation=1)
+    assert renewed is not None
+    assert renewed.cursor == Cursor("f", 3, "")
 
 
 def test_cursor_of_an_earlier_activation_is_ignored(site: Site) -> None:
@@ -191,7 +196,7 @@ def test_cursor_of_an_earlier_activation_is_ignored(site: Site) -> None:
     old = site.connect(site.add("one", did("a")))
     connections.deactivate(old.name)
     connections.activate(old.name)
-    late = connections.advance(old.name, 40, activation=old.activation)
+    late = connections.advance(old.name, Cursor("e", 40), activation=old.activation)
     assert late is not None
     assert late.delivered == 0
-    assert connections.advance("accounts/acme/connections/none", 1) is None
+    assert connections.advance("accounts/acme/connections/none", Cursor("e", 1), activation=1) is None

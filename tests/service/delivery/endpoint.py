@@ -80,8 +80,13 @@ class Endpoint:
 
     @property
     def subjects(self) -> list[str]:
-        """The users of all events, in order of arrival."""
-        return [event["subject"] for request in list(self.requests) for event in request.events]
+        """The users of all changes, in order of arrival."""
+        return [event["subject"] for event in self.changes]
+
+    @property
+    def changes(self) -> list[dict[str, Any]]:
+        """All events but the marks of snapshots, in order of arrival."""
+        return [event for request in list(self.requests) for event in request.events if "subject" in event]
 
     def take(self, received: Received) -> Answer:
         """Notes a request and says how it is answered."""

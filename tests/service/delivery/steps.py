@@ -19,7 +19,9 @@ STEPS_MAX = 100
 
 
 class Remembering:
-    """A sink that keeps its batches. `before` is called with each batch first, and may refuse it."""
+    """A sink that keeps the changes of its batches, without the marks of snapshots. `before` is called with
+    each batch first, and may refuse it.
+    """
 
     is_open = False
 
@@ -38,9 +40,11 @@ class Remembering:
         return [(event["subject"], event["type"].rsplit(".", 1)[-1]) for event in self.events]
 
     def deliver(self, events: Sequence[Event], deadline: float) -> None:
-        self.tried += [event.id for event in events]
+        changes = [event for event in events if event.subject]
+        self.tried += [event.id for event in changes]
         self.before()
-        self.batches.append([json.loads(event.body) for event in events])
+        if changes:
+            self.batches.append([json.loads(event.body) for event in changes])
 
     def tend(self) -> float:
         return WHEN_WOKEN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -10,8 +11,9 @@ import pytest
 from cloudevents.core.bindings.http import HTTPMessage, from_structured_event
 
 from engine.audiences.deliveries import Delivery
+from engine.audiences.model import DeliveryBatch
 from engine.backends.base import Change, Profile
-from engine.resources.records import Audience, Connection, Milestone, Output
+from engine.resources.records import Audience, Connection, Cursor, Milestone, Output
 from engine.resources.targets import File
 from service.delivery.cloud_events import cloud_events
 
@@ -39,6 +41,11 @@ DELIVERY = Delivery(
 )
 
 
+def batch_of(changes: Sequence[Change], snapshot: int | None = None) -> DeliveryBatch:
+    cursor = Cursor("ab12", changes[-1].sequence)
+    return DeliveryBatch(changes=tuple(changes), cursor=cursor, caught_up=False, snapshot=snapshot)
+
+
 def no_profile(user_id: str) -> Profile | None:
     raise AssertionError(f"the profile of {user_id} was read without need")
 
@@ -47,11 +54,11 @@ def no_profile(user_id: str) -> Profile | None:
 @pytest.mark.parametrize("user_id", ["ann", AWKWARD, "x" * 256])
 def test_a_batch_is_read_as_it_was_meant(user_id: str, snapshot: bool) -> None:
     changes = [
-        Change(7, user_id, True, 1_700_000_000_000_001),
-        Change(8, user_id, False, 1_700_000_000_000_001),
-        Change(9, "bob", True, 1_700_000_001_000_000),
+        Change(7, user_id, True, 1_700_000_000_000_001, False),
+        Change(8, user_id, False, 1_700_000_000_000_001, True),
+        Change(9, "bob", True, 1_700_000_001_000_000, True),
     ]
-    events = cloud_events(DELIVERY, changes, snapshot, no_profile)
+    events = cloud_events(DELIVERY, batch_of(changes, 9 if snapshot else None), no_profile)
     read = [from_structured_event(HTTPMessage({}, event.body)) for event in events]
     assert [event.get_type().rsplit(".", 1)[-1] for event in read] == ["entered", "exited", "entered"]
     assert len({event.get_id() for event in read}) == 3
@@ -78,9 +85,11 @@ def test_a_batch_is_read_as_it_was_meant(user_id: str, snapshot: bool) -> None:
             "external_name": AWKWARD,
             "milestone": MILESTONE,
             "journey": "accounts/a/journeys/j",
+            "epoch": "ab12",
             "user_id": change.user_id,
             "entered": change.entered,
             "sequence": change.sequence,
+            "last_of_instant": change.last_of_instant,
             "as_of": sent.time,
         }
 
@@ -98,10 +107,45 @@ def test_opted_in_fields_come_last() -> None:
         consents={},
     )
     known = {"ann": profile}
-    events = cloud_events(delivery, [Change(1, "ann", True, 1), Change(2, "bob", True, 1)], False, known.get)
+    changes = [Change(1, "ann", True, 1, False), Change(2, "bob", True, 1, True)]
+    events = cloud_events(delivery, batch_of(changes), known.get)
     data = [json.loads(event.body)["data"] for event in events]
     assert [(each["identities"], each["attributes"]) for each in data] == [
         ({"email": "a@b.c"}, {"tier": AWKWARD}),
         ({}, {}),
     ]
     assert [*data[0]][-3:] == ["as_of", "identities", "attributes"]
+
+
+def test_a_snapshot_is_marked_and_its_ids_are_stable() -> None:
+    connection = msgspec.structs.replace(DELIVERY.connection, delivered=9, epoch="ab12", snapshot_after="")
+    delivery = msgspec.structs.replace(DELIVERY, connection=connection)
+    batch = DeliveryBatch(
+        changes=(Change(9, "ann", True, 1_000_000, False),),
+        cursor=Cursor("ab12", 9),
+        caught_up=False,
+        as_of=2_000_000,
+        begins=True,
+        ends=True,
+        snapshot=9,
+    )
+    ids = []
+    for update_time in (1, 2):
+        changed = msgspec.structs.replace(connection, update_time=update_time)
+        events = cloud_events(msgspec.structs.replace(delivery, connection=changed), batch, no_profile)
+        ids.append([event.id for event in events])
+    assert ids[0] == ids[1] == ["ab12.9.1.1.begin", "ab12.9.1.1.ann", "ab12.9.1.1.end"]
+    begin, _, end = (from_structured_event(HTTPMessage({}, event.body)) for event in events)
+    assert (begin.get_type(), end.get_type()) == ("milepost.snapshot.begin", "milepost.snapshot.end")
+    assert begin.get_subject() is None
+    about = {
+        "audience": AUDIENCE,
+        "display_name": AWKWARD,
+        "external_name": AWKWARD,
+        "milestone": MILESTONE,
+        "journey": "accounts/a/journeys/j",
+        "epoch": "ab12",
+        "sequence": 9,
+        "as_of": "1970-01-01T00:00:02Z",
+    }
+    assert [json.loads(event.data) for event in (events[0], events[2])] == [about, about]

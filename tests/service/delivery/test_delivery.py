@@ -14,6 +14,7 @@ from google.protobuf import text_format, timestamp_pb2
 from engine.audiences.deliveries import Deliveries
 from engine.errors import StoreUnavailable
 from engine.resources import targets
+from engine.resources.records import Connection, Cursor
 from milepost.v1 import (
     connection_pb2,
     connection_service_pb2,
@@ -132,6 +133,13 @@ def test_members_first_then_changes_in_order(tmp_path: Path) -> None:
         page = OUTPUTS_PAGE.read_text(encoding="utf-8")
         documented = json.loads(page.split("```json\n")[1].split("```")[0])
         assert [*events[0], *events[0]["data"]] == [*documented, *documented["data"]]
+        assert [event["data"]["last_of_instant"] for event in events] == [False, False, False, True, True]
+        begin, *members, end, _, _ = service.sent("exports", "c")
+        assert members == events[:3]
+        assert (begin["type"], end["type"]) == ("milepost.snapshot.begin", "milepost.snapshot.end")
+        assert (begin["data"]["sequence"], end["data"]["sequence"]) == (0, 3)
+        assert {event["data"]["epoch"] for event in (begin, *events, end)} == {get(service).epoch}
+        assert all(event["id"].startswith(f"{get(service).epoch}.") for event in (begin, *events, end))
         eventually(lambda: get(service).delivered_sequence == 5)
 
 
@@ -156,9 +164,11 @@ def test_event_is_a_cloudevent_with_the_opted_in_fields(tmp_path: Path) -> None:
                 "external_name": "",
                 "milestone": MILESTONE,
                 "journey": JOURNEY,
+                "epoch": get(service).epoch,
                 "user_id": "u1",
                 "entered": True,
                 "sequence": event["data"]["sequence"],
+                "last_of_instant": False,
                 "as_of": as_of,
                 "identities": {"email": "u1@example.com"},
                 "attributes": {"tier": "gold"},
@@ -189,8 +199,14 @@ def test_delivery_resumes_after_a_restart(tmp_path: Path) -> None:
 def test_batch_with_a_lost_cursor_is_not_written_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lose(*_: object) -> None:
-        raise StoreUnavailable("killed before the cursor was stored")
+    advance = Deliveries.advance
+
+    def lose(
+        self: Deliveries, connection: Connection, cursor: Cursor, *, sent: bool = True
+    ) -> Connection | None:
+        if connection.epoch:
+            raise StoreUnavailable("killed before the cursor was stored")
+        return advance(self, connection, cursor, sent=sent)
 
     with serving(tmp_path / "store") as service:
         audience = build(service)
@@ -304,12 +320,13 @@ def test_waiting_deliveries_follow_updates_replays_and_new_activations(tmp_path:
     with serving(tmp_path / "store") as service:
         connect(service, build(service))
         before = wait_for(service, 3)
+        connections = service.application.engine.connections
         # 1. Activated anew before the dispatcher looked, it sends the members again.
         for again in (2, 3):
             deactivate(service)
             activate(service)
             assert sorted(wait_for(service, 3 * again)[-3:]) == sorted(before)
-            eventually(lambda: get(service).delivery.pending_changes == 0)
+            eventually(lambda: not connections.get_connection(CONNECTION).cursor.in_snapshot)
         # 2. It waits for changes after its cursor, which moves back.
         service.connections.ReplayConnection(
             connection_service_pb2.ReplayConnectionRequest(

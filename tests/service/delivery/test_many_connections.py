@@ -132,8 +132,8 @@ def test_dead_outputs_hold_up_no_others(tmp_path: Path, monkeypatch: pytest.Monk
         )
         for number in range(DEAD):
             connect(service, audience, f"dead{number}", "dead")
-        before = [get(service, f"dead{number}") for number in range(DEAD)]
         eventually(lambda: len(Dead.failures) == DEAD)
+        before = [get(service, f"dead{number}") for number in range(DEAD)]
         connect(service, audience, "alive")
         eventually(lambda: len(told(service, "alive")) == 3)
         for count in range(4, 9):

@@ -95,7 +95,7 @@ def test_a_file_gets_a_line_of_its_own_file(service: Serving) -> None:
     )
     answers = [ask(service, f"{ACCOUNT}/outputs/o") for _ in range(2)]
     assert [answer.delivered for answer in answers] == [True, True]
-    events = service.delivered("exports", "_test")
+    events = service.sent("exports", "_test")
     assert [event["id"] for event in events] == [answer.event_id for answer in answers]
 
 

@@ -290,10 +290,11 @@ class AsyncAudienceMethods(AsyncClientBase):
         attempts_max: int = WATCH_ATTEMPTS_MAX,
     ) -> AsyncWatch:
         """Changes of a calculated audience after `cursor`, which is one of the `epoch` that came with it.
-        Without one, every current member comes first.
+        Without one, a snapshot of its members comes first.
 
-        Yields `MembershipSnapshot`, `MembershipChange` and `ProgressMark` messages, and continues after
-        broken connections, at most `attempts_max` times in a row; see what it returns.
+        Yields the messages of the contract: `SnapshotBegin`, `MembershipSnapshot`, `SnapshotEnd`,
+        `MembershipChange` and `ProgressMark`. Continues after broken connections, at most `attempts_max`
+        times in a row; see what it returns.
         """
         request = WatchMembershipRequest(
             audience=self.target_name(target), progress_interval=optional(to_duration, progress_interval)

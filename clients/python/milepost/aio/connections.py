@@ -302,9 +302,9 @@ class AsyncConnectionMethods(AsyncClientBase):
     ) -> AsyncAcknowledgedWatch:
         """Changes for an ACTIVE connection to an output of kind `watch`, after those acknowledged.
 
-        Until some are, the members at activation come first. Its `acknowledge` acknowledges; a
-        later watch, from anywhere, continues there. Raises OutOfRange when those changes are no longer
-        kept: watch the audience without a cursor, and acknowledge the mark that follows its members.
+        Until some are, and when the audience was calculated anew, a snapshot comes first. Its `acknowledge`
+        acknowledges; a later watch, from anywhere, continues there. Raises OutOfRange when those changes are
+        no longer kept: watch the audience without a cursor, and acknowledge the end of its snapshot.
         """
         found = await self.get_connection(connection)
         request = WatchMembershipRequest(
@@ -313,18 +313,20 @@ class AsyncConnectionMethods(AsyncClientBase):
             progress_interval=optional(to_duration, progress_interval),
         )
 
-        async def acknowledge(cursor: int) -> None:
-            await self.acknowledge_changes(found.name, cursor, activation=found.activation)
+        async def acknowledge(cursor: int, epoch: str) -> None:
+            await self.acknowledge_changes(found.name, cursor, epoch=epoch, activation=found.activation)
 
         return AsyncAcknowledgedWatch(
             self.audiences.WatchMembership, request, WATCH_ATTEMPTS_MAX, acknowledge
         )
 
-    async def acknowledge_changes(self, connection: str, cursor: int, *, activation: int) -> Connection:
-        """Acknowledges all changes up to a cursor for a connection to an output of kind `watch`; see
-        `watch_connection`. `activation` is the connection's when the watch began.
+    async def acknowledge_changes(
+        self, connection: str, cursor: int, *, epoch: str, activation: int
+    ) -> Connection:
+        """Acknowledges all changes up to a cursor of an epoch for a connection to an output of kind `watch`;
+        see `watch_connection`. `activation` is the connection's when the watch began.
         """
         request = AcknowledgeChangesRequest(
-            name=self.connection_name(connection), cursor=cursor, activation=activation
+            name=self.connection_name(connection), cursor=cursor, epoch=epoch, activation=activation
         )
         return (await self.connections.AcknowledgeChanges(request)).connection

@@ -147,7 +147,6 @@ class AsyncLocalChecks(LocalAnswers):
 
     async def _watch(self, followed: Followed, backoff: Backoff) -> None:
         """Takes updates until the watch is closed, or ends with an error."""
-        followed.begin()
         watch = self._client.watch(
             followed.name,
             cursor=followed.cursor,
@@ -161,6 +160,7 @@ class AsyncLocalChecks(LocalAnswers):
         try:
             async for update in watch:
                 backoff.succeeded()
+                followed.epoch = watch.epoch
                 if followed.take(update, self._lock):
                     self._changed.set()
         finally:

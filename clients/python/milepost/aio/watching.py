@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from typing import Any
 
 from milepost._concurrency import AsyncCall, async_sleep
@@ -12,23 +12,26 @@ from milepost.v1.audience_pb2 import MembershipChange
 from milepost.v1.audience_service_pb2 import (
     MembershipSnapshot,
     ProgressMark,
+    SnapshotBegin,
+    SnapshotEnd,
     WatchMembershipRequest,
     WatchMembershipResponse,
 )
 
 WATCH_ATTEMPTS_MAX = 10
 
-Watched = MembershipSnapshot | MembershipChange | ProgressMark
+Watched = SnapshotBegin | MembershipSnapshot | SnapshotEnd | MembershipChange | ProgressMark
 
 
 class AsyncWatch:
     """An iterator over the updates of one audience, in order.
 
-    After a broken connection, or a limit that says when to try again, it continues after the last update:
-    nothing is repeated or lost. One exception: a snapshot that ends before its progress mark raises its
+    A snapshot is what comes from `SnapshotBegin` to `SnapshotEnd`: a new set of members, which replaces what
+    was known before. After a broken connection, or a limit that says when to try again, the watch continues
+    after the last update: nothing is repeated or lost. One exception: a snapshot that breaks off raises its
     error, mostly `Unavailable`, because users already returned may have left meanwhile; start a new watch.
-    `cursor` is the position from which a later watch would continue, None before the first one is known, and
-    `epoch` says which calculation it belongs to, "" before the first progress mark. When the audience is
+    `cursor` is the position from which a later watch would continue, None until a snapshot is complete, and
+    `epoch` says which calculation it belongs to; keep both. `audience` is the audience's name. When it is
     calculated anew, the watch ends with `OutOfRange`.
     """
 
@@ -43,8 +46,10 @@ class AsyncWatch:
         self._attempts_max = attempts_max
         self._stream: Any = None
         self._closed = False
+        self._in_snapshot = False
         self.cursor: int | None = request.cursor if request.WhichOneof("start") == "cursor" else None
         self.epoch = request.epoch
+        self.audience = request.audience
 
     async def __aiter__(self) -> AsyncIterator[Watched]:
         backoff = Backoff(self._attempts_max)
@@ -84,15 +89,27 @@ class AsyncWatch:
             # Closed while it was opened.
             self._stream.cancel()
         async for response in self._stream:
-            kind = response.WhichOneof("update")
-            if kind == "snapshot":
+            self.audience, self.epoch = response.audience, response.epoch
+            for update in self._updates_of(response):
+                yield update
+
+    def _updates_of(self, response: WatchMembershipResponse) -> Iterator[Watched]:
+        match response.WhichOneof("update"):
+            case "snapshot_begin":
+                self.cursor, self._in_snapshot = None, True
+                yield response.snapshot_begin
+            case "snapshot":
                 yield response.snapshot
-            elif kind == "progress":
-                self.cursor, self.epoch = response.progress.cursor, response.progress.epoch
+            case "snapshot_end":
+                self.cursor, self._in_snapshot = response.snapshot_end.cursor, False
+                yield response.snapshot_end
+            case "progress":
+                self.cursor = response.progress.cursor
                 yield response.progress
-            else:
+            case "changes":
                 for change in response.changes.changes:
-                    self.cursor = change.sequence
+                    if not self._in_snapshot:
+                        self.cursor = change.sequence
                     yield change
 
 
@@ -117,4 +134,4 @@ class AsyncAcknowledgedWatch(AsyncWatch):
         """
         reached = self.cursor if cursor is None else cursor
         if reached is not None:
-            await self._acknowledge(reached)
+            await self._acknowledge(reached, self.epoch)

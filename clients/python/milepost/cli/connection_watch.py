@@ -31,14 +31,15 @@ def watch(
 ) -> None:
     """Print the changes of an active connection to a `watch` output, from the last acknowledged on.
 
-    Before anything is acknowledged, the members at activation come first. Ctrl-C ends.
+    Before anything is acknowledged, and when the audience was calculated anew, all members come first.
+    Ctrl-C ends.
     """
     with account.open() as client:
         changes = client.watch_connection(connection, progress_interval=ONCE_INTERVAL if once else None)
         printed = changes.cursor
         try:
             for update in changes:
-                for line in lines_of(update, as_json=as_json):
+                for line in lines_of(update, changes, as_json=as_json):
                     print(line, flush=True)
                 printed = changes.cursor
                 if isinstance(update, ProgressMark):

@@ -9,11 +9,13 @@ import typer
 
 from milepost.cli.answers import json_line
 from milepost.cli.text import printable
-from milepost.client.watching import Watched
+from milepost.client.watching import Watch, Watched
 from milepost.v1.audience_pb2 import MembershipChange
 from milepost.v1.audience_service_pb2 import (
     MembershipChanges,
     MembershipSnapshot,
+    SnapshotBegin,
+    SnapshotEnd,
     WatchMembershipResponse,
 )
 
@@ -22,10 +24,14 @@ AsJsonLines = Annotated[
 ]
 
 
-def lines_of(update: Watched, *, as_json: bool) -> Iterator[str]:
-    """A line for each user, none for a progress mark. As JSON, one line with the message of the contract."""
+def lines_of(update: Watched, watch: Watch, *, as_json: bool) -> Iterator[str]:
+    """A line for each user of the last update of a watch, none for a mark. As JSON, one line with the message
+    of the contract.
+    """
     if as_json:
-        yield json_line(_message(update))
+        message = _message(update)
+        message.audience, message.epoch = watch.audience, watch.epoch
+        yield json_line(message)
     elif isinstance(update, MembershipSnapshot):
         yield from (f"member   {printable(user)}" for user in update.user_ids)
     elif isinstance(update, MembershipChange):
@@ -35,6 +41,10 @@ def lines_of(update: Watched, *, as_json: bool) -> Iterator[str]:
 def _message(update: Watched) -> WatchMembershipResponse:
     if isinstance(update, MembershipSnapshot):
         return WatchMembershipResponse(snapshot=update)
+    if isinstance(update, SnapshotBegin):
+        return WatchMembershipResponse(snapshot_begin=update)
+    if isinstance(update, SnapshotEnd):
+        return WatchMembershipResponse(snapshot_end=update)
     if isinstance(update, MembershipChange):
         return WatchMembershipResponse(changes=MembershipChanges(changes=[update]))
     return WatchMembershipResponse(progress=update)

@@ -22,6 +22,7 @@ def watch(
     cursor: Annotated[
         int | None, typer.Option(help="Continue after this cursor, instead of with all members.", min=0)
     ] = None,
+    epoch: Annotated[str, typer.Option(help="Epoch of the cursor, printed with it.")] = "",
     progress_interval: Annotated[
         timedelta | None,
         typer.Option(metavar="DURATION", parser=to_length, help="Time between progress marks, like 5s."),
@@ -36,10 +37,10 @@ def watch(
     `milepost connection watch` follows a connection instead, which keeps the cursor.
     """
     with account.open() as client:
-        updates = client.watch(audience, cursor=cursor, progress_interval=progress_interval)
+        updates = client.watch(audience, cursor=cursor, epoch=epoch, progress_interval=progress_interval)
         try:
             for update in updates:
-                for line in lines_of(update, as_json=as_json):
+                for line in lines_of(update, updates, as_json=as_json):
                     print(line, flush=True)
                 if once and isinstance(update, ProgressMark):
                     break
@@ -48,4 +49,4 @@ def watch(
         finally:
             updates.close()
     if updates.cursor is not None:
-        print(f"continue with --cursor {updates.cursor}", file=sys.stderr)
+        print(f"continue with --cursor {updates.cursor} --epoch {updates.epoch}", file=sys.stderr)

@@ -301,9 +301,9 @@ class ConnectionMethods(ClientBase):
     ) -> AcknowledgedWatch:
         """Changes for an ACTIVE connection to an output of kind `watch`, after those acknowledged.
 
-        Until some are, the members at activation come first. Its `acknowledge` acknowledges; a
-        later watch, from anywhere, continues there. Raises OutOfRange when those changes are no longer
-        kept: watch the audience without a cursor, and acknowledge the mark that follows its members.
+        Until some are, and when the audience was calculated anew, a snapshot comes first. Its `acknowledge`
+        acknowledges; a later watch, from anywhere, continues there. Raises OutOfRange when those changes are
+        no longer kept: watch the audience without a cursor, and acknowledge the end of its snapshot.
         """
         found = self.get_connection(connection)
         request = WatchMembershipRequest(
@@ -312,16 +312,16 @@ class ConnectionMethods(ClientBase):
             progress_interval=optional(to_duration, progress_interval),
         )
 
-        def acknowledge(cursor: int) -> None:
-            self.acknowledge_changes(found.name, cursor, activation=found.activation)
+        def acknowledge(cursor: int, epoch: str) -> None:
+            self.acknowledge_changes(found.name, cursor, epoch=epoch, activation=found.activation)
 
         return AcknowledgedWatch(self.audiences.WatchMembership, request, WATCH_ATTEMPTS_MAX, acknowledge)
 
-    def acknowledge_changes(self, connection: str, cursor: int, *, activation: int) -> Connection:
-        """Acknowledges all changes up to a cursor for a connection to an output of kind `watch`; see
-        `watch_connection`. `activation` is the connection's when the watch began.
+    def acknowledge_changes(self, connection: str, cursor: int, *, epoch: str, activation: int) -> Connection:
+        """Acknowledges all changes up to a cursor of an epoch for a connection to an output of kind `watch`;
+        see `watch_connection`. `activation` is the connection's when the watch began.
         """
         request = AcknowledgeChangesRequest(
-            name=self.connection_name(connection), cursor=cursor, activation=activation
+            name=self.connection_name(connection), cursor=cursor, epoch=epoch, activation=activation
         )
         return self.connections.AcknowledgeChanges(request).connection

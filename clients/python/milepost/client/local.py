@@ -148,7 +148,6 @@ class LocalChecks(LocalAnswers):
 
     def _watch(self, followed: Followed, backoff: Backoff) -> None:
         """Takes updates until the watch is closed, or ends with an error."""
-        followed.begin()
         watch = self._client.watch(
             followed.name,
             cursor=followed.cursor,
@@ -162,6 +161,7 @@ class LocalChecks(LocalAnswers):
         try:
             for update in watch:
                 backoff.succeeded()
+                followed.epoch = watch.epoch
                 if followed.take(update, self._lock):
                     self._changed.set()
         finally:

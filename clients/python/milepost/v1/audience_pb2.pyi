@@ -323,12 +323,18 @@ class MembershipChange(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     ENTERED_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    LAST_OF_INSTANT_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """Sequence number: starts at 1 and has no gaps, per audience."""
+    """Sequence number: starts at 1 and has no gaps, per audience and epoch."""
     user_id: _builtins.str
     """Id of the user."""
     entered: _builtins.bool
     """True = entered, false = exited."""
+    last_of_instant: _builtins.bool
+    """True for the last change of an instant: with all changes up to this one the members are those of a moment. A reader
+    who applies changes only up to such a one, or to a mark, never shows a state that the audience did not have. Never
+    true before a snapshot is complete.
+    """
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """Instant of the change."""
@@ -340,10 +346,11 @@ class MembershipChange(_message.Message):
         user_id: _builtins.str = ...,
         entered: _builtins.bool = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
+        last_of_instant: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "entered", b"entered", "sequence", b"sequence", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "entered", b"entered", "last_of_instant", b"last_of_instant", "sequence", b"sequence", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1341,20 +1341,20 @@ class WatchMembershipRequest(_message.Message):
     activated.
     """
     cursor: _builtins.int
-    """Sends the changes after this sequence number. 0 = from the oldest change stored. An expired cursor fails with
-    OUT_OF_RANGE, and the error names the oldest valid one.
+    """Sends the changes after this sequence number of `epoch`. 0 = from the first change, without an epoch. An expired
+    cursor, and one without its epoch, fails with OUT_OF_RANGE; the error names the oldest valid one and the epoch.
     """
     snapshot: _builtins.bool
     """Sends every current member first, then changes. Must be true."""
     connection: _builtins.str
     """Name of an ACTIVE connection of the audience to an output of kind `watch`. Continues after what was acknowledged
-    with AcknowledgeChanges. Until something is, members who were there at activation come first, like a snapshot.
-    When its changes are no longer kept, the watch fails with OUT_OF_RANGE: start with `snapshot` and acknowledge the
-    progress mark that follows. `audience` may be empty.
+    with AcknowledgeChanges. Until something is, and in another epoch, it begins with a snapshot. When its changes are
+    no longer kept, the watch fails with OUT_OF_RANGE: start with `snapshot` and acknowledge the mark at its end.
+    `audience` may be empty.
     """
     epoch: _builtins.str
-    """Epoch of `cursor`, from a progress mark. In another one the watch fails with OUT_OF_RANGE: the audience was calculated
-    anew, or the store restored, and the cursor means other changes. Empty = not checked.
+    """Epoch of `cursor`, from the message that had it. Required unless `cursor` is 0. In another epoch the watch fails with
+    OUT_OF_RANGE: the audience was calculated anew, or the store restored, and the cursor means other changes.
     """
     @_builtins.property
     def progress_interval(self) -> _duration_pb2.Duration:
@@ -1389,9 +1389,19 @@ class WatchMembershipResponse(_message.Message):
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_BEGIN_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_END_FIELD_NUMBER: _builtins.int
+    AUDIENCE_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    audience: _builtins.str
+    """Name of the audience."""
+    epoch: _builtins.str
+    """Epoch of every sequence number and cursor in the message: new at each calculation of the audience and each restore
+    of the store. Keep it with the cursor.
+    """
     @_builtins.property
     def snapshot(self) -> Global___MembershipSnapshot:
-        """Some of the current members. Only after `snapshot` was requested. Resume from the progress mark that follows."""
+        """Some of the members of a snapshot."""
 
     @_builtins.property
     def changes(self) -> Global___MembershipChanges:
@@ -1401,22 +1411,92 @@ class WatchMembershipResponse(_message.Message):
     def progress(self) -> Global___ProgressMark:
         """Everything up to this cursor and instant has been sent."""
 
+    @_builtins.property
+    def snapshot_begin(self) -> Global___SnapshotBegin:
+        """A snapshot begins: start with an empty set. Some members and changes follow."""
+
+    @_builtins.property
+    def snapshot_end(self) -> Global___SnapshotEnd:
+        """The snapshot is complete: the set replaces what was known before. Resume from here, not from before."""
+
     def __init__(
         self,
         *,
         snapshot: Global___MembershipSnapshot | None = ...,
         changes: Global___MembershipChanges | None = ...,
         progress: Global___ProgressMark | None = ...,
+        snapshot_begin: Global___SnapshotBegin | None = ...,
+        snapshot_end: Global___SnapshotEnd | None = ...,
+        audience: _builtins.str = ...,
+        epoch: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "progress", b"progress", "snapshot", b"snapshot", "update", b"update"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "progress", b"progress", "snapshot", b"snapshot", "snapshot_begin", b"snapshot_begin", "snapshot_end", b"snapshot_end", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "progress", b"progress", "snapshot", b"snapshot", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "changes", b"changes", "epoch", b"epoch", "progress", b"progress", "snapshot", b"snapshot", "snapshot_begin", b"snapshot_begin", "snapshot_end", b"snapshot_end", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_update: _TypeAlias = _typing.Literal["snapshot", "changes", "progress"]  # noqa: Y015
+    _WhichOneofReturnType_update: _TypeAlias = _typing.Literal["snapshot", "changes", "progress", "snapshot_begin", "snapshot_end"]  # noqa: Y015
     _WhichOneofArgType_update: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_update) -> _WhichOneofReturnType_update | None: ...
 
 Global___WatchMembershipResponse: _TypeAlias = WatchMembershipResponse  # noqa: Y015
+
+@_typing.final
+class SnapshotBegin(_message.Message):
+    """A snapshot begins. Members are read while they change, so the changes since come before it ends; apply them in order,
+    also when they repeat what a member says.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURSOR_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.int
+    """The changes after this one come before the end."""
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Instant of the beginning."""
+
+    def __init__(
+        self,
+        *,
+        cursor: _builtins.int = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "cursor", b"cursor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotBegin: _TypeAlias = SnapshotBegin  # noqa: Y015
+
+@_typing.final
+class SnapshotEnd(_message.Message):
+    """A snapshot is complete: the members of one instant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURSOR_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.int
+    """Cursor to resume from."""
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Instant of the members."""
+
+    def __init__(
+        self,
+        *,
+        cursor: _builtins.int = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "cursor", b"cursor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotEnd: _TypeAlias = SnapshotEnd  # noqa: Y015
 
 @_typing.final
 class MembershipSnapshot(_message.Message):
@@ -1478,7 +1558,7 @@ class ProgressMark(_message.Message):
     cursor: _builtins.int
     """Cursor to resume from."""
     epoch: _builtins.str
-    """Epoch of the cursor: new at each calculation of the audience and each restore of the store. Send it with the cursor."""
+    """Epoch of the cursor, as in the message."""
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """Instant of the evaluation."""

@@ -502,6 +502,7 @@ class Connection(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     ACTIVATION_FIELD_NUMBER: _builtins.int
     DELIVERY_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     KINDS_FIELD_NUMBER: _builtins.int
     HASHED_IDENTITIES_FIELD_NUMBER: _builtins.int
     HASHED_ATTRIBUTES_FIELD_NUMBER: _builtins.int
@@ -522,6 +523,10 @@ class Connection(_message.Message):
     """Output only. Changes with every update. Send it back to update only the version that was read."""
     activation: _builtins.int
     """Output only. Number of activations and replays so far. Cursors belong to one of them."""
+    epoch: _builtins.str
+    """Output only. Epoch of `delivered_sequence`. Empty = delivery has yet to begin. In another epoch of the audience it
+    begins with a snapshot.
+    """
     paused: _builtins.bool
     """Output only. An ACTIVE connection is paused: it delivers nothing, and keeps its cursor and the credit of its
     audience. Changed by PauseConnection and ResumeConnection.
@@ -583,6 +588,7 @@ class Connection(_message.Message):
         etag: _builtins.str = ...,
         activation: _builtins.int = ...,
         delivery: Global___DeliveryStatus | None = ...,
+        epoch: _builtins.str = ...,
         kinds: _abc.Iterable[Global___ChangeKind.ValueType] | None = ...,
         hashed_identities: _abc.Iterable[_builtins.str] | None = ...,
         hashed_attributes: _abc.Iterable[_builtins.str] | None = ...,
@@ -590,7 +596,7 @@ class Connection(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["batching", b"batching", "create_time", b"create_time", "delivery", b"delivery", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "attributes", b"attributes", "audience", b"audience", "batching", b"batching", "create_time", b"create_time", "delivered_sequence", b"delivered_sequence", "delivery", b"delivery", "etag", b"etag", "fault", b"fault", "hashed_attributes", b"hashed_attributes", "hashed_identities", b"hashed_identities", "identities", b"identities", "kinds", b"kinds", "name", b"name", "output", b"output", "paused", b"paused", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "attributes", b"attributes", "audience", b"audience", "batching", b"batching", "create_time", b"create_time", "delivered_sequence", b"delivered_sequence", "delivery", b"delivery", "epoch", b"epoch", "etag", b"etag", "fault", b"fault", "hashed_attributes", b"hashed_attributes", "hashed_identities", b"hashed_identities", "identities", b"identities", "kinds", b"kinds", "name", b"name", "output", b"output", "paused", b"paused", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -31,24 +31,28 @@ class AcknowledgeChangesRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     ACTIVATION_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Required. Name of the connection, `accounts/{a}/connections/{c}`."""
     cursor: _builtins.int
     """Required. `cursor` of a progress mark, or `sequence` of a change: everything up to it was processed. While a
-    snapshot is sent, only the progress mark that follows it may be acknowledged.
+    snapshot is sent, only the mark at its end may be acknowledged.
     """
     activation: _builtins.int
     """Required. `activation` of the connection when the watch began."""
+    epoch: _builtins.str
+    """Required. `epoch` of the message that had the cursor."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         cursor: _builtins.int = ...,
         activation: _builtins.int = ...,
+        epoch: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "cursor", b"cursor", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "cursor", b"cursor", "epoch", b"epoch", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -250,7 +250,7 @@ class ConnectionServiceServicer:
     def AcknowledgeChanges(self, request, context):
         """Acknowledges what a consumer of WatchMembership has processed, for an ACTIVE connection to an output of kind
         `watch`. A later watch of the connection continues after it. A cursor before the acknowledged one changes nothing.
-        OUT_OF_RANGE when the connection was activated again, or replayed, since.
+        OUT_OF_RANGE when the cursor is of another epoch, or the connection was activated again, or replayed, since.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

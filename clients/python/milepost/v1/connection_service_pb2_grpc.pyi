@@ -83,7 +83,7 @@ class ConnectionServiceStub:
     AcknowledgeChanges: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.AcknowledgeChangesRequest, _connection_service_pb2.AcknowledgeChangesResponse]
     """Acknowledges what a consumer of WatchMembership has processed, for an ACTIVE connection to an output of kind
     `watch`. A later watch of the connection continues after it. A cursor before the acknowledged one changes nothing.
-    OUT_OF_RANGE when the connection was activated again, or replayed, since.
+    OUT_OF_RANGE when the cursor is of another epoch, or the connection was activated again, or replayed, since.
     """
 
 @_typing.type_check_only
@@ -141,7 +141,7 @@ class ConnectionServiceAsyncStub(ConnectionServiceStub):
     AcknowledgeChanges: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.AcknowledgeChangesRequest, _connection_service_pb2.AcknowledgeChangesResponse]  # type: ignore[assignment]
     """Acknowledges what a consumer of WatchMembership has processed, for an ACTIVE connection to an output of kind
     `watch`. A later watch of the connection continues after it. A cursor before the acknowledged one changes nothing.
-    OUT_OF_RANGE when the connection was activated again, or replayed, since.
+    OUT_OF_RANGE when the cursor is of another epoch, or the connection was activated again, or replayed, since.
     """
 
 class ConnectionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -298,7 +298,7 @@ class ConnectionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_connection_service_pb2.AcknowledgeChangesResponse, _abc.Awaitable[_connection_service_pb2.AcknowledgeChangesResponse]]:
         """Acknowledges what a consumer of WatchMembership has processed, for an ACTIVE connection to an output of kind
         `watch`. A later watch of the connection continues after it. A cursor before the acknowledged one changes nothing.
-        OUT_OF_RANGE when the connection was activated again, or replayed, since.
+        OUT_OF_RANGE when the cursor is of another epoch, or the connection was activated again, or replayed, since.
         """
 
 def add_ConnectionServiceServicer_to_server(servicer: ConnectionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

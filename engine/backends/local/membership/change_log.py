@@ -186,13 +186,15 @@ class ChangeLog:
             )
         found: list[Change] = []
         starts = self._records[state.number]
-        for start in starts[max(0, bisect.bisect_right(starts, after + 1) - 1) :]:
+        first = max(0, bisect.bisect_right(starts, after + 1) - 1)
+        ends = [*(start - 1 for start in starts[first + 1 :]), state.last_sequence]
+        for start, end in zip(starts[first:], ends, strict=False):
             if len(found) >= limit or account is None:
                 break
             with self._index.reading() as txn:
                 stored = txn.get(key(Family.CHANGES, state.number, start))
                 record = msgspec.msgpack.decode(stored or b"", type=ChangeRecord)
-            found += self._of_record(account, record, start, after, limit - len(found))
+            found += self._of_record(account, record, start, end, after, limit - len(found))
         last = found[-1].sequence if found else after
         return ChangePage(tuple(found), last >= state.last_sequence, state.as_of)
 
@@ -219,9 +221,9 @@ class ChangeLog:
             return msgspec.msgpack.decode(stored or b"", type=_Instant).as_of
 
     def _of_record(
-        self, account: Account, record: ChangeRecord, start: int, after: int, limit: int
+        self, account: Account, record: ChangeRecord, start: int, end: int, after: int, limit: int
     ) -> Iterator[Change]:
-        """Up to `limit` changes of a record whose first one is number `start`."""
+        """Up to `limit` changes of a record whose first one is number `start` and whose last one is `end`."""
         sequence = start
         for group, *bitmaps in record.groups:
             for entered, stored in zip((True, False), bitmaps, strict=True):
@@ -229,7 +231,7 @@ class ChangeLog:
                 skipped = min(len(users), max(0, after + 1 - sequence))
                 page = users[skipped : skipped + limit] if skipped < len(users) and limit else BitMap()
                 for offset, user_id in enumerate(self._ids(account, group, page), sequence + skipped):
-                    yield Change(offset, user_id, entered, record.as_of)
+                    yield Change(offset, user_id, entered, record.as_of, offset == end)
                 sequence += len(users)
                 limit -= len(page)
 
