@@ -20,7 +20,7 @@ from engine.clock import Clock
 from engine.errors import MilepostError, NotFound
 from engine.measures import Measure, gauge
 from engine.resources.activation import LIVE_STATES
-from engine.resources.connections import Connections
+from engine.resources.connections import Connections, opted_in_by
 from engine.resources.records import (
     FIRST_INSTANT,
     Audience,
@@ -112,6 +112,8 @@ class Deliveries:
         time. Raises CursorExpired when changes were lost before delivery.
         """
         try:
+            if not self._is_watched(connection):
+                return DeliveryBatch(changes=(), cursor=connection.cursor, caught_up=True)
             while True:
                 membership = self._stored(connection.audience)
                 batch = self._batch(connection.audience, membership, connection.cursor, limit)
@@ -132,6 +134,16 @@ class Deliveries:
         last = page.changes[-1].sequence if page.changes else cursor.sequence
         return DeliveryBatch(
             changes=page.changes, cursor=Cursor(cursor.epoch, last), caught_up=page.caught_up
+        )
+
+    def _is_watched(self, connection: Connection) -> bool:
+        """Whether the store records changes of the values that the connection sends: from then on a member
+        may be sent, and none of its later changes is missed.
+        """
+        membership, values = self._backend.membership(connection.audience), opted_in_by(connection)
+        return membership is None or (
+            set(values.attributes) <= set(membership.opted_in.attributes)
+            and set(values.identities) <= set(membership.opted_in.identities)
         )
 
     def _stored(self, audience: str) -> Membership:
@@ -270,7 +282,7 @@ class Deliveries:
     def has_changes(self, connection: Connection, beyond: int) -> bool:
         """Whether the connection has a snapshot to deliver, or a change above `beyond`."""
         membership = self._backend.membership(connection.audience)
-        if membership is None:
+        if membership is None or not self._is_watched(connection):
             return False
         if connection.cursor.in_snapshot or connection.epoch != self._epoch(membership):
             return True

@@ -123,7 +123,10 @@ class Watcher:
             page = self._changes(audience, cursor, epoch, CHANGES_PAGE)
             if page.changes:
                 cursor = page.changes[-1].sequence
-                yield WatchItem(audience, epoch, WatchChanges(page.changes))
+                # Updates are for connections, which send the values.
+                changes = tuple(change for change in page.changes if not change.updated)
+                if changes:
+                    yield WatchItem(audience, epoch, WatchChanges(changes))
             now = time.monotonic()
             if page.caught_up and now - marked >= progress_seconds:
                 if not reached and self._repository.find(Closing, audience) is not None:

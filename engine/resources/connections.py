@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable
 
 import msgspec
 
-from engine.backends.base import Membership, MembershipSource, epoch_of
+from engine.backends.base import Membership, MembershipSource, OptedIn, epoch_of
 from engine.clock import Clock
 from engine.errors import (
     AlreadyExists,
@@ -412,6 +412,13 @@ class Connections(Outputs):
             closing = self._repository.find(Closing, audience)
             record = None if closing is None else closing.audience
         return "" if record is None else journey_of(record.milestone)
+
+
+def opted_in_by(connection: Connection) -> OptedIn:
+    """What a connection sends of users."""
+    attributes = {*connection.attributes, *connection.hashed_attributes}
+    identities = {*connection.identities, *connection.hashed_identities}
+    return OptedIn(tuple(sorted(attributes)), tuple(sorted(identities)))
 
 
 def _wrong_state(connection: Connection, advice: str) -> FailedPrecondition:

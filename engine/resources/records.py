@@ -120,6 +120,7 @@ class ChangeKind(enum.StrEnum):
 
     ENTERED = "entered"
     EXITED = "exited"
+    UPDATED = "updated"
 
 
 FIRST_INSTANT = -1

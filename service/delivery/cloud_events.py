@@ -27,6 +27,8 @@ _json = msgspec.json.Encoder().encode
 
 def kind_of(change: Change) -> ChangeKind:
     """The kind of a change."""
+    if change.updated:
+        return ChangeKind.UPDATED
     return ChangeKind.ENTERED if change.entered else ChangeKind.EXITED
 
 

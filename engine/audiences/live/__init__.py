@@ -25,6 +25,7 @@ from engine.audiences.live.change_marks import ChangeMarks
 from engine.audiences.live.closing import Closer
 from engine.audiences.live.consumers import Consumers
 from engine.audiences.live.definitions import DEFINING, Definitions
+from engine.audiences.live.opted_in import OptedInValues
 from engine.audiences.live.progress import STORED_AGE_MICROS_MAX as STORED_AGE_MICROS_MAX
 from engine.audiences.live.progress import Current as Current
 from engine.audiences.live.progress import Progress
@@ -96,6 +97,7 @@ class Live:
         self._instant: Micros = backend.instant()
         self._watcher = Watcher(repository, self.calculated, self.reached, self.failure, backend)
         self._rounds = Rounds(self._states, clock)
+        self._opted_in = OptedInValues(repository, backend)
         self._serving: JourneyServing | None = None
         self._adopt()
 
@@ -197,6 +199,7 @@ class Live:
             journeys = self._in_order(self.due())
             failures = self._round(journeys, self._clock() if now is None else now)
             self._rounds.failures.add(len(failures))
+        self._opted_in.keep()
         self._states.forget_deleted(lambda journey: self._repository.find(Journey, journey) is not None)
         if failures:
             raise next(iter(failures.values()))

@@ -25,7 +25,8 @@ EPOCH_BYTES = 8
 
 
 class Change(msgspec.Struct, frozen=True):
-    """One user entered or exited an audience. Sequence numbers of an audience start at 1 and have no gaps.
+    """One user entered or exited an audience, or is a member whose opted-in values have changed: `updated`.
+    Sequence numbers of an audience start at 1 and have no gaps.
 
     With `last_of_instant` the changes so far make a state that the audience had at `as_of`.
     """
@@ -35,6 +36,16 @@ class Change(msgspec.Struct, frozen=True):
     entered: bool
     as_of: Micros
     last_of_instant: bool
+    updated: bool = False
+
+
+class OptedIn(msgspec.Struct, frozen=True, array_like=True):
+    """User attributes and types of identity, sorted, whose changes are recorded for members of an audience.
+    Of an attribute that several workspaces have, the value written last counts.
+    """
+
+    attributes: tuple[str, ...] = ()
+    identities: tuple[str, ...] = ()
 
 
 class ChangePage(msgspec.Struct, frozen=True):
@@ -61,6 +72,7 @@ class Membership(msgspec.Struct, frozen=True):
     last_sequence: int
     entered_total: int
     exited_total: int
+    opted_in: OptedIn = OptedIn()
     calculation: int = 0
     """Random, new when the audience is stored for the first time, also after it was dropped: sequence numbers
     of another calculation mean other changes.
@@ -255,6 +267,16 @@ class MembershipStore(MembershipReader, Protocol):
 
     def pending(self, scope: str) -> int:
         """How many users are dirty in the scope."""
+        ...
+
+    def opt_in(self, audience: str, opted_in: OptedIn) -> None:
+        """Records from now on when these values of a member change. Does nothing when it is not stored."""
+        ...
+
+    def record_updates(self) -> None:
+        """Writes the changes of opted-in values that wait into the change logs. Costs nothing when there are
+        none.
+        """
         ...
 
     def trim_changes(self, audience: str, through: int) -> None:

@@ -75,8 +75,8 @@ def test_an_update_during_a_snapshot_sends_no_member_again(site: Site) -> None:
 
     def update() -> None:
         site.clock.now += 1
-        changed = msgspec.structs.replace(connection, attributes=(f"k{site.clock.now}",))
-        site.engine.connections.update_connection(changed, {"attributes"})
+        changed = msgspec.structs.replace(connection, batch_age=site.clock.now - NOW)
+        site.engine.connections.update_connection(changed, {"batch_age"})
 
     sink.before = update
     assert run(delivering_to(site, connection, sink)) == WHEN_WOKEN
@@ -341,3 +341,35 @@ def test_a_replay_of_changes_that_are_gone_names_the_oldest_instant(site: Site) 
     site.engine.connections.deactivate(connection.name)
     with pytest.raises(FailedPrecondition, match="activate it"):
         site.engine.connections.replay(connection.name)
+
+
+def test_later_changes_of_opted_in_values_are_sent_to_connections_that_opted_in(site: Site) -> None:
+    milestone = site.add("one", UserAttribute(key="in", test=Equals(True)))
+    site.update("ann", {"in": True, "plan": "free"}, time=NOW - 2)
+    connections = [
+        connect(site, milestone, "values", attributes=("plan",)),
+        connect(site, milestone, "hashed", hashed_attributes=("plan",), kinds=(ChangeKind.UPDATED,)),
+        connect(site, milestone, "entries", attributes=("plan",), kinds=(ChangeKind.ENTERED,)),
+        connect(site, milestone, "plain"),
+    ]
+    sinks = [Remembering() for _ in connections]
+    site.engine.live.refresh_all()
+    for plan in ("pro", "pro", "team"):
+        for connection, sink in zip(connections, sinks, strict=True):
+            all_told(site, connection, sink)
+        site.clock.now += MICROS_PER_SECOND
+        site.update("ann", {"plan": plan}, time=site.clock.now)
+        site.update("bob", {"plan": plan}, time=site.clock.now)
+        site.engine.live.refresh_all()
+    site.update("ann", {"in": False}, time=site.clock.now)
+    site.engine.live.refresh_all()
+    told = [all_told(site, connection, sink) for connection, sink in zip(connections, sinks, strict=True)]
+    entered, updated, exited = ("ann", "entered"), ("ann", "updated"), ("ann", "exited")
+    assert told == [[entered, updated, updated, exited], [updated, updated], [entered], [entered, exited]]
+    sent = [event["data"] for event in sinks[0].events]
+    assert [each["attributes"]["plan"] for each in sent] == ["free", "pro", "team", "team"]
+    assert [each["entered"] for each in sent] == [True, True, True, False]
+    assert [each["data"]["hashed_attributes"]["plan"] for each in sinks[1].events] == [
+        sha256("pro"),
+        sha256("team"),
+    ]

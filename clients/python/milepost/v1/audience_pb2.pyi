@@ -325,7 +325,9 @@ class MembershipChange(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     LAST_OF_INSTANT_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """Sequence number: starts at 1 and has no gaps, per audience and epoch."""
+    """Sequence number, per audience and epoch: starts at 1 and grows. It has gaps where connections get changes of values
+    that they have opted in to.
+    """
     user_id: _builtins.str
     """Id of the user."""
     entered: _builtins.bool

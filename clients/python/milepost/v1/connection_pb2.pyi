@@ -117,6 +117,8 @@ class _ChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeKind
     """A user entered."""
     CHANGE_KIND_EXITED: _ChangeKind.ValueType  # 2
     """A user exited."""
+    CHANGE_KIND_UPDATED: _ChangeKind.ValueType  # 3
+    """A value that the connection sends of a member has changed."""
 
 class ChangeKind(_ChangeKind, metaclass=_ChangeKindEnumTypeWrapper):
     """Kind of change of an audience."""
@@ -127,6 +129,8 @@ CHANGE_KIND_ENTERED: ChangeKind.ValueType  # 1
 """A user entered."""
 CHANGE_KIND_EXITED: ChangeKind.ValueType  # 2
 """A user exited."""
+CHANGE_KIND_UPDATED: ChangeKind.ValueType  # 3
+"""A value that the connection sends of a member has changed."""
 Global___ChangeKind: _TypeAlias = ChangeKind  # noqa: Y015
 
 @_typing.final

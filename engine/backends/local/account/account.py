@@ -18,9 +18,10 @@ from engine.backends.local.account.caches import AccountCaches
 from engine.backends.local.account.forgotten_keys import keys_of_field, keys_of_input
 from engine.backends.local.account.name_catalog import Catalog
 from engine.backends.local.account.readers import Readers, Reading, Touched
+from engine.backends.local.account.updates import Item, Noticing, Shown
 from engine.backends.local.account.watches import Watches
 from engine.backends.local.attributes.index import Properties, Write
-from engine.backends.local.attributes.user_writes import UserRows, field_columns, write_columns
+from engine.backends.local.attributes.user_writes import FieldColumn, UserRows, field_columns, write_columns
 from engine.backends.local.events import (
     ArrivedRows,
     ColumnNumbers,
@@ -43,7 +44,7 @@ from engine.backends.local.storage.page_cache import PageCache
 from engine.backends.local.storage.step_cache import ANY_NAME, ReadKey, StepCache
 from engine.backends.local.storage.store import Store
 from engine.backends.local.storage.transactions import Writable
-from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT, UserRef
+from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT, UserRef, UserRefs
 from engine.backends.local.users.directory import Directory, by_group
 from engine.backends.local.users.first_last_seen import FirstLastSeen
 from engine.backends.local.users.hash_table import UNKNOWN
@@ -127,6 +128,7 @@ class Account:
         counts = list(self.directory.counts)
         refs = self.directory.refs([record.user_id for record in taken]).tolist()
         reading = None if self._readers.are_none else Reading(self._readers)
+        noticing = self._noticing()
         for record, ref in zip(taken, refs, strict=True):
             sequence += 1
             touched.add(ref)
@@ -139,9 +141,13 @@ class Account:
                 if reading is not None:
                     reading.event(record, ref)
             elif type(record) is UserRecord:
+                if noticing is not None and self._writes_watched(record):
+                    noticing.before(ref)
                 self.properties.write(ref, self._writes(record, sequence))
                 if reading is not None:
                     reading.update(record, ref)
+        if noticing is not None:
+            noticing.after()
         self.tables.add(rows)
         self._touch(changed)
         users = by_group(touched)
@@ -193,7 +199,13 @@ class Account:
         is_new = (refs & DENSE_MASK) >= np.array(counts)[refs >> GROUP_SHIFT]
         rows = UserRows(refs, columns.times, sequence, is_new)
         writes = list(field_columns(columns, self._field))
+        noticing = self._noticing()
+        if noticing is not None:
+            for ref in self._refs_of_watched(writes, refs):
+                noticing.before(ref)
         write_columns(self.properties, rows, writes)
+        if noticing is not None:
+            noticing.after()
         self._touch(set())
         touched = _united(by_input.values())
         self.watches.changed(touched)
@@ -201,6 +213,45 @@ class Account:
         if reading is not None:
             reading.updates(writes, self._fields_read(), refs)
         return self._touched(reading, touched, counts, first=by_input, last=by_input)
+
+    # --- opted-in values ---
+
+    def _noticing(self) -> Noticing | None:
+        """Compares opted-in values before and after a write; None when none are watched."""
+        updates = self._readers.updates
+        return Noticing(updates, self._shown, self._readers.log_position) if updates.items else None
+
+    def _writes_watched(self, record: UserRecord) -> bool:
+        items = self._readers.updates.items
+        return any((FieldKind.ATTRIBUTE, key) in items for key in record.attributes) or any(
+            (FieldKind.IDENTITY, kind) in items for kind in record.identities
+        )
+
+    def _refs_of_watched(self, writes: Iterable[FieldColumn], refs: UserRefs) -> list[UserRef]:
+        """The users with a write to a watched value."""
+        items = self._readers.updates.items
+        rows = [each.rows for each in writes if self._item(each.field)[0] in items]
+        return np.unique(refs[np.concatenate(rows)]).tolist() if rows else []
+
+    def _item(self, field: int) -> tuple[Item, str]:
+        """What a field is of, and its workspace."""
+        found = field_of(self.fields.names[field])
+        if found.kind is FieldKind.ATTRIBUTE:
+            return (found.kind, found.key), found.scope
+        return (found.kind, found.scope), ""
+
+    def _shown(self, ref: UserRef) -> Shown:
+        """The watched values of a user; of an attribute in several workspaces the one written last."""
+        latest: dict[Item, tuple[Micros, str, Value]] = {}
+        for field, (time, _, value) in self.properties.profile(ref).items():
+            item, workspace = self._item(field)
+            if value is None or item not in self._readers.updates.items:
+                continue
+            known = latest.get(item)
+            # Of equal times the first workspace by name, as in what is delivered.
+            if known is None or (time, known[1]) > (known[0], workspace):
+                latest[item] = time, workspace, value
+        return {item: value for item, (_, _, value) in latest.items()}
 
     def _fields_read(self) -> dict[int, set[str]]:
         """The scopes that read fields, by number."""
@@ -361,7 +412,12 @@ class Account:
             row.group, row.user = after >> GROUP_SHIFT, after & DENSE_MASK
         self.tables.add(rows)
         self.properties.begin()
+        noticing = self._noticing()
+        if noticing is not None:
+            noticing.before(after)
         self.properties.write(after, writes.items())
+        if noticing is not None:
+            noticing.after()
         self.seen.give(after, times)
         self._touch(set())
         self.cache.clear()

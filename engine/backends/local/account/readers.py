@@ -7,13 +7,14 @@ here once for each name or row, never for each scope: scopes that read the same 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from pyroaring import BitMap
 
 from engine.backends.base import EventRecord, UserRecord
+from engine.backends.local.account.updates import AccountUpdates
 from engine.backends.local.attributes.user_writes import FieldColumn
 from engine.backends.local.storage.arrays import Bools, Int64s, runs
 from engine.backends.local.storage.bitmaps import bitmap_of
@@ -72,6 +73,10 @@ class Readers:
         self.last_seen: dict[str, Scopes] = {}
         self.fields: dict[FieldKey, Scopes] = {}
         self.users: Scopes = set()
+        self.updates = AccountUpdates()
+        """Whose opted-in values are watched for deliveries."""
+        self.log_position: Callable[[], int] = lambda: 0
+        """The last log position that is applied completely."""
 
     @property
     def are_none(self) -> bool:

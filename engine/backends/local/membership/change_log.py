@@ -40,6 +40,8 @@ class ChangeRecord(msgspec.Struct, frozen=True, array_like=True):
 
     as_of: Micros
     groups: tuple[tuple[int, bytes, bytes], ...]
+    updates: tuple[tuple[int, bytes], ...] = ()
+    """Members whose opted-in values have changed, by group. Numbered after all entries and exits."""
 
 
 class _Instant(msgspec.Struct, frozen=True, array_like=True):
@@ -114,6 +116,18 @@ class ChangeLog:
             self._named.pop(state.number, None)
             state.first_sequence = max(state.first_sequence, starts[0])
         return starts
+
+    def append_updates(
+        self, txn: Writable, state: StoredState, updates: Mapping[int, BitMap], as_of: Micros
+    ) -> list[int]:
+        """As `append`, for members whose opted-in values have changed, by group."""
+        starts, start = list(self._records.get(state.number, ())), state.last_sequence + 1
+        stored = tuple((group, users.serialize()) for group, users in sorted(updates.items()))
+        record = ChangeRecord(as_of, (), stored)
+        txn.put(key(Family.CHANGES, state.number, start), msgspec.msgpack.encode(record))
+        self._name(state.number, record)
+        state.last_sequence += sum(map(len, updates.values()))
+        return [*starts, start]
 
     def trim(self, txn: Writable, state: StoredState, through: int) -> list[int]:
         """Deletes records whose changes all have sequences up to and including `through`. Returns the starts
@@ -234,6 +248,14 @@ class ChangeLog:
                     yield Change(offset, user_id, entered, record.as_of, offset == end)
                 sequence += len(users)
                 limit -= len(page)
+        for group, stored in record.updates:
+            users = BitMap.deserialize(stored)
+            skipped = min(len(users), max(0, after + 1 - sequence))
+            page = users[skipped : skipped + limit] if skipped < len(users) and limit else BitMap()
+            for offset, user_id in enumerate(self._ids(account, group, page), sequence + skipped):
+                yield Change(offset, user_id, True, record.as_of, offset == end, updated=True)
+            sequence += len(users)
+            limit -= len(page)
 
     def _ids(self, account: Account, group: int, users: BitMap) -> Iterator[str]:
         for dense, user_id in zip(users, account.directory.user_ids(group, users), strict=True):
@@ -286,3 +308,5 @@ def _add_named(named: dict[int, BitMap], record: ChangeRecord) -> None:
     for group, *bitmaps in record.groups:
         for stored in bitmaps:
             named[group] = named.get(group, BitMap()) | BitMap.deserialize(stored)
+    for group, stored in record.updates:
+        named[group] = named.get(group, BitMap()) | BitMap.deserialize(stored)

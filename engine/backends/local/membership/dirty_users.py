@@ -83,6 +83,10 @@ class DirtyUsers:
         self.marks = 0
         """How many times a user was marked in a scope: what new data cost beside what it changes."""
 
+    def accounts(self) -> list[str]:
+        """The accounts with readers."""
+        return list(self._readers)
+
     def readers_of(self, account: str) -> Readers:
         """Which scopes of the account read what."""
         return self._readers.setdefault(account, Readers())

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 from pyroaring import BitMap
 
-from engine.backends.base import Membership
+from engine.backends.base import Membership, OptedIn
 from engine.backends.local.storage.keys import Family, key
 from engine.backends.local.storage.page_cache import BITMAP, PageCache
 from engine.backends.local.storage.transactions import ReadTransaction, Writable
@@ -35,6 +35,9 @@ class StoredState(msgspec.Struct, array_like=True):
     entered_total: int = 0
     exited_total: int = 0
     calculation: int = 0
+    opted_in: OptedIn = OptedIn()
+    updates_through: int = 0
+    """Log position up to which changes of opted-in values are recorded."""
 
     def public(self) -> Membership:
         """The state as callers of the backend see it."""
@@ -46,6 +49,7 @@ class StoredState(msgspec.Struct, array_like=True):
             last_sequence=self.last_sequence,
             entered_total=self.entered_total,
             exited_total=self.exited_total,
+            opted_in=self.opted_in,
             calculation=self.calculation,
         )
 

@@ -14,9 +14,10 @@ import msgspec
 import numpy as np
 from pyroaring import BitMap
 
-from engine.backends.base import ChangePage, Membership, PublishedMembership
+from engine.backends.base import ChangePage, Membership, OptedIn, PublishedMembership
 from engine.backends.local.account.account import Account
 from engine.backends.local.account.readers import Readers, Touched
+from engine.backends.local.account.updates import Watched
 from engine.backends.local.membership.change_log import CHANGES_RETAINED_MAX, ChangeLog, GroupChanges
 from engine.backends.local.membership.dirty_users import DirtyUsers, Flight
 from engine.backends.local.membership.erased import ErasedIds, ErasedUser, Exits, Naming
@@ -119,8 +120,11 @@ class Memberships:
         self._reached: dict[str, Micros] = {}
         self._published: dict[str, PublishedAccount] = {}
         self.serving: Serves | None = None
+        self.log_position: Callable[[], int] = lambda: 0
+        """The last log position that is applied completely."""
         for audience, state in self._states.items():
             self._dirty.track(state.account, state.scope, whole=True)
+            self._watch_values(audience, state)
             facts = PublishedMembership(state.public(), "")
             self._publish(state.account, {audience: StoredMembers(facts, state.scope, None)})
 
@@ -176,7 +180,9 @@ class Memberships:
 
     def readers_of(self, account: str) -> Readers:
         """Which scopes of the account read what."""
-        return self._dirty.readers_of(account)
+        readers = self._dirty.readers_of(account)
+        readers.log_position = lambda: self.log_position()
+        return readers
 
     @property
     def dirty_marks(self) -> int:
@@ -218,6 +224,72 @@ class Memberships:
         """Whether the membership is right for everyone who is not dirty in the scope."""
         stored = self.published(account).stored.get(audience)
         return stored is not None and stored.scope == scope and stored.members is not None
+
+    # --- opted-in values ---
+
+    def opt_in(self, audience: str, opted_in: OptedIn) -> None:
+        """Records from now on when these values of a member change."""
+        state = self._states.find(audience)
+        if state is None or state.opted_in == opted_in:
+            return
+        self.record_waiting()
+        through = self.log_position() if state.opted_in == OptedIn() else state.updates_through
+        state = self._states.get(audience)
+        changed = msgspec.structs.replace(state, opted_in=opted_in, updates_through=through)
+        with self._index.writing() as txn:
+            self._states.write(txn, audience, changed)
+        self._states.written(audience, changed, {})
+        self._watch_values(audience, changed)
+        self._publish_written({audience: _Written(changed, None, {})})
+        self._log.notify()
+
+    def _watch_values(self, audience: str, state: StoredState) -> None:
+        updates = self.readers_of(state.account).updates
+        if state.opted_in == OptedIn():
+            updates.drop(audience)
+            return
+
+        def members(group: int) -> BitMap:
+            return self._states.members(self._states.get(audience), group)
+
+        updates.watch(audience, state.opted_in, members, state.updates_through)
+
+    @property
+    def has_updates(self) -> bool:
+        """Whether changes of opted-in values wait to be recorded."""
+        return any(each.changed for _, each in self._watched())
+
+    def _watched(self) -> Iterator[tuple[str, Watched]]:
+        for account in self._dirty.accounts():
+            yield from self._dirty.readers_of(account).updates.audiences.items()
+
+    def _record_updates(self) -> None:
+        """Writes which members' opted-in values have changed into the change logs."""
+        waiting = {audience: each for audience, each in self._watched() if each.changed}
+        if not waiting:
+            return
+        outcome = {}
+        with self._index.writing() as txn:
+            for audience, watched in waiting.items():
+                state = self._states.get(audience)
+                found = {
+                    group: members
+                    for group, users in watched.changed.items()
+                    if (members := users & self.members(state, group))
+                }
+                if not found:
+                    continue
+                at = max(state.as_of, self._reached.get(state.scope) or 0)
+                state = msgspec.structs.replace(state, as_of=at, updates_through=self.log_position())
+                starts = self._log.append_updates(txn, state, found, at)
+                self._states.write(txn, audience, state)
+                outcome[audience] = _Written(state, starts, {})
+        for audience, watched in waiting.items():
+            watched.changed.clear()
+            if audience in outcome:
+                watched.through = outcome[audience].state.updates_through
+        self._stored(outcome)
+        self._publish_written(outcome)
 
     # --- states and members ---
 
@@ -432,6 +504,7 @@ class Memberships:
             self._log.delete(txn, state)
             ids = self._erased_ids.drop(txn, {state.number: state.last_sequence})
         self._erased_ids.written(ids)
+        self.readers_of(state.account).updates.drop(audience)
         self._states.forget(audience)
         self._log.forget(state)
         self._log.notify()
@@ -447,6 +520,7 @@ class Memberships:
         """
         gone = by_group(users)
         self._dirty.remove(account.name, gone)
+        self.readers_of(account.name).updates.remove(gone)
         last = self._waiting[-1] if self._waiting else None
         if last is not None and (last.account, last.erased_at) == (account.name, erased_at):
             last.add(gone, users)
@@ -486,6 +560,7 @@ class Memberships:
         while self._waiting:
             self._record(self._waiting[0], as_of)
             del self._waiting[0]
+        self._record_updates()
 
     def _of(self, exits: Exits) -> dict[str, StoredState]:
         return self._states.of_account(exits.account)

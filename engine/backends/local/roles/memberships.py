@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from pyroaring import BitMap
 
-from engine.backends.base import ChangePage, MemberPage, Members, Membership, ScopeRefresh
+from engine.backends.base import ChangePage, MemberPage, Members, Membership, OptedIn, ScopeRefresh
 from engine.backends.local.account.account import Account
 from engine.backends.local.membership.change_log import GroupChanges
 from engine.backends.local.membership.dirty_users import Flight
@@ -382,6 +382,17 @@ class StoredMemberships(OpenStore):
         """Blocks until stored memberships changed more than `known` times, or the deadline passes."""
         self._check()
         return self._state.memberships.wait_for_refresh(known, deadline)
+
+    def opt_in(self, audience: str, opted_in: OptedIn) -> None:
+        """Records from now on when these values of a member change."""
+        with self._index_lock, self._locked():
+            self._state.memberships.opt_in(audience, opted_in)
+
+    def record_updates(self) -> None:
+        """Writes the changes of opted-in values that wait into the change logs."""
+        if self._state.memberships.has_updates:
+            with self._index_lock, self._locked():
+                self._state.memberships.record_waiting()
 
     def trim_changes(self, audience: str, through: int) -> None:
         """Deletes changes up to and including that sequence."""

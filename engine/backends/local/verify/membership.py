@@ -83,6 +83,7 @@ def _check_changes(
         if examination.is_sound(Family.CHANGES):
             examination.expect(start == expected, Family.CHANGES, f"does not follow {expected - 1}", stored)
         changed = [(group, BitMap.deserialize(users)) for group, *both in record.groups for users in both]
+        changed += [(group, BitMap.deserialize(users)) for group, users in record.updates]
         reached[number] = (first, start + sum(len(users) for _, users in changed))
         state = states[number][1] if number in states else None
         # Users of an account made again are only in the log: the index numbers those of the old one.

@@ -91,6 +91,7 @@ class State:
         self.memberships = Memberships(
             store.index, self.page_cache, store.groups, self._users_of, settings.changes_retained_max
         )
+        self.memberships.log_position = lambda: self.position
         self._serving: ServesRevisions | None = None
         self._accounts: dict[str, Account] = {}
         self._checkpointing: list[Account] = []
