@@ -16,13 +16,14 @@ import random
 import secrets
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from engine import Engine
+from engine.backends.base import OptedIn, UserRecord
 from engine.backends.registry import open_backend
 from engine.criteria.model import AllOf, Criterion, Not
 from engine.errors import FailedPrecondition, InvalidInput, NotFound
@@ -31,6 +32,7 @@ from engine.resources.milestones import Edited
 from engine.resources.records import Connection, Milestone
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR
 from service.delivery.delivering import Delivering, Terms
+from service.delivery.opted_in import opted_in
 from service.delivery.refused import RefusedEvents
 from service.delivery.retry import RetryPolicy
 from service.delivery.sinks.file import FileSink
@@ -65,17 +67,25 @@ class Laboratory(Running):
 class Consumer:
     """One connection of a milestone, its file, and what a reader of the file knows."""
 
-    def __init__(self, laboratory: Laboratory, milestone: Milestone, connection_id: str) -> None:
+    def __init__(
+        self, laboratory: Laboratory, milestone: Milestone, connection_id: str, opted_in: OptedIn
+    ) -> None:
         engine, account = laboratory.engine, milestone.name.partition("/journeys/")[0]
+        # What happens while the members at activation are being sent is repeated after them.
+        engine.live.refresh_all()
         record = Connection(
             name="",
             audience=milestone.audience,
             output=f"{account}/outputs/out",
             batch_age=1,
             batch_changes=5,
+            attributes=opted_in.attributes,
+            identities=opted_in.identities,
         )
         created = engine.connections.create_connection(account, connection_id, record)
-        self.name = engine.connections.activate(created.name).name
+        self.connection = engine.connections.activate(created.name)
+        self.name = self.connection.name
+        engine.live.refresh_all()
         self._engine = engine
         surroundings = Surroundings(laboratory.files)
         terms = Terms(
@@ -90,9 +100,10 @@ class Consumer:
         self._file = laboratory.files / account.rpartition("/")[2] / "out" / f"{connection_id}.ndjson"
         self._read = 0
         self.members: set[str] = set()
+        self.values: dict[str, object] = {}
         self.events = 0
+        self.updates = 0
         self.faults: list[str] = []
-        # A change while the members at activation are being sent is repeated after them.
         self.catch_up()
 
     def catch_up(self) -> tuple[int, int]:
@@ -110,16 +121,30 @@ class Consumer:
         for line in fresh:
             event = json.loads(line)
             kind = event["type"].removeprefix("milepost.membership.")
+            user = event["subject"]
+            if kind in ("entered", "updated"):
+                self.values[user] = _values(event["data"])
+            if kind == "updated" and user not in self.members:
+                self.faults.append(f"{user!r} updated, who is no member, {event['id']}")
+            self.updates += kind == "updated"
             if kind not in ("entered", "exited"):
                 continue
             entered = kind == "entered"
             counts[entered] += 1
             self.events += 1
-            user = event["subject"]
             if entered is (user in self.members):
                 self.faults.append(f"{user!r} {kind} twice in a row, {event['id']}")
             (self.members.add if entered else self.members.discard)(user)
         return counts[True], counts[False]
+
+    def check_values(self) -> None:
+        """What was sent of the members last is what the store has."""
+        account = self.name.partition("/connections/")[0]
+        for user in self.members:
+            sent = opted_in(self.connection, user, lambda each: self._engine.backend.profile(account, each))
+            expected = _values(json.loads(b"{" + sent[1:] + b"}"))
+            if self.values[user] != expected:
+                self.faults.append(f"{user!r} has {expected}, and {self.values[user]} was sent")
 
     def _has_more(self) -> bool:
         try:
@@ -128,6 +153,11 @@ class Consumer:
             return False
         batch = self._engine.deliveries.pull(connection, 1)
         return bool(batch.changes) or not batch.caught_up
+
+
+def _values(data: Mapping[str, object]) -> object:
+    """The values of a user in an event."""
+    return [data.get(name) for name in ("attributes", "identities")]
 
 
 class World:
@@ -168,7 +198,19 @@ class World:
         if free:
             chosen = self.source.choice(free)
             name = f"c{len(self.consumers) + len(self.gone)}"
-            self.consumers[chosen] = Consumer(self.laboratory, self.built[chosen], name)
+            values = OptedIn() if self.source.random() < 0.3 else self._values()
+            self.consumers[chosen] = Consumer(self.laboratory, self.built[chosen], name, values)
+
+    def _values(self) -> OptedIn:
+        """Half of the attributes and types of identity that users have, at most 100."""
+        attributes, identities = set[str](), set[str]()
+        for operation in self.whole.operations:
+            for record in operation.records if isinstance(operation, drawn.Batch) else ():
+                if isinstance(record, UserRecord):
+                    attributes.update(record.attributes)
+                    identities.update(record.identities)
+        half = [sorted(each)[: len(each) // 2 + 1] for each in (attributes, identities)]
+        return OptedIn(tuple(half[0]), tuple(half[1]))
 
     def _compare(self) -> dict[str, tuple[int, int]]:
         """Runs a round, delivers, and compares. Returns what each consumer got, by milestone id."""
@@ -178,6 +220,7 @@ class World:
         got = {}
         for milestone_id, consumer in self.consumers.items():
             got[milestone_id] = consumer.catch_up()
+            consumer.check_values()
             wrong = consumer.members ^ expected[milestone_id]
             if wrong:
                 self.faults.append(f"{milestone_id}: folded otherwise for {sorted(wrong)}")
@@ -307,6 +350,7 @@ class Outcome:
     events: int = 0
     edits: int = 0
     moving: int = 0
+    updates: int = 0
 
 
 def run_worlds(seed: int, first: int, count: int, directory: Path) -> Outcome:
@@ -320,6 +364,7 @@ def run_worlds(seed: int, first: int, count: int, directory: Path) -> Outcome:
                 found = world.run()
                 outcome.edits += world.edits
                 outcome.moving += world.moving
+                outcome.updates += sum(each.updates for each in (*world.consumers.values(), *world.gone))
                 outcome.events += sum(each.events for each in (*world.consumers.values(), *world.gone))
                 if found:
                     outcome.difference = f"world {number} of seed {seed}: {found[0]}"

@@ -20,3 +20,4 @@ def test_files_folded_are_the_members_and_previews_count_what_they_get(tmp_path:
     assert outcome.events > 200
     assert outcome.edits > 20
     assert outcome.moving > 5
+    assert outcome.updates > 10
