@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -169,6 +172,51 @@ def test_credits(site: Site) -> None:
     connections.activate(f"{ACCOUNT}/connections/to-child")
     with pytest.raises(LimitExceeded):
         connections.resume(waiting)
+
+
+def test_credits_under_concurrency(site: Site) -> None:
+    """Callers activate, pause, fault, resume and deactivate at the same time; the limit always holds."""
+    connections, limit, callers, rounds = site.engine.connections, 3, 6, 40
+    site.engine.accounts.update_account(
+        Account(name=ACCOUNT, active_audience_limit=limit), {"active_audience_limit"}
+    )
+    names = []
+    for number in range(callers):
+        milestone = site.add(f"m{number}", did(f"e{number}"))
+        record = Connection(name="", audience=milestone.audience, output=OUTPUT)
+        names.append(connections.create_connection(ACCOUNT, f"c{number}", record).name)
+    started = threading.Barrier(callers)
+
+    def calls(number: int) -> tuple[int, int]:
+        """How often the caller got a credit, and how often it was refused."""
+        source, got, refused = random.Random(number), 0, 0
+        started.wait()
+        for _ in range(rounds):
+            name = source.choice(names)
+            act = source.choice(
+                (connections.activate, connections.resume, connections.deactivate, connections.pause)
+            )
+            try:
+                got += act(name).state is ConnectionState.ACTIVE
+            except LimitExceeded:
+                refused += 1
+            except FailedPrecondition:
+                # Another caller has changed its state.
+                connections.mark_faulted(name, "gone")
+            assert site.engine.accounts.active_audience_count(ACCOUNT) <= limit
+        return got, refused
+
+    with ThreadPoolExecutor(callers) as threads:
+        outcomes = list(threads.map(calls, range(callers)))
+    assert sum(got for got, _ in outcomes) > 0
+    for name in names:
+        connections.deactivate(name)
+    assert site.engine.accounts.active_audience_count(ACCOUNT) == 0
+    # All credits are back, and no more.
+    for name in names[:limit]:
+        assert connections.activate(name).state is ConnectionState.ACTIVE
+    with pytest.raises(LimitExceeded):
+        connections.activate(names[limit])
 
 
 def test_cursor_only_advances_and_keeps_the_etag(site: Site) -> None:
