@@ -121,7 +121,7 @@ class Consumer:
         for line in fresh:
             event = json.loads(line)
             kind = event["type"].removeprefix("milepost.membership.")
-            user = event["subject"]
+            user = event.get("subject", "")
             if kind in ("entered", "updated"):
                 self.values[user] = _values(event["data"])
             if kind == "updated" and user not in self.members:
