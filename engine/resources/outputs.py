@@ -111,13 +111,14 @@ class Outputs:
 
     def _moved(self, known: Output, target: Target, overlap: Micros) -> dict[str, Any]:
         """The fields of an output that has a new target. Raises InvalidInput."""
+        readable = self._keys.decrypt(known.secrets)
         # What cannot be read any more has to be given again: the faults say so.
-        secrets = self._keys.decrypt(known.secrets) or {}
+        secrets = readable or {}
         target = target.with_secrets_of(known.target.revealed(secrets))
         refuse_if_any(_target_faults(target))
         values: dict[str, Any] = {"target": target.concealed()}
         given = target.secret_values()
-        if given != secrets:
+        if readable is None or given != secrets:
             values["secrets"] = self._keys.encrypt(given)
         if type(target) is not type(known.target):
             return values | {"previous_secrets": b"", "previous_expire_time": 0}

@@ -167,6 +167,16 @@ def test_without_its_key_a_store_says_which_outputs_need_their_secrets_again(sit
     assert outputs.renew_secrets() == ()
 
 
+def test_without_its_key_an_output_can_still_be_made_one_of_another_kind(site: Site) -> None:
+    created = create(site)
+    (site.directory / "secrets.key").unlink()
+    site.engine.close()
+    site.open()
+    moved = update(site, created, Kafka("h:9092", "t"))
+    assert (moved.secrets, site.engine.connections.opened(moved).target) == (b"", Kafka("h:9092", "t"))
+    assert site.engine.connections.renew_secrets() == ()
+
+
 def test_a_copied_store_with_its_key_file_needs_nothing(site: Site, tmp_path: Path) -> None:
     created = create(site)
     shutil.copy(site.directory / "secrets.key", tmp_path / "kept")
