@@ -14,7 +14,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,15 @@ from tests.brokers import HOST, NatsServer, RedisServer
 from tests.faults.delivery_ledger import DeliveryLedger
 from tests.faults.file_reader import FileReader
 from tests.kafka_mock import KafkaCluster
-from tests.service.delivery.endpoint import DROP, HALF, Answer, Endpoint, Received, endpoint
+from tests.service.delivery.endpoint import DROP, HALF, STALL, Answer, Endpoint, Received, endpoint
 
 SECRET = "whsec_" + "A" * 32
 FAILURES_MAX = 100
 """Requests that an endpoint fails in a campaign: each costs the connection a wait."""
 FAILURE_PERCENT = 2
+AFTER_TAKING = (DROP,) * 5 + (HALF,) * 5 + (STALL,)
+"""Ways to fail once the events are taken. A stall lasts for as long as an attempt may."""
+ATTEMPT_S_MAX = 5
 LOOPBACK = ("--output-networks", "127.0.0.0/8")
 READ_EVENTS_MAX = 500
 READ_WAIT_MS = 100
@@ -53,7 +57,7 @@ OpenReceiver = Callable[[Path, DeliveryLedger, random.Random], AbstractContextMa
 
 class _Failing(Endpoint):
     """Verifies signatures, hands events to the ledger, and fails now and then: before it has taken the
-    events, after it, and half-way through its answer.
+    events, after it, half-way through its answer, or by not answering at all.
     """
 
     def __init__(self, ledger: DeliveryLedger, source: random.Random) -> None:
@@ -61,24 +65,38 @@ class _Failing(Endpoint):
         self._ledger = ledger
         self._source = source
         self._failures = 0
+        self._taking = threading.Lock()
 
     def take(self, received: Received) -> Answer:
         received.verify(SECRET)
+        with self._taking:
+            if received.connection < self.connections:
+                # Its sender has given it up, or was killed: it would arrive after what was sent since.
+                return Answer(way=DROP)
+            answer = self._answer()
+            if answer.status < 300:
+                for event in received.events:
+                    self._ledger.take(event)
+        if answer.way == STALL:
+            self.stall()
+        return answer
+
+    def _answer(self) -> Answer:
         fails = self._failures < FAILURES_MAX and self._source.randrange(100) < FAILURE_PERCENT
-        self._failures += fails
-        if fails and self._source.random() < 0.5:
-            return Answer(self._source.choice((429, 500, 503)), {"Retry-After": "0"})
-        for event in received.events:
-            self._ledger.take(event)
-        if fails:
-            return Answer(200, body=b"taken", way=self._source.choice((DROP, HALF)))
-        return Answer()
+        if not fails:
+            return Answer()
+        self._failures += 1
+        if self._source.random() < 0.5:
+            waits = ("0", format_datetime(datetime.now(UTC), usegmt=True))
+            return Answer(self._source.choice((408, 429, 503)), {"Retry-After": self._source.choice(waits)})
+        return Answer(200, body=b"taken", way=self._source.choice(AFTER_TAKING))
 
 
 @contextlib.contextmanager
 def _webhook(directory: Path, ledger: DeliveryLedger, source: random.Random) -> Iterator[Receiver]:
     with endpoint(made=_Failing(ledger, source)) as receiver:
-        yield Receiver(WebhookOutput(url=receiver.url, secret=SECRET), LOOPBACK)
+        flags = (*LOOPBACK, "--delivery-attempt-s-max", str(ATTEMPT_S_MAX))
+        yield Receiver(WebhookOutput(url=receiver.url, secret=SECRET), flags)
 
 
 @contextlib.contextmanager

@@ -46,6 +46,8 @@ class Received:
     path: str
     headers: Mapping[str, str]
     body: bytes
+    connection: int = 0
+    """Number of the connection that it came over, in order of acceptance."""
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -88,13 +90,23 @@ class Endpoint:
         """All events but the marks of snapshots, in order of arrival."""
         return [event for request in list(self.requests) for event in request.events if "subject" in event]
 
+    def accepted(self) -> int:
+        """Counts a connection, and returns its number."""
+        with self._lock:
+            self.connections += 1
+            return self.connections
+
+    def stall(self, seconds_max: float | None = None) -> None:
+        """Waits until the endpoint is released."""
+        self._released.wait(seconds_max)
+
     def take(self, received: Received) -> Answer:
         """Notes a request and says how it is answered."""
         with self._lock:
             self.requests.append(received)
             answer = self._script.popleft() if self._script else self.decide(received)
         if answer.way == STALL:
-            self._released.wait()
+            self.stall()
         return answer
 
 
@@ -106,12 +118,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        self.endpoint.connections += 1
+        self.connection_number = self.endpoint.accepted()
 
     def do_POST(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
         body = self.rfile.read(int(headers["content-length"]))
-        answer = self.endpoint.take(Received(self.path, headers, body))
+        answer = self.endpoint.take(Received(self.path, headers, body, self.connection_number))
         if answer.way == DROP:
             self.close_connection = True
             return

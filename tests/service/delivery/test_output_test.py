@@ -7,13 +7,13 @@ import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 
 from milepost.outputs import output_of
 from milepost.v1 import connection_pb2, connection_service_pb2
+from service.config import load
 from tests.faults.delivery_ledger import DeliveryLedger
 from tests.faults.delivery_receivers import RECEIVERS
 from tests.harness import ACCOUNT, CALL_TIMEOUT_S, Serving, eventually, refusal_of, serving
@@ -103,10 +103,9 @@ def test_a_file_gets_a_line_of_its_own_file(service: Serving) -> None:
 def test_a_receiver_of_every_kind_takes_it(tmp_path: Path, kind: str) -> None:
     ledger = DeliveryLedger(1)
     with RECEIVERS[kind](tmp_path, ledger, random.Random(0)) as receiver:
-        flags = dict(zip(receiver.flags[::2], receiver.flags[1::2], strict=True))
-        settings: dict[str, Any] = {flag[2:].replace("-", "_"): value for flag, value in flags.items()}
-        if "output_dir" in settings:
-            settings["output_dir"] = Path(settings["output_dir"])
+        config = load(receiver.flags, {})
+        names = [flag[2:].replace("-", "_") for flag in receiver.flags[::2]]
+        settings = {name: getattr(config, name) for name in names}
         with serving(tmp_path / "store", **settings) as service:
             service.create_inputs()
             service.connections.CreateOutput(
