@@ -14,6 +14,7 @@ import pytest
 from milepost.outputs import output_of
 from milepost.v1 import connection_pb2, connection_service_pb2
 from service.config import load
+from service.delivery import testing
 from tests.faults.delivery_ledger import DeliveryLedger
 from tests.faults.delivery_receivers import RECEIVERS
 from tests.harness import ACCOUNT, CALL_TIMEOUT_S, Serving, eventually, refusal_of, serving
@@ -130,9 +131,18 @@ def test_an_output_that_sends_nothing_is_refused(service: Serving) -> None:
     assert refusal_of(service.connections.TestOutput, request).code is grpc.StatusCode.NOT_FOUND
 
 
-def test_one_test_of_an_account_runs_at_a_time(service: Serving, receiver: Endpoint) -> None:
+def test_one_test_of_an_account_runs_at_a_time(
+    tmp_path: Path, receiver: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A stalled receiver holds one thread, not all of them."""
-    create_hook(service, url=receiver.url)
+    monkeypatch.setattr(testing, "OUTPUT_TEST_S_MAX", CALL_TIMEOUT_S)
+    with serving(tmp_path / "store", delivery_attempt_s_max=CALL_TIMEOUT_S, **LOCAL) as service:
+        service.create_inputs()
+        create_hook(service, url=receiver.url)
+        assert_one_at_a_time(service, receiver)
+
+
+def assert_one_at_a_time(service: Serving, receiver: Endpoint) -> None:
     receiver.will_answer(Answer(way=STALL))
     answers: list[connection_service_pb2.TestOutputResponse] = []
     first = threading.Thread(target=lambda: answers.append(ask(service)))
