@@ -88,13 +88,16 @@ class NatsSink:
     @property
     def is_open(self) -> bool:
         """Whether it is connected."""
-        return self._link is not None
+        return self._link is not None and not self._link.has_ended
 
     def deliver(self, events: Sequence[Event], deadline: float) -> None:
         """Publishes the events that are not confirmed yet, and waits for the stream. Raises SinkError."""
         confirmed, known = self._confirmed, len(self._confirmed)
         try:
-            peers = [] if self._link is not None else self._peers()
+            if not self.is_open:
+                # What ended while nothing was sent is no failure of this batch.
+                self.close()
+            peers = [] if self.is_open else self._peers()
             LOOP.run(self._publish(events, peers, deadline), deadline)
         except SinkError as error:
             self.close()
@@ -286,6 +289,11 @@ class Link:
             field = "credentials" if self._target.credentials else "servers"
             return faulty("nats", field, f"{self._server} refuses the user ({text})")
         return SinkError(f"{self._server}: {text or type(cause).__name__}")
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it cannot be used any more."""
+        return self._failure is not None
 
     async def close(self) -> None:
         """Ends the connection."""

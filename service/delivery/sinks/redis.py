@@ -7,6 +7,7 @@ order. A batch whose answer is lost is added again; consumers recognise its entr
 from __future__ import annotations
 
 import functools
+import select
 import socket
 import ssl
 import time
@@ -85,6 +86,9 @@ class RedisSink:
             link.close()
 
     def _connected(self, deadline: float) -> Link:
+        if self._link is not None and self._link.has_ended():
+            # What ended while nothing was sent is no failure of this batch.
+            self.close()
         if self._link is None:
             target = self._target
             is_tls = target.server().scheme == "rediss"
@@ -167,6 +171,15 @@ class Link:
         if failure is not None:
             raise failure
         return answers
+
+    def has_ended(self) -> bool:
+        """Whether the server has closed it, as far as this side knows."""
+        if self._socket is None:
+            return False
+        watched = select.poll()
+        watched.register(self._socket, select.POLLIN)
+        # A server says nothing without a question.
+        return bool(watched.poll(0))
 
     def close(self) -> None:
         """Ends it; it connects again when it is used."""

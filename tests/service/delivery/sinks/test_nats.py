@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -12,10 +14,11 @@ from typing import Any, TypeVar
 
 import certifi
 import nats
+import nkeys
 import pytest
 import trustme
 from cloudevents.core.bindings.http import HTTPMessage, from_http_event
-from nats.aio.client import Client
+from nats.aio.client import Client, RawCredentials
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
@@ -24,6 +27,7 @@ from service.delivery.guard import Guard, networks_of
 from service.delivery.sinks.nats import IN_FLIGHT_MAX, NatsSink, header_text
 from service.delivery.sinks.sink import Event, SinkError
 from tests.brokers import HOST, NatsServer, free_port, relay
+from tests.harness import eventually
 
 T = TypeVar("T")
 
@@ -177,6 +181,19 @@ def test_a_server_that_comes_back_gets_what_is_missing(tmp_path: Path, end: str)
         assert ids(server) == ["e1", "e2"]
 
 
+def test_a_connection_that_ends_while_nothing_is_sent_is_no_failure(tmp_path: Path) -> None:
+    with NatsServer(tmp_path) as server:
+        make_stream(server)
+        output = sink(server.url)
+        deliver(output, 1)
+        server.stop()
+        eventually(lambda: not output.is_open)
+        server.start()
+        deliver(output, 2)
+        output.close()
+        assert ids(server) == ["e1", "e2"]
+
+
 def test_another_server_of_the_list_is_tried(server: NatsServer) -> None:
     with free_port() as port:
         output = sink(f"nats://{HOST}:{port},{server.url}")
@@ -282,6 +299,67 @@ def test_users_and_their_permissions(tmp_path: Path) -> None:
         failure = refusal(sink(f"nats://reader:r@{place}"))
         assert (failure.final, "the user may not publish to it" in str(failure)) == (True, True)
         output = sink(f"nats://ann:a%20b@{place}")
+        deliver(output, 1)
+        output.close()
+        assert ids(server, **login) == ["e1"]
+
+
+def jwt(keys: Any, signer: Any, name: str, claims: dict[str, Any]) -> str:
+    """A token of NATS, signed by an operator or an account."""
+    body = {
+        "jti": name,
+        "iat": 1_700_000_000,
+        "iss": signer.public_key.decode(),
+        "name": name,
+        "sub": keys.public_key.decode(),
+        "nats": {"version": 2, **claims},
+    }
+    parts = [json.dumps(part).encode() for part in ({"typ": "JWT", "alg": "ed25519-nkey"}, body)]
+    text = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
+    return (text + b"." + base64.urlsafe_b64encode(signer.sign(text)).rstrip(b"=")).decode()
+
+
+def test_credentials(tmp_path: Path) -> None:
+    """A server whose users have credentials files, as those of large installations have."""
+    kinds = (nkeys.PREFIX_BYTE_OPERATOR, nkeys.PREFIX_BYTE_ACCOUNT, nkeys.PREFIX_BYTE_ACCOUNT)
+    seeds = [nkeys.encode_seed(os.urandom(32), kind) for kind in (*kinds, nkeys.PREFIX_BYTE_USER)]
+    operator, system, account, user = (nkeys.from_seed(bytearray(seed)) for seed in seeds)
+    unlimited = dict.fromkeys(("subs", "data", "payload", "conn", "leaf", "imports", "exports"), -1)
+    stored = dict.fromkeys(("mem_storage", "disk_storage", "streams", "consumer"), -1)
+    limits = {"type": "account", "limits": {**unlimited, **stored, "wildcards": True}}
+    preloaded = {
+        system: jwt(system, operator, "SYS", {"type": "account", "limits": {**unlimited, "wildcards": True}}),
+        account: jwt(account, operator, "A", limits),
+    }
+    lines = [f"{keys.public_key.decode()}: {token}" for keys, token in preloaded.items()]
+    settings = "\n".join(
+        [
+            f"operator: {jwt(operator, operator, 'O', {'type': 'operator'})}",
+            f"system_account: {system.public_key.decode()}",
+            "resolver: MEMORY",
+            "resolver_preload: {",
+            *lines,
+            "}",
+        ]
+    )
+    token = jwt(user, account, "ann", {"type": "user", "pub": {}, "sub": {}, **unlimited})
+    credentials = (
+        f"-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n"
+        f"-----BEGIN USER NKEY SEED-----\n{bytes(seeds[3]).decode()}\n------END USER NKEY SEED------\n"
+    )
+    with NatsServer(tmp_path, settings) as server:
+        login = {"user_credentials": RawCredentials(credentials)}
+
+        async def made(stream: JetStreamContext) -> None:
+            await stream.add_stream(name=STREAM, subjects=["audiences.>"])
+
+        ask(server, made, **login)
+        failure = refusal(sink(server.url))
+        assert (failure.final, str(failure)[:21]) == (True, "output.nats.servers: ")
+        other = credentials.replace(token, token[:-4] + "AAAA")
+        failure = refusal(sink(server.url, credentials=other))
+        assert (failure.final, str(failure)[:25]) == (True, "output.nats.credentials: ")
+        output = sink(server.url, credentials=credentials)
         deliver(output, 1)
         output.close()
         assert ids(server, **login) == ["e1"]

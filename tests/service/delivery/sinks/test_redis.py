@@ -127,6 +127,17 @@ def test_a_server_that_comes_back_gets_what_is_missing(tmp_path: Path, end: str)
         assert ids(server) == ["e1", "e2"]
 
 
+def test_a_connection_that_ends_while_nothing_is_sent_is_no_failure(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server:
+        output = sink(server.url)
+        deliver(output, 1)
+        server.stop()
+        server.start()
+        deliver(output, 2)
+        output.close()
+        assert ids(server) == ["e1", "e2"]
+
+
 def test_an_answer_that_is_lost_repeats_whole_transactions(server: RedisServer) -> None:
     """The server has what it took, and consumers recognise it by id."""
     with relay(server.port) as between:
