@@ -29,8 +29,13 @@ KEYED_BY_FEW = {
     ("engine/backends/local/events/days.py", "_offsets"),
     ("engine/backends/local/events/decimals.py", "integer_bounds"),
     ("engine/backends/local/storage/process_memory.py", "_function"),
+    ("service/delivery/trust.py", "_trusting"),
+    ("service/delivery/sinks/nats.py", "_client_class"),
+    ("service/delivery/sinks/redis.py", "_connection_class"),
 }
-"""Functions that keep results by number: arguments and results have at most a few hundred bytes."""
+"""Functions that keep results by number: arguments and results have at most a few hundred bytes, or there are
+at most two results, chosen by the operator or the code.
+"""
 
 
 def _long_strings(number: int) -> tuple[Value, ...]:
