@@ -96,6 +96,9 @@ profile: ## Record a running service with py-spy into profile.svg (ARGS="--pid 1
 kill: env ## Kill the service again and again and check what it kept (ROUNDS=1000; ARGS="--seed 7 --jobs 2")
 	$(BIN)/python -m tests.faults.kill_rounds --rounds $(or $(ROUNDS),20) $(ARGS)
 
+watch-properties: env ## Watch through kills, restores and broken connections and check what a watch promises (CHANGES=1000000; ARGS="--seed 7")
+	$(BIN)/python -m tests.faults.watch_properties --changes $(or $(CHANGES),1000000) $(ARGS)
+
 deliveries: env ## Kill the service while it delivers and check what arrives (KIND=webhook CHANGES=1000000 KILLS=50; ARGS="--seed 7")
 	$(BIN)/python -m tests.faults.delivery_campaign --kind $(or $(KIND),webhook) --changes $(or $(CHANGES),1000000) --kills $(or $(KILLS),50) $(ARGS)
 
