@@ -57,10 +57,11 @@ lint: env ## Check style, types, the contract, and that stubs and the synchronou
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(PACKAGES)
-	$(BIN)/buf lint
+	$(BIN)/python tools/check_contract.py
 	$(BIN)/python tools/generate_protos.py --check
 	$(BIN)/python tools/generate_openapi.py --check
 	$(BIN)/python tools/generate_client.py --check
+	@$(MAKE) --no-print-directory node ARGS=--check
 
 format: env ## Put the code into the form that lint wants
 	$(BIN)/ruff check --fix .
@@ -70,15 +71,38 @@ format: env ## Put the code into the form that lint wants
 hooks: env ## Check style and stubs before each commit (local hooks, no network)
 	$(BIN)/pre-commit install
 
-protos: env ## Generate the stubs in clients/python/milepost/v1 and service/web/openapi.json from protos/
+protos: env ## Generate from protos/: the stubs of Python and TypeScript, service/web/openapi.json
 	$(BIN)/python tools/generate_protos.py
 	$(BIN)/python tools/generate_openapi.py
+	@$(MAKE) --no-print-directory node
 
 client: env ## Generate the synchronous client in clients/python/milepost/client from milepost/aio
 	$(BIN)/python tools/generate_client.py
 
-breaking: env ## Check that the contract breaks no caller of AGAINST (a git ref, default main)
-	$(BIN)/buf breaking --against '.git#ref=$(or $(AGAINST),main)'
+node: env ## Generate the TypeScript code in clients/node/src/gen from protos/ (needs npm)
+	@if command -v npm >/dev/null; then \
+		$(MAKE) --no-print-directory clients/node/node_modules && $(BIN)/python tools/generate_node.py $(ARGS); \
+	else \
+		echo "SKIPPED: npm is not installed, so clients/node/src/gen was neither made nor checked" >&2; \
+	fi
+
+clients/node/node_modules: clients/node/package.json clients/node/package-lock.json
+	cd clients/node && npm ci --ignore-scripts
+	@touch $@
+
+test-node: env ## Check, build and test the Node client and its example against a real service (needs node 20 and npm)
+	@if command -v node >/dev/null && command -v npm >/dev/null; then \
+		$(MAKE) --no-print-directory node ARGS=--check && \
+		cd clients/node && MILEPOST_PYTHON="$(abspath $(BIN)/python)" npm test; \
+	else \
+		echo "SKIPPED: node and npm are not installed, so the Node client was not tested" >&2; \
+	fi
+
+languages: env ## Generate Go and Java code and compile an example of each (needs Debian's packages; skipped without)
+	$(BIN)/python tools/try_languages.py
+
+breaking: env ## Check that the contract breaks no caller of AGAINST (a git ref; default: the last release)
+	$(BIN)/python tools/check_contract.py --breaking $(if $(AGAINST),--against $(AGAINST))
 
 bench: env ## Run the benchmarks (ARGS are passed on)
 	$(BIN)/python -m tests.bench $(ARGS)

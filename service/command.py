@@ -32,8 +32,8 @@ _logger = structlog.get_logger("milepost.service")
 def run(argv: Sequence[str] | None, signals: Signals) -> int:
     """Serves until SIGTERM or SIGINT and returns the exit status.
 
-    Once serving it prints `ready address=HOST:PORT` on stdout, and a second line when it keeps nothing;
-    everything else goes to the log on stderr.
+    Once serving it prints `ready address=HOST:PORT` on stdout, before it `http address=HOST:PORT` when it
+    serves HTTP, and after it a line when it keeps nothing. Everything else goes to the log on stderr.
     """
     try:
         config = load(sys.argv[1:] if argv is None else argv, os.environ)
@@ -145,6 +145,8 @@ def _announce(application: Application, config: Config) -> None:
         unfinished = _unfinished(port_file)
         unfinished.write_text(f"{application.port}\n", encoding="ascii")
         unfinished.replace(port_file)
+    if application.http_address is not None:
+        print(f"http address={application.http_address}", flush=True)
     print(f"ready address={application.address}", flush=True)
     if config.keeps_nothing:
         print(KEEPS_NOTHING, flush=True)

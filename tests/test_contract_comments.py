@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 
+import google.rpc
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
@@ -29,6 +30,7 @@ def descriptors(protos: Path, files: Sequence[str], out: Path) -> FileDescriptor
             "-m",
             "grpc_tools.protoc",
             f"--proto_path={protos}",
+            f"--proto_path={Path(next(iter(google.rpc.__path__))).parent.parent}",
             f"--proto_path={resources.files('grpc_tools') / '_proto'}",
             "--include_source_info",
             f"--descriptor_set_out={out}",

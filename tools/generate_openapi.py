@@ -19,6 +19,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import google.rpc
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
     EnumDescriptorProto,
@@ -118,6 +119,7 @@ def compiled(protos: Path) -> FileDescriptorSet:
             "-m",
             "grpc_tools.protoc",
             f"--proto_path={protos}",
+            f"--proto_path={Path(next(iter(google.rpc.__path__))).parent.parent}",
             f"--proto_path={resources.files('grpc_tools') / '_proto'}",
             "--include_source_info",
             f"--descriptor_set_out={target}",

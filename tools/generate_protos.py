@@ -18,6 +18,8 @@ import tempfile
 from importlib import resources
 from pathlib import Path
 
+import google.rpc
+
 ROOT = Path(__file__).resolve().parent.parent
 PROTO_PACKAGE = "milepost/v1"
 STUB_SUFFIXES = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")
@@ -38,6 +40,7 @@ def generate(protos: Path, destination: Path) -> None:
         "-m",
         "grpc_tools.protoc",
         f"--proto_path={protos}",
+        f"--proto_path={Path(next(iter(google.rpc.__path__))).parent.parent}",
         f"--proto_path={resources.files('grpc_tools') / '_proto'}",
         f"--plugin=protoc-gen-mypy={scripts / 'protoc-gen-mypy'}",
         f"--plugin=protoc-gen-mypy_grpc={scripts / 'protoc-gen-mypy_grpc'}",

@@ -300,7 +300,7 @@ class Sizes:
         """History of a calculated audience's size, by hour (UTC) or day (of the account), latest first.
         Raises NotFound, InvalidInput.
         """
-        record = self._records.get(audience)
+        record = self._records.get(audience, "parent")
         zone = load_zone(self._forest.account(account_of(record.name)).time_zone)
         points = self._history.points(
             record.name, interval, self._backend.membership(record.name), self._clock(), zone

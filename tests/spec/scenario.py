@@ -114,11 +114,7 @@ class Run:
     def _request(self, kind: type[Message], tree: dict[str, Any]) -> Message:
         if "arrow" not in tree:
             return json_format.ParseDict(self._filled(tree), kind())
-        columns = {
-            name: pa.array(values, pa.timestamp("us", "UTC") if name == "time" else None)
-            for name, values in tree["arrow"].items()
-        }
-        return kind(arrow=arrow_bytes(pa.RecordBatch.from_pydict(columns)))
+        return kind(arrow=arrow_of(tree["arrow"]))
 
     def _filled(self, tree: Any) -> Any:
         """The tree with what stands for another value replaced by it."""
@@ -131,6 +127,15 @@ class Run:
         if isinstance(tree, str) and tree.startswith("$") and tree != ANY:
             return self._saved[tree.removeprefix("$")]
         return tree
+
+
+def arrow_of(columns: dict[str, list[Any]]) -> bytes:
+    """Columns of a step as an Arrow stream."""
+    arrays = {
+        name: pa.array(values, pa.timestamp("us", "UTC") if name == "time" else None)
+        for name, values in columns.items()
+    }
+    return arrow_bytes(pa.RecordBatch.from_pydict(arrays))
 
 
 def _form(streaming: bool) -> str:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import grpc
 import pytest
@@ -197,9 +198,16 @@ def test_every_refusal_has_a_reason(
     assert (answer.status, answer.reason) == (status, reason)
 
 
-def test_a_method_is_called_with_post(service: Serving) -> None:
-    answer = ask(service, GET, b"", method="PUT")
-    assert (answer.status, answer.headers["allow"]) == (405, "POST")
+def test_reads_are_called_with_post_or_get_and_writes_with_post(service: Serving) -> None:
+    query = f"?connect=v1&encoding=json&message={quote(NAME)}"
+    answer = ask(service, GET + query, b"", method="GET")
+    assert (answer.status, answer.tree["account"]["name"]) == (200, ACCOUNT)
+    missing = ask(service, GET + "?connect=v1&encoding=json", b"", method="GET")
+    assert (missing.status, missing.reason) == (400, "INVALID_ARGUMENT")
+    read = ask(service, GET, b"", method="PUT")
+    assert (read.status, read.headers["allow"]) == (405, "GET, POST")
+    write = ask(service, f"{ACCOUNTS}/CreateAccount{query}", b"", method="GET")
+    assert (write.status, write.headers["allow"]) == (405, "POST")
 
 
 @pytest.mark.parametrize(

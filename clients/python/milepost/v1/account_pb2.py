@@ -22,29 +22,68 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19milepost/v1/account.proto\x12\x0bmilepost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xce\x02\n\x07\x41\x63\x63ount\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x1d\n\x15\x61\x63tive_audience_limit\x18\x03 \x01(\x05\x12\x11\n\ttime_zone\x18\x04 \x01(\t\x12\x32\n\x0f\x65vent_retention\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1d\n\x15\x61\x63tive_audience_count\x18\x06 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\t \x01(\t\x12*\n\x06quotas\x18\n \x01(\x0b\x32\x1a.milepost.v1.AccountQuotas\"\xf9\x01\n\rAccountQuotas\x12\x16\n\x0eworkspaces_max\x18\x01 \x01(\x05\x12\x12\n\ninputs_max\x18\x02 \x01(\x05\x12\x14\n\x0cjourneys_max\x18\x03 \x01(\x05\x12\x16\n\x0emilestones_max\x18\x04 \x01(\x05\x12\x13\n\x0boutputs_max\x18\x05 \x01(\x05\x12\x17\n\x0f\x63onnections_max\x18\x06 \x01(\x05\x12\x18\n\x10record_bytes_max\x18\x07 \x01(\x03\x12\x11\n\tnames_max\x18\x08 \x01(\x05\x12\x1c\n\x14\x63\x61lls_per_second_max\x18\t \x01(\x05\x12\x15\n\rin_flight_max\x18\n \x01(\x05\"\x9f\x01\n\tWorkspace\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\"\xc1\x01\n\x05Input\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12$\n\x04kind\x18\x03 \x01(\x0e\x32\x16.milepost.v1.InputKind\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\"\xe7\x02\n\x06\x41piKey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\"\n\x06scopes\x18\x03 \x03(\x0e\x32\x12.milepost.v1.Scope\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\x14\x63\x61lls_per_second_max\x18\x06 \x01(\x05\x12\x15\n\rin_flight_max\x18\x07 \x01(\x05\x12?\n\x1bprevious_secret_expire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\n \x01(\t*\x93\x01\n\tInputKind\x12\x1a\n\x16INPUT_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eINPUT_KIND_IOS\x10\x01\x12\x16\n\x12INPUT_KIND_ANDROID\x10\x02\x12\x12\n\x0eINPUT_KIND_WEB\x10\x03\x12\x15\n\x11INPUT_KIND_SERVER\x10\x04\x12\x13\n\x0fINPUT_KIND_FEED\x10\x05*w\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSCOPE_INGEST\x10\x01\x12\x0e\n\nSCOPE_READ\x10\x02\x12\x10\n\x0cSCOPE_MANAGE\x10\x03\x12\x0f\n\x0bSCOPE_ADMIN\x10\x04\x12\x12\n\x0eSCOPE_OPERATOR\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19milepost/v1/account.proto\x12\x0bmilepost.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa4\x03\n\x07\x41\x63\x63ount\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x1d\n\x15\x61\x63tive_audience_limit\x18\x03 \x01(\x05\x12\x11\n\ttime_zone\x18\x04 \x01(\t\x12\x32\n\x0f\x65vent_retention\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12#\n\x15\x61\x63tive_audience_count\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\t \x01(\t\x12*\n\x06quotas\x18\n \x01(\x0b\x32\x1a.milepost.v1.AccountQuotas:<\xea\x41\x39\n\x10milepost/Account\x12\x12\x61\x63\x63ounts/{account}*\x08\x61\x63\x63ounts2\x07\x61\x63\x63ount\"\xf9\x01\n\rAccountQuotas\x12\x16\n\x0eworkspaces_max\x18\x01 \x01(\x05\x12\x12\n\ninputs_max\x18\x02 \x01(\x05\x12\x14\n\x0cjourneys_max\x18\x03 \x01(\x05\x12\x16\n\x0emilestones_max\x18\x04 \x01(\x05\x12\x13\n\x0boutputs_max\x18\x05 \x01(\x05\x12\x17\n\x0f\x63onnections_max\x18\x06 \x01(\x05\x12\x18\n\x10record_bytes_max\x18\x07 \x01(\x03\x12\x11\n\tnames_max\x18\x08 \x01(\x05\x12\x1c\n\x14\x63\x61lls_per_second_max\x18\t \x01(\x05\x12\x15\n\rin_flight_max\x18\n \x01(\x05\"\x8c\x02\n\tWorkspace\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x35\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t:Y\xea\x41V\n\x12milepost/Workspace\x12)accounts/{account}/workspaces/{workspace}*\nworkspaces2\tworkspace\"\xb1\x02\n\x05Input\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12$\n\x04kind\x18\x03 \x01(\x0e\x32\x16.milepost.v1.InputKind\x12\x35\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t:\\\xea\x41Y\n\x0emilepost/Input\x12\x38\x61\x63\x63ounts/{account}/workspaces/{workspace}/inputs/{input}*\x06inputs2\x05input\"\xdf\x03\n\x06\x41piKey\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\"\n\x06scopes\x18\x03 \x03(\x0e\x32\x12.milepost.v1.Scope\x12\x35\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\x14\x63\x61lls_per_second_max\x18\x06 \x01(\x05\x12\x15\n\rin_flight_max\x18\x07 \x01(\x05\x12\x45\n\x1bprevious_secret_expire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\n \x01(\t:^\xea\x41[\n\x0fmilepost/ApiKey\x12$accounts/{account}/apiKeys/{api_key}\x12\x11\x61piKeys/{api_key}*\x07\x61piKeys2\x06\x61piKey*\x93\x01\n\tInputKind\x12\x1a\n\x16INPUT_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eINPUT_KIND_IOS\x10\x01\x12\x16\n\x12INPUT_KIND_ANDROID\x10\x02\x12\x12\n\x0eINPUT_KIND_WEB\x10\x03\x12\x15\n\x11INPUT_KIND_SERVER\x10\x04\x12\x13\n\x0fINPUT_KIND_FEED\x10\x05*w\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSCOPE_INGEST\x10\x01\x12\x0e\n\nSCOPE_READ\x10\x02\x12\x10\n\x0cSCOPE_MANAGE\x10\x03\x12\x0f\n\x0bSCOPE_ADMIN\x10\x04\x12\x12\n\x0eSCOPE_OPERATOR\x10\x05\x42\x43\n\x0bmilepost.v1B\x0c\x41\x63\x63ountProtoP\x01Z\x16milepost/v1;milepostv1\xaa\x02\x0bMilepost.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'milepost.v1.account_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_INPUTKIND']._serialized_start=1417
-  _globals['_INPUTKIND']._serialized_end=1564
-  _globals['_SCOPE']._serialized_start=1566
-  _globals['_SCOPE']._serialized_end=1685
-  _globals['_ACCOUNT']._serialized_start=108
-  _globals['_ACCOUNT']._serialized_end=442
-  _globals['_ACCOUNTQUOTAS']._serialized_start=445
-  _globals['_ACCOUNTQUOTAS']._serialized_end=694
-  _globals['_WORKSPACE']._serialized_start=697
-  _globals['_WORKSPACE']._serialized_end=856
-  _globals['_INPUT']._serialized_start=859
-  _globals['_INPUT']._serialized_end=1052
-  _globals['_APIKEY']._serialized_start=1055
-  _globals['_APIKEY']._serialized_end=1414
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\013milepost.v1B\014AccountProtoP\001Z\026milepost/v1;milepostv1\252\002\013Milepost.V1'
+  _globals['_ACCOUNT'].fields_by_name['name']._loaded_options = None
+  _globals['_ACCOUNT'].fields_by_name['name']._serialized_options = b'\342A\001\010'
+  _globals['_ACCOUNT'].fields_by_name['active_audience_count']._loaded_options = None
+  _globals['_ACCOUNT'].fields_by_name['active_audience_count']._serialized_options = b'\342A\001\003'
+  _globals['_ACCOUNT'].fields_by_name['create_time']._loaded_options = None
+  _globals['_ACCOUNT'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
+  _globals['_ACCOUNT'].fields_by_name['update_time']._loaded_options = None
+  _globals['_ACCOUNT'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
+  _globals['_ACCOUNT']._loaded_options = None
+  _globals['_ACCOUNT']._serialized_options = b'\352A9\n\020milepost/Account\022\022accounts/{account}*\010accounts2\007account'
+  _globals['_WORKSPACE'].fields_by_name['name']._loaded_options = None
+  _globals['_WORKSPACE'].fields_by_name['name']._serialized_options = b'\342A\001\010'
+  _globals['_WORKSPACE'].fields_by_name['create_time']._loaded_options = None
+  _globals['_WORKSPACE'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
+  _globals['_WORKSPACE'].fields_by_name['update_time']._loaded_options = None
+  _globals['_WORKSPACE'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
+  _globals['_WORKSPACE']._loaded_options = None
+  _globals['_WORKSPACE']._serialized_options = b'\352AV\n\022milepost/Workspace\022)accounts/{account}/workspaces/{workspace}*\nworkspaces2\tworkspace'
+  _globals['_INPUT'].fields_by_name['name']._loaded_options = None
+  _globals['_INPUT'].fields_by_name['name']._serialized_options = b'\342A\001\010'
+  _globals['_INPUT'].fields_by_name['create_time']._loaded_options = None
+  _globals['_INPUT'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
+  _globals['_INPUT'].fields_by_name['update_time']._loaded_options = None
+  _globals['_INPUT'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
+  _globals['_INPUT']._loaded_options = None
+  _globals['_INPUT']._serialized_options = b'\352AY\n\016milepost/Input\0228accounts/{account}/workspaces/{workspace}/inputs/{input}*\006inputs2\005input'
+  _globals['_APIKEY'].fields_by_name['name']._loaded_options = None
+  _globals['_APIKEY'].fields_by_name['name']._serialized_options = b'\342A\001\010'
+  _globals['_APIKEY'].fields_by_name['create_time']._loaded_options = None
+  _globals['_APIKEY'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
+  _globals['_APIKEY'].fields_by_name['previous_secret_expire_time']._loaded_options = None
+  _globals['_APIKEY'].fields_by_name['previous_secret_expire_time']._serialized_options = b'\342A\001\003'
+  _globals['_APIKEY'].fields_by_name['update_time']._loaded_options = None
+  _globals['_APIKEY'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
+  _globals['_APIKEY']._loaded_options = None
+  _globals['_APIKEY']._serialized_options = b'\352A[\n\017milepost/ApiKey\022$accounts/{account}/apiKeys/{api_key}\022\021apiKeys/{api_key}*\007apiKeys2\006apiKey'
+  _globals['_INPUTKIND']._serialized_start=1904
+  _globals['_INPUTKIND']._serialized_end=2051
+  _globals['_SCOPE']._serialized_start=2053
+  _globals['_SCOPE']._serialized_end=2172
+  _globals['_ACCOUNT']._serialized_start=168
+  _globals['_ACCOUNT']._serialized_end=588
+  _globals['_ACCOUNTQUOTAS']._serialized_start=591
+  _globals['_ACCOUNTQUOTAS']._serialized_end=840
+  _globals['_WORKSPACE']._serialized_start=843
+  _globals['_WORKSPACE']._serialized_end=1111
+  _globals['_INPUT']._serialized_start=1114
+  _globals['_INPUT']._serialized_end=1419
+  _globals['_APIKEY']._serialized_start=1422
+  _globals['_APIKEY']._serialized_end=1901
 # @@protoc_insertion_point(module_scope)

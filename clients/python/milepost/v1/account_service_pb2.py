@@ -22,102 +22,188 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from milepost.v1 import account_pb2 as milepost_dot_v1_dot_account__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!milepost/v1/account_service.proto\x12\x0bmilepost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x19milepost/v1/account.proto\"e\n\x14\x43reateAccountRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12%\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0b\x32\x14.milepost.v1.Account\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"P\n\x15\x43reateAccountResponse\x12%\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x14.milepost.v1.Account\x12\x10\n\x08revision\x18\x02 \x01(\t\"!\n\x11GetAccountRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12GetAccountResponse\x12%\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x14.milepost.v1.Account\"<\n\x13ListAccountsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListAccountsResponse\x12&\n\x08\x61\x63\x63ounts\x18\x01 \x03(\x0b\x32\x14.milepost.v1.Account\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"n\n\x14UpdateAccountRequest\x12%\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x14.milepost.v1.Account\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"P\n\x15UpdateAccountResponse\x12%\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x14.milepost.v1.Account\x12\x10\n\x08revision\x18\x02 \x01(\t\"H\n\x14\x44\x65leteAccountRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x14\n\x0c\x63onfirmation\x18\x03 \x01(\t\")\n\x15\x44\x65leteAccountResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"}\n\x16\x43reateWorkspaceRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x14\n\x0cworkspace_id\x18\x02 \x01(\t\x12)\n\tworkspace\x18\x03 \x01(\x0b\x32\x16.milepost.v1.Workspace\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"V\n\x17\x43reateWorkspaceResponse\x12)\n\tworkspace\x18\x01 \x01(\x0b\x32\x16.milepost.v1.Workspace\x12\x10\n\x08revision\x18\x02 \x01(\t\"#\n\x13GetWorkspaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x14GetWorkspaceResponse\x12)\n\tworkspace\x18\x01 \x01(\x0b\x32\x16.milepost.v1.Workspace\"N\n\x15ListWorkspacesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"]\n\x16ListWorkspacesResponse\x12*\n\nworkspaces\x18\x01 \x03(\x0b\x32\x16.milepost.v1.Workspace\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"t\n\x16UpdateWorkspaceRequest\x12)\n\tworkspace\x18\x01 \x01(\x0b\x32\x16.milepost.v1.Workspace\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"V\n\x17UpdateWorkspaceResponse\x12)\n\tworkspace\x18\x01 \x01(\x0b\x32\x16.milepost.v1.Workspace\x12\x10\n\x08revision\x18\x02 \x01(\t\"4\n\x16\x44\x65leteWorkspaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"+\n\x17\x44\x65leteWorkspaceResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"m\n\x12\x43reateInputRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x10\n\x08input_id\x18\x02 \x01(\t\x12!\n\x05input\x18\x03 \x01(\x0b\x32\x12.milepost.v1.Input\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"J\n\x13\x43reateInputResponse\x12!\n\x05input\x18\x01 \x01(\x0b\x32\x12.milepost.v1.Input\x12\x10\n\x08revision\x18\x02 \x01(\t\"\x1f\n\x0fGetInputRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"5\n\x10GetInputResponse\x12!\n\x05input\x18\x01 \x01(\x0b\x32\x12.milepost.v1.Input\"J\n\x11ListInputsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Q\n\x12ListInputsResponse\x12\"\n\x06inputs\x18\x01 \x03(\x0b\x32\x12.milepost.v1.Input\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"h\n\x12UpdateInputRequest\x12!\n\x05input\x18\x01 \x01(\x0b\x32\x12.milepost.v1.Input\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"J\n\x13UpdateInputResponse\x12!\n\x05input\x18\x01 \x01(\x0b\x32\x12.milepost.v1.Input\x12\x10\n\x08revision\x18\x02 \x01(\t\"0\n\x12\x44\x65leteInputRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"\'\n\x13\x44\x65leteInputResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"s\n\x13\x43reateApiKeyRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x12\n\napi_key_id\x18\x02 \x01(\t\x12$\n\x07\x61pi_key\x18\x03 \x01(\x0b\x32\x13.milepost.v1.ApiKey\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"^\n\x14\x43reateApiKeyResponse\x12$\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x13.milepost.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\" \n\x10GetApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"9\n\x11GetApiKeyResponse\x12$\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x13.milepost.v1.ApiKey\"K\n\x12ListApiKeysRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"U\n\x13ListApiKeysResponse\x12%\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x13.milepost.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"l\n\x13UpdateApiKeyRequest\x12$\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x13.milepost.v1.ApiKey\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"N\n\x14UpdateApiKeyResponse\x12$\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x13.milepost.v1.ApiKey\x12\x10\n\x08revision\x18\x02 \x01(\t\"]\n\x13RotateApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12*\n\x07overlap\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"^\n\x14RotateApiKeyResponse\x12$\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x13.milepost.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\"1\n\x13\x44\x65leteApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"(\n\x14\x44\x65leteApiKeyResponse\x12\x10\n\x08revision\x18\x01 \x01(\t2\x86\x0e\n\x0e\x41\x63\x63ountService\x12V\n\rCreateAccount\x12!.milepost.v1.CreateAccountRequest\x1a\".milepost.v1.CreateAccountResponse\x12M\n\nGetAccount\x12\x1e.milepost.v1.GetAccountRequest\x1a\x1f.milepost.v1.GetAccountResponse\x12S\n\x0cListAccounts\x12 .milepost.v1.ListAccountsRequest\x1a!.milepost.v1.ListAccountsResponse\x12V\n\rUpdateAccount\x12!.milepost.v1.UpdateAccountRequest\x1a\".milepost.v1.UpdateAccountResponse\x12V\n\rDeleteAccount\x12!.milepost.v1.DeleteAccountRequest\x1a\".milepost.v1.DeleteAccountResponse\x12\\\n\x0f\x43reateWorkspace\x12#.milepost.v1.CreateWorkspaceRequest\x1a$.milepost.v1.CreateWorkspaceResponse\x12S\n\x0cGetWorkspace\x12 .milepost.v1.GetWorkspaceRequest\x1a!.milepost.v1.GetWorkspaceResponse\x12Y\n\x0eListWorkspaces\x12\".milepost.v1.ListWorkspacesRequest\x1a#.milepost.v1.ListWorkspacesResponse\x12\\\n\x0fUpdateWorkspace\x12#.milepost.v1.UpdateWorkspaceRequest\x1a$.milepost.v1.UpdateWorkspaceResponse\x12\\\n\x0f\x44\x65leteWorkspace\x12#.milepost.v1.DeleteWorkspaceRequest\x1a$.milepost.v1.DeleteWorkspaceResponse\x12P\n\x0b\x43reateInput\x12\x1f.milepost.v1.CreateInputRequest\x1a .milepost.v1.CreateInputResponse\x12G\n\x08GetInput\x12\x1c.milepost.v1.GetInputRequest\x1a\x1d.milepost.v1.GetInputResponse\x12M\n\nListInputs\x12\x1e.milepost.v1.ListInputsRequest\x1a\x1f.milepost.v1.ListInputsResponse\x12P\n\x0bUpdateInput\x12\x1f.milepost.v1.UpdateInputRequest\x1a .milepost.v1.UpdateInputResponse\x12P\n\x0b\x44\x65leteInput\x12\x1f.milepost.v1.DeleteInputRequest\x1a .milepost.v1.DeleteInputResponse\x12S\n\x0c\x43reateApiKey\x12 .milepost.v1.CreateApiKeyRequest\x1a!.milepost.v1.CreateApiKeyResponse\x12J\n\tGetApiKey\x12\x1d.milepost.v1.GetApiKeyRequest\x1a\x1e.milepost.v1.GetApiKeyResponse\x12P\n\x0bListApiKeys\x12\x1f.milepost.v1.ListApiKeysRequest\x1a .milepost.v1.ListApiKeysResponse\x12S\n\x0cUpdateApiKey\x12 .milepost.v1.UpdateApiKeyRequest\x1a!.milepost.v1.UpdateApiKeyResponse\x12S\n\x0cRotateApiKey\x12 .milepost.v1.RotateApiKeyRequest\x1a!.milepost.v1.RotateApiKeyResponse\x12S\n\x0c\x44\x65leteApiKey\x12 .milepost.v1.DeleteApiKeyRequest\x1a!.milepost.v1.DeleteApiKeyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!milepost/v1/account_service.proto\x12\x0bmilepost.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x19milepost/v1/account.proto\"e\n\x14\x43reateAccountRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12%\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0b\x32\x14.milepost.v1.Account\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"P\n\x15\x43reateAccountResponse\x12%\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x14.milepost.v1.Account\x12\x10\n\x08revision\x18\x02 \x01(\t\"<\n\x11GetAccountRequest\x12\'\n\x04name\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Account\";\n\x12GetAccountResponse\x12%\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x14.milepost.v1.Account\"<\n\x13ListAccountsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListAccountsResponse\x12&\n\x08\x61\x63\x63ounts\x18\x01 \x03(\x0b\x32\x14.milepost.v1.Account\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"t\n\x14UpdateAccountRequest\x12+\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x14.milepost.v1.AccountB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"P\n\x15UpdateAccountResponse\x12%\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x14.milepost.v1.Account\x12\x10\n\x08revision\x18\x02 \x01(\t\"i\n\x14\x44\x65leteAccountRequest\x12\'\n\x04name\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Account\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x1a\n\x0c\x63onfirmation\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\")\n\x15\x44\x65leteAccountResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"\x98\x01\n\x16\x43reateWorkspaceRequest\x12)\n\x06parent\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Account\x12\x14\n\x0cworkspace_id\x18\x02 \x01(\t\x12)\n\tworkspace\x18\x03 \x01(\x0b\x32\x16.milepost.v1.Workspace\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"V\n\x17\x43reateWorkspaceResponse\x12)\n\tworkspace\x18\x01 \x01(\x0b\x32\x16.milepost.v1.Workspace\x12\x10\n\x08revision\x18\x02 \x01(\t\"@\n\x13GetWorkspaceRequest\x12)\n\x04name\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12milepost/Workspace\"A\n\x14GetWorkspaceResponse\x12)\n\tworkspace\x18\x01 \x01(\x0b\x32\x16.milepost.v1.Workspace\"i\n\x15ListWorkspacesRequest\x12)\n\x06parent\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Account\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"]\n\x16ListWorkspacesResponse\x12*\n\nworkspaces\x18\x01 \x03(\x0b\x32\x16.milepost.v1.Workspace\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"z\n\x16UpdateWorkspaceRequest\x12/\n\tworkspace\x18\x01 \x01(\x0b\x32\x16.milepost.v1.WorkspaceB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"V\n\x17UpdateWorkspaceResponse\x12)\n\tworkspace\x18\x01 \x01(\x0b\x32\x16.milepost.v1.Workspace\x12\x10\n\x08revision\x18\x02 \x01(\t\"Q\n\x16\x44\x65leteWorkspaceRequest\x12)\n\x04name\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12milepost/Workspace\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"+\n\x17\x44\x65leteWorkspaceResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"\x8a\x01\n\x12\x43reateInputRequest\x12+\n\x06parent\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12milepost/Workspace\x12\x10\n\x08input_id\x18\x02 \x01(\t\x12!\n\x05input\x18\x03 \x01(\x0b\x32\x12.milepost.v1.Input\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"J\n\x13\x43reateInputResponse\x12!\n\x05input\x18\x01 \x01(\x0b\x32\x12.milepost.v1.Input\x12\x10\n\x08revision\x18\x02 \x01(\t\"8\n\x0fGetInputRequest\x12%\n\x04name\x18\x01 \x01(\tB\x17\xe2\x41\x01\x02\xfa\x41\x10\n\x0emilepost/Input\"5\n\x10GetInputResponse\x12!\n\x05input\x18\x01 \x01(\x0b\x32\x12.milepost.v1.Input\"g\n\x11ListInputsRequest\x12+\n\x06parent\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12milepost/Workspace\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Q\n\x12ListInputsResponse\x12\"\n\x06inputs\x18\x01 \x03(\x0b\x32\x12.milepost.v1.Input\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"n\n\x12UpdateInputRequest\x12\'\n\x05input\x18\x01 \x01(\x0b\x32\x12.milepost.v1.InputB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"J\n\x13UpdateInputResponse\x12!\n\x05input\x18\x01 \x01(\x0b\x32\x12.milepost.v1.Input\x12\x10\n\x08revision\x18\x02 \x01(\t\"I\n\x12\x44\x65leteInputRequest\x12%\n\x04name\x18\x01 \x01(\tB\x17\xe2\x41\x01\x02\xfa\x41\x10\n\x0emilepost/Input\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"\'\n\x13\x44\x65leteInputResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"\x8a\x01\n\x13\x43reateApiKeyRequest\x12%\n\x06parent\x18\x01 \x01(\tB\x15\xfa\x41\x12\n\x10milepost/Account\x12\x12\n\napi_key_id\x18\x02 \x01(\t\x12$\n\x07\x61pi_key\x18\x03 \x01(\x0b\x32\x13.milepost.v1.ApiKey\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"^\n\x14\x43reateApiKeyResponse\x12$\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x13.milepost.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\":\n\x10GetApiKeyRequest\x12&\n\x04name\x18\x01 \x01(\tB\x18\xe2\x41\x01\x02\xfa\x41\x11\n\x0fmilepost/ApiKey\"9\n\x11GetApiKeyResponse\x12$\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x13.milepost.v1.ApiKey\"b\n\x12ListApiKeysRequest\x12%\n\x06parent\x18\x01 \x01(\tB\x15\xfa\x41\x12\n\x10milepost/Account\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"U\n\x13ListApiKeysResponse\x12%\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x13.milepost.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"r\n\x13UpdateApiKeyRequest\x12*\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x13.milepost.v1.ApiKeyB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"N\n\x14UpdateApiKeyResponse\x12$\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x13.milepost.v1.ApiKey\x12\x10\n\x08revision\x18\x02 \x01(\t\"w\n\x13RotateApiKeyRequest\x12&\n\x04name\x18\x01 \x01(\tB\x18\xe2\x41\x01\x02\xfa\x41\x11\n\x0fmilepost/ApiKey\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12*\n\x07overlap\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"^\n\x14RotateApiKeyResponse\x12$\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x13.milepost.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\"K\n\x13\x44\x65leteApiKeyRequest\x12&\n\x04name\x18\x01 \x01(\tB\x18\xe2\x41\x01\x02\xfa\x41\x11\n\x0fmilepost/ApiKey\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"(\n\x14\x44\x65leteApiKeyResponse\x12\x10\n\x08revision\x18\x01 \x01(\t2\xa6\x17\n\x0e\x41\x63\x63ountService\x12u\n\rCreateAccount\x12!.milepost.v1.CreateAccountRequest\x1a\".milepost.v1.CreateAccountResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\"\x0c/v1/accounts:\x07\x61\x63\x63ount\x12o\n\nGetAccount\x12\x1e.milepost.v1.GetAccountRequest\x1a\x1f.milepost.v1.GetAccountResponse\" \x90\x02\x01\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/{name=accounts/*}\x12l\n\x0cListAccounts\x12 .milepost.v1.ListAccountsRequest\x1a!.milepost.v1.ListAccountsResponse\"\x17\x90\x02\x01\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/accounts\x12\x86\x01\n\rUpdateAccount\x12!.milepost.v1.UpdateAccountRequest\x1a\".milepost.v1.UpdateAccountResponse\".\x82\xd3\xe4\x93\x02(2\x1d/v1/{account.name=accounts/*}:\x07\x61\x63\x63ount\x12u\n\rDeleteAccount\x12!.milepost.v1.DeleteAccountRequest\x1a\".milepost.v1.DeleteAccountResponse\"\x1d\x82\xd3\xe4\x93\x02\x17*\x15/v1/{name=accounts/*}\x12\x93\x01\n\x0f\x43reateWorkspace\x12#.milepost.v1.CreateWorkspaceRequest\x1a$.milepost.v1.CreateWorkspaceResponse\"5\x82\xd3\xe4\x93\x02/\"\"/v1/{parent=accounts/*}/workspaces:\tworkspace\x12\x82\x01\n\x0cGetWorkspace\x12 .milepost.v1.GetWorkspaceRequest\x1a!.milepost.v1.GetWorkspaceResponse\"-\x90\x02\x01\x82\xd3\xe4\x93\x02$\x12\"/v1/{name=accounts/*/workspaces/*}\x12\x88\x01\n\x0eListWorkspaces\x12\".milepost.v1.ListWorkspacesRequest\x1a#.milepost.v1.ListWorkspacesResponse\"-\x90\x02\x01\x82\xd3\xe4\x93\x02$\x12\"/v1/{parent=accounts/*}/workspaces\x12\x9d\x01\n\x0fUpdateWorkspace\x12#.milepost.v1.UpdateWorkspaceRequest\x1a$.milepost.v1.UpdateWorkspaceResponse\"?\x82\xd3\xe4\x93\x02\x39\x32,/v1/{workspace.name=accounts/*/workspaces/*}:\tworkspace\x12\x88\x01\n\x0f\x44\x65leteWorkspace\x12#.milepost.v1.DeleteWorkspaceRequest\x1a$.milepost.v1.DeleteWorkspaceResponse\"*\x82\xd3\xe4\x93\x02$*\"/v1/{name=accounts/*/workspaces/*}\x12\x8c\x01\n\x0b\x43reateInput\x12\x1f.milepost.v1.CreateInputRequest\x1a .milepost.v1.CreateInputResponse\":\x82\xd3\xe4\x93\x02\x34\"+/v1/{parent=accounts/*/workspaces/*}/inputs:\x05input\x12\x7f\n\x08GetInput\x12\x1c.milepost.v1.GetInputRequest\x1a\x1d.milepost.v1.GetInputResponse\"6\x90\x02\x01\x82\xd3\xe4\x93\x02-\x12+/v1/{name=accounts/*/workspaces/*/inputs/*}\x12\x85\x01\n\nListInputs\x12\x1e.milepost.v1.ListInputsRequest\x1a\x1f.milepost.v1.ListInputsResponse\"6\x90\x02\x01\x82\xd3\xe4\x93\x02-\x12+/v1/{parent=accounts/*/workspaces/*}/inputs\x12\x92\x01\n\x0bUpdateInput\x12\x1f.milepost.v1.UpdateInputRequest\x1a .milepost.v1.UpdateInputResponse\"@\x82\xd3\xe4\x93\x02:21/v1/{input.name=accounts/*/workspaces/*/inputs/*}:\x05input\x12\x85\x01\n\x0b\x44\x65leteInput\x12\x1f.milepost.v1.DeleteInputRequest\x1a .milepost.v1.DeleteInputResponse\"3\x82\xd3\xe4\x93\x02-*+/v1/{name=accounts/*/workspaces/*/inputs/*}\x12\x9d\x01\n\x0c\x43reateApiKey\x12 .milepost.v1.CreateApiKeyRequest\x1a!.milepost.v1.CreateApiKeyResponse\"H\x82\xd3\xe4\x93\x02\x42\"\x1f/v1/{parent=accounts/*}/apiKeys:\x07\x61pi_keyZ\x16\"\x0b/v1/apiKeys:\x07\x61pi_key\x12\x8e\x01\n\tGetApiKey\x12\x1d.milepost.v1.GetApiKeyRequest\x1a\x1e.milepost.v1.GetApiKeyResponse\"B\x90\x02\x01\x82\xd3\xe4\x93\x02\x39\x12\x1f/v1/{name=accounts/*/apiKeys/*}Z\x16\x12\x14/v1/{name=apiKeys/*}\x12\x8b\x01\n\x0bListApiKeys\x12\x1f.milepost.v1.ListApiKeysRequest\x1a .milepost.v1.ListApiKeysResponse\"9\x90\x02\x01\x82\xd3\xe4\x93\x02\x30\x12\x1f/v1/{parent=accounts/*}/apiKeysZ\r\x12\x0b/v1/apiKeys\x12\xb6\x01\n\x0cUpdateApiKey\x12 .milepost.v1.UpdateApiKeyRequest\x1a!.milepost.v1.UpdateApiKeyResponse\"a\x82\xd3\xe4\x93\x02[2\'/v1/{api_key.name=accounts/*/apiKeys/*}:\x07\x61pi_keyZ\'2\x1c/v1/{api_key.name=apiKeys/*}:\x07\x61pi_key\x12\xa8\x01\n\x0cRotateApiKey\x12 .milepost.v1.RotateApiKeyRequest\x1a!.milepost.v1.RotateApiKeyResponse\"S\x82\xd3\xe4\x93\x02M\"&/v1/{name=accounts/*/apiKeys/*}:rotate:\x01*Z \"\x1b/v1/{name=apiKeys/*}:rotate:\x01*\x12\x94\x01\n\x0c\x44\x65leteApiKey\x12 .milepost.v1.DeleteApiKeyRequest\x1a!.milepost.v1.DeleteApiKeyResponse\"?\x82\xd3\xe4\x93\x02\x39*\x1f/v1/{name=accounts/*/apiKeys/*}Z\x16*\x14/v1/{name=apiKeys/*}BJ\n\x0bmilepost.v1B\x13\x41\x63\x63ountServiceProtoP\x01Z\x16milepost/v1;milepostv1\xaa\x02\x0bMilepost.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'milepost.v1.account_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_CREATEACCOUNTREQUEST']._serialized_start=143
-  _globals['_CREATEACCOUNTREQUEST']._serialized_end=244
-  _globals['_CREATEACCOUNTRESPONSE']._serialized_start=246
-  _globals['_CREATEACCOUNTRESPONSE']._serialized_end=326
-  _globals['_GETACCOUNTREQUEST']._serialized_start=328
-  _globals['_GETACCOUNTREQUEST']._serialized_end=361
-  _globals['_GETACCOUNTRESPONSE']._serialized_start=363
-  _globals['_GETACCOUNTRESPONSE']._serialized_end=422
-  _globals['_LISTACCOUNTSREQUEST']._serialized_start=424
-  _globals['_LISTACCOUNTSREQUEST']._serialized_end=484
-  _globals['_LISTACCOUNTSRESPONSE']._serialized_start=486
-  _globals['_LISTACCOUNTSRESPONSE']._serialized_end=573
-  _globals['_UPDATEACCOUNTREQUEST']._serialized_start=575
-  _globals['_UPDATEACCOUNTREQUEST']._serialized_end=685
-  _globals['_UPDATEACCOUNTRESPONSE']._serialized_start=687
-  _globals['_UPDATEACCOUNTRESPONSE']._serialized_end=767
-  _globals['_DELETEACCOUNTREQUEST']._serialized_start=769
-  _globals['_DELETEACCOUNTREQUEST']._serialized_end=841
-  _globals['_DELETEACCOUNTRESPONSE']._serialized_start=843
-  _globals['_DELETEACCOUNTRESPONSE']._serialized_end=884
-  _globals['_CREATEWORKSPACEREQUEST']._serialized_start=886
-  _globals['_CREATEWORKSPACEREQUEST']._serialized_end=1011
-  _globals['_CREATEWORKSPACERESPONSE']._serialized_start=1013
-  _globals['_CREATEWORKSPACERESPONSE']._serialized_end=1099
-  _globals['_GETWORKSPACEREQUEST']._serialized_start=1101
-  _globals['_GETWORKSPACEREQUEST']._serialized_end=1136
-  _globals['_GETWORKSPACERESPONSE']._serialized_start=1138
-  _globals['_GETWORKSPACERESPONSE']._serialized_end=1203
-  _globals['_LISTWORKSPACESREQUEST']._serialized_start=1205
-  _globals['_LISTWORKSPACESREQUEST']._serialized_end=1283
-  _globals['_LISTWORKSPACESRESPONSE']._serialized_start=1285
-  _globals['_LISTWORKSPACESRESPONSE']._serialized_end=1378
-  _globals['_UPDATEWORKSPACEREQUEST']._serialized_start=1380
-  _globals['_UPDATEWORKSPACEREQUEST']._serialized_end=1496
-  _globals['_UPDATEWORKSPACERESPONSE']._serialized_start=1498
-  _globals['_UPDATEWORKSPACERESPONSE']._serialized_end=1584
-  _globals['_DELETEWORKSPACEREQUEST']._serialized_start=1586
-  _globals['_DELETEWORKSPACEREQUEST']._serialized_end=1638
-  _globals['_DELETEWORKSPACERESPONSE']._serialized_start=1640
-  _globals['_DELETEWORKSPACERESPONSE']._serialized_end=1683
-  _globals['_CREATEINPUTREQUEST']._serialized_start=1685
-  _globals['_CREATEINPUTREQUEST']._serialized_end=1794
-  _globals['_CREATEINPUTRESPONSE']._serialized_start=1796
-  _globals['_CREATEINPUTRESPONSE']._serialized_end=1870
-  _globals['_GETINPUTREQUEST']._serialized_start=1872
-  _globals['_GETINPUTREQUEST']._serialized_end=1903
-  _globals['_GETINPUTRESPONSE']._serialized_start=1905
-  _globals['_GETINPUTRESPONSE']._serialized_end=1958
-  _globals['_LISTINPUTSREQUEST']._serialized_start=1960
-  _globals['_LISTINPUTSREQUEST']._serialized_end=2034
-  _globals['_LISTINPUTSRESPONSE']._serialized_start=2036
-  _globals['_LISTINPUTSRESPONSE']._serialized_end=2117
-  _globals['_UPDATEINPUTREQUEST']._serialized_start=2119
-  _globals['_UPDATEINPUTREQUEST']._serialized_end=2223
-  _globals['_UPDATEINPUTRESPONSE']._serialized_start=2225
-  _globals['_UPDATEINPUTRESPONSE']._serialized_end=2299
-  _globals['_DELETEINPUTREQUEST']._serialized_start=2301
-  _globals['_DELETEINPUTREQUEST']._serialized_end=2349
-  _globals['_DELETEINPUTRESPONSE']._serialized_start=2351
-  _globals['_DELETEINPUTRESPONSE']._serialized_end=2390
-  _globals['_CREATEAPIKEYREQUEST']._serialized_start=2392
-  _globals['_CREATEAPIKEYREQUEST']._serialized_end=2507
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=2509
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=2603
-  _globals['_GETAPIKEYREQUEST']._serialized_start=2605
-  _globals['_GETAPIKEYREQUEST']._serialized_end=2637
-  _globals['_GETAPIKEYRESPONSE']._serialized_start=2639
-  _globals['_GETAPIKEYRESPONSE']._serialized_end=2696
-  _globals['_LISTAPIKEYSREQUEST']._serialized_start=2698
-  _globals['_LISTAPIKEYSREQUEST']._serialized_end=2773
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=2775
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=2860
-  _globals['_UPDATEAPIKEYREQUEST']._serialized_start=2862
-  _globals['_UPDATEAPIKEYREQUEST']._serialized_end=2970
-  _globals['_UPDATEAPIKEYRESPONSE']._serialized_start=2972
-  _globals['_UPDATEAPIKEYRESPONSE']._serialized_end=3050
-  _globals['_ROTATEAPIKEYREQUEST']._serialized_start=3052
-  _globals['_ROTATEAPIKEYREQUEST']._serialized_end=3145
-  _globals['_ROTATEAPIKEYRESPONSE']._serialized_start=3147
-  _globals['_ROTATEAPIKEYRESPONSE']._serialized_end=3241
-  _globals['_DELETEAPIKEYREQUEST']._serialized_start=3243
-  _globals['_DELETEAPIKEYREQUEST']._serialized_end=3292
-  _globals['_DELETEAPIKEYRESPONSE']._serialized_start=3294
-  _globals['_DELETEAPIKEYRESPONSE']._serialized_end=3334
-  _globals['_ACCOUNTSERVICE']._serialized_start=3337
-  _globals['_ACCOUNTSERVICE']._serialized_end=5135
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\013milepost.v1B\023AccountServiceProtoP\001Z\026milepost/v1;milepostv1\252\002\013Milepost.V1'
+  _globals['_GETACCOUNTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETACCOUNTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Account'
+  _globals['_UPDATEACCOUNTREQUEST'].fields_by_name['account']._loaded_options = None
+  _globals['_UPDATEACCOUNTREQUEST'].fields_by_name['account']._serialized_options = b'\342A\001\002'
+  _globals['_DELETEACCOUNTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETEACCOUNTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Account'
+  _globals['_DELETEACCOUNTREQUEST'].fields_by_name['confirmation']._loaded_options = None
+  _globals['_DELETEACCOUNTREQUEST'].fields_by_name['confirmation']._serialized_options = b'\342A\001\002'
+  _globals['_CREATEWORKSPACEREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_CREATEWORKSPACEREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Account'
+  _globals['_GETWORKSPACEREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETWORKSPACEREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\024\n\022milepost/Workspace'
+  _globals['_LISTWORKSPACESREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTWORKSPACESREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Account'
+  _globals['_UPDATEWORKSPACEREQUEST'].fields_by_name['workspace']._loaded_options = None
+  _globals['_UPDATEWORKSPACEREQUEST'].fields_by_name['workspace']._serialized_options = b'\342A\001\002'
+  _globals['_DELETEWORKSPACEREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETEWORKSPACEREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\024\n\022milepost/Workspace'
+  _globals['_CREATEINPUTREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_CREATEINPUTREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\024\n\022milepost/Workspace'
+  _globals['_GETINPUTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETINPUTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\020\n\016milepost/Input'
+  _globals['_LISTINPUTSREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTINPUTSREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\024\n\022milepost/Workspace'
+  _globals['_UPDATEINPUTREQUEST'].fields_by_name['input']._loaded_options = None
+  _globals['_UPDATEINPUTREQUEST'].fields_by_name['input']._serialized_options = b'\342A\001\002'
+  _globals['_DELETEINPUTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETEINPUTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\020\n\016milepost/Input'
+  _globals['_CREATEAPIKEYREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_CREATEAPIKEYREQUEST'].fields_by_name['parent']._serialized_options = b'\372A\022\n\020milepost/Account'
+  _globals['_GETAPIKEYREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETAPIKEYREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\021\n\017milepost/ApiKey'
+  _globals['_LISTAPIKEYSREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTAPIKEYSREQUEST'].fields_by_name['parent']._serialized_options = b'\372A\022\n\020milepost/Account'
+  _globals['_UPDATEAPIKEYREQUEST'].fields_by_name['api_key']._loaded_options = None
+  _globals['_UPDATEAPIKEYREQUEST'].fields_by_name['api_key']._serialized_options = b'\342A\001\002'
+  _globals['_ROTATEAPIKEYREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_ROTATEAPIKEYREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\021\n\017milepost/ApiKey'
+  _globals['_DELETEAPIKEYREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETEAPIKEYREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\021\n\017milepost/ApiKey'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['CreateAccount']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['CreateAccount']._serialized_options = b'\202\323\344\223\002\027\"\014/v1/accounts:\007account'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['GetAccount']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['GetAccount']._serialized_options = b'\220\002\001\202\323\344\223\002\027\022\025/v1/{name=accounts/*}'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['ListAccounts']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['ListAccounts']._serialized_options = b'\220\002\001\202\323\344\223\002\016\022\014/v1/accounts'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['UpdateAccount']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['UpdateAccount']._serialized_options = b'\202\323\344\223\002(2\035/v1/{account.name=accounts/*}:\007account'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['DeleteAccount']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['DeleteAccount']._serialized_options = b'\202\323\344\223\002\027*\025/v1/{name=accounts/*}'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['CreateWorkspace']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['CreateWorkspace']._serialized_options = b'\202\323\344\223\002/\"\"/v1/{parent=accounts/*}/workspaces:\tworkspace'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['GetWorkspace']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['GetWorkspace']._serialized_options = b'\220\002\001\202\323\344\223\002$\022\"/v1/{name=accounts/*/workspaces/*}'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['ListWorkspaces']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['ListWorkspaces']._serialized_options = b'\220\002\001\202\323\344\223\002$\022\"/v1/{parent=accounts/*}/workspaces'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['UpdateWorkspace']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['UpdateWorkspace']._serialized_options = b'\202\323\344\223\00292,/v1/{workspace.name=accounts/*/workspaces/*}:\tworkspace'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['DeleteWorkspace']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['DeleteWorkspace']._serialized_options = b'\202\323\344\223\002$*\"/v1/{name=accounts/*/workspaces/*}'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['CreateInput']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['CreateInput']._serialized_options = b'\202\323\344\223\0024\"+/v1/{parent=accounts/*/workspaces/*}/inputs:\005input'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['GetInput']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['GetInput']._serialized_options = b'\220\002\001\202\323\344\223\002-\022+/v1/{name=accounts/*/workspaces/*/inputs/*}'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['ListInputs']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['ListInputs']._serialized_options = b'\220\002\001\202\323\344\223\002-\022+/v1/{parent=accounts/*/workspaces/*}/inputs'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['UpdateInput']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['UpdateInput']._serialized_options = b'\202\323\344\223\002:21/v1/{input.name=accounts/*/workspaces/*/inputs/*}:\005input'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['DeleteInput']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['DeleteInput']._serialized_options = b'\202\323\344\223\002-*+/v1/{name=accounts/*/workspaces/*/inputs/*}'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['CreateApiKey']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['CreateApiKey']._serialized_options = b'\202\323\344\223\002B\"\037/v1/{parent=accounts/*}/apiKeys:\007api_keyZ\026\"\013/v1/apiKeys:\007api_key'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['GetApiKey']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['GetApiKey']._serialized_options = b'\220\002\001\202\323\344\223\0029\022\037/v1/{name=accounts/*/apiKeys/*}Z\026\022\024/v1/{name=apiKeys/*}'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['ListApiKeys']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['ListApiKeys']._serialized_options = b'\220\002\001\202\323\344\223\0020\022\037/v1/{parent=accounts/*}/apiKeysZ\r\022\013/v1/apiKeys'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['UpdateApiKey']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['UpdateApiKey']._serialized_options = b'\202\323\344\223\002[2\'/v1/{api_key.name=accounts/*/apiKeys/*}:\007api_keyZ\'2\034/v1/{api_key.name=apiKeys/*}:\007api_key'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['RotateApiKey']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['RotateApiKey']._serialized_options = b'\202\323\344\223\002M\"&/v1/{name=accounts/*/apiKeys/*}:rotate:\001*Z \"\033/v1/{name=apiKeys/*}:rotate:\001*'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['DeleteApiKey']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['DeleteApiKey']._serialized_options = b'\202\323\344\223\0029*\037/v1/{name=accounts/*/apiKeys/*}Z\026*\024/v1/{name=apiKeys/*}'
+  _globals['_CREATEACCOUNTREQUEST']._serialized_start=233
+  _globals['_CREATEACCOUNTREQUEST']._serialized_end=334
+  _globals['_CREATEACCOUNTRESPONSE']._serialized_start=336
+  _globals['_CREATEACCOUNTRESPONSE']._serialized_end=416
+  _globals['_GETACCOUNTREQUEST']._serialized_start=418
+  _globals['_GETACCOUNTREQUEST']._serialized_end=478
+  _globals['_GETACCOUNTRESPONSE']._serialized_start=480
+  _globals['_GETACCOUNTRESPONSE']._serialized_end=539
+  _globals['_LISTACCOUNTSREQUEST']._serialized_start=541
+  _globals['_LISTACCOUNTSREQUEST']._serialized_end=601
+  _globals['_LISTACCOUNTSRESPONSE']._serialized_start=603
+  _globals['_LISTACCOUNTSRESPONSE']._serialized_end=690
+  _globals['_UPDATEACCOUNTREQUEST']._serialized_start=692
+  _globals['_UPDATEACCOUNTREQUEST']._serialized_end=808
+  _globals['_UPDATEACCOUNTRESPONSE']._serialized_start=810
+  _globals['_UPDATEACCOUNTRESPONSE']._serialized_end=890
+  _globals['_DELETEACCOUNTREQUEST']._serialized_start=892
+  _globals['_DELETEACCOUNTREQUEST']._serialized_end=997
+  _globals['_DELETEACCOUNTRESPONSE']._serialized_start=999
+  _globals['_DELETEACCOUNTRESPONSE']._serialized_end=1040
+  _globals['_CREATEWORKSPACEREQUEST']._serialized_start=1043
+  _globals['_CREATEWORKSPACEREQUEST']._serialized_end=1195
+  _globals['_CREATEWORKSPACERESPONSE']._serialized_start=1197
+  _globals['_CREATEWORKSPACERESPONSE']._serialized_end=1283
+  _globals['_GETWORKSPACEREQUEST']._serialized_start=1285
+  _globals['_GETWORKSPACEREQUEST']._serialized_end=1349
+  _globals['_GETWORKSPACERESPONSE']._serialized_start=1351
+  _globals['_GETWORKSPACERESPONSE']._serialized_end=1416
+  _globals['_LISTWORKSPACESREQUEST']._serialized_start=1418
+  _globals['_LISTWORKSPACESREQUEST']._serialized_end=1523
+  _globals['_LISTWORKSPACESRESPONSE']._serialized_start=1525
+  _globals['_LISTWORKSPACESRESPONSE']._serialized_end=1618
+  _globals['_UPDATEWORKSPACEREQUEST']._serialized_start=1620
+  _globals['_UPDATEWORKSPACEREQUEST']._serialized_end=1742
+  _globals['_UPDATEWORKSPACERESPONSE']._serialized_start=1744
+  _globals['_UPDATEWORKSPACERESPONSE']._serialized_end=1830
+  _globals['_DELETEWORKSPACEREQUEST']._serialized_start=1832
+  _globals['_DELETEWORKSPACEREQUEST']._serialized_end=1913
+  _globals['_DELETEWORKSPACERESPONSE']._serialized_start=1915
+  _globals['_DELETEWORKSPACERESPONSE']._serialized_end=1958
+  _globals['_CREATEINPUTREQUEST']._serialized_start=1961
+  _globals['_CREATEINPUTREQUEST']._serialized_end=2099
+  _globals['_CREATEINPUTRESPONSE']._serialized_start=2101
+  _globals['_CREATEINPUTRESPONSE']._serialized_end=2175
+  _globals['_GETINPUTREQUEST']._serialized_start=2177
+  _globals['_GETINPUTREQUEST']._serialized_end=2233
+  _globals['_GETINPUTRESPONSE']._serialized_start=2235
+  _globals['_GETINPUTRESPONSE']._serialized_end=2288
+  _globals['_LISTINPUTSREQUEST']._serialized_start=2290
+  _globals['_LISTINPUTSREQUEST']._serialized_end=2393
+  _globals['_LISTINPUTSRESPONSE']._serialized_start=2395
+  _globals['_LISTINPUTSRESPONSE']._serialized_end=2476
+  _globals['_UPDATEINPUTREQUEST']._serialized_start=2478
+  _globals['_UPDATEINPUTREQUEST']._serialized_end=2588
+  _globals['_UPDATEINPUTRESPONSE']._serialized_start=2590
+  _globals['_UPDATEINPUTRESPONSE']._serialized_end=2664
+  _globals['_DELETEINPUTREQUEST']._serialized_start=2666
+  _globals['_DELETEINPUTREQUEST']._serialized_end=2739
+  _globals['_DELETEINPUTRESPONSE']._serialized_start=2741
+  _globals['_DELETEINPUTRESPONSE']._serialized_end=2780
+  _globals['_CREATEAPIKEYREQUEST']._serialized_start=2783
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=2921
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=2923
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=3017
+  _globals['_GETAPIKEYREQUEST']._serialized_start=3019
+  _globals['_GETAPIKEYREQUEST']._serialized_end=3077
+  _globals['_GETAPIKEYRESPONSE']._serialized_start=3079
+  _globals['_GETAPIKEYRESPONSE']._serialized_end=3136
+  _globals['_LISTAPIKEYSREQUEST']._serialized_start=3138
+  _globals['_LISTAPIKEYSREQUEST']._serialized_end=3236
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=3238
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=3323
+  _globals['_UPDATEAPIKEYREQUEST']._serialized_start=3325
+  _globals['_UPDATEAPIKEYREQUEST']._serialized_end=3439
+  _globals['_UPDATEAPIKEYRESPONSE']._serialized_start=3441
+  _globals['_UPDATEAPIKEYRESPONSE']._serialized_end=3519
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_start=3521
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_end=3640
+  _globals['_ROTATEAPIKEYRESPONSE']._serialized_start=3642
+  _globals['_ROTATEAPIKEYRESPONSE']._serialized_end=3736
+  _globals['_DELETEAPIKEYREQUEST']._serialized_start=3738
+  _globals['_DELETEAPIKEYREQUEST']._serialized_end=3813
+  _globals['_DELETEAPIKEYRESPONSE']._serialized_start=3815
+  _globals['_DELETEAPIKEYRESPONSE']._serialized_end=3855
+  _globals['_ACCOUNTSERVICE']._serialized_start=3858
+  _globals['_ACCOUNTSERVICE']._serialized_end=6840
 # @@protoc_insertion_point(module_scope)

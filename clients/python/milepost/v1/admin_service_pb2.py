@@ -22,67 +22,92 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmilepost/v1/admin_service.proto\x12\x0bmilepost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n\x14GetServerInfoRequest\"\xc2\x01\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05users\x18\x05 \x01(\x03\x12\x0e\n\x06\x65vents\x18\x06 \x01(\x03\x12\x12\n\ndisk_bytes\x18\x07 \x01(\x03\x12\x11\n\tlog_bytes\x18\x08 \x01(\x03\"(\n\x13\x43reateBackupRequest\x12\x11\n\tbackup_id\x18\x01 \x01(\t\"`\n\x14\x43reateBackupResponse\x12\x11\n\tdirectory\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12#\n\x06\x62\x61\x63kup\x18\x03 \x01(\x0b\x32\x13.milepost.v1.Backup\"\x80\x01\n\x06\x42\x61\x63kup\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tdirectory\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x05 \x01(\t\";\n\x12ListBackupsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"T\n\x13ListBackupsResponse\x12$\n\x07\x62\x61\x63kups\x18\x01 \x03(\x0b\x32\x13.milepost.v1.Backup\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x13\x44\x65leteBackupRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteBackupResponse\"\x16\n\x14GetStoreStatsRequest\"\xf1\x01\n\x15GetStoreStatsResponse\x12\x10\n\x08store_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x1d\n\x15\x63heckpointed_revision\x18\x03 \x01(\t\x12\x16\n\x0e\x66ormat_version\x18\x04 \x01(\x05\x12\r\n\x05users\x18\x05 \x01(\x03\x12\x0e\n\x06\x65vents\x18\x06 \x01(\x03\x12\x0f\n\x07purging\x18\x07 \x01(\x08\x12&\n\x05kinds\x18\x08 \x03(\x0b\x32\x17.milepost.v1.StoredKind\x12%\n\x05\x66iles\x18\t \x03(\x0b\x32\x16.milepost.v1.StoreFile\"7\n\nStoredKind\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x01(\x03\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\"~\n\tStoreFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ndisk_bytes\x18\x02 \x01(\x03\x12\x12\n\nfile_bytes\x18\x03 \x01(\x03\x12\x12\n\nused_bytes\x18\x04 \x01(\x03\x12\x12\n\nfree_bytes\x18\x05 \x01(\x03\x12\x13\n\x0blimit_bytes\x18\x06 \x01(\x03\"\x11\n\x0fGetClockRequest\"5\n\x10GetClockResponse\x12!\n\x05\x63lock\x18\x01 \x01(\x0b\x32\x12.milepost.v1.Clock\"?\n\x13\x43onfirmClockRequest\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"9\n\x14\x43onfirmClockResponse\x12!\n\x05\x63lock\x18\x01 \x01(\x0b\x32\x12.milepost.v1.Clock\"\xe3\x01\n\x05\x43lock\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.milepost.v1.ClockState\x12-\n\twall_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0csettled_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x04wait\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x14\n\x12VerifyStoreRequest\"\xa8\x01\n\x13VerifyStoreResponse\x12/\n\x08progress\x18\x01 \x01(\x0b\x32\x1b.milepost.v1.VerifyProgressH\x00\x12(\n\x05\x66\x61ult\x18\x02 \x01(\x0b\x32\x17.milepost.v1.StoreFaultH\x00\x12+\n\x06result\x18\x03 \x01(\x0b\x32\x19.milepost.v1.VerifyResultH\x00\x42\t\n\x07\x66inding\"A\n\x0eVerifyProgress\x12\x0c\n\x04keys\x18\x01 \x01(\x03\x12\x12\n\nkeys_total\x18\x02 \x01(\x03\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\">\n\nStoreFault\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"^\n\x0cVerifyResult\x12\x10\n\x08revision\x18\x01 \x01(\t\x12,\n\x08\x66\x61milies\x18\x02 \x03(\x0b\x32\x1a.milepost.v1.FamilyFigures\x12\x0e\n\x06\x66\x61ults\x18\x03 \x01(\x03\"Z\n\rFamilyFigures\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04keys\x18\x03 \x01(\x03\x12\r\n\x05\x62ytes\x18\x04 \x01(\x03\x12\x0e\n\x06\x66\x61ults\x18\x05 \x01(\x03*r\n\nClockState\x12\x1b\n\x17\x43LOCK_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43LOCK_STATE_SETTLED\x10\x01\x12\x18\n\x14\x43LOCK_STATE_FOLLOWED\x10\x02\x12\x14\n\x10\x43LOCK_STATE_HELD\x10\x03\x32\xac\x05\n\x0c\x41\x64minService\x12V\n\rGetServerInfo\x12!.milepost.v1.GetServerInfoRequest\x1a\".milepost.v1.GetServerInfoResponse\x12S\n\x0c\x43reateBackup\x12 .milepost.v1.CreateBackupRequest\x1a!.milepost.v1.CreateBackupResponse\x12P\n\x0bListBackups\x12\x1f.milepost.v1.ListBackupsRequest\x1a .milepost.v1.ListBackupsResponse\x12S\n\x0c\x44\x65leteBackup\x12 .milepost.v1.DeleteBackupRequest\x1a!.milepost.v1.DeleteBackupResponse\x12V\n\rGetStoreStats\x12!.milepost.v1.GetStoreStatsRequest\x1a\".milepost.v1.GetStoreStatsResponse\x12G\n\x08GetClock\x12\x1c.milepost.v1.GetClockRequest\x1a\x1d.milepost.v1.GetClockResponse\x12S\n\x0c\x43onfirmClock\x12 .milepost.v1.ConfirmClockRequest\x1a!.milepost.v1.ConfirmClockResponse\x12R\n\x0bVerifyStore\x12\x1f.milepost.v1.VerifyStoreRequest\x1a .milepost.v1.VerifyStoreResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmilepost/v1/admin_service.proto\x12\x0bmilepost.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n\x14GetServerInfoRequest\"\xc2\x01\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05users\x18\x05 \x01(\x03\x12\x0e\n\x06\x65vents\x18\x06 \x01(\x03\x12\x12\n\ndisk_bytes\x18\x07 \x01(\x03\x12\x11\n\tlog_bytes\x18\x08 \x01(\x03\".\n\x13\x43reateBackupRequest\x12\x17\n\tbackup_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"`\n\x14\x43reateBackupResponse\x12\x11\n\tdirectory\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12#\n\x06\x62\x61\x63kup\x18\x03 \x01(\x0b\x32\x13.milepost.v1.Backup\"\x80\x01\n\x06\x42\x61\x63kup\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tdirectory\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x05 \x01(\t\";\n\x12ListBackupsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"T\n\x13ListBackupsResponse\x12$\n\x07\x62\x61\x63kups\x18\x01 \x03(\x0b\x32\x13.milepost.v1.Backup\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x13\x44\x65leteBackupRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x16\n\x14\x44\x65leteBackupResponse\"\x16\n\x14GetStoreStatsRequest\"\xf1\x01\n\x15GetStoreStatsResponse\x12\x10\n\x08store_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x1d\n\x15\x63heckpointed_revision\x18\x03 \x01(\t\x12\x16\n\x0e\x66ormat_version\x18\x04 \x01(\x05\x12\r\n\x05users\x18\x05 \x01(\x03\x12\x0e\n\x06\x65vents\x18\x06 \x01(\x03\x12\x0f\n\x07purging\x18\x07 \x01(\x08\x12&\n\x05kinds\x18\x08 \x03(\x0b\x32\x17.milepost.v1.StoredKind\x12%\n\x05\x66iles\x18\t \x03(\x0b\x32\x16.milepost.v1.StoreFile\"7\n\nStoredKind\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x01(\x03\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\"~\n\tStoreFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ndisk_bytes\x18\x02 \x01(\x03\x12\x12\n\nfile_bytes\x18\x03 \x01(\x03\x12\x12\n\nused_bytes\x18\x04 \x01(\x03\x12\x12\n\nfree_bytes\x18\x05 \x01(\x03\x12\x13\n\x0blimit_bytes\x18\x06 \x01(\x03\"\x11\n\x0fGetClockRequest\"5\n\x10GetClockResponse\x12!\n\x05\x63lock\x18\x01 \x01(\x0b\x32\x12.milepost.v1.Clock\"E\n\x13\x43onfirmClockRequest\x12.\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x02\"9\n\x14\x43onfirmClockResponse\x12!\n\x05\x63lock\x18\x01 \x01(\x0b\x32\x12.milepost.v1.Clock\"\xe3\x01\n\x05\x43lock\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.milepost.v1.ClockState\x12-\n\twall_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0csettled_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x04wait\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x14\n\x12VerifyStoreRequest\"\xa8\x01\n\x13VerifyStoreResponse\x12/\n\x08progress\x18\x01 \x01(\x0b\x32\x1b.milepost.v1.VerifyProgressH\x00\x12(\n\x05\x66\x61ult\x18\x02 \x01(\x0b\x32\x17.milepost.v1.StoreFaultH\x00\x12+\n\x06result\x18\x03 \x01(\x0b\x32\x19.milepost.v1.VerifyResultH\x00\x42\t\n\x07\x66inding\"A\n\x0eVerifyProgress\x12\x0c\n\x04keys\x18\x01 \x01(\x03\x12\x12\n\nkeys_total\x18\x02 \x01(\x03\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\">\n\nStoreFault\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"^\n\x0cVerifyResult\x12\x10\n\x08revision\x18\x01 \x01(\t\x12,\n\x08\x66\x61milies\x18\x02 \x03(\x0b\x32\x1a.milepost.v1.FamilyFigures\x12\x0e\n\x06\x66\x61ults\x18\x03 \x01(\x03\"Z\n\rFamilyFigures\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04keys\x18\x03 \x01(\x03\x12\r\n\x05\x62ytes\x18\x04 \x01(\x03\x12\x0e\n\x06\x66\x61ults\x18\x05 \x01(\x03*r\n\nClockState\x12\x1b\n\x17\x43LOCK_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43LOCK_STATE_SETTLED\x10\x01\x12\x18\n\x14\x43LOCK_STATE_FOLLOWED\x10\x02\x12\x14\n\x10\x43LOCK_STATE_HELD\x10\x03\x32\x81\x07\n\x0c\x41\x64minService\x12q\n\rGetServerInfo\x12!.milepost.v1.GetServerInfoRequest\x1a\".milepost.v1.GetServerInfoResponse\"\x19\x90\x02\x01\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/serverInfo\x12k\n\x0c\x43reateBackup\x12 .milepost.v1.CreateBackupRequest\x1a!.milepost.v1.CreateBackupResponse\"\x16\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/backups:\x01*\x12h\n\x0bListBackups\x12\x1f.milepost.v1.ListBackupsRequest\x1a .milepost.v1.ListBackupsResponse\"\x16\x90\x02\x01\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/backups\x12q\n\x0c\x44\x65leteBackup\x12 .milepost.v1.DeleteBackupRequest\x1a!.milepost.v1.DeleteBackupResponse\"\x1c\x82\xd3\xe4\x93\x02\x16*\x14/v1/{name=backups/*}\x12q\n\rGetStoreStats\x12!.milepost.v1.GetStoreStatsRequest\x1a\".milepost.v1.GetStoreStatsResponse\"\x19\x90\x02\x01\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/storeStats\x12]\n\x08GetClock\x12\x1c.milepost.v1.GetClockRequest\x1a\x1d.milepost.v1.GetClockResponse\"\x14\x90\x02\x01\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/clock\x12q\n\x0c\x43onfirmClock\x12 .milepost.v1.ConfirmClockRequest\x1a!.milepost.v1.ConfirmClockResponse\"\x1c\x82\xd3\xe4\x93\x02\x16\"\x11/v1/clock:confirm:\x01*\x12o\n\x0bVerifyStore\x12\x1f.milepost.v1.VerifyStoreRequest\x1a .milepost.v1.VerifyStoreResponse\"\x1b\x82\xd3\xe4\x93\x02\x15\"\x10/v1/store:verify:\x01*0\x01\x42H\n\x0bmilepost.v1B\x11\x41\x64minServiceProtoP\x01Z\x16milepost/v1;milepostv1\xaa\x02\x0bMilepost.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'milepost.v1.admin_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_CLOCKSTATE']._serialized_start=2206
-  _globals['_CLOCKSTATE']._serialized_end=2320
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=113
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=135
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=138
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=332
-  _globals['_CREATEBACKUPREQUEST']._serialized_start=334
-  _globals['_CREATEBACKUPREQUEST']._serialized_end=374
-  _globals['_CREATEBACKUPRESPONSE']._serialized_start=376
-  _globals['_CREATEBACKUPRESPONSE']._serialized_end=472
-  _globals['_BACKUP']._serialized_start=475
-  _globals['_BACKUP']._serialized_end=603
-  _globals['_LISTBACKUPSREQUEST']._serialized_start=605
-  _globals['_LISTBACKUPSREQUEST']._serialized_end=664
-  _globals['_LISTBACKUPSRESPONSE']._serialized_start=666
-  _globals['_LISTBACKUPSRESPONSE']._serialized_end=750
-  _globals['_DELETEBACKUPREQUEST']._serialized_start=752
-  _globals['_DELETEBACKUPREQUEST']._serialized_end=787
-  _globals['_DELETEBACKUPRESPONSE']._serialized_start=789
-  _globals['_DELETEBACKUPRESPONSE']._serialized_end=811
-  _globals['_GETSTORESTATSREQUEST']._serialized_start=813
-  _globals['_GETSTORESTATSREQUEST']._serialized_end=835
-  _globals['_GETSTORESTATSRESPONSE']._serialized_start=838
-  _globals['_GETSTORESTATSRESPONSE']._serialized_end=1079
-  _globals['_STOREDKIND']._serialized_start=1081
-  _globals['_STOREDKIND']._serialized_end=1136
-  _globals['_STOREFILE']._serialized_start=1138
-  _globals['_STOREFILE']._serialized_end=1264
-  _globals['_GETCLOCKREQUEST']._serialized_start=1266
-  _globals['_GETCLOCKREQUEST']._serialized_end=1283
-  _globals['_GETCLOCKRESPONSE']._serialized_start=1285
-  _globals['_GETCLOCKRESPONSE']._serialized_end=1338
-  _globals['_CONFIRMCLOCKREQUEST']._serialized_start=1340
-  _globals['_CONFIRMCLOCKREQUEST']._serialized_end=1403
-  _globals['_CONFIRMCLOCKRESPONSE']._serialized_start=1405
-  _globals['_CONFIRMCLOCKRESPONSE']._serialized_end=1462
-  _globals['_CLOCK']._serialized_start=1465
-  _globals['_CLOCK']._serialized_end=1692
-  _globals['_VERIFYSTOREREQUEST']._serialized_start=1694
-  _globals['_VERIFYSTOREREQUEST']._serialized_end=1714
-  _globals['_VERIFYSTORERESPONSE']._serialized_start=1717
-  _globals['_VERIFYSTORERESPONSE']._serialized_end=1885
-  _globals['_VERIFYPROGRESS']._serialized_start=1887
-  _globals['_VERIFYPROGRESS']._serialized_end=1952
-  _globals['_STOREFAULT']._serialized_start=1954
-  _globals['_STOREFAULT']._serialized_end=2016
-  _globals['_VERIFYRESULT']._serialized_start=2018
-  _globals['_VERIFYRESULT']._serialized_end=2112
-  _globals['_FAMILYFIGURES']._serialized_start=2114
-  _globals['_FAMILYFIGURES']._serialized_end=2204
-  _globals['_ADMINSERVICE']._serialized_start=2323
-  _globals['_ADMINSERVICE']._serialized_end=3007
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\013milepost.v1B\021AdminServiceProtoP\001Z\026milepost/v1;milepostv1\252\002\013Milepost.V1'
+  _globals['_CREATEBACKUPREQUEST'].fields_by_name['backup_id']._loaded_options = None
+  _globals['_CREATEBACKUPREQUEST'].fields_by_name['backup_id']._serialized_options = b'\342A\001\002'
+  _globals['_DELETEBACKUPREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETEBACKUPREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_CONFIRMCLOCKREQUEST'].fields_by_name['time']._loaded_options = None
+  _globals['_CONFIRMCLOCKREQUEST'].fields_by_name['time']._serialized_options = b'\342A\001\002'
+  _globals['_ADMINSERVICE'].methods_by_name['GetServerInfo']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['GetServerInfo']._serialized_options = b'\220\002\001\202\323\344\223\002\020\022\016/v1/serverInfo'
+  _globals['_ADMINSERVICE'].methods_by_name['CreateBackup']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['CreateBackup']._serialized_options = b'\202\323\344\223\002\020\"\013/v1/backups:\001*'
+  _globals['_ADMINSERVICE'].methods_by_name['ListBackups']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['ListBackups']._serialized_options = b'\220\002\001\202\323\344\223\002\r\022\013/v1/backups'
+  _globals['_ADMINSERVICE'].methods_by_name['DeleteBackup']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['DeleteBackup']._serialized_options = b'\202\323\344\223\002\026*\024/v1/{name=backups/*}'
+  _globals['_ADMINSERVICE'].methods_by_name['GetStoreStats']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['GetStoreStats']._serialized_options = b'\220\002\001\202\323\344\223\002\020\022\016/v1/storeStats'
+  _globals['_ADMINSERVICE'].methods_by_name['GetClock']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['GetClock']._serialized_options = b'\220\002\001\202\323\344\223\002\013\022\t/v1/clock'
+  _globals['_ADMINSERVICE'].methods_by_name['ConfirmClock']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['ConfirmClock']._serialized_options = b'\202\323\344\223\002\026\"\021/v1/clock:confirm:\001*'
+  _globals['_ADMINSERVICE'].methods_by_name['VerifyStore']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['VerifyStore']._serialized_options = b'\202\323\344\223\002\025\"\020/v1/store:verify:\001*'
+  _globals['_CLOCKSTATE']._serialized_start=2287
+  _globals['_CLOCKSTATE']._serialized_end=2401
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=176
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=198
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=201
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=395
+  _globals['_CREATEBACKUPREQUEST']._serialized_start=397
+  _globals['_CREATEBACKUPREQUEST']._serialized_end=443
+  _globals['_CREATEBACKUPRESPONSE']._serialized_start=445
+  _globals['_CREATEBACKUPRESPONSE']._serialized_end=541
+  _globals['_BACKUP']._serialized_start=544
+  _globals['_BACKUP']._serialized_end=672
+  _globals['_LISTBACKUPSREQUEST']._serialized_start=674
+  _globals['_LISTBACKUPSREQUEST']._serialized_end=733
+  _globals['_LISTBACKUPSRESPONSE']._serialized_start=735
+  _globals['_LISTBACKUPSRESPONSE']._serialized_end=819
+  _globals['_DELETEBACKUPREQUEST']._serialized_start=821
+  _globals['_DELETEBACKUPREQUEST']._serialized_end=862
+  _globals['_DELETEBACKUPRESPONSE']._serialized_start=864
+  _globals['_DELETEBACKUPRESPONSE']._serialized_end=886
+  _globals['_GETSTORESTATSREQUEST']._serialized_start=888
+  _globals['_GETSTORESTATSREQUEST']._serialized_end=910
+  _globals['_GETSTORESTATSRESPONSE']._serialized_start=913
+  _globals['_GETSTORESTATSRESPONSE']._serialized_end=1154
+  _globals['_STOREDKIND']._serialized_start=1156
+  _globals['_STOREDKIND']._serialized_end=1211
+  _globals['_STOREFILE']._serialized_start=1213
+  _globals['_STOREFILE']._serialized_end=1339
+  _globals['_GETCLOCKREQUEST']._serialized_start=1341
+  _globals['_GETCLOCKREQUEST']._serialized_end=1358
+  _globals['_GETCLOCKRESPONSE']._serialized_start=1360
+  _globals['_GETCLOCKRESPONSE']._serialized_end=1413
+  _globals['_CONFIRMCLOCKREQUEST']._serialized_start=1415
+  _globals['_CONFIRMCLOCKREQUEST']._serialized_end=1484
+  _globals['_CONFIRMCLOCKRESPONSE']._serialized_start=1486
+  _globals['_CONFIRMCLOCKRESPONSE']._serialized_end=1543
+  _globals['_CLOCK']._serialized_start=1546
+  _globals['_CLOCK']._serialized_end=1773
+  _globals['_VERIFYSTOREREQUEST']._serialized_start=1775
+  _globals['_VERIFYSTOREREQUEST']._serialized_end=1795
+  _globals['_VERIFYSTORERESPONSE']._serialized_start=1798
+  _globals['_VERIFYSTORERESPONSE']._serialized_end=1966
+  _globals['_VERIFYPROGRESS']._serialized_start=1968
+  _globals['_VERIFYPROGRESS']._serialized_end=2033
+  _globals['_STOREFAULT']._serialized_start=2035
+  _globals['_STOREFAULT']._serialized_end=2097
+  _globals['_VERIFYRESULT']._serialized_start=2099
+  _globals['_VERIFYRESULT']._serialized_end=2193
+  _globals['_FAMILYFIGURES']._serialized_start=2195
+  _globals['_FAMILYFIGURES']._serialized_end=2285
+  _globals['_ADMINSERVICE']._serialized_start=2404
+  _globals['_ADMINSERVICE']._serialized_end=3301
 # @@protoc_insertion_point(module_scope)

@@ -22,31 +22,52 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amilepost/v1/audience.proto\x12\x0bmilepost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x95\x02\n\x08\x41udience\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x15\n\rexternal_name\x18\x03 \x01(\t\x12\x0f\n\x07journey\x18\x04 \x01(\t\x12\x11\n\tmilestone\x18\x05 \x01(\t\x12\x11\n\tactivated\x18\x06 \x01(\x08\x12\'\n\x04size\x18\x07 \x01(\x0b\x32\x19.milepost.v1.AudienceSize\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\n \x01(\t\"\x85\x01\n\x04Size\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.milepost.v1.SizeState\x12\r\n\x05users\x18\x02 \x01(\x03\x12\r\n\x05lower\x18\x03 \x01(\x03\x12\r\n\x05upper\x18\x04 \x01(\x03\x12\x18\n\x10sampled_fraction\x18\x05 \x01(\x01\x12\x0f\n\x07\x66\x61ilure\x18\x06 \x01(\t\"\xe9\x01\n\x0c\x41udienceSize\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.milepost.v1.SizeKind\x12\x1f\n\x04size\x18\x02 \x01(\x0b\x32\x11.milepost.v1.Size\x12\x10\n\x08progress\x18\x03 \x01(\x01\x12\x16\n\x0e\x61\x64\x64\x65\x64_last_day\x18\x04 \x01(\x03\x12\x18\n\x10\x64ropped_last_day\x18\x05 \x01(\x03\x12\x12\n\npopulation\x18\x06 \x01(\x03\x12)\n\x05\x61s_of\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x08 \x01(\t\"L\n\x0cLabelledSize\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x1f\n\x04size\x18\x03 \x01(\x0b\x32\x11.milepost.v1.Size\"u\n\nEvaluation\x12)\n\x05\x61s_of\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x02 \x01(\t\x12*\n\x07\x65lapsed\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x8a\x01\n\x10MembershipChange\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0f\n\x07\x65ntered\x18\x03 \x01(\x08\x12)\n\x05\x61s_of\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0flast_of_instant\x18\x05 \x01(\x08*\xa0\x01\n\tSizeState\x12\x1a\n\x16SIZE_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10SIZE_STATE_EXACT\x10\x01\x12\x18\n\x14SIZE_STATE_ESTIMATED\x10\x02\x12\x18\n\x14SIZE_STATE_TOO_SMALL\x10\x03\x12\x15\n\x11SIZE_STATE_FAILED\x10\x04\x12\x16\n\x12SIZE_STATE_PENDING\x10\x05*l\n\x08SizeKind\x12\x19\n\x15SIZE_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12SIZE_KIND_ESTIMATE\x10\x01\x12\x19\n\x15SIZE_KIND_CALCULATING\x10\x02\x12\x12\n\x0eSIZE_KIND_REAL\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amilepost/v1/audience.proto\x12\x0bmilepost.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9b\x03\n\x08\x41udience\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x1a\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\rexternal_name\x18\x03 \x01(\t\x12\x15\n\x07journey\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\tmilestone\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\tactivated\x18\x06 \x01(\x08\x42\x04\xe2\x41\x01\x03\x12-\n\x04size\x18\x07 \x01(\x0b\x32\x19.milepost.v1.AudienceSizeB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\n \x01(\t:T\xea\x41Q\n\x11milepost/Audience\x12\'accounts/{account}/audiences/{audience}*\taudiences2\x08\x61udience\"\x85\x01\n\x04Size\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.milepost.v1.SizeState\x12\r\n\x05users\x18\x02 \x01(\x03\x12\r\n\x05lower\x18\x03 \x01(\x03\x12\r\n\x05upper\x18\x04 \x01(\x03\x12\x18\n\x10sampled_fraction\x18\x05 \x01(\x01\x12\x0f\n\x07\x66\x61ilure\x18\x06 \x01(\t\"\xe9\x01\n\x0c\x41udienceSize\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.milepost.v1.SizeKind\x12\x1f\n\x04size\x18\x02 \x01(\x0b\x32\x11.milepost.v1.Size\x12\x10\n\x08progress\x18\x03 \x01(\x01\x12\x16\n\x0e\x61\x64\x64\x65\x64_last_day\x18\x04 \x01(\x03\x12\x18\n\x10\x64ropped_last_day\x18\x05 \x01(\x03\x12\x12\n\npopulation\x18\x06 \x01(\x03\x12)\n\x05\x61s_of\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x08 \x01(\t\"L\n\x0cLabelledSize\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x1f\n\x04size\x18\x03 \x01(\x0b\x32\x11.milepost.v1.Size\"u\n\nEvaluation\x12)\n\x05\x61s_of\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x02 \x01(\t\x12*\n\x07\x65lapsed\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x8a\x01\n\x10MembershipChange\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0f\n\x07\x65ntered\x18\x03 \x01(\x08\x12)\n\x05\x61s_of\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0flast_of_instant\x18\x05 \x01(\x08*\xa0\x01\n\tSizeState\x12\x1a\n\x16SIZE_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10SIZE_STATE_EXACT\x10\x01\x12\x18\n\x14SIZE_STATE_ESTIMATED\x10\x02\x12\x18\n\x14SIZE_STATE_TOO_SMALL\x10\x03\x12\x15\n\x11SIZE_STATE_FAILED\x10\x04\x12\x16\n\x12SIZE_STATE_PENDING\x10\x05*l\n\x08SizeKind\x12\x19\n\x15SIZE_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12SIZE_KIND_ESTIMATE\x10\x01\x12\x19\n\x15SIZE_KIND_CALCULATING\x10\x02\x12\x12\n\x0eSIZE_KIND_REAL\x10\x03\x42\x44\n\x0bmilepost.v1B\rAudienceProtoP\x01Z\x16milepost/v1;milepostv1\xaa\x02\x0bMilepost.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'milepost.v1.audience_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_SIZESTATE']._serialized_start=1099
-  _globals['_SIZESTATE']._serialized_end=1259
-  _globals['_SIZEKIND']._serialized_start=1261
-  _globals['_SIZEKIND']._serialized_end=1369
-  _globals['_AUDIENCE']._serialized_start=109
-  _globals['_AUDIENCE']._serialized_end=386
-  _globals['_SIZE']._serialized_start=389
-  _globals['_SIZE']._serialized_end=522
-  _globals['_AUDIENCESIZE']._serialized_start=525
-  _globals['_AUDIENCESIZE']._serialized_end=758
-  _globals['_LABELLEDSIZE']._serialized_start=760
-  _globals['_LABELLEDSIZE']._serialized_end=836
-  _globals['_EVALUATION']._serialized_start=838
-  _globals['_EVALUATION']._serialized_end=955
-  _globals['_MEMBERSHIPCHANGE']._serialized_start=958
-  _globals['_MEMBERSHIPCHANGE']._serialized_end=1096
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\013milepost.v1B\rAudienceProtoP\001Z\026milepost/v1;milepostv1\252\002\013Milepost.V1'
+  _globals['_AUDIENCE'].fields_by_name['name']._loaded_options = None
+  _globals['_AUDIENCE'].fields_by_name['name']._serialized_options = b'\342A\001\010'
+  _globals['_AUDIENCE'].fields_by_name['display_name']._loaded_options = None
+  _globals['_AUDIENCE'].fields_by_name['display_name']._serialized_options = b'\342A\001\003'
+  _globals['_AUDIENCE'].fields_by_name['journey']._loaded_options = None
+  _globals['_AUDIENCE'].fields_by_name['journey']._serialized_options = b'\342A\001\003'
+  _globals['_AUDIENCE'].fields_by_name['milestone']._loaded_options = None
+  _globals['_AUDIENCE'].fields_by_name['milestone']._serialized_options = b'\342A\001\003'
+  _globals['_AUDIENCE'].fields_by_name['activated']._loaded_options = None
+  _globals['_AUDIENCE'].fields_by_name['activated']._serialized_options = b'\342A\001\003'
+  _globals['_AUDIENCE'].fields_by_name['size']._loaded_options = None
+  _globals['_AUDIENCE'].fields_by_name['size']._serialized_options = b'\342A\001\003'
+  _globals['_AUDIENCE'].fields_by_name['create_time']._loaded_options = None
+  _globals['_AUDIENCE'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
+  _globals['_AUDIENCE'].fields_by_name['update_time']._loaded_options = None
+  _globals['_AUDIENCE'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
+  _globals['_AUDIENCE']._loaded_options = None
+  _globals['_AUDIENCE']._serialized_options = b'\352AQ\n\021milepost/Audience\022\'accounts/{account}/audiences/{audience}*\taudiences2\010audience'
+  _globals['_SIZESTATE']._serialized_start=1293
+  _globals['_SIZESTATE']._serialized_end=1453
+  _globals['_SIZEKIND']._serialized_start=1455
+  _globals['_SIZEKIND']._serialized_end=1563
+  _globals['_AUDIENCE']._serialized_start=169
+  _globals['_AUDIENCE']._serialized_end=580
+  _globals['_SIZE']._serialized_start=583
+  _globals['_SIZE']._serialized_end=716
+  _globals['_AUDIENCESIZE']._serialized_start=719
+  _globals['_AUDIENCESIZE']._serialized_end=952
+  _globals['_LABELLEDSIZE']._serialized_start=954
+  _globals['_LABELLEDSIZE']._serialized_end=1030
+  _globals['_EVALUATION']._serialized_start=1032
+  _globals['_EVALUATION']._serialized_end=1149
+  _globals['_MEMBERSHIPCHANGE']._serialized_start=1152
+  _globals['_MEMBERSHIPCHANGE']._serialized_end=1290
 # @@protoc_insertion_point(module_scope)

@@ -22,6 +22,9 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
@@ -30,113 +33,188 @@ from milepost.v1 import criteria_pb2 as milepost_dot_v1_dot_criteria__pb2
 from milepost.v1 import journey_pb2 as milepost_dot_v1_dot_journey__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"milepost/v1/audience_service.proto\x12\x0bmilepost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1amilepost/v1/audience.proto\x1a\x1amilepost/v1/criteria.proto\x1a\x19milepost/v1/journey.proto\"\"\n\x12GetAudienceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\">\n\x13GetAudienceResponse\x12\'\n\x08\x61udience\x18\x01 \x01(\x0b\x32\x15.milepost.v1.Audience\"^\n\x14ListAudiencesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0f\n\x07journey\x18\x04 \x01(\t\"Z\n\x15ListAudiencesResponse\x12(\n\taudiences\x18\x01 \x03(\x0b\x32\x15.milepost.v1.Audience\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"q\n\x15UpdateAudienceRequest\x12\'\n\x08\x61udience\x18\x01 \x01(\x0b\x32\x15.milepost.v1.Audience\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"S\n\x16UpdateAudienceResponse\x12\'\n\x08\x61udience\x18\x01 \x01(\x0b\x32\x15.milepost.v1.Audience\x12\x10\n\x08revision\x18\x02 \x01(\t\"\xa0\x01\n\x0eMilestoneDraft\x12\x0f\n\x07journey\x18\x01 \x01(\t\x12\x18\n\x10parent_milestone\x18\x02 \x01(\t\x12(\n\x04kind\x18\x03 \x01(\x0e\x32\x1a.milepost.v1.MilestoneKind\x12\'\n\x08\x63riteria\x18\x04 \x01(\x0b\x32\x15.milepost.v1.Criteria\x12\x10\n\x08replaces\x18\x05 \x01(\t\"\x8c\x02\n\x17\x45stimateAudienceRequest\x12\x0e\n\x04name\x18\x01 \x01(\tH\x00\x12,\n\x05\x64raft\x18\x02 \x01(\x0b\x32\x1b.milepost.v1.MilestoneDraftH\x00\x12\x0f\n\x05\x65xact\x18\x03 \x01(\x08H\x01\x12\x1c\n\x12max_relative_error\x18\x04 \x01(\x01H\x01\x12\x30\n\x0btime_budget\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationH\x01\x12)\n\x05\x61s_of\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61t_least\x18\x07 \x01(\tB\x08\n\x06targetB\x0b\n\tprecision\"\xf2\x01\n\x18\x45stimateAudienceResponse\x12\x1f\n\x04size\x18\x01 \x01(\x0b\x32\x11.milepost.v1.Size\x12+\n\x08labelled\x18\x02 \x03(\x0b\x32\x19.milepost.v1.LabelledSize\x12\x12\n\npopulation\x18\x03 \x01(\x03\x12\x1f\n\x04\x64raw\x18\x04 \x01(\x0b\x32\x11.milepost.v1.Size\x12+\n\nevaluation\x18\x05 \x01(\x0b\x32\x17.milepost.v1.Evaluation\x12&\n\x08warnings\x18\x06 \x03(\x0b\x32\x14.milepost.v1.Warning\"a\n\x14\x43ountAudienceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61t_least\x18\x03 \x01(\t\"g\n\x15\x43ountAudienceResponse\x12\r\n\x05users\x18\x01 \x01(\x03\x12\x12\n\npopulation\x18\x02 \x01(\x03\x12+\n\nevaluation\x18\x03 \x01(\x0b\x32\x17.milepost.v1.Evaluation\"i\n\x17\x43ompareAudiencesRequest\x12\x11\n\taudiences\x18\x01 \x03(\t\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61t_least\x18\x03 \x01(\t\"0\n\x0cIntersection\x12\x11\n\taudiences\x18\x01 \x03(\t\x12\r\n\x05users\x18\x02 \x01(\x03\"y\n\x18\x43ompareAudiencesResponse\x12\x30\n\rintersections\x18\x01 \x03(\x0b\x32\x19.milepost.v1.Intersection\x12+\n\nevaluation\x18\x02 \x01(\x0b\x32\x17.milepost.v1.Evaluation\"d\n\x17GetJourneyFunnelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61t_least\x18\x03 \x01(\t\"\xd8\x01\n\nFunnelStep\x12\x11\n\tmilestone\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x18\n\x10parent_milestone\x18\x03 \x01(\t\x12(\n\x04kind\x18\x04 \x01(\x0e\x32\x1a.milepost.v1.MilestoneKind\x12\x10\n\x08\x61udience\x18\x05 \x01(\t\x12\r\n\x05users\x18\x06 \x01(\x03\x12\x14\n\x0cparent_share\x18\x07 \x01(\x01\x12\x13\n\x0bsplit_share\x18\x08 \x01(\x01\x12\x11\n\tactivated\x18\t \x01(\x08\"\xaa\x01\n\x18GetJourneyFunnelResponse\x12%\n\x07journey\x18\x01 \x01(\x0b\x32\x14.milepost.v1.Journey\x12\x12\n\npopulation\x18\x02 \x01(\x03\x12&\n\x05steps\x18\x03 \x03(\x0b\x32\x17.milepost.v1.FunnelStep\x12+\n\nevaluation\x18\x04 \x01(\x0b\x32\x17.milepost.v1.Evaluation\"\x97\x01\n\x10PreviewMilestone\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06parent\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12(\n\x04kind\x18\x04 \x01(\x0e\x32\x1a.milepost.v1.MilestoneKind\x12\'\n\x08\x63riteria\x18\x05 \x01(\x0b\x32\x15.milepost.v1.Criteria\"\xa7\x01\n\x15PreviewJourneyRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0e\n\x06inputs\x18\x02 \x03(\t\x12\x31\n\nmilestones\x18\x03 \x03(\x0b\x32\x1d.milepost.v1.PreviewMilestone\x12)\n\x05\x61s_of\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61t_least\x18\x05 \x01(\t\"\xa9\x01\n\x16PreviewJourneyResponse\x12\x12\n\npopulation\x18\x01 \x01(\x03\x12&\n\x05steps\x18\x02 \x03(\x0b\x32\x17.milepost.v1.FunnelStep\x12+\n\nevaluation\x18\x03 \x01(\x0b\x32\x17.milepost.v1.Evaluation\x12&\n\x08warnings\x18\x04 \x03(\x0b\x32\x14.milepost.v1.Warning\"~\n\x18ListAudienceSizesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12+\n\x08interval\x18\x04 \x01(\x0e\x32\x19.milepost.v1.SizeInterval\"r\n\x11\x41udienceSizePoint\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05users\x18\x02 \x01(\x03\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x03 \x01(\x03\x12\x0f\n\x07\x64ropped\x18\x04 \x01(\x03\"l\n\x19ListAudienceSizesResponse\x12\x36\n\x0e\x61udience_sizes\x18\x01 \x03(\x0b\x32\x1e.milepost.v1.AudienceSizePoint\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"x\n\x16\x43heckMembershipRequest\x12\x10\n\x08\x61udience\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x10\n\x08\x61t_least\x18\x03 \x01(\t\x12)\n\x05\x61s_of\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"f\n\x17\x43heckMembershipResponse\x12\x0e\n\x06member\x18\x01 \x01(\x08\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x03 \x01(\t\"\x8f\x01\n\x1b\x42\x61tchCheckMembershipRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x10\n\x08user_ids\x18\x02 \x03(\t\x12\x11\n\taudiences\x18\x03 \x03(\t\x12\x10\n\x08\x61t_least\x18\x04 \x01(\t\x12)\n\x05\x61s_of\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"S\n\x0fUserMemberships\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12/\n\x08statuses\x18\x02 \x03(\x0e\x32\x1d.milepost.v1.MembershipStatus\"\x88\x01\n\x1c\x42\x61tchCheckMembershipResponse\x12+\n\x05users\x18\x01 \x03(\x0b\x32\x1c.milepost.v1.UserMemberships\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x03 \x01(\t\"\x9f\x01\n\x18ListUserAudiencesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x10\n\x08\x61t_least\x18\x05 \x01(\t\x12)\n\x05\x61s_of\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9b\x01\n\x19ListUserAudiencesResponse\x12(\n\taudiences\x18\x01 \x03(\x0b\x32\x15.milepost.v1.Audience\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12)\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x04 \x01(\t\"\x88\x01\n\x12ListMembersRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12)\n\x05\x61s_of\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61t_least\x18\x05 \x01(\t\"}\n\x13ListMembersResponse\x12\x10\n\x08user_ids\x18\x01 \x03(\t\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12)\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x04 \x01(\t\"a\n\x14\x45xportMembersRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61t_least\x18\x03 \x01(\t\"f\n\x15\x45xportMembersResponse\x12\x10\n\x08user_ids\x18\x01 \x03(\t\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x03 \x01(\t\"\xb4\x01\n\x16WatchMembershipRequest\x12\x10\n\x08\x61udience\x18\x01 \x01(\t\x12\x10\n\x06\x63ursor\x18\x02 \x01(\x03H\x00\x12\x12\n\x08snapshot\x18\x03 \x01(\x08H\x00\x12\x14\n\nconnection\x18\x05 \x01(\tH\x00\x12\x34\n\x11progress_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x65poch\x18\x06 \x01(\tB\x07\n\x05start\"\xc3\x02\n\x17WatchMembershipResponse\x12\x33\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1f.milepost.v1.MembershipSnapshotH\x00\x12\x31\n\x07\x63hanges\x18\x02 \x01(\x0b\x32\x1e.milepost.v1.MembershipChangesH\x00\x12-\n\x08progress\x18\x03 \x01(\x0b\x32\x19.milepost.v1.ProgressMarkH\x00\x12\x34\n\x0esnapshot_begin\x18\x06 \x01(\x0b\x32\x1a.milepost.v1.SnapshotBeginH\x00\x12\x30\n\x0csnapshot_end\x18\x07 \x01(\x0b\x32\x18.milepost.v1.SnapshotEndH\x00\x12\x10\n\x08\x61udience\x18\x04 \x01(\t\x12\r\n\x05\x65poch\x18\x05 \x01(\tB\x08\n\x06update\"J\n\rSnapshotBegin\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\x03\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"H\n\x0bSnapshotEnd\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\x03\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"&\n\x12MembershipSnapshot\x12\x10\n\x08user_ids\x18\x01 \x03(\t\"C\n\x11MembershipChanges\x12.\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x1d.milepost.v1.MembershipChange\"X\n\x0cProgressMark\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\x03\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65poch\x18\x03 \x01(\t\"v\n\x18\x45xplainMembershipRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12)\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61t_least\x18\x04 \x01(\t\"\xac\x01\n\x10\x43riterionVerdict\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x15\n\rtrue_for_user\x18\x04 \x01(\x08\x12\x10\n\x08\x64\x65\x63isive\x18\x05 \x01(\x08\x12\x0c\n\x04seen\x18\x06 \x01(\t\x12/\n\x08\x63hildren\x18\x07 \x03(\x0b\x32\x1d.milepost.v1.CriterionVerdict\"x\n\x10MilestoneVerdict\x12\x11\n\tmilestone\x18\x01 \x01(\t\x12\x0e\n\x06member\x18\x02 \x01(\x08\x12\x10\n\x08taken_by\x18\x03 \x01(\t\x12/\n\x08\x63riteria\x18\x04 \x01(\x0b\x32\x1d.milepost.v1.CriterionVerdict\"\x9f\x01\n\x19\x45xplainMembershipResponse\x12\x0e\n\x06member\x18\x01 \x01(\x08\x12\x12\n\nin_journey\x18\x02 \x01(\x08\x12\x31\n\nmilestones\x18\x03 \x03(\x0b\x32\x1d.milepost.v1.MilestoneVerdict\x12+\n\nevaluation\x18\x04 \x01(\x0b\x32\x17.milepost.v1.Evaluation\"\x9d\x01\n\x16\x45xplainAudienceRequest\x12\x0e\n\x04name\x18\x01 \x01(\tH\x00\x12,\n\x05\x64raft\x18\x02 \x01(\x0b\x32\x1b.milepost.v1.MilestoneDraftH\x00\x12)\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61t_least\x18\x04 \x01(\tB\x08\n\x06target\"\xb0\x01\n\x08PlanStep\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x10\n\x08operator\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x10\n\x08operands\x18\x04 \x03(\x05\x12\r\n\x05users\x18\x05 \x01(\x03\x12*\n\x07\x65lapsed\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06source\x18\x07 \x01(\t\x12\x11\n\tlooked_at\x18\x08 \x01(\x03\"\xb7\x01\n\x17\x45xplainAudienceResponse\x12$\n\x05steps\x18\x01 \x03(\x0b\x32\x15.milepost.v1.PlanStep\x12\x0c\n\x04root\x18\x02 \x01(\x05\x12\x13\n\x0bplan_digest\x18\x03 \x01(\t\x12+\n\nevaluation\x18\x04 \x01(\x0b\x32\x17.milepost.v1.Evaluation\x12&\n\x08warnings\x18\x05 \x03(\x0b\x32\x14.milepost.v1.Warning*\\\n\x0cSizeInterval\x12\x1d\n\x19SIZE_INTERVAL_UNSPECIFIED\x10\x00\x12\x16\n\x12SIZE_INTERVAL_HOUR\x10\x01\x12\x15\n\x11SIZE_INTERVAL_DAY\x10\x02*\x9d\x01\n\x10MembershipStatus\x12!\n\x1dMEMBERSHIP_STATUS_UNSPECIFIED\x10\x00\x12\x1c\n\x18MEMBERSHIP_STATUS_MEMBER\x10\x01\x12 \n\x1cMEMBERSHIP_STATUS_NOT_MEMBER\x10\x02\x12&\n\"MEMBERSHIP_STATUS_UNKNOWN_AUDIENCE\x10\x03\x32\xcd\x0c\n\x0f\x41udienceService\x12P\n\x0bGetAudience\x12\x1f.milepost.v1.GetAudienceRequest\x1a .milepost.v1.GetAudienceResponse\x12V\n\rListAudiences\x12!.milepost.v1.ListAudiencesRequest\x1a\".milepost.v1.ListAudiencesResponse\x12Y\n\x0eUpdateAudience\x12\".milepost.v1.UpdateAudienceRequest\x1a#.milepost.v1.UpdateAudienceResponse\x12_\n\x10\x45stimateAudience\x12$.milepost.v1.EstimateAudienceRequest\x1a%.milepost.v1.EstimateAudienceResponse\x12V\n\rCountAudience\x12!.milepost.v1.CountAudienceRequest\x1a\".milepost.v1.CountAudienceResponse\x12_\n\x10\x43ompareAudiences\x12$.milepost.v1.CompareAudiencesRequest\x1a%.milepost.v1.CompareAudiencesResponse\x12_\n\x10GetJourneyFunnel\x12$.milepost.v1.GetJourneyFunnelRequest\x1a%.milepost.v1.GetJourneyFunnelResponse\x12Y\n\x0ePreviewJourney\x12\".milepost.v1.PreviewJourneyRequest\x1a#.milepost.v1.PreviewJourneyResponse\x12\x62\n\x11ListAudienceSizes\x12%.milepost.v1.ListAudienceSizesRequest\x1a&.milepost.v1.ListAudienceSizesResponse\x12\\\n\x0f\x43heckMembership\x12#.milepost.v1.CheckMembershipRequest\x1a$.milepost.v1.CheckMembershipResponse\x12k\n\x14\x42\x61tchCheckMembership\x12(.milepost.v1.BatchCheckMembershipRequest\x1a).milepost.v1.BatchCheckMembershipResponse\x12\x62\n\x11ListUserAudiences\x12%.milepost.v1.ListUserAudiencesRequest\x1a&.milepost.v1.ListUserAudiencesResponse\x12P\n\x0bListMembers\x12\x1f.milepost.v1.ListMembersRequest\x1a .milepost.v1.ListMembersResponse\x12X\n\rExportMembers\x12!.milepost.v1.ExportMembersRequest\x1a\".milepost.v1.ExportMembersResponse0\x01\x12^\n\x0fWatchMembership\x12#.milepost.v1.WatchMembershipRequest\x1a$.milepost.v1.WatchMembershipResponse0\x01\x12\x62\n\x11\x45xplainMembership\x12%.milepost.v1.ExplainMembershipRequest\x1a&.milepost.v1.ExplainMembershipResponse\x12\\\n\x0f\x45xplainAudience\x12#.milepost.v1.ExplainAudienceRequest\x1a$.milepost.v1.ExplainAudienceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"milepost/v1/audience_service.proto\x12\x0bmilepost.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1amilepost/v1/audience.proto\x1a\x1amilepost/v1/criteria.proto\x1a\x19milepost/v1/journey.proto\">\n\x12GetAudienceRequest\x12(\n\x04name\x18\x01 \x01(\tB\x1a\xe2\x41\x01\x02\xfa\x41\x13\n\x11milepost/Audience\">\n\x13GetAudienceResponse\x12\'\n\x08\x61udience\x18\x01 \x01(\x0b\x32\x15.milepost.v1.Audience\"y\n\x14ListAudiencesRequest\x12)\n\x06parent\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Account\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0f\n\x07journey\x18\x04 \x01(\t\"Z\n\x15ListAudiencesResponse\x12(\n\taudiences\x18\x01 \x03(\x0b\x32\x15.milepost.v1.Audience\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"w\n\x15UpdateAudienceRequest\x12-\n\x08\x61udience\x18\x01 \x01(\x0b\x32\x15.milepost.v1.AudienceB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"S\n\x16UpdateAudienceResponse\x12\'\n\x08\x61udience\x18\x01 \x01(\x0b\x32\x15.milepost.v1.Audience\x12\x10\n\x08revision\x18\x02 \x01(\t\"\xbb\x01\n\x0eMilestoneDraft\x12*\n\x07journey\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Journey\x12\x18\n\x10parent_milestone\x18\x02 \x01(\t\x12(\n\x04kind\x18\x03 \x01(\x0e\x32\x1a.milepost.v1.MilestoneKind\x12\'\n\x08\x63riteria\x18\x04 \x01(\x0b\x32\x15.milepost.v1.Criteria\x12\x10\n\x08replaces\x18\x05 \x01(\t\"\xa5\x02\n\x17\x45stimateAudienceRequest\x12\'\n\x04name\x18\x01 \x01(\tB\x17\xfa\x41\x14\n\x12milepost/MilestoneH\x00\x12,\n\x05\x64raft\x18\x02 \x01(\x0b\x32\x1b.milepost.v1.MilestoneDraftH\x00\x12\x0f\n\x05\x65xact\x18\x03 \x01(\x08H\x01\x12\x1c\n\x12max_relative_error\x18\x04 \x01(\x01H\x01\x12\x30\n\x0btime_budget\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationH\x01\x12)\n\x05\x61s_of\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61t_least\x18\x07 \x01(\tB\x08\n\x06targetB\x0b\n\tprecision\"\xf2\x01\n\x18\x45stimateAudienceResponse\x12\x1f\n\x04size\x18\x01 \x01(\x0b\x32\x11.milepost.v1.Size\x12+\n\x08labelled\x18\x02 \x03(\x0b\x32\x19.milepost.v1.LabelledSize\x12\x12\n\npopulation\x18\x03 \x01(\x03\x12\x1f\n\x04\x64raw\x18\x04 \x01(\x0b\x32\x11.milepost.v1.Size\x12+\n\nevaluation\x18\x05 \x01(\x0b\x32\x17.milepost.v1.Evaluation\x12&\n\x08warnings\x18\x06 \x03(\x0b\x32\x14.milepost.v1.Warning\"g\n\x14\x43ountAudienceRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61t_least\x18\x03 \x01(\t\"g\n\x15\x43ountAudienceResponse\x12\r\n\x05users\x18\x01 \x01(\x03\x12\x12\n\npopulation\x18\x02 \x01(\x03\x12+\n\nevaluation\x18\x03 \x01(\x0b\x32\x17.milepost.v1.Evaluation\"o\n\x17\x43ompareAudiencesRequest\x12\x17\n\taudiences\x18\x01 \x03(\tB\x04\xe2\x41\x01\x02\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61t_least\x18\x03 \x01(\t\"0\n\x0cIntersection\x12\x11\n\taudiences\x18\x01 \x03(\t\x12\r\n\x05users\x18\x02 \x01(\x03\"y\n\x18\x43ompareAudiencesResponse\x12\x30\n\rintersections\x18\x01 \x03(\x0b\x32\x19.milepost.v1.Intersection\x12+\n\nevaluation\x18\x02 \x01(\x0b\x32\x17.milepost.v1.Evaluation\"\x7f\n\x17GetJourneyFunnelRequest\x12\'\n\x04name\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Journey\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61t_least\x18\x03 \x01(\t\"\xd8\x01\n\nFunnelStep\x12\x11\n\tmilestone\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x18\n\x10parent_milestone\x18\x03 \x01(\t\x12(\n\x04kind\x18\x04 \x01(\x0e\x32\x1a.milepost.v1.MilestoneKind\x12\x10\n\x08\x61udience\x18\x05 \x01(\t\x12\r\n\x05users\x18\x06 \x01(\x03\x12\x14\n\x0cparent_share\x18\x07 \x01(\x01\x12\x13\n\x0bsplit_share\x18\x08 \x01(\x01\x12\x11\n\tactivated\x18\t \x01(\x08\"\xaa\x01\n\x18GetJourneyFunnelResponse\x12%\n\x07journey\x18\x01 \x01(\x0b\x32\x14.milepost.v1.Journey\x12\x12\n\npopulation\x18\x02 \x01(\x03\x12&\n\x05steps\x18\x03 \x03(\x0b\x32\x17.milepost.v1.FunnelStep\x12+\n\nevaluation\x18\x04 \x01(\x0b\x32\x17.milepost.v1.Evaluation\"\x9d\x01\n\x10PreviewMilestone\x12\x10\n\x02id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0e\n\x06parent\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12(\n\x04kind\x18\x04 \x01(\x0e\x32\x1a.milepost.v1.MilestoneKind\x12\'\n\x08\x63riteria\x18\x05 \x01(\x0b\x32\x15.milepost.v1.Criteria\"\xc2\x01\n\x15PreviewJourneyRequest\x12)\n\x06parent\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Account\x12\x0e\n\x06inputs\x18\x02 \x03(\t\x12\x31\n\nmilestones\x18\x03 \x03(\x0b\x32\x1d.milepost.v1.PreviewMilestone\x12)\n\x05\x61s_of\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61t_least\x18\x05 \x01(\t\"\xa9\x01\n\x16PreviewJourneyResponse\x12\x12\n\npopulation\x18\x01 \x01(\x03\x12&\n\x05steps\x18\x02 \x03(\x0b\x32\x17.milepost.v1.FunnelStep\x12+\n\nevaluation\x18\x03 \x01(\x0b\x32\x17.milepost.v1.Evaluation\x12&\n\x08warnings\x18\x04 \x03(\x0b\x32\x14.milepost.v1.Warning\"\x9a\x01\n\x18ListAudienceSizesRequest\x12*\n\x06parent\x18\x01 \x01(\tB\x1a\xe2\x41\x01\x02\xfa\x41\x13\n\x11milepost/Audience\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12+\n\x08interval\x18\x04 \x01(\x0e\x32\x19.milepost.v1.SizeInterval\"r\n\x11\x41udienceSizePoint\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05users\x18\x02 \x01(\x03\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x03 \x01(\x03\x12\x0f\n\x07\x64ropped\x18\x04 \x01(\x03\"l\n\x19ListAudienceSizesResponse\x12\x36\n\x0e\x61udience_sizes\x18\x01 \x03(\x0b\x32\x1e.milepost.v1.AudienceSizePoint\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x84\x01\n\x16\x43heckMembershipRequest\x12\x16\n\x08\x61udience\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07user_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x10\n\x08\x61t_least\x18\x03 \x01(\t\x12)\n\x05\x61s_of\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"f\n\x17\x43heckMembershipResponse\x12\x0e\n\x06member\x18\x01 \x01(\x08\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x03 \x01(\t\"\xaa\x01\n\x1b\x42\x61tchCheckMembershipRequest\x12)\n\x06parent\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Account\x12\x10\n\x08user_ids\x18\x02 \x03(\t\x12\x11\n\taudiences\x18\x03 \x03(\t\x12\x10\n\x08\x61t_least\x18\x04 \x01(\t\x12)\n\x05\x61s_of\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"S\n\x0fUserMemberships\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12/\n\x08statuses\x18\x02 \x03(\x0e\x32\x1d.milepost.v1.MembershipStatus\"\x88\x01\n\x1c\x42\x61tchCheckMembershipResponse\x12+\n\x05users\x18\x01 \x03(\x0b\x32\x1c.milepost.v1.UserMemberships\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x03 \x01(\t\"\xc0\x01\n\x18ListUserAudiencesRequest\x12)\n\x06parent\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Account\x12\x15\n\x07user_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x10\n\x08\x61t_least\x18\x05 \x01(\t\x12)\n\x05\x61s_of\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9b\x01\n\x19ListUserAudiencesResponse\x12(\n\taudiences\x18\x01 \x03(\x0b\x32\x15.milepost.v1.Audience\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12)\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x04 \x01(\t\"\x8e\x01\n\x12ListMembersRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12)\n\x05\x61s_of\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61t_least\x18\x05 \x01(\t\"}\n\x13ListMembersResponse\x12\x10\n\x08user_ids\x18\x01 \x03(\t\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12)\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x04 \x01(\t\"g\n\x14\x45xportMembersRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61t_least\x18\x03 \x01(\t\"f\n\x15\x45xportMembersResponse\x12\x10\n\x08user_ids\x18\x01 \x03(\t\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x03 \x01(\t\"\xb4\x01\n\x16WatchMembershipRequest\x12\x10\n\x08\x61udience\x18\x01 \x01(\t\x12\x10\n\x06\x63ursor\x18\x02 \x01(\x03H\x00\x12\x12\n\x08snapshot\x18\x03 \x01(\x08H\x00\x12\x14\n\nconnection\x18\x05 \x01(\tH\x00\x12\x34\n\x11progress_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x65poch\x18\x06 \x01(\tB\x07\n\x05start\"\xc3\x02\n\x17WatchMembershipResponse\x12\x33\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1f.milepost.v1.MembershipSnapshotH\x00\x12\x31\n\x07\x63hanges\x18\x02 \x01(\x0b\x32\x1e.milepost.v1.MembershipChangesH\x00\x12-\n\x08progress\x18\x03 \x01(\x0b\x32\x19.milepost.v1.ProgressMarkH\x00\x12\x34\n\x0esnapshot_begin\x18\x06 \x01(\x0b\x32\x1a.milepost.v1.SnapshotBeginH\x00\x12\x30\n\x0csnapshot_end\x18\x07 \x01(\x0b\x32\x18.milepost.v1.SnapshotEndH\x00\x12\x10\n\x08\x61udience\x18\x04 \x01(\t\x12\r\n\x05\x65poch\x18\x05 \x01(\tB\x08\n\x06update\"J\n\rSnapshotBegin\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\x03\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"H\n\x0bSnapshotEnd\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\x03\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"&\n\x12MembershipSnapshot\x12\x10\n\x08user_ids\x18\x01 \x03(\t\"C\n\x11MembershipChanges\x12.\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x1d.milepost.v1.MembershipChange\"X\n\x0cProgressMark\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\x03\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65poch\x18\x03 \x01(\t\"\x82\x01\n\x18\x45xplainMembershipRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07user_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12)\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61t_least\x18\x04 \x01(\t\"\xac\x01\n\x10\x43riterionVerdict\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x15\n\rtrue_for_user\x18\x04 \x01(\x08\x12\x10\n\x08\x64\x65\x63isive\x18\x05 \x01(\x08\x12\x0c\n\x04seen\x18\x06 \x01(\t\x12/\n\x08\x63hildren\x18\x07 \x03(\x0b\x32\x1d.milepost.v1.CriterionVerdict\"x\n\x10MilestoneVerdict\x12\x11\n\tmilestone\x18\x01 \x01(\t\x12\x0e\n\x06member\x18\x02 \x01(\x08\x12\x10\n\x08taken_by\x18\x03 \x01(\t\x12/\n\x08\x63riteria\x18\x04 \x01(\x0b\x32\x1d.milepost.v1.CriterionVerdict\"\x9f\x01\n\x19\x45xplainMembershipResponse\x12\x0e\n\x06member\x18\x01 \x01(\x08\x12\x12\n\nin_journey\x18\x02 \x01(\x08\x12\x31\n\nmilestones\x18\x03 \x03(\x0b\x32\x1d.milepost.v1.MilestoneVerdict\x12+\n\nevaluation\x18\x04 \x01(\x0b\x32\x17.milepost.v1.Evaluation\"\x9d\x01\n\x16\x45xplainAudienceRequest\x12\x0e\n\x04name\x18\x01 \x01(\tH\x00\x12,\n\x05\x64raft\x18\x02 \x01(\x0b\x32\x1b.milepost.v1.MilestoneDraftH\x00\x12)\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61t_least\x18\x04 \x01(\tB\x08\n\x06target\"\xb0\x01\n\x08PlanStep\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x10\n\x08operator\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x10\n\x08operands\x18\x04 \x03(\x05\x12\r\n\x05users\x18\x05 \x01(\x03\x12*\n\x07\x65lapsed\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06source\x18\x07 \x01(\t\x12\x11\n\tlooked_at\x18\x08 \x01(\x03\"\xb7\x01\n\x17\x45xplainAudienceResponse\x12$\n\x05steps\x18\x01 \x03(\x0b\x32\x15.milepost.v1.PlanStep\x12\x0c\n\x04root\x18\x02 \x01(\x05\x12\x13\n\x0bplan_digest\x18\x03 \x01(\t\x12+\n\nevaluation\x18\x04 \x01(\x0b\x32\x17.milepost.v1.Evaluation\x12&\n\x08warnings\x18\x05 \x03(\x0b\x32\x14.milepost.v1.Warning*\\\n\x0cSizeInterval\x12\x1d\n\x19SIZE_INTERVAL_UNSPECIFIED\x10\x00\x12\x16\n\x12SIZE_INTERVAL_HOUR\x10\x01\x12\x15\n\x11SIZE_INTERVAL_DAY\x10\x02*\x9d\x01\n\x10MembershipStatus\x12!\n\x1dMEMBERSHIP_STATUS_UNSPECIFIED\x10\x00\x12\x1c\n\x18MEMBERSHIP_STATUS_MEMBER\x10\x01\x12 \n\x1cMEMBERSHIP_STATUS_NOT_MEMBER\x10\x02\x12&\n\"MEMBERSHIP_STATUS_UNKNOWN_AUDIENCE\x10\x03\x32\xc9\x18\n\x0f\x41udienceService\x12~\n\x0bGetAudience\x12\x1f.milepost.v1.GetAudienceRequest\x1a .milepost.v1.GetAudienceResponse\",\x90\x02\x01\x82\xd3\xe4\x93\x02#\x12!/v1/{name=accounts/*/audiences/*}\x12\x84\x01\n\rListAudiences\x12!.milepost.v1.ListAudiencesRequest\x1a\".milepost.v1.ListAudiencesResponse\",\x90\x02\x01\x82\xd3\xe4\x93\x02#\x12!/v1/{parent=accounts/*}/audiences\x12\x97\x01\n\x0eUpdateAudience\x12\".milepost.v1.UpdateAudienceRequest\x1a#.milepost.v1.UpdateAudienceResponse\"<\x82\xd3\xe4\x93\x02\x36\x32*/v1/{audience.name=accounts/*/audiences/*}:\x08\x61udience\x12\x96\x02\n\x10\x45stimateAudience\x12$.milepost.v1.EstimateAudienceRequest\x1a%.milepost.v1.EstimateAudienceResponse\"\xb4\x01\x90\x02\x01\x82\xd3\xe4\x93\x02\xaa\x01\"6/v1/{name=accounts/*/journeys/*/milestones/*}:estimate:\x01*Z/\"*/v1/{name=accounts/*/audiences/*}:estimate:\x01*Z<\"7/v1/{draft.journey=accounts/*/journeys/*}:estimateDraft:\x01*\x12\xc1\x01\n\rCountAudience\x12!.milepost.v1.CountAudienceRequest\x1a\".milepost.v1.CountAudienceResponse\"i\x90\x02\x01\x82\xd3\xe4\x93\x02`\x12\x33/v1/{name=accounts/*/journeys/*/milestones/*}:countZ)\x12\'/v1/{name=accounts/*/audiences/*}:count\x12\x84\x01\n\x10\x43ompareAudiences\x12$.milepost.v1.CompareAudiencesRequest\x1a%.milepost.v1.CompareAudiencesResponse\"#\x90\x02\x01\x82\xd3\xe4\x93\x02\x1a\"\x15/v1/audiences:compare:\x01*\x12\x93\x01\n\x10GetJourneyFunnel\x12$.milepost.v1.GetJourneyFunnelRequest\x1a%.milepost.v1.GetJourneyFunnelResponse\"2\x90\x02\x01\x82\xd3\xe4\x93\x02)\x12\'/v1/{name=accounts/*/journeys/*}:funnel\x12\x91\x01\n\x0ePreviewJourney\x12\".milepost.v1.PreviewJourneyRequest\x1a#.milepost.v1.PreviewJourneyResponse\"6\x90\x02\x01\x82\xd3\xe4\x93\x02-\"(/v1/{parent=accounts/*}/journeys:preview:\x01*\x12\x98\x01\n\x11ListAudienceSizes\x12%.milepost.v1.ListAudienceSizesRequest\x1a&.milepost.v1.ListAudienceSizesResponse\"4\x90\x02\x01\x82\xd3\xe4\x93\x02+\x12)/v1/{parent=accounts/*/audiences/*}/sizes\x12\xcf\x01\n\x0f\x43heckMembership\x12#.milepost.v1.CheckMembershipRequest\x1a$.milepost.v1.CheckMembershipResponse\"q\x90\x02\x01\x82\xd3\xe4\x93\x02h\x12\x37/v1/{audience=accounts/*/journeys/*/milestones/*}:checkZ-\x12+/v1/{audience=accounts/*/audiences/*}:check\x12\xa7\x01\n\x14\x42\x61tchCheckMembership\x12(.milepost.v1.BatchCheckMembershipRequest\x1a).milepost.v1.BatchCheckMembershipResponse\":\x90\x02\x01\x82\xd3\xe4\x93\x02\x31\",/v1/{parent=accounts/*}/audiences:batchCheck:\x01*\x12\xa0\x01\n\x11ListUserAudiences\x12%.milepost.v1.ListUserAudiencesRequest\x1a&.milepost.v1.ListUserAudiencesResponse\"<\x90\x02\x01\x82\xd3\xe4\x93\x02\x33\x12\x31/v1/{parent=accounts/*}/users/{user_id}/audiences\x12\xc3\x01\n\x0bListMembers\x12\x1f.milepost.v1.ListMembersRequest\x1a .milepost.v1.ListMembersResponse\"q\x90\x02\x01\x82\xd3\xe4\x93\x02h\x12\x37/v1/{parent=accounts/*/journeys/*/milestones/*}/membersZ-\x12+/v1/{parent=accounts/*/audiences/*}/members\x12\xc2\x01\n\rExportMembers\x12!.milepost.v1.ExportMembersRequest\x1a\".milepost.v1.ExportMembersResponse\"h\x82\xd3\xe4\x93\x02\x62\x12\x34/v1/{name=accounts/*/journeys/*/milestones/*}:exportZ*\x12(/v1/{name=accounts/*/audiences/*}:export0\x01\x12\xce\x01\n\x0fWatchMembership\x12#.milepost.v1.WatchMembershipRequest\x1a$.milepost.v1.WatchMembershipResponse\"n\x82\xd3\xe4\x93\x02h\x12\x37/v1/{audience=accounts/*/journeys/*/milestones/*}:watchZ-\x12+/v1/{audience=accounts/*/audiences/*}:watch0\x01\x12\xdd\x01\n\x11\x45xplainMembership\x12%.milepost.v1.ExplainMembershipRequest\x1a&.milepost.v1.ExplainMembershipResponse\"y\x90\x02\x01\x82\xd3\xe4\x93\x02p\x12;/v1/{name=accounts/*/journeys/*/milestones/*}:explainMemberZ1\x12//v1/{name=accounts/*/audiences/*}:explainMember\x12\x90\x02\n\x0f\x45xplainAudience\x12#.milepost.v1.ExplainAudienceRequest\x1a$.milepost.v1.ExplainAudienceResponse\"\xb1\x01\x90\x02\x01\x82\xd3\xe4\x93\x02\xa7\x01\"5/v1/{name=accounts/*/journeys/*/milestones/*}:explain:\x01*Z.\")/v1/{name=accounts/*/audiences/*}:explain:\x01*Z;\"6/v1/{draft.journey=accounts/*/journeys/*}:explainDraft:\x01*BK\n\x0bmilepost.v1B\x14\x41udienceServiceProtoP\x01Z\x16milepost/v1;milepostv1\xaa\x02\x0bMilepost.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'milepost.v1.audience_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_SIZEINTERVAL']._serialized_start=6575
-  _globals['_SIZEINTERVAL']._serialized_end=6667
-  _globals['_MEMBERSHIPSTATUS']._serialized_start=6670
-  _globals['_MEMBERSHIPSTATUS']._serialized_end=6827
-  _globals['_GETAUDIENCEREQUEST']._serialized_start=233
-  _globals['_GETAUDIENCEREQUEST']._serialized_end=267
-  _globals['_GETAUDIENCERESPONSE']._serialized_start=269
-  _globals['_GETAUDIENCERESPONSE']._serialized_end=331
-  _globals['_LISTAUDIENCESREQUEST']._serialized_start=333
-  _globals['_LISTAUDIENCESREQUEST']._serialized_end=427
-  _globals['_LISTAUDIENCESRESPONSE']._serialized_start=429
-  _globals['_LISTAUDIENCESRESPONSE']._serialized_end=519
-  _globals['_UPDATEAUDIENCEREQUEST']._serialized_start=521
-  _globals['_UPDATEAUDIENCEREQUEST']._serialized_end=634
-  _globals['_UPDATEAUDIENCERESPONSE']._serialized_start=636
-  _globals['_UPDATEAUDIENCERESPONSE']._serialized_end=719
-  _globals['_MILESTONEDRAFT']._serialized_start=722
-  _globals['_MILESTONEDRAFT']._serialized_end=882
-  _globals['_ESTIMATEAUDIENCEREQUEST']._serialized_start=885
-  _globals['_ESTIMATEAUDIENCEREQUEST']._serialized_end=1153
-  _globals['_ESTIMATEAUDIENCERESPONSE']._serialized_start=1156
-  _globals['_ESTIMATEAUDIENCERESPONSE']._serialized_end=1398
-  _globals['_COUNTAUDIENCEREQUEST']._serialized_start=1400
-  _globals['_COUNTAUDIENCEREQUEST']._serialized_end=1497
-  _globals['_COUNTAUDIENCERESPONSE']._serialized_start=1499
-  _globals['_COUNTAUDIENCERESPONSE']._serialized_end=1602
-  _globals['_COMPAREAUDIENCESREQUEST']._serialized_start=1604
-  _globals['_COMPAREAUDIENCESREQUEST']._serialized_end=1709
-  _globals['_INTERSECTION']._serialized_start=1711
-  _globals['_INTERSECTION']._serialized_end=1759
-  _globals['_COMPAREAUDIENCESRESPONSE']._serialized_start=1761
-  _globals['_COMPAREAUDIENCESRESPONSE']._serialized_end=1882
-  _globals['_GETJOURNEYFUNNELREQUEST']._serialized_start=1884
-  _globals['_GETJOURNEYFUNNELREQUEST']._serialized_end=1984
-  _globals['_FUNNELSTEP']._serialized_start=1987
-  _globals['_FUNNELSTEP']._serialized_end=2203
-  _globals['_GETJOURNEYFUNNELRESPONSE']._serialized_start=2206
-  _globals['_GETJOURNEYFUNNELRESPONSE']._serialized_end=2376
-  _globals['_PREVIEWMILESTONE']._serialized_start=2379
-  _globals['_PREVIEWMILESTONE']._serialized_end=2530
-  _globals['_PREVIEWJOURNEYREQUEST']._serialized_start=2533
-  _globals['_PREVIEWJOURNEYREQUEST']._serialized_end=2700
-  _globals['_PREVIEWJOURNEYRESPONSE']._serialized_start=2703
-  _globals['_PREVIEWJOURNEYRESPONSE']._serialized_end=2872
-  _globals['_LISTAUDIENCESIZESREQUEST']._serialized_start=2874
-  _globals['_LISTAUDIENCESIZESREQUEST']._serialized_end=3000
-  _globals['_AUDIENCESIZEPOINT']._serialized_start=3002
-  _globals['_AUDIENCESIZEPOINT']._serialized_end=3116
-  _globals['_LISTAUDIENCESIZESRESPONSE']._serialized_start=3118
-  _globals['_LISTAUDIENCESIZESRESPONSE']._serialized_end=3226
-  _globals['_CHECKMEMBERSHIPREQUEST']._serialized_start=3228
-  _globals['_CHECKMEMBERSHIPREQUEST']._serialized_end=3348
-  _globals['_CHECKMEMBERSHIPRESPONSE']._serialized_start=3350
-  _globals['_CHECKMEMBERSHIPRESPONSE']._serialized_end=3452
-  _globals['_BATCHCHECKMEMBERSHIPREQUEST']._serialized_start=3455
-  _globals['_BATCHCHECKMEMBERSHIPREQUEST']._serialized_end=3598
-  _globals['_USERMEMBERSHIPS']._serialized_start=3600
-  _globals['_USERMEMBERSHIPS']._serialized_end=3683
-  _globals['_BATCHCHECKMEMBERSHIPRESPONSE']._serialized_start=3686
-  _globals['_BATCHCHECKMEMBERSHIPRESPONSE']._serialized_end=3822
-  _globals['_LISTUSERAUDIENCESREQUEST']._serialized_start=3825
-  _globals['_LISTUSERAUDIENCESREQUEST']._serialized_end=3984
-  _globals['_LISTUSERAUDIENCESRESPONSE']._serialized_start=3987
-  _globals['_LISTUSERAUDIENCESRESPONSE']._serialized_end=4142
-  _globals['_LISTMEMBERSREQUEST']._serialized_start=4145
-  _globals['_LISTMEMBERSREQUEST']._serialized_end=4281
-  _globals['_LISTMEMBERSRESPONSE']._serialized_start=4283
-  _globals['_LISTMEMBERSRESPONSE']._serialized_end=4408
-  _globals['_EXPORTMEMBERSREQUEST']._serialized_start=4410
-  _globals['_EXPORTMEMBERSREQUEST']._serialized_end=4507
-  _globals['_EXPORTMEMBERSRESPONSE']._serialized_start=4509
-  _globals['_EXPORTMEMBERSRESPONSE']._serialized_end=4611
-  _globals['_WATCHMEMBERSHIPREQUEST']._serialized_start=4614
-  _globals['_WATCHMEMBERSHIPREQUEST']._serialized_end=4794
-  _globals['_WATCHMEMBERSHIPRESPONSE']._serialized_start=4797
-  _globals['_WATCHMEMBERSHIPRESPONSE']._serialized_end=5120
-  _globals['_SNAPSHOTBEGIN']._serialized_start=5122
-  _globals['_SNAPSHOTBEGIN']._serialized_end=5196
-  _globals['_SNAPSHOTEND']._serialized_start=5198
-  _globals['_SNAPSHOTEND']._serialized_end=5270
-  _globals['_MEMBERSHIPSNAPSHOT']._serialized_start=5272
-  _globals['_MEMBERSHIPSNAPSHOT']._serialized_end=5310
-  _globals['_MEMBERSHIPCHANGES']._serialized_start=5312
-  _globals['_MEMBERSHIPCHANGES']._serialized_end=5379
-  _globals['_PROGRESSMARK']._serialized_start=5381
-  _globals['_PROGRESSMARK']._serialized_end=5469
-  _globals['_EXPLAINMEMBERSHIPREQUEST']._serialized_start=5471
-  _globals['_EXPLAINMEMBERSHIPREQUEST']._serialized_end=5589
-  _globals['_CRITERIONVERDICT']._serialized_start=5592
-  _globals['_CRITERIONVERDICT']._serialized_end=5764
-  _globals['_MILESTONEVERDICT']._serialized_start=5766
-  _globals['_MILESTONEVERDICT']._serialized_end=5886
-  _globals['_EXPLAINMEMBERSHIPRESPONSE']._serialized_start=5889
-  _globals['_EXPLAINMEMBERSHIPRESPONSE']._serialized_end=6048
-  _globals['_EXPLAINAUDIENCEREQUEST']._serialized_start=6051
-  _globals['_EXPLAINAUDIENCEREQUEST']._serialized_end=6208
-  _globals['_PLANSTEP']._serialized_start=6211
-  _globals['_PLANSTEP']._serialized_end=6387
-  _globals['_EXPLAINAUDIENCERESPONSE']._serialized_start=6390
-  _globals['_EXPLAINAUDIENCERESPONSE']._serialized_end=6573
-  _globals['_AUDIENCESERVICE']._serialized_start=6830
-  _globals['_AUDIENCESERVICE']._serialized_end=8443
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\013milepost.v1B\024AudienceServiceProtoP\001Z\026milepost/v1;milepostv1\252\002\013Milepost.V1'
+  _globals['_GETAUDIENCEREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETAUDIENCEREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\023\n\021milepost/Audience'
+  _globals['_LISTAUDIENCESREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTAUDIENCESREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Account'
+  _globals['_UPDATEAUDIENCEREQUEST'].fields_by_name['audience']._loaded_options = None
+  _globals['_UPDATEAUDIENCEREQUEST'].fields_by_name['audience']._serialized_options = b'\342A\001\002'
+  _globals['_MILESTONEDRAFT'].fields_by_name['journey']._loaded_options = None
+  _globals['_MILESTONEDRAFT'].fields_by_name['journey']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Journey'
+  _globals['_ESTIMATEAUDIENCEREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_ESTIMATEAUDIENCEREQUEST'].fields_by_name['name']._serialized_options = b'\372A\024\n\022milepost/Milestone'
+  _globals['_COUNTAUDIENCEREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_COUNTAUDIENCEREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_COMPAREAUDIENCESREQUEST'].fields_by_name['audiences']._loaded_options = None
+  _globals['_COMPAREAUDIENCESREQUEST'].fields_by_name['audiences']._serialized_options = b'\342A\001\002'
+  _globals['_GETJOURNEYFUNNELREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETJOURNEYFUNNELREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Journey'
+  _globals['_PREVIEWMILESTONE'].fields_by_name['id']._loaded_options = None
+  _globals['_PREVIEWMILESTONE'].fields_by_name['id']._serialized_options = b'\342A\001\002'
+  _globals['_PREVIEWJOURNEYREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_PREVIEWJOURNEYREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Account'
+  _globals['_LISTAUDIENCESIZESREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTAUDIENCESIZESREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\023\n\021milepost/Audience'
+  _globals['_CHECKMEMBERSHIPREQUEST'].fields_by_name['audience']._loaded_options = None
+  _globals['_CHECKMEMBERSHIPREQUEST'].fields_by_name['audience']._serialized_options = b'\342A\001\002'
+  _globals['_CHECKMEMBERSHIPREQUEST'].fields_by_name['user_id']._loaded_options = None
+  _globals['_CHECKMEMBERSHIPREQUEST'].fields_by_name['user_id']._serialized_options = b'\342A\001\002'
+  _globals['_BATCHCHECKMEMBERSHIPREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_BATCHCHECKMEMBERSHIPREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Account'
+  _globals['_LISTUSERAUDIENCESREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTUSERAUDIENCESREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Account'
+  _globals['_LISTUSERAUDIENCESREQUEST'].fields_by_name['user_id']._loaded_options = None
+  _globals['_LISTUSERAUDIENCESREQUEST'].fields_by_name['user_id']._serialized_options = b'\342A\001\002'
+  _globals['_LISTMEMBERSREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTMEMBERSREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
+  _globals['_EXPORTMEMBERSREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_EXPORTMEMBERSREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_EXPLAINMEMBERSHIPREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_EXPLAINMEMBERSHIPREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_EXPLAINMEMBERSHIPREQUEST'].fields_by_name['user_id']._loaded_options = None
+  _globals['_EXPLAINMEMBERSHIPREQUEST'].fields_by_name['user_id']._serialized_options = b'\342A\001\002'
+  _globals['_AUDIENCESERVICE'].methods_by_name['GetAudience']._loaded_options = None
+  _globals['_AUDIENCESERVICE'].methods_by_name['GetAudience']._serialized_options = b'\220\002\001\202\323\344\223\002#\022!/v1/{name=accounts/*/audiences/*}'
+  _globals['_AUDIENCESERVICE'].methods_by_name['ListAudiences']._loaded_options = None
+  _globals['_AUDIENCESERVICE'].methods_by_name['ListAudiences']._serialized_options = b'\220\002\001\202\323\344\223\002#\022!/v1/{parent=accounts/*}/audiences'
+  _globals['_AUDIENCESERVICE'].methods_by_name['UpdateAudience']._loaded_options = None
+  _globals['_AUDIENCESERVICE'].methods_by_name['UpdateAudience']._serialized_options = b'\202\323\344\223\00262*/v1/{audience.name=accounts/*/audiences/*}:\010audience'
+  _globals['_AUDIENCESERVICE'].methods_by_name['EstimateAudience']._loaded_options = None
+  _globals['_AUDIENCESERVICE'].methods_by_name['EstimateAudience']._serialized_options = b'\220\002\001\202\323\344\223\002\252\001\"6/v1/{name=accounts/*/journeys/*/milestones/*}:estimate:\001*Z/\"*/v1/{name=accounts/*/audiences/*}:estimate:\001*Z<\"7/v1/{draft.journey=accounts/*/journeys/*}:estimateDraft:\001*'
+  _globals['_AUDIENCESERVICE'].methods_by_name['CountAudience']._loaded_options = None
+  _globals['_AUDIENCESERVICE'].methods_by_name['CountAudience']._serialized_options = b'\220\002\001\202\323\344\223\002`\0223/v1/{name=accounts/*/journeys/*/milestones/*}:countZ)\022\'/v1/{name=accounts/*/audiences/*}:count'
+  _globals['_AUDIENCESERVICE'].methods_by_name['CompareAudiences']._loaded_options = None
+  _globals['_AUDIENCESERVICE'].methods_by_name['CompareAudiences']._serialized_options = b'\220\002\001\202\323\344\223\002\032\"\025/v1/audiences:compare:\001*'
+  _globals['_AUDIENCESERVICE'].methods_by_name['GetJourneyFunnel']._loaded_options = None
+  _globals['_AUDIENCESERVICE'].methods_by_name['GetJourneyFunnel']._serialized_options = b'\220\002\001\202\323\344\223\002)\022\'/v1/{name=accounts/*/journeys/*}:funnel'
+  _globals['_AUDIENCESERVICE'].methods_by_name['PreviewJourney']._loaded_options = None
+  _globals['_AUDIENCESERVICE'].methods_by_name['PreviewJourney']._serialized_options = b'\220\002\001\202\323\344\223\002-\"(/v1/{parent=accounts/*}/journeys:preview:\001*'
+  _globals['_AUDIENCESERVICE'].methods_by_name['ListAudienceSizes']._loaded_options = None
+  _globals['_AUDIENCESERVICE'].methods_by_name['ListAudienceSizes']._serialized_options = b'\220\002\001\202\323\344\223\002+\022)/v1/{parent=accounts/*/audiences/*}/sizes'
+  _globals['_AUDIENCESERVICE'].methods_by_name['CheckMembership']._loaded_options = None
+  _globals['_AUDIENCESERVICE'].methods_by_name['CheckMembership']._serialized_options = b'\220\002\001\202\323\344\223\002h\0227/v1/{audience=accounts/*/journeys/*/milestones/*}:checkZ-\022+/v1/{audience=accounts/*/audiences/*}:check'
+  _globals['_AUDIENCESERVICE'].methods_by_name['BatchCheckMembership']._loaded_options = None
+  _globals['_AUDIENCESERVICE'].methods_by_name['BatchCheckMembership']._serialized_options = b'\220\002\001\202\323\344\223\0021\",/v1/{parent=accounts/*}/audiences:batchCheck:\001*'
+  _globals['_AUDIENCESERVICE'].methods_by_name['ListUserAudiences']._loaded_options = None
+  _globals['_AUDIENCESERVICE'].methods_by_name['ListUserAudiences']._serialized_options = b'\220\002\001\202\323\344\223\0023\0221/v1/{parent=accounts/*}/users/{user_id}/audiences'
+  _globals['_AUDIENCESERVICE'].methods_by_name['ListMembers']._loaded_options = None
+  _globals['_AUDIENCESERVICE'].methods_by_name['ListMembers']._serialized_options = b'\220\002\001\202\323\344\223\002h\0227/v1/{parent=accounts/*/journeys/*/milestones/*}/membersZ-\022+/v1/{parent=accounts/*/audiences/*}/members'
+  _globals['_AUDIENCESERVICE'].methods_by_name['ExportMembers']._loaded_options = None
+  _globals['_AUDIENCESERVICE'].methods_by_name['ExportMembers']._serialized_options = b'\202\323\344\223\002b\0224/v1/{name=accounts/*/journeys/*/milestones/*}:exportZ*\022(/v1/{name=accounts/*/audiences/*}:export'
+  _globals['_AUDIENCESERVICE'].methods_by_name['WatchMembership']._loaded_options = None
+  _globals['_AUDIENCESERVICE'].methods_by_name['WatchMembership']._serialized_options = b'\202\323\344\223\002h\0227/v1/{audience=accounts/*/journeys/*/milestones/*}:watchZ-\022+/v1/{audience=accounts/*/audiences/*}:watch'
+  _globals['_AUDIENCESERVICE'].methods_by_name['ExplainMembership']._loaded_options = None
+  _globals['_AUDIENCESERVICE'].methods_by_name['ExplainMembership']._serialized_options = b'\220\002\001\202\323\344\223\002p\022;/v1/{name=accounts/*/journeys/*/milestones/*}:explainMemberZ1\022//v1/{name=accounts/*/audiences/*}:explainMember'
+  _globals['_AUDIENCESERVICE'].methods_by_name['ExplainAudience']._loaded_options = None
+  _globals['_AUDIENCESERVICE'].methods_by_name['ExplainAudience']._serialized_options = b'\220\002\001\202\323\344\223\002\247\001\"5/v1/{name=accounts/*/journeys/*/milestones/*}:explain:\001*Z.\")/v1/{name=accounts/*/audiences/*}:explain:\001*Z;\"6/v1/{draft.journey=accounts/*/journeys/*}:explainDraft:\001*'
+  _globals['_SIZEINTERVAL']._serialized_start=6977
+  _globals['_SIZEINTERVAL']._serialized_end=7069
+  _globals['_MEMBERSHIPSTATUS']._serialized_start=7072
+  _globals['_MEMBERSHIPSTATUS']._serialized_end=7229
+  _globals['_GETAUDIENCEREQUEST']._serialized_start=323
+  _globals['_GETAUDIENCEREQUEST']._serialized_end=385
+  _globals['_GETAUDIENCERESPONSE']._serialized_start=387
+  _globals['_GETAUDIENCERESPONSE']._serialized_end=449
+  _globals['_LISTAUDIENCESREQUEST']._serialized_start=451
+  _globals['_LISTAUDIENCESREQUEST']._serialized_end=572
+  _globals['_LISTAUDIENCESRESPONSE']._serialized_start=574
+  _globals['_LISTAUDIENCESRESPONSE']._serialized_end=664
+  _globals['_UPDATEAUDIENCEREQUEST']._serialized_start=666
+  _globals['_UPDATEAUDIENCEREQUEST']._serialized_end=785
+  _globals['_UPDATEAUDIENCERESPONSE']._serialized_start=787
+  _globals['_UPDATEAUDIENCERESPONSE']._serialized_end=870
+  _globals['_MILESTONEDRAFT']._serialized_start=873
+  _globals['_MILESTONEDRAFT']._serialized_end=1060
+  _globals['_ESTIMATEAUDIENCEREQUEST']._serialized_start=1063
+  _globals['_ESTIMATEAUDIENCEREQUEST']._serialized_end=1356
+  _globals['_ESTIMATEAUDIENCERESPONSE']._serialized_start=1359
+  _globals['_ESTIMATEAUDIENCERESPONSE']._serialized_end=1601
+  _globals['_COUNTAUDIENCEREQUEST']._serialized_start=1603
+  _globals['_COUNTAUDIENCEREQUEST']._serialized_end=1706
+  _globals['_COUNTAUDIENCERESPONSE']._serialized_start=1708
+  _globals['_COUNTAUDIENCERESPONSE']._serialized_end=1811
+  _globals['_COMPAREAUDIENCESREQUEST']._serialized_start=1813
+  _globals['_COMPAREAUDIENCESREQUEST']._serialized_end=1924
+  _globals['_INTERSECTION']._serialized_start=1926
+  _globals['_INTERSECTION']._serialized_end=1974
+  _globals['_COMPAREAUDIENCESRESPONSE']._serialized_start=1976
+  _globals['_COMPAREAUDIENCESRESPONSE']._serialized_end=2097
+  _globals['_GETJOURNEYFUNNELREQUEST']._serialized_start=2099
+  _globals['_GETJOURNEYFUNNELREQUEST']._serialized_end=2226
+  _globals['_FUNNELSTEP']._serialized_start=2229
+  _globals['_FUNNELSTEP']._serialized_end=2445
+  _globals['_GETJOURNEYFUNNELRESPONSE']._serialized_start=2448
+  _globals['_GETJOURNEYFUNNELRESPONSE']._serialized_end=2618
+  _globals['_PREVIEWMILESTONE']._serialized_start=2621
+  _globals['_PREVIEWMILESTONE']._serialized_end=2778
+  _globals['_PREVIEWJOURNEYREQUEST']._serialized_start=2781
+  _globals['_PREVIEWJOURNEYREQUEST']._serialized_end=2975
+  _globals['_PREVIEWJOURNEYRESPONSE']._serialized_start=2978
+  _globals['_PREVIEWJOURNEYRESPONSE']._serialized_end=3147
+  _globals['_LISTAUDIENCESIZESREQUEST']._serialized_start=3150
+  _globals['_LISTAUDIENCESIZESREQUEST']._serialized_end=3304
+  _globals['_AUDIENCESIZEPOINT']._serialized_start=3306
+  _globals['_AUDIENCESIZEPOINT']._serialized_end=3420
+  _globals['_LISTAUDIENCESIZESRESPONSE']._serialized_start=3422
+  _globals['_LISTAUDIENCESIZESRESPONSE']._serialized_end=3530
+  _globals['_CHECKMEMBERSHIPREQUEST']._serialized_start=3533
+  _globals['_CHECKMEMBERSHIPREQUEST']._serialized_end=3665
+  _globals['_CHECKMEMBERSHIPRESPONSE']._serialized_start=3667
+  _globals['_CHECKMEMBERSHIPRESPONSE']._serialized_end=3769
+  _globals['_BATCHCHECKMEMBERSHIPREQUEST']._serialized_start=3772
+  _globals['_BATCHCHECKMEMBERSHIPREQUEST']._serialized_end=3942
+  _globals['_USERMEMBERSHIPS']._serialized_start=3944
+  _globals['_USERMEMBERSHIPS']._serialized_end=4027
+  _globals['_BATCHCHECKMEMBERSHIPRESPONSE']._serialized_start=4030
+  _globals['_BATCHCHECKMEMBERSHIPRESPONSE']._serialized_end=4166
+  _globals['_LISTUSERAUDIENCESREQUEST']._serialized_start=4169
+  _globals['_LISTUSERAUDIENCESREQUEST']._serialized_end=4361
+  _globals['_LISTUSERAUDIENCESRESPONSE']._serialized_start=4364
+  _globals['_LISTUSERAUDIENCESRESPONSE']._serialized_end=4519
+  _globals['_LISTMEMBERSREQUEST']._serialized_start=4522
+  _globals['_LISTMEMBERSREQUEST']._serialized_end=4664
+  _globals['_LISTMEMBERSRESPONSE']._serialized_start=4666
+  _globals['_LISTMEMBERSRESPONSE']._serialized_end=4791
+  _globals['_EXPORTMEMBERSREQUEST']._serialized_start=4793
+  _globals['_EXPORTMEMBERSREQUEST']._serialized_end=4896
+  _globals['_EXPORTMEMBERSRESPONSE']._serialized_start=4898
+  _globals['_EXPORTMEMBERSRESPONSE']._serialized_end=5000
+  _globals['_WATCHMEMBERSHIPREQUEST']._serialized_start=5003
+  _globals['_WATCHMEMBERSHIPREQUEST']._serialized_end=5183
+  _globals['_WATCHMEMBERSHIPRESPONSE']._serialized_start=5186
+  _globals['_WATCHMEMBERSHIPRESPONSE']._serialized_end=5509
+  _globals['_SNAPSHOTBEGIN']._serialized_start=5511
+  _globals['_SNAPSHOTBEGIN']._serialized_end=5585
+  _globals['_SNAPSHOTEND']._serialized_start=5587
+  _globals['_SNAPSHOTEND']._serialized_end=5659
+  _globals['_MEMBERSHIPSNAPSHOT']._serialized_start=5661
+  _globals['_MEMBERSHIPSNAPSHOT']._serialized_end=5699
+  _globals['_MEMBERSHIPCHANGES']._serialized_start=5701
+  _globals['_MEMBERSHIPCHANGES']._serialized_end=5768
+  _globals['_PROGRESSMARK']._serialized_start=5770
+  _globals['_PROGRESSMARK']._serialized_end=5858
+  _globals['_EXPLAINMEMBERSHIPREQUEST']._serialized_start=5861
+  _globals['_EXPLAINMEMBERSHIPREQUEST']._serialized_end=5991
+  _globals['_CRITERIONVERDICT']._serialized_start=5994
+  _globals['_CRITERIONVERDICT']._serialized_end=6166
+  _globals['_MILESTONEVERDICT']._serialized_start=6168
+  _globals['_MILESTONEVERDICT']._serialized_end=6288
+  _globals['_EXPLAINMEMBERSHIPRESPONSE']._serialized_start=6291
+  _globals['_EXPLAINMEMBERSHIPRESPONSE']._serialized_end=6450
+  _globals['_EXPLAINAUDIENCEREQUEST']._serialized_start=6453
+  _globals['_EXPLAINAUDIENCEREQUEST']._serialized_end=6610
+  _globals['_PLANSTEP']._serialized_start=6613
+  _globals['_PLANSTEP']._serialized_end=6789
+  _globals['_EXPLAINAUDIENCERESPONSE']._serialized_start=6792
+  _globals['_EXPLAINAUDIENCERESPONSE']._serialized_end=6975
+  _globals['_AUDIENCESERVICE']._serialized_start=7232
+  _globals['_AUDIENCESERVICE']._serialized_end=10377
 # @@protoc_insertion_point(module_scope)

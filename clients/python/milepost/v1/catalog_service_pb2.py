@@ -22,56 +22,80 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from milepost.v1 import data_pb2 as milepost_dot_v1_dot_data__pb2
 from milepost.v1 import value_pb2 as milepost_dot_v1_dot_value__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!milepost/v1/catalog_service.proto\x12\x0bmilepost.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16milepost/v1/data.proto\x1a\x17milepost/v1/value.proto\"\xd8\x01\n\tEventName\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\nevent_type\x18\x02 \x01(\x0e\x32\x16.milepost.v1.EventTypeR\x04type\x12\r\n\x05input\x18\x03 \x01(\t\x12\x0e\n\x06\x65vents\x18\x04 \x01(\x03\x12\r\n\x05users\x18\x05 \x01(\x03\x12.\n\nfirst_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tlast_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"m\n\x15ListEventNamesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06prefix\x18\x04 \x01(\t\x12\r\n\x05input\x18\x05 \x01(\t\"^\n\x16ListEventNamesResponse\x12+\n\x0b\x65vent_names\x18\x01 \x03(\x0b\x32\x16.milepost.v1.EventName\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xd4\x01\n\tAttribute\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x11\n\tworkspace\x18\x02 \x01(\t\x12\x12\n\nevent_name\x18\x03 \x01(\t\x12%\n\x05kinds\x18\x04 \x03(\x0e\x32\x16.milepost.v1.ValueKind\x12\r\n\x05users\x18\x05 \x01(\x03\x12.\n\nfirst_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tlast_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x94\x01\n\x15ListAttributesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06prefix\x18\x04 \x01(\t\x12\x12\n\nevent_name\x18\x05 \x01(\t\x12\x11\n\tworkspace\x18\x06 \x01(\t\x12\r\n\x05input\x18\x07 \x01(\t\"]\n\x16ListAttributesResponse\x12*\n\nattributes\x18\x01 \x03(\x0b\x32\x16.milepost.v1.Attribute\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"N\n\nValueCount\x12!\n\x05value\x18\x01 \x01(\x0b\x32\x12.milepost.v1.Value\x12\r\n\x05users\x18\x02 \x01(\x03\x12\x0e\n\x06\x65vents\x18\x03 \x01(\x03\"\x93\x01\n\x1aListAttributeValuesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x12\n\nevent_name\x18\x06 \x01(\t\x12\r\n\x05input\x18\x07 \x01(\t\"_\n\x1bListAttributeValuesResponse\x12\'\n\x06values\x18\x01 \x03(\x0b\x32\x17.milepost.v1.ValueCount\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x88\x02\n\x04User\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12&\n\x06inputs\x18\x02 \x03(\x0b\x32\x16.milepost.v1.UserInput\x12/\n\nattributes\x18\x03 \x03(\x0b\x32\x1b.milepost.v1.UserAttributes\x12\x35\n\nidentities\x18\x04 \x03(\x0b\x32!.milepost.v1.User.IdentitiesEntry\x12,\n\x08\x63onsents\x18\x05 \x03(\x0b\x32\x1a.milepost.v1.ConsentUpdate\x1a\x31\n\x0fIdentitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"y\n\tUserInput\x12\r\n\x05input\x18\x01 \x01(\t\x12.\n\nfirst_seen\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tlast_seen\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xab\x01\n\x0eUserAttributes\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12?\n\nattributes\x18\x02 \x03(\x0b\x32+.milepost.v1.UserAttributes.AttributesEntry\x1a\x45\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.milepost.v1.Value:\x02\x38\x01\"1\n\x0eGetUserRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\"D\n\x0fGetUserResponse\x12\x1f\n\x04user\x18\x01 \x01(\x0b\x32\x11.milepost.v1.User\x12\x10\n\x08revision\x18\x02 \x01(\t*\x94\x01\n\tValueKind\x12\x1a\n\x16VALUE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11VALUE_KIND_STRING\x10\x01\x12\x15\n\x11VALUE_KIND_NUMBER\x10\x02\x12\x13\n\x0fVALUE_KIND_BOOL\x10\x03\x12\x13\n\x0fVALUE_KIND_TIME\x10\x04\x12\x13\n\x0fVALUE_KIND_LIST\x10\x05\x32\xf6\x02\n\x0e\x43\x61talogService\x12Y\n\x0eListEventNames\x12\".milepost.v1.ListEventNamesRequest\x1a#.milepost.v1.ListEventNamesResponse\x12Y\n\x0eListAttributes\x12\".milepost.v1.ListAttributesRequest\x1a#.milepost.v1.ListAttributesResponse\x12h\n\x13ListAttributeValues\x12\'.milepost.v1.ListAttributeValuesRequest\x1a(.milepost.v1.ListAttributeValuesResponse\x12\x44\n\x07GetUser\x12\x1b.milepost.v1.GetUserRequest\x1a\x1c.milepost.v1.GetUserResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!milepost/v1/catalog_service.proto\x12\x0bmilepost.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16milepost/v1/data.proto\x1a\x17milepost/v1/value.proto\"\xd8\x01\n\tEventName\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\nevent_type\x18\x02 \x01(\x0e\x32\x16.milepost.v1.EventTypeR\x04type\x12\r\n\x05input\x18\x03 \x01(\t\x12\x0e\n\x06\x65vents\x18\x04 \x01(\x03\x12\r\n\x05users\x18\x05 \x01(\x03\x12.\n\nfirst_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tlast_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x88\x01\n\x15ListEventNamesRequest\x12)\n\x06parent\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Account\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06prefix\x18\x04 \x01(\t\x12\r\n\x05input\x18\x05 \x01(\t\"^\n\x16ListEventNamesResponse\x12+\n\x0b\x65vent_names\x18\x01 \x03(\x0b\x32\x16.milepost.v1.EventName\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xd4\x01\n\tAttribute\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x11\n\tworkspace\x18\x02 \x01(\t\x12\x12\n\nevent_name\x18\x03 \x01(\t\x12%\n\x05kinds\x18\x04 \x03(\x0e\x32\x16.milepost.v1.ValueKind\x12\r\n\x05users\x18\x05 \x01(\x03\x12.\n\nfirst_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tlast_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xaf\x01\n\x15ListAttributesRequest\x12)\n\x06parent\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Account\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06prefix\x18\x04 \x01(\t\x12\x12\n\nevent_name\x18\x05 \x01(\t\x12\x11\n\tworkspace\x18\x06 \x01(\t\x12\r\n\x05input\x18\x07 \x01(\t\"]\n\x16ListAttributesResponse\x12*\n\nattributes\x18\x01 \x03(\x0b\x32\x16.milepost.v1.Attribute\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"N\n\nValueCount\x12!\n\x05value\x18\x01 \x01(\x0b\x32\x12.milepost.v1.Value\x12\r\n\x05users\x18\x02 \x01(\x03\x12\x0e\n\x06\x65vents\x18\x03 \x01(\x03\"\xb6\x01\n\x1aListAttributeValuesRequest\x12+\n\x06parent\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12milepost/Workspace\x12\x11\n\x03key\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0e\n\x06prefix\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x12\n\nevent_name\x18\x06 \x01(\t\x12\r\n\x05input\x18\x07 \x01(\t\"_\n\x1bListAttributeValuesResponse\x12\'\n\x06values\x18\x01 \x03(\x0b\x32\x17.milepost.v1.ValueCount\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x88\x02\n\x04User\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12&\n\x06inputs\x18\x02 \x03(\x0b\x32\x16.milepost.v1.UserInput\x12/\n\nattributes\x18\x03 \x03(\x0b\x32\x1b.milepost.v1.UserAttributes\x12\x35\n\nidentities\x18\x04 \x03(\x0b\x32!.milepost.v1.User.IdentitiesEntry\x12,\n\x08\x63onsents\x18\x05 \x03(\x0b\x32\x1a.milepost.v1.ConsentUpdate\x1a\x31\n\x0fIdentitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"y\n\tUserInput\x12\r\n\x05input\x18\x01 \x01(\t\x12.\n\nfirst_seen\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tlast_seen\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xab\x01\n\x0eUserAttributes\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12?\n\nattributes\x18\x02 \x03(\x0b\x32+.milepost.v1.UserAttributes.AttributesEntry\x1a\x45\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.milepost.v1.Value:\x02\x38\x01\"R\n\x0eGetUserRequest\x12)\n\x06parent\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Account\x12\x15\n\x07user_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\"D\n\x0fGetUserResponse\x12\x1f\n\x04user\x18\x01 \x01(\x0b\x32\x11.milepost.v1.User\x12\x10\n\x08revision\x18\x02 \x01(\t*\x94\x01\n\tValueKind\x12\x1a\n\x16VALUE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11VALUE_KIND_STRING\x10\x01\x12\x15\n\x11VALUE_KIND_NUMBER\x10\x02\x12\x13\n\x0fVALUE_KIND_BOOL\x10\x03\x12\x13\n\x0fVALUE_KIND_TIME\x10\x04\x12\x13\n\x0fVALUE_KIND_LIST\x10\x05\x32\xf7\x04\n\x0e\x43\x61talogService\x12\x88\x01\n\x0eListEventNames\x12\".milepost.v1.ListEventNamesRequest\x1a#.milepost.v1.ListEventNamesResponse\"-\x90\x02\x01\x82\xd3\xe4\x93\x02$\x12\"/v1/{parent=accounts/*}/eventNames\x12\x88\x01\n\x0eListAttributes\x12\".milepost.v1.ListAttributesRequest\x1a#.milepost.v1.ListAttributesResponse\"-\x90\x02\x01\x82\xd3\xe4\x93\x02$\x12\"/v1/{parent=accounts/*}/attributes\x12\xd4\x01\n\x13ListAttributeValues\x12\'.milepost.v1.ListAttributeValuesRequest\x1a(.milepost.v1.ListAttributeValuesResponse\"j\x90\x02\x01\x82\xd3\xe4\x93\x02\x61\x12\x34/v1/{parent=accounts/*/workspaces/*}/attributeValuesZ)\x12\'/v1/{parent=accounts/*}/attributeValues\x12x\n\x07GetUser\x12\x1b.milepost.v1.GetUserRequest\x1a\x1c.milepost.v1.GetUserResponse\"2\x90\x02\x01\x82\xd3\xe4\x93\x02)\x12\'/v1/{parent=accounts/*}/users/{user_id}BJ\n\x0bmilepost.v1B\x13\x43\x61talogServiceProtoP\x01Z\x16milepost/v1;milepostv1\xaa\x02\x0bMilepost.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'milepost.v1.catalog_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\013milepost.v1B\023CatalogServiceProtoP\001Z\026milepost/v1;milepostv1\252\002\013Milepost.V1'
+  _globals['_LISTEVENTNAMESREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTEVENTNAMESREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Account'
+  _globals['_LISTATTRIBUTESREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTATTRIBUTESREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Account'
+  _globals['_LISTATTRIBUTEVALUESREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTATTRIBUTEVALUESREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\024\n\022milepost/Workspace'
+  _globals['_LISTATTRIBUTEVALUESREQUEST'].fields_by_name['key']._loaded_options = None
+  _globals['_LISTATTRIBUTEVALUESREQUEST'].fields_by_name['key']._serialized_options = b'\342A\001\002'
   _globals['_USER_IDENTITIESENTRY']._loaded_options = None
   _globals['_USER_IDENTITIESENTRY']._serialized_options = b'8\001'
   _globals['_USERATTRIBUTES_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_USERATTRIBUTES_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_VALUEKIND']._serialized_start=2032
-  _globals['_VALUEKIND']._serialized_end=2180
-  _globals['_EVENTNAME']._serialized_start=133
-  _globals['_EVENTNAME']._serialized_end=349
-  _globals['_LISTEVENTNAMESREQUEST']._serialized_start=351
-  _globals['_LISTEVENTNAMESREQUEST']._serialized_end=460
-  _globals['_LISTEVENTNAMESRESPONSE']._serialized_start=462
-  _globals['_LISTEVENTNAMESRESPONSE']._serialized_end=556
-  _globals['_ATTRIBUTE']._serialized_start=559
-  _globals['_ATTRIBUTE']._serialized_end=771
-  _globals['_LISTATTRIBUTESREQUEST']._serialized_start=774
-  _globals['_LISTATTRIBUTESREQUEST']._serialized_end=922
-  _globals['_LISTATTRIBUTESRESPONSE']._serialized_start=924
-  _globals['_LISTATTRIBUTESRESPONSE']._serialized_end=1017
-  _globals['_VALUECOUNT']._serialized_start=1019
-  _globals['_VALUECOUNT']._serialized_end=1097
-  _globals['_LISTATTRIBUTEVALUESREQUEST']._serialized_start=1100
-  _globals['_LISTATTRIBUTEVALUESREQUEST']._serialized_end=1247
-  _globals['_LISTATTRIBUTEVALUESRESPONSE']._serialized_start=1249
-  _globals['_LISTATTRIBUTEVALUESRESPONSE']._serialized_end=1344
-  _globals['_USER']._serialized_start=1347
-  _globals['_USER']._serialized_end=1611
-  _globals['_USER_IDENTITIESENTRY']._serialized_start=1562
-  _globals['_USER_IDENTITIESENTRY']._serialized_end=1611
-  _globals['_USERINPUT']._serialized_start=1613
-  _globals['_USERINPUT']._serialized_end=1734
-  _globals['_USERATTRIBUTES']._serialized_start=1737
-  _globals['_USERATTRIBUTES']._serialized_end=1908
-  _globals['_USERATTRIBUTES_ATTRIBUTESENTRY']._serialized_start=1839
-  _globals['_USERATTRIBUTES_ATTRIBUTESENTRY']._serialized_end=1908
-  _globals['_GETUSERREQUEST']._serialized_start=1910
-  _globals['_GETUSERREQUEST']._serialized_end=1959
-  _globals['_GETUSERRESPONSE']._serialized_start=1961
-  _globals['_GETUSERRESPONSE']._serialized_end=2029
-  _globals['_CATALOGSERVICE']._serialized_start=2183
-  _globals['_CATALOGSERVICE']._serialized_end=2557
+  _globals['_GETUSERREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_GETUSERREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Account'
+  _globals['_GETUSERREQUEST'].fields_by_name['user_id']._loaded_options = None
+  _globals['_GETUSERREQUEST'].fields_by_name['user_id']._serialized_options = b'\342A\001\002'
+  _globals['_CATALOGSERVICE'].methods_by_name['ListEventNames']._loaded_options = None
+  _globals['_CATALOGSERVICE'].methods_by_name['ListEventNames']._serialized_options = b'\220\002\001\202\323\344\223\002$\022\"/v1/{parent=accounts/*}/eventNames'
+  _globals['_CATALOGSERVICE'].methods_by_name['ListAttributes']._loaded_options = None
+  _globals['_CATALOGSERVICE'].methods_by_name['ListAttributes']._serialized_options = b'\220\002\001\202\323\344\223\002$\022\"/v1/{parent=accounts/*}/attributes'
+  _globals['_CATALOGSERVICE'].methods_by_name['ListAttributeValues']._loaded_options = None
+  _globals['_CATALOGSERVICE'].methods_by_name['ListAttributeValues']._serialized_options = b'\220\002\001\202\323\344\223\002a\0224/v1/{parent=accounts/*/workspaces/*}/attributeValuesZ)\022\'/v1/{parent=accounts/*}/attributeValues'
+  _globals['_CATALOGSERVICE'].methods_by_name['GetUser']._loaded_options = None
+  _globals['_CATALOGSERVICE'].methods_by_name['GetUser']._serialized_options = b'\220\002\001\202\323\344\223\002)\022\'/v1/{parent=accounts/*}/users/{user_id}'
+  _globals['_VALUEKIND']._serialized_start=2245
+  _globals['_VALUEKIND']._serialized_end=2393
+  _globals['_EVENTNAME']._serialized_start=223
+  _globals['_EVENTNAME']._serialized_end=439
+  _globals['_LISTEVENTNAMESREQUEST']._serialized_start=442
+  _globals['_LISTEVENTNAMESREQUEST']._serialized_end=578
+  _globals['_LISTEVENTNAMESRESPONSE']._serialized_start=580
+  _globals['_LISTEVENTNAMESRESPONSE']._serialized_end=674
+  _globals['_ATTRIBUTE']._serialized_start=677
+  _globals['_ATTRIBUTE']._serialized_end=889
+  _globals['_LISTATTRIBUTESREQUEST']._serialized_start=892
+  _globals['_LISTATTRIBUTESREQUEST']._serialized_end=1067
+  _globals['_LISTATTRIBUTESRESPONSE']._serialized_start=1069
+  _globals['_LISTATTRIBUTESRESPONSE']._serialized_end=1162
+  _globals['_VALUECOUNT']._serialized_start=1164
+  _globals['_VALUECOUNT']._serialized_end=1242
+  _globals['_LISTATTRIBUTEVALUESREQUEST']._serialized_start=1245
+  _globals['_LISTATTRIBUTEVALUESREQUEST']._serialized_end=1427
+  _globals['_LISTATTRIBUTEVALUESRESPONSE']._serialized_start=1429
+  _globals['_LISTATTRIBUTEVALUESRESPONSE']._serialized_end=1524
+  _globals['_USER']._serialized_start=1527
+  _globals['_USER']._serialized_end=1791
+  _globals['_USER_IDENTITIESENTRY']._serialized_start=1742
+  _globals['_USER_IDENTITIESENTRY']._serialized_end=1791
+  _globals['_USERINPUT']._serialized_start=1793
+  _globals['_USERINPUT']._serialized_end=1914
+  _globals['_USERATTRIBUTES']._serialized_start=1917
+  _globals['_USERATTRIBUTES']._serialized_end=2088
+  _globals['_USERATTRIBUTES_ATTRIBUTESENTRY']._serialized_start=2019
+  _globals['_USERATTRIBUTES_ATTRIBUTESENTRY']._serialized_end=2088
+  _globals['_GETUSERREQUEST']._serialized_start=2090
+  _globals['_GETUSERREQUEST']._serialized_end=2172
+  _globals['_GETUSERRESPONSE']._serialized_start=2174
+  _globals['_GETUSERRESPONSE']._serialized_end=2242
+  _globals['_CATALOGSERVICE']._serialized_start=2396
+  _globals['_CATALOGSERVICE']._serialized_end=3027
 # @@protoc_insertion_point(module_scope)

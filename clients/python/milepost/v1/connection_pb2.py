@@ -22,43 +22,98 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmilepost/v1/connection.proto\x12\x0bmilepost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe7\x03\n\x06Output\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12-\n\x07webhook\x18\x03 \x01(\x0b\x32\x1a.milepost.v1.WebhookOutputH\x00\x12\'\n\x04nats\x18\x04 \x01(\x0b\x32\x17.milepost.v1.NatsOutputH\x00\x12)\n\x05redis\x18\x05 \x01(\x0b\x32\x18.milepost.v1.RedisOutputH\x00\x12)\n\x05kafka\x18\x06 \x01(\x0b\x32\x18.milepost.v1.KafkaOutputH\x00\x12\'\n\x04\x66ile\x18\x07 \x01(\x0b\x32\x17.milepost.v1.FileOutputH\x00\x12)\n\x05watch\x18\x0b \x01(\x0b\x32\x18.milepost.v1.WatchOutputH\x00\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x12?\n\x1bprevious_secret_expire_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\n\x04kind\"T\n\rWebhookOutput\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12&\n\x04mode\x18\x03 \x01(\x0e\x32\x18.milepost.v1.ContentMode\"\x84\x01\n\nNatsOutput\x12\x0f\n\x07servers\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12&\n\x04mode\x18\x03 \x01(\x0e\x32\x18.milepost.v1.ContentMode\x12\x13\n\x0b\x63redentials\x18\x04 \x01(\t\x12\x17\n\x0f\x63\x61_certificates\x18\x05 \x01(\t\"W\n\x0bRedisOutput\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x12\n\nmax_length\x18\x03 \x01(\x03\x12\x17\n\x0f\x63\x61_certificates\x18\x04 \x01(\t\"\xdd\x01\n\x0bKafkaOutput\x12\x19\n\x11\x62ootstrap_servers\x18\x01 \x01(\t\x12\r\n\x05topic\x18\x02 \x01(\t\x12&\n\x04mode\x18\x03 \x01(\x0e\x32\x18.milepost.v1.ContentMode\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x10\n\x08password\x18\x05 \x01(\t\x12\x32\n\x0esasl_mechanism\x18\x06 \x01(\x0e\x32\x1a.milepost.v1.SaslMechanism\x12\x0f\n\x07use_tls\x18\x07 \x01(\x08\x12\x17\n\x0f\x63\x61_certificates\x18\x08 \x01(\t\"g\n\nFileOutput\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x11\n\tmax_bytes\x18\x02 \x01(\x03\x12*\n\x07max_age\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04gzip\x18\x04 \x01(\x08\"\r\n\x0bWatchOutput\"K\n\x08\x42\x61tching\x12\x13\n\x0bmax_changes\x18\x01 \x01(\x05\x12*\n\x07max_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x95\x04\n\nConnection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x61udience\x18\x02 \x01(\t\x12\x0e\n\x06output\x18\x03 \x01(\t\x12+\n\x05state\x18\x04 \x01(\x0e\x32\x1c.milepost.v1.ConnectionState\x12\x12\n\nidentities\x18\x05 \x03(\t\x12\x12\n\nattributes\x18\x06 \x03(\t\x12\'\n\x08\x62\x61tching\x18\x07 \x01(\x0b\x32\x15.milepost.v1.Batching\x12\x1a\n\x12\x64\x65livered_sequence\x18\x08 \x01(\x03\x12\r\n\x05\x66\x61ult\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x0c \x01(\t\x12\x12\n\nactivation\x18\r \x01(\x03\x12-\n\x08\x64\x65livery\x18\x0e \x01(\x0b\x32\x1b.milepost.v1.DeliveryStatus\x12\r\n\x05\x65poch\x18\x0f \x01(\t\x12&\n\x05kinds\x18\x10 \x03(\x0e\x32\x17.milepost.v1.ChangeKind\x12\x19\n\x11hashed_identities\x18\x11 \x03(\t\x12\x19\n\x11hashed_attributes\x18\x12 \x03(\t\x12\x0e\n\x06paused\x18\x13 \x01(\x08\"\xff\x01\n\x0e\x44\x65liveryStatus\x12\x17\n\x0fpending_changes\x18\x01 \x01(\x03\x12&\n\x03lag\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1a\n\x12\x63hanges_per_second\x18\x03 \x01(\x01\x12\x35\n\x11last_success_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nlast_error\x18\x05 \x01(\t\x12\x33\n\x0flast_error_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x66\x61ilures\x18\x07 \x01(\x05*{\n\x0b\x43ontentMode\x12\x1c\n\x18\x43ONTENT_MODE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43ONTENT_MODE_BATCHED\x10\x01\x12\x1b\n\x17\x43ONTENT_MODE_STRUCTURED\x10\x02\x12\x17\n\x13\x43ONTENT_MODE_BINARY\x10\x03*\x8d\x01\n\rSaslMechanism\x12\x1e\n\x1aSASL_MECHANISM_UNSPECIFIED\x10\x00\x12\x18\n\x14SASL_MECHANISM_PLAIN\x10\x01\x12 \n\x1cSASL_MECHANISM_SCRAM_SHA_256\x10\x02\x12 \n\x1cSASL_MECHANISM_SCRAM_SHA_512\x10\x03*\x8d\x01\n\x0f\x43onnectionState\x12 \n\x1c\x43ONNECTION_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x43ONNECTION_STATE_INACTIVE\x10\x01\x12\x1b\n\x17\x43ONNECTION_STATE_ACTIVE\x10\x02\x12\x1c\n\x18\x43ONNECTION_STATE_FAULTED\x10\x03*s\n\nChangeKind\x12\x1b\n\x17\x43HANGE_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43HANGE_KIND_ENTERED\x10\x01\x12\x16\n\x12\x43HANGE_KIND_EXITED\x10\x02\x12\x17\n\x13\x43HANGE_KIND_UPDATED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmilepost/v1/connection.proto\x12\x0bmilepost.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcb\x04\n\x06Output\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12-\n\x07webhook\x18\x03 \x01(\x0b\x32\x1a.milepost.v1.WebhookOutputH\x00\x12\'\n\x04nats\x18\x04 \x01(\x0b\x32\x17.milepost.v1.NatsOutputH\x00\x12)\n\x05redis\x18\x05 \x01(\x0b\x32\x18.milepost.v1.RedisOutputH\x00\x12)\n\x05kafka\x18\x06 \x01(\x0b\x32\x18.milepost.v1.KafkaOutputH\x00\x12\'\n\x04\x66ile\x18\x07 \x01(\x0b\x32\x17.milepost.v1.FileOutputH\x00\x12)\n\x05watch\x18\x0b \x01(\x0b\x32\x18.milepost.v1.WatchOutputH\x00\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x12\x45\n\x1bprevious_secret_expire_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03:J\xea\x41G\n\x0fmilepost/Output\x12#accounts/{account}/outputs/{output}*\x07outputs2\x06outputB\x06\n\x04kind\"Z\n\rWebhookOutput\x12\x11\n\x03url\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12&\n\x04mode\x18\x03 \x01(\x0e\x32\x18.milepost.v1.ContentMode\"\x90\x01\n\nNatsOutput\x12\x15\n\x07servers\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07subject\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12&\n\x04mode\x18\x03 \x01(\x0e\x32\x18.milepost.v1.ContentMode\x12\x13\n\x0b\x63redentials\x18\x04 \x01(\t\x12\x17\n\x0f\x63\x61_certificates\x18\x05 \x01(\t\"c\n\x0bRedisOutput\x12\x11\n\x03url\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06stream\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nmax_length\x18\x03 \x01(\x03\x12\x17\n\x0f\x63\x61_certificates\x18\x04 \x01(\t\"\xe9\x01\n\x0bKafkaOutput\x12\x1f\n\x11\x62ootstrap_servers\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05topic\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12&\n\x04mode\x18\x03 \x01(\x0e\x32\x18.milepost.v1.ContentMode\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x10\n\x08password\x18\x05 \x01(\t\x12\x32\n\x0esasl_mechanism\x18\x06 \x01(\x0e\x32\x1a.milepost.v1.SaslMechanism\x12\x0f\n\x07use_tls\x18\x07 \x01(\x08\x12\x17\n\x0f\x63\x61_certificates\x18\x08 \x01(\t\"m\n\nFileOutput\x12\x12\n\x04path\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tmax_bytes\x18\x02 \x01(\x03\x12*\n\x07max_age\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04gzip\x18\x04 \x01(\x08\"\r\n\x0bWatchOutput\"K\n\x08\x42\x61tching\x12\x13\n\x0bmax_changes\x18\x01 \x01(\x05\x12*\n\x07max_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xe9\x05\n\nConnection\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12-\n\x08\x61udience\x18\x02 \x01(\tB\x1b\xe2\x41\x02\x02\x05\xfa\x41\x13\n\x11milepost/Audience\x12)\n\x06output\x18\x03 \x01(\tB\x19\xe2\x41\x02\x02\x05\xfa\x41\x11\n\x0fmilepost/Output\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\x1c.milepost.v1.ConnectionStateB\x04\xe2\x41\x01\x03\x12\x12\n\nidentities\x18\x05 \x03(\t\x12\x12\n\nattributes\x18\x06 \x03(\t\x12\'\n\x08\x62\x61tching\x18\x07 \x01(\x0b\x32\x15.milepost.v1.Batching\x12 \n\x12\x64\x65livered_sequence\x18\x08 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x13\n\x05\x66\x61ult\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\x0c \x01(\t\x12\x18\n\nactivation\x18\r \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x33\n\x08\x64\x65livery\x18\x0e \x01(\x0b\x32\x1b.milepost.v1.DeliveryStatusB\x04\xe2\x41\x01\x03\x12\x13\n\x05\x65poch\x18\x0f \x01(\tB\x04\xe2\x41\x01\x03\x12&\n\x05kinds\x18\x10 \x03(\x0e\x32\x17.milepost.v1.ChangeKind\x12\x19\n\x11hashed_identities\x18\x11 \x03(\t\x12\x19\n\x11hashed_attributes\x18\x12 \x03(\t\x12\x14\n\x06paused\x18\x13 \x01(\x08\x42\x04\xe2\x41\x01\x03:^\xea\x41[\n\x13milepost/Connection\x12+accounts/{account}/connections/{connection}*\x0b\x63onnections2\nconnection\"\xff\x01\n\x0e\x44\x65liveryStatus\x12\x17\n\x0fpending_changes\x18\x01 \x01(\x03\x12&\n\x03lag\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1a\n\x12\x63hanges_per_second\x18\x03 \x01(\x01\x12\x35\n\x11last_success_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nlast_error\x18\x05 \x01(\t\x12\x33\n\x0flast_error_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x66\x61ilures\x18\x07 \x01(\x05*{\n\x0b\x43ontentMode\x12\x1c\n\x18\x43ONTENT_MODE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43ONTENT_MODE_BATCHED\x10\x01\x12\x1b\n\x17\x43ONTENT_MODE_STRUCTURED\x10\x02\x12\x17\n\x13\x43ONTENT_MODE_BINARY\x10\x03*\x8d\x01\n\rSaslMechanism\x12\x1e\n\x1aSASL_MECHANISM_UNSPECIFIED\x10\x00\x12\x18\n\x14SASL_MECHANISM_PLAIN\x10\x01\x12 \n\x1cSASL_MECHANISM_SCRAM_SHA_256\x10\x02\x12 \n\x1cSASL_MECHANISM_SCRAM_SHA_512\x10\x03*\x8d\x01\n\x0f\x43onnectionState\x12 \n\x1c\x43ONNECTION_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x43ONNECTION_STATE_INACTIVE\x10\x01\x12\x1b\n\x17\x43ONNECTION_STATE_ACTIVE\x10\x02\x12\x1c\n\x18\x43ONNECTION_STATE_FAULTED\x10\x03*Z\n\nChangeKind\x12\x1b\n\x17\x43HANGE_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43HANGE_KIND_ENTERED\x10\x01\x12\x16\n\x12\x43HANGE_KIND_EXITED\x10\x02\x42\x46\n\x0bmilepost.v1B\x0f\x43onnectionProtoP\x01Z\x16milepost/v1;milepostv1\xaa\x02\x0bMilepost.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'milepost.v1.connection_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_CONTENTMODE']._serialized_start=2125
-  _globals['_CONTENTMODE']._serialized_end=2248
-  _globals['_SASLMECHANISM']._serialized_start=2251
-  _globals['_SASLMECHANISM']._serialized_end=2392
-  _globals['_CONNECTIONSTATE']._serialized_start=2395
-  _globals['_CONNECTIONSTATE']._serialized_end=2536
-  _globals['_CHANGEKIND']._serialized_start=2538
-  _globals['_CHANGEKIND']._serialized_end=2653
-  _globals['_OUTPUT']._serialized_start=111
-  _globals['_OUTPUT']._serialized_end=598
-  _globals['_WEBHOOKOUTPUT']._serialized_start=600
-  _globals['_WEBHOOKOUTPUT']._serialized_end=684
-  _globals['_NATSOUTPUT']._serialized_start=687
-  _globals['_NATSOUTPUT']._serialized_end=819
-  _globals['_REDISOUTPUT']._serialized_start=821
-  _globals['_REDISOUTPUT']._serialized_end=908
-  _globals['_KAFKAOUTPUT']._serialized_start=911
-  _globals['_KAFKAOUTPUT']._serialized_end=1132
-  _globals['_FILEOUTPUT']._serialized_start=1134
-  _globals['_FILEOUTPUT']._serialized_end=1237
-  _globals['_WATCHOUTPUT']._serialized_start=1239
-  _globals['_WATCHOUTPUT']._serialized_end=1252
-  _globals['_BATCHING']._serialized_start=1254
-  _globals['_BATCHING']._serialized_end=1329
-  _globals['_CONNECTION']._serialized_start=1332
-  _globals['_CONNECTION']._serialized_end=1865
-  _globals['_DELIVERYSTATUS']._serialized_start=1868
-  _globals['_DELIVERYSTATUS']._serialized_end=2123
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\013milepost.v1B\017ConnectionProtoP\001Z\026milepost/v1;milepostv1\252\002\013Milepost.V1'
+  _globals['_OUTPUT'].fields_by_name['name']._loaded_options = None
+  _globals['_OUTPUT'].fields_by_name['name']._serialized_options = b'\342A\001\010'
+  _globals['_OUTPUT'].fields_by_name['create_time']._loaded_options = None
+  _globals['_OUTPUT'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
+  _globals['_OUTPUT'].fields_by_name['update_time']._loaded_options = None
+  _globals['_OUTPUT'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
+  _globals['_OUTPUT'].fields_by_name['previous_secret_expire_time']._loaded_options = None
+  _globals['_OUTPUT'].fields_by_name['previous_secret_expire_time']._serialized_options = b'\342A\001\003'
+  _globals['_OUTPUT']._loaded_options = None
+  _globals['_OUTPUT']._serialized_options = b'\352AG\n\017milepost/Output\022#accounts/{account}/outputs/{output}*\007outputs2\006output'
+  _globals['_WEBHOOKOUTPUT'].fields_by_name['url']._loaded_options = None
+  _globals['_WEBHOOKOUTPUT'].fields_by_name['url']._serialized_options = b'\342A\001\002'
+  _globals['_NATSOUTPUT'].fields_by_name['servers']._loaded_options = None
+  _globals['_NATSOUTPUT'].fields_by_name['servers']._serialized_options = b'\342A\001\002'
+  _globals['_NATSOUTPUT'].fields_by_name['subject']._loaded_options = None
+  _globals['_NATSOUTPUT'].fields_by_name['subject']._serialized_options = b'\342A\001\002'
+  _globals['_REDISOUTPUT'].fields_by_name['url']._loaded_options = None
+  _globals['_REDISOUTPUT'].fields_by_name['url']._serialized_options = b'\342A\001\002'
+  _globals['_REDISOUTPUT'].fields_by_name['stream']._loaded_options = None
+  _globals['_REDISOUTPUT'].fields_by_name['stream']._serialized_options = b'\342A\001\002'
+  _globals['_KAFKAOUTPUT'].fields_by_name['bootstrap_servers']._loaded_options = None
+  _globals['_KAFKAOUTPUT'].fields_by_name['bootstrap_servers']._serialized_options = b'\342A\001\002'
+  _globals['_KAFKAOUTPUT'].fields_by_name['topic']._loaded_options = None
+  _globals['_KAFKAOUTPUT'].fields_by_name['topic']._serialized_options = b'\342A\001\002'
+  _globals['_FILEOUTPUT'].fields_by_name['path']._loaded_options = None
+  _globals['_FILEOUTPUT'].fields_by_name['path']._serialized_options = b'\342A\001\002'
+  _globals['_CONNECTION'].fields_by_name['name']._loaded_options = None
+  _globals['_CONNECTION'].fields_by_name['name']._serialized_options = b'\342A\001\010'
+  _globals['_CONNECTION'].fields_by_name['audience']._loaded_options = None
+  _globals['_CONNECTION'].fields_by_name['audience']._serialized_options = b'\342A\002\002\005\372A\023\n\021milepost/Audience'
+  _globals['_CONNECTION'].fields_by_name['output']._loaded_options = None
+  _globals['_CONNECTION'].fields_by_name['output']._serialized_options = b'\342A\002\002\005\372A\021\n\017milepost/Output'
+  _globals['_CONNECTION'].fields_by_name['state']._loaded_options = None
+  _globals['_CONNECTION'].fields_by_name['state']._serialized_options = b'\342A\001\003'
+  _globals['_CONNECTION'].fields_by_name['delivered_sequence']._loaded_options = None
+  _globals['_CONNECTION'].fields_by_name['delivered_sequence']._serialized_options = b'\342A\001\003'
+  _globals['_CONNECTION'].fields_by_name['fault']._loaded_options = None
+  _globals['_CONNECTION'].fields_by_name['fault']._serialized_options = b'\342A\001\003'
+  _globals['_CONNECTION'].fields_by_name['create_time']._loaded_options = None
+  _globals['_CONNECTION'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
+  _globals['_CONNECTION'].fields_by_name['update_time']._loaded_options = None
+  _globals['_CONNECTION'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
+  _globals['_CONNECTION'].fields_by_name['activation']._loaded_options = None
+  _globals['_CONNECTION'].fields_by_name['activation']._serialized_options = b'\342A\001\003'
+  _globals['_CONNECTION'].fields_by_name['delivery']._loaded_options = None
+  _globals['_CONNECTION'].fields_by_name['delivery']._serialized_options = b'\342A\001\003'
+  _globals['_CONNECTION'].fields_by_name['epoch']._loaded_options = None
+  _globals['_CONNECTION'].fields_by_name['epoch']._serialized_options = b'\342A\001\003'
+  _globals['_CONNECTION'].fields_by_name['paused']._loaded_options = None
+  _globals['_CONNECTION'].fields_by_name['paused']._serialized_options = b'\342A\001\003'
+  _globals['_CONNECTION']._loaded_options = None
+  _globals['_CONNECTION']._serialized_options = b'\352A[\n\023milepost/Connection\022+accounts/{account}/connections/{connection}*\013connections2\nconnection'
+  _globals['_CONTENTMODE']._serialized_start=2545
+  _globals['_CONTENTMODE']._serialized_end=2668
+  _globals['_SASLMECHANISM']._serialized_start=2671
+  _globals['_SASLMECHANISM']._serialized_end=2812
+  _globals['_CONNECTIONSTATE']._serialized_start=2815
+  _globals['_CONNECTIONSTATE']._serialized_end=2956
+  _globals['_CHANGEKIND']._serialized_start=2958
+  _globals['_CHANGEKIND']._serialized_end=3048
+  _globals['_OUTPUT']._serialized_start=171
+  _globals['_OUTPUT']._serialized_end=758
+  _globals['_WEBHOOKOUTPUT']._serialized_start=760
+  _globals['_WEBHOOKOUTPUT']._serialized_end=850
+  _globals['_NATSOUTPUT']._serialized_start=853
+  _globals['_NATSOUTPUT']._serialized_end=997
+  _globals['_REDISOUTPUT']._serialized_start=999
+  _globals['_REDISOUTPUT']._serialized_end=1098
+  _globals['_KAFKAOUTPUT']._serialized_start=1101
+  _globals['_KAFKAOUTPUT']._serialized_end=1334
+  _globals['_FILEOUTPUT']._serialized_start=1336
+  _globals['_FILEOUTPUT']._serialized_end=1445
+  _globals['_WATCHOUTPUT']._serialized_start=1447
+  _globals['_WATCHOUTPUT']._serialized_end=1460
+  _globals['_BATCHING']._serialized_start=1462
+  _globals['_BATCHING']._serialized_end=1537
+  _globals['_CONNECTION']._serialized_start=1540
+  _globals['_CONNECTION']._serialized_end=2285
+  _globals['_DELIVERYSTATUS']._serialized_start=2288
+  _globals['_DELIVERYSTATUS']._serialized_end=2543
 # @@protoc_insertion_point(module_scope)

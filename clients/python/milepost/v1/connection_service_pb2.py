@@ -22,87 +22,167 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from milepost.v1 import connection_pb2 as milepost_dot_v1_dot_connection__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$milepost/v1/connection_service.proto\x12\x0bmilepost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cmilepost/v1/connection.proto\"\\\n\x19\x41\x63knowledgeChangesRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\x12\x12\n\nactivation\x18\x03 \x01(\x03\x12\r\n\x05\x65poch\x18\x04 \x01(\t\"I\n\x1a\x41\x63knowledgeChangesResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\"q\n\x13\x43reateOutputRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\toutput_id\x18\x02 \x01(\t\x12#\n\x06output\x18\x03 \x01(\x0b\x32\x13.milepost.v1.Output\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"M\n\x14\x43reateOutputResponse\x12#\n\x06output\x18\x01 \x01(\x0b\x32\x13.milepost.v1.Output\x12\x10\n\x08revision\x18\x02 \x01(\t\" \n\x10GetOutputRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"8\n\x11GetOutputResponse\x12#\n\x06output\x18\x01 \x01(\x0b\x32\x13.milepost.v1.Output\"K\n\x12ListOutputsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"T\n\x13ListOutputsResponse\x12$\n\x07outputs\x18\x01 \x03(\x0b\x32\x13.milepost.v1.Output\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9e\x01\n\x13UpdateOutputRequest\x12#\n\x06output\x18\x01 \x01(\x0b\x32\x13.milepost.v1.Output\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x31\n\x0esecret_overlap\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"M\n\x14UpdateOutputResponse\x12#\n\x06output\x18\x01 \x01(\x0b\x32\x13.milepost.v1.Output\x12\x10\n\x08revision\x18\x02 \x01(\t\"1\n\x13\x44\x65leteOutputRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"(\n\x14\x44\x65leteOutputResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"!\n\x11TestOutputRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x9a\x01\n\x12TestOutputResponse\x12\x11\n\tdelivered\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x13\n\x0bhttp_status\x18\x03 \x01(\x05\x12\x0f\n\x07\x65xcerpt\x18\x04 \x01(\t\x12*\n\x07latency\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x65vent_id\x18\x06 \x01(\t\"\x81\x01\n\x17\x43reateConnectionRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x15\n\rconnection_id\x18\x02 \x01(\t\x12+\n\nconnection\x18\x03 \x01(\x0b\x32\x17.milepost.v1.Connection\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"Y\n\x18\x43reateConnectionResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\x12\x10\n\x08revision\x18\x02 \x01(\t\"$\n\x14GetConnectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"D\n\x15GetConnectionResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\"q\n\x16ListConnectionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08\x61udience\x18\x04 \x01(\t\x12\x0e\n\x06output\x18\x05 \x01(\t\"`\n\x17ListConnectionsResponse\x12,\n\x0b\x63onnections\x18\x01 \x03(\x0b\x32\x17.milepost.v1.Connection\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"w\n\x17UpdateConnectionRequest\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"Y\n\x18UpdateConnectionResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\x12\x10\n\x08revision\x18\x02 \x01(\t\"5\n\x17\x44\x65leteConnectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\",\n\x18\x44\x65leteConnectionResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"7\n\x19\x41\x63tivateConnectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"[\n\x1a\x41\x63tivateConnectionResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\x12\x10\n\x08revision\x18\x02 \x01(\t\"9\n\x1b\x44\x65\x61\x63tivateConnectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"]\n\x1c\x44\x65\x61\x63tivateConnectionResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\x12\x10\n\x08revision\x18\x02 \x01(\t\"5\n\x17ResumeConnectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"Y\n\x18ResumeConnectionResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\x12\x10\n\x08revision\x18\x02 \x01(\t\"4\n\x16PauseConnectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"X\n\x17PauseConnectionResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\x12\x10\n\x08revision\x18\x02 \x01(\t\"e\n\x17ReplayConnectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\"Y\n\x18ReplayConnectionResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\x12\x10\n\x08revision\x18\x02 \x01(\t2\xb3\x0c\n\x11\x43onnectionService\x12S\n\x0c\x43reateOutput\x12 .milepost.v1.CreateOutputRequest\x1a!.milepost.v1.CreateOutputResponse\x12J\n\tGetOutput\x12\x1d.milepost.v1.GetOutputRequest\x1a\x1e.milepost.v1.GetOutputResponse\x12P\n\x0bListOutputs\x12\x1f.milepost.v1.ListOutputsRequest\x1a .milepost.v1.ListOutputsResponse\x12S\n\x0cUpdateOutput\x12 .milepost.v1.UpdateOutputRequest\x1a!.milepost.v1.UpdateOutputResponse\x12S\n\x0c\x44\x65leteOutput\x12 .milepost.v1.DeleteOutputRequest\x1a!.milepost.v1.DeleteOutputResponse\x12M\n\nTestOutput\x12\x1e.milepost.v1.TestOutputRequest\x1a\x1f.milepost.v1.TestOutputResponse\x12_\n\x10\x43reateConnection\x12$.milepost.v1.CreateConnectionRequest\x1a%.milepost.v1.CreateConnectionResponse\x12V\n\rGetConnection\x12!.milepost.v1.GetConnectionRequest\x1a\".milepost.v1.GetConnectionResponse\x12\\\n\x0fListConnections\x12#.milepost.v1.ListConnectionsRequest\x1a$.milepost.v1.ListConnectionsResponse\x12_\n\x10UpdateConnection\x12$.milepost.v1.UpdateConnectionRequest\x1a%.milepost.v1.UpdateConnectionResponse\x12_\n\x10\x44\x65leteConnection\x12$.milepost.v1.DeleteConnectionRequest\x1a%.milepost.v1.DeleteConnectionResponse\x12\x65\n\x12\x41\x63tivateConnection\x12&.milepost.v1.ActivateConnectionRequest\x1a\'.milepost.v1.ActivateConnectionResponse\x12k\n\x14\x44\x65\x61\x63tivateConnection\x12(.milepost.v1.DeactivateConnectionRequest\x1a).milepost.v1.DeactivateConnectionResponse\x12\\\n\x0fPauseConnection\x12#.milepost.v1.PauseConnectionRequest\x1a$.milepost.v1.PauseConnectionResponse\x12_\n\x10ResumeConnection\x12$.milepost.v1.ResumeConnectionRequest\x1a%.milepost.v1.ResumeConnectionResponse\x12_\n\x10ReplayConnection\x12$.milepost.v1.ReplayConnectionRequest\x1a%.milepost.v1.ReplayConnectionResponse\x12\x65\n\x12\x41\x63knowledgeChanges\x12&.milepost.v1.AcknowledgeChangesRequest\x1a\'.milepost.v1.AcknowledgeChangesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$milepost/v1/connection_service.proto\x12\x0bmilepost.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cmilepost/v1/connection.proto\"\x8c\x01\n\x19\x41\x63knowledgeChangesRequest\x12*\n\x04name\x18\x01 \x01(\tB\x1c\xe2\x41\x01\x02\xfa\x41\x15\n\x13milepost/Connection\x12\x14\n\x06\x63ursor\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x18\n\nactivation\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65poch\x18\x04 \x01(\tB\x04\xe2\x41\x01\x02\"I\n\x1a\x41\x63knowledgeChangesResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\"\x92\x01\n\x13\x43reateOutputRequest\x12)\n\x06parent\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Account\x12\x11\n\toutput_id\x18\x02 \x01(\t\x12)\n\x06output\x18\x03 \x01(\x0b\x32\x13.milepost.v1.OutputB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"M\n\x14\x43reateOutputResponse\x12#\n\x06output\x18\x01 \x01(\x0b\x32\x13.milepost.v1.Output\x12\x10\n\x08revision\x18\x02 \x01(\t\":\n\x10GetOutputRequest\x12&\n\x04name\x18\x01 \x01(\tB\x18\xe2\x41\x01\x02\xfa\x41\x11\n\x0fmilepost/Output\"8\n\x11GetOutputResponse\x12#\n\x06output\x18\x01 \x01(\x0b\x32\x13.milepost.v1.Output\"f\n\x12ListOutputsRequest\x12)\n\x06parent\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Account\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"T\n\x13ListOutputsResponse\x12$\n\x07outputs\x18\x01 \x03(\x0b\x32\x13.milepost.v1.Output\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa4\x01\n\x13UpdateOutputRequest\x12)\n\x06output\x18\x01 \x01(\x0b\x32\x13.milepost.v1.OutputB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x31\n\x0esecret_overlap\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"M\n\x14UpdateOutputResponse\x12#\n\x06output\x18\x01 \x01(\x0b\x32\x13.milepost.v1.Output\x12\x10\n\x08revision\x18\x02 \x01(\t\"K\n\x13\x44\x65leteOutputRequest\x12&\n\x04name\x18\x01 \x01(\tB\x18\xe2\x41\x01\x02\xfa\x41\x11\n\x0fmilepost/Output\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"(\n\x14\x44\x65leteOutputResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\";\n\x11TestOutputRequest\x12&\n\x04name\x18\x01 \x01(\tB\x18\xe2\x41\x01\x02\xfa\x41\x11\n\x0fmilepost/Output\"\x9a\x01\n\x12TestOutputResponse\x12\x11\n\tdelivered\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x13\n\x0bhttp_status\x18\x03 \x01(\x05\x12\x0f\n\x07\x65xcerpt\x18\x04 \x01(\t\x12*\n\x07latency\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x65vent_id\x18\x06 \x01(\t\"\x9c\x01\n\x17\x43reateConnectionRequest\x12)\n\x06parent\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Account\x12\x15\n\rconnection_id\x18\x02 \x01(\t\x12+\n\nconnection\x18\x03 \x01(\x0b\x32\x17.milepost.v1.Connection\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"Y\n\x18\x43reateConnectionResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\x12\x10\n\x08revision\x18\x02 \x01(\t\"B\n\x14GetConnectionRequest\x12*\n\x04name\x18\x01 \x01(\tB\x1c\xe2\x41\x01\x02\xfa\x41\x15\n\x13milepost/Connection\"D\n\x15GetConnectionResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\"\x8c\x01\n\x16ListConnectionsRequest\x12)\n\x06parent\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Account\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08\x61udience\x18\x04 \x01(\t\x12\x0e\n\x06output\x18\x05 \x01(\t\"`\n\x17ListConnectionsResponse\x12,\n\x0b\x63onnections\x18\x01 \x03(\x0b\x32\x17.milepost.v1.Connection\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"}\n\x17UpdateConnectionRequest\x12\x31\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.ConnectionB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"Y\n\x18UpdateConnectionResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\x12\x10\n\x08revision\x18\x02 \x01(\t\"S\n\x17\x44\x65leteConnectionRequest\x12*\n\x04name\x18\x01 \x01(\tB\x1c\xe2\x41\x01\x02\xfa\x41\x15\n\x13milepost/Connection\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\",\n\x18\x44\x65leteConnectionResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"U\n\x19\x41\x63tivateConnectionRequest\x12*\n\x04name\x18\x01 \x01(\tB\x1c\xe2\x41\x01\x02\xfa\x41\x15\n\x13milepost/Connection\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"[\n\x1a\x41\x63tivateConnectionResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\x12\x10\n\x08revision\x18\x02 \x01(\t\"W\n\x1b\x44\x65\x61\x63tivateConnectionRequest\x12*\n\x04name\x18\x01 \x01(\tB\x1c\xe2\x41\x01\x02\xfa\x41\x15\n\x13milepost/Connection\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"]\n\x1c\x44\x65\x61\x63tivateConnectionResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\x12\x10\n\x08revision\x18\x02 \x01(\t\"S\n\x17ResumeConnectionRequest\x12*\n\x04name\x18\x01 \x01(\tB\x1c\xe2\x41\x01\x02\xfa\x41\x15\n\x13milepost/Connection\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"Y\n\x18ResumeConnectionResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\x12\x10\n\x08revision\x18\x02 \x01(\t\"R\n\x16PauseConnectionRequest\x12*\n\x04name\x18\x01 \x01(\tB\x1c\xe2\x41\x01\x02\xfa\x41\x15\n\x13milepost/Connection\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"X\n\x17PauseConnectionResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\x12\x10\n\x08revision\x18\x02 \x01(\t\"\x83\x01\n\x17ReplayConnectionRequest\x12*\n\x04name\x18\x01 \x01(\tB\x1c\xe2\x41\x01\x02\xfa\x41\x15\n\x13milepost/Connection\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\"Y\n\x18ReplayConnectionResponse\x12+\n\nconnection\x18\x01 \x01(\x0b\x32\x17.milepost.v1.Connection\x12\x10\n\x08revision\x18\x02 \x01(\t2\xb9\x13\n\x11\x43onnectionService\x12\x84\x01\n\x0c\x43reateOutput\x12 .milepost.v1.CreateOutputRequest\x1a!.milepost.v1.CreateOutputResponse\"/\x82\xd3\xe4\x93\x02)\"\x1f/v1/{parent=accounts/*}/outputs:\x06output\x12v\n\tGetOutput\x12\x1d.milepost.v1.GetOutputRequest\x1a\x1e.milepost.v1.GetOutputResponse\"*\x90\x02\x01\x82\xd3\xe4\x93\x02!\x12\x1f/v1/{name=accounts/*/outputs/*}\x12|\n\x0bListOutputs\x12\x1f.milepost.v1.ListOutputsRequest\x1a .milepost.v1.ListOutputsResponse\"*\x90\x02\x01\x82\xd3\xe4\x93\x02!\x12\x1f/v1/{parent=accounts/*}/outputs\x12\x8b\x01\n\x0cUpdateOutput\x12 .milepost.v1.UpdateOutputRequest\x1a!.milepost.v1.UpdateOutputResponse\"6\x82\xd3\xe4\x93\x02\x30\x32&/v1/{output.name=accounts/*/outputs/*}:\x06output\x12|\n\x0c\x44\x65leteOutput\x12 .milepost.v1.DeleteOutputRequest\x1a!.milepost.v1.DeleteOutputResponse\"\'\x82\xd3\xe4\x93\x02!*\x1f/v1/{name=accounts/*/outputs/*}\x12~\n\nTestOutput\x12\x1e.milepost.v1.TestOutputRequest\x1a\x1f.milepost.v1.TestOutputResponse\"/\x82\xd3\xe4\x93\x02)\"$/v1/{name=accounts/*/outputs/*}:test:\x01*\x12\x98\x01\n\x10\x43reateConnection\x12$.milepost.v1.CreateConnectionRequest\x1a%.milepost.v1.CreateConnectionResponse\"7\x82\xd3\xe4\x93\x02\x31\"#/v1/{parent=accounts/*}/connections:\nconnection\x12\x86\x01\n\rGetConnection\x12!.milepost.v1.GetConnectionRequest\x1a\".milepost.v1.GetConnectionResponse\".\x90\x02\x01\x82\xd3\xe4\x93\x02%\x12#/v1/{name=accounts/*/connections/*}\x12\x8c\x01\n\x0fListConnections\x12#.milepost.v1.ListConnectionsRequest\x1a$.milepost.v1.ListConnectionsResponse\".\x90\x02\x01\x82\xd3\xe4\x93\x02%\x12#/v1/{parent=accounts/*}/connections\x12\xa3\x01\n\x10UpdateConnection\x12$.milepost.v1.UpdateConnectionRequest\x1a%.milepost.v1.UpdateConnectionResponse\"B\x82\xd3\xe4\x93\x02<2./v1/{connection.name=accounts/*/connections/*}:\nconnection\x12\x8c\x01\n\x10\x44\x65leteConnection\x12$.milepost.v1.DeleteConnectionRequest\x1a%.milepost.v1.DeleteConnectionResponse\"+\x82\xd3\xe4\x93\x02%*#/v1/{name=accounts/*/connections/*}\x12\x9e\x01\n\x12\x41\x63tivateConnection\x12&.milepost.v1.ActivateConnectionRequest\x1a\'.milepost.v1.ActivateConnectionResponse\"7\x82\xd3\xe4\x93\x02\x31\",/v1/{name=accounts/*/connections/*}:activate:\x01*\x12\xa6\x01\n\x14\x44\x65\x61\x63tivateConnection\x12(.milepost.v1.DeactivateConnectionRequest\x1a).milepost.v1.DeactivateConnectionResponse\"9\x82\xd3\xe4\x93\x02\x33\"./v1/{name=accounts/*/connections/*}:deactivate:\x01*\x12\x92\x01\n\x0fPauseConnection\x12#.milepost.v1.PauseConnectionRequest\x1a$.milepost.v1.PauseConnectionResponse\"4\x82\xd3\xe4\x93\x02.\")/v1/{name=accounts/*/connections/*}:pause:\x01*\x12\x96\x01\n\x10ResumeConnection\x12$.milepost.v1.ResumeConnectionRequest\x1a%.milepost.v1.ResumeConnectionResponse\"5\x82\xd3\xe4\x93\x02/\"*/v1/{name=accounts/*/connections/*}:resume:\x01*\x12\x96\x01\n\x10ReplayConnection\x12$.milepost.v1.ReplayConnectionRequest\x1a%.milepost.v1.ReplayConnectionResponse\"5\x82\xd3\xe4\x93\x02/\"*/v1/{name=accounts/*/connections/*}:replay:\x01*\x12\xa1\x01\n\x12\x41\x63knowledgeChanges\x12&.milepost.v1.AcknowledgeChangesRequest\x1a\'.milepost.v1.AcknowledgeChangesResponse\":\x82\xd3\xe4\x93\x02\x34\"//v1/{name=accounts/*/connections/*}:acknowledge:\x01*BM\n\x0bmilepost.v1B\x16\x43onnectionServiceProtoP\x01Z\x16milepost/v1;milepostv1\xaa\x02\x0bMilepost.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'milepost.v1.connection_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_ACKNOWLEDGECHANGESREQUEST']._serialized_start=182
-  _globals['_ACKNOWLEDGECHANGESREQUEST']._serialized_end=274
-  _globals['_ACKNOWLEDGECHANGESRESPONSE']._serialized_start=276
-  _globals['_ACKNOWLEDGECHANGESRESPONSE']._serialized_end=349
-  _globals['_CREATEOUTPUTREQUEST']._serialized_start=351
-  _globals['_CREATEOUTPUTREQUEST']._serialized_end=464
-  _globals['_CREATEOUTPUTRESPONSE']._serialized_start=466
-  _globals['_CREATEOUTPUTRESPONSE']._serialized_end=543
-  _globals['_GETOUTPUTREQUEST']._serialized_start=545
-  _globals['_GETOUTPUTREQUEST']._serialized_end=577
-  _globals['_GETOUTPUTRESPONSE']._serialized_start=579
-  _globals['_GETOUTPUTRESPONSE']._serialized_end=635
-  _globals['_LISTOUTPUTSREQUEST']._serialized_start=637
-  _globals['_LISTOUTPUTSREQUEST']._serialized_end=712
-  _globals['_LISTOUTPUTSRESPONSE']._serialized_start=714
-  _globals['_LISTOUTPUTSRESPONSE']._serialized_end=798
-  _globals['_UPDATEOUTPUTREQUEST']._serialized_start=801
-  _globals['_UPDATEOUTPUTREQUEST']._serialized_end=959
-  _globals['_UPDATEOUTPUTRESPONSE']._serialized_start=961
-  _globals['_UPDATEOUTPUTRESPONSE']._serialized_end=1038
-  _globals['_DELETEOUTPUTREQUEST']._serialized_start=1040
-  _globals['_DELETEOUTPUTREQUEST']._serialized_end=1089
-  _globals['_DELETEOUTPUTRESPONSE']._serialized_start=1091
-  _globals['_DELETEOUTPUTRESPONSE']._serialized_end=1131
-  _globals['_TESTOUTPUTREQUEST']._serialized_start=1133
-  _globals['_TESTOUTPUTREQUEST']._serialized_end=1166
-  _globals['_TESTOUTPUTRESPONSE']._serialized_start=1169
-  _globals['_TESTOUTPUTRESPONSE']._serialized_end=1323
-  _globals['_CREATECONNECTIONREQUEST']._serialized_start=1326
-  _globals['_CREATECONNECTIONREQUEST']._serialized_end=1455
-  _globals['_CREATECONNECTIONRESPONSE']._serialized_start=1457
-  _globals['_CREATECONNECTIONRESPONSE']._serialized_end=1546
-  _globals['_GETCONNECTIONREQUEST']._serialized_start=1548
-  _globals['_GETCONNECTIONREQUEST']._serialized_end=1584
-  _globals['_GETCONNECTIONRESPONSE']._serialized_start=1586
-  _globals['_GETCONNECTIONRESPONSE']._serialized_end=1654
-  _globals['_LISTCONNECTIONSREQUEST']._serialized_start=1656
-  _globals['_LISTCONNECTIONSREQUEST']._serialized_end=1769
-  _globals['_LISTCONNECTIONSRESPONSE']._serialized_start=1771
-  _globals['_LISTCONNECTIONSRESPONSE']._serialized_end=1867
-  _globals['_UPDATECONNECTIONREQUEST']._serialized_start=1869
-  _globals['_UPDATECONNECTIONREQUEST']._serialized_end=1988
-  _globals['_UPDATECONNECTIONRESPONSE']._serialized_start=1990
-  _globals['_UPDATECONNECTIONRESPONSE']._serialized_end=2079
-  _globals['_DELETECONNECTIONREQUEST']._serialized_start=2081
-  _globals['_DELETECONNECTIONREQUEST']._serialized_end=2134
-  _globals['_DELETECONNECTIONRESPONSE']._serialized_start=2136
-  _globals['_DELETECONNECTIONRESPONSE']._serialized_end=2180
-  _globals['_ACTIVATECONNECTIONREQUEST']._serialized_start=2182
-  _globals['_ACTIVATECONNECTIONREQUEST']._serialized_end=2237
-  _globals['_ACTIVATECONNECTIONRESPONSE']._serialized_start=2239
-  _globals['_ACTIVATECONNECTIONRESPONSE']._serialized_end=2330
-  _globals['_DEACTIVATECONNECTIONREQUEST']._serialized_start=2332
-  _globals['_DEACTIVATECONNECTIONREQUEST']._serialized_end=2389
-  _globals['_DEACTIVATECONNECTIONRESPONSE']._serialized_start=2391
-  _globals['_DEACTIVATECONNECTIONRESPONSE']._serialized_end=2484
-  _globals['_RESUMECONNECTIONREQUEST']._serialized_start=2486
-  _globals['_RESUMECONNECTIONREQUEST']._serialized_end=2539
-  _globals['_RESUMECONNECTIONRESPONSE']._serialized_start=2541
-  _globals['_RESUMECONNECTIONRESPONSE']._serialized_end=2630
-  _globals['_PAUSECONNECTIONREQUEST']._serialized_start=2632
-  _globals['_PAUSECONNECTIONREQUEST']._serialized_end=2684
-  _globals['_PAUSECONNECTIONRESPONSE']._serialized_start=2686
-  _globals['_PAUSECONNECTIONRESPONSE']._serialized_end=2774
-  _globals['_REPLAYCONNECTIONREQUEST']._serialized_start=2776
-  _globals['_REPLAYCONNECTIONREQUEST']._serialized_end=2877
-  _globals['_REPLAYCONNECTIONRESPONSE']._serialized_start=2879
-  _globals['_REPLAYCONNECTIONRESPONSE']._serialized_end=2968
-  _globals['_CONNECTIONSERVICE']._serialized_start=2971
-  _globals['_CONNECTIONSERVICE']._serialized_end=4558
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\013milepost.v1B\026ConnectionServiceProtoP\001Z\026milepost/v1;milepostv1\252\002\013Milepost.V1'
+  _globals['_ACKNOWLEDGECHANGESREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_ACKNOWLEDGECHANGESREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\025\n\023milepost/Connection'
+  _globals['_ACKNOWLEDGECHANGESREQUEST'].fields_by_name['cursor']._loaded_options = None
+  _globals['_ACKNOWLEDGECHANGESREQUEST'].fields_by_name['cursor']._serialized_options = b'\342A\001\002'
+  _globals['_ACKNOWLEDGECHANGESREQUEST'].fields_by_name['activation']._loaded_options = None
+  _globals['_ACKNOWLEDGECHANGESREQUEST'].fields_by_name['activation']._serialized_options = b'\342A\001\002'
+  _globals['_ACKNOWLEDGECHANGESREQUEST'].fields_by_name['epoch']._loaded_options = None
+  _globals['_ACKNOWLEDGECHANGESREQUEST'].fields_by_name['epoch']._serialized_options = b'\342A\001\002'
+  _globals['_CREATEOUTPUTREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_CREATEOUTPUTREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Account'
+  _globals['_CREATEOUTPUTREQUEST'].fields_by_name['output']._loaded_options = None
+  _globals['_CREATEOUTPUTREQUEST'].fields_by_name['output']._serialized_options = b'\342A\001\002'
+  _globals['_GETOUTPUTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETOUTPUTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\021\n\017milepost/Output'
+  _globals['_LISTOUTPUTSREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTOUTPUTSREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Account'
+  _globals['_UPDATEOUTPUTREQUEST'].fields_by_name['output']._loaded_options = None
+  _globals['_UPDATEOUTPUTREQUEST'].fields_by_name['output']._serialized_options = b'\342A\001\002'
+  _globals['_DELETEOUTPUTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETEOUTPUTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\021\n\017milepost/Output'
+  _globals['_TESTOUTPUTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_TESTOUTPUTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\021\n\017milepost/Output'
+  _globals['_CREATECONNECTIONREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_CREATECONNECTIONREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Account'
+  _globals['_GETCONNECTIONREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETCONNECTIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\025\n\023milepost/Connection'
+  _globals['_LISTCONNECTIONSREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTCONNECTIONSREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Account'
+  _globals['_UPDATECONNECTIONREQUEST'].fields_by_name['connection']._loaded_options = None
+  _globals['_UPDATECONNECTIONREQUEST'].fields_by_name['connection']._serialized_options = b'\342A\001\002'
+  _globals['_DELETECONNECTIONREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETECONNECTIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\025\n\023milepost/Connection'
+  _globals['_ACTIVATECONNECTIONREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_ACTIVATECONNECTIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\025\n\023milepost/Connection'
+  _globals['_DEACTIVATECONNECTIONREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DEACTIVATECONNECTIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\025\n\023milepost/Connection'
+  _globals['_RESUMECONNECTIONREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_RESUMECONNECTIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\025\n\023milepost/Connection'
+  _globals['_PAUSECONNECTIONREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_PAUSECONNECTIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\025\n\023milepost/Connection'
+  _globals['_REPLAYCONNECTIONREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_REPLAYCONNECTIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\025\n\023milepost/Connection'
+  _globals['_CONNECTIONSERVICE'].methods_by_name['CreateOutput']._loaded_options = None
+  _globals['_CONNECTIONSERVICE'].methods_by_name['CreateOutput']._serialized_options = b'\202\323\344\223\002)\"\037/v1/{parent=accounts/*}/outputs:\006output'
+  _globals['_CONNECTIONSERVICE'].methods_by_name['GetOutput']._loaded_options = None
+  _globals['_CONNECTIONSERVICE'].methods_by_name['GetOutput']._serialized_options = b'\220\002\001\202\323\344\223\002!\022\037/v1/{name=accounts/*/outputs/*}'
+  _globals['_CONNECTIONSERVICE'].methods_by_name['ListOutputs']._loaded_options = None
+  _globals['_CONNECTIONSERVICE'].methods_by_name['ListOutputs']._serialized_options = b'\220\002\001\202\323\344\223\002!\022\037/v1/{parent=accounts/*}/outputs'
+  _globals['_CONNECTIONSERVICE'].methods_by_name['UpdateOutput']._loaded_options = None
+  _globals['_CONNECTIONSERVICE'].methods_by_name['UpdateOutput']._serialized_options = b'\202\323\344\223\00202&/v1/{output.name=accounts/*/outputs/*}:\006output'
+  _globals['_CONNECTIONSERVICE'].methods_by_name['DeleteOutput']._loaded_options = None
+  _globals['_CONNECTIONSERVICE'].methods_by_name['DeleteOutput']._serialized_options = b'\202\323\344\223\002!*\037/v1/{name=accounts/*/outputs/*}'
+  _globals['_CONNECTIONSERVICE'].methods_by_name['TestOutput']._loaded_options = None
+  _globals['_CONNECTIONSERVICE'].methods_by_name['TestOutput']._serialized_options = b'\202\323\344\223\002)\"$/v1/{name=accounts/*/outputs/*}:test:\001*'
+  _globals['_CONNECTIONSERVICE'].methods_by_name['CreateConnection']._loaded_options = None
+  _globals['_CONNECTIONSERVICE'].methods_by_name['CreateConnection']._serialized_options = b'\202\323\344\223\0021\"#/v1/{parent=accounts/*}/connections:\nconnection'
+  _globals['_CONNECTIONSERVICE'].methods_by_name['GetConnection']._loaded_options = None
+  _globals['_CONNECTIONSERVICE'].methods_by_name['GetConnection']._serialized_options = b'\220\002\001\202\323\344\223\002%\022#/v1/{name=accounts/*/connections/*}'
+  _globals['_CONNECTIONSERVICE'].methods_by_name['ListConnections']._loaded_options = None
+  _globals['_CONNECTIONSERVICE'].methods_by_name['ListConnections']._serialized_options = b'\220\002\001\202\323\344\223\002%\022#/v1/{parent=accounts/*}/connections'
+  _globals['_CONNECTIONSERVICE'].methods_by_name['UpdateConnection']._loaded_options = None
+  _globals['_CONNECTIONSERVICE'].methods_by_name['UpdateConnection']._serialized_options = b'\202\323\344\223\002<2./v1/{connection.name=accounts/*/connections/*}:\nconnection'
+  _globals['_CONNECTIONSERVICE'].methods_by_name['DeleteConnection']._loaded_options = None
+  _globals['_CONNECTIONSERVICE'].methods_by_name['DeleteConnection']._serialized_options = b'\202\323\344\223\002%*#/v1/{name=accounts/*/connections/*}'
+  _globals['_CONNECTIONSERVICE'].methods_by_name['ActivateConnection']._loaded_options = None
+  _globals['_CONNECTIONSERVICE'].methods_by_name['ActivateConnection']._serialized_options = b'\202\323\344\223\0021\",/v1/{name=accounts/*/connections/*}:activate:\001*'
+  _globals['_CONNECTIONSERVICE'].methods_by_name['DeactivateConnection']._loaded_options = None
+  _globals['_CONNECTIONSERVICE'].methods_by_name['DeactivateConnection']._serialized_options = b'\202\323\344\223\0023\"./v1/{name=accounts/*/connections/*}:deactivate:\001*'
+  _globals['_CONNECTIONSERVICE'].methods_by_name['PauseConnection']._loaded_options = None
+  _globals['_CONNECTIONSERVICE'].methods_by_name['PauseConnection']._serialized_options = b'\202\323\344\223\002.\")/v1/{name=accounts/*/connections/*}:pause:\001*'
+  _globals['_CONNECTIONSERVICE'].methods_by_name['ResumeConnection']._loaded_options = None
+  _globals['_CONNECTIONSERVICE'].methods_by_name['ResumeConnection']._serialized_options = b'\202\323\344\223\002/\"*/v1/{name=accounts/*/connections/*}:resume:\001*'
+  _globals['_CONNECTIONSERVICE'].methods_by_name['ReplayConnection']._loaded_options = None
+  _globals['_CONNECTIONSERVICE'].methods_by_name['ReplayConnection']._serialized_options = b'\202\323\344\223\002/\"*/v1/{name=accounts/*/connections/*}:replay:\001*'
+  _globals['_CONNECTIONSERVICE'].methods_by_name['AcknowledgeChanges']._loaded_options = None
+  _globals['_CONNECTIONSERVICE'].methods_by_name['AcknowledgeChanges']._serialized_options = b'\202\323\344\223\0024\"//v1/{name=accounts/*/connections/*}:acknowledge:\001*'
+  _globals['_ACKNOWLEDGECHANGESREQUEST']._serialized_start=273
+  _globals['_ACKNOWLEDGECHANGESREQUEST']._serialized_end=413
+  _globals['_ACKNOWLEDGECHANGESRESPONSE']._serialized_start=415
+  _globals['_ACKNOWLEDGECHANGESRESPONSE']._serialized_end=488
+  _globals['_CREATEOUTPUTREQUEST']._serialized_start=491
+  _globals['_CREATEOUTPUTREQUEST']._serialized_end=637
+  _globals['_CREATEOUTPUTRESPONSE']._serialized_start=639
+  _globals['_CREATEOUTPUTRESPONSE']._serialized_end=716
+  _globals['_GETOUTPUTREQUEST']._serialized_start=718
+  _globals['_GETOUTPUTREQUEST']._serialized_end=776
+  _globals['_GETOUTPUTRESPONSE']._serialized_start=778
+  _globals['_GETOUTPUTRESPONSE']._serialized_end=834
+  _globals['_LISTOUTPUTSREQUEST']._serialized_start=836
+  _globals['_LISTOUTPUTSREQUEST']._serialized_end=938
+  _globals['_LISTOUTPUTSRESPONSE']._serialized_start=940
+  _globals['_LISTOUTPUTSRESPONSE']._serialized_end=1024
+  _globals['_UPDATEOUTPUTREQUEST']._serialized_start=1027
+  _globals['_UPDATEOUTPUTREQUEST']._serialized_end=1191
+  _globals['_UPDATEOUTPUTRESPONSE']._serialized_start=1193
+  _globals['_UPDATEOUTPUTRESPONSE']._serialized_end=1270
+  _globals['_DELETEOUTPUTREQUEST']._serialized_start=1272
+  _globals['_DELETEOUTPUTREQUEST']._serialized_end=1347
+  _globals['_DELETEOUTPUTRESPONSE']._serialized_start=1349
+  _globals['_DELETEOUTPUTRESPONSE']._serialized_end=1389
+  _globals['_TESTOUTPUTREQUEST']._serialized_start=1391
+  _globals['_TESTOUTPUTREQUEST']._serialized_end=1450
+  _globals['_TESTOUTPUTRESPONSE']._serialized_start=1453
+  _globals['_TESTOUTPUTRESPONSE']._serialized_end=1607
+  _globals['_CREATECONNECTIONREQUEST']._serialized_start=1610
+  _globals['_CREATECONNECTIONREQUEST']._serialized_end=1766
+  _globals['_CREATECONNECTIONRESPONSE']._serialized_start=1768
+  _globals['_CREATECONNECTIONRESPONSE']._serialized_end=1857
+  _globals['_GETCONNECTIONREQUEST']._serialized_start=1859
+  _globals['_GETCONNECTIONREQUEST']._serialized_end=1925
+  _globals['_GETCONNECTIONRESPONSE']._serialized_start=1927
+  _globals['_GETCONNECTIONRESPONSE']._serialized_end=1995
+  _globals['_LISTCONNECTIONSREQUEST']._serialized_start=1998
+  _globals['_LISTCONNECTIONSREQUEST']._serialized_end=2138
+  _globals['_LISTCONNECTIONSRESPONSE']._serialized_start=2140
+  _globals['_LISTCONNECTIONSRESPONSE']._serialized_end=2236
+  _globals['_UPDATECONNECTIONREQUEST']._serialized_start=2238
+  _globals['_UPDATECONNECTIONREQUEST']._serialized_end=2363
+  _globals['_UPDATECONNECTIONRESPONSE']._serialized_start=2365
+  _globals['_UPDATECONNECTIONRESPONSE']._serialized_end=2454
+  _globals['_DELETECONNECTIONREQUEST']._serialized_start=2456
+  _globals['_DELETECONNECTIONREQUEST']._serialized_end=2539
+  _globals['_DELETECONNECTIONRESPONSE']._serialized_start=2541
+  _globals['_DELETECONNECTIONRESPONSE']._serialized_end=2585
+  _globals['_ACTIVATECONNECTIONREQUEST']._serialized_start=2587
+  _globals['_ACTIVATECONNECTIONREQUEST']._serialized_end=2672
+  _globals['_ACTIVATECONNECTIONRESPONSE']._serialized_start=2674
+  _globals['_ACTIVATECONNECTIONRESPONSE']._serialized_end=2765
+  _globals['_DEACTIVATECONNECTIONREQUEST']._serialized_start=2767
+  _globals['_DEACTIVATECONNECTIONREQUEST']._serialized_end=2854
+  _globals['_DEACTIVATECONNECTIONRESPONSE']._serialized_start=2856
+  _globals['_DEACTIVATECONNECTIONRESPONSE']._serialized_end=2949
+  _globals['_RESUMECONNECTIONREQUEST']._serialized_start=2951
+  _globals['_RESUMECONNECTIONREQUEST']._serialized_end=3034
+  _globals['_RESUMECONNECTIONRESPONSE']._serialized_start=3036
+  _globals['_RESUMECONNECTIONRESPONSE']._serialized_end=3125
+  _globals['_PAUSECONNECTIONREQUEST']._serialized_start=3127
+  _globals['_PAUSECONNECTIONREQUEST']._serialized_end=3209
+  _globals['_PAUSECONNECTIONRESPONSE']._serialized_start=3211
+  _globals['_PAUSECONNECTIONRESPONSE']._serialized_end=3299
+  _globals['_REPLAYCONNECTIONREQUEST']._serialized_start=3302
+  _globals['_REPLAYCONNECTIONREQUEST']._serialized_end=3433
+  _globals['_REPLAYCONNECTIONRESPONSE']._serialized_start=3435
+  _globals['_REPLAYCONNECTIONRESPONSE']._serialized_end=3524
+  _globals['_CONNECTIONSERVICE']._serialized_start=3527
+  _globals['_CONNECTIONSERVICE']._serialized_end=6016
 # @@protoc_insertion_point(module_scope)

@@ -100,7 +100,7 @@ class CreateOutputRequest(_message.Message):
     """Idempotency key, at most 256 bytes. A repeat within 7 days returns the first response."""
     @_builtins.property
     def output(self) -> _connection_pb2.Output:
-        """The output to create. Its `name` and output-only fields are ignored."""
+        """Required. The output to create. Its `name` and output-only fields are ignored."""
 
     def __init__(
         self,

@@ -22,73 +22,96 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from milepost.v1 import data_pb2 as milepost_dot_v1_dot_data__pb2
 from milepost.v1 import value_pb2 as milepost_dot_v1_dot_value__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amilepost/v1/criteria.proto\x12\x0bmilepost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16milepost/v1/data.proto\x1a\x17milepost/v1/value.proto\"\x96\x04\n\x08\x43riteria\x12\r\n\x05label\x18\x01 \x01(\t\x12+\n\x06\x61ll_of\x18\x02 \x01(\x0b\x32\x19.milepost.v1.CriteriaListH\x00\x12+\n\x06\x61ny_of\x18\x03 \x01(\x0b\x32\x19.milepost.v1.CriteriaListH\x00\x12.\n\x08negation\x18\x04 \x01(\x0b\x32\x15.milepost.v1.CriteriaH\x00R\x03not\x12=\n\x0euser_attribute\x18\x05 \x01(\x0b\x32#.milepost.v1.UserAttributeCriterionH\x00\x12,\n\x05\x65vent\x18\x06 \x01(\x0b\x32\x1b.milepost.v1.EventCriterionH\x00\x12\x32\n\x08sequence\x18\x07 \x01(\x0b\x32\x1e.milepost.v1.SequenceCriterionH\x00\x12\x32\n\x08\x61udience\x18\x08 \x01(\x0b\x32\x1e.milepost.v1.AudienceCriterionH\x00\x12\x30\n\x07\x63onsent\x18\t \x01(\x0b\x32\x1d.milepost.v1.ConsentCriterionH\x00\x12\x32\n\x08identity\x18\n \x01(\x0b\x32\x1e.milepost.v1.IdentityCriterionH\x00\x12.\n\x06\x62ucket\x18\x0b \x01(\x0b\x32\x1c.milepost.v1.BucketCriterionH\x00\x42\x06\n\x04node\"7\n\x0c\x43riteriaList\x12\'\n\x08\x63riteria\x18\x01 \x03(\x0b\x32\x15.milepost.v1.Criteria\"K\n\x16UserAttributeCriterion\x12\x0b\n\x03key\x18\x01 \x01(\t\x12$\n\x04test\x18\x02 \x01(\x0b\x32\x16.milepost.v1.ValueTest\"\x9e\x05\n\tValueTest\x12\x13\n\x0bignore_case\x18\x01 \x01(\x08\x12)\n\x06\x65xists\x18\x02 \x01(\x0b\x32\x17.milepost.v1.ExistsTestH\x00\x12$\n\x06\x65quals\x18\x03 \x01(\x0b\x32\x12.milepost.v1.ValueH\x00\x12,\n\x06one_of\x18\x04 \x01(\x0b\x32\x16.milepost.v1.ValueListH\x00R\x02in\x12*\n\x0cgreater_than\x18\x05 \x01(\x0b\x32\x12.milepost.v1.ValueH\x00\x12.\n\x10greater_or_equal\x18\x06 \x01(\x0b\x32\x12.milepost.v1.ValueH\x00\x12\'\n\tless_than\x18\x07 \x01(\x0b\x32\x12.milepost.v1.ValueH\x00\x12+\n\rless_or_equal\x18\x08 \x01(\x0b\x32\x12.milepost.v1.ValueH\x00\x12+\n\x07\x62\x65tween\x18\t \x01(\x0b\x32\x18.milepost.v1.BetweenTestH\x00\x12\x12\n\x08\x63ontains\x18\n \x01(\tH\x00\x12\x15\n\x0bstarts_with\x18\x0b \x01(\tH\x00\x12\x13\n\tends_with\x18\x0c \x01(\tH\x00\x12\x0e\n\x04glob\x18\r \x01(\tH\x00\x12\x11\n\x07matches\x18\x0e \x01(\tH\x00\x12)\n\x06semver\x18\x0f \x01(\x0b\x32\x17.milepost.v1.SemverTestH\x00\x12\x30\n\x0bwithin_last\x18\x10 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12/\n\nolder_than\x18\x11 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12%\n\x04near\x18\x12 \x01(\x0b\x32\x15.milepost.v1.NearTestH\x00\x42\x06\n\x04test\"\x0c\n\nExistsTest\"/\n\tValueList\x12\"\n\x06values\x18\x01 \x03(\x0b\x32\x12.milepost.v1.Value\"P\n\x0b\x42\x65tweenTest\x12\x1f\n\x03low\x18\x01 \x01(\x0b\x32\x12.milepost.v1.Value\x12 \n\x04high\x18\x02 \x01(\x0b\x32\x12.milepost.v1.Value\"\x8e\x01\n\nSemverTest\x12\x10\n\x06\x65quals\x18\x01 \x01(\tH\x00\x12\x16\n\x0cgreater_than\x18\x02 \x01(\tH\x00\x12\x1a\n\x10greater_or_equal\x18\x03 \x01(\tH\x00\x12\x13\n\tless_than\x18\x04 \x01(\tH\x00\x12\x17\n\rless_or_equal\x18\x05 \x01(\tH\x00\x42\x0c\n\ncomparison\"?\n\x08NearTest\x12\x10\n\x08latitude\x18\x01 \x01(\x01\x12\x11\n\tlongitude\x18\x02 \x01(\x01\x12\x0e\n\x06meters\x18\x03 \x01(\x01\"\xe6\x01\n\nNumberTest\x12\x10\n\x06\x65quals\x18\x01 \x01(\x01H\x00\x12-\n\x06one_of\x18\x02 \x01(\x0b\x32\x17.milepost.v1.NumberListH\x00R\x02in\x12\x16\n\x0cgreater_than\x18\x03 \x01(\x01H\x00\x12\x1a\n\x10greater_or_equal\x18\x04 \x01(\x01H\x00\x12\x13\n\tless_than\x18\x05 \x01(\x01H\x00\x12\x17\n\rless_or_equal\x18\x06 \x01(\x01H\x00\x12-\n\x07\x62\x65tween\x18\x07 \x01(\x0b\x32\x1a.milepost.v1.NumberBetweenH\x00\x42\x06\n\x04test\"\x1c\n\nNumberList\x12\x0e\n\x06values\x18\x01 \x03(\x01\"*\n\rNumberBetween\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\"\x9a\x02\n\x0e\x45ventCriterion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\nevent_type\x18\x02 \x01(\x0e\x32\x16.milepost.v1.EventTypeR\x04type\x12\x35\n\tcondition\x18\x03 \x01(\x0b\x32\x1b.milepost.v1.EventConditionR\x05where\x12\x0e\n\x06inputs\x18\x04 \x03(\t\x12#\n\x06window\x18\x05 \x01(\x0b\x32\x13.milepost.v1.Window\x12)\n\taggregate\x18\x06 \x01(\x0e\x32\x16.milepost.v1.Aggregate\x12\n\n\x02of\x18\x07 \x01(\t\x12%\n\x04test\x18\x08 \x01(\x0b\x32\x17.milepost.v1.NumberTest\"\xf4\x01\n\x0e\x45ventCondition\x12\x31\n\x06\x61ll_of\x18\x01 \x01(\x0b\x32\x1f.milepost.v1.EventConditionListH\x00\x12\x31\n\x06\x61ny_of\x18\x02 \x01(\x0b\x32\x1f.milepost.v1.EventConditionListH\x00\x12\x34\n\x08negation\x18\x03 \x01(\x0b\x32\x1b.milepost.v1.EventConditionH\x00R\x03not\x12\x39\n\tattribute\x18\x04 \x01(\x0b\x32$.milepost.v1.EventAttributeConditionH\x00\x42\x0b\n\tcondition\"E\n\x12\x45ventConditionList\x12/\n\nconditions\x18\x01 \x03(\x0b\x32\x1b.milepost.v1.EventCondition\"L\n\x17\x45ventAttributeCondition\x12\x0b\n\x03key\x18\x01 \x01(\t\x12$\n\x04test\x18\x02 \x01(\x0b\x32\x16.milepost.v1.ValueTest\"\xd3\x01\n\x06Window\x12)\n\x04last\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12.\n\x0b\x62\x65tween_ago\x18\x02 \x01(\x0b\x32\x17.milepost.v1.BetweenAgoH\x00\x12\x33\n\ntime_range\x18\x03 \x01(\x0b\x32\x16.milepost.v1.TimeRangeH\x00R\x05range\x12/\n\x08\x63\x61lendar\x18\x04 \x01(\x0b\x32\x1b.milepost.v1.CalendarWindowH\x00\x42\x08\n\x06window\"n\n\nBetweenAgo\x12\x31\n\x08\x66rom_age\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x04\x66rom\x12-\n\x06to_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x02to\"_\n\tTimeRange\x12)\n\x05start\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"k\n\x0e\x43\x61lendarWindow\x12\'\n\x04unit\x18\x01 \x01(\x0e\x32\x19.milepost.v1.CalendarUnit\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\x12\x0e\n\x06offset\x18\x03 \x01(\x05\x12\x11\n\ttime_zone\x18\x04 \x01(\t\"\x8d\x01\n\x11SequenceCriterion\x12(\n\x05steps\x18\x01 \x03(\x0b\x32\x19.milepost.v1.SequenceStep\x12)\n\x06within\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12#\n\x06window\x18\x03 \x01(\x0b\x32\x13.milepost.v1.Window\"\x95\x01\n\x0cSequenceStep\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\nevent_type\x18\x02 \x01(\x0e\x32\x16.milepost.v1.EventTypeR\x04type\x12\x35\n\tcondition\x18\x03 \x01(\x0b\x32\x1b.milepost.v1.EventConditionR\x05where\x12\x0e\n\x06inputs\x18\x04 \x03(\t\"!\n\x11\x41udienceCriterion\x12\x0c\n\x04name\x18\x01 \x01(\t\"a\n\x10\x43onsentCriterion\x12\x12\n\nregulation\x18\x01 \x01(\t\x12\x0f\n\x07purpose\x18\x02 \x01(\t\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.milepost.v1.ConsentState\"V\n\x11IdentityCriterion\x12\x1b\n\ridentity_type\x18\x01 \x01(\tR\x04type\x12$\n\x04test\x18\x02 \x01(\x0b\x32\x16.milepost.v1.ValueTest\"I\n\x0f\x42ucketCriterion\x12\x0c\n\x04salt\x18\x01 \x01(\t\x12\x14\n\x0c\x66rom_percent\x18\x02 \x01(\x01\x12\x12\n\nto_percent\x18\x03 \x01(\x01*\xe9\x01\n\tAggregate\x12\x19\n\x15\x41GGREGATE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41GGREGATE_COUNT\x10\x01\x12\x1b\n\x17\x41GGREGATE_DISTINCT_DAYS\x10\x02\x12\x11\n\rAGGREGATE_SUM\x10\x03\x12\x15\n\x11\x41GGREGATE_AVERAGE\x10\x04\x12\x11\n\rAGGREGATE_MIN\x10\x05\x12\x11\n\rAGGREGATE_MAX\x10\x06\x12\x16\n\x12\x41GGREGATE_DISTINCT\x10\x07\x12\x13\n\x0f\x41GGREGATE_FIRST\x10\x08\x12\x12\n\x0e\x41GGREGATE_LAST\x10\t*\xc0\x01\n\x0c\x43\x61lendarUnit\x12\x1d\n\x19\x43\x41LENDAR_UNIT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43\x41LENDAR_UNIT_HOUR\x10\x01\x12\x15\n\x11\x43\x41LENDAR_UNIT_DAY\x10\x02\x12\x16\n\x12\x43\x41LENDAR_UNIT_WEEK\x10\x03\x12\x17\n\x13\x43\x41LENDAR_UNIT_MONTH\x10\x04\x12\x19\n\x15\x43\x41LENDAR_UNIT_QUARTER\x10\x05\x12\x16\n\x12\x43\x41LENDAR_UNIT_YEAR\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amilepost/v1/criteria.proto\x12\x0bmilepost.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16milepost/v1/data.proto\x1a\x17milepost/v1/value.proto\"\x96\x04\n\x08\x43riteria\x12\r\n\x05label\x18\x01 \x01(\t\x12+\n\x06\x61ll_of\x18\x02 \x01(\x0b\x32\x19.milepost.v1.CriteriaListH\x00\x12+\n\x06\x61ny_of\x18\x03 \x01(\x0b\x32\x19.milepost.v1.CriteriaListH\x00\x12.\n\x08negation\x18\x04 \x01(\x0b\x32\x15.milepost.v1.CriteriaH\x00R\x03not\x12=\n\x0euser_attribute\x18\x05 \x01(\x0b\x32#.milepost.v1.UserAttributeCriterionH\x00\x12,\n\x05\x65vent\x18\x06 \x01(\x0b\x32\x1b.milepost.v1.EventCriterionH\x00\x12\x32\n\x08sequence\x18\x07 \x01(\x0b\x32\x1e.milepost.v1.SequenceCriterionH\x00\x12\x32\n\x08\x61udience\x18\x08 \x01(\x0b\x32\x1e.milepost.v1.AudienceCriterionH\x00\x12\x30\n\x07\x63onsent\x18\t \x01(\x0b\x32\x1d.milepost.v1.ConsentCriterionH\x00\x12\x32\n\x08identity\x18\n \x01(\x0b\x32\x1e.milepost.v1.IdentityCriterionH\x00\x12.\n\x06\x62ucket\x18\x0b \x01(\x0b\x32\x1c.milepost.v1.BucketCriterionH\x00\x42\x06\n\x04node\"7\n\x0c\x43riteriaList\x12\'\n\x08\x63riteria\x18\x01 \x03(\x0b\x32\x15.milepost.v1.Criteria\"Q\n\x16UserAttributeCriterion\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x04test\x18\x02 \x01(\x0b\x32\x16.milepost.v1.ValueTestB\x04\xe2\x41\x01\x02\"\x9e\x05\n\tValueTest\x12\x13\n\x0bignore_case\x18\x01 \x01(\x08\x12)\n\x06\x65xists\x18\x02 \x01(\x0b\x32\x17.milepost.v1.ExistsTestH\x00\x12$\n\x06\x65quals\x18\x03 \x01(\x0b\x32\x12.milepost.v1.ValueH\x00\x12,\n\x06one_of\x18\x04 \x01(\x0b\x32\x16.milepost.v1.ValueListH\x00R\x02in\x12*\n\x0cgreater_than\x18\x05 \x01(\x0b\x32\x12.milepost.v1.ValueH\x00\x12.\n\x10greater_or_equal\x18\x06 \x01(\x0b\x32\x12.milepost.v1.ValueH\x00\x12\'\n\tless_than\x18\x07 \x01(\x0b\x32\x12.milepost.v1.ValueH\x00\x12+\n\rless_or_equal\x18\x08 \x01(\x0b\x32\x12.milepost.v1.ValueH\x00\x12+\n\x07\x62\x65tween\x18\t \x01(\x0b\x32\x18.milepost.v1.BetweenTestH\x00\x12\x12\n\x08\x63ontains\x18\n \x01(\tH\x00\x12\x15\n\x0bstarts_with\x18\x0b \x01(\tH\x00\x12\x13\n\tends_with\x18\x0c \x01(\tH\x00\x12\x0e\n\x04glob\x18\r \x01(\tH\x00\x12\x11\n\x07matches\x18\x0e \x01(\tH\x00\x12)\n\x06semver\x18\x0f \x01(\x0b\x32\x17.milepost.v1.SemverTestH\x00\x12\x30\n\x0bwithin_last\x18\x10 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12/\n\nolder_than\x18\x11 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12%\n\x04near\x18\x12 \x01(\x0b\x32\x15.milepost.v1.NearTestH\x00\x42\x06\n\x04test\"\x0c\n\nExistsTest\"/\n\tValueList\x12\"\n\x06values\x18\x01 \x03(\x0b\x32\x12.milepost.v1.Value\"P\n\x0b\x42\x65tweenTest\x12\x1f\n\x03low\x18\x01 \x01(\x0b\x32\x12.milepost.v1.Value\x12 \n\x04high\x18\x02 \x01(\x0b\x32\x12.milepost.v1.Value\"\x8e\x01\n\nSemverTest\x12\x10\n\x06\x65quals\x18\x01 \x01(\tH\x00\x12\x16\n\x0cgreater_than\x18\x02 \x01(\tH\x00\x12\x1a\n\x10greater_or_equal\x18\x03 \x01(\tH\x00\x12\x13\n\tless_than\x18\x04 \x01(\tH\x00\x12\x17\n\rless_or_equal\x18\x05 \x01(\tH\x00\x42\x0c\n\ncomparison\"?\n\x08NearTest\x12\x10\n\x08latitude\x18\x01 \x01(\x01\x12\x11\n\tlongitude\x18\x02 \x01(\x01\x12\x0e\n\x06meters\x18\x03 \x01(\x01\"\xe6\x01\n\nNumberTest\x12\x10\n\x06\x65quals\x18\x01 \x01(\x01H\x00\x12-\n\x06one_of\x18\x02 \x01(\x0b\x32\x17.milepost.v1.NumberListH\x00R\x02in\x12\x16\n\x0cgreater_than\x18\x03 \x01(\x01H\x00\x12\x1a\n\x10greater_or_equal\x18\x04 \x01(\x01H\x00\x12\x13\n\tless_than\x18\x05 \x01(\x01H\x00\x12\x17\n\rless_or_equal\x18\x06 \x01(\x01H\x00\x12-\n\x07\x62\x65tween\x18\x07 \x01(\x0b\x32\x1a.milepost.v1.NumberBetweenH\x00\x42\x06\n\x04test\"\x1c\n\nNumberList\x12\x0e\n\x06values\x18\x01 \x03(\x01\"*\n\rNumberBetween\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\"\x9a\x02\n\x0e\x45ventCriterion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\nevent_type\x18\x02 \x01(\x0e\x32\x16.milepost.v1.EventTypeR\x04type\x12\x35\n\tcondition\x18\x03 \x01(\x0b\x32\x1b.milepost.v1.EventConditionR\x05where\x12\x0e\n\x06inputs\x18\x04 \x03(\t\x12#\n\x06window\x18\x05 \x01(\x0b\x32\x13.milepost.v1.Window\x12)\n\taggregate\x18\x06 \x01(\x0e\x32\x16.milepost.v1.Aggregate\x12\n\n\x02of\x18\x07 \x01(\t\x12%\n\x04test\x18\x08 \x01(\x0b\x32\x17.milepost.v1.NumberTest\"\xf4\x01\n\x0e\x45ventCondition\x12\x31\n\x06\x61ll_of\x18\x01 \x01(\x0b\x32\x1f.milepost.v1.EventConditionListH\x00\x12\x31\n\x06\x61ny_of\x18\x02 \x01(\x0b\x32\x1f.milepost.v1.EventConditionListH\x00\x12\x34\n\x08negation\x18\x03 \x01(\x0b\x32\x1b.milepost.v1.EventConditionH\x00R\x03not\x12\x39\n\tattribute\x18\x04 \x01(\x0b\x32$.milepost.v1.EventAttributeConditionH\x00\x42\x0b\n\tcondition\"E\n\x12\x45ventConditionList\x12/\n\nconditions\x18\x01 \x03(\x0b\x32\x1b.milepost.v1.EventCondition\"R\n\x17\x45ventAttributeCondition\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x04test\x18\x02 \x01(\x0b\x32\x16.milepost.v1.ValueTestB\x04\xe2\x41\x01\x02\"\xd3\x01\n\x06Window\x12)\n\x04last\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12.\n\x0b\x62\x65tween_ago\x18\x02 \x01(\x0b\x32\x17.milepost.v1.BetweenAgoH\x00\x12\x33\n\ntime_range\x18\x03 \x01(\x0b\x32\x16.milepost.v1.TimeRangeH\x00R\x05range\x12/\n\x08\x63\x61lendar\x18\x04 \x01(\x0b\x32\x1b.milepost.v1.CalendarWindowH\x00\x42\x08\n\x06window\"n\n\nBetweenAgo\x12\x31\n\x08\x66rom_age\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x04\x66rom\x12-\n\x06to_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x02to\"_\n\tTimeRange\x12)\n\x05start\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"q\n\x0e\x43\x61lendarWindow\x12-\n\x04unit\x18\x01 \x01(\x0e\x32\x19.milepost.v1.CalendarUnitB\x04\xe2\x41\x01\x02\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\x12\x0e\n\x06offset\x18\x03 \x01(\x05\x12\x11\n\ttime_zone\x18\x04 \x01(\t\"\x93\x01\n\x11SequenceCriterion\x12.\n\x05steps\x18\x01 \x03(\x0b\x32\x19.milepost.v1.SequenceStepB\x04\xe2\x41\x01\x02\x12)\n\x06within\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12#\n\x06window\x18\x03 \x01(\x0b\x32\x13.milepost.v1.Window\"\x95\x01\n\x0cSequenceStep\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\nevent_type\x18\x02 \x01(\x0e\x32\x16.milepost.v1.EventTypeR\x04type\x12\x35\n\tcondition\x18\x03 \x01(\x0b\x32\x1b.milepost.v1.EventConditionR\x05where\x12\x0e\n\x06inputs\x18\x04 \x03(\t\"=\n\x11\x41udienceCriterion\x12(\n\x04name\x18\x01 \x01(\tB\x1a\xe2\x41\x01\x02\xfa\x41\x13\n\x11milepost/Audience\"s\n\x10\x43onsentCriterion\x12\x18\n\nregulation\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07purpose\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12.\n\x05state\x18\x03 \x01(\x0e\x32\x19.milepost.v1.ConsentStateB\x04\xe2\x41\x01\x02\"b\n\x11IdentityCriterion\x12!\n\ridentity_type\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02R\x04type\x12*\n\x04test\x18\x02 \x01(\x0b\x32\x16.milepost.v1.ValueTestB\x04\xe2\x41\x01\x02\"I\n\x0f\x42ucketCriterion\x12\x0c\n\x04salt\x18\x01 \x01(\t\x12\x14\n\x0c\x66rom_percent\x18\x02 \x01(\x01\x12\x12\n\nto_percent\x18\x03 \x01(\x01*\xe9\x01\n\tAggregate\x12\x19\n\x15\x41GGREGATE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41GGREGATE_COUNT\x10\x01\x12\x1b\n\x17\x41GGREGATE_DISTINCT_DAYS\x10\x02\x12\x11\n\rAGGREGATE_SUM\x10\x03\x12\x15\n\x11\x41GGREGATE_AVERAGE\x10\x04\x12\x11\n\rAGGREGATE_MIN\x10\x05\x12\x11\n\rAGGREGATE_MAX\x10\x06\x12\x16\n\x12\x41GGREGATE_DISTINCT\x10\x07\x12\x13\n\x0f\x41GGREGATE_FIRST\x10\x08\x12\x12\n\x0e\x41GGREGATE_LAST\x10\t*\xc0\x01\n\x0c\x43\x61lendarUnit\x12\x1d\n\x19\x43\x41LENDAR_UNIT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43\x41LENDAR_UNIT_HOUR\x10\x01\x12\x15\n\x11\x43\x41LENDAR_UNIT_DAY\x10\x02\x12\x16\n\x12\x43\x41LENDAR_UNIT_WEEK\x10\x03\x12\x17\n\x13\x43\x41LENDAR_UNIT_MONTH\x10\x04\x12\x19\n\x15\x43\x41LENDAR_UNIT_QUARTER\x10\x05\x12\x16\n\x12\x43\x41LENDAR_UNIT_YEAR\x10\x06\x42\x44\n\x0bmilepost.v1B\rCriteriaProtoP\x01Z\x16milepost/v1;milepostv1\xaa\x02\x0bMilepost.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'milepost.v1.criteria_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_AGGREGATE']._serialized_start=3970
-  _globals['_AGGREGATE']._serialized_end=4203
-  _globals['_CALENDARUNIT']._serialized_start=4206
-  _globals['_CALENDARUNIT']._serialized_end=4398
-  _globals['_CRITERIA']._serialized_start=158
-  _globals['_CRITERIA']._serialized_end=692
-  _globals['_CRITERIALIST']._serialized_start=694
-  _globals['_CRITERIALIST']._serialized_end=749
-  _globals['_USERATTRIBUTECRITERION']._serialized_start=751
-  _globals['_USERATTRIBUTECRITERION']._serialized_end=826
-  _globals['_VALUETEST']._serialized_start=829
-  _globals['_VALUETEST']._serialized_end=1499
-  _globals['_EXISTSTEST']._serialized_start=1501
-  _globals['_EXISTSTEST']._serialized_end=1513
-  _globals['_VALUELIST']._serialized_start=1515
-  _globals['_VALUELIST']._serialized_end=1562
-  _globals['_BETWEENTEST']._serialized_start=1564
-  _globals['_BETWEENTEST']._serialized_end=1644
-  _globals['_SEMVERTEST']._serialized_start=1647
-  _globals['_SEMVERTEST']._serialized_end=1789
-  _globals['_NEARTEST']._serialized_start=1791
-  _globals['_NEARTEST']._serialized_end=1854
-  _globals['_NUMBERTEST']._serialized_start=1857
-  _globals['_NUMBERTEST']._serialized_end=2087
-  _globals['_NUMBERLIST']._serialized_start=2089
-  _globals['_NUMBERLIST']._serialized_end=2117
-  _globals['_NUMBERBETWEEN']._serialized_start=2119
-  _globals['_NUMBERBETWEEN']._serialized_end=2161
-  _globals['_EVENTCRITERION']._serialized_start=2164
-  _globals['_EVENTCRITERION']._serialized_end=2446
-  _globals['_EVENTCONDITION']._serialized_start=2449
-  _globals['_EVENTCONDITION']._serialized_end=2693
-  _globals['_EVENTCONDITIONLIST']._serialized_start=2695
-  _globals['_EVENTCONDITIONLIST']._serialized_end=2764
-  _globals['_EVENTATTRIBUTECONDITION']._serialized_start=2766
-  _globals['_EVENTATTRIBUTECONDITION']._serialized_end=2842
-  _globals['_WINDOW']._serialized_start=2845
-  _globals['_WINDOW']._serialized_end=3056
-  _globals['_BETWEENAGO']._serialized_start=3058
-  _globals['_BETWEENAGO']._serialized_end=3168
-  _globals['_TIMERANGE']._serialized_start=3170
-  _globals['_TIMERANGE']._serialized_end=3265
-  _globals['_CALENDARWINDOW']._serialized_start=3267
-  _globals['_CALENDARWINDOW']._serialized_end=3374
-  _globals['_SEQUENCECRITERION']._serialized_start=3377
-  _globals['_SEQUENCECRITERION']._serialized_end=3518
-  _globals['_SEQUENCESTEP']._serialized_start=3521
-  _globals['_SEQUENCESTEP']._serialized_end=3670
-  _globals['_AUDIENCECRITERION']._serialized_start=3672
-  _globals['_AUDIENCECRITERION']._serialized_end=3705
-  _globals['_CONSENTCRITERION']._serialized_start=3707
-  _globals['_CONSENTCRITERION']._serialized_end=3804
-  _globals['_IDENTITYCRITERION']._serialized_start=3806
-  _globals['_IDENTITYCRITERION']._serialized_end=3892
-  _globals['_BUCKETCRITERION']._serialized_start=3894
-  _globals['_BUCKETCRITERION']._serialized_end=3967
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\013milepost.v1B\rCriteriaProtoP\001Z\026milepost/v1;milepostv1\252\002\013Milepost.V1'
+  _globals['_USERATTRIBUTECRITERION'].fields_by_name['test']._loaded_options = None
+  _globals['_USERATTRIBUTECRITERION'].fields_by_name['test']._serialized_options = b'\342A\001\002'
+  _globals['_EVENTATTRIBUTECONDITION'].fields_by_name['test']._loaded_options = None
+  _globals['_EVENTATTRIBUTECONDITION'].fields_by_name['test']._serialized_options = b'\342A\001\002'
+  _globals['_CALENDARWINDOW'].fields_by_name['unit']._loaded_options = None
+  _globals['_CALENDARWINDOW'].fields_by_name['unit']._serialized_options = b'\342A\001\002'
+  _globals['_SEQUENCECRITERION'].fields_by_name['steps']._loaded_options = None
+  _globals['_SEQUENCECRITERION'].fields_by_name['steps']._serialized_options = b'\342A\001\002'
+  _globals['_AUDIENCECRITERION'].fields_by_name['name']._loaded_options = None
+  _globals['_AUDIENCECRITERION'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\023\n\021milepost/Audience'
+  _globals['_CONSENTCRITERION'].fields_by_name['regulation']._loaded_options = None
+  _globals['_CONSENTCRITERION'].fields_by_name['regulation']._serialized_options = b'\342A\001\002'
+  _globals['_CONSENTCRITERION'].fields_by_name['purpose']._loaded_options = None
+  _globals['_CONSENTCRITERION'].fields_by_name['purpose']._serialized_options = b'\342A\001\002'
+  _globals['_CONSENTCRITERION'].fields_by_name['state']._loaded_options = None
+  _globals['_CONSENTCRITERION'].fields_by_name['state']._serialized_options = b'\342A\001\002'
+  _globals['_IDENTITYCRITERION'].fields_by_name['identity_type']._loaded_options = None
+  _globals['_IDENTITYCRITERION'].fields_by_name['identity_type']._serialized_options = b'\342A\001\002'
+  _globals['_IDENTITYCRITERION'].fields_by_name['test']._loaded_options = None
+  _globals['_IDENTITYCRITERION'].fields_by_name['test']._serialized_options = b'\342A\001\002'
+  _globals['_AGGREGATE']._serialized_start=4112
+  _globals['_AGGREGATE']._serialized_end=4345
+  _globals['_CALENDARUNIT']._serialized_start=4348
+  _globals['_CALENDARUNIT']._serialized_end=4540
+  _globals['_CRITERIA']._serialized_start=218
+  _globals['_CRITERIA']._serialized_end=752
+  _globals['_CRITERIALIST']._serialized_start=754
+  _globals['_CRITERIALIST']._serialized_end=809
+  _globals['_USERATTRIBUTECRITERION']._serialized_start=811
+  _globals['_USERATTRIBUTECRITERION']._serialized_end=892
+  _globals['_VALUETEST']._serialized_start=895
+  _globals['_VALUETEST']._serialized_end=1565
+  _globals['_EXISTSTEST']._serialized_start=1567
+  _globals['_EXISTSTEST']._serialized_end=1579
+  _globals['_VALUELIST']._serialized_start=1581
+  _globals['_VALUELIST']._serialized_end=1628
+  _globals['_BETWEENTEST']._serialized_start=1630
+  _globals['_BETWEENTEST']._serialized_end=1710
+  _globals['_SEMVERTEST']._serialized_start=1713
+  _globals['_SEMVERTEST']._serialized_end=1855
+  _globals['_NEARTEST']._serialized_start=1857
+  _globals['_NEARTEST']._serialized_end=1920
+  _globals['_NUMBERTEST']._serialized_start=1923
+  _globals['_NUMBERTEST']._serialized_end=2153
+  _globals['_NUMBERLIST']._serialized_start=2155
+  _globals['_NUMBERLIST']._serialized_end=2183
+  _globals['_NUMBERBETWEEN']._serialized_start=2185
+  _globals['_NUMBERBETWEEN']._serialized_end=2227
+  _globals['_EVENTCRITERION']._serialized_start=2230
+  _globals['_EVENTCRITERION']._serialized_end=2512
+  _globals['_EVENTCONDITION']._serialized_start=2515
+  _globals['_EVENTCONDITION']._serialized_end=2759
+  _globals['_EVENTCONDITIONLIST']._serialized_start=2761
+  _globals['_EVENTCONDITIONLIST']._serialized_end=2830
+  _globals['_EVENTATTRIBUTECONDITION']._serialized_start=2832
+  _globals['_EVENTATTRIBUTECONDITION']._serialized_end=2914
+  _globals['_WINDOW']._serialized_start=2917
+  _globals['_WINDOW']._serialized_end=3128
+  _globals['_BETWEENAGO']._serialized_start=3130
+  _globals['_BETWEENAGO']._serialized_end=3240
+  _globals['_TIMERANGE']._serialized_start=3242
+  _globals['_TIMERANGE']._serialized_end=3337
+  _globals['_CALENDARWINDOW']._serialized_start=3339
+  _globals['_CALENDARWINDOW']._serialized_end=3452
+  _globals['_SEQUENCECRITERION']._serialized_start=3455
+  _globals['_SEQUENCECRITERION']._serialized_end=3602
+  _globals['_SEQUENCESTEP']._serialized_start=3605
+  _globals['_SEQUENCESTEP']._serialized_end=3754
+  _globals['_AUDIENCECRITERION']._serialized_start=3756
+  _globals['_AUDIENCECRITERION']._serialized_end=3817
+  _globals['_CONSENTCRITERION']._serialized_start=3819
+  _globals['_CONSENTCRITERION']._serialized_end=3934
+  _globals['_IDENTITYCRITERION']._serialized_start=3936
+  _globals['_IDENTITYCRITERION']._serialized_end=4034
+  _globals['_BUCKETCRITERION']._serialized_start=4036
+  _globals['_BUCKETCRITERION']._serialized_end=4109
 # @@protoc_insertion_point(module_scope)

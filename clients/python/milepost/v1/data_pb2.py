@@ -22,37 +22,50 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from milepost.v1 import value_pb2 as milepost_dot_v1_dot_value__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16milepost/v1/data.proto\x12\x0bmilepost.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17milepost/v1/value.proto\"\xa2\x02\n\x05\x45vent\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x30\n\nevent_type\x18\x04 \x01(\x0e\x32\x16.milepost.v1.EventTypeR\x04type\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\nattributes\x18\x06 \x03(\x0b\x32\".milepost.v1.Event.AttributesEntry\x12\x10\n\x08\x65vent_id\x18\x07 \x01(\t\x1a\x45\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.milepost.v1.Value:\x02\x38\x01\"\xac\x03\n\nUserUpdate\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12;\n\nattributes\x18\x04 \x03(\x0b\x32\'.milepost.v1.UserUpdate.AttributesEntry\x12\x18\n\x10unset_attributes\x18\x05 \x03(\t\x12;\n\nidentities\x18\x06 \x03(\x0b\x32\'.milepost.v1.UserUpdate.IdentitiesEntry\x12\x18\n\x10unset_identities\x18\x07 \x03(\t\x12,\n\x08\x63onsents\x18\x08 \x03(\x0b\x32\x1a.milepost.v1.ConsentUpdate\x1a\x45\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.milepost.v1.Value:\x02\x38\x01\x1a\x31\n\x0fIdentitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"^\n\rConsentUpdate\x12\x12\n\nregulation\x18\x01 \x01(\t\x12\x0f\n\x07purpose\x18\x02 \x01(\t\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.milepost.v1.ConsentState*\xa5\x01\n\tEventType\x12\x1a\n\x16\x45VENT_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45VENT_TYPE_CUSTOM\x10\x01\x12\x1a\n\x16\x45VENT_TYPE_SCREEN_VIEW\x10\x02\x12\x17\n\x13\x45VENT_TYPE_COMMERCE\x10\x03\x12\x16\n\x12\x45VENT_TYPE_SESSION\x10\x04\x12\x18\n\x14\x45VENT_TYPE_LIFECYCLE\x10\x05*`\n\x0c\x43onsentState\x12\x1d\n\x19\x43ONSENT_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43ONSENT_STATE_GIVEN\x10\x01\x12\x18\n\x14\x43ONSENT_STATE_DENIED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16milepost/v1/data.proto\x12\x0bmilepost.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17milepost/v1/value.proto\"\xc9\x02\n\x05\x45vent\x12\x15\n\x07user_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\"\n\x05input\x18\x02 \x01(\tB\x13\xfa\x41\x10\n\x0emilepost/Input\x12\x12\n\x04name\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x30\n\nevent_type\x18\x04 \x01(\x0e\x32\x16.milepost.v1.EventTypeR\x04type\x12.\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x02\x12\x36\n\nattributes\x18\x06 \x03(\x0b\x32\".milepost.v1.Event.AttributesEntry\x12\x10\n\x08\x65vent_id\x18\x07 \x01(\t\x1a\x45\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.milepost.v1.Value:\x02\x38\x01\"\xb2\x03\n\nUserUpdate\x12\x15\n\x07user_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\r\n\x05input\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12;\n\nattributes\x18\x04 \x03(\x0b\x32\'.milepost.v1.UserUpdate.AttributesEntry\x12\x18\n\x10unset_attributes\x18\x05 \x03(\t\x12;\n\nidentities\x18\x06 \x03(\x0b\x32\'.milepost.v1.UserUpdate.IdentitiesEntry\x12\x18\n\x10unset_identities\x18\x07 \x03(\t\x12,\n\x08\x63onsents\x18\x08 \x03(\x0b\x32\x1a.milepost.v1.ConsentUpdate\x1a\x45\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.milepost.v1.Value:\x02\x38\x01\x1a\x31\n\x0fIdentitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"^\n\rConsentUpdate\x12\x12\n\nregulation\x18\x01 \x01(\t\x12\x0f\n\x07purpose\x18\x02 \x01(\t\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.milepost.v1.ConsentState*\xa5\x01\n\tEventType\x12\x1a\n\x16\x45VENT_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45VENT_TYPE_CUSTOM\x10\x01\x12\x1a\n\x16\x45VENT_TYPE_SCREEN_VIEW\x10\x02\x12\x17\n\x13\x45VENT_TYPE_COMMERCE\x10\x03\x12\x16\n\x12\x45VENT_TYPE_SESSION\x10\x04\x12\x18\n\x14\x45VENT_TYPE_LIFECYCLE\x10\x05*`\n\x0c\x43onsentState\x12\x1d\n\x19\x43ONSENT_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43ONSENT_STATE_GIVEN\x10\x01\x12\x18\n\x14\x43ONSENT_STATE_DENIED\x10\x02\x42@\n\x0bmilepost.v1B\tDataProtoP\x01Z\x16milepost/v1;milepostv1\xaa\x02\x0bMilepost.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'milepost.v1.data_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\013milepost.v1B\tDataProtoP\001Z\026milepost/v1;milepostv1\252\002\013Milepost.V1'
   _globals['_EVENT_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_EVENT_ATTRIBUTESENTRY']._serialized_options = b'8\001'
+  _globals['_EVENT'].fields_by_name['user_id']._loaded_options = None
+  _globals['_EVENT'].fields_by_name['user_id']._serialized_options = b'\342A\001\002'
+  _globals['_EVENT'].fields_by_name['input']._loaded_options = None
+  _globals['_EVENT'].fields_by_name['input']._serialized_options = b'\372A\020\n\016milepost/Input'
+  _globals['_EVENT'].fields_by_name['name']._loaded_options = None
+  _globals['_EVENT'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_EVENT'].fields_by_name['time']._loaded_options = None
+  _globals['_EVENT'].fields_by_name['time']._serialized_options = b'\342A\001\002'
   _globals['_USERUPDATE_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_USERUPDATE_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_USERUPDATE_IDENTITIESENTRY']._loaded_options = None
   _globals['_USERUPDATE_IDENTITIESENTRY']._serialized_options = b'8\001'
-  _globals['_EVENTTYPE']._serialized_start=918
-  _globals['_EVENTTYPE']._serialized_end=1083
-  _globals['_CONSENTSTATE']._serialized_start=1085
-  _globals['_CONSENTSTATE']._serialized_end=1181
-  _globals['_EVENT']._serialized_start=98
-  _globals['_EVENT']._serialized_end=388
-  _globals['_EVENT_ATTRIBUTESENTRY']._serialized_start=319
-  _globals['_EVENT_ATTRIBUTESENTRY']._serialized_end=388
-  _globals['_USERUPDATE']._serialized_start=391
-  _globals['_USERUPDATE']._serialized_end=819
-  _globals['_USERUPDATE_ATTRIBUTESENTRY']._serialized_start=319
-  _globals['_USERUPDATE_ATTRIBUTESENTRY']._serialized_end=388
-  _globals['_USERUPDATE_IDENTITIESENTRY']._serialized_start=770
-  _globals['_USERUPDATE_IDENTITIESENTRY']._serialized_end=819
-  _globals['_CONSENTUPDATE']._serialized_start=821
-  _globals['_CONSENTUPDATE']._serialized_end=915
+  _globals['_USERUPDATE'].fields_by_name['user_id']._loaded_options = None
+  _globals['_USERUPDATE'].fields_by_name['user_id']._serialized_options = b'\342A\001\002'
+  _globals['_EVENTTYPE']._serialized_start=1023
+  _globals['_EVENTTYPE']._serialized_end=1188
+  _globals['_CONSENTSTATE']._serialized_start=1190
+  _globals['_CONSENTSTATE']._serialized_end=1286
+  _globals['_EVENT']._serialized_start=158
+  _globals['_EVENT']._serialized_end=487
+  _globals['_EVENT_ATTRIBUTESENTRY']._serialized_start=418
+  _globals['_EVENT_ATTRIBUTESENTRY']._serialized_end=487
+  _globals['_USERUPDATE']._serialized_start=490
+  _globals['_USERUPDATE']._serialized_end=924
+  _globals['_USERUPDATE_ATTRIBUTESENTRY']._serialized_start=418
+  _globals['_USERUPDATE_ATTRIBUTESENTRY']._serialized_end=487
+  _globals['_USERUPDATE_IDENTITIESENTRY']._serialized_start=875
+  _globals['_USERUPDATE_IDENTITIESENTRY']._serialized_end=924
+  _globals['_CONSENTUPDATE']._serialized_start=926
+  _globals['_CONSENTUPDATE']._serialized_end=1020
 # @@protoc_insertion_point(module_scope)

@@ -22,70 +22,108 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from milepost.v1 import catalog_service_pb2 as milepost_dot_v1_dot_catalog__service__pb2
 from milepost.v1 import data_pb2 as milepost_dot_v1_dot_data__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n milepost/v1/ingest_service.proto\x12\x0bmilepost.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!milepost/v1/catalog_service.proto\x1a\x16milepost/v1/data.proto\"N\n\tRejection\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\"l\n\x13IngestEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x01(\t\x12\"\n\x06\x65vents\x18\x03 \x03(\x0b\x32\x12.milepost.v1.Event\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"z\n\x14IngestEventsResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x05\x12\x12\n\nduplicates\x18\x03 \x01(\x05\x12*\n\nrejections\x18\x04 \x03(\x0b\x32\x16.milepost.v1.Rejection\"X\n\x13StreamEventsRequest\x12/\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32 .milepost.v1.IngestEventsRequest\x12\x10\n\x08sequence\x18\x02 \x01(\x03\"[\n\x14StreamEventsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x31\n\x06result\x18\x02 \x01(\x0b\x32!.milepost.v1.IngestEventsResponse\"\xbd\x04\n\x0cImportHeader\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x01(\t\x12\x16\n\x0euser_id_column\x18\x03 \x01(\t\x12\x13\n\x0bname_column\x18\x04 \x01(\t\x12\x13\n\x0btime_column\x18\x05 \x01(\t\x12\x17\n\x0f\x65vent_id_column\x18\x06 \x01(\t\x12\x14\n\x0c\x64\x65\x66\x61ult_name\x18\x07 \x01(\t\x12\x11\n\tskip_rows\x18\x08 \x01(\x03\x12\x13\n\x0btype_column\x18\t \x01(\t\x12\x14\n\x0cinput_column\x18\n \x01(\t\x12,\n\x0c\x64\x65\x66\x61ult_type\x18\x0b \x01(\x0e\x32\x16.milepost.v1.EventType\x12\x12\n\nrequest_id\x18\x0c \x01(\t\x12(\n\ttime_unit\x18\r \x01(\x0e\x32\x15.milepost.v1.TimeUnit\x12\x46\n\x0f\x61ttribute_kinds\x18\x0e \x03(\x0b\x32-.milepost.v1.ImportHeader.AttributeKindsEntry\x12\x15\n\rdecimal_comma\x18\x0f \x01(\x08\x12\x13\n\x0btime_format\x18\x10 \x01(\t\x12\x30\n\x0c\x64\x65\x66\x61ult_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1aM\n\x13\x41ttributeKindsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0e\x32\x16.milepost.v1.ValueKind:\x02\x38\x01\"[\n\x13ImportEventsRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.milepost.v1.ImportHeaderH\x00\x12\x0f\n\x05\x61rrow\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"O\n\x0bRefusedRows\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0c\n\x04rows\x18\x04 \x03(\x03\"\xb7\x01\n\x14ImportEventsResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x03\x12\x12\n\nduplicates\x18\x03 \x01(\x03\x12\x10\n\x08rejected\x18\x04 \x01(\x03\x12*\n\nrejections\x18\x05 \x03(\x0b\x32\x16.milepost.v1.Rejection\x12)\n\x07refused\x18\x06 \x03(\x0b\x32\x18.milepost.v1.RefusedRows\"q\n\rConsentColumn\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12\x12\n\nregulation\x18\x02 \x01(\t\x12\x0f\n\x07purpose\x18\x03 \x01(\t\x12\x14\n\x0cgiven_values\x18\x04 \x03(\t\x12\x15\n\rdenied_values\x18\x05 \x03(\t\"\xaa\x05\n\x11ImportUsersHeader\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x01(\t\x12\x16\n\x0euser_id_column\x18\x03 \x01(\t\x12\x13\n\x0btime_column\x18\x04 \x01(\t\x12\x30\n\x0c\x64\x65\x66\x61ult_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cinput_column\x18\x06 \x01(\t\x12(\n\ttime_unit\x18\x07 \x01(\x0e\x32\x15.milepost.v1.TimeUnit\x12K\n\x0f\x61ttribute_kinds\x18\x08 \x03(\x0b\x32\x32.milepost.v1.ImportUsersHeader.AttributeKindsEntry\x12M\n\x10identity_columns\x18\t \x03(\x0b\x32\x33.milepost.v1.ImportUsersHeader.IdentityColumnsEntry\x12\x33\n\x0f\x63onsent_columns\x18\n \x03(\x0b\x32\x1a.milepost.v1.ConsentColumn\x12\x17\n\x0fignored_columns\x18\x0b \x03(\t\x12\x13\n\x0bunset_nulls\x18\x0c \x01(\x08\x12\x11\n\tskip_rows\x18\r \x01(\x03\x12\x12\n\nrequest_id\x18\x0e \x01(\t\x12\x15\n\rdecimal_comma\x18\x0f \x01(\x08\x12\x13\n\x0btime_format\x18\x10 \x01(\t\x1aM\n\x13\x41ttributeKindsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0e\x32\x16.milepost.v1.ValueKind:\x02\x38\x01\x1a\x36\n\x14IdentityColumnsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"_\n\x12ImportUsersRequest\x12\x30\n\x06header\x18\x01 \x01(\x0b\x32\x1e.milepost.v1.ImportUsersHeaderH\x00\x12\x0f\n\x05\x61rrow\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\xa2\x01\n\x13ImportUsersResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x03\x12\x10\n\x08rejected\x18\x03 \x01(\x03\x12*\n\nrejections\x18\x04 \x03(\x0b\x32\x16.milepost.v1.Rejection\x12)\n\x07refused\x18\x05 \x03(\x0b\x32\x18.milepost.v1.RefusedRows\"o\n\x12UpsertUsersRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x01(\t\x12&\n\x05users\x18\x03 \x03(\x0b\x32\x17.milepost.v1.UserUpdate\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"e\n\x13UpsertUsersResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x05\x12*\n\nrejections\x18\x03 \x03(\x0b\x32\x16.milepost.v1.Rejection\"L\n\x10\x41liasUserRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x14\n\x0c\x66rom_user_id\x18\x02 \x01(\t\x12\x12\n\nto_user_id\x18\x03 \x01(\t\"%\n\x11\x41liasUserResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"6\n\x12\x44\x65leteUsersRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x10\n\x08user_ids\x18\x02 \x03(\t\"8\n\x13\x44\x65leteUsersResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65leted\x18\x02 \x01(\x05*\x8f\x01\n\x08TimeUnit\x12\x19\n\x15TIME_UNIT_UNSPECIFIED\x10\x00\x12\x15\n\x11TIME_UNIT_SECONDS\x10\x01\x12\x1a\n\x16TIME_UNIT_MILLISECONDS\x10\x02\x12\x1a\n\x16TIME_UNIT_MICROSECONDS\x10\x03\x12\x19\n\x15TIME_UNIT_NANOSECONDS\x10\x04\x32\xd8\x04\n\rIngestService\x12S\n\x0cIngestEvents\x12 .milepost.v1.IngestEventsRequest\x1a!.milepost.v1.IngestEventsResponse\x12W\n\x0cStreamEvents\x12 .milepost.v1.StreamEventsRequest\x1a!.milepost.v1.StreamEventsResponse(\x01\x30\x01\x12U\n\x0cImportEvents\x12 .milepost.v1.ImportEventsRequest\x1a!.milepost.v1.ImportEventsResponse(\x01\x12R\n\x0bImportUsers\x12\x1f.milepost.v1.ImportUsersRequest\x1a .milepost.v1.ImportUsersResponse(\x01\x12P\n\x0bUpsertUsers\x12\x1f.milepost.v1.UpsertUsersRequest\x1a .milepost.v1.UpsertUsersResponse\x12J\n\tAliasUser\x12\x1d.milepost.v1.AliasUserRequest\x1a\x1e.milepost.v1.AliasUserResponse\x12P\n\x0b\x44\x65leteUsers\x12\x1f.milepost.v1.DeleteUsersRequest\x1a .milepost.v1.DeleteUsersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n milepost/v1/ingest_service.proto\x12\x0bmilepost.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!milepost/v1/catalog_service.proto\x1a\x16milepost/v1/data.proto\"N\n\tRejection\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\"\x87\x01\n\x13IngestEventsRequest\x12)\n\x06parent\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Account\x12\r\n\x05input\x18\x02 \x01(\t\x12\"\n\x06\x65vents\x18\x03 \x03(\x0b\x32\x12.milepost.v1.Event\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"z\n\x14IngestEventsResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x05\x12\x12\n\nduplicates\x18\x03 \x01(\x05\x12*\n\nrejections\x18\x04 \x03(\x0b\x32\x16.milepost.v1.Rejection\"X\n\x13StreamEventsRequest\x12/\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32 .milepost.v1.IngestEventsRequest\x12\x10\n\x08sequence\x18\x02 \x01(\x03\"[\n\x14StreamEventsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x31\n\x06result\x18\x02 \x01(\x0b\x32!.milepost.v1.IngestEventsResponse\"\xed\x04\n\x0cImportHeader\x12)\n\x06parent\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Account\x12\r\n\x05input\x18\x02 \x01(\t\x12\x16\n\x0euser_id_column\x18\x03 \x01(\t\x12\x13\n\x0bname_column\x18\x04 \x01(\t\x12\x13\n\x0btime_column\x18\x05 \x01(\t\x12\x17\n\x0f\x65vent_id_column\x18\x06 \x01(\t\x12\x14\n\x0c\x64\x65\x66\x61ult_name\x18\x07 \x01(\t\x12\x11\n\tskip_rows\x18\x08 \x01(\x03\x12\x13\n\x0btype_column\x18\t \x01(\t\x12)\n\x0cinput_column\x18\n \x01(\tB\x13\xfa\x41\x10\n\x0emilepost/Input\x12,\n\x0c\x64\x65\x66\x61ult_type\x18\x0b \x01(\x0e\x32\x16.milepost.v1.EventType\x12\x12\n\nrequest_id\x18\x0c \x01(\t\x12(\n\ttime_unit\x18\r \x01(\x0e\x32\x15.milepost.v1.TimeUnit\x12\x46\n\x0f\x61ttribute_kinds\x18\x0e \x03(\x0b\x32-.milepost.v1.ImportHeader.AttributeKindsEntry\x12\x15\n\rdecimal_comma\x18\x0f \x01(\x08\x12\x13\n\x0btime_format\x18\x10 \x01(\t\x12\x30\n\x0c\x64\x65\x66\x61ult_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1aM\n\x13\x41ttributeKindsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0e\x32\x16.milepost.v1.ValueKind:\x02\x38\x01\"[\n\x13ImportEventsRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.milepost.v1.ImportHeaderH\x00\x12\x0f\n\x05\x61rrow\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"O\n\x0bRefusedRows\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0c\n\x04rows\x18\x04 \x03(\x03\"\xb7\x01\n\x14ImportEventsResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x03\x12\x12\n\nduplicates\x18\x03 \x01(\x03\x12\x10\n\x08rejected\x18\x04 \x01(\x03\x12*\n\nrejections\x18\x05 \x03(\x0b\x32\x16.milepost.v1.Rejection\x12)\n\x07refused\x18\x06 \x03(\x0b\x32\x18.milepost.v1.RefusedRows\"\x83\x01\n\rConsentColumn\x12\x14\n\x06\x63olumn\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nregulation\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07purpose\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x0cgiven_values\x18\x04 \x03(\t\x12\x15\n\rdenied_values\x18\x05 \x03(\t\"\xda\x05\n\x11ImportUsersHeader\x12)\n\x06parent\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Account\x12\r\n\x05input\x18\x02 \x01(\t\x12\x16\n\x0euser_id_column\x18\x03 \x01(\t\x12\x13\n\x0btime_column\x18\x04 \x01(\t\x12\x30\n\x0c\x64\x65\x66\x61ult_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x0cinput_column\x18\x06 \x01(\tB\x13\xfa\x41\x10\n\x0emilepost/Input\x12(\n\ttime_unit\x18\x07 \x01(\x0e\x32\x15.milepost.v1.TimeUnit\x12K\n\x0f\x61ttribute_kinds\x18\x08 \x03(\x0b\x32\x32.milepost.v1.ImportUsersHeader.AttributeKindsEntry\x12M\n\x10identity_columns\x18\t \x03(\x0b\x32\x33.milepost.v1.ImportUsersHeader.IdentityColumnsEntry\x12\x33\n\x0f\x63onsent_columns\x18\n \x03(\x0b\x32\x1a.milepost.v1.ConsentColumn\x12\x17\n\x0fignored_columns\x18\x0b \x03(\t\x12\x13\n\x0bunset_nulls\x18\x0c \x01(\x08\x12\x11\n\tskip_rows\x18\r \x01(\x03\x12\x12\n\nrequest_id\x18\x0e \x01(\t\x12\x15\n\rdecimal_comma\x18\x0f \x01(\x08\x12\x13\n\x0btime_format\x18\x10 \x01(\t\x1aM\n\x13\x41ttributeKindsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0e\x32\x16.milepost.v1.ValueKind:\x02\x38\x01\x1a\x36\n\x14IdentityColumnsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"_\n\x12ImportUsersRequest\x12\x30\n\x06header\x18\x01 \x01(\x0b\x32\x1e.milepost.v1.ImportUsersHeaderH\x00\x12\x0f\n\x05\x61rrow\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\xa2\x01\n\x13ImportUsersResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x03\x12\x10\n\x08rejected\x18\x03 \x01(\x03\x12*\n\nrejections\x18\x04 \x03(\x0b\x32\x16.milepost.v1.Rejection\x12)\n\x07refused\x18\x05 \x03(\x0b\x32\x18.milepost.v1.RefusedRows\"\x8a\x01\n\x12UpsertUsersRequest\x12)\n\x06parent\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Account\x12\r\n\x05input\x18\x02 \x01(\t\x12&\n\x05users\x18\x03 \x03(\x0b\x32\x17.milepost.v1.UserUpdate\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"e\n\x13UpsertUsersResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x05\x12*\n\nrejections\x18\x03 \x03(\x0b\x32\x16.milepost.v1.Rejection\"s\n\x10\x41liasUserRequest\x12)\n\x06parent\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Account\x12\x1a\n\x0c\x66rom_user_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nto_user_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\"%\n\x11\x41liasUserResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"Q\n\x12\x44\x65leteUsersRequest\x12)\n\x06parent\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Account\x12\x10\n\x08user_ids\x18\x02 \x03(\t\"8\n\x13\x44\x65leteUsersResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65leted\x18\x02 \x01(\x05*\x8f\x01\n\x08TimeUnit\x12\x19\n\x15TIME_UNIT_UNSPECIFIED\x10\x00\x12\x15\n\x11TIME_UNIT_SECONDS\x10\x01\x12\x1a\n\x16TIME_UNIT_MILLISECONDS\x10\x02\x12\x1a\n\x16TIME_UNIT_MICROSECONDS\x10\x03\x12\x19\n\x15TIME_UNIT_NANOSECONDS\x10\x04\x32\x9f\x06\n\rIngestService\x12\x85\x01\n\x0cIngestEvents\x12 .milepost.v1.IngestEventsRequest\x1a!.milepost.v1.IngestEventsResponse\"0\x82\xd3\xe4\x93\x02*\"%/v1/{parent=accounts/*}/events:ingest:\x01*\x12W\n\x0cStreamEvents\x12 .milepost.v1.StreamEventsRequest\x1a!.milepost.v1.StreamEventsResponse(\x01\x30\x01\x12U\n\x0cImportEvents\x12 .milepost.v1.ImportEventsRequest\x1a!.milepost.v1.ImportEventsResponse(\x01\x12R\n\x0bImportUsers\x12\x1f.milepost.v1.ImportUsersRequest\x1a .milepost.v1.ImportUsersResponse(\x01\x12\x81\x01\n\x0bUpsertUsers\x12\x1f.milepost.v1.UpsertUsersRequest\x1a .milepost.v1.UpsertUsersResponse\"/\x82\xd3\xe4\x93\x02)\"$/v1/{parent=accounts/*}/users:upsert:\x01*\x12z\n\tAliasUser\x12\x1d.milepost.v1.AliasUserRequest\x1a\x1e.milepost.v1.AliasUserResponse\".\x82\xd3\xe4\x93\x02(\"#/v1/{parent=accounts/*}/users:alias:\x01*\x12\x81\x01\n\x0b\x44\x65leteUsers\x12\x1f.milepost.v1.DeleteUsersRequest\x1a .milepost.v1.DeleteUsersResponse\"/\x82\xd3\xe4\x93\x02)\"$/v1/{parent=accounts/*}/users:delete:\x01*BI\n\x0bmilepost.v1B\x12IngestServiceProtoP\x01Z\x16milepost/v1;milepostv1\xaa\x02\x0bMilepost.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'milepost.v1.ingest_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\013milepost.v1B\022IngestServiceProtoP\001Z\026milepost/v1;milepostv1\252\002\013Milepost.V1'
+  _globals['_INGESTEVENTSREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_INGESTEVENTSREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Account'
   _globals['_IMPORTHEADER_ATTRIBUTEKINDSENTRY']._loaded_options = None
   _globals['_IMPORTHEADER_ATTRIBUTEKINDSENTRY']._serialized_options = b'8\001'
+  _globals['_IMPORTHEADER'].fields_by_name['parent']._loaded_options = None
+  _globals['_IMPORTHEADER'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Account'
+  _globals['_IMPORTHEADER'].fields_by_name['input_column']._loaded_options = None
+  _globals['_IMPORTHEADER'].fields_by_name['input_column']._serialized_options = b'\372A\020\n\016milepost/Input'
+  _globals['_CONSENTCOLUMN'].fields_by_name['column']._loaded_options = None
+  _globals['_CONSENTCOLUMN'].fields_by_name['column']._serialized_options = b'\342A\001\002'
+  _globals['_CONSENTCOLUMN'].fields_by_name['regulation']._loaded_options = None
+  _globals['_CONSENTCOLUMN'].fields_by_name['regulation']._serialized_options = b'\342A\001\002'
+  _globals['_CONSENTCOLUMN'].fields_by_name['purpose']._loaded_options = None
+  _globals['_CONSENTCOLUMN'].fields_by_name['purpose']._serialized_options = b'\342A\001\002'
   _globals['_IMPORTUSERSHEADER_ATTRIBUTEKINDSENTRY']._loaded_options = None
   _globals['_IMPORTUSERSHEADER_ATTRIBUTEKINDSENTRY']._serialized_options = b'8\001'
   _globals['_IMPORTUSERSHEADER_IDENTITYCOLUMNSENTRY']._loaded_options = None
   _globals['_IMPORTUSERSHEADER_IDENTITYCOLUMNSENTRY']._serialized_options = b'8\001'
-  _globals['_TIMEUNIT']._serialized_start=3084
-  _globals['_TIMEUNIT']._serialized_end=3227
-  _globals['_REJECTION']._serialized_start=141
-  _globals['_REJECTION']._serialized_end=219
-  _globals['_INGESTEVENTSREQUEST']._serialized_start=221
-  _globals['_INGESTEVENTSREQUEST']._serialized_end=329
-  _globals['_INGESTEVENTSRESPONSE']._serialized_start=331
-  _globals['_INGESTEVENTSRESPONSE']._serialized_end=453
-  _globals['_STREAMEVENTSREQUEST']._serialized_start=455
-  _globals['_STREAMEVENTSREQUEST']._serialized_end=543
-  _globals['_STREAMEVENTSRESPONSE']._serialized_start=545
-  _globals['_STREAMEVENTSRESPONSE']._serialized_end=636
-  _globals['_IMPORTHEADER']._serialized_start=639
-  _globals['_IMPORTHEADER']._serialized_end=1212
-  _globals['_IMPORTHEADER_ATTRIBUTEKINDSENTRY']._serialized_start=1135
-  _globals['_IMPORTHEADER_ATTRIBUTEKINDSENTRY']._serialized_end=1212
-  _globals['_IMPORTEVENTSREQUEST']._serialized_start=1214
-  _globals['_IMPORTEVENTSREQUEST']._serialized_end=1305
-  _globals['_REFUSEDROWS']._serialized_start=1307
-  _globals['_REFUSEDROWS']._serialized_end=1386
-  _globals['_IMPORTEVENTSRESPONSE']._serialized_start=1389
-  _globals['_IMPORTEVENTSRESPONSE']._serialized_end=1572
-  _globals['_CONSENTCOLUMN']._serialized_start=1574
-  _globals['_CONSENTCOLUMN']._serialized_end=1687
-  _globals['_IMPORTUSERSHEADER']._serialized_start=1690
-  _globals['_IMPORTUSERSHEADER']._serialized_end=2372
-  _globals['_IMPORTUSERSHEADER_ATTRIBUTEKINDSENTRY']._serialized_start=1135
-  _globals['_IMPORTUSERSHEADER_ATTRIBUTEKINDSENTRY']._serialized_end=1212
-  _globals['_IMPORTUSERSHEADER_IDENTITYCOLUMNSENTRY']._serialized_start=2318
-  _globals['_IMPORTUSERSHEADER_IDENTITYCOLUMNSENTRY']._serialized_end=2372
-  _globals['_IMPORTUSERSREQUEST']._serialized_start=2374
-  _globals['_IMPORTUSERSREQUEST']._serialized_end=2469
-  _globals['_IMPORTUSERSRESPONSE']._serialized_start=2472
-  _globals['_IMPORTUSERSRESPONSE']._serialized_end=2634
-  _globals['_UPSERTUSERSREQUEST']._serialized_start=2636
-  _globals['_UPSERTUSERSREQUEST']._serialized_end=2747
-  _globals['_UPSERTUSERSRESPONSE']._serialized_start=2749
-  _globals['_UPSERTUSERSRESPONSE']._serialized_end=2850
-  _globals['_ALIASUSERREQUEST']._serialized_start=2852
-  _globals['_ALIASUSERREQUEST']._serialized_end=2928
-  _globals['_ALIASUSERRESPONSE']._serialized_start=2930
-  _globals['_ALIASUSERRESPONSE']._serialized_end=2967
-  _globals['_DELETEUSERSREQUEST']._serialized_start=2969
-  _globals['_DELETEUSERSREQUEST']._serialized_end=3023
-  _globals['_DELETEUSERSRESPONSE']._serialized_start=3025
-  _globals['_DELETEUSERSRESPONSE']._serialized_end=3081
-  _globals['_INGESTSERVICE']._serialized_start=3230
-  _globals['_INGESTSERVICE']._serialized_end=3830
+  _globals['_IMPORTUSERSHEADER'].fields_by_name['parent']._loaded_options = None
+  _globals['_IMPORTUSERSHEADER'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Account'
+  _globals['_IMPORTUSERSHEADER'].fields_by_name['input_column']._loaded_options = None
+  _globals['_IMPORTUSERSHEADER'].fields_by_name['input_column']._serialized_options = b'\372A\020\n\016milepost/Input'
+  _globals['_UPSERTUSERSREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_UPSERTUSERSREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Account'
+  _globals['_ALIASUSERREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_ALIASUSERREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Account'
+  _globals['_ALIASUSERREQUEST'].fields_by_name['from_user_id']._loaded_options = None
+  _globals['_ALIASUSERREQUEST'].fields_by_name['from_user_id']._serialized_options = b'\342A\001\002'
+  _globals['_ALIASUSERREQUEST'].fields_by_name['to_user_id']._loaded_options = None
+  _globals['_ALIASUSERREQUEST'].fields_by_name['to_user_id']._serialized_options = b'\342A\001\002'
+  _globals['_DELETEUSERSREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_DELETEUSERSREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Account'
+  _globals['_INGESTSERVICE'].methods_by_name['IngestEvents']._loaded_options = None
+  _globals['_INGESTSERVICE'].methods_by_name['IngestEvents']._serialized_options = b'\202\323\344\223\002*\"%/v1/{parent=accounts/*}/events:ingest:\001*'
+  _globals['_INGESTSERVICE'].methods_by_name['UpsertUsers']._loaded_options = None
+  _globals['_INGESTSERVICE'].methods_by_name['UpsertUsers']._serialized_options = b'\202\323\344\223\002)\"$/v1/{parent=accounts/*}/users:upsert:\001*'
+  _globals['_INGESTSERVICE'].methods_by_name['AliasUser']._loaded_options = None
+  _globals['_INGESTSERVICE'].methods_by_name['AliasUser']._serialized_options = b'\202\323\344\223\002(\"#/v1/{parent=accounts/*}/users:alias:\001*'
+  _globals['_INGESTSERVICE'].methods_by_name['DeleteUsers']._loaded_options = None
+  _globals['_INGESTSERVICE'].methods_by_name['DeleteUsers']._serialized_options = b'\202\323\344\223\002)\"$/v1/{parent=accounts/*}/users:delete:\001*'
+  _globals['_TIMEUNIT']._serialized_start=3411
+  _globals['_TIMEUNIT']._serialized_end=3554
+  _globals['_REJECTION']._serialized_start=231
+  _globals['_REJECTION']._serialized_end=309
+  _globals['_INGESTEVENTSREQUEST']._serialized_start=312
+  _globals['_INGESTEVENTSREQUEST']._serialized_end=447
+  _globals['_INGESTEVENTSRESPONSE']._serialized_start=449
+  _globals['_INGESTEVENTSRESPONSE']._serialized_end=571
+  _globals['_STREAMEVENTSREQUEST']._serialized_start=573
+  _globals['_STREAMEVENTSREQUEST']._serialized_end=661
+  _globals['_STREAMEVENTSRESPONSE']._serialized_start=663
+  _globals['_STREAMEVENTSRESPONSE']._serialized_end=754
+  _globals['_IMPORTHEADER']._serialized_start=757
+  _globals['_IMPORTHEADER']._serialized_end=1378
+  _globals['_IMPORTHEADER_ATTRIBUTEKINDSENTRY']._serialized_start=1301
+  _globals['_IMPORTHEADER_ATTRIBUTEKINDSENTRY']._serialized_end=1378
+  _globals['_IMPORTEVENTSREQUEST']._serialized_start=1380
+  _globals['_IMPORTEVENTSREQUEST']._serialized_end=1471
+  _globals['_REFUSEDROWS']._serialized_start=1473
+  _globals['_REFUSEDROWS']._serialized_end=1552
+  _globals['_IMPORTEVENTSRESPONSE']._serialized_start=1555
+  _globals['_IMPORTEVENTSRESPONSE']._serialized_end=1738
+  _globals['_CONSENTCOLUMN']._serialized_start=1741
+  _globals['_CONSENTCOLUMN']._serialized_end=1872
+  _globals['_IMPORTUSERSHEADER']._serialized_start=1875
+  _globals['_IMPORTUSERSHEADER']._serialized_end=2605
+  _globals['_IMPORTUSERSHEADER_ATTRIBUTEKINDSENTRY']._serialized_start=1301
+  _globals['_IMPORTUSERSHEADER_ATTRIBUTEKINDSENTRY']._serialized_end=1378
+  _globals['_IMPORTUSERSHEADER_IDENTITYCOLUMNSENTRY']._serialized_start=2551
+  _globals['_IMPORTUSERSHEADER_IDENTITYCOLUMNSENTRY']._serialized_end=2605
+  _globals['_IMPORTUSERSREQUEST']._serialized_start=2607
+  _globals['_IMPORTUSERSREQUEST']._serialized_end=2702
+  _globals['_IMPORTUSERSRESPONSE']._serialized_start=2705
+  _globals['_IMPORTUSERSRESPONSE']._serialized_end=2867
+  _globals['_UPSERTUSERSREQUEST']._serialized_start=2870
+  _globals['_UPSERTUSERSREQUEST']._serialized_end=3008
+  _globals['_UPSERTUSERSRESPONSE']._serialized_start=3010
+  _globals['_UPSERTUSERSRESPONSE']._serialized_end=3111
+  _globals['_ALIASUSERREQUEST']._serialized_start=3113
+  _globals['_ALIASUSERREQUEST']._serialized_end=3228
+  _globals['_ALIASUSERRESPONSE']._serialized_start=3230
+  _globals['_ALIASUSERRESPONSE']._serialized_end=3267
+  _globals['_DELETEUSERSREQUEST']._serialized_start=3269
+  _globals['_DELETEUSERSREQUEST']._serialized_end=3350
+  _globals['_DELETEUSERSRESPONSE']._serialized_start=3352
+  _globals['_DELETEUSERSRESPONSE']._serialized_end=3408
+  _globals['_INGESTSERVICE']._serialized_start=3557
+  _globals['_INGESTSERVICE']._serialized_end=4356
 # @@protoc_insertion_point(module_scope)

@@ -22,29 +22,72 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from milepost.v1 import criteria_pb2 as milepost_dot_v1_dot_criteria__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19milepost/v1/journey.proto\x12\x0bmilepost.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1amilepost/v1/criteria.proto\"\x90\x02\n\x07Journey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0e\n\x06inputs\x18\x03 \x03(\t\x12\x16\n\x0e\x61udience_count\x18\x04 \x01(\x05\x12\x1d\n\x15\x61\x63tive_audience_count\x18\x05 \x01(\x05\x12\x19\n\x11\x63onnected_outputs\x18\x06 \x03(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\t \x01(\t\x12\x0f\n\x07version\x18\n \x01(\x03\"\xb0\x02\n\tMilestone\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x18\n\x10parent_milestone\x18\x03 \x01(\t\x12\x10\n\x08position\x18\x04 \x01(\x05\x12(\n\x04kind\x18\x05 \x01(\x0e\x32\x1a.milepost.v1.MilestoneKind\x12\'\n\x08\x63riteria\x18\x06 \x01(\x0b\x32\x15.milepost.v1.Criteria\x12\x10\n\x08\x61udience\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\n \x01(\t\"|\n\x0fJourneyDocument\x12\x0f\n\x07journey\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0e\n\x06inputs\x18\x03 \x03(\t\x12\x32\n\nmilestones\x18\x04 \x03(\x0b\x32\x1e.milepost.v1.MilestoneDocument\"\xa9\x01\n\x11MilestoneDocument\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\'\n\x08\x63riteria\x18\x03 \x01(\x0b\x32\x15.milepost.v1.Criteria\x12\x17\n\x0fremaining_users\x18\x04 \x01(\x08\x12\x30\n\x08\x63hildren\x18\x05 \x03(\x0b\x32\x1e.milepost.v1.MilestoneDocument\"\xb7\x01\n\x0eJourneyVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x1c.milepost.v1.JourneyDocument\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fmilestone_count\x18\x04 \x01(\x05\x12\x0f\n\x07\x63urrent\x18\x05 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\"=\n\x07Warning\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t*p\n\rMilestoneKind\x12\x1e\n\x1aMILESTONE_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17MILESTONE_KIND_CRITERIA\x10\x01\x12\"\n\x1eMILESTONE_KIND_REMAINING_USERS\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19milepost/v1/journey.proto\x12\x0bmilepost.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1amilepost/v1/criteria.proto\"\x8b\x03\n\x07Journey\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0e\n\x06inputs\x18\x03 \x03(\t\x12\x1c\n\x0e\x61udience_count\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12#\n\x15\x61\x63tive_audience_count\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x1f\n\x11\x63onnected_outputs\x18\x06 \x03(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\t \x01(\t\x12\x15\n\x07version\x18\n \x01(\x03\x42\x04\xe2\x41\x01\x03:O\xea\x41L\n\x10milepost/Journey\x12%accounts/{account}/journeys/{journey}*\x08journeys2\x07journey\"\xde\x03\n\tMilestone\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x1e\n\x10parent_milestone\x18\x03 \x01(\tB\x04\xe2\x41\x01\x05\x12\x16\n\x08position\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12.\n\x04kind\x18\x05 \x01(\x0e\x32\x1a.milepost.v1.MilestoneKindB\x04\xe2\x41\x01\x05\x12\'\n\x08\x63riteria\x18\x06 \x01(\x0b\x32\x15.milepost.v1.Criteria\x12,\n\x08\x61udience\x18\x07 \x01(\tB\x1a\xe2\x41\x01\x03\xfa\x41\x13\n\x11milepost/Audience\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\n \x01(\t:l\xea\x41i\n\x12milepost/Milestone\x12<accounts/{account}/journeys/{journey}/milestones/{milestone}*\nmilestones2\tmilestone\"\x82\x01\n\x0fJourneyDocument\x12\x15\n\x07journey\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0e\n\x06inputs\x18\x03 \x03(\t\x12\x32\n\nmilestones\x18\x04 \x03(\x0b\x32\x1e.milepost.v1.MilestoneDocument\"\xaf\x01\n\x11MilestoneDocument\x12\x10\n\x02id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\'\n\x08\x63riteria\x18\x03 \x01(\x0b\x32\x15.milepost.v1.Criteria\x12\x17\n\x0fremaining_users\x18\x04 \x01(\x08\x12\x30\n\x08\x63hildren\x18\x05 \x03(\x0b\x32\x1e.milepost.v1.MilestoneDocument\"\xb6\x02\n\x0eJourneyVersion\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12.\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x1c.milepost.v1.JourneyDocument\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fmilestone_count\x18\x04 \x01(\x05\x12\x0f\n\x07\x63urrent\x18\x05 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t:w\xea\x41t\n\x17milepost/JourneyVersion\x12\x38\x61\x63\x63ounts/{account}/journeys/{journey}/versions/{version}*\x0fjourneyVersions2\x0ejourneyVersion\"=\n\x07Warning\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t*p\n\rMilestoneKind\x12\x1e\n\x1aMILESTONE_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17MILESTONE_KIND_CRITERIA\x10\x01\x12\"\n\x1eMILESTONE_KIND_REMAINING_USERS\x10\x02\x42\x43\n\x0bmilepost.v1B\x0cJourneyProtoP\x01Z\x16milepost/v1;milepostv1\xaa\x02\x0bMilepost.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'milepost.v1.journey_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_MILESTONEKIND']._serialized_start=1232
-  _globals['_MILESTONEKIND']._serialized_end=1344
-  _globals['_JOURNEY']._serialized_start=104
-  _globals['_JOURNEY']._serialized_end=376
-  _globals['_MILESTONE']._serialized_start=379
-  _globals['_MILESTONE']._serialized_end=683
-  _globals['_JOURNEYDOCUMENT']._serialized_start=685
-  _globals['_JOURNEYDOCUMENT']._serialized_end=809
-  _globals['_MILESTONEDOCUMENT']._serialized_start=812
-  _globals['_MILESTONEDOCUMENT']._serialized_end=981
-  _globals['_JOURNEYVERSION']._serialized_start=984
-  _globals['_JOURNEYVERSION']._serialized_end=1167
-  _globals['_WARNING']._serialized_start=1169
-  _globals['_WARNING']._serialized_end=1230
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\013milepost.v1B\014JourneyProtoP\001Z\026milepost/v1;milepostv1\252\002\013Milepost.V1'
+  _globals['_JOURNEY'].fields_by_name['name']._loaded_options = None
+  _globals['_JOURNEY'].fields_by_name['name']._serialized_options = b'\342A\001\010'
+  _globals['_JOURNEY'].fields_by_name['audience_count']._loaded_options = None
+  _globals['_JOURNEY'].fields_by_name['audience_count']._serialized_options = b'\342A\001\003'
+  _globals['_JOURNEY'].fields_by_name['active_audience_count']._loaded_options = None
+  _globals['_JOURNEY'].fields_by_name['active_audience_count']._serialized_options = b'\342A\001\003'
+  _globals['_JOURNEY'].fields_by_name['connected_outputs']._loaded_options = None
+  _globals['_JOURNEY'].fields_by_name['connected_outputs']._serialized_options = b'\342A\001\003'
+  _globals['_JOURNEY'].fields_by_name['create_time']._loaded_options = None
+  _globals['_JOURNEY'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
+  _globals['_JOURNEY'].fields_by_name['update_time']._loaded_options = None
+  _globals['_JOURNEY'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
+  _globals['_JOURNEY'].fields_by_name['version']._loaded_options = None
+  _globals['_JOURNEY'].fields_by_name['version']._serialized_options = b'\342A\001\003'
+  _globals['_JOURNEY']._loaded_options = None
+  _globals['_JOURNEY']._serialized_options = b'\352AL\n\020milepost/Journey\022%accounts/{account}/journeys/{journey}*\010journeys2\007journey'
+  _globals['_MILESTONE'].fields_by_name['name']._loaded_options = None
+  _globals['_MILESTONE'].fields_by_name['name']._serialized_options = b'\342A\001\010'
+  _globals['_MILESTONE'].fields_by_name['parent_milestone']._loaded_options = None
+  _globals['_MILESTONE'].fields_by_name['parent_milestone']._serialized_options = b'\342A\001\005'
+  _globals['_MILESTONE'].fields_by_name['position']._loaded_options = None
+  _globals['_MILESTONE'].fields_by_name['position']._serialized_options = b'\342A\001\003'
+  _globals['_MILESTONE'].fields_by_name['kind']._loaded_options = None
+  _globals['_MILESTONE'].fields_by_name['kind']._serialized_options = b'\342A\001\005'
+  _globals['_MILESTONE'].fields_by_name['audience']._loaded_options = None
+  _globals['_MILESTONE'].fields_by_name['audience']._serialized_options = b'\342A\001\003\372A\023\n\021milepost/Audience'
+  _globals['_MILESTONE'].fields_by_name['create_time']._loaded_options = None
+  _globals['_MILESTONE'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
+  _globals['_MILESTONE'].fields_by_name['update_time']._loaded_options = None
+  _globals['_MILESTONE'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
+  _globals['_MILESTONE']._loaded_options = None
+  _globals['_MILESTONE']._serialized_options = b'\352Ai\n\022milepost/Milestone\022<accounts/{account}/journeys/{journey}/milestones/{milestone}*\nmilestones2\tmilestone'
+  _globals['_JOURNEYDOCUMENT'].fields_by_name['journey']._loaded_options = None
+  _globals['_JOURNEYDOCUMENT'].fields_by_name['journey']._serialized_options = b'\342A\001\002'
+  _globals['_MILESTONEDOCUMENT'].fields_by_name['id']._loaded_options = None
+  _globals['_MILESTONEDOCUMENT'].fields_by_name['id']._serialized_options = b'\342A\001\002'
+  _globals['_JOURNEYVERSION'].fields_by_name['name']._loaded_options = None
+  _globals['_JOURNEYVERSION'].fields_by_name['name']._serialized_options = b'\342A\001\010'
+  _globals['_JOURNEYVERSION']._loaded_options = None
+  _globals['_JOURNEYVERSION']._serialized_options = b'\352At\n\027milepost/JourneyVersion\0228accounts/{account}/journeys/{journey}/versions/{version}*\017journeyVersions2\016journeyVersion'
+  _globals['_MILESTONEKIND']._serialized_start=1729
+  _globals['_MILESTONEKIND']._serialized_end=1841
+  _globals['_JOURNEY']._serialized_start=164
+  _globals['_JOURNEY']._serialized_end=559
+  _globals['_MILESTONE']._serialized_start=562
+  _globals['_MILESTONE']._serialized_end=1040
+  _globals['_JOURNEYDOCUMENT']._serialized_start=1043
+  _globals['_JOURNEYDOCUMENT']._serialized_end=1173
+  _globals['_MILESTONEDOCUMENT']._serialized_start=1176
+  _globals['_MILESTONEDOCUMENT']._serialized_end=1351
+  _globals['_JOURNEYVERSION']._serialized_start=1354
+  _globals['_JOURNEYVERSION']._serialized_end=1664
+  _globals['_WARNING']._serialized_start=1666
+  _globals['_WARNING']._serialized_end=1727
 # @@protoc_insertion_point(module_scope)

@@ -22,89 +22,159 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from milepost.v1 import audience_pb2 as milepost_dot_v1_dot_audience__pb2
 from milepost.v1 import journey_pb2 as milepost_dot_v1_dot_journey__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!milepost/v1/journey_service.proto\x12\x0bmilepost.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1amilepost/v1/audience.proto\x1a\x19milepost/v1/journey.proto\"u\n\x14\x43reateJourneyRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x12\n\njourney_id\x18\x02 \x01(\t\x12%\n\x07journey\x18\x03 \x01(\x0b\x32\x14.milepost.v1.Journey\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"P\n\x15\x43reateJourneyResponse\x12%\n\x07journey\x18\x01 \x01(\x0b\x32\x14.milepost.v1.Journey\x12\x10\n\x08revision\x18\x02 \x01(\t\"!\n\x11GetJourneyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12GetJourneyResponse\x12%\n\x07journey\x18\x01 \x01(\x0b\x32\x14.milepost.v1.Journey\"m\n\x13ListJourneysRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\r\n\x05query\x18\x04 \x01(\t\x12\x10\n\x08order_by\x18\x05 \x01(\t\"W\n\x14ListJourneysResponse\x12&\n\x08journeys\x18\x01 \x03(\x0b\x32\x14.milepost.v1.Journey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"n\n\x14UpdateJourneyRequest\x12%\n\x07journey\x18\x01 \x01(\x0b\x32\x14.milepost.v1.Journey\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"P\n\x15UpdateJourneyResponse\x12%\n\x07journey\x18\x01 \x01(\x0b\x32\x14.milepost.v1.Journey\x12\x10\n\x08revision\x18\x02 \x01(\t\"2\n\x14\x44\x65leteJourneyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\")\n\x15\x44\x65leteJourneyResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"}\n\x16\x43reateMilestoneRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x14\n\x0cmilestone_id\x18\x02 \x01(\t\x12)\n\tmilestone\x18\x03 \x01(\x0b\x32\x16.milepost.v1.Milestone\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"~\n\x17\x43reateMilestoneResponse\x12)\n\tmilestone\x18\x01 \x01(\x0b\x32\x16.milepost.v1.Milestone\x12\x10\n\x08revision\x18\x02 \x01(\t\x12&\n\x08warnings\x18\x03 \x03(\x0b\x32\x14.milepost.v1.Warning\"#\n\x13GetMilestoneRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x14GetMilestoneResponse\x12)\n\tmilestone\x18\x01 \x01(\x0b\x32\x16.milepost.v1.Milestone\"N\n\x15ListMilestonesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"]\n\x16ListMilestonesResponse\x12*\n\nmilestones\x18\x01 \x03(\x0b\x32\x16.milepost.v1.Milestone\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"t\n\x16UpdateMilestoneRequest\x12)\n\tmilestone\x18\x01 \x01(\x0b\x32\x16.milepost.v1.Milestone\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"~\n\x17UpdateMilestoneResponse\x12)\n\tmilestone\x18\x01 \x01(\x0b\x32\x16.milepost.v1.Milestone\x12\x10\n\x08revision\x18\x02 \x01(\t\x12&\n\x08warnings\x18\x03 \x03(\x0b\x32\x14.milepost.v1.Warning\"4\n\x16\x44\x65leteMilestoneRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"+\n\x17\x44\x65leteMilestoneResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"a\n\x13\x43loneJourneyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\njourney_id\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"O\n\x14\x43loneJourneyResponse\x12%\n\x07journey\x18\x01 \x01(\x0b\x32\x14.milepost.v1.Journey\x12\x10\n\x08revision\x18\x02 \x01(\t\"D\n\x14MoveMilestoneRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x05\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\"T\n\x15MoveMilestoneResponse\x12)\n\tmilestone\x18\x01 \x01(\x0b\x32\x16.milepost.v1.Milestone\x12\x10\n\x08revision\x18\x02 \x01(\t\"z\n\x13\x41pplyJourneyRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12.\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x1c.milepost.v1.JourneyDocument\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"n\n\rAppliedChange\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\x18.milepost.v1.ApplyAction\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x16\n\x0e\x63hanged_fields\x18\x04 \x03(\t\"\xd2\x01\n\x14\x41pplyJourneyResponse\x12%\n\x07journey\x18\x01 \x01(\x0b\x32\x14.milepost.v1.Journey\x12+\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x1a.milepost.v1.AppliedChange\x12&\n\x08warnings\x18\x03 \x03(\x0b\x32\x14.milepost.v1.Warning\x12\x10\n\x08revision\x18\x04 \x01(\t\x12,\n\x07version\x18\x05 \x01(\x0b\x32\x1b.milepost.v1.JourneyVersion\"\xe1\x02\n\x12PreviewEditRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x39\n\rapply_journey\x18\x02 \x01(\x0b\x32 .milepost.v1.ApplyJourneyRequestH\x00\x12?\n\x10update_milestone\x18\x03 \x01(\x0b\x32#.milepost.v1.UpdateMilestoneRequestH\x00\x12;\n\x0emove_milestone\x18\x04 \x01(\x0b\x32!.milepost.v1.MoveMilestoneRequestH\x00\x12?\n\x10\x64\x65lete_milestone\x18\x05 \x01(\x0b\x32#.milepost.v1.DeleteMilestoneRequestH\x00\x12)\n\x05\x61s_of\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61t_least\x18\x07 \x01(\tB\x06\n\x04\x65\x64it\"\xaa\x01\n\x0e\x45\x64itedAudience\x12\x10\n\x08\x61udience\x18\x01 \x01(\t\x12\x11\n\tmilestone\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x14\n\x0cusers_before\x18\x04 \x01(\x03\x12\x13\n\x0busers_after\x18\x05 \x01(\x03\x12\x10\n\x08\x65ntering\x18\x06 \x01(\x03\x12\x0f\n\x07leaving\x18\x07 \x01(\x03\x12\x0f\n\x07\x64\x65leted\x18\x08 \x01(\x08\"\x9a\x01\n\x13PreviewEditResponse\x12.\n\taudiences\x18\x01 \x03(\x0b\x32\x1b.milepost.v1.EditedAudience\x12&\n\x08warnings\x18\x02 \x03(\x0b\x32\x14.milepost.v1.Warning\x12+\n\nevaluation\x18\x03 \x01(\x0b\x32\x17.milepost.v1.Evaluation\"(\n\x18GetJourneyVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"I\n\x19GetJourneyVersionResponse\x12,\n\x07version\x18\x01 \x01(\x0b\x32\x1b.milepost.v1.JourneyVersion\"S\n\x1aListJourneyVersionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"e\n\x1bListJourneyVersionsResponse\x12-\n\x08versions\x18\x01 \x03(\x0b\x32\x1b.milepost.v1.JourneyVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x91\x01\n\x0b\x41pplyAction\x12\x1c\n\x18\x41PPLY_ACTION_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41PPLY_ACTION_CREATED\x10\x01\x12\x18\n\x14\x41PPLY_ACTION_UPDATED\x10\x02\x12\x16\n\x12\x41PPLY_ACTION_MOVED\x10\x03\x12\x18\n\x14\x41PPLY_ACTION_DELETED\x10\x04\x32\xa8\x0b\n\x0eJourneyService\x12V\n\rCreateJourney\x12!.milepost.v1.CreateJourneyRequest\x1a\".milepost.v1.CreateJourneyResponse\x12M\n\nGetJourney\x12\x1e.milepost.v1.GetJourneyRequest\x1a\x1f.milepost.v1.GetJourneyResponse\x12S\n\x0cListJourneys\x12 .milepost.v1.ListJourneysRequest\x1a!.milepost.v1.ListJourneysResponse\x12V\n\rUpdateJourney\x12!.milepost.v1.UpdateJourneyRequest\x1a\".milepost.v1.UpdateJourneyResponse\x12V\n\rDeleteJourney\x12!.milepost.v1.DeleteJourneyRequest\x1a\".milepost.v1.DeleteJourneyResponse\x12\\\n\x0f\x43reateMilestone\x12#.milepost.v1.CreateMilestoneRequest\x1a$.milepost.v1.CreateMilestoneResponse\x12S\n\x0cGetMilestone\x12 .milepost.v1.GetMilestoneRequest\x1a!.milepost.v1.GetMilestoneResponse\x12Y\n\x0eListMilestones\x12\".milepost.v1.ListMilestonesRequest\x1a#.milepost.v1.ListMilestonesResponse\x12\\\n\x0fUpdateMilestone\x12#.milepost.v1.UpdateMilestoneRequest\x1a$.milepost.v1.UpdateMilestoneResponse\x12\\\n\x0f\x44\x65leteMilestone\x12#.milepost.v1.DeleteMilestoneRequest\x1a$.milepost.v1.DeleteMilestoneResponse\x12S\n\x0c\x43loneJourney\x12 .milepost.v1.CloneJourneyRequest\x1a!.milepost.v1.CloneJourneyResponse\x12V\n\rMoveMilestone\x12!.milepost.v1.MoveMilestoneRequest\x1a\".milepost.v1.MoveMilestoneResponse\x12S\n\x0c\x41pplyJourney\x12 .milepost.v1.ApplyJourneyRequest\x1a!.milepost.v1.ApplyJourneyResponse\x12P\n\x0bPreviewEdit\x12\x1f.milepost.v1.PreviewEditRequest\x1a .milepost.v1.PreviewEditResponse\x12\x62\n\x11GetJourneyVersion\x12%.milepost.v1.GetJourneyVersionRequest\x1a&.milepost.v1.GetJourneyVersionResponse\x12h\n\x13ListJourneyVersions\x12\'.milepost.v1.ListJourneyVersionsRequest\x1a(.milepost.v1.ListJourneyVersionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!milepost/v1/journey_service.proto\x12\x0bmilepost.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1amilepost/v1/audience.proto\x1a\x19milepost/v1/journey.proto\"\x90\x01\n\x14\x43reateJourneyRequest\x12)\n\x06parent\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Account\x12\x12\n\njourney_id\x18\x02 \x01(\t\x12%\n\x07journey\x18\x03 \x01(\x0b\x32\x14.milepost.v1.Journey\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"P\n\x15\x43reateJourneyResponse\x12%\n\x07journey\x18\x01 \x01(\x0b\x32\x14.milepost.v1.Journey\x12\x10\n\x08revision\x18\x02 \x01(\t\"<\n\x11GetJourneyRequest\x12\'\n\x04name\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Journey\";\n\x12GetJourneyResponse\x12%\n\x07journey\x18\x01 \x01(\x0b\x32\x14.milepost.v1.Journey\"\x88\x01\n\x13ListJourneysRequest\x12)\n\x06parent\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Account\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\r\n\x05query\x18\x04 \x01(\t\x12\x10\n\x08order_by\x18\x05 \x01(\t\"W\n\x14ListJourneysResponse\x12&\n\x08journeys\x18\x01 \x03(\x0b\x32\x14.milepost.v1.Journey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"t\n\x14UpdateJourneyRequest\x12+\n\x07journey\x18\x01 \x01(\x0b\x32\x14.milepost.v1.JourneyB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"P\n\x15UpdateJourneyResponse\x12%\n\x07journey\x18\x01 \x01(\x0b\x32\x14.milepost.v1.Journey\x12\x10\n\x08revision\x18\x02 \x01(\t\"M\n\x14\x44\x65leteJourneyRequest\x12\'\n\x04name\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Journey\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\")\n\x15\x44\x65leteJourneyResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"\x98\x01\n\x16\x43reateMilestoneRequest\x12)\n\x06parent\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Journey\x12\x14\n\x0cmilestone_id\x18\x02 \x01(\t\x12)\n\tmilestone\x18\x03 \x01(\x0b\x32\x16.milepost.v1.Milestone\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"~\n\x17\x43reateMilestoneResponse\x12)\n\tmilestone\x18\x01 \x01(\x0b\x32\x16.milepost.v1.Milestone\x12\x10\n\x08revision\x18\x02 \x01(\t\x12&\n\x08warnings\x18\x03 \x03(\x0b\x32\x14.milepost.v1.Warning\"@\n\x13GetMilestoneRequest\x12)\n\x04name\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12milepost/Milestone\"A\n\x14GetMilestoneResponse\x12)\n\tmilestone\x18\x01 \x01(\x0b\x32\x16.milepost.v1.Milestone\"i\n\x15ListMilestonesRequest\x12)\n\x06parent\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Journey\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"]\n\x16ListMilestonesResponse\x12*\n\nmilestones\x18\x01 \x03(\x0b\x32\x16.milepost.v1.Milestone\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"z\n\x16UpdateMilestoneRequest\x12/\n\tmilestone\x18\x01 \x01(\x0b\x32\x16.milepost.v1.MilestoneB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"~\n\x17UpdateMilestoneResponse\x12)\n\tmilestone\x18\x01 \x01(\x0b\x32\x16.milepost.v1.Milestone\x12\x10\n\x08revision\x18\x02 \x01(\t\x12&\n\x08warnings\x18\x03 \x03(\x0b\x32\x14.milepost.v1.Warning\"Q\n\x16\x44\x65leteMilestoneRequest\x12)\n\x04name\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12milepost/Milestone\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"+\n\x17\x44\x65leteMilestoneResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"g\n\x13\x43loneJourneyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\njourney_id\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"O\n\x14\x43loneJourneyResponse\x12%\n\x07journey\x18\x01 \x01(\x0b\x32\x14.milepost.v1.Journey\x12\x10\n\x08revision\x18\x02 \x01(\t\"a\n\x14MoveMilestoneRequest\x12)\n\x04name\x18\x01 \x01(\tB\x1b\xe2\x41\x01\x02\xfa\x41\x14\n\x12milepost/Milestone\x12\x10\n\x08position\x18\x02 \x01(\x05\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\"T\n\x15MoveMilestoneResponse\x12)\n\tmilestone\x18\x01 \x01(\x0b\x32\x16.milepost.v1.Milestone\x12\x10\n\x08revision\x18\x02 \x01(\t\"\x9b\x01\n\x13\x41pplyJourneyRequest\x12)\n\x06parent\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Account\x12\x34\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x1c.milepost.v1.JourneyDocumentB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"n\n\rAppliedChange\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\x18.milepost.v1.ApplyAction\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x16\n\x0e\x63hanged_fields\x18\x04 \x03(\t\"\xd2\x01\n\x14\x41pplyJourneyResponse\x12%\n\x07journey\x18\x01 \x01(\x0b\x32\x14.milepost.v1.Journey\x12+\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x1a.milepost.v1.AppliedChange\x12&\n\x08warnings\x18\x03 \x03(\x0b\x32\x14.milepost.v1.Warning\x12\x10\n\x08revision\x18\x04 \x01(\t\x12,\n\x07version\x18\x05 \x01(\x0b\x32\x1b.milepost.v1.JourneyVersion\"\xfc\x02\n\x12PreviewEditRequest\x12\'\n\x04name\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Journey\x12\x39\n\rapply_journey\x18\x02 \x01(\x0b\x32 .milepost.v1.ApplyJourneyRequestH\x00\x12?\n\x10update_milestone\x18\x03 \x01(\x0b\x32#.milepost.v1.UpdateMilestoneRequestH\x00\x12;\n\x0emove_milestone\x18\x04 \x01(\x0b\x32!.milepost.v1.MoveMilestoneRequestH\x00\x12?\n\x10\x64\x65lete_milestone\x18\x05 \x01(\x0b\x32#.milepost.v1.DeleteMilestoneRequestH\x00\x12)\n\x05\x61s_of\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61t_least\x18\x07 \x01(\tB\x06\n\x04\x65\x64it\"\xaa\x01\n\x0e\x45\x64itedAudience\x12\x10\n\x08\x61udience\x18\x01 \x01(\t\x12\x11\n\tmilestone\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x14\n\x0cusers_before\x18\x04 \x01(\x03\x12\x13\n\x0busers_after\x18\x05 \x01(\x03\x12\x10\n\x08\x65ntering\x18\x06 \x01(\x03\x12\x0f\n\x07leaving\x18\x07 \x01(\x03\x12\x0f\n\x07\x64\x65leted\x18\x08 \x01(\x08\"\x9a\x01\n\x13PreviewEditResponse\x12.\n\taudiences\x18\x01 \x03(\x0b\x32\x1b.milepost.v1.EditedAudience\x12&\n\x08warnings\x18\x02 \x03(\x0b\x32\x14.milepost.v1.Warning\x12+\n\nevaluation\x18\x03 \x01(\x0b\x32\x17.milepost.v1.Evaluation\"J\n\x18GetJourneyVersionRequest\x12.\n\x04name\x18\x01 \x01(\tB \xe2\x41\x01\x02\xfa\x41\x19\n\x17milepost/JourneyVersion\"I\n\x19GetJourneyVersionResponse\x12,\n\x07version\x18\x01 \x01(\x0b\x32\x1b.milepost.v1.JourneyVersion\"n\n\x1aListJourneyVersionsRequest\x12)\n\x06parent\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10milepost/Journey\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"e\n\x1bListJourneyVersionsResponse\x12-\n\x08versions\x18\x01 \x03(\x0b\x32\x1b.milepost.v1.JourneyVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x91\x01\n\x0b\x41pplyAction\x12\x1c\n\x18\x41PPLY_ACTION_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41PPLY_ACTION_CREATED\x10\x01\x12\x18\n\x14\x41PPLY_ACTION_UPDATED\x10\x02\x12\x16\n\x12\x41PPLY_ACTION_MOVED\x10\x03\x12\x18\n\x14\x41PPLY_ACTION_DELETED\x10\x04\x32\xb3\x12\n\x0eJourneyService\x12\x89\x01\n\rCreateJourney\x12!.milepost.v1.CreateJourneyRequest\x1a\".milepost.v1.CreateJourneyResponse\"1\x82\xd3\xe4\x93\x02+\" /v1/{parent=accounts/*}/journeys:\x07journey\x12z\n\nGetJourney\x12\x1e.milepost.v1.GetJourneyRequest\x1a\x1f.milepost.v1.GetJourneyResponse\"+\x90\x02\x01\x82\xd3\xe4\x93\x02\"\x12 /v1/{name=accounts/*/journeys/*}\x12\x80\x01\n\x0cListJourneys\x12 .milepost.v1.ListJourneysRequest\x1a!.milepost.v1.ListJourneysResponse\"+\x90\x02\x01\x82\xd3\xe4\x93\x02\"\x12 /v1/{parent=accounts/*}/journeys\x12\x91\x01\n\rUpdateJourney\x12!.milepost.v1.UpdateJourneyRequest\x1a\".milepost.v1.UpdateJourneyResponse\"9\x82\xd3\xe4\x93\x02\x33\x32(/v1/{journey.name=accounts/*/journeys/*}:\x07journey\x12\x80\x01\n\rDeleteJourney\x12!.milepost.v1.DeleteJourneyRequest\x1a\".milepost.v1.DeleteJourneyResponse\"(\x82\xd3\xe4\x93\x02\"* /v1/{name=accounts/*/journeys/*}\x12\x9e\x01\n\x0f\x43reateMilestone\x12#.milepost.v1.CreateMilestoneRequest\x1a$.milepost.v1.CreateMilestoneResponse\"@\x82\xd3\xe4\x93\x02:\"-/v1/{parent=accounts/*/journeys/*}/milestones:\tmilestone\x12\x8d\x01\n\x0cGetMilestone\x12 .milepost.v1.GetMilestoneRequest\x1a!.milepost.v1.GetMilestoneResponse\"8\x90\x02\x01\x82\xd3\xe4\x93\x02/\x12-/v1/{name=accounts/*/journeys/*/milestones/*}\x12\x93\x01\n\x0eListMilestones\x12\".milepost.v1.ListMilestonesRequest\x1a#.milepost.v1.ListMilestonesResponse\"8\x90\x02\x01\x82\xd3\xe4\x93\x02/\x12-/v1/{parent=accounts/*/journeys/*}/milestones\x12\xa8\x01\n\x0fUpdateMilestone\x12#.milepost.v1.UpdateMilestoneRequest\x1a$.milepost.v1.UpdateMilestoneResponse\"J\x82\xd3\xe4\x93\x02\x44\x32\x37/v1/{milestone.name=accounts/*/journeys/*/milestones/*}:\tmilestone\x12\x93\x01\n\x0f\x44\x65leteMilestone\x12#.milepost.v1.DeleteMilestoneRequest\x1a$.milepost.v1.DeleteMilestoneResponse\"5\x82\xd3\xe4\x93\x02/*-/v1/{name=accounts/*/journeys/*/milestones/*}\x12\x86\x01\n\x0c\x43loneJourney\x12 .milepost.v1.CloneJourneyRequest\x1a!.milepost.v1.CloneJourneyResponse\"1\x82\xd3\xe4\x93\x02+\"&/v1/{name=accounts/*/journeys/*}:clone:\x01*\x12\x95\x01\n\rMoveMilestone\x12!.milepost.v1.MoveMilestoneRequest\x1a\".milepost.v1.MoveMilestoneResponse\"=\x82\xd3\xe4\x93\x02\x37\"2/v1/{name=accounts/*/journeys/*/milestones/*}:move:\x01*\x12\x86\x01\n\x0c\x41pplyJourney\x12 .milepost.v1.ApplyJourneyRequest\x1a!.milepost.v1.ApplyJourneyResponse\"1\x82\xd3\xe4\x93\x02+\"&/v1/{parent=accounts/*}/journeys:apply:\x01*\x12\x8c\x01\n\x0bPreviewEdit\x12\x1f.milepost.v1.PreviewEditRequest\x1a .milepost.v1.PreviewEditResponse\":\x90\x02\x01\x82\xd3\xe4\x93\x02\x31\",/v1/{name=accounts/*/journeys/*}:previewEdit:\x01*\x12\x9a\x01\n\x11GetJourneyVersion\x12%.milepost.v1.GetJourneyVersionRequest\x1a&.milepost.v1.GetJourneyVersionResponse\"6\x90\x02\x01\x82\xd3\xe4\x93\x02-\x12+/v1/{name=accounts/*/journeys/*/versions/*}\x12\xa0\x01\n\x13ListJourneyVersions\x12\'.milepost.v1.ListJourneyVersionsRequest\x1a(.milepost.v1.ListJourneyVersionsResponse\"6\x90\x02\x01\x82\xd3\xe4\x93\x02-\x12+/v1/{parent=accounts/*/journeys/*}/versionsBJ\n\x0bmilepost.v1B\x13JourneyServiceProtoP\x01Z\x16milepost/v1;milepostv1\xaa\x02\x0bMilepost.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'milepost.v1.journey_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_APPLYACTION']._serialized_start=3614
-  _globals['_APPLYACTION']._serialized_end=3759
-  _globals['_CREATEJOURNEYREQUEST']._serialized_start=172
-  _globals['_CREATEJOURNEYREQUEST']._serialized_end=289
-  _globals['_CREATEJOURNEYRESPONSE']._serialized_start=291
-  _globals['_CREATEJOURNEYRESPONSE']._serialized_end=371
-  _globals['_GETJOURNEYREQUEST']._serialized_start=373
-  _globals['_GETJOURNEYREQUEST']._serialized_end=406
-  _globals['_GETJOURNEYRESPONSE']._serialized_start=408
-  _globals['_GETJOURNEYRESPONSE']._serialized_end=467
-  _globals['_LISTJOURNEYSREQUEST']._serialized_start=469
-  _globals['_LISTJOURNEYSREQUEST']._serialized_end=578
-  _globals['_LISTJOURNEYSRESPONSE']._serialized_start=580
-  _globals['_LISTJOURNEYSRESPONSE']._serialized_end=667
-  _globals['_UPDATEJOURNEYREQUEST']._serialized_start=669
-  _globals['_UPDATEJOURNEYREQUEST']._serialized_end=779
-  _globals['_UPDATEJOURNEYRESPONSE']._serialized_start=781
-  _globals['_UPDATEJOURNEYRESPONSE']._serialized_end=861
-  _globals['_DELETEJOURNEYREQUEST']._serialized_start=863
-  _globals['_DELETEJOURNEYREQUEST']._serialized_end=913
-  _globals['_DELETEJOURNEYRESPONSE']._serialized_start=915
-  _globals['_DELETEJOURNEYRESPONSE']._serialized_end=956
-  _globals['_CREATEMILESTONEREQUEST']._serialized_start=958
-  _globals['_CREATEMILESTONEREQUEST']._serialized_end=1083
-  _globals['_CREATEMILESTONERESPONSE']._serialized_start=1085
-  _globals['_CREATEMILESTONERESPONSE']._serialized_end=1211
-  _globals['_GETMILESTONEREQUEST']._serialized_start=1213
-  _globals['_GETMILESTONEREQUEST']._serialized_end=1248
-  _globals['_GETMILESTONERESPONSE']._serialized_start=1250
-  _globals['_GETMILESTONERESPONSE']._serialized_end=1315
-  _globals['_LISTMILESTONESREQUEST']._serialized_start=1317
-  _globals['_LISTMILESTONESREQUEST']._serialized_end=1395
-  _globals['_LISTMILESTONESRESPONSE']._serialized_start=1397
-  _globals['_LISTMILESTONESRESPONSE']._serialized_end=1490
-  _globals['_UPDATEMILESTONEREQUEST']._serialized_start=1492
-  _globals['_UPDATEMILESTONEREQUEST']._serialized_end=1608
-  _globals['_UPDATEMILESTONERESPONSE']._serialized_start=1610
-  _globals['_UPDATEMILESTONERESPONSE']._serialized_end=1736
-  _globals['_DELETEMILESTONEREQUEST']._serialized_start=1738
-  _globals['_DELETEMILESTONEREQUEST']._serialized_end=1790
-  _globals['_DELETEMILESTONERESPONSE']._serialized_start=1792
-  _globals['_DELETEMILESTONERESPONSE']._serialized_end=1835
-  _globals['_CLONEJOURNEYREQUEST']._serialized_start=1837
-  _globals['_CLONEJOURNEYREQUEST']._serialized_end=1934
-  _globals['_CLONEJOURNEYRESPONSE']._serialized_start=1936
-  _globals['_CLONEJOURNEYRESPONSE']._serialized_end=2015
-  _globals['_MOVEMILESTONEREQUEST']._serialized_start=2017
-  _globals['_MOVEMILESTONEREQUEST']._serialized_end=2085
-  _globals['_MOVEMILESTONERESPONSE']._serialized_start=2087
-  _globals['_MOVEMILESTONERESPONSE']._serialized_end=2171
-  _globals['_APPLYJOURNEYREQUEST']._serialized_start=2173
-  _globals['_APPLYJOURNEYREQUEST']._serialized_end=2295
-  _globals['_APPLIEDCHANGE']._serialized_start=2297
-  _globals['_APPLIEDCHANGE']._serialized_end=2407
-  _globals['_APPLYJOURNEYRESPONSE']._serialized_start=2410
-  _globals['_APPLYJOURNEYRESPONSE']._serialized_end=2620
-  _globals['_PREVIEWEDITREQUEST']._serialized_start=2623
-  _globals['_PREVIEWEDITREQUEST']._serialized_end=2976
-  _globals['_EDITEDAUDIENCE']._serialized_start=2979
-  _globals['_EDITEDAUDIENCE']._serialized_end=3149
-  _globals['_PREVIEWEDITRESPONSE']._serialized_start=3152
-  _globals['_PREVIEWEDITRESPONSE']._serialized_end=3306
-  _globals['_GETJOURNEYVERSIONREQUEST']._serialized_start=3308
-  _globals['_GETJOURNEYVERSIONREQUEST']._serialized_end=3348
-  _globals['_GETJOURNEYVERSIONRESPONSE']._serialized_start=3350
-  _globals['_GETJOURNEYVERSIONRESPONSE']._serialized_end=3423
-  _globals['_LISTJOURNEYVERSIONSREQUEST']._serialized_start=3425
-  _globals['_LISTJOURNEYVERSIONSREQUEST']._serialized_end=3508
-  _globals['_LISTJOURNEYVERSIONSRESPONSE']._serialized_start=3510
-  _globals['_LISTJOURNEYVERSIONSRESPONSE']._serialized_end=3611
-  _globals['_JOURNEYSERVICE']._serialized_start=3762
-  _globals['_JOURNEYSERVICE']._serialized_end=5210
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\013milepost.v1B\023JourneyServiceProtoP\001Z\026milepost/v1;milepostv1\252\002\013Milepost.V1'
+  _globals['_CREATEJOURNEYREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_CREATEJOURNEYREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Account'
+  _globals['_GETJOURNEYREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETJOURNEYREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Journey'
+  _globals['_LISTJOURNEYSREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTJOURNEYSREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Account'
+  _globals['_UPDATEJOURNEYREQUEST'].fields_by_name['journey']._loaded_options = None
+  _globals['_UPDATEJOURNEYREQUEST'].fields_by_name['journey']._serialized_options = b'\342A\001\002'
+  _globals['_DELETEJOURNEYREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETEJOURNEYREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Journey'
+  _globals['_CREATEMILESTONEREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_CREATEMILESTONEREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Journey'
+  _globals['_GETMILESTONEREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETMILESTONEREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\024\n\022milepost/Milestone'
+  _globals['_LISTMILESTONESREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTMILESTONESREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Journey'
+  _globals['_UPDATEMILESTONEREQUEST'].fields_by_name['milestone']._loaded_options = None
+  _globals['_UPDATEMILESTONEREQUEST'].fields_by_name['milestone']._serialized_options = b'\342A\001\002'
+  _globals['_DELETEMILESTONEREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETEMILESTONEREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\024\n\022milepost/Milestone'
+  _globals['_CLONEJOURNEYREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_CLONEJOURNEYREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_MOVEMILESTONEREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_MOVEMILESTONEREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\024\n\022milepost/Milestone'
+  _globals['_APPLYJOURNEYREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_APPLYJOURNEYREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Account'
+  _globals['_APPLYJOURNEYREQUEST'].fields_by_name['document']._loaded_options = None
+  _globals['_APPLYJOURNEYREQUEST'].fields_by_name['document']._serialized_options = b'\342A\001\002'
+  _globals['_PREVIEWEDITREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_PREVIEWEDITREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Journey'
+  _globals['_GETJOURNEYVERSIONREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETJOURNEYVERSIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\031\n\027milepost/JourneyVersion'
+  _globals['_LISTJOURNEYVERSIONSREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTJOURNEYVERSIONSREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\022\n\020milepost/Journey'
+  _globals['_JOURNEYSERVICE'].methods_by_name['CreateJourney']._loaded_options = None
+  _globals['_JOURNEYSERVICE'].methods_by_name['CreateJourney']._serialized_options = b'\202\323\344\223\002+\" /v1/{parent=accounts/*}/journeys:\007journey'
+  _globals['_JOURNEYSERVICE'].methods_by_name['GetJourney']._loaded_options = None
+  _globals['_JOURNEYSERVICE'].methods_by_name['GetJourney']._serialized_options = b'\220\002\001\202\323\344\223\002\"\022 /v1/{name=accounts/*/journeys/*}'
+  _globals['_JOURNEYSERVICE'].methods_by_name['ListJourneys']._loaded_options = None
+  _globals['_JOURNEYSERVICE'].methods_by_name['ListJourneys']._serialized_options = b'\220\002\001\202\323\344\223\002\"\022 /v1/{parent=accounts/*}/journeys'
+  _globals['_JOURNEYSERVICE'].methods_by_name['UpdateJourney']._loaded_options = None
+  _globals['_JOURNEYSERVICE'].methods_by_name['UpdateJourney']._serialized_options = b'\202\323\344\223\00232(/v1/{journey.name=accounts/*/journeys/*}:\007journey'
+  _globals['_JOURNEYSERVICE'].methods_by_name['DeleteJourney']._loaded_options = None
+  _globals['_JOURNEYSERVICE'].methods_by_name['DeleteJourney']._serialized_options = b'\202\323\344\223\002\"* /v1/{name=accounts/*/journeys/*}'
+  _globals['_JOURNEYSERVICE'].methods_by_name['CreateMilestone']._loaded_options = None
+  _globals['_JOURNEYSERVICE'].methods_by_name['CreateMilestone']._serialized_options = b'\202\323\344\223\002:\"-/v1/{parent=accounts/*/journeys/*}/milestones:\tmilestone'
+  _globals['_JOURNEYSERVICE'].methods_by_name['GetMilestone']._loaded_options = None
+  _globals['_JOURNEYSERVICE'].methods_by_name['GetMilestone']._serialized_options = b'\220\002\001\202\323\344\223\002/\022-/v1/{name=accounts/*/journeys/*/milestones/*}'
+  _globals['_JOURNEYSERVICE'].methods_by_name['ListMilestones']._loaded_options = None
+  _globals['_JOURNEYSERVICE'].methods_by_name['ListMilestones']._serialized_options = b'\220\002\001\202\323\344\223\002/\022-/v1/{parent=accounts/*/journeys/*}/milestones'
+  _globals['_JOURNEYSERVICE'].methods_by_name['UpdateMilestone']._loaded_options = None
+  _globals['_JOURNEYSERVICE'].methods_by_name['UpdateMilestone']._serialized_options = b'\202\323\344\223\002D27/v1/{milestone.name=accounts/*/journeys/*/milestones/*}:\tmilestone'
+  _globals['_JOURNEYSERVICE'].methods_by_name['DeleteMilestone']._loaded_options = None
+  _globals['_JOURNEYSERVICE'].methods_by_name['DeleteMilestone']._serialized_options = b'\202\323\344\223\002/*-/v1/{name=accounts/*/journeys/*/milestones/*}'
+  _globals['_JOURNEYSERVICE'].methods_by_name['CloneJourney']._loaded_options = None
+  _globals['_JOURNEYSERVICE'].methods_by_name['CloneJourney']._serialized_options = b'\202\323\344\223\002+\"&/v1/{name=accounts/*/journeys/*}:clone:\001*'
+  _globals['_JOURNEYSERVICE'].methods_by_name['MoveMilestone']._loaded_options = None
+  _globals['_JOURNEYSERVICE'].methods_by_name['MoveMilestone']._serialized_options = b'\202\323\344\223\0027\"2/v1/{name=accounts/*/journeys/*/milestones/*}:move:\001*'
+  _globals['_JOURNEYSERVICE'].methods_by_name['ApplyJourney']._loaded_options = None
+  _globals['_JOURNEYSERVICE'].methods_by_name['ApplyJourney']._serialized_options = b'\202\323\344\223\002+\"&/v1/{parent=accounts/*}/journeys:apply:\001*'
+  _globals['_JOURNEYSERVICE'].methods_by_name['PreviewEdit']._loaded_options = None
+  _globals['_JOURNEYSERVICE'].methods_by_name['PreviewEdit']._serialized_options = b'\220\002\001\202\323\344\223\0021\",/v1/{name=accounts/*/journeys/*}:previewEdit:\001*'
+  _globals['_JOURNEYSERVICE'].methods_by_name['GetJourneyVersion']._loaded_options = None
+  _globals['_JOURNEYSERVICE'].methods_by_name['GetJourneyVersion']._serialized_options = b'\220\002\001\202\323\344\223\002-\022+/v1/{name=accounts/*/journeys/*/versions/*}'
+  _globals['_JOURNEYSERVICE'].methods_by_name['ListJourneyVersions']._loaded_options = None
+  _globals['_JOURNEYSERVICE'].methods_by_name['ListJourneyVersions']._serialized_options = b'\220\002\001\202\323\344\223\002-\022+/v1/{parent=accounts/*/journeys/*}/versions'
+  _globals['_APPLYACTION']._serialized_start=4096
+  _globals['_APPLYACTION']._serialized_end=4241
+  _globals['_CREATEJOURNEYREQUEST']._serialized_start=263
+  _globals['_CREATEJOURNEYREQUEST']._serialized_end=407
+  _globals['_CREATEJOURNEYRESPONSE']._serialized_start=409
+  _globals['_CREATEJOURNEYRESPONSE']._serialized_end=489
+  _globals['_GETJOURNEYREQUEST']._serialized_start=491
+  _globals['_GETJOURNEYREQUEST']._serialized_end=551
+  _globals['_GETJOURNEYRESPONSE']._serialized_start=553
+  _globals['_GETJOURNEYRESPONSE']._serialized_end=612
+  _globals['_LISTJOURNEYSREQUEST']._serialized_start=615
+  _globals['_LISTJOURNEYSREQUEST']._serialized_end=751
+  _globals['_LISTJOURNEYSRESPONSE']._serialized_start=753
+  _globals['_LISTJOURNEYSRESPONSE']._serialized_end=840
+  _globals['_UPDATEJOURNEYREQUEST']._serialized_start=842
+  _globals['_UPDATEJOURNEYREQUEST']._serialized_end=958
+  _globals['_UPDATEJOURNEYRESPONSE']._serialized_start=960
+  _globals['_UPDATEJOURNEYRESPONSE']._serialized_end=1040
+  _globals['_DELETEJOURNEYREQUEST']._serialized_start=1042
+  _globals['_DELETEJOURNEYREQUEST']._serialized_end=1119
+  _globals['_DELETEJOURNEYRESPONSE']._serialized_start=1121
+  _globals['_DELETEJOURNEYRESPONSE']._serialized_end=1162
+  _globals['_CREATEMILESTONEREQUEST']._serialized_start=1165
+  _globals['_CREATEMILESTONEREQUEST']._serialized_end=1317
+  _globals['_CREATEMILESTONERESPONSE']._serialized_start=1319
+  _globals['_CREATEMILESTONERESPONSE']._serialized_end=1445
+  _globals['_GETMILESTONEREQUEST']._serialized_start=1447
+  _globals['_GETMILESTONEREQUEST']._serialized_end=1511
+  _globals['_GETMILESTONERESPONSE']._serialized_start=1513
+  _globals['_GETMILESTONERESPONSE']._serialized_end=1578
+  _globals['_LISTMILESTONESREQUEST']._serialized_start=1580
+  _globals['_LISTMILESTONESREQUEST']._serialized_end=1685
+  _globals['_LISTMILESTONESRESPONSE']._serialized_start=1687
+  _globals['_LISTMILESTONESRESPONSE']._serialized_end=1780
+  _globals['_UPDATEMILESTONEREQUEST']._serialized_start=1782
+  _globals['_UPDATEMILESTONEREQUEST']._serialized_end=1904
+  _globals['_UPDATEMILESTONERESPONSE']._serialized_start=1906
+  _globals['_UPDATEMILESTONERESPONSE']._serialized_end=2032
+  _globals['_DELETEMILESTONEREQUEST']._serialized_start=2034
+  _globals['_DELETEMILESTONEREQUEST']._serialized_end=2115
+  _globals['_DELETEMILESTONERESPONSE']._serialized_start=2117
+  _globals['_DELETEMILESTONERESPONSE']._serialized_end=2160
+  _globals['_CLONEJOURNEYREQUEST']._serialized_start=2162
+  _globals['_CLONEJOURNEYREQUEST']._serialized_end=2265
+  _globals['_CLONEJOURNEYRESPONSE']._serialized_start=2267
+  _globals['_CLONEJOURNEYRESPONSE']._serialized_end=2346
+  _globals['_MOVEMILESTONEREQUEST']._serialized_start=2348
+  _globals['_MOVEMILESTONEREQUEST']._serialized_end=2445
+  _globals['_MOVEMILESTONERESPONSE']._serialized_start=2447
+  _globals['_MOVEMILESTONERESPONSE']._serialized_end=2531
+  _globals['_APPLYJOURNEYREQUEST']._serialized_start=2534
+  _globals['_APPLYJOURNEYREQUEST']._serialized_end=2689
+  _globals['_APPLIEDCHANGE']._serialized_start=2691
+  _globals['_APPLIEDCHANGE']._serialized_end=2801
+  _globals['_APPLYJOURNEYRESPONSE']._serialized_start=2804
+  _globals['_APPLYJOURNEYRESPONSE']._serialized_end=3014
+  _globals['_PREVIEWEDITREQUEST']._serialized_start=3017
+  _globals['_PREVIEWEDITREQUEST']._serialized_end=3397
+  _globals['_EDITEDAUDIENCE']._serialized_start=3400
+  _globals['_EDITEDAUDIENCE']._serialized_end=3570
+  _globals['_PREVIEWEDITRESPONSE']._serialized_start=3573
+  _globals['_PREVIEWEDITRESPONSE']._serialized_end=3727
+  _globals['_GETJOURNEYVERSIONREQUEST']._serialized_start=3729
+  _globals['_GETJOURNEYVERSIONREQUEST']._serialized_end=3803
+  _globals['_GETJOURNEYVERSIONRESPONSE']._serialized_start=3805
+  _globals['_GETJOURNEYVERSIONRESPONSE']._serialized_end=3878
+  _globals['_LISTJOURNEYVERSIONSREQUEST']._serialized_start=3880
+  _globals['_LISTJOURNEYVERSIONSREQUEST']._serialized_end=3990
+  _globals['_LISTJOURNEYVERSIONSRESPONSE']._serialized_start=3992
+  _globals['_LISTJOURNEYVERSIONSRESPONSE']._serialized_end=4093
+  _globals['_JOURNEYSERVICE']._serialized_start=4244
+  _globals['_JOURNEYSERVICE']._serialized_end=6599
 # @@protoc_insertion_point(module_scope)
