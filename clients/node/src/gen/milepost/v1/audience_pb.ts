@@ -303,7 +303,8 @@ export const EvaluationSchema: GenMessage<Evaluation> = /*@__PURE__*/
  */
 export type MembershipChange = Message<"milepost.v1.MembershipChange"> & {
   /**
-   * Sequence number: starts at 1 and has no gaps, per audience and epoch.
+   * Sequence number, per audience and epoch: starts at 1 and grows. It has gaps where connections get changes of values
+   * that they have opted in to.
    *
    * @generated from field: int64 sequence = 1;
    */
