@@ -120,6 +120,11 @@ def expiry_plan(
     return ExpiryTemplate(planner).between(before_as_of, after_as_of)
 
 
+def times_of(plan: Plan) -> tuple[TimeRange, ...]:
+    """The times of events, and of first and last seen, that a plan of expiry looks for."""
+    return merged_ranges(span for step in plan.steps for span in _TIMES.visit(step))
+
+
 def expired(before: Step, after: Step) -> Iterator[Step]:
     """Predicates that find the users whose answer to a step may differ between two instants, given the step
     as compiled at each of them. Raises UnexpectedChange.
@@ -179,6 +184,52 @@ class _Expiry(StepVisitor[Iterator[Step]]):
 
     def _independent_of_time(self, step: Step) -> Iterator[Step]:
         raise UnexpectedChange(f"{self._before} became {step}")
+
+
+class _Times(StepVisitor[tuple[TimeRange, ...]]):
+    """Only events and the times of users belong to an instant; other data come by user updates."""
+
+    def universe(self, step: Universe) -> tuple[TimeRange, ...]:
+        return ()
+
+    def empty(self, step: Empty) -> tuple[TimeRange, ...]:
+        return ()
+
+    def intersection(self, step: Intersection) -> tuple[TimeRange, ...]:
+        return ()
+
+    def union(self, step: Union) -> tuple[TimeRange, ...]:
+        return ()
+
+    def difference(self, step: Difference) -> tuple[TimeRange, ...]:
+        return ()
+
+    def attribute(self, step: AttributeMatch) -> tuple[TimeRange, ...]:
+        return ()
+
+    def seen(self, step: SeenMatch) -> tuple[TimeRange, ...]:
+        return step.test.ranges
+
+    def identity(self, step: IdentityMatch) -> tuple[TimeRange, ...]:
+        return ()
+
+    def user_id(self, step: UserIdMatch) -> tuple[TimeRange, ...]:
+        return ()
+
+    def consent(self, step: ConsentMatch) -> tuple[TimeRange, ...]:
+        return ()
+
+    def event(self, step: EventMatch) -> tuple[TimeRange, ...]:
+        return (step.selection.time,)
+
+    def sequence(self, step: SequenceMatch) -> tuple[TimeRange, ...]:
+        return tuple(selection.time for selection in step.steps)
+
+    def bucket(self, step: BucketMatch) -> tuple[TimeRange, ...]:
+        return ()
+
+
+_TIMES = _Times()
 
 
 def _same_but_for(fields: tuple[str, ...], before: object, after: Part) -> Part:

@@ -115,34 +115,43 @@ def test_a_tick_looks_at_no_one_unless_someone_is_expected_to_move(site: Site) -
         (Event(name="today", window=Calendar(unit=CalendarUnit.HOUR)), [("u", False, 40 * SECOND)]),
     ],
 )
+@pytest.mark.parametrize("late", [False, True], ids=["before", "after the first round"])
 def test_each_kind_of_window_moves_users_on_its_second(
-    site: Site, criterion: Criterion, moves: list[tuple[str, bool, int]]
+    site: Site, criterion: Criterion, moves: list[tuple[str, bool, int]], late: bool
 ) -> None:
+    """The data come before the first round, or when it is known already whom time is going to move."""
     start = NOW + HOUR - 40 * SECOND
     site.clock.now = start
-    site.send([("other", "x")], time=start - 10 * DAY)
-    site.backend.append(
-        ACCOUNT,
-        [
-            event("u", "buy", time=start - DAY + 30 * SECOND),
-            UserRecord("u", WEB, start - DAY + 30 * SECOND, {"due": start - DAY + 30 * SECOND}),
-        ],
-    )
-    ahead = criterion if isinstance(criterion, Event) else None
-    if ahead is not None and ahead.name == "ahead":
-        site.backend.append(ACCOUNT, [event("u", "ahead", time=start + 20 * SECOND)])
-    if ahead is not None and ahead.name == "today":
-        site.backend.append(ACCOUNT, [event("u", "today", time=start - MINUTE)])
+    site.send([("u", "x"), ("other", "x")], time=start - 10 * DAY)
+    name = criterion.name if isinstance(criterion, Event) else ""
+
+    def send() -> None:
+        edge = start - DAY + 30 * SECOND
+        site.backend.append(
+            ACCOUNT, [event("u", "buy", time=edge), UserRecord("u", WEB, edge, {"due": edge})]
+        )
+        if name == "ahead":
+            site.backend.append(ACCOUNT, [event("u", "ahead", time=start + 20 * SECOND)])
+        if name == "today":
+            site.backend.append(ACCOUNT, [event("u", "today", time=start - MINUTE)])
+
+    if not late:
+        send()
     milestone = site.add("m", criterion)
     site.connect(milestone)
-    site.engine.live.refresh_all()
+    for step in range(3):
+        site.clock.now = start + step * SECOND
+        site.engine.live.refresh_all()
+        if late and step == 1:
+            send()
     membership = site.backend.membership(milestone.audience)
     assert membership is not None
-    for second in range(1, 100):
+    for second in range(3, 100):
         site.clock.now = start + second * SECOND
         site.engine.live.refresh_all()
     page = site.backend.changes(milestone.audience, membership.last_sequence, 100).changes
     assert [(c.user_id, c.entered, c.as_of - start) for c in page] == moves
+    assert members_of(site, milestone) == site.members(milestone)
 
 
 def test_random_windows_and_steps_of_the_clock(site: Site) -> None:
@@ -162,6 +171,7 @@ def test_random_windows_and_steps_of_the_clock(site: Site) -> None:
                 Event(name="buy", window=Calendar(unit=CalendarUnit.DAY)),
             )
         ),
+        UserAttribute(key="due", test=OlderThan(DAY)),
     ]
     milestones = [site.add(f"m{at}", criterion) for at, criterion in enumerate(criteria)]
     milestones.append(site.add("rest", None))
@@ -182,7 +192,10 @@ def test_random_windows_and_steps_of_the_clock(site: Site) -> None:
         site.backend.append(ACCOUNT, rows)
 
     for step in range(150):
-        match chosen.randrange(12):
+        match chosen.randrange(13):
+            case 12:
+                due = site.clock.now - DAY + chosen.randrange(200) * SECOND
+                site.update(chosen.choice(users), {"due": due}, time=site.clock.now)
             case 0:
                 site.backend.erase(ACCOUNT, [chosen.choice(users)])
             case 1:

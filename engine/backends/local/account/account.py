@@ -17,7 +17,7 @@ from engine.backends.base import EventRecord, Profile, Record, UserRecord
 from engine.backends.local.account.caches import AccountCaches
 from engine.backends.local.account.forgotten_keys import keys_of_field, keys_of_input
 from engine.backends.local.account.name_catalog import Catalog
-from engine.backends.local.account.readers import Readers, Reading, Touched
+from engine.backends.local.account.readers import ANY_TIME, DataTimes, Readers, Reading, Touched
 from engine.backends.local.account.updates import Item, Noticing, Shown
 from engine.backends.local.account.watches import Watches
 from engine.backends.local.attributes.index import Properties, Write
@@ -156,7 +156,10 @@ class Account:
         for record, ref in zip(taken, refs, strict=True) if self._readers.last_seen else ():
             seen.setdefault(self.inputs.number(record.input), set()).add(ref)
         last = {number: by_group(some) for number, some in seen.items()}
-        return self._touched(reading, users, counts, first={}, last=last)
+        are_events = not any(type(record) is UserRecord for record in taken)
+        times = [record.time for record in taken] if are_events else []
+        spread = DataTimes(min(times), max(times)) if times else ANY_TIME
+        return self._touched(reading, users, counts, spread, first={}, last=last)
 
     def apply_columns(self, columns: EventColumns, sequence: int, yield_lock: Callable[[], None]) -> Touched:
         """Applies events that arrive as columns; the first has the arrival sequence number after `sequence`.
@@ -186,7 +189,9 @@ class Account:
         reading = None if self._readers.are_none else Reading(self._readers)
         if reading is not None:
             reading.events(columns, users.row_refs)
-        return self._touched(reading, touched, counts, first=by_input, last=by_input)
+        times = columns.times
+        spread = DataTimes(int(times.min()), int(times.max())) if len(times) else ANY_TIME
+        return self._touched(reading, touched, counts, spread, first=by_input, last=by_input)
 
     def apply_user_columns(self, columns: UserColumns, sequence: int) -> Touched:
         """As `apply_columns`, for user updates."""
@@ -212,7 +217,7 @@ class Account:
         reading = None if self._readers.are_none else Reading(self._readers)
         if reading is not None:
             reading.updates(writes, self._fields_read(), refs)
-        return self._touched(reading, touched, counts, first=by_input, last=by_input)
+        return self._touched(reading, touched, counts, ANY_TIME, first=by_input, last=by_input)
 
     # --- opted-in values ---
 
@@ -263,6 +268,7 @@ class Account:
         reading: Reading | None,
         users: dict[int, BitMap],
         counts: Sequence[int],
+        times: DataTimes,
         *,
         first: Mapping[int, Mapping[int, BitMap]],
         last: Mapping[int, Mapping[int, BitMap]],
@@ -285,7 +291,7 @@ class Account:
         if readers.users:
             is_new = {group: some - BitMap(range(counts[group])) for group, some in users.items()}
             reading.add_users(readers.users, is_new)
-        return reading.of(users)
+        return reading.of(users, times)
 
     def _see(
         self, users: RowUsers, input_numbers: Sequence[int], columns: EventColumns | UserColumns

@@ -22,8 +22,10 @@ from engine.backends.local.storage.name_table import FieldKind, workspace_of
 from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT, UserRef
 from engine.backends.local.users.directory import by_group
 from engine.criteria.model import EventType
+from engine.criteria.ranges import TimeRange
 from engine.event_columns import EventColumns
 from engine.plan.reads import Reads
+from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS, Micros
 
 Scopes: TypeAlias = set[str]
 FieldKey: TypeAlias = tuple[FieldKind, str, str]
@@ -52,11 +54,37 @@ class ReadBy(NamedTuple):
     users: Mapping[int, BitMap]
 
 
+class DataTimes(NamedTuple):
+    """The earliest and the latest time of new events."""
+
+    first: Micros
+    last: Micros
+
+    def joined(self, other: DataTimes) -> DataTimes:
+        """Those of both."""
+        return DataTimes(min(self.first, other.first), max(self.last, other.last))
+
+    def may_meet(self, ranges: Iterable[TimeRange]) -> bool:
+        """Whether an event may lie in one of the ranges, or the data are not only events."""
+        return self == ANY_TIME or any(
+            (span.start is None or span.start <= self.last) and (span.end is None or self.first < span.end)
+            for span in ranges
+        )
+
+
+NO_DATA = DataTimes(TIME_MAX_MICROS, TIME_MIN_MICROS)
+ANY_TIME = DataTimes(TIME_MIN_MICROS, TIME_MAX_MICROS)
+"""Also of other data than events."""
+
+
 class Touched(NamedTuple):
-    """The users that one write has touched, by group, and those of them whose data a scope reads."""
+    """The users that one write has touched, by group, and those of them whose data a scope reads; the times
+    of its data.
+    """
 
     users: dict[int, BitMap]
     read: Sequence[ReadBy] = ()
+    times: DataTimes = ANY_TIME
 
 
 class Readers:
@@ -220,11 +248,11 @@ class Reading:
 
     # --- the outcome ----------------------------------------------------------------------------------------
 
-    def of(self, users: dict[int, BitMap]) -> Touched:
-        """What was collected of a write that has touched these users."""
+    def of(self, users: dict[int, BitMap], times: DataTimes) -> Touched:
+        """What was collected of a write that has touched these users, with data of these times."""
         self.add_users(self._readers.everything, users)
         self._sets += [ReadBy(frozenset(scopes), by_group(refs)) for scopes, refs in self._refs.values()]
-        return Touched(users, self._sets)
+        return Touched(users, self._sets, times)
 
 
 class _Having:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pyroaring import BitMap
 
-from engine.backends.local.account.readers import ReadBy, Readers
+from engine.backends.local.account.readers import ANY_TIME, NO_DATA, DataTimes, ReadBy, Readers
 from engine.plan.reads import Reads
 
 
@@ -29,12 +29,16 @@ class Flight:
     with the state lock held.
     """
 
-    def __init__(self, account: str, groups: int) -> None:
+    def __init__(self, account: str, groups: int, times: DataTimes) -> None:
         self.account = account
         self._late = tuple(BitMap(optimize=False) for _ in range(groups))
         self._is_settled = False
         self.taken: dict[int, BitMap] = {}
         """All users that were taken, by group."""
+        self.times = times
+        """Of the data of users who were dirty when the refresh began."""
+        self.late_times = NO_DATA
+        """Of data that came since."""
 
     def add(self, users: Mapping[int, BitMap]) -> None:
         """Users, by group, are to be evaluated again."""
@@ -80,6 +84,8 @@ class DirtyUsers:
         self._readers: dict[str, Readers] = {}
         self._reads: dict[str, Reads | None] = {}
         self._flights: dict[str, Flight] = {}
+        self._times: dict[str, DataTimes] = {}
+        """By scope: the times of the data by which its users became dirty."""
         self.marks = 0
         """How many times a user was marked in a scope: what new data cost beside what it changes."""
 
@@ -108,6 +114,7 @@ class DirtyUsers:
         found = self._scopes.pop(scope, None)
         if found is not None:
             del self._reads[scope]
+            self._times.pop(scope, None)
             self.readers_of(found.account).drop(scope)
 
     def begin(self, account: str, scope: str, reads: Reads | None) -> Flight:
@@ -119,32 +126,35 @@ class DirtyUsers:
             self.track(account, scope, whole=True, reads=reads)
         elif known is not reads:
             self._read(account, scope, None if known is None or reads is None else known | reads)
-        flight = self._flights[scope] = Flight(account, self._groups)
+        flight = Flight(account, self._groups, self._times.get(scope, NO_DATA))
+        self._flights[scope] = flight
         return flight
 
     def finish(self, scope: str, reads: Reads | None) -> None:
         """The refreshed memberships are stored: only users that became dirty meanwhile are dirty."""
         flight = self._flights.pop(scope)
         self._scopes[scope] = DirtyScope(flight.account, flight.dirty)
+        self._times[scope] = flight.late_times
         self._read(flight.account, scope, reads)
 
     def abandon(self, scope: str) -> None:
         """The refresh is given up: the memberships are those from before."""
         self._flights.pop(scope, None)
 
-    def mark(self, read: Iterable[ReadBy]) -> None:
-        """Marks users as dirty in the scopes that read their new data."""
+    def mark(self, read: Iterable[ReadBy], times: DataTimes = ANY_TIME) -> None:
+        """Marks users as dirty in the scopes that read their new data, which have these times."""
         for scopes, users in read:
             for scope in scopes:
-                self._mark(scope, users)
+                self._mark(scope, users, times)
 
     def mark_all(self, account: str, users: Mapping[int, BitMap]) -> None:
         """Marks users of the account (by group) as dirty in every scope."""
         for name, scope in self._scopes.items():
             if scope.account == account:
-                self._mark(name, users)
+                self._mark(name, users, ANY_TIME)
 
-    def _mark(self, name: str, users: Mapping[int, BitMap]) -> None:
+    def _mark(self, name: str, users: Mapping[int, BitMap], times: DataTimes) -> None:
+        self._times[name] = self._times.get(name, NO_DATA).joined(times)
         groups = self._scopes[name].groups
         if groups is not None:
             for group, some in users.items():
@@ -154,6 +164,7 @@ class DirtyUsers:
         flight = self._flights.get(name)
         if flight is not None:
             flight.add(users)
+            flight.late_times = flight.late_times.joined(times)
 
     def remove(self, account: str, gone: Mapping[int, BitMap]) -> None:
         """Removes users of the account (by group) that no longer exist."""

@@ -191,7 +191,7 @@ class Memberships:
 
     def mark_dirty(self, account: str, touched: Touched) -> None:
         """Marks users of the account as dirty in the scopes that read their new data."""
-        self._dirty.mark(touched.read)
+        self._dirty.mark(touched.read, touched.times)
         if self.serving is not None:
             self.serving.touch(account, touched.users)
 

@@ -11,6 +11,7 @@ from pyroaring import BitMap
 
 from engine.backends.base import ChangePage, MemberPage, Members, Membership, OptedIn, ScopeRefresh
 from engine.backends.local.account.account import Account
+from engine.backends.local.account.readers import DataTimes
 from engine.backends.local.membership.change_log import GroupChanges
 from engine.backends.local.membership.dirty_users import Flight
 from engine.backends.local.membership.published import PublishedAccount
@@ -24,6 +25,7 @@ from engine.backends.local.storage.store import Store
 from engine.backends.local.storage.turns import Read
 from engine.clock import Stamp
 from engine.errors import MilepostError
+from engine.plan.expiry import times_of
 from engine.plan.model import Plan
 from engine.plan.reads import Reads
 from engine.values import Micros
@@ -42,12 +44,19 @@ class _Asked:
         moved = refresh.moved_by_time
         self.moved_encoded = b"" if moved is None else moved.encode()
         self.ahead_encoded = [b"" if plan is None else plan.encode() for plan in refresh.ahead]
+        farthest = refresh.ahead[0] if refresh.ahead else None
+        self.ahead_times = None if farthest is None else times_of(farthest)
+        """The times of events that matter within the farthest horizon; None: time moves no one."""
         self.ahead: list[dict[int, tuple[BitMap, BitMap]]] = []
         """For each horizon, by group: the users looked at, and those of them whom time may move."""
         self.is_whole = True
         self.evaluation: Evaluation | None = None
         self.flight: Flight | None = None
         self.failure: MilepostError | None = None
+
+    def may_expect(self, times: DataTimes) -> bool:
+        """Whether by new data of these times someone may be expected to move."""
+        return self.ahead_times is not None and times.may_meet(self.ahead_times)
 
 
 class StoredMemberships(OpenStore):
@@ -168,11 +177,14 @@ class StoredMemberships(OpenStore):
         asked.ahead = [{} for _ in ahead]
         for group in range(account.groups):
             base = None if dirty is None else dirty[group]
+            gone: BitMap = _NOBODY
             if base is not None and moved is not None:
-                base |= self._moved(asked, moved, group, read)
+                gone = self._moved(asked, moved, group, read)
+                base |= gone
             if base is None or base:
                 evaluation.evaluate(group, base, read)
-            if base:
+            # Horizons have users whose new data are not of their time as they were.
+            if base and (gone or asked.may_expect(flight.times)):
                 some = base
                 for found, plan_ahead in zip(asked.ahead, ahead, strict=True):
                     # Whom time moves within a horizon it moves within those that are farther.
@@ -279,7 +291,8 @@ class StoredMemberships(OpenStore):
             if len(asked.ahead) < expected.levels(asked.scope):
                 # What is expected of the refreshed users is not known.
                 expected.drop(asked.scope)
-            expected.join(asked.scope, asked.flight.taken)
+            if asked.may_expect(asked.flight.late_times):
+                expected.join(asked.scope, asked.flight.taken)
 
     def _add(self, asked: _Asked, round_: Round, watched: ExitStack) -> None:
         """Evaluates the last users to change, and adds the changes of memberships to the round."""
