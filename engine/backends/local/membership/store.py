@@ -575,7 +575,8 @@ class Memberships:
             ]
             last = state.last_sequence
             if gone:
-                reached = self._reached.get(state.scope) or self._reached_before(exits.erased_at)
+                latest = max(each.erased_at for each in self._waiting)
+                reached = self._reached.get(state.scope) or self._reached_before(latest)
                 at = max(state.as_of, as_of, reached)
                 written = outcome[audience] = self._write(
                     changes, audience, Update(state, gone, at), state.revision
