@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from tests.conformance.as_columns import user_columns_of
 from tests.engine.site import ACCOUNT, NOW, WEB, Site, did
 
 MANY = 5_000
+WAIT_S = 60.0
 
 
 def kept(backend: LocalBackend) -> dict[str, dict[int, int]]:
@@ -62,6 +65,32 @@ def test_erased_users_that_were_members_of_nothing_leave_nothing(
     page = site.backend.changes(gold.audience, 4, 10).changes
     assert [(c.user_id, c.entered) for c in page[:1] + page[-1:]] == [("was in", False), ("stays", False)]
     assert {c.user_id for c in page[1:3]} == {"in", "also in"}
+
+
+def test_changes_name_users_whose_exits_wait(site: Site) -> None:
+    """While a round is stored the exits of erased users wait; the changes before them can be read."""
+    milestone = site.add("m", did("a"))
+    site.connect(milestone)
+    site.send([("u", "a"), ("v", "a")])
+    site.engine.live.refresh_all()
+    backend: Any = site.backend
+    memberships = backend._state.memberships
+    # An erasure ends with a checkpoint, which waits for the index.
+    eraser = threading.Thread(target=lambda: site.backend.erase(ACCOUNT, ["u"]))
+    with backend._index_lock:
+        with backend._state.locked():
+            round_ = memberships.open_round(NOW)
+        eraser.start()
+        deadline = time.monotonic() + WAIT_S
+        while site.backend.profile(ACCOUNT, "u") is not None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        named = {c.user_id for c in site.backend.changes(milestone.audience, 0, 9).changes}
+        assert named == {"u", "v"}
+        with backend._state.locked():
+            memberships.give_up_round(round_)
+    eraser.join(WAIT_S)
+    changes = site.backend.changes(milestone.audience, 2, 9).changes
+    assert [(c.user_id, c.entered) for c in changes] == [("u", False)]
 
 
 def test_a_former_member_is_named_until_its_changes_are_trimmed(site: Site) -> None:

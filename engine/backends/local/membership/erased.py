@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -59,7 +59,9 @@ class ErasedIds:
     makes the change visible.
     """
 
-    def __init__(self, stored: ReadTransaction) -> None:
+    def __init__(self, stored: ReadTransaction, waiting: Callable[[], Iterable[Exits]] = lambda: ()) -> None:
+        """`waiting` gives the exits that are still to be recorded: their ids are not kept yet."""
+        self._waiting = waiting
         self._erased: dict[bytes, ErasedUser] = {}
         self._naming: dict[int, deque[tuple[int, bytes]]] = {}
         """By membership (number), the last change that may name each erased user, ascending, and the user's
@@ -77,7 +79,12 @@ class ErasedIds:
 
     def find(self, account_number: int, group: int, dense: int) -> str:
         """The id of an erased user that a stored change names."""
-        return self._erased[key(Family.ERASED, account_number, group, dense)].user_id
+        erased = self._erased.get(key(Family.ERASED, account_number, group, dense))
+        if erased is not None:
+            return erased.user_id
+        ref = group << GROUP_SHIFT | dense
+        waiting = (exits for exits in self._waiting() if exits.account_number == account_number)
+        return next(exits.users[ref] for exits in waiting if ref in exits.users)
 
     def named_through(self, number: int, before: Micros) -> int:
         """The last change of a membership (by number) that may name a user erased before an instant; 0 when

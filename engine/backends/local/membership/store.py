@@ -107,7 +107,7 @@ class Memberships:
         self._waiting: list[Exits] = []
         with index.reading() as txn:
             self._states = States(txn, page_cache)
-            self._erased_ids = ErasedIds(txn)
+            self._erased_ids = ErasedIds(txn, lambda: self._waiting)
             self._log = ChangeLog(txn, index, self._states, self._erased_ids, retained_max)
             self.instant = self._instant_stored = read_instant(txn)
             """The latest instant that memberships are known to have been brought to."""
