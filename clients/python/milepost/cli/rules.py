@@ -16,7 +16,7 @@ from milepost.testing.in_process import in_process
 
 
 def run_tests(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Tests as YAML or JSON.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Tests as YAML or JSON.")],
     junit: Annotated[Path | None, typer.Option(help="Write the results as JUnit XML to this file.")] = None,
     coverage: Annotated[
         bool, typer.Option("--coverage", help="Show which criteria were never true, or never false.")
@@ -24,15 +24,19 @@ def run_tests(
     coverage_min: Annotated[
         float,
         typer.Option(
-            help="Fail below this percentage of criteria's outcomes; implies --coverage.", min=0, max=100
+            metavar="PERCENT",
+            help="Fail below this share of the criteria's outcomes; implies --coverage.",
+            min=0,
+            max=100,
         ),
     ] = 0.0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show only what is wrong.")] = False,
 ) -> None:
     """Test rules: run the users and events of a file through its journeys, and compare the members.
 
-    Needs no running service: a real engine in memory answers, and keeps nothing. Exits with status 1 when
-    anything is not as expected. docs/testing-rules.md has the form of the files.
+    Needs no running service: a real engine in memory answers, and keeps nothing.
+
+    Exits with status 1 when anything is not as expected. docs/testing-rules.md has the form of the files.
     """
     require_service()
     measured = Coverage() if coverage or coverage_min else None
