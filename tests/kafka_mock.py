@@ -39,6 +39,8 @@ class KafkaCluster:
         error = ctypes.create_string_buffer(ERROR_BYTES)
         # The cluster needs a client to live in; the client itself connects to nothing.
         conf = ctypes.c_void_p(self._library.rd_kafka_conf_new())
+        # It would say that it has no servers.
+        self._library.rd_kafka_conf_set(conf, b"log_level", b"0", error, ctypes.c_size_t(ERROR_BYTES))
         self._client = ctypes.c_void_p(self._library.rd_kafka_new(PRODUCER, conf, error, ERROR_BYTES))
         assert self._client.value, error.value
         self._cluster = ctypes.c_void_p(self._library.rd_kafka_mock_cluster_new(self._client, brokers))

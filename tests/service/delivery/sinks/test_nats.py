@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import itertools
 import json
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +35,7 @@ T = TypeVar("T")
 
 LOOPBACK = Guard(networks_of("127.0.0.0/8"))
 ATTEMPT_S = 60.0
+RETRY_S = 0.05
 CA_FILE = Path(certifi.where())
 SUBJECT = "audiences.keen"
 STREAM = "CHANGES"
@@ -179,6 +182,30 @@ def test_a_server_that_comes_back_gets_what_is_missing(tmp_path: Path, end: str)
         deliver(output, 2)
         output.close()
         assert ids(server) == ["e1", "e2"]
+
+
+def test_a_server_that_is_killed_half_way_has_each_change_once(tmp_path: Path) -> None:
+    """However far the batch was: the stream knows what it has, also after a restart."""
+    events = [event(number) for number in range(5_000)]
+    with NatsServer(tmp_path) as server, ThreadPoolExecutor(1) as sender:
+        make_stream(server)
+        output = sink(server.url)
+
+        def deliver_all() -> int:
+            for failures in itertools.count():
+                with contextlib.suppress(SinkError):
+                    output.deliver(events, time.monotonic() + ATTEMPT_S)
+                    return failures
+                time.sleep(RETRY_S)
+            raise AssertionError
+
+        sending = sender.submit(deliver_all)
+        eventually(lambda: output.is_open)
+        server.kill()
+        server.start()
+        sending.result(ATTEMPT_S)
+        output.close()
+        assert ids(server) == [each.id for each in events]
 
 
 def test_a_connection_that_ends_while_nothing_is_sent_is_no_failure(tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import ssl
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +22,11 @@ from service.delivery.guard import Guard, networks_of
 from service.delivery.sinks.redis import TRANSACTION_EVENTS_MAX, RedisSink
 from service.delivery.sinks.sink import Event, SinkError
 from tests.brokers import HOST, RedisServer, free_port, relay
+from tests.harness import eventually
 
 LOOPBACK = Guard(networks_of("127.0.0.0/8"))
 ATTEMPT_S = 60.0
+RETRY_S = 0.05
 CA_FILE = Path(certifi.where())
 
 
@@ -125,6 +130,34 @@ def test_a_server_that_comes_back_gets_what_is_missing(tmp_path: Path, end: str)
         deliver(output, 2)
         output.close()
         assert ids(server) == ["e1", "e2"]
+
+
+def test_a_server_that_is_killed_half_way_loses_nothing(tmp_path: Path) -> None:
+    """However far the batch was: what comes again is the beginning of the batch, in order."""
+    numbers = range(10 * TRANSACTION_EVENTS_MAX)
+    with RedisServer(tmp_path) as server, ThreadPoolExecutor(1) as sender:
+        output = sink(server.url)
+
+        def deliver_all() -> int:
+            for failures in itertools.count():
+                with contextlib.suppress(SinkError):
+                    deliver(output, *numbers)
+                    return failures
+                time.sleep(RETRY_S)
+            raise AssertionError
+
+        sending = sender.submit(deliver_all)
+        eventually(lambda: output.is_open)
+        server.kill()
+        server.start()
+        failures = sending.result(ATTEMPT_S)
+        output.close()
+        found = ids(server)
+    whole = [f"e{number}" for number in numbers]
+    assert found[-len(whole) :] == whole
+    before = found[: -len(whole)]
+    assert len(before) <= failures * len(whole)
+    assert list(dict.fromkeys(before)) == whole[: len(set(before))]
 
 
 def test_a_connection_that_ends_while_nothing_is_sent_is_no_failure(tmp_path: Path) -> None:
