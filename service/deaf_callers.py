@@ -12,8 +12,10 @@ from typing import Any
 
 import grpc
 import structlog
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from service.repeating import Repeating
+from service.waiting import Waiting
 
 SWEEP_INTERVAL_S = 0.5
 """Interval between checks for callers that do not read."""
@@ -22,8 +24,9 @@ _logger = structlog.get_logger("milepost.access")
 
 
 class DeafCallers(Repeating):
-    """Ends streams that could not send an answer for `limit_s` seconds. They end CANCELLED: gRPC sends no
-    status past answers that are not read.
+    """Ends streams that could not send an answer for `limit_s` seconds, UNAVAILABLE: what they read can be
+    called again, and a watch resumed. gRPC sends a status past answers that are not read only when it breaks
+    off the stream, and then without details.
     """
 
     def __init__(self, limit_s: float) -> None:
@@ -37,6 +40,9 @@ class DeafCallers(Repeating):
         key = id(context)
         try:
             for answer in answers:
+                if isinstance(answer, Waiting):
+                    yield answer
+                    continue
                 self._sending[key] = time.monotonic(), method, context
                 yield answer
                 self._sending.pop(key, None)
@@ -49,5 +55,14 @@ class DeafCallers(Repeating):
             if since > latest:
                 break
             _logger.warning("caller does not read", method=method, limit_s=self._limit_s)
-            context.cancel()
+            _break_off(context, f"the caller did not read for {self._limit_s:g} seconds: read on, or resume")
         return SWEEP_INTERVAL_S
+
+
+def _break_off(context: grpc.ServicerContext, message: str) -> None:
+    rpc_event = getattr(context, "_rpc_event", None)
+    if rpc_event is None:
+        # A context that an interceptor has wrapped.
+        context.cancel()
+    else:
+        rpc_event.call.cancel(cygrpc.StatusCode.unavailable, message)

@@ -25,10 +25,11 @@ from service.deaf_callers import DeafCallers
 from service.errors import abort
 from service.limits import METHOD_SHOWN_CHARACTERS_MAX, PROBE_IDLE_S
 from service.methods import MADE_FOR, ONE_CALL, UNKNOWN_METHOD, Kind, is_health, kind_of
-from service.pools import Pools, Workers
+from service.pools import Pools
 from service.reading import RequestReader, checked
 from service.requests import RequestStreams
 from service.stopping import Stopping
+from service.workers import Workers
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Behaviour: TypeAlias = Callable[..., Any]

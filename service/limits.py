@@ -16,11 +16,11 @@ WORKER_THREADS = 16
 IN_FLIGHT_MAX = 1_000
 """Maximum unary calls in flight, running or waiting for a worker."""
 STREAMS_MAX = 32
-"""StreamEvents calls. Each stream of any kind occupies a thread."""
+"""StreamEvents calls. A stream occupies a thread, unless it is a watcher's."""
 EXPORTS_MAX = 16
 """ExportMembers calls."""
-WATCHERS_MAX = 64
-"""WatchMembership streams."""
+WATCHERS_MAX = 5_000
+"""WatchMembership streams. They take no thread while they wait."""
 IMPORTS_MAX = 4
 """Maximum concurrent ImportEvents and ImportUsers calls, over all accounts."""
 JOBS_MAX = 4

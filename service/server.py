@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import grpc
@@ -11,6 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from engine import Engine
 from engine.limits import Limits
 from engine.measures import Measure
+from engine.resources.records import Account, ApiKey
 from service.access_log import CallLog
 from service.auth.gate import Gate
 from service.auth.listening import CannotListen, check_address
@@ -88,8 +89,8 @@ class Server:
             calls_per_second_max=config.key_calls_per_second_max,
             in_flight_max=config.key_in_flight_max,
         )
-        engine.api_keys.subscribe(lambda *records: self._gate.publish(snapshot_of(*records)))
         self._pools = Pools.of(config)
+        engine.api_keys.subscribe(self._admit)
         self._deaf_callers = DeafCallers(config.stream_idle_s)
         self._health = Health()
         self._server = grpc.server(
@@ -146,10 +147,22 @@ class Server:
 
     def stop(self) -> None:
         """Reports NOT_SERVING and ends running calls within `stop_grace_s`, later ones at once."""
-        end_calls(self._pools, self._health, self._stopping, self._config.stop_grace_s)
+        end_calls(
+            self._pools,
+            self._health,
+            self._stopping,
+            self._config.stop_grace_s,
+            on_stop=self._pools.wake_streams,
+            on_grace_end=self._pools.wake_streams,
+        )
         end_server(self._server, None if self._config.readers else self.port)
         self._deaf_callers.stop()
         self._pools.shutdown()
+
+    def _admit(self, keys: Iterable[ApiKey], accounts: Iterable[Account]) -> None:
+        """Admits calls by these records of keys, from now on. Streams end with their keys."""
+        self._gate.publish(snapshot_of(keys, accounts))
+        self._pools.wake_streams()
 
     def _interceptor(self, limits: Limits) -> CallInterceptor:
         return CallInterceptor(

@@ -9,7 +9,7 @@ order, for each connection.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
@@ -288,11 +288,11 @@ class Deliveries:
             return True
         return membership.last_sequence > beyond
 
-    def wait_for_refresh(self, known: int, deadline: float) -> int:
-        """Blocks until memberships changed more than `known` times since the start, or the deadline, an
-        instant of `time.monotonic()`, passes. Returns how many times they did.
+    def listen(self, connection: Connection, changed: Callable[[], None]) -> Callable[[], None]:
+        """Calls `changed` when the connection's audience changes, until the result is called. It must not
+        wait.
         """
-        return self._backend.wait_for_refresh(known, deadline)
+        return self._backend.listen(connection.audience, changed)
 
 
 def _through_instant(changes: tuple[Change, ...]) -> tuple[Change, ...]:

@@ -1,8 +1,11 @@
-"""The change stream of one calculated audience, until the watcher stops.
+"""The change streams of calculated audiences.
+
+A stream holds no thread: `Watch.take` gives the next item, or None when there is nothing to send before
+`Watch.due`; a change of a watched audience calls the watcher before. Each watcher reads the stored change log
+at its own pace; nothing waits for it.
 
 A snapshot is read page by page while the membership changes. Every change since it began is sent after the
 pages, so the last update for each user is right, and the snapshot is complete: a state that the audience had.
-Each watcher reads the stored change log at its own pace; nothing waits for it.
 
 A cursor belongs to an epoch: one calculation of the audience in one store. Calculated anew, or restored from
 a backup, the same sequence numbers mean other changes.
@@ -10,8 +13,12 @@ a backup, the same sequence numbers mean other changes.
 
 from __future__ import annotations
 
+import heapq
+import random
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import msgspec
 
@@ -25,7 +32,8 @@ from engine.audiences.model import (
     WatchStart,
     WatchUpdate,
 )
-from engine.backends.base import ChangePage, Members, Membership, MembershipSource, epoch_of
+from engine.audiences.watched_pages import WatchedPages
+from engine.backends.base import Change, ChangePage, Members, Membership, MembershipSource, epoch_of
 from engine.errors import CursorExpired, FailedPrecondition, InvalidInput, NotFound
 from engine.resources.names import Resource, check_name
 from engine.resources.records import Audience, Closing, Milestone, account_of
@@ -37,8 +45,12 @@ PROGRESS_INTERVAL_MIN_MICROS = MICROS_PER_SECOND // 10
 SNAPSHOT_PAGE_USERS = 1_000
 CHANGES_PAGE = 1_000
 
-STOP_POLL_SECONDS = 0.25
-"""Maximum wait before checking whether the watcher has stopped."""
+CALCULATION_POLL_SECONDS = 0.25
+"""Interval between looks whether an audience that is not calculated yet is still activated."""
+FIRST_MARK_SHARE_MIN = 0.5
+"""The first progress mark comes after this share of the interval or later, at random, so that the marks of
+many watchers that began together do not all fall due together.
+"""
 
 
 class Watcher:
@@ -57,15 +69,11 @@ class Watcher:
         self._reached = reached
         self._failure = failure
         self._backend = backend
+        self._pages = WatchedPages(backend, CHANGES_PAGE)
 
-    def watch(
-        self,
-        start: WatchStart,
-        progress_interval: Micros,
-        stopped: Callable[[], bool],
-    ) -> Iterator[WatchItem]:
-        """Items of an audience until `stopped`. An invalid request is refused by this call, not by the first
-        item.
+    def watch(self, start: WatchStart, progress_interval: Micros, wake: Callable[[], None]) -> Watch:
+        """A stream of an audience. `wake` is called, in any thread, when there is something to take before
+        `due`; it must not wait.
 
         Raises NotFound, InvalidInput, and FailedPrecondition when the audience is not calculated. The stream
         raises CursorExpired, naming the oldest cursor, also when another epoch begins; and NotFound once the
@@ -78,10 +86,18 @@ class Watcher:
             raise InvalidInput.one("cursor", "must not be negative")
         if progress_interval < PROGRESS_INTERVAL_MIN_MICROS:
             raise InvalidInput.one("progress_interval", "must be at least 0.1 s")
-        self._require_calculated(audience)
-        return self._items(audience, start, progress_interval / MICROS_PER_SECOND, stopped)
+        self.require_calculated(audience)
+        stream = AudienceStream(self, audience, start, progress_interval / MICROS_PER_SECOND)
+        return Watch([stream], self, wake)
 
-    def _require_calculated(self, audience: str) -> None:
+    def listen(self, audience: str, changed: Callable[[], None]) -> Callable[[], None]:
+        """Calls `changed` after each change of the audience, until the result is called."""
+        return self._backend.listen(audience, changed)
+
+    # --- reading --------------------------------------------------------------------------------------------
+
+    def require_calculated(self, audience: str) -> None:
+        """Raises NotFound, and FailedPrecondition when nothing needs the audience's membership."""
         if self._repository.find(Closing, audience) is not None:
             return
         self._repository.get(Audience, audience)
@@ -92,143 +108,243 @@ class Watcher:
                 metadata={"state": "INACTIVE", "audience": audience},
             )
 
-    def _items(
-        self, audience: str, start: WatchStart, progress_seconds: float, stopped: Callable[[], bool]
-    ) -> Iterator[WatchItem]:
-        found = self._first_calculated(audience, stopped)
-        if found is None:
-            return
-        membership, reached = found
-        current = self._epoch(membership)
-        cursor, epoch = start.cursor, start.epoch
-        if cursor is None or (start.renews and epoch != current):
-            epoch, cursor = current, membership.last_sequence
-            for update in self._snapshot(audience, epoch, membership, reached, stopped):
-                if isinstance(update, WatchEnd):
-                    cursor = update.cursor
-                yield WatchItem(audience, epoch, update)
-        elif cursor and not epoch:
-            # Its number may exist in this epoch too, where it means other changes.
-            raise _expired(
-                f"cursor {cursor} of {audience} comes without its epoch: send both, or start with a snapshot",
-                membership.first_sequence - 1,
-                current,
-            )
-        epoch = epoch or current
-        marked = time.monotonic()
-        while not stopped():
-            self._require_epoch(audience, cursor, epoch)
-            # Read before the changes, so that every change up to it will have been sent.
-            reached = self._reached(audience)
-            page = self._changes(audience, cursor, epoch, CHANGES_PAGE)
-            if page.changes:
-                cursor = page.changes[-1].sequence
-                # Updates are for connections, which send the values.
-                changes = tuple(change for change in page.changes if not change.updated)
-                if changes:
-                    yield WatchItem(audience, epoch, WatchChanges(changes))
-            now = time.monotonic()
-            if page.caught_up and now - marked >= progress_seconds:
-                if not reached and self._repository.find(Closing, audience) is not None:
-                    # Nothing refreshes it any more.
-                    reached = page.as_of
-                # Before the first round since a start there is none: marks never go back, and it is not known
-                # how far they went before.
-                if reached:
-                    yield WatchItem(audience, epoch, WatchProgress(cursor, reached))
-                marked = now
-            elif page.caught_up:
-                wait = min(STOP_POLL_SECONDS, marked + progress_seconds - now)
-                self._backend.wait_for_changes(audience, cursor, now + wait)
+    def find(self, audience: str) -> Membership | None:
+        """The stored membership, read without a lock."""
+        published = self._backend.published(account_of(audience)).find(audience)
+        return None if published is None else published.membership
 
-    def _snapshot(
-        self,
-        audience: str,
-        epoch: str,
-        membership: Membership,
-        reached: Micros,
-        stopped: Callable[[], bool],
-    ) -> Iterator[WatchUpdate]:
-        cursor, after = membership.last_sequence, ""
-        yield WatchBegin(cursor, max(membership.as_of, reached))
-        while not stopped():
-            page = self._backend.stored_members(audience, Members(after, SNAPSHOT_PAGE_USERS))
-            if page.user_ids:
-                yield WatchMembers(page.user_ids)
-            after = page.next_after
-            if not after:
-                break
-        # Pages may hold what changed since the beginning, but nothing later than this.
-        reached = max(reached, self._reached(audience))
-        complete = self._stored(audience)
-        while cursor < complete.last_sequence and not stopped():
-            limit = min(CHANGES_PAGE, complete.last_sequence - cursor)
-            changes = self._changes(audience, cursor, epoch, limit).changes
-            if not changes:
-                raise self._other_epoch(audience, complete)
-            cursor = changes[-1].sequence
-            yield WatchChanges(
-                tuple(msgspec.structs.replace(change, last_of_instant=False) for change in changes)
-            )
-        self._require_epoch(audience, cursor, epoch)
-        if not stopped():
-            as_of = max(complete.as_of, reached)
-            yield WatchEnd(cursor, as_of)
-            yield WatchProgress(cursor, as_of)
-
-    def _changes(self, audience: str, cursor: int, epoch: str, limit: int) -> ChangePage:
-        try:
-            page = self._backend.changes(audience, cursor, limit)
-        except CursorExpired as error:
-            raise CursorExpired(error.message, metadata={**error.metadata, "epoch": epoch}) from error
-        membership = self._backend.membership(audience)
-        # The changes were read after the epoch was looked at. A dropped membership has no other epoch.
-        if page.changes and membership is not None and epoch != self._epoch(membership):
-            raise self._other_epoch(audience, membership)
-        return page
-
-    def _epoch(self, membership: Membership) -> str:
-        return epoch_of(self._backend.store_id, membership)
-
-    def _require_epoch(self, audience: str, cursor: int, epoch: str) -> None:
-        membership = self._stored(audience)
-        if epoch != self._epoch(membership) or cursor > membership.last_sequence:
-            raise self._other_epoch(audience, membership)
-
-    def _other_epoch(self, audience: str, membership: Membership) -> CursorExpired:
-        return _expired(
-            f"{audience} was calculated anew, or its store restored, since that cursor was issued: start "
-            "with a snapshot",
-            membership.first_sequence - 1,
-            self._epoch(membership),
-        )
-
-    def _first_calculated(
-        self, audience: str, stopped: Callable[[], bool]
-    ) -> tuple[Membership, Micros] | None:
-        """The membership once its first calculation is done, and the instant up to which it has all changes;
-        None when stopped. After a start waits for the first round, unless that fails: marks before the start
-        may be later than what is stored.
-        """
-        while not stopped():
-            # Read before the membership, which then has every change up to it.
-            reached = self._reached(audience)
-            membership = self._backend.membership(audience)
-            is_kept = self._repository.find(Closing, audience) is None and self._calculated(audience)
-            has_begun = self._backend.published(account_of(audience)).reached(audience) > 0
-            if membership is not None and (has_begun or not is_kept or self._failure(audience)):
-                return membership, reached
-            self._require_calculated(audience)
-            time.sleep(STOP_POLL_SECONDS / 10)
-        return None
-
-    def _stored(self, audience: str) -> Membership:
-        membership = self._backend.membership(audience)
+    def stored(self, audience: str) -> Membership:
+        """The stored membership. Raises NotFound, FailedPrecondition."""
+        membership = self.find(audience)
         if membership is None:
-            self._require_calculated(audience)
+            self.require_calculated(audience)
             raise NotFound(audience)
         return membership
 
+    def members(self, audience: str, after: str) -> tuple[tuple[str, ...], str]:
+        """A page of members, and the user that the next one comes after; "" = it is the last."""
+        page = self._backend.stored_members(audience, Members(after, SNAPSHOT_PAGE_USERS))
+        return page.user_ids, page.next_after
 
-def _expired(message: str, oldest: int, epoch: str) -> CursorExpired:
-    return CursorExpired(message, metadata={"oldest_cursor": str(oldest), "epoch": epoch})
+    def changes(self, audience: str, epoch: str, cursor: int, last: int) -> ChangePage:
+        """Changes after a cursor, of an audience whose last one is `last`. Raises CursorExpired."""
+        try:
+            page = self._pages.read(audience, epoch, cursor, last)
+        except CursorExpired as error:
+            raise CursorExpired(error.message, metadata={**error.metadata, "epoch": epoch}) from error
+        if not page.changes:
+            raise self.other_epoch(audience, self.stored(audience))
+        membership = self.find(audience)
+        # The changes were read after the epoch was looked at. A dropped membership has no other epoch.
+        if membership is not None and epoch != self.epoch(membership):
+            raise self.other_epoch(audience, membership)
+        return page
+
+    def reached(self, audience: str) -> Micros:
+        """The instant up to which the change log is complete; 0 = unknown."""
+        return self._reached(audience)
+
+    def is_closing(self, audience: str) -> bool:
+        """Whether the audience is deleted: nothing refreshes its membership any more."""
+        return self._repository.find(Closing, audience) is not None
+
+    def has_begun(self, audience: str) -> bool:
+        """Whether a round has covered the audience since the start, or none will: marks before the start may
+        be later than what is stored.
+        """
+        if self.is_closing(audience) or not self._calculated(audience) or self._failure(audience):
+            return True
+        return self._backend.published(account_of(audience)).reached(audience) > 0
+
+    def epoch(self, membership: Membership) -> str:
+        """The epoch of a membership."""
+        return epoch_of(self._backend.store_id, membership)
+
+    def other_epoch(self, audience: str, membership: Membership) -> CursorExpired:
+        """The refusal of a cursor of another epoch."""
+        return self.expired(
+            f"{audience} was calculated anew, or its store restored, since that cursor was issued: start "
+            "with a snapshot",
+            audience,
+            membership,
+        )
+
+    def expired(self, message: str, audience: str, membership: Membership) -> CursorExpired:
+        """The refusal of a cursor, with the oldest valid one."""
+        oldest, epoch = membership.first_sequence - 1, self.epoch(membership)
+        return CursorExpired(message, metadata={"oldest_cursor": str(oldest), "epoch": epoch})
+
+
+class Watch:
+    """A stream of audiences. For one thread at a time; `close` it."""
+
+    def __init__(self, streams: Sequence[AudienceStream], watcher: Watcher, wake: Callable[[], None]) -> None:
+        self.due = 0.0
+        """When there is something to take though nothing changed, an instant of `time.monotonic()`."""
+        self._ready = deque(streams)
+        self._changed: deque[AudienceStream] = deque()
+        """Streams whose audience changed: filled in other threads."""
+        self._timed: list[tuple[float, int, AudienceStream]] = []
+        self._wake = wake
+        # Before the first look, so that no change after it goes unnoticed.
+        self._stop_listening = [
+            watcher.listen(stream.audience, partial(self._hear, stream)) for stream in streams
+        ]
+
+    def take(self) -> WatchItem | None:
+        """The next item, of each audience in turn; None: nothing before `due`, unless something changes."""
+        self._make_ready()
+        while self._ready:
+            stream = self._ready.popleft()
+            item = stream.take()
+            if item is not None:
+                self._ready.append(stream)
+                return item
+            stream.is_waiting = True
+            heapq.heappush(self._timed, (stream.due, id(stream), stream))
+        self.due = self._timed[0][0]
+        return None
+
+    def close(self) -> None:
+        """Ends the stream."""
+        for stop in self._stop_listening:
+            stop()
+
+    def _hear(self, stream: AudienceStream) -> None:
+        self._changed.append(stream)
+        self._wake()
+
+    def _make_ready(self) -> None:
+        while self._changed:
+            self._go_on(self._changed.popleft())
+        now = time.monotonic()
+        while self._timed and (self._timed[0][0] <= now or not self._timed[0][2].is_waiting):
+            self._go_on(heapq.heappop(self._timed)[2])
+
+    def _go_on(self, stream: AudienceStream) -> None:
+        if stream.is_waiting:
+            stream.is_waiting = False
+            self._ready.append(stream)
+
+
+class AudienceStream:
+    """The items of one audience."""
+
+    def __init__(self, watcher: Watcher, audience: str, start: WatchStart, progress_s: float) -> None:
+        self.audience = audience
+        self.due = 0.0
+        self.is_waiting = False
+        self._watcher = watcher
+        self._start = start
+        self._progress_s = progress_s
+        self._cursor = 0
+        self._epoch = ""
+        self._updates = self._all_updates()
+
+    def take(self) -> WatchItem | None:
+        """The next item; None: nothing before `due`, unless the audience changes."""
+        update = next(self._updates)
+        return None if update is None else WatchItem(self.audience, self._epoch, update)
+
+    def _all_updates(self) -> Iterator[WatchUpdate | None]:
+        watcher, audience, start = self._watcher, self.audience, self._start
+        while True:
+            # Read before the membership, which then has every change up to it.
+            reached = watcher.reached(audience)
+            membership = watcher.find(audience)
+            if membership is not None and watcher.has_begun(audience):
+                break
+            watcher.require_calculated(audience)
+            self.due = time.monotonic() + CALCULATION_POLL_SECONDS
+            yield None
+        current = watcher.epoch(membership)
+        self._epoch = start.epoch or current
+        if start.cursor is None or (start.renews and start.epoch != current):
+            self._epoch = current
+            yield from self._snapshot(membership, reached)
+        elif start.cursor and not start.epoch:
+            # Its number may exist in this epoch too, where it means other changes.
+            raise watcher.expired(
+                f"cursor {start.cursor} of {audience} comes without its epoch: send both, or start with a "
+                "snapshot",
+                audience,
+                membership,
+            )
+        else:
+            self._cursor = start.cursor
+        yield from self._changes()
+
+    def _snapshot(self, membership: Membership, reached: Micros) -> Iterator[WatchUpdate]:
+        self._cursor, after = membership.last_sequence, ""
+        yield WatchBegin(self._cursor, max(membership.as_of, reached))
+        while True:
+            user_ids, after = self._watcher.members(self.audience, after)
+            if user_ids:
+                yield WatchMembers(user_ids)
+            if not after:
+                break
+        # Pages may hold what changed since the beginning, but nothing later than this.
+        reached = max(reached, self._watcher.reached(self.audience))
+        complete = self._current()
+        while self._cursor < complete.last_sequence:
+            page = self._watcher.changes(self.audience, self._epoch, self._cursor, complete.last_sequence)
+            self._cursor = page.changes[-1].sequence
+            changes = tuple(
+                msgspec.structs.replace(change, last_of_instant=False) for change in _of_members(page.changes)
+            )
+            if changes:
+                yield WatchChanges(changes)
+        self._current()
+        as_of = max(complete.as_of, reached)
+        yield WatchEnd(self._cursor, as_of)
+        yield WatchProgress(self._cursor, as_of)
+
+    def _changes(self) -> Iterator[WatchUpdate | None]:
+        marked = time.monotonic() - self._progress_s * random.uniform(0, 1 - FIRST_MARK_SHARE_MIN)
+        while True:
+            # Read before the membership, so that every change up to it will have been sent.
+            reached = self._watcher.reached(self.audience)
+            membership = self._current()
+            if self._cursor < membership.last_sequence:
+                page = self._watcher.changes(
+                    self.audience, self._epoch, self._cursor, membership.last_sequence
+                )
+                self._cursor = page.changes[-1].sequence
+                changes = _of_members(page.changes)
+                if changes:
+                    yield WatchChanges(changes)
+                continue
+            now = time.monotonic()
+            if now - marked >= self._progress_s:
+                marked = now
+                if not reached and self._watcher.is_closing(self.audience):
+                    reached = membership.as_of
+                # Before the first round since a start there is none: marks never go back, and it is not known
+                # how far they went before.
+                if reached:
+                    yield WatchProgress(self._cursor, reached)
+            else:
+                self.due = marked + self._progress_s
+                yield None
+
+    def _current(self) -> Membership:
+        """The stored membership. Raises CursorExpired when the cursor is not of its epoch."""
+        membership = self._watcher.stored(self.audience)
+        if self._epoch != self._watcher.epoch(membership) or self._cursor > membership.last_sequence:
+            raise self._watcher.other_epoch(self.audience, membership)
+        return membership
+
+
+def _of_members(changes: tuple[Change, ...]) -> tuple[Change, ...]:
+    """The changes without updates, which are for connections that send the values. Where an update is the
+    last of an instant, the change before it is marked, if it is of that instant.
+    """
+    if not any(change.updated for change in changes):
+        return changes
+    kept: list[Change] = []
+    for change in changes:
+        if not change.updated:
+            kept.append(change)
+        elif change.last_of_instant and kept and kept[-1].as_of == change.as_of:
+            kept[-1] = msgspec.structs.replace(kept[-1], last_of_instant=True)
+    return tuple(kept)

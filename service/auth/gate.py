@@ -7,11 +7,13 @@ call takes a thread; what its requests name is checked once they are read.
 from __future__ import annotations
 
 import hmac
+import math
+import time
 from collections.abc import Callable, Sequence
 
 from engine.resources.api_keys import digest_of
 from engine.resources.records import Scope
-from engine.values import Micros
+from engine.values import MICROS_PER_SECOND, Micros
 from service.auth.caller import ANYONE, IMPLIED, Caller, current_call, set_call
 from service.auth.errors import ScopeMissing, Unauthenticated
 from service.auth.meter import Meter, Meters
@@ -82,6 +84,13 @@ class Gate:
         if current is None or self._is_expired(current):
             raise Unauthenticated(INVALID if caller.key else MISSING)
         _require(rule_of(method).scope, current, method)
+
+    def expires_at(self, caller: Caller) -> float:
+        """When the caller's key expires, an instant of `time.monotonic()`; infinite when it does not."""
+        current = self._callers.get(caller.digest)
+        if current is None or current.expire_time == 0:
+            return math.inf
+        return time.monotonic() + max(0, current.expire_time - self._now()) / MICROS_PER_SECOND
 
     def admits_current(self) -> bool:
         """Whether the call that is served in this context is still admitted."""

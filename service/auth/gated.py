@@ -15,6 +15,7 @@ from service.auth.caller import Caller, current_caller
 from service.auth.errors import ScopeMissing
 from service.auth.gate import Gate
 from service.auth.methods import rule_of
+from service.waiting import Waiting
 
 Behaviour: TypeAlias = Callable[[Any, grpc.ServicerContext], Any]
 
@@ -43,7 +44,10 @@ def gated(behaviour: Behaviour, method: str, gate: Gate, *, response_streaming: 
         try:
             for response in behaviour(names.checked(request, caller), context):
                 gate.check(method, caller)
-                yield response
+                if isinstance(response, Waiting):
+                    yield Waiting(min(response.due, gate.expires_at(caller)))
+                else:
+                    yield response
             gate.check(method, caller)
         finally:
             if caller.meters is not None:

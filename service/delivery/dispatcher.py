@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import structlog
 
@@ -57,7 +58,10 @@ class Dispatcher(Repeating):
         self._schedule: Schedule[Delivering] = Schedule(threads)
         self._deliverings: dict[str, Delivering] = {}
         self._open = OpenOutputs(open_outputs_max)
-        self._refreshes = 0
+        self._changed: deque[Delivering] = deque()
+        """Those whose audiences changed: filled in other threads."""
+        self._heard = threading.Event()
+        self._stop_listening: dict[str, Callable[[], None]] = {}
         self._look_at = 0.0
         self._senders = [
             threading.Thread(target=self._send, name="sender", daemon=True) for _ in range(threads)
@@ -92,12 +96,27 @@ class Dispatcher(Repeating):
             if time.monotonic() >= self._look_at:
                 self._look()
                 self._look_at = time.monotonic() + LOOK_INTERVAL_S
-            self._refreshes = self._engine.deliveries.wait_for_refresh(self._refreshes, self._look_at)
-            self._schedule.wake(each for each in self._schedule.waiting() if each.has_news())
+            self._heard.wait(max(0.0, self._look_at - time.monotonic()))
+            self._heard.clear()
+            self._schedule.wake(each for each in self._take_changed() if each.has_news())
         except Exception:
             _logger.exception("dispatcher failed")
             return LOOK_INTERVAL_S
         return WAKE_INTERVAL_S_MIN
+
+    def _wake(self) -> None:
+        self._heard.set()
+
+    def _hear(self, delivering: Delivering) -> None:
+        self._changed.append(delivering)
+        self._heard.set()
+
+    def _take_changed(self) -> list[Delivering]:
+        """The connections whose audiences have changed."""
+        changed: dict[Delivering, None] = {}
+        while self._changed:
+            changed[self._changed.popleft()] = None
+        return list(changed)
 
     def _look(self) -> None:
         active = {delivery.connection.name: delivery for delivery in self._engine.deliveries.active()}
@@ -107,11 +126,15 @@ class Dispatcher(Repeating):
             if is_over and self._schedule.remove(delivering):
                 self._open.close(delivering)
                 del self._deliverings[name]
+                self._stop_listening.pop(name)()
         changed = []
         for name, delivery in active.items():
             known = self._deliverings.get(name)
             if known is None:
                 delivering = self._deliverings[name] = Delivering(self._terms, delivery)
+                self._stop_listening[name] = self._engine.deliveries.listen(
+                    delivery.connection, partial(self._hear, delivering)
+                )
                 self._schedule.add(delivering)
             elif known.is_outdated_by(delivery.connection):
                 changed.append(known)

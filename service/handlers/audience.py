@@ -18,6 +18,7 @@ from service.convert.journeys import audience_message, audience_of_message, jour
 from service.convert.masks import AUDIENCE_FIELDS, masked_fields
 from service.convert.times import duration, optional_instant, timestamp
 from service.handlers.runtime import Runtime
+from service.waiting import Waiting, Wake
 
 WATCH_PROGRESS_DEFAULT_MICROS = 5_000_000
 
@@ -244,20 +245,27 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
                 revision=self._runtime.token(page.revision),
             )
 
-    def WatchMembership(
+    def WatchMembership(  # type: ignore[override] # it also yields `Waiting`
         self, request: pb.WatchMembershipRequest, context: grpc.ServicerContext
-    ) -> Iterator[pb.WatchMembershipResponse]:
+    ) -> Iterator[pb.WatchMembershipResponse | Waiting]:
         progress_interval = WATCH_PROGRESS_DEFAULT_MICROS
         if request.HasField("progress_interval"):
             faults = ShapeFaults()
             progress_interval = duration(request.progress_interval, "progress_interval", faults)
             faults.raise_if_any()
-        items = self._runtime.engine.live.watch(
-            self._watch_start(request),
-            progress_interval=progress_interval,
-            stopped=lambda: self._runtime.has_ended(context),
+        wake = Wake()
+        watch = self._runtime.engine.live.watch(
+            self._watch_start(request), progress_interval=progress_interval, wake=wake
         )
-        yield from map(convert.watch_message, items)
+        try:
+            while not self._runtime.has_ended(context):
+                item = watch.take()
+                if item is None:
+                    yield from wake.until(watch.due)
+                else:
+                    yield convert.watch_message(item)
+        finally:
+            watch.close()
         if self._runtime.stopping.is_set():
             raise StoreUnavailable("the service is stopping; reconnect and resume from the last cursor")
 

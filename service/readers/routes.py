@@ -29,11 +29,12 @@ from service.first_message import FirstMessages
 from service.health import LISTS, Health
 from service.limits import MESSAGE_S_MAX, PROBES_MAX, READER_THREADS
 from service.methods import HEALTH_PREFIX, REFLECTION_METHODS
-from service.pools import PROBE_THREADS, REFUSAL_THREADS, Workers
+from service.pools import PROBE_THREADS, REFUSAL_THREADS
 from service.readers.answers import BATCH_CHECK_METHOD, CHECK_METHOD, Answers
 from service.readers.forwarding import Forwarder, was_refused
 from service.reading import RequestReader, checked
 from service.stopping import Stopping
+from service.workers import Workers
 
 CONTRACT_FILES: tuple[FileDescriptor, ...] = (
     account_service_pb2.DESCRIPTOR,

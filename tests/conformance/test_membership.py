@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Sequence
 
 import pytest
@@ -560,52 +558,34 @@ def test_a_scope_is_tracked_while_a_membership_is_stored_in_it(site: Site) -> No
     assert site.backend.pending(JOURNEY) == 0
 
 
-# --- waiting ------------------------------------------------------------------------------------------------
+# --- listening ----------------------------------------------------------------------------------------------
 
 
-def test_change_wakes_a_waiter(site: Site) -> None:
-    site.send(update("ada", plan="gold"))
+def test_a_change_calls_those_who_listen_to_its_audience(site: Site) -> None:
+    """It can be read when they are called; changes of other audiences, and refreshes without one, are not."""
+    seen: list[int | None] = []
+
+    def look() -> None:
+        published = site.backend.published(ACCOUNT).find(AUDIENCE)
+        seen.append(None if published is None else published.membership.last_sequence)
+
+    stop = site.backend.listen(AUDIENCE, look)
+    site.backend.listen("accounts/a/audiences/other", lambda: seen.append(-1))
+    # 1. It is stored for the first time, without members.
     site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
-    assert site.backend.wait_for_changes(AUDIENCE, 0, time.monotonic())
-    woken: list[bool] = []
-    waiter = threading.Thread(
-        target=lambda: woken.append(site.backend.wait_for_changes(AUDIENCE, 1, time.monotonic() + 60))
-    )
-    waiter.start()
-    site.send(update("bob", plan="gold"))
+    assert seen == [0]
+    # 2. Nothing changes, then two users enter.
+    site.send(update("cyd", plan="silver"))
     site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
-    waiter.join()
-    assert woken == [True]
-
-
-def test_change_of_any_audience_is_a_refresh(site: Site) -> None:
-    site.send(update("ada", plan="gold"))
-    known = site.backend.wait_for_refresh(0, time.monotonic())
+    site.send(update("ada", plan="gold"), update("bob", plan="gold"))
     site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
-    after = site.backend.wait_for_refresh(known, time.monotonic() + 60)
-    assert after > known
-    assert site.backend.wait_for_refresh(after, time.monotonic() + 0.01) == after
-    found: list[int] = []
-    waiter = threading.Thread(
-        target=lambda: found.append(site.backend.wait_for_refresh(after, time.monotonic() + 60))
-    )
-    waiter.start()
-    site.send(update("bob", plan="gold"))
-    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
-    waiter.join()
-    assert found[0] > after
-
-
-def test_waiter_returns_when_the_membership_is_dropped(site: Site) -> None:
-    site.send(update("ada", plan="gold"))
-    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
-    assert not site.backend.wait_for_changes(AUDIENCE, 1, time.monotonic() + 0.01)
-    woken: list[bool] = []
-    waiter = threading.Thread(
-        target=lambda: woken.append(site.backend.wait_for_changes(AUDIENCE, 1, time.monotonic() + 60))
-    )
-    waiter.start()
+    assert seen == [0, 2]
+    # 3. One is erased, all others exit, and it is dropped.
+    site.backend.erase(ACCOUNT, ["ada"])
+    assert site.backend.membership(AUDIENCE) is not None
+    site.backend.exit_all(AUDIENCE, NOON)
     site.backend.drop_membership(AUDIENCE)
-    waiter.join()
-    assert woken == [False]
-    assert not site.backend.wait_for_changes(AUDIENCE, 0, time.monotonic() + 60)
+    assert seen[2:] in ([3, 4, None], [4, 4, None])
+    stop()
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    assert len(seen) == 5

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import threading
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from engine.audiences.model import (
     MembershipStatus,
     WatchChanges,
     WatchEnd,
+    WatchItem,
     WatchMembers,
     WatchStart,
 )
@@ -33,7 +36,7 @@ from engine.resources.records import (
 )
 from engine.resources.secret_keys import SecretKeys
 from engine.resources.targets import File
-from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, Micros, Value
+from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_SECOND, Micros, Value
 
 ACCOUNT = "accounts/acme"
 WORKSPACE = f"{ACCOUNT}/workspaces/shop"
@@ -121,7 +124,7 @@ class Site:
     def stored(self, milestone: Milestone) -> set[str]:
         """The members of a milestone's stored membership."""
         found: set[str] = set()
-        for item in self.engine.live.watch(WatchStart(milestone.audience)):
+        for item in items_of(self.engine, WatchStart(milestone.audience)):
             match item.update:
                 case WatchMembers(user_ids):
                     found.update(user_ids)
@@ -150,6 +153,25 @@ class Site:
         batch = self.engine.deliveries.pull(connection, limit)
         self.engine.deliveries.advance(connection, batch.cursor)
         return batch
+
+
+def items_of(
+    engine: Engine, start: WatchStart, progress_interval: Micros = 10 * MICROS_PER_SECOND
+) -> Iterator[WatchItem]:
+    """The items of a stream, waited for."""
+    changed = threading.Event()
+    stream = engine.live.watch(start, progress_interval=progress_interval, wake=changed.set)
+
+    def items() -> Iterator[WatchItem]:
+        while True:
+            changed.clear()
+            item = stream.take()
+            if item is None:
+                changed.wait(max(0.0, stream.due - time.monotonic()))
+            else:
+                yield item
+
+    return items()
 
 
 def event(

@@ -20,7 +20,7 @@ from engine.clock import Stamp
 from engine.criteria.model import EventType
 from engine.resources.records import Account
 from engine.values import MICROS_PER_DAY
-from tests.engine.site import ACCOUNT, NOW, WEB, Site, did
+from tests.engine.site import ACCOUNT, NOW, WEB, Site, did, items_of
 
 DAY = MICROS_PER_DAY
 FIRST_DAY = NOW // DAY * DAY
@@ -173,7 +173,7 @@ def test_slow_readers_do_not_retain_old_pages(site: SteadySite, monkeypatch: pyt
     export = site.engine.members.export(everyone.name)
     first = next(export)
     walk = site.engine.members.list_members(everyone.name, page_size=50)
-    watch = site.engine.live.watch(WatchStart(everyone.audience))
+    watch = items_of(site.engine, WatchStart(everyone.audience))
     begun = [next(watch), next(watch)]
     size = site.index().file_bytes
     # 2. A hundred checkpoints rewrite the index several times over.

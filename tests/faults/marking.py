@@ -21,7 +21,7 @@ from engine.criteria.model import Event, EventType, Last
 from engine.resources.records import Account, Connection, Input, Journey, Milestone, Output, Workspace
 from engine.resources.targets import Watch
 from engine.values import MICROS_PER_SECOND
-from tests.engine.site import ACCOUNT, JOURNEY, WEB, WORKSPACE
+from tests.engine.site import ACCOUNT, JOURNEY, WEB, WORKSPACE, items_of
 
 MILESTONE = f"{JOURNEY}/milestones/m"
 MARK_MICROS = MICROS_PER_SECOND // 10
@@ -69,7 +69,7 @@ def main(directory: Path) -> None:
         make(engine)
     for job in (refresh, change):
         threading.Thread(target=job, args=(engine,), daemon=True).start()
-    for item in engine.live.watch(WatchStart(MILESTONE), progress_interval=MARK_MICROS):
+    for item in items_of(engine, WatchStart(MILESTONE), MARK_MICROS):
         match item.update:
             case WatchProgress(cursor, as_of):
                 print("M", cursor, as_of, flush=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from engine.backends.local.backend import LocalBackend
@@ -151,4 +152,8 @@ def test_caller_that_does_not_read_loses_its_stream(tmp_path: Path) -> None:
         answers = service.ingest.StreamEvents(iter([batch(0, event("other"))]))
         assert [answer.result.accepted for answer in answers] == [1]
         closing.set()
-        deaf.cancel()
+        # It gets what was on its way, and then a status with which a caller tries again.
+        with pytest.raises(grpc.RpcError) as ended:
+            list(deaf)
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "the caller did not read for 1 seconds" in str(ended.value)

@@ -37,8 +37,8 @@ from engine.audiences.live.serving import JourneyServing
 from engine.audiences.live.state import JourneyState, JourneyStates
 from engine.audiences.live.trimming import OLD_CHANGES_MICROS as OLD_CHANGES_MICROS
 from engine.audiences.live.trimming import Trimmer
-from engine.audiences.model import WatchItem, WatchStart
-from engine.audiences.watch import PROGRESS_INTERVAL_DEFAULT_MICROS, Watcher
+from engine.audiences.model import WatchStart
+from engine.audiences.watch import PROGRESS_INTERVAL_DEFAULT_MICROS, Watch, Watcher
 from engine.backends.base import DocumentKeeper, ServingWriter, Store
 from engine.clock import Clock
 from engine.errors import MilepostError
@@ -176,12 +176,10 @@ class Live:
         start: WatchStart,
         *,
         progress_interval: Micros = PROGRESS_INTERVAL_DEFAULT_MICROS,
-        stopped: Callable[[], bool] = lambda: False,
-    ) -> Iterator[WatchItem]:
-        """A calculated audience's members and changes, with progress marks, until `stopped`. See
-        `engine.audiences.watch`.
-        """
-        return self._watcher.watch(start, progress_interval, stopped)
+        wake: Callable[[], None] = lambda: None,
+    ) -> Watch:
+        """A calculated audience's members and changes, with progress marks. See `engine.audiences.watch`."""
+        return self._watcher.watch(start, progress_interval, wake)
 
     def measures(self) -> Iterator[Measure]:
         """What the rounds count and time about themselves."""

@@ -7,7 +7,7 @@ takes it once and asks it any number of times, so one answer never mixes two ref
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import msgspec
@@ -167,15 +167,10 @@ class MembershipReader(Protocol):
         """
         ...
 
-    def wait_for_changes(self, audience: str, after: int, deadline: float) -> bool:
-        """Blocks until the audience has a change above `after` (True), it is dropped or the deadline passes
-        (False).
-        """
-        ...
-
-    def wait_for_refresh(self, known: int, deadline: float) -> int:
-        """Blocks until stored memberships changed more than `known` times since the store was opened, or the
-        deadline passes. Returns how many times they did: what changed is found by `wait_for_changes`.
+    def listen(self, audience: str, changed: Callable[[], None]) -> Callable[[], None]:
+        """Calls `changed` after each change of the audience's stored membership, when it is published, and
+        after it is dropped, until the result is called. `changed` may run in any thread and under locks of
+        the store: it must neither wait nor call the store.
         """
         ...
 

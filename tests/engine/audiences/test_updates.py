@@ -16,7 +16,7 @@ from engine.criteria.model import Equals, UserAttribute
 from engine.resources.records import Connection, Input, Workspace
 from engine.values import Value
 from tests.conformance.as_columns import append_by_column
-from tests.engine.site import ACCOUNT, NOW, OUTPUT, WEB, Site
+from tests.engine.site import ACCOUNT, NOW, OUTPUT, WEB, Site, items_of
 from tests.stores import crash_image, go_on_with
 
 
@@ -173,7 +173,7 @@ def test_only_audiences_whose_connections_send_values_have_updates(shop: Shop) -
     shop.write("ann", {"plan": "pro"})
     shop.write("eve", {"tier": "gold"})
     shop.round()
-    items = site.engine.live.watch(WatchStart(shop.milestone.audience, cursor=0))
+    items = items_of(site.engine, WatchStart(shop.milestone.audience, cursor=0))
     found = next(each.update for each in items if isinstance(each.update, WatchChanges))
     assert [each.user_id for each in found.changes][2:] == ["eve"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -23,9 +24,10 @@ from engine.backends.local.offline import adopt
 from engine.errors import CursorExpired, FailedPrecondition, InvalidInput, NotFound
 from engine.resources.records import Milestone
 from engine.values import MICROS_PER_SECOND, Micros
-from tests.engine.site import ACCOUNT, JOURNEY, NOW, Site, did
+from tests.engine.site import ACCOUNT, JOURNEY, NOW, Site, did, items_of
 
 TENTH = MICROS_PER_SECOND // 10
+HOUR = 3_600 * MICROS_PER_SECOND
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def watch(
     """The updates after a cursor of an epoch, by default the current one."""
     epoch = current_epoch(site, milestone) if epoch is None else epoch
     start = WatchStart(milestone.audience, cursor, epoch)
-    return (item.update for item in site.engine.live.watch(start, progress_interval=progress_interval))
+    return (item.update for item in items_of(site.engine, start, progress_interval))
 
 
 def test_snapshot_then_mark_then_changes(calculated: tuple[Site, Milestone]) -> None:
@@ -139,7 +141,7 @@ def test_progress_marks_continue_without_changes(calculated: tuple[Site, Milesto
 
 def test_change_wakes_a_watcher(calculated: tuple[Site, Milestone]) -> None:
     site, milestone = calculated
-    items = watch(site, milestone, 2, progress_interval=3_600 * MICROS_PER_SECOND)
+    items = watch(site, milestone, 2, progress_interval=HOUR)
     found: list[WatchUpdate] = []
     thread = threading.Thread(target=lambda: found.append(next(items)))
     thread.start()
@@ -211,7 +213,7 @@ def test_a_fold_over_a_reactivation_is_never_wrong(calculated: tuple[Site, Miles
     update = next(watch(site, milestone, 0, ""))
     assert isinstance(update, WatchChanges)
     assert {change.user_id for change in update.changes} == {f"v{n}" for n in range(10)}
-    renewed = site.engine.live.watch(WatchStart(milestone.audience, 5, "an earlier one", renews=True))
+    renewed = items_of(site.engine, WatchStart(milestone.audience, 5, "an earlier one", renews=True))
     assert isinstance(next(renewed).update, WatchBegin)
 
 
@@ -230,18 +232,39 @@ def test_a_store_of_another_identity_is_another_epoch(calculated: tuple[Site, Mi
         next(watch(site, milestone, 1, epoch))
 
 
-def test_watch_ends_when_stopped(calculated: tuple[Site, Milestone]) -> None:
+def test_a_stream_says_when_to_look_again_and_a_change_calls_before(
+    calculated: tuple[Site, Milestone],
+) -> None:
+    """Nothing waits: a stream holds no thread, and no other audience's change calls it."""
     site, milestone = calculated
-    listening = [True, True, False]
-    items = site.engine.live.watch(
-        WatchStart(milestone.audience, 0), progress_interval=TENTH, stopped=lambda: not listening.pop(0)
-    )
-    assert [type(item.update) for item in items] == [WatchChanges]
+    other = site.add("two", did("b"))
+    site.connect(other, "other")
+    site.engine.live.refresh_all()
+    calls: list[int] = []
+    start = WatchStart(milestone.audience, 2, current_epoch(site, milestone))
+    stream = site.engine.live.watch(start, progress_interval=HOUR, wake=lambda: calls.append(1))
+    began = time.monotonic()
+    assert stream.take() is None
+    assert began + 1_700 < stream.due < time.monotonic() + 3_600
+    site.send([("u9", "b")])
+    site.engine.live.refresh_all()
+    assert (calls, stream.take()) == ([], None)
+    site.send([("u3", "a")])
+    site.engine.live.refresh_all()
+    assert calls == [1]
+    item = stream.take()
+    assert item is not None
+    assert isinstance(item.update, WatchChanges)
+    assert stream.take() is None
+    stream.close()
+    site.send([("u4", "a")])
+    site.engine.live.refresh_all()
+    assert calls == [1]
 
 
 def test_a_milestone_names_its_audience(calculated: tuple[Site, Milestone]) -> None:
     site, milestone = calculated
-    items = site.engine.live.watch(WatchStart(milestone.name))
+    items = items_of(site.engine, WatchStart(milestone.name))
     begin, members = next(items), next(items)
     assert begin == WatchItem(milestone.audience, current_epoch(site, milestone), WatchBegin(2, NOW))
     assert isinstance(members.update, WatchMembers)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import bisect
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -61,7 +60,7 @@ class GroupChanges:
 
 class ChangeLog:
     """The change logs of all stored memberships. A method that takes a transaction only writes to it; after
-    the commit, `written` or `forget` makes the change visible, and `notify` wakes those who wait.
+    the commit, `written` or `forget` makes the change visible, and `notify` calls those who listen.
     """
 
     def __init__(
@@ -76,9 +75,8 @@ class ChangeLog:
         self._states = states
         self._erased_ids = erased_ids
         self._retained_max = retained_max
-        self._changed = threading.Condition()
-        self._refreshes = 0
-        self._closed = False
+        self._listening = threading.Lock()
+        self._listeners: dict[str, dict[object, Callable[[], None]]] = {}
         self._records: dict[int, list[int]] = {}
         self._named: dict[int, dict[int, BitMap]] = {}
         """By membership (number), the users whom its stored changes name, by group; more after a failure."""
@@ -261,46 +259,36 @@ class ChangeLog:
         for dense, user_id in zip(users, account.directory.user_ids(group, users), strict=True):
             yield user_id or self._erased_ids.find(account.number, group, dense)
 
-    # --- waiting ---
+    # --- listening ---
 
-    def wait(self, audience: str, after: int, deadline: float) -> bool:
-        """Blocks until there is a change above `after`. False: the membership was dropped or the deadline
-        passed. Call without the state lock.
-        """
-        with self._changed:
-            while True:
-                state = self._states.find(audience)
-                if state is None:
-                    return False
-                if state.last_sequence > after:
-                    return True
-                remaining = deadline - time.monotonic()
-                if remaining <= 0 or self._closed:
-                    return False
-                self._changed.wait(remaining)
+    def listen(self, audience: str, changed: Callable[[], None]) -> Callable[[], None]:
+        """Calls `changed` with each `notify` of the audience, until the result is called."""
+        key_ = object()
+        with self._listening:
+            self._listeners.setdefault(audience, {})[key_] = changed
 
-    def wait_for_refresh(self, known: int, deadline: float) -> int:
-        """Blocks until there were more than `known` changes of memberships, or the deadline passes. Returns
-        how many there were. Call without the state lock.
-        """
-        with self._changed:
-            while self._refreshes <= known and not self._closed:
-                remaining = deadline - time.monotonic()
-                if remaining <= 0:
-                    break
-                self._changed.wait(remaining)
-            return self._refreshes
+        def stop() -> None:
+            with self._listening:
+                listeners = self._listeners.get(audience, {})
+                listeners.pop(key_, None)
+                if not listeners:
+                    self._listeners.pop(audience, None)
 
-    def notify(self) -> None:
-        """Wakes all waiters after a change."""
-        with self._changed:
-            self._refreshes += 1
-            self._changed.notify_all()
+        return stop
+
+    def notify(self, audiences: Iterable[str]) -> None:
+        """Calls those who listen to audiences that changed. Call it once the change can be read."""
+        with self._listening:
+            found = [tuple(self._listeners.get(audience, {}).values()) for audience in audiences]
+        for listeners in found:
+            for changed in listeners:
+                changed()
 
     def close(self) -> None:
-        """Wakes all waiters. Nobody waits afterwards."""
-        self._closed = True
-        self.notify()
+        """Calls all who listen."""
+        with self._listening:
+            audiences = tuple(self._listeners)
+        self.notify(audiences)
 
 
 def _add_named(named: dict[int, BitMap], record: ChangeRecord) -> None:

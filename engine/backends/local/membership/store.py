@@ -63,6 +63,8 @@ class _Written:
     starts: list[int] | None
     members: Mapping[int, BitMap]
     definition: str = ""
+    is_news: bool = False
+    """Whether there are changes, or the membership is new."""
 
 
 INSTANT_STORED_MICROS = 10 * MICROS_PER_SECOND
@@ -87,7 +89,7 @@ class Round:
 
 
 class Memberships:
-    """All stored memberships. Call with the state lock held, except `wait` and `published`.
+    """All stored memberships. Call with the state lock held, except `listen` and `published`.
 
     What changes a membership, dirty users or what ids mean publishes the account's memberships anew, after
     everything has changed. See `published` for what readers without the lock rely on.
@@ -241,7 +243,7 @@ class Memberships:
         self._states.written(audience, changed, {})
         self._watch_values(audience, changed)
         self._publish_written({audience: _Written(changed, None, {})})
-        self._log.notify()
+        self._log.notify([audience])
 
     def _watch_values(self, audience: str, state: StoredState) -> None:
         updates = self.readers_of(state.account).updates
@@ -283,7 +285,7 @@ class Memberships:
                 state = msgspec.structs.replace(state, as_of=at, updates_through=self.log_position())
                 starts = self._log.append_updates(txn, state, found, at)
                 self._states.write(txn, audience, state)
-                outcome[audience] = _Written(state, starts, {})
+                outcome[audience] = _Written(state, starts, {}, is_news=True)
         for audience, watched in waiting.items():
             watched.changed.clear()
             if audience in outcome:
@@ -391,6 +393,7 @@ class Memberships:
             # At once: with the new dirty set the members before the refresh would pass for decided.
             self._publish(account, refreshed)
             self.published(account).users.open()
+        self._tell(round_.written)
         self.record_waiting_if_there_is_room()
 
     def is_instant_due(self, as_of: Micros) -> bool:
@@ -447,15 +450,18 @@ class Memberships:
             self._states.write_members(txn, state, change.group, after)
         starts = self._log.append(txn, state, changes, update.as_of)
         self._states.write(txn, audience, state)
-        return _Written(state, starts, members, update.definition)
+        is_news = state.last_sequence > update.state.last_sequence or self._states.find(audience) is None
+        return _Written(state, starts, members, update.definition, is_news)
 
     def _stored(self, outcome: Mapping[str, _Written]) -> None:
         for audience, written in outcome.items():
             self._states.written(audience, written.state, written.members)
             if written.starts is not None:
                 self._log.written(written.state, written.starts)
-        if any(written.starts is not None for written in outcome.values()):
-            self._log.notify()
+
+    def _tell(self, outcome: Mapping[str, _Written]) -> None:
+        """Calls those who listen to memberships that are new or changed. They are published by now."""
+        self._log.notify([audience for audience, written in outcome.items() if written.is_news])
 
     def _publish_written(self, outcome: Mapping[str, _Written]) -> None:
         """Publishes what was written without a refresh."""
@@ -465,6 +471,7 @@ class Memberships:
             accounts.setdefault(account, {})[audience] = self._members_to_publish(audience, written)
         for account, stored in accounts.items():
             self._publish(account, stored)
+        self._tell(outcome)
 
     def _members_to_publish(
         self, audience: str, written: _Written, *, is_refreshed: bool = False
@@ -507,8 +514,8 @@ class Memberships:
         self.readers_of(state.account).updates.drop(audience)
         self._states.forget(audience)
         self._log.forget(state)
-        self._log.notify()
         self._publish(state.account, {}, dropped=[audience])
+        self._log.notify([audience])
 
     # --- erased users ---
 
@@ -630,20 +637,14 @@ class Memberships:
         self._log.written(after, starts)
         self._publish_written({audience: _Written(after, starts, {})})
 
-    def wait(self, audience: str, after: int, deadline: float) -> bool:
-        """Blocks until there is a change above `after`. False: the membership was dropped or the deadline
-        passed. Call without the state lock.
+    def listen(self, audience: str, changed: Callable[[], None]) -> Callable[[], None]:
+        """Calls `changed` after each change of the audience, until the result is called. May be called
+        without the state lock.
         """
-        return self._log.wait(audience, after, deadline)
-
-    def wait_for_refresh(self, known: int, deadline: float) -> int:
-        """Blocks until memberships changed more than `known` times, or the deadline passes. Call without the
-        state lock.
-        """
-        return self._log.wait_for_refresh(known, deadline)
+        return self._log.listen(audience, changed)
 
     def close(self) -> None:
-        """Wakes all waiters."""
+        """Calls all who listen."""
         self._log.close()
 
 

@@ -386,15 +386,10 @@ class StoredMemberships(OpenStore):
         with self._locked():
             return self._state.memberships.sequence_at(audience, instant)
 
-    def wait_for_changes(self, audience: str, after: int, deadline: float) -> bool:
-        """Blocks until the audience has a change above `after`, is dropped or the deadline passes."""
+    def listen(self, audience: str, changed: Callable[[], None]) -> Callable[[], None]:
+        """Calls `changed` after each change of the audience, until the result is called."""
         self._check()
-        return self._state.memberships.wait(audience, after, deadline)
-
-    def wait_for_refresh(self, known: int, deadline: float) -> int:
-        """Blocks until stored memberships changed more than `known` times, or the deadline passes."""
-        self._check()
-        return self._state.memberships.wait_for_refresh(known, deadline)
+        return self._state.memberships.listen(audience, changed)
 
     def opt_in(self, audience: str, opted_in: OptedIn) -> None:
         """Records from now on when these values of a member change."""

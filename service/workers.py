@@ -1,0 +1,133 @@
+"""Threads that run calls, count and limit them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import Any, TypeAlias
+
+import structlog
+
+from engine.errors import LimitExceeded
+from engine.measures import Counter, Durations
+from service.first_message import Call, FirstMessages
+
+_logger = structlog.get_logger("milepost.service")
+
+_Task: TypeAlias = tuple[float, Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+"""When it was queued, by `time.monotonic`, and the call."""
+
+
+class _Current(threading.local):
+    """Whether the call that this thread runs counts towards the limit."""
+
+    counts = False
+
+
+class Workers(ThreadPoolExecutor):
+    """Daemon threads, started as needed, that count and limit their calls, running and queued.
+
+    gRPC takes nothing but a ThreadPoolExecutor, and only submits to it. The executor's own `submit` makes a
+    future for each call, which costs more than the rest of the way to a handler and which nobody reads.
+    """
+
+    def __init__(
+        self, name: str, threads: int, in_flight_max: int, first_messages: FirstMessages | None = None
+    ) -> None:
+        """With `first_messages` a call with one request takes no thread before its message is there."""
+        super().__init__(max_workers=threads)
+        self.name = name
+        self.in_flight_max = in_flight_max
+        self.refused = Counter()
+        """Calls refused because the pool was full."""
+        self.waits = Durations()
+        """How long calls waited for a thread."""
+        self._threads_max = threads
+        self._first_messages = first_messages
+        self._started = 0
+        self._due = 0
+        self._in_flight = 0
+        self._admitted = 0
+        self._lock = threading.Lock()
+        self._current = _Current()
+        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
+
+    @property
+    def in_flight(self) -> int:
+        """Number of calls running or queued."""
+        return self._in_flight
+
+    def refuse_if_full(self) -> None:
+        """Raises LimitExceeded when the limit of calls is reached. A call counts until its answer is ready to
+        be sent.
+        """
+        if self._admitted >= self.in_flight_max:
+            self.refused.add()
+            raise LimitExceeded(
+                f"{self.in_flight_max} calls of this kind are already in flight",
+                metadata={"limit": str(self.in_flight_max), "pool": self.name},
+            )
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Runs `fn` in a thread of the pool and counts it until it ends. The future does not wait for it."""
+        with self._lock:
+            self._in_flight += 1
+            self._admitted += 1
+        call = None if self._first_messages is None else Call.of(args)
+        if call is None or self._first_messages is None:
+            self._run(fn, args, kwargs)
+        else:
+            self._first_messages.receive(call, lambda task: self._run(fn, task, kwargs))
+        return _SUBMITTED
+
+    def _run(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Has a thread call `fn`, a new one if all are busy and there may be more."""
+        with self._lock:
+            self._due += 1
+            if self._started < min(self._due, self._threads_max):
+                self._started += 1
+                threading.Thread(target=self._work, name=self.name, daemon=True).start()
+        self._tasks.put((time.monotonic(), fn, args, kwargs))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Ends the threads after the calls that are queued."""
+        with self._lock:
+            started, self._started = self._started, self._threads_max
+        for _ in range(started):
+            self._tasks.put(None)
+
+    def leave(self) -> None:
+        """Takes the call that this thread runs from the limit. Called before its answer is sent, so that a
+        caller who has an answer can make the next call.
+        """
+        if self._current.counts:
+            self._current.counts = False
+            with self._lock:
+                self._admitted -= 1
+
+    def _work(self) -> None:
+        while True:
+            task = self._tasks.get()
+            if task is None:
+                return
+            queued_at, fn, args, kwargs = task
+            self.waits.add(time.monotonic() - queued_at)
+            self._current.counts = True
+            try:
+                fn(*args, **kwargs)
+            except BaseException:
+                _logger.exception("call failed outside of its handler")
+            finally:
+                # What a call holds is freed before the next one comes, which may be in hours.
+                del task, fn, args, kwargs
+                self.leave()
+                with self._lock:
+                    self._due -= 1
+                    self._in_flight -= 1
+
+
+_SUBMITTED: Future[Any] = Future()
+_SUBMITTED.set_result(None)
