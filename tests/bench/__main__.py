@@ -10,6 +10,7 @@ python -m tests.bench import-users                   a Parquet file of users, be
 python -m tests.bench ingest                         unary and streamed ingest, beside reading the same bytes
 python -m tests.bench deliveries                     changes delivered per second, for each kind of output
 python -m tests.bench live                           acknowledgement to watch, events nobody reads, ticks
+python -m tests.bench watchers                       what thousands of watchers cost, and checks beside them
 python -m tests.bench local                          local checks of the Python client, without a call
 python -m tests.bench growth --keep DIRECTORY        how everything grows, from 100 k to 10 M users
 python -m tests.bench intervals --keep DIRECTORY     how often the true size lies inside the interval
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "local": _local,
         "deliveries": _deliveries,
         "live": _live,
+        "watchers": _watchers,
     }.get(options.table)
     if run is None:
         _service(console)
@@ -108,7 +110,15 @@ def _parser() -> argparse.ArgumentParser:
     live.add_argument("--events", type=int, default=100_000, help="to take the cost of one of")
     live.add_argument("--erased", type=int, default=100_000)
     live.add_argument("--tick-users", type=int, default=500_000)
+    _add_watchers(tables)
     return parser
+
+
+def _add_watchers(tables: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    watchers = tables.add_parser("watchers", help="thousands of watchers: memory, CPU, checks beside them")
+    watchers.add_argument("--watchers", type=int, nargs="+", default=(0, 100, 1_000, 5_000))
+    watchers.add_argument("--audiences", type=int, default=50, help="that they follow, in turn")
+    watchers.add_argument("--seconds", type=float, default=15.0, help="that quiet watchers are measured")
 
 
 def _add_checks(tables: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -235,6 +245,13 @@ def _bystander(options: argparse.Namespace, console: Console) -> None:
 
     scale = marketing_world.Scale(users=options.users, events=options.events)
     bystander.run(bystander.Options(scale=scale, seconds=options.seconds, keep=options.keep), console)
+
+
+def _watchers(options: argparse.Namespace, console: Console) -> None:
+    from tests.bench import watchers
+
+    chosen = watchers.Options(watchers=options.watchers, audiences=options.audiences, seconds=options.seconds)
+    watchers.run(chosen, console)
 
 
 def _live(options: argparse.Namespace, console: Console) -> None:
