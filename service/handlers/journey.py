@@ -157,11 +157,11 @@ class JourneyHandlers(journey_service_pb2_grpc.JourneyServiceServicer):
     def PreviewEdit(
         self, request: pb.PreviewEditRequest, context: grpc.ServicerContext
     ) -> pb.PreviewEditResponse:
-        engine = self._runtime.engine
+        engine, at_least = self._runtime.engine, self._runtime.at_least(request.at_least)
         preview = engine.edit_previews.preview(
             edited_by(engine, request),
             as_of=optional_instant(request, "as_of"),
-            at_least=self._runtime.at_least(request.at_least),
+            at_least=at_least,
             deadline=self._runtime.deadline(context),
         )
         return pb.PreviewEditResponse(

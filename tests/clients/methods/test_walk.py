@@ -34,6 +34,8 @@ SHORT_NAMES = {
     "CheckMembership": "check",
     "BatchCheckMembership": "check_many",
     "WatchMembership": "watch",
+    # Each kind of edit has a method of its own.
+    "PreviewEdit": "preview_apply_journey",
 }
 """The questions that services ask all the time."""
 ROOMS = {
