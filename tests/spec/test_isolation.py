@@ -49,14 +49,16 @@ NAMES = """
 """
 """Fields that hold names of resources."""
 TEXTS = """
-    account_id api_key_id at_least attributes bootstrap_servers column confirmation connection_id
-    contains default_name denied_values display_name ends_with epoch equals etag event_id event_id_column
-    event_name external_name failure fault from_user_id given_values glob greater_or_equal
-    greater_than id identities identity_type ignored_columns input_column input_id journey_id key
-    label less_or_equal less_than matches milestone_id name_column of order_by output_id page_token
-    path paths prefix purpose query regulation request_id revision salt secret servers starts_with
-    stream string_value subject time_column time_format time_zone to_user_id topic type_column
-    unset_attributes unset_identities url user_id user_id_column user_ids values workspace_id
+    account_id api_key_id at_least attributes bootstrap_servers ca_certificates column confirmation
+    connection_id contains credentials default_name denied_values display_name ends_with epoch
+    equals etag event_id event_id_column event_name external_name failure fault from_user_id
+    given_values glob greater_or_equal greater_than hashed_attributes hashed_identities id
+    identities identity_type ignored_columns input_column input_id journey_id key label last_error
+    less_or_equal less_than matches milestone_id name_column of order_by output_id page_token
+    password path paths prefix purpose query regulation request_id revision salt secret servers
+    starts_with stream string_value subject time_column time_format time_zone to_user_id topic
+    type_column unset_attributes unset_identities url user user_id user_id_column user_ids values
+    workspace_id
 """
 """Fields that hold other texts. A field of the contract is in one of these, or the test fails."""
 OF_EVENTS = ("events.name", "event.name", "steps.name")
