@@ -5,11 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import grpc
 import pytest
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from milepost.v1.audience_service_pb2 import WatchMembershipResponse
+from service.deaf_callers import DeafCallers
+from service.waiting import Waiting
 from service.waiting_streams import STREAM_THREADS, StreamWorkers
 from service.workers import Workers
 from tests.harness import Serving, eventually, read_refusal, serving
@@ -54,7 +58,7 @@ def test_watchers_wait_without_threads_and_all_hear_of_a_change(watched: tuple[S
 
 
 def test_callers_that_do_not_read_hold_up_no_others(tmp_path: Path) -> None:
-    """There are more of them than threads. `test_streams` has how such a caller is cut off."""
+    """There are more of them than threads. The next test has how such a caller is cut off."""
     with serving(tmp_path / "store", access_log="none", readers=0) as service:
         audience = build(service)
         users = [f"{number:0>200}" for number in range(3_000)]
@@ -71,6 +75,31 @@ def test_callers_that_do_not_read_hold_up_no_others(tmp_path: Path) -> None:
                 items, cursor = until_mark(stream)
                 assert (cursor, sum(len(item.snapshot.user_ids) for item in items)) == (3_003, 3_003)
                 stream.cancel()
+
+
+class Breaking:
+    """A context of gRPC that notes with what its call is broken off."""
+
+    def __init__(self) -> None:
+        self._rpc_event = self.call = self
+        self.ended: list[tuple[object, ...]] = []
+
+    def cancel(self, *status: object) -> None:
+        self.ended.append(status)
+
+
+def test_a_caller_that_does_not_read_is_cut_off_so_that_it_tries_again() -> None:
+    """One that reads, or whose stream waits, is not."""
+    deaf_callers, context = DeafCallers(0.0), Breaking()
+    sent = deaf_callers.sent(iter(["an answer", Waiting(0.0), "another"]), "watch", cast(Any, context))
+    assert next(sent) == "an answer"
+    deaf_callers._turn()
+    assert context.ended == [
+        (cygrpc.StatusCode.unavailable, "the caller did not read for 0 seconds: read on, or resume")
+    ]
+    assert next(sent) == Waiting(0.0)
+    deaf_callers._turn()
+    assert len(context.ended) == 1
 
 
 def test_a_release_of_grpc_with_other_parts_gives_each_stream_a_thread(
