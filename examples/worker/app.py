@@ -20,6 +20,13 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 BODY_BYTES_MAX = 8 << 20
 ENTERED, EXITED = "milepost.membership.entered", "milepost.membership.exited"
+BEGIN, END = "milepost.snapshot.begin", "milepost.snapshot.end"
+TABLES = (
+    "members (user_id TEXT PRIMARY KEY)",
+    "arriving (user_id TEXT PRIMARY KEY)",  # of a snapshot that has not ended
+    "snapshot (is_open INTEGER PRIMARY KEY)",  # one row while there is such a snapshot
+    "seen (source TEXT, id TEXT, PRIMARY KEY (source, id))",
+)
 
 
 class Members:
@@ -29,10 +36,8 @@ class Members:
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, check_same_thread=False)
         with self._db:
-            self._db.execute("CREATE TABLE IF NOT EXISTS members (user_id TEXT PRIMARY KEY)")
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS seen (source TEXT, id TEXT, PRIMARY KEY (source, id))"
-            )
+            for table in TABLES:
+                self._db.execute(f"CREATE TABLE IF NOT EXISTS {table}")
 
     def apply(self, events: list[dict[str, Any]]) -> int:
         """Applies the events that are new, all of them or none. Returns how many were."""
@@ -46,11 +51,22 @@ class Members:
         return fresh
 
     def _change(self, event: dict[str, Any]) -> None:
-        user = (event["data"]["user_id"],)
-        if event["type"] == ENTERED:
-            self._db.execute("INSERT OR IGNORE INTO members VALUES (?)", user)
-        elif event["type"] == EXITED:
-            self._db.execute("DELETE FROM members WHERE user_id = ?", user)
+        run = self._db.execute
+        if event["type"] == BEGIN:
+            run("DELETE FROM arriving")
+            run("INSERT OR IGNORE INTO snapshot VALUES (1)")
+        elif event["type"] == END:
+            # Users who left while nothing was sent are not in the snapshot.
+            run("DELETE FROM members")
+            run("INSERT INTO members SELECT user_id FROM arriving")
+            run("DELETE FROM snapshot")
+        elif event["type"] in (ENTERED, EXITED):
+            table = "arriving" if run("SELECT 1 FROM snapshot").fetchone() else "members"
+            user = (event["subject"],)
+            if event["type"] == ENTERED:
+                run(f"INSERT OR IGNORE INTO {table} VALUES (?)", user)
+            else:
+                run(f"DELETE FROM {table} WHERE user_id = ?", user)
 
     def all(self) -> list[str]:
         """The members, in order."""

@@ -79,7 +79,7 @@ def test_changes_flow_to_watchers_and_outputs_when_time_moves(seed: Path) -> Non
         def delivered() -> list[tuple[str, str]]:
             lines = file.read_text("utf-8").splitlines() if file.exists() else []
             events = [json.loads(line) for line in lines]
-            return [(each["type"].rpartition(".")[2], each["data"]["user_id"]) for each in events]
+            return [(each["type"].rpartition(".")[2], each.get("subject", "")) for each in events]
 
         assert eventually(lambda: ("entered", "ann") in delivered())
         service.clock.advance("28d23h")

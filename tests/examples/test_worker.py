@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from standardwebhooks import Webhook
 
-from examples.worker.app import ENTERED, Members, server
+from examples.worker.app import BEGIN, END, ENTERED, EXITED, Members, server
 from milepost import make_event, testing
 from milepost.outputs import WebhookOutput
 from tests.harness import eventually
@@ -63,7 +63,7 @@ def test_members_follow_the_audience(members: Members, worker: ThreadingHTTPServ
 def test_only_signed_requests_count_and_a_repeated_one_once(
     members: Members, worker: ThreadingHTTPServer
 ) -> None:
-    event = {"source": "/a", "id": "1", "type": ENTERED, "data": {"user_id": "ann"}}
+    event = {"source": "/a", "id": "1", "type": ENTERED, "subject": "ann"}
     body = json.dumps([event])
     sent_at = datetime.now(UTC)
 
@@ -87,3 +87,16 @@ def test_only_signed_requests_count_and_a_repeated_one_once(
     assert [post(signature), post(signature)] == [204, 204]
     assert members.all() == ["ann"]
     assert members.apply([event]) == 0
+
+
+def test_a_snapshot_replaces_the_members_when_it_ends(members: Members) -> None:
+    def sent(id_: str, kind: str, user: str = "") -> dict[str, str]:
+        return {"source": "/a", "id": id_, "type": kind, "subject": user}
+
+    members.apply([sent("1", ENTERED, "ann"), sent("2", ENTERED, "bob")])
+    members.apply([sent("3", BEGIN), sent("4", ENTERED, "bob"), sent("5", ENTERED, "cid")])
+    assert members.all() == ["ann", "bob"]
+    members.apply([sent("6", EXITED, "bob"), sent("7", END)])
+    assert members.all() == ["cid"]
+    members.apply([sent("8", ENTERED, "dan")])
+    assert members.all() == ["cid", "dan"]

@@ -95,11 +95,21 @@ def test_its_outputs_go_on_where_they_stood(tmp_path: Path, version: int) -> Non
         Client(service.address, account=ACCOUNT, api_key=RELEASES[version].operator) as client,
     ):
         client.upsert_users([make_user_update("new", {"plan": "gold"})], input="shop/web")
-        eventually(delivered.exists)
-        eventually(delivered.read_text)
-    events = [json.loads(line) for line in delivered.read_text(encoding="utf-8").splitlines()]
-    # All others were delivered by the build that wrote the store.
-    assert [event["data"]["user_id"] for event in events] == ["new"]
+        members = set(client.list_members("spring/gold"))
+        eventually(lambda: {each.get("subject") for each in lines_of(delivered)} >= members)
+        eventually(lambda: "milepost.snapshot.end" in [each["type"] for each in lines_of(delivered)])
+    begin, *events = lines_of(delivered)
+    # The build that wrote the store knew no epochs, so the receiver gets a snapshot of this one.
+    assert begin["type"] == "milepost.snapshot.begin"
+    entered = [each["subject"] for each in events if each["type"] == "milepost.membership.entered"]
+    assert sorted(entered) == sorted(members)
+    assert len(events) == len(members) + 1
+
+
+def lines_of(file: Path) -> list[dict[str, Any]]:
+    """The events of an output's file."""
+    written = file.read_text("utf-8") if file.exists() else ""
+    return [json.loads(line) for line in written.rpartition("\n")[0].splitlines()]
 
 
 @pytest.mark.parametrize("version", RELEASES)

@@ -286,8 +286,13 @@ def delivered(file: Path) -> set[str]:
     members: set[str] = set()
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
         event = json.loads(line)
-        change = members.add if event["type"].endswith("entered") else members.discard
-        change(event["data"]["user_id"])
+        match event["type"].removeprefix("milepost."):
+            case "snapshot.begin":
+                members.clear()
+            case "membership.entered":
+                members.add(event["subject"])
+            case "membership.exited":
+                members.discard(event["subject"])
     return members
 
 

@@ -173,7 +173,8 @@ def test_the_page_on_journeys_shows_this_journey(client: Client) -> None:
 def lines_of(file: Path) -> list[dict[str, Any]]:
     if not file.exists():
         return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    events = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [event for event in events if event["type"].startswith("milepost.membership.")]
 
 
 def wait_for_lines(file: Path, count: int) -> list[dict[str, Any]]:
