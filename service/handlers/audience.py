@@ -259,6 +259,9 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
         )
         try:
             while not self._runtime.has_ended(context):
+                if request.connection:
+                    # A connection that was deleted or deactivated has no consumer any more.
+                    self._runtime.engine.connections.watched(request.connection, "connection")
                 item = watch.take()
                 if item is None:
                     yield from wake.until(watch.due)

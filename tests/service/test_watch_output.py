@@ -20,10 +20,11 @@ from milepost.v1.connection_service_pb2 import (
     CreateConnectionRequest,
     CreateOutputRequest,
     DeactivateConnectionRequest,
+    DeleteConnectionRequest,
     GetConnectionRequest,
 )
 from milepost.v1.journey_service_pb2 import DeleteMilestoneRequest
-from tests.harness import ACCOUNT, Refusal, Serving, eventually, refusal_of, serving
+from tests.harness import ACCOUNT, CALL_TIMEOUT_S, Refusal, Serving, eventually, refusal_of, serving
 from tests.service.delivery.test_delivery import MILESTONE, activate, build, connect, get, set_tier, wait_for
 from tests.service.test_watch import request_of, told, until_mark
 
@@ -190,6 +191,24 @@ def test_the_exits_of_a_deleted_audience_wait_for_the_consumer(service: Serving)
     assert acknowledge(service, cursor) == 6
     gone = refusal_of(service.connections.GetConnection, GetConnectionRequest(name=WATCH))
     assert gone.code is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("deletes", [False, True])
+def test_a_watch_ends_with_its_connection(service: Serving, deletes: bool) -> None:
+    # The audience stays calculated for the file.
+    request = request_of("", connection=WATCH)
+    request.progress_interval.FromMilliseconds(100)
+    stream = service.audiences.WatchMembership(request, timeout=CALL_TIMEOUT_S)
+    until_mark(stream)
+    if deletes:
+        service.connections.DeleteConnection(DeleteConnectionRequest(name=WATCH))
+    else:
+        service.connections.DeactivateConnection(DeactivateConnectionRequest(name=WATCH))
+    with pytest.raises(grpc.RpcError):
+        for _ in stream:
+            pass
+    expected = grpc.StatusCode.NOT_FOUND if deletes else grpc.StatusCode.FAILED_PRECONDITION
+    assert stream.code() is expected
 
 
 def test_the_python_client_watches_and_acknowledges(service: Serving) -> None:
