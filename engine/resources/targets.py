@@ -322,8 +322,6 @@ class Kafka(_Target, frozen=True, tag="kafka"):
         if bool(self.user) != bool(self.password):
             field = "password" if self.user else "user"
             yield self._fault(field, "is required: a user and a password belong together")
-        if self.user and self.sasl_mechanism is SaslMechanism.PLAIN and not self.use_tls:
-            yield self._fault("sasl_mechanism", "sends the password readable: set use_tls, or choose SCRAM")
         yield from self._ca_faults(self.ca_certificates)
         if self.ca_certificates and not self.use_tls:
             yield self._fault("ca_certificates", "needs use_tls")

@@ -12,7 +12,6 @@ from engine.resources.targets import (
     Kafka,
     Nats,
     Redis,
-    SaslMechanism,
     Target,
     Webhook,
 )
@@ -158,9 +157,6 @@ def test_what_kafka_needs_besides_an_address() -> None:
     assert described(Kafka("h", "t", user="u")) == [("password", together)]
     assert described(Kafka("h", "t", password="p")) == [("user", together)]
     assert described(Kafka("h", "t", ca_certificates=CERTIFICATE)) == [("ca_certificates", "needs use_tls")]
-    readable = Kafka("h", "t", user="u", password="p", sasl_mechanism=SaslMechanism.PLAIN)
-    assert [field for field, _ in described(readable)] == ["sasl_mechanism"]
-    assert described(msgspec.structs.replace(readable, use_tls=True)) == []
     known = Kafka("h", "t", user="u", password="p")
     assert Kafka("h", "s", user="u").with_secrets_of(known) == Kafka("h", "s", user="u", password="p")
     for other in (Kafka("g", "t", user="u"), Kafka("h", "t", user="v")):
