@@ -1,7 +1,7 @@
 """What a running engine and its store count and time about themselves, for monitoring.
 
-The parts count with `Counter` and `Durations`, and hand out `Measure`s when asked. Whoever embeds the engine
-turns those into the form of a monitoring system; the service makes Prometheus metrics of them.
+The parts count with `Counter` and `Durations`, and hand out `Measure`s when asked. A program that embeds the
+engine turns those into the form of a monitoring system; the service makes Prometheus metrics of them.
 """
 
 from __future__ import annotations

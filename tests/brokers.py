@@ -165,7 +165,7 @@ def free_port() -> Iterator[int]:
 
 
 class Relay:
-    """Passes bytes between clients and a server, until it is told to keep answers to itself."""
+    """Passes bytes between clients and a server, until it has to keep answers back."""
 
     def __init__(self, port: int, tls: ssl.SSLContext | None) -> None:
         self._server_port = port

@@ -29,7 +29,7 @@ ENDED_AT_ONCE = frozenset({Kind.STREAM, Kind.IMPORT, Kind.WATCHER, Kind.PROBE})
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # Whoever called decides whether to repeat a call.
+    # The caller decides whether to repeat a call.
     ("grpc.enable_retries", 0),
 )
 

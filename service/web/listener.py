@@ -157,7 +157,7 @@ def _settings(application: App, certificates: Certificates | None) -> uvicorn.Co
         log_config=None,
         log_level="error",
         access_log=False,
-        # Whoever wants to be believed about other addresses can say so: the peer is what the log names.
+        # Any caller can claim another address, so the log names the peer.
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,

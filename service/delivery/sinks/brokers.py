@@ -26,7 +26,7 @@ def require(package: str, extra: str) -> None:
 
 
 def faulty(kind: str, field: str, why: str) -> SinkError:
-    """A fault that goes on until somebody changes a field of the output."""
+    """A fault that goes on until a field of the output is changed."""
     return SinkError(
         f"output.{kind}.{field}: {why}; change it with UpdateOutput, then resume the connection", final=True
     )

@@ -217,7 +217,7 @@ def _response_error() -> type[Exception]:
 
 @functools.cache
 def _connection_class() -> Any:
-    """The client's connection, over sockets that somebody else connects."""
+    """The client's connection, over sockets that are connected already."""
     from redis.connection import Connection
 
     class GuardedConnection(Connection):

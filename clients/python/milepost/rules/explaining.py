@@ -17,7 +17,7 @@ def reasons(
     target: str, journey: TestedJourney, explained: Callable[[str], ExplainMembershipResponse]
 ) -> Iterator[str]:
     """Why a user is in a milestone `journey/milestone` or not: the milestones on the way to it, down to the
-    first that the user is not in, with each criterion of theirs that combines no others. Where a sibling took
+    first that the user is not in, with each of their criteria that combines no others. Where a sibling took
     the user, or none did and the user remained, the siblings follow.
     """
     answer = explained(target)

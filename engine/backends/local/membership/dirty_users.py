@@ -62,7 +62,7 @@ class Flight:
             self._late[group].difference_update(some)
 
     def settle(self) -> None:
-        """Everyone taken so far was evaluated. Whoever comes now is dirty after the refresh."""
+        """Everyone taken so far was evaluated. Users that come now are dirty after the refresh."""
         self._is_settled = True
 
     @property

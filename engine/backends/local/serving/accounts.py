@@ -107,7 +107,7 @@ class SharedAccount:
     def _block(self, words: int) -> Words:
         at = self._arena.allocate(words * WORD_BYTES)
         block = self._arena.array(at, words)
-        # Whoever in this process still reads the block keeps the array alive.
+        # Code in this process that still reads the block keeps the array alive.
         weakref.finalize(block, self._arena.free, at, words * WORD_BYTES).atexit = False
         return block
 

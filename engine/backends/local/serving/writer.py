@@ -116,7 +116,7 @@ class LocalServing:
         shared = self._shared(account)
         dirty = published.dirty[scope]
         assert dirty.groups is not None
-        # Whoever is dirty now is touched after this stamp, and so is everyone whom a later write touches.
+        # Users that are dirty now are touched after this stamp, and so are those of later writes.
         stamp, self._stamp = self._stamp, self._stamp + 1
         shared.touch(dict(enumerate(dirty.groups)), self._stamp)
         known = self._scopes.get(scope) or self._new_scope(scope)

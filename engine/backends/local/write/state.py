@@ -518,7 +518,7 @@ def _column_chunks(columns: C, rows_max: int, apply: Callable[[C, int], Touched]
 
 
 class ServesRevisions(Serves, Protocol):
-    """Is told of revisions as well."""
+    """Hears of revisions as well."""
 
     def reach(self, revision: int) -> None:
         """Everything up to this revision is applied."""
