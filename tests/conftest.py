@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -15,6 +16,7 @@ settings.register_profile("milepost", deadline=None, derandomize=False, print_bl
 settings.load_profile("milepost")
 
 SEED_BITS = 32
+SEED = "hypothesis_seed"
 
 LONG_FILES = (
     "spec/test_criteria_worlds.py",
@@ -35,10 +37,19 @@ LONG_FILES = (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose the seed of this run before Hypothesis reads it, unless `--hypothesis-seed` gives one."""
+    """Choose the seed of this run before Hypothesis reads it, unless `--hypothesis-seed` gives one. Workers
+    take the seed of the process that started them, which names it.
+    """
     keep_apart()
     if config.getoption("--hypothesis-seed") is None:
-        config.option.hypothesis_seed = str(secrets.randbits(SEED_BITS))
+        given = getattr(config, "workerinput", {})
+        config.option.hypothesis_seed = given.get(SEED) or str(secrets.randbits(SEED_BITS))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give the seed to a worker of pytest-xdist."""
+    node.workerinput[SEED] = str(node.config.getoption("--hypothesis-seed"))
 
 
 def pytest_report_header(config: pytest.Config) -> str:

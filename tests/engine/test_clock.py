@@ -165,6 +165,20 @@ def test_a_restart_needs_no_confirmation(
     assert warnings(caplog) == []
 
 
+def test_a_start_believes_a_clock_an_hour_ahead_and_no_later_start_adds_to_it(
+    machine: Machine, documents: Documents
+) -> None:
+    """Retention allows for it: events are removed a day after they have left it."""
+    started(machine, documents).save()
+    for _ in range(3):
+        machine.wrong = HOUR
+        assert readings(started(machine, documents)) == (ClockState.SETTLED, HOUR, HOUR)
+        machine.wrong = 0
+        state, now, settled = readings(started(machine, documents))
+        assert (state, settled) == (ClockState.HELD, HOUR)
+        assert now == HOUR
+
+
 def test_after_long_downtime_answers_follow_and_removals_wait(
     machine: Machine, documents: Documents, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,7 +15,7 @@ from engine.audiences.live import STORED_AGE_MICROS_MAX
 from engine.audiences.model import MemberPage, MembershipStatus, SavedTarget
 from engine.backends.base import Change, EventRecord
 from engine.backends.local.backend import LocalBackend
-from engine.clock import Clock, ClockState
+from engine.clock import RESTART_GAP_MICROS, Clock, ClockState
 from engine.criteria.model import Criterion, EventType, Not
 from engine.resources.records import Milestone
 from engine.retention import PAST_QUESTIONS_MICROS
@@ -69,7 +69,7 @@ class ClockRound:
             world = msgspec.structs.replace(world, event_retention=retention)
         operations, journeys = tuple(_plain(world.operations)), (*world.journeys, *WINDOWED)
         self._world = msgspec.structs.replace(world, operations=operations, journeys=journeys)
-        self.machine = Machine(world.as_of - 20 * DAY)
+        self.machine = Machine(self._start(world.as_of - 20 * DAY))
         self._directory = directory
         self._happened: list[drawn.Operation] = []
         self._sentinels: list[tuple[Micros, EventRecord]] = []
@@ -79,9 +79,14 @@ class ClockRound:
         self._refreshed: Micros = 0
         self._lag: Micros = 0
         """Downtime before starts under a wrong clock: unknown to the service until it believes the clock."""
+        self._started_ahead = False
         self.steps = 0
         self.jumps = 0
         self.removals = 0
+
+    def _start(self, instant: Micros) -> Micros:
+        """The instant, or shortly before its midnight, where retention works in whole days."""
+        return instant if self._source.random() < 0.7 else instant // DAY * DAY + DAY - HOUR // 2
 
     def play(self) -> None:
         """The whole round. Raises ClockFault."""
@@ -123,8 +128,12 @@ class ClockRound:
         backend.remove_events = removing  # type: ignore[method-assign]
 
     def _right_removal(self) -> Micros:
-        """Before which instant a right clock removes events at most."""
-        oldest = self.machine.real - self._world.event_retention - PAST_QUESTIONS_MICROS
+        """Before which instant events are removed at most: that of a right clock, unless a start believed one
+        that was ahead by less than a deployment takes.
+        """
+        ahead = self.clock.settled() - self.machine.real
+        believed = ahead if self._started_ahead and ahead <= RESTART_GAP_MICROS else 0
+        oldest = self.machine.real + max(0, believed) - self._world.event_retention - PAST_QUESTIONS_MICROS
         return oldest // DAY * DAY
 
     def _activate(self) -> None:
@@ -209,6 +218,7 @@ class ClockRound:
         self.machine.restart(down)
         self.machine.wrong = wrong
         self._lag = behind + down if wrong or behind else 0
+        self._started_ahead |= wrong > 0
         self._open()
         self._running.engine = self._engine
         self._work()

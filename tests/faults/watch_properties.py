@@ -109,6 +109,7 @@ class Follower:
         self.epoch = ""
         self.target = ""
         self.is_over = False
+        self.is_watching = False
         self._source = random.Random(f"{seed} {number}")
         self._states = states
         self._digest = 0
@@ -138,6 +139,7 @@ class Follower:
             TARGET, cursor=self.cursor, epoch=self.epoch, progress_interval=MARKS, attempts_max=0
         )
         self._is_resumed = self.cursor is not None
+        self.is_watching = True
         try:
             for update in watch:
                 self._take(update, watch.epoch)
@@ -146,6 +148,7 @@ class Follower:
                     return
         finally:
             watch.close()
+            self.is_watching = False
 
     def _take(self, update: object, epoch: str) -> None:
         match update:
@@ -296,7 +299,7 @@ class Campaign:
             backup, number, gold = self._backup
             self._generation += 1
             restore(backup, self._store)
-            self._states.back_to(number)
+            self._go_back_to(number)
             self._gold = set(gold)
             self._digest = 0
             for user in gold:
@@ -307,6 +310,20 @@ class Campaign:
             upkeep_of(store).snapshot(backup)
             store.close()
             self._backup = backup, self._states.last, set(self._gold)
+
+    def _go_back_to(self, number: int) -> None:
+        """Forgets what came after a batch, also what watchers know of it: they are to see a mark of the
+        restored store before they count as having caught up.
+        """
+        deadline = time.monotonic() + STALLED_S
+        while any(each.is_watching for each in self.followers):
+            # What the last service sent is still being read.
+            if time.monotonic() > deadline:
+                raise PropertyBroken(f"a watch of a killed service has not ended for {STALLED_S:g} s")
+            time.sleep(RETRY_S)
+        self._states.back_to(number)
+        for each in self.followers:
+            each.state = 0
 
     def _wait_for(self, number: int) -> None:
         """Waits until every watcher has a mark of that batch or a later one."""
