@@ -77,11 +77,20 @@ class MilepostError(Exception):
 
     default_reason = "ENGINE_ERROR"
 
-    def __init__(self, message: str, *, reason: str = "", metadata: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "",
+        metadata: Mapping[str, str] | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.reason = reason or self.default_reason
         self.metadata: dict[str, str] = dict(metadata or {})
+        self.retry_after_s = retry_after_s
+        """When the same call may pass, in seconds; None = not by waiting."""
 
 
 class InvalidInput(MilepostError):

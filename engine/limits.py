@@ -142,6 +142,9 @@ ACCOUNT_NAMES_MAX = 10_000
 ACCOUNT_CALLS_PER_SECOND_MAX = 20_000
 ACCOUNT_IN_FLIGHT_MAX = 1_000
 """Calls of all API keys of an account, running ones with streams."""
+ACCOUNT_SLOTS_PERCENT_MAX = 50
+"""Share of every pool of running calls that an account takes at most, of the slots that others leave."""
+SLOTS_PERCENT_MAX = 100
 
 
 class Quotas(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -157,6 +160,7 @@ class Quotas(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     names_max: int = 0
     calls_per_second_max: int = 0
     in_flight_max: int = 0
+    slots_percent_max: int = 0
 
     def effective(self) -> Quotas:
         """With the default of each that is not set."""
@@ -175,6 +179,7 @@ DEFAULT_QUOTAS = Quotas(
     names_max=ACCOUNT_NAMES_MAX,
     calls_per_second_max=ACCOUNT_CALLS_PER_SECOND_MAX,
     in_flight_max=ACCOUNT_IN_FLIGHT_MAX,
+    slots_percent_max=ACCOUNT_SLOTS_PERCENT_MAX,
 )
 
 

@@ -181,6 +181,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     key_in_flight_max: Annotated[
         int, Setting("Maximum running calls of an API key without its own limit, streams included.", 1)
     ] = transport.KEY_IN_FLIGHT_MAX
+    operator_slots_percent_max: Annotated[
+        int,
+        Setting(
+            "Maximum share of the slots of a pool that others leave, of an operator key, in percent.",
+            1,
+            data.SLOTS_PERCENT_MAX,
+        ),
+    ] = data.ACCOUNT_SLOTS_PERCENT_MAX
     stop_grace_s: Annotated[
         float, Setting("Grace period for running calls after SIGTERM, in seconds.", 0)
     ] = transport.STOP_GRACE_S

@@ -21,7 +21,6 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from engine.errors import InvalidInput, MilepostError, Violation
-from service.auth.errors import RateLimited
 
 Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
@@ -116,7 +115,7 @@ def status_of(error: BaseException) -> status_pb2.Status:
     if reason is None or not isinstance(error, MilepostError):
         return _defect(error)
     details = [_packed(_error_info(reason, error.metadata))]
-    if isinstance(error, RateLimited):
+    if error.retry_after_s is not None:
         details.append(_packed(_retry_info(error.retry_after_s)))
     if isinstance(error, InvalidInput):
         bad_request, left_out = _bad_request(error.violations)

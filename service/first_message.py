@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from grpc import _server as internals
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
@@ -50,6 +50,10 @@ class Call(NamedTuple):
         """The task, with the message received."""
         return (*self.task[:_THUNK], self._message, *self.task[_THUNK + 1 :])
 
+    def without_message(self) -> tuple[Any, ...]:
+        """The task for a behaviour that does not look at the message."""
+        return (*self.task[:_THUNK], tuple, *self.task[_THUNK + 1 :])
+
     def _message(self) -> Any:
         """The message; None: the call is over."""
         with self.state.condition:
@@ -66,6 +70,22 @@ class Call(NamedTuple):
                 self.state.trailing_metadata = trailing_metadata
                 code = internals._application_code(status.code)
                 internals._abort(self.state, self.rpc_event.call, code, status.details.encode())
+
+
+class Receives(Protocol):
+    """What receives the messages of the calls of a pool."""
+
+    def receive(self, call: Call, run: Callable[[tuple[Any, ...]], None]) -> None:
+        """Runs the call's task, once, when there is no more to wait for."""
+        ...
+
+
+class NoMessages:
+    """Receives none: a refusal is sent at once, and holds nothing while its caller is silent."""
+
+    def receive(self, call: Call, run: Callable[[tuple[Any, ...]], None]) -> None:
+        """Runs the call's task."""
+        run(call.without_message())
 
 
 class FirstMessages(Repeating):

@@ -146,4 +146,5 @@ def _open_gate(clock: Clock) -> Gate:
         clock,
         calls_per_second_max=CONFIG.key_calls_per_second_max,
         in_flight_max=CONFIG.key_in_flight_max,
+        operator_slots_percent_max=CONFIG.operator_slots_percent_max,
     )

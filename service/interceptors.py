@@ -80,18 +80,26 @@ class CallInterceptor(grpc.ServerInterceptor):
         if admitted is None:
             inner = continuation(handler_call_details)
             if inner is None:
-                return self._refusal(method, None, _unknown(method))
+                return self._refusal(method, None, self._why_unknown(method, handler_call_details))
             admitted = self._wrapped[method] = self._wrap(method, inner)
         handler, pool, stops, is_open = admitted
         try:
             if stops:
                 self._stopping.refuse()
-            if not is_open:
-                self._gate.admit(method, handler_call_details.invocation_metadata)
-            pool.refuse_if_full()
+            caller = None if is_open else self._gate.admit(method, handler_call_details.invocation_metadata)
+            pool.refuse_if_full(None if caller is None else caller.holder)
         except MilepostError as error:
             return self._refusal(method, handler, error)
         return handler
+
+    def _why_unknown(self, method: str, details: grpc.HandlerCallDetails) -> MilepostError:
+        """The refusal of a call of a method that does not exist."""
+        try:
+            if not is_health(method):
+                self._gate.admit_unknown(method, details.invocation_metadata)
+        except MilepostError as error:
+            return error
+        return _unknown(method)
 
     def _refusal(self, method: str, handler: Handler | None, error: MilepostError) -> Handler:
         """A handler that refuses one call, of the same form as `handler`. None: the caller alone knows the

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from engine.measures import Measure, counted, gauge, timed
 from service.config import Config
-from service.first_message import FirstMessages
+from service.first_message import FirstMessages, NoMessages
 from service.limits import MESSAGE_S_MAX, PROBES_MAX
 from service.methods import Kind
 from service.waiting_streams import StreamWorkers
@@ -47,7 +47,7 @@ class Pools:
                     )
                 },
             },
-            Workers("refusal", REFUSAL_THREADS, config.in_flight_max, first),
+            Workers("refusal", REFUSAL_THREADS, config.in_flight_max, NoMessages()),
             first,
         )
 

@@ -88,6 +88,7 @@ class Server:
             engine.clock,
             calls_per_second_max=config.key_calls_per_second_max,
             in_flight_max=config.key_in_flight_max,
+            operator_slots_percent_max=config.operator_slots_percent_max,
         )
         self._pools = Pools.of(config)
         engine.api_keys.subscribe(self._admit)

@@ -27,6 +27,7 @@ from grpc import _server as internals
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from service.first_message import FirstMessages
+from service.slots import Holder
 from service.waiting import CURRENT_WAKE, Waiting
 from service.workers import Workers
 
@@ -77,9 +78,15 @@ class StreamWorkers(Workers):
             for _ in range(STREAM_THREADS):
                 self._ready.put(None)
 
-    def _run(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _run(
+        self,
+        holder: Holder | None,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
         if not args or args[0] is not internals._stream_response_in_pool:
-            super()._run(fn, args, kwargs)
+            super()._run(holder, fn, args, kwargs)
             return
         with self._lock:
             if not self._threads_started:
@@ -87,7 +94,7 @@ class StreamWorkers(Workers):
                 self._timers.start()
                 for _ in range(STREAM_THREADS):
                     threading.Thread(target=self._serve, name=self.name, daemon=True).start()
-        stream = _Stream(args, self._ready, self._timers)
+        stream = _Stream(args, holder, self._ready, self._timers)
         self._open.add(stream)
         stream.begin()
 
@@ -112,16 +119,21 @@ class StreamWorkers(Workers):
             del stream
 
     def _leave(self, stream: _Stream) -> None:
-        with self._lock:
-            if stream.counts:
-                stream.counts = False
-                self._admitted -= 1
+        if stream.counts:
+            stream.counts = False
+            self.slots.give_back(stream.holder)
 
 
 class _Stream:
     """One call, between its answers."""
 
-    def __init__(self, task: tuple[Any, ...], ready: SimpleQueue[_Stream | None], timers: _Timers) -> None:
+    def __init__(
+        self,
+        task: tuple[Any, ...],
+        holder: Holder | None,
+        ready: SimpleQueue[_Stream | None],
+        timers: _Timers,
+    ) -> None:
         _, self._rpc_event, self._state, self._behaviour, self._thunk, self._parse, self._serialise = task
         self._answers: Iterator[Any] | None = None
         self._ready = ready
@@ -129,6 +141,7 @@ class _Stream:
         self._lock = threading.Lock()
         self._place = _Place.WAITING
         self._is_woken = False
+        self.holder = holder
         self.counts = True
         """Whether it counts towards the limit."""
         self.queued_at = time.monotonic()

@@ -13,18 +13,21 @@ import structlog
 
 from engine.errors import LimitExceeded
 from engine.measures import Counter, Durations
-from service.first_message import Call, FirstMessages
+from service.auth.caller import holder_in
+from service.first_message import Call, Receives
+from service.slots import Holder, Slots
 
 _logger = structlog.get_logger("milepost.service")
 
-_Task: TypeAlias = tuple[float, Callable[..., Any], tuple[Any, ...], dict[str, Any]]
-"""When it was queued, by `time.monotonic`, and the call."""
+_Task: TypeAlias = tuple[float, Holder | None, Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+"""When it was queued, by `time.monotonic`, whose it is, and the call."""
 
 
 class _Current(threading.local):
     """Whether the call that this thread runs counts towards the limit."""
 
     counts = False
+    holder: Holder | None = None
 
 
 class Workers(ThreadPoolExecutor):
@@ -35,12 +38,11 @@ class Workers(ThreadPoolExecutor):
     """
 
     def __init__(
-        self, name: str, threads: int, in_flight_max: int, first_messages: FirstMessages | None = None
+        self, name: str, threads: int, in_flight_max: int, first_messages: Receives | None = None
     ) -> None:
         """With `first_messages` a call with one request takes no thread before its message is there."""
         super().__init__(max_workers=threads)
         self.name = name
-        self.in_flight_max = in_flight_max
         self.refused = Counter()
         """Calls refused because the pool was full."""
         self.waits = Durations()
@@ -50,7 +52,8 @@ class Workers(ThreadPoolExecutor):
         self._started = 0
         self._due = 0
         self._in_flight = 0
-        self._admitted = 0
+        self.slots = Slots(name, in_flight_max)
+        """Those of calls that run or are queued. A call holds one until its answer is ready to be sent."""
         self._lock = threading.Lock()
         self._current = _Current()
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
@@ -60,37 +63,46 @@ class Workers(ThreadPoolExecutor):
         """Number of calls running or queued."""
         return self._in_flight
 
-    def refuse_if_full(self) -> None:
-        """Raises LimitExceeded when the limit of calls is reached. A call counts until its answer is ready to
-        be sent.
-        """
-        if self._admitted >= self.in_flight_max:
+    @property
+    def in_flight_max(self) -> int:
+        """The limit of calls."""
+        return self.slots.most
+
+    def refuse_if_full(self, holder: Holder | None) -> None:
+        """Raises LimitExceeded when the limit of calls is reached, or the holder has its share of them."""
+        try:
+            self.slots.check(holder)
+        except LimitExceeded:
             self.refused.add()
-            raise LimitExceeded(
-                f"{self.in_flight_max} calls of this kind are already in flight",
-                metadata={"limit": str(self.in_flight_max), "pool": self.name},
-            )
+            raise
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Runs `fn` in a thread of the pool and counts it until it ends. The future does not wait for it."""
+        holder = holder_in(fn)
+        self.slots.take(holder)
         with self._lock:
             self._in_flight += 1
-            self._admitted += 1
         call = None if self._first_messages is None else Call.of(args)
         if call is None or self._first_messages is None:
-            self._run(fn, args, kwargs)
+            self._run(holder, fn, args, kwargs)
         else:
-            self._first_messages.receive(call, lambda task: self._run(fn, task, kwargs))
+            self._first_messages.receive(call, lambda task: self._run(holder, fn, task, kwargs))
         return _SUBMITTED
 
-    def _run(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _run(
+        self,
+        holder: Holder | None,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
         """Has a thread call `fn`, a new one if all are busy and there may be more."""
         with self._lock:
             self._due += 1
             if self._started < min(self._due, self._threads_max):
                 self._started += 1
                 threading.Thread(target=self._work, name=self.name, daemon=True).start()
-        self._tasks.put((time.monotonic(), fn, args, kwargs))
+        self._tasks.put((time.monotonic(), holder, fn, args, kwargs))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Ends the threads after the calls that are queued."""
@@ -105,15 +117,14 @@ class Workers(ThreadPoolExecutor):
         """
         if self._current.counts:
             self._current.counts = False
-            with self._lock:
-                self._admitted -= 1
+            self.slots.give_back(self._current.holder)
 
     def _work(self) -> None:
         while True:
             task = self._tasks.get()
             if task is None:
                 return
-            queued_at, fn, args, kwargs = task
+            queued_at, self._current.holder, fn, args, kwargs = task
             self.waits.add(time.monotonic() - queued_at)
             self._current.counts = True
             try:

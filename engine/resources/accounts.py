@@ -9,7 +9,7 @@ import msgspec
 from engine.clock import Clock
 from engine.criteria.zones import BadTimeZone, load_zone
 from engine.errors import AlreadyExists, Violation
-from engine.limits import QUOTA_FIELDS, Limits
+from engine.limits import QUOTA_FIELDS, SLOTS_PERCENT_MAX, Limits
 from engine.resources.activation import Activation
 from engine.resources.checks import check_etag, display_name_faults, masked_values, refuse_if_any
 from engine.resources.leftovers import Leftovers
@@ -128,6 +128,8 @@ class Accounts:
         for name in QUOTA_FIELDS:
             if getattr(account.quotas, name) < 0:
                 yield Violation(f"account.quotas.{name}", "must not be negative")
+        if account.quotas.slots_percent_max > SLOTS_PERCENT_MAX:
+            yield Violation("account.quotas.slots_percent_max", f"must be 0 to {SLOTS_PERCENT_MAX}")
         if account.event_retention < 0:
             yield Violation("account.event_retention", "must not be negative")
         try:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextvars import Context, ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 from engine.resources.records import Scope
 from engine.values import Micros
 from service.auth.meter import Meters
+from service.slots import Holder
 
 IMPLIED: dict[Scope, frozenset[Scope]] = {
     Scope.INGEST: frozenset({Scope.INGEST}),
@@ -33,6 +36,8 @@ class Caller:
     expire_time: Micros = 0
     meters: Meters | None = None
     """What its calls count on. None = nothing limits it."""
+    holder: Holder | None = None
+    """Whose share of the slots of a pool its calls take. None = nobody's."""
 
     @property
     def is_operator(self) -> bool:
@@ -69,6 +74,13 @@ def current_key() -> str:
     """Name of the API key of the call that is served in this context, "" where there is none. For logs."""
     call = _CALL.get(None)
     return "" if call is None else call[1].key
+
+
+def holder_in(run: Callable[..., Any]) -> Holder | None:
+    """Who holds the slot of a call, by what gRPC runs it with: the `run` of the call's context."""
+    context = getattr(run, "__self__", None)
+    call = context.get(_CALL) if isinstance(context, Context) else None
+    return None if call is None else call[1].holder
 
 
 def caller_is_operator() -> bool:

@@ -29,5 +29,6 @@ class RateLimited(MilepostError):
     default_reason = "RATE_LIMITED"
 
     def __init__(self, message: str, *, resource: str, limit: int, retry_after_s: float) -> None:
-        super().__init__(message, metadata={"resource": resource, "limit": str(limit)})
-        self.retry_after_s = retry_after_s
+        super().__init__(
+            message, metadata={"resource": resource, "limit": str(limit)}, retry_after_s=retry_after_s
+        )

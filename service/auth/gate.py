@@ -19,6 +19,7 @@ from service.auth.errors import ScopeMissing, Unauthenticated
 from service.auth.meter import Meter, Meters
 from service.auth.methods import rule_of
 from service.auth.snapshot import KeySnapshot, KnownSecret
+from service.slots import Holder
 
 AUTHORIZATION = "authorization"
 BEARER = "Bearer "
@@ -37,11 +38,13 @@ class Gate:
         *,
         calls_per_second_max: int,
         in_flight_max: int,
+        operator_slots_percent_max: int,
     ) -> None:
         """The limits are for keys that have none of their own."""
         self._now = now
         self._calls_per_second_max = calls_per_second_max
         self._in_flight_max = in_flight_max
+        self._operator_slots_percent_max = operator_slots_percent_max
         self._meters: dict[str, Meter] = {}
         self._required = True
         self._callers: dict[bytes, Caller] = {}
@@ -59,7 +62,10 @@ class Gate:
             each.account: (each.calls_per_second_max, each.in_flight_max) for each in snapshot.accounts
         }
         self._meters = {name: self._meter(name, *found) for name, found in limits.items()}
-        self._callers = {secret.digest: self._caller(secret) for secret in snapshot.secrets}
+        holders = {each.account: Holder(each.account, each.slots_percent_max) for each in snapshot.accounts}
+        self._callers = {
+            secret.digest: self._caller(secret, holders.get(secret.account)) for secret in snapshot.secrets
+        }
         self._required = snapshot.required
 
     @property
@@ -67,14 +73,29 @@ class Gate:
         """Whether calls need a key."""
         return self._required
 
-    def admit(self, method: str, metadata: Metadata) -> None:
+    def admit(self, method: str, metadata: Metadata) -> Caller:
         """Makes this the current call. Raises Unauthenticated, ScopeMissing, RateLimited."""
+        caller = self.recognise(method, metadata)
+        self.count(method, caller)
+        return caller
+
+    def count(self, method: str, caller: Caller) -> None:
+        """Counts a call of a caller that is recognised. Raises ScopeMissing, RateLimited."""
+        _require(rule_of(method).scope, caller, method)
+        _count(caller)
+
+    def admit_unknown(self, method: str, metadata: Metadata) -> None:
+        """Makes this the current call, of a method that does not exist: whoever may know that has a key, and
+        asking counts. Raises Unauthenticated, RateLimited.
+        """
+        _count(self.recognise(method, metadata))
+
+    def recognise(self, method: str, metadata: Metadata) -> Caller:
+        """Makes this the current call, and counts nothing. Raises Unauthenticated."""
         caller = self.identify(metadata) if self._required else ANYONE
         # Also of a call that is refused: the log names its key.
         set_call(method, caller)
-        _require(rule_of(method).scope, caller, method)
-        if caller.meters is not None:
-            caller.meters.count_call()
+        return caller
 
     def check(self, method: str, caller: Caller) -> None:
         """Checks again whether a running call is admitted. Raises Unauthenticated, ScopeMissing."""
@@ -120,7 +141,7 @@ class Gate:
         meter.limit(calls_per_second_max, in_flight_max)
         return meter
 
-    def _caller(self, secret: KnownSecret) -> Caller:
+    def _caller(self, secret: KnownSecret, holder: Holder | None) -> Caller:
         names = (secret.key, secret.account)
         return Caller(
             key=secret.key,
@@ -129,12 +150,18 @@ class Gate:
             digest=secret.digest,
             expire_time=secret.expire_time,
             meters=Meters(*(self._meters[name] for name in names if name in self._meters)),
+            holder=holder or Holder(secret.key, self._operator_slots_percent_max),
         )
 
 
 def _require(scope: Scope | None, caller: Caller, method: str) -> None:
     if scope is not None and scope not in caller.scopes:
         raise ScopeMissing(scope, method)
+
+
+def _count(caller: Caller) -> None:
+    if caller.meters is not None:
+        caller.meters.count_call()
 
 
 def _secret_in(metadata: Metadata) -> str:

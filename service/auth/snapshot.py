@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from engine.limits import ACCOUNT_SLOTS_PERCENT_MAX
 from engine.resources.records import Account, ApiKey, Scope, account_of
 from engine.values import Micros
 
@@ -30,6 +31,7 @@ class AccountLimits(msgspec.Struct, frozen=True):
     account: str
     calls_per_second_max: int
     in_flight_max: int
+    slots_percent_max: int = ACCOUNT_SLOTS_PERCENT_MAX
 
 
 class KeySnapshot(msgspec.Struct, frozen=True):
@@ -63,7 +65,9 @@ def snapshot_of(keys: Iterable[ApiKey], accounts: Iterable[Account]) -> KeySnaps
 
 def _limits_of(account: Account) -> AccountLimits:
     quotas = account.quotas.effective()
-    return AccountLimits(account.name, quotas.calls_per_second_max, quotas.in_flight_max)
+    return AccountLimits(
+        account.name, quotas.calls_per_second_max, quotas.in_flight_max, quotas.slots_percent_max
+    )
 
 
 def _secrets_of(key: ApiKey) -> Iterator[KnownSecret]:

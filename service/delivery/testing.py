@@ -25,6 +25,8 @@ TESTED = "milepost.output.test"
 CONNECTION_ID = "_test"
 """No connection can have it."""
 _ID_BYTES = 8
+TEST_RETRY_S = 1.0
+"""When to try again while another test runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class OutputTests:
                     "another test of an output runs: try again once it is done",
                     reason="LIMIT_EXCEEDED",
                     metadata={"limit": "1" if account in self._running else str(OUTPUT_TESTS_MAX)},
+                    retry_after_s=min(TEST_RETRY_S, self._attempt_s_max),
                 )
             self._running.add(account)
         try:

@@ -107,7 +107,7 @@ class Answers:
         asked = self._read_check(request)
         if not isinstance(asked, pb.CheckMembershipRequest) or not self._is_for_here(asked):
             return None
-        if not self._is_id(asked.user_id) or not self._keys.admit(CHECK_METHOD, context, asked.audience):
+        if not self._is_id(asked.user_id) or not self._keys.admit(asked.audience):
             return None
         answer = self._served.contains(asked.audience, asked.user_id)
         if answer is None:
@@ -126,7 +126,7 @@ class Answers:
         user_ids, names = tuple(asked.user_ids), tuple(asked.audiences)
         if not 0 < len(user_ids) * len(names) <= BATCH_PAIRS_MAX or not all(map(self._is_id, user_ids)):
             return None
-        if not self._keys.admit(BATCH_CHECK_METHOD, context, asked.parent):
+        if not self._keys.admit(asked.parent):
             return None
         distinct = tuple(dict.fromkeys(names))
         answer = self._served.contains_many(asked.parent, distinct, user_ids)

@@ -11,15 +11,15 @@ import threading
 import time
 from typing import TypeVar
 
-import grpc
 import msgspec
 
 from engine.backends.base import ServingReader
 from engine.errors import MilepostError
 from engine.values import Micros
-from service.auth.caller import current_caller
-from service.auth.gate import Gate
+from service.auth.caller import current_call
+from service.auth.gate import Gate, Metadata
 from service.auth.snapshot import AccountLimits, KeySnapshot, KnownSecret
+from service.slots import Holder
 
 NANOS_PER_MICRO = 1_000
 
@@ -30,7 +30,13 @@ class ReaderKeys:
     """Knows the API keys. `readers` is how many processes share a key's calls per second."""
 
     def __init__(
-        self, served: ServingReader, *, readers: int, calls_per_second_max: int, in_flight_max: int
+        self,
+        served: ServingReader,
+        *,
+        readers: int,
+        calls_per_second_max: int,
+        in_flight_max: int,
+        operator_slots_percent_max: int,
     ) -> None:
         self._served = served
         self._readers = readers
@@ -38,19 +44,28 @@ class ReaderKeys:
             self._now,
             calls_per_second_max=self._share(calls_per_second_max),
             in_flight_max=in_flight_max,
+            operator_slots_percent_max=operator_slots_percent_max,
         )
         self._version = -1
         self._loading = threading.Lock()
 
-    def admit(self, method: str, context: grpc.ServicerContext, name: str) -> bool:
-        """Whether the call is permitted and may know a resource of that name."""
+    def recognise(self, method: str, metadata: Metadata) -> Holder | None:
+        """Makes this the current call, if its key is known. Returns whose slots it takes."""
         if self._served.keys_version() != self._version:
             self._load()
         try:
-            self._gate.admit(method, context.invocation_metadata())
+            return self._gate.recognise(method, metadata).holder
         except MilepostError:
+            return None
+
+    def admit(self, name: str) -> bool:
+        """Whether the current call is permitted and may know a resource of that name."""
+        try:
+            method, caller = current_call()
+            self._gate.count(method, caller)
+        except (LookupError, MilepostError):
             return False
-        return current_caller().sees(name)
+        return caller.sees(name)
 
     def _load(self) -> None:
         with self._loading:

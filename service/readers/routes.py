@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import grpc
+import structlog
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from grpc_health.v1 import health_pb2
 
@@ -25,14 +26,16 @@ from milepost.v1 import (
 )
 from service.config import Config
 from service.errors import abort
-from service.first_message import FirstMessages
+from service.first_message import FirstMessages, NoMessages
 from service.health import LISTS, Health
 from service.limits import MESSAGE_S_MAX, PROBES_MAX, READER_THREADS
-from service.methods import HEALTH_PREFIX, REFLECTION_METHODS
+from service.methods import HEALTH_PREFIX, REFLECTION_METHODS, is_health
 from service.pools import PROBE_THREADS, REFUSAL_THREADS
 from service.readers.answers import BATCH_CHECK_METHOD, CHECK_METHOD, Answers
 from service.readers.forwarding import Forwarder, was_refused
+from service.readers.keys import ReaderKeys
 from service.reading import RequestReader, checked
+from service.slots import Holder
 from service.stopping import Stopping
 from service.workers import Workers
 
@@ -45,6 +48,8 @@ CONTRACT_FILES: tuple[FileDescriptor, ...] = (
     ingest_service_pb2.DESCRIPTOR,
     journey_service_pb2.DESCRIPTOR,
 )
+
+_logger = structlog.get_logger("milepost.reader")
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Behaviour: TypeAlias = Callable[..., Any]
@@ -69,7 +74,7 @@ class ReaderPools:
         self.unary = Workers("unary", READER_THREADS, config.in_flight_max, first)
         self.streams = Workers("stream", streams_max, streams_max, first)
         self.probes = Workers("probe", PROBE_THREADS, PROBES_MAX, first)
-        self.refusals = Workers("refusal", REFUSAL_THREADS, config.in_flight_max, first)
+        self.refusals = Workers("refusal", REFUSAL_THREADS, config.in_flight_max, NoMessages())
 
     @property
     def in_flight(self) -> int:
@@ -98,6 +103,7 @@ class Routes(grpc.GenericRpcHandler):
     def __init__(
         self,
         pools: ReaderPools,
+        keys: ReaderKeys,
         forwarder: Forwarder,
         answers: Answers,
         health: Health,
@@ -105,6 +111,7 @@ class Routes(grpc.GenericRpcHandler):
         reader: RequestReader,
     ) -> None:
         self._pools = pools
+        self._keys = keys
         self._forwarder = forwarder
         self._stopping = stopping
         self._routes = {
@@ -120,13 +127,25 @@ class Routes(grpc.GenericRpcHandler):
         method = handler_call_details.method
         # A method that is not known here may be known to the writer, which says so otherwise.
         handler, pool, stops = self._routes.get(method) or self._stream(method)
+        holder = self._holder_of(method, handler_call_details)
         if stops and self._stopping.is_set():
             return self._refusal(handler, StoreUnavailable("the service is stopping; try again"))
         try:
-            pool.refuse_if_full()
+            pool.refuse_if_full(holder)
         except LimitExceeded as error:
             return self._refusal(handler, error)
         return handler
+
+    def _holder_of(self, method: str, details: grpc.HandlerCallDetails) -> Holder | None:
+        """Whose slots a call takes here."""
+        if is_health(method):
+            return None
+        try:
+            return self._keys.recognise(method, details.invocation_metadata)
+        except Exception:
+            # A defect here is no reason for the caller to go without an answer. The writer has shares too.
+            _logger.exception("call without a share after a defect", method=method)
+            return None
 
     def _answered(self, behaviour: Behaviour) -> Route:
         """A route of a method that this reader answers, for the most part. Its calls have threads of their

@@ -42,11 +42,12 @@ class ReaderServer:
             self._health.set(service, status)
         self._pools = ReaderPools(config)
         reader = RequestReader(config.batch_bytes_max, config.limits)
-        answers = _answers(start, config, reader)
+        keys, answers = _answers(start, config, reader)
         self.answered = answers.answered
         """Calls that were answered here, by method."""
         routes = Routes(
             self._pools,
+            keys,
             self._forwarder,
             answers,
             self._health,
@@ -98,7 +99,7 @@ class ReaderServer:
         self._forwarder.close()
 
 
-def _answers(start: Start, config: Config, reader: RequestReader) -> Answers:
+def _answers(start: Start, config: Config, reader: RequestReader) -> tuple[ReaderKeys, Answers]:
     tools = registry.registration(start.backend).serving
     assert tools is not None, "the service starts no readers for a backend that serves none"
     served = tools.reader(start.memory, STORED_AGE_MICROS_MAX)
@@ -107,7 +108,8 @@ def _answers(start: Start, config: Config, reader: RequestReader) -> Answers:
         readers=config.readers,
         calls_per_second_max=config.key_calls_per_second_max,
         in_flight_max=config.key_in_flight_max,
+        operator_slots_percent_max=config.operator_slots_percent_max,
     )
     revisions = Revisions(start.store_id, Signer(start.token_secret), served.revision)
     log = CallLog(config.access_log, config.slow_call_ms, LineLimit(config.access_log_lines_max))
-    return Answers(served, revisions, keys, reader, config.limits, log)
+    return keys, Answers(served, revisions, keys, reader, config.limits, log)

@@ -6,11 +6,15 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
+import grpc
 from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor_pb2 import MethodOptions
 
 from engine.errors import InvalidInput, MilepostError, Unsupported, Violation
+from service.auth.gate import AUTHORIZATION, Gate
+from service.errors import code_of
 from service.limits import METHOD_SHOWN_CHARACTERS_MAX
 from service.web.errors import error_of, written
 from service.web.guard import TimedBody
@@ -27,10 +31,25 @@ WEB_TYPES = ("application/grpc-web", "application/grpc-web+proto", "application/
 CONTENT_TYPE_SHOWN_CHARACTERS_MAX = 100
 _TIMEOUT = re.compile(rb"[0-9]{1,10}")
 _JSON = [(b"content-type", b"application/json")]
+_STATUSES = {
+    grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
+    grpc.StatusCode.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
+    grpc.StatusCode.UNIMPLEMENTED: HTTPStatus.NOT_FOUND,
+}
+"""What is refused here: a faulty header, a missing key, too many calls, an unknown method."""
 
 
 class _WrongForm(InvalidInput):
     """The request has a form that the method does not take."""
+
+
+class _WrongVerb(InvalidInput):
+    """The method is called with another verb of HTTP. `allowed` are those that it takes."""
+
+    def __init__(self, verb: str, allowed: str) -> None:
+        super().__init__([Violation("method", f"is {verb}; this path takes {allowed}")])
+        self.allowed = allowed
 
 
 class Front:
@@ -40,12 +59,14 @@ class Front:
         self,
         application: App,
         methods: Mapping[str, MethodDescriptor],
+        gate: Gate,
         *,
         message_s_max: float,
         stream_idle_s: float,
     ) -> None:
         self._application = application
         self._methods = methods
+        self._gate = gate
         self._message_s_max = message_s_max
         self._stream_idle_s = stream_idle_s
         self._openapi = OPENAPI_FILE.read_bytes()
@@ -59,14 +80,10 @@ class Front:
         method = self._methods.get(path)
         try:
             if method is None:
-                raise _unknown(path)
+                self._refuse_unknown(path, scope)
             _check(scope, method)
-        except _WrongForm as error:
-            await _answer(send, HTTPStatus.UNSUPPORTED_MEDIA_TYPE, written(error_of(error)))
-            return
         except MilepostError as error:
-            status = HTTPStatus.NOT_FOUND if method is None else HTTPStatus.BAD_REQUEST
-            await _answer(send, status, written(error_of(error)))
+            await _refuse(send, error)
             return
         if method.client_streaming:
             body = TimedBody(receive, self._stream_idle_s, is_each=True)
@@ -74,9 +91,18 @@ class Front:
             body = TimedBody(receive, self._message_s_max, is_each=False)
         await self._application(scope, body, send)
 
+    def _refuse_unknown(self, path: str, scope: Scope) -> NoReturn:
+        """Raises the refusal of a path that does not exist: whoever may know that has a key."""
+        given = dict(scope["headers"]).get(AUTHORIZATION.encode(), b"").decode("latin-1")
+        self._gate.admit_unknown(path, [(AUTHORIZATION, given)] if given else [])
+        raise _unknown(path)
+
 
 def _check(scope: Scope, method: MethodDescriptor) -> None:
     """Raises what connectrpc refuses before it knows how to write a refusal."""
+    verbs = ("GET", "POST") if _is_read(method) else ("POST",)
+    if scope["method"] not in verbs:
+        raise _WrongVerb(scope["method"], ", ".join(verbs))
     headers = dict(scope["headers"])
     content_type = headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
     is_stream = method.client_streaming or method.server_streaming
@@ -103,6 +129,27 @@ def _unknown(path: str) -> Unsupported:
     )
 
 
-async def _answer(send: Send, status: HTTPStatus, body: bytes) -> None:
-    await send({"type": "http.response.start", "status": status.value, "headers": _JSON})
+def _is_read(method: MethodDescriptor) -> bool:
+    """Whether the method is called with GET too."""
+    is_stream = method.client_streaming or method.server_streaming
+    return not is_stream and method.GetOptions().idempotency_level == MethodOptions.NO_SIDE_EFFECTS
+
+
+async def _refuse(send: Send, error: MilepostError) -> None:
+    headers = list(_JSON)
+    match error:
+        case _WrongVerb():
+            status = HTTPStatus.METHOD_NOT_ALLOWED
+            headers.append((b"allow", error.allowed.encode()))
+        case _WrongForm():
+            status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+        case _:
+            status = _STATUSES[code_of(error)]
+    await _answer(send, status, written(error_of(error)), headers)
+
+
+async def _answer(
+    send: Send, status: HTTPStatus, body: bytes, headers: list[tuple[bytes, bytes]] = _JSON
+) -> None:
+    await send({"type": "http.response.start", "status": status.value, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from connectrpc.interceptor import MetadataInterceptor
 from grpc_health.v1 import health
 
-from engine.errors import Aborted, InvalidInput, LimitExceeded, MilepostError
+from engine.errors import Aborted, InvalidInput, MilepostError
 from service.auth.errors import Unauthenticated
 from service.auth.gate import AUTHORIZATION, Gate
 from service.auth.listening import is_loopback
+from service.slots import Holder, Slots
 from service.web.calls import PASSED_ON, Context
 from service.web.errors import error_of, explained
 
@@ -26,50 +27,56 @@ _READABLE = re.compile(r"[ -~]*")
 """What gRPC takes as the value of metadata."""
 
 
-class Guard(MetadataInterceptor[bool]):
+class _Held(NamedTuple):
+    """The slots that a call holds."""
+
+    pools: list[Slots]
+    holder: Holder | None
+
+
+class Guard(MetadataInterceptor[_Held]):
     """Checks calls, and gives every refusal its reason."""
 
     def __init__(self, gate: Gate, *, calls_max: int, streams_max: int, any_host: bool) -> None:
         """With `any_host` calls without a key are answered whatever host they name."""
         self._gate = gate
-        self._calls_max = calls_max
-        self._streams_max = streams_max
+        self._calls = Slots("http", calls_max)
+        self._streams = Slots("http-stream", streams_max)
         self._any_host = any_host
-        self._calls = 0
-        self._streams = 0
 
-    async def on_start(self, context: Context) -> bool:
+    async def on_start(self, context: Context) -> _Held:
         """Raises the refusal of a call."""
-        is_stream = context.method.stream_type.name != "UNARY"
         try:
-            self._check(context, is_stream)
+            holder = self._admit(context)
+            pools = [self._calls]
+            if context.method.stream_type.name != "UNARY":
+                pools.append(self._streams)
+            for pool in pools:
+                pool.check(holder)
         except MilepostError as error:
             raise error_of(error) from None
-        self._calls += 1
-        self._streams += is_stream
-        return is_stream
+        for pool in pools:
+            pool.take(holder)
+        return _Held(pools, holder)
 
-    async def on_end(self, is_stream: bool, _context: Context, error: Exception | None, /) -> None:
+    async def on_end(self, held: _Held, _context: Context, error: Exception | None, /) -> None:
         """Raises the error with its reason."""
-        self._calls -= 1
-        self._streams -= is_stream
+        for pool in held.pools:
+            pool.give_back(held.holder)
         if error is not None:
             raise explained(error)
 
-    def _check(self, context: Context, is_stream: bool) -> None:
+    def _admit(self, context: Context) -> Holder | None:
         headers = context.request_headers
         for name in PASSED_ON:
             if not _READABLE.fullmatch(headers.get(name, "")):
                 raise InvalidInput.one(name, "is a header with characters other than printable ASCII")
         if self._gate.required:
             if context.method.service_name != health.SERVICE_NAME:
-                self._gate.identify([(AUTHORIZATION, headers.get(AUTHORIZATION, ""))])
+                return self._gate.identify([(AUTHORIZATION, headers.get(AUTHORIZATION, ""))]).holder
         elif not self._any_host:
             _check_host(headers.get("host", ""))
-        if self._calls >= self._calls_max:
-            raise _too_many("calls", self._calls_max)
-        if is_stream and self._streams >= self._streams_max:
-            raise _too_many("streams", self._streams_max)
+        return None
 
 
 class TimedBody:
@@ -119,9 +126,3 @@ def _check_host(host: str) -> None:
 def _is_address(name: str) -> bool:
     """Whether the name needs no lookup."""
     return name.startswith("[") or name.replace(".", "").isdigit()
-
-
-def _too_many(what: str, limit: int) -> LimitExceeded:
-    return LimitExceeded(
-        f"{limit} {what} over HTTP are already in flight", metadata={"limit": str(limit), "pool": "http"}
-    )

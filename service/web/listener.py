@@ -73,6 +73,7 @@ class HttpListener:
         front = Front(
             application,
             methods(),
+            gate,
             message_s_max=min(config.stream_idle_s, MESSAGE_S_MAX),
             stream_idle_s=config.stream_idle_s,
         )

@@ -61,6 +61,7 @@ def main() -> None:
         lambda: 0,
         calls_per_second_max=config.key_calls_per_second_max,
         in_flight_max=config.key_in_flight_max,
+        operator_slots_percent_max=config.operator_slots_percent_max,
     )
     gate.publish(KeySnapshot())
     interceptor = CallInterceptor(

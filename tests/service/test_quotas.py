@@ -10,7 +10,7 @@ import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from engine.limits import DEFAULT_QUOTAS, QUOTA_FIELDS
+from engine.limits import DEFAULT_QUOTAS, QUOTA_FIELDS, SLOTS_PERCENT_MAX
 from engine.resources.quotas import COUNTED
 from milepost.v1 import (
     account_pb2,
@@ -130,7 +130,8 @@ CASES: list[tuple[str, int, Create]] = [
 def test_every_quota_has_a_case() -> None:
     assert {what for what, _, _ in CASES} == set(COUNTED.values())
     of_calls = ["calls_per_second_max", "in_flight_max"]  # tests/service/auth/test_limits.py
-    others = ["record_bytes_max", "names_max", *of_calls]
+    of_slots = ["slots_percent_max"]  # tests/service/auth/test_shares.py
+    others = ["record_bytes_max", "names_max", *of_calls, *of_slots]
     assert [f"{what}_max" for what in COUNTED.values()] + others == [*QUOTA_FIELDS]
     assert [field.name for field in account_pb2.AccountQuotas.DESCRIPTOR.fields] == [*QUOTA_FIELDS]
 
@@ -279,11 +280,15 @@ def site(tmp_path: Path) -> Iterator[Keyed]:
         yield made
 
 
+def largest(quota: str) -> int:
+    return SLOTS_PERCENT_MAX if quota.endswith("_percent_max") else 2**31 - 1
+
+
 @pytest.mark.parametrize(
     "fields",
     [
         {"active_audience_limit": 2**31 - 1},
-        *({"quotas": account_pb2.AccountQuotas(**{name: 2**31 - 1})} for name in QUOTA_FIELDS),
+        *({"quotas": account_pb2.AccountQuotas(**{name: largest(name)})} for name in QUOTA_FIELDS),
     ],
     ids=["active_audience_limit", *QUOTA_FIELDS],
 )

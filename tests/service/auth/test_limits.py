@@ -15,7 +15,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from milepost.v1 import account_pb2, account_service_pb2, ingest_service_pb2
-from tests.harness import ACCOUNT, eventually, read_refusal, refusal_of
+from tests.harness import ACCOUNT, Refusal, eventually, read_refusal, refusal_of
 from tests.service.auth.keyed import Caller, Keyed, keyed
 
 get_account = account_service_pb2.GetAccountRequest(name=ACCOUNT)
@@ -142,3 +142,25 @@ def test_only_operators_set_limits_of_keys_and_make_operator_keys(site: Keyed) -
     }
     name = account_service_pb2.GetApiKeyRequest(name="apiKeys/op")
     assert refusal_of(admin.accounts.GetApiKey, name).code is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("readers", [0, 1])
+def test_calls_of_methods_that_do_not_exist_need_a_key_and_count(tmp_path: Path, readers: int) -> None:
+    method = "/milepost.v1.AccountService/Nope"
+    with keyed(tmp_path / "store", readers=readers) as made:
+        made.operator.create_inputs()
+        for secret in ("", "no-secret"):
+            refused = _refused(made.caller(secret), method)
+            assert (refused.code, refused.reason) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
+        caller = made.with_key(ACCOUNT, "k", "READ", calls_per_second_max=2)
+        refusals = [_refused(caller, method) for _ in range(100)]
+        assert refusals[0].reason == "UNKNOWN_METHOD"
+        limited = next(each for each in refusals if each.reason != "UNKNOWN_METHOD")
+        assert (limited.reason, limited.metadata["resource"]) == ("RATE_LIMITED", f"{ACCOUNT}/apiKeys/k")
+
+
+def _refused(caller: Caller, method: str) -> Refusal:
+    channel: Any = caller.channel
+    with pytest.raises(grpc.RpcError) as refused:
+        channel.unary_unary(method)(b"")
+    return read_refusal(refused.value)

@@ -47,7 +47,7 @@ def test_a_refusal_says_when_a_call_passes_again(clock: Clock) -> None:
         meter.count_call()
     assert refused.value.metadata == {"resource": "accounts/a/apiKeys/k", "limit": "4"}
     assert refused.value.retry_after_s == pytest.approx(0.25)
-    clock.seconds += refused.value.retry_after_s
+    clock.seconds += 0.25
     meter.count_call()
 
 
@@ -67,7 +67,7 @@ def test_running_calls_are_counted_until_they_end(clock: Clock) -> None:
     with pytest.raises(RateLimited) as refused:
         meter.begin()
     assert refused.value.metadata["limit"] == "2"
-    assert refused.value.retry_after_s > 0
+    assert refused.value.retry_after_s
     meter.end()
     meter.begin()
 

@@ -59,7 +59,7 @@ ADMIN_METADATA = (("authorization", "Bearer secret"),)
 
 
 def gate_of_an_admin() -> Gate:
-    gate = Gate(lambda: 0, calls_per_second_max=10, in_flight_max=1)
+    gate = Gate(lambda: 0, calls_per_second_max=10, in_flight_max=1, operator_slots_percent_max=50)
     secret = KnownSecret(
         digest=digest_of("secret"), key="accounts/a/apiKeys/k", account="accounts/a", scopes=(Scope.ADMIN,)
     )

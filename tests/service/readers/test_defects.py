@@ -63,7 +63,7 @@ def reader(*, is_writer_faulty: bool) -> Iterator[Stubs]:
     answers = Answers(faulty, revisions, faulty, requests, DEFAULT_LIMITS, log)
     pools = ReaderPools(Config())
     writer: Any = Writer(is_faulty=is_writer_faulty)
-    routes = Routes(pools, writer, answers, Health(), Stopping(), requests)
+    routes = Routes(pools, faulty, writer, answers, Health(), Stopping(), requests)
     server = grpc.server(pools.unary, handlers=[routes])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()

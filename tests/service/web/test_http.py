@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import http.client
+import itertools
 import json
 import struct
 import threading
@@ -205,9 +206,12 @@ def test_reads_are_called_with_post_or_get_and_writes_with_post(service: Serving
     missing = ask(service, GET + "?connect=v1&encoding=json", b"", method="GET")
     assert (missing.status, missing.reason) == (400, "INVALID_ARGUMENT")
     read = ask(service, GET, b"", method="PUT")
-    assert (read.status, read.headers["allow"]) == (405, "GET, POST")
+    assert (read.status, read.headers["allow"], read.reason) == (405, "GET, POST", "INVALID_ARGUMENT")
+    assert read.faults == {"method": "is PUT; this path takes GET, POST"}
     write = ask(service, f"{ACCOUNTS}/CreateAccount{query}", b"", method="GET")
-    assert (write.status, write.headers["allow"]) == (405, "POST")
+    assert (write.status, write.headers["allow"], write.reason) == (405, "POST", "INVALID_ARGUMENT")
+    stream = ask(service, WATCH, b"", method="GET")
+    assert (stream.status, stream.headers["allow"], stream.reason) == (405, "POST", "INVALID_ARGUMENT")
 
 
 @pytest.mark.parametrize(
@@ -241,8 +245,10 @@ def test_calls_need_a_key_and_have_its_scopes_and_limits(tmp_path: Path) -> None
         secret = site.operator.create_key(ACCOUNT, "reader", "READ", calls_per_second_max=3)
         reader = f"Bearer {secret}"
         for headers in ({}, {"authorization": "Bearer x"}, {"authorization": site.operator.secret}):
-            answer = ask(service, GET, NAME, **headers)
-            assert (answer.status, answer.reason) == (401, "UNAUTHENTICATED")
+            for path in (GET, f"{ACCOUNTS}/Nope", "/"):
+                answer = ask(service, path, NAME, **headers)
+                assert (answer.status, answer.reason) == (401, "UNAUTHENTICATED")
+        assert ask(service, "/", NAME, authorization=operator).reason == "UNKNOWN_METHOD"
         assert ask(service, GET, NAME, authorization=operator).status == 200
         assert ask(service, "/grpc.health.v1.Health/Check").status == 200
         assert ask(service, GET, NAME, authorization=reader).status == 200
@@ -250,8 +256,11 @@ def test_calls_need_a_key_and_have_its_scopes_and_limits(tmp_path: Path) -> None
         denied = ask(service, f"{ACCOUNTS}/DeleteWorkspace", authorization=reader)
         assert (denied.status, denied.reason) == (403, "SCOPE_MISSING")
 
+        # Calls of methods that do not exist count too.
+        paths = itertools.cycle((f"{ACCOUNTS}/Nope", GET))
+
         def limited() -> Answer | None:
-            answer = ask(service, GET, NAME, authorization=reader)
+            answer = ask(service, next(paths), NAME, authorization=reader)
             return answer if answer.status == 429 else None
 
         refused = eventually(limited)

@@ -183,6 +183,7 @@ class AccountQuotas(_message.Message):
     NAMES_MAX_FIELD_NUMBER: _builtins.int
     CALLS_PER_SECOND_MAX_FIELD_NUMBER: _builtins.int
     IN_FLIGHT_MAX_FIELD_NUMBER: _builtins.int
+    SLOTS_PERCENT_MAX_FIELD_NUMBER: _builtins.int
     workspaces_max: _builtins.int
     """Workspaces. Default: 100."""
     inputs_max: _builtins.int
@@ -209,6 +210,11 @@ class AccountQuotas(_message.Message):
     """Calls of all API keys that run at the same time, streams included. Over it calls fail with the reason RATE_LIMITED.
     Default: 1,000.
     """
+    slots_percent_max: _builtins.int
+    """Share of every pool of running calls (`pool` in the metadata) that the account takes at most, in percent of the
+    slots that other accounts leave; always one slot. Over it calls fail with the reason LIMIT_EXCEEDED and RetryInfo.
+    At most 100. Default: 50.
+    """
     def __init__(
         self,
         *,
@@ -222,10 +228,11 @@ class AccountQuotas(_message.Message):
         names_max: _builtins.int = ...,
         calls_per_second_max: _builtins.int = ...,
         in_flight_max: _builtins.int = ...,
+        slots_percent_max: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls_per_second_max", b"calls_per_second_max", "connections_max", b"connections_max", "in_flight_max", b"in_flight_max", "inputs_max", b"inputs_max", "journeys_max", b"journeys_max", "milestones_max", b"milestones_max", "names_max", b"names_max", "outputs_max", b"outputs_max", "record_bytes_max", b"record_bytes_max", "workspaces_max", b"workspaces_max"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls_per_second_max", b"calls_per_second_max", "connections_max", b"connections_max", "in_flight_max", b"in_flight_max", "inputs_max", b"inputs_max", "journeys_max", b"journeys_max", "milestones_max", b"milestones_max", "names_max", b"names_max", "outputs_max", b"outputs_max", "record_bytes_max", b"record_bytes_max", "slots_percent_max", b"slots_percent_max", "workspaces_max", b"workspaces_max"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
