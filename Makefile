@@ -57,9 +57,9 @@ lint: env ## Check style, types, the contract, and that stubs and the synchronou
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(PACKAGES)
-	$(BIN)/python tools/check_contract.py
-	$(BIN)/python tools/generate_protos.py --check
-	$(BIN)/python tools/generate_openapi.py --check
+	$(BIN)/python -m tools.check_contract
+	$(BIN)/python -m tools.generate_protos --check
+	$(BIN)/python -m tools.generate_openapi --check
 	$(BIN)/python tools/generate_client.py --check
 	@$(MAKE) --no-print-directory node ARGS=--check
 
@@ -72,8 +72,8 @@ hooks: env ## Check style and stubs before each commit (local hooks, no network)
 	$(BIN)/pre-commit install
 
 protos: env ## Generate from protos/: the stubs of Python and TypeScript, service/web/openapi.json
-	$(BIN)/python tools/generate_protos.py
-	$(BIN)/python tools/generate_openapi.py
+	$(BIN)/python -m tools.generate_protos
+	$(BIN)/python -m tools.generate_openapi
 	@$(MAKE) --no-print-directory node
 
 client: env ## Generate the synchronous client in clients/python/milepost/client from milepost/aio
@@ -81,7 +81,7 @@ client: env ## Generate the synchronous client in clients/python/milepost/client
 
 node: env ## Generate the TypeScript code in clients/node/src/gen from protos/ (needs npm)
 	@if command -v npm >/dev/null; then \
-		$(MAKE) --no-print-directory clients/node/node_modules && $(BIN)/python tools/generate_node.py $(ARGS); \
+		$(MAKE) --no-print-directory clients/node/node_modules && $(BIN)/python -m tools.generate_node $(ARGS); \
 	else \
 		echo "SKIPPED: npm is not installed, so clients/node/src/gen was neither made nor checked" >&2; \
 	fi
@@ -99,10 +99,10 @@ test-node: env ## Check, build and test the Node client and its example against 
 	fi
 
 languages: env ## Generate Go and Java code and compile an example of each (needs Debian's packages; skipped without)
-	$(BIN)/python tools/try_languages.py
+	$(BIN)/python -m tools.try_languages
 
 breaking: env ## Check that the contract breaks no caller of AGAINST (a git ref; default: the last release)
-	$(BIN)/python tools/check_contract.py --breaking $(if $(AGAINST),--against $(AGAINST))
+	$(BIN)/python -m tools.check_contract --breaking $(if $(AGAINST),--against $(AGAINST))
 
 bench: env ## Run the benchmarks (ARGS are passed on)
 	$(BIN)/python -m tests.bench $(ARGS)

@@ -3,42 +3,19 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from importlib import resources
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import google.rpc
 import pytest
-from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
-PROTOS = Path(__file__).resolve().parent.parent / "protos"
+from tools.contract import compiled, of_contract
 
 PLACEHOLDER = re.compile(r"See \w+\.")
 TRANSLATED = re.compile(r"\b(whoever|so many|is told|are told|nobody|somebody|of theirs|at the door)\b")
 
 ElementPath = tuple[int, ...]
 """Numbers of fields and indexes that lead to an element, as in `SourceCodeInfo.Location.path`."""
-
-
-def descriptors(protos: Path, files: Sequence[str], out: Path) -> FileDescriptorSet:
-    """The files' descriptors with their comments."""
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "grpc_tools.protoc",
-            f"--proto_path={protos}",
-            f"--proto_path={Path(next(iter(google.rpc.__path__))).parent.parent}",
-            f"--proto_path={resources.files('grpc_tools') / '_proto'}",
-            "--include_source_info",
-            f"--descriptor_set_out={out}",
-            *files,
-        ],
-        check=True,
-    )
-    return FileDescriptorSet.FromString(out.read_bytes())
 
 
 def elements(file: FileDescriptorProto) -> Iterator[tuple[str, ElementPath]]:
@@ -57,10 +34,10 @@ def elements(file: FileDescriptorProto) -> Iterator[tuple[str, ElementPath]]:
         yield from ((f"{service.name}.{rpc.name}", (6, i, 2, j)) for j, rpc in enumerate(service.method))
 
 
-def comments(found: FileDescriptorSet) -> dict[str, str]:
+def comments(files: Iterable[FileDescriptorProto]) -> dict[str, str]:
     """The comment above each element, "" where there is none."""
     texts = {}
-    for file in found.file:
+    for file in files:
         above = {
             tuple(location.path): location.leading_comments.strip()
             for location in file.source_code_info.location
@@ -85,9 +62,8 @@ def faults(texts: dict[str, str]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def contract(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    files = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
-    return comments(descriptors(PROTOS, files, tmp_path_factory.mktemp("contract") / "set"))
+def contract() -> dict[str, str]:
+    return comments(of_contract(compiled()))
 
 
 def test_every_element_of_the_contract_is_documented(contract: dict[str, str]) -> None:
@@ -118,7 +94,7 @@ service Samples {
 }
 """
     )
-    texts = comments(descriptors(tmp_path, ["sample.proto"], tmp_path / "set"))
+    texts = comments(compiled(tmp_path).file)
     assert faults(texts) == [
         "Sample only refers to another element: See Other.",
         "Sample.bare has no comment",

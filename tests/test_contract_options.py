@@ -17,10 +17,10 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, MethodOptions
 from service.readers.routes import CONTRACT_FILES
 from tests.harness import Serving, refusal_of, serving
 from tests.spec.scenario import METHODS
-from tests.test_contract_comments import descriptors
+from tools.contract import compiled, of_contract
 
 ROOT = Path(__file__).resolve().parent.parent
-PROTOS = ROOT / "protos"
+
 # Their stubs do not say that these are extensions.
 BEHAVIOUR: Any = field_behavior_pb2.field_behavior
 RESOURCE: Any = resource_pb2.resource
@@ -37,9 +37,8 @@ MESSAGES, FIELDS = 4, 2
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> list[FileDescriptorProto]:
-    names = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
-    return list(descriptors(PROTOS, names, tmp_path_factory.mktemp("options") / "contract.bin").file)
+def files() -> list[FileDescriptorProto]:
+    return of_contract(compiled())
 
 
 def test_every_file_has_the_packages_of_other_languages(files: list[FileDescriptorProto]) -> None:

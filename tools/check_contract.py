@@ -1,11 +1,11 @@
 """Lint the contract, or check that it breaks no caller of another version of it.
 
-    python tools/check_contract.py                              # buf lint
-    python tools/check_contract.py --breaking                   # buf breaking, against the last release
-    python tools/check_contract.py --breaking --against main    # against the contract at a git ref
+    python -m tools.check_contract                              # buf lint
+    python -m tools.check_contract --breaking                   # buf breaking, against the last release
+    python -m tools.check_contract --breaking --against main    # against the contract at a git ref
 
-buf cannot fetch the files that the contract imports. protoc compiles them, from googleapis-common-protos and
-grpcio-tools, and buf reads the result.
+buf cannot fetch the files that the contract imports. protoc compiles them (`tools/contract.py`), and buf
+reads the result.
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ import sys
 import sysconfig
 import tarfile
 import tempfile
-from importlib import resources
 from pathlib import Path
 
-import google.rpc
+from tools.contract import ROOT, compiled_to
 
-ROOT = Path(__file__).resolve().parent.parent
-IMPORTED = ("google",)
+IMPORTED = ("google", "buf")
 CONFIG = json.dumps(
     {
         "version": "v2",
@@ -33,31 +31,6 @@ CONFIG = json.dumps(
     }
 )
 """The rules, without those for what is not ours."""
-
-
-def include_paths() -> list[str]:
-    """Where the files lie that the contract imports, as flags of protoc."""
-    common = Path(next(iter(google.rpc.__path__))).parent.parent
-    return [f"--proto_path={common}", f"--proto_path={resources.files('grpc_tools') / '_proto'}"]
-
-
-def compiled(protos: Path, target: Path) -> Path:
-    """The contract as an image that buf reads. Raises SystemExit when the compiler refuses it."""
-    sources = sorted(str(path.relative_to(protos)) for path in protos.rglob("*.proto"))
-    command = [
-        sys.executable,
-        "-m",
-        "grpc_tools.protoc",
-        f"--proto_path={protos}",
-        *include_paths(),
-        "--include_imports",
-        "--include_source_info",
-        f"--descriptor_set_out={target}",
-        *sources,
-    ]
-    if subprocess.run(command, check=False).returncode != 0:
-        raise SystemExit("protoc failed")
-    return target
 
 
 def at_ref(ref: str, directory: Path) -> Path:
@@ -86,10 +59,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     buf = str(Path(sysconfig.get_path("scripts")) / "buf")
     with tempfile.TemporaryDirectory() as scratch:
-        image = compiled(ROOT / "protos", Path(scratch) / "now.binpb")
+        image = compiled_to(Path(scratch) / "now.binpb")
         command = [buf, "lint", str(image), "--config", CONFIG]
         if options.breaking:
-            before = compiled(at_ref(against, Path(scratch)), Path(scratch) / "before.binpb")
+            before = compiled_to(Path(scratch) / "before.binpb", at_ref(against, Path(scratch)))
             command = [buf, "breaking", str(image), "--against", str(before), "--config", CONFIG]
             command += ["--against-config", CONFIG]
         return subprocess.run(command, check=False, cwd=scratch).returncode

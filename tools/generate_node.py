@@ -1,7 +1,7 @@
 """Generate the TypeScript messages and services of the contract, or check that the committed ones are fresh.
 
-    python tools/generate_node.py            # rewrite clients/node/src/gen
-    python tools/generate_node.py --check    # compare only; exit 1 and name every file that differs
+    python -m tools.generate_node            # rewrite clients/node/src/gen
+    python -m tools.generate_node --check    # compare only; exit 1 and name every file that differs
 
 Needs `npm ci` in clients/node, which has protoc-gen-es. What the contract imports is generated too, from
 googleapis-common-protos.
@@ -10,17 +10,13 @@ googleapis-common-protos.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
-from importlib import resources
 from pathlib import Path
 
-import google.rpc
+from tools.contract import ROOT, generate_without_rules
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "clients" / "node"
 TARGET = PACKAGE / "src" / "gen"
 PLUGIN = PACKAGE / "node_modules" / ".bin" / "protoc-gen-es"
@@ -38,24 +34,12 @@ def generate(destination: Path) -> None:
     """Writes all files below `destination`. Raises SystemExit when the compiler refuses."""
     if not PLUGIN.exists():
         raise SystemExit(f"{PLUGIN.relative_to(ROOT)} is missing: run `npm ci` in clients/node")
-    protos = ROOT / "protos"
-    command = [
-        sys.executable,
-        "-m",
-        "grpc_tools.protoc",
-        f"--proto_path={protos}",
-        # Beside the modules that are generated from them.
-        f"--proto_path={Path(next(iter(google.rpc.__path__))).parent.parent}",
-        f"--proto_path={resources.files('grpc_tools') / '_proto'}",
+    generate_without_rules(
         f"--plugin=protoc-gen-es={PLUGIN}",
         "--es_opt=target=ts,import_extension=js",
         f"--es_out={destination}",
-        *sorted(str(path.relative_to(protos)) for path in protos.rglob("*.proto")),
-        *IMPORTED,
-    ]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    if subprocess.run(command, check=False, env=environment).returncode != 0:
-        raise SystemExit("protoc failed")
+        more=IMPORTED,
+    )
 
 
 def texts(directory: Path) -> dict[str, str]:

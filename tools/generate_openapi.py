@@ -1,7 +1,7 @@
 """Generate the OpenAPI description of the contract over HTTP, or check that the committed one is fresh.
 
-    python tools/generate_openapi.py            # rewrite service/web/openapi.json
-    python tools/generate_openapi.py --check    # compare only; exit 1 when it differs
+    python -m tools.generate_openapi            # rewrite service/web/openapi.json
+    python -m tools.generate_openapi --check    # compare only; exit 1 when it differs
 
 Methods are those of Connect: `POST /package.Service/Method` with the JSON form of the request. The service
 answers the file at `/openapi.json`.
@@ -11,33 +11,37 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
-import google.rpc
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
     EnumDescriptorProto,
     FieldDescriptorProto,
     FileDescriptorProto,
-    FileDescriptorSet,
     MethodDescriptorProto,
     ServiceDescriptorProto,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
-TARGET = ROOT / "service" / "web" / "openapi.json"
-PACKAGE = "milepost.v1"
-ERROR = "connect.Error"
+from tools.contract import (
+    ENUM_VALUES,
+    FILE_ENUMS,
+    FILE_MESSAGES,
+    FILE_SERVICES,
+    MESSAGE_ENUMS,
+    MESSAGE_FIELDS,
+    MESSAGE_NESTED,
+    PACKAGE,
+    ROOT,
+    SERVICE_METHODS,
+    Comments,
+    compiled,
+    of_contract,
+)
 
-_FILE_MESSAGES, _FILE_ENUMS, _FILE_SERVICES = 4, 5, 6
-_MESSAGE_FIELDS, _MESSAGE_NESTED, _MESSAGE_ENUMS, _ENUM_VALUES, _SERVICE_METHODS = 2, 3, 4, 2, 2
-"""Numbers of the fields that a path of the source information goes through."""
+TARGET = ROOT / "service" / "web" / "openapi.json"
+ERROR = "connect.Error"
 
 _KINDS = FieldDescriptorProto
 _SCALARS: dict[int, dict[str, Any]] = {
@@ -93,43 +97,6 @@ _ERROR_SCHEMA = {
 }
 
 
-class Comments:
-    """The comments of a file, by the place of what they are about."""
-
-    def __init__(self, file: FileDescriptorProto) -> None:
-        self._by_path = {
-            tuple(place.path): place.leading_comments or place.trailing_comments
-            for place in file.source_code_info.location
-        }
-
-    def at(self, *path: int) -> str:
-        """The comment as running text; paragraphs are kept."""
-        text = self._by_path.get(path, "")
-        lines = [line.strip() for line in text.splitlines()]
-        return "\n\n".join(" ".join(part.split()) for part in "\n".join(lines).split("\n\n")).strip()
-
-
-def compiled(protos: Path) -> FileDescriptorSet:
-    """The files of the contract, with their comments. Raises SystemExit when the compiler refuses one."""
-    sources = sorted(str(path.relative_to(protos)) for path in protos.rglob("*.proto"))
-    with tempfile.TemporaryDirectory() as scratch:
-        target = Path(scratch) / "contract.bin"
-        command = [
-            sys.executable,
-            "-m",
-            "grpc_tools.protoc",
-            f"--proto_path={protos}",
-            f"--proto_path={Path(next(iter(google.rpc.__path__))).parent.parent}",
-            f"--proto_path={resources.files('grpc_tools') / '_proto'}",
-            "--include_source_info",
-            f"--descriptor_set_out={target}",
-            *sources,
-        ]
-        if subprocess.run(command, check=False).returncode != 0:
-            raise SystemExit("protoc failed")
-        return FileDescriptorSet.FromString(target.read_bytes())
-
-
 def document(files: Sequence[FileDescriptorProto]) -> dict[str, Any]:
     """The description of all services in these files."""
     schemas: dict[str, Any] = {ERROR: _ERROR_SCHEMA}
@@ -138,11 +105,11 @@ def document(files: Sequence[FileDescriptorProto]) -> dict[str, Any]:
     for file in files:
         comments = Comments(file)
         for index, message in enumerate(file.message_type):
-            schemas.update(_messages(message, PACKAGE, comments, (_FILE_MESSAGES, index)))
+            schemas.update(_messages(message, PACKAGE, comments, (FILE_MESSAGES, index)))
         for index, enum in enumerate(file.enum_type):
-            schemas[f"{PACKAGE}.{enum.name}"] = _enum(enum, comments, (_FILE_ENUMS, index))
+            schemas[f"{PACKAGE}.{enum.name}"] = _enum(enum, comments, (FILE_ENUMS, index))
         for index, service in enumerate(file.service):
-            tags.append({"name": service.name, "description": comments.at(_FILE_SERVICES, index)})
+            tags.append({"name": service.name, "description": comments.at(FILE_SERVICES, index)})
             paths.update(_service(service, comments, index))
     return {
         "openapi": "3.1.0",
@@ -166,7 +133,7 @@ def document(files: Sequence[FileDescriptorProto]) -> dict[str, Any]:
 
 def _service(service: ServiceDescriptorProto, comments: Comments, index: int) -> Iterator[tuple[str, Any]]:
     for number, method in enumerate(service.method):
-        comment = comments.at(_FILE_SERVICES, index, _SERVICE_METHODS, number)
+        comment = comments.at(FILE_SERVICES, index, SERVICE_METHODS, number)
         yield f"/{PACKAGE}.{service.name}/{method.name}", {"post": _operation(service.name, method, comment)}
 
 
@@ -212,16 +179,16 @@ def _messages(
     if described := _described(message, comments, path):
         schema["description"] = described
     schema["properties"] = {
-        field.json_name: _field(field, maps, comments.at(*path, _MESSAGE_FIELDS, index))
+        field.json_name: _field(field, maps, comments.at(*path, MESSAGE_FIELDS, index))
         for index, field in enumerate(message.field)
     }
     schema["additionalProperties"] = False
     yield name, schema
     for index, nested in enumerate(message.nested_type):
         if not nested.options.map_entry:
-            yield from _messages(nested, name, comments, (*path, _MESSAGE_NESTED, index))
+            yield from _messages(nested, name, comments, (*path, MESSAGE_NESTED, index))
     for index, enum in enumerate(message.enum_type):
-        yield f"{name}.{enum.name}", _enum(enum, comments, (*path, _MESSAGE_ENUMS, index))
+        yield f"{name}.{enum.name}", _enum(enum, comments, (*path, MESSAGE_ENUMS, index))
 
 
 def _described(message: DescriptorProto, comments: Comments, path: tuple[int, ...]) -> str:
@@ -259,7 +226,7 @@ def _value(field: FieldDescriptorProto) -> dict[str, Any]:
 
 def _enum(enum: EnumDescriptorProto, comments: Comments, path: tuple[int, ...]) -> dict[str, Any]:
     values = "\n".join(
-        f"- `{value.name}`: {comments.at(*path, _ENUM_VALUES, index)}"
+        f"- `{value.name}`: {comments.at(*path, ENUM_VALUES, index)}"
         for index, value in enumerate(enum.value)
     )
     return {
@@ -278,7 +245,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Generate the OpenAPI description of the contract.")
     parser.add_argument("--check", action="store_true", help="compare only, write nothing")
     options = parser.parse_args(arguments)
-    files = [file for file in compiled(ROOT / "protos").file if file.package == PACKAGE]
+    files = of_contract(compiled())
     text = json.dumps(document(files), indent=1, ensure_ascii=False) + "\n"
     if not options.check:
         TARGET.write_text(text, encoding="utf-8")

@@ -1,26 +1,23 @@
 """Generate the Python stubs of the contract, or check that the committed ones are fresh.
 
-    python tools/generate_protos.py            # rewrite clients/python/milepost/v1
-    python tools/generate_protos.py --check    # compare only; exit 1 and name every file that differs
+    python -m tools.generate_protos            # rewrite clients/python/milepost/v1
+    python -m tools.generate_protos --check    # compare only; exit 1 and name every file that differs
 
 Each `.proto` gives `*_pb2.py`, and `*_pb2_grpc.py` if it defines a service, each with a typed `.pyi`.
-The import path equals the proto package: `from milepost.v1 import journey_service_pb2`.
+The import path equals the proto package: `from milepost.v1 import journey_service_pb2`. The rules of
+protovalidate are left out: importing the client needs no package for them.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 import sysconfig
 import tempfile
-from importlib import resources
 from pathlib import Path
 
-import google.rpc
+from tools.contract import ROOT, generate_without_rules
 
-ROOT = Path(__file__).resolve().parent.parent
 PROTO_PACKAGE = "milepost/v1"
 STUB_SUFFIXES = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")
 INIT_TEXT = '"""Generated messages and service stubs of the package `milepost.v1`."""\n'
@@ -35,26 +32,15 @@ def generate(protos: Path, destination: Path) -> None:
     if not sources:
         raise SystemExit(f"no .proto files in {protos / PROTO_PACKAGE}")
     scripts = Path(sysconfig.get_path("scripts"))
-    command = [
-        sys.executable,
-        "-m",
-        "grpc_tools.protoc",
-        f"--proto_path={protos}",
-        f"--proto_path={Path(next(iter(google.rpc.__path__))).parent.parent}",
-        f"--proto_path={resources.files('grpc_tools') / '_proto'}",
+    generate_without_rules(
         f"--plugin=protoc-gen-mypy={scripts / 'protoc-gen-mypy'}",
         f"--plugin=protoc-gen-mypy_grpc={scripts / 'protoc-gen-mypy_grpc'}",
         f"--python_out={destination}",
         f"--grpc_python_out={destination}",
         f"--mypy_out=quiet:{destination}",
         f"--mypy_grpc_out=quiet:{destination}",
-        *sources,
-    ]
-    # The plugins are scripts of this environment and must not pick up another interpreter's packages.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    completed = subprocess.run(command, check=False, env=environment)
-    if completed.returncode != 0:
-        raise SystemExit(f"protoc failed with exit status {completed.returncode}")
+        protos=protos,
+    )
     package = destination / PROTO_PACKAGE
     for source in sources:
         _drop_empty_service_stubs(package, Path(source).stem)

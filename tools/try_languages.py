@@ -13,14 +13,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import google.rpc
+from tools.contract import ROOT, compiled, sources, without_rules
 
-ROOT = Path(__file__).resolve().parent.parent
-PROTOS = ROOT / "protos"
-COMMON = Path(next(iter(google.rpc.__path__))).parent.parent
 IMPORTED = (
-    *("google/api/annotations", "google/api/field_behavior", "google/api/http", "google/api/resource"),
-    "google/rpc/status",
+    "google/api/annotations.proto",
+    "google/api/field_behavior.proto",
+    "google/api/http.proto",
+    "google/api/resource.proto",
+    "google/rpc/status.proto",
 )
 JARS = Path("/usr/share/java")
 JAVA_JARS = (
@@ -48,14 +48,14 @@ GO_WELL_KNOWN = {
 GO_PACKAGES = "golang-go protobuf-compiler golang-goprotobuf-dev golang-google-grpc-dev"
 
 
-def sources() -> list[str]:
-    """The files of the contract."""
-    return sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
-
-
 def protoc(*options: str, files: Sequence[str]) -> None:
-    """Generates code with Debian's compiler, whose version is that of its libraries."""
-    run("protoc", f"--proto_path={PROTOS}", f"--proto_path={COMMON}", *options, *files)
+    """Generates code with Debian's compiler, whose version is that of its libraries. Debian has none for the
+    rules of protovalidate, so the files are those without.
+    """
+    with tempfile.NamedTemporaryFile(suffix=".binpb") as plain:
+        plain.write(without_rules(compiled(more=IMPORTED)).SerializeToString())
+        plain.flush()
+        run("protoc", f"--descriptor_set_in={plain.name}", *options, *files)
 
 
 def run(*command: str, cwd: Path | None = None, environment: dict[str, str] | None = None) -> None:
@@ -76,8 +76,7 @@ def java(directory: Path) -> str:
     """Compiles the example in Java."""
     generated, classes = directory / "generated", directory / "classes"
     generated.mkdir()
-    imported = [f"{name}.proto" for name in IMPORTED]
-    protoc(f"--java_out={generated}", files=[*sources(), *imported])
+    protoc(f"--java_out={generated}", files=[*sources(), *IMPORTED])
     plugin = shutil.which("grpc_java_plugin")
     protoc(f"--plugin=protoc-gen-grpc-java={plugin}", f"--grpc-java_out={generated}", files=sources())
     files = sorted(map(str, generated.rglob("*.java")))
