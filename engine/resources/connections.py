@@ -122,8 +122,14 @@ class Connections(Outputs):
     def list_connections(
         self, parent: str, *, audience: str = "", output: str = "", page_size: int = 0, page_token: str = ""
     ) -> Page[Connection]:
-        """The account's connections, or those of an audience or output, in order of name. Raises NotFound."""
+        """The account's connections, or those of an audience or output, in order of name. Raises NotFound,
+        InvalidInput.
+        """
         check_name(parent, "parent", Resource.ACCOUNT)
+        if audience:
+            check_name(audience, "audience", Resource.AUDIENCE)
+        if output:
+            check_name(output, "output", Resource.OUTPUT)
         self._repository.get(Account, parent)
         connections = (
             connection

@@ -190,7 +190,7 @@ class Journeys:
                 update_time=now,
                 version=1,
             )
-            refuse_if_any(self._faults(copy))
+            refuse_if_any(display_name_faults(copy.display_name, "display_name", self._limits))
             changes.put(copy)
             self._copy_milestones(changes, original, copy, now)
             self._requests.remember(changes, "clone_journey", parent, request_id, copy)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from engine.audiences import model
 from engine.audiences.model import SizeInterval, SizeKind, SizeState
 from engine.backends.base import Change
+from engine.checks.rows import is_longer
 from engine.criteria.model import Criterion
 from engine.errors import InvalidInput, Warning
 from engine.limits import DEFAULT_LIMITS, Limits
@@ -86,6 +87,15 @@ def preview_milestones(
 def _preview_milestone(
     message: audience_service_pb2.PreviewMilestone, path: str, limits: Limits
 ) -> model.PreviewMilestone:
+    faults = ShapeFaults()
+    if is_longer(message.id, limits.name_bytes_max):
+        faults.add(f"{path}.id", f"is longer than {limits.name_bytes_max} bytes")
+    characters, characters_max = len(message.display_name), limits.display_name_characters_max
+    if characters > characters_max:
+        faults.add(
+            f"{path}.display_name", f"has {characters} characters; at most {characters_max} are allowed"
+        )
+    faults.raise_if_any()
     criteria: Criterion | None = None
     if message.HasField("criteria"):
         criteria = criterion_of(message.criteria, f"{path}.criteria", limits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grpc
 
+from engine.checks.rows import is_longer
 from engine.errors import InvalidInput, NotFound
 from engine.resources.names import Resource, check_name
 from milepost.v1 import catalog_service_pb2 as pb
@@ -74,6 +75,9 @@ class CatalogHandlers(catalog_service_pb2_grpc.CatalogServiceServicer):
         account = self._runtime.engine.accounts.get_account(request.parent)
         if not request.user_id:
             raise InvalidInput.one("user_id", "is required")
+        bytes_max = self._runtime.engine.limits.name_bytes_max
+        if is_longer(request.user_id, bytes_max):
+            raise InvalidInput.one("user_id", f"is longer than {bytes_max} bytes")
         revision = self._runtime.revision()
         profile = self._runtime.engine.backend.profile(account.name, request.user_id)
         if profile is None:

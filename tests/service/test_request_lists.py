@@ -12,7 +12,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
-from engine.limits import DEFAULT_LIMITS, LIST_LENGTH_MAX, MESSAGE_ELEMENTS_MAX
+from engine.limits import DEFAULT_LIMITS, MESSAGE_ELEMENTS_MAX
 from milepost.v1 import (
     account_service_pb2,
     admin_service_pb2,
@@ -26,9 +26,9 @@ from milepost.v1 import (
     journey_service_pb2,
 )
 from milepost.written_form import written_name
-from service.convert.criteria_limits import lengths_max
 from service.convert.list_limits import list_lengths_max
 from service.convert.wire_elements import WireElements
+from tests.contract_rules import length_max
 from tests.harness import ACCOUNT, INPUT, Serving, read_refusal, serving
 
 CONTRACT = (
@@ -40,15 +40,6 @@ CONTRACT = (
     ingest_service_pb2,
     journey_service_pb2,
 )
-ROW_LIMITS = {
-    "Event.attributes": DEFAULT_LIMITS.event_attributes_max,
-    "UserUpdate.attributes": DEFAULT_LIMITS.event_attributes_max,
-    "UserUpdate.unset_attributes": DEFAULT_LIMITS.event_attributes_max,
-    "UserUpdate.identities": 100,
-    "UserUpdate.unset_identities": 100,
-    "UserUpdate.consents": 100,
-}
-NODE_LISTS = ("CriteriaList.criteria", "EventConditionList.conditions")
 
 Path_ = tuple[FieldDescriptor, ...]
 """Fields from a request to a list or map, that one included."""
@@ -80,17 +71,6 @@ def lists_of_values(entry: Any, path: Path_) -> Iterator[Path_]:
     value = entry.fields_by_name["value"]
     if value.message_type is not None:
         yield from lists_of(value.message_type, path)
-
-
-def limit_of(field: FieldDescriptor) -> int:
-    """The most elements of a list or map."""
-    assert field.containing_type is not None
-    name = f"{field.containing_type.name}.{field.name}"
-    if name in NODE_LISTS:
-        return DEFAULT_LIMITS.criteria_nodes_max
-    of_criteria = lengths_max(DEFAULT_LIMITS).get(field.full_name)
-    own = list_lengths_max(DEFAULT_LIMITS).get(name, LIST_LENGTH_MAX)
-    return ROW_LIMITS.get(name, own if of_criteria is None else of_criteria)
 
 
 def request_with(method: Any, path: Sequence[Any], count: int) -> tuple[Message, str]:
@@ -199,7 +179,7 @@ def test_the_walk_finds_the_lists_of_the_contract() -> None:
 def test_one_element_too_many_is_refused_with_the_field_and_the_limit(
     service: Serving, path: str, fields: Path_
 ) -> None:
-    limit = limit_of(fields[-1])
+    limit = length_max(fields[-1])
     request, written = request_with(methods()[path], fields, limit + 1)
     refused = refusal(service, path, request)
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
@@ -219,7 +199,7 @@ def test_one_element_too_many_is_refused_with_the_field_and_the_limit(
 def test_the_longest_list_is_not_refused_for_its_length(service: Serving, path: str, fields: Path_) -> None:
     nested = fields[-1].name in ("criteria", "conditions", "children")
     # Those above are counted too.
-    count = limit_of(fields[-1]) - len(fields) * nested
+    count = length_max(fields[-1]) - len(fields) * nested
     request, _ = request_with(methods()[path], fields, count)
     call: Any = service.channel.stream_stream(path)
     try:

@@ -702,11 +702,11 @@ class PreviewMilestone(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     CRITERIA_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Required. Id of the milestone, unique in the preview."""
+    """Required. Id of the milestone, unique in the preview, at most 256 bytes."""
     parent: _builtins.str
     """Id of the parent in the preview. Empty = the start of the journey."""
     display_name: _builtins.str
-    """Name to show."""
+    """Name to show, at most 100 characters."""
     kind: _journey_pb2.MilestoneKind.ValueType
     """Kind of the milestone."""
     @_builtins.property

@@ -709,7 +709,7 @@ export const GetJourneyFunnelResponseSchema: GenMessage<GetJourneyFunnelResponse
  */
 export type PreviewMilestone = Message<"milepost.v1.PreviewMilestone"> & {
   /**
-   * Required. Id of the milestone, unique in the preview.
+   * Required. Id of the milestone, unique in the preview, at most 256 bytes.
    *
    * @generated from field: string id = 1;
    */
@@ -723,7 +723,7 @@ export type PreviewMilestone = Message<"milepost.v1.PreviewMilestone"> & {
   parent: string;
 
   /**
-   * Name to show.
+   * Name to show, at most 100 characters.
    *
    * @generated from field: string display_name = 3;
    */
