@@ -14,7 +14,8 @@ A connection's cursor says how far it has come in an epoch, which begins with a 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import threading
+from collections.abc import Callable, Collection, Iterable
 
 import msgspec
 
@@ -78,6 +79,9 @@ class Connections(Outputs):
         self._activation = activation
         self._backend = backend
         self._changed = changed
+        self._listeners: dict[str, list[Callable[[], None]]] = {}
+        """By name of connection. A list is replaced, never changed: it is read without a lock."""
+        self._listening = threading.Lock()
 
     # --- records --------------------------------------------------------------------------------------------
 
@@ -163,7 +167,7 @@ class Connections(Outputs):
             known = self._repository.get(Connection, name)
             check_etag(known, etag)
             changes.delete(known)
-        self._changed(self._journey_of(known.audience))
+        self._announce(known)
 
     def _reference_faults(self, connection: Connection) -> Iterable[Violation]:
         account = account_of(connection.name)
@@ -219,7 +223,7 @@ class Connections(Outputs):
                 activation=known.activation + 1,
                 last_success=0,
             )
-        self._changed(self._journey_of(known.audience))
+        self._announce(known)
         return activated
 
     def deactivate(self, name: str, etag: str = "") -> Connection:
@@ -240,7 +244,7 @@ class Connections(Outputs):
                 paused=False,
                 fault="",
             )
-        self._changed(self._journey_of(known.audience))
+        self._announce(known)
         return deactivated
 
     def pause(self, name: str, etag: str = "") -> Connection:
@@ -268,7 +272,7 @@ class Connections(Outputs):
             if is_faulted and self._repository.find(Closing, known.audience) is None:
                 self._take_credit(known)
             resumed = self._put(changes, known, state=ConnectionState.ACTIVE, paused=False, fault="")
-        self._changed(self._journey_of(known.audience))
+        self._announce(known)
         return resumed
 
     def replay(self, name: str, since: Micros | None = None, etag: str = "") -> Connection:
@@ -304,7 +308,7 @@ class Connections(Outputs):
                 replayed_through=max(known.replayed_through, known.delivered),
                 activation=known.activation + 1,
             )
-        self._changed(self._journey_of(known.audience))
+        self._announce(known)
         return replaying
 
     def mark_faulted(self, name: str, why: str) -> Connection:
@@ -314,7 +318,7 @@ class Connections(Outputs):
             if known.state is not ConnectionState.ACTIVE:
                 return known
             faulted = self._put(changes, known, state=ConnectionState.FAULTED, paused=False, fault=why)
-        self._changed(self._journey_of(known.audience))
+        self._announce(known)
         return faulted
 
     def advance(self, name: str, cursor: Cursor, *, activation: int, sent: bool = True) -> Connection | None:
@@ -340,7 +344,7 @@ class Connections(Outputs):
                 )
                 changes.put(advanced)
                 return advanced
-        self._changed(self._journey_of(known.audience))
+        self._announce(known)
         return None
 
     def watched(self, name: str, field: str = "name") -> Connection:
@@ -364,10 +368,7 @@ class Connections(Outputs):
         with self._repository.writing():
             known = self.watched(name)
             if activation != known.activation:
-                raise CursorExpired(
-                    f"{name} was activated again, or replayed, since that cursor was issued; watch it again",
-                    metadata={"oldest_cursor": str(known.delivered)},
-                )
+                raise _activated_again(known)
             stored = self._backend.membership(known.audience)
             last = 0 if stored is None else stored.last_sequence
             current = "" if stored is None else epoch_of(self._backend.store_id, stored)
@@ -383,6 +384,35 @@ class Connections(Outputs):
             if known.epoch == epoch and cursor < known.delivered:
                 return known
             return self.advance(name, acknowledged, activation=activation) or at_cursor(known, acknowledged)
+
+    def require_watched(self, name: str, activation: int) -> None:
+        """Raises CursorExpired when the connection was activated again, or replayed, since `activation`, and
+        whatever `watched` raises.
+        """
+        known = self.watched(name, "connection")
+        if activation != known.activation:
+            raise _activated_again(known)
+
+    def listen(self, name: str, changed: Callable[[], None]) -> Callable[[], None]:
+        """Calls `changed` whenever the state of the connection has changed, until the result is called."""
+        with self._listening:
+            self._listeners[name] = [*self._listeners.get(name, ()), changed]
+
+        def stop() -> None:
+            with self._listening:
+                left = [each for each in self._listeners.get(name, ()) if each is not changed]
+                if left:
+                    self._listeners[name] = left
+                else:
+                    self._listeners.pop(name, None)
+
+        return stop
+
+    def _announce(self, connection: Connection) -> None:
+        """Tells who depends on the state of a connection that it has changed."""
+        self._changed(self._journey_of(connection.audience))
+        for changed in self._listeners.get(connection.name, ()):
+            changed()
 
     def _beginning(self, stored: Membership | None) -> Cursor:
         """The cursor of a connection that begins with a snapshot."""
@@ -425,6 +455,13 @@ def opted_in_by(connection: Connection) -> OptedIn:
     attributes = {*connection.attributes, *connection.hashed_attributes}
     identities = {*connection.identities, *connection.hashed_identities}
     return OptedIn(tuple(sorted(attributes)), tuple(sorted(identities)))
+
+
+def _activated_again(connection: Connection) -> CursorExpired:
+    return CursorExpired(
+        f"{connection.name} was activated again, or replayed, since that watch began; watch it again",
+        metadata={"oldest_cursor": str(connection.delivered)},
+    )
 
 
 def _wrong_state(connection: Connection, advice: str) -> FailedPrecondition:

@@ -8,7 +8,7 @@ import grpc
 
 from engine.audiences.model import WatchStart
 from engine.errors import InvalidInput, StoreUnavailable
-from engine.resources.records import Audience
+from engine.resources.records import Audience, Connection
 from milepost.v1 import audience_pb2, audience_service_pb2_grpc
 from milepost.v1 import audience_service_pb2 as pb
 from service.convert import sizes as convert
@@ -254,14 +254,17 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
             progress_interval = duration(request.progress_interval, "progress_interval", faults)
             faults.raise_if_any()
         wake = Wake()
+        connections = self._runtime.engine.connections
+        connection = self._watched_connection(request)
         watch = self._runtime.engine.live.watch(
-            self._watch_start(request), progress_interval=progress_interval, wake=wake
+            _watch_start(request, connection), progress_interval=progress_interval, wake=wake
         )
+        stop_listening = None if connection is None else connections.listen(connection.name, wake)
         try:
             while not self._runtime.has_ended(context):
-                if request.connection:
-                    # A connection that was deleted or deactivated has no consumer any more.
-                    self._runtime.engine.connections.watched(request.connection, "connection")
+                if connection is not None:
+                    # One that was deleted, deactivated, activated again or replayed has no such consumer.
+                    connections.require_watched(connection.name, connection.activation)
                 item = watch.take()
                 if item is None:
                     yield from wake.until(watch.due)
@@ -269,20 +272,21 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
                     yield convert.watch_message(item)
         finally:
             watch.close()
+            if stop_listening is not None:
+                stop_listening()
         if self._runtime.stopping.is_set():
             raise StoreUnavailable("the service is stopping; reconnect and resume from the last cursor")
 
-    def _watch_start(self, request: pb.WatchMembershipRequest) -> WatchStart:
+    def _watched_connection(self, request: pb.WatchMembershipRequest) -> Connection | None:
         if request.WhichOneof("start") != "connection":
-            return WatchStart(request.audience, convert.watch_cursor(request), request.epoch)
+            return None
         connection = self._runtime.engine.connections.watched(request.connection, "connection")
         if (
             request.audience
             and self._runtime.engine.audiences.of(request.audience, "audience").name != connection.audience
         ):
             raise InvalidInput.one("audience", f"{connection.name} is a connection of {connection.audience}")
-        cursor = None if connection.cursor.in_snapshot else connection.delivered
-        return WatchStart(connection.audience, cursor, connection.epoch, renews=True)
+        return connection
 
     def ExplainMembership(
         self, request: pb.ExplainMembershipRequest, context: grpc.ServicerContext
@@ -306,3 +310,10 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
             deadline=self._runtime.deadline(context),
         )
         return convert.audience_explanation_message(answer, self._runtime.revisions)
+
+
+def _watch_start(request: pb.WatchMembershipRequest, connection: Connection | None) -> WatchStart:
+    if connection is None:
+        return WatchStart(request.audience, convert.watch_cursor(request), request.epoch)
+    cursor = None if connection.cursor.in_snapshot else connection.delivered
+    return WatchStart(connection.audience, cursor, connection.epoch, renews=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -22,9 +22,19 @@ from milepost.v1.connection_service_pb2 import (
     DeactivateConnectionRequest,
     DeleteConnectionRequest,
     GetConnectionRequest,
+    ReplayConnectionRequest,
 )
 from milepost.v1.journey_service_pb2 import DeleteMilestoneRequest
-from tests.harness import ACCOUNT, CALL_TIMEOUT_S, Refusal, Serving, eventually, refusal_of, serving
+from tests.harness import (
+    ACCOUNT,
+    CALL_TIMEOUT_S,
+    Refusal,
+    Serving,
+    eventually,
+    read_refusal,
+    refusal_of,
+    serving,
+)
 from tests.service.delivery.test_delivery import MILESTONE, activate, build, connect, get, set_tier, wait_for
 from tests.service.test_watch import request_of, told, until_mark
 
@@ -49,6 +59,12 @@ def epoch_now(service: Serving) -> str:
     membership = backend.membership(get(service, "w").audience)
     assert membership is not None
     return epoch_of(backend.store_id, membership)
+
+
+def last_sequence(service: Serving) -> int:
+    stored = service.application.engine.backend.membership(get(service, "w").audience)
+    assert stored is not None
+    return stored.last_sequence
 
 
 def acknowledge(service: Serving, cursor: int, activation: int = 1) -> int:
@@ -98,6 +114,8 @@ def test_what_is_not_acknowledged_is_sent_again_also_after_a_restart(tmp_path: P
     # 2. The cursor survives a restart; changes made while nobody watches wait for the consumer.
     with serving(tmp_path) as service:
         set_tier(service, ["u4"], "gold")
+        # One round for both would have them in any order.
+        eventually(lambda: last_sequence(service) == 4)
         set_tier(service, ["u1"], "silver")
         members, seen, cursor = watch(service, 3)
         assert (members, [change[1:] for change in seen], cursor) == (
@@ -193,22 +211,51 @@ def test_the_exits_of_a_deleted_audience_wait_for_the_consumer(service: Serving)
     assert gone.code is grpc.StatusCode.NOT_FOUND
 
 
-@pytest.mark.parametrize("deletes", [False, True])
-def test_a_watch_ends_with_its_connection(service: Serving, deletes: bool) -> None:
-    # The audience stays calculated for the file.
+def reactivate(service: Serving) -> None:
+    # Both before the watch looks again.
+    connections = service.application.engine.connections
+    watched = connections._listeners.pop(WATCH)
+    connections.deactivate(WATCH)
+    connections._listeners[WATCH] = watched
+    connections.activate(WATCH)
+
+
+ENDS: dict[str, tuple[Callable[[Serving], object], str]] = {
+    "deleted": (
+        lambda service: service.connections.DeleteConnection(DeleteConnectionRequest(name=WATCH)),
+        "RESOURCE_NOT_FOUND",
+    ),
+    "deactivated": (
+        lambda service: service.connections.DeactivateConnection(DeactivateConnectionRequest(name=WATCH)),
+        "CONNECTION_STATE",
+    ),
+    "activated again": (reactivate, "CURSOR_EXPIRED"),
+    "replayed": (
+        lambda service: service.connections.ReplayConnection(ReplayConnectionRequest(name=WATCH)),
+        "CURSOR_EXPIRED",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_a_watch_ends_with_the_activation_of_its_connection(service: Serving, how: str) -> None:
+    # The audience stays calculated for the file. Nobody waits for the next mark.
+    assert acknowledge(service, 3) == 3
     request = request_of("", connection=WATCH)
-    request.progress_interval.FromMilliseconds(100)
+    request.progress_interval.FromSeconds(3_600)
     stream = service.audiences.WatchMembership(request, timeout=CALL_TIMEOUT_S)
-    until_mark(stream)
-    if deletes:
-        service.connections.DeleteConnection(DeleteConnectionRequest(name=WATCH))
-    else:
-        service.connections.DeactivateConnection(DeactivateConnectionRequest(name=WATCH))
-    with pytest.raises(grpc.RpcError):
+    connections = service.application.engine.connections
+    eventually(lambda: connections._listeners.get(WATCH))
+    end, reason = ENDS[how]
+    end(service)
+    with pytest.raises(grpc.RpcError) as ended:
         for _ in stream:
             pass
-    expected = grpc.StatusCode.NOT_FOUND if deletes else grpc.StatusCode.FAILED_PRECONDITION
-    assert stream.code() is expected
+    assert read_refusal(ended.value).reason == reason
+    eventually(lambda: WATCH not in connections._listeners)
+    if reason == "CURSOR_EXPIRED":
+        # The way on: what the new activation has to send.
+        assert watch(service, 0) == (["u1", "u2", "u3"], [], 3)
 
 
 def test_the_python_client_watches_and_acknowledges(service: Serving) -> None:

@@ -1350,6 +1350,8 @@ class WatchMembershipRequest(_message.Message):
     """Name of an ACTIVE connection of the audience to an output of kind `watch`. Continues after what was acknowledged
     with AcknowledgeChanges. Until something is, and in another epoch, it begins with a snapshot. When its changes are
     no longer kept, the watch fails with OUT_OF_RANGE: start with `snapshot` and acknowledge the mark at its end.
+    A running watch ends when the connection is deactivated or deleted, and with OUT_OF_RANGE when it is activated
+    again or replayed: watch it again.
     `audience` may be empty.
     """
     epoch: _builtins.str

@@ -73,8 +73,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 23
     """DEADLINE_EXCEEDED. The call did not finish in time."""
     ERROR_REASON_CURSOR_EXPIRED: _ErrorReason.ValueType  # 24
-    """OUT_OF_RANGE. The cursor is older than the change log, or of another epoch. Metadata: oldest_cursor, epoch; or
-    oldest_time of a replay.
+    """OUT_OF_RANGE. The cursor is older than the change log, of another epoch, or of an earlier activation of its
+    connection. Metadata: oldest_cursor, epoch; or oldest_time of a replay.
     """
     ERROR_REASON_NOT_BUILT: _ErrorReason.ValueType  # 25
     """UNIMPLEMENTED. This build does not have the feature, such as imports without their package."""
@@ -180,8 +180,8 @@ ERROR_REASON_REVISION_NOT_REACHED: ErrorReason.ValueType  # 22
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 23
 """DEADLINE_EXCEEDED. The call did not finish in time."""
 ERROR_REASON_CURSOR_EXPIRED: ErrorReason.ValueType  # 24
-"""OUT_OF_RANGE. The cursor is older than the change log, or of another epoch. Metadata: oldest_cursor, epoch; or
-oldest_time of a replay.
+"""OUT_OF_RANGE. The cursor is older than the change log, of another epoch, or of an earlier activation of its
+connection. Metadata: oldest_cursor, epoch; or oldest_time of a replay.
 """
 ERROR_REASON_NOT_BUILT: ErrorReason.ValueType  # 25
 """UNIMPLEMENTED. This build does not have the feature, such as imports without their package."""

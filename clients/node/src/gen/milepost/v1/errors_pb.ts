@@ -189,8 +189,8 @@ export enum ErrorReason {
   DEADLINE_EXCEEDED = 23,
 
   /**
-   * OUT_OF_RANGE. The cursor is older than the change log, or of another epoch. Metadata: oldest_cursor, epoch; or
-   * oldest_time of a replay.
+   * OUT_OF_RANGE. The cursor is older than the change log, of another epoch, or of an earlier activation of its
+   * connection. Metadata: oldest_cursor, epoch; or oldest_time of a replay.
    *
    * @generated from enum value: ERROR_REASON_CURSOR_EXPIRED = 24;
    */
