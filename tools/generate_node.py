@@ -26,8 +26,9 @@ IMPORTED = (
     "google/api/http.proto",
     "google/api/resource.proto",
     "google/rpc/error_details.proto",
+    "google/rpc/status.proto",
 )
-"""What the contract imports, and the details of errors."""
+"""What the contract imports, and errors with their details."""
 
 
 def generate(destination: Path) -> None:

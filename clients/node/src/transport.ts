@@ -1,11 +1,12 @@
 /** The connection to a service: gRPC over HTTP/2, with key, deadline, retries of reads, and errors with their reasons. */
 
-import type { DescMessage, DescMethodStreaming, DescMethodUnary } from "@bufbuild/protobuf";
+import type { DescMessage, DescMethodStreaming, DescMethodUnary, MessageInitShape } from "@bufbuild/protobuf";
 import { Code, type StreamResponse, type Transport, type UnaryResponse } from "@connectrpc/connect";
 import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
 import type { SecureClientSessionOptions } from "node:http2";
 import { MilepostError, toMilepostError } from "./errors.js";
 import { Backoff } from "./retrying.js";
+import { callUnary } from "./unary.js";
 import { setTimeout as sleep } from "node:timers/promises";
 
 /** Interval between pings of an idle connection, so that a dead one is noticed. The service allows 10 seconds. */
@@ -36,6 +37,7 @@ export class MilepostTransport implements Transport {
   readonly #inner: Transport;
   readonly #sessions: Http2SessionManager;
   readonly #options: ConnectionOptions;
+  readonly #own: Readonly<Record<string, string>>;
   #isClosed = false;
 
   constructor(options: ConnectionOptions) {
@@ -48,6 +50,7 @@ export class MilepostTransport implements Transport {
       { pingIntervalMs: PING_INTERVAL_MS, pingTimeoutMs: PING_TIMEOUT_MS, pingIdleConnection: true },
       nodeOptions,
     );
+    this.#own = Object.fromEntries(this.#headers(undefined));
     this.#inner = createGrpcTransport({ baseUrl, sessionManager: this.#sessions, readMaxBytes: 0xffffffff });
   }
 
@@ -59,19 +62,18 @@ export class MilepostTransport implements Transport {
 
   async unary<I extends DescMessage, O extends DescMessage>(
     method: DescMethodUnary<I, O>,
-    ...[signal, timeoutMs, header, input, contextValues]: Rest<Transport["unary"]>
+    signal: AbortSignal | undefined,
+    timeoutMs: number | undefined,
+    header: HeadersInit | undefined,
+    input: MessageInitShape<I>,
   ): Promise<UnaryResponse<I, O>> {
     const backoff = new Backoff({ attemptsMax: isRead(method) ? READ_ATTEMPTS_MAX : 1 });
     for (;;) {
       try {
-        return await this.#inner.unary(
-          method,
+        return await callUnary(this.#sessions, method, input, this.#sent(header), {
           signal,
-          timeoutMs ?? this.#options.timeoutMs,
-          this.#headers(header),
-          input as never,
-          contextValues,
-        );
+          timeoutMs: timeoutMs ?? this.#options.timeoutMs,
+        });
       } catch (error) {
         const pause = backoff.failed(this.#refusal(error, signal));
         await sleep(pause, undefined, signal === undefined ? {} : { signal });
@@ -116,13 +118,19 @@ export class MilepostTransport implements Transport {
     return new MilepostError(error.rawMessage, Code.Unavailable, { cause: thrown });
   }
 
-  #headers(given: ConstructorParameters<typeof Headers>[0]): Headers {
+  #headers(given: HeadersInit | undefined): Headers {
     const headers = new Headers(given);
     if (this.#options.apiKey !== "" && !headers.has("authorization")) {
       headers.set("authorization", `Bearer ${this.#options.apiKey}`);
     }
     return headers;
   }
+
+  /** The headers of a call as Node sends them. Most calls have only those of the client, which are made once. */
+  #sent(given: HeadersInit | undefined): Readonly<Record<string, string>> {
+    return given === undefined ? this.#own : Object.fromEntries(this.#headers(given));
+  }
 }
 
+type HeadersInit = ConstructorParameters<typeof Headers>[0];
 type Rest<F> = F extends (first: never, ...rest: infer R) => unknown ? R : never;
