@@ -53,13 +53,14 @@ coverage: env ## Run the tests and print the share of lines and branches that th
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-lint: env ## Check style, types, the contract, and that stubs and the synchronous client are fresh
+lint: env ## Check style, types, the contract, and that stubs, reference pages and the synchronous client are fresh
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(PACKAGES)
 	$(BIN)/python -m tools.check_contract
 	$(BIN)/python -m tools.generate_protos --check
 	$(BIN)/python -m tools.generate_openapi --check
+	$(BIN)/python -m tools.generate_reference --check
 	$(BIN)/python tools/generate_client.py --check
 	@$(MAKE) --no-print-directory node ARGS=--check
 
@@ -71,9 +72,10 @@ format: env ## Put the code into the form that lint wants
 hooks: env ## Check style and stubs before each commit (local hooks, no network)
 	$(BIN)/pre-commit install
 
-protos: env ## Generate from protos/: the stubs of Python and TypeScript, service/web/openapi.json
+protos: env ## Generate from protos/: the stubs of Python and TypeScript, service/web/openapi.json, docs/reference
 	$(BIN)/python -m tools.generate_protos
 	$(BIN)/python -m tools.generate_openapi
+	$(BIN)/python -m tools.generate_reference
 	@$(MAKE) --no-print-directory node
 
 client: env ## Generate the synchronous client in clients/python/milepost/client from milepost/aio

@@ -6,14 +6,11 @@ service itself checks by.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 from google.api import field_behavior_pb2, resource_pb2
-from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.message import Message
 
 from engine.audiences.sizes import COMPARED_MIN
 from engine.audiences.watch import PROGRESS_INTERVAL_MIN_MICROS
@@ -44,10 +41,7 @@ from engine.values import MICROS_PER_SECOND
 from service.convert.criteria_limits import lengths_max
 from service.convert.list_limits import list_lengths_max
 from service.limits import IMPORT_REQUEST_ID_BYTES_MAX
-from tools.contract import PACKAGE, sources, with_imports
-
-Rules = dict[str, Any]
-"""Paths inside `buf.validate.FieldRules` to their values. Durations are in microseconds."""
+from tools.contract import PACKAGE, Rules, contract, sources
 
 LIMITS = DEFAULT_LIMITS
 # Their stubs do not say that these are extensions.
@@ -282,50 +276,6 @@ NODES = {
     "EventConditionList.conditions": LIMITS.criteria_nodes_max,
 }
 """The most elements of lists of nodes, of which there are no more in all criteria together."""
-
-
-# --- the contract -------------------------------------------------------------------------------------------
-
-
-@cache
-def contract() -> descriptor_pool.DescriptorPool:
-    """The contract with its rules, in a pool of its own: the stubs have none."""
-    pool = descriptor_pool.DescriptorPool()
-    for file in with_imports().file:
-        pool.AddSerializedFile(file.SerializeToString())
-    return pool
-
-
-def rules_of(field: FieldDescriptor) -> Rules:
-    """The rules that a field of `contract()` has."""
-    options = _extended(field.GetOptions(), "google.protobuf.FieldOptions", "buf.validate.field")
-    return dict(_flat(options, ""))
-
-
-def is_required(oneof: Any) -> bool:
-    """Whether one field of a oneof of `contract()` must be set, by its rule."""
-    options: Any = _extended(oneof.GetOptions(), "google.protobuf.OneofOptions", "buf.validate.oneof")
-    return bool(options.required)
-
-
-def _extended(options: Message, kind: str, extension: str) -> Message:
-    pool = contract()
-    known: Any = message_factory.GetMessageClass(pool.FindMessageTypeByName(kind))
-    found: Message = known.FromString(options.SerializeToString()).Extensions[
-        pool.FindExtensionByName(extension)
-    ]
-    return found
-
-
-def _flat(message: Any, above: str) -> Iterator[tuple[str, Any]]:
-    for field, value in message.ListFields():
-        path = above + field.name
-        if field.message_type is None:
-            yield path, field.enum_type.values_by_number[value].name if field.enum_type else value
-        elif field.message_type.name == "Duration":
-            yield path, value.seconds * MICROS_PER_SECOND + value.nanos // 1_000
-        else:
-            yield from _flat(value, f"{path}.")
 
 
 # --- what it should have ------------------------------------------------------------------------------------

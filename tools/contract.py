@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -20,20 +20,25 @@ import google.rpc
 from google.api import annotations_pb2, field_behavior_pb2, resource_pb2
 from google.protobuf import (
     descriptor_pb2,
+    descriptor_pool,
     duration_pb2,
     field_mask_pb2,
+    message_factory,
     timestamp_pb2,
 )
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
     FileDescriptorProto,
     FileDescriptorSet,
 )
+from google.protobuf.message import Message
 from protovalidate import ViolationPb
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 PACKAGE = "milepost.v1"
+MICROS_PER_SECOND = 1_000_000
 RULES_FILE = "buf/validate/validate.proto"
 
 FILE_MESSAGES, FILE_ENUMS, FILE_SERVICES = 4, 5, 6
@@ -43,6 +48,10 @@ ENUM_VALUES, SERVICE_METHODS = 2, 2
 
 _KNOWN_OPTIONS = (annotations_pb2, field_behavior_pb2, resource_pb2)
 """They declare the options that stay: importing a file makes its options known."""
+
+
+Rules = dict[str, Any]
+"""Paths inside `buf.validate.FieldRules` to their values. Durations are in microseconds."""
 
 
 class Comments:
@@ -160,6 +169,47 @@ def _drop_of_message(message: DescriptorProto) -> None:
 def _json_name(name: str) -> str:
     first, *others = name.split("_")
     return first + "".join(part.capitalize() for part in others)
+
+
+@cache
+def contract() -> descriptor_pool.DescriptorPool:
+    """The contract with its rules, in a pool of its own: the stubs have none."""
+    pool = descriptor_pool.DescriptorPool()
+    for file in with_imports().file:
+        pool.AddSerializedFile(file.SerializeToString())
+    return pool
+
+
+def rules_of(field: FieldDescriptor) -> Rules:
+    """The rules that a field of `contract()` has."""
+    options = _extended(field.GetOptions(), "google.protobuf.FieldOptions", "buf.validate.field")
+    return dict(_flat(options, ""))
+
+
+def must_have_one(oneof: Any) -> bool:
+    """Whether one field of a oneof of `contract()` must be set, by its rule."""
+    options: Any = _extended(oneof.GetOptions(), "google.protobuf.OneofOptions", "buf.validate.oneof")
+    return bool(options.required)
+
+
+def _extended(options: Message, kind: str, extension: str) -> Message:
+    pool = contract()
+    known: Any = message_factory.GetMessageClass(pool.FindMessageTypeByName(kind))
+    found: Message = known.FromString(options.SerializeToString()).Extensions[
+        pool.FindExtensionByName(extension)
+    ]
+    return found
+
+
+def _flat(message: Any, above: str) -> Iterator[tuple[str, Any]]:
+    for field, value in message.ListFields():
+        path = above + field.name
+        if field.message_type is None:
+            yield path, field.enum_type.values_by_number[value].name if field.enum_type else value
+        elif field.message_type.name == "Duration":
+            yield path, value.seconds * MICROS_PER_SECOND + value.nanos // 1_000
+        else:
+            yield from _flat(value, f"{path}.")
 
 
 @cache

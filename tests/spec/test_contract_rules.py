@@ -32,18 +32,23 @@ from tests.contract_rules import (
     CONTRACT,
     ID,
     NUMBER,
-    contract,
     expected_rules,
     id_,
-    is_required,
     message_of,
     request_fields,
-    rules_of,
 )
 from tests.harness import CALL_TIMEOUT_S, read_refusal
 from tests.spec.scenario import STEPS, scenario
 from tests.spec.test_long_texts import BESIDE as BESIDE_CRITERIA
-from tools.contract import FILE_MESSAGES, MESSAGE_ONEOFS, Comments, compiled
+from tools.contract import (
+    FILE_MESSAGES,
+    MESSAGE_ONEOFS,
+    Comments,
+    compiled,
+    contract,
+    must_have_one,
+    rules_of,
+)
 
 Way = tuple[FieldDescriptor, ...]
 
@@ -161,7 +166,7 @@ def test_the_choices_that_comments_call_required_are() -> None:
                 if comments.at(FILE_MESSAGES, index, MESSAGE_ONEOFS, place).startswith("Required"):
                     said.add(f"{file.package}.{message.name}.{oneof.name}")
     for field in request_fields().values():
-        ruled |= {oneof.full_name for oneof in message_of(field).oneofs if is_required(oneof)}
+        ruled |= {oneof.full_name for oneof in message_of(field).oneofs if must_have_one(oneof)}
     assert ruled == said
     assert len(said) > 8
 
@@ -183,7 +188,7 @@ def ways(message: Descriptor, way: Way = ()) -> Iterator[Way]:
 def probes(way: Way) -> Iterator[Probe]:
     """What to try of the last field of a way."""
     choice = way[-1].containing_oneof
-    if choice is not None and is_required(choice) and way[-1] is choice.fields[0]:
+    if choice is not None and must_have_one(choice) and way[-1] is choice.fields[0]:
         yield Probe(way, CHOICE, None, None)
     for rule, limit in rules_of(way[-1]).items():
         if rule in (*LENGTHS, "ignore"):
