@@ -41,6 +41,8 @@ hundred in memory.
 LIST_LENGTH_MAX = 1_000
 """Elements of a list of a request that has no limit of its own."""
 FIELD_MASK_PATHS_MAX = 100
+WATCHED_AUDIENCES_MAX = 200
+"""Audiences of one WatchMembership stream."""
 JOURNEY_INPUTS_MAX = 1_000
 JOURNEY_OUTPUTS_MAX = 10_000
 """Names in `connected_outputs` of a journey that a caller sends back. The service ignores them."""

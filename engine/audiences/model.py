@@ -13,7 +13,7 @@ import msgspec
 
 from engine.backends.base import Change
 from engine.criteria.model import Criterion
-from engine.errors import Warning
+from engine.errors import FailedPrecondition, NotFound, Warning
 from engine.resources.records import Audience, Cursor, Journey, MilestoneKind
 from engine.values import Micros
 
@@ -316,15 +316,25 @@ class WatchProgress(msgspec.Struct, frozen=True):
     as_of: Micros
 
 
-WatchUpdate: TypeAlias = WatchBegin | WatchMembers | WatchEnd | WatchChanges | WatchProgress
+class WatchEnded(msgspec.Struct, frozen=True):
+    """One of several audiences is no longer watched, for this reason."""
+
+    error: NotFound | FailedPrecondition
+
+
+WatchUpdate: TypeAlias = WatchBegin | WatchMembers | WatchEnd | WatchChanges | WatchProgress | WatchEnded
 
 
 class WatchItem(msgspec.Struct, frozen=True):
-    """One update of a stream. Its sequence numbers are those of this epoch."""
+    """One update of a stream. Its sequence numbers are those of this epoch. Among several audiences it has
+    the name by which this one was asked for, and now and then the position of all of them.
+    """
 
     audience: str
     epoch: str
     update: WatchUpdate
+    requested_name: str = ""
+    position: str = ""
 
 
 # --- explaining ---------------------------------------------------------------------------------------------

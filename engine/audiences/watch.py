@@ -9,11 +9,15 @@ pages, so the last update for each user is right, and the snapshot is complete: 
 
 A cursor belongs to an epoch: one calculation of the audience in one store. Calculated anew, or restored from
 a backup, the same sequence numbers mean other changes.
+
+Several audiences share one stream. There an audience that is calculated anew begins again with a snapshot,
+and one that cannot be watched ends alone.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 import random
 import time
 from collections import deque
@@ -26,15 +30,25 @@ from engine.audiences.model import (
     WatchBegin,
     WatchChanges,
     WatchEnd,
+    WatchEnded,
     WatchItem,
     WatchMembers,
     WatchProgress,
     WatchStart,
     WatchUpdate,
 )
+from engine.audiences.watch_positions import Reached, position_of, read_position
 from engine.audiences.watched_pages import WatchedPages
 from engine.backends.base import Change, ChangePage, Members, Membership, MembershipSource, epoch_of
-from engine.errors import CursorExpired, FailedPrecondition, InvalidInput, NotFound
+from engine.errors import (
+    CursorExpired,
+    FailedPrecondition,
+    InvalidInput,
+    NotFound,
+    Violation,
+    Violations,
+)
+from engine.limits import WATCHED_AUDIENCES_MAX
 from engine.resources.names import Resource, check_name
 from engine.resources.records import Audience, Closing, Milestone, account_of
 from engine.resources.repository import Repository
@@ -80,15 +94,49 @@ class Watcher:
         audience is deleted and its last exit was sent.
         """
         check_name(start.audience, "audience", Resource.AUDIENCE, Resource.MILESTONE)
-        milestone = self._repository.find(Milestone, start.audience)
-        audience = start.audience if milestone is None else milestone.audience
+        audience = self._audience(start.audience)
         if start.cursor is not None and start.cursor < 0:
             raise InvalidInput.one("cursor", "must not be negative")
-        if progress_interval < PROGRESS_INTERVAL_MIN_MICROS:
-            raise InvalidInput.one("progress_interval", "must be at least 0.1 s")
+        _check_interval(progress_interval)
         self.require_calculated(audience)
         stream = AudienceStream(self, audience, start, progress_interval / MICROS_PER_SECOND)
         return Watch([stream], self, wake)
+
+    def watch_together(
+        self,
+        names: Sequence[str],
+        position: str | None,
+        progress_interval: Micros,
+        wake: Callable[[], None],
+    ) -> WatchTogether:
+        """A stream of several audiences of one account, or those of milestones: each continues where it was
+        at `position`, or begins with a snapshot. `wake` is as in `watch`.
+
+        Raises InvalidInput. The stream ends when none of its audiences can be watched any more.
+        """
+        faults = Violations(_faults_of_names(names))
+        if faults:
+            raise InvalidInput(faults)
+        _check_interval(progress_interval)
+        asked: dict[str, str] = {}
+        for index, name in enumerate(names):
+            audience = self._audience(name)
+            if audience in asked:
+                raise InvalidInput.one(f"audiences[{index}]", f"is the audience of {asked[audience]} too")
+            asked[audience] = name
+        reached = {} if position is None else read_position(position)
+        progress_s = progress_interval / MICROS_PER_SECOND
+        streams = []
+        for audience, name in asked.items():
+            epoch, cursor = reached.get(audience.rpartition("/")[2], ("", None))
+            start = WatchStart(audience, cursor, epoch)
+            streams.append(AudienceStream(self, audience, start, progress_s, requested_name=name))
+        return WatchTogether(streams, self, wake, progress_s)
+
+    def _audience(self, name: str) -> str:
+        """The audience of that name or of that milestone; of no milestone, the name."""
+        milestone = self._repository.find(Milestone, name)
+        return name if milestone is None else milestone.audience
 
     def listen(self, audience: str, changed: Callable[[], None]) -> Callable[[], None]:
         """Calls `changed` after each change of the audience, until the result is called."""
@@ -187,28 +235,36 @@ class Watch:
         self._timed: list[tuple[float, int, AudienceStream]] = []
         self._wake = wake
         # Before the first look, so that no change after it goes unnoticed.
-        self._stop_listening = [
-            watcher.listen(stream.audience, partial(self._hear, stream)) for stream in streams
-        ]
+        self._stop_listening = {
+            stream.audience: watcher.listen(stream.audience, partial(self._hear, stream))
+            for stream in streams
+        }
 
     def take(self) -> WatchItem | None:
         """The next item, of each audience in turn; None: nothing before `due`, unless something changes."""
         self._make_ready()
         while self._ready:
             stream = self._ready.popleft()
-            item = stream.take()
+            item = self._take(stream)
             if item is not None:
-                self._ready.append(stream)
                 return item
-            stream.is_waiting = True
-            heapq.heappush(self._timed, (stream.due, id(stream), stream))
-        self.due = self._timed[0][0]
+        self.due = self._timed[0][0] if self._timed else math.inf
         return None
 
     def close(self) -> None:
         """Ends the stream."""
-        for stop in self._stop_listening:
+        for stop in self._stop_listening.values():
             stop()
+
+    def _take(self, stream: AudienceStream) -> WatchItem | None:
+        """The next item of one that is ready, which then is again, or waits."""
+        item = stream.take()
+        if item is not None:
+            self._ready.append(stream)
+            return item
+        stream.is_waiting = True
+        heapq.heappush(self._timed, (stream.due, id(stream), stream))
+        return None
 
     def _hear(self, stream: AudienceStream) -> None:
         self._changed.append(stream)
@@ -227,24 +283,98 @@ class Watch:
             self._ready.append(stream)
 
 
-class AudienceStream:
-    """The items of one audience."""
+class WatchTogether(Watch):
+    """A stream of several audiences, whose position goes with a progress mark once an interval."""
 
-    def __init__(self, watcher: Watcher, audience: str, start: WatchStart, progress_s: float) -> None:
+    def __init__(
+        self,
+        streams: Sequence[AudienceStream],
+        watcher: Watcher,
+        wake: Callable[[], None],
+        progress_s: float,
+    ) -> None:
+        self._streams = {stream.audience: stream for stream in streams}
+        self._progress_s = progress_s
+        self._positioned = -math.inf
+        self._positioned_streams = 0
+        super().__init__(streams, watcher, wake)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every audience has ended: nothing comes any more."""
+        return not self._streams
+
+    def _take(self, stream: AudienceStream) -> WatchItem | None:
+        try:
+            item = super()._take(stream)
+        except (NotFound, FailedPrecondition) as error:
+            del self._streams[stream.audience]
+            self._stop_listening.pop(stream.audience)()
+            return stream.item(WatchEnded(error))
+        if item is not None and isinstance(item.update, WatchProgress):
+            return self._with_position(item)
+        return item
+
+    def _with_position(self, item: WatchItem) -> WatchItem:
+        """The item with the position, when the interval is over, or all audiences are in it first."""
+        now = time.monotonic()
+        positioned = sum(stream.reached is not None for stream in self._streams.values())
+        is_complete = positioned == len(self._streams) > self._positioned_streams
+        if not is_complete and now - self._positioned < self._progress_s:
+            return item
+        self._positioned, self._positioned_streams = now, positioned
+        reached = {
+            stream.audience: stream.reached for stream in self._streams.values() if stream.reached is not None
+        }
+        return msgspec.structs.replace(item, position=position_of(reached))
+
+
+class AudienceStream:
+    """The items of one audience; with a `requested_name`, of one of several."""
+
+    def __init__(
+        self,
+        watcher: Watcher,
+        audience: str,
+        start: WatchStart,
+        progress_s: float,
+        *,
+        requested_name: str = "",
+    ) -> None:
         self.audience = audience
+        self.reached: Reached | None = None if start.cursor is None else (start.epoch, start.cursor)
+        """Where a later stream goes on; None in a snapshot."""
         self.due = 0.0
         self.is_waiting = False
         self._watcher = watcher
         self._start = start
         self._progress_s = progress_s
+        self._requested_name = requested_name
         self._cursor = 0
         self._epoch = ""
-        self._updates = self._all_updates()
+        self._updates = self._renewed_updates() if requested_name else self._all_updates()
 
     def take(self) -> WatchItem | None:
         """The next item; None: nothing before `due`, unless the audience changes."""
         update = next(self._updates)
-        return None if update is None else WatchItem(self.audience, self._epoch, update)
+        if isinstance(update, WatchBegin):
+            self.reached = None
+        elif isinstance(update, WatchEnd) or (self.reached is not None and self._epoch):
+            self.reached = self._epoch, self._cursor
+        return None if update is None else self.item(update)
+
+    def item(self, update: WatchUpdate) -> WatchItem:
+        """An item of this audience."""
+        return WatchItem(self.audience, self._epoch, update, self._requested_name)
+
+    def _renewed_updates(self) -> Iterator[WatchUpdate | None]:
+        """As `_all_updates`, and with a snapshot where a cursor has expired."""
+        self._watcher.require_calculated(self.audience)
+        while True:
+            try:
+                yield from self._all_updates()
+            except CursorExpired:
+                self._start = WatchStart(self.audience)
 
     def _all_updates(self) -> Iterator[WatchUpdate | None]:
         watcher, audience, start = self._watcher, self.audience, self._start
@@ -333,6 +463,33 @@ class AudienceStream:
         if self._epoch != self._watcher.epoch(membership) or self._cursor > membership.last_sequence:
             raise self._watcher.other_epoch(self.audience, membership)
         return membership
+
+
+def _check_interval(progress_interval: Micros) -> None:
+    if progress_interval < PROGRESS_INTERVAL_MIN_MICROS:
+        raise InvalidInput.one("progress_interval", "must be at least 0.1 s")
+
+
+def _faults_of_names(names: Sequence[str]) -> Iterator[Violation]:
+    """What is wrong with the names of audiences to watch in one stream."""
+    if len(names) > WATCHED_AUDIENCES_MAX:
+        yield Violation("audiences", f"names {len(names)}; at most {WATCHED_AUDIENCES_MAX} are allowed")
+        return
+    first: dict[str, int] = {}
+    for index, name in enumerate(names):
+        field = f"audiences[{index}]"
+        try:
+            check_name(name, field, Resource.AUDIENCE, Resource.MILESTONE)
+        except InvalidInput as error:
+            yield from error.violations
+            continue
+        other = next(iter(first), name)
+        if account_of(name) != account_of(other):
+            message = f"is of another account than audiences[{first[other]}]: watch each account by itself"
+            yield Violation(field, message)
+        elif name in first:
+            yield Violation(field, f"is audiences[{first[name]}] again")
+        first.setdefault(name, index)
 
 
 def _of_members(changes: tuple[Change, ...]) -> tuple[Change, ...]:

@@ -82,7 +82,7 @@ _RULES: Mapping[str, Mapping[str, Rule]] = {
         "ListUserAudiences": Rule(Scope.READ, _PARENT),
         "ListMembers": Rule(Scope.READ, _PARENT),
         "ExportMembers": Rule(Scope.READ, _NAME),
-        "WatchMembership": Rule(Scope.READ, ("audience", "connection")),
+        "WatchMembership": Rule(Scope.READ, ("audience", "audiences", "connection")),
         "ExplainMembership": Rule(Scope.READ, _NAME),
         "ExplainAudience": Rule(Scope.READ, _AUDIENCE_OR_DRAFT),
     },

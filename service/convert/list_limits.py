@@ -27,6 +27,7 @@ from engine.limits import (
     JOURNEY_MILESTONES_MAX,
     JOURNEY_OUTPUTS_MAX,
     LIST_LENGTH_MAX,
+    WATCHED_AUDIENCES_MAX,
     Limits,
 )
 from engine.resources.connections import OPTED_IN_NAMES_MAX
@@ -71,6 +72,7 @@ def list_lengths_max(limits: Limits) -> dict[str, int]:
         "MilestoneDocument.children": JOURNEY_MILESTONES_MAX,
         "PreviewJourneyRequest.inputs": JOURNEY_INPUTS_MAX,
         "PreviewJourneyRequest.milestones": JOURNEY_MILESTONES_MAX,
+        "WatchMembershipRequest.audiences": WATCHED_AUDIENCES_MAX,
     }
 
 

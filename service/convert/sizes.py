@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 from engine.audiences import model
 from engine.audiences.model import SizeInterval, SizeKind, SizeState
-from engine.backends.base import Change
 from engine.checks.rows import is_longer
 from engine.criteria.model import Criterion
 from engine.errors import InvalidInput, Warning
@@ -20,7 +19,6 @@ from service.convert.revisions import Revisions
 from service.convert.times import duration, duration_message, timestamp
 
 UNKNOWN_INTERVAL = "must be HOUR or DAY"
-NO_START = "is required unless snapshot is set"
 NO_TARGET = "must have a name or a draft"
 
 _SIZE_STATES = numbers_of(audience_pb2.SizeState, SizeState)
@@ -106,15 +104,6 @@ def _preview_milestone(
         kind=milestone_kind(message.kind, f"{path}.kind"),
         criteria=criteria,
     )
-
-
-def watch_cursor(request: audience_service_pb2.WatchMembershipRequest) -> int | None:
-    """The cursor to watch from, None = snapshot first. Raises InvalidInput when neither is set."""
-    if request.WhichOneof("start") == "cursor":
-        return request.cursor
-    if request.snapshot:
-        return None
-    raise InvalidInput.one("cursor", NO_START)
 
 
 def interval_of(number: int) -> SizeInterval:
@@ -228,38 +217,6 @@ def size_point_messages(points: Iterable[model.SizePoint]) -> list[audience_serv
         )
         for point in points
     ]
-
-
-def change_message(change: Change) -> audience_pb2.MembershipChange:
-    """A membership change."""
-    return audience_pb2.MembershipChange(
-        sequence=change.sequence,
-        user_id=change.user_id,
-        entered=change.entered,
-        as_of=timestamp(change.as_of),
-        last_of_instant=change.last_of_instant,
-    )
-
-
-def watch_message(item: model.WatchItem) -> audience_service_pb2.WatchMembershipResponse:
-    """One message of a watch stream."""
-    message = audience_service_pb2.WatchMembershipResponse(audience=item.audience, epoch=item.epoch)
-    update = item.update
-    match update:
-        case model.WatchBegin():
-            message.snapshot_begin.cursor = update.cursor
-            message.snapshot_begin.as_of.CopyFrom(timestamp(update.as_of))
-        case model.WatchMembers():
-            message.snapshot.user_ids.extend(update.user_ids)
-        case model.WatchEnd():
-            message.snapshot_end.cursor = update.cursor
-            message.snapshot_end.as_of.CopyFrom(timestamp(update.as_of))
-        case model.WatchChanges():
-            message.changes.changes.extend(map(change_message, update.changes))
-        case model.WatchProgress():
-            message.progress.cursor, message.progress.epoch = update.cursor, item.epoch
-            message.progress.as_of.CopyFrom(timestamp(update.as_of))
-    return message
 
 
 def membership_explanation_message(

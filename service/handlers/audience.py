@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import grpc
 
 from engine.audiences.model import WatchStart
+from engine.audiences.watch import Watch, WatchTogether
 from engine.errors import InvalidInput, StoreUnavailable
 from engine.resources.records import Audience, Connection
 from milepost.v1 import audience_pb2, audience_service_pb2_grpc
@@ -17,6 +18,7 @@ from service.convert.faults import ShapeFaults
 from service.convert.journeys import audience_message, audience_of_message, journey_message
 from service.convert.masks import AUDIENCE_FIELDS, masked_fields
 from service.convert.times import duration, optional_instant, timestamp
+from service.convert.watches import watch_cursor, watch_message, watch_position
 from service.handlers.runtime import Runtime
 from service.waiting import Waiting, Wake
 
@@ -248,17 +250,10 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
     def WatchMembership(  # type: ignore[override] # it also yields `Waiting`
         self, request: pb.WatchMembershipRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.WatchMembershipResponse | Waiting]:
-        progress_interval = WATCH_PROGRESS_DEFAULT_MICROS
-        if request.HasField("progress_interval"):
-            faults = ShapeFaults()
-            progress_interval = duration(request.progress_interval, "progress_interval", faults)
-            faults.raise_if_any()
         wake = Wake()
         connections = self._runtime.engine.connections
         connection = self._watched_connection(request)
-        watch = self._runtime.engine.live.watch(
-            _watch_start(request, connection), progress_interval=progress_interval, wake=wake
-        )
+        watch = self._watch(request, connection, wake)
         stop_listening = None if connection is None else connections.listen(connection.name, wake)
         try:
             while not self._runtime.has_ended(context):
@@ -266,10 +261,12 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
                     # One that was deleted, deactivated, activated again or replayed has no such consumer.
                     connections.require_watched(connection.name, connection.activation)
                 item = watch.take()
-                if item is None:
-                    yield from wake.until(watch.due)
+                if item is not None:
+                    yield watch_message(item)
+                elif isinstance(watch, WatchTogether) and watch.is_over:
+                    return
                 else:
-                    yield convert.watch_message(item)
+                    yield from wake.until(watch.due)
         finally:
             watch.close()
             if stop_listening is not None:
@@ -277,8 +274,21 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
         if self._runtime.stopping.is_set():
             raise StoreUnavailable("the service is stopping; reconnect and resume from the last cursor")
 
+    def _watch(self, request: pb.WatchMembershipRequest, connection: Connection | None, wake: Wake) -> Watch:
+        progress_interval = WATCH_PROGRESS_DEFAULT_MICROS
+        if request.HasField("progress_interval"):
+            faults = ShapeFaults()
+            progress_interval = duration(request.progress_interval, "progress_interval", faults)
+            faults.raise_if_any()
+        live = self._runtime.engine.live
+        if request.audiences or request.WhichOneof("start") == "position":
+            position = watch_position(request)
+            names = tuple(request.audiences)
+            return live.watch_together(names, position, progress_interval=progress_interval, wake=wake)
+        return live.watch(_watch_start(request, connection), progress_interval=progress_interval, wake=wake)
+
     def _watched_connection(self, request: pb.WatchMembershipRequest) -> Connection | None:
-        if request.WhichOneof("start") != "connection":
+        if request.WhichOneof("start") != "connection" or request.audiences:
             return None
         connection = self._runtime.engine.connections.watched(request.connection, "connection")
         if (
@@ -314,6 +324,6 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
 
 def _watch_start(request: pb.WatchMembershipRequest, connection: Connection | None) -> WatchStart:
     if connection is None:
-        return WatchStart(request.audience, convert.watch_cursor(request), request.epoch)
+        return WatchStart(request.audience, watch_cursor(request), request.epoch)
     cursor = None if connection.cursor.in_snapshot else connection.delivered
     return WatchStart(connection.audience, cursor, connection.epoch, renews=True)

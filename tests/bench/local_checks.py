@@ -81,7 +81,7 @@ def _take(local: LocalAnswers, updates: Iterator[Update]) -> None:
     [followed] = local._followed
     for update in updates:
         # As they come off the wire.
-        followed.take(type(update).FromString(update.SerializeToString()), local._lock)
+        followed.take(type(update).FromString(update.SerializeToString()), "", local._lock)
 
 
 def _spent(work: Callable[[], object]) -> float:

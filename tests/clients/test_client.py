@@ -487,6 +487,14 @@ def end(cursor: int) -> WatchMembershipResponse:
     return WatchMembershipResponse(snapshot_end=SnapshotEnd(cursor=cursor), epoch=EPOCH)
 
 
+def of_several(message: WatchMembershipResponse, name: str, position: str = "") -> WatchMembershipResponse:
+    """The message as a watch of several audiences has it."""
+    message.requested_name, message.epoch = name, message.epoch or EPOCH
+    if message.HasField("progress"):
+        message.position = position
+    return message
+
+
 def played(answers: Iterable[WatchMembershipResponse | Refusal]) -> Iterator[WatchMembershipResponse]:
     """A stream of these messages, ended by the first refusal."""
     for answer in answers:

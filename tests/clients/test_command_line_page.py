@@ -59,4 +59,4 @@ def test_every_command_on_the_page_prints_what_the_page_says(
                 Path(entry.line.removeprefix(WRITES_FILE)).write_text(entry.printed, encoding="utf-8")
             else:
                 assert (entry.line, faults(entry, screen)) == (entry.line, "")
-    assert len(session) == 41
+    assert len(session) == 42

@@ -27,7 +27,7 @@ from tests.clients.fake import Fake
 from tests.clients.fake import serving as fake_serving
 from tests.clients.methods.conftest import Kind
 from tests.clients.proxy import Proxy, proxied
-from tests.clients.test_client import LIMITED, begin, changes, end, mark, played, snapshot
+from tests.clients.test_client import LIMITED, begin, changes, end, mark, of_several, played, snapshot
 from tests.harness import Serving, eventually, serving
 
 USERS = [f"u{number}" for number in range(40)]
@@ -261,15 +261,17 @@ def test_an_audience_that_is_calculated_anew_is_taken_anew(
 def test_a_limit_that_says_when_to_try_again_is_waited_for(kind: Kind) -> None:
     """To the follower it is like a service out of reach: the state stays in use."""
     free, release = threading.Event(), threading.Event()
-    streams: Iterator[list[Any]] = iter([[LIMITED], [begin(), snapshot("ann"), end(1), LIMITED]])
+    streams: Iterator[list[Any]] = iter([[LIMITED], [begin(), snapshot("ann"), end(1), mark(1), LIMITED]])
 
     def watch(request: WatchMembershipRequest) -> Iterator[WatchMembershipResponse]:
+        name = request.audiences[0]
         if answers := next(streams, None):
-            yield from played(answers)
+            yield from (of_several(answer, name, position="1") for answer in played(answers))
         elif not free.is_set():
             raise LIMITED
         else:
-            yield from [changes(2), mark(2)]
+            assert request.position == "1"
+            yield from (of_several(answer, name) for answer in (changes(2), mark(2)))
             release.wait(30)
 
     fake = Fake({"WatchMembership": watch})
@@ -346,7 +348,8 @@ def test_closing_ends_every_watch(kind: Kind, service: Serving) -> None:
     with kind(service.address, account="acme") as client:
         with client.local(TARGETS) as local:
             assert not local.check("ann", GOLD)
-            eventually(lambda: service.application.in_flight == len(TARGETS))
+            # One stream for both.
+            assert service.application.in_flight == 1
         eventually(lambda: service.application.in_flight == 0)
         # The last state is there still, and says its age.
         assert not local.check("ann", GOLD)

@@ -9,7 +9,7 @@ import pytest
 
 from milepost.v1.audience_pb2 import MembershipChange
 from milepost.v1.audience_service_pb2 import MembershipSnapshot, ProgressMark, SnapshotBegin, SnapshotEnd
-from tests.faults.watch_properties import PROPERTIES, WATCHERS, Campaign, Follower, States, digest_of
+from tests.faults.watch_properties import PROPERTIES, WATCHERS, Campaign, Fold, States, digest_of
 
 CHANGES = 2_000
 
@@ -21,7 +21,7 @@ def test_a_watch_keeps_its_properties_over_a_kill_and_a_restore(
     campaign = Campaign(tmp_path, changes=CHANGES, kills=1, restores=1, seed=seed)
     checked = campaign.run()
     assert all(checked[name] for name in PROPERTIES), (seed, checked)
-    assert all(each.changes >= CHANGES / 2 for each in campaign.followers)
+    assert all(each.changes >= CHANGES / 2 for each in campaign.folds)
     # Each watcher was refused its cursor of before the restore.
     assert checked["resumable"] >= WATCHERS
 
@@ -46,10 +46,10 @@ def faults(updates: Sequence[object]) -> list[str]:
     states = States()
     states.add(digest_of("ann"))
     states.add(digest_of("ann") ^ digest_of("bob"))
-    follower = Follower(0, states, "0")
+    fold = Fold("watcher 0", states)
     for update in updates:
-        follower._take(update, "epoch")
-    return [fault.partition(":")[0].rpartition(" ")[2] for fault in follower.faults]
+        fold.take(update, "epoch")
+    return [fault.partition(":")[0].rpartition(" ")[2] for fault in fold.faults]
 
 
 def test_a_watch_that_keeps_its_promises_is_not_faulted() -> None:

@@ -9,12 +9,17 @@ one after some batch of writes. *Reliable*: no change is left out, and the last 
 a restore is refused, and a snapshot follows. *Bookmarkable*: no change after a progress mark is of an earlier
 instant, and marks never go back.
 
+Some watchers follow one audience, others two in one stream, which resumes at a position. What came after the
+position comes again there, and nothing else does.
+
 The seed chooses the writes, the kills and where connections break, but not where exactly a process ends.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import operator
 import random
 import secrets
 import shutil
@@ -35,16 +40,26 @@ from engine.backends.registry import open_backend
 from milepost import Client, make_user_update
 from milepost.cli.service_process import ServiceProcess
 from milepost.criteria import attribute
-from milepost.errors import Cancelled, MilepostError, OutOfRange
+from milepost.errors import Cancelled, MilepostError, OutOfRange, from_watch_end
 from milepost.outputs import WatchOutput
 from milepost.v1.audience_pb2 import MembershipChange
-from milepost.v1.audience_service_pb2 import MembershipSnapshot, ProgressMark, SnapshotBegin, SnapshotEnd
+from milepost.v1.audience_service_pb2 import (
+    MembershipSnapshot,
+    ProgressMark,
+    SnapshotBegin,
+    SnapshotEnd,
+    WatchEnd,
+)
 
 PROPERTIES = ("ordered", "unique", "atomic", "reliable", "resumable", "bookmarkable")
 ACCOUNT_ID = "watching"
-TARGET = "tiers/gold"
+TARGETS = ("tiers/gold", "tiers/silver")
+"""Everybody is in one of them, or was never written."""
 FLAGS = ("--log-level", "error", "--refresh-interval-ms", "20")
 WATCHERS = 3
+"""Of the first target."""
+WATCHERS_TOGETHER = 2
+"""Of both, each in one stream."""
 BATCH_USERS_MAX = 500
 USERS_A_BATCH = 40
 """The users are as many times those of a batch, so that a user moves again once its change has been seen."""
@@ -84,9 +99,8 @@ class States:
     def back_to(self, number: int) -> None:
         """Forgets what came after a batch: a store of then was restored."""
         with self._lock:
-            for digest in self._digests[number + 1 :]:
-                self._numbers.pop(digest, None)
             del self._digests[number + 1 :]
+            self._numbers = {digest: at for at, digest in enumerate(self._digests)}
 
     def find(self, digest: int) -> int | None:
         """The batch after which the audience had these members; None: it never had."""
@@ -94,63 +108,33 @@ class States:
             return self._numbers.get(digest)
 
 
-class Follower:
-    """Folds one watch, and checks each update."""
+class Fold:
+    """Folds what a watch says of one audience, and checks each update."""
 
-    def __init__(self, number: int, states: States, seed: str) -> None:
-        self.number = number
+    def __init__(self, name: str, states: States) -> None:
+        self.name = name
         self.faults: list[str] = []
         self.checked: Counter[str] = Counter()
         self.members: set[str] = set()
         self.state = 0
         """The batch that the last mark was of."""
         self.changes = 0
-        self.cursor: int | None = None
         self.epoch = ""
-        self.target = ""
-        self.is_over = False
-        self.is_watching = False
-        self._source = random.Random(f"{seed} {number}")
+        self.is_resumed = False
         self._states = states
         self._digest = 0
         self._last = 0
         self._as_of = 0
         self._marked = 0
         self._collecting: set[str] | None = None
-        self._is_resumed = False
 
-    def run(self) -> None:
-        """Watches until it is over, whatever becomes of services."""
-        while not self.is_over:
-            if not self.target:
-                time.sleep(RETRY_S)
-                continue
-            try:
-                with Client(self.target, account=ACCOUNT_ID) as client:
-                    self._watch(client)
-            except OutOfRange:
-                self.checked["resumable"] += 1
-                self.cursor, self.epoch = None, ""
-            except (Cancelled, MilepostError, ValueError):
-                time.sleep(RETRY_S)
+    def is_repeated(self, update: object, epoch: str) -> bool:
+        """Whether the update is a change that was folded already."""
+        is_known = self._collecting is None and epoch == self.epoch
+        return is_known and isinstance(update, MembershipChange) and update.sequence <= self._last
 
-    def _watch(self, client: Client) -> None:
-        watch = client.watch(
-            TARGET, cursor=self.cursor, epoch=self.epoch, progress_interval=MARKS, attempts_max=0
-        )
-        self._is_resumed = self.cursor is not None
-        self.is_watching = True
-        try:
-            for update in watch:
-                self._take(update, watch.epoch)
-                self.cursor, self.epoch = watch.cursor, watch.epoch
-                if self.is_over or self._source.randrange(BREAK_ONE_IN) == 0:
-                    return
-        finally:
-            watch.close()
-            self.is_watching = False
-
-    def _take(self, update: object, epoch: str) -> None:
+    def take(self, update: object, epoch: str) -> None:
+        """Takes the next update."""
         match update:
             case SnapshotBegin():
                 self._collecting, self._digest = set(), 0
@@ -173,13 +157,14 @@ class Follower:
                 self._check("bookmarkable", update.cursor == self._last, f"mark at {update.cursor}")
                 self._marked = as_of
                 self._state("a progress mark")
+        self.epoch = epoch
 
     def _change(self, change: MembershipChange) -> None:
         as_of = change.as_of.ToMicroseconds()
-        if self._is_resumed:
+        if self.is_resumed:
             found = f"{change.sequence} after a break at {self._last}"
             self._check("resumable", change.sequence == self._last + 1, found)
-            self._is_resumed = False
+            self.is_resumed = False
         self._check("unique", change.sequence > self._last, f"{change.sequence} after {self._last}")
         self._check("reliable", change.sequence <= self._last + 1, f"{change.sequence} after {self._last}")
         self._check("ordered", as_of >= self._as_of, f"instant {as_of} after {self._as_of}")
@@ -205,7 +190,95 @@ class Follower:
     def _check(self, name: str, holds: bool, fault: str) -> None:
         self.checked[name] += 1
         if not holds and len(self.faults) < FAULTS_MAX:
-            self.faults.append(f"watcher {self.number} is not {name}: {fault}")
+            self.faults.append(f"{self.name} is not {name}: {fault}")
+
+
+class Follower:
+    """Watches the first target, over connections that break."""
+
+    def __init__(self, number: int, states: Sequence[States], seed: str) -> None:
+        self.target = ""
+        """The address of the service; "" while there is none."""
+        self.is_over = False
+        self.is_watching = False
+        self.folds = {TARGETS[0]: Fold(f"watcher {number}", states[0])}
+        self._cursor: int | None = None
+        self._source = random.Random(f"{seed} {number}")
+
+    def run(self) -> None:
+        """Watches until it is over, whatever becomes of services."""
+        while not self.is_over:
+            if not self.target:
+                time.sleep(RETRY_S)
+                continue
+            try:
+                with Client(self.target, account=ACCOUNT_ID) as client:
+                    self.is_watching = True
+                    self._watch(client)
+            except OutOfRange:
+                self._fold.checked["resumable"] += 1
+                self._cursor, self._fold.epoch = None, ""
+            except (Cancelled, MilepostError, ValueError):
+                time.sleep(RETRY_S)
+            finally:
+                self.is_watching = False
+
+    @property
+    def _fold(self) -> Fold:
+        return self.folds[TARGETS[0]]
+
+    def _watch(self, client: Client) -> None:
+        fold = self._fold
+        watch = client.watch(
+            TARGETS[0], cursor=self._cursor, epoch=fold.epoch, progress_interval=MARKS, attempts_max=0
+        )
+        fold.is_resumed = self._cursor is not None
+        try:
+            for update in watch:
+                fold.take(update, watch.epoch)
+                self._cursor = watch.cursor
+                if self._ends():
+                    return
+        finally:
+            watch.close()
+
+    def _ends(self) -> bool:
+        return self.is_over or self._source.randrange(BREAK_ONE_IN) == 0
+
+
+class FollowerTogether(Follower):
+    """Watches both targets in one stream."""
+
+    def __init__(self, number: int, states: Sequence[States], seed: str) -> None:
+        super().__init__(number, states, seed)
+        self.folds = {
+            target: Fold(f"watcher {number} of {target}", each)
+            for target, each in zip(TARGETS, states, strict=True)
+        }
+        self._position = ""
+
+    def _watch(self, client: Client) -> None:
+        watch = client.watch_together(
+            TARGETS, position=self._position, progress_interval=MARKS, attempts_max=0
+        )
+        for fold in self.folds.values():
+            fold.is_resumed = bool(self._position)
+        try:
+            for target, _, epoch, update in watch:
+                fold = self.folds[target]
+                if isinstance(update, WatchEnd):
+                    raise from_watch_end(update)
+                if isinstance(update, SnapshotBegin):
+                    # Another epoch is no error here: a snapshot follows.
+                    fold.checked["resumable"] += epoch != fold.epoch != ""
+                    fold.is_resumed = False
+                if not fold.is_repeated(update, epoch):
+                    fold.take(update, epoch)
+                self._position = watch.position
+                if self._ends():
+                    return
+        finally:
+            watch.close()
 
 
 def digest_of(user: str) -> int:
@@ -229,13 +302,18 @@ class Campaign:
         )
         self._batch = min(BATCH_USERS_MAX, max(10, changes // 400))
         self._users = [f"user-{number}" for number in range(USERS_A_BATCH * self._batch)]
-        self._gold: set[str] = set()
-        self._digest = 0
+        self._members: tuple[set[str], ...] = (set(), set())
+        self._digests = [0, 0]
+        """Of the members of each target."""
         self._at = 0
-        self._states = States()
-        self._backup: tuple[Path, int, set[str]] | None = None
+        self._states = (States(), States())
+        self._backup: tuple[Path, int, tuple[set[str], ...]] | None = None
         self._generation = 0
-        self.followers = [Follower(number, self._states, seed) for number in range(WATCHERS)]
+        self.followers = [
+            (Follower if number < WATCHERS else FollowerTogether)(number, self._states, seed)
+            for number in range(WATCHERS + WATCHERS_TOGETHER)
+        ]
+        self.folds = [fold for each in self.followers for fold in each.folds.values()]
 
     def run(self) -> Counter[str]:
         """How often each property was checked. Raises PropertyBroken."""
@@ -250,7 +328,7 @@ class Campaign:
                 each.is_over = True
             for thread in threads:
                 thread.join(STALLED_S)
-        return sum((each.checked for each in self.followers), Counter())
+        return sum((each.checked for each in self.folds), Counter())
 
     @property
     def _store(self) -> Path:
@@ -258,21 +336,21 @@ class Campaign:
 
     @property
     def _seen(self) -> int:
-        return max(each.changes for each in self.followers)
+        return max(each.changes for each in self.folds)
 
     def _serve(self) -> bool:
         """One service, until it is stopped. False: all changes were seen."""
         with ServiceProcess(self._store, flags=FLAGS) as service:
             with Client(service.target, account=ACCOUNT_ID) as client:
-                if not self._states.last:
+                if not self._states[0].last:
                     _prepare(client)
                 for each in self.followers:
                     each.target = service.target
                 while self._seen < (min(self._stops) if self._stops else self._changes):
                     self._write(client)
-                    self._wait_for(self._states.last - BACKLOG_BATCHES)
+                    self._wait_for(self._states[0].last - BACKLOG_BATCHES)
                 if not self._stops:
-                    self._wait_for(self._states.last)
+                    self._wait_for(self._states[0].last)
                     self._compare(client)
                     return False
             for each in self.followers:
@@ -284,11 +362,16 @@ class Campaign:
     def _write(self, client: Client) -> None:
         users = [self._users[(self._at + index) % len(self._users)] for index in range(self._batch)]
         self._at += self._batch
+        gold = self._members[0]
         for user in users:
-            self._gold ^= {user}
-            self._digest ^= digest_of(user)
-        self._states.add(self._digest)
-        tiers = {user: "gold" if user in self._gold else "silver" for user in users}
+            is_gold = user not in gold
+            for index, members in enumerate(self._members):
+                if (user in members) is not (is_gold is (index == 0)):
+                    members.symmetric_difference_update({user})
+                    self._digests[index] ^= digest_of(user)
+        for states, digest in zip(self._states, self._digests, strict=True):
+            states.add(digest)
+        tiers = {user: "gold" if user in gold else "silver" for user in users}
         client.upsert_users(
             [make_user_update(user, {"tier": tier}) for user, tier in tiers.items()], input="shop/web"
         )
@@ -296,20 +379,18 @@ class Campaign:
     def _stop(self, how: str) -> None:
         """What happens between two services."""
         if how == "restore" and self._backup is not None:
-            backup, number, gold = self._backup
+            backup, number, members = self._backup
             self._generation += 1
             restore(backup, self._store)
             self._go_back_to(number)
-            self._gold = set(gold)
-            self._digest = 0
-            for user in gold:
-                self._digest ^= digest_of(user)
+            self._members = tuple(map(set, members))
+            self._digests = [functools.reduce(operator.xor, map(digest_of, each), 0) for each in members]
         elif self._backup is None or self._source.randrange(3) == 0:
             backup = self._directory / f"backup-{len(self._stops)}"
             store = open_backend(f"local:{self._store}")
             upkeep_of(store).snapshot(backup)
             store.close()
-            self._backup = backup, self._states.last, set(self._gold)
+            self._backup = backup, self._states[0].last, tuple(map(set, self._members))
 
     def _go_back_to(self, number: int) -> None:
         """Forgets what came after a batch, also what watchers know of it: they are to see a mark of the
@@ -321,44 +402,46 @@ class Campaign:
             if time.monotonic() > deadline:
                 raise PropertyBroken(f"a watch of a killed service has not ended for {STALLED_S:g} s")
             time.sleep(RETRY_S)
-        self._states.back_to(number)
-        for each in self.followers:
-            each.state = 0
+        for states in self._states:
+            states.back_to(number)
+        for fold in self.folds:
+            fold.state = 0
 
     def _wait_for(self, number: int) -> None:
         """Waits until every watcher has a mark of that batch or a later one."""
         deadline = time.monotonic() + STALLED_S
-        while any(each.state < number for each in self.followers):
+        while any(each.state < number for each in self.folds):
             self._raise_faults()
             if time.monotonic() > deadline:
-                states = [each.state for each in self.followers]
+                states = [each.state for each in self.folds]
                 raise PropertyBroken(f"watchers are at {states}, not at {number}, for {STALLED_S:g} s")
             time.sleep(RETRY_S / 5)
         self._raise_faults()
 
     def _raise_faults(self) -> None:
-        faults = [fault for each in self.followers for fault in each.faults]
+        faults = [fault for each in self.folds for fault in each.faults]
         if faults:
             raise PropertyBroken("\n  ".join(["", *faults]))
 
     def _compare(self, client: Client) -> None:
-        members = set(client.export_members(TARGET))
-        for each in self.followers:
-            each.checked["reliable"] += 1
-            if not (each.members == members == self._gold):
-                raise PropertyBroken(
-                    f"watcher {each.number} has {len(each.members)} of {len(members)} members"
-                )
+        for target, expected in zip(TARGETS, self._members, strict=True):
+            members = set(client.export_members(target))
+            for fold in (each.folds[target] for each in self.followers if target in each.folds):
+                fold.checked["reliable"] += 1
+                if not (fold.members == members == expected):
+                    raise PropertyBroken(f"{fold.name} has {len(fold.members)} of {len(members)} members")
 
 
 def _prepare(client: Client) -> None:
     client.ensure_account()
     client.ensure_input("shop", "web")
     client.ensure_journey("tiers")
-    client.ensure_milestone("tiers", "gold", criteria=attribute("tier").equals("gold"))
     output = client.ensure_output("consumers", WatchOutput())
-    client.ensure_connection("watched", target=TARGET, output=output.name)
-    client.activate_connection("watched")
+    for target in TARGETS:
+        tier = target.rpartition("/")[2]
+        client.ensure_milestone("tiers", tier, criteria=attribute("tier").equals(tier))
+        client.ensure_connection(tier, target=target, output=output.name)
+        client.activate_connection(tier)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -384,8 +467,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"--seed {seed}: {broken}; the store is in {directory}")
         return 1
     shutil.rmtree(directory)
-    changes = sum(each.changes for each in campaign.followers)
-    print(f"{changes} changes to {WATCHERS} watchers in {time.monotonic() - began:.0f} s")
+    changes = sum(each.changes for each in campaign.folds)
+    watchers = f"{WATCHERS} watchers of one audience, {WATCHERS_TOGETHER} of two"
+    print(f"{changes} changes to {watchers}, in {time.monotonic() - began:.0f} s")
     print(f"{'property':14} {'checked':>12} broken")
     for name in PROPERTIES:
         print(f"{name:14} {checked[name]:>12,} {0:>6}")

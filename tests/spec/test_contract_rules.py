@@ -63,6 +63,7 @@ UNRULED = {
     "activation": "any other one fails with OUT_OF_RANGE",
     "cursor": "0 is one, of which nothing is acknowledged",
     "parent": "of a milestone of a preview: one of its ids",
+    "position": "opaque, and refused unless it is as it came",
     "epoch": "any other one fails with OUT_OF_RANGE",
     "query": "any text is one",
     "sequence": "any number is one",

@@ -55,7 +55,7 @@ TEXTS = """
     given_values glob greater_or_equal greater_than hashed_attributes hashed_identities id
     identities identity_type ignored_columns input_column input_id journey_id key label last_error
     less_or_equal less_than matches milestone_id name_column of order_by output_id page_token
-    password path paths prefix purpose query regulation request_id revision salt secret servers
+    password path paths position prefix purpose query regulation request_id revision salt secret servers
     starts_with stream string_value subject time_column time_format time_zone to_user_id topic
     type_column unset_attributes unset_identities url user user_id user_id_column user_ids values
     workspace_id

@@ -43,7 +43,7 @@ import { sendRows, type SendOptions } from "./sending.js";
 import { EventStream } from "./stream.js";
 import { MilepostTransport, type Tls } from "./transport.js";
 import { toDuration, toTimestamp, type Length } from "./values.js";
-import { Watch, WATCH_ATTEMPTS_MAX } from "./watching.js";
+import { Watch, WATCH_ATTEMPTS_MAX, WatchTogether } from "./watching.js";
 
 const DEFAULT_TARGET = "localhost:7443";
 const TIMEOUT_MS = 60_000;
@@ -469,6 +469,25 @@ export class Client {
       ...(progressInterval === undefined ? {} : { progressInterval: toDuration(progressInterval) }),
     });
     return new Watch((asked, call) => this.audiences.watchMembership(asked, call), request, { attemptsMax });
+  }
+
+  /**
+   * Changes of up to 200 calculated audiences in one stream, after a `position` of an earlier watch. Without one, and for
+   * an audience that is not in it, a snapshot of the members comes first. See `WatchTogether`.
+   */
+  watchTogether(
+    targets: Iterable<string>,
+    options: { position?: string; progressInterval?: Length; attemptsMax?: number } = {},
+  ): WatchTogether {
+    const { position = "", progressInterval, attemptsMax = WATCH_ATTEMPTS_MAX } = options;
+    const request = create(WatchMembershipRequestSchema, {
+      start: { case: "position", value: position },
+      ...(progressInterval === undefined ? {} : { progressInterval: toDuration(progressInterval) }),
+    });
+    return new WatchTogether((asked, call) => this.audiences.watchMembership(asked, call), request, {
+      attemptsMax,
+      targets: new Map([...targets].map((target) => [this.names.target(target), target])),
+    });
   }
 
   /** Changes for an active connection to an output of kind `watch`, after those acknowledged; a snapshot before any are. */

@@ -20,4 +20,4 @@ export type { SendOptions } from "./sending.js";
 export { EventStream } from "./stream.js";
 export { isRead, type Tls } from "./transport.js";
 export { fromValue, toValue, type Length, type Plain } from "./values.js";
-export { Watch, type Watched } from "./watching.js";
+export { Watch, WatchTogether, type Watched, type WatchedTogether } from "./watching.js";

@@ -1,4 +1,4 @@
-/** Follows an audience and reconnects after failures. */
+/** Follows audiences and reconnects after failures. */
 
 import { create } from "@bufbuild/protobuf";
 import { Code } from "@connectrpc/connect";
@@ -11,6 +11,7 @@ import {
   type ProgressMark,
   type SnapshotBegin,
   type SnapshotEnd,
+  type WatchEnd,
   type WatchMembershipRequest,
   type WatchMembershipResponse,
 } from "./gen/milepost/v1/audience_service_pb.js";
@@ -76,7 +77,7 @@ export class Watch implements AsyncIterable<Watched>, Disposable {
         if (this.cursor === undefined) {
           throw error;
         }
-        await this.#pause(backoff.failed(error));
+        await pause(backoff.failed(error), this.#closed.signal);
       }
     }
   }
@@ -142,12 +143,144 @@ export class Watch implements AsyncIterable<Watched>, Disposable {
       }
     }
   }
+}
 
-  async #pause(ms: number): Promise<void> {
-    try {
-      await sleep(ms, undefined, { signal: this.#closed.signal });
-    } catch {
-      // Closed meanwhile.
+/** An update of one of several audiences that are watched in one stream. */
+export interface WatchedTogether {
+  /** What `watchTogether` was called with for it. */
+  readonly target: string;
+  /** Name of the audience; empty when there is none. */
+  readonly audience: string;
+  /** Which calculation the update's cursor or sequence number belongs to. */
+  readonly epoch: string;
+  /** `WatchEnd` is the last of an audience that can no longer be watched; the others go on. */
+  readonly update: Watched | WatchEnd;
+}
+
+/**
+ * The updates of several audiences, in order for each of them. Each begins with a snapshot, from SnapshotBegin to
+ * SnapshotEnd, and so it does again when it is calculated anew, when the watch was away for longer than changes are kept,
+ * and when a broken connection interrupts a snapshot. An audience that is deleted or no longer activated ends with
+ * WatchEnd; the watch ends when all have. After a broken connection the watch continues: nothing is repeated or lost.
+ *
+ * `position` is where a later watch continues, "" until there is one. The service sends it with progress marks, about once
+ * an interval. A later watch repeats what came after it: a change that was processed has the same epoch and sequence.
+ */
+export class WatchTogether implements AsyncIterable<WatchedTogether>, Disposable {
+  position: string;
+  readonly #open: OpenWatch;
+  readonly #request: WatchMembershipRequest;
+  readonly #attemptsMax: number;
+  /** Full names → what the caller calls them. */
+  readonly #targets: Map<string, string>;
+  readonly #inSnapshot = new Set<string>();
+  /** The epoch and the last change of each audience outside a snapshot. */
+  readonly #reached = new Map<string, { epoch: string; sequence: bigint }>();
+  readonly #closed = new AbortController();
+
+  constructor(
+    open: OpenWatch,
+    request: WatchMembershipRequest,
+    { attemptsMax, targets }: { attemptsMax: number; targets: ReadonlyMap<string, string> },
+  ) {
+    this.#open = open;
+    this.#request = request;
+    this.#attemptsMax = attemptsMax;
+    this.#targets = new Map(targets);
+    this.position = request.start.case === "position" ? request.start.value : "";
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<WatchedTogether> {
+    const backoff = new Backoff({ attemptsMax: this.#attemptsMax });
+    while (this.#targets.size > 0 && !this.#closed.signal.aborted) {
+      try {
+        for await (const update of this.#updates()) {
+          backoff.succeeded();
+          yield update;
+        }
+        return;
+      } catch (thrown) {
+        const error = toMilepostError(thrown);
+        if (this.#closed.signal.aborted && error.code === Code.Canceled) {
+          return;
+        }
+        await pause(backoff.failed(error), this.#closed.signal);
+      }
     }
+  }
+
+  /** Ends the watch, also while its next update is awaited. */
+  close(): void {
+    this.#closed.abort();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  async *#updates(): AsyncGenerator<WatchedTogether> {
+    const request = create(WatchMembershipRequestSchema, this.#request);
+    request.audiences = [...this.#targets.keys()];
+    request.start = this.position === "" ? { case: "snapshot", value: true } : { case: "position", value: this.position };
+    for await (const message of this.#open(request, { signal: this.#closed.signal })) {
+      const { audience, epoch, requestedName } = message;
+      const target = this.#targets.get(requestedName) ?? requestedName;
+      if (message.position !== "") {
+        this.position = message.position;
+      }
+      for (const update of this.#updatesOf(message)) {
+        yield { target, audience, epoch, update };
+      }
+    }
+  }
+
+  *#updatesOf({ update, epoch, requestedName: name }: WatchMembershipResponse): Generator<Watched | WatchEnd> {
+    switch (update.case) {
+      case "snapshotBegin":
+        this.#inSnapshot.add(name);
+        this.#reached.delete(name);
+        yield update.value;
+        break;
+      case "snapshotEnd":
+        this.#inSnapshot.delete(name);
+        this.#reached.set(name, { epoch, sequence: update.value.cursor });
+        yield update.value;
+        break;
+      case "snapshot":
+      case "progress":
+        yield update.value;
+        break;
+      case "changes":
+        for (const change of update.value.changes) {
+          if (this.#inSnapshot.has(name)) {
+            yield change;
+          } else if (this.#isNew(name, epoch, change.sequence)) {
+            this.#reached.set(name, { epoch, sequence: change.sequence });
+            yield change;
+          }
+        }
+        break;
+      case "ended":
+        this.#targets.delete(name);
+        this.#inSnapshot.delete(name);
+        yield update.value;
+        break;
+      case undefined:
+        break;
+    }
+  }
+
+  /** Whether a change did not come before, over a connection that broke after the last position. */
+  #isNew(name: string, epoch: string, sequence: bigint): boolean {
+    const known = this.#reached.get(name);
+    return known?.epoch !== epoch || sequence > known.sequence;
+  }
+}
+
+async function pause(ms: number, signal: AbortSignal): Promise<void> {
+  try {
+    await sleep(ms, undefined, { signal });
+  } catch {
+    // Closed meanwhile.
   }
 }

@@ -75,6 +75,37 @@ test("answers outlive the service and grow stale, then go on", async () => {
   await rm(directory, { recursive: true });
 });
 
+test("several audiences are watched in one stream, which resumes at one position", async () => {
+  const service = await Service.start();
+  const client = await shop(service.target);
+  await activate(client);
+  const seen: string[] = [];
+  let reached = "";
+  // The second is none: it ends, and the first goes on.
+  const watch = client.watchTogether([GOLD, "tiers/none"], { progressInterval: 100 });
+  for await (const { target, audience, update } of watch) {
+    seen.push(`${target} ${update.$typeName.split(".").at(-1) ?? ""}`);
+    reached = audience;
+    if (watch.position !== "") {
+      break;
+    }
+  }
+  assert.ok(seen.includes("tiers/none WatchEnd"), seen.join());
+  assert.ok(seen.includes(`${GOLD} MembershipSnapshot`), seen.join());
+  assert.match(reached, /^accounts\/.+\/audiences\/.+$/);
+  await setTier(client, { dan: "gold" });
+  const later = client.watchTogether([GOLD], { position: watch.position, progressInterval: 100 });
+  for await (const { update } of later) {
+    assert.notEqual(update.$typeName, "milepost.v1.SnapshotBegin");
+    if (update.$typeName === "milepost.v1.MembershipChange") {
+      assert.deepEqual([update.userId, update.entered], ["dan", true]);
+      break;
+    }
+  }
+  client.close();
+  await service.stop();
+});
+
 test("a watch resumes from its cursor, and a connection's from what was acknowledged", async () => {
   const service = await Service.start();
   const client = await shop(service.target);

@@ -52,8 +52,6 @@ class Followed:
 
     def __init__(self, name: str, max_staleness: timedelta | None) -> None:
         self.name = name
-        self.cursor: int | None = None
-        self.epoch = ""
         self.error: MilepostError | None = None
         self.members: set[str] = set()
         self.usable_until = -math.inf
@@ -69,17 +67,13 @@ class Followed:
 
     # --- following ---
 
-    def start_over(self) -> None:
-        """Drops the cursor: the next watch takes a snapshot. The state stays until that is complete."""
-        self.cursor, self.epoch = None, ""
-
     def failed(self, error: MilepostError, *, is_temporary: bool) -> None:
         """Notes why the audience is not followed. Its state stays in use if the error is temporary."""
         self.error = error
         if not is_temporary:
             self.usable_until = -math.inf
 
-    def take(self, update: Update, lock: threading.Lock) -> bool:
+    def take(self, update: Update, epoch: str, lock: threading.Lock) -> bool:
         """Takes one update of the watch; the lock is held while the state changes. True at a new state."""
         match update:
             case SnapshotBegin():
@@ -90,11 +84,11 @@ class Followed:
             case MembershipChange():
                 self._changes.append((update.user_id, update.entered))
             case SnapshotEnd() | ProgressMark():
-                self._mark(update, lock)
+                self._mark(update, epoch, lock)
                 return True
         return False
 
-    def _mark(self, mark: SnapshotEnd | ProgressMark, lock: threading.Lock) -> None:
+    def _mark(self, mark: SnapshotEnd | ProgressMark, epoch: str, lock: threading.Lock) -> None:
         changes, self._changes = self._changes, []
         if self._collecting is not None:
             apply(changes, self._collecting)
@@ -106,7 +100,7 @@ class Followed:
             self._as_of = to_datetime(mark.as_of)
             self._lag = max(0.0, (datetime.now(UTC) - self._as_of).total_seconds())
             self._marked_at = time.monotonic()
-            self._marked_cursor, self._marked_epoch = mark.cursor, self.epoch
+            self._marked_cursor, self._marked_epoch = mark.cursor, epoch
             self.error = None
             self.usable_until = math.inf
             if self._max_staleness is not None:

@@ -31,7 +31,7 @@ from typing import Any
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from milepost.v1.audience_service_pb2 import EstimateAudienceResponse
+from milepost.v1.audience_service_pb2 import EstimateAudienceResponse, WatchEnd
 
 ERROR_DOMAIN = "milepost"
 _STATUS_DETAILS_KEY = "grpc-status-details-bin"
@@ -174,6 +174,8 @@ _BY_CODE: dict[grpc.StatusCode, type[MilepostError]] = {
     grpc.StatusCode.DATA_LOSS: DataLoss,
 }
 
+_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
 
 def cancelled() -> Cancelled:
     """The exception for a call that this process has cancelled."""
@@ -213,6 +215,12 @@ def not_found(resource: str) -> NotFound:
         reason="RESOURCE_NOT_FOUND",
         metadata={"resource": resource},
     )
+
+
+def from_watch_end(end: WatchEnd) -> MilepostError:
+    """The exception that says why one of several audiences is no longer watched."""
+    code = _CODES.get(end.code, grpc.StatusCode.UNKNOWN)
+    return _BY_CODE.get(code, MilepostError)(code, end.message, reason=end.reason)
 
 
 def from_rpc_error(error: grpc.RpcError) -> MilepostError:

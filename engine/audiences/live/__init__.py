@@ -38,7 +38,7 @@ from engine.audiences.live.state import JourneyState, JourneyStates
 from engine.audiences.live.trimming import OLD_CHANGES_MICROS as OLD_CHANGES_MICROS
 from engine.audiences.live.trimming import Trimmer
 from engine.audiences.model import WatchStart
-from engine.audiences.watch import PROGRESS_INTERVAL_DEFAULT_MICROS, Watch, Watcher
+from engine.audiences.watch import PROGRESS_INTERVAL_DEFAULT_MICROS, Watch, Watcher, WatchTogether
 from engine.backends.base import DocumentKeeper, ServingWriter, Store
 from engine.clock import Clock
 from engine.errors import MilepostError
@@ -180,6 +180,17 @@ class Live:
     ) -> Watch:
         """A calculated audience's members and changes, with progress marks. See `engine.audiences.watch`."""
         return self._watcher.watch(start, progress_interval, wake)
+
+    def watch_together(
+        self,
+        names: Sequence[str],
+        position: str | None,
+        *,
+        progress_interval: Micros = PROGRESS_INTERVAL_DEFAULT_MICROS,
+        wake: Callable[[], None] = lambda: None,
+    ) -> WatchTogether:
+        """As `watch`, for several audiences in one stream."""
+        return self._watcher.watch_together(names, position, progress_interval, wake)
 
     def measures(self) -> Iterator[Measure]:
         """What the rounds count and time about themselves."""

@@ -196,6 +196,15 @@ def test_a_calculated_audience_is_watched_and_has_a_history(shop: Client) -> Non
     change = next(each for each in later if isinstance(each, MembershipChange))
     assert (change.user_id, change.entered) == ("cat", True)
     later.close()
+    together = shop.watch_together(["j/bought", "j/none"], progress_interval=timedelta(seconds=0.1))
+    both = []
+    for each in together:
+        both.append((each.target, each.update.DESCRIPTOR.name))
+        if together.position:
+            break
+    together.close()
+    assert ("j/none", "WatchEnd") in both
+    assert ("j/bought", "MembershipSnapshot") in both
     with shop.local(["j/bought"]) as local:
         assert [local.check(user, "j/bought") for user in ("ann", "bob", "cat")] == [True, False, True]
     [point] = shop.list_audience_sizes("j/bought", interval=SIZE_INTERVAL_HOUR)

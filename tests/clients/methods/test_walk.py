@@ -54,6 +54,7 @@ WITHOUT_CALLS = {
     "event_stream",  # calls when something is sent
     "local",  # calls when it is entered
     "watch",  # calls when it is read
+    "watch_together",  # calls when it is read
     "with_timeout",
 }
 """Methods that make no call."""

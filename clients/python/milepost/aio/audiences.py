@@ -15,7 +15,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from milepost._previews import in_document, preview_milestones
 from milepost.aio.base import PAGE_SIZE, AsyncClientBase, given
 from milepost.aio.local import PROGRESS_INTERVAL, READY_TIMEOUT_SECONDS, AsyncLocalChecks
-from milepost.aio.watching import WATCH_ATTEMPTS_MAX, AsyncWatch
+from milepost.aio.watching import WATCH_ATTEMPTS_MAX, AsyncWatch, AsyncWatchTogether
 from milepost.errors import MilepostError, SizeFailed, not_found
 from milepost.v1.audience_pb2 import SIZE_STATE_FAILED, Audience
 from milepost.v1.audience_service_pb2 import (
@@ -304,6 +304,26 @@ class AsyncAudienceMethods(AsyncClientBase):
         else:
             request.cursor, request.epoch = cursor, epoch
         return AsyncWatch(self.audiences.WatchMembership, request, attempts_max)
+
+    def watch_together(
+        self,
+        targets: Sequence[str],
+        *,
+        position: str = "",
+        progress_interval: timedelta | None = None,
+        attempts_max: int = WATCH_ATTEMPTS_MAX,
+    ) -> AsyncWatchTogether:
+        """Changes of up to 200 calculated audiences in one stream, after a `position` of an earlier watch.
+        Without one, and for an audience that is not in it, a snapshot of the members comes first.
+
+        Yields `WatchedTogether`: which audience, and an update as `watch` yields them. Continues after broken
+        connections, at most `attempts_max` times in a row; see what it returns.
+        """
+        request = WatchMembershipRequest(
+            position=position, progress_interval=optional(to_duration, progress_interval)
+        )
+        names = {self.target_name(target): target for target in targets}
+        return AsyncWatchTogether(self.audiences.WatchMembership, request, attempts_max, names)
 
     def local(
         self,

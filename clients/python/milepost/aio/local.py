@@ -11,13 +11,16 @@ from typing import Protocol, Self
 from milepost._concurrency import CLOSED, AsyncBackground, AsyncSignal
 from milepost._local import Followed, LocalAnswers
 from milepost._retrying import Backoff, is_temporary
-from milepost.aio.watching import AsyncWatch
-from milepost.errors import MilepostError, OutOfRange, cancelled, not_followed
+from milepost.aio.watching import AsyncWatchTogether
+from milepost.errors import InvalidArgument, MilepostError, NotFound, cancelled, from_watch_end, not_followed
+from milepost.v1.audience_service_pb2 import WatchEnd
 
 READY_TIMEOUT_SECONDS = 60.0
 PROGRESS_INTERVAL = timedelta(seconds=0.25)
 REPEAT_SECONDS = 5.0
 """Pause after an error that is not temporary, such as an audience that is no longer activated."""
+STREAM_AUDIENCES_MAX = 200
+"""Audiences that one stream follows; more take more streams."""
 
 
 class AsyncFollows(Protocol):
@@ -27,15 +30,14 @@ class AsyncFollows(Protocol):
         """See `Naming`."""
         ...
 
-    def watch(
+    def watch_together(
         self,
-        target: str,
+        targets: Sequence[str],
         *,
-        cursor: int | None = None,
-        epoch: str = "",
+        position: str = "",
         progress_interval: timedelta | None = None,
         attempts_max: int = 0,
-    ) -> AsyncWatch:
+    ) -> AsyncWatchTogether:
         """See `AudienceMethods`."""
         ...
 
@@ -47,15 +49,15 @@ class AsyncFollows(Protocol):
 class AsyncLocalChecks(LocalAnswers):
     """Audiences whose members are in this process, and answers about them without a call.
 
-    Each audience is followed by a watch of its own, so it must be activated. An answer is from a state that
-    the service had. `as_of` and `staleness` are those of the audience that is furthest behind; `check`
-    answers from that instant or a later one.
+    The audiences are followed in one stream (one for every 200), so they must be activated. An answer is from
+    a state that the service had. `as_of` and `staleness` are those of the audience that is furthest behind;
+    `check` answers from that instant or a later one.
 
     While the service is out of reach answers go on, and grow stale; with a `max_staleness` they then raise
-    `TooStale`. The watch resumes where it was. When its cursor is too old, or of another epoch, it starts
-    over with a snapshot, and the state before stays until that is complete. When an audience cannot be
-    followed any more, for example since it was deactivated, answers about it raise the service's error until
-    it can again.
+    `TooStale`. The watch resumes where it was. When an audience was calculated anew, or its changes since are
+    no longer kept, it starts over with a snapshot, and the state before stays until that is complete. When an
+    audience cannot be followed any more, for example since it was deactivated, answers about it raise the
+    service's error until it can again. The others go on.
 
     Checks are safe from any thread. Use it in a `with`, or close it. Each member takes about 120 bytes.
     """
@@ -77,14 +79,14 @@ class AsyncLocalChecks(LocalAnswers):
         self._progress_interval = progress_interval
         self._ready_timeout = ready_timeout
         self._background = AsyncBackground()
-        self._watches: dict[str, AsyncWatch] = {}
+        self._watches: set[AsyncWatchTogether] = set()
         self._closed = AsyncSignal()
         self._changed = AsyncSignal()
 
     async def __aenter__(self) -> Self:
         """Waits until every audience has a state. Raises the error that keeps one from it."""
-        for followed in self._followed:
-            self._background.start(self._follow, followed)
+        for first in range(0, len(self._followed), STREAM_AUDIENCES_MAX):
+            self._start(self._followed[first : first + STREAM_AUDIENCES_MAX])
         try:
             await self._wait_until_ready()
         except BaseException:
@@ -98,7 +100,7 @@ class AsyncLocalChecks(LocalAnswers):
     async def close(self) -> None:
         """Stops following. Checks go on answering from the last states, which age."""
         self._closed.set()
-        for watch in list(self._watches.values()):
+        for watch in list(self._watches):
             watch.close()
         await self._background.join()
 
@@ -124,44 +126,68 @@ class AsyncLocalChecks(LocalAnswers):
             await self._changed.wait(remaining)
             self._changed.clear()
 
-    async def _follow(self, followed: Followed) -> None:
+    def _start(self, group: Sequence[Followed], pause: float = 0.0) -> None:
+        self._background.start(self._follow, {each.name: each for each in group}, pause)
+
+    async def _follow(self, group: dict[str, Followed], pause: float) -> None:
+        """Follows audiences in one stream, after a pause. One of several that ends leaves the group, and is
+        tried again in a stream of its own.
+        """
+        if pause:
+            await self._closed.wait(pause)
         backoff = Backoff(sys.maxsize, timeouts=True)
-        while not self._closed.is_set():
+        position = ""
+        while group and not self._closed.is_set():
+            watch = self._client.watch_together(
+                list(group),
+                position=position,
+                progress_interval=self._progress_interval,
+                attempts_max=1,
+            )
             try:
-                await self._watch(followed, backoff)
-                return
+                await self._watch(watch, group, backoff)
+            except (InvalidArgument, NotFound) as error:
+                if len(group) > 1:
+                    # One name may be why all were refused.
+                    for each in group.values():
+                        self._start([each])
+                    return
+                pause = self._failed(group, error, backoff)
             except MilepostError as error:
-                if isinstance(error, OutOfRange) and followed.cursor is not None:
-                    followed.start_over()
-                    continue
-                temporary = is_temporary(error, timeouts=True)
-                followed.failed(error, is_temporary=temporary)
-                pause = backoff.failed(error) if temporary else REPEAT_SECONDS
-                self._changed.set()
+                pause = self._failed(group, error, backoff)
             except CLOSED:
                 # The client was closed, and nothing will be followed any more.
-                followed.failed(cancelled(), is_temporary=False)
-                self._changed.set()
+                self._failed(group, cancelled(), backoff)
                 return
+            else:
+                continue
+            position = watch.position
             await self._closed.wait(pause)
 
-    async def _watch(self, followed: Followed, backoff: Backoff) -> None:
-        """Takes updates until the watch is closed, or ends with an error."""
-        watch = self._client.watch(
-            followed.name,
-            cursor=followed.cursor,
-            epoch=followed.epoch,
-            progress_interval=self._progress_interval,
-            attempts_max=1,
-        )
-        self._watches[followed.name] = watch
-        if self._closed.is_set():
-            return
+    async def _watch(self, watch: AsyncWatchTogether, group: dict[str, Followed], backoff: Backoff) -> None:
+        """Takes updates until the watch is closed, or ends with an error, or all audiences have ended."""
+        self._watches.add(watch)
         try:
-            async for update in watch:
+            if self._closed.is_set():
+                return
+            async for target, _audience, epoch, update in watch:
                 backoff.succeeded()
-                followed.epoch = watch.epoch
-                if followed.take(update, self._lock):
-                    self._changed.set()
+                if not isinstance(update, WatchEnd):
+                    if group[target].take(update, epoch, self._lock):
+                        self._changed.set()
+                elif len(group) > 1:
+                    ended = group.pop(target)
+                    self._failed({target: ended}, from_watch_end(update), backoff)
+                    self._start([ended], REPEAT_SECONDS)
+                else:
+                    raise from_watch_end(update)
         finally:
-            followed.cursor, followed.epoch = watch.cursor, watch.epoch
+            self._watches.discard(watch)
+
+    def _failed(self, group: dict[str, Followed], error: MilepostError, backoff: Backoff) -> float:
+        """Notes why audiences are not followed. Returns the seconds until another attempt."""
+        temporary = is_temporary(error, timeouts=True)
+        for each in group.values():
+            each.failed(error, is_temporary=temporary)
+        self._changed.set()
+        return backoff.failed(error) if temporary else REPEAT_SECONDS

@@ -1,9 +1,9 @@
-"""Follows an audience and reconnects after failures."""
+"""Follows audiences and reconnects after failures."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
-from typing import Any
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from milepost._concurrency import AsyncCall, async_sleep
 from milepost._retrying import Backoff
@@ -14,6 +14,7 @@ from milepost.v1.audience_service_pb2 import (
     ProgressMark,
     SnapshotBegin,
     SnapshotEnd,
+    WatchEnd,
     WatchMembershipRequest,
     WatchMembershipResponse,
 )
@@ -21,6 +22,19 @@ from milepost.v1.audience_service_pb2 import (
 WATCH_ATTEMPTS_MAX = 10
 
 Watched = SnapshotBegin | MembershipSnapshot | SnapshotEnd | MembershipChange | ProgressMark
+
+
+class WatchedTogether(NamedTuple):
+    """An update of one of several audiences that are watched in one stream."""
+
+    target: str
+    """What `watch_together` was called with for it."""
+    audience: str
+    """Name of the audience; empty when there is none."""
+    epoch: str
+    """Which calculation the update's cursor or sequence number belongs to."""
+    update: Watched | WatchEnd
+    """`WatchEnd` is the last of an audience that can no longer be watched; the others go on."""
 
 
 class AsyncWatch:
@@ -111,6 +125,115 @@ class AsyncWatch:
                     if not self._in_snapshot:
                         self.cursor = change.sequence
                     yield change
+
+
+class AsyncWatchTogether:
+    """An iterator over the updates of several audiences, in order for each of them.
+
+    Each begins with a snapshot, from `SnapshotBegin` to `SnapshotEnd`, and so it does again when it is
+    calculated anew, when the watch was away for longer than changes are kept, and when a broken connection
+    interrupts a snapshot. An audience that is deleted or no longer activated ends with `WatchEnd`; the watch
+    ends when all have. After a broken connection the watch continues: nothing is repeated or lost.
+
+    `position` is where a later watch continues, "" until there is one. The service sends it with progress
+    marks, about once an interval. A later watch repeats what came after it: a change that was processed has
+    the same epoch and sequence.
+    """
+
+    def __init__(
+        self,
+        open_stream: Callable[[WatchMembershipRequest], AsyncIterable[WatchMembershipResponse]],
+        request: WatchMembershipRequest,
+        attempts_max: int,
+        targets: Mapping[str, str],
+    ) -> None:
+        """`targets`: full names → what the caller calls them."""
+        self._open_stream = open_stream
+        self._request = request
+        self._attempts_max = attempts_max
+        self._targets = dict(targets)
+        self._stream: Any = None
+        self._closed = False
+        self._in_snapshot: set[str] = set()
+        self._reached: dict[str, tuple[str, int]] = {}
+        """The epoch and the last change of each audience outside a snapshot."""
+        self.position = request.position
+
+    async def __aiter__(self) -> AsyncIterator[WatchedTogether]:
+        backoff = Backoff(self._attempts_max)
+        while self._targets and not self._is_closed():
+            try:
+                async for update in self._updates():
+                    backoff.succeeded()
+                    yield update
+                return
+            except Cancelled:
+                if self._is_closed():
+                    return
+                raise
+            except MilepostError as error:
+                pause = backoff.failed(error)
+            await async_sleep(pause)
+
+    def close(self) -> None:
+        """Ends the watch, also while another thread or task waits for its next update."""
+        self._closed = True
+        if self._stream is not None:
+            self._stream.cancel()
+
+    def _is_closed(self) -> bool:
+        return self._closed
+
+    async def _updates(self) -> AsyncIterator[WatchedTogether]:
+        request = WatchMembershipRequest()
+        request.CopyFrom(self._request)
+        request.audiences.extend(self._targets)
+        if self.position:
+            request.position = self.position
+        else:
+            request.snapshot = True
+        self._stream = self._open_stream(request)
+        if self._is_closed():
+            # Closed while it was opened.
+            self._stream.cancel()
+        async for response in self._stream:
+            target = self._targets[response.requested_name]
+            if response.position:
+                self.position = response.position
+            for update in self._updates_of(response):
+                yield WatchedTogether(target, response.audience, response.epoch, update)
+
+    def _updates_of(self, response: WatchMembershipResponse) -> Iterator[Watched | WatchEnd]:
+        name, epoch = response.requested_name, response.epoch
+        match response.WhichOneof("update"):
+            case "snapshot_begin":
+                self._in_snapshot.add(name)
+                self._reached.pop(name, None)
+                yield response.snapshot_begin
+            case "snapshot":
+                yield response.snapshot
+            case "snapshot_end":
+                self._in_snapshot.discard(name)
+                self._reached[name] = epoch, response.snapshot_end.cursor
+                yield response.snapshot_end
+            case "progress":
+                yield response.progress
+            case "changes":
+                for change in response.changes.changes:
+                    if name not in self._in_snapshot:
+                        if not self._is_new(name, epoch, change.sequence):
+                            continue
+                        self._reached[name] = epoch, change.sequence
+                    yield change
+            case "ended":
+                del self._targets[name]
+                self._in_snapshot.discard(name)
+                yield response.ended
+
+    def _is_new(self, name: str, epoch: str, sequence: int) -> bool:
+        """Whether a change did not come before, over a connection that broke after the last position."""
+        known_epoch, known = self._reached.get(name, ("", 0))
+        return epoch != known_epoch or sequence > known
 
 
 class AsyncAcknowledgedWatch(AsyncWatch):

@@ -34,6 +34,12 @@ AudienceName = Annotated[
     str,
     typer.Argument(metavar="AUDIENCE", help="A milestone as JOURNEY/MILESTONE, or an audience's id or name."),
 ]
+AudienceNames = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="AUDIENCE...", help="Milestones as JOURNEY/MILESTONE, or ids or names of audiences."
+    ),
+]
 WorkspaceName = Annotated[str, typer.Argument(metavar="WORKSPACE", help="The workspace's id or name.")]
 InputName = Annotated[
     str,

@@ -1,4 +1,4 @@
-"""Updates of a watched audience, as lines."""
+"""Updates of watched audiences, as lines."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import typer
 
 from milepost.cli.answers import json_line
 from milepost.cli.text import printable
-from milepost.client.watching import Watch, Watched
+from milepost.client.watching import Watch, Watched, WatchedTogether
 from milepost.v1.audience_pb2 import MembershipChange
 from milepost.v1.audience_service_pb2 import (
     MembershipChanges,
     MembershipSnapshot,
     SnapshotBegin,
     SnapshotEnd,
+    WatchEnd,
     WatchMembershipResponse,
 )
 
@@ -32,13 +33,31 @@ def lines_of(update: Watched, watch: Watch, *, as_json: bool) -> Iterator[str]:
         message = _message(update)
         message.audience, message.epoch = watch.audience, watch.epoch
         yield json_line(message)
-    elif isinstance(update, MembershipSnapshot):
+    else:
+        yield from _lines(update)
+
+
+def lines_of_several(watched: WatchedTogether, *, as_json: bool) -> Iterator[str]:
+    """As `lines_of`, for an update of one of several audiences, whose name each line has."""
+    if as_json:
+        message = _message(watched.update)
+        message.audience, message.epoch = watched.audience, watched.epoch
+        message.requested_name = watched.target
+        yield json_line(message)
+    else:
+        yield from (f"{line}  {printable(watched.target)}" for line in _lines(watched.update))
+
+
+def _lines(update: Watched | WatchEnd) -> Iterator[str]:
+    if isinstance(update, MembershipSnapshot):
         yield from (f"member   {printable(user)}" for user in update.user_ids)
     elif isinstance(update, MembershipChange):
         yield f"{'entered' if update.entered else 'exited '}  {printable(update.user_id)}"
 
 
-def _message(update: Watched) -> WatchMembershipResponse:
+def _message(update: Watched | WatchEnd) -> WatchMembershipResponse:
+    if isinstance(update, WatchEnd):
+        return WatchMembershipResponse(ended=update)
     if isinstance(update, MembershipSnapshot):
         return WatchMembershipResponse(snapshot=update)
     if isinstance(update, SnapshotBegin):

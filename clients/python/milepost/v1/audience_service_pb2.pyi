@@ -1334,11 +1334,13 @@ class WatchMembershipRequest(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     CONNECTION_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
     PROGRESS_INTERVAL_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    AUDIENCES_FIELD_NUMBER: _builtins.int
     audience: _builtins.str
-    """Name of a milestone or an audience. Required unless `connection` is set. The audience must be calculated: it or a descendant is
-    activated.
+    """Name of a milestone or an audience. Required unless `connection` or `audiences` is set. The audience must be calculated: it or a
+    descendant is activated.
     """
     cursor: _builtins.int
     """Sends the changes after this sequence number of `epoch`. 0 = from the first change, without an epoch. An expired
@@ -1354,6 +1356,11 @@ class WatchMembershipRequest(_message.Message):
     again or replayed: watch it again.
     `audience` may be empty.
     """
+    position: _builtins.str
+    """Continues a watch of several audiences after a `position` of its answers. Audiences of `audiences` that are not in
+    it, were calculated anew, or whose changes since are no longer kept begin with a snapshot. Audiences in it that
+    `audiences` does not name are left out.
+    """
     epoch: _builtins.str
     """Epoch of `cursor`, from the message that had it. Required unless `cursor` is 0. In another epoch the watch fails with
     OUT_OF_RANGE: the audience was calculated anew, or the store restored, and the cursor means other changes.
@@ -1362,6 +1369,13 @@ class WatchMembershipRequest(_message.Message):
     def progress_interval(self) -> _duration_pb2.Duration:
         """Interval between progress marks while nothing changes. At least 0.1 s; unset = 5 s."""
 
+    @_builtins.property
+    def audiences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of milestones and audiences of one account to watch in one stream, instead of `audience`: at most 200, each
+        audience once. An audience that cannot be watched ends with `ended`; the others go on. The stream ends when all
+        have. When one is calculated anew, it begins again with a snapshot.
+        """
+
     def __init__(
         self,
         *,
@@ -1369,14 +1383,16 @@ class WatchMembershipRequest(_message.Message):
         cursor: _builtins.int = ...,
         snapshot: _builtins.bool = ...,
         connection: _builtins.str = ...,
+        position: _builtins.str = ...,
         progress_interval: _duration_pb2.Duration | None = ...,
         epoch: _builtins.str = ...,
+        audiences: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection", "cursor", b"cursor", "progress_interval", b"progress_interval", "snapshot", b"snapshot", "start", b"start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection", "cursor", b"cursor", "position", b"position", "progress_interval", b"progress_interval", "snapshot", b"snapshot", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "connection", b"connection", "cursor", b"cursor", "epoch", b"epoch", "progress_interval", b"progress_interval", "snapshot", b"snapshot", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "audiences", b"audiences", "connection", b"connection", "cursor", b"cursor", "epoch", b"epoch", "position", b"position", "progress_interval", b"progress_interval", "snapshot", b"snapshot", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_start: _TypeAlias = _typing.Literal["cursor", "snapshot", "connection"]  # noqa: Y015
+    _WhichOneofReturnType_start: _TypeAlias = _typing.Literal["cursor", "snapshot", "connection", "position"]  # noqa: Y015
     _WhichOneofArgType_start: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_start) -> _WhichOneofReturnType_start | None: ...
 
@@ -1393,13 +1409,22 @@ class WatchMembershipResponse(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     SNAPSHOT_BEGIN_FIELD_NUMBER: _builtins.int
     SNAPSHOT_END_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
     AUDIENCE_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    REQUESTED_NAME_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
     audience: _builtins.str
-    """Name of the audience."""
+    """Name of the audience. Empty in `ended` when there is none."""
     epoch: _builtins.str
     """Epoch of every sequence number and cursor in the message: new at each calculation of the audience and each restore
     of the store. Keep it with the cursor.
+    """
+    requested_name: _builtins.str
+    """Of a watch of several audiences: what the request called this one."""
+    position: _builtins.str
+    """Of a watch of several audiences, now and then with a progress mark: the position of all of them together, to resume
+    from. What came between the last position and the end of a stream comes again, with the same epoch and sequence.
     """
     @_builtins.property
     def snapshot(self) -> Global___MembershipSnapshot:
@@ -1421,6 +1446,10 @@ class WatchMembershipResponse(_message.Message):
     def snapshot_end(self) -> Global___SnapshotEnd:
         """The snapshot is complete: the set replaces what was known before. Resume from here, not from before."""
 
+    @_builtins.property
+    def ended(self) -> Global___WatchEnd:
+        """One of several audiences is no longer watched, and why. Nothing more comes of it; the others go on."""
+
     def __init__(
         self,
         *,
@@ -1429,18 +1458,53 @@ class WatchMembershipResponse(_message.Message):
         progress: Global___ProgressMark | None = ...,
         snapshot_begin: Global___SnapshotBegin | None = ...,
         snapshot_end: Global___SnapshotEnd | None = ...,
+        ended: Global___WatchEnd | None = ...,
         audience: _builtins.str = ...,
         epoch: _builtins.str = ...,
+        requested_name: _builtins.str = ...,
+        position: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "progress", b"progress", "snapshot", b"snapshot", "snapshot_begin", b"snapshot_begin", "snapshot_end", b"snapshot_end", "update", b"update"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "ended", b"ended", "progress", b"progress", "snapshot", b"snapshot", "snapshot_begin", b"snapshot_begin", "snapshot_end", b"snapshot_end", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "changes", b"changes", "epoch", b"epoch", "progress", b"progress", "snapshot", b"snapshot", "snapshot_begin", b"snapshot_begin", "snapshot_end", b"snapshot_end", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "changes", b"changes", "ended", b"ended", "epoch", b"epoch", "position", b"position", "progress", b"progress", "requested_name", b"requested_name", "snapshot", b"snapshot", "snapshot_begin", b"snapshot_begin", "snapshot_end", b"snapshot_end", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_update: _TypeAlias = _typing.Literal["snapshot", "changes", "progress", "snapshot_begin", "snapshot_end"]  # noqa: Y015
+    _WhichOneofReturnType_update: _TypeAlias = _typing.Literal["snapshot", "changes", "progress", "snapshot_begin", "snapshot_end", "ended"]  # noqa: Y015
     _WhichOneofArgType_update: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_update) -> _WhichOneofReturnType_update | None: ...
 
 Global___WatchMembershipResponse: _TypeAlias = WatchMembershipResponse  # noqa: Y015
+
+@_typing.final
+class WatchEnd(_message.Message):
+    """Why one of several audiences is no longer watched: the error that a watch of it alone ends with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    code: _builtins.int
+    """Status code, a value of `google.rpc.Code`: 5 (NOT_FOUND) when the audience is deleted, and its last exit was sent; 9
+    (FAILED_PRECONDITION) when it is not calculated, as nothing activates it.
+    """
+    reason: _builtins.str
+    """The reason, a value of `ErrorReason` without its prefix."""
+    message: _builtins.str
+    """The message, for people."""
+    def __init__(
+        self,
+        *,
+        code: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchEnd: _TypeAlias = WatchEnd  # noqa: Y015
 
 @_typing.final
 class SnapshotBegin(_message.Message):
