@@ -9,13 +9,13 @@ order, for each connection.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import msgspec
 
 from engine.audiences.delivery_status import DeliveryLog, DeliveryStatus
 from engine.audiences.model import DeliveryBatch
-from engine.backends.base import Change, Members, Membership, MembershipSource, epoch_of
+from engine.backends.base import Change, Members, Membership, MembershipSource, OptedIn, epoch_of
 from engine.clock import Clock
 from engine.errors import MilepostError, NotFound
 from engine.measures import Measure, gauge
@@ -24,6 +24,7 @@ from engine.resources.connections import Connections, opted_in_by
 from engine.resources.records import (
     FIRST_INSTANT,
     Audience,
+    ChangeKind,
     Closing,
     Connection,
     ConnectionState,
@@ -34,6 +35,9 @@ from engine.resources.records import (
 from engine.resources.repository import Repository
 from engine.resources.targets import TARGETS
 from engine.values import MICROS_PER_SECOND, Micros
+
+LOOK_AHEAD_CHANGES = 1_000
+"""Changes that are read at a time to find the end of an instant."""
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
@@ -199,6 +203,42 @@ class Deliveries:
             ends=ends,
         )
 
+    def wanted(self, connection: Connection, batch: DeliveryBatch) -> DeliveryBatch:
+        """The batch with the changes that the connection sends: those of its kinds, none = all, and of its
+        values. When the last change of an instant is not sent, the last one that is has its mark.
+        """
+        kinds = set(connection.kinds or ChangeKind)
+        if opted_in_by(connection) == OptedIn():
+            # Other connections of the audience have opted in to values.
+            kinds.discard(ChangeKind.UPDATED)
+        if not batch.changes or len(kinds) == len(ChangeKind):
+            return batch
+        kept: list[Change] = []
+        for change in batch.changes:
+            if kind_of(change) in kinds:
+                kept.append(change)
+            elif change.last_of_instant and kept and kept[-1].as_of == change.as_of:
+                kept[-1] = msgspec.structs.replace(kept[-1], last_of_instant=True)
+        is_in_snapshot = connection.cursor.in_snapshot or connection.epoch != batch.cursor.epoch
+        if kept and not is_in_snapshot and not batch.changes[-1].last_of_instant:
+            ends = not kept[-1].last_of_instant and self._ends_without(connection.audience, kinds, batch)
+            kept[-1] = msgspec.structs.replace(kept[-1], last_of_instant=kept[-1].last_of_instant or ends)
+        return msgspec.structs.replace(batch, changes=tuple(kept))
+
+    def _ends_without(self, audience: str, kinds: Collection[ChangeKind], batch: DeliveryBatch) -> bool:
+        """Whether the instant that goes on after the batch ends without another change of the kinds."""
+        sequence = batch.cursor.sequence
+        while True:
+            page = self._backend.changes(audience, sequence, LOOK_AHEAD_CHANGES).changes
+            for change in page:
+                if kind_of(change) in kinds:
+                    return False
+                if change.last_of_instant:
+                    return True
+            if not page:
+                return False
+            sequence = page[-1].sequence
+
     def advance(self, connection: Connection, cursor: Cursor, *, sent: bool = True) -> Connection | None:
         """Confirms delivery up to the cursor; `sent` when the output took something. None when the connection
         no longer exists.
@@ -293,6 +333,13 @@ class Deliveries:
         wait.
         """
         return self._backend.listen(connection.audience, changed)
+
+
+def kind_of(change: Change) -> ChangeKind:
+    """The kind of a change."""
+    if change.updated:
+        return ChangeKind.UPDATED
+    return ChangeKind.ENTERED if change.entered else ChangeKind.EXITED
 
 
 def _through_instant(changes: tuple[Change, ...]) -> tuple[Change, ...]:

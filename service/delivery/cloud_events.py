@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import msgspec
 
-from engine.audiences.deliveries import Delivery
+from engine.audiences.deliveries import Delivery, kind_of
 from engine.audiences.model import DeliveryBatch
 from engine.backends.base import Change
-from engine.resources.records import ChangeKind, Connection, journey_of
+from engine.resources.records import Connection, journey_of
 from engine.values import Micros
 from service.convert.times import rfc3339
 from service.delivery.opted_in import ProfileOf, opted_in
@@ -23,13 +23,6 @@ SNAPSHOT_BEGIN = "milepost.snapshot.begin"
 SNAPSHOT_END = "milepost.snapshot.end"
 
 _json = msgspec.json.Encoder().encode
-
-
-def kind_of(change: Change) -> ChangeKind:
-    """The kind of a change."""
-    if change.updated:
-        return ChangeKind.UPDATED
-    return ChangeKind.ENTERED if change.entered else ChangeKind.EXITED
 
 
 def cloud_events(delivery: Delivery, batch: DeliveryBatch, profile_of: ProfileOf) -> list[Event]:

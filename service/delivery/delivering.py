@@ -11,18 +11,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import msgspec
 import structlog
 
 from engine import Engine
 from engine.audiences.deliveries import Delivery
 from engine.audiences.model import DeliveryBatch
-from engine.backends.base import OptedIn
 from engine.errors import CursorExpired, NotFound, StoreUnavailable
-from engine.resources.connections import opted_in_by
-from engine.resources.records import ChangeKind, Connection, ConnectionState, account_of
+from engine.resources.records import Connection, ConnectionState, account_of
 from engine.values import MICROS_PER_SECOND
-from service.delivery.cloud_events import cloud_events, kind_of
+from service.delivery.cloud_events import cloud_events
 from service.delivery.refused import RefusedEvents
 from service.delivery.retry import RetryPolicy
 from service.delivery.schedule import AT_ONCE, WHEN_WOKEN
@@ -132,7 +129,7 @@ class Delivering:
             self._wake_beyond = connection.delivered + connection.batch_changes - 1
             return full_at
         self._gathering_since = None
-        wanted = _of_kinds(batch, connection)
+        wanted = self._terms.engine.deliveries.wanted(connection, batch)
         try:
             sent = self._deliver(connection, wanted)
         except SinkError as error:
@@ -213,12 +210,3 @@ class Delivering:
     def _end(self) -> float:
         self.is_over = True
         return WHEN_WOKEN
-
-
-def _of_kinds(batch: DeliveryBatch, connection: Connection) -> DeliveryBatch:
-    """The batch with the changes that the connection sends: of its kinds, none = all, and of its values."""
-    kinds = set(connection.kinds or ChangeKind)
-    if opted_in_by(connection) == OptedIn():
-        # Other connections of the audience have opted in to values.
-        kinds.discard(ChangeKind.UPDATED)
-    return msgspec.structs.replace(batch, changes=tuple(c for c in batch.changes if kind_of(c) in kinds))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import random
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from engine.audiences.deliveries import kind_of
 from engine.audiences.delivery_status import RATE_WINDOW_S, DeliveryLog, DeliveryStatus
 from engine.backends.base import UserRecord
 from engine.criteria.model import Equals, UserAttribute
@@ -201,6 +204,46 @@ def test_a_connection_sends_the_kinds_it_asks_for_and_its_cursor_passes_the_othe
     assert site.engine.connections.get_connection(exits.name).last_success == before.last_success
     assert sink.batches == []
     assert site.engine.deliveries.status(exits).changes_per_second == 1 / RATE_WINDOW_S
+
+
+def test_the_last_change_sent_of_an_instant_is_marked_whatever_kinds_are_sent(
+    site: Site, pytestconfig: pytest.Config
+) -> None:
+    """Also where the rest of the instant, which is not sent, is in later batches."""
+    source = random.Random(str(pytestconfig.getoption("--hypothesis-seed")))
+    milestone = site.add("one", UserAttribute(key="in", test=Equals(True)))
+    kinds = [wanted for count in (1, 2, 3) for wanted in itertools.combinations(ChangeKind, count)]
+    connections = [
+        connect(site, milestone, f"c{at}", kinds=wanted, attributes=("n",), batch_changes=1 + at % 4)
+        for at, wanted in enumerate(kinds)
+    ]
+    connections.append(connect(site, milestone, "plain", batch_changes=2))
+    sinks = [Remembering() for _ in connections]
+    site.update("first", {"in": True}, time=site.clock.now)
+    site.engine.live.refresh_all()
+    for connection, sink in zip(connections, sinks, strict=True):
+        # The snapshot, which has a mark of its own.
+        all_told(site, connection, sink)
+        sink.batches.clear()
+    for number in range(12):
+        for user in source.sample("abcdefghij", source.randint(1, 10)):
+            site.update(user, {"in": source.random() < 0.5, "n": float(number)}, time=site.clock.now)
+        site.clock.now += MICROS_PER_SECOND
+        site.engine.live.refresh_all()
+    log = site.backend.changes(milestone.audience, 1, 1_000).changes
+    for connection, sink in zip(connections, sinks, strict=True):
+        all_told(site, connection, sink)
+        is_plain = not connection.attributes
+        wanted = set(connection.kinds or ChangeKind) - ({ChangeKind.UPDATED} if is_plain else set())
+        expected, instant = [], []
+        for change in log:
+            if kind_of(change) in wanted:
+                instant.append(change.sequence)
+            if change.last_of_instant:
+                expected += [(sequence, sequence == instant[-1]) for sequence in instant]
+                instant = []
+        data = [event["data"] for event in sink.events]
+        assert [(each["sequence"], each["last_of_instant"]) for each in data] == expected
 
 
 def test_opted_in_values_are_sent_as_they_are_or_hashed(site: Site) -> None:
