@@ -37,6 +37,16 @@ run: env ## Start the service on ./data with the sample data and its journey (AR
 test: env ## Run the tests (ARGS="tests/engine -k sequence"; WORKERS=0 for one process)
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
+test-cluster: env ## Compare plans over ClickHouse with the oracle: one server, then 2 shards of 2 (WORLDS=1000; CLICKHOUSE=HOST:PORT+HOST:PORT,… for servers of your own)
+	@if [ -n "$(CLICKHOUSE)" ] || $(BIN)/python -m tests.engine.backends.clickhouse.library; then \
+		export MILEPOST_TEST_CLICKHOUSE="$(CLICKHOUSE)" && \
+		$(BIN)/python -m pytest tests/engine/backends/clickhouse $(ARGS) && \
+		$(BIN)/python -m tests.engine.backends.clickhouse.campaign --worlds $(or $(WORLDS),100) && \
+		$(BIN)/python -m tests.engine.backends.clickhouse.campaign --worlds $(or $(WORLDS),100) --shards 2 --replicas 2; \
+	else \
+		echo "SKIPPED: no ClickHouse can be had, so plans over a cluster were not tested" >&2; \
+	fi
+
 wheels: env ## Build both packages into dist/
 	$(BIN)/python -m build --outdir dist clients/python
 	$(BIN)/python -m build --outdir dist .

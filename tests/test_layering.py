@@ -63,6 +63,7 @@ RULES = (
     Rule("engine", (*TRANSPORT, "service", "tests")),
     # Dense ids and bitmaps stay inside a backend; members cross its boundary as user ids.
     Rule("engine", STORES, except_below="engine.backends.local"),
+    Rule("engine", SQL, except_below="engine.backends.clickhouse"),
     *(
         Rule(layer, (*SQL, "numpy", "engine.resources", "engine.audiences"))
         for layer in ("engine.criteria", "engine.plan")
@@ -72,7 +73,8 @@ RULES = (
     Rule("engine.criteria", ("engine.plan", "engine.backends.base")),
     Rule("engine.backends", ("engine.resources", "engine.audiences")),
     Rule("engine", ("engine.backends.local",), except_below="engine.backends.local"),
-    Rule("service", (*STORES, *SQL, "engine.backends.local", "tests")),
+    Rule("engine", ("engine.backends.clickhouse",), except_below="engine.backends.clickhouse"),
+    Rule("service", (*STORES, *SQL, "engine.backends.local", "engine.backends.clickhouse", "tests")),
     # Not every server has it: only what an import calls may need it.
     Rule("engine", ("pyarrow",)),
     Rule("service", ("pyarrow",), except_below="service.arrow", leads_by_lazy_imports=False),

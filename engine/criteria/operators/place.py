@@ -21,7 +21,7 @@ LATITUDE_DEGREES_MAX = 90.0
 LONGITUDE_DEGREES_MAX = 180.0
 
 _DEGREES = r" *([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)) *"
-_PLACE = re.compile(rf"{_DEGREES},{_DEGREES}")
+PLACE = re.compile(rf"{_DEGREES},{_DEGREES}")
 
 
 Place: TypeAlias = tuple[float, float]
@@ -30,7 +30,7 @@ Place: TypeAlias = tuple[float, float]
 
 def parse_place(text: str) -> Place | None:
     """The place a string names; None for an invalid string."""
-    found = _PLACE.fullmatch(text)
+    found = PLACE.fullmatch(text)
     if found is None:
         return None
     latitude, longitude = float(found[1]), float(found[2])

@@ -19,7 +19,7 @@ from engine.criteria.words import SYMBOLS
 
 _NUMBER = r"(?:0|[1-9][0-9]*)"
 _IDENTIFIER = rf"(?:{_NUMBER}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
-_VERSION = re.compile(
+VERSION = re.compile(
     rf"({_NUMBER})(?:\.({_NUMBER})(?:\.({_NUMBER}))?)?"
     rf"(?:-({_IDENTIFIER}(?:\.{_IDENTIFIER})*))?"
     r"(?:\+[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?"
@@ -48,7 +48,7 @@ class BadVersion(ValueError):
 
 def precedence(version: str) -> Precedence | None:
     """A key that orders versions by precedence; None for an invalid version."""
-    found = _VERSION.fullmatch(version)
+    found = VERSION.fullmatch(version)
     if found is None:
         return None
     *core, before_release = found.groups()
@@ -60,7 +60,7 @@ def precedence(version: str) -> Precedence | None:
     )
 
 
-VERSIONS = Form("versions", RULE, lambda text: _VERSION.fullmatch(text) is not None)
+VERSIONS = Form("versions", RULE, lambda text: VERSION.fullmatch(text) is not None)
 
 
 class Semver(TimelessOperator, frozen=True, tag="semver"):

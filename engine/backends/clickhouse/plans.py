@@ -1,0 +1,295 @@
+"""Executes plans over the rows of a view."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from typing import cast
+
+from engine.backends.base import (
+    Answer,
+    Ask,
+    Containment,
+    Contains,
+    Count,
+    Counts,
+    MemberPage,
+    Members,
+    PartitionSet,
+)
+from engine.backends.clickhouse.cluster import Cluster, Rows
+from engine.backends.clickhouse.query.compiler import Leaf, compile_plan, counted
+from engine.backends.clickhouse.query.events import DECIMAL_BELOW, DECIMAL_LEAST, selected
+from engine.backends.clickhouse.query.literals import FALSE, TRUE, all_of, any_of, text, texts
+from engine.backends.clickhouse.query.value_tests import (
+    NEAR_MARGIN_METERS,
+    Edge,
+    EdgePassing,
+    ValueTests,
+    edge_key,
+)
+from engine.backends.clickhouse.tables import EVENTS
+from engine.backends.clickhouse.view import View
+from engine.criteria.model import Aggregate
+from engine.criteria.operators import matcher_of
+from engine.criteria.ranges import Interval
+from engine.errors import LimitExceeded
+from engine.plan.model import Difference, Empty, EventMatch, Intersection, Plan, Union
+from engine.values import PARTITION_COUNT, partition_of
+
+USERS_AT_ONCE = 10_000
+"""Users that one statement asks about."""
+UNDECIDED_AT_ONCE = 1_000
+"""Users whom SQL leaves undecided, of one statement."""
+NUMBERS_MAX = 1_000_000
+"""Distinct numbers of these users that are read of one shard, to be added here."""
+MEMBERS_AT_ONCE = 100_000
+"""Members of one statement. Longer pages take several."""
+EDGE_STRINGS_MAX = 10_000
+"""Distinct strings at the edge of one test."""
+
+
+class Plans:
+    """Answers questions about plans. Each user is decided from the rows of one view."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def execute(
+        self,
+        view: View,
+        plan: Plan,
+        ask: Ask[Answer],
+        *,
+        partitions: PartitionSet = None,
+        deadline: float | None = None,
+    ) -> Answer:
+        """Answers as `PlanExecutor.execute` does, over the rows of a view."""
+        question = _Question(self._cluster, view, plan, partitions, deadline)
+        answer: object
+        match ask:
+            case Count():
+                answer = question.counts()
+            case Members():
+                answer = question.members(ask.after, ask.limit)
+            case Contains():
+                answer = question.containment(ask.user_ids)
+            case _:
+                raise TypeError(f"{ask!r} is no question")
+        return cast(Answer, answer)
+
+
+class _Question:
+    """One plan over one view."""
+
+    def __init__(
+        self, cluster: Cluster, view: View, plan: Plan, partitions: PartitionSet, deadline: float | None
+    ) -> None:
+        self._cluster, self._view, self._plan = cluster, view, plan
+        self._partitions = None if partitions is None else sorted(set(partitions))
+        self._deadline = deadline
+        self._folding = cluster.folding()
+        self._passing: EdgePassing = {}
+        self._compiled = compile_plan(plan, view, self._folding)
+        if self._compiled.edges:
+            self._passing = self._decide_edges(self._compiled.edges)
+            self._compiled = compile_plan(plan, view, self._folding, self._passing)
+        self._bit_of_step = {leaf.step: leaf.bit for leaf in self._compiled.leaves}
+
+    # --- answers --------------------------------------------------------------------------------------------
+
+    def counts(self) -> Counts:
+        """Sizes of the roots."""
+        roots = [f"countIf(s{root} AND NOT undecided)" for root in self._plan.roots]
+        statement = f"SELECT {', '.join([*roots, 'countIf(undecided)'])} FROM ({self._by_user()})"
+        sizes = [0] * len(roots)
+        undecided = 0
+        for ((*found, left),) in self._read(statement):
+            sizes = [size + more for size, more in zip(sizes, found, strict=True)]
+            undecided += left
+        if undecided:
+            for flags in self._undecided():
+                sizes = [size + flag for size, flag in zip(sizes, flags, strict=True)]
+        fraction = 1.0 if self._partitions is None else len(self._partitions) / PARTITION_COUNT
+        return Counts(sizes=tuple(sizes), revision=self._view.revision, fraction=fraction)
+
+    def members(self, after: str, limit: int | None) -> MemberPage:
+        """Users of the first root, by partition and then by the bytes of their ids."""
+        found: list[str] = []
+        is_end = False
+        while not is_end and (limit is None or len(found) < limit):
+            wanted = MEMBERS_AT_ONCE if limit is None else min(limit - len(found), MEMBERS_AT_ONCE)
+            page = self._page(f"(s{self._plan.roots[0]} OR undecided)", after, wanted)
+            is_end = len(page) < wanted
+            decided = self._decided({user: words for user, words, undecided, _ in page if undecided})
+            for user, _, undecided, flag in page:
+                after = user
+                if decided[user][0] if undecided else flag:
+                    found.append(user)
+        return MemberPage(tuple(found), "" if is_end else after, self._view.revision)
+
+    def containment(self, user_ids: Sequence[str]) -> Containment:
+        """For each user, which roots contain it."""
+        flags: dict[str, tuple[bool, ...]] = {}
+        for start in range(0, len(user_ids), USERS_AT_ONCE):
+            some = sorted(set(user_ids[start : start + USERS_AT_ONCE]))
+            flags.update(self._flags(some))
+        none = (False,) * len(self._plan.roots)
+        return Containment(tuple(flags.get(user, none) for user in user_ids), self._view.revision)
+
+    def _flags(self, users: Sequence[str]) -> Iterator[tuple[str, tuple[bool, ...]]]:
+        roots = ", ".join(f"s{root} AS r{number}" for number, root in enumerate(self._plan.roots))
+        any_root = any_of([*(f"s{root}" for root in self._plan.roots), "undecided"])
+        statement = (
+            f"SELECT user, [{self._compiled.bits}], undecided, {roots} FROM ({self._by_user(_among(users))})"
+            f" WHERE {any_root}"
+        )
+        partitions = {partition_of(user) for user in users}
+        for rows in self._cluster.read(statement, partitions, deadline=self._deadline):
+            yield from (
+                (user, tuple(map(bool, found))) for user, _, undecided, *found in rows if not undecided
+            )
+            open_ = {user: words for user, words, undecided, *_ in rows if undecided}
+            yield from self._decided(open_).items()
+
+    def _page(self, condition: str, after: str, limit: int) -> list[tuple[str, list[int], bool, bool]]:
+        """(user, bits, undecided, in the first root) of users under a condition, in order, after a user."""
+        scope = TRUE
+        if after:
+            # The second condition is the first one again in a form that the primary key can serve.
+            p = partition_of(after)
+            scope = f"(p, user) > ({p}, {text(after)}) AND p >= {p}"
+        statement = (
+            f"SELECT p, user, [{self._compiled.bits}], undecided, s{self._plan.roots[0]}"
+            f" FROM ({self._by_user(scope)}) WHERE {condition} ORDER BY p, user LIMIT {limit}"
+        )
+        pages = self._read(statement)
+        merged = heapq.merge(*pages, key=lambda row: (row[0], row[1].encode()))
+        rows = [row for _, row in zip(range(limit), merged, strict=False)]
+        return [(user, words, bool(undecided), bool(flag)) for _, user, words, undecided, flag in rows]
+
+    # --- users whom SQL leaves undecided --------------------------------------------------------------------
+
+    def _undecided(self) -> Iterator[tuple[bool, ...]]:
+        """The flags of the roots for each of them."""
+        after = ""
+        while True:
+            page = self._page("undecided", after, UNDECIDED_AT_ONCE)
+            yield from self._decided({user: words for user, words, *_ in page}).values()
+            if len(page) < UNDECIDED_AT_ONCE:
+                return
+            after = page[-1][0]
+
+    def _decided(self, words: Mapping[str, Sequence[int]]) -> dict[str, tuple[bool, ...]]:
+        """The flags of the roots for users, by user, with their bits given."""
+        decided: dict[str, tuple[bool, ...]] = {}
+        for start in range(0, len(words), UNDECIDED_AT_ONCE):
+            bits = {
+                user: self._compiled.bits_of(each)
+                for user, each in itertools.islice(words.items(), start, start + UNDECIDED_AT_ONCE)
+            }
+            for leaf in self._compiled.leaves:
+                self._decide(leaf, bits)
+            decided.update((user, self._flags_of(each)) for user, each in bits.items())
+        return decided
+
+    def _decide(self, leaf: Leaf, bits: dict[str, int]) -> None:
+        """Sets the bit of a predicate for those users whose numbers SQL does not add exactly."""
+        if leaf.undecided_bit is None:
+            return
+        users = [user for user, each in bits.items() if each >> leaf.undecided_bit & 1]
+        step = self._plan.steps[leaf.step]
+        if not users or not isinstance(step, EventMatch):
+            return
+        for user, (total, count) in self._sums(step, users).items():
+            number = total / count if step.aggregate is Aggregate.AVERAGE else total
+            passes = any(_holds_exactly(interval, number) for interval in step.intervals)
+            bits[user] = bits[user] & ~(1 << leaf.bit) | passes << leaf.bit
+
+    def _sums(self, step: EventMatch, users: Sequence[str]) -> dict[str, tuple[Fraction, int]]:
+        """The exact sum and the count of numbers of users."""
+        chosen = selected(step.selection, ValueTests(self._folding, self._passing), EVENTS)
+        key = text(step.of)
+        where = all_of([counted(self._view, EVENTS), _among(users), chosen, f"mapContains(numbers, {key})"])
+        statement = (
+            f"SELECT user, numbers[{key}] AS x, count() FROM {EVENTS} WHERE {where} GROUP BY user, x"
+            f" LIMIT {NUMBERS_MAX + 1}"
+        )
+        sums: dict[str, tuple[Fraction, int]] = {}
+        for rows in self._cluster.read(statement, map(partition_of, users), deadline=self._deadline):
+            if len(rows) > NUMBERS_MAX:
+                raise LimitExceeded(
+                    f"{UNDECIDED_AT_ONCE} users have more than {NUMBERS_MAX} numbers of {step.of!r}, some of"
+                    f" them not between {DECIMAL_LEAST:g} and {DECIMAL_BELOW:g}: too many to add exactly"
+                )
+            for user, number, times in rows:
+                total, count = sums.get(user, (Fraction(0), 0))
+                sums[user] = total + Fraction(repr(number)) * times, count + times
+        return sums
+
+    def _flags_of(self, bits: int) -> tuple[bool, ...]:
+        """The flags of the roots for a user with these bits."""
+        truths: list[bool] = []
+        for number, step in enumerate(self._plan.steps):
+            match step:
+                case Empty():
+                    holds = False
+                case Intersection():
+                    holds = all(truths[operand] for operand in step.operands)
+                case Union():
+                    holds = any(truths[operand] for operand in step.operands)
+                case Difference():
+                    holds = truths[step.minuend] and not truths[step.subtrahend]
+                case _:
+                    holds = bool(bits >> self._bit_of_step[number] & 1)
+            truths.append(holds)
+        return tuple(truths[root] for root in self._plan.roots)
+
+    # --- statements -----------------------------------------------------------------------------------------
+
+    def _decide_edges(self, edges: Iterable[Edge]) -> EdgePassing:
+        """Reads the strings that SQL cannot decide, and decides them."""
+        passing: dict[bytes, set[str]] = {}
+        for edge in edges:
+            where = all_of([counted(self._view, edge.table), self._scope(TRUE), edge.condition])
+            rows = f"SELECT arrayJoin({edge.strings}) AS x FROM {edge.table} WHERE {where}"
+            statement = f"SELECT DISTINCT x FROM ({rows}) WHERE {edge.is_close} LIMIT {EDGE_STRINGS_MAX + 1}"
+            strings = {row[0] for rows in self._read(statement) for row in rows}
+            if len(strings) > EDGE_STRINGS_MAX:
+                raise LimitExceeded(
+                    f"more than {EDGE_STRINGS_MAX} different places lie within {NEAR_MARGIN_METERS} m of the"
+                    " edge of a circle: choose another distance"
+                )
+            passes = matcher_of(edge.test).passes
+            passing.setdefault(edge_key(edge.test), set()).update(filter(passes, strings))
+        return {key: sorted(strings) for key, strings in passing.items()}
+
+    def _by_user(self, scope: str = TRUE) -> str:
+        return self._compiled.by_user(self._scope(scope))
+
+    def _scope(self, scope: str) -> str:
+        """A condition on p and user, within the partitions of the question."""
+        if self._partitions is None:
+            return scope
+        return all_of(
+            [scope, f"p IN ({','.join(map(str, self._partitions))})" if self._partitions else FALSE]
+        )
+
+    def _read(self, statement: str) -> list[Rows]:
+        return self._cluster.read(statement, self._partitions, deadline=self._deadline)
+
+
+def _among(users: Sequence[str]) -> str:
+    partitions = sorted({partition_of(user) for user in users})
+    return f"(p IN ({','.join(map(str, partitions))}) AND has({texts(users)}, user))"
+
+
+def _holds_exactly(interval: Interval, total: Fraction) -> bool:
+    """Whether an interval holds a number; its bounds mean their shortest decimal forms."""
+    low = None if interval.low is None else Fraction(repr(interval.low))
+    high = None if interval.high is None else Fraction(repr(interval.high))
+    above = low is None or total > low or (interval.low_included and total == low)
+    below = high is None or total < high or (interval.high_included and total == high)
+    return above and below

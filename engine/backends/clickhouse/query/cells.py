@@ -1,0 +1,64 @@
+"""Where the tables keep a value: one slot for each kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from engine.backends.clickhouse.query.literals import FALSE, TRUE, any_of, text, texts
+from engine.values import Kind
+
+
+class Slot(NamedTuple):
+    """Whether a value of one kind is there, and the value, as expressions."""
+
+    there: str
+    value: str
+
+
+NOWHERE = Slot(FALSE, texts([]))
+"""The slot of a kind that never occurs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A value, or none, as expressions over a row."""
+
+    string: Slot
+    number: Slot = NOWHERE
+    bool: Slot = NOWHERE
+    time: Slot = NOWHERE
+    list: Slot = NOWHERE
+
+    @property
+    def is_there(self) -> str:
+        """Whether there is a value of any kind."""
+        return any_of(slot.there for slot in (self.string, self.number, self.bool, self.time, self.list))
+
+    @property
+    def strings(self) -> str:
+        """The strings in it, as an array: its string, or the elements of its list."""
+        alone = f"if({self.string.there}, [{self.string.value}], {texts([])})"
+        return f"arrayConcat({alone}, if({self.list.there}, {self.list.value}, {texts([])}))"
+
+
+FACT = Cell(
+    string=Slot(f"kind = {int(Kind.STRING)}", "string"),
+    number=Slot(f"kind = {int(Kind.NUMBER)}", "number"),
+    bool=Slot(f"kind = {int(Kind.BOOL)}", "whole"),
+    time=Slot(f"kind = {int(Kind.TIME)}", "whole"),
+    list=Slot(f"kind = {int(Kind.LIST)}", "list"),
+)
+"""The value of a row of `facts`."""
+
+USER_ID = Cell(string=Slot(TRUE, "user"))
+"""The user's own id."""
+
+
+def event_attribute(key: str) -> Cell:
+    """An attribute of a row of `events`."""
+
+    def slot(column: str) -> Slot:
+        return Slot(f"mapContains({column}, {text(key)})", f"{column}[{text(key)}]")
+
+    return Cell(slot("strings"), slot("numbers"), slot("bools"), slot("times"), slot("lists"))

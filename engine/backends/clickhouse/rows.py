@@ -1,0 +1,112 @@
+"""Records as rows of the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from engine.backends.base import EventRecord, Record, UserRecord
+from engine.backends.clickhouse.tables import CONSENT, EVENTS, FACTS, IDENTITY, SEEN, UNSET, consent_key
+from engine.values import Kind, Micros, Value, kind_of, partition_of
+
+Row = tuple[Any, ...]
+"""A row, in the order of `tables.COLUMNS`."""
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """The rows of one insert, up to a revision. `rows` has those of each table, by partition."""
+
+    revision: int
+    rows: dict[str, dict[int, list[Row]]]
+
+    def of_table(self, table: str, partitions: range) -> list[Row]:
+        """The rows of a table whose users are in a range of partitions."""
+        by_partition = self.rows.get(table, {})
+        return [row for p in sorted(by_partition) if p in partitions for row in by_partition[p]]
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Batches of several callers as one insert. Each row keeps its revision."""
+    rows: dict[str, dict[int, list[Row]]] = {}
+    for batch in batches:
+        for table, by_partition in batch.rows.items():
+            for p, more in by_partition.items():
+                rows.setdefault(table, {}).setdefault(p, []).extend(more)
+    return Batch(revision=batches[-1].revision, rows=rows)
+
+
+def batch_of(
+    account: str,
+    records: Iterable[Record],
+    *,
+    revision: int,
+    first_seq: int,
+    owner: Callable[[str], str] = str,
+) -> Batch:
+    """The rows of a batch. Records are numbered from `first_seq` on; `owner` gives the user that an id means,
+    by the aliases of that revision.
+    """
+    made = _Rows(account, revision)
+    for seq, record in enumerate(records, first_seq):
+        made.add(record, seq, owner(record.user_id))
+    return made.batch()
+
+
+class _Rows:
+    def __init__(self, account: str, revision: int) -> None:
+        self._account, self._revision = account, revision
+        self._rows: dict[str, dict[int, list[Row]]] = {EVENTS: {}, FACTS: {}, SEEN: {}}
+        self._seen: dict[tuple[str, str], tuple[Micros, Micros]] = {}
+
+    def add(self, record: Record, seq: int, user: str) -> None:
+        p = partition_of(user)
+        first, last = self._seen.get((user, record.input), (record.time, record.time))
+        self._seen[user, record.input] = min(first, record.time), max(last, record.time)
+        if isinstance(record, EventRecord):
+            self._add_event(record, seq, p, user)
+        else:
+            self._add_update(record, seq, p, user)
+
+    def batch(self) -> Batch:
+        for (user, input_), (first, last) in self._seen.items():
+            p = partition_of(user)
+            self._put(SEEN, p, (self._account, p, user, input_, first, last, self._revision))
+        return Batch(revision=self._revision, rows=self._rows)
+
+    def _put(self, table: str, p: int, row: Row) -> None:
+        self._rows[table].setdefault(p, []).append(row)
+
+    def _add_event(self, event: EventRecord, seq: int, p: int, user: str) -> None:
+        by_kind: dict[Kind, dict[str, Any]] = {kind: {} for kind in Kind}
+        for key, value in event.attributes.items():
+            by_kind[kind_of(value)][key] = value
+        head = (self._account, event.name, p, user, event.time, event.input, int(event.type), seq)
+        columns = (Kind.STRING, Kind.NUMBER, Kind.BOOL, Kind.TIME, Kind.LIST)
+        self._put(EVENTS, p, (*head, self._revision, *(by_kind[kind] for kind in columns)))
+
+    def _add_update(self, update: UserRecord, seq: int, p: int, user: str) -> None:
+        workspace = update.input.partition("/inputs/")[0]
+        writes: list[tuple[str, str, Value | None]] = [
+            *((workspace, key, value) for key, value in update.attributes.items()),
+            *((IDENTITY, type_, value) for type_, value in update.identities.items()),
+            *((CONSENT, consent_key(*of), state.value) for of, state in update.consents.items()),
+        ]
+        for place, key, value in writes:
+            head = (self._account, place, key, p, user, update.time, seq, self._revision)
+            self._put(FACTS, p, (*head, *_fact(value)))
+
+
+def _fact(value: Value | None) -> tuple[int, float, str, int, list[str]]:
+    """The kind, number, string, whole and list of a fact."""
+    if value is None:
+        return UNSET, 0.0, "", 0, []
+    kind = int(kind_of(value))
+    if isinstance(value, str):
+        return kind, 0.0, value, 0, []
+    if isinstance(value, tuple):
+        return kind, 0.0, "", 0, list(value)
+    if isinstance(value, float):
+        return kind, value, "", 0, []
+    return kind, 0.0, "", int(value), []

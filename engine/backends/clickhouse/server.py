@@ -1,0 +1,180 @@
+"""One server of a cluster, and what its errors mean to the engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import clickhouse_connect
+import msgspec
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError, Error
+
+from engine.backends.clickhouse.tables import COLUMNS
+from engine.errors import DeadlineExceeded, LimitExceeded, StoreUnavailable
+
+CONNECT_S_MAX = 5
+STATEMENT_S_MAX = 60
+"""Seconds that a statement takes at most, without a deadline of its own. A server that is silent for longer
+counts as unavailable.
+"""
+SILENCE_S_MAX = STATEMENT_S_MAX + 5
+STATEMENT_BYTES_MAX = 64 << 20
+STATEMENT_NODES_MAX = 2_000_000
+"""Nodes of a parsed statement. A plan's `in` may have 10,000 values, and a user's cuts are in it too."""
+MEMORY_BYTES_MAX = 4 << 30
+"""Memory of a statement on each server. Groups of users go to disk before."""
+
+SETTINGS: Mapping[str, int | str] = {
+    "async_insert": 0,  # an insert is acknowledged once it is stored
+    "compile_aggregate_expressions": 0,  # no two plans are the same: compiling them costs more than it saves
+    "compile_expressions": 0,
+    "insert_deduplicate": 1,
+    "max_ast_elements": STATEMENT_NODES_MAX,
+    "max_bytes_before_external_group_by": MEMORY_BYTES_MAX // 2,
+    "max_expanded_ast_elements": STATEMENT_NODES_MAX,
+    "max_memory_usage": MEMORY_BYTES_MAX,
+    "max_query_size": STATEMENT_BYTES_MAX,
+    "timeout_overflow_mode": "throw",
+}
+
+_TIMED_OUT = 159
+_MEMORY_LIMIT = 241
+_CANCELLED = 394
+_PASSING = frozenset(
+    {
+        60,  # UNKNOWN_TABLE: another server has this address now, or one that is being restored
+        81,  # UNKNOWN_DATABASE
+        202,  # TOO_MANY_SIMULTANEOUS_QUERIES
+        203,  # NO_FREE_CONNECTION
+        209,  # SOCKET_TIMEOUT
+        210,  # NETWORK_ERROR
+        236,  # ABORTED
+        242,  # TABLE_IS_READ_ONLY
+        243,  # NOT_ENOUGH_SPACE
+        252,  # TOO_MANY_PARTS
+        499,  # S3_ERROR
+        516,  # AUTHENTICATION_FAILED
+    }
+)
+"""Errors about the state of a server, not about the statement. What else a server refuses is a fault of ours,
+and is raised as it is.
+"""
+
+
+class Address(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a server listens for HTTP, and as whom to call it."""
+
+    host: str
+    port: int
+    user: str = "default"
+    password: str = ""
+    is_secure: bool = False
+
+    @property
+    def name(self) -> str:
+        """The address without secrets."""
+        return f"{self.host}:{self.port}"
+
+
+class Server:
+    """A server's database. Safe to use from several threads.
+
+    All methods raise StoreUnavailable when it does not answer or refuses, and DeadlineExceeded when a
+    statement took too long.
+    """
+
+    def __init__(self, address: Address, database: str) -> None:
+        self.address = address
+        self.database = database
+        self._client: Client | None = None
+
+    def close(self) -> None:
+        """Closes its connections."""
+        if self._client is not None:
+            self._client.close()
+
+    def query(
+        self, statement: str, *, deadline: float | None = None, name: str = ""
+    ) -> Sequence[Sequence[Any]]:
+        """The rows of a statement. `name` is one to kill it by."""
+        seconds = STATEMENT_S_MAX if deadline is None else min(deadline - time.monotonic(), STATEMENT_S_MAX)
+        if seconds <= 0:
+            raise DeadlineExceeded("the deadline passed before the answer was ready")
+        settings: dict[str, Any] = {"max_execution_time": seconds}
+        if name:
+            settings["query_id"] = name
+        try:
+            return self._connected().query(statement, settings=settings).result_rows
+        except (ClickHouseError, OSError) as error:
+            raise self._meaning(error) from error
+
+    def kill(self, name: str) -> None:
+        """Ends a statement that was given a name; none is fine."""
+        self.command(f"KILL QUERY WHERE query_id = '{name}' ASYNC")
+
+    def insert(self, table: str, columns: Sequence[Sequence[Any]], token: str) -> None:
+        """Adds rows, given by column, unless an insert with the token has added them before."""
+        try:
+            self._connected().insert(
+                table,
+                columns,
+                column_names=COLUMNS[table],
+                column_oriented=True,
+                settings={"insert_deduplication_token": token},
+            )
+        except (ClickHouseError, OSError) as error:
+            raise self._meaning(error) from error
+
+    def command(self, statement: str) -> None:
+        """Runs a statement without rows."""
+        try:
+            self._connected().command(statement)
+        except (ClickHouseError, OSError) as error:
+            raise self._meaning(error) from error
+
+    def make_database(self, statement: str) -> None:
+        """Runs a statement outside the database, which may not be there yet."""
+        try:
+            with self._connect(None) as client:
+                client.command(statement)
+        except (ClickHouseError, OSError) as error:
+            raise self._meaning(error) from error
+
+    def _connected(self) -> Client:
+        if self._client is None:
+            self._client = self._connect(self.database)
+        return self._client
+
+    def _connect(self, database: str | None) -> Client:
+        address = self.address
+        return clickhouse_connect.get_client(
+            host=address.host,
+            port=address.port,
+            username=address.user,
+            password=address.password,
+            secure=address.is_secure,
+            database=database,
+            autogenerate_session_id=False,
+            connect_timeout=CONNECT_S_MAX,
+            send_receive_timeout=SILENCE_S_MAX,
+            query_retries=0,
+            settings=dict(SETTINGS),
+        )
+
+    def _meaning(self, error: Exception) -> Exception:
+        code = error.code if isinstance(error, Error) else None
+        if code in (_TIMED_OUT, _CANCELLED):
+            return DeadlineExceeded("the deadline passed before the answer was ready")
+        if code == _MEMORY_LIMIT:
+            return LimitExceeded(
+                f"the plan takes more than {MEMORY_BYTES_MAX >> 30} GiB of memory on a server"
+            )
+        if code is None:
+            return StoreUnavailable(f"the server {self.address.name} does not answer")
+        if code in _PASSING:
+            return StoreUnavailable(
+                f"the server {self.address.name} refuses statements with its error {code}"
+            )
+        return error

@@ -1,0 +1,1 @@
+"""Tests of plans over a ClickHouse cluster, against real servers."""

@@ -1,0 +1,74 @@
+"""Tables are made once, and after an interruption the rest of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from engine.backends.clickhouse import migrations, tables
+from engine.backends.clickhouse.cluster import Cluster
+from engine.backends.clickhouse.migrations import VERSIONS, migrate
+from engine.backends.clickhouse.server import Address, Server
+from engine.backends.clickhouse.tables import COLUMNS, MIGRATIONS, Table
+from engine.errors import FailedPrecondition, StoreUnavailable
+from tests.engine.backends.clickhouse.servers import fresh_cluster
+
+
+@pytest.fixture
+def server(shards: list[list[Address]]) -> Iterator[Server]:
+    """A server with all tables."""
+    with fresh_cluster(shards[:1]) as cluster:
+        yield next(iter(_servers(cluster)))
+
+
+def _servers(cluster: Cluster) -> Iterator[Server]:
+    return (replica.server for replica in cluster.replicas())
+
+
+def columns_of(server: Server) -> dict[str, set[str]]:
+    """The columns of each table, as the server has them."""
+    found: dict[str, set[str]] = {}
+    statement = "SELECT table, name FROM system.columns WHERE database = currentDatabase()"
+    for table, column in server.query(statement):
+        found.setdefault(table, set()).add(column)
+    return found
+
+
+def test_the_tables_have_the_columns_that_rows_are_inserted_into(server: Server) -> None:
+    assert columns_of(server) == {
+        VERSIONS: {"version"},
+        **{table: set(columns) for table, columns in COLUMNS.items()},
+    }
+
+
+def test_running_again_changes_nothing(server: Server) -> None:
+    assert migrate(server) == migrate(server) == len(MIGRATIONS)
+    assert server.query(f"SELECT version FROM {VERSIONS}") == [(len(MIGRATIONS),)]
+
+
+def test_an_interrupted_migration_goes_on_where_it_was(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second table of a migration fails. The version stays, and the next run makes what is missing."""
+    good, bad = Table("one", "x UInt8", "x"), Table("two", "x NoSuchType", "x")
+    monkeypatch.setattr(migrations, "MIGRATIONS", (*tables.MIGRATIONS, (good, bad)))
+    with pytest.raises(Exception, match="NoSuchType"):
+        migrate(server)
+    assert server.query(f"SELECT max(version) FROM {VERSIONS}") == [(len(tables.MIGRATIONS),)]
+    mended = (good, Table("two", "x UInt8", "x"))
+    monkeypatch.setattr(migrations, "MIGRATIONS", (*tables.MIGRATIONS, mended))
+    assert migrate(server) == len(tables.MIGRATIONS) + 1
+    assert {"one", "two"} <= columns_of(server).keys()
+
+
+def test_tables_of_a_newer_build_are_left_alone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrations, "MIGRATIONS", ())
+    with pytest.raises(FailedPrecondition, match="have version 1; this build knows 0: use the build"):
+        migrate(server)
+
+
+def test_a_server_that_is_not_there_is_unavailable() -> None:
+    nobody = Server(Address(host="127.0.0.1", port=1, password="secret"), "db")
+    with pytest.raises(StoreUnavailable, match=r"^the server 127\.0\.0\.1:1 does not answer$"):
+        migrate(nobody)
