@@ -16,8 +16,10 @@ def main() -> None:
         del sys.path[0]
     # gRPC's core logs closed connections for its developers; the commands report errors themselves.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # The threads that numpy makes for linear algebra cost a third of its import, and nothing here uses them.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if any(importlib.util.find_spec(package) is None for package in ("rich", "typer")):
         sys.exit(f"milepost: {COMMAND_LINE_MISSING}")
-    from milepost.cli.app import app
+    from milepost.cli.commands import app_for
 
-    app()
+    app_for(sys.argv[1:])()
