@@ -109,5 +109,9 @@ def _values_in(content: object) -> int:
     if isinstance(content, msgspec.Struct):
         return 1 + sum(_values_in(getattr(content, field)) for field in content.__struct_fields__)
     if isinstance(content, tuple | list):
-        return 1 + sum(map(_values_in, content))
+        parts = [each for each in content if isinstance(each, _COMPOSED)]
+        return 1 + len(content) - len(parts) + sum(map(_values_in, parts))
     return 1
+
+
+_COMPOSED = (msgspec.Struct, tuple, list)

@@ -80,6 +80,8 @@ JOURNEY_MILESTONES_MAX = 1_000
 JOURNEY_LEVELS_MAX = 20
 """Milestones on the way from the start to the deepest one. Parsers of protobuf allow 100 nested messages, and
 a document with criteria of the greatest depth must fit."""
+JOURNEY_BYTES_MAX = 4 * 1024 * 1024
+"""Size of the milestones of a journey, as they are stored: a refresh compiles all of them."""
 JOURNEY_VERSIONS_MAX = 100
 """Past versions kept of a journey."""
 JOURNEY_VERSION_BYTES_MAX = 16 * 1024 * 1024
@@ -114,6 +116,12 @@ CRITERIA_DEPTH_MAX = 32
 CRITERIA_NODES_MAX = 500
 """Criteria, sequence steps and event conditions together."""
 IN_VALUES_MAX = 10_000
+CRITERIA_VALUES_MAX = 20_000
+"""Values of all tests of one milestone's criteria together, elements of lists included. A refresh looks at
+each.
+"""
+CRITERIA_BYTES_MAX = 1024 * 1024
+"""Size of one milestone's criteria as a message: names, texts, patterns and values together."""
 PATTERN_BYTES_MAX = 1_024
 """A `glob` or a `matches`."""
 GLOB_WILDCARDS_MAX = 32
@@ -202,6 +210,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     criteria_depth_max: int = CRITERIA_DEPTH_MAX
     criteria_nodes_max: int = CRITERIA_NODES_MAX
     in_values_max: int = IN_VALUES_MAX
+    criteria_values_max: int = CRITERIA_VALUES_MAX
+    criteria_bytes_max: int = CRITERIA_BYTES_MAX
     pattern_bytes_max: int = PATTERN_BYTES_MAX
     glob_wildcards_max: int = GLOB_WILDCARDS_MAX
     expression_instructions_max: int = EXPRESSION_INSTRUCTIONS_MAX

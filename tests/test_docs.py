@@ -25,6 +25,7 @@ from engine.limits import (
     DEFAULT_QUOTAS,
     FIELD_MASK_PATHS_MAX,
     IMPORT_COLUMNS_MAX,
+    JOURNEY_BYTES_MAX,
     JOURNEY_INPUTS_MAX,
     JOURNEY_LEVELS_MAX,
     JOURNEY_MILESTONES_MAX,
@@ -338,11 +339,14 @@ def test_fixed_limits_on_the_page_on_operations() -> None:
         "levels of nested criteria and conditions": DEFAULT_LIMITS.criteria_depth_max,
         "criteria, steps and conditions in one criterion": DEFAULT_LIMITS.criteria_nodes_max,
         "values in one `in`": DEFAULT_LIMITS.in_values_max,
+        "values in all tests of one criterion together": DEFAULT_LIMITS.criteria_values_max,
+        "bytes of one criterion as a message": DEFAULT_LIMITS.criteria_bytes_max,
         "bytes of a `glob` or a `matches`": DEFAULT_LIMITS.pattern_bytes_max,
         "wildcards of a `glob`": DEFAULT_LIMITS.glob_wildcards_max,
         "RE2 instructions that a `matches` compiles to": DEFAULT_LIMITS.expression_instructions_max,
         "steps of a sequence": DEFAULT_LIMITS.sequence_steps_max,
         "milestones of a journey": JOURNEY_MILESTONES_MAX,
+        "bytes of the milestones of a journey": JOURNEY_BYTES_MAX,
         "levels of milestones": JOURNEY_LEVELS_MAX,
         "past versions kept of a journey": (
             f"{JOURNEY_VERSIONS_MAX}, at most {JOURNEY_VERSION_BYTES_MAX // 2**20} MiB"

@@ -49,6 +49,11 @@ class Context:
     limits: Limits = DEFAULT_LIMITS
 
 
+def values_fault(most: int) -> str:
+    """The fault of criteria with too many values."""
+    return f"has more than {most:,} values in all its tests together, the most allowed"
+
+
 @dataclass(slots=True)
 class Faults:
     """Collects violations, in reading order."""
@@ -56,6 +61,7 @@ class Faults:
     context: Context
     violations: list[Violation] = field(default_factory=list)
     node_count: int = 0
+    value_count: int = 0
 
     @property
     def limits(self) -> Limits:
@@ -96,6 +102,13 @@ class Faults:
             elif name not in self.context.journey_inputs:
                 self.add(f"{path}.inputs[{index}]", f"input {name!r} is not one of the journey's inputs")
 
+    def count_values(self, count: int) -> None:
+        """Counts operands. All of the criteria have a limit together."""
+        before, most = self.value_count, self.limits.criteria_values_max
+        self.value_count += count
+        if before <= most < self.value_count:
+            self.add(self.context.root, values_fault(most))
+
     def check_value(self, path: str, value: Value) -> None:
         """Checks that a value could be stored: finite, not too long, in range."""
         if type(value) is float:
@@ -106,6 +119,7 @@ class Faults:
         elif type(value) is int:
             self.check_instant(path, value)
         elif type(value) is tuple:
+            self.count_values(len(value))
             if len(value) > self.limits.list_items_max:
                 self.add(path, f"has more than {self.limits.list_items_max} items")
             elif any(len(item.encode()) > self.limits.list_item_bytes_max for item in value):

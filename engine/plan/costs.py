@@ -11,7 +11,7 @@ import math
 from typing import NamedTuple
 
 from engine.criteria.model import Aggregate, Equals, Exists, In
-from engine.criteria.operators import ResolvedTest, matcher_of
+from engine.criteria.operators import ResolvedTest, kinds_passing
 from engine.plan.model import (
     AttributeMatch,
     BucketMatch,
@@ -65,7 +65,7 @@ def access_of(test: ResolvedTest) -> Access:
     """The most expensive access path that a test on an attribute needs."""
     if isinstance(test, Exists):
         return Access.LOOKUP
-    kinds = matcher_of(test).kinds
+    kinds = kinds_passing(test)
     operands = equal_to(test)
     # Whole lists are not indexed, only their elements.
     if any(type(operand) is tuple for operand in operands):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from engine.errors import LimitExceeded
-from engine.limits import ACCOUNTS_MAX, DEFAULT_QUOTAS, QUOTA_FIELDS, Quotas
+from engine.limits import ACCOUNTS_MAX, DEFAULT_QUOTAS, JOURNEY_BYTES_MAX, QUOTA_FIELDS, Quotas
 from engine.resources.records import (
     Account,
     Audience,
@@ -23,6 +23,7 @@ from engine.resources.records import (
     Record,
     Workspace,
     account_of,
+    journey_of,
 )
 
 COUNTED: Mapping[type[Record], str] = {
@@ -63,6 +64,8 @@ class Usage:
         self._accounts = 0
         self._counts: Counter[tuple[str, type[Record]]] = Counter()
         self._bytes: Counter[str] = Counter()
+        self._journey_bytes: Counter[str] = Counter()
+        """Of the milestones of each journey."""
 
     def check(self, written: Iterator[Written], quotas_of: Callable[[str], Quotas]) -> Usage:
         """What a commit adds; give it to `add` once it is committed. Raises LimitExceeded when it adds to
@@ -83,12 +86,19 @@ class Usage:
             if size > 0 and self._bytes[account] + size > limit:
                 what = "bytes of records"
                 raise _exceeded(account, what, "quotas.record_bytes_max", self._bytes[account], limit)
+        for journey, size in added._journey_bytes.items():
+            if size > 0 and self._journey_bytes[journey] + size > JOURNEY_BYTES_MAX:
+                raise _journey_outgrown(journey, self._journey_bytes[journey] + size)
         return added
 
     def add(self, added: Usage) -> None:
         """Takes over what a commit has added."""
         self._accounts += added._accounts
-        for counts, more in ((self._counts, added._counts), (self._bytes, added._bytes)):
+        for counts, more in (
+            (self._counts, added._counts),
+            (self._bytes, added._bytes),
+            (self._journey_bytes, added._journey_bytes),
+        ):
             _add(counts, more)
 
     def load(self, kind: type[Record] | None, name: str, size: int) -> None:
@@ -104,6 +114,8 @@ class Usage:
             self._counts[account_of(name), kind] += more
         if kind is None or kind in MEASURED:
             self._bytes[account_of(name)] += (after or 0) - (before or 0)
+        if kind is Milestone:
+            self._journey_bytes[journey_of(name)] += (after or 0) - (before or 0)
 
 
 def _add(counts: Counter[Any], more: Mapping[Any, int]) -> None:
@@ -111,6 +123,14 @@ def _add(counts: Counter[Any], more: Mapping[Any, int]) -> None:
         counts[key] += count
         if not counts[key]:
             del counts[key]
+
+
+def _journey_outgrown(journey: str, size: int) -> LimitExceeded:
+    return LimitExceeded(
+        f"the milestones of {journey} would have {size:,} bytes; at most {JOURNEY_BYTES_MAX:,} are"
+        " allowed. Split the journey, or keep long lists of values as attributes of users",
+        metadata={"limit": str(JOURNEY_BYTES_MAX), "count": str(size), "resource": journey},
+    )
 
 
 def _exceeded(owner: str, what: str, quota: str, count: int, limit: int) -> LimitExceeded:

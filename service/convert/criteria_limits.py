@@ -6,9 +6,12 @@ the check stops at the first node beyond the limit, and looks at the length of a
 
 from __future__ import annotations
 
+from typing import Any
+
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from engine.criteria.faults import values_fault
 from engine.limits import Limits
 from milepost.v1 import criteria_pb2, value_pb2
 from milepost.written_form import written_name
@@ -22,6 +25,14 @@ _INPUTS = {
     message.DESCRIPTOR.fields_by_name["inputs"].full_name
     for message in (criteria_pb2.EventCriterion, criteria_pb2.SequenceStep)
 }
+
+
+_VALUES = {
+    message.DESCRIPTOR.fields_by_name["values"].full_name
+    for message in (criteria_pb2.ValueList, criteria_pb2.NumberList, value_pb2.StringList)
+}
+
+_VALUE_LIST = criteria_pb2.ValueList.DESCRIPTOR.fields_by_name["values"].full_name
 
 
 def lengths_max(limits: Limits) -> dict[str, int]:
@@ -41,6 +52,10 @@ def check_criteria_limits(
     message: criteria_pb2.Criteria, path: str, limits: Limits, faults: ShapeFaults
 ) -> None:
     """Adds a fault for each part of the criteria that is beyond a limit."""
+    size, size_max = message.ByteSize(), limits.criteria_bytes_max
+    if size > size_max:
+        faults.add(path, f"has {size:,} bytes; at most {size_max:,} are allowed")
+        return
     _Check(limits, faults, path).node(message, path, 1)
 
 
@@ -52,6 +67,7 @@ class _Check:
         self._root = root
         self._nodes = 0
         self._inputs = 0
+        self._values = 0
 
     def node(self, message: Message, path: str, depth: int) -> None:
         """Checks a criterion, a condition or a step, and what is below it."""
@@ -80,7 +96,13 @@ class _Check:
         else:
             self._fields(message, path, depth)
 
-    def _list(self, field: FieldDescriptor, elements: list[Message], path: str, depth: int) -> None:
+    def _count_values(self, count: int) -> None:
+        before, most = self._values, self._limits.criteria_values_max
+        self._values += count
+        if before <= most < self._values:
+            self._faults.add(self._root, values_fault(most))
+
+    def _list(self, field: FieldDescriptor, elements: list[Any], path: str, depth: int) -> None:
         length, length_max = len(elements), self._lengths_max.get(field.full_name)
         if field.full_name in _INPUTS:
             self._inputs += length
@@ -89,6 +111,10 @@ class _Check:
             # Documents write these lists without the field of the message that holds them.
             path = path.removesuffix(".values").removesuffix(".list_value")
             self._faults.add(path, f"has {length} {field.name}; at most {length_max} are allowed")
+        elif field.full_name in _VALUES:
+            self._count_values(length)
+            if field.full_name == _VALUE_LIST:
+                self._count_values(sum(len(each.list_value.values) for each in elements))
         elif field.message_type is not None and field.message_type.full_name in _NODES:
             for index, element in enumerate(elements):
                 if self._nodes > self._limits.criteria_nodes_max:

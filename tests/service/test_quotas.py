@@ -11,6 +11,7 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from engine.limits import DEFAULT_QUOTAS, QUOTA_FIELDS, SLOTS_PERCENT_MAX
+from engine.resources import quotas
 from engine.resources.quotas import COUNTED
 from milepost.v1 import (
     account_pb2,
@@ -315,3 +316,33 @@ def test_an_account_may_send_back_the_limits_that_it_has(site: Keyed) -> None:
         request = account_service_pb2.UpdateAccountRequest(account=account, update_mask=mask)
         account = admin.accounts.UpdateAccount(request).account
     assert account.display_name == "Mine"
+
+
+def test_the_milestones_of_a_journey_have_a_size_together(
+    service: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quotas, "JOURNEY_BYTES_MAX", 20_000)
+
+    def create(number: int, texts: int) -> tuple[Any, Any]:
+        criteria = criteria_pb2.Criteria()
+        criteria.user_attribute.key = "k"
+        for text in range(texts):
+            criteria.user_attribute.test.one_of.values.add(string_value=f"{text:010}")
+        milestone = journey_pb2.Milestone(display_name=f"m{number}", criteria=criteria)
+        request = journey_service_pb2.CreateMilestoneRequest(
+            parent=JOURNEY, milestone_id=f"m{number}", milestone=milestone
+        )
+        return service.journeys.CreateMilestone, request
+
+    call, request = create(1, 1_000)
+    first = call(request).milestone
+    refusal = refusal_of(*create(2, 1_000))
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_EXCEEDED")
+    assert refusal.metadata["limit"] == "20000"
+    assert refusal.metadata["resource"] == JOURNEY
+    # Nothing was written, so there is room for a smaller one, and for what a deletion frees.
+    call, request = create(2, 10)
+    call(request)
+    service.journeys.DeleteMilestone(journey_service_pb2.DeleteMilestoneRequest(name=first.name))
+    call, request = create(3, 1_000)
+    call(request)

@@ -213,3 +213,71 @@ def test_depth_is_checked_on_the_message(service: Serving, depth: int) -> None:
     node.all_of.SetInParent()
     refusal = refusal_of(service.audiences.EstimateAudience, request)
     assert refusal.violations == {"draft.criteria" + ".not" * 32: "is nested deeper than 32 levels"}
+
+
+def refused_estimate(service: Serving, criteria: criteria_pb2.Criteria) -> Refusal:
+    request = audience_service_pb2.EstimateAudienceRequest()
+    request.draft.journey = "accounts/a/journeys/none"
+    request.draft.criteria.CopyFrom(criteria)
+    return refusal_of(service.audiences.EstimateAudience, request)
+
+
+def add_test(group: criteria_pb2.CriteriaList) -> criteria_pb2.ValueTest:
+    """A test on an attribute, to fill in."""
+    part = group.criteria.add()
+    part.user_attribute.key = "k"
+    return part.user_attribute.test
+
+
+def with_lists(*lengths: int, elements: int = 0) -> criteria_pb2.Criteria:
+    """Criteria with several lists of values, each value a list of that many elements if there are any."""
+    criteria = criteria_pb2.Criteria(any_of=criteria_pb2.CriteriaList())
+    for length in lengths:
+        test = add_test(criteria.any_of)
+        for number in range(length):
+            if elements:
+                test.one_of.values.add().list_value.values.extend(map(str, range(elements)))
+            else:
+                test.one_of.values.add(string_value=str(number))
+    return criteria
+
+
+@pytest.mark.parametrize(
+    ("allowed", "refused"),
+    [
+        (with_lists(10_000, 10_000), with_lists(10_000, 10_000, 1)),
+        (with_lists(9_999, 1, elements=1), with_lists(10_000, 1, elements=1)),
+    ],
+    ids=["values", "elements"],
+)
+def test_values_of_all_tests_have_a_limit_together(
+    service: Serving, allowed: criteria_pb2.Criteria, refused: criteria_pb2.Criteria
+) -> None:
+    assert refused_estimate(service, allowed).code is grpc.StatusCode.NOT_FOUND
+    refusal = refused_estimate(service, refused)
+    assert refusal.violations == {
+        "draft.criteria": "has more than 20,000 values in all its tests together, the most allowed"
+    }
+
+
+def test_criteria_have_a_size_whatever_is_large_in_them(service: Serving) -> None:
+    """Each text is within its own limit; 500 of them are not."""
+    bytes_max = DEFAULT_LIMITS.criteria_bytes_max
+    for field in ("glob", "matches", "equals"):
+        criteria = criteria_pb2.Criteria(all_of=criteria_pb2.CriteriaList())
+        text = "x" * (4_096 if field == "equals" else 1_024)
+        for _ in range(498):
+            test = add_test(criteria.all_of)
+            if field == "equals":
+                test.equals.string_value = text
+            else:
+                setattr(test, field, text)
+        refusal = refused_estimate(service, criteria)
+        if criteria.ByteSize() <= bytes_max:
+            assert refusal.code is grpc.StatusCode.NOT_FOUND
+        else:
+            size = f"{criteria.ByteSize():,}"
+            assert refusal.violations == {
+                "draft.criteria": f"has {size} bytes; at most 1,048,576 are allowed"
+            }
+    assert criteria.ByteSize() > bytes_max

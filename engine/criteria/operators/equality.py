@@ -58,6 +58,7 @@ class In(TimelessOperator, frozen=True, tag="in"):
         if len(self.values) > values_max:
             faults.add(path, f"has {len(self.values)} values; at most {values_max} are allowed")
             return
+        faults.count_values(len(self.values))
         for index, value in enumerate(self.values):
             faults.check_value(f"{path}.values[{index}]", value)
         _check_case(faults, path, self.ignore_case, self.values)
@@ -81,11 +82,17 @@ def _check_case(faults: Faults, path: str, ignore_case: bool, operands: tuple[Va
         faults.add(f"{path.rpartition('.')[0]}.{IGNORE_CASE}", CASE_WITHOUT_STRINGS)
 
 
+def equal_kinds(test: Equals | In) -> frozenset[Kind]:
+    """The kinds of value that can pass: those of the operands, and lists that may have such a string."""
+    kinds = frozenset(map(kind_of, (test.value,) if isinstance(test, Equals) else test.values))
+    return kinds | STRINGS if Kind.STRING in kinds else kinds
+
+
 def _equal_to_any(operands: Iterable[Value], ignore_case: bool) -> Matcher:
     fold: Fold = str.casefold if ignore_case else str
     by_kind: dict[Kind, set[Value]] = {kind: set() for kind in Kind}
     for operand in operands:
-        by_kind[kind_of(operand)].add(_folded(operand, fold))
+        by_kind[kind_of(operand)].add(_folded(operand, fold) if ignore_case else operand)
     accepted = {kind: frozenset(values) for kind, values in by_kind.items()}
     strings = accepted[Kind.STRING]
 

@@ -8,7 +8,7 @@ Universe(no inputs), EventMatch(empty window), AttributeMatch(in no values) … 
 from __future__ import annotations
 
 from engine.criteria.conditions import WhereAny
-from engine.criteria.operators import matcher_of
+from engine.criteria.operators import kinds_passing
 from engine.plan.model import (
     AttributeMatch,
     BucketMatch,
@@ -63,9 +63,9 @@ def is_impossible(step: Step) -> bool:
         case Universe():
             return not step.inputs
         case AttributeMatch():
-            return not step.workspaces or not matcher_of(step.test).kinds
+            return not step.workspaces or not kinds_passing(step.test)
         case IdentityMatch() | UserIdMatch():
-            return not matcher_of(step.test).kinds
+            return not kinds_passing(step.test)
         case SeenMatch():
             return not step.inputs or not step.test.ranges
         case EventMatch():

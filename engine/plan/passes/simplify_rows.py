@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from engine.criteria.conditions import WhereAll, WhereAny, WhereNot
-from engine.criteria.operators import ResolvedTest, matcher_of
+from engine.criteria.operators import ResolvedTest, kinds_passing
 from engine.plan.model import (
     EventMatch,
     EventSelection,
@@ -59,7 +59,7 @@ def simplify(where: RowFilter) -> RowFilter:
         case WhereNot():
             return _negated(simplify(where.condition))
         case _:
-            return where if matcher_of(where.test).kinds else NO_EVENT
+            return where if kinds_passing(where.test) else NO_EVENT
 
 
 def _negated(where: RowFilter) -> RowFilter:

@@ -62,6 +62,8 @@ PROFILE_USERS_OVER_SCAN_MAX = 1_024
 """Users up to which a test reads profiles instead of scanning a column or strings."""
 USER_ID_USERS_MAX = 4_096
 """Users up to which each id is read on its own; above, all ids of the group are."""
+POINTS_BESIDE_USERS_MIN = 64
+"""Values looked up one by one, however few users have the field."""
 BUCKET_USERS_MAX = 4_096
 """Users up to which each is hashed on its own; above, a column of hashes is cached."""
 
@@ -211,8 +213,8 @@ class FieldPredicate(_Base):
         self._exists = isinstance(test, Exists)
         operands = equal_to(test)
         self._narrows_lists = looks_up_texts(test)
-        point_types = (str, bool) if self._narrows_lists else (bool,)
-        self._points = tuple(v for v in operands if type(v) in point_types)
+        self._bools = tuple({v for v in operands if type(v) is bool})
+        self._texts = tuple(dict.fromkeys(v for v in operands if self._narrows_lists and type(v) is str))
         self._lists = tuple(v for v in operands if type(v) is tuple)
         self._scans_texts = (
             Kind.STRING in self._matcher.kinds and not self._exists and not self._narrows_lists
@@ -229,7 +231,7 @@ class FieldPredicate(_Base):
         elif access is Access.COLUMN:
             self.source, self.cacheable = "column", True
         else:
-            self.cacheable = self._exists or len(self._points) * len(self._fields) > 1
+            self.cacheable = self._exists or (len(self._bools) + len(self._texts)) * len(self._fields) > 1
         self._is_single_lookup = self.source == "index" and not self.cacheable
 
     def reads(self, group: int) -> tuple[ReadKey, ...]:
@@ -285,17 +287,23 @@ class FieldPredicate(_Base):
     def _with_points(self, field: int, group: int, read: Unshared) -> Iterable[BitMap]:
         """Users that have one of the values, by the kinds that the field has in the group."""
         properties = self._properties
-        kinds = {kind for kind in _POINT_KINDS if self._points and properties.present(field, kind, group)}
-        for number, value in enumerate(self._points if kinds else (), 1):
-            if number % PAUSE_PAGES == 0:
-                read.pause()
-            read.looked_at += 1
-            if type(value) is bool:
-                if Kind.BOOL in kinds:
-                    yield properties.with_value(field, Kind.BOOL, group, value)
-            elif type(value) is str:
-                for kind in kinds - {Kind.BOOL}:
-                    yield properties.with_value(field, kind, group, value)
+        for kind in _POINT_KINDS:
+            points = self._points_of(kind)
+            users = len(properties.present(field, kind, group)) if points else 0
+            if not users:
+                continue
+            if kind is not Kind.BOOL and len(points) > max(users, POINTS_BESIDE_USERS_MIN):
+                # A look-up takes longer than a comparison with one of the values that there are.
+                yield properties.with_texts(field, kind, group, self._matcher, read)
+                continue
+            for number, value in enumerate(points, 1):
+                if number % PAUSE_PAGES == 0:
+                    read.pause()
+                read.looked_at += 1
+                yield properties.with_value(field, kind, group, value)
+
+    def _points_of(self, kind: Kind) -> tuple[str | bool, ...]:
+        return self._bools if kind is Kind.BOOL else self._texts
 
     def _passing_lists(self, field: int, group: int, read: Unshared) -> BitMap:
         """Users whose whole list equals an operand."""

@@ -24,7 +24,7 @@ export const file_milepost_v1_criteria: GenFile = /*@__PURE__*/
  * A set of users. `negation` is the complement within the journey's users, including users without matching data. De
  * Morgan's laws and double negation hold for every criterion; there is no third truth value.
  *
- * Limits: 32 levels, 500 nodes.
+ * Limits: 32 levels, 500 nodes, 20,000 values in all tests together, 1 MiB as a message.
  *
  * Fields whose JSON name is a keyword of a language have another name in the messages: `negation` is "not" in JSON.
  *
