@@ -43,12 +43,10 @@ def optimise(plan: Plan, passes: Sequence[Pass] = ALL_PASSES, statistics: Statis
     if not passes:
         return plan
     known = statistics or NoStatistics()
-    before = plan.encode()
     for _ in range(ROUNDS_MAX):
+        before = plan
         for run in passes:
             plan = run(plan, known)
-        after = plan.encode()
-        if after == before:
+        if plan is before or plan.encode() == before.encode():
             break
-        before = after
     return plan

@@ -45,7 +45,9 @@ Rule: TypeAlias = Callable[[Draft, Step], int]
 
 
 def rewrite(plan: Plan, rule: Rule) -> Plan:
-    """The plan with the rule applied to every step, without steps that no root needs."""
+    """The plan with the rule applied to every step, without steps that no root needs. The same object when
+    that changes nothing, which is the rule: a plan is rewritten by every pass several times.
+    """
     draft = Draft()
     moved: list[int] = []
     for step in plan.steps:
@@ -57,9 +59,13 @@ def with_operands(step: Step, place: Sequence[int] | Mapping[int, int]) -> Step:
     """The same step with each operand replaced by its new index."""
     match step:
         case Intersection() | Union():
-            return type(step)(operands=tuple([place[operand] for operand in step.operands]))
+            operands = tuple([place[operand] for operand in step.operands])
+            return step if operands == step.operands else type(step)(operands=operands)
         case Difference():
-            return Difference(minuend=place[step.minuend], subtrahend=place[step.subtrahend])
+            minuend, subtrahend = place[step.minuend], place[step.subtrahend]
+            if (minuend, subtrahend) == (step.minuend, step.subtrahend):
+                return step
+            return Difference(minuend=minuend, subtrahend=subtrahend)
         case _:
             return step
 
@@ -70,9 +76,23 @@ def pruned(plan: Plan, steps: Sequence[Step], roots: Sequence[int]) -> Plan:
     for index in range(len(steps) - 1, -1, -1):
         if index in needed:
             needed.update(operands_of(steps[index]))
+    if len(needed) == len(steps):
+        # Every step is needed, so none moves.
+        kept, new_roots = tuple(steps), tuple(roots)
+        is_same = len(kept) == len(plan.steps) and all(map(_is_same, kept, plan.steps))
+        if is_same and new_roots == plan.roots:
+            return plan
+        return msgspec.structs.replace(plan, steps=kept, roots=new_roots)
     place = {index: position for position, index in enumerate(sorted(needed))}
     kept = tuple([with_operands(steps[index], place) for index in place])
     return msgspec.structs.replace(plan, steps=kept, roots=tuple(place[root] for root in roots))
+
+
+def _is_same(step: Step, other: Step) -> bool:
+    """Whether a step is certain to be the same. Steps without operands are compared as objects: equality of
+    structs confuses Equals(1.0) with Equals(True).
+    """
+    return step is other or (bool(operands_of(step)) and type(step) is type(other) and step == other)
 
 
 def unique(operands: Iterable[int]) -> list[int]:

@@ -35,7 +35,7 @@ def simplify_rows(plan: Plan, statistics: Statistics) -> Plan:
 
 def _simplify_step(draft: Draft, step: Step) -> int:
     match step:
-        case EventMatch():
+        case EventMatch() if step.selection.where is not None:
             return draft.add(msgspec.structs.replace(step, selection=_simplify_selection(step.selection)))
         case SequenceMatch():
             steps = tuple(map(_simplify_selection, step.steps))

@@ -29,7 +29,9 @@ def _tighten(draft: Draft, step: Step) -> int:
     intervals = whole_numbers(step.intervals)
     if step.aggregate is Aggregate.DISTINCT_DAYS and intervals == SOME_EVENT:
         return draft.add(EventMatch(selection=step.selection, intervals=intervals))
-    return draft.add(msgspec.structs.replace(step, intervals=intervals))
+    return draft.add(
+        step if intervals == step.intervals else msgspec.structs.replace(step, intervals=intervals)
+    )
 
 
 def whole_numbers(intervals: tuple[Interval, ...]) -> tuple[Interval, ...]:
