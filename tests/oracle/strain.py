@@ -20,12 +20,17 @@ from engine.backends.local.settings import LocalSettings
 LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     "engine.backends.local.storage.ranges": {"COMPARED_RANGES_MAX": (0, 1)},
     "engine.backends.local.storage.compression": {"COMPRESSED_BYTES_MIN": (0, 1)},
+    "engine.backends.local.query.runs": {"NARROW_SHARE": (1, 1_000)},
     "engine.backends.local.query.executor": {
-        "NARROW_SHARE": (1, 1_000),
         "PLAN_CACHE_BYTES_MAX": (1,),
         "TEMPLATE_CACHE_BYTES_MAX": (1,),
     },
-    "engine.backends.local.query.predicates": {
+    "engine.backends.local.query.predicates": {"FEW_USERS_MAX": (0, 1), "ROWS_COUNTED_BRIEFLY_MAX": (0, 1)},
+    "engine.backends.local.query.whole_field": {"FEW_TEXTS_MAX": (0, 3), "KEPT_USERS_MIN": (0, 3)},
+    "engine.backends.local.storage.ordinals": {"MASKED_AT_ONCE": (1, 1 << 13)},
+    "engine.backends.local.events.tables": {"ALL_ROWS_MAX": (0, 3), "PENDING_ROWS_MAX": (1, 3)},
+    "engine.backends.local.events.all_rows": {"SPARSE_SHARE": (0, 1 << 40), "DAYS_SORTED_FAST_MAX": (0, 3)},
+    "engine.backends.local.query.field_predicate": {
         "PROFILE_USERS_MAX": (0, 1),
         "PROFILE_USERS_OVER_SCAN_MAX": (0, 1),
     },
@@ -62,7 +67,6 @@ LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
         "SLICE_PARTS_MAX": (1, 2),
         "SLICE_PARTS_LIMIT": (1, 3),
     },
-    "engine.backends.local.events.tables": {"PENDING_ROWS_MAX": (1, 3)},
 }
 
 UNTOUCHED_PERCENT = 40

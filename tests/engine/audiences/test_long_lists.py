@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.backends.local.query import predicates
+from engine.backends.local.query import field_predicate
 from engine.criteria.model import UserAttribute
 from engine.criteria.operators import In
 from engine.values import Value
@@ -28,7 +28,7 @@ def test_a_long_list_passes_what_its_values_pass_alone(
     tmp_path: Path, seed: int, min_: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     print(f"seed {seed}")
-    monkeypatch.setattr(predicates, "POINTS_BESIDE_USERS_MIN", min_)
+    monkeypatch.setattr(field_predicate, "POINTS_BESIDE_USERS_MIN", min_)
     random_ = random.Random(seed)
     site = Site(tmp_path)
     values = {f"u{number}": drawn(random_) for number in range(USERS)}

@@ -30,8 +30,9 @@ from engine.backends.local.attributes.profile_codec import (
 from engine.backends.local.attributes.profile_codec import Write as Write
 from engine.backends.local.attributes.term_dictionary import TermDictionaries, TermDictionary
 from engine.backends.local.attributes.write_times import PageSpans, Span, WriteTimes
-from engine.backends.local.storage.bitmaps import bitmap_of, ids_of
-from engine.backends.local.storage.flat_columns import FlatColumns, HeldColumns, match_values
+from engine.backends.local.storage.arrays import Bools
+from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask, ids_of
+from engine.backends.local.storage.flat_columns import FlatColumns, HeldColumns, mask_of_values
 from engine.backends.local.storage.keys import Family, key, parts_of
 from engine.backends.local.storage.matching import VALUES_PER_CHECK, passing_values
 from engine.backends.local.storage.page_cache import (
@@ -416,6 +417,24 @@ class Properties:
             dictionaries.put(plain, found, version)
         return found
 
+    def few_texts(
+        self, field: int, kind: Kind, group: int, texts_max: int, read: Unshared
+    ) -> list[str] | None:
+        """Every string, or element of a list, in no order; None: there may be more than `texts_max`. Some may
+        have no users left.
+        """
+        prefix = key(Family.FIELD_VALUE, self._account, field, kind, group)
+        terms = self._terms(prefix + PLAIN_SUFFIX, read)
+        fresh = self._new_values.fresh.get(prefix, set()) | self._new_values.writing.get(prefix, set())
+        if terms.count + len(fresh) > texts_max:
+            return None
+        long_ = itertools.islice(self._page_cache.reading().keys(prefix + DIGEST_SUFFIX), texts_max)
+        apart = [*fresh, *long_]
+        if terms.count + len(apart) >= texts_max:
+            return None
+        # A long value that lost its last user may be gone.
+        return terms.texts() + [self._text_of(each, prefix) for each in apart if self._found(each)]
+
     def texts_in_order(
         self, field: int, kind: Kind, group: int
     ) -> Iterator[tuple[str, Callable[[], BitMap]]]:
@@ -446,6 +465,18 @@ class Properties:
         pause: Callable[[], None] = lambda: None,
     ) -> BitMap:
         """Users of the group (of `count` ids) whose number or time lies in the ranges."""
+        return bitmap_of_mask(self.mask_of_column(field, kind, group, ranges, count, pause))
+
+    def mask_of_column(
+        self,
+        field: int,
+        kind: Kind,
+        group: int,
+        ranges: Ranges,
+        count: int,
+        pause: Callable[[], None] = lambda: None,
+    ) -> Bools:
+        """As `match_column`, the mask of their dense ids."""
         codec = column_codec(kind)
 
         def page_of(page: int) -> npt.NDArray[Any] | None:
@@ -454,7 +485,7 @@ class Properties:
             return None if cached is None else as_numpy(cached.value)
 
         values = self._flat.values((field, kind, group), count, _absent(kind), page_of, pause)
-        return match_values(values, ranges, pause)
+        return mask_of_values(values, ranges, pause)
 
     def match_users(
         self, fields: Sequence[int], group: int, users: BitMap, matcher: Matcher, read: Unshared

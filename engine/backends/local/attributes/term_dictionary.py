@@ -38,6 +38,15 @@ class TermDictionary:
         """Whether rejoining pays: many strings were added since."""
         return len(self._later) > self._scattered_above
 
+    @property
+    def count(self) -> int:
+        """Number of strings."""
+        return self._count + len(self._later)
+
+    def texts(self) -> list[str]:
+        """The strings."""
+        return [text.decode() for text in (*self._all_joined(), *self._later)]
+
     def add(self, texts: Iterable[bytes]) -> None:
         """Adds strings. A string that is already present is then returned twice."""
         for text in texts:

@@ -4,6 +4,7 @@
 a store share one `ColumnCache`.
 """
 
+from engine.backends.local.events.all_rows import AllRows as AllRows
 from engine.backends.local.events.cache import COLUMN_CACHE_BYTES_DEFAULT as COLUMN_CACHE_BYTES_DEFAULT
 from engine.backends.local.events.cache import ColumnCache as ColumnCache
 from engine.backends.local.events.facts import TableFacts as TableFacts

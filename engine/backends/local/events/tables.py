@@ -9,6 +9,7 @@ from typing import NamedTuple
 from pyroaring import BitMap
 
 from engine.backends.local.events.aggregate import few_passing, passing
+from engine.backends.local.events.all_rows import ALL_ROWS_MAX, AllRows, GroupRows, States
 from engine.backends.local.events.cache import ColumnCache, Keeping, Loader
 from engine.backends.local.events.compaction import Allowances
 from engine.backends.local.events.facts import (
@@ -293,6 +294,37 @@ class EventTables:
             passed = sequence_passing(steps, step.within, universe)
             read.looked_at += universe.looked_at
             return universe.bitmap(passed)
+
+    def rows_of_all(
+        self, selection: ResolvedSelection, stride: int, before: AllRows | None, read: Unshared
+    ) -> AllRows | None:
+        """All rows of the inputs, name and type over every group, whose users are group × stride + dense id;
+        None when they are many. `before`: as they were, to take from it what has not changed.
+        """
+        groups = range(len(self._groups))
+        tables = (table for group in groups for table in self._groups[group].selected(selection))
+        if sum(table.record.rows + table.fresh_rows for table in tables) > ALL_ROWS_MAX:
+            return None
+        if before is not None:
+            found = [self._group_rows(group, selection, before.states[group], read) for group in groups]
+            if all(rows.stored is None for rows in found):
+                return before.with_fresh(found, stride)
+        found = [self._group_rows(group, selection, None, read) for group in groups]
+        with read.released():
+            return AllRows.of_groups(found, stride)
+
+    def _group_rows(
+        self, group: int, selection: ResolvedSelection, known: States | None, read: Unshared
+    ) -> GroupRows:
+        """All rows of a group; those of stored parts are left out when these are `known`."""
+        with self._loader.newest() as txn:
+            with self._session(txn):
+                loader = self._loader.alongside(txn)
+                parts = [part.as_now(loader) for part in self._parts(group, selection)]
+            if known is not None and not any(part.state is None for part in parts):
+                return GroupRows.of_parts(group, parts, known, read.check)
+            with read.released():
+                return GroupRows.of_parts(group, parts, known, read.check)
 
     @contextmanager
     def _as_now(

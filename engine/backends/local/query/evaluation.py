@@ -14,7 +14,9 @@ from typing import Protocol
 from pyroaring import BitMap
 
 from engine.backends.local.account.watches import ChangedUsers
-from engine.backends.local.query.executor import BoundPlan, Executor, GroupRun
+from engine.backends.local.query.bound_plan import BoundPlan
+from engine.backends.local.query.executor import Executor
+from engine.backends.local.query.runs import GroupRun
 from engine.backends.local.storage.turns import Read
 
 AT_ONCE_USERS_MAX = 64

@@ -21,12 +21,10 @@ the group is answered anew.
 
 from __future__ import annotations
 
-import copy
 import functools
 import itertools
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 
@@ -47,21 +45,20 @@ from engine.backends.base import (
 from engine.backends.local.account.account import Account
 from engine.backends.local.account.watches import ChangedUsers
 from engine.backends.local.events import BRIEF_USERS_MAX, TakesLong
-from engine.backends.local.query.predicates import STEP_US, EmptyPredicate, Predicate, moved, resolve
+from engine.backends.local.query.bound_plan import BoundPlan
+from engine.backends.local.query.predicates import STEP_US
+from engine.backends.local.query.runs import GroupRun, WholeRun
 from engine.backends.local.storage.bitmaps import bitmap_of, ids_of
 from engine.backends.local.storage.name_table import Names
+from engine.backends.local.storage.ordinals import Ordinals
 from engine.backends.local.storage.turns import Read
 from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT, UserRefs
 from engine.backends.local.users.directory import by_group
 from engine.backends.local.users.hash_table import UNKNOWN
 from engine.bounded_cache import BoundedCache, held_bytes
 from engine.errors import InvalidInput
-from engine.plan.costs import CostModel
-from engine.plan.model import Difference, Intersection, Plan, Source, Step, Union, encode_step, operands_of
+from engine.plan.model import Plan
 from engine.values import PARTITION_COUNT
-
-NARROW_SHARE = 4
-"""A predicate is evaluated for single users only when they are fewer than a fourth of their group."""
 
 PLAN_CACHE_BYTES_MAX = 32 << 20
 """Plans kept with their names resolved, in bytes of memory."""
@@ -81,156 +78,6 @@ BRIEF_ANSWERS_MAX = 1_024
 USERS_FOUND_AT_ONCE = 1_024
 IDS_READ_AT_ONCE = 1_024
 """Users whose refs or ids are looked up before others go first: about a millisecond."""
-
-
-class BoundPlan:
-    """A plan with names resolved to the store's numbers. Valid until a name comes or is forgotten."""
-
-    def __init__(self, plan: Plan, account: Account, version: int, pause: Callable[[], None]) -> None:
-        """`version`: that of the names."""
-        self.plan = plan
-        self.version = version
-        self.account = account
-        self.steps = plan.steps
-        self.roots = plan.roots
-        self.predicates: list[Predicate | None] = []
-        self.encoded: list[bytes] = []
-        self.costs: list[float] = []
-        self._model = CostModel()
-        uses = Counter(operand for step in plan.steps for operand in operands_of(step))
-        uses.update(plan.roots)
-        self.shared = [uses[index] > 1 for index in range(len(plan.steps))]
-        for step in plan.steps:
-            self._add(step)
-            pause()
-        self.searches = any(each is not None and each.searches for each in self.predicates)
-
-    def moved_to(self, plan: Plan) -> BoundPlan | None:
-        """A plan of the same template as of another instant, bound by resolving what differs. None when it
-        has another form.
-        """
-        if plan.roots is not self.roots or len(plan.steps) != len(self.steps):
-            return None
-        pairs = zip(plan.steps, self.steps, strict=True)
-        others = [index for index, (step, before) in enumerate(pairs) if step is not before]
-        if not others:
-            return self
-        if any(operands_of(plan.steps[index]) or operands_of(self.steps[index]) for index in others):
-            return None
-        found = copy.copy(self)
-        found.plan, found.steps = plan, plan.steps
-        # Estimated costs hardly depend on the instant; they only order the operands of a step.
-        found.predicates, found.encoded = list(self.predicates), list(self.encoded)
-        for index in others:
-            # Without a name: as of another instant it is never asked again, so it is not worth caching.
-            predicate = self.predicates[index]
-            assert predicate is not None
-            found.predicates[index] = moved(self.account, predicate, self.steps[index], plan.steps[index])
-            found.encoded[index] = b""
-        return found
-
-    def _add(self, step: Step) -> None:
-        predicate, encoded = self._resolved(step)
-        self.predicates.append(predicate)
-        self.encoded.append(encoded)
-        cost = self._model.add(step).cost
-        # An unknown name: nothing is cheaper or removes more users.
-        self.costs.append(0.0 if isinstance(predicate, EmptyPredicate) else cost)
-
-    def _resolved(self, step: Step) -> tuple[Predicate | None, bytes]:
-        predicate = resolve(self.account, step)
-        return predicate, encode_step(step) if predicate is not None and predicate.cacheable else b""
-
-
-class GroupRun:
-    """One execution of a plan over one group."""
-
-    def __init__(self, plan: BoundPlan, group: int, base: BitMap | None, read: Read) -> None:
-        self._plan = plan
-        self._group = group
-        self._base = base
-        self._read = read
-        self._narrow_below = plan.account.directory.counts[group] // NARROW_SHARE
-        self._memo: dict[int, BitMap] = {}
-        self.cached: set[int] = set()
-
-    def users(self, index: int) -> BitMap:
-        """The users of a step, within the base. Do not modify the result."""
-        found = self.step(index, self._base)
-        return found if self._base is None else found & self._base
-
-    def sets(self, indexes: Sequence[int]) -> list[BitMap]:
-        """The users of some steps."""
-        return [self.users(index) for index in indexes]
-
-    def step(self, index: int, restriction: BitMap | None) -> BitMap:
-        """A step's users, exact within the restriction, which lies within the base."""
-        found = self._memo.get(index)
-        if found is not None:
-            return found
-        if self._plan.shared[index]:
-            found = self._memo[index] = self._answer(index, self._base)
-            return found
-        return self._answer(index, restriction)
-
-    def _answer(self, index: int, restriction: BitMap | None) -> BitMap:
-        self._read.pause()
-        step = self._plan.steps[index]
-        match step:
-            case Intersection():
-                return self._intersection(self._ordered(step.operands), restriction)
-            case Union():
-                return self._union(step.operands, restriction)
-            case Difference():
-                minuend = self._within(self.step(step.minuend, restriction), restriction)
-                return minuend - self.step(step.subtrahend, minuend) if minuend else minuend
-            case _:
-                return self._source(step, index, restriction)
-
-    def _ordered(self, operands: Sequence[int]) -> list[int]:
-        return sorted(operands, key=lambda i: 0 if i in self._memo else self._plan.costs[i])
-
-    def _intersection(self, operands: Sequence[int], restriction: BitMap | None) -> BitMap:
-        running = restriction
-        for operand in operands:
-            found = self.step(operand, running)
-            running = found if running is None else running & found
-            if not running:
-                break
-        return BitMap() if running is None else running
-
-    def _union(self, operands: Sequence[int], restriction: BitMap | None) -> BitMap:
-        running = BitMap(optimize=False)
-        for operand in operands:
-            running |= self.step(operand, restriction)
-        return running
-
-    def _within(self, users: BitMap, restriction: BitMap | None) -> BitMap:
-        return users if restriction is None else users & restriction
-
-    def _source(self, step: Source, index: int, restriction: BitMap | None) -> BitMap:
-        predicate = self._plan.predicates[index]
-        assert predicate is not None
-        cache, group = self._plan.account.cache, self._group
-        encoded = self._plan.encoded[index]
-        if encoded:
-            found = cache.find(group, encoded, predicate.reads(group))
-            if found is not None:
-                self.cached.add(index)
-                return found
-        if restriction is not None and len(restriction) <= min(self._narrow_below, predicate.narrow_max):
-            return predicate.among(group, restriction, self._read)
-        began = cache.instant()
-        users = predicate.everyone(group, self._read)
-        if encoded:
-            spread = self._plan.account.directory.counts[group]
-            cache.add(group, encoded, users, spread, began)
-        return users
-
-    def trace(self, index: int) -> BitMap:
-        """Answers a step for the whole base and caches it."""
-        self._memo[index] = found = self._answer(index, self._base)
-        return found
 
 
 class Executor:
@@ -314,6 +161,23 @@ class Executor:
                 if not changed.are_all:
                     return sets
 
+    def roots_of_all(self, plan: BoundPlan, read: Read) -> list[BitMap] | None:
+        """The ordinals of the users of every root, each user answered from one state. None: there are more
+        ordinals than a set holds.
+        """
+        account = plan.account
+        while True:
+            ordinals = Ordinals(account.directory.counts)
+            if not ordinals.hold(account.directory.counts):
+                return None
+            with account.watches.watching() as changed:
+                plan = self.renewed(plan, read)
+                sets = WholeRun(plan, ordinals, None, read).sets(plan.roots)
+                sets = self._all_answered_again(plan, ordinals, sets, changed, read)
+                # Users that came meanwhile may have no ordinal.
+                if not changed.are_all and ordinals.hold(account.directory.counts):
+                    return sets
+
     def _answered_again(
         self,
         plan: BoundPlan,
@@ -324,30 +188,40 @@ class Executor:
         changed: ChangedUsers,
         read: Read,
     ) -> list[BitMap]:
-        """The sets of these steps, with the users that changed answered again, until none of them changed
-        while being answered.
-        """
-        late = changed.take(group)
-        round_ = 0
-        while late and not changed.are_all:
-            # Copies, before others go on: a set of the index changes with users that were answered.
-            settled = [users - late for users in sets]
-            with read.keeping_lock() if round_ >= ROUNDS_MAX else nullcontext():
-                plan = self.renewed(plan, read)
-                within = base()
-                some = late if within is None else late & within
-                found = GroupRun(plan, group, some, read).sets(indexes)
-            sets = [users | more for users, more in zip(settled, found, strict=True)]
-            late = changed.take(group) & late
-            round_ += 1
-        return sets
+        """The sets of these steps in a group, with the users that changed answered again."""
+
+        def answer(late: BitMap) -> list[BitMap]:
+            within = base()
+            some = late if within is None else late & within
+            return GroupRun(self.renewed(plan, read), group, some, read).sets(indexes)
+
+        return _settled(sets, lambda: changed.take(group), answer, changed, read)
+
+    def _all_answered_again(
+        self, plan: BoundPlan, ordinals: Ordinals, sets: list[BitMap], changed: ChangedUsers, read: Read
+    ) -> list[BitMap]:
+        """The sets of the roots over all groups, with the users that changed answered again."""
+        counts = plan.account.directory.counts
+
+        def take() -> BitMap:
+            if not ordinals.hold(counts):
+                return BitMap()
+            return ordinals.joined((group, changed.take(group)) for group in range(ordinals.groups))
+
+        def answer(late: BitMap) -> list[BitMap]:
+            return WholeRun(self.renewed(plan, read), ordinals, late, read).sets(plan.roots)
+
+        return _settled(sets, take, answer, changed, read)
 
     # --- questions ----------------------------------------------------------------------------------------
 
     def count(self, plan: BoundPlan, partitions: PartitionSet, revision: int, read: Read) -> Counts:
         """The size of every root."""
-        sizes = [0] * len(plan.roots)
         chosen = _chosen(partitions)
+        whole = self.roots_of_all(plan, read) if chosen is None and plan.account.groups > 1 else None
+        if whole is not None:
+            return Counts(tuple(map(len, whole)), revision, 1.0)
+        sizes = [0] * len(plan.roots)
         blocks: list[Block] = []
         for group, base in _bases(plan.account, chosen):
             sets = self.roots(plan, group, base, read)
@@ -456,6 +330,29 @@ class Executor:
             for i in indexes
         )
         return Trace(tuple(steps), revision)
+
+
+def _settled(
+    sets: list[BitMap],
+    take: Callable[[], BitMap],
+    answer: Callable[[BitMap], list[BitMap]],
+    changed: ChangedUsers,
+    read: Read,
+) -> list[BitMap]:
+    """The sets, with the users that changed answered again until none of them changed while being answered.
+    `take` gives those that changed since it was last called.
+    """
+    late = take()
+    round_ = 0
+    while late and not changed.are_all:
+        # Copies, before others go on: a set of the index changes with users that were answered.
+        settled = [users - late for users in sets]
+        with read.keeping_lock() if round_ >= ROUNDS_MAX else nullcontext():
+            found = answer(late)
+        sets = [users | more for users, more in zip(settled, found, strict=True)]
+        late = take() & late
+        round_ += 1
+    return sets
 
 
 def _source(plan: BoundPlan, index: int, groups_cached: int) -> str:

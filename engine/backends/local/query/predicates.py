@@ -1,4 +1,4 @@
-"""The predicates of a plan, resolved to numbers and answered for one group.
+"""The predicates of a plan, resolved to numbers: for one group, or for all at once.
 
 Each answers in two ways: for the whole group, or exactly for some users only (the answer has no meaning for
 others). Do not modify an answer: it may be a bitmap of the index itself.
@@ -6,18 +6,18 @@ others). Do not modify an answer: it may be a bitmap of the index itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Protocol
 
+import msgspec
 import numpy as np
 from msgspec.structs import replace
 from pyroaring import BitMap
 
 from engine.backends.local.account.account import Account, bucket_hashes
-from engine.backends.local.attributes.index import EMPTY_LIST
 from engine.backends.local.events import (
-    NEVER,
+    AllRows,
     ResolvedEventMatch,
     ResolvedSelection,
     ResolvedSequence,
@@ -26,46 +26,31 @@ from engine.backends.local.events import (
 from engine.backends.local.storage.arrays import Bools
 from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask, ids_of
 from engine.backends.local.storage.matching import passing_values
-from engine.backends.local.storage.name_table import FieldKind, field_name
+from engine.backends.local.storage.ordinals import Ordinals
 from engine.backends.local.storage.ranges import Ranges
 from engine.backends.local.storage.step_cache import ANY_NAME, ReadKey
-from engine.backends.local.storage.turns import PAUSE_PAGES, Unshared
+from engine.backends.local.storage.turns import Unshared
 from engine.backends.local.users.directory import Directory
-from engine.criteria.conditions import WhereAttribute, mapped, tests_in
-from engine.criteria.model import Aggregate, Equals, Exists
+from engine.criteria.conditions import tests_in
+from engine.criteria.model import Aggregate
 from engine.criteria.operators import Matcher, ResolvedTest, matcher_of
-from engine.plan.costs import Access, access_of, equal_to, looks_up_texts
+from engine.criteria.ranges import ALL_TIME
+from engine.plan.costs import equal_to, looks_up_texts
 from engine.plan.model import (
-    AttributeMatch,
     BucketMatch,
-    ConsentMatch,
-    Difference,
-    Empty,
-    EventMatch,
-    EventSelection,
-    IdentityMatch,
-    Intersection,
-    RowFilter,
     SeenMatch,
-    SequenceMatch,
-    Step,
     TimeRange,
-    Union,
-    Universe,
-    UserIdMatch,
 )
-from engine.plan.visitor import StepVisitor
-from engine.values import Kind
 
-PROFILE_USERS_MAX = 64
-PROFILE_USERS_OVER_SCAN_MAX = 1_024
-"""Users up to which a test reads profiles instead of scanning a column or strings."""
 USER_ID_USERS_MAX = 4_096
 """Users up to which each id is read on its own; above, all ids of the group are."""
-POINTS_BESIDE_USERS_MIN = 64
-"""Values looked up one by one, however few users have the field."""
 BUCKET_USERS_MAX = 4_096
 """Users up to which each is hashed on its own; above, a column of hashes is cached."""
+
+FEW_USERS_MAX = 256
+"""Users up to which the events of each are looked up, although all events of the name may be joined."""
+ROWS_COUNTED_BRIEFLY_MAX = 1 << 14
+"""Rows that are counted with the lock held."""
 
 IDS_AT_ONCE = 512
 """Ids looked up before others go first."""
@@ -100,7 +85,9 @@ ROW_US = {
 """A row of an event table."""
 
 
-_POINT_KINDS = (Kind.BOOL, Kind.STRING, Kind.LIST)
+_encoder = msgspec.msgpack.Encoder()
+_ROWS = b"rows"
+"""Starts the names under which joined rows are kept."""
 
 
 class Predicate(Protocol):
@@ -120,6 +107,18 @@ class Predicate(Protocol):
 
     def among(self, group: int, users: BitMap, read: Unshared) -> BitMap: ...
 
+    def reads_of_all(self, groups: int) -> tuple[ReadKey, ...]:
+        """`reads` of every group."""
+        ...
+
+    def everyone_of_all(self, ordinals: Ordinals, read: Unshared) -> BitMap:
+        """`everyone` of every group, as ordinals. The caller may keep it: no write changes it."""
+        ...
+
+    def among_all(self, ordinals: Ordinals, users: BitMap, read: Unshared) -> BitMap:
+        """As `among`, with users given by ordinal."""
+        ...
+
     def work(self, group: int) -> float:
         """Estimated microseconds of `everyone` on warm data. It depends on the data alone: not on the storage
         layout, the caches or the clock.
@@ -127,20 +126,47 @@ class Predicate(Protocol):
         ...
 
 
-class _Base:
+class PredicateBase:
+    """What predicates have in common."""
+
     source = "index"
     cacheable = False
     narrow_max = 1 << 32
     searches = False
+    _reads_of_all: tuple[ReadKey, ...] | None = None
 
     def reads(self, group: int) -> tuple[ReadKey, ...]:
         return ()
+
+    def reads_of_all(self, groups: int) -> tuple[ReadKey, ...]:
+        if self._reads_of_all is None:
+            self._reads_of_all = tuple(key for group in range(groups) for key in self.reads(group))
+        return self._reads_of_all
+
+    def everyone(self, group: int, read: Unshared) -> BitMap:
+        raise NotImplementedError
+
+    def everyone_of_all(self, ordinals: Ordinals, read: Unshared) -> BitMap:
+        return ordinals.joined(self._by_group(ordinals, read))
+
+    def _by_group(self, ordinals: Ordinals, read: Unshared) -> Iterator[tuple[int, BitMap]]:
+        for group in range(ordinals.groups):
+            read.pause()
+            yield group, self.everyone(group, read)
+
+    def among(self, group: int, users: BitMap, read: Unshared) -> BitMap:
+        raise NotImplementedError
+
+    def among_all(self, ordinals: Ordinals, users: BitMap, read: Unshared) -> BitMap:
+        return ordinals.joined(
+            (group, self.among(group, some, read)) for group, some in ordinals.by_group(users)
+        )
 
     def work(self, group: int) -> float:
         return 0.0
 
 
-class EmptyPredicate(_Base):
+class EmptyPredicate(PredicateBase):
     """The empty set; also stands for unknown names."""
 
     def everyone(self, group: int, read: Unshared) -> BitMap:
@@ -150,7 +176,7 @@ class EmptyPredicate(_Base):
         return BitMap()
 
 
-class UniversePredicate(_Base):
+class UniversePredicate(PredicateBase):
     """Users that belong to one of the inputs."""
 
     def __init__(self, account: Account, inputs: tuple[int, ...]) -> None:
@@ -170,7 +196,7 @@ class UniversePredicate(_Base):
         return self._seen.users(self._inputs, group, users, read.pause)
 
 
-class SeenPredicate(_Base):
+class SeenPredicate(PredicateBase):
     """Users whose first or last seen time lies in ranges."""
 
     source = "column"
@@ -190,6 +216,14 @@ class SeenPredicate(_Base):
         read.looked_at += count
         return self._account.seen.match(self._inputs, group, self._last, self._ranges, count, read.pause)
 
+    def everyone_of_all(self, ordinals: Ordinals, read: Unshared) -> BitMap:
+        counts = self._account.directory.counts
+        read.looked_at += sum(counts)
+        return ordinals.of_masks(
+            self._account.seen.mask(self._inputs, group, self._last, self._ranges, counts[group], read.pause)
+            for group in range(ordinals.groups)
+        )
+
     def work(self, group: int) -> float:
         return self._account.directory.counts[group] * COLUMN_US * len(self._inputs)
 
@@ -198,138 +232,7 @@ class SeenPredicate(_Base):
         return self._account.seen.match_users(self._inputs, group, self._last, self._ranges, users)
 
 
-class FieldPredicate(_Base):
-    """Users for which one of the fields passes a test: attributes, identities, consents."""
-
-    def __init__(self, account: Account, fields: tuple[int, ...], test: ResolvedTest) -> None:
-        self._account = account
-        self._properties = account.properties
-        self._fields = fields
-        matcher = self._matcher = matcher_of(test)
-        self.searches = bool(matcher.program_bytes)
-        self._list_matcher = Matcher(
-            frozenset({Kind.LIST}), lambda value: type(value) is tuple and matcher.passes(value)
-        )
-        self._exists = isinstance(test, Exists)
-        operands = equal_to(test)
-        self._narrows_lists = looks_up_texts(test)
-        self._bools = tuple({v for v in operands if type(v) is bool})
-        self._texts = tuple(dict.fromkeys(v for v in operands if self._narrows_lists and type(v) is str))
-        self._lists = tuple(v for v in operands if type(v) is tuple)
-        self._scans_texts = (
-            Kind.STRING in self._matcher.kinds and not self._exists and not self._narrows_lists
-        )
-        self._numbers = Ranges.of_numbers(self._matcher.numbers)
-        self._instants = Ranges.of_instants(self._matcher.instants)
-        self._set_access(access_of(test))
-
-    def _set_access(self, access: Access) -> None:
-        self.narrow_max = PROFILE_USERS_MAX
-        if access is Access.TEXT_SCAN:
-            self.source, self.cacheable = "scan", True
-            self.narrow_max = PROFILE_USERS_OVER_SCAN_MAX
-        elif access is Access.COLUMN:
-            self.source, self.cacheable = "column", True
-        else:
-            self.cacheable = self._exists or (len(self._bools) + len(self._texts)) * len(self._fields) > 1
-        self._is_single_lookup = self.source == "index" and not self.cacheable
-
-    def reads(self, group: int) -> tuple[ReadKey, ...]:
-        return tuple(("field", field, group) for field in self._fields)
-
-    def everyone(self, group: int, read: Unshared) -> BitMap:
-        return _united(users for field in self._fields for users in self._sets(field, group, read))
-
-    def among(self, group: int, users: BitMap, read: Unshared) -> BitMap:
-        if self._is_single_lookup:
-            return self.everyone(group, read)
-        read.looked_at += len(users)
-        return self._properties.match_users(self._fields, group, users, self._matcher, read)
-
-    def work(self, group: int) -> float:
-        return sum(self._field_work(field, group) for field in self._fields)
-
-    def _field_work(self, field: int, group: int) -> float:
-        def present(kind: int) -> int:
-            return len(self._properties.present(field, kind, group))
-
-        work = 0.0
-        if self._exists:
-            return work
-        if self._scans_texts:
-            work += (present(Kind.STRING) + present(Kind.LIST)) * TEXT_US
-        if self._lists:
-            work += present(Kind.LIST) * PROFILE_US
-        for kind, ranges in ((Kind.NUMBER, self._numbers), (Kind.TIME, self._instants)):
-            if ranges and present(kind):
-                work += self._account.directory.counts[group] * COLUMN_US
-        return work
-
-    def _sets(self, field: int, group: int, read: Unshared) -> Iterable[BitMap]:
-        """Sets whose union is the users for which this field passes."""
-        properties = self._properties
-        if self._exists:
-            read.looked_at += len(Kind)
-            yield from (properties.present(field, kind, group) for kind in Kind)
-            return
-        yield from self._with_points(field, group, read)
-        if self._scans_texts:
-            for kind in (Kind.STRING, Kind.LIST):
-                yield properties.with_texts(field, kind, group, self._matcher, read)
-        if self._lists:
-            yield self._passing_lists(field, group, read)
-        count = self._account.directory.counts[group]
-        for kind, ranges in ((Kind.NUMBER, self._numbers), (Kind.TIME, self._instants)):
-            if ranges and properties.present(field, kind, group):
-                read.looked_at += count
-                yield properties.match_column(field, kind, group, ranges, count, read.pause)
-
-    def _with_points(self, field: int, group: int, read: Unshared) -> Iterable[BitMap]:
-        """Users that have one of the values, by the kinds that the field has in the group."""
-        properties = self._properties
-        for kind in _POINT_KINDS:
-            points = self._points_of(kind)
-            users = len(properties.present(field, kind, group)) if points else 0
-            if not users:
-                continue
-            if kind is not Kind.BOOL and len(points) > max(users, POINTS_BESIDE_USERS_MIN):
-                # A look-up takes longer than a comparison with one of the values that there are.
-                yield properties.with_texts(field, kind, group, self._matcher, read)
-                continue
-            for number, value in enumerate(points, 1):
-                if number % PAUSE_PAGES == 0:
-                    read.pause()
-                read.looked_at += 1
-                yield properties.with_value(field, kind, group, value)
-
-    def _points_of(self, kind: Kind) -> tuple[str | bool, ...]:
-        return self._bools if kind is Kind.BOOL else self._texts
-
-    def _passing_lists(self, field: int, group: int, read: Unshared) -> BitMap:
-        """Users whose whole list equals an operand."""
-        properties = self._properties
-        if self._narrows_lists:
-            candidates = _united(self._with_elements(field, group, operand, read) for operand in self._lists)
-        else:
-            candidates = properties.present(field, Kind.LIST, group) | properties.present(
-                field, EMPTY_LIST, group
-            )
-        read.looked_at += len(candidates)
-        return properties.match_users((field,), group, candidates, self._list_matcher, read)
-
-    def _with_elements(self, field: int, group: int, elements: tuple[str, ...], read: Unshared) -> BitMap:
-        read.pause()
-        if not elements:
-            return self._properties.present(field, EMPTY_LIST, group)
-        users = self._properties.with_value(field, Kind.LIST, group, elements[0])
-        for number, element in enumerate(elements[1:], 1):
-            if number % PAUSE_PAGES == 0:
-                read.pause()
-            users = users & self._properties.with_value(field, Kind.LIST, group, element)
-        return users
-
-
-class UserIdPredicate(_Base):
+class UserIdPredicate(PredicateBase):
     """Users whose own id passes a test."""
 
     narrow_max = USER_ID_USERS_MAX
@@ -382,7 +285,7 @@ class UserIdPredicate(_Base):
         return sum(map(len, self._named.values())) / self._directory.groups * NAMED_USER_US
 
 
-class BucketPredicate(_Base):
+class BucketPredicate(PredicateBase):
     """Users whose salted hash lies in a range."""
 
     source = "column"
@@ -398,10 +301,20 @@ class BucketPredicate(_Base):
         return (("users", group),)
 
     def everyone(self, group: int, read: Unshared) -> BitMap:
+        return bitmap_of_mask(self._mask(group, read)) & self._account.directory.alive(group)
+
+    def everyone_of_all(self, ordinals: Ordinals, read: Unshared) -> BitMap:
+        groups = range(ordinals.groups)
+        inside = ordinals.of_masks(self._mask(group, read) for group in groups)
+        return inside & ordinals.joined((group, self._account.directory.alive(group)) for group in groups)
+
+    def _mask(self, group: int, read: Unshared) -> Bools:
+        """The dense ids inside the range, those of erased users among them."""
+        read.pause()
         hashes = self._account.bucket_column(group, self._salt, read.pause)
         read.looked_at += len(hashes)
-        inside = bitmap_of_mask((hashes >= self._first) & (hashes <= self._last))
-        return inside & self._account.directory.alive(group)
+        inside: Bools = (hashes >= self._first) & (hashes <= self._last)
+        return inside
 
     def work(self, group: int) -> float:
         return self._account.directory.counts[group] * COLUMN_US
@@ -418,11 +331,12 @@ class BucketPredicate(_Base):
         return bitmap_of(np.concatenate(pieces)) if pieces else BitMap()
 
 
-class _EventsPredicate(_Base):
+class _EventsPredicate(PredicateBase):
     source = "scan"
     cacheable = True
 
     def __init__(self, account: Account, selections: tuple[ResolvedSelection, ...]) -> None:
+        self._account = account
         self._tables = account.tables
         self._read = tuple(
             (number, ANY_NAME if selection.name is None else selection.name)
@@ -462,6 +376,40 @@ class AggregatePredicate(_EventsPredicate):
     def _ask(self, group: int, users: BitMap | None, read: Unshared) -> BitMap:
         return self._tables.match(group, self._step, users, read)
 
+    def everyone_of_all(self, ordinals: Ordinals, read: Unshared) -> BitMap:
+        rows = self._rows_of_all(ordinals, read)
+        if rows is None:
+            return super().everyone_of_all(ordinals, read)
+        return self._passing(rows, ordinals, read)
+
+    def among_all(self, ordinals: Ordinals, users: BitMap, read: Unshared) -> BitMap:
+        rows = self._rows_of_all(ordinals, read) if len(users) > FEW_USERS_MAX else None
+        if rows is None:
+            return super().among_all(ordinals, users, read)
+        return self._passing(rows, ordinals, read)
+
+    def _rows_of_all(self, ordinals: Ordinals, read: Unshared) -> AllRows | None:
+        """All rows of the events, if the answer is their number and they are few."""
+        step = self._step
+        if step.aggregate is not Aggregate.COUNT or step.selection.where or step.selection.name is None:
+            return None
+        every = replace(step.selection, time=ALL_TIME)
+        cache, place, name = self._account.cache, ordinals.place, _ROWS + _encoder.encode(every)
+        before = cache.find_old(place, name, AllRows)
+        rows = cache.find_part(place, name, self.reads_of_all(ordinals.groups), AllRows)
+        if rows is None:
+            began = cache.instant()
+            rows = self._tables.rows_of_all(every, ordinals.stride, before, read)
+            if rows is not None:
+                cache.add_part(place, name, rows, rows.nbytes, began)
+        return rows
+
+    def _passing(self, rows: AllRows, ordinals: Ordinals, read: Unshared) -> BitMap:
+        step = self._step
+        read.looked_at += len(rows)
+        with read.released(is_brief=True) if len(rows) > ROWS_COUNTED_BRIEFLY_MAX else nullcontext():
+            return rows.passing(step.selection.time, step.intervals, ordinals.size)
+
     def work(self, group: int) -> float:
         selection = self._step.selection
         row_us = ROW_US[self._step.aggregate] + WHERE_US * _conditions(selection.where)
@@ -495,128 +443,3 @@ def _passing_ids(matcher: Matcher, user_ids: Sequence[str], read: Unshared) -> B
     """Mask of ids that pass. An erased user has no id."""
     passed = passing_values(matcher, user_ids, read.check)
     return passed & np.fromiter(map(bool, user_ids), np.bool_, len(user_ids))
-
-
-def _united(sets: Iterable[BitMap]) -> BitMap:
-    """Their union; of a single set, the set itself."""
-    each = iter(sets)
-    first = next(each, None)
-    second = next(each, None)
-    if first is None or second is None:
-        return BitMap() if first is None else first
-    # Not `BitMap.union`: its final run optimisation slows down later operations.
-    users = first | second
-    for more in each:
-        users |= more
-    return users
-
-
-# --- from names to numbers ----------------------------------------------------------------------------------
-
-
-def resolve(account: Account, step: Step) -> Predicate | None:
-    """The predicate that answers a step from the account's data. None: the step combines other steps."""
-    return _Resolver(account).visit(step)
-
-
-def moved(account: Account, predicate: Predicate, before: Step, step: Step) -> Predicate | None:
-    """The predicate of a step that stands in the place of `before`, whose predicate is given. Of most events
-    only the window has moved; names and conditions stay resolved.
-    """
-    if (
-        isinstance(predicate, AggregatePredicate)
-        and isinstance(step, EventMatch)
-        and isinstance(before, EventMatch)
-        and step == replace(before, selection=replace(before.selection, time=step.selection.time))
-    ):
-        return predicate.at(step.selection.time)
-    return resolve(account, step)
-
-
-class _Resolver(StepVisitor[Predicate | None]):
-    def __init__(self, account: Account) -> None:
-        self._account = account
-
-    def universe(self, step: Universe) -> Predicate:
-        return UniversePredicate(self._account, _inputs(self._account, step.inputs))
-
-    def empty(self, step: Empty) -> Predicate:
-        return EmptyPredicate()
-
-    def intersection(self, step: Intersection) -> None:
-        return None
-
-    def union(self, step: Union) -> None:
-        return None
-
-    def difference(self, step: Difference) -> None:
-        return None
-
-    def seen(self, step: SeenMatch) -> Predicate:
-        return SeenPredicate(self._account, _inputs(self._account, step.inputs), step)
-
-    def attribute(self, step: AttributeMatch) -> Predicate:
-        fields = (field_name(FieldKind.ATTRIBUTE, workspace, step.key) for workspace in step.workspaces)
-        return _field_predicate(self._account, tuple(fields), step.test)
-
-    def identity(self, step: IdentityMatch) -> Predicate:
-        return _field_predicate(self._account, (field_name(FieldKind.IDENTITY, step.type),), step.test)
-
-    def user_id(self, step: UserIdMatch) -> Predicate:
-        return UserIdPredicate(self._account.directory, step.test)
-
-    def consent(self, step: ConsentMatch) -> Predicate:
-        field = field_name(FieldKind.CONSENT, step.regulation, step.purpose)
-        return _field_predicate(self._account, (field,), Equals(step.state.value))
-
-    def bucket(self, step: BucketMatch) -> Predicate:
-        return BucketPredicate(self._account, step)
-
-    def event(self, step: EventMatch) -> Predicate:
-        return _event_predicate(self._account, step)
-
-    def sequence(self, step: SequenceMatch) -> Predicate:
-        steps = tuple(_selection(self._account, selection) for selection in step.steps)
-        return SequencePredicate(self._account, ResolvedSequence(steps=steps, within=step.within))
-
-
-def _inputs(account: Account, names: tuple[str, ...]) -> tuple[int, ...]:
-    return tuple(number for name in names if (number := account.inputs.find(name)) is not None)
-
-
-def _field_predicate(account: Account, names: tuple[str, ...], test: ResolvedTest) -> Predicate:
-    fields = tuple(number for name in names if (number := account.fields.find(name)) is not None)
-    return FieldPredicate(account, fields, test) if fields else EmptyPredicate()
-
-
-def _event_predicate(account: Account, step: EventMatch) -> Predicate:
-    return AggregatePredicate(
-        account,
-        ResolvedEventMatch(
-            selection=_selection(account, step.selection),
-            aggregate=step.aggregate,
-            of=_attribute(account, step.of),
-            time_zone=step.time_zone,
-            intervals=step.intervals,
-        ),
-    )
-
-
-def _selection(account: Account, selection: EventSelection) -> ResolvedSelection:
-    number = account.events.find(selection.name)
-    return ResolvedSelection(
-        inputs=_inputs(account, selection.inputs),
-        name=None if not selection.name else NEVER if number is None else number,
-        type=selection.type,
-        time=selection.time,
-        where=None if selection.where is None else _condition(account, selection.where),
-    )
-
-
-def _condition(account: Account, where: RowFilter) -> RowCondition:
-    return mapped(where, lambda each: WhereAttribute(key=_attribute(account, each.key), test=each.test))
-
-
-def _attribute(account: Account, name: str) -> int:
-    number = account.event_attributes.find(name)
-    return NEVER if number is None else number

@@ -17,8 +17,9 @@ from engine.backends.local.membership.dirty_users import Flight
 from engine.backends.local.membership.published import PublishedAccount
 from engine.backends.local.membership.states import StoredState
 from engine.backends.local.membership.store import Round, Update
+from engine.backends.local.query.bound_plan import BoundPlan
 from engine.backends.local.query.evaluation import Evaluation
-from engine.backends.local.query.executor import BoundPlan, after_group, member_page
+from engine.backends.local.query.executor import after_group, member_page
 from engine.backends.local.roles.open_store import AccountForgotten, OpenStore
 from engine.backends.local.settings import LocalSettings
 from engine.backends.local.storage.store import Store

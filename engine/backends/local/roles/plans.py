@@ -20,7 +20,7 @@ from engine.backends.base import (
     Trace,
 )
 from engine.backends.local.account.account import Account
-from engine.backends.local.query.executor import BoundPlan
+from engine.backends.local.query.bound_plan import BoundPlan
 from engine.backends.local.roles.open_store import AccountForgotten, OpenStore
 from engine.backends.local.storage.turns import Read
 from engine.plan.model import Plan

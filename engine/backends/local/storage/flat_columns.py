@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pyroaring import BitMap
 
+from engine.backends.local.storage.arrays import Bools
 from engine.backends.local.storage.bitmaps import bitmap_of_mask
 from engine.backends.local.storage.page_cache import PAGE_BITS, PAGE_USERS
 from engine.backends.local.storage.ranges import Ranges
@@ -103,11 +104,16 @@ class FlatColumns:
 
 def match_values(values: Values, ranges: Ranges, pause: Callable[[], None]) -> BitMap:
     """The positions of values in the ranges."""
+    return bitmap_of_mask(mask_of_values(values, ranges, pause))
+
+
+def mask_of_values(values: Values, ranges: Ranges, pause: Callable[[], None]) -> Bools:
+    """Mask of values in the ranges."""
     if len(values) <= COMPARED_AT_ONCE:
-        return bitmap_of_mask(ranges.holds(values))
+        return ranges.holds(values)
     mask = np.empty(len(values), np.bool_)
     for start in range(0, len(values), COMPARED_AT_ONCE):
         pause()
         piece = slice(start, start + COMPARED_AT_ONCE)
         mask[piece] = ranges.holds(values[piece])
-    return bitmap_of_mask(mask)
+    return mask

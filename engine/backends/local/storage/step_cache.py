@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from pyroaring import BitMap
 
@@ -22,8 +22,12 @@ input, name, group). In the last one, name may be `ANY_NAME`.
 
 ANY_NAME = 0
 
-CachedSets: TypeAlias = "BoundedCache[tuple[int, int, bytes], tuple[int, BitMap]]"
-"""By cache, group and encoded step: a set, and the clock of its cache when its computation began."""
+T = TypeVar("T")
+
+CachedSets: TypeAlias = "BoundedCache[tuple[int, int, bytes], tuple[int, object]]"
+"""By cache, group and encoded step: a set, and the clock of its cache when its computation began. What sets
+are made of is kept the same way.
+"""
 
 Instant: TypeAlias = tuple[int, int]
 """Number and clock of a cache."""
@@ -51,15 +55,29 @@ class StepCache:
 
     def find(self, group: int, step: bytes, reads: Iterable[ReadKey]) -> BitMap | None:
         """The set, if its data has not changed. Do not modify the result."""
-        found = self._sets.get((self._number, group, step))
+        return self.find_part(group, step, reads, BitMap)
+
+    def find_part(self, group: int, name: bytes, reads: Iterable[ReadKey], type_: type[T]) -> T | None:
+        """What was kept under a name that is no encoded step, if its data has not changed."""
+        found = self._sets.get((self._number, group, name))
         if found is None:
             return None
-        computed, users = found
+        computed, kept = found
         touched = self._touched
-        if any(touched.get(read_key, 0) > computed for read_key in reads):
-            self._sets.drop((self._number, group, step))
+        for read_key in reads:
+            if touched.get(read_key, 0) > computed:
+                self._sets.drop((self._number, group, name))
+                return None
+        assert isinstance(kept, type_)
+        return kept
+
+    def find_old(self, group: int, name: bytes, type_: type[T]) -> T | None:
+        """What was kept under a name, also when its data has changed since."""
+        found = self._sets.peek((self._number, group, name))
+        if found is None:
             return None
-        return users
+        assert isinstance(found[1], type_)
+        return found[1]
 
     def instant(self) -> Instant:
         """The current instant: what is computed from now on does not see later changes for certain."""
@@ -67,11 +85,14 @@ class StepCache:
 
     def add(self, group: int, step: bytes, users: BitMap, spread: int, began: Instant) -> None:
         """Adds a set whose computation began at that instant. `spread`: number of ids in its group."""
+        self.add_part(group, step, users, min(2 * len(users), spread // 8), began)
+
+    def add_part(self, group: int, name: bytes, part: object, nbytes: int, began: Instant) -> None:
+        """Keeps what sets are made of, of that size in bytes, whose computation began at that instant."""
         number, clock = began
-        if number != self._number:
-            return
-        size = min(2 * len(users), spread // 8) + len(step) + ENTRY_OVERHEAD_BYTES
-        self._sets.put((number, group, step), (clock, users), size)
+        if number == self._number:
+            size = nbytes + len(name) + ENTRY_OVERHEAD_BYTES
+            self._sets.put((number, group, name), (clock, part), size)
 
     def clear(self) -> None:
         """Clears the cache, after a user was erased or became an alias."""

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from pyroaring import BitMap
 
-from engine.backends.local.storage.arrays import Int64s, Uint32s, runs
-from engine.backends.local.storage.bitmaps import bitmap_of, ids_of
-from engine.backends.local.storage.flat_columns import FlatColumns, HeldColumns, match_values
+from engine.backends.local.storage.arrays import Bools, Int64s, Uint32s, runs
+from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask, ids_of
+from engine.backends.local.storage.flat_columns import FlatColumns, HeldColumns, mask_of_values
 from engine.backends.local.storage.keys import Family, key
 from engine.backends.local.storage.page_cache import (
     ABSENT_TIME,
@@ -274,10 +274,22 @@ class FirstLastSeen:
         pause: Callable[[], None] = _go_on,
     ) -> BitMap:
         """Users of the group (of `count` ids) whose last or first time over the inputs lies in the ranges."""
+        mask = self.mask(inputs, group, last, ranges, count, pause)
+        return BitMap() if mask is None else bitmap_of_mask(mask)
+
+    def mask(
+        self,
+        inputs: Sequence[int],
+        group: int,
+        last: bool,
+        ranges: Ranges,
+        count: int,
+        pause: Callable[[], None] = _go_on,
+    ) -> Bools | None:
+        """As `match`, the mask of their dense ids. None: there is nobody."""
+        pause()
         columns = [self._column(number, group, last, count, pause) for number in inputs]
-        if not columns:
-            return BitMap()
-        return match_values(_joined_times(columns, last), ranges, pause)
+        return mask_of_values(_joined_times(columns, last), ranges, pause) if columns else None
 
     def _column(
         self, input_number: int, group: int, last: bool, count: int, pause: Callable[[], None]

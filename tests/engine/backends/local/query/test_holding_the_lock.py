@@ -229,7 +229,13 @@ def _count_work(turns: Turns, patch: pytest.MonkeyPatch) -> None:
     counting(Part, "row_users", "rows", lambda part: part.record.rows)
     counting(Part, "times", "rows", lambda part: part.record.rows)
     # `passing_values` is bound by name where it is used.
-    for module in ("attributes.index", "attributes.term_dictionary", "events.columns", "query.predicates"):
+    for module in (
+        "attributes.index",
+        "attributes.term_dictionary",
+        "events.columns",
+        "query.predicates",
+        "query.field_predicate",
+    ):
         path = f"engine.backends.local.{module}.passing_values"
         patch.setattr(path, _counting_tests(turns))
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from engine.backends.local.query.executor import BoundPlan
+from engine.backends.local.query.bound_plan import BoundPlan
 from engine.backends.local.query.predicates import AggregatePredicate
 from engine.plan.compile import compile_audiences
 from engine.plan.template import audiences_template

@@ -1,0 +1,72 @@
+"""Plans with names resolved to numbers."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable
+
+from engine.backends.local.account.account import Account
+from engine.backends.local.query.predicates import EmptyPredicate, Predicate
+from engine.backends.local.query.resolving import moved, resolve
+from engine.plan.costs import CostModel
+from engine.plan.model import Plan, Step, encode_step, operands_of
+
+
+class BoundPlan:
+    """A plan with names resolved to the store's numbers. Valid until a name comes or is forgotten."""
+
+    def __init__(self, plan: Plan, account: Account, version: int, pause: Callable[[], None]) -> None:
+        """`version`: that of the names."""
+        self.plan = plan
+        self.version = version
+        self.account = account
+        self.steps = plan.steps
+        self.roots = plan.roots
+        self.predicates: list[Predicate | None] = []
+        self.encoded: list[bytes] = []
+        self.costs: list[float] = []
+        self._model = CostModel()
+        uses = Counter(operand for step in plan.steps for operand in operands_of(step))
+        uses.update(plan.roots)
+        self.shared = [uses[index] > 1 for index in range(len(plan.steps))]
+        for step in plan.steps:
+            self._add(step)
+            pause()
+        self.searches = any(each is not None and each.searches for each in self.predicates)
+
+    def moved_to(self, plan: Plan) -> BoundPlan | None:
+        """A plan of the same template as of another instant, bound by resolving what differs. None when it
+        has another form.
+        """
+        if plan.roots is not self.roots or len(plan.steps) != len(self.steps):
+            return None
+        pairs = zip(plan.steps, self.steps, strict=True)
+        others = [index for index, (step, before) in enumerate(pairs) if step is not before]
+        if not others:
+            return self
+        if any(operands_of(plan.steps[index]) or operands_of(self.steps[index]) for index in others):
+            return None
+        found = copy.copy(self)
+        found.plan, found.steps = plan, plan.steps
+        # Estimated costs hardly depend on the instant; they only order the operands of a step.
+        found.predicates, found.encoded = list(self.predicates), list(self.encoded)
+        for index in others:
+            # Without a name: as of another instant it is never asked again, so it is not worth caching.
+            predicate = self.predicates[index]
+            assert predicate is not None
+            found.predicates[index] = moved(self.account, predicate, self.steps[index], plan.steps[index])
+            found.encoded[index] = b""
+        return found
+
+    def _add(self, step: Step) -> None:
+        predicate, encoded = self._resolved(step)
+        self.predicates.append(predicate)
+        self.encoded.append(encoded)
+        cost = self._model.add(step).cost
+        # An unknown name: nothing is cheaper or removes more users.
+        self.costs.append(0.0 if isinstance(predicate, EmptyPredicate) else cost)
+
+    def _resolved(self, step: Step) -> tuple[Predicate | None, bytes]:
+        predicate = resolve(self.account, step)
+        return predicate, b"" if predicate is None else encode_step(step)

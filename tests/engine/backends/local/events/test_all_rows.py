@@ -1,0 +1,86 @@
+"""Rows joined over all groups: the rows in a range, whatever its ends, and counts of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.backends.local.events import all_rows
+from engine.backends.local.events.all_rows import AllRows, GroupRows, RowsByDay
+from engine.criteria.ranges import Interval, TimeRange
+from engine.values import MICROS_PER_DAY
+
+STRIDE = 4_096
+GROUPS = 3
+INSTANTS = st.integers(-3, 3).map(lambda day: day * MICROS_PER_DAY) | st.integers(
+    -3 * MICROS_PER_DAY, 3 * MICROS_PER_DAY
+)
+ROWS = st.lists(st.tuples(st.integers(0, GROUPS - 1), st.integers(0, 3), INSTANTS), max_size=30)
+Rows = list[tuple[int, int, int]]
+
+
+def by_group(rows: Rows) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+    """The rows of each group as two parts."""
+    found = []
+    for group in range(GROUPS):
+        here = [(user, time) for each, user, time in rows if each == group]
+        pieces = [here[::2], here[1::2]]
+        found.append(
+            [
+                (np.array([u for u, _ in piece], np.uint32), np.array([t for _, t in piece], np.int64))
+                for piece in pieces
+                if piece
+            ]
+        )
+    return found
+
+
+def within(rows: Rows, start: int | None, end: int | None) -> Counter[int]:
+    return Counter(
+        group * STRIDE + user
+        for group, user, time in rows
+        if (start is None or time >= start) and (end is None or time < end)
+    )
+
+
+@pytest.mark.parametrize("days_sorted_fast_max", [0, 1 << 16])
+@given(rows=ROWS, start=st.none() | INSTANTS, end=st.none() | INSTANTS)
+def test_the_rows_in_a_range(
+    days_sorted_fast_max: int, rows: Rows, start: int | None, end: int | None
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(all_rows, "DAYS_SORTED_FAST_MAX", days_sorted_fast_max)
+        by_day = RowsByDay.of_groups(list(enumerate(by_group(rows))), STRIDE)
+    found = Counter(int(user) for piece in by_day.users_between(start, end) for user in piece)
+    assert found == within(rows, start, end)
+
+
+@pytest.mark.parametrize("sparse_share", [0, 1 << 40])
+@given(stored=ROWS, fresh=ROWS, start=st.none() | INSTANTS, low=st.integers(0, 3), high=st.integers(1, 4))
+def test_users_by_their_number_of_rows(
+    sparse_share: int, stored: Rows, fresh: Rows, start: int | None, low: int, high: int
+) -> None:
+    states: tuple[object, ...] = ("state",)
+    groups = [
+        GroupRows(group, states, old, new)
+        for group, (old, new) in enumerate(zip(by_group(stored), by_group(fresh), strict=True))
+    ]
+    both = AllRows.of_groups(groups, STRIDE)
+    left_out = [GroupRows(each.group, states, None, each.fresh) for each in groups]
+    later = AllRows.of_groups([GroupRows(g.group, states, g.stored, []) for g in groups], STRIDE)
+    counts = within(stored + fresh, start, None)
+    for interval in (Interval(low=low, high=high), Interval(low=low)):
+        expected = {
+            user
+            for user, count in counts.items()
+            if low <= count and (interval.high is None or count <= interval.high)
+        }
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(all_rows, "SPARSE_SHARE", sparse_share)
+            for rows in (both, later.with_fresh(left_out, STRIDE)):
+                found = rows.passing(TimeRange(start=start), (interval,), STRIDE * GROUPS)
+                assert set(found) == expected
