@@ -47,9 +47,9 @@ test-cluster: env ## Compare plans over ClickHouse with the oracle: one server, 
 		echo "SKIPPED: no ClickHouse can be had, so plans over a cluster were not tested" >&2; \
 	fi
 
-wheels: env ## Build both packages into dist/
-	$(BIN)/python -m build --outdir dist clients/python
-	$(BIN)/python -m build --outdir dist .
+wheels: ## Build both packages into dist/
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist ./clients/python .
 
 packages: env ## Build both packages and use what was built (PYTHONS="python3.11 python3.13" installs it from the index into a fresh environment of each)
 	$(BIN)/python tools/try_packages.py $(PYTHONS)

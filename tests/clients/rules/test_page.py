@@ -17,17 +17,13 @@ from tests.clients.terminal import Terminal, differs
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs" / "testing-rules.md").read_text(encoding="utf-8")
-JOURNEY = (
-    (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8").partition("$ cat gardeners.yaml\n")[2]
-)
 
 
 def test_the_session_on_the_page_prints_what_the_page_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    journey = JOURNEY.partition("$ ")[0]
-    tests = re.findall(r"^```yaml\n(# gardeners.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)[0]
+    journey, tests = re.findall(r"^```yaml\n(# gardeners.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     Path("gardeners.test.yaml").write_text(tests, encoding="utf-8")
     screen = Terminal()
     sessions = re.findall(r"^```console\n\$ (.*?)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
