@@ -32,6 +32,8 @@ PROBES_MAX = 256
 """Health checks and reflection calls, running or waiting for one of their threads."""
 MESSAGE_S_MAX = 30.0
 """How long a call with one request waits for it. A slow caller needs that long for a large one."""
+HEAD_S_MAX = 10.0
+"""How long the headers of a request over HTTP may take."""
 STREAM_IDLE_S = 120.0
 """How long a stream of events or an import waits for the caller's next request."""
 PROBE_IDLE_S = 5.0

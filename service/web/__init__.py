@@ -1,8 +1,9 @@
 """The contract over HTTP: Connect with JSON or Protocol Buffers, and gRPC-Web.
 
-`listener.py` is the server, `front.py` and `guard.py` what is checked before a request is read,
-`endpoints.py` an endpoint for each method, `bodies.py` JSON and Protocol Buffers, `calls.py` the calls
-of the gRPC server. The only package that imports connectrpc, starlette and uvicorn (extra `http`).
+`listener.py` is the server, `protocol.py` a connection, `front.py` and `guard.py` what is checked before a
+request is read, `request_body.py` how long its body may take, `endpoints.py` an endpoint for each method,
+`bodies.py` JSON and Protocol Buffers, `calls.py` the calls of the gRPC server. The only package that imports
+connectrpc, starlette and uvicorn (extra `http`).
 """
 
 from __future__ import annotations

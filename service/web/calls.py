@@ -170,7 +170,8 @@ def _refused(call: Any, context: Context) -> ConnectError:
     if status is not None:
         return error_of_status(status)
     code = call.code()
-    if code is grpc.StatusCode.UNAVAILABLE:
+    # The caller is there: what was cancelled was cancelled by the end of the server.
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         return error_of(StoreUnavailable("the service is starting or stopping; try again"))
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return error_of(DeadlineExceeded("the deadline passed before the call was answered"))

@@ -17,7 +17,7 @@ from service.auth.gate import AUTHORIZATION, Gate
 from service.errors import code_of
 from service.limits import METHOD_SHOWN_CHARACTERS_MAX
 from service.web.errors import error_of, written
-from service.web.guard import TimedBody
+from service.web.request_body import Bodies, TimedBody
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Send: TypeAlias = Callable[[Any], Awaitable[None]]
@@ -70,6 +70,8 @@ class Front:
         self._message_s_max = message_s_max
         self._stream_idle_s = stream_idle_s
         self._openapi = OPENAPI_FILE.read_bytes()
+        self.bodies = Bodies()
+        """The bodies that are awaited."""
 
     async def __call__(self, scope: Scope, receive: Any, send: Send) -> None:
         """Answers a request, as ASGI has it."""
@@ -86,9 +88,9 @@ class Front:
             await _refuse(send, error)
             return
         if method.client_streaming:
-            body = TimedBody(receive, self._stream_idle_s, is_each=True)
+            body = TimedBody(receive, self.bodies, self._stream_idle_s, is_each=True)
         else:
-            body = TimedBody(receive, self._message_s_max, is_each=False)
+            body = TimedBody(receive, self.bodies, self._message_s_max, is_each=False)
         await self._application(scope, body, send)
 
     def _refuse_unknown(self, path: str, scope: Scope) -> NoReturn:

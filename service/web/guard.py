@@ -6,15 +6,13 @@ call.
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from connectrpc.interceptor import MetadataInterceptor
 from grpc_health.v1 import health
 
-from engine.errors import Aborted, InvalidInput, MilepostError
+from engine.errors import InvalidInput, MilepostError
 from service.auth.errors import Unauthenticated
 from service.auth.gate import AUTHORIZATION, Gate
 from service.auth.listening import is_loopback
@@ -22,7 +20,6 @@ from service.slots import Holder, Slots
 from service.web.calls import PASSED_ON, Context
 from service.web.errors import error_of, explained
 
-Receive = Callable[[], Awaitable[Any]]
 _READABLE = re.compile(r"[ -~]*")
 """What gRPC takes as the value of metadata."""
 
@@ -77,38 +74,6 @@ class Guard(MetadataInterceptor[_Held]):
         elif not self._any_host:
             _check_host(headers.get("host", ""))
         return None
-
-
-class TimedBody:
-    """The `receive` of a request, whose body has to come in time."""
-
-    def __init__(self, receive: Receive, limit_s: float, *, is_each: bool) -> None:
-        """The limit is for the whole body; with `is_each` for every part of it."""
-        self._receive = receive
-        self._limit_s = limit_s
-        self._is_each = is_each
-        self._deadline = asyncio.get_running_loop().time() + limit_s
-        self._is_complete = False
-
-    async def __call__(self) -> Any:
-        if self._is_complete:
-            return await self._receive()
-        loop = asyncio.get_running_loop()
-        if self._is_each:
-            self._deadline = loop.time() + self._limit_s
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                message = await self._receive()
-        except TimeoutError:
-            raise error_of(
-                Aborted(
-                    f"no request came for {self._limit_s:g} seconds; call again when there is one",
-                    reason="STREAM_IDLE",
-                    metadata={"limit_s": f"{self._limit_s:g}"},
-                )
-            ) from None
-        self._is_complete = message["type"] != "http.request" or not message.get("more_body", False)
-        return message
 
 
 def _check_host(host: str) -> None:

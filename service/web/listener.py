@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,13 @@ from service.auth.gate import Gate
 from service.auth.listening import CannotListen, check_address
 from service.auth.tls import Certificates
 from service.config import Config
-from service.limits import MESSAGE_S_MAX
+from service.limits import HEAD_S_MAX, MESSAGE_S_MAX
 from service.web.bodies import Converter
 from service.web.calls import PASSED_ON, Calls
 from service.web.endpoints import Application, methods
 from service.web.front import App, Front
 from service.web.guard import Guard
+from service.web.protocol import connections
 
 KEEP_ALIVE_S = 75
 """How long a connection without a request stays open. Longer than the minute of common proxies."""
@@ -70,14 +73,20 @@ class HttpListener:
             any_host=config.insecure_listen,
         )
         application: Any = Application(self._calls, self._converter, guard)
-        front = Front(
+        self._front = front = Front(
             application,
             methods(),
             gate,
             message_s_max=min(config.stream_idle_s, MESSAGE_S_MAX),
             stream_idle_s=config.stream_idle_s,
         )
-        self._server = _Server(_settings(_with_cors(front, config.http_cors_origins), certificates))
+        self._server = _Server(
+            _settings(
+                _with_cors(front, config.http_cors_origins),
+                certificates,
+                head_s_max=min(config.stream_idle_s, HEAD_S_MAX),
+            )
+        )
         self._thread = threading.Thread(
             target=self._server.run, args=(self._sockets,), name="web", daemon=True
         )
@@ -95,8 +104,15 @@ class HttpListener:
             raise CannotListen(f"the HTTP server on {self.address} does not start")
 
     def stop_listening(self) -> None:
-        """Takes no more connections and requests. Calls go on until the gRPC server ends them."""
+        """Takes no more connections and requests, and refuses those that have not come whole. Calls go on
+        until the gRPC server ends them.
+        """
         self._server.should_exit = True
+        loop = self._server.loop
+        if loop is not None and not loop.is_closed():
+            # The loop may end at this moment; then nobody waits for an answer.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._front.bodies.stop)
 
     def stop(self) -> None:
         """Ends the server. Called once the gRPC server has stopped."""
@@ -117,9 +133,11 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.is_ready = threading.Event()
+        self.loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begins to listen."""
+        self.loop = asyncio.get_running_loop()
         await super().startup(sockets)
         self.is_ready.set()
 
@@ -147,11 +165,11 @@ def listening(host: str, port: int) -> list[socket.socket]:
     return found
 
 
-def _settings(application: App, certificates: Certificates | None) -> uvicorn.Config:
+def _settings(application: App, certificates: Certificates | None, *, head_s_max: float) -> uvicorn.Config:
     return uvicorn.Config(
         application,
         loop="asyncio",
-        http="h11",
+        http=connections(head_s_max),
         ws="none",
         lifespan="off",
         interface="asgi3",

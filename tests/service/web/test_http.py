@@ -6,9 +6,12 @@ import gzip
 import http.client
 import itertools
 import json
+import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -384,6 +387,79 @@ def test_a_silent_caller_is_refused(tmp_path: Path) -> None:
         answer = Answer(response.status, {}, response.read())
         connection.close()
         assert (answer.status, answer.reason) == (409, "STREAM_IDLE")
+
+
+@pytest.mark.parametrize("readers", [0, 1])
+def test_a_caller_that_still_sends_hears_that_the_service_stops(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, readers: int
+) -> None:
+    stream, unary = "/milepost.v1.IngestService/StreamEvents", "/milepost.v1.IngestService/IngestEvents"
+    with serving(tmp_path / "store", http_port=0, readers=readers, access_log="none") as made:
+        assert made.application.http_address is not None
+        connections = []
+        for path, kind in ((GET, "json"), (unary, "proto"), (stream, "connect+json"), (GET, "grpc-web")) * 3:
+            connection = http.client.HTTPConnection(made.application.http_address, timeout=CALL_TIMEOUT_S)
+            connection.putrequest("POST", path)
+            connection.putheader("content-type", f"application/{kind}")
+            connection.putheader("content-length", "1000")
+            connection.endheaders(b"{" if kind == "json" else b"")
+            connections.append((connection, kind))
+        # One that is answered comes after them.
+        assert ask(made, "/grpc.health.v1.Health/Check").status == 200
+        made.application.stop()
+        for connection, kind in connections:
+            response = connection.getresponse()
+            body = response.read()
+            connection.close()
+            if kind == "grpc-web":
+                assert b"grpc-status: 14\r\n" in body
+                assert b"grpc-status-details-bin" in body
+            elif kind == "connect+json":
+                assert b'"code": "unavailable"' in body
+                assert b"STORE_UNAVAILABLE" in body
+            else:
+                answer = Answer(response.status, {}, body)
+                assert (answer.status, answer.reason) == (503, "STORE_UNAVAILABLE")
+                assert answer.tree["details"][1]["debug"]["retryDelay"].endswith("s")
+    assert caplog.text == ""
+
+
+def test_headers_have_to_come_in_time(tmp_path: Path) -> None:
+    with serving(tmp_path / "store", http_port=0, stream_idle_s=0.2, access_log="none") as made:
+        made.create_inputs()
+        assert made.application.http_address is not None
+        host, _, port = made.application.http_address.rpartition(":")
+        head = f"POST {GET} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n".encode()
+        whole = head + b"content-length: %d\r\n\r\n" % len(NAME) + NAME
+        # Nothing at all, a part of the first request, and a part of the second one, also in one piece.
+        for sent, answers in ((b"", 0), (head, 0), (whole + head, 1), (whole * 2 + b"P", 2)):
+            with socket.create_connection((host, int(port)), timeout=CALL_TIMEOUT_S) as connection:
+                connection.sendall(sent)
+                received = b"".join(iter(partial(connection.recv, 65_536), b""))
+            assert received.count(b"HTTP/1.1 200 ") == answers
+            *_, last = received.split(b"HTTP/1.1 ")
+            top, _, body = last.partition(b"\r\n\r\n")
+            assert top.startswith(b"408 ")
+            assert Answer(408, {}, body).reason == "STREAM_IDLE"
+        # A connection may rest between requests.
+        resting = http.client.HTTPConnection(made.application.http_address, timeout=CALL_TIMEOUT_S)
+        for pause_s in (0.5, 0.0):
+            resting.request("POST", GET, NAME, JSON)
+            answer = resting.getresponse()
+            assert (answer.status, bool(answer.read())) == (200, True)
+            time.sleep(pause_s)
+        resting.close()
+
+
+@pytest.mark.parametrize("sent", [b"\x16\x03\x01", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\nx: " + b"y" * 100_000])
+def test_what_is_no_http_is_refused_with_a_reason(service: Serving, sent: bytes) -> None:
+    assert service.application.http_address is not None
+    host, _, port = service.application.http_address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=CALL_TIMEOUT_S) as connection:
+        connection.sendall(sent + b"\r\n\r\n")
+        received = b"".join(iter(partial(connection.recv, 65_536), b""))
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert Answer(400, {}, received.partition(b"\r\n\r\n")[2]).reason == "INVALID_ARGUMENT"
 
 
 def test_streams_have_a_limit(tmp_path: Path) -> None:
