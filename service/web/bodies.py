@@ -8,25 +8,22 @@ no other caller, and few are in memory at a time.
 from __future__ import annotations
 
 import asyncio
-import re
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from connectrpc.codec import Codec
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from engine.errors import InvalidInput, Violation
+from engine.errors import InvalidInput
 from engine.limits import MESSAGE_ELEMENTS_MAX
 from service.methods import INGEST_METHODS
 from service.reading import too_large
+from service.web.json_faults import Fault, parse
 
 CONVERSION_THREADS = 2
 LARGE_BYTES = 32 * 1024
 """From this size on a message is converted in a thread: that takes milliseconds."""
-PROBLEM_CHARACTERS_MAX = 300
-_UNKNOWN_FIELD = re.compile(r'has no field named "(?P<name>[^"]*)" at "[^".]*\.?(?P<at>[^"]*)"')
-_KNOWN_FIELDS = re.compile(r'Available Fields\(except extensions\): "\[(?P<fields>.*)\]"')
 
 
 class Body(NamedTuple):
@@ -96,24 +93,13 @@ class Converter:
             raise too_large(field, "messages in lists and maps", MESSAGE_ELEMENTS_MAX)
         message = kind()
         try:
-            json_format.Parse(data, message)
+            parse(data, message)
             return message.SerializeToString()
         except RecursionError:
             raise InvalidInput.one("request", "is nested too deeply") from None
-        # Of texts that are not what a field takes, json_format lets through what reads them.
-        except (json_format.ParseError, ValueError, TypeError, AttributeError) as error:
-            raise InvalidInput([_fault(str(error))]) from None
+        except Fault as fault:
+            raise InvalidInput([fault.violation]) from None
 
 
 def _json_of(data: bytes, kind: type[Message]) -> bytes:
     return json_format.MessageToJson(kind.FromString(data), indent=None, ensure_ascii=False).encode()
-
-
-def _fault(problem: str) -> Violation:
-    found: Any = _UNKNOWN_FIELD.search(problem)
-    if found is None:
-        return Violation("request", problem.strip()[:PROBLEM_CHARACTERS_MAX])
-    path = ".".join(part for part in (found["at"], found["name"]) if part)
-    known = _KNOWN_FIELDS.search(problem)
-    fields = f": the fields are {known['fields'].replace(chr(39), '')}" if known else ""
-    return Violation(path, f"is not a field of this message{fields}"[:PROBLEM_CHARACTERS_MAX])

@@ -24,6 +24,11 @@ from engine.errors import (
     Unsupported,
 )
 from service.errors import status_of
+from service.limits import RECEIVE_BYTES_MAX
+
+MANY_MESSAGES = "unary request has multiple messages"
+NO_MESSAGE = "unary request has zero messages"
+"""What connectrpc calls UNIMPLEMENTED, and is the caller's fault."""
 
 
 class Detail(ErrorDetail):
@@ -87,7 +92,13 @@ def _refusal(code: Code, message: str) -> MilepostError:
         case Code.DEADLINE_EXCEEDED:
             return DeadlineExceeded("the deadline passed before the call was answered")
         case Code.RESOURCE_EXHAUSTED:
-            return LimitExceeded(message)
+            metadata = {"limit": str(RECEIVE_BYTES_MAX), "unit": "bytes"}
+            text = f"the request is larger than {RECEIVE_BYTES_MAX:,} bytes"
+            return LimitExceeded(text, metadata=metadata)
+        case Code.UNIMPLEMENTED if message == MANY_MESSAGES:
+            return InvalidInput.one("request", "has more than one message; this method takes one")
+        case Code.UNIMPLEMENTED if message == NO_MESSAGE:
+            return InvalidInput.one("request", "is missing: the caller sent no message")
         case Code.UNIMPLEMENTED:
             return Unsupported(message)
         case Code.UNAVAILABLE:

@@ -18,8 +18,8 @@ _CAN_ANSWER = (h11.IDLE, h11.SEND_RESPONSE)
 
 
 def connections(head_s_max: float) -> type[H11Protocol]:
-    """Connections whose requests have their headers within `head_s_max` seconds: from the first byte on, of the
-    first request from the beginning of the connection on.
+    """Connections whose requests have their headers within `head_s_max` seconds from the first byte on. Those
+    of the first request are awaited from the beginning of the connection on.
     """
 
     class Connection(_Connection):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import grpc
 import pytest
@@ -202,6 +202,32 @@ def test_every_refusal_has_a_reason(
     assert (answer.status, answer.reason) == (status, reason)
 
 
+def test_a_method_of_one_message_takes_one(service: Serving) -> None:
+    message = struct.pack(">BI", 0, len(NAME_AS_PROTO)) + NAME_AS_PROTO
+    for path, form, count in itertools.product((GET, WATCH), ("grpc-web+proto", "connect+proto"), (0, 2)):
+        if path == GET and form == "connect+proto":
+            continue
+        answer = ask(service, path, message * count, content_type=f"application/{form}")
+        assert answer.status == 200
+        fault = "more than one message" if count else "the caller sent no message"
+        assert fault in unquote(answer.body.decode("latin-1"))
+        if form == "connect+proto":
+            assert b'"code": "invalid_argument"' in answer.body
+            assert b"INVALID_ARGUMENT" in answer.body
+        else:
+            assert b"grpc-status: 3\r\n" in answer.body
+            assert b"grpc-status-details-bin: " in answer.body
+
+
+def test_a_request_that_is_too_large_names_the_limit(service: Serving) -> None:
+    answer = ask(service, GET, b" " * (RECEIVE_BYTES_MAX + 1))
+    [info] = [each["debug"] for each in answer.tree["details"]]
+    assert (info["reason"], info["metadata"]) == (
+        "LIMIT_EXCEEDED",
+        {"limit": str(RECEIVE_BYTES_MAX), "unit": "bytes"},
+    )
+
+
 def test_reads_are_called_with_post_or_get_and_writes_with_post(service: Serving) -> None:
     query = f"?connect=v1&encoding=json&message={quote(NAME)}"
     answer = ask(service, GET + query, b"", method="GET")
@@ -221,7 +247,12 @@ def test_reads_are_called_with_post_or_get_and_writes_with_post(service: Serving
     ("body", "field", "description"),
     [
         ({"nme": "x"}, "nme", "is not a field of this message: the fields are name"),
-        ({"name": 7}, "request", "Failed to parse name field"),
+        ({"name": 7}, "name", "expected string or bytes-like object, got 'int'"),
+        (None, "request", "must be an object, not null"),
+        (0, "request", "must be an object, not a number"),
+        ([], "request", "must be an object, not a list"),
+        ("", "request", "must be an object, not a string"),
+        (True, "request", "must be an object, not a boolean"),
         ({"name": "acme"}, "name", "accounts/{account}"),
     ],
 )
