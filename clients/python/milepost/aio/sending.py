@@ -61,10 +61,12 @@ class AsyncSender(Generic[Row]):
             for batch, is_last in with_last_marked(cut):
                 if is_last:
                     collect(await pool.rest())
-                elif pool.is_full:
-                    collect(await pool.first())
-                pool.start(self._send, batch)
-            collect(await pool.rest())
+                    # Nothing runs beside it, so few rows, which are one batch, need no thread.
+                    collect([await self._send(batch)])
+                else:
+                    if pool.is_full:
+                        collect(await pool.first())
+                    pool.start(self._send, batch)
         return total
 
     async def _send(self, batch: Numbered[Row]) -> Sent:

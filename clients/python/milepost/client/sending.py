@@ -62,10 +62,12 @@ class Sender(Generic[Row]):
             for batch, is_last in with_last_marked(cut):
                 if is_last:
                     collect(pool.rest())
-                elif pool.is_full:
-                    collect(pool.first())
-                pool.start(self._send, batch)
-            collect(pool.rest())
+                    # Nothing runs beside it, so few rows, which are one batch, need no thread.
+                    collect([self._send(batch)])
+                else:
+                    if pool.is_full:
+                        collect(pool.first())
+                    pool.start(self._send, batch)
         return total
 
     def _send(self, batch: Numbered[Row]) -> Sent:
