@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 import grpc
 
 from engine.errors import DeadlineExceeded, MilepostError, StoreUnavailable, Unsupported
+from engine.limits import Limits
 from service.access_log import CallLog
 from service.auth.caller import current_call
 from service.auth.gate import Gate
@@ -121,7 +122,7 @@ class CallInterceptor(grpc.ServerInterceptor):
         pool = self._pools[kind]
         behaviour = _behaviour_of(inner)
         if method.rpartition("/")[2].startswith(WRITES):
-            behaviour = _limited(behaviour)
+            behaviour = _limited(behaviour, self._reader.limits)
         if not is_open:
             behaviour = gated(behaviour, method, self._gate, response_streaming=inner.response_streaming)
         if inner.request_streaming:
@@ -220,9 +221,9 @@ def _unknown(method: str) -> Unsupported:
     )
 
 
-def _limited(behaviour: Behaviour) -> Behaviour:
+def _limited(behaviour: Behaviour, limits: Limits) -> Behaviour:
     def check_first(request: Any, context: grpc.ServicerContext) -> Any:
-        refuse_long_texts(request)
+        refuse_long_texts(request, limits)
         return behaviour(request, context)
 
     return check_first

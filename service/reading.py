@@ -38,7 +38,7 @@ class RequestReader:
 
     def __init__(self, message_bytes_max: int, limits: Limits) -> None:
         self._message_bytes_max = message_bytes_max
-        self._limits = limits
+        self.limits = limits
 
     def of(self, method: str, parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
         """The deserialiser of a method: the message, or an Unreadable. `parse` is `FromString` of its
@@ -47,7 +47,7 @@ class RequestReader:
         field = INGEST_METHODS.get(method)
         kind = _kind_of(parse)
         elements = None if kind is None else WireElements(kind)
-        lists = None if kind is None else ListLimits(kind, self._limits)
+        lists = None if kind is None else ListLimits(kind, self.limits)
 
         def read(data: bytes) -> Any:
             if len(data) > self._message_bytes_max:

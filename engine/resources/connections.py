@@ -279,8 +279,8 @@ class Connections(Outputs):
         """Has an ACTIVE or FAULTED connection send again what changed after an instant; None = every member,
         as an activation does, and what changes then. Changes nothing when nothing was delivered since.
 
-        Raises NotFound, EtagMismatch, FailedPrecondition, and CursorExpired with the oldest instant when
-        changes since are not kept any more.
+        Raises NotFound, EtagMismatch, FailedPrecondition, InvalidInput for an instant in the future, and
+        CursorExpired with the oldest instant when changes since are not kept any more.
         """
         with self._repository.writing() as changes:
             known = self._known(name, etag)
@@ -293,6 +293,10 @@ class Connections(Outputs):
                 return known
             cursor = self._beginning(stored)
             if since is not None:
+                if since > self._clock():
+                    raise InvalidInput.one(
+                        "start_time", "must not be in the future: there are no changes since then"
+                    )
                 if known.cursor.in_snapshot:
                     raise _wrong_state(
                         known, "its members are being sent: replay it later, or from the start"

@@ -33,7 +33,7 @@ from engine.limits import (
     OUTPUT_URL_BYTES_MAX,
     OUTPUT_USER_BYTES_MAX,
 )
-from engine.resources.servers import Server, server_of, servers_of
+from engine.resources.servers import NO_HOST, Server, is_host, server_of, servers_of
 from engine.values import MICROS_PER_SECOND, Micros
 
 SECRET_PREFIX = "whsec_"
@@ -200,8 +200,9 @@ class Webhook(_Target, frozen=True, tag="webhook"):
 
     def faults(self) -> Iterable[Violation]:
         """The URL and the secret."""
-        if not _is_url(self.url, "http", "https"):
-            yield self._fault("url", "must be an http or https URL with a host")
+        fault = _url_fault(self.url, "http", "https")
+        if fault:
+            yield self._fault("url", fault)
         yield from self._too_long("url", OUTPUT_URL_BYTES_MAX)
         try:
             secret = base64.b64decode(self.secret.removeprefix(SECRET_PREFIX), validate=True)
@@ -389,10 +390,17 @@ def _is_subject(text: str) -> bool:
     return printable and all(token not in ("", "*", ">") for token in tokens)
 
 
-def _is_url(url: str, *schemes: str) -> bool:
+def _url_fault(url: str, *schemes: str) -> str:
+    """What is wrong with a URL; "" = nothing."""
+    if not url.isprintable() or " " in url:
+        return "must have no spaces and no control characters: write a space as %20"
     try:
         parts = urlsplit(url)
         # The port is checked as it is read.
-        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+        has_host = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        return False
+        has_host = False
+    if not has_host:
+        return f"must be an {' or '.join(schemes)} URL with a host"
+    assert parts.hostname is not None
+    return "" if is_host(parts.hostname) else NO_HOST

@@ -13,7 +13,7 @@ from service.convert.faults import ShapeFaults
 from service.convert.times import timestamp
 from service.errors import code_of
 
-NO_START = "is required unless snapshot is set"
+NO_START = "is required, or `snapshot: true` for every member first, or the name of a `connection`"
 
 
 def watch_cursor(request: pb.WatchMembershipRequest) -> int | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from engine.errors import DeadlineExceeded, StoreUnavailable, Unsupported
+from engine.errors import DeadlineExceeded, InvalidInput, StoreUnavailable, Unsupported
 from milepost.v1 import ingest_service_pb2 as pb
 from milepost.v1 import ingest_service_pb2_grpc
 from service.convert.data import event_records, rejection_messages, user_records
@@ -35,7 +35,11 @@ class IngestHandlers(ingest_service_pb2_grpc.IngestServiceServicer):
         self, request_iterator: Iterator[pb.StreamEventsRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.StreamEventsResponse]:
         for request in request_iterator:
-            yield pb.StreamEventsResponse(sequence=request.sequence, result=self._events(request.batch))
+            try:
+                result = self._events(request.batch)
+            except InvalidInput as error:
+                raise error.below("batch") from None
+            yield pb.StreamEventsResponse(sequence=request.sequence, result=result)
 
     def _events(self, request: pb.IngestEventsRequest) -> pb.IngestEventsResponse:
         parent, events, request_id = request.parent, request.events, request.request_id

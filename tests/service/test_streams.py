@@ -16,7 +16,7 @@ from milepost.v1.admin_service_pb2 import GetServerInfoRequest, GetServerInfoRes
 from milepost.v1.data_pb2 import Event
 from milepost.v1.ingest_service_pb2 import IngestEventsRequest, StreamEventsRequest
 from service.convert.revisions import revision_token
-from tests.harness import ACCOUNT, EVENTUALLY_S, INPUT, Serving, eventually, serving
+from tests.harness import ACCOUNT, EVENTUALLY_S, INPUT, Serving, eventually, refusal_of, serving
 
 STREAMS = 6
 
@@ -154,3 +154,23 @@ def test_caller_that_does_not_read_loses_its_stream(tmp_path: Path) -> None:
         assert [answer.result.accepted for answer in answers] == [1]
         closing.set()
         deaf.cancel()
+
+
+@pytest.mark.parametrize("events", [0, 1, 100], ids=["none", "by row", "by column"])
+def test_faults_of_a_batch_are_those_of_its_field_in_the_stream(tmp_path: Path, events: int) -> None:
+    rows = [event("ann")] * events
+    faulty = [
+        IngestEventsRequest(parent="accounts/", input=INPUT, events=rows),
+        IngestEventsRequest(parent=ACCOUNT, input=INPUT, events=rows, request_id="x" * 257),
+        IngestEventsRequest(parent=ACCOUNT, input=INPUT, events=[event("ann")] * 10_001),
+    ]
+    with serving(tmp_path / "store", access_log="none") as service:
+        service.create_inputs()
+        for request in faulty:
+            alone = refusal_of(service.ingest.IngestEvents, request)
+            streamed = refusal_of(service.ingest.StreamEvents, iter([StreamEventsRequest(batch=request)]))
+            assert alone.violations
+            assert streamed.violations == {
+                f"batch.{field}": description for field, description in alone.violations.items()
+            }
+            assert (streamed.code, streamed.reason) == (alone.code, alone.reason)

@@ -106,6 +106,67 @@ def test_servers_of_nats(servers: str, description: str) -> None:
     assert described(Nats(servers, "s")) == ([("servers", description)] if description else [])
 
 
+HOSTS = {
+    "example.com": True,
+    "example.com.": True,
+    "a-b_c": True,
+    "1.example": True,
+    "b\u00fccher.example": True,
+    "192.0.2.1": True,
+    "[2001:db8::1]": True,
+    "0177.0.0.1": False,
+    "2130706433": False,
+    "0x7f000001": False,
+    "0x7f.1": False,
+    "127.1": False,
+    "127.0.0.0x1": False,
+    "127.0.0.1.": False,
+    "1.2.3.4.5": False,
+    "a..b": False,
+    "a%20b": False,
+    "a^b": False,
+    "[::g]": False,
+}
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_host_is_a_name_or_an_address_in_its_usual_form(host: str) -> None:
+    """Whatever resolvers make of other forms: an address that is checked is the one that is meant."""
+    targets: list[Target] = [
+        Webhook(f"https://{host}/path", SECRET),
+        Webhook(f"http://user@{host}:8080/", SECRET),
+    ]
+    if host.isascii():
+        targets += [
+            Nats(f"nats://{host}", "s"),
+            Nats(f"nats://h,tls://u:p@{host}:1", "s"),
+            Redis(f"redis://{host}/0", "s"),
+            Kafka(f"{host}:9092", "t"),
+        ]
+    for target in targets:
+        assert (list(target.faults()) == []) is HOSTS[host], target
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://h/a b",
+        "https://h h/",
+        "https://h/\tx",
+        "https://h/\n",
+        " https://h/",
+        "https://h/\u2028",
+        "https://h/\x7f",
+        "ftp://h/",
+        "https:///path",
+        "https://h:0/",
+        "https://h:x/",
+    ],
+)
+def test_a_webhook_has_a_url_that_can_be_called(url: str) -> None:
+    assert [field for field, _ in described(Webhook(url, SECRET))] == ["url"]
+
+
 @pytest.mark.parametrize(
     ("url", "description"),
     [

@@ -24,7 +24,7 @@ from milepost.v1 import (
     journey_pb2,
     journey_service_pb2,
 )
-from tests.harness import ACCOUNT, INPUT, Serving, Stubs, eventually, serving
+from tests.harness import ACCOUNT, INPUT, Serving, Stubs, eventually, refusal_of, serving
 
 OUTPUTS_PAGE = Path(__file__).resolve().parents[3] / "docs" / "outputs.md"
 
@@ -334,6 +334,13 @@ def test_waiting_deliveries_follow_updates_replays_and_new_activations(tmp_path:
             )
         )
         assert sorted(wait_for(service, 12)[-3:]) == sorted(before)
+        future = timestamp_pb2.Timestamp()
+        future.FromSeconds(int(time.time()) + 3_600)
+        refusal = refusal_of(
+            service.connections.ReplayConnection,
+            connection_service_pb2.ReplayConnectionRequest(name=CONNECTION, start_time=future),
+        )
+        assert list(refusal.violations) == ["start_time"]
         # 3. A batch that waits for an hour is sent once it may wait for less.
         changed = connection_pb2.Connection(name=CONNECTION)
         for max_age_ms in (3_600_000, 20):
