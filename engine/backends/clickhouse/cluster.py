@@ -1,8 +1,9 @@
 """A cluster: shards that split the users by partition, each with replicas that hold the same rows.
 
 A statement runs on one replica of each shard that it concerns, and the rows are put together here. A user is
-in one shard whole, so sizes add up and members of different shards differ. A shard of which no replica
-answers is an error, never a smaller answer.
+in one shard whole, so sizes add up and members of different shards differ. A replica that is gone or silent
+is given up, and another one is asked. A shard of which no replica answers is an error, never a smaller
+answer.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import itertools
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from engine.backends.clickhouse.query.folding import FOLDED_CHARACTERS, Folding
@@ -23,8 +24,10 @@ from engine.values import PARTITION_COUNT
 
 LOOK_S = 0.02
 """Interval between looks at whether the caller has given up."""
+QUIET_S = 1.0
+"""Time after which a server that works on a statement is asked whether it is alive, again and again."""
 REST_S = 5.0
-"""Time for which a replica that did not answer is asked after the others."""
+"""Time for which a replica that did not answer is asked after the others, and only once it is alive."""
 STATEMENTS_MAX = 64
 """Statements that run at once, on all servers together. More wait."""
 
@@ -38,12 +41,16 @@ class Replica:
         self.server = server
         self.is_behind = False
         """True while it lacks rows that the others have: it must not be read."""
-        self.failed_at = float("-inf")
+        self._failed_at = float("-inf")
 
     @property
     def is_resting(self) -> bool:
         """Whether it failed to answer a moment ago."""
-        return time.monotonic() - self.failed_at < REST_S
+        return time.monotonic() - self._failed_at < REST_S
+
+    def rest(self) -> None:
+        """It has failed to answer."""
+        self._failed_at = time.monotonic()
 
 
 class Shard:
@@ -53,20 +60,31 @@ class Shard:
         self.partitions = partitions
         self.replicas = tuple(replicas)
 
-    def read(self, ask: Callable[[Server], Rows]) -> Rows:
-        """The answer of the first replica that gives one. Raises StoreUnavailable when none does."""
-        reasons = []
-        for replica in sorted(self.replicas, key=lambda each: each.is_resting):
-            if replica.is_behind:
-                reasons.append(f"the server {replica.server.address.name} lacks the latest writes")
-                continue
-            try:
-                return ask(replica.server)
-            except StoreUnavailable as error:
-                replica.failed_at = time.monotonic()
-                reasons.append(str(error))
-        span = f"{self.partitions.start} to {self.partitions.stop - 1}"
-        raise StoreUnavailable(f"partitions {span} cannot be read: {'; '.join(reasons)}")
+    @property
+    def name(self) -> str:
+        """Its partitions, in words."""
+        return f"partitions {self.partitions.start} to {self.partitions.stop - 1}"
+
+
+class Quiet:
+    """Watches a server that works, from one thread: `is_dead` once it does not even say that it is alive."""
+
+    def __init__(self, server: Server, pool: ThreadPoolExecutor) -> None:
+        self._server, self._pool = server, pool
+        self._since = time.monotonic()
+        self._asked: Future[bool] | None = None
+
+    def is_dead(self) -> bool:
+        """Never waits."""
+        if self._asked is None:
+            if time.monotonic() - self._since >= QUIET_S:
+                self._asked = self._pool.submit(self._server.is_alive)
+            return False
+        if not self._asked.done():
+            return False
+        is_alive = self._asked.result()
+        self._asked, self._since = None, time.monotonic()
+        return not is_alive
 
 
 class Cluster:
@@ -79,12 +97,14 @@ class Cluster:
             for (start, end), servers in zip(itertools.pairwise(bounds), shards, strict=True)
         )
         self._pool = ThreadPoolExecutor(STATEMENTS_MAX, "clickhouse")
+        self._calls = ThreadPoolExecutor(STATEMENTS_MAX, "clickhouse-alive")
         self._lock = threading.Lock()
         self._folding: Folding | None = None
 
     def close(self) -> None:
-        """Waits for the statements that run, and closes all connections."""
-        self._pool.shutdown()
+        """Closes all connections. Statements that run are not waited for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._calls.shutdown(wait=False, cancel_futures=True)
         for replica in self.replicas():
             replica.server.close()
 
@@ -92,9 +112,9 @@ class Cluster:
         """All replicas of all shards."""
         return (replica for shard in self.shards for replica in shard.replicas)
 
-    def shard_of(self, partition: int) -> Shard:
-        """The shard that holds a partition."""
-        return next(shard for shard in self.shards if partition in shard.partitions)
+    def watched(self, replica: Replica) -> Quiet:
+        """Begins to watch a replica that works."""
+        return Quiet(replica.server, self._calls)
 
     def folding(self) -> Folding:
         """How the servers fold case: a statement with it means the same on each. Asked once of one server of
@@ -122,38 +142,77 @@ class Cluster:
         caller gives up; then the statement ends on the servers too.
         """
         wanted = None if partitions is None else set(partitions)
-        shards = [shard for shard in self.shards if wanted is None or not wanted.isdisjoint(shard.partitions)]
-        running = [_Running(shard, statement, deadline) for shard in shards]
-        futures: list[Future[Rows]] = [self._pool.submit(each.run) for each in running]
+        running = [
+            _Running(shard, statement, deadline, self._pool, self._calls)
+            for shard in self.shards
+            if wanted is None or not wanted.isdisjoint(shard.partitions)
+        ]
         try:
-            pending = set(futures)
-            while pending:
+            while pending := [each.future for each in running if not each.look()]:
                 check_deadline(deadline)
-                _, pending = wait(pending, timeout=LOOK_S)
-            return [future.result() for future in futures]
-        except DeadlineExceeded:
-            for each, future in zip(running, futures, strict=True):
-                if not future.cancel():
-                    self._pool.submit(each.kill)
+                wait(pending, LOOK_S, FIRST_COMPLETED)
+            return [each.rows for each in running]
+        except (DeadlineExceeded, StoreUnavailable):
+            for each in running:
+                each.kill()
             raise
 
 
 class _Running:
-    """A statement on one shard."""
+    """A statement on one shard: on one replica after another, until one answers."""
 
-    def __init__(self, shard: Shard, statement: str, deadline: float | None) -> None:
+    def __init__(
+        self,
+        shard: Shard,
+        statement: str,
+        deadline: float | None,
+        pool: ThreadPoolExecutor,
+        calls: ThreadPoolExecutor,
+    ) -> None:
         self._shard, self._statement, self._deadline = shard, statement, deadline
+        self._pool, self._calls = pool, calls
         self._name = secrets.token_hex(16)
-        self._server: Server | None = None
+        self._reasons: list[str] = []
+        self._candidates = iter(sorted(shard.replicas, key=lambda replica: replica.is_resting))
+        self.rows: Rows = ()
+        self._begin()
 
-    def run(self) -> Rows:
-        return self._shard.read(self._ask)
-
-    def _ask(self, server: Server) -> Rows:
-        self._server = server
-        return server.query(self._statement, deadline=self._deadline, name=self._name)
+    def look(self) -> bool:
+        """Whether the rows are there. Goes on to the next replica when this one failed or is dead."""
+        if self.future.done():
+            try:
+                self.rows = self.future.result()
+            except StoreUnavailable as error:
+                self._give_up(str(error))
+                return False
+            return True
+        if self._quiet.is_dead():
+            self._give_up(f"the server {self._replica.server.address.name} is silent")
+        return False
 
     def kill(self) -> None:
         """Ends the statement where it runs. A server that cannot be told ends it at its time limit."""
-        if self._server is not None:
-            self._server.kill(self._name)
+        if not self.future.done() and not self.future.cancel():
+            self._calls.submit(self._replica.server.kill, self._name)
+
+    def _begin(self) -> None:
+        for replica in self._candidates:
+            if replica.is_behind:
+                self._reasons.append(f"the server {replica.server.address.name} lacks the latest writes")
+                continue
+            self._replica = replica
+            self._quiet = Quiet(replica.server, self._calls)
+            self.future: Future[Rows] = self._pool.submit(self._ask, replica, replica.is_resting)
+            return
+        raise StoreUnavailable(f"{self._shard.name} cannot be read: {'; '.join(self._reasons)}")
+
+    def _ask(self, replica: Replica, has_failed: bool) -> Rows:
+        server = replica.server
+        if has_failed and not server.is_alive():
+            raise StoreUnavailable(f"the server {server.address.name} does not answer")
+        return server.query(self._statement, deadline=self._deadline, name=self._name)
+
+    def _give_up(self, reason: str) -> None:
+        self._replica.rest()
+        self._reasons.append(reason)
+        self._begin()

@@ -10,6 +10,8 @@ import clickhouse_connect
 import msgspec
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, Error
+from urllib3 import PoolManager
+from urllib3.exceptions import HTTPError
 
 from engine.backends.clickhouse.tables import COLUMNS
 from engine.errors import DeadlineExceeded, LimitExceeded, StoreUnavailable
@@ -20,6 +22,8 @@ STATEMENT_S_MAX = 60
 counts as unavailable.
 """
 SILENCE_S_MAX = STATEMENT_S_MAX + 5
+ALIVE_S_MAX = 2.0
+"""Seconds in which a server says that it is alive, whatever else it does."""
 STATEMENT_BYTES_MAX = 64 << 20
 STATEMENT_NODES_MAX = 2_000_000
 """Nodes of a parsed statement. A plan's `in` may have 10,000 values, and a user's cuts are in it too."""
@@ -39,6 +43,7 @@ SETTINGS: Mapping[str, int | str] = {
     "timeout_overflow_mode": "throw",
 }
 
+_OK = 200
 _TIMED_OUT = 159
 _MEMORY_LIMIT = 241
 _CANCELLED = 394
@@ -89,11 +94,22 @@ class Server:
         self.address = address
         self.database = database
         self._client: Client | None = None
+        self._alive = PoolManager(timeout=ALIVE_S_MAX, retries=False)
 
     def close(self) -> None:
         """Closes its connections."""
+        self._alive.clear()
         if self._client is not None:
             self._client.close()
+
+    def is_alive(self) -> bool:
+        """Whether it says so, within `ALIVE_S_MAX`."""
+        address = self.address
+        url = f"{'https' if address.is_secure else 'http'}://{address.name}/ping"
+        try:
+            return bool(self._alive.request("GET", url).status == _OK)
+        except HTTPError:
+            return False
 
     def query(
         self, statement: str, *, deadline: float | None = None, name: str = ""

@@ -1,97 +1,106 @@
 """Adds rows to a cluster, whose replicas are plain servers that do not know of each other.
 
-The owner keeps a log. It writes a batch there, adds it here, and then makes its revision visible. A batch
-that could not be added is added again from the log, with the same tokens: what had been stored of it is not
-stored twice. Views do not count rows of revisions that are not visible yet.
+The owner keeps a log of entries: batches of rows, and moves of users. It writes an entry there, adds it here,
+and then makes its revision visible. An entry that could not be added is added again from the log, before any
+other. Each insert has a token that follows from the entry, by which a server knows it: an entry that comes
+again, in part or whole, also from a connection that was given up long ago, stores nothing twice. Views do not
+count rows of revisions that are not visible yet.
 """
 
 from __future__ import annotations
 
-import secrets
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, TypeAlias
 
-from engine.backends.clickhouse.cluster import Cluster, Replica, Rows, Shard
+import msgspec
+
+from engine.backends.clickhouse.cluster import LOOK_S, Cluster, Replica, Shard
 from engine.backends.clickhouse.query.compiler import counted, is_cut, is_removed, of_account
-from engine.backends.clickhouse.query.literals import all_of, text
+from engine.backends.clickhouse.query.literals import TRUE, all_of, text
 from engine.backends.clickhouse.rows import Batch, Row
 from engine.backends.clickhouse.tables import COLUMNS, EVENTS, FACTS, SEEN
 from engine.backends.clickhouse.view import View
 from engine.errors import MilepostError, StoreUnavailable
 from engine.values import partition_of
 
-ROWS_AT_ONCE = 50_000
-"""Rows that are read to be copied, of one statement."""
-INSERTS_MAX = 16
-"""Inserts that run at once."""
+MOVED_ROWS_AT_ONCE = 50_000
+"""Rows of a user that are moved by one insert. It decides what a token means, so it never changes."""
+INSERTS_MAX = 64
+"""Inserts that run at once, those that were given up included."""
 
 _MOVED_KEYS: Mapping[str, tuple[str, ...]] = {
     EVENTS: ("name", "time", "seq"),
     FACTS: ("place", "key", "time", "seq"),
+    SEEN: ("input",),
 }
-"""What tells apart the rows of one user."""
+"""What tells apart the rows of a user, those of `seen` once they are joined."""
+
+
+class Move(msgspec.Struct, frozen=True, kw_only=True):
+    """All that counts of one user goes to another, at a revision."""
+
+    revision: int
+    source: str
+    target: str
+    view: View
+    """What counts before. The view of the revision cuts the source."""
+
+
+Entry: TypeAlias = Batch | Move
+Log: TypeAlias = Callable[[int], Iterable[Entry]]
+"""The entries after a revision, in order."""
 
 
 class Writer:
     """Adds rows. One at a time for a cluster, as revisions are added in order.
 
-    `revision` is the last one that was added, by an earlier writer.
-    `behind` are replicas that lack rows, by the name of their address, with the revision up to which they
-    have all; the owner keeps it over restarts.
+    `revision` is the last that is visible. `behind` are replicas that lack rows, by the name of their
+    address, with the revision up to which they have all. The owner stores `behind` before it makes a revision
+    visible, keeps the log from there on, and gives both to the next writer.
     """
 
     def __init__(
         self, cluster: Cluster, *, revision: int = 0, behind: Mapping[str, int] | None = None
     ) -> None:
         self._cluster = cluster
+        self._added = revision
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(INSERTS_MAX, "clickhouse-writer")
         self._behind: dict[str, int] = dict(behind or {})
-        self._revision = revision
         for replica in cluster.replicas():
             replica.is_behind = replica.server.address.name in self._behind
 
     def close(self) -> None:
-        """Waits for the inserts that run."""
-        self._pool.shutdown()
+        """Inserts that run are not waited for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     @property
     def behind(self) -> Mapping[str, int]:
         """The replicas that lack rows, and the revision up to which each has all."""
         return dict(self._behind)
 
-    def add(self, batch: Batch) -> None:
-        """Stores the rows of a batch on every replica that is not behind. One that fails while another of its
-        shard does not is behind from then on.
+    def add(self, entry: Entry) -> None:
+        """Stores the rows of an entry on every replica that is not behind. One that fails while another of
+        its shard does not is behind from then on.
 
-        Raises StoreUnavailable when all replicas of a shard fail. Then the batch must be added again before
+        Raises StoreUnavailable when all replicas of a shard fail. Then the entry must be added again before
         any other, and its revision must not become visible before that.
         """
         with self._lock:
-            self._add(batch, "")
-            self._revision = batch.revision
+            for part, batch in [("", entry)] if isinstance(entry, Batch) else self._moved(entry):
+                self._add(batch, part)
+            self._added = entry.revision
 
-    def move(self, view: View, source: str, target: str, revision: int) -> None:
-        """Copies all that counts of one user to another, as rows of a revision. The copies do not count
-        before the revision is visible; the owner cuts the source in the same instant.
-
-        Errors as `add`: then the same move must be made again.
-        """
-        with self._lock:
-            for number, batch in enumerate(self._moved(view, source, target, revision)):
-                self._add(batch, f"-{number}")
-            self._revision = revision
-
-    def catch_up(self) -> Mapping[str, int]:
-        """Copies what replicas lack from others of their shard, and returns those that still lack something.
-        Most is copied while batches are added.
+    def catch_up(self, log: Log) -> Mapping[str, int]:
+        """Adds what replicas lack from the log, and returns those that still lack something. Others are added
+        to meanwhile, except while the last entries of the log are added.
         """
         for shard in self._cluster.shards:
             for replica in shard.replicas:
-                if replica.is_behind:
-                    self._catch_up(shard, replica)
+                if replica.is_behind and replica.server.is_alive():
+                    self._catch_up(shard, replica, log)
         return self.behind
 
     def sweep(self, view: View) -> bool:
@@ -112,103 +121,128 @@ class Writer:
     def _add(self, batch: Batch, part: str) -> None:
         inserts = []
         for shard in self._cluster.shards:
-            tables = [
-                (table, rows, f"{batch.revision}-{table}{part}")
-                for table in COLUMNS
-                if (rows := batch.of_table(table, shard.partitions))
-            ]
+            tables = _tables_of(batch, shard, part)
             if tables:
                 replicas = [replica for replica in shard.replicas if not replica.is_behind]
-                started = [self._pool.submit(_insert, replica, tables) for replica in replicas]
-                inserts.append((shard, list(zip(replicas, started, strict=True))))
+                inserts.append((shard, [(each, self._inserting(each, tables)) for each in replicas]))
         failures = []
-        for shard, started_on in inserts:
-            outcomes = [(replica, future.result()) for replica, future in started_on]
+        for shard, inserting in inserts:
+            outcomes = [(replica, self._outcome(replica, future)) for replica, future in inserting]
             failed = [(replica, error) for replica, error in outcomes if error is not None]
             if len(failed) == len(outcomes):
                 reasons = "; ".join(str(error) for _, error in failed) or "all replicas lack earlier writes"
-                span = f"{shard.partitions.start} to {shard.partitions.stop - 1}"
-                failures.append(f"partitions {span} cannot be written: {reasons}")
+                failures.append(f"{shard.name} cannot be written: {reasons}")
                 continue
             for replica, _ in failed:
-                self._behind[replica.server.address.name] = batch.revision - 1
                 replica.is_behind = True
+                self._behind[replica.server.address.name] = batch.revision - 1
         if failures:
             raise StoreUnavailable("; ".join(failures))
 
-    def _moved(self, view: View, source: str, target: str, revision: int) -> Iterator[Batch]:
-        """The rows that count of a user, as rows of another."""
-        p = partition_of(target)
-        replaced = {"p": str(p), "user": text(target), "rev": str(revision)}
-        own = f"p = {partition_of(source)} AND user = {text(source)}"
-        for table, key in _MOVED_KEYS.items():
-            columns = ", ".join(COLUMNS[table])
-            moved = ", ".join(f"{replaced.get(column, column)}" for column in COLUMNS[table])
-            after: tuple[Any, ...] | None = None
-            while after is None or len(after):
-                later = "1" if after is None else f"({', '.join(key)}) > ({', '.join(map(_literal, after))})"
-                statement = (
-                    f"SELECT {moved} FROM (SELECT {columns} FROM {table}"
-                    f" WHERE {all_of([counted(view, table), own, later])}"
-                    f" ORDER BY {', '.join(key)} LIMIT {ROWS_AT_ONCE})"
-                )
-                rows = self._rows_of(source, statement)
-                if rows:
-                    yield Batch(revision=revision, rows={table: {p: rows}})
-                positions = [COLUMNS[table].index(column) for column in key]
-                after = tuple(rows[-1][at] for at in positions) if len(rows) == ROWS_AT_ONCE else ()
-        through = (
-            f"SELECT account, {p}, {text(target)}, input, min(first), max(last), {revision} FROM {SEEN}"
-            f" WHERE {all_of([counted(view, SEEN), own])} GROUP BY account, input ORDER BY input"
-        )
-        yield Batch(revision=revision, rows={SEEN: {p: self._rows_of(source, through)}})
+    def _inserting(self, replica: Replica, tables: Sequence[_Insert]) -> Future[None]:
+        return self._pool.submit(_insert, replica, tables)
 
-    def _rows_of(self, user: str, statement: str) -> list[Row]:
-        (rows,) = self._cluster.read(statement, [partition_of(user)])
-        return [tuple(row) for row in rows]
+    def _outcome(self, replica: Replica, future: Future[None]) -> MilepostError | None:
+        """The error of an insert. One into a server that is silent is given up; it may still happen."""
+        quiet = self._cluster.watched(replica)
+        while not future.done():
+            wait([future], LOOK_S)
+            if not future.done() and quiet.is_dead():
+                return StoreUnavailable(f"the server {replica.server.address.name} is silent")
+        error = future.exception()
+        if error is not None and not isinstance(error, MilepostError):
+            raise error
+        return error
+
+    # --- moving ---------------------------------------------------------------------------------------------
+
+    def _moved(self, move: Move) -> Iterator[tuple[str, Batch]]:
+        """The rows of a move, read from its source."""
+        p = partition_of(move.target)
+        replaced = {"p": str(p), "user": text(move.target), "rev": str(move.revision)}
+        own = f"p = {partition_of(move.source)} AND user = {text(move.source)}"
+        for table in _MOVED_KEYS:
+            where = all_of([counted(move.view, table), own])
+            columns = {column: replaced.get(column, column) for column in COLUMNS[table]}
+            rows = f"SELECT {', '.join(COLUMNS[table])} FROM {table} WHERE {where}"
+            if table == SEEN:
+                columns |= {"first": "min(first)", "last": "max(last)"}
+            yield from self._pages(move, table, columns, rows, move.source)
+
+    def _copied(self, move: Move) -> Iterator[tuple[str, Batch]]:
+        """The same rows, read from another replica of the target's shard."""
+        own = f"p = {partition_of(move.target)} AND user = {text(move.target)} AND rev = {move.revision}"
+        for table in _MOVED_KEYS:
+            where = all_of([of_account(move.view), own])
+            columns = {column: column for column in COLUMNS[table]}
+            rows = f"SELECT {', '.join(COLUMNS[table])} FROM {table} WHERE {where}"
+            yield from self._pages(move, table, columns, rows, move.target)
+
+    def _pages(
+        self, move: Move, table: str, columns: Mapping[str, str], rows: str, user: str
+    ) -> Iterator[tuple[str, Batch]]:
+        """Pages of rows in the order of their key, each a part of the move."""
+        key = _MOVED_KEYS[table]
+        grouped = " GROUP BY account, input" if columns.get("first") == "min(first)" else ""
+        later = TRUE
+        for number in range(_NEVER):
+            statement = (
+                f"SELECT {', '.join(columns.values())} FROM ({rows}) WHERE {later}{grouped}"
+                f" ORDER BY {', '.join(key)} LIMIT {MOVED_ROWS_AT_ONCE}"
+            )
+            (found,) = self._cluster.read(statement, [partition_of(user)])
+            page = [tuple(row) for row in found]
+            if page:
+                batch = Batch(revision=move.revision, rows={table: {partition_of(move.target): page}})
+                yield f"-{number}", batch
+            if len(page) < MOVED_ROWS_AT_ONCE:
+                return
+            last = (page[-1][COLUMNS[table].index(column)] for column in key)
+            later = f"({', '.join(key)}) > ({', '.join(map(_literal, last))})"
 
     # --- catching up ----------------------------------------------------------------------------------------
 
-    def _catch_up(self, shard: Shard, replica: Replica) -> None:
-        name = replica.server.address.name
-        since = self._behind[name]
+    def _catch_up(self, shard: Shard, replica: Replica, log: Log) -> None:
         try:
-            for table in COLUMNS:
-                _delete(replica, table, f"rev > {since}")
-            reached = self._revision
-            self._copy(shard, replica, since, reached)
+            self._replay(shard, replica, log)
             with self._lock:
-                self._copy(shard, replica, reached, self._revision)
+                self._replay(shard, replica, log)
                 replica.is_behind = False
-                del self._behind[name]
+                del self._behind[replica.server.address.name]
         except MilepostError:
-            # It stays behind, and the next round begins where this one did.
-            return
+            # It stays behind, and the next round goes on where this one ended.
+            replica.rest()
 
-    def _copy(self, shard: Shard, replica: Replica, since: int, until: int) -> None:
-        """Copies the rows of (since, until] from another replica."""
-        for table, columns in COLUMNS.items():
-            span = f"rev > {since} AND rev <= {until}"
-            sizes = _read(shard, f"SELECT rev, count() FROM {table} WHERE {span} GROUP BY rev ORDER BY rev")
-            for first, last in _runs(sizes):
-                run = f"rev >= {first} AND rev <= {last}"
-                rows = _read(shard, f"SELECT {', '.join(columns)} FROM {table} WHERE {run}")
-                # A token of its own: those of the rows that were deleted are remembered.
-                replica.server.insert(table, _by_column(rows), secrets.token_hex(16))
-
-
-def _read(shard: Shard, statement: str) -> Rows:
-    return shard.read(lambda server: server.query(statement))
+    def _replay(self, shard: Shard, replica: Replica, log: Log) -> None:
+        name = replica.server.address.name
+        for entry in log(self._behind[name]):
+            if entry.revision > self._added:
+                # It is being added. What is there of it is not all of it.
+                return
+            for part, batch in [("", entry)] if isinstance(entry, Batch) else self._copied(entry):
+                tables = _tables_of(batch, shard, part)
+                if tables:
+                    _insert(replica, tables)
+            self._behind[name] = entry.revision
 
 
-def _insert(replica: Replica, tables: Iterable[tuple[str, list[Row], str]]) -> MilepostError | None:
-    """Inserts into the tables of a replica; returns the error."""
-    try:
-        for table, rows, token in tables:
-            replica.server.insert(table, _by_column(rows), token)
-    except MilepostError as error:
-        return error
-    return None
+_NEVER = 1 << 62
+
+_Insert: TypeAlias = tuple[str, list[Row], str]
+"""A table, rows and a token."""
+
+
+def _tables_of(batch: Batch, shard: Shard, part: str) -> list[_Insert]:
+    return [
+        (table, rows, f"{batch.revision}-{table}{part}")
+        for table in COLUMNS
+        if (rows := batch.of_table(table, shard.partitions))
+    ]
+
+
+def _insert(replica: Replica, tables: Iterable[_Insert]) -> None:
+    for table, rows, token in tables:
+        replica.server.insert(table, _by_column(rows), token)
 
 
 def _by_column(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
@@ -217,18 +251,6 @@ def _by_column(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
 
 def _literal(value: object) -> str:
     return text(value) if isinstance(value, str) else str(value)
-
-
-def _runs(sizes: Iterable[Sequence[int]]) -> Iterator[tuple[int, int]]:
-    """Runs of revisions with at most `ROWS_AT_ONCE` rows, or of one revision. From (revision, rows)."""
-    first = last = rows = 0
-    for revision, more in sizes:
-        if rows and rows + more > ROWS_AT_ONCE:
-            yield first, last
-            rows = 0
-        first, last, rows = (first if rows else revision), revision, rows + more
-    if rows:
-        yield first, last
 
 
 def _dead(view: View, partitions: range) -> Iterator[tuple[str, str]]:

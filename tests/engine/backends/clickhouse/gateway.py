@@ -14,7 +14,7 @@ from engine.backends.clickhouse.plans import Plans
 from engine.backends.clickhouse.rows import Batch as RowBatch
 from engine.backends.clickhouse.rows import batch_of, joined
 from engine.backends.clickhouse.view import View
-from engine.backends.clickhouse.writer import Writer
+from engine.backends.clickhouse.writer import Move, Writer
 from engine.criteria.zones import SPAN_MICROS
 from engine.plan.model import Plan
 from engine.values import Micros
@@ -157,7 +157,8 @@ class Gateway:
         source = account.aliases.now_called(from_user_id)
         target = account.aliases.now_called(to_user_id)
         revision = self.revision + 1
-        self.writer.move(self.view(account.name), source, target, revision)
+        view = self.view(account.name)
+        self.writer.add(Move(revision=revision, source=source, target=target, view=view))
         account.aliases.link(from_user_id, to_user_id)
         account.cuts[source] = self.revision
         self.revision = revision

@@ -17,7 +17,7 @@ from engine.backends.clickhouse.rows import Batch, batch_of
 from engine.backends.clickhouse.server import Server
 from engine.backends.clickhouse.tables import COLUMNS
 from engine.backends.clickhouse.view import View
-from engine.backends.clickhouse.writer import Writer
+from engine.backends.clickhouse.writer import Entry, Move, Writer
 from engine.criteria.model import Aggregate, EventType
 from engine.errors import DeadlineExceeded, StoreUnavailable
 from engine.plan.model import EventMatch, EventSelection, Interval, Plan, Universe
@@ -130,11 +130,12 @@ def test_a_replica_that_failed_is_not_read_until_it_has_caught_up(
     so that killing the other one makes the shard unavailable, and no number smaller. 3. It catches up, and is
     read.
     """
-    writer.add(batch(1))
+    log = [batch(revision) for revision in (1, 2, 3)]
+    writer.add(log[0])
     lost, other = shards[0]
     lost.kill()
-    for revision in (2, 3):
-        writer.add(batch(revision))
+    for each in log[1:]:
+        writer.add(each)
     assert writer.behind == {lost.address.name: 1}
     assert sizes(cluster, bought(3), 3) == (USERS, USERS)
 
@@ -146,7 +147,7 @@ def test_a_replica_that_failed_is_not_read_until_it_has_caught_up(
         sizes(cluster, bought(3), 3)
     other.start()
 
-    assert writer.catch_up() == {}
+    assert writer.catch_up(lambda since: log[since:]) == {}
     replicas_agree(cluster)
     other.kill()
     assert sizes(cluster, bought(3), 3) == (USERS, USERS)
@@ -197,7 +198,7 @@ def test_moving_a_user_keeps_all_that_counts_of_it(
     """1. All users move to one, in either shard. 2. Each move is made twice, as after a crash. 3. Nothing
     counts before its revision, and everything once after.
     """
-    monkeypatch.setattr(writer_module, "ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(writer_module, "MOVED_ROWS_AT_ONCE", rows_at_once)
     users, revision = 12, 3
     for number in (1, 2, 3):
         writer.add(batch(number, users))
@@ -205,7 +206,7 @@ def test_moving_a_user_keeps_all_that_counts_of_it(
     for user in range(1, users):
         view = View(account=ACCOUNT, revision=revision, cuts=dict(cuts), event_spans=(0,))
         for _ in range(2):
-            writer.move(view, f"u{user}", "u0", revision + 1)
+            writer.add(Move(revision=revision + 1, source=f"u{user}", target="u0", view=view))
         assert sizes(cluster, bought(3 * user + 1), revision, cuts=cuts) == (users + 1 - user, 0)
         cuts[f"u{user}"] = revision
         revision += 1
@@ -228,34 +229,85 @@ def test_nothing_is_swept_while_a_replica_is_behind(cluster: Cluster, writer: Wr
     view = View(account=ACCOUNT, revision=1, cuts={f"u{user}": 1 for user in range(USERS)})
     assert not behind.sweep(view)
     assert replicas_agree(cluster) == before
-    assert behind.catch_up() == {}
+    assert behind.catch_up(lambda since: [batch(1)][since:]) == {}
     assert behind.sweep(view)
     assert replicas_agree(cluster) == {table: [] for table in COLUMNS}
     behind.close()
 
 
 def test_batches_go_on_while_a_replica_catches_up(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch is added after each piece that the replica copies; in the end it has them all."""
-    monkeypatch.setattr(writer_module, "ROWS_AT_ONCE", 50)
+    """A batch is added after some inserts of the replica that catches up; in the end it has them all."""
+    log: list[Entry] = [batch(revision) for revision in (1, 2, 3, 4)]
     first = Writer(cluster)
-    for revision in (1, 2, 3):
-        first.add(batch(revision))
+    for entry in log:
+        first.add(entry)
     first.close()
     replica = cluster.shards[0].replicas[0]
-    added = Writer(cluster, revision=3, behind={replica.server.address.name: 1})
+    added = Writer(cluster, revision=4, behind={replica.server.address.name: 0})
     source = random.Random(7)
-    insert, revision = replica.server.insert, 3
+    insert = replica.server.insert
 
     def insert_and_add(table: str, columns: Any, token: str) -> None:
-        nonlocal revision
         insert(table, columns, token)
-        if replica.is_behind and not added._lock.locked() and source.random() < 0.7:
-            revision += 1
-            added.add(batch(revision))
+        if replica.is_behind and not added._lock.locked() and source.random() < 0.3:
+            log.append(batch(len(log) + 1))
+            added.add(log[-1])
 
     monkeypatch.setattr(replica.server, "insert", insert_and_add)
-    assert added.catch_up() == {}
-    assert revision > 4, "no batch came meanwhile"
+    assert added.catch_up(lambda since: log[since:]) == {}
+    assert len(log) > 4, "no batch came meanwhile"
     replicas_agree(cluster)
-    assert sizes(cluster, bought(revision), revision) == (USERS, USERS)
+    assert sizes(cluster, bought(len(log)), len(log)) == (USERS, USERS)
     added.close()
+
+
+@pytest.mark.parametrize("is_stalled", [False, True])
+def test_a_replica_catches_up_with_moves(
+    shards: list[list[ClickHouseServer]],
+    cluster: Cluster,
+    writer: Writer,
+    monkeypatch: pytest.MonkeyPatch,
+    is_stalled: bool,
+) -> None:
+    """A replica is gone, or silent, while users move, in pages. It gets their rows from another replica."""
+    monkeypatch.setattr(writer_module, "MOVED_ROWS_AT_ONCE", 2)
+    log: list[Entry] = [batch(revision, 8) for revision in (1, 2, 3)]
+    for entry in log:
+        writer.add(entry)
+    lost = shards[0][0]
+    lost.stall() if is_stalled else lost.kill()
+    cuts: dict[str, int] = {}
+    for user in range(7, 0, -1):
+        view = View(account=ACCOUNT, revision=len(log), cuts=dict(cuts), event_spans=(0,))
+        cuts[f"u{user}"] = len(log)
+        move = Move(revision=len(log) + 1, source=f"u{user}", target=f"u{user // 2}", view=view)
+        log.append(move)
+        writer.add(move)
+    assert writer.behind
+    assert sizes(cluster, bought(3 * 8), len(log), cuts=cuts) == (1, 1)
+    lost.go_on() if is_stalled else lost.start()
+    assert writer.catch_up(lambda since: log[since:]) == {}
+    replicas_agree(cluster)
+
+
+def test_a_silent_replica_is_given_up_and_another_one_answers(
+    shards: list[list[ClickHouseServer]], cluster: Cluster, writer: Writer
+) -> None:
+    """Reads and writes do not wait for a server that is stopped. An insert that it had begun to receive comes
+    late, and is not stored twice.
+    """
+    log: list[Entry] = [batch(1), batch(2), batch(3)]
+    writer.add(log[0])
+    assert sizes(cluster, bought(1), 1) == (USERS, USERS)
+    silent = shards[0][0]
+    silent.stall()
+    try:
+        assert sizes(cluster, bought(1), 1) == (USERS, USERS)
+        for entry in log[1:]:
+            writer.add(entry)
+        assert writer.behind == {silent.address.name: 1}
+        assert sizes(cluster, bought(3), 3) == (USERS, USERS)
+    finally:
+        silent.go_on()
+    assert writer.catch_up(lambda since: log[since:]) == {}
+    replicas_agree(cluster)
