@@ -71,11 +71,16 @@ def _address(given: str) -> Address:
     return Address(host=host, port=int(port), user=name or "default", password=password)
 
 
-def reason_to_skip() -> str:
-    """Why no server can be started or used; "" when one can."""
-    if own_servers() or library.path().exists():
+def reason_not_to_start() -> str:
+    """Why no server can be started; "" when one can."""
+    if library.path().exists():
         return ""
     return f"no ClickHouse: {library.path()} is not there; `make test-cluster` downloads it"
+
+
+def reason_to_skip() -> str:
+    """Why no server can be started or used; "" when one can."""
+    return "" if own_servers() else reason_not_to_start()
 
 
 @contextmanager

@@ -21,7 +21,12 @@ from engine.backends.clickhouse.writer import Entry, Move, Writer
 from engine.criteria.model import Aggregate, EventType
 from engine.errors import DeadlineExceeded, StoreUnavailable
 from engine.plan.model import EventMatch, EventSelection, Interval, Plan, Universe
-from tests.engine.backends.clickhouse.servers import ClickHouseServer, fresh_cluster, reason_to_skip, started
+from tests.engine.backends.clickhouse.servers import (
+    ClickHouseServer,
+    fresh_cluster,
+    reason_not_to_start,
+    started,
+)
 
 ACCOUNT = "accounts/writer"
 INPUT = f"{ACCOUNT}/workspaces/w/inputs/i"
@@ -67,7 +72,7 @@ def bought(times: int) -> Plan:
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[list[ClickHouseServer]]]:
     """Two shards of two replicas, which are killed and started again."""
-    if reason := reason_to_skip():
+    if reason := reason_not_to_start():
         pytest.skip(reason)
     with started(tmp_path_factory.mktemp("cluster"), 2, 2) as servers:
         yield servers
