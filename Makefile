@@ -116,6 +116,9 @@ test-node: env ## Check, build and test the Node client and its example against 
 		echo "SKIPPED: node and npm are not installed, so the Node client was not tested" >&2; \
 	fi
 
+descriptors: env ## Write dist/milepost.binpb: the contract and its imports, for protoc --descriptor_set_in and grpcurl -protoset
+	$(BIN)/python -m tools.contract dist/milepost.binpb
+
 languages: env ## Generate Go and Java code and compile an example of each (needs Debian's packages; skipped without)
 	$(BIN)/python -m tools.try_languages
 

@@ -17,7 +17,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, MethodOptions
 from service.readers.routes import CONTRACT_FILES
 from tests.harness import Serving, refusal_of, serving
 from tests.spec.scenario import METHODS
-from tools.contract import compiled, of_contract
+from tools.contract import RULES_FILE, compiled, of_contract, without_rules
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -66,6 +66,34 @@ def test_the_behaviour_of_a_field_is_what_its_comment_says(files: list[FileDescr
                 if said != set(field.options.Extensions[BEHAVIOUR]):
                     wrong.append(f"{message.name}.{field.name}: {comment}")
     assert wrong == []
+
+
+def test_without_rules_the_contract_has_every_other_option_and_no_import_for_them() -> None:
+    ruled = {file.name: file for file in of_contract(compiled())}
+    plain = {file.name: file for file in of_contract(without_rules(compiled()))}
+    assert ruled.keys() == plain.keys()
+    assert any(RULES_FILE in file.dependency for file in ruled.values())
+    for name, file in plain.items():
+        assert RULES_FILE not in file.dependency
+        for before, message in zip(ruled[name].message_type, file.message_type, strict=True):
+            assert message.options == before.options
+            for field_before, field in zip(before.field, message.field, strict=True):
+                known = [option for option, _ in field_before.options.ListFields()]
+                assert [option for option, _ in field.options.ListFields()] == known
+                assert len(field.options.SerializeToString()) == sum(map(len, _options(field)))
+
+
+def _options(field: Any) -> Iterator[bytes]:
+    """What of a field's options is known here, as bytes."""
+    for extension, value in field.options.ListFields():
+        alone = type(field.options)()
+        if extension.is_extension and extension.is_repeated:
+            alone.Extensions[extension].extend(value)
+        elif extension.is_extension:
+            alone.Extensions[extension].CopyFrom(value)
+        else:
+            setattr(alone, extension.name, value)
+        yield alone.SerializeToString()
 
 
 # --- resources ---

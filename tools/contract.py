@@ -1,5 +1,7 @@
 """Compiling `protos/`, for the tools that generate from the contract and the tests that read it.
 
+    python -m tools.contract FILE    # write the contract for other compilers: descriptors, without rules
+
 The contract imports files that others publish: googleapis-common-protos and grpcio-tools have theirs as
 sources, the protovalidate package has `buf/validate/validate.proto` as a descriptor.
 """
@@ -228,3 +230,16 @@ def _run(*arguments: str) -> None:
     command = [sys.executable, "-m", "grpc_tools.protoc", *arguments]
     if subprocess.run(command, check=False, env=environment).returncode != 0:
         raise SystemExit("protoc failed")
+
+
+def main(arguments: list[str]) -> int:
+    """Writes the contract and what it imports, without rules of protovalidate."""
+    target = Path(arguments[0])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(without_rules(compiled()).SerializeToString())
+    print(target)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
