@@ -82,7 +82,13 @@ class Application:
             self._front = Front(config, self.engine) if config.readers else None
             self._http_socket = _http_socket(config)
             own_socket = self._http_socket if self._front is None else self._front.socket
-            self._server = Server(self.engine, config, outer, None if own_socket is None else own_socket.path)
+            self._server = Server(
+                self.engine,
+                config,
+                outer,
+                None if own_socket is None else own_socket.path,
+                None if self._front is None else self._front.running,
+            )
             self._http = self._serve_http(config, own_socket)
             self._endpoint = self._serve_metrics(config)
         except BaseException:

@@ -15,6 +15,7 @@ from engine.resources.records import Account, ApiKey
 from service.access_log import CallLog
 from service.auth.gate import Gate
 from service.auth.listening import CannotListen, check_address
+from service.auth.running import RunningCalls
 from service.auth.snapshot import snapshot_of
 from service.auth.tls import Certificates
 from service.config import Config
@@ -76,10 +77,12 @@ class Server:
         config: Config,
         outer: Sequence[grpc.ServerInterceptor] = (),
         own_socket: Path | None = None,
+        running: RunningCalls | None = None,
     ) -> None:
         """`outer` are interceptors around the service's own. With `own_socket` the server listens there too;
-        with readers there alone, as they have the port.
+        with readers there alone, as they have the port. `running` counts the calls of readers.
         """
+        self._running = running
         self._config = config
         self.log_limit = LineLimit(config.access_log_lines_max)
         """Limit of the access log's lines."""
@@ -89,6 +92,7 @@ class Server:
             calls_per_second_max=config.key_calls_per_second_max,
             in_flight_max=config.key_in_flight_max,
             operator_slots_percent_max=config.operator_slots_percent_max,
+            running=running,
         )
         self._pools = Pools.of(config)
         engine.api_keys.subscribe(self._admit)
@@ -162,7 +166,7 @@ class Server:
 
     def _admit(self, keys: Iterable[ApiKey], accounts: Iterable[Account]) -> None:
         """Admits calls by these records of keys, from now on. Streams end with their keys."""
-        self._gate.publish(snapshot_of(keys, accounts))
+        self._gate.publish(snapshot_of(keys, accounts, self._running))
         self._pools.wake_streams()
 
     def _interceptor(self, limits: Limits) -> CallInterceptor:

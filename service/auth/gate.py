@@ -18,6 +18,7 @@ from service.auth.caller import ANYONE, IMPLIED, Caller, current_call, set_call
 from service.auth.errors import ScopeMissing, Unauthenticated
 from service.auth.meter import Meter, Meters
 from service.auth.methods import rule_of
+from service.auth.running import RunningCalls
 from service.auth.snapshot import KeySnapshot, KnownSecret
 from service.slots import Holder
 
@@ -39,8 +40,12 @@ class Gate:
         calls_per_second_max: int,
         in_flight_max: int,
         operator_slots_percent_max: int,
+        running: RunningCalls | None = None,
     ) -> None:
-        """The limits are for keys that have none of their own."""
+        """The limits are for keys that have none of their own. `running` counts the calls of other processes
+        too.
+        """
+        self._running = running
         self._now = now
         self._calls_per_second_max = calls_per_second_max
         self._in_flight_max = in_flight_max
@@ -61,6 +66,8 @@ class Gate:
         limits |= {
             each.account: (each.calls_per_second_max, each.in_flight_max) for each in snapshot.accounts
         }
+        if self._running is not None:
+            self._running.know(snapshot.columns)
         self._meters = {name: self._meter(name, *found) for name, found in limits.items()}
         holders = {each.account: Holder(each.account, each.slots_percent_max) for each in snapshot.accounts}
         self._callers = {
@@ -137,7 +144,8 @@ class Gate:
     def _meter(self, name: str, calls_per_second_max: int, in_flight_max: int) -> Meter:
         meter = self._meters.get(name)
         if meter is None:
-            return Meter(name, calls_per_second_max, in_flight_max)
+            cell = None if self._running is None else self._running.cell(name)
+            return Meter(name, calls_per_second_max, in_flight_max, cell=cell)
         meter.limit(calls_per_second_max, in_flight_max)
         return meter
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from service.auth.errors import RateLimited
+from service.auth.running import Cell
 
 IN_FLIGHT_RETRY_S = 0.1
 """When to try again after too many calls at the same time: nobody knows when one of them ends."""
@@ -21,8 +22,12 @@ class Meter:
         calls_per_second_max: int,
         in_flight_max: int,
         now: Callable[[], float] = time.monotonic,
+        cell: Cell | None = None,
     ) -> None:
-        """The bucket is full at first and holds the calls of one second."""
+        """The bucket is full at first and holds the calls of one second. With a `cell` the calls that run in
+        other processes count too.
+        """
+        self._cell = cell
         self._name = name
         self._lock = threading.Lock()
         self._now = now
@@ -56,9 +61,12 @@ class Meter:
     def begin(self) -> None:
         """Counts a running call until `end`. Raises RateLimited when too many run."""
         with self._lock:
-            if self._in_flight < self._in_flight_max:
-                self._in_flight += 1
+            self._in_flight += 1
+            others = self._tell()
+            if self._in_flight + others <= self._in_flight_max:
                 return
+            self._in_flight -= 1
+            self._tell()
         raise RateLimited(
             f"{self._name} has {self._in_flight_max:,} calls running already",
             resource=self._name,
@@ -70,6 +78,15 @@ class Meter:
         """A running call ended."""
         with self._lock:
             self._in_flight -= 1
+            self._tell()
+
+    def _tell(self) -> int:
+        """Tells the other processes, and returns how many calls run there."""
+        cell = self._cell
+        if cell is None:
+            return 0
+        cell.put(self._in_flight)
+        return cell.others()
 
 
 class Meters:

@@ -9,6 +9,7 @@ import msgspec
 from engine.limits import ACCOUNT_SLOTS_PERCENT_MAX
 from engine.resources.records import Account, ApiKey, Scope, account_of
 from engine.values import Micros
+from service.auth.running import RunningCalls
 
 _OPERATOR_KEYS = "apiKeys/"
 
@@ -40,6 +41,8 @@ class KeySnapshot(msgspec.Struct, frozen=True):
     secrets: tuple[KnownSecret, ...] = ()
     required: bool = False
     accounts: tuple[AccountLimits, ...] = ()
+    columns: dict[str, int] = {}
+    """Where the running calls of a key or account are counted (`service.auth.running`)."""
 
     def encoded(self) -> bytes:
         """The snapshot for another process."""
@@ -51,12 +54,16 @@ class KeySnapshot(msgspec.Struct, frozen=True):
         return msgspec.msgpack.decode(data, type=cls)
 
 
-def snapshot_of(keys: Iterable[ApiKey], accounts: Iterable[Account]) -> KeySnapshot:
+def snapshot_of(
+    keys: Iterable[ApiKey], accounts: Iterable[Account], running: RunningCalls | None = None
+) -> KeySnapshot:
     """The snapshot of these keys and their accounts. Keys are required from the first operator key on."""
     keys = tuple(keys)
     secrets = tuple(secret for key in keys for secret in _secrets_of(key))
     with_keys = {secret.account for secret in secrets}
+    names = sorted({secret.key for secret in secrets} | with_keys - {""})
     return KeySnapshot(
+        columns={} if running is None else running.columns_of(names),
         secrets=secrets,
         required=any(key.name.startswith(_OPERATOR_KEYS) for key in keys),
         accounts=tuple(_limits_of(account) for account in accounts if account.name in with_keys),

@@ -107,9 +107,15 @@ class Answers:
         asked = self._read_check(request)
         if not isinstance(asked, pb.CheckMembershipRequest) or not self._is_for_here(asked):
             return None
-        if not self._is_id(asked.user_id) or not self._keys.admit(asked.audience):
+        if not self._is_id(asked.user_id):
             return None
-        answer = self._served.contains(asked.audience, asked.user_id)
+        meters = self._keys.admit(asked.audience)
+        if meters is None:
+            return None
+        try:
+            answer = self._served.contains(asked.audience, asked.user_id)
+        finally:
+            meters.end()
         if answer is None:
             return None
         _name(context)
@@ -126,10 +132,15 @@ class Answers:
         user_ids, names = tuple(asked.user_ids), tuple(asked.audiences)
         if not 0 < len(user_ids) * len(names) <= BATCH_PAIRS_MAX or not all(map(self._is_id, user_ids)):
             return None
-        if not self._keys.admit(asked.parent):
+        meters = self._keys.admit(asked.parent)
+        if meters is None:
             return None
         distinct = tuple(dict.fromkeys(names))
-        answer = self._served.contains_many(asked.parent, distinct, user_ids)
+        try:
+            answer = self._served.contains_many(asked.parent, distinct, user_ids)
+        finally:
+            # Not for longer: the writer counts what is handed on.
+            meters.end()
         as_of = (
             None
             if answer is None

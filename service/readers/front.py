@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from engine import Engine
 from engine.backends import registry
@@ -10,7 +10,9 @@ from engine.backends.base import ServingWriter
 from engine.clock import Clock
 from engine.errors import Unsupported
 from engine.measures import Measure
+from engine.resources.records import Account, ApiKey
 from service.auth.listening import CannotListen
+from service.auth.running import RunningCalls
 from service.auth.snapshot import snapshot_of
 from service.config import Config
 from service.health import Health
@@ -43,8 +45,10 @@ class Front:
         self._socket = WriterSocket(config.directory)
         self._clock = _ServingClock(self._serving, engine.clock)
         self._readers: Readers | None = None
+        self.running = RunningCalls(config.readers + 1)
+        """Running calls of all processes."""
         engine.serve_with(self._serving)
-        engine.api_keys.subscribe(lambda *records: self._serving.put_keys(snapshot_of(*records).encoded()))
+        engine.api_keys.subscribe(self._put_keys)
 
     @property
     def port(self) -> int:
@@ -66,6 +70,9 @@ class Front:
         """Process id of the reader in reserve; None while there is none."""
         return None if self._readers is None else self._readers.spare.pid
 
+    def _put_keys(self, keys: Iterable[ApiKey], accounts: Iterable[Account]) -> None:
+        self._serving.put_keys(snapshot_of(keys, accounts, self.running).encoded())
+
     def measures(self) -> Iterator[Measure]:
         """Readers that run, and those that were replaced."""
         if self._readers is not None:
@@ -82,6 +89,7 @@ class Front:
             self._serving,
             port=self._port.port,
             writer_socket=self._socket.path,
+            running=self.running,
             health=health.states,
             count=count,
         )
@@ -102,6 +110,7 @@ class Front:
         """Lets go of everything else. Call once the engine does no more rounds."""
         self._clock.stop()
         self._serving.close()
+        self.running.close()
         self._socket.close()
         self._port.close()
 

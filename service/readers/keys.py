@@ -18,10 +18,13 @@ from engine.errors import MilepostError
 from engine.values import Micros
 from service.auth.caller import current_call
 from service.auth.gate import Gate, Metadata
+from service.auth.meter import Meters
+from service.auth.running import RunningCalls
 from service.auth.snapshot import AccountLimits, KeySnapshot, KnownSecret
 from service.slots import Holder
 
 NANOS_PER_MICRO = 1_000
+_NO_METERS = Meters()
 
 Limited = TypeVar("Limited", KnownSecret, AccountLimits)
 
@@ -37,6 +40,7 @@ class ReaderKeys:
         calls_per_second_max: int,
         in_flight_max: int,
         operator_slots_percent_max: int,
+        running: RunningCalls | None = None,
     ) -> None:
         self._served = served
         self._readers = readers
@@ -45,6 +49,7 @@ class ReaderKeys:
             calls_per_second_max=self._share(calls_per_second_max),
             in_flight_max=in_flight_max,
             operator_slots_percent_max=operator_slots_percent_max,
+            running=running,
         )
         self._version = -1
         self._loading = threading.Lock()
@@ -58,14 +63,20 @@ class ReaderKeys:
         except MilepostError:
             return None
 
-    def admit(self, name: str) -> bool:
-        """Whether the current call is permitted and may know a resource of that name."""
+    def admit(self, name: str) -> Meters | None:
+        """What the current call counts on as running, until it is told to `end`. None: the call is not
+        permitted, or may not know a resource of that name.
+        """
         try:
             method, caller = current_call()
+            if not caller.sees(name):
+                return None
             self._gate.count(method, caller)
+            meters = caller.meters or _NO_METERS
+            meters.begin()
         except (LookupError, MilepostError):
-            return False
-        return caller.sees(name)
+            return None
+        return meters
 
     def _load(self) -> None:
         with self._loading:
@@ -80,6 +91,7 @@ class ReaderKeys:
             tuple(map(self._with_share, snapshot.secrets)),
             snapshot.required,
             tuple(map(self._with_share, snapshot.accounts)),
+            snapshot.columns,
         )
 
     def _with_share(self, limited: Limited) -> Limited:

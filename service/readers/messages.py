@@ -26,6 +26,10 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag="start"):
     backend: str
     memory: int
     """Descriptor of the memory from which checks are answered."""
+    running: int
+    """Descriptor of the table of running calls."""
+    number: int
+    """That of the reader: 1 and up."""
     writer_socket: str
     store_id: str
     token_secret: bytes

@@ -9,6 +9,7 @@ from engine.backends import registry
 from engine.resources.signing import Signer
 from service.access_log import CallLog
 from service.auth.listening import CannotListen
+from service.auth.running import RunningCalls
 from service.auth.tls import Certificates
 from service.config import Config
 from service.connections import stop_listening
@@ -109,6 +110,7 @@ def _answers(start: Start, config: Config, reader: RequestReader) -> tuple[Reade
         calls_per_second_max=config.key_calls_per_second_max,
         in_flight_max=config.key_in_flight_max,
         operator_slots_percent_max=config.operator_slots_percent_max,
+        running=RunningCalls(config.readers + 1, own=start.number, descriptor=start.running),
     )
     revisions = Revisions(start.store_id, Signer(start.token_secret), served.revision)
     log = CallLog(config.access_log, config.slow_call_ms, LineLimit(config.access_log_lines_max))

@@ -18,9 +18,9 @@ END_S_MAX = 5.0
 class Spare:
     """Starts reader processes, one of them in advance. Safe to call from several threads."""
 
-    def __init__(self, memory: int) -> None:
-        """`memory` is the descriptor that readers inherit."""
-        self._memory = memory
+    def __init__(self, *descriptors: int) -> None:
+        """The descriptors are those that readers inherit."""
+        self._descriptors = descriptors
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
@@ -73,7 +73,7 @@ class Spare:
             COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            pass_fds=[self._memory],
+            pass_fds=self._descriptors,
             # An interrupt at the terminal is for the service, which stops its readers.
             start_new_session=True,
         )

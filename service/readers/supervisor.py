@@ -17,6 +17,7 @@ from engine.backends import registry
 from engine.backends.base import ServingWriter
 from engine.errors import StoreUnavailable
 from engine.measures import Counter, DurationCounts, Measure, counted, gauge
+from service.auth.running import RunningCalls
 from service.config import Config
 from service.draining import CALLS_END_S_MAX
 from service.readers.messages import READY, Answered, Health, Message, Reload, Start, Stop, send, settings_of
@@ -55,6 +56,7 @@ class Readers:
         *,
         port: int,
         writer_socket: Path,
+        running: RunningCalls,
         health: Callable[[], Mapping[str, int]],
         count: CountCalls,
     ) -> None:
@@ -66,8 +68,9 @@ class Readers:
         self._serving = serving
         self._port = port
         self._writer_socket = writer_socket
+        self._running = running
         self._health = health
-        self.spare = Spare(serving.descriptor)
+        self.spare = Spare(serving.descriptor, running.descriptor)
         self._stopping = threading.Event()
         self._readers = [_Reader(self, number) for number in range(1, config.readers + 1)]
 
@@ -110,14 +113,16 @@ class Readers:
         """Set once readers are not replaced any more."""
         return self._stopping
 
-    def first_message(self) -> Start:
-        """What a new reader receives first."""
+    def first_message(self, number: int) -> Start:
+        """What a new reader of that number receives first."""
         backend, _ = registry.split_url(self._config.store_url)
         return Start(
             settings=settings_of(self._config),
             port=self._port,
             backend=backend,
             memory=self._serving.descriptor,
+            running=self._running.descriptor,
+            number=number,
             writer_socket=str(self._writer_socket),
             store_id=self._engine.backend.store_id,
             token_secret=self._engine.signer.secret,
@@ -132,6 +137,10 @@ class Readers:
             # A reader that was killed may leave a part of a line.
             return
         self._count(answered.method, answered.calls)
+
+    def forget_calls(self, number: int) -> None:
+        """The calls of a reader have ended with it."""
+        self._running.forget(number)
 
     def ended(self) -> None:
         """Counts a reader that ended and is replaced."""
@@ -209,7 +218,7 @@ class _Reader:
             with self._telling:
                 self._process = process
                 try:
-                    send(input_of(process), self._readers.first_message())
+                    send(input_of(process), self._readers.first_message(self.number))
                 except (OSError, ValueError):
                     process.kill()
             if self._readers.stopping.is_set():
@@ -225,4 +234,5 @@ class _Reader:
             status = process.wait()
             with self._telling:
                 self._process = None
+            self._readers.forget_calls(self.number)
             return status

@@ -23,6 +23,7 @@ from milepost.v1 import (
 )
 from tests.harness import ACCOUNT, INPUT, Serving, Stubs, eventually, refusal_of, serving
 from tests.service.auth.keyed import keyed
+from tests.service.auth.test_limits import RunningStream
 from tests.service.delivery.test_delivery import build, connect, set_tier
 from tests.service.readers.asking import (
     GOLD,
@@ -257,3 +258,40 @@ def test_a_reader_answers_only_callers_whose_keys_permit_it(tmp_path: Path) -> N
             account_service_pb2.DeleteApiKeyRequest(name=f"{ACCOUNT}/apiKeys/reads")
         )
         assert refusal_of(reading.audiences.CheckMembership, request).code is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_streams_at_the_writer_count_where_a_reader_answers(tmp_path: Path) -> None:
+    with keyed(tmp_path / "store", readers=1) as keys:
+        audience = build(keys.operator)
+        connect(keys.operator, audience)
+        caller = keys.with_key(ACCOUNT, "k", "READ", "INGEST", in_flight_max=1)
+        writer = Calls(keys.service)
+
+        def is_answered() -> bool:
+            before = writer.count
+            assert check(caller, "u1")
+            return writer.count == before
+
+        eventually(is_answered)
+        request = audience_service_pb2.CheckMembershipRequest(audience=GOLD, user_id="u1")
+        batch_request = audience_service_pb2.BatchCheckMembershipRequest(
+            parent=ACCOUNT, user_ids=["u1"], audiences=[GOLD]
+        )
+        stream = RunningStream(caller)
+        for ask, asked in (
+            (caller.audiences.CheckMembership, request),
+            (caller.audiences.BatchCheckMembership, batch_request),
+        ):
+            refusal = refusal_of(ask, asked)
+            assert (refusal.reason, refusal.metadata["limit"]) == ("RATE_LIMITED", "1")
+        stream.close()
+        # The stream ends a moment after its caller has heard so.
+        eventually(lambda: passes(caller))
+        assert is_answered()
+
+
+def passes(caller: Stubs) -> bool:
+    try:
+        return check(caller, "u1")
+    except grpc.RpcError:
+        return False
