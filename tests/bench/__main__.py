@@ -4,6 +4,7 @@ python -m tests.bench                                the service, on the sample 
 python -m tests.bench checks                         membership checks beside an empty handler and Redis
 python -m tests.bench readers                        the same checks with one, two and no readers
 python -m tests.bench criteria --keep DIRECTORY      each form of criterion beside DuckDB and ClickHouse
+python -m tests.bench cluster                        plans over ClickHouse, beside SQL by hand and ours
 python -m tests.bench sizes --keep DIRECTORY         estimates of a deep milestone over ten million users
 python -m tests.bench import --keep DIRECTORY        a Parquet file, beside DuckDB and ClickHouse loading it
 python -m tests.bench import-users                   a Parquet file of users, beside UpsertUsers
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "checks": _checks,
         "readers": _readers,
         "criteria": _criteria,
+        "cluster": _cluster,
         "sizes": _sizes,
         "import": _import,
         "import-users": _import_users,
@@ -67,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     criteria.add_argument("--events", type=int, default=20_000_000)
     criteria.add_argument("--keep", type=Path, help="directory to keep the generated world in")
     criteria.add_argument("--only", default="", help="only the forms whose name contains this")
+    _add_cluster(tables)
     sizes = tables.add_parser("sizes", help="estimates of a milestone of ten criteria, five levels deep")
     sizes.add_argument("--users", type=int, default=10_000_000)
     sizes.add_argument("--events", type=int, default=2_000_000)
@@ -90,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     growth.add_argument("--users", type=_scales, default="100000,1000000,10000000", help="ascending")
     growth.add_argument("--keep", type=Path, help="directory to keep the stores in")
     growth.add_argument("--svg", type=Path, default="docs/growth.svg", help="file the plot is written to")
-    intervals = tables.add_parser("intervals", help="coverage of the 95 % intervals, random criteria")
+    intervals = tables.add_parser("intervals", help="coverage of the 95 %% intervals, random criteria")
     intervals.add_argument("--users", type=int, default=1_000_000)
     intervals.add_argument("--events", type=int, default=500_000)
     intervals.add_argument(
@@ -112,6 +115,12 @@ def _parser() -> argparse.ArgumentParser:
     live.add_argument("--tick-users", type=int, default=500_000)
     _add_watchers(tables)
     return parser
+
+
+def _add_cluster(tables: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    cluster = tables.add_parser("cluster", help="plans over ClickHouse, beside SQL written by hand")
+    cluster.add_argument("--users", type=int, default=1_000_000)
+    cluster.add_argument("--events", type=int, default=20_000_000)
 
 
 def _add_watchers(tables: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -189,6 +198,12 @@ def _criteria(options: argparse.Namespace, console: Console) -> None:
 
     scale = synthetic.Scale(users=options.users, events=options.events)
     criteria.run(criteria.Options(scale=scale, keep=options.keep, only=options.only), console)
+
+
+def _cluster(options: argparse.Namespace, console: Console) -> None:
+    from tests.bench import cluster, synthetic
+
+    cluster.run(synthetic.Scale(users=options.users, events=options.events), console)
 
 
 def _sizes(options: argparse.Namespace, console: Console) -> None:

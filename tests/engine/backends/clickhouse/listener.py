@@ -7,7 +7,11 @@ sleeps keeps it running. It has no interserver port, so its tables cannot replic
 from __future__ import annotations
 
 import ctypes
+import signal
 import sys
+
+_END_WITH_PARENT = 1
+"""PR_SET_PDEATHSIG of <sys/prctl.h>: tests that are killed leave no server behind."""
 
 _RUN = (
     "SYSTEM START LISTEN HTTP;"
@@ -31,7 +35,8 @@ class Result(ctypes.Structure):
 
 
 def main(library: str, directory: str, port: str) -> None:
-    """Serves until the process ends."""
+    """Serves until the process ends, or the one that started it."""
+    ctypes.CDLL(None).prctl(_END_WITH_PARENT, signal.SIGKILL)
     run = ctypes.CDLL(library).query_stable_v2
     run.restype = ctypes.POINTER(Result)
     arguments = [

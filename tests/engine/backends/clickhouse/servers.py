@@ -47,6 +47,12 @@ class ClickHouseServer(brokers.Server):
         """Where it listens."""
         return Address(host=brokers.HOST, port=self.port)
 
+    @property
+    def pid(self) -> int:
+        """The id of its process."""
+        assert self._process is not None
+        return self._process.pid
+
     def stall(self) -> None:
         """Stops it without closing its connections."""
         assert self._process is not None
@@ -69,6 +75,17 @@ def _address(given: str) -> Address:
     host, _, port = place.rpartition(":")
     name, _, password = user.partition(":")
     return Address(host=host, port=int(port), user=name or "default", password=password)
+
+
+WHOLE = "MILEPOST_TEST_CLUSTER"
+"""Set, tests with four servers run too."""
+
+
+def reason_without_cluster() -> str:
+    """Why a test does not start four servers; "" when it does."""
+    if not os.environ.get(WHOLE):
+        return "starts four ClickHouse servers; `make test-cluster` runs it"
+    return reason_not_to_start()
 
 
 def reason_not_to_start() -> str:

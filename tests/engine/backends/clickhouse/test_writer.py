@@ -24,7 +24,7 @@ from engine.plan.model import EventMatch, EventSelection, Interval, Plan, Univer
 from tests.engine.backends.clickhouse.servers import (
     ClickHouseServer,
     fresh_cluster,
-    reason_not_to_start,
+    reason_without_cluster,
     started,
 )
 
@@ -72,7 +72,7 @@ def bought(times: int) -> Plan:
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[list[ClickHouseServer]]]:
     """Two shards of two replicas, which are killed and started again."""
-    if reason := reason_not_to_start():
+    if reason := reason_without_cluster():
         pytest.skip(reason)
     with started(tmp_path_factory.mktemp("cluster"), 2, 2) as servers:
         yield servers

@@ -1,0 +1,22 @@
+"""The questions of the cluster's table at a small scale: our statements, over one shard and two, and those by
+hand have the embedded store's answers.
+"""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from tests.bench import synthetic
+from tests.bench.cluster import BY_HAND, run
+from tests.engine.backends.clickhouse.servers import reason_without_cluster
+
+
+def test_all_ways_to_ask_have_the_same_answer() -> None:
+    if reason := reason_without_cluster():
+        pytest.skip(reason)
+    rows = run(synthetic.Scale(users=2_000, events=40_000), Console(file=io.StringIO()))
+    assert [row.form for row in rows] == list(BY_HAND)
+    assert all(0 < row.users < 2_000 for row in rows)
