@@ -19,6 +19,7 @@ from engine.backends.local.settings import LocalSettings
 
 LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     "engine.backends.local.storage.ranges": {"COMPARED_RANGES_MAX": (0, 1)},
+    "engine.backends.local.storage.transactions": {"KEYS_AT_FIRST": (1,), "KEYS_AT_ONCE": (1, 2)},
     "engine.backends.local.storage.compression": {"COMPRESSED_BYTES_MIN": (0, 1)},
     "engine.backends.local.query.runs": {"NARROW_SHARE": (1, 1_000)},
     "engine.backends.local.query.executor": {

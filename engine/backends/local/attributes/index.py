@@ -34,7 +34,7 @@ from engine.backends.local.storage.arrays import Bools
 from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask, ids_of
 from engine.backends.local.storage.flat_columns import FlatColumns, HeldColumns, mask_of_values
 from engine.backends.local.storage.keys import Family, key, parts_of
-from engine.backends.local.storage.matching import VALUES_PER_CHECK, passing_values
+from engine.backends.local.storage.matching import passing_values
 from engine.backends.local.storage.page_cache import (
     ABSENT_NUMBER,
     ABSENT_TIME,
@@ -47,7 +47,6 @@ from engine.backends.local.storage.page_cache import (
     ColumnCodec,
     MessageCodec,
     PageCache,
-    as_numpy,
 )
 from engine.backends.local.storage.ranges import Ranges
 from engine.backends.local.storage.step_cache import ReadKey
@@ -413,7 +412,9 @@ class Properties:
         if found is None:
             version = dictionaries.version
             with self._page_cache.newest() as txn, read.released():
-                found = TermDictionary(_checking(txn.keys(plain), len(plain), read))
+                found = TermDictionary(
+                    itertools.chain.from_iterable(_texts_of(txn.key_blocks(plain), len(plain), read))
+                )
             dictionaries.put(plain, found, version)
         return found
 
@@ -481,8 +482,7 @@ class Properties:
 
         def page_of(page: int) -> npt.NDArray[Any] | None:
             start = page << PAGE_BITS
-            cached = self._page_cache.find(self._column_key(field, kind, group, start), codec)
-            return None if cached is None else as_numpy(cached.value)
+            return self._page_cache.view(self._column_key(field, kind, group, start), codec)
 
         values = self._flat.values((field, kind, group), count, _absent(kind), page_of, pause)
         return mask_of_values(values, ranges, pause)
@@ -514,12 +514,11 @@ class Properties:
         return (write for field in fields if (write := profile.get(field)) is not None)
 
 
-def _checking(keys: Iterable[bytes], skipped: int, read: Unshared) -> Iterator[bytes]:
+def _texts_of(blocks: Iterable[list[bytes]], skipped: int, read: Unshared) -> Iterator[list[bytes]]:
     """The keys from an offset on. Looks at the deadline from time to time."""
-    for number, found in enumerate(keys):
-        if number % VALUES_PER_CHECK == 0:
-            read.check()
-        yield bytes(found[skipped:])
+    for block in blocks:
+        read.check()
+        yield [found[skipped:] for found in block]
 
 
 def column_codec(kind: Kind) -> ColumnCodec:

@@ -11,7 +11,7 @@ RANGE records are counted in their own range, whose record every environment has
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -75,16 +75,19 @@ class KeyCounts:
         if range_ is not None:
             self.change(range_, 1, xxhash.xxh3_64_intdigest(stored) if hash_ is None else hash_)
 
-    def add_ordered(self, keys: Iterable[bytes]) -> None:
+    def add_ordered(self, keys: Sequence[bytes]) -> None:
         """Counts keys that are in order, where those of a range follow each other."""
-        hash_of = xxhash.xxh3_64_intdigest
+        if not keys:
+            return
+        first, last = range_of(keys[0]), range_of(keys[-1])
+        # Between two keys of a range there are only keys of that range, except the record of all ranges.
+        if first is not None and first == last and first != RANGES:
+            self.change(first, len(keys), sum(map(xxhash.xxh3_64_intdigest, keys)))
+            return
         for range_, found in groupby(keys, range_of):
-            number = hashes = 0
-            for stored in found:
-                number += 1
-                hashes += hash_of(stored)
+            some = [*found]
             if range_ is not None:
-                self.change(range_, number, hashes)
+                self.change(range_, len(some), sum(map(xxhash.xxh3_64_intdigest, some)))
 
     def change(self, range_: bytes, keys: int, hashes: int) -> None:
         """Adds this many keys to a range; removes them when negative."""

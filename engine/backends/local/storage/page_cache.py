@@ -109,6 +109,12 @@ class ColumnCodec:
         )
         return column
 
+    def view(self, stored: memoryview) -> npt.NDArray[Any]:
+        """The stored entries, without a copy where they are stored whole."""
+        if stored[0] == _WHOLE:
+            return np.frombuffer(stored, self._dtype, -1, 1)
+        return np.frombuffer(self.decode(stored), self._dtype)
+
     def is_present(self, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Which entries have a value."""
         return ~np.isnan(values) if self.typecode == "d" else np.asarray(values != self.absent)
@@ -282,6 +288,14 @@ class PageCache:
             return cast(T, cached.value)
         stored = self._stored(key)
         return None if stored is None else codec.decode(stored)
+
+    def view(self, key: bytes, codec: ColumnCodec) -> npt.NDArray[Any] | None:
+        """The entries of a column's page, or None; valid until the next pause. Does not cache the page."""
+        cached = self._page_cache.get(key)
+        if cached is not None:
+            return as_numpy(cached.value)
+        stored = self._stored(key)
+        return None if stored is None else codec.view(stored)
 
     def single(self, key: bytes) -> int | None:
         """The only id of a bitmap that is stored and has no page; None for any other."""

@@ -5,6 +5,8 @@ A checksum is XXH3-64 of the value, seeded by that of the key: a value passes on
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -27,6 +29,9 @@ from engine.backends.local.storage.pages import check_pages, read_meta
 from engine.errors import DataLoss
 
 CHECKSUM_BYTES = 8
+
+KEYS_AT_FIRST, KEYS_AT_ONCE = 8, 1_024
+"""Keys read at once from a prefix: at first, and at most, which is also between two looks at the deadline."""
 
 COMMIT = b"commit"
 """Name of the record, in the family META."""
@@ -130,21 +135,30 @@ class ReadTransaction:
     def _counted(self, prefix: bytes) -> KeyCounts:
         """Counts the keys with the prefix. Raises DataLoss when they are not in order."""
         counts = KeyCounts()
-        counts.add_ordered(self._in_order(prefix))
+        before = b""
+        for block in self._blocks(prefix):
+            if block[0] <= before or not all(map(operator.lt, block, itertools.islice(block, 1, None))):
+                raise missing_keys(block[0])
+            counts.add_ordered(block)
+            before = block[-1]
         return counts
 
-    def _in_order(self, prefix: bytes) -> Iterator[bytes]:
-        before = b""
+    def _blocks(self, prefix: bytes) -> Iterator[list[bytes]]:
+        """Every key with the prefix, in order, in lists of up to `KEYS_AT_ONCE`."""
         cursor = self._txn.cursor()
-        if cursor.set_range(prefix):
-            for found in cursor.iternext(keys=True, values=False):
-                at = bytes(found)
-                if not at.startswith(prefix):
-                    break
-                if at <= before:
-                    raise missing_keys(at)
-                yield at
-                before = at
+        if not cursor.set_range(prefix):
+            return
+        keys = cursor.iternext(keys=True, values=False)
+        # In C from key to key: there may be a million of them. Few at first, as the last block goes beyond.
+        size = KEYS_AT_FIRST
+        while block := [*map(bytes, itertools.islice(keys, size))]:
+            size = min(2 * size, KEYS_AT_ONCE)
+            if not (block[0].startswith(prefix) and block[-1].startswith(prefix)):
+                inside = [*itertools.takewhile(lambda found: found.startswith(prefix), block)]
+                if inside:
+                    yield inside
+                return
+            yield block
 
     def _pairs(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, memoryview]]:
         """Every pair as it is stored."""
@@ -184,6 +198,11 @@ class ReadTransaction:
                 return
             yield found
             more = cursor.next()
+
+    def key_blocks(self, prefix: bytes) -> Iterator[list[bytes]]:
+        """As `keys`, in lists of some hundred keys: a fifth of the time for those who need all of them."""
+        self._check_ranges(prefix)
+        return self._blocks(prefix)
 
     def stored(self) -> Iterator[tuple[bytes, memoryview]]:
         """Every pair as it is stored: the value follows its checksum, which is verified. Raises DataLoss at

@@ -304,9 +304,8 @@ class FirstLastSeen:
 
     def _page_of(self, input_number: int, group: int, start: int, last: bool) -> Int64s | None:
         """The last or first times of a page, without those that are buffered."""
-        cached = self._page_cache.find(self._page_key(input_number, group, start), SEEN_TIMES)
-        half = slice(PAGE_USERS, None) if last else slice(0, PAGE_USERS)
-        return None if cached is None else as_numpy(cached.value)[half]
+        times = self._page_cache.view(self._page_key(input_number, group, start), SEEN_TIMES)
+        return None if times is None else times[_half(last)]
 
     def match_users(
         self, inputs: Sequence[int], group: int, last: bool, ranges: Ranges, users: BitMap
@@ -335,9 +334,15 @@ class FirstLastSeen:
     ) -> np.ndarray[tuple[int], np.dtype[np.int64]] | None:
         for number in inputs:
             self._settle(number, group)
-        found = (self._page_of(number, group, start, last) for number in inputs)
-        halves = [half for half in found if half is not None]
+        keys = (self._page_key(number, group, start) for number in inputs)
+        found = (self._page_cache.find(each, SEEN_TIMES) for each in keys)
+        halves = [as_numpy(cached.value)[_half(last)] for cached in found if cached is not None]
         return _joined_times(halves, last) if halves else None
+
+
+def _half(last: bool) -> slice:
+    """Where the last or first times of a page are."""
+    return slice(PAGE_USERS, None) if last else slice(0, PAGE_USERS)
 
 
 def _joined_times(columns: Sequence[Int64s], last: bool) -> Int64s:

@@ -224,7 +224,7 @@ def _count_work(turns: Turns, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(FairLock, "acquire", begin)
     patch.setattr(FairLock, "release", end)
     patch.setattr(FairLock, "is_wanted", property(lambda _: True))
-    for name in ("find", "get", "read"):
+    for name in ("find", "get", "read", "view"):
         counting(PageCache, name, "pages", lambda *_: 1)
     counting(Part, "row_users", "rows", lambda part: part.record.rows)
     counting(Part, "times", "rows", lambda part: part.record.rows)
