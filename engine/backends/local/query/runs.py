@@ -94,9 +94,13 @@ class Run:
         if found is not None:
             self.cached.add(index)
             return found
-        if restriction is not None and len(restriction) <= min(self._narrow_below, predicate.narrow_max):
+        if restriction is not None and self._is_narrow(predicate, restriction):
             return self._among(predicate, restriction)
         return self._everyone(predicate, self._plan.encoded[index])
+
+    def _is_narrow(self, predicate: Predicate, users: BitMap) -> bool:
+        """Whether asking for these users alone takes less than asking for everyone."""
+        return len(users) <= min(self._narrow_below, predicate.narrow_max)
 
     def trace(self, index: int) -> BitMap:
         """Answers a step for the whole base and caches it."""
@@ -154,6 +158,10 @@ class WholeRun(Run):
         if not encoded or not reads:
             return None
         return self._plan.account.cache.find(self._ordinals.place, encoded, reads)
+
+    def _is_narrow(self, predicate: Predicate, users: BitMap) -> bool:
+        # What is quickly joined is joined, to be kept for the next question.
+        return not predicate.is_quick and super()._is_narrow(predicate, users)
 
     def _among(self, predicate: Predicate, users: BitMap) -> BitMap:
         return predicate.among_all(self._ordinals, users, self._read)
