@@ -162,6 +162,9 @@ model: env ## Walk at random over a store and compare with the oracle (OPERATION
 fuzz-criteria: env ## Compare random criteria with the oracle (WORLDS=20000; ARGS="--seed 7 --jobs 2")
 	$(BIN)/python -m tests.oracle.campaign --worlds $(or $(WORLDS),20000) $(ARGS)
 
+mutations: env ## Put faults into copies of the engine and check that random worlds find each (WORLDS=300; ARGS="--seed 7")
+	$(BIN)/python -m tests.faults.mutation_run --worlds $(or $(WORLDS),300) $(ARGS)
+
 fuzz-calls: env ## Send anything to every method and check how the calls end (CALLS=100000; ARGS="--seed 7")
 	$(BIN)/python -m tests.faults.fuzz_calls --calls $(or $(CALLS),100000) $(ARGS)
 
