@@ -15,7 +15,7 @@ import msgspec
 
 from engine.audiences.delivery_status import DeliveryLog, DeliveryStatus
 from engine.audiences.model import DeliveryBatch
-from engine.backends.base import Change, Members, Membership, MembershipSource, OptedIn, epoch_of
+from engine.backends.base import Change, Members, Membership, MembershipKeeper, OptedIn, epoch_of
 from engine.clock import Clock
 from engine.errors import MilepostError, NotFound
 from engine.measures import Measure, gauge
@@ -58,7 +58,7 @@ class Deliveries:
     """Reads undelivered changes. Safe to call from several threads for different connections."""
 
     def __init__(
-        self, repository: Repository, connections: Connections, backend: MembershipSource, clock: Clock
+        self, repository: Repository, connections: Connections, backend: MembershipKeeper, clock: Clock
     ) -> None:
         self._clock = clock
         self._repository = repository
@@ -68,14 +68,12 @@ class Deliveries:
 
     def active(self) -> tuple[Delivery, ...]:
         """Every ACTIVE connection of all accounts that sends and is not paused, including those that deliver
-        the last exits of deleted audiences.
+        the last exits of deleted audiences, and those that exit after their deactivation.
         """
         with self._repository.reading():
             connections = list(self._repository.scan(Connection, ""))
             self._log.keep({connection.name for connection in connections})
-            active = [
-                each for each in connections if each.state is ConnectionState.ACTIVE and not each.paused
-            ]
+            active = [each for each in connections if each.delivers]
             deliveries = (self._delivery(connection) for connection in active)
             return tuple(delivery for delivery in deliveries if delivery.output.target.sends)
 
@@ -118,14 +116,31 @@ class Deliveries:
         try:
             if not self._is_watched(connection):
                 return DeliveryBatch(changes=(), cursor=connection.cursor, caught_up=True)
+            name = connection.membership
             while True:
-                membership = self._stored(connection.audience)
-                batch = self._batch(connection.audience, membership, connection.cursor, limit)
+                membership = self._stored(name)
+                batch = self._batch(name, membership, connection.cursor, limit)
                 # What was read may be of another calculation by now.
-                if self._epoch(self._stored(connection.audience)) == batch.cursor.epoch:
-                    return batch
+                if self._epoch(self._stored(name)) == batch.cursor.epoch:
+                    break
+            if connection.exiting and batch.caught_up and not batch.changes:
+                return self._exit(connection, membership, limit)
+            if self._connections.get_connection(connection.name).membership == name:
+                return batch
+            # It was deactivated or activated: what was read is not what it sends now.
         except NotFound:
-            return DeliveryBatch(changes=(), cursor=connection.cursor, caught_up=True)
+            # Without its copy, for example in a store that was repaired, there are no exits to send.
+            if connection.exiting:
+                self._connections.exited(connection.name, connection.activation)
+        return DeliveryBatch(changes=(), cursor=connection.cursor, caught_up=True)
+
+    def _exit(self, connection: Connection, membership: Membership, limit: int) -> DeliveryBatch:
+        """What a deactivated connection sends last: the exits of all members. Nothing after them."""
+        if membership.size:
+            self._backend.exit_all(connection.name, max(self._clock(), membership.as_of))
+            return self.pull(connection, limit)
+        self._connections.exited(connection.name, connection.activation)
+        return DeliveryBatch(changes=(), cursor=connection.cursor, caught_up=True)
 
     def _batch(self, audience: str, membership: Membership, cursor: Cursor, limit: int) -> DeliveryBatch:
         if cursor.epoch != self._epoch(membership):
@@ -144,7 +159,9 @@ class Deliveries:
         """Whether the store records changes of the values that the connection sends: from then on a member
         may be sent, and none of its later changes is missed.
         """
-        membership, values = self._backend.membership(connection.audience), opted_in_by(connection)
+        if connection.exiting:
+            return True
+        membership, values = self._backend.membership(connection.membership), opted_in_by(connection)
         return membership is None or (
             set(values.attributes) <= set(membership.opted_in.attributes)
             and set(values.identities) <= set(membership.opted_in.identities)
@@ -221,7 +238,7 @@ class Deliveries:
                 kept[-1] = msgspec.structs.replace(kept[-1], last_of_instant=True)
         is_in_snapshot = connection.cursor.in_snapshot or connection.epoch != batch.cursor.epoch
         if kept and not is_in_snapshot and not batch.changes[-1].last_of_instant:
-            ends = not kept[-1].last_of_instant and self._ends_without(connection.audience, kinds, batch)
+            ends = not kept[-1].last_of_instant and self._ends_without(connection.membership, kinds, batch)
             kept[-1] = msgspec.structs.replace(kept[-1], last_of_instant=kept[-1].last_of_instant or ends)
         return msgspec.structs.replace(batch, changes=tuple(kept))
 
@@ -259,7 +276,7 @@ class Deliveries:
 
     def status(self, connection: Connection) -> DeliveryStatus:
         """How far a connection is behind, and how its last attempts ended."""
-        if connection.state not in LIVE_STATES:
+        if connection.state not in LIVE_STATES and not connection.exiting:
             return DeliveryStatus()
         pending, lag = self._behind(connection)
         return msgspec.structs.replace(
@@ -304,7 +321,7 @@ class Deliveries:
     def _behind(self, connection: Connection) -> tuple[int, Micros]:
         """Changes after the connection's cursor, and the age of the first of them."""
         try:
-            membership = self._backend.membership(connection.audience)
+            membership = self._backend.membership(connection.membership)
             if membership is None:
                 return 0, 0
             is_other = connection.epoch != self._epoch(membership)
@@ -312,7 +329,7 @@ class Deliveries:
                 return 0, 0
             if membership.last_sequence <= connection.delivered:
                 return 0, 0
-            page = self._backend.changes(connection.audience, connection.delivered, 1)
+            page = self._backend.changes(connection.membership, connection.delivered, 1)
         except MilepostError:
             # Reported where it is delivered.
             return 0, 0
@@ -321,7 +338,7 @@ class Deliveries:
 
     def has_changes(self, connection: Connection, beyond: int) -> bool:
         """Whether the connection has a snapshot to deliver, or a change above `beyond`."""
-        membership = self._backend.membership(connection.audience)
+        membership = self._backend.membership(connection.membership)
         if membership is None or not self._is_watched(connection):
             return False
         if connection.cursor.in_snapshot or connection.epoch != self._epoch(membership):
@@ -332,7 +349,7 @@ class Deliveries:
         """Calls `changed` when the connection's audience changes, until the result is called. It must not
         wait.
         """
-        return self._backend.listen(connection.audience, changed)
+        return self._backend.listen(connection.membership, changed)
 
 
 def kind_of(change: Change) -> ChangeKind:

@@ -8,6 +8,9 @@
 An ACTIVE connection can be paused: it keeps its credit and its cursor, and `resume` continues from there.
 `replay` moves the cursor back.
 
+One with `exits_on_deactivation` is INACTIVE and exiting after `deactivate`, until it has delivered the exits
+of all members, from a copy of the membership under its own name. Activating it ends that.
+
 A connection's cursor says how far it has come in an epoch, which begins with a snapshot (see
 `engine.audiences.deliveries`).
 """
@@ -19,7 +22,7 @@ from collections.abc import Callable, Collection, Iterable
 
 import msgspec
 
-from engine.backends.base import Membership, MembershipSource, OptedIn, epoch_of
+from engine.backends.base import Membership, MembershipKeeper, OptedIn, epoch_of
 from engine.clock import Clock
 from engine.errors import (
     AlreadyExists,
@@ -42,6 +45,7 @@ from engine.resources.records import (
     FIRST_INSTANT,
     Account,
     Audience,
+    ChangeKind,
     Closing,
     Connection,
     ConnectionState,
@@ -56,7 +60,9 @@ from engine.resources.secret_keys import SecretKeys
 from engine.values import MICROS_PER_HOUR, Micros
 
 OPTED_IN_FIELDS = ("identities", "attributes", "hashed_identities", "hashed_attributes")
-CONNECTION_FIELDS = frozenset({*OPTED_IN_FIELDS, "kinds", "batch_changes", "batch_age"})
+CONNECTION_FIELDS = frozenset(
+    {*OPTED_IN_FIELDS, "kinds", "batch_changes", "batch_age", "exits_on_deactivation"}
+)
 BATCH_CHANGES_MAX = 10_000
 BATCH_AGE_MAX_MICROS = MICROS_PER_HOUR
 OPTED_IN_NAMES_MAX = 100
@@ -69,7 +75,7 @@ class Connections(Outputs):
         self,
         repository: Repository,
         activation: Activation,
-        backend: MembershipSource,
+        backend: MembershipKeeper,
         keys: SecretKeys,
         limits: Limits,
         clock: Clock,
@@ -112,6 +118,7 @@ class Connections(Outputs):
                 kinds=connection.kinds,
                 batch_changes=connection.batch_changes or BATCH_CHANGES_DEFAULT,
                 batch_age=connection.batch_age or BATCH_AGE_DEFAULT_MICROS,
+                exits_on_deactivation=connection.exits_on_deactivation,
             )
             refuse_if_any((*self._reference_faults(created), *self._connection_faults(created)))
             changes.put(created)
@@ -167,6 +174,7 @@ class Connections(Outputs):
             known = self._repository.get(Connection, name)
             check_etag(known, etag)
             changes.delete(known)
+        self._backend.drop_membership(name)
         self._announce(known)
 
     def _reference_faults(self, connection: Connection) -> Iterable[Violation]:
@@ -186,6 +194,12 @@ class Connections(Outputs):
         is_watch = output is not None and not output.target.sends
         if is_watch and connection.kinds:
             yield Violation("connection.kinds", "must be empty: a watch has every change")
+        if connection.exits_on_deactivation:
+            field = "connection.exits_on_deactivation"
+            if is_watch:
+                yield Violation(field, "must be false: the watch of a consumer ends with the deactivation")
+            elif connection.kinds and ChangeKind.EXITED not in connection.kinds:
+                yield Violation(field, "needs exits among connection.kinds")
         for field in OPTED_IN_FIELDS:
             names: tuple[str, ...] = getattr(connection, field)
             if is_watch and names:
@@ -214,20 +228,27 @@ class Connections(Outputs):
                 return known
             if known.state is not ConnectionState.INACTIVE:
                 raise _wrong_state(known, "resume or deactivate it")
+            if self._repository.find(Audience, known.audience) is None:
+                raise _wrong_state(known, "its audience was deleted and its last exits are being sent")
             self._take_credit(known)
             activated = self._put(
                 changes,
                 at_cursor(known, self._beginning(self._backend.membership(known.audience))),
                 state=ConnectionState.ACTIVE,
+                exiting=False,
+                fault="",
                 replayed_through=0,
                 activation=known.activation + 1,
                 last_success=0,
             )
+        if known.exiting:
+            self._backend.drop_membership(name)
         self._announce(known)
         return activated
 
     def deactivate(self, name: str, etag: str = "") -> Connection:
-        """Deactivates a connection, drops undelivered changes and returns the credit. Raises NotFound,
+        """Deactivates a connection and returns the credit. Undelivered changes are dropped, or with
+        `exits_on_deactivation` delivered, and the exits of all members after them. Raises NotFound,
         EtagMismatch, FailedPrecondition.
         """
         with self._repository.writing() as changes:
@@ -236,16 +257,51 @@ class Connections(Outputs):
                 return known
             if self._repository.find(Closing, known.audience) is not None:
                 raise _wrong_state(known, "its audience was deleted and its last exits are being sent")
+            left = self._keep_exits(known)
+            inactive = at_cursor(known, Cursor()) if left is None else known
             deactivated = self._put(
                 changes,
-                at_cursor(known, Cursor()),
+                inactive,
                 state=ConnectionState.INACTIVE,
-                replayed_through=0,
+                replayed_through=known.replayed_through if left is not None else 0,
                 paused=False,
                 fault="",
+                exiting=left is not None,
+                left_at=left or 0,
             )
         self._announce(known)
         return deactivated
+
+    def _keep_exits(self, connection: Connection) -> int | None:
+        """Keeps the membership for the exits of its members, if the connection is to send them. Returns the
+        last change before them; None: there are none to send.
+        """
+        if not connection.exits_on_deactivation or not (connection.epoch or connection.left_at):
+            return None
+        stored = self._backend.membership(connection.audience)
+        if stored is None:
+            return None
+        # Durable before the record that needs it. Without that record it is dropped at the next activation.
+        is_known = connection.epoch == epoch_of(self._backend.store_id, stored)
+        after = connection.delivered if is_known else stored.last_sequence
+        self._backend.copy_membership(connection.audience, connection.name, after)
+        kept = self._backend.membership(connection.name)
+        return 0 if kept is None else kept.last_sequence
+
+    def exited(self, name: str, activation: int) -> None:
+        """Notes that a deactivated connection has delivered all exits. One whose audience was deleted is
+        deleted.
+        """
+        with self._repository.writing() as changes:
+            known = self._repository.find(Connection, name)
+            if known is None or not known.exiting or known.activation != activation:
+                return
+            if self._repository.find(Audience, known.audience) is None:
+                changes.delete(known)
+            else:
+                self._put(changes, at_cursor(known, Cursor()), exiting=False, left_at=0, replayed_through=0)
+        self._backend.drop_membership(name)
+        self._announce(known)
 
     def pause(self, name: str, etag: str = "") -> Connection:
         """Pauses an ACTIVE connection: it keeps its credit and its cursor. A paused one stays unchanged.
@@ -267,11 +323,14 @@ class Connections(Outputs):
         with self._repository.writing() as changes:
             known = self._known(name, etag)
             is_faulted = known.state is ConnectionState.FAULTED
-            if not is_faulted and not known.paused:
+            if known.exiting and known.fault:
+                resumed = self._put(changes, known, fault="")
+            elif not is_faulted and not known.paused:
                 raise _wrong_state(known, "only a FAULTED or a paused connection can be resumed")
-            if is_faulted and self._repository.find(Closing, known.audience) is None:
-                self._take_credit(known)
-            resumed = self._put(changes, known, state=ConnectionState.ACTIVE, paused=False, fault="")
+            else:
+                if is_faulted and self._repository.find(Closing, known.audience) is None:
+                    self._take_credit(known)
+                resumed = self._put(changes, known, state=ConnectionState.ACTIVE, paused=False, fault="")
         self._announce(known)
         return resumed
 
@@ -316,9 +375,13 @@ class Connections(Outputs):
         return replaying
 
     def mark_faulted(self, name: str, why: str) -> Connection:
-        """Marks an ACTIVE connection FAULTED and keeps its cursor. Raises NotFound."""
+        """Marks an ACTIVE connection FAULTED and keeps its cursor. One that is exiting stays INACTIVE, and
+        sends nothing until it is resumed. Raises NotFound.
+        """
         with self._repository.writing() as changes:
             known = self._repository.get(Connection, name)
+            if known.exiting:
+                return self._put(changes, known, fault=why)
             if known.state is not ConnectionState.ACTIVE:
                 return known
             faulted = self._put(changes, known, state=ConnectionState.FAULTED, paused=False, fault=why)
@@ -334,17 +397,22 @@ class Connections(Outputs):
         """
         with self._repository.writing() as changes:
             known = self._repository.find(Connection, name)
-            if known is None or known.state not in LIVE_STATES or activation != known.activation:
+            if known is None or activation != known.activation:
+                return known
+            if known.state not in LIVE_STATES and not known.exiting:
                 return known
             if cursor.epoch == known.epoch and cursor.sequence < known.delivered:
                 return known
             closing = self._repository.find(Closing, known.audience)
             through = None if closing is None else closing.through
-            if through is not None and cursor.sequence >= through and not cursor.in_snapshot:
+            is_told = not known.exiting and not cursor.in_snapshot
+            if is_told and through is not None and cursor.sequence >= through:
                 changes.delete(known)
             else:
                 advanced = msgspec.structs.replace(
-                    at_cursor(known, cursor), last_success=self._clock() if sent else known.last_success
+                    at_cursor(known, cursor),
+                    last_success=self._clock() if sent else known.last_success,
+                    left_at=0 if is_told else known.left_at,
                 )
                 changes.put(advanced)
                 return advanced

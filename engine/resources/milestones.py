@@ -379,7 +379,8 @@ def delete_with_audience(repository: Repository, changes: Changes, milestone: Mi
     changes.delete(milestone)
     changes.delete(audience)
     for connection in repository.scan(Connection, f"{account_of(milestone.name)}/connections/"):
-        if connection.audience == audience.name and connection.state not in LIVE_STATES:
+        is_live = connection.state in LIVE_STATES or connection.exiting
+        if connection.audience == audience.name and not is_live:
             changes.delete(connection)
     changes.put(
         Closing(name=audience.name, audience=audience, milestone=milestone, create_time=now, update_time=now)

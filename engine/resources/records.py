@@ -174,6 +174,24 @@ class Connection(Record, frozen=True, kw_only=True):
     replayed_through: int = 0
     """Sequence of the last change that a replay sends again: such changes have ids of their own."""
     fault: str = ""
+    exits_on_deactivation: bool = False
+    exiting: bool = False
+    """INACTIVE, and still delivers: what was not delivered before, and then the exit of every member."""
+    left_at: int = 0
+    """The last sequence before these exits. Not 0 until a later snapshot is complete, when they broke off."""
+
+    @property
+    def delivers(self) -> bool:
+        """Whether it sends, or its consumer fetches, changes now."""
+        is_active = self.state is ConnectionState.ACTIVE and not self.paused
+        return is_active or (self.exiting and not self.fault)
+
+    @property
+    def membership(self) -> str:
+        """The name of the stored membership that is delivered: that of the audience, or while it exits a copy
+        as of the deactivation.
+        """
+        return self.name if self.exiting else self.audience
 
     @property
     def cursor(self) -> Cursor:
@@ -240,7 +258,9 @@ def etag_of(record: Record) -> str:
         record = msgspec.structs.replace(record, version=0)
     if isinstance(record, Connection):
         record = at_cursor(record, Cursor())
-        record = msgspec.structs.replace(record, activation=0, last_success=0, replayed_through=0, fault="")
+        record = msgspec.structs.replace(
+            record, activation=0, last_success=0, replayed_through=0, fault="", exiting=False, left_at=0
+        )
     if isinstance(record, ApiKey):
         record = msgspec.structs.replace(record, digest=b"", previous_digest=b"")
     return xxhash.xxh3_64_hexdigest(msgspec.msgpack.encode(record))

@@ -141,6 +141,7 @@ def connection_of_message(message: connection_pb2.Connection) -> Connection:
         kinds=_kinds(message),
         batch_changes=batching.max_changes or BATCH_CHANGES_DEFAULT,
         batch_age=age,
+        exits_on_deactivation=message.exits_on_deactivation,
     )
 
 
@@ -155,6 +156,7 @@ def _kinds(message: connection_pb2.Connection) -> tuple[ChangeKind, ...]:
 
 def connection_message(connection: Connection, status: DeliveryStatus) -> connection_pb2.Connection:
     """The message for a connection."""
+    is_delivering = connection.state is not ConnectionState.INACTIVE or connection.exiting
     return connection_pb2.Connection(
         name=connection.name,
         audience=connection.audience,
@@ -176,7 +178,9 @@ def connection_message(connection: Connection, status: DeliveryStatus) -> connec
         etag=etag_of(connection),
         activation=connection.activation,
         epoch=connection.epoch,
-        delivery=None if connection.state is ConnectionState.INACTIVE else _status_message(status),
+        exits_on_deactivation=connection.exits_on_deactivation,
+        exiting=connection.exiting,
+        delivery=_status_message(status) if is_delivering else None,
     )
 
 

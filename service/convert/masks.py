@@ -44,6 +44,7 @@ CONNECTION_FIELDS = {
     "hashed_attributes": ("hashed_attributes",),
     "kinds": ("kinds",),
     "batching": ("batch_changes", "batch_age"),
+    "exits_on_deactivation": ("exits_on_deactivation",),
 }
 """For each resource its mutable fields, and the record fields of each."""
 

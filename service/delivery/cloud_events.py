@@ -124,6 +124,9 @@ def _event_id(delivery: Delivery, batch: DeliveryBatch, change: Change) -> str:
     epoch, connection = batch.cursor.epoch, delivery.connection
     if batch.snapshot is not None:
         return f"{epoch}.{change.sequence}.{_snapshot_of(connection)}.{change.user_id}"
+    if connection.exiting and change.sequence > connection.left_at:
+        # Another connection may keep the audience calculated, where the sequence means another change.
+        return f"{epoch}.{change.sequence}.{_snapshot_of(connection)}"
     replay = f".{connection.activation}" if change.sequence <= connection.replayed_through else ""
     return f"{epoch}.{change.sequence}{replay}"
 

@@ -17,7 +17,7 @@ from engine import Engine
 from engine.audiences.deliveries import Delivery
 from engine.audiences.model import DeliveryBatch
 from engine.errors import CursorExpired, NotFound, StoreUnavailable
-from engine.resources.records import Connection, ConnectionState, account_of
+from engine.resources.records import Connection, account_of
 from engine.values import MICROS_PER_SECOND
 from service.delivery.cloud_events import cloud_events
 from service.delivery.refused import RefusedEvents
@@ -115,7 +115,7 @@ class Delivering:
 
     def _step(self) -> float:
         connection = self._terms.engine.connections.get_connection(self.name)
-        if connection.state is not ConnectionState.ACTIVE or connection.paused:
+        if not connection.delivers:
             return self._end()
         self._follow(connection)
         try:
@@ -146,8 +146,11 @@ class Delivering:
             self._sink = None
 
     def _full_at(self, connection: Connection, batch: DeliveryBatch) -> float:
-        """When the batch has to go: at once when it is full, else once its oldest change waited enough."""
-        if not batch.caught_up or len(batch.changes) >= connection.batch_changes or self._failures:
+        """When the batch has to go: at once when it is full, or of the last exits, else once its oldest
+        change waited enough.
+        """
+        is_full = not batch.caught_up or len(batch.changes) >= connection.batch_changes
+        if is_full or connection.exiting or self._failures:
             return AT_ONCE
         if self._gathering_since is None:
             self._gathering_since = time.monotonic()

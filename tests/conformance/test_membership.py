@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -42,6 +43,7 @@ pytestmark = pytest.mark.needs(Role.WRITING, Role.PLANS, Role.MEMBERSHIP)
 
 HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 OTHER = f"{ACCOUNT}/audiences/second"
+COPY = f"{ACCOUNT}/connections/leaving"
 PAGE_CHANGES = 4
 
 GOLD = plan_of(AttributeMatch(workspaces=(SHOP,), key="plan", test=Equals("gold")))
@@ -531,6 +533,42 @@ def test_all_members_exit_before_an_audience_is_dropped(site: Site) -> None:
         ("ada", False, NOON + 3),
         ("bob", False, NOON + 3),
     }
+
+
+def test_a_copy_stays_as_it_is_but_for_erased_users(site: Site) -> None:
+    site.send(update("ada", plan="gold"), update("bob", plan="gold"), update("cyd", plan="gold"))
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    site.send(update("cyd", plan="silver", time=NOON + 1), update("dan", plan="gold"))
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    with pytest.raises(NotFound):
+        site.backend.copy_membership(OTHER, COPY, 0)
+    site.backend.copy_membership(AUDIENCE, COPY, 4)
+    original, kept = site.backend.membership(AUDIENCE), site.backend.membership(COPY)
+    assert original is not None
+    assert kept == msgspec.structs.replace(original, first_sequence=5)
+    # 1. What happens to the original, or to its audience, does not reach the copy.
+    site.send(update("eve", plan="gold"))
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    site.backend.drop_membership(AUDIENCE)
+    site.backend.drop_scope(JOURNEY)
+    assert site.backend.membership(AUDIENCE) is None
+    # 2. It outlives restarts, no check asks it, and erased users leave it by their id.
+    site.restart()
+    assert stored(site.backend, COPY) == {"ada", "bob", "dan"}
+    assert site.backend.published(ACCOUNT).find(COPY) is None
+    last = site.backend.changes(COPY, 4, 10).changes
+    assert {(c.user_id, c.entered) for c in last} <= {("cyd", False), ("dan", True)}
+    site.backend.erase(ACCOUNT, ["ada", "cyd"])
+    left = site.backend.exit_all(COPY, NOON + 5)
+    assert left.size == 0
+    found = site.backend.changes(COPY, 5, 10).changes
+    assert {(c.user_id, c.entered) for c in found} == {("ada", False), ("bob", False), ("dan", False)}
+    # 3. Another copy replaces it.
+    site.backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    site.backend.copy_membership(AUDIENCE, COPY, 0)
+    assert stored(site.backend, COPY) == stored(site.backend, AUDIENCE)
+    site.backend.drop_membership(COPY)
+    assert site.backend.membership(COPY) is None
 
 
 def test_sequence_restarts_after_a_drop(site: Site) -> None:

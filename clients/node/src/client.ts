@@ -560,15 +560,18 @@ export class Client {
       output: string;
       identities?: readonly string[];
       attributes?: readonly string[];
+      /** Send the exit of every member when the connection is deactivated. */
+      exitsOnDeactivation?: boolean;
     },
   ): Promise<Connection> {
-    const { target, output, identities = [], attributes = [] } = options;
+    const { target, output, identities = [], attributes = [], exitsOnDeactivation = false } = options;
     const asked = {
       name: this.names.connection(connectionId),
       audience: await this.audienceName(target),
       output: this.names.output(output),
       identities: [...identities],
       attributes: [...attributes],
+      exitsOnDeactivation,
     };
     return await this.#ensure(
       ConnectionSchema,

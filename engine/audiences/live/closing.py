@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import msgspec
 
 from engine.audiences.history import SizeHistory
@@ -11,17 +9,13 @@ from engine.audiences.live.change_marks import ChangeMarks
 from engine.audiences.live.consumers import Consumers
 from engine.audiences.live.definitions import Definitions
 from engine.audiences.live.state import JourneyState
-from engine.backends.base import MembershipStore, Store, epoch_of
+from engine.backends.base import MembershipKeeper, epoch_of
 from engine.clock import Clock
 from engine.limits import Limits
 from engine.resources.milestone_tree import Forest
 from engine.resources.records import Closing, Connection, account_of, journey_of
 from engine.resources.repository import Repository
 from engine.values import MICROS_PER_DAY, Micros
-
-
-class ClosedStore(Store, MembershipStore, Protocol):
-    """A store whose memberships are closed."""
 
 
 class Closer:
@@ -35,7 +29,7 @@ class Closer:
         consumers: Consumers,
         change_marks: ChangeMarks,
         history: SizeHistory,
-        backend: ClosedStore,
+        backend: MembershipKeeper,
         clock: Clock,
         limits: Limits,
     ) -> None:
@@ -60,7 +54,9 @@ class Closer:
             if closing.through is None:
                 closing = self._record_exits(closing, now)
             waiting = self._consumers.of(closing.name)
-            if all(self._has_ended(c, closing) for c in waiting):
+            if all(self._has_ended(c, closing) for c in waiting) and not self._consumers.exiting(
+                closing.name
+            ):
                 self._backend.drop_membership(closing.name)
                 self._change_marks.forget(closing.name)
                 self._history.forget(closing.name)
@@ -68,6 +64,8 @@ class Closer:
                     changes.delete(closing)
                     for connection in waiting:
                         changes.delete(connection)
+                for connection in waiting:
+                    self._backend.drop_membership(connection.name)
                 # This membership may have been the last of its scope.
                 state.needed = None
 

@@ -18,6 +18,11 @@ class Consumers:
         connections = self._repository.scan(Connection, f"{account_of(audience)}/connections/")
         return [c for c in connections if c.audience == audience and c.state in LIVE_STATES]
 
+    def exiting(self, audience: str) -> bool:
+        """Whether a deactivated connection of the audience still delivers exits, from a copy of its own."""
+        connections = self._repository.scan(Connection, f"{account_of(audience)}/connections/")
+        return any(c.exiting for c in connections if c.audience == audience)
+
     def delivered(self, audience: str) -> list[int]:
         """Cursors of the audience's connections that deliver. Consumers of a `Watch` output may stay away for
         ever: changes are kept for them as for all watchers.

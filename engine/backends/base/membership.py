@@ -288,6 +288,14 @@ class MembershipStore(MembershipReader, Protocol):
         """Empties the stored membership and records every member's exit (before an audience is deleted)."""
         ...
 
+    def copy_membership(self, audience: str, name: str, after: int) -> None:
+        """Keeps the stored membership as it is now under another name, in place of one of that name: its
+        members and its changes with sequences above `after`. Nothing refreshes the copy; erased users exit
+        it, and `exit_all` and `drop_membership` take its name. It is of the same calculation, unless there
+        are too many changes to copy: then it is of a new one, without changes. Raises NotFound.
+        """
+        ...
+
     def drop_membership(self, audience: str) -> None:
         """Drops the stored membership and its change log. Does nothing when it is not stored."""
         ...
@@ -295,3 +303,7 @@ class MembershipStore(MembershipReader, Protocol):
     def drop_scope(self, scope: str) -> None:
         """Stops tracking dirty users for a scope that has no stored membership left."""
         ...
+
+
+class MembershipKeeper(Store, MembershipStore, Protocol):
+    """A store that keeps memberships, whose identity tells epochs apart."""

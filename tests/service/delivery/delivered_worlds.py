@@ -5,6 +5,7 @@
 
 After each round the files of every connection, folded, are the oracle's members. No file has an entry of a
 member or an exit of somebody else. Each edit is previewed, and what its preview counts is what the files get.
+Connections are deactivated at any point of their delivery, activated again or left: then nobody is a member.
 Stops at the first difference and exits with 1.
 """
 
@@ -78,9 +79,10 @@ class Consumer:
             audience=milestone.audience,
             output=f"{account}/outputs/out",
             batch_age=1,
-            batch_changes=5,
+            batch_changes=2,
             attributes=opted_in.attributes,
             identities=opted_in.identities,
+            exits_on_deactivation=True,
         )
         created = engine.connections.create_connection(account, connection_id, record)
         self.connection = engine.connections.activate(created.name)
@@ -88,23 +90,48 @@ class Consumer:
         engine.live.refresh_all()
         self._engine = engine
         surroundings = Surroundings(laboratory.files)
-        terms = Terms(
+        self._terms = Terms(
             engine,
             lambda delivery: FileSink.open(delivery, surroundings),
             RetryPolicy(),
             60.0,
             RefusedEvents(None, 0),
         )
-        found = {each.connection.name: each for each in engine.deliveries.active()}
-        self._delivering = Delivering(terms, found[self.name])
+        self._open()
         self._file = laboratory.files / account.rpartition("/")[2] / "out" / f"{connection_id}.ndjson"
         self._read = 0
         self.members: set[str] = set()
+        self._collecting: set[str] | None = None
+        """The members of a snapshot that is not complete."""
         self.values: dict[str, object] = {}
         self.events = 0
         self.updates = 0
         self.faults: list[str] = []
         self.catch_up()
+
+    def _open(self) -> None:
+        active = self._engine.deliveries.active()
+        [found] = [each for each in active if each.connection.name == self.name]
+        self._delivering = Delivering(self._terms, found)
+
+    def activate(self, steps: int) -> None:
+        """Activates the connection again, and delivers some batches of the snapshot."""
+        self.connection = self._engine.connections.activate(self.name)
+        self._open()
+        self._step(steps)
+
+    def deactivate(self, steps: int) -> None:
+        """Delivers some batches, deactivates the connection, and delivers some batches of what follows."""
+        self._step(steps)
+        self.connection = self._engine.connections.deactivate(self.name)
+        if self.connection.exiting:
+            self._open()
+            self._step(steps)
+
+    def _step(self, steps: int) -> None:
+        for _ in range(steps):
+            self._delivering.step()
+        self._delivering.close_sink()
 
     def catch_up(self) -> tuple[int, int]:
         """Delivers everything, reads the file, and returns how many entered and exited."""
@@ -122,9 +149,14 @@ class Consumer:
             event = json.loads(line)
             kind = event["type"].removeprefix("milepost.membership.")
             user = event.get("subject", "")
+            if event["type"] == "milepost.snapshot.begin":
+                self._collecting = set()
+            elif event["type"] == "milepost.snapshot.end" and self._collecting is not None:
+                self.members, self._collecting = self._collecting, None
+            members = self.members if self._collecting is None else self._collecting
             if kind in ("entered", "updated"):
                 self.values[user] = _values(event["data"])
-            if kind == "updated" and user not in self.members:
+            if kind == "updated" and user not in members:
                 self.faults.append(f"{user!r} updated, who is no member, {event['id']}")
             self.updates += kind == "updated"
             if kind not in ("entered", "exited"):
@@ -132,9 +164,9 @@ class Consumer:
             entered = kind == "entered"
             counts[entered] += 1
             self.events += 1
-            if entered is (user in self.members):
+            if entered is (user in members):
                 self.faults.append(f"{user!r} {kind} twice in a row, {event['id']}")
-            (self.members.add if entered else self.members.discard)(user)
+            (members.add if entered else members.discard)(user)
         return counts[True], counts[False]
 
     def check_values(self) -> None:
@@ -150,6 +182,8 @@ class Consumer:
         try:
             connection = self._engine.connections.get_connection(self.name)
         except NotFound:
+            return False
+        if not connection.delivers:
             return False
         batch = self._engine.deliveries.pull(connection, 1)
         return bool(batch.changes) or not batch.caught_up
@@ -177,6 +211,7 @@ class World:
         self.faults: list[str] = []
         self.edits = 0
         self.moving = 0
+        self.left = 0
 
     def run(self) -> list[str]:
         """Every difference."""
@@ -187,6 +222,8 @@ class World:
             self.now = msgspec.structs.replace(self.now, operations=(*self.now.operations, operation))
             clock = self.laboratory.clock
             clock.now = min(self.whole.as_of, clock.now + self.source.choice(STEPS))
+            if self.source.random() < 0.3:
+                self._leave()
             if self.source.random() < 0.5:
                 self._compare()
             self._edit()
@@ -207,6 +244,26 @@ class World:
             name = f"c{len(self.consumers) + len(self.gone)}"
             values = OptedIn() if self.source.random() < 0.3 else self._values()
             self.consumers[chosen] = Consumer(self.laboratory, self.built[chosen], name, values)
+
+    def _leave(self) -> None:
+        """Deactivates a connection while changes wait, perhaps activates it in the middle of its exits, and
+        deactivates it again in the middle of the snapshot. It is read to its end with those of deleted ones.
+        """
+        if not self.consumers:
+            return
+        if self.source.random() < 0.7:
+            self.laboratory.engine.live.refresh_all()
+        milestone_id = self.source.choice(sorted(self.consumers))
+        consumer = self.consumers.pop(milestone_id)
+        self.left += 1
+        consumer.deactivate(self.source.randrange(3))
+        self.laboratory.engine.live.refresh_all()
+        while self.source.random() < 0.4:
+            consumer.activate(0)
+            self.laboratory.engine.live.refresh_all()
+            consumer.deactivate(self.source.randrange(4))
+            self.laboratory.engine.live.refresh_all()
+        self.gone.append(consumer)
 
     def _values(self) -> OptedIn:
         """Half of the attributes and types of identity that users have, at most 100."""
@@ -234,7 +291,7 @@ class World:
         for consumer in self.gone:
             consumer.catch_up()
             if consumer.members:
-                self.faults.append(f"deleted, and still members: {sorted(consumer.members)}")
+                self.faults.append(f"deleted or left, and still members: {sorted(consumer.members)}")
         for consumer in (*self.consumers.values(), *self.gone):
             self.faults += consumer.faults
             consumer.faults.clear()
@@ -358,6 +415,7 @@ class Outcome:
     edits: int = 0
     moving: int = 0
     updates: int = 0
+    left: int = 0
 
 
 def run_worlds(seed: int, first: int, count: int, directory: Path) -> Outcome:
@@ -371,6 +429,7 @@ def run_worlds(seed: int, first: int, count: int, directory: Path) -> Outcome:
                 found = world.run()
                 outcome.edits += world.edits
                 outcome.moving += world.moving
+                outcome.left += world.left
                 outcome.updates += sum(each.updates for each in (*world.consumers.values(), *world.gone))
                 outcome.events += sum(each.events for each in (*world.consumers.values(), *world.gone))
                 if found:

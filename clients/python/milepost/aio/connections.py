@@ -132,11 +132,13 @@ class AsyncConnectionMethods(AsyncClientBase):
         hashed_attributes: Sequence[str] = (),
         kinds: Sequence[ChangeKind.ValueType] = (),
         batching: Batching | None = None,
+        exits_on_deactivation: bool = False,
         request_id: str = "",
     ) -> Connection:
         """Connects an audience, or a milestone's, to an output; INACTIVE until it is activated. Without an id
         the service chooses one. `identities` and `attributes` go with each change, those `hashed_` in lower
-        case as SHA-256. With `kinds` only changes of these kinds are sent.
+        case as SHA-256. With `kinds` only changes of these kinds are sent. `exits_on_deactivation` sends the
+        exit of every member after the connection is deactivated.
         """
         created = Connection(
             audience=await self.audience_name(target),
@@ -147,6 +149,7 @@ class AsyncConnectionMethods(AsyncClientBase):
             hashed_attributes=hashed_attributes,
             kinds=kinds,
             batching=batching,
+            exits_on_deactivation=exits_on_deactivation,
         )
         request = CreateConnectionRequest(
             parent=self.account_name,
@@ -183,6 +186,7 @@ class AsyncConnectionMethods(AsyncClientBase):
         hashed_attributes: Sequence[str] | None = None,
         kinds: Sequence[ChangeKind.ValueType] | None = None,
         batching: Batching | None = None,
+        exits_on_deactivation: bool | None = None,
         etag: str = "",
     ) -> Connection:
         """Changes what is given of a connection. Its audience and output cannot change. Raises Aborted when
@@ -195,6 +199,7 @@ class AsyncConnectionMethods(AsyncClientBase):
             hashed_attributes=hashed_attributes,
             kinds=kinds,
             batching=batching,
+            exits_on_deactivation=exits_on_deactivation,
         )
         changed = Connection(name=self.connection_name(connection), etag=etag, **fields)
         request = UpdateConnectionRequest(connection=changed, update_mask=FieldMask(paths=fields))
@@ -217,6 +222,7 @@ class AsyncConnectionMethods(AsyncClientBase):
         hashed_attributes: Sequence[str] = (),
         kinds: Sequence[ChangeKind.ValueType] = (),
         batching: Batching | None = None,
+        exits_on_deactivation: bool = False,
     ) -> Connection:
         """A connection of an audience, or a milestone's, to an output: created INACTIVE if missing, and
         changed where it differs from what is given. What is not given stays.
@@ -233,6 +239,7 @@ class AsyncConnectionMethods(AsyncClientBase):
             hashed_attributes=hashed_attributes,
             kinds=kinds,
             batching=batching,
+            exits_on_deactivation=exits_on_deactivation,
         )
 
         async def update(mask: FieldMask) -> Connection:
@@ -252,6 +259,7 @@ class AsyncConnectionMethods(AsyncClientBase):
                 hashed_attributes=hashed_attributes,
                 kinds=kinds,
                 batching=batching,
+                exits_on_deactivation=exits_on_deactivation,
             ),
             update,
         )
@@ -266,7 +274,9 @@ class AsyncConnectionMethods(AsyncClientBase):
         return (await self.connections.ActivateConnection(request)).connection
 
     async def deactivate_connection(self, connection: str, *, etag: str = "") -> Connection:
-        """Deactivates a connection: delivery stops, and the credit is returned."""
+        """Deactivates a connection: delivery stops, after the exits of all members if the connection sends
+        them, and the credit is returned.
+        """
         request = DeactivateConnectionRequest(name=self.connection_name(connection), etag=etag)
         return (await self.connections.DeactivateConnection(request)).connection
 

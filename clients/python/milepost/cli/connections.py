@@ -79,6 +79,14 @@ class Sent:
         ),
     ] = None
 
+    exits_on_deactivation: Annotated[
+        bool | None,
+        typer.Option(
+            "--exits-on-deactivation/--no-exits-on-deactivation",
+            help="Send the exit of every member when the connection is deactivated.",
+        ),
+    ] = None
+
     def fields(self) -> dict[str, Any]:
         """What goes with each change, as the client takes it: what is given."""
         found = {
@@ -87,6 +95,7 @@ class Sent:
             "hashed_identities": self.hashed_identity,
             "hashed_attributes": self.hashed_attribute,
             "kinds": self.change,
+            "exits_on_deactivation": self.exits_on_deactivation,
         }
         return {field: value for field, value in found.items() if value is not None}
 
@@ -309,7 +318,7 @@ def _facts(connection: Connection, milestones: Mapping[str, str]) -> Facts:
         ("connection", names.last_id(connection.name)),
         ("audience", _audience(connection, milestones)),
         ("output", names.last_id(connection.output)),
-        ("state", word_of(ConnectionState, connection.state) + (", paused" if connection.paused else "")),
+        ("state", _state(connection)),
         ("fault", connection.fault),
         ("delivered up to", f"change {number(connection.delivered_sequence)}"),
         *_delivery(connection),
@@ -319,9 +328,16 @@ def _facts(connection: Connection, milestones: Mapping[str, str]) -> Facts:
         ("hashed attributes", ", ".join(connection.hashed_attributes)),
         ("changes", ", ".join(word_of(ChangeKind, kind) for kind in connection.kinds)),
         ("batches", batches),
+        ("deactivation", "sends the exit of every member" if connection.exits_on_deactivation else ""),
         ("created", moment(connection.create_time)),
         ("updated", moment(connection.update_time)),
     ]
+
+
+def _state(connection: Connection) -> str:
+    if connection.paused:
+        return f"{word_of(ConnectionState, connection.state)}, paused"
+    return word_of(ConnectionState, connection.state) + (", sends exits" if connection.exiting else "")
 
 
 def _delivery(connection: Connection) -> Facts:

@@ -511,6 +511,8 @@ class Connection(_message.Message):
     HASHED_IDENTITIES_FIELD_NUMBER: _builtins.int
     HASHED_ATTRIBUTES_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
+    EXITS_ON_DEACTIVATION_FIELD_NUMBER: _builtins.int
+    EXITING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `accounts/{a}/connections/{c}`. Chosen when created."""
     audience: _builtins.str
@@ -522,7 +524,7 @@ class Connection(_message.Message):
     delivered_sequence: _builtins.int
     """Output only. Sequence number of the last change delivered, or acknowledged for an output of kind `watch`."""
     fault: _builtins.str
-    """Output only. Why the connection is FAULTED. `delivery` has the error that is being retried."""
+    """Output only. Why the connection is FAULTED, or sends no more exits. `delivery` has the error that is being retried."""
     etag: _builtins.str
     """Output only. Changes with every update. Send it back to update only the version that was read."""
     activation: _builtins.int
@@ -534,6 +536,15 @@ class Connection(_message.Message):
     paused: _builtins.bool
     """Output only. An ACTIVE connection is paused: it delivers nothing, and keeps its cursor and the credit of its
     audience. Changed by PauseConnection and ResumeConnection.
+    """
+    exits_on_deactivation: _builtins.bool
+    """Send the exit of every member when the connection is deactivated, after what was not delivered before. Not for an
+    output of kind `watch`, and not without exits among `kinds`.
+    """
+    exiting: _builtins.bool
+    """Output only. An INACTIVE connection is still delivering these exits. When its output fails for too long, `fault` says
+    why, and ResumeConnection tries again. ActivateConnection ends it: the exits that were not sent are left out, and the
+    snapshot that begins then replaces what was known.
     """
     @_builtins.property
     def identities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -557,7 +568,7 @@ class Connection(_message.Message):
 
     @_builtins.property
     def delivery(self) -> Global___DeliveryStatus:
-        """Output only. How delivery goes. Unset while the connection is INACTIVE."""
+        """Output only. How delivery goes. Unset while the connection is INACTIVE and not exiting."""
 
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___ChangeKind.ValueType]:
@@ -597,10 +608,12 @@ class Connection(_message.Message):
         hashed_identities: _abc.Iterable[_builtins.str] | None = ...,
         hashed_attributes: _abc.Iterable[_builtins.str] | None = ...,
         paused: _builtins.bool = ...,
+        exits_on_deactivation: _builtins.bool = ...,
+        exiting: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["batching", b"batching", "create_time", b"create_time", "delivery", b"delivery", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "attributes", b"attributes", "audience", b"audience", "batching", b"batching", "create_time", b"create_time", "delivered_sequence", b"delivered_sequence", "delivery", b"delivery", "epoch", b"epoch", "etag", b"etag", "fault", b"fault", "hashed_attributes", b"hashed_attributes", "hashed_identities", b"hashed_identities", "identities", b"identities", "kinds", b"kinds", "name", b"name", "output", b"output", "paused", b"paused", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "attributes", b"attributes", "audience", b"audience", "batching", b"batching", "create_time", b"create_time", "delivered_sequence", b"delivered_sequence", "delivery", b"delivery", "epoch", b"epoch", "etag", b"etag", "exiting", b"exiting", "exits_on_deactivation", b"exits_on_deactivation", "fault", b"fault", "hashed_attributes", b"hashed_attributes", "hashed_identities", b"hashed_identities", "identities", b"identities", "kinds", b"kinds", "name", b"name", "output", b"output", "paused", b"paused", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -216,7 +216,7 @@ class ConnectionServiceServicer:
 
     def DeactivateConnection(self, request, context):
         """Deactivates a connection: delivery stops and the credit is returned. Ancestors stop too, unless another
-        connection needs them.
+        connection needs them. With `exits_on_deactivation` the exits of all members are delivered afterwards.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -231,7 +231,7 @@ class ConnectionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResumeConnection(self, request, context):
-        """Resumes a paused or FAULTED connection from its cursor. A FAULTED one takes a credit again: RESOURCE_EXHAUSTED when
+        """Resumes a paused or FAULTED connection from its cursor, or an INACTIVE one that had exits to deliver. A FAULTED one takes a credit again: RESOURCE_EXHAUSTED when
         none is left.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

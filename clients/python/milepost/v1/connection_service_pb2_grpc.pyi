@@ -65,14 +65,14 @@ class ConnectionServiceStub:
     """
     DeactivateConnection: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.DeactivateConnectionRequest, _connection_service_pb2.DeactivateConnectionResponse]
     """Deactivates a connection: delivery stops and the credit is returned. Ancestors stop too, unless another
-    connection needs them.
+    connection needs them. With `exits_on_deactivation` the exits of all members are delivered afterwards.
     """
     PauseConnection: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.PauseConnectionRequest, _connection_service_pb2.PauseConnectionResponse]
     """Pauses an ACTIVE connection: nothing is delivered until ResumeConnection continues from its cursor. It keeps the
     credit of its audience, and changes are kept for it. FAILED_PRECONDITION in any other state.
     """
     ResumeConnection: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.ResumeConnectionRequest, _connection_service_pb2.ResumeConnectionResponse]
-    """Resumes a paused or FAULTED connection from its cursor. A FAULTED one takes a credit again: RESOURCE_EXHAUSTED when
+    """Resumes a paused or FAULTED connection from its cursor, or an INACTIVE one that had exits to deliver. A FAULTED one takes a credit again: RESOURCE_EXHAUSTED when
     none is left.
     """
     ReplayConnection: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.ReplayConnectionRequest, _connection_service_pb2.ReplayConnectionResponse]
@@ -123,14 +123,14 @@ class ConnectionServiceAsyncStub(ConnectionServiceStub):
     """
     DeactivateConnection: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.DeactivateConnectionRequest, _connection_service_pb2.DeactivateConnectionResponse]  # type: ignore[assignment]
     """Deactivates a connection: delivery stops and the credit is returned. Ancestors stop too, unless another
-    connection needs them.
+    connection needs them. With `exits_on_deactivation` the exits of all members are delivered afterwards.
     """
     PauseConnection: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.PauseConnectionRequest, _connection_service_pb2.PauseConnectionResponse]  # type: ignore[assignment]
     """Pauses an ACTIVE connection: nothing is delivered until ResumeConnection continues from its cursor. It keeps the
     credit of its audience, and changes are kept for it. FAILED_PRECONDITION in any other state.
     """
     ResumeConnection: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.ResumeConnectionRequest, _connection_service_pb2.ResumeConnectionResponse]  # type: ignore[assignment]
-    """Resumes a paused or FAULTED connection from its cursor. A FAULTED one takes a credit again: RESOURCE_EXHAUSTED when
+    """Resumes a paused or FAULTED connection from its cursor, or an INACTIVE one that had exits to deliver. A FAULTED one takes a credit again: RESOURCE_EXHAUSTED when
     none is left.
     """
     ReplayConnection: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.ReplayConnectionRequest, _connection_service_pb2.ReplayConnectionResponse]  # type: ignore[assignment]
@@ -256,7 +256,7 @@ class ConnectionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_connection_service_pb2.DeactivateConnectionResponse, _abc.Awaitable[_connection_service_pb2.DeactivateConnectionResponse]]:
         """Deactivates a connection: delivery stops and the credit is returned. Ancestors stop too, unless another
-        connection needs them.
+        connection needs them. With `exits_on_deactivation` the exits of all members are delivered afterwards.
         """
 
     @_abc_1.abstractmethod
@@ -275,7 +275,7 @@ class ConnectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _connection_service_pb2.ResumeConnectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_connection_service_pb2.ResumeConnectionResponse, _abc.Awaitable[_connection_service_pb2.ResumeConnectionResponse]]:
-        """Resumes a paused or FAULTED connection from its cursor. A FAULTED one takes a credit again: RESOURCE_EXHAUSTED when
+        """Resumes a paused or FAULTED connection from its cursor, or an INACTIVE one that had exits to deliver. A FAULTED one takes a credit again: RESOURCE_EXHAUSTED when
         none is left.
         """
 

@@ -30,6 +30,9 @@ CHANGES_RETAINED_MAX = 5_000_000
 """Changes kept for each audience, at least. The next refresh deletes whole records beyond this number."""
 
 
+COPIED_RECORDS_MAX = 1_000
+COPIED_BYTES_MAX = 16 * 1024 * 1024
+"""Records of a change log that a copy of a membership takes over, while others wait."""
 PAUSE_RECORDS = 16
 """Records that are read before others go first."""
 
@@ -135,6 +138,25 @@ class ChangeLog:
         while starts and (starts[1] if len(starts) > 1 else state.last_sequence + 1) <= through + 1:
             txn.delete(key(Family.CHANGES, state.number, starts.pop(0)))
             self._named.pop(state.number, None)
+        return starts
+
+    def copy(
+        self, txn: Writable, stored: ReadTransaction, state: StoredState, number: int, after: int
+    ) -> list[int] | None:
+        """Writes the records with changes above `after` for another membership (number). Returns their
+        starts; None, with nothing written, when they are too many or too large.
+        """
+        starts = self._records[state.number]
+        starts = starts[max(0, bisect.bisect_right(starts, after + 1) - 1) :]
+        if after >= state.last_sequence:
+            return []
+        if len(starts) > COPIED_RECORDS_MAX:
+            return None
+        records = [bytes(stored.get(key(Family.CHANGES, state.number, start)) or b"") for start in starts]
+        if sum(map(len, records)) > COPIED_BYTES_MAX:
+            return None
+        for start, record in zip(starts, records, strict=True):
+            txn.put(key(Family.CHANGES, number, start), record)
         return starts
 
     def written(self, state: StoredState, starts: list[int]) -> None:

@@ -111,6 +111,19 @@ class ErasedIds:
             txn.put(stored, msgspec.msgpack.encode(kept[stored]))
         return kept
 
+    def copy(self, txn: Writable, number: int, to: int) -> dict[bytes, ErasedUser]:
+        """Keeps the ids that changes of a membership (by number) may name for a copy of it too. Returns their
+        records.
+        """
+        kept = {}
+        for last, stored in self._naming.get(number, ()):
+            if self._is_named(number, last, stored):
+                erased = self._erased[stored]
+                named = {**erased.named_through, to: last}
+                kept[stored] = ErasedUser(erased.user_id, named, erased.erased_at)
+                txn.put(stored, msgspec.msgpack.encode(kept[stored]))
+        return kept
+
     def drop(self, txn: Writable, through: Mapping[int, int]) -> dict[bytes, ErasedUser | None]:
         """Deletes ids of erased users that no stored change names, once the changes of each membership (by
         number) are consumed through a sequence. Returns the remaining record of each id.

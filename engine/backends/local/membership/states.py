@@ -22,7 +22,9 @@ _NO_MEMBERS = BitMap().serialize()
 
 
 class StoredState(msgspec.Struct, array_like=True):
-    """A membership without its members. `number` identifies the audience in keys."""
+    """A membership without its members. `number` identifies the audience in keys. Without a `scope` it is a
+    copy that nothing refreshes.
+    """
 
     number: int
     account: str
@@ -54,6 +56,11 @@ class StoredState(msgspec.Struct, array_like=True):
         )
 
 
+def new_calculation() -> int:
+    """Tells a calculation from all others."""
+    return secrets.randbits(CALCULATION_BITS)
+
+
 class States:
     """The state and the members of every stored membership. A method that takes a transaction only writes to
     it; after the commit, `written` or `forget` makes the change visible.
@@ -83,6 +90,11 @@ class States:
         """The states of an account by audience."""
         return {audience: state for audience, state in self._states.items() if state.account == account}
 
+    @property
+    def free_number(self) -> int:
+        """A number above all that are taken."""
+        return 1 + max((state.number for state in self._states.values()), default=0)
+
     def find(self, audience: str) -> StoredState | None:
         """The state of a membership, or None when it is not stored."""
         return self._states.get(audience)
@@ -100,12 +112,11 @@ class States:
         """The states of memberships. Creates states for audiences that are stored for the first time, with
         numbers above `taken`.
         """
-        free = 1 + max((state.number for state in self._states.values()), default=0)
-        free = max(free, taken + 1)
+        free = max(self.free_number, taken + 1)
         states = {}
         for audience in audiences:
             states[audience] = self._states.get(audience) or StoredState(
-                free, account, scope, calculation=secrets.randbits(CALCULATION_BITS)
+                free, account, scope, calculation=new_calculation()
             )
             free += audience not in self._states
         return states

@@ -29,7 +29,7 @@ from engine.backends.local.membership.published import (
     Serves,
     StoredMembers,
 )
-from engine.backends.local.membership.states import States, StoredState
+from engine.backends.local.membership.states import States, StoredState, new_calculation
 from engine.backends.local.storage.environment import Environment
 from engine.backends.local.storage.page_cache import PageCache
 from engine.backends.local.storage.positions import read_instant, write_instant
@@ -125,6 +125,8 @@ class Memberships:
         self.log_position: Callable[[], int] = lambda: 0
         """The last log position that is applied completely."""
         for audience, state in self._states.items():
+            if not state.scope:
+                continue
             self._dirty.track(state.account, state.scope, whole=True)
             self._watch_values(audience, state)
             facts = PublishedMembership(state.public(), "")
@@ -467,6 +469,9 @@ class Memberships:
         """Publishes what was written without a refresh."""
         accounts: dict[str, dict[str, StoredMembers]] = {}
         for audience, written in outcome.items():
+            if not written.state.scope:
+                # Checks do not ask copies.
+                continue
             account = written.state.account
             accounts.setdefault(account, {})[audience] = self._members_to_publish(audience, written)
         for account, stored in accounts.items():
@@ -500,6 +505,29 @@ class Memberships:
         changes = [GroupChanges(group, BitMap(), self.members(state, group)) for group in range(self._groups)]
         self._publish_written(self._store({audience: Update(state, changes, as_of)}, revision))
         return self.get(audience).public()
+
+    def copy(self, audience: str, name: str, after: int) -> None:
+        """Keeps a membership as it is now under another name, with its changes above `after`."""
+        self.record_waiting()
+        self.drop(name)
+        state = self.get(audience)
+        number = self._states.free_number
+        members = {group: self._states.members(state, group) for group in range(self._groups)}
+        copied = msgspec.structs.replace(
+            state, number=number, scope="", first_sequence=max(state.first_sequence, after + 1)
+        )
+        with self._index.writing() as txn:
+            starts = self._log.copy(txn, txn, state, number, after)
+            if starts is None:
+                starts, copied = [], _of_members(copied)
+                kept = {}
+            else:
+                kept = self._erased_ids.copy(txn, state.number, number)
+            for group, users in members.items():
+                self._states.write_members(txn, copied, group, users)
+            self._states.write(txn, name, copied)
+        self._erased_ids.written(kept)
+        self._stored({name: _Written(copied, starts, members)})
 
     def drop(self, audience: str) -> None:
         """Deletes a membership and its change log."""
@@ -539,7 +567,10 @@ class Memberships:
         after a start until the first round: its instant is after all that were told before.
         """
         if self._round is None and all(
-            self._reached.get(state.scope) for exits in self._waiting for state in self._of(exits).values()
+            self._reached.get(state.scope)
+            for exits in self._waiting
+            for state in self._of(exits).values()
+            if state.scope
         ):
             with suppress(LimitExceeded):
                 self.record_waiting()
@@ -646,6 +677,18 @@ class Memberships:
     def close(self) -> None:
         """Calls all who listen."""
         self._log.close()
+
+
+def _of_members(state: StoredState) -> StoredState:
+    """The state of a new calculation with the same members, and no changes."""
+    return msgspec.structs.replace(
+        state,
+        calculation=new_calculation(),
+        first_sequence=1,
+        last_sequence=0,
+        entered_total=state.size,
+        exited_total=0,
+    )
 
 
 class _NoUsers:

@@ -418,6 +418,11 @@ class StoredMemberships(OpenStore):
         with self._index_lock, self._locked():
             return self._state.memberships.exit_all(audience, as_of, self._state.position)
 
+    def copy_membership(self, audience: str, name: str, after: int) -> None:
+        """Keeps the stored membership as it is now under another name."""
+        with self._index_lock, self._locked():
+            self._state.memberships.copy(audience, name, after)
+
     def drop_membership(self, audience: str) -> None:
         """Deletes the stored membership and its change log."""
         with self._index_lock, self._locked():

@@ -1162,7 +1162,7 @@ export const ConnectionService: GenService<{
   },
   /**
    * Deactivates a connection: delivery stops and the credit is returned. Ancestors stop too, unless another
-   * connection needs them.
+   * connection needs them. With `exits_on_deactivation` the exits of all members are delivered afterwards.
    *
    * @generated from rpc milepost.v1.ConnectionService.DeactivateConnection
    */
@@ -1183,7 +1183,7 @@ export const ConnectionService: GenService<{
     output: typeof PauseConnectionResponseSchema;
   },
   /**
-   * Resumes a paused or FAULTED connection from its cursor. A FAULTED one takes a credit again: RESOURCE_EXHAUSTED when
+   * Resumes a paused or FAULTED connection from its cursor, or an INACTIVE one that had exits to deliver. A FAULTED one takes a credit again: RESOURCE_EXHAUSTED when
    * none is left.
    *
    * @generated from rpc milepost.v1.ConnectionService.ResumeConnection
