@@ -221,6 +221,7 @@ RULES: dict[str, Rules] = {
     "ValueTest.within_last": POSITIVE,
     "Window.last": POSITIVE,
     # --- catalog ---
+    "ListAttributeValuesRequest.parent": name_of(Resource.WORKSPACE, Resource.ACCOUNT),
     "ListAttributeValuesRequest.input": name_of(Resource.INPUT) | OPTIONAL,
     "ListAttributesRequest.input": name_of(Resource.INPUT) | OPTIONAL,
     "ListAttributesRequest.workspace": name_of(Resource.WORKSPACE) | OPTIONAL,

@@ -36,8 +36,11 @@ from tools.contract import (
     ROOT,
     SERVICE_METHODS,
     Comments,
+    Rules,
     compiled,
+    contract,
     of_contract,
+    rules_of,
 )
 
 TARGET = ROOT / "service" / "web" / "openapi.json"
@@ -73,6 +76,21 @@ _WELL_KNOWN: dict[str, dict[str, Any]] = {
     ".google.protobuf.Int32Value": {"type": "integer"},
     ".google.protobuf.Int64Value": {"type": "string", "format": "int64"},
 }
+_CONSTRAINTS = {
+    "bool.const": "const",
+    "double.gt": "exclusiveMinimum",
+    "double.gte": "minimum",
+    "double.lte": "maximum",
+    "int32.gte": "minimum",
+    "int32.lte": "maximum",
+    "map.max_pairs": "maxProperties",
+    "repeated.max_items": "maxItems",
+    "repeated.min_items": "minItems",
+    "string.max_bytes": "maxLength",
+    "string.max_len": "maxLength",
+    "string.min_bytes": "minLength",
+}
+"""Words of JSON Schema for rules of protovalidate."""
 _ERROR_SCHEMA = {
     "type": "object",
     "description": (
@@ -178,10 +196,13 @@ def _messages(
     schema: dict[str, Any] = {"type": "object"}
     if described := _described(message, comments, path):
         schema["description"] = described
+    rules = {field.name: rules_of(field) for field in contract().FindMessageTypeByName(name).fields}
     schema["properties"] = {
-        field.json_name: _field(field, maps, comments.at(*path, MESSAGE_FIELDS, index))
+        field.json_name: _field(field, maps, rules[field.name], comments.at(*path, MESSAGE_FIELDS, index))
         for index, field in enumerate(message.field)
     }
+    if required := [field.json_name for field in message.field if rules[field.name].get("required")]:
+        schema["required"] = required
     schema["additionalProperties"] = False
     yield name, schema
     for index, nested in enumerate(message.nested_type):
@@ -205,17 +226,45 @@ def _described(message: DescriptorProto, comments: Comments, path: tuple[int, ..
     return "\n\n".join(part for part in parts if part)
 
 
-def _field(field: FieldDescriptorProto, maps: dict[str, DescriptorProto], comment: str) -> dict[str, Any]:
+def _field(
+    field: FieldDescriptorProto, maps: dict[str, DescriptorProto], rules: Rules, comment: str
+) -> dict[str, Any]:
     if field.type_name in maps:
         schema: dict[str, Any] = {
             "type": "object",
-            "additionalProperties": _value(maps[field.type_name].field[1]),
+            "additionalProperties": _value(maps[field.type_name].field[1])
+            | constraints(_inside(rules, "map.values.")),
         }
+        if keys := constraints(_inside(rules, "map.keys.")):
+            schema["propertyNames"] = keys
     elif field.label == FieldDescriptorProto.LABEL_REPEATED:
-        schema = {"type": "array", "items": _value(field)}
+        items = _value(field) | constraints(_inside(rules, "repeated.items."))
+        schema = {"type": "array", "items": items}
     else:
         schema = _value(field)
+    schema |= constraints(rules)
     return schema | {"description": comment} if comment else schema
+
+
+def _inside(rules: Rules, above: str) -> Rules:
+    return {path.removeprefix(above): rule for path, rule in rules.items() if path.startswith(above)}
+
+
+def constraints(rules: Rules) -> dict[str, Any]:
+    """What JSON Schema can say of the rules of a field: not more than they do.
+
+    A text has at most as many characters as bytes. Numbers of 64 bits and durations are strings in JSON.
+    """
+    found = {_CONSTRAINTS[path]: rule for path, rule in rules.items() if path in _CONSTRAINTS}
+    if pattern := rules.get("string.pattern"):
+        form = pattern.removeprefix("^").removesuffix("$")
+        found["pattern"] = f"^(?:{form})?$" if "ignore" in rules else pattern
+    if rules.get("required"):
+        if any(path.startswith("string.") for path in rules):
+            found["minLength"] = 1
+        elif "repeated.max_items" in rules:
+            found.setdefault("minItems", 1)
+    return dict(sorted(found.items()))
 
 
 def _value(field: FieldDescriptorProto) -> dict[str, Any]:
