@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { execFile, spawn } from "node:child_process";
-import { cp, mkdtemp, readFile, rm } from "node:fs/promises";
+import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { once } from "node:events";
 import { tmpdir } from "node:os";
 import { createInterface } from "node:readline";
@@ -32,6 +32,7 @@ test("the archive installs, compiles and answers in a project of its own", async
   await run("npm", ["install", "--no-audit", "--no-fund", "--prefer-offline", `${directory}/${filename}`], { cwd: example });
   await run("npm", ["run", "build"], { cwd: example });
   await usesTheExample(example);
+  await usesTheProgramOfThePage(example);
   await rm(directory, { recursive: true });
 });
 
@@ -58,6 +59,18 @@ async function usesTheExample(example: string): Promise<void> {
   const ended = once(child, "exit");
   child.kill("SIGTERM");
   assert.deepEqual(await ended, [0, null]);
+  await service.stop();
+}
+
+/** The first program of README.md prints what the page says, in a project that has the package. */
+async function usesTheProgramOfThePage(directory: string): Promise<void> {
+  const page = await readFile(`${PACKAGE}/README.md`, "utf-8");
+  const [, program = ""] = /^```ts\n(.*?)^```/ms.exec(page) ?? [];
+  const service = await Service.start();
+  await writeFile(`${directory}/first.mjs`, program.replace("localhost:7443", service.target));
+  const { stdout } = await run("node", ["first.mjs"], { cwd: directory });
+  assert.equal(stdout, "true\n");
+  assert.match(page, /`node first\.mjs` prints `true`/);
   await service.stop();
 }
 
