@@ -22,7 +22,7 @@ from engine.backends.base import (
 from engine.backends.clickhouse.cluster import Cluster, Rows
 from engine.backends.clickhouse.query.compiler import Leaf, compile_plan, counted
 from engine.backends.clickhouse.query.events import DECIMAL_BELOW, DECIMAL_LEAST, selected
-from engine.backends.clickhouse.query.literals import FALSE, TRUE, all_of, any_of, text, texts
+from engine.backends.clickhouse.query.literals import TRUE, all_of, any_of, one_of, one_of_integers, text
 from engine.backends.clickhouse.query.value_tests import (
     NEAR_MARGIN_METERS,
     Edge,
@@ -273,9 +273,7 @@ class _Question:
         """A condition on p and user, within the partitions of the question."""
         if self._partitions is None:
             return scope
-        return all_of(
-            [scope, f"p IN ({','.join(map(str, self._partitions))})" if self._partitions else FALSE]
-        )
+        return all_of([scope, one_of_integers("p", self._partitions)])
 
     def _read(self, statement: str) -> list[Rows]:
         return self._cluster.read(statement, self._partitions, deadline=self._deadline)
@@ -283,7 +281,7 @@ class _Question:
 
 def _among(users: Sequence[str]) -> str:
     partitions = sorted({partition_of(user) for user in users})
-    return f"(p IN ({','.join(map(str, partitions))}) AND has({texts(users)}, user))"
+    return all_of([one_of_integers("p", partitions), one_of("user", users)])
 
 
 def _holds_exactly(interval: Interval, total: Fraction) -> bool:

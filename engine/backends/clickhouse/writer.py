@@ -18,7 +18,7 @@ import msgspec
 
 from engine.backends.clickhouse.cluster import LOOK_S, Cluster, Replica, Shard
 from engine.backends.clickhouse.query.compiler import counted, is_cut, is_removed, of_account
-from engine.backends.clickhouse.query.literals import TRUE, all_of, text
+from engine.backends.clickhouse.query.literals import TRUE, all_of, one_of, one_of_integers, text
 from engine.backends.clickhouse.rows import Batch, Row
 from engine.backends.clickhouse.tables import COLUMNS, EVENTS, FACTS, SEEN
 from engine.backends.clickhouse.view import View
@@ -258,8 +258,8 @@ def _dead(view: View, partitions: range) -> Iterator[tuple[str, str]]:
     cuts = {user: cut for user, cut in view.cuts.items() if partition_of(user) in partitions}
     for table in COLUMNS if cuts else ():
         own = sorted({partition_of(user) for user in cuts})
-        among = f"p IN ({','.join(map(str, own))}) AND user IN ({','.join(map(text, cuts))})"
-        yield table, all_of([of_account(view), among, is_cut(cuts)])
+        among = [one_of_integers("p", own), one_of("user", cuts)]
+        yield table, all_of([of_account(view), *among, is_cut(cuts)])
     for before, revision in view.removals:
         yield EVENTS, all_of([of_account(view), is_removed(before, revision)])
 

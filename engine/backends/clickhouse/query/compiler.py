@@ -2,12 +2,13 @@
 
 Each table that the plan reads is scanned once and grouped by user. Each predicate becomes a bit of its user's
 row, `b0` and so on holding 64 each. The rows of the tables are united, and the steps are conditions over the
-bits, `s0` for step 0 and so on: a step is named once, however many others refer to it.
+bits, `s0` for step 0 and so on. ClickHouse puts the expression of an alias wherever its name is, so steps
+that many others build on are computed below these, in a query of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -45,11 +46,14 @@ from engine.plan.model import (
     Union,
     Universe,
     UserIdMatch,
+    operands_of,
 )
 from engine.plan.visitor import StepVisitor
 from engine.values import Micros
 
 WORD_BITS = 64
+EXPRESSION_STEPS_MAX = 64
+"""Steps of one expression, those that it shares with others counted each time."""
 _BASE_COLUMNS = {EVENTS: ("time", "seq"), FACTS: ("time", "seq"), SEEN: ("first", "last")}
 """Columns that conditions name as they are."""
 
@@ -84,19 +88,37 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
     """Strings that have to be decided first; the statement is right with all of them in `passing`."""
     words: int
     steps: tuple[str, ...]
+    levels: tuple[int, ...]
+    """By step, how many queries lie below the one that computes it."""
     scans: tuple[tuple[str, str], ...]
     """One for each table, of rows (p, user, b0, …): what stands before the scope, and what after it."""
 
     def by_user(self, scope: str = TRUE) -> str:
-        """The statement: p, user, the bits, a flag for each step, and `undecided`. `scope` is a condition on
-        p and user. Users in no step may be missing.
+        """The statement: p, user, the bits, a flag for each root (`s` and its step), and `undecided`.
+        `scope` is a condition on p and user. Users in no root may be missing.
         """
-        flags = ", ".join(f"toUInt8({step}) AS s{number}" for number, step in enumerate(self.steps))
         undecided = any_of(
             bit_is_set(leaf.undecided_bit) for leaf in self.leaves if leaf.undecided_bit is not None
         )
-        columns = f"p, user, {self.bits}, {flags}, toUInt8({undecided}) AS undecided"
-        return f"SELECT {columns} FROM ({self._united(scope)})"
+        rows = f"SELECT p, user, {self.bits}, toUInt8({undecided}) AS undecided FROM ({self._united(scope)})"
+        for level in range(max(self.levels) + 1):
+            rows = f"SELECT p, user, {self.bits}, undecided, {', '.join(self._flags(level))} FROM ({rows})"
+        return rows
+
+    def _flags(self, level: int) -> Iterator[str]:
+        """The steps of a level, and those of levels below that are asked for above."""
+        above = {
+            operand
+            for step, at in zip(self.plan.steps, self.levels, strict=True)
+            if at > level
+            for operand in operands_of(step)
+        }
+        asked = above.union(self.plan.roots)
+        for number, (step, at) in enumerate(zip(self.steps, self.levels, strict=True)):
+            if at == level:
+                yield f"toUInt8({step}) AS s{number}"
+            elif at < level and number in asked:
+                yield f"s{number}"
 
     @property
     def bits(self) -> str:
@@ -123,6 +145,23 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
 def bit_is_set(bit: int) -> str:
     """Whether a bit of a user's row is set."""
     return f"bitTest(b{bit // WORD_BITS}, {bit % WORD_BITS})"
+
+
+def _levels(plan: Plan) -> tuple[int, ...]:
+    """By step, the query that computes it, such that no expression gets larger than `EXPRESSION_STEPS_MAX`
+    when its aliases are replaced.
+    """
+    levels: list[int] = []
+    sizes: list[int] = []
+    for step in plan.steps:
+        operands = operands_of(step)
+        level = max((levels[operand] for operand in operands), default=0)
+        size = 1 + sum(sizes[operand] if levels[operand] == level else 1 for operand in operands)
+        if size > EXPRESSION_STEPS_MAX and operands:
+            level, size = level + 1, 1 + len(operands)
+        levels.append(level)
+        sizes.append(size)
+    return tuple(levels)
 
 
 def compile_plan(plan: Plan, view: View, folding: Folding, passing: EdgePassing | None = None) -> Compiled:
@@ -152,6 +191,7 @@ class _Compiler(StepVisitor[str]):
             edges=tuple(self._tests.edges),
             words=words,
             steps=tuple(steps),
+            levels=_levels(self._plan),
             scans=tuple(self._scanned(table, scan, words) for table, scan in self._scans.items()),
         )
 
@@ -202,7 +242,7 @@ class _Compiler(StepVisitor[str]):
     def sequence(self, step: SequenceMatch) -> str:
         conditions = [selected(selection, self._tests, EVENTS) for selection in step.steps]
         names = [self._named(EVENTS)(condition) for condition in conditions]
-        return self._leaf(EVENTS, any_of(conditions), in_sequence(step, names, f"q{self._step}"))
+        return self._leaf(EVENTS, any_of(conditions), in_sequence(step, names))
 
     # --- one table ------------------------------------------------------------------------------------------
 

@@ -236,12 +236,12 @@ def _total_compared(total: str, count: str, bound: float, comparison: Comparison
 # --- sequences ----------------------------------------------------------------------------------------------
 
 
-def in_sequence(step: SequenceMatch, is_selected: Sequence[str], prefix: str) -> str:
+def in_sequence(step: SequenceMatch, is_selected: Sequence[str]) -> str:
     """Whether a user has events in that order, each strictly later than the one before. `is_selected` says
-    for each step whether a row is in its selection; names of parts of the expression start with `prefix`.
+    for each step whether a row is in its selection.
     """
     times = [f"groupUniqArrayIf(time, {each})" for each in is_selected]
-    return _in_order(times) if step.within is None else _within(times, step.within, prefix)
+    return _in_order(times) if step.within is None else _within(times, step.within)
 
 
 def _in_order(times: Sequence[str]) -> str:
@@ -254,17 +254,18 @@ def _in_order(times: Sequence[str]) -> str:
     return f"{earliest} < {never}"
 
 
-def _within(times: Sequence[str], within: Micros, prefix: str) -> str:
+def _within(times: Sequence[str], within: Micros) -> str:
     """Keeps for each time of a step the latest first event of a sequence that ends there. The later a
     sequence ends, the later it can have begun, so the last one that ended before is the one to continue.
     """
     chains = f"arraySort(arrayMap(t -> (t, t), {times[0]}))"
-    for number_, each in enumerate(times[1:]):
+    for each in times[1:]:
         # Both in order of time. A new time comes before what ended at the same instant.
         ended = f"arrayMap(c -> (c.1, 1, c.2), {chains})"
-        merged = f"{prefix}m{number_}"
-        both = f"(arraySort(arrayConcat({ended}, arrayMap(t -> (t, 0, toInt64(0)), {each}))) AS {merged})"
-        carried = f"arrayFill(x -> x.2 = 1, {both})"
-        continued = f"arrayMap((o, c) -> (o.1, c.3, o.2 = 0 AND c.2 = 1), {merged}, {carried})"
-        chains = f"arrayMap(x -> (x.1, x.2), arrayFilter(x -> x.3, {continued}))"
+        both = f"arraySort(arrayConcat({ended}, arrayMap(t -> (t, 0, toInt64(0)), {each})))"
+        carried = "arrayFill(x -> x.2 = 1, m)"
+        continued = f"arrayMap((o, c) -> (o.1, c.3, o.2 = 0 AND c.2 = 1), m, {carried})"
+        kept = f"arrayMap(x -> (x.1, x.2), arrayFilter(x -> x.3, {continued}))"
+        # A lambda gives `both` the name `m`. With an alias the statement would double with each step.
+        chains = f"arrayMap(m -> {kept}, [{both}])[1]"
     return f"arrayExists(c -> c.1 - c.2 <= {int64(within)}, {chains})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 TRUE, FALSE = "1", "0"
 
@@ -22,11 +22,6 @@ def texts(values: Iterable[str]) -> str:
 def number(value: float) -> str:
     """A Float64, in hexadecimal: the very same double, and never an integer."""
     return value.hex()
-
-
-def numbers(values: Iterable[float]) -> str:
-    """An Array(Float64)."""
-    return _array(map(number, values), "Float64")
 
 
 def int64(value: int) -> str:
@@ -49,9 +44,22 @@ def uint64s(values: Iterable[int]) -> str:
     return f"CAST([{','.join(map(str, values))}], 'Array(UInt64)')"
 
 
-def one_of(expression: str, values: Sequence[str]) -> str:
-    """Whether a string is one of these."""
-    return f"{expression} IN ({','.join(map(text, values))})" if values else FALSE
+def one_of(expression: str, values: Iterable[str]) -> str:
+    """Whether a string is one of these: one lookup in a hash table, however many they are."""
+    listed = ",".join(map(text, values))
+    return f"{expression} IN ({listed})" if listed else FALSE
+
+
+def one_of_numbers(expression: str, values: Iterable[float]) -> str:
+    """Whether a Float64 is one of these. A hash table tells 0 and -0 apart, so both sides are made 0."""
+    listed = ",".join(number(value + 0.0) for value in values)
+    return f"({expression} + {number(0.0)}) IN ({listed})" if listed else FALSE
+
+
+def one_of_integers(expression: str, values: Iterable[int]) -> str:
+    """Whether an integer is one of these."""
+    listed = ",".join(map(str, values))
+    return f"{expression} IN ({listed})" if listed else FALSE
 
 
 def all_of(conditions: Iterable[str]) -> str:

@@ -21,9 +21,10 @@ from engine.backends.clickhouse.query.literals import (
     TRUE,
     all_of,
     any_of,
-    int64s,
     number,
-    numbers,
+    one_of,
+    one_of_integers,
+    one_of_numbers,
     text,
     texts,
 )
@@ -124,16 +125,15 @@ class ValueTests:
             elements = f"arrayMap(x -> {self.folding.of_string('x')}, {elements})"
         conditions = []
         if strings:
-            conditions.append(all_of([cell.string.there, f"has({texts(strings)}, {own})"]))
-            conditions.append(all_of([cell.list.there, f"hasAny({elements}, {texts(strings)})"]))
+            conditions.append(all_of([cell.string.there, one_of(own, strings)]))
+            some = f"arrayExists(x -> {one_of('x', strings)}, {elements})"
+            conditions.append(all_of([cell.list.there, some]))
         if floats:
-            conditions.append(all_of([cell.number.there, f"has({numbers(floats)}, {cell.number.value})"]))
+            conditions.append(all_of([cell.number.there, one_of_numbers(cell.number.value, floats)]))
         if bools:
-            conditions.append(
-                all_of([cell.bool.there, f"{cell.bool.value} IN ({','.join(map(str, bools))})"])
-            )
+            conditions.append(all_of([cell.bool.there, one_of_integers(cell.bool.value, bools)]))
         if times:
-            conditions.append(all_of([cell.time.there, f"has({int64s(times)}, {cell.time.value})"]))
+            conditions.append(all_of([cell.time.there, one_of_integers(cell.time.value, times)]))
         whole = (all_of([cell.list.there, f"{elements} = {texts(each)}"]) for each in sorted(lists))
         return any_of([*conditions, *whole])
 
@@ -166,7 +166,7 @@ class ValueTests:
         if edge not in self.edges:
             self.edges.append(edge)
         passing = self.passing.get(edge_key(test), ())
-        return f"arrayExists(x -> {any_of([surely, f'has({texts(passing)}, x)'])}, {cell.strings})"
+        return f"arrayExists(x -> {any_of([surely, one_of('x', passing)])}, {cell.strings})"
 
 
 def in_intervals(expression: str, intervals: Sequence[Interval]) -> str:
