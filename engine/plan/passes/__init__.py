@@ -15,6 +15,7 @@ from engine.plan.passes.flatten import flatten
 from engine.plan.passes.fold_constants import fold_constants
 from engine.plan.passes.merge_complements import merge_complements
 from engine.plan.passes.order_operands import order_operands
+from engine.plan.passes.rewrite import pruned
 from engine.plan.passes.share import share
 from engine.plan.passes.simplify_rows import simplify_rows
 from engine.plan.passes.tighten_counts import tighten_counts
@@ -43,6 +44,8 @@ def optimise(plan: Plan, passes: Sequence[Pass] = ALL_PASSES, statistics: Statis
     if not passes:
         return plan
     known = statistics or NoStatistics()
+    # A pass that finds nothing to do leaves the plan alone.
+    plan = pruned(plan, plan.steps, plan.roots)
     for _ in range(ROUNDS_MAX):
         before = plan
         for run in passes:

@@ -16,6 +16,8 @@ from engine.plan.statistics import Statistics
 
 def flatten(plan: Plan, statistics: Statistics) -> Plan:
     """The plan with groups merged into the only group that uses them."""
+    if sum(isinstance(step, Intersection | Union) for step in plan.steps) < 2:
+        return plan
     uses = Counter(operand for step in plan.steps for operand in operands_of(step))
     uses.update(plan.roots)
     used_once = {index for index, step in enumerate(plan.steps) if uses[index] == 1}

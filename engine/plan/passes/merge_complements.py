@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from engine.plan.model import Difference, Intersection, Plan, Step, Union
 from engine.plan.passes.relations import OPERANDS_MAX, Relations
-from engine.plan.passes.rewrite import Draft, rewrite
+from engine.plan.passes.rewrite import Draft, has, rewrite
 from engine.plan.statistics import Statistics
 
 
 def merge_complements(plan: Plan, statistics: Statistics) -> Plan:
     """The plan with fewer, and later, complements."""
+    if not has(plan, Difference):
+        return plan
     relations: list[Relations] = []
 
     def rule(draft: Draft, step: Step) -> int:

@@ -55,6 +55,11 @@ def rewrite(plan: Plan, rule: Rule) -> Plan:
     return pruned(plan, draft.steps, [moved[root] for root in plan.roots])
 
 
+def has(plan: Plan, kinds: type[Step] | tuple[type[Step], ...]) -> bool:
+    """Whether some step is of a kind: a pass leaves a plan without alone."""
+    return any(isinstance(step, kinds) for step in plan.steps)
+
+
 def with_operands(step: Step, place: Sequence[int] | Mapping[int, int]) -> Step:
     """The same step with each operand replaced by its new index."""
     match step:

@@ -19,7 +19,7 @@ from engine.plan.model import (
     SequenceMatch,
     Step,
 )
-from engine.plan.passes.rewrite import Draft, rewrite
+from engine.plan.passes.rewrite import Draft, has, rewrite
 from engine.plan.statistics import Statistics
 
 EVERY_EVENT: RowFilter = WhereAll(conditions=())
@@ -30,7 +30,7 @@ _encoder = msgspec.msgpack.Encoder(order="deterministic")
 
 def simplify_rows(plan: Plan, statistics: Statistics) -> Plan:
     """The plan with every row filter in its smallest form; None when every row passes."""
-    return rewrite(plan, _simplify_step)
+    return rewrite(plan, _simplify_step) if has(plan, (EventMatch, SequenceMatch)) else plan
 
 
 def _simplify_step(draft: Draft, step: Step) -> int:

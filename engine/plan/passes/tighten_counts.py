@@ -14,13 +14,13 @@ import msgspec
 
 from engine.criteria.model import Aggregate
 from engine.plan.model import SOME_EVENT, EventMatch, Interval, Plan, Step
-from engine.plan.passes.rewrite import Draft, rewrite
+from engine.plan.passes.rewrite import Draft, has, rewrite
 from engine.plan.statistics import Statistics
 
 
 def tighten_counts(plan: Plan, statistics: Statistics) -> Plan:
     """The plan with the intervals of counting aggregates as closed whole-number intervals."""
-    return rewrite(plan, _tighten)
+    return rewrite(plan, _tighten) if has(plan, EventMatch) else plan
 
 
 def _tighten(draft: Draft, step: Step) -> int:
