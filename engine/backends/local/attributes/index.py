@@ -350,6 +350,18 @@ class Properties:
         prefix = key(Family.FIELD_VALUE, self._account, field, kind, group)
         return self._found(prefix + value_suffix(value))
 
+    def with_value_by_group(
+        self, field: int, kind: Kind, groups: int, value: str | bool, pause: Callable[[], None]
+    ) -> Iterator[tuple[int, BitMap]]:
+        """As `with_value`, for each group. Pages are not cached: the caller keeps what it makes of them."""
+        suffix, read = value_suffix(value), self._page_cache.read
+        for group in range(groups):
+            if group % PAUSE_PAGES == 0:
+                pause()
+            users = read(key(Family.FIELD_VALUE, self._account, field, kind, group) + suffix, BITMAP)
+            if users is not None:
+                yield group, users
+
     def _found(self, stored_key: bytes) -> BitMap:
         cached = self._page_cache.find(stored_key, BITMAP)
         return BitMap() if cached is None else cached.value

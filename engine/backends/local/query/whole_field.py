@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from pyroaring import BitMap
 
@@ -41,17 +41,21 @@ class WholeField:
 
     def present(self, kind: Kind) -> BitMap:
         """Users whose field has the kind."""
-        field, properties = self._field, self._account.properties
-        name = key(Family.FIELD_PRESENT, self._account.number, field, kind)
-        return self._kept(name, lambda group: properties.present(field, kind, group))
+        name = key(Family.FIELD_PRESENT, self._account.number, self._field, kind)
+        return self._kept(name, lambda: self._present_by_group(kind))
+
+    def _present_by_group(self, kind: Kind) -> Iterator[tuple[int, BitMap]]:
+        for group in range(self._ordinals.groups):
+            if group % PAUSE_PAGES == 0:
+                self._read.pause()
+            yield group, self._account.properties.present(self._field, kind, group)
 
     def with_value(self, kind: Kind, value: str | bool) -> BitMap:
         """Users whose field is this string or bool, or a list with this element."""
-        field, properties = self._field, self._account.properties
-        name = key(Family.FIELD_VALUE, self._account.number, field, kind) + value_suffix(value)
-        return self._kept(
-            name, lambda group: properties.with_value(field, kind, group, value), KEPT_USERS_MIN
-        )
+        groups, pause = self._ordinals.groups, self._read.pause
+        name = key(Family.FIELD_VALUE, self._account.number, self._field, kind) + value_suffix(value)
+        with_value = self._account.properties.with_value_by_group
+        return self._kept(name, lambda: with_value(self._field, kind, groups, value, pause), KEPT_USERS_MIN)
 
     def few_texts(self, kind: Kind) -> list[str] | None:
         """The distinct strings, or elements of lists; None when they are many. Some may have no users."""
@@ -77,21 +81,16 @@ class WholeField:
                 return many
         return _Texts(distinct)
 
-    def _kept(self, name: bytes, of_group: Callable[[int], BitMap], users_min: int = 0) -> BitMap:
+    def _kept(
+        self, name: bytes, sets: Callable[[], Iterator[tuple[int, BitMap]]], users_min: int = 0
+    ) -> BitMap:
         """The users of all groups: as kept under a name, or found anew and kept, if they are enough."""
         cache, ordinals = self._account.cache, self._ordinals
         found = cache.find(ordinals.place, name, self._reads)
         if found is None:
             began = cache.instant()
-            found = ordinals.joined(
-                (group, self._of_group(of_group, group)) for group in range(ordinals.groups)
-            )
+            self._read.looked_at += ordinals.groups
+            found = ordinals.joined(sets())
             if len(found) >= users_min:
                 cache.add(ordinals.place, name, found, ordinals.size, began)
         return found
-
-    def _of_group(self, of_group: Callable[[int], BitMap], group: int) -> BitMap:
-        if group % PAUSE_PAGES == 0:
-            self._read.pause()
-        self._read.looked_at += 1
-        return of_group(group)
