@@ -28,6 +28,9 @@ PROFILE_USERS_OVER_SCAN_MAX = 1_024
 POINTS_BESIDE_USERS_MIN = 64
 """Values looked up one by one, however few users have the field."""
 
+USERS_PER_LOOKUP = 4
+"""Users whose values are compared with all that a test names, in the time of one look-up."""
+
 _POINT_KINDS = (Kind.BOOL, Kind.STRING, Kind.LIST)
 _TEXT_KINDS = (Kind.STRING, Kind.LIST)
 
@@ -134,8 +137,7 @@ class FieldPredicate(PredicateBase):
             users = len(properties.present(field, kind, group)) if points else 0
             if not users:
                 continue
-            if kind is not Kind.BOOL and len(points) > max(users, POINTS_BESIDE_USERS_MIN):
-                # A look-up takes longer than a comparison with one of the values that there are.
+            if kind is not Kind.BOOL and _compares(len(points), users):
                 yield properties.with_texts(field, kind, group, self._matcher, read)
                 continue
             for number, value in enumerate(points, 1):
@@ -181,7 +183,7 @@ class FieldPredicate(PredicateBase):
         for kind in _POINT_KINDS:
             points = self._points_of(kind)
             users = len(whole.present(kind)) if points else 0
-            if kind is not Kind.BOOL and len(points) > max(users, POINTS_BESIDE_USERS_MIN):
+            if kind is not Kind.BOOL and _compares(len(points), users):
                 if users:
                     yield self._with_texts_of_all(field, kind, whole, ordinals, read)
             elif users:
@@ -234,3 +236,8 @@ def _united(sets: Iterable[BitMap]) -> BitMap:
     for more in each:
         users |= more
     return users
+
+
+def _compares(points: int, users: int) -> bool:
+    """Whether to compare what users have with so many values, and not to look the values up."""
+    return points > POINTS_BESIDE_USERS_MIN and points * USERS_PER_LOOKUP > users
