@@ -370,6 +370,8 @@ class Properties:
         """Users with a string, or an element of a list, that passes a test on strings."""
         prefix = key(Family.FIELD_VALUE, self._account, field, kind, group)
         plain = prefix + PLAIN_SUFFIX
+        # Reads all keys of the range the first time, without the lock.
+        self._terms(plain, read)
         fresh = self._new_values.fresh.get(prefix, set()) | self._new_values.writing.get(prefix, set())
         # Everything that is there now: what comes while others go first concerns users that change.
         apart = [*map(bytes, self._page_cache.reading().keys(prefix + DIGEST_SUFFIX)), *sorted(fresh)]

@@ -192,6 +192,15 @@ class Table:
         assert users is None or isinstance(users, _Users)
         return users
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the metadata of its parts is in memory."""
+        return self._slices is not None
+
+    def know(self) -> None:
+        """Reads the metadata of its parts."""
+        self._loaded_slices()
+
     def _loaded_slices(self) -> Slices:
         if self._slices is None:
             with self._loader.session() as txn:

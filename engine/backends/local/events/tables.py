@@ -341,6 +341,7 @@ class EventTables:
             if self._is_read_briefly:
                 yield self._brief_parts(group, selections, users), users
                 return
+            self._know_tables(group, selections, read)
             txn = stack.enter_context(self._loader.newest())
             # The tables as of this transaction, which has everything that their parts refer to.
             with self._session(txn):
@@ -354,6 +355,14 @@ class EventTables:
             is_brief = users is not None and len(users) <= BRIEF_USERS_MAX
             stack.enter_context(read.released(is_brief=is_brief))
             yield [[copies[id(part)] for part in parts] for parts in parts_of], users
+
+    def _know_tables(self, group: int, selections: Sequence[ResolvedSelection], read: Unshared) -> None:
+        """Reads the metadata of tables that are asked about for the first time, one after the other."""
+        for selection in selections:
+            for table in [table for table in self._groups[group].selected(selection) if not table.is_known]:
+                with self._session():
+                    table.know()
+                read.pause()
 
     def _brief_parts(
         self, group: int, selections: Sequence[ResolvedSelection], users: BitMap | None

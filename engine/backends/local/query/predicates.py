@@ -49,7 +49,7 @@ BUCKET_USERS_MAX = 4_096
 
 FEW_USERS_MAX = 256
 """Users up to which the events of each are looked up, although all events of the name may be joined."""
-ROWS_COUNTED_BRIEFLY_MAX = 1 << 14
+ROWS_COUNTED_BRIEFLY_MAX = 1 << 12
 """Rows that are counted with the lock held."""
 
 IDS_AT_ONCE = 512
@@ -160,9 +160,14 @@ class PredicateBase:
         raise NotImplementedError
 
     def among_all(self, ordinals: Ordinals, users: BitMap, read: Unshared) -> BitMap:
-        return ordinals.joined(
-            (group, self.among(group, some, read)) for group, some in ordinals.by_group(users)
-        )
+        return ordinals.joined(self._among_by_group(ordinals, users, read))
+
+    def _among_by_group(
+        self, ordinals: Ordinals, users: BitMap, read: Unshared
+    ) -> Iterator[tuple[int, BitMap]]:
+        for group, some in ordinals.by_group(users):
+            read.pause()
+            yield group, self.among(group, some, read)
 
     def work(self, group: int) -> float:
         return 0.0
