@@ -66,7 +66,8 @@ export class Sent {
       error.violations.map(({ field, description }) => ({
         index: firstIndex + Number(/\[(\d+)\]/.exec(field)?.[1] ?? 0),
         reason: error.reason,
-        field,
+        // The requests of a stream have their batch in a field.
+        field: field.replace(/^batch\./, ""),
         description,
       })),
     );

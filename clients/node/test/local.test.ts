@@ -172,6 +172,16 @@ test("a stream of events holds back, names rejected rows, and outlives a crash o
   }
   assert.equal((await stream.flush()).accepted, 5);
   assert.deepEqual([stream.sent.rejected, stream.sent.rejections[4]?.index], [5, 9]);
+  // A batch of which every event is rejected has fields of the same form, and others follow.
+  await stream.send([makeEvent("", "view", now)]);
+  await stream.flush();
+  assert.deepEqual(
+    stream.sent.rejections.slice(4).map(({ index, field }) => [index, field]),
+    [
+      [9, "events[1].user_id"],
+      [10, "events[0].user_id"],
+    ],
+  );
 
   const { port } = service;
   await stream.send([makeEvent("ann", "view", now)]);

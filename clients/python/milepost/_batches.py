@@ -21,6 +21,8 @@ ROW_OVERHEAD_BYTES = 6
 KEPT_REJECTIONS_MAX = 1_000
 
 BATCH_REFUSED = "BATCH_REFUSED"
+OF_STREAM = "batch."
+"""Where the requests of a stream have their batch."""
 
 Row = TypeVar("Row", bound=Message)
 Item = TypeVar("Item")
@@ -119,11 +121,18 @@ def with_last_marked(items: Iterable[Item]) -> Iterator[tuple[Item, bool]]:
 
 
 def refused(error: MilepostError, rows: int, first_index: int) -> Sent:
-    """The rejections in `error` when all rows of a batch were rejected; raises any other error."""
+    """The rejections in `error` when all rows of a batch were rejected; raises any other error. Their fields
+    are those of acknowledged batches, also where the batch is a field of a request of a stream.
+    """
     if not isinstance(error, InvalidArgument) or error.reason != BATCH_REFUSED:
         raise error
     found = [
-        Rejected(first_index + _row_of(violation.field), error.reason, violation.field, violation.description)
+        Rejected(
+            first_index + _row_of(violation.field),
+            error.reason,
+            violation.field.removeprefix(OF_STREAM),
+            violation.description,
+        )
         for violation in error.violations
     ]
     return Sent(rejected=rows, rejections=found)
