@@ -103,8 +103,8 @@ class CallInterceptor(grpc.ServerInterceptor):
         return _unknown(method)
 
     def _refusal(self, method: str, handler: Handler | None, error: MilepostError) -> Handler:
-        """A handler that refuses one call, of the same form as `handler`. None: the caller alone knows the
-        form, and no request is awaited.
+        """A handler that refuses one call, of the same form as `handler`; None: the caller alone knows the
+        form. No request is awaited.
         """
 
         def refuse(_request: object, context: grpc.ServicerContext) -> Any:

@@ -6,21 +6,18 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from queue import SimpleQueue
-from typing import Any, TypeAlias
+from typing import Any
 
 import structlog
 
 from engine.errors import LimitExceeded
 from engine.measures import Counter, Durations
 from service.auth.caller import holder_in
+from service.fair_queue import FairQueue, Task
 from service.first_message import Call, Receives
 from service.slots import Holder, Slots
 
 _logger = structlog.get_logger("milepost.service")
-
-_Task: TypeAlias = tuple[float, Holder | None, Callable[..., Any], tuple[Any, ...], dict[str, Any]]
-"""When it was queued, by `time.monotonic`, whose it is, and the call."""
 
 
 class _Current(threading.local):
@@ -56,7 +53,7 @@ class Workers(ThreadPoolExecutor):
         """Those of calls that run or are queued. A call holds one until its answer is ready to be sent."""
         self._lock = threading.Lock()
         self._current = _Current()
-        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
+        self._tasks = FairQueue(threads)
 
     @property
     def in_flight(self) -> int:
@@ -102,14 +99,13 @@ class Workers(ThreadPoolExecutor):
             if self._started < min(self._due, self._threads_max):
                 self._started += 1
                 threading.Thread(target=self._work, name=self.name, daemon=True).start()
-        self._tasks.put((time.monotonic(), holder, fn, args, kwargs))
+        self._tasks.put(Task(time.monotonic(), holder, fn, args, kwargs))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Ends the threads after the calls that are queued."""
         with self._lock:
             started, self._started = self._started, self._threads_max
-        for _ in range(started):
-            self._tasks.put(None)
+        self._tasks.close(started)
 
     def leave(self) -> None:
         """Takes the call that this thread runs from the limit. Called before its answer is sent, so that a
@@ -124,7 +120,8 @@ class Workers(ThreadPoolExecutor):
             task = self._tasks.get()
             if task is None:
                 return
-            queued_at, self._current.holder, fn, args, kwargs = task
+            queued_at, holder, fn, args, kwargs = task
+            self._current.holder = holder
             self.waits.add(time.monotonic() - queued_at)
             self._current.counts = True
             try:
@@ -135,6 +132,7 @@ class Workers(ThreadPoolExecutor):
                 # What a call holds is freed before the next one comes, which may be in hours.
                 del task, fn, args, kwargs
                 self.leave()
+                self._tasks.done(holder)
                 with self._lock:
                     self._due -= 1
                     self._in_flight -= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from engine.errors import LimitExceeded
+from engine.resources.records import Account
 from milepost.v1 import account_pb2, account_service_pb2
 from service import pools
 from service.methods import _KINDS, Kind
@@ -23,7 +25,9 @@ from tests.service.auth.keyed import Caller, Keyed, keyed
 
 OTHER = "accounts/other"
 SLOTS = 8
-LIMITS = {f"{name}_max": SLOTS for name in ("in_flight", "streams", "imports", "exports", "watchers", "jobs")}
+LIMITS = {"worker_threads": 4} | {
+    f"{name}_max": SLOTS for name in ("in_flight", "streams", "imports", "exports", "watchers", "jobs")
+}
 ONE_OF_EACH = {Kind.UNARY: "/milepost.v1.AccountService/GetAccount"} | {
     kind: method for method, kind in _KINDS.items()
 }
@@ -160,3 +164,28 @@ def _is_refused(slots: Slots, holder: Holder) -> bool:
 def test_a_share_is_one_slot_at_least() -> None:
     assert [share_of(50, slots) for slots in (1, 2, 3, 16)] == [1, 1, 1, 8]
     assert share_of(1, 10) == 1
+
+
+def test_a_call_does_not_wait_behind_those_of_another_account(
+    site: Keyed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accounts = site.service.application.engine.accounts
+    get, let_go = accounts.get_account, threading.Event()
+
+    def slow(name: str) -> Account:
+        if name == ACCOUNT:
+            assert let_go.wait(CALL_TIMEOUT_S)
+        return get(name)
+
+    monkeypatch.setattr(accounts, "get_account", slow)
+    greedy, other = site.with_key(ACCOUNT, "k", "READ"), site.with_key(OTHER, "k", "READ")
+    own, others = (account_service_pb2.GetAccountRequest(name=name) for name in (ACCOUNT, OTHER))
+    # As many as it may have at a time, and each holds a thread, or would.
+    waiting = [greedy.accounts.GetAccount.future(own) for _ in range(SLOTS // 2)]
+    pool = site.service.application._server._pools[Kind.UNARY]
+    eventually(lambda: pool.slots.taken == SLOTS // 2)
+    for _ in range(5):
+        assert other.accounts.GetAccount(others).account.name == OTHER
+    assert not any(call.done() for call in waiting)
+    let_go.set()
+    assert {call.result().account.name for call in waiting} == {ACCOUNT}
