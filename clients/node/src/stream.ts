@@ -206,10 +206,14 @@ class Call {
   readonly #controller = new AbortController();
   readonly #queue: StreamEventsRequest[] = [];
   readonly #answers: AsyncIterator<StreamEventsResponse>;
+  #first: Promise<IteratorResult<StreamEventsResponse>> | undefined;
   #wake: () => void = () => undefined;
 
   constructor(open: OpenStream) {
     this.#answers = open(this.#requests(), { signal: this.#controller.signal })[Symbol.asyncIterator]();
+    // A call may fail before anybody receives. Until then its error waits here: one that nothing waits for ends Node.
+    this.#first = this.#answers.next();
+    this.#first.catch(() => undefined);
   }
 
   send(request: StreamEventsRequest): void {
@@ -219,7 +223,9 @@ class Call {
   }
 
   async receive(): Promise<StreamEventsResponse> {
-    const { done, value } = await this.#answers.next();
+    const next = this.#first ?? this.#answers.next();
+    this.#first = undefined;
+    const { done, value } = await next;
     if (done === true) {
       throw toMilepostError(new Error("the service ended the stream"));
     }
