@@ -217,7 +217,7 @@ def _count(plan: Plan) -> str:
 def _sum(plan: Plan) -> str:
     step = _only(plan, EventMatch)
     low = step.intervals[0].low or 0.0
-    return _groups(EVENTS, _rows(step), f"sum(toDecimal64(numbers['amount'], 2)) >= {low:.0f}")
+    return _groups(EVENTS, _rows(step), f"sum(toInt64(round(numbers['amount'] * 100))) >= {low * 100:.0f}")
 
 
 def _not(plan: Plan) -> str:
