@@ -262,7 +262,7 @@ def _rows_of(selection: EventSelection) -> str:
 
 
 def _groups(table: str, rows: str, having: str) -> str:
-    return f"SELECT count() FROM (SELECT user FROM {table} WHERE {rows} GROUP BY p, user HAVING {having})"
+    return f"SELECT count() FROM (SELECT user FROM {table} WHERE {rows} GROUP BY user HAVING {having})"
 
 
 BY_HAND: dict[str, Handwritten] = {

@@ -137,9 +137,8 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
         if len(scans) == 1:
             return scans[0]
         ors = ", ".join(f"groupBitOr(u.b{word}) AS b{word}" for word in range(self.words))
-        return (
-            f"SELECT u.p AS p, u.user AS user, {ors} FROM ({' UNION ALL '.join(scans)}) AS u GROUP BY p, user"
-        )
+        columns = f"any(u.p) AS p, u.user AS user, {ors}"
+        return f"SELECT {columns} FROM ({' UNION ALL '.join(scans)}) AS u GROUP BY u.user"
 
 
 def bit_is_set(bit: int) -> str:
@@ -281,9 +280,10 @@ class _Compiler(StepVisitor[str]):
         columns = [*_BASE_COLUMNS[table], *(f"{each} AS {name}" for each, name in scan.columns.items())]
         rows = f"SELECT p, user, {', '.join(columns)} FROM {table} WHERE {counted(self._view, table)}"
         some = any_of(f"b{word} != 0" for word in range(words))
+        # `p` follows from the user. A key of one string is hashed faster than one of two parts.
         return (
-            f"SELECT p, user, {bits} FROM ({rows} AND {any_of(scan.conditions)} AND ",
-            f") GROUP BY p, user HAVING {some}",
+            f"SELECT any(p) AS p, user, {bits} FROM ({rows} AND {any_of(scan.conditions)} AND ",
+            f") GROUP BY user HAVING {some}",
         )
 
 
