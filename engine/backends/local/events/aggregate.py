@@ -47,11 +47,11 @@ def passing(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe)
     """Mask of slots that pass the step."""
     match step.aggregate:
         case Aggregate.COUNT:
-            return _in_intervals(count_rows(parts, step, universe), step.intervals)
+            return in_intervals(count_rows(parts, step, universe), step.intervals)
         case Aggregate.DISTINCT_DAYS:
-            return _in_intervals(distinct_days(parts, step, universe), step.intervals)
+            return in_intervals(distinct_days(parts, step, universe), step.intervals)
         case Aggregate.DISTINCT:
-            return _in_intervals(distinct_values(parts, step, universe), step.intervals)
+            return in_intervals(distinct_values(parts, step, universe), step.intervals)
         case Aggregate.SUM:
             totals, rows = _totals(parts, step, universe)
             return sum_passing(totals, rows, step.intervals)
@@ -78,7 +78,7 @@ def few_passing(parts: Sequence[Part], step: ResolvedEventMatch, check: Callable
     time = step.selection.time
     users = np.sort(RowsByTime.of_parts(few, check).users_between(time.start, time.end))
     starts = runs(users)
-    return bitmap_of(users[starts[:-1]][_in_intervals(np.diff(starts), step.intervals)])
+    return bitmap_of(users[starts[:-1]][in_intervals(np.diff(starts), step.intervals)])
 
 
 # --- counting -----------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def _add_whole_part(counts: Ints, part: Part) -> None:
         counts[users] += user_counts
 
 
-def _in_intervals(counts: Ints, intervals: Iterable[Interval]) -> Bools:
+def in_intervals(counts: Ints, intervals: Iterable[Interval]) -> Bools:
     """Mask of counts that lie in an interval and are not 0."""
     passed = np.zeros(len(counts), np.bool_)
     for interval in intervals:

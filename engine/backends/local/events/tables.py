@@ -32,6 +32,7 @@ from engine.backends.local.events.model import (
 from engine.backends.local.events.part import Part, TimeSpan
 from engine.backends.local.events.select import Universe
 from engine.backends.local.events.sequence import sequence_passing
+from engine.backends.local.events.shared_rows import SharedRows
 from engine.backends.local.events.table import Table
 from engine.backends.local.storage.arrays import Uint32s
 from engine.backends.local.storage.keys import Family, key, parts_of
@@ -294,6 +295,16 @@ class EventTables:
             passed = sequence_passing(steps, step.within, universe)
             read.looked_at += universe.looked_at
             return universe.bitmap(passed)
+
+    def rows_of_some(
+        self, group: int, selection: ResolvedSelection, users: BitMap, read: Unshared
+    ) -> SharedRows | None:
+        """The rows of a few users of the group; None when they are many."""
+        with self._as_now(group, (selection,), users, read) as ((parts,), among):
+            universe = Universe(parts, among, read.check)
+            rows = SharedRows.of_parts(parts, selection, universe)
+            read.looked_at += universe.looked_at
+            return rows
 
     def rows_of_all(
         self, selection: ResolvedSelection, stride: int, before: AllRows | None, read: Unshared

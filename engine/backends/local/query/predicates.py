@@ -17,11 +17,14 @@ from pyroaring import BitMap
 
 from engine.backends.local.account.account import Account, bucket_hashes
 from engine.backends.local.events import (
+    SHARED_USERS_MAX,
     AllRows,
     ResolvedEventMatch,
     ResolvedSelection,
     ResolvedSequence,
     RowCondition,
+    SharedRows,
+    shared_time,
 )
 from engine.backends.local.storage.arrays import Bools
 from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask, ids_of
@@ -41,6 +44,7 @@ from engine.plan.model import (
     SeenMatch,
     TimeRange,
 )
+from engine.values import Micros
 
 USER_ID_USERS_MAX = 4_096
 """Users up to which each id is read on its own; above, all ids of the group are."""
@@ -87,6 +91,7 @@ ROW_US = {
 
 _encoder = msgspec.msgpack.Encoder()
 _ROWS = b"rows"
+_SHARED_ROWS = b"shared rows"
 """Starts the names under which joined rows are kept."""
 
 
@@ -384,6 +389,29 @@ class AggregatePredicate(_EventsPredicate):
 
     def _ask(self, group: int, users: BitMap | None, read: Unshared) -> BitMap:
         return self._tables.match(group, self._step, users, read)
+
+    def among(self, group: int, users: BitMap, read: Unshared) -> BitMap:
+        as_of = read.rows_shared_as_of
+        rows = None if as_of is None else self._shared_rows(group, users, as_of, read)
+        if rows is None:
+            return super().among(group, users, read)
+        return rows.passing(self._step.selection.time, self._step.intervals) & users
+
+    def _shared_rows(self, group: int, users: BitMap, as_of: Micros, read: Unshared) -> SharedRows | None:
+        """The rows of a few users, found once for all questions of about this length of time."""
+        selection = self._step.selection
+        is_count = self._step.aggregate is Aggregate.COUNT and not selection.where
+        if not is_count or not 0 < len(users) <= SHARED_USERS_MAX:
+            return None
+        wider = replace(selection, time=shared_time(selection.time, as_of))
+        cache, name = self._account.cache, _SHARED_ROWS + _encoder.encode(wider) + users.serialize()
+        rows = cache.find_part(group, name, self.reads(group), SharedRows)
+        if rows is None:
+            began = cache.instant()
+            rows = self._tables.rows_of_some(group, wider, users, read)
+            if rows is not None:
+                cache.add_part(group, name, rows, rows.nbytes, began)
+        return rows
 
     def everyone_of_all(self, ordinals: Ordinals, read: Unshared) -> BitMap:
         rows = self._rows_of_all(ordinals, read)

@@ -51,6 +51,8 @@ class _Asked:
         self.ahead: list[dict[int, tuple[BitMap, BitMap]]] = []
         """For each horizon, by group: the users looked at, and those of them whom time may move."""
         self.is_whole = True
+        self.shares_rows = False
+        """Whether others of its round may ask for events of the same users."""
         self.evaluation: Evaluation | None = None
         self.flight: Flight | None = None
         self.failure: MilepostError | None = None
@@ -108,6 +110,8 @@ class StoredMemberships(OpenStore):
                 self._state.memberships.stand_still(as_of, still)
             return []
         all_asked = [_Asked(refresh) for refresh in refreshes]
+        for asked in all_asked:
+            asked.shares_rows = len(all_asked) > 1
         with self._busy({asked.scope for asked in all_asked}), ExitStack() as watched:
             try:
                 for asked in all_asked:
@@ -164,6 +168,7 @@ class StoredMemberships(OpenStore):
         what changes for everyone.
         """
         changed = watched.enter_context(account.watches.watching())
+        read.rows_shared_as_of = asked.refresh.plan.as_of if asked.shares_rows else None
         bind, moved_plan = self._executor.bind, asked.refresh.moved_by_time
         # Copies: others become dirty meanwhile.
         dirty = None if self._is_whole(asked) else [u.copy() for u in self._dirty(asked.scope)]

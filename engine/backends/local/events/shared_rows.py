@@ -1,0 +1,82 @@
+"""The rows of a few users of one event name, for several questions that differ in their time alone.
+
+A round of refreshes asks every journey that reads an event about the same few users. To find their rows in
+the parts of a table takes many times as long as to count those in a window. So the rows are found once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pyroaring import BitMap
+
+from engine.backends.local.events.aggregate import in_intervals
+from engine.backends.local.events.columns import integers_between
+from engine.backends.local.events.model import ResolvedSelection
+from engine.backends.local.events.part import Part
+from engine.backends.local.events.select import Universe, selected
+from engine.backends.local.storage.arrays import Int64s, Uint32s, runs
+from engine.backends.local.storage.bitmaps import bitmap_of
+from engine.criteria.ranges import Interval, TimeRange
+from engine.values import MICROS_PER_DAY, Micros
+
+SHARED_USERS_MAX = 64
+SHARED_ROWS_MAX = 1 << 12
+"""Rows of a few users up to which they are kept: 48 KB."""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedRows:
+    """The user and the time of each row, in order of user. Others than those asked for may be among them."""
+
+    users: Uint32s
+    times: Int64s
+
+    @property
+    def nbytes(self) -> int:
+        """Memory in bytes."""
+        return self.users.nbytes + self.times.nbytes
+
+    @classmethod
+    def of_parts(
+        cls, parts: Sequence[Part], selection: ResolvedSelection, universe: Universe
+    ) -> SharedRows | None:
+        """The selected rows of the users; None when they are many."""
+        users: list[Uint32s] = []
+        times: list[Int64s] = []
+        count = 0
+        for rows in selected(parts, selection, universe):
+            count += len(rows.row_slots)
+            if count > SHARED_ROWS_MAX:
+                return None
+            slots = rows.row_slots
+            users.append(slots.astype(np.uint32) if universe.ids is None else universe.ids[slots])
+            times.append(rows.at(rows.part.times()))
+        if not users:
+            return _NONE
+        joined = np.concatenate(users)
+        order = np.argsort(joined, kind="stable")
+        return cls(joined[order], np.concatenate(times)[order])
+
+    def passing(self, time: TimeRange, intervals: Sequence[Interval]) -> BitMap:
+        """The users whose number of rows in the range of time lies in an interval and is not 0."""
+        end = None if time.end is None else time.end - 1
+        users = self.users[integers_between(self.times, time.start, end)]
+        starts = runs(users)
+        return bitmap_of(users[starts[:-1]][in_intervals(np.diff(starts), intervals)])
+
+
+def shared_time(time: TimeRange, now: Micros) -> TimeRange:
+    """A range of time that holds this one, and is the same for many that end about `now`: it begins at a
+    whole multiple of its length, which is a power of two in days.
+    """
+    if time.start is None:
+        return TimeRange(None, None)
+    days = max(1, -(-(now - time.start) // MICROS_PER_DAY))
+    length = (1 << (days - 1).bit_length()) * MICROS_PER_DAY
+    return TimeRange(time.start // length * length, None)
+
+
+_NONE = SharedRows(np.zeros(0, np.uint32), np.zeros(0, np.int64))
