@@ -100,13 +100,15 @@ class KafkaSink:
         try:
             producer = self._connected(deadline)
             self._failures.clear()
+            is_mark = False
             for event in events:
+                # Marks of snapshots have a partition of their own: brokers have what comes before a mark when
+                # it is sent, and the mark when anything after it is.
+                if is_mark or not event.subject:
+                    self._flush(producer, deadline)
+                is_mark = not event.subject
                 self._produce(producer, event, deadline)
-            while producer.flush(min(CHECK_INTERVAL_S, _remaining_s(deadline))):
-                self._check()
-                if not _remaining_s(deadline):
-                    raise self._late()
-            self._check(whole=True)
+            self._flush(producer, deadline)
         except SinkError:
             self.close()
             raise
@@ -241,6 +243,14 @@ class KafkaSink:
                     raise self._late() from None
             else:
                 return
+
+    def _flush(self, producer: Producer, deadline: float) -> None:
+        """Waits until brokers have what was produced. Raises SinkError."""
+        while producer.flush(min(CHECK_INTERVAL_S, _remaining_s(deadline))):
+            self._check()
+            if not _remaining_s(deadline):
+                raise self._late()
+        self._check(whole=True)
 
     def _on_delivery(self, error: KafkaError | None, _: Message) -> None:
         if error is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import certifi
+import msgspec
 import pytest
 from cloudevents.core.bindings.kafka import KafkaMessage, from_kafka_event
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
@@ -108,6 +109,35 @@ def test_records_of_a_user_are_in_one_partition_in_order(cluster: KafkaCluster) 
         assert [json.loads(each.value() or b"")["id"] for each in own] == [
             f"e{number}" for number in range(user, 500, 20)
         ]
+
+
+def test_brokers_have_what_comes_before_a_mark_and_the_mark_before_what_follows(
+    cluster: KafkaCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mark has a partition of its own: a consumer of several can wait for what came before it."""
+    output = sink(cluster.bootstrap_servers)
+    consumer = Consumer({"bootstrap.servers": cluster.bootstrap_servers, "group.id": "g"})
+    partitions = [TopicPartition(TOPIC, number, 0) for number in range(PARTITIONS)]
+    stored: list[int] = []
+    produce = output._produce
+
+    def produced(producer: Any, each: Event, deadline: float) -> None:
+        stored.append(sum(consumer.get_watermark_offsets(one, timeout=ATTEMPT_S)[1] for one in partitions))
+        produce(producer, each, deadline)
+
+    monkeypatch.setattr(output, "_produce", produced)
+    marks = (2, 5, 7)
+    events = [event(number) for number in range(8)]
+    events = [
+        msgspec.structs.replace(each, subject="") if n in marks else each for n, each in enumerate(events)
+    ]
+    output.deliver(events, time.monotonic() + ATTEMPT_S)
+    output.close()
+    consumer.close()
+    assert [stored[number] for number in (2, 3, 5, 6)] == [2, 3, 5, 6]
+    found = [each.partition() for each in records(cluster, 8) if not each.key()]
+    assert len(found) == len(marks)
+    assert len(set(found)) == 1
 
 
 def test_records_are_read_as_they_were_meant(cluster: KafkaCluster) -> None:
