@@ -11,6 +11,7 @@ from engine.backends.local.account.account import Account
 from engine.backends.local.attributes.index import EMPTY_LIST
 from engine.backends.local.query.predicates import COLUMN_US, PROFILE_US, TEXT_US, PredicateBase
 from engine.backends.local.query.whole_field import WholeField
+from engine.backends.local.storage.arrays import Bools
 from engine.backends.local.storage.matching import passing_values
 from engine.backends.local.storage.ordinals import Ordinals
 from engine.backends.local.storage.ranges import Ranges
@@ -195,14 +196,17 @@ class FieldPredicate(PredicateBase):
         groups = range(ordinals.groups)
         if self._lists:
             yield ordinals.joined((group, self._passing_lists(field, group, read)) for group in groups)
-        counts = self._account.directory.counts
         for kind, ranges in ((Kind.NUMBER, self._numbers), (Kind.TIME, self._instants)):
             if ranges and whole.present(kind):
-                read.looked_at += sum(counts)
-                yield ordinals.of_masks(
-                    self._properties.mask_of_column(field, kind, group, ranges, counts[group], read.pause)
-                    for group in groups
-                )
+                yield ordinals.of_masks(self._masks(field, kind, ranges, read))
+
+    def _masks(self, field: int, kind: Kind, ranges: Ranges, read: Unshared) -> Iterable[Bools]:
+        """The users of each group whose number or time lies in the ranges."""
+        counts = self._account.directory.counts
+        for group, count in enumerate(counts):
+            read.pause()
+            read.looked_at += count
+            yield self._properties.mask_of_column(field, kind, group, ranges, count, read.pause)
 
     def _with_texts_of_all(
         self, field: int, kind: Kind, whole: WholeField, ordinals: Ordinals, read: Unshared
