@@ -410,7 +410,8 @@ class CriteriaDrawer:
         """A number that an aggregate of the attribute may well have: sums and means of its values."""
         choose = self.choose
         numbers = [v for v in self.palette.event_values[of] if isinstance(v, float)] or [0.0]
-        if aggregate not in (Aggregate.SUM, Aggregate.AVERAGE):
+        # Most users have few events, so an average is often a single value.
+        if aggregate not in (Aggregate.SUM, Aggregate.AVERAGE) or choose.chance(40):
             return choose.pick(numbers)
         drawn = [Fraction(repr(choose.pick(numbers))) for _ in range(choose.between(0, 3))]
         total = sum(drawn, Fraction(0))
@@ -465,7 +466,7 @@ class CriteriaDrawer:
         if value in pools.PLACES:
             latitude, longitude = choose.pick(((52.5, 13.4), (0.0, 0.0), (48.0, 2.0), (-90.0, 0.0)))
             return Near(latitude, longitude, choose.pick((5_000.0, 1_000_000.0, 16_000_000.0)))
-        op, ignore_case = choose.pick(TEXT_OPS), choose.chance(40)
+        op, ignore_case = choose.pick(TEXT_OPS), choose.chance(55)
         if op == "matches":
             return Text(op, choose.pick(pools.PATTERNS), ignore_case)
         start = choose.below(len(value) + 1)
