@@ -270,20 +270,27 @@ class Deliveries:
         """Notes changes of a batch that an output took without them."""
         self._log.refused(delivery.output.target.kind(), changes)
 
-    def failed(self, delivery: Delivery, error: str) -> None:
-        """Notes that an output did not take a batch."""
+    def failed(self, delivery: Delivery, error: str, failing_for: Micros) -> None:
+        """Notes that an output did not take a batch, as none for this long."""
         self._log.failed(delivery.connection.name, delivery.output.target.kind(), error, self._clock())
+        self._connections.failed(delivery.connection.name, error, failing_for)
 
     def status(self, connection: Connection) -> DeliveryStatus:
         """How far a connection is behind, and how its last attempts ended."""
         if connection.state not in LIVE_STATES and not connection.exiting:
             return DeliveryStatus()
         pending, lag = self._behind(connection)
+        found = self._log.of(connection.name)
+        if not found.error:
+            # Nothing failed since the start.
+            found = msgspec.structs.replace(
+                found,
+                error=connection.last_error,
+                error_time=connection.last_error_time,
+                failures=1 if connection.failing_for else 0,
+            )
         return msgspec.structs.replace(
-            self._log.of(connection.name),
-            pending_changes=pending,
-            lag=lag,
-            last_success=connection.last_success,
+            found, pending_changes=pending, lag=lag, last_success=connection.last_success
         )
 
     def measures(self) -> Iterator[Measure]:

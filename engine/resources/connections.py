@@ -57,7 +57,7 @@ from engine.resources.records import (
 )
 from engine.resources.repository import Changes, Repository
 from engine.resources.secret_keys import SecretKeys
-from engine.values import MICROS_PER_HOUR, Micros
+from engine.values import MICROS_PER_HOUR, MICROS_PER_SECOND, Micros
 
 OPTED_IN_FIELDS = ("identities", "attributes", "hashed_identities", "hashed_attributes")
 CONNECTION_FIELDS = frozenset(
@@ -66,6 +66,8 @@ CONNECTION_FIELDS = frozenset(
 BATCH_CHANGES_MAX = 10_000
 BATCH_AGE_MAX_MICROS = MICROS_PER_HOUR
 OPTED_IN_NAMES_MAX = 100
+FAILURE_NOTED_MICROS = 10 * MICROS_PER_SECOND
+"""Interval after which a failure that goes on is noted again."""
 
 
 class Connections(Outputs):
@@ -240,6 +242,9 @@ class Connections(Outputs):
                 replayed_through=0,
                 activation=known.activation + 1,
                 last_success=0,
+                last_error="",
+                last_error_time=0,
+                failing_for=0,
             )
         if known.exiting:
             self._backend.drop_membership(name)
@@ -268,6 +273,7 @@ class Connections(Outputs):
                 fault="",
                 exiting=left is not None,
                 left_at=left or 0,
+                failing_for=0,
             )
         self._announce(known)
         return deactivated
@@ -324,13 +330,15 @@ class Connections(Outputs):
             known = self._known(name, etag)
             is_faulted = known.state is ConnectionState.FAULTED
             if known.exiting and known.fault:
-                resumed = self._put(changes, known, fault="")
+                resumed = self._put(changes, known, fault="", failing_for=0)
             elif not is_faulted and not known.paused:
                 raise _wrong_state(known, "only a FAULTED or a paused connection can be resumed")
             else:
                 if is_faulted and self._repository.find(Closing, known.audience) is None:
                     self._take_credit(known)
-                resumed = self._put(changes, known, state=ConnectionState.ACTIVE, paused=False, fault="")
+                resumed = self._put(
+                    changes, known, state=ConnectionState.ACTIVE, paused=False, fault="", failing_for=0
+                )
         self._announce(known)
         return resumed
 
@@ -388,6 +396,25 @@ class Connections(Outputs):
         self._announce(known)
         return faulted
 
+    def failed(self, name: str, error: str, failing_for: Micros) -> None:
+        """Notes that an attempt to deliver failed, and how long attempts have been failing, so that both
+        outlive a restart. The same error is noted again after `FAILURE_NOTED_MICROS`.
+        """
+        now = self._clock()
+        with self._repository.writing() as changes:
+            known = self._repository.find(Connection, name)
+            if known is None:
+                return
+            is_noted = (
+                known.failing_for > 0 and known.last_error == error and failing_for >= known.failing_for
+            )
+            if is_noted and 0 <= now - known.last_error_time < FAILURE_NOTED_MICROS:
+                return
+            noted = msgspec.structs.replace(
+                known, last_error=error, last_error_time=now, failing_for=max(1, failing_for)
+            )
+            changes.put(noted)
+
     def advance(self, name: str, cursor: Cursor, *, activation: int, sent: bool = True) -> Connection | None:
         """Advances a live connection's durable cursor. Does nothing when the connection was
         activated anew since `activation`. `sent` when its output took what lies between.
@@ -413,6 +440,7 @@ class Connections(Outputs):
                     at_cursor(known, cursor),
                     last_success=self._clock() if sent else known.last_success,
                     left_at=0 if is_told else known.left_at,
+                    failing_for=0 if sent else known.failing_for,
                 )
                 changes.put(advanced)
                 return advanced

@@ -174,6 +174,11 @@ class Connection(Record, frozen=True, kw_only=True):
     replayed_through: int = 0
     """Sequence of the last change that a replay sends again: such changes have ids of their own."""
     fault: str = ""
+    last_error: str = ""
+    last_error_time: Micros = 0
+    """Why and when the last attempt failed that is noted: see `Connections.failed`."""
+    failing_for: Micros = 0
+    """How long attempts had been failing then; 0 = the last one succeeded."""
     exits_on_deactivation: bool = False
     exiting: bool = False
     """INACTIVE, and still delivers: what was not delivered before, and then the exit of every member."""
@@ -259,7 +264,16 @@ def etag_of(record: Record) -> str:
     if isinstance(record, Connection):
         record = at_cursor(record, Cursor())
         record = msgspec.structs.replace(
-            record, activation=0, last_success=0, replayed_through=0, fault="", exiting=False, left_at=0
+            record,
+            activation=0,
+            last_success=0,
+            replayed_through=0,
+            fault="",
+            exiting=False,
+            left_at=0,
+            last_error="",
+            last_error_time=0,
+            failing_for=0,
         )
     if isinstance(record, ApiKey):
         record = msgspec.structs.replace(record, digest=b"", previous_digest=b"")

@@ -50,8 +50,10 @@ class Delivering:
         self._delivery = delivery
         self._sink: Sink | None = None
         self._using_sink = threading.Lock()
-        self._failures = 0
-        self._failing_since = 0.0
+        failing_for = delivery.connection.failing_for
+        # Before the start of the service too.
+        self._failures = 1 if failing_for else 0
+        self._failing_since = time.monotonic() - failing_for / MICROS_PER_SECOND
         self._gathering_since: float | None = None
         self._wake_beyond: int | None = None
         self._last_step_s = 0.0
@@ -197,7 +199,8 @@ class Delivering:
         if not self._failures or error.progressed:
             self._failing_since, self._failures = now, 0
         self._failures += 1
-        self._terms.engine.deliveries.failed(self._delivery, str(error))
+        failing_for = round((now - self._failing_since) * MICROS_PER_SECOND)
+        self._terms.engine.deliveries.failed(self._delivery, str(error), failing_for)
         retry = self._terms.retry
         if error.final or now - self._failing_since >= retry.budget_s:
             return self._fault(str(error))

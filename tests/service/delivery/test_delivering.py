@@ -15,8 +15,9 @@ from engine.audiences.delivery_status import RATE_WINDOW_S, DeliveryLog, Deliver
 from engine.backends.base import UserRecord
 from engine.criteria.model import Equals, UserAttribute
 from engine.errors import CursorExpired, FailedPrecondition
-from engine.resources.records import ChangeKind, Connection, ConnectionState, Milestone
+from engine.resources.records import ChangeKind, Connection, ConnectionState, Milestone, etag_of
 from engine.values import MICROS_PER_HOUR, MICROS_PER_SECOND
+from service.delivery.retry import RetryPolicy
 from service.delivery.schedule import WHEN_WOKEN
 from service.delivery.sinks.sink import SinkError
 from tests.engine.site import ACCOUNT, NOW, OUTPUT, WEB, Site, did
@@ -174,6 +175,49 @@ def test_rate_is_over_the_last_minute() -> None:
     assert log.of("c").failures == 1
     log.keep([])
     assert log.of("c") == DeliveryStatus()
+
+
+def test_why_delivery_fails_and_for_how_long_outlive_a_restart(site: Site) -> None:
+    connection, sink = connect(site, site.add("one", did("a"))), Remembering()
+    site.send([("ann", "a")])
+    site.engine.live.refresh_all()
+
+    def restart() -> None:
+        site.engine.close()
+        site.open()
+
+    def fail(after_s: float) -> str:
+        found = site.engine.connections.get_connection(connection.name)
+        delivering = delivering_to(site, found, sink, RetryPolicy(budget_s=60.0))
+        delivering._failing_since -= after_s
+        while not sink.tried:
+            refuse_once(sink, SinkError("503"))
+            delivering.step()
+        sink.tried.clear()
+        return site.engine.connections.get_connection(connection.name).state
+
+    etag = etag_of(site.engine.connections.get_connection(connection.name))
+    # 1. It fails for the first time; that is known after a restart.
+    assert fail(0) == ConnectionState.ACTIVE
+    restart()
+    known = site.engine.connections.get_connection(connection.name)
+    status = site.engine.deliveries.status(known)
+    assert (status.error, status.error_time, status.failures) == ("503", site.clock.now, 1)
+    assert etag_of(known) == etag
+    # 2. It has failed for 40 s, and for another 40 s after a restart: longer than it may.
+    site.clock.now += 60 * MICROS_PER_SECOND
+    assert fail(40) == ConnectionState.ACTIVE
+    restart()
+    # Not the time that the service was down.
+    site.clock.now += MICROS_PER_HOUR
+    assert fail(40) == ConnectionState.FAULTED
+    # 3. Resumed, and taken, it begins anew.
+    resumed = site.engine.connections.resume(connection.name)
+    assert resumed.failing_for == 0
+    all_told(site, resumed, sink)
+    taken = site.engine.connections.get_connection(connection.name)
+    restart()
+    assert (taken.failing_for, site.engine.deliveries.status(taken).failures) == (0, 0)
 
 
 def test_a_connection_sends_the_kinds_it_asks_for_and_its_cursor_passes_the_others(site: Site) -> None:

@@ -639,9 +639,9 @@ class DeliveryStatus(_message.Message):
     changes_per_second: _builtins.float
     """Changes delivered per second, over the last minute and since the start of the service."""
     last_error: _builtins.str
-    """Error of the last attempt that failed. Empty when none has since the service started."""
+    """Error of the last attempt that failed. Empty when none has since the activation."""
     failures: _builtins.int
-    """Attempts that failed in a row. 0 once one succeeded."""
+    """Attempts that failed in a row, at least 1 while the last one did. 0 once one succeeded."""
     @_builtins.property
     def lag(self) -> _duration_pb2.Duration:
         """Age of the oldest of these changes."""

@@ -631,7 +631,7 @@ export type DeliveryStatus = Message<"milepost.v1.DeliveryStatus"> & {
   lastSuccessTime?: Timestamp | undefined;
 
   /**
-   * Error of the last attempt that failed. Empty when none has since the service started.
+   * Error of the last attempt that failed. Empty when none has since the activation.
    *
    * @generated from field: string last_error = 5;
    */
@@ -645,7 +645,7 @@ export type DeliveryStatus = Message<"milepost.v1.DeliveryStatus"> & {
   lastErrorTime?: Timestamp | undefined;
 
   /**
-   * Attempts that failed in a row. 0 once one succeeded.
+   * Attempts that failed in a row, at least 1 while the last one did. 0 once one succeeded.
    *
    * @generated from field: int32 failures = 7;
    */
