@@ -3,7 +3,7 @@
 An account chooses the host of an output, so without this it could make the service call what only the service
 reaches: itself, its neighbours, the metadata of a cloud machine. A host is resolved once, every address is
 checked, and the connection goes to a checked address and nowhere else: a name that resolves to something else
-a moment later changes nothing.
+a moment later changes nothing. A look-up has a time of its own (`service.delivery.resolving`).
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ from __future__ import annotations
 import ipaddress
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from service.delivery.resolving import Resolve, system_resolver
+
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-Resolve: TypeAlias = Callable[[str, int], Iterable[tuple[Any, ...]]]
-"""As `socket.getaddrinfo`."""
-
 CLOUD_ADDRESSES: frozenset[Address] = frozenset({ipaddress.IPv4Address("168.63.129.16")})
 """Public addresses that serve a machine's own cloud: Azure's. Others use addresses that are not public."""
 
@@ -56,11 +55,11 @@ class Guard:
     def __init__(self, allowed: Iterable[Network] = (), resolve: Resolve | None = None) -> None:
         """`allowed` are networks that may be connected to although they are not public."""
         self._allowed = tuple(allowed)
-        self._resolve = resolve or _resolve
+        self._resolve = resolve or system_resolver()
 
     def peers(self, host: str, port: int) -> tuple[Peer, ...]:
         """The addresses of a host that outputs may connect to, in the order of the resolver. Raises OSError
-        when the host has none, and TargetRefused when none of them is allowed.
+        when the host has none or is not resolved in time, and TargetRefused when none of them is allowed.
         """
         found = tuple(_peers(self._resolve(host, port)))
         allowed = tuple(peer for peer in found if self.fault(peer.address) is None)
@@ -141,11 +140,3 @@ def _peers(found: Iterable[tuple[Any, ...]]) -> Iterator[Peer]:
             # A scope (`fe80::1%eth0`) belongs to link-local addresses, which are refused.
             text = str(socket_address[0]).partition("%")[0]
             yield Peer(family, ipaddress.ip_address(text), socket_address[1])
-
-
-def _resolve(host: str, port: int) -> Iterable[tuple[Any, ...]]:
-    try:
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except UnicodeError as error:
-        # A label that is too long, or empty.
-        raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is no host") from error
