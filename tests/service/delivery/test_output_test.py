@@ -17,7 +17,8 @@ from service.config import load
 from service.delivery import testing
 from tests.faults.delivery_ledger import DeliveryLedger
 from tests.faults.delivery_receivers import RECEIVERS
-from tests.harness import ACCOUNT, CALL_TIMEOUT_S, Serving, eventually, refusal_of, serving
+from tests.harness import ACCOUNT, CALL_TIMEOUT_S, Serving, eventually, read_refusal, refusal_of, serving
+from tests.service.auth.test_shares import retry_delay_s
 from tests.service.delivery.endpoint import STALL, Answer, Endpoint, endpoint
 from tests.service.delivery.test_webhook_output import LOCAL, OUTPUT, SECRET, create_hook
 
@@ -149,12 +150,15 @@ def assert_one_at_a_time(service: Serving, receiver: Endpoint) -> None:
     first.start()
     eventually(lambda: len(receiver.requests) == 1)
     request = connection_service_pb2.TestOutputRequest(name=OUTPUT)
-    refusal = refusal_of(service.connections.TestOutput, request)
+    with pytest.raises(grpc.RpcError) as refused:
+        service.connections.TestOutput(request)
+    refusal = read_refusal(refused.value)
     assert (refusal.code, refusal.reason, refusal.metadata) == (
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         "LIMIT_EXCEEDED",
         {"limit": "1"},
     )
+    assert retry_delay_s(refused.value) > 0
     receiver.release()
     first.join()
     assert [answer.delivered for answer in answers] == [True]

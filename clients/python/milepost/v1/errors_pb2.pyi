@@ -65,7 +65,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_NO_AUDIENCE_CREDIT: _ErrorReason.ValueType  # 19
     """RESOURCE_EXHAUSTED. The account's limit of activated audiences is reached. Metadata: limit."""
     ERROR_REASON_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 20
-    """RESOURCE_EXHAUSTED. A configured limit on resources or streams is reached. Metadata: limit."""
+    """RESOURCE_EXHAUSTED. A configured limit on resources or streams is reached. Metadata: limit; also quota and count, or
+    pool and resource, of what is limited. With RetryInfo where waiting helps: the limit is on what runs at a time.
+    """
     ERROR_REASON_STORE_FULL: _ErrorReason.ValueType  # 21
     """RESOURCE_EXHAUSTED. The store has no space left. Reads continue."""
     ERROR_REASON_REVISION_NOT_REACHED: _ErrorReason.ValueType  # 22
@@ -172,7 +174,9 @@ ERROR_REASON_ALIAS_CYCLE: ErrorReason.ValueType  # 18
 ERROR_REASON_NO_AUDIENCE_CREDIT: ErrorReason.ValueType  # 19
 """RESOURCE_EXHAUSTED. The account's limit of activated audiences is reached. Metadata: limit."""
 ERROR_REASON_LIMIT_EXCEEDED: ErrorReason.ValueType  # 20
-"""RESOURCE_EXHAUSTED. A configured limit on resources or streams is reached. Metadata: limit."""
+"""RESOURCE_EXHAUSTED. A configured limit on resources or streams is reached. Metadata: limit; also quota and count, or
+pool and resource, of what is limited. With RetryInfo where waiting helps: the limit is on what runs at a time.
+"""
 ERROR_REASON_STORE_FULL: ErrorReason.ValueType  # 21
 """RESOURCE_EXHAUSTED. The store has no space left. Reads continue."""
 ERROR_REASON_REVISION_NOT_REACHED: ErrorReason.ValueType  # 22

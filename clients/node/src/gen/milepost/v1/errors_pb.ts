@@ -161,7 +161,8 @@ export enum ErrorReason {
   NO_AUDIENCE_CREDIT = 19,
 
   /**
-   * RESOURCE_EXHAUSTED. A configured limit on resources or streams is reached. Metadata: limit.
+   * RESOURCE_EXHAUSTED. A configured limit on resources or streams is reached. Metadata: limit; also quota and count, or
+   * pool and resource, of what is limited. With RetryInfo where waiting helps: the limit is on what runs at a time.
    *
    * @generated from enum value: ERROR_REASON_LIMIT_EXCEEDED = 20;
    */
