@@ -64,6 +64,12 @@ from tests.oracle.world import Alias, Batch, Erase, Expire, Journey, Milestone, 
 
 COMPARE_OPS: tuple[CompareOp, ...] = ("greater_than", "greater_or_equal", "less_than", "less_or_equal")
 SEMVER_OPS: tuple[SemverOp, ...] = ("equals", *COMPARE_OPS)
+_USUAL_AGGREGATES = (
+    *(Aggregate.COUNT,) * 3,
+    # Whose borders few events meet: days of a zone, and a mean that equals a limit.
+    *(Aggregate.DISTINCT_DAYS,) * 3,
+    *(Aggregate.AVERAGE,) * 2,
+)
 TEXT_OPS: tuple[TextOp, ...] = ("contains", "starts_with", "ends_with", "glob", "matches")
 PERCENTS = (0.0, 25.0, 33.3, 50.0, 75.0, 100.0)
 SALTS = ("hold-out", "", "ü\0")
@@ -287,7 +293,7 @@ class CriteriaDrawer:
     def event(self, label: str = "") -> Event:
         """An event criterion with any aggregate, window and condition."""
         choose = self.choose
-        aggregate = choose.pick((Aggregate.COUNT, Aggregate.COUNT, Aggregate.COUNT, *Aggregate))
+        aggregate = choose.pick((*_USUAL_AGGREGATES, *Aggregate))
         needs_of = aggregate not in (Aggregate.COUNT, Aggregate.DISTINCT_DAYS)
         of = self._of() if needs_of else ""
         return Event(
