@@ -38,7 +38,7 @@ from engine.backends.local.storage.arrays import Uint32s
 from engine.backends.local.storage.keys import Family, key, parts_of
 from engine.backends.local.storage.store import Store
 from engine.backends.local.storage.transactions import ReadTransaction, Writable
-from engine.backends.local.storage.turns import Unshared
+from engine.backends.local.storage.turns import PAUSE_PAGES, Unshared
 from engine.criteria.conditions import tests_in
 from engine.criteria.operators import matcher_of
 from engine.criteria.ranges import ALL_NUMBERS
@@ -368,11 +368,13 @@ class EventTables:
             yield [[copies[id(part)] for part in parts] for parts in parts_of], users
 
     def _know_tables(self, group: int, selections: Sequence[ResolvedSelection], read: Unshared) -> None:
-        """Reads the metadata of tables that are asked about for the first time, one after the other."""
+        """Reads the metadata of tables that are asked about for the first time, some at a time."""
         for selection in selections:
-            for table in [table for table in self._groups[group].selected(selection) if not table.is_known]:
+            new = [table for table in self._groups[group].selected(selection) if not table.is_known]
+            for start in range(0, len(new), PAUSE_PAGES):
                 with self._session():
-                    table.know()
+                    for table in new[start : start + PAUSE_PAGES]:
+                        table.know()
                 read.pause()
 
     def _brief_parts(
