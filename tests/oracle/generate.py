@@ -66,9 +66,10 @@ COMPARE_OPS: tuple[CompareOp, ...] = ("greater_than", "greater_or_equal", "less_
 SEMVER_OPS: tuple[SemverOp, ...] = ("equals", *COMPARE_OPS)
 _USUAL_AGGREGATES = (
     *(Aggregate.COUNT,) * 3,
-    # Whose borders few events meet: days of a zone, and a mean that equals a limit.
+    # Whose borders few users meet: days of a zone, a mean that equals a limit, a first event unlike the last.
     *(Aggregate.DISTINCT_DAYS,) * 3,
     *(Aggregate.AVERAGE,) * 2,
+    *(Aggregate.FIRST, Aggregate.LAST) * 2,
 )
 TEXT_OPS: tuple[TextOp, ...] = ("contains", "starts_with", "ends_with", "glob", "matches")
 PERCENTS = (0.0, 25.0, 33.3, 50.0, 75.0, 100.0)
