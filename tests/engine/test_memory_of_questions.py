@@ -25,6 +25,7 @@ VALUES = 10_000
 KEEPS_BY_NUMBER = re.compile(r"\b(lru_cache|cache)\b")
 KEYED_BY_FEW = {
     ("engine/criteria/zones.py", "offsets_in_span"),
+    ("engine/backends/clickhouse/query/folding.py", "_folded_by_python"),
     ("engine/backends/local/events/columns.py", "_limits_of"),
     ("engine/backends/local/events/days.py", "_offsets"),
     ("engine/backends/local/events/decimals.py", "integer_bounds"),

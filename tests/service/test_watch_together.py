@@ -66,6 +66,7 @@ class Fold:
     def __init__(self) -> None:
         self.members: dict[str, set[str]] = {}
         self.snapshots = 0
+        self.unfinished: set[str] = set()
         self.changes: list[tuple[str, str, int]] = []
         self.ended: dict[str, str] = {}
         self.position = ""
@@ -75,6 +76,7 @@ class Fold:
         tier = item.requested_name.rpartition("/")[2]
         if item.HasField("snapshot_begin"):
             self.snapshots += 1
+            self.unfinished.add(tier)
             self.members[tier] = set()
         self.members.setdefault(tier, set()).update(item.snapshot.user_ids)
         for change in item.changes.changes:
@@ -84,15 +86,20 @@ class Fold:
                     self.members[tier].add(change.user_id)
                 else:
                     self.members[tier].remove(change.user_id)
+        if item.HasField("snapshot_end"):
+            self.unfinished.remove(tier)
         if item.HasField("ended"):
             self.ended[tier] = item.ended.reason
         self.position = item.position or self.position
 
     def until(self, stream: Stream, **members: set[str]) -> None:
-        """Takes messages until audiences have these members, and the position is of then or later."""
+        """Takes messages until audiences have these members, and the position is of then or later. An
+        audience whose snapshot has not ended by then would begin with another.
+        """
         for item in stream:
             self.take(item)
-            if item.position and all(self.members.get(tier) == users for tier, users in members.items()):
+            is_due = bool(item.position) and not self.unfinished
+            if is_due and all(self.members.get(tier) == users for tier, users in members.items()):
                 return
         raise AssertionError(f"the stream ended with {self.members}, {self.ended}")
 

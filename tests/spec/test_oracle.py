@@ -362,7 +362,7 @@ def test_random_worlds_cover_every_feature() -> None:
 
 def test_random_criteria_give_every_warning() -> None:
     told: Counter[str] = Counter()
-    for world in random_worlds(200):
+    for world in random_worlds(400):
         oracle, trees = Oracle(world), Trees(world)
         for journey in world.journeys:
             warner = Warner(oracle, journey, trees.journey_with)

@@ -36,7 +36,7 @@ from engine.criteria.model import Aggregate
 from engine.criteria.operators import matcher_of
 from engine.criteria.ranges import Interval
 from engine.errors import LimitExceeded
-from engine.plan.model import Difference, Empty, EventMatch, Intersection, Plan, Union
+from engine.plan.model import Difference, Empty, EventMatch, Intersection, Plan, Source, Union
 from engine.values import PARTITION_COUNT, partition_of
 
 USERS_AT_ONCE = 10_000
@@ -234,8 +234,6 @@ class _Question:
         truths: list[bool] = []
         for number, step in enumerate(self._plan.steps):
             match step:
-                case Empty():
-                    holds = False
                 case Intersection():
                     holds = all(truths[operand] for operand in step.operands)
                 case Union():
@@ -243,9 +241,13 @@ class _Question:
                 case Difference():
                     holds = truths[step.minuend] and not truths[step.subtrahend]
                 case _:
-                    holds = bool(bits >> self._bit_of_step[number] & 1)
+                    holds = self._source(step, number, bits)
             truths.append(holds)
         return tuple(truths[root] for root in self._plan.roots)
+
+    def _source(self, step: Source, number: int, bits: int) -> bool:
+        """Whether a step that data answers holds for a user with these bits. An empty one has no bit."""
+        return not isinstance(step, Empty) and bool(bits >> self._bit_of_step[number] & 1)
 
     # --- statements -----------------------------------------------------------------------------------------
 
