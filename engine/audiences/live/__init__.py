@@ -206,7 +206,9 @@ class Live:
         self._work.clear()
         with self._running, self._rounds.timed():
             journeys = self._in_order(self.due())
-            failures = self._round(journeys, self._clock() if now is None else now)
+            with self._backend.beginning(journeys):
+                # Read now, so that it is no earlier than the data that the round is about.
+                failures = self._round(journeys, self._clock() if now is None else now)
             self._rounds.failures.add(len(failures))
         self._opted_in.keep()
         self._states.forget_deleted(lambda journey: self._repository.find(Journey, journey) is not None)

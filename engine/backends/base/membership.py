@@ -7,7 +7,8 @@ takes it once and asks it any number of times, so one answer never mixes two ref
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import msgspec
@@ -226,6 +227,12 @@ class MembershipStore(MembershipReader, Protocol):
         reads: Reads | None = None,
     ) -> tuple[Membership, ...]:
         """`refresh_scopes` for one scope (see `ScopeRefresh`). Raises its error."""
+        ...
+
+    def beginning(self, scopes: Iterable[str]) -> AbstractContextManager[None]:
+        """Within the block a round over these scopes follows, to an instant after its beginning. Data that
+        come from now on may be later than that instant; they may then wait for the next round.
+        """
         ...
 
     def refresh_scopes(

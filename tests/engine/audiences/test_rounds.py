@@ -15,6 +15,7 @@ import pytest
 from engine.audiences.model import MembershipStatus
 from engine.backends.base import UserRecord
 from engine.backends.local.membership.store import Memberships, Round
+from engine.backends.local.roles.memberships import StoredMemberships
 from engine.backends.local.storage.environment import Environment
 from engine.backends.local.storage.transactions import WriteTransaction
 from engine.criteria.model import AllOf, Audience, Equals, Not, UserAttribute
@@ -142,6 +143,43 @@ def test_writes_go_on_while_a_round_is_stored(site: Site, monkeypatch: pytest.Mo
     assert sorted((c.user_id, c.entered) for c in page[:2]) == [("u1", True), ("u2", True)]
     assert [(c.user_id, c.entered) for c in page[2:]] == [("u4", True), ("u1", False), ("u3", True)]
     assert [c.as_of for c in page] == sorted(c.as_of for c in page)
+
+
+@pytest.mark.parametrize(
+    ("amid", "members", "pending"),
+    [(["v", "w"], {"before"}, 2), (["before"], {"before"}, 0), (["v", "before"], {"before", "v"}, 0)],
+)
+def test_a_batch_that_comes_amid_a_round_is_in_it_as_a_whole_or_not_at_all(
+    site: Site, monkeypatch: pytest.MonkeyPatch, amid: list[str], members: set[str], pending: int
+) -> None:
+    """A batch comes once all journeys were evaluated. Its users wait for the next round, unless one of them
+    was looked at in this one: then the state is that after the batch.
+    """
+    milestones = [add(site, number, did("buy", days=30 + number)) for number in range(2)]
+    site.engine.live.refresh_all()
+    before = site.send([("before", "buy")]).revision
+    real = StoredMemberships._store_round
+    sent: list[int] = []
+
+    def store_round(self: StoredMemberships, *arguments: Any) -> None:
+        if not sent:
+            sent.append(site.send([(user, "buy") for user in amid]).revision)
+        real(self, *arguments)
+
+    monkeypatch.setattr(StoredMemberships, "_store_round", store_round)
+    site.engine.live.refresh_all()
+    for milestone in milestones:
+        assert site.stored(milestone) == members
+        assert site.backend.pending(milestone.name.rpartition("/milestones/")[0]) == pending
+        found = site.backend.membership(milestone.audience)
+        assert found is not None
+        assert found.revision == (before if pending else sent[0])
+        # Checks do not wait for the next round.
+        assert all(site.engine.members.check(milestone.audience, user).member for user in amid)
+    site.engine.live.refresh_all()
+    for milestone in milestones:
+        assert site.stored(milestone) == {"before", *amid}
+        assert site.backend.pending(milestone.name.rpartition("/milestones/")[0]) == 0
 
 
 def test_a_round_that_cannot_be_stored_leaves_everything_for_the_next(

@@ -22,8 +22,8 @@ from engine.backends.local.storage.bitmaps import bitmap_of
 from engine.criteria.ranges import Interval, TimeRange
 from engine.values import MICROS_PER_DAY, Micros
 
-SHARED_USERS_MAX = 64
-SHARED_ROWS_MAX = 1 << 12
+SHARED_USERS_MAX = 1 << 10
+SHARED_ROWS_MAX = 1 << 14
 """Rows of a few users up to which they are kept: 48 KB."""
 
 

@@ -29,8 +29,10 @@ class Flight:
     with the state lock held.
     """
 
-    def __init__(self, account: str, groups: int, times: DataTimes) -> None:
+    def __init__(self, account: str, groups: int, times: DataTimes, revision: int) -> None:
         self.account = account
+        self.revision = revision
+        """That of the store when the refresh began."""
         self._late = tuple(BitMap(optimize=False) for _ in range(groups))
         self._is_settled = False
         self.taken: dict[int, BitMap] = {}
@@ -53,6 +55,15 @@ class Flight:
             self.taken[group] = self.taken.get(group, BitMap()) | taken
         return taken
 
+    def is_apart_from(self, users: Mapping[int, BitMap | None]) -> bool:
+        """Whether none of these users (None = all of a group), and none who was taken, has new data: all that
+        was found of them is of the revision at which the refresh began.
+        """
+        return not self.taken and not any(
+            late and group in users and ((some := users[group]) is None or late.intersect(some))
+            for group, late in enumerate(self._late)
+        )
+
     def gone(self, users: Mapping[int, BitMap]) -> None:
         """Users, by group, are erased: in no set any more, and dirty nowhere."""
         if not self._is_settled:
@@ -62,12 +73,12 @@ class Flight:
             self._late[group].difference_update(some)
 
     def settle(self) -> None:
-        """Everyone taken so far was evaluated. Users that come now are dirty after the refresh."""
+        """What was evaluated is stored. Who comes now, or was not taken, is dirty after the refresh."""
         self._is_settled = True
 
     @property
     def dirty(self) -> tuple[BitMap, ...]:
-        """The users who became dirty after `settle`, by group."""
+        """The users who are dirty after the refresh, by group."""
         return self._late
 
 
@@ -117,18 +128,27 @@ class DirtyUsers:
             self._times.pop(scope, None)
             self.readers_of(found.account).drop(scope)
 
-    def begin(self, account: str, scope: str, reads: Reads | None) -> Flight:
-        """A refresh of the scope begins, by plans that read this (None = anything). It ends with `finish` or
-        `abandon`.
+    def begin(self, account: str, scope: str, reads: Reads | None, revision: int = 0) -> Flight:
+        """A refresh of the scope begins at a revision, by plans that read this (None = anything). It ends
+        with `finish` or `abandon`.
         """
         known = self._reads.get(scope)
         if scope not in self._scopes:
             self.track(account, scope, whole=True, reads=reads)
         elif known is not reads:
             self._read(account, scope, None if known is None or reads is None else known | reads)
-        flight = Flight(account, self._groups, self._times.get(scope, NO_DATA))
+        flight = Flight(account, self._groups, self._times.get(scope, NO_DATA), revision)
         self._flights[scope] = flight
         return flight
+
+    def begin_again(self, scope: str, revision: int) -> Flight | None:
+        """As `begin`, by plans that read what the last ones did. None: the scope is not tracked."""
+        found = self._scopes.get(scope)
+        return None if found is None else self.begin(found.account, scope, self._reads[scope], revision)
+
+    def is_under_way(self, scope: str, flight: Flight, reads: Reads | None) -> bool:
+        """Whether the flight collects for the scope, and plans that read this may go on with it."""
+        return self._flights.get(scope) is flight and self._reads.get(scope) is reads
 
     def finish(self, scope: str, reads: Reads | None) -> None:
         """The refreshed memberships are stored: only users that became dirty meanwhile are dirty."""
@@ -137,9 +157,12 @@ class DirtyUsers:
         self._times[scope] = flight.late_times
         self._read(flight.account, scope, reads)
 
-    def abandon(self, scope: str) -> None:
-        """The refresh is given up: the memberships are those from before."""
-        self._flights.pop(scope, None)
+    def abandon(self, scope: str, flight: Flight | None = None) -> None:
+        """The refresh is given up: the memberships are those from before. `flight`: unless another is under
+        way.
+        """
+        if flight is None or self._flights.get(scope) is flight:
+            self._flights.pop(scope, None)
 
     def mark(self, read: Iterable[ReadBy], times: DataTimes = ANY_TIME) -> None:
         """Marks users as dirty in the scopes that read their new data, which have these times."""

@@ -317,11 +317,19 @@ class Memberships:
 
     def begin(self, account: str, scope: str, reads: Reads | None) -> Flight:
         """A refresh of the scope begins; collects who becomes dirty meanwhile. `reads`: see `DirtyUsers`."""
-        return self._dirty.begin(account, scope, reads)
+        return self._dirty.begin(account, scope, reads, self.log_position())
 
-    def abandon(self, scope: str) -> None:
-        """The refresh of the scope is given up."""
-        self._dirty.abandon(scope)
+    def begin_again(self, scope: str) -> Flight | None:
+        """As `begin`, with what was read before. None: the scope is not tracked."""
+        return self._dirty.begin_again(scope, self.log_position())
+
+    def is_under_way(self, scope: str, flight: Flight, reads: Reads | None) -> bool:
+        """Whether the flight collects for the scope, and plans that read this may go on with it."""
+        return self._dirty.is_under_way(scope, flight, reads)
+
+    def abandon(self, scope: str, flight: Flight | None = None) -> None:
+        """The refresh of the scope is given up; with a flight, that one."""
+        self._dirty.abandon(scope, flight)
 
     def open_round(self, as_of: Micros) -> Round:
         """Begins to collect what a round of refreshes to an instant stores. Call with the index lock, which
@@ -347,8 +355,8 @@ class Memberships:
         revision: int,
         reads: Reads | None,
     ) -> None:
-        """Adds the refreshed memberships of a scope (audience → update): every dirty user, and everyone its
-        `Flight` has collected, was evaluated. A membership without changes needs no write.
+        """Adds the refreshed memberships of a scope (audience → update), as they are at a revision: every
+        user dirty by then was evaluated. A membership without changes needs no write.
         """
         for audience, update in updates.items():
             is_changed = any(change.entered or change.exited for change in update.changes)

@@ -3,6 +3,10 @@
 A refresh of a million users takes long, and its result must be right at the moment it is stored. So users are
 evaluated while others write (`Executor.roots`), and those that changed meanwhile again, until few are left.
 These are evaluated with the lock held, at the moment of storing. Everyone else has not changed since.
+
+A refresh of some users need not catch up while those with new data are others: what it found is the state at
+its beginning, as a whole, and the others are left to the next refresh. Under a steady stream of events that
+halves the work: an event that arrives during a refresh to an instant is mostly later than that instant.
 """
 
 from __future__ import annotations
@@ -32,6 +36,8 @@ class Late(Protocol):
 
     def take(self, group: int) -> BitMap: ...
 
+    def is_apart_from(self, users: Mapping[int, BitMap | None]) -> bool: ...
+
 
 class Evaluation:
     """The users of a plan's roots in each evaluated group. Call with the lock held."""
@@ -55,6 +61,11 @@ class Evaluation:
         """Whether something has changed that may concern everyone."""
         return self._watched.are_all
 
+    @property
+    def is_of_its_beginning(self) -> bool:
+        """Whether what was found is a state as a whole, that at the beginning, and others can wait."""
+        return not self.is_whole and self._late.is_apart_from(self._bases)
+
     def evaluate(self, group: int, base: BitMap | None, read: Read) -> None:
         """Evaluates some users of a group (None = all), while others write."""
         # A copy, since sets of the index change with users that were evaluated.
@@ -63,7 +74,9 @@ class Evaluation:
         self._bases[group] = base
 
     def catch_up(self, read: Read) -> None:
-        """Evaluates users that changed, while others write, until few are left."""
+        """Evaluates users that changed, while others write, until few are left; none if they can wait."""
+        if self.is_of_its_beginning:
+            return
         groups = range(self._plan.account.groups)
         for _ in range(ROUNDS_MAX):
             late = {group: users for group in groups if (users := self._late.take(group))}

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from typing import NamedTuple
 
 from pyroaring import BitMap
 
 from engine.backends.base import ChangePage, MemberPage, Members, Membership, OptedIn, ScopeRefresh
 from engine.backends.local.account.account import Account
 from engine.backends.local.account.readers import DataTimes
+from engine.backends.local.account.watches import ChangedUsers
 from engine.backends.local.membership.change_log import GroupChanges
 from engine.backends.local.membership.dirty_users import Flight
 from engine.backends.local.membership.published import PublishedAccount
@@ -53,6 +55,7 @@ class _Asked:
         self.is_whole = True
         self.shares_rows = False
         """Whether others of its round may ask for events of the same users."""
+        self.begun: _Begun | None = None
         self.evaluation: Evaluation | None = None
         self.flight: Flight | None = None
         self.failure: MilepostError | None = None
@@ -62,11 +65,42 @@ class _Asked:
         return self.ahead_times is not None and times.may_meet(self.ahead_times)
 
 
+class _Begun(NamedTuple):
+    """What a refresh starts from: the account, its dirty users by group (None: everyone is to be evaluated),
+    and what has changed for everyone since.
+    """
+
+    account: Account
+    dirty: Sequence[BitMap] | None
+    changed: ChangedUsers
+
+
+class _Watched(ExitStack):
+    """Watches over what changes for everyone of an account, until the round ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._open: dict[int, tuple[Account, ChangedUsers]] = {}
+
+    def since_before(self, account: Account) -> ChangedUsers:
+        """What has changed since some instant of the round: one watch for all scopes of an account."""
+        found = self._open.get(id(account))
+        if found is None:
+            found = self._open[id(account)] = account, self.since_now(account)
+        return found[1]
+
+    def since_now(self, account: Account) -> ChangedUsers:
+        """What changes from now on."""
+        return self.enter_context(account.watches.watching())
+
+
 class StoredMemberships(OpenStore):
     """Keeps stored memberships and their change logs."""
 
     def __init__(self, store: Store, settings: LocalSettings, clock: Callable[[], Stamp]) -> None:
         super().__init__(store, settings, clock)
+        self._prepared: dict[str, tuple[Flight, _Begun]] = {}
+        """Refreshes that have begun, by scope. With the state lock."""
         self._refreshing: set[str] = set()
         self._refreshed = threading.Condition()
 
@@ -101,9 +135,10 @@ class StoredMemberships(OpenStore):
     def refresh_scopes(
         self, as_of: Micros, refreshes: Sequence[ScopeRefresh], still: Sequence[str] = ()
     ) -> list[tuple[Membership, ...] | MilepostError]:
-        """Brings stored memberships to `as_of` and the newest revision, in one transaction. Users are
-        evaluated before the locks are taken; only the last ones to change are evaluated with them. The
-        transaction is written without the state lock.
+        """Brings stored memberships to `as_of` and the revision of the beginning or a later one, in one
+        transaction. Users are evaluated before the locks are taken; only the last ones to change are
+        evaluated with them, unless they can wait for the next refresh. The transaction is written without
+        the state lock.
         """
         if not refreshes and not self._state.memberships.is_instant_due(as_of):
             with self._locked():
@@ -112,8 +147,11 @@ class StoredMemberships(OpenStore):
         all_asked = [_Asked(refresh) for refresh in refreshes]
         for asked in all_asked:
             asked.shares_rows = len(all_asked) > 1
-        with self._busy({asked.scope for asked in all_asked}), ExitStack() as watched:
+        with self._busy({asked.scope for asked in all_asked}), _Watched() as watched:
             try:
+                # All at once: what is later than the instant of the round waits for the next in all of them.
+                for asked in all_asked:
+                    self._try(asked, functools.partial(self._begin, asked, watched))
                 for asked in all_asked:
                     self._try(asked, functools.partial(self._evaluate, asked, watched))
                 with self._index_lock:
@@ -154,24 +192,66 @@ class StoredMemberships(OpenStore):
 
     # --- evaluating -----------------------------------------------------------------------------------------
 
-    def _evaluate(self, asked: _Asked, watched: ExitStack) -> None:
-        """Evaluates who has to be, while others write."""
-        with suppress(AccountForgotten), self._read(None, asked.account) as (found, read):
+    @contextmanager
+    def beginning(self, scopes: Iterable[str]) -> Iterator[None]:
+        """Collects for each scope who becomes dirty from now on, for its refresh within the block."""
+        with _Watched() as watched:
+            for scope in scopes:
+                with self._locked():
+                    self._begin_again(scope, watched)
+            try:
+                yield
+            finally:
+                with self._state.locked():
+                    for scope, (flight, _) in self._prepared.items():
+                        self._state.memberships.abandon(scope, flight)
+                    self._prepared.clear()
+
+    def _begin_again(self, scope: str, watched: _Watched) -> None:
+        memberships = self._state.memberships
+        account = self._state.find_account(memberships.scope_account(scope) or "")
+        dirty = memberships.dirty(scope)
+        if account is None or dirty is None:
+            return
+        flight = memberships.begin_again(scope)
+        if flight is not None:
+            begun = _Begun(account, [users.copy() for users in dirty], watched.since_before(account))
+            self._prepared[scope] = flight, begun
+
+    def _begin(self, asked: _Asked, watched: _Watched) -> None:
+        """Collects who becomes dirty from now on, unless that has begun."""
+        with suppress(AccountForgotten), self._read(None, asked.account) as (found, _):
+            prepared = self._prepared.pop(asked.scope, None)
+            if prepared is not None and self._may_go_on(asked, found, *prepared):
+                asked.flight, asked.begun = prepared
+                return
             asked.flight = self._state.memberships.begin(asked.account, asked.scope, asked.refresh.reads)
             if found is not None:
-                asked.evaluation = self._evaluated(asked, asked.flight, found, read, watched)
+                asked.begun = self._begun(asked, found, watched.since_before(found))
 
-    def _evaluated(
-        self, asked: _Asked, flight: Flight, account: Account, read: Read, watched: ExitStack
-    ) -> Evaluation:
-        """Evaluates who has to be, while others write unless the lock is kept. `watched` ends the watch over
-        what changes for everyone.
-        """
-        changed = watched.enter_context(account.watches.watching())
+    def _may_go_on(self, asked: _Asked, account: Account | None, flight: Flight, begun: _Begun) -> bool:
+        """Whether what has begun is of this account and of all that the refresh is about."""
+        under_way = self._state.memberships.is_under_way(asked.scope, flight, asked.refresh.reads)
+        return under_way and begun.account is account and not self._is_whole(asked)
+
+    def _begun(self, asked: _Asked, account: Account, changed: ChangedUsers) -> _Begun:
+        # Copies: others become dirty meanwhile.
+        dirty = None if self._is_whole(asked) else [users.copy() for users in self._dirty(asked.scope)]
+        return _Begun(account, dirty, changed)
+
+    def _evaluate(self, asked: _Asked, watched: _Watched) -> None:
+        """Evaluates who has to be, while others write."""
+        with suppress(AccountForgotten), self._read(None, asked.account) as (found, read):
+            if found is not None and asked.flight is not None:
+                if asked.begun is None or asked.begun.account is not found:
+                    asked.begun = self._begun(asked, found, watched.since_now(found))
+                asked.evaluation = self._evaluated(asked, asked.flight, asked.begun, read)
+
+    def _evaluated(self, asked: _Asked, flight: Flight, begun: _Begun, read: Read) -> Evaluation:
+        """Evaluates who has to be, while others write unless the lock is kept."""
+        account, dirty, changed = begun
         read.rows_shared_as_of = asked.refresh.plan.as_of if asked.shares_rows else None
         bind, moved_plan = self._executor.bind, asked.refresh.moved_by_time
-        # Copies: others become dirty meanwhile.
-        dirty = None if self._is_whole(asked) else [u.copy() for u in self._dirty(asked.scope)]
         plan = bind(asked.refresh.plan, asked.encoded, account, read)
         evaluation = Evaluation(self._executor, plan, flight, changed)
         evaluation.is_whole = asked.is_whole = dirty is None
@@ -261,7 +341,7 @@ class StoredMemberships(OpenStore):
     # --- storing --------------------------------------------------------------------------------------------
 
     def _store_round(
-        self, as_of: Micros, all_asked: Sequence[_Asked], watched: ExitStack, still: Sequence[str]
+        self, as_of: Micros, all_asked: Sequence[_Asked], watched: _Watched, still: Sequence[str]
     ) -> None:
         """Stores what was evaluated and publishes it. Call with the index lock."""
         memberships = self._state.memberships
@@ -300,7 +380,7 @@ class StoredMemberships(OpenStore):
             if asked.may_expect(asked.flight.late_times):
                 expected.join(asked.scope, asked.flight.taken)
 
-    def _add(self, asked: _Asked, round_: Round, watched: ExitStack) -> None:
+    def _add(self, asked: _Asked, round_: Round, watched: _Watched) -> None:
         """Evaluates the last users to change, and adds the changes of memberships to the round."""
         refresh, memberships = asked.refresh, self._state.memberships
         evaluation = asked.evaluation
@@ -315,11 +395,16 @@ class StoredMemberships(OpenStore):
             if found is None:
                 evaluation = None
             elif evaluation is None or not self._holds(evaluation, asked, found):
-                evaluation = self._evaluated(asked, flight, found, read, watched)
+                begun = self._begun(asked, found, watched.since_now(found))
+                evaluation = self._evaluated(asked, flight, begun, read)
             states = memberships.states(round_, refresh.audiences, asked.account, asked.scope)
             changes: list[list[GroupChanges]] = [[] for _ in refresh.audiences]
+            revision = self._state.position
             if evaluation is not None:
-                evaluation.settle(read)
+                if evaluation.is_of_its_beginning:
+                    revision = flight.revision
+                else:
+                    evaluation.settle(read)
                 changes = self._changes(tuple(states.values()), evaluation)
             flight.settle()
             definitions = refresh.definitions or [""] * len(states)
@@ -329,7 +414,7 @@ class StoredMemberships(OpenStore):
                     states.items(), changes, definitions, strict=True
                 )
             }
-            memberships.add(round_, asked.account, asked.scope, updates, self._state.position, refresh.reads)
+            memberships.add(round_, asked.account, asked.scope, updates, revision, refresh.reads)
 
     def _changes(self, states: Sequence[StoredState], evaluation: Evaluation) -> list[list[GroupChanges]]:
         """Entries and exits of each membership by group, among the users evaluated (None = all)."""
