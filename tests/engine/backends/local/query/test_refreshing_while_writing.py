@@ -93,6 +93,10 @@ def test_a_refresh_is_right_when_it_is_stored(
         with giving_way(changing.happen):
             backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE, OTHERS], GOLD, whole=whole)
         assert changing.pauses > before or not whole
+        if backend.pending(JOURNEY):
+            # Others than those it looked at have changed meanwhile, and wait for the next.
+            assert not whole
+            backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE, OTHERS], GOLD)
         # Nothing has changed since it was stored: `happen` is called in pauses only.
         _check(backend)
         changing.change()
