@@ -22,6 +22,7 @@ PACKAGE = f"@chdb/lib-linux-x64-gnu@{VERSION}"
 """The default tag has no listener."""
 SHA512 = "XP97mMqnc5tZpKQywR8N7cLTsHNiTmHr30pC5mzo3jWmukjKn2IBa60c2B/gWUNcuFjOMjWoorQICCqBVj5wpw=="
 FILE = "libchdb.so"
+DOWNLOAD_S_MAX = 600.0
 
 
 class NotToBeHad(Exception):
@@ -45,9 +46,13 @@ def download() -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target, so that it gets its name in one step.
     with tempfile.TemporaryDirectory(dir=target.parent) as directory:
-        packed = subprocess.run(
-            [npm, "pack", PACKAGE, "--silent"], check=False, cwd=directory, capture_output=True, text=True
-        )
+        command = [npm, "pack", PACKAGE, "--silent"]
+        try:
+            packed = subprocess.run(
+                command, check=False, cwd=directory, capture_output=True, text=True, timeout=DOWNLOAD_S_MAX
+            )
+        except subprocess.TimeoutExpired as error:
+            raise NotToBeHad(f"npm pack {PACKAGE} took more than {DOWNLOAD_S_MAX:g} s") from error
         if packed.returncode != 0:
             raise NotToBeHad(f"npm pack {PACKAGE} failed: {packed.stderr.strip()[-300:]}")
         archive = next(Path(directory).glob("*.tgz"))
