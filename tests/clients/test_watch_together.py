@@ -158,9 +158,12 @@ def test_a_closed_watch_ends(kind: Kind) -> None:
         release.wait(30)
 
     with serving(Fake({"WatchMembership": watch})) as target, kind(target, account="acme") as client:
-        updates = client.watch_together(["a", "b"])
+        updates, taken = client.watch_together(["a", "b"]), 0
         for _ in updates:
+            taken += 1
             updates.close()
+        assert taken == 1
+        assert not release.is_set()
         release.set()
 
 

@@ -19,9 +19,10 @@ from engine.values import MICROS_PER_SECOND
 from service.delivery.delivering import Delivering
 from service.delivery.schedule import WHEN_WOKEN
 from service.delivery.sinks.sink import SinkError
-from tests.engine.site import ACCOUNT, OUTPUT, Site
+from tests.engine.site import ACCOUNT, JOURNEY, OUTPUT, Site
 from tests.service.delivery.steps import STEPS_MAX, Remembering, delivering_to, refuse_once
 
+MILESTONE = f"{JOURNEY}/milestones/one"
 IN = UserAttribute(key="in", test=Equals(True))
 USERS = "abcdefgh"
 
@@ -59,6 +60,16 @@ def finish(delivering: Delivering) -> None:
     raise AssertionError("delivery does not end")
 
 
+def delivered(site: Site, *users: str, **fields: Any) -> tuple[Connection, Remembering]:
+    """A connection of the milestone `one` that has delivered these members."""
+    milestone = site.add("one", IN)
+    move(site, **dict.fromkeys(users, True))
+    connection, sink = connect(site, milestone.audience, **fields), Remembering()
+    site.engine.live.refresh_all()
+    drain(site, connection, sink)
+    return connection, sink
+
+
 def get(site: Site, connection: Connection) -> Connection:
     return site.engine.connections.get_connection(connection.name)
 
@@ -84,17 +95,13 @@ def fold(sink: Remembering) -> set[str]:
 
 
 def test_what_was_not_delivered_comes_first_and_then_the_exit_of_each_member(site: Site) -> None:
-    milestone = site.add("one", IN)
-    move(site, ann=True, bob=True)
-    connection, sink = connect(site, milestone.audience), Remembering()
-    site.engine.live.refresh_all()
-    drain(site, connection, sink)
+    connection, sink = delivered(site, "ann", "bob")
     move(site, ann=False, cat=True)
     left = site.engine.connections.deactivate(connection.name)
     assert (left.state, left.exiting) == (ConnectionState.INACTIVE, True)
     # The credit is back, and nothing is calculated any more.
     move(site, bob=False, dan=True)
-    assert site.backend.membership(milestone.audience) is None
+    assert site.backend.membership(connection.audience) is None
     assert site.engine.deliveries.status(left).pending_changes == 2
     drain(site, left, sink)
     # Whatever happened since the deactivation is not sent.
@@ -159,11 +166,7 @@ def test_exits_survive_restarts_wherever_delivery_was(
 
 
 def test_erased_users_exit_by_their_id(site: Site) -> None:
-    milestone = site.add("one", IN)
-    move(site, ann=True, bob=True, cat=True)
-    connection, sink = connect(site, milestone.audience), Remembering()
-    site.engine.live.refresh_all()
-    drain(site, connection, sink)
+    connection, sink = delivered(site, "ann", "bob", "cat")
     move(site, cat=False)
     site.backend.erase(ACCOUNT, ["cat"])
     left = site.engine.connections.deactivate(connection.name)
@@ -194,11 +197,7 @@ def test_another_connection_goes_on_and_no_event_has_the_id_of_another(site: Sit
 
 
 def test_an_output_that_fails_for_too_long_is_tried_again_after_a_resume(site: Site) -> None:
-    milestone = site.add("one", IN)
-    move(site, ann=True)
-    connection, sink = connect(site, milestone.audience), Remembering()
-    site.engine.live.refresh_all()
-    drain(site, connection, sink)
+    connection, sink = delivered(site, "ann")
     left = site.engine.connections.deactivate(connection.name)
     refuse_once(sink, SinkError("gone", final=True))
     delivering = delivering_to(site, left, sink)
@@ -214,11 +213,7 @@ def test_an_output_that_fails_for_too_long_is_tried_again_after_a_resume(site: S
 
 @pytest.mark.parametrize("steps", range(4))
 def test_activated_in_the_middle_the_snapshot_replaces_what_was_known(site: Site, steps: int) -> None:
-    milestone = site.add("one", IN)
-    move(site, ann=True, bob=True, cat=True)
-    connection, sink = connect(site, milestone.audience, batch_changes=1), Remembering()
-    site.engine.live.refresh_all()
-    drain(site, connection, sink)
+    connection, sink = delivered(site, "ann", "bob", "cat", batch_changes=1)
     left = site.engine.connections.deactivate(connection.name)
     delivering = delivering_to(site, left, sink)
     for _ in range(steps):
@@ -240,40 +235,28 @@ def test_activated_in_the_middle_the_snapshot_replaces_what_was_known(site: Site
 
 
 def test_a_deleted_milestone_waits_for_the_exits_of_a_deactivated_connection(site: Site) -> None:
-    milestone = site.add("one", IN)
-    move(site, ann=True)
-    connection, sink = connect(site, milestone.audience), Remembering()
-    site.engine.live.refresh_all()
-    drain(site, connection, sink)
+    connection, sink = delivered(site, "ann")
     left = site.engine.connections.deactivate(connection.name)
-    site.engine.milestones.delete_milestone(milestone.name)
+    site.engine.milestones.delete_milestone(MILESTONE)
     site.engine.live.refresh_all()
     drain(site, left, sink)
     assert sink.told() == [("ann", "entered"), ("ann", "exited")]
     with pytest.raises(NotFound):
         get(site, connection)
     site.engine.live.refresh_all()
-    assert site.backend.membership(milestone.audience) is None
+    assert site.backend.membership(connection.audience) is None
     assert copy_of(site, connection) is None
 
 
 def test_a_deleted_connection_leaves_nothing(site: Site) -> None:
-    milestone = site.add("one", IN)
-    move(site, ann=True)
-    connection, sink = connect(site, milestone.audience), Remembering()
-    site.engine.live.refresh_all()
-    drain(site, connection, sink)
+    connection, _ = delivered(site, "ann")
     site.engine.connections.deactivate(connection.name)
     site.engine.connections.delete_connection(connection.name)
     assert copy_of(site, connection) is None
 
 
 def test_a_batch_that_was_read_before_the_deactivation_goes_before_the_exits(site: Site) -> None:
-    milestone = site.add("one", IN)
-    move(site, ann=True)
-    connection, sink = connect(site, milestone.audience), Remembering()
-    site.engine.live.refresh_all()
-    drain(site, connection, sink)
+    connection, sink = delivered(site, "ann")
     move(site, bob=True)
     delivering = delivering_to(site, connection, sink)
 
@@ -305,11 +288,7 @@ def test_a_connection_that_cannot_send_exits_is_refused(site: Site) -> None:
 
 
 def test_values_that_are_opted_in_to_during_exits_do_not_stop_them(site: Site) -> None:
-    milestone = site.add("one", IN)
-    move(site, ann=True)
-    connection, sink = connect(site, milestone.audience), Remembering()
-    site.engine.live.refresh_all()
-    drain(site, connection, sink)
+    connection, sink = delivered(site, "ann")
     left = site.engine.connections.deactivate(connection.name)
     changed = msgspec.structs.replace(left, attributes=("in",))
     site.engine.connections.update_connection(changed, {"attributes"})
