@@ -92,8 +92,8 @@ class Gate:
         _count(caller)
 
     def admit_unknown(self, method: str, metadata: Metadata) -> None:
-        """Makes this the current call, of a method that does not exist: whoever may know that has a key, and
-        asking counts. Raises Unauthenticated, RateLimited.
+        """Makes this the current call, of a method that does not exist. Only callers with a key are told so,
+        and the call counts against the key's rate. Raises Unauthenticated, RateLimited.
         """
         _count(self.recognise(method, metadata))
 

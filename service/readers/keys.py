@@ -64,8 +64,8 @@ class ReaderKeys:
             return None
 
     def admit(self, name: str) -> Meters | None:
-        """What the current call counts on as running, until it is told to `end`. None: the call is not
-        permitted, or may not know a resource of that name.
+        """The meters that count the current call as running; call their `end` when it ends. None: the call is
+        not permitted, or must not see a resource of that name.
         """
         try:
             method, caller = current_call()

@@ -94,7 +94,7 @@ class Front:
         await self._application(scope, body, send)
 
     def _refuse_unknown(self, path: str, scope: Scope) -> NoReturn:
-        """Raises the refusal of a path that does not exist: whoever may know that has a key."""
+        """Raises the refusal of a path that does not exist. Only callers with a key are told so."""
         given = dict(scope["headers"]).get(AUTHORIZATION.encode(), b"").decode("latin-1")
         self._gate.admit_unknown(path, [(AUTHORIZATION, given)] if given else [])
         raise _unknown(path)

@@ -5,7 +5,7 @@
 
 Each fault is alone in a copy of `engine` and `tests`, whose worlds are compared with the oracle in a process
 of its own (`tests.oracle.campaign`). Prints the world that found it, and exits with 1 when a fault was not
-found within so many worlds. The faults are in `mutants.py`.
+found within `--worlds` worlds. The faults are in `mutants.py`.
 """
 
 from __future__ import annotations

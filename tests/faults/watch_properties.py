@@ -65,7 +65,7 @@ USERS_A_BATCH = 40
 """The users are as many times those of a batch, so that a user moves again once its change has been seen."""
 BACKLOG_BATCHES = 8
 BREAK_ONE_IN = 20_000
-"""A connection breaks after one in so many updates."""
+"""A connection breaks after one update in this many."""
 MARKS = timedelta(seconds=0.1)
 STALLED_S = 120.0
 RETRY_S = 0.05

@@ -23,7 +23,7 @@ ROUNDS = 25
 
 
 class Counted:
-    """A count of "buy" within a window, and how it is told from a list of events."""
+    """A count of "buy" within a window, and the same count over a list of events."""
 
     def __init__(self, source: random.Random) -> None:
         days = source.choice((1, 2, 3, 9, 16, 30))

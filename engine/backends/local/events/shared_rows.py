@@ -23,8 +23,9 @@ from engine.criteria.ranges import Interval, TimeRange
 from engine.values import MICROS_PER_DAY, Micros
 
 SHARED_USERS_MAX = 1 << 10
+"""Users of a group, at most, whose rows are shared."""
 SHARED_ROWS_MAX = 1 << 14
-"""Rows of a few users up to which they are kept: 48 KB."""
+"""Rows of these users, at most: 192 KB."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,8 +56,8 @@ class Flight:
         return taken
 
     def is_apart_from(self, users: Mapping[int, BitMap | None]) -> bool:
-        """Whether none of these users (None = all of a group), and none who was taken, has new data: all that
-        was found of them is of the revision at which the refresh began.
+        """Whether no user was taken, and none of these (None = all of a group) has new data. Their answers
+        are then those at the revision at which the refresh began.
         """
         return not self.taken and not any(
             late and group in users and ((some := users[group]) is None or late.intersect(some))

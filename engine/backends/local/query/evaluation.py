@@ -4,9 +4,9 @@ A refresh of a million users takes long, and its result must be right at the mom
 evaluated while others write (`Executor.roots`), and those that changed meanwhile again, until few are left.
 These are evaluated with the lock held, at the moment of storing. Everyone else has not changed since.
 
-A refresh of some users need not catch up while those with new data are others: what it found is the state at
-its beginning, as a whole, and the others are left to the next refresh. Under a steady stream of events that
-halves the work: an event that arrives during a refresh to an instant is mostly later than that instant.
+A refresh of some users need not catch up when none of them has new data: the result is then the state at its
+beginning, and users with new data are left to the next refresh. Most events that arrive during a refresh are
+later than its instant, so to evaluate their users now would be work for nothing.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Evaluation:
 
     @property
     def is_of_its_beginning(self) -> bool:
-        """Whether what was found is a state as a whole, that at the beginning, and others can wait."""
+        """Whether the result is the state at the beginning: users with new data can then wait."""
         return not self.is_whole and self._late.is_apart_from(self._bases)
 
     def evaluate(self, group: int, base: BitMap | None, read: Read) -> None:

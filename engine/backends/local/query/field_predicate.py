@@ -243,5 +243,5 @@ def _united(sets: Iterable[BitMap]) -> BitMap:
 
 
 def _compares(points: int, users: int) -> bool:
-    """Whether to compare what users have with so many values, and not to look the values up."""
+    """Whether to compare the users' values with these points instead of looking the points up."""
     return points > POINTS_BESIDE_USERS_MIN and points * USERS_PER_LOOKUP > users

@@ -24,7 +24,7 @@ MASKED_AT_ONCE = 1 << 20
 
 
 class Ordinals:
-    """The ordinals of an account with so many dense ids in each group: group × `stride` + dense id."""
+    """The ordinals of an account: group × `stride` + dense id. `counts`: the dense ids of each group."""
 
     def __init__(self, counts: Sequence[int]) -> None:
         most = max(counts, default=0)
@@ -41,7 +41,7 @@ class Ordinals:
         return self.stride * self.groups
 
     def hold(self, counts: Sequence[int]) -> bool:
-        """Whether groups of so many dense ids have ordinals."""
+        """Whether groups with these numbers of dense ids have ordinals."""
         return self.size <= ORDINALS_MAX and max(counts, default=0) <= self.stride
 
     def joined(self, sets: Iterable[tuple[int, BitMap]]) -> BitMap:

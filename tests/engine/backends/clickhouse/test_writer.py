@@ -57,7 +57,7 @@ def content(server: Server) -> Content:
 
 
 def bought(times: int) -> Plan:
-    """Users, and those that bought at least so many times."""
+    """Users, and those with at least this many purchases."""
     steps = (
         Universe(inputs=(INPUT,)),
         EventMatch(
