@@ -73,3 +73,22 @@ def test_ctrl_c_ends_a_watch_with_its_cursor_and_the_next_one_goes_on_there(tmp_
             way_on = f"--cursor 2 --epoch {about['epoch']}"
             assert second.communicate(timeout=CALL_TIMEOUT_S) == ("", f"continue with {way_on}\n")
         assert (first.returncode, second.returncode) == (0, 0)
+
+
+def test_a_watch_of_several_tells_its_position_and_fails_when_one_ends(tmp_path: Path) -> None:
+    with serving(tmp_path) as service, Client(service.address, account="a") as client:
+        client.ensure_account()
+        client.ensure_journey("j")
+        client.ensure_output("o", WatchOutput())
+        for name in ("one", "two"):
+            client.ensure_milestone("j", name, criteria=event(name).happened())
+            client.ensure_connection(name, target=f"j/{name}", output="o")
+            client.activate_connection(name)
+        command = [str(MILEPOST), "watch", "j/one", "--target", service.address, "--account", "a", "--once"]
+        both = subprocess.run([*command, "j/two", "--json"], check=False, capture_output=True, text=True)
+        marks = [line for line in map(json.loads, both.stdout.splitlines()) if "progress" in line]
+        assert marks[-1]["position"]
+        assert both.stderr == f"continue with --position {marks[-1]['position']}\n"
+        misspelt = subprocess.run([*command, "j/tow"], check=False, capture_output=True, text=True)
+        assert "j/tow: accounts/a/journeys/j/milestones/tow does not exist" in misspelt.stderr
+        assert (both.returncode, misspelt.returncode) == (0, 1)

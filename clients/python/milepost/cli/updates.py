@@ -14,6 +14,7 @@ from milepost.v1.audience_pb2 import MembershipChange
 from milepost.v1.audience_service_pb2 import (
     MembershipChanges,
     MembershipSnapshot,
+    ProgressMark,
     SnapshotBegin,
     SnapshotEnd,
     WatchEnd,
@@ -37,12 +38,16 @@ def lines_of(update: Watched, watch: Watch, *, as_json: bool) -> Iterator[str]:
         yield from _lines(update)
 
 
-def lines_of_several(watched: WatchedTogether, *, as_json: bool) -> Iterator[str]:
-    """As `lines_of`, for an update of one of several audiences, whose name each line has."""
+def lines_of_several(watched: WatchedTogether, position: str, *, as_json: bool) -> Iterator[str]:
+    """As `lines_of`, for an update of one of several audiences, whose name each line has. As JSON, marks have
+    the position to continue from.
+    """
     if as_json:
         message = _message(watched.update)
         message.audience, message.epoch = watched.audience, watched.epoch
         message.requested_name = watched.target
+        if isinstance(watched.update, ProgressMark):
+            message.position = position
         yield json_line(message)
     else:
         yield from (f"{line}  {printable(watched.target)}" for line in _lines(watched.update))

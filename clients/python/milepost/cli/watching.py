@@ -88,11 +88,13 @@ def _several(
     updates = client.watch_together(audiences, position=position, progress_interval=progress_interval)
     # Until their first mark, or their end.
     unmarked = set(audiences)
+    are_all_watched = True
     try:
         for watched in updates:
-            for line in lines_of_several(watched, as_json=as_json):
+            for line in lines_of_several(watched, updates.position, as_json=as_json):
                 print(line, flush=True)
             if isinstance(watched.update, WatchEnd):
+                are_all_watched = False
                 print(f"{watched.target}: {watched.update.message}", file=sys.stderr)
             if isinstance(watched.update, WatchEnd | ProgressMark):
                 unmarked.discard(watched.target)
@@ -104,3 +106,5 @@ def _several(
         updates.close()
     if updates.position:
         print(f"continue with --position {updates.position}", file=sys.stderr)
+    if not are_all_watched:
+        raise typer.Exit(1)
