@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
+from urllib.parse import parse_qs
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
@@ -28,6 +29,7 @@ OPENAPI_FILE = Path(__file__).with_name("openapi.json")
 UNARY_TYPES = ("application/json", "application/proto")
 STREAM_TYPES = ("application/connect+json", "application/connect+proto")
 WEB_TYPES = ("application/grpc-web", "application/grpc-web+proto", "application/grpc-web+json")
+QUERY_ENCODINGS = ("json", "proto")
 CONTENT_TYPE_SHOWN_CHARACTERS_MAX = 100
 _TIMEOUT = re.compile(rb"[0-9]{1,10}")
 _JSON = [(b"content-type", b"application/json")]
@@ -105,6 +107,8 @@ def _check(scope: Scope, method: MethodDescriptor) -> None:
     verbs = ("GET", "POST") if _is_read(method) else ("POST",)
     if scope["method"] not in verbs:
         raise _WrongVerb(scope["method"], ", ".join(verbs))
+    if scope["method"] == "GET":
+        _check_query(scope["query_string"])
     headers = dict(scope["headers"])
     content_type = headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
     is_stream = method.client_streaming or method.server_streaming
@@ -122,6 +126,16 @@ def _check(scope: Scope, method: MethodDescriptor) -> None:
             raise InvalidInput.one(
                 name.decode("latin-1"), "is a header with characters other than printable ASCII"
             )
+
+
+def _check_query(query_string: bytes) -> None:
+    query = parse_qs(query_string.decode("latin-1"), keep_blank_values=True)
+    encoding = query.get("encoding", [""])[-1]
+    if encoding not in QUERY_ENCODINGS:
+        shown = encoding[:CONTENT_TYPE_SHOWN_CHARACTERS_MAX]
+        raise _WrongForm([Violation("encoding", f"is {shown!r}; must be {' or '.join(QUERY_ENCODINGS)}")])
+    if query.get("connect", ["v1"])[-1] != "v1":
+        raise InvalidInput.one("connect", "must be v1")
 
 
 def _unknown(path: str) -> Unsupported:

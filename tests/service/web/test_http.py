@@ -202,6 +202,23 @@ def test_every_refusal_has_a_reason(
     assert (answer.status, answer.reason) == (status, reason)
 
 
+@pytest.mark.parametrize(
+    ("query", "status", "field"),
+    [
+        ("", 415, "encoding"),
+        ("?connect=v1&message=%7B%7D", 415, "encoding"),
+        ("?connect=v1&encoding=xml&message=%7B%7D", 415, "encoding"),
+        ("?connect=v2&encoding=json&message=%7B%7D", 400, "connect"),
+    ],
+)
+def test_a_read_in_a_query_that_is_refused_has_a_reason(
+    service: Serving, query: str, status: int, field: str
+) -> None:
+    answer = ask(service, GET + query, b"", method="GET")
+    assert (answer.status, answer.reason) == (status, "INVALID_ARGUMENT")
+    assert json.loads(answer.body)["message"].startswith(f"{field}: ")
+
+
 def test_a_method_of_one_message_takes_one(service: Serving) -> None:
     message = struct.pack(">BI", 0, len(NAME_AS_PROTO)) + NAME_AS_PROTO
     for path, form, count in itertools.product((GET, WATCH), ("grpc-web+proto", "connect+proto"), (0, 2)):
