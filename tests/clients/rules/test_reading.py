@@ -183,6 +183,40 @@ tests:
             "tests: [{name: t, expect: [{sizes: {a: 1}}]}]",
             "2:13: journeys[0].file: {directory}/missing.yaml: No such file or directory",
         ),
+        *(
+            (
+                f"as_of: 2026-11-01\n{JOURNEY}tests: [{{name: t, expect: [{{{field}: {{}}}}]}}]",
+                f"9:29: tests[0].expect[0].{field}: expects nothing: name what to expect, or leave it out",
+            )
+            for field in ("check", "members", "sizes")
+        ),
+        *(
+            (
+                f"as_of: 2026-11-01\n{JOURNEY}"
+                f"tests: [{{name: t, users: {{bob: }}, expect: [{{check: {{bob: {nothing}}}}}]}}]",
+                "9:53: tests[0].expect[0].check.bob: expects nothing: name a milestone, with true or false",
+            )
+            for nothing in ("{}", "null")
+        ),
+        (
+            f"as_of: 2026-11-01\n{JOURNEY}users: {{? [a] : {{}}}}\ntests: []",
+            "9:11: is not valid YAML: a key must be text, not a list or a mapping",
+        ),
+        *(
+            (
+                f"as_of: 2026-11-01\n{JOURNEY}{line}",
+                f"9:{column}: is not valid YAML: half of a character (a surrogate) is no text",
+            )
+            for line, column in (
+                ('users: {"\\ud800": {}}', 9),
+                ('tests: [{name: "\\ud800"}]', 16),
+                ('time_zone: "\\udfff"', 12),
+            )
+        ),
+        (
+            'as_of: 2026-11-01\njourneys: [{file: "a\\0b"}]\ntests: []',
+            "2:13: journeys[0].file: '{directory}/a\\x00b': is not the name of a file: embedded null byte",
+        ),
         (
             "as_of: 2026-11-01\njourneys: [{journey: j, milestones: [{id: A}]}]\ntests: []",
             "2:39: journeys[0].milestones[0].id: must be 1-63 of a-z0-9-, starting with a letter",

@@ -9,6 +9,7 @@ import typer
 
 from milepost.cli.documents import refuse_file
 from milepost.cli.serve import require_service
+from milepost.cli.text import printable
 from milepost.rules import Coverage, InvalidRuleTests, Runner, read
 from milepost.rules.junit import xml_of
 from milepost.rules.report import FileResult, coverage_lines, lines_of, summary_of
@@ -46,7 +47,7 @@ def run_tests(
         for file in files:
             results.append(_run(runner, file))
             for line in lines_of(results[-1], quiet=quiet):
-                print(line, flush=True)
+                print(printable(line), flush=True)
     print(summary_of(results))
     if measured is not None:
         print("\n".join(coverage_lines(measured)))

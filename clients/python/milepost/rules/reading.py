@@ -83,6 +83,9 @@ def _text_of(file: Path) -> tuple[Places, str]:
         raise InvalidRuleTests([f"{file}: {error}"]) from error
     except OSError as error:
         raise InvalidRuleTests([f"{file}: {error.strerror or error}"]) from error
+    except ValueError as error:
+        # No system call takes such a name.
+        raise InvalidRuleTests([f"{str(file)!r}: is not the name of a file: {error}"]) from error
     return Places(str(file), text), text
 
 
@@ -240,8 +243,13 @@ class _FileReader:
                 members=tuple(self._members(fields.get("members"), below(place, "members"), users, known)),
                 sizes=tuple(self._sizes(fields.get("sizes"), below(place, "sizes"), known)),
             )
-            if not (fields.keys() & {"check", "members", "sizes"}):
+            given = fields.keys() & {"check", "members", "sizes"}
+            if not given:
                 self._reader.fault(place, "expects nothing: give `members`, `sizes` or `check`")
+            for field in sorted(given):
+                if not fields[field]:
+                    fault = "expects nothing: name what to expect, or leave it out"
+                    self._reader.fault(below(place, field), fault)
             yield found
 
     def _checks(
@@ -250,6 +258,8 @@ class _FileReader:
         for user, answers in self._reader.mapping(tree, path).items():
             at = below(path, user)
             self._known_user(user, at, users)
+            if not answers:
+                self._reader.fault(at, "expects nothing: name a milestone, with true or false")
             for milestone, member in self._reader.mapping(answers, at).items():
                 place = below(at, milestone)
                 if not isinstance(member, bool):
