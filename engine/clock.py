@@ -49,6 +49,9 @@ reboots.
 FOLLOW_AFTER_MICROS = 60 * MICROS_PER_SECOND
 SETTLE_AFTER_MICROS = MICROS_PER_DAY
 
+LOOK_INTERVAL_MICROS = MICROS_PER_SECOND
+"""A reading judges the wall clock anew, with a lock, at most this long after the last one that did."""
+
 CONFIRM_WITHIN_MICROS = 300 * MICROS_PER_SECOND
 """Maximum difference between the wall clock and the time that a confirmation names."""
 
@@ -141,6 +144,8 @@ class Clock:
         self._steady: Micros = 0
         self._wall = self._now = self._settled = self._latest = wall()
         self._monotonic = monotonic()
+        self._followed: tuple[Micros, Micros] | None = None
+        """The last judged readings of both clocks; None while the wall clock is not the time for answers."""
         self._unknown: Micros = 0
         """Maximum lead over `settled` at a start: the downtime is unknown."""
         self._saved: _Stored | None = None
@@ -153,7 +158,14 @@ class Clock:
         return cls(source, source, follow_after=0, trusted_at_start=True)
 
     def now(self) -> Micros:
-        """The time for answers."""
+        """The time for answers. Takes no lock while the wall clock goes on as it did a moment ago."""
+        followed = self._followed
+        if followed is not None:
+            wall = self._read_wall()
+            elapsed = self._read_monotonic() - followed[1]
+            jumped = wall - followed[0] - elapsed
+            if 0 <= elapsed < LOOK_INTERVAL_MICROS and -JUMP_MICROS <= jumped <= JUMP_MICROS:
+                return wall
         with self._lock:
             self._look()
             return self._now
@@ -208,6 +220,7 @@ class Clock:
                 self._start_apart(known)
             else:
                 self._settle()
+            self._show()
         self.save()
 
     def _is_restart_within(self, known: Micros) -> bool:
@@ -260,6 +273,7 @@ class Clock:
                     _shown(self._settled),
                 )
             self._settle()
+            self._show()
         self.save()
         return self.status()
 
@@ -290,6 +304,14 @@ class Clock:
 
     def _look(self) -> None:
         """Takes a reading, and judges the wall clock since the last one by the monotonic clock."""
+        self._judge()
+        self._show()
+
+    def _show(self) -> None:
+        """Lets `now` read the wall clock, if that is the time for answers."""
+        self._followed = None if self._state is ClockState.HELD else (self._wall, self._monotonic)
+
+    def _judge(self) -> None:
         wall, monotonic = self._read_wall(), self._read_monotonic()
         elapsed = max(0, monotonic - self._monotonic)
         jumped = wall - (self._wall + elapsed)

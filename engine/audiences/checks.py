@@ -7,12 +7,13 @@ there, and all users of other audiences, are evaluated by the same plan that cou
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 
 from engine.audiences.live import Live
+from engine.audiences.live.definitions import DEFINING
 from engine.audiences.model import BatchCheck, Check, MembershipStatus, UserAudiences
 from engine.audiences.templates import Templates
 from engine.backends.base import (
@@ -32,7 +33,7 @@ from engine.plan.model import Plan
 from engine.resources.audiences import AudienceRecords
 from engine.resources.milestone_tree import Forest
 from engine.resources.names import Resource, check_name
-from engine.resources.records import Account, Audience, Milestone, account_of
+from engine.resources.records import Account, Audience, Milestone, account_of, journey_of
 from engine.resources.repository import Repository
 from engine.values import Micros
 
@@ -41,11 +42,22 @@ BATCH_PAIRS_MAX = 10_000
 OPTIMISED_FROM_USERS = 64
 """Below this many users, optimising a plan takes longer than it saves."""
 
+UTF8_BYTES_MAX = 4
+"""Bytes of a character, at most."""
+
 _STATUSES = {MEMBER: MembershipStatus.MEMBER, NOT_MEMBER: MembershipStatus.NOT_MEMBER}
 
 
 class ChecksUsers(PlanExecutor, MembershipReader, Store, Protocol):
     """Executes plans, and reads stored memberships."""
+
+
+class _Named(NamedTuple):
+    """What the name of an audience, or of its milestone, stands for."""
+
+    audience: str
+    account: str
+    journey: str
 
 
 class _Answers(msgspec.Struct, frozen=True):
@@ -81,6 +93,11 @@ class Checks:
         self._backend = backend
         self._limits = limits
         self._clock = clock
+        # Read and replaced as a whole: the generation of the records, and what names stand for in it.
+        self._generation = repository.generation_of(*DEFINING)
+        self._names: tuple[int, dict[str, _Named]] = (self._generation.value, {})
+        self._short_id = limits.name_bytes_max // UTF8_BYTES_MAX
+        """Characters that no limit of bytes excludes."""
 
     def check(
         self,
@@ -89,24 +106,52 @@ class Checks:
         *,
         as_of: Micros | None = None,
         at_least: int = 0,
-        deadline: float | None = None,
+        deadline: Callable[[], float] | None = None,
     ) -> Check:
         """Whether a user is in an audience, or that of a milestone. An unknown user is in none. Without
-        `as_of` stored memberships count, at their own instant. Raises NotFound, InvalidInput.
+        `as_of` stored memberships count, at their own instant. `deadline` is only asked for when the user has
+        to be evaluated. Raises NotFound, InvalidInput.
         """
-        record = self._records.of(audience, "audience")
-        self._check_user_id(user_id, "user_id")
-        now, revision = self._clock() if as_of is None else as_of, self._backend.revision()
-        usable = None
-        if as_of is None and at_least <= revision:
-            # Every write up to `revision` is in what is published now, or its users are undecided.
-            usable = self._live.usable_one(record, now)
-            member = None if usable is None else usable.published.contains(record.name, user_id)
-            if usable is not None and member is not None:
-                return Check(member, min(now, usable.as_of), revision)
-        plan = self._plan(account_of(record.name), (record.name,), now, users=1)
-        found = self._backend.execute(plan, Contains((user_id,)), min_revision=at_least, deadline=deadline)
+        name, account, journey = self._named(audience)
+        if not 0 < len(user_id) <= self._short_id:
+            self._check_user_id(user_id, "user_id")
+        revision = self._backend.revision()
+        if as_of is not None:
+            now = as_of
+        else:
+            now = self._clock()
+            if at_least <= revision:
+                # Every write up to `revision` is in what is published now, or its users are undecided.
+                usable = self._live.usable_one(account, journey, name, now)
+                if usable is not None:
+                    member = usable.published.contains(name, user_id)
+                    if member is not None:
+                        return Check(member, min(now, usable.as_of), revision)
+        plan = self._plan(account, (name,), now, users=1)
+        found = self._backend.execute(
+            plan,
+            Contains((user_id,)),
+            min_revision=at_least,
+            deadline=None if deadline is None else deadline(),
+        )
         return Check(found.flags[0][0], now, found.revision)
+
+    def _named(self, audience: str) -> _Named:
+        """What a name stands for. Raises NotFound, InvalidInput."""
+        generation, names = self._names
+        latest = self._generation.value
+        if generation == latest:
+            named = names.get(audience)
+            if named is not None:
+                return named
+        is_settled = self._generation.is_settled
+        record = self._records.of(audience, "audience")
+        named = _Named(record.name, account_of(record.name), journey_of(record.milestone))
+        if is_settled and self._generation.value == latest:
+            if generation != latest:
+                self._names = latest, names = latest, {}
+            names[audience] = named
+        return named
 
     def batch_check(
         self,

@@ -25,6 +25,7 @@ class Templates:
     def __init__(self, repository: Repository, forest: Forest) -> None:
         self._repository = repository
         self._forest = forest
+        self._generation = repository.generation_of(Account, Input, Journey, Milestone, Audience)
         self._kept: BoundedCache[_Question, tuple[int, Template]] = BoundedCache(
             "plans of checks", TEMPLATES_BYTES_MAX
         )
@@ -33,15 +34,12 @@ class Templates:
         """The plan with a root for each of the audiences. Raises NotFound."""
         question = account, tuple(audiences)
         kept = self._kept.get(question)
-        if kept is not None and kept[0] == self._generation():
+        if kept is not None and kept[0] == self._generation.value:
             return kept[1]
         with self._repository.reading():
-            generation = self._generation()
+            generation = self._generation.value
             template = audiences_template(
                 self._forest.account(account), question[1], self._forest.resolver(account)
             )
         self._kept.put(question, (generation, template), template.nbytes)
         return template
-
-    def _generation(self) -> int:
-        return self._repository.generation(Account, Input, Journey, Milestone, Audience)

@@ -96,6 +96,22 @@ class Changes:
         self._deletes[key] = None
 
 
+class Generation:
+    """A number that changes before records of some kinds do; needs no lock.
+
+    What is read within `Repository.reading` is of the present number. What is read without is of the number
+    when that was settled, read in this order, and has not changed afterwards.
+    """
+
+    __slots__ = ("is_settled", "kinds", "value")
+
+    def __init__(self, kinds: tuple[type[Record], ...], value: int) -> None:
+        self.kinds = kinds
+        self.value = value
+        self.is_settled = True
+        """False while the records change."""
+
+
 class Repository:
     """All records of a store. Safe to call from several threads."""
 
@@ -122,6 +138,7 @@ class Repository:
         self._reading = threading.RLock()
         self._announced: list[tuple[tuple[type[Record], ...], Callable[[int], None]]] = []
         self._listeners: list[tuple[frozenset[type[Record]], Callable[[], None]]] = []
+        self._generations: list[Generation] = []
 
     def find(self, kind: type[R], name: str) -> R | None:
         """The record of that name, or None."""
@@ -145,6 +162,13 @@ class Repository:
         for kind in kinds:
             generation += self._tables[kind].generation
         return generation
+
+    def generation_of(self, *kinds: type[Record]) -> Generation:
+        """As `generation`, kept up to date for those who read it often."""
+        with self._writing, self._reading:
+            kept = Generation(kinds, self.generation(*kinds))
+            self._generations.append(kept)
+            return kept
 
     def latest_change(self, account: str) -> int:
         """A number that differs after each commit to records of the account other than its connections."""
@@ -189,6 +213,8 @@ class Repository:
                 self._announce(changes)
                 for (kind, name), record in changes._records.items():
                     self._tables[kind].apply(name, record)
+                for generation in self._generations:
+                    generation.is_settled = True
                 self._number(changes)
             changed_kinds = {kind for kind, _ in changes._records}
             for kinds, changed in self._listeners:
@@ -243,6 +269,9 @@ class Repository:
             changed = sum(kind in kinds for kind, _ in changes._records)
             if changed:
                 tell(self.generation(*kinds) + changed)
+        for generation in self._generations:
+            generation.is_settled = False
+            generation.value += sum(kind in generation.kinds for kind, _ in changes._records)
 
 
 def _created_name(age_key: str) -> str:

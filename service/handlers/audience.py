@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import grpc
 
@@ -14,6 +15,7 @@ from milepost.v1 import audience_pb2, audience_service_pb2_grpc
 from milepost.v1 import audience_service_pb2 as pb
 from service.convert import sizes as convert
 from service.convert.batch_checks import batch_check_message
+from service.convert.checks import CheckMessages
 from service.convert.faults import ShapeFaults
 from service.convert.journeys import audience_message, audience_of_message, journey_message
 from service.convert.masks import AUDIENCE_FIELDS, masked_fields
@@ -33,6 +35,7 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
         self._audiences = runtime.engine.audiences
         self._sizes = runtime.engine.sizes
         self._members = runtime.engine.members
+        self._check_messages = CheckMessages(runtime.revisions)
 
     # --- audiences ------------------------------------------------------------------------------------------
 
@@ -173,13 +176,9 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
             request.user_id,
             as_of=optional_instant(request, "as_of"),
             at_least=self._runtime.at_least(request.at_least),
-            deadline=self._runtime.deadline(context),
+            deadline=partial(self._runtime.deadline, context),
         )
-        return pb.CheckMembershipResponse(
-            member=check.member,
-            as_of=timestamp(check.as_of),
-            revision=self._runtime.token(check.revision),
-        )
+        return self._check_messages.of(check)
 
     def BatchCheckMembership(
         self, request: pb.BatchCheckMembershipRequest, context: grpc.ServicerContext

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Mapping, Sequence
 
 import pytest
@@ -72,6 +73,21 @@ def test_steady_clock_is_followed_immediately(
     machine.jump(-3 * SECOND)
     assert (clock.now() - machine.wall(), clock.settled() - machine.wall()) == (0, 3 * SECOND)
     assert warnings(caplog) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_time_for_answers_needs_no_look(machine: Machine, documents: Documents, seed: int) -> None:
+    """Asked every few milliseconds, it is the same as that of a clock that judges every reading, but for what
+    the wall clock was slewed by since the last judgement.
+    """
+    draw = random.Random(seed)
+    asked, judged = started(machine, documents), started(machine, Documents())
+    for _ in range(400):
+        machine.pass_time(draw.choice((0, 1, 5_000, 300_000, SECOND, MINUTE)))
+        if draw.random() < 0.1:
+            machine.jump(draw.choice((1, -1)) * draw.choice((10, 20 * SECOND, HOUR, 3 * DAY)))
+        assert abs(asked.now() - judged.status().now) <= 400 * 10, f"seed {seed}"
+    assert asked.jumps.value == judged.jumps.value > 0
 
 
 @pytest.mark.parametrize("jump", [60 * SECOND, DAY, 4_000 * DAY, -60 * SECOND, -DAY, -4_000 * DAY])

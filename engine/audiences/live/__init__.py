@@ -83,6 +83,7 @@ class Live:
         self._states = JourneyStates()
         self._definitions = Definitions(repository, forest, activation)
         self._progress = Progress(repository, self._states, self._definitions, backend, clock)
+        self.usable_one = self._progress.usable_one
         marks = ChangeMarks(backend.documents, limits.changes_days * MICROS_PER_DAY)
         consumers = Consumers(repository)
         self._trimmer = Trimmer(forest, consumers, marks, backend, clock, limits)
@@ -123,10 +124,6 @@ class Live:
         must be evaluated all the same.
         """
         return self._progress.current(audience)
-
-    def usable_one(self, record: Audience, now: Micros) -> UsableOne | None:
-        """As `usable`, for one audience; None when it is not to be answered from its stored membership."""
-        return self._progress.usable_one(record, now)
 
     def usable(self, account: str, audiences: Sequence[str], now: Micros) -> Usable:
         """As `current`, for audiences of an account at an instant: their stored memberships as one state, and

@@ -29,10 +29,11 @@ class Definitions:
         self._repository = repository
         self._forest = forest
         self._activation = activation
+        self._generation = repository.generation_of(*DEFINING)
 
     def generation(self) -> int:
         """A number that changes with any record that a definition depends on."""
-        return self._repository.generation(*DEFINING)
+        return self._generation.value
 
     def needed(self, journey: str) -> list[Milestone]:
         """The journey's milestones whose audience, or that of a descendant, has a live connection."""

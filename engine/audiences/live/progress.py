@@ -67,17 +67,22 @@ class Progress:
     def current(self, audience: str) -> Current | None:
         """The stored membership, when it is of the current definition and not too old."""
         record = self._repository.find(Audience, audience)
-        usable = None if record is None else self.usable_one(record, self._clock())
+        usable = None
+        if record is not None:
+            journey = journey_of(record.milestone)
+            usable = self.usable_one(account_of(audience), journey, audience, self._clock())
         stored = None if usable is None else usable.published.find(audience)
         return None if usable is None or stored is None else Current(stored.membership, usable.as_of)
 
-    def usable_one(self, record: Audience, now: Micros) -> UsableOne | None:
-        """As `usable`, for one audience; None when it is not to be answered from its stored membership."""
-        state = self._states.find(journey_of(record.milestone))
-        if state is None:
+    def usable_one(self, account: str, journey: str, audience: str, now: Micros) -> UsableOne | None:
+        """As `usable`, for one audience of a journey; None when it is not to be answered from its stored
+        membership.
+        """
+        state = self._states.find(journey)
+        if state is None or state.definition is None:
             return None
-        published = self._backend.published(account_of(record.name))
-        as_of = self._usable_at(record.name, state, published, self._definitions.generation(), now)
+        published = self._backend.published(account)
+        as_of = self._usable_at(audience, state, published, self._definitions.generation(), now)
         return None if as_of is None else UsableOne(published, as_of)
 
     def usable(self, account: str, audiences: Sequence[str], now: Micros) -> Usable:
@@ -105,13 +110,16 @@ class Progress:
         """The instant that a stored membership holds for; None when it is of another definition or too
         old.
         """
-        stored, definition = published.find(audience), state.definition
-        if stored is None or definition is None or definition.generation != generation:
+        definition = state.definition
+        if definition is None or definition.generation != generation:
             return None
         digest = definition.digests.get(audience)
-        if digest is None or stored.definition != digest or state.digests.get(audience) != digest:
+        if digest is None or state.digests.get(audience) != digest:
             return None
-        as_of = published.reached(audience)
+        refreshed = published.refreshed(audience)
+        if refreshed is None or refreshed[0] != digest:
+            return None
+        as_of = refreshed[1]
         if not definition.depends_on_time:
             return max(as_of, now)
         # Too old, or the clock went back and the next round has yet to correct the membership.

@@ -124,6 +124,12 @@ class Published(Protocol):
         """
         ...
 
+    def refreshed(self, audience: str) -> tuple[str, Micros] | None:
+        """The digest of the definition that the membership was last refreshed by, and `reached`; None when
+        none is stored.
+        """
+        ...
+
     def contains(self, audience: str, user_id: str) -> bool | None:
         """Whether the user is a member; None when that is undecided. An unknown user is no member. Raises
         NotFound when the audience is not stored.

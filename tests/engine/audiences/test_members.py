@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import cast
 
 import pytest
@@ -85,8 +86,34 @@ def test_write_is_visible_immediately(split: tuple[Site, Milestone, Milestone]) 
     assert not site.engine.members.check(doing.audience, "u5").member
     with pytest.raises(RevisionNotReached):
         site.engine.members.check(
-            doing.audience, "u1", at_least=revision + 100, deadline=time.monotonic() + 0.01
+            doing.audience, "u1", at_least=revision + 100, deadline=lambda: time.monotonic() + 0.01
         )
+
+
+def test_name_is_checked_as_it_is_now_while_others_ask_for_it(site: Site) -> None:
+    site.send([("u1", "a"), ("u2", "b")])
+    name, is_over = f"{JOURNEY}/milestones/coming", threading.Event()
+
+    def ask() -> None:
+        while not is_over.is_set():
+            with suppress(NotFound):
+                site.engine.members.check(name, "u1")
+
+    asking = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in asking:
+        thread.start()
+    try:
+        for turn in range(30):
+            milestone = site.add("coming", did("ab"[turn % 2]))
+            members = [site.engine.members.check(name, user).member for user in ("u1", "u2")]
+            assert members == [turn % 2 == 0, turn % 2 == 1], turn
+            site.engine.milestones.delete_milestone(milestone.name)
+            with pytest.raises(NotFound):
+                site.engine.members.check(name, "u1")
+    finally:
+        is_over.set()
+        for thread in asking:
+            thread.join()
 
 
 def test_checks_of_calculated_audiences_wait_for_nobody(site: Site) -> None:

@@ -113,6 +113,11 @@ class PublishedAccount:
         stored = self.stored.get(audience)
         return None if stored is None else stored.facts
 
+    def refreshed(self, audience: str) -> tuple[str, Micros] | None:
+        """The digest that the membership was last refreshed by, and the instant that it holds for."""
+        stored = self.stored.get(audience)
+        return None if stored is None else (stored.facts.definition, self.instants.get(stored.scope, 0))
+
     def contains(self, audience: str, user_id: str) -> bool | None:
         """Whether the user is a member; None when that is undecided."""
         stored = self.stored.get(audience)

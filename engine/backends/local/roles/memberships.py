@@ -463,8 +463,9 @@ class StoredMemberships(OpenStore):
     def published(self, account: str) -> PublishedAccount:
         """The stored memberships of the account, as they are now. Takes no lock."""
         self._check()
-        self._state.check_account(account)
-        return self._state.memberships.published(account)
+        state = self._state
+        state.check_account(account)
+        return state.memberships.published(account)
 
     def changes(self, audience: str, after: int, limit: int) -> ChangePage:
         """Changes with a sequence above `after`, at most `limit`."""
