@@ -30,6 +30,7 @@ from engine.backends.local.events import (
     RowUsers,
 )
 from engine.backends.local.storage.bitmaps import bitmap_of
+from engine.backends.local.storage.bulk_hash import hashes_of
 from engine.backends.local.storage.name_table import (
     NO_ACCOUNT,
     FieldKind,
@@ -506,9 +507,10 @@ class Account:
         known = 0 if column is None else len(column)
         count = self.directory.counts[group]
         if column is None or known < count:
+            prefix = bucket_prefix(salt)
             pieces = [] if column is None else [column]
-            for ids in self.directory.pages_of_user_ids(group, known, count):
-                pieces.append(bucket_hashes(salt, ids))
+            for joined, ends in self.directory.joined_user_ids(group, known, count):
+                pieces.append(hashes_of(prefix, joined, ends))
                 pause()
             column = np.concatenate(pieces) if pieces else np.empty(0, np.uint64)
             self._buckets.put(cache_key, column, column.nbytes + len(salt))
@@ -562,6 +564,11 @@ def _workspace_with(field: str) -> str:
 
 def bucket_hashes(salt: str, user_ids: Sequence[str]) -> npt.NDArray[np.uint64]:
     """`engine.values.bucket_of` of many users."""
-    prefix = salt.encode() + b"\0"
+    prefix = bucket_prefix(salt)
     digest = xxhash.xxh3_64_intdigest
     return np.fromiter((digest(prefix + u.encode()) for u in user_ids), np.uint64, len(user_ids))
+
+
+def bucket_prefix(salt: str) -> bytes:
+    """What is hashed before the id of a user."""
+    return salt.encode() + b"\0"

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pyroaring import BitMap
 
+from engine.backends.local.storage.arrays import Int64s
 from engine.backends.local.storage.bitmaps import bitmap_of_mask
 from engine.backends.local.storage.keys import Family, key
 from engine.backends.local.storage.page_cache import (
@@ -266,11 +267,20 @@ class Directory:
         """The ids of a group by dense id, from `start` to before `end`, page by page; "" for erased ones.
         Others may write between two pages.
         """
-        for page in range(start >> PAGE_BITS, (end + PAGE_MASK) >> PAGE_BITS):
-            first = page << PAGE_BITS
-            stored = key(Family.USER_IDS, self._account, group, page)
-            ids = self._page_cache.get(stored, ID_PAGE).value.texts(max(0, start - first))
-            yield ids[: end - max(start, first)]
+        for page, first, last in self._id_pages(group, start, end):
+            yield page.texts(first)[: last - first]
+
+    def joined_user_ids(self, group: int, start: int, end: int) -> Iterator[tuple[bytes, Int64s]]:
+        """As `pages_of_user_ids`, joined, with the end of each after a leading 0."""
+        for page, first, last in self._id_pages(group, start, end):
+            yield page.joined(first, last)
+
+    def _id_pages(self, group: int, start: int, end: int) -> Iterator[tuple[IdPage, int, int]]:
+        """The pages of a range of dense ids, each with its first slot and the one after its last."""
+        for number in range(start >> PAGE_BITS, (end + PAGE_MASK) >> PAGE_BITS):
+            before = number << PAGE_BITS
+            page = self._page_cache.get(key(Family.USER_IDS, self._account, group, number), ID_PAGE).value
+            yield page, max(0, start - before), min(PAGE_MASK + 1, end - before)
 
     def alive(self, group: int) -> BitMap:
         """Every user of the group. Do not modify the result."""

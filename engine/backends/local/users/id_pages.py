@@ -56,6 +56,13 @@ class IdPage:
             return [whole[at:end] for at, end in itertools.pairwise(ends)]
         return [self._joined[at:end].decode() for at, end in itertools.pairwise(ends)]
 
+    def joined(self, start: int, end: int) -> tuple[bytes, Int64s]:
+        """The ids from a slot to before another, one after the other in UTF-8, and where each ends, after a
+        leading 0.
+        """
+        ends = self._ends[start : end + 1]
+        return self._joined[ends[0] : ends[-1]], ends - ends[0]
+
     def pack(self) -> bytes:
         """The stored form."""
         return pack_integers(np.diff(self._ends)) + compressed(self._joined)
