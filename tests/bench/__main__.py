@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -121,6 +122,7 @@ def _add_cluster(tables: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     cluster = tables.add_parser("cluster", help="plans over ClickHouse, beside SQL written by hand")
     cluster.add_argument("--users", type=int, default=1_000_000)
     cluster.add_argument("--events", type=int, default=20_000_000)
+    cluster.add_argument("--only-failovers", action="store_true", help="only the time after a killed server")
 
 
 def _add_watchers(tables: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -201,9 +203,13 @@ def _criteria(options: argparse.Namespace, console: Console) -> None:
 
 
 def _cluster(options: argparse.Namespace, console: Console) -> None:
-    from tests.bench import cluster, synthetic
+    from tests.bench import cluster, cluster_costs, synthetic
 
-    cluster.run(synthetic.Scale(users=options.users, events=options.events), console)
+    scale = synthetic.Scale(users=options.users, events=options.events)
+    if not options.only_failovers:
+        cluster.run(scale, console, cluster_costs.run)
+    with tempfile.TemporaryDirectory(prefix="cluster-") as directory:
+        cluster_costs.failovers(Path(directory), console)
 
 
 def _sizes(options: argparse.Namespace, console: Console) -> None:

@@ -7,7 +7,6 @@ ends the run. Each turn has another instant and other operands.
 
 from __future__ import annotations
 
-import os
 import statistics
 import tempfile
 import time
@@ -18,18 +17,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from engine.backends.base import Count
+from engine.backends.clickhouse import bases
 from engine.backends.clickhouse.cluster import Cluster
 from engine.backends.clickhouse.plans import Plans
 from engine.backends.clickhouse.query.compiler import counted
 from engine.backends.clickhouse.query.literals import number, text
 from engine.backends.clickhouse.query.value_tests import in_range
 from engine.backends.clickhouse.server import Server
-from engine.backends.clickhouse.tables import CONSENT, EVENTS, FACTS, IDENTITY, SEEN, consent_key
+from engine.backends.clickhouse.tables import (
+    CONSENT,
+    EVENTS,
+    FACTS,
+    IDENTITY,
+    PROFILES,
+    SEEN,
+    consent_key,
+)
 from engine.backends.clickhouse.view import View
 from engine.backends.local.backend import LocalBackend
 from engine.criteria.model import ConsentState, Equals, EventType, Text
@@ -47,17 +56,24 @@ from tests.engine.backends.clickhouse.servers import ClickHouseServer, fresh_clu
 
 TURNS = 6
 """The first is not counted: it reads from disk."""
-CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 TABLE_WIDTH = 132
 LOAD_S_MAX = 3_600.0
 
+Answer = TypeVar("Answer")
+
 _ACCOUNT = Account(synthetic.ACCOUNT)
 _JOURNEY = JourneyTree(name=f"{synthetic.ACCOUNT}/journeys/bench", inputs=(synthetic.INPUT,))
-VIEW = View(
+LOADED = View(
     account=synthetic.ACCOUNT,
     revision=1,
     event_spans=tuple(range(synthetic.START // SPAN_MICROS, synthetic.END // SPAN_MICROS + 1)),
 )
+"""What counts when both files are loaded: of this the base is built."""
+VIEW = msgspec.structs.replace(LOADED, revision=2)
+"""With the later writes, of one user in `LATER_EVERY`, which change no answer."""
+LATER_EVERY = 100
+HOT = ((synthetic.WORKSPACE, "country"), (synthetic.WORKSPACE, "score"), (IDENTITY, "email"))
+"""Facts with columns of their own in the base."""
 
 
 class AnswersDiffer(Exception):
@@ -79,7 +95,11 @@ class Row:
     clock_ms: float
 
 
-def run(scale: synthetic.Scale, console: Console) -> list[Row]:
+Afterwards = Callable[[View, Plan, Sequence[ClickHouseServer], Cluster, Console], object]
+"""What else is measured over the cluster of one server, given its view and the plan of the last form."""
+
+
+def run(scale: synthetic.Scale, console: Console, afterwards: Afterwards | None = None) -> list[Row]:
     """Fills the stores, asks all questions and prints the table. Raises AnswersDiffer."""
     if not console.is_terminal:
         console.width = max(console.width, TABLE_WIDTH)
@@ -97,17 +117,21 @@ def run(scale: synthetic.Scale, console: Console) -> list[Row]:
             for servers in (one, two)
         ]
         began = time.perf_counter()
+        views = []
         for cluster in clusters:
             load(cluster, users, events)
+            views.append(with_base(cluster))
         console.print(f"both clusters filled in {time.perf_counter() - began:.0f} s")
         console.print(*_sizes(clusters[0]), sep="\n")
         asked = {form.name: form for form in forms()}
         rows = []
         for name, by_hand in BY_HAND.items():
             servers = [server for shard in (*one, *two) for server in shard]
-            rows.append(_measure(asked[name], by_hand, clusters, servers, embedded))
+            rows.append(_measure(asked[name], by_hand, clusters, views, servers, embedded))
             console.print(rows[-1])
         console.print(_table(rows, scale))
+        if afterwards is not None:
+            afterwards(views[0], _plan(asked[HEADLINE], Turn(0)), one[0], clusters[0], console)
     return rows
 
 
@@ -123,6 +147,17 @@ def load(cluster: Cluster, users: Path, events: Path) -> None:
                 _run(replica.server, statement)
             for table in (EVENTS, FACTS, SEEN):
                 _run(replica.server, f"OPTIMIZE TABLE {table} FINAL")
+
+
+def with_base(cluster: Cluster) -> View:
+    """Builds a base, then writes some users again, and returns the view with both."""
+    built = bases.build(cluster, [LOADED], {synthetic.ACCOUNT: HOT})
+    for replica in cluster.replicas():
+        for table, columns in ((FACTS, "time + 1 AS time, toUInt64(2) AS rev"), (SEEN, "toUInt64(2) AS rev")):
+            rows = f"SELECT * REPLACE ({columns}) FROM {table} WHERE cityHash64(user) % {LATER_EVERY} = 0"
+            _run(replica.server, f"INSERT INTO {table} {rows}")
+        _run(replica.server, f"OPTIMIZE TABLE {PROFILES} FINAL")
+    return msgspec.structs.replace(VIEW, base=built[synthetic.ACCOUNT])
 
 
 def _run(server: Server, statement: str) -> None:
@@ -286,6 +321,7 @@ def _measure(
     form: Form,
     by_hand: Handwritten,
     clusters: Sequence[Cluster],
+    views: Sequence[View],
     servers: Sequence[ClickHouseServer],
     embedded: LocalBackend,
 ) -> Row:
@@ -293,12 +329,11 @@ def _measure(
     times: dict[str, list[float]] = {"ours": [], "by hand": [], "shard": [], "embedded": [], "clock": []}
     answers: list[int] = []
     for turn in map(Turn, range(TURNS)):
-        criterion = form.ask(turn).criterion
-        plan = compile_criterion(_ACCOUNT, _JOURNEY, criterion, turn.now, _no_audience)
+        plan = _plan(form, turn)
         hand = by_hand(plan)
 
-        def ours(cluster: Cluster, plan: Plan = plan) -> int:
-            return Plans(cluster).execute(VIEW, plan, Count()).sizes[0]
+        def ours(cluster: Cluster, view: View, plan: Plan = plan) -> int:
+            return Plans(cluster).execute(view, plan, Count()).sizes[0]
 
         def handwritten(statement: str = hand) -> int:
             return int(one.read(statement)[0][0][0])
@@ -307,10 +342,10 @@ def _measure(
             return embedded.execute(plan, Count()).sizes[0]
 
         began = time.perf_counter()
-        found = {"ours": _processor_ms(servers[:1], lambda: ours(one))}
+        found = {"ours": processor_ms(servers[:1], lambda: ours(one, views[0]))}
         times["clock"].append((time.perf_counter() - began) * 1_000)
-        found["by hand"] = _processor_ms(servers[:1], handwritten)
-        found["shard"] = _processor_ms(servers[1:], lambda: ours(two))
+        found["by hand"] = processor_ms(servers[:1], handwritten)
+        found["shard"] = processor_ms(servers[1:], lambda: ours(two, views[1]))
         started_ = time.process_time()
         answers.append(local())
         times["embedded"].append((time.process_time() - started_) * 1_000)
@@ -332,24 +367,28 @@ def _measure(
     )
 
 
+def _plan(form: Form, turn: Turn) -> Plan:
+    return compile_criterion(_ACCOUNT, _JOURNEY, form.ask(turn).criterion, turn.now, _no_audience)
+
+
 def _no_audience(name: str) -> tuple[JourneyTree, str]:
     raise LookupError(name)
 
 
-def _processor_ms(servers: Sequence[ClickHouseServer], ask: Callable[[], int]) -> tuple[float, int]:
+def processor_ms(servers: Sequence[ClickHouseServer], ask: Callable[[], Answer]) -> tuple[float, Answer]:
     """Milliseconds of processor time that a question takes of each server, and the answer."""
-    before = _ticks(servers)
+    before = _processor_s(servers)
     answer = ask()
-    return (_ticks(servers) - before) * 1_000 / CLOCK_TICKS / len(servers), answer
+    return (_processor_s(servers) - before) * 1_000 / len(servers), answer
 
 
-def _ticks(servers: Sequence[ClickHouseServer]) -> int:
-    total = 0
-    for server in servers:
-        # What follows the name, which may have spaces; the 14th and 15th field are user and system time.
-        fields = Path(f"/proc/{server.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
-    return total
+def _processor_s(servers: Sequence[ClickHouseServer]) -> float:
+    return sum(time.clock_gettime(_processor_clock(server.pid)) for server in servers)
+
+
+def _processor_clock(pid: int) -> int:
+    """The clock of a process's time on all processors: what clock_getcpuclockid(3) returns."""
+    return ~pid << 3 | 2
 
 
 def _table(rows: Sequence[Row], scale: synthetic.Scale) -> Table:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import cast
 
+import msgspec
+
 from engine.backends.base import (
     Answer,
     Ask,
@@ -67,6 +69,9 @@ class Plans:
         deadline: float | None = None,
     ) -> Answer:
         """Answers as `PlanExecutor.execute` does, over the rows of a view."""
+        if isinstance(ask, Contains):
+            # The rows of some users are found by their key. That takes fewer queries than a base.
+            view = msgspec.structs.replace(view, base=None)
         question = _Question(self._cluster, view, plan, partitions, deadline)
         answer: object
         match ask:

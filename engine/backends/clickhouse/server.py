@@ -59,6 +59,7 @@ _PASSING = frozenset(
         242,  # TABLE_IS_READ_ONLY
         243,  # NOT_ENOUGH_SPACE
         252,  # TOO_MANY_PARTS
+        395,  # FUNCTION_THROW_IF_VALUE_IS_NON_ZERO: it has not all of a base
         499,  # S3_ERROR
         516,  # AUTHENTICATION_FAILED
     }

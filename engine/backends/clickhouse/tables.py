@@ -3,6 +3,10 @@
 Every row has `p`, the user's partition, by which shards split the users; `seq`, its place in the order of
 arrival; and `rev`, the revision that makes it visible. Rows are only ever added: the latest write of a fact
 wins when it is read, and rows that do not count any more stay until they are swept.
+
+`profiles` has what the rows of `facts` and `seen` come to, one row a user, up to the revision of a *base*
+(`bases.py`). A statement decides users without later rows from it, without grouping. `bases` has the bases
+that are complete on a server.
 """
 
 from __future__ import annotations
@@ -11,7 +15,10 @@ from collections.abc import Mapping
 
 import msgspec
 
+from engine.backends.clickhouse.query.literals import text
+
 EVENTS, FACTS, SEEN = "events", "facts", "seen"
+PROFILES, BASES = "profiles", "bases"
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     EVENTS: (
@@ -32,6 +39,11 @@ IDENTITY, CONSENT = "#identity", "#consent"
 UNSET = 0
 """The kind of a fact that was unset. The others are those of `engine.values.Kind`."""
 
+HOT_MAX = 8
+"""Attributes, identities and consents of an account that have columns of their own in `profiles`. The others
+are in maps, of which a statement reads all keys.
+"""
+
 DEDUPLICATED_INSERTS = 10_000
 """Latest inserts of a table whose tokens a server remembers: one sent again adds nothing."""
 
@@ -39,6 +51,11 @@ DEDUPLICATED_INSERTS = 10_000
 def consent_key(regulation: str, purpose: str) -> str:
     """The key of a consent."""
     return f"{regulation}\0{purpose}"
+
+
+def fact_name(place: str, key: str) -> str:
+    """The key of a fact in the maps of `profiles`."""
+    return f"{place}\0{key}"
 
 
 def quoted(name: str) -> str:
@@ -90,6 +107,60 @@ _SEEN = """
     rev UInt64 CODEC(Delta, ZSTD(1)),
     INDEX by_rev rev TYPE minmax GRANULARITY 1
 """
+_PROFILES = """
+    base LowCardinality(String),
+    account LowCardinality(String),
+    p UInt16,
+    user String CODEC(ZSTD(1)),
+    inputs Array(LowCardinality(String)) CODEC(ZSTD(1)),
+    firsts Array(Int64) CODEC(ZSTD(1)),
+    lasts Array(Int64) CODEC(ZSTD(1)),
+    strings Map(LowCardinality(String), String) CODEC(ZSTD(1)),
+    numbers Map(LowCardinality(String), Float64) CODEC(ZSTD(1)),
+    bools Map(LowCardinality(String), UInt8) CODEC(ZSTD(1)),
+    times Map(LowCardinality(String), Int64) CODEC(ZSTD(1)),
+    lists Map(LowCardinality(String), Array(String)) CODEC(ZSTD(1)),
+    written Map(LowCardinality(String), Int128) CODEC(ZSTD(1)),
+""" + ",".join(
+    f"""
+    hot{slot}_kind UInt8 CODEC(ZSTD(1)),
+    hot{slot}_string String CODEC(ZSTD(1)),
+    hot{slot}_number Float64 CODEC(ZSTD(1)),
+    hot{slot}_whole Int64 CODEC(ZSTD(1)),
+    hot{slot}_list Array(String) CODEC(ZSTD(1)),
+    hot{slot}_is_written UInt8 CODEC(ZSTD(1)),
+    hot{slot}_written Int128 CODEC(ZSTD(1))"""
+    for slot in range(HOT_MAX)
+)
+_BASES = "name String"
+
+
+class Layout(msgspec.Struct, frozen=True, kw_only=True):
+    """How tables are made on the servers. By default each server has tables of its own, and the writer fills
+    every replica.
+    """
+
+    cluster: str = ""
+    """A cluster of the servers' own configuration: a statement makes a table on all of its servers."""
+    keeper_path: str = ""
+    """Path in Keeper under which tables of a shard replicate; the macros `shard` and `replica` of each server
+    complete it. Empty for tables that do not replicate by themselves.
+    """
+
+    def on_cluster(self) -> str:
+        """What follows the name of a database or table."""
+        return f" ON CLUSTER {quoted(self.cluster)}" if self.cluster else ""
+
+    def engine(self, table: str) -> str:
+        """The engine of a table."""
+        if not self.keeper_path:
+            return "MergeTree"
+        return f"ReplicatedMergeTree({text(f'{self.keeper_path}/{{shard}}/{table}')}, '{{replica}}')"
+
+    def deduplication(self) -> str:
+        """The setting of a table by which it knows repeated inserts."""
+        kind = "replicated" if self.keeper_path else "non_replicated"
+        return f"{kind}_deduplication_window = {DEDUPLICATED_INSERTS}"
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -98,14 +169,14 @@ class Table(msgspec.Struct, frozen=True):
     name: str
     columns: str
     order: str
+    partition: str = "tuple()"
 
-    def statement(self) -> str:
+    def statement(self, layout: Layout) -> str:
         """The statement that makes it, unless it is there. Inserts are on disk once they are acknowledged."""
         return (
-            f"CREATE TABLE IF NOT EXISTS {self.name} ({self.columns}) ENGINE = MergeTree"
-            f" ORDER BY ({self.order})"
-            f" SETTINGS non_replicated_deduplication_window = {DEDUPLICATED_INSERTS},"
-            " fsync_after_insert = 1, fsync_part_directory = 1"
+            f"CREATE TABLE IF NOT EXISTS {self.name}{layout.on_cluster()} ({self.columns})"
+            f" ENGINE = {layout.engine(self.name)} PARTITION BY {self.partition} ORDER BY ({self.order})"
+            f" SETTINGS {layout.deduplication()}, fsync_after_insert = 1, fsync_part_directory = 1"
         )
 
 
@@ -114,6 +185,10 @@ MIGRATIONS: tuple[tuple[Table, ...], ...] = (
         Table(EVENTS, _EVENTS, "account, name, p, user, time, seq"),
         Table(FACTS, _FACTS, "account, place, key, p, user, time, seq"),
         Table(SEEN, _SEEN, "account, p, user, input"),
+    ),
+    (
+        Table(PROFILES, _PROFILES, "account, p, user", partition="base"),
+        Table(BASES, _BASES, "name", partition="name"),
     ),
 )
 """What leads from each version of the tables to the next. Only ever added to."""

@@ -9,6 +9,16 @@ import msgspec
 from engine.values import Micros
 
 
+class Base(msgspec.Struct, frozen=True, kw_only=True):
+    """One row a user, of what counted at a revision."""
+
+    name: str
+    """No two builds have the same."""
+    revision: int
+    hot: tuple[tuple[str, str], ...] = ()
+    """Place and key of the facts that have columns of their own, by slot."""
+
+
 class View(msgspec.Struct, frozen=True, kw_only=True):
     """The rows of an account that count at a revision. Rows that a write has inserted so far, while it is not
     visible yet, do not.
@@ -26,3 +36,5 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """The spans of time (`zones.SPAN_MICROS`, by number, sorted) that have all events that count, and perhaps
     others. Only in these it matters what the clocks of a time zone show.
     """
+    base: Base | None = None
+    """Users without later rows are decided from it; without one, all from the rows."""

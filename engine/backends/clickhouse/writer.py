@@ -20,7 +20,7 @@ from engine.backends.clickhouse.cluster import LOOK_S, Cluster, Replica, Shard
 from engine.backends.clickhouse.query.compiler import counted, is_cut, is_removed, of_account
 from engine.backends.clickhouse.query.literals import TRUE, all_of, one_of, one_of_integers, text
 from engine.backends.clickhouse.rows import Batch, Row
-from engine.backends.clickhouse.tables import COLUMNS, EVENTS, FACTS, SEEN
+from engine.backends.clickhouse.tables import COLUMNS, EVENTS, FACTS, PROFILES, SEEN
 from engine.backends.clickhouse.view import View
 from engine.errors import MilepostError, StoreUnavailable
 from engine.values import partition_of
@@ -260,6 +260,10 @@ def _dead(view: View, partitions: range) -> Iterator[tuple[str, str]]:
         own = sorted({partition_of(user) for user in cuts})
         among = [one_of_integers("p", own), one_of("user", cuts)]
         yield table, all_of([of_account(view), *among, is_cut(cuts)])
+    base = view.base
+    in_base = [user for user, cut in cuts.items() if base is not None and cut >= base.revision]
+    if base is not None and in_base:
+        yield PROFILES, all_of([f"base = {text(base.name)}", of_account(view), one_of("user", in_base)])
     for before, revision in view.removals:
         yield EVENTS, all_of([of_account(view), is_removed(before, revision)])
 

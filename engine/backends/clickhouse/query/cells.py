@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from engine.backends.clickhouse.query.literals import FALSE, TRUE, any_of, text, texts
+from engine.backends.clickhouse.tables import fact_name
+from engine.backends.clickhouse.view import Base
 from engine.values import Kind
 
 
@@ -57,8 +59,34 @@ USER_ID = Cell(string=Slot(TRUE, "user"))
 
 def event_attribute(key: str) -> Cell:
     """An attribute of a row of `events`."""
+    columns = ("strings", "numbers", "bools", "times", "lists")
+    return Cell(*(_in_map(column, key) for column in columns))
 
-    def slot(column: str) -> Slot:
-        return Slot(f"mapContains({column}, {text(key)})", f"{column}[{text(key)}]")
 
-    return Cell(slot("strings"), slot("numbers"), slot("bools"), slot("times"), slot("lists"))
+class ProfileFact(NamedTuple):
+    """A fact of a row of `profiles`: its value, whether it was ever written, and the order of that write."""
+
+    cell: Cell
+    is_written: str
+    order: str
+
+
+def profile_fact(base: Base, place: str, key: str) -> ProfileFact:
+    """A fact of a row of `profiles`."""
+    name = fact_name(place, key)
+    if (place, key) not in base.hot:
+        written = _in_map("written", name)
+        return ProfileFact(event_attribute(name), written.there, written.value)
+    hot = f"hot{base.hot.index((place, key))}"
+    cell = Cell(
+        string=Slot(f"{hot}_kind = {int(Kind.STRING)}", f"{hot}_string"),
+        number=Slot(f"{hot}_kind = {int(Kind.NUMBER)}", f"{hot}_number"),
+        bool=Slot(f"{hot}_kind = {int(Kind.BOOL)}", f"{hot}_whole"),
+        time=Slot(f"{hot}_kind = {int(Kind.TIME)}", f"{hot}_whole"),
+        list=Slot(f"{hot}_kind = {int(Kind.LIST)}", f"{hot}_list"),
+    )
+    return ProfileFact(cell, f"{hot}_is_written", f"{hot}_written")
+
+
+def _in_map(column: str, key: str) -> Slot:
+    return Slot(f"mapContains({column}, {text(key)})", f"{column}[{text(key)}]")

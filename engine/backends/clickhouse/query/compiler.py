@@ -4,6 +4,9 @@ Each table that the plan reads is scanned once and grouped by user. Each predica
 row, `b0` and so on holding 64 each. The rows of the tables are united, and the steps are conditions over the
 bits, `s0` for step 0 and so on. ClickHouse puts the expression of an alias wherever its name is, so steps
 that many others build on are computed below these, in a query of their own.
+
+With a base (`View.base`), only the later rows of `facts` and `seen` are grouped, and joined with the users'
+rows in `profiles`. Rows that are in the base are not read, however many they are.
 """
 
 from __future__ import annotations
@@ -13,22 +16,40 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from engine.backends.clickhouse.query.cells import FACT, USER_ID
-from engine.backends.clickhouse.query.events import ARRIVAL_ORDER, Named, aggregated, in_sequence, selected
+from engine.backends.clickhouse.query.cells import FACT, USER_ID, ProfileFact, profile_fact
+from engine.backends.clickhouse.query.events import (
+    ARRIVAL_ORDER,
+    INT64_MAX,
+    INT64_MIN,
+    Named,
+    aggregated,
+    in_sequence,
+    selected,
+)
 from engine.backends.clickhouse.query.folding import Folding
 from engine.backends.clickhouse.query.literals import (
     FALSE,
     TRUE,
     all_of,
     any_of,
+    int64,
     one_of,
     text,
     texts,
     uint64s,
 )
 from engine.backends.clickhouse.query.value_tests import Edge, EdgePassing, ValueTests, in_ranges
-from engine.backends.clickhouse.tables import CONSENT, EVENTS, FACTS, IDENTITY, SEEN, consent_key
-from engine.backends.clickhouse.view import View
+from engine.backends.clickhouse.tables import (
+    BASES,
+    CONSENT,
+    EVENTS,
+    FACTS,
+    IDENTITY,
+    PROFILES,
+    SEEN,
+    consent_key,
+)
+from engine.backends.clickhouse.view import Base, View
 from engine.criteria.model import Equals
 from engine.criteria.operators import ResolvedTest
 from engine.plan.model import (
@@ -52,10 +73,20 @@ from engine.plan.visitor import StepVisitor
 from engine.values import Micros
 
 WORD_BITS = 64
+_INPUTS_ALONE_MAX = 4
 EXPRESSION_STEPS_MAX = 64
 """Steps of one expression, those that it shares with others counted each time."""
-_BASE_COLUMNS = {EVENTS: ("time", "seq"), FACTS: ("time", "seq"), SEEN: ("first", "last")}
+_SCOPE = "\0"
+"""Stands for a condition on p and user. Literals have no NUL: they escape it."""
+_ROW_COLUMNS = {EVENTS: ("time", "seq"), FACTS: ("time", "seq"), SEEN: ("first", "last")}
 """Columns that conditions name as they are."""
+
+
+class OfProfile(msgspec.Struct, frozen=True):
+    """A predicate over a row of `profiles`: alone, and joined with the later rows of the user."""
+
+    alone: str
+    joined: str
 
 
 class Leaf(msgspec.Struct, frozen=True):
@@ -65,6 +96,8 @@ class Leaf(msgspec.Struct, frozen=True):
     step: int
     bit: int
     passes: str
+    of_profile: OfProfile | None = None
+    """The predicate over a base; none over events, or without a base."""
     undecided_bit: int | None = None
     is_undecided: str = FALSE
 
@@ -76,6 +109,8 @@ class _Scan:
     leaves: list[Leaf] = field(default_factory=list)
     conditions: list[str] = field(default_factory=list)
     columns: dict[str, str] = field(default_factory=dict)
+    later: dict[str, str] = field(default_factory=dict)
+    """Aggregates over the rows of a user after the base (name by expression)."""
 
 
 class Compiled(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,8 +125,8 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
     steps: tuple[str, ...]
     levels: tuple[int, ...]
     """By step, how many queries lie below the one that computes it."""
-    scans: tuple[tuple[str, str], ...]
-    """One for each table, of rows (p, user, b0, …): what stands before the scope, and what after it."""
+    scans: tuple[str, ...]
+    """Queries of rows (p, user, b0, …), one a user, with `_SCOPE` in them."""
 
     def by_user(self, scope: str = TRUE) -> str:
         """The statement: p, user, the bits, a flag for each root (`s` and its step), and `undecided`.
@@ -130,15 +165,19 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
         return sum(word << (WORD_BITS * number) for number, word in enumerate(words))
 
     def _united(self, scope: str) -> str:
-        scans = [f"{before}{scope}{after}" for before, after in self.scans]
-        if not scans:
+        if not self.scans:
             none = ", ".join(f"toUInt64(0) AS b{word}" for word in range(self.words))
             return f"SELECT toUInt16(0) AS p, '' AS user, {none} WHERE 0"
-        if len(scans) == 1:
-            return scans[0]
-        ors = ", ".join(f"groupBitOr(u.b{word}) AS b{word}" for word in range(self.words))
-        columns = f"any(u.p) AS p, u.user AS user, {ors}"
-        return f"SELECT {columns} FROM ({' UNION ALL '.join(scans)}) AS u GROUP BY u.user"
+        return _joined([scan.replace(_SCOPE, scope) for scan in self.scans], self.words)
+
+
+def _joined(queries: Sequence[str], words: int) -> str:
+    """One row a user out of queries whose users may be the same."""
+    if len(queries) == 1:
+        return queries[0]
+    ors = ", ".join(f"groupBitOr(u.b{word}) AS b{word}" for word in range(words))
+    columns = f"any(u.p) AS p, u.user AS user, {ors}"
+    return f"SELECT {columns} FROM ({' UNION ALL '.join(queries)}) AS u GROUP BY u.user"
 
 
 def bit_is_set(bit: int) -> str:
@@ -173,6 +212,8 @@ class _Compiler(StepVisitor[str]):
 
     def __init__(self, plan: Plan, view: View, tests: ValueTests) -> None:
         self._plan, self._view, self._tests = plan, view, tests
+        self._profile_tests = ValueTests(tests.folding, tests.passing)
+        self._profile_columns: dict[str, str] = {}
         self._scans: dict[str, _Scan] = {}
         self._bits = 0
         self._step = 0
@@ -191,12 +232,14 @@ class _Compiler(StepVisitor[str]):
             words=words,
             steps=tuple(steps),
             levels=_levels(self._plan),
-            scans=tuple(self._scanned(table, scan, words) for table, scan in self._scans.items()),
+            scans=tuple(self._queries(words)),
         )
 
     def universe(self, step: Universe) -> str:
         through = one_of("input", step.inputs)
-        return self._leaf(SEEN, through, f"max({self._named(SEEN)(through)})")
+        passes = f"max({self._named(SEEN)(through)})"
+        of_profile = self._once_seen(passes, _came_through(step.inputs))
+        return self._leaf(SEEN, through, passes, of_profile=of_profile)
 
     def empty(self, step: Empty) -> str:
         return FALSE
@@ -223,25 +266,26 @@ class _Compiler(StepVisitor[str]):
         through = one_of("input", step.inputs)
         chosen = self._named(SEEN)(through)
         time = f"maxIf(last, {chosen})" if step.last else f"minIf(first, {chosen})"
-        return self._leaf(SEEN, through, all_of([f"max({chosen})", in_ranges(time, step.test.ranges)]))
+        passes = all_of([f"max({chosen})", in_ranges(time, step.test.ranges)])
+        return self._leaf(SEEN, through, passes, of_profile=self._seen_of_profile(step, chosen, time))
 
     def user_id(self, step: UserIdMatch) -> str:
-        return self._leaf(SEEN, TRUE, self._tests.passes(step.test, USER_ID, SEEN, TRUE))
+        return self._of_user(self._tests.passes(step.test, USER_ID, SEEN, TRUE))
 
     def bucket(self, step: BucketMatch) -> str:
         hashed = f"xxh3(concat({text(step.salt)}, {text(chr(0))}, user))"
-        inside = f"{hashed} >= toUInt64({step.first}) AND {hashed} <= toUInt64({step.last})"
-        return self._leaf(SEEN, TRUE, inside)
+        return self._of_user(f"{hashed} >= toUInt64({step.first}) AND {hashed} <= toUInt64({step.last})")
 
     def event(self, step: EventMatch) -> str:
         is_selected = selected(step.selection, self._tests, EVENTS)
         found = aggregated(step, is_selected, self._named(EVENTS), self._view.event_spans)
-        return self._leaf(EVENTS, is_selected, found.passes, found.is_undecided)
+        return self._leaf(EVENTS, is_selected, found.passes, is_undecided=found.is_undecided)
 
     def sequence(self, step: SequenceMatch) -> str:
         conditions = [selected(selection, self._tests, EVENTS) for selection in step.steps]
-        names = [self._named(EVENTS)(condition) for condition in conditions]
-        return self._leaf(EVENTS, any_of(conditions), in_sequence(step, names))
+        named = self._named(EVENTS)
+        names = [named(condition) for condition in conditions]
+        return self._leaf(EVENTS, any_of(conditions), in_sequence(step, names, named))
 
     # --- one table ------------------------------------------------------------------------------------------
 
@@ -252,17 +296,85 @@ class _Compiler(StepVisitor[str]):
         passes = named(f"toUInt8({self._tests.passes(test, FACT, FACTS, where)})")
         order = named(ARRIVAL_ORDER)
         latest = []
+        profiles = []
         for place in places:
             of_place = named(f"place = {text(place)} AND key = {text(key)}")
             latest.append(f"argMaxIf({passes}, {order}, {of_place})")
-        return self._leaf(FACTS, where, any_of(latest))
+            if self._view.base is not None:
+                fact = profile_fact(self._view.base, place, key)
+                newest = f"maxIf({order}, {of_place})"
+                profiles.append(self._fact_of_profile(fact, test, f"max({of_place})", newest, latest[-1]))
+        of_profile = OfProfile(
+            any_of(each.alone for each in profiles), any_of(each.joined for each in profiles)
+        )
+        return self._leaf(FACTS, where, any_of(latest), of_profile=of_profile if profiles else None)
 
-    def _leaf(self, table: str, condition: str, passes: str, is_undecided: str = FALSE) -> str:
+    def _fact_of_profile(
+        self, fact: ProfileFact, test: ResolvedTest, is_written: str, newest: str, passes: str
+    ) -> OfProfile:
+        """The latest write is in the profile or among the later rows, as writes come in any order of time."""
+        # The strings that a test leaves open here are among those of the rows.
+        own_passes = f"toUInt8({self._profile_tests.passes(test, fact.cell, PROFILES, TRUE)})"
+        own = self._own(own_passes)
+        own_is_older = (
+            f"NOT {self._own(fact.is_written)} OR {self._own(fact.order)} < {self._later(FACTS, newest)}"
+        )
+        is_later = f"{self._later(FACTS, is_written)} != 0 AND ({own_is_older})"
+        return OfProfile(own_passes, f"if({is_later}, {self._later(FACTS, passes)}, {own})")
+
+    def _of_user(self, passes: str) -> str:
+        """Whether a user passes whom some row of `seen` is about."""
+        return self._leaf(
+            SEEN, TRUE, passes, of_profile=self._once_seen(passes, f"notEmpty(inputs) AND {passes}")
+        )
+
+    def _once_seen(self, passes: str, own: str) -> OfProfile | None:
+        """A predicate that more rows of `seen` never make false."""
+        if self._view.base is None:
+            return None
+        return OfProfile(own, f"({self._own(own)} OR {self._later(SEEN, passes)})")
+
+    def _seen_of_profile(self, step: SeenMatch, chosen: str, time: str) -> OfProfile | None:
+        if self._view.base is None:
+            return None
+        times, best, never = (
+            ("lasts", "arrayMax", INT64_MIN) if step.last else ("firsts", "arrayMin", INT64_MAX)
+        )
+        through = one_of("input", step.inputs)
+        of_input = f"arrayFilter((time, input) -> {through}, {times}, inputs)"
+        is_seen = _came_through(step.inputs)
+        own = f"if({is_seen}, {best}({of_input}), {int64(never)})"
+        is_later = f"{self._later(SEEN, f'max({chosen})')} != 0"
+        later = f"if({is_later}, {self._later(SEEN, time)}, {int64(never)})"
+        both = f"{'greatest' if step.last else 'least'}({self._own(own)}, {later})"
+        return OfProfile(
+            all_of([is_seen, in_ranges(own, step.test.ranges)]),
+            all_of([f"({self._own(is_seen)} OR {is_later})", in_ranges(both, step.test.ranges)]),
+        )
+
+    def _own(self, expression: str) -> str:
+        """A column of the profile in a join."""
+        return self._profile_columns.setdefault(expression, f"y{len(self._profile_columns)}")
+
+    def _later(self, table: str, aggregate: str) -> str:
+        """A column of the later rows in a join: 0 for a user without any."""
+        later = self._scans.setdefault(table, _Scan()).later
+        return later.setdefault(aggregate, f"z{table[0]}{len(later)}")
+
+    def _leaf(
+        self,
+        table: str,
+        condition: str,
+        passes: str,
+        *,
+        of_profile: OfProfile | None = None,
+        is_undecided: str = FALSE,
+    ) -> str:
         """A predicate over the rows under a condition. Returns the condition on its bit."""
         scan = self._scans.setdefault(table, _Scan())
         bit = self._next_bit()
         undecided_bit = None if is_undecided == FALSE else self._next_bit()
-        scan.leaves.append(Leaf(table, self._step, bit, passes, undecided_bit, is_undecided))
+        scan.leaves.append(Leaf(table, self._step, bit, passes, of_profile, undecided_bit, is_undecided))
         scan.conditions.append(condition)
         return bit_is_set(bit)
 
@@ -275,27 +387,101 @@ class _Compiler(StepVisitor[str]):
         columns = self._scans.setdefault(table, _Scan()).columns
         return lambda expression: columns.setdefault(expression, f"x{len(columns)}")
 
-    def _scanned(self, table: str, scan: _Scan, words: int) -> tuple[str, str]:
-        bits = ", ".join(f"{_word(scan.leaves, word)} AS b{word}" for word in range(words))
-        columns = [*_BASE_COLUMNS[table], *(f"{each} AS {name}" for each, name in scan.columns.items())]
-        rows = f"SELECT p, user, {', '.join(columns)} FROM {table} WHERE {counted(self._view, table)}"
-        some = any_of(f"b{word} != 0" for word in range(words))
-        # `p` follows from the user. A key of one string is hashed faster than one of two parts.
+    # --- queries --------------------------------------------------------------------------------------------
+
+    def _queries(self, words: int) -> Iterator[str]:
+        of_users = [table for table in self._scans if table != EVENTS]
+        if EVENTS in self._scans:
+            yield self._scanned(EVENTS, words)
+        if self._view.base is None:
+            yield from (self._scanned(table, words) for table in of_users)
+        elif of_users:
+            yield self._from_base(self._view.base, of_users, words)
+
+    def _from_base(self, base: Base, tables: Sequence[str], words: int) -> str:
+        """The users of a base, and those with later rows, by both."""
+        leaves = [leaf for table in tables for leaf in self._scans[table].leaves]
+        conditions = [_is_of_base(base), of_account(self._view), _SCOPE]
+        cut = [user for user, revision in self._view.cuts.items() if revision >= base.revision]
+        if cut:
+            conditions.append(f"NOT {one_of('user', cut)}")
+        of_base = f"FROM {PROFILES} WHERE {all_of(conditions)}"
+        if base.revision >= self._view.revision:
+            alone = _words(words, [(leaf.bit, leaf.of_profile.alone) for leaf in leaves if leaf.of_profile])
+            return f"SELECT p, user, {alone} {of_base} AND {_some(words)}"
+        joined = _words(words, [(leaf.bit, leaf.of_profile.joined) for leaf in leaves if leaf.of_profile])
+        own = ", ".join(f"{each} AS {name}" for each, name in self._profile_columns.items())
+        user = "greatest(base.p, later.p) AS p, if(base.is_there, base.user, later.user) AS user"
         return (
-            f"SELECT any(p) AS p, user, {bits} FROM ({rows} AND {any_of(scan.conditions)} AND ",
-            f") GROUP BY user HAVING {some}",
+            f"SELECT {user}, {joined}"
+            f" FROM (SELECT p, user, toUInt8(1) AS is_there, {own} {of_base}) AS base"
+            f" FULL JOIN ({self._later_rows(base, tables)}) AS later ON base.user = later.user"
+            f" WHERE {_some(words)}"
         )
 
+    def _later_rows(self, base: Base, tables: Sequence[str]) -> str:
+        """The rows after a base by user, with a column for each aggregate."""
+        columns = [name for table in tables for name in self._scans[table].later.values()]
+        queries = []
+        for table in tables:
+            own = {name: aggregate for aggregate, name in self._scans[table].later.items()}
+            aggregates = ", ".join(f"{own.get(name, '0')} AS {name}" for name in columns)
+            rows = self._rows(table, f"rev > {base.revision}")
+            queries.append(f"SELECT any(p) AS p, user, {aggregates} FROM ({rows}) GROUP BY user")
+        if len(queries) == 1:
+            return queries[0]
+        # Each column is 0 in all rows but one.
+        sums = ", ".join(f"sum(u.{name}) AS {name}" for name in columns)
+        united = " UNION ALL ".join(queries)
+        return f"SELECT any(u.p) AS p, u.user AS user, {sums} FROM ({united}) AS u GROUP BY u.user"
 
-def _word(leaves: Iterable[Leaf], word: int) -> str:
-    """The bits of one word as a sum of the predicates."""
-    bits = [
-        f"bitShiftLeft(toUInt64({expression}), {bit % WORD_BITS})"
-        for leaf in leaves
-        for bit, expression in ((leaf.bit, leaf.passes), (leaf.undecided_bit, leaf.is_undecided))
-        if bit is not None and bit // WORD_BITS == word
-    ]
-    return " + ".join(bits) or "toUInt64(0)"
+    def _rows(self, table: str, among: str) -> str:
+        """The rows of a table that its predicates read."""
+        scan = self._scans[table]
+        columns = [*_ROW_COLUMNS[table], *(f"{each} AS {name}" for each, name in scan.columns.items())]
+        where = all_of([counted(self._view, table), any_of(scan.conditions), among, _SCOPE])
+        return f"SELECT p, user, {', '.join(columns)} FROM {table} WHERE {where}"
+
+    def _scanned(self, table: str, words: int) -> str:
+        """The rows of a table by user."""
+        bits = _words(words, _bits(self._scans[table].leaves))
+        # `p` follows from the user. A key of one string is hashed faster than one of two parts.
+        rows = self._rows(table, TRUE)
+        return f"SELECT any(p) AS p, user, {bits} FROM ({rows}) GROUP BY user HAVING {_some(words)}"
+
+
+def _came_through(inputs: Sequence[str]) -> str:
+    """The condition on profiles of users that came through some of the inputs."""
+    # `has` looks for one input in the dictionary of a block, `hasAny` in each row.
+    if len(inputs) <= _INPUTS_ALONE_MAX:
+        return any_of(f"has(inputs, {text(each)})" for each in inputs)
+    return f"hasAny(inputs, {texts(inputs)})"
+
+
+def _is_of_base(base: Base) -> str:
+    """The condition on profiles of a base. A server without all of it refuses the statement."""
+    there = f"SELECT throwIf(count() = 0, 'no base') FROM {BASES} WHERE name = {text(base.name)}"
+    return f"(base = {text(base.name)} AND ({there}) = 0)"
+
+
+def _some(words: int) -> str:
+    return any_of(f"b{word} != 0" for word in range(words))
+
+
+def _bits(leaves: Iterable[Leaf]) -> Iterator[tuple[int, str]]:
+    """The expression of each bit."""
+    for leaf in leaves:
+        yield leaf.bit, leaf.passes
+        if leaf.undecided_bit is not None:
+            yield leaf.undecided_bit, leaf.is_undecided
+
+
+def _words(words: int, bits: Iterable[tuple[int, str]]) -> str:
+    """The columns with the bits, each a sum of predicates."""
+    parts: list[list[str]] = [[] for _ in range(words)]
+    for bit, expression in bits:
+        parts[bit // WORD_BITS].append(f"bitShiftLeft(toUInt64({expression}), {bit % WORD_BITS})")
+    return ", ".join(f"{' + '.join(part) or 'toUInt64(0)'} AS b{word}" for word, part in enumerate(parts))
 
 
 def counted(view: View, table: str) -> str:

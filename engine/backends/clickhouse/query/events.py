@@ -5,6 +5,7 @@ Every function writes an expression of an aggregation by user over rows of `even
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -29,14 +30,14 @@ from engine.criteria.model import Aggregate
 from engine.criteria.ranges import Interval, TimeRange
 from engine.criteria.zones import SPAN_MICROS, offsets_in_span
 from engine.plan.model import EventMatch, EventSelection, RowFilter, SequenceMatch
-from engine.values import MICROS_PER_DAY, Micros
+from engine.values import MICROS_PER_DAY, TIME_MAX_MICROS, TIME_MIN_MICROS, Micros
 
 ARRIVAL_ORDER = "bitShiftLeft(toInt128(time), 64) + seq"
 """Events in order of time, of equal times in order of arrival, as one number: `argMax` by a tuple takes 3.5
 times the work.
 """
 
-INT64_MAX = (1 << 63) - 1
+INT64_MIN, INT64_MAX = -(1 << 63), (1 << 63) - 1
 
 DECIMAL_DIGITS = 38
 """Sums count units of 10^-38."""
@@ -52,6 +53,11 @@ SUM_BELOW = 10**29
 """Above every sum: a user has fewer than 10^9 events."""
 _UNITS = 10**DECIMAL_DIGITS
 _UNITS_PER_MILLIONTH = _UNITS // 10**6
+
+FUNNEL_STEPS_MAX = 16
+"""Steps of a sequence that `windowFunnel` decides: all instants, spread over these, and a window after them
+are below 2^64.
+"""
 
 Comparison = Literal[">", ">=", "<", "<="]
 Named = Callable[[str], str]
@@ -236,12 +242,39 @@ def _total_compared(total: str, count: str, bound: float, comparison: Comparison
 # --- sequences ----------------------------------------------------------------------------------------------
 
 
-def in_sequence(step: SequenceMatch, is_selected: Sequence[str]) -> str:
+def in_sequence(step: SequenceMatch, is_selected: Sequence[str], named: Named) -> str:
     """Whether a user has events in that order, each strictly later than the one before. `is_selected` says
     for each step whether a row is in its selection.
     """
+    if len(step.steps) <= FUNNEL_STEPS_MAX and _are_disjoint(step.steps):
+        return _funnel(is_selected, step.within, named)
     times = [f"groupUniqArrayIf(time, {each})" for each in is_selected]
     return _in_order(times) if step.within is None else _within(times, step.within)
+
+
+def _are_disjoint(selections: Sequence[EventSelection]) -> bool:
+    """Whether no event can be in two of the selections, by their names and types alone."""
+
+    def differ(one: EventSelection, other: EventSelection) -> bool:
+        by_name = "" not in (one.name, other.name) and one.name != other.name
+        return by_name or (None not in (one.type, other.type) and one.type != other.type)
+
+    return all(itertools.starmap(differ, itertools.combinations(selections, 2)))
+
+
+def _funnel(is_selected: Sequence[str], within: Micros | None, named: Named) -> str:
+    """`windowFunnel` goes through the events in order of time and keeps for each step the latest first event
+    of a sequence that ends there. Of events at one instant it takes those of earlier steps first, and so
+    loses the sequence that one of them overwrites. So each instant is spread over as many numbers as there
+    are steps, and later steps come first.
+    """
+    steps = len(is_selected)
+    places = ", ".join(f"{each}, {steps - 1 - place}" for place, each in enumerate(is_selected))
+    place = f"multiIf({places}, 0)" if steps > 1 else "0"
+    order = named(f"toUInt64(time + {int64(-TIME_MIN_MICROS)}) * {steps} + {place}")
+    longest = TIME_MAX_MICROS - TIME_MIN_MICROS
+    window = steps * (longest if within is None else min(within, longest))
+    return f"windowFunnel({window})({order}, {', '.join(is_selected)}) = {steps}"
 
 
 def _in_order(times: Sequence[str]) -> str:

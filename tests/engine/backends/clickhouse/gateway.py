@@ -5,19 +5,22 @@ A backend keeps these in its own store. Tests keep them here, so that whole worl
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from engine.backends.base import Contains, Count, EventRecord, Members, Record
+from engine.backends.clickhouse import bases
 from engine.backends.clickhouse.cluster import Cluster
 from engine.backends.clickhouse.plans import Plans
 from engine.backends.clickhouse.rows import Batch as RowBatch
 from engine.backends.clickhouse.rows import batch_of, joined
-from engine.backends.clickhouse.view import View
+from engine.backends.clickhouse.tables import FACTS
+from engine.backends.clickhouse.view import Base, View
 from engine.backends.clickhouse.writer import Move, Writer
 from engine.criteria.zones import SPAN_MICROS
 from engine.plan.model import Plan
-from engine.values import Micros
+from engine.values import PARTITION_COUNT, Micros
 from tests.oracle.history import Aliases
 from tests.oracle.world import Alias, Batch, Erase, Expire, Forget, Operation, World
 
@@ -34,6 +37,9 @@ class _Account:
     removals: list[tuple[Micros, int]] = field(default_factory=list)
     inputs: dict[str, set[str]] = field(default_factory=dict)
     """By user, the inputs it came through."""
+    facts: set[tuple[str, str]] = field(default_factory=set)
+    """Place and key of all facts that were ever written."""
+    base: Base | None = None
     seq: int = 0
     spans: set[int] = field(default_factory=set)
 
@@ -42,6 +48,7 @@ class Gateway:
     """One writer of many accounts, over one cluster."""
 
     def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
         self.writer = Writer(cluster)
         self.plans = Plans(cluster)
         self.revision = 0
@@ -52,10 +59,13 @@ class Gateway:
         """Waits for inserts."""
         self.writer.close()
 
-    def feed(self, world: World) -> None:
-        """All operations of a world."""
+    def feed(self, world: World, source: random.Random | None = None) -> None:
+        """All operations of a world. With a source, bases are built amid them."""
+        often = 0.0 if source is None else source.choice((0.0, 0.0, 0.5, 1.0)) / max(1, len(world.operations))
         for operation in world.operations:
             self.happen(world.account, operation)
+            if source is not None and source.random() < often:
+                self.build_base(world.account, source)
 
     def happen(self, account: str, operation: Operation) -> None:
         """One operation."""
@@ -82,7 +92,21 @@ class Gateway:
             cuts=dict(found.cuts),
             removals=tuple(found.removals),
             event_spans=tuple(sorted(found.spans)),
+            base=found.base,
         )
+
+    def build_base(self, account: str, source: random.Random) -> None:
+        """Builds a base, with some of the account's facts in columns of their own, and switches to it."""
+        found = self._account(account)
+        chosen = source.sample(sorted(found.facts), min(len(found.facts), source.randrange(4)))
+        built = bases.build(
+            self._cluster,
+            [self.view(account)],
+            {account: chosen},
+            partitions_at_once=source.choice((PARTITION_COUNT // 2, PARTITION_COUNT)),
+        )
+        found.base = built[account]
+        bases.drop(self._cluster, [each.base.name for each in self._accounts.values() if each.base])
 
     def sweep(self, account: str) -> bool:
         """Removes what does not count."""
@@ -151,7 +175,9 @@ class Gateway:
         for record in kept:
             account.inputs.setdefault(owner(record.user_id), set()).add(record.input)
         first_seq, account.seq = account.seq, account.seq + len(kept)
-        return batch_of(account.name, kept, revision=self.revision + 1, first_seq=first_seq, owner=owner)
+        made = batch_of(account.name, kept, revision=self.revision + 1, first_seq=first_seq, owner=owner)
+        account.facts |= {(row[1], row[2]) for rows in made.rows[FACTS].values() for row in rows}
+        return made
 
     def _alias(self, account: _Account, from_user_id: str, to_user_id: str) -> None:
         source = account.aliases.now_called(from_user_id)

@@ -10,7 +10,7 @@ from engine.backends.clickhouse import migrations, tables
 from engine.backends.clickhouse.cluster import Cluster
 from engine.backends.clickhouse.migrations import VERSIONS, migrate
 from engine.backends.clickhouse.server import Address, Server
-from engine.backends.clickhouse.tables import COLUMNS, MIGRATIONS, Table
+from engine.backends.clickhouse.tables import BASES, COLUMNS, MIGRATIONS, PROFILES, Layout, Table
 from engine.errors import FailedPrecondition, StoreUnavailable
 from tests.engine.backends.clickhouse.servers import fresh_cluster
 
@@ -36,15 +36,16 @@ def columns_of(server: Server) -> dict[str, set[str]]:
 
 
 def test_the_tables_have_the_columns_that_rows_are_inserted_into(server: Server) -> None:
-    assert columns_of(server) == {
-        VERSIONS: {"version"},
-        **{table: set(columns) for table, columns in COLUMNS.items()},
-    }
+    found = columns_of(server)
+    assert found.keys() == {VERSIONS, PROFILES, BASES, *COLUMNS}
+    for table, columns in COLUMNS.items():
+        assert found[table] == set(columns)
 
 
 def test_running_again_changes_nothing(server: Server) -> None:
     assert migrate(server) == migrate(server) == len(MIGRATIONS)
-    assert server.query(f"SELECT version FROM {VERSIONS}") == [(len(MIGRATIONS),)]
+    versions = server.query(f"SELECT version FROM {VERSIONS} ORDER BY version")
+    assert versions == [(number,) for number in range(1, len(MIGRATIONS) + 1)]
 
 
 def test_an_interrupted_migration_goes_on_where_it_was(
@@ -64,7 +65,7 @@ def test_an_interrupted_migration_goes_on_where_it_was(
 
 def test_tables_of_a_newer_build_are_left_alone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(migrations, "MIGRATIONS", ())
-    with pytest.raises(FailedPrecondition, match="have version 1; this build knows 0: use the build"):
+    with pytest.raises(FailedPrecondition, match="have version 2; this build knows 0: use the build"):
         migrate(server)
 
 
@@ -72,3 +73,25 @@ def test_a_server_that_is_not_there_is_unavailable() -> None:
     nobody = Server(Address(host="127.0.0.1", port=1, password="secret"), "db")
     with pytest.raises(StoreUnavailable, match=r"^the server 127\.0\.0\.1:1 does not answer$"):
         migrate(nobody)
+
+
+def statements(layout: Layout) -> list[str]:
+    """What makes the tables of all versions."""
+    return [table.statement(layout) for version in MIGRATIONS for table in version]
+
+
+def test_tables_that_replicate_are_statements_that_a_server_can_read(server: Server) -> None:
+    """A server of the tests has no Keeper: it reads the statements, and cannot run them."""
+    layout = Layout(cluster="it's mine", keeper_path="/milepost/tables")
+    for statement in statements(layout):
+        assert " ON CLUSTER `it's mine` (" in statement
+        assert "ReplicatedMergeTree('/milepost/tables/{shard}/" in statement
+        server.command(f"EXPLAIN AST {statement}")
+        with pytest.raises(Exception, match="Syntax error"):
+            server.command(f"EXPLAIN AST {statement.replace('ENGINE =', 'ENGINE')} =")
+
+
+def test_plain_tables_name_no_cluster() -> None:
+    for statement in statements(Layout()):
+        assert "Replicated" not in statement
+        assert "ON CLUSTER" not in statement
