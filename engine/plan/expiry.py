@@ -89,20 +89,27 @@ class ExpiryTemplate:
 
         None when there are no such users: nothing depends on time, or no window moved.
         """
-        first, last = sorted((before_as_of, after_as_of))
         # Milestones often share windows; each distinct step is handled once.
-        found = {
-            encode_step(step): step
-            for make in self._makers
-            if (old := make(first)) != (new := make(last))
-            for step in expired(old, new)
-        }
+        found = {encode_step(step): step for step in self._expired(before_as_of, after_as_of)}
         if not found:
             return None
         plan = StepList(after_as_of)
         root = plan.union([plan.add(step) for step in found.values()])
         raw = Plan(account=self._account, as_of=after_as_of, steps=tuple(plan.steps), roots=(root,))
         return optimise(raw, passes)
+
+    def times_between(self, before_as_of: Micros, after_as_of: Micros) -> tuple[TimeRange, ...] | None:
+        """The times of events, and of first and last seen, that the plan `between` looks for; None when there
+        is no plan.
+        """
+        steps = [*self._expired(before_as_of, after_as_of)]
+        return merged_ranges(span for step in steps for span in _TIMES.visit(step)) if steps else None
+
+    def _expired(self, before_as_of: Micros, after_as_of: Micros) -> Iterator[Step]:
+        first, last = sorted((before_as_of, after_as_of))
+        for make in self._makers:
+            if (old := make(first)) != (new := make(last)):
+                yield from expired(old, new)
 
 
 def expiry_plan(
@@ -118,11 +125,6 @@ def expiry_plan(
     planner = Planner(account, after_as_of, resolver)
     planner.milestones(journey, [milestone.id for milestone in journey.milestones])
     return ExpiryTemplate(planner).between(before_as_of, after_as_of)
-
-
-def times_of(plan: Plan) -> tuple[TimeRange, ...]:
-    """The times of events, and of first and last seen, that a plan of expiry looks for."""
-    return merged_ranges(span for step in plan.steps for span in _TIMES.visit(step))
 
 
 def expired(before: Step, after: Step) -> Iterator[Step]:

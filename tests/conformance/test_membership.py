@@ -13,6 +13,7 @@ from engine.backends.base import (
     MEMBER,
     NOT_MEMBER,
     UNDECIDED,
+    Ahead,
     Backend,
     Change,
     Members,
@@ -217,9 +218,9 @@ def test_within_a_horizon_time_moves_only_its_users(site: Site) -> None:
         scope=JOURNEY,
         audiences=[AUDIENCE],
         plan=nothing,
-        moved_by_time=since(NOON - 9),
+        moved_by_time=lambda: since(NOON - 9),
         moved_since=NOON,
-        ahead=(None, None),
+        ahead=Ahead(2, tuple, lambda: (None, None)),
     )
     backend.refresh_scopes(NOON + 20, [asked])
     # Time was to move ada and bob only: cleo was not looked at.

@@ -12,17 +12,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from engine.audiences.history import Rolled, SizeHistory
 from engine.audiences.live.definitions import Definitions
 from engine.audiences.live.state import Definition, JourneyState
 from engine.audiences.live.trimming import Trimmer
-from engine.backends.base import Membership, MembershipStore, ScopeRefresh, UserReader
+from engine.backends.base import Ahead, Membership, MembershipStore, ScopeRefresh, UserReader
 from engine.clock import Clock, ClockState
+from engine.criteria.ranges import TimeRange
 from engine.criteria.zones import load_zone
 from engine.errors import MilepostError
-from engine.plan.expiry import PASSES
 from engine.plan.model import Plan
-from engine.plan.passes import ALL_PASSES, Pass, optimise
+from engine.plan.passes import ALL_PASSES, optimise
 from engine.resources.milestone_tree import Forest
 from engine.resources.records import account_of
 from engine.values import MICROS_PER_HOUR, MICROS_PER_SECOND, Micros
@@ -35,7 +37,7 @@ HORIZONS_MICROS = (MICROS_PER_HOUR, 60 * MICROS_PER_SECOND)
 once a minute, and a tick looks only at those of the coming minute.
 """
 
-SMALL_USERS = 64
+SMALL_USERS = 1 << 14
 """Below this many dirty users, optimising a plan takes longer than it saves."""
 
 _SECONDS_PER_USER = 1e-6
@@ -112,16 +114,33 @@ class JourneyRefresher:
     ) -> Due:
         """A refresh of dirty users and of those whom time may have moved."""
         plan = definition.template.at(now)
-        passes: Sequence[Pass] = ()
-        if pending >= SMALL_USERS:
-            plan, passes = optimise(plan, ALL_PASSES), PASSES
-        moved: Plan | None = None
-        ahead: tuple[Plan | None, ...] = ()
+        is_small = pending < SMALL_USERS
+        if not is_small:
+            plan = optimise(plan, ALL_PASSES)
+        refresh = self._refresh(journey, definition, plan, of_template=is_small)
         if definition.depends_on_time:
-            moved = definition.expiry.between(state.as_of, now, passes)
-            ahead = tuple(definition.expiry.between(now, until, passes) for until in state.horizons)
-        refresh = self._refresh(journey, definition, plan, moved=moved, moved_since=state.as_of, ahead=ahead)
+            refresh = self._with_time(refresh, state, definition, now)
         return Due(journey, state, definition, refresh)
+
+    def _with_time(
+        self, refresh: ScopeRefresh, state: JourneyState, definition: Definition, now: Micros
+    ) -> ScopeRefresh:
+        """The refresh also of those whom time has moved, which renews the horizons. Most refreshes need none
+        of the plans.
+        """
+        expiry, since, horizons = definition.expiry, state.as_of, state.horizons
+
+        def moved() -> Plan | None:
+            return expiry.between(since, now)
+
+        def times() -> tuple[TimeRange, ...] | None:
+            return expiry.times_between(now, horizons[0]) if horizons else None
+
+        def plans() -> tuple[Plan | None, ...]:
+            return tuple(expiry.between(now, until) for until in horizons)
+
+        ahead = Ahead(len(horizons), times, plans)
+        return msgspec.structs.replace(refresh, moved_by_time=moved, moved_since=since, ahead=ahead)
 
     def _refresh(
         self,
@@ -129,9 +148,7 @@ class JourneyRefresher:
         definition: Definition,
         plan: Plan,
         *,
-        moved: Plan | None = None,
-        moved_since: Micros = 0,
-        ahead: Sequence[Plan | None] = (),
+        of_template: bool = False,
         whole: bool = False,
     ) -> ScopeRefresh:
         return ScopeRefresh(
@@ -140,9 +157,7 @@ class JourneyRefresher:
             audiences=tuple(definition.digests),
             plan=plan,
             definitions=tuple(definition.digests.values()),
-            moved_by_time=moved,
-            moved_since=moved_since,
-            ahead=ahead,
+            of_template=of_template,
             whole=whole,
             reads=definition.reads,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from engine.backends.base.execute import MemberPage, Members
 from engine.backends.base.store import Store
+from engine.criteria.ranges import TimeRange
 from engine.errors import MilepostError
 from engine.plan.model import Plan
 from engine.plan.reads import Reads
@@ -182,6 +183,21 @@ class MembershipReader(Protocol):
         ...
 
 
+class Ahead(NamedTuple):
+    """The horizons of a scope (`look_ahead`), as a refresh renews them for the users it looks at."""
+
+    levels: int
+    """How many there are."""
+    times: Callable[[], Sequence[TimeRange] | None]
+    """Users of whom all new data are events outside of these times are not moved by time within any of the
+    horizons; None: no one is.
+    """
+    plans: Callable[[], Sequence[Plan | None]]
+    """Makes for each horizon the plan of those whom time may move from the instant of the refresh to its end;
+    None: no one.
+    """
+
+
 class ScopeRefresh(msgspec.Struct, frozen=True, kw_only=True):
     """What a refresh is to do for one scope: bring the stored membership of `audiences` (root i of `plan` is
     audience i) to the plan's `as_of` and the newest revision.
@@ -191,9 +207,9 @@ class ScopeRefresh(msgspec.Struct, frozen=True, kw_only=True):
     `definitions`: the digest of each audience's definition. `reads`: from then on only these data make users
     dirty; None: any data.
 
-    `moved_by_time` has those whom time may have moved between `moved_since` and `as_of`. `ahead` has for each
-    horizon of the scope (`look_ahead`) the plan of those whom time may move from `as_of` to its end; None: no
-    one. Without them the horizons are forgotten.
+    `moved_by_time` makes the plan of those whom time may have moved between `moved_since` and `as_of`. It is
+    called when a horizon has someone, or there is none. Without `ahead` the horizons are forgotten.
+    `of_template`: the plan is one of an `engine.plan.template.Template`, which later refreshes ask for again.
     """
 
     account: str
@@ -201,9 +217,10 @@ class ScopeRefresh(msgspec.Struct, frozen=True, kw_only=True):
     audiences: Sequence[str]
     plan: Plan
     definitions: Sequence[str] = ()
-    moved_by_time: Plan | None = None
+    of_template: bool = False
+    moved_by_time: Callable[[], Plan | None] | None = None
     moved_since: Micros = TIME_MIN_MICROS
-    ahead: Sequence[Plan | None] = ()
+    ahead: Ahead | None = None
     whole: bool = False
     reads: Reads | None = None
 

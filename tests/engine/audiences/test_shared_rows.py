@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from engine.backends.local.events import EventTables, SharedRows, shared_time
+from engine.backends.local.events import SharedRows, shared_time
 from engine.criteria.model import Between, BetweenAgo, Criterion, Event, Last, Range
 from engine.criteria.ranges import TimeRange
 from engine.resources.records import Journey, Milestone
@@ -76,7 +76,7 @@ def test_each_journey_counts_the_rows_of_its_own_window(
     source = random.Random(str(pytestconfig.getoption("--hypothesis-seed")))
     site = Site(tmp_path / "store")
     calls = Counter[str]()
-    for owner, method in ((EventTables, "rows_of_some"), (SharedRows, "passing")):
+    for owner, method in ((SharedRows, "joined"), (SharedRows, "passing")):
         monkeypatch.setattr(owner, method, counting(getattr(owner, method), calls))
     events: list[tuple[str, Micros]] = []
 
@@ -104,7 +104,7 @@ def test_each_journey_counts_the_rows_of_its_own_window(
         for milestone, each in zip(milestones, counted, strict=True):
             assert site.stored(milestone) == each.members(events, site.clock.now), number
     # Windows of about the same length share what was found.
-    assert 0 < 2 * calls["rows_of_some"] <= calls["passing"]
+    assert 0 < 2 * calls["joined"] <= calls["passing"]
 
 
 def test_one_range_of_time_holds_many_windows() -> None:

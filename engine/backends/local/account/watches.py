@@ -15,18 +15,23 @@ class ChangedUsers:
     """Users whose data have changed since a read began or last took them. Use with the state lock held."""
 
     def __init__(self) -> None:
-        self._users: dict[int, BitMap] = {}
+        self.users: dict[int, BitMap] = {}
+        """By group; an addition replaces a set."""
         self.are_all = False
         """Whether something has changed that may concern everyone."""
 
     def add(self, touched: Mapping[int, BitMap]) -> None:
         """Adds users by group."""
         for group, users in touched.items():
-            self._users[group] = self._users.get(group, _NOBODY) | users
+            self.users[group] = self.users.get(group, _NOBODY) | users
 
     def take(self, group: int) -> BitMap:
         """The users of a group; they are taken out."""
-        return self._users.pop(group, _NOBODY)
+        return self.users.pop(group, _NOBODY)
+
+    def among(self, group: int, users: BitMap) -> BitMap:
+        """Those of some users of a group."""
+        return self.users.get(group, _NOBODY) & users
 
 
 class Watches:

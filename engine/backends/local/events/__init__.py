@@ -18,7 +18,6 @@ from engine.backends.local.events.model import ResolvedSelection as ResolvedSele
 from engine.backends.local.events.model import ResolvedSequence as ResolvedSequence
 from engine.backends.local.events.model import RowCondition as RowCondition
 from engine.backends.local.events.part import TimeSpan as TimeSpan
-from engine.backends.local.events.shared_rows import SHARED_USERS_MAX as SHARED_USERS_MAX
 from engine.backends.local.events.shared_rows import SharedRows as SharedRows
 from engine.backends.local.events.shared_rows import shared_time as shared_time
 from engine.backends.local.events.tables import BRIEF_USERS_MAX as BRIEF_USERS_MAX

@@ -6,7 +6,7 @@ the parts of a table takes many times as long as to count those in a window. So 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,10 +22,8 @@ from engine.backends.local.storage.bitmaps import bitmap_of
 from engine.criteria.ranges import Interval, TimeRange
 from engine.values import MICROS_PER_DAY, Micros
 
-SHARED_USERS_MAX = 1 << 10
-"""Users of a group, at most, whose rows are shared."""
 SHARED_ROWS_MAX = 1 << 14
-"""Rows of these users, at most: 192 KB."""
+"""Rows of these users in a group, at most: 192 KB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +58,15 @@ class SharedRows:
         joined = np.concatenate(users)
         order = np.argsort(joined, kind="stable")
         return cls(joined[order], np.concatenate(times)[order])
+
+    @classmethod
+    def joined(cls, pieces: Iterable[tuple[int, SharedRows]]) -> SharedRows:
+        """The rows of several groups, with this added to the users of each; in order of user."""
+        found = [(shift, rows) for shift, rows in pieces if len(rows.users)]
+        if not found:
+            return _NONE
+        users = np.concatenate([rows.users + np.uint32(shift) for shift, rows in found])
+        return cls(users, np.concatenate([rows.times for _, rows in found]))
 
     def passing(self, time: TimeRange, intervals: Sequence[Interval]) -> BitMap:
         """The users whose number of rows in the range of time lies in an interval and is not 0."""

@@ -7,12 +7,14 @@ These are evaluated with the lock held, at the moment of storing. Everyone else 
 A refresh of some users need not catch up when none of them has new data: the result is then the state at its
 beginning, and users with new data are left to the next refresh. Most events that arrive during a refresh are
 later than its instant, so to evaluate their users now would be work for nothing.
+
+A few users are evaluated together with those of the other journeys of a round (`BriefEvaluation`).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from pyroaring import BitMap
@@ -20,7 +22,8 @@ from pyroaring import BitMap
 from engine.backends.local.account.watches import ChangedUsers
 from engine.backends.local.query.bound_plan import BoundPlan
 from engine.backends.local.query.executor import Executor
-from engine.backends.local.query.runs import GroupRun
+from engine.backends.local.query.runs import GroupRun, SharedRun
+from engine.backends.local.query.shared_answers import SHARED_USERS_MAX, Pool, SharedAnswers
 from engine.backends.local.storage.turns import Read
 
 AT_ONCE_USERS_MAX = 64
@@ -88,7 +91,9 @@ class Evaluation:
                 self._replace(group, users, self._executor.roots(self._plan, group, some, read))
 
     def settle(self, read: Read) -> None:
-        """Evaluates the users that changed since. Keeps the lock."""
+        """Evaluates the users that changed since, unless they can wait. Keeps the lock."""
+        if self.is_of_its_beginning:
+            return
         with read.keeping_lock():
             plan = self._executor.renewed(self._plan, read)
             for group in range(plan.account.groups):
@@ -109,3 +114,111 @@ class Evaluation:
     def groups(self) -> list[tuple[int, BitMap | None, list[BitMap]]]:
         """Each group with the users evaluated (None = all) and the users of every root among them."""
         return [(group, self._bases[group], self._sets[group]) for group in sorted(self._sets)]
+
+
+class BriefEvaluation:
+    """As `Evaluation`, of a few users, by answers that the plans of a round share. What is read of a user is
+    in the plan's reads, so `late` has everyone for whom an answer may have become wrong.
+    """
+
+    is_whole = False
+
+    def __init__(
+        self,
+        executor: Executor,
+        plan: BoundPlan,
+        users: Mapping[int, BitMap],
+        late: Late,
+        watched: ChangedUsers,
+        pool: Pool,
+    ) -> None:
+        """`users` by group, with some in each; `late` collects since before the first answer of the pool."""
+        self.account = plan.account
+        self._executor = executor
+        self._plan = plan
+        self._users = dict(users)
+        self._late = late
+        self._watched = watched
+        self._pool = pool
+        self._sets: list[BitMap] = []
+
+    @property
+    def is_void(self) -> bool:
+        """Whether something has changed that may concern everyone, or a user has come who has no ordinal."""
+        return self._watched.are_all or not self._pool.is_possible
+
+    @property
+    def is_of_its_beginning(self) -> bool:
+        """Whether the result is the state at the beginning: users with new data can then wait."""
+        return self._late.is_apart_from(self._users)
+
+    def evaluate(self, others: Iterable[Mapping[int, BitMap]], read: Read) -> None:
+        """Evaluates the users, while others write. Of `others` the other plans of the round will ask."""
+        self._sets = self._roots(self._plan, self._pool.first(self._users, others), self._users, read)
+
+    def also(self, plan: BoundPlan, read: Read) -> dict[int, BitMap]:
+        """The users of another plan's first root among those evaluated, by group: as they were when the round
+        began.
+        """
+        found = self._roots(plan, self._pool.first(self._users, ()), self._users, read)
+        return dict(self._pool.ordinals.by_group(found[0]))
+
+    def _roots(
+        self, plan: BoundPlan, shared: SharedAnswers, users: Mapping[int, BitMap], read: Read
+    ) -> list[BitMap]:
+        plan = self._executor.renewed(plan, read)
+        return SharedRun(plan, shared, shared.ordinals_of(users), read).sets(plan.roots)
+
+    def catch_up(self, read: Read) -> None:
+        """Evaluates users that changed, while others write, until few are left; none if they can wait."""
+        groups = range(self.account.groups)
+        for _ in range(ROUNDS_MAX):
+            if self.is_of_its_beginning or self.is_void:
+                return
+            late = {group: users for group in groups if (users := self._late.take(group))}
+            if sum(map(len, late.values())) <= AT_ONCE_USERS_MAX:
+                self._late.add(late)
+                return
+            self._evaluate_again(late, read)
+
+    def settle(self, read: Read) -> None:
+        """Evaluates the users that changed since, unless they can wait. Keeps the lock."""
+        if self.is_of_its_beginning:
+            return
+        groups = range(self.account.groups)
+        with read.keeping_lock():
+            late = {group: users for group in groups if (users := self._late.take(group))}
+            if late:
+                self._evaluate_again(late, read)
+
+    def _evaluate_again(self, late: Mapping[int, BitMap], read: Read) -> None:
+        ordinals = self._pool.ordinals
+        if sum(map(len, late.values())) <= SHARED_USERS_MAX:
+            found = self._roots(self._plan, self._pool.now(late), late, read)
+        else:
+            found = self._roots_by_group(late, read)
+        users = ordinals.joined(sorted(late.items()))
+        self._sets = [(old - users) | new for old, new in zip(self._sets, found, strict=True)]
+        for group, some in late.items():
+            self._users[group] = self._users[group] | some if group in self._users else some
+
+    def _roots_by_group(self, users: Mapping[int, BitMap], read: Read) -> list[BitMap]:
+        by_group: dict[int, list[BitMap]] = {}
+        for group, some in sorted(users.items()):
+            found = self._executor.roots(self._plan, group, functools.partial(BitMap.copy, some), read)
+            by_group[group] = [each & some for each in found]
+        return [
+            self._pool.ordinals.joined((group, sets[root]) for group, sets in by_group.items())
+            for root in range(len(self._plan.roots))
+        ]
+
+    def groups(self) -> list[tuple[int, BitMap, list[BitMap]]]:
+        """Each group with the users evaluated and the users of every root among them."""
+        split = [dict(self._pool.ordinals.by_group(users)) for users in self._sets]
+        return [
+            (group, users, [found.get(group, _NOBODY) for found in split])
+            for group, users in sorted(self._users.items())
+        ]
+
+
+_NOBODY = BitMap()

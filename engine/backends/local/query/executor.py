@@ -117,6 +117,10 @@ class Executor:
                 self._templates.put(id(plan.roots), moved, held_bytes(len(plan.encode()), plan))
         return moved
 
+    def bind_once(self, plan: Plan, account: Account, read: Read) -> BoundPlan:
+        """As `bind`, for a plan that is not asked for again."""
+        return BoundPlan(plan, account, self._names.version, read.pause)
+
     def _forget_after_new_names(self) -> int:
         """Drops the plans when names have come or gone. Returns the version of the names."""
         version = self._names.version

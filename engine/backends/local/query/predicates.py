@@ -17,7 +17,6 @@ from pyroaring import BitMap
 
 from engine.backends.local.account.account import Account, bucket_hashes
 from engine.backends.local.events import (
-    SHARED_USERS_MAX,
     AllRows,
     ResolvedEventMatch,
     ResolvedSelection,
@@ -26,6 +25,7 @@ from engine.backends.local.events import (
     SharedRows,
     shared_time,
 )
+from engine.backends.local.query.shared_answers import SharedAnswers
 from engine.backends.local.storage.arrays import Bools
 from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask, ids_of
 from engine.backends.local.storage.matching import passing_values
@@ -91,7 +91,6 @@ ROW_US = {
 
 _encoder = msgspec.msgpack.Encoder()
 _ROWS = b"rows"
-_SHARED_ROWS = b"shared rows"
 """Starts the names under which joined rows are kept."""
 
 
@@ -123,6 +122,10 @@ class Predicate(Protocol):
 
     def among_all(self, ordinals: Ordinals, users: BitMap, read: Unshared) -> BitMap:
         """As `among`, with users given by ordinal."""
+        ...
+
+    def among_shared(self, shared: SharedAnswers, read: Unshared) -> BitMap:
+        """As `among_all`, of the users that the plans of a round share."""
         ...
 
     def work(self, group: int) -> float:
@@ -173,6 +176,14 @@ class PredicateBase:
         for group, some in ordinals.by_group(users):
             read.pause()
             yield group, self.among(group, some, read)
+
+    def among_shared(self, shared: SharedAnswers, read: Unshared) -> BitMap:
+        return shared.ordinals.joined(self._among_shared_by_group(shared, read))
+
+    def _among_shared_by_group(self, shared: SharedAnswers, read: Unshared) -> Iterator[tuple[int, BitMap]]:
+        for group, users in sorted(shared.by_group.items()):
+            read.pause()
+            yield group, self.among(group, users, read)
 
     def work(self, group: int) -> float:
         return 0.0
@@ -379,6 +390,10 @@ class AggregatePredicate(_EventsPredicate):
     def __init__(self, account: Account, step: ResolvedEventMatch) -> None:
         super().__init__(account, (step.selection,))
         self._step = step
+        self._rows_name = b""
+        """Names the rows whose number is the answer, whatever their time; empty: it is not their number."""
+        if step.aggregate is Aggregate.COUNT and not step.selection.where:
+            self._rows_name = _encoder.encode(replace(step.selection, time=ALL_TIME))
 
     def at(self, time: TimeRange) -> AggregatePredicate:
         """The same predicate over another range of time."""
@@ -390,28 +405,37 @@ class AggregatePredicate(_EventsPredicate):
     def _ask(self, group: int, users: BitMap | None, read: Unshared) -> BitMap:
         return self._tables.match(group, self._step, users, read)
 
-    def among(self, group: int, users: BitMap, read: Unshared) -> BitMap:
-        as_of = read.rows_shared_as_of
-        rows = None if as_of is None else self._shared_rows(group, users, as_of, read)
+    def among_shared(self, shared: SharedAnswers, read: Unshared) -> BitMap:
+        rows = self._shared_rows(shared, read)
         if rows is None:
-            return super().among(group, users, read)
-        return rows.passing(self._step.selection.time, self._step.intervals) & users
+            return super().among_shared(shared, read)
+        return rows.passing(self._step.selection.time, self._step.intervals)
 
-    def _shared_rows(self, group: int, users: BitMap, as_of: Micros, read: Unshared) -> SharedRows | None:
-        """The rows of a few users, found once for all questions of about this length of time."""
-        selection = self._step.selection
-        is_count = self._step.aggregate is Aggregate.COUNT and not selection.where
-        if not is_count or not 0 < len(users) <= SHARED_USERS_MAX:
+    def _shared_rows(self, shared: SharedAnswers, read: Unshared) -> SharedRows | None:
+        """The rows of the users, found once for all questions of about this length of time or a shorter one;
+        None: the answer is not a number of rows, or there are many.
+        """
+        if not self._rows_name:
             return None
-        wider = replace(selection, time=shared_time(selection.time, as_of))
-        cache, name = self._account.cache, _SHARED_ROWS + _encoder.encode(wider) + users.serialize()
-        rows = cache.find_part(group, name, self.reads(group), SharedRows)
-        if rows is None:
-            began = cache.instant()
-            rows = self._tables.rows_of_some(group, wider, users, read)
-            if rows is not None:
-                cache.add_part(group, name, rows, rows.nbytes, began)
-        return rows
+        time = shared_time(self._step.selection.time, shared.as_of)
+        found: dict[Micros | None, SharedRows | None] = shared.once(self._rows_name, dict)
+        for start, rows in found.items():
+            if rows is not None and (start is None or (time.start is not None and start <= time.start)):
+                return rows
+        if time.start not in found:
+            found[time.start] = self._rows_of_some(shared, time, read)
+        return found[time.start]
+
+    def _rows_of_some(self, shared: SharedAnswers, time: TimeRange, read: Unshared) -> SharedRows | None:
+        selection = replace(self._step.selection, time=time)
+        found: list[tuple[int, SharedRows]] = []
+        for group, users in sorted(shared.by_group.items()):
+            read.pause()
+            rows = self._tables.rows_of_some(group, selection, users, read)
+            if rows is None:
+                return None
+            found.append((group * shared.ordinals.stride, rows))
+        return SharedRows.joined(found)
 
     def everyone_of_all(self, ordinals: Ordinals, read: Unshared) -> BitMap:
         rows = self._rows_of_all(ordinals, read)

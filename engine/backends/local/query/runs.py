@@ -12,9 +12,10 @@ from pyroaring import BitMap
 
 from engine.backends.local.query.bound_plan import BoundPlan
 from engine.backends.local.query.predicates import Predicate
+from engine.backends.local.query.shared_answers import SharedAnswers
 from engine.backends.local.storage.ordinals import Ordinals
 from engine.backends.local.storage.turns import Read
-from engine.plan.model import Difference, Intersection, Union
+from engine.plan.model import Difference, Intersection, Union, encode_step
 
 NARROW_SHARE = 4
 """A predicate is evaluated for single users only when they are fewer than a fourth of those asked about."""
@@ -173,3 +174,17 @@ class WholeRun(Run):
         if encoded and predicate.reads_of_all(self._ordinals.groups):
             cache.add(self._ordinals.place, encoded, users, self._ordinals.size, began)
         return users
+
+
+class SharedRun(Run):
+    """One execution for a few users, as ordinals, by answers that the plans of a round share."""
+
+    def __init__(self, plan: BoundPlan, shared: SharedAnswers, base: BitMap, read: Read) -> None:
+        super().__init__(plan, len(base), base, read)
+        self._shared = shared
+
+    def _source(self, index: int, restriction: BitMap | None) -> BitMap:
+        predicate = self._plan.predicates[index]
+        assert predicate is not None
+        name = self._plan.encoded[index] or encode_step(self._plan.steps[index])
+        return self._shared.once(name, lambda: predicate.among_shared(self._shared, self._read))

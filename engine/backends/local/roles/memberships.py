@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from pyroaring import BitMap
 
 from engine.backends.base import ChangePage, MemberPage, Members, Membership, OptedIn, ScopeRefresh
 from engine.backends.local.account.account import Account
-from engine.backends.local.account.readers import DataTimes
+from engine.backends.local.account.readers import NO_DATA, DataTimes
 from engine.backends.local.account.watches import ChangedUsers
 from engine.backends.local.membership.change_log import GroupChanges
 from engine.backends.local.membership.dirty_users import Flight
@@ -20,16 +20,16 @@ from engine.backends.local.membership.published import PublishedAccount
 from engine.backends.local.membership.states import StoredState
 from engine.backends.local.membership.store import Round, Update
 from engine.backends.local.query.bound_plan import BoundPlan
-from engine.backends.local.query.evaluation import Evaluation
+from engine.backends.local.query.evaluation import BriefEvaluation, Evaluation
 from engine.backends.local.query.executor import after_group, member_page
+from engine.backends.local.query.shared_answers import SHARED_USERS_MAX, Pool
 from engine.backends.local.roles.open_store import AccountForgotten, OpenStore
 from engine.backends.local.settings import LocalSettings
 from engine.backends.local.storage.store import Store
 from engine.backends.local.storage.turns import Read
 from engine.clock import Stamp
 from engine.errors import MilepostError
-from engine.plan.expiry import times_of
-from engine.plan.model import Plan
+from engine.plan.model import Plan, TimeRange
 from engine.plan.reads import Reads
 from engine.values import Micros
 
@@ -37,32 +37,38 @@ _NOBODY = BitMap()
 
 
 class _Asked:
-    """A scope to refresh, with the encodings that take long for long plans and need no lock."""
+    """A scope to refresh."""
 
     def __init__(self, refresh: ScopeRefresh) -> None:
         self.refresh = refresh
         self.scope = refresh.scope
         self.account = refresh.account
-        self.encoded = refresh.plan.encode()
-        moved = refresh.moved_by_time
-        self.moved_encoded = b"" if moved is None else moved.encode()
-        self.ahead_encoded = [b"" if plan is None else plan.encode() for plan in refresh.ahead]
-        farthest = refresh.ahead[0] if refresh.ahead else None
-        self.ahead_times = None if farthest is None else times_of(farthest)
-        """The times of events that matter within the farthest horizon; None: time moves no one."""
-        self.ahead: list[dict[int, tuple[BitMap, BitMap]]] = []
+        # Without the lock: it takes long for a long plan.
+        self.encoded = b"" if refresh.of_template else refresh.plan.encode()
+        levels = 0 if refresh.ahead is None else refresh.ahead.levels
+        self.ahead: list[dict[int, tuple[BitMap, BitMap]]] = [{} for _ in range(levels)]
         """For each horizon, by group: the users looked at, and those of them whom time may move."""
         self.is_whole = True
-        self.shares_rows = False
-        """Whether others of its round may ask for events of the same users."""
         self.begun: _Begun | None = None
-        self.evaluation: Evaluation | None = None
+        self.evaluation: Evaluation | BriefEvaluation | None = None
         self.flight: Flight | None = None
         self.failure: MilepostError | None = None
 
     def may_expect(self, times: DataTimes) -> bool:
         """Whether by new data of these times someone may be expected to move."""
-        return self.ahead_times is not None and times.may_meet(self.ahead_times)
+        return times != NO_DATA and self._ahead_times is not None and times.may_meet(self._ahead_times)
+
+    @functools.cached_property
+    def _ahead_times(self) -> Sequence[TimeRange] | None:
+        return None if self.refresh.ahead is None else self.refresh.ahead.times()
+
+    @property
+    def dirty(self) -> Mapping[int, BitMap]:
+        """The users who were dirty when it began, by group, if they are few."""
+        dirty = None if self.begun is None else self.begun.dirty
+        if dirty is None or sum(map(len, dirty)) > SHARED_USERS_MAX:
+            return {}
+        return {group: users for group, users in enumerate(dirty) if users}
 
 
 class _Begun(NamedTuple):
@@ -76,11 +82,19 @@ class _Begun(NamedTuple):
 
 
 class _Watched(ExitStack):
-    """Watches over what changes for everyone of an account, until the round ends."""
+    """Watches over what changes in an account, and what is known of its users, until the round ends."""
 
     def __init__(self) -> None:
         super().__init__()
         self._open: dict[int, tuple[Account, ChangedUsers]] = {}
+        self._pools: dict[int, Pool] = {}
+
+    def pool(self, account: Account, as_of: Micros) -> Pool:
+        """The answers that the scopes of an account share. Call it once they have all begun."""
+        found = self._pools.get(id(account))
+        if found is None:
+            found = self._pools[id(account)] = Pool(account, as_of, self)
+        return found
 
     def since_before(self, account: Account) -> ChangedUsers:
         """What has changed since some instant of the round: one watch for all scopes of an account."""
@@ -123,7 +137,7 @@ class StoredMemberships(OpenStore):
             audiences=audiences,
             plan=plan,
             definitions=definitions,
-            moved_by_time=moved_by_time,
+            moved_by_time=None if moved_by_time is None else lambda: moved_by_time,
             whole=whole,
             reads=reads,
         )
@@ -145,15 +159,13 @@ class StoredMemberships(OpenStore):
                 self._state.memberships.stand_still(as_of, still)
             return []
         all_asked = [_Asked(refresh) for refresh in refreshes]
-        for asked in all_asked:
-            asked.shares_rows = len(all_asked) > 1
         with self._busy({asked.scope for asked in all_asked}), _Watched() as watched:
             try:
                 # All at once: what is later than the instant of the round waits for the next in all of them.
                 for asked in all_asked:
                     self._try(asked, functools.partial(self._begin, asked, watched))
                 for asked in all_asked:
-                    self._try(asked, functools.partial(self._evaluate, asked, watched))
+                    self._try(asked, functools.partial(self._evaluate, asked, all_asked, watched))
                 with self._index_lock:
                     self._store_round(as_of, all_asked, watched, still)
             finally:
@@ -239,61 +251,122 @@ class StoredMemberships(OpenStore):
         dirty = None if self._is_whole(asked) else [users.copy() for users in self._dirty(asked.scope)]
         return _Begun(account, dirty, changed)
 
-    def _evaluate(self, asked: _Asked, watched: _Watched) -> None:
+    def _evaluate(self, asked: _Asked, all_asked: Sequence[_Asked], watched: _Watched) -> None:
         """Evaluates who has to be, while others write."""
         with suppress(AccountForgotten), self._read(None, asked.account) as (found, read):
             if found is not None and asked.flight is not None:
                 if asked.begun is None or asked.begun.account is not found:
                     asked.begun = self._begun(asked, found, watched.since_now(found))
-                asked.evaluation = self._evaluated(asked, asked.flight, asked.begun, read)
+                pool = watched.pool(found, asked.refresh.plan.as_of)
+                others = (each.dirty for each in all_asked if each.account == asked.account)
+                asked.evaluation = self._evaluated(asked, asked.flight, asked.begun, pool, others, read)
 
-    def _evaluated(self, asked: _Asked, flight: Flight, begun: _Begun, read: Read) -> Evaluation:
-        """Evaluates who has to be, while others write unless the lock is kept."""
-        account, dirty, changed = begun
-        read.rows_shared_as_of = asked.refresh.plan.as_of if asked.shares_rows else None
-        bind, moved_plan = self._executor.bind, asked.refresh.moved_by_time
-        plan = bind(asked.refresh.plan, asked.encoded, account, read)
-        evaluation = Evaluation(self._executor, plan, flight, changed)
-        evaluation.is_whole = asked.is_whole = dirty is None
-        moved = None if moved_plan is None else bind(moved_plan, asked.moved_encoded, account, read)
-        ahead = [
-            None if plan is None else bind(plan, encoded, account, read)
-            for plan, encoded in zip(asked.refresh.ahead, asked.ahead_encoded, strict=True)
-        ]
-        asked.ahead = [{} for _ in ahead]
-        for group in range(account.groups):
-            base = None if dirty is None else dirty[group]
-            gone: BitMap = _NOBODY
-            if base is not None and moved is not None:
-                gone = self._moved(asked, moved, group, read)
-                base |= gone
-            if base is None or base:
+    def _evaluated(
+        self,
+        asked: _Asked,
+        flight: Flight,
+        begun: _Begun,
+        pool: Pool,
+        others: Iterable[Mapping[int, BitMap]],
+        read: Read,
+    ) -> Evaluation | BriefEvaluation:
+        """Evaluates who has to be, while others write unless the lock is kept. `pool` was made after the
+        flight began; `others` are the dirty users of the scopes that use it too.
+        """
+        asked.is_whole = begun.dirty is None
+        for found in asked.ahead:
+            found.clear()
+        if begun.dirty is None:
+            return self._widely(asked, flight, begun, None, read)
+        gone = self._moved(asked, begun.account, read)
+        users: dict[int, BitMap] = {}
+        for group, dirty in enumerate(begun.dirty):
+            base = dirty | gone[group] if group in gone else dirty
+            if base:
+                users[group] = base
+        looks_ahead = bool(gone) or asked.may_expect(flight.times)
+        if sum(map(len, users.values())) > SHARED_USERS_MAX or not pool.is_possible:
+            evaluation = self._widely(asked, flight, begun, users, read)
+            if looks_ahead:
+                self._look_at(asked, begun.account, users, read)
+            return evaluation
+        plan = self._bound(asked, begun.account, read)
+        brief = BriefEvaluation(self._executor, plan, users, flight, begun.changed, pool)
+        brief.evaluate(others, read)
+        if looks_ahead:
+            self._look_briefly(asked, brief, users, read)
+        brief.catch_up(read)
+        return brief
+
+    def _bound(self, asked: _Asked, account: Account, read: Read) -> BoundPlan:
+        plan = asked.refresh.plan
+        if asked.refresh.of_template:
+            return self._executor.bind_template(plan, account, read)
+        return self._executor.bind(plan, asked.encoded, account, read)
+
+    def _widely(
+        self, asked: _Asked, flight: Flight, begun: _Begun, users: Mapping[int, BitMap] | None, read: Read
+    ) -> Evaluation:
+        """Evaluates many users (None = all), group by group."""
+        plan = self._bound(asked, begun.account, read)
+        evaluation = Evaluation(self._executor, plan, flight, begun.changed)
+        evaluation.is_whole = users is None
+        for group in range(begun.account.groups):
+            base = None if users is None else users.get(group)
+            if users is None or base is not None:
                 evaluation.evaluate(group, base, read)
-            # Horizons have users whose new data are not of their time as they were.
-            if base and (gone or asked.may_expect(flight.times)):
-                some = base
-                for found, plan_ahead in zip(asked.ahead, ahead, strict=True):
-                    # Whom time moves within a horizon it moves within those that are farther.
-                    if plan_ahead is None or not some:
-                        some = _NOBODY
-                    else:
-                        some = self._among(plan_ahead, group, some, read)
-                    found[group] = base, some
         evaluation.catch_up(read)
         return evaluation
+
+    def _look_at(self, asked: _Asked, account: Account, users: Mapping[int, BitMap], read: Read) -> None:
+        """Finds who of the users evaluated may be moved within the horizons. The others are not expected to:
+        horizons have users whose new data are not of their time as they were.
+        """
+        assert asked.refresh.ahead is not None
+        among = dict(users)
+        for found, plan in zip(asked.ahead, asked.refresh.ahead.plans(), strict=True):
+            bound = None if plan is None else self._executor.bind_once(plan, account, read)
+            for group, base in users.items():
+                # Whom time moves within a horizon it moves within those that are farther.
+                some = among[group]
+                among[group] = self._among(bound, group, some, read) if bound and some else _NOBODY
+                found[group] = base, among[group]
+
+    def _look_briefly(
+        self, asked: _Asked, evaluation: BriefEvaluation, users: Mapping[int, BitMap], read: Read
+    ) -> None:
+        """As `_look_at`, by shared answers."""
+        if asked.refresh.ahead is None:
+            return
+        for found, plan in zip(asked.ahead, asked.refresh.ahead.plans(), strict=True):
+            some: Mapping[int, BitMap] = {}
+            if plan is not None:
+                some = evaluation.also(self._executor.bind_once(plan, evaluation.account, read), read)
+            for group, base in users.items():
+                found[group] = base, some.get(group, _NOBODY)
 
     def _among(self, plan: BoundPlan, group: int, users: BitMap, read: Read) -> BitMap:
         """The users of a plan's first root among some."""
         return self._executor.roots(plan, group, users.copy, read)[0] & users
 
-    def _moved(self, asked: _Asked, moved: BoundPlan, group: int, read: Read) -> BitMap:
-        """The users of a group whom time has moved: among those of whom that was expected, or among all."""
+    def _moved(self, asked: _Asked, account: Account, read: Read) -> dict[int, BitMap]:
+        """The users by group whom time has moved: among those of whom that was expected, or among all."""
         refresh, expected = asked.refresh, self._state.memberships.expected
         first, last = sorted((refresh.moved_since, refresh.plan.as_of))
         among = expected.among(asked.scope, first, last)
-        if among is None:
-            return self._executor.roots(moved, group, lambda: None, read)[0]
-        return self._among(moved, group, among[group], read) if among[group] else _NOBODY
+        if refresh.moved_by_time is None or (among is not None and not any(among)):
+            return {}
+        plan = refresh.moved_by_time()
+        moved: dict[int, BitMap] = {}
+        if plan is None:
+            return moved
+        bound = self._executor.bind_once(plan, account, read)
+        for group in range(account.groups):
+            if among is None:
+                moved[group] = self._executor.roots(bound, group, lambda: None, read)[0].copy()
+            elif among[group]:
+                moved[group] = self._among(bound, group, among[group], read)
+        return {group: users for group, users in moved.items() if users}
 
     def look_ahead(
         self, account: str, scope: str, level: int, plan: Plan | None, since: Micros, until: Micros
@@ -332,7 +405,7 @@ class StoredMemberships(OpenStore):
     def _dirty(self, scope: str) -> Sequence[BitMap]:
         return self._state.memberships.dirty(scope) or ()
 
-    def _holds(self, evaluation: Evaluation, asked: _Asked, account: Account) -> bool:
+    def _holds(self, evaluation: Evaluation | BriefEvaluation, asked: _Asked, account: Account) -> bool:
         """Whether the evaluation is still of this account and of everyone it has to be of."""
         if evaluation.account is not account or evaluation.is_void:
             return False
@@ -396,15 +469,15 @@ class StoredMemberships(OpenStore):
                 evaluation = None
             elif evaluation is None or not self._holds(evaluation, asked, found):
                 begun = self._begun(asked, found, watched.since_now(found))
-                evaluation = self._evaluated(asked, flight, begun, read)
+                pool = Pool(found, refresh.plan.as_of, watched)
+                evaluation = self._evaluated(asked, flight, begun, pool, (), read)
             states = memberships.states(round_, refresh.audiences, asked.account, asked.scope)
             changes: list[list[GroupChanges]] = [[] for _ in refresh.audiences]
             revision = self._state.position
             if evaluation is not None:
                 if evaluation.is_of_its_beginning:
                     revision = flight.revision
-                else:
-                    evaluation.settle(read)
+                evaluation.settle(read)
                 changes = self._changes(tuple(states.values()), evaluation)
             flight.settle()
             definitions = refresh.definitions or [""] * len(states)
@@ -416,7 +489,9 @@ class StoredMemberships(OpenStore):
             }
             memberships.add(round_, asked.account, asked.scope, updates, revision, refresh.reads)
 
-    def _changes(self, states: Sequence[StoredState], evaluation: Evaluation) -> list[list[GroupChanges]]:
+    def _changes(
+        self, states: Sequence[StoredState], evaluation: Evaluation | BriefEvaluation
+    ) -> list[list[GroupChanges]]:
         """Entries and exits of each membership by group, among the users evaluated (None = all)."""
         changes: list[list[GroupChanges]] = [[] for _ in states]
         for group, base, sets in evaluation.groups():

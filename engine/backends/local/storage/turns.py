@@ -19,7 +19,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from engine.backends.local.storage.fair_lock import FairLock
 from engine.deadline import check_deadline
 from engine.errors import DeadlineExceeded
-from engine.values import Micros
 
 TURN_SECONDS = 0.002
 """A long read gives way to other long reads after it has held the lock for this long."""
@@ -71,8 +70,6 @@ class Unshared:
     def __init__(self) -> None:
         self.looked_at = 0
         """Rows or values read so far."""
-        self.rows_shared_as_of: Micros | None = None
-        """The instant at which several plans ask for events of the same users; None: only one does."""
 
     def check(self) -> None:
         """Raises an error when the work has lost its purpose. Needs no lock."""

@@ -1,0 +1,125 @@
+"""What the plans of a round ask about the same few users, each found once.
+
+The journeys of a round are asked about nearly the same users, those with new data, and many of their
+predicates are the same or read the same events. So an answer is kept for all of these users, as ordinals: one
+set for all groups. It is right for users that have not changed since; `Pool` finds answers that are right for
+some users, and begins new ones when there are none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from typing import TypeVar, cast
+
+from pyroaring import BitMap
+
+from engine.backends.local.account.account import Account
+from engine.backends.local.account.watches import ChangedUsers
+from engine.backends.local.storage.ordinals import Ordinals
+from engine.values import Micros
+
+T = TypeVar("T")
+
+SHARED_USERS_MAX = 1 << 14
+"""Users that are evaluated by shared answers; more are evaluated group by group."""
+
+
+class SharedAnswers:
+    """Answers about some users of an account. Call with the state lock held."""
+
+    def __init__(
+        self,
+        account: Account,
+        ordinals: Ordinals,
+        users: Mapping[int, BitMap],
+        as_of: Micros,
+        changed: ChangedUsers,
+    ) -> None:
+        """`users` by group; `changed` collects who has changed since before the first answer."""
+        self.account = account
+        self.ordinals = ordinals
+        self.as_of = as_of
+        """The instant that the plans are for: how long ago a window begins."""
+        self.by_group = users
+        self._users = ordinals.joined(sorted(users.items()))
+        self._changed = changed
+        self._kept: dict[object, object] = {}
+
+    def are_about(self, users: Mapping[int, BitMap]) -> bool:
+        """Whether these users, by group, are among those of the answers."""
+        return all(some.issubset(self.by_group.get(group, _NOBODY)) for group, some in users.items())
+
+    def hold(self, users: Mapping[int, BitMap]) -> bool:
+        """Whether the answers are right for these users, by group."""
+        if self._changed.are_all or not self.are_about(users):
+            return False
+        return not any(self._changed.among(group, some) for group, some in users.items())
+
+    def changed(self) -> Mapping[int, BitMap]:
+        """All users of the account, by group, that have changed meanwhile."""
+        return self._changed.users
+
+    def ordinals_of(self, users: Mapping[int, BitMap]) -> BitMap:
+        """The ordinals of users, by group. Do not modify the result."""
+        return self._users if users == self.by_group else self.ordinals.joined(sorted(users.items()))
+
+    def once(self, name: object, find: Callable[[], T]) -> T:
+        """What `find` gives, found once for each name."""
+        if name in self._kept:
+            return cast(T, self._kept[name])
+        found = self._kept[name] = find()
+        return found
+
+
+class Pool:
+    """The shared answers of a round for one account. Call with the state lock held."""
+
+    def __init__(self, account: Account, as_of: Micros, held: ExitStack) -> None:
+        """`held` ends the watches over who changes."""
+        self.account = account
+        self.ordinals = Ordinals(account.directory.counts)
+        self._as_of = as_of
+        self._held = held
+        self._answers: list[SharedAnswers] = []
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether users have ordinals."""
+        return self.ordinals.hold(self.account.directory.counts)
+
+    def first(self, users: Mapping[int, BitMap], others: Iterable[Mapping[int, BitMap]]) -> SharedAnswers:
+        """The first answers, for a caller that hears by itself which of these users have changed since. They
+        are also about `others`, of whom will be asked.
+        """
+        if self._answers and self._answers[0].are_about(users):
+            return self._answers[0]
+        return self._begun([users, *others])
+
+    def now(self, users: Mapping[int, BitMap]) -> SharedAnswers:
+        """Answers that are right for these users as they are now. New ones are about all users that have
+        changed since the first.
+        """
+        for found in reversed(self._answers):
+            if found.hold(users):
+                return found
+        changed = self._answers[0].changed() if self._answers else {}
+        are_few = sum(map(len, changed.values())) <= SHARED_USERS_MAX
+        return self._begun([users, changed] if are_few else [users])
+
+    def _begun(self, users: Iterable[Mapping[int, BitMap]]) -> SharedAnswers:
+        changed = self._held.enter_context(self.account.watches.watching())
+        begun = SharedAnswers(self.account, self.ordinals, _joined(users), self._as_of, changed)
+        self._answers.append(begun)
+        return begun
+
+
+def _joined(sets: Iterable[Mapping[int, BitMap]]) -> dict[int, BitMap]:
+    every: dict[int, BitMap] = {}
+    for users in sets:
+        for group, some in users.items():
+            every[group] = every[group] | some if group in every else some.copy()
+    return every
+
+
+_NOBODY = BitMap()
