@@ -24,7 +24,7 @@ from engine.backends.base import (
 from engine.backends.clickhouse.cluster import Cluster, Rows
 from engine.backends.clickhouse.query.compiler import Leaf, compile_plan, counted
 from engine.backends.clickhouse.query.events import DECIMAL_BELOW, DECIMAL_LEAST, selected
-from engine.backends.clickhouse.query.literals import TRUE, all_of, any_of, one_of, one_of_integers, text
+from engine.backends.clickhouse.query.literals import TRUE, all_of, one_of, one_of_integers, text
 from engine.backends.clickhouse.query.value_tests import (
     NEAR_MARGIN_METERS,
     Edge,
@@ -47,6 +47,10 @@ UNDECIDED_AT_ONCE = 1_000
 """Users whom SQL leaves undecided, of one statement."""
 NUMBERS_MAX = 1_000_000
 """Distinct numbers of these users that are read of one shard, to be added here."""
+STEPS_IN_SQL_MAX = 8
+"""Steps of a plan whose sizes the servers count by the steps."""
+PATTERNS_MAX = 10_000
+"""Patterns of bits of one shard whose steps are taken here."""
 MEMBERS_AT_ONCE = 100_000
 """Members of one statement. Longer pages take several."""
 EDGE_STRINGS_MAX = 10_000
@@ -101,24 +105,60 @@ class _Question:
         if self._compiled.edges:
             self._passing = self._decide_edges(self._compiled.edges)
             self._compiled = compile_plan(plan, view, self._folding, self._passing)
+        self._flags_of_patterns: dict[int, tuple[bool, ...]] = {}
         self._bit_of_step = {leaf.step: leaf.bit for leaf in self._compiled.leaves}
 
     # --- answers --------------------------------------------------------------------------------------------
 
     def counts(self) -> Counts:
         """Sizes of the roots."""
+        is_small = len(self._plan.steps) <= STEPS_IN_SQL_MAX
+        sizes = None if is_small else self._sizes_by_pattern()
+        if sizes is None:
+            sizes = self._sizes()
+        fraction = 1.0 if self._partitions is None else len(self._partitions) / PARTITION_COUNT
+        return Counts(sizes=sizes, revision=self._view.revision, fraction=fraction)
+
+    def _sizes(self) -> tuple[int, ...]:
+        """Counted by the servers."""
         roots = [f"countIf(s{root} AND NOT undecided)" for root in self._plan.roots]
-        statement = f"SELECT {', '.join([*roots, 'countIf(undecided)'])} FROM ({self._by_user()})"
+        by_user = self._compiled.by_user(self._plan.roots, self._scope(TRUE))
+        statement = f"SELECT {', '.join([*roots, 'countIf(undecided)'])} FROM ({by_user})"
         sizes = [0] * len(roots)
         undecided = 0
         for ((*found, left),) in self._read(statement):
             sizes = [size + more for size, more in zip(sizes, found, strict=True)]
             undecided += left
+        return self._with_undecided(sizes, undecided)
+
+    def _sizes_by_pattern(self) -> tuple[int, ...] | None:
+        """The servers count the users of each pattern of bits, and the steps are taken here: analysing them
+        takes a server longer than all else. None when there are too many patterns.
+        """
+        bits = self._compiled.bits
+        by_user = self._compiled.bits_by_user(self._scope(TRUE))
+        statement = (
+            f"SELECT [{bits}], undecided, count() FROM ({by_user}) GROUP BY {bits}, undecided"
+            f" LIMIT {PATTERNS_MAX + 1}"
+        )
+        sizes = [0] * len(self._plan.roots)
+        undecided = 0
+        for rows in self._read(statement):
+            if len(rows) > PATTERNS_MAX:
+                return None
+            for words, is_undecided, users in rows:
+                if is_undecided:
+                    undecided += users
+                    continue
+                flags = self._flags_of_pattern(self._compiled.bits_of(words))
+                sizes = [size + users * flag for size, flag in zip(sizes, flags, strict=True)]
+        return self._with_undecided(sizes, undecided)
+
+    def _with_undecided(self, sizes: Sequence[int], undecided: int) -> tuple[int, ...]:
         if undecided:
             for flags in self._undecided():
                 sizes = [size + flag for size, flag in zip(sizes, flags, strict=True)]
-        fraction = 1.0 if self._partitions is None else len(self._partitions) / PARTITION_COUNT
-        return Counts(sizes=tuple(sizes), revision=self._view.revision, fraction=fraction)
+        return tuple(sizes)
 
     def members(self, after: str, limit: int | None) -> MemberPage:
         """Users of the first root, by partition and then by the bytes of their ids."""
@@ -145,18 +185,14 @@ class _Question:
         return Containment(tuple(flags.get(user, none) for user in user_ids), self._view.revision)
 
     def _flags(self, users: Sequence[str]) -> Iterator[tuple[str, tuple[bool, ...]]]:
-        roots = ", ".join(f"s{root} AS r{number}" for number, root in enumerate(self._plan.roots))
-        any_root = any_of([*(f"s{root}" for root in self._plan.roots), "undecided"])
-        statement = (
-            f"SELECT user, [{self._compiled.bits}], undecided, {roots} FROM ({self._by_user(_among(users))})"
-            f" WHERE {any_root}"
-        )
+        by_user = self._compiled.bits_by_user(self._scope(_among(users)))
+        statement = f"SELECT user, [{self._compiled.bits}], undecided FROM ({by_user})"
         partitions = {partition_of(user) for user in users}
         for rows in self._cluster.read(statement, partitions, deadline=self._deadline):
-            yield from (
-                (user, tuple(map(bool, found))) for user, _, undecided, *found in rows if not undecided
-            )
-            open_ = {user: words for user, words, undecided, *_ in rows if undecided}
+            for user, words, undecided in rows:
+                if not undecided:
+                    yield user, self._flags_of_pattern(self._compiled.bits_of(words))
+            open_ = {user: words for user, words, undecided in rows if undecided}
             yield from self._decided(open_).items()
 
     def _page(self, condition: str, after: str, limit: int) -> list[tuple[str, list[int], bool, bool]]:
@@ -166,9 +202,10 @@ class _Question:
             # The second condition is the first one again in a form that the primary key can serve.
             p = partition_of(after)
             scope = f"(p, user) > ({p}, {text(after)}) AND p >= {p}"
+        by_user = self._compiled.by_user(self._plan.roots[:1], self._scope(scope))
         statement = (
             f"SELECT p, user, [{self._compiled.bits}], undecided, s{self._plan.roots[0]}"
-            f" FROM ({self._by_user(scope)}) WHERE {condition} ORDER BY p, user LIMIT {limit}"
+            f" FROM ({by_user}) WHERE {condition} ORDER BY p, user LIMIT {limit}"
         )
         pages = self._read(statement)
         merged = heapq.merge(*pages, key=lambda row: (row[0], row[1].encode()))
@@ -234,6 +271,13 @@ class _Question:
                 sums[user] = total + Fraction(repr(number)) * times, count + times
         return sums
 
+    def _flags_of_pattern(self, bits: int) -> tuple[bool, ...]:
+        """The flags of the roots for users with these bits, taken once."""
+        found = self._flags_of_patterns.get(bits)
+        if found is None:
+            found = self._flags_of_patterns[bits] = self._flags_of(bits)
+        return found
+
     def _flags_of(self, bits: int) -> tuple[bool, ...]:
         """The flags of the roots for a user with these bits."""
         truths: list[bool] = []
@@ -272,9 +316,6 @@ class _Question:
             passes = matcher_of(edge.test).passes
             passing.setdefault(edge_key(edge.test), set()).update(filter(passes, strings))
         return {key: sorted(strings) for key, strings in passing.items()}
-
-    def _by_user(self, scope: str = TRUE) -> str:
-        return self._compiled.by_user(self._scope(scope))
 
     def _scope(self, scope: str) -> str:
         """A condition on p and user, within the partitions of the question."""

@@ -74,7 +74,7 @@ from engine.values import Micros
 
 WORD_BITS = 64
 _INPUTS_ALONE_MAX = 4
-EXPRESSION_STEPS_MAX = 64
+EXPRESSION_STEPS_MAX = 16
 """Steps of one expression, those that it shares with others counted each time."""
 _SCOPE = "\0"
 """Stands for a condition on p and user. Literals have no NUL: they escape it."""
@@ -128,30 +128,48 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
     scans: tuple[str, ...]
     """Queries of rows (p, user, b0, …), one a user, with `_SCOPE` in them."""
 
-    def by_user(self, scope: str = TRUE) -> str:
-        """The statement: p, user, the bits, a flag for each root (`s` and its step), and `undecided`.
-        `scope` is a condition on p and user. Users in no root may be missing.
+    def bits_by_user(self, scope: str = TRUE) -> str:
+        """The statement without the steps: p, user, the bits and `undecided`. `scope` is a condition on p and
+        user. Users without any bit are missing.
         """
         undecided = any_of(
             bit_is_set(leaf.undecided_bit) for leaf in self.leaves if leaf.undecided_bit is not None
         )
-        rows = f"SELECT p, user, {self.bits}, toUInt8({undecided}) AS undecided FROM ({self._united(scope)})"
-        for level in range(max(self.levels) + 1):
-            rows = f"SELECT p, user, {self.bits}, undecided, {', '.join(self._flags(level))} FROM ({rows})"
+        return f"SELECT p, user, {self.bits}, toUInt8({undecided}) AS undecided FROM ({self._united(scope)})"
+
+    def by_user(self, roots: Iterable[int], scope: str = TRUE) -> str:
+        """The statement: p, user, the bits, `undecided`, and a flag for each root (`s` and its step). Users
+        in no root may be missing.
+        """
+        asked = set(roots)
+        needed = self._needed(asked)
+        rows = self.bits_by_user(scope)
+        for level in range(max((self.levels[step] for step in needed), default=0) + 1):
+            flags = self._flags(level, needed, asked)
+            rows = f"SELECT p, user, {self.bits}, undecided, {', '.join(flags)} FROM ({rows})"
         return rows
 
-    def _flags(self, level: int) -> Iterator[str]:
+    def _needed(self, roots: set[int]) -> set[int]:
+        """The steps that roots are made of."""
+        needed = set(roots)
+        for number in range(len(self.plan.steps) - 1, -1, -1):
+            if number in needed:
+                needed.update(operands_of(self.plan.steps[number]))
+        return needed
+
+    def _flags(self, level: int, needed: set[int], roots: set[int]) -> Iterator[str]:
         """The steps of a level, and those of levels below that are asked for above."""
         above = {
             operand
-            for step, at in zip(self.plan.steps, self.levels, strict=True)
-            if at > level
-            for operand in operands_of(step)
+            for number in needed
+            if self.levels[number] > level
+            for operand in operands_of(self.plan.steps[number])
         }
-        asked = above.union(self.plan.roots)
-        for number, (step, at) in enumerate(zip(self.steps, self.levels, strict=True)):
+        asked = above | roots
+        for number in sorted(needed):
+            at = self.levels[number]
             if at == level:
-                yield f"toUInt8({step}) AS s{number}"
+                yield f"toUInt8({self.steps[number]}) AS s{number}"
             elif at < level and number in asked:
                 yield f"s{number}"
 

@@ -205,6 +205,6 @@ def test_a_long_sequence_is_a_statement_of_linear_length() -> None:
         selection = EventSelection(inputs=("i",), name="a")
         step = SequenceMatch(steps=(selection,) * steps, within=5)
         plan = Plan(account="accounts/a", as_of=0, steps=(step,), roots=(0,))
-        return len(compile_plan(plan, View(account="accounts/a"), Folding()).by_user())
+        return len(compile_plan(plan, View(account="accounts/a"), Folding()).by_user((0,)))
 
     assert length(40) - length(20) < 1.2 * (length(20) - length(1))

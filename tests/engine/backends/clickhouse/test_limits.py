@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.backends.base import Contains, Count, EventRecord, Members, UserRecord
+from engine.backends.clickhouse import plans
 from engine.backends.clickhouse.query.compiler import WORD_BITS
 from engine.criteria.model import Aggregate, EventType, In
 from engine.plan.model import (
@@ -69,6 +70,15 @@ def test_a_plan_with_hundreds_of_predicates(gateway: Gateway) -> None:
     )
     plan = plan_of(*at_least, roots=tuple(range(len(at_least))))
     assert gateway.sizes(plan) == [max(0, USERS - least) for least in range(1, 2 * WORD_BITS)]
+
+
+@pytest.mark.parametrize("patterns", [USERS - 2, USERS])
+def test_a_plan_whose_users_have_more_patterns_of_bits_than_are_read(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, patterns: int
+) -> None:
+    """The servers count by the steps then. The users but one have a pattern each."""
+    monkeypatch.setattr(plans, "PATTERNS_MAX", patterns)
+    test_a_plan_with_hundreds_of_predicates(gateway)
 
 
 def test_a_plan_of_steps_that_each_need_the_one_before(gateway: Gateway) -> None:
