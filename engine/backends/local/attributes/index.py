@@ -522,6 +522,10 @@ class Properties:
             passing.update(each for (each, _), passes in zip(found, passed.tolist(), strict=True) if passes)
         return passing
 
+    def passes(self, fields: Sequence[int], ref: UserRef, matcher: Matcher) -> bool:
+        """Whether some field of one user passes; read from the profile."""
+        return any(write[2] is not None and matcher.passes(write[2]) for write in self._writes(ref, fields))
+
     def _writes(self, ref: UserRef, fields: Sequence[int]) -> Iterator[Write]:
         """The user's writes to some fields."""
         profile = self.profile(ref)

@@ -4,6 +4,7 @@
 a store share one `ColumnCache`.
 """
 
+from engine.backends.local.events.aggregate import row_counts_of as row_counts_of
 from engine.backends.local.events.all_rows import AllRows as AllRows
 from engine.backends.local.events.cache import COLUMN_CACHE_BYTES_DEFAULT as COLUMN_CACHE_BYTES_DEFAULT
 from engine.backends.local.events.cache import ColumnCache as ColumnCache

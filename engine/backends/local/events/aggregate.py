@@ -188,10 +188,15 @@ def _add_whole_part(counts: Ints, part: Part) -> None:
 def in_intervals(counts: Ints, intervals: Iterable[Interval]) -> Bools:
     """Mask of counts that lie in an interval and are not 0."""
     passed = np.zeros(len(counts), np.bool_)
-    for interval in intervals:
-        low, high = integer_bounds(interval)
-        passed |= integers_between(counts, max(1, low or 1), high)
+    for least, most in row_counts_of(intervals):
+        passed |= integers_between(counts, least, most)
     return passed
+
+
+def row_counts_of(intervals: Iterable[Interval]) -> tuple[tuple[int, int | None], ...]:
+    """The least and the most rows of each interval, one at least; None = any number."""
+    bounds = map(integer_bounds, intervals)
+    return tuple((max(1, low or 1), high) for low, high in bounds)
 
 
 # --- numbers ------------------------------------------------------------------------------------------------

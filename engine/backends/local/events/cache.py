@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import itertools
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Protocol, TypeVar, cast
 
 from engine.backends.local.storage.transactions import Readable, ReadTransaction, missing_keys
@@ -60,20 +60,21 @@ class Loader:
         self._index = index
         self.cache = cache
         self._txn: ReadTransaction | None = None
+        self._begun_when_needed: ExitStack | None = None
         self._keeping = Keeping.ALL
 
     @property
     def is_open(self) -> bool:
         """Whether a session is open."""
-        return self._txn is not None
+        return self._txn is not None or self._begun_when_needed is not None
 
     @contextmanager
     def session(self, txn: ReadTransaction | None = None) -> Iterator[ReadTransaction]:
         """Everything loaded in the block comes from one state: that of `txn` or, without, the newest.
         Sessions without one may nest.
         """
-        if self._txn is not None:
-            yield self._txn
+        if self.is_open:
+            yield self._begun()
             return
         with nullcontext(txn) if txn is not None else self._index.reading() as opened:
             self._txn = opened
@@ -81,6 +82,26 @@ class Loader:
                 yield opened
             finally:
                 self._txn = None
+
+    @contextmanager
+    def when_needed(self) -> Iterator[None]:
+        """A session, for which a transaction is only begun once something has to be read. Nothing that is
+        stored may change in the block.
+        """
+        self._begun_when_needed = ExitStack()
+        try:
+            yield
+        finally:
+            self._txn = None
+            stack, self._begun_when_needed = self._begun_when_needed, None
+            stack.close()
+
+    def _begun(self) -> ReadTransaction:
+        if self._txn is None:
+            if self._begun_when_needed is None:
+                raise RuntimeError("columns are loaded within a session")
+            self._txn = self._begun_when_needed.enter_context(self._index.reading())
+        return self._txn
 
     def newest(self) -> AbstractContextManager[ReadTransaction]:
         """A read transaction over what is stored now, for use with and without the lock."""
@@ -125,9 +146,7 @@ class Loader:
         held = self.cache.get(cache_key)
         if held is not None:
             return cast(S, held)
-        if self._txn is None:
-            raise RuntimeError("columns are loaded within a session")
-        stored = self._txn.get(key)
+        stored = self._begun().get(key)
         if stored is None:
             raise missing_keys(key)
         column = decode(stored)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from engine.backends.local.events.cache import Keeping, Loader, Sized
 from engine.backends.local.events.columns import (
@@ -246,6 +247,37 @@ class Part:
             return _NO_ROWS
         offsets = self.offsets()
         return np.arange(offsets[at], offsets[at + 1])
+
+    def rows_between(self, user: int, start: Micros | None, end: Micros | None) -> int | None:
+        """How many live rows of a user lie in [start, end); None when that is not in memory."""
+        if user > self.record.user_max or user in self.removed:
+            return 0
+        users = self._in_memory(_USERS)
+        if users is None:
+            return None
+        at = int(users.searchsorted(np.uint32(user)))
+        if at == len(users) or users[at] != user:
+            return 0
+        offsets = self._in_memory(_COUNTS)
+        if offsets is None:
+            return None
+        first, last = int(offsets[at]), int(offsets[at + 1])
+        if self.floor is None and self.within(start, end):
+            return last - first
+        times = self._in_memory(_TIMES)
+        if times is None:
+            return None
+        # The rows of a user are in order of time.
+        times = times[first:last]
+        start = self.floor if start is None else start if self.floor is None else max(start, self.floor)
+        before = 0 if start is None else int(times.searchsorted(start))
+        return (len(times) if end is None else int(times.searchsorted(end))) - before
+
+    def _in_memory(self, structure: int) -> npt.NDArray[Any] | None:
+        """A column of the structure, unless it has to be read."""
+        tag = (STRUCTURE, structure)
+        found = self._loader.cache.get((self._holder, tag)) if self._held is None else self._held.get(tag)
+        return cast("npt.NDArray[Any] | None", found)
 
     def _not_expired(self, row_positions: Positions, rows: Positions) -> tuple[Positions, Positions]:
         if self.floor is None:

@@ -41,7 +41,7 @@ from engine.backends.local.storage.transactions import ReadTransaction, Writable
 from engine.backends.local.storage.turns import PAUSE_PAGES, Unshared
 from engine.criteria.conditions import tests_in
 from engine.criteria.operators import matcher_of
-from engine.criteria.ranges import ALL_NUMBERS
+from engine.criteria.ranges import ALL_NUMBERS, TimeRange
 from engine.values import MICROS_PER_DAY, Kind, Micros
 
 ARRIVED_ROWS_MAX = 1 << 16
@@ -250,8 +250,11 @@ class EventTables:
         that takes long: the lock is held in the block.
         """
         before, self._is_read_briefly = self._is_read_briefly, True
+        # Without a checkpoint under way, what is stored is as the tables are.
+        is_in_step = not self._staged and not self._loader.is_open
         try:
-            with self._session():
+            with self._loader.when_needed() if is_in_step else self._session():
+                self._place_arrived()
                 yield
         finally:
             self._is_read_briefly = before
@@ -295,6 +298,25 @@ class EventTables:
             passed = sequence_passing(steps, step.within, universe)
             read.looked_at += universe.looked_at
             return universe.bitmap(passed)
+
+    def rows_of_user(self, group: int, selection: ResolvedSelection, time: TimeRange, user: int) -> int:
+        """How many rows of the inputs, name and type a user of the group has in a range of time. Raises
+        TakesLong when they are not in memory.
+        """
+        # What a checkpoint has stored is found out when it is read.
+        if self._staged:
+            raise TakesLong
+        self._place_arrived()
+        found = 0
+        for table in self._groups[group].selected(selection):
+            if not table.is_known:
+                raise TakesLong
+            for part in table.parts(time.start, time.end):
+                rows = part.rows_between(user, time.start, time.end)
+                if rows is None:
+                    raise TakesLong
+                found += rows
+        return found
 
     def rows_of_some(
         self, group: int, selection: ResolvedSelection, users: BitMap, read: Unshared

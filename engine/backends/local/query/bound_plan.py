@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable
+from functools import cached_property
 
 from engine.backends.local.account.account import Account
+from engine.backends.local.query.one_user import OneUser
 from engine.backends.local.query.predicates import EmptyPredicate, Predicate
 from engine.backends.local.query.resolving import moved, resolve
 from engine.plan.costs import CostModel
@@ -34,6 +36,11 @@ class BoundPlan:
             self._add(step)
             pause()
         self.searches = any(each is not None and each.searches for each in self.predicates)
+
+    @cached_property
+    def one_user(self) -> OneUser:
+        """The plan as tests of one user, also as of other instants."""
+        return OneUser(self.account, self.plan, self.predicates, self.costs, self.shared)
 
     def moved_to(self, plan: Plan) -> BoundPlan | None:
         """A plan of the same template as of another instant, bound by resolving what differs. None when it

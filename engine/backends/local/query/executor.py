@@ -108,9 +108,8 @@ class Executor:
         which plans of one template share, and bound by what differs from the last one.
         """
         version = self._forget_after_new_names()
-        # No other object has this id while the cached plan holds these roots.
-        kept = self._templates.get(id(plan.roots))
-        moved = kept.moved_to(plan) if kept is not None and kept.account is account else None
+        kept = self._kept_template(plan, account)
+        moved = None if kept is None else kept.moved_to(plan)
         if moved is None:
             moved = BoundPlan(plan, account, version, read.pause)
             if self._names.version == version:
@@ -120,6 +119,12 @@ class Executor:
     def bind_once(self, plan: Plan, account: Account, read: Read) -> BoundPlan:
         """As `bind`, for a plan that is not asked for again."""
         return BoundPlan(plan, account, self._names.version, read.pause)
+
+    def _kept_template(self, plan: Plan, account: Account) -> BoundPlan | None:
+        """A plan of the same template, bound as of another instant."""
+        # No other object has this id while the cached plan holds these roots.
+        kept = self._templates.get(id(plan.roots))
+        return kept if kept is not None and kept.account is account else None
 
     def _forget_after_new_names(self) -> int:
         """Drops the plans when names have come or gone. Returns the version of the names."""
@@ -246,6 +251,22 @@ class Executor:
             for group, base in _bases(plan.account, _chosen(partitions), after_group(ask.after))
         )
         return member_page(plan.account, ask, pages, revision, read)
+
+    def contains_one(self, plan: Plan, account: Account, user_id: str) -> tuple[bool, ...] | None:
+        """For each root of a plan that is asked for again and again whether it contains a user. None: that
+        takes long, or the plan is not bound yet.
+        """
+        self._forget_after_new_names()
+        kept = self._kept_template(plan, account)
+        if kept is None or kept.searches or len(kept.steps) > BRIEF_ANSWERS_MAX:
+            return None
+        ref = account.directory.find(user_id)
+        if ref is None:
+            return (False,) * len(plan.roots)
+        try:
+            return kept.one_user.answers(ref, plan)
+        except TakesLong:
+            return None
 
     def contains(
         self, plan: BoundPlan, ask: Contains, partitions: PartitionSet, revision: int, read: Read

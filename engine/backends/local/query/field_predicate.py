@@ -17,6 +17,7 @@ from engine.backends.local.storage.ordinals import Ordinals
 from engine.backends.local.storage.ranges import Ranges
 from engine.backends.local.storage.step_cache import ReadKey
 from engine.backends.local.storage.turns import PAUSE_PAGES, Unshared
+from engine.backends.local.storage.user_ref import GROUP_SHIFT
 from engine.criteria.model import Exists
 from engine.criteria.operators import Matcher, ResolvedTest, matcher_of
 from engine.plan.costs import Access, access_of, equal_to, looks_up_texts
@@ -91,6 +92,11 @@ class FieldPredicate(PredicateBase):
             return self.everyone(group, read)
         read.looked_at += len(users)
         return self._properties.match_users(self._fields, group, users, self._matcher, read)
+
+    def has(self, group: int, user: int, read: Unshared) -> bool:
+        if self._is_single_lookup:
+            return user in self.everyone(group, read)
+        return self._properties.passes(self._fields, group << GROUP_SHIFT | user, self._matcher)
 
     def work(self, group: int) -> float:
         return sum(self._field_work(field, group) for field in self._fields)

@@ -23,6 +23,7 @@ from engine.backends.local.events import (
     ResolvedSequence,
     RowCondition,
     SharedRows,
+    row_counts_of,
     shared_time,
 )
 from engine.backends.local.query.shared_answers import SharedAnswers
@@ -112,6 +113,10 @@ class Predicate(Protocol):
 
     def among(self, group: int, users: BitMap, read: Unshared) -> BitMap: ...
 
+    def has(self, group: int, user: int, read: Unshared) -> bool:
+        """As `among`, for one user and with the lock held. Raises TakesLong when that would be too long."""
+        ...
+
     def reads_of_all(self, groups: int) -> tuple[ReadKey, ...]:
         """`reads` of every group."""
         ...
@@ -167,6 +172,9 @@ class PredicateBase:
     def among(self, group: int, users: BitMap, read: Unshared) -> BitMap:
         raise NotImplementedError
 
+    def has(self, group: int, user: int, read: Unshared) -> bool:
+        return user in self.among(group, BitMap((user,)), read)
+
     def among_all(self, ordinals: Ordinals, users: BitMap, read: Unshared) -> BitMap:
         return ordinals.joined(self._among_by_group(ordinals, users, read))
 
@@ -219,6 +227,9 @@ class UniversePredicate(PredicateBase):
     def among(self, group: int, users: BitMap, read: Unshared) -> BitMap:
         read.looked_at += len(self._inputs)
         return self._seen.users(self._inputs, group, users, read.pause)
+
+    def has(self, group: int, user: int, read: Unshared) -> bool:
+        return self._seen.has(self._inputs, group, user)
 
 
 class SeenPredicate(PredicateBase):
@@ -380,6 +391,10 @@ class _EventsPredicate(PredicateBase):
     def among(self, group: int, users: BitMap, read: Unshared) -> BitMap:
         return self._ask(group, users, read)
 
+    def has(self, group: int, user: int, read: Unshared) -> bool:
+        with self._tables.reading():
+            return super().has(group, user, read)
+
     def _ask(self, group: int, users: BitMap | None, read: Unshared) -> BitMap:
         raise NotImplementedError
 
@@ -394,6 +409,17 @@ class AggregatePredicate(_EventsPredicate):
         """Names the rows whose number is the answer, whatever their time; empty: it is not their number."""
         if step.aggregate is Aggregate.COUNT and not step.selection.where:
             self._rows_name = _encoder.encode(replace(step.selection, time=ALL_TIME))
+        self._row_counts = row_counts_of(step.intervals) if self._rows_name else ()
+
+    def has(self, group: int, user: int, read: Unshared) -> bool:
+        return self.has_within(self._step.selection.time, group, user, read)
+
+    def has_within(self, time: TimeRange, group: int, user: int, read: Unshared) -> bool:
+        """As `has`, over another range of time."""
+        if not self._rows_name:
+            return super(AggregatePredicate, self.at(time)).has(group, user, read)
+        rows = self._tables.rows_of_user(group, self._step.selection, time, user)
+        return any(least <= rows and (most is None or rows <= most) for least, most in self._row_counts)
 
     def at(self, time: TimeRange) -> AggregatePredicate:
         """The same predicate over another range of time."""

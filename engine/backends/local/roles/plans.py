@@ -57,8 +57,25 @@ class Plans(OpenStore):
         def nobody(revision: int) -> Counts | MemberPage | Containment:
             return _nobody(plan, ask, partitions, revision)
 
+        if isinstance(ask, Contains) and len(ask.user_ids) == 1 and partitions is None:
+            found = self._one_user(plan, ask.user_ids[0], min_revision, deadline)
+            if found is not None:
+                return cast(Answer, found)
         bind = self._binding_template(plan) if isinstance(ask, Contains) else self._binding(plan)
         return cast(Answer, self._answered(plan, bind, answer, nobody, min_revision, deadline))
+
+    def _one_user(
+        self, plan: Plan, user_id: str, min_revision: int, deadline: float | None
+    ) -> Containment | None:
+        """The answer about one user, with the lock held; None when that would be too long."""
+        self._await(min_revision, deadline)
+        with self._state.locked(deadline):
+            self._check()
+            account = self._state.find_account(plan.account)
+            if account is None:
+                return Containment(((False,) * len(plan.roots),), self._state.position)
+            flags = self._executor.contains_one(plan, account, user_id)
+            return None if flags is None else Containment((flags,), self._state.position)
 
     def trace(self, plan: Plan, *, min_revision: int = 0, deadline: float | None = None) -> Trace:
         """Executes the plan over every partition and reports each step."""

@@ -12,8 +12,9 @@ from __future__ import annotations
 import array
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 import msgspec
@@ -219,20 +220,24 @@ class PageCache:
         """Sets the memory budget of clean pages. It applies from the end of the next session."""
         self._bytes_max = self._evict_above = bytes_max
 
-    @contextmanager
-    def session(self) -> Iterator[None]:
+    def session(self) -> AbstractContextManager[None]:
         """Everything read in the block comes from one state of the index. Evicts pages at the end."""
-        session = self._session
-        session.depth += 1
+        return self
+
+    def __enter__(self) -> None:
+        self._session.depth += 1
         self._clock += 1
-        try:
-            yield
-        finally:
-            session.depth -= 1
-            if not session.depth:
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        session = self._session
+        session.depth -= 1
+        if not session.depth:
+            if session.stack is not None:
                 self._end_reading()
-                if self._bytes > self._evict_above:
-                    self._evict()
+            if self._bytes > self._evict_above:
+                self._evict()
 
     def reading(self) -> ReadTransaction:
         """The session's read transaction, begun on first use."""

@@ -259,6 +259,14 @@ class FirstLastSeen:
             users = found if users is None else users | found
         return BitMap() if users is None else users
 
+    def has(self, inputs: Sequence[int], group: int, user: int) -> bool:
+        """Whether the user belongs to at least one of the inputs."""
+        for number in inputs:
+            cached = self._page_cache.find(self._belonging_key(number, group), BITMAP)
+            if cached is not None and user in cached.value:
+                return True
+        return False
+
     def has_any(self, inputs: Sequence[int], group: int, among: BitMap) -> bool:
         """Whether some of the users belong to at least one of the inputs."""
         pages = (self._page_cache.find(self._belonging_key(number, group), BITMAP) for number in inputs)

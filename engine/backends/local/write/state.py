@@ -11,7 +11,8 @@ import operator
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from types import TracebackType
 from typing import Protocol, TypeAlias, TypeVar
 
 import msgspec
@@ -66,6 +67,30 @@ ERASED_AT_ONCE = 8
 """Users erased per hold of the lock."""
 FOUND_AT_ONCE = 512
 """Ids of users to erase that are looked up per hold of the lock."""
+
+
+class _Locked:
+    """See `State.locked`."""
+
+    __slots__ = ("_deadline", "_lock", "_session")
+
+    def __init__(self, lock: FairLock, session: AbstractContextManager[None], deadline: float | None) -> None:
+        self._lock = lock
+        self._session = session
+        self._deadline = deadline
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(self._deadline):
+            raise DeadlineExceeded("the deadline passed while waiting for the store")
+        self._session.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._session.__exit__(kind, error, trace)
+        finally:
+            self._lock.release()
 
 
 class State:
@@ -124,18 +149,11 @@ class State:
         for cache in self.caches.all():
             yield cache.name, cache.nbytes, cache.bytes_max
 
-    @contextmanager
-    def locked(self, deadline: float | None = None) -> Iterator[None]:
+    def locked(self, deadline: float | None = None) -> AbstractContextManager[None]:
         """Holds the state lock and a session of the page cache. Raises DeadlineExceeded when the deadline
         passes before the thread gets the lock.
         """
-        if not self._lock.acquire(deadline):
-            raise DeadlineExceeded("the deadline passed while waiting for the store")
-        try:
-            with self.page_cache.session():
-                yield
-        finally:
-            self._lock.release()
+        return _Locked(self._lock, self.page_cache.session(), deadline)
 
     @contextmanager
     def read(self, deadline: float | None, check_open: Callable[[], None]) -> Iterator[Read]:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
+from engine.backends.base import Contains
 from engine.backends.local.query.bound_plan import BoundPlan
 from engine.backends.local.query.predicates import AggregatePredicate
 from engine.plan.compile import compile_audiences
@@ -41,6 +42,24 @@ def test_a_moved_plan_answers_like_a_new_one(engine: EngineSide, world: World, s
         new = compile_audiences(trees.account, names, as_of, trees.resolve, passes=())
         assert engine.contained(template.at(as_of), users) == engine.contained(new, users)
     event(f"{min(len(users), 10)} users")
+
+
+@settings(max_examples=25, suppress_health_check=HEALTH, deadline=None)
+@given(world=worlds(), step=STEPS)
+def test_one_user_is_answered_like_several(engine: EngineSide, world: World, step: int) -> None:
+    engine.feed(world)
+    trees = Trees(world)
+    template = audiences_template(trees.account, trees.audiences(), trees.resolve)
+    users = [*sorted(set().union(*engine.members(trees.plan()))), "unknown"]
+    backend, quickly = engine.backend, 0
+    for plan in (template.at(world.as_of), template.at(world.as_of + step)):
+        together = backend.execute(plan, Contains((*users, "unknown"))).flags
+        with backend._read(None, world.account) as (account, _):
+            for user_id, flags in zip(users, together, strict=False):
+                alone = None if account is None else backend._executor.contains_one(plan, account, user_id)
+                assert alone in (None, flags)
+                quickly += alone is not None
+    event("quickly" if quickly else "not quickly")
 
 
 @settings(max_examples=25, suppress_health_check=HEALTH, deadline=None)

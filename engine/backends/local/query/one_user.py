@@ -1,0 +1,147 @@
+"""A plan for one user: whether the user is in a step.
+
+A run over a group answers with sets. Of one user it is quicker to ask each predicate in turn, the cheapest
+first, and only until the answer is known. The plan is the same, and so is the order in which it is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from engine.backends.local.account.account import Account
+from engine.backends.local.query.predicates import AggregatePredicate, Predicate
+from engine.backends.local.query.resolving import resolve
+from engine.backends.local.storage.turns import Unshared
+from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT, UserRef
+from engine.criteria.ranges import TimeRange
+from engine.plan.model import Difference, EventMatch, Intersection, Plan, Step, Union
+
+
+class Question:
+    """One user, asked about as of one instant: `steps` are those of the plan moved there."""
+
+    __slots__ = ("group", "known", "read", "steps", "user")
+
+    def __init__(self, ref: UserRef, steps: Sequence[Step]) -> None:
+        self.group = ref >> GROUP_SHIFT
+        self.user = ref & DENSE_MASK
+        self.steps = steps
+        self.known: dict[int, bool] = {}
+        """Answers of steps that others share."""
+        self.read = Unshared()
+
+
+Test: TypeAlias = Callable[[Question], bool]
+
+
+class OneUser:
+    """The steps of a plan as tests of one user. Valid as long as the bound plan it is made of."""
+
+    def __init__(
+        self,
+        account: Account,
+        plan: Plan,
+        predicates: Sequence[Predicate | None],
+        costs: Sequence[float],
+        shared: Sequence[bool],
+    ) -> None:
+        self._account = account
+        self._costs = costs
+        self._tests: list[Test] = []
+        for index, (step, predicate) in enumerate(zip(plan.steps, predicates, strict=True)):
+            test = self._test_of(index, step, predicate)
+            self._tests.append(_once(index, test) if shared[index] else test)
+        self._roots = [self._tests[index] for index in plan.roots]
+
+    def answers(self, ref: UserRef, plan: Plan) -> tuple[bool, ...]:
+        """For each root whether it has the user, by a plan of the same template. Call with the state lock
+        held. Raises TakesLong when something has to be read first.
+        """
+        question = Question(ref, plan.steps)
+        return tuple([root(question) for root in self._roots])
+
+    def _test_of(self, index: int, step: Step, predicate: Predicate | None) -> Test:
+        match step:
+            case Intersection():
+                return _all(self._ordered(step.operands))
+            case Union():
+                return _any(self._ordered(step.operands))
+            case Difference():
+                return _but(self._tests[step.minuend], self._tests[step.subtrahend])
+            case _:
+                assert predicate is not None
+                return self._source(index, step, predicate)
+
+    def _ordered(self, operands: Sequence[int]) -> list[Test]:
+        return [self._tests[index] for index in sorted(operands, key=self._costs.__getitem__)]
+
+    def _source(self, index: int, before: Step, predicate: Predicate) -> Test:
+        account = self._account
+
+        def has(question: Question) -> bool:
+            step = question.steps[index]
+            if step is before:
+                return predicate.has(question.group, question.user, question.read)
+            time = _moved_time(before, step)
+            if time is not None and isinstance(predicate, AggregatePredicate):
+                return predicate.has_within(time, question.group, question.user, question.read)
+            moved = resolve(account, step)
+            assert moved is not None
+            return moved.has(question.group, question.user, question.read)
+
+        return has
+
+
+def _moved_time(before: Step, step: Step) -> TimeRange | None:
+    """The range of time of events that differ from those before in nothing else, as far as that is quickly
+    seen: parts that do not depend on the instant are the same objects.
+    """
+    if type(before) is not EventMatch or type(step) is not EventMatch:
+        return None
+    old, new = before.selection, step.selection
+    is_same = (
+        new.where is old.where
+        and new.inputs is old.inputs
+        and new.name is old.name
+        and new.type is old.type
+        and step.aggregate is before.aggregate
+        and step.intervals is before.intervals
+        and step.of is before.of
+        and step.time_zone is before.time_zone
+    )
+    return new.time if is_same else None
+
+
+def _all(tests: Sequence[Test]) -> Test:
+    def test(question: Question) -> bool:
+        for each in tests:  # noqa: SIM110 # a generator would cost more than the tests
+            if not each(question):
+                return False
+        return True
+
+    return test
+
+
+def _any(tests: Sequence[Test]) -> Test:
+    def test(question: Question) -> bool:
+        for each in tests:  # noqa: SIM110
+            if each(question):
+                return True
+        return False
+
+    return test
+
+
+def _but(minuend: Test, subtrahend: Test) -> Test:
+    return lambda question: minuend(question) and not subtrahend(question)
+
+
+def _once(index: int, test: Test) -> Test:
+    def answer(question: Question) -> bool:
+        known = question.known.get(index)
+        if known is None:
+            known = question.known[index] = test(question)
+        return known
+
+    return answer
