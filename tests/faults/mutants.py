@@ -184,8 +184,8 @@ MUTANTS = (
     Mutant(
         "not in a condition is left out",
         _EVENTS + "select.py",
-        "return ~_holds(child, rows, check)",
-        "return _holds(child, rows, check)",
+        "return ~holds(child, columns, positions, count, check)",
+        "return holds(child, columns, positions, count, check)",
     ),
     Mutant(
         "steps of a sequence may be at one instant",

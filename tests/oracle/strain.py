@@ -62,6 +62,9 @@ LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     },
     "engine.backends.local.events.select": {"PROBE_COST": (0, 1_000)},
     "engine.backends.local.events.sequence": {"_KEY_MAX": (0,)},
+    "engine.backends.local.events.joined_rows": {"ROWS_PER_VALUE_MIN": (0, 1 << 20)},
+    "engine.backends.local.events.columns": {"COMPARED_CODES_MAX": (0, 1)},
+    "engine.backends.local.storage.bulk_hash": {"FEW_MESSAGES_MAX": (0,), "HASHED_AT_ONCE": (1, 2)},
     "engine.backends.local.events.sums": {"_INTEGER_MAX": (1, 1 << 8)},
     "engine.backends.local.events.table": {
         "SLICE_ROWS_MAX": (1, 3),

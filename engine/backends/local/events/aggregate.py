@@ -16,7 +16,8 @@ from engine.backends.local.events.by_value import is_by_value, users_by_value
 from engine.backends.local.events.columns import NumberColumn, doubles_between, integers_between
 from engine.backends.local.events.decimals import integer_bounds
 from engine.backends.local.events.distinct import distinct_days, distinct_values
-from engine.backends.local.events.model import ResolvedEventMatch
+from engine.backends.local.events.joined_rows import users_passing
+from engine.backends.local.events.model import ResolvedEventMatch, RowCondition
 from engine.backends.local.events.part import Part
 from engine.backends.local.events.select import (
     RowsByTime,
@@ -127,19 +128,23 @@ def count_rows(parts: Sequence[Part], step: ResolvedEventMatch, universe: Univer
     lasting, others = lasting_parts(parts, step.selection, universe)
     if universe.ids is None and isinstance(step.selection.where, WhereAttribute):
         others = _add_by_value(counts, others, step, step.selection.where, universe)
+    if universe.ids is None and step.selection.where is not None:
+        others = _add_joined(counts, others, step, step.selection.where, universe)
     if lasting:
         kept = kept_of_all(lasting, Aggregate.COUNT, universe, lambda _: _Counts.of_parts(lasting))
         kept.add_to(counts)
     if universe.ids is None and step.selection.where is None:
         others = _add_few(counts, others, step, universe)
+    row_slots: list[Ints] = []
     for part in others:
         universe.check()
         if universe.ids is None and step.selection.where is None and part.within(start, end):
             universe.looked_at += part.record.users
             _add_whole_part(counts, part)
             continue
-        for rows in selected((part,), step.selection, universe):
-            counts[rows.slots] += rows.counts.astype(counts.dtype)
+        row_slots += (rows.row_slots for rows in selected((part,), step.selection, universe))
+    if row_slots:
+        counts += np.bincount(np.concatenate(row_slots), minlength=len(counts)).astype(counts.dtype)
     return counts
 
 
@@ -162,6 +167,20 @@ def _add_by_value(
         if len(users):
             counts += np.bincount(users, minlength=len(counts)).astype(counts.dtype)
     return others
+
+
+def _add_joined(
+    counts: Ints, parts: Sequence[Part], step: ResolvedEventMatch, where: RowCondition, universe: Universe
+) -> list[Part]:
+    """Adds the rows of lasting parts that pass; returns the other parts."""
+    lasting, others = lasting_in_window(parts, step.selection) if parts else ([], [])
+    whole = [part for part in lasting if not part.has_tombstones]
+    users = users_passing(whole, where, universe.check) if len(whole) > 1 else None
+    if users is None:
+        return list(parts)
+    universe.looked_at += sum(part.record.rows for part in whole)
+    counts += np.bincount(users, minlength=len(counts)).astype(counts.dtype)
+    return [*others, *(part for part in lasting if part.has_tombstones)]
 
 
 def _add_few(counts: Ints, parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> list[Part]:

@@ -57,6 +57,9 @@ _ENTRIES_DECODER: dict[Kind, msgspec.msgpack.Decoder[Any]] = {
 }
 _ENTRY_BYTES_GUESS = 80
 
+COMPARED_CODES_MAX = 8
+"""Passing entries of a dictionary up to which each row's code is compared with all of them."""
+
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -234,12 +237,14 @@ class DictionaryColumn:
             outcomes: Bools = passing_values(matcher, [values[code] for code in used.tolist()], check)
             return outcomes[codes]
         entries = self.entries.test(matcher, check)
-        passing = np.flatnonzero(entries)
-        if len(passing) == 1:
-            # Comparing small integers is several times faster than looking each one up.
-            passed: Bools = self.codes == int(passing[0])
-            return passed
-        return entries[self.codes]
+        passing = np.flatnonzero(entries).tolist()
+        if not 0 < len(passing) <= COMPARED_CODES_MAX:
+            return entries.take(self.codes)
+        # Comparing small integers is many times faster than looking each one up.
+        passed: Bools = self.codes == passing[0]
+        for code in passing[1:]:
+            passed |= self.codes == code
+        return passed
 
     def pack(self) -> bytes:
         head, tail = _packed_positions(self.positions)

@@ -46,6 +46,8 @@ from engine.values import Kind, Micros, Value
 STRUCTURE = 0xFFFF_FFFF
 """Used in keys instead of an attribute number, for the four arrays of every part."""
 _USERS, _COUNTS, _TIMES, _SEQUENCES = range(4)
+_OFFSETS = "offsets"
+"""Tag of what is derived from the counts."""
 
 S = TypeVar("S", bound=Sized)
 
@@ -122,12 +124,13 @@ class Part:
         offsets = runs(frame.users)
         held: dict[object, Any] = {
             (STRUCTURE, _USERS): frame.users[offsets[:-1]],
-            (STRUCTURE, _COUNTS): offsets,
+            (STRUCTURE, _COUNTS): smallest(np.diff(offsets)),
             (STRUCTURE, _TIMES): frame.times,
             (STRUCTURE, _SEQUENCES): frame.sequences,
         }
         held.update(frame.columns)
         held["row_users"] = frame.users
+        held[_OFFSETS] = offsets
         columns = sorted(frame.columns)
         first, last = int(frame.times.min()), int(frame.times.max())
         record = PartRecord(
@@ -149,9 +152,13 @@ class Part:
         """The users that have rows, sorted, removed users included."""
         return self._column((STRUCTURE, _USERS), lambda data: unpack_integers(data).astype(np.uint32))
 
+    def counts(self) -> Ints:
+        """The number of rows of each user, removed ones included, in the smallest integer type."""
+        return self._column((STRUCTURE, _COUNTS), unpack_integers)
+
     def offsets(self) -> Int64s:
         """Start of each user's rows, followed by the number of rows."""
-        return self._column((STRUCTURE, _COUNTS), _offsets_of_counts)
+        return self._derived(_OFFSETS, lambda: _offsets_of(self.counts()))
 
     def times(self) -> Int64s:
         return self._column((STRUCTURE, _TIMES), lambda data: unpack_integers(data).astype(np.int64))
@@ -181,7 +188,7 @@ class Part:
 
     def row_users(self) -> Uint32s:
         """The user of each row."""
-        return self._derived("row_users", lambda: np.repeat(self.users(), np.diff(self.offsets())))
+        return self._derived("row_users", lambda: np.repeat(self.users(), self.counts()))
 
     def dense_counts(self) -> Ints:
         """Number of live rows of each dense id up to `user_max`."""
@@ -200,7 +207,7 @@ class Part:
             live_users = self.row_users()[live]
             starts = runs(live_users)
             return live_users[starts[:-1]], smallest(np.diff(starts))
-        users, counts = self.users(), self._derived("counts", lambda: smallest(np.diff(self.offsets())))
+        users, counts = self.users(), self.counts()
         if self.removed:
             kept = ~np.isin(users, self.removed_users())
             return users[kept], counts[kept]
@@ -252,19 +259,19 @@ class Part:
         """How many live rows of a user lie in [start, end); None when that is not in memory."""
         if user > self.record.user_max or user in self.removed:
             return 0
-        users = self._in_memory(_USERS)
+        users = self._in_memory((STRUCTURE, _USERS))
         if users is None:
             return None
         at = int(users.searchsorted(np.uint32(user)))
         if at == len(users) or users[at] != user:
             return 0
-        offsets = self._in_memory(_COUNTS)
+        offsets = self._offsets_in_memory()
         if offsets is None:
             return None
         first, last = int(offsets[at]), int(offsets[at + 1])
         if self.floor is None and self.within(start, end):
             return last - first
-        times = self._in_memory(_TIMES)
+        times = self._in_memory((STRUCTURE, _TIMES))
         if times is None:
             return None
         # The rows of a user are in order of time.
@@ -273,9 +280,16 @@ class Part:
         before = 0 if start is None else int(times.searchsorted(start))
         return (len(times) if end is None else int(times.searchsorted(end))) - before
 
-    def _in_memory(self, structure: int) -> npt.NDArray[Any] | None:
-        """A column of the structure, unless it has to be read."""
-        tag = (STRUCTURE, structure)
+    def _offsets_in_memory(self) -> Int64s | None:
+        """The offsets, unless the counts have to be read."""
+        found = self._in_memory(_OFFSETS)
+        if found is not None:
+            return found
+        counts = self._in_memory((STRUCTURE, _COUNTS))
+        return None if counts is None else self._derived(_OFFSETS, lambda: _offsets_of(counts))
+
+    def _in_memory(self, tag: Hashable) -> npt.NDArray[Any] | None:
+        """A column, or what is derived from some, unless it has to be read."""
         found = self._loader.cache.get((self._holder, tag)) if self._held is None else self._held.get(tag)
         return cast("npt.NDArray[Any] | None", found)
 
@@ -437,10 +451,9 @@ class Part:
 
     def pack(self) -> Iterator[tuple[bytes, bytes]]:
         """Keys and values of all columns."""
-        counts = np.diff(self.offsets())
         structure = (
             pack_integers(self.users()),
-            pack_integers(counts),
+            pack_integers(self.counts()),
             pack_integers(self.times(), rebase=True, units=TIME_UNITS),
             pack_integers(self.sequences(), rebase=True),
         )
@@ -527,8 +540,7 @@ def _margins(frame: Frame, tag: ColumnKey, first: Micros, last: Micros) -> tuple
     return int(times.min()) - first, last - int(times.max())
 
 
-def _offsets_of_counts(data: memoryview) -> Int64s:
-    counts = unpack_integers(data)
+def _offsets_of(counts: Ints) -> Int64s:
     offsets = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(counts, out=offsets[1:])
     return offsets

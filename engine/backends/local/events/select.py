@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from pyroaring import BitMap
@@ -76,14 +76,20 @@ class Universe:
 class Rows:
     """Some rows of a part, at least one, and the slots of their users; both ascending."""
 
-    def __init__(self, part: Part, positions: Positions | None, row_slots: Ints) -> None:
+    def __init__(
+        self, part: Part, positions: Positions | None, row_slots: Ints, *, are_all: bool = False
+    ) -> None:
+        """`are_all`: these are all rows of the part, and slots are dense ids."""
         self.part = part
         self.positions = positions
         self.row_slots = row_slots
+        self._are_all = are_all
 
     @cached_property
     def starts(self) -> Int64s:
         """Start of each user's rows among these, followed by their number."""
+        if self._are_all:
+            return self.part.offsets()
         if self.row_slots[0] == self.row_slots[-1]:
             return np.array([0, len(self.row_slots)])
         return runs(self.row_slots)
@@ -91,12 +97,12 @@ class Rows:
     @cached_property
     def slots(self) -> Ints:
         """Distinct slots."""
-        return self.row_slots[self.starts[:-1]]
+        return self.part.users() if self._are_all else self.row_slots[self.starts[:-1]]
 
     @property
-    def counts(self) -> Int64s:
+    def counts(self) -> Ints:
         """Number of rows of each slot."""
-        return np.diff(self.starts)
+        return self.part.counts() if self._are_all else np.diff(self.starts)
 
     def at(self, values: Int64s) -> Int64s:
         """These rows' items of an array over all rows of the part."""
@@ -134,7 +140,8 @@ def select_rows(part: Part, selection: ResolvedSelection, universe: Universe) ->
 
 
 def _where(where: RowCondition, rows: Rows, universe: Universe) -> Rows:
-    return _filtered(rows, _holds(where, rows, universe.check)) if len(rows.row_slots) else rows
+    count = len(rows.row_slots)
+    return _filtered(rows, holds(where, rows.part, rows.positions, count, universe.check)) if count else rows
 
 
 def selected(parts: Sequence[Part], selection: ResolvedSelection, universe: Universe) -> Iterator[Rows]:
@@ -231,11 +238,8 @@ def _universe_rows(part: Part, universe: Universe) -> Rows:
         slots, positions = part.rows_of(universe.ids)
         return Rows(part, positions, slots)
     live = part.live_rows()
-    rows = Rows(part, None, part.row_users())
-    if live is not None:
-        return _filtered(rows, live)
-    rows.starts, rows.slots = part.offsets(), part.users()
-    return rows
+    rows = Rows(part, None, part.row_users(), are_all=live is None)
+    return rows if live is None else _filtered(rows, live)
 
 
 def _filtered(rows: Rows, kept: Bools) -> Rows:
@@ -247,37 +251,52 @@ def _in_time(times: Int64s, start: int | None, end: int | None) -> Bools:
     return integers_between(times, start, None if end is None else end - 1)
 
 
-def _holds(condition: RowCondition, rows: Rows, check: Callable[[], None]) -> Bools:
-    """Mask of the rows for which the condition holds."""
-    count = len(rows.row_slots)
+class Columns(Protocol):
+    """Rows with columns, such as a part."""
+
+    def column(self, attribute: int, kind: Kind) -> Column | None: ...
+
+
+def holds(
+    condition: RowCondition,
+    columns: Columns,
+    positions: Positions | None,
+    count: int,
+    check: Callable[[], None],
+) -> Bools:
+    """Mask of the rows at some positions (None = all), `count` of them, for which the condition holds."""
     match condition:
         case WhereAll(conditions=conditions):
             held = np.ones(count, np.bool_)
             for child in conditions:
-                held &= _holds(child, rows, check)
+                held &= holds(child, columns, positions, count, check)
             return held
         case WhereAny(conditions=conditions):
             held = np.zeros(count, np.bool_)
             for child in conditions:
-                held |= _holds(child, rows, check)
+                held |= holds(child, columns, positions, count, check)
             return held
         case WhereNot(condition=child):
-            return ~_holds(child, rows, check)
+            return ~holds(child, columns, positions, count, check)
         case WhereAttribute():
-            return _attribute_passes(condition, rows, check)
+            return _attribute_passes(condition, columns, positions, count, check)
 
 
 def _attribute_passes(
-    condition: WhereAttribute[int, ResolvedTest], rows: Rows, check: Callable[[], None]
+    condition: WhereAttribute[int, ResolvedTest],
+    columns: Columns,
+    positions: Positions | None,
+    count: int,
+    check: Callable[[], None],
 ) -> Bools:
     matcher = matcher_of(condition.test)
-    held = np.zeros(len(rows.row_slots), np.bool_)
+    held = np.zeros(count, np.bool_)
     for kind in matcher.kinds:
         check()
-        column = rows.part.column(condition.key, kind)
+        column = columns.column(condition.key, kind)
         if column is None:
             continue
-        found, values = at_rows(column, rows.positions)
+        found, values = at_rows(column, positions)
         passed = values.passing(matcher, check)
         if found is None:
             held |= passed

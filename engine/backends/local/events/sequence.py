@@ -53,11 +53,11 @@ def sequence_passing(
         later = keys[encoded]
         before = np.searchsorted(ends, later, "left") - 1
         # The previous event must belong to the same user: its key is at least the user's first one.
-        possible = (before >= 0) & (ends[before] >= later - later % timeline.span)
-        ends, starts = later[possible], starts[before[possible]]
+        possible = np.flatnonzero((before >= 0) & (ends.take(before) >= timeline.first_keys(later)))
+        ends, starts = later.take(possible), starts.take(before.take(possible))
     if within is not None:
         ends = ends[timeline.times(ends) - timeline.times(starts) <= within]
-    passed[ends // timeline.span] = True
+    passed[timeline.slots(ends)] = True
     return passed
 
 
@@ -81,29 +81,38 @@ def _present_in_all(matched: Iterable[StepRows], slots: int) -> Bools:
 
 
 def _of_candidates(rows: StepRows, candidates: Bools) -> StepRows:
-    kept = candidates[rows[0]]
-    return rows[0][kept], rows[1][kept]
+    # Indexes of rows are several times as fast as a mask.
+    kept = np.flatnonzero(candidates.take(rows[0]))
+    return rows[0].take(kept), rows[1].take(kept)
 
 
 class _Timeline:
-    """Combines slot and time into one sortable integer: slot × span + offset of the time."""
+    """Combines slot and time into one sortable integer: the slot, and the bits of the offset of the time."""
 
     def __init__(self, matched: Sequence[StepRows], slots: int) -> None:
         self._first = min(int(times.min()) for _, times in matched)
         last = max(int(times.max()) for _, times in matched)
         self._distinct: Int64s | None = None
-        self.span = last - self._first + 1
-        if self.span * slots > _KEY_MAX:
+        self._bits = (last - self._first).bit_length()
+        if slots << self._bits > _KEY_MAX:
             self._distinct = sorted_distinct(np.concatenate([times for _, times in matched]))
-            self.span = len(self._distinct)
+            self._bits = len(self._distinct).bit_length()
 
     def keys(self, slots: Ints, times: Int64s) -> Int64s:
         """Sorted distinct keys."""
         offsets = times - self._first if self._distinct is None else np.searchsorted(self._distinct, times)
-        keys = slots.astype(np.int64) * self.span + offsets
+        keys = slots.astype(np.int64) << self._bits | offsets
         return keys if (keys[1:] > keys[:-1]).all() else sorted_distinct(keys)
+
+    def slots(self, keys: Int64s) -> Int64s:
+        """The slots in keys."""
+        return keys >> self._bits
+
+    def first_keys(self, keys: Int64s) -> Int64s:
+        """The least key of the slot of each."""
+        return keys & -(1 << self._bits)
 
     def times(self, keys: Int64s) -> Int64s:
         """Time offsets in keys, from the first time."""
-        offsets: Int64s = keys % self.span
+        offsets: Int64s = keys & ((1 << self._bits) - 1)
         return offsets if self._distinct is None else self._distinct[offsets]

@@ -57,20 +57,21 @@ class Totals:
     def of_rows(cls, rows: Sequence[NumberRows], slots: int) -> Totals:
         """Adds the numbers by slot."""
         row_slots = np.concatenate([np.zeros(0, np.int64), *(piece.row_slots for piece, _ in rows)])
-        counts: Int64s = np.bincount(row_slots, minlength=slots)
         exponent = max((numbers.exponent for _, numbers in rows), default=0)
         bound = sum(_bound(numbers, exponent) for _, numbers in rows)
+        # Each number is added together with this unit, whose multiple in a sum is then the count: a sum lies
+        # within half of it.
+        unit_bits = (2 * bound).bit_length()
+        peak = sum(piece.part.record.peak for piece, _ in rows)
+        if bound < _INTEGER_MAX and (peak + 1) << unit_bits <= _DOUBLE_INTEGER_MAX:
+            added = _added(rows, row_slots, slots, exponent, float(1 << unit_bits))
+            counts: Int64s = added + (1 << unit_bits >> 1) >> unit_bits
+            return cls(added - (counts << unit_bits), counts, exponent, bound)
+        counts = np.bincount(row_slots, minlength=slots)
         if bound >= _INTEGER_MAX:
             return cls(_NO_SUMS, counts, exponent, _INTEGER_MAX)
         if bound <= _DOUBLE_INTEGER_MAX:
-            # Doubles add integers of this size exactly, and numpy adds doubles by slot fastest.
-            weights = [
-                numbers.mantissas * float(10 ** (exponent - numbers.exponent))
-                for _, numbers in rows
-                if numbers.mantissas is not None
-            ]
-            added = np.bincount(row_slots, np.concatenate([np.zeros(0), *weights]), slots)
-            return cls(added.astype(np.int64), counts, exponent, bound)
+            return cls(_added(rows, row_slots, slots, exponent, 0.0), counts, exponent, bound)
         sums = np.zeros(slots, np.int64)
         for piece, numbers in rows:
             assert numbers.mantissas is not None
@@ -94,6 +95,18 @@ class Totals:
     def kept(self) -> Totals:
         """The same totals in smaller types."""
         return replace(self, counts=smallest(self.counts))
+
+
+def _added(rows: Sequence[NumberRows], row_slots: Ints, slots: int, exponent: int, unit: float) -> Int64s:
+    """By slot the sums × 10^`exponent`, each number increased by the unit. They are below 2^53: doubles add
+    such integers exactly, and numpy adds doubles by slot fastest.
+    """
+    weights = [
+        numbers.mantissas * float(10 ** (exponent - numbers.exponent)) + unit
+        for _, numbers in rows
+        if numbers.mantissas is not None
+    ]
+    return np.bincount(row_slots, np.concatenate([np.zeros(0), *weights]), slots).astype(np.int64)
 
 
 def _bound(numbers: NumberColumn, exponent: int) -> int:
