@@ -394,10 +394,10 @@ class Properties:
         for start in range(0, len(values), PAUSE_PAGES):
             if start:
                 read.pause()
-            for value in values[start : start + PAUSE_PAGES]:
-                single = page_cache.single(prefix + value)
+            keys = [prefix + value for value in values[start : start + PAUSE_PAGES]]
+            for stored_key, single in zip(keys, page_cache.singles(keys), strict=True):
                 if single is None:
-                    users |= self._found(prefix + value)
+                    users |= self._found(stored_key)
                 else:
                     singles.append(single)
         # Ids in order go into the set faster.
@@ -426,9 +426,7 @@ class Properties:
         if found is None:
             version = dictionaries.version
             with self._page_cache.newest() as txn, read.released():
-                found = TermDictionary(
-                    itertools.chain.from_iterable(_texts_of(txn.key_blocks(plain), len(plain), read))
-                )
+                found = TermDictionary.of_keys(_checked(txn.key_blocks(plain), read), plain)
             dictionaries.put(plain, found, version)
         return found
 
@@ -532,11 +530,11 @@ class Properties:
         return (write for field in fields if (write := profile.get(field)) is not None)
 
 
-def _texts_of(blocks: Iterable[list[bytes]], skipped: int, read: Unshared) -> Iterator[list[bytes]]:
-    """The keys from an offset on. Looks at the deadline from time to time."""
+def _checked(blocks: Iterable[list[bytes]], read: Unshared) -> Iterator[list[bytes]]:
+    """The same keys. Looks at the deadline from time to time."""
     for block in blocks:
         read.check()
-        yield [found[skipped:] for found in block]
+        yield block
 
 
 def column_codec(kind: Kind) -> ColumnCodec:

@@ -7,7 +7,7 @@ second; searching the same strings joined into one takes milliseconds.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from engine.backends.local.storage.matching import LINE_BREAK, matching_lines, passing_values
 from engine.backends.local.storage.turns import Unshared
@@ -19,14 +19,33 @@ class TermDictionary:
     """Strings joined by line breaks; apart from them, strings with a line break and strings added since."""
 
     def __init__(self, texts: Iterable[bytes]) -> None:
-        lines = list(texts)
-        joined = _joined(lines)
+        self._fill([list(texts)], b"")
+
+    @classmethod
+    def of_keys(cls, blocks: Iterable[list[bytes]], prefix: bytes) -> TermDictionary:
+        """The dictionary of the strings that follow a prefix in keys."""
+        found = cls.__new__(cls)
+        found._fill(blocks, prefix)
+        return found
+
+    def _fill(self, blocks: Iterable[list[bytes]], prefix: bytes) -> None:
+        pieces: list[bytes] = []
         self._later: list[bytes] = []
-        if joined.count(LINE_BREAK) > len(lines) + 1:
-            self._later = [text for text in lines if LINE_BREAK in text]
-            lines = [text for text in lines if LINE_BREAK not in text]
-            joined = _joined(lines)
-        self._joined, self._count = joined, len(lines)
+        self._count = 0
+        for keys in blocks:
+            piece = LINE_BREAK.join((b"", *keys))
+            if piece.count(LINE_BREAK) > len(keys):
+                texts = [found[len(prefix) :] for found in keys]
+                self._later += [text for text in texts if LINE_BREAK in text]
+                texts = [text for text in texts if LINE_BREAK not in text]
+                piece = LINE_BREAK.join((b"", *texts))
+                self._count += len(texts)
+            else:
+                # With a line break before it, the prefix is at the beginning of keys alone.
+                piece = piece.replace(LINE_BREAK + prefix, LINE_BREAK)
+                self._count += len(keys)
+            pieces.append(piece)
+        self._joined = b"".join((*pieces, LINE_BREAK))
         self.nbytes = len(self._joined) + sum(map(len, self._later))
         """Approximate memory in bytes."""
         self._scattered_above = len(self._later) + len(self._joined) // 256 + 64
@@ -121,8 +140,3 @@ def _passing(matcher: Matcher, texts: list[bytes], read: Unshared) -> list[bytes
     read.looked_at += len(texts)
     passed = passing_values(matcher, [text.decode() for text in texts], read.check)
     return [text for text, passes in zip(texts, passed.tolist(), strict=True) if passes]
-
-
-def _joined(lines: Sequence[bytes]) -> bytes:
-    """The strings, with a line break before and after each."""
-    return LINE_BREAK.join((b"", *lines, b"")) if lines else LINE_BREAK

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -67,6 +67,23 @@ class ReadTransaction:
         found = self._txn.get(key)
         return None if found is None else bytes(found)
 
+    def get_many(self, keys: Iterable[bytes]) -> list[bytes | None]:
+        """`get` of each key, copied; a third of the time for small values."""
+        get, seed, digest = self._txn.get, xxhash.xxh3_64_intdigest, xxhash.xxh3_64_digest
+        found: list[bytes | None] = []
+        for each in keys:
+            stored = get(each)
+            if stored is None:
+                self._expect_absent(each)
+                found.append(None)
+                continue
+            copied = bytes(stored)
+            value = copied[CHECKSUM_BYTES:]
+            if digest(value, seed(each)) != copied[:CHECKSUM_BYTES]:
+                _verified(each, stored)
+            found.append(value)
+        return found
+
     def contains(self, key: bytes) -> bool:
         """Whether the key has a value, without reading it and without checking whether it should."""
         return self._txn.cursor().set_key(key)
@@ -91,12 +108,15 @@ class ReadTransaction:
 
     def _check_range(self, range_: bytes) -> None:
         """Raises DataLoss unless the range has the announced keys."""
+        self._compare(range_, self._counted(range_))
+
+    def _compare(self, range_: bytes, counts: KeyCounts) -> None:
+        """Raises DataLoss unless these counts of a range's keys are the announced ones."""
         if range_ == RANGES:
             announced = self._root_count()
         else:
             stored = self.get(record_key(range_))
             announced = NO_KEYS if stored is None else KeyCount.unpack(stored)
-        counts = self._counted(range_)
         for _ in counts.differences({range_: announced} if announced.keys else {}):
             raise missing_keys(range_)
         self._checked.add(range_)
@@ -135,13 +155,19 @@ class ReadTransaction:
     def _counted(self, prefix: bytes) -> KeyCounts:
         """Counts the keys with the prefix. Raises DataLoss when they are not in order."""
         counts = KeyCounts()
+        for _ in self._in_order(prefix, counts):
+            pass
+        return counts
+
+    def _in_order(self, prefix: bytes, counts: KeyCounts) -> Iterator[list[bytes]]:
+        """Every key with the prefix in lists, counted. Raises DataLoss when they are not in order."""
         before = b""
         for block in self._blocks(prefix):
             if block[0] <= before or not all(map(operator.lt, block, itertools.islice(block, 1, None))):
                 raise missing_keys(block[0])
             counts.add_ordered(block)
             before = block[-1]
-        return counts
+            yield block
 
     def _blocks(self, prefix: bytes) -> Iterator[list[bytes]]:
         """Every key with the prefix, in order, in lists of up to `KEYS_AT_ONCE`."""
@@ -200,9 +226,22 @@ class ReadTransaction:
             more = cursor.next()
 
     def key_blocks(self, prefix: bytes) -> Iterator[list[bytes]]:
-        """As `keys`, in lists of some hundred keys: a fifth of the time for those who need all of them."""
-        self._check_ranges(prefix)
-        return self._blocks(prefix)
+        """As `keys`, in lists of some hundred keys: a fifth of the time for those who need all of them. The
+        keys of a range that was not checked yet are checked as they come, so DataLoss may be raised at the
+        end.
+        """
+        size = range_bytes_of(prefix)
+        if size is None or size > len(prefix) or prefix[:size] in self._checked:
+            self._check_ranges(prefix)
+            yield from self._blocks(prefix)
+            return
+        range_, counts = prefix[:size], KeyCounts()
+        for block in self._in_order(range_, counts):
+            if block[0].startswith(prefix) and block[-1].startswith(prefix):
+                yield block
+            elif inside := [found for found in block if found.startswith(prefix)]:
+                yield inside
+        self._compare(range_, counts)
 
     def stored(self) -> Iterator[tuple[bytes, memoryview]]:
         """Every pair as it is stored: the value follows its checksum, which is verified. Raises DataLoss at

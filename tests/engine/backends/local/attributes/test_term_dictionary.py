@@ -71,6 +71,15 @@ def test_an_expression_finds_among_joined_strings_those_that_it_matches_alone(
     assert read.looked_at == len(first + later) or not matcher.joined
 
 
+@pytest.mark.parametrize("prefix", [b"", b"key\0", b"k\ny"])
+def test_a_dictionary_of_keys_has_what_follows_their_prefix(prefix: bytes) -> None:
+    texts = ["ann", "", "two\nlines", "key\0", "a\nkey\0b", "ümlaut"]
+    blocks = [[prefix + text.encode() for text in texts[:1]], [prefix + text.encode() for text in texts[1:]]]
+    found = TermDictionary.of_keys(blocks, prefix)
+    assert sorted(found.texts()) == sorted(texts)
+    assert found.count == len(texts)
+
+
 @pytest.mark.parametrize("pattern", [r"\Aa", r"a\z", r"(?-m)^a", r"(?s-m:^a)", r"\Qa\E", r"\C"])
 def test_an_expression_about_all_that_is_searched_tests_each_string(pattern: str) -> None:
     assert matcher_of(Text(op="matches", pattern=pattern)).joined is None
