@@ -199,7 +199,16 @@ class Oracle:
             case WhereAttribute():
                 return passes(where.test, event.attributes.get(where.key), self.now)
 
+    def aggregates(self, criterion: Event, inputs: tuple[str, ...]) -> list[Fraction]:
+        """The distinct numbers that users have for the aggregate of a criterion, ascending."""
+        found = {self._aggregate(user, criterion, inputs) for user in self.users.values()}
+        return sorted(number for number in found if number is not None)
+
     def _event_holds(self, user: History, criterion: Event, inputs: tuple[str, ...]) -> bool:
+        number = self._aggregate(user, criterion, inputs)
+        return number is not None and number_passes(criterion.test or _GREATER_THAN_ZERO, number)
+
+    def _aggregate(self, user: History, criterion: Event, inputs: tuple[str, ...]) -> Fraction | None:
         events = [
             event
             for event in self._within(criterion.window, user)
@@ -207,8 +216,7 @@ class Oracle:
                 event, criterion.name, criterion.type, criterion.where, criterion.inputs or inputs
             )
         ]
-        number = aggregate_of(events, criterion.aggregate, criterion.of, self.world.time_zone)
-        return number is not None and number_passes(criterion.test or _GREATER_THAN_ZERO, number)
+        return aggregate_of(events, criterion.aggregate, criterion.of, self.world.time_zone)
 
     def _sequence_holds(self, user: History, criterion: SequenceCriterion, inputs: tuple[str, ...]) -> bool:
         events = self._within(criterion.window, user)

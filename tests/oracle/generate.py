@@ -4,6 +4,7 @@ of choices.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 
 import msgspec
@@ -218,9 +219,17 @@ class JourneyDrawer:
         """A criterion, and the members it selects (as far as evaluated)."""
         choose, inputs = self.choose, self.oracle.world.inputs_of(journey)
         if self.audiences and choose.chance(35):
-            drawer = CriteriaDrawer(choose, self.palette, inputs, self.audiences)
+            drawer = CriteriaDrawer(
+                choose,
+                self.palette,
+                inputs,
+                self.audiences,
+                lambda event: self.oracle.aggregates(event, inputs),
+            )
             return drawer.criterion(choose.pick(DEPTHS)), population
-        drawer = CriteriaDrawer(choose, self.palette, inputs, [])
+        drawer = CriteriaDrawer(
+            choose, self.palette, inputs, [], lambda event: self.oracle.aggregates(event, inputs)
+        )
         for _ in range(DRAWS_MAX):
             criterion = drawer.criterion(choose.pick(DEPTHS))
             here = population & self.oracle.matching(criterion, journey)
@@ -230,15 +239,23 @@ class JourneyDrawer:
 
 
 class CriteriaDrawer:
-    """Draws criteria for a journey with these inputs; `audiences` are those that may be named."""
+    """Draws criteria for a journey with these inputs; `audiences` are those that may be named. `aggregates`
+    says which numbers users have for the aggregate of a criterion.
+    """
 
     def __init__(
-        self, choose: Chooser, palette: Palette, inputs: tuple[str, ...], audiences: list[str]
+        self,
+        choose: Chooser,
+        palette: Palette,
+        inputs: tuple[str, ...],
+        audiences: list[str],
+        aggregates: Callable[[Event], list[Fraction]] = lambda _: [],
     ) -> None:
         self.choose = choose
         self.palette = palette
         self.inputs = inputs
         self.audiences = audiences
+        self.aggregates = aggregates
 
     def criterion(self, depth: int) -> Criterion:
         """A criterion with at most `depth` levels of nodes above its leaves."""
@@ -297,7 +314,7 @@ class CriteriaDrawer:
         aggregate = choose.pick((*_USUAL_AGGREGATES, *Aggregate))
         needs_of = aggregate not in (Aggregate.COUNT, Aggregate.DISTINCT_DAYS)
         of = self._of() if needs_of else ""
-        return Event(
+        event = Event(
             name=self._event_name(),
             type=self._event_type(),
             where=self._where(2) if choose.chance(35) else None,
@@ -308,6 +325,18 @@ class CriteriaDrawer:
             test=self._number_test(aggregate, of) if choose.chance(75) else None,
             label=label,
         )
+        if aggregate is Aggregate.AVERAGE and choose.chance(75):
+            return self._at_a_limit(event)
+        return event
+
+    def _at_a_limit(self, event: Event) -> Event:
+        """The same with a limit that the aggregate of some user equals, if there is one."""
+        # Of an average such as a third, no double is the exact limit.
+        limits = [float(each) for each in self.aggregates(event) if Fraction(repr(float(each))) == each]
+        if not limits:
+            return event
+        test = Compare(self.choose.pick(COMPARE_OPS), self.choose.pick(limits))
+        return msgspec.structs.replace(event, test=test)
 
     def _of(self) -> str:
         values = self.palette.event_values
