@@ -193,6 +193,9 @@ def fill(directory: Path, scale: synthetic.Scale) -> None:
     for events in synthetic.event_batches(world):
         backend.append_columns(synthetic.ACCOUNT, events)
     backend.checkpoint()
+    # Merges what later checkpoints would: the peers' tables are in their final form too.
+    while backend._has_to_checkpoint:
+        backend.checkpoint()
     backend.close()
 
 
