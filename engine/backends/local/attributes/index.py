@@ -332,7 +332,11 @@ class Properties:
 
     def present(self, field: int, kind: int, group: int) -> BitMap:
         """Users whose field has the kind. Do not modify the result."""
-        return self._found(key(Family.FIELD_PRESENT, self._account, field, kind, group))
+        # Kept when it is empty too, as for most kinds of a field: to know that a key is absent takes longer
+        # than to find one.
+        return self._page_cache.get(
+            key(Family.FIELD_PRESENT, self._account, field, kind, group), BITMAP
+        ).value
 
     def users_with(self, field: int, group: int) -> BitMap:
         """Users that have the field, of any kind."""

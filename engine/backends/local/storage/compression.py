@@ -20,6 +20,8 @@ COMPRESSED_BYTES_MIN = 64
 SAMPLED_ITEMS = 2_048
 """Items above which a sample decides the form of an array. Shorter arrays are compressed in every form."""
 
+FEW_ITEMS_MAX = 2_048
+"""Items up to which their planes are transposed in one call."""
 _WIDE_BYTES = 8
 """Size of items whose planes are written byte by byte; those of smaller ones are shifted into place."""
 
@@ -88,7 +90,11 @@ def decompressed_items(form: int, stored: memoryview, dtype: np.dtype[Any], coun
 
 
 def _of_planes(planes: npt.NDArray[np.uint8], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """The items whose bytes are in these planes. Transposing takes numpy several times as long."""
+    """The items whose bytes are in these planes. Transposing takes numpy several times as long where they are
+    many.
+    """
+    if planes.shape[1] <= FEW_ITEMS_MAX:
+        return np.ascontiguousarray(planes.T).reshape(-1).view(dtype)
     if dtype.itemsize < _WIDE_BYTES:
         items: npt.NDArray[Any] = planes[0].astype(dtype)
         for number, plane in enumerate(planes[1:], 1):

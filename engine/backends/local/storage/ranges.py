@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,8 +18,14 @@ COMPARED_RANGES_MAX = 4
 """Ranges up to which each is compared; above, bisection is used."""
 
 
+ABSENT_SMALL = (1 << 16) - 1
+"""Stands for no value in a column of small integers."""
+
+
 class Ranges:
-    """Sorted, disjoint ranges of one dtype, both ends included. Absent entries lie in none."""
+    """Sorted, disjoint ranges of one dtype, both ends included. Absent entries lie in none. Ranges of doubles
+    are tested on small integers too.
+    """
 
     def __init__(self, lows: npt.NDArray[Any], highs: npt.NDArray[Any]) -> None:
         self._lows = lows
@@ -58,10 +65,33 @@ class Ranges:
 
     def holds(self, column: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """A mask of the entries that lie in one of the ranges."""
+        if column.dtype == np.uint16:
+            return self._hold_small(column)
         if len(self._lows) > COMPARED_RANGES_MAX:
             at = np.searchsorted(self._lows, column, "right") - 1
             return np.asarray((at >= 0) & (column <= self._highs[at]))
         masks = [_between(column, low, high) for low, high in self._spans]
+        return functools.reduce(np.logical_or, masks) if masks else np.zeros(len(column), np.bool_)
+
+    @functools.cached_property
+    def _small_spans(self) -> list[tuple[int, int]]:
+        """The ranges of small integers that lie in the ranges, both ends included."""
+        found = []
+        for low, high in zip(self._lows.tolist(), self._highs.tolist(), strict=True):
+            first = 0 if low <= 0 else math.ceil(min(low, ABSENT_SMALL))
+            last = -1 if high < 0 else math.floor(min(high, ABSENT_SMALL - 1))
+            if first <= last:
+                found.append((first, last))
+        return found
+
+    def _hold_small(self, column: npt.NDArray[np.uint16]) -> npt.NDArray[np.bool_]:
+        if len(self._small_spans) > COMPARED_RANGES_MAX:
+            inside = np.zeros(ABSENT_SMALL + 1, np.bool_)
+            for first, last in self._small_spans:
+                inside[first : last + 1] = True
+            return inside.take(column)
+        # What lies below the first becomes large.
+        masks = [column - np.uint16(first) <= last - first for first, last in self._small_spans]
         return functools.reduce(np.logical_or, masks) if masks else np.zeros(len(column), np.bool_)
 
 

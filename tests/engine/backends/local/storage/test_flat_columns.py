@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ from engine.backends.local.storage.flat_columns import FlatColumns, HeldColumns,
 from engine.backends.local.storage.page_cache import ABSENT_TIME, PAGE_USERS
 from engine.backends.local.storage.ranges import Ranges
 from engine.bounded_cache import BoundedCache
-from engine.criteria.ranges import TimeRange
+from engine.criteria.ranges import Interval, TimeRange
 
 PAGE_COUNT = 20
 """More than are copied between two pauses."""
@@ -101,3 +103,32 @@ def test_values_are_compared_piece_by_piece() -> None:
     ranges = Ranges.of_instants((TimeRange(start=5, end=len(values) - 1),))
     assert match_values(values, ranges, lambda: pauses.append(None)) == BitMap(range(5, len(values) - 1))
     assert len(pauses) == 4
+
+
+NUMBERS = (0.0, -0.0, 1.0, 7.0, 65_534.0, 65_535.0, 65_536.0, -1.0, 0.5, 1e300, -1e300, float("nan"))
+
+
+@given(
+    st.lists(st.lists(st.sampled_from(NUMBERS), min_size=1, max_size=4), min_size=1, max_size=3),
+    st.lists(st.tuples(st.sampled_from(NUMBERS[:-1]), st.booleans()), min_size=1, max_size=12),
+)
+def test_numbers_in_two_bytes_lie_in_the_same_ranges(
+    pages: list[list[float]], bounds: list[tuple[float, bool]]
+) -> None:
+    stored = [np.resize(np.array(page), PAGE_USERS) for page in pages]
+    count = len(stored) * PAGE_USERS
+    flat = FlatColumns(BoundedCache("flat", 1 << 30), "world")
+    ends = sorted({number for number, _ in bounds})
+    included = dict(bounds)
+    intervals = [
+        Interval(low, included[low], high, included[high])
+        for low, high in zip(ends[::2], ends[1::2], strict=False)
+    ] or [Interval(ends[0], included[ends[0]])]
+    ranges = Ranges.of_numbers(intervals)
+    # Asked about page by page: a column in two bytes may have to grow wider.
+    for known in range(1, len(stored) + 1):
+        values = flat.values("score", known * PAGE_USERS, math.nan, lambda page: stored[page], lambda: None)
+        assert ranges.holds(values).tolist() == ranges.holds(np.concatenate(stored[:known])).tolist()
+    assert len(values) == count
+    are_small = all(math.isnan(each) or each in (0.0, 1.0, 7.0, 65_534.0) for page in pages for each in page)
+    assert (values.dtype == np.uint16) == are_small
