@@ -64,12 +64,13 @@ from tests.oracle.palette import Chooser, Palette
 from tests.oracle.world import Alias, Batch, Erase, Expire, Journey, Milestone, Operation, World
 
 COMPARE_OPS: tuple[CompareOp, ...] = ("greater_than", "greater_or_equal", "less_than", "less_or_equal")
+EXCLUDING_OPS: tuple[CompareOp, ...] = ("greater_than", "less_than")
 SEMVER_OPS: tuple[SemverOp, ...] = ("equals", *COMPARE_OPS)
 _USUAL_AGGREGATES = (
     *(Aggregate.COUNT,) * 3,
     # Whose borders few users meet: days of a zone, a mean that equals a limit, a first event unlike the last.
     *(Aggregate.DISTINCT_DAYS,) * 3,
-    *(Aggregate.AVERAGE,) * 2,
+    *(Aggregate.AVERAGE,) * 4,
     *(Aggregate.FIRST, Aggregate.LAST) * 2,
 )
 TEXT_OPS: tuple[TextOp, ...] = ("contains", "starts_with", "ends_with", "glob", "matches")
@@ -325,7 +326,7 @@ class CriteriaDrawer:
             test=self._number_test(aggregate, of) if choose.chance(75) else None,
             label=label,
         )
-        if aggregate is Aggregate.AVERAGE and choose.chance(75):
+        if aggregate is Aggregate.AVERAGE and choose.chance(90):
             return self._at_a_limit(event)
         return event
 
@@ -335,7 +336,7 @@ class CriteriaDrawer:
         limits = [float(each) for each in self.aggregates(event) if Fraction(repr(float(each))) == each]
         if not limits:
             return event
-        test = Compare(self.choose.pick(COMPARE_OPS), self.choose.pick(limits))
+        test = Compare(self.choose.pick((*EXCLUDING_OPS, *COMPARE_OPS)), self.choose.pick(limits))
         return msgspec.structs.replace(event, test=test)
 
     def _of(self) -> str:
