@@ -266,14 +266,14 @@ def unpack_column(data: memoryview) -> Column:
     data = data[_HEADER.size :]
     positions: Positions | None = None
     if has_positions:
-        positions = unpack_integers(data).astype(np.int64)
+        positions = unpack_integers(data).astype(np.int64, copy=False)
         data = data[packed_size(data) :]
     if encoding == _SCALED:
         return NumberColumn(positions, unpack_integers(data), detail, None)
     if encoding == _DOUBLES:
         return NumberColumn(positions, None, 0, unpack_integers(data).astype("<u8").view("<f8"))
     if encoding == _TIMES:
-        return TimeColumn(positions, unpack_integers(data).astype(np.int64))
+        return TimeColumn(positions, unpack_integers(data).astype(np.int64, copy=False))
     codes = unpack_integers(data)
     return DictionaryColumn(positions, codes, Entries(Kind(detail), count, bytes(data[packed_size(data) :])))
 

@@ -150,7 +150,9 @@ class Part:
 
     def users(self) -> Uint32s:
         """The users that have rows, sorted, removed users included."""
-        return self._column((STRUCTURE, _USERS), lambda data: unpack_integers(data).astype(np.uint32))
+        return self._column(
+            (STRUCTURE, _USERS), lambda data: unpack_integers(data).astype(np.uint32, copy=False)
+        )
 
     def counts(self) -> Ints:
         """The number of rows of each user, removed ones included, in the smallest integer type."""
@@ -161,10 +163,14 @@ class Part:
         return self._derived(_OFFSETS, lambda: _offsets_of(self.counts()))
 
     def times(self) -> Int64s:
-        return self._column((STRUCTURE, _TIMES), lambda data: unpack_integers(data).astype(np.int64))
+        return self._column(
+            (STRUCTURE, _TIMES), lambda data: unpack_integers(data).astype(np.int64, copy=False)
+        )
 
     def sequences(self) -> Int64s:
-        return self._column((STRUCTURE, _SEQUENCES), lambda data: unpack_integers(data).astype(np.int64))
+        return self._column(
+            (STRUCTURE, _SEQUENCES), lambda data: unpack_integers(data).astype(np.int64, copy=False)
+        )
 
     def column(self, attribute: int, kind: Kind) -> Column | None:
         """The values of an attribute and kind; None when no row has any."""
