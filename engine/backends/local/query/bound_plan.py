@@ -12,6 +12,7 @@ from engine.backends.local.query.one_user import OneUser
 from engine.backends.local.query.predicates import EmptyPredicate, Predicate
 from engine.backends.local.query.resolving import moved, resolve
 from engine.plan.costs import CostModel
+from engine.plan.families import family_of
 from engine.plan.model import Plan, Step, encode_step, operands_of
 
 
@@ -27,6 +28,7 @@ class BoundPlan:
         self.roots = plan.roots
         self.predicates: list[Predicate | None] = []
         self.encoded: list[bytes] = []
+        self._families: dict[int, bytes] = {}
         self.costs: list[float] = []
         self._model = CostModel()
         uses = Counter(operand for step in plan.steps for operand in operands_of(step))
@@ -41,6 +43,13 @@ class BoundPlan:
     def one_user(self) -> OneUser:
         """The plan as tests of one user, also as of other instants."""
         return OneUser(self.account, self.plan, self.predicates, self.costs, self.shared)
+
+    def family(self, index: int) -> bytes:
+        """The family of a step that has a name in `encoded`; see `StepCache`."""
+        found = self._families.get(index)
+        if found is None:
+            found = self._families[index] = family_of(self.steps[index])
+        return found
 
     def moved_to(self, plan: Plan) -> BoundPlan | None:
         """A plan of the same template as of another instant, bound by resolving what differs. None when it

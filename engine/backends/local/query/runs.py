@@ -91,13 +91,13 @@ class Run:
     def _source(self, index: int, restriction: BitMap | None) -> BitMap:
         predicate = self._plan.predicates[index]
         assert predicate is not None
-        found = self._cached(predicate, self._plan.encoded[index])
+        found = self._cached(predicate, index)
         if found is not None:
             self.cached.add(index)
             return found
         if restriction is not None and self._is_narrow(predicate, restriction):
             return self._among(predicate, restriction)
-        return self._everyone(predicate, self._plan.encoded[index])
+        return self._everyone(predicate, index)
 
     def _is_narrow(self, predicate: Predicate, users: BitMap) -> bool:
         """Whether asking for these users alone takes less than asking for everyone."""
@@ -110,13 +110,13 @@ class Run:
 
     # --- what a run over one group and one over everyone do differently ---
 
-    def _cached(self, predicate: Predicate, encoded: bytes) -> BitMap | None:
+    def _cached(self, predicate: Predicate, index: int) -> BitMap | None:
         raise NotImplementedError
 
     def _among(self, predicate: Predicate, users: BitMap) -> BitMap:
         raise NotImplementedError
 
-    def _everyone(self, predicate: Predicate, encoded: bytes) -> BitMap:
+    def _everyone(self, predicate: Predicate, index: int) -> BitMap:
         """Answers for everyone, and caches the answer."""
         raise NotImplementedError
 
@@ -128,20 +128,24 @@ class GroupRun(Run):
         super().__init__(plan, plan.account.directory.counts[group], base, read)
         self._group = group
 
-    def _cached(self, predicate: Predicate, encoded: bytes) -> BitMap | None:
+    def _cached(self, predicate: Predicate, index: int) -> BitMap | None:
+        encoded = self._plan.encoded[index]
         if not encoded or not predicate.cacheable:
             return None
-        return self._plan.account.cache.find(self._group, encoded, predicate.reads(self._group))
+        reads, family = predicate.reads(self._group), self._plan.family(index)
+        return self._plan.account.cache.find(self._group, encoded, reads, family)
 
     def _among(self, predicate: Predicate, users: BitMap) -> BitMap:
         return predicate.among(self._group, users, self._read)
 
-    def _everyone(self, predicate: Predicate, encoded: bytes) -> BitMap:
+    def _everyone(self, predicate: Predicate, index: int) -> BitMap:
         account, group = self._plan.account, self._group
+        encoded = self._plan.encoded[index]
         began = account.cache.instant()
         users = predicate.everyone(group, self._read)
         if encoded and predicate.cacheable:
-            account.cache.add(group, encoded, users, account.directory.counts[group], began)
+            spread = account.directory.counts[group]
+            account.cache.add(group, encoded, users, spread, began, self._plan.family(index))
         return users
 
 
@@ -154,11 +158,12 @@ class WholeRun(Run):
         super().__init__(plan, sum(plan.account.directory.counts), base, read)
         self._ordinals = ordinals
 
-    def _cached(self, predicate: Predicate, encoded: bytes) -> BitMap | None:
+    def _cached(self, predicate: Predicate, index: int) -> BitMap | None:
+        encoded = self._plan.encoded[index]
         reads = predicate.reads_of_all(self._ordinals.groups)
         if not encoded or not reads:
             return None
-        return self._plan.account.cache.find(self._ordinals.place, encoded, reads)
+        return self._plan.account.cache.find(self._ordinals.place, encoded, reads, self._plan.family(index))
 
     def _is_narrow(self, predicate: Predicate, users: BitMap) -> bool:
         # What is quickly joined is joined, to be kept for the next question.
@@ -167,12 +172,13 @@ class WholeRun(Run):
     def _among(self, predicate: Predicate, users: BitMap) -> BitMap:
         return predicate.among_all(self._ordinals, users, self._read)
 
-    def _everyone(self, predicate: Predicate, encoded: bytes) -> BitMap:
+    def _everyone(self, predicate: Predicate, index: int) -> BitMap:
         cache = self._plan.account.cache
+        encoded, ordinals = self._plan.encoded[index], self._ordinals
         began = cache.instant()
-        users = predicate.everyone_of_all(self._ordinals, self._read)
-        if encoded and predicate.reads_of_all(self._ordinals.groups):
-            cache.add(self._ordinals.place, encoded, users, self._ordinals.size, began)
+        users = predicate.everyone_of_all(ordinals, self._read)
+        if encoded and predicate.reads_of_all(ordinals.groups):
+            cache.add(ordinals.place, encoded, users, ordinals.size, began, self._plan.family(index))
         return users
 
 

@@ -3,13 +3,16 @@
 A user edits one criterion of ten and asks again: the other nine are answered from here. An entry names the
 data it was computed from by *read keys*. Every write touches the keys of the data it changes, which
 invalidates entries computed before.
+
+A step with a window is another step at each instant. Those that differ in nothing else are a *family*, and
+share an entry, in which the latest few have a place.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from typing import TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from pyroaring import BitMap
 
@@ -34,6 +37,27 @@ Instant: TypeAlias = tuple[int, int]
 
 ENTRY_OVERHEAD_BYTES = 400
 
+FAMILY_KEPT_MAX = 4
+"""Members of a family that are kept. A walk through pages asks for the same instant again and again, beside
+questions about the present.
+"""
+
+
+class _Member(NamedTuple):
+    """A step of a family, its set, and the clock of the cache when its computation began."""
+
+    step: bytes
+    computed: int
+    users: BitMap
+    nbytes: int
+
+
+class _Family(NamedTuple):
+    """The members, the one used last first."""
+
+    members: tuple[_Member, ...]
+
+
 _numbers = itertools.count()
 
 
@@ -53,8 +77,10 @@ class StepCache:
         for read_key in keys:
             self._touched[read_key] = clock
 
-    def find(self, group: int, step: bytes, reads: Iterable[ReadKey]) -> BitMap | None:
+    def find(self, group: int, step: bytes, reads: Iterable[ReadKey], family: bytes = b"") -> BitMap | None:
         """The set, if its data has not changed. Do not modify the result."""
+        if family:
+            return self._find_member(group, family, step, reads)
         return self.find_part(group, step, reads, BitMap)
 
     def find_part(self, group: int, name: bytes, reads: Iterable[ReadKey], type_: type[T]) -> T | None:
@@ -71,6 +97,20 @@ class StepCache:
         assert isinstance(kept, type_)
         return kept
 
+    def _find_member(self, group: int, family: bytes, step: bytes, reads: Iterable[ReadKey]) -> BitMap | None:
+        key = self._number, group, family
+        kept = self._sets.get(key)
+        if kept is None:
+            return None
+        found = kept[1]
+        assert isinstance(found, _Family)
+        member = next((each for each in found.members if each.step == step), None)
+        if member is None or any(self._touched.get(each, 0) > member.computed for each in reads):
+            return None
+        if member is not found.members[0]:
+            self._put_family(key, member, found)
+        return member.users
+
     def find_old(self, group: int, name: bytes, type_: type[T]) -> T | None:
         """What was kept under a name, also when its data has changed since."""
         found = self._sets.peek((self._number, group, name))
@@ -83,9 +123,32 @@ class StepCache:
         """The current instant: what is computed from now on does not see later changes for certain."""
         return self._number, self._clock
 
-    def add(self, group: int, step: bytes, users: BitMap, spread: int, began: Instant) -> None:
+    def add(
+        self, group: int, step: bytes, users: BitMap, spread: int, began: Instant, family: bytes = b""
+    ) -> None:
         """Adds a set whose computation began at that instant. `spread`: number of ids in its group."""
-        self.add_part(group, step, users, min(2 * len(users), spread // 8), began)
+        nbytes = min(2 * len(users), spread // 8)
+        if family:
+            self._add_member(group, family, step, users, nbytes, began)
+        else:
+            self.add_part(group, step, users, nbytes, began)
+
+    def _add_member(
+        self, group: int, family: bytes, step: bytes, users: BitMap, nbytes: int, began: Instant
+    ) -> None:
+        number, clock = began
+        if number == self._number:
+            key = number, group, family
+            kept = self._sets.peek(key)
+            found = _Family(()) if kept is None else kept[1]
+            assert isinstance(found, _Family)
+            self._put_family(key, _Member(step, clock, users, nbytes + len(step)), found)
+
+    def _put_family(self, key: tuple[int, int, bytes], first: _Member, found: _Family) -> None:
+        others = (each for each in found.members if each.step != first.step)
+        members = (first, *itertools.islice(others, FAMILY_KEPT_MAX - 1))
+        size = sum(each.nbytes for each in members) + len(key[2]) + ENTRY_OVERHEAD_BYTES
+        self._sets.put(key, (self._clock, _Family(members)), size)
 
     def add_part(self, group: int, name: bytes, part: object, nbytes: int, began: Instant) -> None:
         """Keeps what sets are made of, of that size in bytes, whose computation began at that instant."""

@@ -18,7 +18,7 @@ from engine.backends.local.storage.fair_lock import IN_A_ROW_MAX, FairLock
 from engine.backends.local.storage.keys import Family, key
 from engine.backends.local.storage.page_cache import ABSENT_TIME
 from engine.backends.local.storage.ranges import Ranges
-from engine.backends.local.storage.step_cache import StepCache
+from engine.backends.local.storage.step_cache import CachedSets, StepCache
 from engine.backends.local.storage.write_ahead_log import AliasEntry, WriteAheadLog, encode_entry
 from engine.bounded_cache import BoundedCache
 from engine.criteria.ranges import hold_instant, hold_number
@@ -176,6 +176,25 @@ def test_the_least_recently_used_answers_are_evicted_first() -> None:
     for number in range(50):
         cache.add(0, b"%d" % number, BitMap([number]), 100, cache.instant())
     assert cache.find(0, b"1", []) is None
+
+
+def test_members_of_a_family_take_the_place_of_older_ones() -> None:
+    sets: CachedSets = BoundedCache("steps", 1 << 20)
+    cache = StepCache(sets)
+    reads = [("events", 1, 2, 0)]
+    for instant in range(1_000):
+        cache.add(0, b"%03d" % instant, BitMap([instant]), 100, cache.instant(), b"family")
+        assert cache.find(0, b"000", reads, b"family") == BitMap([0])
+    assert len(sets) == 1
+    assert sets.nbytes < 1_000
+    kept = [n for n in range(1_000) if cache.find(0, b"%03d" % n, reads, b"family") is not None]
+    assert kept == [0, 997, 998, 999]
+    assert cache.find(1, b"999", reads, b"family") is None
+    cache.touch(reads)
+    assert cache.find(0, b"999", reads, b"family") is None
+    cache.add(0, b"new", BitMap([7]), 100, cache.instant(), b"family")
+    assert cache.find(0, b"new", reads, b"family") == BitMap([7])
+    assert cache.find(0, b"999", reads, b"family") is None
 
 
 # --- the log ------------------------------------------------------------------------------------------------
