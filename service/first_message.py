@@ -2,7 +2,9 @@
 
 gRPC gives a call a thread as soon as its headers have come, and lets the thread wait for the message. Callers
 that send no message could hold all threads that way, and every call costs one more change of threads. Here a
-call gets a thread once its message is there, and is refused when the message does not come in time.
+call gets a thread once its message is there, and is refused when the message does not come in time. A call
+that needs no API key is refused before, when its pool is full of calls and another one comes: nobody's share
+limits how many calls without a message there are.
 
 This uses internal parts of grpcio. A release that calls them otherwise waits in the threads as before:
 `tests/service/test_first_message.py` fails then.
@@ -75,17 +77,25 @@ class Call(NamedTuple):
 class Receives(Protocol):
     """What receives the messages of the calls of a pool."""
 
-    def receive(self, call: Call, run: Callable[[tuple[Any, ...]], None]) -> None:
+    def receive(self, call: Call, run: Callable[[tuple[Any, ...]], None], pool: str) -> None:
         """Runs the call's task, once, when there is no more to wait for."""
+        ...
+
+    def refuse_longest(self, pool: str) -> bool:
+        """Ends the call that the pool has waited for longest. False: it waits for none."""
         ...
 
 
 class NoMessages:
     """Receives none: a refusal is sent at once, and holds nothing while its caller is silent."""
 
-    def receive(self, call: Call, run: Callable[[tuple[Any, ...]], None]) -> None:
+    def receive(self, call: Call, run: Callable[[tuple[Any, ...]], None], pool: str) -> None:
         """Runs the call's task."""
         run(call.without_message())
+
+    def refuse_longest(self, pool: str) -> bool:
+        """No: it waits for none."""
+        return False
 
 
 class FirstMessages(Repeating):
@@ -96,10 +106,10 @@ class FirstMessages(Repeating):
     def __init__(self, limit_s: float) -> None:
         super().__init__("first-messages")
         self._limit_s = limit_s
-        self._awaited: dict[int, tuple[float, Call]] = {}
-        """By identity, in order of time."""
+        self._awaited: dict[int, tuple[float, Call, str]] = {}
+        """Until when, and for which pool, by identity, in order of time."""
 
-    def receive(self, call: Call, run: Callable[[tuple[Any, ...]], None]) -> None:
+    def receive(self, call: Call, run: Callable[[tuple[Any, ...]], None], pool: str) -> None:
         """Receives the message, then runs the call's task. Also runs it when the caller ends the call."""
         received = internals._receive_message(call.state, call.rpc_event.call, call.parse)
 
@@ -110,7 +120,7 @@ class FirstMessages(Repeating):
             return finished
 
         with call.state.condition:
-            self._awaited[id(call)] = time.monotonic() + self._limit_s, call
+            self._awaited[id(call)] = time.monotonic() + self._limit_s, call, pool
             call.rpc_event.call.start_server_batch(
                 (cygrpc.ReceiveMessageOperation(internals._EMPTY_FLAGS),), message_came
             )
@@ -118,19 +128,28 @@ class FirstMessages(Repeating):
 
     def refuse_all(self, retry_in_s: float) -> None:
         """Refuses the calls whose message has not come, as the service stops."""
-        for _, call in list(self._awaited.values()):
+        for _, call, _ in list(self._awaited.values()):
             call.refuse(StoreUnavailable("the service is stopping; try again"), retry_in_s=retry_in_s)
+
+    def refuse_longest(self, pool: str) -> bool:
+        """Ends the call whose message the pool has waited for longest. False: it waits for none."""
+        for key, (_, call, name) in list(self._awaited.items()):
+            if name == pool and self._awaited.pop(key, None) is not None:
+                call.refuse(self._idle("while others called"))
+                return True
+        return False
 
     def _turn(self) -> float:
         now = time.monotonic()
-        for due, call in list(self._awaited.values()):
+        for due, call, _ in list(self._awaited.values()):
             if due > now:
                 break
-            call.refuse(
-                Aborted(
-                    f"no request came for {self._limit_s:g} seconds; call again when there is one",
-                    reason="STREAM_IDLE",
-                    metadata={"limit_s": f"{self._limit_s:g}"},
-                )
-            )
+            call.refuse(self._idle(f"for {self._limit_s:g} seconds"))
         return SWEEP_INTERVAL_S
+
+    def _idle(self, while_: str) -> Aborted:
+        return Aborted(
+            f"no request came {while_}; call again when there is one",
+            reason="STREAM_IDLE",
+            metadata={"limit_s": f"{self._limit_s:g}"},
+        )

@@ -66,10 +66,15 @@ class Workers(ThreadPoolExecutor):
         return self.slots.most
 
     def refuse_if_full(self, holder: Holder | None) -> None:
-        """Raises LimitExceeded when the limit of calls is reached, or the holder has its share of them."""
+        """Raises LimitExceeded when the limit of calls is reached, or the holder has its share of them. A
+        caller without a key takes the place of the call that has been without a message for longest.
+        """
         try:
             self.slots.check(holder)
         except LimitExceeded:
+            first = self._first_messages
+            if holder is None and first is not None and first.refuse_longest(self.name):
+                return
             self.refused.add()
             raise
 
@@ -83,7 +88,7 @@ class Workers(ThreadPoolExecutor):
         if call is None or self._first_messages is None:
             self._run(holder, fn, args, kwargs)
         else:
-            self._first_messages.receive(call, lambda task: self._run(holder, fn, task, kwargs))
+            self._first_messages.receive(call, lambda task: self._run(holder, fn, task, kwargs), self.name)
         return _SUBMITTED
 
     def _run(

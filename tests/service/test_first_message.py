@@ -9,12 +9,14 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from milepost.v1.account_service_pb2 import ListAccountsRequest
 from service.methods import Kind, kind_of
 from tests.harness import EVENTUALLY_S, Refusal, Serving, eventually, read_refusal, serving
 from tests.service.test_refusals import METHODS
 
+SERVING = health_pb2.HealthCheckResponse.SERVING
 SILENT = 40
 """More than the threads of any kind."""
 IDLE_S = 1.5
@@ -62,6 +64,27 @@ def test_silent_calls_hold_no_thread_and_are_refused(tmp_path: Path) -> None:
         assert (end.code, end.reason) == (grpc.StatusCode.ABORTED, "STREAM_IDLE")
         eventually(lambda: service.application.in_flight == 0)
         assert service.accounts.ListAccounts(ListAccountsRequest()).accounts
+        silent.let_go()
+
+
+@pytest.mark.parametrize(
+    "method", ["/grpc.health.v1.Health/Check", "/milepost.v1.AccountService/ListAccounts"]
+)
+def test_silent_calls_without_a_key_give_way_to_others(tmp_path: Path, method: str) -> None:
+    """As many as their pool holds, and more: each further one ends the one that is silent for longest."""
+    with serving(tmp_path / "store", in_flight_max=SILENT, access_log="none") as service:
+        service.create_inputs()
+        health = health_pb2_grpc.HealthStub(service.channel)
+        pool = service.application._server._pools[kind_of(method)]
+        silent = Silent(service, method, pool.in_flight_max + SILENT)
+        early, late = silent.calls[:SILENT], silent.calls[SILENT:]
+        for end in map(end_of, early):
+            assert (end.code, end.reason) == (grpc.StatusCode.ABORTED, "STREAM_IDLE")
+        for _ in range(SILENT // 2):
+            assert health.Check(health_pb2.HealthCheckRequest()).status == SERVING
+            assert service.accounts.ListAccounts(ListAccountsRequest()).accounts
+        assert not all(call.done() for call in late)
+        assert pool.refused.value == 0
         silent.let_go()
 
 
