@@ -18,10 +18,11 @@ from engine.backends.local.events.model import ResolvedEventMatch as ResolvedEve
 from engine.backends.local.events.model import ResolvedSelection as ResolvedSelection
 from engine.backends.local.events.model import ResolvedSequence as ResolvedSequence
 from engine.backends.local.events.model import RowCondition as RowCondition
+from engine.backends.local.events.one_user import sum_of_one_passes as sum_of_one_passes
+from engine.backends.local.events.part import TakesLong as TakesLong
 from engine.backends.local.events.part import TimeSpan as TimeSpan
 from engine.backends.local.events.shared_rows import SharedRows as SharedRows
 from engine.backends.local.events.shared_rows import shared_time as shared_time
 from engine.backends.local.events.tables import BRIEF_USERS_MAX as BRIEF_USERS_MAX
 from engine.backends.local.events.tables import EventStatistics as EventStatistics
 from engine.backends.local.events.tables import EventTables as EventTables
-from engine.backends.local.events.tables import TakesLong as TakesLong

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from engine.backends.local.events.cache import Keeping, Loader, Sized
 from engine.backends.local.events.columns import (
@@ -50,6 +49,10 @@ _OFFSETS = "offsets"
 """Tag of what is derived from the counts."""
 
 S = TypeVar("S", bound=Sized)
+
+
+class TakesLong(Exception):
+    """A question takes longer than the lock should be held for."""
 
 
 class TimeSpan(NamedTuple):
@@ -261,43 +264,48 @@ class Part:
         offsets = self.offsets()
         return np.arange(offsets[at], offsets[at + 1])
 
-    def rows_between(self, user: int, start: Micros | None, end: Micros | None) -> int | None:
-        """How many live rows of a user lie in [start, end); None when that is not in memory."""
+    def rows_between(self, user: int, start: Micros | None, end: Micros | None) -> range:
+        """The live rows of a user in [start, end). Raises TakesLong when they have to be read."""
         if user > self.record.user_max or user in self.removed:
-            return 0
-        users = self._in_memory((STRUCTURE, _USERS))
-        if users is None:
-            return None
+            return range(0)
+        users: Uint32s = self._in_memory((STRUCTURE, _USERS))
         at = int(users.searchsorted(np.uint32(user)))
         if at == len(users) or users[at] != user:
-            return 0
+            return range(0)
         offsets = self._offsets_in_memory()
-        if offsets is None:
-            return None
         first, last = int(offsets[at]), int(offsets[at + 1])
         if self.floor is None and self.within(start, end):
-            return last - first
-        times = self._in_memory((STRUCTURE, _TIMES))
-        if times is None:
-            return None
+            return range(first, last)
         # The rows of a user are in order of time.
-        times = times[first:last]
+        times: Int64s = self._in_memory((STRUCTURE, _TIMES))[first:last]
         start = self.floor if start is None else start if self.floor is None else max(start, self.floor)
         before = 0 if start is None else int(times.searchsorted(start))
-        return (len(times) if end is None else int(times.searchsorted(end))) - before
+        until = len(times) if end is None else int(times.searchsorted(end))
+        return range(first + before, first + until)
 
-    def _offsets_in_memory(self) -> Int64s | None:
-        """The offsets, unless the counts have to be read."""
-        found = self._in_memory(_OFFSETS)
-        if found is not None:
-            return found
-        counts = self._in_memory((STRUCTURE, _COUNTS))
-        return None if counts is None else self._derived(_OFFSETS, lambda: _offsets_of(counts))
+    def _offsets_in_memory(self) -> Int64s:
+        """The offsets. Raises TakesLong when the counts have to be read."""
+        found = self._found(_OFFSETS)
+        if found is None:
+            counts = self._in_memory((STRUCTURE, _COUNTS))
+            found = self._derived(_OFFSETS, lambda: _offsets_of(counts))
+        return cast(Int64s, found)
 
-    def _in_memory(self, tag: Hashable) -> npt.NDArray[Any] | None:
-        """A column, or what is derived from some, unless it has to be read."""
-        found = self._loader.cache.get((self._holder, tag)) if self._held is None else self._held.get(tag)
-        return cast("npt.NDArray[Any] | None", found)
+    def column_in_memory(self, attribute: int, kind: Kind) -> Column | None:
+        """As `column`. Raises TakesLong when it has to be read."""
+        if not self._has_column((attribute, kind)):
+            return None
+        found: Column = self._in_memory((attribute, kind))
+        return found
+
+    def _in_memory(self, tag: Hashable) -> Any:
+        found = self._found(tag)
+        if found is None:
+            raise TakesLong
+        return found
+
+    def _found(self, tag: Hashable) -> Any:
+        return self._loader.cache.get((self._holder, tag)) if self._held is None else self._held.get(tag)
 
     def _not_expired(self, row_positions: Positions, rows: Positions) -> tuple[Positions, Positions]:
         if self.floor is None:

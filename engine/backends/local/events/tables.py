@@ -29,7 +29,8 @@ from engine.backends.local.events.model import (
     ResolvedSelection,
     ResolvedSequence,
 )
-from engine.backends.local.events.part import Part, TimeSpan
+from engine.backends.local.events.one_user import RowsOfOne
+from engine.backends.local.events.part import Part, TakesLong, TimeSpan
 from engine.backends.local.events.select import Universe
 from engine.backends.local.events.sequence import sequence_passing
 from engine.backends.local.events.shared_rows import SharedRows
@@ -69,10 +70,6 @@ ReadTable = tuple[int, int, int]
 
 SLICE_MICROS = 7 * MICROS_PER_DAY
 """Time read beyond the window, about: rows lie in slices of days and weeks. In microseconds."""
-
-
-class TakesLong(Exception):
-    """A question takes longer than the lock should be held for."""
 
 
 class _Group:
@@ -299,23 +296,24 @@ class EventTables:
             read.looked_at += universe.looked_at
             return universe.bitmap(passed)
 
-    def rows_of_user(self, group: int, selection: ResolvedSelection, time: TimeRange, user: int) -> int:
-        """How many rows of the inputs, name and type a user of the group has in a range of time. Raises
+    def rows_of_user(
+        self, group: int, selection: ResolvedSelection, time: TimeRange, user: int
+    ) -> list[RowsOfOne]:
+        """The rows of the inputs, name and type that a user of the group has in a range of time. Raises
         TakesLong when they are not in memory.
         """
         # What a checkpoint has stored is found out when it is read.
         if self._staged:
             raise TakesLong
         self._place_arrived()
-        found = 0
+        found: list[RowsOfOne] = []
         for table in self._groups[group].selected(selection):
             if not table.is_known:
                 raise TakesLong
             for part in table.parts(time.start, time.end):
                 rows = part.rows_between(user, time.start, time.end)
-                if rows is None:
-                    raise TakesLong
-                found += rows
+                if rows:
+                    found.append((part, rows))
         return found
 
     def rows_of_some(

@@ -25,6 +25,7 @@ from engine.backends.local.events import (
     SharedRows,
     row_counts_of,
     shared_time,
+    sum_of_one_passes,
 )
 from engine.backends.local.query.shared_answers import SharedAnswers
 from engine.backends.local.storage.arrays import Bools
@@ -416,10 +417,15 @@ class AggregatePredicate(_EventsPredicate):
 
     def has_within(self, time: TimeRange, group: int, user: int, read: Unshared) -> bool:
         """As `has`, over another range of time."""
-        if not self._rows_name:
+        step = self._step
+        is_sum = step.aggregate is Aggregate.SUM and step.selection.where is None
+        if not self._rows_name and not is_sum:
             return super(AggregatePredicate, self.at(time)).has(group, user, read)
-        rows = self._tables.rows_of_user(group, self._step.selection, time, user)
-        return any(least <= rows and (most is None or rows <= most) for least, most in self._row_counts)
+        rows = self._tables.rows_of_user(group, step.selection, time, user)
+        if is_sum:
+            return sum_of_one_passes(rows, step.of, step.intervals)
+        count = sum([len(some) for _, some in rows])
+        return any(least <= count and (most is None or count <= most) for least, most in self._row_counts)
 
     def at(self, time: TimeRange) -> AggregatePredicate:
         """The same predicate over another range of time."""
