@@ -171,11 +171,12 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
     def CheckMembership(
         self, request: pb.CheckMembershipRequest, context: grpc.ServicerContext
     ) -> pb.CheckMembershipResponse:
+        at_least = request.at_least
         check = self._members.check(
             request.audience,
             request.user_id,
-            as_of=optional_instant(request, "as_of"),
-            at_least=self._runtime.at_least(request.at_least),
+            as_of=optional_instant(request, "as_of") if request.HasField("as_of") else None,
+            at_least=self._runtime.at_least(at_least) if at_least else 0,
             deadline=partial(self._runtime.deadline, context),
         )
         return self._check_messages.of(check)

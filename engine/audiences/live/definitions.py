@@ -29,11 +29,8 @@ class Definitions:
         self._repository = repository
         self._forest = forest
         self._activation = activation
-        self._generation = repository.generation_of(*DEFINING)
-
-    def generation(self) -> int:
-        """A number that changes with any record that a definition depends on."""
-        return self._generation.value
+        self.generation = repository.generation_of(*DEFINING)
+        """Changes with any record that a definition depends on."""
 
     def needed(self, journey: str) -> list[Milestone]:
         """The journey's milestones whose audience, or that of a descendant, has a live connection."""
@@ -43,7 +40,7 @@ class Definitions:
     def current(self, journey: str, state: JourneyState) -> Definition | None:
         """The calculated milestones as currently defined; None when there are none."""
         with self._repository.reading():
-            generation = self.generation()
+            generation = self.generation.value
             records = self.needed(journey)
             names = tuple(record.name for record in records)
             known = state.definition

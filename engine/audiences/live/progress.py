@@ -82,7 +82,7 @@ class Progress:
         if state is None or state.definition is None:
             return None
         published = self._backend.published(account)
-        as_of = self._usable_at(audience, state, published, self._definitions.generation(), now)
+        as_of = self._usable_at(audience, state, published, self._definitions.generation.value, now)
         return None if as_of is None else UsableOne(published, as_of)
 
     def usable(self, account: str, audiences: Sequence[str], now: Micros) -> Usable:
@@ -91,7 +91,7 @@ class Progress:
         journeys others may hold for another one, and none of them is usable. Takes no lock.
         """
         published = self._backend.published(account)
-        generation = self._definitions.generation()
+        generation = self._definitions.generation.value
         as_of: dict[str, Micros] = {}
         instants = set()
         for audience in audiences:

@@ -86,7 +86,7 @@ class JourneyRefresher:
 
     def due(self, journey: str, state: JourneyState, definition: Definition, now: Micros) -> Due | None:
         """What a round to the instant `now` has to do for a journey; None: nothing yet."""
-        if definition.generation != self._definitions.generation():
+        if definition.generation != self._definitions.generation.value:
             # The records have changed meanwhile; the next round handles that.
             return None
         if state.digests != definition.digests:
