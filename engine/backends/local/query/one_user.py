@@ -15,7 +15,7 @@ from engine.backends.local.query.resolving import resolve
 from engine.backends.local.storage.turns import Unshared
 from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT, UserRef
 from engine.criteria.ranges import TimeRange
-from engine.plan.model import Difference, EventMatch, Intersection, Plan, Step, Union
+from engine.plan.model import Difference, EventMatch, Intersection, Plan, Source, Step, Union
 
 
 class Question:
@@ -70,13 +70,13 @@ class OneUser:
             case Difference():
                 return _but(self._tests[step.minuend], self._tests[step.subtrahend])
             case _:
-                assert predicate is not None
                 return self._source(index, step, predicate)
 
     def _ordered(self, operands: Sequence[int]) -> list[Test]:
         return [self._tests[index] for index in sorted(operands, key=self._costs.__getitem__)]
 
-    def _source(self, index: int, before: Step, predicate: Predicate) -> Test:
+    def _source(self, index: int, before: Source, predicate: Predicate | None) -> Test:
+        assert predicate is not None
         account = self._account
 
         def has(question: Question) -> bool:
