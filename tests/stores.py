@@ -6,13 +6,13 @@ import shutil
 from pathlib import Path
 
 from engine.backends.base import Store
-from engine.backends.local.backend import LocalBackend
 from engine.backends.local.offline import adopt
+from engine.backends.local.roles.checkpoints import Checkpoints
 
 
 def settle(store: Store) -> None:
     """Flushes a store's memory to disk: a checkpoint, if the backend has one."""
-    if isinstance(store, LocalBackend):
+    if isinstance(store, Checkpoints):
         store.checkpoint()
 
 

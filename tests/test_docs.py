@@ -16,7 +16,7 @@ from engine import DEFAULT_LIMITS
 from engine.audiences.checks import BATCH_PAIRS_MAX
 from engine.audiences.sizes import COMPARED_MAX
 from engine.backends.local.storage.dedupe import REQUEST_HORIZON_HOURS
-from engine.backends.local.write.state import IMPORT_CHUNK_USERS
+from engine.backends.local.write.local_state import IMPORT_CHUNK_USERS
 from engine.checks.rows import EVENT_AHEAD_MAX
 from engine.limits import (
     ACCOUNTS_MAX,

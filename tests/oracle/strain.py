@@ -41,7 +41,7 @@ LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
         "WAITING_BATCHES_MAX": (1, 2),
         "VECTOR_USERS_MIN": (0,),
     },
-    "engine.backends.local.write.state": {"IMPORT_CHUNK_USERS": (1, 3)},
+    "engine.backends.local.write.local_state": {"IMPORT_CHUNK_USERS": (1, 3)},
     "engine.backends.local.storage.sorted_runs": {"RUNS_PER_TIER_MAX": (1, 2), "BLOCK_BYTES": (16, 32)},
     "engine.backends.local.users.id_index": {
         "HASH_TABLE_USERS_MAX": (2, 6),

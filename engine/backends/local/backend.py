@@ -2,51 +2,43 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.backends.base import Capabilities, Role
+from engine.backends.base import Capabilities, Profile, Role
+from engine.backends.local.account.account import Account
 from engine.backends.local.roles.catalog import CatalogPages
-from engine.backends.local.roles.measuring import Measuring
-from engine.backends.local.roles.memberships import StoredMemberships
-from engine.backends.local.roles.plans import Plans
+from engine.backends.local.roles.embedded_memberships import EmbeddedMemberships
+from engine.backends.local.roles.lifetime import Lifetime
+from engine.backends.local.roles.maintenance import Maintenance
 from engine.backends.local.roles.users import Users
 from engine.backends.local.roles.writing import Writing
-from engine.backends.local.serving.writer import LocalServing
 from engine.backends.local.settings import LocalSettings
-from engine.backends.local.storage.documents import LocalDocuments
-from engine.backends.local.storage.process_memory import keep_small
+from engine.backends.local.storage.keys import CLUSTER, Family, key
 from engine.backends.local.storage.store import Store
-from engine.backends.local.verify.long_reads import END_SECONDS_MAX
+from engine.backends.local.write.local_state import LocalState
 from engine.clock import Stamp, wall_stamp
-from engine.errors import MilepostError
+from engine.errors import FailedPrecondition
+from engine.values import Micros
 
-_log = logging.getLogger(__name__)
 
-
-class LocalBackend(Plans, Writing, Users, CatalogPages, StoredMemberships, Measuring):
+class LocalBackend(
+    EmbeddedMemberships,
+    Writing[Account],
+    Users[Account],
+    CatalogPages,
+    Maintenance,
+    Lifetime[Account],
+):
     """The embedded backend. One process owns a directory; all methods are safe from several threads."""
 
     def __init__(self, store: Store, settings: LocalSettings, clock: Callable[[], Stamp]) -> None:
         """Use `open`."""
         super().__init__(store, settings, clock)
-        self._documents = LocalDocuments(store.index)
-        if not store.partitions.drawn_groups:
-            _log.info(
-                "the store was made by an earlier version: its groups of users stay runs of neighbouring"
-                " partitions, only the order in which they are sampled is drawn"
-            )
-        files = (store.index.file, store.log.file)
-        self._background = (
-            threading.Thread(target=self._checkpoint_now_and_then, name="milepost-checkpoint", daemon=True),
-            threading.Thread(
-                target=keep_small, args=(files, self._closing), name="milepost-memory", daemon=True
-            ),
-        )
-        for thread in self._background:
-            thread.start()
+        self._start()
+
+    def _open_state(self) -> LocalState:
+        return LocalState(self._store, self._settings, self._check)
 
     @classmethod
     def open(
@@ -60,10 +52,18 @@ class LocalBackend(Plans, Writing, Users, CatalogPages, StoredMemberships, Measu
 
         `clock` stamps arrivals. The horizons of event ids and request ids follow it.
 
-        Raises StoreUnavailable when another process owns the store, DataLoss when it is damaged.
+        Raises StoreUnavailable when another process owns the store, DataLoss when it is damaged, and
+        FailedPrecondition when it is that of a gateway, whose rows are in a cluster.
         """
         settings = settings or LocalSettings()
         store = Store.open(directory, groups=settings.groups, map_bytes=settings.map_bytes)
+        with store.index.reading() as txn:
+            is_of_gateway = next(txn.keys(key(Family.META, CLUSTER)), None) is not None
+        if is_of_gateway:
+            store.close()
+            raise FailedPrecondition(
+                f"the rows of the store in {directory} are in a cluster: open it by its URL, clickhouse://…"
+            )
         return cls._over(store, settings, clock)
 
     @classmethod
@@ -85,52 +85,29 @@ class LocalBackend(Plans, Writing, Users, CatalogPages, StoredMemberships, Measu
             store.close()
             raise
 
-    @property
-    def documents(self) -> LocalDocuments:
-        """The resource records."""
-        return self._documents
-
-    @property
-    def groups(self) -> int:
-        """Number of partition groups, fixed when the store was created."""
-        return self._store.groups
-
     def capabilities(self) -> Capabilities:
         """All roles."""
         return Capabilities(name="local", roles=frozenset(Role))
 
-    def serve(self) -> LocalServing:
-        """Begins to serve memberships to readers in other processes. Close it before the store."""
-        return LocalServing(self._state, self._locked)
+    def profile(self, account: str, user_id: str) -> Profile | None:
+        """The profile of a user, or of the user an alias names: everything except its events."""
+        with self._locked():
+            found = self._state.find_account(account)
+            return None if found is None else found.profile(user_id)
 
-    def wait_until_checked(self) -> None:
-        """Waits for the check of the files' pages, which goes on while a large store is in use."""
-        self._store.wait_until_checked()
-
-    def close(self) -> None:
-        """Checkpoints, releases the store, and wakes all waiters. Closing twice is allowed."""
-        self._closing.set()
-        self._state.memberships.close()
-        for thread in self._background:
-            thread.join()
-        with self._checkpoint_lock:
-            if self._closed:
-                return
-            try:
-                self._writer.close()
-                self._checkpoint()
-            except MilepostError as error:
-                # The log holds what is not checkpointed. The next opening replays it.
-                _log.warning("the store closes without a checkpoint: %s", error.message)
-            finally:
-                self._shut()
+    def _has_events_before(self, account: str, before: Micros) -> bool:
+        for group in range(self._store.groups):
+            # Group by group, so that other questions run in between.
+            with self._locked():
+                found = self._state.find_account(account)
+                if found is not None and found.tables.has_before(group, before):
+                    return True
+        return False
 
     def _shut(self) -> None:
-        with self._counting_alone(), self._state.locked():
-            self._closed = True
-        self._documents.close()
-        is_done = self._state.computing.close(END_SECONDS_MAX)
-        if self._upkeep.close() and is_done:
-            self._store.close()
-        else:
-            _log.warning("close timed out: a backup, verification or answer still holds a read transaction")
+        # What counts values ends first.
+        with self._counting_alone():
+            super()._shut()
+
+    def _end_reads(self) -> bool:
+        return self._upkeep.close()

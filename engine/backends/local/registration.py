@@ -8,18 +8,15 @@ from typing import Any
 
 import msgspec
 
-from engine.backends.base import Store
 from engine.backends.local import offline
 from engine.backends.local.backend import LocalBackend
-from engine.backends.local.serving.reader import LocalServingReader
-from engine.backends.local.serving.writer import LocalServing
+from engine.backends.local.serving.tools import LocalServingTools
 from engine.backends.local.settings import LocalSettings
 from engine.backends.local.storage.in_memory import LOCATION
 from engine.backends.local.storage.process_memory import limit_arenas
 from engine.backends.registry import Registration
 from engine.clock import Stamp
 from engine.errors import FailedPrecondition
-from engine.values import Micros
 
 
 def open_local(location: str, settings: Mapping[str, Any], clock: Callable[[], Stamp]) -> LocalBackend:
@@ -40,19 +37,6 @@ def open_local(location: str, settings: Mapping[str, Any], clock: Callable[[], S
             reason="GROUPS_DIFFER",
         )
     return opened
-
-
-class LocalServingTools:
-    """How memberships are served to readers in other processes."""
-
-    def writer(self, store: Store) -> LocalServing:
-        """Begins to serve the memberships of an open store."""
-        assert isinstance(store, LocalBackend), "the registry opened this store"
-        return store.serve()
-
-    def reader(self, descriptor: int, stored_age_micros_max: Micros) -> LocalServingReader:
-        """Reads what a writer serves."""
-        return LocalServingReader(descriptor, stored_age_micros_max)
 
 
 LOCAL = Registration(

@@ -161,7 +161,7 @@ def test_a_batch_that_comes_amid_a_round_is_in_it_as_a_whole_or_not_at_all(
     real = StoredMemberships._store_round
     sent: list[int] = []
 
-    def store_round(self: StoredMemberships, *arguments: Any) -> None:
+    def store_round(self: StoredMemberships[Any], *arguments: Any) -> None:
         if not sent:
             sent.append(site.send([(user, "buy") for user in amid]).revision)
         real(self, *arguments)

@@ -16,7 +16,7 @@ import msgspec
 from pyroaring import BitMap
 
 from engine.backends.base import Change, ChangePage
-from engine.backends.local.account.account import Account
+from engine.backends.local.account.people import People
 from engine.backends.local.membership.erased import ErasedIds
 from engine.backends.local.membership.states import States, StoredState
 from engine.backends.local.storage.environment import Environment
@@ -209,7 +209,7 @@ class ChangeLog:
 
     # --- reading ---
 
-    def read(self, account: Account | None, audience: str, after: int, limit: int) -> ChangePage:
+    def read(self, account: People | None, audience: str, after: int, limit: int) -> ChangePage:
         """Changes with a sequence above `after`, in order. An account without data has none."""
         state = self._states.get(audience)
         if after + 1 < state.first_sequence:
@@ -255,7 +255,7 @@ class ChangeLog:
             return msgspec.msgpack.decode(stored or b"", type=_Instant).as_of
 
     def _of_record(
-        self, account: Account, record: ChangeRecord, start: int, end: int, after: int, limit: int
+        self, account: People, record: ChangeRecord, start: int, end: int, after: int, limit: int
     ) -> Iterator[Change]:
         """Up to `limit` changes of a record whose first one is number `start` and whose last one is `end`."""
         sequence = start
@@ -277,7 +277,7 @@ class ChangeLog:
             sequence += len(users)
             limit -= len(page)
 
-    def _ids(self, account: Account, group: int, users: BitMap) -> Iterator[str]:
+    def _ids(self, account: People, group: int, users: BitMap) -> Iterator[str]:
         for dense, user_id in zip(users, account.directory.user_ids(group, users), strict=True):
             yield user_id or self._erased_ids.find(account.number, group, dense)
 

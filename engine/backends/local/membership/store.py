@@ -15,7 +15,7 @@ import numpy as np
 from pyroaring import BitMap
 
 from engine.backends.base import ChangePage, Membership, OptedIn, PublishedMembership
-from engine.backends.local.account.account import Account
+from engine.backends.local.account.people import People
 from engine.backends.local.account.readers import Readers, Touched
 from engine.backends.local.account.updates import Watched
 from engine.backends.local.membership.change_log import CHANGES_RETAINED_MAX, ChangeLog, GroupChanges
@@ -555,7 +555,7 @@ class Memberships:
 
     # --- erased users ---
 
-    def erased(self, account: Account, users: Mapping[UserRef, str], erased_at: Micros) -> None:
+    def erased(self, account: People, users: Mapping[UserRef, str], erased_at: Micros) -> None:
         """Removes erased users: they exit every membership, by id, and are dirty nowhere.
 
         Users that have exited before are ignored, so a replay may repeat the call. The exits are kept in
@@ -648,7 +648,7 @@ class Memberships:
 
     # --- the change log ---
 
-    def changes(self, account: Account | None, audience: str, after: int, limit: int) -> ChangePage:
+    def changes(self, account: People | None, audience: str, after: int, limit: int) -> ChangePage:
         """Changes with a sequence above `after`, in order. An account without data has none. Raises
         CursorExpired when changes above `after` are deleted.
         """

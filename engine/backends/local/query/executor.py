@@ -43,6 +43,7 @@ from engine.backends.base import (
     Trace,
 )
 from engine.backends.local.account.account import Account
+from engine.backends.local.account.people import People
 from engine.backends.local.account.watches import ChangedUsers
 from engine.backends.local.events import BRIEF_USERS_MAX, TakesLong
 from engine.backends.local.query.bound_plan import BoundPlan
@@ -455,7 +456,7 @@ def after_group(after: str) -> int:
 
 
 def member_page(
-    account: Account, ask: Members, groups: Iterable[tuple[int, BitMap]], revision: int, read: Read
+    account: People, ask: Members, groups: Iterable[tuple[int, BitMap]], revision: int, read: Read
 ) -> MemberPage:
     """Up to `ask.limit` members just after `ask.after`, in order of group and dense id. Users that are erased
     while the page is made are left out.
@@ -480,7 +481,7 @@ def member_page(
     return MemberPage(tuple(user_ids), "", revision)
 
 
-def _ids_of(account: Account, group: int, users: BitMap, read: Read) -> list[str]:
+def _ids_of(account: People, group: int, users: BitMap, read: Read) -> list[str]:
     found: list[str] = []
     dense = ids_of(users).tolist()
     for start in range(0, len(dense), IDS_READ_AT_ONCE):

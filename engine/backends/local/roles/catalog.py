@@ -42,7 +42,7 @@ LOOKING_UP_S_MAX = 0.002
 T = TypeVar("T")
 
 
-class CatalogPages(OpenStore):
+class CatalogPages(OpenStore[Account]):
     """Lists what data came with."""
 
     def __init__(self, store: Store, settings: LocalSettings, clock: Callable[[], Stamp]) -> None:

@@ -15,6 +15,7 @@ from engine.backends.local.storage.process_memory import give_back
 from engine.backends.local.storage.store import Store
 from engine.backends.local.storage.transactions import WriteBuffer
 from engine.backends.local.storage.write_ahead_log import LOG_IS_FULL
+from engine.backends.local.write.state import P
 from engine.clock import Stamp
 from engine.errors import DataLoss, LimitExceeded, MilepostError
 from engine.measures import Counter, Durations
@@ -27,7 +28,7 @@ FULL_RETRY_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
 
-class Checkpoints(OpenStore):
+class Checkpoints(OpenStore[P]):
     """Writes to the index what is only in the log, on request and from time to time."""
 
     def __init__(self, store: Store, settings: LocalSettings, clock: Callable[[], Stamp]) -> None:
@@ -119,11 +120,11 @@ class Checkpoints(OpenStore):
 
     def _is_purging(self) -> bool:
         with self._state.locked():
-            return any(account.tables.is_purging for account in self._state.accounts())
+            return any(account.is_purging for account in self._state.accounts())
 
     def _needs_compaction(self) -> bool:
         with self._state.locked():
-            return any(account.tables.needs_compaction for account in self._state.accounts())
+            return any(account.needs_compaction for account in self._state.accounts())
 
     def purge(self) -> None:
         """Checkpoints until no erased row is stored."""

@@ -1,13 +1,13 @@
-"""Upkeep of the store as a whole (`engine.backends.base.Upkeep`), and closing it."""
+"""Upkeep of the store as a whole (`engine.backends.base.Upkeep`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from engine.backends.base import Stats
 from engine.backends.base.upkeep import Finding, StoreFigures
-from engine.backends.local.roles.checkpoints import Checkpoints
+from engine.backends.local.account.account import Account
+from engine.backends.local.roles.measuring import Measuring
 from engine.backends.local.settings import LocalSettings
 from engine.backends.local.storage.header import FORMAT_VERSION
 from engine.backends.local.storage.key_statistics import stored_kinds
@@ -18,8 +18,8 @@ from engine.deadline import check_deadline
 from engine.errors import FailedPrecondition
 
 
-class Maintenance(Checkpoints):
-    """Copies, verifies and measures the store."""
+class Maintenance(Measuring[Account]):
+    """Copies, verifies and measures the embedded store."""
 
     def __init__(self, store: Store, settings: LocalSettings, clock: Callable[[], Stamp]) -> None:
         super().__init__(store, settings, clock)
@@ -34,19 +34,8 @@ class Maintenance(Checkpoints):
             raise FailedPrecondition(f"{directory} is not empty", reason="DIRECTORY_NOT_EMPTY")
         self._upkeep.copy(directory, self._checkpoint_lock, may_go_on)
 
-    def stats(self) -> Stats:
-        """Figures about the store as a whole."""
-        with self._locked():
-            accounts = self._state.accounts()
-            log_bytes = self._store.log.disk_bytes()
-            return Stats(
-                store_id=self.store_id,
-                revision=self._state.position,
-                users=sum(account.directory.size() for account in accounts),
-                events=sum(account.tables.statistics().events for account in accounts),
-                disk_bytes=self._store.index.disk_bytes() + log_bytes,
-                log_bytes=log_bytes,
-            )
+    def _events_of(self, account: Account) -> int:
+        return account.tables.statistics().events
 
     def figures(self, deadline: float | None = None) -> StoreFigures:
         """All figures, counted over one state of the index without blocking others."""

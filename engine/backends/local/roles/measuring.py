@@ -4,12 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from engine.backends.local.roles.maintenance import Maintenance
+from engine.backends.base import Stats
+from engine.backends.local.roles.checkpoints import Checkpoints
+from engine.backends.local.write.state import P
 from engine.measures import Measure, counted, gauge, timed
 
 
-class Measuring(Maintenance):
+class Measuring(Checkpoints[P]):
     """Hands out counts and times of the store's parts."""
+
+    def stats(self) -> Stats:
+        """Figures about the store as a whole."""
+        with self._locked():
+            accounts = self._state.accounts()
+            log_bytes = self._store.log.disk_bytes()
+            return Stats(
+                store_id=self.store_id,
+                revision=self._state.position,
+                users=sum(account.directory.size() for account in accounts),
+                events=sum(map(self._events_of, accounts)),
+                disk_bytes=self._store.index.disk_bytes() + log_bytes,
+                log_bytes=log_bytes,
+            )
+
+    def _events_of(self, account: P) -> int:
+        """The number of events of an account. Call with the lock held."""
+        raise NotImplementedError
 
     def measures(self) -> Iterator[Measure]:
         """All figures of this moment."""

@@ -6,12 +6,12 @@ import functools
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import NamedTuple
+from typing import Generic, NamedTuple
 
 from pyroaring import BitMap
 
 from engine.backends.base import ChangePage, MemberPage, Members, Membership, OptedIn, ScopeRefresh
-from engine.backends.local.account.account import Account
+from engine.backends.local.account.people import People
 from engine.backends.local.account.readers import NO_DATA, DataTimes
 from engine.backends.local.account.watches import ChangedUsers
 from engine.backends.local.membership.change_log import GroupChanges
@@ -19,14 +19,14 @@ from engine.backends.local.membership.dirty_users import Flight
 from engine.backends.local.membership.published import PublishedAccount
 from engine.backends.local.membership.states import StoredState
 from engine.backends.local.membership.store import Round, Update
-from engine.backends.local.query.bound_plan import BoundPlan
-from engine.backends.local.query.evaluation import BriefEvaluation, Evaluation
 from engine.backends.local.query.executor import after_group, member_page
-from engine.backends.local.query.shared_answers import SHARED_USERS_MAX, Pool
+from engine.backends.local.query.shared_answers import SHARED_USERS_MAX
+from engine.backends.local.roles.evaluating import Evaluation
 from engine.backends.local.roles.open_store import AccountForgotten, OpenStore
 from engine.backends.local.settings import LocalSettings
 from engine.backends.local.storage.store import Store
 from engine.backends.local.storage.turns import Read
+from engine.backends.local.write.state import P
 from engine.clock import Stamp
 from engine.errors import MilepostError
 from engine.plan.model import Plan, TimeRange
@@ -36,7 +36,7 @@ from engine.values import Micros
 _NOBODY = BitMap()
 
 
-class _Asked:
+class Asked(Generic[P]):
     """A scope to refresh."""
 
     def __init__(self, refresh: ScopeRefresh) -> None:
@@ -49,8 +49,8 @@ class _Asked:
         self.ahead: list[dict[int, tuple[BitMap, BitMap]]] = [{} for _ in range(levels)]
         """For each horizon, by group: the users looked at, and those of them whom time may move."""
         self.is_whole = True
-        self.begun: _Begun | None = None
-        self.evaluation: Evaluation | BriefEvaluation | None = None
+        self.begun: Begun[P] | None = None
+        self.evaluation: Evaluation | None = None
         self.flight: Flight | None = None
         self.failure: MilepostError | None = None
 
@@ -71,49 +71,41 @@ class _Asked:
         return {group: users for group, users in enumerate(dirty) if users}
 
 
-class _Begun(NamedTuple):
+class Begun(NamedTuple, Generic[P]):
     """What a refresh starts from: the account, its dirty users by group (None: everyone is to be evaluated),
     and what has changed for everyone since.
     """
 
-    account: Account
+    account: P
     dirty: Sequence[BitMap] | None
     changed: ChangedUsers
 
 
-class _Watched(ExitStack):
-    """Watches over what changes in an account, and what is known of its users, until the round ends."""
+class Watched(ExitStack):
+    """Watches over what changes in an account, until the round ends."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._open: dict[int, tuple[Account, ChangedUsers]] = {}
-        self._pools: dict[int, Pool] = {}
+        self._open: dict[int, tuple[People, ChangedUsers]] = {}
 
-    def pool(self, account: Account, as_of: Micros) -> Pool:
-        """The answers that the scopes of an account share. Call it once they have all begun."""
-        found = self._pools.get(id(account))
-        if found is None:
-            found = self._pools[id(account)] = Pool(account, as_of, self)
-        return found
-
-    def since_before(self, account: Account) -> ChangedUsers:
+    def since_before(self, account: People) -> ChangedUsers:
         """What has changed since some instant of the round: one watch for all scopes of an account."""
         found = self._open.get(id(account))
         if found is None:
             found = self._open[id(account)] = account, self.since_now(account)
         return found[1]
 
-    def since_now(self, account: Account) -> ChangedUsers:
+    def since_now(self, account: People) -> ChangedUsers:
         """What changes from now on."""
         return self.enter_context(account.watches.watching())
 
 
-class StoredMemberships(OpenStore):
+class StoredMemberships(OpenStore[P]):
     """Keeps stored memberships and their change logs."""
 
     def __init__(self, store: Store, settings: LocalSettings, clock: Callable[[], Stamp]) -> None:
         super().__init__(store, settings, clock)
-        self._prepared: dict[str, tuple[Flight, _Begun]] = {}
+        self._prepared: dict[str, tuple[Flight, Begun[P]]] = {}
         """Refreshes that have begun, by scope. With the state lock."""
         self._refreshing: set[str] = set()
         self._refreshed = threading.Condition()
@@ -158,8 +150,8 @@ class StoredMemberships(OpenStore):
             with self._locked():
                 self._state.memberships.stand_still(as_of, still)
             return []
-        all_asked = [_Asked(refresh) for refresh in refreshes]
-        with self._busy({asked.scope for asked in all_asked}), _Watched() as watched:
+        all_asked: list[Asked[P]] = [Asked(refresh) for refresh in refreshes]
+        with self._busy({asked.scope for asked in all_asked}), Watched() as watched:
             try:
                 # All at once: what is later than the instant of the round waits for the next in all of them.
                 for asked in all_asked:
@@ -188,13 +180,13 @@ class StoredMemberships(OpenStore):
                 self._refreshing -= set(scopes)
                 self._refreshed.notify_all()
 
-    def _outcome(self, asked: _Asked) -> tuple[Membership, ...] | MilepostError:
+    def _outcome(self, asked: Asked[P]) -> tuple[Membership, ...] | MilepostError:
         if asked.failure is not None:
             return asked.failure
         memberships = self._state.memberships
         return tuple(memberships.get(audience).public() for audience in asked.refresh.audiences)
 
-    def _try(self, asked: _Asked, step: Callable[[], None]) -> None:
+    def _try(self, asked: Asked[P], step: Callable[[], None]) -> None:
         """Runs a step of a refresh. A scope that fails does not delay the others."""
         if asked.failure is None:
             try:
@@ -207,7 +199,7 @@ class StoredMemberships(OpenStore):
     @contextmanager
     def beginning(self, scopes: Iterable[str]) -> Iterator[None]:
         """Collects for each scope who becomes dirty from now on, for its refresh within the block."""
-        with _Watched() as watched:
+        with Watched() as watched:
             for scope in scopes:
                 with self._locked():
                     self._begin_again(scope, watched)
@@ -219,7 +211,7 @@ class StoredMemberships(OpenStore):
                         self._state.memberships.abandon(scope, flight)
                     self._prepared.clear()
 
-    def _begin_again(self, scope: str, watched: _Watched) -> None:
+    def _begin_again(self, scope: str, watched: Watched) -> None:
         memberships = self._state.memberships
         account = self._state.find_account(memberships.scope_account(scope) or "")
         dirty = memberships.dirty(scope)
@@ -227,10 +219,10 @@ class StoredMemberships(OpenStore):
             return
         flight = memberships.begin_again(scope)
         if flight is not None:
-            begun = _Begun(account, [users.copy() for users in dirty], watched.since_before(account))
+            begun = Begun(account, [users.copy() for users in dirty], watched.since_before(account))
             self._prepared[scope] = flight, begun
 
-    def _begin(self, asked: _Asked, watched: _Watched) -> None:
+    def _begin(self, asked: Asked[P], watched: Watched) -> None:
         """Collects who becomes dirty from now on, unless that has begun."""
         with suppress(AccountForgotten), self._read(None, asked.account) as (found, _):
             prepared = self._prepared.pop(asked.scope, None)
@@ -241,115 +233,60 @@ class StoredMemberships(OpenStore):
             if found is not None:
                 asked.begun = self._begun(asked, found, watched.since_before(found))
 
-    def _may_go_on(self, asked: _Asked, account: Account | None, flight: Flight, begun: _Begun) -> bool:
+    def _may_go_on(self, asked: Asked[P], account: P | None, flight: Flight, begun: Begun[P]) -> bool:
         """Whether what has begun is of this account and of all that the refresh is about."""
         under_way = self._state.memberships.is_under_way(asked.scope, flight, asked.refresh.reads)
         return under_way and begun.account is account and not self._is_whole(asked)
 
-    def _begun(self, asked: _Asked, account: Account, changed: ChangedUsers) -> _Begun:
+    def _begun(self, asked: Asked[P], account: P, changed: ChangedUsers) -> Begun[P]:
         # Copies: others become dirty meanwhile.
         dirty = None if self._is_whole(asked) else [users.copy() for users in self._dirty(asked.scope)]
-        return _Begun(account, dirty, changed)
+        return Begun(account, dirty, changed)
 
-    def _evaluate(self, asked: _Asked, all_asked: Sequence[_Asked], watched: _Watched) -> None:
+    def _evaluate(self, asked: Asked[P], all_asked: Sequence[Asked[P]], watched: Watched) -> None:
         """Evaluates who has to be, while others write."""
         with suppress(AccountForgotten), self._read(None, asked.account) as (found, read):
             if found is not None and asked.flight is not None:
                 if asked.begun is None or asked.begun.account is not found:
                     asked.begun = self._begun(asked, found, watched.since_now(found))
-                pool = watched.pool(found, asked.refresh.plan.as_of)
                 others = (each.dirty for each in all_asked if each.account == asked.account)
-                asked.evaluation = self._evaluated(asked, asked.flight, asked.begun, pool, others, read)
+                asked.evaluation = self._evaluated(asked, asked.flight, asked.begun, watched, others, read)
 
     def _evaluated(
         self,
-        asked: _Asked,
+        asked: Asked[P],
         flight: Flight,
-        begun: _Begun,
-        pool: Pool,
-        others: Iterable[Mapping[int, BitMap]],
+        begun: Begun[P],
+        watched: Watched,
+        others: Iterable[Mapping[int, BitMap]] | None,
         read: Read,
-    ) -> Evaluation | BriefEvaluation:
-        """Evaluates who has to be, while others write unless the lock is kept. `pool` was made after the
-        flight began; `others` are the dirty users of the scopes that use it too.
+    ) -> Evaluation:
+        """Evaluates who has to be, while others write unless the lock is kept, and fills `asked.ahead`.
+        `others` are the dirty users of the scopes that began with this one; None: it begins now.
         """
-        asked.is_whole = begun.dirty is None
-        for found in asked.ahead:
-            found.clear()
-        if begun.dirty is None:
-            return self._widely(asked, flight, begun, None, read)
+        raise NotImplementedError
+
+    def _first_root(
+        self, plan: Plan, account: P, users: Mapping[int, BitMap] | None, read: Read
+    ) -> dict[int, BitMap]:
+        """Which of some users (None = all) are in the first root of a plan, by group."""
+        raise NotImplementedError
+
+    def _with_moved(self, asked: Asked[P], begun: Begun[P], read: Read) -> tuple[dict[int, BitMap], bool]:
+        """The users to evaluate by group, and whether some of them may be expected to move: those who were
+        dirty, and those whom time has moved.
+        """
+        assert begun.dirty is not None
+        assert asked.flight is not None
         gone = self._moved(asked, begun.account, read)
         users: dict[int, BitMap] = {}
         for group, dirty in enumerate(begun.dirty):
             base = dirty | gone[group] if group in gone else dirty
             if base:
                 users[group] = base
-        looks_ahead = bool(gone) or asked.may_expect(flight.times)
-        if sum(map(len, users.values())) > SHARED_USERS_MAX or not pool.is_possible:
-            evaluation = self._widely(asked, flight, begun, users, read)
-            if looks_ahead:
-                self._look_at(asked, begun.account, users, read)
-            return evaluation
-        plan = self._bound(asked, begun.account, read)
-        brief = BriefEvaluation(self._executor, plan, users, flight, begun.changed, pool)
-        brief.evaluate(others, read)
-        if looks_ahead:
-            self._look_briefly(asked, brief, users, read)
-        brief.catch_up(read)
-        return brief
+        return users, bool(gone) or asked.may_expect(asked.flight.times)
 
-    def _bound(self, asked: _Asked, account: Account, read: Read) -> BoundPlan:
-        plan = asked.refresh.plan
-        if asked.refresh.of_template:
-            return self._executor.bind_template(plan, account, read)
-        return self._executor.bind(plan, asked.encoded, account, read)
-
-    def _widely(
-        self, asked: _Asked, flight: Flight, begun: _Begun, users: Mapping[int, BitMap] | None, read: Read
-    ) -> Evaluation:
-        """Evaluates many users (None = all), group by group."""
-        plan = self._bound(asked, begun.account, read)
-        evaluation = Evaluation(self._executor, plan, flight, begun.changed)
-        evaluation.is_whole = users is None
-        for group in range(begun.account.groups):
-            base = None if users is None else users.get(group)
-            if users is None or base is not None:
-                evaluation.evaluate(group, base, read)
-        evaluation.catch_up(read)
-        return evaluation
-
-    def _look_at(self, asked: _Asked, account: Account, users: Mapping[int, BitMap], read: Read) -> None:
-        """Finds who of the users evaluated may be moved within the horizons. The others are not expected to:
-        horizons have users whose new data are not of their time as they were.
-        """
-        assert asked.refresh.ahead is not None
-        among = dict(users)
-        for found, plan in zip(asked.ahead, asked.refresh.ahead.plans(), strict=True):
-            bound = None if plan is None else self._executor.bind_once(plan, account, read)
-            for group, base in users.items():
-                # Whom time moves within a horizon it moves within those that are farther.
-                some = among[group]
-                among[group] = self._among(bound, group, some, read) if bound and some else _NOBODY
-                found[group] = base, among[group]
-
-    def _look_briefly(
-        self, asked: _Asked, evaluation: BriefEvaluation, users: Mapping[int, BitMap], read: Read
-    ) -> None:
-        """As `_look_at`, by shared answers."""
-        if asked.refresh.ahead is None:
-            return
-        for found, plan in zip(asked.ahead, asked.refresh.ahead.plans(), strict=True):
-            some: Mapping[int, BitMap] = {}
-            if plan is not None:
-                some = evaluation.also(self._executor.bind_once(plan, evaluation.account, read), read)
-            for group, base in users.items():
-                found[group] = base, some.get(group, _NOBODY)
-
-    def _among(self, plan: BoundPlan, group: int, users: BitMap, read: Read) -> BitMap:
-        """The users of a plan's first root among some."""
-        return self._executor.roots(plan, group, users.copy, read)[0] & users
-
-    def _moved(self, asked: _Asked, account: Account, read: Read) -> dict[int, BitMap]:
+    def _moved(self, asked: Asked[P], account: P, read: Read) -> dict[int, BitMap]:
         """The users by group whom time has moved: among those of whom that was expected, or among all."""
         refresh, expected = asked.refresh, self._state.memberships.expected
         first, last = sorted((refresh.moved_since, refresh.plan.as_of))
@@ -357,15 +294,9 @@ class StoredMemberships(OpenStore):
         if refresh.moved_by_time is None or (among is not None and not any(among)):
             return {}
         plan = refresh.moved_by_time()
-        moved: dict[int, BitMap] = {}
         if plan is None:
-            return moved
-        bound = self._executor.bind_once(plan, account, read)
-        for group in range(account.groups):
-            if among is None:
-                moved[group] = self._executor.roots(bound, group, lambda: None, read)[0].copy()
-            elif among[group]:
-                moved[group] = self._among(bound, group, among[group], read)
+            return {}
+        moved = self._first_root(plan, account, _some(among), read)
         return {group: users for group, users in moved.items() if users}
 
     def look_ahead(
@@ -373,17 +304,12 @@ class StoredMemberships(OpenStore):
     ) -> None:
         """Remembers whom time may move after `since` and up to `until`: the first root of the plan."""
         expected = self._state.memberships.expected
-        encoded = b"" if plan is None else plan.encode()
         with suppress(AccountForgotten), self._read(None, account) as (found, read):
             groups = [BitMap() for _ in range(self._store.groups)]
             if found is not None and plan is not None:
-                bound = self._executor.bind(plan, encoded, found, read)
-                for group in range(found.groups):
-                    wider = expected.among(scope, since, until) if level else None
-                    if wider is None:
-                        groups[group] = self._executor.roots(bound, group, lambda: None, read)[0].copy()
-                    elif wider[group]:
-                        groups[group] = self._among(bound, group, wider[group], read)
+                wider = expected.among(scope, since, until) if level else None
+                for group, users in self._first_root(plan, found, _some(wider), read).items():
+                    groups[group] = users
             expected.put(scope, level, since, until, groups)
 
     def instant(self) -> Micros:
@@ -394,7 +320,7 @@ class StoredMemberships(OpenStore):
         """Number of users whom time may move within the nearest horizon; None: it is not known."""
         return self._state.memberships.expected.count(scope)
 
-    def _is_whole(self, asked: _Asked) -> bool:
+    def _is_whole(self, asked: Asked[P]) -> bool:
         """Whether everyone has to be evaluated."""
         memberships, refresh = self._state.memberships, asked.refresh
         are_in_step = all(
@@ -405,7 +331,7 @@ class StoredMemberships(OpenStore):
     def _dirty(self, scope: str) -> Sequence[BitMap]:
         return self._state.memberships.dirty(scope) or ()
 
-    def _holds(self, evaluation: Evaluation | BriefEvaluation, asked: _Asked, account: Account) -> bool:
+    def _holds(self, evaluation: Evaluation, asked: Asked[P], account: P) -> bool:
         """Whether the evaluation is still of this account and of everyone it has to be of."""
         if evaluation.account is not account or evaluation.is_void:
             return False
@@ -414,7 +340,7 @@ class StoredMemberships(OpenStore):
     # --- storing --------------------------------------------------------------------------------------------
 
     def _store_round(
-        self, as_of: Micros, all_asked: Sequence[_Asked], watched: _Watched, still: Sequence[str]
+        self, as_of: Micros, all_asked: Sequence[Asked[P]], watched: Watched, still: Sequence[str]
     ) -> None:
         """Stores what was evaluated and publishes it. Call with the index lock."""
         memberships = self._state.memberships
@@ -438,7 +364,7 @@ class StoredMemberships(OpenStore):
                 if asked.failure is None:
                     self._expect(asked)
 
-    def _expect(self, asked: _Asked) -> None:
+    def _expect(self, asked: Asked[P]) -> None:
         """Takes over whom of the refreshed users time is expected to move."""
         expected = self._state.memberships.expected
         assert asked.flight is not None
@@ -453,7 +379,7 @@ class StoredMemberships(OpenStore):
             if asked.may_expect(asked.flight.late_times):
                 expected.join(asked.scope, asked.flight.taken)
 
-    def _add(self, asked: _Asked, round_: Round, watched: _Watched) -> None:
+    def _add(self, asked: Asked[P], round_: Round, watched: Watched) -> None:
         """Evaluates the last users to change, and adds the changes of memberships to the round."""
         refresh, memberships = asked.refresh, self._state.memberships
         evaluation = asked.evaluation
@@ -469,8 +395,7 @@ class StoredMemberships(OpenStore):
                 evaluation = None
             elif evaluation is None or not self._holds(evaluation, asked, found):
                 begun = self._begun(asked, found, watched.since_now(found))
-                pool = Pool(found, refresh.plan.as_of, watched)
-                evaluation = self._evaluated(asked, flight, begun, pool, (), read)
+                evaluation = self._evaluated(asked, flight, begun, watched, None, read)
             states = memberships.states(round_, refresh.audiences, asked.account, asked.scope)
             changes: list[list[GroupChanges]] = [[] for _ in refresh.audiences]
             revision = self._state.position
@@ -489,9 +414,7 @@ class StoredMemberships(OpenStore):
             }
             memberships.add(round_, asked.account, asked.scope, updates, revision, refresh.reads)
 
-    def _changes(
-        self, states: Sequence[StoredState], evaluation: Evaluation | BriefEvaluation
-    ) -> list[list[GroupChanges]]:
+    def _changes(self, states: Sequence[StoredState], evaluation: Evaluation) -> list[list[GroupChanges]]:
         """Entries and exits of each membership by group, among the users evaluated (None = all)."""
         changes: list[list[GroupChanges]] = [[] for _ in states]
         for group, base, sets in evaluation.groups():
@@ -598,3 +521,8 @@ class StoredMemberships(OpenStore):
         """Stops tracking dirty users of a scope without stored memberships."""
         with self._locked():
             self._state.memberships.drop_scope(scope)
+
+
+def _some(users: Sequence[BitMap] | None) -> dict[int, BitMap] | None:
+    """The groups with users; None: all users."""
+    return None if users is None else {group: some for group, some in enumerate(users) if some}

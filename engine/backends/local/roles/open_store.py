@@ -12,15 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Generic
 
-from engine.backends.local.account.account import Account
-from engine.backends.local.query.executor import Executor
 from engine.backends.local.settings import LocalSettings
 from engine.backends.local.storage.store import Store
 from engine.backends.local.storage.turns import Read
 from engine.backends.local.storage.write_ahead_log import WriteAheadLog
 from engine.backends.local.write.group_commit import Writer
-from engine.backends.local.write.state import State
+from engine.backends.local.write.state import P, State
 from engine.clock import Stamp
 from engine.errors import StoreUnavailable
 from engine.values import Micros
@@ -30,21 +29,26 @@ class AccountForgotten(Exception):
     """The account was deleted while it was read: it has no users."""
 
 
-class OpenStore:
-    """An open store. Each role adds its methods; `LocalBackend` has all roles."""
+class OpenStore(Generic[P]):
+    """An open store, whose accounts are of the class P. Each role adds its methods; `LocalBackend` has all
+    roles of the embedded store.
+    """
 
     def __init__(self, store: Store, settings: LocalSettings, clock: Callable[[], Stamp]) -> None:
         self._store = store
         self._settings = settings
-        self._state = State(store, settings, self._check)
+        self._state = self._open_state()
         self._log = WriteAheadLog(store.log, self._state.position)
         self._writer = Writer(self._log, self._state, clock)
         self._writer.replay()
         self._state.load_users()
-        self._executor = Executor(self._state.names)
         self._index_lock = threading.RLock()
         self._closing = threading.Event()
         self._closed = False
+
+    def _open_state(self) -> State[P]:
+        """The state that the log is applied to. `_store` and `_settings` are set."""
+        raise NotImplementedError
 
     @property
     def store_id(self) -> str:
@@ -66,12 +70,12 @@ class OpenStore:
             yield
 
     @contextmanager
-    def _read(self, deadline: float | None, name: str) -> Iterator[tuple[Account | None, Read]]:
+    def _read(self, deadline: float | None, name: str) -> Iterator[tuple[P | None, Read]]:
         """A read that lets others go first, and the account; None when it has no data. Raises
         AccountForgotten when the account is forgotten meanwhile, and StoreUnavailable when the store is
         closing.
         """
-        account: Account | None = None
+        account: P | None = None
 
         def check_open() -> None:
             if self._closing.is_set():

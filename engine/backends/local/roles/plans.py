@@ -21,16 +21,24 @@ from engine.backends.base import (
 )
 from engine.backends.local.account.account import Account
 from engine.backends.local.query.bound_plan import BoundPlan
+from engine.backends.local.query.executor import Executor
 from engine.backends.local.roles.open_store import AccountForgotten, OpenStore
+from engine.backends.local.settings import LocalSettings
+from engine.backends.local.storage.store import Store
 from engine.backends.local.storage.turns import Read
+from engine.clock import Stamp
 from engine.plan.model import Plan
 from engine.values import PARTITION_COUNT
 
 A = TypeVar("A")
 
 
-class Plans(OpenStore):
+class Plans(OpenStore[Account]):
     """Executes plans."""
+
+    def __init__(self, store: Store, settings: LocalSettings, clock: Callable[[], Stamp]) -> None:
+        super().__init__(store, settings, clock)
+        self._executor = Executor(self._state.names)
 
     def execute(
         self,
@@ -55,7 +63,7 @@ class Plans(OpenStore):
                     raise TypeError(f"no question about a plan: {ask!r}")
 
         def nobody(revision: int) -> Counts | MemberPage | Containment:
-            return _nobody(plan, ask, partitions, revision)
+            return nobody_of(plan, ask, partitions, revision)
 
         if isinstance(ask, Contains) and len(ask.user_ids) == 1 and partitions is None:
             found = self._one_user(plan, ask.user_ids[0], min_revision, deadline)
@@ -134,7 +142,7 @@ class Plans(OpenStore):
             return nobody(self._state.position)
 
 
-def _nobody(
+def nobody_of(
     plan: Plan, ask: Ask[Answer], partitions: PartitionSet, revision: int
 ) -> Counts | MemberPage | Containment:
     """The answer for an account without data."""

@@ -5,20 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
-from engine.backends.base import Profile
 from engine.backends.local.roles.open_store import AccountForgotten, OpenStore
+from engine.backends.local.write.state import P
 from engine.errors import InvalidInput
 from engine.values import PARTITION_COUNT
 
 
-class Users(OpenStore):
-    """Reads single users, counts all of them, and draws samples of them."""
-
-    def profile(self, account: str, user_id: str) -> Profile | None:
-        """The profile of a user, or of the user an alias names: everything except its events."""
-        with self._locked():
-            found = self._state.find_account(account)
-            return None if found is None else found.profile(user_id)
+class Users(OpenStore[P]):
+    """Counts users, and draws samples of them."""
 
     def sample_partitions(self, partition_count: int) -> tuple[int, ...]:
         """The first partitions in the sampling order of the store: one whole group after the other."""

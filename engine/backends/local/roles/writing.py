@@ -18,6 +18,7 @@ from engine.backends.local.storage.write_ahead_log import (
     ImportEntry,
     UserImportEntry,
 )
+from engine.backends.local.write.state import P
 from engine.clock import Stamp
 from engine.errors import LimitExceeded
 from engine.event_columns import EventColumns
@@ -40,7 +41,7 @@ def _field(kind: NameKind, scope: str, name: str) -> str:
             return field_name(FieldKind.ATTRIBUTE, scope, name)
 
 
-class Writing(Checkpoints):
+class Writing(Checkpoints[P]):
     """Takes data in and removes it."""
 
     def append(self, account: str, records: Sequence[Record], *, request_id: str = "") -> Appended:
@@ -100,19 +101,18 @@ class Writing(Checkpoints):
 
     def remove_events(self, account: str, before: Micros) -> int:
         """Removes the account's events before an instant, for good; logs nothing when there are none."""
-        for group in range(self._store.groups):
-            # Group by group, so that other questions run in between.
-            with self._locked():
-                found = self._state.find_account(account)
-                is_due = found is not None and found.tables.has_before(group, before)
-            if is_due:
-                revision = self._writer.write(
-                    lambda at: ExpireEntry(account, at.arrival, before, at.settled)
-                ).revision
-                self._removals.add()
-                _log.info("events removed", extra={"account": account, "before": before})
-                return revision
-        return self.revision()
+        if not self._has_events_before(account, before):
+            return self.revision()
+        revision = self._writer.write(
+            lambda at: ExpireEntry(account, at.arrival, before, at.settled)
+        ).revision
+        self._removals.add()
+        _log.info("events removed", extra={"account": account, "before": before})
+        return revision
+
+    def _has_events_before(self, account: str, before: Micros) -> bool:
+        """Whether the account has events before an instant."""
+        raise NotImplementedError
 
     def forget(self, account: str, name: str) -> int:
         """Removes what is left of an account, workspace or input without users; logs nothing when there is

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from pyroaring import BitMap
 
-from engine.backends.local.account.account import Account as StoredAccount
+from engine.backends.local.account.people import People
 from engine.backends.local.serving.arena import WORD_BYTES, Arena, Words
 from engine.backends.local.serving.layout import Account
 from engine.backends.local.storage.sorted_runs import Keys
@@ -23,7 +23,7 @@ class SharedAccount:
     account's users.
     """
 
-    def __init__(self, arena: Arena, account: StoredAccount) -> None:
+    def __init__(self, arena: Arena, account: People) -> None:
         self._arena = arena
         self._account = account
         self._groups = account.groups
@@ -41,7 +41,7 @@ class SharedAccount:
         account.user_index.share(self)
         self.settle_ids()
 
-    def is_of(self, account: StoredAccount) -> bool:
+    def is_of(self, account: People) -> bool:
         """Whether this is the record of that account, and not of an earlier one of its name."""
         return self._account is account
 

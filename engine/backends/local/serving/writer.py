@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any
 
 from pyroaring import BitMap
 
 from engine.backends.base.serving import ServedScope
-from engine.backends.local.account.account import Account
+from engine.backends.local.account.people import People
 from engine.backends.local.membership.dirty_users import DirtyScope
 from engine.backends.local.membership.published import PublishedAccount, StoredMembers
 from engine.backends.local.serving.accounts import SharedAccount
@@ -41,7 +42,7 @@ class _Scope:
 class LocalServing:
     """Publishes the memberships of one open store. See `layout` for what readers rely on."""
 
-    def __init__(self, state: State, locked: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(self, state: State[Any], locked: Callable[[], AbstractContextManager[None]]) -> None:
         require_order()
         self._state = state
         self._locked = locked
@@ -107,7 +108,7 @@ class LocalServing:
 
     def _publish(
         self,
-        account: Account,
+        account: People,
         scope: str,
         served: ServedScope,
         published: PublishedAccount,
@@ -147,7 +148,7 @@ class LocalServing:
         self._words[Header.SCOPES] = number + 1
         return known
 
-    def _shared(self, account: Account) -> SharedAccount:
+    def _shared(self, account: People) -> SharedAccount:
         shared = self._accounts.get(account.name)
         if shared is None or not shared.is_of(account):
             shared = self._accounts[account.name] = SharedAccount(self._arena, account)

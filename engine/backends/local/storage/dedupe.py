@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import msgspec
@@ -116,14 +116,8 @@ class EventIds(Unwritten[int, _Fresh]):
         """For each digest, in order, whether it is a duplicate; records all of them. Repeats within the
         sequence count. `newest_event`: the latest time among their events.
         """
-        try:
-            old = self._in_runs(account, digests, stamp.settled)
-        except DataLoss as damage:
-            raise DuplicatesUnknown(
-                f"cannot tell whether these events are duplicates: {damage.message}; restore a backup",
-                metadata=dict(damage.metadata),
-            ) from damage
-        writing = self.writing[account].digests if account in self.writing else frozenset()
+        old = self._stored(account, digests, stamp)
+        writing = self._being_written(account)
         fresh = self.fresh.get(account)
         if fresh is None:
             fresh = self.fresh[account] = _Fresh(set(), stamp.arrival, stamp.arrival, newest_event)
@@ -135,6 +129,30 @@ class EventIds(Unwritten[int, _Fresh]):
             if not repeated:
                 fresh.digests.add(digest)
         return seen
+
+    def repeated(self, account: int, digests: Sequence[bytes], stamp: Stamp) -> list[bool]:
+        """What `take` would answer. Records nothing."""
+        old = self._stored(account, digests, stamp)
+        writing = self._being_written(account)
+        fresh = self.fresh[account].digests if account in self.fresh else frozenset()
+        these: set[bytes] = set()
+        seen = []
+        for digest in digests:
+            seen.append(digest in these or digest in fresh or digest in writing or digest in old)
+            these.add(digest)
+        return seen
+
+    def _being_written(self, account: int) -> Set[bytes]:
+        return self.writing[account].digests if account in self.writing else frozenset()
+
+    def _stored(self, account: int, digests: Sequence[bytes], stamp: Stamp) -> frozenset[bytes]:
+        try:
+            return self._in_runs(account, digests, stamp.settled)
+        except DataLoss as damage:
+            raise DuplicatesUnknown(
+                f"cannot tell whether these events are duplicates: {damage.message}; restore a backup",
+                metadata=dict(damage.metadata),
+            ) from damage
 
     def _in_runs(self, account: int, digests: Sequence[bytes], settled: Micros) -> frozenset[bytes]:
         if self._runs.damage is not None:

@@ -55,7 +55,9 @@ or a consent. Bitmaps are those of `page_cache.BITMAP`.
 ====================  ============================================  ==========================================
 family                key parts                                     value
 ====================  ============================================  ==========================================
-META                  name                                          `folded`: `positions.CheckpointedState`
+META                  name                                          `folded`: `positions.CheckpointedState`;
+                                                                    `cluster/…`: of a gateway, see
+                                                                    `engine.backends.clickhouse.gateway.keys`
 DOCUMENT              the document's key                            the document
 NAME                  space u8, account u32, number u32             the name, UTF-8; empty when forgotten
 USER_RUN              account u32, run u32                          MessagePack of `sorted_runs.RunRecord`
@@ -116,6 +118,8 @@ import enum
 import struct
 
 KEY_BYTES_MAX = 511
+CLUSTER = b"cluster/"
+"""How the names of the META records of a gateway begin. Only a gateway has such."""
 
 
 class Family(enum.Enum):

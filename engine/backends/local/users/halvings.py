@@ -47,9 +47,13 @@ class Halvings:
         for way, half in enumerate(self._halves):
             half |= bitmap_of((first + np.flatnonzero(sides[:, way])).astype(np.uint32))
 
+    def sums(self, by_rank: npt.NDArray[np.int64]) -> tuple[int, ...]:
+        """The sum in each half, of a number for each partition by its position in the group."""
+        return tuple((by_rank @ self._weights).tolist())
+
     def counts(self, users: BitMap) -> tuple[int, ...]:
         """Number of the users in each half."""
         if len(users) * SPARSE_SHARE < self.known:
             by_rank = np.bincount(self._ranks[ids_of(users)], minlength=len(self._weights))
-            return tuple((by_rank @ self._weights).tolist())
+            return self.sums(by_rank)
         return tuple(users.intersection_cardinality(half) for half in self._halves)

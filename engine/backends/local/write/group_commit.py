@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
+from typing import Any
 
 from engine.backends.base import Appended
 from engine.backends.local.storage.dedupe import DuplicatesUnknown
@@ -23,7 +24,7 @@ from engine.backends.local.storage.write_ahead_log import (
     WriteAheadLog,
     encode_entry,
 )
-from engine.backends.local.write.state import State
+from engine.backends.local.write.state import NotApplied, State
 from engine.clock import Stamp
 from engine.errors import DataLoss, FailedPrecondition, MilepostError, StoreUnavailable
 
@@ -53,7 +54,7 @@ class _Ticket:
 class Writer:
     """Appends entries to the log and applies them to the state."""
 
-    def __init__(self, log: WriteAheadLog, state: State, clock: Callable[[], Stamp]) -> None:
+    def __init__(self, log: WriteAheadLog, state: State[Any], clock: Callable[[], Stamp]) -> None:
         self._log = log
         self._state = state
         self._clock = clock
@@ -65,6 +66,8 @@ class Writer:
         self._failure: BaseException | None = None
         self._unreplayed: DataLoss | None = None
         """Why the replay stopped before the end of the log, or None."""
+        self._delay: NotApplied | None = None
+        """Why the first logged entry is not applied yet, or None."""
         self._closed = False
         self.records_since_checkpoint = 0
 
@@ -133,6 +136,8 @@ class Writer:
         self.check()
         if self._unreplayed is not None:
             raise self._unreplayed
+        if self._delay is not None:
+            raise self._delay
 
     def _check_failure(self) -> None:
         if self._failure is not None:
@@ -159,7 +164,31 @@ class Writer:
     def _apply_through(self, ticket: _Ticket) -> None:
         with self._apply_lock:
             while not ticket.is_decided or self._has_note:
-                self._decide(self._logged.popleft())
+                if not self._decide_next():
+                    ticket.error = ticket.error or self._delay
+                    return
+
+    @property
+    def delay(self) -> NotApplied | None:
+        """Why logged entries are not applied yet, so that new ones are refused; None when they are."""
+        return self._delay
+
+    def go_on(self) -> None:
+        """Applies the entries that are logged and were not applied yet, unless that is still not possible."""
+        with self._apply_lock:
+            while self._logged and self._decide_next():
+                pass
+
+    def _decide_next(self) -> bool:
+        """Decides the first logged entry. False: it cannot be applied yet, and stays the first."""
+        try:
+            self._decide(self._logged[0])
+        except NotApplied as delay:
+            self._delay = delay
+            return False
+        self._delay = None
+        self._logged.popleft()
+        return True
 
     @property
     def _has_note(self) -> bool:
@@ -170,6 +199,8 @@ class Writer:
         try:
             self._check_failure()
             ticket.answer = self._apply(ticket.position, ticket.entry)
+        except NotApplied:
+            raise
         except FailedPrecondition as refusal:
             ticket.error = refusal
         except DuplicatesUnknown as refusal:
@@ -212,8 +243,8 @@ class Writer:
         with self._commit_lock:
             self._closed = True
         with self._apply_lock:
-            while self._logged:
-                self._decide(self._logged.popleft())
+            while self._logged and self._decide_next():
+                pass
 
 
 def _weight(entry: LogEntry) -> int:

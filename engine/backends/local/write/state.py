@@ -1,33 +1,31 @@
 """The state built from the log: accounts, seen event ids and requests, and the applied position.
 
 `apply` depends only on log order. It takes the state lock in chunks, so queries run in between. All other
-callers take the lock for one question at a time.
+callers take the lock for one question at a time. How a batch is applied, and what else goes with an alias, an
+erasure or a removal, is up to a subclass: in the embedded store `LocalState`.
 """
 
 from __future__ import annotations
 
-import functools
 import operator
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
-from engine.backends.base import Appended, EventRecord, Record
-from engine.backends.local.account.account import Account
+from engine.backends.base import Appended
 from engine.backends.local.account.caches import AccountCaches
 from engine.backends.local.account.forgotten_keys import ForgottenKeys, keys_of_account
-from engine.backends.local.account.readers import Touched
+from engine.backends.local.account.people import People
+from engine.backends.local.account.readers import Readers
 from engine.backends.local.membership.published import Serves
 from engine.backends.local.membership.store import Memberships
 from engine.backends.local.settings import LocalSettings
-from engine.backends.local.storage.dedupe import EventIds, Requests, event_digests
+from engine.backends.local.storage.dedupe import EventIds, Requests
 from engine.backends.local.storage.fair_lock import CANCELLED_POLL_SECONDS, FairLock
 from engine.backends.local.storage.keys import Family, key
 from engine.backends.local.storage.name_table import Names, Space
@@ -53,16 +51,16 @@ from engine.backends.local.users.directory import Directory, by_group
 from engine.backends.local.users.finder import UserFinder
 from engine.clock import Stamp
 from engine.deadline import is_cancelled
-from engine.errors import DataLoss, DeadlineExceeded, FailedPrecondition, RevisionNotReached
-from engine.event_columns import EventColumns
+from engine.errors import (
+    DataLoss,
+    DeadlineExceeded,
+    FailedPrecondition,
+    RevisionNotReached,
+    StoreUnavailable,
+)
 from engine.measures import Durations
-from engine.user_columns import UserColumns
-from engine.values import TIME_MIN_MICROS
+from engine.values import Micros
 
-IMPORT_CHUNK_ROWS = 1 << 17
-"""Rows of an import applied per hold of the lock; queries run in between."""
-IMPORT_CHUNK_USERS = 1 << 14
-"""The same for user updates. Each becomes visible as a whole and costs several times as much."""
 ERASED_AT_ONCE = 8
 """Users erased per hold of the lock."""
 FOUND_AT_ONCE = 512
@@ -93,13 +91,26 @@ class _Locked:
             self._lock.release()
 
 
-class State:
-    """The in-memory state of one store."""
+class NotApplied(StoreUnavailable):
+    """An entry is logged, and could not be applied yet: nothing has changed. It is applied before any
+    other.
+    """
 
-    def __init__(self, store: Store, settings: LocalSettings, check: Callable[[], None]) -> None:
+
+P_co = TypeVar("P_co", bound=People, covariant=True)
+P = TypeVar("P", bound=People)
+
+
+class State(Generic[P]):
+    """The in-memory state of one store, whose accounts are of the class P."""
+
+    def __init__(
+        self, store: Store, settings: LocalSettings, check: Callable[[], None], make_account: MakesAccount[P]
+    ) -> None:
         """`check` raises when the store is closed or has failed."""
         self._store = store
         self._check = check
+        self._make_account = make_account
         self._chunk_records = settings.apply_chunk_records
         self._lock = FairLock()
         self._reached = threading.Condition()
@@ -118,8 +129,8 @@ class State:
         )
         self.memberships.log_position = lambda: self.position
         self._serving: ServesRevisions | None = None
-        self._accounts: dict[str, Account] = {}
-        self._checkpointing: list[Account] = []
+        self._accounts: dict[str, P] = {}
+        self._checkpointing: list[P] = []
         """The accounts that take part in the checkpoint under way, also those forgotten meanwhile."""
         self._forgotten_keys = ForgottenKeys()
         self._closed_accounts: dict[str, DataLoss] = {}
@@ -162,11 +173,11 @@ class State:
         with read.begun():
             yield read
 
-    def is_current(self, account: Account) -> bool:
+    def is_current(self, account: People) -> bool:
         """Whether the account has not been forgotten."""
         return self._accounts.get(account.name) is account
 
-    def find_account(self, name: str) -> Account | None:
+    def find_account(self, name: str) -> P | None:
         """The account, or None when it has never had data. Reading must not number an account: numbers follow
         log order. Raises DataLoss for an account that was closed.
         """
@@ -214,14 +225,14 @@ class State:
         """Refuses to read these accounts, which miss writes that were acknowledged."""
         self._closed_accounts = dict.fromkeys(names, damage)
 
-    def accounts(self) -> list[Account]:
+    def accounts(self) -> list[P]:
         """Every account with data."""
         return [self._account(name) for name in list(self.names.space(Space.ACCOUNT).numbers)]
 
-    def _account(self, name: str) -> Account:
+    def _account(self, name: str) -> P:
         account = self._accounts.get(name)
         if account is None:
-            account = self._accounts[name] = Account(
+            account = self._accounts[name] = self._make_account(
                 self._store,
                 self.page_cache,
                 self.caches,
@@ -236,7 +247,7 @@ class State:
     def apply(self, position: int, entry: LogEntry) -> Appended:
         """Applies the entry at the next position and makes that revision visible. Raises FailedPrecondition
         for an alias that is refused or a name that has users, whose position is reached all the same, and
-        DuplicatesUnknown, with nothing changed, for events that may be duplicates.
+        DuplicatesUnknown, with nothing changed, for events that may be duplicates; and NotApplied.
         """
         try:
             match entry:
@@ -263,57 +274,21 @@ class State:
             self._reach(position, entry)
 
     def _take_batch(self, position: int, entry: BatchEntry) -> Appended:
-        """Applies what is new of a batch, chunk by chunk."""
-        with self.locked():
-            first = self._first_answer(position, entry)
-            if first is not None:
-                return first
-            account = self._account(entry.account)
-            rows, duplicates, chunks = self._chunks_of(account, entry)
-        for count, apply in chunks:
-            with self.locked():
-                touched = apply(self._sequence)
-                self._sequence += count
-                self.memberships.mark_dirty(account.name, touched)
-        return self._answered(position, entry, account, rows, duplicates)
-
-    def _chunks_of(self, account: Account, entry: BatchEntry) -> tuple[int, int, Iterator[_Chunk]]:
-        """Number of rows, of duplicates among them, and how to apply the others."""
-        match entry:
-            case AppendEntry(records=records):
-                repeated = self._repeated(account, entry)
-                chunks = _record_chunks(account, records, repeated, self._chunk_records)
-                return len(records), sum(repeated), chunks
-            case ImportEntry(columns=columns):
-                is_repeated = self._repeated_rows(account, entry)
-                fresh = columns.take(np.flatnonzero(~is_repeated)) if is_repeated.any() else columns
-                apply = functools.partial(account.apply_columns, yield_lock=self._lock.yield_lock)
-                return (
-                    len(columns),
-                    len(columns) - len(fresh),
-                    _column_chunks(fresh, IMPORT_CHUNK_ROWS, apply),
-                )
-            case UserImportEntry(columns=updates):
-                return (
-                    len(updates),
-                    0,
-                    _column_chunks(updates, IMPORT_CHUNK_USERS, account.apply_user_columns),
-                )
+        """Applies what is new of a batch."""
+        raise NotImplementedError
 
     def _first_answer(self, position: int, entry: BatchEntry) -> Appended | None:
         """Returns the answer to a repeated request and advances to its position."""
         if not entry.request_id:
             return None
         number = self._account(entry.account).number
-        first = self.requests.find(number, entry.request_id, _stamp(entry).settled)
+        first = self.requests.find(number, entry.request_id, stamp_of(entry).settled)
         if first is None:
             return None
         self._reach(position, entry)
         return msgspec.structs.replace(first, repeated=True)
 
-    def _answered(
-        self, position: int, entry: BatchEntry, account: Account, rows: int, duplicates: int
-    ) -> Appended:
+    def _answered(self, position: int, entry: BatchEntry, account: P, rows: int, duplicates: int) -> Appended:
         """Stores the answer to a request and advances to its position."""
         answer = Appended(position, rows - duplicates, duplicates)
         with self.locked():
@@ -321,40 +296,6 @@ class State:
                 self.requests.add(account.number, entry.request_id, entry.arrival, answer)
             self._reach(position, entry)
         return answer
-
-    def _repeated_rows(self, account: Account, entry: ImportEntry) -> npt.NDArray[np.bool_]:
-        """For each row whether it is a duplicate event."""
-        columns = entry.columns
-        repeated = np.zeros(len(columns), np.bool_)
-        if columns.event_ids is not None:
-            numbers = [account.inputs.number(name) for name in columns.inputs.entries]
-            rows = [row for row, event_id in enumerate(columns.event_ids) if event_id]
-            inputs = [numbers[code] for code in columns.inputs.codes[rows].tolist()]
-            digests = event_digests(account.number, inputs, [columns.event_ids[row] for row in rows])
-            if rows:
-                newest = int(columns.times[rows].max())
-                repeated[rows] = self.event_ids.take(account.number, digests, newest, _stamp(entry))
-        return repeated
-
-    def _repeated(self, account: Account, entry: AppendEntry) -> list[bool]:
-        """For each record whether it is a duplicate event."""
-        repeated = [False] * len(entry.records)
-        indexes = []
-        inputs = []
-        event_ids = []
-        newest = TIME_MIN_MICROS
-        for at, record in enumerate(entry.records):
-            if type(record) is EventRecord and record.event_id:
-                indexes.append(at)
-                inputs.append(account.inputs.number(record.input))
-                event_ids.append(record.event_id)
-                newest = max(newest, record.time)
-        if indexes:
-            digests = event_digests(account.number, inputs, event_ids)
-            known = self.event_ids.take(account.number, digests, newest, _stamp(entry))
-            for at, seen in zip(indexes, known, strict=True):
-                repeated[at] = seen
-        return repeated
 
     def _erase(self, position: int, entry: EraseEntry) -> Appended:
         """Users cease to exist a few at a time; only then their events go, table by table. So queries run in
@@ -378,20 +319,28 @@ class State:
             chunk = dict(in_order[start : start + ERASED_AT_ONCE])
             with self.locked(), self.memberships.ids_changing(account.name):
                 account.retire(chunk)
+                self._retired(position, account, chunk)
                 gone = {ref: user_id for user_id, ref in chunk.items()}
-                self.memberships.erased(account, gone, _stamp(entry).settled)
+                self.memberships.erased(account, gone, stamp_of(entry).settled)
         with self.locked():
             account.remove_events_of(by_group(users.values()), self._lock.yield_lock)
             self.memberships.record_waiting_if_there_is_room()
             self._reach(position, entry)
         return Appended(position, len(users), 0)
 
+    def _retired(self, position: int, account: P, users: Collection[str]) -> None:
+        """These users were erased, under the lock; they are still to exit their memberships."""
+
     def _alias(self, position: int, entry: AliasEntry) -> Appended:
         with self.locked():
             self.memberships.find_named(entry.account, self._lock.yield_lock)
         with self.locked():
             account = self._account(entry.account)
-            if account.check_alias(entry.from_user_id, entry.to_user_id):
+            is_new = account.check_alias(entry.from_user_id, entry.to_user_id)
+        if is_new:
+            self._move(position, account, entry)
+        with self.locked():
+            if is_new:
                 with self.memberships.ids_changing(account.name):
                     moved = account.alias(entry.from_user_id, entry.to_user_id)
                     if moved is not None:
@@ -399,18 +348,29 @@ class State:
                         # First, since from now on the alias means this user.
                         self.memberships.mark_all_dirty(account.name, by_group([after]))
                         exits = {before: entry.from_user_id}
-                        self.memberships.erased(account, exits, _stamp(entry).settled)
+                        self._moved(position, account, entry)
+                        self.memberships.erased(account, exits, stamp_of(entry).settled)
                         self.memberships.record_waiting_if_there_is_room()
             self._reach(position, entry)
         return Appended(position, 1, 0)
+
+    def _move(self, position: int, account: P, entry: AliasEntry) -> None:
+        """An alias is about to be made. Called without the lock, before anything has changed."""
+
+    def _moved(self, position: int, account: P, entry: AliasEntry) -> None:
+        """The data of a user were moved, under the lock; it is still to exit its memberships."""
 
     def _expire(self, position: int, entry: ExpireEntry) -> Appended:
         with self.locked():
             account = self._account(entry.account)
             account.remove_events(entry.before)
+            self._removed(position, account, entry.before)
             self.event_ids.expire(account.number, entry.before)
             self._reach(position, entry)
         return Appended(position, 0, 0)
+
+    def _removed(self, position: int, account: P, before: Micros) -> None:
+        """The events of an account before an instant were removed, under the lock."""
 
     def _forget(self, position: int, entry: ForgetEntry) -> Appended:
         with self.locked():
@@ -425,7 +385,7 @@ class State:
             self._reach(position, entry)
         return Appended(position, 0, 0)
 
-    def _forget_account(self, account: Account) -> None:
+    def _forget_account(self, account: P) -> None:
         del self._accounts[account.name]
         self.memberships.forget_account(account.name)
         self.names.forget_account(account.name)
@@ -436,7 +396,7 @@ class State:
         self.position = position
         if self._serving is not None:
             self._serving.reach(position)
-        self.arrival, self._settled = _stamp(entry)
+        self.arrival, self._settled = stamp_of(entry)
         with self._reached:
             self._reached.notify_all()
 
@@ -505,34 +465,9 @@ class State:
         ]
 
 
-def _stamp(entry: LogEntry) -> Stamp:
+def stamp_of(entry: LogEntry) -> Stamp:
+    """When an entry arrived."""
     return Stamp(entry.arrival, entry.arrival if entry.settled is None else entry.settled)
-
-
-_Chunk: TypeAlias = tuple[int, Callable[[int], Touched]]
-"""Number of rows, and what applies them: called with the arrival sequence number before the first, it answers
-what it touched.
-"""
-
-
-def _record_chunks(
-    account: Account, records: Sequence[Record], repeated: Sequence[bool], records_max: int
-) -> Iterator[_Chunk]:
-    for start in range(0, len(records), records_max):
-        chunk = slice(start, start + records_max)
-        apply = functools.partial(account.apply, records[chunk], repeated[chunk])
-        yield len(records[chunk]), apply
-
-
-C = TypeVar("C", EventColumns, UserColumns)
-
-
-def _column_chunks(columns: C, rows_max: int, apply: Callable[[C, int], Touched]) -> Iterator[_Chunk]:
-    count = len(columns)
-    for start in range(0, count, rows_max):
-        rows = np.arange(start, min(start + rows_max, count))
-        chunk = columns if len(rows) == count else columns.take(rows)
-        yield len(chunk), functools.partial(apply, chunk)
 
 
 class ServesRevisions(Serves, Protocol):
@@ -541,6 +476,21 @@ class ServesRevisions(Serves, Protocol):
     def reach(self, revision: int) -> None:
         """Everything up to this revision is applied."""
         ...
+
+
+class MakesAccount(Protocol[P_co]):
+    """Opens or makes an account; see `People`."""
+
+    def __call__(
+        self,
+        store: Store,
+        page_cache: PageCache,
+        caches: AccountCaches,
+        names: Names,
+        name: str,
+        readers: Readers,
+        /,
+    ) -> P_co: ...
 
 
 class _CheckpointingPart(Protocol):

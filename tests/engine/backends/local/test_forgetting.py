@@ -15,7 +15,7 @@ from engine.backends.local.backend import LocalBackend
 from engine.backends.local.settings import LocalSettings
 from engine.backends.local.storage.keys import Family, key, parts_of
 from engine.backends.local.storage.transactions import WriteBuffer
-from engine.backends.local.write.state import State
+from engine.backends.local.write.local_state import LocalState
 from engine.clock import Stamp
 from engine.errors import LimitExceeded
 from engine.plan.model import Universe
@@ -140,15 +140,15 @@ def test_the_index_keeps_nothing_of_a_forgotten_input_or_workspace(backend: Loca
 def test_a_checkpoint_under_way_writes_the_state_before(backend: LocalBackend, tmp_path: Path) -> None:
     # 1. While a checkpoint writes, its account is forgotten, and data comes under the same name.
     fill(backend)
-    write = State.write
+    write = LocalState.write
 
-    def write_and_forget(state: State, txn: WriteBuffer) -> None:
+    def write_and_forget(state: LocalState, txn: WriteBuffer) -> None:
         backend.forget(ACCOUNT, ACCOUNT)
         backend.append(ACCOUNT, [event("ada", event_id=USERS[0])])
         write(state, txn)
 
     backend.alias(ACCOUNT, "nobody", "someone")
-    with mock.patch.object(State, "write", write_and_forget):
+    with mock.patch.object(LocalState, "write", write_and_forget):
         backend.checkpoint()
     assert families_with(backend, 1) >= {Family.USER_COUNT, Family.ALIAS_OF}
     # 2. A crash right then: the rest is in the log.

@@ -32,7 +32,7 @@ from engine.backends.local.storage.page_cache import (
 )
 from engine.backends.local.storage.transactions import ReadTransaction
 from engine.backends.local.users.id_pages import ID_PAGE
-from engine.backends.local.write import state
+from engine.backends.local.write import local_state
 from engine.criteria.model import ConsentState
 from engine.values import Kind, Value
 from tests.conformance.as_columns import user_columns_of
@@ -184,7 +184,7 @@ def pair(chunk_users: int = 1 << 14, groups: int = 2) -> Iterator[Pair]:
     """Two empty stores."""
     with (
         tempfile.TemporaryDirectory(prefix="pair-") as directory,
-        mock.patch.object(state, "IMPORT_CHUNK_USERS", chunk_users),
+        mock.patch.object(local_state, "IMPORT_CHUNK_USERS", chunk_users),
         unsynced(),
     ):
         opened = Pair(Path(directory), LocalSettings(groups=groups, checkpoint_s=1e6, map_bytes=1 << 30))

@@ -106,7 +106,7 @@ def test_attribute_derived_from_the_id_hash_does_not_bias_the_sample(
 def test_older_store_keeps_its_groups(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     made_before(tmp_path / "store")
     caplog.clear()
-    with caplog.at_level(logging.INFO, logger="engine.backends.local.backend"):
+    with caplog.at_level(logging.INFO, logger="engine.backends.local.roles.lifetime"):
         backend = LocalBackend.open(tmp_path / "store")
     assert "only the order in which they are sampled is drawn" in caplog.text
     fill(backend)

@@ -1,0 +1,145 @@
+"""Refreshing stored memberships of an embedded store: evaluating users over its bitmaps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from weakref import WeakKeyDictionary
+
+from pyroaring import BitMap
+
+from engine.backends.local.account.account import Account
+from engine.backends.local.membership.dirty_users import Flight
+from engine.backends.local.query.bound_plan import BoundPlan
+from engine.backends.local.query.evaluation import BriefEvaluation, Evaluation
+from engine.backends.local.query.shared_answers import SHARED_USERS_MAX, Pool
+from engine.backends.local.roles.memberships import Asked, Begun, StoredMemberships, Watched
+from engine.backends.local.roles.plans import Plans
+from engine.backends.local.settings import LocalSettings
+from engine.backends.local.storage.store import Store
+from engine.backends.local.storage.turns import Read
+from engine.clock import Stamp
+from engine.plan.model import Plan
+from engine.values import Micros
+
+_NOBODY = BitMap()
+
+
+class EmbeddedMemberships(StoredMemberships[Account], Plans):
+    """Keeps stored memberships up to date by plans over the bitmaps of the store."""
+
+    def __init__(self, store: Store, settings: LocalSettings, clock: Callable[[], Stamp]) -> None:
+        super().__init__(store, settings, clock)
+        self._pools: WeakKeyDictionary[Watched, dict[int, Pool]] = WeakKeyDictionary()
+
+    def _evaluated(
+        self,
+        asked: Asked[Account],
+        flight: Flight,
+        begun: Begun[Account],
+        watched: Watched,
+        others: Iterable[Mapping[int, BitMap]] | None,
+        read: Read,
+    ) -> Evaluation | BriefEvaluation:
+        as_of = asked.refresh.plan.as_of
+        # A pool is made after the flights of those that use it began.
+        pool = (
+            Pool(begun.account, as_of, watched)
+            if others is None
+            else self._pool(watched, begun.account, as_of)
+        )
+        asked.is_whole = begun.dirty is None
+        for found in asked.ahead:
+            found.clear()
+        if begun.dirty is None:
+            return self._widely(asked, flight, begun, None, read)
+        users, looks_ahead = self._with_moved(asked, begun, read)
+        if sum(map(len, users.values())) > SHARED_USERS_MAX or not pool.is_possible:
+            evaluation = self._widely(asked, flight, begun, users, read)
+            if looks_ahead:
+                self._look_at(asked, begun.account, users, read)
+            return evaluation
+        plan = self._bound(asked, begun.account, read)
+        brief = BriefEvaluation(self._executor, plan, users, flight, begun.changed, pool)
+        brief.evaluate(others or (), read)
+        if looks_ahead:
+            self._look_briefly(asked, brief, users, read)
+        brief.catch_up(read)
+        return brief
+
+    def _pool(self, watched: Watched, account: Account, as_of: Micros) -> Pool:
+        """The answers that the scopes of an account share in a round."""
+        pools: dict[int, Pool] = self._pools.setdefault(watched, {})
+        found = pools.get(id(account))
+        if found is None:
+            found = pools[id(account)] = Pool(account, as_of, watched)
+        return found
+
+    def _first_root(
+        self, plan: Plan, account: Account, users: Mapping[int, BitMap] | None, read: Read
+    ) -> dict[int, BitMap]:
+        bound = self._executor.bind_once(plan, account, read)
+        found = {}
+        for group in range(account.groups):
+            if users is None:
+                found[group] = self._executor.roots(bound, group, lambda: None, read)[0].copy()
+            elif group in users:
+                found[group] = self._among(bound, group, users[group], read)
+        return found
+
+    def _bound(self, asked: Asked[Account], account: Account, read: Read) -> BoundPlan:
+        plan = asked.refresh.plan
+        if asked.refresh.of_template:
+            return self._executor.bind_template(plan, account, read)
+        return self._executor.bind(plan, asked.encoded, account, read)
+
+    def _widely(
+        self,
+        asked: Asked[Account],
+        flight: Flight,
+        begun: Begun[Account],
+        users: Mapping[int, BitMap] | None,
+        read: Read,
+    ) -> Evaluation:
+        """Evaluates many users (None = all), group by group."""
+        plan = self._bound(asked, begun.account, read)
+        evaluation = Evaluation(self._executor, plan, flight, begun.changed)
+        evaluation.is_whole = users is None
+        for group in range(begun.account.groups):
+            base = None if users is None else users.get(group)
+            if users is None or base is not None:
+                evaluation.evaluate(group, base, read)
+        evaluation.catch_up(read)
+        return evaluation
+
+    def _look_at(
+        self, asked: Asked[Account], account: Account, users: Mapping[int, BitMap], read: Read
+    ) -> None:
+        """Finds who of the users evaluated may be moved within the horizons. The others are not expected to:
+        horizons have users whose new data are not of their time as they were.
+        """
+        assert asked.refresh.ahead is not None
+        among = dict(users)
+        for found, plan in zip(asked.ahead, asked.refresh.ahead.plans(), strict=True):
+            bound = None if plan is None else self._executor.bind_once(plan, account, read)
+            for group, base in users.items():
+                # Whom time moves within a horizon it moves within those that are farther.
+                some = among[group]
+                among[group] = self._among(bound, group, some, read) if bound and some else _NOBODY
+                found[group] = base, among[group]
+
+    def _look_briefly(
+        self, asked: Asked[Account], evaluation: BriefEvaluation, users: Mapping[int, BitMap], read: Read
+    ) -> None:
+        """As `_look_at`, by shared answers."""
+        if asked.refresh.ahead is None:
+            return
+        for found, plan in zip(asked.ahead, asked.refresh.ahead.plans(), strict=True):
+            some: Mapping[int, BitMap] = {}
+            if plan is not None:
+                some = evaluation.also(self._executor.bind_once(plan, evaluation.account, read), read)
+            for group, base in users.items():
+                found[group] = base, some.get(group, _NOBODY)
+
+    def _among(self, plan: BoundPlan, group: int, users: BitMap, read: Read) -> BitMap:
+        """The users of a plan's first root among some."""
+        return self._executor.roots(plan, group, users.copy, read)[0] & users
